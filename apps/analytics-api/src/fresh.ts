@@ -1,0 +1,39 @@
+import { type Coverage, type Day, dayOf } from '@tally/contracts';
+import type { IngestClient } from '@tally/contracts/client';
+
+export type Freshness = {
+  /**
+   * Makes sure that what was acknowledged before the call is in Postgres, if the range reaches today, and says what an
+   * answer that reads Postgres afterwards covers. Live and stored can so never overlap.
+   */
+  cover(range: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined }): Promise<Coverage>;
+  /** Flushes what is pending now. */
+  refresh(): Promise<{ recordsAggregated: number; complete: boolean; refreshedAt: string }>;
+};
+
+/** Closed days still get late entries through Redis, so a range that ends within these days is refreshed too. */
+export function createFreshness({ ingest, now }: { ingest: IngestClient; now: () => number }): Freshness {
+  const drain = async (merchantIds?: readonly string[]) => {
+    // A longer list than one request takes is answered by flushing all.
+    const some = merchantIds && merchantIds.length <= 1000 ? { merchantIds: [...merchantIds] } : {};
+    return ingest.flush.drain.mutate(some);
+  };
+
+  return {
+    async cover({ startDate, endDate, merchantIds }) {
+      const today = dayOf(now());
+      const dataSource = endDate < today ? 'cache' : startDate >= today ? 'live' : 'mixed';
+      try {
+        const { complete, asOf } = await drain(merchantIds);
+        return { dataSource, asOf, complete };
+      } catch {
+        // Postgres alone still answers; how far it reaches nobody can say.
+        return { dataSource: dataSource === 'live' ? 'none' : 'cache', asOf: null, complete: false };
+      }
+    },
+    async refresh() {
+      const { recordsAggregated, complete, asOf } = await drain();
+      return { recordsAggregated, complete, refreshedAt: asOf };
+    },
+  };
+}

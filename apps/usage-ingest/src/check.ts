@@ -1,0 +1,103 @@
+import {
+  addDays,
+  dayOf,
+  type ErrorCode,
+  MINUTE_MS,
+  parseTime,
+  RESERVED_METRICS,
+  type Rejection,
+  TallyError,
+  UsageEntry,
+} from '@tally/contracts';
+import type { JournalLine } from '@tally/db';
+import { identityOf, lineOf } from './line.ts';
+
+/** An entry that may be counted, with its place in the batch. */
+export type CheckedLine = { index: number; line: JournalLine };
+
+export type BatchToCheck = {
+  entries: readonly unknown[];
+  /** Take entries older than the retention. */
+  backfill: boolean;
+  /** The only merchant that the caller may name; null for any. */
+  boundTo: string | null;
+};
+
+export type Clock = { now: number; retentionDays: number };
+
+/** How far ahead of our clock a producer's may be. */
+export const MAX_AHEAD_MS = 10 * MINUTE_MS;
+
+/**
+ * Checks every entry by itself; of a repeated identity within the batch the first one stays. MERCHANT_FORBIDDEN where
+ * all of the batch is about merchants that the caller may not name.
+ */
+export function checkBatch(batch: BatchToCheck, clock: Clock): { lines: CheckedLine[]; rejected: Rejection[] } {
+  const lines = new Map<string, CheckedLine>();
+  const rejected: Rejection[] = [];
+  batch.entries.forEach((value, index) => {
+    const checked = checkEntry(value, batch, clock);
+    if ('code' in checked) {
+      rejected.push({ index, id: idOf(value), ...checked });
+      return;
+    }
+    const identity = `${checked.line.merchant_id} ${identityOf(checked.line)}`;
+    if (!lines.has(identity)) lines.set(identity, { index, line: checked.line });
+  });
+  if (rejected.length === batch.entries.length && rejected.every(({ code }) => code === 'MERCHANT_FORBIDDEN')) {
+    throw new TallyError('MERCHANT_FORBIDDEN', rejected[0]!.message, { details: { rejected } });
+  }
+  return { lines: [...lines.values()], rejected };
+}
+
+type Refusal = { code: ErrorCode; message: string };
+
+function checkEntry(value: unknown, batch: BatchToCheck, clock: Clock): { line: JournalLine } | Refusal {
+  const reserved = reservedMetric(value);
+  if (reserved) return { code: 'RESERVED_METRIC', message: `metrics.${reserved} is derived by Tally; leave it out.` };
+  const hidden = hiddenKey(value);
+  if (hidden) return { code: 'INVALID_ENTRY', message: `${hidden}: this name is not allowed.` };
+  const parsed = UsageEntry.safeParse(value);
+  if (!parsed.success) {
+    const issues = parsed.error.issues
+      .slice(0, 5)
+      .map(({ path, message }) => `${path.join('.') || 'entry'}: ${message}`);
+    return { code: 'INVALID_ENTRY', message: issues.join('; ') };
+  }
+  const entry = parsed.data;
+  if (batch.boundTo !== null && entry.merchantId !== batch.boundTo) {
+    return { code: 'MERCHANT_FORBIDDEN', message: `This key is bound to merchant ${batch.boundTo}.` };
+  }
+  const time = entry.time === undefined ? clock.now : parseTime(entry.time)!;
+  if (time > clock.now + MAX_AHEAD_MS) return { code: 'TIME_IN_FUTURE', message: 'time is over 10 minutes ahead.' };
+  const oldest = addDays(dayOf(clock.now), -clock.retentionDays);
+  if (dayOf(time) < oldest && !batch.backfill) {
+    return { code: 'TIME_TOO_OLD', message: `time is before ${oldest}; an admin may send it with backfill: true.` };
+  }
+  return { line: lineOf(entry, time) };
+}
+
+function idOf(value: unknown): string | null {
+  const id = (value as { id?: unknown } | null)?.id;
+  return typeof id === 'string' ? id.slice(0, 128) : null;
+}
+
+function reservedMetric(value: unknown): string | undefined {
+  const metrics = (value as { metrics?: unknown } | null)?.metrics;
+  if (typeof metrics !== 'object' || metrics === null) return undefined;
+  return RESERVED_METRICS.find((type) => Object.hasOwn(metrics, type));
+}
+
+/** Where an entry has a key that zod passes over in silence; what is not counted must be refused. */
+function hiddenKey(value: unknown): string | undefined {
+  const { metrics, properties } = (value ?? {}) as { metrics?: unknown; properties?: unknown };
+  const places: [string, unknown][] = [
+    ['', value],
+    ['metrics.', metrics],
+    ['properties.', properties],
+  ];
+  const found = places.find(
+    ([, object]) => typeof object === 'object' && object !== null && Object.hasOwn(object, '__proto__'),
+  );
+  return found && `${found[0]}__proto__`;
+}

@@ -1,0 +1,127 @@
+import { addDays, type Day, dayOf, eachDay, type FlushResult, formatQuantity } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import type { Counters, LiveTotal } from '../counters/counters.ts';
+import { LIVE_DAYS } from '../counters/keys.ts';
+import { coalesce } from './coalesce.ts';
+import type { Drain, DrainReport } from './drain.ts';
+
+export type FlushOptions = {
+  counters: Counters;
+  db: Pick<Db, 'usage'>;
+  drain: Drain;
+  now: () => number;
+};
+
+export type Flush = {
+  /** Drains all merchants; callers share runs (see coalesce). */
+  drainAll(): Promise<DrainReport>;
+  drainMerchants(merchantIds: readonly string[]): Promise<DrainReport>;
+  /** The documented job: drains, then compares each total of the date with `merchant_usage`. Default: yesterday. */
+  run(scope: { date?: Day | undefined; merchantId?: string | undefined }): Promise<FlushResult>;
+  /** `run` for every day of a range. */
+  range(startDate: Day, endDate: Day): Promise<(FlushResult & { date: Day })[]>;
+  status(date?: Day): Promise<FlushStatus>;
+};
+
+export type FlushStatus = {
+  date: Day;
+  aggregated: boolean;
+  pendingKeys: number;
+  recordCount: number;
+  lastFlushAt: string | null;
+  lagMs: number | null;
+};
+
+/** What an operator, a job or a reader asks of the flush. */
+export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
+  const drainAll = coalesce(() => drain.drain({ wait: true }));
+  const drainMerchants = (merchantIds: readonly string[]) => drain.drain({ merchantIds, wait: true });
+
+  async function compare(date: Day, page: readonly LiveTotal[]): Promise<FlushResult['disagreeing']> {
+    const merchantIds = [...new Set(page.map((total) => total.merchantId))];
+    const rows = await db.usage.merchantUsage({ merchantIds, startDate: date, endDate: date });
+    const counted = new Map(rows.map((row) => [`${row.merchant_id} ${row.metric_type}`, row.metric_value]));
+    return page.flatMap(({ merchantId, metricType, units }) => {
+      const value = counted.get(`${merchantId} ${metricType}`) ?? 0n;
+      if (value === units) return [];
+      const [live, merchantUsage] = [formatQuantity(metricType, units), formatQuantity(metricType, value)];
+      return [{ merchantId, date, metricType, live, merchantUsage }];
+    });
+  }
+
+  /** Differences that a second look, after another drain, does not find were only traffic in between. */
+  async function settled(date: Day, found: FlushResult['disagreeing']): Promise<FlushResult['disagreeing']> {
+    if (found.length === 0) return [];
+    const merchantIds = [...new Set(found.map((each) => each.merchantId))];
+    await drainMerchants(merchantIds);
+    const still: FlushResult['disagreeing'] = [];
+    for (const { merchantId, metricType } of found) {
+      const live = await counters.totals(merchantId, date, [metricType]);
+      const units = live.get(metricType);
+      if (units !== undefined) still.push(...(await compare(date, [{ merchantId, date, metricType, units }])));
+    }
+    return still;
+  }
+
+  const run: Flush['run'] = async ({ date = addDays(dayOf(now()), -1), merchantId }) => {
+    const started = performance.now();
+    const drained = merchantId === undefined ? await drainAll() : await drainMerchants([merchantId]);
+    const errors = [...drained.errors];
+    let keysProcessed = 0;
+    const disagreeing: FlushResult['disagreeing'] = [];
+    // Totals of older days are expired or expiring, and no longer kept up with late entries.
+    if (date >= addDays(dayOf(now()), -LIVE_DAYS)) {
+      for await (const page of counters.scanTotals(date, merchantId)) {
+        keysProcessed += page.length;
+        try {
+          disagreeing.push(...(await settled(date, await compare(date, page))));
+        } catch (error) {
+          const key = `usage:{${page[0]!.merchantId}}:${date}`;
+          errors.push({ key, message: error instanceof Error ? error.message : String(error) });
+        }
+      }
+    }
+    const durationMs = Math.round(performance.now() - started);
+    return {
+      success: errors.length === 0,
+      keysProcessed,
+      recordsAggregated: drained.inserted,
+      errors,
+      durationMs,
+      disagreeing,
+    };
+  };
+
+  return {
+    drainAll,
+    drainMerchants,
+    run,
+
+    async range(startDate, endDate) {
+      const results: (FlushResult & { date: Day })[] = [];
+      for (const date of eachDay(startDate, endDate)) results.push({ date, ...(await run({ date })) });
+      return results;
+    },
+
+    async status(date = dayOf(now())) {
+      const [pending, rows, lastFlushAt] = await Promise.all([
+        counters.pendingMerchants().catch(() => null),
+        db.usage.merchantUsage({ startDate: date, endDate: date }),
+        db.usage.lastFlushAt(),
+      ]);
+      const oldest = pending && (await counters.oldestItemAt(pending));
+      const lagMs = pending === null ? null : oldest === null ? 0 : Math.max(0, now() - oldest);
+      return {
+        date,
+        aggregated: lagMs === 0 && oldest === null && rows.length > 0,
+        pendingKeys: pending?.length ?? 0,
+        recordCount: rows.length,
+        lastFlushAt,
+        lagMs,
+      };
+    },
+  };
+}
+
+/** The longest range of one request. */
+export const MAX_RANGE_DAYS = 366;

@@ -1,0 +1,52 @@
+import { dayOf, parseQuantity, type Units, type UsageEntry } from '@tally/contracts';
+import type { JournalLine } from '@tally/db';
+
+const MEASURED = new Set(['prompt_tokens', 'completion_tokens', 'cost']);
+
+/** The journal line of a checked entry: what Tally derives is put in, what is 0 or none is left out. */
+export function lineOf(entry: UsageEntry, time: number): JournalLine {
+  const count = String(entry.count ?? 1);
+  const line: JournalLine = { merchant_id: entry.merchantId, date: dayOf(time), id: entry.id, time, requests: count };
+  if (isKnown(entry.userId)) line.user_id = entry.userId;
+  if (isKnown(entry.apiKey)) line.api_key = entry.apiKey;
+  if (isKnown(entry.model)) line.model = entry.model;
+  if (isKnown(entry.provider)) line.provider = entry.provider;
+  if (entry.status === 'failure') {
+    line.failed = true;
+    line.failed_requests = count;
+  }
+  if (count !== '1') line.calls = count;
+  addMetrics(line, entry.metrics);
+  if (entry.properties && Object.keys(entry.properties).length > 0) line.properties = entry.properties;
+  return line;
+}
+
+/** Answers call an absent dimension `unknown`, so an entry that says so says nothing. */
+function isKnown(dimension: string | undefined): dimension is string {
+  return dimension !== undefined && dimension !== '' && dimension !== 'unknown';
+}
+
+/** Puts amounts into a line, in units; zeros are left out. */
+export function addMetrics(line: JournalLine, metrics: Record<string, string>): void {
+  for (const [type, text] of Object.entries(metrics)) {
+    const units = parseQuantity(type, text)!;
+    if (units === 0n) continue;
+    if (MEASURED.has(type)) line[type as 'cost'] = units.toString();
+    else (line.metrics ??= {})[type] = units.toString();
+  }
+}
+
+/** What makes a line one of its merchant's and no other. */
+export function identityOf(line: JournalLine): string {
+  return `${line.date} ${line.id}`;
+}
+
+const OWN_COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
+
+/** What a line adds to its day, by metric type. */
+export function amountsOf(line: JournalLine): [metricType: string, units: Units][] {
+  const own = OWN_COLUMNS.flatMap((type): [string, Units][] =>
+    line[type] === undefined ? [] : [[type, BigInt(line[type])]],
+  );
+  return [...own, ...Object.entries(line.metrics ?? {}).map(([type, units]): [string, Units] => [type, BigInt(units)])];
+}

@@ -1,0 +1,111 @@
+import { countDays, type ingest, TallyError } from '@tally/contracts';
+import { assertMerchant, type Caller, type Handlers } from '@tally/service';
+import type { Accept } from './accept.ts';
+import type { CurrentTotals } from './current.ts';
+import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
+import type { Keys } from './keys.ts';
+import type { RecentEntries } from './recent.ts';
+import type { Track } from './track.ts';
+
+export type Parts = {
+  accept: Accept;
+  track: Track;
+  current: CurrentTotals;
+  recent: RecentEntries;
+  flush: Flush;
+  keys: Keys;
+};
+
+/** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
+export function createHandlers({ accept, track, current, recent, flush, keys }: Parts): Handlers<typeof ingest> {
+  return {
+    usage: {
+      async record({ input, caller, event }) {
+        if (input.backfill && caller.role !== 'admin') {
+          throw new TallyError('FORBIDDEN', 'Only an admin may backfill.');
+        }
+        const result = await accept.record({
+          entries: input.entries,
+          backfill: input.backfill ?? false,
+          boundTo: caller.merchantId,
+        });
+        Object.assign(event, { ...result, rejected: result.rejected.length });
+        return result;
+      },
+      async track({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return track.track(input);
+      },
+      async current({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return current(input);
+      },
+      async recent({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return { rows: await recent(input.merchantId, input.limit), nextCursor: null };
+      },
+    },
+    flush: {
+      async run({ input, caller }) {
+        platformOnly(caller);
+        return flush.run(input);
+      },
+      async merchant({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return flush.run(input);
+      },
+      async range({ input: { startDate, endDate }, caller }) {
+        platformOnly(caller);
+        assertRange(startDate, endDate);
+        const started = performance.now();
+        const days = await flush.range(startDate, endDate);
+        return {
+          success: days.every((day) => day.success),
+          days,
+          durationMs: Math.round(performance.now() - started),
+        };
+      },
+      async status({ input, caller }) {
+        platformOnly(caller);
+        return flush.status(input.date);
+      },
+      async drain({ input }) {
+        const drained = await (input.merchantIds ? flush.drainMerchants(input.merchantIds) : flush.drainAll());
+        return {
+          recordsAggregated: drained.inserted,
+          complete: drained.errors.length === 0,
+          asOf: new Date(drained.asOf).toISOString(),
+        };
+      },
+    },
+    keys: {
+      async create({ input, caller }) {
+        platformOnly(caller);
+        return keys.create(input);
+      },
+      async list({ input, caller }) {
+        platformOnly(caller);
+        return { rows: await keys.list(input), nextCursor: null };
+      },
+      async revoke({ input, caller }) {
+        platformOnly(caller);
+        return keys.revoke(input.id);
+      },
+    },
+  };
+}
+
+/** What is about all merchants is not for a key that is bound to one. */
+function platformOnly(caller: Caller): void {
+  if (caller.merchantId !== null) {
+    throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
+  }
+}
+
+function assertRange(startDate: string, endDate: string): void {
+  if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', 'startDate is after endDate.');
+  const days = countDays(startDate, endDate);
+  if (days > MAX_RANGE_DAYS) {
+    throw new TallyError('DATE_RANGE_TOO_LARGE', `${days} days; at most ${MAX_RANGE_DAYS} at once.`);
+  }
+}

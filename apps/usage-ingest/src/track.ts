@@ -1,0 +1,119 @@
+import { randomUUID } from 'node:crypto';
+import {
+  type Day,
+  dayOf,
+  formatQuantity,
+  MAX_ENTRY_UNITS,
+  parseQuantity,
+  parseTime,
+  RESERVED_METRICS,
+  TallyError,
+} from '@tally/contracts';
+import type { Db, JournalLine } from '@tally/db';
+import type { Accept } from './accept.ts';
+import { MAX_AHEAD_MS } from './check.ts';
+import type { Counters } from './counters/counters.ts';
+import { addMetrics } from './line.ts';
+
+export type TrackOptions = {
+  accept: Accept;
+  counters: Counters;
+  db: Pick<Db, 'usage'>;
+  /** How long calls are gathered into one entry. */
+  mergeMs: number;
+  now: () => number;
+};
+
+export type TrackCall = {
+  merchantId: string;
+  metricType: string;
+  by?: string | number | undefined;
+  time?: string | undefined;
+  id?: string | undefined;
+};
+
+export type Track = {
+  /** Adds to a plain counter and returns its total of the day, once the call is stored. */
+  track(call: TrackCall): Promise<{ total: string }>;
+};
+
+type Waiting = {
+  line: JournalLine;
+  units: bigint;
+  calls: bigint;
+  done: Promise<string>;
+  settle(result: Promise<string>): void;
+};
+
+/** The plain counter: the calls of a few milliseconds become one entry, and are acknowledged when that is stored. */
+export function createTrack({ accept, counters, db, mergeMs, now }: TrackOptions): Track {
+  const open = new Map<string, Waiting>();
+
+  async function storeLine(line: JournalLine, metricType: string): Promise<string> {
+    const { rejected } = await accept.store([{ index: 0, line }]);
+    if (rejected.length > 0) throw new TallyError('TOTAL_LIMIT', `The total of ${metricType} would pass its limit.`);
+    return totalOf(line.merchant_id, line.date, metricType);
+  }
+
+  async function totalOf(merchantId: string, date: Day, metricType: string): Promise<string> {
+    const live = await counters.totals(merchantId, date, [metricType]).catch(() => new Map<string, bigint>());
+    let units = live.get(metricType);
+    if (units === undefined) {
+      const rows = await db.usage.merchantUsage({
+        merchantIds: [merchantId],
+        startDate: date,
+        endDate: date,
+        metricTypes: [metricType],
+      });
+      units = rows[0]?.metric_value ?? 0n;
+    }
+    return formatQuantity(metricType, units);
+  }
+
+  function merged(line: JournalLine, metricType: string, units: bigint): Promise<string> {
+    const key = `${line.merchant_id} ${line.date} ${metricType}`;
+    const waiting = open.get(key);
+    if (waiting && waiting.units + units <= MAX_ENTRY_UNITS) {
+      waiting.units += units;
+      waiting.calls++;
+      return waiting.done;
+    }
+    let settle!: Waiting['settle'];
+    const done = new Promise<string>((resolve) => {
+      settle = resolve;
+    });
+    const entry: Waiting = { line: { ...line, id: `track-${randomUUID()}` }, units, calls: 1n, done, settle };
+    open.set(key, entry);
+    setTimeout(() => {
+      if (open.get(key) === entry) open.delete(key);
+      addMetrics(entry.line, { [metricType]: formatQuantity(metricType, entry.units) });
+      if (entry.calls > 1n) entry.line.calls = entry.calls.toString();
+      entry.settle(storeLine(entry.line, metricType));
+    }, mergeMs);
+    return done;
+  }
+
+  return {
+    async track({ merchantId, metricType, by = '1', time, id }) {
+      if (RESERVED_METRICS.includes(metricType)) {
+        throw new TallyError('RESERVED_METRIC', `${metricType} is derived by Tally and may not be sent.`);
+      }
+      const units = parseQuantity(metricType, String(by));
+      if (units === undefined || units > MAX_ENTRY_UNITS) {
+        throw new TallyError('INVALID_INPUT', `by: Expected a quantity of ${metricType}, from 0 to 10^15 units.`);
+      }
+      const at = time === undefined ? now() : parseTime(time)!;
+      if (at > now() + MAX_AHEAD_MS) throw new TallyError('TIME_IN_FUTURE', 'time is more than 10 minutes ahead.');
+      const line: JournalLine = { merchant_id: merchantId, date: dayOf(at), id: id ?? '', time: at };
+      try {
+        if (units === 0n) return { total: await totalOf(merchantId, line.date, metricType) };
+        if (id === undefined) return { total: await merged(line, metricType, units) };
+        addMetrics(line, { [metricType]: formatQuantity(metricType, units) });
+        return { total: await storeLine(line, metricType) };
+      } catch (error) {
+        if (error instanceof TallyError) throw error;
+        throw new TallyError('UNAVAILABLE', 'The call could not be stored; send it again.', { cause: error });
+      }
+    },
+  };
+}

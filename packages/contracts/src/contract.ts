@@ -1,0 +1,74 @@
+import type {
+  TRPCBuiltRouter,
+  TRPCDefaultErrorShape,
+  TRPCMutationProcedure,
+  TRPCQueryProcedure,
+  TRPCSubscriptionProcedure,
+} from '@trpc/server';
+import type { z } from 'zod';
+import type { Access } from './access.ts';
+import type { ErrorCode } from './errors.ts';
+
+/**
+ * A contract is a value: for each procedure its kind, the access it needs and the schemas of its input and output.
+ * Services implement it, clients are typed by it, and neither sees the other's code.
+ */
+export type Procedure = {
+  readonly kind: 'query' | 'mutation' | 'subscription';
+  readonly access: Access;
+  readonly input: z.ZodType;
+  readonly output: z.ZodType;
+};
+
+export type Contract = { readonly [name: string]: Procedure | Contract };
+
+type Parts<I extends z.ZodType, O extends z.ZodType> = { access: Access; input: I; output: O };
+
+export const query = <I extends z.ZodType, O extends z.ZodType>(parts: Parts<I, O>) =>
+  ({ kind: 'query', ...parts }) as const;
+
+export const mutation = <I extends z.ZodType, O extends z.ZodType>(parts: Parts<I, O>) =>
+  ({ kind: 'mutation', ...parts }) as const;
+
+/** `output` is the schema of one message; the stream ends when either side closes it. */
+export const subscription = <I extends z.ZodType, O extends z.ZodType>(parts: Parts<I, O>) =>
+  ({ kind: 'subscription', ...parts }) as const;
+
+/** True for a procedure, false for a group of them. */
+export function isProcedure(node: Procedure | Contract): node is Procedure {
+  return typeof (node as Procedure).kind === 'string' && 'output' in node;
+}
+
+/** What a client sees of an error: the domain's code in `data.code`, tRPC's own beside it. */
+export type TallyErrorShape = Omit<TRPCDefaultErrorShape, 'data'> & {
+  data: {
+    code: ErrorCode;
+    trpcCode: string;
+    httpStatus: number;
+    path?: string;
+    /** What the caller can act on: the failing fields, the limit, the seconds to wait. */
+    details?: unknown;
+  };
+};
+
+type Definition<P extends Procedure> = { meta: unknown; input: z.input<P['input']>; output: z.output<P['output']> };
+
+type ProcedureOf<P extends Procedure> = P['kind'] extends 'query'
+  ? TRPCQueryProcedure<Definition<P>>
+  : P['kind'] extends 'mutation'
+    ? TRPCMutationProcedure<Definition<P>>
+    : TRPCSubscriptionProcedure<{
+        meta: unknown;
+        input: z.input<P['input']>;
+        output: AsyncIterable<z.output<P['output']>, void>;
+      }>;
+
+type RecordOf<C extends Contract> = {
+  [K in keyof C]: C[K] extends Procedure ? ProcedureOf<C[K]> : C[K] extends Contract ? RecordOf<C[K]> : never;
+};
+
+/** The router type a client needs, derived from the contract alone. */
+export type RouterOf<C extends Contract> = TRPCBuiltRouter<
+  { ctx: object; meta: object; errorShape: TallyErrorShape; transformer: false },
+  RecordOf<C>
+>;

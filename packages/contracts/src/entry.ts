@@ -1,0 +1,76 @@
+import { z } from 'zod';
+import { MAX_ENTRY_UNITS, parseQuantity } from './quantity.ts';
+import { Time } from './time.ts';
+
+/** The largest batch of `usage.record`. */
+export const MAX_BATCH = 1000;
+
+/** Metric types that Tally derives itself; an entry that sends one is rejected. */
+export const RESERVED_METRICS: readonly string[] = ['requests', 'failed_requests', 'total_tokens'];
+
+/** What every LLM entry has, kept by all dimensions. */
+export const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
+
+export const MerchantId = z.string().regex(/^[A-Za-z0-9_.:-]{1,64}$/, 'Expected 1 to 64 of A-Z a-z 0-9 _ . : -');
+export const MetricType = z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$');
+export const EntryId = z.string().regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters');
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them (Postgres text has no NUL).
+const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
+const text = (max: number) =>
+  z
+    .string()
+    .max(max, `Expected at most ${max} characters`)
+    .refine((value) => !UNPRINTABLE.test(value), 'Control characters and lone surrogates are not allowed');
+
+/** A dimension of a call. Absent, empty and `unknown` all mean that it is not known. */
+export const Dimension = text(256);
+
+/** Calls that one entry stands for: a whole number from 1 to 10^15. */
+export const Count = z.union([
+  z.number().int().min(1).max(Number(MAX_ENTRY_UNITS)),
+  z.string().refine((value) => withinEntry('count', value) && value !== '0', 'Expected a whole number from 1 to 10^15'),
+]);
+
+const Metrics = z
+  .record(MetricType, z.string('Send quantities as decimal strings, such as "374"'))
+  .superRefine((metrics, ctx) => {
+    const types = Object.keys(metrics);
+    if (types.length > 32) ctx.addIssue({ code: 'custom', message: 'Expected at most 32 metric types' });
+    for (const type of types) {
+      if (withinEntry(type, metrics[type]!)) continue;
+      const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
+      ctx.addIssue({ code: 'custom', path: [type], message: `Expected ${rule}` });
+    }
+  });
+
+const Properties = z
+  .record(text(64), z.union([text(512), z.number(), z.boolean()]))
+  .refine((properties) => Object.keys(properties).length <= 16, 'Expected at most 16 properties');
+
+/**
+ * What a producer sends: usage of one call, or of `count` calls merged.
+ * Its identity is (merchant, UTC day of its time, id): send a retry with the same id and the same time, and it counts once.
+ */
+export const UsageEntry = z.strictObject({
+  id: EntryId,
+  merchantId: MerchantId,
+  /** Default: arrival. A retry after midnight without it would be another entry, so send it. */
+  time: Time.optional(),
+  /** Amounts by metric type, as decimal strings; `cost` is in USD. */
+  metrics: Metrics,
+  userId: Dimension.optional(),
+  /** An alias or a hash of the key, never the secret. */
+  apiKey: Dimension.optional(),
+  model: Dimension.optional(),
+  provider: Dimension.optional(),
+  status: z.enum(['success', 'failure']).optional(),
+  count: Count.optional(),
+  properties: Properties.optional(),
+});
+export type UsageEntry = z.input<typeof UsageEntry>;
+
+function withinEntry(metricType: string, value: string): boolean {
+  const units = parseQuantity(metricType, value);
+  return units !== undefined && units <= MAX_ENTRY_UNITS;
+}

@@ -1,0 +1,51 @@
+/**
+ * Every error a caller can meet, with its HTTP status and what the caller may do about it.
+ * The code travels in `error.data.code`; the message says what was wrong with this request.
+ */
+export const ERRORS = {
+  // Whole requests
+  INVALID_JSON: { status: 400, action: 'Send a JSON body.' },
+  INVALID_INPUT: { status: 400, action: 'Correct the fields named in `details` and send it again.' },
+  BATCH_TOO_LARGE: { status: 400, action: 'Split the batch: at most 1000 entries each.' },
+  INVALID_DATE_FORMAT: { status: 400, action: 'Write dates as YYYY-MM-DD; the day must exist.' },
+  INVALID_DATE_ORDER: { status: 400, action: 'Put the earlier date first.' },
+  DATE_RANGE_TOO_LARGE: { status: 400, action: 'Ask for the ranges in `details.suggestedRanges` one by one.' },
+  INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
+  UNAUTHORIZED: { status: 401, action: 'Send `Authorization: Bearer <key>` with a key that is not revoked.' },
+  FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },
+  MERCHANT_FORBIDDEN: { status: 403, action: 'Name only the merchant that the key is bound to.' },
+  NOT_FOUND: { status: 404, action: 'Check the name or the id.' },
+  METHOD_NOT_ALLOWED: { status: 405, action: 'Queries are GET, mutations are POST.' },
+  CONFLICT: { status: 409, action: 'Something with this id exists and differs; use another id.' },
+  BODY_TOO_LARGE: { status: 413, action: 'Send less at once.' },
+  UNSUPPORTED_MEDIA_TYPE: { status: 415, action: 'Send `Content-Type: application/json`.' },
+  RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
+  INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
+  UNAVAILABLE: { status: 503, action: 'Nothing was stored. Send the same request again after `Retry-After` seconds.' },
+  // Single entries of a batch, or the date a request names
+  INVALID_ENTRY: { status: 400, action: 'Correct the entry; the message names the field.' },
+  RESERVED_METRIC: { status: 400, action: 'Leave it out: Tally derives requests, failed_requests and total_tokens.' },
+  TIME_IN_FUTURE: { status: 400, action: 'Correct the clock of the producer: at most 10 minutes ahead.' },
+  TIME_TOO_OLD: { status: 400, action: 'Ask an admin to send it with `backfill: true`.' },
+  TOTAL_LIMIT: { status: 400, action: 'A sum would pass 9·10^18 units; count in a larger unit.' },
+} as const satisfies Record<string, { status: number; action: string }>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/** An expected failure, said in the domain's words; every edge (tRPC, HTTP, command line) prints it its own way. */
+export class TallyError extends Error {
+  readonly code: ErrorCode;
+  readonly details: unknown;
+
+  constructor(code: ErrorCode, message: string, options: { details?: unknown; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'TallyError';
+    this.code = code;
+    this.details = options.details;
+  }
+}
+
+/** True for a TallyError, also one made by another copy of this module. */
+export function isTallyError(error: unknown): error is TallyError {
+  return error instanceof Error && error.name === 'TallyError' && 'code' in error && (error.code as string) in ERRORS;
+}

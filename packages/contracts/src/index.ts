@@ -1,0 +1,60 @@
+export { Access, grants, Role } from './access.ts';
+export {
+  type AnalyticsRouter,
+  analytics,
+  BreakdownRow,
+  Coverage,
+  Filters,
+  GroupBy,
+  Measures,
+  SortBy,
+} from './analytics.ts';
+export {
+  type Contract,
+  isProcedure,
+  mutation,
+  type Procedure,
+  query,
+  type RouterOf,
+  subscription,
+  type TallyErrorShape,
+} from './contract.ts';
+export { type EngineRouter, engine } from './engine.ts';
+export { Dimension, MAX_BATCH, MEASURES, MerchantId, MetricType, RESERVED_METRICS, UsageEntry } from './entry.ts';
+export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
+export {
+  ApiKey,
+  FlushResult,
+  type IngestRouter,
+  ingest,
+  RecordResult,
+  Rejection,
+  StoredEntry,
+} from './ingest.ts';
+export {
+  formatCost,
+  formatQuantity,
+  MAX_ENTRY_UNITS,
+  MAX_SUM_UNITS,
+  parseQuantity,
+  parseSignedQuantity,
+  percentOf,
+  Quantity,
+  type Units,
+} from './quantity.ts';
+export {
+  addDays,
+  countDays,
+  DAY_MS,
+  Day,
+  DayRange,
+  dayOf,
+  eachDay,
+  HOUR_MS,
+  isDay,
+  MINUTE_MS,
+  parseTime,
+  QUARTER_HOUR_MS,
+  startOfDay,
+  Time,
+} from './time.ts';

@@ -1,0 +1,57 @@
+import { z } from 'zod';
+
+/**
+ * A quantity is an exact decimal: in JSON a string, inside a bigint of units. One unit is 1 for every metric type
+ * but cost, where it is one nano-USD (10^-9 dollars). Nothing here goes through a float.
+ */
+export type Units = bigint;
+
+/** The largest amount of one entry, in units: 10^15 (cost: a million dollars). */
+export const MAX_ENTRY_UNITS: Units = 10n ** 15n;
+
+/** The largest sum kept for a merchant, day and metric type; below 2^63, so that Redis and bigint columns hold it. */
+export const MAX_SUM_UNITS: Units = 9n * 10n ** 18n;
+
+export const COST_DECIMALS = 9;
+const NANO = 10n ** BigInt(COST_DECIMALS);
+
+/** A quantity as Tally answers it: `"12"`, `"0.0023"`, never an exponent, never a trailing zero. */
+export const Quantity = z.string().regex(/^-?\d+(\.\d+)?$/);
+export type Quantity = z.infer<typeof Quantity>;
+
+const INTEGER = /^(0|[1-9]\d{0,18})$/;
+const DECIMAL = /^(0|[1-9]\d{0,18})(?:\.(\d{1,9}))?$/;
+
+/** Reads a quantity of a metric type; undefined when it is not one (negative, fractional where whole, too precise). */
+export function parseQuantity(metricType: string, text: string): Units | undefined {
+  if (metricType !== 'cost') return INTEGER.test(text) ? BigInt(text) : undefined;
+  const parts = DECIMAL.exec(text);
+  if (!parts) return undefined;
+  return BigInt(parts[1]!) * NANO + BigInt((parts[2] ?? '').padEnd(COST_DECIMALS, '0'));
+}
+
+/** Like parseQuantity, with a leading minus allowed: for adjustments. */
+export function parseSignedQuantity(metricType: string, text: string): Units | undefined {
+  if (!text.startsWith('-')) return parseQuantity(metricType, text);
+  const units = parseQuantity(metricType, text.slice(1));
+  return units === undefined ? undefined : -units;
+}
+
+/** Prints units of a metric type as the shortest exact decimal. */
+export function formatQuantity(metricType: string, units: Units): Quantity {
+  return metricType === 'cost' ? formatCost(units) : units.toString();
+}
+
+/** Prints nano-USD as dollars: 2300000n is `"0.0023"`. */
+export function formatCost(nanoUsd: Units): Quantity {
+  const sign = nanoUsd < 0n ? '-' : '';
+  const digits = (nanoUsd < 0n ? -nanoUsd : nanoUsd).toString().padStart(COST_DECIMALS + 1, '0');
+  const fraction = digits.slice(-COST_DECIMALS).replace(/0+$/, '');
+  return `${sign}${digits.slice(0, -COST_DECIMALS)}${fraction === '' ? '' : `.${fraction}`}`;
+}
+
+/** part / whole in percent, rounded half up to 2 decimals; null when the whole is 0. */
+export function percentOf(part: Units, whole: Units): number | null {
+  if (whole === 0n) return null;
+  return Number((part * 20_000n + whole) / (whole * 2n)) / 100;
+}

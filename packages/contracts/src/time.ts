@@ -1,0 +1,63 @@
+import { z } from 'zod';
+
+export const MINUTE_MS = 60_000;
+export const QUARTER_HOUR_MS = 15 * MINUTE_MS;
+export const HOUR_MS = 60 * MINUTE_MS;
+export const DAY_MS = 24 * HOUR_MS;
+
+const DAY_PATTERN = /^\d{4}-\d{2}-\d{2}$/;
+
+/** A day of UTC, `YYYY-MM-DD`; days that do not exist are refused. Days compare as strings. */
+export const Day = z.string().refine(isDay, { error: 'Expected an existing day as YYYY-MM-DD.' });
+export type Day = string;
+
+/** True for an existing UTC day from year 1000 on, written YYYY-MM-DD. */
+export function isDay(text: string): text is Day {
+  if (!DAY_PATTERN.test(text) || text < '1000') return false;
+  const at = Date.parse(`${text}T00:00:00Z`);
+  return !Number.isNaN(at) && dayOf(at) === text;
+}
+
+/** The UTC day of a moment. */
+export function dayOf(ms: number): Day {
+  return new Date(ms).toISOString().slice(0, 10);
+}
+
+/** The moment at which a UTC day begins, in milliseconds. */
+export function startOfDay(day: Day): number {
+  return Date.parse(`${day}T00:00:00Z`);
+}
+
+/** The day `count` days after (before, if negative). */
+export function addDays(day: Day, count: number): Day {
+  return dayOf(startOfDay(day) + count * DAY_MS);
+}
+
+/** How many days a range has, both ends included. */
+export function countDays(startDate: Day, endDate: Day): number {
+  return Math.round((startOfDay(endDate) - startOfDay(startDate)) / DAY_MS) + 1;
+}
+
+/** Every day of a range, both ends included. */
+export function eachDay(startDate: Day, endDate: Day): Day[] {
+  return Array.from({ length: Math.max(0, countDays(startDate, endDate)) }, (_, index) => addDays(startDate, index));
+}
+
+const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
+
+/** Reads an ISO 8601 time with its zone, to the millisecond; undefined when it is none. */
+export function parseTime(text: string): number | undefined {
+  if (!TIME_PATTERN.test(text) || !isDay(text.slice(0, 10))) return undefined;
+  const ms = Date.parse(text);
+  return Number.isNaN(ms) ? undefined : ms;
+}
+
+/** A moment as Tally answers it: ISO 8601 in UTC. */
+export const Time = z.string().refine((text) => parseTime(text) !== undefined, {
+  error: 'Expected an ISO 8601 time with its zone, such as 2026-11-22T10:00:00Z.',
+});
+export type Time = string;
+
+/** A range of UTC days, both ends included. */
+export const DayRange = z.object({ startDate: Day, endDate: Day });
+export type DayRange = z.infer<typeof DayRange>;

@@ -1,0 +1,41 @@
+import pg from 'pg';
+import { DataSource } from 'typeorm';
+import { ApiKeyEntity } from './entities/api-key.ts';
+import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.ts';
+import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
+
+export type DbOptions = {
+  /** Connections of this process. */
+  poolSize?: number;
+  /** Milliseconds after which Postgres gives up on a statement. */
+  statementTimeoutMs?: number;
+  /** Shown in pg_stat_activity. */
+  applicationName?: string;
+};
+
+const DATE = 1082;
+const { types } = pg;
+
+/** The one place that configures TypeORM: explicit lists, exact types, bounded waits. */
+export function createDataSource(url: string, options: DbOptions = {}): DataSource {
+  return new DataSource({
+    type: 'postgres',
+    url,
+    driver: pg,
+    entities: [ApiKeyEntity],
+    migrations: [JournalAndCubes1763856000000, ApiKeys1763856000001],
+    migrationsTableName: 'tally_migrations',
+    poolSize: options.poolSize ?? 10,
+    connectTimeoutMS: 5_000,
+    extra: {
+      application_name: options.applicationName ?? 'tally',
+      statement_timeout: options.statementTimeoutMs ?? 60_000,
+      options: '-c TimeZone=UTC -c synchronous_commit=on',
+      // pg reads a date into a local Date: the wrong day west of Greenwich.
+      types: {
+        getTypeParser: (oid: number, format?: 'text') =>
+          oid === DATE ? (text: string) => text : types.getTypeParser(oid, format),
+      },
+    },
+  });
+}

@@ -1,0 +1,15 @@
+export type { DbOptions } from './data-source.ts';
+export type { JournalLine } from './journal-line.ts';
+export {
+  type Appended,
+  type FlushSource,
+  type Holding,
+  type Journal,
+  type MerchantDay,
+  sqlState,
+} from './journal-store.ts';
+export { hashKey } from './keys-store.ts';
+export { type Listener, listen } from './listen.ts';
+export { type Db, openDb } from './open-db.ts';
+export { migrate, undoMigration } from './schema.ts';
+export type { MerchantMetric, Position, Question, Sums } from './usage-store.ts';

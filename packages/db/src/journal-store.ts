@@ -1,0 +1,125 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import { type Day, TallyError } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { Partitions } from './partitions.ts';
+import { DateText, Units } from './rows.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
+
+/** stream: by way of Redis; direct: with Redis away, or too old for it; backfill: older than the retention. */
+export type FlushSource = 'stream' | 'direct' | 'backfill';
+
+export type MerchantDay = { merchantId: string; date: Day };
+
+export type Appended = {
+  /** Entries given, repeats included. */
+  entries: number;
+  /** Entries that were new, and so were counted. */
+  inserted: number;
+  /** The merchants' days whose sums changed. */
+  changed: MerchantDay[];
+};
+
+export type Batch = {
+  source: FlushSource;
+  /** A JSON array of journal lines, as text: what comes from the stream is never parsed on its way. */
+  lines: string;
+  /** Every day that occurs in `lines`. */
+  days: readonly Day[];
+};
+
+export type Holding = {
+  /** The merchants whose flush lock is held. */
+  merchantIds: readonly string[];
+  /** Counts a batch of these merchants, once per entry whatever is repeated. */
+  append(batch: Batch): Promise<Appended>;
+};
+
+export type Journal = {
+  /**
+   * Runs `work` in one transaction that holds the flush locks of merchants, and commits when it returns.
+   * With `wait: false` merchants that someone else is flushing are left out. Exactly once: an entry counts when its
+   * row is new in `usage_events`, and everything summed is summed from the new rows by the same statement.
+   * 40001 and 40P01 run `work` again, so it must bear to be repeated. Throws TOTAL_LIMIT where a sum would pass bigint.
+   */
+  exclusively<T>(
+    merchantIds: readonly string[],
+    options: { wait: boolean },
+    work: (holding: Holding) => Promise<T>,
+  ): Promise<T>;
+  /** The one function that counts: `exclusively` for a batch that is already at hand. */
+  append(merchantIds: readonly string[], batch: Batch): Promise<Appended>;
+};
+
+const RETRIED = new Set(['40001', '40P01']);
+const OUT_OF_RANGE = '22003';
+const MAX_ATTEMPTS = 10;
+
+const AppendRow = z.object({
+  flush_id: Units,
+  entries: z.string().transform(Number),
+  inserted: z.string().transform(Number),
+  changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
+});
+
+/** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
+export function createJournal(dataSource: DataSource, partitions: Partitions): Journal {
+  const exclusively: Journal['exclusively'] = async (merchantIds, options, work) => {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await dataSource.transaction(async ({ queryRunner }) => {
+          const transaction: Executor = queryRunner!;
+          return work({
+            merchantIds: await lock(transaction, merchantIds, options.wait),
+            append: (batch) => append(transaction, batch),
+          });
+        });
+      } catch (error) {
+        if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw understood(error);
+        await wait(Math.random() * 10 * 2 ** attempt);
+      }
+    }
+  };
+
+  async function append(transaction: Executor, { source, lines, days }: Batch): Promise<Appended> {
+    await partitions.ensure(transaction, days);
+    const [row] = await runSql(transaction, 'append', [lines, source], AppendRow);
+    const { flush_id, entries, inserted, changed } = row!;
+    const dates = changed.map((each) => each.date).sort();
+    const merchants = new Set(changed.map((each) => each.merchantId)).size;
+    await transaction.query(sql('close-flush'), [
+      flush_id.toString(),
+      entries,
+      inserted,
+      merchants,
+      dates[0] ?? null,
+      dates.at(-1) ?? null,
+    ]);
+    return { entries, inserted, changed };
+  }
+
+  return {
+    exclusively,
+    append: (merchantIds, batch) => exclusively(merchantIds, { wait: true }, (holding) => holding.append(batch)),
+  };
+}
+
+async function lock(transaction: Executor, merchantIds: readonly string[], waits: boolean): Promise<readonly string[]> {
+  if (waits) {
+    await transaction.query(sql('lock-merchants'), [merchantIds]);
+    return merchantIds;
+  }
+  const rows = await runSql(transaction, 'try-lock-merchants', [merchantIds], z.object({ merchant_id: z.string() }));
+  return rows.map((row) => row.merchant_id);
+}
+
+/** The SQLSTATE of a driver error; '' where there is none, as when the connection broke. */
+export function sqlState(error: unknown): string {
+  const code = (error as { driverError?: { code?: unknown } } | null)?.driverError?.code;
+  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : '';
+}
+
+function understood(error: unknown): unknown {
+  if (sqlState(error) !== OUT_OF_RANGE) return error;
+  return new TallyError('TOTAL_LIMIT', 'A sum of this merchant would pass 9.2·10^18 units.', { cause: error });
+}

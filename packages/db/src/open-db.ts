@@ -1,0 +1,39 @@
+import { createDataSource, type DbOptions } from './data-source.ts';
+import { createEventsStore, type EventsStore } from './events-store.ts';
+import { createJournal, type Journal } from './journal-store.ts';
+import { createKeysStore, type KeysStore } from './keys-store.ts';
+import { createPartitions } from './partitions.ts';
+import { createUsageStore, type UsageStore } from './usage-store.ts';
+
+export type Db = {
+  journal: Journal;
+  events: EventsStore;
+  usage: UsageStore;
+  keys: KeysStore;
+  /** Resolves when Postgres answers. */
+  ping(): Promise<void>;
+  /** What of the server's settings would break the promise of a commit; empty where nothing does. */
+  durabilityProblems(): Promise<string[]>;
+  close(): Promise<void>;
+};
+
+/** Opens a pool on a migrated database. Close it when done. */
+export async function openDb(url: string, options: DbOptions = {}): Promise<Db> {
+  const dataSource = await createDataSource(url, options).initialize();
+  return {
+    journal: createJournal(dataSource, createPartitions()),
+    events: createEventsStore(dataSource),
+    usage: createUsageStore(dataSource),
+    keys: createKeysStore(dataSource),
+    async ping() {
+      await dataSource.query('select 1');
+    },
+    async durabilityProblems() {
+      const [row] = await dataSource.query(`select current_setting('synchronous_commit') as setting`);
+      return row.setting === 'off' ? ['synchronous_commit is off: a commit could be lost'] : [];
+    },
+    async close() {
+      await dataSource.destroy();
+    },
+  };
+}

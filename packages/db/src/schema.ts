@@ -1,0 +1,52 @@
+import pg from 'pg';
+import { createDataSource } from './data-source.ts';
+
+const LOCK = 7420;
+
+/**
+ * Brings the schema up to date; doing it again, or from many processes at once, does no harm.
+ * Returns the names of the migrations that ran now.
+ */
+export async function migrate(url: string): Promise<string[]> {
+  return locked(url, async () => {
+    const dataSource = await createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }).initialize();
+    try {
+      const ran = await dataSource.runMigrations({ transaction: 'each' });
+      return ran.map((migration) => migration.name);
+    } finally {
+      await dataSource.destroy();
+    }
+  });
+}
+
+/** Undoes the newest migration; returns false where there was none. */
+export async function undoMigration(url: string): Promise<boolean> {
+  return locked(url, async () => {
+    const dataSource = await createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }).initialize();
+    try {
+      const before = await applied(dataSource);
+      if (before === 0) return false;
+      await dataSource.undoLastMigration({ transaction: 'each' });
+      return true;
+    } finally {
+      await dataSource.destroy();
+    }
+  });
+}
+
+async function applied(dataSource: { query(text: string): Promise<{ count: string }[]> }): Promise<number> {
+  const [row] = await dataSource.query('select count(*) as count from tally_migrations');
+  return Number(row!.count);
+}
+
+/** The lock lives on a connection of its own, so that it outlasts every transaction and dies with the process. */
+async function locked<T>(url: string, work: () => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate' });
+  await client.connect();
+  try {
+    await client.query('select pg_advisory_lock($1)', [LOCK]);
+    return await work();
+  } finally {
+    await client.end();
+  }
+}

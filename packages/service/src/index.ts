@@ -1,0 +1,15 @@
+export {
+  type Authenticate,
+  type AuthOptions,
+  assertMerchant,
+  type Caller,
+  createAuthenticate,
+  merchantsFor,
+} from './auth.ts';
+export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
+export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';
+export { createLog, type Log } from './log.ts';
+export { runProcess, settingsOrExit } from './process.ts';
+export { createRedis, type RedisClient, redisReady } from './redis.ts';
+export { createReleasers, type Releasers } from './releasers.ts';
+export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

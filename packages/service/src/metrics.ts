@@ -1,0 +1,28 @@
+import { Counter, collectDefaultMetrics, Histogram, type Registry } from 'prom-client';
+
+/** Node's own figures: memory, event loop lag, garbage collection. */
+export function collectProcess(register: Registry): void {
+  collectDefaultMetrics({ register, prefix: 'tally_' });
+}
+
+/** Counts requests by procedure and status; unknown paths share one label, so that nobody can make labels at will. */
+export function countRequests(register: Registry): (path: string, status: number, durationMs: number) => void {
+  const total = new Counter({
+    name: 'tally_http_requests_total',
+    help: 'HTTP requests by route and status.',
+    labelNames: ['route', 'status'],
+    registers: [register],
+  });
+  const seconds = new Histogram({
+    name: 'tally_http_request_duration_seconds',
+    help: 'Time to answer an HTTP request.',
+    labelNames: ['route'],
+    buckets: [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+    registers: [register],
+  });
+  return (path, status, durationMs) => {
+    const route = status === 404 ? 'unknown' : path.includes(',') ? 'batch' : path;
+    total.inc({ route, status });
+    seconds.observe({ route }, durationMs / 1000);
+  };
+}

@@ -1,0 +1,44 @@
+import { Cluster, Redis } from 'ioredis';
+
+export type RedisClient = Redis | Cluster;
+
+/**
+ * Connects to Redis, or to a Redis Cluster when the address says so (`?cluster=true`).
+ * Commands fail at once while Redis is away: whoever calls knows another way or says 503.
+ */
+export function createRedis(url: string, onError: (error: Error) => void = () => {}): RedisClient {
+  const address = new URL(url);
+  const cluster = address.searchParams.get('cluster') === 'true';
+  address.searchParams.delete('cluster');
+  const options = {
+    maxRetriesPerRequest: 1,
+    enableOfflineQueue: false,
+    connectTimeout: 2_000,
+    commandTimeout: 10_000,
+    retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 2_000),
+  };
+  const client = cluster
+    ? new Cluster([{ host: address.hostname, port: Number(address.port || 6379) }], {
+        enableOfflineQueue: false,
+        redisOptions: {
+          ...options,
+          ...(address.password ? { password: decodeURIComponent(address.password) } : {}),
+          ...(address.username ? { username: decodeURIComponent(address.username) } : {}),
+        },
+      })
+    : new Redis(address.toString(), options);
+  client.on('error', onError);
+  return client;
+}
+
+/** Resolves when the client can take commands; rejects after the deadline. */
+export async function redisReady(client: RedisClient, deadlineMs = 10_000): Promise<void> {
+  if (client.status === 'ready') return;
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error(`Redis did not answer within ${deadlineMs} ms`)), deadlineMs);
+    client.once('ready', () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

@@ -1,0 +1,180 @@
+import {
+  type Contract,
+  ERRORS,
+  type ErrorCode,
+  grants,
+  isProcedure,
+  isTallyError,
+  type Procedure,
+  TallyError,
+} from '@tally/contracts';
+import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
+import { ZodError, type z } from 'zod';
+import type { Caller } from './auth.ts';
+
+/** One per HTTP request; a batch of calls shares it. */
+export type Context = {
+  /** Checks the key once per request. */
+  caller(): Promise<Caller>;
+  /** Fields for the request's one log line. */
+  event: Record<string, unknown>;
+};
+
+export type Call<P extends Procedure> = {
+  input: z.output<P['input']>;
+  caller: Caller;
+  event: Record<string, unknown>;
+  signal: AbortSignal | undefined;
+};
+
+type Handler<P extends Procedure> = P['kind'] extends 'subscription'
+  ? (call: Call<P>) => AsyncIterable<z.input<P['output']>>
+  : (call: Call<P>) => Promise<z.input<P['output']>>;
+
+/** A function for every procedure of a contract, in the contract's own shape. */
+export type Handlers<C extends Contract> = {
+  [K in keyof C]: C[K] extends Procedure ? Handler<C[K]> : C[K] extends Contract ? Handlers<C[K]> : never;
+};
+
+const t = initTRPC
+  .context<Context>()
+  .meta<{ access: Procedure['access'] }>()
+  .create({
+    errorFormatter({ shape, error }) {
+      const known = understand(error);
+      return {
+        ...shape,
+        message: known.message,
+        data: {
+          code: known.code,
+          trpcCode: error.code,
+          httpStatus: ERRORS[known.code].status,
+          ...(shape.data.path === undefined ? {} : { path: shape.data.path }),
+          ...(known.details === undefined ? {} : { details: known.details }),
+        },
+      };
+    },
+  });
+
+/**
+ * Makes the tRPC router of a contract: input, output and access come from the contract, so none can be forgotten.
+ * Errors leave as codes of `ERRORS`; what is not expected becomes INTERNAL and never shows its message.
+ */
+export function serveContract<C extends Contract>(contract: C, handlers: Handlers<C>): AnyRouter {
+  return t.router(build(contract, handlers as Functions));
+}
+
+type AnyHandler = (call: Call<Procedure>) => unknown;
+type Functions = { [name: string]: Functions | ((call: never) => unknown) };
+
+// biome-ignore lint/suspicious/noExplicitAny: the tree's types are checked at serveContract's face.
+function build(contract: Contract, handlers: Functions): any {
+  return Object.fromEntries(
+    Object.entries(contract).map(([name, node]) => {
+      const handler = handlers[name]!;
+      return [name, isProcedure(node) ? procedure(node, handler as AnyHandler) : build(node, handler as Functions)];
+    }),
+  );
+}
+
+function procedure(definition: Procedure, handler: AnyHandler) {
+  const guarded = t.procedure
+    .meta({ access: definition.access })
+    .use(async ({ ctx, next, path }) => {
+      const caller = await ctx.caller().catch((error: unknown) => {
+        throw asTrpcError(error);
+      });
+      ctx.event.caller = caller.id;
+      if (!grants(caller.role, definition.access)) {
+        throw asTrpcError(
+          new TallyError(
+            'FORBIDDEN',
+            `The role ${caller.role} may not call ${path}: it needs the access "${definition.access}".`,
+          ),
+        );
+      }
+      const result = await next({ ctx: { ...ctx, caller: async () => caller } });
+      if (result.ok) return result;
+      throw asTrpcError(result.error.cause ?? result.error, result.error);
+    })
+    .input(definition.input);
+  // biome-ignore lint/suspicious/noExplicitAny: tRPC infers three resolver types where here is one.
+  const run = async ({ ctx, input, signal }: any) =>
+    handler({ input, caller: await ctx.caller(), event: ctx.event, signal });
+  if (definition.kind === 'subscription') {
+    // biome-ignore lint/suspicious/noExplicitAny: as above.
+    return guarded.subscription(async function* ({ ctx, input, signal }: any) {
+      const messages = handler({
+        input,
+        caller: await ctx.caller(),
+        event: ctx.event,
+        signal,
+      }) as AsyncIterable<unknown>;
+      for await (const message of messages) yield definition.output.parse(message);
+    });
+  }
+  const stated = guarded.output(definition.output);
+  return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
+}
+
+/** The domain's error for anything thrown on the way of a call. */
+export function understand(error: unknown): TallyError {
+  if (isTallyError(error)) return error;
+  const cause = (error as { cause?: unknown } | null)?.cause;
+  if (isTallyError(cause)) return cause;
+  if (error instanceof TRPCError) {
+    if (error.code === 'BAD_REQUEST' && cause instanceof ZodError) return invalidInput(cause);
+    if (error.code === 'BAD_REQUEST' && cause instanceof SyntaxError)
+      return new TallyError('INVALID_JSON', 'The request is not readable as JSON.', { cause });
+    const code = BY_TRPC_CODE[error.code];
+    if (code === 'INVALID_JSON') return new TallyError(code, 'The request is not readable as JSON.', { cause: error });
+    if (code === 'INTERNAL') return new TallyError(code, 'Something went wrong here.', { cause: error });
+    return new TallyError(code ?? 'INTERNAL', code ? error.message : 'Something went wrong here.', { cause: error });
+  }
+  if (error instanceof ZodError) return invalidInput(error);
+  return new TallyError('INTERNAL', 'Something went wrong here.', { cause: error });
+}
+
+function invalidInput(error: ZodError): TallyError {
+  const fields = error.issues.slice(0, 20).map((issue) => ({ field: issue.path.join('.'), message: issue.message }));
+  const message = fields.map(({ field, message }) => (field ? `${field}: ${message}` : message)).join('; ');
+  const code = codeOf(error);
+  return new TallyError(code, message, { details: { fields } });
+}
+
+function codeOf(error: ZodError): ErrorCode {
+  const [issue] = error.issues;
+  const field = issue?.path.at(-1);
+  if (issue?.code === 'too_big' && field === 'entries') return 'BATCH_TOO_LARGE';
+  if (field === 'date' || field === 'startDate' || field === 'endDate') return 'INVALID_DATE_FORMAT';
+  return 'INVALID_INPUT';
+}
+
+const BY_TRPC_CODE: Partial<Record<TRPC_ERROR_CODE_KEY, ErrorCode>> = {
+  PARSE_ERROR: 'INVALID_JSON',
+  BAD_REQUEST: 'INVALID_INPUT',
+  NOT_FOUND: 'NOT_FOUND',
+  METHOD_NOT_SUPPORTED: 'METHOD_NOT_ALLOWED',
+  UNSUPPORTED_MEDIA_TYPE: 'UNSUPPORTED_MEDIA_TYPE',
+  PAYLOAD_TOO_LARGE: 'BODY_TOO_LARGE',
+};
+
+const TRPC_CODE_BY_STATUS: Record<number, TRPC_ERROR_CODE_KEY> = {
+  400: 'BAD_REQUEST',
+  401: 'UNAUTHORIZED',
+  403: 'FORBIDDEN',
+  404: 'NOT_FOUND',
+  405: 'METHOD_NOT_SUPPORTED',
+  409: 'CONFLICT',
+  413: 'PAYLOAD_TOO_LARGE',
+  415: 'UNSUPPORTED_MEDIA_TYPE',
+  429: 'TOO_MANY_REQUESTS',
+  500: 'INTERNAL_SERVER_ERROR',
+  503: 'SERVICE_UNAVAILABLE',
+};
+
+function asTrpcError(error: unknown, original?: TRPCError): TRPCError {
+  if (!isTallyError(error) && original) return original;
+  const known = understand(error);
+  return new TRPCError({ code: TRPC_CODE_BY_STATUS[ERRORS[known.code].status]!, message: known.message, cause: known });
+}

@@ -1,0 +1,1 @@
+export { type FreshStore, freshDatabase, freshRedis, serverUrls } from './stores.ts';

@@ -1,0 +1,81 @@
+import { randomBytes } from 'node:crypto';
+import { Redis } from 'ioredis';
+import pg from 'pg';
+
+/** Where the test servers listen. */
+export function serverUrls(): { databaseUrl: string; redisUrl: string } {
+  const { TEST_DATABASE_URL: databaseUrl, TEST_REDIS_URL: redisUrl } = process.env;
+  if (!databaseUrl || !redisUrl) throw new Error('No test servers: run through vitest with tallyProject()');
+  return { databaseUrl, redisUrl };
+}
+
+export type FreshStore = { url: string; drop(): Promise<void> };
+
+const TEMPLATE = 'tally_template';
+const TEMPLATE_LOCK = 7430;
+
+/**
+ * A database of one's own, cloned from a template that `prepare` filled once per run of the servers.
+ * Without `prepare` it is empty.
+ */
+export async function freshDatabase(prepare?: (url: string) => Promise<unknown>): Promise<FreshStore> {
+  const { databaseUrl } = serverUrls();
+  const name = `test_${randomBytes(6).toString('hex')}`;
+  if (prepare) await ensureTemplate(databaseUrl, prepare);
+  await onServer(databaseUrl, (client) =>
+    client.query(prepare ? `create database ${name} template ${TEMPLATE}` : `create database ${name}`),
+  );
+  return {
+    url: withPath(databaseUrl, name),
+    drop: () => onServer(databaseUrl, (client) => client.query(`drop database if exists ${name} with (force)`)),
+  };
+}
+
+async function ensureTemplate(databaseUrl: string, prepare: (url: string) => Promise<unknown>): Promise<void> {
+  await onServer(databaseUrl, async (client) => {
+    await client.query('select pg_advisory_lock($1)', [TEMPLATE_LOCK]);
+    const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [TEMPLATE]);
+    if (rowCount) return;
+    // It takes its name only when it is whole: a run that died half-way leaves none.
+    const draft = `${TEMPLATE}_${randomBytes(4).toString('hex')}`;
+    await client.query(`create database ${draft}`);
+    await prepare(withPath(databaseUrl, draft));
+    await client.query(`alter database ${draft} rename to ${TEMPLATE}`);
+  });
+}
+
+/** A logical database of the test Redis, for one file alone. */
+export async function freshRedis(): Promise<FreshStore> {
+  const { redisUrl } = serverUrls();
+  const client = new Redis(redisUrl);
+  try {
+    const index = await client.incr('testkit:databases');
+    const url = withPath(redisUrl, String(index));
+    return {
+      url,
+      async drop() {
+        const own = new Redis(url);
+        await own.flushdb();
+        await own.quit();
+      },
+    };
+  } finally {
+    await client.quit();
+  }
+}
+
+async function onServer<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+function withPath(url: string, path: string): string {
+  const changed = new URL(url);
+  changed.pathname = `/${path}`;
+  return changed.toString();
+}

@@ -1,0 +1,24 @@
+import { defineConfig } from 'vitest/config';
+
+/**
+ * The vitest configuration of every workspace: sources in place of builds, real servers, no retries, and a report
+ * that `npm test` adds up.
+ */
+export function tallyProject(test = {}) {
+  return defineConfig({
+    resolve: { conditions: ['source'] },
+    ssr: { resolve: { conditions: ['source'] } },
+    test: {
+      include: ['src/**/*.test.ts'],
+      globalSetup: [new URL('./src/global-setup.ts', import.meta.url).pathname],
+      reporters: ['default', 'json'],
+      outputFile: { json: '.results/vitest.json' },
+      pool: 'forks',
+      maxWorkers: 2,
+      testTimeout: 60_000,
+      hookTimeout: 60_000,
+      retry: 0,
+      ...test,
+    },
+  });
+}
