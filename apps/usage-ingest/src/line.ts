@@ -32,7 +32,7 @@ export function addMetrics(line: JournalLine, metrics: Record<string, string>): 
     const units = parseQuantity(type, text)!;
     if (units === 0n) continue;
     if (MEASURED.has(type)) line[type as 'cost'] = units.toString();
-    else (line.metrics ??= {})[type] = units.toString();
+    else line.metrics = { ...line.metrics, [type]: units.toString() };
   }
 }
 
