@@ -1,0 +1,42 @@
+import { addDays, dayOf } from '@tally/contracts';
+import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
+import { progressBar } from '../import/progress.ts';
+import { sendEntries } from '../import/send.ts';
+import { demoTraffic } from './traffic.ts';
+
+const DAYS = 90;
+
+const key = process.env.TALLY_ADMIN_KEY ?? '';
+const ingest = createIngestClient({ url: process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001', key });
+const analytics = createAnalyticsClient({ url: process.env.ANALYTICS_API_URL ?? 'http://127.0.0.1:4003', key });
+
+try {
+  const endDate = addDays(dayOf(Date.now()), -1);
+  const startDate = addDays(endDate, 1 - DAYS);
+  const entries = [...demoTraffic(startDate, endDate)];
+  const bar = progressBar('entries', entries.length);
+  const summary = await sendEntries(entries, {
+    client: ingest,
+    backfill: true,
+    onBatch: (count) => bar.advance(count),
+  }).finally(() => bar.stop());
+  console.log(`${startDate} to ${endDate}: ${summary.accepted} entries counted, ${summary.duplicates} already there`);
+  for (const by of ['merchant', 'model', 'user'] as const) {
+    const { rows, totals, total } = await analytics.analytics.breakdown.query({ startDate, endDate, by, limit: 5 });
+    console.log(`\nby ${by}, ${rows.length} of ${total}, by cost`);
+    console.table(
+      [...rows.map((row) => ({ ...row, key: row.label })), { ...totals, key: 'all' }].map((row) => ({
+        [by]: row.key,
+        requests: row.requests,
+        tokens: row.totalTokens,
+        'cost (USD)': row.cost,
+        'success %': row.successRate,
+      })),
+    );
+  }
+} catch (error) {
+  console.error(
+    `Demo failed: ${error instanceof Error ? error.message : String(error)}\nStart the services first: npm start`,
+  );
+  process.exitCode = 1;
+}

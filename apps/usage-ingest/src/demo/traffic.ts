@@ -1,0 +1,87 @@
+import { createHash } from 'node:crypto';
+import { type Day, eachDay, formatCost, startOfDay, type UsageEntry } from '@tally/contracts';
+
+type Model = { model: string; provider: string; promptNano: bigint; completionNano: bigint; upTo: number };
+
+/** Prices per token in nano-USD, believable ones; a model is picked by a number from 0 to 1 below its `upTo`. */
+const MODELS: readonly Model[] = [
+  { model: 'gpt-4o', provider: 'openai', promptNano: 2_500n, completionNano: 10_000n, upTo: 0.3 },
+  { model: 'gpt-4o-mini', provider: 'openai', promptNano: 150n, completionNano: 600n, upTo: 0.65 },
+  { model: 'claude-sonnet', provider: 'anthropic', promptNano: 3_000n, completionNano: 15_000n, upTo: 0.85 },
+  { model: 'llama-3.3-70b', provider: 'groq', promptNano: 590n, completionNano: 790n, upTo: 1 },
+];
+
+const MERCHANTS = [
+  { merchantId: 'acme', users: 24, callsPerDay: 420 },
+  { merchantId: 'globex', users: 9, callsPerDay: 150 },
+  { merchantId: 'initech', users: 3, callsPerDay: 40 },
+] as const;
+
+const DAY_HOURS = 24;
+
+/**
+ * Believable traffic: busy office hours, quiet weekends, growth over the range, a few failures, some plain counters.
+ * The same range gives the same entries with the same ids, so sending it twice adds nothing.
+ */
+export function* demoTraffic(startDate: Day, endDate: Day): Generator<UsageEntry> {
+  const days = eachDay(startDate, endDate);
+  for (const [index, day] of days.entries()) {
+    const random = randomOf(day);
+    const weekday = new Date(startOfDay(day)).getUTCDay();
+    const busy = (weekday === 0 || weekday === 6 ? 0.35 : 1) * (0.6 + (0.8 * index) / days.length);
+    for (const { merchantId, users, callsPerDay } of MERCHANTS) {
+      for (let hour = 0; hour < DAY_HOURS; hour++) {
+        const curve = 0.25 + Math.exp(-((hour - 14) ** 2) / 18);
+        const calls = Math.round(((callsPerDay * busy * curve) / DAY_HOURS) * (0.7 + 0.6 * random()));
+        for (let call = 0; call < calls; call++) yield entryOf({ merchantId, users, day, hour, call }, random);
+      }
+      yield {
+        id: `demo-storage-${day}`,
+        merchantId,
+        time: `${day}T00:30:00Z`,
+        metrics: { storage_bytes: String(Math.round(users * 1e9 * (1 + index / 100))) },
+      };
+    }
+  }
+}
+
+type Place = { merchantId: string; users: number; day: Day; hour: number; call: number };
+
+function entryOf({ merchantId, users, day, hour, call }: Place, random: () => number): UsageEntry {
+  const { model, provider, promptNano, completionNano } = pick(random());
+  const user = 1 + Math.floor(users * random() ** 2);
+  const prompt = BigInt(Math.round(80 + 2_400 * random() ** 3));
+  const failed = random() < 0.02;
+  const completion = failed ? 0n : BigInt(Math.round(20 + 700 * random() ** 2));
+  const minute = String(Math.floor(random() * 60)).padStart(2, '0');
+  return {
+    id: `demo-${day}-${hour}-${call}`,
+    merchantId,
+    time: `${day}T${String(hour).padStart(2, '0')}:${minute}:00Z`,
+    userId: `${merchantId}-user-${user}`,
+    apiKey: `${merchantId}-key-${1 + (user % 3)}`,
+    model,
+    provider,
+    status: failed ? 'failure' : 'success',
+    metrics: {
+      prompt_tokens: prompt.toString(),
+      completion_tokens: completion.toString(),
+      cost: formatCost(prompt * promptNano + completion * completionNano),
+    },
+  };
+}
+
+function pick(at: number): Model {
+  return MODELS.find(({ upTo }) => at < upTo)!;
+}
+
+/** Numbers from 0 to 1 that depend on the seed alone (mulberry32). */
+function randomOf(seed: string): () => number {
+  let state = createHash('sha256').update(seed).digest().readUInt32LE(0);
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}

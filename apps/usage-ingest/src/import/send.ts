@@ -1,0 +1,76 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import { MAX_BATCH, type RecordResult, type UsageEntry } from '@tally/contracts';
+import type { IngestClient } from '@tally/contracts/client';
+import { TRPCClientError } from '@trpc/client';
+
+export type SendOptions = {
+  client: IngestClient;
+  backfill?: boolean;
+  /** Batches on their way at once. */
+  concurrency?: number;
+  /** How long one batch is tried before the import gives up. */
+  patienceMs?: number;
+  onBatch(entries: number, result: RecordResult): void;
+};
+
+export type SendSummary = { entries: number; accepted: number; duplicates: number; rejected: RecordResult['rejected'] };
+
+/**
+ * Sends entries in batches, a bounded number at once, and sends a batch again, whole, until it is answered: with ids
+ * that stay the same nothing is counted twice. Throws what cannot be helped by trying again.
+ */
+export async function sendEntries(
+  entries: AsyncIterable<UsageEntry> | Iterable<UsageEntry>,
+  { client, backfill = false, concurrency = 4, patienceMs = 120_000, onBatch }: SendOptions,
+): Promise<SendSummary> {
+  const summary: SendSummary = { entries: 0, accepted: 0, duplicates: 0, rejected: [] };
+  const underWay = new Set<Promise<void>>();
+
+  const send = async (batch: UsageEntry[]) => {
+    const result = await untilAnswered(() => client.usage.record.mutate({ entries: batch, backfill }), patienceMs);
+    summary.entries += batch.length;
+    summary.accepted += result.accepted;
+    summary.duplicates += result.duplicates;
+    summary.rejected.push(...result.rejected.slice(0, Math.max(0, 100 - summary.rejected.length)));
+    onBatch(batch.length, result);
+  };
+  const dispatch = async (batch: UsageEntry[]) => {
+    const sent = send(batch).finally(() => underWay.delete(sent));
+    underWay.add(sent);
+    if (underWay.size >= concurrency) await Promise.race(underWay);
+  };
+
+  try {
+    let batch: UsageEntry[] = [];
+    for await (const entry of entries) {
+      batch.push(entry);
+      if (batch.length < MAX_BATCH) continue;
+      await dispatch(batch);
+      batch = [];
+    }
+    if (batch.length > 0) await dispatch(batch);
+    await Promise.all(underWay);
+    return summary;
+  } finally {
+    await Promise.allSettled(underWay);
+  }
+}
+
+async function untilAnswered<T>(call: () => Promise<T>, patienceMs: number): Promise<T> {
+  const deadline = Date.now() + patienceMs;
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await call();
+    } catch (error) {
+      if (!mayPass(error) || Date.now() > deadline) throw error;
+      await wait(Math.min(100 * 2 ** attempt, 2_000) * (0.5 + Math.random() / 2));
+    }
+  }
+}
+
+/** No answer, or one that says try again. */
+function mayPass(error: unknown): boolean {
+  if (!(error instanceof TRPCClientError)) return false;
+  const status = error.data?.httpStatus as number | undefined;
+  return status === undefined || status === 429 || status >= 500;
+}
