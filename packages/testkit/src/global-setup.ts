@@ -1,7 +1,6 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { startServers } from '../../../infra/local/servers.mjs';
 
 /**
  * Gives a run of vitest a real Postgres and a real Redis: those of `npm test` where it started them, else its own,
@@ -9,12 +8,13 @@ import { startServers } from '../../../infra/local/servers.mjs';
  */
 export default async function setup(): Promise<(() => Promise<void>) | undefined> {
   if (process.env.TEST_DATABASE_URL && process.env.TEST_REDIS_URL) return undefined;
+  const { startServers } = await import('../../../infra/local/servers.mjs');
   const home = await mkdtemp(join(tmpdir(), 'tally-test-'));
   const servers = await startServers({ home, durable: false });
   process.env.TEST_DATABASE_URL = servers.databaseUrl;
   process.env.TEST_REDIS_URL = servers.redisUrl;
   return async () => {
-    await servers.stop();
+    await servers.remove();
     await rm(home, { recursive: true, force: true });
   };
 }

@@ -1,0 +1,74 @@
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const ROOT = resolve(fileURLToPath(new URL('../..', import.meta.url)));
+
+/** Where a private installation keeps its data, its keys and its logs. */
+export function homeOf(env = process.env) {
+  return resolve(ROOT, env.TALLY_HOME || '.tally');
+}
+
+export async function makeHome(home) {
+  await mkdir(home, { recursive: true });
+  // Others may pass through to what is theirs (Postgres runs as another user than root) but not look around.
+  await chmod(home, 0o711);
+  return home;
+}
+
+/** A secret that is made once and kept in a file only we may read. */
+export async function secretIn(file, make = () => randomBytes(24).toString('base64url')) {
+  const known = await readFile(file, 'utf8').catch(() => '');
+  if (known.trim()) return known.trim();
+  const secret = make();
+  await writeFile(file, `${secret}\n`, { mode: 0o600 });
+  return secret;
+}
+
+/** A free port of the loopback interface: the one remembered in `file` if it is still free. */
+export async function portIn(file) {
+  const known = Number(await readFile(file, 'utf8').catch(() => '0'));
+  if (known > 0 && (await isFree(known))) return known;
+  const port = await new Promise((done, failed) => {
+    const server = createServer();
+    server.once('error', failed);
+    server.listen(0, '127.0.0.1', () => {
+      const { port: free } = server.address();
+      server.close(() => done(free));
+    });
+  });
+  await writeFile(file, `${port}\n`);
+  return port;
+}
+
+export function isFree(port) {
+  return new Promise((done) => {
+    const server = createServer();
+    server.once('error', () => done(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => done(true)));
+  });
+}
+
+/** What scripts of this checkout need to reach the services that `npm start` runs. */
+export async function clientEnv(env = process.env) {
+  const home = homeOf(env);
+  const base = Number(env.TALLY_PORT_BASE || 4000);
+  const read = (file) =>
+    readFile(join(home, file), 'utf8').then(
+      (text) => text.trim(),
+      () => undefined,
+    );
+  const stores = JSON.parse((await read('run/stores.json')) ?? '{}');
+  const defaults = {
+    TALLY_ADMIN_KEY: await read('admin-key'),
+    TALLY_SERVICE_KEY: await read('service-key'),
+    USAGE_INGEST_URL: `http://127.0.0.1:${base + 1}`,
+    METRICS_ENGINE_URL: `http://127.0.0.1:${base + 2}`,
+    ANALYTICS_API_URL: `http://127.0.0.1:${base + 3}`,
+    ...stores,
+  };
+  const missing = Object.entries(defaults).filter(([name, value]) => value !== undefined && !env[name]);
+  return { ...env, ...Object.fromEntries(missing) };
+}

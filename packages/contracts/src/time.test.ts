@@ -1,0 +1,61 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { addDays, countDays, dayOf, eachDay, isDay, parseTime, startOfDay } from './time.ts';
+
+describe('days', () => {
+  test.each([
+    '2025/01/01',
+    '01-01-2025',
+    '2025-1-1',
+    '2025-02-30',
+    '2025-13-01',
+    '2023-02-29',
+    '',
+    '0000-01-01',
+    '20250101',
+  ])('"%s" is no day', (text) => {
+    expect(isDay(text)).toBe(false);
+  });
+
+  test('a leap day is a day', () => {
+    expect(isDay('2024-02-29')).toBe(true);
+    expect(addDays('2024-02-28', 1)).toBe('2024-02-29');
+  });
+
+  test('counting days and stepping through them agree', () => {
+    const day = fc.integer({ min: 0, max: 20_000 }).map((count) => addDays('2000-01-01', count));
+    fc.assert(
+      fc.property(day, fc.integer({ min: 0, max: 800 }), (start, length) => {
+        const end = addDays(start, length);
+        expect(countDays(start, end)).toBe(length + 1);
+        expect(eachDay(start, end)).toHaveLength(length + 1);
+        expect(eachDay(start, end).at(-1)).toBe(end);
+        expect(dayOf(startOfDay(end) - 1)).toBe(addDays(end, -1));
+      }),
+      { numRuns: 50 },
+    );
+  });
+});
+
+describe('times', () => {
+  test.each([
+    ['2026-11-22T10:00:00Z', '2026-11-22T10:00:00.000Z'],
+    ['2023-11-16T18:15:46.6805900Z', '2023-11-16T18:15:46.680Z'],
+    ['2026-11-22T23:30:00-02:00', '2026-11-23T01:30:00.000Z'],
+    ['2026-11-22T03:10:50.099123+00:00', '2026-11-22T03:10:50.099Z'],
+  ])('%s is %s', (text, utc) => {
+    expect(new Date(parseTime(text)!).toISOString()).toBe(utc);
+  });
+
+  test.each([
+    '2026-11-22',
+    '2026-11-22T10:00:00',
+    '2026-11-22 10:00:00Z',
+    '2026-02-30T10:00:00Z',
+    '2026-11-22T25:00:00Z',
+    'now',
+    '1700000000',
+  ])('"%s" is no time', (text) => {
+    expect(parseTime(text)).toBeUndefined();
+  });
+});

@@ -1,0 +1,177 @@
+import { mutation, query, TallyError } from '@tally/contracts';
+import { createTRPCClient, httpLink } from '@trpc/client';
+import { Registry } from 'prom-client';
+import { describe, expect, test } from 'vitest';
+import { z } from 'zod';
+import { createAuthenticate } from './auth.ts';
+import { createApp } from './http.ts';
+import { createLog } from './log.ts';
+import { serveContract } from './trpc.ts';
+
+const contract = {
+  greet: {
+    loudly: query({
+      access: 'read',
+      input: z.strictObject({ name: z.string() }),
+      output: z.object({ text: z.string() }),
+    }),
+  },
+  fail: mutation({ access: 'record', input: z.strictObject({ how: z.string() }), output: z.object({}) }),
+} as const;
+
+const router = serveContract(contract, {
+  greet: { loudly: async ({ input }) => ({ text: `HELLO ${input.name}` }) },
+  fail: async ({ input }) => {
+    if (input.how === 'known') throw new TallyError('CONFLICT', 'It is taken.', { details: { id: 7 } });
+    throw new Error('the password is swordfish');
+  },
+});
+
+function app(options: { maxBodyBytes?: number } = {}) {
+  return createApp({
+    name: 'test',
+    log: createLog('test', 'silent'),
+    router,
+    authenticate: createAuthenticate({ adminKey: 'the-admin-key-is-long', findByHash: async () => undefined }),
+    maxBodyBytes: options.maxBodyBytes ?? 10_000,
+    registry: new Registry(),
+    health: async () => ({ ok: true }),
+  });
+}
+
+const bearer = { authorization: 'Bearer the-admin-key-is-long', 'content-type': 'application/json' };
+const post = (path: string, body: string, headers: Record<string, string> = bearer) =>
+  app().request(path, { method: 'POST', body, headers });
+const errorOf = async (response: Response) =>
+  ((await response.json()) as { error: { message: string; data: { code: string; details?: unknown } } }).error;
+
+describe('serveContract', () => {
+  test('every procedure of the router has the access, the input and the output of its contract', () => {
+    const served = Object.entries(
+      router._def.procedures as Record<string, { _def: { meta: unknown; inputs: unknown[]; output?: unknown } }>,
+    );
+    expect(served.map(([name]) => name).sort()).toEqual(['fail', 'greet.loudly']);
+    for (const [, { _def }] of served) {
+      expect(_def.meta).toHaveProperty('access');
+      expect(_def.inputs).toHaveLength(1);
+    }
+  });
+
+  test('a typed call is answered', async () => {
+    const client = createTRPCClient<never>({
+      links: [
+        httpLink({
+          url: 'http://test/trpc',
+          headers: bearer,
+          fetch: (input, init) => app().request(input as string, init as RequestInit) as never,
+        }),
+      ],
+    }) as unknown as { greet: { loudly: { query(input: unknown): Promise<unknown> } } };
+    await expect(client.greet.loudly.query({ name: 'Ada' })).resolves.toEqual({ text: 'HELLO Ada' });
+  });
+
+  test('an expected error keeps its code, its status and its details', async () => {
+    const response = await post('/trpc/fail', '{"how":"known"}');
+    expect(response.status).toBe(409);
+    expect(await errorOf(response)).toMatchObject({
+      message: 'It is taken.',
+      data: { code: 'CONFLICT', details: { id: 7 } },
+    });
+  });
+
+  test('an unexpected error never shows its message', async () => {
+    const response = await post('/trpc/fail', '{"how":"unknown"}');
+    expect(response.status).toBe(500);
+    const text = await response.text();
+    expect(text).toContain('INTERNAL');
+    expect(text).not.toContain('swordfish');
+    expect(text).not.toContain('stack');
+  });
+
+  test.each([
+    ['no key', {}, 401, 'UNAUTHORIZED'],
+    ['an unknown key', { authorization: 'Bearer nobody-knows-this' }, 401, 'UNAUTHORIZED'],
+    ['another scheme', { authorization: 'Basic Zm9vOmJhcg==' }, 401, 'UNAUTHORIZED'],
+  ])('%s is refused', async (_, headers, status, code) => {
+    const response = await post('/trpc/fail', '{"how":"known"}', { 'content-type': 'application/json', ...headers });
+    expect(response.status).toBe(status);
+    expect((await errorOf(response)).data.code).toBe(code);
+  });
+
+  test.each([
+    ['not JSON', '{"how":', 'INVALID_JSON'],
+    ['a number', '7', 'INVALID_INPUT'],
+    ['a field too many', '{"how":"x","why":"y"}', 'INVALID_INPUT'],
+    ['a wrong type', '{"how":7}', 'INVALID_INPUT'],
+    ['nothing', '', 'INVALID_INPUT'],
+  ])('a body that is %s is a 400 with a code', async (_, body, code) => {
+    const response = await post('/trpc/fail', body);
+    expect(response.status).toBe(400);
+    expect((await errorOf(response)).data.code).toBe(code);
+  });
+
+  test('a body over the limit is a 413, whether or not it says its length', async () => {
+    const body = JSON.stringify({ how: 'x'.repeat(20_000) });
+    expect((await post('/trpc/fail', body)).status).toBe(413);
+    const stream = new ReadableStream({ start: (c) => (c.enqueue(new TextEncoder().encode(body)), c.close()) });
+    const response = await app().request('/trpc/fail', {
+      method: 'POST',
+      headers: bearer,
+      body: stream,
+      duplex: 'half',
+    } as RequestInit);
+    expect(response.status).toBe(413);
+    expect((await errorOf(response)).data.code).toBe('BODY_TOO_LARGE');
+  });
+
+  test('unknown paths, unknown procedures and the wrong method have their codes', async () => {
+    expect(await errorOf(await post('/nowhere', '{}'))).toMatchObject({ data: { code: 'NOT_FOUND' } });
+    expect(await errorOf(await post('/trpc/nowhere', '{}'))).toMatchObject({ data: { code: 'NOT_FOUND' } });
+    expect(await errorOf(await post('/trpc/greet.loudly', '{"name":"Ada"}'))).toMatchObject({
+      data: { code: 'METHOD_NOT_ALLOWED' },
+    });
+  });
+
+  test('liveness, readiness and metrics need no key', async () => {
+    const service = app();
+    expect((await service.request('/livez')).status).toBe(200);
+    expect((await service.request('/readyz')).status).toBe(200);
+    const metrics = await service.request('/metrics');
+    expect(metrics.headers.get('content-type')).toContain('text/plain');
+    service.stopAccepting();
+    expect((await service.request('/readyz')).status).toBe(503);
+  });
+});
+
+describe('createAuthenticate', () => {
+  test('a revoked key is refused within a second, and a living one outlasts the database', async () => {
+    let time = 0;
+    let away = false;
+    let revoked = false;
+    const authenticate = createAuthenticate({
+      now: () => time,
+      async findByHash() {
+        if (away) throw new Error('connection refused');
+        if (revoked) return undefined;
+        return {
+          id: 'anna',
+          name: 'anna',
+          role: 'viewer',
+          merchantId: 'm',
+          teamId: null,
+          createdAt: '',
+          revokedAt: null,
+        };
+      },
+    });
+    await expect(authenticate('Bearer anna-key')).resolves.toMatchObject({ id: 'anna', merchantId: 'm' });
+    away = true;
+    time = 60_000;
+    await expect(authenticate('Bearer anna-key')).resolves.toMatchObject({ id: 'anna' });
+    await expect(authenticate('Bearer other-key')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    away = false;
+    revoked = true;
+    time = 61_001;
+    await expect(authenticate('Bearer anna-key')).rejects.toMatchObject({ code: 'UNAUTHORIZED' });
+  });
+});
