@@ -70,7 +70,7 @@ function sources() {
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath ?? entry.path, entry.name));
   return [
-    ...workspaces().flatMap((folder) => files(join(folder, 'src'))),
+    ...workspaces().flatMap((folder) => (existsSync(join(folder, 'src')) ? files(join(folder, 'src')) : [])),
     ...workspaceFiles('tsconfig.build.json'),
     join(ROOT, 'tsconfig.base.json'),
   ].sort();

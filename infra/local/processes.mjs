@@ -28,7 +28,7 @@ export function startProcess({ name, command, args, env, cwd, user, logFile }) {
     child.once('error', (error) => resolve(error.message));
     child.once('exit', (code, signal) => resolve(signal ?? code));
   });
-  exited.then(() => log?.end());
+  void exited.then(() => log?.end());
   return { name, child, exited, tail: () => tail };
 }
 
@@ -87,7 +87,7 @@ export async function readPid(file) {
 export async function until(check, { what, running, deadlineMs = 60_000 }) {
   const deadline = Date.now() + deadlineMs;
   let ended = false;
-  running?.exited.then(() => {
+  void running?.exited.then(() => {
     ended = true;
   });
   while (!(await check())) {

@@ -26,7 +26,7 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
   process.on(signal, () => {
     if (stopping) process.exit(1);
     console.log('stopping');
-    stopAll().then(() => process.exit(0));
+    void stopAll().then(() => process.exit(0));
   });
 }
 
@@ -82,7 +82,7 @@ async function openStores() {
   const servers = await startServers({ home, only });
   stops.push(() => servers.stop());
   for (const handle of servers.handles)
-    keepAlive(
+    void keepAlive(
       handle.name,
       () => handle.start(),
       () => handle,
@@ -151,7 +151,7 @@ function runService(name, env) {
     if (running?.child.pid) await endProcess(running.child.pid, 'SIGTERM', STOP_DEADLINE_MS);
     await rm(pidFileOf(name), { force: true });
   });
-  start().then(() => keepAlive(name, start, () => running));
+  void start().then(() => keepAlive(name, start, () => running));
 }
 
 /** Starts again what died, after a pause that grows while it keeps dying. */

@@ -1,16 +1,19 @@
 -- The statement that counts: what is new in the journal, and only that, is added to everything that is summed.
 -- $1 json array of journal lines (see journal-line.ts)   $2 source of the flush
 -- Returns one row: flush id, entries read, entries inserted, and the merchants' days it changed.
+-- Of a repeat within the batch the first one counts, as in Redis.
 -- Groups are taken from `inserted` alone and never joined: the planner guesses one row for a CTE and would loop.
 with lines as materialized (
   select *
-  from json_to_recordset($1::json) as line (
-    merchant_id text, date date, id text, time bigint,
-    user_id text, api_key text, model text, provider text,
-    failed boolean, calls bigint,
-    requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-    metrics jsonb, properties jsonb
-  )
+  from rows from (
+    json_to_recordset($1::json) as (
+      merchant_id text, date date, id text, time bigint,
+      user_id text, api_key text, model text, provider text,
+      failed boolean, calls bigint,
+      requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
+      metrics jsonb, properties jsonb
+    )
+  ) with ordinality
 ),
 flush as materialized (
   insert into usage_flushes (source, entries, inserted, merchants)
@@ -27,7 +30,7 @@ inserted as (
     coalesce(requests, 0), coalesce(failed_requests, 0), coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0),
     coalesce(cost, 0), metrics, properties, (select id from flush)
   from lines
-  order by lines.date, lines.merchant_id, lines.id
+  order by lines.date, lines.merchant_id, lines.id, lines.ordinality
   on conflict (date, merchant_id, id) do nothing
   returning *
 ),

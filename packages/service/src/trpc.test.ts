@@ -113,7 +113,7 @@ describe('serveContract', () => {
   test('a body over the limit is a 413, whether or not it says its length', async () => {
     const body = JSON.stringify({ how: 'x'.repeat(20_000) });
     expect((await post('/trpc/fail', body)).status).toBe(413);
-    const stream = new ReadableStream({ start: (c) => (c.enqueue(new TextEncoder().encode(body)), c.close()) });
+    const stream = new Blob([body]).stream();
     const response = await app().request('/trpc/fail', {
       method: 'POST',
       headers: bearer,

@@ -1,0 +1,133 @@
+table api_keys (
+  id uuid not null default gen_random_uuid(),
+  hash text not null,
+  name text not null,
+  role text not null,
+  merchant_id text,
+  team_id text,
+  created_at timestamp with time zone not null default now(),
+  revoked_at timestamp with time zone,
+  constraint api_keys_hash_key UNIQUE (hash),
+  constraint api_keys_pkey PRIMARY KEY (id),
+  constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
+);
+
+table merchant_usage (
+  merchant_id text not null,
+  date date not null,
+  metric_type text not null,
+  metric_value bigint not null,
+  constraint merchant_usage_pkey PRIMARY KEY (merchant_id, date, metric_type)
+);
+CREATE INDEX merchant_usage_date ON public.merchant_usage USING btree (date);
+
+table tally_migrations (
+  id integer not null default nextval('tally_migrations_id_seq'::regclass),
+  "timestamp" bigint not null,
+  name character varying not null,
+  constraint "PK_0ab99fbc184b77aebae40a07f98" PRIMARY KEY (id)
+);
+
+table usage_daily (
+  merchant_id text not null,
+  date date not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  provider text not null,
+  requests bigint not null default 0,
+  failed_requests bigint not null default 0,
+  prompt_tokens bigint not null default 0,
+  completion_tokens bigint not null default 0,
+  cost bigint not null default 0,
+  constraint usage_daily_pkey PRIMARY KEY (merchant_id, date, user_id, api_key, model, provider)
+);
+CREATE INDEX usage_daily_date ON public.usage_daily USING btree (date);
+
+table usage_daily_models (
+  merchant_id text not null,
+  date date not null,
+  model text not null,
+  provider text not null,
+  requests bigint not null default 0,
+  failed_requests bigint not null default 0,
+  prompt_tokens bigint not null default 0,
+  completion_tokens bigint not null default 0,
+  cost bigint not null default 0,
+  constraint usage_daily_models_pkey PRIMARY KEY (merchant_id, date, model, provider)
+);
+CREATE INDEX usage_daily_models_date ON public.usage_daily_models USING btree (date);
+
+table usage_events (
+  date date not null,
+  merchant_id text not null,
+  id text not null,
+  "time" timestamp with time zone not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  provider text not null,
+  failed boolean not null,
+  calls bigint not null,
+  requests bigint not null default 0,
+  failed_requests bigint not null default 0,
+  prompt_tokens bigint not null default 0,
+  completion_tokens bigint not null default 0,
+  cost bigint not null default 0,
+  metrics jsonb,
+  properties jsonb,
+  flush_id bigint not null,
+  constraint usage_events_pkey PRIMARY KEY (date, merchant_id, id)
+) partition by RANGE (date);
+CREATE INDEX usage_events_recent ON ONLY public.usage_events USING btree (merchant_id, "time" DESC);
+
+table usage_flushes (
+  id bigint not null generated always as identity,
+  source text not null,
+  started_at timestamp with time zone not null default clock_timestamp(),
+  entries bigint not null,
+  inserted bigint not null,
+  merchants bigint not null,
+  first_date date,
+  last_date date,
+  constraint usage_flushes_pkey PRIMARY KEY (id),
+  constraint usage_flushes_source_check CHECK ((source = ANY (ARRAY['stream'::text, 'direct'::text, 'backfill'::text])))
+);
+CREATE INDEX usage_flushes_started_at ON public.usage_flushes USING btree (started_at DESC);
+
+table usage_monthly (
+  merchant_id text not null,
+  month date not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  provider text not null,
+  requests bigint not null default 0,
+  failed_requests bigint not null default 0,
+  prompt_tokens bigint not null default 0,
+  completion_tokens bigint not null default 0,
+  cost bigint not null default 0,
+  constraint usage_monthly_pkey PRIMARY KEY (merchant_id, month, user_id, api_key, model, provider)
+);
+CREATE INDEX usage_monthly_month ON public.usage_monthly USING btree (month);
+
+table usage_quarter_hours (
+  merchant_id text not null,
+  bucket timestamp with time zone not null,
+  model text not null,
+  provider text not null,
+  requests bigint not null default 0,
+  failed_requests bigint not null default 0,
+  prompt_tokens bigint not null default 0,
+  completion_tokens bigint not null default 0,
+  cost bigint not null default 0,
+  constraint usage_quarter_hours_pkey PRIMARY KEY (merchant_id, bucket, model, provider)
+);
+CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
+
+table usage_touched_days (
+  merchant_id text not null,
+  date date not null,
+  touched_at timestamp with time zone not null default clock_timestamp(),
+  constraint usage_touched_days_pkey PRIMARY KEY (merchant_id, date)
+);

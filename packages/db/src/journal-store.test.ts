@@ -1,0 +1,165 @@
+import { addDays } from '@tally/contracts';
+import { type FreshStore, freshDatabase } from '@tally/testkit';
+import fc from 'fast-check';
+import pg from 'pg';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { JournalLine } from './journal-line.ts';
+import { type Db, openDb } from './open-db.ts';
+import { migrate } from './schema.ts';
+
+let store: FreshStore;
+let db: Db;
+let client: pg.Client;
+let merchants = 0;
+
+beforeAll(async () => {
+  store = await freshDatabase(migrate);
+  db = await openDb(store.url, { poolSize: 20 });
+  client = new pg.Client({ connectionString: store.url });
+  await client.connect();
+});
+
+afterAll(async () => {
+  await client.end();
+  await db.close();
+  await store.drop();
+});
+
+const append = (lines: readonly JournalLine[]) =>
+  db.journal.append([...new Set(lines.map((line) => line.merchant_id))], {
+    source: 'stream',
+    lines: JSON.stringify(lines),
+    days: lines.map((line) => line.date),
+  });
+
+const newMerchant = () => `m${merchants++}`;
+
+const line = (merchant_id: string, id: string, more: Partial<JournalLine> = {}): JournalLine => ({
+  merchant_id,
+  date: '2026-03-01',
+  id,
+  time: Date.parse('2026-03-01T12:00:00Z'),
+  requests: '1',
+  ...more,
+});
+
+const arbitraryLine = (merchant: string): fc.Arbitrary<JournalLine> =>
+  fc
+    .record({
+      id: fc.integer({ min: 0, max: 30 }).map(String),
+      day: fc.integer({ min: 0, max: 3 }),
+      minute: fc.integer({ min: 0, max: 1439 }),
+      user_id: fc.constantFrom(undefined, 'u1', 'u2'),
+      model: fc.constantFrom(undefined, 'gpt', 'claude'),
+      provider: fc.constantFrom(undefined, 'openai'),
+      prompt_tokens: fc.constantFrom(undefined, '1', '9007199254740993', '1000000000000000'),
+      cost: fc.constantFrom(undefined, '1', '2300000'),
+      metrics: fc.constantFrom(undefined, { queries: '3' }, { constructor: '1', queries: '9007199254740993' }),
+    })
+    .map(({ day, minute, ...rest }) => {
+      const date = addDays('2026-02-27', day);
+      const time = Date.parse(`${date}T00:00:00Z`) + minute * 60_000;
+      return line(merchant, rest.id, {
+        date,
+        time,
+        ...Object.fromEntries(Object.entries(rest).filter(([, v]) => v !== undefined)),
+      });
+    });
+
+test('whatever is repeated, in any order and any batches, every book equals the first of each entry', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.array(arbitraryLine('x'), { maxLength: 12 }), { maxLength: 6 }), async (batches) => {
+      const merchant = newMerchant();
+      const own = batches.map((batch) => batch.map((each) => ({ ...each, merchant_id: merchant })));
+      const model = new Map<string, JournalLine>();
+      for (const batch of own) {
+        const { inserted } = await append(batch);
+        const before = model.size;
+        for (const each of batch) {
+          const identity = `${each.date} ${each.id}`;
+          if (!model.has(identity)) model.set(identity, each);
+        }
+        expect(inserted).toBe(model.size - before);
+      }
+      const kept = [...model.values()];
+      const sum = (type: 'requests' | 'prompt_tokens' | 'cost') =>
+        kept.reduce((total, each) => total + BigInt(each[type] ?? 0), 0n);
+      for (const cube of ['usage_daily', 'usage_monthly', 'usage_daily_models', 'usage_quarter_hours']) {
+        const { rows } = await client.query(
+          `select coalesce(sum(requests), 0)::text r, coalesce(sum(prompt_tokens), 0)::text p, coalesce(sum(cost), 0)::text c
+           from ${cube} where merchant_id = $1`,
+          [merchant],
+        );
+        expect(rows[0], cube).toEqual({
+          r: String(sum('requests')),
+          p: String(sum('prompt_tokens')),
+          c: String(sum('cost')),
+        });
+      }
+      const usage = await db.usage.merchantUsage({
+        merchantIds: [merchant],
+        startDate: '2026-01-01',
+        endDate: '2026-12-31',
+      });
+      const value = (type: string) =>
+        usage.filter((row) => row.metric_type === type).reduce((total, row) => total + row.metric_value, 0n);
+      expect(value('queries')).toBe(kept.reduce((total, each) => total + BigInt(each.metrics?.queries ?? 0), 0n));
+      expect(value('requests')).toBe(sum('requests'));
+    }),
+    { numRuns: 40 },
+  );
+});
+
+test('sixteen writers on one merchant and on many end without a deadlock, each entry counted once', async () => {
+  const shared = newMerchant();
+  const many = Array.from({ length: 12 }, newMerchant);
+  const lines = Array.from({ length: 60 }, (_, index) => [
+    line(shared, `s${index % 40}`, { user_id: `u${index % 7}` }),
+    line(many[index % 12]!, `e${index % 40}`, { user_id: `u${index % 5}`, date: addDays('2026-03-01', index % 3) }),
+  ]).flat();
+  await Promise.all(
+    Array.from({ length: 16 }, (_, writer) => append([...lines.slice(writer), ...lines.slice(0, writer)])),
+  );
+  const usage = await db.usage.merchantUsage({ merchantIds: [shared], startDate: '2026-03-01', endDate: '2026-03-01' });
+  expect(usage).toEqual([{ merchant_id: shared, date: '2026-03-01', metric_type: 'requests', metric_value: 40n }]);
+});
+
+test('a transaction that dies leaves nothing, not even its partition', async () => {
+  const merchant = newMerchant();
+  const batch = {
+    source: 'stream' as const,
+    lines: JSON.stringify([line(merchant, 'a', { date: '2031-01-01' })]),
+    days: ['2031-01-01'],
+  };
+  await expect(
+    db.journal.exclusively([merchant], { wait: true }, async (holding) => {
+      await holding.append(batch);
+      throw new Error('the process dies here');
+    }),
+  ).rejects.toThrow('dies here');
+  expect(await db.events.recent(merchant, 10)).toEqual([]);
+  expect((await db.journal.append([merchant], batch)).inserted).toBe(1);
+  expect((await db.journal.append([merchant], batch)).inserted).toBe(0);
+});
+
+test('a merchant that is being flushed is left out by those who do not wait', async () => {
+  const [busy, free] = [newMerchant(), newMerchant()];
+  await db.journal.exclusively([busy], { wait: true }, async () => {
+    const held = await db.journal.exclusively([busy, free], { wait: false }, async ({ merchantIds }) => merchantIds);
+    expect(held).toEqual([free]);
+  });
+});
+
+test('a sum that would pass 64 bits is refused with its code, and nothing of the batch is counted', async () => {
+  const merchant = newMerchant();
+  const huge = (id: string) => line(merchant, id, { prompt_tokens: '9000000000000000000' });
+  await append([huge('a')]);
+  await expect(append([huge('b')])).rejects.toMatchObject({ code: 'TOTAL_LIMIT' });
+  const [row] = await db.usage.merchantUsage({
+    merchantIds: [merchant],
+    startDate: '2026-03-01',
+    endDate: '2026-03-01',
+    metricTypes: ['prompt_tokens'],
+  });
+  expect(row?.metric_value).toBe(9_000_000_000_000_000_000n);
+});
