@@ -9,7 +9,7 @@ export function tallyProject(test = {}) {
     resolve: { conditions: ['source'] },
     ssr: { resolve: { conditions: ['source'] } },
     test: {
-      include: ['src/**/*.test.ts'],
+      include: ['src/**/*.test.ts', 'test/**/*.test.ts'],
       globalSetup: [new URL('./src/global-setup.ts', import.meta.url).pathname],
       reporters: ['default', 'json'],
       outputFile: { json: '.results/vitest.json' },

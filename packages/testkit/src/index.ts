@@ -1,1 +1,2 @@
+export { type ServiceProcess, startServiceProcess } from './service-process.ts';
 export { type FreshStore, freshDatabase, freshRedis, serverUrls } from './stores.ts';
