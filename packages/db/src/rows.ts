@@ -9,9 +9,6 @@ export const Units = z
 /** `date` columns arrive as their text. */
 export const DateText = z.string().regex(/^\d{4}-\d{2}-\d{2}$/);
 
-/** `timestamptz` columns arrive as Date. */
-export const Moment = z.date().transform((date) => date.toISOString());
-
 export const MeasureRow = {
   requests: Units,
   failed_requests: Units,
