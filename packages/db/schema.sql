@@ -28,6 +28,34 @@ table tally_migrations (
   constraint "PK_0ab99fbc184b77aebae40a07f98" PRIMARY KEY (id)
 );
 
+table usage_adjustments (
+  merchant_id text not null,
+  id text not null,
+  date date not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  provider text not null,
+  requests bigint not null default 0,
+  failed_requests bigint not null default 0,
+  prompt_tokens bigint not null default 0,
+  completion_tokens bigint not null default 0,
+  cost bigint not null default 0,
+  metrics jsonb,
+  reason text not null,
+  actor text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint usage_adjustments_pkey PRIMARY KEY (merchant_id, id)
+);
+CREATE INDEX usage_adjustments_date ON public.usage_adjustments USING btree (merchant_id, date);
+
+table usage_closed_days (
+  date date not null,
+  closed_at timestamp with time zone not null default clock_timestamp(),
+  entries bigint not null,
+  constraint usage_closed_days_pkey PRIMARY KEY (date)
+);
+
 table usage_daily (
   merchant_id text not null,
   date date not null,
@@ -57,6 +85,21 @@ table usage_daily_models (
   constraint usage_daily_models_pkey PRIMARY KEY (merchant_id, date, model, provider)
 );
 CREATE INDEX usage_daily_models_date ON public.usage_daily_models USING btree (date);
+
+table usage_dead_letters (
+  id bigint not null generated always as identity,
+  merchant_id text not null,
+  date date not null,
+  entry_id text not null,
+  line jsonb not null,
+  code text not null,
+  message text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  attempts integer not null default 1,
+  resolved_at timestamp with time zone,
+  constraint usage_dead_letters_merchant_id_date_entry_id_key UNIQUE (merchant_id, date, entry_id),
+  constraint usage_dead_letters_pkey PRIMARY KEY (id)
+);
 
 table usage_events (
   date date not null,
@@ -95,6 +138,15 @@ table usage_flushes (
 );
 CREATE INDEX usage_flushes_started_at ON public.usage_flushes USING btree (started_at DESC);
 
+table usage_journal_closings (
+  merchant_id text not null,
+  date date not null,
+  metric_type text not null,
+  metric_value bigint not null,
+  entries bigint not null,
+  constraint usage_journal_closings_pkey PRIMARY KEY (merchant_id, date, metric_type)
+);
+
 table usage_monthly (
   merchant_id text not null,
   month date not null,
@@ -124,6 +176,13 @@ table usage_quarter_hours (
   constraint usage_quarter_hours_pkey PRIMARY KEY (merchant_id, bucket, model, provider)
 );
 CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
+
+table usage_stale_totals (
+  merchant_id text not null,
+  date date not null,
+  marked_at timestamp with time zone not null default clock_timestamp(),
+  constraint usage_stale_totals_pkey PRIMARY KEY (merchant_id, date)
+);
 
 table usage_touched_days (
   merchant_id text not null,

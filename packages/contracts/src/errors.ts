@@ -27,6 +27,12 @@ export const ERRORS = {
   RESERVED_METRIC: { status: 400, action: 'Leave it out: Tally derives requests, failed_requests and total_tokens.' },
   TIME_IN_FUTURE: { status: 400, action: 'Correct the clock of the producer: at most 10 minutes ahead.' },
   TIME_TOO_OLD: { status: 400, action: 'Ask an admin to send it with `backfill: true`.' },
+  DAY_CLOSED: { status: 400, action: 'The entries of that day are gone; correct its sums with usage.adjust.' },
+  CARDINALITY_LIMIT: {
+    status: 400,
+    action: 'Use fewer distinct metric types, users, keys or models a day, or raise the limit.',
+  },
+  JOURNAL_DROPPED: { status: 410, action: 'The sums of that day are kept, its entries are not; ask for sums.' },
   TOTAL_LIMIT: { status: 400, action: 'A sum would pass 9·10^18 units; count in a larger unit.' },
 } as const satisfies Record<string, { status: number; action: string }>;
 

@@ -1,19 +1,36 @@
+import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { JournalLine } from './journal-line.ts';
-import { DateText } from './rows.ts';
+import { DateText, Moment, Units } from './rows.ts';
 import { runSql } from './run-sql.ts';
 
 export type EventsStore = {
   /** The newest entries of a merchant in the journal, by their own time. */
   recent(merchantId: string, limit: number): Promise<JournalLine[]>;
+  /** The flushes that made a number of a merchant's day, newest first. */
+  flushesOf(merchantId: string, date: Day, metricTypes: readonly string[]): Promise<FlushPart[]>;
+  /** A page of the entries that made it, in order of their ids. */
+  entriesOf(
+    merchantId: string,
+    date: Day,
+    metricTypes: readonly string[],
+    page: { after: string; limit: number },
+  ): Promise<JournalLine[]>;
 };
+
+/** What one flush brought to a number. */
+export type FlushPart = { flushId: string; source: string; at: string; entries: bigint; calls: bigint; value: bigint };
+
+const FlushRow = z
+  .object({ flush_id: z.string(), source: z.string(), started_at: Moment, entries: Units, calls: Units, value: Units })
+  .transform(({ flush_id, started_at, ...row }) => ({ ...row, flushId: flush_id, at: started_at }));
 
 const none = z.string().transform((text) => (text === '' ? undefined : text));
 const amount = z.string().transform((text) => (text === '0' ? undefined : text));
 
 /** A row of `usage_events`, read back as the line that it was. */
-export const EventRow = z
+const EventRow = z
   .object({
     date: DateText,
     merchant_id: z.string(),
@@ -44,6 +61,12 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
   return {
     async recent(merchantId, limit) {
       return (await runSql(dataSource, 'recent-events', [merchantId, limit], EventRow)) as JournalLine[];
+    },
+    flushesOf: (merchantId, date, metricTypes) =>
+      runSql(dataSource, 'explain-flushes', [merchantId, date, metricTypes], FlushRow),
+    async entriesOf(merchantId, date, metricTypes, { after, limit }) {
+      const values = [merchantId, date, metricTypes, after, limit];
+      return (await runSql(dataSource, 'explain-entries', values, EventRow)) as JournalLine[];
     },
   };
 }

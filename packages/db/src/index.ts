@@ -1,3 +1,5 @@
+export type { BookRow } from './books-store.ts';
+export type { Adjustment } from './corrections-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { JournalLine } from './journal-line.ts';
 export {

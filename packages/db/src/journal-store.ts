@@ -1,7 +1,8 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import { type Day, TallyError } from '@tally/contracts';
+import { type Day, isTallyError, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import type { JournalLine } from './journal-line.ts';
 import type { Partitions } from './partitions.ts';
 import { DateText, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
@@ -33,6 +34,10 @@ export type Holding = {
   merchantIds: readonly string[];
   /** Counts a batch of these merchants, once per entry whatever is repeated. */
   append(batch: Batch): Promise<Appended>;
+  /** Keeps an entry that Postgres refuses, with the reason, to be looked at and retried. */
+  bury(line: JournalLine, reason: { code: string; message: string }): Promise<void>;
+  /** The transaction itself: for other statements that must stand or fall with it. */
+  transaction: Executor;
 };
 
 export type Journal = {
@@ -72,6 +77,10 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
           return work({
             merchantIds: await lock(transaction, merchantIds, options.wait),
             append: (batch) => append(transaction, batch),
+            bury: async (line, { code, message }) => {
+              await transaction.query(sql('bury'), [JSON.stringify(line), code, message]);
+            },
+            transaction,
           });
         });
       } catch (error) {
@@ -111,6 +120,12 @@ async function lock(transaction: Executor, merchantIds: readonly string[], waits
   }
   const rows = await runSql(transaction, 'try-lock-merchants', [merchantIds], z.object({ merchant_id: z.string() }));
   return rows.map((row) => row.merchant_id);
+}
+
+/** Whether Postgres refused the entries for their own sake, so that trying them again as they are is no use. */
+export function isRefusal(error: unknown): boolean {
+  if (isTallyError(error)) return error.code === 'TOTAL_LIMIT' || error.code === 'DAY_CLOSED';
+  return /^2[23]/.test(sqlState(error));
 }
 
 /** The SQLSTATE of a driver error; '' where there is none, as when the connection broke. */

@@ -1,12 +1,19 @@
+import { type BooksStore, createBooksStore } from './books-store.ts';
+import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
+import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
-import { createPartitions } from './partitions.ts';
+import { createPartitions, type Partitions } from './partitions.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
   journal: Journal;
+  partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
+  corrections: CorrectionsStore;
+  deadLetters: DeadLettersStore;
+  books: BooksStore;
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
@@ -20,8 +27,14 @@ export type Db = {
 /** Opens a pool on a migrated database. Close it when done. */
 export async function openDb(url: string, options: DbOptions = {}): Promise<Db> {
   const dataSource = await createDataSource(url, options).initialize();
+  const partitions = createPartitions(dataSource);
+  const journal = createJournal(dataSource, partitions);
   return {
-    journal: createJournal(dataSource, createPartitions()),
+    journal,
+    partitions,
+    corrections: createCorrectionsStore(dataSource, journal),
+    deadLetters: createDeadLettersStore(dataSource),
+    books: createBooksStore(dataSource),
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),

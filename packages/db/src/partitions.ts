@@ -1,44 +1,80 @@
-import { addDays, type Day } from '@tally/contracts';
-import type { Executor } from './run-sql.ts';
+import { addDays, type Day, TallyError } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { DateText } from './rows.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Partitions = {
-  /** Makes sure, inside a transaction, that the journal has a partition for each day; any number of processes may. */
+  /**
+   * Makes sure, inside a transaction, that the journal has a partition for each day. DAY_CLOSED where one of them was
+   * closed: its entries are gone, so a repeat could no longer be told from a new entry.
+   */
   ensure(transaction: Executor, days: readonly Day[]): Promise<void>;
+  /** Days before `firstKept` that nothing was written to since `quietSince`. */
+  closable(firstKept: Day, quietSince: Date): Promise<Day[]>;
+  /** Keeps the sums of a day's entries and drops its partition; false where it was closed already. */
+  close(day: Day): Promise<boolean>;
+  /** Whether the entries of a day were dropped. */
+  isClosed(day: Day): Promise<boolean>;
 };
 
+/** Held shared by those who write to the journal, alone by who makes or drops a partition. */
 const LOCK = 7422;
 
-/** The journal's partitions, one per day, `usage_events_20261122`. */
-export function createPartitions(): Partitions {
+/** The journal's partitions, one per day, `usage_events_20261122`: made when first written to, dropped whole. */
+export function createPartitions(dataSource: DataSource): Partitions {
   const known = new Set<Day>();
 
   return {
     async ensure(transaction, days) {
-      for (const day of [...new Set(days)].sort()) {
-        // A partition made here may still be rolled back, so only one that was found counts as known.
-        if (!known.has(day) && (await exists(transaction, day, () => create(transaction, day)))) known.add(day);
+      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCK]);
+      const closed = await runSql(transaction, 'closed-days', [[...new Set(days)]], z.object({ date: DateText }));
+      if (closed[0]) {
+        throw new TallyError('DAY_CLOSED', `The journal of ${closed[0].date} is closed; use an adjustment.`);
       }
+      for (const day of [...new Set(days)].sort()) {
+        if (known.has(day)) continue;
+        // One made here may still be rolled back, so only one that was found counts as known.
+        if (await exists(transaction, day)) known.add(day);
+        else await create(transaction, day);
+      }
+    },
+
+    async closable(firstKept, quietSince) {
+      const rows = await runSql(dataSource, 'closable-days', [firstKept, quietSince], z.object({ date: DateText }));
+      return rows.map((row) => row.date);
+    },
+
+    close: (day) =>
+      dataSource.transaction(async ({ queryRunner }) => {
+        const transaction: Executor = queryRunner!;
+        await transaction.query('select pg_advisory_xact_lock($1)', [LOCK]);
+        const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
+        if (closed.length > 0) return false;
+        await transaction.query(sql('close-day'), [day]);
+        await transaction.query(`drop table if exists ${partitionOf(day)}`);
+        known.delete(day);
+        return true;
+      }),
+
+    async isClosed(day) {
+      return (await runSql(dataSource, 'closed-days', [[day]], z.object({ date: DateText }))).length > 0;
     },
   };
 }
 
-async function exists(transaction: Executor, day: Day, otherwise: () => Promise<void>): Promise<boolean> {
-  const look = async () => {
-    const [found] = (await transaction.query('select to_regclass($1) as name', [partitionOf(day)])) as {
-      name: unknown;
-    }[];
-    return found!.name !== null;
-  };
-  if (await look()) return true;
-  await transaction.query('select pg_advisory_xact_lock($1)', [LOCK]);
-  if (await look()) return true;
-  await otherwise();
-  return false;
+async function exists(transaction: Executor, day: Day): Promise<boolean> {
+  const [found] = (await transaction.query('select to_regclass($1) as name', [partitionOf(day)])) as {
+    name: unknown;
+  }[];
+  return found!.name !== null;
 }
 
-/** ATTACH does not block writers, as CREATE … PARTITION OF does. */
+/** ATTACH does not block writers, as CREATE … PARTITION OF does; another creator is waited for by the name's lock. */
 async function create(transaction: Executor, day: Day): Promise<void> {
   const name = partitionOf(day);
+  await transaction.query('select pg_advisory_xact_lock(hashtextextended($1, $2))', [name, LOCK]);
+  if (await exists(transaction, day)) return;
   await transaction.query(`create table ${name} (like usage_events including defaults including constraints)`);
   await transaction.query(
     `alter table usage_events attach partition ${name} for values from ('${day}') to ('${addDays(day, 1)}')`,

@@ -16,3 +16,6 @@ export const MeasureRow = {
   completion_tokens: Units,
   cost: Units,
 };
+
+/** `timestamptz` columns arrive as Date. */
+export const Moment = z.date().transform((date) => date.toISOString());

@@ -1,0 +1,34 @@
+-- Keeps the sums of a day's entries before its partition is dropped.
+-- $1 date
+with sums as (
+  select
+    merchant_id, count(*) as entries,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+    sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_events
+  where date = $1
+  group by 1
+),
+others as (
+  select merchant_id, key as metric_type, sum(value::bigint) as metric_value, count(*) as entries
+  from usage_events
+  cross join lateral jsonb_each_text(metrics)
+  where date = $1 and metrics is not null
+  group by 1, 2
+),
+kept as (
+  insert into usage_journal_closings (merchant_id, date, metric_type, metric_value, entries)
+  select merchant_id, $1, metric_type, metric_value, entries
+  from sums
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+    ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
+  where metric_value <> 0
+  union all
+  select merchant_id, $1, metric_type, metric_value, entries
+  from others
+)
+insert into usage_closed_days (date, entries)
+select $1, coalesce(sum(entries), 0)
+from sums

@@ -1,0 +1,107 @@
+import type { Day, Units as UnitsType } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { MerchantDay } from './journal-store.ts';
+import { DateText, Units } from './rows.ts';
+import { type Executor, runSql } from './run-sql.ts';
+
+/** One merchant, day and metric type in every book of Postgres; null where a book does not keep the type. */
+export type BookRow = MerchantDay & {
+  metricType: string;
+  journal: UnitsType;
+  usage: UnitsType;
+  daily: UnitsType | null;
+  dailyModels: UnitsType | null;
+  quarterHours: UnitsType | null;
+};
+
+/** A month whose cube does not equal the sum of its days; `date` is its first day. */
+export type MonthRow = MerchantDay & { metricType: string; days: UnitsType; monthly: UnitsType };
+
+export type BooksStore = {
+  /** The books of a range, as one transaction sees them where an executor is given. */
+  read(scope: BookScope, executor?: Executor): Promise<BookRow[]>;
+  /** Months of the range that do not equal their days. */
+  monthsApart(scope: BookScope): Promise<MonthRow[]>;
+  /** Merchants with usage in the range. */
+  merchants(startDate: Day, endDate: Day): Promise<string[]>;
+  /** Which of these entries the journal has, as `date id`. */
+  known(merchantId: string, entries: readonly { date: Day; id: string }[], executor?: Executor): Promise<Set<string>>;
+  /** Entries that a difference of a merchant's day can come from. */
+  suspects(merchantId: string, date: Day, limit: number): Promise<{ id: string; why: string }[]>;
+  /** Merchants' days whose totals in Redis are known to be behind. */
+  staleTotals(limit: number): Promise<MerchantDay[]>;
+  /** Forgets that totals are behind, if nothing marked them again since `before`. */
+  settled(day: MerchantDay, before: Date): Promise<void>;
+  /** The clock of Postgres, for `settled`. */
+  now(): Promise<Date>;
+};
+
+export type BookScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
+
+const Book = z
+  .object({
+    merchant_id: z.string(),
+    date: DateText,
+    metric_type: z.string(),
+    journal: Units,
+    usage: Units,
+    daily: Units.nullable(),
+    daily_models: Units.nullable(),
+    quarter_hours: Units.nullable(),
+  })
+  .transform(({ merchant_id, metric_type, daily_models, quarter_hours, ...row }) => ({
+    ...row,
+    merchantId: merchant_id,
+    metricType: metric_type,
+    dailyModels: daily_models,
+    quarterHours: quarter_hours,
+  }));
+
+const Month = z
+  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), days: Units, monthly: Units })
+  .transform(({ merchant_id, metric_type, ...row }) => ({ ...row, merchantId: merchant_id, metricType: metric_type }));
+
+/** The books side by side: what must be equal, and what is known to be behind. */
+export function createBooksStore(dataSource: DataSource): BooksStore {
+  return {
+    read: ({ merchantIds, startDate, endDate }, executor = dataSource) =>
+      runSql(executor, 'books', [merchantIds ?? null, startDate, endDate], Book),
+    monthsApart: ({ merchantIds, startDate, endDate }) =>
+      runSql(dataSource, 'month-books', [merchantIds ?? null, startDate, endDate], Month),
+    async merchants(startDate, endDate) {
+      const rows = await runSql(
+        dataSource,
+        'merchants-between',
+        [startDate, endDate],
+        z.object({ merchant_id: z.string() }),
+      );
+      return rows.map((row) => row.merchant_id);
+    },
+    async known(merchantId, entries, executor = dataSource) {
+      if (entries.length === 0) return new Set();
+      const values = [merchantId, entries.map((each) => each.date), entries.map((each) => each.id)];
+      const rows = await runSql(executor, 'known-entries', values, z.object({ date: DateText, id: z.string() }));
+      return new Set(rows.map((row) => `${row.date} ${row.id}`));
+    },
+    suspects: (merchantId, date, limit) =>
+      runSql(dataSource, 'suspects', [merchantId, date, limit], z.object({ id: z.string(), why: z.string() })),
+    async staleTotals(limit) {
+      const rows = (await dataSource.query(
+        'select merchant_id, date from usage_stale_totals order by marked_at limit $1',
+        [limit],
+      )) as { merchant_id: string; date: Day }[];
+      return rows.map((row) => ({ merchantId: row.merchant_id, date: row.date }));
+    },
+    async settled({ merchantId, date }, before) {
+      await dataSource.query(
+        'delete from usage_stale_totals where merchant_id = $1 and date = $2 and marked_at <= $3',
+        [merchantId, date, before],
+      );
+    },
+    async now() {
+      const [row] = await dataSource.query('select clock_timestamp() as now');
+      return row.now;
+    },
+  };
+}

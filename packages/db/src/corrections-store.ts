@@ -1,0 +1,114 @@
+import { type Day, TallyError, type Units as UnitsType } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { Journal } from './journal-store.ts';
+import { DateText, MeasureRow, Moment, Units } from './rows.ts';
+import { runSql, sql } from './run-sql.ts';
+
+export type Dimensions = { userId: string; apiKey: string; model: string; provider: string };
+
+export type Adjustment = {
+  id: string;
+  merchantId: string;
+  date: Day;
+  dimensions: Dimensions;
+  /** Signed amounts by metric type, in units. */
+  amounts: ReadonlyMap<string, UnitsType>;
+  reason: string;
+  actor: string;
+  createdAt: string;
+};
+
+export type CorrectionsStore = {
+  /**
+   * Records an adjustment and counts it in the same transaction, once per id; sent again it is answered as it was
+   * recorded. CONFLICT where the id stands for another adjustment.
+   */
+  adjust(adjustment: Omit<Adjustment, 'createdAt'>): Promise<Adjustment>;
+  /** The adjustments of a merchant's day, oldest first. */
+  adjustments(merchantId: string, date: Day): Promise<Adjustment[]>;
+};
+
+const COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
+
+const Row = z
+  .object({
+    merchant_id: z.string(),
+    id: z.string(),
+    date: DateText,
+    user_id: z.string(),
+    api_key: z.string(),
+    model: z.string(),
+    provider: z.string(),
+    ...MeasureRow,
+    metrics: z.record(z.string(), Units).nullable(),
+    reason: z.string(),
+    actor: z.string(),
+    created_at: Moment,
+  })
+  .transform((row): Adjustment => {
+    const own = COLUMNS.map((column): [string, UnitsType] => [column, row[column]]);
+    const amounts = [...own, ...Object.entries(row.metrics ?? {})].filter(([, units]) => units !== 0n);
+    return {
+      id: row.id,
+      merchantId: row.merchant_id,
+      date: row.date,
+      dimensions: { userId: row.user_id, apiKey: row.api_key, model: row.model, provider: row.provider },
+      amounts: new Map(amounts),
+      reason: row.reason,
+      actor: row.actor,
+      createdAt: row.created_at,
+    };
+  });
+
+/** Corrections: a number is never edited, it is adjusted, and says why and by whom. */
+export function createCorrectionsStore(dataSource: DataSource, journal: Journal): CorrectionsStore {
+  const find = (merchantId: string, date: Day | null, id: string | null) =>
+    runSql(dataSource, 'adjustments', [merchantId, date, id], Row);
+
+  return {
+    adjustments: (merchantId, date) => find(merchantId, date, null),
+
+    async adjust(adjustment) {
+      await journal.exclusively([adjustment.merchantId], { wait: true }, ({ transaction }) =>
+        transaction.query(sql('adjust'), [JSON.stringify(recordOf(adjustment)), 'adjustment']),
+      );
+      const [recorded] = await find(adjustment.merchantId, null, adjustment.id);
+      if (!recorded || !isSame(recorded, adjustment)) {
+        throw new TallyError('CONFLICT', `Adjustment ${adjustment.id} of this merchant exists, with other contents.`);
+      }
+      return recorded;
+    },
+  };
+}
+
+function recordOf({ id, merchantId, date, dimensions, amounts, reason, actor }: Omit<Adjustment, 'createdAt'>) {
+  const others = [...amounts].filter(([type]) => !COLUMNS.includes(type as (typeof COLUMNS)[number]));
+  return {
+    merchant_id: merchantId,
+    id,
+    date,
+    user_id: dimensions.userId,
+    api_key: dimensions.apiKey,
+    model: dimensions.model,
+    provider: dimensions.provider,
+    ...Object.fromEntries(COLUMNS.map((column) => [column, (amounts.get(column) ?? 0n).toString()])),
+    metrics: others.length === 0 ? null : Object.fromEntries(others.map(([type, units]) => [type, units.toString()])),
+    reason,
+    actor,
+  };
+}
+
+function isSame(recorded: Adjustment, sent: Omit<Adjustment, 'createdAt'>): boolean {
+  const comparable = ({ date, dimensions, amounts, reason }: Omit<Adjustment, 'createdAt'>) =>
+    JSON.stringify([
+      date,
+      dimensions,
+      reason,
+      [...amounts]
+        .filter(([, units]) => units !== 0n)
+        .sort()
+        .map(String),
+    ]);
+  return comparable(recorded) === comparable(sent);
+}
