@@ -1,53 +1,74 @@
 -- Stores one batch of a merchant: remembers its ids, appends it to the journal, adds it to the totals.
--- All or nothing: where an id was seen, or a total would pass its limit, nothing is written and the answer says which.
+-- All or nothing: where an id was seen, a limit is met, or a total would pass its limit, nothing is written and the
+-- answer says which.
 -- KEYS[1] ids seen in the current period   KEYS[2] ids seen in the previous period   KEYS[3] journal stream
--- KEYS[4…] pairs: a day's set of metric types, a total of that day
--- ARGV[1] number of ids   ARGV[2] seconds the current period's ids are kept   ARGV[3] batch id
--- ARGV[4] journal lines   ARGV[5] number of lines   ARGV[6…] the ids, then for each pair of keys: metric type,
--- amount, the largest total before it, moment of expiry (Unix seconds)
--- Returns {'ok'}, {'seen', index…} (from 0) or {'limit', pair…} (from 0)
+-- KEYS[4…] bounded sets (a day's metric types, a day's dimensions), then totals
+-- ARGV[1] seconds the current period's ids are kept   ARGV[2] batch id   ARGV[3] journal lines   ARGV[4] number of lines
+-- ARGV[5] the days of the lines, comma separated   ARGV[6] number of ids, then the ids
+-- then: number of bounded sets; for each: most members, moment of expiry (Unix seconds), number of members, the members
+-- then for each total: amount, the largest value before it, moment of expiry
+-- Returns {'ok'}, {'seen', id…}, {'full', set, member…} or {'limit', total…}, all by index from 0
 -- Why atomic: an id is remembered exactly when its entry is in the journal and in the totals.
 -- Amounts stay strings: Lua's numbers are doubles.
-local ids = tonumber(ARGV[1])
-local first = 6
+local CHUNK = 4000
+local at = 6
 
-local function seen_in(key)
+local function marks_of(key, first, count, wanted)
   local found = {}
-  if redis.call('EXISTS', key) == 0 then return found end
-  for from = 0, ids - 1, 4000 do
-    local to = math.min(from + 4000, ids) - 1
-    local marks = redis.call('SMISMEMBER', key, unpack(ARGV, first + from, first + to))
-    for i, mark in ipairs(marks) do
-      if mark == 1 then found[#found + 1] = from + i - 1 end
+  if wanted == 1 and redis.call('EXISTS', key) == 0 then return found end
+  for from = 0, count - 1, CHUNK do
+    local to = math.min(from + CHUNK, count) - 1
+    for i, mark in ipairs(redis.call('SMISMEMBER', key, unpack(ARGV, first + from, first + to))) do
+      if mark == wanted then found[#found + 1] = from + i - 1 end
     end
   end
   return found
 end
 
+local function add(key, first, count)
+  for from = 0, count - 1, CHUNK do
+    redis.call('SADD', key, unpack(ARGV, first + from, first + math.min(from + CHUNK, count) - 1))
+  end
+end
+
+local ids, first_id = tonumber(ARGV[at]), at + 1
+at = first_id + ids
 local answer = { 'seen' }
 for k = 1, 2 do
-  for _, index in ipairs(seen_in(KEYS[k])) do answer[#answer + 1] = index end
+  for _, index in ipairs(marks_of(KEYS[k], first_id, ids, 1)) do answer[#answer + 1] = index end
 end
 if #answer > 1 then return answer end
 
+local sets, first_set = tonumber(ARGV[at]), at + 1
+at = first_set
+for s = 1, sets do
+  local most, members = tonumber(ARGV[at]), tonumber(ARGV[at + 2])
+  local new = marks_of(KEYS[3 + s], at + 3, members, 0)
+  if #new > 0 and redis.call('SCARD', KEYS[3 + s]) + #new > most then return { 'full', s - 1, unpack(new) } end
+  at = at + 3 + members
+end
+
+local first_total = at
 answer = { 'limit' }
-for pair = 0, (#KEYS - 3) / 2 - 1 do
-  local total = redis.call('GET', KEYS[5 + pair * 2]) or '0'
-  local largest = ARGV[first + ids + pair * 4 + 2]
-  if #total > #largest or (#total == #largest and total > largest) then answer[#answer + 1] = pair end
+for t = 0, #KEYS - 4 - sets do
+  local total = redis.call('GET', KEYS[4 + sets + t]) or '0'
+  local largest = ARGV[first_total + t * 3 + 1]
+  if #total > #largest or (#total == #largest and total > largest) then answer[#answer + 1] = t end
 end
 if #answer > 1 then return answer end
 
-for from = 0, ids - 1, 4000 do
-  redis.call('SADD', KEYS[1], unpack(ARGV, first + from, first + math.min(from + 4000, ids) - 1))
+add(KEYS[1], first_id, ids)
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('XADD', KEYS[3], '*', 'batch', ARGV[2], 'count', ARGV[4], 'days', ARGV[5], 'lines', ARGV[3])
+at = first_set
+for s = 1, sets do
+  local members = tonumber(ARGV[at + 2])
+  add(KEYS[3 + s], at + 3, members)
+  redis.call('EXPIREAT', KEYS[3 + s], ARGV[at + 1])
+  at = at + 3 + members
 end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('XADD', KEYS[3], '*', 'batch', ARGV[3], 'count', ARGV[5], 'lines', ARGV[4])
-for pair = 0, (#KEYS - 3) / 2 - 1 do
-  local at = first + ids + pair * 4
-  redis.call('SADD', KEYS[4 + pair * 2], ARGV[at])
-  redis.call('EXPIREAT', KEYS[4 + pair * 2], ARGV[at + 3])
-  redis.call('INCRBY', KEYS[5 + pair * 2], ARGV[at + 1])
-  redis.call('EXPIREAT', KEYS[5 + pair * 2], ARGV[at + 3])
+for t = 0, #KEYS - 4 - sets do
+  redis.call('INCRBY', KEYS[4 + sets + t], ARGV[first_total + t * 3])
+  redis.call('EXPIREAT', KEYS[4 + sets + t], ARGV[first_total + t * 3 + 2])
 end
 return { 'ok' }

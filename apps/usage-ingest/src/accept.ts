@@ -2,16 +2,18 @@ import {
   addDays,
   type Day,
   dayOf,
+  isTallyError,
   MAX_SUM_UNITS,
   type RecordResult,
   type Rejection,
   TallyError,
 } from '@tally/contracts';
-import type { FlushSource, Journal } from '@tally/db';
-import { type CheckedLine, checkBatch } from './check.ts';
-import type { Amount, Counters, MerchantBatch } from './counters/counters.ts';
+import { type FlushSource, isRefusal, type Journal } from '@tally/db';
+import { type BatchToCheck, type CheckedLine, checkBatch } from './check.ts';
+import type { Amount, Counters, MerchantBatch, Stored } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
-import { amountsOf, identityOf } from './line.ts';
+import type { FaultPoint } from './faults.ts';
+import { amountsOf, dimensionsOf, identityOf } from './line.ts';
 
 export type AcceptOptions = {
   counters: Counters;
@@ -19,99 +21,113 @@ export type AcceptOptions = {
   /** Days for which the journal keeps entries; older ones need `backfill`. */
   retentionDays: number;
   now: () => number;
+  /** Whether Redis is so full that nothing more may be accepted. */
+  isFull: () => boolean;
   /** Told when Redis could not take a batch and Postgres did. */
   onDetour(error: unknown): void;
-};
-
-export type AcceptRequest = {
-  entries: readonly unknown[];
-  backfill: boolean;
-  /** The only merchant that the caller may name; null for any. */
-  boundTo: string | null;
+  fault: FaultPoint;
 };
 
 export type Accept = {
   /** Stores a batch durably before it answers; UNAVAILABLE where a store failed: send the same batch again. */
-  record(request: AcceptRequest): Promise<RecordResult>;
+  record(batch: BatchToCheck): Promise<RecordResult>;
   /** Stores lines that were already checked: plain counters. */
-  store(lines: readonly CheckedLine[]): Promise<{ accepted: number; rejected: CheckedLine[] }>;
+  store(lines: readonly CheckedLine[]): Promise<StoreResult>;
 };
+
+export type StoreResult = { accepted: number; rejected: Rejection[] };
 
 /** Takes entries in: checks each, drops repeats, stores the rest in Redis, or in Postgres where Redis is no way. */
 export function createAccept(options: AcceptOptions): Accept {
-  const { counters, journal, now } = options;
+  const { counters, journal, now, fault } = options;
 
-  async function throughRedis(merchantId: string, entries: CheckedLine[]): Promise<CheckedLine[] | 'limit'> {
-    let left = entries;
-    // Each round either stores all that is left or drops what was seen, so there are few.
+  /** Each round stores all that is left or takes some out, so there are few. */
+  async function throughRedis(merchantId: string, entries: readonly CheckedLine[]): Promise<StoreResult> {
+    const rejected: Rejection[] = [];
+    let left = [...entries];
     while (left.length > 0) {
       const stored = await counters.store(batchOf(merchantId, left), now());
-      if (stored.outcome === 'stored') return left;
-      if (stored.outcome === 'limit') return 'limit';
-      const seen = new Set(stored.positions);
-      left = left.filter((_, position) => !seen.has(position));
+      if (stored.outcome === 'stored') break;
+      const refused = stored.outcome === 'seen' ? undefined : refusalOf(stored);
+      const out = new Set(
+        stored.outcome === 'seen'
+          ? stored.positions.map((position) => left[position]!)
+          : left.filter(refused!.concerns),
+      );
+      if (refused) rejected.push(...[...out].map((entry) => rejectionOf(entry, refused.code, refused.message)));
+      left = left.filter((entry) => !out.has(entry));
     }
-    return left;
+    await fault('record.after-store');
+    return { accepted: left.length, rejected };
   }
 
-  async function directly(merchantId: string, entries: CheckedLine[], source: FlushSource): Promise<number> {
-    const { inserted } = await journal.append([merchantId], {
-      source,
-      lines: JSON.stringify(entries.map(({ line }) => line)),
-      days: entries.map(({ line }) => line.date),
-    });
-    return inserted;
+  async function directly(
+    merchantId: string,
+    entries: readonly CheckedLine[],
+    source: FlushSource,
+  ): Promise<StoreResult> {
+    const lines = entries.map(({ line }) => line);
+    try {
+      const { inserted } = await journal.append([merchantId], {
+        source,
+        lines: JSON.stringify(lines),
+        days: lines.map((line) => line.date),
+      });
+      return { accepted: inserted, rejected: [] };
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      const [entry] = entries;
+      if (entries.length === 1) return { accepted: 0, rejected: [rejectionOf(entry!, ...reasonOf(error))] };
+      // Halves, until those that are refused stand alone.
+      const half = Math.ceil(entries.length / 2);
+      const first = await directly(merchantId, entries.slice(0, half), source);
+      const second = await directly(merchantId, entries.slice(half), source);
+      return { accepted: first.accepted + second.accepted, rejected: [...first.rejected, ...second.rejected] };
+    }
   }
 
-  async function store(lines: readonly CheckedLine[]): Promise<{ accepted: number; rejected: CheckedLine[] }> {
+  async function store(lines: readonly CheckedLine[]): Promise<StoreResult> {
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
-    let accepted = 0;
-    const rejected: CheckedLine[] = [];
-
-    const limited = (entries: CheckedLine[]) => (error: unknown) => {
-      if (!(error instanceof TallyError) || error.code !== 'TOTAL_LIMIT') throw error;
-      rejected.push(...entries);
-      return 0;
+    const result: StoreResult = { accepted: 0, rejected: [] };
+    const add = (part: StoreResult) => {
+      result.accepted += part.accepted;
+      result.rejected.push(...part.rejected);
     };
+    if (options.isFull() && lines.some(({ line }) => hot(line.date))) {
+      throw new TallyError('UNAVAILABLE', 'Redis is above its high mark; the flush is catching up.');
+    }
     for (const [merchantId, entries] of groupBy(lines, ({ line }) => line.merchant_id)) {
       const fresh = entries.filter(({ line }) => hot(line.date));
-      const direct = new Map<FlushSource, CheckedLine[]>([
-        ['direct', entries.filter(({ line }) => !hot(line.date) && kept(line.date))],
-        ['backfill', entries.filter(({ line }) => !kept(line.date))],
-      ]);
+      const direct = entries.filter(({ line }) => !hot(line.date) && kept(line.date));
+      const backfill = entries.filter(({ line }) => !kept(line.date));
       if (fresh.length > 0) {
         try {
-          const stored = await throughRedis(merchantId, fresh);
-          if (stored === 'limit') rejected.push(...fresh);
-          else accepted += stored.length;
+          add(await throughRedis(merchantId, fresh));
         } catch (error) {
           // The journal finds an entry whichever way it came, so a batch half-known to Redis may go this way too.
           options.onDetour(error);
-          direct.set('direct', [...direct.get('direct')!, ...fresh]);
+          direct.push(...fresh);
         }
       }
-      for (const [source, some] of direct) {
-        if (some.length > 0) accepted += await directly(merchantId, some, source).catch(limited(some));
-      }
+      if (direct.length > 0) add(await directly(merchantId, direct, 'direct'));
+      if (backfill.length > 0) add(await directly(merchantId, backfill, 'backfill'));
     }
-    return { accepted, rejected };
+    return result;
   }
 
   return {
     store,
-    async record(request) {
-      const checked = checkBatch(request, { now: now(), retentionDays: options.retentionDays });
+    async record(batch) {
+      const checked = checkBatch(batch, { now: now(), retentionDays: options.retentionDays });
       try {
+        await fault('record.before-store');
         const { accepted, rejected } = await store(checked.lines);
-        return {
-          accepted,
-          duplicates: request.entries.length - checked.rejected.length - accepted - rejected.length,
-          rejected: [...checked.rejected, ...rejected.map(overLimit)].sort((a, b) => a.index - b.index),
-        };
+        const all = [...checked.rejected, ...rejected].sort((a, b) => a.index - b.index);
+        return { accepted, duplicates: batch.entries.length - all.length - accepted, rejected: all };
       } catch (error) {
-        if (error instanceof TallyError) throw error;
+        if (isTallyError(error)) throw error;
         throw new TallyError('UNAVAILABLE', 'The batch could not be stored; send it again.', { cause: error });
       }
     },
@@ -120,6 +136,7 @@ export function createAccept(options: AcceptOptions): Accept {
 
 function batchOf(merchantId: string, entries: readonly CheckedLine[]): MerchantBatch {
   const sums = new Map<string, Amount>();
+  const dimensions = new Map<Day, Set<string>>();
   for (const { line } of entries) {
     for (const [metricType, units] of amountsOf(line)) {
       const key = `${line.date} ${metricType}`;
@@ -127,13 +144,49 @@ function batchOf(merchantId: string, entries: readonly CheckedLine[]): MerchantB
       if (sum) sum.units += units;
       else sums.set(key, { date: line.date, metricType, units });
     }
+    const known = dimensions.get(line.date);
+    if (known) known.add(dimensionsOf(line));
+    else dimensions.set(line.date, new Set([dimensionsOf(line)]));
   }
   return {
     merchantId,
     identities: entries.map(({ line }) => identityOf(line)),
     lines: entries.map(({ line }) => JSON.stringify(line)),
-    amounts: [...sums.values()].filter(({ units }) => units <= MAX_SUM_UNITS),
+    amounts: [...sums.values()],
+    dimensions: new Map([...dimensions].map(([date, members]) => [date, [...members]])),
   };
+}
+
+type Refused = { code: Rejection['code']; message: string; concerns: (entry: CheckedLine) => boolean };
+
+/** Which entries a limit of Redis concerns, and what to say of them. */
+function refusalOf(stored: Exclude<Stored, { outcome: 'stored' | 'seen' }>): Refused {
+  if (stored.outcome === 'limit') {
+    const full = new Set(stored.amounts.map(({ date, metricType }) => `${date} ${metricType}`));
+    return {
+      code: 'TOTAL_LIMIT',
+      message: `A total of the day would pass ${MAX_SUM_UNITS} units.`,
+      concerns: ({ line }) => amountsOf(line).some(([metricType]) => full.has(`${line.date} ${metricType}`)),
+    };
+  }
+  const { kind, date } = stored;
+  const members = new Set(stored.members);
+  return {
+    code: 'CARDINALITY_LIMIT',
+    message: `The merchant has as many distinct ${kind === 'types' ? 'metric types' : 'users, keys, models and providers'} on ${date} as a day may have.`,
+    concerns: ({ line }) =>
+      line.date === date &&
+      (kind === 'types' ? amountsOf(line).some(([type]) => members.has(type)) : members.has(dimensionsOf(line))),
+  };
+}
+
+function rejectionOf({ index, line }: CheckedLine, code: string, message: string): Rejection {
+  return { index, id: line.id, code, message };
+}
+
+function reasonOf(error: unknown): [code: string, message: string] {
+  if (isTallyError(error)) return [error.code, error.message];
+  return ['INVALID_ENTRY', 'Postgres refuses this entry.'];
 }
 
 function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
@@ -144,13 +197,4 @@ function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string
     else groups.set(keyOf(item), [item]);
   }
   return groups;
-}
-
-function overLimit({ index, line }: CheckedLine): Rejection {
-  return {
-    index,
-    id: line.id,
-    code: 'TOTAL_LIMIT',
-    message: `A total of ${line.date} would pass ${MAX_SUM_UNITS} units.`,
-  };
 }

@@ -9,6 +9,13 @@ const Schema = z.object({
   TRACK_MERGE_MS: whole(5, 0, 1_000),
   JOURNAL_RETENTION_DAYS: whole(35, 7, 3_650),
   ENABLE_FLUSH: flag(true),
+  RECONCILE_INTERVAL_MS: whole(3_600_000, 1_000, 86_400_000),
+  REDIS_MEMORY_HIGH_MARK: z.coerce.number().min(0.1).max(1).default(0.9),
+  REDIS_WAIT_REPLICAS: whole(0, 0, 10),
+  MAX_METRIC_TYPES_PER_DAY: whole(200, 1, 100_000),
+  MAX_DIMENSIONS_PER_DAY: whole(100_000, 1, 10_000_000),
+  /** For crash tests: a named point at which the process kills itself. */
+  TALLY_FAULT: z.string().optional(),
 });
 export type Env = z.infer<typeof Schema>;
 

@@ -50,3 +50,8 @@ export function amountsOf(line: JournalLine): [metricType: string, units: Units]
   );
   return [...own, ...Object.entries(line.metrics ?? {}).map(([type, units]): [string, Units] => [type, BigInt(units)])];
 }
+
+/** A line's dimensions as one text; the separator cannot occur in a dimension. */
+export function dimensionsOf({ user_id = '', api_key = '', model = '', provider = '' }: JournalLine): string {
+  return `${user_id}\n${api_key}\n${model}\n${provider}`;
+}

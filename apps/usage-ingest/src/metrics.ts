@@ -1,9 +1,14 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { Durability } from './durability.ts';
+import type { Drift } from './reconcile/index.ts';
 
 export type IngestMetrics = {
   detours: Counter;
   flushErrors: Counter;
+  deadLetters: Counter;
+  waitingDeadLetters: Gauge;
+  lagSeconds: Gauge;
+  reconciled(drift: readonly Drift[]): void;
   flushed(entries: number, inserted: number, durationMs: number): void;
 };
 
@@ -16,6 +21,16 @@ export function createIngestMetrics(register: Registry, durability: Durability):
     labelNames: ['level'],
     registers,
   }).set({ level: durability.level }, 1);
+  const driftRows = new Gauge({
+    name: 'tally_reconcile_drift',
+    help: 'Numbers that were not the same in every book at the last reconciliation; it must be 0.',
+    registers,
+  });
+  const lastReconciled = new Gauge({
+    name: 'tally_reconcile_last_timestamp_seconds',
+    help: 'When the books were last compared.',
+    registers,
+  });
   const entriesTotal = new Counter({
     name: 'tally_flush_entries_total',
     help: 'Entries read from the streams by the flush.',
@@ -39,6 +54,25 @@ export function createIngestMetrics(register: Registry, durability: Durability):
       help: 'Merchants whose flush failed; it is tried again.',
       registers,
     }),
+    deadLetters: new Counter({
+      name: 'tally_dead_letters_total',
+      help: 'Entries that Postgres refused and that became dead letters.',
+      registers,
+    }),
+    waitingDeadLetters: new Gauge({
+      name: 'tally_dead_letters_waiting',
+      help: 'Dead letters that nobody has resolved.',
+      registers,
+    }),
+    lagSeconds: new Gauge({
+      name: 'tally_flush_lag_seconds',
+      help: 'Age of the oldest entry that waits to be flushed; NaN where Redis does not tell.',
+      registers,
+    }),
+    reconciled(drift) {
+      driftRows.set(drift.length);
+      lastReconciled.set(Date.now() / 1000);
+    },
     flushed(entries, inserted, durationMs) {
       entriesTotal.inc({ result: 'counted' }, inserted);
       entriesTotal.inc({ result: 'repeated' }, entries - inserted);

@@ -14,15 +14,16 @@ export function createRecentEntries({ counters, db }: { counters: Counters; db: 
     const counted = await db.events.recent(merchantId, limit);
     const flushed = new Set(counted.map(identityOf));
     return [
-      ...waiting.filter((line) => !flushed.has(identityOf(line))).map((line) => present(line, false)),
-      ...counted.map((line) => present(line, true)),
+      ...waiting.filter((line) => !flushed.has(identityOf(line))).map((line) => presentLine(line, false)),
+      ...counted.map((line) => presentLine(line, true)),
     ]
       .sort((a, b) => (a.time < b.time ? 1 : a.time > b.time ? -1 : 0))
       .slice(0, limit);
   };
 }
 
-function present(line: JournalLine, flushed: boolean): StoredEntry {
+/** A journal line as callers see it. */
+export function presentLine(line: JournalLine, flushed: boolean): StoredEntry {
   return {
     id: line.id,
     merchantId: line.merchant_id,

@@ -1,10 +1,15 @@
 import { countDays, type ingest, TallyError } from '@tally/contracts';
-import { assertMerchant, type Caller, type Handlers } from '@tally/service';
+import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
+import type { Adjust } from './adjust.ts';
 import type { CurrentTotals } from './current.ts';
+import type { DeadLetters } from './dead-letters.ts';
+import type { Explain } from './explain.ts';
 import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
 import type { RecentEntries } from './recent.ts';
+import { presentDrift, type Reconcile } from './reconcile/index.ts';
+import type { CloseDays } from './retention.ts';
 import type { Track } from './track.ts';
 
 export type Parts = {
@@ -12,12 +17,18 @@ export type Parts = {
   track: Track;
   current: CurrentTotals;
   recent: RecentEntries;
+  explain: Explain;
+  adjust: Adjust;
+  reconcile: Reconcile;
+  deadLetters: DeadLetters;
+  closeDays: CloseDays;
   flush: Flush;
   keys: Keys;
 };
 
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
-export function createHandlers({ accept, track, current, recent, flush, keys }: Parts): Handlers<typeof ingest> {
+export function createHandlers(parts: Parts): Handlers<typeof ingest> {
+  const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush, keys } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -43,6 +54,44 @@ export function createHandlers({ accept, track, current, recent, flush, keys }: 
       async recent({ input, caller }) {
         assertMerchant(caller, input.merchantId);
         return { rows: await recent(input.merchantId, input.limit), nextCursor: null };
+      },
+      async explain({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return explain(input);
+      },
+      async adjust({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return adjust(input, caller.id);
+      },
+    },
+    reconcile: {
+      async check({ input: { startDate, endDate, merchantIds }, caller }) {
+        assertRange(startDate, endDate);
+        const report = await reconcile.check({ startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) });
+        return { ...report, drift: report.drift.map(presentDrift) };
+      },
+      async repair({ caller }) {
+        platformOnly(caller);
+        const { balanced, drift, repaired } = await reconcile.repair();
+        return { balanced, drift: drift.map(presentDrift), repaired };
+      },
+    },
+    deadLetters: {
+      async list({ input, caller }) {
+        const [merchantId] =
+          merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]) ?? [];
+        return deadLetters.list({ ...input, merchantId });
+      },
+      async retry({ input, caller }) {
+        const [merchantId] =
+          merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]) ?? [];
+        return deadLetters.retry({ ...input, merchantId });
+      },
+    },
+    journal: {
+      async close({ caller }) {
+        platformOnly(caller);
+        return { closed: await closeDays() };
       },
     },
     flush: {

@@ -14,25 +14,32 @@ import {
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
+import { createAdjust } from './adjust.ts';
 import { createCounters } from './counters/counters.ts';
 import { createCurrentTotals } from './current.ts';
+import { createDeadLetters } from './dead-letters.ts';
 import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
+import { createExplain } from './explain.ts';
+import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
 import { startLoop } from './flush/loop.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createRecentEntries } from './recent.ts';
+import { createReconcile, presentDrift } from './reconcile/index.ts';
+import { watchRedis } from './redis-watch.ts';
+import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createTrack } from './track.ts';
 
 export type IngestService = { app: App; flush: Flush; db: Db; redis: RedisClient };
 
+export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
+
 /** Opens the stores and builds usage-ingest on them; everything opened is pushed to `releasers`. Does not listen. */
-export async function createIngestService(
-  env: Env,
-  { log, releasers, now = Date.now }: { log: Log; releasers: Releasers; now?: () => number },
-): Promise<IngestService> {
+export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
+  const { log, releasers, now = Date.now } = options;
   const db = await openDb(env.DATABASE_URL, { applicationName: 'usage-ingest' });
   releasers.push('postgres', () => db.close());
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
@@ -41,14 +48,32 @@ export async function createIngestService(
   const durability = await durabilityOf(redis, db);
   log.info({ durability }, 'durability');
 
+  const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const registry = new Registry();
   const metrics = createIngestMetrics(registry, durability);
-  const counters = createCounters(redis);
+  const counters = createCounters(redis, {
+    typesPerDay: env.MAX_METRIC_TYPES_PER_DAY,
+    dimensionsPerDay: env.MAX_DIMENSIONS_PER_DAY,
+    waitReplicas: env.REDIS_WAIT_REPLICAS,
+  });
+  let restarted = true;
+  const watch = watchRedis({
+    redis,
+    highMark: env.REDIS_MEMORY_HIGH_MARK,
+    intervalMs: 1_000,
+    onRestart() {
+      log.warn('redis was started again; its totals are compared with postgres');
+      restarted = true;
+    },
+  });
+  releasers.push('redis watch', () => watch.stop());
   const accept = createAccept({
     counters,
     journal: db.journal,
     retentionDays: env.JOURNAL_RETENTION_DAYS,
     now,
+    fault,
+    isFull: () => watch.isFull(),
     onDetour(error) {
       metrics.detours.inc();
       log.warn({ err: error }, 'redis could not take a batch; it goes to postgres');
@@ -60,24 +85,53 @@ export async function createIngestService(
     journal: db.journal,
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
+    fault,
+    onDeadLetter(line, error) {
+      metrics.deadLetters.inc();
+      log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
+    },
     onFlushed({ entries, inserted, durationMs }) {
       metrics.flushed(entries, inserted, durationMs);
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },
   });
   const flush = createFlush({ counters, db, drain, now });
+  const reconcile = createReconcile({ counters, db, drain: flush.drainMerchants, now, fault });
+  const closeDays = createCloseDays({ db, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
-    const loop = startLoop(
+    const repair = async () => {
+      restarted = false;
+      const report = await reconcile.repair().catch((error: unknown) => {
+        restarted = true;
+        throw error;
+      });
+      metrics.reconciled(report.drift);
+      metrics.waitingDeadLetters.set(await db.deadLetters.count());
+      if (!report.balanced) log.error({ drift: report.drift.slice(0, 20).map(presentDrift) }, 'books differ');
+    };
+    const flushLoop = startLoop(
       env.FLUSH_INTERVAL_MS,
       async () => {
         const { errors } = await drain.drain({ wait: false });
+        await reconcile.settle();
+        metrics.lagSeconds.set(((await flush.status()).lagMs ?? Number.NaN) / 1000);
         metrics.flushErrors.inc(errors.length);
         if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
+        if (restarted) await repair();
       },
       (error) => log.error({ err: error }, 'flush failed; it is tried again'),
     );
+    const hourly = startLoop(
+      env.RECONCILE_INTERVAL_MS,
+      async () => {
+        const closed = await closeDays();
+        if (closed.length > 0) log.info({ closed }, 'journal days closed');
+        await repair();
+      },
+      (error) => log.error({ err: error }, 'reconciliation failed; it is tried again'),
+    );
     releasers.push('flush', async () => {
-      await loop.stop();
+      await Promise.all([flushLoop.stop(), hourly.stop()]);
       await drain.drain({ wait: true });
     });
   }
@@ -87,6 +141,11 @@ export async function createIngestService(
     track,
     current: createCurrentTotals({ counters, db, now }),
     recent: createRecentEntries({ counters, db }),
+    explain: createExplain({ db, drain: flush.drainMerchants }),
+    adjust: createAdjust({ db, settle: reconcile.settle, fault }),
+    reconcile,
+    deadLetters: createDeadLetters(db),
+    closeDays,
     flush,
     keys: db.keys,
   });

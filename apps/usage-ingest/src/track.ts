@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import {
+  addDays,
   type Day,
   dayOf,
+  type ErrorCode,
   formatQuantity,
   MAX_ENTRY_UNITS,
   parseQuantity,
@@ -13,6 +15,7 @@ import type { Db, JournalLine } from '@tally/db';
 import type { Accept } from './accept.ts';
 import { MAX_AHEAD_MS } from './check.ts';
 import type { Counters } from './counters/counters.ts';
+import { LIVE_DAYS } from './counters/keys.ts';
 import { addMetrics } from './line.ts';
 
 export type TrackOptions = {
@@ -51,7 +54,7 @@ export function createTrack({ accept, counters, db, mergeMs, now }: TrackOptions
 
   async function storeLine(line: JournalLine, metricType: string): Promise<string> {
     const { rejected } = await accept.store([{ index: 0, line }]);
-    if (rejected.length > 0) throw new TallyError('TOTAL_LIMIT', `The total of ${metricType} would pass its limit.`);
+    if (rejected[0]) throw new TallyError(rejected[0].code as ErrorCode, rejected[0].message);
     return totalOf(line.merchant_id, line.date, metricType);
   }
 
@@ -104,6 +107,12 @@ export function createTrack({ accept, counters, db, mergeMs, now }: TrackOptions
       }
       const at = time === undefined ? now() : parseTime(time)!;
       if (at > now() + MAX_AHEAD_MS) throw new TallyError('TIME_IN_FUTURE', 'time is more than 10 minutes ahead.');
+      if (dayOf(at) < addDays(dayOf(now()), -LIVE_DAYS)) {
+        throw new TallyError(
+          'TIME_TOO_OLD',
+          `A plain counter goes back ${LIVE_DAYS} days; send older usage with usage.record.`,
+        );
+      }
       const line: JournalLine = { merchant_id: merchantId, date: dayOf(at), id: id ?? '', time: at };
       try {
         if (units === 0n) return { total: await totalOf(merchantId, line.date, metricType) };

@@ -23,7 +23,10 @@ export { type EngineRouter, engine } from './engine.ts';
 export { Dimension, MAX_BATCH, MEASURES, MerchantId, MetricType, RESERVED_METRICS, UsageEntry } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
 export {
+  Adjustment,
   ApiKey,
+  DeadLetter,
+  Explanation,
   FlushResult,
   type IngestRouter,
   ingest,

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
-import { EntryId, MAX_BATCH, MerchantId, MetricType, type UsageEntry } from './entry.ts';
+import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, type UsageEntry } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -63,6 +63,95 @@ export const FlushResult = z.object({
 });
 export type FlushResult = z.infer<typeof FlushResult>;
 
+const Dimensions = z.strictObject({
+  userId: Dimension.optional(),
+  apiKey: Dimension.optional(),
+  model: Dimension.optional(),
+  provider: Dimension.optional(),
+});
+
+const RecordedDimensions = z.object({
+  userId: z.string().nullable(),
+  apiKey: z.string().nullable(),
+  model: z.string().nullable(),
+  provider: z.string().nullable(),
+});
+
+/** A correction: signed amounts that were added to the sums of a day, by whom and why. */
+export const Adjustment = z.object({
+  id: z.string(),
+  merchantId: z.string(),
+  date: Day,
+  metrics: z.record(z.string(), Quantity),
+  dimensions: RecordedDimensions,
+  reason: z.string(),
+  actor: z.string(),
+  createdAt: Time,
+});
+export type Adjustment = z.infer<typeof Adjustment>;
+
+export const Explanation = z.object({
+  merchantId: z.string(),
+  date: Day,
+  metricType: z.string(),
+  /** The number: entries and adjustments, as `merchant_usage` has it. */
+  value: Quantity,
+  /** Entries and calls that made it; adjustments are neither. */
+  entryCount: Quantity,
+  callCount: Quantity,
+  flushes: z.array(
+    z.object({
+      flushId: z.string(),
+      source: z.string(),
+      at: Time,
+      entries: Quantity,
+      calls: Quantity,
+      value: Quantity,
+    }),
+  ),
+  adjustments: z.array(Adjustment),
+  /** A page of the entries that made it, in order of their ids. */
+  entries: z.array(StoredEntry),
+  nextCursor: z.string().nullable(),
+});
+export type Explanation = z.infer<typeof Explanation>;
+
+const book = Quantity.nullable();
+
+/** A number that is not the same in every book; null where a book does not keep it. */
+export const Drift = z.object({
+  merchantId: z.string(),
+  /** Of a month that does not equal its days: its first day. */
+  date: Day,
+  metricType: z.string(),
+  /** Entries and adjustments. */
+  journal: Quantity,
+  daily: book,
+  usage: Quantity,
+  /** The total in Redis less what waits to be flushed. */
+  live: book,
+  dailyModels: book,
+  quarterHours: book,
+  monthly: book,
+  /** The first book that differs, less the journal. */
+  drift: Quantity,
+  /** Entries that the difference can come from. */
+  suspects: z.array(z.object({ id: z.string(), why: z.string() })),
+});
+
+export const DeadLetter = z.object({
+  id: z.string(),
+  merchantId: z.string(),
+  date: Day,
+  entryId: z.string(),
+  code: z.string(),
+  message: z.string(),
+  attempts: z.number().int(),
+  createdAt: Time,
+  resolvedAt: Time.nullable(),
+});
+export type DeadLetter = z.infer<typeof DeadLetter>;
+
 export const ApiKey = z.object({
   id: z.string(),
   name: z.string(),
@@ -117,6 +206,85 @@ export const ingest = {
       access: 'read',
       input: z.strictObject({ merchantId: MerchantId, limit: z.number().int().min(1).max(1000).default(100) }),
       output: z.object({ rows: z.array(StoredEntry), nextCursor: z.null() }),
+    }),
+    /** From a number to its entries. Flushes first, so the number is whole. JOURNAL_DROPPED for a closed day. */
+    explain: query({
+      access: 'read',
+      input: z.strictObject({
+        merchantId: MerchantId,
+        date: Day,
+        metricType: MetricType,
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: z.string().max(200).optional(),
+      }),
+      output: Explanation,
+    }),
+    adjust: mutation({
+      access: 'admin',
+      input: z.strictObject({
+        id: EntryId,
+        merchantId: MerchantId,
+        date: Day,
+        /** Signed amounts by metric type; `requests` and `failed_requests` may be corrected too. */
+        metrics: z.record(MetricType, z.string()),
+        dimensions: Dimensions.optional(),
+        reason: z.string().trim().min(1).max(1000),
+      }),
+      output: Adjustment,
+    }),
+  },
+  reconcile: {
+    check: query({
+      access: 'admin',
+      input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: z.array(MerchantId).max(1000).optional() }),
+      output: z.object({
+        balanced: z.boolean(),
+        drift: z.array(Drift),
+        merchantsChecked: z.number().int(),
+        /** Merchant, day and metric type, each compared over all books. */
+        numbersChecked: z.number().int(),
+      }),
+    }),
+    /** Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. */
+    repair: mutation({
+      access: 'admin',
+      input: z.strictObject({}),
+      output: z.object({ balanced: z.boolean(), drift: z.array(Drift), repaired: z.number().int() }),
+    }),
+  },
+  deadLetters: {
+    list: query({
+      access: 'admin',
+      input: z.strictObject({
+        merchantId: MerchantId.optional(),
+        includeResolved: z.boolean().default(false),
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: z
+          .string()
+          .regex(/^\d{1,18}$/)
+          .optional(),
+      }),
+      output: z.object({ rows: z.array(DeadLetter), nextCursor: z.string().nullable() }),
+    }),
+    /** Tries to count them again: all that are named, or all of a merchant's. */
+    retry: mutation({
+      access: 'admin',
+      input: z.strictObject({
+        merchantId: MerchantId.optional(),
+        ids: z
+          .array(z.string().regex(/^\d{1,18}$/))
+          .max(1000)
+          .optional(),
+      }),
+      output: z.object({ counted: z.number().int(), stillRefused: z.array(DeadLetter) }),
+    }),
+  },
+  journal: {
+    /** Closes days that are past the retention: their sums stay, their entries go. */
+    close: mutation({
+      access: 'admin',
+      input: z.strictObject({}),
+      output: z.object({ closed: z.array(Day) }),
     }),
   },
   flush: {

@@ -6,9 +6,9 @@ export {
   type Appended,
   type FlushSource,
   type Holding,
+  isRefusal,
   type Journal,
   type MerchantDay,
-  sqlState,
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';

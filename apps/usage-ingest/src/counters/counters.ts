@@ -2,11 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { type Day, MAX_SUM_UNITS, type Units } from '@tally/contracts';
 import type { RedisClient } from '@tally/service';
-import type { Result } from 'ioredis';
+import type { Cluster, Redis, Result } from 'ioredis';
 import {
+  dimensionsKey,
   expiryOf,
+  JOURNALS_PATTERN,
   journalKey,
   PENDING,
+  parseJournalKey,
   parseTotalKey,
   SEEN_SECONDS,
   seenKey,
@@ -25,6 +28,8 @@ export type MerchantBatch = {
   lines: readonly string[];
   /** What the entries add to the totals. */
   amounts: readonly Amount[];
+  /** The distinct dimensions of the entries, by day. */
+  dimensions: ReadonlyMap<Day, readonly string[]>;
 };
 
 export type Amount = { date: Day; metricType: string; units: Units };
@@ -33,11 +38,29 @@ export type Stored =
   | { outcome: 'stored' }
   /** Nothing was stored; these of the batch (by position) were seen before. */
   | { outcome: 'seen'; positions: number[] }
+  /** Nothing was stored; these metric types or dimensions would be more than a day may have. */
+  | { outcome: 'full'; kind: 'types' | 'dimensions'; date: Day; members: string[] }
   /** Nothing was stored; these totals would pass MAX_SUM_UNITS. */
   | { outcome: 'limit'; amounts: Amount[] };
 
 /** An item of a journal stream: a batch as it was stored. */
-export type JournalItem = { streamId: string; batchId: string; count: number; lines: string };
+export type JournalItem = { streamId: string; batchId: string; count: number; days: Day[]; lines: string };
+
+/** What Redis holds of a merchant's day, seen at one moment. */
+export type Snapshot = {
+  /** Totals by metric type; undefined where Redis has none. */
+  totals: ReadonlyMap<string, Units | undefined>;
+  items: JournalItem[];
+};
+
+export type CounterLimits = {
+  /** Metric types that a merchant may have a day. */
+  typesPerDay: number;
+  /** Distinct (user, key, model, provider) that a merchant may have a day. */
+  dimensionsPerDay: number;
+  /** Replicas that must have a batch before it is acknowledged. */
+  waitReplicas: number;
+};
 
 export type LiveTotal = { merchantId: string; date: Day; metricType: string; units: Units };
 
@@ -58,6 +81,19 @@ export type Counters = {
   newestItems(merchantId: string, limit: number): Promise<JournalItem[]>;
   /** Removes items that were flushed; a merchant without any is no longer pending. */
   remove(merchantId: string, items: readonly JournalItem[]): Promise<void>;
+  /** Every merchant whose journal exists, found by a scan; they are made pending. */
+  sweep(): Promise<string[]>;
+  /** The totals of these types, and of all that Redis knows of the day, with the journal of the same moment. */
+  snapshot(merchantId: string, date: Day, metricTypes: readonly string[]): Promise<Snapshot>;
+  /** Replaces totals that are still as they were seen; false where one has changed and nothing was set. */
+  setTotals(
+    merchantId: string,
+    date: Day,
+    seen: Snapshot['totals'],
+    right: ReadonlyMap<string, Units>,
+  ): Promise<boolean>;
+  /** Identities seen in the hot window, of a date. */
+  seenIds(merchantId: string, date: Day, now: number): Promise<string[]>;
   /** When the oldest item of any of these merchants was stored, in milliseconds; null where nothing waits. */
   oldestItemAt(merchantIds: readonly string[]): Promise<number | null>;
 };
@@ -65,46 +101,66 @@ export type Counters = {
 declare module 'ioredis' {
   interface RedisCommander<Context> {
     recordBatch(numberOfKeys: number, ...keysAndArgs: string[]): Result<[string, ...number[]], Context>;
+    setTotals(numberOfKeys: number, ...keysAndArgs: string[]): Result<number, Context>;
     removeFlushed(key: string, ...args: string[]): Result<number, Context>;
   }
 }
+
+/** How long an acknowledgement waits for replicas. */
+const WAIT_MS = 1_000;
 
 const LUA_FOLDER = new URL('../../lua/', import.meta.url);
 const script = (name: string) => readFileSync(new URL(`${name}.lua`, LUA_FOLDER), 'utf8');
 
 /** All `usage:*` keys: totals, journal streams, seen ids, pending merchants. */
-export function createCounters(redis: RedisClient): Counters {
+export function createCounters(redis: RedisClient, limits: CounterLimits): Counters {
   redis.defineCommand('recordBatch', { lua: script('record-batch') });
+  redis.defineCommand('setTotals', { lua: script('set-totals') });
   redis.defineCommand('removeFlushed', { numberOfKeys: 1, lua: script('remove-flushed') });
 
+  async function replicated(merchantId: string): Promise<void> {
+    if (limits.waitReplicas === 0) return;
+    const command = ['WAIT', limits.waitReplicas, WAIT_MS] as const;
+    const node = 'nodes' in redis ? await nodeOf(redis, journalKey(merchantId)) : redis;
+    const reached = Number(await node.call(...command));
+    if (reached < limits.waitReplicas) throw new Error(`only ${reached} replicas have the batch`);
+  }
+
   return {
-    async store({ merchantId, identities, lines, amounts }, now) {
+    async store({ merchantId, identities, lines, amounts, dimensions }, now) {
       const { current, previous } = seenPeriods(now);
       const keys = [seenKey(merchantId, current), seenKey(merchantId, previous), journalKey(merchantId)];
-      const sums: string[] = [];
+      const bounded = [
+        ...[...typesByDay(amounts)].map(([date, members]) => ({ kind: 'types' as const, date, members })),
+        ...[...dimensions].map(([date, members]) => ({ kind: 'dimensions' as const, date, members })),
+      ];
+      const args = [String(SEEN_SECONDS), randomBytes(12).toString('base64url'), `[${lines.join(',')}]`];
+      args.push(String(lines.length), [...dimensions.keys()].join(','), String(identities.length), ...identities);
+      args.push(String(bounded.length));
+      for (const { kind, date, members } of bounded) {
+        const [key, most] =
+          kind === 'types'
+            ? [typesKey(merchantId, date), limits.typesPerDay]
+            : [dimensionsKey(merchantId, date), limits.dimensionsPerDay];
+        keys.push(key);
+        args.push(String(most), String(expiryOf(date)), String(members.length), ...members);
+      }
       for (const { date, metricType, units } of amounts) {
-        keys.push(typesKey(merchantId, date), totalKey(merchantId, date, metricType));
-        sums.push(metricType, units.toString(), (MAX_SUM_UNITS - units).toString(), String(expiryOf(date)));
+        keys.push(totalKey(merchantId, date, metricType));
+        args.push(units.toString(), (MAX_SUM_UNITS - units).toString(), String(expiryOf(date)));
       }
       // Pending before stored: a batch that nobody looks for would wait for the hourly sweep.
-      const [, answer] = await Promise.all([
-        redis.sadd(PENDING, merchantId),
-        redis.recordBatch(
-          keys.length,
-          ...keys,
-          String(identities.length),
-          String(SEEN_SECONDS),
-          randomBytes(12).toString('base64url'),
-          `[${lines.join(',')}]`,
-          String(lines.length),
-          ...identities,
-          ...sums,
-        ),
-      ]);
-      const [outcome, ...indexes] = answer;
-      if (outcome === 'ok') return { outcome: 'stored' };
+      const pending = redis.sadd(PENDING, merchantId);
+      if ('nodes' in redis) await pending;
+      const [, [outcome, ...indexes]] = await Promise.all([pending, redis.recordBatch(keys.length, ...keys, ...args)]);
+      if (outcome === 'ok') {
+        await replicated(merchantId);
+        return { outcome: 'stored' };
+      }
       if (outcome === 'seen') return { outcome: 'seen', positions: indexes };
-      return { outcome: 'limit', amounts: indexes.map((index) => amounts[index]!) };
+      if (outcome === 'limit') return { outcome: 'limit', amounts: indexes.map((index) => amounts[index]!) };
+      const { kind, date, members } = bounded[indexes[0]!]!;
+      return { outcome: 'full', kind, date, members: indexes.slice(1).map((index) => members[index]!) };
     },
 
     async totals(merchantId, date, metricTypes) {
@@ -163,6 +219,60 @@ export function createCounters(redis: RedisClient): Counters {
       if ((await redis.xlen(journalKey(merchantId))) > 0) await redis.sadd(PENDING, merchantId);
     },
 
+    async sweep() {
+      const merchants = new Set<string>();
+      for (const node of nodesOf(redis)) {
+        let cursor = '0';
+        do {
+          const [next, keys] = await node.scan(cursor, 'MATCH', JOURNALS_PATTERN, 'COUNT', 1000);
+          cursor = next;
+          for (const key of keys) {
+            const merchantId = parseJournalKey(key);
+            if (merchantId !== undefined) merchants.add(merchantId);
+          }
+        } while (cursor !== '0');
+      }
+      if (merchants.size > 0) await redis.sadd(PENDING, ...merchants);
+      return [...merchants];
+    },
+
+    async snapshot(merchantId, date, metricTypes) {
+      for (let types = new Set(metricTypes); ; ) {
+        const asked = [...types];
+        const replies = await redis
+          .multi()
+          .smembers(typesKey(merchantId, date))
+          .xrange(journalKey(merchantId), '-', '+')
+          .mget(typesKey(merchantId, '0000-00-00'), ...asked.map((type) => totalKey(merchantId, date, type)))
+          .exec();
+        const [known, items, [, ...values]] = (replies ?? []).map(([error, reply]) => {
+          if (error) throw error;
+          return reply;
+        }) as [string[], [string, string[]][], [null, ...(string | null)[]]];
+        types = new Set([...metricTypes, ...known]);
+        // A type that came up in between is asked for in another round.
+        if (known.some((type) => !asked.includes(type))) continue;
+        const totals = asked.map((type, index): [string, Units | undefined] => {
+          const value = values[index];
+          return [type, value == null ? undefined : BigInt(value)];
+        });
+        return { totals: new Map(totals), items: items.map(itemOf) };
+      }
+    },
+
+    async setTotals(merchantId, date, seen, right) {
+      const types = [...right.keys()];
+      const keys = [typesKey(merchantId, date), ...types.map((type) => totalKey(merchantId, date, type))];
+      const args = types.flatMap((type) => [type, seen.get(type)?.toString() ?? '', right.get(type)!.toString()]);
+      return (await redis.setTotals(keys.length, ...keys, String(expiryOf(date)), ...args)) === 1;
+    },
+
+    async seenIds(merchantId, date, now) {
+      const { current, previous } = seenPeriods(now);
+      const sets = await Promise.all([current, previous].map((period) => redis.smembers(seenKey(merchantId, period))));
+      return sets.flat().filter((identity) => identity.startsWith(`${date} `));
+    },
+
     async oldestItemAt(merchantIds) {
       const oldest = await Promise.all(merchantIds.map((id) => redis.xrange(journalKey(id), '-', '+', 'COUNT', 1)));
       const times = oldest.flatMap(([item]) => (item ? [Number(item[0].split('-')[0])] : []));
@@ -171,11 +281,32 @@ export function createCounters(redis: RedisClient): Counters {
   };
 }
 
+function typesByDay(amounts: readonly Amount[]): Map<Day, string[]> {
+  const days = new Map<Day, string[]>();
+  for (const { date, metricType } of amounts) days.set(date, [...(days.get(date) ?? []), metricType]);
+  return days;
+}
+
+/** The master that holds a key: WAIT counts the replicas of the connection that wrote. */
+async function nodeOf(cluster: Cluster, key: string): Promise<Redis> {
+  const slot = Number(await cluster.cluster('KEYSLOT', key));
+  const [address] = (cluster as unknown as { slots: string[][] }).slots[slot] ?? [];
+  const node = cluster.nodes('master').find(({ options: { host, port } }) => `${host}:${port}` === address);
+  if (!node) throw new Error('the cluster knows no master of this merchant');
+  return node;
+}
+
 function nodesOf(redis: RedisClient) {
   return 'nodes' in redis ? redis.nodes('master') : [redis];
 }
 
 function itemOf([streamId, fields]: [string, string[]]): JournalItem {
   const field = (name: string) => fields[fields.indexOf(name) + 1] ?? '';
-  return { streamId, batchId: field('batch'), count: Number(field('count')), lines: field('lines') };
+  return {
+    streamId,
+    batchId: field('batch'),
+    count: Number(field('count')),
+    days: field('days').split(','),
+    lines: field('lines'),
+  };
 }

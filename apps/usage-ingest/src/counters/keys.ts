@@ -13,11 +13,22 @@ export const totalKey = (merchantId: string, date: Day, metricType: string) =>
 /** The set of metric types that a merchant's day has totals of. */
 export const typesKey = (merchantId: string, date: Day) => `usage:{${merchantId}}:types:${date}`;
 
+/** The set of dimensions (user, key, model, provider) that a merchant's day has. */
+export const dimensionsKey = (merchantId: string, date: Day) => `usage:{${merchantId}}:dimensions:${date}`;
+
 /** The stream of accepted entries that are not yet in Postgres. */
 export const journalKey = (merchantId: string) => `usage:{${merchantId}}:journal`;
 
 /** The ids seen in one period of arrival, a UTC day. */
 export const seenKey = (merchantId: string, period: Day) => `usage:{${merchantId}}:seen:${period}`;
+
+/** Matches the journal of every merchant. */
+export const JOURNALS_PATTERN = 'usage:{*}:journal';
+
+/** Reads a journal's key back. */
+export function parseJournalKey(key: string): string | undefined {
+  return /^usage:\{([^}]+)\}:journal$/.exec(key)?.[1];
+}
 
 /** Matches the totals of a date, of all merchants, and nothing else. */
 export const totalsPattern = (date: Day) => `usage:{*}:${date}:*`;

@@ -1,6 +1,7 @@
-import { type Day, isDay } from '@tally/contracts';
-import type { Journal, MerchantDay } from '@tally/db';
+import { isTallyError } from '@tally/contracts';
+import { type Appended, type Holding, isRefusal, type Journal, type JournalLine, type MerchantDay } from '@tally/db';
 import type { Counters, JournalItem } from '../counters/counters.ts';
+import type { FaultPoint } from '../faults.ts';
 
 export type DrainOptions = {
   counters: Counters;
@@ -9,6 +10,9 @@ export type DrainOptions = {
   pieceEntries: number;
   now: () => number;
   onFlushed(report: PieceReport): void;
+  /** Told of each entry that Postgres refused and that became a dead letter. */
+  onDeadLetter(line: JournalLine, error: unknown): void;
+  fault: FaultPoint;
 };
 
 export type PieceReport = { entries: number; inserted: number; changed: MerchantDay[]; durationMs: number };
@@ -16,7 +20,7 @@ export type PieceReport = { entries: number; inserted: number; changed: Merchant
 export type DrainReport = {
   /** Entries that this drain counted into Postgres. */
   inserted: number;
-  /** One per merchant or group of merchants that failed; the rest was drained. */
+  /** One per merchant that failed; the rest was drained. */
   errors: { key: string; message: string }[];
   /** Everything acknowledged before this moment is in Postgres, if there are no errors. */
   asOf: number;
@@ -25,7 +29,7 @@ export type DrainReport = {
 export type Drain = {
   /**
    * Brings to Postgres all that was acknowledged before the call, exactly once. With `wait: false` merchants that
-   * another process is flushing are left to it.
+   * another process is flushing are left to it, and those that failed lately to a later call.
    */
   drain(scope: { merchantIds?: readonly string[] | undefined; wait: boolean }): Promise<DrainReport>;
 };
@@ -33,12 +37,16 @@ export type Drain = {
 /** A guess of entries per stream item, to size the first read. */
 const ENTRIES_PER_ITEM = 250;
 const MERCHANTS_PER_PIECE = 64;
+const BACKOFF_MS = { first: 500, most: 60_000 };
 
 /**
  * The flush: reads a piece of the journal streams, appends it to the journal table, and only after the commit removes
  * it from the streams. Interrupted anywhere it is repeated, and the repeat adds nothing.
  */
-export function createDrain({ counters, journal, pieceEntries, now, onFlushed }: DrainOptions): Drain {
+export function createDrain(options: DrainOptions): Drain {
+  const { counters, journal, pieceEntries, now, fault } = options;
+  const failing = new Map<string, { pauseMs: number; until: number }>();
+
   /** Flushes one piece of these merchants; returns the merchants that may have more before their `until`. */
   async function flushPiece(
     until: ReadonlyMap<string, string>,
@@ -46,6 +54,7 @@ export function createDrain({ counters, journal, pieceEntries, now, onFlushed }:
   ): Promise<PieceReport & { more: string[] }> {
     const started = performance.now();
     const limit = Math.max(1, Math.ceil(pieceEntries / ENTRIES_PER_ITEM / until.size));
+    await fault('flush.before-read');
     const { appended, read } = await journal.exclusively([...until.keys()], { wait }, async (holding) => {
       const read = await Promise.all(
         holding.merchantIds.map(async (merchantId) => ({
@@ -53,15 +62,20 @@ export function createDrain({ counters, journal, pieceEntries, now, onFlushed }:
           items: await counters.oldestItems(merchantId, until.get(merchantId)!, limit),
         })),
       );
-      const items = read.flatMap((each) => each.items);
-      if (items.length === 0) return { appended: { entries: 0, inserted: 0, changed: [] }, read };
-      const lines = `[${items.map((item) => item.lines.slice(1, -1)).join(',')}]`;
-      return { appended: await holding.append({ source: 'stream', lines, days: daysOf(items) }), read };
+      await fault('flush.before-append');
+      const appended = await appendItems(
+        holding,
+        read.flatMap((each) => each.items),
+      );
+      await fault('flush.before-commit');
+      return { appended, read };
     });
+    await fault('flush.after-commit');
     await Promise.all(read.map(({ merchantId, items }) => counters.remove(merchantId, items)));
+    await fault('flush.after-remove');
     const more = read.filter(({ items }) => items.length === limit).map(({ merchantId }) => merchantId);
     const report = { ...appended, durationMs: performance.now() - started };
-    if (report.entries > 0) onFlushed(report);
+    if (report.entries > 0) options.onFlushed(report);
     return { ...report, more };
   }
 
@@ -79,23 +93,73 @@ export function createDrain({ counters, journal, pieceEntries, now, onFlushed }:
     return inserted;
   }
 
+  /** A merchant whose entries Postgres refuses: item by item, half by half, until the refused ones stand alone. */
+  async function flushByHalves(merchantId: string): Promise<number> {
+    const newest = await counters.newestItem(merchantId);
+    let inserted = 0;
+    while (newest !== null) {
+      const [item] = await counters.oldestItems(merchantId, newest, 1);
+      if (!item) break;
+      inserted += await appendByHalves(merchantId, JSON.parse(item.lines) as JournalLine[]);
+      await counters.remove(merchantId, [item]);
+    }
+    return inserted;
+  }
+
+  async function appendByHalves(merchantId: string, lines: readonly JournalLine[]): Promise<number> {
+    try {
+      const batch = { source: 'stream' as const, lines: JSON.stringify(lines), days: lines.map((line) => line.date) };
+      return (await journal.append([merchantId], batch)).inserted;
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      const [line] = lines;
+      if (lines.length > 1) {
+        const half = Math.ceil(lines.length / 2);
+        const first = await appendByHalves(merchantId, lines.slice(0, half));
+        return first + (await appendByHalves(merchantId, lines.slice(half)));
+      }
+      const reason = { code: isTallyError(error) ? error.code : 'REFUSED', message: messageOf(error) };
+      await journal.exclusively([merchantId], { wait: true }, (holding) => holding.bury(line!, reason));
+      options.onDeadLetter(line!, error);
+      return 0;
+    }
+  }
+
+  /** One merchant's trouble must not stop the others: each of a group that failed alone, then what is refused alone. */
+  async function flushAlone(merchantId: string, wait: boolean): Promise<number> {
+    try {
+      return await flushGroup([merchantId], wait);
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      return flushByHalves(merchantId);
+    }
+  }
+
+  function failed(merchantId: string): void {
+    const pauseMs = Math.min((failing.get(merchantId)?.pauseMs ?? BACKOFF_MS.first / 2) * 2, BACKOFF_MS.most);
+    failing.set(merchantId, { pauseMs, until: now() + pauseMs * (0.5 + Math.random() / 2) });
+  }
+
   return {
     async drain({ merchantIds, wait }) {
       const asOf = now();
       const pending = await counters.pendingMerchants();
       const wanted = merchantIds && new Set(merchantIds);
-      const merchants = pending.filter((merchantId) => !wanted || wanted.has(merchantId)).sort();
+      const due = (merchantId: string) => wait || (failing.get(merchantId)?.until ?? 0) <= asOf;
+      const merchants = pending.filter((id) => (!wanted || wanted.has(id)) && due(id)).sort();
       let inserted = 0;
       const errors: DrainReport['errors'] = [];
       for (const group of chunks(merchants, MERCHANTS_PER_PIECE)) {
         try {
           inserted += await flushGroup(group, wait);
+          for (const merchantId of group) failing.delete(merchantId);
         } catch {
-          // One merchant's trouble must not stop the others: each of the group alone.
           for (const merchantId of group) {
             try {
-              inserted += await flushGroup([merchantId], wait);
+              inserted += await flushAlone(merchantId, wait);
+              failing.delete(merchantId);
             } catch (error) {
+              failed(merchantId);
               errors.push({ key: merchantId, message: messageOf(error) });
             }
           }
@@ -106,13 +170,10 @@ export function createDrain({ counters, journal, pieceEntries, now, onFlushed }:
   };
 }
 
-/** The days of some items, found without parsing them: a line always says its date. */
-function daysOf(items: readonly JournalItem[]): Day[] {
-  const days = new Set<Day>();
-  for (const { lines } of items) {
-    for (const [, day] of lines.matchAll(/"date":"(\d{4}-\d{2}-\d{2})"/g)) days.add(day!);
-  }
-  return [...days].filter(isDay);
+async function appendItems(holding: Holding, items: readonly JournalItem[]): Promise<Appended> {
+  if (items.length === 0) return { entries: 0, inserted: 0, changed: [] };
+  const lines = `[${items.map((item) => item.lines.slice(1, -1)).join(',')}]`;
+  return holding.append({ source: 'stream', lines, days: items.flatMap((item) => item.days) });
 }
 
 function* chunks<T>(items: readonly T[], size: number): Generator<T[]> {

@@ -1,0 +1,74 @@
+import {
+  type Adjustment,
+  formatQuantity,
+  MAX_ENTRY_UNITS,
+  parseSignedQuantity,
+  TallyError,
+  type Units,
+} from '@tally/contracts';
+import type { Db, Adjustment as Recorded } from '@tally/db';
+import type { FaultPoint } from './faults.ts';
+
+export type AdjustCall = {
+  id: string;
+  merchantId: string;
+  date: string;
+  metrics: Record<string, string>;
+  dimensions?: { userId?: string; apiKey?: string; model?: string; provider?: string } | undefined;
+  reason: string;
+};
+
+/**
+ * Corrects a day's sums: the amounts are added in the transaction that records them, once per id, and the totals of
+ * Redis are set right soon after. An entry is never edited.
+ */
+export type Adjust = (call: AdjustCall, actor: string) => Promise<Adjustment>;
+
+export function createAdjust({
+  db,
+  settle,
+  fault,
+}: {
+  db: Pick<Db, 'corrections'>;
+  settle(): Promise<unknown>;
+  fault: FaultPoint;
+}): Adjust {
+  return async ({ dimensions: { userId, apiKey, model, provider } = {}, metrics, ...call }, actor) => {
+    const known = (dimension: string | undefined) =>
+      dimension === undefined || dimension === 'unknown' ? '' : dimension;
+    const dimensions = { userId: known(userId), apiKey: known(apiKey), model: known(model), provider: known(provider) };
+    await fault('adjust.before-commit');
+    const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics), actor });
+    // Redis being away does not undo the adjustment: its totals stay marked, and are set right when it is back.
+    await settle().catch(() => {});
+    return presentAdjustment(recorded);
+  };
+}
+
+export function presentAdjustment({ amounts, dimensions, ...adjustment }: Recorded): Adjustment {
+  const named = (dimension: string) => (dimension === '' ? null : dimension);
+  return {
+    ...adjustment,
+    metrics: Object.fromEntries([...amounts].map(([type, units]) => [type, formatQuantity(type, units)])),
+    dimensions: {
+      userId: named(dimensions.userId),
+      apiKey: named(dimensions.apiKey),
+      model: named(dimensions.model),
+      provider: named(dimensions.provider),
+    },
+  };
+}
+
+function amountsOf(metrics: Record<string, string>): Map<string, Units> {
+  const amounts = new Map<string, Units>();
+  for (const [type, text] of Object.entries(metrics)) {
+    if (type === 'total_tokens') throw new TallyError('RESERVED_METRIC', 'Adjust prompt_tokens or completion_tokens.');
+    const units = parseSignedQuantity(type, text);
+    if (units === undefined || units > MAX_ENTRY_UNITS * 1000n || units < -MAX_ENTRY_UNITS * 1000n) {
+      throw new TallyError('INVALID_INPUT', `metrics.${type}: Expected a quantity from -10^18 to 10^18 units.`);
+    }
+    if (units !== 0n) amounts.set(type, units);
+  }
+  if (amounts.size === 0) throw new TallyError('INVALID_INPUT', 'metrics: Expected at least one amount other than 0.');
+  return amounts;
+}

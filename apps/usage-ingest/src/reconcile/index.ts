@@ -1,0 +1,31 @@
+import { formatQuantity, type Units } from '@tally/contracts';
+import type { Drift } from './reconcile.ts';
+
+export { createReconcile, type Drift, type Reconcile } from './reconcile.ts';
+
+/** A drift as callers see it: quantities in place of units. */
+export function presentDrift({
+  journal,
+  daily,
+  usage,
+  live,
+  dailyModels,
+  quarterHours,
+  monthly,
+  drift,
+  ...row
+}: Drift) {
+  const format = (units: Units) => formatQuantity(row.metricType, units);
+  const kept = (units: Units | null) => (units === null ? null : format(units));
+  return {
+    ...row,
+    journal: format(journal),
+    daily: kept(daily),
+    usage: format(usage),
+    live: kept(live),
+    dailyModels: kept(dailyModels),
+    quarterHours: kept(quarterHours),
+    monthly: kept(monthly),
+    drift: format(drift),
+  };
+}
