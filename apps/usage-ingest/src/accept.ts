@@ -43,6 +43,7 @@ export function createAccept(options: AcceptOptions): Accept {
 
   /** Each round stores all that is left or takes some out, so there are few. */
   async function throughRedis(merchantId: string, entries: readonly CheckedLine[]): Promise<StoreResult> {
+    await fault('record.before-redis');
     const rejected: Rejection[] = [];
     let left = [...entries];
     while (left.length > 0) {

@@ -1,6 +1,7 @@
 /** Named points at which a crash test may strike; elsewhere they do nothing. */
 export const FAULT_POINTS = [
   'record.before-store',
+  'record.before-redis',
   'record.after-store',
   'flush.before-read',
   'flush.before-append',

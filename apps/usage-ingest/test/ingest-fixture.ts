@@ -3,6 +3,7 @@ import { migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
 import { freshDatabase, freshRedis } from '@tally/testkit';
 import { readEnv } from '../src/env.ts';
+import type { FaultPoint } from '../src/faults.ts';
 import { createIngestService, type IngestService } from '../src/service.ts';
 
 export const ADMIN_KEY = 'the-admin-key-of-the-tests';
@@ -18,7 +19,7 @@ export type Fixture = IngestService & {
 };
 
 /** usage-ingest in process, on stores of its own, with a clock that stands still and no flush but those asked for. */
-export async function startIngest(settings: Record<string, string> = {}): Promise<Fixture> {
+export async function startIngest(settings: Record<string, string> = {}, fault?: FaultPoint): Promise<Fixture> {
   const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
   const releasers = createReleasers();
   const clock = { now: Date.parse('2026-11-22T12:00:00Z') };
@@ -31,7 +32,12 @@ export async function startIngest(settings: Record<string, string> = {}): Promis
     TRACK_MERGE_MS: '1',
     ...settings,
   });
-  const service = await createIngestService(env, { log: createLog('test', 'silent'), releasers, now: () => clock.now });
+  const service = await createIngestService(env, {
+    log: createLog('test', 'silent'),
+    releasers,
+    now: () => clock.now,
+    ...(fault && { fault }),
+  });
   const clientWith = (key: string) =>
     createIngestClient({
       url: 'http://ingest',

@@ -1,0 +1,357 @@
+import { addDays, type Day, dayOf, formatCost, formatQuantity, type UsageEntry } from '@tally/contracts';
+import fc from 'fast-check';
+import type { Redis } from 'ioredis';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { FAULT_POINTS } from '../src/faults.ts';
+import { type Fixture, startIngest } from './ingest-fixture.ts';
+
+/**
+ * Random histories against a plain model: whatever is repeated, interrupted, late, lost by Redis or corrected, in the
+ * end every book equals the set of acknowledged entries, each once, plus the adjustments.
+ */
+const RUNS = Number(process.env.FC_RUNS ?? 1_000);
+
+type Point = (typeof FAULT_POINTS)[number];
+
+class Death extends Error {}
+
+let ingest: Fixture;
+let armed: Point | undefined;
+let runs = 0;
+const closedDays = new Set<Day>();
+
+beforeAll(async () => {
+  ingest = await startIngest({ MAX_METRIC_TYPES_PER_DAY: '6' }, (point) => {
+    if (point !== armed) return;
+    armed = undefined;
+    throw new Death(point);
+  });
+  ingest.clock.now = Date.now();
+});
+afterAll(() => ingest.close());
+
+type Spec = {
+  id: number;
+  daysAgo: number;
+  hour: number;
+  user: number;
+  tokens: string;
+  cost: string;
+  failed: boolean;
+  extra: string | undefined;
+};
+type Op =
+  | { do: 'record'; entries: Spec[]; fault: Point | undefined; backfill: boolean }
+  | { do: 'repeat' }
+  | { do: 'track'; by: number; id: string | undefined }
+  | { do: 'drain'; fault: Point | undefined; at: number }
+  | { do: 'adjust'; id: number; tokens: number; daysAgo: number; fault: boolean }
+  | { do: 'window passes' }
+  | { do: 'redis loses the ids' }
+  | { do: 'redis forgets totals' }
+  | { do: 'redis goes back' }
+  | { do: 'day passes' }
+  | { do: 'months pass' };
+
+const spec: fc.Arbitrary<Spec> = fc.record({
+  id: fc.integer({ min: 0, max: 6 }),
+  daysAgo: fc.constantFrom(0, 0, 0, 1, 5, 6, 7, 20, 35, 36, 50),
+  hour: fc.integer({ min: 0, max: 23 }),
+  user: fc.integer({ min: 0, max: 2 }),
+  tokens: fc.constantFrom('0', '1', '9007199254740', '1000000000000000'),
+  cost: fc.constantFrom('0', '0.000000001', '0.0023', '1000000'),
+  failed: fc.boolean(),
+  extra: fc.constantFrom(undefined, 'queries', 'constructor'),
+});
+
+const flushFault = fc.constantFrom<Point | undefined>(
+  undefined,
+  'flush.before-read',
+  'flush.before-append',
+  'flush.before-commit',
+  'flush.after-commit',
+  'flush.after-remove',
+);
+const recordFault = fc.constantFrom<Point | undefined>(
+  undefined,
+  undefined,
+  undefined,
+  'record.before-store',
+  'record.before-redis',
+  'record.after-store',
+);
+
+const op: fc.Arbitrary<Op> = fc.oneof(
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      do: fc.constant('record' as const),
+      entries: fc.array(spec, { minLength: 1, maxLength: 6 }),
+      fault: recordFault,
+      backfill: fc.boolean(),
+    }),
+  },
+  { weight: 3, arbitrary: fc.constant({ do: 'repeat' as const }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('track' as const),
+      by: fc.integer({ min: 0, max: 9 }),
+      id: fc.constantFrom(undefined, 't1', 't2'),
+    }),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.record({ do: fc.constant('drain' as const), fault: flushFault, at: fc.constantFrom(1, 1, 3) }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('adjust' as const),
+      id: fc.integer({ min: 0, max: 3 }),
+      tokens: fc.integer({ min: -50, max: 50 }).filter((tokens) => tokens !== 0),
+      daysAgo: fc.constantFrom(0, 1, 40),
+      fault: fc.boolean(),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.constantFrom<Op>({ do: 'window passes' }, { do: 'day passes' }, { do: 'redis loses the ids' }),
+  },
+  { weight: 1, arbitrary: fc.constantFrom<Op>({ do: 'redis forgets totals' }, { do: 'redis goes back' }) },
+  { weight: 1, arbitrary: fc.constant<Op>({ do: 'months pass' }) },
+);
+
+test(`after ${RUNS} random histories every book equals the plain model`, async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(op, { minLength: 1, maxLength: 12 }), async (history) => {
+      await turnThePage();
+      const world = new World(`m${runs++}`);
+      for (const step of history) await world.take(step);
+      await world.compare();
+    }),
+    { numRuns: RUNS, seed: Number(process.env.FC_SEED ?? Date.now() % 2 ** 31), verbose: 1 },
+  );
+}, 900_000);
+
+/** Between histories time passes and Redis is empty, so that a history meets no other's merchants. */
+async function turnThePage(): Promise<void> {
+  await (ingest.redis as Redis).flushdb();
+  ingest.clock.now += 60 * 24 * 3_600_000;
+  if (runs % 5 === 0) await closeDays();
+}
+
+async function closeDays(): Promise<void> {
+  const { closed } = await ingest.admin.journal.close.mutate({});
+  for (const day of closed) closedDays.add(day);
+}
+
+/** One merchant, the service's and the model's. */
+class World {
+  readonly sums = new Map<string, bigint>();
+  readonly ids = new Set<string>();
+  readonly adjusted = new Map<string, { date: Day; tokens: number }>();
+  last: { entries: UsageEntry[]; backfill: boolean } | undefined;
+  /** Keys of Redis at an earlier moment, with nothing accepted since that was not flushed. */
+  older: { key: string; value: Buffer; ttl: number }[] | undefined;
+
+  constructor(readonly merchantId: string) {}
+
+  get today(): Day {
+    return dayOf(ingest.clock.now);
+  }
+
+  count(date: Day, type: string, units: bigint): void {
+    if (units === 0n) return;
+    const key = `${date} ${type}`;
+    this.sums.set(key, (this.sums.get(key) ?? 0n) + units);
+  }
+
+  async take(step: Op): Promise<void> {
+    switch (step.do) {
+      case 'record':
+        return this.record(
+          step.entries.map((each) => this.entryOf(each)),
+          step.backfill,
+          step.fault,
+        );
+      case 'repeat':
+        if (this.last) await this.record(this.last.entries, this.last.backfill, undefined);
+        return;
+      case 'track':
+        return this.track(step.by, step.id);
+      case 'drain':
+        armed = step.fault;
+        await Promise.all(Array.from({ length: step.at }, () => this.drain()));
+        armed = undefined;
+        return;
+      case 'adjust':
+        return this.adjust(step);
+      case 'redis loses the ids':
+      case 'window passes':
+        return this.forget(`usage:{${this.merchantId}}:seen:*`);
+      case 'redis forgets totals':
+        await this.forget(`usage:{${this.merchantId}}:20*`);
+        return this.forget(`usage:{${this.merchantId}}:types:*`);
+      case 'redis goes back':
+        return this.goBack();
+      case 'day passes':
+        ingest.clock.now += 24 * 3_600_000;
+        return;
+      case 'months pass': {
+        // The streams are drained before a day can be so old that it is closed.
+        await this.drain();
+        ingest.clock.now += 41 * 24 * 3_600_000;
+        await closeDays();
+      }
+    }
+  }
+
+  entryOf({ id, daysAgo, hour, user, tokens, cost, failed, extra }: Spec): UsageEntry {
+    const date = addDays(this.today, -daysAgo);
+    const time = Math.min(Date.parse(`${date}T${String(hour).padStart(2, '0')}:00:00Z`), ingest.clock.now);
+    return {
+      id: `e${id}`,
+      merchantId: this.merchantId,
+      time: new Date(time).toISOString(),
+      userId: `u${user}`,
+      status: failed ? 'failure' : 'success',
+      metrics: { prompt_tokens: tokens, cost, ...(extra ? { [extra]: '7' } : {}) },
+    };
+  }
+
+  async record(entries: UsageEntry[], backfill: boolean, fault: Point | undefined): Promise<void> {
+    armed = fault;
+    const call = ingest.admin.usage.record.mutate({ entries, backfill });
+    if (fault === 'record.before-store') {
+      await expect(call).rejects.toMatchObject({ data: { code: 'UNAVAILABLE' } });
+      return;
+    }
+    const { rejected } = await call;
+    armed = undefined;
+    this.last = { entries, backfill };
+    const refused = new Map(rejected.map(({ index, code }) => [index, code]));
+    entries.forEach((entry, index) => {
+      const date = entry.time!.slice(0, 10);
+      const identity = `${date} ${entry.id}`;
+      const expected = this.refusalOf(date, backfill);
+      expect(refused.get(index), identity).toBe(
+        this.ids.has(identity) && expected === undefined ? undefined : expected,
+      );
+      if (expected !== undefined || this.ids.has(identity)) return;
+      this.ids.add(identity);
+      this.count(date, 'requests', 1n);
+      if (entry.status === 'failure') this.count(date, 'failed_requests', 1n);
+      for (const [type, text] of Object.entries(entry.metrics)) this.count(date, type, unitsOf(type, text));
+    });
+  }
+
+  refusalOf(date: Day, backfill: boolean): string | undefined {
+    if (date < addDays(this.today, -35) && !backfill) return 'TIME_TOO_OLD';
+    return closedDays.has(date) ? 'DAY_CLOSED' : undefined;
+  }
+
+  async track(by: number, id: string | undefined): Promise<void> {
+    const more = id === undefined ? {} : { id };
+    await ingest.admin.usage.track.mutate({ merchantId: this.merchantId, metricType: 'queries', by, ...more });
+    const identity = `${this.today} ${id}`;
+    // A plain call of 0 is no entry, so it does not claim its id.
+    if (by === 0 || (id !== undefined && this.ids.has(identity))) return;
+    if (id !== undefined) this.ids.add(identity);
+    this.count(this.today, 'queries', BigInt(by));
+  }
+
+  async adjust({ id, tokens, daysAgo, fault }: Extract<Op, { do: 'adjust' }>): Promise<void> {
+    const date = addDays(this.today, -daysAgo);
+    const send = () =>
+      ingest.admin.usage.adjust.mutate({
+        id: `a${id}`,
+        merchantId: this.merchantId,
+        date,
+        metrics: { completion_tokens: String(tokens) },
+        reason: 'the model says so',
+      });
+    if (fault) {
+      armed = 'adjust.before-commit';
+      await expect(send()).rejects.toMatchObject({ data: { code: 'INTERNAL' } });
+    }
+    const before = this.adjusted.get(`a${id}`);
+    if (before && (before.date !== date || before.tokens !== tokens)) {
+      await expect(send()).rejects.toMatchObject({ data: { code: 'CONFLICT' } });
+      return;
+    }
+    await send();
+    if (before) return;
+    this.adjusted.set(`a${id}`, { date, tokens });
+    this.count(date, 'completion_tokens', BigInt(tokens));
+  }
+
+  async drain(): Promise<void> {
+    await ingest.flush.drainMerchants([this.merchantId]).catch((error: unknown) => {
+      if (!(error instanceof Death)) throw error;
+    });
+  }
+
+  async keys(pattern: string): Promise<string[]> {
+    return (ingest.redis as Redis).keys(pattern);
+  }
+
+  async forget(pattern: string): Promise<void> {
+    const keys = await this.keys(pattern);
+    if (keys.length > 0) await ingest.redis.del(...keys);
+  }
+
+  /** Redis comes back with what it had a while ago: old totals, old ids, items that were flushed since. */
+  async goBack(): Promise<void> {
+    armed = undefined;
+    const pattern = `usage:{${this.merchantId}}:*`;
+    if (this.older) {
+      await this.drain();
+      expect(await ingest.redis.xlen(`usage:{${this.merchantId}}:journal`)).toBe(0);
+      await this.forget(pattern);
+      for (const { key, value, ttl } of this.older) await ingest.redis.restore(key, ttl, value, 'REPLACE');
+      await ingest.redis.sadd('usage:pending', this.merchantId);
+    }
+    this.older = await Promise.all(
+      (await this.keys(pattern)).map(async (key) => ({
+        key,
+        value: (await ingest.redis.dumpBuffer(key))!,
+        ttl: Math.max(0, await ingest.redis.pttl(key)),
+      })),
+    );
+  }
+
+  async compare(): Promise<void> {
+    armed = undefined;
+    await this.drain();
+    await ingest.admin.reconcile.repair.mutate({});
+    const merchantIds = [this.merchantId];
+    for (const daysAgo of [300, 600]) {
+      const scope = { startDate: addDays(this.today, -daysAgo), endDate: addDays(this.today, 301 - daysAgo) };
+      expect((await ingest.admin.reconcile.check.query({ ...scope, merchantIds })).drift).toEqual([]);
+    }
+    const all = { merchantIds, startDate: '2000-01-01', endDate: '2999-01-01' };
+    const rows = await ingest.db.usage.merchantUsage(all);
+    const counted = new Map(
+      rows.filter((row) => row.metric_value !== 0n).map((row) => [`${row.date} ${row.metric_type}`, row.metric_value]),
+    );
+    expect(Object.fromEntries(counted)).toEqual(Object.fromEntries([...this.sums].filter(([, units]) => units !== 0n)));
+    for (let daysAgo = 0; daysAgo <= 6; daysAgo++) {
+      const date = addDays(this.today, -daysAgo);
+      const { metrics } = await ingest.admin.usage.current.query({ merchantId: this.merchantId, date });
+      const model = [...this.sums].filter(([key, units]) => key.startsWith(date) && units !== 0n);
+      const shown = Object.entries(metrics).filter(([, value]) => value !== '0');
+      expect(Object.fromEntries(shown)).toEqual(
+        Object.fromEntries(model.map(([key, units]) => [key.slice(11), formatQuantity(key.slice(11), units)])),
+      );
+    }
+  }
+}
+
+function unitsOf(type: string, text: string): bigint {
+  if (type !== 'cost') return BigInt(text);
+  const [whole = '0', fraction = ''] = text.split('.');
+  const units = BigInt(whole) * 10n ** 9n + BigInt(fraction.padEnd(9, '0'));
+  expect(formatCost(units)).toBe(text);
+  return units;
+}
