@@ -25,6 +25,7 @@ import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
 import { startLoop } from './flush/loop.ts';
+import { startScheduler } from './jobs/scheduler.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createRecentEntries } from './recent.ts';
 import { createReconcile, presentDrift } from './reconcile/index.ts';
@@ -134,6 +135,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       await Promise.all([flushLoop.stop(), hourly.stop()]);
       await drain.drain({ wait: true });
     });
+  }
+
+  if (env.ENABLE_JOB_SCHEDULER && env.ENABLE_USAGE_AGGREGATION) {
+    const scheduler = startScheduler({ intervalMs: env.USAGE_AGGREGATION_INTERVAL, run: () => flush.run({}), log });
+    releasers.push('scheduler', () => scheduler.stop());
   }
 
   const handlers = createHandlers({

@@ -2,7 +2,8 @@
 -- $1 the first day to keep   $2 moment
 select day.date
 from (
-  select distinct to_date(right(child.relname, 8), 'YYYYMMDD') as date
+  -- The case keeps other names from to_date, whatever order the planner likes.
+  select case when child.relname ~ '^usage_events_\d{8}$' then to_date(right(child.relname, 8), 'YYYYMMDD') end as date
   from pg_inherits
   join pg_class as child on child.oid = inhrelid
   where inhparent = 'usage_events'::regclass

@@ -76,7 +76,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
           const transaction: Executor = queryRunner!;
           return work({
             merchantIds: await lock(transaction, merchantIds, options.wait),
-            append: (batch) => append(transaction, batch),
+            append: (batch) => append(transaction, merchantIds, batch),
             bury: async (line, { code, message }) => {
               await transaction.query(sql('bury'), [JSON.stringify(line), code, message]);
             },
@@ -90,10 +90,15 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
     }
   };
 
-  async function append(transaction: Executor, { source, lines, days }: Batch): Promise<Appended> {
+  async function append(
+    transaction: Executor,
+    merchantIds: readonly string[],
+    { source, lines, days }: Batch,
+  ): Promise<Appended> {
     await partitions.ensure(transaction, days);
     const [row] = await runSql(transaction, 'append', [lines, source], AppendRow);
     const { flush_id, entries, inserted, changed } = row!;
+    if (source === 'stream' && inserted < entries) await transaction.query(sql('mark-stale'), [merchantIds, days]);
     const dates = changed.map((each) => each.date).sort();
     const merchants = new Set(changed.map((each) => each.merchantId)).size;
     await transaction.query(sql('close-flush'), [

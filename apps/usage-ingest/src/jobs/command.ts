@@ -1,0 +1,92 @@
+import { addDays, type Day, dayOf, eachDay, isDay } from '@tally/contracts';
+import type { IngestClient } from '@tally/contracts/client';
+import { progressBar } from '../import/progress.ts';
+
+export type Output = { log(line: string): void; error(line: string): void; now(): number };
+
+const USAGE = `Usage:
+  npm run job:aggregate                        yesterday
+  npm run job:aggregate-date YYYY-MM-DD
+  npm run job:aggregate-range START END
+  npm run job:aggregate-merchant ID [DATE]
+  npm run job:status [DATE]
+  npm run job:reconcile [START END]            compares all books; default: the last 7 days
+  npm run job:scheduler                        the job, every USAGE_AGGREGATION_INTERVAL ms`;
+
+type Run = {
+  success: boolean;
+  keysProcessed: number;
+  recordsAggregated: number;
+  errors: { key: string; message: string }[];
+  durationMs: number;
+};
+
+/** Runs one of the documented commands; returns its exit code: 0 done, 1 failed, 64 not understood. */
+export async function runCommand(args: readonly string[], client: IngestClient, out: Output): Promise<number> {
+  const [command, ...rest] = args;
+  const today = dayOf(out.now());
+  const days = rest.filter((word) => isDay(word));
+  switch (command) {
+    case 'aggregate':
+    case 'aggregate-date': {
+      const date = command === 'aggregate' ? addDays(today, -1) : rest[0];
+      if (date === undefined || !isDay(date)) break;
+      return report(out, date, await client.flush.run.mutate({ date }));
+    }
+    case 'aggregate-range': {
+      const [startDate, endDate] = days;
+      if (!startDate || !endDate || startDate > endDate) break;
+      return aggregateRange(client, out, startDate, endDate);
+    }
+    case 'aggregate-merchant': {
+      const [merchantId, date] = rest;
+      if (!merchantId || (date !== undefined && !isDay(date))) break;
+      const run = await client.flush.merchant.mutate(date === undefined ? { merchantId } : { merchantId, date });
+      return report(out, `${date ?? addDays(today, -1)}, merchant ${merchantId}`, run);
+    }
+    case 'status': {
+      if (rest.length > 0 && days.length === 0) break;
+      const status = await client.flush.status.query(days[0] ? { date: days[0] } : {});
+      for (const [name, value] of Object.entries(status)) out.log(`${name.padEnd(14)} ${value}`);
+      return 0;
+    }
+    case 'reconcile': {
+      const [startDate = addDays(today, -6), endDate = today] = days;
+      const { balanced, drift, merchantsChecked, numbersChecked } = await client.reconcile.check.query({
+        startDate,
+        endDate,
+      });
+      out.log(
+        `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ${balanced ? 'every book agrees' : `${drift.length} differ`}`,
+      );
+      for (const row of drift.slice(0, 50)) out.error(JSON.stringify(row));
+      return balanced ? 0 : 1;
+    }
+  }
+  out.error(USAGE);
+  return 64;
+}
+
+async function aggregateRange(client: IngestClient, out: Output, startDate: Day, endDate: Day): Promise<number> {
+  const all = eachDay(startDate, endDate);
+  const bar = progressBar('days', all.length);
+  let failed = 0;
+  const lines: [Day, Run][] = [];
+  for (const date of all) {
+    const run = await client.flush.run.mutate({ date });
+    lines.push([date, run]);
+    if (!run.success) failed++;
+    bar.advance(1);
+  }
+  bar.stop();
+  for (const [date, run] of lines) report(out, date, run);
+  return failed === 0 ? 0 : 1;
+}
+
+function report(out: Output, what: string, run: Run): number {
+  out.log(
+    `${what}: ${run.keysProcessed} keys found, ${run.recordsAggregated} records aggregated, ${run.errors.length} errors, ${run.durationMs} ms`,
+  );
+  for (const { key, message } of run.errors) out.error(`  ${key}: ${message}`);
+  return run.success ? 0 : 1;
+}

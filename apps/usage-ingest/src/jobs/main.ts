@@ -1,0 +1,29 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import { createIngestClient } from '@tally/contracts/client';
+import { runCommand } from './command.ts';
+
+const client = createIngestClient({
+  url: process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001',
+  key: process.env.TALLY_ADMIN_KEY ?? '',
+});
+const out = { log: console.log, error: console.error, now: Date.now };
+const args = process.argv.slice(2);
+
+try {
+  if (args[0] === 'scheduler') await schedule();
+  else process.exitCode = await runCommand(args, client, out);
+} catch (error) {
+  console.error(`The job failed: ${error instanceof Error ? error.message : String(error)}`);
+  process.exitCode = 1;
+}
+
+/** The job from outside of the service, again and again: for those who keep schedulers apart. */
+async function schedule(): Promise<never> {
+  const intervalMs = Number(process.env.USAGE_AGGREGATION_INTERVAL) || 3_600_000;
+  for (;;) {
+    await runCommand(['aggregate'], client, out).catch((error: Error) =>
+      console.error(`The job failed: ${error.message}`),
+    );
+    await wait(intervalMs);
+  }
+}

@@ -1,0 +1,25 @@
+import type { FlushResult } from '@tally/contracts';
+import type { Log } from '@tally/service';
+import { type Loop, startLoop } from '../flush/loop.ts';
+
+export type SchedulerOptions = {
+  /** `USAGE_AGGREGATION_INTERVAL`. */
+  intervalMs: number;
+  run(): Promise<FlushResult>;
+  log: Log;
+};
+
+/** The documented job in the process: every interval, for yesterday. A failed run is tried again with growing pauses. */
+export function startScheduler({ intervalMs, run, log }: SchedulerOptions): Loop {
+  return startLoop(
+    intervalMs,
+    async () => {
+      log.info('aggregation starts');
+      const { errors, keysProcessed, recordsAggregated, durationMs } = await run();
+      log.info({ keysProcessed, recordsAggregated, errors: errors.length, durationMs }, 'aggregation completed');
+      for (const error of errors) log.error(error, 'aggregation of a key failed');
+      if (errors.length > 0) throw new Error(`${errors.length} keys failed`);
+    },
+    (error) => log.error({ err: error }, 'aggregation failed; it is tried again'),
+  );
+}

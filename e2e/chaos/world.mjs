@@ -1,0 +1,113 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { createIngestClient } from '@tally/contracts/client';
+import { migrate } from '@tally/db';
+import pg from 'pg';
+import { startServers } from '../../infra/local/servers.mjs';
+
+const MAIN = fileURLToPath(new URL('../../apps/usage-ingest/dist/main.js', import.meta.url));
+const KEY = 'the-admin-key-of-the-chaos';
+const READY_DEADLINE_MS = 60_000;
+
+/** Real servers that keep what they acknowledge, and two ingest processes on them, each flushing. */
+export async function createWorld(home) {
+  const servers = await startServers({ home, durable: true });
+  await migrate(servers.databaseUrl);
+  const env = {
+    PATH: process.env.PATH,
+    DATABASE_URL: servers.databaseUrl,
+    REDIS_URL: servers.redisUrl,
+    TALLY_ADMIN_KEY: KEY,
+    LOG_LEVEL: 'fatal',
+    FLUSH_INTERVAL_MS: '50',
+  };
+  const ingests = await Promise.all(['one', 'two'].map((name) => createIngest(name, env)));
+  await Promise.all(ingests.map((ingest) => ingest.start()));
+  return {
+    servers,
+    ingests,
+    /** A connection for looking; made when it is needed, since the server may be killed at any time. */
+    async query(text, values) {
+      const client = new pg.Client({ connectionString: servers.databaseUrl });
+      await client.connect();
+      try {
+        return (await client.query(text, values)).rows;
+      } finally {
+        await client.end();
+      }
+    },
+    async close() {
+      await Promise.all(ingests.map((ingest) => ingest.stop()));
+      await servers.remove();
+    },
+  };
+}
+
+async function createIngest(name, env) {
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  let child;
+  let output = '';
+  const alive = () => child && child.exitCode === null && child.signalCode === null;
+
+  return {
+    name,
+    url,
+    client: createIngestClient({
+      url,
+      key: KEY,
+      fetch: (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(15_000) }),
+    }),
+    alive,
+    /** Starts it where it is not running, and again while the stores it needs are not there yet. */
+    async start(fault) {
+      const deadline = Date.now() + READY_DEADLINE_MS;
+      for (;;) {
+        if (!alive()) {
+          output = '';
+          child = spawn(process.execPath, [MAIN], {
+            env: { ...env, PORT: String(port), ...(fault ? { TALLY_FAULT: fault } : {}) },
+            stdio: ['ignore', 'pipe', 'pipe'],
+          });
+          for (const stream of [child.stdout, child.stderr]) {
+            stream.on('data', (chunk) => {
+              output = (output + chunk).slice(-3000);
+            });
+          }
+        }
+        const ready = await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(2_000) }).then(
+          async (response) => response.ok && !(await response.json()).degraded,
+          () => false,
+        );
+        if (ready || (fault && !alive())) return;
+        if (Date.now() > deadline) throw new Error(`ingest ${name} is not ready:\n${output}`);
+        await wait(50);
+      }
+    },
+    async kill() {
+      if (!alive()) return;
+      const exited = once(child, 'exit');
+      child.kill('SIGKILL');
+      await exited;
+    },
+    async stop() {
+      if (!alive()) return;
+      const exited = once(child, 'exit');
+      child.kill('SIGTERM');
+      await exited;
+    },
+  };
+}
+
+async function freePort() {
+  const server = createServer();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
+}
