@@ -1,0 +1,285 @@
+import type { UsageEntry } from '@tally/contracts';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Fixture, startIngest } from './ingest-fixture.ts';
+
+const DAY = '2026-11-22';
+
+let ingest: Fixture;
+let sql: pg.Client;
+let merchants = 0;
+const newMerchant = () => `merchant-${merchants++}`;
+
+beforeAll(async () => {
+  ingest = await startIngest({ MAX_METRIC_TYPES_PER_DAY: '4', MAX_DIMENSIONS_PER_DAY: '3' });
+  sql = new pg.Client({ connectionString: ingest.databaseUrl });
+  await sql.connect();
+});
+afterAll(async () => {
+  await sql.end();
+  await ingest.close();
+});
+
+const entry = (merchantId: string, id: string, more: Record<string, unknown> = {}): UsageEntry => ({
+  id,
+  merchantId,
+  time: `${DAY}T10:00:00Z`,
+  metrics: { prompt_tokens: '10' },
+  ...more,
+});
+const record = (entries: UsageEntry[], more = {}) => ingest.admin.usage.record.mutate({ entries, ...more });
+const flush = (merchantId: string) => ingest.admin.flush.merchant.mutate({ merchantId });
+const check = (merchantId: string) =>
+  ingest.admin.reconcile.check.query({ startDate: '2026-10-01', endDate: DAY, merchantIds: [merchantId] });
+
+describe('reconcile.check', () => {
+  test('finds balanced what is balanced, pending or not', async () => {
+    const merchantId = newMerchant();
+    await record([entry(merchantId, 'a'), entry(merchantId, 'b', { status: 'failure' })]);
+    expect(await check(merchantId)).toMatchObject({ balanced: true, drift: [], merchantsChecked: 1 });
+    await flush(merchantId);
+    await record([entry(merchantId, 'c')]);
+    expect(await check(merchantId)).toMatchObject({ balanced: true, drift: [], numbersChecked: 5 });
+  });
+
+  test('names the entry that was taken out of the journal', async () => {
+    const merchantId = newMerchant();
+    await record([entry(merchantId, 'kept'), entry(merchantId, 'stolen', { userId: 'eve' })]);
+    await flush(merchantId);
+    await sql.query('delete from usage_events where merchant_id = $1 and id = $2', [merchantId, 'stolen']);
+    const { balanced, drift } = await check(merchantId);
+    expect(balanced).toBe(false);
+    expect(drift.find((row) => row.metricType === 'prompt_tokens')).toMatchObject({
+      date: DAY,
+      journal: '10',
+      daily: '20',
+      usage: '20',
+      live: '20',
+      drift: '10',
+      suspects: [{ id: 'stolen', why: 'acknowledged, but not in the journal' }],
+    });
+  });
+
+  test('names the entry whose amount was changed', async () => {
+    const merchantId = newMerchant();
+    await record([entry(merchantId, 'honest', { userId: 'ada' }), entry(merchantId, 'inflated', { userId: 'eve' })]);
+    await flush(merchantId);
+    await sql.query('update usage_events set prompt_tokens = 99 where merchant_id = $1 and id = $2', [
+      merchantId,
+      'inflated',
+    ]);
+    const { drift } = await check(merchantId);
+    expect(drift).toEqual([
+      expect.objectContaining({
+        metricType: 'prompt_tokens',
+        journal: '109',
+        daily: '20',
+        drift: '-89',
+        suspects: [{ id: 'inflated', why: expect.any(String) }],
+      }),
+    ]);
+  });
+
+  test.each([
+    ['usage_daily', 'daily'],
+    ['usage_daily_models', 'dailyModels'],
+    ['usage_quarter_hours', 'quarterHours'],
+    ['usage_monthly', 'monthly'],
+  ])('sees that %s was broken', async (table, book) => {
+    const merchantId = newMerchant();
+    await record([entry(merchantId, 'a')]);
+    await flush(merchantId);
+    await sql.query(`update ${table} set requests = requests + 1 where merchant_id = $1`, [merchantId]);
+    const { drift } = await check(merchantId);
+    expect(drift.some((row) => (row as Record<string, unknown>)[book] === '2')).toBe(true);
+  });
+
+  test('a total that Redis lost or holds wrong is seen, and repair sets it right', async () => {
+    const merchantId = newMerchant();
+    await record([entry(merchantId, 'a')]);
+    await flush(merchantId);
+    await record([entry(merchantId, 'b')]);
+    await ingest.redis.incrby(`usage:{${merchantId}}:${DAY}:prompt_tokens`, 5);
+    await ingest.redis.del(`usage:{${merchantId}}:${DAY}:requests`);
+    const { drift } = await check(merchantId);
+    expect(drift.map(({ metricType, live, usage }) => [metricType, live, usage])).toEqual([
+      ['prompt_tokens', '15', '10'],
+      ['requests', '-1', '1'],
+    ]);
+    expect(await ingest.admin.reconcile.repair.mutate({})).toMatchObject({ balanced: false });
+    expect(await check(merchantId)).toMatchObject({ balanced: true });
+    expect((await ingest.admin.usage.current.query({ merchantId })).metrics).toEqual({
+      prompt_tokens: '20',
+      requests: '2',
+    });
+  });
+});
+
+describe('usage.explain', () => {
+  test('goes from a number to its flushes, its adjustments and its entries', async () => {
+    const merchantId = newMerchant();
+    await record([
+      entry(merchantId, 'a', { metrics: { cost: '0.5' } }),
+      entry(merchantId, 'b', { count: 4, metrics: { cost: '0.25' } }),
+    ]);
+    await flush(merchantId);
+    await record([entry(merchantId, 'c', { metrics: { cost: '1' } }), entry(merchantId, 'no cost')]);
+    const adjustment = {
+      id: 'refund-1',
+      merchantId,
+      date: DAY,
+      metrics: { cost: '-0.75' },
+      reason: 'the provider credited it',
+    };
+    await ingest.admin.usage.adjust.mutate(adjustment);
+    const ask = (more = {}) => ingest.admin.usage.explain.query({ merchantId, date: DAY, metricType: 'cost', ...more });
+    const explained = await ask({ limit: 2 });
+    expect(explained).toMatchObject({
+      value: '1',
+      entryCount: '3',
+      callCount: '6',
+      adjustments: [{ id: 'refund-1', metrics: { cost: '-0.75' }, reason: 'the provider credited it', actor: 'admin' }],
+      nextCursor: 'b',
+    });
+    expect(explained.flushes.map(({ source, entries, value }) => [source, entries, value])).toEqual([
+      ['stream', '1', '1'],
+      ['stream', '2', '0.75'],
+    ]);
+    expect(explained.entries.map(({ id }) => id)).toEqual(['a', 'b']);
+    const rest = await ask({ limit: 2, cursor: explained.nextCursor! });
+    expect(rest.entries.map(({ id }) => id)).toEqual(['c']);
+    expect(rest.nextCursor).toBeNull();
+  });
+});
+
+describe('usage.adjust', () => {
+  test('counts once per id, in every book, and says who and why', async () => {
+    const merchantId = newMerchant();
+    await record([entry(merchantId, 'a', { userId: 'ada' })]);
+    const call = {
+      id: 'fix',
+      merchantId,
+      date: DAY,
+      metrics: { prompt_tokens: '-4', seats: '2' },
+      dimensions: { userId: 'ada' },
+      reason: 'counted by mistake',
+    };
+    const first = await ingest.admin.usage.adjust.mutate(call);
+    expect(first).toMatchObject({
+      metrics: { prompt_tokens: '-4', seats: '2' },
+      dimensions: { userId: 'ada', model: null },
+    });
+    expect(await ingest.admin.usage.adjust.mutate(call)).toEqual(first);
+    await expect(ingest.admin.usage.adjust.mutate({ ...call, metrics: { prompt_tokens: '-5' } })).rejects.toMatchObject(
+      { data: { code: 'CONFLICT' } },
+    );
+    expect((await ingest.admin.usage.current.query({ merchantId })).metrics).toEqual({
+      prompt_tokens: '6',
+      requests: '1',
+      seats: '2',
+    });
+    expect(await check(merchantId)).toMatchObject({ balanced: true });
+  });
+
+  test.each([{}, { prompt_tokens: '0' }, { prompt_tokens: '1.5' }, { total_tokens: '1' }, { cost: '0.0000000001' }])(
+    'refuses %o',
+    async (metrics) => {
+      const call = {
+        id: 'x',
+        merchantId: newMerchant(),
+        date: DAY,
+        metrics: metrics as Record<string, string>,
+        reason: 'none',
+      };
+      await expect(ingest.admin.usage.adjust.mutate(call)).rejects.toMatchObject({ data: { httpStatus: 400 } });
+    },
+  );
+});
+
+describe('dead letters', () => {
+  test('an entry that Postgres refuses does not stop the others, is shown, and is counted once it can be', async () => {
+    const merchantId = newMerchant();
+    await sql.query(`insert into merchant_usage values ($1, $2, 'prompt_tokens', 9223372036854775800)`, [
+      merchantId,
+      DAY,
+    ]);
+    await record([entry(merchantId, 'fits', { metrics: { bytes: '1' } }), entry(merchantId, 'too much')]);
+    const run = await flush(merchantId);
+    expect(run).toMatchObject({ success: true, recordsAggregated: 1 });
+    const { rows } = await ingest.admin.deadLetters.list.query({ merchantId });
+    expect(rows).toEqual([
+      expect.objectContaining({ entryId: 'too much', code: 'TOTAL_LIMIT', attempts: 1, resolvedAt: null }),
+    ]);
+    expect(await ingest.admin.deadLetters.retry.mutate({ merchantId })).toMatchObject({
+      counted: 0,
+      stillRefused: [{ entryId: 'too much' }],
+    });
+    await sql.query(`delete from merchant_usage where merchant_id = $1 and metric_type = 'prompt_tokens'`, [
+      merchantId,
+    ]);
+    expect(await check(merchantId)).toMatchObject({ balanced: true });
+    expect(await ingest.admin.deadLetters.retry.mutate({ merchantId })).toEqual({ counted: 1, stillRefused: [] });
+    expect((await ingest.admin.deadLetters.list.query({ merchantId })).rows).toEqual([]);
+    expect(await check(merchantId)).toMatchObject({ balanced: true });
+  });
+});
+
+describe('limits', () => {
+  test('a day has so many metric types and no more; the rest of the batch is counted', async () => {
+    const merchantId = newMerchant();
+    const typed = (id: string, type: string) => entry(merchantId, id, { metrics: { [type]: '1' } });
+    expect(await record([typed('1', 'a'), typed('2', 'b'), typed('3', 'c')])).toMatchObject({ accepted: 3 });
+    expect(await record([typed('4', 'd'), typed('5', 'a')])).toMatchObject({
+      accepted: 1,
+      rejected: [{ index: 0, code: 'CARDINALITY_LIMIT' }],
+    });
+    expect((await ingest.admin.usage.current.query({ merchantId })).metrics).toEqual({
+      a: '2',
+      b: '1',
+      c: '1',
+      requests: '4',
+    });
+  });
+
+  test('a day has so many users, keys, models and providers and no more', async () => {
+    const merchantId = newMerchant();
+    const of = (userId: string) => entry(merchantId, userId, { userId });
+    expect(await record([of('u1'), of('u2'), of('u3')])).toMatchObject({ accepted: 3 });
+    expect(await record([of('u4'), entry(merchantId, 'again', { userId: 'u1' })])).toMatchObject({
+      accepted: 1,
+      rejected: [{ index: 0, code: 'CARDINALITY_LIMIT' }],
+    });
+  });
+});
+
+describe('retention', () => {
+  test('a closed day keeps its sums and its proof, and takes no more entries', async () => {
+    const own = await startIngest();
+    const merchantId = 'aging';
+    const mine = (id: string) => entry(merchantId, id, { metrics: { prompt_tokens: '10', seats: '3' } });
+    await own.admin.usage.record.mutate({ entries: [mine('a'), mine('b')] });
+    await own.admin.flush.merchant.mutate({ merchantId });
+    own.clock.now = Date.now() + 36 * 86_400_000;
+    expect((await own.admin.journal.close.mutate({})).closed).toEqual([DAY]);
+    expect(await own.admin.journal.close.mutate({})).toEqual({ closed: [] });
+    await expect(own.admin.usage.explain.query({ merchantId, date: DAY, metricType: 'seats' })).rejects.toMatchObject({
+      data: { code: 'JOURNAL_DROPPED', details: { value: '6' } },
+    });
+    const late = await own.admin.usage.record.mutate({
+      entries: [mine('c'), { ...mine('d'), time: '2026-11-23T00:00:00Z' }],
+      backfill: true,
+    });
+    expect(late).toMatchObject({ accepted: 1, rejected: [{ index: 0, code: 'DAY_CLOSED' }] });
+    const scope = { startDate: DAY, endDate: DAY };
+    expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true, numbersChecked: 6 });
+    await own.admin.usage.adjust.mutate({
+      id: 'after',
+      merchantId,
+      date: DAY,
+      metrics: { seats: '-1' },
+      reason: 'late correction',
+    });
+    expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true });
+    await own.close();
+  });
+});
