@@ -28,7 +28,8 @@ export function startProcess({ name, command, args, env, cwd, user, logFile }) {
     child.once('error', (error) => resolve(error.message));
     child.once('exit', (code, signal) => resolve(signal ?? code));
   });
-  void exited.then(() => log?.end());
+  // Children of a killed server write on; the log ends with the last of them.
+  child.once('close', () => log?.end());
   return { name, child, exited, tail: () => tail };
 }
 

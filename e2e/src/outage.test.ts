@@ -1,0 +1,127 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+import { addDays, dayOf, type UsageEntry } from '@tally/contracts';
+import { createIngestClient, type IngestClient } from '@tally/contracts/client';
+import { migrate } from '@tally/db';
+import { type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Servers, startServers } from '../../infra/local/servers.mjs';
+
+const KEY = 'the-admin-key-of-the-outage';
+
+let home: string;
+let servers: Servers;
+let ingest: ServiceProcess;
+let client: IngestClient;
+
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), 'tally-outage-'));
+  servers = await startServers({ home, durable: true });
+  await migrate(servers.databaseUrl);
+  const env = {
+    DATABASE_URL: servers.databaseUrl,
+    REDIS_URL: servers.redisUrl,
+    TALLY_ADMIN_KEY: KEY,
+    FLUSH_INTERVAL_MS: '100',
+  };
+  ingest = await startServiceProcess('usage-ingest', { ...env, LOG_LEVEL: 'fatal' });
+  client = createIngestClient({ url: ingest.url, key: KEY });
+});
+
+afterAll(async () => {
+  await ingest?.stop();
+  await servers?.remove();
+  await rm(home, { recursive: true, force: true });
+});
+
+let batches = 0;
+const send = async (merchantId: string): Promise<UsageEntry[]> => {
+  const batch = batches++;
+  const entries = Array.from({ length: 10 }, (_, index) => ({
+    id: `${batch}-${index}`,
+    merchantId,
+    time: new Date().toISOString(),
+    metrics: { prompt_tokens: '3' },
+  }));
+  const { accepted } = await client.usage.record.mutate({ entries });
+  expect(accepted).toBe(10);
+  return entries;
+};
+
+/** The state of the service, asked until it is the one that is waited for. */
+async function until(wanted: (state: Record<string, unknown>) => boolean): Promise<Response> {
+  for (;;) {
+    const response = await fetch(`${ingest.url}/readyz`);
+    if (wanted((await response.clone().json()) as Record<string, unknown>)) return response;
+    await wait(50);
+  }
+}
+
+async function expectBooks(merchantId: string, requests: number): Promise<void> {
+  await client.flush.drain.mutate({});
+  const today = dayOf(Date.now());
+  const scope = { startDate: addDays(today, -1), endDate: today, merchantIds: [merchantId] };
+  expect(await client.reconcile.check.query(scope)).toMatchObject({ balanced: true, drift: [] });
+  const { metrics } = await client.usage.current.query({ merchantId, metricTypes: ['requests', 'prompt_tokens'] });
+  expect(metrics).toEqual({ requests: String(requests), prompt_tokens: String(requests * 3) });
+}
+
+test('with Redis away entries go to Postgres, repeats of them too, and the totals are right when it is back', async () => {
+  const before = await send('redis-away');
+  await servers.redis.kill();
+  await until((state) => state.redis === false);
+  await send('redis-away');
+  expect(await client.usage.record.mutate({ entries: before })).toMatchObject({
+    accepted: expect.any(Number),
+    rejected: [],
+  });
+  expect((await client.usage.current.query({ merchantId: 'redis-away' })).metrics.requests).toBeDefined();
+  await servers.redis.start();
+  await until((state) => state.degraded === false);
+  await send('redis-away');
+  expect(await client.usage.record.mutate({ entries: before })).toMatchObject({ accepted: 0, duplicates: 10 });
+  await expectBooks('redis-away', 30);
+});
+
+test('with Postgres away Redis goes on accepting, and the flush catches up', async () => {
+  await send('postgres-away');
+  await servers.postgres.kill();
+  const degraded = await until((state) => state.postgres === false);
+  expect(degraded.status).toBe(200);
+  await send('postgres-away');
+  expect((await client.usage.current.query({ merchantId: 'postgres-away' })).metrics).toEqual({
+    requests: '20',
+    prompt_tokens: '60',
+  });
+  await servers.postgres.start();
+  await until((state) => state.degraded === false);
+  await send('postgres-away');
+  await expectBooks('postgres-away', 30);
+});
+
+test('with both away nothing is acknowledged, and the answer says when to come back', async () => {
+  await send('both-away');
+  await Promise.all([servers.redis.kill(), servers.postgres.kill()]);
+  const unready = await until((state) => state.ok === false);
+  expect(unready.status).toBe(503);
+  const entry = {
+    id: 'homeless',
+    merchantId: 'both-away',
+    time: new Date().toISOString(),
+    metrics: { prompt_tokens: '3' },
+  };
+  const refused = await fetch(`${ingest.url}/trpc/usage.record`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ entries: [entry] }),
+  });
+  expect(refused.status).toBe(503);
+  expect(refused.headers.get('retry-after')).toMatch(/^\d+$/);
+  expect(await refused.json()).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
+  await Promise.all([servers.redis.start(), servers.postgres.start()]);
+  await until((state) => state.degraded === false);
+  expect(await client.usage.record.mutate({ entries: [entry] })).toMatchObject({ accepted: 1 });
+  await expectBooks('both-away', 11);
+});
