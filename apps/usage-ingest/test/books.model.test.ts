@@ -176,7 +176,7 @@ class World {
       case 'window passes':
         return this.forget(`usage:{${this.merchantId}}:seen:*`);
       case 'redis forgets totals':
-        await this.forget(`usage:{${this.merchantId}}:20*`);
+        await this.forget(`usage:{${this.merchantId}}:[0-9]*`);
         return this.forget(`usage:{${this.merchantId}}:types:*`);
       case 'redis goes back':
         return this.goBack();
