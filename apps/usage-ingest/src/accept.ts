@@ -7,13 +7,14 @@ import {
   type RecordResult,
   type Rejection,
   TallyError,
+  type Units,
 } from '@tally/contracts';
 import { type FlushSource, isRefusal, type Journal } from '@tally/db';
 import { type BatchToCheck, type CheckedLine, checkBatch } from './check.ts';
 import type { Amount, Counters, MerchantBatch, Stored } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
-import { amountsOf, dimensionsOf, identityOf } from './line.ts';
+import { amountsOf, amountTexts, dimensionsOf, identityOf } from './line.ts';
 
 export type AcceptOptions = {
   counters: Counters;
@@ -136,26 +137,45 @@ export function createAccept(options: AcceptOptions): Accept {
 }
 
 function batchOf(merchantId: string, entries: readonly CheckedLine[]): MerchantBatch {
-  const sums = new Map<string, Amount>();
-  const dimensions = new Map<Day, Set<string>>();
+  const days = new Map<Day, { sums: Map<string, Sum>; dimensions: Set<string> }>();
   for (const { line } of entries) {
-    for (const [metricType, units] of amountsOf(line)) {
-      const key = `${line.date} ${metricType}`;
-      const sum = sums.get(key);
-      if (sum) sum.units += units;
-      else sums.set(key, { date: line.date, metricType, units });
+    let day = days.get(line.date);
+    if (!day) {
+      day = { sums: new Map(), dimensions: new Set() };
+      days.set(line.date, day);
     }
-    const known = dimensions.get(line.date);
-    if (known) known.add(dimensionsOf(line));
-    else dimensions.set(line.date, new Set([dimensionsOf(line)]));
+    day.dimensions.add(dimensionsOf(line));
+    for (const [metricType, units] of amountTexts(line)) {
+      const sum = day.sums.get(metricType);
+      if (sum) addTo(sum, units);
+      else day.sums.set(metricType, addTo({ small: 0, large: 0n }, units));
+    }
   }
   return {
     merchantId,
     identities: entries.map(({ line }) => identityOf(line)),
     lines: entries.map(({ line }) => JSON.stringify(line)),
-    amounts: [...sums.values()],
-    dimensions: new Map([...dimensions].map(([date, members]) => [date, [...members]])),
+    amounts: [...days].flatMap(([date, { sums }]) =>
+      [...sums].map(([metricType, { small, large }]): Amount => ({ date, metricType, units: large + BigInt(small) })),
+    ),
+    dimensions: new Map([...days].map(([date, { dimensions }]) => [date, [...dimensions]])),
   };
+}
+
+/** An exact sum: doubles while they are exact, which amounts of at most 10^15 let us see in time. */
+type Sum = { small: number; large: Units };
+
+const EXACT_DIGITS = 15;
+const EXACT_MOST = 8e15;
+
+function addTo(sum: Sum, units: string): Sum {
+  if (units.length > EXACT_DIGITS) sum.large += BigInt(units);
+  else sum.small += Number(units);
+  if (sum.small > EXACT_MOST) {
+    sum.large += BigInt(sum.small);
+    sum.small = 0;
+  }
+  return sum;
 }
 
 type Refused = { code: Rejection['code']; message: string; concerns: (entry: CheckedLine) => boolean };

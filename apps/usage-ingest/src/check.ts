@@ -11,6 +11,7 @@ import {
 } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { identityOf, lineOf } from './line.ts';
+import { isPlainEntry } from './plain-entry.ts';
 
 /** An entry that may be counted, with its place in the batch. */
 export type CheckedLine = { index: number; line: JournalLine };
@@ -53,18 +54,8 @@ export function checkBatch(batch: BatchToCheck, clock: Clock): { lines: CheckedL
 type Refusal = { code: ErrorCode; message: string };
 
 function checkEntry(value: unknown, batch: BatchToCheck, clock: Clock): { line: JournalLine } | Refusal {
-  const reserved = reservedMetric(value);
-  if (reserved) return { code: 'RESERVED_METRIC', message: `metrics.${reserved} is derived by Tally; leave it out.` };
-  const hidden = hiddenKey(value);
-  if (hidden) return { code: 'INVALID_ENTRY', message: `${hidden}: this name is not allowed.` };
-  const parsed = UsageEntry.safeParse(value);
-  if (!parsed.success) {
-    const issues = parsed.error.issues
-      .slice(0, 5)
-      .map(({ path, message }) => `${path.join('.') || 'entry'}: ${message}`);
-    return { code: 'INVALID_ENTRY', message: issues.join('; ') };
-  }
-  const entry = parsed.data;
+  const entry = isPlainEntry(value) ? value : parseEntry(value);
+  if ('code' in entry) return entry;
   if (batch.boundTo !== null && entry.merchantId !== batch.boundTo) {
     return { code: 'MERCHANT_FORBIDDEN', message: `This key is bound to merchant ${batch.boundTo}.` };
   }
@@ -75,6 +66,17 @@ function checkEntry(value: unknown, batch: BatchToCheck, clock: Clock): { line: 
     return { code: 'TIME_TOO_OLD', message: `time is before ${oldest}; an admin may send it with backfill: true.` };
   }
   return { line: lineOf(entry, time) };
+}
+
+function parseEntry(value: unknown): UsageEntry | Refusal {
+  const reserved = reservedMetric(value);
+  if (reserved) return { code: 'RESERVED_METRIC', message: `metrics.${reserved} is derived by Tally; leave it out.` };
+  const hidden = hiddenKey(value);
+  if (hidden) return { code: 'INVALID_ENTRY', message: `${hidden}: this name is not allowed.` };
+  const parsed = UsageEntry.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const issues = parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.join('.') || 'entry'}: ${message}`);
+  return { code: 'INVALID_ENTRY', message: issues.join('; ') };
 }
 
 function idOf(value: unknown): string | null {

@@ -1,4 +1,4 @@
-import { dayOf, parseQuantity, type Units, type UsageEntry } from '@tally/contracts';
+import { dayOf, type Units, type UsageEntry, unitsText } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 
 const MEASURED = new Set(['prompt_tokens', 'completion_tokens', 'cost']);
@@ -29,10 +29,10 @@ function isKnown(dimension: string | undefined): dimension is string {
 /** Puts amounts into a line, in units; zeros are left out. */
 export function addMetrics(line: JournalLine, metrics: Record<string, string>): void {
   for (const [type, text] of Object.entries(metrics)) {
-    const units = parseQuantity(type, text)!;
-    if (units === 0n) continue;
-    if (MEASURED.has(type)) line[type as 'cost'] = units.toString();
-    else line.metrics = { ...line.metrics, [type]: units.toString() };
+    const units = unitsText(type, text);
+    if (units === '0') continue;
+    if (MEASURED.has(type)) line[type as 'cost'] = units;
+    else line.metrics = { ...line.metrics, [type]: units };
   }
 }
 
@@ -43,12 +43,18 @@ export function identityOf(line: JournalLine): string {
 
 const OWN_COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
+/** What a line adds to its day, by metric type, as units in text. */
+export function* amountTexts(line: JournalLine): Generator<[metricType: string, units: string]> {
+  for (const type of OWN_COLUMNS) {
+    const units = line[type];
+    if (units !== undefined) yield [type, units];
+  }
+  if (line.metrics) yield* Object.entries(line.metrics);
+}
+
 /** What a line adds to its day, by metric type. */
 export function amountsOf(line: JournalLine): [metricType: string, units: Units][] {
-  const own = OWN_COLUMNS.flatMap((type): [string, Units][] =>
-    line[type] === undefined ? [] : [[type, BigInt(line[type])]],
-  );
-  return [...own, ...Object.entries(line.metrics ?? {}).map(([type, units]): [string, Units] => [type, BigInt(units)])];
+  return [...amountTexts(line)].map(([type, units]) => [type, BigInt(units)]);
 }
 
 /** A line's dimensions as one text; the separator cannot occur in a dimension. */

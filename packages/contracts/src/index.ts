@@ -44,6 +44,7 @@ export {
   percentOf,
   Quantity,
   type Units,
+  unitsText,
 } from './quantity.ts';
 export {
   addDays,

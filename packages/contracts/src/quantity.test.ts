@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { formatCost, formatQuantity, parseQuantity, parseSignedQuantity, percentOf } from './quantity.ts';
+import { formatCost, formatQuantity, parseQuantity, parseSignedQuantity, percentOf, unitsText } from './quantity.ts';
 
 const units = fc.bigInt({ min: 0n, max: 10n ** 18n });
 
@@ -11,6 +11,15 @@ describe('quantities', () => {
         expect(parseQuantity(type, formatQuantity(type, value))).toBe(value);
       }),
     );
+  });
+
+  test('units as text are the units', () => {
+    fc.assert(
+      fc.property(units, fc.constantFrom('cost', 'prompt_tokens'), (value, type) => {
+        expect(unitsText(type, formatQuantity(type, value))).toBe(value.toString());
+      }),
+    );
+    expect(unitsText('cost', '0.10')).toBe('100000000');
   });
 
   test('adjustments carry their sign there and back', () => {

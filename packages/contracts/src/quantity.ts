@@ -30,6 +30,13 @@ export function parseQuantity(metricType: string, text: string): Units | undefin
   return BigInt(parts[1]!) * NANO + BigInt((parts[2] ?? '').padEnd(COST_DECIMALS, '0'));
 }
 
+/** The units of a quantity that parseQuantity reads, as text: no number is made where none is needed. */
+export function unitsText(metricType: string, text: string): string {
+  if (metricType !== 'cost') return text;
+  const [whole, fraction = ''] = text.split('.') as [string, string?];
+  return (whole + fraction.padEnd(COST_DECIMALS, '0')).replace(/^0+(?=\d)/, '');
+}
+
 /** Like parseQuantity, with a leading minus allowed: for adjustments. */
 export function parseSignedQuantity(metricType: string, text: string): Units | undefined {
   if (!text.startsWith('-')) return parseQuantity(metricType, text);

@@ -13,14 +13,20 @@ export type Day = string;
 
 /** True for an existing UTC day from year 1000 on, written YYYY-MM-DD. */
 export function isDay(text: string): text is Day {
+  if (text === latest.day) return true;
   if (!DAY_PATTERN.test(text) || text < '1000') return false;
   const at = Date.parse(`${text}T00:00:00Z`);
   return !Number.isNaN(at) && dayOf(at) === text;
 }
 
+/** The day asked for last: batches ask for the same day thousands of times a second. */
+let latest = { number: Number.NaN, day: '' };
+
 /** The UTC day of a moment. */
 export function dayOf(ms: number): Day {
-  return new Date(ms).toISOString().slice(0, 10);
+  const number = Math.floor(ms / DAY_MS);
+  if (latest.number !== number) latest = { number, day: new Date(ms).toISOString().slice(0, 10) };
+  return latest.day;
 }
 
 /** The moment at which a UTC day begins, in milliseconds. */

@@ -1,0 +1,57 @@
+import { parseTime, RESERVED_METRICS, type UsageEntry } from '@tally/contracts';
+
+const ID = /^[\x20-\x7e]{1,128}$/;
+const MERCHANT = /^[A-Za-z0-9_.:-]{1,64}$/;
+const TYPE = /^[a-z][a-z0-9_]{0,63}$/;
+const AMOUNT = /^(?:0|[1-9]\d{0,14})$/;
+const COST = /^(?:0|[1-9]\d{0,5})(?:\.\d{1,9})?$/;
+const PLAIN = /^[\x20-\x7e]{0,256}$/;
+const MAX_METRICS = 32;
+
+/**
+ * Whether an entry is of the usual shape, seen without the schema: 5 µs an entry with it was half of the cost of
+ * accepting (a profile said). Only a yes counts: everything else is for `UsageEntry`, the one who may refuse.
+ */
+export function isPlainEntry(value: unknown): value is UsageEntry {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
+  const entry = value as Record<string, unknown>;
+  if (!matches(entry.id, ID) || !matches(entry.merchantId, MERCHANT) || !arePlainMetrics(entry.metrics)) return false;
+  for (const name of Object.keys(entry)) {
+    const field = entry[name];
+    switch (name) {
+      case 'id':
+      case 'merchantId':
+      case 'metrics':
+        break;
+      case 'time':
+        if (typeof field !== 'string' || parseTime(field) === undefined) return false;
+        break;
+      case 'userId':
+      case 'apiKey':
+      case 'model':
+      case 'provider':
+        if (!matches(field, PLAIN)) return false;
+        break;
+      case 'status':
+        if (field !== 'success' && field !== 'failure') return false;
+        break;
+      default:
+        return false;
+    }
+  }
+  return true;
+}
+
+function arePlainMetrics(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
+  const metrics = value as Record<string, unknown>;
+  const types = Object.keys(metrics);
+  if (types.length > MAX_METRICS) return false;
+  for (const type of types) {
+    if (!TYPE.test(type) || RESERVED_METRICS.includes(type)) return false;
+    if (!matches(metrics[type], type === 'cost' ? COST : AMOUNT)) return false;
+  }
+  return true;
+}
+
+const matches = (value: unknown, pattern: RegExp) => typeof value === 'string' && pattern.test(value);
