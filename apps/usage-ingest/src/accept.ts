@@ -14,7 +14,7 @@ import { type BatchToCheck, type CheckedLine, checkBatch } from './check.ts';
 import type { Amount, Counters, MerchantBatch, Stored } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
-import { amountsOf, amountTexts, dimensionsOf, identityOf } from './line.ts';
+import { amountsOf, dimensionsOf, eachAmount, identityOf } from './line.ts';
 
 export type AcceptOptions = {
   counters: Counters;
@@ -144,12 +144,13 @@ function batchOf(merchantId: string, entries: readonly CheckedLine[]): MerchantB
       day = { sums: new Map(), dimensions: new Set() };
       days.set(line.date, day);
     }
-    day.dimensions.add(dimensionsOf(line));
-    for (const [metricType, units] of amountTexts(line)) {
-      const sum = day.sums.get(metricType);
+    const { sums, dimensions } = day;
+    dimensions.add(dimensionsOf(line));
+    eachAmount(line, (metricType, units) => {
+      const sum = sums.get(metricType);
       if (sum) addTo(sum, units);
-      else day.sums.set(metricType, addTo({ small: 0, large: 0n }, units));
-    }
+      else sums.set(metricType, addTo({ small: 0, large: 0n }, units));
+    });
   }
   return {
     merchantId,

@@ -1,5 +1,6 @@
 import {
   addDays,
+  type Day,
   dayOf,
   type ErrorCode,
   MINUTE_MS,
@@ -36,8 +37,9 @@ export const MAX_AHEAD_MS = 10 * MINUTE_MS;
 export function checkBatch(batch: BatchToCheck, clock: Clock): { lines: CheckedLine[]; rejected: Rejection[] } {
   const lines = new Map<string, CheckedLine>();
   const rejected: Rejection[] = [];
+  const bounds = { oldest: addDays(dayOf(clock.now), -clock.retentionDays), now: clock.now };
   batch.entries.forEach((value, index) => {
-    const checked = checkEntry(value, batch, clock);
+    const checked = checkEntry(value, batch, bounds);
     if ('code' in checked) {
       rejected.push({ index, id: idOf(value), ...checked });
       return;
@@ -53,15 +55,18 @@ export function checkBatch(batch: BatchToCheck, clock: Clock): { lines: CheckedL
 
 type Refusal = { code: ErrorCode; message: string };
 
-function checkEntry(value: unknown, batch: BatchToCheck, clock: Clock): { line: JournalLine } | Refusal {
+function checkEntry(
+  value: unknown,
+  batch: BatchToCheck,
+  { oldest, now }: { oldest: Day; now: number },
+): { line: JournalLine } | Refusal {
   const entry = isPlainEntry(value) ? value : parseEntry(value);
   if ('code' in entry) return entry;
   if (batch.boundTo !== null && entry.merchantId !== batch.boundTo) {
     return { code: 'MERCHANT_FORBIDDEN', message: `This key is bound to merchant ${batch.boundTo}.` };
   }
-  const time = entry.time === undefined ? clock.now : parseTime(entry.time)!;
-  if (time > clock.now + MAX_AHEAD_MS) return { code: 'TIME_IN_FUTURE', message: 'time is over 10 minutes ahead.' };
-  const oldest = addDays(dayOf(clock.now), -clock.retentionDays);
+  const time = entry.time === undefined ? now : parseTime(entry.time)!;
+  if (time > now + MAX_AHEAD_MS) return { code: 'TIME_IN_FUTURE', message: 'time is over 10 minutes ahead.' };
   if (dayOf(time) < oldest && !batch.backfill) {
     return { code: 'TIME_TOO_OLD', message: `time is before ${oldest}; an admin may send it with backfill: true.` };
   }

@@ -43,18 +43,20 @@ export function identityOf(line: JournalLine): string {
 
 const OWN_COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
-/** What a line adds to its day, by metric type, as units in text. */
-export function* amountTexts(line: JournalLine): Generator<[metricType: string, units: string]> {
+/** Tells what a line adds to its day, by metric type, as units in text. */
+export function eachAmount(line: JournalLine, tell: (metricType: string, units: string) => void): void {
   for (const type of OWN_COLUMNS) {
     const units = line[type];
-    if (units !== undefined) yield [type, units];
+    if (units !== undefined) tell(type, units);
   }
-  if (line.metrics) yield* Object.entries(line.metrics);
+  for (const type in line.metrics) tell(type, line.metrics[type]!);
 }
 
 /** What a line adds to its day, by metric type. */
 export function amountsOf(line: JournalLine): [metricType: string, units: Units][] {
-  return [...amountTexts(line)].map(([type, units]) => [type, BigInt(units)]);
+  const amounts: [string, Units][] = [];
+  eachAmount(line, (type, units) => amounts.push([type, BigInt(units)]));
+  return amounts;
 }
 
 /** A line's dimensions as one text; the separator cannot occur in a dimension. */
