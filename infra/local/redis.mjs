@@ -51,6 +51,7 @@ function configuration({ folder, port, password, durable }) {
     'daemonize no',
     'save ""',
     'maxmemory-policy noeviction',
+    'maxmemory 2gb',
     ...(durable
       ? ['appendonly yes', 'appendfsync always', 'no-appendfsync-on-rewrite no', 'databases 16']
       : ['appendonly no', 'databases 10000']),

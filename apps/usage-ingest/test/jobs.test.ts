@@ -1,0 +1,93 @@
+import type { Redis } from 'ioredis';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { runCommand } from '../src/jobs/command.ts';
+import { handler } from '../src/jobs/lambda.ts';
+import { type Fixture, startIngest } from './ingest-fixture.ts';
+
+let ingest: Fixture;
+
+beforeAll(async () => {
+  ingest = await startIngest({ REDIS_MEMORY_HIGH_MARK: '0.1' });
+  await ingest.admin.usage.record.mutate({
+    entries: [{ id: 'a', merchantId: 'acme', time: '2026-11-21T10:00:00Z', metrics: { queries: '3' } }],
+  });
+});
+afterAll(() => ingest.close());
+
+async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const lines = { out: [] as string[], err: [] as string[] };
+  const output = {
+    log: (line: string) => void lines.out.push(line),
+    error: (line: string) => void lines.err.push(line),
+    now: () => ingest.clock.now,
+  };
+  const code = await runCommand(args, ingest.admin, output);
+  return { code, out: lines.out.join('\n'), err: lines.err.join('\n') };
+}
+
+test('the job counts yesterday, and says how much', async () => {
+  expect(await run('aggregate')).toMatchObject({
+    code: 0,
+    out: expect.stringMatching(/^2026-11-21: 2 keys found, 1 records aggregated, 0 errors/),
+  });
+  expect(await run('aggregate-date', '2026-11-21')).toMatchObject({
+    code: 0,
+    out: expect.stringContaining('0 records aggregated'),
+  });
+});
+
+test('ranges, merchants, the status and the books have their commands', async () => {
+  expect(await run('aggregate-range', '2026-11-20', '2026-11-21')).toMatchObject({
+    code: 0,
+    out: expect.stringMatching(/2026-11-20: .*\n2026-11-21: /),
+  });
+  expect(await run('aggregate-merchant', 'acme', '2026-11-21')).toMatchObject({
+    code: 0,
+    out: expect.stringContaining('merchant acme: 2 keys'),
+  });
+  expect(await run('status', '2026-11-21')).toMatchObject({ code: 0, out: expect.stringMatching(/aggregated +true/) });
+  expect(await run('reconcile')).toMatchObject({ code: 0, out: expect.stringContaining('every book agrees') });
+});
+
+test('books that differ are an exit code of 1, with the numbers', async () => {
+  await ingest.redis.incrby('usage:{acme}:2026-11-21:queries', 1);
+  expect(await run('reconcile')).toMatchObject({ code: 1, err: expect.stringContaining('"live":"4"') });
+  await ingest.redis.decrby('usage:{acme}:2026-11-21:queries', 1);
+});
+
+test.each([
+  [[]],
+  [['aggregate-date']],
+  [['aggregate-date', '2026-02-30']],
+  [['aggregate-range', '2026-11-02', '2026-11-01']],
+  [['fly']],
+])('what is not understood (%j) is answered by the usage and 64', async (args) => {
+  expect(await run(...args)).toMatchObject({ code: 64, err: expect.stringContaining('Usage:') });
+});
+
+test('the Lambda handler answers 500 where the service is away', async () => {
+  vi.stubEnv('USAGE_INGEST_URL', 'http://127.0.0.1:1');
+  const { statusCode, body } = await handler();
+  vi.unstubAllEnvs();
+  expect(statusCode).toBe(500);
+  expect(JSON.parse(body)).toMatchObject({ success: false });
+});
+
+test('above the high mark of its memory Redis takes nothing more, and the answer is 503', async () => {
+  const redis = ingest.redis as Redis;
+  const entries = [{ id: 'b', merchantId: 'acme', time: '2026-11-22T10:00:00Z', metrics: { queries: '1' } }];
+  const used = Number(/used_memory:(\d+)/.exec(await redis.info('memory'))![1]);
+  await redis.config('SET', 'maxmemory', String(used * 4));
+  try {
+    await vi.waitFor(
+      async () => {
+        const call = ingest.admin.usage.record.mutate({ entries });
+        await expect(call).rejects.toMatchObject({ data: { code: 'UNAVAILABLE', httpStatus: 503 } });
+      },
+      { timeout: 10_000, interval: 50 },
+    );
+  } finally {
+    await redis.config('SET', 'maxmemory', '0');
+  }
+  await vi.waitFor(() => ingest.admin.usage.record.mutate({ entries }), { timeout: 10_000, interval: 50 });
+});

@@ -1,0 +1,110 @@
+import { writeFile } from 'node:fs/promises';
+import { createIngestClient } from '../packages/contracts/dist/client.js';
+import pg from '../packages/db/node_modules/pg/esm/index.mjs';
+import { KEY, machine, withServers, withService } from './servers.mjs';
+
+// From Redis into every book of Postgres, beside a bulk insert of the same rows (the limit) and the plain ways.
+const ENTRIES = Number(process.env.BENCH_ENTRIES ?? 60_000);
+const BATCH = 500;
+
+const rows = [];
+await withServers(async (servers) => {
+  const sql = new pg.Client({ connectionString: servers.databaseUrl });
+  await sql.connect();
+  for (const [merchants, flushers] of [
+    [1, 1],
+    [10, 1],
+    [10, 2],
+  ]) {
+    const name = `flush, ${merchants} merchant(s), ${flushers} flusher(s)`;
+    rows.push({
+      what: name,
+      'per second': await flush(servers, { merchants, flushers, session: `f${merchants}-${flushers}` }),
+    });
+  }
+  rows.push({ what: 'bulk insert into the journal table alone (the limit)', 'per second': await bulk(sql) });
+  rows.push({ what: 'an upsert per event, journal and daily sums', 'per second': await upsertEach(sql) });
+  await sql.end();
+});
+const plain = rows.find(({ what }) => what.startsWith('an upsert'))['per second'];
+const limit = rows.find(({ what }) => what.startsWith('bulk'))['per second'];
+console.log(machine());
+console.table(
+  rows.map((row) => ({
+    ...row,
+    '× upsert per event': (row['per second'] / plain).toFixed(1),
+    'of the limit': (row['per second'] / limit).toFixed(2),
+  })),
+);
+await writeFile(
+  new URL('results/flush.json', import.meta.url),
+  `${JSON.stringify({ machine: machine(), entries: ENTRIES, rows }, null, 2)}\n`,
+);
+
+function entriesOf(session, batch, merchants) {
+  const time = new Date().toISOString();
+  return Array.from({ length: BATCH }, (_, index) => ({
+    id: `${session}-${batch}-${index}`,
+    merchantId: `${session}-${index % merchants}`,
+    time,
+    userId: `user-${index % 100}`,
+    apiKey: `key-${index % 10}`,
+    model: ['gpt-4o', 'gpt-4o-mini', 'claude-sonnet'][index % 3],
+    provider: 'openai',
+    metrics: { prompt_tokens: '374', completion_tokens: '44', cost: '0.0023' },
+  }));
+}
+
+/** Fills the streams with nobody flushing, then times the drain alone. */
+async function flush(servers, { merchants, flushers, session }) {
+  const settings = { ENABLE_FLUSH: 'false' };
+  return withService('usage-ingest', servers, settings, async (first) => {
+    const client = createIngestClient({ url: first.url, key: KEY });
+    for (let batch = 0; batch < ENTRIES / BATCH; batch++)
+      await client.usage.record.mutate({ entries: entriesOf(session, batch, merchants) });
+    const ids = Array.from({ length: merchants }, (_, index) => `${session}-${index}`);
+    const drain = async (urls) => {
+      const started = performance.now();
+      const parts = urls.map((_, part) => ids.filter((__, index) => index % urls.length === part));
+      await Promise.all(
+        urls.map((url, part) => createIngestClient({ url, key: KEY }).flush.drain.mutate({ merchantIds: parts[part] })),
+      );
+      return Math.round(ENTRIES / ((performance.now() - started) / 1000));
+    };
+    if (flushers === 1) return drain([first.url]);
+    return withService('usage-ingest', servers, settings, (second) => drain([first.url, second.url]));
+  });
+}
+
+async function bulk(sql) {
+  await sql.query('create table bench_bulk (like usage_events including all)');
+  const started = performance.now();
+  // The rows are made by Postgres itself, so that nothing but the insertion of whole rows is timed.
+  await sql.query(
+    `insert into bench_bulk select current_date, 'bulk', 'b-' || n, now(), 'user-' || n % 100, 'key-' || n % 10, 'gpt-4o', 'openai',
+       false, 1, 1, 0, 374, 44, 2300000, null, null, 1 from generate_series(1, $1) as n`,
+    [ENTRIES],
+  );
+  return Math.round(ENTRIES / ((performance.now() - started) / 1000));
+}
+
+/** What most meters do: for each event a transaction that notes it and adds to a row. */
+async function upsertEach(sql) {
+  await sql.query('create table bench_plain (id text primary key, at timestamptz)');
+  await sql.query(
+    'create table bench_sums (merchant text, day date, usr text, model text, n bigint, primary key (merchant, day, usr, model))',
+  );
+  const count = Math.min(ENTRIES, 3000);
+  const started = performance.now();
+  for (let n = 0; n < count; n++) {
+    await sql.query('begin');
+    await sql.query('insert into bench_plain values ($1, now()) on conflict do nothing', [`p-${n}`]);
+    await sql.query(
+      `insert into bench_sums values ('plain', current_date, $1, $2, 1)
+       on conflict (merchant, day, usr, model) do update set n = bench_sums.n + 1`,
+      [`user-${n % 100}`, 'gpt-4o'],
+    );
+    await sql.query('commit');
+  }
+  return Math.round(count / ((performance.now() - started) / 1000));
+}
