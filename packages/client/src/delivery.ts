@@ -46,8 +46,8 @@ export type Delivery = {
   spill(): boolean;
   /** Resolves when all recorded before the call is settled, or at the deadline, with the number of entries left. */
   flush(deadlineMs: number): Promise<number>;
-  /** Flushes, then stops. What is left is in the spool, or comes back. */
-  close(deadlineMs: number): Promise<Item[]>;
+  /** Flushes, then stops. What is left is in the spool (so many entries), or comes back. */
+  close(deadlineMs: number): Promise<{ spooled: number; unsent: Item[] }>;
   /** Writes what is in memory into the spool, synchronously; false where there is none or the disk refuses. */
   rescue(): boolean;
 };
@@ -324,6 +324,10 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     }
   }
 
+  function spooled(): number {
+    return [...ready, ...inFlight].reduce((sum, { source, entries }) => sum + ('ref' in source ? entries : 0), 0);
+  }
+
   return {
     counts,
     get memory() {
@@ -331,7 +335,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       return { entries: queued.entries + (held?.entries ?? 0), bytes: queued.bytes + (held?.bytes ?? 0) };
     },
     get spooled() {
-      return [...ready, ...inFlight].reduce((sum, { source, entries }) => sum + ('ref' in source ? entries : 0), 0);
+      return spooled();
     },
     get inFlight() {
       return inFlight.size;
@@ -350,12 +354,13 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       clearTimeout(timer);
       for (const { wake } of sleepers) wake();
       await sealRun;
-      const kept = rescue();
+      const kept = rescue() || spool?.promise === 'record';
+      const left = spooled();
       stop.abort();
       // A fetch that does not mind being aborted is not waited for.
       await within(Promise.all(running), performance.now() + 1000);
       const inMemory = ready.flatMap(({ source }) => ('groups' in source ? itemsOf(source.groups) : []));
-      return kept || spool?.promise === 'record' ? [] : [...unsent, ...inMemory];
+      return { spooled: left, unsent: kept ? [] : [...unsent, ...inMemory] };
     },
 
     rescue,

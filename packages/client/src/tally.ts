@@ -261,15 +261,14 @@ export function createTally(options: TallyOptions): Tally {
 
     close({ deadlineMs = closeDeadlineMs } = {}) {
       closing ??= (async () => {
-        const lost = await delivery.close(deadlineMs);
-        const spooled = delivery.spooled;
+        const { spooled, unsent } = await delivery.close(deadlineMs);
         removeHooks();
-        for (const { json, records } of lost) {
+        for (const { json, records } of unsent) {
           const message = 'The client was closed before it could be sent.';
           onRejected({ entry: JSON.parse(json), code: 'UNSENT', message, records });
         }
         spool?.close();
-        return { ok: lost.length === 0 && spooled === 0, spooled, unsent: lost.length };
+        return { ok: unsent.length === 0 && spooled === 0, spooled, unsent: unsent.length };
       })();
       return closing;
     },

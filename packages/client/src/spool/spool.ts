@@ -198,8 +198,9 @@ export function createSpool(options: SpoolOptions): Spool {
     return segment.id < covered.segment || (segment.id === covered.segment && offset < covered.offset);
   }
 
-  const isNeeded = (segment: Segment) =>
-    segment.waiting > 0 || (segment.lastLoose >= 0 && !isCovered(segment, segment.lastLoose));
+  function isNeeded(segment: Segment): boolean {
+    return segment.waiting > 0 || (segment.lastLoose >= 0 && !isCovered(segment, segment.lastLoose));
+  }
 
   /** Removes files from the oldest on, while nothing in them is needed any more; never the one written to. */
   function sweep(): void {

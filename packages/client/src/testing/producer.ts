@@ -17,7 +17,7 @@ const [url, key, merchantId, directory, promise, perTurn] = process.argv.slice(2
 const tally = createTally({
   url,
   key,
-  spool: createSpool({ directory, promise }),
+  spool: createSpool({ directory, promise, segmentBytes: 20_000 }),
   lingerMs: 20,
   backoff: { firstMs: 10, mostMs: 50 },
   onError: () => {},
