@@ -25,37 +25,41 @@ export type AttemptOptions = {
   onRequest(bytes: number): void;
 };
 
-/** Sends items in one request; never rejects. An abort counts as not knowing. */
-export type Attempt = (kind: Kind, items: readonly Item[], signal: AbortSignal) => Promise<Outcome>;
+export type Attempts = {
+  /** Sends items in one request; never rejects. */
+  send(kind: Kind, items: readonly Item[]): Promise<Outcome>;
+  /** Ends the requests under way; nothing is known about what they did. */
+  abort(): void;
+};
 
 type Answer = { status: number; afterMs: number; body: unknown };
 
 const TOO_LARGE = new Set(['BATCH_TOO_LARGE', 'BODY_TOO_LARGE']);
 
-export function createAttempt(options: AttemptOptions): Attempt {
+/** Makes requests and says what each answer means for what was sent. */
+export function createAttempts(options: AttemptOptions): Attempts {
   const base = `${options.url.replace(/\/+$/, '')}/trpc`;
-  const { fetch: send } = options;
+  const { fetch: request } = options;
+  const underWay = new Set<AbortController>();
 
-  async function ask(path: string, body: string, signal: AbortSignal): Promise<Answer> {
+  async function ask(path: string, body: string): Promise<Answer> {
     options.onRequest(body.length);
-    const timeout = new AbortController();
-    const abort = () => timeout.abort();
-    const timer = setTimeout(abort, options.timeoutMs);
-    signal.addEventListener('abort', abort, { once: true });
-    if (signal.aborted) abort();
+    const controller = new AbortController();
+    const timer = setTimeout(() => controller.abort(), options.timeoutMs);
+    underWay.add(controller);
     try {
-      const response = await send(`${base}/${path}`, {
+      const response = await request(`${base}/${path}`, {
         method: 'POST',
         headers: { authorization: `Bearer ${options.key}`, 'content-type': 'application/json' },
         body,
         redirect: 'manual',
-        signal: timeout.signal,
+        signal: controller.signal,
       });
       const text = await response.text();
       return { status: response.status, afterMs: retryAfter(response.headers.get('retry-after')), body: parse(text) };
     } finally {
       clearTimeout(timer);
-      signal.removeEventListener('abort', abort);
+      underWay.delete(controller);
     }
   }
 
@@ -132,21 +136,26 @@ export function createAttempt(options: AttemptOptions): Attempt {
     return { kind: 'again', slow: true, afterMs: 0, error: { code: 'NOT_TALLY', message, status } };
   }
 
-  return async (kind, items, signal) => {
-    const path = kind === 'record' ? 'usage.record' : `${'usage.track,'.repeat(items.length).slice(0, -1)}?batch=1`;
-    const body =
-      kind === 'record'
-        ? `{"entries":[${items.map(({ json }) => json).join(',')}]}`
-        : `{${items.map(({ json }, at) => `"${at}":${json}`).join(',')}}`;
-    try {
-      const answer = await ask(path, body, signal);
-      if (answer.status === 207 && kind === 'track') return tracked(answer, items);
-      if (answer.status !== 200) return failed(answer, items);
-      return kind === 'record' ? recorded(answer, items) : tracked(answer, items);
-    } catch (cause) {
-      const error = { code: 'NO_ANSWER', message: `No answer: ${reasonOf(cause)}` };
-      return { kind: 'again', slow: false, afterMs: 0, error };
-    }
+  return {
+    async send(kind, items) {
+      const path = kind === 'record' ? 'usage.record' : `${'usage.track,'.repeat(items.length).slice(0, -1)}?batch=1`;
+      const body =
+        kind === 'record'
+          ? `{"entries":[${items.map(({ json }) => json).join(',')}]}`
+          : `{${items.map(({ json }, at) => `"${at}":${json}`).join(',')}}`;
+      try {
+        const answer = await ask(path, body);
+        if (answer.status === 207 && kind === 'track') return tracked(answer, items);
+        if (answer.status !== 200) return failed(answer, items);
+        return kind === 'record' ? recorded(answer, items) : tracked(answer, items);
+      } catch (cause) {
+        const error = { code: 'NO_ANSWER', message: `No answer: ${reasonOf(cause)}` };
+        return { kind: 'again', slow: false, afterMs: 0, error };
+      }
+    },
+    abort() {
+      for (const controller of underWay) controller.abort();
+    },
   };
 }
 

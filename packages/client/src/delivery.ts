@@ -1,4 +1,4 @@
-import type { Attempt, AttemptError, Item, Outcome, RefusedItem } from './attempt.ts';
+import type { AttemptError, Attempts, Item, Outcome, RefusedItem } from './attempt.ts';
 import { type Batch, batchesOf, itemsOf, parseBatch, recordsIn } from './batch.ts';
 import type { Merger } from './merge.ts';
 import { createSealer } from './sealer.ts';
@@ -6,7 +6,7 @@ import type { Spool } from './spool/spool.ts';
 
 export type DeliveryOptions = {
   merger: Merger;
-  attempt: Attempt;
+  attempts: Attempts;
   spool: Spool | undefined;
   lingerMs: number;
   maxBatch: number;
@@ -63,7 +63,7 @@ const URGENT_PAUSE_MS = 500;
  * Tally counts them once. While no answer comes, entries go on being merged and few batches are made.
  */
 export function createDelivery(options: DeliveryOptions): Delivery {
-  const { merger, attempt, spool, backoff, onError } = options;
+  const { merger, attempts, spool, backoff, onError } = options;
   const counts: Counts = {
     requests: 0,
     retried: 0,
@@ -82,7 +82,6 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   const sleepers = new Set<Sleeper>();
   const waiters = new Set<Waiter>();
   const unsent: Item[] = [];
-  const stop = new AbortController();
   const queued = { entries: 0, bytes: 0 };
   let sealRun: Promise<void> | undefined;
   let failures = 0;
@@ -203,7 +202,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     let left = ['ref' in source ? parseBatch(spool!.read(source.ref)).items : itemsOf(source.groups)];
     while (left.length > 0) {
       const [some, ...rest] = left as [Item[], ...Item[][]];
-      const outcome = await attempt(batch.kind, some, stop.signal);
+      const outcome = await attempts.send(batch.kind, some);
       left = [...(await follow(outcome, some)), ...rest];
       if (stopped) break;
     }
@@ -356,7 +355,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       await sealRun;
       const kept = rescue() || spool?.promise === 'record';
       const left = spooled();
-      stop.abort();
+      attempts.abort();
       // A fetch that does not mind being aborted is not waited for.
       await within(Promise.all(running), performance.now() + 1000);
       const inMemory = ready.flatMap(({ source }) => ('groups' in source ? itemsOf(source.groups) : []));

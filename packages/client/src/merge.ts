@@ -66,6 +66,7 @@ export type Merger = {
 
 const SLOTS = 4096;
 const GROUP_BYTES = 400;
+const GOLDEN = 0x9e37_79b1;
 
 /**
  * Sums entries that share merchant, 15-minute bucket, status and dimensions. A group that would pass the limit of one
@@ -93,7 +94,7 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
   function readAmounts(metrics: RecordInput['metrics'], group: Group | undefined, calls: number): number | Refusal {
     let read = 0;
     let fits = group === undefined || group.calls + calls <= MAX_UNITS;
-    newTypes.length = 0;
+    if (newTypes.length > 0) newTypes.length = 0;
     for (const type in metrics) {
       const value = metrics[type];
       if (value === undefined) continue;
@@ -198,8 +199,8 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
       if (refused) return refused;
     }
     if (slot >= 0) slots[slot] = group;
-    for (const type of newTypes) {
-      group.types.push(type);
+    for (let at = 0; at < newTypes.length; at++) {
+      group.types.push(newTypes[at]!);
       group.sums.push(0);
     }
     for (let at = 0; at < read; at++) group.sums[places[at]!]! += units[at]!;
@@ -380,13 +381,9 @@ function slotOf(a: string, b: string | undefined, c: string | undefined, d: stri
 /** Names mostly differ at their ends; what collides here only takes the longer way. */
 function mix(hash: number, text: string): number {
   const end = text.length - 1;
-  if (end < 0) return hash;
-  const sample =
-    text.charCodeAt(end) +
-    (text.charCodeAt(end >> 1) << 7) +
-    (text.charCodeAt(end > 0 ? end - 1 : 0) << 14) +
-    (end << 21);
-  return Math.imul(hash ^ sample, 0x9e37_79b1) | 0;
+  if (end < 2) return end < 0 ? hash : Math.imul(hash ^ (text.charCodeAt(0) + (text.charCodeAt(end) << 8)), GOLDEN) | 0;
+  const sample = text.charCodeAt(end) + (text.charCodeAt(end - 1) << 7) + (text.charCodeAt(end - 2) << 14) + (end << 21);
+  return Math.imul(hash ^ sample, GOLDEN) | 0;
 }
 
 function sizeOf(entry: RecordInput): number {

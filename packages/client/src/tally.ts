@@ -6,7 +6,7 @@ import {
   type EngineClient,
   type IngestClient,
 } from '@tally/contracts/client';
-import { type AttemptError, createAttempt } from './attempt.ts';
+import { type AttemptError, createAttempts } from './attempt.ts';
 import { type Backoff, createDelivery, type Delivery } from './delivery.ts';
 import { type RecordInput, type Refusal, refusal, type Taken, type TrackInput } from './entry.ts';
 import { installHooks } from './hooks.ts';
@@ -176,7 +176,7 @@ export function createTally(options: TallyOptions): Tally {
   const delivery: Delivery = createDelivery({
     merger,
     spool,
-    attempt: createAttempt({
+    attempts: createAttempts({
       url,
       key,
       fetch: options.fetch ?? fetch,
