@@ -18,7 +18,10 @@ const directory = mkdtempSync(join(tmpdir(), 'tally-pack-'));
 
 try {
   execFileSync('npx', ['-y', packageManager, 'pack', '--pack-destination', directory], { cwd: root, stdio: 'ignore' });
-  const tarball = join(directory, readdirSync(directory).find((name) => name.endsWith('.tgz')));
+  const tarball = join(
+    directory,
+    readdirSync(directory).find((name) => name.endsWith('.tgz')),
+  );
   const bytes = readFileSync(tarball);
   const { messages, pkg } = await publint({ pack: { tarball: new Uint8Array(bytes).buffer }, strict: true });
   for (const message of messages) console.log(formatMessage(message, pkg));

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -15,12 +15,14 @@ import { ADMIN_KEY, startIngest } from './testing/service.ts';
 let ingest: Awaited<ReturnType<typeof startIngest>>;
 let home: string;
 let merchants = 0;
+const children: ChildProcess[] = [];
 
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'tally-client-'));
   ingest = await startIngest({ MAX_BODY_BYTES: '200000' });
 });
 afterAll(async () => {
+  for (const child of children) child.kill('SIGKILL');
   await ingest?.drop();
   await rm(home, { recursive: true, force: true });
 });
@@ -74,26 +76,30 @@ describe('delivery', () => {
     const fault = fc.constantFrom<Fault>('none', 'no way there', 'answer lost', 'busy', 'slow', 'not tally');
     const step = fc.record({ records: fc.integer({ min: 0, max: 40 }), own: fc.boolean(), flush: fc.boolean() });
     await fc.assert(
-      fc.asyncProperty(fc.array(fault, { maxLength: 12 }), fc.array(step, { minLength: 1, maxLength: 6 }), async (faults, steps) => {
-        const merchantId = newMerchant();
-        const way = faultyFetch((request) => faults[request] ?? 'none');
-        const { tally, rejected } = open({ fetch: way, timeoutMs: 100, maxBatch: 7 });
-        let records = 0;
-        for (const { records: some, own, flush } of steps) {
-          for (let each = 0; each < some; each++) {
-            const id = own ? `own-${records}` : undefined;
-            tally.record({ id, merchantId, userId: `u${records % 11}`, metrics: { prompt_tokens: 1 } });
-            tally.track({ id: id && `t-${id}`, merchantId, metricType: 'queries' });
-            records++;
+      fc.asyncProperty(
+        fc.array(fault, { maxLength: 12 }),
+        fc.array(step, { minLength: 1, maxLength: 6 }),
+        async (faults, steps) => {
+          const merchantId = newMerchant();
+          const way = faultyFetch((request) => faults[request] ?? 'none');
+          const { tally, rejected } = open({ fetch: way, timeoutMs: 100, maxBatch: 7 });
+          let records = 0;
+          for (const { records: some, own, flush } of steps) {
+            for (let each = 0; each < some; each++) {
+              const id = own ? `own-${records}` : undefined;
+              tally.record({ id, merchantId, userId: `u${records % 11}`, metrics: { prompt_tokens: 1 } });
+              tally.track({ id: id && `t-${id}`, merchantId, metricType: 'queries' });
+              records++;
+            }
+            if (flush) await tally.flush();
           }
-          if (flush) await tally.flush();
-        }
-        expect(await tally.close({ deadlineMs: 20_000 })).toMatchObject({ ok: true });
-        expect(rejected).toEqual([]);
-        const total = String(records);
-        const expected = records === 0 ? {} : { requests: total, prompt_tokens: total, queries: total };
-        expect(await ingest.counted(merchantId)).toEqual(expected);
-      }),
+          expect(await tally.close({ deadlineMs: 20_000 })).toMatchObject({ ok: true });
+          expect(rejected).toEqual([]);
+          const total = String(records);
+          const expected = records === 0 ? {} : { requests: total, prompt_tokens: total, queries: total };
+          expect(await ingest.counted(merchantId)).toEqual(expected);
+        },
+      ),
       { numRuns: 8 },
     );
   });
@@ -182,7 +188,9 @@ describe('delivery', () => {
     const merchantId = newMerchant();
     let fault: Fault = 'no way there';
     const { tally } = open({ fetch: faultyFetch(() => fault), maxQueuedEntries: 50 });
-    const answers = Array.from({ length: 80 }, (_, each) => tally.record({ merchantId, userId: `u${each}`, metrics: {} }));
+    const answers = Array.from({ length: 80 }, (_, each) =>
+      tally.record({ merchantId, userId: `u${each}`, metrics: {} }),
+    );
     expect(answers.filter(({ ok }) => ok)).toHaveLength(50);
     expect(answers.at(-1)).toMatchObject({ ok: false, code: 'QUEUE_FULL' });
     expect(tally.record({ merchantId, userId: 'u0', metrics: {} }).ok).toBe(true);
@@ -193,8 +201,25 @@ describe('delivery', () => {
 
   test('never throws, whatever it is given', () => {
     const { tally } = open();
-    const trap = new Proxy({}, { get: () => { throw new Error('trap'); } });
-    for (const bad of [undefined, null, 1, 'x', {}, [], trap, { merchantId: 5, metrics: 5 }, { merchantId: 'm', metrics: trap }]) {
+    const trap = new Proxy(
+      {},
+      {
+        get: () => {
+          throw new Error('trap');
+        },
+      },
+    );
+    for (const bad of [
+      undefined,
+      null,
+      1,
+      'x',
+      {},
+      [],
+      trap,
+      { merchantId: 5, metrics: 5 },
+      { merchantId: 'm', metrics: trap },
+    ]) {
       if (typeof bad !== 'object' || !('metrics' in (bad ?? {})) || (bad as { metrics: unknown }).metrics === 5) {
         expect(tally.record(bad as never)).toMatchObject({ ok: false, code: 'INVALID_ENTRY' });
       } else expect(() => tally.record(bad as never)).not.toThrow();
@@ -215,7 +240,10 @@ describe('delivery', () => {
     tally.record({ merchantId: 'm', metrics: {} });
     tally.track({ merchantId: 'm', metricType: 'queries' });
     expect(await tally.close({ deadlineMs: 30 })).toEqual({ ok: false, spooled: 0, unsent: 2 });
-    expect(rejected.map(({ code, records }) => [code, records])).toEqual([['UNSENT', 1], ['UNSENT', 1]]);
+    expect(rejected.map(({ code, records }) => [code, records])).toEqual([
+      ['UNSENT', 1],
+      ['UNSENT', 1],
+    ]);
   });
 
   test('reaches the services through typed clients', async () => {
@@ -229,27 +257,34 @@ describe('delivery', () => {
 });
 
 describe('with a spool', () => {
-  const spoolOf = (promise: SpoolPromise, more = {}) => ({ directory: join(home, `spool-${merchants}`), promise, ...more });
-
-  test.each(['record', 'batch', 'overflow'] as const)('what close leaves is sent by the next life: %s', async (promise) => {
-    const merchantId = newMerchant();
-    const options = spoolOf(promise, { segmentBytes: 2000 });
-    const first = open({ spool: createSpool(options), fetch: faultyFetch(() => 'answer lost') });
-    for (let each = 0; each < 300; each++) {
-      first.tally.record({ merchantId, userId: `u${each % 50}`, metrics: { prompt_tokens: 2n } });
-      first.tally.track({ merchantId, metricType: 'queries' });
-    }
-    expect(await first.tally.close({ deadlineMs: 50 })).toEqual({ ok: false, spooled: 51, unsent: 0 });
-    expect(first.rejected).toEqual([]);
-    const second = open({ spool: createSpool(options) });
-    expect(await second.tally.close()).toMatchObject({ ok: true });
-    expect(second.tally.stats()).toMatchObject({ recovered: 51, sent: 600 });
-    expect(await ingest.counted(merchantId)).toEqual({ requests: '300', prompt_tokens: '600', queries: '300' });
-    const third = createSpool(options);
-    expect([third.left.batches, third.left.records]).toEqual([[], []]);
-    third.close();
-    expect((await readdir(options.directory)).length).toBeLessThanOrEqual(2);
+  const spoolOf = (promise: SpoolPromise, more = {}) => ({
+    directory: join(home, `spool-${merchants}`),
+    promise,
+    ...more,
   });
+
+  test.each(['record', 'batch', 'overflow'] as const)(
+    'what close leaves is sent by the next life: %s',
+    async (promise) => {
+      const merchantId = newMerchant();
+      const options = spoolOf(promise, { segmentBytes: 2000 });
+      const first = open({ spool: createSpool(options), fetch: faultyFetch(() => 'answer lost') });
+      for (let each = 0; each < 300; each++) {
+        first.tally.record({ merchantId, userId: `u${each % 50}`, metrics: { prompt_tokens: 2n } });
+        first.tally.track({ merchantId, metricType: 'queries' });
+      }
+      expect(await first.tally.close({ deadlineMs: 50 })).toEqual({ ok: false, spooled: 51, unsent: 0 });
+      expect(first.rejected).toEqual([]);
+      const second = open({ spool: createSpool(options) });
+      expect(await second.tally.close()).toMatchObject({ ok: true });
+      expect(second.tally.stats()).toMatchObject({ recovered: 51, sent: 600 });
+      expect(await ingest.counted(merchantId)).toEqual({ requests: '300', prompt_tokens: '600', queries: '300' });
+      const third = createSpool(options);
+      expect([third.left.batches, third.left.records]).toEqual([[], []]);
+      third.close();
+      expect((await readdir(options.directory)).length).toBeLessThanOrEqual(2);
+    },
+  );
 
   test('overflows to disk when memory is full, and refuses when the disk bound is reached', async () => {
     const merchantId = newMerchant();
@@ -274,18 +309,53 @@ describe('with a spool', () => {
     createSpool(options).close();
   });
 
-  test('a producer killed at any moment loses nothing it was told was taken, and doubles nothing', async () => {
-    const producer = join(home, 'producer.mjs');
+  const bundle = async (name: string) => {
+    const outfile = join(home, `${name}.mjs`);
     await build({
-      entryPoints: [new URL('./testing/producer.ts', import.meta.url).pathname],
-      outfile: producer,
+      entryPoints: [new URL(`./testing/${name}.ts`, import.meta.url).pathname],
+      outfile,
       bundle: true,
       platform: 'node',
       format: 'esm',
       conditions: ['source'],
       logLevel: 'silent',
     });
-    for (const [promise, lines, killServer] of [['record', 2, false], ['record', 12, true], ['record', 40, false]] as const) {
+    return outfile;
+  };
+
+  test('a process that ends without a word has sent all it recorded, or left it in the spool', async () => {
+    const script = await bundle('short-lived');
+    for (const [end, exits] of [
+      ['idle', [0, null]],
+      ['signal', [null, 'SIGTERM']],
+      ['exit', [0, null]],
+    ] as const) {
+      const merchantId = newMerchant();
+      const { directory } = spoolOf('batch');
+      const spooled = end === 'exit' ? directory : '';
+      const child = spawn(process.execPath, [script, ingest.url, ADMIN_KEY, merchantId, spooled, end], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      children.push(child);
+      const exited = once(child, 'exit');
+      await once(child.stdout, 'data');
+      if (end === 'signal') child.kill('SIGTERM');
+      expect(await exited).toEqual(exits);
+      if (spooled) {
+        const next = open({ spool: createSpool({ directory }) });
+        expect(await next.tally.close()).toMatchObject({ ok: true });
+      }
+      expect(await ingest.counted(merchantId)).toEqual({ requests: '500', queries: '1' });
+    }
+  });
+
+  test('a producer killed at any moment loses nothing it was told was taken, and doubles nothing', async () => {
+    const producer = await bundle('producer');
+    for (const [promise, lines, killServer] of [
+      ['record', 2, false],
+      ['record', 12, true],
+      ['record', 40, false],
+    ] as const) {
       const merchantId = newMerchant();
       const { directory } = spoolOf(promise);
       const run = (perTurn: number) =>
@@ -293,6 +363,7 @@ describe('with a spool', () => {
           stdio: ['ignore', 'pipe', 'inherit'],
         });
       const child = run(50);
+      children.push(child);
       const exited = once(child, 'exit');
       let taken = 0;
       let seen = 0;

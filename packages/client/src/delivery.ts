@@ -283,6 +283,12 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     if (![...sleepers].some(({ asked }) => asked)) pausedUntil = 0;
   }
 
+  /** Nobody waits any more: what sleeps may be cut off by the end of the process again. */
+  function relax(): void {
+    unref(timer);
+    for (const sleeper of sleepers) unref(sleeper.timer);
+  }
+
   async function flush(deadlineMs: number): Promise<number> {
     const until = performance.now() + deadlineMs;
     urgent++;
@@ -307,6 +313,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       return [...batches].reduce((sum, { entries }) => sum + entries, unsealed);
     } finally {
       urgent--;
+      if (urgent === 0) relax();
     }
   }
 

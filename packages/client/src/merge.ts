@@ -382,7 +382,8 @@ function slotOf(a: string, b: string | undefined, c: string | undefined, d: stri
 function mix(hash: number, text: string): number {
   const end = text.length - 1;
   if (end < 2) return end < 0 ? hash : Math.imul(hash ^ (text.charCodeAt(0) + (text.charCodeAt(end) << 8)), GOLDEN) | 0;
-  const sample = text.charCodeAt(end) + (text.charCodeAt(end - 1) << 7) + (text.charCodeAt(end - 2) << 14) + (end << 21);
+  const sample =
+    text.charCodeAt(end) + (text.charCodeAt(end - 1) << 7) + (text.charCodeAt(end - 2) << 14) + (end << 21);
   return Math.imul(hash ^ sample, GOLDEN) | 0;
 }
 

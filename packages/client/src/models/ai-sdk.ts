@@ -22,7 +22,12 @@ export function tallyMiddleware<Version extends string = 'v3'>(
   options: CallOptions & { specificationVersion?: Version },
 ): TallyMiddleware<Version> {
   const begin = ({ model, params }: Wrapped) => {
-    let call: FinishedCall = { provider: nameOf(model.provider), model: model.modelId, usage: undefined, failed: false };
+    let call: FinishedCall = {
+      provider: nameOf(model.provider),
+      model: model.modelId,
+      usage: undefined,
+      failed: false,
+    };
     return {
       /** What a result or the finish of a stream says. */
       learn(part: unknown) {

@@ -27,7 +27,11 @@ export function recordAnthropic(message: unknown, options: CallOptions<Request>,
 }
 
 /** Records a stream of message events when it ends; returns it. */
-export function observeAnthropic<S extends AsyncIterable<unknown>>(stream: S, options: CallOptions<Request>, request: Request = {}): S {
+export function observeAnthropic<S extends AsyncIterable<unknown>>(
+  stream: S,
+  options: CallOptions<Request>,
+  request: Request = {},
+): S {
   return watchStream(stream, readerOf(options, request));
 }
 

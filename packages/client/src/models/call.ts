@@ -65,8 +65,13 @@ export function recordCall<Request>(options: CallOptions<Request>, request: Requ
 
 function entryOf<Request>(options: CallOptions<Request>, request: Request, call: FinishedCall): RecordInput {
   const { attributes, price = listPrice } = options;
-  const { merchantId, userId, apiKey, properties, provider = call.provider } =
-    typeof attributes === 'function' ? attributes(request) : attributes;
+  const {
+    merchantId,
+    userId,
+    apiKey,
+    properties,
+    provider = call.provider,
+  } = typeof attributes === 'function' ? attributes(request) : attributes;
   const { usage, model, failed } = call;
   const metrics: RecordInput['metrics'] = {};
   if (usage) {
@@ -119,4 +124,5 @@ function dollars(amount: number): string | undefined {
 export const tokens = (value: unknown): number =>
   typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : 0;
 
-export const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null;

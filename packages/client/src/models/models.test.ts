@@ -73,7 +73,10 @@ describe('OpenAI', () => {
       total_tokens: 70,
     };
     recordOpenAI({ object: 'response', status: 'completed', model: 'gpt-4o', usage }, options);
-    recordOpenAI({ object: 'list', model: 'text-embedding-3-small', usage: { prompt_tokens: 8, total_tokens: 8 } }, options);
+    recordOpenAI(
+      { object: 'list', model: 'text-embedding-3-small', usage: { prompt_tokens: 8, total_tokens: 8 } },
+      options,
+    );
     expect(entries.map(({ metrics }) => metrics)).toEqual([
       { prompt_tokens: 50, completion_tokens: 20, cached_tokens: 10, reasoning_tokens: 5, cost: '0.0003125' },
       { prompt_tokens: 8, completion_tokens: 0, cost: '0.00000016' },
@@ -88,7 +91,14 @@ describe('OpenAI', () => {
     recordOpenAI({ ...chat, model: 'omni-moderation-latest' }, options);
     recordOpenAI({ ...chat, usage: { ...chat.usage, cost: 0.0123 } }, options);
     recordOpenAI(chat, { ...options, price: () => '7' });
-    expect(entries.map(({ metrics }) => metrics.cost)).toEqual([undefined, undefined, undefined, undefined, '0.0123', '7']);
+    expect(entries.map(({ metrics }) => metrics.cost)).toEqual([
+      undefined,
+      undefined,
+      undefined,
+      undefined,
+      '0.0123',
+      '7',
+    ]);
     expect(Object.keys(entries[0]!.metrics)).not.toContain('cost');
   });
 
@@ -104,7 +114,9 @@ describe('OpenAI', () => {
             if (request.model === 'down') return Promise.reject(new Error('down'));
             const { usage, ...rest } = chat;
             const chunk = { ...rest, usage: null };
-            return request.stream ? apiPromise(streamOf<unknown>(chunk, { ...chunk, choices: [], usage })) : apiPromise(chat);
+            return request.stream
+              ? apiPromise(streamOf<unknown>(chunk, { ...chunk, choices: [], usage }))
+              : apiPromise(chat);
           },
         },
       };
@@ -117,7 +129,9 @@ describe('OpenAI', () => {
     const promise = client.chat.completions.create({ model: 'gpt-4o' });
     expect(await promise).toBe(chat);
     expect(await promise).toBe(chat);
-    const { response } = await (client.chat.completions.create({ model: 'gpt-4o' }) as ReturnType<typeof apiPromise>).withResponse();
+    const { response } = await (
+      client.chat.completions.create({ model: 'gpt-4o' }) as ReturnType<typeof apiPromise>
+    ).withResponse();
     expect(response).toBe('raw');
     const stream = (await client.chat.completions.create({ model: 'gpt-4o', stream: true })) as AsyncIterable<unknown>;
     expect(await drain(stream)).toHaveLength(1);
@@ -133,7 +147,8 @@ describe('OpenAI', () => {
 
   test('a stream that is left early or breaks is a call all the same', async () => {
     const { entries, options } = recorder();
-    for await (const _ of observeOpenAI(streamOf({ model: 'gpt-4o', choices: [{}] }, { choices: [{}] }), options)) break;
+    for await (const _ of observeOpenAI(streamOf({ model: 'gpt-4o', choices: [{}] }, { choices: [{}] }), options))
+      break;
     const broken = (async function* () {
       yield { model: 'gpt-4o', choices: [{}] };
       throw new Error('cut');
@@ -141,7 +156,10 @@ describe('OpenAI', () => {
     await expect(drain(observeOpenAI(broken, options))).rejects.toThrow('cut');
     const events = streamOf(
       { type: 'response.created', response: { model: 'gpt-4o', status: 'in_progress', usage: null } },
-      { type: 'response.failed', response: { model: 'gpt-4o', status: 'failed', usage: { input_tokens: 3, output_tokens: 0 } } },
+      {
+        type: 'response.failed',
+        response: { model: 'gpt-4o', status: 'failed', usage: { input_tokens: 3, output_tokens: 0 } },
+      },
     );
     await drain(observeOpenAI(events, options));
     expect(entries.map(({ status, metrics }) => [status, metrics.prompt_tokens])).toEqual([
@@ -265,7 +283,10 @@ describe('the AI SDK', () => {
     for (const provider of ['openai.chat', 'anthropic.messages']) {
       const params = {};
       const wrapped = { model: { provider, modelId: 'x' }, params };
-      await wrapGenerate({ ...wrapped, doGenerate: async () => ({ usage: { ...flat, inputTokens: provider === 'openai.chat' ? 105 : 5 } }) });
+      await wrapGenerate({
+        ...wrapped,
+        doGenerate: async () => ({ usage: { ...flat, inputTokens: provider === 'openai.chat' ? 105 : 5 } }),
+      });
     }
     const metrics = { prompt_tokens: 105, completion_tokens: 7, cached_tokens: 100, reasoning_tokens: 2 };
     expect(entries.map((each) => each.metrics)).toEqual([metrics, metrics]);

@@ -36,7 +36,11 @@ export function recordOpenAI(response: unknown, options: CallOptions<Request>, r
 }
 
 /** Records a stream of chat completion chunks or response events when it ends; returns it. */
-export function observeOpenAI<S extends AsyncIterable<unknown>>(stream: S, options: CallOptions<Request>, request: Request = {}): S {
+export function observeOpenAI<S extends AsyncIterable<unknown>>(
+  stream: S,
+  options: CallOptions<Request>,
+  request: Request = {},
+): S {
   return watchStream(stream, readerOf(options, request, true));
 }
 

@@ -23,7 +23,10 @@ type Callable = (this: unknown, ...args: unknown[]) => unknown;
  * The same client, with some of its methods watched: results, streams and errors reach the caller as they are. A call is
  * seen when its promise is awaited; one read only as a raw response (`asResponse`) is not.
  */
-export function watchClient<Client extends object>(client: Client, methods: { readonly [path: string]: Method }): Client {
+export function watchClient<Client extends object>(
+  client: Client,
+  methods: { readonly [path: string]: Method },
+): Client {
   const paths = Object.keys(methods);
 
   function watched<T extends object>(target: T, path: string): T {
