@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { build } from 'esbuild';
 import fc from 'fast-check';
@@ -100,7 +100,7 @@ describe('delivery', () => {
           expect(await ingest.counted(merchantId)).toEqual(expected);
         },
       ),
-      { numRuns: 8 },
+      { numRuns: 15 },
     );
   });
 
@@ -309,10 +309,10 @@ describe('with a spool', () => {
     createSpool(options).close();
   });
 
-  const bundle = async (name: string) => {
-    const outfile = join(home, `${name}.mjs`);
+  const bundle = async (script: URL) => {
+    const outfile = join(home, `${basename(script.pathname, '.ts')}.mjs`);
     await build({
-      entryPoints: [new URL(`./testing/${name}.ts`, import.meta.url).pathname],
+      entryPoints: [script.pathname],
       outfile,
       bundle: true,
       platform: 'node',
@@ -324,7 +324,7 @@ describe('with a spool', () => {
   };
 
   test('a process that ends without a word has sent all it recorded, or left it in the spool', async () => {
-    const script = await bundle('short-lived');
+    const script = await bundle(new URL('./testing/short-lived.ts', import.meta.url));
     for (const [end, exits] of [
       ['idle', [0, null]],
       ['signal', [null, 'SIGTERM']],
@@ -350,40 +350,44 @@ describe('with a spool', () => {
   });
 
   test('a producer killed at any moment loses nothing it was told was taken, and doubles nothing', async () => {
-    const producer = await bundle('producer');
-    for (const [promise, lines, killServer] of [
-      ['record', 2, false],
-      ['record', 12, true],
-      ['record', 40, false],
-    ] as const) {
-      const merchantId = newMerchant();
-      const { directory } = spoolOf(promise);
-      const run = (perTurn: number) =>
-        spawn(process.execPath, [producer, ingest.url, ADMIN_KEY, merchantId, directory, promise, String(perTurn)], {
-          stdio: ['ignore', 'pipe', 'inherit'],
-        });
-      const child = run(50);
-      children.push(child);
-      const exited = once(child, 'exit');
-      let taken = 0;
-      let seen = 0;
-      for await (const line of createInterface({ input: child.stdout })) {
-        taken = Number(line);
-        seen++;
-        if (seen === lines >> 1 && killServer) await ingest.kill();
-        if (seen === lines) child.kill('SIGKILL');
-      }
-      await exited;
-      if (killServer) await ingest.start();
-      const next = run(0);
-      let report = '';
-      for await (const line of createInterface({ input: next.stdout })) report = line;
-      expect(JSON.parse(report)).toMatchObject({ ok: true });
-      const { requests, prompt_tokens, cost } = await ingest.counted(merchantId);
-      // The turn under way when it was killed was taken too, though nobody was told.
-      expect(Number(requests)).toBeGreaterThanOrEqual(taken);
-      expect(Number(requests)).toBeLessThanOrEqual(taken + 50);
-      expect([prompt_tokens, cost]).toEqual([String(3 * Number(requests)), requests]);
-    }
+    const producer = await bundle(new URL('./testing/producer.ts', import.meta.url));
+    const moment = fc.record({
+      lines: fc.integer({ min: 1, max: 40 }),
+      perTurn: fc.integer({ min: 1, max: 200 }),
+      killServer: fc.boolean(),
+    });
+    await fc.assert(
+      fc.asyncProperty(moment, async ({ lines, perTurn, killServer }) => {
+        const merchantId = newMerchant();
+        const { directory } = spoolOf('record');
+        const run = (records: number) => {
+          const args = [producer, ingest.url, ADMIN_KEY, merchantId, directory, 'record', String(records)];
+          const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+          children.push(child);
+          return child;
+        };
+        const child = run(perTurn);
+        const exited = once(child, 'exit');
+        let taken = 0;
+        let seen = 0;
+        for await (const line of createInterface({ input: child.stdout })) {
+          taken = Number(line);
+          seen++;
+          if (seen === lines >> 1 && killServer) await ingest.kill();
+          if (seen === lines) child.kill('SIGKILL');
+        }
+        await exited;
+        if (killServer) await ingest.start();
+        let report = '';
+        for await (const line of createInterface({ input: run(0).stdout })) report = line;
+        expect(JSON.parse(report)).toMatchObject({ ok: true });
+        const { requests, prompt_tokens, cost } = await ingest.counted(merchantId);
+        // The turn under way when it was killed was taken too, though nobody was told.
+        expect(Number(requests)).toBeGreaterThanOrEqual(taken);
+        expect(Number(requests)).toBeLessThanOrEqual(taken + perTurn);
+        expect([prompt_tokens, cost]).toEqual([String(3 * Number(requests)), requests]);
+      }),
+      { numRuns: 5 },
+    );
   });
 });

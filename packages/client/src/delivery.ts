@@ -23,7 +23,7 @@ export type DeliveryOptions = {
 /** Pauses after failures: `firstMs`, doubled each time up to `mostMs`; `slowMs` where people must set something right. */
 export type Backoff = { firstMs: number; mostMs: number; slowMs: number };
 
-export type Counts = {
+type Counts = {
   requests: number;
   retried: number;
   sentRecords: number;

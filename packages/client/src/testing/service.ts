@@ -1,13 +1,15 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { createServer } from 'node:net';
-import { fileURLToPath } from 'node:url';
+import { dirname, join } from 'node:path';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate, openDb } from '@tally/db';
 import { freshDatabase, freshRedis } from '@tally/testkit';
 
-const MAIN = fileURLToPath(new URL('../../../../apps/usage-ingest/dist/main.js', import.meta.url));
+const require = createRequire(import.meta.url);
+const MAIN = join(dirname(require.resolve('@tally/usage-ingest/package.json')), 'dist/main.js');
 export const ADMIN_KEY = 'test-admin-key-0123456789';
 
 /** usage-ingest as a process of its own on real stores, to be killed and started again on the same port. */
@@ -75,7 +77,7 @@ export async function startIngest(settings: Record<string, string> = {}) {
 }
 
 /** Resolves when an address answers with 200. */
-export async function answers(url: string): Promise<void> {
+async function answers(url: string): Promise<void> {
   for (let tries = 0; tries < 600; tries++) {
     const ok = await fetch(url).then(
       (response) => response.ok,
@@ -87,7 +89,7 @@ export async function answers(url: string): Promise<void> {
   throw new Error(`${url} does not answer`);
 }
 
-export async function freePort(): Promise<number> {
+async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as { port: number };
