@@ -23,6 +23,7 @@ export async function startIngest(settings: Record<string, string> = {}) {
   let child: ChildProcess | undefined;
 
   async function start(): Promise<void> {
+    await kill();
     child = spawn(process.execPath, [MAIN], {
       stdio: 'ignore',
       env: {
