@@ -100,7 +100,7 @@ describe('delivery', () => {
           expect(await ingest.counted(merchantId)).toEqual(expected);
         },
       ),
-      { numRuns: 15 },
+      { numRuns: 10 },
     );
   });
 
@@ -388,7 +388,7 @@ describe('with a spool', () => {
         expect(Number(requests)).toBeLessThanOrEqual(taken + perTurn);
         expect([prompt_tokens, cost]).toEqual([String(3 * Number(requests)), requests]);
       }),
-      { numRuns: 5 },
+      { numRuns: 4 },
     );
   });
 });
