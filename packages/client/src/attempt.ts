@@ -1,0 +1,195 @@
+import type { Kind } from './merge.ts';
+
+/** One entry or counter as it is sent: JSON, and how many records it stands for. */
+export type Item = { readonly json: string; readonly records: number };
+
+/** What became of one request. `again` items are sent again as they are; Tally drops those it has. */
+export type Outcome =
+  | { kind: 'answered'; duplicates: number; refused: RefusedItem[]; again: Item[]; error?: AttemptError }
+  /** Nothing is known about what was stored. `slow`: it is for people to set right, so there is no hurry. */
+  | { kind: 'again'; slow: boolean; afterMs: number; error: AttemptError }
+  /** Too large, or refused as a whole for the sake of some item: halves are sent. */
+  | { kind: 'split'; tooLarge: boolean; error: AttemptError };
+
+export type RefusedItem = { item: Item; code: string; message: string };
+
+/** What a request met; also handed to `onError`. */
+export type AttemptError = { code: string; message: string; status?: number };
+
+export type AttemptOptions = {
+  url: string;
+  key: string;
+  fetch: typeof fetch;
+  timeoutMs: number;
+  authFailure: 'retry' | 'reject';
+  onRequest(bytes: number): void;
+};
+
+export type Attempts = {
+  /** Sends items in one request; never rejects. */
+  send(kind: Kind, items: readonly Item[]): Promise<Outcome>;
+  /** Ends the requests under way; nothing is known about what they did. */
+  abort(): void;
+};
+
+type Answer = { status: number; afterMs: number; body: unknown };
+
+const TOO_LARGE = new Set(['BATCH_TOO_LARGE', 'BODY_TOO_LARGE']);
+
+/** Makes requests and says what each answer means for what was sent. */
+export function createAttempts(options: AttemptOptions): Attempts {
+  const base = `${options.url.replace(/\/+$/, '')}/trpc`;
+  const { fetch: request } = options;
+  const underWay = new Set<AbortController>();
+
+  async function ask(path: string, body: string): Promise<Answer> {
+    options.onRequest(body.length);
+    const controller = new AbortController();
+    const timer = setTimeout(() => controller.abort(), options.timeoutMs);
+    underWay.add(controller);
+    try {
+      const response = await request(`${base}/${path}`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${options.key}`, 'content-type': 'application/json' },
+        body,
+        redirect: 'manual',
+        signal: controller.signal,
+      });
+      const text = await response.text();
+      return { status: response.status, afterMs: retryAfter(response.headers.get('retry-after')), body: parse(text) };
+    } finally {
+      clearTimeout(timer);
+      underWay.delete(controller);
+    }
+  }
+
+  /** What an answer means that is not a success. */
+  function failed(answer: Answer, items: readonly Item[]): Outcome {
+    const { code, message } = errorIn(Array.isArray(answer.body) ? answer.body[0] : answer.body);
+    const { status } = answer;
+    const error: AttemptError = {
+      code: code ?? `HTTP_${status}`,
+      message: message ?? `The answer was ${status}.`,
+      status,
+    };
+    const refuse = (): Outcome => ({
+      kind: 'answered',
+      duplicates: 0,
+      refused: items.map((item) => ({ item, code: error.code, message: error.message })),
+      again: [],
+      error,
+    });
+    if (status === 413 || (code !== undefined && TOO_LARGE.has(code))) {
+      return items.length > 1 ? { kind: 'split', tooLarge: true, error } : refuse();
+    }
+    // Said of a whole batch only where it holds for every entry of it.
+    if (code === 'MERCHANT_FORBIDDEN') return refuse();
+    if (status === 401 || status === 403) {
+      return options.authFailure === 'reject'
+        ? refuse()
+        : { kind: 'again', slow: true, afterMs: answer.afterMs, error };
+    }
+    // One item may be what is not liked (by Tally, or by what stands before it): the others shall not wait for it.
+    if (status === 400 || status === 422)
+      return items.length > 1 ? { kind: 'split', tooLarge: false, error } : refuse();
+    // Other answers below 500 come from a wrong address, not from what was sent.
+    const slow = status < 500 && status !== 408 && status !== 425 && status !== 429;
+    return { kind: 'again', slow, afterMs: answer.afterMs, error };
+  }
+
+  function recorded(answer: Answer, items: readonly Item[]): Outcome {
+    const data = dataIn(answer.body) as { accepted?: unknown; duplicates?: unknown; rejected?: unknown } | undefined;
+    const { accepted, duplicates } = data ?? {};
+    const rejected = data?.rejected as { index: number; code: string; message: string }[] | undefined;
+    const whole =
+      typeof accepted === 'number' &&
+      typeof duplicates === 'number' &&
+      Array.isArray(rejected) &&
+      accepted + duplicates + rejected.length === items.length;
+    // Whatever answered so was not Tally; it has stored nothing.
+    if (!whole) return notTally(answer);
+    const refused = rejected.map(({ index, code, message }) => ({ item: items[index]!, code, message }));
+    return { kind: 'answered', duplicates, refused, again: [] };
+  }
+
+  function tracked(answer: Answer, items: readonly Item[]): Outcome {
+    if (!Array.isArray(answer.body) || answer.body.length !== items.length) return notTally(answer);
+    const refused: RefusedItem[] = [];
+    const again: Item[] = [];
+    let error: AttemptError | undefined;
+    for (let at = 0; at < items.length; at++) {
+      const one: unknown = answer.body[at];
+      const item = items[at]!;
+      if (typeof (dataIn(one) as { total?: unknown } | undefined)?.total === 'string') continue;
+      const status = statusIn(one);
+      const outcome = failed({ ...answer, status, body: one }, [item]);
+      error ??= outcome.error;
+      if (outcome.kind === 'answered') refused.push(...outcome.refused);
+      else again.push(item);
+    }
+    if (again.length === items.length) return failed({ ...answer, status: statusIn(answer.body[0]) }, items);
+    return { kind: 'answered', duplicates: 0, refused, again, ...(error ? { error } : {}) };
+  }
+
+  function notTally({ status }: Answer): Outcome {
+    const message = 'The answer is not one of Tally; is the address right?';
+    return { kind: 'again', slow: true, afterMs: 0, error: { code: 'NOT_TALLY', message, status } };
+  }
+
+  return {
+    async send(kind, items) {
+      const path = kind === 'record' ? 'usage.record' : `${'usage.track,'.repeat(items.length).slice(0, -1)}?batch=1`;
+      const body =
+        kind === 'record'
+          ? `{"entries":[${items.map(({ json }) => json).join(',')}]}`
+          : `{${items.map(({ json }, at) => `"${at}":${json}`).join(',')}}`;
+      try {
+        const answer = await ask(path, body);
+        if (answer.status === 207 && kind === 'track') return tracked(answer, items);
+        if (answer.status !== 200) return failed(answer, items);
+        return kind === 'record' ? recorded(answer, items) : tracked(answer, items);
+      } catch (cause) {
+        const error = { code: 'NO_ANSWER', message: `No answer: ${reasonOf(cause)}` };
+        return { kind: 'again', slow: false, afterMs: 0, error };
+      }
+    },
+    abort() {
+      for (const controller of underWay) controller.abort();
+    },
+  };
+}
+
+/** Seconds or a date, in milliseconds from now; 0 where it says nothing. At most an hour is believed. */
+function retryAfter(header: string | null): number {
+  if (!header) return 0;
+  const ms = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
+  return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), 3_600_000);
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+const dataIn = (body: unknown): unknown => (body as { result?: { data?: unknown } } | null | undefined)?.result?.data;
+
+function errorIn(body: unknown): { code?: string; message?: string } {
+  const error = (body as { error?: { message?: unknown; data?: { code?: unknown } } } | null | undefined)?.error;
+  return {
+    ...(typeof error?.data?.code === 'string' ? { code: error.data.code } : {}),
+    ...(typeof error?.message === 'string' ? { message: error.message } : {}),
+  };
+}
+
+function statusIn(body: unknown): number {
+  const status = (body as { error?: { data?: { httpStatus?: unknown } } } | null)?.error?.data?.httpStatus;
+  return typeof status === 'number' ? status : 500;
+}
+
+function reasonOf(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause);
+  return cause.cause instanceof Error ? `${cause.message}: ${cause.cause.message}` : cause.message;
+}

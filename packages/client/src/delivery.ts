@@ -1,0 +1,386 @@
+import type { AttemptError, Attempts, Item, Outcome, RefusedItem } from './attempt.ts';
+import { type Batch, batchesOf, itemsOf, parseBatch, recordsIn } from './batch.ts';
+import type { Merger } from './merge.ts';
+import { createSealer } from './sealer.ts';
+import type { Spool } from './spool/spool.ts';
+
+export type DeliveryOptions = {
+  merger: Merger;
+  attempts: Attempts;
+  spool: Spool | undefined;
+  lingerMs: number;
+  maxBatch: number;
+  maxBatchBytes: number;
+  concurrency: number;
+  /** Entries in memory above which an overflowing spool takes some. */
+  spillAbove: number;
+  backoff: Backoff;
+  random: () => number;
+  onRefused(refused: RefusedItem): void;
+  onError(error: AttemptError): void;
+};
+
+/** Pauses after failures: `firstMs`, doubled each time up to `mostMs`; `slowMs` where people must set something right. */
+export type Backoff = { firstMs: number; mostMs: number; slowMs: number };
+
+type Counts = {
+  requests: number;
+  retried: number;
+  sentRecords: number;
+  sentEntries: number;
+  duplicates: number;
+  rejectedRecords: number;
+  spooledEntries: number;
+  recoveredEntries: number;
+};
+
+export type Delivery = {
+  readonly counts: Counts;
+  /** What was taken out of the merger and is not settled: in memory, and on disk alone. */
+  readonly memory: { entries: number; bytes: number };
+  readonly spooled: number;
+  readonly inFlight: number;
+  /** Told that a group is about to be opened, or that the spool wants a seal; cheap, sends nothing itself. */
+  expect(): void;
+  /** Moves the oldest groups into an overflowing spool at once; false where that is not possible. */
+  spill(): boolean;
+  /** Resolves when all recorded before the call is settled, or at the deadline, with the number of entries left. */
+  flush(deadlineMs: number): Promise<number>;
+  /** Flushes, then stops. What is left is in the spool (so many entries), or comes back. */
+  close(deadlineMs: number): Promise<{ spooled: number; unsent: Item[] }>;
+  /** Writes what is in memory into the spool, synchronously; false where there is none or the disk refuses. */
+  rescue(): boolean;
+};
+
+type Sleeper = { timer: ReturnType<typeof setTimeout>; asked: boolean; wake(): void };
+type Waiter = { batches: Set<Batch>; done(): void };
+
+/** While somebody waits in flush or close, pauses are at most this long. */
+const URGENT_PAUSE_MS = 500;
+
+/**
+ * Sends what the merger holds, in batches that never change once made: a retry repeats entries whole, id and time, and
+ * Tally counts them once. While no answer comes, entries go on being merged and few batches are made.
+ */
+export function createDelivery(options: DeliveryOptions): Delivery {
+  const { merger, attempts, spool, backoff, onError } = options;
+  const counts: Counts = {
+    requests: 0,
+    retried: 0,
+    sentRecords: 0,
+    sentEntries: 0,
+    duplicates: 0,
+    rejectedRecords: 0,
+    spooledEntries: 0,
+    recoveredEntries: 0,
+  };
+  const limits = { entries: options.maxBatch, bytes: options.maxBatchBytes };
+  const sealer = spool && createSealer(spool, merger, limits);
+  const ready: Batch[] = [];
+  const inFlight = new Set<Batch>();
+  const running = new Set<Promise<void>>();
+  const sleepers = new Set<Sleeper>();
+  const waiters = new Set<Waiter>();
+  const unsent: Item[] = [];
+  const queued = { entries: 0, bytes: 0 };
+  let sealRun: Promise<void> | undefined;
+  let failures = 0;
+  let pausedUntil = 0;
+  let openSince = 0;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let timerAt = Number.POSITIVE_INFINITY;
+  let urgent = 0;
+  let stopped = false;
+
+  for (const ref of spool?.left.batches ?? []) {
+    const { kind, items } = parseBatch(spool!.read(ref));
+    counts.recoveredEntries += items.length;
+    ready.push({ kind, entries: items.length, bytes: 0, source: { ref } });
+  }
+  if (ready.length > 0) arm(0);
+
+  /** Wakes up after `ms` at the latest. A process is kept alive for it only while somebody waits. */
+  function arm(ms: number): void {
+    const at = performance.now() + ms;
+    if (stopped || timerAt <= at) return;
+    clearTimeout(timer);
+    timerAt = at;
+    timer = setTimeout(() => {
+      timerAt = Number.POSITIVE_INFINITY;
+      kick();
+    }, ms);
+    if (urgent === 0) unref(timer);
+  }
+
+  /** Does what is due: seals, sends, and sets the clock for what is due next. */
+  function kick(): void {
+    if (stopped) return;
+    const now = performance.now();
+    const lanes = failures > 0 ? 1 : options.concurrency;
+    if (sealRun === undefined && isSealDue(now)) startSeal();
+    while (ready.length > 0 && inFlight.size < lanes && now >= pausedUntil) start(ready.shift()!);
+    if (merger.size + queued.entries > options.spillAbove && spill()) arm(0);
+    if (ready.length > 0 && inFlight.size < lanes) arm(pausedUntil - now);
+    if (merger.size > 0 && now - openSince < options.lingerMs) arm(openSince + options.lingerMs - now);
+  }
+
+  function isSealDue(now: number): boolean {
+    if (sealer && sealer.held.entries > 0) return true;
+    if (merger.size === 0) return false;
+    if (urgent > 0 || spool?.wantsSeal) return true;
+    if (merger.size < limits.entries && now - openSince < options.lingerMs) return false;
+    // On disk batches are made on time, as promised; in memory only when one can be sent, to merge the more.
+    return spool?.promise === 'batch' ? !spool.full : ready.length === 0;
+  }
+
+  function startSeal(): void {
+    openSince = performance.now();
+    if (!sealer || (spool?.promise === 'overflow' && sealer.held.entries === 0)) {
+      for (const batch of batchesOf(merger.take(), limits)) queue(batch);
+      return;
+    }
+    sealRun = sealer
+      .seal()
+      .then(addSpooled, (error: unknown) => {
+        spoolFailed(error);
+        return sleep(1000, false);
+      })
+      .finally(() => {
+        sealRun = undefined;
+        kick();
+      });
+  }
+
+  function addSpooled(batches: Batch[]): void {
+    for (const batch of batches) counts.spooledEntries += batch.entries;
+    ready.push(...batches);
+  }
+
+  function queue(batch: Batch): void {
+    queued.entries += batch.entries;
+    queued.bytes += batch.bytes;
+    ready.push(batch);
+  }
+
+  function spill(): boolean {
+    if (!sealer || spool?.promise !== 'overflow' || spool.full || sealRun || merger.size === 0) return false;
+    try {
+      addSpooled(sealer.spill());
+      arm(0);
+      return true;
+    } catch (error) {
+      // What it took is held by the sealer, and tried again.
+      spoolFailed(error);
+      arm(1000);
+      return false;
+    }
+  }
+
+  function spoolFailed(error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    onError({ code: 'SPOOL_FAILED', message: `The spool could not be used: ${reason}` });
+  }
+
+  function start(batch: Batch): void {
+    inFlight.add(batch);
+    const run = deliver(batch)
+      .catch(spoolFailed)
+      .finally(() => {
+        inFlight.delete(batch);
+        running.delete(run);
+        for (const waiter of waiters) {
+          waiter.batches.delete(batch);
+          if (waiter.batches.size === 0) waiter.done();
+        }
+        kick();
+      });
+    running.add(run);
+  }
+
+  async function deliver(batch: Batch): Promise<void> {
+    const { source } = batch;
+    let left = ['ref' in source ? parseBatch(spool!.read(source.ref)).items : itemsOf(source.groups)];
+    while (left.length > 0) {
+      const [some, ...rest] = left as [Item[], ...Item[][]];
+      const outcome = await attempts.send(batch.kind, some);
+      left = [...(await follow(outcome, some)), ...rest];
+      if (stopped) break;
+    }
+    if (left.length > 0) {
+      if ('groups' in batch.source) unsent.push(...left.flat());
+      return;
+    }
+    if ('ref' in batch.source) spool!.done(batch.source.ref);
+    if ('groups' in source) {
+      queued.entries -= batch.entries;
+      queued.bytes -= batch.bytes;
+    }
+  }
+
+  /** Does what an outcome asks for; what is to be sent again, in which pieces. */
+  async function follow(outcome: Outcome, items: Item[]): Promise<Item[][]> {
+    if (outcome.kind === 'split') {
+      const half = items.length >> 1;
+      if (outcome.tooLarge) limits.entries = Math.max(1, Math.min(limits.entries, items.length - half));
+      return [items.slice(0, half), items.slice(half)];
+    }
+    if (outcome.kind === 'again') {
+      if (stopped) return [items];
+      failures++;
+      onError(outcome.error);
+      await pause(outcome.slow, outcome.afterMs);
+      return [items];
+    }
+    const { again, refused, duplicates, error } = outcome;
+    if (error) onError(error);
+    for (const one of refused) options.onRefused(one);
+    const refusedRecords = recordsIn(refused.map(({ item }) => item));
+    counts.rejectedRecords += refusedRecords;
+    counts.sentRecords += recordsIn(items) - refusedRecords - recordsIn(again);
+    counts.sentEntries += items.length - refused.length - again.length;
+    counts.duplicates += duplicates;
+    if (again.length === 0) {
+      failures = 0;
+      pausedUntil = 0;
+      return [];
+    }
+    failures++;
+    await pause(false, 0);
+    return [again];
+  }
+
+  /** Exponential with full jitter, so that producers do not come back all at once; never before the server wants. */
+  async function pause(slow: boolean, afterMs: number): Promise<void> {
+    counts.retried++;
+    const most = Math.min(backoff.mostMs, backoff.firstMs * 2 ** Math.min(failures - 1, 30));
+    const jitter = options.random() * (urgent > 0 ? Math.min(most, URGENT_PAUSE_MS) : most);
+    const ms = Math.max(afterMs, slow && urgent === 0 ? backoff.slowMs : 0) + jitter;
+    pausedUntil = Math.max(pausedUntil, performance.now() + ms);
+    await sleep(ms, afterMs > 0);
+  }
+
+  function sleep(ms: number, asked: boolean): Promise<void> {
+    if (stopped) return Promise.resolve();
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(sleeper.timer);
+        sleepers.delete(sleeper);
+        resolve();
+      };
+      const sleeper: Sleeper = { timer: setTimeout(wake, ms), asked, wake };
+      if (urgent === 0) unref(sleeper.timer);
+      sleepers.add(sleeper);
+    });
+  }
+
+  /** Somebody waits: nothing sleeps longer than the server asked for, and the process stays alive for it. */
+  function hurry(): void {
+    ref(timer);
+    for (const sleeper of sleepers) {
+      if (sleeper.asked) ref(sleeper.timer);
+      else sleeper.wake();
+    }
+    if (![...sleepers].some(({ asked }) => asked)) pausedUntil = 0;
+  }
+
+  /** Nobody waits any more: what sleeps may be cut off by the end of the process again. */
+  function relax(): void {
+    unref(timer);
+    for (const sleeper of sleepers) unref(sleeper.timer);
+  }
+
+  async function flush(deadlineMs: number): Promise<number> {
+    const until = performance.now() + deadlineMs;
+    urgent++;
+    try {
+      hurry();
+      // The seal under way began before the call; one more takes what was recorded since.
+      for (let round = 0; round < 2; round++) {
+        kick();
+        if (sealRun) await within(sealRun, until);
+      }
+      const unsealed = merger.size + (sealer?.held.entries ?? 0);
+      const batches = new Set([...ready, ...inFlight]);
+      if (batches.size > 0) {
+        const settled = new Promise<void>((resolve) => {
+          const waiter = { batches, done: resolve };
+          waiters.add(waiter);
+        });
+        kick();
+        await within(settled, until);
+        for (const waiter of waiters) if (waiter.batches === batches) waiters.delete(waiter);
+      }
+      return [...batches].reduce((sum, { entries }) => sum + entries, unsealed);
+    } finally {
+      urgent--;
+      if (urgent === 0) relax();
+    }
+  }
+
+  function rescue(): boolean {
+    if (!sealer) return false;
+    try {
+      addSpooled(sealer.sealNow());
+      for (const batch of [...ready, ...inFlight]) sealer.keep(batch);
+      spool!.syncNow();
+      return true;
+    } catch (error) {
+      spoolFailed(error);
+      return false;
+    }
+  }
+
+  function spooled(): number {
+    return [...ready, ...inFlight].reduce((sum, { source, entries }) => sum + ('ref' in source ? entries : 0), 0);
+  }
+
+  return {
+    counts,
+    get memory() {
+      const held = sealer?.held;
+      return { entries: queued.entries + (held?.entries ?? 0), bytes: queued.bytes + (held?.bytes ?? 0) };
+    },
+    get spooled() {
+      return spooled();
+    },
+    get inFlight() {
+      return inFlight.size;
+    },
+    expect() {
+      if (merger.size === 0) openSince = performance.now();
+      if (merger.size + 1 >= limits.entries || spool?.wantsSeal) arm(0);
+      else arm(options.lingerMs);
+    },
+    spill,
+    flush,
+
+    async close(deadlineMs) {
+      await flush(deadlineMs);
+      stopped = true;
+      clearTimeout(timer);
+      for (const { wake } of sleepers) wake();
+      await sealRun;
+      const kept = rescue() || spool?.promise === 'record';
+      const left = spooled();
+      attempts.abort();
+      // A fetch that does not mind being aborted is not waited for.
+      await within(Promise.all(running), performance.now() + 1000);
+      const inMemory = ready.flatMap(({ source }) => ('groups' in source ? itemsOf(source.groups) : []));
+      return { spooled: left, unsent: kept ? [] : [...unsent, ...inMemory] };
+    },
+
+    rescue,
+  };
+}
+
+const unref = (timer: unknown): void => (timer as { unref?(): void } | undefined)?.unref?.();
+const ref = (timer: unknown): void => (timer as { ref?(): void } | undefined)?.ref?.();
+
+async function within(promise: Promise<unknown>, until: number): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, Math.max(0, Math.min(until - performance.now(), 2 ** 31 - 1)));
+  });
+  await Promise.race([promise, late]);
+  clearTimeout(timer);
+}

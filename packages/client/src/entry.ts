@@ -1,0 +1,229 @@
+/**
+ * An amount of a metric type: a whole number (number, bigint or decimal string) from 0 to 10^15. `cost` is USD as a
+ * decimal string with at most 9 decimals, never a number: money does not go through a float here.
+ */
+export type Amount = string | number | bigint;
+
+/** Usage of one call, or of `count` calls. */
+export type RecordInput = {
+  /**
+   * With an id the entry is sent as it is and counts once, however often it is recorded with the same time. Without
+   * one the client may merge it with its likes, and gives the sum an id of its own.
+   */
+  id?: string | undefined;
+  merchantId: string;
+  /** ISO 8601 with its zone, or milliseconds since 1970; default: now. */
+  time?: string | number | undefined;
+  /** Amounts by metric type: `{ prompt_tokens: 374, completion_tokens: 44, cost: '0.0023' }`. */
+  metrics: { cost?: string | undefined; [metricType: string]: Amount | undefined };
+  userId?: string | undefined;
+  /** An alias or a hash of the key, never the secret. */
+  apiKey?: string | undefined;
+  model?: string | undefined;
+  provider?: string | undefined;
+  status?: 'success' | 'failure' | undefined;
+  /** Calls that this entry stands for, default 1. */
+  count?: number | undefined;
+  properties?: { [name: string]: string | number | boolean } | undefined;
+};
+
+/** A plain counter: adds to its metric type alone, and not to `requests`. */
+export type TrackInput = {
+  merchantId: string;
+  metricType: string;
+  /** Default 1. */
+  by?: Amount | undefined;
+  time?: string | number | undefined;
+  /** As in RecordInput. */
+  id?: string | undefined;
+};
+
+/** Why a record was not taken. The first two are mistakes of the caller; after the others it may be tried again. */
+export type RefusalCode = 'INVALID_ENTRY' | 'RESERVED_METRIC' | 'QUEUE_FULL' | 'SPOOL_FULL' | 'SPOOL_FAILED' | 'CLOSED';
+
+export type Refusal = { readonly ok: false; readonly code: RefusalCode; readonly message: string };
+
+/** What `record` and `track` answer: taken, or not and why. They never throw. */
+export type Taken = { readonly ok: true } | Refusal;
+
+export const refusal = (code: RefusalCode, message: string): Refusal => ({ ok: false, code, message });
+
+/** The largest amount of one entry. Twice this is below 2^53, so sums held below it are exact as numbers. */
+export const MAX_UNITS = 1e15;
+export const QUARTER_HOUR_MS = 900_000;
+export const MAX_METRICS = 32;
+
+const ZERO = 48;
+const POINT = 46;
+const COST_DECIMALS = 9;
+const NANO = 1e9;
+
+/** The amount in units (cost: nano-USD) as an exact whole number; -1 when it is none or too large. */
+export function unitsOf(metricType: string, value: unknown): number {
+  const isCost = metricType === 'cost';
+  if (typeof value === 'string') return isCost ? nanosOf(value) : wholeOf(value, value.length);
+  if (isCost) return -1;
+  if (typeof value === 'number') return Number.isInteger(value) && value >= 0 && value <= MAX_UNITS ? value : -1;
+  if (typeof value === 'bigint') return value >= 0n && value <= BigInt(MAX_UNITS) ? Number(value) : -1;
+  return -1;
+}
+
+/** Reads the digits before `end`: at most 16, so that nothing is rounded that is not too large anyway. */
+function wholeOf(text: string, end: number): number {
+  if (end === 0 || end > 16) return -1;
+  if (end > 1 && text.charCodeAt(0) === ZERO) return -1;
+  let whole = 0;
+  for (let at = 0; at < end; at++) {
+    const digit = text.charCodeAt(at) - ZERO;
+    if (digit < 0 || digit > 9) return -1;
+    whole = whole * 10 + digit;
+  }
+  return whole <= MAX_UNITS ? whole : -1;
+}
+
+function nanosOf(text: string): number {
+  let point = 0;
+  while (point < text.length && text.charCodeAt(point) !== POINT) point++;
+  const whole = wholeOf(text, point);
+  if (whole < 0 || whole > MAX_UNITS / NANO) return -1;
+  if (point === text.length) return whole * NANO;
+  const decimals = text.length - point - 1;
+  if (decimals < 1 || decimals > COST_DECIMALS) return -1;
+  let fraction = 0;
+  for (let at = point + 1; at < text.length; at++) {
+    const digit = text.charCodeAt(at) - ZERO;
+    if (digit < 0 || digit > 9) return -1;
+    fraction = fraction * 10 + digit;
+  }
+  const nanos = whole * NANO + fraction * 10 ** (COST_DECIMALS - decimals);
+  return nanos <= MAX_UNITS ? nanos : -1;
+}
+
+/** Prints units as the decimal that the contract wants. */
+export function printUnits(metricType: string, units: number): string {
+  if (metricType !== 'cost') return String(units);
+  const fraction = units % NANO;
+  const whole = String((units - fraction) / NANO);
+  if (fraction === 0) return whole;
+  return `${whole}.${String(fraction).padStart(COST_DECIMALS, '0').replace(/0+$/, '')}`;
+}
+
+const TIME = /^(\d{4}-\d{2}-\d{2})T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
+const YEAR_1000 = -30_610_224_000_000;
+const YEAR_9999 = 253_402_300_799_999;
+
+/** The moment in milliseconds; NaN when it is none. */
+export function timeOf(value: unknown): number {
+  if (typeof value === 'number')
+    return Number.isInteger(value) && value >= YEAR_1000 && value <= YEAR_9999 ? value : NaN;
+  if (typeof value !== 'string') return NaN;
+  const day = TIME.exec(value)?.[1];
+  if (day === undefined || day < '1000') return NaN;
+  // A day that does not exist rolls over to one that is written otherwise.
+  const midnight = Date.parse(`${day}T00:00:00Z`);
+  if (Number.isNaN(midnight) || !new Date(midnight).toISOString().startsWith(day)) return NaN;
+  return Date.parse(value);
+}
+
+const MERCHANT_ID = /^[A-Za-z0-9_.:-]{1,64}$/;
+const METRIC_TYPE = /^[a-z][a-z0-9_]{0,63}$/;
+const ENTRY_ID = /^[\x20-\x7e]{1,128}$/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them.
+const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
+const RESERVED = new Set(['requests', 'failed_requests', 'total_tokens']);
+const KNOWN = new Set([
+  'id',
+  'merchantId',
+  'time',
+  'metrics',
+  'userId',
+  'apiKey',
+  'model',
+  'provider',
+  'status',
+  'count',
+  'properties',
+]);
+const KNOWN_OF_TRACK = new Set(['merchantId', 'metricType', 'by', 'time', 'id']);
+
+/** Checks all of an entry that is the same for every entry of its group: its names, not its amounts. */
+export function checkNames(entry: RecordInput): Refusal | undefined {
+  for (const name of Object.keys(entry)) {
+    if (!KNOWN.has(name)) return refusal('INVALID_ENTRY', `${name.slice(0, 64)}: an entry has no such field.`);
+  }
+  if (typeof entry.merchantId !== 'string' || !MERCHANT_ID.test(entry.merchantId)) {
+    return refusal('INVALID_ENTRY', 'merchantId: Expected 1 to 64 of A-Z a-z 0-9 _ . : -');
+  }
+  if (typeof entry.metrics !== 'object' || entry.metrics === null || Array.isArray(entry.metrics)) {
+    return refusal('INVALID_ENTRY', 'metrics: Expected an object of amounts by metric type');
+  }
+  return (
+    checkId(entry.id) ??
+    checkText('userId', entry.userId, 256) ??
+    checkText('apiKey', entry.apiKey, 256) ??
+    checkText('model', entry.model, 256) ??
+    checkText('provider', entry.provider, 256) ??
+    checkProperties(entry.properties)
+  );
+}
+
+/** Checks all of a counter's call but its amount and its time. */
+export function checkCounter(call: TrackInput): Refusal | undefined {
+  for (const name of Object.keys(call)) {
+    if (!KNOWN_OF_TRACK.has(name))
+      return refusal('INVALID_ENTRY', `${name.slice(0, 64)}: a counter has no such field.`);
+  }
+  if (typeof call.merchantId !== 'string' || !MERCHANT_ID.test(call.merchantId)) {
+    return refusal('INVALID_ENTRY', 'merchantId: Expected 1 to 64 of A-Z a-z 0-9 _ . : -');
+  }
+  return checkId(call.id) ?? checkMetricType(call.metricType);
+}
+
+export function checkMetricType(metricType: unknown): Refusal | undefined {
+  if (typeof metricType !== 'string' || !METRIC_TYPE.test(metricType)) {
+    return refusal('INVALID_ENTRY', `metrics.${String(metricType).slice(0, 64)}: Expected ^[a-z][a-z0-9_]{0,63}$`);
+  }
+  if (RESERVED.has(metricType)) return refusal('RESERVED_METRIC', `${metricType} is derived by Tally; leave it out.`);
+  return undefined;
+}
+
+export function refuseAmount(metricType: string): Refusal {
+  const rule =
+    metricType === 'cost'
+      ? 'USD from 0 to 1000000 as a decimal string with at most 9 decimals'
+      : 'a whole number from 0 to 10^15';
+  return refusal('INVALID_ENTRY', `${metricType.slice(0, 64)}: Expected ${rule}`);
+}
+
+function checkId(id: unknown): Refusal | undefined {
+  if (id === undefined || (typeof id === 'string' && ENTRY_ID.test(id))) return undefined;
+  return refusal('INVALID_ENTRY', 'id: Expected 1 to 128 printable ASCII characters');
+}
+
+function checkText(name: string, value: unknown, max: number): Refusal | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value === 'string' && value.length <= max && !UNPRINTABLE.test(value)) return undefined;
+  return refusal('INVALID_ENTRY', `${name}: Expected at most ${max} characters, none of them a control character`);
+}
+
+function checkProperties(properties: unknown): Refusal | undefined {
+  if (properties === undefined) return undefined;
+  if (typeof properties !== 'object' || properties === null || Array.isArray(properties)) {
+    return refusal('INVALID_ENTRY', 'properties: Expected an object');
+  }
+  const names = Object.keys(properties);
+  if (names.length > 16) return refusal('INVALID_ENTRY', 'properties: Expected at most 16');
+  for (const name of names) {
+    const value = (properties as Record<string, unknown>)[name];
+    if (name === '__proto__') return refusal('INVALID_ENTRY', 'properties.__proto__: this name is not allowed.');
+    const bad =
+      checkText('properties', name, 64) ??
+      (typeof value === 'string'
+        ? checkText(`properties.${name}`, value, 512)
+        : typeof value === 'boolean' || (typeof value === 'number' && Number.isFinite(value))
+          ? undefined
+          : refusal('INVALID_ENTRY', `properties.${name}: Expected a string, a finite number or a boolean`));
+    if (bad) return bad;
+  }
+  return undefined;
+}

@@ -1,0 +1,124 @@
+import { isObject } from './call.ts';
+
+/** Learns from a stream's events what was used. */
+export type StreamReader = {
+  /** False: the event is there for our sake, and the caller does not see it. */
+  see(event: unknown): boolean;
+  /** The stream is over, or its caller has left it. Called once. */
+  end(failed: boolean): void;
+};
+
+/** What is watched of one method of a vendor's client. */
+export type Method = {
+  /** The request as it is to be made. */
+  prepare?(request: Record<string, unknown>): Record<string, unknown>;
+  done(response: unknown, request: Record<string, unknown>): void;
+  failed(request: Record<string, unknown>): void;
+  reader(request: Record<string, unknown>): StreamReader;
+};
+
+type Callable = (this: unknown, ...args: unknown[]) => unknown;
+
+/**
+ * The same client, with some of its methods watched: results, streams and errors reach the caller as they are. A call is
+ * seen when its promise is awaited; one read only as a raw response (`asResponse`) is not.
+ */
+export function watchClient<Client extends object>(
+  client: Client,
+  methods: { readonly [path: string]: Method },
+): Client {
+  const paths = Object.keys(methods);
+
+  function watched<T extends object>(target: T, path: string): T {
+    const inside = new Map<string, object>();
+    return new Proxy(target, {
+      get(real, name) {
+        const value: unknown = Reflect.get(real, name, real);
+        if (typeof name !== 'string') return value;
+        const full = path === '' ? name : `${path}.${name}`;
+        const method = methods[full];
+        if (method && typeof value === 'function') {
+          return (request: Record<string, unknown>, ...rest: unknown[]) =>
+            watchCall(method, request, (prepared) => (value as Callable).call(real, prepared, ...rest));
+        }
+        if (isObject(value) && paths.some((each) => each.startsWith(`${full}.`))) {
+          if (!inside.has(full)) inside.set(full, watched(value, full));
+          return inside.get(full);
+        }
+        // The client's own methods may use private fields, which a proxy does not have.
+        return typeof value === 'function' && path === '' ? (value as Callable).bind(real) : value;
+      },
+    });
+  }
+
+  return watched(client, '');
+}
+
+function watchCall(method: Method, given: unknown, call: (request: unknown) => unknown): unknown {
+  const request = isObject(given) ? given : {};
+  const result = call(isObject(given) && method.prepare ? method.prepare(given) : given);
+  if (!isObject(result) || typeof result.then !== 'function') return result;
+  const promise = result as unknown as Promise<unknown> & { withResponse?(): Promise<{ data: unknown }> };
+  let over = false;
+  const seen = (value: unknown) => {
+    if (!over) {
+      over = true;
+      if (isStream(value)) watchStream(value, method.reader(request));
+      else method.done(value, request);
+    }
+    return value;
+  };
+  const failed = (error: unknown): never => {
+    if (!over) method.failed(request);
+    over = true;
+    throw error;
+  };
+  let awaited: Promise<unknown> | undefined;
+  const wait = () => (awaited ??= promise.then(seen, failed));
+  return new Proxy(promise, {
+    get(real, name) {
+      if (name === 'then') return (...handlers: Parameters<Promise<unknown>['then']>) => wait().then(...handlers);
+      if (name === 'catch') return (handler: () => unknown) => wait().catch(handler);
+      if (name === 'finally') return (handler: () => void) => wait().finally(handler);
+      if (name === 'withResponse' && real.withResponse) {
+        return () =>
+          real.withResponse!().then((response) => {
+            seen(response.data);
+            return response;
+          }, failed);
+      }
+      const value: unknown = Reflect.get(real, name, real);
+      return typeof value === 'function' ? (value as Callable).bind(real) : value;
+    },
+  });
+}
+
+type Stream = AsyncIterable<unknown> & { iterator?: () => AsyncIterator<unknown> };
+
+const isStream = (value: unknown): value is Stream => isObject(value) && Symbol.asyncIterator in value;
+
+/** Watches a stream in place: whichever way it is read, its events pass the reader. */
+export function watchStream<S extends AsyncIterable<unknown>>(stream: S, reader: StreamReader): S {
+  // The vendors' streams read all ways (iteration, tee, toReadableStream) through this one function.
+  const own = stream as S & Stream;
+  const place = typeof own.iterator === 'function' ? 'iterator' : Symbol.asyncIterator;
+  const original = (own[place as typeof Symbol.asyncIterator] as () => AsyncIterator<unknown>).bind(stream);
+  Object.defineProperty(stream, place, {
+    configurable: true,
+    writable: true,
+    value: () => watchIterator(original(), reader),
+  });
+  return stream;
+}
+
+async function* watchIterator(source: AsyncIterator<unknown>, reader: StreamReader): AsyncGenerator<unknown> {
+  let failed = false;
+  try {
+    for await (const event of { [Symbol.asyncIterator]: () => source }) if (reader.see(event)) yield event;
+  } catch (error) {
+    failed = true;
+    throw error;
+  } finally {
+    reader.end(failed);
+  }
+}

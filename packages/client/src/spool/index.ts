@@ -1,0 +1,1 @@
+export { createSpool, type Fsync, type Spool, type SpoolOptions, type SpoolPromise } from './spool.ts';

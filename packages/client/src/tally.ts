@@ -1,0 +1,371 @@
+import {
+  type AnalyticsClient,
+  createAnalyticsClient,
+  createEngineClient,
+  createIngestClient,
+  type EngineClient,
+  type IngestClient,
+} from '@tally/contracts/client';
+import { type AttemptError, createAttempts } from './attempt.ts';
+import { type Backoff, createDelivery, type Delivery } from './delivery.ts';
+import { type RecordInput, type Refusal, refusal, type Taken, type TrackInput } from './entry.ts';
+import { installHooks } from './hooks.ts';
+import { createMerger, type Kind } from './merge.ts';
+import type { Spool } from './spool/spool.ts';
+
+export type TallyOptions = {
+  /** Where usage-ingest listens, such as `http://127.0.0.1:4001`. */
+  url: string;
+  /** An API key of the role producer or admin. */
+  key: string;
+  /** Where metrics-engine and analytics-api listen, for `tally.engine` and `tally.analytics`. Default: `url`. */
+  engineUrl?: string;
+  analyticsUrl?: string;
+  /**
+   * Default true: entries without an id of their own that share merchant, 15-minute bucket, status, dimensions and
+   * properties are summed into one entry with a `count`; sums and counts are exact, the single calls are no longer told
+   * apart. False: each is sent as an entry of its own, under an id that the client gives it.
+   */
+  merge?: boolean;
+  /** How long an entry may wait for others before it is sent, default 1000 ms. */
+  lingerMs?: number;
+  /** Entries of one request, default and at most 1000. Made smaller by itself where the server says that it is too large. */
+  maxBatch?: number;
+  /** Bytes of one request, roughly; default 1 MiB. */
+  maxBatchBytes?: number;
+  /** Requests at the same time while all goes well, default 2; after a failure one until it succeeds. */
+  concurrency?: number;
+  /** How long an answer is waited for, default 10,000 ms. The request is then repeated, and counts once all the same. */
+  timeoutMs?: number;
+  /**
+   * The bound of what waits in memory, in entries after merging (default 100,000) and in bytes, roughly (default
+   * 64 MiB). Past it `record` refuses with QUEUE_FULL: nothing that was taken is dropped to make room. With a spool that
+   * promises `overflow` the oldest go to disk instead, until that is full too.
+   */
+  maxQueuedEntries?: number;
+  maxQueuedBytes?: number;
+  /**
+   * Absent: what `record` took is in memory until the server has it. It survives a server that is down, slow or killed
+   * and answers that are lost; it does not survive this process being killed. With `createSpool` of
+   * `@tally/client/spool` it survives that too, as far as the spool promises: see SpoolPromise and Fsync there.
+   */
+  spool?: Spool;
+  /**
+   * What a 401 or 403 does. `retry` (default): entries are kept, `onError` is told, and they are tried again every
+   * `backoff.slowMs`, so a key that is set right loses nothing. `reject`: they go to `onRejected`.
+   */
+  authFailure?: 'retry' | 'reject';
+  /** Pauses after failures, with full jitter; `Retry-After` is waited for at least. Default 100 ms, 30 s, 30 s. */
+  backoff?: Partial<Backoff>;
+  /**
+   * Told of each entry that was taken and will not be counted: refused by the server for its own sake, or left unsent
+   * by `close` without a spool (code UNSENT; it may have been stored all the same, so send it again only under its id).
+   * Default: a line on standard error.
+   */
+  onRejected?(rejected: Rejected): void;
+  /** Told of each failed request and of a spool that fails; nothing is lost by it. Default: a line on standard error for each new kind. */
+  onError?(error: AttemptError): void;
+  /**
+   * Default true where there is a Node process: flush at SIGTERM, SIGINT and when nothing is left to do, spool at
+   * `process.exit()`. After a signal the process ends as it would have, unless others listen for it too.
+   */
+  hooks?: boolean;
+  /** How long `close` and the hooks may take, default 10,000 ms. */
+  closeDeadlineMs?: number;
+  /** In place of the global fetch. */
+  fetch?: typeof fetch;
+};
+
+/** An entry or counter as it was to be sent, why it is not counted, and how many records it stands for. */
+export type Rejected = { entry: Record<string, unknown>; code: string; message: string; records: number };
+
+export type Stats = {
+  /** Calls of `record` and `track` that were taken. */
+  recorded: number;
+  /** Of these, those summed into an entry that was there. */
+  merged: number;
+  /** Calls that were not taken. */
+  refused: number;
+  /** Records that Tally has acknowledged; entries they were sent as; entries of these that it had already. */
+  sent: number;
+  sentEntries: number;
+  duplicates: number;
+  /** Records that were taken and handed to `onRejected`. */
+  rejected: number;
+  /** Entries now waiting: in memory, on disk. */
+  queued: number;
+  queuedOnDisk: number;
+  inFlight: number;
+  /** Requests made, those of them that were repeats of a failed one, characters sent. */
+  requests: number;
+  retried: number;
+  bytesSent: number;
+  /** Entries acknowledged per request made. */
+  entriesPerRequest: number;
+  /** Entries written to the spool; entries and records that the last life left there. */
+  spooled: number;
+  recovered: number;
+};
+
+export type Tally = {
+  /**
+   * Records usage. Returns at once and never throws; `ok: false` says why it was not taken. Taken means: it will be
+   * counted exactly once, or handed to `onRejected`, within what `spool` promises.
+   */
+  record(entry: RecordInput): Taken;
+  /** Adds to a plain counter (`usage.track`); promises what `record` promises. Calls of a 15-minute bucket are summed. */
+  track(call: TrackInput): Taken;
+  /** Resolves when all recorded before is acknowledged or rejected, or after `deadlineMs` (default 30 s). Never rejects. */
+  flush(options?: { deadlineMs?: number }): Promise<{ ok: boolean; queued: number }>;
+  /**
+   * Takes nothing more, sends what is queued, and stops. Past the deadline what is left goes to the spool, for the next
+   * life, or to `onRejected` as UNSENT. Closing again gives the same answer.
+   */
+  close(options?: { deadlineMs?: number }): Promise<{ ok: boolean; spooled: number; unsent: number }>;
+  stats(): Stats;
+  /** Typed clients of the services, for all else. */
+  readonly ingest: IngestClient;
+  readonly engine: EngineClient;
+  readonly analytics: AnalyticsClient;
+};
+
+const MIB = 1024 * 1024;
+const TAKEN: Taken = Object.freeze({ ok: true });
+const CLOSED = refusal('CLOSED', 'This client is closed.');
+const UNREADABLE = refusal('INVALID_ENTRY', 'The entry could not be read.');
+
+/** A client that records usage in the background. Throws only where its options are not usable. */
+export function createTally(options: TallyOptions): Tally {
+  const { url, key, merge = true, spool } = options;
+  if (typeof url !== 'string' || !/^https?:\/\//.test(url)) throw new TypeError('url: Expected http://… or https://…');
+  if (typeof key !== 'string' || key === '') throw new TypeError('key: Expected an API key');
+  const maxQueuedEntries = whole('maxQueuedEntries', options.maxQueuedEntries, 100_000, 1, 10_000_000);
+  const maxQueuedBytes = whole('maxQueuedBytes', options.maxQueuedBytes, 64 * MIB, 1024, 2 ** 40);
+  const closeDeadlineMs = whole('closeDeadlineMs', options.closeDeadlineMs, 10_000, 0, 3_600_000);
+  const onError = quietly(options.onError ?? warnOfNews());
+  const onRejected = quietly(options.onRejected ?? printRejected);
+  const prefix = crypto.randomUUID().replaceAll('-', '').slice(0, 20);
+  let ids = 0;
+  let recorded = 0;
+  let refused = 0;
+  let openedGroups = 0;
+  let recoveredRecords = 0;
+  let bytesSent = 0;
+  let closing: ReturnType<Tally['close']> | undefined;
+
+  const merger = createMerger({
+    merge,
+    newId: () => `${prefix}-${(ids++).toString(36)}`,
+    admit(bytes) {
+      const { memory } = delivery;
+      const full =
+        merger.size + memory.entries >= maxQueuedEntries || merger.bytes + memory.bytes + bytes > maxQueuedBytes;
+      if (full && !delivery.spill()) {
+        return refusal(
+          'QUEUE_FULL',
+          `${merger.size + memory.entries} entries wait to be sent; there is no room for more.`,
+        );
+      }
+      delivery.expect();
+      openedGroups++;
+      return undefined;
+    },
+    ...(spool?.promise === 'record' ? { log } : {}),
+  });
+
+  const delivery: Delivery = createDelivery({
+    merger,
+    spool,
+    attempts: createAttempts({
+      url,
+      key,
+      fetch: options.fetch ?? fetch,
+      timeoutMs: whole('timeoutMs', options.timeoutMs, 10_000, 1, 600_000),
+      authFailure: options.authFailure ?? 'retry',
+      onRequest(bytes) {
+        delivery.counts.requests++;
+        bytesSent += bytes;
+      },
+    }),
+    lingerMs: whole('lingerMs', options.lingerMs, 1000, 0, 3_600_000),
+    maxBatch: whole('maxBatch', options.maxBatch, 1000, 1, 1000),
+    maxBatchBytes: whole('maxBatchBytes', options.maxBatchBytes, MIB, 1024, 256 * MIB),
+    concurrency: whole('concurrency', options.concurrency, 2, 1, 64),
+    spillAbove: maxQueuedEntries / 2,
+    backoff: { firstMs: 100, mostMs: 30_000, slowMs: 30_000, ...options.backoff },
+    random: Math.random,
+    onRefused({ item, code, message }) {
+      onRejected({ entry: JSON.parse(item.json), code, message, records: item.records });
+    },
+    onError,
+  });
+
+  function log(kind: Kind, input: RecordInput | TrackInput, time: number, id: string | undefined): Refusal | undefined {
+    if (spool!.full)
+      return refusal('SPOOL_FULL', 'The spool is full; nothing more is taken until some of it was sent.');
+    try {
+      spool!.log(textOf(kind, input, time, id));
+    } catch (error) {
+      return refusal('SPOOL_FAILED', `The spool could not be written: ${String(error)}`);
+    }
+    if (spool!.wantsSeal) delivery.expect();
+    return undefined;
+  }
+
+  if (spool) {
+    if (spool.damagedBytes > 0) {
+      onError({ code: 'SPOOL_DAMAGED', message: `${spool.damagedBytes} bytes of the spool could not be read.` });
+    }
+    for (const text of spool.left.records.splice(0)) {
+      const [kind, input] = JSON.parse(text) as [Kind, RecordInput & TrackInput];
+      const bad = merger[kind](input, Date.now(), true);
+      if (bad) onRejected({ entry: input, code: bad.code, message: bad.message, records: 1 });
+      else recoveredRecords++;
+    }
+    openedGroups += merger.size;
+    if (merger.size > 0) delivery.expect();
+  }
+
+  function count(result: Refusal | undefined): Taken {
+    if (result === undefined) {
+      recorded++;
+      return TAKEN;
+    }
+    refused++;
+    return result;
+  }
+
+  const tally: Omit<Tally, 'ingest' | 'engine' | 'analytics'> = {
+    record(entry) {
+      if (closing !== undefined) return count(CLOSED);
+      try {
+        return count(merger.record(entry, Date.now()));
+      } catch {
+        return count(UNREADABLE);
+      }
+    },
+
+    track(call) {
+      if (closing !== undefined) return count(CLOSED);
+      try {
+        return count(merger.track(call, Date.now()));
+      } catch {
+        return count(UNREADABLE);
+      }
+    },
+
+    async flush({ deadlineMs = 30_000 } = {}) {
+      const queued = await delivery.flush(deadlineMs);
+      return { ok: queued === 0, queued };
+    },
+
+    close({ deadlineMs = closeDeadlineMs } = {}) {
+      closing ??= (async () => {
+        const { spooled, unsent } = await delivery.close(deadlineMs);
+        removeHooks();
+        for (const { json, records } of unsent) {
+          const message = 'The client was closed before it could be sent.';
+          onRejected({ entry: JSON.parse(json), code: 'UNSENT', message, records });
+        }
+        spool?.close();
+        return { ok: unsent.length === 0 && spooled === 0, spooled, unsent: unsent.length };
+      })();
+      return closing;
+    },
+
+    stats() {
+      const { counts } = delivery;
+      return {
+        recorded,
+        merged: Math.max(0, recorded + recoveredRecords - openedGroups),
+        refused,
+        sent: counts.sentRecords,
+        sentEntries: counts.sentEntries,
+        duplicates: counts.duplicates,
+        rejected: counts.rejectedRecords,
+        queued: merger.size + delivery.memory.entries,
+        queuedOnDisk: delivery.spooled,
+        inFlight: delivery.inFlight,
+        requests: counts.requests,
+        retried: counts.retried,
+        bytesSent,
+        entriesPerRequest: counts.requests === 0 ? 0 : counts.sentEntries / counts.requests,
+        spooled: counts.spooledEntries,
+        recovered: counts.recoveredEntries + recoveredRecords,
+      };
+    },
+  };
+
+  const removeHooks =
+    options.hooks === false
+      ? () => {}
+      : installHooks({
+          get pending() {
+            return merger.size + delivery.memory.entries + delivery.spooled > 0;
+          },
+          flush: () => tally.flush({ deadlineMs: closeDeadlineMs }),
+          close: (closeOptions) => tally.close(closeOptions),
+          rescue() {
+            if (closing === undefined) delivery.rescue();
+          },
+        });
+
+  const clients: { ingest?: IngestClient; engine?: EngineClient; analytics?: AnalyticsClient } = {};
+  const reach = (serviceUrl: string) => ({ url: serviceUrl, key, ...(options.fetch ? { fetch: options.fetch } : {}) });
+  return Object.defineProperties(tally, {
+    ingest: { get: () => (clients.ingest ??= createIngestClient(reach(url))) },
+    engine: { get: () => (clients.engine ??= createEngineClient(reach(options.engineUrl ?? url))) },
+    analytics: { get: () => (clients.analytics ??= createAnalyticsClient(reach(options.analyticsUrl ?? url))) },
+  }) as Tally;
+}
+
+/** A record for the log: what it takes to count it again, and nothing a later check could stumble over. */
+function textOf(kind: Kind, input: RecordInput | TrackInput, time: number, id: string | undefined): string {
+  const { merchantId } = input;
+  let fields: object;
+  if ('metricType' in input) {
+    fields = { id, merchantId, metricType: input.metricType, by: input.by, time };
+  } else {
+    const { metrics, userId, apiKey, model, provider, status, count, properties } = input;
+    fields = { id, merchantId, time, metrics, userId, apiKey, model, provider, status, count, properties };
+  }
+  try {
+    return JSON.stringify([kind, fields]);
+  } catch {
+    return JSON.stringify([kind, fields], (_, value) => (typeof value === 'bigint' ? value.toString() : value));
+  }
+}
+
+function whole(name: string, value: number | undefined, fallback: number, min: number, max: number): number {
+  if (value === undefined) return fallback;
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new TypeError(`${name}: Expected a whole number from ${min} to ${max}, not ${String(value)}`);
+}
+
+/** A caller's callback that throws must not stop the delivery. */
+function quietly<T>(callback: (value: T) => void): (value: T) => void {
+  return (value) => {
+    try {
+      callback(value);
+    } catch (error) {
+      console.error('tally: a callback threw', error);
+    }
+  };
+}
+
+function printRejected({ entry, code, message, records }: Rejected): void {
+  console.error(`tally: ${records} record(s) not counted: ${code}: ${message}`, JSON.stringify(entry));
+}
+
+const NEWS_AFTER_MS = 60_000;
+
+function warnOfNews(): (error: AttemptError) => void {
+  let last = '';
+  let at = 0;
+  return ({ code, message }) => {
+    if (code === last && Date.now() - at < NEWS_AFTER_MS) return;
+    last = code;
+    at = Date.now();
+    console.warn(`tally: ${code}: ${message}`);
+  };
+}

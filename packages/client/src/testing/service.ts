@@ -1,0 +1,100 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { createServer } from 'node:net';
+import { dirname, join } from 'node:path';
+import { createIngestClient } from '@tally/contracts/client';
+import { migrate, openDb } from '@tally/db';
+import { freshDatabase, freshRedis } from '@tally/testkit';
+
+const require = createRequire(import.meta.url);
+const MAIN = join(dirname(require.resolve('@tally/usage-ingest/package.json')), 'dist/main.js');
+export const ADMIN_KEY = 'test-admin-key-0123456789';
+
+/** usage-ingest as a process of its own on real stores, to be killed and started again on the same port. */
+export async function startIngest(settings: Record<string, string> = {}) {
+  if (!existsSync(MAIN)) throw new Error('usage-ingest is not built: npx turbo run build --filter @tally/usage-ingest');
+  const database = await freshDatabase(migrate);
+  const redis = await freshRedis();
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  const client = createIngestClient({ url, key: ADMIN_KEY });
+  let child: ChildProcess | undefined;
+
+  async function start(): Promise<void> {
+    await kill();
+    child = spawn(process.execPath, [MAIN], {
+      stdio: 'ignore',
+      env: {
+        PATH: process.env.PATH,
+        DATABASE_URL: database.url,
+        REDIS_URL: redis.url,
+        TALLY_ADMIN_KEY: ADMIN_KEY,
+        PORT: String(port),
+        LOG_LEVEL: 'silent',
+        ...settings,
+      },
+    });
+    await answers(`${url}/readyz`);
+  }
+
+  async function kill(): Promise<void> {
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill('SIGKILL');
+    await exited;
+  }
+
+  await start();
+  return {
+    url,
+    start,
+    kill,
+    /** What Postgres has counted for a merchant, over all days, once all is flushed. */
+    async counted(merchantId: string): Promise<Record<string, string>> {
+      await client.flush.merchant.mutate({ merchantId });
+      const db = await openDb(database.url);
+      try {
+        const sums = new Map<string, bigint>();
+        const rows = await db.usage.merchantUsage({
+          merchantIds: [merchantId],
+          startDate: '2020-01-01',
+          endDate: '2100-01-01',
+        });
+        for (const row of rows) sums.set(row.metric_type, (sums.get(row.metric_type) ?? 0n) + row.metric_value);
+        return Object.fromEntries([...sums].map(([type, units]) => [type, units.toString()]));
+      } finally {
+        await db.close();
+      }
+    },
+    recent: (merchantId: string) => client.usage.recent.query({ merchantId, limit: 1000 }),
+    async drop(): Promise<void> {
+      await kill();
+      await database.drop();
+      await redis.drop();
+    },
+  };
+}
+
+/** Resolves when an address answers with 200. */
+async function answers(url: string): Promise<void> {
+  for (let tries = 0; tries < 600; tries++) {
+    const ok = await fetch(url).then(
+      (response) => response.ok,
+      () => false,
+    );
+    if (ok) return;
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+  throw new Error(`${url} does not answer`);
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
