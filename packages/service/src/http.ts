@@ -135,6 +135,8 @@ export async function listen(app: App, address: { host: string; port: number }):
     created.once('error', reject);
   });
   server.requestTimeout = 60_000;
+  // Longer than clients and load balancers keep idle connections: whoever closes first must not be us.
+  server.keepAliveTimeout = 75_000;
   return async () => {
     app.stopAccepting();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
