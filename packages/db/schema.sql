@@ -12,6 +12,18 @@ table api_keys (
   constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
 );
 
+table directory_entries (
+  kind text not null,
+  id text not null,
+  merchant_id text not null,
+  name text not null,
+  email text,
+  role text,
+  updated_at timestamp with time zone not null default now(),
+  constraint directory_entries_kind_check CHECK ((kind = ANY (ARRAY['user'::text, 'apiKey'::text, 'merchant'::text]))),
+  constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
+);
+
 table merchant_usage (
   merchant_id text not null,
   date date not null,
@@ -26,6 +38,15 @@ table tally_migrations (
   "timestamp" bigint not null,
   name character varying not null,
   constraint "PK_0ab99fbc184b77aebae40a07f98" PRIMARY KEY (id)
+);
+
+table usage_changes (
+  grain text not null,
+  period date not null,
+  merchant_id text not null,
+  changes bigint not null default 1,
+  constraint usage_changes_grain_check CHECK ((grain = ANY (ARRAY['all'::text, 'day'::text, 'month'::text]))),
+  constraint usage_changes_pkey PRIMARY KEY (grain, period, merchant_id)
 );
 
 table usage_daily (

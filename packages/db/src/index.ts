@@ -12,4 +12,4 @@ export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
 export { type Db, openDb } from './open-db.ts';
 export { migrate, undoMigration } from './schema.ts';
-export type { MerchantMetric, Position, Question, Sums } from './usage-store.ts';
+export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

@@ -1,4 +1,6 @@
+import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
+import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
@@ -10,6 +12,8 @@ export type Db = {
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
+  changes: ChangesStore;
+  directory: DirectoryStore;
   /** Resolves when Postgres answers. */
   ping(): Promise<void>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -25,6 +29,8 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
+    changes: createChangesStore(dataSource),
+    directory: createDirectoryStore(dataSource),
     async ping() {
       await dataSource.query('select 1');
     },
