@@ -16,6 +16,7 @@ import { Registry } from 'prom-client';
 import { createCache } from './cache.ts';
 import { createDirectory } from './directory.ts';
 import type { Env } from './env.ts';
+import { serveExport } from './export/routes.ts';
 import { createFreshness } from './fresh.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
@@ -82,5 +83,6 @@ export async function createAnalyticsService(
       return { ok: true, postgres: true };
     },
   });
+  serveExport(app, { db, labels, freshness, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
   return { app, db };
 }
