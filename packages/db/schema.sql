@@ -12,6 +12,24 @@ table api_keys (
   constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
 );
 
+table daily_usage_cache (
+  date date not null,
+  raw_data jsonb not null,
+  aggregated_by_user jsonb,
+  aggregated_by_model jsonb,
+  aggregated_by_provider jsonb,
+  cache_status text not null,
+  cached_at timestamp with time zone not null default now(),
+  changes numeric,
+  constraint daily_usage_cache_cache_status_check CHECK ((cache_status = ANY (ARRAY['complete'::text, 'partial'::text]))),
+  constraint daily_usage_cache_pkey PRIMARY KEY (date)
+);
+CREATE INDEX idx_daily_usage_cache_date ON public.daily_usage_cache USING btree (date DESC);
+CREATE INDEX idx_daily_usage_cache_date_cached_at ON public.daily_usage_cache USING btree (date, cached_at);
+CREATE INDEX idx_daily_usage_cache_model_jsonb ON public.daily_usage_cache USING gin (aggregated_by_model jsonb_path_ops);
+CREATE INDEX idx_daily_usage_cache_provider_jsonb ON public.daily_usage_cache USING gin (aggregated_by_provider jsonb_path_ops);
+CREATE INDEX idx_daily_usage_cache_user_jsonb ON public.daily_usage_cache USING gin (aggregated_by_user jsonb_path_ops);
+
 table directory_entries (
   kind text not null,
   id text not null,

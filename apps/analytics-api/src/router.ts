@@ -1,6 +1,7 @@
 import type { analytics } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
 import type { Cache } from './cache.ts';
+import type { Days } from './days.ts';
 import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
 import type { Read } from './read.ts';
@@ -10,13 +11,22 @@ export type Parts = {
   read: Read;
   freshness: Freshness;
   directory: Directory;
+  days: Days;
   cache: Cache;
   warm: Warm;
   rates: RateLimit;
 };
 
 /** analytics-api's procedures: each counts the call, narrows the question to what the caller may see, and asks. */
-export function createHandlers({ read, freshness, directory, cache, warm, rates }: Parts): Handlers<typeof analytics> {
+export function createHandlers({
+  read,
+  freshness,
+  directory,
+  days,
+  cache,
+  warm,
+  rates,
+}: Parts): Handlers<typeof analytics> {
   const seen = async <Q extends { merchantIds?: string[] | undefined }>(caller: Caller, question: Q): Promise<Q> => {
     await rates.take('analytics', caller.id);
     return { ...question, merchantIds: merchantsFor(caller, question.merchantIds) };
@@ -45,6 +55,14 @@ export function createHandlers({ read, freshness, directory, cache, warm, rates 
         return directory.list({ ...page, merchantIds: merchantsFor(caller, merchantId ? [merchantId] : undefined) });
       },
       remove: async ({ input, caller }) => directory.remove(input, caller),
+    },
+    days: {
+      async rebuild({ input, caller }) {
+        await rates.take('rebuild', caller.id);
+        return days.rebuild(input, caller);
+      },
+      get: async ({ input, caller }) => days.get(input.date, caller),
+      status: async ({ input, caller }) => days.status(input, caller),
     },
     cache: {
       stats: async () => cache.stats(),

@@ -14,6 +14,7 @@ import {
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createCache } from './cache.ts';
+import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
 import type { Env } from './env.ts';
 import { serveExport } from './export/routes.ts';
@@ -67,13 +68,14 @@ export async function createAnalyticsService(
     findByHash: (hash) => db.keys.findByHash(hash),
     now,
   });
+  const days = createDays({ db, freshness, maxDays: env.ANALYTICS_MAX_DAYS, now });
   const directory = createDirectory(db.directory);
   const app = createApp({
     name: 'analytics-api',
     log,
     router: serveContract(
       analytics,
-      createHandlers({ read, freshness, directory, cache, warm: createWarm(read), rates }),
+      createHandlers({ read, freshness, directory, days, cache, warm: createWarm(read), rates }),
     ),
     authenticate,
     maxBodyBytes: env.MAX_BODY_BYTES,

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { mutation, query, type RouterOf } from './contract.ts';
+import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, DayRange, Time } from './time.ts';
@@ -252,6 +253,7 @@ export const analytics = {
       output: z.object({ removed: z.number().int() }),
     }),
   },
+  days,
   cache: {
     stats: query({
       access: 'admin',

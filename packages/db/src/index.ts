@@ -1,4 +1,5 @@
 export type { DbOptions } from './data-source.ts';
+export type { DayStatus } from './days-store.ts';
 export type { JournalLine } from './journal-line.ts';
 export {
   type Appended,

@@ -1,5 +1,6 @@
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
+import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
@@ -14,6 +15,7 @@ export type Db = {
   keys: KeysStore;
   changes: ChangesStore;
   directory: DirectoryStore;
+  days: DaysStore;
   /** Resolves when Postgres answers. */
   ping(): Promise<void>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -31,6 +33,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     keys: createKeysStore(dataSource),
     changes: createChangesStore(dataSource),
     directory: createDirectoryStore(dataSource),
+    days: createDaysStore(dataSource),
     async ping() {
       await dataSource.query('select 1');
     },
