@@ -2,11 +2,12 @@
 // the days summed in the service, and the same question on raw daily rows. Nothing is cached by the service.
 //   DATABASE_URL=postgres://… node bench/query.mjs [users] [days]      (a server on which databases may be made)
 import { mkdir, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { cpus } from 'node:os';
-import pg from 'pg';
-import { migrate, openDb } from '../packages/db/dist/index.js';
 import { planOf } from '../apps/analytics-api/dist/plan.js';
+import { migrate, openDb } from '../packages/db/dist/index.js';
 
+const pg = createRequire(new URL('../packages/db/package.json', import.meta.url))('pg');
 const users = Number(process.argv[2] ?? 10_000);
 const days = Number(process.argv[3] ?? 365);
 const runs = Number(process.env.RUNS ?? 7);
@@ -99,7 +100,9 @@ async function measure() {
     'day documents',
     async () => {
       const sums = new Map();
-      const found = await client.query('select aggregated_by_user from daily_usage_cache where date >= $1', [startOf(days)]);
+      const found = await client.query('select aggregated_by_user from daily_usage_cache where date >= $1', [
+        startOf(days),
+      ]);
       for (const { aggregated_by_user: users } of found.rows) {
         for (const [key, value] of Object.entries(users)) {
           const sum = sums.get(key) ?? { requests: 0, cost: 0 };
@@ -113,7 +116,11 @@ async function measure() {
     3,
   );
   const explained = [];
-  for (const [table, column] of [['usage_monthly', 'month'], ['usage_daily', 'date'], ['usage_daily_models', 'date']]) {
+  for (const [table, column] of [
+    ['usage_monthly', 'month'],
+    ['usage_daily', 'date'],
+    ['usage_daily_models', 'date'],
+  ]) {
     const { rows: plan } = await client.query(
       `explain select sum(cost) from ${table} where merchant_id = any('{acme}') and ${column} between '2025-12-01' and '2025-12-07'`,
     );

@@ -1,7 +1,7 @@
 import { addDays, dayOf, type UsageEntry } from '@tally/contracts';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Running, startAnalytics } from '../test/start.ts';
+import { KEY, type Running, startAnalytics } from '../test/start.ts';
 
 let running: Running;
 const today = dayOf(Date.now());
@@ -256,4 +256,25 @@ test('a caller bound to a merchant reads and names that merchant alone', async (
     headers: { authorization: `Bearer ${key}` },
   });
   expect((await file.text()).trim().split('\n')).toHaveLength(1);
+});
+
+test('the same answers come over REST, under the names of the filters there too', async () => {
+  const post = async (path: string, body: unknown) =>
+    running.app.request(`/api/v1/admin/usage/${path}`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+    });
+  const settled = (answer: unknown) => ({ ...(answer as object), coverage: null });
+  const filters = { ...day(DAY), userIds: ['user-1'], models: ['gpt-4'] };
+  const aliased = { ...day(DAY), userIds: ['user-1'], modelIds: ['gpt-4'] };
+  const summary = await (await post('analytics', aliased)).json();
+  expect(settled(summary)).toEqual(settled(await running.client.analytics.summary.query(filters)));
+  for (const by of ['user', 'model', 'provider'] as const) {
+    const rows = await (await post(`by-${by}`, aliased)).json();
+    expect(settled(rows)).toEqual(settled(await breakdown({ ...filters, by })));
+  }
+  const bad = await post('by-user', day('2025-02-30'));
+  expect([bad.status, await bad.json()]).toMatchObject([400, { error: { data: { code: 'INVALID_DATE_FORMAT' } } }]);
+  expect(await (await post('by-user', [])).json()).toMatchObject({ error: { data: { code: 'INVALID_INPUT' } } });
 });

@@ -21,6 +21,7 @@ import { serveExport } from './export/routes.ts';
 import { createFreshness } from './fresh.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
+import { serveRest } from './rest.ts';
 import { createHandlers } from './router.ts';
 import { createWarm } from './warm.ts';
 
@@ -85,6 +86,7 @@ export async function createAnalyticsService(
       return { ok: true, postgres: true };
     },
   });
+  serveRest(app, { read, authenticate, rates });
   serveExport(app, { db, labels, freshness, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
   return { app, db };
 }
