@@ -10,7 +10,7 @@ used as materialized (
   from usage_daily
   where date = any($1::date[])
 ),
-raw as (
+raw as materialized (
   select date, jsonb_agg(jsonb_build_object(
     'merchantId', merchant_id, 'userId', nullif(user_id, ''), 'apiKey', nullif(api_key, ''),
     'model', nullif(model, ''), 'provider', nullif(provider, ''),
@@ -38,7 +38,7 @@ grouped as (
   from used
   group by 1, 3
 ),
-documents as (
+documents as materialized (
   select date, kind, jsonb_object_agg(key, jsonb_build_object(
     'totalRequests', requests,
     'tokens', jsonb_build_object('total', prompt_tokens + completion_tokens, 'prompt', prompt_tokens, 'completion', completion_tokens),
