@@ -12,6 +12,36 @@ table api_keys (
   constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
 );
 
+table daily_usage_cache (
+  date date not null,
+  raw_data jsonb not null,
+  aggregated_by_user jsonb,
+  aggregated_by_model jsonb,
+  aggregated_by_provider jsonb,
+  cache_status text not null,
+  cached_at timestamp with time zone not null default now(),
+  changes numeric,
+  constraint daily_usage_cache_cache_status_check CHECK ((cache_status = ANY (ARRAY['complete'::text, 'partial'::text]))),
+  constraint daily_usage_cache_pkey PRIMARY KEY (date)
+);
+CREATE INDEX idx_daily_usage_cache_date ON public.daily_usage_cache USING btree (date DESC);
+CREATE INDEX idx_daily_usage_cache_date_cached_at ON public.daily_usage_cache USING btree (date, cached_at);
+CREATE INDEX idx_daily_usage_cache_model_jsonb ON public.daily_usage_cache USING gin (aggregated_by_model jsonb_path_ops);
+CREATE INDEX idx_daily_usage_cache_provider_jsonb ON public.daily_usage_cache USING gin (aggregated_by_provider jsonb_path_ops);
+CREATE INDEX idx_daily_usage_cache_user_jsonb ON public.daily_usage_cache USING gin (aggregated_by_user jsonb_path_ops);
+
+table directory_entries (
+  kind text not null,
+  id text not null,
+  merchant_id text not null,
+  name text not null,
+  email text,
+  role text,
+  updated_at timestamp with time zone not null default now(),
+  constraint directory_entries_kind_check CHECK ((kind = ANY (ARRAY['user'::text, 'apiKey'::text, 'merchant'::text]))),
+  constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
+);
+
 table merchant_usage (
   merchant_id text not null,
   date date not null,
@@ -48,6 +78,15 @@ table usage_adjustments (
   constraint usage_adjustments_pkey PRIMARY KEY (merchant_id, id)
 );
 CREATE INDEX usage_adjustments_date ON public.usage_adjustments USING btree (merchant_id, date);
+
+table usage_changes (
+  grain text not null,
+  period date not null,
+  merchant_id text not null,
+  changes bigint not null default 1,
+  constraint usage_changes_grain_check CHECK ((grain = ANY (ARRAY['all'::text, 'day'::text, 'month'::text]))),
+  constraint usage_changes_pkey PRIMARY KEY (grain, period, merchant_id)
+);
 
 table usage_closed_days (
   date date not null,

@@ -1,4 +1,4 @@
-import { parseEnv, serviceEnv, whole } from '@tally/service';
+import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
 const Schema = z.object({
@@ -7,6 +7,15 @@ const Schema = z.object({
   USAGE_INGEST_URL: z.url().default('http://127.0.0.1:4001'),
   /** How long a question waits for what is pending to be flushed before it answers without. */
   FRESHNESS_TIMEOUT_MS: whole(10_000, 10, 120_000),
+  /** The longest range of a question, in days. */
+  ANALYTICS_MAX_DAYS: whole(1_100, 1, 40_000),
+  /** The longest range of an export, in days. */
+  EXPORT_MAX_DAYS: whole(1_100, 1, 40_000),
+  ENABLE_ANALYTICS_CACHE: flag(true),
+  /** Calls per caller and minute. */
+  ADMIN_ANALYTICS_RATE_LIMIT: whole(600, 1, 1_000_000),
+  ADMIN_EXPORT_RATE_LIMIT: whole(30, 1, 1_000_000),
+  ADMIN_CACHE_REBUILD_LIMIT: whole(5, 1, 1_000_000),
 });
 export type Env = z.infer<typeof Schema>;
 

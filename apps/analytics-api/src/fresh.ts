@@ -3,16 +3,25 @@ import type { IngestClient } from '@tally/contracts/client';
 
 export type Freshness = {
   /**
-   * Makes sure that what was acknowledged before the call is in Postgres, if the range reaches today, and says what an
-   * answer that reads Postgres afterwards covers. Live and stored can so never overlap.
+   * Makes sure that what was acknowledged before the call is in Postgres, and says what an answer that reads Postgres
+   * afterwards covers. Live and stored can so never overlap.
    */
   cover(range: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined }): Promise<Coverage>;
   /** Flushes what is pending now. */
   refresh(): Promise<{ recordsAggregated: number; complete: boolean; refreshedAt: string }>;
 };
 
-/** Closed days still get late entries through Redis, so a range that ends within these days is refreshed too. */
-export function createFreshness({ ingest, now }: { ingest: IngestClient; now: () => number }): Freshness {
+/** Closed days still get late entries through Redis, so a question about them asks for what is pending too. */
+export function createFreshness({
+  ingest,
+  lastFlushAt,
+  now,
+}: {
+  ingest: IngestClient;
+  /** When Postgres last counted anything. */
+  lastFlushAt: () => Promise<string | null>;
+  now: () => number;
+}): Freshness {
   const drain = async (merchantIds?: readonly string[]) => {
     // A longer list than one request takes is answered by flushing all.
     const some = merchantIds && merchantIds.length <= 1000 ? { merchantIds: [...merchantIds] } : {};
@@ -27,8 +36,8 @@ export function createFreshness({ ingest, now }: { ingest: IngestClient; now: ()
         const { complete, asOf } = await drain(merchantIds);
         return { dataSource, asOf, complete };
       } catch {
-        // Postgres alone still answers; how far it reaches nobody can say.
-        return { dataSource: dataSource === 'live' ? 'none' : 'cache', asOf: null, complete: false };
+        // Postgres alone still answers, up to its last flush at best.
+        return { dataSource: dataSource === 'live' ? 'none' : 'cache', asOf: await lastFlushAt(), complete: false };
       }
     },
     async refresh() {

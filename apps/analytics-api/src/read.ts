@@ -1,76 +1,210 @@
 import {
   type BreakdownRow,
   countDays,
+  type DayRange,
+  dayOf,
   type Filters,
   formatCost,
   formatQuantity,
   type GroupBy,
-  type Measures,
-  percentOf,
+  type Interval,
+  type PlanPart,
+  QUARTER_HOUR_MS,
   type SortBy,
   TallyError,
 } from '@tally/contracts';
-import type { Db, Position, Sums } from '@tally/db';
+import type { Db, Sums } from '@tally/db';
+import type { Cache } from './cache.ts';
+import { assertRange, periodBefore } from './dates.ts';
 import type { Freshness } from './fresh.ts';
+import type { Labels } from './labels.ts';
+import { measuresOf, NOTHING } from './measures.ts';
+import { decodeCursor, encodeCursor } from './page.ts';
+import { needsEntities, planOf, planSeries } from './plan.ts';
+import { trendOf } from './trend.ts';
+import { type Period, periodsOf } from './zone.ts';
 
-export type BreakdownQuestion = Filters & {
-  by: GroupBy;
-  sortBy: SortBy;
-  order: 'asc' | 'desc';
-  limit: number;
-  cursor?: string | undefined;
+type Explain = { explain?: boolean | undefined };
+
+export type BreakdownQuestion = Filters &
+  Explain & {
+    by: GroupBy;
+    sortBy: SortBy;
+    order: 'asc' | 'desc';
+    limit: number;
+    cursor?: string | undefined;
+  };
+
+export type SeriesQuestion = Filters &
+  Explain & { interval: Interval; timeZone: string; groupBy?: GroupBy | undefined };
+
+export type ReadOptions = {
+  db: Pick<Db, 'usage'>;
+  freshness: Freshness;
+  cache: Cache;
+  labels: Labels;
+  maxDays: number;
 };
-
-export type ReadOptions = { db: Pick<Db, 'usage'>; freshness: Freshness };
 
 const TOP_USERS = 5;
 const TOP_MODELS = 10;
+/** Rows of a grouped series; a bounded answer, whoever asks. */
+const MAX_SERIES_ROWS = 100_000;
+const MAX_OPTIONS = 10_000;
+/** Rows as they are kept in the cache: bigint is no JSON. */
+type Row = Omit<BreakdownRow, 'label'>;
 
 /** Answers questions about usage from what has been counted. */
-export function createRead({ db, freshness }: ReadOptions) {
-  const top = async (filters: Filters, by: GroupBy, limit: number) =>
-    db.usage.breakdown({ ...filters, by, sortBy: 'cost', order: 'desc', limit });
+export function createRead({ db, freshness, cache, labels, maxDays }: ReadOptions) {
+  const labelled = async (by: GroupBy, rows: readonly Row[], merchantIds: readonly string[] | undefined) => {
+    const label = await labels.of(
+      by,
+      rows.map((row) => row.key),
+      merchantIds,
+    );
+    return rows.map((row) => {
+      const found = label(row.key);
+      return { ...row, label: found.label, details: { ...row.details, ...found.details } };
+    });
+  };
 
   return {
-    async breakdown({ cursor, ...question }: BreakdownQuestion) {
-      assertOrder(question);
-      const after = cursor === undefined ? {} : { after: decodeCursor(cursor, question) };
-      const coverage = await freshness.cover(question);
-      const { rows, totals, total } = await db.usage.breakdown({ ...question, ...after });
-      const last = rows.at(-1);
-      const full = rows.length === question.limit && last !== undefined;
+    async breakdown({ cursor, explain, ...question }: BreakdownQuestion) {
+      assertRange(question, maxDays);
+      const { by, sortBy, order, limit, ...filters } = question;
+      const paged = { by, sortBy, order, ...filters };
+      const isValue = (value: string) => sortBy === 'key' || /^-?\d{1,40}$/.test(value);
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, isValue);
+      const parts = planOf(filters, { entities: needsEntities(filters, by), days: false });
+      const coverage = await freshness.cover(filters);
+      const { rows, ...answer } = await cache.through('breakdown', [question, after], filters, async () => {
+        const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
+        const last = rows.length === limit ? rows.at(-1) : undefined;
+        return {
+          rows: rows.map(rowOf),
+          totals: measuresOf(totals),
+          total,
+          nextCursor: last ? encodeCursor({ value: last.sort_value, key: last.key }, paged) : null,
+        };
+      });
       return {
-        rows: rows.map(rowOf),
-        totals: measuresOf(totals),
-        total,
-        nextCursor: full ? encodeCursor({ value: last.sort_value, key: last.key }, question) : null,
+        rows: await labelled(by, rows, filters.merchantIds),
+        ...answer,
         coverage,
+        ...planned(parts, explain),
       };
     },
 
-    async summary(filters: Filters) {
-      assertOrder(filters);
+    async summary({ explain, ...filters }: Filters & Explain) {
+      assertRange(filters, maxDays);
+      const before = periodBefore(filters);
       const coverage = await freshness.cover(filters);
-      const [users, models, days, activeUsers] = await Promise.all([
-        top(filters, 'user', TOP_USERS + 1),
-        top(filters, 'model', TOP_MODELS),
-        db.usage.byDay(filters),
-        db.usage.countUsers(filters),
+      const entities = needsEntities(filters);
+      const plan = {
+        users: planOf(filters, { entities: true, days: false }),
+        before: planOf(before, { entities: true, days: false }),
+        models: planOf(filters, { entities, days: false }),
+        days: planOf(filters, { entities, days: true }),
+      };
+      const scope = { ...filters, startDate: before.startDate };
+      const { topUsers, topModels, ...answer } = await cache.through('summary', filters, scope, () =>
+        db.usage.snapshot(async (reader) => {
+          const top = { ...filters, sortBy: 'cost', order: 'desc' } as const;
+          const users = await reader.breakdown({ ...top, parts: plan.users, by: 'user', limit: TOP_USERS + 1 });
+          const now = { ...users.totals, users: users.named };
+          const then = await reader.totals({ ...filters, parts: plan.before });
+          const models = await reader.breakdown({ ...top, parts: plan.models, by: 'model', limit: TOP_MODELS });
+          const byDay = await reader.byDay({ ...filters, parts: plan.days });
+          return {
+            totals: measuresOf(now),
+            activeUsers: now.users,
+            byDay: byDay.map(({ date, ...sums }) => ({ date, ...measuresOf(sums) })),
+            topUsers: users.rows
+              .filter((row) => row.key !== 'unknown')
+              .slice(0, TOP_USERS)
+              .map(rowOf),
+            topModels: models.rows.map(rowOf),
+            trends: trendsOf(now, then),
+          };
+        }),
+      );
+      const { startDate, endDate } = filters;
+      return {
+        period: { startDate, endDate, days: countDays(startDate, endDate) },
+        ...answer,
+        topUsers: await labelled('user', topUsers, filters.merchantIds),
+        topModels: await labelled('model', topModels, filters.merchantIds),
+        comparedWith: before,
+        coverage,
+        ...planned([...plan.users, ...plan.before, ...plan.models, ...plan.days], explain),
+      };
+    },
+
+    async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion) {
+      assertRange(filters, maxDays);
+      const periods = periodsOf(filters, interval, timeZone);
+      // A day that a zone left out has no moments, so nothing can have been used on it.
+      if (periods.length === 0) return { points: [], coverage: await freshness.cover(filters) };
+      const starts = periods.map((period) => period.from);
+      const end = periods.at(-1)!.to;
+      const entities = needsEntities(filters, groupBy);
+      const parts = planSeries({ starts, end }, { entities, days: interval !== 'month' });
+      const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
+      const utc = { ...filters, ...range };
+      const coverage = await freshness.cover(utc);
+      if (parts[0]!.cube === 'usage_quarter_hours') assertQuarters([...starts, end], timeZone);
+      if (parts[0]!.cube === 'usage_events') await assertEntries(utc);
+      const slots = await cache.through('timeseries', [filters, interval, timeZone, groupBy], utc, async () => {
+        const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
+        const rows = await db.usage.series({ ...filters, parts, starts, end, by: groupBy, limit });
+        return rows.map(({ slot, key, ...sums }) => ({ slot, key, sums: textOf(sums) }));
+      });
+      if (slots.length > MAX_SERIES_ROWS)
+        throw new TallyError('TOO_MANY_POINTS', `The series has more than ${MAX_SERIES_ROWS} groups in all.`, {
+          details: { maxRows: MAX_SERIES_ROWS },
+        });
+      return { points: pointsOf(periods, slots, groupBy), coverage, ...planned(parts, explain) };
+    },
+
+    async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }) {
+      assertRange(question, maxDays);
+      const { merchantIds } = question;
+      const coverage = await freshness.cover(question);
+      const found = await cache.through('filters', question, question, () =>
+        db.usage.snapshot(async (reader) => {
+          const values = (by: GroupBy, entities: boolean) =>
+            reader.values({
+              merchantIds,
+              by,
+              limit: MAX_OPTIONS + 1,
+              parts: planOf(question, { entities, days: false }),
+            });
+          return {
+            models: await values('model', false),
+            providers: await values('provider', false),
+            merchants: await values('merchant', false),
+            users: await values('user', true),
+            apiKeys: await values('apiKey', true),
+          };
+        }),
+      );
+      const keys = (by: 'providers' | 'merchants' | 'users' | 'apiKeys') =>
+        found[by].slice(0, MAX_OPTIONS).map(({ key }) => key);
+      const [user, apiKey, merchant] = await Promise.all([
+        labels.of('user', keys('users'), merchantIds),
+        labels.of('apiKey', keys('apiKeys'), merchantIds),
+        labels.of('merchant', keys('merchants'), merchantIds),
       ]);
       return {
-        period: {
-          startDate: filters.startDate,
-          endDate: filters.endDate,
-          days: countDays(filters.startDate, filters.endDate),
-        },
-        totals: measuresOf(models.totals),
-        activeUsers,
-        byDay: days.map(({ date, ...sums }) => ({ date, ...measuresOf(sums) })),
-        topUsers: users.rows
-          .filter((row) => row.key !== 'unknown')
-          .slice(0, TOP_USERS)
-          .map(rowOf),
-        topModels: models.rows.map(rowOf),
+        models: found.models.slice(0, MAX_OPTIONS).map(({ key, providers = [] }) => ({ id: key, providers })),
+        providers: keys('providers'),
+        users: keys('users').map((id) => {
+          const { label, details } = user(id);
+          return { id, label, email: (details.email as string | null) ?? null };
+        }),
+        apiKeys: keys('apiKeys').map((id) => ({ id, label: apiKey(id).label })),
+        merchants: keys('merchants').map((id) => ({ id, label: merchant(id).label })),
+        truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
         coverage,
       };
     },
@@ -81,7 +215,7 @@ export function createRead({ db, freshness }: ReadOptions) {
       endDate: string;
       metricTypes?: string[] | undefined;
     }) {
-      assertOrder(question);
+      assertRange(question, maxDays);
       const merchantIds = [question.merchantId];
       const coverage = await freshness.cover({ ...question, merchantIds });
       const rows = await db.usage.merchantUsage({ ...question, merchantIds });
@@ -97,53 +231,103 @@ export function createRead({ db, freshness }: ReadOptions) {
       };
     },
   };
+
+  async function assertEntries(filters: Filters): Promise<void> {
+    const gap = await db.usage.daysWithoutEntries(filters);
+    if (!gap) return;
+    throw new TallyError(
+      'GRAIN_NOT_KEPT',
+      `The entries of ${gap.first} to ${gap.last} are no longer kept: users and api keys cannot be told apart within these days.`,
+      {
+        details: {
+          firstDay: gap.first,
+          lastDay: gap.last,
+          ask: [
+            'days, weeks or months in the time zone UTC',
+            'any interval without userIds, apiKeys and without grouping by user or apiKey',
+          ],
+        },
+      },
+    );
+  }
 }
 
 export type Read = ReturnType<typeof createRead>;
 
-/** Sums as they are answered: quantities, the derived total, the success rate. */
-export function measuresOf(sums: Sums): Measures {
+function planned(plan: PlanPart[], explain: boolean | undefined): { plan?: PlanPart[] } {
+  return explain ? { plan } : {};
+}
+
+function rowOf({
+  key,
+  providers,
+  sort_value: _,
+  ...sums
+}: Sums & { key: string; sort_value: string; providers?: string[] | undefined }): Row {
+  return { key, details: providers ? { providers } : {}, ...measuresOf(sums) };
+}
+
+function trendsOf(now: Sums & { users: number }, then: Sums & { users: number }) {
+  const whole = (units: bigint) => units.toString();
+  const tokens = (sums: Sums) => sums.prompt_tokens + sums.completion_tokens;
   return {
-    requests: sums.requests.toString(),
-    failedRequests: sums.failed_requests.toString(),
-    promptTokens: sums.prompt_tokens.toString(),
-    completionTokens: sums.completion_tokens.toString(),
-    totalTokens: (sums.prompt_tokens + sums.completion_tokens).toString(),
-    cost: formatCost(sums.cost),
-    successRate: percentOf(sums.requests - sums.failed_requests, sums.requests),
+    requests: trendOf(now.requests, then.requests, whole),
+    failedRequests: trendOf(now.failed_requests, then.failed_requests, whole),
+    promptTokens: trendOf(now.prompt_tokens, then.prompt_tokens, whole),
+    completionTokens: trendOf(now.completion_tokens, then.completion_tokens, whole),
+    totalTokens: trendOf(tokens(now), tokens(then), whole),
+    cost: trendOf(now.cost, then.cost, formatCost),
+    activeUsers: trendOf(BigInt(now.users), BigInt(then.users), whole),
   };
 }
 
-function rowOf({ key, ...sums }: Sums & { key: string }): BreakdownRow {
-  return { key, label: key, details: {}, ...measuresOf(sums) };
-}
-
-function assertOrder({ startDate, endDate }: { startDate: string; endDate: string }): void {
-  if (startDate <= endDate) return;
-  throw new TallyError('INVALID_DATE_ORDER', 'Start date must be before or equal to end date.', {
-    details: { startDate, endDate },
+/** Zones of today are all whole quarters of an hour from UTC; some of long ago were not. */
+function assertQuarters(moments: readonly number[], timeZone: string): void {
+  if (moments.every((at) => at % QUARTER_HOUR_MS === 0)) return;
+  throw new TallyError('GRAIN_NOT_KEPT', `${timeZone} was not whole quarters of an hour from UTC then.`, {
+    details: { ask: ['the time zone UTC'] },
   });
 }
 
-type Paged = Omit<BreakdownQuestion, 'cursor'>;
+type TextSums = Record<keyof Sums, string>;
+type Slot = { slot: number; key: string | null; sums: TextSums };
 
-/** A cursor carries the question it belongs to, so that it cannot continue another one. */
-function encodeCursor(position: Position, question: Paged): string {
-  return Buffer.from(JSON.stringify([position.value, position.key, fingerprint(question)])).toString('base64url');
+const textOf = (sums: Sums) =>
+  Object.fromEntries(Object.entries(sums).map(([name, units]) => [name, units.toString()])) as TextSums;
+
+const sumsOf = (sums: TextSums) =>
+  Object.fromEntries(Object.entries(sums).map(([name, text]) => [name, BigInt(text)])) as Sums;
+
+function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: GroupBy | undefined) {
+  const bySlot = group(slots);
+  return periods.map(({ start, from, to }, index) => {
+    const found = (bySlot.get(index) ?? []).map(({ key, sums }) => ({ key, sums: sumsOf(sums) }));
+    return {
+      start: new Date(start).toISOString(),
+      from: new Date(from).toISOString(),
+      to: new Date(to).toISOString(),
+      ...measuresOf(found.reduce((whole, { sums }) => add(whole, sums), NOTHING)),
+      ...(groupBy && { groups: found.map(({ key, sums }) => ({ key: key ?? 'unknown', ...measuresOf(sums) })) }),
+    };
+  });
 }
 
-function decodeCursor(cursor: string, question: Paged): Position {
-  try {
-    const [value, key, of] = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8')) as unknown[];
-    const sound = question.sortBy === 'key' || (typeof value === 'string' && /^-?\d+$/.test(value));
-    if (sound && typeof value === 'string' && typeof key === 'string' && of === fingerprint(question))
-      return { value, key };
-  } catch {
-    // Falls through to the one error for every unreadable cursor.
+function group(slots: readonly Slot[]): Map<number, Slot[]> {
+  const groups = new Map<number, Slot[]>();
+  for (const slot of slots) {
+    const known = groups.get(slot.slot);
+    if (known) known.push(slot);
+    else groups.set(slot.slot, [slot]);
   }
-  throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
+  return groups;
 }
 
-function fingerprint({ by, sortBy, order, startDate, endDate }: Paged): string {
-  return [by, sortBy, order, startDate, endDate].join(' ');
+function add(left: Sums, right: Sums): Sums {
+  return {
+    requests: left.requests + right.requests,
+    failed_requests: left.failed_requests + right.failed_requests,
+    prompt_tokens: left.prompt_tokens + right.prompt_tokens,
+    completion_tokens: left.completion_tokens + right.completion_tokens,
+    cost: left.cost + right.cost,
+  };
 }

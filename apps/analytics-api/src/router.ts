@@ -1,25 +1,85 @@
 import type { analytics } from '@tally/contracts';
-import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally/service';
+import { assertMerchant, type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
+import type { Cache } from './cache.ts';
+import type { Days } from './days.ts';
+import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
 import type { Read } from './read.ts';
+import type { Warm } from './warm.ts';
 
-export type Parts = { read: Read; freshness: Freshness };
+export type Parts = {
+  read: Read;
+  freshness: Freshness;
+  directory: Directory;
+  days: Days;
+  cache: Cache;
+  warm: Warm;
+  rates: RateLimit;
+};
 
-/** analytics-api's procedures: each narrows the question to what the caller may see, and asks. */
-export function createHandlers({ read, freshness }: Parts): Handlers<typeof analytics> {
+/** analytics-api's procedures: each counts the call, narrows the question to what the caller may see, and asks. */
+export function createHandlers({
+  read,
+  freshness,
+  directory,
+  days,
+  cache,
+  warm,
+  rates,
+}: Parts): Handlers<typeof analytics> {
+  const seen = async <Q extends { merchantIds?: string[] | undefined }>(caller: Caller, question: Q): Promise<Q> => {
+    await rates.take('analytics', caller.id);
+    return { ...question, merchantIds: merchantsFor(caller, question.merchantIds) };
+  };
   return {
     analytics: {
-      summary: async ({ input, caller }) => read.summary(seenBy(caller, input)),
-      breakdown: async ({ input, caller }) => read.breakdown(seenBy(caller, input)),
+      summary: async ({ input, caller }) => read.summary(await seen(caller, input)),
+      breakdown: async ({ input, caller }) => read.breakdown(await seen(caller, input)),
+      timeseries: async ({ input, caller }) => read.timeseries(await seen(caller, input)),
+      filterOptions: async ({ input, caller }) => read.filterOptions(await seen(caller, input)),
       async merchantUsage({ input, caller }) {
+        await rates.take('analytics', caller.id);
         assertMerchant(caller, input.merchantId);
         return read.merchantUsage(input);
       },
-      refresh: async () => freshness.refresh(),
+      async refresh({ caller }) {
+        await rates.take('analytics', caller.id);
+        return freshness.refresh();
+      },
+    },
+    directory: {
+      async upsert({ input, caller }) {
+        return directory.upsert(input.entries, caller);
+      },
+      async list({ input: { merchantId, ...page }, caller }) {
+        return directory.list({ ...page, merchantIds: merchantsFor(caller, merchantId ? [merchantId] : undefined) });
+      },
+      remove: async ({ input, caller }) => directory.remove(input, caller),
+    },
+    days: {
+      async rebuild({ input, caller }) {
+        await rates.take('rebuild', caller.id);
+        return days.rebuild(input, caller);
+      },
+      get: async ({ input, caller }) => days.get(input.date, caller),
+      status: async ({ input, caller }) => days.status(input, caller),
+    },
+    cache: {
+      stats: async () => cache.stats(),
+      async invalidate({ input, caller }) {
+        await rates.take('rebuild', caller.id);
+        for (const merchantId of input.merchantIds) assertMerchant(caller, merchantId);
+        return { invalidated: await cache.invalidate(input) };
+      },
+      async warm({ input, caller }) {
+        await rates.take('rebuild', caller.id);
+        return warm({ ...input, merchantIds: merchantsFor(caller, input.merchantIds) });
+      },
+      async clear({ caller }) {
+        await rates.take('rebuild', caller.id);
+        await cache.clear();
+        return { cleared: true };
+      },
     },
   };
-}
-
-function seenBy<Q extends { merchantIds?: string[] | undefined }>(caller: Caller, question: Q): Q {
-  return { ...question, merchantIds: merchantsFor(caller, question.merchantIds) };
 }

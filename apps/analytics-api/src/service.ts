@@ -1,14 +1,33 @@
 import { analytics } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
 import { type Db, openDb } from '@tally/db';
-import { type App, createApp, createAuthenticate, type Log, type Releasers, serveContract } from '@tally/service';
+import {
+  type App,
+  createApp,
+  createAuthenticate,
+  createRateLimit,
+  createRedis,
+  type Log,
+  type Releasers,
+  redisReady,
+  serveContract,
+} from '@tally/service';
 import { Registry } from 'prom-client';
+import { createCache } from './cache.ts';
+import { createDays } from './days.ts';
+import { createDirectory } from './directory.ts';
 import type { Env } from './env.ts';
+import { serveExport } from './export/routes.ts';
 import { createFreshness } from './fresh.ts';
+import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
+import { serveRest } from './rest.ts';
 import { createHandlers } from './router.ts';
+import { createWarm } from './warm.ts';
 
 export type AnalyticsService = { app: App; db: Db };
+
+const REDIS_DEADLINE_MS = 2_000;
 
 /** Opens the stores and builds analytics-api on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createAnalyticsService(
@@ -27,18 +46,39 @@ export async function createAnalyticsService(
     key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
     fetch: (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(env.FRESHNESS_TIMEOUT_MS) }),
   });
-  const freshness = createFreshness({ ingest, now });
-  const read = createRead({ db, freshness });
+  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
+  releasers.push('redis', () => redis.disconnect());
+  // Without Redis questions are answered all the same, uncached and uncounted.
+  await redisReady(redis, REDIS_DEADLINE_MS).catch((error: unknown) => log.warn({ err: error }, 'redis'));
+  const freshness = createFreshness({ ingest, lastFlushAt: () => db.usage.lastFlushAt(), now });
+  const cache = createCache({ redis: env.ENABLE_ANALYTICS_CACHE ? redis : undefined, changes: db.changes, now });
+  const labels = createLabels(db.directory);
+  const read = createRead({ db, freshness, cache, labels, maxDays: env.ANALYTICS_MAX_DAYS });
+  const rates = createRateLimit({
+    redis,
+    limits: {
+      analytics: env.ADMIN_ANALYTICS_RATE_LIMIT,
+      export: env.ADMIN_EXPORT_RATE_LIMIT,
+      rebuild: env.ADMIN_CACHE_REBUILD_LIMIT,
+    },
+    now,
+  });
+  const authenticate = createAuthenticate({
+    adminKey: env.TALLY_ADMIN_KEY,
+    serviceKey: env.TALLY_SERVICE_KEY,
+    findByHash: (hash) => db.keys.findByHash(hash),
+    now,
+  });
+  const days = createDays({ db, freshness, maxDays: env.ANALYTICS_MAX_DAYS, now });
+  const directory = createDirectory(db.directory);
   const app = createApp({
     name: 'analytics-api',
     log,
-    router: serveContract(analytics, createHandlers({ read, freshness })),
-    authenticate: createAuthenticate({
-      adminKey: env.TALLY_ADMIN_KEY,
-      serviceKey: env.TALLY_SERVICE_KEY,
-      findByHash: (hash) => db.keys.findByHash(hash),
-      now,
-    }),
+    router: serveContract(
+      analytics,
+      createHandlers({ read, freshness, directory, days, cache, warm: createWarm(read), rates }),
+    ),
+    authenticate,
     maxBodyBytes: env.MAX_BODY_BYTES,
     registry: new Registry(),
     async health() {
@@ -46,5 +86,7 @@ export async function createAnalyticsService(
       return { ok: true, postgres: true };
     },
   });
+  serveRest(app, { read, authenticate, rates });
+  serveExport(app, { db, labels, freshness, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
   return { app, db };
 }

@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { mutation, query, type RouterOf } from './contract.ts';
+import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Day, DayRange, Time } from './time.ts';
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
@@ -63,21 +64,88 @@ export const BreakdownRow = Measures.extend({
 });
 export type BreakdownRow = z.infer<typeof BreakdownRow>;
 
-/** analytics-api: answers questions about usage. */
+/** A part of an answer: the sums it was read from, and the days of UTC it read there. */
+export const PlanPart = z.object({
+  cube: z.enum(['usage_monthly', 'usage_daily', 'usage_daily_models', 'usage_quarter_hours', 'usage_events']),
+  startDate: Day,
+  endDate: Day,
+});
+export type PlanPart = z.infer<typeof PlanPart>;
+
+export const Trend = z.object({
+  current: Quantity,
+  previous: Quantity,
+  /** Rounded to 2 decimals; 100 where there was nothing before and there is something now. */
+  percentageChange: z.number(),
+  /** `stable` is a change of at most 1 percent. */
+  direction: z.enum(['up', 'down', 'stable']),
+});
+export type Trend = z.infer<typeof Trend>;
+
+export const Interval = z.enum(['15m', 'hour', 'day', 'week', 'month']);
+export type Interval = z.infer<typeof Interval>;
+
+/** A name of the IANA time zone database. */
+export const TimeZone = z
+  .string()
+  .max(64)
+  .refine(isTimeZone, { error: 'Expected an IANA time zone, such as Asia/Tokyo.' });
+
+function isTimeZone(name: string): boolean {
+  try {
+    return /^[A-Za-z]/.test(name) && new Intl.DateTimeFormat('en', { timeZone: name }) !== undefined;
+  } catch {
+    return false;
+  }
+}
+
+export const DirectoryKind = z.enum(['user', 'apiKey', 'merchant']);
+export type DirectoryKind = z.infer<typeof DirectoryKind>;
+
+/** What Tally knows of a user, an api key or a merchant: where its labels come from. */
+export const DirectoryEntry = z.strictObject({
+  kind: DirectoryKind,
+  id: Dimension.min(1),
+  /** The name shown: the username, the alias of the key, the name of the merchant. */
+  name: z.string().min(1).max(256),
+  email: z.string().max(320).nullable().default(null),
+  role: z.string().max(64).nullable().default(null),
+  /** Null: for every merchant. An entry of the merchant itself comes first. */
+  merchantId: MerchantId.nullable().default(null),
+});
+export type DirectoryEntry = z.infer<typeof DirectoryEntry>;
+
+const explain = z.boolean().optional();
+const plan = z.array(PlanPart).optional();
+
+/** analytics-api: answers questions about usage. With `explain: true` an answer says how it was read. */
 export const analytics = {
   analytics: {
     summary: query({
       access: 'read',
-      input: Filters,
+      input: Filters.extend({ explain }),
       output: z.object({
         period: z.object({ startDate: Day, endDate: Day, days: z.number().int() }),
         totals: Measures,
         /** Users with at least one request; entries without a user are no user. */
         activeUsers: z.number().int(),
+        /** Days with usage, in order. */
         byDay: z.array(Measures.extend({ date: Day })),
         topUsers: z.array(BreakdownRow),
         topModels: z.array(BreakdownRow),
+        /** Against the same number of days just before, per measure and for the active users. */
+        trends: z.object({
+          requests: Trend,
+          failedRequests: Trend,
+          promptTokens: Trend,
+          completionTokens: Trend,
+          totalTokens: Trend,
+          cost: Trend,
+          activeUsers: Trend,
+        }),
+        comparedWith: DayRange,
         coverage: Coverage,
+        plan,
       }),
     }),
     breakdown: query({
@@ -88,12 +156,53 @@ export const analytics = {
         order: z.enum(['asc', 'desc']).default('desc'),
         limit: z.number().int().min(1).max(200).default(50),
         cursor: z.string().max(1000).optional(),
+        explain,
       }),
       output: z.object({
         rows: z.array(BreakdownRow),
         totals: Measures,
         total: z.number().int(),
         nextCursor: z.string().nullable(),
+        coverage: Coverage,
+        plan,
+      }),
+    }),
+    timeseries: query({
+      access: 'read',
+      /** `startDate` and `endDate` are days in `timeZone`. */
+      input: Filters.extend({
+        interval: Interval,
+        timeZone: TimeZone.default('UTC'),
+        groupBy: GroupBy.optional(),
+        explain,
+      }),
+      output: z.object({
+        /** One for every period of the range, also where nothing was used. */
+        points: z.array(
+          Measures.extend({
+            /** Where the period begins: a week on Monday, a month on the 1st, in the time zone. */
+            start: Time,
+            /** What of the period lies in the range: from this moment to just before the other. */
+            from: Time,
+            to: Time,
+            groups: z.array(Measures.extend({ key: z.string() })).optional(),
+          }),
+        ),
+        coverage: Coverage,
+        plan,
+      }),
+    }),
+    filterOptions: query({
+      access: 'read',
+      input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: list(MerchantId) }),
+      output: z.object({
+        models: z.array(z.object({ id: z.string(), providers: z.array(z.string()) })),
+        providers: z.array(z.string()),
+        users: z.array(z.object({ id: z.string(), label: z.string(), email: z.string().nullable() })),
+        apiKeys: z.array(z.object({ id: z.string(), label: z.string() })),
+        merchants: z.array(z.object({ id: z.string(), label: z.string() })),
+        /** True where there are more than the 10,000 that are listed of a kind. */
+        truncated: z.boolean(),
         coverage: Coverage,
       }),
     }),
@@ -115,6 +224,71 @@ export const analytics = {
       access: 'read',
       input: z.strictObject({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: Time }),
+    }),
+  },
+  directory: {
+    /** Writes entries, new or changed; all or none. */
+    upsert: mutation({
+      access: 'admin',
+      input: z.strictObject({ entries: z.array(DirectoryEntry).min(1).max(5000) }),
+      output: z.object({ written: z.number().int() }),
+    }),
+    list: query({
+      access: 'read',
+      input: z.strictObject({
+        kind: DirectoryKind,
+        merchantId: MerchantId.optional(),
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: z.string().max(1000).optional(),
+      }),
+      output: z.object({ rows: z.array(DirectoryEntry), nextCursor: z.string().nullable() }),
+    }),
+    remove: mutation({
+      access: 'admin',
+      input: z.strictObject({
+        kind: DirectoryKind,
+        ids: z.array(Dimension.min(1)).min(1).max(5000),
+        merchantId: MerchantId.nullable().default(null),
+      }),
+      output: z.object({ removed: z.number().int() }),
+    }),
+  },
+  days,
+  cache: {
+    stats: query({
+      access: 'admin',
+      input: z.strictObject({}).default({}),
+      output: z.object({
+        /** Of this process, since it started. */
+        memoryHits: z.number().int(),
+        redisHits: z.number().int(),
+        misses: z.number().int(),
+        /** Questions that joined one under way. */
+        joined: z.number().int(),
+        /** Redis calls that failed; the question was answered all the same. */
+        errors: z.number().int(),
+        hitRate: z.number().nullable(),
+        memoryEntries: z.number().int(),
+        memoryBytes: z.number().int(),
+      }),
+    }),
+    /** Forgets the answers about these merchants and days, in every process. Not needed after a flush. */
+    invalidate: mutation({
+      access: 'admin',
+      input: z.strictObject({ merchantIds: z.array(MerchantId).min(1).max(1000), startDate: Day, endDate: Day }),
+      output: z.object({ invalidated: z.number().int() }),
+    }),
+    /** Asks the questions of a dashboard, so that the next one who asks finds them answered. */
+    warm: mutation({
+      access: 'admin',
+      input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: list(MerchantId) }),
+      output: z.object({ questions: z.number().int(), durationMs: z.number() }),
+    }),
+    /** Forgets everything, in every process. */
+    clear: mutation({
+      access: 'admin',
+      input: z.strictObject({}).default({}),
+      output: z.object({ cleared: z.literal(true) }),
     }),
   },
 } as const;

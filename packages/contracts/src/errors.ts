@@ -10,6 +10,11 @@ export const ERRORS = {
   INVALID_DATE_FORMAT: { status: 400, action: 'Write dates as YYYY-MM-DD; the day must exist.' },
   INVALID_DATE_ORDER: { status: 400, action: 'Put the earlier date first.' },
   DATE_RANGE_TOO_LARGE: { status: 400, action: 'Ask for the ranges in `details.suggestedRanges` one by one.' },
+  GRAIN_NOT_KEPT: {
+    status: 400,
+    action: 'Ask for what `details.ask` names; such fine sums are not kept for these days.',
+  },
+  TOO_MANY_POINTS: { status: 400, action: 'Ask for a longer interval or a shorter range.' },
   INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
   UNAUTHORIZED: { status: 401, action: 'Send `Authorization: Bearer <key>` with a key that is not revoked.' },
   FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },

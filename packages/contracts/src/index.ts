@@ -4,10 +4,16 @@ export {
   analytics,
   BreakdownRow,
   Coverage,
+  DirectoryEntry,
+  DirectoryKind,
   Filters,
   GroupBy,
+  Interval,
   Measures,
+  PlanPart,
   SortBy,
+  TimeZone,
+  Trend,
 } from './analytics.ts';
 export {
   type Contract,

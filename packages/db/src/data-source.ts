@@ -4,6 +4,8 @@ import { ApiKeyEntity } from './entities/api-key.ts';
 import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.ts';
 import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { CorrectionsAndClosings1763856000002 } from './migrations/3-corrections-and-closings.ts';
+import { ChangesAndDirectory1763856000010 } from './migrations/10-changes-and-directory.ts';
+import { DayDocuments1763856000011 } from './migrations/11-day-documents.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -24,7 +26,13 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     url,
     driver: pg,
     entities: [ApiKeyEntity],
-    migrations: [JournalAndCubes1763856000000, ApiKeys1763856000001, CorrectionsAndClosings1763856000002],
+    migrations: [
+      JournalAndCubes1763856000000,
+      ApiKeys1763856000001,
+      CorrectionsAndClosings1763856000002,
+      ChangesAndDirectory1763856000010,
+      DayDocuments1763856000011,
+    ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,
     connectTimeoutMS: 5_000,

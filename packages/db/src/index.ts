@@ -1,6 +1,7 @@
 export type { BookRow } from './books-store.ts';
 export type { Adjustment } from './corrections-store.ts';
 export type { DbOptions } from './data-source.ts';
+export type { DayStatus } from './days-store.ts';
 export type { JournalLine } from './journal-line.ts';
 export {
   type Appended,
@@ -14,4 +15,4 @@ export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
 export { type Db, openDb } from './open-db.ts';
 export { migrate, undoMigration } from './schema.ts';
-export type { MerchantMetric, Position, Question, Sums } from './usage-store.ts';
+export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

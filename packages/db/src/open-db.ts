@@ -1,7 +1,10 @@
 import { type BooksStore, createBooksStore } from './books-store.ts';
+import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
+import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
+import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
@@ -17,6 +20,9 @@ export type Db = {
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
+  changes: ChangesStore;
+  directory: DirectoryStore;
+  days: DaysStore;
   /** Resolves when Postgres answers. */
   ping(): Promise<void>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -38,6 +44,9 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
+    changes: createChangesStore(dataSource),
+    directory: createDirectoryStore(dataSource),
+    days: createDaysStore(dataSource),
     async ping() {
       await dataSource.query('select 1');
     },

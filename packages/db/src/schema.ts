@@ -1,7 +1,9 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
 import { createDataSource } from './data-source.ts';
 
 const LOCK = 7420;
+const LOCK_RETRY_MS = 50;
 
 /**
  * Brings the schema up to date; doing it again, or from many processes at once, does no harm.
@@ -44,7 +46,13 @@ async function locked<T>(url: string, work: () => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate' });
   await client.connect();
   try {
-    await client.query('select pg_advisory_lock($1)', [LOCK]);
+    // Asked for again and again: who waits inside a statement holds a snapshot, and an index that is made concurrently
+    // waits for those.
+    for (;;) {
+      const { rows } = await client.query('select pg_try_advisory_lock($1) as mine', [LOCK]);
+      if (rows[0].mine) break;
+      await wait(LOCK_RETRY_MS);
+    }
     return await work();
   } finally {
     await client.end();

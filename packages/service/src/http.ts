@@ -84,6 +84,10 @@ export function createApp(options: AppOptions): App {
         event,
         caller: () => (caller ??= options.authenticate(c.req.header('authorization'))),
       }),
+      responseMeta({ errors }) {
+        const seconds = errors.map((error) => retryAfterOf(understand(error))).filter((value) => value !== undefined);
+        return seconds.length > 0 ? { headers: { 'retry-after': String(Math.max(...seconds)) } } : {};
+      },
       onError({ error, path }) {
         const known = understand(error);
         event.procedure = path;
@@ -117,7 +121,15 @@ export function problem(c: HonoContext, error: Pick<TallyError, 'code' | 'messag
     httpStatus: status,
     ...(error.details === undefined ? {} : { details: error.details }),
   };
+  const seconds = retryAfterOf(error);
+  if (seconds !== undefined) c.header('retry-after', String(seconds));
   return c.json({ error: { message: error.message, code: -32_600, data } }, status);
+}
+
+/** The seconds to wait that an error names. */
+function retryAfterOf({ details }: { details?: unknown }): number | undefined {
+  const seconds = (details as { retryAfter?: unknown } | undefined)?.retryAfter;
+  return typeof seconds === 'number' ? seconds : undefined;
 }
 
 const tooLarge = (limit: number) => ({

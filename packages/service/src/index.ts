@@ -10,6 +10,7 @@ export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';
 export { createLog, type Log } from './log.ts';
 export { runProcess, settingsOrExit } from './process.ts';
+export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createRedis, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

@@ -1,0 +1,166 @@
+import { createHash } from 'node:crypto';
+import { addDays, type Day, dayOf } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import type { RedisClient } from '@tally/service';
+
+export type CacheScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
+
+export type CacheStats = {
+  memoryHits: number;
+  redisHits: number;
+  misses: number;
+  joined: number;
+  errors: number;
+  hitRate: number | null;
+  memoryEntries: number;
+  memoryBytes: number;
+};
+
+export type Cache = {
+  /**
+   * The answer to a question about what was counted: kept, joined if it is being computed, or computed. Its key has the
+   * version of the merchants and days of `scope` in it, read after the question was asked: no answer is older than any
+   * commit before the call. `compute` must depend on the question and on these days' sums alone, and give plain JSON.
+   */
+  through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T>;
+  stats(): CacheStats;
+  /** Forgets the answers about some merchants and days, in every process. */
+  invalidate(scope: CacheScope & { merchantIds: readonly string[] }): Promise<number>;
+  /** Forgets everything, in every process. */
+  clear(): Promise<void>;
+};
+
+export type CacheOptions = {
+  /** Undefined: nothing is kept, every question is computed. */
+  redis: RedisClient | undefined;
+  changes: Db['changes'];
+  now: () => number;
+  maxMemoryBytes?: number;
+};
+
+const MINUTE = 60;
+/** Versions already keep answers right; these bound how long an answer nobody can reach any more takes room. */
+const TTL_SECONDS = { short: 5 * MINUTE, default: 60 * MINUTE, long: 24 * 60 * MINUTE };
+/** Entries dated up to this many days back arrive in the normal way. */
+const SETTLED_DAYS = 7;
+const PREFIX = 'metrics:dashboard';
+/** A larger answer is cheaper to compute again than to carry. */
+const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
+
+/** Two tiers, this process and Redis, in front of Postgres. Redis away: the process alone. */
+export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 1024 }: CacheOptions): Cache {
+  const memory = createMemory(maxMemoryBytes, now);
+  const underWay = new Map<string, Promise<string>>();
+  const counts = { memoryHits: 0, redisHits: 0, misses: 0, joined: 0, errors: 0 };
+
+  async function fromRedis(key: string): Promise<string | null> {
+    try {
+      return (await redis?.get(key)) ?? null;
+    } catch {
+      counts.errors++;
+      return null;
+    }
+  }
+
+  async function find(key: string, ttlSeconds: number, compute: () => Promise<unknown>): Promise<string> {
+    const stored = await fromRedis(key);
+    if (stored !== null) {
+      counts.redisHits++;
+      memory.set(key, stored, ttlSeconds);
+      return stored;
+    }
+    counts.misses++;
+    const text = JSON.stringify(await compute());
+    if (text.length > MAX_ANSWER_BYTES) return text;
+    memory.set(key, text, ttlSeconds);
+    // Nobody waits for it: an answer that is not kept is computed again.
+    redis?.set(key, text, 'EX', ttlSeconds).catch(() => counts.errors++);
+    return text;
+  }
+
+  return {
+    async through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T> {
+      if (!redis) return compute();
+      const version = await changes.versionOf(scope);
+      const key = `${PREFIX}:${kind}:${scope.startDate}..${scope.endDate}:${version}:${digest(question)}`;
+      const kept = memory.get(key);
+      if (kept !== undefined) {
+        counts.memoryHits++;
+        return JSON.parse(kept) as T;
+      }
+      const joined = underWay.get(key);
+      if (joined) counts.joined++;
+      const answer = joined ?? find(key, ttlOf(scope.endDate, dayOf(now())), compute);
+      if (!joined) {
+        underWay.set(key, answer);
+        const done = () => underWay.delete(key);
+        answer.then(done, done);
+      }
+      return JSON.parse(await answer) as T;
+    },
+    stats() {
+      const hits = counts.memoryHits + counts.redisHits + counts.joined;
+      const asked = hits + counts.misses;
+      return {
+        ...counts,
+        hitRate: asked === 0 ? null : Math.round((hits / asked) * 10_000) / 10_000,
+        memoryEntries: memory.size,
+        memoryBytes: memory.bytes,
+      };
+    },
+    invalidate: (scope) => changes.touch(scope),
+    async clear() {
+      memory.clear();
+      await changes.touchAll();
+    },
+  };
+}
+
+function ttlOf(endDate: Day, today: Day): number {
+  if (endDate >= today) return TTL_SECONDS.short;
+  return endDate >= addDays(today, -SETTLED_DAYS) ? TTL_SECONDS.default : TTL_SECONDS.long;
+}
+
+const digest = (question: unknown) => createHash('sha256').update(JSON.stringify(question)).digest('base64url');
+
+/** Answers as text, the least recently used first out. */
+function createMemory(maxBytes: number, now: () => number) {
+  const kept = new Map<string, { text: string; until: number }>();
+  let bytes = 0;
+  const sizeOf = (key: string, text: string) => 2 * (key.length + text.length);
+  const drop = (key: string) => {
+    const entry = kept.get(key);
+    if (!entry) return;
+    bytes -= sizeOf(key, entry.text);
+    kept.delete(key);
+  };
+  return {
+    get size() {
+      return kept.size;
+    },
+    get bytes() {
+      return bytes;
+    },
+    get(key: string): string | undefined {
+      const entry = kept.get(key);
+      if (!entry) return undefined;
+      drop(key);
+      if (entry.until <= now()) return undefined;
+      this.put(key, entry);
+      return entry.text;
+    },
+    put(key: string, entry: { text: string; until: number }) {
+      kept.set(key, entry);
+      bytes += sizeOf(key, entry.text);
+    },
+    set(key: string, text: string, ttlSeconds: number) {
+      drop(key);
+      this.put(key, { text, until: now() + ttlSeconds * 1000 });
+      while (bytes > maxBytes) drop(kept.keys().next().value!);
+    },
+    clear() {
+      kept.clear();
+      bytes = 0;
+    },
+  };
+}

@@ -1,0 +1,255 @@
+import {
+  addDays,
+  type BreakdownRow,
+  DAY_MS,
+  dayOf,
+  type GroupBy,
+  type Interval,
+  type Measures,
+  parseQuantity,
+  type SortBy,
+  type UsageEntry,
+} from '@tally/contracts';
+import type { AnalyticsClient } from '@tally/contracts/client';
+import fc from 'fast-check';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Running, startAnalytics } from '../test/start.ts';
+import { measuresOf, NOTHING } from './measures.ts';
+import { periodsOf } from './zone.ts';
+
+/** Runs of the property; `FC_RUNS` asks for more. */
+const RUNS = Number(process.env.FC_RUNS ?? 60);
+const TODAY = dayOf(Date.now());
+const FIRST = addDays(TODAY, -100);
+const DIMENSION = {
+  user: 'userId',
+  model: 'model',
+  provider: 'provider',
+  apiKey: 'apiKey',
+  merchant: 'merchantId',
+} as const;
+const ZONES = [
+  'UTC',
+  'Europe/Berlin',
+  'America/New_York',
+  'Asia/Kathmandu',
+  'Australia/Lord_Howe',
+  'Pacific/Apia',
+  'America/St_Johns',
+];
+
+let running: Running;
+let uncached: AnalyticsClient;
+let cached: AnalyticsClient[];
+/** Everything that was acknowledged: the brute force counts it again for every question. */
+const book: UsageEntry[] = [];
+
+beforeAll(async () => {
+  running = await startAnalytics();
+  // Two caching processes, so that neither can live on its own memory.
+  cached = [running.client, (await running.another()).client];
+  uncached = (await running.another({ ENABLE_ANALYTICS_CACHE: 'false' })).client;
+});
+afterAll(() => running.stop());
+
+const merchant = fc.constantFrom('acme', 'globex', 'initech');
+const dimension = (name: string, count: number) =>
+  fc.option(
+    fc.integer({ min: 1, max: count }).map((n) => `${name}-${n}`),
+    { nil: undefined },
+  );
+const entry = fc.record({
+  merchantId: merchant,
+  userId: dimension('user', 5),
+  apiKey: dimension('key', 3),
+  model: dimension('model', 3),
+  provider: dimension('provider', 2),
+  failed: fc.boolean(),
+  count: fc.integer({ min: 1, max: 3 }),
+  prompt: fc.integer({ min: 0, max: 9_000 }),
+  completion: fc.integer({ min: 0, max: 9_000 }),
+  nanoUsd: fc.bigInt({ min: 0n, max: 10n ** 15n }),
+  // Mostly near now, so that days of UTC and of the zones differ within the range asked.
+  ago: fc.oneof(fc.integer({ min: 0, max: 3 * DAY_MS }), fc.integer({ min: 0, max: 100 * DAY_MS })),
+});
+const some = <T>(item: fc.Arbitrary<T>) => fc.option(fc.array(item, { maxLength: 2 }), { nil: undefined, freq: 3 });
+const named = (name: string, count: number) => dimension(name, count).map((value) => value ?? 'unknown');
+const question = fc
+  .record({
+    from: fc.integer({ min: 0, max: 100 }),
+    length: fc.oneof(fc.integer({ min: 0, max: 4 }), fc.integer({ min: 0, max: 100 })),
+    merchantIds: some(merchant),
+    userIds: some(named('user', 5)),
+    models: some(named('model', 3)),
+    providers: some(named('provider', 2)),
+    apiKeys: some(named('key', 3)),
+  })
+  .map(({ from, length, ...filters }) => {
+    const startDate = addDays(TODAY, -from);
+    return { startDate, endDate: addDays(startDate, Math.min(length, from)), ...filters };
+  });
+type Question = typeof question extends fc.Arbitrary<infer Q> ? Q : never;
+
+test('whatever is asked, whenever, cached or not, equals a count of every acknowledged entry', async () => {
+  let serial = 0;
+  const step = fc.record({
+    entries: fc.array(entry, { maxLength: 8 }),
+    flush: fc.boolean(),
+    question,
+    by: fc.constantFrom<GroupBy>('user', 'model', 'provider', 'apiKey', 'merchant'),
+    sortBy: fc.constantFrom<SortBy>('cost', 'requests', 'totalTokens', 'key'),
+    order: fc.constantFrom('asc' as const, 'desc' as const),
+    limit: fc.integer({ min: 1, max: 4 }),
+    interval: fc.constantFrom<Interval>('15m', 'hour', 'day', 'week', 'month'),
+    timeZone: fc.constantFrom(...ZONES),
+    groupBy: fc.option(fc.constantFrom<GroupBy>('user', 'model', 'provider', 'apiKey', 'merchant'), { nil: undefined }),
+  });
+  await fc.assert(
+    fc.asyncProperty(step, async ({ entries, flush, question, by, sortBy, order, limit, ...series }) => {
+      const now = Date.now();
+      const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): UsageEntry => {
+        const known = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
+        return {
+          ...(known as typeof rest & { merchantId: string }),
+          id: `entry-${serial++}`,
+          time: new Date(now - ago).toISOString(),
+          metrics: { prompt_tokens: `${prompt}`, completion_tokens: `${completion}`, cost: dollars(nanoUsd) },
+          status: failed ? 'failure' : 'success',
+        } as UsageEntry;
+      });
+      if (sent.length > 0) {
+        const result = await running.ingest.usage.record.mutate({ entries: sent, backfill: true });
+        expect(result).toMatchObject({ accepted: sent.length, rejected: [] });
+        book.push(...sent);
+      }
+      // A flush under way while the questions are asked.
+      const flushing = flush ? running.ingest.flush.drain.mutate({}) : undefined;
+
+      const paged = { ...question, by, sortBy, order, limit };
+      const wanted = bruteBreakdown(question, by, sortBy, order);
+      const asked = [...cached, uncached, ...cached];
+      const pages = await Promise.all(asked.map((client) => everyPage(client, paged)));
+      for (const page of pages) expect(page).toEqual(wanted);
+
+      const inZone = { ...question, ...series };
+      const points = bruteSeries(inZone);
+      if (points.length <= 10_000) {
+        for (const client of [...cached, uncached]) {
+          const answer = await client.analytics.timeseries.query(inZone);
+          expect(
+            answer.points.map(({ start: _, groups, ...point }) => ({
+              ...point,
+              ...(groups && { groups: sorted(groups) }),
+            })),
+          ).toEqual(points);
+        }
+      }
+
+      const [summary, again] = await Promise.all(
+        [cached[0]!, uncached].map((client) => client.analytics.summary.query(question)),
+      );
+      expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
+      expect(summary!.totals).toEqual(measures(within(question)));
+      expect(summary!.activeUsers).toBe(new Set(within(question).flatMap((each) => each.userId ?? [])).size);
+      for (const { date, ...day } of summary!.byDay)
+        expect(day).toEqual(measures(within({ ...question, startDate: date, endDate: date })));
+      await flushing;
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+async function everyPage(
+  client: AnalyticsClient,
+  question: Parameters<AnalyticsClient['analytics']['breakdown']['query']>[0],
+) {
+  const rows: BreakdownRow[] = [];
+  for (let cursor: string | undefined; ; ) {
+    const page = await client.analytics.breakdown.query({ ...question, ...(cursor ? { cursor } : {}) });
+    rows.push(...page.rows);
+    if (page.nextCursor === null) {
+      const { totals, total } = page;
+      return { rows: rows.map(({ label: _, details: __, ...row }) => row), totals, total };
+    }
+    cursor = page.nextCursor;
+  }
+}
+
+function within({ startDate, endDate, ...filters }: Question): UsageEntry[] {
+  const passes = (list: string[] | undefined, value: string | undefined) =>
+    !list || list.length === 0 || list.includes(value ?? 'unknown');
+  return book.filter((each) => {
+    const date = each.time!.slice(0, 10);
+    return date >= startDate && date <= endDate && matches(each, filters, passes);
+  });
+}
+
+function matches(
+  each: UsageEntry,
+  filters: Omit<Question, 'startDate' | 'endDate'>,
+  passes: (list: string[] | undefined, value: string | undefined) => boolean,
+): boolean {
+  return (
+    passes(filters.merchantIds, each.merchantId) &&
+    passes(filters.userIds, each.userId) &&
+    passes(filters.models, each.model) &&
+    passes(filters.providers, each.provider) &&
+    passes(filters.apiKeys, each.apiKey)
+  );
+}
+
+function measures(entries: readonly UsageEntry[]): Measures {
+  return measuresOf(
+    entries.reduce((sums, { count, status, metrics }) => {
+      const calls = BigInt(count ?? 1);
+      return {
+        requests: sums.requests + calls,
+        failed_requests: sums.failed_requests + (status === 'failure' ? calls : 0n),
+        prompt_tokens: sums.prompt_tokens + BigInt(metrics.prompt_tokens!),
+        completion_tokens: sums.completion_tokens + BigInt(metrics.completion_tokens!),
+        cost: sums.cost + parseQuantity('cost', metrics.cost!)!,
+      };
+    }, NOTHING),
+  );
+}
+
+function grouped(entries: readonly UsageEntry[], by: GroupBy) {
+  const keys = [...new Set(entries.map((each) => each[DIMENSION[by]] ?? 'unknown'))];
+  return keys.map((key) => ({
+    key,
+    ...measures(entries.filter((each) => (each[DIMENSION[by]] ?? 'unknown') === key)),
+  }));
+}
+
+function bruteBreakdown(question: Question, by: GroupBy, sortBy: SortBy, order: 'asc' | 'desc') {
+  const entries = within(question);
+  const value = (row: { key: string } & Measures) =>
+    sortBy === 'key' ? 0n : sortBy === 'cost' ? parseQuantity('cost', row.cost)! : BigInt(row[sortBy]);
+  const rows = grouped(entries, by).sort((left, right) => {
+    const difference = value(left) - value(right);
+    const ascending = difference === 0n ? (left.key < right.key ? -1 : 1) : difference < 0n ? -1 : 1;
+    return order === 'asc' ? ascending : -ascending;
+  });
+  return { rows, totals: measures(entries), total: rows.length };
+}
+
+function bruteSeries(question: Question & { interval: Interval; timeZone: string; groupBy?: GroupBy | undefined }) {
+  const { startDate, endDate, interval, timeZone, groupBy, ...filters } = question;
+  const all = within({ ...filters, startDate: FIRST, endDate: addDays(TODAY, 1) });
+  return periodsOf({ startDate, endDate }, interval, timeZone).map(({ from, to }) => {
+    const entries = all.filter((each) => Date.parse(each.time!) >= from && Date.parse(each.time!) < to);
+    return {
+      from: new Date(from).toISOString(),
+      to: new Date(to).toISOString(),
+      ...measures(entries),
+      ...(groupBy && { groups: sorted(grouped(entries, groupBy)) }),
+    };
+  });
+}
+
+const sorted = <T extends { key: string }>(groups: readonly T[]): T[] =>
+  [...groups].sort((left, right) => (left.key < right.key ? -1 : 1));
+
+function dollars(nano: bigint): string {
+  return `${nano / 10n ** 9n}.${(nano % 10n ** 9n).toString().padStart(9, '0')}`;
+}

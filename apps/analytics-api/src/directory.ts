@@ -1,0 +1,49 @@
+import type { DirectoryEntry, DirectoryKind } from '@tally/contracts';
+import { TallyError } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import { assertMerchant, type Caller } from '@tally/service';
+import { decodeCursor, encodeCursor } from './page.ts';
+
+/** The names of users, api keys and merchants; a caller bound to a merchant writes those of its own alone. */
+export function createDirectory(directory: Db['directory']) {
+  return {
+    async upsert(entries: readonly DirectoryEntry[], caller: Caller) {
+      for (const entry of entries) assertOwn(caller, entry.merchantId);
+      return { written: await directory.upsert(entries) };
+    },
+    async list({
+      cursor,
+      limit,
+      ...question
+    }: {
+      kind: DirectoryKind;
+      merchantIds?: readonly string[] | undefined;
+      limit: number;
+      cursor?: string | undefined;
+    }) {
+      const position = cursor === undefined ? undefined : decodeCursor(cursor, question, () => true);
+      const after = position && { id: position.key, merchantId: position.value };
+      const rows = await directory.list({ ...question, limit, after });
+      const last = rows.length === limit ? rows.at(-1) : undefined;
+      return {
+        rows,
+        nextCursor: last ? encodeCursor({ key: last.id, value: last.merchantId ?? '' }, question) : null,
+      };
+    },
+    async remove(
+      { kind, ids, merchantId }: { kind: DirectoryKind; ids: readonly string[]; merchantId: string | null },
+      caller: Caller,
+    ) {
+      assertOwn(caller, merchantId);
+      return { removed: await directory.remove({ kind, ids, merchantId }) };
+    },
+  };
+}
+
+export type Directory = ReturnType<typeof createDirectory>;
+
+function assertOwn(caller: Caller, merchantId: string | null): void {
+  if (merchantId !== null) assertMerchant(caller, merchantId);
+  else if (caller.merchantId !== null)
+    throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}: name it.`);
+}

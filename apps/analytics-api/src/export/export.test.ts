@@ -1,0 +1,113 @@
+import { strFromU8, unzipSync } from 'fflate';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { KEY, type Running, startAnalytics } from '../../test/start.ts';
+
+let running: Running;
+const range = { startDate: '2026-01-01', endDate: '2026-02-28' };
+const NASTY = '=HYPERLINK("http://x","y")';
+
+beforeAll(async () => {
+  running = await startAnalytics();
+  const entries = Array.from({ length: 5_000 }, (_, index) => ({
+    id: `e-${index}`,
+    merchantId: 'acme',
+    time: new Date(Date.UTC(2026, 0, 1 + (index % 59), 12)).toISOString(),
+    userId: index === 0 ? NASTY : `user-${index % 700}`,
+    model: index % 2 ? 'gpt' : 'say "hi", <b>&\u00e9',
+    metrics: { prompt_tokens: String(index), cost: '0.000000001' },
+  }));
+  for (let from = 0; from < entries.length; from += 1000)
+    await running.ingest.usage.record.mutate({ entries: entries.slice(from, from + 1000), backfill: true });
+  await running.client.directory.upsert.mutate({
+    entries: [{ kind: 'user', id: 'user-1', name: '@SUM(1)', email: 'one@example.com', role: 'user' }],
+  });
+});
+afterAll(() => running.stop());
+
+const get = async (path: string, key = KEY) =>
+  running.app.request(path, { headers: { authorization: `Bearer ${key}` } });
+const query = (more: Record<string, string> = {}) => new URLSearchParams({ ...range, ...more }).toString();
+
+test('the rows of every format add up to what the API answers, with the same filters', async () => {
+  const { totals } = await running.client.analytics.breakdown.query({ ...range, by: 'user', models: ['gpt'] });
+  for (const by of [{}, { by: 'user' }] as Record<string, string>[]) {
+    const filters = query({ ...by, models: 'gpt' });
+    const lines = (await (await get(`/export/usage.ndjson?${filters}`)).text()).trim().split('\n');
+    const rows = lines.map((line) => JSON.parse(line) as Record<string, string>);
+    const sum = (name: string) => rows.reduce((whole, row) => whole + BigInt(row[name]!), 0n).toString();
+    expect([sum('requests'), sum('promptTokens')]).toEqual([totals.requests, totals.promptTokens]);
+    expect(await (await get(`/export/usage.json?${filters}`)).json()).toEqual(rows);
+    const csv = (await (await get(`/export/usage.csv?${filters}`)).text()).trim().split('\n');
+    expect(csv).toHaveLength(rows.length + 1);
+    const files = unzipSync(new Uint8Array(await (await get(`/export/usage.xlsx?${filters}`)).arrayBuffer()));
+    const sheet = strFromU8(files['xl/worksheets/sheet1.xml']!);
+    expect(sheet.match(/<row>/g)).toHaveLength(rows.length + 1);
+    expect(Object.keys(files).sort()).toEqual([
+      '[Content_Types].xml',
+      '_rels/.rels',
+      'xl/_rels/workbook.xml.rels',
+      'xl/workbook.xml',
+      'xl/worksheets/sheet1.xml',
+    ]);
+  }
+});
+
+test('text that a spreadsheet would run is neutralised, and separators are quoted', async () => {
+  const csv = await (await get(`/export/usage.csv?${query({ by: 'user' })}`)).text();
+  expect(csv).toContain(`"'=HYPERLINK(""http://x"",""y"")"`);
+  expect(csv).toContain(`user-1,'@SUM(1),one@example.com,user,`);
+  const models = await (await get(`/export/usage.csv?${query({ by: 'model' })}`)).text();
+  expect(models).toContain(`"say ""hi"", <b>&\u00e9"`);
+  const files = unzipSync(
+    new Uint8Array(await (await get(`/export/usage.xlsx?${query({ by: 'model' })}`)).arrayBuffer()),
+  );
+  const sheet = strFromU8(files['xl/worksheets/sheet1.xml']!);
+  expect(sheet).toContain('say "hi", &lt;b&gt;&amp;\u00e9');
+  expect(sheet).not.toContain('<f>');
+});
+
+test('a reader who leaves lets go of the connection', async () => {
+  for (let index = 0; index < 15; index++) {
+    const response = await get(`/export/usage.ndjson?${query()}`);
+    const reader = response.body!.getReader();
+    await reader.read();
+    await reader.cancel();
+  }
+  expect((await running.client.analytics.breakdown.query({ ...range, by: 'model' })).total).toBe(2);
+});
+
+test('a bad question is refused before the file begins, in the one shape of errors', async () => {
+  const code = async (path: string, key?: string) => {
+    const response = await get(path, key);
+    const { error } = (await response.json()) as { error: { data: { code: string } } };
+    return [response.status, error.data.code];
+  };
+  expect(await code('/export/usage.csv?startDate=2026-02-30&endDate=2026-03-01')).toEqual([400, 'INVALID_DATE_FORMAT']);
+  expect(await code('/export/usage.csv?startDate=2026-03-02&endDate=2026-03-01')).toEqual([400, 'INVALID_DATE_ORDER']);
+  expect(await code('/export/usage.csv?startDate=2020-01-01&endDate=2026-03-01')).toEqual([
+    400,
+    'DATE_RANGE_TOO_LARGE',
+  ]);
+  expect(await code(`/export/usage.pdf?${query()}`)).toEqual([404, 'NOT_FOUND']);
+  expect(await code(`/export/usage.csv?${query()}`, 'nobody')).toEqual([401, 'UNAUTHORIZED']);
+});
+
+test('callers beyond their rate are told how long to wait', async () => {
+  const { app } = await running.another({ ADMIN_EXPORT_RATE_LIMIT: '1', ADMIN_ANALYTICS_RATE_LIMIT: '1' });
+  const headers = { authorization: `Bearer ${KEY}` };
+  const path = `/export/usage.csv?${query({ by: 'model' })}`;
+  // Enough calls that two fall into one minute, wherever its edge is.
+  const answers = await Promise.all([1, 2, 3].map(() => app.request(path, { headers })));
+  const refused = answers.find((response) => response.status === 429)!;
+  expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0);
+  expect(await refused.json()).toMatchObject({ error: { data: { code: 'RATE_LIMITED', details: { limit: 1 } } } });
+  const input = encodeURIComponent(JSON.stringify(range));
+  const asked = await Promise.all(
+    [1, 2, 3].map(() => app.request(`/trpc/analytics.summary?input=${input}`, { headers })),
+  );
+  const told = asked.find((response) => response.status === 429)!;
+  expect(Number(told.headers.get('retry-after'))).toBeGreaterThan(0);
+  await Promise.all(
+    answers.filter((response) => response !== refused && !response.bodyUsed).map((each) => each.text()),
+  );
+});

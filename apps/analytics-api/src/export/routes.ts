@@ -1,0 +1,64 @@
+import { Filters, GroupBy, grants, TallyError } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import { type App, type Authenticate, merchantsFor, type RateLimit } from '@tally/service';
+import { assertRange } from '../dates.ts';
+import type { Freshness } from '../fresh.ts';
+import type { Labels } from '../labels.ts';
+import { FORMATS } from './formats.ts';
+import { tableOf } from './table.ts';
+
+export type ExportOptions = {
+  db: Db;
+  labels: Labels;
+  freshness: Freshness;
+  authenticate: Authenticate;
+  rates: RateLimit;
+  maxDays: number;
+};
+
+const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys'] as const;
+const Question = Filters.extend({ by: GroupBy.optional() });
+
+/**
+ * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
+ * parameter that is repeated or as `name=a,b`. What the file covers is in `x-tally-*` headers.
+ */
+export function serveExport(app: App, { db, labels, freshness, authenticate, rates, maxDays }: ExportOptions): void {
+  app.get('/export/:file{usage\\.[a-z]+}', async (c) => {
+    const ending = c.req.param('file').slice('usage.'.length);
+    const format = Object.hasOwn(FORMATS, ending) ? FORMATS[ending] : undefined;
+    if (!format)
+      throw new TallyError('NOT_FOUND', `There is no export as ${ending}: ${Object.keys(FORMATS).join(', ')}.`);
+    const caller = await authenticate(c.req.header('authorization'));
+    if (!grants(caller.role, 'read')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not export.`);
+    await rates.take('export', caller.id);
+
+    const question = Question.parse(questionOf(c.req.queries()));
+    const merchantIds = merchantsFor(caller, question.merchantIds);
+    assertRange(question, maxDays);
+    const coverage = await freshness.cover({ ...question, merchantIds });
+    const table = tableOf({ ...question, merchantIds }, { db, labels });
+    return c.body(ReadableStream.from(format.write(table)) as ReadableStream<Uint8Array>, 200, {
+      'content-type': format.contentType,
+      'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,
+      'cache-control': 'no-store',
+      'x-tally-data-source': coverage.dataSource,
+      'x-tally-as-of': coverage.asOf ?? '',
+      'x-tally-complete': String(coverage.complete),
+    });
+  });
+}
+
+/** One parameter is split at its commas; repeated ones are taken whole, so `userIds=&userIds=a,b` asks for `a,b`. */
+function questionOf(query: Record<string, string[]>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(query).map(([name, values]) => {
+      if (!LISTS.includes(name as 'models')) return [name, values.length > 1 ? values : values[0]];
+      const [only] = values;
+      return [
+        name,
+        values.length === 1 ? only!.split(',').filter((each) => each !== '') : values.filter((each) => each !== ''),
+      ];
+    }),
+  );
+}

@@ -1,0 +1,58 @@
+import { addDays, countDays, eachDay } from '@tally/contracts';
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { needsEntities, planOf, planSeries } from './plan.ts';
+
+const parts = (startDate: string, endDate: string, entities = true, days = false) =>
+  planOf({ startDate, endDate }, { entities, days }).map((part) => `${part.cube} ${part.startDate}..${part.endDate}`);
+
+test('a question about users reads whole months from the month cube and the edges from days', () => {
+  expect(parts('2025-11-23', '2026-11-22')).toEqual([
+    'usage_daily 2025-11-23..2025-11-30',
+    'usage_monthly 2025-12-01..2026-10-31',
+    'usage_daily 2026-11-01..2026-11-22',
+  ]);
+  expect(parts('2026-02-01', '2026-02-28')).toEqual(['usage_monthly 2026-02-01..2026-02-28']);
+  expect(parts('2024-02-01', '2024-02-28')).toEqual(['usage_daily 2024-02-01..2024-02-28']);
+  expect(parts('2026-01-02', '2026-02-27')).toEqual(['usage_daily 2026-01-02..2026-02-27']);
+  expect(parts('2026-01-02', '2026-02-28')).toEqual([
+    'usage_daily 2026-01-02..2026-01-31',
+    'usage_monthly 2026-02-01..2026-02-28',
+  ]);
+});
+
+test('without users and keys the model cube answers, and days are read where days are told apart', () => {
+  expect(parts('2025-01-01', '2025-12-31', false)).toEqual(['usage_daily_models 2025-01-01..2025-12-31']);
+  expect(parts('2025-01-01', '2025-12-31', true, true)).toEqual(['usage_daily 2025-01-01..2025-12-31']);
+  expect(needsEntities({ userIds: [], apiKeys: [] }, 'model')).toBe(false);
+  expect(needsEntities({ apiKeys: ['key'] }, 'model')).toBe(true);
+  expect(needsEntities({}, 'user')).toBe(true);
+});
+
+test('the parts of a plan cover every day of the range once, in order', () => {
+  const range = fc.tuple(fc.integer({ min: 0, max: 1500 }), fc.integer({ min: 0, max: 1100 }));
+  fc.assert(
+    fc.property(range, fc.boolean(), fc.boolean(), ([from, length], entities, days) => {
+      const startDate = addDays('2023-01-01', from);
+      const endDate = addDays(startDate, length);
+      const plan = planOf({ startDate, endDate }, { entities, days });
+      expect(plan.flatMap((part) => eachDay(part.startDate, part.endDate))).toEqual(eachDay(startDate, endDate));
+      const edges = plan.filter((part) => part.cube === 'usage_daily');
+      if (entities && !days && length > 62)
+        for (const edge of edges) expect(countDays(edge.startDate, edge.endDate)).toBeLessThanOrEqual(31);
+    }),
+  );
+});
+
+test('periods that are days of UTC read days; others quarters of an hour, or the journal for users', () => {
+  const at = (time: string) => Date.parse(time);
+  const utc = { starts: [at('2026-01-01T00:00Z'), at('2026-01-02T00:00Z')], end: at('2026-01-03T00:00Z') };
+  const tokyo = { starts: [at('2025-12-31T15:00Z')], end: at('2026-01-01T15:00Z') };
+  const cubes = (times: typeof utc, entities: boolean) => planSeries(times, { entities, days: true });
+  expect(cubes(utc, false)).toEqual([{ cube: 'usage_daily_models', startDate: '2026-01-01', endDate: '2026-01-02' }]);
+  expect(cubes(utc, true)[0]!.cube).toBe('usage_daily');
+  expect(cubes(tokyo, false)).toEqual([
+    { cube: 'usage_quarter_hours', startDate: '2025-12-31', endDate: '2026-01-01' },
+  ]);
+  expect(cubes(tokyo, true)[0]!.cube).toBe('usage_events');
+});

@@ -1,0 +1,63 @@
+import {
+  type AnalyticsClient,
+  createAnalyticsClient,
+  createIngestClient,
+  type IngestClient,
+} from '@tally/contracts/client';
+import { type Db, migrate } from '@tally/db';
+import { type App, createLog, createReleasers } from '@tally/service';
+import { freshDatabase, freshRedis, startServiceProcess } from '@tally/testkit';
+import { readEnv } from '../src/env.ts';
+import { createAnalyticsService } from '../src/service.ts';
+
+export const KEY = 'the-admin-key-of-the-tests';
+
+export type Running = {
+  app: App;
+  db: Db;
+  databaseUrl: string;
+  client: AnalyticsClient;
+  ingest: IngestClient;
+  /** Another analytics-api on the same stores. */
+  another(env?: Record<string, string>): Promise<{ app: App; client: AnalyticsClient }>;
+  clientOf(app: App, key?: string): AnalyticsClient;
+  stop(): Promise<void>;
+};
+
+/** analytics-api in this process, beside a usage-ingest that flushes only when it is asked. */
+export async function startAnalytics(env: Record<string, string> = {}): Promise<Running> {
+  const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
+  const common = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY };
+  const process = await startServiceProcess('usage-ingest', { ...common, ENABLE_FLUSH: 'false' });
+  const releasers = createReleasers();
+  const clientOf = (app: App, key = KEY) =>
+    createAnalyticsClient({
+      url: 'http://analytics',
+      key,
+      fetch: async (input, init) => app.request(input as string, init as RequestInit),
+    });
+  const another = async (more: Record<string, string> = {}) => {
+    const settings = readEnv({
+      ...common,
+      USAGE_INGEST_URL: process.url,
+      ADMIN_ANALYTICS_RATE_LIMIT: '1000000',
+      ADMIN_CACHE_REBUILD_LIMIT: '1000000',
+      ...env,
+      ...more,
+    });
+    const { app, db } = await createAnalyticsService(settings, { log: createLog('test', 'silent'), releasers });
+    return { app, db, client: clientOf(app) };
+  };
+  return {
+    ...(await another()),
+    another,
+    clientOf,
+    databaseUrl: database.url,
+    ingest: createIngestClient({ url: process.url, key: KEY }),
+    async stop() {
+      await releasers.releaseAll();
+      await process.stop();
+      await Promise.all([database.drop(), redis.drop()]);
+    },
+  };
+}

@@ -1,0 +1,20 @@
+-- The days of a range that have usage or a document, and whether the document is of what is counted now.
+-- $1 first date   $2 last date
+with versions as (
+  select period as date, sum(changes) as changes
+  from usage_changes
+  where grain = 'day' and period between $1 and $2
+  group by period
+),
+documents as (
+  select date, cache_status, cached_at, changes
+  from daily_usage_cache
+  where date between $1 and $2
+)
+select
+  date, cache_status, cached_at,
+  -- A document of another system has no version; nothing counted here made it older.
+  cache_status is not null and coalesce(documents.changes, versions.changes, 0) = coalesce(versions.changes, 0) as current
+from versions
+full join documents using (date)
+order by date

@@ -1,0 +1,76 @@
+-- Writes the documents of some days anew from what is counted; a day without usage gets an empty one.
+-- $1 days   $2 cache status of each
+with wanted as materialized (
+  select date, status
+  from unnest($1::date[], $2::text[]) as day (date, status)
+),
+used as materialized (
+  select merchant_id, date, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from usage_daily
+  where date = any($1::date[])
+),
+raw as materialized (
+  select date, jsonb_agg(jsonb_build_object(
+    'merchantId', merchant_id, 'userId', nullif(user_id, ''), 'apiKey', nullif(api_key, ''),
+    'model', nullif(model, ''), 'provider', nullif(provider, ''),
+    'totalRequests', requests, 'failedRequests', failed_requests, 'promptTokens', prompt_tokens,
+    'completionTokens', completion_tokens, 'cost', trim_scale(cost * 0.000000001)
+  )) as document
+  from used
+  group by date
+),
+grouped as (
+  select date, 'user' as kind, coalesce(nullif(user_id, ''), 'unknown') as key,
+    sum(requests) as requests, sum(prompt_tokens) as prompt_tokens, sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from used
+  group by 1, 3
+  union all
+  -- A model that came from several providers that day has one key for each of them.
+  select date, 'model', coalesce(nullif(model, ''), 'unknown')
+      || case when count(*) over (partition by date, model) > 1 then '|' || coalesce(nullif(provider, ''), 'unknown') else '' end,
+    sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+  from used
+  group by date, model, provider
+  union all
+  select date, 'provider', coalesce(nullif(provider, ''), 'unknown'),
+    sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+  from used
+  group by 1, 3
+),
+documents as materialized (
+  select date, kind, jsonb_object_agg(key, jsonb_build_object(
+    'totalRequests', requests,
+    'tokens', jsonb_build_object('total', prompt_tokens + completion_tokens, 'prompt', prompt_tokens, 'completion', completion_tokens),
+    'cost', trim_scale(cost * 0.000000001)
+  )) as document
+  from grouped
+  group by date, kind
+),
+versions as (
+  select period as date, sum(changes) as changes
+  from usage_changes
+  where grain = 'day' and period = any($1::date[])
+  group by period
+)
+insert into daily_usage_cache (
+  date, raw_data, aggregated_by_user, aggregated_by_model, aggregated_by_provider, cache_status, cached_at, changes)
+select
+  wanted.date,
+  coalesce((select document from raw where raw.date = wanted.date), '[]'),
+  coalesce((select document from documents where documents.date = wanted.date and kind = 'user'), '{}'),
+  coalesce((select document from documents where documents.date = wanted.date and kind = 'model'), '{}'),
+  coalesce((select document from documents where documents.date = wanted.date and kind = 'provider'), '{}'),
+  wanted.status, now(),
+  coalesce((select changes from versions where versions.date = wanted.date), 0)
+from wanted
+order by wanted.date
+on conflict (date) do update set
+  raw_data = excluded.raw_data,
+  aggregated_by_user = excluded.aggregated_by_user,
+  aggregated_by_model = excluded.aggregated_by_model,
+  aggregated_by_provider = excluded.aggregated_by_provider,
+  cache_status = excluded.cache_status,
+  cached_at = excluded.cached_at,
+  changes = excluded.changes
+returning date

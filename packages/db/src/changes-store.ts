@@ -1,0 +1,37 @@
+import type { Day } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { runSql } from './run-sql.ts';
+
+type Scope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
+
+export type ChangesStore = {
+  /**
+   * A text that differs whenever the sums of these merchants and days changed since: each commit that counts raises it,
+   * in whatever order commits come. What is derived from days is the same as long as it is.
+   */
+  versionOf(scope: Scope): Promise<string>;
+  /** Raises the version of these merchants and days as if they had changed. */
+  touch(scope: Scope & { merchantIds: readonly string[] }): Promise<number>;
+  /** Raises every version. */
+  touchAll(): Promise<void>;
+};
+
+/** How often sums changed, in `usage_changes`, kept by the transaction that counts. */
+export function createChangesStore(dataSource: DataSource): ChangesStore {
+  return {
+    async versionOf({ merchantIds, startDate, endDate }) {
+      const values = [startDate, endDate, merchantIds?.length ? merchantIds : null];
+      const [row] = await runSql(dataSource, 'changes-version', values, z.object({ version: z.string() }));
+      return row!.version;
+    },
+    async touch({ merchantIds, startDate, endDate }) {
+      const values = [merchantIds, startDate, endDate];
+      const rows = await runSql(dataSource, 'touch-changes', values, z.object({ grain: z.string() }));
+      return rows.filter(({ grain }) => grain === 'day').length;
+    },
+    async touchAll() {
+      await runSql(dataSource, 'touch-all-changes', [], z.unknown());
+    },
+  };
+}

@@ -1,0 +1,73 @@
+import type { DirectoryEntry, DirectoryKind } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { runSql } from './run-sql.ts';
+
+export type Known = { id: string; name: string; email: string | null; role: string | null };
+
+export type DirectoryStore = {
+  /** Writes entries, all or none; of two with the same identity the last counts. */
+  upsert(entries: readonly DirectoryEntry[]): Promise<number>;
+  /** Entries of a kind by id; of one merchant: its own and those for every merchant. */
+  list(page: {
+    kind: DirectoryKind;
+    merchantIds?: readonly string[] | undefined;
+    limit: number;
+    after?: { id: string; merchantId: string } | undefined;
+  }): Promise<DirectoryEntry[]>;
+  remove(entries: { kind: DirectoryKind; ids: readonly string[]; merchantId: string | null }): Promise<number>;
+  /** What is known of these ids, in one look-up; an entry of a named merchant comes before one for every merchant. */
+  find(question: {
+    kind: DirectoryKind;
+    ids: readonly string[];
+    merchantIds?: readonly string[] | undefined;
+  }): Promise<Map<string, Known>>;
+};
+
+const KnownRow = z.object({
+  id: z.string(),
+  name: z.string(),
+  email: z.string().nullable(),
+  role: z.string().nullable(),
+});
+const EntryRow = KnownRow.extend({ merchant_id: z.string() });
+
+/** Users, api keys and merchants as people call them, in `directory_entries`. */
+export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
+  return {
+    async upsert(entries) {
+      const unique = new Map(entries.map((entry) => [JSON.stringify([entry.kind, entry.id, entry.merchantId]), entry]));
+      const rows = [...unique.values()];
+      const column = (value: (entry: DirectoryEntry) => string | null) => rows.map(value);
+      await runSql(
+        dataSource,
+        'upsert-directory',
+        [
+          column((entry) => entry.kind),
+          column((entry) => entry.id),
+          column((entry) => entry.merchantId ?? ''),
+          column((entry) => entry.name),
+          column((entry) => entry.email),
+          column((entry) => entry.role),
+        ],
+        z.unknown(),
+      );
+      return rows.length;
+    },
+    async list({ kind, merchantIds, limit, after }) {
+      const values = [kind, merchantIds ?? null, after?.id ?? null, after?.merchantId ?? null, limit];
+      const rows = await runSql(dataSource, 'list-directory', values, EntryRow);
+      return rows.map(({ merchant_id, ...row }) => ({ kind, ...row, merchantId: merchant_id || null }));
+    },
+    async remove({ kind, ids, merchantId }) {
+      const values = [kind, ids, merchantId ?? ''];
+      const [row] = await runSql(dataSource, 'remove-directory', values, z.object({ removed: z.string() }));
+      return Number(row!.removed);
+    },
+    async find({ kind, ids, merchantIds }) {
+      if (ids.length === 0) return new Map();
+      const rows = await runSql(dataSource, 'find-directory', [kind, ids, merchantIds ?? null], KnownRow);
+      return new Map(rows.map((row) => [row.id, row]));
+    },
+  };
+}
