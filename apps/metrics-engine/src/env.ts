@@ -1,7 +1,25 @@
 import { parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const Schema = z.object({ ...serviceEnv, PORT: whole(4002, 0, 65_535) });
+const Schema = z.object({
+  ...serviceEnv,
+  PORT: whole(4002, 0, 65_535),
+  /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Backfill `weekly` after changing it. */
+  WEEK_START: whole(1, 1, 7),
+  /** The longest range of one backfill, in days. */
+  BACKFILL_MAX_DAYS: whole(3_660, 1, 36_600),
+  /** Milliseconds after which Postgres gives up on computing one period. */
+  ROLLUP_TIMEOUT_MS: whole(600_000, 1_000, 3_600_000),
+  /** Planner costs from which a custom metric is medium, is high, and is refused. */
+  CUSTOM_COST_MEDIUM: whole(10_000, 1, 1_000_000_000),
+  CUSTOM_COST_HIGH: whole(500_000, 1, 1_000_000_000),
+  CUSTOM_COST_LIMIT: whole(10_000_000, 1, 1_000_000_000),
+  /** Milliseconds after which Postgres gives up on a custom metric. */
+  CUSTOM_TIMEOUT_MS: whole(15_000, 10, 600_000),
+  /** Groups of one answer of a custom metric, and days it may cover. */
+  CUSTOM_MAX_ROWS: whole(1_000, 1, 100_000),
+  CUSTOM_MAX_DAYS: whole(1_100, 1, 36_600),
+});
 export type Env = z.infer<typeof Schema>;
 
 /** The settings of metrics-engine; throws SettingsError with all problems at once. */

@@ -19,6 +19,16 @@ export {
   subscription,
   type TallyErrorShape,
 } from './contract.ts';
+export {
+  AggregationMethod,
+  MetricCost,
+  MetricDefinition,
+  type MetricFields,
+  MetricKind,
+  MetricResult,
+  MetricSource,
+  MetricVisibility,
+} from './custom.ts';
 export { type EngineRouter, engine } from './engine.ts';
 export { Dimension, MAX_BATCH, MEASURES, MerchantId, MetricType, RESERVED_METRICS, UsageEntry } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
@@ -42,6 +52,17 @@ export {
   Quantity,
   type Units,
 } from './quantity.ts';
+export {
+  EntityType,
+  JobKind,
+  JobRow,
+  JobStatus,
+  RollupBackfill,
+  RollupGrain,
+  RollupList,
+  RollupRow,
+  RollupRun,
+} from './rollups.ts';
 export {
   addDays,
   countDays,

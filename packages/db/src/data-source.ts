@@ -3,6 +3,8 @@ import { DataSource } from 'typeorm';
 import { ApiKeyEntity } from './entities/api-key.ts';
 import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.ts';
 import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
+import { Rollups1763856000019 } from './migrations/20-rollups.ts';
+import { CustomMetrics1763856000020 } from './migrations/21-custom-metrics.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -23,7 +25,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     url,
     driver: pg,
     entities: [ApiKeyEntity],
-    migrations: [JournalAndCubes1763856000000, ApiKeys1763856000001],
+    migrations: [JournalAndCubes1763856000000, ApiKeys1763856000001, Rollups1763856000019, CustomMetrics1763856000020],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,
     connectTimeoutMS: 5_000,

@@ -1,3 +1,4 @@
+export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { JournalLine } from './journal-line.ts';
 export {
@@ -10,6 +11,16 @@ export {
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
+export { type BinaryOp, type Expr, type MetricQuery, SOURCE_COLUMNS, type ValueType } from './metric-query.ts';
 export { type Db, openDb } from './open-db.ts';
+export type {
+  Lane,
+  Period,
+  PeriodToCompute,
+  RollupJob,
+  RollupPosition,
+  RollupRow,
+  RollupsStore,
+} from './rollups-store.ts';
 export { migrate, undoMigration } from './schema.ts';
 export type { MerchantMetric, Position, Question, Sums } from './usage-store.ts';

@@ -1,8 +1,10 @@
 import { createDataSource, type DbOptions } from './data-source.ts';
+import { type CustomStore, createCustomStore } from './custom-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createPartitions } from './partitions.ts';
+import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
@@ -10,6 +12,8 @@ export type Db = {
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
+  rollups: RollupsStore;
+  custom: CustomStore;
   /** Resolves when Postgres answers. */
   ping(): Promise<void>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -25,6 +29,8 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
+    rollups: createRollupsStore(dataSource),
+    custom: createCustomStore(dataSource),
     async ping() {
       await dataSource.query('select 1');
     },
