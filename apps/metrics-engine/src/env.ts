@@ -1,4 +1,4 @@
-import { parseEnv, serviceEnv, whole } from '@tally/service';
+import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
 const Schema = z.object({
@@ -19,6 +19,19 @@ const Schema = z.object({
   /** Groups of one answer of a custom metric, and days it may cover. */
   CUSTOM_MAX_ROWS: whole(1_000, 1, 100_000),
   CUSTOM_MAX_DAYS: whole(1_100, 1, 36_600),
+  /** Whether this instance runs the scheduled jobs; any number may. */
+  ENABLE_JOB_SCHEDULER: flag(false),
+  JOB_ATTEMPTS: whole(5, 1, 100),
+  /** Pause before the second attempt; it doubles with each. */
+  JOB_BACKOFF_MS: whole(30_000, 10, 3_600_000),
+  /** Days that the log of runs is kept. */
+  JOBS_LOG_RETENTION_DAYS: whole(400, 1, 36_600),
+  /** Realtime metrics: names of a merchant, series of a name, seconds they are kept after their last point. */
+  REALTIME_MAX_NAMES: whole(1_000, 1, 1_000_000),
+  REALTIME_MAX_SERIES: whole(1_000, 1, 1_000_000),
+  REALTIME_TTL_SECONDS: whole(604_800, 60, 31_536_000),
+  /** Milliseconds between two looks of a `realtime.watch`. */
+  REALTIME_WATCH_MS: whole(500, 10, 60_000),
 });
 export type Env = z.infer<typeof Schema>;
 

@@ -1,13 +1,15 @@
 import type { engine, RollupGrain } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers } from '@tally/service';
 import type { Custom } from './custom/custom.ts';
+import type { Realtime } from './realtime/realtime.ts';
 import type { RollupReader } from './rollups/read.ts';
 import type { Rollups } from './rollups/rollups.ts';
+import type { Schedule } from './schedule.ts';
 
-export type Parts = { rollups: Rollups; reader: RollupReader; custom: Custom };
+export type Parts = { rollups: Rollups; reader: RollupReader; custom: Custom; schedule: Schedule; realtime: Realtime };
 
 /** metrics-engine's procedures: each narrows the question to what the caller may see, and asks. */
-export function createHandlers({ rollups, reader, custom }: Parts): Handlers<typeof engine> {
+export function createHandlers({ rollups, reader, custom, schedule, realtime }: Parts): Handlers<typeof engine> {
   const grain = (name: RollupGrain): Handlers<typeof engine>['rollups'][RollupGrain] => ({
     run: async ({ input }) => rollups.run(name, input.date),
     backfill: async ({ input }) => rollups.backfill(name, input),
@@ -24,6 +26,36 @@ export function createHandlers({ rollups, reader, custom }: Parts): Handlers<typ
     },
     jobs: {
       log: async ({ input, caller }) => reader.log(input, { withErrors: caller.merchantId === null }),
+      schedules: async () => ({ rows: await schedule.list(), nextCursor: null }),
+      failed: async ({ input }) => ({ rows: await schedule.failed(input.limit), nextCursor: null }),
+      async retry({ input }) {
+        await schedule.retry(input.id);
+        return { id: input.id, retried: true };
+      },
+    },
+    realtime: {
+      async increment({ input, caller }) {
+        await realtime.increment(scoped(caller, input), input.by);
+        return { ok: true };
+      },
+      async gauge({ input, caller }) {
+        await realtime.gauge(scoped(caller, input), input.value, input.unit);
+        return { ok: true };
+      },
+      async observe({ input, caller }) {
+        await realtime.observe(scoped(caller, input), input.value, input.windowSeconds);
+        return { ok: true };
+      },
+      async mark({ input, caller }) {
+        await realtime.mark(scoped(caller, input), input.windowSeconds);
+        return { ok: true };
+      },
+      get: async ({ input, caller }) => realtime.get(scoped(caller, input), input.windowSeconds),
+      list: async ({ input, caller }) => ({
+        rows: await realtime.list(merchantOf(caller, input.merchantId) ?? null),
+        nextCursor: null,
+      }),
+      watch: ({ input, caller, signal }) => realtime.watch(scoped(caller, input), input.windowSeconds, signal),
     },
     custom: {
       create: async ({ input: { merchantId, ...fields }, caller }) =>

@@ -1,14 +1,25 @@
 import { engine } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
-import { type App, createApp, createAuthenticate, type Log, type Releasers, serveContract } from '@tally/service';
+import {
+  type App,
+  createApp,
+  createAuthenticate,
+  createRedis,
+  type Log,
+  type RedisClient,
+  type Releasers,
+  serveContract,
+} from '@tally/service';
 import { Registry } from 'prom-client';
+import { createCustom } from './custom/custom.ts';
 import type { Env } from './env.ts';
+import { createRealtime } from './realtime/realtime.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
-import { createCustom } from './custom/custom.ts';
 import { createHandlers } from './router.ts';
+import { createSchedule, type Schedule } from './schedule.ts';
 
-export type EngineService = { app: App; db: Db };
+export type EngineService = { app: App; db: Db; schedule: Schedule; redis: RedisClient };
 
 /** Opens the stores and builds metrics-engine on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createEngineService(
@@ -32,6 +43,27 @@ export async function createEngineService(
   // Runs that a dead engine left: taken over in the background, so that starting does not wait for them.
   void rollups.recover().catch((error: unknown) => log.error({ err: error }, 'runs could not be taken over'));
 
+  const schedule = createSchedule({
+    connect: () => createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { patient: true }),
+    rollups,
+    prune: (before) => db.rollups.prune(before),
+    logRetentionDays: env.JOBS_LOG_RETENTION_DAYS,
+    attempts: env.JOB_ATTEMPTS,
+    backoffMs: env.JOB_BACKOFF_MS,
+    log,
+  });
+  releasers.push('schedule', () => schedule.stop());
+  if (env.ENABLE_JOB_SCHEDULER) await schedule.start();
+
+  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
+  releasers.push('redis', () => redis.disconnect());
+  const realtime = createRealtime({
+    redis,
+    limits: { names: env.REALTIME_MAX_NAMES, seriesPerName: env.REALTIME_MAX_SERIES },
+    ttlSeconds: env.REALTIME_TTL_SECONDS,
+    watchMs: env.REALTIME_WATCH_MS,
+    now,
+  });
   const custom = createCustom({
     db,
     limits: {
@@ -46,7 +78,10 @@ export async function createEngineService(
   const app = createApp({
     name: 'metrics-engine',
     log,
-    router: serveContract(engine, createHandlers({ rollups, reader: createRollupReader(db), custom })),
+    router: serveContract(
+      engine,
+      createHandlers({ rollups, reader: createRollupReader(db), custom, schedule, realtime }),
+    ),
     authenticate: createAuthenticate({
       adminKey: env.TALLY_ADMIN_KEY,
       serviceKey: env.TALLY_SERVICE_KEY,
@@ -57,8 +92,10 @@ export async function createEngineService(
     registry: new Registry(),
     async health() {
       await db.ping();
-      return { ok: true, postgres: true };
+      // Without Redis all but realtime metrics and the schedule answers.
+      const ready = redis.status === 'ready';
+      return { ok: true, degraded: !ready, postgres: true, redis: ready };
     },
   });
-  return { app, db };
+  return { app, db, schedule, redis };
 }

@@ -1,11 +1,13 @@
 import type { RouterOf } from './contract.ts';
 import { custom } from './custom.ts';
-import { jobLog, rollups } from './rollups.ts';
+import { realtime } from './realtime.ts';
+import { jobLog, jobs, rollups } from './rollups.ts';
 
 /** metrics-engine: rollups, realtime metrics and custom metrics. */
 export const engine = {
   rollups,
-  jobs: { log: jobLog },
+  jobs: { log: jobLog, ...jobs },
+  realtime,
   custom,
 } as const;
 

@@ -22,6 +22,7 @@ export const ERRORS = {
   RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
   INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
   UNAVAILABLE: { status: 503, action: 'Nothing was stored. Send the same request again after `Retry-After` seconds.' },
+  CARDINALITY_LIMIT: { status: 400, action: 'Use fewer names or label values; old ones go after their time to live.' },
   // Formulas of custom metrics; `details` has the place in the text and what is allowed
   FORMULA_SYNTAX: { status: 400, action: 'Correct the formula at `details.offset`.' },
   FORMULA_FORBIDDEN: { status: 400, action: 'Use only what `details.allowed` names.' },

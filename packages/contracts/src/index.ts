@@ -52,6 +52,7 @@ export {
   Quantity,
   type Units,
 } from './quantity.ts';
+export { RealtimeType, RealtimeValue } from './realtime.ts';
 export {
   EntityType,
   JobKind,

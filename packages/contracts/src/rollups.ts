@@ -121,6 +121,40 @@ export const rollups = {
   }),
 } as const;
 
+/** The jobs that start runs at their times. */
+export const jobs = {
+  schedules: query({
+    access: 'admin',
+    input: z.strictObject({}).default({}),
+    output: z.object({
+      rows: z.array(z.object({ name: z.string(), pattern: z.string(), next: Time.nullable() })),
+      nextCursor: z.null(),
+    }),
+  }),
+  /** Jobs that failed after all their attempts; they are kept until they are retried. */
+  failed: query({
+    access: 'admin',
+    input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).default({ limit: 50 }),
+    output: z.object({
+      rows: z.array(
+        z.object({
+          id: z.string(),
+          name: z.string(),
+          attempts: z.number().int(),
+          failedAt: Time.nullable(),
+          error: z.string(),
+        }),
+      ),
+      nextCursor: z.null(),
+    }),
+  }),
+  retry: mutation({
+    access: 'admin',
+    input: z.strictObject({ id: z.string().min(1).max(200) }),
+    output: z.object({ id: z.string(), retried: z.literal(true) }),
+  }),
+} as const;
+
 export const jobLog = query({
   access: 'read',
   input: z

@@ -79,7 +79,7 @@ periods as (
     nullif(sum(value) filter (where piece = '-infinity'), 0) as previous,
     jsonb_agg(jsonb_build_object(
       'startDate', greatest(piece, $1::date), 'endDate', least(piece + 6, $2::date), 'value', value::text
-    ) order by piece) filter (where piece > '-infinity' and $5::int is not null) as breakdown
+    ) order by piece) filter (where piece > '-infinity' and value <> 0 and $5::int is not null) as breakdown
   from summed
   group by 1, 2, 3, 4
 )

@@ -65,14 +65,20 @@ export type CustomStore = {
   update(id: string, version: number, fields: MetricFields, by: string): Promise<StoredMetric | undefined>;
   /** A definition that the viewer may see, in its newest or an older version. */
   find(viewer: Viewer, id: string, version?: number): Promise<StoredMetric | undefined>;
-  list(viewer: Viewer, page: { search?: string | undefined; limit: number; after?: string | undefined }): Promise<StoredMetric[]>;
+  list(
+    viewer: Viewer,
+    page: { search?: string | undefined; limit: number; after?: string | undefined },
+  ): Promise<StoredMetric[]>;
   versions(id: string): Promise<{ version: number; definition: MetricFields; createdBy: string; createdAt: string }[]>;
   remove(id: string): Promise<void>;
   /** Keeps a value in place of the one computed before for the same version, period and merchant, and counts the use. */
   keep(id: string, value: MetricValue): Promise<void>;
   values(id: string, merchantId: string | null, limit: number): Promise<(MetricValue & { calculatedAt: string })[]>;
   audit(entry: AuditEntry): Promise<void>;
-  audited(id: string, page: { limit: number; before?: string | undefined }): Promise<(Omit<AuditEntry, 'definitionId' | 'callerMerchantId'> & { id: string; at: string })[]>;
+  audited(
+    id: string,
+    page: { limit: number; before?: string | undefined },
+  ): Promise<(Omit<AuditEntry, 'definitionId' | 'callerMerchantId'> & { id: string; at: string })[]>;
 };
 
 const ROLE = 'tally_reader';
@@ -109,11 +115,17 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
       await runner.query('begin read only');
       hasRole ??=
         (
-          await runner.query(`select exists (
-            select from pg_roles where rolname = $1 and pg_has_role(current_user, oid, 'member')) as found`, [ROLE])
+          await runner.query(
+            `select exists (
+            select from pg_roles where rolname = $1 and pg_has_role(current_user, oid, 'member')) as found`,
+            [ROLE],
+          )
         )[0].found === true;
-      await runner.query(`select set_config('tally.merchant_id', $1, true), set_config('statement_timeout', $2, true),
-        set_config('jit', 'off', true)`, [merchantId ?? '*', String(timeoutMs)]);
+      await runner.query(
+        `select set_config('tally.merchant_id', $1, true), set_config('statement_timeout', $2, true),
+        set_config('jit', 'off', true)`,
+        [merchantId ?? '*', String(timeoutMs)],
+      );
       if (hasRole) await runner.query(`set local role ${ROLE}`);
       return await work((text, values) => runner.query(text, values));
     } finally {

@@ -17,7 +17,14 @@ export type Expr =
   | { kind: 'nullif'; left: Expr; right: Expr }
   | { kind: 'count'; arg: Expr | null; distinct: boolean; filter: Expr | null }
   | { kind: 'fold'; name: 'sum' | 'avg' | 'min' | 'max'; arg: Expr; filter: Expr | null }
-  | { kind: 'percentile'; exact: 'cont' | 'disc'; fraction: string; arg: Expr; descending: boolean; filter: Expr | null };
+  | {
+      kind: 'percentile';
+      exact: 'cont' | 'disc';
+      fraction: string;
+      arg: Expr;
+      descending: boolean;
+      filter: Expr | null;
+    };
 
 export type BinaryOp = '+' | '-' | '*' | '/' | '%' | '=' | '<>' | '<' | '<=' | '>' | '>=' | 'and' | 'or';
 
@@ -149,7 +156,9 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
     ...(query.merchantId === null ? [] : [`source.merchant_id = ${bind(query.merchantId, 'text')}`]),
     ...query.filters.map((each) => {
       const among = `${column(each.column)} = any(${bind(each.values, `${CAST[each.type]}[]`)})`;
-      return each.type === 'text' && each.values.includes('unknown') ? `(${among} or ${column(each.column)} is null)` : among;
+      return each.type === 'text' && each.values.includes('unknown')
+        ? `(${among} or ${column(each.column)} is null)`
+        : among;
     }),
   ];
   const names = query.dimensions.map(column);

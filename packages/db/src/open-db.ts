@@ -1,5 +1,5 @@
-import { createDataSource, type DbOptions } from './data-source.ts';
 import { type CustomStore, createCustomStore } from './custom-store.ts';
+import { createDataSource, type DbOptions } from './data-source.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';

@@ -92,6 +92,8 @@ export type RollupsStore = {
   running(): Promise<string[]>;
   /** Rows of the periods that overlap a range, in the order of their key. */
   list(grain: RollupGrain, question: RollupQuestion): Promise<RollupRow[]>;
+  /** Removes the log rows of runs that ended before a day; returns how many. */
+  prune(before: Day): Promise<number>;
   /** Runs, newest first. */
   log(question: { limit: number; after?: { started: string; id: string } | undefined }): Promise<RollupJob[]>;
 };
@@ -292,6 +294,16 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
         values,
       )) as unknown[];
       return rows.map((row) => StoredRow.parse(row));
+    },
+
+    async prune(before) {
+      const [row] = await dataSource.query(
+        `with pruned as (
+           delete from metrics_aggregation_jobs_log where finished_at < $1::date returning 1)
+         select count(*) as rows from pruned`,
+        [before],
+      );
+      return Number(row.rows);
     },
 
     async log({ limit, after }) {

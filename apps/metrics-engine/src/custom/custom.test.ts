@@ -70,7 +70,12 @@ async function seed(): Promise<void> {
       ...(i % 5 !== 0 && { prompt_tokens: String(i * 17), completion_tokens: String(i) }),
       cost: String(i * 1_234_567),
       ...(i % 2 === 0 && { metrics: { queries: String(i) } }),
-      properties: { region: i % 2 === 0 ? 'eu' : 'us', score: i / 8, beta: i % 3 === 0, mixed: i % 2 === 0 ? i : 'text' },
+      properties: {
+        region: i % 2 === 0 ? 'eu' : 'us',
+        score: i / 8,
+        beta: i % 3 === 0,
+        mixed: i % 2 === 0 ? i : 'text',
+      },
     };
   });
   await db.journal.append(['a', 'b'], {
@@ -97,45 +102,160 @@ const USD = '0.000000001';
 const USEFUL: [string, string, string, string][] = [
   ['entries', 'COUNT(*)', 'events', `select count(*) ${E}`],
   ['cost', 'SUM(cost)', 'events', `select sum(cost) * ${USD} ${E}`],
-  ['cost per user', 'SUM(cost) / COUNT(DISTINCT user_id)', 'events', `select sum(cost) * ${USD} / count(distinct nullif(user_id, '')) ${E}`],
+  [
+    'cost per user',
+    'SUM(cost) / COUNT(DISTINCT user_id)',
+    'events',
+    `select sum(cost) * ${USD} / count(distinct nullif(user_id, '')) ${E}`,
+  ],
   ['active users', 'COUNT(DISTINCT user_id)', 'events', `select count(distinct user_id) ${E} and user_id <> ''`],
   ['active users of days', 'COUNT(DISTINCT user_id)', 'usage', `select count(distinct user_id) ${D} and user_id <> ''`],
   ['failures', "COUNT(*) FILTER (WHERE status = 'failure')", 'events', `select count(*) ${E} and failed`],
-  ['failure rate', "100 * COUNT(*) FILTER (WHERE status = 'failure') / COUNT(*)", 'events', `select 100 * sum(failed::int)::numeric / count(*) ${E}`],
-  ['failure rate of sums', 'SUM(failed_requests) / SUM(requests)', 'usage', `select sum(failed_requests) / sum(requests) ${D}`],
-  ['p95 tokens', 'PERCENTILE_DISC(0.95) WITHIN GROUP (ORDER BY total_tokens)', 'events', `select percentile_disc(0.95) within group (order by prompt_tokens + completion_tokens) ${E}`],
-  ['median tokens', 'PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY total_tokens)', 'events', `select percentile_cont(0.5) within group (order by prompt_tokens + completion_tokens) ${E}`],
-  ['p90 tokens of successes', "PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY total_tokens) FILTER (WHERE status = 'success')", 'events', `select percentile_cont(0.9) within group (order by prompt_tokens + completion_tokens) ${E} and not failed`],
-  ['p10 from the top', 'PERCENTILE_DISC(0.1) WITHIN GROUP (ORDER BY requests DESC)', 'usage', `select percentile_disc(0.1) within group (order by requests desc) ${D}`],
+  [
+    'failure rate',
+    "100 * COUNT(*) FILTER (WHERE status = 'failure') / COUNT(*)",
+    'events',
+    `select 100 * sum(failed::int)::numeric / count(*) ${E}`,
+  ],
+  [
+    'failure rate of sums',
+    'SUM(failed_requests) / SUM(requests)',
+    'usage',
+    `select sum(failed_requests) / sum(requests) ${D}`,
+  ],
+  [
+    'p95 tokens',
+    'PERCENTILE_DISC(0.95) WITHIN GROUP (ORDER BY total_tokens)',
+    'events',
+    `select percentile_disc(0.95) within group (order by prompt_tokens + completion_tokens) ${E}`,
+  ],
+  [
+    'median tokens',
+    'PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY total_tokens)',
+    'events',
+    `select percentile_cont(0.5) within group (order by prompt_tokens + completion_tokens) ${E}`,
+  ],
+  [
+    'p90 tokens of successes',
+    "PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY total_tokens) FILTER (WHERE status = 'success')",
+    'events',
+    `select percentile_cont(0.9) within group (order by prompt_tokens + completion_tokens) ${E} and not failed`,
+  ],
+  [
+    'p10 from the top',
+    'PERCENTILE_DISC(0.1) WITHIN GROUP (ORDER BY requests DESC)',
+    'usage',
+    `select percentile_disc(0.1) within group (order by requests desc) ${D}`,
+  ],
   ['largest prompt', 'MAX(prompt_tokens)', 'events', `select max(prompt_tokens) ${E}`],
   ['smallest cost', 'MIN(cost)', 'events', `select min(cost) * ${USD} ${E}`],
   ['mean cost', 'AVG(cost)', 'events', `select avg(cost * ${USD}) ${E}`],
-  ['tokens per dollar', 'SUM(total_tokens) / SUM(cost)', 'usage', `select sum(prompt_tokens + completion_tokens) / (sum(cost) * ${USD}) ${D}`],
+  [
+    'tokens per dollar',
+    'SUM(total_tokens) / SUM(cost)',
+    'usage',
+    `select sum(prompt_tokens + completion_tokens) / (sum(cost) * ${USD}) ${D}`,
+  ],
   ['integers do not truncate', 'COUNT(DISTINCT model) / COUNT(DISTINCT user_id)', 'events', `select 4 / 13.0`],
-  ['share of a model', "SUM(cost) FILTER (WHERE model = 'm1') / SUM(cost)", 'usage', `select sum(cost) filter (where model = 'm1') / sum(cost) ${D}`],
-  ['some models', "SUM(requests) FILTER (WHERE model IN ('m1', 'm2'))", 'usage', `select sum(requests) ${D} and model in ('m1', 'm2')`],
-  ['other models', "SUM(requests) FILTER (WHERE NOT model IN ('m1', 'm2'))", 'usage', `select sum(requests) ${D} and model not in ('m1', 'm2')`],
+  [
+    'share of a model',
+    "SUM(cost) FILTER (WHERE model = 'm1') / SUM(cost)",
+    'usage',
+    `select sum(cost) filter (where model = 'm1') / sum(cost) ${D}`,
+  ],
+  [
+    'some models',
+    "SUM(requests) FILTER (WHERE model IN ('m1', 'm2'))",
+    'usage',
+    `select sum(requests) ${D} and model in ('m1', 'm2')`,
+  ],
+  [
+    'other models',
+    "SUM(requests) FILTER (WHERE NOT model IN ('m1', 'm2'))",
+    'usage',
+    `select sum(requests) ${D} and model not in ('m1', 'm2')`,
+  ],
   ['without a user', 'COUNT(*) FILTER (WHERE user_id IS NULL)', 'events', `select count(*) ${E} and user_id = ''`],
   ['with a user', 'COUNT(*) FILTER (WHERE user_id IS NOT NULL)', 'events', `select count(*) ${E} and user_id <> ''`],
-  ['a range of tokens', 'COUNT(*) FILTER (WHERE prompt_tokens BETWEEN 100 AND 1000)', 'events', `select count(*) ${E} and prompt_tokens between 100 and 1000`],
-  ['since a day', "SUM(requests) FILTER (WHERE date >= '2026-03-05')", 'usage', `select sum(requests) ${D} and date >= '2026-03-05'`],
-  ['since a time', "COUNT(*) FILTER (WHERE time >= '2026-03-05T12:00:00Z')", 'events', `select count(*) ${E} and time >= '2026-03-05T12:00:00Z'`],
+  [
+    'a range of tokens',
+    'COUNT(*) FILTER (WHERE prompt_tokens BETWEEN 100 AND 1000)',
+    'events',
+    `select count(*) ${E} and prompt_tokens between 100 and 1000`,
+  ],
+  [
+    'since a day',
+    "SUM(requests) FILTER (WHERE date >= '2026-03-05')",
+    'usage',
+    `select sum(requests) ${D} and date >= '2026-03-05'`,
+  ],
+  [
+    'since a time',
+    "COUNT(*) FILTER (WHERE time >= '2026-03-05T12:00:00Z')",
+    'events',
+    `select count(*) ${E} and time >= '2026-03-05T12:00:00Z'`,
+  ],
   ['another metric', "SUM(metric('queries'))", 'events', `select sum((metrics->>'queries')::numeric) ${E}`],
   ['a measure by its name', "SUM(metric('prompt_tokens'))", 'events', `select sum(prompt_tokens) ${E}`],
-  ['a property as text', "COUNT(*) FILTER (WHERE property('region') = 'eu')", 'events', `select count(*) ${E} and properties->>'region' = 'eu'`],
+  [
+    'a property as text',
+    "COUNT(*) FILTER (WHERE property('region') = 'eu')",
+    'events',
+    `select count(*) ${E} and properties->>'region' = 'eu'`,
+  ],
   ['a property as a number', "AVG(property('score'))", 'events', `select avg((properties->>'score')::numeric) ${E}`],
-  ['a property as a condition', "COUNT(*) FILTER (WHERE property('beta'))", 'events', `select count(*) ${E} and (properties->>'beta')::boolean`],
-  ['a property of mixed kinds', "SUM(property('mixed'))", 'events', `select sum((properties->>'mixed')::numeric) ${E} and properties->>'mixed' <> 'text'`],
+  [
+    'a property as a condition',
+    "COUNT(*) FILTER (WHERE property('beta'))",
+    'events',
+    `select count(*) ${E} and (properties->>'beta')::boolean`,
+  ],
+  [
+    'a property of mixed kinds',
+    "SUM(property('mixed'))",
+    'events',
+    `select sum((properties->>'mixed')::numeric) ${E} and properties->>'mixed' <> 'text'`,
+  ],
   ['regions', "COUNT(DISTINCT property('region'))", 'events', `select 2`],
-  ['cases', "SUM(CASE WHEN model = 'm0' THEN cost * 2 WHEN provider = 'p1' THEN cost ELSE 0 END)", 'events', `select sum(case when model = 'm0' then cost * 2 when provider = 'p1' then cost else 0 end) * ${USD} ${E}`],
-  ['short cases', "SUM(CASE model WHEN 'm0' THEN 1 WHEN 'm1' THEN 10 END)", 'usage', `select sum(case model when 'm0' then 1 when 'm1' then 10 end) ${D}`],
+  [
+    'cases',
+    "SUM(CASE WHEN model = 'm0' THEN cost * 2 WHEN provider = 'p1' THEN cost ELSE 0 END)",
+    'events',
+    `select sum(case when model = 'm0' then cost * 2 when provider = 'p1' then cost else 0 end) * ${USD} ${E}`,
+  ],
+  [
+    'short cases',
+    "SUM(CASE model WHEN 'm0' THEN 1 WHEN 'm1' THEN 10 END)",
+    'usage',
+    `select sum(case model when 'm0' then 1 when 'm1' then 10 end) ${D}`,
+  ],
   ['nothing is 0', "COALESCE(SUM(cost) FILTER (WHERE model = 'none'), 0)", 'events', `select 0`],
   ['division by zero', 'SUM(cost) / (COUNT(*) - COUNT(*))', 'events', `select null`],
   ['remainder by zero', 'COUNT(*) % 0', 'events', `select null`],
-  ['a unit price', '1000 * SUM(cost) / NULLIF(SUM(total_tokens), 0)', 'usage', `select 1000 * (sum(cost) * ${USD}) / sum(prompt_tokens + completion_tokens) ${D}`],
-  ['return on investment', '(SUM(requests) * 0.05 - SUM(cost)) / SUM(cost)', 'usage', `select (sum(requests) * 0.05 - sum(cost) * ${USD}) / (sum(cost) * ${USD}) ${D}`],
-  ['rollups', "SUM(value) FILTER (WHERE entity_type = 'merchant' AND metric_type = 'cost')", 'daily_metrics', `select sum(value) * ${USD} ${R} and entity_type = 'merchant' and metric_type = 'cost'`],
-  ['growth', "AVG(growth_percent) FILTER (WHERE entity_type = 'platform' AND metric_type = 'requests')", 'daily_metrics', `select avg(growth_percent) ${R} and entity_type = 'platform' and metric_type = 'requests'`],
+  [
+    'a unit price',
+    '1000 * SUM(cost) / NULLIF(SUM(total_tokens), 0)',
+    'usage',
+    `select 1000 * (sum(cost) * ${USD}) / sum(prompt_tokens + completion_tokens) ${D}`,
+  ],
+  [
+    'return on investment',
+    '(SUM(requests) * 0.05 - SUM(cost)) / SUM(cost)',
+    'usage',
+    `select (sum(requests) * 0.05 - sum(cost) * ${USD}) / (sum(cost) * ${USD}) ${D}`,
+  ],
+  [
+    'rollups',
+    "SUM(value) FILTER (WHERE entity_type = 'merchant' AND metric_type = 'cost')",
+    'daily_metrics',
+    `select sum(value) * ${USD} ${R} and entity_type = 'merchant' and metric_type = 'cost'`,
+  ],
+  [
+    'growth',
+    "AVG(growth_percent) FILTER (WHERE entity_type = 'platform' AND metric_type = 'requests')",
+    'daily_metrics',
+    `select avg(growth_percent) ${R} and entity_type = 'platform' and metric_type = 'requests'`,
+  ],
 ];
 
 test('there are at least 30 useful formulas', () => expect(USEFUL.length).toBeGreaterThanOrEqual(30));
@@ -150,7 +270,11 @@ test.each(USEFUL)('%s: the formula gives what hand-written SQL gives', async (_,
 
 test('rows come by the dimensions, largest first, and the filters hold for all', async () => {
   const { value, rows } = await engine.custom.test.mutate(
-    definition('SUM(requests)', { dataSource: 'usage', dimensions: ['provider', 'model'], filters: { merchant_id: 'a', model: ['m0', 'm3'] } }),
+    definition('SUM(requests)', {
+      dataSource: 'usage',
+      dimensions: ['provider', 'model'],
+      filters: { merchant_id: 'a', model: ['m0', 'm3'] },
+    }),
   );
   const { rows: expected } = await client.query(
     `select provider, model, sum(requests)::text as value ${D} and merchant_id = 'a' and model in ('m0', 'm3')
@@ -182,7 +306,9 @@ test('a caller bound to a merchant computes over its usage alone, whatever the f
   expect(all.rows).toEqual([{ dimensions: { merchant_id: 'a' }, value: expected[0].n }]);
   const other = await analyst.custom.test.mutate(definition("COUNT(*) FILTER (WHERE merchant_id = 'b')"));
   expect(other.value).toBe('0');
-  const rollups = await analyst.custom.test.mutate(definition('COUNT(*)', { dataSource: 'daily_metrics', dimensions: ['merchant_id'] }));
+  const rollups = await analyst.custom.test.mutate(
+    definition('COUNT(*)', { dataSource: 'daily_metrics', dimensions: ['merchant_id'] }),
+  );
   expect(rollups.rows.map((row) => row.dimensions.merchant_id)).toEqual(['a']);
   await expect(analyst.custom.test.mutate(definition('COUNT(*)', { merchantId: 'b' }))).rejects.toMatchObject({
     data: { code: 'MERCHANT_FORBIDDEN' },
@@ -204,7 +330,12 @@ test('the role that computes sees the source views, and there only the merchant 
 
 test('a definition is saved, computed, changed into a new version, and its values and steps are kept', async () => {
   const { startDate: _, endDate: __, ...fields } = definition('SUM(cost) / COUNT(DISTINCT user_id)');
-  const made = await engine.custom.create.mutate({ ...fields, name: 'Cost per user', visibility: 'PRIVATE', dimensions: ['model'] });
+  const made = await engine.custom.create.mutate({
+    ...fields,
+    name: 'Cost per user',
+    visibility: 'PRIVATE',
+    dimensions: ['model'],
+  });
   const first = await engine.custom.calculate.mutate({ id: made.id, ...RANGE });
   const changed = await engine.custom.update.mutate({ id: made.id, calculationFormula: 'SUM(cost)' });
   expect([made.version, changed.version, changed.name]).toEqual([1, 2, 'Cost per user']);
@@ -235,7 +366,13 @@ test('who sees a definition is what its visibility says, and only its owner and 
   const caller = async (merchantId: string, teamId?: string) =>
     as((await db.keys.create({ name: 'x', role: 'analyst', merchantId, ...(teamId && { teamId }) })).key);
   const owner = await caller('a', 't1');
-  const people = { owner, team: await caller('a', 't1'), merchant: await caller('a', 't2'), other: await caller('b', 't1'), admin: engine };
+  const people = {
+    owner,
+    team: await caller('a', 't1'),
+    merchant: await caller('a', 't2'),
+    other: await caller('b', 't1'),
+    admin: engine,
+  };
   const seen: Record<string, string[]> = {};
   for (const visibility of ['PRIVATE', 'TEAM', 'ORGANIZATION', 'PUBLIC'] as const) {
     const { startDate: _, endDate: __, ...fields } = definition('COUNT(*)');
@@ -298,24 +435,51 @@ test('whatever is grown from the grammar is computed or refused with a code, and
   const { row } = fc.letrec<{ row: string; condition: string }>((tie) => ({
     row: fc.oneof(
       { maxDepth: 3 },
-      fc.constantFrom('cost', 'requests', 'total_tokens', "metric('queries')", "property('score')", "property('mixed')", '0', '1.5', '999999999999999999', 'NULL'),
-      fc.tuple(tie('row'), fc.constantFrom('+', '-', '*', '/', '%'), tie('row')).map(([a, op, b]) => `(${a} ${op} ${b})`),
+      fc.constantFrom(
+        'cost',
+        'requests',
+        'total_tokens',
+        "metric('queries')",
+        "property('score')",
+        "property('mixed')",
+        '0',
+        '1.5',
+        '999999999999999999',
+        'NULL',
+      ),
+      fc
+        .tuple(tie('row'), fc.constantFrom('+', '-', '*', '/', '%'), tie('row'))
+        .map(([a, op, b]) => `(${a} ${op} ${b})`),
       fc.tuple(tie('condition'), tie('row'), tie('row')).map(([c, a, b]) => `CASE WHEN ${c} THEN ${a} ELSE ${b} END`),
       fc.tuple(tie('row'), tie('row')).map(([a, b]) => `COALESCE(${a}, NULLIF(${b}, ${a}))`),
     ),
     condition: fc.oneof(
       { maxDepth: 3 },
-      fc.constantFrom("model = 'm1'", "status <> 'failure'", "property('beta')", 'user_id IS NULL', "date >= '2026-03-04'", 'TRUE', 'NULL'),
+      fc.constantFrom(
+        "model = 'm1'",
+        "status <> 'failure'",
+        "property('beta')",
+        'user_id IS NULL',
+        "date >= '2026-03-04'",
+        'TRUE',
+        'NULL',
+      ),
       fc.tuple(tie('row'), fc.constantFrom('=', '<', '>='), tie('row')).map(([a, op, b]) => `(${a} ${op} ${b})`),
-      fc.tuple(tie('condition'), fc.constantFrom('AND', 'OR'), tie('condition')).map(([a, op, b]) => `(${a} ${op} NOT ${b})`),
+      fc
+        .tuple(tie('condition'), fc.constantFrom('AND', 'OR'), tie('condition'))
+        .map(([a, op, b]) => `(${a} ${op} NOT ${b})`),
     ),
   }));
   const aggregate = fc.oneof(
     fc.tuple(fc.constantFrom('SUM', 'AVG', 'MIN', 'MAX', 'COUNT'), row).map(([name, arg]) => `${name}(${arg})`),
     row.map((arg) => `COUNT(DISTINCT ${arg})`),
-    fc.tuple(fc.constantFrom('CONT', 'DISC'), row).map(([kind, arg]) => `PERCENTILE_${kind}(0.9) WITHIN GROUP (ORDER BY ${arg})`),
+    fc
+      .tuple(fc.constantFrom('CONT', 'DISC'), row)
+      .map(([kind, arg]) => `PERCENTILE_${kind}(0.9) WITHIN GROUP (ORDER BY ${arg})`),
   );
-  const formula = fc.tuple(aggregate, fc.constantFrom('+', '/', '*', '-'), aggregate).map(([a, op, b]) => `${a} ${op} ${b}`);
+  const formula = fc
+    .tuple(aggregate, fc.constantFrom('+', '/', '*', '-'), aggregate)
+    .map(([a, op, b]) => `${a} ${op} ${b}`);
   await fc.assert(
     fc.asyncProperty(formula, async (text) => {
       const answer = engine.custom.test.mutate(definition(text, { endDate: '2026-03-02', dimensions: ['model'] }));

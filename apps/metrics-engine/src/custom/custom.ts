@@ -1,13 +1,13 @@
 import {
   countDays,
   type Day,
+  isDay,
   isTallyError,
   type MetricCost,
   type MetricDefinition,
   type MetricFields,
   type MetricResult,
   parseSignedQuantity,
-  isDay,
   TallyError,
 } from '@tally/contracts';
 import { type Db, type MetricQuery, SOURCE_COLUMNS, type StoredMetric, sqlState, type Viewer } from '@tally/db';
@@ -106,7 +106,10 @@ export function createCustom({ db: { custom: store }, limits }: CustomOptions) {
   async function visible(viewer: Viewer, id: string, version?: number): Promise<StoredMetric> {
     const metric = await store.find(viewer, id, version);
     if (metric) return metric;
-    throw new TallyError('NOT_FOUND', `There is no metric ${id}${version === undefined ? '' : ` in version ${version}`}.`);
+    throw new TallyError(
+      'NOT_FOUND',
+      `There is no metric ${id}${version === undefined ? '' : ` in version ${version}`}.`,
+    );
   }
 
   async function owned(viewer: Viewer, id: string): Promise<StoredMetric> {
@@ -159,7 +162,11 @@ export function createCustom({ db: { custom: store }, limits }: CustomOptions) {
 
     async calculate(
       viewer: Viewer,
-      { id, version, ...range }: { id: string; version?: number | undefined; startDate: Day; endDate: Day; merchantId: string | null },
+      {
+        id,
+        version,
+        ...range
+      }: { id: string; version?: number | undefined; startDate: Day; endDate: Day; merchantId: string | null },
     ) {
       const metric = await visible(viewer, id, version);
       const details = { ...range };
@@ -181,7 +188,10 @@ export function createCustom({ db: { custom: store }, limits }: CustomOptions) {
 
     get: async (viewer: Viewer, id: string, version?: number) => present(await visible(viewer, id, version)),
 
-    async list(viewer: Viewer, { limit, cursor, search }: { limit: number; cursor?: string | undefined; search?: string | undefined }) {
+    async list(
+      viewer: Viewer,
+      { limit, cursor, search }: { limit: number; cursor?: string | undefined; search?: string | undefined },
+    ) {
       if (cursor !== undefined && !UUID.test(cursor))
         throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
       const rows = await store.list(viewer, { search, limit, after: cursor });
@@ -261,7 +271,10 @@ function checkFields({
           type === 'time',
       );
       if (wrong !== undefined)
-        throw new TallyError('FORMULA_TYPE', `filters.${column}: ${JSON.stringify(wrong)} is no ${type} to compare with.`);
+        throw new TallyError(
+          'FORMULA_TYPE',
+          `filters.${column}: ${JSON.stringify(wrong)} is no ${type} to compare with.`,
+        );
       return { column, type, values };
     }),
   };
@@ -283,7 +296,8 @@ async function said<T>(answer: Promise<T>): Promise<T> {
 function periodTypeOf({ startDate, endDate }: { startDate: Day; endDate: Day }) {
   const days = countDays(startDate, endDate);
   const month = startDate.slice(0, 7);
-  const wholeMonth = startDate.endsWith('-01') && endDate.startsWith(month) && days >= 28 && !isDay(`${month}-${days + 1}`);
+  const wholeMonth =
+    startDate.endsWith('-01') && endDate.startsWith(month) && days >= 28 && !isDay(`${month}-${days + 1}`);
   return wholeMonth ? 'MONTHLY' : (PERIODS[days as keyof typeof PERIODS] ?? 'CUSTOM');
 }
 

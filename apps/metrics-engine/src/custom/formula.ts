@@ -1,4 +1,12 @@
-import { type AggregationMethod, type ErrorCode, isDay, type MetricKind, type MetricSource, parseTime, TallyError } from '@tally/contracts';
+import {
+  type AggregationMethod,
+  type ErrorCode,
+  isDay,
+  type MetricKind,
+  type MetricSource,
+  parseTime,
+  TallyError,
+} from '@tally/contracts';
 import { type BinaryOp, type Expr, SOURCE_COLUMNS, type ValueType } from '@tally/db';
 import { hasSqlDetails, loadModule, parseSync } from 'libpg-query';
 
@@ -115,7 +123,12 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
       const items = itemsOf(body.rexpr).map(next);
       const arg = next(body.lexpr);
       const type = common([arg, ...items], at);
-      const expr: Expr = { kind: 'in', arg: as(arg, type), items: items.map((item) => as(item, type)), negated: name === '<>' };
+      const expr: Expr = {
+        kind: 'in',
+        arg: as(arg, type),
+        items: items.map((item) => as(item, type)),
+        negated: name === '<>',
+      };
       return { expr, type: 'boolean', at };
     }
     if (body.kind === 'AEXPR_BETWEEN' || body.kind === 'AEXPR_NOT_BETWEEN') {
@@ -151,8 +164,7 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
       const condition = body.arg === undefined ? as(when, 'boolean') : compare('=', next(body.arg), when, at);
       return { when: condition, then: next(branch.result) };
     });
-    const otherwise: Typed =
-      body.defresult === undefined ? { expr: NULL, type: 'null', at } : next(body.defresult);
+    const otherwise: Typed = body.defresult === undefined ? { expr: NULL, type: 'null', at } : next(body.defresult);
     const type = common([...branches.map(({ then }) => then), otherwise], at);
     const whens = branches.map(({ when, then }) => ({ when, then: as(then, type) }));
     return { expr: { kind: 'case', whens, otherwise: as(otherwise, type), type }, type, at };
@@ -170,14 +182,28 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
       if (!inside) bare ??= at;
       if (name === 'property') return { expr: { kind: 'property', name: value, as: 'text' }, type: 'property', at };
       const own = Object.hasOwn(columns, value) && columns[value] === 'number';
-      return { expr: own ? { kind: 'column', name: value, type: 'number' } : { kind: 'metric', name: value }, type: 'number', at };
+      return {
+        expr: own ? { kind: 'column', name: value, type: 'number' } : { kind: 'metric', name: value },
+        type: 'number',
+        at,
+      };
     }
     if (!AGGREGATES.has(name))
       return fail('FORMULA_FORBIDDEN', `The function ${show(name || namesOf(body.funcname))} is not allowed.`, at);
     if (inside) return fail('FORMULA_FORBIDDEN', `${name.toUpperCase()} may not be inside ${inside}.`, at);
     known(
       body,
-      ['funcname', 'args', 'agg_filter', 'agg_star', 'agg_distinct', 'agg_order', 'agg_within_group', 'funcformat', 'location'],
+      [
+        'funcname',
+        'args',
+        'agg_filter',
+        'agg_star',
+        'agg_distinct',
+        'agg_order',
+        'agg_within_group',
+        'funcformat',
+        'location',
+      ],
       at,
     );
     aggregates++;
@@ -188,7 +214,11 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
     if (name.startsWith('percentile_')) {
       const fraction = args.length === 1 ? literalNumber(args[0] as Node) : undefined;
       if (!body.agg_within_group || body.agg_distinct || fraction === undefined || Number(fraction) > 1)
-        return fail('FORMULA_TYPE', `Write ${name.toUpperCase()}(0.95) WITHIN GROUP (ORDER BY …), with a number from 0 to 1.`, at);
+        return fail(
+          'FORMULA_TYPE',
+          `Write ${name.toUpperCase()}(0.95) WITHIN GROUP (ORDER BY …), with a number from 0 to 1.`,
+          at,
+        );
       const order = (orders[0] as { SortBy: Body }).SortBy;
       if (orders.length !== 1 || order.sortby_nulls !== 'SORTBY_NULLS_DEFAULT' || order.useOp !== undefined)
         return fail('FORMULA_FORBIDDEN', 'WITHIN GROUP takes ORDER BY one expression, ASC or DESC.', at);
@@ -225,7 +255,12 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
     return fail('FORMULA_TYPE', 'The formula has no aggregate: write one, or give an aggregationMethod.', 0);
   if (method === 'COUNT' || method === 'COUNT_DISTINCT')
     return { kind: 'count', arg: settled(first), distinct: method === 'COUNT_DISTINCT', filter: null };
-  return { kind: 'fold', name: method.toLowerCase() as 'sum' | 'avg' | 'min' | 'max', arg: as(first, 'number'), filter: null };
+  return {
+    kind: 'fold',
+    name: method.toLowerCase() as 'sum' | 'avg' | 'min' | 'max',
+    arg: as(first, 'number'),
+    filter: null,
+  };
 }
 
 type Node = Record<string, unknown>;
@@ -255,7 +290,8 @@ const TOKEN =
   /[ \t\r\n]+|'(?:[^'\u0000]|'')*'(?!')|(?:\d{1,18}(?:\.\d{1,12})?|\.\d{1,12})(?![\w.$'])|[A-Za-z_]\w*(?!['"$\w])|<>|!=|<=|>=|[<>=+*/%(),]|-(?!-)/y;
 
 function scan(text: string): void {
-  if (text.length > MAX_LENGTH) fail('FORMULA_TOO_COMPLEX', `A formula has at most ${MAX_LENGTH} characters.`, MAX_LENGTH);
+  if (text.length > MAX_LENGTH)
+    fail('FORMULA_TOO_COMPLEX', `A formula has at most ${MAX_LENGTH} characters.`, MAX_LENGTH);
   let depth = 0;
   for (let at = 0; at < text.length; ) {
     TOKEN.lastIndex = at;
@@ -275,7 +311,8 @@ function targetOf(text: string): Node {
   try {
     tree = parseSync(`${BEFORE}${text})`) as typeof tree;
   } catch (error) {
-    if (!hasSqlDetails(error) || !error.sqlDetails) return fail('FORMULA_TOO_COMPLEX', 'The formula cannot be read.', 0);
+    if (!hasSqlDetails(error) || !error.sqlDetails)
+      return fail('FORMULA_TOO_COMPLEX', 'The formula cannot be read.', 0);
     const at = Math.max(0, Math.min(text.length, error.sqlDetails.cursorPosition - BEFORE.length));
     return fail('FORMULA_SYNTAX', `The formula cannot be read: ${error.sqlDetails.message.replace(/;.*$/s, '')}.`, at);
   }
@@ -331,20 +368,29 @@ function common(all: readonly Typed[], at: number): ValueType {
 function as({ expr, type, at }: Typed, wanted: ValueType): Expr {
   if (type === wanted) return expr;
   if (type === 'null') return { kind: 'literal', type: wanted, value: null };
-  if (type === 'property' && expr.kind === 'property' && (wanted === 'number' || wanted === 'text' || wanted === 'boolean'))
+  if (
+    type === 'property' &&
+    expr.kind === 'property' &&
+    (wanted === 'number' || wanted === 'text' || wanted === 'boolean')
+  )
     return { ...expr, as: wanted };
   if (type === 'text' && expr.kind === 'literal' && typeof expr.value === 'string') {
     if (wanted === 'date' && isDay(expr.value)) return { ...expr, type: 'date' };
     if (wanted === 'time' && isDay(expr.value)) return { ...expr, type: 'time', value: `${expr.value}T00:00:00Z` };
     if (wanted === 'time' && parseTime(expr.value) !== undefined) return { ...expr, type: 'time' };
     if (wanted === 'date' || wanted === 'time')
-      return fail('FORMULA_TYPE', `Expected a day as 'YYYY-MM-DD'${wanted === 'time' ? ' or an ISO 8601 time' : ''}.`, at);
+      return fail(
+        'FORMULA_TYPE',
+        `Expected a day as 'YYYY-MM-DD'${wanted === 'time' ? ' or an ISO 8601 time' : ''}.`,
+        at,
+      );
   }
   return fail('FORMULA_TYPE', `Expected a ${wanted}, and this is a ${type}.`, at);
 }
 
 /** An expression whose type nobody asks for. */
-const settled = (typed: Typed): Expr => as(typed, typed.type === 'null' || typed.type === 'property' ? 'text' : typed.type);
+const settled = (typed: Typed): Expr =>
+  as(typed, typed.type === 'null' || typed.type === 'property' ? 'text' : typed.type);
 
 /** Refuses a node that carries anything beside what is understood here. */
 function known(body: Body, keys: readonly string[], at: number): void {
@@ -365,7 +411,8 @@ const CLAUSES: Record<string, string> = {
 
 const listOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
 
-const itemsOf = (value: unknown): unknown[] => listOf((value as { List?: { items?: unknown } } | undefined)?.List?.items);
+const itemsOf = (value: unknown): unknown[] =>
+  listOf((value as { List?: { items?: unknown } } | undefined)?.List?.items);
 
 const namesOf = (value: unknown): string =>
   listOf(value)

@@ -208,32 +208,35 @@ test.each([
   ['monthly', '2024-01-20', 60, 'months of 31, 29 and 31 days'],
   ['monthly', '2026-01-25', 70, 'months of 31, 28, 31 and 30 days'],
   ['daily', '2026-02-26', 5, 'the end of February'],
-] as ['daily' | 'weekly' | 'monthly', Day, number, string][])('%s rollups from %s over %i days are what brute force says: %s', async (grain, first, days, _) => {
-  const range = { startDate: first, endDate: addDays(first, days - 1) };
-  await fc.assert(
-    fc.asyncProperty(arbitraryEntries(first, days), arbitraryEntries(first, days), async (entries, late) => {
-      await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_daily_models, usage_quarter_hours,
+] as ['daily' | 'weekly' | 'monthly', Day, number, string][])(
+  '%s rollups from %s over %i days are what brute force says: %s',
+  async (grain, first, days, _) => {
+    const range = { startDate: first, endDate: addDays(first, days - 1) };
+    await fc.assert(
+      fc.asyncProperty(arbitraryEntries(first, days), arbitraryEntries(first, days), async (entries, late) => {
+        await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_daily_models, usage_quarter_hours,
         merchant_usage, usage_touched_days, daily_metrics, weekly_metrics, monthly_metrics`);
-      await append(entries);
-      const { status } = await engine.rollups[grain].backfill.mutate(range);
-      expect(status).toBe('COMPLETED');
-      const once = await all(grain, range);
-      expect(once).toEqual(expected(grain, entries, range.startDate, range.endDate));
+        await append(entries);
+        const { status } = await engine.rollups[grain].backfill.mutate(range);
+        expect(status).toBe('COMPLETED');
+        const once = await all(grain, range);
+        expect(once).toEqual(expected(grain, entries, range.startDate, range.endDate));
 
-      await engine.rollups[grain].backfill.mutate(range);
-      expect(await all(grain, range)).toEqual(once);
+        await engine.rollups[grain].backfill.mutate(range);
+        expect(await all(grain, range)).toEqual(once);
 
-      now = Date.parse('2026-06-01T08:00:00Z');
-      await append(late);
-      await engine.rollups.refresh.mutate();
-      const refreshed = (await all(grain, range)).filter((row) => row.periodStart <= range.endDate);
-      expect(refreshed).toEqual(expected(grain, [...entries, ...late], range.startDate, range.endDate));
-      const marks = await client.query('select 1 from usage_touched_days');
-      expect(marks.rowCount).toBe(0);
-    }),
-    { numRuns: 5 },
-  );
-});
+        now = Date.parse('2026-06-01T08:00:00Z');
+        await append(late);
+        await engine.rollups.refresh.mutate();
+        const refreshed = (await all(grain, range)).filter((row) => row.periodStart <= range.endDate);
+        expect(refreshed).toEqual(expected(grain, [...entries, ...late], range.startDate, range.endDate));
+        const marks = await client.query('select 1 from usage_touched_days');
+        expect(marks.rowCount).toBe(0);
+      }),
+      { numRuns: 5 },
+    );
+  },
+);
 
 test('a run without a date computes the last complete period', async () => {
   expect((await engine.rollups.daily.run.mutate()).period).toEqual({ startDate: '2026-03-19', endDate: '2026-03-19' });

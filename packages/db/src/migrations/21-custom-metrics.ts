@@ -148,7 +148,9 @@ export class CustomMetrics1763856000020 implements MigrationInterface {
 
   async down(runner: QueryRunner): Promise<void> {
     // The role stays: roles belong to the server, and another database of it may use this one.
-    await runner.query(`drop table custom_metric_audit, custom_metric_values, custom_metric_versions, custom_metric_definitions`);
+    await runner.query(
+      `drop table custom_metric_audit, custom_metric_values, custom_metric_versions, custom_metric_definitions`,
+    );
     await runner.query(`drop schema tally_sources cascade`);
   }
 }
