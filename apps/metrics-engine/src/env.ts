@@ -30,6 +30,8 @@ const Schema = z.object({
   REALTIME_MAX_NAMES: whole(1_000, 1, 1_000_000),
   REALTIME_MAX_SERIES: whole(1_000, 1, 1_000_000),
   REALTIME_TTL_SECONDS: whole(604_800, 60, 31_536_000),
+  /** Milliseconds between two saves of realtime metrics to Postgres: what a loss of Redis costs. */
+  REALTIME_SAVE_MS: whole(60_000, 100, 3_600_000),
   /** Milliseconds between two looks of a `realtime.watch`. */
   REALTIME_WATCH_MS: whole(500, 10, 60_000),
 });

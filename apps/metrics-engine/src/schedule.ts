@@ -7,7 +7,7 @@ export type ScheduleOptions = {
   /** A connection of its own: blocking commands hold it, and it waits for a Redis that is away. */
   connect(): RedisClient;
   rollups: Rollups;
-  /** Removes log rows of runs that ended before a day; returns how many. */
+  /** Removes log rows of runs that ended before a day, and saved realtime metrics that expired; returns how many. */
   prune(before: Day): Promise<number>;
   logRetentionDays: number;
   attempts: number;

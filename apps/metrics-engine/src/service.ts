@@ -13,7 +13,10 @@ import {
 import { Registry } from 'prom-client';
 import { createCustom } from './custom/custom.ts';
 import type { Env } from './env.ts';
+import { startLoop } from './loop.ts';
+import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
+import { mountRest } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -46,7 +49,7 @@ export async function createEngineService(
   const schedule = createSchedule({
     connect: () => createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { patient: true }),
     rollups,
-    prune: (before) => db.rollups.prune(before),
+    prune: async (before) => (await db.rollups.prune(before)) + (await db.realtime.prune(now())),
     logRetentionDays: env.JOBS_LOG_RETENTION_DAYS,
     attempts: env.JOB_ATTEMPTS,
     backoffMs: env.JOB_BACKOFF_MS,
@@ -63,6 +66,18 @@ export async function createEngineService(
     ttlSeconds: env.REALTIME_TTL_SECONDS,
     watchMs: env.REALTIME_WATCH_MS,
     now,
+  });
+  const backup = createBackup({ db, redis, ttlSeconds: env.REALTIME_TTL_SECONDS, now });
+  const saving = startLoop(
+    env.REALTIME_SAVE_MS,
+    async () => {
+      if (redis.status === 'ready') await backup.run();
+    },
+    (error) => log.error({ err: error }, 'realtime metrics could not be saved; it is tried again'),
+  );
+  releasers.push('realtime', async () => {
+    await saving.stop();
+    if (redis.status === 'ready') await backup.run();
   });
   const custom = createCustom({
     db,
@@ -97,5 +112,6 @@ export async function createEngineService(
       return { ok: true, degraded: !ready, postgres: true, redis: ready };
     },
   });
+  mountRest(app);
   return { app, db, schedule, redis };
 }

@@ -5,6 +5,7 @@ import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.t
 import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { Rollups1763856000019 } from './migrations/20-rollups.ts';
 import { CustomMetrics1763856000020 } from './migrations/21-custom-metrics.ts';
+import { Realtime1763856000021 } from './migrations/22-realtime.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -25,7 +26,13 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     url,
     driver: pg,
     entities: [ApiKeyEntity],
-    migrations: [JournalAndCubes1763856000000, ApiKeys1763856000001, Rollups1763856000019, CustomMetrics1763856000020],
+    migrations: [
+      JournalAndCubes1763856000000,
+      ApiKeys1763856000001,
+      Rollups1763856000019,
+      CustomMetrics1763856000020,
+      Realtime1763856000021,
+    ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,
     connectTimeoutMS: 5_000,

@@ -12,7 +12,7 @@ export type Expr =
   | { kind: 'negate' | 'not'; arg: Expr }
   | { kind: 'isNull'; arg: Expr; negated: boolean }
   | { kind: 'in'; arg: Expr; items: Expr[]; negated: boolean }
-  | { kind: 'case'; whens: { when: Expr; then: Expr }[]; otherwise: Expr; type: ValueType }
+  | { kind: 'case'; whens: { when: Expr; result: Expr }[]; otherwise: Expr; type: ValueType }
   | { kind: 'coalesce'; args: Expr[] }
   | { kind: 'nullif'; left: Expr; right: Expr }
   | { kind: 'count'; arg: Expr | null; distinct: boolean; filter: Expr | null }
@@ -125,7 +125,7 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
       case 'in':
         return `(${write(expr.arg)} ${expr.negated ? 'not ' : ''}in (${expr.items.map(write).join(', ')}))`;
       case 'case': {
-        const whens = expr.whens.map(({ when, then }) => `when ${write(when)} then ${write(then)}`);
+        const whens = expr.whens.map(({ when, result }) => `when ${write(when)} then ${write(result)}`);
         return `(case ${whens.join(' ')} else ${write(expr.otherwise)} end)`;
       }
       case 'coalesce':

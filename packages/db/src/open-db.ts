@@ -4,6 +4,7 @@ import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createPartitions } from './partitions.ts';
+import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
@@ -14,6 +15,7 @@ export type Db = {
   keys: KeysStore;
   rollups: RollupsStore;
   custom: CustomStore;
+  realtime: RealtimeStore;
   /** Resolves when Postgres answers. */
   ping(): Promise<void>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -31,6 +33,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     keys: createKeysStore(dataSource),
     rollups: createRollupsStore(dataSource),
     custom: createCustomStore(dataSource),
+    realtime: createRealtimeStore(dataSource),
     async ping() {
       await dataSource.query('select 1');
     },

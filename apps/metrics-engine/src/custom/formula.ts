@@ -162,11 +162,11 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
       known(branch, ['expr', 'result', 'location'], at);
       const when = next(branch.expr);
       const condition = body.arg === undefined ? as(when, 'boolean') : compare('=', next(body.arg), when, at);
-      return { when: condition, then: next(branch.result) };
+      return { when: condition, result: next(branch.result) };
     });
     const otherwise: Typed = body.defresult === undefined ? { expr: NULL, type: 'null', at } : next(body.defresult);
-    const type = common([...branches.map(({ then }) => then), otherwise], at);
-    const whens = branches.map(({ when, then }) => ({ when, then: as(then, type) }));
+    const type = common([...branches.map(({ result }) => result), otherwise], at);
+    const whens = branches.map(({ when, result }) => ({ when, result: as(result, type) }));
     return { expr: { kind: 'case', whens, otherwise: as(otherwise, type), type }, type, at };
   }
 
@@ -287,7 +287,7 @@ const NODE_NAMES: Record<string, string> = {
 
 /** What is not even a word of formulas: refused before the parser sees it. */
 const TOKEN =
-  /[ \t\r\n]+|'(?:[^'\u0000]|'')*'(?!')|(?:\d{1,18}(?:\.\d{1,12})?|\.\d{1,12})(?![\w.$'])|[A-Za-z_]\w*(?!['"$\w])|<>|!=|<=|>=|[<>=+*/%(),]|-(?!-)/y;
+  /[ \t\r\n]+|'(?:[^'\p{Cc}]|'')*'(?!')|(?:\d{1,18}(?:\.\d{1,12})?|\.\d{1,12})(?![\w.$'])|[A-Za-z_]\w*(?!['"$\w])|<>|!=|<=|>=|[<>=+*/%(),]|-(?!-)/uy;
 
 function scan(text: string): void {
   if (text.length > MAX_LENGTH)
@@ -297,7 +297,7 @@ function scan(text: string): void {
     TOKEN.lastIndex = at;
     const token = TOKEN.exec(text)?.[0];
     if (token === undefined || (token === '/' && text[at + 1] === '*') || (token === '*' && text[at + 1] === '/'))
-      return fail('FORMULA_FORBIDDEN', `This is not allowed in a formula: ${show(text.slice(at, at + 12))}.`, at);
+      throw fail('FORMULA_FORBIDDEN', `This is not allowed in a formula: ${show(text.slice(at, at + 12))}.`, at);
     if (token === '(' && ++depth > MAX_PARENTHESES)
       fail('FORMULA_TOO_COMPLEX', `Parentheses are nested more than ${MAX_PARENTHESES} deep.`, at);
     if (token === ')' && --depth < 0) fail('FORMULA_SYNTAX', 'This parenthesis closes nothing.', at);

@@ -13,3 +13,9 @@ export const seriesKey = (merchantId: string | null, name: string) => `${of(merc
 /** Hash: the value of a counter or a gauge, or one slice of a window. */
 export const valueKey = (merchantId: string | null, name: string, labels: string, slice?: number) =>
   `${of(merchantId)}:value:${name}:${labels}${slice === undefined ? '' : `:${slice}`}`;
+
+/** Merchants that have realtime metrics; '' is the platform. */
+export const MERCHANTS = 'metrics:realtime:merchants';
+
+/** There as long as Redis has lost nothing of a merchant. */
+export const markerKey = (merchantId: string | null) => `${of(merchantId)}:kept`;

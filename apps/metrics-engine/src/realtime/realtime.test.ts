@@ -15,6 +15,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readEnv } from '../env.ts';
 import { createEngineService } from '../service.ts';
+import { createBackup } from './backup.ts';
 import { createRealtime } from './realtime.ts';
 import { RELATIVE_ERROR } from './sketch.ts';
 
@@ -221,4 +222,32 @@ test('a watcher is told at once and of each change, and its stream ends with it'
   await hear('"value":"42"');
   await reader.cancel();
   leaving.abort();
+});
+
+test('what Redis loses comes back from Postgres, added to what was counted since, and once', async () => {
+  const backup = () => createBackup({ db, redis, ttlSeconds: 60, now: () => now });
+  const metrics = realtime();
+  const [counter, gauge, histogram, rate] = ['counter', 'gauge', 'histogram', 'rate'].map((kind) => ({
+    merchantId: 'lost',
+    name: `lost_${kind}`,
+    labels: { region: 'eu' },
+  }));
+  await metrics.increment(counter!, '10.5');
+  await metrics.gauge(gauge!, '3', 'GB');
+  for (const value of ['1', '2', '300']) await metrics.observe(histogram!, value);
+  await metrics.mark(rate!, 60);
+  const before = await Promise.all([gauge!, histogram!, rate!].map((series) => metrics.get(series)));
+  await backup().run();
+
+  for (const key of await redis.keys('metrics:realtime:{lost}:*')) await redis.del(key);
+  await expect(metrics.get(counter!)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  await metrics.increment(counter!, '0.25');
+  await Promise.all([backup().run(), backup().run()]);
+  await backup().run();
+  expect((await metrics.get(counter!)).value).toBe('10.75');
+  expect(await Promise.all([gauge!, histogram!, rate!].map((series) => metrics.get(series)))).toEqual(before);
+
+  now += 120_000;
+  expect(await db.realtime.prune(now)).toBeGreaterThan(0);
+  expect(await db.realtime.saved('lost', now)).toEqual([expect.objectContaining({ name: 'lost_histogram' })]);
 });

@@ -3,7 +3,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { formatCost, parseSignedQuantity, type RealtimeType, type RealtimeValue, TallyError } from '@tally/contracts';
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { namesKey, seriesKey, valueKey } from './keys.ts';
+import { MERCHANTS, namesKey, seriesKey, valueKey } from './keys.ts';
 import { bucketOf, quantilesOf } from './sketch.ts';
 
 export type RealtimeOptions = {
@@ -31,7 +31,7 @@ const HISTOGRAM_WINDOW = 300;
 const RATE_WINDOW = 60;
 const QUANTILES = [0.5, 0.9, 0.95, 0.99];
 
-type Meta = { at: number; window?: number; unit?: string };
+export type Meta = { at: number; window?: number; unit?: string };
 type Point = { add: string[]; set: string[]; meta: Meta; slice?: number; keptSeconds: number };
 
 /**
@@ -51,6 +51,8 @@ export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: Real
   ): Promise<void> {
     const { merchantId, name } = series;
     const labels = canonical(series.labels);
+    // Registered before counted: a merchant that nobody saves could not come back.
+    await available(redis.sadd(MERCHANTS, merchantId ?? ''));
     const said = await available(
       redis.realtimeWrite(
         namesKey(merchantId),
@@ -192,6 +194,12 @@ const canonical = (labels: Record<string, string> = {}): string => JSON.stringif
 
 /** Milliseconds of one slice. */
 const widthOf = (window: number): number => Math.max(100, Math.ceil((window * 1000) / SLICES));
+
+/** The slices of a window that are not yet over, newest first. */
+export function slicesKept(window: number, now: number): number[] {
+  const last = Math.floor(now / widthOf(window));
+  return Array.from({ length: Math.ceil((window * 1000) / widthOf(window)) + 1 }, (_, index) => last - index);
+}
 
 /** Whole units and nano-units apart: each is far from the end of 64 bits. */
 function split(value: string): string[] {

@@ -14,7 +14,7 @@ export function bucketOf(value: number): string {
 }
 
 /** The value that stands for a bucket; undefined for a field that is none. */
-export function valueOf(bucket: string): number | undefined {
+export function middleOf(bucket: string): number | undefined {
   if (bucket === 'z') return 0;
   if (!/^[pm]-?\d+$/.test(bucket)) return undefined;
   const size = (2 * GAMMA ** Number(bucket.slice(1))) / (GAMMA + 1);
@@ -25,7 +25,7 @@ export function valueOf(bucket: string): number | undefined {
 export function quantilesOf(buckets: ReadonlyMap<string, bigint>, quantiles: readonly number[]): number[] {
   const sorted = [...buckets]
     .flatMap(([bucket, count]) => {
-      const value = valueOf(bucket);
+      const value = middleOf(bucket);
       return value === undefined ? [] : [{ value, count }];
     })
     .sort((a, b) => a.value - b.value);
