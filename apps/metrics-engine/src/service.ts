@@ -77,7 +77,9 @@ export async function createEngineService(
   );
   releasers.push('realtime', async () => {
     await saving.stop();
-    if (redis.status === 'ready') await backup.run();
+    if (redis.status !== 'ready') return;
+    // A store that is away must not keep the process from stopping.
+    await backup.run().catch((error: unknown) => log.error({ err: error }, 'realtime metrics could not be saved'));
   });
   const custom = createCustom({
     db,

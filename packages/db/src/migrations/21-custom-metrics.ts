@@ -81,12 +81,18 @@ export class CustomMetrics1763856000020 implements MigrationInterface {
           grant usage on schema tally_sources to ${ROLE};
           grant select on all tables in schema tally_sources to ${ROLE};
           grant execute on function tally_sources.percentile_cont(numeric[], numeric) to ${ROLE};
-          if not pg_has_role(current_user, '${ROLE}', 'member') then
-            grant ${ROLE} to current_user;
-          end if;
+        end if;
+      end $$`);
+    // Granted to whoever made it too: from Postgres 16 on its maker may hand it out, but not take it.
+    await runner.query(`
+      do $$
+      begin
+        if exists (select from pg_roles where rolname = '${ROLE}') then
+          grant ${ROLE} to current_user;
         end if;
       exception
         when insufficient_privilege then raise notice 'the role ${ROLE} could not be granted';
+        when unique_violation then null;
       end $$`);
 
     await runner.query(`
