@@ -176,6 +176,23 @@ test('a name keeps its type, and its series stay within the limit, however many 
   });
 });
 
+test('series without a point for their time to live make room for others', async () => {
+  const name = fresh();
+  const metrics = createRealtime({
+    redis,
+    limits: { names: 1000, seriesPerName: 1 },
+    ttlSeconds: 60,
+    watchMs: 10,
+    now: () => now,
+  });
+  await metrics.increment({ merchantId: 'a', name, labels: { i: '1' } }, '1');
+  const other = { merchantId: 'a', name, labels: { i: '2' } };
+  await expect(metrics.increment(other, '1')).rejects.toMatchObject({ code: 'CARDINALITY_LIMIT' });
+  now += 61_000;
+  await metrics.increment(other, '1');
+  expect((await metrics.get(other)).value).toBe('1');
+});
+
 test('a caller bound to a merchant reads and writes its metrics alone', async () => {
   const producer = as((await db.keys.create({ name: 'p', role: 'producer', merchantId: 'a' })).key);
   const viewer = as((await db.keys.create({ name: 'v', role: 'viewer', merchantId: 'a' })).key);

@@ -44,11 +44,16 @@ export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: Real
     lua: readFileSync(new URL('../../lua/realtime-write.lua', import.meta.url), 'utf8'),
   });
 
-  async function write(
-    series: Series,
-    type: RealtimeType,
-    { add, set, meta, slice, keptSeconds }: Point,
-  ): Promise<void> {
+  /** Forgets series of a name that have had no point for their time to live; returns how many. */
+  async function forget({ merchantId, name }: Series): Promise<number> {
+    const oldest = now() - ttlSeconds * 1000;
+    const series = Object.entries(await available(redis.hgetall(seriesKey(merchantId, name))));
+    const old = series.filter(([, meta]) => (JSON.parse(meta) as Meta).at < oldest).map(([labels]) => labels);
+    return old.length === 0 ? 0 : available(redis.hdel(seriesKey(merchantId, name), ...old));
+  }
+
+  async function write(series: Series, type: RealtimeType, point: Point): Promise<void> {
+    const { add, set, meta, slice, keptSeconds } = point;
     const { merchantId, name } = series;
     const labels = canonical(series.labels);
     // Registered before counted: a merchant that nobody saves could not come back.
@@ -72,6 +77,7 @@ export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: Real
       ),
     );
     if (said === 'ok') return;
+    if (said === 'series' && (await forget(series)) > 0) return write(series, type, point);
     if (said === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
     if (said === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
     const limit = said === 'names' ? limits.names : limits.seriesPerName;
