@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
+import pg from 'pg';
 import { createIngestClient } from '../packages/contracts/dist/client.js';
-import pg from '../packages/db/node_modules/pg/esm/index.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
 // From Redis into every book of Postgres, beside a bulk insert of the same rows (the limit) and the plain ways.

@@ -1,7 +1,40 @@
-import { parseEnv, serviceEnv, whole } from '@tally/service';
+import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const Schema = z.object({ ...serviceEnv, PORT: whole(4002, 0, 65_535) });
+const Schema = z.object({
+  ...serviceEnv,
+  PORT: whole(4002, 0, 65_535),
+  /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Backfill `weekly` after changing it. */
+  WEEK_START: whole(1, 1, 7),
+  /** The longest range of one backfill, in days. */
+  BACKFILL_MAX_DAYS: whole(3_660, 1, 36_600),
+  /** Milliseconds after which Postgres gives up on computing one period. */
+  ROLLUP_TIMEOUT_MS: whole(600_000, 1_000, 3_600_000),
+  /** Planner costs from which a custom metric is medium, is high, and is refused. */
+  CUSTOM_COST_MEDIUM: whole(10_000, 1, 1_000_000_000),
+  CUSTOM_COST_HIGH: whole(500_000, 1, 1_000_000_000),
+  CUSTOM_COST_LIMIT: whole(10_000_000, 1, 1_000_000_000),
+  /** Milliseconds after which Postgres gives up on a custom metric. */
+  CUSTOM_TIMEOUT_MS: whole(15_000, 10, 600_000),
+  /** Groups of one answer of a custom metric, and days it may cover. */
+  CUSTOM_MAX_ROWS: whole(1_000, 1, 100_000),
+  CUSTOM_MAX_DAYS: whole(1_100, 1, 36_600),
+  /** Whether this instance runs the scheduled jobs; any number may. */
+  ENABLE_JOB_SCHEDULER: flag(false),
+  JOB_ATTEMPTS: whole(5, 1, 100),
+  /** Pause before the second attempt; it doubles with each. */
+  JOB_BACKOFF_MS: whole(30_000, 10, 3_600_000),
+  /** Days that the log of runs is kept. */
+  JOBS_LOG_RETENTION_DAYS: whole(400, 1, 36_600),
+  /** Realtime metrics: names of a merchant, series of a name, seconds they are kept after their last point. */
+  REALTIME_MAX_NAMES: whole(1_000, 1, 1_000_000),
+  REALTIME_MAX_SERIES: whole(1_000, 1, 1_000_000),
+  REALTIME_TTL_SECONDS: whole(604_800, 60, 31_536_000),
+  /** Milliseconds between two saves of realtime metrics to Postgres: what a loss of Redis costs. */
+  REALTIME_SAVE_MS: whole(60_000, 100, 3_600_000),
+  /** Milliseconds between two looks of a `realtime.watch`. */
+  REALTIME_WATCH_MS: whole(500, 10, 60_000),
+});
 export type Env = z.infer<typeof Schema>;
 
 /** The settings of metrics-engine; throws SettingsError with all problems at once. */

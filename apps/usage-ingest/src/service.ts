@@ -11,6 +11,7 @@ import {
   type Releasers,
   redisReady,
   serveContract,
+  startLoop,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
@@ -24,7 +25,7 @@ import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
-import { startLoop } from './flush/loop.ts';
+
 import { startScheduler } from './jobs/scheduler.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createRecentEntries } from './recent.ts';

@@ -27,6 +27,14 @@ export const ERRORS = {
   RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
   INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
   UNAVAILABLE: { status: 503, action: 'Nothing was stored. Send the same request again after `Retry-After` seconds.' },
+  // Formulas of custom metrics; `details` has the place in the text and what is allowed
+  FORMULA_SYNTAX: { status: 400, action: 'Correct the formula at `details.offset`.' },
+  FORMULA_FORBIDDEN: { status: 400, action: 'Use only what `details.allowed` names.' },
+  FORMULA_TYPE: { status: 400, action: 'Make the kinds of the values fit at `details.offset`.' },
+  FORMULA_TOO_COMPLEX: { status: 400, action: 'Write a shorter formula, or make two metrics of it.' },
+  FORMULA_TOO_COSTLY: { status: 400, action: 'Ask for a shorter range, a filter or a coarser source.' },
+  FORMULA_FAILED: { status: 400, action: 'Keep intermediate values within the range of numbers.' },
+  QUERY_TIMEOUT: { status: 503, action: 'Ask for a shorter range, a filter or a coarser source.' },
   // Single entries of a batch, or the date a request names
   INVALID_ENTRY: { status: 400, action: 'Correct the entry; the message names the field.' },
   RESERVED_METRIC: { status: 400, action: 'Leave it out: Tally derives requests, failed_requests and total_tokens.' },
@@ -35,7 +43,7 @@ export const ERRORS = {
   DAY_CLOSED: { status: 400, action: 'The entries of that day are gone; correct its sums with usage.adjust.' },
   CARDINALITY_LIMIT: {
     status: 400,
-    action: 'Use fewer distinct metric types, users, keys or models a day, or raise the limit.',
+    action: 'Use fewer distinct names: of metric types, users, keys, models or labels; or raise the limit.',
   },
   JOURNAL_DROPPED: { status: 410, action: 'The sums of that day are kept, its entries are not; ask for sums.' },
   TOTAL_LIMIT: { status: 400, action: 'A sum would pass 9·10^18 units; count in a larger unit.' },

@@ -25,6 +25,16 @@ export {
   subscription,
   type TallyErrorShape,
 } from './contract.ts';
+export {
+  AggregationMethod,
+  MetricCost,
+  MetricDefinition,
+  type MetricFields,
+  MetricKind,
+  MetricResult,
+  MetricSource,
+  MetricVisibility,
+} from './custom.ts';
 export { type EngineRouter, engine } from './engine.ts';
 export { Dimension, MAX_BATCH, MEASURES, MerchantId, MetricType, RESERVED_METRICS, UsageEntry } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
@@ -52,6 +62,18 @@ export {
   type Units,
   unitsText,
 } from './quantity.ts';
+export { RealtimeType, RealtimeValue } from './realtime.ts';
+export {
+  EntityType,
+  JobKind,
+  JobRow,
+  JobStatus,
+  RollupBackfill,
+  RollupGrain,
+  RollupList,
+  RollupRow,
+  RollupRun,
+} from './rollups.ts';
 export {
   addDays,
   countDays,

@@ -6,6 +6,9 @@ import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { CorrectionsAndClosings1763856000002 } from './migrations/3-corrections-and-closings.ts';
 import { ChangesAndDirectory1763856000010 } from './migrations/10-changes-and-directory.ts';
 import { DayDocuments1763856000011 } from './migrations/11-day-documents.ts';
+import { Rollups1763856000019 } from './migrations/20-rollups.ts';
+import { CustomMetrics1763856000020 } from './migrations/21-custom-metrics.ts';
+import { Realtime1763856000021 } from './migrations/22-realtime.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -32,6 +35,9 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       CorrectionsAndClosings1763856000002,
       ChangesAndDirectory1763856000010,
       DayDocuments1763856000011,
+      Rollups1763856000019,
+      CustomMetrics1763856000020,
+      Realtime1763856000021,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

@@ -1,5 +1,6 @@
 export type { BookRow } from './books-store.ts';
 export type { Adjustment } from './corrections-store.ts';
+export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus } from './days-store.ts';
 export type { JournalLine } from './journal-line.ts';
@@ -10,9 +11,20 @@ export {
   isRefusal,
   type Journal,
   type MerchantDay,
+  sqlState,
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
+export { type BinaryOp, type Expr, type MetricQuery, SOURCE_COLUMNS, type ValueType } from './metric-query.ts';
 export { type Db, openDb } from './open-db.ts';
+export type {
+  Lane,
+  Period,
+  PeriodToCompute,
+  RollupJob,
+  RollupPosition,
+  RollupRow,
+  RollupsStore,
+} from './rollups-store.ts';
 export { migrate, undoMigration } from './schema.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

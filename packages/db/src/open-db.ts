@@ -1,6 +1,7 @@
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
+import { type CustomStore, createCustomStore } from './custom-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
 import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
@@ -9,6 +10,8 @@ import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
+import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
+import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
@@ -23,6 +26,9 @@ export type Db = {
   changes: ChangesStore;
   directory: DirectoryStore;
   days: DaysStore;
+  rollups: RollupsStore;
+  custom: CustomStore;
+  realtime: RealtimeStore;
   /** Resolves when Postgres answers. */
   ping(): Promise<void>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -47,6 +53,9 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     changes: createChangesStore(dataSource),
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),
+    rollups: createRollupsStore(dataSource),
+    custom: createCustomStore(dataSource),
+    realtime: createRealtimeStore(dataSource),
     async ping() {
       await dataSource.query('select 1');
     },

@@ -5,21 +5,26 @@ export type RedisClient = Redis | Cluster;
 /**
  * Connects to Redis, or to a Redis Cluster when the address says so (`?cluster=true`).
  * Commands fail at once while Redis is away: whoever calls knows another way or says 503.
+ * `patient`: they wait for it instead, and may block; for queues, whose work has no caller.
  */
-export function createRedis(url: string, onError: (error: Error) => void = () => {}): RedisClient {
+export function createRedis(
+  url: string,
+  onError: (error: Error) => void = () => {},
+  { patient = false }: { patient?: boolean } = {},
+): RedisClient {
   const address = new URL(url);
   const cluster = address.searchParams.get('cluster') === 'true';
   address.searchParams.delete('cluster');
   const options = {
-    maxRetriesPerRequest: 1,
-    enableOfflineQueue: false,
+    maxRetriesPerRequest: patient ? null : 1,
+    enableOfflineQueue: patient,
     connectTimeout: 2_000,
-    commandTimeout: 10_000,
+    ...(patient ? {} : { commandTimeout: 10_000 }),
     retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 2_000),
   };
   const client = cluster
     ? new Cluster([{ host: address.hostname, port: Number(address.port || 6379) }], {
-        enableOfflineQueue: false,
+        enableOfflineQueue: patient,
         redisOptions: {
           ...options,
           ...(address.password ? { password: decodeURIComponent(address.password) } : {}),

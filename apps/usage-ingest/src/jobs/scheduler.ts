@@ -1,6 +1,5 @@
 import type { FlushResult } from '@tally/contracts';
-import type { Log } from '@tally/service';
-import { type Loop, startLoop } from '../flush/loop.ts';
+import { type Log, type Loop, startLoop } from '@tally/service';
 
 export type SchedulerOptions = {
   /** `USAGE_AGGREGATION_INTERVAL`. */

@@ -1,0 +1,490 @@
+import { addDays, type Day, startOfDay } from '@tally/contracts';
+import { createEngineClient, type EngineClient } from '@tally/contracts/client';
+import { type Db, type JournalLine, migrate, openDb } from '@tally/db';
+import { createLog, createReleasers, type Releasers } from '@tally/service';
+import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import fc from 'fast-check';
+import pg from 'pg';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readEnv } from '../env.ts';
+import { createEngineService } from '../service.ts';
+
+const ADMIN = 'admin-key-of-this-test';
+const log = createLog('test', 'silent');
+const RANGE = { startDate: '2026-03-01', endDate: '2026-03-10' };
+
+let store: FreshStore;
+let redis: FreshStore;
+let db: Db;
+let client: pg.Client;
+let releasers: Releasers;
+let engine: EngineClient;
+let engineOf: (settings: Record<string, string>) => Promise<(key: string) => EngineClient>;
+let as: (key: string) => EngineClient;
+
+beforeAll(async () => {
+  store = await freshDatabase(migrate);
+  redis = await freshRedis();
+  db = await openDb(store.url);
+  client = new pg.Client({ connectionString: store.url });
+  await client.connect();
+  releasers = createReleasers();
+  engineOf = async (settings) => {
+    const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: ADMIN, ...settings });
+    const { app } = await createEngineService(env, { log, releasers });
+    return (key) =>
+      createEngineClient({
+        url: 'http://engine',
+        key,
+        fetch: async (input, init) => app.request(input as string, init as RequestInit),
+      });
+  };
+  as = await engineOf({});
+  engine = as(ADMIN);
+  await seed();
+  await engine.rollups.daily.backfill.mutate(RANGE);
+});
+
+afterAll(async () => {
+  await releasers.releaseAll();
+  await client.end();
+  await db.close();
+  await store.drop();
+  await redis.drop();
+});
+
+async function seed(): Promise<void> {
+  const lines = Array.from({ length: 400 }, (_, i): JournalLine => {
+    const date: Day = addDays('2026-03-01', i % 10);
+    const failed = i % 7 === 0;
+    return {
+      merchant_id: i % 3 === 0 ? 'b' : 'a',
+      date,
+      id: `e${i}`,
+      time: startOfDay(date) + i * 60_000,
+      requests: '1',
+      ...(failed && { failed: true, failed_requests: '1' }),
+      ...(i % 11 !== 0 && { user_id: `u${i % 13}` }),
+      model: `m${i % 4}`,
+      provider: i % 4 < 2 ? 'p0' : 'p1',
+      ...(i % 5 !== 0 && { prompt_tokens: String(i * 17), completion_tokens: String(i) }),
+      cost: String(i * 1_234_567),
+      ...(i % 2 === 0 && { metrics: { queries: String(i) } }),
+      properties: {
+        region: i % 2 === 0 ? 'eu' : 'us',
+        score: i / 8,
+        beta: i % 3 === 0,
+        mixed: i % 2 === 0 ? i : 'text',
+      },
+    };
+  });
+  await db.journal.append(['a', 'b'], {
+    source: 'stream',
+    lines: JSON.stringify(lines),
+    days: lines.map((line) => line.date),
+  });
+}
+
+const definition = (calculationFormula: string, more: object = {}) => ({
+  metricType: 'RATIO' as const,
+  dataSource: 'events' as const,
+  calculationFormula,
+  ...RANGE,
+  ...more,
+});
+
+const E = `from usage_events where date between '2026-03-01' and '2026-03-10'`;
+const D = `from usage_daily where date between '2026-03-01' and '2026-03-10'`;
+const R = `from daily_metrics where period_start between '2026-03-01' and '2026-03-10'`;
+const USD = '0.000000001';
+
+/** Name, formula, source, the same as hand-written SQL. */
+const USEFUL: [string, string, string, string][] = [
+  ['entries', 'COUNT(*)', 'events', `select count(*) ${E}`],
+  ['cost', 'SUM(cost)', 'events', `select sum(cost) * ${USD} ${E}`],
+  [
+    'cost per user',
+    'SUM(cost) / COUNT(DISTINCT user_id)',
+    'events',
+    `select sum(cost) * ${USD} / count(distinct nullif(user_id, '')) ${E}`,
+  ],
+  ['active users', 'COUNT(DISTINCT user_id)', 'events', `select count(distinct user_id) ${E} and user_id <> ''`],
+  ['active users of days', 'COUNT(DISTINCT user_id)', 'usage', `select count(distinct user_id) ${D} and user_id <> ''`],
+  ['failures', "COUNT(*) FILTER (WHERE status = 'failure')", 'events', `select count(*) ${E} and failed`],
+  [
+    'failure rate',
+    "100 * COUNT(*) FILTER (WHERE status = 'failure') / COUNT(*)",
+    'events',
+    `select 100 * sum(failed::int)::numeric / count(*) ${E}`,
+  ],
+  [
+    'failure rate of sums',
+    'SUM(failed_requests) / SUM(requests)',
+    'usage',
+    `select sum(failed_requests) / sum(requests) ${D}`,
+  ],
+  [
+    'p95 tokens',
+    'PERCENTILE_DISC(0.95) WITHIN GROUP (ORDER BY total_tokens)',
+    'events',
+    `select percentile_disc(0.95) within group (order by prompt_tokens + completion_tokens) ${E}`,
+  ],
+  [
+    'median tokens',
+    'PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY total_tokens)',
+    'events',
+    `select percentile_cont(0.5) within group (order by prompt_tokens + completion_tokens) ${E}`,
+  ],
+  [
+    'p90 tokens of successes',
+    "PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY total_tokens) FILTER (WHERE status = 'success')",
+    'events',
+    `select percentile_cont(0.9) within group (order by prompt_tokens + completion_tokens) ${E} and not failed`,
+  ],
+  [
+    'p10 from the top',
+    'PERCENTILE_DISC(0.1) WITHIN GROUP (ORDER BY requests DESC)',
+    'usage',
+    `select percentile_disc(0.1) within group (order by requests desc) ${D}`,
+  ],
+  ['largest prompt', 'MAX(prompt_tokens)', 'events', `select max(prompt_tokens) ${E}`],
+  ['smallest cost', 'MIN(cost)', 'events', `select min(cost) * ${USD} ${E}`],
+  ['mean cost', 'AVG(cost)', 'events', `select avg(cost * ${USD}) ${E}`],
+  [
+    'tokens per dollar',
+    'SUM(total_tokens) / SUM(cost)',
+    'usage',
+    `select sum(prompt_tokens + completion_tokens) / (sum(cost) * ${USD}) ${D}`,
+  ],
+  ['integers do not truncate', 'COUNT(DISTINCT model) / COUNT(DISTINCT user_id)', 'events', `select 4 / 13.0`],
+  [
+    'share of a model',
+    "SUM(cost) FILTER (WHERE model = 'm1') / SUM(cost)",
+    'usage',
+    `select sum(cost) filter (where model = 'm1') / sum(cost) ${D}`,
+  ],
+  [
+    'some models',
+    "SUM(requests) FILTER (WHERE model IN ('m1', 'm2'))",
+    'usage',
+    `select sum(requests) ${D} and model in ('m1', 'm2')`,
+  ],
+  [
+    'other models',
+    "SUM(requests) FILTER (WHERE NOT model IN ('m1', 'm2'))",
+    'usage',
+    `select sum(requests) ${D} and model not in ('m1', 'm2')`,
+  ],
+  ['without a user', 'COUNT(*) FILTER (WHERE user_id IS NULL)', 'events', `select count(*) ${E} and user_id = ''`],
+  ['with a user', 'COUNT(*) FILTER (WHERE user_id IS NOT NULL)', 'events', `select count(*) ${E} and user_id <> ''`],
+  [
+    'a range of tokens',
+    'COUNT(*) FILTER (WHERE prompt_tokens BETWEEN 100 AND 1000)',
+    'events',
+    `select count(*) ${E} and prompt_tokens between 100 and 1000`,
+  ],
+  [
+    'since a day',
+    "SUM(requests) FILTER (WHERE date >= '2026-03-05')",
+    'usage',
+    `select sum(requests) ${D} and date >= '2026-03-05'`,
+  ],
+  [
+    'since a time',
+    "COUNT(*) FILTER (WHERE time >= '2026-03-05T12:00:00Z')",
+    'events',
+    `select count(*) ${E} and time >= '2026-03-05T12:00:00Z'`,
+  ],
+  ['another metric', "SUM(metric('queries'))", 'events', `select sum((metrics->>'queries')::numeric) ${E}`],
+  ['a measure by its name', "SUM(metric('prompt_tokens'))", 'events', `select sum(prompt_tokens) ${E}`],
+  [
+    'a property as text',
+    "COUNT(*) FILTER (WHERE property('region') = 'eu')",
+    'events',
+    `select count(*) ${E} and properties->>'region' = 'eu'`,
+  ],
+  ['a property as a number', "AVG(property('score'))", 'events', `select avg((properties->>'score')::numeric) ${E}`],
+  [
+    'a property as a condition',
+    "COUNT(*) FILTER (WHERE property('beta'))",
+    'events',
+    `select count(*) ${E} and (properties->>'beta')::boolean`,
+  ],
+  [
+    'a property of mixed kinds',
+    "SUM(property('mixed'))",
+    'events',
+    `select sum((properties->>'mixed')::numeric) ${E} and properties->>'mixed' <> 'text'`,
+  ],
+  ['regions', "COUNT(DISTINCT property('region'))", 'events', `select 2`],
+  [
+    'cases',
+    "SUM(CASE WHEN model = 'm0' THEN cost * 2 WHEN provider = 'p1' THEN cost ELSE 0 END)",
+    'events',
+    `select sum(case when model = 'm0' then cost * 2 when provider = 'p1' then cost else 0 end) * ${USD} ${E}`,
+  ],
+  [
+    'short cases',
+    "SUM(CASE model WHEN 'm0' THEN 1 WHEN 'm1' THEN 10 END)",
+    'usage',
+    `select sum(case model when 'm0' then 1 when 'm1' then 10 end) ${D}`,
+  ],
+  ['nothing is 0', "COALESCE(SUM(cost) FILTER (WHERE model = 'none'), 0)", 'events', `select 0`],
+  ['division by zero', 'SUM(cost) / (COUNT(*) - COUNT(*))', 'events', `select null`],
+  ['remainder by zero', 'COUNT(*) % 0', 'events', `select null`],
+  [
+    'a unit price',
+    '1000 * SUM(cost) / NULLIF(SUM(total_tokens), 0)',
+    'usage',
+    `select 1000 * (sum(cost) * ${USD}) / sum(prompt_tokens + completion_tokens) ${D}`,
+  ],
+  [
+    'return on investment',
+    '(SUM(requests) * 0.05 - SUM(cost)) / SUM(cost)',
+    'usage',
+    `select (sum(requests) * 0.05 - sum(cost) * ${USD}) / (sum(cost) * ${USD}) ${D}`,
+  ],
+  [
+    'rollups',
+    "SUM(value) FILTER (WHERE entity_type = 'merchant' AND metric_type = 'cost')",
+    'daily_metrics',
+    `select sum(value) * ${USD} ${R} and entity_type = 'merchant' and metric_type = 'cost'`,
+  ],
+  [
+    'growth',
+    "AVG(growth_percent) FILTER (WHERE entity_type = 'platform' AND metric_type = 'requests')",
+    'daily_metrics',
+    `select avg(growth_percent) ${R} and entity_type = 'platform' and metric_type = 'requests'`,
+  ],
+];
+
+test('there are at least 30 useful formulas', () => expect(USEFUL.length).toBeGreaterThanOrEqual(30));
+
+test.each(USEFUL)('%s: the formula gives what hand-written SQL gives', async (_, formula, dataSource, sql) => {
+  const { value } = await engine.custom.test.mutate(definition(formula, { dataSource }));
+  const { rows } = await client.query(`select (${sql})::text as value`);
+  const expected = rows[0].value as string | null;
+  if (expected === null) expect(value).toBeNull();
+  else expect(Number(value) / (Number(expected) || 1)).toBeCloseTo(Number(expected) === 0 ? 0 : 1, 12);
+});
+
+test('rows come by the dimensions, largest first, and the filters hold for all', async () => {
+  const { value, rows } = await engine.custom.test.mutate(
+    definition('SUM(requests)', {
+      dataSource: 'usage',
+      dimensions: ['provider', 'model'],
+      filters: { merchant_id: 'a', model: ['m0', 'm3'] },
+    }),
+  );
+  const { rows: expected } = await client.query(
+    `select provider, model, sum(requests)::text as value ${D} and merchant_id = 'a' and model in ('m0', 'm3')
+     group by 1, 2 order by sum(requests) desc, 1, 2`,
+  );
+  expect(rows).toEqual(expected.map(({ value, ...dimensions }) => ({ dimensions, value })));
+  expect(value).toBe(String(expected.reduce((sum, row) => sum + Number(row.value), 0)));
+});
+
+test('rows without a dimension are unknown, and can be asked for', async () => {
+  const { rows } = await engine.custom.test.mutate(
+    definition('COUNT(*)', { dimensions: ['user_id'], filters: { user_id: ['unknown', 'u1'] } }),
+  );
+  expect(rows.map((row) => row.dimensions.user_id).sort()).toEqual(['u1', 'unknown']);
+});
+
+test('a formula of rows is summed up as the method says, or the kind of the metric', async () => {
+  const value = async (more: object) =>
+    (await engine.custom.test.mutate(definition('requests', { dataSource: 'usage', ...more }))).value;
+  expect(await value({ metricType: 'SUM' })).toBe('400');
+  expect(await value({ metricType: 'MAX', aggregationMethod: 'SUM' })).toBe('400');
+  await expect(value({ metricType: 'RATIO' })).rejects.toMatchObject({ data: { code: 'FORMULA_TYPE' } });
+});
+
+test('a caller bound to a merchant computes over its usage alone, whatever the formula says', async () => {
+  const analyst = as((await db.keys.create({ name: 'a', role: 'analyst', merchantId: 'a' })).key);
+  const { rows: expected } = await client.query(`select count(*)::text as n ${E} and merchant_id = 'a'`);
+  const all = await analyst.custom.test.mutate(definition('COUNT(*)', { dimensions: ['merchant_id'] }));
+  expect(all.rows).toEqual([{ dimensions: { merchant_id: 'a' }, value: expected[0].n }]);
+  const other = await analyst.custom.test.mutate(definition("COUNT(*) FILTER (WHERE merchant_id = 'b')"));
+  expect(other.value).toBe('0');
+  const rollups = await analyst.custom.test.mutate(
+    definition('COUNT(*)', { dataSource: 'daily_metrics', dimensions: ['merchant_id'] }),
+  );
+  expect(rollups.rows.map((row) => row.dimensions.merchant_id)).toEqual(['a']);
+  await expect(analyst.custom.test.mutate(definition('COUNT(*)', { merchantId: 'b' }))).rejects.toMatchObject({
+    data: { code: 'MERCHANT_FORBIDDEN' },
+  });
+});
+
+test('the role that computes sees the source views, and there only the merchant that is set', async () => {
+  await client.query('begin; set local role tally_reader');
+  try {
+    expect((await client.query('select count(*)::int as n from tally_sources.events')).rows[0].n).toBe(0);
+    await client.query(`set local tally.merchant_id = 'a'`);
+    const { rows } = await client.query('select distinct merchant_id from tally_sources.usage');
+    expect(rows).toEqual([{ merchant_id: 'a' }]);
+    await expect(client.query('select 1 from usage_events')).rejects.toThrow('permission denied');
+  } finally {
+    await client.query('rollback');
+  }
+});
+
+test('a definition is saved, computed, changed into a new version, and its values and steps are kept', async () => {
+  const { startDate: _, endDate: __, ...fields } = definition('SUM(cost) / COUNT(DISTINCT user_id)');
+  const made = await engine.custom.create.mutate({
+    ...fields,
+    name: 'Cost per user',
+    visibility: 'PRIVATE',
+    dimensions: ['model'],
+  });
+  const first = await engine.custom.calculate.mutate({ id: made.id, ...RANGE });
+  const changed = await engine.custom.update.mutate({ id: made.id, calculationFormula: 'SUM(cost)' });
+  expect([made.version, changed.version, changed.name]).toEqual([1, 2, 'Cost per user']);
+  const second = await engine.custom.calculate.mutate({ id: made.id, ...RANGE });
+  const again = await engine.custom.calculate.mutate({ id: made.id, version: 1, ...RANGE });
+  expect(again.value).toBe(first.value);
+  expect(second.value).not.toBe(first.value);
+  const values = await engine.custom.values.query({ id: made.id });
+  expect(values.rows.map((row) => [row.version, row.value, row.periodType])).toEqual([
+    [1, first.value, 'CUSTOM'],
+    [2, second.value, 'CUSTOM'],
+  ]);
+  expect((await engine.custom.versions.query({ id: made.id })).rows.map((row) => row.version)).toEqual([2, 1]);
+  expect((await engine.custom.get.query({ id: made.id })).uses).toBe(3);
+  expect((await engine.custom.get.query({ id: made.id, version: 1 })).calculationFormula).toContain('DISTINCT');
+  const audit = await engine.custom.audit.query({ id: made.id });
+  expect(audit.rows.map((row) => [row.action, row.version, row.outcome])).toEqual([
+    ['calculate', 1, 'ok'],
+    ['calculate', 2, 'ok'],
+    ['update', 2, 'ok'],
+    ['calculate', 1, 'ok'],
+  ]);
+  await engine.custom.remove.mutate({ id: made.id });
+  await expect(engine.custom.get.query({ id: made.id })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+});
+
+test('who sees a definition is what its visibility says, and only its owner and admins change it', async () => {
+  const caller = async (merchantId: string, teamId?: string) =>
+    as((await db.keys.create({ name: 'x', role: 'analyst', merchantId, ...(teamId && { teamId }) })).key);
+  const owner = await caller('a', 't1');
+  const people = {
+    owner,
+    team: await caller('a', 't1'),
+    merchant: await caller('a', 't2'),
+    other: await caller('b', 't1'),
+    admin: engine,
+  };
+  const seen: Record<string, string[]> = {};
+  for (const visibility of ['PRIVATE', 'TEAM', 'ORGANIZATION', 'PUBLIC'] as const) {
+    const { startDate: _, endDate: __, ...fields } = definition('COUNT(*)');
+    const { id, merchantId } = await owner.custom.create.mutate({ ...fields, name: visibility, visibility });
+    expect(merchantId).toBe('a');
+    seen[visibility] = [];
+    for (const [name, person] of Object.entries(people)) {
+      const listed = (await person.custom.list.query()).rows.some((row) => row.id === id);
+      const computed = await person.custom.calculate.mutate({ id, ...RANGE }).then(
+        () => true,
+        (error) => {
+          expect(error.data.code).toBe('NOT_FOUND');
+          return false;
+        },
+      );
+      expect(computed).toBe(listed);
+      if (listed) seen[visibility].push(name);
+      const change = person.custom.update.mutate({ id, description: name });
+      if (name === 'owner' || name === 'admin') await change;
+      else await expect(change).rejects.toMatchObject({ data: { code: listed ? 'FORBIDDEN' : 'NOT_FOUND' } });
+    }
+  }
+  expect(seen).toEqual({
+    PRIVATE: ['owner', 'admin'],
+    TEAM: ['owner', 'team', 'admin'],
+    ORGANIZATION: ['owner', 'team', 'merchant', 'admin'],
+    PUBLIC: ['owner', 'team', 'merchant', 'other', 'admin'],
+  });
+});
+
+test('what costs too much is estimated and refused', async () => {
+  const strict = (await engineOf({ CUSTOM_COST_MEDIUM: '1', CUSTOM_COST_HIGH: '2', CUSTOM_COST_LIMIT: '3' }))(ADMIN);
+  const estimate = await strict.custom.estimate.mutate(definition('COUNT(*)'));
+  expect(estimate).toMatchObject({ cost: 'high', allowed: false });
+  await expect(strict.custom.test.mutate(definition('COUNT(*)'))).rejects.toMatchObject({
+    data: { code: 'FORMULA_TOO_COSTLY' },
+  });
+  expect(await engine.custom.estimate.mutate(definition('COUNT(*)'))).toMatchObject({ cost: 'low', allowed: true });
+});
+
+test('more groups than allowed are refused', async () => {
+  const narrow = (await engineOf({ CUSTOM_MAX_ROWS: '3' }))(ADMIN);
+  await expect(narrow.custom.test.mutate(definition('COUNT(*)', { dimensions: ['user_id'] }))).rejects.toMatchObject({
+    data: { code: 'FORMULA_TOO_COSTLY' },
+  });
+});
+
+test.each([
+  ['a column that is none', { dimensions: ['hash'] }, 'FORMULA_FORBIDDEN'],
+  ['a dimension of amounts', { dimensions: ['cost'] }, 'FORMULA_TYPE'],
+  ['a filter that is no column', { filters: { xmin: '1' } }, 'FORMULA_FORBIDDEN'],
+  ['a filter of another kind', { filters: { requests: 'many' } }, 'FORMULA_TYPE'],
+  ['SQL for a column', { dimensions: ['model; drop table x'] }, 'INVALID_INPUT'],
+  ['a range in the wrong order', { endDate: '2026-01-01' }, 'INVALID_DATE_ORDER'],
+])('a definition with %s is refused', async (_, more, code) => {
+  await expect(engine.custom.test.mutate(definition('COUNT(*)', more))).rejects.toMatchObject({ data: { code } });
+});
+
+test('whatever is grown from the grammar is computed or refused with a code, and never INTERNAL', async () => {
+  const { row } = fc.letrec<{ row: string; condition: string }>((tie) => ({
+    row: fc.oneof(
+      { maxDepth: 3 },
+      fc.constantFrom(
+        'cost',
+        'requests',
+        'total_tokens',
+        "metric('queries')",
+        "property('score')",
+        "property('mixed')",
+        '0',
+        '1.5',
+        '999999999999999999',
+        'NULL',
+      ),
+      fc
+        .tuple(tie('row'), fc.constantFrom('+', '-', '*', '/', '%'), tie('row'))
+        .map(([a, op, b]) => `(${a} ${op} ${b})`),
+      fc.tuple(tie('condition'), tie('row'), tie('row')).map(([c, a, b]) => `CASE WHEN ${c} THEN ${a} ELSE ${b} END`),
+      fc.tuple(tie('row'), tie('row')).map(([a, b]) => `COALESCE(${a}, NULLIF(${b}, ${a}))`),
+    ),
+    condition: fc.oneof(
+      { maxDepth: 3 },
+      fc.constantFrom(
+        "model = 'm1'",
+        "status <> 'failure'",
+        "property('beta')",
+        'user_id IS NULL',
+        "date >= '2026-03-04'",
+        'TRUE',
+        'NULL',
+      ),
+      fc.tuple(tie('row'), fc.constantFrom('=', '<', '>='), tie('row')).map(([a, op, b]) => `(${a} ${op} ${b})`),
+      fc
+        .tuple(tie('condition'), fc.constantFrom('AND', 'OR'), tie('condition'))
+        .map(([a, op, b]) => `(${a} ${op} NOT ${b})`),
+    ),
+  }));
+  const aggregate = fc.oneof(
+    fc.tuple(fc.constantFrom('SUM', 'AVG', 'MIN', 'MAX', 'COUNT'), row).map(([name, arg]) => `${name}(${arg})`),
+    row.map((arg) => `COUNT(DISTINCT ${arg})`),
+    fc
+      .tuple(fc.constantFrom('CONT', 'DISC'), row)
+      .map(([kind, arg]) => `PERCENTILE_${kind}(0.9) WITHIN GROUP (ORDER BY ${arg})`),
+  );
+  const formula = fc
+    .tuple(aggregate, fc.constantFrom('+', '/', '*', '-'), aggregate)
+    .map(([a, op, b]) => `${a} ${op} ${b}`);
+  await fc.assert(
+    fc.asyncProperty(formula, async (text) => {
+      const answer = engine.custom.test.mutate(definition(text, { endDate: '2026-03-02', dimensions: ['model'] }));
+      await answer.catch((error) => expect(error.data.code).toMatch(/^FORMULA_/));
+    }),
+    { numRuns: 100 },
+  );
+});

@@ -1,0 +1,440 @@
+import {
+  type AggregationMethod,
+  type ErrorCode,
+  isDay,
+  type MetricKind,
+  type MetricSource,
+  parseTime,
+  TallyError,
+} from '@tally/contracts';
+import { type BinaryOp, type Expr, SOURCE_COLUMNS, type ValueType } from '@tally/db';
+import { hasSqlDetails, loadModule, parseSync } from 'libpg-query';
+
+export type FormulaOptions = {
+  source: MetricSource;
+  /** How a formula without an aggregate is summed up; undefined: it is refused. */
+  method: AggregationMethod | undefined;
+};
+
+export const ALLOWED = [
+  'the columns of the data source',
+  "metric('name') and property('name') of events",
+  'SUM, AVG, MIN, MAX, COUNT, COUNT(DISTINCT …), each with FILTER (WHERE …)',
+  'PERCENTILE_CONT and PERCENTILE_DISC (0 to 1) WITHIN GROUP (ORDER BY …)',
+  'COALESCE, NULLIF, CASE',
+  '+ - * / %, = <> < <= > >=, IN, BETWEEN, IS NULL, AND, OR, NOT',
+  "numbers, 'text', TRUE, FALSE, NULL",
+] as const;
+
+const MAX_LENGTH = 2_000;
+const MAX_PARENTHESES = 32;
+const MAX_NODES = 300;
+const MAX_DEPTH = 48;
+const MAX_TEXT = 512;
+
+/** The parser sees the formula in parentheses, so that it can be one expression only. */
+const BEFORE = 'select (';
+
+const METHODS: Partial<Record<MetricKind, AggregationMethod>> = {
+  COUNT: 'COUNT',
+  SUM: 'SUM',
+  AVERAGE: 'AVG',
+  DISTINCT_COUNT: 'COUNT_DISTINCT',
+  MAX: 'MAX',
+  MIN: 'MIN',
+};
+
+/** How a metric of a kind is summed up where its formula does not say. */
+export const methodOf = (kind: MetricKind): AggregationMethod | undefined => METHODS[kind];
+
+let loading: Promise<void> | undefined;
+
+/** Loads PostgreSQL's parser, once; parseFormula needs it. */
+export const loadParser = (): Promise<void> => (loading ??= loadModule());
+
+/**
+ * Reads a formula with PostgreSQL's own grammar and lets through what the white list knows, node by node.
+ * Throws FORMULA_SYNTAX, FORMULA_FORBIDDEN, FORMULA_TYPE or FORMULA_TOO_COMPLEX with the place in the text.
+ */
+export function parseFormula(text: string, { source, method }: FormulaOptions): Expr {
+  scan(text);
+  const root = targetOf(text);
+  const columns = SOURCE_COLUMNS[source];
+  let nodes = 0;
+  let aggregates = 0;
+  let bare: number | undefined;
+
+  /** `inside` names the aggregate whose rows are being read; undefined: over the groups. */
+  function read(node: Node, depth: number, inside: string | undefined): Typed {
+    const [[kind, body] = ['', {}]] = Object.entries(node) as [string, Body][];
+    const at = placeOf(text, body);
+    if (++nodes > MAX_NODES || depth > MAX_DEPTH)
+      fail('FORMULA_TOO_COMPLEX', `At most ${MAX_NODES} parts, nested at most ${MAX_DEPTH} deep.`, at);
+    const next = (child: unknown) => read(child as Node, depth + 1, inside);
+    switch (kind) {
+      case 'ColumnRef': {
+        const name = only(body.fields, at);
+        if (!Object.hasOwn(columns, name))
+          fail('FORMULA_FORBIDDEN', `${source} has no column ${show(name)}.`, at, Object.keys(columns));
+        if (!inside) bare ??= at;
+        const type = columns[name]!;
+        return { expr: { kind: 'column', name, type }, type, at };
+      }
+      case 'A_Const':
+        return literal(body, at);
+      case 'A_Expr':
+        return operator(body, at, next);
+      case 'BoolExpr': {
+        known(body, ['boolop', 'args', 'location'], at);
+        const args = listOf(body.args).map((arg) => as(next(arg), 'boolean'));
+        if (body.boolop === 'NOT_EXPR') return { expr: { kind: 'not', arg: args[0]! }, type: 'boolean', at };
+        const op = body.boolop === 'AND_EXPR' ? 'and' : 'or';
+        return { expr: args.reduce((left, right) => ({ kind: 'binary', op, left, right })), type: 'boolean', at };
+      }
+      case 'NullTest': {
+        known(body, ['arg', 'nulltesttype', 'location'], at);
+        const arg = settled(next(body.arg));
+        return { expr: { kind: 'isNull', arg, negated: body.nulltesttype === 'IS_NOT_NULL' }, type: 'boolean', at };
+      }
+      case 'CoalesceExpr': {
+        known(body, ['args', 'location'], at);
+        const args = listOf(body.args).map(next);
+        const type = common(args, at);
+        return { expr: { kind: 'coalesce', args: args.map((arg) => as(arg, type)) }, type, at };
+      }
+      case 'CaseExpr':
+        return choice(body, at, next);
+      case 'FuncCall':
+        return call(body, at, depth, inside);
+      default:
+        return fail('FORMULA_FORBIDDEN', `This is not allowed in a formula: ${NODE_NAMES[kind] ?? show(kind)}.`, at);
+    }
+  }
+
+  function operator(body: Body, at: number, next: (child: unknown) => Typed): Typed {
+    known(body, ['kind', 'name', 'lexpr', 'rexpr', 'rexpr_list_start', 'rexpr_list_end', 'location'], at);
+    const name = only(body.name, at);
+    if (body.kind === 'AEXPR_NULLIF') {
+      const [left, right] = [next(body.lexpr), next(body.rexpr)];
+      const type = common([left, right], at);
+      return { expr: { kind: 'nullif', left: as(left, type), right: as(right, type) }, type, at };
+    }
+    if (body.kind === 'AEXPR_IN') {
+      const items = itemsOf(body.rexpr).map(next);
+      const arg = next(body.lexpr);
+      const type = common([arg, ...items], at);
+      const expr: Expr = {
+        kind: 'in',
+        arg: as(arg, type),
+        items: items.map((item) => as(item, type)),
+        negated: name === '<>',
+      };
+      return { expr, type: 'boolean', at };
+    }
+    if (body.kind === 'AEXPR_BETWEEN' || body.kind === 'AEXPR_NOT_BETWEEN') {
+      const [low, high] = itemsOf(body.rexpr);
+      const expr: Expr = {
+        kind: 'binary',
+        op: 'and',
+        left: compare('>=', next(body.lexpr), next(low), at),
+        right: compare('<=', next(body.lexpr), next(high), at),
+      };
+      return { expr: body.kind === 'AEXPR_BETWEEN' ? expr : { kind: 'not', arg: expr }, type: 'boolean', at };
+    }
+    if (body.kind !== 'AEXPR_OP') fail('FORMULA_FORBIDDEN', `The operator ${show(name)} is not allowed here.`, at);
+    if (body.lexpr === undefined) {
+      const arg = as(next(body.rexpr), 'number');
+      if (name === '-') return { expr: { kind: 'negate', arg }, type: 'number', at };
+      if (name === '+') return { expr: arg, type: 'number', at };
+    } else if (ARITHMETIC.has(name)) {
+      const [left, right] = [as(next(body.lexpr), 'number'), as(next(body.rexpr), 'number')];
+      return { expr: { kind: 'binary', op: name as BinaryOp, left, right }, type: 'number', at };
+    } else if (COMPARISON.has(name)) {
+      return { expr: compare(name as BinaryOp, next(body.lexpr), next(body.rexpr), at), type: 'boolean', at };
+    }
+    return fail('FORMULA_FORBIDDEN', `The operator ${show(name)} is not allowed.`, at);
+  }
+
+  function choice(body: Body, at: number, next: (child: unknown) => Typed): Typed {
+    known(body, ['arg', 'args', 'defresult', 'location'], at);
+    const branches = listOf(body.args).map((each) => {
+      const branch = (each as { CaseWhen: Body }).CaseWhen;
+      known(branch, ['expr', 'result', 'location'], at);
+      const when = next(branch.expr);
+      const condition = body.arg === undefined ? as(when, 'boolean') : compare('=', next(body.arg), when, at);
+      return { when: condition, result: next(branch.result) };
+    });
+    const otherwise: Typed = body.defresult === undefined ? { expr: NULL, type: 'null', at } : next(body.defresult);
+    const type = common([...branches.map(({ result }) => result), otherwise], at);
+    const whens = branches.map(({ when, result }) => ({ when, result: as(result, type) }));
+    return { expr: { kind: 'case', whens, otherwise: as(otherwise, type), type }, type, at };
+  }
+
+  function call(body: Body, at: number, depth: number, inside: string | undefined): Typed {
+    const name = listOf(body.funcname).length === 1 ? only(body.funcname, at) : '';
+    const args = listOf(body.args);
+    if (name === 'metric' || name === 'property') {
+      known(body, ['funcname', 'args', 'funcformat', 'location'], at);
+      if (source !== 'events') fail('FORMULA_FORBIDDEN', `${source} has no ${name}(): only events has.`, at);
+      const value = (args[0] as { A_Const?: { sval?: { sval?: string } } } | undefined)?.A_Const?.sval?.sval;
+      if (args.length !== 1 || value === undefined || value === '' || value.length > 64)
+        return fail('FORMULA_TYPE', `${name}() takes one name in single quotes, of 1 to 64 characters.`, at);
+      if (!inside) bare ??= at;
+      if (name === 'property') return { expr: { kind: 'property', name: value, as: 'text' }, type: 'property', at };
+      const own = Object.hasOwn(columns, value) && columns[value] === 'number';
+      return {
+        expr: own ? { kind: 'column', name: value, type: 'number' } : { kind: 'metric', name: value },
+        type: 'number',
+        at,
+      };
+    }
+    if (!AGGREGATES.has(name))
+      return fail('FORMULA_FORBIDDEN', `The function ${show(name || namesOf(body.funcname))} is not allowed.`, at);
+    if (inside) return fail('FORMULA_FORBIDDEN', `${name.toUpperCase()} may not be inside ${inside}.`, at);
+    known(
+      body,
+      [
+        'funcname',
+        'args',
+        'agg_filter',
+        'agg_star',
+        'agg_distinct',
+        'agg_order',
+        'agg_within_group',
+        'funcformat',
+        'location',
+      ],
+      at,
+    );
+    aggregates++;
+    const row = (child: unknown, of = name.toUpperCase()) => read(child as Node, depth + 1, of);
+    const filter = body.agg_filter === undefined ? null : as(row(body.agg_filter, 'FILTER'), 'boolean');
+    const orders = listOf(body.agg_order);
+
+    if (name.startsWith('percentile_')) {
+      const fraction = args.length === 1 ? literalNumber(args[0] as Node) : undefined;
+      if (!body.agg_within_group || body.agg_distinct || fraction === undefined || Number(fraction) > 1)
+        return fail(
+          'FORMULA_TYPE',
+          `Write ${name.toUpperCase()}(0.95) WITHIN GROUP (ORDER BY …), with a number from 0 to 1.`,
+          at,
+        );
+      const order = (orders[0] as { SortBy: Body }).SortBy;
+      if (orders.length !== 1 || order.sortby_nulls !== 'SORTBY_NULLS_DEFAULT' || order.useOp !== undefined)
+        return fail('FORMULA_FORBIDDEN', 'WITHIN GROUP takes ORDER BY one expression, ASC or DESC.', at);
+      known(order, ['node', 'sortby_dir', 'sortby_nulls', 'location'], at);
+      const arg = as(row(order.node), 'number');
+      const exact = name === 'percentile_cont' ? 'cont' : 'disc';
+      const descending = order.sortby_dir === 'SORTBY_DESC';
+      return { expr: { kind: 'percentile', exact, fraction, arg, descending, filter }, type: 'number', at };
+    }
+    if (orders.length > 0 || body.agg_within_group)
+      return fail('FORMULA_FORBIDDEN', `${name.toUpperCase()} takes no ORDER BY.`, at);
+    if (name === 'count') {
+      if (body.agg_star) return { expr: { kind: 'count', arg: null, distinct: false, filter }, type: 'number', at };
+      if (args.length !== 1) return fail('FORMULA_TYPE', 'COUNT takes * or one expression.', at);
+      const arg = settled(row(args[0]));
+      return { expr: { kind: 'count', arg, distinct: body.agg_distinct === true, filter }, type: 'number', at };
+    }
+    if (body.agg_star || args.length !== 1)
+      return fail('FORMULA_TYPE', `${name.toUpperCase()} takes one expression.`, at);
+    if (body.agg_distinct) return fail('FORMULA_FORBIDDEN', 'DISTINCT is for COUNT only.', at);
+    const arg = as(row(args[0]), 'number');
+    return { expr: { kind: 'fold', name: name as 'sum' | 'avg' | 'min' | 'max', arg, filter }, type: 'number', at };
+  }
+
+  // A formula of rows is read as the argument of the aggregate that the method names.
+  const first = read(root, 0, undefined);
+  if (aggregates > 0) {
+    if (bare !== undefined)
+      fail('FORMULA_FORBIDDEN', 'A column outside an aggregate has no one value: put it into SUM, AVG, ….', bare);
+    return as(first, 'number');
+  }
+  if (bare === undefined) return fail('FORMULA_TYPE', 'The formula reads nothing: it needs a column or COUNT(*).', 0);
+  if (method === undefined)
+    return fail('FORMULA_TYPE', 'The formula has no aggregate: write one, or give an aggregationMethod.', 0);
+  if (method === 'COUNT' || method === 'COUNT_DISTINCT')
+    return { kind: 'count', arg: settled(first), distinct: method === 'COUNT_DISTINCT', filter: null };
+  return {
+    kind: 'fold',
+    name: method.toLowerCase() as 'sum' | 'avg' | 'min' | 'max',
+    arg: as(first, 'number'),
+    filter: null,
+  };
+}
+
+type Node = Record<string, unknown>;
+type Body = Record<string, unknown>;
+/** property: of the kind that its place asks for. */
+type Typed = { expr: Expr; type: ValueType | 'null' | 'property'; at: number };
+
+const NULL: Expr = { kind: 'literal', type: 'text', value: null };
+const AGGREGATES = new Set(['sum', 'count', 'avg', 'min', 'max', 'percentile_cont', 'percentile_disc']);
+const ARITHMETIC = new Set(['+', '-', '*', '/', '%']);
+const COMPARISON = new Set(['=', '<>', '<', '<=', '>', '>=']);
+const NODE_NAMES: Record<string, string> = {
+  SubLink: 'a subquery',
+  TypeCast: 'a cast',
+  RowExpr: 'a list of expressions',
+  A_ArrayExpr: 'an array',
+  A_Indirection: 'a subscript or a field',
+  CollateClause: 'COLLATE',
+  SQLValueFunction: 'a value of the session or the clock',
+  MinMaxExpr: 'GREATEST or LEAST',
+  ParamRef: 'a parameter',
+  BooleanTest: 'IS TRUE or IS FALSE',
+};
+
+/** What is not even a word of formulas: refused before the parser sees it. */
+const TOKEN =
+  /[ \t\r\n]+|'(?:[^'\p{Cc}]|'')*'(?!')|(?:\d{1,18}(?:\.\d{1,12})?|\.\d{1,12})(?![\w.$'])|[A-Za-z_]\w*(?!['"$\w])|<>|!=|<=|>=|[<>=+*/%(),]|-(?!-)/uy;
+
+function scan(text: string): void {
+  if (text.length > MAX_LENGTH)
+    fail('FORMULA_TOO_COMPLEX', `A formula has at most ${MAX_LENGTH} characters.`, MAX_LENGTH);
+  let depth = 0;
+  for (let at = 0; at < text.length; ) {
+    TOKEN.lastIndex = at;
+    const token = TOKEN.exec(text)?.[0];
+    if (token === undefined || (token === '/' && text[at + 1] === '*') || (token === '*' && text[at + 1] === '/'))
+      throw fail('FORMULA_FORBIDDEN', `This is not allowed in a formula: ${show(text.slice(at, at + 12))}.`, at);
+    if (token === '(' && ++depth > MAX_PARENTHESES)
+      fail('FORMULA_TOO_COMPLEX', `Parentheses are nested more than ${MAX_PARENTHESES} deep.`, at);
+    if (token === ')' && --depth < 0) fail('FORMULA_SYNTAX', 'This parenthesis closes nothing.', at);
+    if (token.startsWith("'") && token.length > MAX_TEXT) fail('FORMULA_TOO_COMPLEX', 'This text is too long.', at);
+    at += token.length;
+  }
+}
+
+function targetOf(text: string): Node {
+  let tree: { stmts?: { stmt?: Node; stmt_location?: number; stmt_len?: number }[] };
+  try {
+    tree = parseSync(`${BEFORE}${text})`) as typeof tree;
+  } catch (error) {
+    if (!hasSqlDetails(error) || !error.sqlDetails)
+      return fail('FORMULA_TOO_COMPLEX', 'The formula cannot be read.', 0);
+    const at = Math.max(0, Math.min(text.length, error.sqlDetails.cursorPosition - BEFORE.length));
+    return fail('FORMULA_SYNTAX', `The formula cannot be read: ${error.sqlDetails.message.replace(/;.*$/s, '')}.`, at);
+  }
+  const select = tree.stmts?.length === 1 ? (tree.stmts[0]!.stmt?.SelectStmt as Body | undefined) : undefined;
+  if (!select) return fail('FORMULA_FORBIDDEN', 'A formula is one expression.', 0);
+  known(select, ['targetList', 'limitOption', 'op'], 0);
+  const [target, ...more] = listOf(select.targetList) as { ResTarget?: Body }[];
+  if (!target?.ResTarget || more.length > 0) return fail('FORMULA_FORBIDDEN', 'A formula is one expression.', 0);
+  known(target.ResTarget, ['val', 'location'], 0);
+  return target.ResTarget.val as Node;
+}
+
+function literal(body: Body, at: number): Typed {
+  known(body, ['ival', 'fval', 'sval', 'boolval', 'isnull', 'location'], at);
+  if (body.isnull) return { expr: NULL, type: 'null', at };
+  if (body.sval) {
+    const value = (body.sval as { sval?: string }).sval ?? '';
+    return { expr: { kind: 'literal', type: 'text', value }, type: 'text', at };
+  }
+  if (body.boolval) {
+    const value = (body.boolval as { boolval?: boolean }).boolval ?? false;
+    return { expr: { kind: 'literal', type: 'boolean', value }, type: 'boolean', at };
+  }
+  const value = body.fval ? (body.fval as { fval: string }).fval : String((body.ival as { ival?: number })?.ival ?? 0);
+  return { expr: { kind: 'literal', type: 'number', value }, type: 'number', at };
+}
+
+function literalNumber(node: Node): string | undefined {
+  const body = node.A_Const as Body | undefined;
+  if (!body || body.isnull || body.sval || body.boolval) return undefined;
+  const { expr } = literal(body, 0);
+  const value = expr.kind === 'literal' && typeof expr.value === 'string' ? expr.value : '';
+  return /^\d*\.?\d+$/.test(value) ? value : undefined;
+}
+
+function compare(op: BinaryOp, left: Typed, right: Typed, at: number): Expr {
+  const type = common([left, right], at);
+  if ((type === 'text' || type === 'boolean') && op !== '=' && op !== '<>')
+    return fail('FORMULA_TYPE', `A ${type} can be compared with = and <> only.`, at);
+  return { kind: 'binary', op, left: as(left, type), right: as(right, type) };
+}
+
+/** The one type that all can be read as; a text in quotes gives way to a day or a time. */
+function common(all: readonly Typed[], at: number): ValueType {
+  const types = new Set(all.flatMap(({ type }) => (type === 'null' || type === 'property' ? [] : [type])));
+  const timed = types.has('time') ? 'time' : types.has('date') ? 'date' : undefined;
+  if (timed) {
+    if ([...types].every((type) => type === timed || type === 'text')) return timed;
+  } else if (types.size <= 1) return [...types][0] ?? 'text';
+  return fail('FORMULA_TYPE', `These do not fit together: ${[...types].join(' and ')}.`, at);
+}
+
+function as({ expr, type, at }: Typed, wanted: ValueType): Expr {
+  if (type === wanted) return expr;
+  if (type === 'null') return { kind: 'literal', type: wanted, value: null };
+  if (
+    type === 'property' &&
+    expr.kind === 'property' &&
+    (wanted === 'number' || wanted === 'text' || wanted === 'boolean')
+  )
+    return { ...expr, as: wanted };
+  if (type === 'text' && expr.kind === 'literal' && typeof expr.value === 'string') {
+    if (wanted === 'date' && isDay(expr.value)) return { ...expr, type: 'date' };
+    if (wanted === 'time' && isDay(expr.value)) return { ...expr, type: 'time', value: `${expr.value}T00:00:00Z` };
+    if (wanted === 'time' && parseTime(expr.value) !== undefined) return { ...expr, type: 'time' };
+    if (wanted === 'date' || wanted === 'time')
+      return fail(
+        'FORMULA_TYPE',
+        `Expected a day as 'YYYY-MM-DD'${wanted === 'time' ? ' or an ISO 8601 time' : ''}.`,
+        at,
+      );
+  }
+  return fail('FORMULA_TYPE', `Expected a ${wanted}, and this is a ${type}.`, at);
+}
+
+/** An expression whose type nobody asks for. */
+const settled = (typed: Typed): Expr =>
+  as(typed, typed.type === 'null' || typed.type === 'property' ? 'text' : typed.type);
+
+/** Refuses a node that carries anything beside what is understood here. */
+function known(body: Body, keys: readonly string[], at: number): void {
+  const other = Object.keys(body).find((key) => !keys.includes(key));
+  if (other === undefined) return;
+  fail('FORMULA_FORBIDDEN', `This is not allowed in a formula: ${CLAUSES[other] ?? show(other)}.`, at);
+}
+
+const CLAUSES: Record<string, string> = {
+  over: 'a window (OVER)',
+  func_variadic: 'VARIADIC',
+  agg_filter: 'FILTER here',
+  agg_distinct: 'DISTINCT here',
+  agg_order: 'ORDER BY here',
+  fromClause: 'FROM',
+  whereClause: 'WHERE',
+};
+
+const listOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
+
+const itemsOf = (value: unknown): unknown[] =>
+  listOf((value as { List?: { items?: unknown } } | undefined)?.List?.items);
+
+const namesOf = (value: unknown): string =>
+  listOf(value)
+    .map((each) => (each as { String?: { sval?: string } }).String?.sval ?? '*')
+    .join('.');
+
+function only(value: unknown, at: number): string {
+  const [first, ...more] = listOf(value) as { String?: { sval?: string } }[];
+  const name = first?.String?.sval;
+  if (name === undefined || more.length > 0)
+    return fail('FORMULA_FORBIDDEN', `The name ${show(namesOf(value))} is not allowed: names have one part.`, at);
+  return name;
+}
+
+/** The parser counts bytes from the start of its text; callers count characters from the start of theirs. */
+function placeOf(text: string, body: Body): number {
+  const bytes = typeof body.location === 'number' ? body.location - BEFORE.length : 0;
+  return Buffer.from(text).subarray(0, Math.max(0, bytes)).toString().length;
+}
+
+const show = (text: string): string => JSON.stringify(text.slice(0, 64));
+
+function fail(code: ErrorCode, message: string, offset: number, allowed: readonly string[] = ALLOWED): never {
+  throw new TallyError(code, message, { details: { offset, allowed } });
+}

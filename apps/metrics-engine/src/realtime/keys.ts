@@ -1,0 +1,21 @@
+/**
+ * Every Redis key of realtime metrics. The braces are literal: the Cluster hash tag that keeps a merchant's keys in one
+ * slot. The platform's own metrics have the tag `*`, which no merchant can have.
+ */
+const of = (merchantId: string | null) => `metrics:realtime:{${merchantId ?? '*'}}`;
+
+/** Hash: name → type. */
+export const namesKey = (merchantId: string | null) => `${of(merchantId)}:names`;
+
+/** Hash: labels → `{ at, window?, unit? }`. */
+export const seriesKey = (merchantId: string | null, name: string) => `${of(merchantId)}:series:${name}`;
+
+/** Hash: the value of a counter or a gauge, or one slice of a window. */
+export const valueKey = (merchantId: string | null, name: string, labels: string, slice?: number) =>
+  `${of(merchantId)}:value:${name}:${labels}${slice === undefined ? '' : `:${slice}`}`;
+
+/** Merchants that have realtime metrics; '' is the platform. */
+export const MERCHANTS = 'metrics:realtime:merchants';
+
+/** There as long as Redis has lost nothing of a merchant. */
+export const markerKey = (merchantId: string | null) => `${of(merchantId)}:kept`;

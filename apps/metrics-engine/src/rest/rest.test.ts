@@ -1,0 +1,112 @@
+import { migrate } from '@tally/db';
+import { type App, createLog, createReleasers, type Releasers } from '@tally/service';
+import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readEnv } from '../env.ts';
+import { createEngineService } from '../service.ts';
+
+const ADMIN = 'admin-key-of-this-test';
+
+let store: FreshStore;
+let redis: FreshStore;
+let releasers: Releasers;
+let app: App;
+
+beforeAll(async () => {
+  store = await freshDatabase(migrate);
+  redis = await freshRedis();
+  releasers = createReleasers();
+  const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: ADMIN });
+  ({ app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers }));
+});
+
+afterAll(async () => {
+  await releasers.releaseAll();
+  await store.drop();
+  await redis.drop();
+});
+
+const call = async (path: string, init: RequestInit = {}) => {
+  const headers = { authorization: `Bearer ${ADMIN}`, 'content-type': 'application/json', ...init.headers };
+  const answer = await app.request(path, { ...init, headers });
+  // biome-ignore lint/suspicious/noExplicitAny: an answer of any shape, looked at by the test.
+  return { status: answer.status, body: (await answer.json()) as any };
+};
+const post = (path: string, body: unknown) => call(path, { method: 'POST', body: JSON.stringify(body) });
+
+test.each(['daily', 'weekly', 'monthly'])('GET %s lists rollups with query parameters', async (grain) => {
+  const range = 'startDate=2026-03-01&endDate=2026-03-31';
+  const { status, body } = await call(
+    `/api/admin/metrics/${grain}?${range}&entityType=user&entityIds=u1&entityIds=u2&limit=5`,
+  );
+  expect([status, body]).toEqual([200, { rows: [], nextCursor: null }]);
+});
+
+test('a definition is posted, listed and calculated', async () => {
+  const made = await post('/api/admin/metrics/custom-definitions', {
+    name: 'Active users',
+    metricType: 'DISTINCT_COUNT',
+    dataSource: 'usage',
+    calculationFormula: 'COUNT(DISTINCT user_id)',
+    visibility: 'PUBLIC',
+  });
+  expect(made).toMatchObject({ status: 200, body: { version: 1, name: 'Active users' } });
+  const { body } = await call('/api/admin/metrics/custom-definitions?limit=5');
+  expect(body.rows).toMatchObject([{ id: made.body.id }]);
+  const range = { startDate: '2026-03-01', endDate: '2026-03-31' };
+  const computed = await post('/api/admin/metrics/calculate', { id: made.body.id, ...range });
+  expect(computed).toMatchObject({ status: 200, body: { value: '0', version: 1, cost: 'low' } });
+});
+
+test.each([
+  [
+    'no key',
+    '/api/admin/metrics/weekly?startDate=2026-03-01&endDate=2026-03-31',
+    { authorization: '' },
+    401,
+    'UNAUTHORIZED',
+  ],
+  [
+    'a day that does not exist',
+    '/api/admin/metrics/weekly?startDate=2026-02-30&endDate=2026-03-31',
+    {},
+    400,
+    'INVALID_DATE_FORMAT',
+  ],
+  [
+    'a limit that is no number',
+    '/api/admin/metrics/weekly?startDate=2026-03-01&endDate=2026-03-31&limit=x',
+    {},
+    400,
+    'INVALID_INPUT',
+  ],
+  [
+    'an unknown parameter',
+    '/api/admin/metrics/weekly?startDate=2026-03-01&endDate=2026-03-31&sql=1',
+    {},
+    400,
+    'INVALID_INPUT',
+  ],
+] as const)('a request with %s is refused with the code of its procedure', async (_, path, headers, status, code) => {
+  const answer = await call(path, { headers });
+  expect([answer.status, answer.body.error.data.code]).toEqual([status, code]);
+});
+
+test('the document describes every procedure and REST path, and the page needs nothing else', async () => {
+  const { body } = await call('/openapi.json');
+  expect(body.openapi).toBe('3.1.0');
+  expect(Object.keys(body.paths)).toEqual(
+    expect.arrayContaining([
+      '/api/admin/metrics/weekly',
+      '/api/admin/metrics/calculate',
+      '/trpc/custom.create',
+      '/trpc/realtime.watch',
+    ]),
+  );
+  const weekly = body.paths['/api/admin/metrics/weekly'].get;
+  expect(
+    weekly.parameters.filter((each: { required: boolean }) => each.required).map((each: { name: string }) => each.name),
+  ).toEqual(['startDate', 'endDate']);
+  const page = await (await app.request('/docs')).text();
+  expect(page).not.toMatch(/(src|href)="(https?:)?\/\//);
+});

@@ -1,0 +1,38 @@
+import { addDays, type Day, type RollupGrain, startOfDay } from '@tally/contracts';
+import type { Period } from '@tally/db';
+
+/** ISO weekday: 1 Monday … 7 Sunday. */
+export type Weekday = number;
+
+/** The period that a day lies in. Weeks begin with `weekStart`; months are those of the calendar. */
+export function periodOf(grain: RollupGrain, day: Day, weekStart: Weekday): Period {
+  if (grain === 'daily') return { start: day, end: day };
+  if (grain === 'weekly') {
+    const start = addDays(day, -((isoWeekday(day) - weekStart + 7) % 7));
+    return { start, end: addDays(start, 6) };
+  }
+  const start = `${day.slice(0, 7)}-01`;
+  // Day 1 plus 31 is always in the month after.
+  const next = `${addDays(start, 31).slice(0, 7)}-01`;
+  return { start, end: addDays(next, -1) };
+}
+
+export const periodAfter = (grain: RollupGrain, period: Period, weekStart: Weekday): Period =>
+  periodOf(grain, addDays(period.end, 1), weekStart);
+
+export const periodBefore = (grain: RollupGrain, period: Period, weekStart: Weekday): Period =>
+  periodOf(grain, addDays(period.start, -1), weekStart);
+
+/** Every period that a range of days touches, in order. */
+export function periodsOf(grain: RollupGrain, startDate: Day, endDate: Day, weekStart: Weekday): Period[] {
+  const periods: Period[] = [];
+  for (let period = periodOf(grain, startDate, weekStart); period.start <= endDate; ) {
+    periods.push(period);
+    period = periodAfter(grain, period, weekStart);
+  }
+  return periods;
+}
+
+function isoWeekday(day: Day): Weekday {
+  return new Date(startOfDay(day)).getUTCDay() || 7;
+}

@@ -1,0 +1,380 @@
+import { addDays, countDays, type Day, dayOf, eachDay, formatCost, type RollupRow, startOfDay } from '@tally/contracts';
+import { createEngineClient, type EngineClient } from '@tally/contracts/client';
+import { type Db, type JournalLine, migrate, openDb } from '@tally/db';
+import { createLog, createReleasers, type Releasers } from '@tally/service';
+import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import fc from 'fast-check';
+import pg from 'pg';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { readEnv } from '../env.ts';
+import { createEngineService } from '../service.ts';
+import { periodOf, periodsOf } from './periods.ts';
+import { createRollups } from './rollups.ts';
+
+const ADMIN = 'admin-key-of-this-test';
+const log = createLog('test', 'silent');
+
+let store: FreshStore;
+let redis: FreshStore;
+let db: Db;
+let client: pg.Client;
+let releasers: Releasers;
+let engine: EngineClient;
+let now = Date.parse('2026-03-20T08:00:00Z');
+let key: (secret: string) => EngineClient;
+
+beforeAll(async () => {
+  store = await freshDatabase(migrate);
+  redis = await freshRedis();
+  db = await openDb(store.url);
+  client = new pg.Client({ connectionString: store.url });
+  await client.connect();
+  releasers = createReleasers();
+  const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: ADMIN });
+  const { app } = await createEngineService(env, { log, releasers, now: () => now });
+  key = (secret) =>
+    createEngineClient({
+      url: 'http://engine',
+      key: secret,
+      fetch: async (input, init) => app.request(input as string, init as RequestInit),
+    });
+  engine = key(ADMIN);
+});
+
+afterAll(async () => {
+  await releasers.releaseAll();
+  await client.end();
+  await db.close();
+  await store.drop();
+  await redis.drop();
+});
+
+beforeEach(async () => {
+  now = Date.parse('2026-03-20T08:00:00Z');
+  await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_daily_models, usage_quarter_hours,
+    merchant_usage, usage_touched_days, daily_metrics, weekly_metrics, monthly_metrics, metrics_aggregation_jobs_log`);
+});
+
+type Entry = {
+  merchant: string;
+  date: Day;
+  user?: string | undefined;
+  model?: string | undefined;
+  tokens?: string;
+  cost?: string;
+  queries?: string;
+  failed?: boolean;
+};
+
+let ids = 0;
+const append = (entries: readonly Entry[]) => {
+  const lines = entries.map(
+    ({ merchant, date, user, model, tokens, cost, queries, failed }): JournalLine => ({
+      merchant_id: merchant,
+      date,
+      id: `e${ids++}`,
+      time: startOfDay(date) + 1,
+      requests: '1',
+      ...(user && { user_id: user }),
+      ...(model && { model, provider: 'p' }),
+      ...(tokens && { prompt_tokens: tokens, completion_tokens: '1' }),
+      ...(cost && { cost }),
+      ...(queries && { metrics: { queries } }),
+      ...(failed && { failed: true, failed_requests: '1' }),
+    }),
+  );
+  return db.journal.append([...new Set(entries.map((each) => each.merchant))], {
+    source: 'stream',
+    lines: JSON.stringify(lines),
+    days: entries.map((each) => each.date),
+  });
+};
+
+const all = async (grain: 'daily' | 'weekly' | 'monthly', range: { startDate: Day; endDate: Day }) => {
+  const rows: RollupRow[] = [];
+  for (let cursor: string | undefined; ; ) {
+    const page = await engine.rollups[grain].list.query({ ...range, limit: 7, ...(cursor && { cursor }) });
+    rows.push(...page.rows);
+    if (page.nextCursor === null) return rows;
+    cursor = page.nextCursor;
+  }
+};
+
+/** The rollups by brute force: every entry added to every row it belongs to. */
+function expected(grain: 'daily' | 'weekly' | 'monthly', entries: readonly Entry[], start: Day, end: Day): RollupRow[] {
+  const sums = new Map<string, bigint>();
+  const add = (entry: Entry, type: string, id: string, own: string | null, metric: string, units: bigint) => {
+    if (units === 0n) return;
+    const keys = [JSON.stringify([own, type, id, metric, periodOf(grain, entry.date, 1).start])];
+    if (grain === 'monthly')
+      keys.push(
+        JSON.stringify([
+          own,
+          type,
+          id,
+          metric,
+          'week',
+          entry.date.slice(0, 7),
+          periodOf('weekly', entry.date, 1).start,
+        ]),
+      );
+    for (const key of keys) sums.set(key, (sums.get(key) ?? 0n) + units);
+  };
+  for (const entry of entries) {
+    const tokens = BigInt(entry.tokens ?? 0);
+    const completion = entry.tokens ? 1n : 0n;
+    const measures: [string, bigint][] = [
+      ['requests', 1n],
+      ['failed_requests', entry.failed ? 1n : 0n],
+      ['prompt_tokens', tokens],
+      ['completion_tokens', completion],
+      ['total_tokens', tokens + completion],
+      ['cost', BigInt(entry.cost ?? 0)],
+    ];
+    for (const [metric, units] of measures) {
+      add(entry, 'user', entry.user ?? 'unknown', entry.merchant, metric, units);
+      add(entry, 'model', entry.model ?? 'unknown', entry.merchant, metric, units);
+      add(entry, 'provider', entry.model ? 'p' : 'unknown', entry.merchant, metric, units);
+    }
+    for (const [metric, units] of [...measures, ['queries', BigInt(entry.queries ?? 0)] as const]) {
+      add(entry, 'merchant', entry.merchant, entry.merchant, metric, units);
+      add(entry, 'platform', 'platform', null, metric, units);
+    }
+  }
+  const rows: RollupRow[] = [];
+  for (const period of periodsOf(grain, start, end, 1)) {
+    const before = periodOf(grain, addDays(period.start, -1), 1);
+    const days = BigInt(countDays(period.start, period.end));
+    for (const [key, value] of sums) {
+      const [own, type, id, metric, at, month] = JSON.parse(key) as string[];
+      if (month !== undefined || at !== period.start) continue;
+      const show = (units: bigint) => (metric === 'cost' ? formatCost(units) : units.toString());
+      const previous = sums.get(JSON.stringify([own, type, id, metric, before.start]));
+      const round = (part: bigint, whole: bigint) => (2n * part + whole) / (2n * whole);
+      const average =
+        metric === 'cost' ? formatCost(round(value, days)) : formatCost(round(value * 1_000_000n, days) * 1000n);
+      const change = previous === undefined ? undefined : (value - previous) * 10_000n;
+      const cents = change === undefined ? null : change < 0n ? -round(-change, previous!) : round(change, previous!);
+      // By way of its text: dividing a rounded double again would lose the last digit.
+      const growth = cents === null ? null : Number(formatCost(cents * 10_000_000n));
+      const weeks = eachDay(period.start, period.end).map((day) => periodOf('weekly', day, 1));
+      const breakdown = [...new Map(weeks.map((week) => [week.start, week])).values()].flatMap((week) => {
+        const value = sums.get(JSON.stringify([own, type, id, metric, 'week', period.start.slice(0, 7), week.start]));
+        const [, startDate] = [week.start, period.start].sort();
+        const [endDate] = [week.end, period.end].sort();
+        return value === undefined ? [] : [{ startDate: startDate!, endDate: endDate!, value: show(value) }];
+      });
+      rows.push({
+        merchantId: own ?? null,
+        entityType: type as RollupRow['entityType'],
+        entityId: id!,
+        periodStart: period.start,
+        periodEnd: period.end,
+        metricType: metric!,
+        value: show(value),
+        dailyAverage: average,
+        previous: previous === undefined ? null : show(previous),
+        growthPercent: growth,
+        ...(grain === 'monthly' && { breakdown }),
+      });
+    }
+  }
+  return rows.sort(byKey);
+}
+
+const byKey = (a: RollupRow, b: RollupRow) => {
+  const key = (row: RollupRow) =>
+    [row.periodStart, row.entityType, row.merchantId ?? '', row.entityId, row.metricType].join('\0');
+  return key(a) < key(b) ? -1 : 1;
+};
+
+const arbitraryEntries = (first: Day, days: number) =>
+  fc.array(
+    fc.record({
+      merchant: fc.constantFrom('a', 'b'),
+      date: fc.integer({ min: 0, max: days - 1 }).map((day) => addDays(first, day)),
+      user: fc.constantFrom(undefined, 'u1', 'u2', 'ü/%'),
+      model: fc.constantFrom(undefined, 'm1', 'm2'),
+      tokens: fc.constantFrom('', '7', '9007199254740993'),
+      cost: fc.constantFrom('', '1', '2300000', '1000000000000000'),
+      queries: fc.constantFrom('', '3'),
+      failed: fc.boolean(),
+    }),
+    { minLength: 1, maxLength: 40 },
+  );
+
+test.each([
+  ['weekly', '2025-12-15', 35, 'a year that ends mid-week'],
+  ['monthly', '2024-01-20', 60, 'months of 31, 29 and 31 days'],
+  ['monthly', '2026-01-25', 70, 'months of 31, 28, 31 and 30 days'],
+  ['daily', '2026-02-26', 5, 'the end of February'],
+] as ['daily' | 'weekly' | 'monthly', Day, number, string][])(
+  '%s rollups from %s over %i days are what brute force says: %s',
+  async (grain, first, days, _) => {
+    const range = { startDate: first, endDate: addDays(first, days - 1) };
+    await fc.assert(
+      fc.asyncProperty(arbitraryEntries(first, days), arbitraryEntries(first, days), async (entries, late) => {
+        await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_daily_models, usage_quarter_hours,
+        merchant_usage, usage_touched_days, daily_metrics, weekly_metrics, monthly_metrics`);
+        await append(entries);
+        const { status } = await engine.rollups[grain].backfill.mutate(range);
+        expect(status).toBe('COMPLETED');
+        const once = await all(grain, range);
+        expect(once).toEqual(expected(grain, entries, range.startDate, range.endDate));
+
+        await engine.rollups[grain].backfill.mutate(range);
+        expect(await all(grain, range)).toEqual(once);
+
+        now = Date.parse('2026-06-01T08:00:00Z');
+        await append(late);
+        await engine.rollups.refresh.mutate();
+        const refreshed = (await all(grain, range)).filter((row) => row.periodStart <= range.endDate);
+        expect(refreshed).toEqual(expected(grain, [...entries, ...late], range.startDate, range.endDate));
+        const marks = await client.query('select 1 from usage_touched_days');
+        expect(marks.rowCount).toBe(0);
+      }),
+      { numRuns: 5 },
+    );
+  },
+);
+
+test('a run without a date computes the last complete period', async () => {
+  expect((await engine.rollups.daily.run.mutate()).period).toEqual({ startDate: '2026-03-19', endDate: '2026-03-19' });
+  expect((await engine.rollups.weekly.run.mutate()).period).toEqual({ startDate: '2026-03-09', endDate: '2026-03-15' });
+  expect((await engine.rollups.monthly.run.mutate()).period).toEqual({
+    startDate: '2026-02-01',
+    endDate: '2026-02-28',
+  });
+});
+
+test('growth is null without a period before, and the period before is kept beside it', async () => {
+  await append([{ merchant: 'a', date: '2026-03-02', cost: '1000000000' }]);
+  await append([{ merchant: 'a', date: '2026-03-09', cost: '1500000000' }]);
+  await engine.rollups.weekly.backfill.mutate({ startDate: '2026-03-02', endDate: '2026-03-15' });
+  const { rows } = await engine.rollups.weekly.list.query({
+    startDate: '2026-03-02',
+    endDate: '2026-03-15',
+    entityType: 'merchant',
+    metricTypes: ['cost'],
+  });
+  expect(
+    rows.map(({ value, previous, growthPercent, dailyAverage }) => [value, previous, growthPercent, dailyAverage]),
+  ).toEqual([
+    ['1', null, null, '0.142857143'],
+    ['1.5', '1', 50, '0.214285714'],
+  ]);
+});
+
+test('marks of today stay until the day is over', async () => {
+  await append([{ merchant: 'a', date: dayOf(now) }]);
+  const { daysTouched, periods } = await engine.rollups.refresh.mutate();
+  expect([daysTouched, periods]).toEqual([0, []]);
+  now += 86_400_000;
+  expect((await engine.rollups.refresh.mutate()).daysTouched).toBe(1);
+  const { rows } = await engine.rollups.daily.list.query({ startDate: '2026-03-20', endDate: '2026-03-20' });
+  expect(rows.filter((row) => row.entityType === 'merchant').map((row) => row.value)).toEqual(['1']);
+});
+
+test('a mark that is written again while its periods are computed stays', async () => {
+  await append([{ merchant: 'a', date: '2026-03-01' }]);
+  const lane = await db.rollups.begin({
+    kind: 'refresh',
+    period: { start: '2026-03-01', end: '2026-03-01' },
+    periodsTotal: 0,
+  });
+  const marks = await lane.marks('2026-03-20');
+  await append([{ merchant: 'a', date: '2026-03-01' }]);
+  expect(await lane.unmark(marks)).toBe(0);
+  expect(await lane.unmark(await lane.marks('2026-03-20'))).toBe(1);
+  await lane.finish();
+  await lane.release();
+});
+
+test('two engines at once write each period once', async () => {
+  const entries = eachDay('2026-02-01', '2026-02-28').map(
+    (date): Entry => ({ merchant: 'a', date, user: 'u', tokens: '5' }),
+  );
+  await append(entries);
+  const other = await openDb(store.url);
+  const second = createRollups({ db: other, weekStart: 1, maxBackfillDays: 100, now: () => now });
+  const range = { startDate: '2026-02-01', endDate: '2026-02-28' };
+  const [one, two] = await Promise.all([engine.rollups.daily.backfill.mutate(range), second.backfill('daily', range)]);
+  await other.close();
+  expect([one.status, two.status]).toEqual(['COMPLETED', 'COMPLETED']);
+  expect(await all('daily', range)).toEqual(expected('daily', entries, range.startDate, range.endDate));
+});
+
+test('a backfill that an engine leaves in the middle is ended by another one', async () => {
+  const entries = eachDay('2026-02-01', '2026-02-10').map((date): Entry => ({ merchant: 'a', date, tokens: '5' }));
+  await append(entries);
+  const range = { startDate: '2026-02-01', endDate: '2026-02-10' };
+  const dying = await openDb(store.url);
+  const lane = await dying.rollups.begin({
+    kind: 'daily',
+    period: { start: range.startDate, end: range.endDate },
+    periodsTotal: 10,
+  });
+  for (const date of ['2026-02-01', '2026-02-02', '2026-02-03']) {
+    const period = { start: date, end: date, previousStart: addDays(date, -1), weeksFrom: null };
+    await lane.advance(await lane.recompute('daily', period, null));
+  }
+  const survivor = createRollups({ db, weekStart: 1, maxBackfillDays: 100, now: () => now });
+  expect(await survivor.recover()).toBe(0);
+  // As a kill does: the connection ends, and with it the lock.
+  await client.query(`select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()
+    and database = (select oid from pg_database where datname = current_database())`);
+  await lane.release().catch(() => {});
+  await expect.poll(() => survivor.recover()).toBe(1);
+  const { rows } = await engine.jobs.log.query();
+  expect(rows[0]).toMatchObject({ status: 'COMPLETED', periodsDone: 10, periodsTotal: 10, attempts: 2, error: null });
+  expect(await all('daily', range)).toEqual(expected('daily', entries, range.startDate, range.endDate));
+  await dying.close();
+});
+
+test('a period that fails leaves the others, and the run is PARTIAL', async () => {
+  await append(eachDay('2026-02-01', '2026-02-03').map((date): Entry => ({ merchant: 'a', date })));
+  await client.query(`alter table daily_metrics add constraint broken check (period_start <> '2026-02-02')`);
+  try {
+    const run = await engine.rollups.daily.backfill.mutate({ startDate: '2026-02-01', endDate: '2026-02-03' });
+    expect(run.status).toBe('PARTIAL');
+    expect(run.periods.map((each) => each.status)).toEqual(['COMPLETED', 'FAILED', 'COMPLETED']);
+    expect(run.errors).toMatchObject([{ period: '2026-02-02' }]);
+    expect((await engine.rollups.daily.run.mutate({ date: '2026-02-02' })).status).toBe('FAILED');
+  } finally {
+    await client.query(`alter table daily_metrics drop constraint broken`);
+  }
+});
+
+test('a caller bound to a merchant sees its rows alone and may not compute', async () => {
+  await append([
+    { merchant: 'a', date: '2026-03-01' },
+    { merchant: 'b', date: '2026-03-01' },
+  ]);
+  await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
+  const bound = key((await db.keys.create({ name: 'viewer of a', role: 'viewer', merchantId: 'a' })).key);
+  const range = { startDate: '2026-03-01', endDate: '2026-03-01' };
+  const { rows } = await bound.rollups.daily.list.query(range);
+  expect(new Set(rows.map((row) => row.merchantId))).toEqual(new Set(['a']));
+  await expect(bound.rollups.daily.list.query({ ...range, merchantId: 'b' })).rejects.toMatchObject({
+    data: { code: 'MERCHANT_FORBIDDEN' },
+  });
+  await expect(bound.rollups.daily.run.mutate()).rejects.toMatchObject({ data: { code: 'FORBIDDEN' } });
+});
+
+test.each([
+  ['the wrong order', { startDate: '2026-02-02', endDate: '2026-02-01' }, 'INVALID_DATE_ORDER'],
+  ['too long a range', { startDate: '2000-01-01', endDate: '2026-02-01' }, 'DATE_RANGE_TOO_LARGE'],
+  ['a day that does not exist', { startDate: '2026-02-30', endDate: '2026-03-01' }, 'INVALID_DATE_FORMAT'],
+])('a backfill over %s is refused', async (_, range, code) => {
+  await expect(engine.rollups.daily.backfill.mutate(range)).rejects.toMatchObject({ data: { code } });
+});
+
+test('a cursor continues its own question only', async () => {
+  await append([{ merchant: 'a', date: '2026-03-01', tokens: '5' }]);
+  await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
+  const question = { startDate: '2026-03-01', endDate: '2026-03-01', limit: 1 };
+  const { nextCursor } = await engine.rollups.daily.list.query(question);
+  await expect(
+    engine.rollups.daily.list.query({ ...question, endDate: '2026-03-02', cursor: nextCursor! }),
+  ).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
+});

@@ -1,0 +1,251 @@
+import {
+  addDays,
+  countDays,
+  type Day,
+  dayOf,
+  type RollupBackfill,
+  type RollupGrain,
+  TallyError,
+} from '@tally/contracts';
+import { type Db, type Lane, type Period, type RollupJob, sqlState } from '@tally/db';
+import { periodAfter, periodBefore, periodOf, periodsOf, type Weekday } from './periods.ts';
+
+export type RollupsOptions = {
+  db: Pick<Db, 'rollups'>;
+  /** ISO weekday that weeks begin with. */
+  weekStart: Weekday;
+  /** The longest range of one backfill, in days. */
+  maxBackfillDays: number;
+  now: () => number;
+  /** Told of every run that ends, and of periods that fail. */
+  onFinished?(job: RollupJob): void;
+  onFailure?(grain: RollupGrain, period: Period, error: unknown): void;
+};
+
+export type Rollups = {
+  /** Computes the period that `date` lies in; without a date the last complete one. */
+  run(grain: RollupGrain, date?: Day): Promise<RollupBackfill>;
+  /** Computes every period that the range touches; one that fails leaves the others. */
+  backfill(grain: RollupGrain, range: { startDate: Day; endDate: Day }): Promise<RollupBackfill>;
+  /**
+   * Computes again what late entries and adjustments touched: the closed periods that the marked days lie in, and those
+   * after them, whose growth changed. A mark goes only when its periods are computed, so a crash repeats and loses none.
+   */
+  refresh(): Promise<RollupBackfill & { daysTouched: number }>;
+  /** Takes over the runs of processes that died; returns how many it brought to their end. */
+  recover(): Promise<number>;
+  /** Stops between two periods; runs under way stay RUNNING and are taken over by the next engine. */
+  stop(): Promise<void>;
+};
+
+const GRAINS: readonly RollupGrain[] = ['daily', 'weekly', 'monthly'];
+const RETRIED = new Set(['40001', '40P01']);
+const MAX_ATTEMPTS = 5;
+/** Each run holds one connection of the pool. */
+const MAX_RUNS = 4;
+
+type Done = RollupBackfill['periods'][number];
+
+/** Computes rollups; any number of engines may, each period is computed under its lock. */
+export function createRollups(options: RollupsOptions): Rollups {
+  const { db, weekStart, now } = options;
+  const today = () => dayOf(now());
+  const underWay = new Set<Promise<unknown>>();
+  let stopping = false;
+
+  async function compute(lane: Lane, grain: RollupGrain, period: Period, merchantIds: readonly string[] | null) {
+    const previousStart = periodBefore(grain, period, weekStart).start;
+    const weeksFrom = grain === 'monthly' ? weekStart : null;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await lane.recompute(grain, { ...period, previousStart, weeksFrom }, merchantIds);
+      } catch (error) {
+        if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw error;
+      }
+    }
+  }
+
+  /** Computes periods one after the other, and notes each in the log. */
+  async function sweep(lane: Lane, grain: RollupGrain, periods: readonly Period[]): Promise<Done[]> {
+    const done: Done[] = [];
+    for (const period of periods) {
+      if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on with this run.');
+      const started = performance.now();
+      try {
+        const rows = await compute(lane, grain, period, null);
+        await lane.advance(rows);
+        done.push(outcome(period, started, rows));
+      } catch (error) {
+        options.onFailure?.(grain, period, error);
+        const failure = { period: period.start, message: reasonOf(error) };
+        await lane.advance(0, failure);
+        done.push(outcome(period, started, 0, failure));
+      }
+    }
+    return done;
+  }
+
+  /** The rest of a run's periods: all of a new one, what is left of one that was cut off. */
+  async function work(lane: Lane): Promise<Done[]> {
+    const { kind, period, periodsDone } = lane.job;
+    if (kind === 'refresh') return (await reflect(lane)).done;
+    return sweep(lane, kind, periodsOf(kind, period.start, period.end, weekStart).slice(periodsDone));
+  }
+
+  async function reflect(lane: Lane): Promise<{ done: Done[]; daysTouched: number }> {
+    const done: Done[] = [];
+    let daysTouched = 0;
+    for (;;) {
+      const marks = await lane.marks(today());
+      if (marks.length === 0) return { done, daysTouched };
+      const failures = lane.job.errors.length;
+      for (const grain of GRAINS) {
+        for (const { period, merchantIds } of touchedPeriods(grain, marks)) {
+          if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on.');
+          const began = period.end < today() || (await lane.exists(grain, period.start));
+          if (!began) continue;
+          const started = performance.now();
+          try {
+            const rows = await compute(lane, grain, period, merchantIds);
+            await lane.advance(rows);
+            done.push(outcome(period, started, rows));
+          } catch (error) {
+            options.onFailure?.(grain, period, error);
+            const failure = { period: `${grain} ${period.start}`, message: reasonOf(error) };
+            await lane.advance(0, failure);
+            done.push(outcome(period, started, 0, failure));
+          }
+        }
+      }
+      // Marks of what failed stay: the next run tries again.
+      if (lane.job.errors.length > failures) return { done, daysTouched };
+      const taken = await lane.unmark(marks);
+      daysTouched += taken;
+      // All that is left is being written to this moment: a run for later.
+      if (taken === 0) return { done, daysTouched };
+    }
+  }
+
+  function touchedPeriods(grain: RollupGrain, marks: readonly { merchantId: string; date: Day }[]) {
+    const touched = new Map<Day, { period: Period; merchants: Set<string> }>();
+    for (const { merchantId, date } of marks) {
+      const own = periodOf(grain, date, weekStart);
+      for (const period of [own, periodAfter(grain, own, weekStart)]) {
+        const entry = touched.get(period.start) ?? { period, merchants: new Set() };
+        entry.merchants.add(merchantId);
+        touched.set(period.start, entry);
+      }
+    }
+    return [...touched.values()]
+      .sort((a, b) => (a.period.start < b.period.start ? -1 : 1))
+      .map(({ period, merchants }) => ({ period, merchantIds: [...merchants].sort() }));
+  }
+
+  /** Gives a run its lane back whatever happens, and counts it among those that `stop` waits for. */
+  function track<T>(work: () => Promise<T>): Promise<T> {
+    if (stopping) return Promise.reject(new TallyError('UNAVAILABLE', 'The engine is stopping.'));
+    if (underWay.size >= MAX_RUNS)
+      return Promise.reject(new TallyError('RATE_LIMITED', `At most ${MAX_RUNS} runs at once; wait for one to end.`));
+    const promise = work();
+    underWay.add(promise);
+    return promise.finally(() => underWay.delete(promise));
+  }
+
+  async function finished(lane: Lane, done: Done[], started: number): Promise<RollupBackfill> {
+    const job = await lane.finish();
+    options.onFinished?.(job);
+    return {
+      jobId: job.id,
+      status: job.status,
+      period: { startDate: job.period.start, endDate: job.period.end },
+      rowsWritten: job.rows,
+      durationMs: elapsed(started),
+      errors: job.errors,
+      periods: done,
+    };
+  }
+
+  const sweepAll = (grain: RollupGrain, startDate: Day, endDate: Day) =>
+    track(async () => {
+      const started = performance.now();
+      const periods = periodsOf(grain, startDate, endDate, weekStart);
+      const period = { start: periods[0]!.start, end: periods.at(-1)!.end };
+      const lane = await db.rollups.begin({ kind: grain, period, periodsTotal: periods.length });
+      try {
+        return await finished(lane, await work(lane), started);
+      } finally {
+        await lane.release();
+      }
+    });
+
+  return {
+    run(grain, date) {
+      const day = date ?? periodBefore(grain, periodOf(grain, today(), weekStart), weekStart).start;
+      return sweepAll(grain, day, day);
+    },
+
+    async backfill(grain, { startDate, endDate }) {
+      if (startDate > endDate)
+        throw new TallyError('INVALID_DATE_ORDER', 'Start date must be before or equal to end date.', {
+          details: { startDate, endDate },
+        });
+      if (countDays(startDate, endDate) > options.maxBackfillDays) {
+        const first = { startDate, endDate: addDays(startDate, options.maxBackfillDays - 1) };
+        throw new TallyError('DATE_RANGE_TOO_LARGE', `A backfill covers at most ${options.maxBackfillDays} days.`, {
+          details: { suggestedRanges: [first, { startDate: addDays(first.endDate, 1), endDate }] },
+        });
+      }
+      return sweepAll(grain, startDate, endDate);
+    },
+
+    refresh: () =>
+      track(async () => {
+        const started = performance.now();
+        const day = today();
+        const lane = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
+        try {
+          const { done, daysTouched } = await reflect(lane);
+          return { ...(await finished(lane, done, started)), daysTouched };
+        } finally {
+          await lane.release();
+        }
+      }),
+
+    async recover() {
+      let recovered = 0;
+      for (const id of await db.rollups.running()) {
+        if (stopping) break;
+        await track(async () => {
+          const lane = await db.rollups.claim(id);
+          if (!lane) return;
+          try {
+            await finished(lane, await work(lane), performance.now());
+            recovered++;
+          } finally {
+            await lane.release();
+          }
+        });
+      }
+      return recovered;
+    },
+
+    async stop() {
+      stopping = true;
+      await Promise.allSettled(underWay);
+    },
+  };
+}
+
+function outcome(period: Period, started: number, rows: number, failure?: { period: string; message: string }): Done {
+  return {
+    status: failure ? 'FAILED' : 'COMPLETED',
+    period: { startDate: period.start, endDate: period.end },
+    rowsWritten: rows,
+    durationMs: elapsed(started),
+    errors: failure ? [failure] : [],
+  };
+}
+
+const elapsed = (started: number): number => Math.round((performance.now() - started) * 100) / 100;
+
+const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error)).slice(0, 500);

@@ -1,0 +1,172 @@
+import { z } from 'zod';
+import { mutation, query } from './contract.ts';
+import { Dimension, MerchantId } from './entry.ts';
+import { Quantity } from './quantity.ts';
+import { Day, Time } from './time.ts';
+
+export const MetricKind = z.enum(['COUNT', 'SUM', 'AVERAGE', 'DISTINCT_COUNT', 'PERCENTILE', 'RATIO', 'MAX', 'MIN']);
+export type MetricKind = z.infer<typeof MetricKind>;
+
+export const MetricVisibility = z.enum(['PRIVATE', 'TEAM', 'ORGANIZATION', 'PUBLIC']);
+export type MetricVisibility = z.infer<typeof MetricVisibility>;
+
+export const MetricSource = z.enum(['events', 'usage', 'daily_metrics', 'weekly_metrics', 'monthly_metrics']);
+export type MetricSource = z.infer<typeof MetricSource>;
+
+/** How a formula without an aggregate is summed up. */
+export const AggregationMethod = z.enum(['COUNT', 'COUNT_DISTINCT', 'SUM', 'AVG', 'MIN', 'MAX']);
+export type AggregationMethod = z.infer<typeof AggregationMethod>;
+
+const Column = z.string().regex(/^[a-z][a-z_]{0,63}$/, 'Expected the name of a column');
+const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
+
+const fields = {
+  name: z.string().trim().min(1).max(200),
+  description: z.string().max(2000).optional(),
+  metricType: MetricKind,
+  dataSource: MetricSource,
+  /** An SQL expression of columns, aggregates, COALESCE, NULLIF, CASE, arithmetic and comparisons. */
+  calculationFormula: z.string().min(1).max(2000),
+  /** Columns to group by. */
+  dimensions: z.array(Column).max(5).optional(),
+  /** `{ column: value | [values] }`; all must hold. `unknown` asks for rows without the dimension. */
+  filters: z.record(Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
+  /** For a formula without an aggregate; default: what metricType says. */
+  aggregationMethod: AggregationMethod.optional(),
+  visibility: MetricVisibility,
+  teamId: MerchantId.optional(),
+};
+
+const Fields = z.strictObject(fields);
+export type MetricFields = z.infer<typeof Fields>;
+
+export const MetricDefinition = z.object({
+  ...fields,
+  id: z.string(),
+  version: z.number().int(),
+  /** The key that made it. */
+  ownerId: z.string(),
+  /** Null: the platform's. */
+  merchantId: z.string().nullable(),
+  uses: z.number().int(),
+  lastUsedAt: Time.nullable(),
+  createdAt: Time,
+  updatedAt: Time,
+});
+export type MetricDefinition = z.infer<typeof MetricDefinition>;
+
+export const MetricCost = z.enum(['low', 'medium', 'high']);
+export type MetricCost = z.infer<typeof MetricCost>;
+
+const Rows = z.array(z.object({ dimensions: z.record(z.string(), z.string()), value: Quantity.nullable() }));
+
+/** `value` is over all, `rows` by the dimensions, largest first; null where a division by zero or no row left nothing. */
+export const MetricResult = z.object({
+  value: Quantity.nullable(),
+  rows: Rows,
+  cost: MetricCost,
+  /** The planner's cost of the statement. */
+  planCost: z.number(),
+  durationMs: z.number(),
+});
+export type MetricResult = z.infer<typeof MetricResult>;
+
+const Id = z.uuid();
+const range = { startDate: Day, endDate: Day };
+/** Whose usage: callers bound to a merchant see its alone; others may name one, or none for all. */
+const scope = { merchantId: MerchantId.optional() };
+const draft = z.strictObject({
+  ...fields,
+  name: fields.name.optional(),
+  visibility: MetricVisibility.optional(),
+  ...range,
+  ...scope,
+});
+const page = { limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() };
+
+export const custom = {
+  create: mutation({
+    access: 'define',
+    input: Fields.extend(scope),
+    output: MetricDefinition,
+  }),
+  /** Makes a new version of the changed fields; the old ones stay readable and computable. Owner and admins only. */
+  update: mutation({ access: 'define', input: Fields.partial().extend({ id: Id }), output: MetricDefinition }),
+  /** Computes a definition without saving it. */
+  test: mutation({ access: 'define', input: draft, output: MetricResult }),
+  estimate: mutation({
+    access: 'define',
+    input: draft,
+    output: z.object({ cost: MetricCost, planCost: z.number(), allowed: z.boolean() }),
+  }),
+  calculate: mutation({
+    access: 'define',
+    input: z.strictObject({ id: Id, version: z.number().int().min(1).optional(), ...range, ...scope }),
+    output: MetricResult.extend({ version: z.number().int() }),
+  }),
+  get: query({
+    access: 'read',
+    input: z.strictObject({ id: Id, version: z.number().int().min(1).optional() }),
+    output: MetricDefinition,
+  }),
+  list: query({
+    access: 'read',
+    input: z.strictObject({ ...page, search: z.string().max(200).optional() }).default({ limit: 50 }),
+    output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
+  }),
+  versions: query({
+    access: 'read',
+    input: z.strictObject({ id: Id }),
+    output: z.object({
+      rows: z.array(
+        z.object({ version: z.number().int(), definition: z.object(fields), createdBy: z.string(), createdAt: Time }),
+      ),
+      nextCursor: z.null(),
+    }),
+  }),
+  /** Values computed before, newest first. */
+  values: query({
+    access: 'read',
+    input: z.strictObject({ id: Id, ...scope, limit: page.limit }),
+    output: z.object({
+      rows: z.array(
+        z.object({
+          version: z.number().int(),
+          merchantId: z.string().nullable(),
+          periodType: z.enum(['DAILY', 'WEEKLY', 'MONTHLY', 'CUSTOM']),
+          ...range,
+          value: Quantity.nullable(),
+          rows: Rows,
+          cost: MetricCost,
+          durationMs: z.number(),
+          calculatedBy: z.string(),
+          calculatedAt: Time,
+        }),
+      ),
+      nextCursor: z.null(),
+    }),
+  }),
+  /** What was done with a definition, newest first. Owner and admins only. */
+  audit: query({
+    access: 'read',
+    input: z.strictObject({ id: Id, ...page }),
+    output: z.object({
+      rows: z.array(
+        z.object({
+          at: Time,
+          action: z.string(),
+          version: z.number().int().nullable(),
+          callerId: z.string(),
+          outcome: z.string(),
+          details: z.record(z.string(), z.unknown()),
+        }),
+      ),
+      nextCursor: z.string().nullable(),
+    }),
+  }),
+  remove: mutation({
+    access: 'define',
+    input: z.strictObject({ id: Id }),
+    output: z.object({ id: z.string(), removed: z.literal(true) }),
+  }),
+} as const;

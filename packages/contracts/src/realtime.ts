@@ -1,0 +1,90 @@
+import { z } from 'zod';
+import { mutation, query, subscription } from './contract.ts';
+import { MerchantId } from './entry.ts';
+import { Quantity } from './quantity.ts';
+import { Time } from './time.ts';
+
+export const RealtimeType = z.enum(['COUNTER', 'GAUGE', 'HISTOGRAM', 'RATE']);
+export type RealtimeType = z.infer<typeof RealtimeType>;
+
+const Name = z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.:-]{0,99}$/, 'Expected 1 to 100 of A-Z a-z 0-9 _ . : -');
+const Labels = z
+  .record(z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), z.string().max(128))
+  .refine((labels) => Object.keys(labels).length <= 8, 'Expected at most 8 labels');
+
+/** An exact decimal with at most 15 digits before the point and 9 after it; numbers are read as they print. */
+const Amount = z
+  .union([z.string(), z.number().transform(String)])
+  .refine(
+    (text) => /^-?\d{1,15}(\.\d{1,9})?$/.test(text),
+    'Expected a decimal of at most 15 and 9 digits, such as "2.5"',
+  );
+
+const Window = z.number().int().min(1).max(86_400);
+const target = { name: Name, labels: Labels.optional(), merchantId: MerchantId.optional() };
+const done = z.object({ ok: z.literal(true) });
+
+/** One series as it is now; which fields it has depends on its type. */
+export const RealtimeValue = z.object({
+  name: z.string(),
+  type: RealtimeType,
+  labels: z.record(z.string(), z.string()),
+  asOf: Time,
+  /** Counters and gauges, exact. */
+  value: Quantity.optional(),
+  unit: z.string().optional(),
+  /** Histograms and rates: the sliding window that the figures are of; it moves in steps of a 30th. */
+  windowSeconds: z.number().int().optional(),
+  count: Quantity.optional(),
+  /** Histograms; null without observations. min, max and mean are exact (mean to 9 decimals). */
+  min: Quantity.nullable().optional(),
+  max: Quantity.nullable().optional(),
+  mean: Quantity.nullable().optional(),
+  /** Within 1 % of the value observed at that rank. */
+  p50: Quantity.nullable().optional(),
+  p90: Quantity.nullable().optional(),
+  p95: Quantity.nullable().optional(),
+  p99: Quantity.nullable().optional(),
+  /** Rates: marks per second over the window, to 6 decimals. */
+  perSecond: Quantity.optional(),
+});
+export type RealtimeValue = z.infer<typeof RealtimeValue>;
+
+const look = z.strictObject({ ...target, windowSeconds: Window.optional() });
+
+export const realtime = {
+  /** Adds to a counter; `by` may be negative. */
+  increment: mutation({
+    access: 'record',
+    input: z.strictObject({ ...target, by: Amount.default('1') }),
+    output: done,
+  }),
+  gauge: mutation({
+    access: 'record',
+    input: z.strictObject({ ...target, value: Amount, unit: z.string().max(32).optional() }),
+    output: done,
+  }),
+  /** Adds a value to a histogram. The first point of a series settles its window (default 300 s). */
+  observe: mutation({
+    access: 'record',
+    input: z.strictObject({ ...target, value: Amount, windowSeconds: Window.optional() }),
+    output: done,
+  }),
+  /** Counts one event of a rate. The first point of a series settles its window (default 60 s). */
+  mark: mutation({
+    access: 'record',
+    input: z.strictObject({ ...target, windowSeconds: Window.optional() }),
+    output: done,
+  }),
+  get: query({ access: 'read', input: look, output: RealtimeValue }),
+  list: query({
+    access: 'read',
+    input: z.strictObject({ merchantId: MerchantId.optional() }).default({}),
+    output: z.object({
+      rows: z.array(z.object({ name: z.string(), type: RealtimeType, labels: z.record(z.string(), z.string()) })),
+      nextCursor: z.null(),
+    }),
+  }),
+  /** The value at once, and again whenever it changes, until either side ends the stream. */
+  watch: subscription({ access: 'read', input: look, output: RealtimeValue }),
+} as const;

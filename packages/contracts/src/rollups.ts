@@ -1,0 +1,164 @@
+import { z } from 'zod';
+import { mutation, query } from './contract.ts';
+import { MerchantId, MetricType } from './entry.ts';
+import { Quantity } from './quantity.ts';
+import { Day, Time } from './time.ts';
+
+export const RollupGrain = z.enum(['daily', 'weekly', 'monthly']);
+export type RollupGrain = z.infer<typeof RollupGrain>;
+
+export const EntityType = z.enum(['merchant', 'user', 'model', 'provider', 'platform']);
+export type EntityType = z.infer<typeof EntityType>;
+
+/** refresh: the periods that late entries and adjustments touched. */
+export const JobKind = z.enum(['daily', 'weekly', 'monthly', 'refresh']);
+export type JobKind = z.infer<typeof JobKind>;
+
+/** PARTIAL: some of its periods failed; FAILED: all of them. */
+export const JobStatus = z.enum(['RUNNING', 'COMPLETED', 'FAILED', 'PARTIAL']);
+export type JobStatus = z.infer<typeof JobStatus>;
+
+const Period = z.object({ startDate: Day, endDate: Day });
+const Failure = z.object({ period: z.string(), message: z.string() });
+
+export const RollupRun = z.object({
+  jobId: z.string(),
+  status: JobStatus,
+  period: Period,
+  rowsWritten: z.number().int(),
+  durationMs: z.number(),
+  errors: z.array(Failure),
+});
+export type RollupRun = z.infer<typeof RollupRun>;
+
+/** A run over many periods; `periods` are those done by this call, in order. */
+export const RollupBackfill = RollupRun.extend({
+  periods: z.array(RollupRun.omit({ jobId: true })),
+});
+export type RollupBackfill = z.infer<typeof RollupBackfill>;
+
+/** What was counted for one entity in one period. What counts 0 has no row. */
+export const RollupRow = z.object({
+  /** Null for the platform's rows. */
+  merchantId: z.string().nullable(),
+  entityType: EntityType,
+  /** `unknown` where the entries did not say. */
+  entityId: z.string(),
+  periodStart: Day,
+  periodEnd: Day,
+  metricType: z.string(),
+  value: Quantity,
+  /** value / days of the period, rounded half away from zero: cost to 9 decimals, all others to 6. */
+  dailyAverage: Quantity,
+  /** The value of the period before; null where nothing was counted in it. */
+  previous: Quantity.nullable(),
+  /** (value − previous) / previous in percent with 2 decimals; null without a period before. */
+  growthPercent: z.number().nullable(),
+  /** Monthly: the weeks of the month, cut off at its ends; weeks without usage are left out. */
+  breakdown: z.array(z.object({ startDate: Day, endDate: Day, value: Quantity })).optional(),
+});
+export type RollupRow = z.infer<typeof RollupRow>;
+
+export const JobRow = z.object({
+  id: z.string(),
+  kind: JobKind,
+  period: Period,
+  status: JobStatus,
+  rows: z.number().int(),
+  periodsDone: z.number().int(),
+  periodsTotal: z.number().int(),
+  /** 1, and one more for each time that a run was taken over from a process that died. */
+  attempts: z.number().int(),
+  started: Time,
+  finished: Time.nullable(),
+  /** Null without an error, and for callers that are bound to a merchant. */
+  error: z.string().nullable(),
+});
+export type JobRow = z.infer<typeof JobRow>;
+
+export const RollupList = z.strictObject({
+  startDate: Day,
+  endDate: Day,
+  merchantId: MerchantId.optional(),
+  entityType: EntityType.optional(),
+  entityIds: z.array(z.string().max(256)).max(1000).optional(),
+  metricTypes: z.array(MetricType).max(100).optional(),
+  limit: z.number().int().min(1).max(1000).default(100),
+  cursor: z.string().max(2000).optional(),
+});
+export type RollupList = z.infer<typeof RollupList>;
+
+const grain = {
+  /** Computes the period that a day lies in; without a date the last complete one. */
+  run: mutation({
+    access: 'admin',
+    input: z.strictObject({ date: Day.optional() }).default({}),
+    output: RollupRun,
+  }),
+  /** Computes every period that a range touches; a run that is cut off goes on in any engine. */
+  backfill: mutation({
+    access: 'admin',
+    input: z.strictObject({ startDate: Day, endDate: Day }),
+    output: RollupBackfill,
+  }),
+  /** Rows of the periods that overlap the range. */
+  list: query({
+    access: 'read',
+    input: RollupList,
+    output: z.object({ rows: z.array(RollupRow), nextCursor: z.string().nullable() }),
+  }),
+};
+
+export const rollups = {
+  daily: grain,
+  weekly: grain,
+  monthly: grain,
+  /** Computes the periods again that were written to after they were computed. */
+  refresh: mutation({
+    access: 'admin',
+    input: z.strictObject({}).default({}),
+    output: RollupBackfill.extend({ daysTouched: z.number().int() }),
+  }),
+} as const;
+
+/** The jobs that start runs at their times. */
+export const jobs = {
+  schedules: query({
+    access: 'admin',
+    input: z.strictObject({}).default({}),
+    output: z.object({
+      rows: z.array(z.object({ name: z.string(), pattern: z.string(), next: Time.nullable() })),
+      nextCursor: z.null(),
+    }),
+  }),
+  /** Jobs that failed after all their attempts; they are kept until they are retried. */
+  failed: query({
+    access: 'admin',
+    input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).default({ limit: 50 }),
+    output: z.object({
+      rows: z.array(
+        z.object({
+          id: z.string(),
+          name: z.string(),
+          attempts: z.number().int(),
+          failedAt: Time.nullable(),
+          error: z.string(),
+        }),
+      ),
+      nextCursor: z.null(),
+    }),
+  }),
+  retry: mutation({
+    access: 'admin',
+    input: z.strictObject({ id: z.string().min(1).max(200) }),
+    output: z.object({ id: z.string(), retried: z.literal(true) }),
+  }),
+} as const;
+
+export const jobLog = query({
+  access: 'read',
+  input: z
+    .strictObject({ limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() })
+    .default({ limit: 50 }),
+  output: z.object({ rows: z.array(JobRow), nextCursor: z.string().nullable() }),
+});
