@@ -126,7 +126,8 @@ async function ownedFolder(path, user) {
 async function binariesFor(user) {
   const native = nativeFolder();
   if (!user || canEnter(native, user)) return native;
-  const copy = join(SHARED, `postgres-${statSync(native).mtimeMs.toString(36)}`);
+  const { version } = JSON.parse(await readFile(join(dirname(native), 'package.json'), 'utf8'));
+  const copy = join(SHARED, `postgres-${version}`);
   if (existsSync(copy)) return copy;
   const draft = `${copy}.${randomBytes(4).toString('hex')}`;
   await mkdir(SHARED, { recursive: true, mode: 0o755 });

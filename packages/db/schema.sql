@@ -12,6 +12,85 @@ table api_keys (
   constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
 );
 
+table custom_metric_audit (
+  id bigint not null generated always as identity,
+  at timestamp with time zone not null default clock_timestamp(),
+  definition_id uuid,
+  version integer,
+  action text not null,
+  caller_id text not null,
+  caller_merchant_id text,
+  outcome text not null,
+  details jsonb not null,
+  constraint custom_metric_audit_pkey PRIMARY KEY (id)
+);
+CREATE INDEX custom_metric_audit_definition ON public.custom_metric_audit USING btree (definition_id, id DESC);
+
+table custom_metric_definitions (
+  id uuid not null default gen_random_uuid(),
+  merchant_id text not null,
+  owner_id text not null,
+  team_id text,
+  visibility text not null,
+  name text not null,
+  version integer not null,
+  uses bigint not null default 0,
+  last_used_at timestamp with time zone,
+  created_at timestamp with time zone not null default now(),
+  updated_at timestamp with time zone not null default now(),
+  removed_at timestamp with time zone,
+  constraint custom_metric_definitions_pkey PRIMARY KEY (id),
+  constraint custom_metric_definitions_visibility_check CHECK ((visibility = ANY (ARRAY['PRIVATE'::text, 'TEAM'::text, 'ORGANIZATION'::text, 'PUBLIC'::text])))
+);
+CREATE INDEX custom_metric_definitions_merchant ON public.custom_metric_definitions USING btree (merchant_id);
+
+table custom_metric_values (
+  definition_id uuid not null,
+  version integer not null,
+  merchant_id text not null,
+  period_type text not null,
+  period_start date not null,
+  period_end date not null,
+  value numeric,
+  rows jsonb not null,
+  cost text not null,
+  duration_ms double precision not null,
+  calculated_by text not null,
+  calculated_at timestamp with time zone not null default now(),
+  constraint custom_metric_values_cost_check CHECK ((cost = ANY (ARRAY['low'::text, 'medium'::text, 'high'::text]))),
+  constraint custom_metric_values_definition_id_fkey FOREIGN KEY (definition_id) REFERENCES custom_metric_definitions(id) ON DELETE CASCADE,
+  constraint custom_metric_values_period_type_check CHECK ((period_type = ANY (ARRAY['DAILY'::text, 'WEEKLY'::text, 'MONTHLY'::text, 'CUSTOM'::text]))),
+  constraint custom_metric_values_pkey PRIMARY KEY (definition_id, version, merchant_id, period_start, period_end)
+);
+
+table custom_metric_versions (
+  definition_id uuid not null,
+  version integer not null,
+  definition jsonb not null,
+  created_by text not null,
+  created_at timestamp with time zone not null default now(),
+  constraint custom_metric_versions_definition_id_fkey FOREIGN KEY (definition_id) REFERENCES custom_metric_definitions(id) ON DELETE CASCADE,
+  constraint custom_metric_versions_pkey PRIMARY KEY (definition_id, version)
+);
+
+table daily_metrics (
+  merchant_id text not null,
+  entity_type text not null,
+  entity_id text not null,
+  metric_type text not null,
+  period_start date not null,
+  period_end date not null,
+  value numeric not null,
+  daily_average numeric not null,
+  previous numeric,
+  growth_percent numeric,
+  breakdown jsonb,
+  computed_at timestamp with time zone not null default now(),
+  constraint daily_metrics_entity_type_check CHECK ((entity_type = ANY (ARRAY['merchant'::text, 'user'::text, 'model'::text, 'provider'::text, 'platform'::text]))),
+  constraint daily_metrics_pkey PRIMARY KEY (period_start, entity_type, merchant_id, entity_id, metric_type)
+);
+CREATE INDEX daily_metrics_merchant ON public.daily_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
+
 table daily_usage_cache (
   date date not null,
   raw_data jsonb not null,
@@ -50,6 +129,59 @@ table merchant_usage (
   constraint merchant_usage_pkey PRIMARY KEY (merchant_id, date, metric_type)
 );
 CREATE INDEX merchant_usage_date ON public.merchant_usage USING btree (date);
+
+table metrics_aggregation_jobs_log (
+  id uuid not null,
+  kind text not null,
+  period_start date not null,
+  period_end date not null,
+  status text not null,
+  periods_total integer not null,
+  periods_done integer not null default 0,
+  rows_written bigint not null default 0,
+  attempts integer not null default 1,
+  errors jsonb not null default '[]'::jsonb,
+  started_at timestamp with time zone not null default clock_timestamp(),
+  finished_at timestamp with time zone,
+  constraint metrics_aggregation_jobs_log_kind_check CHECK ((kind = ANY (ARRAY['daily'::text, 'weekly'::text, 'monthly'::text, 'refresh'::text]))),
+  constraint metrics_aggregation_jobs_log_pkey PRIMARY KEY (id),
+  constraint metrics_aggregation_jobs_log_status_check CHECK ((status = ANY (ARRAY['RUNNING'::text, 'COMPLETED'::text, 'FAILED'::text, 'PARTIAL'::text])))
+);
+CREATE INDEX metrics_aggregation_jobs_log_running ON public.metrics_aggregation_jobs_log USING btree (started_at) WHERE (status = 'RUNNING'::text);
+CREATE INDEX metrics_aggregation_jobs_log_started ON public.metrics_aggregation_jobs_log USING btree (started_at DESC, id DESC);
+
+table monthly_metrics (
+  merchant_id text not null,
+  entity_type text not null,
+  entity_id text not null,
+  metric_type text not null,
+  period_start date not null,
+  period_end date not null,
+  value numeric not null,
+  daily_average numeric not null,
+  previous numeric,
+  growth_percent numeric,
+  breakdown jsonb,
+  computed_at timestamp with time zone not null default now(),
+  constraint monthly_metrics_entity_type_check CHECK ((entity_type = ANY (ARRAY['merchant'::text, 'user'::text, 'model'::text, 'provider'::text, 'platform'::text]))),
+  constraint monthly_metrics_pkey PRIMARY KEY (period_start, entity_type, merchant_id, entity_id, metric_type)
+);
+CREATE INDEX monthly_metrics_merchant ON public.monthly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
+
+table realtime_metrics_cache (
+  merchant_id text not null,
+  name text not null,
+  labels text not null,
+  slice bigint not null,
+  type text not null,
+  meta jsonb not null,
+  value jsonb not null,
+  saved_at timestamp with time zone not null default now(),
+  expires_at timestamp with time zone not null,
+  constraint realtime_metrics_cache_pkey PRIMARY KEY (merchant_id, name, labels, slice),
+  constraint realtime_metrics_cache_type_check CHECK ((type = ANY (ARRAY['COUNTER'::text, 'GAUGE'::text, 'HISTOGRAM'::text, 'RATE'::text])))
+);
+CREATE INDEX realtime_metrics_cache_expires ON public.realtime_metrics_cache USING btree (expires_at);
 
 table tally_migrations (
   id integer not null default nextval('tally_migrations_id_seq'::regclass),
@@ -229,3 +361,127 @@ table usage_touched_days (
   touched_at timestamp with time zone not null default clock_timestamp(),
   constraint usage_touched_days_pkey PRIMARY KEY (merchant_id, date)
 );
+
+table weekly_metrics (
+  merchant_id text not null,
+  entity_type text not null,
+  entity_id text not null,
+  metric_type text not null,
+  period_start date not null,
+  period_end date not null,
+  value numeric not null,
+  daily_average numeric not null,
+  previous numeric,
+  growth_percent numeric,
+  breakdown jsonb,
+  computed_at timestamp with time zone not null default now(),
+  constraint weekly_metrics_entity_type_check CHECK ((entity_type = ANY (ARRAY['merchant'::text, 'user'::text, 'model'::text, 'provider'::text, 'platform'::text]))),
+  constraint weekly_metrics_pkey PRIMARY KEY (period_start, entity_type, merchant_id, entity_id, metric_type)
+);
+CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
+
+view tally_sources.daily_metrics as SELECT daily_metrics.period_start AS date,
+    NULLIF(daily_metrics.merchant_id, ''::text) AS merchant_id,
+    daily_metrics.entity_type,
+    daily_metrics.entity_id,
+    daily_metrics.metric_type,
+    daily_metrics.period_start,
+    daily_metrics.period_end,
+        CASE daily_metrics.metric_type
+            WHEN 'cost'::text THEN (daily_metrics.value * 0.000000001)
+            ELSE daily_metrics.value
+        END AS value,
+        CASE daily_metrics.metric_type
+            WHEN 'cost'::text THEN (daily_metrics.daily_average * 0.000000001)
+            ELSE daily_metrics.daily_average
+        END AS daily_average,
+        CASE daily_metrics.metric_type
+            WHEN 'cost'::text THEN (daily_metrics.previous * 0.000000001)
+            ELSE daily_metrics.previous
+        END AS previous,
+    daily_metrics.growth_percent
+   FROM daily_metrics
+  WHERE ((daily_metrics.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+
+view tally_sources.events as SELECT usage_events."time",
+    usage_events.date,
+    usage_events.merchant_id,
+    NULLIF(usage_events.user_id, ''::text) AS user_id,
+    NULLIF(usage_events.api_key, ''::text) AS api_key,
+    NULLIF(usage_events.model, ''::text) AS model,
+    NULLIF(usage_events.provider, ''::text) AS provider,
+        CASE
+            WHEN usage_events.failed THEN 'failure'::text
+            ELSE 'success'::text
+        END AS status,
+    (usage_events.requests)::numeric AS requests,
+    (usage_events.failed_requests)::numeric AS failed_requests,
+    (usage_events.prompt_tokens)::numeric AS prompt_tokens,
+    (usage_events.completion_tokens)::numeric AS completion_tokens,
+    ((usage_events.prompt_tokens + usage_events.completion_tokens))::numeric AS total_tokens,
+    ((usage_events.cost)::numeric * 0.000000001) AS cost,
+    usage_events.metrics,
+    usage_events.properties
+   FROM usage_events
+  WHERE ((usage_events.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+
+view tally_sources.monthly_metrics as SELECT monthly_metrics.period_start AS date,
+    NULLIF(monthly_metrics.merchant_id, ''::text) AS merchant_id,
+    monthly_metrics.entity_type,
+    monthly_metrics.entity_id,
+    monthly_metrics.metric_type,
+    monthly_metrics.period_start,
+    monthly_metrics.period_end,
+        CASE monthly_metrics.metric_type
+            WHEN 'cost'::text THEN (monthly_metrics.value * 0.000000001)
+            ELSE monthly_metrics.value
+        END AS value,
+        CASE monthly_metrics.metric_type
+            WHEN 'cost'::text THEN (monthly_metrics.daily_average * 0.000000001)
+            ELSE monthly_metrics.daily_average
+        END AS daily_average,
+        CASE monthly_metrics.metric_type
+            WHEN 'cost'::text THEN (monthly_metrics.previous * 0.000000001)
+            ELSE monthly_metrics.previous
+        END AS previous,
+    monthly_metrics.growth_percent
+   FROM monthly_metrics
+  WHERE ((monthly_metrics.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+
+view tally_sources.usage as SELECT usage_daily.date,
+    usage_daily.merchant_id,
+    NULLIF(usage_daily.user_id, ''::text) AS user_id,
+    NULLIF(usage_daily.api_key, ''::text) AS api_key,
+    NULLIF(usage_daily.model, ''::text) AS model,
+    NULLIF(usage_daily.provider, ''::text) AS provider,
+    (usage_daily.requests)::numeric AS requests,
+    (usage_daily.failed_requests)::numeric AS failed_requests,
+    (usage_daily.prompt_tokens)::numeric AS prompt_tokens,
+    (usage_daily.completion_tokens)::numeric AS completion_tokens,
+    ((usage_daily.prompt_tokens + usage_daily.completion_tokens))::numeric AS total_tokens,
+    ((usage_daily.cost)::numeric * 0.000000001) AS cost
+   FROM usage_daily
+  WHERE ((usage_daily.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+
+view tally_sources.weekly_metrics as SELECT weekly_metrics.period_start AS date,
+    NULLIF(weekly_metrics.merchant_id, ''::text) AS merchant_id,
+    weekly_metrics.entity_type,
+    weekly_metrics.entity_id,
+    weekly_metrics.metric_type,
+    weekly_metrics.period_start,
+    weekly_metrics.period_end,
+        CASE weekly_metrics.metric_type
+            WHEN 'cost'::text THEN (weekly_metrics.value * 0.000000001)
+            ELSE weekly_metrics.value
+        END AS value,
+        CASE weekly_metrics.metric_type
+            WHEN 'cost'::text THEN (weekly_metrics.daily_average * 0.000000001)
+            ELSE weekly_metrics.daily_average
+        END AS daily_average,
+        CASE weekly_metrics.metric_type
+            WHEN 'cost'::text THEN (weekly_metrics.previous * 0.000000001)
+            ELSE weekly_metrics.previous
+        END AS previous,
+    weekly_metrics.growth_percent
+   FROM weekly_metrics
+  WHERE ((weekly_metrics.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));

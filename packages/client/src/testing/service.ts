@@ -44,6 +44,7 @@ export async function startIngest(settings: Record<string, string> = {}) {
     const exited = once(child, 'exit');
     child.kill('SIGKILL');
     await exited;
+    await forgotten(url);
   }
 
   await start();
@@ -75,6 +76,17 @@ export async function startIngest(settings: Record<string, string> = {}) {
       await redis.drop();
     },
   };
+}
+
+/** Resolves when no connection to what was killed is left to be used again: one more is then refused, not broken. */
+async function forgotten(url: string): Promise<void> {
+  for (;;) {
+    const refused = await fetch(url).then(
+      () => false,
+      (error: { cause?: { code?: string } }) => error.cause?.code === 'ECONNREFUSED',
+    );
+    if (refused) return;
+  }
 }
 
 /** Resolves when an address answers with 200. */
