@@ -1,9 +1,10 @@
 import { writeFile } from 'node:fs/promises';
+import { Redis } from 'ioredis';
 import pg from 'pg';
 import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// From Redis into every book of Postgres, beside a bulk insert of the same rows (the limit) and the plain ways.
+// From Redis into every book of Postgres, beside COPY of the same rows (the limit) and the plain ways.
 const ENTRIES = Number(process.env.BENCH_ENTRIES ?? 60_000);
 const BATCH = 500;
 
@@ -22,12 +23,13 @@ await withServers(async (servers) => {
       'per second': await flush(servers, { merchants, flushers, session: `f${merchants}-${flushers}` }),
     });
   }
-  rows.push({ what: 'bulk insert into the journal table alone (the limit)', 'per second': await bulk(sql) });
+  rows.push({ what: 'COPY into the journal table alone (the limit)', 'per second': await copy(sql) });
   rows.push({ what: 'an upsert per event, journal and daily sums', 'per second': await upsertEach(sql) });
+  rows.push({ what: 'SCAN + GET + upsert, a key at a time', 'per second': await scanAndUpsert(sql, servers.redisUrl) });
   await sql.end();
 });
 const plain = rows.find(({ what }) => what.startsWith('an upsert'))['per second'];
-const limit = rows.find(({ what }) => what.startsWith('bulk'))['per second'];
+const limit = rows.find(({ what }) => what.startsWith('COPY'))['per second'];
 console.log(machine());
 console.table(
   rows.map((row) => ({
@@ -76,16 +78,46 @@ async function flush(servers, { merchants, flushers, session }) {
   });
 }
 
-async function bulk(sql) {
-  await sql.query('create table bench_bulk (like usage_events including all)');
-  const started = performance.now();
-  // The rows are made by Postgres itself, so that nothing but the insertion of whole rows is timed.
+/** COPY of whole rows, from a file of the server's own, into a table like the journal. */
+async function copy(sql) {
+  await sql.query('create table bench_source (like usage_events including all)');
   await sql.query(
-    `insert into bench_bulk select current_date, 'bulk', 'b-' || n, now(), 'user-' || n % 100, 'key-' || n % 10, 'gpt-4o', 'openai',
-       false, 1, 1, 0, 374, 44, 2300000, null, null, 1 from generate_series(1, $1) as n`,
+    `insert into bench_source select current_date, 'copy', 'c-' || n, now(), 'user-' || n % 100, 'key-' || n % 10, 'gpt-4o',
+       'openai', false, 1, 1, 0, 374, 44, 2300000, null, null, 1 from generate_series(1, $1) as n`,
     [ENTRIES],
   );
+  const { rows: found } = await sql.query(`select current_setting('data_directory') || '/bench.copy' as file`);
+  const file = sql.escapeLiteral(found[0].file);
+  await sql.query(`copy bench_source to ${file}`);
+  await sql.query('create table bench_copy (like usage_events including all)');
+  const started = performance.now();
+  await sql.query(`copy bench_copy from ${file}`);
   return Math.round(ENTRIES / ((performance.now() - started) / 1000));
+}
+
+/** The plain job: SCAN the totals, and for each key a GET and an upsert. Keys a second. */
+async function scanAndUpsert(sql, redisUrl) {
+  const redis = new Redis(redisUrl);
+  const keys = 2000;
+  for (let n = 0; n < keys; n++) await redis.set(`plain:${n}`, '5');
+  await sql.query('create table bench_totals (key text primary key, value bigint)');
+  const started = performance.now();
+  let cursor = '0';
+  let done = 0;
+  do {
+    const [next, found] = await redis.scan(cursor, 'MATCH', 'plain:*', 'COUNT', 100);
+    cursor = next;
+    for (const key of found) {
+      const value = await redis.get(key);
+      await sql.query(
+        'insert into bench_totals values ($1, $2) on conflict (key) do update set value = excluded.value',
+        [key, value],
+      );
+      done++;
+    }
+  } while (cursor !== '0');
+  await redis.quit();
+  return Math.round(done / ((performance.now() - started) / 1000));
 }
 
 /** What most meters do: for each event a transaction that notes it and adds to a row. */

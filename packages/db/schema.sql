@@ -380,108 +380,12 @@ table weekly_metrics (
 );
 CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
 
-view tally_sources.daily_metrics as SELECT daily_metrics.period_start AS date,
-    NULLIF(daily_metrics.merchant_id, ''::text) AS merchant_id,
-    daily_metrics.entity_type,
-    daily_metrics.entity_id,
-    daily_metrics.metric_type,
-    daily_metrics.period_start,
-    daily_metrics.period_end,
-        CASE daily_metrics.metric_type
-            WHEN 'cost'::text THEN (daily_metrics.value * 0.000000001)
-            ELSE daily_metrics.value
-        END AS value,
-        CASE daily_metrics.metric_type
-            WHEN 'cost'::text THEN (daily_metrics.daily_average * 0.000000001)
-            ELSE daily_metrics.daily_average
-        END AS daily_average,
-        CASE daily_metrics.metric_type
-            WHEN 'cost'::text THEN (daily_metrics.previous * 0.000000001)
-            ELSE daily_metrics.previous
-        END AS previous,
-    daily_metrics.growth_percent
-   FROM daily_metrics
-  WHERE ((daily_metrics.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+view tally_sources.daily_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 
-view tally_sources.events as SELECT usage_events."time",
-    usage_events.date,
-    usage_events.merchant_id,
-    NULLIF(usage_events.user_id, ''::text) AS user_id,
-    NULLIF(usage_events.api_key, ''::text) AS api_key,
-    NULLIF(usage_events.model, ''::text) AS model,
-    NULLIF(usage_events.provider, ''::text) AS provider,
-        CASE
-            WHEN usage_events.failed THEN 'failure'::text
-            ELSE 'success'::text
-        END AS status,
-    (usage_events.requests)::numeric AS requests,
-    (usage_events.failed_requests)::numeric AS failed_requests,
-    (usage_events.prompt_tokens)::numeric AS prompt_tokens,
-    (usage_events.completion_tokens)::numeric AS completion_tokens,
-    ((usage_events.prompt_tokens + usage_events.completion_tokens))::numeric AS total_tokens,
-    ((usage_events.cost)::numeric * 0.000000001) AS cost,
-    usage_events.metrics,
-    usage_events.properties
-   FROM usage_events
-  WHERE ((usage_events.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+view tally_sources.events ("time" timestamp with time zone, date date, merchant_id text, user_id text, api_key text, model text, provider text, status text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric, metrics jsonb, properties jsonb)
 
-view tally_sources.monthly_metrics as SELECT monthly_metrics.period_start AS date,
-    NULLIF(monthly_metrics.merchant_id, ''::text) AS merchant_id,
-    monthly_metrics.entity_type,
-    monthly_metrics.entity_id,
-    monthly_metrics.metric_type,
-    monthly_metrics.period_start,
-    monthly_metrics.period_end,
-        CASE monthly_metrics.metric_type
-            WHEN 'cost'::text THEN (monthly_metrics.value * 0.000000001)
-            ELSE monthly_metrics.value
-        END AS value,
-        CASE monthly_metrics.metric_type
-            WHEN 'cost'::text THEN (monthly_metrics.daily_average * 0.000000001)
-            ELSE monthly_metrics.daily_average
-        END AS daily_average,
-        CASE monthly_metrics.metric_type
-            WHEN 'cost'::text THEN (monthly_metrics.previous * 0.000000001)
-            ELSE monthly_metrics.previous
-        END AS previous,
-    monthly_metrics.growth_percent
-   FROM monthly_metrics
-  WHERE ((monthly_metrics.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+view tally_sources.monthly_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 
-view tally_sources.usage as SELECT usage_daily.date,
-    usage_daily.merchant_id,
-    NULLIF(usage_daily.user_id, ''::text) AS user_id,
-    NULLIF(usage_daily.api_key, ''::text) AS api_key,
-    NULLIF(usage_daily.model, ''::text) AS model,
-    NULLIF(usage_daily.provider, ''::text) AS provider,
-    (usage_daily.requests)::numeric AS requests,
-    (usage_daily.failed_requests)::numeric AS failed_requests,
-    (usage_daily.prompt_tokens)::numeric AS prompt_tokens,
-    (usage_daily.completion_tokens)::numeric AS completion_tokens,
-    ((usage_daily.prompt_tokens + usage_daily.completion_tokens))::numeric AS total_tokens,
-    ((usage_daily.cost)::numeric * 0.000000001) AS cost
-   FROM usage_daily
-  WHERE ((usage_daily.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+view tally_sources.usage (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric)
 
-view tally_sources.weekly_metrics as SELECT weekly_metrics.period_start AS date,
-    NULLIF(weekly_metrics.merchant_id, ''::text) AS merchant_id,
-    weekly_metrics.entity_type,
-    weekly_metrics.entity_id,
-    weekly_metrics.metric_type,
-    weekly_metrics.period_start,
-    weekly_metrics.period_end,
-        CASE weekly_metrics.metric_type
-            WHEN 'cost'::text THEN (weekly_metrics.value * 0.000000001)
-            ELSE weekly_metrics.value
-        END AS value,
-        CASE weekly_metrics.metric_type
-            WHEN 'cost'::text THEN (weekly_metrics.daily_average * 0.000000001)
-            ELSE weekly_metrics.daily_average
-        END AS daily_average,
-        CASE weekly_metrics.metric_type
-            WHEN 'cost'::text THEN (weekly_metrics.previous * 0.000000001)
-            ELSE weekly_metrics.previous
-        END AS previous,
-    weekly_metrics.growth_percent
-   FROM weekly_metrics
-  WHERE ((weekly_metrics.merchant_id = current_setting('tally.merchant_id'::text, true)) OR (current_setting('tally.merchant_id'::text, true) = '*'::text));
+view tally_sources.weekly_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)

@@ -126,7 +126,10 @@ export function createAccept(options: AcceptOptions): Accept {
       try {
         await fault('record.before-store');
         const { accepted, rejected } = await store(checked.lines);
-        const all = [...checked.rejected, ...rejected].sort((a, b) => a.index - b.index);
+        const repeated = checked.repeats.flatMap(({ index, of }) =>
+          rejected.filter((each) => each.index === of).map((each) => ({ ...each, index })),
+        );
+        const all = [...checked.rejected, ...rejected, ...repeated].sort((a, b) => a.index - b.index);
         return { accepted, duplicates: batch.entries.length - all.length - accepted, rejected: all };
       } catch (error) {
         if (isTallyError(error)) throw error;

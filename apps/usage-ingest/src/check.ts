@@ -30,13 +30,21 @@ export type Clock = { now: number; retentionDays: number };
 /** How far ahead of our clock a producer's may be. */
 export const MAX_AHEAD_MS = 10 * MINUTE_MS;
 
+export type CheckedBatch = {
+  lines: CheckedLine[];
+  rejected: Rejection[];
+  /** Entries that repeat an earlier one of the batch: what becomes of that one becomes of them. */
+  repeats: { index: number; of: number }[];
+};
+
 /**
  * Checks every entry by itself; of a repeated identity within the batch the first one stays. MERCHANT_FORBIDDEN where
  * all of the batch is about merchants that the caller may not name.
  */
-export function checkBatch(batch: BatchToCheck, clock: Clock): { lines: CheckedLine[]; rejected: Rejection[] } {
+export function checkBatch(batch: BatchToCheck, clock: Clock): CheckedBatch {
   const lines = new Map<string, CheckedLine>();
   const rejected: Rejection[] = [];
+  const repeats: CheckedBatch['repeats'] = [];
   const bounds = { oldest: addDays(dayOf(clock.now), -clock.retentionDays), now: clock.now };
   batch.entries.forEach((value, index) => {
     const checked = checkEntry(value, batch, bounds);
@@ -45,12 +53,14 @@ export function checkBatch(batch: BatchToCheck, clock: Clock): { lines: CheckedL
       return;
     }
     const identity = `${checked.line.merchant_id} ${identityOf(checked.line)}`;
-    if (!lines.has(identity)) lines.set(identity, { index, line: checked.line });
+    const first = lines.get(identity);
+    if (first) repeats.push({ index, of: first.index });
+    else lines.set(identity, { index, line: checked.line });
   });
   if (rejected.length === batch.entries.length && rejected.every(({ code }) => code === 'MERCHANT_FORBIDDEN')) {
     throw new TallyError('MERCHANT_FORBIDDEN', rejected[0]!.message, { details: { rejected } });
   }
-  return { lines: [...lines.values()], rejected };
+  return { lines: [...lines.values()], rejected, repeats };
 }
 
 type Refusal = { code: ErrorCode; message: string };

@@ -95,6 +95,16 @@ describe('usage.record', () => {
     expect(await current(merchantId)).toEqual({ big: '9000000000000000000', requests: '9000' });
   });
 
+  test('a repeat within the batch shares the fate of the first: counted once, or refused with it', async () => {
+    const merchantId = newMerchant();
+    const late = entry({ merchantId, time: '2025-01-01T00:00:00Z' });
+    expect(await record([late, late, entry({ merchantId }), entry({ merchantId })])).toMatchObject({
+      accepted: 1,
+      duplicates: 1,
+      rejected: [{ index: 0 }, { index: 1 }],
+    });
+  });
+
   const bad: [string, unknown, string][] = [
     ['a number', 7, 'INVALID_ENTRY'],
     ['null', null, 'INVALID_ENTRY'],

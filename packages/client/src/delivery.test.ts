@@ -6,7 +6,7 @@ import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { build } from 'esbuild';
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { createSpool, type SpoolPromise } from './spool/index.ts';
 import { createTally, type Rejected, type TallyOptions } from './tally.ts';
 import { type Fault, faultyFetch } from './testing/faults.ts';
@@ -158,8 +158,8 @@ describe('delivery', () => {
       fetch(input, { ...init, headers: { ...init?.headers, authorization: `Bearer ${key}` } });
     const kept = open({ fetch: way });
     kept.tally.record({ merchantId, metrics: {} });
+    await vi.waitFor(() => expect(kept.errors).toContain('UNAUTHORIZED'), { timeout: 20_000 });
     expect(await kept.tally.flush({ deadlineMs: 100 })).toEqual({ ok: false, queued: 1 });
-    expect(kept.errors).toContain('UNAUTHORIZED');
     const given = open({ key: 'wrong', authFailure: 'reject' });
     given.tally.record({ merchantId, metrics: {} });
     await given.tally.close();

@@ -38,11 +38,14 @@ export async function dumpSchema(client: pg.Client): Promise<string> {
     const partitioned = partition_key === null ? '' : ` partition by ${partition_key}`;
     parts.push([`table ${name} (`, [...lines, ...constraints].join(',\n'), `)${partitioned};`, ...indexes].join('\n'));
   }
+  // Columns, not definitions: Postgres prints those in other words from version to version.
   const views = await column<string>(
     client,
-    `select format('view %s as%s', c.oid::regclass, pg_get_viewdef(c.oid)) from pg_class c
-     join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind = 'v' and n.nspname not in ('pg_catalog', 'information_schema') and $1::oid is null order by 1`,
+    `select format('view %I.%I (%s)', n.nspname, c.relname,
+       string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' order by attnum))
+     from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on attrelid = c.oid and attnum > 0
+     where c.relkind = 'v' and n.nspname not in ('pg_catalog', 'information_schema') and $1::oid is null
+     group by n.nspname, c.relname order by 1`,
     null,
   );
   return `${[...parts, ...views].join('\n\n')}\n`;

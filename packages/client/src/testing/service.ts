@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
+import { request } from 'node:http';
 import { createRequire } from 'node:module';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
@@ -19,7 +20,7 @@ export async function startIngest(settings: Record<string, string> = {}) {
   const redis = await freshRedis();
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
-  const client = createIngestClient({ url, key: ADMIN_KEY });
+  const client = createIngestClient({ url, key: ADMIN_KEY, fetch: alone });
   let child: ChildProcess | undefined;
 
   async function start(): Promise<void> {
@@ -44,7 +45,6 @@ export async function startIngest(settings: Record<string, string> = {}) {
     const exited = once(child, 'exit');
     child.kill('SIGKILL');
     await exited;
-    await forgotten(url);
   }
 
   await start();
@@ -78,16 +78,18 @@ export async function startIngest(settings: Record<string, string> = {}) {
   };
 }
 
-/** Resolves when no connection to what was killed is left to be used again: one more is then refused, not broken. */
-async function forgotten(url: string): Promise<void> {
-  for (;;) {
-    const refused = await fetch(url).then(
-      () => false,
-      (error: { cause?: { code?: string } }) => error.cause?.code === 'ECONNREFUSED',
-    );
-    if (refused) return;
-  }
-}
+/** A fetch on a connection of its own: those that others left may belong to a process that was killed. */
+const alone = (input: unknown, init: { method?: string; headers?: object; body?: unknown } = {}) =>
+  new Promise<Response>((resolve, reject) => {
+    const { method = 'GET', body } = init;
+    const call = request(String(input), { method, headers: { ...init.headers }, agent: false }, (response) => {
+      const chunks: Buffer[] = [];
+      response.on('data', (chunk: Buffer) => chunks.push(chunk));
+      response.on('end', () => resolve(new Response(Buffer.concat(chunks), { status: response.statusCode ?? 500 })));
+    });
+    call.once('error', reject);
+    call.end(body);
+  });
 
 /** Resolves when an address answers with 200. */
 async function answers(url: string): Promise<void> {
