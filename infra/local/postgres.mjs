@@ -4,11 +4,13 @@ import { constants, existsSync, statSync } from 'node:fs';
 import { chmod, chown, cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { portIn, ROOT, secretIn } from './home.mjs';
 import { endProcess, readPid, startProcess, until } from './processes.mjs';
 
 const SHARED = '/var/lib/tally';
+const ORPHANS_MS = 20_000;
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
@@ -40,6 +42,16 @@ export async function privatePostgres({ home, durable }) {
     stopSignal: 'SIGINT',
     logFile: join(base, 'postgres.log'),
     async start() {
+      // The children of a killed server end a moment after it; until then its memory is in use.
+      for (const deadline = Date.now() + ORPHANS_MS; ; await wait(100)) {
+        try {
+          return await this.startOnce();
+        } catch (error) {
+          if (!/pre-existing shared memory/.test(error.message) || Date.now() > deadline) throw error;
+        }
+      }
+    },
+    async startOnce() {
       const pidFile = join(data, 'postmaster.pid');
       const left = await readPid(pidFile);
       if (left) await endProcess(left, 'SIGINT');
