@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,11 +11,14 @@ export function homeOf(env = process.env) {
   return resolve(ROOT, env.TALLY_HOME || '.tally');
 }
 
+/** Makes a home where there is none; returns its one true path, by which its processes are known. */
 export async function makeHome(home) {
   await mkdir(home, { recursive: true });
   // Others may pass through to what is theirs (Postgres runs as another user than root) but not look around.
-  await chmod(home, 0o711);
-  return home;
+  // A folder that holds something already is the user's to protect.
+  if ((await readdir(home)).length === 0) await chmod(home, 0o711);
+  for (const folder of ['run', 'logs']) await mkdir(join(home, folder), { recursive: true, mode: 0o700 });
+  return realpath(home);
 }
 
 /** A secret that is made once and kept in a file only we may read. */
@@ -43,6 +46,7 @@ export async function portIn(file) {
   return port;
 }
 
+/** Whether nothing listens on a port of the loopback interface. */
 export function isFree(port) {
   return new Promise((done) => {
     const server = createServer();

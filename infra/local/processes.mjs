@@ -1,50 +1,147 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { createWriteStream } from 'node:fs';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import {
+  closeSync,
+  fstatSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
+const LINUX = process.platform === 'linux';
+const TAIL_BYTES = 4000;
+/** One Ctrl-C may arrive twice: from the terminal, and forwarded by npm. */
+const SAME_PRESS_MS = 500;
+const PARENT_CHECK_MS = 500;
+
+const running = new Set();
+
 /**
  * Starts a program in a process group of its own, so that the terminal's Ctrl-C reaches only us and we choose the order
- * in which things stop. Output goes to `logFile`; the last of it is kept for when the program dies.
+ * in which things stop. It writes to `logFile` itself: it keeps its log, and can end in peace, should we be killed.
  */
 export function startProcess({ name, command, args, env, cwd, user, logFile }) {
+  const log = openSync(logFile, 'a', 0o600);
+  const from = fstatSync(log).size;
+  const identity = user ? { uid: user.uid, gid: user.gid } : {};
+  const child = spawn(command, args, { cwd, env, detached: true, stdio: ['ignore', log, log], ...identity });
+  closeSync(log);
+  const exited = exitOf(child);
+  return {
+    name,
+    pid: child.pid,
+    /** Resolves with the exit code, the name of the signal, or why it could not be started. */
+    exited,
+    tail: () => endOf(logFile, from),
+    kill: (signal) => child.kill(signal),
+    /** Asks it to end, and makes it when it has not within the deadline. */
+    async end(signal, deadlineMs = 10_000) {
+      child.kill(signal);
+      const timer = setTimeout(() => child.kill('SIGKILL'), deadlineMs);
+      await exited;
+      clearTimeout(timer);
+    },
+  };
+}
+
+/**
+ * Runs a program that shows its output to the user; resolves with its exit code, 1 where a signal ended it. With
+ * `signal` it gets a process group of its own, which an abort ends whole; without, it shares our terminal.
+ */
+export async function runProgram(command, args, { cwd, env, signal }) {
+  const own = signal !== undefined;
   const child = spawn(command, args, {
     cwd,
     env,
-    detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    ...(user ? { uid: user.uid, gid: user.gid } : {}),
+    detached: own,
+    stdio: [own ? 'ignore' : 'inherit', 'inherit', 'inherit'],
   });
-  let tail = '';
-  const log = logFile ? createWriteStream(logFile, { flags: 'a', mode: 0o600 }) : undefined;
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk) => {
-      log?.write(chunk);
-      tail = (tail + chunk).slice(-4000);
-    });
+  const exited = exitOf(child, () => child.pid && signalProcess(-child.pid, 'SIGKILL'));
+  const forward = (name) => child.kill(name);
+  const waitFor = () => {};
+  const abort = () => {
+    if (!child.pid) return;
+    signalProcess(-child.pid, 'SIGINT');
+    setTimeout(() => signalProcess(-child.pid, 'SIGKILL'), 10_000).unref();
+  };
+  if (own) {
+    signal.addEventListener('abort', abort, { once: true });
+    if (signal.aborted) abort();
+  } else {
+    // The terminal has told it already; we only wait for it.
+    process.on('SIGINT', waitFor);
+    process.on('SIGTERM', forward);
   }
+  const how = await exited;
+  signal?.removeEventListener('abort', abort);
+  process.off('SIGINT', waitFor);
+  process.off('SIGTERM', forward);
+  return typeof how === 'number' ? how : 1;
+}
+
+function exitOf(child, kill = () => child.kill('SIGKILL')) {
   const exited = new Promise((resolve) => {
     child.once('error', (error) => resolve(error.message));
     child.once('exit', (code, signal) => resolve(signal ?? code));
   });
-  // Children of a killed server write on; the log ends with the last of them.
-  child.once('close', () => log?.end());
-  return { name, child, exited, tail: () => tail };
+  running.add(kill);
+  void exited.then(() => running.delete(kill));
+  return exited;
 }
 
-/** Asks a process to end, and makes it when it does not within the deadline. */
+/**
+ * Aborted by the first SIGINT, SIGTERM or SIGHUP, and when the npm that runs us is gone. A second signal kills whatever
+ * we started and exits.
+ */
+export function stopSignal() {
+  const stop = new AbortController();
+  let first = 0;
+  const asked = () => {
+    if (!stop.signal.aborted) {
+      first = Date.now();
+      stop.abort(new Error('stopped'));
+    } else if (Date.now() - first > SAME_PRESS_MS) {
+      for (const kill of running) kill();
+      process.exit(1);
+    }
+  };
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, asked);
+  // Nobody reads any more: no reason to leave without stopping what we started.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  whenNpmIsGone(() => {
+    if (!stop.signal.aborted) asked();
+  });
+  return stop.signal;
+}
+
+/** npm forwards signals to the shell between it and us, and the shell keeps them to itself. */
+function whenNpmIsGone(then) {
+  if (!process.env.npm_lifecycle_event) return;
+  const parent = process.ppid;
+  const npm = /^\S*sh -c /.test(commandOf(parent)) ? parentOf(parent) : parent;
+  const check = () => {
+    if (process.ppid === parent && isAlive(npm)) return;
+    clearInterval(timer);
+    then();
+  };
+  const timer = setInterval(check, PARENT_CHECK_MS).unref();
+}
+
+/** Asks a process that is not our child to end, and makes it when it has not within the deadline. */
 export async function endProcess(pid, signal, deadlineMs = 10_000) {
-  if (!signalProcess(pid, signal)) return;
   const deadline = Date.now() + deadlineMs;
-  while (isAlive(pid)) {
+  for (signalProcess(pid, signal); isAlive(pid); await wait(20)) {
     if (Date.now() > deadline) signalProcess(pid, 'SIGKILL');
-    await wait(20);
   }
 }
 
 /** Sends a signal; false where there is no such process. */
-export function signalProcess(pid, signal) {
+function signalProcess(pid, signal) {
   try {
     process.kill(pid, signal);
     return true;
@@ -54,47 +151,101 @@ export function signalProcess(pid, signal) {
 }
 
 /** Whether a process lives; one that has ended but was not yet waited for does not. */
-export function isAlive(pid) {
-  if (!signalProcess(pid, 0)) return false;
-  const { stdout } = spawnSync('ps', ['-o', 'stat=', '-p', String(pid)], { encoding: 'utf8' });
-  return stdout.trim() !== '' && !stdout.trim().startsWith('Z');
+function isAlive(pid) {
+  return signalProcess(pid, 0) && !['', 'Z', 'X'].includes(statusOf(pid).state);
+}
+
+const parentOf = (pid) => statusOf(pid).parent;
+
+/** Slim images have no `ps`, and macOS has no /proc. */
+function statusOf(pid) {
+  const line = LINUX
+    ? // The name, in parentheses, may hold anything.
+      readOr(`/proc/${pid}/stat`).replace(/^.*\) /s, '')
+    : spawnSync('ps', ['-o', 'stat=,ppid=', '-p', String(pid)], { encoding: 'utf8' }).stdout;
+  const [state = '', parent] = line.trim().split(/\s+/);
+  return { state: state.slice(0, 1), parent: Number(parent) };
 }
 
 /** The command line of a living process; '' where there is none. */
 export function commandOf(pid) {
-  return spawnSync('ps', ['-ww', '-o', 'args=', '-p', String(pid)], { encoding: 'utf8' }).stdout?.trim() ?? '';
+  if (LINUX) return readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim();
+  return spawnSync('ps', ['-ww', '-o', 'args=', '-p', String(pid)], { encoding: 'utf8' }).stdout.trim();
 }
 
 /** Remembers a process, so that the next start finds it should this one be killed. */
-export async function rememberPid(file, pid) {
-  await mkdir(dirname(file), { recursive: true });
-  await writeFile(file, `${pid}\n`);
+export function rememberPid(file, pid) {
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, `${pid}\n`);
 }
 
-/** Ends what an earlier start left behind, if it still is what was remembered. */
+/** Makes `file` name us, unless it names a living process whose command line has `partOfCommand`: returns that one. */
+export function claimPidFile(file, partOfCommand) {
+  const ours = `${file}.${process.pid}`;
+  rememberPid(ours, process.pid);
+  try {
+    for (;;) {
+      try {
+        // A link appears whole or not at all, and once.
+        linkSync(ours, file);
+        return undefined;
+      } catch (error) {
+        if (error.code !== 'EEXIST') throw error;
+      }
+      const other = readPid(file);
+      if (other && commandOf(other).includes(partOfCommand)) return other;
+      rmSync(file, { force: true });
+    }
+  } finally {
+    rmSync(ours, { force: true });
+  }
+}
+
+/** Ends what an earlier start left behind, if it still is what was remembered: numbers of processes are used again. */
 export async function endRemembered(file, partOfCommand, signal = 'SIGTERM') {
-  const pid = await readPid(file);
+  const pid = readPid(file);
   if (pid && commandOf(pid).includes(partOfCommand)) await endProcess(pid, signal);
-  await rm(file, { force: true });
+  rmSync(file, { force: true });
 }
 
-export async function readPid(file) {
-  const text = await readFile(file, 'utf8').catch(() => '');
-  const pid = Number.parseInt(text, 10);
-  return Number.isInteger(pid) && pid > 1 ? pid : undefined;
+/** The number on the first line of a file. */
+export function readPid(file) {
+  const pid = Number.parseInt(readOr(file), 10);
+  return pid > 1 ? pid : undefined;
 }
 
 /** Waits until `check` is true; throws with `what` when the process ends or the deadline passes first. */
-export async function until(check, { what, running, deadlineMs = 60_000 }) {
+export async function until(check, { what, process: watched, deadlineMs }) {
   const deadline = Date.now() + deadlineMs;
   let ended = false;
-  void running?.exited.then(() => {
+  void watched.exited.then(() => {
     ended = true;
   });
   while (!(await check())) {
-    if (ended) throw new Error(`${what} ended:\n${running.tail()}`);
-    if (Date.now() > deadline)
-      throw new Error(`${what} was not ready after ${deadlineMs / 1000} s\n${running?.tail() ?? ''}`);
+    if (ended) throw new Error(`${what} ended:\n${watched.tail()}`);
+    if (Date.now() > deadline) throw new Error(`${what} is not ready after ${deadlineMs / 1000} s:\n${watched.tail()}`);
     await wait(25);
+  }
+}
+
+function readOr(file, otherwise = '') {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return otherwise;
+  }
+}
+
+/** The end of what was written to a file since it had `from` bytes. */
+function endOf(file, from) {
+  const log = openSync(file, 'r');
+  try {
+    const { size } = fstatSync(log);
+    const start = Math.max(from, size - TAIL_BYTES);
+    const bytes = Buffer.alloc(Math.max(0, size - start));
+    readSync(log, bytes, 0, bytes.length, start);
+    return bytes.toString();
+  } finally {
+    closeSync(log);
   }
 }

@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { portIn, secretIn } from './home.mjs';
@@ -7,16 +8,19 @@ import { endRemembered, rememberPid, startProcess, until } from './processes.mjs
 
 const HOW_TO_GET =
   'No redis-server or valkey-server on PATH: install one (apt-get install redis-server, brew install redis).';
+/** Reading a large journal of writes takes its time. */
+const READY_DEADLINE_MS = 300_000;
 
 /** The private Redis: redis-server or valkey-server of PATH, a password, loopback only, every write synced. */
 export async function privateRedis({ home, durable }) {
-  const command = await redisBinary();
+  const command = redisBinary();
   const folder = join(home, 'redis');
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const password = await secretIn(join(home, 'redis-password'));
-  const port = await portIn(join(home, 'redis-port'));
+  const endLeftovers = () => endRedisOf(home);
+  await endLeftovers();
+  const port = await portIn(portFileOf(home));
   const config = join(folder, 'redis.conf');
-  const pidFile = join(home, 'run', 'redis.pid');
   // In a file, not on the command line, where everyone could read the password.
   await writeFile(config, configuration({ folder, port, password, durable }), { mode: 0o600 });
 
@@ -24,8 +28,8 @@ export async function privateRedis({ home, durable }) {
     name: 'redis',
     url: `redis://:${password}@127.0.0.1:${port}/0`,
     stopSignal: 'SIGTERM',
-    async start() {
-      await endRemembered(pidFile, 'redis');
+    endLeftovers,
+    launch() {
       const running = startProcess({
         name: 'redis',
         command,
@@ -34,13 +38,24 @@ export async function privateRedis({ home, durable }) {
         cwd: folder,
         logFile: join(home, 'logs', 'redis.log'),
       });
-      if (running.child.pid) await rememberPid(pidFile, running.child.pid);
-      await until(() => answers(port, password), { what: 'Redis', running });
+      if (running.pid) rememberPid(pidFileOf(home), running.pid);
       return running;
     },
+    ready: (running) =>
+      until(() => answers(port, password), { what: 'Redis', process: running, deadlineMs: READY_DEADLINE_MS }),
     async remove() {},
   };
 }
+
+/** Ends the server that an earlier process left running on a home. */
+export async function endRedisOf(home) {
+  const port = await readFile(portFileOf(home), 'utf8').catch(() => 'none');
+  // Redis shows its address in place of its arguments.
+  await endRemembered(pidFileOf(home), `127.0.0.1:${port.trim()}`);
+}
+
+const pidFileOf = (home) => join(home, 'run', 'redis.pid');
+const portFileOf = (home) => join(home, 'redis-port');
 
 function configuration({ folder, port, password, durable }) {
   return `${[
@@ -78,17 +93,19 @@ function answers(port, password) {
 }
 
 /** The server's program; installed first where we may. */
-export async function redisBinary() {
+function redisBinary() {
   const known = onPath();
   if (known) return known;
   if (process.getuid?.() !== 0 || !has('apt-get')) throw new Error(HOW_TO_GET);
   console.log('installing redis-server (apt-get)');
-  // Installed for its program only: policy-rc.d would be the system's to write, so the service is told not to start.
+  // Installed for its program only, so the service is told not to start; policy-rc.d would be the system's to write.
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' };
   for (const args of [['update'], ['install', '-y', '--no-install-recommends', 'redis-server']]) {
-    const result = spawnSync('apt-get', ['-qq', ...args], { env, encoding: 'utf8' });
+    const result = spawnSync('apt-get', ['-qq', '-o', 'DPkg::Lock::Timeout=120', ...args], { env, encoding: 'utf8' });
     if (result.status !== 0) throw new Error(`${HOW_TO_GET}\napt-get ${args[0]} failed: ${result.stderr.slice(-500)}`);
   }
+  // systemd does not listen to RUNLEVEL; it was not here before us, so nobody misses it.
+  if (existsSync('/run/systemd/system')) spawnSync('systemctl', ['disable', '--now', 'redis-server']);
   const installed = onPath();
   if (!installed) throw new Error(HOW_TO_GET);
   return installed;

@@ -5,6 +5,7 @@ export type ServerHandle = {
   readonly exited: Promise<unknown> | undefined;
   tail(): string;
   start(): Promise<void>;
+  restart(): Promise<void>;
   kill(signal?: NodeJS.Signals): Promise<unknown> | undefined;
   stop(): Promise<void>;
 };
@@ -18,4 +19,4 @@ export type Servers = {
   remove(): Promise<void>;
 };
 
-export function startServers(options: { home: string; durable?: boolean }): Promise<Servers>;
+export function startServers(options: { home: string; durable?: boolean; signal?: AbortSignal }): Promise<Servers>;

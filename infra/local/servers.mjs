@@ -1,25 +1,36 @@
-import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { spawn } from 'node:child_process';
+import { setTimeout as wait } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { makeHome } from './home.mjs';
 import { privatePostgres } from './postgres.mjs';
-import { endProcess, signalProcess } from './processes.mjs';
 import { privateRedis } from './redis.mjs';
+
+/** How long to try again what passes by itself. */
+const RETRY_MS = 20_000;
 
 /**
  * Starts the private Postgres and the private Redis of a home, or only those named. `durable: false` is for tests.
- * The returned handles can be killed and started again at the same address, which is what crash tests do.
+ * The returned handles can be killed and started again at the same address, which is what crash tests do. An abort of
+ * `signal` while they start stops them and rejects.
  */
-export async function startServers({ home, durable = true, only = ['postgres', 'redis'] }) {
-  await makeHome(home);
-  await mkdir(join(home, 'run'), { recursive: true });
+export async function startServers({ home, durable = true, only = ['postgres', 'redis'], signal }) {
+  const place = await makeHome(home);
+  const reaper = durable ? undefined : reapWhenWeAreGone(place);
   const make = { postgres: privatePostgres, redis: privateRedis };
-  const handles = await Promise.all(only.map(async (name) => handleOf(await make[name]({ home, durable }))));
+  const servers = await Promise.all(only.map((name) => make[name]({ home: place, durable })));
+  signal?.throwIfAborted();
+  const handles = servers.map(handleOf);
   const [postgres, redis] = ['postgres', 'redis'].map((name) => handles.find((handle) => handle.name === name));
+  const stop = async () => void (await Promise.all(handles.map((handle) => handle.stop())));
+  signal?.addEventListener('abort', stop, { once: true });
   try {
     await Promise.all(handles.map((handle) => handle.start()));
+    signal?.throwIfAborted();
   } catch (error) {
-    await Promise.all(handles.map((handle) => handle.stop()));
+    await stop();
     throw error;
+  } finally {
+    signal?.removeEventListener('abort', stop);
   }
   return {
     postgres,
@@ -27,40 +38,66 @@ export async function startServers({ home, durable = true, only = ['postgres', '
     databaseUrl: postgres?.url,
     redisUrl: redis?.url,
     handles,
-    async stop() {
-      await Promise.all(handles.map((handle) => handle.stop()));
-    },
+    stop,
     /** Stops, and removes what is kept outside of the home. */
     async remove() {
-      await Promise.all(handles.map((handle) => handle.stop()));
-      await Promise.all(handles.map((handle) => handle.remove()));
+      await stop();
+      await Promise.all(servers.map((server) => server.remove()));
+      reaper?.kill();
     },
   };
 }
 
+function reapWhenWeAreGone(home) {
+  const script = fileURLToPath(new URL('reaper.mjs', import.meta.url));
+  const child = spawn(process.execPath, [script, home], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
+  child.unref();
+  child.stdin.unref();
+  child.stdin.on('error', () => {});
+  return child;
+}
+
 function handleOf(server) {
   let running;
-  return {
+  let starts = 0;
+  const handle = {
     name: server.name,
     url: server.url,
     get pid() {
-      return running?.child.pid;
+      return running?.pid;
     },
     /** Resolves when the process that runs now has ended. */
     get exited() {
       return running?.exited;
     },
     tail: () => running?.tail() ?? '',
+    /** Starts it, at the same address, after ending what may still run of it; resolves when it takes commands. */
     async start() {
-      running = await server.start();
+      const mine = ++starts;
+      for (const deadline = Date.now() + RETRY_MS; ; await wait(100)) {
+        await server.endLeftovers();
+        if (mine !== starts) throw new Error(`${server.name} was stopped while it started`);
+        running = server.launch();
+        try {
+          return await server.ready(running);
+        } catch (error) {
+          if (!server.isPassing?.(error) || Date.now() > deadline) throw error;
+        }
+      }
     },
+    async restart() {
+      await handle.stop();
+      await handle.start();
+    },
+    /** Ends it as a crash does; resolves when it is gone. */
     kill(signal = 'SIGKILL') {
-      if (running?.child.pid) signalProcess(running.child.pid, signal);
+      running?.kill(signal);
       return running?.exited;
     },
     async stop() {
-      if (running?.child.pid) await endProcess(running.child.pid, server.stopSignal);
+      starts++;
+      await running?.end(server.stopSignal);
     },
-    remove: () => server.remove(),
   };
+  return handle;
 }
