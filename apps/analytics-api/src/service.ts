@@ -39,7 +39,10 @@ export async function createAnalyticsService(
     fetch = globalThis.fetch,
   }: { log: Log; releasers: Releasers; now?: () => number; fetch?: typeof globalThis.fetch },
 ): Promise<AnalyticsService> {
-  const db = await openDb(env.DATABASE_URL, { applicationName: 'analytics-api' });
+  const db = await openDb(env.DATABASE_URL, {
+    applicationName: 'analytics-api',
+    poolSize: env.POSTGRES_POOL_SIZE,
+  });
   releasers.push('postgres', () => db.close());
   const ingest = createIngestClient({
     url: env.USAGE_INGEST_URL,

@@ -31,6 +31,7 @@ export async function createEngineService(
   { log, releasers, now = Date.now }: { log: Log; releasers: Releasers; now?: () => number },
 ): Promise<EngineService> {
   const db = await openDb(env.DATABASE_URL, {
+    poolSize: env.POSTGRES_POOL_SIZE,
     applicationName: 'metrics-engine',
     statementTimeoutMs: env.ROLLUP_TIMEOUT_MS,
   });

@@ -7,6 +7,7 @@ export const FAULT_POINTS = [
   'flush.before-append',
   'flush.before-commit',
   'flush.after-commit',
+  'flush.while-leaving',
   'flush.after-remove',
   'adjust.before-commit',
   'reconcile.before-set',

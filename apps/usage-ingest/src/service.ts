@@ -42,7 +42,10 @@ export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number
 /** Opens the stores and builds usage-ingest on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
   const { log, releasers, now = Date.now } = options;
-  const db = await openDb(env.DATABASE_URL, { applicationName: 'usage-ingest' });
+  const db = await openDb(env.DATABASE_URL, {
+    applicationName: 'usage-ingest',
+    poolSize: env.POSTGRES_POOL_SIZE,
+  });
   releasers.push('postgres', () => db.close());
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
   releasers.push('redis', () => redis.disconnect());
@@ -53,11 +56,12 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const registry = new Registry();
   const metrics = createIngestMetrics(registry, durability);
-  const counters = createCounters(redis, {
+  const limits = {
     typesPerDay: env.MAX_METRIC_TYPES_PER_DAY,
     dimensionsPerDay: env.MAX_DIMENSIONS_PER_DAY,
     waitReplicas: env.REDIS_WAIT_REPLICAS,
-  });
+  };
+  const counters = createCounters(redis, limits, fault);
   let restarted = true;
   const watch = watchRedis({
     redis,

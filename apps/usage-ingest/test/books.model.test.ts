@@ -55,6 +55,7 @@ const flushFault = fc.constantFrom<Point | undefined>(
   'flush.before-append',
   'flush.before-commit',
   'flush.after-commit',
+  'flush.while-leaving',
   'flush.after-remove',
 );
 const recordFault = fc.constantFrom<Point | undefined>(

@@ -30,6 +30,8 @@ export async function startIngest(settings: Record<string, string> = {}, fault?:
     TALLY_SERVICE_KEY: 'the-service-key-of-the-tests',
     ENABLE_FLUSH: 'false',
     TRACK_MERGE_MS: '1',
+    // With one connection, work that holds a merchant's lock and asks for another connection fails every time.
+    POSTGRES_POOL_SIZE: '1',
     ...settings,
   });
   const service = await createIngestService(env, {

@@ -19,16 +19,16 @@ export type BookRow = MerchantDay & {
 export type MonthRow = MerchantDay & { metricType: string; days: UnitsType; monthly: UnitsType };
 
 export type BooksStore = {
-  /** The books of a range, as one transaction sees them where an executor is given. */
-  read(scope: BookScope, executor?: Executor): Promise<BookRow[]>;
+  /** The books of a range, as one transaction sees them. */
+  read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
   /** Months of the range that do not equal their days. */
   monthsApart(scope: BookScope): Promise<MonthRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
   /** Which of these entries the journal has, as `date id`. */
-  known(merchantId: string, entries: readonly { date: Day; id: string }[], executor?: Executor): Promise<Set<string>>;
+  known(merchantId: string, entries: readonly { date: Day; id: string }[], transaction: Executor): Promise<Set<string>>;
   /** Entries that a difference of a merchant's day can come from. */
-  suspects(merchantId: string, date: Day, limit: number): Promise<{ id: string; why: string }[]>;
+  suspects(merchantId: string, date: Day, limit: number, transaction: Executor): Promise<{ id: string; why: string }[]>;
   /** Merchants' days whose totals in Redis are known to be behind. */
   staleTotals(limit: number): Promise<MerchantDay[]>;
   /** Forgets that totals are behind, if nothing marked them again since `before`. */
@@ -65,8 +65,8 @@ const Month = z
 /** The books side by side: what must be equal, and what is known to be behind. */
 export function createBooksStore(dataSource: DataSource): BooksStore {
   return {
-    read: ({ merchantIds, startDate, endDate }, executor = dataSource) =>
-      runSql(executor, 'books', [merchantIds ?? null, startDate, endDate], Book),
+    read: ({ merchantIds, startDate, endDate }, transaction) =>
+      runSql(transaction, 'books', [merchantIds ?? null, startDate, endDate], Book),
     monthsApart: ({ merchantIds, startDate, endDate }) =>
       runSql(dataSource, 'month-books', [merchantIds ?? null, startDate, endDate], Month),
     async merchants(startDate, endDate) {
@@ -78,14 +78,14 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
       );
       return rows.map((row) => row.merchant_id);
     },
-    async known(merchantId, entries, executor = dataSource) {
+    async known(merchantId, entries, transaction) {
       if (entries.length === 0) return new Set();
       const values = [merchantId, entries.map((each) => each.date), entries.map((each) => each.id)];
-      const rows = await runSql(executor, 'known-entries', values, z.object({ date: DateText, id: z.string() }));
+      const rows = await runSql(transaction, 'known-entries', values, z.object({ date: DateText, id: z.string() }));
       return new Set(rows.map((row) => `${row.date} ${row.id}`));
     },
-    suspects: (merchantId, date, limit) =>
-      runSql(dataSource, 'suspects', [merchantId, date, limit], z.object({ id: z.string(), why: z.string() })),
+    suspects: (merchantId, date, limit, transaction) =>
+      runSql(transaction, 'suspects', [merchantId, date, limit], z.object({ id: z.string(), why: z.string() })),
     async staleTotals(limit) {
       const rows = (await dataSource.query(
         'select merchant_id, date from usage_stale_totals order by marked_at limit $1',

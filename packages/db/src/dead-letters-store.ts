@@ -3,7 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { JournalLine } from './journal-line.ts';
 import { DateText, Moment } from './rows.ts';
-import { runSql } from './run-sql.ts';
+import { type Executor, runSql } from './run-sql.ts';
 
 export type DeadLetter = {
   id: string;
@@ -31,7 +31,7 @@ export type DeadLettersStore = {
   /** How many wait for someone to look at them. */
   count(): Promise<number>;
   /** The unresolved entries of a merchant, as journal lines: accepted, but in no book of Postgres. */
-  waiting(merchantId: string): Promise<JournalLine[]>;
+  waiting(merchantId: string, transaction: Executor): Promise<JournalLine[]>;
 };
 
 const Row = z
@@ -59,10 +59,9 @@ const MAX_WAITING = 10_000;
 
 /** Entries that were acknowledged and that Postgres refused for their own sake. */
 export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore {
-  const list: DeadLettersStore['list'] = ({ merchantId, ids, after, limit, includeResolved }) =>
-    runSql(dataSource, 'dead-letters', [merchantId ?? null, ids ?? null, after ?? '0', limit, includeResolved], Row);
   return {
-    list,
+    list: ({ merchantId, ids, after, limit, includeResolved }) =>
+      runSql(dataSource, 'dead-letters', [merchantId ?? null, ids ?? null, after ?? '0', limit, includeResolved], Row),
     async resolve(id) {
       await dataSource.query('update usage_dead_letters set resolved_at = now() where id = $1', [id]);
     },
@@ -72,8 +71,8 @@ export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore
       );
       return Number(row.count);
     },
-    async waiting(merchantId) {
-      const letters = await list({ merchantId, limit: MAX_WAITING, includeResolved: false });
+    async waiting(merchantId, transaction) {
+      const letters = await runSql(transaction, 'dead-letters', [merchantId, null, '0', MAX_WAITING, false], Row);
       return letters.map((letter) => letter.line);
     },
   };

@@ -26,5 +26,6 @@ export type {
   RollupRow,
   RollupsStore,
 } from './rollups-store.ts';
+export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

@@ -45,7 +45,9 @@ export type Journal = {
    * Runs `work` in one transaction that holds the flush locks of merchants, and commits when it returns.
    * With `wait: false` merchants that someone else is flushing are left out. Exactly once: an entry counts when its
    * row is new in `usage_events`, and everything summed is summed from the new rows by the same statement.
-   * 40001 and 40P01 run `work` again, so it must bear to be repeated. Throws TOTAL_LIMIT where a sum would pass bigint.
+   * 40001 and 40P01 run `work` again, so it must bear to be repeated. Waits are bounded: 55P03 where
+   * someone holds a lock for 20 s. `work` must use the given transaction alone: who waits for the lock holds a
+   * connection, so a second one may not be had. Throws TOTAL_LIMIT where a sum would pass bigint.
    */
   exclusively<T>(
     merchantIds: readonly string[],
@@ -59,6 +61,9 @@ export type Journal = {
 const RETRIED = new Set(['40001', '40P01']);
 const OUT_OF_RANGE = '22003';
 const MAX_ATTEMPTS = 10;
+/** A flush holds a merchant's lock for one piece; work inside reads Redis, whose commands may take 10 s. */
+const LOCK_TIMEOUT = '20s';
+const IDLE_TIMEOUT = '30s';
 
 const AppendRow = z.object({
   flush_id: Units,
@@ -74,6 +79,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
       try {
         return await dataSource.transaction(async ({ queryRunner }) => {
           const transaction: Executor = queryRunner!;
+          await transaction.query(sql('bound-waits'), [LOCK_TIMEOUT, IDLE_TIMEOUT]);
           return work({
             merchantIds: await lock(transaction, merchantIds, options.wait),
             append: (batch) => append(transaction, merchantIds, batch),

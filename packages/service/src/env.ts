@@ -39,6 +39,7 @@ export const whole = (fallback: number, min: number, max: number) =>
 export const serviceEnv = {
   HOST: z.string().default('127.0.0.1'),
   DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'Expected postgres://…'),
+  POSTGRES_POOL_SIZE: whole(10, 1, 1_000),
   REDIS_URL: z.string().regex(/^rediss?:\/\//, 'Expected redis://… or rediss://…'),
   TALLY_ADMIN_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),
   TALLY_SERVICE_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),

@@ -3,11 +3,13 @@ import { readFileSync } from 'node:fs';
 import { type Day, MAX_SUM_UNITS, type Units } from '@tally/contracts';
 import type { RedisClient } from '@tally/service';
 import type { Cluster, Redis, Result } from 'ioredis';
+import type { FaultPoint } from '../faults.ts';
 import {
   dimensionsKey,
   expiryOf,
   JOURNALS_PATTERN,
   journalKey,
+  LEAVING,
   PENDING,
   parseJournalKey,
   parseTotalKey,
@@ -71,7 +73,7 @@ export type Counters = {
   totals(merchantId: string, date: Day, metricTypes?: readonly string[]): Promise<Map<string, Units>>;
   /** Pages of at most 100 totals of a date, over all merchants, or of one merchant. */
   scanTotals(date: Day, merchantId?: string): AsyncGenerator<LiveTotal[]>;
-  /** Merchants that may have something to flush. */
+  /** Merchants that may have something to flush: all that have an acknowledged item, and some that no longer do. */
   pendingMerchants(): Promise<string[]>;
   /** The id of the newest item of a merchant's journal; null where it is empty. */
   newestItem(merchantId: string): Promise<string | null>;
@@ -113,7 +115,7 @@ const LUA_FOLDER = new URL('../../lua/', import.meta.url);
 const script = (name: string) => readFileSync(new URL(`${name}.lua`, LUA_FOLDER), 'utf8');
 
 /** All `usage:*` keys: totals, journal streams, seen ids, pending merchants. */
-export function createCounters(redis: RedisClient, limits: CounterLimits): Counters {
+export function createCounters(redis: RedisClient, limits: CounterLimits, fault: FaultPoint): Counters {
   redis.defineCommand('recordBatch', { lua: script('record-batch') });
   redis.defineCommand('setTotals', { lua: script('set-totals') });
   redis.defineCommand('removeFlushed', { numberOfKeys: 1, lua: script('remove-flushed') });
@@ -149,10 +151,11 @@ export function createCounters(redis: RedisClient, limits: CounterLimits): Count
         keys.push(totalKey(merchantId, date, metricType));
         args.push(units.toString(), (MAX_SUM_UNITS - units).toString(), String(expiryOf(date)));
       }
-      // Pending before stored: a batch that nobody looks for would wait for the hourly sweep.
-      const pending = redis.sadd(PENDING, merchantId);
-      if ('nodes' in redis) await pending;
-      const [, [outcome, ...indexes]] = await Promise.all([pending, redis.recordBatch(keys.length, ...keys, ...args)]);
+      const recorded = redis.recordBatch(keys.length, ...keys, ...args);
+      // One connection keeps the order; the nodes of a cluster do not.
+      if ('nodes' in redis) await recorded;
+      // After the batch is there, and before it is acknowledged, as seen before too: see `remove`.
+      const [[outcome, ...indexes]] = await Promise.all([recorded, redis.sadd(PENDING, merchantId)]);
       if (outcome === 'ok') {
         await replicated(merchantId);
         return { outcome: 'stored' };
@@ -193,7 +196,10 @@ export function createCounters(redis: RedisClient, limits: CounterLimits): Count
       }
     },
 
-    pendingMerchants: () => redis.smembers(PENDING),
+    async pendingMerchants() {
+      const [pending, leaving] = await Promise.all([redis.smembers(PENDING), redis.smembers(LEAVING)]);
+      return [...new Set([...pending, ...leaving.map(merchantOfMark)])];
+    },
 
     async newestItem(merchantId) {
       const [newest] = await redis.xrevrange(journalKey(merchantId), '+', '-', 'COUNT', 1);
@@ -214,13 +220,18 @@ export function createCounters(redis: RedisClient, limits: CounterLimits): Count
         ...items.flatMap(({ streamId, batchId }) => [streamId, batchId]),
       );
       if (left > 0) return;
-      await redis.srem(PENDING, merchantId);
-      // Someone may have stored between the look and the removal.
+      // Whoever stores makes pending after that. So either our look at the stream sees what was stored, or the merchant
+      // is made pending after our removal; and should we die in between, our mark says so.
+      const mark = markOf(merchantId);
+      await redis.multi().sadd(LEAVING, mark).srem(PENDING, merchantId).exec();
+      await fault('flush.while-leaving');
       if ((await redis.xlen(journalKey(merchantId))) > 0) await redis.sadd(PENDING, merchantId);
+      await redis.srem(LEAVING, mark);
     },
 
     async sweep() {
-      const merchants = new Set<string>();
+      const marks = await redis.smembers(LEAVING);
+      const merchants = new Set(marks.map(merchantOfMark));
       for (const node of nodesOf(redis)) {
         let cursor = '0';
         do {
@@ -233,6 +244,7 @@ export function createCounters(redis: RedisClient, limits: CounterLimits): Count
         } while (cursor !== '0');
       }
       if (merchants.size > 0) await redis.sadd(PENDING, ...merchants);
+      if (marks.length > 0) await redis.srem(LEAVING, ...marks);
       return [...merchants];
     },
 
@@ -280,6 +292,9 @@ export function createCounters(redis: RedisClient, limits: CounterLimits): Count
     },
   };
 }
+
+const markOf = (merchantId: string) => `${randomBytes(9).toString('base64url')} ${merchantId}`;
+const merchantOfMark = (mark: string) => mark.slice(mark.indexOf(' ') + 1);
 
 function typesByDay(amounts: readonly Amount[]): Map<Day, string[]> {
   const days = new Map<Day, string[]>();

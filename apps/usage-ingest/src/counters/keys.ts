@@ -6,6 +6,9 @@ import { addDays, type Day, dayOf, startOfDay } from '@tally/contracts';
  */
 export const PENDING = 'usage:pending';
 
+/** Marks of those who are taking a merchant out of `usage:pending`, `token merchant`; in the same slot as that. */
+export const LEAVING = '{usage:pending}:leaving';
+
 /** `usage:{m}:2026-11-22:queries`: the running total, a string of units. */
 export const totalKey = (merchantId: string, date: Day, metricType: string) =>
   `usage:{${merchantId}}:${date}:${metricType}`;

@@ -143,10 +143,10 @@ export function createDrain(options: DrainOptions): Drain {
   return {
     async drain({ merchantIds, wait }) {
       const asOf = now();
-      const pending = await counters.pendingMerchants();
-      const wanted = merchantIds && new Set(merchantIds);
+      // Merchants that are named are looked at whether they are said to be pending or not.
+      const wanted = merchantIds ? [...new Set(merchantIds)] : await counters.pendingMerchants();
       const due = (merchantId: string) => wait || (failing.get(merchantId)?.until ?? 0) <= asOf;
-      const merchants = pending.filter((id) => (!wanted || wanted.has(id)) && due(id)).sort();
+      const merchants = wanted.filter(due).sort();
       let inserted = 0;
       const errors: DrainReport['errors'] = [];
       for (const group of chunks(merchants, MERCHANTS_PER_PIECE)) {
@@ -159,7 +159,7 @@ export function createDrain(options: DrainOptions): Drain {
               inserted += await flushAlone(merchantId, wait);
               failing.delete(merchantId);
             } catch (error) {
-              failed(merchantId);
+              if (!wait) failed(merchantId);
               errors.push({ key: merchantId, message: messageOf(error) });
             }
           }

@@ -1,5 +1,5 @@
 import { addDays, type Day, dayOf, eachDay, type Units } from '@tally/contracts';
-import type { BookRow, Db, JournalLine, MerchantDay } from '@tally/db';
+import type { BookRow, Db, Executor, JournalLine, MerchantDay } from '@tally/db';
 import type { Counters, Snapshot } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { FaultPoint } from '../faults.ts';
@@ -54,11 +54,11 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
   const isLive = (date: Day) => date >= addDays(dayOf(now()), -LIVE_DAYS) && date <= addDays(dayOf(now()), 1);
 
   /** The totals that Redis must have by what Postgres has: its sums, and what was accepted but is not in it. */
-  async function liveBooks(merchantId: string, date: Day, rows: readonly BookRow[]) {
+  async function liveBooks(merchantId: string, date: Day, rows: readonly BookRow[], transaction: Executor) {
     const counted = new Map(rows.map((row) => [row.metricType, row.usage]));
     const snapshot = await counters.snapshot(merchantId, date, [...counted.keys()]);
-    const buried = (await db.deadLetters.waiting(merchantId)).filter((line) => line.date === date);
-    const waiting = await notYetCounted(merchantId, date, snapshot, buried);
+    const buried = (await db.deadLetters.waiting(merchantId, transaction)).filter((line) => line.date === date);
+    const waiting = await notYetCounted(merchantId, date, [...linesOf(snapshot), ...buried], transaction);
     const outstanding = sumOf(waiting);
     const right = new Map<string, Units>();
     for (const type of new Set([...counted.keys(), ...snapshot.totals.keys(), ...outstanding.keys()])) {
@@ -67,14 +67,19 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
     return { snapshot, right, outstanding, waiting };
   }
 
-  /** What waits in the stream or was buried, without what the journal has: an item may be flushed but not yet removed. */
-  async function notYetCounted(merchantId: string, date: Day, { items }: Snapshot, buried: readonly JournalLine[]) {
-    const lines = new Map<string, JournalLine>();
-    for (const line of [...items.flatMap((item) => JSON.parse(item.lines) as JournalLine[]), ...buried]) {
-      if (line.date === date && !lines.has(identityOf(line))) lines.set(identityOf(line), line);
+  /** Of the lines that wait in the stream or were buried, those the journal lacks: a flushed item may still be there. */
+  async function notYetCounted(
+    merchantId: string,
+    date: Day,
+    lines: readonly JournalLine[],
+    transaction: Executor,
+  ): Promise<JournalLine[]> {
+    const waiting = new Map<string, JournalLine>();
+    for (const line of lines) {
+      if (line.date === date && !waiting.has(identityOf(line))) waiting.set(identityOf(line), line);
     }
-    const known = await db.books.known(merchantId, [...lines.values()]);
-    return [...lines].filter(([identity]) => !known.has(identity)).map(([, line]) => line);
+    const known = await db.books.known(merchantId, [...waiting.values()], transaction);
+    return [...waiting].filter(([identity]) => !known.has(identity)).map(([, line]) => line);
   }
 
   async function checkMerchant(
@@ -92,7 +97,7 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
           drift.push(...ofDay.flatMap((row) => driftOf(row, null)));
           continue;
         }
-        const { snapshot, outstanding, waiting } = await liveBooks(merchantId, date, ofDay);
+        const { snapshot, outstanding, waiting } = await liveBooks(merchantId, date, ofDay, transaction);
         const byType = new Map(ofDay.map((row) => [row.metricType, row]));
         for (const type of new Set([...byType.keys(), ...snapshot.totals.keys()])) {
           const live = (snapshot.totals.get(type) ?? 0n) - (outstanding.get(type) ?? 0n);
@@ -101,7 +106,7 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
         }
         const apart = drift.filter((each) => each.date === date);
         if (apart.length > 0) {
-          const suspects = await suspectsOf(merchantId, date, waiting);
+          const suspects = await suspectsOf(merchantId, date, waiting, transaction);
           for (const each of apart) each.suspects = suspects;
         }
       }
@@ -109,12 +114,12 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
     });
   }
 
-  async function suspectsOf(merchantId: string, date: Day, waiting: readonly JournalLine[]) {
+  async function suspectsOf(merchantId: string, date: Day, waiting: readonly JournalLine[], transaction: Executor) {
     const ids = (await counters.seenIds(merchantId, date, now())).map((identity) => ({ date, id: identity.slice(11) }));
-    const known = await db.books.known(merchantId, ids);
+    const known = await db.books.known(merchantId, ids, transaction);
     const outstanding = new Set(waiting.map(identityOf));
     const lost = ids.filter(({ id }) => !known.has(`${date} ${id}`) && !outstanding.has(`${date} ${id}`));
-    const found = await db.books.suspects(merchantId, date, MAX_SUSPECTS);
+    const found = await db.books.suspects(merchantId, date, MAX_SUSPECTS, transaction);
     return [...lost.map(({ id }) => ({ id, why: 'acknowledged, but not in the journal' })), ...found].slice(
       0,
       MAX_SUSPECTS,
@@ -126,7 +131,7 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
     await db.journal.exclusively([merchantId], { wait: true }, async ({ transaction }) => {
       const rows = await db.books.read({ merchantIds: [merchantId], startDate: date, endDate: date }, transaction);
       for (let attempt = 0; attempt < SET_ATTEMPTS; attempt++) {
-        const { snapshot, right } = await liveBooks(merchantId, date, rows);
+        const { snapshot, right } = await liveBooks(merchantId, date, rows, transaction);
         const wrong = new Map([...right].filter(([type, units]) => (snapshot.totals.get(type) ?? 0n) !== units));
         await fault('reconcile.before-set');
         if (wrong.size === 0 || (await counters.setTotals(merchantId, date, snapshot.totals, wrong))) return;
@@ -207,6 +212,8 @@ function emptyRow(merchantId: string, date: Day, metricType: string): BookRow {
   const none = { journal: 0n, usage: 0n, daily: null, dailyModels: null, quarterHours: null };
   return { merchantId, date, metricType, ...none };
 }
+
+const linesOf = ({ items }: Snapshot) => items.flatMap((item) => JSON.parse(item.lines) as JournalLine[]);
 
 function sumOf(lines: readonly JournalLine[]): Map<string, Units> {
   const sums = new Map<string, Units>();
