@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import type { Server } from 'node:http';
-import { serve } from '@hono/node-server';
+import { createServer, type Server } from 'node:http';
+import { getRequestListener } from '@hono/node-server';
 import { ERRORS, type TallyError } from '@tally/contracts';
 import { type AnyRouter, TRPCError } from '@trpc/server';
 import { fetchRequestHandler } from '@trpc/server/adapters/fetch';
@@ -8,6 +8,7 @@ import { Hono, type Context as HonoContext } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import type { Registry } from 'prom-client';
 import type { Authenticate } from './auth.ts';
+import { createDirect, type Direct } from './direct.ts';
 import type { Log } from './log.ts';
 import { collectProcess, countRequests } from './metrics.ts';
 import { understand } from './trpc.ts';
@@ -26,17 +27,46 @@ export type AppOptions = {
   health(): Promise<Health>;
 };
 
-export type App = Hono & { stopAccepting(): void };
+export type App = Hono & {
+  stopAccepting(): void;
+  /** Answers what needs no Web request; see direct.ts. */
+  direct: Direct;
+};
 
-const RETRY_AFTER_SECONDS = '1';
+const RETRY_AFTER_SECONDS = 1;
 
 /** The HTTP face that all services share: /trpc, /livez, /readyz, /metrics, limits, one log line per request. */
 export function createApp(options: AppOptions): App {
-  const { log, registry } = options;
-  const app = new Hono();
+  const { log, registry, router, maxBodyBytes } = options;
+  const app = new Hono<{ Variables: { event: Record<string, unknown> } }>();
   const count = countRequests(registry);
   collectProcess(registry);
   let accepting = true;
+
+  /** What is known of a request from its beginning: `answered` counts it and writes its one log line. */
+  const begin = (named: string | undefined) => {
+    const started = performance.now();
+    const requestId = named?.slice(0, 64) ?? randomUUID();
+    const event: Record<string, unknown> = {};
+    const answered = ({ method, path, status }: { method: string; path: string; status: number }) => {
+      const durationMs = performance.now() - started;
+      count(path, status, durationMs);
+      const line = { requestId, method, path, status, durationMs: Math.round(durationMs * 100) / 100, ...event };
+      if (status >= 500) log.error(line, 'request');
+      else log.info(line, 'request');
+    };
+    return { requestId, event, answered };
+  };
+  const contextOf = (event: Record<string, unknown>, authorization: string | undefined) => {
+    let caller: ReturnType<Authenticate> | undefined;
+    return { event, caller: () => (caller ??= options.authenticate(authorization)) };
+  };
+  const failed = (event: Record<string, unknown>, error: TRPCError, path: string | undefined) => {
+    const known = understand(error);
+    event.procedure = path;
+    event.code = known.code;
+    if (known.code === 'INTERNAL') log.error({ err: known.cause ?? error, path }, 'unexpected error');
+  };
 
   app.get('/livez', (c) => c.json({ ok: true }));
   app.get('/readyz', async (c) => {
@@ -47,53 +77,27 @@ export function createApp(options: AppOptions): App {
   app.get('/metrics', async (c) => c.body(await registry.metrics(), 200, { 'content-type': registry.contentType }));
 
   app.use('*', async (c, next) => {
-    const started = performance.now();
-    const requestId = c.req.header('x-request-id')?.slice(0, 64) ?? randomUUID();
-    const event: Record<string, unknown> = {};
-    c.set('event' as never, event as never);
+    const { requestId, event, answered } = begin(c.req.header('x-request-id'));
+    c.set('event', event);
     await next();
     c.header('x-request-id', requestId);
-    if (c.res.status === 429 || c.res.status === 503)
-      c.header('retry-after', c.res.headers.get('retry-after') ?? RETRY_AFTER_SECONDS);
-    const durationMs = performance.now() - started;
-    count(c.req.path, c.res.status, durationMs);
-    const line = {
-      requestId,
-      method: c.req.method,
-      path: c.req.path,
-      status: c.res.status,
-      durationMs: Math.round(durationMs * 100) / 100,
-      ...event,
-    };
-    if (c.res.status >= 500) log.error(line, 'request');
-    else log.info(line, 'request');
+    if (isBusy(c.res.status)) c.header('retry-after', c.res.headers.get('retry-after') ?? String(RETRY_AFTER_SECONDS));
+    answered({ method: c.req.method, path: c.req.path, status: c.res.status });
   });
-  app.use(
-    '*',
-    bodyLimit({ maxSize: options.maxBodyBytes, onError: (c) => problem(c, tooLarge(options.maxBodyBytes)) }),
-  );
+  app.use('*', bodyLimit({ maxSize: maxBodyBytes, onError: (c) => problem(c, tooLarge(maxBodyBytes)) }));
 
   app.all('/trpc/*', (c) => {
-    const event = c.get('event' as never) as Record<string, unknown>;
-    let caller: ReturnType<Authenticate> | undefined;
+    const event = c.get('event');
     return fetchRequestHandler({
       endpoint: '/trpc',
       req: c.req.raw,
-      router: options.router,
-      createContext: () => ({
-        event,
-        caller: () => (caller ??= options.authenticate(c.req.header('authorization'))),
-      }),
+      router,
+      createContext: () => contextOf(event, c.req.header('authorization')),
       responseMeta({ errors }) {
         const seconds = errors.map((error) => retryAfterOf(understand(error))).filter((value) => value !== undefined);
         return seconds.length > 0 ? { headers: { 'retry-after': String(Math.max(...seconds)) } } : {};
       },
-      onError({ error, path }) {
-        const known = understand(error);
-        event.procedure = path;
-        event.code = known.code;
-        if (known.code === 'INTERNAL') log.error({ err: known.cause ?? error, path }, 'unexpected error');
-      },
+      onError: ({ error, path }) => failed(event, error, path),
     });
   });
 
@@ -106,10 +110,29 @@ export function createApp(options: AppOptions): App {
     return problem(c, known);
   });
 
-  return Object.assign(app, {
+  return Object.assign(app as unknown as Hono, {
     stopAccepting() {
       accepting = false;
     },
+    direct: createDirect({
+      router,
+      maxBodyBytes,
+      begin({ requestId: named, authorization }) {
+        const { requestId, event, answered } = begin(named);
+        return {
+          context: contextOf(event, authorization),
+          failed: (error, path) => failed(event, error, path),
+          answered({ path, status, error }) {
+            answered({ method: 'POST', path, status });
+            const seconds = error && retryAfterOf(understand(error));
+            return {
+              'x-request-id': requestId,
+              ...(isBusy(status) && { 'retry-after': String(seconds ?? RETRY_AFTER_SECONDS) }),
+            };
+          },
+        };
+      },
+    }),
   });
 }
 
@@ -126,6 +149,8 @@ export function problem(c: HonoContext, error: Pick<TallyError, 'code' | 'messag
   return c.json({ error: { message: error.message, code: -32_600, data } }, status);
 }
 
+const isBusy = (status: number) => status === 429 || status === 503;
+
 /** The seconds to wait that an error names. */
 function retryAfterOf({ details }: { details?: unknown }): number | undefined {
   const seconds = (details as { retryAfter?: unknown } | undefined)?.retryAfter;
@@ -141,9 +166,9 @@ const tooLarge = (limit: number) => ({
 /** Listens; the returned function stops intake and resolves when the requests under way are answered. */
 export async function listen(app: App, address: { host: string; port: number }): Promise<() => Promise<void>> {
   const server = await new Promise<Server>((resolve, reject) => {
-    const created = serve({ fetch: app.fetch, hostname: address.host, port: address.port }, () =>
-      resolve(created),
-    ) as Server;
+    const web = getRequestListener(app.fetch);
+    const created = createServer((request, response) => void (app.direct(request, response) || web(request, response)));
+    created.listen(address.port, address.host, () => resolve(created));
     created.once('error', reject);
   });
   server.requestTimeout = 60_000;
