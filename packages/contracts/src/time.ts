@@ -51,11 +51,16 @@ export function eachDay(startDate: Day, endDate: Day): Day[] {
 
 const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
+/** The time read last: it is first checked and then used, and entries of a batch often share it. */
+let latestTime: { text: string; ms: number | undefined } = { text: '', ms: undefined };
+
 /** Reads an ISO 8601 time with its zone, to the millisecond; undefined when it is none. */
 export function parseTime(text: string): number | undefined {
-  if (!TIME_PATTERN.test(text) || !isDay(text.slice(0, 10))) return undefined;
-  const ms = Date.parse(text);
-  return Number.isNaN(ms) ? undefined : ms;
+  if (latestTime.text !== text) {
+    const ms = TIME_PATTERN.test(text) && isDay(text.slice(0, 10)) ? Date.parse(text) : Number.NaN;
+    latestTime = { text, ms: Number.isNaN(ms) ? undefined : ms };
+  }
+  return latestTime.ms;
 }
 
 /** A moment as Tally answers it: ISO 8601 in UTC. */

@@ -1,16 +1,24 @@
 -- Not a statement: what every counting statement goes on with. Adds the rows of `inserted` to all that is summed.
 -- $2 source: `stream` where Redis has counted the same in its totals
--- Groups are taken from `inserted` alone and never joined: the planner guesses one row for a CTE and would loop.
+-- Sums are taken from `inserted` or its `groups` alone and never joined: the planner guesses one row for a CTE and would loop.
+groups as materialized (
+  select
+    merchant_id, date, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+    sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from inserted
+  group by 1, 2, 3, 4, 5, 6
+  having (sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost))
+    is distinct from (0, 0, 0, 0, 0)
+),
 daily as (
   insert into usage_daily as old (
     merchant_id, date, user_id, api_key, model, provider,
     requests, failed_requests, prompt_tokens, completion_tokens, cost)
   select
     merchant_id, date, user_id, api_key, model, provider,
-    sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-  from inserted
-  where (requests, failed_requests, prompt_tokens, completion_tokens, cost) is distinct from (0, 0, 0, 0, 0)
-  group by 1, 2, 3, 4, 5, 6
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from groups
   order by 1, 2, 3, 4, 5, 6
   on conflict (merchant_id, date, user_id, api_key, model, provider) do update set
     requests = old.requests + excluded.requests,
@@ -26,8 +34,7 @@ monthly as (
   select
     merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider,
     sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-  from inserted
-  where (requests, failed_requests, prompt_tokens, completion_tokens, cost) is distinct from (0, 0, 0, 0, 0)
+  from groups
   group by 1, 2, 3, 4, 5, 6
   order by 1, 2, 3, 4, 5, 6
   on conflict (merchant_id, month, user_id, api_key, model, provider) do update set
@@ -44,8 +51,7 @@ daily_models as (
   select
     merchant_id, date, model, provider,
     sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-  from inserted
-  where (requests, failed_requests, prompt_tokens, completion_tokens, cost) is distinct from (0, 0, 0, 0, 0)
+  from groups
   group by 1, 2, 3, 4
   order by 1, 2, 3, 4
   on conflict (merchant_id, date, model, provider) do update set

@@ -77,8 +77,8 @@ export type Counters = {
   pendingMerchants(): Promise<string[]>;
   /** The id of the newest item of a merchant's journal; null where it is empty. */
   newestItem(merchantId: string): Promise<string | null>;
-  /** The oldest items of a merchant's journal, up to and including `until`. */
-  oldestItems(merchantId: string, until: string, limit: number): Promise<JournalItem[]>;
+  /** The oldest items of a merchant's journal, up to and including `until`, that hold `entries` or all there are. */
+  oldestItems(merchantId: string, until: string, entries: number): Promise<JournalItem[]>;
   /** The newest items of a merchant's journal, newest first. */
   newestItems(merchantId: string, limit: number): Promise<JournalItem[]>;
   /** Removes items that were flushed; a merchant without any is no longer pending. */
@@ -105,6 +105,7 @@ declare module 'ioredis' {
     recordBatch(numberOfKeys: number, ...keysAndArgs: string[]): Result<[string, ...number[]], Context>;
     setTotals(numberOfKeys: number, ...keysAndArgs: string[]): Result<number, Context>;
     removeFlushed(key: string, ...args: string[]): Result<number, Context>;
+    oldestItems(key: string, until: string, entries: number): Result<[string, string[]][], Context>;
   }
 }
 
@@ -119,6 +120,7 @@ export function createCounters(redis: RedisClient, limits: CounterLimits, fault:
   redis.defineCommand('recordBatch', { lua: script('record-batch') });
   redis.defineCommand('setTotals', { lua: script('set-totals') });
   redis.defineCommand('removeFlushed', { numberOfKeys: 1, lua: script('remove-flushed') });
+  redis.defineCommand('oldestItems', { numberOfKeys: 1, lua: script('oldest-items') });
 
   async function replicated(merchantId: string): Promise<void> {
     if (limits.waitReplicas === 0) return;
@@ -206,8 +208,8 @@ export function createCounters(redis: RedisClient, limits: CounterLimits, fault:
       return newest?.[0] ?? null;
     },
 
-    async oldestItems(merchantId, until, limit) {
-      return (await redis.xrange(journalKey(merchantId), '-', until, 'COUNT', limit)).map(itemOf);
+    async oldestItems(merchantId, until, entries) {
+      return (await redis.oldestItems(journalKey(merchantId), until, entries)).map(itemOf);
     },
 
     async newestItems(merchantId, limit) {

@@ -34,8 +34,6 @@ export type Drain = {
   drain(scope: { merchantIds?: readonly string[] | undefined; wait: boolean }): Promise<DrainReport>;
 };
 
-/** A guess of entries per stream item, to size the first read. */
-const ENTRIES_PER_ITEM = 250;
 const MERCHANTS_PER_PIECE = 64;
 const BACKOFF_MS = { first: 500, most: 60_000 };
 
@@ -53,13 +51,13 @@ export function createDrain(options: DrainOptions): Drain {
     wait: boolean,
   ): Promise<PieceReport & { more: string[] }> {
     const started = performance.now();
-    const limit = Math.max(1, Math.ceil(pieceEntries / ENTRIES_PER_ITEM / until.size));
+    const entriesEach = Math.ceil(pieceEntries / until.size);
     await fault('flush.before-read');
     const { appended, read } = await journal.exclusively([...until.keys()], { wait }, async (holding) => {
       const read = await Promise.all(
         holding.merchantIds.map(async (merchantId) => ({
           merchantId,
-          items: await counters.oldestItems(merchantId, until.get(merchantId)!, limit),
+          items: await counters.oldestItems(merchantId, until.get(merchantId)!, entriesEach),
         })),
       );
       await fault('flush.before-append');
@@ -73,7 +71,7 @@ export function createDrain(options: DrainOptions): Drain {
     await fault('flush.after-commit');
     await Promise.all(read.map(({ merchantId, items }) => counters.remove(merchantId, items)));
     await fault('flush.after-remove');
-    const more = read.filter(({ items }) => items.length === limit).map(({ merchantId }) => merchantId);
+    const more = read.filter(({ items }) => countOf(items) >= entriesEach).map(({ merchantId }) => merchantId);
     const report = { ...appended, durationMs: performance.now() - started };
     if (report.entries > 0) options.onFlushed(report);
     return { ...report, more };
@@ -169,6 +167,8 @@ export function createDrain(options: DrainOptions): Drain {
     },
   };
 }
+
+const countOf = (items: readonly JournalItem[]) => items.reduce((sum, item) => sum + item.count, 0);
 
 async function appendItems(holding: Holding, items: readonly JournalItem[]): Promise<Appended> {
   if (items.length === 0) return { entries: 0, inserted: 0, changed: [] };
