@@ -20,9 +20,11 @@ const strikes = {};
 console.log(`chaos: ${runs} runs, seed ${seed}`);
 const home = await mkdtemp(join(tmpdir(), 'tally-chaos-'));
 const world = await createWorld(home);
+let stopped = false;
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => (stopped = true));
 try {
   const session = Date.now().toString(36);
-  for (let run = 0; run < runs; run++) {
+  for (let run = 0; run < runs && !stopped; run++) {
     const { struck, acknowledged } = await oneRun(`${session}-${run}`);
     const found = await compare(acknowledged);
     totals.runs++;

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
 
-const RUNS = Number(process.env.TALLY_CHAOS_RUNS ?? 4);
+const RUNS = Number(process.env.TALLY_CHAOS_RUNS ?? 8);
 
 test(`${RUNS} runs of killed services and stores lose nothing, double nothing and leave the books balanced`, async () => {
   const script = new URL('../chaos/main.mjs', import.meta.url).pathname;

@@ -119,9 +119,9 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       env.FLUSH_INTERVAL_MS,
       async () => {
         const { errors } = await drain.drain({ wait: false });
-        await reconcile.settle();
-        metrics.lagSeconds.set(((await flush.status()).lagMs ?? Number.NaN) / 1000);
         metrics.flushErrors.inc(errors.length);
+        metrics.lagSeconds.set((await flush.lagMs()) / 1000);
+        await reconcile.settle();
         if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
         if (restarted) await repair();
       },

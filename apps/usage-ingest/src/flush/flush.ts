@@ -21,6 +21,8 @@ export type Flush = {
   /** `run` for every day of a range. */
   range(startDate: Day, endDate: Day): Promise<(FlushResult & { date: Day })[]>;
   status(date?: Day): Promise<FlushStatus>;
+  /** The age of the oldest entry that waits, in milliseconds; 0 where none does. */
+  lagMs(): Promise<number>;
 };
 
 export type FlushStatus = {
@@ -92,10 +94,16 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
     };
   };
 
+  async function lagOf(pending: readonly string[]): Promise<number> {
+    const oldest = await counters.oldestItemAt(pending);
+    return oldest === null ? 0 : Math.max(1, now() - oldest);
+  }
+
   return {
     drainAll,
     drainMerchants,
     run,
+    lagMs: async () => lagOf(await counters.pendingMerchants()),
 
     async range(startDate, endDate) {
       const results: (FlushResult & { date: Day })[] = [];
@@ -109,11 +117,10 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
         db.usage.merchantUsage({ startDate: date, endDate: date }),
         db.usage.lastFlushAt(),
       ]);
-      const oldest = pending && (await counters.oldestItemAt(pending));
-      const lagMs = pending === null ? null : oldest === null ? 0 : Math.max(0, now() - oldest);
+      const lagMs = pending && (await lagOf(pending));
       return {
         date,
-        aggregated: lagMs === 0 && oldest === null && rows.length > 0,
+        aggregated: lagMs === 0 && rows.length > 0,
         pendingKeys: pending?.length ?? 0,
         recordCount: rows.length,
         lastFlushAt,
