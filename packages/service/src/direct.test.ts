@@ -1,10 +1,10 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { mutation, query, TallyError } from '@tally/contracts';
 import fc from 'fast-check';
 import { Registry } from 'prom-client';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { z } from 'zod';
 import { createAuthenticate } from './auth.ts';
 import { type App, createApp } from './http.ts';
@@ -96,4 +96,20 @@ test.each([
   const method = init.method ?? 'POST';
   const request = { method, headers: plain, ...(method === 'POST' && { body: '{"how":"x"}' }), ...init };
   expect((await fetch(`${address}${path}`, request)).status).toBe(LEFT);
+});
+
+test('bodies that come slowly hold no more memory than is said; who is too many is asked to come back', async () => {
+  const most = 'x'.repeat(1_999);
+  const { hostname, port } = new URL(address);
+  const head = `POST /trpc/echo.once HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2000\r\n\r\n`;
+  const slow = Array.from({ length: 17 }, () => connect(Number(port), hostname));
+  await Promise.all(slow.map((socket) => new Promise((sent) => socket.write(head + most, sent))));
+  const body = JSON.stringify({ how: 'x'.repeat(100) });
+  const call = () => fetch(`${address}/trpc/echo.once`, { method: 'POST', headers: plain, body });
+  await vi.waitFor(async () => expect((await call()).status).toBe(503));
+  const refused = await call();
+  expect(refused.headers.get('retry-after')).toBe('1');
+  expect(await refused.json()).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
+  for (const socket of slow) socket.destroy();
+  await vi.waitFor(async () => expect((await call()).status).toBe(200));
 });

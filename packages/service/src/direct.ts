@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { TallyError } from '@tally/contracts';
 import { type AnyRouter, callTRPCProcedure, getTRPCErrorFromUnknown, getTRPCErrorShape, TRPCError } from '@trpc/server';
 import { getHTTPStatusCode } from '@trpc/server/http';
 import type { Context } from './trpc.ts';
@@ -14,12 +15,17 @@ export type DirectOptions = {
   };
 };
 
+type Answer = { shape: object; error: TRPCError | undefined };
+
 /** Answers a request and returns true, or leaves it untouched and returns false. */
 export type Direct = (request: IncomingMessage, response: ServerResponse) => boolean;
 
+/** Bodies that are held at once, in bodies of the largest size: with more, callers are asked to come back. */
+const BODIES_AT_ONCE = 16;
 const PLAIN_CALL = /^\/trpc\/([A-Za-z0-9_.]+)(\?batch=1)?$/;
 /** As Web requests read their text, a byte order mark left out. */
 const UTF8 = new TextDecoder();
+const CROWDED = new TallyError('UNAVAILABLE', 'More is being sent than can be held at once; send it again.');
 const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
 
 /**
@@ -28,18 +34,24 @@ const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
  */
 export function createDirect({ router, maxBodyBytes, begin }: DirectOptions): Direct {
   const config = router._def._config;
+  /** Bytes of all bodies that have come and are not yet answered. */
+  let held = 0;
   const procedures = router._def.procedures as Record<string, { _def: { type: string } } | undefined>;
 
-  async function answer(path: string, batched: boolean, body: string, context: Context) {
+  async function answer(path: string, context: Context, getRawInput: () => Promise<unknown>): Promise<Answer> {
     try {
       const call = { router, path, type: 'mutation' as const, ctx: context, signal: undefined, batchIndex: 0 };
-      const data: unknown = await callTRPCProcedure({ ...call, getRawInput: async () => inputOf(body, batched) });
+      const data: unknown = await callTRPCProcedure({ ...call, getRawInput });
       return { shape: { result: { data } }, error: undefined };
     } catch (cause) {
-      const error = getTRPCErrorFromUnknown(cause);
-      const about = { config, error, path, type: 'mutation' as const, input: undefined, ctx: context };
-      return { shape: { error: getTRPCErrorShape(about) }, error };
+      return refuse(path, context, cause);
     }
+  }
+
+  function refuse(path: string, ctx: Context, cause: unknown): Answer {
+    const error = getTRPCErrorFromUnknown(cause);
+    const about = { config, error, path, type: 'mutation' as const, input: undefined, ctx };
+    return { shape: { error: getTRPCErrorShape(about) }, error };
   }
 
   return (request, response) => {
@@ -60,10 +72,29 @@ export function createDirect({ router, maxBodyBytes, begin }: DirectOptions): Di
       authorization: headers.authorization,
     });
     const chunks: Buffer[] = [];
-    request.on('data', (chunk: Buffer) => chunks.push(chunk));
-    request.on('end', async () => {
-      const body = UTF8.decode(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks));
-      const { shape, error } = await answer(path, batch !== undefined, body, context);
+    let own = 0;
+    let crowded = false;
+    const release = () => {
+      held -= own;
+      own = 0;
+    };
+    request.on('data', (chunk: Buffer) => {
+      if (crowded) return;
+      chunks.push(chunk);
+      own += chunk.length;
+      held += chunk.length;
+      crowded = held > BODIES_AT_ONCE * maxBodyBytes;
+      if (!crowded) return;
+      chunks.length = 0;
+      release();
+    });
+    response.once('close', release);
+
+    const respond = async () => {
+      const body = UTF8.decode(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks));
+      const { shape, error } = await (crowded
+        ? refuse(path, context, CROWDED)
+        : answer(path, context, async () => inputOf(body, batch !== undefined)));
       if (error) failed(error, path);
       const status = getHTTPStatusCode(shape as Parameters<typeof getHTTPStatusCode>[0], [error]);
       const text = JSON.stringify(batch === undefined ? shape : [shape]);
@@ -74,7 +105,8 @@ export function createDirect({ router, maxBodyBytes, begin }: DirectOptions): Di
         ...answered({ path: `/trpc/${path}`, status, error }),
       });
       response.end(text);
-    });
+    };
+    request.once('end', () => void respond().catch(() => response.destroy()));
     // A client that goes away in the middle of its body gets no answer, and nothing of it was taken.
     request.on('error', () => {});
     return true;
