@@ -29,6 +29,8 @@ export type AppOptions = {
 
 export type App = Hono & {
   stopAccepting(): void;
+  /** Aborted when the service begins to stop: what lasts long ends now. */
+  stopping: AbortSignal;
   /** Answers what needs no Web request; see direct.ts. */
   direct: Direct;
 };
@@ -41,7 +43,7 @@ export function createApp(options: AppOptions): App {
   const app = new Hono<{ Variables: { event: Record<string, unknown> } }>();
   const count = countRequests(registry);
   collectProcess(registry);
-  let accepting = true;
+  const stopping = new AbortController();
 
   /** What is known of a request from its beginning: `answered` counts it and writes its one log line. */
   const begin = (named: string | undefined) => {
@@ -59,7 +61,7 @@ export function createApp(options: AppOptions): App {
   };
   const contextOf = (event: Record<string, unknown>, authorization: string | undefined) => {
     let caller: ReturnType<Authenticate> | undefined;
-    return { event, caller: () => (caller ??= options.authenticate(authorization)) };
+    return { event, stopping: stopping.signal, caller: () => (caller ??= options.authenticate(authorization)) };
   };
   const failed = (event: Record<string, unknown>, error: TRPCError, path: string | undefined) => {
     const known = understand(error);
@@ -71,8 +73,8 @@ export function createApp(options: AppOptions): App {
   app.get('/livez', (c) => c.json({ ok: true }));
   app.get('/readyz', async (c) => {
     const health = await options.health().catch((error: unknown): Health => ({ ok: false, notes: [String(error)] }));
-    const ok = accepting && health.ok;
-    return c.json({ ...health, ok, service: options.name, stopping: !accepting }, ok ? 200 : 503);
+    const ok = !stopping.signal.aborted && health.ok;
+    return c.json({ ...health, ok, service: options.name, stopping: stopping.signal.aborted }, ok ? 200 : 503);
   });
   app.get('/metrics', async (c) => c.body(await registry.metrics(), 200, { 'content-type': registry.contentType }));
 
@@ -111,9 +113,8 @@ export function createApp(options: AppOptions): App {
   });
 
   return Object.assign(app as unknown as Hono, {
-    stopAccepting() {
-      accepting = false;
-    },
+    stopAccepting: () => stopping.abort(),
+    stopping: stopping.signal,
     direct: createDirect({
       router,
       maxBodyBytes,

@@ -40,10 +40,14 @@ export function createRedis(
 export async function redisReady(client: RedisClient, deadlineMs = 10_000): Promise<void> {
   if (client.status === 'ready') return;
   await new Promise<void>((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`Redis did not answer within ${deadlineMs} ms`)), deadlineMs);
-    client.once('ready', () => {
+    const ready = () => {
       clearTimeout(timer);
       resolve();
-    });
+    };
+    const timer = setTimeout(() => {
+      client.off('ready', ready);
+      reject(new Error(`Redis did not answer within ${deadlineMs} ms`));
+    }, deadlineMs);
+    client.once('ready', ready);
   });
 }

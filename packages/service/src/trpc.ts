@@ -18,13 +18,16 @@ export type Context = {
   caller(): Promise<Caller>;
   /** Fields for the request's one log line. */
   event: Record<string, unknown>;
+  /** Aborted when the service begins to stop. */
+  stopping: AbortSignal;
 };
 
 export type Call<P extends Procedure> = {
   input: z.output<P['input']>;
   caller: Caller;
   event: Record<string, unknown>;
-  signal: AbortSignal | undefined;
+  /** Of a subscription: aborted when its client goes or the service begins to stop. */
+  signal: AbortSignal;
 };
 
 type Handler<P extends Procedure> = P['kind'] extends 'subscription'
@@ -104,13 +107,21 @@ function procedure(definition: Procedure, handler: AnyHandler) {
   if (definition.kind === 'subscription') {
     // biome-ignore lint/suspicious/noExplicitAny: as above.
     return guarded.subscription(async function* ({ ctx, input, signal }: any) {
-      const messages = handler({
-        input,
-        caller: await ctx.caller(),
-        event: ctx.event,
-        signal,
-      }) as AsyncIterable<unknown>;
-      for await (const message of messages) yield definition.output.parse(message);
+      const ended = new AbortController();
+      const end = () => ended.abort();
+      const ends: (AbortSignal | undefined)[] = [signal, ctx.stopping];
+      for (const each of ends) each?.addEventListener('abort', end);
+      if (ends.some((each) => each?.aborted)) end();
+      const call = { input, caller: await ctx.caller(), event: ctx.event, signal: ended.signal };
+      try {
+        for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
+        // Clients come back after this error, to another instance.
+        if (ctx.stopping.aborted) throw new TallyError('UNAVAILABLE', 'The service is stopping.');
+      } catch (error) {
+        throw asTrpcError(error);
+      } finally {
+        for (const each of ends) each?.removeEventListener('abort', end);
+      }
     });
   }
   const stated = guarded.output(definition.output);
