@@ -178,6 +178,7 @@ table realtime_metrics_cache (
   value jsonb not null,
   saved_at timestamp with time zone not null default now(),
   expires_at timestamp with time zone not null,
+  epoch bigint not null default 0,
   constraint realtime_metrics_cache_pkey PRIMARY KEY (merchant_id, name, labels, slice),
   constraint realtime_metrics_cache_type_check CHECK ((type = ANY (ARRAY['COUNTER'::text, 'GAUGE'::text, 'HISTOGRAM'::text, 'RATE'::text])))
 );

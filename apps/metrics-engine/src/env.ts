@@ -19,8 +19,13 @@ const Schema = z.object({
   /** Groups of one answer of a custom metric, and days it may cover. */
   CUSTOM_MAX_ROWS: whole(1_000, 1, 100_000),
   CUSTOM_MAX_DAYS: whole(1_100, 1, 36_600),
-  /** Whether this instance runs the scheduled jobs; any number may. */
-  ENABLE_JOB_SCHEDULER: flag(false),
+  /** Whether this instance works on scheduled jobs; any number may. */
+  ENABLE_METRICS_SCHEDULER: flag(true),
+  /** Whom the jobs of 02:00 and 03:00 call. */
+  USAGE_INGEST_URL: z.url().default('http://127.0.0.1:4001'),
+  ANALYTICS_API_URL: z.url().default('http://127.0.0.1:4003'),
+  /** Milliseconds that one call of a job may take. */
+  JOB_CALL_TIMEOUT_MS: whole(600_000, 1_000, 3_600_000),
   JOB_ATTEMPTS: whole(5, 1, 100),
   /** Pause before the second attempt; it doubles with each. */
   JOB_BACKOFF_MS: whole(30_000, 10, 3_600_000),
@@ -34,6 +39,8 @@ const Schema = z.object({
   REALTIME_SAVE_MS: whole(60_000, 100, 3_600_000),
   /** Milliseconds between two looks of a `realtime.watch`. */
   REALTIME_WATCH_MS: whole(500, 10, 60_000),
+  /** Watchers of one instance at once. */
+  REALTIME_MAX_WATCHERS: whole(1_000, 1, 1_000_000),
 });
 export type Env = z.infer<typeof Schema>;
 

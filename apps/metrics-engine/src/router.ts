@@ -2,14 +2,29 @@ import type { engine, RollupGrain } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers } from '@tally/service';
 import type { Custom } from './custom/custom.ts';
 import type { Realtime } from './realtime/realtime.ts';
+import type { Reconciled } from './realtime/reconcile.ts';
 import type { RollupReader } from './rollups/read.ts';
 import type { Rollups } from './rollups/rollups.ts';
 import type { Schedule } from './schedule.ts';
 
-export type Parts = { rollups: Rollups; reader: RollupReader; custom: Custom; schedule: Schedule; realtime: Realtime };
+export type Parts = {
+  rollups: Rollups;
+  reader: RollupReader;
+  custom: Custom;
+  schedule: Schedule;
+  realtime: Realtime;
+  reconcileRealtime(): Promise<Reconciled>;
+};
 
 /** metrics-engine's procedures: each narrows the question to what the caller may see, and asks. */
-export function createHandlers({ rollups, reader, custom, schedule, realtime }: Parts): Handlers<typeof engine> {
+export function createHandlers({
+  rollups,
+  reader,
+  custom,
+  schedule,
+  realtime,
+  reconcileRealtime,
+}: Parts): Handlers<typeof engine> {
   const grain = (name: RollupGrain): Handlers<typeof engine>['rollups'][RollupGrain] => ({
     run: async ({ input }) => rollups.run(name, input.date),
     backfill: async ({ input }) => rollups.backfill(name, input),
@@ -28,6 +43,7 @@ export function createHandlers({ rollups, reader, custom, schedule, realtime }: 
       log: async ({ input, caller }) => reader.log(input, { withErrors: caller.merchantId === null }),
       schedules: async () => ({ rows: await schedule.list(), nextCursor: null }),
       failed: async ({ input }) => ({ rows: await schedule.failed(input.limit), nextCursor: null }),
+      run: async ({ input }) => ({ id: await schedule.run(input.name) }),
       async retry({ input }) {
         await schedule.retry(input.id);
         return { id: input.id, retried: true };
@@ -43,11 +59,11 @@ export function createHandlers({ rollups, reader, custom, schedule, realtime }: 
         return { ok: true };
       },
       async observe({ input, caller }) {
-        await realtime.observe(scoped(caller, input), input.value, input.windowSeconds);
+        await realtime.observe(scoped(caller, input), input.values, input.windowSeconds);
         return { ok: true };
       },
       async mark({ input, caller }) {
-        await realtime.mark(scoped(caller, input), input.windowSeconds);
+        await realtime.mark(scoped(caller, input), input.count, input.windowSeconds);
         return { ok: true };
       },
       get: async ({ input, caller }) => realtime.get(scoped(caller, input), input.windowSeconds),
@@ -55,6 +71,7 @@ export function createHandlers({ rollups, reader, custom, schedule, realtime }: 
         rows: await realtime.list(merchantOf(caller, input.merchantId) ?? null),
         nextCursor: null,
       }),
+      reconcile: async () => reconcileRealtime(),
       watch: ({ input, caller, signal }) => realtime.watch(scoped(caller, input), input.windowSeconds, signal),
     },
     custom: {

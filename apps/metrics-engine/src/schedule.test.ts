@@ -37,9 +37,9 @@ beforeAll(async () => {
     DATABASE_URL: store.url,
     REDIS_URL: redis.url,
     TALLY_ADMIN_KEY: ADMIN,
-    ENABLE_JOB_SCHEDULER: 'true',
     JOB_ATTEMPTS: '2',
     JOB_BACKOFF_MS: '10',
+    USAGE_INGEST_URL: 'http://127.0.0.1:1',
   });
   const options = { log: createLog('test', 'silent'), releasers, now: () => NOW };
   await createEngineService(env, options);
@@ -63,10 +63,18 @@ afterAll(async () => {
 });
 
 test('two instances make each schedule once, at the documented UTC times', async () => {
-  const { rows } = await engine.jobs.schedules.query();
+  const listed = async () => (await engine.jobs.schedules.query()).rows;
+  await expect.poll(async () => (await listed()).length, { timeout: 20_000 }).toBe(Object.keys(PATTERNS).length);
+  const rows = await listed();
   expect(Object.fromEntries(rows.map((row) => [row.name, row.pattern]))).toEqual(PATTERNS);
   const next = (name: string) => rows.find((row) => row.name === name)!.next!.slice(11, 16);
-  expect([next('daily'), next('weekly'), next('monthly')]).toEqual(['02:00', '04:00', '05:00']);
+  expect(['reconcile', 'daily', 'afterDaily', 'weekly', 'monthly'].map(next)).toEqual([
+    '02:00',
+    '02:00',
+    '03:00',
+    '04:00',
+    '05:00',
+  ]);
   expect(await queue.getDelayedCount()).toBe(rows.length);
 });
 
@@ -101,6 +109,76 @@ test('a job that fails is tried again, kept, seen, and can be retried', async ()
   expect((await engine.jobs.failed.query()).rows).toEqual([]);
   expect((await client.query('select 1 from usage_touched_days')).rowCount).toBe(0);
   await expect(engine.jobs.retry.mutate({ id: 'none' })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+});
+
+test('two instances do the job of each time once', async () => {
+  const own = await freshRedis();
+  const stop = createReleasers();
+  const one = readEnv({ DATABASE_URL: store.url, REDIS_URL: own.url, TALLY_ADMIN_KEY: ADMIN });
+  await client.query('truncate metrics_aggregation_jobs_log');
+  const options = {
+    log: createLog('test', 'silent'),
+    releasers: stop,
+    now: () => NOW,
+    patterns: { daily: '* * * * * *' },
+  };
+  await Promise.all([createEngineService(one, options), createEngineService(one, options)]);
+  const seen = new Redis(own.url, { maxRetriesPerRequest: null });
+  const times = new Queue('metrics-engine', { connection: seen, prefix: '{bull}' });
+  await expect.poll(() => times.getCompletedCount(), { timeout: 30_000 }).toBeGreaterThanOrEqual(4);
+  await stop.releaseAll();
+  const done = await times.getCompleted();
+  const moments = done.map((job) => job.opts.prevMillis);
+  expect(new Set(moments).size).toBe(done.length);
+  const { rows } = await client.query(
+    `select count(*)::int as runs from metrics_aggregation_jobs_log where kind = 'daily'`,
+  );
+  expect(rows[0].runs).toBe(done.length);
+  expect(await times.getFailedCount()).toBe(0);
+  await times.close();
+  seen.disconnect();
+  await own.drop();
+});
+
+test('a job that fell due while no engine ran is done by the next one that starts', async () => {
+  const own = await freshRedis();
+  const seen = new Redis(own.url, { maxRetriesPerRequest: null });
+  const times = new Queue('metrics-engine', { connection: seen, prefix: '{bull}' });
+  await times.upsertJobScheduler('cleanup', { pattern: PATTERNS.cleanup, tz: 'UTC' }, { name: 'cleanup' });
+  const [job] = await times.getDelayed();
+  await job!.changeDelay(0);
+  const stop = createReleasers();
+  const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: own.url, TALLY_ADMIN_KEY: ADMIN });
+  await createEngineService(env, { log: createLog('test', 'silent'), releasers: stop, now: () => NOW });
+  await expect.poll(() => job!.isCompleted(), { timeout: 20_000 }).toBe(true);
+  await stop.releaseAll();
+  await times.close();
+  seen.disconnect();
+  await own.drop();
+});
+
+test('a job whose service is away fails, is kept and counted, and the daily rollup does not wait for it', async () => {
+  const job = await queue.add('reconcile', {}, { attempts: 1 });
+  await expect.poll(() => job.isFailed(), { timeout: 20_000 }).toBe(true);
+  const { id } = await engine.jobs.run.mutate({ name: 'daily' });
+  await expect.poll(async () => (await queue.getJob(id))?.isCompleted(), { timeout: 20_000 }).toBe(true);
+  expect((await engine.jobs.failed.query()).rows.map((row) => row.name)).toEqual(['reconcile']);
+  await job.remove();
+});
+
+test('with Redis away the schedules are said to be unavailable at once, and the rest of the engine answers', async () => {
+  const stop = createReleasers();
+  const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: 'redis://127.0.0.1:1', TALLY_ADMIN_KEY: ADMIN });
+  const { app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers: stop, now: () => NOW });
+  const alone = createEngineClient({
+    url: 'http://engine',
+    key: ADMIN,
+    fetch: async (input, init) => app.request(input as string, init as RequestInit),
+  });
+  await expect(alone.jobs.failed.query()).rejects.toMatchObject({ data: { code: 'UNAVAILABLE' } });
+  await expect(alone.realtime.increment.mutate({ name: 'a' })).rejects.toMatchObject({ data: { code: 'UNAVAILABLE' } });
+  expect(await alone.rollups.daily.run.mutate({ date: '2026-03-01' })).toMatchObject({ status: 'COMPLETED' });
+  await stop.releaseAll();
 });
 
 test('cleanup removes the log of runs that ended long ago', async () => {

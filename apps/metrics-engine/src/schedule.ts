@@ -1,31 +1,47 @@
-import { type Day, dayOf, type RollupBackfill, TallyError } from '@tally/contracts';
-import type { Log, RedisClient } from '@tally/service';
+import { type Day, dayOf, type JobName, type RollupBackfill, TallyError } from '@tally/contracts';
+import { type Log, type RedisClient, redisReady, startLoop } from '@tally/service';
 import { type Job, Queue, Worker } from 'bullmq';
 import type { Rollups } from './rollups/rollups.ts';
 
 export type ScheduleOptions = {
-  /** A connection of its own: blocking commands hold it, and it waits for a Redis that is away. */
-  connect(): RedisClient;
+  /** A connection of the queue's own; `patient` waits for a Redis that is away and may block. */
+  connect(options: { patient: boolean }): RedisClient;
   rollups: Rollups;
-  /** Removes log rows of runs that ended before a day, and saved realtime metrics that expired; returns how many. */
-  prune(before: Day): Promise<number>;
+  /** What is done beside rollups; each throws where it could not be done, and is tried again. */
+  work: {
+    /** Compares the books of usage-ingest and sets its totals right. */
+    reconcile(): Promise<unknown>;
+    /** Seals day documents, and warms the cache, up to a day. */
+    afterDaily(yesterday: Day): Promise<unknown>;
+    /** Compares realtime metrics with their sources. */
+    realtime(): Promise<unknown>;
+    /** Removes log rows of runs that ended before a day, and copies of realtime metrics that expired. */
+    cleanup(before: Day): Promise<unknown>;
+  };
   logRetentionDays: number;
   attempts: number;
   backoffMs: number;
+  /** When what runs; a job that is not named is not scheduled. */
+  patterns?: Partial<Record<JobName, string>>;
   log: Log;
+  onEnded(job: string, result: 'completed' | 'failed', durationMs: number): void;
+  /** Told now and then how many jobs wait to be retried by hand. */
+  onFailedJobs(count: number): void;
 };
 
 export type ScheduledJob = { name: string; pattern: string; next: string | null };
 export type FailedJob = { id: string; name: string; attempts: number; failedAt: string | null; error: string };
 
 export type Schedule = {
-  /** Makes the schedules, once however many instances do, and works on what they make. */
-  start(): Promise<void>;
+  /** Works on what the schedules make, and makes the schedules, once however many instances do; waits for no Redis. */
+  start(): void;
   list(): Promise<ScheduledJob[]>;
   /** Jobs that failed for good, newest first. */
   failed(limit: number): Promise<FailedJob[]>;
   /** Puts a failed job back; NOT_FOUND for any other. */
   retry(id: string): Promise<void>;
+  /** Puts a job into the queue now; returns its id. */
+  run(name: JobName): Promise<string>;
   /** Does now what a schedule does at its time. */
   perform(name: JobName, scheduledAt: number): Promise<unknown>;
   /** Lets the job under way end, and closes. */
@@ -36,37 +52,73 @@ const QUEUE = 'metrics-engine';
 /** The hash tag keeps the queue in one slot of a Redis Cluster. */
 const PREFIX = '{bull}';
 const DAY_MS = 86_400_000;
+const CONNECT_MS = 2_000;
 const KEPT_COMPLETED = 100;
+const KEPT_FAILED = 1_000;
+const ENSURE_MS = 30_000;
+/** An engine that dies gives its job back; so many may die of one job. */
+const MAX_STALLED = 10;
 
 /** When what runs, in UTC. */
 export const PATTERNS = {
+  reconcile: '0 2 * * *',
   daily: '0 2 * * *',
+  afterDaily: '0 3 * * *',
   weekly: '0 4 * * 1',
   monthly: '0 5 2 * *',
+  realtime: '0 * * * *',
   refresh: '30 * * * *',
   cleanup: '15 1 * * *',
-} as const;
-export type JobName = keyof typeof PATTERNS;
+} as const satisfies Record<JobName, string>;
 
-/** Runs rollups at their times. BullMQ makes one job per time; a failed one is retried with growing pauses, then kept. */
+/** Runs jobs at their times. BullMQ makes one job per time; a failed one is retried with growing pauses, then kept. */
 export function createSchedule(options: ScheduleOptions): Schedule {
-  const { rollups, log } = options;
-  let queue: Queue | undefined;
-  let worker: Worker | undefined;
-  const connections: RedisClient[] = [];
+  const { rollups, work, log, patterns = PATTERNS } = options;
+  let opened: { queue: Queue; client: RedisClient } | undefined;
+  let worker: { worker: Worker; client: RedisClient } | undefined;
+  let ensuring: { stop(): Promise<void> } | undefined;
 
-  const connection = () => {
-    const client = options.connect();
-    connections.push(client);
-    return client;
+  const jobOptions = {
+    attempts: options.attempts,
+    backoff: { type: 'exponential', delay: options.backoffMs },
+    removeOnComplete: { count: KEPT_COMPLETED },
+    removeOnFail: { count: KEPT_FAILED },
   };
-  const opened = () => {
-    queue ??= new Queue(QUEUE, { connection: connection(), prefix: PREFIX });
-    return queue;
-  };
+
+  /** Asks the queue; UNAVAILABLE at once where Redis is away. */
+  async function ask<T>(question: (queue: Queue) => Promise<T>): Promise<T> {
+    if (!opened) {
+      const client = options.connect({ patient: false });
+      opened = { client, queue: new Queue(QUEUE, { connection: client, prefix: PREFIX }) };
+      opened.queue.on('error', (error) => log.warn({ err: error }, 'scheduler'));
+    }
+    const { client, queue } = opened;
+    try {
+      await redisReady(client, CONNECT_MS);
+      return await question(queue);
+    } catch (error) {
+      if (error instanceof TallyError) throw error;
+      throw new TallyError('UNAVAILABLE', 'Redis does not answer.', { cause: error });
+    }
+  }
+
+  /** A schedule that is there stays as it is: making it anew would drop a job that is due but was not yet begun. */
+  async function ensure(): Promise<void> {
+    await ask(async (queue) => {
+      for (const [name, pattern] of Object.entries(patterns)) {
+        const known = await queue.getJobScheduler(name);
+        if (known?.pattern === pattern) continue;
+        await queue.upsertJobScheduler(name, { pattern, tz: 'UTC' }, { name, opts: jobOptions });
+      }
+      options.onFailedJobs(await queue.getFailedCount());
+    });
+  }
 
   async function perform(name: JobName, scheduledAt: number): Promise<unknown> {
-    if (name === 'cleanup') return options.prune(dayOf(scheduledAt - options.logRetentionDays * DAY_MS));
+    if (name === 'reconcile') return work.reconcile();
+    if (name === 'realtime') return work.realtime();
+    if (name === 'afterDaily') return work.afterDaily(dayOf(scheduledAt - DAY_MS));
+    if (name === 'cleanup') return work.cleanup(dayOf(scheduledAt - options.logRetentionDays * DAY_MS));
     await rollups.recover();
     const runs: RollupBackfill[] = [await rollups.refresh()];
     // The period is that of the schedule's time, so that a job that waited computes what it was made for.
@@ -78,66 +130,83 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     return runs.map(({ jobId, rowsWritten }) => ({ jobId, rowsWritten }));
   }
 
+  async function timed(job: Job): Promise<unknown> {
+    const started = performance.now();
+    const ended = (result: 'completed' | 'failed') => options.onEnded(job.name, result, performance.now() - started);
+    try {
+      const result = await perform(job.name as JobName, job.opts.prevMillis ?? job.timestamp + (job.opts.delay ?? 0));
+      ended('completed');
+      return result;
+    } catch (error) {
+      ended('failed');
+      throw error;
+    }
+  }
+
   return {
     perform,
 
-    async start() {
-      for (const [name, pattern] of Object.entries(PATTERNS)) {
-        await opened().upsertJobScheduler(
-          name,
-          { pattern, tz: 'UTC' },
-          {
-            name,
-            opts: {
-              attempts: options.attempts,
-              backoff: { type: 'exponential', delay: options.backoffMs },
-              removeOnComplete: { count: KEPT_COMPLETED },
-              removeOnFail: false,
-            },
-          },
-        );
-      }
-      worker = new Worker(
-        QUEUE,
-        (job: Job) => perform(job.name as JobName, job.opts.prevMillis ?? job.timestamp + (job.opts.delay ?? 0)),
-        { connection: connection(), prefix: PREFIX, concurrency: 1 },
-      );
-      worker.on('failed', (job, error) =>
+    start() {
+      const client = options.connect({ patient: true });
+      worker = {
+        client,
+        worker: new Worker(QUEUE, timed, {
+          connection: client,
+          prefix: PREFIX,
+          concurrency: 1,
+          maxStalledCount: MAX_STALLED,
+        }),
+      };
+      worker.worker.on('failed', (job, error) =>
         log.error({ err: error, job: job?.name, attempts: job?.attemptsMade }, 'job failed'),
       );
-      worker.on('error', (error) => log.warn({ err: error }, 'scheduler'));
+      worker.worker.on('error', (error) => log.warn({ err: error }, 'scheduler'));
+      // Again and again: a Redis that lost its data has lost the schedules too.
+      ensuring = startLoop(ENSURE_MS, ensure, (error) => log.warn({ err: error }, 'schedules could not be made'));
     },
 
-    async list() {
-      const schedulers = await opened().getJobSchedulers();
-      return schedulers.map(({ key, pattern, next }) => ({
-        name: key,
-        pattern: pattern ?? '',
-        next: next === undefined ? null : new Date(next).toISOString(),
-      }));
-    },
+    list: () =>
+      ask(async (queue) =>
+        (await queue.getJobSchedulers()).map(({ key, pattern, next }) => ({
+          name: key,
+          pattern: pattern ?? '',
+          next: next === undefined ? null : new Date(next).toISOString(),
+        })),
+      ),
 
-    async failed(limit) {
-      const jobs = await opened().getFailed(0, limit - 1);
-      return jobs.map((job) => ({
-        id: job.id ?? '',
-        name: job.name,
-        attempts: job.attemptsMade,
-        failedAt: job.finishedOn === undefined ? null : new Date(job.finishedOn).toISOString(),
-        error: (job.failedReason ?? '').slice(0, 500),
-      }));
-    },
+    failed: (limit) =>
+      ask(async (queue) =>
+        (await queue.getFailed(0, limit - 1)).map((job) => ({
+          id: job.id ?? '',
+          name: job.name,
+          attempts: job.attemptsMade,
+          failedAt: job.finishedOn === undefined ? null : new Date(job.finishedOn).toISOString(),
+          error: (job.failedReason ?? '').slice(0, 500),
+        })),
+      ),
 
-    async retry(id) {
-      const job = await opened().getJob(id);
-      if (!job || !(await job.isFailed())) throw new TallyError('NOT_FOUND', `There is no failed job ${id}.`);
-      await job.retry('failed');
-    },
+    run: (name) => ask(async (queue) => (await queue.add(name, {}, jobOptions)).id ?? ''),
+
+    retry: (id) =>
+      ask(async (queue) => {
+        const job = await queue.getJob(id);
+        if (!job || !(await job.isFailed())) throw new TallyError('NOT_FOUND', `There is no failed job ${id}.`);
+        await job.retry('failed');
+      }),
 
     async stop() {
-      await worker?.close();
-      await queue?.close();
-      for (const client of connections) client.disconnect();
+      // Told at once, so that no job is begun; the loop may be waiting for Redis.
+      const closed = worker && close(worker.client, worker.worker);
+      await ensuring?.stop();
+      await closed;
+      if (opened) await close(opened.client, opened.queue);
     },
   };
+}
+
+/** Closes what uses a connection, then the connection. BullMQ waits for a Redis that is away: it is not waited for. */
+async function close(client: RedisClient, user: Queue | Worker): Promise<void> {
+  const closed = user.close().catch(() => {});
+  if (client.status === 'ready') await closed;
+  client.disconnect();
 }

@@ -8,7 +8,11 @@ import { createEngineService } from './service.ts';
 test('the engine is ready on a migrated database, and not once that is gone', async () => {
   const database = await freshDatabase(migrate);
   const releasers = createReleasers();
-  const env = readEnv({ DATABASE_URL: database.url, REDIS_URL: serverUrls().redisUrl });
+  const env = readEnv({
+    DATABASE_URL: database.url,
+    REDIS_URL: serverUrls().redisUrl,
+    ENABLE_METRICS_SCHEDULER: 'false',
+  });
   const { app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers });
   expect((await app.request('/readyz')).status).toBe(200);
   await database.drop();

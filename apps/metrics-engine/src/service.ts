@@ -1,4 +1,5 @@
 import { engine } from '@tally/contracts';
+import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
@@ -12,23 +13,30 @@ import {
   startLoop,
 } from '@tally/service';
 import { Registry } from 'prom-client';
+import { createAfterDaily } from './after-daily.ts';
 import { createCustom } from './custom/custom.ts';
 import type { Env } from './env.ts';
-
+import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
+import { createReconcile } from './realtime/reconcile.ts';
 import { mountRest } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
-import { createSchedule, type Schedule } from './schedule.ts';
+import { createSchedule, type Schedule, type ScheduleOptions } from './schedule.ts';
 
 export type EngineService = { app: App; db: Db; schedule: Schedule; redis: RedisClient };
 
 /** Opens the stores and builds metrics-engine on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createEngineService(
   env: Env,
-  { log, releasers, now = Date.now }: { log: Log; releasers: Releasers; now?: () => number },
+  {
+    log,
+    releasers,
+    now = Date.now,
+    patterns,
+  }: { log: Log; releasers: Releasers; now?: () => number; patterns?: ScheduleOptions['patterns'] },
 ): Promise<EngineService> {
   const db = await openDb(env.DATABASE_URL, {
     poolSize: env.POSTGRES_POOL_SIZE,
@@ -36,44 +44,44 @@ export async function createEngineService(
     statementTimeoutMs: env.ROLLUP_TIMEOUT_MS,
   });
   releasers.push('postgres', () => db.close());
+  const registry = new Registry();
+  const metrics = createEngineMetrics(registry);
   const rollups = createRollups({
     db,
     weekStart: env.WEEK_START,
     maxBackfillDays: env.BACKFILL_MAX_DAYS,
     now,
-    onFinished: (job) => log.info({ job }, 'rollup run ended'),
+    onFinished(job) {
+      metrics.runEnded(job.kind, job.status);
+      log.info({ job }, 'rollup run ended');
+    },
     onFailure: (grain, period, error) => log.error({ err: error, grain, period }, 'a period could not be computed'),
   });
+  const reader = createRollupReader(db);
   releasers.push('rollups', () => rollups.stop());
   // Runs that a dead engine left: taken over in the background, so that starting does not wait for them.
   void rollups.recover().catch((error: unknown) => log.error({ err: error }, 'runs could not be taken over'));
 
-  const schedule = createSchedule({
-    connect: () => createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { patient: true }),
-    rollups,
-    prune: async (before) => (await db.rollups.prune(before)) + (await db.realtime.prune(now())),
-    logRetentionDays: env.JOBS_LOG_RETENTION_DAYS,
-    attempts: env.JOB_ATTEMPTS,
-    backoffMs: env.JOB_BACKOFF_MS,
-    log,
-  });
-  releasers.push('schedule', () => schedule.stop());
-  if (env.ENABLE_JOB_SCHEDULER) await schedule.start();
-
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
   releasers.push('redis', () => redis.disconnect());
+  const backup = createBackup({ db, redis, ttlSeconds: env.REALTIME_TTL_SECONDS, now });
   const realtime = createRealtime({
     redis,
     limits: { names: env.REALTIME_MAX_NAMES, seriesPerName: env.REALTIME_MAX_SERIES },
     ttlSeconds: env.REALTIME_TTL_SECONDS,
     watchMs: env.REALTIME_WATCH_MS,
     now,
+    restore: (merchantId) => backup.restore(merchantId),
+    onStored: metrics.pointsStored,
+    maxWatchers: env.REALTIME_MAX_WATCHERS,
+    onWatchers: (count) => metrics.watchers.set(count),
   });
-  const backup = createBackup({ db, redis, ttlSeconds: env.REALTIME_TTL_SECONDS, now });
   const saving = startLoop(
     env.REALTIME_SAVE_MS,
     async () => {
-      if (redis.status === 'ready') await backup.run();
+      if (redis.status !== 'ready') return;
+      await backup.run();
+      metrics.realtimeSaved();
     },
     (error) => log.error({ err: error }, 'realtime metrics could not be saved; it is tried again'),
   );
@@ -83,6 +91,60 @@ export async function createEngineService(
     // A store that is away must not keep the process from stopping.
     await backup.run().catch((error: unknown) => log.error({ err: error }, 'realtime metrics could not be saved'));
   });
+
+  const called = (url: string) => ({
+    url,
+    key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
+    fetch: ((input, init) =>
+      fetch(input, { ...init, signal: AbortSignal.timeout(env.JOB_CALL_TIMEOUT_MS) })) as typeof fetch,
+  });
+  const ingest = createIngestClient(called(env.USAGE_INGEST_URL));
+  const reconcile = createReconcile({
+    redis,
+    db,
+    backup,
+    realtime,
+    drain: () =>
+      ingest.flush.drain.mutate({}).then(
+        ({ complete }) => complete,
+        () => false,
+      ),
+    now,
+  });
+  const reconcileRealtime = async () => {
+    const outcome = await reconcile();
+    metrics.realtimeReconciled(outcome);
+    if (outcome.restored > 0 || outcome.corrected.length > 0)
+      log.warn({ ...outcome, corrected: outcome.corrected.slice(0, 20) }, 'realtime metrics were set right');
+    return outcome;
+  };
+  const schedule = createSchedule({
+    connect: (options) => createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), options),
+    rollups,
+    work: {
+      async reconcile() {
+        const { balanced, drift, repaired } = await ingest.reconcile.repair.mutate({});
+        if (!balanced) throw new Error(`${drift.length} numbers differ between the books, ${repaired} days set right`);
+        return { repaired };
+      },
+      afterDaily: createAfterDaily({ analytics: createAnalyticsClient(called(env.ANALYTICS_API_URL)), reader }),
+      realtime: reconcileRealtime,
+      async cleanup(before) {
+        return { runs: await db.rollups.prune(before), copies: await db.realtime.prune(now()) };
+      },
+    },
+    logRetentionDays: env.JOBS_LOG_RETENTION_DAYS,
+    attempts: env.JOB_ATTEMPTS,
+    backoffMs: env.JOB_BACKOFF_MS,
+    ...(patterns && { patterns }),
+    log,
+    onEnded: metrics.jobEnded,
+    onFailedJobs: (count) => metrics.failedJobs.set(count),
+  });
+  // Runs end between two periods, so that the job they belong to does.
+  releasers.push('schedule', () => Promise.all([rollups.stop(), schedule.stop()]));
+  if (env.ENABLE_METRICS_SCHEDULER) schedule.start();
+
   const custom = createCustom({
     db,
     limits: {
@@ -93,14 +155,12 @@ export async function createEngineService(
       maxRows: env.CUSTOM_MAX_ROWS,
       maxDays: env.CUSTOM_MAX_DAYS,
     },
+    onComputed: metrics.customEnded,
   });
   const app = createApp({
     name: 'metrics-engine',
     log,
-    router: serveContract(
-      engine,
-      createHandlers({ rollups, reader: createRollupReader(db), custom, schedule, realtime }),
-    ),
+    router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
     authenticate: createAuthenticate({
       adminKey: env.TALLY_ADMIN_KEY,
       serviceKey: env.TALLY_SERVICE_KEY,
@@ -108,7 +168,7 @@ export async function createEngineService(
       now,
     }),
     maxBodyBytes: env.MAX_BODY_BYTES,
-    registry: new Registry(),
+    registry,
     async health() {
       await db.ping();
       // Without Redis all but realtime metrics and the schedule answers.
@@ -117,5 +177,7 @@ export async function createEngineService(
     },
   });
   mountRest(app);
+  // A backfill that someone waits for ends between two periods; the next engine goes on with it.
+  app.stopping.addEventListener('abort', () => void rollups.stop());
   return { app, db, schedule, redis };
 }

@@ -1,4 +1,12 @@
-import { createTRPCClient, httpBatchLink, type TRPCClient, type TRPCLink } from '@trpc/client';
+import {
+  createTRPCClient,
+  httpBatchLink,
+  httpSubscriptionLink,
+  splitLink,
+  type TRPCClient,
+  type TRPCLink,
+} from '@trpc/client';
+import { EventSource } from 'eventsource';
 import type { AnalyticsRouter } from './analytics.ts';
 import type { EngineRouter } from './engine.ts';
 import type { IngestRouter } from './ingest.ts';
@@ -20,19 +28,38 @@ export type AnalyticsClient = TRPCClient<AnalyticsRouter>;
 export const createIngestClient = (options: ClientOptions): IngestClient =>
   createTRPCClient<IngestRouter>({ links: links(options) });
 
-/** A typed client of metrics-engine. */
+/** A typed client of metrics-engine. Subscriptions come back by themselves after a lost connection; `unsubscribe` ends them. */
 export const createEngineClient = (options: ClientOptions): EngineClient =>
-  createTRPCClient<EngineRouter>({ links: links(options) });
+  createTRPCClient<EngineRouter>({
+    links: [
+      splitLink({ condition: (op) => op.type === 'subscription', true: [watching(options)], false: links(options) }),
+    ],
+  });
 
 /** A typed client of analytics-api. */
 export const createAnalyticsClient = (options: ClientOptions): AnalyticsClient =>
   createTRPCClient<AnalyticsRouter>({ links: links(options) });
 
+/** Server-sent events; the EventSource of browsers can send no header, and Node 20 has none. */
+// biome-ignore lint/suspicious/noExplicitAny: as below.
+function watching({ url, key, fetch = globalThis.fetch }: ClientOptions): TRPCLink<any> {
+  return httpSubscriptionLink({
+    url: addressOf(url),
+    EventSource,
+    eventSourceOptions: {
+      fetch: (input, init) =>
+        fetch(input as URL, { ...init, headers: { ...init.headers, authorization: `Bearer ${key}` } } as RequestInit),
+    },
+  });
+}
+
+const addressOf = (url: string) => `${url.replace(/\/+$/, '')}/trpc`;
+
 // biome-ignore lint/suspicious/noExplicitAny: tRPC's own type for a link of any router.
 function links({ url, key, fetch }: ClientOptions): TRPCLink<any>[] {
   return [
     httpBatchLink({
-      url: `${url.replace(/\/+$/, '')}/trpc`,
+      url: addressOf(url),
       headers: { authorization: `Bearer ${key}` },
       // Calls of one tick share a request; a URL must stay below what proxies accept.
       maxURLLength: 8000,

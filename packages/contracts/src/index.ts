@@ -66,6 +66,7 @@ export { RealtimeType, RealtimeValue } from './realtime.ts';
 export {
   EntityType,
   JobKind,
+  JobName,
   JobRow,
   JobStatus,
   RollupBackfill,

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { mutation, query, subscription } from './contract.ts';
 import { MerchantId } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Time } from './time.ts';
+import { Day, Time } from './time.ts';
 
 export const RealtimeType = z.enum(['COUNTER', 'GAUGE', 'HISTOGRAM', 'RATE']);
 export type RealtimeType = z.infer<typeof RealtimeType>;
@@ -16,9 +16,12 @@ const Labels = z
 const Amount = z
   .union([z.string(), z.number().transform(String)])
   .refine(
-    (text) => /^-?\d{1,15}(\.\d{1,9})?$/.test(text),
+    (text) => /^-?(0|[1-9]\d{0,14})(\.\d{1,9})?$/.test(text),
     'Expected a decimal of at most 15 and 9 digits, such as "2.5"',
   );
+
+/** Observations of one call. */
+const MAX_VALUES = 1_000;
 
 const Window = z.number().int().min(1).max(86_400);
 const target = { name: Name, labels: Labels.optional(), merchantId: MerchantId.optional() };
@@ -64,16 +67,28 @@ export const realtime = {
     input: z.strictObject({ ...target, value: Amount, unit: z.string().max(32).optional() }),
     output: done,
   }),
-  /** Adds a value to a histogram. The first point of a series settles its window (default 300 s). */
+  /** Adds a value to a histogram, or up to 1000. The first point of a series settles its window (default 300 s). */
   observe: mutation({
     access: 'record',
-    input: z.strictObject({ ...target, value: Amount, windowSeconds: Window.optional() }),
+    input: z
+      .strictObject({
+        ...target,
+        value: Amount.optional(),
+        values: z.array(Amount).min(1).max(MAX_VALUES).optional(),
+        windowSeconds: Window.optional(),
+      })
+      .refine(({ value, values }) => (value === undefined) !== (values === undefined), 'Expected value or values')
+      .transform(({ value, values, ...series }) => ({ ...series, values: values ?? [value!] })),
     output: done,
   }),
-  /** Counts one event of a rate. The first point of a series settles its window (default 60 s). */
+  /** Counts events of a rate. The first point of a series settles its window (default 60 s). */
   mark: mutation({
     access: 'record',
-    input: z.strictObject({ ...target, windowSeconds: Window.optional() }),
+    input: z.strictObject({
+      ...target,
+      count: z.number().int().min(1).max(1_000_000_000).default(1),
+      windowSeconds: Window.optional(),
+    }),
     output: done,
   }),
   get: query({ access: 'read', input: look, output: RealtimeValue }),
@@ -83,6 +98,23 @@ export const realtime = {
     output: z.object({
       rows: z.array(z.object({ name: z.string(), type: RealtimeType, labels: z.record(z.string(), z.string()) })),
       nextCursor: z.null(),
+    }),
+  }),
+  /** Compares realtime metrics with their copies, and mirrors of usage with the cubes, and sets them right. */
+  reconcile: mutation({
+    access: 'admin',
+    input: z.strictObject({}).default({}),
+    output: z.object({
+      merchants: z.number().int(),
+      /** Values that came back from their copies: Redis had lost them, or had older ones. */
+      restored: z.number().int(),
+      /** Counters `usage.<metric type>` of closed days, labelled with their `date`, that were not what was counted. */
+      corrected: z.array(
+        z.object({ merchantId: z.string().nullable(), name: z.string(), date: Day, was: Quantity, is: Quantity }),
+      ),
+      /** False where usage-ingest did not bring all to the cubes, so that mirrors were not compared. */
+      usageCompared: z.boolean(),
+      forgotten: z.number().int(),
     }),
   }),
   /** The value at once, and again whenever it changes, until either side ends the stream. */

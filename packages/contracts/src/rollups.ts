@@ -121,8 +121,26 @@ export const rollups = {
   }),
 } as const;
 
+export const JobName = z.enum([
+  'reconcile',
+  'daily',
+  'afterDaily',
+  'weekly',
+  'monthly',
+  'realtime',
+  'refresh',
+  'cleanup',
+]);
+export type JobName = z.infer<typeof JobName>;
+
 /** The jobs that start runs at their times. */
 export const jobs = {
+  /** Puts a job into the queue now, as its schedule does at its time; any engine takes it. */
+  run: mutation({
+    access: 'admin',
+    input: z.strictObject({ name: JobName }),
+    output: z.object({ id: z.string() }),
+  }),
   schedules: query({
     access: 'admin',
     input: z.strictObject({}).default({}),

@@ -60,6 +60,11 @@ export type CustomStore = {
    * merchant alone in sight and under a timeout.
    */
   compute(query: MetricQuery, timeoutMs: number): Promise<MetricAnswer>;
+  /** The first and last day of a range whose entries, of a merchant or of anybody, were dropped from the journal. */
+  closedDays(
+    merchantId: string | null,
+    range: { startDate: Day; endDate: Day },
+  ): Promise<{ first: Day; last: Day } | undefined>;
   create(metric: { merchantId: string; ownerId: string; fields: MetricFields }): Promise<StoredMetric>;
   /** Adds a version after `version`; undefined where another one came first. */
   update(id: string, version: number, fields: MetricFields, by: string): Promise<StoredMetric | undefined>;
@@ -155,6 +160,19 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
           cut: rest.length > query.maxRows,
         };
       }),
+
+    async closedDays(merchantId, { startDate, endDate }) {
+      const [row] = await dataSource.query(
+        merchantId === null
+          ? `select min(date) as first, max(date) as last from usage_closed_days
+             where date between $1 and $2 and entries > 0`
+          : `select min(date) as first, max(date) as last from usage_journal_closings
+             where date between $1 and $2 and merchant_id = $3`,
+        merchantId === null ? [startDate, endDate] : [startDate, endDate, merchantId],
+      );
+      const { first, last } = ClosedRow.parse(row);
+      return first === null || last === null ? undefined : { first, last };
+    },
 
     async create({ merchantId, ownerId, fields }) {
       const [row] = await dataSource.query(
@@ -287,6 +305,7 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
 
 const who = ({ id, merchantId, teamId, all }: Viewer) => [id, merchantId ?? '', teamId, all];
 
+const ClosedRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 const PlanRow = z.object({ 'QUERY PLAN': z.array(z.object({ Plan: z.object({ 'Total Cost': z.number() }) })).min(1) });
 const shortest = (text: string) => (text.includes('.') ? text.replace(/\.?0+$/, '') : text);
 const Decimal = z.string().transform(shortest).nullable();

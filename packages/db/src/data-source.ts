@@ -9,6 +9,7 @@ import { DayDocuments1763856000011 } from './migrations/11-day-documents.ts';
 import { Rollups1763856000019 } from './migrations/20-rollups.ts';
 import { CustomMetrics1763856000020 } from './migrations/21-custom-metrics.ts';
 import { Realtime1763856000021 } from './migrations/22-realtime.ts';
+import { RealtimeEpochs1763856000022 } from './migrations/23-realtime-epochs.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -38,6 +39,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Rollups1763856000019,
       CustomMetrics1763856000020,
       Realtime1763856000021,
+      RealtimeEpochs1763856000022,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

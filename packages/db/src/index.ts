@@ -17,6 +17,7 @@ export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
 export { type BinaryOp, type Expr, type MetricQuery, SOURCE_COLUMNS, type ValueType } from './metric-query.ts';
 export { type Db, openDb } from './open-db.ts';
+export type { SavedMetric } from './realtime-store.ts';
 export type {
   Lane,
   Period,

@@ -30,7 +30,13 @@ beforeAll(async () => {
   await client.connect();
   releasers = createReleasers();
   engineOf = async (settings) => {
-    const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: ADMIN, ...settings });
+    const env = readEnv({
+      DATABASE_URL: store.url,
+      REDIS_URL: redis.url,
+      TALLY_ADMIN_KEY: ADMIN,
+      ENABLE_METRICS_SCHEDULER: 'false',
+      ...settings,
+    });
     const { app } = await createEngineService(env, { log, releasers });
     return (key) =>
       createEngineClient({

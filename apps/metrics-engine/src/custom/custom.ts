@@ -25,6 +25,8 @@ export type CustomOptions = {
     maxRows: number;
     maxDays: number;
   };
+  /** Told how each computation ended: `ok`, or the code of the error. */
+  onComputed?(outcome: string, durationMs: number): void;
 };
 
 /** Whose usage is computed over; null: everybody's. */
@@ -35,7 +37,7 @@ const TIMED_OUT = '57014';
 const WRONG_DATA = /^22/;
 
 /** Custom metrics: who may see, change and compute them, and every step in the audit trail. */
-export function createCustom({ db: { custom: store }, limits }: CustomOptions) {
+export function createCustom({ db: { custom: store }, limits, onComputed = () => {} }: CustomOptions) {
   async function understand(question: Question): Promise<MetricQuery> {
     await loadParser();
     const { dataSource: source, calculationFormula, dimensions = [], filters = {}, startDate, endDate } = question;
@@ -60,14 +62,40 @@ export function createCustom({ db: { custom: store }, limits }: CustomOptions) {
   const costOf = (planCost: number): MetricCost =>
     planCost >= limits.high ? 'high' : planCost >= limits.medium ? 'medium' : 'low';
 
+  /** Refuses where entries of the range are gone: what is left of them would pass for all. */
+  async function assertKept({ source, startDate, endDate, merchantId }: MetricQuery): Promise<void> {
+    if (source !== 'events') return;
+    const gone = await store.closedDays(merchantId, { startDate, endDate });
+    if (!gone) return;
+    throw new TallyError(
+      'JOURNAL_DROPPED',
+      `The entries of ${gone.first} to ${gone.last} are past the retention; ask \`usage\`, which has their sums.`,
+      { details: { startDate: gone.first, endDate: gone.last } },
+    );
+  }
+
   async function compute(query: MetricQuery): Promise<MetricResult> {
     const started = performance.now();
+    try {
+      const result = await computed(query, started);
+      onComputed('ok', elapsed(started));
+      return result;
+    } catch (error) {
+      onComputed(isTallyError(error) ? error.code : 'INTERNAL', elapsed(started));
+      throw error;
+    }
+  }
+
+  async function computed(query: MetricQuery, started: number): Promise<MetricResult> {
+    await assertKept(query);
     const planCost = await said(store.plan(query, limits.timeoutMs));
     if (planCost > limits.refused)
       throw new TallyError('FORMULA_TOO_COSTLY', `The plan costs ${planCost}; at most ${limits.refused} is run.`, {
         details: { planCost, limit: limits.refused },
       });
     const { value, rows, cut } = await said(store.compute(query, limits.timeoutMs));
+    // Once more: a day may have been closed while it was read.
+    await assertKept(query);
     if (cut)
       throw new TallyError('FORMULA_TOO_COSTLY', `There are more than ${limits.maxRows} groups; filter them.`, {
         details: { maxRows: limits.maxRows },
@@ -156,7 +184,9 @@ export function createCustom({ db: { custom: store }, limits }: CustomOptions) {
 
     estimate: (viewer: Viewer, question: Question) =>
       audited(viewer, 'estimate', { details: formulaOf(question) }, async () => {
-        const planCost = await said(store.plan(await understand(question), limits.timeoutMs));
+        const query = await understand(question);
+        await assertKept(query);
+        const planCost = await said(store.plan(query, limits.timeoutMs));
         return { cost: costOf(planCost), planCost, allowed: planCost <= limits.refused };
       }),
 

@@ -1,93 +1,167 @@
-import { readFileSync } from 'node:fs';
 import type { RealtimeType } from '@tally/contracts';
-import type { Db } from '@tally/db';
+import type { Db, SavedMetric } from '@tally/db';
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
 import { MERCHANTS, markerKey, namesKey, seriesKey, valueKey } from './keys.ts';
 import { type Meta, slicesKept } from './realtime.ts';
+import { script } from './scripts.ts';
 
 export type BackupOptions = { db: Pick<Db, 'realtime'>; redis: RedisClient; ttlSeconds: number; now: () => number };
 
 export type Backup = {
-  /**
-   * Brings back what Redis lost, then saves what it has. A loss of Redis costs what was counted since the last save;
-   * what is counted after it is added to what comes back.
-   */
+  /** Brings back what Redis lost, of every merchant, then saves what changed since the last copy. */
   run(): Promise<{ restored: number; saved: number }>;
+  /**
+   * Brings a merchant's metrics back where Redis lost them or came back with older ones: values older than their copy
+   * are replaced by it. Until then no point of the merchant is taken, so a loss costs what came after the last copy.
+   */
+  restore(merchantId: string | null): Promise<number>;
+  /** Values that Redis does not have though their copies have not expired; they are put back. Returns how many. */
+  missing(merchantId: string | null): Promise<number>;
+  /** Merchants that have realtime metrics here or copies of them; null is the platform. */
+  merchants(): Promise<(string | null)[]>;
 };
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
     realtimeRestore(numberOfKeys: number, ...keysAndArgs: string[]): Result<number, Context>;
+    realtimeEpoch(...keysAndArgs: string[]): Result<[run: string, epoch: string, saved: string] | [], Context>;
   }
 }
 
 const WITHOUT_WINDOW = -1;
+/** Copies brought back by one call. */
+const PIECE = 500;
+/** Series are saved again for this long after their last point: the clocks of two engines may differ. */
+const CLOCKS_DIFFER_MS = 60_000;
+/** A copy that is about to expire may have expired in Redis a moment before. */
+const EXPIRING_MS = 2_000;
 
 /** Saves realtime metrics to `realtime_metrics_cache` and brings them back. */
 export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }: BackupOptions): Backup {
-  redis.defineCommand('realtimeRestore', {
-    lua: readFileSync(new URL('../../lua/realtime-restore.lua', import.meta.url), 'utf8'),
-  });
+  redis.defineCommand('realtimeRestore', { lua: script('realtime-restore') });
+  redis.defineCommand('realtimeEpoch', { numberOfKeys: 1, lua: script('realtime-epoch') });
 
-  async function restore(owner: string): Promise<number> {
-    const merchantId = owner === '' ? null : owner;
-    if ((await redis.exists(markerKey(merchantId))) === 1) return 0;
-    const saved = await store.saved(owner, now());
-    const keys = [markerKey(merchantId), namesKey(merchantId)];
-    const args = [String(ttlSeconds)];
-    for (const { name, labels, slice, type, meta, value, expiresAt } of saved) {
-      keys.push(
-        seriesKey(merchantId, name),
-        valueKey(merchantId, name, labels, slice === WITHOUT_WINDOW ? undefined : slice),
-      );
-      args.push(
-        name,
-        type,
-        labels,
-        JSON.stringify(meta),
-        String(Math.max(1, expiresAt - now())),
-        JSON.stringify(value),
-      );
+  /** Merchants that are being brought back: whoever needs one waits for the same. */
+  const restoring = new Map<string | null, Promise<number>>();
+
+  async function bringBack(merchantId: string | null): Promise<number> {
+    if ((await redis.realtimeEpoch(markerKey(merchantId), '', '0', '')).length > 0) return 0;
+    let restored = 0;
+    let after: SavedMetric | undefined;
+    for (;;) {
+      const saved = await store.saved(merchantId ?? '', { now: now(), after, limit: PIECE });
+      const last = saved.length < PIECE;
+      const keys = [markerKey(merchantId), namesKey(merchantId)];
+      const args = [last ? 'last' : 'more', String(Math.max(ttlSeconds, 2 * 86_400))];
+      for (const { name, labels, slice, type, meta, value, epoch, expiresAt } of saved) {
+        keys.push(seriesKey(merchantId, name), keyOf(merchantId, name, labels, slice));
+        const left = String(Math.max(1, expiresAt - now()));
+        args.push(name, type, labels, JSON.stringify(meta), epoch, left, JSON.stringify(value));
+      }
+      const came = await redis.realtimeRestore(keys.length, ...keys, ...args);
+      if (came < 0) return restored;
+      restored += came;
+      if (last) return restored;
+      after = saved.at(-1);
     }
-    return Math.max(0, await redis.realtimeRestore(keys.length, ...keys, ...args));
   }
 
-  async function save(owner: string): Promise<number> {
-    const merchantId = owner === '' ? null : owner;
+  function restore(merchantId: string | null): Promise<number> {
+    const known = restoring.get(merchantId);
+    if (known) return known;
+    const coming = bringBack(merchantId).finally(() => restoring.delete(merchantId));
+    restoring.set(merchantId, coming);
+    return coming;
+  }
+
+  async function save(merchantId: string | null): Promise<number> {
+    const marker = markerKey(merchantId);
+    const began = now();
+    const [run, , before] = await redis.realtimeEpoch(marker, '', '0', '');
+    if (run === undefined) return 0;
+    const since = before ? Number(before) - CLOCKS_DIFFER_MS : 0;
     let saved = 0;
-    for (const [name, type] of Object.entries(await redis.hgetall(namesKey(merchantId)))) {
-      for (const [labels, text] of Object.entries(await redis.hgetall(seriesKey(merchantId, name)))) {
-        const meta = JSON.parse(text) as Meta;
-        const slices = meta.window === undefined ? [undefined] : slicesKept(meta.window, now());
+    const names = Object.entries(await redis.hgetall(namesKey(merchantId)));
+    if (names.length === 0) await unregister(merchantId);
+    for (const [name, type] of names) {
+      const series = Object.entries(await redis.hgetall(seriesKey(merchantId, name)));
+      const changed = series
+        .map(([labels, text]) => ({ labels, meta: JSON.parse(text) as Meta }))
+        .filter(({ meta }) => meta.at >= since);
+      for (let from = 0; from < changed.length; from += PIECE) {
         const found = await Promise.all(
-          slices.map(async (slice) => {
-            const key = valueKey(merchantId, name, labels, slice);
-            const [value, left] = await Promise.all([redis.hgetall(key), redis.pttl(key)]);
-            return { slice: slice ?? WITHOUT_WINDOW, value, expiresAt: now() + left };
-          }),
+          changed.slice(from, from + PIECE).map((each) => valuesOf(merchantId, name, each)),
         );
-        // What is read after a loss is too little: it may not take the place of what was saved before.
-        if ((await redis.exists(markerKey(merchantId))) === 0) return saved;
-        const metrics = found.filter(({ value }) => Object.keys(value).length > 0);
+        // What was read is newer than every copy only while Redis is the one that it was read from.
+        const [, epoch] = await redis.realtimeEpoch(marker, run, '1', '');
+        if (epoch === undefined) return saved;
+        const metrics = found.flat().filter(({ value }) => Object.keys(value).length > 0);
         await store.save(
-          metrics.map((each) => ({ ...each, merchantId: owner, name, labels, type: type as RealtimeType, meta })),
+          metrics.map((each) => ({ ...each, merchantId: merchantId ?? '', name, type: type as RealtimeType, epoch })),
         );
         saved += metrics.length;
       }
     }
+    await redis.realtimeEpoch(marker, run, '0', String(began));
     return saved;
   }
 
+  /** A point that comes meanwhile registers its merchant after it is counted, so one of the two sees the other. */
+  async function unregister(merchantId: string | null): Promise<void> {
+    await redis.srem(MERCHANTS, merchantId ?? '');
+    if ((await redis.exists(namesKey(merchantId))) === 1) await redis.sadd(MERCHANTS, merchantId ?? '');
+  }
+
+  async function valuesOf(merchantId: string | null, name: string, { labels, meta }: { labels: string; meta: Meta }) {
+    const slices = meta.window === undefined ? [WITHOUT_WINDOW] : slicesKept(meta.window, now());
+    return Promise.all(
+      slices.map(async (slice) => {
+        const key = keyOf(merchantId, name, labels, slice);
+        const [value, left] = await Promise.all([redis.hgetall(key), redis.pttl(key)]);
+        return { labels, meta: { ...meta }, slice, value, expiresAt: now() + left };
+      }),
+    );
+  }
+
+  async function merchants(): Promise<(string | null)[]> {
+    const owners = new Set([...(await store.merchants()), ...(await redis.smembers(MERCHANTS))]);
+    return [...owners].map((owner) => (owner === '' ? null : owner));
+  }
+
   return {
+    restore,
+    merchants,
+
     async run() {
-      const owners = new Set([...(await store.merchants()), ...(await redis.smembers(MERCHANTS))]);
       let [restored, saved] = [0, 0];
-      for (const owner of owners) {
-        restored += await restore(owner);
-        saved += await save(owner);
+      for (const merchantId of await merchants()) {
+        restored += await restore(merchantId);
+        saved += await save(merchantId);
       }
       return { restored, saved };
     },
+
+    async missing(merchantId) {
+      let missing = 0;
+      let after: SavedMetric | undefined;
+      for (;;) {
+        const saved = await store.saved(merchantId ?? '', { now: now() + EXPIRING_MS, after, limit: PIECE });
+        const there = await Promise.all(
+          saved.map(({ name, labels, slice }) => redis.exists(keyOf(merchantId, name, labels, slice))),
+        );
+        missing += there.filter((exists) => exists === 0).length;
+        if (saved.length < PIECE) break;
+        after = saved.at(-1);
+      }
+      if (missing > 0) {
+        await redis.hdel(markerKey(merchantId), 'run');
+        await restore(merchantId);
+      }
+      return missing;
+    },
   };
 }
+
+const keyOf = (merchantId: string | null, name: string, labels: string, slice: number): string =>
+  valueKey(merchantId, name, labels, slice === WITHOUT_WINDOW ? undefined : slice);

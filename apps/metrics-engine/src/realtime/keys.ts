@@ -17,5 +17,5 @@ export const valueKey = (merchantId: string | null, name: string, labels: string
 /** Merchants that have realtime metrics; '' is the platform. */
 export const MERCHANTS = 'metrics:realtime:merchants';
 
-/** There as long as Redis has lost nothing of a merchant. */
+/** Hash: `run`, the server process that has lost nothing of the merchant; `epoch`, the number of its newest copy. */
 export const markerKey = (merchantId: string | null) => `${of(merchantId)}:kept`;

@@ -1,4 +1,4 @@
-import { formatCost, parseSignedQuantity } from '@tally/contracts';
+import { addDays, type Day, dayOf, formatCost, parseSignedQuantity, startOfDay } from '@tally/contracts';
 import { createEngineClient, type EngineClient } from '@tally/contracts/client';
 import { type Db, migrate, openDb } from '@tally/db';
 import {
@@ -17,6 +17,7 @@ import { readEnv } from '../env.ts';
 import { createEngineService } from '../service.ts';
 import { createBackup } from './backup.ts';
 import { createRealtime } from './realtime.ts';
+import { createReconcile } from './reconcile.ts';
 import { RELATIVE_ERROR } from './sketch.ts';
 
 const ADMIN = 'admin-key-of-this-test';
@@ -45,6 +46,7 @@ beforeAll(async () => {
     TALLY_ADMIN_KEY: ADMIN,
     REALTIME_MAX_SERIES: '3',
     REALTIME_WATCH_MS: '10',
+    ENABLE_METRICS_SCHEDULER: 'false',
   });
   const service = await createEngineService(env, { log: createLog('test', 'silent'), releasers, now: () => now });
   app = service.app;
@@ -67,8 +69,16 @@ afterAll(async () => {
 });
 
 const fresh = () => `metric_${names++}`;
-const realtime = () =>
-  createRealtime({ redis, limits: { names: 1000, seriesPerName: 10 }, ttlSeconds: 60, watchMs: 10, now: () => now });
+const backup = () => createBackup({ db, redis, ttlSeconds: 60, now: () => now });
+const realtime = (limits = { names: 1000, seriesPerName: 10 }, ttlSeconds = 60) =>
+  createRealtime({
+    redis,
+    limits,
+    ttlSeconds,
+    watchMs: 10,
+    now: () => now,
+    restore: (merchantId) => backup().restore(merchantId),
+  });
 
 const amount = fc
   .tuple(fc.bigInt({ min: -(10n ** 24n) + 1n, max: 10n ** 24n - 1n }), fc.constantFrom(1n, 1_000_000_000n))
@@ -101,7 +111,11 @@ test('quantiles of a histogram are within the stated error, count, min, max and 
         const name = fresh();
         const histograms = realtime();
         const values = thousandths.map((each) => formatCost(BigInt(each) * 1_000_000n));
-        for (const value of values) await histograms.observe({ merchantId: 'a', name }, value);
+        const half = Math.ceil(values.length / 2);
+        await Promise.all([
+          histograms.observe({ merchantId: 'a', name }, values.slice(0, half)),
+          ...values.slice(half).map((value) => histograms.observe({ merchantId: 'a', name }, [value])),
+        ]);
         const sorted = thousandths.map((each) => each / 1000).sort((a, b) => a - b);
         const answer = await histograms.get({ merchantId: 'a', name });
         expect([answer.count, Number(answer.min), Number(answer.max)]).toEqual([
@@ -178,13 +192,7 @@ test('a name keeps its type, and its series stay within the limit, however many 
 
 test('series without a point for their time to live make room for others', async () => {
   const name = fresh();
-  const metrics = createRealtime({
-    redis,
-    limits: { names: 1000, seriesPerName: 1 },
-    ttlSeconds: 60,
-    watchMs: 10,
-    now: () => now,
-  });
+  const metrics = realtime({ names: 1000, seriesPerName: 1 });
   await metrics.increment({ merchantId: 'a', name, labels: { i: '1' } }, '1');
   const other = { merchantId: 'a', name, labels: { i: '2' } };
   await expect(metrics.increment(other, '1')).rejects.toMatchObject({ code: 'CARDINALITY_LIMIT' });
@@ -213,6 +221,7 @@ test.each([
   ['an exponent', '1e3'],
   ['too large', '1'.repeat(16)],
   ['no number', 'many'],
+  ['written with zeros before it', '007'],
 ])('an amount that is %s is refused', async (_, by) => {
   await expect(engine.realtime.increment.mutate({ name: fresh(), by })).rejects.toMatchObject({
     data: { code: 'INVALID_INPUT' },
@@ -241,8 +250,7 @@ test('a watcher is told at once and of each change, and its stream ends with it'
   leaving.abort();
 });
 
-test('what Redis loses comes back from Postgres, added to what was counted since, and once', async () => {
-  const backup = () => createBackup({ db, redis, ttlSeconds: 60, now: () => now });
+test('what Redis loses comes back from Postgres before anything is counted, once, whoever asks first', async () => {
   const metrics = realtime();
   const [counter, gauge, histogram, rate] = ['counter', 'gauge', 'histogram', 'rate'].map((kind) => ({
     merchantId: 'lost',
@@ -251,20 +259,133 @@ test('what Redis loses comes back from Postgres, added to what was counted since
   }));
   await metrics.increment(counter!, '10.5');
   await metrics.gauge(gauge!, '3', 'GB');
-  for (const value of ['1', '2', '300']) await metrics.observe(histogram!, value);
-  await metrics.mark(rate!, 60);
+  await metrics.observe(histogram!, ['1', '2', '300']);
+  await metrics.mark(rate!, 3, 60);
   const before = await Promise.all([gauge!, histogram!, rate!].map((series) => metrics.get(series)));
   await backup().run();
 
   for (const key of await redis.keys('metrics:realtime:{lost}:*')) await redis.del(key);
-  await expect(metrics.get(counter!)).rejects.toMatchObject({ code: 'NOT_FOUND' });
-  await metrics.increment(counter!, '0.25');
-  await Promise.all([backup().run(), backup().run()]);
-  await backup().run();
-  expect((await metrics.get(counter!)).value).toBe('10.75');
+  await Promise.all([
+    ...[1, 2].map(() => realtime().increment(counter!, '0.25')),
+    backup().run(),
+    backup().run(),
+    backup().restore('lost'),
+  ]);
+  expect((await metrics.get(counter!)).value).toBe('11');
+  for (const key of await redis.keys('metrics:realtime:{lost}:*')) await redis.del(key);
   expect(await Promise.all([gauge!, histogram!, rate!].map((series) => metrics.get(series)))).toEqual(before);
 
   now += 120_000;
   expect(await db.realtime.prune(now)).toBeGreaterThan(0);
-  expect(await db.realtime.saved('lost', now)).toEqual([expect.objectContaining({ name: 'lost_histogram' })]);
+  const kept = await db.realtime.saved('lost', { now, limit: 10 });
+  expect(kept).toEqual([expect.objectContaining({ name: 'lost_histogram' })]);
+});
+
+test('a value that alone was lost comes back, and the others keep what was counted since their copy', async () => {
+  const metrics = realtime();
+  const [gone, kept] = ['gone', 'kept'].map((name) => ({ merchantId: 'partly', name }));
+  await metrics.increment(gone!, '5');
+  await metrics.increment(kept!, '5');
+  await backup().run();
+  await metrics.increment(kept!, '2');
+  await redis.del('metrics:realtime:{partly}:value:gone:[]');
+  expect(await backup().missing('partly')).toBe(1);
+  expect(await backup().missing('partly')).toBe(0);
+  expect([(await metrics.get(gone!)).value, (await metrics.get(kept!)).value]).toEqual(['5', '7']);
+});
+
+test('names that went quiet make room for others', async () => {
+  const merchantId = 'quiet';
+  const metrics = realtime({ names: 2, seriesPerName: 10 });
+  await metrics.increment({ merchantId, name: 'one' }, '1');
+  await metrics.increment({ merchantId, name: 'two', labels: { a: '1' } }, '1');
+  const three = () => metrics.increment({ merchantId, name: 'three' }, '1');
+  await expect(three()).rejects.toMatchObject({ code: 'CARDINALITY_LIMIT' });
+  now += 59_000;
+  await metrics.increment({ merchantId, name: 'two', labels: { a: '2' } }, '1');
+  now += 2_000;
+  await three();
+  expect((await metrics.list(merchantId)).map((row) => [row.name, row.labels])).toEqual([
+    ['three', {}],
+    ['two', { a: '2' }],
+  ]);
+});
+
+test('the smallest and the largest value are exact where a double is not', async () => {
+  const series = { merchantId: 'a', name: fresh() };
+  const metrics = realtime();
+  const values = ['999999999999999.000000002', '999999999999999.000000001', '-999999999999999.000000001'];
+  for (const value of values) await metrics.observe(series, [value]);
+  await metrics.observe(series, ['-999999999999999.000000002', '999999999999999.000000003']);
+  expect(await metrics.get(series)).toMatchObject({
+    min: '-999999999999999.000000002',
+    max: '999999999999999.000000003',
+  });
+});
+
+test('many points at once of one series are acknowledged when they are stored, each once', async () => {
+  const name = fresh();
+  const metrics = realtime();
+  const series = { merchantId: 'a', name };
+  await Promise.all(
+    Array.from({ length: 500 }, (_, i) =>
+      metrics.observe(series, i % 2 ? ['1', '2.5', '0'] : ['1000000000000000'.slice(0, 15)]),
+    ),
+  );
+  expect((await metrics.get(series)).count).toBe('1000');
+  const counter = { merchantId: 'a', name: fresh() };
+  await Promise.all(Array.from({ length: 500 }, (_, i) => metrics.increment(counter, i % 2 ? '3' : '-0.5')));
+  expect((await metrics.get(counter)).value).toBe('625');
+});
+
+test('the first window of a series stays, whoever else asks for another at the same moment', async () => {
+  const series = { merchantId: 'a', name: fresh() };
+  await Promise.all([10, 20, 30].map((window) => realtime().mark(series, 1, window)));
+  expect(await realtime().get(series)).toMatchObject({ count: '3' });
+});
+
+test('a batch of observations is one call; an observation without a value is refused', async () => {
+  const name = fresh();
+  await engine.realtime.observe.mutate({ name, values: ['1', 2, '3.5'] });
+  await engine.realtime.observe.mutate({ name, value: 4 });
+  await engine.realtime.mark.mutate({ name: `${name}_rate`, count: 12 });
+  expect(await engine.realtime.get.query({ name })).toMatchObject({ count: '4', min: '1', max: '4' });
+  expect(await engine.realtime.get.query({ name: `${name}_rate` })).toMatchObject({ count: '12' });
+  for (const input of [{ name }, { name, value: 1, values: [1] }, { name, values: [] }])
+    await expect(engine.realtime.observe.mutate(input)).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+});
+
+test('mirrors of counted usage are set right from the cubes when their day is over', async () => {
+  const count = (merchant_id: string, id: string, date: Day, cost: string) => ({
+    ...{ merchant_id, id, date, time: startOfDay(date), requests: '1', cost },
+  });
+  const today = dayOf(now);
+  const [closed, older] = [addDays(today, -1), addDays(today, -2)];
+  await db.journal.append(['m'], {
+    source: 'stream',
+    lines: JSON.stringify([count('m', '1', closed, '1500000000'), count('m', '2', older, '7')]),
+    days: [closed, older],
+  });
+  const metrics = realtime();
+  const mirror = (name: string, date: string) => ({ merchantId: 'm', name, labels: { date } });
+  await metrics.increment(mirror('usage.cost', closed), '1.25');
+  await metrics.increment(mirror('usage.requests', older), '1');
+  await metrics.increment(mirror('usage.requests', today), '9');
+  await metrics.increment({ merchantId: 'm', name: 'usage.requests' }, '4');
+  const reconcile = (drained: boolean) =>
+    createReconcile({
+      redis,
+      db,
+      backup: backup(),
+      realtime: metrics,
+      drain: async () => drained,
+      now: () => now,
+    })();
+  expect(await reconcile(false)).toMatchObject({ usageCompared: false, corrected: [] });
+  expect((await reconcile(true)).corrected).toEqual([
+    { merchantId: 'm', name: 'usage.cost', date: closed, was: '1.25', is: '1.5' },
+  ]);
+  expect((await metrics.get(mirror('usage.cost', closed))).value).toBe('1.5');
+  expect((await metrics.get(mirror('usage.requests', today))).value).toBe('9');
+  expect((await reconcile(true)).corrected).toEqual([]);
 });

@@ -1,9 +1,10 @@
-import { readFileSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 import { formatCost, parseSignedQuantity, type RealtimeType, type RealtimeValue, TallyError } from '@tally/contracts';
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { MERCHANTS, namesKey, seriesKey, valueKey } from './keys.ts';
+import { MERCHANTS, markerKey, namesKey, seriesKey, valueKey } from './keys.ts';
+import { createMerger } from './merge.ts';
+import { script } from './scripts.ts';
 import { bucketOf, quantilesOf } from './sketch.ts';
 
 export type RealtimeOptions = {
@@ -14,6 +15,13 @@ export type RealtimeOptions = {
   /** Milliseconds between two looks of a watcher. */
   watchMs: number;
   now: () => number;
+  /** Brings a merchant's metrics back where Redis lost them; nothing is counted before. */
+  restore(merchantId: string | null): Promise<unknown>;
+  /** Told of points that were stored. */
+  onStored?(type: RealtimeType, points: number): void;
+  /** Watchers of this process at once, and who is told how many there are. */
+  maxWatchers?: number;
+  onWatchers?(count: number): void;
 };
 
 /** A series; merchantId null: the platform's. */
@@ -22,6 +30,7 @@ export type Series = { merchantId: string | null; name: string; labels?: Record<
 declare module 'ioredis' {
   interface RedisCommander<Context> {
     realtimeWrite(...keysAndArgs: string[]): Result<string, Context>;
+    realtimeForget(...keysAndArgs: string[]): Result<[series: number, name: number], Context>;
   }
 }
 
@@ -30,78 +39,130 @@ const SLICES = 30;
 const HISTOGRAM_WINDOW = 300;
 const RATE_WINDOW = 60;
 const QUANTILES = [0.5, 0.9, 0.95, 0.99];
+/** What may be added in one call: with what a field may hold before it, it stays below 2^63. */
+const MAX_ADDED = 8n * 10n ** 18n * NANO;
+const MAX_ATTEMPTS = 5;
 
 export type Meta = { at: number; window?: number; unit?: string };
-type Point = { add: string[]; set: string[]; meta: Meta; slice?: number; keptSeconds: number };
+
+/** Points of one series, folded: what to add, and what to set. */
+type Points = {
+  series: Series;
+  type: RealtimeType;
+  count: number;
+  /** Nano-units: what is added to a counter or a histogram, what a gauge is set to. */
+  sum: bigint;
+  buckets: Map<string, number>;
+  low?: bigint;
+  high?: bigint;
+  window?: number;
+  unit?: string;
+};
 
 /**
  * Realtime metrics in Redis: counters and gauges are exact decimals, kept as whole units and nano-units; histograms and
  * rates are slices of a sliding window. A point that is not acknowledged may have been counted: at most once per try.
  */
-export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: RealtimeOptions) {
-  redis.defineCommand('realtimeWrite', {
-    numberOfKeys: 3,
-    lua: readFileSync(new URL('../../lua/realtime-write.lua', import.meta.url), 'utf8'),
-  });
+export function createRealtime({
+  redis,
+  limits,
+  ttlSeconds,
+  watchMs,
+  now,
+  restore,
+  onStored = () => {},
+  maxWatchers = 1_000,
+  onWatchers = () => {},
+}: RealtimeOptions) {
+  redis.defineCommand('realtimeWrite', { numberOfKeys: 4, lua: script('realtime-write') });
+  redis.defineCommand('realtimeForget', { numberOfKeys: 2, lua: script('realtime-forget') });
 
-  /** Forgets series of a name that have had no point for their time to live; returns how many. */
-  async function forget({ merchantId, name }: Series): Promise<number> {
-    const oldest = now() - ttlSeconds * 1000;
-    const series = Object.entries(await available(redis.hgetall(seriesKey(merchantId, name))));
-    const old = series.filter(([, meta]) => (JSON.parse(meta) as Meta).at < oldest).map(([labels]) => labels);
-    return old.length === 0 ? 0 : available(redis.hdel(seriesKey(merchantId, name), ...old));
+  let watchers = 0;
+  const add = createMerger<Points>({ merge, store });
+  const write = (points: Points): Promise<void> => {
+    const { series, type, window } = points;
+    return add(JSON.stringify([type, window, series.merchantId, series.name, canonical(series.labels)]), points);
+  };
+
+  async function store(points: Points): Promise<void> {
+    const { series, type } = points;
+    const { merchantId, name } = series;
+    let { window } = points;
+    for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
+      const said = await available(redis.realtimeWrite(...commandOf(points, window)));
+      if (said === 'ok') {
+        // Acknowledged only then: a merchant that nobody saves could not come back.
+        await available(redis.sadd(MERCHANTS, merchantId ?? ''));
+        return onStored(type, points.count);
+      }
+      if (said === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
+      if (said === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
+      if (said === 'lost') await available(restore(merchantId));
+      // The first point of a series settles its window: slices of another width would not add up.
+      else if (said.startsWith('window ')) window = Number(said.slice('window '.length));
+      else if (!(await makeRoom(merchantId, said === 'names' ? undefined : name))) {
+        const [limit, of] = said === 'names' ? [limits.names, 'names'] : [limits.seriesPerName, `series of ${name}`];
+        throw new TallyError('CARDINALITY_LIMIT', `There are already ${limit} ${of}.`, { details: { limit } });
+      }
+    }
+    throw new TallyError('UNAVAILABLE', 'Redis loses its data all the time.');
   }
 
-  async function write(series: Series, type: RealtimeType, point: Point): Promise<void> {
-    const { add, set, meta, slice, keptSeconds } = point;
+  function commandOf({ series, type, count, sum, buckets, low, high, unit }: Points, window: number | undefined) {
     const { merchantId, name } = series;
     const labels = canonical(series.labels);
-    // Registered before counted: a merchant that nobody saves could not come back.
-    await available(redis.sadd(MERCHANTS, merchantId ?? ''));
-    const said = await available(
-      redis.realtimeWrite(
-        namesKey(merchantId),
-        seriesKey(merchantId, name),
-        valueKey(merchantId, name, labels, slice),
-        name,
-        type,
-        labels,
-        JSON.stringify(meta),
-        String(limits.names),
-        String(limits.seriesPerName),
-        String(Math.max(ttlSeconds, keptSeconds)),
-        String(keptSeconds),
-        String(add.length / 2),
-        ...add,
-        ...set,
-      ),
-    );
-    if (said === 'ok') return;
-    if (said === 'series' && (await forget(series)) > 0) return write(series, type, point);
-    if (said === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
-    if (said === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
-    const limit = said === 'names' ? limits.names : limits.seriesPerName;
-    throw new TallyError(
-      'CARDINALITY_LIMIT',
-      `There are already ${limit} ${said === 'names' ? 'names' : `series of ${name}`}.`,
-      {
-        details: { limit },
-      },
-    );
+    const width = window === undefined ? 0 : widthOf(window);
+    const slice = window === undefined ? undefined : Math.floor(now() / width);
+    const keptSeconds = window === undefined ? ttlSeconds : window + Math.ceil(width / 1000) + 1;
+    const meta: Meta = { at: now(), ...(window !== undefined && { window }), ...(unit !== undefined && { unit }) };
+    const amount = ['i', (sum / NANO).toString(), 'n', (sum % NANO).toString()];
+    const counts = type === 'HISTOGRAM' || type === 'RATE' ? ['count', String(count)] : [];
+    for (const [bucket, times] of buckets) counts.push(bucket, String(times));
+    const added = type === 'GAUGE' || type === 'RATE' ? counts : [...counts, ...amount];
+    const set = type === 'GAUGE' ? amount : [];
+    if (low !== undefined && high !== undefined) set.push('low', sortable(low), 'high', sortable(high));
+    return [
+      markerKey(merchantId),
+      namesKey(merchantId),
+      seriesKey(merchantId, name),
+      valueKey(merchantId, name, labels, slice),
+      name,
+      type,
+      labels,
+      JSON.stringify(meta),
+      window === undefined ? '' : String(window),
+      String(limits.names),
+      String(limits.seriesPerName),
+      String(keptSeconds),
+      String(Math.max(ttlSeconds, keptSeconds)),
+      String(added.length / 2),
+      ...added,
+      ...set,
+    ];
+  }
+
+  /** Forgets what has had no point for its time to live, of one name or of all; true where that made room. */
+  async function makeRoom(merchantId: string | null, name: string | undefined): Promise<boolean> {
+    const forgotten = await forget(merchantId, name === undefined ? undefined : [name]);
+    return name === undefined ? forgotten.names > 0 : forgotten.series > 0;
+  }
+
+  async function forget(merchantId: string | null, of?: string[]): Promise<{ series: number; names: number }> {
+    const oldest = String(now() - ttlSeconds * 1000);
+    const forgotten = { series: 0, names: 0 };
+    for (const name of of ?? (await available(redis.hkeys(namesKey(merchantId))))) {
+      const [series, names] = await available(
+        redis.realtimeForget(namesKey(merchantId), seriesKey(merchantId, name), name, oldest),
+      );
+      forgotten.series += series;
+      forgotten.names += names;
+    }
+    return forgotten;
   }
 
   async function metaOf(series: Series): Promise<Meta | undefined> {
     const text = await available(redis.hget(seriesKey(series.merchantId, series.name), canonical(series.labels)));
     return text === null ? undefined : (JSON.parse(text) as Meta);
-  }
-
-  /** The first point of a series settles its window: slices of another width would not add up. */
-  async function windowed(series: Series, type: RealtimeType, wanted: number, point: { add: string[]; set: string[] }) {
-    const window = (await metaOf(series))?.window ?? wanted;
-    const width = widthOf(window);
-    const slice = Math.floor(now() / width);
-    const keptSeconds = window + Math.ceil(width / 1000) + 1;
-    await write(series, type, { ...point, slice, keptSeconds, meta: { at: now(), window } });
   }
 
   async function slices(series: Series, window: number, seconds: number): Promise<Record<string, string>[]> {
@@ -116,8 +177,15 @@ export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: Real
   }
 
   async function get(series: Series, windowSeconds?: number): Promise<RealtimeValue> {
-    const type = (await available(redis.hget(namesKey(series.merchantId), series.name))) as RealtimeType | null;
-    const meta = type && (await metaOf(series));
+    const look = async () => {
+      const type = (await available(redis.hget(namesKey(series.merchantId), series.name))) as RealtimeType | null;
+      return { type, meta: type && (await metaOf(series)) };
+    };
+    let { type, meta } = await look();
+    if (!meta) {
+      await restore(series.merchantId).catch(() => {});
+      ({ type, meta } = await look());
+    }
     if (!type || !meta)
       throw new TallyError('NOT_FOUND', `There is no realtime metric ${series.name} with these labels.`);
     const base = { name: series.name, type, labels: series.labels ?? {}, asOf: new Date(now()).toISOString() };
@@ -127,7 +195,7 @@ export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: Real
     }
     const window = meta.window ?? RATE_WINDOW;
     const seconds = Math.min(windowSeconds ?? window, window);
-    const merged = merge(await slices(series, window, seconds));
+    const merged = mergeSlices(await slices(series, window, seconds));
     const count = merged.counts.get('count') ?? 0n;
     const counted = { ...base, windowSeconds: seconds, count: count.toString() };
     if (type === 'RATE') return { ...counted, perSecond: formatCost(((count * 1_000_000n) / BigInt(seconds)) * 1000n) };
@@ -135,28 +203,33 @@ export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: Real
       return { ...counted, min: null, max: null, mean: null, p50: null, p90: null, p95: null, p99: null };
     const sum = (merged.counts.get('i') ?? 0n) * NANO + (merged.counts.get('n') ?? 0n);
     const [low, high] = [merged.low!, merged.high!];
-    const within = (value: number) => decimalOf(Math.min(Math.max(value, Number(low)), Number(high)));
+    const [min, max] = [formatCost(low), formatCost(high)];
+    const within = (value: number) => decimalOf(Math.min(Math.max(value, Number(min)), Number(max)));
     const [p50, p90, p95, p99] = quantilesOf(merged.counts, QUANTILES).map(within);
-    return { ...counted, min: low, max: high, mean: formatCost(sum / count), p50, p90, p95, p99 };
+    return { ...counted, min, max, mean: formatCost(sum / count), p50, p90, p95, p99 };
   }
 
   return {
     increment: (series: Series, by: string) =>
-      write(series, 'COUNTER', { add: split(by), set: [], meta: { at: now() }, keptSeconds: ttlSeconds }),
+      write({ series, type: 'COUNTER', count: 1, sum: unitsIn(by), buckets: new Map() }),
 
-    gauge(series: Series, value: string, unit?: string) {
-      const meta = { at: now(), ...(unit !== undefined && { unit }) };
-      return write(series, 'GAUGE', { add: [], set: split(value), meta, keptSeconds: ttlSeconds });
-    },
+    gauge: (series: Series, value: string, unit?: string) =>
+      write({
+        series,
+        type: 'GAUGE',
+        count: 1,
+        sum: unitsIn(value),
+        buckets: new Map(),
+        ...(unit !== undefined && { unit }),
+      }),
 
-    observe(series: Series, value: string, windowSeconds = HISTOGRAM_WINDOW) {
-      const exact = formatCost(parseSignedQuantity('cost', value)!);
-      const add = ['count', '1', bucketOf(Number(value)), '1', ...split(value)];
-      return windowed(series, 'HISTOGRAM', windowSeconds, { add, set: ['low', exact, 'high', exact] });
-    },
+    observe: (series: Series, values: readonly string[], window = HISTOGRAM_WINDOW) =>
+      write({ series, type: 'HISTOGRAM', window, ...fold(values) }),
 
-    mark: (series: Series, windowSeconds = RATE_WINDOW) =>
-      windowed(series, 'RATE', windowSeconds, { add: ['count', '1'], set: [] }),
+    mark: (series: Series, count = 1, window = RATE_WINDOW) =>
+      write({ series, type: 'RATE', window, count, sum: 0n, buckets: new Map() }),
+
+    forget,
 
     get,
 
@@ -180,14 +253,21 @@ export function createRealtime({ redis, limits, ttlSeconds, watchMs, now }: Real
     },
 
     /** The value now and whenever it changes; ends when the client goes. */
-    async *watch(series: Series, windowSeconds: number | undefined, signal: AbortSignal | undefined) {
-      let last = '';
-      while (!signal?.aborted) {
-        const value = await get(series, windowSeconds);
-        const seen = JSON.stringify({ ...value, asOf: '' });
-        if (seen !== last) yield value;
-        last = seen;
-        await wait(watchMs, undefined, signal ? { signal } : {}).catch(() => {});
+    async *watch(series: Series, windowSeconds: number | undefined, signal: AbortSignal) {
+      if (watchers >= maxWatchers)
+        throw new TallyError('RATE_LIMITED', `There are already ${maxWatchers} watchers here.`);
+      onWatchers(++watchers);
+      try {
+        let last = '';
+        while (!signal.aborted) {
+          const value = await get(series, windowSeconds);
+          const seen = JSON.stringify({ ...value, asOf: '' });
+          if (seen !== last) yield value;
+          last = seen;
+          await wait(watchMs, undefined, { signal }).catch(() => {});
+        }
+      } finally {
+        onWatchers(--watchers);
       }
     },
   };
@@ -207,22 +287,55 @@ export function slicesKept(window: number, now: number): number[] {
   return Array.from({ length: Math.ceil((window * 1000) / widthOf(window)) + 1 }, (_, index) => last - index);
 }
 
-/** Whole units and nano-units apart: each is far from the end of 64 bits. */
-function split(value: string): string[] {
-  const units = parseSignedQuantity('cost', value)!;
-  return ['i', (units / NANO).toString(), 'n', (units % NANO).toString()];
+const unitsIn = (value: string): bigint => parseSignedQuantity('cost', value)!;
+
+/** Values of a histogram as one point. */
+function fold(values: readonly string[]): Pick<Points, 'count' | 'sum' | 'buckets' | 'low' | 'high'> {
+  const buckets = new Map<string, number>();
+  let [low, high] = [unitsIn(values[0]!), unitsIn(values[0]!)];
+  let sum = 0n;
+  for (const value of values) {
+    const units = unitsIn(value);
+    const bucket = bucketOf(Number(value));
+    buckets.set(bucket, (buckets.get(bucket) ?? 0) + 1);
+    sum += units;
+    if (units < low) low = units;
+    if (units > high) high = units;
+  }
+  return { count: values.length, sum, buckets, low, high };
 }
+
+/** Folds a point into others of its series; false where the sum would pass what one call may add. */
+function merge(into: Points, point: Points): boolean {
+  if (point.type === 'GAUGE') {
+    Object.assign(into, { sum: point.sum, unit: point.unit, count: into.count + point.count });
+    return true;
+  }
+  const sum = into.sum + point.sum;
+  if (sum > MAX_ADDED || sum < -MAX_ADDED) return false;
+  into.sum = sum;
+  into.count += point.count;
+  for (const [bucket, times] of point.buckets) into.buckets.set(bucket, (into.buckets.get(bucket) ?? 0) + times);
+  if (point.low !== undefined && (into.low === undefined || point.low < into.low)) into.low = point.low;
+  if (point.high !== undefined && (into.high === undefined || point.high > into.high)) into.high = point.high;
+  return true;
+}
+
+/** Nano-units as texts of one length whose order is that of the numbers: Lua's numbers are too short. */
+const OFFSET = 10n ** 24n;
+const sortable = (units: bigint): string => (units + OFFSET).toString().padStart(25, '0');
+const unsorted = (text: string): bigint => BigInt(text) - OFFSET;
 
 const unitsOf = (hash: Record<string, string>) => BigInt(hash.i ?? 0) * NANO + BigInt(hash.n ?? 0);
 
-function merge(hashes: readonly Record<string, string>[]) {
+function mergeSlices(hashes: readonly Record<string, string>[]) {
   const counts = new Map<string, bigint>();
-  let low: string | undefined;
-  let high: string | undefined;
+  let low: bigint | undefined;
+  let high: bigint | undefined;
   for (const { low: own, high: top, ...fields } of hashes) {
     for (const [field, count] of Object.entries(fields)) counts.set(field, (counts.get(field) ?? 0n) + BigInt(count));
-    if (own !== undefined && (low === undefined || Number(own) < Number(low))) low = own;
-    if (top !== undefined && (high === undefined || Number(top) > Number(high))) high = top;
+    if (own !== undefined && (low === undefined || unsorted(own) < low)) low = unsorted(own);
+    if (top !== undefined && (high === undefined || unsorted(top) > high)) high = unsorted(top);
   }
   return { counts, low, high };
 }
@@ -235,10 +348,11 @@ function decimalOf(value: number): string {
     : rounded.toFixed(12).replace(/0+$/, '').replace(/\.$/, '');
 }
 
+/** What a store that is away says, as a code. */
 async function available<T>(answer: Promise<T>): Promise<T> {
   try {
     return await answer;
   } catch (error) {
-    throw new TallyError('UNAVAILABLE', 'Redis does not answer.', { cause: error });
+    throw new TallyError('UNAVAILABLE', 'The store of realtime metrics does not answer.', { cause: error });
   }
 }

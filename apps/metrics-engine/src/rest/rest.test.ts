@@ -16,7 +16,12 @@ beforeAll(async () => {
   store = await freshDatabase(migrate);
   redis = await freshRedis();
   releasers = createReleasers();
-  const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: ADMIN });
+  const env = readEnv({
+    DATABASE_URL: store.url,
+    REDIS_URL: redis.url,
+    TALLY_ADMIN_KEY: ADMIN,
+    ENABLE_METRICS_SCHEDULER: 'false',
+  });
   ({ app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers }));
 });
 

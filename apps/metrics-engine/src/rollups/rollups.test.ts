@@ -30,7 +30,12 @@ beforeAll(async () => {
   client = new pg.Client({ connectionString: store.url });
   await client.connect();
   releasers = createReleasers();
-  const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: ADMIN });
+  const env = readEnv({
+    DATABASE_URL: store.url,
+    REDIS_URL: redis.url,
+    TALLY_ADMIN_KEY: ADMIN,
+    ENABLE_METRICS_SCHEDULER: 'false',
+  });
   const { app } = await createEngineService(env, { log, releasers, now: () => now });
   key = (secret) =>
     createEngineClient({

@@ -1,0 +1,99 @@
+import { type Day, dayOf, formatCost, isDay } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import type { RedisClient } from '@tally/service';
+import type { Result } from 'ioredis';
+import type { Backup } from './backup.ts';
+import { namesKey, seriesKey, valueKey } from './keys.ts';
+import type { Realtime } from './realtime.ts';
+import { script } from './scripts.ts';
+
+export type ReconcileOptions = {
+  redis: RedisClient;
+  db: Pick<Db, 'usage'>;
+  backup: Backup;
+  realtime: Pick<Realtime, 'forget'>;
+  /** Brings what is counted so far to the cubes; false where it could not. */
+  drain(): Promise<boolean>;
+  now: () => number;
+};
+
+/** A counter that mirrors counted usage and was not what the cubes say. */
+export type Corrected = { merchantId: string | null; name: string; date: Day; was: string; is: string };
+
+export type Reconciled = {
+  merchants: number;
+  /** Values that came back from their copies: Redis had lost them, or had older ones. */
+  restored: number;
+  corrected: Corrected[];
+  /** False where the cubes could not be brought up to date, so that mirrors were not compared. */
+  usageCompared: boolean;
+  /** Series that were forgotten: they had no point for their time to live. */
+  forgotten: number;
+};
+
+/** Counters `usage.<metric type>` with the one label `date` mirror `merchant_usage`. */
+const MIRROR = 'usage.';
+const NANO = 1_000_000_000n;
+
+/**
+ * Compares realtime metrics with what they come from, and sets them right: every value with its copy, and counters that
+ * mirror counted usage with the cubes. Today's mirrors are compared when today is over.
+ */
+export function createReconcile({ redis, db, backup, realtime, drain, now }: ReconcileOptions) {
+  redis.defineCommand('realtimeCorrect', { numberOfKeys: 1, lua: script('realtime-correct') });
+
+  async function mirrorsOf(merchantId: string | null): Promise<{ name: string; labels: string; date: Day }[]> {
+    const names = (await redis.hkeys(namesKey(merchantId))).filter((name) => name.startsWith(MIRROR));
+    const mirrors: { name: string; labels: string; date: Day }[] = [];
+    for (const name of names) {
+      for (const labels of await redis.hkeys(seriesKey(merchantId, name))) {
+        const [label, ...more] = JSON.parse(labels) as [string, string][];
+        const date = label?.[0] === 'date' && more.length === 0 ? label[1] : '';
+        if (isDay(date) && date < dayOf(now())) mirrors.push({ name, labels, date });
+      }
+    }
+    return mirrors;
+  }
+
+  async function correct(merchantId: string | null): Promise<Corrected[]> {
+    const corrected: Corrected[] = [];
+    for (const { name, labels, date } of await mirrorsOf(merchantId)) {
+      const type = name.slice(MIRROR.length);
+      const rows = await db.usage.merchantUsage({
+        ...(merchantId !== null && { merchantIds: [merchantId] }),
+        startDate: date,
+        endDate: date,
+        metricTypes: [type],
+      });
+      const sum = rows.reduce((total, row) => total + row.metric_value, 0n);
+      const right = type === 'cost' ? sum : sum * NANO;
+      const key = valueKey(merchantId, name, labels);
+      const [i, n] = await redis.hmget(key, 'i', 'n');
+      if (i === null || i === undefined) continue;
+      const was = BigInt(i) * NANO + BigInt(n ?? 0);
+      if (was === right) continue;
+      const set = await redis.realtimeCorrect(key, i, n ?? '', String(right / NANO), String(right % NANO));
+      if (set === 1) corrected.push({ merchantId, name, date, was: formatCost(was), is: formatCost(right) });
+    }
+    return corrected;
+  }
+
+  return async (): Promise<Reconciled> => {
+    const { restored } = await backup.run();
+    const usageCompared = await drain();
+    const outcome: Reconciled = { merchants: 0, restored, corrected: [], usageCompared, forgotten: 0 };
+    for (const merchantId of await backup.merchants()) {
+      outcome.merchants++;
+      outcome.restored += await backup.missing(merchantId);
+      if (usageCompared) outcome.corrected.push(...(await correct(merchantId)));
+      outcome.forgotten += (await realtime.forget(merchantId)).series;
+    }
+    return outcome;
+  };
+}
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    realtimeCorrect(...keysAndArgs: string[]): Result<number, Context>;
+  }
+}
