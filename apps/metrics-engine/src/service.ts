@@ -127,7 +127,7 @@ export async function createEngineService(
         if (!balanced) throw new Error(`${drift.length} numbers differ between the books, ${repaired} days set right`);
         return { repaired };
       },
-      afterDaily: createAfterDaily({ analytics: createAnalyticsClient(called(env.ANALYTICS_API_URL)), reader }),
+      afterDaily: createAfterDaily(createAnalyticsClient(called(env.ANALYTICS_API_URL))),
       realtime: reconcileRealtime,
       async cleanup(before) {
         return { runs: await db.rollups.prune(before), copies: await db.realtime.prune(now()) };

@@ -36,6 +36,7 @@ export type App = Hono & {
 };
 
 const RETRY_AFTER_SECONDS = 1;
+const CLOSE_IDLE_MS = 20;
 
 /** The HTTP face that all services share: /trpc, /livez, /readyz, /metrics, limits, one log line per request. */
 export function createApp(options: AppOptions): App {
@@ -178,7 +179,9 @@ export async function listen(app: App, address: { host: string; port: number }):
   return async () => {
     app.stopAccepting();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-    server.closeIdleConnections();
+    // Again and again: a connection whose request ends now would stay open for as long as it may be idle.
+    const closing = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS);
     await closed;
+    clearInterval(closing);
   };
 }

@@ -419,6 +419,49 @@ test('what costs too much is estimated and refused', async () => {
   expect(await engine.custom.estimate.mutate(definition('COUNT(*)'))).toMatchObject({ cost: 'low', allowed: true });
 });
 
+test('a metric that runs into the time-out gives the code, is in the audit trail, and the next one is answered', async () => {
+  const impatient = (await engineOf({ CUSTOM_TIMEOUT_MS: '10' }))(ADMIN);
+  const locker = new pg.Client({ connectionString: store.url });
+  await locker.connect();
+  await locker.query('begin; lock table usage_daily in access exclusive mode');
+  const { startDate: _, endDate: __, ...fields } = definition('COUNT(*)', { dataSource: 'usage' });
+  const { id } = await impatient.custom.create.mutate({ ...fields, name: 'slow', visibility: 'PRIVATE' });
+  for (const ask of [
+    () => impatient.custom.test.mutate(definition('COUNT(*)', { dataSource: 'usage' })),
+    () => impatient.custom.estimate.mutate(definition('COUNT(*)', { dataSource: 'usage' })),
+    () => impatient.custom.calculate.mutate({ id, ...RANGE }),
+  ])
+    await expect(ask()).rejects.toMatchObject({ data: { code: 'QUERY_TIMEOUT', httpStatus: 503 } });
+  await locker.query('rollback');
+  await locker.end();
+  const audit = await impatient.custom.audit.query({ id });
+  expect(audit.rows[0]).toMatchObject({ action: 'calculate', outcome: 'QUERY_TIMEOUT' });
+  expect((await engine.custom.calculate.mutate({ id, ...RANGE })).value).not.toBeNull();
+});
+
+test('over entries that are past the retention a metric says so, and of their sums it is answered', async () => {
+  const day = '2025-06-01';
+  await db.journal.append(['old'], {
+    source: 'stream',
+    lines: JSON.stringify([{ merchant_id: 'old', date: day, id: '1', time: startOfDay(day), requests: '1' }]),
+    days: [day],
+  });
+  const of = (merchantId: string, more: object = {}) =>
+    engine.custom.test.mutate(
+      definition('SUM(requests)', { startDate: '2025-05-30', endDate: '2025-06-02', merchantId, ...more }),
+    );
+  expect((await of('old')).value).toBe('1');
+  await db.partitions.close(day);
+  const dropped = { data: { code: 'JOURNAL_DROPPED', details: { startDate: day, endDate: day } } };
+  await expect(of('old')).rejects.toMatchObject(dropped);
+  await expect(
+    engine.custom.estimate.mutate(definition('COUNT(*)', { startDate: day, endDate: day })),
+  ).rejects.toMatchObject(dropped);
+  expect((await of('a')).value).toBeNull();
+  expect((await of('old', { dataSource: 'usage' })).value).toBe('1');
+  expect((await of('old', { startDate: '2025-06-02' })).value).toBeNull();
+});
+
 test('more groups than allowed are refused', async () => {
   const narrow = (await engineOf({ CUSTOM_MAX_ROWS: '3' }))(ADMIN);
   await expect(narrow.custom.test.mutate(definition('COUNT(*)', { dimensions: ['user_id'] }))).rejects.toMatchObject({

@@ -1,0 +1,205 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import { addDays, dayOf } from '@tally/contracts';
+import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
+import { migrate } from '@tally/db';
+import { type FreshStore, freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import pg from 'pg';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { startRedisCluster } from './redis-cluster.ts';
+
+const KEY = 'the-admin-key-of-the-engine';
+const RANGE = { startDate: '2026-01-01', endDate: '2026-03-31' };
+const DAYS = 90;
+
+let database: FreshStore;
+let redis: FreshStore;
+let client: pg.Client;
+let services: ServiceProcess[];
+
+beforeEach(async () => {
+  database = await freshDatabase(migrate);
+  redis = await freshRedis();
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  services = [];
+});
+
+afterEach(async () => {
+  await Promise.all(services.map((service) => service.kill()));
+  await client.end();
+  await database.drop();
+  await redis.drop();
+});
+
+const start = async (app: string, more: Record<string, string> = {}) => {
+  const service = await startServiceProcess(app, {
+    DATABASE_URL: database.url,
+    REDIS_URL: redis.url,
+    TALLY_ADMIN_KEY: KEY,
+    LOG_LEVEL: 'fatal',
+    ...more,
+  });
+  services.push(service);
+  return service;
+};
+const engineOf = ({ url }: ServiceProcess) => createEngineClient({ url, key: KEY });
+
+/** Usage of many users, as the flush would have counted it. */
+async function seed(): Promise<void> {
+  await client.query(
+    `insert into usage_daily
+     select 'acme', day::date, 'user-' || n, '', 'model-' || n % 5, 'p', n, 0, n * 3, n, n * 1000
+     from generate_series($1::date, $2::date, interval '1 day') as day, generate_series(1, 300) as n`,
+    [RANGE.startDate, RANGE.endDate],
+  );
+  await client.query(
+    `insert into merchant_usage (merchant_id, date, metric_type, metric_value)
+     select merchant_id, date, 'requests', sum(requests) from usage_daily group by 1, 2`,
+  );
+}
+
+async function backfillCutOffBy(cut: (engine: ServiceProcess) => Promise<unknown>) {
+  await seed();
+  const engine = await start('metrics-engine');
+  const answer = engineOf(engine)
+    .rollups.daily.backfill.mutate(RANGE)
+    .then(
+      () => 'answered',
+      (error) => error.data?.code ?? 'cut off',
+    );
+  const run = async () => (await client.query('select * from metrics_aggregation_jobs_log')).rows[0];
+  while (!((await run())?.periods_done >= 3)) await wait(5);
+  await cut(engine);
+  const cutOff = await run();
+  await engine.start();
+  while ((await run()).status === 'RUNNING') await wait(20);
+  const { rows: wrong } = await client.query(
+    `with usage as (select date, user_id, sum(requests) as value from usage_daily group by 1, 2),
+     rollups as (
+       select period_start as date, entity_id as user_id, value from daily_metrics
+       where entity_type = 'user' and metric_type = 'requests')
+     select * from usage full join rollups using (date, user_id)
+     where usage.value is distinct from rollups.value`,
+  );
+  expect(wrong).toEqual([]);
+  return { answer: await answer, cutOff, ended: await run() };
+}
+
+test('an engine killed in the middle of a backfill goes on where it was when it is started again, and ends right', async () => {
+  const { answer, cutOff, ended } = await backfillCutOffBy((engine) => engine.kill());
+  expect(answer).toBe('cut off');
+  expect(cutOff).toMatchObject({ status: 'RUNNING', periods_total: DAYS });
+  expect(cutOff.periods_done).toBeLessThan(DAYS);
+  expect(ended).toMatchObject({ status: 'COMPLETED', periods_done: DAYS, attempts: 2 });
+});
+
+test('an engine that is asked to stop in the middle of a backfill ends between two periods, and the next goes on', async () => {
+  let code: number | null = -1;
+  const { answer, cutOff, ended } = await backfillCutOffBy(async (engine) => {
+    code = await engine.stop();
+  });
+  expect({ code, answer }).toEqual({ code: 0, answer: 'UNAVAILABLE' });
+  expect(cutOff).toMatchObject({ status: 'RUNNING' });
+  expect(cutOff.periods_done).toBeLessThan(DAYS);
+  expect(ended).toMatchObject({ status: 'COMPLETED', periods_done: DAYS, attempts: 2 });
+});
+
+test('the jobs of the night call the other services: books are compared, days sealed, the cache warmed', async () => {
+  const ingest = await start('usage-ingest');
+  const analytics = await start('analytics-api', { USAGE_INGEST_URL: ingest.url });
+  const engine = await start('metrics-engine', { USAGE_INGEST_URL: ingest.url, ANALYTICS_API_URL: analytics.url });
+  const yesterday = addDays(dayOf(Date.now()), -1);
+  await createIngestClient({ url: ingest.url, key: KEY }).usage.record.mutate({
+    entries: [
+      { id: '1', merchantId: 'acme', time: `${yesterday}T12:00:00Z`, model: 'm', metrics: { prompt_tokens: '5' } },
+    ],
+  });
+  const { jobs, rollups } = engineOf(engine);
+  const done = async (name: 'reconcile' | 'daily' | 'afterDaily' | 'realtime') => {
+    await jobs.run.mutate({ name });
+    const line = new RegExp(`^tally_engine_job_runs_total\\{job="${name}",result="(\\w+)"\\} 1$`, 'm');
+    for (;;) {
+      const ended = line.exec(await (await fetch(`${engine.url}/metrics`)).text());
+      if (ended) return ended[1];
+      await wait(50);
+    }
+  };
+  expect(await done('reconcile')).toBe('completed');
+  expect(await done('daily')).toBe('completed');
+  const { rows } = await rollups.daily.list.query({ startDate: yesterday, endDate: yesterday, entityType: 'model' });
+  expect(rows.find((row) => row.metricType === 'prompt_tokens')).toMatchObject({ entityId: 'm', value: '5' });
+  expect(await done('afterDaily')).toBe('completed');
+  const reader = createAnalyticsClient({ url: analytics.url, key: KEY });
+  const { rows: days } = await reader.days.status.query({ startDate: yesterday, endDate: yesterday });
+  expect(days).toEqual([expect.objectContaining({ date: yesterday, status: 'complete', current: true })]);
+  expect((await reader.cache.stats.query()).misses).toBeGreaterThan(0);
+  expect(await done('realtime')).toBe('completed');
+  expect((await jobs.failed.query()).rows).toEqual([]);
+});
+
+test('a watcher is told of changes through the client, survives a restart of the engine, and leaves nothing behind', async () => {
+  const engine = await start('metrics-engine', { REALTIME_WATCH_MS: '10' });
+  const { realtime } = engineOf(engine);
+  const watchers = async () =>
+    Number(/^tally_realtime_watchers (\d+)$/m.exec(await (await fetch(`${engine.url}/metrics`)).text())?.[1]);
+  await realtime.increment.mutate({ name: 'calls' });
+  const heard: string[] = [];
+  const hears = async (value: string) => {
+    while (heard.at(-1) !== value) await wait(5);
+  };
+  const watching = realtime.watch.subscribe({ name: 'calls' }, { onData: ({ value }) => heard.push(value!) });
+  await hears('1');
+  await realtime.increment.mutate({ name: 'calls', by: '41' });
+  await hears('42');
+  expect(await watchers()).toBe(1);
+
+  expect(await engine.stop()).toBe(0);
+  await engine.start();
+  await realtime.increment.mutate({ name: 'calls', by: '-2' });
+  await hears('40');
+  watching.unsubscribe();
+  while ((await watchers()) !== 0) await wait(10);
+
+  const refused = await new Promise<unknown>((resolve) => {
+    realtime.watch.subscribe({ name: 'nothing' }, { onError: (error) => resolve(error.data?.code) });
+  });
+  expect(refused).toBe('NOT_FOUND');
+  while ((await watchers()) !== 0) await wait(10);
+});
+
+test('on a Redis Cluster of three masters jobs run once and realtime metrics count, come back and are watched', async () => {
+  const cluster = await startRedisCluster({ masters: 3, replicasEach: 0 });
+  try {
+    const settings = { REDIS_URL: cluster.url, REALTIME_WATCH_MS: '10', REALTIME_SAVE_MS: '200' };
+    const engines = [await start('metrics-engine', settings), await start('metrics-engine', settings)];
+    for (const { url } of engines) {
+      while (!((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis) await wait(20);
+    }
+    const clients = engines.map(engineOf);
+    const merchants = Array.from({ length: 12 }, (_, index) => `cluster-${index}`);
+    for (const merchantId of merchants) {
+      const series = { merchantId, labels: { region: 'eu' } };
+      await Promise.all(
+        clients.map(({ realtime }) => realtime.increment.mutate({ ...series, name: 'calls', by: '1.5' })),
+      );
+      await clients[0]!.realtime.observe.mutate({ ...series, name: 'size', values: ['1', '2', '3'] });
+    }
+    for (const merchantId of merchants) {
+      const read = (name: string) => clients[1]!.realtime.get.query({ merchantId, name, labels: { region: 'eu' } });
+      expect(await read('calls')).toMatchObject({ value: '3' });
+      expect(await read('size')).toMatchObject({ count: '3', max: '3' });
+    }
+    expect(await clients[0]!.realtime.reconcile.mutate()).toMatchObject({ merchants: 12, restored: 0 });
+    const { id } = await clients[0]!.jobs.run.mutate({ name: 'daily' });
+    expect(id).not.toBe('');
+    const runs = async () =>
+      (await clients[1]!.jobs.log.query()).rows.filter((row) => row.kind === 'daily' && row.status === 'COMPLETED');
+    while ((await runs()).length === 0) await wait(20);
+    expect(await runs()).toHaveLength(1);
+    const { rows } = await clients[1]!.jobs.schedules.query();
+    expect(rows.map((row) => row.name).sort()).toContain('afterDaily');
+    expect(await Promise.all(engines.map((engine) => engine.stop()))).toEqual([0, 0]);
+  } finally {
+    await cluster.remove();
+  }
+});

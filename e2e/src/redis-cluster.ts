@@ -1,0 +1,107 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+
+/** A real Redis Cluster on this machine. */
+export type RedisCluster = {
+  url: string;
+  /** Ends a node as `kill -9` does. */
+  kill(node: number): Promise<void>;
+  /** Resolves when a node sees the cluster whole. */
+  untilOk(node: number): Promise<void>;
+  remove(): Promise<void>;
+};
+
+export async function startRedisCluster({
+  masters,
+  replicasEach,
+}: {
+  masters: number;
+  replicasEach: number;
+}): Promise<RedisCluster> {
+  const home = await mkdtemp(join(tmpdir(), 'tally-cluster-'));
+  const count = masters * (1 + replicasEach);
+  const ports = await freePorts(count);
+  const nodes = await Promise.all(ports.map((port) => startNode(home, port)));
+  const addresses = ports.map((port) => `127.0.0.1:${port}`);
+  const replicas = ['--cluster-replicas', String(replicasEach), '--cluster-yes'];
+  const created = spawnSync('redis-cli', ['--cluster', 'create', ...addresses, ...replicas], { encoding: 'utf8' });
+  if (created.status !== 0) throw new Error(`${created.stdout}${created.stderr}`);
+  for (const port of ports)
+    await untilCluster(
+      port,
+      (info) => info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${count}`),
+    );
+  await untilReplicated(ports, masters * replicasEach);
+  const kill = async ({ process }: { process: ChildProcess }) => {
+    if (process.exitCode !== null || process.signalCode !== null) return;
+    const exited = once(process, 'exit');
+    process.kill('SIGKILL');
+    await exited;
+  };
+  return {
+    url: `redis://${addresses[0]}?cluster=true`,
+    kill: (node) => kill(nodes[node]!),
+    untilOk: (node) => untilCluster(ports[node]!, (info) => info.includes('cluster_state:ok')),
+    async remove() {
+      await Promise.all(nodes.map(kill));
+      await rm(home, { recursive: true, force: true });
+    },
+  };
+}
+
+async function startNode(home: string, port: number): Promise<{ port: number; process: ChildProcess }> {
+  const dir = join(home, String(port));
+  await mkdir(dir);
+  const options = [
+    '--port',
+    port,
+    '--dir',
+    dir,
+    '--cluster-enabled',
+    'yes',
+    '--cluster-node-timeout',
+    1000,
+    '--appendonly',
+    'yes',
+    '--save',
+    '',
+  ];
+  const process = spawn('redis-server', [...options.map(String), '--bind', '127.0.0.1'], { stdio: 'ignore' });
+  while (cli(port, 'ping').trim() !== 'PONG') await wait(30);
+  return { port, process };
+}
+
+const cli = (port: number, ...args: string[]) =>
+  spawnSync('redis-cli', ['-p', String(port), ...args], { encoding: 'utf8' }).stdout;
+
+async function untilCluster(port: number, is: (info: string) => boolean): Promise<void> {
+  while (!is(cli(port, 'cluster', 'info'))) await wait(50);
+}
+
+async function untilReplicated(ports: number[], replicas: number): Promise<void> {
+  const linked = () =>
+    ports.filter((port) => cli(port, 'info', 'replication').includes('master_link_status:up')).length;
+  while (linked() < replicas) await wait(50);
+}
+
+/** Ports whose cluster bus, 10,000 above, is a port too. */
+async function freePorts(count: number): Promise<number[]> {
+  const ports: number[] = [];
+  for (let port = 21_000 + (process.pid % 5_000); ports.length < count; port++) {
+    if ((await isFree(port)) && (await isFree(port + 10_000))) ports.push(port);
+  }
+  return ports;
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer();
+  return new Promise((resolve) => {
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
+}
