@@ -60,8 +60,11 @@ export async function withService(app, servers, settings, work) {
   }
 }
 
-/** What INCRBY alone reaches on the same Redis, from its own benchmark: the limit. Operations a second. */
-export function redisIncrBy(redisUrl, { clients = 50, pipeline = 1 } = {}) {
+/** What INCRBY, or another command, alone reaches on the same Redis, from its own benchmark: the limit. Operations a second. */
+export function redisIncrBy(
+  redisUrl,
+  { clients = 50, pipeline = 1, command = ['INCRBY', 'bench:__rand_int__', '1'] } = {},
+) {
   const { hostname, port, password } = new URL(redisUrl);
   const args = [
     '-h',
@@ -80,8 +83,8 @@ export function redisIncrBy(redisUrl, { clients = 50, pipeline = 1 } = {}) {
     '1000',
     '--csv',
   ];
-  const { stdout } = spawnSync('redis-benchmark', [...args, 'INCRBY', 'bench:__rand_int__', '1'], { encoding: 'utf8' });
-  return Number(/"INCRBY[^"]*","([\d.]+)"/.exec(stdout)?.[1]);
+  const { stdout } = spawnSync('redis-benchmark', [...args, ...command], { encoding: 'utf8' });
+  return Number(new RegExp(`"${command[0]}[^"]*","([\\d.]+)"`).exec(stdout)?.[1]);
 }
 
 export const machine = () =>

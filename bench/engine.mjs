@@ -1,0 +1,203 @@
+// What metrics-engine reaches, each beside a baseline in the same run: observations over HTTP beside HINCRBY; rollups of
+// 365 days × users beside loading the rows and summing them in the service; a custom metric beside hand-written SQL.
+//   node bench/engine.mjs [users] [users of the daily backfill]
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { createEngineClient } from '../packages/contracts/dist/client.js';
+import { KEY, machine, redisIncrBy, withServers, withService } from './servers.mjs';
+
+const pg = createRequire(new URL('../packages/db/package.json', import.meta.url))('pg');
+const users = Number(process.argv[2] ?? 10_000);
+const fewer = Number(process.argv[3] ?? 500);
+const seconds = Number(process.env.SECONDS ?? 8);
+const YEAR = { startDate: '2025-01-01', endDate: '2025-12-31' };
+
+const report = await withServers(async (servers) => {
+  const client = new pg.Client({ connectionString: servers.databaseUrl });
+  await client.connect();
+  try {
+    return await withService(
+      'metrics-engine',
+      servers,
+      { ENABLE_METRICS_SCHEDULER: 'false', CUSTOM_COST_LIMIT: '1000000000', CUSTOM_TIMEOUT_MS: '600000' },
+      async ({ url, pid }) => {
+        const engine = createEngineClient({ url, key: KEY });
+        const observations = await observe(servers, engine, url, pid);
+        await seed(client, users);
+        const rollups = await compareRollups(client, engine);
+        const custom = await compareCustom(client, engine);
+        await client.query(
+          'truncate usage_daily, usage_monthly, merchant_usage, daily_metrics, weekly_metrics, monthly_metrics',
+        );
+        await seed(client, fewer);
+        const backfill = await backfillYear(engine);
+        return { machine: machine(), users, usersOfDailyBackfill: fewer, observations, rollups, custom, backfill };
+      },
+    );
+  } finally {
+    await client.end();
+  }
+});
+await mkdir(new URL('./results/', import.meta.url), { recursive: true });
+await writeFile(new URL('./results/engine.json', import.meta.url), `${JSON.stringify(report, null, 2)}\n`);
+for (const name of ['observations', 'rollups', 'custom', 'backfill']) console.table(report[name]);
+
+/** Acknowledged observations a second; each way ends with the count that is stored. */
+async function observe(servers, engine, url, pid) {
+  const limit = redisIncrBy(servers.redisUrl, { command: ['HINCRBY', 'bench:hash', '__rand_int__', '1'] });
+  const rows = [{ way: 'redis-benchmark HINCRBY, 50 clients', perSecond: Math.round(limit) }];
+  const values = (count) => Array.from({ length: count }, (_, index) => `${(index * 7919) % 10_000}.25`);
+  const send = async (name, body) => {
+    const response = await fetch(`${url}/trpc/realtime.observe`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' },
+      body,
+    });
+    if (!response.ok) throw new Error(`${name}: ${response.status}`);
+    await response.arrayBuffer();
+  };
+  const ways = [
+    { name: 'single', way: 'one value a call, 32 callers', callers: 32, each: 1 },
+    { name: 'gathered', way: 'one value a call, 50 calls a request, 8 callers', callers: 8, each: 50, gathered: true },
+    { name: 'batch100', way: '100 values a call, 8 callers', callers: 8, each: 100 },
+    { name: 'batch1000', way: '1000 values a call, 8 callers', callers: 8, each: 1000 },
+  ];
+  for (const { name, way, callers, each, gathered } of ways) {
+    const body = JSON.stringify({ name, values: values(each), windowSeconds: 3600 });
+    let acknowledged = 0;
+    const cpuBefore = await cpuOf(pid);
+    const started = performance.now();
+    const caller = async () => {
+      while (performance.now() - started < seconds * 1000) {
+        if (gathered)
+          await Promise.all(
+            values(each).map((value) => engine.realtime.observe.mutate({ name, value, windowSeconds: 3600 })),
+          );
+        else await send(name, body);
+        acknowledged += each;
+      }
+    };
+    await Promise.all(Array.from({ length: callers }, caller));
+    const taken = (performance.now() - started) / 1000;
+    const cpu = (await cpuOf(pid)) - cpuBefore;
+    const { count } = await engine.realtime.get.query({ name });
+    const perSecond = Math.round(acknowledged / taken);
+    rows.push({
+      way,
+      perSecond,
+      ofHincrby: Math.round((100 * perSecond) / limit) / 100,
+      serviceCpuMicrosEach: Math.round((cpu / acknowledged) * 1e7) / 10,
+      acknowledgedIsStored: count === String(acknowledged),
+    });
+  }
+  return rows;
+}
+
+/** Seconds of processor that a process has used. */
+async function cpuOf(pid) {
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1].split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+/** One row for each user and day; the sums as the flush would have made them. */
+async function seed(client, count) {
+  await client.query(
+    `insert into usage_daily
+     select 'acme', day::date, 'user-' || lpad(n::text, 5, '0'), '', 'model-' || n % 5, 'provider-' || n % 2,
+       1 + n % 7, n % 2, 100 + n % 900, 50 + n % 400, 1000000 + n
+     from generate_series($1::date, $2::date, interval '1 day') as day, generate_series(1, $3::int) as n
+     order by 1, 2, 3`,
+    [YEAR.startDate, YEAR.endDate, count],
+  );
+  await client.query(`insert into usage_monthly
+    select merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider, sum(requests),
+      sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+    from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
+  await client.query(`insert into merchant_usage (merchant_id, date, metric_type, metric_value)
+    select merchant_id, date, metric_type, sum(value) from usage_daily
+    cross join lateral (values ('requests', requests), ('cost', cost), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('failed_requests', failed_requests)) as measure (metric_type, value)
+    group by 1, 2, 3`);
+  await client.query('vacuum (analyze)');
+}
+
+async function compareRollups(client, engine) {
+  const rows = [];
+  for (const [grain, date, previous, start, end] of [
+    ['daily', '2025-12-10', '2025-12-09', '2025-12-10', '2025-12-10'],
+    ['weekly', '2025-12-10', '2025-12-01', '2025-12-08', '2025-12-14'],
+    ['monthly', '2025-11-10', '2025-10-01', '2025-11-01', '2025-11-30'],
+  ]) {
+    const run = await engine.rollups[grain].run.mutate({ date });
+    const again = await engine.rollups[grain].run.mutate({ date });
+    const started = performance.now();
+    const { rows: found } = await client.query(
+      'select date, user_id, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost from usage_daily where date between $1 and $2',
+      [previous, end],
+    );
+    const sums = new Map();
+    for (const row of found) {
+      const before = row.date < new Date(start);
+      for (const key of [`u${row.user_id}`, `m${row.model}`, `p${row.provider}`]) {
+        const sum = sums.get(key) ?? { now: [0n, 0n, 0n, 0n, 0n], before: [0n, 0n, 0n, 0n, 0n] };
+        const into = before ? sum.before : sum.now;
+        ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'].forEach((name, index) => {
+          into[index] += BigInt(row[name]);
+        });
+        sums.set(key, sum);
+      }
+    }
+    const summedMs = Math.round(performance.now() - started);
+    rows.push({
+      rollup: grain,
+      rowsWritten: run.rowsWritten,
+      firstMs: Math.round(run.durationMs),
+      againMs: Math.round(again.durationMs),
+      loadedAndSummedMs: summedMs,
+      rowsLoaded: found.length,
+    });
+  }
+  return rows;
+}
+
+async function backfillYear(engine) {
+  const rows = [];
+  for (const grain of ['daily', 'weekly', 'monthly']) {
+    const { rowsWritten, durationMs, periods } = await engine.rollups[grain].backfill.mutate(YEAR);
+    rows.push({
+      backfill: grain,
+      periods: periods.length,
+      rowsWritten,
+      seconds: Math.round(durationMs / 100) / 10,
+      rowsPerSecond: Math.round(rowsWritten / (durationMs / 1000)),
+    });
+  }
+  return rows;
+}
+
+async function compareCustom(client, engine) {
+  const rows = [];
+  for (const [name, formula, sql] of [
+    ['cost per user', 'SUM(cost) / COUNT(DISTINCT user_id)', 'sum(cost) * 0.000000001 / count(distinct user_id)'],
+    ['failure rate', 'SUM(failed_requests) / SUM(requests)', 'sum(failed_requests) / sum(requests)'],
+    [
+      'median tokens',
+      'PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY total_tokens)',
+      'percentile_cont(0.5) within group (order by prompt_tokens + completion_tokens)',
+    ],
+  ]) {
+    const definition = { metricType: 'RATIO', dataSource: 'usage', calculationFormula: formula, ...YEAR };
+    const taken = { metric: [], sql: [] };
+    for (let run = 0; run < 3; run++) {
+      let started = performance.now();
+      await engine.custom.test.mutate(definition);
+      taken.metric.push(performance.now() - started);
+      started = performance.now();
+      await client.query(`select ${sql} from usage_daily where date between '2025-01-01' and '2025-12-31'`);
+      taken.sql.push(performance.now() - started);
+    }
+    const best = (times) => Math.round(Math.min(...times));
+    rows.push({ metric: name, engineMs: best(taken.metric), handWrittenMs: best(taken.sql) });
+  }
+  return rows;
+}
