@@ -26,12 +26,11 @@ export type Call<P extends Procedure> = {
   input: z.output<P['input']>;
   caller: Caller;
   event: Record<string, unknown>;
-  /** Of a subscription: aborted when its client goes or the service begins to stop. */
-  signal: AbortSignal;
 };
 
+/** The signal of a subscription is aborted when its client goes or the service begins to stop. */
 type Handler<P extends Procedure> = P['kind'] extends 'subscription'
-  ? (call: Call<P>) => AsyncIterable<z.input<P['output']>>
+  ? (call: Call<P> & { signal: AbortSignal }) => AsyncIterable<z.input<P['output']>>
   : (call: Call<P>) => Promise<z.input<P['output']>>;
 
 /** A function for every procedure of a contract, in the contract's own shape. */
@@ -102,8 +101,7 @@ function procedure(definition: Procedure, handler: AnyHandler) {
     })
     .input(definition.input);
   // biome-ignore lint/suspicious/noExplicitAny: tRPC infers three resolver types where here is one.
-  const run = async ({ ctx, input, signal }: any) =>
-    handler({ input, caller: await ctx.caller(), event: ctx.event, signal });
+  const run = async ({ ctx, input }: any) => handler({ input, caller: await ctx.caller(), event: ctx.event });
   if (definition.kind === 'subscription') {
     // biome-ignore lint/suspicious/noExplicitAny: as above.
     return guarded.subscription(async function* ({ ctx, input, signal }: any) {
