@@ -167,7 +167,7 @@ test('a watcher is told of changes through the client, survives a restart of the
   while ((await watchers()) !== 0) await wait(10);
 });
 
-test('on a Redis Cluster of three masters jobs run once and realtime metrics count, come back and are watched', async () => {
+test('on a Redis Cluster of three masters a job put in runs once and realtime metrics count and reconcile', async () => {
   const cluster = await startRedisCluster({ masters: 3, replicasEach: 0 });
   try {
     const settings = { REDIS_URL: cluster.url, REALTIME_WATCH_MS: '10', REALTIME_SAVE_MS: '200' };
