@@ -13,10 +13,7 @@ with entries as (
     where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
     group by 1, 2
   ) as sums
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   union all
   select merchant_id, date, key, sum(value::bigint)
   from usage_events
@@ -31,10 +28,7 @@ with entries as (
 adjustments as (
   select merchant_id, date, metric_type, metric_value
   from usage_adjustments
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
   select merchant_id, date, key, value::bigint
@@ -45,26 +39,17 @@ adjustments as (
 cubes as (
   select 'daily' as book, merchant_id, date, metric_type, metric_value
   from usage_daily
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
   select 'daily_models', merchant_id, date, metric_type, metric_value
   from usage_daily_models
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
   select 'quarter_hours', merchant_id, (bucket at time zone 'UTC')::date, metric_type, metric_value
   from usage_quarter_hours
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   where ($1::text[] is null or merchant_id = any($1))
     and bucket >= $2::date::timestamp at time zone 'UTC' and bucket < ($3::date + 1)::timestamp at time zone 'UTC'
 ),

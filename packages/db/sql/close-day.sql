@@ -20,10 +20,7 @@ kept as (
   insert into usage_journal_closings (merchant_id, date, metric_type, metric_value, entries)
   select merchant_id, $1, metric_type, metric_value, entries
   from sums
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   where metric_value <> 0
   union all
   select merchant_id, $1, metric_type, metric_value, entries

@@ -90,10 +90,7 @@ by_merchant_day as materialized (
 metric_values as (
   select merchant_id, date, metric_type, metric_value
   from by_merchant_day
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   where metric_value <> 0
   union all
   select merchant_id, date, key, sum(value::bigint)

@@ -20,10 +20,7 @@ from (
     coalesce(sum(metric_value) filter (where book = 'days'), 0) as days,
     coalesce(sum(metric_value) filter (where book = 'month'), 0) as month_value
   from sums
-  cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-    ('completion_tokens', completion_tokens), ('cost', cost)
-  ) as measure (metric_type, metric_value)
+  -- @include measures
   group by 1, 2, 3
 ) as compared
 where days <> month_value

@@ -12,7 +12,7 @@ export function sql(name: string): string {
   const known = loaded.get(name);
   if (known !== undefined) return known;
   const text = readFileSync(new URL(`${name}.sql`, SQL_FOLDER), 'utf8').replace(
-    /^-- @include (\S+)$/gm,
+    /^ *-- @include (\S+)$/gm,
     (_, included: string) => sql(included),
   );
   loaded.set(name, text);
