@@ -381,6 +381,10 @@ table weekly_metrics (
 );
 CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
 
+view public.usage_documents (date date, kind text, whole boolean, user_id text, model text, provider text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, cost numeric, other_tokens numeric, untold_requests numeric)
+
+view public.usage_imported_days (date date, cache_status text, aggregated_by_user jsonb, aggregated_by_model jsonb, aggregated_by_provider jsonb, counted boolean)
+
 view tally_sources.daily_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 
 view tally_sources.events ("time" timestamp with time zone, date date, merchant_id text, user_id text, api_key text, model text, provider text, status text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric, metrics jsonb, properties jsonb)

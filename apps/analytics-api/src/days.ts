@@ -1,4 +1,4 @@
-import { type Day, type DayRange, dayOf, eachDay, TallyError } from '@tally/contracts';
+import { addDays, type Day, type DayRange, dayOf, eachDay, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import type { Caller } from '@tally/service';
 import { assertRange } from './dates.ts';
@@ -7,41 +7,54 @@ import type { Freshness } from './fresh.ts';
 /** Days written by one statement. */
 const BATCH = 14;
 
+type DaysToRebuild = { [K in keyof DayRange]?: Day | undefined } & { onlyStale: boolean };
+
 /** The day documents: complete for closed days of which all was counted, partial for others. */
 export function createDays({
   db,
   freshness,
   maxDays,
   now,
+  onProgress,
 }: {
   db: Pick<Db, 'days'>;
   freshness: Freshness;
   maxDays: number;
   now: () => number;
+  /** Called after each batch: how many days were gone through, of how many, and how many documents were made. */
+  onProgress(progress: { days: number; of: number; rebuilt: number }): void;
 }) {
-  async function rebuild(dates: readonly Day[], complete: boolean): Promise<number> {
+  async function rebuild(dates: readonly Day[], complete: boolean, onlyStale = false): Promise<number> {
     const today = dayOf(now());
     let rebuilt = 0;
     for (let from = 0; from < dates.length; from += BATCH) {
+      const batch = dates.slice(from, from + BATCH);
       rebuilt += await db.days.rebuild(
-        dates.slice(from, from + BATCH).map((date) => ({
-          date,
-          status: complete && date < today ? 'complete' : 'partial',
-        })),
+        batch.map((date) => ({ date, status: complete && date < today ? 'complete' : 'partial' })),
+        { onlyStale },
       );
+      onProgress({ days: Math.min(from + BATCH, dates.length), of: dates.length, rebuilt });
     }
     return rebuilt;
   }
 
+  /** All that a question may reach and that is over. */
+  const closed = (): DayRange => {
+    const yesterday = addDays(dayOf(now()), -1);
+    return { startDate: addDays(yesterday, 1 - maxDays), endDate: yesterday };
+  };
+
   return {
-    async rebuild({ startDate, endDate, onlyStale }: DayRange & { onlyStale: boolean }, caller: Caller) {
+    async rebuild({ startDate, endDate, onlyStale }: DaysToRebuild, caller: Caller) {
       assertPlatform(caller);
-      assertRange({ startDate, endDate }, maxDays);
+      const range = startDate !== undefined && endDate !== undefined ? { startDate, endDate } : closed();
+      assertRange(range, maxDays);
       const started = performance.now();
-      const { complete } = await freshness.cover({ startDate, endDate });
-      const stale = async () =>
-        (await db.days.status(startDate, endDate)).filter((day) => !day.current).map(({ date }) => date);
-      const rebuilt = await rebuild(onlyStale ? await stale() : eachDay(startDate, endDate), complete);
+      const { complete } = await freshness.cover(range);
+      // Without usage and without a document there is nothing that could be stale.
+      const known = async () => (await db.days.status(range.startDate, range.endDate)).map(({ date }) => date);
+      const dates = onlyStale ? await known() : eachDay(range.startDate, range.endDate);
+      const rebuilt = await rebuild(dates, complete, onlyStale);
       return { rebuilt, complete, durationMs: Math.round(performance.now() - started) };
     },
 
@@ -80,7 +93,8 @@ export function createDays({
 
 export type Days = ReturnType<typeof createDays>;
 
-function assertPlatform({ merchantId }: Caller): void {
+/** MERCHANT_FORBIDDEN for a caller that is bound to one merchant. */
+export function assertPlatform({ merchantId }: Caller): void {
   if (merchantId === null) return;
   throw new TallyError('MERCHANT_FORBIDDEN', `Day documents are of all merchants; this key is bound to ${merchantId}.`);
 }

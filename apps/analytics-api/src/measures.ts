@@ -1,17 +1,39 @@
-import { formatCost, type Measures, percentOf } from '@tally/contracts';
+import { type Coverage, formatCost, type Measures, percentOf } from '@tally/contracts';
 import type { Sums } from '@tally/db';
 
 /** Sums as they are answered: quantities, the derived total, the success rate. */
 export function measuresOf(sums: Sums): Measures {
+  // A rate is of the requests of which it is known how they ended.
+  const told = sums.requests - (sums.untold_requests ?? 0n);
   return {
     requests: sums.requests.toString(),
     failedRequests: sums.failed_requests.toString(),
     promptTokens: sums.prompt_tokens.toString(),
     completionTokens: sums.completion_tokens.toString(),
-    totalTokens: (sums.prompt_tokens + sums.completion_tokens).toString(),
+    totalTokens: tokensOf(sums).toString(),
     cost: formatCost(sums.cost),
-    successRate: percentOf(sums.requests - sums.failed_requests, sums.requests),
+    successRate: percentOf(told - sums.failed_requests, told),
   };
+}
+
+export const tokensOf = (sums: Sums): bigint => sums.prompt_tokens + sums.completion_tokens + (sums.other_tokens ?? 0n);
+
+export const add = (left: Sums, right: Sums): Sums => ({
+  requests: left.requests + right.requests,
+  failed_requests: left.failed_requests + right.failed_requests,
+  prompt_tokens: left.prompt_tokens + right.prompt_tokens,
+  completion_tokens: left.completion_tokens + right.completion_tokens,
+  cost: left.cost + right.cost,
+  other_tokens: (left.other_tokens ?? 0n) + (right.other_tokens ?? 0n),
+  untold_requests: (left.untold_requests ?? 0n) + (right.untold_requests ?? 0n),
+});
+
+/** What sums that took in imported days leave open. */
+export function unknownOf({ other_tokens, untold_requests }: Sums): NonNullable<Coverage['unknown']> {
+  return [
+    ...(untold_requests ? ['failedRequests' as const] : []),
+    ...(other_tokens ? (['promptTokens', 'completionTokens'] as const) : []),
+  ];
 }
 
 export const NOTHING: Sums = {

@@ -16,9 +16,10 @@ import {
 import type { Db, Sums } from '@tally/db';
 import type { Cache } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
+import { covering, type Documents, kindsOf } from './documents.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
-import { measuresOf, NOTHING } from './measures.ts';
+import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
 import { decodeCursor, encodeCursor } from './page.ts';
 import { needsEntities, planOf, planSeries } from './plan.ts';
 import { trendOf } from './trend.ts';
@@ -42,6 +43,7 @@ export type ReadOptions = {
   db: Pick<Db, 'usage'>;
   freshness: Freshness;
   cache: Cache;
+  documents: Documents;
   labels: Labels;
   maxDays: number;
 };
@@ -55,7 +57,7 @@ const MAX_OPTIONS = 10_000;
 type Row = Omit<BreakdownRow, 'label'>;
 
 /** Answers questions about usage from what has been counted. */
-export function createRead({ db, freshness, cache, labels, maxDays }: ReadOptions) {
+export function createRead({ db, freshness, cache, documents, labels, maxDays }: ReadOptions) {
   const labelled = async (by: GroupBy, rows: readonly Row[], merchantIds: readonly string[] | undefined) => {
     const label = await labels.of(
       by,
@@ -75,14 +77,17 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
       const paged = { by, sortBy, order, ...filters };
       const isValue = (value: string) => sortBy === 'key' || /^-?\d{1,40}$/.test(value);
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, isValue);
-      const parts = planOf(filters, { entities: needsEntities(filters, by), days: false });
       const coverage = await freshness.cover(filters);
-      const { rows, ...answer } = await cache.through('breakdown', [question, after], filters, async () => {
+      const imported = await documents.within(filters, kindsOf(filters, by));
+      const parts = [...planOf(filters, { entities: needsEntities(filters, by), days: false }), ...imported.parts];
+      const asked = [question, after, imported.parts];
+      const { rows, unknown, ...answer } = await cache.through('breakdown', asked, filters, async () => {
         const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
         const last = rows.length === limit ? rows.at(-1) : undefined;
         return {
           rows: rows.map(rowOf),
           totals: measuresOf(totals),
+          unknown: unknownOf(totals),
           total,
           nextCursor: last ? encodeCursor({ value: last.sort_value, key: last.key }, paged) : null,
         };
@@ -90,7 +95,7 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
       return {
         rows: await labelled(by, rows, filters.merchantIds),
         ...answer,
-        coverage,
+        coverage: covering(coverage, imported, unknown),
         ...planned(parts, explain),
       };
     },
@@ -100,31 +105,38 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
       const before = periodBefore(filters);
       const coverage = await freshness.cover(filters);
       const entities = needsEntities(filters);
+      const kinds = kindsOf(filters, 'user', 'model');
+      const importedNow = await documents.within(filters, kinds);
+      const importedBefore = await documents.within(before, kinds);
       const plan = {
-        users: planOf(filters, { entities: true, days: false }),
-        before: planOf(before, { entities: true, days: false }),
-        models: planOf(filters, { entities, days: false }),
-        days: planOf(filters, { entities, days: true }),
+        users: [...planOf(filters, { entities: true, days: false }), ...importedNow.parts],
+        usersBefore: [...planOf(before, { entities: true, days: false }), ...importedBefore.parts],
+        before: [...planOf(before, { entities, days: false }), ...importedBefore.parts],
+        models: [...planOf(filters, { entities, days: false }), ...importedNow.parts],
+        days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
       };
       const scope = { ...filters, startDate: before.startDate };
-      const { topUsers, topModels, ...answer } = await cache.through('summary', filters, scope, () =>
+      const asked = [filters, importedNow.parts, importedBefore.parts];
+      const { topUsers, topModels, unknown, ...answer } = await cache.through('summary', asked, scope, () =>
         db.usage.snapshot(async (reader) => {
           const top = { ...filters, sortBy: 'cost', order: 'desc' } as const;
           const users = await reader.breakdown({ ...top, parts: plan.users, by: 'user', limit: TOP_USERS + 1 });
-          const now = { ...users.totals, users: users.named };
           const then = await reader.totals({ ...filters, parts: plan.before });
+          const usersThen = await reader.activeUsers({ ...filters, parts: plan.usersBefore });
           const models = await reader.breakdown({ ...top, parts: plan.models, by: 'model', limit: TOP_MODELS });
           const byDay = await reader.byDay({ ...filters, parts: plan.days });
+          const now = byDay.reduce((whole, day) => add(whole, day), NOTHING);
           return {
             totals: measuresOf(now),
-            activeUsers: now.users,
+            unknown: unknownOf(add(now, then)),
+            activeUsers: users.named,
             byDay: byDay.map(({ date, ...sums }) => ({ date, ...measuresOf(sums) })),
             topUsers: users.rows
               .filter((row) => row.key !== 'unknown')
               .slice(0, TOP_USERS)
               .map(rowOf),
             topModels: models.rows.map(rowOf),
-            trends: trendsOf(now, then),
+            trends: trendsOf({ ...now, users: users.named }, { ...then, users: usersThen }),
           };
         }),
       );
@@ -135,8 +147,8 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
         topUsers: await labelled('user', topUsers, filters.merchantIds),
         topModels: await labelled('model', topModels, filters.merchantIds),
         comparedWith: before,
-        coverage,
-        ...planned([...plan.users, ...plan.before, ...plan.models, ...plan.days], explain),
+        coverage: covering(covering(coverage, importedNow), importedBefore, unknown),
+        ...planned([...plan.users, ...plan.usersBefore, ...plan.before, ...plan.models, ...plan.days], explain),
       };
     },
 
@@ -148,13 +160,18 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
       const starts = periods.map((period) => period.from);
       const end = periods.at(-1)!.to;
       const entities = needsEntities(filters, groupBy);
-      const parts = planSeries({ starts, end }, { entities, days: interval !== 'month' });
+      const cubes = planSeries({ starts, end }, { entities, days: interval !== 'month' });
       const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
       const utc = { ...filters, ...range };
       const coverage = await freshness.cover(utc);
-      if (parts[0]!.cube === 'usage_quarter_hours') assertQuarters([...starts, end], timeZone);
-      if (parts[0]!.cube === 'usage_events') await assertEntries(utc);
-      const slots = await cache.through('timeseries', [filters, interval, timeZone, groupBy], utc, async () => {
+      const { cube } = cubes[0]!;
+      if (cube === 'usage_quarter_hours') assertQuarters([...starts, end], timeZone);
+      if (cube === 'usage_events') await assertEntries(utc);
+      const withinDays = cube === 'usage_quarter_hours' || cube === 'usage_events';
+      const imported = await documents.within(utc, withinDays ? undefined : kindsOf(filters, groupBy));
+      const parts = [...cubes, ...imported.parts];
+      const asked = [filters, interval, timeZone, groupBy, imported.parts];
+      const slots = await cache.through('timeseries', asked, utc, async () => {
         const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
         const rows = await db.usage.series({ ...filters, parts, starts, end, by: groupBy, limit });
         return rows.map(({ slot, key, ...sums }) => ({ slot, key, sums: textOf(sums) }));
@@ -163,21 +180,31 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
         throw new TallyError('TOO_MANY_POINTS', `The series has more than ${MAX_SERIES_ROWS} groups in all.`, {
           details: { maxRows: MAX_SERIES_ROWS },
         });
-      return { points: pointsOf(periods, slots, groupBy), coverage, ...planned(parts, explain) };
+      const unknown = unknownOf(slots.reduce((whole, { sums }) => add(whole, sumsOf(sums)), NOTHING));
+      return {
+        points: pointsOf(periods, slots, groupBy),
+        coverage: covering(coverage, imported, unknown),
+        ...planned(parts, explain),
+      };
     },
 
     async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }) {
       assertRange(question, maxDays);
       const { merchantIds } = question;
       const coverage = await freshness.cover(question);
-      const found = await cache.through('filters', question, question, () =>
+      const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
+      const found = await cache.through('filters', [question, imported.parts], question, () =>
         db.usage.snapshot(async (reader) => {
           const values = (by: GroupBy, entities: boolean) =>
             reader.values({
               merchantIds,
               by,
               limit: MAX_OPTIONS + 1,
-              parts: planOf(question, { entities, days: false }),
+              parts: [
+                ...planOf(question, { entities, days: false }),
+                // A document names neither merchants nor keys; what it does name can be asked for.
+                ...(by === 'merchant' || by === 'apiKey' ? [] : imported.parts),
+              ],
             });
           return {
             models: await values('model', false),
@@ -205,7 +232,7 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
         apiKeys: keys('apiKeys').map((id) => ({ id, label: apiKey(id).label })),
         merchants: keys('merchants').map((id) => ({ id, label: merchant(id).label })),
         truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
-        coverage,
+        coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),
       };
     },
 
@@ -218,6 +245,7 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
       assertRange(question, maxDays);
       const merchantIds = [question.merchantId];
       const coverage = await freshness.cover({ ...question, merchantIds });
+      const imported = await documents.within(question, undefined);
       const rows = await db.usage.merchantUsage({ ...question, merchantIds });
       return {
         rows: rows.map(({ merchant_id, date, metric_type, metric_value }) => ({
@@ -227,7 +255,7 @@ export function createRead({ db, freshness, cache, labels, maxDays }: ReadOption
           metricValue: formatQuantity(metric_type, metric_value),
         })),
         nextCursor: null,
-        coverage,
+        coverage: covering(coverage, imported),
       };
     },
   };
@@ -269,13 +297,12 @@ function rowOf({
 
 function trendsOf(now: Sums & { users: number }, then: Sums & { users: number }) {
   const whole = (units: bigint) => units.toString();
-  const tokens = (sums: Sums) => sums.prompt_tokens + sums.completion_tokens;
   return {
     requests: trendOf(now.requests, then.requests, whole),
     failedRequests: trendOf(now.failed_requests, then.failed_requests, whole),
     promptTokens: trendOf(now.prompt_tokens, then.prompt_tokens, whole),
     completionTokens: trendOf(now.completion_tokens, then.completion_tokens, whole),
-    totalTokens: trendOf(tokens(now), tokens(then), whole),
+    totalTokens: trendOf(tokensOf(now), tokensOf(then), whole),
     cost: trendOf(now.cost, then.cost, formatCost),
     activeUsers: trendOf(BigInt(now.users), BigInt(then.users), whole),
   };
@@ -293,7 +320,7 @@ type TextSums = Record<keyof Sums, string>;
 type Slot = { slot: number; key: string | null; sums: TextSums };
 
 const textOf = (sums: Sums) =>
-  Object.fromEntries(Object.entries(sums).map(([name, units]) => [name, units.toString()])) as TextSums;
+  Object.fromEntries(Object.entries(sums).map(([name, units]) => [name, units?.toString()])) as TextSums;
 
 const sumsOf = (sums: TextSums) =>
   Object.fromEntries(Object.entries(sums).map(([name, text]) => [name, BigInt(text)])) as Sums;
@@ -320,14 +347,4 @@ function group(slots: readonly Slot[]): Map<number, Slot[]> {
     else groups.set(slot.slot, [slot]);
   }
   return groups;
-}
-
-function add(left: Sums, right: Sums): Sums {
-  return {
-    requests: left.requests + right.requests,
-    failed_requests: left.failed_requests + right.failed_requests,
-    prompt_tokens: left.prompt_tokens + right.prompt_tokens,
-    completion_tokens: left.completion_tokens + right.completion_tokens,
-    cost: left.cost + right.cost,
-  };
 }

@@ -1,9 +1,10 @@
 import type { analytics } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
 import type { Cache } from './cache.ts';
-import type { Days } from './days.ts';
+import { assertPlatform, type Days } from './days.ts';
 import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
+import type { Import } from './import.ts';
 import type { Read } from './read.ts';
 import type { Warm } from './warm.ts';
 
@@ -12,6 +13,7 @@ export type Parts = {
   freshness: Freshness;
   directory: Directory;
   days: Days;
+  importDays: Import;
   cache: Cache;
   warm: Warm;
   rates: RateLimit;
@@ -23,6 +25,7 @@ export function createHandlers({
   freshness,
   directory,
   days,
+  importDays,
   cache,
   warm,
   rates,
@@ -60,6 +63,11 @@ export function createHandlers({
       async rebuild({ input, caller }) {
         await rates.take('rebuild', caller.id);
         return days.rebuild(input, caller);
+      },
+      async import({ input, caller }) {
+        await rates.take('analytics', caller.id);
+        assertPlatform(caller);
+        return importDays(input);
       },
       get: async ({ input, caller }) => days.get(input.date, caller),
       status: async ({ input, caller }) => days.status(input, caller),

@@ -16,9 +16,11 @@ import { Registry } from 'prom-client';
 import { createCache } from './cache.ts';
 import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
+import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
 import { serveExport } from './export/routes.ts';
 import { createFreshness } from './fresh.ts';
+import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
 import { serveRest } from './rest.ts';
@@ -56,7 +58,8 @@ export async function createAnalyticsService(
   const freshness = createFreshness({ ingest, lastFlushAt: () => db.usage.lastFlushAt(), now });
   const cache = createCache({ redis: env.ENABLE_ANALYTICS_CACHE ? redis : undefined, changes: db.changes, now });
   const labels = createLabels(db.directory);
-  const read = createRead({ db, freshness, cache, labels, maxDays: env.ANALYTICS_MAX_DAYS });
+  const documents = createDocuments(db.days);
+  const read = createRead({ db, freshness, cache, documents, labels, maxDays: env.ANALYTICS_MAX_DAYS });
   const rates = createRateLimit({
     redis,
     limits: {
@@ -72,14 +75,29 @@ export async function createAnalyticsService(
     findByHash: (hash) => db.keys.findByHash(hash),
     now,
   });
-  const days = createDays({ db, freshness, maxDays: env.ANALYTICS_MAX_DAYS, now });
+  const days = createDays({
+    db,
+    freshness,
+    maxDays: env.ANALYTICS_MAX_DAYS,
+    now,
+    onProgress: (progress) => log.info(progress, 'day documents'),
+  });
   const directory = createDirectory(db.directory);
   const app = createApp({
     name: 'analytics-api',
     log,
     router: serveContract(
       analytics,
-      createHandlers({ read, freshness, directory, days, cache, warm: createWarm(read), rates }),
+      createHandlers({
+        read,
+        freshness,
+        directory,
+        days,
+        importDays: createImport({ ingest, days: db.days, now }),
+        cache,
+        warm: createWarm(read, now),
+        rates,
+      }),
     ),
     authenticate,
     maxBodyBytes: env.MAX_BODY_BYTES,
@@ -90,6 +108,6 @@ export async function createAnalyticsService(
     },
   });
   serveRest(app, { read, authenticate, rates });
-  serveExport(app, { db, labels, freshness, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
+  serveExport(app, { db, labels, freshness, documents, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
   return { app, db };
 }

@@ -1,4 +1,4 @@
-import { countDays, type ingest, TallyError } from '@tally/contracts';
+import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
@@ -32,7 +32,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   return {
     usage: {
       async record({ input, caller, event }) {
-        if (input.backfill && caller.role !== 'admin') {
+        if (input.backfill && !grants(caller.role, 'admin')) {
           throw new TallyError('FORBIDDEN', 'Only an admin may backfill.');
         }
         const result = await accept.record({

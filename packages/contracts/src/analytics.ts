@@ -3,7 +3,7 @@ import { mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, DayRange, Time } from './time.ts';
+import { BOTH_ENDS, Day, DayRange, hasBothEnds, OptionalRange, Time } from './time.ts';
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
@@ -38,8 +38,10 @@ export const Coverage = z.object({
   dataSource: z.enum(['cache', 'live', 'mixed', 'none']),
   /** Everything acknowledged before this moment is in the answer; null where nothing is known. */
   asOf: Time.nullable(),
-  /** False where a source failed. */
+  /** False where a source failed, or where days were imported as sums that cannot answer this. */
   complete: z.boolean(),
+  /** Measures that imported days in the answer do not tell: too low by what these days had. */
+  unknown: z.array(z.enum(['failedRequests', 'promptTokens', 'completionTokens'])).optional(),
 });
 export type Coverage = z.infer<typeof Coverage>;
 
@@ -64,9 +66,16 @@ export const BreakdownRow = Measures.extend({
 });
 export type BreakdownRow = z.infer<typeof BreakdownRow>;
 
-/** A part of an answer: the sums it was read from, and the days of UTC it read there. */
+/** A part of an answer: the sums it was read from, and the days of UTC it read there; `daily_usage_cache`: imported days. */
 export const PlanPart = z.object({
-  cube: z.enum(['usage_monthly', 'usage_daily', 'usage_daily_models', 'usage_quarter_hours', 'usage_events']),
+  cube: z.enum([
+    'usage_monthly',
+    'usage_daily',
+    'usage_daily_models',
+    'usage_quarter_hours',
+    'usage_events',
+    'daily_usage_cache',
+  ]),
   startDate: Day,
   endDate: Day,
 });
@@ -278,10 +287,13 @@ export const analytics = {
       input: z.strictObject({ merchantIds: z.array(MerchantId).min(1).max(1000), startDate: Day, endDate: Day }),
       output: z.object({ invalidated: z.number().int() }),
     }),
-    /** Asks the questions of a dashboard, so that the next one who asks finds them answered. */
+    /**
+     * Asks the questions of a dashboard, so that the next one who asks finds them answered. Without a range: of the last
+     * 7, 30 and 90 days.
+     */
     warm: mutation({
       access: 'admin',
-      input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: list(MerchantId) }),
+      input: OptionalRange.extend({ merchantIds: list(MerchantId) }).refine(hasBothEnds, BOTH_ENDS),
       output: z.object({ questions: z.number().int(), durationMs: z.number() }),
     }),
     /** Forgets everything, in every process. */

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Day, Time } from './time.ts';
+import { Dimension, MerchantId } from './entry.ts';
+import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, Time } from './time.ts';
 
 const DayGroup = z.object({
   requests: z.string(),
@@ -20,14 +21,69 @@ export const DayState = z.object({
   cachedAt: Time.nullable(),
   /** Nothing was counted for the day since its document was made. */
   current: z.boolean(),
+  /** It came from another system as flat sums: it is never made anew. */
+  imported: z.boolean(),
 });
+
+/**
+ * An amount of another system: a decimal string, or a JSON number where that is exact enough. Costs in USD are rounded to
+ * 9 decimals, half up; all others are whole.
+ */
+const Amount = z.union([
+  z.number().nonnegative().max(Number.MAX_SAFE_INTEGER),
+  z.string().regex(/^\d{1,18}(\.\d{1,30})?([eE][+-]?\d{1,2})?$/, 'Expected a decimal that is not negative'),
+]);
+export type Amount = z.infer<typeof Amount>;
+
+/** The three shapes that amounts have there: `tokens`, or the total alone, or all three; `cost` or `totalCost`. */
+const Amounts = z.object({
+  totalRequests: Amount,
+  failedRequests: Amount.optional(),
+  tokens: z.object({ total: Amount.optional(), prompt: Amount.optional(), completion: Amount.optional() }).optional(),
+  totalTokens: Amount.optional(),
+  promptTokens: Amount.optional(),
+  completionTokens: Amount.optional(),
+  cost: Amount.optional(),
+  totalCost: Amount.optional(),
+});
+export type Amounts = z.infer<typeof Amounts>;
+
+/** Of a model that came from several providers: `model|provider`. */
+const Key = z
+  .string()
+  .refine((key) => key.split('|').every((part) => Dimension.safeParse(part).success), 'Expected a printable name');
+const Grouping = z.record(Key, Amounts).nullish();
+
+/** A row with all dimensions: what one user's key used of one model. */
+const DocumentRow = Amounts.extend({
+  merchantId: MerchantId.nullish(),
+  userId: Dimension.nullish(),
+  apiKey: Dimension.nullish(),
+  model: Dimension.nullish(),
+  provider: Dimension.nullish(),
+});
+export type DocumentRow = z.infer<typeof DocumentRow>;
+
+/** A closed day of another system's `daily_usage_cache`. */
+export const DayDocument = z.object({
+  date: Day,
+  raw_data: z.array(DocumentRow).max(100_000).nullish(),
+  aggregated_by_user: Grouping,
+  aggregated_by_model: Grouping,
+  aggregated_by_provider: Grouping,
+  cache_status: z.enum(['complete', 'partial']).default('complete'),
+});
+export type DayDocument = z.infer<typeof DayDocument>;
 
 /** The day documents, `daily_usage_cache`: of all merchants, so for callers that are bound to none. */
 export const days = {
-  /** Writes the documents of a range anew; with `onlyStale` those that are missing or no longer current. */
+  /**
+   * Writes the documents of a range anew; with `onlyStale` those that are missing or no longer current. Without a range: of all
+   * closed days that a question may reach. Asked twice at once, no day is made twice; ended half-way, what is done stays.
+   */
   rebuild: mutation({
     access: 'admin',
-    input: z.strictObject({ startDate: Day, endDate: Day, onlyStale: z.boolean().default(false) }),
+    input: OptionalRange.extend({ onlyStale: z.boolean().default(false) }).refine(hasBothEnds, BOTH_ENDS),
     output: z.object({ rebuilt: z.number().int(), complete: z.boolean(), durationMs: z.number() }),
   }),
   /** A day's document; one that is missing or no longer current is made first. */
@@ -35,6 +91,34 @@ export const days = {
     access: 'admin',
     input: z.strictObject({ date: Day }),
     output: DayState.extend({ byUser: Groups, byModel: Groups, byProvider: Groups }),
+  }),
+  /**
+   * Takes in days of another system. Rows with all dimensions become entries whose ids come from their dimensions, so that
+   * doing it again, also after a crash half-way, adds nothing. A document with flat sums alone stays a document: it answers its own groupings.
+   */
+  import: mutation({
+    access: 'admin',
+    input: z.strictObject({
+      documents: z
+        .array(DayDocument)
+        .min(1)
+        .max(366)
+        .refine((documents) => new Set(documents.map(({ date }) => date)).size === documents.length, {
+          error: 'Send each day once',
+        }),
+      /** Whose usage rows without a merchant are. */
+      merchantId: MerchantId.optional(),
+    }),
+    output: z.object({
+      /** Days that became entries, and what of those was new. */
+      counted: z.object({ days: z.number().int(), accepted: z.number().int(), duplicates: z.number().int() }),
+      /** Days that stay documents. */
+      kept: z.object({ days: z.number().int() }),
+      /** What was not taken in, and why; at most 100. Of a day without `row` nothing was. */
+      rejected: z.array(
+        z.object({ date: Day, row: z.number().int().optional(), code: z.string(), message: z.string() }),
+      ),
+    }),
   }),
   /** The days of a range that have usage or a document. */
   status: query({

@@ -35,6 +35,7 @@ export {
   MetricSource,
   MetricVisibility,
 } from './custom.ts';
+export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
 export { type EngineRouter, engine } from './engine.ts';
 export { Dimension, MAX_BATCH, MEASURES, MerchantId, MetricType, RESERVED_METRICS, UsageEntry } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
@@ -51,6 +52,7 @@ export {
   StoredEntry,
 } from './ingest.ts';
 export {
+  COST_DECIMALS,
   formatCost,
   formatQuantity,
   MAX_ENTRY_UNITS,

@@ -72,3 +72,9 @@ export type Time = string;
 /** A range of UTC days, both ends included. */
 export const DayRange = z.object({ startDate: Day, endDate: Day });
 export type DayRange = z.infer<typeof DayRange>;
+
+/** Both ends of a range, or none: the procedure says what is meant then. */
+export const OptionalRange = z.strictObject({ startDate: Day.optional(), endDate: Day.optional() });
+export const hasBothEnds = (range: z.infer<typeof OptionalRange>): boolean =>
+  (range.startDate === undefined) === (range.endDate === undefined);
+export const BOTH_ENDS = { error: 'Give both ends of the range, or none.' };

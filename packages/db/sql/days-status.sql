@@ -14,7 +14,8 @@ documents as (
 select
   date, cache_status, cached_at,
   -- A document of another system has no version; nothing counted here made it older.
-  cache_status is not null and coalesce(documents.changes, versions.changes, 0) = coalesce(versions.changes, 0) as current
+  cache_status is not null and coalesce(documents.changes, versions.changes, 0) = coalesce(versions.changes, 0) as current,
+  cache_status is not null and documents.changes is null as imported
 from versions
 full join documents using (date)
 order by date

@@ -1,4 +1,5 @@
--- Writes the documents of some days anew from what is counted; a day without usage gets an empty one.
+-- Writes the documents of some days anew from what is counted; a day without usage gets an empty one. Documents that were
+-- imported as flat sums (without a version) are kept as they are: they cannot be made again.
 -- $1 days   $2 cache status of each
 with wanted as materialized (
   select date, status
@@ -73,4 +74,5 @@ on conflict (date) do update set
   cache_status = excluded.cache_status,
   cached_at = excluded.cached_at,
   changes = excluded.changes
+where daily_usage_cache.changes is not null
 returning date

@@ -2,9 +2,36 @@ import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { DateText } from './rows.ts';
-import { runSql } from './run-sql.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 
-export type DayStatus = { date: Day; status: 'complete' | 'partial' | null; cachedAt: string | null; current: boolean };
+export type DayStatus = {
+  date: Day;
+  status: 'complete' | 'partial' | null;
+  cachedAt: string | null;
+  current: boolean;
+  imported: boolean;
+};
+
+/** A day of another system that came as flat sums; JSON text of each grouping it has. */
+export type FlatDay = {
+  date: Day;
+  byUser: string | null;
+  byModel: string | null;
+  byProvider: string | null;
+  status: 'complete' | 'partial';
+};
+
+export type DayToWrite = { date: Day; status: 'complete' | 'partial' };
+
+export type ImportedDay = {
+  date: Day;
+  status: 'complete' | 'partial';
+  /** The day has usage of its own, and is answered from that. */
+  counted: boolean;
+  by_user: boolean;
+  by_model: boolean;
+  by_provider: boolean;
+};
 
 export type DayGroup = {
   kind: 'user' | 'model' | 'provider';
@@ -18,8 +45,17 @@ export type DayGroup = {
 };
 
 export type DaysStore = {
-  /** Writes these days' documents anew, all in one statement and from one moment; returns how many. */
-  rebuild(days: readonly { date: Day; status: 'complete' | 'partial' }[]): Promise<number>;
+  /**
+   * Writes these days' documents anew, all in one statement and from one moment; returns how many. One caller at a time:
+   * with `onlyStale` the next one finds what this one made, and makes only the rest. Imported documents stay.
+   */
+  rebuild(days: readonly DayToWrite[], options: { onlyStale: boolean }): Promise<number>;
+  /** Writes flat documents of another system, in the place of what was there. */
+  importFlat(days: readonly FlatDay[]): Promise<void>;
+  /** The flat documents of a range, in order. */
+  imported(startDate: Day, endDate: Day): Promise<ImportedDay[]>;
+  /** Takes the flat documents of these days away. */
+  forgetImported(dates: readonly Day[]): Promise<void>;
   /** Days with usage or a document, in order; `current` says that nothing was counted since it was made. */
   status(startDate: Day, endDate: Day): Promise<DayStatus[]>;
   /** What a day's document says, by key. */
@@ -35,6 +71,15 @@ const StatusRow = z.object({
     .transform((at) => at.toISOString())
     .nullable(),
   current: z.boolean(),
+  imported: z.boolean(),
+});
+const ImportedRow = z.object({
+  date: DateText,
+  status: z.enum(['complete', 'partial']),
+  counted: z.boolean(),
+  by_user: z.boolean(),
+  by_model: z.boolean(),
+  by_provider: z.boolean(),
 });
 const GroupRow = z.object({
   kind: z.enum(['user', 'model', 'provider']),
@@ -46,20 +91,48 @@ const GroupRow = z.object({
   cost: z.string(),
 });
 
+/** Writing documents: two writers would make the same days twice. */
+const LOCK = 7430;
+
+/** Those of `days` whose document is missing, older than what was counted, or partial where it can be complete now. */
+async function staleOf(executor: Executor, days: readonly DayToWrite[]): Promise<DayToWrite[]> {
+  const dates = days.map((day) => day.date).sort();
+  const rows = await runSql(executor, 'days-status', [dates[0], dates.at(-1)], StatusRow);
+  const known = new Map(rows.map((row) => [row.date, row]));
+  return days.filter(({ date, status }) => {
+    const found = known.get(date);
+    if (!found || found.imported) return false;
+    return !found.current || (found.cache_status === 'partial' && status === 'complete');
+  });
+}
+
 /** The day documents, in `daily_usage_cache`. */
 export function createDaysStore(dataSource: DataSource): DaysStore {
   return {
-    async rebuild(days) {
-      const values = [days.map((day) => day.date), days.map((day) => day.status)];
-      return (await runSql(dataSource, 'rebuild-days', values, z.object({ date: DateText }))).length;
+    rebuild: (days, { onlyStale }) =>
+      dataSource.transaction(async ({ queryRunner }) => {
+        const executor = queryRunner as Executor;
+        await executor.query('select pg_advisory_xact_lock($1)', [LOCK]);
+        const wanted = onlyStale ? await staleOf(executor, days) : days;
+        const values = [wanted.map((day) => day.date), wanted.map((day) => day.status)];
+        return (await runSql(executor, 'rebuild-days', values, z.object({ date: DateText }))).length;
+      }),
+    async importFlat(days) {
+      const column = (name: keyof FlatDay) => days.map((day) => day[name]);
+      const values = [column('date'), column('byUser'), column('byModel'), column('byProvider'), column('status')];
+      await runSql(dataSource, 'import-days', values, z.unknown());
+    },
+    imported: (startDate, endDate) => runSql(dataSource, 'imported-days', [startDate, endDate], ImportedRow),
+    async forgetImported(dates) {
+      await dataSource.query(sql('forget-imported-days'), [dates]);
     },
     async status(startDate, endDate) {
       const rows = await runSql(dataSource, 'days-status', [startDate, endDate], StatusRow);
-      return rows.map(({ date, cache_status, cached_at, current }) => ({
+      return rows.map(({ date, cache_status, cached_at, ...state }) => ({
         date,
         status: cache_status,
         cachedAt: cached_at,
-        current,
+        ...state,
       }));
     },
     groups: (date) => runSql(dataSource, 'read-day', [date], GroupRow),

@@ -2,7 +2,7 @@ export type { BookRow } from './books-store.ts';
 export type { Adjustment } from './corrections-store.ts';
 export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
-export type { DayStatus } from './days-store.ts';
+export type { DayStatus, FlatDay } from './days-store.ts';
 export type { JournalLine } from './journal-line.ts';
 export {
   type Appended,

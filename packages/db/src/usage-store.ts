@@ -11,6 +11,9 @@ export type Sums = {
   prompt_tokens: UnitsType;
   completion_tokens: UnitsType;
   cost: UnitsType;
+  /** Of imported days, which may not tell: tokens that are neither prompt nor completion, requests that may have failed. */
+  other_tokens?: UnitsType | undefined;
+  untold_requests?: UnitsType | undefined;
 };
 
 /** Which entries, and from which sums they are read: every part must have the dimensions that are asked for. */
@@ -41,8 +44,9 @@ export type UsageReader = {
   breakdown(question: Question): Promise<Grouped>;
   /** Sums by day, days without usage left out. */
   byDay(scope: Scope): Promise<(Sums & { date: Day })[]>;
-  /** The sums, and the users with at least one request. */
-  totals(scope: Scope): Promise<Sums & { users: number }>;
+  totals(scope: Scope): Promise<Sums>;
+  /** Users with at least one request; entries without a user are no user. */
+  activeUsers(scope: Scope): Promise<number>;
   /**
    * Sums by period, counted from 0: `starts` are the moments at which the periods begin, in order; the last ends at
    * `end`. Periods without usage are left out. With `by` one row for each key of a period. At most `limit` rows.
@@ -50,7 +54,7 @@ export type UsageReader = {
   series(
     scope: Scope & { starts: readonly number[]; end: number; by?: GroupBy | undefined; limit: number },
   ): Promise<Slot[]>;
-  /** The first and last day that have usage but no entries in the journal any more; undefined where it has them all. */
+  /** The first and last day whose entries are no longer in the journal; undefined where it has them all. */
   daysWithoutEntries(filters: Filters): Promise<{ first: Day; last: Day } | undefined>;
   /** Every value of a dimension, at most `limit`; of a model its providers too. */
   values(scope: Scope & { by: GroupBy; limit: number }): Promise<{ key: string; providers?: string[] | undefined }[]>;
@@ -96,24 +100,18 @@ const SORT: Record<SortBy, string> = {
   totalTokens: '(groups.prompt_tokens + groups.completion_tokens)',
   key: 'groups.key',
 };
+const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
-/** Which column says the time of a row, and how that is a moment. */
-const TIME_COLUMN: Record<PlanPart['cube'], string> = {
-  usage_monthly: 'month',
-  usage_daily: 'date',
-  usage_daily_models: 'date',
-  usage_quarter_hours: 'bucket',
-  usage_events: 'time',
-};
+const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
+/** What only documents of imported days leave open; asked for only where they are read. */
+const UNTOLD = ['other_tokens', 'untold_requests'];
 
-const MEASURES = 'requests, failed_requests, prompt_tokens, completion_tokens, cost';
-
-const SUMS = `
-    coalesce(sum(requests), 0) as requests,
-    coalesce(sum(failed_requests), 0) as failed_requests,
-    coalesce(sum(prompt_tokens), 0) as prompt_tokens,
-    coalesce(sum(completion_tokens), 0) as completion_tokens,
-    coalesce(sum(cost), 0) as cost`;
+const readsDocuments = ({ parts }: Scope) => parts.some(({ cube }) => cube === 'daily_usage_cache');
+const measuresOf = (scope: Scope) => (readsDocuments(scope) ? [...MEASURES, ...UNTOLD] : MEASURES);
+const sumsOf = (scope: Scope) =>
+  measuresOf(scope)
+    .map((name) => `coalesce(sum(${name}), 0) as ${name}`)
+    .join(', ');
 
 const EXPORT_PIECE = 2_000;
 
@@ -138,7 +136,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
         await runner.startTransaction('REPEATABLE READ');
         await runner.query(
           `declare export no scroll cursor for
-           select json_build_object(${named}) as dimensions, ${SUMS}
+           select json_build_object(${named}) as dimensions, ${sumsOf(question)}
            from (${source(question, list, bind)}) as part
            group by ${list} order by ${list}`,
           values,
@@ -175,14 +173,15 @@ function readerOf(executor: Executor): UsageReader {
   return {
     async breakdown(question) {
       const { bind, values } = bindings();
-      const sort = SORT[question.sortBy];
+      const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
+      const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
       const byModel = question.by === 'model';
       const column = DIMENSIONS[question.by];
       const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
       const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
       const groups = `
         with groups as materialized (
-          select ${known(column)} as key, ${SUMS} ${byModel ? `, array_agg(distinct ${known('provider')}) as providers` : ''}
+          select ${known(column)} as key, ${sumsOf(question)} ${byModel ? `, array_agg(distinct ${known('provider')}) as providers` : ''}
           from (${source(question, byModel ? 'model, provider' : column, bind)}) as part
           group by 1
         )`;
@@ -193,15 +192,16 @@ function readerOf(executor: Executor): UsageReader {
         `${groups}
         select
           (select json_agg(row_to_json(page)) from (
-            select key, ${sort}::text as sort_value, requests::text, failed_requests::text, prompt_tokens::text,
-              completion_tokens::text, cost::text ${byModel ? ', providers' : ''}
+            select key, ${sort}::text as sort_value, ${measuresOf(question)
+              .map((name) => `${name}::text`)
+              .join(', ')} ${byModel ? ', providers' : ''}
             from groups ${after}
             order by ${collated} ${question.order}, groups.key collate "C" ${question.order}
             limit ${bind(question.limit)}
           ) as page) as rows,
           (select count(*) from groups) as total,
           (select count(*) from groups where key <> 'unknown' and requests > 0) as named, totals.*
-        from (select ${SUMS} from groups) as totals`,
+        from (select ${sumsOf(question)} from groups) as totals`,
         values,
       );
       const { rows, total, named, ...totals } = GroupedRow.parse(answer);
@@ -211,7 +211,7 @@ function readerOf(executor: Executor): UsageReader {
     async byDay(scope) {
       const { bind, values } = bindings();
       const rows = await rowsOf(
-        `select date, ${SUMS} from (${source(scope, 'date', bind)}) as part group by date order by date`,
+        `select date, ${sumsOf(scope)} from (${source(scope, 'date', bind)}) as part group by date order by date`,
         values,
       );
       return rows.map((row) => DayRow.parse(row));
@@ -219,14 +219,21 @@ function readerOf(executor: Executor): UsageReader {
 
     async totals(scope) {
       const { bind, values } = bindings();
+      const [row] = await rowsOf(`select ${sumsOf(scope)} from (${source(scope, '', bind)}) as part`, values);
+      return TotalsRow.parse(row);
+    },
+
+    async activeUsers(scope) {
+      const { bind, values } = bindings();
       const [row] = await rowsOf(
-        `with users as materialized (
-           select user_id, ${SUMS} from (${source(scope, 'user_id', bind)}) as part group by user_id
-         )
-         select ${SUMS}, count(*) filter (where user_id <> '' and requests > 0) as users from users`,
+        `select count(*) as users
+         from (
+           select user_id from (${source(scope, 'user_id', bind)}) as part
+           where user_id <> '' group by user_id having sum(requests) > 0
+         ) as active`,
         values,
       );
-      return TotalsRow.parse(row);
+      return ActiveRow.parse(row).users;
     },
 
     async series({ starts, end, by, limit, ...scope }) {
@@ -234,7 +241,7 @@ function readerOf(executor: Executor): UsageReader {
       const moments = bind(starts.map((at) => new Date(at).toISOString()));
       const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
       const rows = await rowsOf(
-        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(DIMENSIONS[by]) : 'null'} as key, ${SUMS}
+        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(DIMENSIONS[by]) : 'null'} as key, ${sumsOf(scope)}
          from (${source(scope, by ? DIMENSIONS[by] : '', bind, true)}) as part
          where at >= ${from}::timestamptz and at < ${to}::timestamptz
          group by 1, 2
@@ -247,10 +254,21 @@ function readerOf(executor: Executor): UsageReader {
 
     async daysWithoutEntries({ startDate, endDate, ...filters }) {
       const { bind, values } = bindings();
-      const parts = [{ cube: 'usage_daily' as const, startDate, endDate }];
+      const conditions = conditionsOf(filters, bind);
+      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date ${conditions}`;
+      const less = MEASURES.map((name) => `-${name}`).join(', ');
       const [row] = await rowsOf(
         `select min(date) as first, max(date) as last
-         from (select distinct date from (${source({ ...filters, parts }, 'date', bind)}) as part) as used
+         from (
+           select date
+           from (
+             select date, ${MEASURES.join(', ')} from usage_daily where ${range}
+             union all
+             select date, ${less} from usage_adjustments where ${range}
+           ) as counted
+           group by date
+           having (${MEASURES.map((name) => `sum(${name})`).join(', ')}) is distinct from (0, 0, 0, 0, 0)
+         ) as by_entries
          where to_regclass('usage_events_' || to_char(date, 'YYYYMMDD')) is null`,
         values,
       );
@@ -290,17 +308,19 @@ const MerchantMetricRow = z.object({
   metric_value: Units,
 });
 const providers = z.array(z.string()).optional();
-const DayRow = z.object({ date: DateText, ...MeasureRow });
-const TotalsRow = z.object({ users: z.string().transform(Number), ...MeasureRow });
-const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...MeasureRow });
+const SumsRow = { ...MeasureRow, other_tokens: Units.optional(), untold_requests: Units.optional() };
+const DayRow = z.object({ date: DateText, ...SumsRow });
+const TotalsRow = z.object(SumsRow);
+const ActiveRow = z.object({ users: z.string().transform(Number) });
+const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 const ValueRow = z.object({ key: z.string(), providers });
-const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), ...MeasureRow });
+const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), ...SumsRow });
 const GroupedRow = z.object({
-  ...MeasureRow,
+  ...SumsRow,
   total: z.string().transform(Number),
   named: z.string().transform(Number),
-  rows: z.array(z.object({ key: z.string(), sort_value: z.string(), providers, ...MeasureRow })).nullable(),
+  rows: z.array(z.object({ key: z.string(), sort_value: z.string(), providers, ...SumsRow })).nullable(),
 });
 
 type Bind = (value: unknown) => string;
@@ -314,28 +334,57 @@ function bindings(): { bind: Bind; values: unknown[] } {
 const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 
 /** The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. */
-function source({ parts, ...filters }: Scope, columns: string, bind: Bind, at = false): string {
-  const conditions = Object.entries({
+function source(scope: Scope, columns: string, bind: Bind, at = false): string {
+  const conditions = conditionsOf(scope, bind);
+  const measures = measuresOf(scope);
+  return scope.parts
+    .flatMap(({ cube, startDate, endDate }) => {
+      const [first, last] = [bind(startDate), bind(endDate)];
+      const rowsOf = (table: string, time: string, range: string, given: readonly string[], kind = '') => {
+        const selected = [
+          ...(columns ? [columns] : []),
+          ...(at ? [`${time}::timestamptz as at`] : []),
+          ...measures.map((name) => (given.includes(name) ? name : `0 as ${name}`)),
+        ];
+        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions} ${kind}`;
+      };
+      const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
+      if (cube === 'usage_quarter_hours')
+        return [rowsOf(cube, 'bucket', `bucket >= ${first}::date and bucket < ${last}::date + 1`, MEASURES)];
+      if (cube === 'usage_events') {
+        // A correction is no entry: it has a day and no time, and stands at the beginning of its day.
+        return [
+          rowsOf(cube, 'time', within('date'), MEASURES),
+          rowsOf('usage_adjustments', 'date', within('date'), MEASURES),
+        ];
+      }
+      if (cube === 'daily_usage_cache')
+        return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
+      const time = cube === 'usage_monthly' ? 'month' : 'date';
+      return [rowsOf(cube, time, within(time), MEASURES)];
+    })
+    .join(' union all ');
+}
+
+/** Which of a document's groupings has what is asked for. */
+function kindOf(columns: string): string {
+  if (columns.includes('user_id')) return `kind = 'user'`;
+  if (columns.includes('model')) return `kind = 'model'`;
+  return columns.includes('provider') ? `kind = 'provider'` : 'whole';
+}
+
+function conditionsOf(filters: Omit<Scope, 'parts'>, bind: Bind): string {
+  return Object.entries({
     merchant_id: filters.merchantIds,
     user_id: filters.userIds,
     model: filters.models,
     provider: filters.providers,
     api_key: filters.apiKeys,
-  }).flatMap(([column, list]) =>
-    list && list.length > 0
-      ? [`and ${column} = any(${bind(list.map((value) => (value === 'unknown' ? '' : value)))}::text[])`]
-      : [],
-  );
-  return parts
-    .map(({ cube, startDate, endDate }) => {
-      const time = TIME_COLUMN[cube];
-      const [first, last] = [bind(startDate), bind(endDate)];
-      const range =
-        cube === 'usage_quarter_hours'
-          ? `bucket >= ${first}::date and bucket < ${last}::date + 1`
-          : `${cube === 'usage_events' ? 'date' : time} between ${first}::date and ${last}::date`;
-      const selected = [...(columns ? [columns] : []), ...(at ? [`${time}::timestamptz as at`] : []), MEASURES];
-      return `select ${selected.join(', ')} from ${cube} where ${range} ${conditions.join(' ')}`;
-    })
-    .join(' union all ');
+  })
+    .flatMap(([column, list]) =>
+      list && list.length > 0
+        ? [`and ${column} = any(${bind(list.map((value) => (value === 'unknown' ? '' : value)))}::text[])`]
+        : [],
+    )
+    .join(' ');
 }

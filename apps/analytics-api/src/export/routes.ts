@@ -2,6 +2,7 @@ import { Filters, GroupBy, grants, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { type App, type Authenticate, merchantsFor, type RateLimit } from '@tally/service';
 import { assertRange } from '../dates.ts';
+import { covering, type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
 import type { Labels } from '../labels.ts';
 import { FORMATS } from './formats.ts';
@@ -11,6 +12,7 @@ export type ExportOptions = {
   db: Db;
   labels: Labels;
   freshness: Freshness;
+  documents: Documents;
   authenticate: Authenticate;
   rates: RateLimit;
   maxDays: number;
@@ -23,7 +25,10 @@ const Question = Filters.extend({ by: GroupBy.optional() });
  * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
  * parameter that is repeated or as `name=a,b`. What the file covers is in `x-tally-*` headers.
  */
-export function serveExport(app: App, { db, labels, freshness, authenticate, rates, maxDays }: ExportOptions): void {
+export function serveExport(
+  app: App,
+  { db, labels, freshness, documents, authenticate, rates, maxDays }: ExportOptions,
+): void {
   app.get('/export/:file{usage\\.[a-z]+}', async (c) => {
     const ending = c.req.param('file').slice('usage.'.length);
     const format = Object.hasOwn(FORMATS, ending) ? FORMATS[ending] : undefined;
@@ -36,8 +41,12 @@ export function serveExport(app: App, { db, labels, freshness, authenticate, rat
     const question = Question.parse(questionOf(c.req.queries()));
     const merchantIds = merchantsFor(caller, question.merchantIds);
     assertRange(question, maxDays);
-    const coverage = await freshness.cover({ ...question, merchantIds });
-    const table = tableOf({ ...question, merchantIds }, { db, labels });
+    const filters = { ...question, merchantIds };
+    const fresh = await freshness.cover(filters);
+    const { by } = question;
+    const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
+    const coverage = covering(fresh, imported);
+    const table = tableOf(filters, { db, labels, imported: imported.parts });
     return c.body(ReadableStream.from(format.write(table)) as ReadableStream<Uint8Array>, 200, {
       'content-type': format.contentType,
       'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,

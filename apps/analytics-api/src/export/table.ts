@@ -1,4 +1,4 @@
-import type { Filters, GroupBy } from '@tally/contracts';
+import type { Filters, GroupBy, PlanPart } from '@tally/contracts';
 import type { Db, ExportRow } from '@tally/db';
 import type { Labels } from '../labels.ts';
 import { measuresOf } from '../measures.ts';
@@ -27,10 +27,13 @@ const DIMENSIONS = ['date', 'merchantId', 'userId', 'apiKey', 'model', 'provider
  * Usage as a table: with `by` a row for each key, as a breakdown has it; without, the rows of each day with all
  * dimensions. Read through a cursor, so that a million rows take no more memory than a thousand.
  */
-export function tableOf({ by, ...filters }: ExportQuestion, { db, labels }: { db: Db; labels: Labels }): Table {
+export function tableOf(
+  { by, ...filters }: ExportQuestion,
+  { db, labels, imported }: { db: Db; labels: Labels; imported: PlanPart[] },
+): Table {
   // Without `by` every dimension and every day is told apart.
   const needs = by ? { entities: needsEntities(filters, by), days: false } : { entities: true, days: true };
-  const pieces = db.usage.scan({ ...filters, by, parts: planOf(filters, needs) });
+  const pieces = db.usage.scan({ ...filters, by, parts: [...planOf(filters, needs), ...imported] });
   const names = by === 'user' ? ['username', 'email', 'role'] : by ? ['label'] : ['username'];
 
   async function* rows(): AsyncGenerator<Cell[][]> {

@@ -1,0 +1,52 @@
+import type { Coverage, DayRange, Filters, GroupBy, PlanPart } from '@tally/contracts';
+import type { Db } from '@tally/db';
+
+/** What days that were imported as flat sums add to an answer: the part it is to read too, and whether that is all. */
+export type Imported = { parts: PlanPart[]; complete: boolean };
+
+type Kind = 'user' | 'model' | 'provider';
+
+/**
+ * Which groupings of a flat document answer a question: several where it asks for several, none for its sums alone.
+ * Undefined where it needs what no flat document has: a filter, a merchant, an api key, a time of day.
+ */
+export function kindsOf(filters: Omit<Filters, 'startDate' | 'endDate'>, ...groups: (GroupBy | undefined)[]) {
+  const { merchantIds, userIds, models, providers, apiKeys } = filters;
+  const filtered = [merchantIds, userIds, models, providers, apiKeys].some((list) => list && list.length > 0);
+  const asked = groups.filter((by) => by !== undefined);
+  const kept = asked.filter((by): by is Kind => by === 'user' || by === 'model' || by === 'provider');
+  return filtered || kept.length < asked.length ? undefined : kept;
+}
+
+/**
+ * A day that was imported as flat sums is answered from its document if it has no usage of its own, else from that usage
+ * alone: nothing counts twice, and what is left out makes the answer not complete.
+ */
+export function createDocuments(days: Db['days']) {
+  return {
+    async within({ startDate, endDate }: DayRange, kinds: readonly Kind[] | undefined): Promise<Imported> {
+      const found = await days.imported(startDate, endDate);
+      const usable = kinds ? found.filter((day) => !day.counted) : [];
+      const whole = found.every((day) => {
+        const empty = !day.by_user && !day.by_model && !day.by_provider;
+        const has = kinds?.every((kind) => empty || day[`by_${kind}`]) ?? false;
+        return has && !day.counted && day.status === 'complete';
+      });
+      const [first, last] = [usable[0], usable.at(-1)];
+      const parts =
+        first && last ? [{ cube: 'daily_usage_cache' as const, startDate: first.date, endDate: last.date }] : [];
+      return { parts, complete: whole };
+    },
+  };
+}
+
+export type Documents = ReturnType<typeof createDocuments>;
+
+/** What an answer covers, with its imported days. */
+export function covering(
+  coverage: Coverage,
+  { complete }: Imported,
+  unknown: NonNullable<Coverage['unknown']> = [],
+): Coverage {
+  return { ...coverage, complete: coverage.complete && complete, ...(unknown.length > 0 && { unknown }) };
+}
