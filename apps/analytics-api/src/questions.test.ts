@@ -215,6 +215,32 @@ describe('what went wrong elsewhere', () => {
     expect(sum(await ask({ userIds: ['u'], interval: 'day' }))).toBe(7);
   });
 
+  test('corrections stand at the beginning of their day, for users within a day too, and where nothing else is', async () => {
+    const adjust = (id: string, date: string, requests: string, userId: string) =>
+      running.ingest.usage.adjust.mutate({
+        id,
+        merchantId: 'corrected',
+        date,
+        metrics: { requests },
+        dimensions: { userId },
+        reason: 'a test',
+      });
+    const hours = async (date: string, more: object) => {
+      const question = { ...day(date), interval: 'hour' as const, merchantIds: ['corrected'], ...more };
+      const { points } = await running.client.analytics.timeseries.query(question);
+      return points.flatMap((point, hour) => (point.requests === '0' ? [] : [`${hour}: ${point.requests}`]));
+    };
+    const date = '2025-05-01';
+    await record(calls('own', { userId: 'u' }, [7, 0, '1', '1', '1'], 'corrected', `${date}T12:00:00Z`));
+    await adjust('less', date, '-2', 'u');
+    await adjust('other', date, '3', 'v');
+    expect(await hours(date, { userIds: ['u'] })).toEqual(['0: -2', '12: 7']);
+    expect(await hours(date, { userIds: ['u', 'v'] })).toEqual(await hours(date, {}));
+    await adjust('alone', '2025-05-02', '5', 'u');
+    expect(await hours('2025-05-02', { userIds: ['u'] })).toEqual(['0: 5']);
+    expect(await hours('2025-05-02', { groupBy: 'apiKey' })).toEqual(['0: 5']);
+  });
+
   test('the plan of a question is told', async () => {
     const { plan } = await breakdown({ startDate: '2025-01-01', endDate: '2025-03-02', by: 'user', explain: true });
     expect(plan).toEqual([
