@@ -23,6 +23,9 @@ export type Cache = {
    * commit before the call. `compute` must depend on the question and on these days' sums alone, and give plain JSON.
    */
   through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T>;
+  /** Keeps an answer by its question alone, whatever is counted afterwards: for when nothing better can be had. */
+  remember(kind: string, question: unknown, answer: unknown): void;
+  recall<T>(kind: string, question: unknown): Promise<T | undefined>;
   stats(): CacheStats;
   /** Forgets the answers about some merchants and days, in every process. */
   invalidate(scope: CacheScope & { merchantIds: readonly string[] }): Promise<number>;
@@ -98,6 +101,20 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
       }
       return JSON.parse(await answer) as T;
     },
+    remember(kind, question, answer) {
+      if (!redis) return;
+      const key = rememberedKey(kind, question);
+      const text = JSON.stringify(answer);
+      const known = memory.get(key) === text;
+      if (known || text.length > MAX_ANSWER_BYTES) return;
+      memory.set(key, text, TTL_SECONDS.long);
+      redis.set(key, text, 'EX', TTL_SECONDS.long).catch(() => counts.errors++);
+    },
+    async recall<T>(kind: string, question: unknown) {
+      const key = rememberedKey(kind, question);
+      const text = memory.get(key) ?? (await fromRedis(key));
+      return text === null ? undefined : (JSON.parse(text) as T);
+    },
     stats() {
       const hits = counts.memoryHits + counts.redisHits + counts.joined;
       const asked = hits + counts.misses;
@@ -120,6 +137,8 @@ function ttlOf(endDate: Day, today: Day): number {
   if (endDate >= today) return TTL_SECONDS.short;
   return endDate >= addDays(today, -SETTLED_DAYS) ? TTL_SECONDS.default : TTL_SECONDS.long;
 }
+
+const rememberedKey = (kind: string, question: unknown) => `${PREFIX}:${kind}:remembered:${digest(question)}`;
 
 const digest = (question: unknown) => createHash('sha256').update(JSON.stringify(question)).digest('base64url');
 

@@ -37,7 +37,11 @@ export function createFreshness({
         return { dataSource, asOf, complete };
       } catch {
         // Postgres alone still answers, up to its last flush at best.
-        return { dataSource: dataSource === 'live' ? 'none' : 'cache', asOf: await lastFlushAt(), complete: false };
+        return {
+          dataSource: dataSource === 'live' ? 'none' : 'cache',
+          asOf: await lastFlushAt().catch(() => null),
+          complete: false,
+        };
       }
     },
     async refresh() {

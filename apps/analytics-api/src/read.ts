@@ -17,6 +17,7 @@ import type { Db, Sums } from '@tally/db';
 import type { Cache } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
 import { covering, type Documents, kindsOf } from './documents.ts';
+import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
@@ -45,6 +46,7 @@ export type ReadOptions = {
   cache: Cache;
   documents: Documents;
   labels: Labels;
+  fallback: Fallback;
   maxDays: number;
 };
 
@@ -57,7 +59,7 @@ const MAX_OPTIONS = 10_000;
 type Row = Omit<BreakdownRow, 'label'>;
 
 /** Answers questions about usage from what has been counted. */
-export function createRead({ db, freshness, cache, documents, labels, maxDays }: ReadOptions) {
+export function createRead({ db, freshness, cache, documents, labels, fallback, maxDays }: ReadOptions) {
   const labelled = async (by: GroupBy, rows: readonly Row[], merchantIds: readonly string[] | undefined) => {
     const label = await labels.of(
       by,
@@ -70,7 +72,7 @@ export function createRead({ db, freshness, cache, documents, labels, maxDays }:
     });
   };
 
-  return {
+  const answers = {
     async breakdown({ cursor, explain, ...question }: BreakdownQuestion) {
       assertRange(question, maxDays);
       const { by, sortBy, order, limit, ...filters } = question;
@@ -258,6 +260,14 @@ export function createRead({ db, freshness, cache, documents, labels, maxDays }:
         coverage: covering(coverage, imported),
       };
     },
+  };
+
+  return {
+    breakdown: fallback('breakdown', answers.breakdown),
+    summary: fallback('summary', answers.summary),
+    timeseries: fallback('timeseries', answers.timeseries),
+    filterOptions: fallback('filterOptions', answers.filterOptions),
+    merchantUsage: fallback('merchantUsage', answers.merchantUsage),
   };
 
   async function assertEntries(filters: Filters): Promise<void> {

@@ -19,6 +19,7 @@ import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
 import { serveExport } from './export/routes.ts';
+import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
@@ -59,7 +60,15 @@ export async function createAnalyticsService(
   const cache = createCache({ redis: env.ENABLE_ANALYTICS_CACHE ? redis : undefined, changes: db.changes, now });
   const labels = createLabels(db.directory);
   const documents = createDocuments(db.days);
-  const read = createRead({ db, freshness, cache, documents, labels, maxDays: env.ANALYTICS_MAX_DAYS });
+  const read = createRead({
+    db,
+    freshness,
+    cache,
+    documents,
+    labels,
+    fallback: createFallback({ cache, now }),
+    maxDays: env.ANALYTICS_MAX_DAYS,
+  });
   const rates = createRateLimit({
     redis,
     limits: {
@@ -104,7 +113,9 @@ export async function createAnalyticsService(
     registry: new Registry(),
     async health() {
       await db.ping();
-      return { ok: true, postgres: true };
+      // Without Redis answers are not kept and calls are not limited: worth knowing, no reason to send callers elsewhere.
+      const away = redis.status !== 'ready';
+      return { ok: true, degraded: away, postgres: true, redis: !away };
     },
   });
   serveRest(app, { read, authenticate, rates });

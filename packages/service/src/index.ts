@@ -14,4 +14,5 @@ export { runProcess, settingsOrExit } from './process.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createRedis, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
+export { isStoreAway } from './store-away.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

@@ -11,6 +11,7 @@ import {
 import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
 import { ZodError, type z } from 'zod';
 import type { Caller } from './auth.ts';
+import { isStatementTimeout, isStoreAway } from './store-away.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
 export type Context = {
@@ -131,6 +132,10 @@ export function understand(error: unknown): TallyError {
   if (isTallyError(error)) return error;
   const cause = (error as { cause?: unknown } | null)?.cause;
   if (isTallyError(cause)) return cause;
+  if (isStoreAway(error))
+    return new TallyError('UNAVAILABLE', 'The database does not answer.', { cause: error, details: { retryAfter: 1 } });
+  if (isStatementTimeout(error))
+    return new TallyError('QUERY_TIMEOUT', 'The database gave this question up after its time.', { cause: error });
   if (error instanceof TRPCError) {
     if (error.code === 'BAD_REQUEST' && cause instanceof ZodError) return invalidInput(cause);
     if (error.code === 'BAD_REQUEST' && cause instanceof SyntaxError)

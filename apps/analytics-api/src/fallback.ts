@@ -1,0 +1,29 @@
+import { type Coverage, type DayRange, dayOf } from '@tally/contracts';
+import { isStoreAway } from '@tally/service';
+import type { Cache } from './cache.ts';
+
+/**
+ * Answers about closed days are remembered, and given again while Postgres is away: as of then, and not complete, because
+ * a late entry may have come since. What was never asked, and what covers today, is UNAVAILABLE.
+ */
+export function createFallback({ cache, now }: { cache: Pick<Cache, 'remember' | 'recall'>; now: () => number }) {
+  return <Question extends DayRange, Answer extends { coverage: Coverage }>(
+    kind: string,
+    ask: (question: Question) => Promise<Answer>,
+  ) =>
+    async (question: Question): Promise<Answer> => {
+      const closed = question.endDate < dayOf(now());
+      try {
+        const answer = await ask(question);
+        if (closed) cache.remember(kind, question, answer);
+        return answer;
+      } catch (error) {
+        if (!closed || !isStoreAway(error)) throw error;
+        const answer = await cache.recall<Answer>(kind, question);
+        if (!answer) throw error;
+        return { ...answer, coverage: { ...answer.coverage, dataSource: 'cache', complete: false } };
+      }
+    };
+}
+
+export type Fallback = ReturnType<typeof createFallback>;
