@@ -1,0 +1,134 @@
+import { type FreshStore, freshDatabase } from '@tally/testkit';
+import pg from 'pg';
+import type { DataSource } from 'typeorm';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { migrate } from './schema.ts';
+import { createUsageStore, type UsageReader } from './usage-store.ts';
+
+/** A year of 2,000 users in two merchants: large enough that the planner has a choice. */
+let database: FreshStore;
+let client: pg.Client;
+let planned: Plan[];
+let reader: UsageReader;
+
+type Plan = { 'Node Type': string; 'Relation Name'?: string; Plans?: Plan[] };
+
+beforeAll(async () => {
+  database = await freshDatabase(migrate);
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  await client.query(`
+    insert into usage_daily (merchant_id, date, user_id, api_key, model, provider, requests, cost)
+    select 'm' || n % 2, day::date, 'user-' || n, 'key-' || n % 50, 'model-' || n % 5, 'p', 1, n
+    from generate_series('2025-01-01'::date, '2025-12-31', '3 days') as day, generate_series(1, 2000) as n
+    order by 1, 2, 3`);
+  await client.query(`
+    insert into usage_monthly (merchant_id, month, user_id, api_key, model, provider, requests, cost)
+    select merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider, sum(requests), sum(cost)
+    from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
+  await client.query(`
+    insert into usage_daily_models (merchant_id, date, model, provider, requests, cost)
+    select 'm' || n, day::date, 'model-' || model, 'p', 1, 1
+    from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day, generate_series(0, 20) as n, generate_series(1, 5) as model
+    order by 1, 2`);
+  await client.query(`
+    insert into usage_quarter_hours (merchant_id, bucket, model, provider, requests, cost)
+    select 'm' || n, bucket, 'model-1', 'p', 1, 1
+    from generate_series('2025-01-01T00:00:00Z'::timestamptz, '2025-12-31T23:45:00Z', '15 minutes') as bucket, generate_series(0, 1) as n
+    order by 1, 2`);
+  await client.query(`
+    insert into merchant_usage (merchant_id, date, metric_type, metric_value)
+    select 'm' || n, day::date, 'metric_' || metric, 1
+    from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day, generate_series(0, 20) as n, generate_series(1, 5) as metric`);
+  for (const day of ['2025-06-01', '2025-06-02', '2025-06-03']) {
+    const name = `usage_events_${day.replaceAll('-', '')}`;
+    await client.query(
+      `create table ${name} partition of usage_events for values from ('${day}') to ('${day}'::date + 1)`,
+    );
+    await client.query(`
+      insert into usage_events (date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, flush_id)
+      select '${day}', 'm' || n % 2, n::text, '${day}', 'user-' || n % 2000, '', '', '', false, 1, 1
+      from generate_series(1, 5000) as n`);
+  }
+  await client.query('vacuum (analyze)');
+  // Every statement is planned as it stands, and not run.
+  reader = createUsageStore({
+    async query(text: string, values: unknown[]) {
+      const { rows } = await client.query(`explain (format json) ${text}`, values);
+      planned.push((rows[0]['QUERY PLAN'] as { Plan: Plan }[])[0]!.Plan);
+      throw new Planned();
+    },
+  } as unknown as DataSource);
+});
+afterAll(async () => {
+  await client.end();
+  await database.drop();
+});
+
+class Planned extends Error {}
+
+/** The tables that a question reads, each with how: `seq` through all of it, `index` by what is asked for. */
+async function scans(ask: (reader: UsageReader) => Promise<unknown>): Promise<string[]> {
+  planned = [];
+  await expect(ask(reader)).rejects.toThrow(Planned);
+  const walk = (plan: Plan): string[] => [
+    ...(plan['Relation Name']
+      ? [`${plan['Node Type'] === 'Seq Scan' ? 'seq' : 'index'} ${plan['Relation Name']}`]
+      : []),
+    ...(plan.Plans ?? []).flatMap(walk),
+  ];
+  return [...new Set(planned.flatMap(walk))].sort();
+}
+
+const page = { sortBy: 'cost', order: 'desc', limit: 50 } as const;
+const part = (
+  cube: 'usage_daily' | 'usage_monthly' | 'usage_daily_models' | 'usage_events',
+  from: string,
+  to = from,
+) => ({
+  cube,
+  startDate: from,
+  endDate: to,
+});
+
+test.each([
+  ['of all merchants', {}],
+  ['of one merchant', { merchantIds: ['m1'] }],
+  ['of one model', { models: ['model-1'] }],
+  ['of some users', { merchantIds: ['m0'], userIds: ['user-2', 'user-4'] }],
+])('a day and a month by user, %s, are read by an index', async (_, filters) => {
+  const parts = [part('usage_monthly', '2025-05-01', '2025-05-31'), part('usage_daily', '2025-06-03')];
+  const read = await scans((reader) => reader.breakdown({ ...page, ...filters, by: 'user', parts }));
+  expect(read).toEqual(['index usage_daily', 'index usage_monthly']);
+  expect(await scans((reader) => reader.activeUsers({ ...filters, parts }))).toEqual(read);
+});
+
+test('a week by model or by day reads that week of the small cube alone', async () => {
+  const parts = [part('usage_daily_models', '2025-06-01', '2025-06-07')];
+  const wanted = ['index usage_daily_models'];
+  expect(await scans((reader) => reader.breakdown({ ...page, by: 'model', parts }))).toEqual(wanted);
+  expect(await scans((reader) => reader.byDay({ parts }))).toEqual(wanted);
+  expect(await scans((reader) => reader.totals({ parts, models: ['model-2'] }))).toEqual(wanted);
+  expect(await scans((reader) => reader.values({ parts, by: 'model', limit: 10 }))).toEqual(wanted);
+});
+
+test('hours of a day are read from its quarters, and for users from its partition of the journal', async () => {
+  const day = { starts: [Date.parse('2025-06-02T00:00:00Z')], end: Date.parse('2025-06-03T00:00:00Z'), limit: 10 };
+  const quarters = { cube: 'usage_quarter_hours' as const, startDate: '2025-06-02', endDate: '2025-06-02' };
+  expect(await scans((reader) => reader.series({ ...day, parts: [quarters] }))).toEqual(['index usage_quarter_hours']);
+  const parts = [part('usage_events', '2025-06-02')];
+  const read = await scans((reader) => reader.series({ ...day, parts, merchantIds: ['m1'], by: 'user' }));
+  expect(read.filter((name) => name.includes('usage_events'))).toHaveLength(1);
+  expect(read[0]).toContain('usage_events_20250602');
+});
+
+test('a merchant’s metrics of a day are read by an index', async () => {
+  const question = { merchantIds: ['m3'], startDate: '2025-06-02', endDate: '2025-06-02' };
+  expect(await scans((reader) => reader.merchantUsage(question))).toEqual(['index merchant_usage']);
+});
+
+test('imported days are looked for by date, and none of the cubes is read for them', async () => {
+  const parts = [{ cube: 'daily_usage_cache' as const, startDate: '2025-06-01', endDate: '2025-06-30' }];
+  const read = await scans((reader) => reader.breakdown({ ...page, by: 'user', parts }));
+  expect(read).not.toContain('seq usage_daily_models');
+});
