@@ -23,7 +23,12 @@ beforeAll(async () => {
   stores = [database, redis];
   const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY };
   const recording = await startServiceProcess('usage-ingest', env);
-  const reading = { ...env, USAGE_INGEST_URL: recording.url, ADMIN_ANALYTICS_RATE_LIMIT: '100000', ADMIN_EXPORT_RATE_LIMIT: '100000' };
+  const reading = {
+    ...env,
+    USAGE_INGEST_URL: recording.url,
+    ADMIN_ANALYTICS_RATE_LIMIT: '100000',
+    ADMIN_EXPORT_RATE_LIMIT: '100000',
+  };
   const [one, two] = await Promise.all([
     startServiceProcess('analytics-api', reading),
     startServiceProcess('analytics-api', reading),

@@ -3,8 +3,10 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { needsEntities, planOf, planSeries } from './plan.ts';
 
-const parts = (startDate: string, endDate: string, entities = true, days = false) =>
-  planOf({ startDate, endDate }, { entities, days }).map((part) => `${part.cube} ${part.startDate}..${part.endDate}`);
+const parts = (startDate: string, endDate: string, entities = true, days = false, sums = false) =>
+  planOf({ startDate, endDate }, { entities, days, sums }).map(
+    (part) => `${part.less ? 'less ' : ''}${part.cube} ${part.startDate}..${part.endDate}`,
+  );
 
 test('a question about users reads whole months from the month cube and the edges from days', () => {
   expect(parts('2025-11-23', '2026-11-22')).toEqual([
@@ -14,10 +16,36 @@ test('a question about users reads whole months from the month cube and the edge
   ]);
   expect(parts('2026-02-01', '2026-02-28')).toEqual(['usage_monthly 2026-02-01..2026-02-28']);
   expect(parts('2024-02-01', '2024-02-28')).toEqual(['usage_daily 2024-02-01..2024-02-28']);
-  expect(parts('2026-01-02', '2026-02-27')).toEqual(['usage_daily 2026-01-02..2026-02-27']);
+  expect(parts('2026-01-02', '2026-02-27')).toEqual([
+    'usage_daily 2026-01-02..2026-01-31',
+    'usage_daily 2026-02-01..2026-02-27',
+  ]);
   expect(parts('2026-01-02', '2026-02-28')).toEqual([
     'usage_daily 2026-01-02..2026-01-31',
     'usage_monthly 2026-02-01..2026-02-28',
+  ]);
+});
+
+test('an edge that is most of its month is the month less its other days, where sums alone are asked for', () => {
+  const sums = (startDate: string, endDate: string) => parts(startDate, endDate, true, false, true);
+  expect(sums('2025-11-23', '2026-11-22')).toEqual([
+    'usage_daily 2025-11-23..2025-11-30',
+    'usage_monthly 2025-12-01..2026-11-30',
+    'less usage_daily 2026-11-23..2026-11-30',
+  ]);
+  expect(sums('2026-01-03', '2026-01-29')).toEqual([
+    'usage_monthly 2026-01-01..2026-01-31',
+    'less usage_daily 2026-01-01..2026-01-02',
+    'less usage_daily 2026-01-30..2026-01-31',
+  ]);
+  expect(sums('2026-01-02', '2026-02-27')).toEqual([
+    'usage_monthly 2026-01-01..2026-02-28',
+    'less usage_daily 2026-01-01..2026-01-01',
+    'less usage_daily 2026-02-28..2026-02-28',
+  ]);
+  expect(sums('2026-01-25', '2026-02-05')).toEqual([
+    'usage_daily 2026-01-25..2026-01-31',
+    'usage_daily 2026-02-01..2026-02-05',
   ]);
 });
 
@@ -32,14 +60,17 @@ test('without users and keys the model cube answers, and days are read where day
 test('the parts of a plan cover every day of the range once, in order', () => {
   const range = fc.tuple(fc.integer({ min: 0, max: 1500 }), fc.integer({ min: 0, max: 1100 }));
   fc.assert(
-    fc.property(range, fc.boolean(), fc.boolean(), ([from, length], entities, days) => {
+    fc.property(range, fc.boolean(), fc.boolean(), fc.boolean(), ([from, length], entities, days, sums) => {
       const startDate = addDays('2023-01-01', from);
       const endDate = addDays(startDate, length);
-      const plan = planOf({ startDate, endDate }, { entities, days });
-      expect(plan.flatMap((part) => eachDay(part.startDate, part.endDate))).toEqual(eachDay(startDate, endDate));
+      const plan = planOf({ startDate, endDate }, { entities, days, sums });
+      const taken = plan.filter((part) => part.less).flatMap((part) => eachDay(part.startDate, part.endDate));
+      const read = plan.filter((part) => !part.less).flatMap((part) => eachDay(part.startDate, part.endDate));
+      expect(read.filter((day) => !taken.includes(day))).toEqual(eachDay(startDate, endDate));
+      expect(read).toEqual(expect.arrayContaining(taken));
       const edges = plan.filter((part) => part.cube === 'usage_daily');
-      if (entities && !days && length > 62)
-        for (const edge of edges) expect(countDays(edge.startDate, edge.endDate)).toBeLessThanOrEqual(31);
+      if (entities && !days)
+        for (const edge of edges) expect(countDays(edge.startDate, edge.endDate)).toBeLessThanOrEqual(sums ? 16 : 31);
     }),
   );
 });

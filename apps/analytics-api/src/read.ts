@@ -81,7 +81,15 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, isValue);
       const coverage = await freshness.cover(filters);
       const imported = await documents.within(filters, kindsOf(filters, by));
-      const parts = [...planOf(filters, { entities: needsEntities(filters, by), days: false }), ...imported.parts];
+      const parts = [
+        ...planOf(filters, {
+          entities: needsEntities(filters, by),
+          days: false,
+          // The providers of a model are listed beside its sums.
+          sums: by !== 'model',
+        }),
+        ...imported.parts,
+      ];
       const asked = [question, after, imported.parts];
       const { rows, unknown, ...answer } = await cache.through('breakdown', asked, filters, async () => {
         const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
@@ -111,9 +119,9 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const importedNow = await documents.within(filters, kinds);
       const importedBefore = await documents.within(before, kinds);
       const plan = {
-        users: [...planOf(filters, { entities: true, days: false }), ...importedNow.parts],
-        usersBefore: [...planOf(before, { entities: true, days: false }), ...importedBefore.parts],
-        before: [...planOf(before, { entities, days: false }), ...importedBefore.parts],
+        users: [...planOf(filters, { entities: true, days: false, sums: true }), ...importedNow.parts],
+        usersBefore: [...planOf(before, { entities: true, days: false, sums: true }), ...importedBefore.parts],
+        before: [...planOf(before, { entities, days: false, sums: true }), ...importedBefore.parts],
         models: [...planOf(filters, { entities, days: false }), ...importedNow.parts],
         days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
       };

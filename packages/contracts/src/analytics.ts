@@ -78,6 +78,8 @@ export const PlanPart = z.object({
   ]),
   startDate: Day,
   endDate: Day,
+  /** Taken away: days of a month read whole that the range does not have. */
+  less: z.literal(true).optional(),
 });
 export type PlanPart = z.infer<typeof PlanPart>;
 

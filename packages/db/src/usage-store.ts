@@ -40,7 +40,10 @@ export type Slot = Sums & { slot: number; key: string | null };
 export type MerchantMetric = { merchant_id: string; date: Day; metric_type: string; metric_value: UnitsType };
 
 export type UsageReader = {
-  /** Sums by one dimension; an entry without it has the key `unknown`. `total` counts the rows of all pages. */
+  /**
+   * Sums by one dimension; an entry without it has the key `unknown`, and a key whose sums are all zero is no row. `total`
+   * counts the rows of all pages.
+   */
   breakdown(question: Question): Promise<Grouped>;
   /** Sums by day, days without usage left out. */
   byDay(scope: Scope): Promise<(Sums & { date: Day })[]>;
@@ -183,7 +186,10 @@ function readerOf(executor: Executor): UsageReader {
         with groups as materialized (
           select ${known(column)} as key, ${sumsOf(question)} ${byModel ? `, array_agg(distinct ${known('provider')}) as providers` : ''}
           from (${source(question, byModel ? 'model, provider' : column, bind)}) as part
-          group by 1
+          group by ${column}
+          having ${measuresOf(question)
+            .map((name) => `sum(${name}) <> 0`)
+            .join(' or ')}
         )`;
       const after = question.after
         ? `where (${sort}, groups.key collate "C") ${compare} (${bind(question.after.value)}::${cast}, ${bind(question.after.key)} collate "C")`
@@ -338,13 +344,13 @@ function source(scope: Scope, columns: string, bind: Bind, at = false): string {
   const conditions = conditionsOf(scope, bind);
   const measures = measuresOf(scope);
   return scope.parts
-    .flatMap(({ cube, startDate, endDate }) => {
+    .flatMap(({ cube, startDate, endDate, less }) => {
       const [first, last] = [bind(startDate), bind(endDate)];
       const rowsOf = (table: string, time: string, range: string, given: readonly string[], kind = '') => {
         const selected = [
           ...(columns ? [columns] : []),
           ...(at ? [`${time}::timestamptz as at`] : []),
-          ...measures.map((name) => (given.includes(name) ? name : `0 as ${name}`)),
+          ...measures.map((name) => (given.includes(name) ? `${less ? '-' : ''}${name} as ${name}` : `0 as ${name}`)),
         ];
         return `select ${selected.join(', ')} from ${table} where ${range} ${conditions} ${kind}`;
       };
