@@ -79,6 +79,22 @@ test('a range is rebuilt in batches, the same each time, or only where it is sta
   expect(await running.client.days.rebuild.mutate({ ...range, onlyStale: true })).toMatchObject({ rebuilt: 1 });
 });
 
+test('stale days are made once, however many ask at once, and without a range all that are closed', async () => {
+  const other = (await running.another()).client;
+  const dates = Array.from({ length: 20 }, (_, n) => `2026-04-${String(n + 1).padStart(2, '0')}`);
+  const entries = dates.map((date) => ({ id: date, merchantId: 'acme', time: `${date}T10:00:00Z`, metrics: {} }));
+  await running.ingest.usage.record.mutate({ entries, backfill: true });
+  const clients = [running.client, other, running.client, other];
+  const made = await Promise.all(clients.map((client) => client.days.rebuild.mutate({ onlyStale: true })));
+  expect(made.reduce((sum, { rebuilt }) => sum + rebuilt, 0)).toBe(20);
+  const { rows } = await other.days.status.query({ startDate: dates[0]!, endDate: dates.at(-1)! });
+  expect(rows.map(({ date }) => date)).toEqual(dates);
+  expect(rows.every((row) => row.current && row.status === 'complete')).toBe(true);
+  await expect(other.days.rebuild.mutate({ startDate: dates[0]! })).rejects.toMatchObject({
+    data: { code: 'INVALID_INPUT' },
+  });
+});
+
 test('documents of another system are read in their own shapes', async () => {
   await sql.query(
     `insert into daily_usage_cache (date, raw_data, aggregated_by_user, aggregated_by_model, cache_status)

@@ -46,8 +46,8 @@ export type DayGroup = {
 
 export type DaysStore = {
   /**
-   * Writes these days' documents anew, all in one statement and from one moment; returns how many. One caller at a time:
-   * with `onlyStale` the next one finds what this one made, and makes only the rest. Imported documents stay.
+   * Writes these days' documents anew, all in one statement and from one moment; returns how many. One caller at a time
+   * for a day: with `onlyStale` the next one finds what this one made, and makes only the rest. Imported documents stay.
    */
   rebuild(days: readonly DayToWrite[], options: { onlyStale: boolean }): Promise<number>;
   /** Writes flat documents of another system, in the place of what was there. */
@@ -91,7 +91,7 @@ const GroupRow = z.object({
   cost: z.string(),
 });
 
-/** Writing documents: two writers would make the same days twice. */
+/** Writing documents, with the day: two writers would make the same days twice. */
 const LOCK = 7430;
 
 /** Those of `days` whose document is missing, older than what was counted, or partial where it can be complete now. */
@@ -112,7 +112,9 @@ export function createDaysStore(dataSource: DataSource): DaysStore {
     rebuild: (days, { onlyStale }) =>
       dataSource.transaction(async ({ queryRunner }) => {
         const executor = queryRunner as Executor;
-        await executor.query('select pg_advisory_xact_lock($1)', [LOCK]);
+        await executor.query(sql('lock-days'), [LOCK, days.map((day) => day.date)]);
+        // Of every user each day there is a key in an index: gathered in memory they go in at once.
+        await executor.query(`set local work_mem = '64MB'; set local gin_pending_list_limit = '64MB'`);
         const wanted = onlyStale ? await staleOf(executor, days) : days;
         const values = [wanted.map((day) => day.date), wanted.map((day) => day.status)];
         return (await runSql(executor, 'rebuild-days', values, z.object({ date: DateText }))).length;
