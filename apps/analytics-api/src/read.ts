@@ -80,28 +80,28 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const isValue = (value: string) => sortBy === 'key' || /^-?\d{1,40}$/.test(value);
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, isValue);
       const coverage = await freshness.cover(filters);
-      const imported = await documents.within(filters, kindsOf(filters, by));
-      const parts = [
-        ...planOf(filters, {
-          entities: needsEntities(filters, by),
-          days: false,
+      const { rows, imported, parts, unknown, ...answer } = await cache.through(
+        'breakdown',
+        [question, after],
+        filters,
+        async () => {
+          const imported = await documents.within(filters, kindsOf(filters, by));
+          const needs = { entities: needsEntities(filters, by), days: false };
           // The providers of a model are listed beside its sums.
-          sums: by !== 'model',
-        }),
-        ...imported.parts,
-      ];
-      const asked = [question, after, imported.parts];
-      const { rows, unknown, ...answer } = await cache.through('breakdown', asked, filters, async () => {
-        const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
-        const last = rows.length === limit ? rows.at(-1) : undefined;
-        return {
-          rows: rows.map(rowOf),
-          totals: measuresOf(totals),
-          unknown: unknownOf(totals),
-          total,
-          nextCursor: last ? encodeCursor({ value: last.sort_value, key: last.key }, paged) : null,
-        };
-      });
+          const parts = [...planOf(filters, { ...needs, sums: by !== 'model' }), ...imported.parts];
+          const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
+          const last = rows.length === limit ? rows.at(-1) : undefined;
+          return {
+            imported,
+            parts,
+            rows: rows.map(rowOf),
+            totals: measuresOf(totals),
+            unknown: unknownOf(totals),
+            total,
+            nextCursor: last ? encodeCursor({ value: last.sort_value, key: last.key }, paged) : null,
+          };
+        },
+      );
       return {
         rows: await labelled(by, rows, filters.merchantIds),
         ...answer,
@@ -116,19 +116,20 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const coverage = await freshness.cover(filters);
       const entities = needsEntities(filters);
       const kinds = kindsOf(filters, 'user', 'model');
-      const importedNow = await documents.within(filters, kinds);
-      const importedBefore = await documents.within(before, kinds);
-      const plan = {
-        users: [...planOf(filters, { entities: true, days: false, sums: true }), ...importedNow.parts],
-        usersBefore: [...planOf(before, { entities: true, days: false, sums: true }), ...importedBefore.parts],
-        before: [...planOf(before, { entities, days: false, sums: true }), ...importedBefore.parts],
-        models: [...planOf(filters, { entities, days: false }), ...importedNow.parts],
-        days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
-      };
       const scope = { ...filters, startDate: before.startDate };
-      const asked = [filters, importedNow.parts, importedBefore.parts];
-      const { topUsers, topModels, unknown, ...answer } = await cache.through('summary', asked, scope, () =>
-        db.usage.snapshot(async (reader) => {
+      const compute = async () => {
+        const [importedNow, importedBefore] = [
+          await documents.within(filters, kinds),
+          await documents.within(before, kinds),
+        ];
+        const plan = {
+          users: [...planOf(filters, { entities: true, days: false, sums: true }), ...importedNow.parts],
+          usersBefore: [...planOf(before, { entities: true, days: false, sums: true }), ...importedBefore.parts],
+          before: [...planOf(before, { entities, days: false, sums: true }), ...importedBefore.parts],
+          models: [...planOf(filters, { entities, days: false }), ...importedNow.parts],
+          days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
+        };
+        const answer = await db.usage.snapshot(async (reader) => {
           const top = { ...filters, sortBy: 'cost', order: 'desc' } as const;
           const users = await reader.breakdown({ ...top, parts: plan.users, by: 'user', limit: TOP_USERS + 1 });
           const then = await reader.totals({ ...filters, parts: plan.before });
@@ -148,7 +149,14 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
             topModels: models.rows.map(rowOf),
             trends: trendsOf({ ...now, users: users.named }, { ...then, users: usersThen }),
           };
-        }),
+        });
+        return { ...answer, plan: Object.values(plan).flat(), importedNow, importedBefore };
+      };
+      const { topUsers, topModels, unknown, plan, importedNow, importedBefore, ...answer } = await cache.through(
+        'summary',
+        filters,
+        scope,
+        compute,
       );
       const { startDate, endDate } = filters;
       return {
@@ -158,7 +166,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
         topModels: await labelled('model', topModels, filters.merchantIds),
         comparedWith: before,
         coverage: covering(covering(coverage, importedNow), importedBefore, unknown),
-        ...planned([...plan.users, ...plan.usersBefore, ...plan.before, ...plan.models, ...plan.days], explain),
+        ...planned(plan, explain),
       };
     },
 
@@ -178,13 +186,14 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       if (cube === 'usage_quarter_hours') assertQuarters([...starts, end], timeZone);
       if (cube === 'usage_events') await assertEntries(utc);
       const withinDays = cube === 'usage_quarter_hours' || cube === 'usage_events';
-      const imported = await documents.within(utc, withinDays ? undefined : kindsOf(filters, groupBy));
-      const parts = [...cubes, ...imported.parts];
-      const asked = [filters, interval, timeZone, groupBy, imported.parts];
-      const slots = await cache.through('timeseries', asked, utc, async () => {
+      const kinds = withinDays ? undefined : kindsOf(filters, groupBy);
+      const asked = [filters, interval, timeZone, groupBy];
+      const { slots, imported, parts } = await cache.through('timeseries', asked, utc, async () => {
+        const imported = await documents.within(utc, kinds);
+        const parts = [...cubes, ...imported.parts];
         const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
         const rows = await db.usage.series({ ...filters, parts, starts, end, by: groupBy, limit });
-        return rows.map(({ slot, key, ...sums }) => ({ slot, key, sums: textOf(sums) }));
+        return { slots: rows.map(({ slot, key, ...sums }) => ({ slot, key, sums: textOf(sums) })), imported, parts };
       });
       if (slots.length > MAX_SERIES_ROWS)
         throw new TallyError('TOO_MANY_POINTS', `The series has more than ${MAX_SERIES_ROWS} groups in all.`, {
@@ -202,9 +211,9 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       assertRange(question, maxDays);
       const { merchantIds } = question;
       const coverage = await freshness.cover(question);
-      const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
-      const found = await cache.through('filters', [question, imported.parts], question, () =>
-        db.usage.snapshot(async (reader) => {
+      const { imported, ...found } = await cache.through('filters', question, question, async () => {
+        const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
+        return db.usage.snapshot(async (reader) => {
           const values = (by: GroupBy, entities: boolean) =>
             reader.values({
               merchantIds,
@@ -222,9 +231,10 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
             merchants: await values('merchant', false),
             users: await values('user', true),
             apiKeys: await values('apiKey', true),
+            imported,
           };
-        }),
-      );
+        });
+      });
       const keys = (by: 'providers' | 'merchants' | 'users' | 'apiKeys') =>
         found[by].slice(0, MAX_OPTIONS).map(({ key }) => key);
       const [user, apiKey, merchant] = await Promise.all([

@@ -1,4 +1,5 @@
--- The version of a range: changes of its whole months, of the days at its edges, and of everything.
+-- The version of a range: changes of its whole months, of the days at its edges, and of everything. Days that were imported as
+-- flat sums are of no merchant, and are in every answer that covers them.
 -- $1 first date   $2 last date   $3 merchant ids, null for all
 with bounds as materialized (
   select
@@ -9,17 +10,17 @@ counted as (
   select changes
   from usage_changes, bounds
   where grain = 'month' and period >= first_month and period < after_months
-    and ($3::text[] is null or merchant_id = any($3))
+    and ($3::text[] is null or merchant_id = any($3) or merchant_id = '')
   union all
   select changes
   from usage_changes, bounds
   where grain = 'day' and period between $1::date and least(first_month - 1, $2::date)
-    and ($3::text[] is null or merchant_id = any($3))
+    and ($3::text[] is null or merchant_id = any($3) or merchant_id = '')
   union all
   select changes
   from usage_changes, bounds
   where grain = 'day' and period between greatest(after_months, first_month, $1::date) and $2::date
-    and ($3::text[] is null or merchant_id = any($3))
+    and ($3::text[] is null or merchant_id = any($3) or merchant_id = '')
   union all
   select changes
   from usage_changes
