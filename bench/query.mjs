@@ -92,7 +92,7 @@ async function measure(question, way, work, times = runs) {
 }
 
 async function measureReads(url) {
-  const db = await openDb(url, { poolSize: 4, applicationName: 'bench' });
+  const db = await openDb(url, { poolSize: 4, applicationName: 'bench', parallelWorkers: 0 });
   const page = { sortBy: 'cost', order: 'desc', limit: 50 };
   const ask = (by, startDate, entities, filters = {}, endDate = END) => {
     const parts = planOf({ startDate, endDate }, { entities, days: false, sums: by !== 'model' });
@@ -118,7 +118,7 @@ async function measureReads(url) {
 
 /** Making the documents of the year, what their indexes weigh, and the question asked of them. */
 async function measureDocuments(url) {
-  const db = await openDb(url, { poolSize: 4, applicationName: 'bench' });
+  const db = await openDb(url, { poolSize: 4, applicationName: 'bench', parallelWorkers: 0 });
   const cover = async () => ({ complete: true, dataSource: 'cache', asOf: null });
   const sealed = createDays({ db, freshness: { cover }, maxDays: 1100, now: Date.now, onProgress() {} });
   const started = performance.now();

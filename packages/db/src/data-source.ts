@@ -17,6 +17,8 @@ export type DbOptions = {
   poolSize?: number;
   /** Milliseconds after which Postgres gives up on a statement. */
   statementTimeoutMs?: number;
+  /** Workers that Postgres may add to a statement; default: what the server says. */
+  parallelWorkers?: number;
   /** Shown in pg_stat_activity. */
   applicationName?: string;
 };
@@ -49,7 +51,12 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     extra: {
       application_name: options.applicationName ?? 'tally',
       statement_timeout: options.statementTimeoutMs ?? 60_000,
-      options: '-c TimeZone=UTC -c synchronous_commit=on',
+      options: [
+        '-c TimeZone=UTC -c synchronous_commit=on',
+        ...(options.parallelWorkers === undefined
+          ? []
+          : [`-c max_parallel_workers_per_gather=${options.parallelWorkers}`]),
+      ].join(' '),
       // pg reads a date into a local Date: the wrong day west of Greenwich.
       types: {
         getTypeParser: (oid: number, format?: 'text') =>
