@@ -121,6 +121,50 @@ table directory_entries (
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );
 
+table litellm_days (
+  date date not null,
+  told_by text,
+  seen jsonb,
+  reported jsonb,
+  differs boolean,
+  error text,
+  checked_at timestamp with time zone,
+  constraint litellm_days_pkey PRIMARY KEY (date),
+  constraint litellm_days_told_by_check CHECK ((told_by = ANY (ARRAY['calls'::text, 'sums'::text])))
+);
+
+table litellm_midnight_calls (
+  midnight date not null,
+  merchant_id text not null,
+  id text not null,
+  "time" timestamp with time zone not null,
+  constraint litellm_midnight_calls_pkey PRIMARY KEY (midnight, merchant_id, id)
+);
+
+table litellm_pulls (
+  id uuid not null default gen_random_uuid(),
+  kind text not null,
+  status text not null,
+  range_start timestamp with time zone not null,
+  range_end timestamp with time zone not null,
+  "position" timestamp with time zone not null,
+  calls bigint not null default 0,
+  accepted bigint not null default 0,
+  duplicates bigint not null default 0,
+  rejected bigint not null default 0,
+  missing bigint not null default 0,
+  rejections jsonb not null default '[]'::jsonb,
+  day_sums jsonb,
+  error jsonb,
+  started_at timestamp with time zone not null default clock_timestamp(),
+  updated_at timestamp with time zone not null default clock_timestamp(),
+  finished_at timestamp with time zone,
+  constraint litellm_pulls_kind_check CHECK ((kind = ANY (ARRAY['schedule'::text, 'hand'::text, 'day'::text]))),
+  constraint litellm_pulls_pkey PRIMARY KEY (id),
+  constraint litellm_pulls_status_check CHECK ((status = ANY (ARRAY['RUNNING'::text, 'COMPLETED'::text, 'FAILED'::text])))
+);
+CREATE INDEX litellm_pulls_started ON public.litellm_pulls USING btree (started_at DESC);
+
 table merchant_usage (
   merchant_id text not null,
   date date not null,

@@ -6,6 +6,7 @@ import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
 import type { Import } from './import.ts';
 import type { Read } from './read.ts';
+import type { Litellm } from './sources/litellm/index.ts';
 import type { Warm } from './warm.ts';
 
 export type Parts = {
@@ -17,6 +18,7 @@ export type Parts = {
   cache: Cache;
   warm: Warm;
   rates: RateLimit;
+  litellm: Litellm;
 };
 
 /** analytics-api's procedures: each counts the call, narrows the question to what the caller may see, and asks. */
@@ -29,6 +31,7 @@ export function createHandlers({
   cache,
   warm,
   rates,
+  litellm,
 }: Parts): Handlers<typeof analytics> {
   const seen = async <Q extends { merchantIds?: string[] | undefined }>(caller: Caller, question: Q): Promise<Q> => {
     await rates.take('analytics', caller.id);
@@ -72,6 +75,7 @@ export function createHandlers({
       get: async ({ input, caller }) => days.get(input.date, caller),
       status: async ({ input, caller }) => days.status(input, caller),
     },
+    litellm: litellm.handlers,
     cache: {
       stats: async () => cache.stats(),
       async invalidate({ input, caller }) {

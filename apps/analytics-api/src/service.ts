@@ -26,11 +26,13 @@ import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
 import { serveRest } from './rest.ts';
 import { createHandlers } from './router.ts';
+import { createLitellm, litellmBodyLimits } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
 
 export type AnalyticsService = { app: App; db: Db };
 
 const REDIS_DEADLINE_MS = 2_000;
+const RECORD_TIMEOUT_MS = 30_000;
 
 /** Opens the stores and builds analytics-api on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createAnalyticsService(
@@ -49,11 +51,14 @@ export async function createAnalyticsService(
     parallelWorkers: 0,
   });
   releasers.push('postgres', () => db.close());
-  const ingest = createIngestClient({
-    url: env.USAGE_INGEST_URL,
-    key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
-    fetch: (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(env.FRESHNESS_TIMEOUT_MS) }),
-  });
+  const ingestWithin = (timeoutMs: number) =>
+    createIngestClient({
+      url: env.USAGE_INGEST_URL,
+      key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
+      fetch: (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(timeoutMs) }),
+    });
+  const ingest = ingestWithin(env.FRESHNESS_TIMEOUT_MS);
+  const recording = ingestWithin(RECORD_TIMEOUT_MS);
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
   releasers.push('redis', () => redis.disconnect());
   // Without Redis questions are answered all the same, uncached and uncounted.
@@ -94,6 +99,9 @@ export async function createAnalyticsService(
     onProgress: (progress) => log.info(progress, 'day documents'),
   });
   const directory = createDirectory(db.directory);
+  const registry = new Registry();
+  const litellm = createLitellm({ env, db, ingest: recording, registry, log, now, fetch });
+  releasers.push('litellm', () => litellm.stop());
   const app = createApp({
     name: 'analytics-api',
     log,
@@ -104,15 +112,17 @@ export async function createAnalyticsService(
         freshness,
         directory,
         days,
-        importDays: createImport({ ingest, days: db.days, now }),
+        importDays: createImport({ ingest: recording, days: db.days, now }),
         cache,
         warm: createWarm(read, now),
         rates,
+        litellm,
       }),
     ),
     authenticate,
     maxBodyBytes: env.MAX_BODY_BYTES,
-    registry: new Registry(),
+    bodyLimits: litellmBodyLimits(env),
+    registry,
     async health() {
       await db.ping();
       // Without Redis answers are not kept and calls are not limited: worth knowing, no reason to send callers elsewhere.
@@ -122,5 +132,7 @@ export async function createAnalyticsService(
   });
   serveRest(app, { read, authenticate, rates });
   serveExport(app, { db, labels, freshness, documents, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
+  litellm.serve(app, authenticate);
+  await litellm.start();
   return { app, db };
 }

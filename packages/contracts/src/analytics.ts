@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
+import { litellm } from './litellm.ts';
 import { Quantity } from './quantity.ts';
 import { BOTH_ENDS, Day, DayRange, hasBothEnds, OptionalRange, Time } from './time.ts';
 
@@ -265,6 +266,7 @@ export const analytics = {
     }),
   },
   days,
+  litellm,
   cache: {
     stats: query({
       access: 'admin',

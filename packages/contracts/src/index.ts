@@ -51,6 +51,7 @@ export {
   Rejection,
   StoredEntry,
 } from './ingest.ts';
+export { LitellmPull, LitellmReceipt } from './litellm.ts';
 export {
   COST_DECIMALS,
   formatCost,

@@ -6,6 +6,7 @@ import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { CorrectionsAndClosings1763856000002 } from './migrations/3-corrections-and-closings.ts';
 import { ChangesAndDirectory1763856000010 } from './migrations/10-changes-and-directory.ts';
 import { DayDocuments1763856000011 } from './migrations/11-day-documents.ts';
+import { Litellm1763856000012 } from './migrations/12-litellm.ts';
 import { ImportedDays1763856000015 } from './migrations/15-imported-days.ts';
 import { Rollups1763856000019 } from './migrations/20-rollups.ts';
 import { CustomMetrics1763856000020 } from './migrations/21-custom-metrics.ts';
@@ -39,6 +40,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       CorrectionsAndClosings1763856000002,
       ChangesAndDirectory1763856000010,
       DayDocuments1763856000011,
+      Litellm1763856000012,
       ImportedDays1763856000015,
       Rollups1763856000019,
       CustomMetrics1763856000020,

@@ -9,6 +9,7 @@ import { createDirectoryStore, type DirectoryStore } from './directory-store.ts'
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
+import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
@@ -29,6 +30,7 @@ export type Db = {
   rollups: RollupsStore;
   custom: CustomStore;
   realtime: RealtimeStore;
+  litellm: LitellmStore;
   /** Resolves when Postgres answers. */
   ping(): Promise<void>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -56,6 +58,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     rollups: createRollupsStore(dataSource),
     custom: createCustomStore(dataSource),
     realtime: createRealtimeStore(dataSource),
+    litellm: createLitellmStore(dataSource),
     async ping() {
       await dataSource.query('select 1');
     },

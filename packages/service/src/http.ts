@@ -22,6 +22,8 @@ export type AppOptions = {
   router: AnyRouter;
   authenticate: Authenticate;
   maxBodyBytes: number;
+  /** Paths whose bodies may have another size. */
+  bodyLimits?: Readonly<Record<string, number>>;
   registry: Registry;
   /** Asked by `/readyz`; a service that is stopping is not ready whatever this says. */
   health(): Promise<Health>;
@@ -87,7 +89,10 @@ export function createApp(options: AppOptions): App {
     if (isBusy(c.res.status)) c.header('retry-after', c.res.headers.get('retry-after') ?? String(RETRY_AFTER_SECONDS));
     answered({ method: c.req.method, path: c.req.path, status: c.res.status });
   });
-  app.use('*', bodyLimit({ maxSize: maxBodyBytes, onError: (c) => problem(c, tooLarge(maxBodyBytes)) }));
+  const limitTo = (maxSize: number) => bodyLimit({ maxSize, onError: (c) => problem(c, tooLarge(maxSize)) });
+  const usual = limitTo(maxBodyBytes);
+  const own = new Map(Object.entries(options.bodyLimits ?? {}).map(([path, maxSize]) => [path, limitTo(maxSize)]));
+  app.use('*', (c, next) => (own.get(c.req.path) ?? usual)(c, next));
 
   app.all('/trpc/*', (c) => {
     const event = c.get('event');

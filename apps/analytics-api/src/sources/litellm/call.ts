@@ -1,0 +1,403 @@
+import { createHash } from 'node:crypto';
+import { formatCost, formatQuantity, parseTime, TallyError, type UsageEntry } from '@tally/contracts';
+import { z } from 'zod';
+import { parseExactly, unitsOf } from './exact-json.ts';
+
+/** How calls of LiteLLM become entries; the same for what is pulled and what is pushed, so that both are one entry. */
+export type Rules = {
+  /** Who a call belongs to: always `merchant`, or its team, its organisation, the alias of its key; `merchant` where it has none. */
+  merchantFrom: 'fixed' | 'team' | 'organization' | 'key_alias';
+  merchant: string;
+  /** What LiteLLM's request_id is: the id of the model's answer, or, in newer versions, LiteLLM's own id of the call. */
+  idFrom: 'response' | 'call';
+};
+
+/** One call as it is recorded; `at` is the start of the call in milliseconds, which decides its day. */
+export type Call = { entry: UsageEntry; at: number };
+
+/** Text, or a number, which is read as its text; anything else counts as absent. */
+const Text = z.string().nullish().catch(null);
+/** What counting rests on: of another kind it makes the item unreadable. */
+const Needed = z.string().nullish();
+const Metadata = z
+  .looseObject({
+    user_api_key: Text,
+    user_api_key_hash: Text,
+    user_api_key_alias: Text,
+    user_api_key_team_id: Text,
+    user_api_key_org_id: Text,
+    user_api_key_user_id: Text,
+    status: Text,
+    usage_object: z.unknown(),
+  })
+  .partial();
+type Metadata = z.infer<typeof Metadata>;
+
+const Common = {
+  call_type: Text,
+  model: Text,
+  model_group: Text,
+  custom_llm_provider: Text,
+  end_user: Text,
+  status: Text,
+  metadata: z.unknown(),
+  cache_hit: z.union([z.boolean(), z.string()]).nullish(),
+  prompt_tokens: Needed,
+  completion_tokens: Needed,
+  total_tokens: Needed,
+};
+
+/** A row of /spend/logs/v2. */
+const SpendLog = z.object({
+  ...Common,
+  request_id: Needed,
+  startTime: Needed,
+  spend: Needed,
+  api_key: Text,
+  user: Text,
+  team_id: Text,
+  organization_id: Text,
+  mcp_namespaced_tool_name: Text,
+});
+
+/** A StandardLoggingPayload; `usage` and `cost` are how LiteLLM's documentation shows it. */
+const Payload = z.object({
+  ...Common,
+  id: Needed,
+  litellm_call_id: Text,
+  startTime: Needed,
+  response_cost: Needed,
+  cost: Needed,
+  usage: z.unknown(),
+});
+
+/** A CloudEvent of the `openmeter` callback. */
+const Event = z.object({
+  specversion: z.literal('1.0', 'Expected specversion "1.0"'),
+  id: z.string().min(1),
+  source: z.string().min(1),
+  type: z.string().min(1),
+  subject: z.string().min(1),
+  time: z.string().nullish(),
+  data: z
+    .object({ model: Text, cost: Needed, prompt_tokens: Needed, completion_tokens: Needed, total_tokens: Needed })
+    .nullish(),
+});
+
+/** The call that a row of /spend/logs/v2 tells of. INVALID_ENTRY where it cannot be read. */
+export function fromSpendLog(value: unknown, rules: Rules): Call {
+  const row = parse(SpendLog, value);
+  const metadata = metadataOf(row.metadata);
+  return callOf(
+    {
+      id: row.request_id,
+      start: row.startTime,
+      cost: row.spend,
+      row,
+      metadata,
+      apiKey: row.api_key || metadata.user_api_key_hash || metadata.user_api_key,
+      userId: row.user || metadata.user_api_key_user_id,
+      team: row.team_id || metadata.user_api_key_team_id,
+      organization: row.organization_id || metadata.user_api_key_org_id,
+      tool: row.mcp_namespaced_tool_name,
+    },
+    rules,
+  );
+}
+
+/** The call that a StandardLoggingPayload tells of. INVALID_ENTRY where it cannot be read. */
+export function fromPayload(value: unknown, rules: Rules): Call {
+  const payload = parse(Payload, value);
+  if (typeof payload.usage === 'string')
+    throw invalid('usage is text: this is the legacy payload; turn off generic_api_use_v1 in LiteLLM.');
+  const usage = isRecord(payload.usage) ? payload.usage : {};
+  const metadata = metadataOf(payload.metadata);
+  const row = {
+    ...payload,
+    prompt_tokens: payload.prompt_tokens ?? textOf(usage.prompt_tokens),
+    completion_tokens: payload.completion_tokens ?? textOf(usage.completion_tokens),
+    total_tokens: payload.total_tokens ?? textOf(usage.total_tokens),
+  };
+  return callOf(
+    {
+      id: rules.idFrom === 'call' ? payload.litellm_call_id || payload.id : payload.id,
+      start: payload.startTime,
+      cost: payload.response_cost ?? payload.cost,
+      row,
+      metadata,
+      apiKey: metadata.user_api_key_hash || metadata.user_api_key,
+      userId: metadata.user_api_key_user_id,
+      team: metadata.user_api_key_team_id,
+      organization: metadata.user_api_key_org_id,
+      tool: null,
+    },
+    rules,
+  );
+}
+
+/**
+ * The call that an event of the `openmeter` callback tells of. It has neither start, team nor LiteLLM's own id; where the
+ * rules need one of them the event is refused, since it could not be told from what is pulled.
+ */
+export function fromEvent(value: unknown, rules: Rules, now: number): Call {
+  const event = parse(Event, value);
+  if (rules.merchantFrom !== 'fixed' || rules.idFrom !== 'response')
+    throw invalid(
+      'Events of the openmeter callback name neither team, organisation, key nor call id; use the generic_api callback with these settings.',
+    );
+  const at = event.time ? startOf(event.time) : now;
+  const { data } = event;
+  return {
+    at,
+    entry: {
+      id: idOf(event.id),
+      merchantId: rules.merchant,
+      time: new Date(at).toISOString(),
+      userId: event.subject,
+      ...modelOf(data?.model, undefined),
+      metrics: { ...tokensOf(data ?? {}), cost: costOf(data?.cost) },
+      properties: { source: 'litellm', cloud_event: decoration(event.type) },
+    },
+  };
+}
+
+type Told = {
+  id: string | null | undefined;
+  start: string | null | undefined;
+  cost: string | null | undefined;
+  row: z.infer<z.ZodObject<typeof Common>>;
+  metadata: Metadata;
+  apiKey: string | null | undefined;
+  userId: string | null | undefined;
+  team: string | null | undefined;
+  organization: string | null | undefined;
+  tool: string | null | undefined;
+};
+
+function callOf(told: Told, rules: Rules): Call {
+  const { row, metadata } = told;
+  if (!told.id) throw invalid('It has no id.');
+  if (!told.start) throw invalid('It has no startTime.');
+  const at = startOf(told.start);
+  const cacheHit = row.cache_hit === true || /^true$/i.test(String(row.cache_hit ?? ''));
+  const { merchantFrom } = rules;
+  const owner = {
+    fixed: null,
+    team: told.team,
+    organization: told.organization,
+    key_alias: metadata.user_api_key_alias,
+  }[merchantFrom];
+  const properties: NonNullable<UsageEntry['properties']> = { source: 'litellm' };
+  const decorate = (name: string, value: string | null | undefined) => {
+    if (value) properties[name] = decoration(value);
+  };
+  decorate('call_type', row.call_type);
+  decorate('model_group', row.model_group);
+  decorate('end_user', row.end_user);
+  decorate('key_alias', metadata.user_api_key_alias);
+  decorate('team', told.team);
+  decorate('tool', told.tool);
+  if (cacheHit) properties.cache_hit = true;
+  return {
+    at,
+    entry: {
+      id: cacheHit ? cacheHitId(told.id, told.start, rules) : idOf(told.id),
+      merchantId: owner ? merchantOf(owner) : rules.merchant,
+      time: new Date(at).toISOString(),
+      ...(told.userId ? { userId: told.userId } : {}),
+      ...(told.apiKey ? { apiKey: keyOf(told.apiKey) } : {}),
+      ...modelOf(row.model, row.custom_llm_provider),
+      status: (row.status || metadata.status) === 'failure' ? 'failure' : 'success',
+      metrics: { ...tokensOf(row), ...partsOf(metadata.usage_object), cost: costOf(told.cost) },
+      properties,
+    },
+  };
+}
+
+/** Tokens as LiteLLM counts them: prompt includes what a cache gave, completion includes reasoning. */
+function tokensOf(told: {
+  prompt_tokens?: string | null | undefined;
+  completion_tokens?: string | null | undefined;
+  total_tokens?: string | null | undefined;
+}): Record<string, string> {
+  const prompt = whole('prompt_tokens', told.prompt_tokens);
+  const completion = whole('completion_tokens', told.completion_tokens);
+  const total = whole('total_tokens', told.total_tokens);
+  const known = prompt + completion > 0n;
+  return { prompt_tokens: String(known ? prompt : total), completion_tokens: String(completion) };
+}
+
+/** Parts of the two token counts, metric types of their own and in no sum, named as our client names them. */
+function partsOf(usage: unknown): Record<string, string> {
+  const object = objectOf(usage);
+  const prompt = objectOf(object.prompt_tokens_details);
+  const completion = objectOf(object.completion_tokens_details);
+  const parts = {
+    cached_tokens: object.cache_read_input_tokens ?? prompt.cached_tokens,
+    cache_write_tokens: object.cache_creation_input_tokens,
+    reasoning_tokens: completion.reasoning_tokens,
+  };
+  const metrics: Record<string, string> = {};
+  for (const [name, value] of Object.entries(parts)) {
+    const units = unitsOf(textOf(value) ?? '', 0);
+    if (units && !units.rest && units.units > 0n) metrics[name] = String(units.units);
+  }
+  return metrics;
+}
+
+/** A count that may be absent: 0 then. */
+export function whole(name: string, text: string | null | undefined): bigint {
+  if (text === null || text === undefined || text === '') return 0n;
+  const read = unitsOf(text, 0);
+  if (!read || read.rest) throw invalid(`${name} is no whole number: ${text.slice(0, 40)}`);
+  return read.units;
+}
+
+/** Nano-USD of a price in dollars, rounded half up from its text; absent is 0. */
+export function nanoUsd(text: string | null | undefined): bigint {
+  if (text === null || text === undefined || text === '') return 0n;
+  const read = unitsOf(text, 9);
+  if (!read) throw invalid(`The cost is no amount of dollars: ${text.slice(0, 40)}`);
+  return read.units;
+}
+
+const costOf = (text: string | null | undefined): string => formatCost(nanoUsd(text));
+
+const SECONDS = /^\d{9,11}(?:\.\d+)?$/;
+const ISO = /^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?\d*\s?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2})?$/;
+
+/** A start in milliseconds: Unix seconds, or ISO 8601, in UTC where it names no zone. Cut to the millisecond. */
+export function startOf(text: string): number {
+  if (SECONDS.test(text)) return Number(unitsOf(text, 3)!.floor);
+  const [, day, time, fraction = '', zone = 'Z'] = ISO.exec(text.trim()) ?? [];
+  const offset = zone.length === 3 ? `${zone}:00` : zone.replace(/^([+-]\d{2})(\d{2})$/, '$1:$2');
+  const at = day && parseTime(`${day}T${time}${fraction}${offset}`);
+  if (at === undefined || at === '') throw invalid(`This is no time: ${text.slice(0, 40)}`);
+  return at;
+}
+
+const PLAIN_ID = /^[\x20-\x7e]{1,128}$/;
+
+/** The id as LiteLLM says it; a hash of one that is longer than ids may be, as those of the responses API are. */
+function idOf(id: string): string {
+  return PLAIN_ID.test(id) ? id : `sha256:${createHash('sha256').update(id).digest('hex')}`;
+}
+
+/**
+ * LiteLLM adds the time of writing to the id of a cache hit, another one in the row and in the payload. The start of the
+ * call is the same in both; rows have it rounded to the millisecond. LiteLLM's own call id needs no addition.
+ */
+function cacheHitId(id: string, start: string, { idFrom }: Rules): string {
+  const base = id.replace(/_cache_hit[\d.]+$/, '');
+  if (idFrom === 'call') return idOf(base);
+  const ms = SECONDS.test(start) ? unitsOf(start, 3)!.units : BigInt(roundedStartOf(start));
+  return idOf(`${base}_cache_hit@${ms}`);
+}
+
+function roundedStartOf(text: string): number {
+  const next = /\.\d{3}([5-9])/.test(text) ? 1 : 0;
+  return startOf(text) + next;
+}
+
+const MERCHANT = /^[A-Za-z0-9_.:-]{1,64}$/;
+
+/** A team, organisation or alias as a merchant id; one that cannot be an id is cleaned, and told apart by its hash. */
+function merchantOf(owner: string): string {
+  if (MERCHANT.test(owner)) return owner;
+  const hash = createHash('sha256').update(owner).digest('hex').slice(0, 16);
+  return `${owner.replace(/[^A-Za-z0-9_.-]+/g, '-').slice(0, 47)}:${hash}`;
+}
+
+/** The hash or alias of a key; a secret that came this far becomes its hash, as LiteLLM makes it. */
+function keyOf(key: string): string {
+  return key.startsWith('sk-') ? createHash('sha256').update(key).digest('hex') : key;
+}
+
+/** LiteLLM writes `provider/model` or the model alone; the provider is its own field where it is known. */
+function modelOf(model: string | null | undefined, provider: string | null | undefined) {
+  const named = provider || (model?.includes('/') ? model.slice(0, model.indexOf('/')) : '');
+  return { ...(model ? { model } : {}), ...(named ? { provider: named } : {}) };
+}
+
+/** The entries that tell of a whole day of one model and key by its sums: what succeeded, what failed. */
+export function fromDailySums(
+  sums: {
+    date: string;
+    model: string;
+    apiKey: string;
+    team?: string | null | undefined;
+    alias?: string | null | undefined;
+    requests: bigint;
+    failed: bigint;
+    metrics: { prompt_tokens: bigint; completion_tokens: bigint; cost: bigint };
+  },
+  rules: Rules,
+): Call[] {
+  const at = Date.parse(`${sums.date}T00:00:00Z`);
+  const owner = { fixed: null, team: sums.team, organization: null, key_alias: sums.alias }[rules.merchantFrom];
+  const succeeded = sums.requests > sums.failed ? sums.requests - sums.failed : 0n;
+  const hash = createHash('sha256').update(`${sums.model}\n${sums.apiKey}`).digest('hex').slice(0, 32);
+  const none = { prompt_tokens: 0n, completion_tokens: 0n, cost: 0n };
+  const parts = [
+    { status: 'success' as const, count: succeeded, metrics: succeeded > 0n ? sums.metrics : none },
+    { status: 'failure' as const, count: sums.failed, metrics: succeeded > 0n ? none : sums.metrics },
+  ];
+  return parts
+    .filter(({ count }) => count > 0n)
+    .map(({ status, count, metrics }) => ({
+      at,
+      entry: {
+        id: `daily:${sums.date}:${hash}:${status}`,
+        merchantId: owner ? merchantOf(owner) : rules.merchant,
+        time: new Date(at).toISOString(),
+        ...(sums.apiKey ? { apiKey: keyOf(sums.apiKey) } : {}),
+        ...modelOf(sums.model, undefined),
+        status,
+        count: String(count),
+        metrics: Object.fromEntries(
+          Object.entries(metrics).map(([type, units]) => [type, formatQuantity(type, units)]),
+        ),
+        properties: { source: 'litellm', daily: true },
+      },
+    }));
+}
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: entries may not have them.
+const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/gu;
+
+/** A property is decoration: it is made to fit rather than let it stand in the way of counting. */
+const decoration = (text: string) =>
+  text
+    .replace(UNPRINTABLE, ' ')
+    .slice(0, 500)
+    .replace(/[\ud800-\udbff]$/, '');
+
+function metadataOf(value: unknown): Metadata {
+  return Metadata.catch({}).parse(objectOf(value));
+}
+
+/** An object, also one that arrives as its JSON text; {} for anything else. */
+function objectOf(value: unknown): Record<string, unknown> {
+  if (isRecord(value)) return value;
+  if (typeof value !== 'string' || !value.startsWith('{')) return {};
+  try {
+    const parsed = parseExactly(value);
+    return isRecord(parsed) ? parsed : {};
+  } catch {
+    return {};
+  }
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+const textOf = (value: unknown): string | null => (typeof value === 'string' ? value : null);
+
+function parse<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw invalid(`${issue!.path.join('.') || 'item'}: ${issue!.message}`);
+}
+
+const invalid = (message: string) => new TallyError('INVALID_ENTRY', message);

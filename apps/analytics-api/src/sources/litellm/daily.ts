@@ -1,0 +1,123 @@
+import { type Day, TallyError } from '@tally/contracts';
+import type { DaySums } from '@tally/db';
+import { type Call, fromDailySums, nanoUsd, type Rules, whole } from './call.ts';
+import type { ActivityMetrics, LitellmClient } from './client.ts';
+
+export type Sums = { requests: bigint; failed: bigint; prompt_tokens: bigint; completion_tokens: bigint; cost: bigint };
+
+/** What LiteLLM's daily sums say of a day. */
+export type DailySums = {
+  total: Sums;
+  /** The day by model and key; what LiteLLM shows no model or key of is a part without. They sum up to the total. */
+  parts: {
+    model: string;
+    apiKey: string;
+    team?: string | null | undefined;
+    alias?: string | null | undefined;
+    sums: Sums;
+  }[];
+};
+
+const MAX_PAGES = 10_000;
+const MAX_PARTS = 100_000;
+
+/**
+ * Reads a day of /user/daily/activity. Its pages are of rows, not of days: each has a part of the day, and its totals are
+ * of that page alone, so the parts are summed here.
+ */
+export async function readDailySums(client: LitellmClient, date: Day, signal: AbortSignal): Promise<DailySums> {
+  const total = zero();
+  const parts = new Map<string, DailySums['parts'][number]>();
+  const part = (
+    model: string,
+    apiKey: string,
+    key: { team?: string | null | undefined; alias?: string | null | undefined },
+  ) => {
+    const name = `${model}\n${apiKey}`;
+    let found = parts.get(name);
+    if (!found) {
+      if (parts.size >= MAX_PARTS)
+        throw new TallyError('SOURCE_UNREADABLE', `LiteLLM shows over ${MAX_PARTS} models and keys of ${date}.`);
+      found = { model, apiKey, ...key, sums: zero() };
+      parts.set(name, found);
+    }
+    return found.sums;
+  };
+  for (let page = 1; page <= MAX_PAGES; page++) {
+    const { results, metadata } = await client.dailyActivity({ date, page }, signal);
+    for (const result of results) {
+      if (result.date.slice(0, 10) !== date) continue;
+      const all = sumsOf(result.metrics);
+      add(total, all);
+      let rest = all;
+      for (const [model, { metrics, api_key_breakdown }] of Object.entries(result.breakdown?.models ?? {})) {
+        const ofModel = sumsOf(metrics);
+        rest = less(rest, ofModel);
+        let keyless = ofModel;
+        for (const [apiKey, key] of Object.entries(api_key_breakdown ?? {})) {
+          const ofKey = sumsOf(key.metrics);
+          keyless = less(keyless, ofKey);
+          add(part(model, apiKey, { team: key.metadata?.team_id, alias: key.metadata?.key_alias }), ofKey);
+        }
+        add(part(model, '', {}), keyless);
+      }
+      add(part('', '', {}), rest);
+    }
+    const more = metadata?.has_more ?? page < Number(metadata?.total_pages ?? 1);
+    if (!more) return { total, parts: [...parts.values()] };
+  }
+  throw new TallyError('SOURCE_UNREADABLE', `LiteLLM shows over ${MAX_PAGES} pages of ${date}.`);
+}
+
+/** The entries that stand for a day; their ids come from the day, the model and the key, so doing it again adds nothing. */
+export function callsOf(date: Day, { parts }: DailySums, rules: Rules): Call[] {
+  return parts.flatMap(({ sums: { requests, failed, ...metrics }, ...part }) =>
+    fromDailySums({ date, ...part, requests, failed, metrics }, rules),
+  );
+}
+
+/**
+ * Whether calls do not sum up to LiteLLM's own sums. Its money is added in floats, ours is rounded once for each call to
+ * a nano-dollar: as many nano-dollars as there are requests, and a millionth of a dollar, are no difference.
+ */
+export function differ(seen: DaySums, reported: DaySums): boolean {
+  const cost = BigInt(seen.cost) - BigInt(reported.cost);
+  const slack = BigInt(reported.requests) + 1_000n;
+  return (
+    seen.requests !== reported.requests ||
+    seen.failed !== reported.failed ||
+    seen.prompt_tokens !== reported.prompt_tokens ||
+    seen.completion_tokens !== reported.completion_tokens ||
+    cost > slack ||
+    -cost > slack
+  );
+}
+
+export const zero = (): Sums => ({ requests: 0n, failed: 0n, prompt_tokens: 0n, completion_tokens: 0n, cost: 0n });
+
+export function add(to: Sums, more: Sums): void {
+  for (const name of NAMES) to[name] += more[name];
+}
+
+export const textOf = (sums: Sums): DaySums =>
+  Object.fromEntries(NAMES.map((name) => [name, String(sums[name])])) as DaySums;
+
+export const readSums = (sums: DaySums): Sums =>
+  Object.fromEntries(NAMES.map((name) => [name, BigInt(sums[name])])) as Sums;
+
+const NAMES = ['requests', 'failed', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
+
+/** What is left of sums; never below nothing, where LiteLLM's parts are more than its whole. */
+function less(whole: Sums, part: Sums): Sums {
+  const left = zero();
+  for (const name of NAMES) left[name] = whole[name] > part[name] ? whole[name] - part[name] : 0n;
+  return left;
+}
+
+const sumsOf = (metrics: ActivityMetrics): Sums => ({
+  requests: whole('api_requests', metrics.api_requests),
+  failed: whole('failed_requests', metrics.failed_requests),
+  prompt_tokens: whole('prompt_tokens', metrics.prompt_tokens),
+  completion_tokens: whole('completion_tokens', metrics.completion_tokens),
+  cost: nanoUsd(metrics.spend),
+});

@@ -1,0 +1,71 @@
+const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
+const TOKEN = /["\d\-NI]/g;
+/** What Python writes and JSON does not have. */
+const NOT_A_NUMBER = /NaN|-?Infinity/y;
+
+/**
+ * Reads JSON with every number as the text it was written in, so that none goes through a float; NaN and Infinity, which
+ * Python writes, become null. SyntaxError where the text is no JSON.
+ */
+export function parseExactly(text: string): unknown {
+  const parts: string[] = [];
+  let copied = 0;
+  TOKEN.lastIndex = 0;
+  for (let token = TOKEN.exec(text); token; token = TOKEN.exec(text)) {
+    const at = token.index;
+    if (token[0] === '"') {
+      const end = endOfString(text, at);
+      if (end < 0) break;
+      TOKEN.lastIndex = end;
+      continue;
+    }
+    const number = matchAt(NUMBER, text, at);
+    const taken = number ?? matchAt(NOT_A_NUMBER, text, at);
+    if (taken === undefined) break;
+    parts.push(text.slice(copied, at), number === undefined ? 'null' : `"${number}"`);
+    copied = at + taken.length;
+    TOKEN.lastIndex = copied;
+  }
+  parts.push(text.slice(copied));
+  return JSON.parse(parts.join(''));
+}
+
+/** The place after a string's closing quote; -1 where it has none. */
+function endOfString(text: string, start: number): number {
+  for (let quote = text.indexOf('"', start + 1); quote >= 0; quote = text.indexOf('"', quote + 1)) {
+    let backslashes = 0;
+    while (text.charCodeAt(quote - 1 - backslashes) === 92) backslashes++;
+    if (backslashes % 2 === 0) return quote + 1;
+  }
+  return -1;
+}
+
+function matchAt(pattern: RegExp, text: string, at: number): string | undefined {
+  pattern.lastIndex = at;
+  return pattern.exec(text)?.[0];
+}
+
+const DECIMAL = /^(-?)(\d{1,400})(?:\.(\d{1,400}))?(?:[eE]([+-]?\d{1,4}))?$/;
+const MAX_DIGITS = 40;
+
+/**
+ * A decimal number's text in units of 10^-decimals, rounded half up; `rest` says whether something was rounded away.
+ * Undefined for what is no number, is negative, or is longer than any amount can be.
+ */
+export function unitsOf(text: string, decimals: number): { units: bigint; floor: bigint; rest: boolean } | undefined {
+  const [matched, sign, whole, fraction = '', exponent = '0'] = DECIMAL.exec(text) ?? [];
+  if (matched === undefined) return undefined;
+  const digits = `${whole}${fraction}`.replace(/^0+/, '');
+  if (digits === '') return { units: 0n, floor: 0n, rest: false };
+  if (sign === '-') return undefined;
+  const shift = Number(exponent) - fraction.length + decimals;
+  if (digits.length + shift > MAX_DIGITS) return undefined;
+  if (shift >= 0) {
+    const units = BigInt(digits) * 10n ** BigInt(shift);
+    return { units, floor: units, rest: false };
+  }
+  const kept = digits.slice(0, shift);
+  const cut = kept === '' ? digits.padStart(-shift, '0') : digits.slice(shift);
+  const floor = BigInt(kept || '0');
+  return { units: cut >= '5' ? floor + 1n : floor, floor, rest: /[1-9]/.test(cut) };
+}

@@ -1,0 +1,126 @@
+import { addDays, type analytics, type Day, dayOf, type LitellmPull, TallyError } from '@tally/contracts';
+import type { IngestClient } from '@tally/contracts/client';
+import type { Db } from '@tally/db';
+import type { App, Authenticate, Caller, Handlers, Log, Loop } from '@tally/service';
+import type { Registry } from 'prom-client';
+import type { Env } from '../../env.ts';
+import type { Rules } from './call.ts';
+import { createLitellmClient } from './client.ts';
+import { createLitellmMetrics } from './metrics.ts';
+import { createPuller, presentPull, presentSums } from './pull.ts';
+import { EVENTS_PATH, LOGS_PATH, serveReceivers } from './receive.ts';
+import { createRecorder } from './record.ts';
+
+export type Litellm = {
+  handlers: Handlers<(typeof analytics)['litellm']>;
+  /** Mounts the receivers of what LiteLLM pushes. */
+  serve(app: App, authenticate: Authenticate): void;
+  /** Goes on with what was left, and pulls on schedule where that is wanted. */
+  start(): Promise<void>;
+  stop(): Promise<void>;
+};
+
+/** Paths whose bodies may be larger than others': they have the messages of the calls in them. */
+export const litellmBodyLimits = (env: Env) => ({
+  [LOGS_PATH]: env.LITELLM_MAX_BODY_BYTES,
+  [EVENTS_PATH]: env.LITELLM_MAX_BODY_BYTES,
+});
+
+/** LiteLLM as a source: what it pushes, what is pulled from it, and what both come to. */
+export function createLitellm({
+  env,
+  db,
+  ingest,
+  registry,
+  log,
+  now,
+  fetch,
+}: {
+  env: Env;
+  db: Pick<Db, 'litellm'>;
+  ingest: IngestClient;
+  registry: Registry;
+  log: Log;
+  now: () => number;
+  fetch: typeof globalThis.fetch;
+}): Litellm {
+  const store = db.litellm;
+  const rules: Rules = {
+    merchantFrom: env.LITELLM_MERCHANT_FROM,
+    merchant: env.LITELLM_MERCHANT,
+    idFrom: env.LITELLM_ID_FROM,
+  };
+  const metrics = createLitellmMetrics(registry);
+  const recorder = createRecorder({ ingest, store, metrics, now });
+  const onError = (error: unknown) => log.error({ err: error }, 'LiteLLM could not be pulled');
+  const puller = env.LITELLM_URL
+    ? createPuller({
+        client: createLitellmClient({
+          url: env.LITELLM_URL,
+          key: env.LITELLM_KEY ?? '',
+          timeoutMs: env.LITELLM_TIMEOUT_MS,
+          maxBodyBytes: env.LITELLM_MAX_BODY_BYTES,
+          fetch,
+        }),
+        store,
+        recorder,
+        rules,
+        daily: env.LITELLM_DAILY,
+        lateMs: env.LITELLM_LATE_MINUTES * 60_000,
+        metrics,
+        now,
+        onError,
+      })
+    : undefined;
+  let loop: Loop | undefined;
+
+  return {
+    handlers: {
+      async pull({ input, caller }): Promise<LitellmPull> {
+        platformOnly(caller);
+        if (!puller) throw new TallyError('SOURCE_NOT_SET', 'LITELLM_URL is not set: there is nothing to pull from.');
+        return presentPull(await puller.pull(rangeOf(input, dayOf(now()))));
+      },
+      async status({ caller }) {
+        platformOnly(caller);
+        const today = dayOf(now());
+        const [pulls, days, completed] = await Promise.all([
+          store.pulls(20),
+          store.days(addDays(today, -31), today),
+          store.lastCompleted(),
+        ]);
+        return {
+          configured: puller !== undefined,
+          intervalMs: puller && env.LITELLM_PULL_INTERVAL_MS > 0 ? env.LITELLM_PULL_INTERVAL_MS : null,
+          lastCompletedAt: completed === null ? null : new Date(completed).toISOString(),
+          pulls: pulls.map(presentPull),
+          days: days.map((day) => ({ ...day, seen: presentSums(day.seen), reported: presentSums(day.reported) })),
+        };
+      },
+    },
+    serve: (app, authenticate) => serveReceivers(app, { recorder, rules, authenticate, metrics, now }),
+    async start() {
+      if (!puller) return;
+      const completed = await store.lastCompleted().catch(() => null);
+      if (completed !== null) metrics.pulled(completed);
+      if (env.LITELLM_PULL_INTERVAL_MS > 0) loop = puller.schedule(env.LITELLM_PULL_INTERVAL_MS);
+      else void puller.recover().catch(onError);
+    },
+    async stop() {
+      const stopped = loop?.stop();
+      await puller?.stop();
+      await stopped;
+    },
+  };
+}
+
+/** One date is a day of its own, or the first of those up to today. */
+function rangeOf({ startDate, endDate }: { startDate?: Day | undefined; endDate?: Day | undefined }, today: Day) {
+  if (startDate) return { startDate, endDate: endDate ?? (today > startDate ? today : startDate) };
+  return endDate ? { startDate: endDate, endDate } : undefined;
+}
+
+function platformOnly(caller: Caller): void {
+  if (caller.merchantId !== null)
+    throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
+}

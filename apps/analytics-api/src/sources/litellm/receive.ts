@@ -1,0 +1,168 @@
+import { ERRORS, grants, isTallyError, type LitellmReceipt, type Rejection, TallyError } from '@tally/contracts';
+import { type App, type Authenticate, type Caller, understand } from '@tally/service';
+import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
+import { parseExactly } from './exact-json.ts';
+import type { LitellmMetrics, Way } from './metrics.ts';
+import type { Recorder } from './record.ts';
+
+/** Where LiteLLM's `generic_api` callback posts to. */
+export const LOGS_PATH = '/sources/litellm/logs';
+/** Where its `openmeter` callback posts to, with `/sources/litellm` as OPENMETER_API_ENDPOINT. */
+export const EVENTS_PATH = '/sources/litellm/api/v1/events';
+
+const MAX_ITEMS = 10_000;
+/** Bodies held at once; further ones wait in their sockets. */
+const BODIES_AT_ONCE = 4;
+
+/** An item as it stood in a body, or why it could not be read. */
+type Item = { value: unknown } | { error: TallyError };
+
+/**
+ * The receivers of what LiteLLM pushes. An answer below 300 says that every item was stored or is among the rejected; LiteLLM
+ * does not send again what is answered otherwise, so what is lost then must be pulled.
+ */
+export function serveReceivers(
+  app: App,
+  {
+    recorder,
+    rules,
+    authenticate,
+    metrics,
+    now,
+  }: { recorder: Recorder; rules: Rules; authenticate: Authenticate; metrics: LitellmMetrics; now: () => number },
+): void {
+  const inTurn = createTurns(BODIES_AT_ONCE);
+
+  const admit = async (authorization: string | undefined): Promise<Caller> => {
+    const caller = await authenticate(authorization);
+    if (!grants(caller.role, 'record')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not record.`);
+    return caller;
+  };
+
+  async function receive(way: Way, items: readonly Item[], read: (value: unknown) => Call, caller: Caller) {
+    const calls: { index: number; call: Call }[] = [];
+    const rejected: Rejection[] = [];
+    let empty = 0;
+    for (const [index, item] of items.entries()) {
+      const taken = 'error' in item ? item : take(item.value, read, caller);
+      if (taken === undefined) empty++;
+      else if ('error' in taken) rejected.push(rejectionOf(index, item, taken.error));
+      else calls.push({ index, call: taken.call });
+    }
+    metrics.unreadable(way, rejected.length);
+    if (rejected.length > 0 && rejected.every(({ code }) => code === 'MERCHANT_FORBIDDEN') && calls.length === 0)
+      throw new TallyError('MERCHANT_FORBIDDEN', rejected[0]!.message, { details: { rejected } });
+    const result = await recorder.record(
+      calls.map(({ call }) => call),
+      { way, backfill: false },
+    );
+    for (const each of result.rejected) rejected.push({ ...each, index: calls[each.index]!.index });
+    rejected.sort((a, b) => a.index - b.index);
+    return { accepted: result.accepted, duplicates: result.duplicates, empty, rejected } satisfies LitellmReceipt;
+  }
+
+  app.post(LOGS_PATH, async (c) => {
+    const caller = await admit(c.req.header('authorization'));
+    return inTurn(async () => {
+      const items = itemsOf(await c.req.text());
+      return c.json(await receive('generic_api', items, (value) => fromPayload(value, rules), caller));
+    });
+  });
+
+  app.post(EVENTS_PATH, async (c) => {
+    try {
+      const caller = await admit(c.req.header('authorization'));
+      return await inTurn(async () => {
+        const items = itemsOf(await c.req.text());
+        if (items.length === 0) throw new TallyError('INVALID_INPUT', 'invalid event: no events found');
+        const receipt = await receive('openmeter', items, (value) => fromEvent(value, rules, now()), caller);
+        const [first] = receipt.rejected;
+        if (!first) return c.body(null, 204);
+        if (items.length === 1) throw new TallyError('INVALID_INPUT', `invalid event: ${first.message}`);
+        return c.json(receipt);
+      });
+    } catch (error) {
+      return problemDetails(error);
+    }
+  });
+}
+
+/**
+ * The items of a body: a JSON array, one object, or an object a line, whatever its content type says. A line that is no
+ * JSON rejects itself; INVALID_JSON where nothing can be read.
+ */
+function itemsOf(body: string): Item[] {
+  const text = body.trim();
+  if (text === '') throw new TallyError('INVALID_JSON', 'The body is empty.');
+  let whole: unknown;
+  try {
+    whole = parseExactly(text);
+  } catch (error) {
+    const lines = text.split('\n', MAX_ITEMS + 1);
+    if (lines.length === 1 || text.startsWith('['))
+      throw new TallyError('INVALID_JSON', 'The body is not readable as JSON.', { cause: error });
+    return limited(lines.filter((line) => line.trim() !== '').map(lineItem));
+  }
+  return limited(Array.isArray(whole) ? whole.map((value) => ({ value })) : [{ value: whole }]);
+}
+
+function lineItem(line: string): Item {
+  try {
+    return { value: parseExactly(line) };
+  } catch (error) {
+    return { error: new TallyError('INVALID_ENTRY', 'The line is not readable as JSON.', { cause: error }) };
+  }
+}
+
+function limited(items: Item[]): Item[] {
+  if (items.length > MAX_ITEMS) throw new TallyError('BATCH_TOO_LARGE', `At most ${MAX_ITEMS} items at once.`);
+  return items;
+}
+
+/** Undefined where LiteLLM had nothing to say. */
+function take(
+  value: unknown,
+  read: (value: unknown) => Call,
+  caller: Caller,
+): { call: Call } | { error: TallyError } | undefined {
+  if (value === null) return undefined;
+  try {
+    const call = read(value);
+    if (caller.merchantId === null || call.entry.merchantId === caller.merchantId) return { call };
+    const message = `The call belongs to merchant ${call.entry.merchantId}, this key to ${caller.merchantId}.`;
+    return { error: new TallyError('MERCHANT_FORBIDDEN', message) };
+  } catch (error) {
+    if (isTallyError(error)) return { error };
+    throw error;
+  }
+}
+
+function rejectionOf(index: number, item: Item, { code, message }: TallyError): Rejection {
+  const id = 'value' in item ? (item.value as { id?: unknown } | null)?.id : undefined;
+  return { index, id: typeof id === 'string' ? id.slice(0, 128) : null, code, message };
+}
+
+/** Problem details as senders of CloudEvents read them, with the domain's code beside. */
+function problemDetails(error: unknown): Response {
+  const { code, message } = understand(error);
+  const { status } = ERRORS[code];
+  const body = { type: 'about:blank', title: code, status, detail: message, code };
+  return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/problem+json' } });
+}
+
+/** Lets so many run at once; the others wait in order. */
+function createTurns(atOnce: number): <T>(work: () => Promise<T>) => Promise<T> {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return async (work) => {
+    if (running >= atOnce) await new Promise<void>((resolve) => waiting.push(resolve));
+    else running++;
+    try {
+      return await work();
+    } finally {
+      const next = waiting.shift();
+      if (next) next();
+      else running--;
+    }
+  };
+}
