@@ -19,8 +19,10 @@ export type Running = {
   client: AnalyticsClient;
   ingest: IngestClient;
   /** Another analytics-api on the same stores. */
-  another(env?: Record<string, string>): Promise<{ app: App; client: AnalyticsClient }>;
+  another(env?: Record<string, string>, now?: () => number): Promise<{ app: App; client: AnalyticsClient }>;
   clientOf(app: App, key?: string): AnalyticsClient;
+  /** What an analytics-api as a process of its own needs. */
+  serviceEnv(): Record<string, string>;
   stop(): Promise<void>;
 };
 
@@ -36,7 +38,7 @@ export async function startAnalytics(env: Record<string, string> = {}): Promise<
       key,
       fetch: async (input, init) => app.request(input as string, init as RequestInit),
     });
-  const another = async (more: Record<string, string> = {}) => {
+  const another = async (more: Record<string, string> = {}, now = Date.now) => {
     const settings = readEnv({
       ...common,
       USAGE_INGEST_URL: process.url,
@@ -45,13 +47,14 @@ export async function startAnalytics(env: Record<string, string> = {}): Promise<
       ...env,
       ...more,
     });
-    const { app, db } = await createAnalyticsService(settings, { log: createLog('test', 'silent'), releasers });
+    const { app, db } = await createAnalyticsService(settings, { log: createLog('test', 'silent'), releasers, now });
     return { app, db, client: clientOf(app) };
   };
   return {
     ...(await another()),
     another,
     clientOf,
+    serviceEnv: () => ({ ...common, USAGE_INGEST_URL: process.url, ...env }),
     databaseUrl: database.url,
     ingest: createIngestClient({ url: process.url, key: KEY }),
     async stop() {

@@ -51,7 +51,7 @@ export const litellm = {
   }),
   status: query({
     access: 'admin',
-    input: z.strictObject({}).default({}),
+    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).default({}),
     output: z.object({
       /** Whether there is an address to pull from. */
       configured: z.boolean(),
@@ -60,7 +60,7 @@ export const litellm = {
       lastCompletedAt: Time.nullable(),
       /** The newest 20. */
       pulls: z.array(LitellmPull),
-      /** The last 31 days: what the calls of a day sum up to, and what LiteLLM's own daily sums say. */
+      /** Days of the range, at most 400; without one the last 31: what the calls of a day sum up to, and what LiteLLM's own daily sums say. */
       days: z.array(
         z.object({
           date: Day,

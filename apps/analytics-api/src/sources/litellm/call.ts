@@ -28,7 +28,7 @@ const Metadata = z
     user_api_key_org_id: Text,
     user_api_key_user_id: Text,
     status: Text,
-    usage_object: z.unknown(),
+    usage_object: z.unknown().optional(),
   })
   .partial();
 type Metadata = z.infer<typeof Metadata>;
@@ -40,7 +40,7 @@ const Common = {
   custom_llm_provider: Text,
   end_user: Text,
   status: Text,
-  metadata: z.unknown(),
+  metadata: z.unknown().optional(),
   cache_hit: z.union([z.boolean(), z.string()]).nullish(),
   prompt_tokens: Needed,
   completion_tokens: Needed,
@@ -68,7 +68,7 @@ const Payload = z.object({
   startTime: Needed,
   response_cost: Needed,
   cost: Needed,
-  usage: z.unknown(),
+  usage: z.unknown().optional(),
 });
 
 /** A CloudEvent of the `openmeter` callback. */

@@ -7,7 +7,7 @@ import type { Env } from '../../env.ts';
 import type { Rules } from './call.ts';
 import { createLitellmClient } from './client.ts';
 import { createLitellmMetrics } from './metrics.ts';
-import { createPuller, presentPull, presentSums } from './pull.ts';
+import { assertPullRange, createPuller, presentPull, presentSums } from './pull.ts';
 import { EVENTS_PATH, LOGS_PATH, serveReceivers } from './receive.ts';
 import { createRecorder } from './record.ts';
 
@@ -81,12 +81,14 @@ export function createLitellm({
         if (!puller) throw new TallyError('SOURCE_NOT_SET', 'LITELLM_URL is not set: there is nothing to pull from.');
         return presentPull(await puller.pull(rangeOf(input, dayOf(now()))));
       },
-      async status({ caller }) {
+      async status({ input, caller }) {
         platformOnly(caller);
         const today = dayOf(now());
+        const range = rangeOf(input, today) ?? { startDate: addDays(today, -31), endDate: today };
+        assertPullRange(range);
         const [pulls, days, completed] = await Promise.all([
           store.pulls(20),
-          store.days(addDays(today, -31), today),
+          store.days(range.startDate, range.endDate),
           store.lastCompleted(),
         ]);
         return {
@@ -101,8 +103,6 @@ export function createLitellm({
     serve: (app, authenticate) => serveReceivers(app, { recorder, rules, authenticate, metrics, now }),
     async start() {
       if (!puller) return;
-      const completed = await store.lastCompleted().catch(() => null);
-      if (completed !== null) metrics.pulled(completed);
       if (env.LITELLM_PULL_INTERVAL_MS > 0) loop = puller.schedule(env.LITELLM_PULL_INTERVAL_MS);
       else void puller.recover().catch(onError);
     },

@@ -212,7 +212,10 @@ export function createPuller(options: PullerOptions): Puller {
 
   return {
     async pull(range, answerWithinMs = 20_000) {
-      if (range) assertRange(range, now());
+      if (range) {
+        assertPullRange(range);
+        assertBegun(range, now());
+      }
       const lane = await store.lane();
       if (!lane) throw new TallyError('SOURCE_BUSY', 'A pull from LiteLLM is running.');
       let pull: Pull | undefined;
@@ -232,6 +235,9 @@ export function createPuller(options: PullerOptions): Puller {
     },
 
     async tick() {
+      // Also where another process pulls, the gauge is true.
+      const completed = await store.lastCompleted();
+      if (completed !== null) metrics.pulled(completed);
       const lane = await store.lane();
       if (!lane) return;
       try {
@@ -300,11 +306,15 @@ function reasonOf(error: unknown): { code: string; message: string } {
   return { code: 'INTERNAL', message: 'Something went wrong here; the log says what.' };
 }
 
-function assertRange({ startDate, endDate }: { startDate: Day; endDate: Day }, now: number): void {
+/** INVALID_DATE_ORDER and DATE_RANGE_TOO_LARGE as everywhere. */
+export function assertPullRange({ startDate, endDate }: { startDate: Day; endDate: Day }): void {
   if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', 'startDate is after endDate.');
-  if (startDate > dayOf(now - LAG_MS))
-    throw new TallyError('INVALID_INPUT', 'startDate is ahead: nothing to pull yet.');
   const days = countDays(startDate, endDate);
   if (days > MAX_RANGE_DAYS)
     throw new TallyError('DATE_RANGE_TOO_LARGE', `${days} days; at most ${MAX_RANGE_DAYS} at once.`);
+}
+
+function assertBegun({ startDate }: { startDate: Day }, now: number): void {
+  if (startDate > dayOf(now - LAG_MS))
+    throw new TallyError('INVALID_INPUT', 'startDate is ahead: nothing to pull yet.');
 }
