@@ -23,7 +23,7 @@ export type Cache = {
    * commit before the call. `compute` must depend on the question and on these days' sums alone, and give plain JSON.
    */
   through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T>;
-  /** Keeps an answer by its question alone, whatever is counted afterwards: for when nothing better can be had. */
+  /** Keeps an answer by its question alone, at most once a minute: for when nothing better can be had. */
   remember(kind: string, question: unknown, answer: unknown): void;
   recall<T>(kind: string, question: unknown): Promise<T | undefined>;
   stats(): CacheStats;
@@ -44,6 +44,8 @@ export type CacheOptions = {
 const MINUTE = 60;
 /** Versions already keep answers right; these bound how long an answer nobody can reach any more takes room. */
 const TTL_SECONDS = { short: 5 * MINUTE, default: 60 * MINUTE, long: 24 * 60 * MINUTE };
+/** How often the same question's answer is remembered anew. */
+const REMEMBER_SECONDS = MINUTE;
 /** Entries dated up to this many days back arrive in the normal way. */
 const SETTLED_DAYS = 7;
 const PREFIX = 'metrics:dashboard';
@@ -104,9 +106,11 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     remember(kind, question, answer) {
       if (!redis) return;
       const key = rememberedKey(kind, question);
+      const lately = `${key}:lately`;
+      if (memory.get(lately) !== undefined) return;
+      memory.set(lately, '', REMEMBER_SECONDS);
       const text = JSON.stringify(answer);
-      const known = memory.get(key) === text;
-      if (known || text.length > MAX_ANSWER_BYTES) return;
+      if (text.length > MAX_ANSWER_BYTES) return;
       memory.set(key, text, TTL_SECONDS.long);
       redis.set(key, text, 'EX', TTL_SECONDS.long).catch(() => counts.errors++);
     },

@@ -1,6 +1,6 @@
 import {
   createTRPCClient,
-  httpBatchLink,
+  httpLink,
   httpSubscriptionLink,
   splitLink,
   type TRPCClient,
@@ -58,11 +58,11 @@ const addressOf = (url: string) => `${url.replace(/\/+$/, '')}/trpc`;
 // biome-ignore lint/suspicious/noExplicitAny: tRPC's own type for a link of any router.
 function links({ url, key, fetch }: ClientOptions): TRPCLink<any>[] {
   return [
-    httpBatchLink({
+    httpLink({
       url: addressOf(url),
       headers: { authorization: `Bearer ${key}` },
-      // Calls of one tick share a request; a URL must stay below what proxies accept.
-      maxURLLength: 8000,
+      // The filters of a question may be longer than a URL may be.
+      methodOverride: 'POST',
       ...(fetch ? { fetch } : {}),
     }),
   ];

@@ -69,22 +69,26 @@ test('what is answered directly is what the fetch adapter answers', async () => 
     { weight: 1, arbitrary: fc.constantFrom('', '{', '{"how":', 'null', '[]', '\ufeff{}') },
   );
   const authorization = fc.constantFrom(plain.authorization, plain.authorization, 'Bearer nobody-knows-me', '');
-  const path = fc.constantFrom('/trpc/echo.once', '/trpc/echo.once?batch=1');
+  const path = fc.constantFrom('/trpc/echo.once', '/trpc/ask');
+  const batch = fc.constantFrom('', 'batch=1');
   await fc.assert(
-    fc.asyncProperty(path, body, authorization, async (where, text, key) => {
+    fc.asyncProperty(path, batch, fc.boolean(), body, authorization, async (to, search, get, text, key) => {
+      const input = get && to === '/trpc/ask' ? `input=${encodeURIComponent(text)}` : undefined;
+      const parts = [search, input].filter((part) => part);
+      const where = parts.length > 0 ? `${to}?${parts.join('&')}` : to;
       const headers = { ...plain, authorization: key, 'x-request-id': 'r1' };
-      const init = { method: 'POST', headers, body: text };
+      const init = input === undefined ? { method: 'POST', headers, body: text } : { method: 'GET', headers };
       const direct = await seen(await fetch(`${address}${where}`, init));
       expect(direct.status).not.toBe(LEFT);
       expect(direct).toEqual(await seen(await app.request(where, init)));
     }),
-    { numRuns: 300 },
+    { numRuns: 500 },
   );
 });
 
 test.each([
-  ['a query', '/trpc/ask?input=%7B%7D', { method: 'GET' }],
-  ['a query that is posted', '/trpc/ask', {}],
+  ['a mutation that is got', '/trpc/echo.once?input=%7B%7D', { method: 'GET' }],
+  ['a query with more than its input', '/trpc/ask?input=%7B%7D&more=1', { method: 'GET' }],
   ['several calls', '/trpc/echo.once,echo.once?batch=1', {}],
   ['an unknown procedure', '/trpc/echo.twice', {}],
   ['a name that every object has', '/trpc/constructor', {}],

@@ -11,10 +11,16 @@ export type DirectOptions = {
   begin(request: { requestId: string | undefined; authorization: string | undefined }): {
     context: Context;
     failed(error: TRPCError, path: string): void;
-    answered(answer: { path: string; status: number; error: TRPCError | undefined }): Record<string, string>;
+    answered(answer: {
+      method: string;
+      path: string;
+      status: number;
+      error: TRPCError | undefined;
+    }): Record<string, string>;
   };
 };
 
+type Plain = { path: string; type: 'query' | 'mutation' };
 type Answer = { shape: object; error: TRPCError | undefined };
 
 /** Answers a request and returns true, or leaves it untouched and returns false. */
@@ -22,15 +28,16 @@ export type Direct = (request: IncomingMessage, response: ServerResponse) => boo
 
 /** Bodies that are held at once, in bodies of the largest size: with more, callers are asked to come back. */
 const BODIES_AT_ONCE = 16;
-const PLAIN_CALL = /^\/trpc\/([A-Za-z0-9_.]+)(\?batch=1)?$/;
+const PLAIN_CALL = /^\/trpc\/([A-Za-z0-9_.]+)(?:\?(.*))?$/;
 /** As Web requests read their text, a byte order mark left out. */
 const UTF8 = new TextDecoder();
 const CROWDED = new TallyError('UNAVAILABLE', 'More is being sent than can be held at once; send it again.');
+const BATCH_OF_ONE = 'batch=1';
 const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
 
 /**
- * One mutation in JSON, as producers send them all day, is answered from Node's own request, to the byte as tRPC's fetch
- * adapter would. Making Web requests, responses and signals costs more than the call itself. All else is left to it.
+ * One query or mutation in JSON, as callers send them all day, is answered from Node's own request, to the byte as tRPC's
+ * fetch adapter would. Making Web requests, responses and signals costs more than the call itself. All else is left to it.
  */
 export function createDirect({ router, maxBodyBytes, begin }: DirectOptions): Direct {
   const config = router._def._config;
@@ -38,34 +45,49 @@ export function createDirect({ router, maxBodyBytes, begin }: DirectOptions): Di
   let held = 0;
   const procedures = router._def.procedures as Record<string, { _def: { type: string } } | undefined>;
 
-  async function answer(path: string, context: Context, getRawInput: () => Promise<unknown>): Promise<Answer> {
+  async function answer({ path, type }: Plain, context: Context, input: () => unknown): Promise<Answer> {
     try {
-      const call = { router, path, type: 'mutation' as const, ctx: context, signal: undefined, batchIndex: 0 };
-      const data: unknown = await callTRPCProcedure({ ...call, getRawInput });
+      const call = { router, path, type, ctx: context, signal: undefined, batchIndex: 0 };
+      const data: unknown = await callTRPCProcedure({ ...call, getRawInput: async () => input() });
       return { shape: { result: { data } }, error: undefined };
     } catch (cause) {
-      return refuse(path, context, cause);
+      return refuse({ path, type }, context, cause);
     }
   }
 
-  function refuse(path: string, ctx: Context, cause: unknown): Answer {
+  function refuse({ path, type }: Plain, ctx: Context, cause: unknown): Answer {
     const error = getTRPCErrorFromUnknown(cause);
-    const about = { config, error, path, type: 'mutation' as const, input: undefined, ctx };
+    const about = { config, error, path, type, input: undefined, ctx };
     return { shape: { error: getTRPCErrorShape(about) }, error };
   }
 
+  function plainCall({
+    method,
+    url = '',
+    headers,
+  }: IncomingMessage): (Plain & { batched: boolean; input?: string }) | undefined {
+    const [, path = '', search = ''] = PLAIN_CALL.exec(url) ?? [];
+    const type = Object.hasOwn(procedures, path) ? procedures[path]!._def.type : undefined;
+    const isJson = JSON_TYPE.test(headers['content-type'] ?? (method === 'GET' ? 'application/json' : ''));
+    const isWhole = headers['trpc-accept'] === undefined && !headers.accept?.includes('jsonl');
+    if (!isJson || !isWhole || (type !== 'mutation' && type !== 'query')) return undefined;
+    if (method === 'POST') {
+      const fits = Number(headers['content-length']) <= maxBodyBytes && headers['content-encoding'] === undefined;
+      return fits && (search === '' || search === BATCH_OF_ONE) ? { path, type, batched: search !== '' } : undefined;
+    }
+    const hasBody = headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined;
+    if (method !== 'GET' || type !== 'query' || hasBody) return undefined;
+    const given = new URLSearchParams(search);
+    const batched = given.get('batch') === '1';
+    for (const name of given.keys()) if (name !== 'input' && !(name === 'batch' && batched)) return undefined;
+    return { path, type, batched, input: given.get('input') ?? '' };
+  }
+
   return (request, response) => {
-    const { method, url = '', headers } = request;
-    const [, path = '', batch] = (method === 'POST' && PLAIN_CALL.exec(url)) || [];
-    const isPlain =
-      Object.hasOwn(procedures, path) &&
-      procedures[path]!._def.type === 'mutation' &&
-      JSON_TYPE.test(headers['content-type'] ?? '') &&
-      Number(headers['content-length']) <= maxBodyBytes &&
-      headers['content-encoding'] === undefined &&
-      headers['trpc-accept'] === undefined &&
-      !headers.accept?.includes('jsonl');
-    if (!isPlain) return false;
+    const plain = plainCall(request);
+    if (!plain) return false;
+    const { path, batched } = plain;
+    const { headers } = request;
 
     const { context, failed, answered } = begin({
       requestId: headers['x-request-id'] as string | undefined,
@@ -93,16 +115,16 @@ export function createDirect({ router, maxBodyBytes, begin }: DirectOptions): Di
     const respond = async () => {
       const body = UTF8.decode(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks));
       const { shape, error } = await (crowded
-        ? refuse(path, context, CROWDED)
-        : answer(path, context, async () => inputOf(body, batch !== undefined)));
+        ? refuse(plain, context, CROWDED)
+        : answer(plain, context, () => inputOf(plain.input ?? body, batched)));
       if (error) failed(error, path);
       const status = getHTTPStatusCode(shape as Parameters<typeof getHTTPStatusCode>[0], [error]);
-      const text = JSON.stringify(batch === undefined ? shape : [shape]);
+      const text = JSON.stringify(batched ? [shape] : shape);
       response.writeHead(status, {
         vary: 'trpc-accept, accept',
         'content-type': 'application/json',
         'content-length': Buffer.byteLength(text),
-        ...answered({ path: `/trpc/${path}`, status, error }),
+        ...answered({ method: request.method!, path: `/trpc/${path}`, status, error }),
       });
       response.end(text);
     };

@@ -100,6 +100,8 @@ export function createApp(options: AppOptions): App {
       endpoint: '/trpc',
       req: c.req.raw,
       router,
+      // A question may be longer than a URL.
+      allowMethodOverride: true,
       createContext: () => contextOf(event, c.req.header('authorization')),
       responseMeta({ errors }) {
         const seconds = errors.map((error) => retryAfterOf(understand(error))).filter((value) => value !== undefined);
@@ -129,8 +131,8 @@ export function createApp(options: AppOptions): App {
         return {
           context: contextOf(event, authorization),
           failed: (error, path) => failed(event, error, path),
-          answered({ path, status, error }) {
-            answered({ method: 'POST', path, status });
+          answered({ method, path, status, error }) {
+            answered({ method, path, status });
             const seconds = error && retryAfterOf(understand(error));
             return {
               'x-request-id': requestId,

@@ -127,9 +127,14 @@ describe('serveContract', () => {
   test('unknown paths, unknown procedures and the wrong method have their codes', async () => {
     expect(await errorOf(await post('/nowhere', '{}'))).toMatchObject({ data: { code: 'NOT_FOUND' } });
     expect(await errorOf(await post('/trpc/nowhere', '{}'))).toMatchObject({ data: { code: 'NOT_FOUND' } });
-    expect(await errorOf(await post('/trpc/greet.loudly', '{"name":"Ada"}'))).toMatchObject({
+    expect(await errorOf(await app().request('/trpc/fail', { headers: bearer }))).toMatchObject({
       data: { code: 'METHOD_NOT_ALLOWED' },
     });
+  });
+
+  test('a question may be posted, since it may be longer than a URL', async () => {
+    const response = await post('/trpc/greet.loudly', '{"name":"Ada"}');
+    expect(await response.json()).toEqual({ result: { data: { text: 'HELLO Ada' } } });
   });
 
   test('liveness, readiness and metrics need no key', async () => {
