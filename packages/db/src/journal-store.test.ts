@@ -124,6 +124,21 @@ test('sixteen writers on one merchant and on many end without a deadlock, each e
   expect(usage).toEqual([{ merchant_id: shared, date: '2026-03-01', metric_type: 'requests', metric_value: 40n }]);
 });
 
+test('sixteen writers whose batches are the first of the same days make each partition once, without a deadlock', async () => {
+  const days = Array.from({ length: 12 }, (_, index) => addDays('2027-01-01', index));
+  const inserted = await Promise.all(
+    Array.from({ length: 16 }, async () => {
+      const merchant = newMerchant();
+      return (await append(days.map((date) => line(merchant, date, { date })))).inserted;
+    }),
+  );
+  expect(inserted).toEqual(inserted.map(() => days.length));
+  const { rows } = await client.query(
+    `select pg_stat_get_db_deadlocks(oid)::int as deadlocks from pg_database where datname = current_database()`,
+  );
+  expect(rows).toEqual([{ deadlocks: 0 }]);
+});
+
 test('a transaction that dies leaves nothing, not even its partition', async () => {
   const merchant = newMerchant();
   const batch = {

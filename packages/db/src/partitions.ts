@@ -20,6 +20,8 @@ export type Partitions = {
 
 /** Held shared by those who write to the journal, alone by who makes or drops a partition. */
 const LOCK = 7422;
+/** Held by who makes partitions. */
+const CREATE_LOCK = 7420;
 
 /** The journal's partitions, one per day, `usage_events_20261122`: made when first written to, dropped whole. */
 export function createPartitions(dataSource: DataSource): Partitions {
@@ -32,12 +34,11 @@ export function createPartitions(dataSource: DataSource): Partitions {
       if (closed[0]) {
         throw new TallyError('DAY_CLOSED', `The journal of ${closed[0].date} is closed; use an adjustment.`);
       }
-      for (const day of [...new Set(days)].sort()) {
-        if (known.has(day)) continue;
-        // One made here may still be rolled back, so only one that was found counts as known.
-        if (await exists(transaction, day)) known.add(day);
-        else await create(transaction, day);
-      }
+      const asked = [...new Set(days)].filter((day) => !known.has(day));
+      const missing = await missingOf(transaction, asked);
+      // One made here may still be rolled back, so only one that was found counts as known.
+      for (const day of asked) if (!missing.includes(day)) known.add(day);
+      if (missing.length > 0) await create(transaction, missing);
     },
 
     async closable(firstKept, quietSince) {
@@ -63,22 +64,23 @@ export function createPartitions(dataSource: DataSource): Partitions {
   };
 }
 
-async function exists(transaction: Executor, day: Day): Promise<boolean> {
-  const [found] = (await transaction.query('select to_regclass($1) as name', [partitionOf(day)])) as {
-    name: unknown;
-  }[];
-  return found!.name !== null;
+async function missingOf(transaction: Executor, days: readonly Day[]): Promise<Day[]> {
+  if (days.length === 0) return [];
+  const values = [days, days.map(partitionOf)];
+  const rows = await runSql(transaction, 'missing-partitions', values, z.object({ date: DateText }));
+  return rows.map((row) => row.date);
 }
 
-/** ATTACH does not block writers, as CREATE … PARTITION OF does; another creator is waited for by the name's lock. */
-async function create(transaction: Executor, day: Day): Promise<void> {
-  const name = partitionOf(day);
-  await transaction.query('select pg_advisory_xact_lock(hashtextextended($1, $2))', [name, LOCK]);
-  if (await exists(transaction, day)) return;
-  await transaction.query(`create table ${name} (like usage_events including defaults including constraints)`);
-  await transaction.query(
-    `alter table usage_events attach partition ${name} for values from ('${day}') to ('${addDays(day, 1)}')`,
-  );
+/** ATTACH does not block writers, as CREATE … PARTITION OF does; but it blocks another ATTACH, so creators queue. */
+async function create(transaction: Executor, days: readonly Day[]): Promise<void> {
+  await transaction.query('select pg_advisory_xact_lock($1)', [CREATE_LOCK]);
+  for (const day of await missingOf(transaction, days)) {
+    const name = partitionOf(day);
+    await transaction.query(`create table ${name} (like usage_events including defaults including constraints)`);
+    await transaction.query(
+      `alter table usage_events attach partition ${name} for values from ('${day}') to ('${addDays(day, 1)}')`,
+    );
+  }
 }
 
 /** Days are checked before they come here, so the name is digits only. */

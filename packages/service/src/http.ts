@@ -71,6 +71,7 @@ export function createApp(options: AppOptions): App {
     event.procedure = path;
     event.code = known.code;
     if (known.code === 'INTERNAL') log.error({ err: known.cause ?? error, path }, 'unexpected error');
+    else if (known.code === 'UNAVAILABLE' && known.cause) log.warn({ err: known.cause, path }, 'unavailable');
   };
 
   app.get('/livez', (c) => c.json({ ok: true }));
