@@ -21,7 +21,7 @@ export type Partitions = {
 /** Held shared by those who write to the journal, alone by who makes or drops a partition. */
 const LOCK = 7422;
 /** Held by who makes partitions. */
-const CREATE_LOCK = 7420;
+const CREATE_LOCK = 7426;
 
 /** The journal's partitions, one per day, `usage_events_20261122`: made when first written to, dropped whole. */
 export function createPartitions(dataSource: DataSource): Partitions {
