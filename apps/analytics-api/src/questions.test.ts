@@ -270,6 +270,13 @@ test('the cache counts what it does, and is cleared and invalidated in every pro
   expect((await client.cache.warm.mutate(day(DAY))).questions).toBe(8);
 });
 
+test('no more days are invalidated at once than an answer may take', async () => {
+  const range = { startDate: '1000-01-01', endDate: '9999-12-31', merchantIds: ['acme'] };
+  await expect(running.client.cache.invalidate.mutate(range)).rejects.toMatchObject({
+    data: { code: 'DATE_RANGE_TOO_LARGE' },
+  });
+});
+
 test('a caller bound to a merchant reads and names that merchant alone', async () => {
   const { key } = await running.ingest.keys.create.mutate({ name: 'bound', role: 'viewer', merchantId: 'globex' });
   const bound = running.clientOf(running.app, key);

@@ -1,6 +1,7 @@
 import type { analytics } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
 import type { Cache } from './cache.ts';
+import { assertRange } from './dates.ts';
 import { assertPlatform, type Days } from './days.ts';
 import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
@@ -8,6 +9,9 @@ import type { Import } from './import.ts';
 import type { Read } from './read.ts';
 import type { Litellm } from './sources/litellm/index.ts';
 import type { Warm } from './warm.ts';
+
+/** Days of merchants that one call forgets; what is more is for `cache.clear`. */
+const MAX_INVALIDATED = 10_000;
 
 export type Parts = {
   read: Read;
@@ -81,6 +85,7 @@ export function createHandlers({
       async invalidate({ input, caller }) {
         await rates.take('rebuild', caller.id);
         for (const merchantId of input.merchantIds) assertMerchant(caller, merchantId);
+        assertRange(input, Math.floor(MAX_INVALIDATED / input.merchantIds.length));
         return { invalidated: await cache.invalidate(input) };
       },
       async warm({ input, caller }) {

@@ -1,5 +1,7 @@
 import {
   type Adjustment,
+  DAY_MS,
+  dayOf,
   formatQuantity,
   MAX_ENTRY_UNITS,
   parseSignedQuantity,
@@ -27,13 +29,18 @@ export type Adjust = (call: AdjustCall, actor: string) => Promise<Adjustment>;
 export function createAdjust({
   db,
   settle,
+  now,
   fault,
 }: {
   db: Pick<Db, 'corrections'>;
   settle(): Promise<unknown>;
+  now: () => number;
   fault: FaultPoint;
 }): Adjust {
   return async ({ dimensions: { userId, apiKey, model, provider } = {}, metrics, ...call }, actor) => {
+    if (call.date > dayOf(now() + DAY_MS)) {
+      throw new TallyError('TIME_IN_FUTURE', `${call.date} is ahead: there is nothing to correct yet.`);
+    }
     const known = (dimension: string | undefined) =>
       dimension === undefined || dimension === 'unknown' ? '' : dimension;
     const dimensions = { userId: known(userId), apiKey: known(apiKey), model: known(model), provider: known(provider) };

@@ -153,7 +153,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     current: createCurrentTotals({ counters, db, now }),
     recent: createRecentEntries({ counters, db }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
-    adjust: createAdjust({ db, settle: reconcile.settle, fault }),
+    adjust: createAdjust({ db, settle: reconcile.settle, now, fault }),
     reconcile,
     deadLetters: createDeadLetters(db),
     closeDays,
