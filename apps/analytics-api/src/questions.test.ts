@@ -270,6 +270,11 @@ test('the cache counts what it does, and is cleared and invalidated in every pro
   expect((await client.cache.warm.mutate(day(DAY))).questions).toBe(8);
 });
 
+test('the first day there is has a period before it', async () => {
+  const { comparedWith } = await running.client.analytics.summary.query(day('1000-01-01'));
+  expect(comparedWith).toEqual({ startDate: '0999-12-31', endDate: '0999-12-31' });
+});
+
 test('no more days are invalidated at once than an answer may take', async () => {
   const range = { startDate: '1000-01-01', endDate: '9999-12-31', merchantIds: ['acme'] };
   await expect(running.client.cache.invalidate.mutate(range)).rejects.toMatchObject({

@@ -155,7 +155,8 @@ export const analytics = {
           cost: Trend,
           activeUsers: Trend,
         }),
-        comparedWith: DayRange,
+        /** Days that may lie before the first that can be asked for. */
+        comparedWith: z.object({ startDate: z.string(), endDate: z.string() }),
         coverage: Coverage,
         plan,
       }),
