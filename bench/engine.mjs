@@ -4,6 +4,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { createEngineClient } from '../packages/contracts/dist/client.js';
+import { load } from './load.mjs';
 import { KEY, machine, redisIncrBy, withServers, withService } from './servers.mjs';
 
 const pg = createRequire(new URL('../packages/db/package.json', import.meta.url))('pg');
@@ -20,9 +21,9 @@ const report = await withServers(async (servers) => {
       'metrics-engine',
       servers,
       { ENABLE_METRICS_SCHEDULER: 'false', CUSTOM_COST_LIMIT: '1000000000', CUSTOM_TIMEOUT_MS: '600000' },
-      async ({ url, pid }) => {
+      async ({ url, port, pid }) => {
         const engine = createEngineClient({ url, key: KEY });
-        const observations = await observe(servers, engine, url, pid);
+        const observations = await observe(servers, engine, port, pid);
         await seed(client, users);
         const rollups = await compareRollups(client, engine);
         const custom = await compareCustom(client, engine);
@@ -43,54 +44,58 @@ await writeFile(new URL('./results/engine.json', import.meta.url), `${JSON.strin
 for (const name of ['observations', 'rollups', 'custom', 'backfill']) console.table(report[name]);
 
 /** Acknowledged observations a second; each way ends with the count that is stored. */
-async function observe(servers, engine, url, pid) {
+async function observe(servers, engine, port, pid) {
   const limit = redisIncrBy(servers.redisUrl, { command: ['HINCRBY', 'bench:hash', '__rand_int__', '1'] });
   const rows = [{ way: 'redis-benchmark HINCRBY, 50 clients', perSecond: Math.round(limit) }];
   const values = (count) => Array.from({ length: count }, (_, index) => `${(index * 7919) % 10_000}.25`);
-  const send = async (name, body) => {
-    const response = await fetch(`${url}/trpc/realtime.observe`, {
-      method: 'POST',
-      headers: { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' },
-      body,
-    });
-    if (!response.ok) throw new Error(`${name}: ${response.status}`);
-    await response.arrayBuffer();
-  };
+  const path = '/trpc/realtime.observe';
   const ways = [
     { name: 'single', way: 'one value a call, 32 callers', callers: 32, each: 1 },
+    { name: 'spread', way: 'one value a call, 500 series, 32 callers', callers: 32, each: 1, series: 500 },
     { name: 'gathered', way: 'one value a call, 50 calls a request, 8 callers', callers: 8, each: 50, gathered: true },
     { name: 'batch100', way: '100 values a call, 8 callers', callers: 8, each: 100 },
     { name: 'batch1000', way: '1000 values a call, 8 callers', callers: 8, each: 1000 },
   ];
-  for (const { name, way, callers, each, gathered } of ways) {
-    const body = JSON.stringify({ name, values: values(each), windowSeconds: 3600 });
-    let acknowledged = 0;
+  for (const { name, way, callers, each, series = 1, gathered } of ways) {
+    const labels = Array.from({ length: series }, (_, index) => ({ series: String(index) }));
+    const bodies = labels.map((own) =>
+      JSON.stringify({ name, labels: own, values: values(each), windowSeconds: 3600 }),
+    );
+    let sent = 0;
     const cpuBefore = await cpuOf(pid);
-    const started = performance.now();
-    const caller = async () => {
-      while (performance.now() - started < seconds * 1000) {
-        if (gathered)
-          await Promise.all(
-            values(each).map((value) => engine.realtime.observe.mutate({ name, value, windowSeconds: 3600 })),
-          );
-        else await send(name, body);
-        acknowledged += each;
-      }
-    };
-    await Promise.all(Array.from({ length: callers }, caller));
-    const taken = (performance.now() - started) / 1000;
+    const { calls, seconds: taken } = gathered
+      ? await gather(engine, { name, labels: labels[0], values: values(each), callers, count: () => sent++ })
+      : await load({ port, path, bodyOf: () => bodies[sent++ % series], connections: callers, seconds });
     const cpu = (await cpuOf(pid)) - cpuBefore;
-    const { count } = await engine.realtime.get.query({ name });
-    const perSecond = Math.round(acknowledged / taken);
+    let stored = 0;
+    for (const own of labels) stored += Number((await engine.realtime.get.query({ name, labels: own })).count);
+    const perSecond = Math.round((calls * each) / taken);
     rows.push({
       way,
       perSecond,
       ofHincrby: Math.round((100 * perSecond) / limit) / 100,
-      serviceCpuMicrosEach: Math.round((cpu / acknowledged) * 1e7) / 10,
-      acknowledgedIsStored: count === String(acknowledged),
+      serviceCpuMicrosEach: Math.round((cpu / (sent * each)) * 1e7) / 10,
+      acknowledgedIsStored: stored === sent * each,
     });
   }
   return rows;
+}
+
+/** Calls of TypeScript's client, which sends those of one moment together. */
+async function gather(engine, { name, labels, values, callers, count }) {
+  let calls = 0;
+  const started = performance.now();
+  const caller = async () => {
+    while (performance.now() - started < seconds * 1000) {
+      count();
+      await Promise.all(
+        values.map((value) => engine.realtime.observe.mutate({ name, labels, value, windowSeconds: 3600 })),
+      );
+      calls++;
+    }
+  };
+  await Promise.all(Array.from({ length: callers }, caller));
+  return { calls, seconds: (performance.now() - started) / 1000 };
 }
 
 /** Seconds of processor that a process has used. */

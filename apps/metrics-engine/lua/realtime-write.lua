@@ -1,43 +1,70 @@
--- Writes points of one series of realtime metrics: registers its name and labels within the limits, then changes its value.
--- KEYS[1] marker of the merchant   KEYS[2] names (name -> type)   KEYS[3] the name's series (labels -> meta)
--- KEYS[4] the value, a hash
--- ARGV[1] name   ARGV[2] type   ARGV[3] labels   ARGV[4] meta   ARGV[5] window, '' for none   ARGV[6] most names
--- ARGV[7] most series of a name   ARGV[8] seconds the value is kept   ARGV[9] seconds the registers are kept
--- ARGV[10] number of fields to add to, then pairs field, amount; then pairs field, value to set
+-- Writes points of a merchant's realtime metrics: registers names and labels within the limits, then changes the values.
+-- KEYS[1] marker of the merchant   KEYS[2] names (name -> type)   KEYS[3…] pairs: the name's series (labels -> meta), and
+-- the value, a hash
+-- ARGV[1] most names   ARGV[2] most series of a name   ARGV[3…] for each pair: name, type, labels, meta, window ('' for
+-- none), seconds the value is kept, seconds the registers are kept, number of fields to add to, number of fields to set,
+-- pairs field, amount, then pairs field, value
 -- `low` and `high` are set only where they widen the range: texts of one length, whose order is that of the numbers
--- Returns 'ok', 'lost' (this server is not the one that the marker was set on), 'type' (the name has another type),
--- 'window <seconds>' (the series has another window), 'names', 'series' (a limit is reached), 'sum' (too large a sum)
+-- Returns for each pair 'ok', 'lost' (this server is not the one that the marker was set on), 'type' (the name has another
+-- type), 'window <seconds>' (the series has another window), 'names', 'series' (a limit is reached), 'sum' (too large a sum)
 -- Why atomic: two first points of a name must not pass the limit together, nor disagree about type or window; and a
 -- server that came back with older data takes no point before its copy is brought back.
 -- Amounts are strings all the way: Lua's numbers are doubles.
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-if redis.call('HGET', KEYS[1], 'run') ~= run then return 'lost' end
-local known = redis.call('HGET', KEYS[2], ARGV[1])
-if known and known ~= ARGV[2] then return 'type' end
-if not known and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[6]) then return 'names' end
-local meta = redis.call('HGET', KEYS[3], ARGV[3])
-if not meta and redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[7]) then return 'series' end
-if meta and ARGV[5] ~= '' then
-  local window = string.match(meta, '"window":(%d+)')
-  if window ~= ARGV[5] then return 'window ' .. window end
-end
-local sets = 11 + tonumber(ARGV[10]) * 2
-for i = 11, sets - 1, 2 do
-  if #(redis.call('HGET', KEYS[4], ARGV[i]) or '') >= 18 then return 'sum' end
-end
+local info = redis.call('INFO', 'server')
+local _, at = string.find(info, 'run_id:', 1, true)
+local whole = redis.call('HGET', KEYS[1], 'run') == string.match(info, '^%w+', at + 1)
 
 local function keep(key, seconds)
-  if redis.call('TTL', key) < tonumber(seconds) then redis.call('EXPIRE', key, seconds) end
+  if redis.call('TTL', key) < seconds then redis.call('EXPIRE', key, seconds) end
 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
-for i = 11, sets - 1, 2 do redis.call('HINCRBY', KEYS[4], ARGV[i], ARGV[i + 1]) end
-for i = sets, #ARGV, 2 do
-  local field, value = ARGV[i], ARGV[i + 1]
-  local old = redis.call('HGET', KEYS[4], field)
-  local narrower = old and ((field == 'low' and value >= old) or (field == 'high' and value <= old))
-  if not narrower then redis.call('HSET', KEYS[4], field, value) end
+-- Buckets need no look: none is larger than the count.
+local summed = { i = true, n = true, count = true }
+
+local function write(series, value, first, adds, sets, last)
+  if not whole then return 'lost' end
+  local name, type, labels, meta, window = unpack(ARGV, first, first + 4)
+  local known = redis.call('HGET', KEYS[2], name)
+  if known and known ~= type then return 'type' end
+  if not known and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[1]) then return 'names' end
+  local before = redis.call('HGET', series, labels)
+  if not before and redis.call('HLEN', series) >= tonumber(ARGV[2]) then return 'series' end
+  if before and window ~= '' then
+    local settled = string.match(before, '"window":(%d+)')
+    if settled ~= window then return 'window ' .. settled end
+  end
+  for i = adds, sets - 1, 2 do
+    if summed[ARGV[i]] and #(redis.call('HGET', value, ARGV[i]) or '') >= 18 then return 'sum' end
+  end
+
+  if not known then redis.call('HSET', KEYS[2], name, type) end
+  redis.call('HSET', series, labels, meta)
+  for i = adds, sets - 1, 2 do redis.call('HINCRBY', value, ARGV[i], ARGV[i + 1]) end
+  for i = sets, last - 1, 2 do
+    local field, new = ARGV[i], ARGV[i + 1]
+    local old = redis.call('HGET', value, field)
+    local narrower = old and ((field == 'low' and new >= old) or (field == 'high' and new <= old))
+    if not narrower then redis.call('HSET', value, field, new) end
+  end
+  redis.call('EXPIRE', value, ARGV[first + 5])
+  return 'ok'
 end
-redis.call('EXPIRE', KEYS[4], ARGV[8])
-for i = 1, 3 do keep(KEYS[i], ARGV[9]) end
-return 'ok'
+
+local said, longest, from = {}, 0, 3
+for pair = 1, #KEYS / 2 - 1 do
+  local series, value = KEYS[pair * 2 + 1], KEYS[pair * 2 + 2]
+  local adds = from + 9
+  local sets = adds + tonumber(ARGV[from + 7]) * 2
+  local last = sets + tonumber(ARGV[from + 8]) * 2
+  said[pair] = write(series, value, from, adds, sets, last)
+  if said[pair] == 'ok' then
+    local kept = tonumber(ARGV[from + 6])
+    keep(series, kept)
+    longest = math.max(longest, kept)
+  end
+  from = last
+end
+if longest > 0 then
+  keep(KEYS[1], longest)
+  keep(KEYS[2], longest)
+end
+return said

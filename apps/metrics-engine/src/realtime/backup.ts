@@ -47,6 +47,8 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
 
   async function bringBack(merchantId: string | null): Promise<number> {
     if ((await redis.realtimeEpoch(markerKey(merchantId), '', '0', '')).length > 0) return 0;
+    // Before the way for points is open: whoever takes one may have registered the merchant with what was lost.
+    await redis.sadd(MERCHANTS, merchantId ?? '');
     let restored = 0;
     let after: SavedMetric | undefined;
     for (;;) {

@@ -29,7 +29,7 @@ export type Series = { merchantId: string | null; name: string; labels?: Record<
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
-    realtimeWrite(...keysAndArgs: string[]): Result<string, Context>;
+    realtimeWrite(numberOfKeys: number, ...keysAndArgs: string[]): Result<string[], Context>;
     realtimeForget(...keysAndArgs: string[]): Result<[series: number, name: number], Context>;
   }
 }
@@ -42,6 +42,10 @@ const QUANTILES = [0.5, 0.9, 0.95, 0.99];
 /** What may be added in one call: with what a field may hold before it, it stays below 2^63. */
 const MAX_ADDED = 8n * 10n ** 18n * NANO;
 const MAX_ATTEMPTS = 5;
+/** Arguments of one call of the script: Redis does nothing else meanwhile, which stays at a few milliseconds. */
+const MAX_ARGUMENTS = 4_000;
+/** A merchant's registration is repeated after this long: the node that has it may lose it alone. */
+const REGISTERED_MS = 1_000;
 
 export type Meta = { at: number; window?: number; unit?: string };
 
@@ -59,6 +63,11 @@ type Points = {
   unit?: string;
 };
 
+/** Points of one series on their way to Redis, and what the script said of them. */
+type Write = { keys: [series: string, value: string]; args: string[]; said?: string };
+/** Writes of one merchant that share a call. */
+type Call = { merchantId: string | null; writes: Write[]; size: number };
+
 /**
  * Realtime metrics in Redis: counters and gauges are exact decimals, kept as whole units and nano-units; histograms and
  * rates are slices of a sliding window. A point that is not acknowledged may have been counted: at most once per try.
@@ -74,14 +83,17 @@ export function createRealtime({
   maxWatchers = 1_000,
   onWatchers = () => {},
 }: RealtimeOptions) {
-  redis.defineCommand('realtimeWrite', { numberOfKeys: 4, lua: script('realtime-write') });
+  redis.defineCommand('realtimeWrite', { lua: script('realtime-write') });
   redis.defineCommand('realtimeForget', { numberOfKeys: 2, lua: script('realtime-forget') });
 
   let watchers = 0;
-  const add = createMerger<Points>({ merge, store });
+  let registered = { at: 0, merchants: new Set<string | null>() };
+  /** Points of a series fold while others of it are on their way; writes of a merchant's series share a call. */
+  const fold = createMerger<Points>({ merge, store });
+  const send = createMerger<Call>({ merge: join, store: call });
   const write = (points: Points): Promise<void> => {
     const { series, type, window } = points;
-    return add(JSON.stringify([type, window, series.merchantId, series.name, canonical(series.labels)]), points);
+    return fold(JSON.stringify([type, window, series.merchantId, series.name, canonical(series.labels)]), points);
   };
 
   async function store(points: Points): Promise<void> {
@@ -89,12 +101,10 @@ export function createRealtime({
     const { merchantId, name } = series;
     let { window } = points;
     for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
-      const said = await available(redis.realtimeWrite(...commandOf(points, window)));
-      if (said === 'ok') {
-        // Acknowledged only then: a merchant that nobody saves could not come back.
-        await available(redis.sadd(MERCHANTS, merchantId ?? ''));
-        return onStored(type, points.count);
-      }
+      const own = writeOf(points, window);
+      await send(merchantId ?? '', { merchantId, writes: [own], size: own.args.length });
+      const said = own.said!;
+      if (said === 'ok') return onStored(type, points.count);
       if (said === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
       if (said === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
       if (said === 'lost') await available(restore(merchantId));
@@ -108,7 +118,26 @@ export function createRealtime({
     throw new TallyError('UNAVAILABLE', 'Redis loses its data all the time.');
   }
 
-  function commandOf({ series, type, count, sum, buckets, low, high, unit }: Points, window: number | undefined) {
+  /** One call of the script for writes of a merchant; acknowledged only when the merchant is one that is saved. */
+  async function call({ merchantId, writes }: Call): Promise<void> {
+    const keys = [markerKey(merchantId), namesKey(merchantId), ...writes.flatMap((each) => each.keys)];
+    const args = [String(limits.names), String(limits.seriesPerName), ...writes.flatMap((each) => each.args)];
+    const said = await available(redis.realtimeWrite(keys.length, ...keys, ...args));
+    writes.forEach((each, index) => {
+      each.said = said[index]!;
+    });
+    await register(merchantId);
+  }
+
+  async function register(merchantId: string | null): Promise<void> {
+    if (now() - registered.at >= REGISTERED_MS) registered = { at: now(), merchants: new Set() };
+    const { merchants } = registered;
+    if (merchants.has(merchantId)) return;
+    await available(redis.sadd(MERCHANTS, merchantId ?? ''));
+    merchants.add(merchantId);
+  }
+
+  function writeOf({ series, type, count, sum, buckets, low, high, unit }: Points, window: number | undefined): Write {
     const { merchantId, name } = series;
     const labels = canonical(series.labels);
     const width = window === undefined ? 0 : widthOf(window);
@@ -121,24 +150,22 @@ export function createRealtime({
     const added = type === 'GAUGE' || type === 'RATE' ? counts : [...counts, ...amount];
     const set = type === 'GAUGE' ? amount : [];
     if (low !== undefined && high !== undefined) set.push('low', sortable(low), 'high', sortable(high));
-    return [
-      markerKey(merchantId),
-      namesKey(merchantId),
-      seriesKey(merchantId, name),
-      valueKey(merchantId, name, labels, slice),
-      name,
-      type,
-      labels,
-      JSON.stringify(meta),
-      window === undefined ? '' : String(window),
-      String(limits.names),
-      String(limits.seriesPerName),
-      String(keptSeconds),
-      String(Math.max(ttlSeconds, keptSeconds)),
-      String(added.length / 2),
-      ...added,
-      ...set,
-    ];
+    return {
+      keys: [seriesKey(merchantId, name), valueKey(merchantId, name, labels, slice)],
+      args: [
+        name,
+        type,
+        labels,
+        JSON.stringify(meta),
+        window === undefined ? '' : String(window),
+        String(keptSeconds),
+        String(Math.max(ttlSeconds, keptSeconds)),
+        String(added.length / 2),
+        String(set.length / 2),
+        ...added,
+        ...set,
+      ],
+    };
   }
 
   /** Forgets what has had no point for its time to live, of one name or of all; true where that made room. */
@@ -224,7 +251,7 @@ export function createRealtime({
       }),
 
     observe: (series: Series, values: readonly string[], window = HISTOGRAM_WINDOW) =>
-      write({ series, type: 'HISTOGRAM', window, ...fold(values) }),
+      write({ series, type: 'HISTOGRAM', window, ...folded(values) }),
 
     mark: (series: Series, count = 1, window = RATE_WINDOW) =>
       write({ series, type: 'RATE', window, count, sum: 0n, buckets: new Map() }),
@@ -290,7 +317,7 @@ export function slicesKept(window: number, now: number): number[] {
 const unitsIn = (value: string): bigint => parseSignedQuantity('cost', value)!;
 
 /** Values of a histogram as one point. */
-function fold(values: readonly string[]): Pick<Points, 'count' | 'sum' | 'buckets' | 'low' | 'high'> {
+function folded(values: readonly string[]): Pick<Points, 'count' | 'sum' | 'buckets' | 'low' | 'high'> {
   const buckets = new Map<string, number>();
   let [low, high] = [unitsIn(values[0]!), unitsIn(values[0]!)];
   let sum = 0n;
@@ -318,6 +345,14 @@ function merge(into: Points, point: Points): boolean {
   for (const [bucket, times] of point.buckets) into.buckets.set(bucket, (into.buckets.get(bucket) ?? 0) + times);
   if (point.low !== undefined && (into.low === undefined || point.low < into.low)) into.low = point.low;
   if (point.high !== undefined && (into.high === undefined || point.high > into.high)) into.high = point.high;
+  return true;
+}
+
+/** Lets a write share the call of others of its merchant; false where that call would become too long. */
+function join(into: Call, { writes, size }: Call): boolean {
+  if (into.size + size > MAX_ARGUMENTS) return false;
+  into.writes.push(...writes);
+  into.size += size;
   return true;
 }
 
