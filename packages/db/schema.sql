@@ -431,10 +431,10 @@ view public.usage_imported_days (date date, cache_status text, aggregated_by_use
 
 view tally_sources.daily_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 
-view tally_sources.events ("time" timestamp with time zone, date date, merchant_id text, user_id text, api_key text, model text, provider text, status text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric, metrics jsonb, properties jsonb)
+view tally_sources.events ("time" timestamp with time zone, date date, merchant_id text, user_id text, api_key text, model text, provider text, status text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric, metrics jsonb, properties jsonb, requests_units bigint, failed_requests_units bigint, prompt_tokens_units bigint, completion_tokens_units bigint, total_tokens_units bigint, cost_units bigint)
 
 view tally_sources.monthly_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 
-view tally_sources.usage (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric)
+view tally_sources.usage (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric, requests_units bigint, failed_requests_units bigint, prompt_tokens_units bigint, completion_tokens_units bigint, total_tokens_units bigint, cost_units bigint)
 
 view tally_sources.weekly_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)

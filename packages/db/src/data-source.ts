@@ -12,6 +12,7 @@ import { Rollups1763856000019 } from './migrations/20-rollups.ts';
 import { CustomMetrics1763856000020 } from './migrations/21-custom-metrics.ts';
 import { Realtime1763856000021 } from './migrations/22-realtime.ts';
 import { RealtimeEpochs1763856000022 } from './migrations/23-realtime-epochs.ts';
+import { RawAmounts1763856000024 } from './migrations/24-raw-amounts.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -46,6 +47,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       CustomMetrics1763856000020,
       Realtime1763856000021,
       RealtimeEpochs1763856000022,
+      RawAmounts1763856000024,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

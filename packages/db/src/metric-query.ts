@@ -88,6 +88,16 @@ const CAST: Record<ValueType, string> = {
   time: 'timestamptz',
 };
 
+/** Amounts that a source also has whole, as they are kept: `cost` in nano-USD, all others as they are. */
+const IN_UNITS: Readonly<Record<string, string>> = {
+  requests: '1',
+  failed_requests: '1',
+  prompt_tokens: '1',
+  completion_tokens: '1',
+  total_tokens: '1',
+  cost: '0.000000001',
+};
+
 /** Writes the statement of a checked formula; every value is bound, every name comes from SOURCE_COLUMNS. */
 export function writeMetricQuery(query: MetricQuery): { text: string; values: unknown[] } {
   const values: unknown[] = [];
@@ -96,6 +106,11 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
   const column = (name: string) => {
     if (!Object.hasOwn(columns, name)) throw new Error(`${query.source} has no column ${name}`);
     return `source.${name}`;
+  };
+  /** The whole units of a plain amount, and what one is worth: the same result for less than half of the time. */
+  const unitsOf = (expr: Expr): { column: string; worth: string } | undefined => {
+    if (expr.kind !== 'column' || !Object.hasOwn(IN_UNITS, expr.name)) return undefined;
+    return { column: `${column(expr.name)}_units`, worth: IN_UNITS[expr.name]! };
   };
   const write = (expr: Expr): string => {
     switch (expr.kind) {
@@ -136,16 +151,21 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
         const what = expr.arg === null ? '*' : `${expr.distinct ? 'distinct ' : ''}${write(expr.arg)}`;
         return `(count(${what})${filter(expr.filter)})::numeric`;
       }
-      case 'fold':
+      case 'fold': {
+        const units = expr.name === 'avg' ? undefined : unitsOf(expr.arg);
+        if (units) return `(${expr.name}(${units.column})${filter(expr.filter)} * ${units.worth}::numeric)`;
         return `(${expr.name}(${write(expr.arg)})${filter(expr.filter)})`;
+      }
       case 'percentile': {
-        const arg = write(expr.arg);
+        const units = expr.exact === 'cont' ? unitsOf(expr.arg) : undefined;
+        const arg = units?.column ?? write(expr.arg);
         const order = `order by ${arg}${expr.descending ? ' desc' : ''}`;
         const fraction = bind(expr.fraction, 'numeric');
         if (expr.exact === 'disc')
           return `(percentile_disc(${fraction}::float8) within group (${order})${filter(expr.filter)})`;
         const known = expr.filter ? `${write(expr.filter)} and ${arg} is not null` : `${arg} is not null`;
-        return `tally_sources.percentile_cont(array_agg(${arg} ${order}) filter (where ${known}), ${fraction})`;
+        const exact = `tally_sources.percentile_cont(array_agg(${arg} ${order}) filter (where ${known}), ${fraction})`;
+        return units ? `(${exact} * ${units.worth}::numeric)` : exact;
       }
     }
   };
