@@ -62,7 +62,7 @@ export async function createEngineService(
   // Runs that a dead engine left: taken over in the background, so that starting does not wait for them.
   void rollups.recover().catch((error: unknown) => log.error({ err: error }, 'runs could not be taken over'));
 
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
+  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { repeats: false });
   releasers.push('redis', () => redis.disconnect());
   const backup = createBackup({ db, redis, ttlSeconds: env.REALTIME_TTL_SECONDS, now });
   const realtime = createRealtime({

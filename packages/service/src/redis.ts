@@ -6,11 +6,13 @@ export type RedisClient = Redis | Cluster;
  * Connects to Redis, or to a Redis Cluster when the address says so (`?cluster=true`).
  * Commands fail at once while Redis is away: whoever calls knows another way or says 503.
  * `patient`: they wait for it instead, and may block; for queues, whose work has no caller.
+ * `repeats` false: a command whose connection breaks before its answer fails, and is not sent again; for commands that
+ * would count twice.
  */
 export function createRedis(
   url: string,
   onError: (error: Error) => void = () => {},
-  { patient = false }: { patient?: boolean } = {},
+  { patient = false, repeats = true }: { patient?: boolean; repeats?: boolean } = {},
 ): RedisClient {
   const address = new URL(url);
   const cluster = address.searchParams.get('cluster') === 'true';
@@ -18,6 +20,7 @@ export function createRedis(
   const options = {
     maxRetriesPerRequest: patient ? null : 1,
     enableOfflineQueue: patient,
+    autoResendUnfulfilledCommands: repeats,
     connectTimeout: 2_000,
     ...(patient ? {} : { commandTimeout: 10_000 }),
     retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 2_000),
@@ -25,6 +28,7 @@ export function createRedis(
   const client = cluster
     ? new Cluster([{ host: address.hostname, port: Number(address.port || 6379) }], {
         enableOfflineQueue: patient,
+        ...(repeats ? {} : { retryDelayOnFailover: 0 }),
         redisOptions: {
           ...options,
           ...(address.password ? { password: decodeURIComponent(address.password) } : {}),

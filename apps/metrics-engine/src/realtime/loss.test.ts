@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFile, mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Db, migrate, openDb } from '@tally/db';
@@ -35,19 +35,21 @@ beforeEach(async () => {
   connections = [1, 2].map(() => createRedis(`redis://127.0.0.1:${port}`));
   redis = connections[0]!;
   await Promise.all(connections.map((each) => redisReady(each)));
-  engines = connections.map((connection) => {
-    const backup = createBackup({ db, redis: connection, ttlSeconds: 600, now: Date.now });
-    const realtime = createRealtime({
-      redis: connection,
-      limits: { names: 100, seriesPerName: 100 },
-      ttlSeconds: 600,
-      watchMs: 10,
-      now: Date.now,
-      restore: (merchantId) => backup.restore(merchantId),
-    });
-    return { backup, realtime };
-  });
+  engines = connections.map(engineOn);
 });
+
+function engineOn(connection: RedisClient) {
+  const backup = createBackup({ db, redis: connection, ttlSeconds: 600, now: Date.now });
+  const realtime = createRealtime({
+    redis: connection,
+    limits: { names: 100, seriesPerName: 100 },
+    ttlSeconds: 600,
+    watchMs: 10,
+    now: Date.now,
+    restore: (merchantId) => backup.restore(merchantId),
+  });
+  return { backup, realtime };
+}
 
 afterAll(async () => {
   for (const each of connections) each.disconnect();
@@ -120,6 +122,55 @@ test('with Postgres away nothing is counted on a Redis that has lost its data, a
   await engines[1]!.realtime.increment(counter('blind'), '1');
   expect((await engines[0]!.realtime.get(counter('blind'))).value).toBe('2');
 });
+
+test('a connection that breaks before the answer comes counts no point twice', async () => {
+  const link = await cuttableLink();
+  const cut = createRedis(`redis://127.0.0.1:${link.port}`, () => {}, { repeats: false });
+  await redisReady(cut);
+  const { realtime } = engineOn(cut);
+  await realtime.increment(counter('cut'), '1');
+  link.cutAtNextAnswer();
+  await expect(realtime.increment(counter('cut'), '10')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await redisReady(cut);
+  await realtime.increment(counter('cut'), '100');
+  expect((await engines[0]!.realtime.get(counter('cut'))).value).toBe('111');
+  cut.disconnect();
+  await link.close();
+});
+
+/** A way to Redis that can be cut when Redis has done what it was asked, and before its answer is passed on. */
+async function cuttableLink() {
+  let cutting = false;
+  const sockets = new Set<Socket>();
+  const listener = createServer((client) => {
+    const upstream = connect(port, '127.0.0.1');
+    for (const socket of [client, upstream]) {
+      sockets.add(socket);
+      socket.on('error', () => {}).on('close', () => sockets.delete(socket));
+    }
+    client.pipe(upstream);
+    upstream.on('data', (answer) => {
+      if (!cutting) return void client.write(answer);
+      cutting = false;
+      client.destroy();
+      upstream.destroy();
+    });
+    client.on('close', () => upstream.destroy());
+  }).listen(0, '127.0.0.1');
+  await once(listener, 'listening');
+  const address = listener.address();
+  return {
+    port: typeof address === 'object' && address ? address.port : 0,
+    cutAtNextAnswer() {
+      cutting = true;
+    },
+    async close() {
+      for (const socket of sockets) socket.destroy();
+      listener.close();
+      await once(listener, 'close');
+    },
+  };
+}
 
 async function startServer(): Promise<void> {
   const options = ['--port', port, '--bind', '127.0.0.1', '--dir', home, '--save', '', '--appendonly', 'no'];
