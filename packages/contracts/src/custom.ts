@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId } from './entry.ts';
+import { Dimension, MerchantId, storable, text } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -21,12 +21,12 @@ const Column = z.string().regex(/^[a-z][a-z_]{0,63}$/, 'Expected the name of a c
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 
 const fields = {
-  name: z.string().trim().min(1).max(200),
-  description: z.string().max(2000).optional(),
+  name: text(200).trim().min(1),
+  description: storable(2000).optional(),
   metricType: MetricKind,
   dataSource: MetricSource,
   /** An SQL expression of columns, aggregates, COALESCE, NULLIF, CASE, arithmetic and comparisons. */
-  calculationFormula: z.string().min(1).max(2000),
+  calculationFormula: storable(2000).min(1),
   /** Columns to group by. */
   dimensions: z.array(Column).max(5).optional(),
   /** `{ column: value | [values] }`; all must hold. `unknown` asks for rows without the dimension. */
@@ -72,6 +72,8 @@ export const MetricResult = z.object({
 export type MetricResult = z.infer<typeof MetricResult>;
 
 const Id = z.uuid();
+/** As the database counts them. */
+const Version = z.number().int().min(1).max(2_147_483_647);
 const range = { startDate: Day, endDate: Day };
 /** Whose usage: callers bound to a merchant see its alone; others may name one, or none for all. */
 const scope = { merchantId: MerchantId.optional() };
@@ -101,17 +103,17 @@ export const custom = {
   }),
   calculate: mutation({
     access: 'define',
-    input: z.strictObject({ id: Id, version: z.number().int().min(1).optional(), ...range, ...scope }),
+    input: z.strictObject({ id: Id, version: Version.optional(), ...range, ...scope }),
     output: MetricResult.extend({ version: z.number().int() }),
   }),
   get: query({
     access: 'read',
-    input: z.strictObject({ id: Id, version: z.number().int().min(1).optional() }),
+    input: z.strictObject({ id: Id, version: Version.optional() }),
     output: MetricDefinition,
   }),
   list: query({
     access: 'read',
-    input: z.strictObject({ ...page, search: z.string().max(200).optional() }).default({ limit: 50 }),
+    input: z.strictObject({ ...page, search: text(200).optional() }).default({ limit: 50 }),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
   versions: query({

@@ -17,11 +17,21 @@ export const EntryId = z.string().regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 1
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them (Postgres text has no NUL).
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
-const text = (max: number) =>
+/** Text as Postgres and JSON can keep it. */
+export const text = (max: number) =>
   z
     .string()
     .max(max, `Expected at most ${max} characters`)
     .refine((value) => !UNPRINTABLE.test(value), 'Control characters and lone surrogates are not allowed');
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: as above.
+const UNSTORABLE = /[\u0000\p{Cs}]/u;
+/** Text of several lines. */
+export const storable = (max: number) =>
+  z
+    .string()
+    .max(max, `Expected at most ${max} characters`)
+    .refine((value) => !UNSTORABLE.test(value), 'NUL and lone surrogates are not allowed');
 
 /** A dimension of a call. Absent, empty and `unknown` all mean that it is not known. */
 export const Dimension = text(256);

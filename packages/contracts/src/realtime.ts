@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query, subscription } from './contract.ts';
-import { MerchantId } from './entry.ts';
+import { MerchantId, text } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -9,7 +9,7 @@ export type RealtimeType = z.infer<typeof RealtimeType>;
 
 const Name = z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.:-]{0,99}$/, 'Expected 1 to 100 of A-Z a-z 0-9 _ . : -');
 const Labels = z
-  .record(z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), z.string().max(128))
+  .record(z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), text(128))
   .refine((labels) => Object.keys(labels).length <= 8, 'Expected at most 8 labels');
 
 /** An exact decimal with at most 15 digits before the point and 9 after it; numbers are read as they print. */
@@ -64,7 +64,7 @@ export const realtime = {
   }),
   gauge: mutation({
     access: 'record',
-    input: z.strictObject({ ...target, value: Amount, unit: z.string().max(32).optional() }),
+    input: z.strictObject({ ...target, value: Amount, unit: text(32).optional() }),
     output: done,
   }),
   /** Adds a value to a histogram, or up to 1000. The first point of a series settles its window (default 300 s). */

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { MerchantId, MetricType } from './entry.ts';
+import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -18,7 +18,9 @@ export type JobKind = z.infer<typeof JobKind>;
 export const JobStatus = z.enum(['RUNNING', 'COMPLETED', 'FAILED', 'PARTIAL']);
 export type JobStatus = z.infer<typeof JobStatus>;
 
-const Period = z.object({ startDate: Day, endDate: Day });
+/** A period may begin before the first day that can be asked for, and end after the last one. */
+const PeriodDay = z.string().regex(/^\d{4}-\d{2}-\d{2}$/);
+const Period = z.object({ startDate: PeriodDay, endDate: PeriodDay });
 const Failure = z.object({ period: z.string(), message: z.string() });
 
 export const RollupRun = z.object({
@@ -44,8 +46,8 @@ export const RollupRow = z.object({
   entityType: EntityType,
   /** `unknown` where the entries did not say. */
   entityId: z.string(),
-  periodStart: Day,
-  periodEnd: Day,
+  periodStart: PeriodDay,
+  periodEnd: PeriodDay,
   metricType: z.string(),
   value: Quantity,
   /** value / days of the period, rounded half away from zero: cost to 9 decimals, all others to 6. */
@@ -55,7 +57,7 @@ export const RollupRow = z.object({
   /** (value − previous) / previous in percent with 2 decimals; null without a period before. */
   growthPercent: z.number().nullable(),
   /** Monthly: the weeks of the month, cut off at its ends; weeks without usage are left out. */
-  breakdown: z.array(z.object({ startDate: Day, endDate: Day, value: Quantity })).optional(),
+  breakdown: z.array(Period.extend({ value: Quantity })).optional(),
 });
 export type RollupRow = z.infer<typeof RollupRow>;
 
@@ -81,7 +83,7 @@ export const RollupList = z.strictObject({
   endDate: Day,
   merchantId: MerchantId.optional(),
   entityType: EntityType.optional(),
-  entityIds: z.array(z.string().max(256)).max(1000).optional(),
+  entityIds: z.array(Dimension).max(1000).optional(),
   metricTypes: z.array(MetricType).max(100).optional(),
   limit: z.number().int().min(1).max(1000).default(100),
   cursor: z.string().max(2000).optional(),

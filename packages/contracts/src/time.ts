@@ -11,10 +11,11 @@ const DAY_PATTERN = /^\d{4}-\d{2}-\d{2}$/;
 export const Day = z.string().refine(isDay, { error: 'Expected an existing day as YYYY-MM-DD.' });
 export type Day = string;
 
-/** True for an existing UTC day from year 1000 on, written YYYY-MM-DD. */
+/** True for an existing UTC day of the years 1000 to 9998, written YYYY-MM-DD: the days around it compare as strings too. */
 export function isDay(text: string): text is Day {
+  if (text < '1000' || text >= '9999') return false;
   if (text === latest.day) return true;
-  if (!DAY_PATTERN.test(text) || text < '1000') return false;
+  if (!DAY_PATTERN.test(text)) return false;
   const at = Date.parse(`${text}T00:00:00Z`);
   return !Number.isNaN(at) && dayOf(at) === text;
 }

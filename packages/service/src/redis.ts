@@ -18,7 +18,7 @@ export function createRedis(
   const cluster = address.searchParams.get('cluster') === 'true';
   address.searchParams.delete('cluster');
   const options = {
-    maxRetriesPerRequest: patient ? null : 1,
+    maxRetriesPerRequest: patient ? null : repeats ? 1 : 0,
     enableOfflineQueue: patient,
     autoResendUnfulfilledCommands: repeats,
     connectTimeout: 2_000,

@@ -409,6 +409,17 @@ test('who sees a definition is what its visibility says, and only its owner and 
   });
 });
 
+test('texts and versions that the database cannot hold are refused with a code', async () => {
+  const fields = { ...definition('SUM(cost)'), name: 'n', visibility: 'PRIVATE' as const };
+  const { startDate: _, endDate: __, ...made } = fields as typeof fields & { startDate?: string; endDate?: string };
+  const refused = { data: { code: 'INVALID_INPUT' } };
+  await expect(engine.custom.create.mutate({ ...made, name: 'a\u0000b' })).rejects.toMatchObject(refused);
+  await expect(engine.custom.create.mutate({ ...made, description: '\ud800' })).rejects.toMatchObject(refused);
+  await expect(engine.custom.list.query({ limit: 1, search: '\u0000' })).rejects.toMatchObject(refused);
+  const { id } = await engine.custom.create.mutate(made);
+  await expect(engine.custom.get.query({ id, version: 2 ** 31 })).rejects.toMatchObject(refused);
+});
+
 test('what costs too much is estimated and refused', async () => {
   const strict = (await engineOf({ CUSTOM_COST_MEDIUM: '1', CUSTOM_COST_HIGH: '2', CUSTOM_COST_LIMIT: '3' }))(ADMIN);
   const estimate = await strict.custom.estimate.mutate(definition('COUNT(*)'));

@@ -369,9 +369,20 @@ test('a caller bound to a merchant sees its rows alone and may not compute', asy
 test.each([
   ['the wrong order', { startDate: '2026-02-02', endDate: '2026-02-01' }, 'INVALID_DATE_ORDER'],
   ['too long a range', { startDate: '2000-01-01', endDate: '2026-02-01' }, 'DATE_RANGE_TOO_LARGE'],
+  ['the last days that can be written', { startDate: '9999-12-31', endDate: '9999-12-31' }, 'INVALID_DATE_FORMAT'],
   ['a day that does not exist', { startDate: '2026-02-30', endDate: '2026-03-01' }, 'INVALID_DATE_FORMAT'],
 ])('a backfill over %s is refused', async (_, range, code) => {
   await expect(engine.rollups.daily.backfill.mutate(range)).rejects.toMatchObject({ data: { code } });
+});
+
+test('the first day of all is computed, though its week begins before it', async () => {
+  const { period } = await engine.rollups.weekly.run.mutate({ date: '1000-01-01' });
+  expect(period).toEqual({ startDate: '0999-12-30', endDate: '1000-01-05' });
+});
+
+test('an entity that cannot be is refused with a code', async () => {
+  const question = { startDate: '2026-03-01', endDate: '2026-03-01', entityIds: ['a\u0000b'] };
+  await expect(engine.rollups.daily.list.query(question)).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
 });
 
 test('a cursor continues its own question only', async () => {
