@@ -4,7 +4,7 @@ import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { litellm } from './litellm.ts';
 import { Quantity } from './quantity.ts';
-import { BOTH_ENDS, Day, DayRange, hasBothEnds, OptionalRange, Time } from './time.ts';
+import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, Time } from './time.ts';
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
