@@ -141,19 +141,21 @@ export function createAccept(options: AcceptOptions): Accept {
 
 function batchOf(merchantId: string, entries: readonly CheckedLine[]): MerchantBatch {
   const days = new Map<Day, { sums: Map<string, Sum>; dimensions: Set<string> }>();
+  let day = { sums: new Map<string, Sum>(), dimensions: new Set<string>() };
+  let date: Day | undefined;
+  const addAmount = (metricType: string, units: string) => {
+    const sum = day.sums.get(metricType);
+    if (sum) addTo(sum, units);
+    else day.sums.set(metricType, addTo({ small: 0, large: 0n }, units));
+  };
   for (const { line } of entries) {
-    let day = days.get(line.date);
-    if (!day) {
-      day = { sums: new Map(), dimensions: new Set() };
-      days.set(line.date, day);
+    if (line.date !== date) {
+      date = line.date;
+      day = days.get(date) ?? { sums: new Map(), dimensions: new Set() };
+      days.set(date, day);
     }
-    const { sums, dimensions } = day;
-    dimensions.add(dimensionsOf(line));
-    eachAmount(line, (metricType, units) => {
-      const sum = sums.get(metricType);
-      if (sum) addTo(sum, units);
-      else sums.set(metricType, addTo({ small: 0, large: 0n }, units));
-    });
+    day.dimensions.add(dimensionsOf(line));
+    eachAmount(line, addAmount);
   }
   return {
     merchantId,

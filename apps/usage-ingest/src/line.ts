@@ -28,8 +28,8 @@ function isKnown(dimension: string | undefined): dimension is string {
 
 /** Puts amounts into a line, in units; zeros are left out. */
 export function addMetrics(line: JournalLine, metrics: Record<string, string>): void {
-  for (const [type, text] of Object.entries(metrics)) {
-    const units = unitsText(type, text);
+  for (const type in metrics) {
+    const units = unitsText(type, metrics[type]!);
     if (units === '0') continue;
     if (MEASURED.has(type)) line[type as 'cost'] = units;
     else line.metrics = { ...line.metrics, [type]: units };
