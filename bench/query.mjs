@@ -78,9 +78,9 @@ async function seed(url) {
   });
 }
 
-async function measure(question, way, work, times = runs) {
+async function measure(question, way, work, times = runs, warmUp = 1) {
   const taken = [];
-  await work();
+  for (let run = 0; run < warmUp; run++) await work();
   for (let run = 0; run < times; run++) {
     const started = performance.now();
     await work();
@@ -157,18 +157,23 @@ async function measureService(servers) {
   const settings = { ADMIN_ANALYTICS_RATE_LIMIT: '1000000', ADMIN_EXPORT_RATE_LIMIT: '1000000' };
   const range = { startDate: startOf(days), endDate: END };
   return withService('usage-ingest', servers, {}, async (ingest) => {
-    const asked = async (way, more) =>
+    const asked = async (way, more, ...counts) =>
       withService('analytics-api', servers, { ...settings, USAGE_INGEST_URL: ingest.url, ...more }, async ({ url }) => {
         const client = createAnalyticsClient({ url, key: KEY });
-        await measure(`summary with trends, ${days} days`, way, () => client.analytics.summary.query(range));
-        await measure('summary with trends, 30 days', way, () =>
-          client.analytics.summary.query({ ...range, startDate: startOf(30) }),
-        );
+        await measure(`summary with trends, ${days} days`, way, () => client.analytics.summary.query(range), ...counts);
+        const month = { ...range, startDate: startOf(30) };
+        await measure('summary with trends, 30 days', way, () => client.analytics.summary.query(month), ...counts);
         for (const by of ['user', 'model'])
-          await measure(`by ${by}, ${days} days`, way, () => client.analytics.breakdown.query({ ...range, by }));
+          await measure(
+            `by ${by}, ${days} days`,
+            way,
+            () => client.analytics.breakdown.query({ ...range, by }),
+            ...counts,
+          );
       });
     await asked('over HTTP', { ENABLE_ANALYTICS_CACHE: 'false' });
-    await asked('over HTTP, from the cache', {});
+    // A service that has run for a while: what is compiled late is not what is asked here.
+    await asked('over HTTP, from the cache', {}, 300, 300);
     const files = [];
     for (const format of ['csv', 'ndjson', 'xlsx'])
       files.push(

@@ -163,6 +163,13 @@ test('a gauge keeps its last value and its unit', async () => {
   expect(await engine.realtime.get.query({ name })).toMatchObject({ type: 'GAUGE', value: '12.25', unit: 'GB' });
 });
 
+test('a label that objects would swallow is refused', async () => {
+  const labels = JSON.parse('{"__proto__":"x","a":"1"}');
+  await expect(engine.realtime.increment.mutate({ name: fresh(), labels })).rejects.toMatchObject({
+    data: { code: 'INVALID_INPUT' },
+  });
+});
+
 test('the same labels in another order are the same series, others are another', async () => {
   const name = fresh();
   await engine.realtime.increment.mutate({ name, labels: { a: '1', b: '2' } });
