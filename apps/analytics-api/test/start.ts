@@ -18,8 +18,11 @@ export type Running = {
   databaseUrl: string;
   client: AnalyticsClient;
   ingest: IngestClient;
-  /** Another analytics-api on the same stores. */
-  another(env?: Record<string, string>, now?: () => number): Promise<{ app: App; client: AnalyticsClient }>;
+  /** Another analytics-api on the same stores, until its `end` or the end of all. */
+  another(
+    env?: Record<string, string>,
+    now?: () => number,
+  ): Promise<{ app: App; client: AnalyticsClient; end(): Promise<void> }>;
   clientOf(app: App, key?: string): AnalyticsClient;
   /** What an analytics-api as a process of its own needs. */
   serviceEnv(): Record<string, string>;
@@ -29,7 +32,7 @@ export type Running = {
 /** analytics-api in this process, beside a usage-ingest that flushes only when it is asked. */
 export async function startAnalytics(env: Record<string, string> = {}): Promise<Running> {
   const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
-  const common = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY };
+  const common = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY, POSTGRES_POOL_SIZE: '4' };
   const process = await startServiceProcess('usage-ingest', { ...common, ENABLE_FLUSH: 'false' });
   const releasers = createReleasers();
   const clientOf = (app: App, key = KEY) =>
@@ -47,8 +50,14 @@ export async function startAnalytics(env: Record<string, string> = {}): Promise<
       ...env,
       ...more,
     });
-    const { app, db } = await createAnalyticsService(settings, { log: createLog('test', 'silent'), releasers, now });
-    return { app, db, client: clientOf(app) };
+    const own = createReleasers();
+    releasers.push('analytics-api', () => own.releaseAll());
+    const { app, db } = await createAnalyticsService(settings, {
+      log: createLog('test', 'silent'),
+      releasers: own,
+      now,
+    });
+    return { app, db, client: clientOf(app), end: () => own.releaseAll() };
   };
   return {
     ...(await another()),

@@ -621,6 +621,7 @@ describe('push and pull of the same call', () => {
     const started = addDays(dayOf(Date.now()), -4);
     const last = addDays(started, 1);
     let run = 0;
+    let ended = async () => {};
     const calls = fc.uniqueArray(
       fc.record({
         id: fc.nat(1_000),
@@ -640,72 +641,77 @@ describe('push and pull of the same call', () => {
       { minLength: 1, maxLength: 6 },
     );
     await fc.assert(
-      fc.asyncProperty(calls, steps, async (chosen, plan) => {
-        const merchant = `interleaved-${run++}`;
-        const { client, app } = await running.another({ LITELLM_MERCHANT: merchant, LITELLM_DAILY: 'off' });
-        const told = chosen.map(({ id, second, ms, prompt, completion, spend, failed, hit }) =>
-          row(`${id}${hit ? '_cache_hit1763781050.5' : ''}`, {
-            startTime: new Date(Date.parse(`${started}T00:00:00Z`) + second * 1000 + ms).toISOString(),
-            spend: String(spend),
-            prompt_tokens: prompt,
-            completion_tokens: completion,
-            total_tokens: prompt + completion,
-            cache_hit: hit ? 'True' : 'False',
-            status: failed ? 'failure' : 'success',
-          }),
-        );
-        litellm.rows = told;
-        const send = (path: string, body: object) =>
-          app.request(path, {
-            method: 'POST',
-            headers: { authorization: `Bearer ${KEY}` },
-            body: JSON.stringify(body),
+      fc
+        .asyncProperty(calls, steps, async (chosen, plan) => {
+          const merchant = `interleaved-${run++}`;
+          const { client, app, end } = await running.another({ LITELLM_MERCHANT: merchant, LITELLM_DAILY: 'off' });
+          ended = end;
+          const told = chosen.map(({ id, second, ms, prompt, completion, spend, failed, hit }) =>
+            row(`${id}${hit ? '_cache_hit1763781050.5' : ''}`, {
+              startTime: new Date(Date.parse(`${started}T00:00:00Z`) + second * 1000 + ms).toISOString(),
+              spend: String(spend),
+              prompt_tokens: prompt,
+              completion_tokens: completion,
+              total_tokens: prompt + completion,
+              cache_hit: hit ? 'True' : 'False',
+              status: failed ? 'failure' : 'success',
+            }),
+          );
+          litellm.rows = told;
+          const send = (path: string, body: object) =>
+            app.request(path, {
+              method: 'POST',
+              headers: { authorization: `Bearer ${KEY}` },
+              body: JSON.stringify(body),
+            });
+          for (const { way, which } of plan) {
+            const some = which.flatMap((index) => told[index % told.length] ?? []);
+            if (way === 'pull') await client.litellm.pull.mutate({ startDate: started, endDate: last });
+            else if (way === 'generic') {
+              const again = some.map((each) => ({
+                ...each,
+                request_id: each.request_id.replace(/_cache_hit.*/, `_cache_hit${Date.now() / 1000}`),
+              }));
+              const response = await send(LOGS, again.map(payload));
+              expect(await response.json()).toMatchObject({ rejected: [] });
+            } else
+              for (const each of some.filter(
+                ({ status, cache_hit }) => status === 'success' && cache_hit === 'False',
+              )) {
+                const late = new Date(Date.parse(each.startTime) + 1_500).toISOString();
+                const data = {
+                  cost: Number(each.spend),
+                  prompt_tokens: each.prompt_tokens,
+                  completion_tokens: each.completion_tokens,
+                };
+                expect((await send(EVENTS, event(each.request_id, late, data))).status).toBe(204);
+              }
+          }
+          await client.litellm.pull.mutate({ startDate: started, endDate: last });
+          const { totals: counted } = await client.analytics.breakdown.query({
+            startDate: started,
+            // An event that came first has its time of sending.
+            endDate: addDays(last, 1),
+            merchantIds: [merchant],
+            by: 'merchant',
           });
-        for (const { way, which } of plan) {
-          const some = which.flatMap((index) => told[index % told.length] ?? []);
-          if (way === 'pull') await client.litellm.pull.mutate({ startDate: started, endDate: last });
-          else if (way === 'generic') {
-            const again = some.map((each) => ({
-              ...each,
-              request_id: each.request_id.replace(/_cache_hit.*/, `_cache_hit${Date.now() / 1000}`),
-            }));
-            const response = await send(LOGS, again.map(payload));
-            expect(await response.json()).toMatchObject({ rejected: [] });
-          } else
-            for (const each of some.filter(({ status, cache_hit }) => status === 'success' && cache_hit === 'False')) {
-              const late = new Date(Date.parse(each.startTime) + 1_500).toISOString();
-              const data = {
-                cost: Number(each.spend),
-                prompt_tokens: each.prompt_tokens,
-                completion_tokens: each.completion_tokens,
-              };
-              expect((await send(EVENTS, event(each.request_id, late, data))).status).toBe(204);
-            }
-        }
-        await client.litellm.pull.mutate({ startDate: started, endDate: last });
-        const { totals: counted } = await client.analytics.breakdown.query({
-          startDate: started,
-          // An event that came first has its time of sending.
-          endDate: addDays(last, 1),
-          merchantIds: [merchant],
-          by: 'merchant',
-        });
-        const sum = (of: (each: (typeof chosen)[number]) => bigint) =>
-          chosen.reduce((total, each) => total + of(each), 0n);
-        expect({
-          requests: counted.requests,
-          failed: counted.failedRequests,
-          prompt: counted.promptTokens,
-          completion: counted.completionTokens,
-          nanos: nanosOf(counted.cost),
-        }).toEqual({
-          requests: String(chosen.length),
-          failed: String(chosen.filter(({ failed }) => failed).length),
-          prompt: String(sum(({ prompt }) => BigInt(prompt))),
-          completion: String(sum(({ completion }) => BigInt(completion))),
-          nanos: sum(({ spend }) => roundedNanos(String(spend))),
-        });
-      }),
+          const sum = (of: (each: (typeof chosen)[number]) => bigint) =>
+            chosen.reduce((total, each) => total + of(each), 0n);
+          expect({
+            requests: counted.requests,
+            failed: counted.failedRequests,
+            prompt: counted.promptTokens,
+            completion: counted.completionTokens,
+            nanos: nanosOf(counted.cost),
+          }).toEqual({
+            requests: String(chosen.length),
+            failed: String(chosen.filter(({ failed }) => failed).length),
+            prompt: String(sum(({ prompt }) => BigInt(prompt))),
+            completion: String(sum(({ completion }) => BigInt(completion))),
+            nanos: sum(({ spend }) => roundedNanos(String(spend))),
+          });
+        })
+        .afterEach(() => ended()),
       { numRuns: 25 },
     );
   });
