@@ -227,8 +227,10 @@ export function createCounters(redis: RedisClient, limits: CounterLimits, fault:
       const mark = markOf(merchantId);
       await redis.multi().sadd(LEAVING, mark).srem(PENDING, merchantId).exec();
       await fault('flush.while-leaving');
+      // Marks that others left, dead or not, stand for removals before our look: it speaks for them too.
+      const marks = (await redis.smembers(LEAVING)).filter((each) => merchantOfMark(each) === merchantId);
       if ((await redis.xlen(journalKey(merchantId))) > 0) await redis.sadd(PENDING, merchantId);
-      await redis.srem(LEAVING, mark);
+      await redis.srem(LEAVING, mark, ...marks);
     },
 
     async sweep() {
