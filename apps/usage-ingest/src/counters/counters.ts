@@ -96,8 +96,8 @@ export type Counters = {
   ): Promise<boolean>;
   /** Identities seen in the hot window, of a date. */
   seenIds(merchantId: string, date: Day, now: number): Promise<string[]>;
-  /** When the oldest item of any of these merchants was stored, in milliseconds; null where nothing waits. */
-  oldestItemAt(merchantIds: readonly string[]): Promise<number | null>;
+  /** When the oldest item of each of these merchants was stored, in milliseconds; of those that have one. */
+  waitingSince(merchantIds: readonly string[]): Promise<number[]>;
 };
 
 declare module 'ioredis' {
@@ -289,10 +289,9 @@ export function createCounters(redis: RedisClient, limits: CounterLimits, fault:
       return sets.flat().filter((identity) => identity.startsWith(`${date} `));
     },
 
-    async oldestItemAt(merchantIds) {
+    async waitingSince(merchantIds) {
       const oldest = await Promise.all(merchantIds.map((id) => redis.xrange(journalKey(id), '-', '+', 'COUNT', 1)));
-      const times = oldest.flatMap(([item]) => (item ? [Number(item[0].split('-')[0])] : []));
-      return times.length === 0 ? null : Math.min(...times);
+      return oldest.flatMap(([item]) => (item ? [Number(item[0].split('-')[0])] : []));
     },
   };
 }

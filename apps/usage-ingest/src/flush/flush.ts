@@ -94,16 +94,14 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
     };
   };
 
-  async function lagOf(pending: readonly string[]): Promise<number> {
-    const oldest = await counters.oldestItemAt(pending);
-    return oldest === null ? 0 : Math.max(1, now() - oldest);
-  }
+  const waitingSince = async () => counters.waitingSince(await counters.pendingMerchants());
+  const lagOf = (since: readonly number[]) => since.reduce((oldest, at) => Math.max(oldest, now() - at, 1), 0);
 
   return {
     drainAll,
     drainMerchants,
     run,
-    lagMs: async () => lagOf(await counters.pendingMerchants()),
+    lagMs: async () => lagOf(await waitingSince()),
 
     async range(startDate, endDate) {
       const results: (FlushResult & { date: Day })[] = [];
@@ -112,16 +110,16 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
     },
 
     async status(date = dayOf(now())) {
-      const [pending, rows, lastFlushAt] = await Promise.all([
-        counters.pendingMerchants().catch(() => null),
+      const [since, rows, lastFlushAt] = await Promise.all([
+        waitingSince().catch(() => null),
         db.usage.merchantUsage({ startDate: date, endDate: date }),
         db.usage.lastFlushAt(),
       ]);
-      const lagMs = pending && (await lagOf(pending));
+      const lagMs = since && lagOf(since);
       return {
         date,
         aggregated: lagMs === 0 && rows.length > 0,
-        pendingKeys: pending?.length ?? 0,
+        pendingKeys: since?.length ?? 0,
         recordCount: rows.length,
         lastFlushAt,
         lagMs,
