@@ -85,12 +85,7 @@ export async function createAnalyticsService(
     },
     now,
   });
-  const authenticate = createAuthenticate({
-    adminKey: env.TALLY_ADMIN_KEY,
-    serviceKey: env.TALLY_SERVICE_KEY,
-    findByHash: (hash) => db.keys.findByHash(hash),
-    now,
-  });
+  const authenticate = createAuthenticate({ env, keys: db.keys, now });
   const days = createDays({
     db,
     freshness,

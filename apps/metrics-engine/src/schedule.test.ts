@@ -1,65 +1,47 @@
 import { startOfDay } from '@tally/contracts';
 import { createEngineClient, type EngineClient } from '@tally/contracts/client';
-import { type Db, migrate, openDb } from '@tally/db';
-import { createLog, createReleasers, type Releasers } from '@tally/service';
-import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import type { Db } from '@tally/db';
+import { createLog, createReleasers } from '@tally/service';
+import { type FreshStore, freshRedis } from '@tally/testkit';
 import { Queue } from 'bullmq';
 import { Redis } from 'ioredis';
-import pg from 'pg';
+import type pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { ADMIN, prepareStores, type Stores } from '../test/start.ts';
 import { readEnv } from './env.ts';
 import { PATTERNS, type Schedule } from './schedule.ts';
 import { createEngineService } from './service.ts';
 
-const ADMIN = 'admin-key-of-this-test';
 const NOW = Date.parse('2026-03-20T08:00:00Z');
 
+let stores: Stores;
 let store: FreshStore;
-let redis: FreshStore;
 let db: Db;
 let client: pg.Client;
 let connection: Redis;
 let queue: Queue;
-let releasers: Releasers;
 let engine: EngineClient;
 let schedule: Schedule;
 
 beforeAll(async () => {
-  store = await freshDatabase(migrate);
-  redis = await freshRedis();
-  db = await openDb(store.url);
-  client = new pg.Client({ connectionString: store.url });
-  await client.connect();
-  connection = new Redis(redis.url, { maxRetriesPerRequest: null });
+  stores = await prepareStores();
+  ({ store, db, client } = stores);
+  connection = new Redis(stores.redis.url, { maxRetriesPerRequest: null });
   queue = new Queue('metrics-engine', { connection, prefix: '{bull}' });
-  releasers = createReleasers();
-  const env = readEnv({
-    DATABASE_URL: store.url,
-    REDIS_URL: redis.url,
-    TALLY_ADMIN_KEY: ADMIN,
+  const settings = {
+    ENABLE_METRICS_SCHEDULER: 'true',
     JOB_ATTEMPTS: '2',
     JOB_BACKOFF_MS: '10',
     USAGE_INGEST_URL: 'http://127.0.0.1:1',
-  });
-  const options = { log: createLog('test', 'silent'), releasers, now: () => NOW };
-  await createEngineService(env, options);
-  const service = await createEngineService(env, options);
-  schedule = service.schedule;
-  engine = createEngineClient({
-    url: 'http://engine',
-    key: ADMIN,
-    fetch: async (input, init) => service.app.request(input as string, init as RequestInit),
-  });
+  };
+  await stores.start(settings, () => NOW);
+  ({ engine, schedule } = await stores.start(settings, () => NOW));
 });
 
 afterAll(async () => {
   await queue.close();
   connection.disconnect();
-  await releasers.releaseAll();
-  await client.end();
-  await db.close();
-  await store.drop();
-  await redis.drop();
+  await stores.close();
 });
 
 test('two instances make each schedule once, at the documented UTC times', async () => {

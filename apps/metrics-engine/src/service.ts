@@ -161,12 +161,7 @@ export async function createEngineService(
     name: 'metrics-engine',
     log,
     router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
-    authenticate: createAuthenticate({
-      adminKey: env.TALLY_ADMIN_KEY,
-      serviceKey: env.TALLY_SERVICE_KEY,
-      findByHash: (hash) => db.keys.findByHash(hash),
-      now,
-    }),
+    authenticate: createAuthenticate({ env, keys: db.keys, now }),
     maxBodyBytes: env.MAX_BODY_BYTES,
     registry,
     async health() {

@@ -1,5 +1,5 @@
 import type { Db } from '@tally/db';
-import type { RedisClient } from '@tally/service';
+import { mastersOf, type RedisClient } from '@tally/service';
 
 export type Durability = {
   /**
@@ -45,7 +45,7 @@ function levelOf(setting: Setting): Durability {
 }
 
 async function settingsOf(redis: RedisClient): Promise<Setting> {
-  const node = 'nodes' in redis ? redis.nodes('master')[0] : redis;
+  const [node] = mastersOf(redis);
   const names = ['maxmemory-policy', 'appendonly', 'appendfsync', 'no-appendfsync-on-rewrite', 'save'];
   const values = new Map<string, string>();
   for (const name of names) {

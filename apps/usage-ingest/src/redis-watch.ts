@@ -1,4 +1,4 @@
-import type { RedisClient } from '@tally/service';
+import { mastersOf, type RedisClient } from '@tally/service';
 
 export type RedisWatch = {
   /** Whether Redis uses more of its memory than the high mark allows. */
@@ -21,7 +21,7 @@ export function watchRedis({ redis, highMark, intervalMs, onRestart }: RedisWatc
   let full = false;
 
   const look = async () => {
-    const nodes = 'nodes' in redis ? redis.nodes('master') : [redis];
+    const nodes = mastersOf(redis);
     const facts = await Promise.all(nodes.map((node) => node.info()));
     full = facts.some((info) => isAbove(info, highMark));
     for (const [index, info] of facts.entries()) {

@@ -1,5 +1,5 @@
 import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
-import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally/service';
+import { assertMerchant, type Handlers, merchantsFor, platformOnly } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { CurrentTotals } from './current.ts';
@@ -142,13 +142,6 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
     },
   };
-}
-
-/** What is about all merchants is not for a key that is bound to one. */
-function platformOnly(caller: Caller): void {
-  if (caller.merchantId !== null) {
-    throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
-  }
 }
 
 function assertRange(startDate: string, endDate: string): void {

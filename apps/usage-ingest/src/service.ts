@@ -164,12 +164,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     name: 'usage-ingest',
     log,
     router: serveContract(ingest, handlers),
-    authenticate: createAuthenticate({
-      adminKey: env.TALLY_ADMIN_KEY,
-      serviceKey: env.TALLY_SERVICE_KEY,
-      findByHash: (hash) => db.keys.findByHash(hash),
-      now,
-    }),
+    authenticate: createAuthenticate({ env, keys: db.keys, now }),
     maxBodyBytes: env.MAX_BODY_BYTES,
     registry,
     health: () => health(db, redis, durability),

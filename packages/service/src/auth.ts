@@ -7,10 +7,12 @@ export type Caller = { id: string; role: Role; merchantId: string | null; teamId
 export type Authenticate = (authorization: string | undefined) => Promise<Caller>;
 
 export type AuthOptions = {
-  adminKey?: string | undefined;
-  serviceKey?: string | undefined;
-  /** Looks a key up by the SHA-256 of its secret, in hex. */
-  findByHash(hash: string): Promise<ApiKey | undefined>;
+  /** Keys that are set and not kept: the admin's, and what the services show each other. */
+  env: { TALLY_ADMIN_KEY?: string | undefined; TALLY_SERVICE_KEY?: string | undefined };
+  keys: {
+    /** Looks a key up by the SHA-256 of its secret, in hex. */
+    findByHash(hash: string): Promise<ApiKey | undefined>;
+  };
   now?: () => number;
 };
 
@@ -21,10 +23,10 @@ const STALE_MS = 60 * 60_000;
 const MAX_KEYS = 10_000;
 
 /** Checks `Authorization: Bearer …`; UNAUTHORIZED for a missing, unknown or revoked key. */
-export function createAuthenticate({ adminKey, serviceKey, findByHash, now = Date.now }: AuthOptions): Authenticate {
+export function createAuthenticate({ env, keys, now = Date.now }: AuthOptions): Authenticate {
   const fixed = [
-    ...(adminKey ? [{ hash: sha256(adminKey), caller: platform('admin') }] : []),
-    ...(serviceKey ? [{ hash: sha256(serviceKey), caller: platform('service') }] : []),
+    ...(env.TALLY_ADMIN_KEY ? [{ hash: sha256(env.TALLY_ADMIN_KEY), caller: platform('admin') }] : []),
+    ...(env.TALLY_SERVICE_KEY ? [{ hash: sha256(env.TALLY_SERVICE_KEY), caller: platform('service') }] : []),
   ];
   const known = new Map<string, { caller: Caller | undefined; at: number }>();
 
@@ -32,7 +34,7 @@ export function createAuthenticate({ adminKey, serviceKey, findByHash, now = Dat
     const cached = known.get(hash);
     if (cached && now() - cached.at < FRESH_MS) return cached.caller;
     try {
-      const key = await findByHash(hash);
+      const key = await keys.findByHash(hash);
       const caller = key && { id: key.id, role: key.role, merchantId: key.merchantId, teamId: key.teamId };
       if (known.size >= MAX_KEYS) known.delete(known.keys().next().value!);
       known.delete(hash);
@@ -71,6 +73,12 @@ export function merchantsFor(caller: Caller, named: readonly string[] | undefine
 /** MERCHANT_FORBIDDEN where the caller is bound to another merchant. */
 export function assertMerchant(caller: Caller, merchantId: string): void {
   if (caller.merchantId === null || caller.merchantId === merchantId) return;
+  throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
+}
+
+/** MERCHANT_FORBIDDEN where the caller is bound to a merchant: what is about all of them is not for it. */
+export function platformOnly(caller: Caller): void {
+  if (caller.merchantId === null) return;
   throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
 }
 

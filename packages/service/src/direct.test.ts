@@ -41,7 +41,7 @@ beforeAll(async () => {
     name: 'test',
     log: createLog('test', 'silent'),
     router,
-    authenticate: createAuthenticate({ adminKey: KEY, findByHash: async () => undefined }),
+    authenticate: createAuthenticate({ env: { TALLY_ADMIN_KEY: KEY }, keys: { findByHash: async () => undefined } }),
     maxBodyBytes: 2_000,
     registry: new Registry(),
     health: async () => ({ ok: true }),

@@ -40,6 +40,11 @@ export function createRedis(
   return client;
 }
 
+/** The servers that hold the data: the masters of a cluster, or the one there is. */
+export function mastersOf(client: RedisClient): Redis[] {
+  return 'nodes' in client ? client.nodes('master') : [client];
+}
+
 /** Resolves when the client can take commands; rejects after the deadline. */
 export async function redisReady(client: RedisClient, deadlineMs = 10_000): Promise<void> {
   if (client.status === 'ready') return;

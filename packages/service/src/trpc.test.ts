@@ -32,7 +32,10 @@ function app(options: { maxBodyBytes?: number } = {}) {
     name: 'test',
     log: createLog('test', 'silent'),
     router,
-    authenticate: createAuthenticate({ adminKey: 'the-admin-key-is-long', findByHash: async () => undefined }),
+    authenticate: createAuthenticate({
+      env: { TALLY_ADMIN_KEY: 'the-admin-key-is-long' },
+      keys: { findByHash: async () => undefined },
+    }),
     maxBodyBytes: options.maxBodyBytes ?? 10_000,
     registry: new Registry(),
     health: async () => ({ ok: true }),
@@ -155,18 +158,21 @@ describe('createAuthenticate', () => {
     let revoked = false;
     const authenticate = createAuthenticate({
       now: () => time,
-      async findByHash() {
-        if (away) throw new Error('connection refused');
-        if (revoked) return undefined;
-        return {
-          id: 'anna',
-          name: 'anna',
-          role: 'viewer',
-          merchantId: 'm',
-          teamId: null,
-          createdAt: '',
-          revokedAt: null,
-        };
+      env: {},
+      keys: {
+        async findByHash() {
+          if (away) throw new Error('connection refused');
+          if (revoked) return undefined;
+          return {
+            id: 'anna',
+            name: 'anna',
+            role: 'viewer',
+            merchantId: 'm',
+            teamId: null,
+            createdAt: '',
+            revokedAt: null,
+          };
+        },
       },
     });
     await expect(authenticate('Bearer anna-key')).resolves.toMatchObject({ id: 'anna', merchantId: 'm' });

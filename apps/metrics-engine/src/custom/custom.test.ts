@@ -1,63 +1,28 @@
 import { addDays, type Day, startOfDay } from '@tally/contracts';
-import { createEngineClient, type EngineClient } from '@tally/contracts/client';
-import { type Db, type JournalLine, migrate, openDb } from '@tally/db';
-import { createLog, createReleasers, type Releasers } from '@tally/service';
-import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import type { EngineClient } from '@tally/contracts/client';
+import type { Db, JournalLine } from '@tally/db';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { readEnv } from '../env.ts';
-import { createEngineService } from '../service.ts';
+import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
 
-const ADMIN = 'admin-key-of-this-test';
-const log = createLog('test', 'silent');
 const RANGE = { startDate: '2026-03-01', endDate: '2026-03-10' };
 
-let store: FreshStore;
-let redis: FreshStore;
+let stores: Stores;
 let db: Db;
 let client: pg.Client;
-let releasers: Releasers;
 let engine: EngineClient;
-let engineOf: (settings: Record<string, string>) => Promise<(key: string) => EngineClient>;
-let as: (key: string) => EngineClient;
+let as: Engine['as'];
 
 beforeAll(async () => {
-  store = await freshDatabase(migrate);
-  redis = await freshRedis();
-  db = await openDb(store.url);
-  client = new pg.Client({ connectionString: store.url });
-  await client.connect();
-  releasers = createReleasers();
-  engineOf = async (settings) => {
-    const env = readEnv({
-      DATABASE_URL: store.url,
-      REDIS_URL: redis.url,
-      TALLY_ADMIN_KEY: ADMIN,
-      ENABLE_METRICS_SCHEDULER: 'false',
-      ...settings,
-    });
-    const { app } = await createEngineService(env, { log, releasers });
-    return (key) =>
-      createEngineClient({
-        url: 'http://engine',
-        key,
-        fetch: async (input, init) => app.request(input as string, init as RequestInit),
-      });
-  };
-  as = await engineOf({});
-  engine = as(ADMIN);
+  stores = await prepareStores();
+  ({ db, client } = stores);
+  ({ engine, as } = await stores.start());
   await seed();
   await engine.rollups.daily.backfill.mutate(RANGE);
 });
 
-afterAll(async () => {
-  await releasers.releaseAll();
-  await client.end();
-  await db.close();
-  await store.drop();
-  await redis.drop();
-});
+afterAll(() => stores.close());
 
 async function seed(): Promise<void> {
   const lines = Array.from({ length: 400 }, (_, i): JournalLine => {
@@ -421,7 +386,8 @@ test('texts and versions that the database cannot hold are refused with a code',
 });
 
 test('what costs too much is estimated and refused', async () => {
-  const strict = (await engineOf({ CUSTOM_COST_MEDIUM: '1', CUSTOM_COST_HIGH: '2', CUSTOM_COST_LIMIT: '3' }))(ADMIN);
+  const strict = (await stores.start({ CUSTOM_COST_MEDIUM: '1', CUSTOM_COST_HIGH: '2', CUSTOM_COST_LIMIT: '3' }))
+    .engine;
   const estimate = await strict.custom.estimate.mutate(definition('COUNT(*)'));
   expect(estimate).toMatchObject({ cost: 'high', allowed: false });
   await expect(strict.custom.test.mutate(definition('COUNT(*)'))).rejects.toMatchObject({
@@ -431,8 +397,8 @@ test('what costs too much is estimated and refused', async () => {
 });
 
 test('a metric that runs into the time-out gives the code, is in the audit trail, and the next one is answered', async () => {
-  const impatient = (await engineOf({ CUSTOM_TIMEOUT_MS: '10' }))(ADMIN);
-  const locker = new pg.Client({ connectionString: store.url });
+  const impatient = (await stores.start({ CUSTOM_TIMEOUT_MS: '10' })).engine;
+  const locker = new pg.Client({ connectionString: stores.store.url });
   await locker.connect();
   await locker.query('begin; lock table usage_daily in access exclusive mode');
   const { startDate: _, endDate: __, ...fields } = definition('COUNT(*)', { dataSource: 'usage' });
@@ -474,7 +440,7 @@ test('over entries that are past the retention a metric says so, and of their su
 });
 
 test('more groups than allowed are refused', async () => {
-  const narrow = (await engineOf({ CUSTOM_MAX_ROWS: '3' }))(ADMIN);
+  const narrow = (await stores.start({ CUSTOM_MAX_ROWS: '3' })).engine;
   await expect(narrow.custom.test.mutate(definition('COUNT(*)', { dimensions: ['user_id'] }))).rejects.toMatchObject({
     data: { code: 'FORMULA_TOO_COSTLY' },
   });

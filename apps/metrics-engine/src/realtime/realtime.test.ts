@@ -1,71 +1,37 @@
 import { addDays, type Day, dayOf, formatCost, parseSignedQuantity, startOfDay } from '@tally/contracts';
-import { createEngineClient, type EngineClient } from '@tally/contracts/client';
-import { type Db, migrate, openDb } from '@tally/db';
-import {
-  type App,
-  createLog,
-  createRedis,
-  createReleasers,
-  type RedisClient,
-  type Releasers,
-  redisReady,
-} from '@tally/service';
-import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import type { EngineClient } from '@tally/contracts/client';
+import type { Db } from '@tally/db';
+import { type App, createRedis, type RedisClient, redisReady } from '@tally/service';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { readEnv } from '../env.ts';
-import { createEngineService } from '../service.ts';
+import { ADMIN, type Engine, prepareStores, type Stores } from '../../test/start.ts';
 import { createBackup } from './backup.ts';
 import { createRealtime } from './realtime.ts';
 import { createReconcile } from './reconcile.ts';
 import { RELATIVE_ERROR } from './sketch.ts';
 
-const ADMIN = 'admin-key-of-this-test';
-
-let store: FreshStore;
-let stored: FreshStore;
+let stores: Stores;
 let db: Db;
 let redis: RedisClient;
-let releasers: Releasers;
 let app: App;
 let engine: EngineClient;
-let as: (key: string) => EngineClient;
+let as: Engine['as'];
 let now = Date.parse('2026-03-20T08:00:00Z');
 let names = 0;
 
 beforeAll(async () => {
-  store = await freshDatabase(migrate);
-  stored = await freshRedis();
-  db = await openDb(store.url);
-  redis = createRedis(stored.url);
+  stores = await prepareStores();
+  db = stores.db;
+  redis = createRedis(stores.redis.url);
   await redisReady(redis);
-  releasers = createReleasers();
-  const env = readEnv({
-    DATABASE_URL: store.url,
-    REDIS_URL: stored.url,
-    TALLY_ADMIN_KEY: ADMIN,
-    REALTIME_MAX_SERIES: '3',
-    REALTIME_WATCH_MS: '10',
-    ENABLE_METRICS_SCHEDULER: 'false',
-  });
-  const service = await createEngineService(env, { log: createLog('test', 'silent'), releasers, now: () => now });
-  app = service.app;
-  as = (key) =>
-    createEngineClient({
-      url: 'http://engine',
-      key,
-      fetch: async (input, init) => app.request(input as string, init as RequestInit),
-    });
-  engine = as(ADMIN);
-  await redisReady(service.redis);
+  const started = await stores.start({ REALTIME_MAX_SERIES: '3', REALTIME_WATCH_MS: '10' }, () => now);
+  ({ app, engine, as } = started);
+  await redisReady(started.redis);
 });
 
 afterAll(async () => {
-  await releasers.releaseAll();
   redis.disconnect();
-  await db.close();
-  await store.drop();
-  await stored.drop();
+  await stores.close();
 });
 
 const fresh = () => `metric_${names++}`;

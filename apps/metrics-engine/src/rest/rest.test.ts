@@ -1,35 +1,16 @@
-import { migrate } from '@tally/db';
-import { type App, createLog, createReleasers, type Releasers } from '@tally/service';
-import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import type { App } from '@tally/service';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { readEnv } from '../env.ts';
-import { createEngineService } from '../service.ts';
+import { ADMIN, prepareStores, type Stores } from '../../test/start.ts';
 
-const ADMIN = 'admin-key-of-this-test';
-
-let store: FreshStore;
-let redis: FreshStore;
-let releasers: Releasers;
+let stores: Stores;
 let app: App;
 
 beforeAll(async () => {
-  store = await freshDatabase(migrate);
-  redis = await freshRedis();
-  releasers = createReleasers();
-  const env = readEnv({
-    DATABASE_URL: store.url,
-    REDIS_URL: redis.url,
-    TALLY_ADMIN_KEY: ADMIN,
-    ENABLE_METRICS_SCHEDULER: 'false',
-  });
-  ({ app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers }));
+  stores = await prepareStores();
+  ({ app } = await stores.start());
 });
 
-afterAll(async () => {
-  await releasers.releaseAll();
-  await store.drop();
-  await redis.drop();
-});
+afterAll(() => stores.close());
 
 const call = async (path: string, init: RequestInit = {}) => {
   const headers = { authorization: `Bearer ${ADMIN}`, 'content-type': 'application/json', ...init.headers };

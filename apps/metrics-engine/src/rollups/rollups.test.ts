@@ -1,58 +1,27 @@
 import { addDays, countDays, type Day, dayOf, eachDay, formatCost, type RollupRow, startOfDay } from '@tally/contracts';
-import { createEngineClient, type EngineClient } from '@tally/contracts/client';
-import { type Db, type JournalLine, migrate, openDb } from '@tally/db';
-import { createLog, createReleasers, type Releasers } from '@tally/service';
-import { type FreshStore, freshDatabase, freshRedis } from '@tally/testkit';
+import type { EngineClient } from '@tally/contracts/client';
+import { type Db, type JournalLine, openDb } from '@tally/db';
 import fc from 'fast-check';
-import pg from 'pg';
+import type pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { readEnv } from '../env.ts';
-import { createEngineService } from '../service.ts';
+import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
 import { periodOf, periodsOf } from './periods.ts';
 import { createRollups } from './rollups.ts';
 
-const ADMIN = 'admin-key-of-this-test';
-const log = createLog('test', 'silent');
-
-let store: FreshStore;
-let redis: FreshStore;
+let stores: Stores;
 let db: Db;
 let client: pg.Client;
-let releasers: Releasers;
 let engine: EngineClient;
 let now = Date.parse('2026-03-20T08:00:00Z');
-let key: (secret: string) => EngineClient;
+let as: Engine['as'];
 
 beforeAll(async () => {
-  store = await freshDatabase(migrate);
-  redis = await freshRedis();
-  db = await openDb(store.url);
-  client = new pg.Client({ connectionString: store.url });
-  await client.connect();
-  releasers = createReleasers();
-  const env = readEnv({
-    DATABASE_URL: store.url,
-    REDIS_URL: redis.url,
-    TALLY_ADMIN_KEY: ADMIN,
-    ENABLE_METRICS_SCHEDULER: 'false',
-  });
-  const { app } = await createEngineService(env, { log, releasers, now: () => now });
-  key = (secret) =>
-    createEngineClient({
-      url: 'http://engine',
-      key: secret,
-      fetch: async (input, init) => app.request(input as string, init as RequestInit),
-    });
-  engine = key(ADMIN);
+  stores = await prepareStores();
+  ({ db, client } = stores);
+  ({ engine, as } = await stores.start({}, () => now));
 });
 
-afterAll(async () => {
-  await releasers.releaseAll();
-  await client.end();
-  await db.close();
-  await store.drop();
-  await redis.drop();
-});
+afterAll(() => stores.close());
 
 beforeEach(async () => {
   now = Date.parse('2026-03-20T08:00:00Z');
@@ -300,7 +269,7 @@ test('two engines at once write each period once', async () => {
     (date): Entry => ({ merchant: 'a', date, user: 'u', tokens: '5' }),
   );
   await append(entries);
-  const other = await openDb(store.url);
+  const other = await openDb(stores.store.url);
   const second = createRollups({ db: other, weekStart: 1, maxBackfillDays: 100, now: () => now });
   const range = { startDate: '2026-02-01', endDate: '2026-02-28' };
   const [one, two] = await Promise.all([engine.rollups.daily.backfill.mutate(range), second.backfill('daily', range)]);
@@ -313,7 +282,7 @@ test('a backfill that an engine leaves in the middle is ended by another one', a
   const entries = eachDay('2026-02-01', '2026-02-10').map((date): Entry => ({ merchant: 'a', date, tokens: '5' }));
   await append(entries);
   const range = { startDate: '2026-02-01', endDate: '2026-02-10' };
-  const dying = await openDb(store.url);
+  const dying = await openDb(stores.store.url);
   const lane = await dying.rollups.begin({
     kind: 'daily',
     period: { start: range.startDate, end: range.endDate },
@@ -356,7 +325,7 @@ test('a caller bound to a merchant sees its rows alone and may not compute', asy
     { merchant: 'b', date: '2026-03-01' },
   ]);
   await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
-  const bound = key((await db.keys.create({ name: 'viewer of a', role: 'viewer', merchantId: 'a' })).key);
+  const bound = as((await db.keys.create({ name: 'viewer of a', role: 'viewer', merchantId: 'a' })).key);
   const range = { startDate: '2026-03-01', endDate: '2026-03-01' };
   const { rows } = await bound.rollups.daily.list.query(range);
   expect(new Set(rows.map((row) => row.merchantId))).toEqual(new Set(['a']));

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { type Day, MAX_SUM_UNITS, type Units } from '@tally/contracts';
-import type { RedisClient } from '@tally/service';
+import { mastersOf, type RedisClient } from '@tally/service';
 import type { Cluster, Redis, Result } from 'ioredis';
 import type { FaultPoint } from '../faults.ts';
 import {
@@ -181,7 +181,7 @@ export function createCounters(redis: RedisClient, limits: CounterLimits, fault:
         yield totals.map(([metricType, units]) => ({ merchantId, date, metricType, units }));
         return;
       }
-      for (const node of nodesOf(redis)) {
+      for (const node of mastersOf(redis)) {
         let cursor = '0';
         do {
           const [next, found] = await node.scan(cursor, 'MATCH', totalsPattern(date), 'COUNT', 100);
@@ -236,7 +236,7 @@ export function createCounters(redis: RedisClient, limits: CounterLimits, fault:
     async sweep() {
       const marks = await redis.smembers(LEAVING);
       const merchants = new Set(marks.map(merchantOfMark));
-      for (const node of nodesOf(redis)) {
+      for (const node of mastersOf(redis)) {
         let cursor = '0';
         do {
           const [next, keys] = await node.scan(cursor, 'MATCH', JOURNALS_PATTERN, 'COUNT', 1000);
@@ -312,10 +312,6 @@ async function nodeOf(cluster: Cluster, key: string): Promise<Redis> {
   const node = cluster.nodes('master').find(({ options: { host, port } }) => `${host}:${port}` === address);
   if (!node) throw new Error('the cluster knows no master of this merchant');
   return node;
-}
-
-function nodesOf(redis: RedisClient) {
-  return 'nodes' in redis ? redis.nodes('master') : [redis];
 }
 
 function itemOf([streamId, fields]: [string, string[]]): JournalItem {

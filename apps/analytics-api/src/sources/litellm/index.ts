@@ -1,7 +1,7 @@
 import { addDays, type analytics, type Day, dayOf, type LitellmPull, TallyError } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { Db } from '@tally/db';
-import type { App, Authenticate, Caller, Handlers, Log, Loop } from '@tally/service';
+import { type App, type Authenticate, type Handlers, type Log, type Loop, platformOnly } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Env } from '../../env.ts';
 import type { Rules } from './call.ts';
@@ -118,9 +118,4 @@ export function createLitellm({
 function rangeOf({ startDate, endDate }: { startDate?: Day | undefined; endDate?: Day | undefined }, today: Day) {
   if (startDate) return { startDate, endDate: endDate ?? (today > startDate ? today : startDate) };
   return endDate ? { startDate: endDate, endDate } : undefined;
-}
-
-function platformOnly(caller: Caller): void {
-  if (caller.merchantId !== null)
-    throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
 }
