@@ -407,6 +407,22 @@ table usage_touched_days (
   constraint usage_touched_days_pkey PRIMARY KEY (merchant_id, date)
 );
 
+table usage_yearly (
+  merchant_id text not null,
+  year date not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  provider text not null,
+  requests bigint not null default 0,
+  failed_requests bigint not null default 0,
+  prompt_tokens bigint not null default 0,
+  completion_tokens bigint not null default 0,
+  cost bigint not null default 0,
+  constraint usage_yearly_pkey PRIMARY KEY (merchant_id, year, user_id, api_key, model, provider)
+);
+CREATE INDEX usage_yearly_year ON public.usage_yearly USING btree (year);
+
 table weekly_metrics (
   merchant_id text not null,
   entity_type text not null,

@@ -20,7 +20,8 @@ export type Cache = {
   /**
    * The answer to a question about what was counted: kept, joined if it is being computed, or computed. Its key has the
    * version of the merchants and days of `scope` in it, read after the question was asked: no answer is older than any
-   * commit before the call. `compute` must depend on the question and on these days' sums alone, and give plain JSON.
+   * commit before the call. `compute` must depend on the question, these days' sums and the names of the directory alone,
+   * and give plain JSON.
    */
   through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T>;
   /** Keeps an answer by its question alone, at most once a minute: for when nothing better can be had. */
@@ -49,6 +50,8 @@ const REMEMBER_SECONDS = MINUTE;
 /** Entries dated up to this many days back arrive in the normal way. */
 const SETTLED_DAYS = 7;
 const PREFIX = 'metrics:dashboard';
+/** To be raised whenever what is kept of an answer changes its shape: another version of this code may have kept it. */
+const SHAPE = 2;
 /** A larger answer is cheaper to compute again than to carry. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
@@ -144,7 +147,10 @@ function ttlOf(endDate: Day, today: Day): number {
 
 const rememberedKey = (kind: string, question: unknown) => `${PREFIX}:${kind}:remembered:${digest(question)}`;
 
-const digest = (question: unknown) => createHash('sha256').update(JSON.stringify(question)).digest('base64url');
+const digest = (question: unknown) =>
+  createHash('sha256')
+    .update(JSON.stringify([SHAPE, question]))
+    .digest('base64url');
 
 /** Answers as text, the least recently used first out. */
 function createMemory(maxBytes: number, now: () => number) {

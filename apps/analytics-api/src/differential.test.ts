@@ -1,6 +1,7 @@
 import {
   addDays,
   type BreakdownRow,
+  countDays,
   DAY_MS,
   dayOf,
   type GroupBy,
@@ -14,13 +15,18 @@ import type { AnalyticsClient } from '@tally/contracts/client';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Running, startAnalytics } from '../test/start.ts';
+import { periodBefore } from './dates.ts';
 import { measuresOf, NOTHING } from './measures.ts';
 import { periodsOf } from './zone.ts';
 
 /** Runs of the property; `FC_RUNS` asks for more. */
 const RUNS = Number(process.env.FC_RUNS ?? 60);
 const TODAY = dayOf(Date.now());
-const FIRST = addDays(TODAY, -100);
+/** Some days of the years before, so that years and months are read whole, in part and less the rest. */
+const LONG_AGO = [101, 250, 330, 366, 400, 480, 700];
+const FIRST = addDays(TODAY, -720);
+/** Of longer series the brute force would take most of the time. */
+const MOST_DAYS = { '15m': 30, hour: 120, day: 800, week: 800, month: 800 };
 const DIMENSION = {
   user: 'userId',
   model: 'model',
@@ -70,14 +76,18 @@ const entry = fc.record({
   completion: fc.integer({ min: 0, max: 9_000 }),
   nanoUsd: fc.bigInt({ min: 0n, max: 10n ** 15n }),
   // Mostly near now, so that days of UTC and of the zones differ within the range asked.
-  ago: fc.oneof(fc.integer({ min: 0, max: 3 * DAY_MS }), fc.integer({ min: 0, max: 100 * DAY_MS })),
+  ago: fc.oneof(
+    fc.integer({ min: 0, max: 3 * DAY_MS }),
+    fc.integer({ min: 0, max: 100 * DAY_MS }),
+    fc.constantFrom(...LONG_AGO).map((days) => days * DAY_MS),
+  ),
 });
 const some = <T>(item: fc.Arbitrary<T>) => fc.option(fc.array(item, { maxLength: 2 }), { nil: undefined, freq: 3 });
 const named = (name: string, count: number) => dimension(name, count).map((value) => value ?? 'unknown');
 const question = fc
   .record({
-    from: fc.integer({ min: 0, max: 100 }),
-    length: fc.oneof(fc.integer({ min: 0, max: 4 }), fc.integer({ min: 0, max: 100 })),
+    from: fc.oneof(fc.integer({ min: 0, max: 100 }), fc.integer({ min: 0, max: 720 })),
+    length: fc.oneof(...[4, 100, 720].map((max) => fc.integer({ min: 0, max }))),
     merchantIds: some(merchant),
     userIds: some(named('user', 5)),
     models: some(named('model', 3)),
@@ -132,8 +142,8 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
       for (const page of pages) expect(page).toEqual(wanted);
 
       const inZone = { ...question, ...series };
-      const points = bruteSeries(inZone);
-      if (points.length <= 10_000) {
+      if (countDays(question.startDate, question.endDate) <= MOST_DAYS[series.interval]) {
+        const points = bruteSeries(inZone);
         for (const client of [...cached, uncached]) {
           const answer = await client.analytics.timeseries.query(inZone);
           expect(
@@ -151,6 +161,15 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
       expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
       expect(summary!.totals).toEqual(measures(within(question)));
       expect(summary!.activeUsers).toBe(new Set(within(question).flatMap((each) => each.userId ?? [])).size);
+      const { rows: users } = bruteBreakdown(question, 'user', 'cost', 'desc');
+      expect(summary!.topUsers.map(({ key, cost }) => ({ key, cost }))).toEqual(
+        users.flatMap(({ key, cost }) => (key === 'unknown' ? [] : [{ key, cost }])).slice(0, 5),
+      );
+      const before = within({ ...question, ...periodBefore(question) });
+      const { successRate: _, ...sums } = measures(before);
+      const activeBefore = new Set(before.flatMap((each) => each.userId ?? [])).size;
+      for (const [name, value] of Object.entries({ ...sums, activeUsers: String(activeBefore) }))
+        expect(summary!.trends[name as keyof NonNullable<typeof summary>['trends']].previous, name).toBe(value);
       for (const { date, ...day } of summary!.byDay)
         expect(day).toEqual(measures(within({ ...question, startDate: date, endDate: date })));
       await flushing;

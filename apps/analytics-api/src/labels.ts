@@ -5,8 +5,8 @@ type Labelled = { label: string; details: Record<string, unknown> };
 
 export type Labels = {
   /**
-   * What people call the keys of a grouping, in one look-up for all of them; read when the question is asked, so a new
-   * name is shown at once. What nobody named is shown as it is; a user who is nobody is the "Unknown User".
+   * What people call the keys of a grouping, in one look-up for all of them. What nobody named is shown as it is; a user
+   * who is nobody is the "Unknown User".
    */
   of(
     by: GroupBy,

@@ -1,13 +1,4 @@
-import {
-  addDays,
-  countDays,
-  DAY_MS,
-  type Day,
-  dayOf,
-  type Filters,
-  type GroupBy,
-  type PlanPart,
-} from '@tally/contracts';
+import { addDays, DAY_MS, type Day, dayOf, type Filters, type GroupBy, type PlanPart } from '@tally/contracts';
 
 type Range = { startDate: Day; endDate: Day };
 
@@ -15,13 +6,15 @@ type Range = { startDate: Day; endDate: Day };
 export type Needs = {
   /** It groups or filters by user or api key, which the model cube has dropped. */
   entities: boolean;
-  /** It tells days apart, which the month cube has dropped. */
+  /** It tells days apart, which the month and the year cube have dropped. */
   days: boolean;
   /**
-   * It asks for sums alone, so that days may be taken away from a month. Where names are listed without their sums, those
-   * of the days taken away would be among them.
+   * It asks for sums alone, so that days may be taken away from a month and months from a year. Where names are listed
+   * without their sums, those of what is taken away would be among them.
    */
   sums?: boolean;
+  /** Reading days after it costs nothing, because nothing is counted for them yet. */
+  today?: Day;
 };
 
 /** Whether a question groups or filters by user or api key. */
@@ -30,44 +23,95 @@ export function needsEntities(filters: Pick<Filters, 'userIds' | 'apiKeys'>, by?
 }
 
 /**
- * The smallest sums that answer a question, each for its part of the range; the parts cover every day of it once.
- * Whole months come from the month cube and the edges from days, so the cost grows with the months, not the days. An edge
- * that is most of its month is that month less its other days.
+ * The smallest sums that answer a question, each for its part of the range; added up, less those marked `less`, the parts
+ * cover every day of it once.
  */
-export function planOf({ startDate, endDate }: Range, { entities, days, sums = false }: Needs): PlanPart[] {
-  if (!entities) return [{ cube: 'usage_daily_models', startDate, endDate }];
-  if (days) return [{ cube: 'usage_daily', startDate, endDate }];
-  const [head, tail] = [firstOfMonth(startDate), lastOfMonth(endDate)];
-  const [before, after] = [countDays(head, startDate) - 1, countDays(endDate, tail) - 1];
-  if (head === firstOfMonth(endDate)) {
-    const asked = countDays(startDate, endDate);
-    if (!pays(asked, before + after, sums)) return [{ cube: 'usage_daily', startDate, endDate }];
-    return [
-      { cube: 'usage_monthly', startDate: head, endDate: tail },
-      ...less(head, before),
-      ...less(addDays(endDate, 1), after),
-    ];
-  }
-  const [wholeHead, wholeTail] = [
-    pays(countDays(startDate, lastOfMonth(startDate)), before, sums),
-    pays(countDays(firstOfMonth(endDate), endDate), after, sums),
-  ];
-  const from = wholeHead ? head : addDays(lastOfMonth(startDate), 1);
-  const to = wholeTail ? tail : addDays(firstOfMonth(endDate), -1);
-  return [
-    ...(wholeHead ? [] : [{ cube: 'usage_daily' as const, startDate, endDate: addDays(from, -1) }]),
-    ...(from <= to ? [{ cube: 'usage_monthly' as const, startDate: from, endDate: to }] : []),
-    ...(wholeTail ? [] : [{ cube: 'usage_daily' as const, startDate: addDays(to, 1), endDate }]),
-    ...(wholeHead ? less(head, before) : []),
-    ...(wholeTail ? less(addDays(endDate, 1), after) : []),
-  ];
+export function planOf(range: Range, { entities, days, ...needs }: Needs): PlanPart[] {
+  if (!entities) return [{ cube: 'usage_daily_models', ...range }];
+  if (days) return [{ cube: 'usage_daily', ...range }];
+  return joined(cover(range, [YEARS, MONTHS, DAYS], needs).parts);
 }
 
-/** Whether the month less `others` is cheaper than `asked` days of it; a month costs about as much as a day. */
-const pays = (asked: number, others: number, sums: boolean) => others === 0 || (sums && others + 1 < asked);
+/** Periods of one length, and the cube that has their sums. */
+type Grain = {
+  cube: PlanPart['cube'];
+  /** What reading one period costs: fewer than all who come in it come every day. */
+  cost: number;
+  periodOf(day: Day): Range;
+};
 
-const less = (startDate: Day, days: number): PlanPart[] =>
-  days === 0 ? [] : [{ cube: 'usage_daily', startDate, endDate: addDays(startDate, days - 1), less: true }];
+const lastBefore = (day: Day): Day => addDays(day, -1);
+const firstOfMonth = (day: Day): Day => `${day.slice(0, 8)}01`;
+const firstOfYear = (day: Day): Day => `${day.slice(0, 5)}01-01`;
+
+const DAYS: Grain = { cube: 'usage_daily', cost: 1, periodOf: (day) => ({ startDate: day, endDate: day }) };
+const MONTHS: Grain = {
+  cube: 'usage_monthly',
+  cost: 2,
+  periodOf(day) {
+    const startDate = firstOfMonth(day);
+    return { startDate, endDate: lastBefore(firstOfMonth(addDays(startDate, 31))) };
+  },
+};
+const YEARS: Grain = {
+  cube: 'usage_yearly',
+  cost: 4,
+  periodOf(day) {
+    const startDate = firstOfYear(day);
+    return { startDate, endDate: lastBefore(firstOfYear(addDays(startDate, 366))) };
+  },
+};
+
+type Cover = { parts: PlanPart[]; cost: number };
+
+/**
+ * A range as whole periods of the first grain and, at its edges, of the finer ones. An edge that is most of its period is
+ * that period less the rest of it.
+ */
+function cover(range: Range, [grain, ...finer]: Grain[], needs: Pick<Needs, 'sums' | 'today'>): Cover {
+  const covers: Cover[] = [];
+  for (let from = range.startDate; from <= range.endDate; ) {
+    const period = grain!.periodOf(from);
+    const isLast = period.endDate >= range.endDate;
+    const to = isLast ? range.endDate : period.endDate;
+    const rests = [
+      { startDate: period.startDate, endDate: lastBefore(from) },
+      { startDate: addDays(to, 1), endDate: period.endDate },
+    ].filter(({ startDate, endDate }) => startDate <= endDate);
+    const whole: Cover = {
+      parts: [{ cube: grain!.cube, ...period }],
+      cost: needs.today && period.startDate > needs.today ? 0 : grain!.cost,
+    };
+    const finely = (part: Range) => cover(part, finer, needs);
+    const choices = [
+      ...(rests.length === 0 ? [whole] : [finely({ startDate: from, endDate: to })]),
+      ...(rests.length > 0 && needs.sums ? [together([whole, ...rests.map(finely).map(takenAway)])] : []),
+    ];
+    covers.push(choices.reduce((best, choice) => (choice.cost < best.cost ? choice : best)));
+    from = addDays(to, 1);
+  }
+  return together(covers);
+}
+
+function together(covers: readonly Cover[]): Cover {
+  return { parts: covers.flatMap(({ parts }) => parts), cost: covers.reduce((whole, { cost }) => whole + cost, 0) };
+}
+
+/** What is taken away from something that is taken away is read after all. */
+function takenAway({ parts, cost }: Cover): Cover {
+  return { parts: parts.map(({ less, ...part }) => (less ? part : { ...part, less: true })), cost };
+}
+
+/** Parts of the same sums that follow each other as one. */
+function joined(parts: readonly PlanPart[]): PlanPart[] {
+  const whole: PlanPart[] = [];
+  for (const part of parts) {
+    const before = whole.findLast(({ cube, less }) => cube === part.cube && less === part.less);
+    if (before && addDays(before.endDate, 1) === part.startDate) before.endDate = part.endDate;
+    else whole.push({ ...part });
+  }
+  return whole;
+}
 
 /**
  * Like planOf, for periods that begin at the moments `starts` and end at `end`: days of UTC where all of them are, else
@@ -81,6 +125,3 @@ export function planSeries(
   if ([...starts, end].every((at) => at % DAY_MS === 0)) return planOf(range, { entities, days });
   return [{ cube: entities ? 'usage_events' : 'usage_quarter_hours', ...range }];
 }
-
-const firstOfMonth = (day: Day): Day => `${day.slice(0, 8)}01`;
-const lastOfMonth = (day: Day): Day => addDays(firstOfMonth(addDays(firstOfMonth(day), 31)), -1);

@@ -270,6 +270,44 @@ test('the cache counts what it does, and is cleared and invalidated in every pro
   expect((await client.cache.warm.mutate(day(DAY))).questions).toBe(8);
 });
 
+test('a new name is in the next answer of its merchant, and no other answer is computed for it', async () => {
+  const { client } = await running.another();
+  const asked = async (merchantId: string) => {
+    const { misses } = await client.cache.stats.query({});
+    const { rows } = await client.analytics.breakdown.query({ ...day(DAY), by: 'apiKey', merchantIds: [merchantId] });
+    return { computed: (await client.cache.stats.query({})).misses - misses, rows };
+  };
+  const before = await asked('acme');
+  await asked('globex');
+  const entry = { kind: 'apiKey', id: before.rows[0]!.key, merchantId: 'acme', name: 'The key of Acme' } as const;
+  await running.client.directory.upsert.mutate({ entries: [entry] });
+  expect(await asked('acme')).toMatchObject({ computed: 1, rows: [{ label: entry.name }, {}, {}] });
+  expect(await asked('globex')).toMatchObject({ computed: 0 });
+  await running.client.directory.upsert.mutate({ entries: [entry] });
+  expect(await asked('acme')).toMatchObject({ computed: 0 });
+  await running.client.directory.remove.mutate({ kind: 'apiKey', ids: [entry.id], merchantId: 'acme' });
+  expect((await asked('acme')).rows).toEqual(before.rows);
+});
+
+test('calls beyond the rate are refused, in every process, and without asking where that is known', async () => {
+  const noon = Date.parse('2026-11-23T12:00:00Z');
+  const [one, two] = [
+    await running.another({ ADMIN_ANALYTICS_RATE_LIMIT: '3' }, () => noon),
+    await running.another({ ADMIN_ANALYTICS_RATE_LIMIT: '3' }, () => noon),
+  ];
+  const ask = ({ client }: typeof one) =>
+    client.analytics.breakdown.query({ ...day(DAY), by: 'model' }).then(
+      () => 'answered',
+      (error) => error.data.code,
+    );
+  const first = await Promise.all([ask(one), ask(two), ask(one), ask(two), ask(one)]);
+  expect(first.sort()).toEqual(['RATE_LIMITED', 'RATE_LIMITED', 'answered', 'answered', 'answered']);
+  expect([await ask(one), await ask(one), await ask(two)]).toEqual(Array(3).fill('RATE_LIMITED'));
+  const { hitRate: _, ...counted } = await one.client.cache.stats.query({});
+  expect([await ask(one), await ask(one)]).toEqual(Array(2).fill('RATE_LIMITED'));
+  expect(await one.client.cache.stats.query({})).toMatchObject(counted);
+});
+
 test('the first day there is has a period before it', async () => {
   const { comparedWith } = await running.client.analytics.summary.query(day('1000-01-01'));
   expect(comparedWith).toEqual({ startDate: '0999-12-31', endDate: '0999-12-31' });

@@ -48,6 +48,7 @@ export type ReadOptions = {
   labels: Labels;
   fallback: Fallback;
   maxDays: number;
+  now: () => number;
 };
 
 const TOP_USERS = 5;
@@ -55,11 +56,11 @@ const TOP_MODELS = 10;
 /** Rows of a grouped series; a bounded answer, whoever asks. */
 const MAX_SERIES_ROWS = 100_000;
 const MAX_OPTIONS = 10_000;
-/** Rows as they are kept in the cache: bigint is no JSON. */
+/** Rows before they have names. */
 type Row = Omit<BreakdownRow, 'label'>;
 
 /** Answers questions about usage from what has been counted. */
-export function createRead({ db, freshness, cache, documents, labels, fallback, maxDays }: ReadOptions) {
+export function createRead({ db, freshness, cache, documents, labels, fallback, maxDays, now }: ReadOptions) {
   const labelled = async (by: GroupBy, rows: readonly Row[], merchantIds: readonly string[] | undefined) => {
     const label = await labels.of(
       by,
@@ -72,6 +73,10 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
     });
   };
 
+  /** A plan for sums alone, whose range mostly ends today. */
+  const planSums = (range: DayRange, entities: boolean) =>
+    planOf(range, { entities, days: false, sums: true, today: dayOf(now()) });
+
   const answers = {
     async breakdown({ cursor, explain, ...question }: BreakdownQuestion) {
       assertRange(question, maxDays);
@@ -80,21 +85,22 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const isValue = (value: string) => sortBy === 'key' || /^-?\d{1,40}$/.test(value);
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, isValue);
       const coverage = await freshness.cover(filters);
-      const { rows, imported, parts, unknown, ...answer } = await cache.through(
+      const { imported, parts, unknown, ...answer } = await cache.through(
         'breakdown',
         [question, after],
         filters,
         async () => {
           const imported = await documents.within(filters, kindsOf(filters, by));
-          const needs = { entities: needsEntities(filters, by), days: false };
+          const entities = needsEntities(filters, by);
           // The providers of a model are listed beside its sums.
-          const parts = [...planOf(filters, { ...needs, sums: by !== 'model' }), ...imported.parts];
+          const plan = by === 'model' ? planOf(filters, { entities, days: false }) : planSums(filters, entities);
+          const parts = [...plan, ...imported.parts];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
           const last = rows.length === limit ? rows.at(-1) : undefined;
           return {
             imported,
             parts,
-            rows: rows.map(rowOf),
+            rows: await labelled(by, rows.map(rowOf), filters.merchantIds),
             totals: measuresOf(totals),
             unknown: unknownOf(totals),
             total,
@@ -103,7 +109,6 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
         },
       );
       return {
-        rows: await labelled(by, rows, filters.merchantIds),
         ...answer,
         coverage: covering(coverage, imported, unknown),
         ...planned(parts, explain),
@@ -123,9 +128,9 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           await documents.within(before, kinds),
         ];
         const plan = {
-          users: [...planOf(filters, { entities: true, days: false, sums: true }), ...importedNow.parts],
-          usersBefore: [...planOf(before, { entities: true, days: false, sums: true }), ...importedBefore.parts],
-          before: [...planOf(before, { entities, days: false, sums: true }), ...importedBefore.parts],
+          users: [...planSums(filters, true), ...importedNow.parts],
+          usersBefore: [...planSums(before, true), ...importedBefore.parts],
+          before: [...planSums(before, entities), ...importedBefore.parts],
           models: [...planOf(filters, { entities, days: false }), ...importedNow.parts],
           days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
         };
@@ -150,9 +155,13 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
             trends: trendsOf({ ...now, users: users.named }, { ...then, users: usersThen }),
           };
         });
-        return { ...answer, plan: Object.values(plan).flat(), importedNow, importedBefore };
+        const [topUsers, topModels] = await Promise.all([
+          labelled('user', answer.topUsers, filters.merchantIds),
+          labelled('model', answer.topModels, filters.merchantIds),
+        ]);
+        return { ...answer, topUsers, topModels, plan: Object.values(plan).flat(), importedNow, importedBefore };
       };
-      const { topUsers, topModels, unknown, plan, importedNow, importedBefore, ...answer } = await cache.through(
+      const { unknown, plan, importedNow, importedBefore, ...answer } = await cache.through(
         'summary',
         filters,
         scope,
@@ -162,8 +171,6 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       return {
         period: { startDate, endDate, days: countDays(startDate, endDate) },
         ...answer,
-        topUsers: await labelled('user', topUsers, filters.merchantIds),
-        topModels: await labelled('model', topModels, filters.merchantIds),
         comparedWith: before,
         coverage: covering(covering(coverage, importedNow), importedBefore, unknown),
         ...planned(plan, explain),
@@ -211,9 +218,9 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       assertRange(question, maxDays);
       const { merchantIds } = question;
       const coverage = await freshness.cover(question);
-      const { imported, ...found } = await cache.through('filters', question, question, async () => {
+      const { imported, ...answer } = await cache.through('filters', question, question, async () => {
         const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
-        return db.usage.snapshot(async (reader) => {
+        const found = await db.usage.snapshot(async (reader) => {
           const values = (by: GroupBy, entities: boolean) =>
             reader.values({
               merchantIds,
@@ -231,27 +238,30 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
             merchants: await values('merchant', false),
             users: await values('user', true),
             apiKeys: await values('apiKey', true),
-            imported,
           };
         });
+        const keys = (by: 'providers' | 'merchants' | 'users' | 'apiKeys') =>
+          found[by].slice(0, MAX_OPTIONS).map(({ key }) => key);
+        const [user, apiKey, merchant] = await Promise.all([
+          labels.of('user', keys('users'), merchantIds),
+          labels.of('apiKey', keys('apiKeys'), merchantIds),
+          labels.of('merchant', keys('merchants'), merchantIds),
+        ]);
+        return {
+          models: found.models.slice(0, MAX_OPTIONS).map(({ key, providers = [] }) => ({ id: key, providers })),
+          providers: keys('providers'),
+          users: keys('users').map((id) => {
+            const { label, details } = user(id);
+            return { id, label, email: (details.email as string | null) ?? null };
+          }),
+          apiKeys: keys('apiKeys').map((id) => ({ id, label: apiKey(id).label })),
+          merchants: keys('merchants').map((id) => ({ id, label: merchant(id).label })),
+          truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
+          imported,
+        };
       });
-      const keys = (by: 'providers' | 'merchants' | 'users' | 'apiKeys') =>
-        found[by].slice(0, MAX_OPTIONS).map(({ key }) => key);
-      const [user, apiKey, merchant] = await Promise.all([
-        labels.of('user', keys('users'), merchantIds),
-        labels.of('apiKey', keys('apiKeys'), merchantIds),
-        labels.of('merchant', keys('merchants'), merchantIds),
-      ]);
       return {
-        models: found.models.slice(0, MAX_OPTIONS).map(({ key, providers = [] }) => ({ id: key, providers })),
-        providers: keys('providers'),
-        users: keys('users').map((id) => {
-          const { label, details } = user(id);
-          return { id, label, email: (details.email as string | null) ?? null };
-        }),
-        apiKeys: keys('apiKeys').map((id) => ({ id, label: apiKey(id).label })),
-        merchants: keys('merchants').map((id) => ({ id, label: merchant(id).label })),
-        truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
+        ...answer,
         coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),
       };
     },

@@ -37,21 +37,26 @@ export function createHandlers({
   rates,
   litellm,
 }: Parts): Handlers<typeof analytics> {
-  const seen = async <Q extends { merchantIds?: string[] | undefined }>(caller: Caller, question: Q): Promise<Q> => {
-    await rates.take('analytics', caller.id);
-    return { ...question, merchantIds: merchantsFor(caller, question.merchantIds) };
-  };
+  /** A question about what the caller may see, counted while it is answered. */
+  const asked = async <Question extends { merchantIds?: string[] | undefined }, Answer>(
+    caller: Caller,
+    question: Question,
+    read: (question: Question) => Promise<Answer>,
+  ) =>
+    rates.during('analytics', caller.id, async () =>
+      read({ ...question, merchantIds: merchantsFor(caller, question.merchantIds) }),
+    );
   return {
     analytics: {
-      summary: async ({ input, caller }) => read.summary(await seen(caller, input)),
-      breakdown: async ({ input, caller }) => read.breakdown(await seen(caller, input)),
-      timeseries: async ({ input, caller }) => read.timeseries(await seen(caller, input)),
-      filterOptions: async ({ input, caller }) => read.filterOptions(await seen(caller, input)),
-      async merchantUsage({ input, caller }) {
-        await rates.take('analytics', caller.id);
-        assertMerchant(caller, input.merchantId);
-        return read.merchantUsage(input);
-      },
+      summary: ({ input, caller }) => asked(caller, input, read.summary),
+      breakdown: ({ input, caller }) => asked(caller, input, read.breakdown),
+      timeseries: ({ input, caller }) => asked(caller, input, read.timeseries),
+      filterOptions: ({ input, caller }) => asked(caller, input, read.filterOptions),
+      merchantUsage: ({ input, caller }) =>
+        rates.during('analytics', caller.id, async () => {
+          assertMerchant(caller, input.merchantId);
+          return read.merchantUsage(input);
+        }),
       async refresh({ caller }) {
         await rates.take('analytics', caller.id);
         return freshness.refresh();

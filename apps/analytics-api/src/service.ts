@@ -75,6 +75,7 @@ export async function createAnalyticsService(
     labels,
     fallback: createFallback({ cache, now }),
     maxDays: env.ANALYTICS_MAX_DAYS,
+    now,
   });
   const rates = createRateLimit({
     redis,

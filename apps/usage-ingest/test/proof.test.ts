@@ -85,6 +85,7 @@ describe('reconcile.check', () => {
     ['usage_daily_models', 'dailyModels'],
     ['usage_quarter_hours', 'quarterHours'],
     ['usage_monthly', 'monthly'],
+    ['usage_yearly', 'yearly'],
   ])('sees that %s was broken', async (table, book) => {
     const merchantId = newMerchant();
     await record([entry(merchantId, 'a')]);

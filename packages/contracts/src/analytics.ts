@@ -70,6 +70,7 @@ export type BreakdownRow = z.infer<typeof BreakdownRow>;
 /** A part of an answer: the sums it was read from, and the days of UTC it read there; `daily_usage_cache`: imported days. */
 export const PlanPart = z.object({
   cube: z.enum([
+    'usage_yearly',
     'usage_monthly',
     'usage_daily',
     'usage_daily_models',
@@ -79,7 +80,7 @@ export const PlanPart = z.object({
   ]),
   startDate: Day,
   endDate: Day,
-  /** Taken away: days of a month read whole that the range does not have. */
+  /** Taken away: what a month or a year that is read whole has and the range has not. */
   less: z.literal(true).optional(),
 });
 export type PlanPart = z.infer<typeof PlanPart>;

@@ -121,7 +121,7 @@ const book = Quantity.nullable();
 /** A number that is not the same in every book; null where a book does not keep it. */
 export const Drift = z.object({
   merchantId: z.string(),
-  /** Of a month that does not equal its days: its first day. */
+  /** Of a month that does not equal its days, or a year that does not equal its months: its first day. */
   date: Day,
   metricType: z.string(),
   /** Entries and adjustments. */
@@ -133,6 +133,7 @@ export const Drift = z.object({
   dailyModels: book,
   quarterHours: book,
   monthly: book,
+  yearly: book,
   /** The first book that differs, less the journal. */
   drift: Quantity,
   /** Entries that the difference can come from. */

@@ -44,6 +44,23 @@ monthly as (
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
+yearly as (
+  insert into usage_yearly as old (
+    merchant_id, year, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, date_trunc('year', date)::date, user_id, api_key, model, provider,
+    sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+  from groups
+  group by 1, 2, 3, 4, 5, 6
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, year, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
 daily_models as (
   insert into usage_daily_models as old (
     merchant_id, date, model, provider,

@@ -15,14 +15,19 @@ export type BookRow = MerchantDay & {
   quarterHours: UnitsType | null;
 };
 
-/** A month whose cube does not equal the sum of its days; `date` is its first day. */
-export type MonthRow = MerchantDay & { metricType: string; days: UnitsType; monthly: UnitsType };
+/** A month whose cube does not equal the sum of its days, or a year that of its months; `date` is its first day. */
+export type PeriodRow = MerchantDay & {
+  grain: 'month' | 'year';
+  metricType: string;
+  parts: UnitsType;
+  whole: UnitsType;
+};
 
 export type BooksStore = {
   /** The books of a range, as one transaction sees them. */
   read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
-  /** Months of the range that do not equal their days. */
-  monthsApart(scope: BookScope): Promise<MonthRow[]>;
+  /** Months of the range that do not equal their days, and its years that do not equal their months. */
+  periodsApart(scope: BookScope): Promise<PeriodRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
   /** Which of these entries the journal has, as `date id`. */
@@ -58,8 +63,15 @@ const Book = z
     quarterHours: quarter_hours,
   }));
 
-const Month = z
-  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), days: Units, monthly: Units })
+const Period = z
+  .object({
+    grain: z.enum(['month', 'year']),
+    merchant_id: z.string(),
+    date: DateText,
+    metric_type: z.string(),
+    parts: Units,
+    whole: Units,
+  })
   .transform(({ merchant_id, metric_type, ...row }) => ({ ...row, merchantId: merchant_id, metricType: metric_type }));
 
 /** The books side by side: what must be equal, and what is known to be behind. */
@@ -67,8 +79,8 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
   return {
     read: ({ merchantIds, startDate, endDate }, transaction) =>
       runSql(transaction, 'books', [merchantIds ?? null, startDate, endDate], Book),
-    monthsApart: ({ merchantIds, startDate, endDate }) =>
-      runSql(dataSource, 'month-books', [merchantIds ?? null, startDate, endDate], Month),
+    periodsApart: ({ merchantIds, startDate, endDate }) =>
+      runSql(dataSource, 'period-books', [merchantIds ?? null, startDate, endDate], Period),
     async merchants(startDate, endDate) {
       const rows = await runSql(
         dataSource,

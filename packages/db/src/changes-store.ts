@@ -1,4 +1,4 @@
-import type { Day } from '@tally/contracts';
+import { addDays, type Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { runSql } from './run-sql.ts';
@@ -7,8 +7,8 @@ type Scope = { merchantIds?: readonly string[] | undefined; startDate: Day; endD
 
 export type ChangesStore = {
   /**
-   * A text that differs whenever the sums of these merchants and days changed since: each commit that counts raises it,
-   * in whatever order commits come. What is derived from days is the same as long as it is.
+   * A text that differs whenever the sums of these merchants and days or their names changed since: each commit that
+   * counts raises it, in whatever order commits come. What is derived from days and names is the same as long as it is.
    */
   versionOf(scope: Scope): Promise<string>;
   /** Raises the version of these merchants and days as if they had changed. */
@@ -21,7 +21,8 @@ export type ChangesStore = {
 export function createChangesStore(dataSource: DataSource): ChangesStore {
   return {
     async versionOf({ merchantIds, startDate, endDate }) {
-      const values = [startDate, endDate, merchantIds?.length ? merchantIds : null];
+      const merchants = merchantIds?.length ? [...merchantIds, ''] : null;
+      const values = [...boundsOf(startDate, endDate), merchants];
       const [row] = await runSql(dataSource, 'changes-version', values, z.object({ version: z.string() }));
       return row!.version;
     },
@@ -34,4 +35,16 @@ export function createChangesStore(dataSource: DataSource): ChangesStore {
       await runSql(dataSource, 'touch-all-changes', [], z.unknown());
     },
   };
+}
+
+/** The whole months of a range and the days before and after them, each from and to; from > to: none. */
+function boundsOf(startDate: Day, endDate: Day): Day[] {
+  const firstOfMonth = (day: Day) => `${day.slice(0, 8)}01`;
+  const [firstMonth, afterMonths] = [
+    firstOfMonth(addDays(firstOfMonth(startDate), 31)),
+    firstOfMonth(addDays(endDate, 1)),
+  ];
+  const first = startDate === firstOfMonth(startDate) ? startDate : firstMonth;
+  if (first >= afterMonths) return [first, addDays(first, -1), startDate, endDate, startDate, addDays(startDate, -1)];
+  return [first, addDays(afterMonths, -1), startDate, addDays(first, -1), afterMonths, endDate];
 }

@@ -13,6 +13,9 @@ import { CustomMetrics1763856000020 } from './migrations/21-custom-metrics.ts';
 import { Realtime1763856000021 } from './migrations/22-realtime.ts';
 import { RealtimeEpochs1763856000022 } from './migrations/23-realtime-epochs.ts';
 import { RawAmounts1763856000024 } from './migrations/24-raw-amounts.ts';
+import { YearlyCube1763856000025 } from './migrations/25-yearly-cube.ts';
+import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
+import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -48,6 +51,9 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Realtime1763856000021,
       RealtimeEpochs1763856000022,
       RawAmounts1763856000024,
+      YearlyCube1763856000025,
+      UnitSums1763856000026,
+      NamesChangeAnswers1763856000027,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

@@ -59,7 +59,7 @@ export type Journal = {
 };
 
 const RETRIED = new Set(['40001', '40P01']);
-const OUT_OF_RANGE = '22003';
+export const OUT_OF_RANGE = '22003';
 const MAX_ATTEMPTS = 10;
 /** A flush holds a merchant's lock for one piece; work inside reads Redis, whose commands may take 10 s. */
 const LOCK_TIMEOUT = '20s';

@@ -27,6 +27,10 @@ beforeAll(async () => {
     select merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider, sum(requests), sum(cost)
     from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
   await client.query(`
+    insert into usage_yearly (merchant_id, year, user_id, api_key, model, provider, requests, cost)
+    select merchant_id, month - make_interval(years => ago), user_id, api_key, model, provider, 12, 12 * cost
+    from usage_monthly, generate_series(0, 9) as ago where month = '2025-01-01' order by 1, 2, 3`);
+  await client.query(`
     insert into usage_daily_models (merchant_id, date, model, provider, requests, cost)
     select 'm' || n, day::date, 'model-' || model, 'p', 1, 1
     from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day, generate_series(0, 20) as n, generate_series(1, 5) as model
@@ -82,7 +86,7 @@ async function scans(ask: (reader: UsageReader) => Promise<unknown>): Promise<st
 
 const page = { sortBy: 'cost', order: 'desc', limit: 50 } as const;
 const part = (
-  cube: 'usage_daily' | 'usage_monthly' | 'usage_daily_models' | 'usage_events',
+  cube: 'usage_daily' | 'usage_monthly' | 'usage_yearly' | 'usage_daily_models' | 'usage_events',
   from: string,
   to = from,
 ) => ({
@@ -96,10 +100,14 @@ test.each([
   ['of one merchant', { merchantIds: ['m1'] }],
   ['of one model', { models: ['model-1'] }],
   ['of some users', { merchantIds: ['m0'], userIds: ['user-2', 'user-4'] }],
-])('a day and a month by user, %s, are read by an index', async (_, filters) => {
-  const parts = [part('usage_monthly', '2025-05-01', '2025-05-31'), part('usage_daily', '2025-06-03')];
+])('a year, a month and a day by user, %s, are read by an index', async (_, filters) => {
+  const parts = [
+    part('usage_yearly', '2024-01-01', '2024-12-31'),
+    part('usage_monthly', '2025-05-01', '2025-05-31'),
+    part('usage_daily', '2025-06-03'),
+  ];
   const read = await scans((reader) => reader.breakdown({ ...page, ...filters, by: 'user', parts }));
-  expect(read).toEqual(['index usage_daily', 'index usage_monthly']);
+  expect(read).toEqual(['index usage_daily', 'index usage_monthly', 'index usage_yearly']);
   expect(await scans((reader) => reader.activeUsers({ ...filters, parts }))).toEqual(read);
 });
 

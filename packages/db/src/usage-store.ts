@@ -1,6 +1,7 @@
 import type { Day, Filters, GroupBy, PlanPart, SortBy, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { OUT_OF_RANGE, sqlState } from './journal-store.ts';
 import { DateText, MeasureRow, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
@@ -111,20 +112,40 @@ const UNTOLD = ['other_tokens', 'untold_requests'];
 
 const readsDocuments = ({ parts }: Scope) => parts.some(({ cube }) => cube === 'daily_usage_cache');
 const measuresOf = (scope: Scope) => (readsDocuments(scope) ? [...MEASURES, ...UNTOLD] : MEASURES);
-const sumsOf = (scope: Scope) =>
+const sumsOf = (scope: Scope, sum: SumOf = 'sum') =>
   measuresOf(scope)
-    .map((name) => `coalesce(sum(${name}), 0) as ${name}`)
+    .map((name) => `coalesce(${sum}(${name}), 0) as ${name}`)
     .join(', ');
+
+/** `units_sum` adds bigints and fails where the sum is none; `sum` makes a numeric of each group, which takes twice as long. */
+type SumOf = 'sum' | 'units_sum';
+
+/** Asks with the faster sum, and with the other one where a group is beyond a bigint. */
+async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
+  try {
+    return await ask('units_sum');
+  } catch (error) {
+    if (sqlState(error) !== OUT_OF_RANGE) throw error;
+    return ask('sum');
+  }
+}
+
+/** The first day of the period that a row of a cube sums. */
+const TIME = { usage_yearly: 'year', usage_monthly: 'month', usage_daily: 'date', usage_daily_models: 'date' };
 
 const EXPORT_PIECE = 2_000;
 
 /** Reading what has been counted. */
 export function createUsageStore(dataSource: DataSource): UsageStore {
   return {
-    ...readerOf(dataSource),
+    ...readerOf(dataSource, 'sum'),
+
+    breakdown: (question) => exactly((sum) => readerOf(dataSource, sum).breakdown(question)),
 
     snapshot: (work) =>
-      dataSource.transaction('REPEATABLE READ', ({ queryRunner }) => work(readerOf(queryRunner as Executor))),
+      exactly((sum) =>
+        dataSource.transaction('REPEATABLE READ', ({ queryRunner }) => work(readerOf(queryRunner as Executor, sum))),
+      ),
 
     async *scan(question) {
       const { bind, values } = bindings();
@@ -171,7 +192,9 @@ const ALL_DIMENSIONS = {
   provider: 'provider',
 };
 
-function readerOf(executor: Executor): UsageReader {
+/** A reader that adds up what may have many groups with `fastest`. */
+function readerOf(executor: Executor, fastest: SumOf): UsageReader {
+  const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
   const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
   return {
     async breakdown(question) {
@@ -182,32 +205,39 @@ function readerOf(executor: Executor): UsageReader {
       const column = DIMENSIONS[question.by];
       const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
       const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
+      const sum = sumFor(question);
       const groups = `
         with groups as materialized (
-          select ${known(column)} as key, ${sumsOf(question)} ${byModel ? `, array_agg(distinct ${known('provider')}) as providers` : ''}
+          select ${known(column)} as key, ${sumsOf(question, sum)} ${byModel ? `, array_agg(distinct ${known('provider')}) as providers` : ''}
           from (${source(question, byModel ? 'model, provider' : column, bind)}) as part
           group by ${column}
           having ${measuresOf(question)
-            .map((name) => `sum(${name}) <> 0`)
+            .map((name) => `${sum}(${name}) <> 0`)
             .join(' or ')}
         )`;
       const after = question.after
         ? `where (${sort}, groups.key collate "C") ${compare} (${bind(question.after.value)}::${cast}, ${bind(question.after.key)} collate "C")`
         : '';
+      // Text is made of the page alone, and the groups are read once for all that is said of all of them.
       const [answer] = await rowsOf(
         `${groups}
         select
-          (select json_agg(row_to_json(page)) from (
-            select key, ${sort}::text as sort_value, ${measuresOf(question)
-              .map((name) => `${name}::text`)
-              .join(', ')} ${byModel ? ', providers' : ''}
+          (select json_agg(json_build_object(
+            'key', key, 'sort_value', sort_value::text, ${measuresOf(question)
+              .map((name) => `'${name}', ${name}::text`)
+              .join(', ')} ${byModel ? `, 'providers', providers` : ''}))
+          from (
+            select *, ${sort} as sort_value
             from groups ${after}
             order by ${collated} ${question.order}, groups.key collate "C" ${question.order}
             limit ${bind(question.limit)}
           ) as page) as rows,
-          (select count(*) from groups) as total,
-          (select count(*) from groups where key <> 'unknown' and requests > 0) as named, totals.*
-        from (select ${sumsOf(question)} from groups) as totals`,
+          whole.*
+        from (
+          select
+            count(*) as total, count(*) filter (where key <> 'unknown' and requests > 0) as named, ${sumsOf(question)}
+          from groups
+        ) as whole`,
         values,
       );
       const { rows, total, named, ...totals } = GroupedRow.parse(answer);
@@ -235,7 +265,7 @@ function readerOf(executor: Executor): UsageReader {
         `select count(*) as users
          from (
            select user_id from (${source(scope, 'user_id', bind)}) as part
-           where user_id <> '' group by user_id having sum(requests) > 0
+           where user_id <> '' group by user_id having ${sumFor(scope)}(requests) > 0
          ) as active`,
         values,
       );
@@ -366,7 +396,7 @@ function source(scope: Scope, columns: string, bind: Bind, at = false): string {
       }
       if (cube === 'daily_usage_cache')
         return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
-      const time = cube === 'usage_monthly' ? 'month' : 'date';
+      const time = TIME[cube];
       return [rowsOf(cube, time, within(time), MEASURES)];
     })
     .join(' union all ');

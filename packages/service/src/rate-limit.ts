@@ -4,6 +4,11 @@ import type { RedisClient } from './redis.ts';
 export type RateLimit = {
   /** Counts one call of an authenticated caller; RATE_LIMITED where it has made its calls of this minute. */
   take(kind: string, callerId: string): Promise<void>;
+  /**
+   * The same while `read` is under way, so that nobody waits for the count: what it gives is lost where the call was one
+   * too many. A caller that is known to have made its calls of this minute is refused before anything is read.
+   */
+  during<T>(kind: string, callerId: string, read: () => Promise<T>): Promise<T>;
 };
 
 const WINDOW_MS = 60_000;
@@ -21,21 +26,46 @@ export function createRateLimit({
   limits: Readonly<Record<string, number>>;
   now?: () => number;
 }): RateLimit {
-  return {
+  /** Callers that have made their calls of a window, as far as this process knows. */
+  const spent = { window: 0, keys: new Set<string>() };
+
+  function limitOf(kind: string): number {
+    const limit = limits[kind];
+    if (limit === undefined) throw new Error(`There is no rate limit "${kind}"`);
+    return limit;
+  }
+
+  function windowOf(kind: string, callerId: string) {
+    const window = Math.floor(now() / WINDOW_MS);
+    return { window, key: `rate:{${callerId}}:${kind}:${window}` };
+  }
+
+  const rates: RateLimit = {
     async take(kind, callerId) {
-      const limit = limits[kind];
-      if (limit === undefined) throw new Error(`There is no rate limit "${kind}"`);
-      const at = now();
-      const window = Math.floor(at / WINDOW_MS);
-      const key = `rate:{${callerId}}:${kind}:${window}`;
+      const limit = limitOf(kind);
+      const { window, key } = windowOf(kind, callerId);
       const calls = await countCall(redis, key).catch(() => 0);
       if (calls <= limit) return;
-      const retryAfter = Math.max(1, Math.ceil(((window + 1) * WINDOW_MS - at) / 1000));
-      throw new TallyError('RATE_LIMITED', `Too many requests: at most ${limit} per minute.`, {
-        details: { limit, windowSeconds: WINDOW_MS / 1000, retryAfter },
-      });
+      if (spent.window !== window) spent.keys.clear();
+      spent.window = window;
+      spent.keys.add(key);
+      throw limited(limit, (window + 1) * WINDOW_MS - now());
+    },
+    async during(kind, callerId, read) {
+      const { window, key } = windowOf(kind, callerId);
+      if (spent.keys.has(key)) throw limited(limitOf(kind), (window + 1) * WINDOW_MS - now());
+      const [answer] = await Promise.all([read(), rates.take(kind, callerId)]);
+      return answer;
     },
   };
+  return rates;
+}
+
+function limited(limit: number, waitMs: number): TallyError {
+  const retryAfter = Math.max(1, Math.ceil(waitMs / 1000));
+  return new TallyError('RATE_LIMITED', `Too many requests: at most ${limit} per minute.`, {
+    details: { limit, windowSeconds: WINDOW_MS / 1000, retryAfter },
+  });
 }
 
 async function countCall(redis: RedisClient, key: string): Promise<number> {

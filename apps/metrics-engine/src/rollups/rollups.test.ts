@@ -25,7 +25,7 @@ afterAll(() => stores.close());
 
 beforeEach(async () => {
   now = Date.parse('2026-03-20T08:00:00Z');
-  await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_daily_models, usage_quarter_hours,
+  await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_yearly, usage_daily_models, usage_quarter_hours,
     merchant_usage, usage_touched_days, daily_metrics, weekly_metrics, monthly_metrics, metrics_aggregation_jobs_log`);
 });
 
@@ -188,7 +188,7 @@ test.each([
     const range = { startDate: first, endDate: addDays(first, days - 1) };
     await fc.assert(
       fc.asyncProperty(arbitraryEntries(first, days), arbitraryEntries(first, days), async (entries, late) => {
-        await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_daily_models, usage_quarter_hours,
+        await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_yearly, usage_daily_models, usage_quarter_hours,
         merchant_usage, usage_touched_days, daily_metrics, weekly_metrics, monthly_metrics`);
         await append(entries);
         const { status } = await engine.rollups[grain].backfill.mutate(range);

@@ -12,6 +12,7 @@ export function presentDrift({
   dailyModels,
   quarterHours,
   monthly,
+  yearly,
   drift,
   ...row
 }: Drift) {
@@ -26,6 +27,7 @@ export function presentDrift({
     dailyModels: kept(dailyModels),
     quarterHours: kept(quarterHours),
     monthly: kept(monthly),
+    yearly: kept(yearly),
     drift: format(drift),
   };
 }

@@ -24,6 +24,7 @@ export type Drift = MerchantDay & {
   dailyModels: Units | null;
   quarterHours: Units | null;
   monthly: Units | null;
+  yearly: Units | null;
   /** The first book that differs, less the journal. */
   drift: Units;
   /** Entries that the difference can come from. */
@@ -154,13 +155,12 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
       drift.push(...checked.drift);
       numbersChecked += checked.numbers;
     }
-    for (const { days, monthly, ...row } of await db.books.monthsApart({
-      merchantIds: merchants,
-      startDate,
-      endDate,
-    })) {
-      const none = { usage: days, daily: days, live: null, dailyModels: null, quarterHours: null, suspects: [] };
-      drift.push({ ...row, ...none, journal: days, monthly, drift: monthly - days });
+    const scope = { merchantIds: merchants, startDate, endDate };
+    for (const { grain, parts, whole, ...row } of await db.books.periodsApart(scope)) {
+      const sums = { journal: parts, daily: grain === 'month' ? parts : null, usage: parts };
+      const period = { monthly: grain === 'month' ? whole : parts, yearly: grain === 'year' ? whole : null };
+      const none = { live: null, dailyModels: null, quarterHours: null, suspects: [] };
+      drift.push({ ...row, ...sums, ...period, ...none, drift: whole - parts });
     }
     return { balanced: drift.length === 0, drift, merchantsChecked: merchants.length, numbersChecked };
   };
@@ -205,7 +205,8 @@ function driftOf({ daily, dailyModels, quarterHours, ...row }: BookRow, live: Un
   const books = [daily, row.usage, live, dailyModels, quarterHours];
   const apart = books.find((book) => book !== null && book !== row.journal);
   if (apart === undefined || apart === null) return [];
-  return [{ ...row, daily, live, dailyModels, quarterHours, monthly: null, drift: apart - row.journal, suspects: [] }];
+  const periods = { monthly: null, yearly: null };
+  return [{ ...row, daily, live, dailyModels, quarterHours, ...periods, drift: apart - row.journal, suspects: [] }];
 }
 
 function emptyRow(merchantId: string, date: Day, metricType: string): BookRow {
