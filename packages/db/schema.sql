@@ -105,9 +105,9 @@ table daily_usage_cache (
 );
 CREATE INDEX idx_daily_usage_cache_date ON public.daily_usage_cache USING btree (date DESC);
 CREATE INDEX idx_daily_usage_cache_date_cached_at ON public.daily_usage_cache USING btree (date, cached_at);
-CREATE INDEX idx_daily_usage_cache_model_jsonb ON public.daily_usage_cache USING gin (aggregated_by_model jsonb_path_ops);
-CREATE INDEX idx_daily_usage_cache_provider_jsonb ON public.daily_usage_cache USING gin (aggregated_by_provider jsonb_path_ops);
-CREATE INDEX idx_daily_usage_cache_user_jsonb ON public.daily_usage_cache USING gin (aggregated_by_user jsonb_path_ops);
+CREATE INDEX idx_daily_usage_cache_model_jsonb ON public.daily_usage_cache USING gin (document_keys(aggregated_by_model));
+CREATE INDEX idx_daily_usage_cache_provider_jsonb ON public.daily_usage_cache USING gin (document_keys(aggregated_by_provider));
+CREATE INDEX idx_daily_usage_cache_user_jsonb ON public.daily_usage_cache USING gin (document_keys(aggregated_by_user));
 
 table directory_entries (
   kind text not null,

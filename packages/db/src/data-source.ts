@@ -16,6 +16,7 @@ import { RawAmounts1763856000024 } from './migrations/24-raw-amounts.ts';
 import { YearlyCube1763856000025 } from './migrations/25-yearly-cube.ts';
 import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
 import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
+import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -54,6 +55,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       YearlyCube1763856000025,
       UnitSums1763856000026,
       NamesChangeAnswers1763856000027,
+      DocumentKeys1763856000028,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

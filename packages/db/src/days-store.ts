@@ -113,8 +113,7 @@ export function createDaysStore(dataSource: DataSource): DaysStore {
       dataSource.transaction(async ({ queryRunner }) => {
         const executor = queryRunner as Executor;
         await executor.query(sql('lock-days'), [LOCK, days.map((day) => day.date)]);
-        // Of every user each day there is a key in an index: gathered in memory they go in at once.
-        await executor.query(`set local work_mem = '64MB'; set local gin_pending_list_limit = '64MB'`);
+        await executor.query(`set local work_mem = '64MB'`);
         const wanted = onlyStale ? await staleOf(executor, days) : days;
         const values = [wanted.map((day) => day.date), wanted.map((day) => day.status)];
         return (await runSql(executor, 'rebuild-days', values, z.object({ date: DateText }))).length;

@@ -44,6 +44,10 @@ beforeAll(async () => {
     insert into merchant_usage (merchant_id, date, metric_type, metric_value)
     select 'm' || n, day::date, 'metric_' || metric, 1
     from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day, generate_series(0, 20) as n, generate_series(1, 5) as metric`);
+  await client.query(`
+    insert into daily_usage_cache (date, raw_data, aggregated_by_user, cache_status)
+    select day::date, '[]', (select jsonb_object_agg('user-' || n * extract(day from day), n) from generate_series(1, 300) as n), 'complete'
+    from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day`);
   for (const day of ['2025-06-01', '2025-06-02', '2025-06-03']) {
     const name = `usage_events_${day.replaceAll('-', '')}`;
     await client.query(
@@ -139,4 +143,11 @@ test('imported days are looked for by date, and none of the cubes is read for th
   const parts = [{ cube: 'daily_usage_cache' as const, startDate: '2025-06-01', endDate: '2025-06-30' }];
   const read = await scans((reader) => reader.breakdown({ ...page, by: 'user', parts }));
   expect(read).not.toContain('seq usage_daily_models');
+});
+
+test('the days of a user are found by the index of the documents’ keys', async () => {
+  const question = `select date from daily_usage_cache where document_keys(aggregated_by_user) @> array['user-7471']`;
+  expect((await client.query(question)).rows).toHaveLength(7);
+  const { rows } = await client.query(`explain ${question}`);
+  expect(JSON.stringify(rows)).toContain('idx_daily_usage_cache_user_jsonb');
 });
