@@ -122,6 +122,10 @@ test('what cannot be taken in is told for each day, and the other days are taken
   await expect(send([good, good])).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
   const negative = { date: '2024-04-01', aggregated_by_user: { u: { totalRequests: -1 } } };
   await expect(send([negative])).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+  const named = (key: string) => ({ date: '2024-04-09', aggregated_by_model: { [key]: row(1, 1, 1, '1') } });
+  const longest = [...Array(2)].map((_, part) => String.fromCharCode(0x4e00 + part).repeat(256)).join('|');
+  expect((await send([named(longest)])).rejected).toEqual([]);
+  await expect(send([named(`${longest}|m`)])).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
   const { key } = await running.ingest.keys.create.mutate({ name: 'bound', role: 'admin', merchantId: 'old' });
   await expect(running.clientOf(running.app, key).days.import.mutate({ documents: [good] })).rejects.toMatchObject({
     data: { code: 'MERCHANT_FORBIDDEN' },

@@ -51,6 +51,7 @@ export type Amounts = z.infer<typeof Amounts>;
 /** Of a model that came from several providers: `model|provider`. */
 const Key = z
   .string()
+  .max(2 * 256 + 1, 'Expected at most two names of 256 characters')
   .refine((key) => key.split('|').every((part) => Dimension.safeParse(part).success), 'Expected a printable name');
 const Grouping = z.record(Key, Amounts).nullish();
 
