@@ -26,6 +26,22 @@ describe('days', () => {
     expect(addDays('2024-02-28', 1)).toBe('2024-02-29');
   });
 
+  test('a text is a day where the calendar of the engine has it', () => {
+    const numbers = [
+      fc.integer({ min: 1000, max: 9998 }),
+      fc.integer({ min: 0, max: 13 }),
+      fc.integer({ min: 0, max: 32 }),
+    ];
+    fc.assert(
+      fc.property(fc.tuple(...numbers), ([year, ...rest]) => {
+        const text = [year, ...rest.map((number) => String(number).padStart(2, '0'))].join('-');
+        const at = new Date(`${text}T00:00:00Z`);
+        expect(isDay(text)).toBe(!Number.isNaN(at.getTime()) && at.toISOString().startsWith(text));
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
   test('counting days and stepping through them agree', () => {
     const day = fc.integer({ min: 0, max: 20_000 }).map((count) => addDays('2000-01-01', count));
     fc.assert(
