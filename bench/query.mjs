@@ -42,8 +42,8 @@ async function withClient(url, work) {
 }
 
 /**
- * One row for each user and day, of one of 5 models; the cubes are summed from it as the flush would have. The year before
- * has months and days of models, for what is compared with it.
+ * One row for each user and day, of one of 5 models; the cubes are summed from it as the flush would have. Before it two
+ * years of months and of days of models, and the days of each November: for what is compared, and for ranges that end then.
  */
 async function seed(url) {
   const sums = 'sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)';
@@ -61,19 +61,24 @@ async function seed(url) {
       from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
     await client.query(`insert into usage_daily_models
       select merchant_id, date, model, provider, ${sums} from usage_daily group by 1, 2, 3, 4`);
-    for (const [table, column] of [
-      ['usage_monthly', 'month'],
-      ['usage_daily_models', 'date'],
+    for (const [table, column, which] of [
+      ['usage_monthly', 'month', 'true'],
+      ['usage_daily_models', 'date', 'true'],
+      ['usage_daily', 'date', 'extract(month from date) = 11'],
     ]) {
       const { rows: names } = await client.query(
         `select column_name as name from information_schema.columns where table_name = $1 order by ordinal_position`,
         [table],
       );
-      const values = names.map(({ name }) => (name === column ? `(${name} - interval '1 year')::date` : name));
+      const values = names.map(({ name }) => (name === column ? `(${name} - make_interval(years => ago))::date` : name));
       await client.query(
-        `insert into ${table} select ${values.join(', ')} from ${table} order by 1, 2, 3 on conflict do nothing`,
+        `insert into ${table} select ${values.join(', ')} from ${table}, generate_series(1, 2) as ago
+         where ${which} order by 1, 2, 3 on conflict do nothing`,
       );
     }
+    await client.query(`insert into usage_yearly
+      select merchant_id, date_trunc('year', month)::date, user_id, api_key, model, provider, ${sums}
+      from usage_monthly group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
     await client.query('vacuum (analyze)');
   });
 }
@@ -100,6 +105,7 @@ async function measureReads(url) {
   };
   for (const count of [1, 7, 30, 90, 180, days])
     await measure(`by user, ${count} days`, 'plan', ask('user', startOf(count), true));
+  await measure('by user, 365 days to 23 November', 'plan', ask('user', '2024-11-24', true, {}, '2025-11-23'));
   // Both ends in the middle of a month: the dearest there is.
   const edges = ask('user', '2025-01-16', true, {}, '2025-12-15');
   await measure('by user, 16 January to 15 December', 'plan', edges);
@@ -161,6 +167,8 @@ async function measureService(servers) {
       withService('analytics-api', servers, { ...settings, USAGE_INGEST_URL: ingest.url, ...more }, async ({ url }) => {
         const client = createAnalyticsClient({ url, key: KEY });
         await measure(`summary with trends, ${days} days`, way, () => client.analytics.summary.query(range), ...counts);
+        const rolling = { startDate: '2024-11-24', endDate: '2025-11-23' };
+        await measure('summary, 365 days to 23 November', way, () => client.analytics.summary.query(rolling), ...counts);
         const month = { ...range, startDate: startOf(30) };
         await measure('summary with trends, 30 days', way, () => client.analytics.summary.query(month), ...counts);
         for (const by of ['user', 'model'])
