@@ -234,6 +234,7 @@ export const analytics = {
         coverage: Coverage,
       }),
     }),
+    /** Flushes what is pending, of all merchants that the caller may name. */
     refresh: mutation({
       access: 'read',
       input: z.strictObject({}),
@@ -272,6 +273,7 @@ export const analytics = {
   cache: {
     stats: query({
       access: 'admin',
+      platform: true,
       input: z.strictObject({}).default({}),
       output: z.object({
         /** Of this process, since it started. */
@@ -305,6 +307,7 @@ export const analytics = {
     /** Forgets everything, in every process. */
     clear: mutation({
       access: 'admin',
+      platform: true,
       input: z.strictObject({}).default({}),
       output: z.object({ cleared: z.literal(true) }),
     }),

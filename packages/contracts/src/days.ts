@@ -84,12 +84,14 @@ export const days = {
    */
   rebuild: mutation({
     access: 'admin',
+    platform: true,
     input: OptionalRange.extend({ onlyStale: z.boolean().default(false) }).refine(hasBothEnds, BOTH_ENDS),
     output: z.object({ rebuilt: z.number().int(), complete: z.boolean(), durationMs: z.number() }),
   }),
   /** A day's document; one that is missing or no longer current is made first. */
   get: query({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ date: Day }),
     output: DayState.extend({ byUser: Groups, byModel: Groups, byProvider: Groups }),
   }),
@@ -99,6 +101,7 @@ export const days = {
    */
   import: mutation({
     access: 'admin',
+    platform: true,
     input: z.strictObject({
       documents: z
         .array(DayDocument)
@@ -124,6 +127,7 @@ export const days = {
   /** The days of a range that have usage or a document. */
   status: query({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ startDate: Day, endDate: Day }),
     output: z.object({ rows: z.array(DayState), nextCursor: z.null() }),
   }),

@@ -18,7 +18,10 @@ export const ERRORS = {
   INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
   UNAUTHORIZED: { status: 401, action: 'Send `Authorization: Bearer <key>` with a key that is not revoked.' },
   FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },
-  MERCHANT_FORBIDDEN: { status: 403, action: 'Name only the merchant that the key is bound to.' },
+  MERCHANT_FORBIDDEN: {
+    status: 403,
+    action: 'Name only the merchant the key is bound to; what is about all needs a key bound to none.',
+  },
   NOT_FOUND: { status: 404, action: 'Check the name or the id.' },
   METHOD_NOT_ALLOWED: { status: 405, action: 'Queries are GET, mutations are POST.' },
   CONFLICT: { status: 409, action: 'Something with this id exists and differs; use another id.' },

@@ -249,6 +249,7 @@ export const ingest = {
     /** Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. */
     repair: mutation({
       access: 'admin',
+      platform: true,
       input: z.strictObject({}),
       output: z.object({ balanced: z.boolean(), drift: z.array(Drift), repaired: z.number().int() }),
     }),
@@ -284,12 +285,18 @@ export const ingest = {
     /** Closes days that are past the retention: their sums stay, their entries go. */
     close: mutation({
       access: 'admin',
+      platform: true,
       input: z.strictObject({}),
       output: z.object({ closed: z.array(Day) }),
     }),
   },
   flush: {
-    run: mutation({ access: 'admin', input: z.strictObject({ date: Day.optional() }), output: FlushResult }),
+    run: mutation({
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({ date: Day.optional() }),
+      output: FlushResult,
+    }),
     merchant: mutation({
       access: 'admin',
       input: z.strictObject({ merchantId: MerchantId, date: Day.optional() }),
@@ -297,6 +304,7 @@ export const ingest = {
     }),
     range: mutation({
       access: 'admin',
+      platform: true,
       input: z.strictObject({ startDate: Day, endDate: Day }),
       output: z.object({
         success: z.boolean(),
@@ -306,6 +314,7 @@ export const ingest = {
     }),
     status: query({
       access: 'admin',
+      platform: true,
       input: z.strictObject({ date: Day.optional() }),
       output: z.object({
         date: Day,
@@ -320,7 +329,7 @@ export const ingest = {
         lagMs: z.number().nullable(),
       }),
     }),
-    /** Flushes all that was acknowledged before the call; what a reader asks for before it reads. */
+    /** Flushes what was acknowledged before the call, of all merchants that the caller may name; what a reader asks for before it reads. */
     drain: mutation({
       access: 'internal',
       input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }),
@@ -330,6 +339,7 @@ export const ingest = {
   keys: {
     create: mutation({
       access: 'admin',
+      platform: true,
       input: z.strictObject({
         name: KeyName,
         role: Role.exclude(['service']),
@@ -341,10 +351,11 @@ export const ingest = {
     }),
     list: query({
       access: 'admin',
+      platform: true,
       input: z.strictObject({ includeRevoked: z.boolean().default(false) }).default({ includeRevoked: false }),
       output: z.object({ rows: z.array(ApiKey), nextCursor: z.null() }),
     }),
-    revoke: mutation({ access: 'admin', input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
+    revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
   },
 } as const;
 

@@ -46,11 +46,13 @@ export const litellm = {
    */
   pull: mutation({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).default({}),
     output: LitellmPull,
   }),
   status: query({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).default({}),
     output: z.object({
       /** Whether there is an address to pull from. */

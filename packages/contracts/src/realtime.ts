@@ -108,6 +108,7 @@ export const realtime = {
   /** Compares realtime metrics with their copies, and mirrors of usage with the cubes, and sets them right. */
   reconcile: mutation({
     access: 'admin',
+    platform: true,
     input: z.strictObject({}).default({}),
     output: z.object({
       merchants: z.number().int(),

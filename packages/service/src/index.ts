@@ -5,7 +5,6 @@ export {
   type Caller,
   createAuthenticate,
   merchantsFor,
-  platformOnly,
 } from './auth.ts';
 export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';

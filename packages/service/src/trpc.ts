@@ -10,7 +10,7 @@ import {
 } from '@tally/contracts';
 import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
 import { ZodError, type z } from 'zod';
-import type { Caller } from './auth.ts';
+import { type Caller, platformOnly } from './auth.ts';
 import { isStatementTimeout, isStoreAway } from './store-away.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
@@ -96,6 +96,7 @@ function procedure(definition: Procedure, handler: AnyHandler) {
           ),
         );
       }
+      if (definition.platform) platformOnly(caller, path);
       const result = await next({ ctx: { ...ctx, caller: async () => caller } });
       if (result.ok) return result;
       throw asTrpcError(result.error.cause ?? result.error, result.error);
