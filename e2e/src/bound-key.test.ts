@@ -69,7 +69,7 @@ beforeAll(async () => {
   };
   bound = (await tally.ingest.keys.create.mutate({ name: 'boss of mine', role: 'admin', merchantId: 'mine' })).key;
   await tally.ingest.usage.record.mutate({ entries: [entry('mine', 'a'), entry(MARK, 'a')] });
-  await tally.ingest.flush.drain.mutate({});
+  await tally.ingest.flush.drain.mutate();
   await client.query(
     `insert into usage_dead_letters (merchant_id, date, entry_id, line, code, message)
      values ($1, $2, 'theirs-entry', '{}', 'REFUSED', 'theirs')`,

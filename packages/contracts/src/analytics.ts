@@ -237,7 +237,7 @@ export const analytics = {
     /** Flushes what is pending, of all merchants that the caller may name. */
     refresh: mutation({
       access: 'read',
-      input: z.strictObject({}),
+      input: z.strictObject({}).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: Time }),
     }),
   },
@@ -274,7 +274,7 @@ export const analytics = {
     stats: query({
       access: 'admin',
       platform: true,
-      input: z.strictObject({}).default({}),
+      input: z.strictObject({}).prefault({}),
       output: z.object({
         /** Of this process, since it started. */
         memoryHits: z.number().int(),
@@ -301,14 +301,16 @@ export const analytics = {
      */
     warm: mutation({
       access: 'admin',
-      input: OptionalRange.extend({ merchantIds: list(MerchantId) }).refine(hasBothEnds, BOTH_ENDS),
+      input: OptionalRange.extend({ merchantIds: list(MerchantId) })
+        .refine(hasBothEnds, BOTH_ENDS)
+        .prefault({}),
       output: z.object({ questions: z.number().int(), durationMs: z.number() }),
     }),
     /** Forgets everything, in every process. */
     clear: mutation({
       access: 'admin',
       platform: true,
-      input: z.strictObject({}).default({}),
+      input: z.strictObject({}).prefault({}),
       output: z.object({ cleared: z.literal(true) }),
     }),
   },

@@ -18,6 +18,7 @@ export type Procedure = {
   readonly access: Access;
   /** About all merchants: refused to a caller that is bound to one. */
   readonly platform?: true;
+  /** Where every field may be left out, so may all of it: `.prefault({})`. */
   readonly input: z.ZodType;
   readonly output: z.ZodType;
 };

@@ -113,7 +113,7 @@ export const custom = {
   }),
   list: query({
     access: 'read',
-    input: z.strictObject({ ...page, search: text(200).optional() }).default({ limit: 50 }),
+    input: z.strictObject({ ...page, search: text(200).optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
   versions: query({

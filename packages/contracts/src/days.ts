@@ -85,7 +85,9 @@ export const days = {
   rebuild: mutation({
     access: 'admin',
     platform: true,
-    input: OptionalRange.extend({ onlyStale: z.boolean().default(false) }).refine(hasBothEnds, BOTH_ENDS),
+    input: OptionalRange.extend({ onlyStale: z.boolean().default(false) })
+      .refine(hasBothEnds, BOTH_ENDS)
+      .prefault({}),
     output: z.object({ rebuilt: z.number().int(), complete: z.boolean(), durationMs: z.number() }),
   }),
   /** A day's document; one that is missing or no longer current is made first. */

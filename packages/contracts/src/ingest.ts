@@ -250,34 +250,38 @@ export const ingest = {
     repair: mutation({
       access: 'admin',
       platform: true,
-      input: z.strictObject({}),
+      input: z.strictObject({}).prefault({}),
       output: z.object({ balanced: z.boolean(), drift: z.array(Drift), repaired: z.number().int() }),
     }),
   },
   deadLetters: {
     list: query({
       access: 'admin',
-      input: z.strictObject({
-        merchantId: MerchantId.optional(),
-        includeResolved: z.boolean().default(false),
-        limit: z.number().int().min(1).max(1000).default(100),
-        cursor: z
-          .string()
-          .regex(/^\d{1,18}$/)
-          .optional(),
-      }),
+      input: z
+        .strictObject({
+          merchantId: MerchantId.optional(),
+          includeResolved: z.boolean().default(false),
+          limit: z.number().int().min(1).max(1000).default(100),
+          cursor: z
+            .string()
+            .regex(/^\d{1,18}$/)
+            .optional(),
+        })
+        .prefault({}),
       output: z.object({ rows: z.array(DeadLetter), nextCursor: z.string().nullable() }),
     }),
     /** Tries to count them again: all that are named, or all of a merchant's. */
     retry: mutation({
       access: 'admin',
-      input: z.strictObject({
-        merchantId: MerchantId.optional(),
-        ids: z
-          .array(z.string().regex(/^\d{1,18}$/))
-          .max(1000)
-          .optional(),
-      }),
+      input: z
+        .strictObject({
+          merchantId: MerchantId.optional(),
+          ids: z
+            .array(z.string().regex(/^\d{1,18}$/))
+            .max(1000)
+            .optional(),
+        })
+        .prefault({}),
       output: z.object({ counted: z.number().int(), stillRefused: z.array(DeadLetter) }),
     }),
   },
@@ -286,7 +290,7 @@ export const ingest = {
     close: mutation({
       access: 'admin',
       platform: true,
-      input: z.strictObject({}),
+      input: z.strictObject({}).prefault({}),
       output: z.object({ closed: z.array(Day) }),
     }),
   },
@@ -294,7 +298,7 @@ export const ingest = {
     run: mutation({
       access: 'admin',
       platform: true,
-      input: z.strictObject({ date: Day.optional() }),
+      input: z.strictObject({ date: Day.optional() }).prefault({}),
       output: FlushResult,
     }),
     merchant: mutation({
@@ -315,7 +319,7 @@ export const ingest = {
     status: query({
       access: 'admin',
       platform: true,
-      input: z.strictObject({ date: Day.optional() }),
+      input: z.strictObject({ date: Day.optional() }).prefault({}),
       output: z.object({
         date: Day,
         /** True when nothing waits in Redis and the day has rows in Postgres. */
@@ -332,7 +336,7 @@ export const ingest = {
     /** Flushes what was acknowledged before the call, of all merchants that the caller may name; what a reader asks for before it reads. */
     drain: mutation({
       access: 'internal',
-      input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }),
+      input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: Time }),
     }),
   },
@@ -352,7 +356,7 @@ export const ingest = {
     list: query({
       access: 'admin',
       platform: true,
-      input: z.strictObject({ includeRevoked: z.boolean().default(false) }).default({ includeRevoked: false }),
+      input: z.strictObject({ includeRevoked: z.boolean().default(false) }).prefault({}),
       output: z.object({ rows: z.array(ApiKey), nextCursor: z.null() }),
     }),
     revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),

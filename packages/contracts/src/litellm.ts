@@ -47,13 +47,13 @@ export const litellm = {
   pull: mutation({
     access: 'admin',
     platform: true,
-    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).default({}),
+    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),
     output: LitellmPull,
   }),
   status: query({
     access: 'admin',
     platform: true,
-    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).default({}),
+    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),
     output: z.object({
       /** Whether there is an address to pull from. */
       configured: z.boolean(),

@@ -99,7 +99,7 @@ export const realtime = {
   get: query({ access: 'read', input: look, output: RealtimeValue }),
   list: query({
     access: 'read',
-    input: z.strictObject({ merchantId: MerchantId.optional() }).default({}),
+    input: z.strictObject({ merchantId: MerchantId.optional() }).prefault({}),
     output: z.object({
       rows: z.array(z.object({ name: z.string(), type: RealtimeType, labels: z.record(z.string(), z.string()) })),
       nextCursor: z.null(),
@@ -109,7 +109,7 @@ export const realtime = {
   reconcile: mutation({
     access: 'admin',
     platform: true,
-    input: z.strictObject({}).default({}),
+    input: z.strictObject({}).prefault({}),
     output: z.object({
       merchants: z.number().int(),
       /** Values that came back from their copies: Redis had lost them, or had older ones. */

@@ -95,7 +95,7 @@ const grain = {
   run: mutation({
     access: 'admin',
     platform: true,
-    input: z.strictObject({ date: Day.optional() }).default({}),
+    input: z.strictObject({ date: Day.optional() }).prefault({}),
     output: RollupRun,
   }),
   /** Computes every period that a range touches; a run that is cut off goes on in any engine. */
@@ -121,7 +121,7 @@ export const rollups = {
   refresh: mutation({
     access: 'admin',
     platform: true,
-    input: z.strictObject({}).default({}),
+    input: z.strictObject({}).prefault({}),
     output: RollupBackfill.extend({ daysTouched: z.number().int() }),
   }),
 } as const;
@@ -150,7 +150,7 @@ export const jobs = {
   schedules: query({
     access: 'admin',
     platform: true,
-    input: z.strictObject({}).default({}),
+    input: z.strictObject({}).prefault({}),
     output: z.object({
       rows: z.array(z.object({ name: z.string(), pattern: z.string(), next: Time.nullable() })),
       nextCursor: z.null(),
@@ -160,7 +160,7 @@ export const jobs = {
   failed: query({
     access: 'admin',
     platform: true,
-    input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).default({ limit: 50 }),
+    input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).prefault({}),
     output: z.object({
       rows: z.array(
         z.object({
@@ -187,6 +187,6 @@ export const jobLog = query({
   platform: true,
   input: z
     .strictObject({ limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() })
-    .default({ limit: 50 }),
+    .prefault({}),
   output: z.object({ rows: z.array(JobRow), nextCursor: z.string().nullable() }),
 });

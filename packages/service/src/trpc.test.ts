@@ -17,6 +17,11 @@ const contract = {
     }),
   },
   fail: mutation({ access: 'record', input: z.strictObject({ how: z.string() }), output: z.object({}) }),
+  idle: mutation({
+    access: 'record',
+    input: z.strictObject({ how: z.string().default('well') }).prefault({}),
+    output: z.object({ how: z.string() }),
+  }),
 } as const;
 
 const router = serveContract(contract, {
@@ -25,6 +30,7 @@ const router = serveContract(contract, {
     if (input.how === 'known') throw new TallyError('CONFLICT', 'It is taken.', { details: { id: 7 } });
     throw new Error('the password is swordfish');
   },
+  idle: async ({ input }) => input,
 });
 
 function app(options: { maxBodyBytes?: number } = {}) {
@@ -53,7 +59,7 @@ describe('serveContract', () => {
     const served = Object.entries(
       router._def.procedures as Record<string, { _def: { meta: unknown; inputs: unknown[]; output?: unknown } }>,
     );
-    expect(served.map(([name]) => name).sort()).toEqual(['fail', 'greet.loudly']);
+    expect(served.map(([name]) => name).sort()).toEqual(['fail', 'greet.loudly', 'idle']);
     for (const [, { _def }] of served) {
       expect(_def.meta).toHaveProperty('access');
       expect(_def.inputs).toHaveLength(1);
@@ -111,6 +117,17 @@ describe('serveContract', () => {
     const response = await post('/trpc/fail', body);
     expect(response.status).toBe(400);
     expect((await errorOf(response)).data.code).toBe(code);
+  });
+
+  test.each([
+    ['no body and no type', undefined, {}],
+    ['no body', undefined, bearer],
+    ['an empty body', '', bearer],
+    ['an empty object', '{}', bearer],
+  ])('a call whose input may be left out is answered with %s', async (_, body, headers) => {
+    const { authorization } = bearer;
+    const init = { method: 'POST', headers: { authorization, ...headers }, ...(body !== undefined && { body }) };
+    expect(await (await app().request('/trpc/idle', init)).json()).toEqual({ result: { data: { how: 'well' } } });
   });
 
   test('a body over the limit is a 413, whether or not it says its length', async () => {

@@ -93,6 +93,9 @@ test('the document describes every procedure and REST path, and the page needs n
   expect(
     weekly.parameters.filter((each: { required: boolean }) => each.required).map((each: { name: string }) => each.name),
   ).toEqual(['startDate', 'endDate']);
+  const bodyOf = (path: string) => body.paths[path].post.requestBody;
+  expect([bodyOf('/trpc/custom.create').required, bodyOf('/trpc/rollups.daily.run').required]).toEqual([true, false]);
+  expect(bodyOf('/trpc/rollups.daily.run').content['application/json'].schema.properties).toHaveProperty('date');
   const page = await (await app.request('/docs')).text();
   expect(page).not.toMatch(/(src|href)="(https?:)?\/\//);
 });
