@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId, storable, text } from './entry.ts';
+import { Dimension, MerchantId, record, storable, text } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -30,7 +30,7 @@ const fields = {
   /** Columns to group by. */
   dimensions: z.array(Column).max(5).optional(),
   /** `{ column: value | [values] }`; all must hold. `unknown` asks for rows without the dimension. */
-  filters: z.record(Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
+  filters: record(50, Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
   /** For a formula without an aggregate; default: what metricType says. */
   aggregationMethod: AggregationMethod.optional(),
   visibility: MetricVisibility,

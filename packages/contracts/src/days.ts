@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId } from './entry.ts';
+import { Dimension, MerchantId, record } from './entry.ts';
 import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, Time } from './time.ts';
 
 const DayGroup = z.object({
@@ -53,7 +53,7 @@ const Key = z
   .string()
   .max(2 * 256 + 1, 'Expected at most two names of 256 characters')
   .refine((key) => key.split('|').every((part) => Dimension.safeParse(part).success), 'Expected a printable name');
-const Grouping = z.record(Key, Amounts).nullish();
+const Grouping = record(100_000, Key, Amounts).nullish();
 
 /** A row with all dimensions: what one user's key used of one model. */
 const DocumentRow = Amounts.extend({

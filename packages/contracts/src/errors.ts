@@ -61,13 +61,19 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
+/** A message may name what it was sent, which has no bound of its own. */
+const MAX_MESSAGE = 2_000;
+
 /** An expected failure, said in the domain's words; every edge (tRPC, HTTP, command line) prints it its own way. */
 export class TallyError extends Error {
   readonly code: ErrorCode;
   readonly details: unknown;
 
   constructor(code: ErrorCode, message: string, options: { details?: unknown; cause?: unknown } = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    super(
+      message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}…` : message,
+      options.cause === undefined ? undefined : { cause: options.cause },
+    );
     this.name = 'TallyError';
     this.code = code;
     this.details = options.details;

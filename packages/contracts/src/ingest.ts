@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
-import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, type UsageEntry } from './entry.ts';
+import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -227,7 +227,7 @@ export const ingest = {
         merchantId: MerchantId,
         date: Day,
         /** Signed amounts by metric type; `requests` and `failed_requests` may be corrected too. */
-        metrics: z.record(MetricType, z.string()),
+        metrics: record(200, MetricType, z.string()),
         dimensions: Dimensions.optional(),
         reason: z.string().trim().min(1).max(1000),
       }),

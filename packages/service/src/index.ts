@@ -10,6 +10,7 @@ export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
+export { problemsOf } from './problems.ts';
 export { runProcess, settingsOrExit } from './process.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';

@@ -11,6 +11,7 @@ import {
 import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
 import { ZodError, type z } from 'zod';
 import { type Caller, platformOnly } from './auth.ts';
+import { problemsOf } from './problems.ts';
 import { isStatementTimeout, isStoreAway } from './store-away.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
@@ -139,6 +140,9 @@ export function understand(error: unknown): TallyError {
     return new TallyError('QUERY_TIMEOUT', 'The database gave this question up after its time.', { cause: error });
   if (error instanceof TRPCError) {
     if (error.code === 'BAD_REQUEST' && cause instanceof ZodError) return invalidInput(cause);
+    // zod hands problems on as arguments of one call, of which the stack takes some 100,000.
+    if (error.code === 'BAD_REQUEST' && cause instanceof RangeError)
+      return new TallyError('INVALID_INPUT', 'The input has more problems than can be named.', { cause });
     if (error.code === 'BAD_REQUEST' && cause instanceof SyntaxError)
       return new TallyError('INVALID_JSON', 'The request is not readable as JSON.', { cause });
     const code = BY_TRPC_CODE[error.code];
@@ -151,10 +155,8 @@ export function understand(error: unknown): TallyError {
 }
 
 function invalidInput(error: ZodError): TallyError {
-  const fields = error.issues.slice(0, 20).map((issue) => ({ field: issue.path.join('.'), message: issue.message }));
-  const message = fields.map(({ field, message }) => (field ? `${field}: ${message}` : message)).join('; ');
-  const code = codeOf(error);
-  return new TallyError(code, message, { details: { fields } });
+  const { message, fields } = problemsOf(error);
+  return new TallyError(codeOf(error), message, { details: { fields } });
 }
 
 function codeOf(error: ZodError): ErrorCode {
