@@ -12,6 +12,7 @@ export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
 export { problemsOf } from './problems.ts';
 export { runProcess, settingsOrExit } from './process.ts';
+export { queryOf } from './query.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';

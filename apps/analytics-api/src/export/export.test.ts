@@ -7,7 +7,7 @@ const range = { startDate: '2026-01-01', endDate: '2026-02-28' };
 const NASTY = '=HYPERLINK("http://x","y")';
 
 beforeAll(async () => {
-  running = await startAnalytics();
+  running = await startAnalytics({ ADMIN_EXPORT_RATE_LIMIT: '1000000' });
   const entries = Array.from({ length: 5_000 }, (_, index) => ({
     id: `e-${index}`,
     merchantId: 'acme',
@@ -88,6 +88,8 @@ test('a bad question is refused before the file begins, in the one shape of erro
     400,
     'DATE_RANGE_TOO_LARGE',
   ]);
+  for (const odd of ['by=user&by=model', 'startDate=2026-01-02', '__proto__=1', 'constructor=1', 'colour=red'])
+    expect([odd, await code(`/export/usage.csv?${query()}&${odd}`)]).toEqual([odd, [400, 'INVALID_INPUT']]);
   expect(await code(`/export/usage.pdf?${query()}`)).toEqual([404, 'NOT_FOUND']);
   expect(await code(`/export/usage.csv?${query()}`, 'nobody')).toEqual([401, 'UNAUTHORIZED']);
 });
