@@ -165,7 +165,8 @@ test.each(platform)(
   '$service: $path is about all merchants, so a bound key is refused',
   async ({ service, path, procedure }) => {
     const answer = await call(service, path, procedure, {});
-    expect(answer).toMatchObject({ status: 403, body: { error: { data: { code: 'MERCHANT_FORBIDDEN' } } } });
+    const data = { code: 'MERCHANT_FORBIDDEN', trpcCode: 'FORBIDDEN' };
+    expect(answer).toMatchObject({ status: 403, body: { error: { data } } });
   },
 );
 

@@ -10,7 +10,7 @@ import {
 } from '@tally/contracts';
 import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
 import { ZodError, type z } from 'zod';
-import { type Caller, platformOnly } from './auth.ts';
+import type { Caller } from './auth.ts';
 import { problemsOf } from './problems.ts';
 import { isStatementTimeout, isStoreAway } from './store-away.ts';
 
@@ -89,15 +89,8 @@ function procedure(definition: Procedure, handler: AnyHandler) {
         throw asTrpcError(error);
       });
       ctx.event.caller = caller.id;
-      if (!grants(caller.role, definition.access)) {
-        throw asTrpcError(
-          new TallyError(
-            'FORBIDDEN',
-            `The role ${caller.role} may not call ${path}: it needs the access "${definition.access}".`,
-          ),
-        );
-      }
-      if (definition.platform) platformOnly(caller, path);
+      const refusal = refusalOf(caller, definition, path);
+      if (refusal) throw asTrpcError(refusal);
       const result = await next({ ctx: { ...ctx, caller: async () => caller } });
       if (result.ok) return result;
       throw asTrpcError(result.error.cause ?? result.error, result.error);
@@ -127,6 +120,18 @@ function procedure(definition: Procedure, handler: AnyHandler) {
   }
   const stated = guarded.output(definition.output);
   return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
+}
+
+/** Why a caller may not call a procedure at all. */
+function refusalOf({ role, merchantId }: Caller, { access, platform }: Procedure, path: string) {
+  if (!grants(role, access))
+    return new TallyError('FORBIDDEN', `The role ${role} may not call ${path}: it needs the access "${access}".`);
+  if (platform && merchantId !== null)
+    return new TallyError(
+      'MERCHANT_FORBIDDEN',
+      `This key is bound to merchant ${merchantId}; ${path} is about all merchants.`,
+    );
+  return undefined;
 }
 
 /** The domain's error for anything thrown on the way of a call. */
