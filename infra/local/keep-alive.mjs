@@ -4,13 +4,17 @@ const BACKOFF_MS = [250, 10_000];
 /** A process that lived this long starts with a short pause again. */
 const STEADY_MS = 30_000;
 
-/** Starts again what died, after a pause that grows while it keeps dying, until `signal` aborts. */
-export async function keepAlive({ name, start, current, signal }) {
+/**
+ * Starts again what died, after a pause that grows while it keeps dying, until `signal` aborts. Throws, with what it said,
+ * where `isHopeless` says of how it ended that starting it again helps nothing.
+ */
+export async function keepAlive({ name, start, current, signal, isHopeless = () => false }) {
   let pause = BACKOFF_MS[0];
   for (;;) {
     const since = Date.now();
     const how = await current().exited;
     if (signal.aborted) return;
+    if (isHopeless(how)) throw new Error(`${name} ended (${how}):\n${current().tail().trimEnd()}`);
     if (Date.now() - since > STEADY_MS) pause = BACKOFF_MS[0];
     console.error(`${name} ended (${how}); it is started again in ${pause} ms\n${lastLines(current().tail())}`);
     await wait(pause, undefined, { signal }).catch(() => {});

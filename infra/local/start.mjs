@@ -11,15 +11,21 @@ import { startServers } from './servers.mjs';
 const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api'];
 const READY_DEADLINE_MS = 120_000;
 const STOP_DEADLINE_MS = 20_000;
+/** How a service ends whose settings are not usable (EX_CONFIG). */
+const UNUSABLE_SETTINGS = 78;
 
 const started = Date.now();
 const portBase = Number(process.env.TALLY_PORT_BASE || 4000);
 const addressOf = (index) => `http://127.0.0.1:${portBase + 1 + index}`;
 const mainOf = (name) => join(ROOT, 'apps', name, 'dist', 'main.js');
 const signal = stopSignal();
+/** Aborted when all is to end, whether someone asked for it or it could not be started: nothing is started again then. */
+const ending = new AbortController();
+const watching = AbortSignal.any([signal, ending.signal]);
 /** What undoes what was done, pushed before it is done and run last first. */
 const undo = [];
 let home;
+let ready = false;
 let code = 0;
 
 signal.addEventListener('abort', () => console.log('stopping'));
@@ -32,6 +38,7 @@ try {
     code = 1;
   }
 }
+ending.abort();
 for (const step of undo.reverse()) await step().catch((error) => console.error(error.message));
 process.exit(code);
 
@@ -49,8 +56,10 @@ async function up() {
   step('migrations');
   const env = await serviceEnv(stores);
   signal.throwIfAborted();
-  runServices(env);
-  await allReady();
+  // A service that ends for its settings after that is started again like any other: the others go on meanwhile.
+  await Promise.race([allReady(), runServices(env)]);
+  signal.throwIfAborted();
+  ready = true;
   for (const [index, name] of SERVICES.entries()) console.log(`  ${name.padEnd(15)} ${addressOf(index)}`);
   const kept = process.env.TALLY_ADMIN_KEY ? 'TALLY_ADMIN_KEY' : `${env.TALLY_ADMIN_KEY} (${join(home, 'admin-key')})`;
   console.log(`  admin key       ${kept}`);
@@ -93,7 +102,7 @@ async function openStores() {
   const servers = await startServers({ home, only, signal });
   undo.push(() => servers.stop());
   for (const handle of servers.handles) {
-    void keepAlive({ name: handle.name, start: () => handle.start(), current: () => handle, signal });
+    void keepAlive({ name: handle.name, start: () => handle.start(), current: () => handle, signal: watching });
   }
   const stores = { DATABASE_URL: DATABASE_URL || servers.databaseUrl, REDIS_URL: REDIS_URL || servers.redisUrl };
   const file = join(home, 'run', 'stores.json');
@@ -139,10 +148,12 @@ function pidFileOf(name) {
   return join(home, 'run', `${name}.pid`);
 }
 
-function runServices(env) {
+/** Ends when all is to end; throws where a service cannot be started with these settings. */
+async function runServices(env) {
   const running = new Map();
   undo.push(() => Promise.all(SERVICES.map((name) => endService(name, running.get(name)))));
-  for (const [index, name] of SERVICES.entries()) {
+  const isHopeless = (how) => how === UNUSABLE_SETTINGS && !ready;
+  const watch = async ([index, name]) => {
     const start = async () => {
       const service = startProcess({
         name,
@@ -155,8 +166,10 @@ function runServices(env) {
       if (service.pid) rememberPid(pidFileOf(name), service.pid);
       running.set(name, service);
     };
-    void start().then(() => keepAlive({ name, start, current: () => running.get(name), signal }));
-  }
+    await start();
+    await keepAlive({ name, start, current: () => running.get(name), signal: watching, isHopeless });
+  };
+  await Promise.all([...SERVICES.entries()].map(watch));
 }
 
 async function endService(name, service) {
@@ -170,7 +183,7 @@ async function allReady() {
   for (;;) {
     const answers = await Promise.all([...waiting].map(async (index) => [index, await isReady(index)]));
     for (const [index, ready] of answers) if (ready) waiting.delete(index);
-    signal.throwIfAborted();
+    watching.throwIfAborted();
     if (waiting.size === 0) return;
     if (Date.now() > deadline) {
       const missing = [...waiting].map((index) => SERVICES[index]).join(', ');

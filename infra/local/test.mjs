@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { ROOT } from './home.mjs';
-import { ensureInstalled, toolEnv, workspaces } from './pnpm.mjs';
+import { ensureBuilt, ensureInstalled, toolEnv, workspaces } from './pnpm.mjs';
 import { runProgram, stopSignal } from './processes.mjs';
 import { startServers } from './servers.mjs';
 
@@ -18,6 +18,8 @@ let code = 1;
 
 try {
   await ensureInstalled({ signal });
+  // A test that runs `npm start` must not build anew what others run.
+  await ensureBuilt({ signal });
   const tested = testedWorkspaces();
   await Promise.all(tested.map((folder) => rm(reportOf(folder), { force: true })));
   home = await mkdtemp(join(tmpdir(), 'tally-test-'));

@@ -1,6 +1,5 @@
-import { addDays, type Day, type DayRange, dayOf, eachDay, TallyError } from '@tally/contracts';
+import { addDays, type Day, type DayRange, dayOf, eachDay } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import type { Caller } from '@tally/service';
 import { assertRange } from './dates.ts';
 import type { Freshness } from './fresh.ts';
 
@@ -53,8 +52,7 @@ export function createDays({
   };
 
   return {
-    async rebuild({ startDate, endDate, onlyStale }: DaysToRebuild, caller: Caller) {
-      assertPlatform(caller);
+    async rebuild({ startDate, endDate, onlyStale }: DaysToRebuild) {
       const range = startDate !== undefined && endDate !== undefined ? { startDate, endDate } : closed();
       assertRange(range, maxDays);
       const started = performance.now();
@@ -66,8 +64,7 @@ export function createDays({
       return { rebuilt, complete, durationMs: Math.round(performance.now() - started) };
     },
 
-    async get(date: Day, caller: Caller) {
-      assertPlatform(caller);
+    async get(date: Day) {
       const { complete } = await freshness.cover({ startDate: date, endDate: date });
       const [found] = await db.days.status(date, date);
       if (!found?.current || (found.status === 'partial' && complete)) await rebuild([date], complete);
@@ -91,8 +88,7 @@ export function createDays({
       return { ...state!, byUser: of('user'), byModel: of('model'), byProvider: of('provider') };
     },
 
-    async status({ startDate, endDate }: DayRange, caller: Caller) {
-      assertPlatform(caller);
+    async status({ startDate, endDate }: DayRange) {
       assertRange({ startDate, endDate }, maxDays);
       return { rows: await db.days.status(startDate, endDate), nextCursor: null };
     },
@@ -100,9 +96,3 @@ export function createDays({
 }
 
 export type Days = ReturnType<typeof createDays>;
-
-/** MERCHANT_FORBIDDEN for a caller that is bound to one merchant. */
-export function assertPlatform({ merchantId }: Caller): void {
-  if (merchantId === null) return;
-  throw new TallyError('MERCHANT_FORBIDDEN', `Day documents are of all merchants; this key is bound to ${merchantId}.`);
-}

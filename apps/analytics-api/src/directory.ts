@@ -4,11 +4,14 @@ import type { Db } from '@tally/db';
 import { assertMerchant, type Caller } from '@tally/service';
 import { decodeCursor, encodeCursor } from './page.ts';
 
-/** The names of users, api keys and merchants; a caller bound to a merchant writes those of its own alone. */
+/** The names of users, api keys and merchants; a caller bound to a merchant names it and what is its own alone. */
 export function createDirectory(directory: Db['directory']) {
   return {
     async upsert(entries: readonly DirectoryEntry[], caller: Caller) {
-      for (const entry of entries) assertOwn(caller, entry.merchantId);
+      for (const { kind, id, merchantId } of entries) {
+        assertOwn(caller, merchantId);
+        if (kind === 'merchant') assertMerchant(caller, id);
+      }
       return { written: await directory.upsert(entries) };
     },
     async list({

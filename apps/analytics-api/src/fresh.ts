@@ -7,8 +7,10 @@ export type Freshness = {
    * afterwards covers. Live and stored can so never overlap.
    */
   cover(range: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined }): Promise<Coverage>;
-  /** Flushes what is pending now. */
-  refresh(): Promise<{ recordsAggregated: number; complete: boolean; refreshedAt: string }>;
+  /** Flushes what is pending now: of some merchants, or of all. */
+  refresh(
+    merchantIds?: readonly string[],
+  ): Promise<{ recordsAggregated: number; complete: boolean; refreshedAt: string }>;
 };
 
 /** Closed days still get late entries through Redis, so a question about them asks for what is pending too. */
@@ -44,8 +46,8 @@ export function createFreshness({
         };
       }
     },
-    async refresh() {
-      const { recordsAggregated, complete, asOf } = await drain();
+    async refresh(merchantIds) {
+      const { recordsAggregated, complete, asOf } = await drain(merchantIds);
       return { recordsAggregated, complete, refreshedAt: asOf };
     },
   };

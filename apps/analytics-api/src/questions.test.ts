@@ -352,5 +352,9 @@ test('the same answers come over REST, under the names of the filters there too'
   }
   const bad = await post('by-user', day('2025-02-30'));
   expect([bad.status, await bad.json()]).toMatchObject([400, { error: { data: { code: 'INVALID_DATE_FORMAT' } } }]);
-  expect(await (await post('by-user', [])).json()).toMatchObject({ error: { data: { code: 'INVALID_INPUT' } } });
+  const odd = ['{"__proto__":1', '{"constructor":1', '{"models":["a"],"modelIds":["b"]'].map((start) =>
+    JSON.parse(`${start},"startDate":"${DAY}","endDate":"${DAY}"}`),
+  );
+  for (const body of [[], ...odd])
+    expect(await (await post('by-user', body)).json()).toMatchObject({ error: { data: { code: 'INVALID_INPUT' } } });
 });

@@ -7,7 +7,11 @@ export type RestOptions = { read: Read; authenticate: Authenticate; rates: RateL
 const BASE = '/api/v1/admin/usage';
 const GROUPS: Record<string, GroupBy> = { 'by-user': 'user', 'by-model': 'model', 'by-provider': 'provider' };
 /** The names that the filters have in the API these paths come from. */
-const ALIASES: Record<string, string> = { modelIds: 'models', providerIds: 'providers', apiKeyIds: 'apiKeys' };
+const ALIASES = new Map([
+  ['modelIds', 'models'],
+  ['providerIds', 'providers'],
+  ['apiKeyIds', 'apiKeys'],
+]);
 
 /**
  * `analytics.summary` and `analytics.breakdown` for those who do not speak tRPC: the same input as a JSON body, the same
@@ -40,5 +44,9 @@ export function serveRest(app: App, { read, authenticate, rates }: RestOptions):
 function renamed(body: unknown): Record<string, unknown> {
   if (typeof body !== 'object' || body === null || Array.isArray(body))
     throw new TallyError('INVALID_INPUT', 'Send a JSON object.');
-  return Object.fromEntries(Object.entries(body).map(([name, value]) => [ALIASES[name] ?? name, value]));
+  for (const [alias, name] of ALIASES) {
+    if (Object.hasOwn(body, alias) && Object.hasOwn(body, name))
+      throw new TallyError('INVALID_INPUT', `${alias} and ${name} are the same; send one of them.`);
+  }
+  return Object.fromEntries(Object.entries(body).map(([name, value]) => [ALIASES.get(name) ?? name, value]));
 }

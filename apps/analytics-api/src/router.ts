@@ -2,7 +2,7 @@ import type { analytics } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
 import type { Cache } from './cache.ts';
 import { assertRange } from './dates.ts';
-import { assertPlatform, type Days } from './days.ts';
+import type { Days } from './days.ts';
 import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
 import type { Import } from './import.ts';
@@ -59,7 +59,7 @@ export function createHandlers({
         }),
       async refresh({ caller }) {
         await rates.take('analytics', caller.id);
-        return freshness.refresh();
+        return freshness.refresh(merchantsFor(caller, undefined));
       },
     },
     directory: {
@@ -74,15 +74,14 @@ export function createHandlers({
     days: {
       async rebuild({ input, caller }) {
         await rates.take('rebuild', caller.id);
-        return days.rebuild(input, caller);
+        return days.rebuild(input);
       },
       async import({ input, caller }) {
         await rates.take('analytics', caller.id);
-        assertPlatform(caller);
         return importDays(input);
       },
-      get: async ({ input, caller }) => days.get(input.date, caller),
-      status: async ({ input, caller }) => days.status(input, caller),
+      get: async ({ input }) => days.get(input.date),
+      status: async ({ input }) => days.status(input),
     },
     litellm: litellm.handlers,
     cache: {

@@ -11,6 +11,7 @@ import {
   UsageEntry,
 } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
+import { problemsOf } from '@tally/service';
 import { identityOf, lineOf } from './line.ts';
 import { isPlainEntry } from './plain-entry.ts';
 
@@ -86,12 +87,9 @@ function checkEntry(
 function parseEntry(value: unknown): UsageEntry | Refusal {
   const reserved = reservedMetric(value);
   if (reserved) return { code: 'RESERVED_METRIC', message: `metrics.${reserved} is derived by Tally; leave it out.` };
-  const hidden = hiddenKey(value);
-  if (hidden) return { code: 'INVALID_ENTRY', message: `${hidden}: this name is not allowed.` };
   const parsed = UsageEntry.safeParse(value);
   if (parsed.success) return parsed.data;
-  const issues = parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.join('.') || 'entry'}: ${message}`);
-  return { code: 'INVALID_ENTRY', message: issues.join('; ') };
+  return { code: 'INVALID_ENTRY', message: problemsOf(parsed.error, 'entry').message };
 }
 
 function idOf(value: unknown): string | null {
@@ -103,18 +101,4 @@ function reservedMetric(value: unknown): string | undefined {
   const metrics = (value as { metrics?: unknown } | null)?.metrics;
   if (typeof metrics !== 'object' || metrics === null) return undefined;
   return RESERVED_METRICS.find((type) => Object.hasOwn(metrics, type));
-}
-
-/** Where an entry has a key that zod passes over in silence; what is not counted must be refused. */
-function hiddenKey(value: unknown): string | undefined {
-  const { metrics, properties } = (value ?? {}) as { metrics?: unknown; properties?: unknown };
-  const places: [string, unknown][] = [
-    ['', value],
-    ['metrics.', metrics],
-    ['properties.', properties],
-  ];
-  const found = places.find(
-    ([, object]) => typeof object === 'object' && object !== null && Object.hasOwn(object, '__proto__'),
-  );
-  return found && `${found[0]}__proto__`;
 }

@@ -1,5 +1,5 @@
 import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
-import { assertMerchant, type Handlers, merchantsFor, platformOnly } from '@tally/service';
+import { assertMerchant, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { CurrentTotals } from './current.ts';
@@ -70,8 +70,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         const report = await reconcile.check({ startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) });
         return { ...report, drift: report.drift.map(presentDrift) };
       },
-      async repair({ caller }) {
-        platformOnly(caller);
+      async repair() {
         const { balanced, drift, repaired } = await reconcile.repair();
         return { balanced, drift: drift.map(presentDrift), repaired };
       },
@@ -89,22 +88,15 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
     },
     journal: {
-      async close({ caller }) {
-        platformOnly(caller);
-        return { closed: await closeDays() };
-      },
+      close: async () => ({ closed: await closeDays() }),
     },
     flush: {
-      async run({ input, caller }) {
-        platformOnly(caller);
-        return flush.run(input);
-      },
+      run: async ({ input }) => flush.run(input),
       async merchant({ input, caller }) {
         assertMerchant(caller, input.merchantId);
         return flush.run(input);
       },
-      async range({ input: { startDate, endDate }, caller }) {
-        platformOnly(caller);
+      async range({ input: { startDate, endDate } }) {
         assertRange(startDate, endDate);
         const started = performance.now();
         const days = await flush.range(startDate, endDate);
@@ -114,12 +106,10 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
           durationMs: Math.round(performance.now() - started),
         };
       },
-      async status({ input, caller }) {
-        platformOnly(caller);
-        return flush.status(input.date);
-      },
-      async drain({ input }) {
-        const drained = await (input.merchantIds ? flush.drainMerchants(input.merchantIds) : flush.drainAll());
+      status: async ({ input }) => flush.status(input.date),
+      async drain({ input, caller }) {
+        const merchantIds = caller.merchantId === null ? input.merchantIds : merchantsFor(caller, input.merchantIds);
+        const drained = await (merchantIds ? flush.drainMerchants(merchantIds) : flush.drainAll());
         return {
           recordsAggregated: drained.inserted,
           complete: drained.errors.length === 0,
@@ -128,18 +118,9 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
     },
     keys: {
-      async create({ input, caller }) {
-        platformOnly(caller);
-        return keys.create(input);
-      },
-      async list({ input, caller }) {
-        platformOnly(caller);
-        return { rows: await keys.list(input), nextCursor: null };
-      },
-      async revoke({ input, caller }) {
-        platformOnly(caller);
-        return keys.revoke(input.id);
-      },
+      create: async ({ input }) => keys.create(input),
+      list: async ({ input }) => ({ rows: await keys.list(input), nextCursor: null }),
+      revoke: async ({ input }) => keys.revoke(input.id),
     },
   };
 }

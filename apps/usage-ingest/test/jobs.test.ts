@@ -47,6 +47,10 @@ test('ranges, merchants, the status and the books have their commands', async ()
   });
   expect(await run('status', '2026-11-21')).toMatchObject({ code: 0, out: expect.stringMatching(/aggregated +true/) });
   expect(await run('reconcile')).toMatchObject({ code: 0, out: expect.stringContaining('every book agrees') });
+  expect(await run('reconcile', '2026-11-21', '2026-11-21')).toMatchObject({
+    code: 0,
+    out: expect.stringContaining('2026-11-21 to 2026-11-21'),
+  });
 });
 
 test('books that differ are an exit code of 1, with the numbers', async () => {
@@ -61,8 +65,21 @@ test.each([
   [['aggregate-date', '2026-02-30']],
   [['aggregate-range', '2026-11-02', '2026-11-01']],
   [['fly']],
-])('what is not understood (%j) is answered by the usage and 64', async (args) => {
-  expect(await run(...args)).toMatchObject({ code: 64, err: expect.stringContaining('Usage:') });
+  [['aggregate', '2026-11-21']],
+  [['aggregate-date', '2026-11-20', '2026-11-21']],
+  [['aggregate-range', '2026-11-20']],
+  [['aggregate-range', '2026-11-20', '2026-11-21', '2026-11-22']],
+  [['aggregate-range', 'x', '2026-11-20', '2026-11-21']],
+  [['aggregate-merchant']],
+  [['aggregate-merchant', 'acme', '2026-11-21', '2026-11-22']],
+  [['status', '2026-11-21', '2026-11-22']],
+  [['status', 'today']],
+  [['reconcile', '2026-02-30', '2026-11-21']],
+  [['reconcile', '2026-11-21']],
+  [['reconcile', '2026-11-22', '2026-11-21']],
+  [['scheduler', 'now']],
+])('what is not understood (%j) is answered by the usage and 1', async (args) => {
+  expect(await run(...args)).toMatchObject({ code: 1, out: '', err: expect.stringContaining('Usage:') });
 });
 
 test('the Lambda handler answers 500 where the service is away', async () => {

@@ -105,6 +105,24 @@ describe('usage.record', () => {
     });
   });
 
+  test.each([
+    ['with many fields too many', (many: object) => entry({ id: 'long', ...many })],
+    ['with many metrics', (many: object) => entry({ id: 'long', metrics: many })],
+    ['with many properties', (many: object) => entry({ id: 'long', properties: many })],
+    ['with a long name', () => entry({ id: 'long', metrics: { ['x'.repeat(500_000)]: 'y' } })],
+    [
+      'with long names',
+      () => entry({ id: 'long', properties: { ['x'.repeat(200_000)]: {}, ['y'.repeat(200_000)]: {} } }),
+    ],
+  ])('what is said of an entry %s is short', async (_, made) => {
+    const many = Object.fromEntries(Array.from({ length: 50_000 }, (_, index) => [`Bad ${index}`, 'x']));
+    const { rejected } = await record([made(many)]);
+    expect(rejected).toMatchObject([
+      { index: 0, id: 'long', code: 'INVALID_ENTRY', message: expect.stringMatching(/^(entry|metrics|properties)/) },
+    ]);
+    expect(rejected[0]!.message.length).toBeLessThan(1_000);
+  });
+
   const bad: [string, unknown, string][] = [
     ['a number', 7, 'INVALID_ENTRY'],
     ['null', null, 'INVALID_ENTRY'],

@@ -234,9 +234,10 @@ export const analytics = {
         coverage: Coverage,
       }),
     }),
+    /** Flushes what is pending, of all merchants that the caller may name. */
     refresh: mutation({
       access: 'read',
-      input: z.strictObject({}),
+      input: z.strictObject({}).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: Time }),
     }),
   },
@@ -272,7 +273,8 @@ export const analytics = {
   cache: {
     stats: query({
       access: 'admin',
-      input: z.strictObject({}).default({}),
+      platform: true,
+      input: z.strictObject({}).prefault({}),
       output: z.object({
         /** Of this process, since it started. */
         memoryHits: z.number().int(),
@@ -299,13 +301,16 @@ export const analytics = {
      */
     warm: mutation({
       access: 'admin',
-      input: OptionalRange.extend({ merchantIds: list(MerchantId) }).refine(hasBothEnds, BOTH_ENDS),
+      input: OptionalRange.extend({ merchantIds: list(MerchantId) })
+        .refine(hasBothEnds, BOTH_ENDS)
+        .prefault({}),
       output: z.object({ questions: z.number().int(), durationMs: z.number() }),
     }),
     /** Forgets everything, in every process. */
     clear: mutation({
       access: 'admin',
-      input: z.strictObject({}).default({}),
+      platform: true,
+      input: z.strictObject({}).prefault({}),
       output: z.object({ cleared: z.literal(true) }),
     }),
   },

@@ -23,6 +23,12 @@ describe('contracts', () => {
     expect(procedure.input.safeParse({ unheardOf: 1 }).success).toBe(false);
   });
 
+  test.each(procedures)('%s needs no input where it needs no field of it', (_, { input }) => {
+    const [without, empty] = [input.safeParse(undefined), input.safeParse({})];
+    expect(without.success).toBe(empty.success);
+    expect(without.data).toEqual(empty.data);
+  });
+
   test('every error says what its caller may do', () => {
     for (const { status, action } of Object.values(ERRORS)) {
       expect(status).toBeGreaterThanOrEqual(400);

@@ -16,13 +16,16 @@ import type { ErrorCode } from './errors.ts';
 export type Procedure = {
   readonly kind: 'query' | 'mutation' | 'subscription';
   readonly access: Access;
+  /** About all merchants: refused to a caller that is bound to one. */
+  readonly platform?: true;
+  /** Where every field may be left out, so may all of it: `.prefault({})`. */
   readonly input: z.ZodType;
   readonly output: z.ZodType;
 };
 
 export type Contract = { readonly [name: string]: Procedure | Contract };
 
-type Parts<I extends z.ZodType, O extends z.ZodType> = { access: Access; input: I; output: O };
+type Parts<I extends z.ZodType, O extends z.ZodType> = { access: Access; platform?: true; input: I; output: O };
 
 export const query = <I extends z.ZodType, O extends z.ZodType>(parts: Parts<I, O>) =>
   ({ kind: 'query', ...parts }) as const;

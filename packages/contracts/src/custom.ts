@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId, storable, text } from './entry.ts';
+import { Dimension, MerchantId, record, storable, text } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -30,7 +30,7 @@ const fields = {
   /** Columns to group by. */
   dimensions: z.array(Column).max(5).optional(),
   /** `{ column: value | [values] }`; all must hold. `unknown` asks for rows without the dimension. */
-  filters: z.record(Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
+  filters: record(50, Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
   /** For a formula without an aggregate; default: what metricType says. */
   aggregationMethod: AggregationMethod.optional(),
   visibility: MetricVisibility,
@@ -113,7 +113,7 @@ export const custom = {
   }),
   list: query({
     access: 'read',
-    input: z.strictObject({ ...page, search: text(200).optional() }).default({ limit: 50 }),
+    input: z.strictObject({ ...page, search: text(200).optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
   versions: query({

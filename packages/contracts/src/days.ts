@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId } from './entry.ts';
+import { Dimension, MerchantId, record } from './entry.ts';
 import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, Time } from './time.ts';
 
 const DayGroup = z.object({
@@ -53,7 +53,7 @@ const Key = z
   .string()
   .max(2 * 256 + 1, 'Expected at most two names of 256 characters')
   .refine((key) => key.split('|').every((part) => Dimension.safeParse(part).success), 'Expected a printable name');
-const Grouping = z.record(Key, Amounts).nullish();
+const Grouping = record(100_000, Key, Amounts).nullish();
 
 /** A row with all dimensions: what one user's key used of one model. */
 const DocumentRow = Amounts.extend({
@@ -84,12 +84,16 @@ export const days = {
    */
   rebuild: mutation({
     access: 'admin',
-    input: OptionalRange.extend({ onlyStale: z.boolean().default(false) }).refine(hasBothEnds, BOTH_ENDS),
+    platform: true,
+    input: OptionalRange.extend({ onlyStale: z.boolean().default(false) })
+      .refine(hasBothEnds, BOTH_ENDS)
+      .prefault({}),
     output: z.object({ rebuilt: z.number().int(), complete: z.boolean(), durationMs: z.number() }),
   }),
   /** A day's document; one that is missing or no longer current is made first. */
   get: query({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ date: Day }),
     output: DayState.extend({ byUser: Groups, byModel: Groups, byProvider: Groups }),
   }),
@@ -99,6 +103,7 @@ export const days = {
    */
   import: mutation({
     access: 'admin',
+    platform: true,
     input: z.strictObject({
       documents: z
         .array(DayDocument)
@@ -124,6 +129,7 @@ export const days = {
   /** The days of a range that have usage or a document. */
   status: query({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ startDate: Day, endDate: Day }),
     output: z.object({ rows: z.array(DayState), nextCursor: z.null() }),
   }),

@@ -42,21 +42,32 @@ export const Count = z.union([
   z.string().refine((value) => withinEntry('count', value) && value !== '0', 'Expected a whole number from 1 to 10^15'),
 ]);
 
-const Metrics = z
-  .record(MetricType, z.string('Send quantities as decimal strings, such as "374"'))
-  .superRefine((metrics, ctx) => {
-    const types = Object.keys(metrics);
-    if (types.length > 32) ctx.addIssue({ code: 'custom', message: 'Expected at most 32 metric types' });
-    for (const type of types) {
-      if (withinEntry(type, metrics[type]!)) continue;
+/**
+ * A record of at most `max` fields: a larger one is refused as a whole, not field by field. A record passes over a field
+ * `__proto__` in silence, so that is refused too.
+ */
+export const record = <K extends z.core.$ZodRecordKey, V extends z.ZodType>(max: number, key: K, value: V) => {
+  const inner = z.record(key, value);
+  return z.preprocess((given: z.input<typeof inner>, ctx) => {
+    const refuse = (message: string) => ctx.addIssue({ code: 'custom', message });
+    if (typeof given !== 'object' || given === null) return given;
+    if (Object.keys(given).length > max) refuse(`Expected at most ${max} fields`);
+    else if (Object.hasOwn(given, '__proto__')) refuse('__proto__ is not allowed');
+    return given;
+  }, inner);
+};
+
+const Metrics = record(32, MetricType, z.string('Send quantities as decimal strings, such as "374"')).superRefine(
+  (metrics, ctx) => {
+    for (const [type, amount] of Object.entries(metrics)) {
+      if (withinEntry(type, amount)) continue;
       const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
       ctx.addIssue({ code: 'custom', path: [type], message: `Expected ${rule}` });
     }
-  });
+  },
+);
 
-const Properties = z
-  .record(text(64), z.union([text(512), z.number(), z.boolean()]))
-  .refine((properties) => Object.keys(properties).length <= 16, 'Expected at most 16 properties');
+const Properties = record(16, text(64), z.union([text(512), z.number(), z.boolean()]));
 
 /**
  * What a producer sends: usage of one call, or of `count` calls merged.

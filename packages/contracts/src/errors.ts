@@ -18,7 +18,10 @@ export const ERRORS = {
   INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
   UNAUTHORIZED: { status: 401, action: 'Send `Authorization: Bearer <key>` with a key that is not revoked.' },
   FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },
-  MERCHANT_FORBIDDEN: { status: 403, action: 'Name only the merchant that the key is bound to.' },
+  MERCHANT_FORBIDDEN: {
+    status: 403,
+    action: 'Name only the merchant the key is bound to; what is about all needs a key bound to none.',
+  },
   NOT_FOUND: { status: 404, action: 'Check the name or the id.' },
   METHOD_NOT_ALLOWED: { status: 405, action: 'Queries are GET, mutations are POST.' },
   CONFLICT: { status: 409, action: 'Something with this id exists and differs; use another id.' },
@@ -58,13 +61,19 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
+/** A message may name what it was sent, which has no bound of its own. */
+const MAX_MESSAGE = 2_000;
+
 /** An expected failure, said in the domain's words; every edge (tRPC, HTTP, command line) prints it its own way. */
 export class TallyError extends Error {
   readonly code: ErrorCode;
   readonly details: unknown;
 
   constructor(code: ErrorCode, message: string, options: { details?: unknown; cause?: unknown } = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    super(
+      message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}…` : message,
+      options.cause === undefined ? undefined : { cause: options.cause },
+    );
     this.name = 'TallyError';
     this.code = code;
     this.details = options.details;

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
-import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, type UsageEntry } from './entry.ts';
+import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -227,7 +227,7 @@ export const ingest = {
         merchantId: MerchantId,
         date: Day,
         /** Signed amounts by metric type; `requests` and `failed_requests` may be corrected too. */
-        metrics: z.record(MetricType, z.string()),
+        metrics: record(200, MetricType, z.string()),
         dimensions: Dimensions.optional(),
         reason: z.string().trim().min(1).max(1000),
       }),
@@ -249,34 +249,39 @@ export const ingest = {
     /** Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. */
     repair: mutation({
       access: 'admin',
-      input: z.strictObject({}),
+      platform: true,
+      input: z.strictObject({}).prefault({}),
       output: z.object({ balanced: z.boolean(), drift: z.array(Drift), repaired: z.number().int() }),
     }),
   },
   deadLetters: {
     list: query({
       access: 'admin',
-      input: z.strictObject({
-        merchantId: MerchantId.optional(),
-        includeResolved: z.boolean().default(false),
-        limit: z.number().int().min(1).max(1000).default(100),
-        cursor: z
-          .string()
-          .regex(/^\d{1,18}$/)
-          .optional(),
-      }),
+      input: z
+        .strictObject({
+          merchantId: MerchantId.optional(),
+          includeResolved: z.boolean().default(false),
+          limit: z.number().int().min(1).max(1000).default(100),
+          cursor: z
+            .string()
+            .regex(/^\d{1,18}$/)
+            .optional(),
+        })
+        .prefault({}),
       output: z.object({ rows: z.array(DeadLetter), nextCursor: z.string().nullable() }),
     }),
     /** Tries to count them again: all that are named, or all of a merchant's. */
     retry: mutation({
       access: 'admin',
-      input: z.strictObject({
-        merchantId: MerchantId.optional(),
-        ids: z
-          .array(z.string().regex(/^\d{1,18}$/))
-          .max(1000)
-          .optional(),
-      }),
+      input: z
+        .strictObject({
+          merchantId: MerchantId.optional(),
+          ids: z
+            .array(z.string().regex(/^\d{1,18}$/))
+            .max(1000)
+            .optional(),
+        })
+        .prefault({}),
       output: z.object({ counted: z.number().int(), stillRefused: z.array(DeadLetter) }),
     }),
   },
@@ -284,12 +289,18 @@ export const ingest = {
     /** Closes days that are past the retention: their sums stay, their entries go. */
     close: mutation({
       access: 'admin',
-      input: z.strictObject({}),
+      platform: true,
+      input: z.strictObject({}).prefault({}),
       output: z.object({ closed: z.array(Day) }),
     }),
   },
   flush: {
-    run: mutation({ access: 'admin', input: z.strictObject({ date: Day.optional() }), output: FlushResult }),
+    run: mutation({
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({ date: Day.optional() }).prefault({}),
+      output: FlushResult,
+    }),
     merchant: mutation({
       access: 'admin',
       input: z.strictObject({ merchantId: MerchantId, date: Day.optional() }),
@@ -297,6 +308,7 @@ export const ingest = {
     }),
     range: mutation({
       access: 'admin',
+      platform: true,
       input: z.strictObject({ startDate: Day, endDate: Day }),
       output: z.object({
         success: z.boolean(),
@@ -306,7 +318,8 @@ export const ingest = {
     }),
     status: query({
       access: 'admin',
-      input: z.strictObject({ date: Day.optional() }),
+      platform: true,
+      input: z.strictObject({ date: Day.optional() }).prefault({}),
       output: z.object({
         date: Day,
         /** True when nothing waits in Redis and the day has rows in Postgres. */
@@ -320,16 +333,17 @@ export const ingest = {
         lagMs: z.number().nullable(),
       }),
     }),
-    /** Flushes all that was acknowledged before the call; what a reader asks for before it reads. */
+    /** Flushes what was acknowledged before the call, of all merchants that the caller may name; what a reader asks for before it reads. */
     drain: mutation({
       access: 'internal',
-      input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }),
+      input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: Time }),
     }),
   },
   keys: {
     create: mutation({
       access: 'admin',
+      platform: true,
       input: z.strictObject({
         name: KeyName,
         role: Role.exclude(['service']),
@@ -341,10 +355,11 @@ export const ingest = {
     }),
     list: query({
       access: 'admin',
-      input: z.strictObject({ includeRevoked: z.boolean().default(false) }).default({ includeRevoked: false }),
+      platform: true,
+      input: z.strictObject({ includeRevoked: z.boolean().default(false) }).prefault({}),
       output: z.object({ rows: z.array(ApiKey), nextCursor: z.null() }),
     }),
-    revoke: mutation({ access: 'admin', input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
+    revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
   },
 } as const;
 

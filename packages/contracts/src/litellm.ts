@@ -46,12 +46,14 @@ export const litellm = {
    */
   pull: mutation({
     access: 'admin',
-    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).default({}),
+    platform: true,
+    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),
     output: LitellmPull,
   }),
   status: query({
     access: 'admin',
-    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).default({}),
+    platform: true,
+    input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),
     output: z.object({
       /** Whether there is an address to pull from. */
       configured: z.boolean(),

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query, subscription } from './contract.ts';
-import { MerchantId, text } from './entry.ts';
+import { MerchantId, record, text } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Day, Time } from './time.ts';
 
@@ -8,14 +8,7 @@ export const RealtimeType = z.enum(['COUNTER', 'GAUGE', 'HISTOGRAM', 'RATE']);
 export type RealtimeType = z.infer<typeof RealtimeType>;
 
 const Name = z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.:-]{0,99}$/, 'Expected 1 to 100 of A-Z a-z 0-9 _ . : -');
-const Labels = z
-  // A record passes over this name in silence, and the point would land in a series without it.
-  .custom<Record<string, string>>((value) => !Object.hasOwn(Object(value), '__proto__'), '__proto__ is no label')
-  .pipe(
-    z
-      .record(z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), text(128))
-      .refine((labels) => Object.keys(labels).length <= 8, 'Expected at most 8 labels'),
-  );
+const Labels = record(8, z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), text(128));
 
 /** An exact decimal with at most 15 digits before the point and 9 after it; numbers are read as they print. */
 const Amount = z
@@ -99,7 +92,7 @@ export const realtime = {
   get: query({ access: 'read', input: look, output: RealtimeValue }),
   list: query({
     access: 'read',
-    input: z.strictObject({ merchantId: MerchantId.optional() }).default({}),
+    input: z.strictObject({ merchantId: MerchantId.optional() }).prefault({}),
     output: z.object({
       rows: z.array(z.object({ name: z.string(), type: RealtimeType, labels: z.record(z.string(), z.string()) })),
       nextCursor: z.null(),
@@ -108,7 +101,8 @@ export const realtime = {
   /** Compares realtime metrics with their copies, and mirrors of usage with the cubes, and sets them right. */
   reconcile: mutation({
     access: 'admin',
-    input: z.strictObject({}).default({}),
+    platform: true,
+    input: z.strictObject({}).prefault({}),
     output: z.object({
       merchants: z.number().int(),
       /** Values that came back from their copies: Redis had lost them, or had older ones. */

@@ -73,7 +73,7 @@ export const JobRow = z.object({
   attempts: z.number().int(),
   started: Time,
   finished: Time.nullable(),
-  /** Null without an error, and for callers that are bound to a merchant. */
+  /** Null without an error. */
   error: z.string().nullable(),
 });
 export type JobRow = z.infer<typeof JobRow>;
@@ -94,12 +94,14 @@ const grain = {
   /** Computes the period that a day lies in; without a date the last complete one. */
   run: mutation({
     access: 'admin',
-    input: z.strictObject({ date: Day.optional() }).default({}),
+    platform: true,
+    input: z.strictObject({ date: Day.optional() }).prefault({}),
     output: RollupRun,
   }),
   /** Computes every period that a range touches; a run that is cut off goes on in any engine. */
   backfill: mutation({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ startDate: Day, endDate: Day }),
     output: RollupBackfill,
   }),
@@ -118,7 +120,8 @@ export const rollups = {
   /** Computes the periods again that were written to after they were computed. */
   refresh: mutation({
     access: 'admin',
-    input: z.strictObject({}).default({}),
+    platform: true,
+    input: z.strictObject({}).prefault({}),
     output: RollupBackfill.extend({ daysTouched: z.number().int() }),
   }),
 } as const;
@@ -140,12 +143,14 @@ export const jobs = {
   /** Puts a job into the queue now, as its schedule does at its time; any engine takes it. */
   run: mutation({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ name: JobName }),
     output: z.object({ id: z.string() }),
   }),
   schedules: query({
     access: 'admin',
-    input: z.strictObject({}).default({}),
+    platform: true,
+    input: z.strictObject({}).prefault({}),
     output: z.object({
       rows: z.array(z.object({ name: z.string(), pattern: z.string(), next: Time.nullable() })),
       nextCursor: z.null(),
@@ -154,7 +159,8 @@ export const jobs = {
   /** Jobs that failed after all their attempts; they are kept until they are retried. */
   failed: query({
     access: 'admin',
-    input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).default({ limit: 50 }),
+    platform: true,
+    input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).prefault({}),
     output: z.object({
       rows: z.array(
         z.object({
@@ -170,6 +176,7 @@ export const jobs = {
   }),
   retry: mutation({
     access: 'admin',
+    platform: true,
     input: z.strictObject({ id: z.string().min(1).max(200) }),
     output: z.object({ id: z.string(), retried: z.literal(true) }),
   }),
@@ -177,8 +184,9 @@ export const jobs = {
 
 export const jobLog = query({
   access: 'read',
+  platform: true,
   input: z
     .strictObject({ limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() })
-    .default({ limit: 50 }),
+    .prefault({}),
   output: z.object({ rows: z.array(JobRow), nextCursor: z.string().nullable() }),
 });

@@ -82,7 +82,11 @@ export type CustomStore = {
   audit(entry: AuditEntry): Promise<void>;
   audited(
     id: string,
-    page: { limit: number; before?: string | undefined },
+    page: {
+      limit: number;
+      before?: string | undefined /** Steps of others, and about others, are left out. */;
+      merchantId: string | null;
+    },
   ): Promise<(Omit<AuditEntry, 'definitionId' | 'callerMerchantId'> & { id: string; at: string })[]>;
 };
 
@@ -289,14 +293,16 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
       );
     },
 
-    async audited(id, { limit, before }) {
+    async audited(id, { limit, before, merchantId }) {
       const rows = (await dataSource.query(
         `select id, at, version, action, caller_id, outcome, details
          from custom_metric_audit
          where definition_id = $1 and ($2::bigint is null or id < $2)
+           and ($4::text is null or (
+             coalesce(caller_merchant_id, $4) = $4 and coalesce(details ->> 'merchantId', $4) = $4))
          order by id desc
          limit $3`,
-        [id, before ?? null, limit],
+        [id, before ?? null, limit, merchantId],
       )) as unknown[];
       return rows.map((row) => AuditRow.parse(row));
     },

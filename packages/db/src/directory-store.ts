@@ -8,7 +8,7 @@ export type Known = { id: string; name: string; email: string | null; role: stri
 export type DirectoryStore = {
   /** Writes entries, all or none; of two with the same identity the last counts. */
   upsert(entries: readonly DirectoryEntry[]): Promise<number>;
-  /** Entries of a kind by id; of one merchant: its own and those for every merchant. */
+  /** Entries of a kind by id; of one merchant: its own and those for every merchant, but of merchants itself alone. */
   list(page: {
     kind: DirectoryKind;
     merchantIds?: readonly string[] | undefined;

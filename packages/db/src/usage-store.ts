@@ -80,10 +80,11 @@ export type UsageStore = UsageReader & {
   lastFlushAt(): Promise<string | null>;
 };
 
-/** Without `by`: the rows of each day with all dimensions. */
+/** Without `by`: the rows of each day with all dimensions. What sums up to nothing is no row. */
 export type ExportQuestion = Scope & { by?: GroupBy | undefined };
 
-export type ExportRow = Sums & { dimensions: Record<string, string> };
+/** Of a model with its providers. */
+export type ExportRow = Sums & { dimensions: Record<string, string>; providers?: string[] | undefined };
 
 /** Dimensions of an entry, as columns of the cubes. */
 export const DIMENSIONS: Record<GroupBy, string> = {
@@ -116,6 +117,11 @@ const sumsOf = (scope: Scope, sum: SumOf = 'sum') =>
   measuresOf(scope)
     .map((name) => `coalesce(${sum}(${name}), 0) as ${name}`)
     .join(', ');
+
+const anySum = (scope: Scope, sum: SumOf = 'sum') =>
+  measuresOf(scope)
+    .map((name) => `${sum}(${name}) <> 0`)
+    .join(' or ');
 
 /** `units_sum` adds bigints and fails where the sum is none; `sum` makes a numeric of each group, which takes twice as long. */
 type SumOf = 'sum' | 'units_sum';
@@ -155,14 +161,15 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
         .map(([name, column]) => `'${name}', ${name === 'date' ? 'date' : known(column)}`)
         .join(', ');
       const list = columns.map(([, column]) => column).join(', ');
+      const byModel = question.by === 'model';
       const runner = dataSource.createQueryRunner();
       try {
         await runner.startTransaction('REPEATABLE READ');
         await runner.query(
           `declare export no scroll cursor for
-           select json_build_object(${named}) as dimensions, ${sumsOf(question)}
-           from (${source(question, list, bind)}) as part
-           group by ${list} order by ${list}`,
+           select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
+           from (${source(question, byModel ? 'model, provider' : list, bind)}) as part
+           group by ${list} having ${anySum(question)} order by ${list}`,
           values,
         );
         for (;;) {
@@ -208,12 +215,10 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const sum = sumFor(question);
       const groups = `
         with groups as materialized (
-          select ${known(column)} as key, ${sumsOf(question, sum)} ${byModel ? `, array_agg(distinct ${known('provider')}) as providers` : ''}
+          select ${known(column)} as key, ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
           from (${source(question, byModel ? 'model, provider' : column, bind)}) as part
           group by ${column}
-          having ${measuresOf(question)
-            .map((name) => `${sum}(${name}) <> 0`)
-            .join(' or ')}
+          having ${anySum(question, sum)}
         )`;
       const after = question.after
         ? `where (${sort}, groups.key collate "C") ${compare} (${bind(question.after.value)}::${cast}, ${bind(question.after.key)} collate "C")`
@@ -316,7 +321,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const { bind, values } = bindings();
       const column = DIMENSIONS[by];
       const rows = await rowsOf(
-        `select ${column} as key ${by === 'model' ? `, array_agg(distinct ${known('provider')}) as providers` : ''}
+        `select ${column} as key ${by === 'model' ? `, ${PROVIDERS}` : ''}
          from (${source(scope, by === 'model' ? 'model, provider' : column, bind)}) as part
          where ${column} <> ''
          group by ${column}
@@ -351,7 +356,7 @@ const ActiveRow = z.object({ users: z.string().transform(Number) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 const ValueRow = z.object({ key: z.string(), providers });
-const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), ...SumsRow });
+const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), providers, ...SumsRow });
 const GroupedRow = z.object({
   ...SumsRow,
   total: z.string().transform(Number),
@@ -368,6 +373,8 @@ function bindings(): { bind: Bind; values: unknown[] } {
 
 /** A dimension as it is answered: '' in the cubes is an entry without it. */
 const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
+/** The providers that the rows of a group came from. */
+const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
 
 /** The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. */
 function source(scope: Scope, columns: string, bind: Bind, at = false): string {

@@ -76,12 +76,6 @@ export function assertMerchant(caller: Caller, merchantId: string): void {
   throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
 }
 
-/** MERCHANT_FORBIDDEN where the caller is bound to a merchant: what is about all of them is not for it. */
-export function platformOnly(caller: Caller): void {
-  if (caller.merchantId === null) return;
-  throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
-}
-
 const platform = (role: Role): Caller => ({ id: role, role, merchantId: null, teamId: null });
 
 const sha256 = (text: string): Buffer => createHash('sha256').update(text).digest();

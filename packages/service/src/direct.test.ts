@@ -16,6 +16,7 @@ const input = z.strictObject({ how: z.string() });
 const contract = {
   echo: { once: mutation({ access: 'record', input, output: z.object({ text: z.string() }) }) },
   ask: query({ access: 'read', input, output: z.object({ text: z.string() }) }),
+  idle: query({ access: 'read', input: input.partial().prefault({}), output: z.object({}) }),
 } as const;
 
 const router = serveContract(contract, {
@@ -28,6 +29,7 @@ const router = serveContract(contract, {
     },
   },
   ask: async ({ input: { how } }) => ({ text: how }),
+  idle: async () => ({}),
 });
 
 const KEY = 'the-admin-key-is-long';
@@ -69,11 +71,11 @@ test('what is answered directly is what the fetch adapter answers', async () => 
     { weight: 1, arbitrary: fc.constantFrom('', '{', '{"how":', 'null', '[]', '\ufeff{}') },
   );
   const authorization = fc.constantFrom(plain.authorization, plain.authorization, 'Bearer nobody-knows-me', '');
-  const path = fc.constantFrom('/trpc/echo.once', '/trpc/ask');
+  const path = fc.constantFrom('/trpc/echo.once', '/trpc/ask', '/trpc/idle');
   const batch = fc.constantFrom('', 'batch=1');
   await fc.assert(
     fc.asyncProperty(path, batch, fc.boolean(), body, authorization, async (to, search, get, text, key) => {
-      const input = get && to === '/trpc/ask' ? `input=${encodeURIComponent(text)}` : undefined;
+      const input = get && to !== '/trpc/echo.once' ? `input=${encodeURIComponent(text)}` : undefined;
       const parts = [search, input].filter((part) => part);
       const where = parts.length > 0 ? `${to}?${parts.join('&')}` : to;
       const headers = { ...plain, authorization: key, 'x-request-id': 'r1' };

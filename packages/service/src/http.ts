@@ -99,7 +99,7 @@ export function createApp(options: AppOptions): App {
     const event = c.get('event');
     return fetchRequestHandler({
       endpoint: '/trpc',
-      req: c.req.raw,
+      req: typed(c.req.raw),
       router,
       // A question may be longer than a URL.
       allowMethodOverride: true,
@@ -157,6 +157,14 @@ export function problem(c: HonoContext, error: Pick<TallyError, 'code' | 'messag
   const seconds = retryAfterOf(error);
   if (seconds !== undefined) c.header('retry-after', String(seconds));
   return c.json({ error: { message: error.message, code: -32_600, data } }, status);
+}
+
+/** tRPC refuses what does not say its type; who sends nothing has nothing to say. */
+function typed(request: Request): Request {
+  const { url, method, headers, signal } = request;
+  const says = ['content-type', 'transfer-encoding'].some((name) => headers.has(name));
+  if (method !== 'POST' || says || Number(headers.get('content-length') ?? 0) > 0) return request;
+  return new Request(url, { method, headers: [...headers, ['content-type', 'application/json']], signal });
 }
 
 const isBusy = (status: number) => status === 429 || status === 503;

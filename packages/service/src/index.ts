@@ -5,13 +5,14 @@ export {
   type Caller,
   createAuthenticate,
   merchantsFor,
-  platformOnly,
 } from './auth.ts';
 export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
+export { problemsOf } from './problems.ts';
 export { runProcess, settingsOrExit } from './process.ts';
+export { queryOf } from './query.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';

@@ -17,6 +17,16 @@ const contract = {
     }),
   },
   fail: mutation({ access: 'record', input: z.strictObject({ how: z.string() }), output: z.object({}) }),
+  crowd: query({
+    access: 'read',
+    input: z.strictObject({ people: z.array(z.object({ age: z.number() })) }),
+    output: z.object({}),
+  }),
+  idle: mutation({
+    access: 'record',
+    input: z.strictObject({ how: z.string().default('well') }).prefault({}),
+    output: z.object({ how: z.string() }),
+  }),
 } as const;
 
 const router = serveContract(contract, {
@@ -25,6 +35,8 @@ const router = serveContract(contract, {
     if (input.how === 'known') throw new TallyError('CONFLICT', 'It is taken.', { details: { id: 7 } });
     throw new Error('the password is swordfish');
   },
+  crowd: async () => ({}),
+  idle: async ({ input }) => input,
 });
 
 function app(options: { maxBodyBytes?: number } = {}) {
@@ -53,7 +65,7 @@ describe('serveContract', () => {
     const served = Object.entries(
       router._def.procedures as Record<string, { _def: { meta: unknown; inputs: unknown[]; output?: unknown } }>,
     );
-    expect(served.map(([name]) => name).sort()).toEqual(['fail', 'greet.loudly']);
+    expect(served.map(([name]) => name).sort()).toEqual(['crowd', 'fail', 'greet.loudly', 'idle']);
     for (const [, { _def }] of served) {
       expect(_def.meta).toHaveProperty('access');
       expect(_def.inputs).toHaveLength(1);
@@ -111,6 +123,41 @@ describe('serveContract', () => {
     const response = await post('/trpc/fail', body);
     expect(response.status).toBe(400);
     expect((await errorOf(response)).data.code).toBe(code);
+  });
+
+  test.each([
+    ['no body and no type', undefined, {}],
+    ['no body', undefined, bearer],
+    ['an empty body', '', bearer],
+    ['an empty object', '{}', bearer],
+  ])('a call whose input may be left out is answered with %s', async (_, body, headers) => {
+    const { authorization } = bearer;
+    const init = { method: 'POST', headers: { authorization, ...headers }, ...(body !== undefined && { body }) };
+    expect(await (await app().request('/trpc/idle', init)).json()).toEqual({ result: { data: { how: 'well' } } });
+  });
+
+  test.each([
+    [
+      'fields that are not known',
+      { people: [], ...Object.fromEntries(Array.from({ length: 9_999 }, (_, n) => [n, n])) },
+    ],
+    ['a name without an end', { people: [], ['x'.repeat(100_000)]: 1 }],
+    ['bad values', { people: Array.from({ length: 9_999 }, () => ({ age: '' })) }],
+    ['more bad values than the stack holds', { people: Array.from({ length: 300_000 }, () => ({})) }],
+  ])('an answer to %s is short', async (_, input) => {
+    const init = { method: 'POST', headers: bearer, body: JSON.stringify(input) };
+    const response = await app({ maxBodyBytes: 10_000_000 }).request('/trpc/crowd', init);
+    const text = await response.text();
+    expect([response.status, JSON.parse(text).error.data.code]).toEqual([400, 'INVALID_INPUT']);
+    expect(text.length).toBeLessThan(10_000);
+    expect(text).not.toContain('stack');
+  });
+
+  test('what is told of many problems are the first, and how many more there are', async () => {
+    const ages = await post('/trpc/crowd', JSON.stringify({ people: Array.from({ length: 9 }, () => ({ age: '' })) }));
+    expect((await errorOf(ages)).message).toMatch(/^people\.0\.age: .*; people\.4\.age: [^;]*; and 4 more$/);
+    const names = await post('/trpc/crowd', '{"people":[],"a":1,"b":1,"c":1,"d":1,"e":1}');
+    expect((await errorOf(names)).message).toBe('Unrecognized keys: "a", "b", "c" and 2 more');
   });
 
   test('a body over the limit is a 413, whether or not it says its length', async () => {

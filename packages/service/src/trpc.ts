@@ -11,6 +11,7 @@ import {
 import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
 import { ZodError, type z } from 'zod';
 import type { Caller } from './auth.ts';
+import { problemsOf } from './problems.ts';
 import { isStatementTimeout, isStoreAway } from './store-away.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
@@ -88,14 +89,8 @@ function procedure(definition: Procedure, handler: AnyHandler) {
         throw asTrpcError(error);
       });
       ctx.event.caller = caller.id;
-      if (!grants(caller.role, definition.access)) {
-        throw asTrpcError(
-          new TallyError(
-            'FORBIDDEN',
-            `The role ${caller.role} may not call ${path}: it needs the access "${definition.access}".`,
-          ),
-        );
-      }
+      const refusal = refusalOf(caller, definition, path);
+      if (refusal) throw asTrpcError(refusal);
       const result = await next({ ctx: { ...ctx, caller: async () => caller } });
       if (result.ok) return result;
       throw asTrpcError(result.error.cause ?? result.error, result.error);
@@ -127,6 +122,18 @@ function procedure(definition: Procedure, handler: AnyHandler) {
   return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
 }
 
+/** Why a caller may not call a procedure at all. */
+function refusalOf({ role, merchantId }: Caller, { access, platform }: Procedure, path: string) {
+  if (!grants(role, access))
+    return new TallyError('FORBIDDEN', `The role ${role} may not call ${path}: it needs the access "${access}".`);
+  if (platform && merchantId !== null)
+    return new TallyError(
+      'MERCHANT_FORBIDDEN',
+      `This key is bound to merchant ${merchantId}; ${path} is about all merchants.`,
+    );
+  return undefined;
+}
+
 /** The domain's error for anything thrown on the way of a call. */
 export function understand(error: unknown): TallyError {
   if (isTallyError(error)) return error;
@@ -138,6 +145,9 @@ export function understand(error: unknown): TallyError {
     return new TallyError('QUERY_TIMEOUT', 'The database gave this question up after its time.', { cause: error });
   if (error instanceof TRPCError) {
     if (error.code === 'BAD_REQUEST' && cause instanceof ZodError) return invalidInput(cause);
+    // zod hands problems on as arguments of one call, of which the stack takes some 100,000.
+    if (error.code === 'BAD_REQUEST' && cause instanceof RangeError)
+      return new TallyError('INVALID_INPUT', 'The input has more problems than can be named.', { cause });
     if (error.code === 'BAD_REQUEST' && cause instanceof SyntaxError)
       return new TallyError('INVALID_JSON', 'The request is not readable as JSON.', { cause });
     const code = BY_TRPC_CODE[error.code];
@@ -150,10 +160,8 @@ export function understand(error: unknown): TallyError {
 }
 
 function invalidInput(error: ZodError): TallyError {
-  const fields = error.issues.slice(0, 20).map((issue) => ({ field: issue.path.join('.'), message: issue.message }));
-  const message = fields.map(({ field, message }) => (field ? `${field}: ${message}` : message)).join('; ');
-  const code = codeOf(error);
-  return new TallyError(code, message, { details: { fields } });
+  const { message, fields } = problemsOf(error);
+  return new TallyError(codeOf(error), message, { details: { fields } });
 }
 
 function codeOf(error: ZodError): ErrorCode {

@@ -1,3 +1,4 @@
+import { type BreakdownRow, GroupBy } from '@tally/contracts';
 import { strFromU8, unzipSync } from 'fflate';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../../test/start.ts';
@@ -7,7 +8,7 @@ const range = { startDate: '2026-01-01', endDate: '2026-02-28' };
 const NASTY = '=HYPERLINK("http://x","y")';
 
 beforeAll(async () => {
-  running = await startAnalytics();
+  running = await startAnalytics({ ADMIN_EXPORT_RATE_LIMIT: '1000000' });
   const entries = Array.from({ length: 5_000 }, (_, index) => ({
     id: `e-${index}`,
     merchantId: 'acme',
@@ -19,7 +20,27 @@ beforeAll(async () => {
   for (let from = 0; from < entries.length; from += 1000)
     await running.ingest.usage.record.mutate({ entries: entries.slice(from, from + 1000), backfill: true });
   await running.client.directory.upsert.mutate({
-    entries: [{ kind: 'user', id: 'user-1', name: '@SUM(1)', email: 'one@example.com', role: 'user' }],
+    entries: [
+      { kind: 'user', id: 'user-1', name: '@SUM(1)', email: 'one@example.com', role: 'user' },
+      { kind: 'merchant', id: 'acme', name: 'Acme' },
+    ],
+  });
+  // Usage that was taken back, and usage without most dimensions that failed.
+  const time = '2026-01-05T12:00:00Z';
+  await running.ingest.usage.record.mutate({
+    entries: [
+      { id: 'gone', merchantId: 'acme', time, userId: 'gone', model: 'gone', metrics: { prompt_tokens: '5' } },
+      { id: 'failed', merchantId: 'acme', time, model: 'gpt', provider: 'openai', status: 'failure', metrics: {} },
+    ],
+    backfill: true,
+  });
+  await running.ingest.usage.adjust.mutate({
+    id: 'taken-back',
+    merchantId: 'acme',
+    date: '2026-01-05',
+    metrics: { requests: '-1', prompt_tokens: '-5' },
+    dimensions: { userId: 'gone', model: 'gone' },
+    reason: 'a mistake',
   });
 });
 afterAll(() => running.stop());
@@ -50,6 +71,40 @@ test('the rows of every format add up to what the API answers, with the same fil
       'xl/worksheets/sheet1.xml',
     ]);
   }
+});
+
+test.each(GroupBy.options)('as JSON the rows by %s are those of the API, field by field', async (by) => {
+  const rows: BreakdownRow[] = [];
+  for (let cursor: string | null | undefined; cursor !== null; ) {
+    const question = { ...range, by, sortBy: 'key', order: 'asc', limit: 200, ...(cursor && { cursor }) } as const;
+    const page = await running.client.analytics.breakdown.query(question);
+    rows.push(...page.rows);
+    cursor = page.nextCursor;
+  }
+  const exported = (await (await get(`/export/usage.json?${query({ by })}`)).json()) as BreakdownRow[];
+  expect(exported.sort((a, b) => (a.key < b.key ? -1 : 1))).toEqual(rows);
+});
+
+test('as JSON the rows of a day have measures as the API has them', async () => {
+  const filters = { startDate: '2026-01-05', endDate: '2026-01-05', providers: 'openai' };
+  expect(await (await get(`/export/usage.json?${new URLSearchParams(filters)}`)).json()).toEqual([
+    {
+      date: '2026-01-05',
+      merchantId: 'acme',
+      userId: 'unknown',
+      apiKey: 'unknown',
+      model: 'gpt',
+      provider: 'openai',
+      username: 'Unknown User',
+      requests: '1',
+      failedRequests: '1',
+      promptTokens: '0',
+      completionTokens: '0',
+      totalTokens: '0',
+      cost: '0',
+      successRate: 0,
+    },
+  ]);
 });
 
 test('text that a spreadsheet would run is neutralised, and separators are quoted', async () => {
@@ -88,6 +143,8 @@ test('a bad question is refused before the file begins, in the one shape of erro
     400,
     'DATE_RANGE_TOO_LARGE',
   ]);
+  for (const odd of ['by=user&by=model', 'startDate=2026-01-02', '__proto__=1', 'constructor=1', 'colour=red'])
+    expect([odd, await code(`/export/usage.csv?${query()}&${odd}`)]).toEqual([odd, [400, 'INVALID_INPUT']]);
   expect(await code(`/export/usage.pdf?${query()}`)).toEqual([404, 'NOT_FOUND']);
   expect(await code(`/export/usage.csv?${query()}`, 'nobody')).toEqual([401, 'UNAUTHORIZED']);
 });

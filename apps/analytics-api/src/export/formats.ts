@@ -1,4 +1,4 @@
-import type { Cell, Table } from './table.ts';
+import type { Cell, Row, Table } from './table.ts';
 import { xlsx } from './xlsx.ts';
 
 export type Format = { contentType: string; write(table: Table): AsyncIterable<Uint8Array> };
@@ -16,8 +16,9 @@ const FORMULA = /^[=+\-@\t\r\n＝＋－＠]/;
 
 /** RFC 4180 with LF. Text that a spreadsheet would run gets an apostrophe in front; quantities are left as they are. */
 async function* csv({ columns, rows }: Table): AsyncGenerator<string> {
-  yield `${columns.join(',')}\n`;
-  for await (const piece of rows) yield piece.map((row) => `${row.map(csvCell).join(',')}\n`).join('');
+  yield `${columns.map(({ name }) => name).join(',')}\n`;
+  const line = (row: Row) => columns.map(({ cell }) => csvCell(cell(row))).join(',');
+  for await (const piece of rows) yield piece.map((row) => `${line(row)}\n`).join('');
 }
 
 function csvCell(cell: Cell): string {
@@ -28,25 +29,19 @@ function csvCell(cell: Cell): string {
 }
 
 /** One array of objects, written row by row. */
-async function* json({ columns, rows }: Table): AsyncGenerator<string> {
+async function* json({ rows }: Table): AsyncGenerator<string> {
   let first = true;
   yield '[';
   for await (const piece of rows) {
-    const objects = piece.map((row) => objectOf(columns, row)).join(',\n');
+    const objects = piece.map((row) => JSON.stringify(row)).join(',\n');
     yield `${first ? '\n' : ',\n'}${objects}`;
     first = false;
   }
   yield '\n]\n';
 }
 
-async function* ndjson({ columns, rows }: Table): AsyncGenerator<string> {
-  for await (const piece of rows) yield piece.map((row) => `${objectOf(columns, row)}\n`).join('');
-}
-
-/** Quantities stay strings: JSON's numbers are doubles to those who read them. */
-function objectOf(columns: readonly string[], row: readonly Cell[]): string {
-  const value = (cell: Cell | undefined) => (cell ? ('text' in cell ? cell.text : cell.quantity) : null);
-  return JSON.stringify(Object.fromEntries(columns.map((column, index) => [column, value(row[index])])));
+async function* ndjson({ rows }: Table): AsyncGenerator<string> {
+  for await (const piece of rows) yield piece.map((row) => `${JSON.stringify(row)}\n`).join('');
 }
 
 async function* encoded(texts: AsyncIterable<string>): AsyncGenerator<Uint8Array> {

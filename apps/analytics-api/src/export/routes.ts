@@ -1,6 +1,6 @@
 import { Filters, GroupBy, grants, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type App, type Authenticate, merchantsFor, type RateLimit } from '@tally/service';
+import { type App, type Authenticate, merchantsFor, queryOf, type RateLimit } from '@tally/service';
 import { assertRange } from '../dates.ts';
 import { covering, type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
@@ -38,7 +38,7 @@ export function serveExport(
     if (!grants(caller.role, 'read')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not export.`);
     await rates.take('export', caller.id);
 
-    const question = Question.parse(questionOf(c.req.queries()));
+    const question = Question.parse(questionOf(queryOf(c.req.url, LISTS)));
     const merchantIds = merchantsFor(caller, question.merchantIds);
     assertRange(question, maxDays);
     const filters = { ...question, merchantIds };
@@ -58,16 +58,13 @@ export function serveExport(
   });
 }
 
-/** One parameter is split at its commas; repeated ones are taken whole, so `userIds=&userIds=a,b` asks for `a,b`. */
-function questionOf(query: Record<string, string[]>): Record<string, unknown> {
+/** A list given once is split at its commas; a repeated one is taken whole, so `userIds=&userIds=a,b` asks for `a,b`. */
+function questionOf(query: Record<string, string | string[]>): Record<string, unknown> {
   return Object.fromEntries(
-    Object.entries(query).map(([name, values]) => {
-      if (!LISTS.includes(name as 'models')) return [name, values.length > 1 ? values : values[0]];
-      const [only] = values;
-      return [
-        name,
-        values.length === 1 ? only!.split(',').filter((each) => each !== '') : values.filter((each) => each !== ''),
-      ];
+    Object.entries(query).map(([name, value]) => {
+      if (typeof value === 'string') return [name, value];
+      const values = value.length === 1 ? value[0]!.split(',') : value;
+      return [name, values.filter((each) => each !== '')];
     }),
   );
 }

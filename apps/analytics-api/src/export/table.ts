@@ -1,4 +1,4 @@
-import type { Filters, GroupBy, PlanPart } from '@tally/contracts';
+import type { BreakdownRow, Filters, GroupBy, Measures, PlanPart } from '@tally/contracts';
 import type { Db, ExportRow } from '@tally/db';
 import type { Labels } from '../labels.ts';
 import { measuresOf } from '../measures.ts';
@@ -7,11 +7,19 @@ import { needsEntities, planOf } from '../plan.ts';
 /** A cell: text, or a quantity, which is never taken for text nor passes a float. */
 export type Cell = { text: string } | { quantity: string } | null;
 
-/** A table that is read as it is written; `rows` may be left at any time. */
-export type Table = { columns: string[]; rows: AsyncIterable<Cell[][]> };
+/** A row as JSON has it: of a grouping the breakdown's own, else the dimensions of a day with their measures. */
+export type Row = BreakdownRow | DayRow;
+type DayRow = Measures & { [dimension in (typeof DIMENSIONS)[number] | 'username']: string };
+
+export type Column = { name: string; cell(row: Row): Cell };
+
+/** A table that is read as it is written, with the columns that a sheet of it has; `rows` may be left at any time. */
+export type Table = { columns: readonly Column[]; rows: AsyncIterable<Row[]> };
 
 export type ExportQuestion = Filters & { by?: GroupBy | undefined };
 
+const DIMENSIONS = ['date', 'merchantId', 'userId', 'apiKey', 'model', 'provider'] as const;
+const DETAILS = ['username', 'email', 'role'];
 const QUANTITIES = [
   'requests',
   'failedRequests',
@@ -21,7 +29,6 @@ const QUANTITIES = [
   'cost',
   'successRate',
 ] as const;
-const DIMENSIONS = ['date', 'merchantId', 'userId', 'apiKey', 'model', 'provider'];
 
 /**
  * Usage as a table: with `by` a row for each key, as a breakdown has it; without, the rows of each day with all
@@ -34,25 +41,37 @@ export function tableOf(
   // Without `by` every dimension and every day is told apart.
   const needs = by ? { entities: needsEntities(filters, by), days: false } : { entities: true, days: true };
   const pieces = db.usage.scan({ ...filters, by, parts: [...planOf(filters, needs), ...imported] });
-  const names = by === 'user' ? ['username', 'email', 'role'] : by ? ['label'] : ['username'];
 
-  async function* rows(): AsyncGenerator<Cell[][]> {
+  async function* rows(): AsyncGenerator<Row[]> {
     for await (const piece of pieces) {
-      const keyOf = (row: ExportRow) => row.dimensions[by ? 'key' : 'userId']!;
+      const keyOf = ({ dimensions }: ExportRow) => dimensions[by ? 'key' : 'userId']!;
       const label = await labels.of(by ?? 'user', piece.map(keyOf), filters.merchantIds);
-      yield piece.map((row) => {
+      yield piece.map((row): Row => {
         const found = label(keyOf(row));
-        const named = names.map((name) => text(name === 'label' ? found.label : found.details[name]));
         const measures = measuresOf(row);
-        return [
-          ...(by ? ['key'] : DIMENSIONS).map((name) => text(row.dimensions[name])),
-          ...named,
-          ...QUANTITIES.map((name): Cell => (measures[name] === null ? null : { quantity: String(measures[name]) })),
-        ];
+        if (!by) return { ...row.dimensions, username: found.details.username, ...measures } as DayRow;
+        const details = { ...(row.providers && { providers: row.providers }), ...found.details };
+        return { key: keyOf(row), label: found.label, details, ...measures };
       });
     }
   }
-  return { columns: [...(by ? ['key'] : DIMENSIONS), ...names, ...QUANTITIES], rows: rows() };
+  return { columns: columnsOf(by), rows: rows() };
+}
+
+/** Details of a user have columns of their own; the label of one is a name or a key, which are there already. */
+function columnsOf(by: GroupBy | undefined): Column[] {
+  const names = by === undefined ? [...DIMENSIONS, 'username'] : by === 'user' ? ['key'] : ['key', 'label'];
+  return [
+    ...names.map((name) => ({ name, cell: (row: Row) => text((row as Record<string, unknown>)[name]) })),
+    ...(by === 'user' ? DETAILS : []).map((name) => ({
+      name,
+      cell: (row: Row) => text((row as BreakdownRow).details[name]),
+    })),
+    ...QUANTITIES.map((name) => ({
+      name,
+      cell: ({ [name]: value }: Row): Cell => (value === null ? null : { quantity: String(value) }),
+    })),
+  ];
 }
 
 const text = (value: unknown): Cell => (typeof value === 'string' ? { text: value } : null);

@@ -30,7 +30,7 @@ export async function* xlsx({ columns, rows }: Table): AsyncGenerator<Uint8Array
   let sheets = 0;
   let used = 0;
   let sheet: ZipDeflate | undefined;
-  const header = rowOf(columns.map((column) => ({ text: column })));
+  const header = rowOf(columns.map(({ name }) => ({ text: name })));
   const begin = () => {
     sheets++;
     sheet = open(`xl/worksheets/sheet${sheets}.xml`);
@@ -47,7 +47,7 @@ export async function* xlsx({ columns, rows }: Table): AsyncGenerator<Uint8Array
         begin();
       }
       const part = piece.slice(from, from + MAX_SHEET_ROWS - used);
-      sheet!.push(strToU8(part.map(rowOf).join('')));
+      sheet!.push(strToU8(part.map((row) => rowOf(columns.map(({ cell }) => cell(row)))).join('')));
       used += part.length;
       from += part.length;
     }

@@ -247,7 +247,7 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
       await owned(viewer, id);
       if (cursor !== undefined && !/^\d{1,18}$/.test(cursor))
         throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
-      const rows = await store.audited(id, { limit, before: cursor });
+      const rows = await store.audited(id, { limit, before: cursor, merchantId: viewer.merchantId });
       return {
         rows: rows.map(({ id: _, ...row }) => row),
         nextCursor: rows.length === limit ? rows.at(-1)!.id : null,

@@ -23,7 +23,8 @@ function operation({ method, path, name, procedure }: Route) {
   const input = plain(z.toJSONSchema(procedure.input, { io: 'input', unrepresentable: 'any' }));
   const output = plain(z.toJSONSchema(procedure.output, { io: 'output', unrepresentable: 'any' }));
   const wrapped = path.startsWith('/trpc/');
-  const body = { content: { 'application/json': { schema: input } }, required: true };
+  const needed = !procedure.input.safeParse(undefined).success;
+  const body = { content: { 'application/json': { schema: input } }, required: needed };
   const properties = (input.properties ?? {}) as Record<string, unknown>;
   const required = (input.required ?? []) as string[];
   const parameters = wrapped

@@ -73,6 +73,24 @@ test.each([
     400,
     'INVALID_INPUT',
   ],
+  ...['__proto__', 'constructor', 'toString'].map(
+    (name) =>
+      [
+        `a parameter ${name}`,
+        `/api/admin/metrics/weekly?startDate=2026-03-01&endDate=2026-03-31&${name}=1`,
+        {},
+        400,
+        'INVALID_INPUT',
+      ] as const,
+  ),
+  [
+    'two days to begin with',
+    '/api/admin/metrics/weekly?startDate=2026-03-01&startDate=2026-03-02&endDate=2026-03-31',
+    {},
+    400,
+    'INVALID_INPUT',
+  ],
+  ['two limits', '/api/admin/metrics/custom-definitions?limit=5&limit=6', {}, 400, 'INVALID_INPUT'],
 ] as const)('a request with %s is refused with the code of its procedure', async (_, path, headers, status, code) => {
   const answer = await call(path, { headers });
   expect([answer.status, answer.body.error.data.code]).toEqual([status, code]);
@@ -93,6 +111,9 @@ test('the document describes every procedure and REST path, and the page needs n
   expect(
     weekly.parameters.filter((each: { required: boolean }) => each.required).map((each: { name: string }) => each.name),
   ).toEqual(['startDate', 'endDate']);
+  const bodyOf = (path: string) => body.paths[path].post.requestBody;
+  expect([bodyOf('/trpc/custom.create').required, bodyOf('/trpc/rollups.daily.run').required]).toEqual([true, false]);
+  expect(bodyOf('/trpc/rollups.daily.run').content['application/json'].schema.properties).toHaveProperty('date');
   const page = await (await app.request('/docs')).text();
   expect(page).not.toMatch(/(src|href)="(https?:)?\/\//);
 });

@@ -1,5 +1,5 @@
 import { engine, isProcedure, type Procedure } from '@tally/contracts';
-import type { App } from '@tally/service';
+import { type App, queryOf } from '@tally/service';
 import type { Context } from 'hono';
 import { z } from 'zod';
 import { DOCS_PAGE } from './docs-page.ts';
@@ -70,16 +70,13 @@ function proceduresOf(contract: object, before = ''): Route[] {
 }
 
 function asQuery(c: Context, { name, procedure }: Route): [string, RequestInit] {
-  const schema = z.toJSONSchema(procedure.input, { io: 'input', unrepresentable: 'any' });
-  const properties = (schema.properties ?? {}) as Record<string, { type?: string }>;
-  const input: Record<string, unknown> = {};
-  for (const [key, values] of Object.entries(c.req.queries())) {
-    const type = Object.hasOwn(properties, key) ? properties[key]!.type : undefined;
-    // A list is a repeated parameter; numbers are read as such, and what is none is refused by the schema.
-    if (type === 'array') input[key] = values;
-    else if (type === 'integer' || type === 'number') input[key] = Number(values.at(-1));
-    else input[key] = values.at(-1);
-  }
+  const { properties = {} } = z.toJSONSchema(procedure.input, { io: 'input', unrepresentable: 'any' });
+  const ofType = (...types: unknown[]) =>
+    Object.keys(properties).filter((key) => types.includes((properties[key] as { type?: string }).type));
+  // Numbers are read as such, and what is none is refused by the schema.
+  const numbers = ofType('integer', 'number');
+  const given = Object.entries(queryOf(c.req.url, ofType('array')));
+  const input = Object.fromEntries(given.map(([key, value]) => [key, numbers.includes(key) ? Number(value) : value]));
   return [`/trpc/${name}?input=${encodeURIComponent(JSON.stringify(input))}`, { headers: headersOf(c) }];
 }
 

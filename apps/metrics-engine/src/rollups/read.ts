@@ -32,10 +32,7 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
       return { rows: rows.map(present), nextCursor: position ? encode([...position, of]) : null };
     },
 
-    async log(
-      { limit, cursor }: { limit: number; cursor?: string | undefined },
-      { withErrors }: { withErrors: boolean },
-    ) {
+    async log({ limit, cursor }: { limit: number; cursor?: string | undefined }) {
       const after = cursor === undefined ? undefined : runOf(cursor);
       const jobs = await db.rollups.log({ limit, after });
       const last = jobs.length === limit ? jobs.at(-1) : undefined;
@@ -45,7 +42,7 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
             ...job,
             period: { startDate: period.start, endDate: period.end },
             error:
-              withErrors && errors.length > 0
+              errors.length > 0
                 ? errors
                     .map((each) => `${each.period}: ${each.message}`)
                     .join('; ')

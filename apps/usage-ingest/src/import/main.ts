@@ -18,7 +18,7 @@ const [source, file] = positionals;
 const on = values.on ?? addDays(dayOf(Date.now()), -1);
 if (source !== 'azure-llm' || !file || positionals.length > 2 || !isDay(on)) {
   console.error(USAGE);
-  process.exit(64);
+  process.exit(1);
 }
 const url = process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001';
 

@@ -21,37 +21,43 @@ type Run = {
   durationMs: number;
 };
 
-/** Runs one of the documented commands; returns its exit code: 0 done, 1 failed, 64 not understood. */
+/** Runs one of the documented commands; returns its exit code: 0 done, 1 failed or not understood. */
 export async function runCommand(args: readonly string[], client: IngestClient, out: Output): Promise<number> {
   const [command, ...rest] = args;
   const today = dayOf(out.now());
-  const days = rest.filter((word) => isDay(word));
+  /** All that was given, where that is so many days in their order: what is left out in silence would not be counted. */
+  const days = (...counts: number[]) =>
+    counts.includes(rest.length) && rest.every((word) => isDay(word)) && !(rest[0]! > rest[1]!) ? rest : undefined;
   switch (command) {
     case 'aggregate':
     case 'aggregate-date': {
-      const date = command === 'aggregate' ? addDays(today, -1) : rest[0];
-      if (date === undefined || !isDay(date)) break;
+      const given = days(command === 'aggregate' ? 0 : 1);
+      if (!given) break;
+      const [date = addDays(today, -1)] = given;
       return report(out, date, await client.flush.run.mutate({ date }));
     }
     case 'aggregate-range': {
-      const [startDate, endDate] = days;
-      if (!startDate || !endDate || startDate > endDate) break;
+      const [startDate, endDate] = days(2) ?? [];
+      if (!startDate || !endDate) break;
       return aggregateRange(client, out, startDate, endDate);
     }
     case 'aggregate-merchant': {
       const [merchantId, date] = rest;
-      if (!merchantId || (date !== undefined && !isDay(date))) break;
+      if (!merchantId || rest.length > 2 || (date !== undefined && !isDay(date))) break;
       const run = await client.flush.merchant.mutate(date === undefined ? { merchantId } : { merchantId, date });
       return report(out, `${date ?? addDays(today, -1)}, merchant ${merchantId}`, run);
     }
     case 'status': {
-      if (rest.length > 0 && days.length === 0) break;
-      const status = await client.flush.status.query(days[0] ? { date: days[0] } : {});
+      const given = days(0, 1);
+      if (!given) break;
+      const status = await client.flush.status.query(given[0] ? { date: given[0] } : {});
       for (const [name, value] of Object.entries(status)) out.log(`${name.padEnd(14)} ${value}`);
       return 0;
     }
     case 'reconcile': {
-      const [startDate = addDays(today, -6), endDate = today] = days;
+      const given = days(0, 2);
+      if (!given) break;
+      const [startDate = addDays(today, -6), endDate = today] = given;
       const { balanced, drift, merchantsChecked, numbersChecked } = await client.reconcile.check.query({
         startDate,
         endDate,
@@ -64,7 +70,7 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
     }
   }
   out.error(USAGE);
-  return 64;
+  return 1;
 }
 
 async function aggregateRange(client: IngestClient, out: Output, startDate: Day, endDate: Day): Promise<number> {

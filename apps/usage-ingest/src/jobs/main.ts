@@ -10,7 +10,7 @@ const out = { log: console.log, error: console.error, now: Date.now };
 const args = process.argv.slice(2);
 
 try {
-  if (args[0] === 'scheduler') await schedule();
+  if (args.length === 1 && args[0] === 'scheduler') await schedule();
   else process.exitCode = await runCommand(args, client, out);
 } catch (error) {
   console.error(`The job failed: ${error instanceof Error ? error.message : String(error)}`);

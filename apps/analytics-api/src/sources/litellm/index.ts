@@ -1,7 +1,7 @@
 import { addDays, type analytics, type Day, dayOf, type LitellmPull, TallyError } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { Db } from '@tally/db';
-import { type App, type Authenticate, type Handlers, type Log, type Loop, platformOnly } from '@tally/service';
+import type { App, Authenticate, Handlers, Log, Loop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Env } from '../../env.ts';
 import type { Rules } from './call.ts';
@@ -76,13 +76,11 @@ export function createLitellm({
 
   return {
     handlers: {
-      async pull({ input, caller }): Promise<LitellmPull> {
-        platformOnly(caller);
+      async pull({ input }): Promise<LitellmPull> {
         if (!puller) throw new TallyError('SOURCE_NOT_SET', 'LITELLM_URL is not set: there is nothing to pull from.');
         return presentPull(await puller.pull(rangeOf(input, dayOf(now()))));
       },
-      async status({ input, caller }) {
-        platformOnly(caller);
+      async status({ input }) {
         const today = dayOf(now());
         const range = rangeOf(input, today) ?? { startDate: addDays(today, -31), endDate: today };
         assertPullRange(range);
