@@ -13,7 +13,7 @@ export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
 export { runProcess, settingsOrExit } from './process.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
-export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
+export { createRedis, isRedisReady, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
 export { isStoreAway } from './store-away.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { formatCost, parseSignedQuantity, type RealtimeType, type RealtimeValue, TallyError } from '@tally/contracts';
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { MERCHANTS, markerKey, namesKey, seriesKey, valueKey } from './keys.ts';
+import { markerKey, namesKey, OWNERS, seriesKey, valueKey } from './keys.ts';
 import { createMerger } from './merge.ts';
 import { script } from './scripts.ts';
 import { bucketOf, quantilesOf } from './sketch.ts';
@@ -118,22 +118,22 @@ export function createRealtime({
     throw new TallyError('UNAVAILABLE', 'Redis loses its data all the time.');
   }
 
-  /** One call of the script for writes of a merchant; acknowledged only when the merchant is one that is saved. */
+  /** One call of the script for writes of a merchant: one that is saved, or nothing is counted. */
   async function call({ merchantId, writes }: Call): Promise<void> {
     const keys = [markerKey(merchantId), namesKey(merchantId), ...writes.flatMap((each) => each.keys)];
     const args = [String(limits.names), String(limits.seriesPerName), ...writes.flatMap((each) => each.args)];
+    await register(merchantId);
     const said = await available(redis.realtimeWrite(keys.length, ...keys, ...args));
     writes.forEach((each, index) => {
       each.said = said[index]!;
     });
-    await register(merchantId);
   }
 
   async function register(merchantId: string | null): Promise<void> {
     if (now() - registered.at >= REGISTERED_MS) registered = { at: now(), merchants: new Set() };
     const { merchants } = registered;
     if (merchants.has(merchantId)) return;
-    await available(redis.sadd(MERCHANTS, merchantId ?? ''));
+    await available(redis.zadd(OWNERS, now(), merchantId ?? ''));
     merchants.add(merchantId);
   }
 
