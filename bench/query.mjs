@@ -70,7 +70,9 @@ async function seed(url) {
         `select column_name as name from information_schema.columns where table_name = $1 order by ordinal_position`,
         [table],
       );
-      const values = names.map(({ name }) => (name === column ? `(${name} - make_interval(years => ago))::date` : name));
+      const values = names.map(({ name }) =>
+        name === column ? `(${name} - make_interval(years => ago))::date` : name,
+      );
       await client.query(
         `insert into ${table} select ${values.join(', ')} from ${table}, generate_series(1, 2) as ago
          where ${which} order by 1, 2, 3 on conflict do nothing`,
@@ -168,7 +170,12 @@ async function measureService(servers) {
         const client = createAnalyticsClient({ url, key: KEY });
         await measure(`summary with trends, ${days} days`, way, () => client.analytics.summary.query(range), ...counts);
         const rolling = { startDate: '2024-11-24', endDate: '2025-11-23' };
-        await measure('summary, 365 days to 23 November', way, () => client.analytics.summary.query(rolling), ...counts);
+        await measure(
+          'summary, 365 days to 23 November',
+          way,
+          () => client.analytics.summary.query(rolling),
+          ...counts,
+        );
         const month = { ...range, startDate: startOf(30) };
         await measure('summary with trends, 30 days', way, () => client.analytics.summary.query(month), ...counts);
         for (const by of ['user', 'model'])

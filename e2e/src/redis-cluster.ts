@@ -13,6 +13,12 @@ export type RedisCluster = {
   kill(node: number): Promise<void>;
   /** Resolves when a node sees the cluster whole. */
   untilOk(node: number): Promise<void>;
+  /** Removes all that a master holds, and its replica: a loss of memory. */
+  flush(node: number): void;
+  /** The master that serves a key. */
+  nodeOf(key: string): number;
+  /** The nodes that serve keys. */
+  masters(): number[];
   remove(): Promise<void>;
 };
 
@@ -43,10 +49,30 @@ export async function startRedisCluster({
     process.kill('SIGKILL');
     await exited;
   };
+  const alive = () => nodes.findIndex(({ process }) => process.exitCode === null && process.signalCode === null);
+  /** The masters that have slots, as a node that is alive sees it: `id ip:port@bus … slots`. */
+  const serving = () =>
+    cli(ports[alive()]!, 'cluster', 'nodes')
+      .trim()
+      .split('\n')
+      .map((line) => line.split(' '))
+      .map(([, address, , , , , , , ...slots]) => ({
+        node: ports.indexOf(Number(/:(\d+)@/.exec(address!)![1])),
+        ranges: slots
+          .map((range) => range.split('-').map(Number))
+          .map(([first, last = first]) => [first!, last!] as const),
+      }))
+      .filter(({ ranges }) => ranges.length > 0);
   return {
     url: `redis://${addresses[0]}?cluster=true`,
     kill: (node) => kill(nodes[node]!),
     untilOk: (node) => untilCluster(ports[node]!, (info) => info.includes('cluster_state:ok')),
+    flush: (node) => void cli(ports[node]!, 'flushall', 'sync'),
+    nodeOf(key) {
+      const slot = Number(cli(ports[alive()]!, 'cluster', 'keyslot', key));
+      return serving().find(({ ranges }) => ranges.some(([first, last]) => slot >= first && slot <= last))!.node;
+    },
+    masters: () => serving().map(({ node }) => node),
     async remove() {
       await Promise.all(nodes.map(kill));
       await rm(home, { recursive: true, force: true });
@@ -72,7 +98,10 @@ async function startNode(home: string, port: number): Promise<{ port: number; pr
     '',
   ];
   const process = spawn('redis-server', [...options.map(String), '--bind', '127.0.0.1'], { stdio: 'ignore' });
-  while (cli(port, 'ping').trim() !== 'PONG') await wait(30);
+  while (cli(port, 'ping').trim() !== 'PONG') {
+    if (process.exitCode !== null) throw new Error(`redis-server on ${port} ended with ${process.exitCode}`);
+    await wait(30);
+  }
   return { port, process };
 }
 
@@ -89,10 +118,10 @@ async function untilReplicated(ports: number[], replicas: number): Promise<void>
   while (linked() < replicas) await wait(50);
 }
 
-/** Ports whose cluster bus, 10,000 above, is a port too. */
+/** Ports whose cluster bus, 10,000 above, is free too; both below those that the system gives to connections. */
 async function freePorts(count: number): Promise<number[]> {
   const ports: number[] = [];
-  for (let port = 21_000 + (process.pid % 5_000); ports.length < count; port++) {
+  for (let port = 12_000 + (process.pid % 8_000); ports.length < count; port++) {
     if ((await isFree(port)) && (await isFree(port + 10_000))) ports.push(port);
   }
   return ports;

@@ -59,7 +59,7 @@ export async function createAnalyticsService(
     });
   const ingest = ingestWithin(env.FRESHNESS_TIMEOUT_MS);
   const recording = ingestWithin(RECORD_TIMEOUT_MS);
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
+  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { repeats: false });
   releasers.push('redis', () => redis.disconnect());
   // Without Redis questions are answered all the same, uncached and uncounted.
   await redisReady(redis, REDIS_DEADLINE_MS).catch((error: unknown) => log.warn({ err: error }, 'redis'));

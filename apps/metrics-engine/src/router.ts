@@ -67,10 +67,7 @@ export function createHandlers({
         return { ok: true };
       },
       get: async ({ input, caller }) => realtime.get(scoped(caller, input), input.windowSeconds),
-      list: async ({ input, caller }) => ({
-        rows: await realtime.list(merchantOf(caller, input.merchantId) ?? null),
-        nextCursor: null,
-      }),
+      list: async ({ input, caller }) => realtime.list(merchantOf(caller, input.merchantId) ?? null, input),
       reconcile: async () => reconcileRealtime(),
       watch: ({ input, caller, signal }) => realtime.watch(scoped(caller, input), input.windowSeconds, signal),
     },

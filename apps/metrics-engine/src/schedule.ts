@@ -189,8 +189,10 @@ export function createSchedule(options: ScheduleOptions): Schedule {
 
     retry: (id) =>
       ask(async (queue) => {
-        const job = await queue.getJob(id);
-        if (!job || !(await job.isFailed())) throw new TallyError('NOT_FOUND', `There is no failed job ${id}.`);
+        // Looked for among them first: an id may be the name of another key of the queue.
+        const failed = await queue.getRanges(['failed'], 0, KEPT_FAILED);
+        const job = failed.includes(id) ? await queue.getJob(id) : undefined;
+        if (!job) throw new TallyError('NOT_FOUND', `There is no failed job ${id}.`);
         await job.retry('failed');
       }),
 

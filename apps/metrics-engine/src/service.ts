@@ -6,6 +6,7 @@ import {
   createApp,
   createAuthenticate,
   createRedis,
+  isRedisReady,
   type Log,
   type RedisClient,
   type Releasers,
@@ -167,7 +168,7 @@ export async function createEngineService(
     async health() {
       await db.ping();
       // Without Redis all but realtime metrics and the schedule answers.
-      const ready = redis.status === 'ready';
+      const ready = isRedisReady(redis);
       return { ok: true, degraded: !ready, postgres: true, redis: ready };
     },
   });

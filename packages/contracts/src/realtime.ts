@@ -92,10 +92,16 @@ export const realtime = {
   get: query({ access: 'read', input: look, output: RealtimeValue }),
   list: query({
     access: 'read',
-    input: z.strictObject({ merchantId: MerchantId.optional() }).prefault({}),
+    input: z
+      .strictObject({
+        merchantId: MerchantId.optional(),
+        limit: z.number().int().min(1).max(1000).default(1000),
+        cursor: z.string().max(10_000).optional(),
+      })
+      .prefault({}),
     output: z.object({
       rows: z.array(z.object({ name: z.string(), type: RealtimeType, labels: z.record(z.string(), z.string()) })),
-      nextCursor: z.null(),
+      nextCursor: z.string().nullable(),
     }),
   }),
   /** Compares realtime metrics with their copies, and mirrors of usage with the cubes, and sets them right. */

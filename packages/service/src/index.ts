@@ -14,7 +14,7 @@ export { problemsOf } from './problems.ts';
 export { runProcess, settingsOrExit } from './process.ts';
 export { queryOf } from './query.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
-export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
+export { createRedis, isRedisReady, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
 export { isStoreAway } from './store-away.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

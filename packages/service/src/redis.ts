@@ -6,8 +6,8 @@ export type RedisClient = Redis | Cluster;
  * Connects to Redis, or to a Redis Cluster when the address says so (`?cluster=true`).
  * Commands fail at once while Redis is away: whoever calls knows another way or says 503.
  * `patient`: they wait for it instead, and may block; for queues, whose work has no caller.
- * `repeats` false: a command whose connection breaks before its answer fails, and is not sent again; for commands that
- * would count twice.
+ * `repeats` false: a command whose connection breaks before its answer fails, and is not sent again, nor while a cluster
+ * has no master for it; for commands that would count twice, and for callers who had rather do without.
  */
 export function createRedis(
   url: string,
@@ -28,7 +28,7 @@ export function createRedis(
   const client = cluster
     ? new Cluster([{ host: address.hostname, port: Number(address.port || 6379) }], {
         enableOfflineQueue: patient,
-        ...(repeats ? {} : { retryDelayOnFailover: 0 }),
+        ...(repeats ? {} : { retryDelayOnFailover: 0, retryDelayOnClusterDown: 0 }),
         redisOptions: {
           ...options,
           ...(address.password ? { password: decodeURIComponent(address.password) } : {}),
@@ -37,8 +37,23 @@ export function createRedis(
       })
     : new Redis(address.toString(), options);
   client.on('error', onError);
+  if (cluster) client.on('+node', connectSoon);
   return client;
 }
+
+/**
+ * A master is connected when it is heard of. By itself it would be at its first command, and fail those that come until it
+ * is: a service's first calls, and those after a failover. Not at once: a command may be about to do it and must not fail.
+ */
+function connectSoon(node: Redis): void {
+  queueMicrotask(() => {
+    if (node.status === 'wait' && !node.options.readOnly) node.connect().catch(() => {});
+  });
+}
+
+/** Whether commands can be sent, in a cluster to every master that is known. */
+export const isRedisReady = (client: RedisClient): boolean =>
+  client.status === 'ready' && mastersOf(client).every((master) => master.status === 'ready');
 
 /** The servers that hold the data: the masters of a cluster, or the one there is. */
 export function mastersOf(client: RedisClient): Redis[] {

@@ -374,6 +374,90 @@ test('who sees a definition is what its visibility says, and only its owner and 
   });
 });
 
+test('of changes made at once each is a version of its own or refused, and none is half of two', async () => {
+  const { startDate: _, endDate: __, ...fields } = definition('COUNT(*)');
+  const { id } = await engine.custom.create.mutate({ ...fields, name: 'at once', visibility: 'PUBLIC' });
+  const change = (n: number) =>
+    engine.custom.update
+      .mutate({ id, name: `name ${n}`, calculationFormula: `SUM(cost) * ${n}`, description: `text ${n}` })
+      .then(
+        ({ version }) => version,
+        (error) => error.data.code as string,
+      );
+  const outcomes = await Promise.all(Array.from({ length: 8 }, (_, n) => change(n)));
+  const made = outcomes.filter((each) => typeof each === 'number');
+  expect(outcomes.filter((each) => typeof each !== 'number')).toEqual(
+    Array.from({ length: 8 - made.length }, () => 'CONFLICT'),
+  );
+  expect(made.sort()).toEqual(made.map((_, index) => index + 2));
+  const { rows } = await engine.custom.versions.query({ id });
+  expect(rows.map((row) => row.version)).toEqual([...made.reverse(), 1]);
+  for (const { version, definition } of rows.slice(0, -1)) {
+    const n = definition.name.slice('name '.length);
+    expect(definition).toMatchObject({ calculationFormula: `SUM(cost) * ${n}`, description: `text ${n}` });
+    expect(outcomes[Number(n)]).toBe(version);
+  }
+});
+
+test('every procedure about a definition says the same of who may see it, through changes of its visibility', async () => {
+  const caller = async (merchantId: string | undefined, teamId: string | undefined) => ({
+    merchantId,
+    teamId,
+    client: as(
+      (
+        await db.keys.create({
+          name: 'x',
+          role: 'analyst',
+          ...(merchantId && { merchantId }),
+          ...(teamId && { teamId }),
+        })
+      ).key,
+    ),
+  });
+  const people = await Promise.all(
+    [undefined, 'a', 'b'].flatMap((merchantId) => [undefined, 't1', 't2'].map((teamId) => caller(merchantId, teamId))),
+  );
+  const { startDate: _, endDate: __, ...fields } = definition('COUNT(*)');
+  const codeOf = (answer: Promise<unknown>) =>
+    answer.then(
+      () => 'ok',
+      (error) => error.data.code as string,
+    );
+  for (const owner of people) {
+    const { id } = await owner.client.custom.create.mutate({ ...fields, name: 'mine', visibility: 'PRIVATE' });
+    for (const visibility of ['PUBLIC', 'TEAM', 'ORGANIZATION', 'PRIVATE'] as const) {
+      const changed = await codeOf(owner.client.custom.update.mutate({ id, visibility }));
+      expect(changed).toBe(visibility === 'TEAM' && owner.teamId === undefined ? 'INVALID_INPUT' : 'ok');
+      if (changed !== 'ok') continue;
+      for (const person of people) {
+        const { custom } = person.client;
+        const sameMerchant = person.merchantId === owner.merchantId;
+        const sees =
+          person === owner ||
+          visibility === 'PUBLIC' ||
+          (visibility === 'ORGANIZATION' && sameMerchant) ||
+          (visibility === 'TEAM' && sameMerchant && person.teamId === owner.teamId);
+        const seen = sees ? 'ok' : 'NOT_FOUND';
+        const owned = person === owner ? 'ok' : sees ? 'FORBIDDEN' : 'NOT_FOUND';
+        const said = {
+          get: await codeOf(custom.get.query({ id })),
+          first: await codeOf(custom.get.query({ id, version: 1 })),
+          versions: await codeOf(custom.versions.query({ id })),
+          values: await codeOf(custom.values.query({ id })),
+          calculate: await codeOf(custom.calculate.mutate({ id, ...RANGE })),
+          list: (await custom.list.query({ limit: 200 })).rows.some((row) => row.id === id) ? 'ok' : 'NOT_FOUND',
+          audit: await codeOf(custom.audit.query({ id })),
+          update: person === owner ? 'ok' : await codeOf(custom.update.mutate({ id, description: 'theirs' })),
+          remove: person === owner ? 'ok' : await codeOf(custom.remove.mutate({ id })),
+        };
+        const same = { get: seen, first: seen, versions: seen, values: seen, calculate: seen, list: seen };
+        expect(said).toEqual({ ...same, audit: owned, update: owned, remove: owned });
+      }
+    }
+    await owner.client.custom.remove.mutate({ id });
+  }
+});
+
 test('texts and versions that the database cannot hold are refused with a code', async () => {
   const fields = { ...definition('SUM(cost)'), name: 'n', visibility: 'PRIVATE' as const };
   const { startDate: _, endDate: __, ...made } = fields as typeof fields & { startDate?: string; endDate?: string };

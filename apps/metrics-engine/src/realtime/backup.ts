@@ -2,7 +2,7 @@ import type { RealtimeType } from '@tally/contracts';
 import type { Db, SavedMetric } from '@tally/db';
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { MERCHANTS, markerKey, namesKey, seriesKey, valueKey } from './keys.ts';
+import { markerKey, namesKey, OWNERS, seriesKey, valueKey } from './keys.ts';
 import { type Meta, slicesKept } from './realtime.ts';
 import { script } from './scripts.ts';
 
@@ -42,20 +42,23 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
   redis.defineCommand('realtimeRestore', { lua: script('realtime-restore') });
   redis.defineCommand('realtimeEpoch', { numberOfKeys: 1, lua: script('realtime-epoch') });
 
+  /** Seconds after its last point in which nothing of a merchant is left. */
+  const keptSeconds = Math.max(ttlSeconds, 2 * 86_400);
+
   /** Merchants that are being brought back: whoever needs one waits for the same. */
   const restoring = new Map<string | null, Promise<number>>();
 
   async function bringBack(merchantId: string | null): Promise<number> {
     if ((await redis.realtimeEpoch(markerKey(merchantId), '', '0', '')).length > 0) return 0;
     // Before the way for points is open: whoever takes one may have registered the merchant with what was lost.
-    await redis.sadd(MERCHANTS, merchantId ?? '');
+    await redis.zadd(OWNERS, now(), merchantId ?? '');
     let restored = 0;
     let after: SavedMetric | undefined;
     for (;;) {
       const saved = await store.saved(merchantId ?? '', { now: now(), after, limit: PIECE });
       const last = saved.length < PIECE;
       const keys = [markerKey(merchantId), namesKey(merchantId)];
-      const args = [last ? 'last' : 'more', String(Math.max(ttlSeconds, 2 * 86_400))];
+      const args = [last ? 'last' : 'more', String(keptSeconds)];
       for (const { name, labels, slice, type, meta, value, epoch, expiresAt } of saved) {
         keys.push(seriesKey(merchantId, name), keyOf(merchantId, name, labels, slice));
         const left = String(Math.max(1, expiresAt - now()));
@@ -85,7 +88,6 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
     const since = before ? Number(before) - CLOCKS_DIFFER_MS : 0;
     let saved = 0;
     const names = Object.entries(await redis.hgetall(namesKey(merchantId)));
-    if (names.length === 0) await unregister(merchantId);
     for (const [name, type] of names) {
       const series = Object.entries(await redis.hgetall(seriesKey(merchantId, name)));
       const changed = series
@@ -109,12 +111,6 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
     return saved;
   }
 
-  /** A point that comes meanwhile registers its merchant after it is counted, so one of the two sees the other. */
-  async function unregister(merchantId: string | null): Promise<void> {
-    await redis.srem(MERCHANTS, merchantId ?? '');
-    if ((await redis.exists(namesKey(merchantId))) === 1) await redis.sadd(MERCHANTS, merchantId ?? '');
-  }
-
   async function valuesOf(merchantId: string | null, name: string, { labels, meta }: { labels: string; meta: Meta }) {
     const slices = meta.window === undefined ? [WITHOUT_WINDOW] : slicesKept(meta.window, now());
     return Promise.all(
@@ -127,7 +123,7 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
   }
 
   async function merchants(): Promise<(string | null)[]> {
-    const owners = new Set([...(await store.merchants()), ...(await redis.smembers(MERCHANTS))]);
+    const owners = new Set([...(await store.merchants()), ...(await redis.zrange(OWNERS, '0', '-1'))]);
     return [...owners].map((owner) => (owner === '' ? null : owner));
   }
 
@@ -137,6 +133,7 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
 
     async run() {
       let [restored, saved] = [0, 0];
+      await redis.zremrangebyscore(OWNERS, '-inf', String(now() - keptSeconds * 1000 - CLOCKS_DIFFER_MS));
       for (const merchantId of await merchants()) {
         restored += await restore(merchantId);
         saved += await save(merchantId);

@@ -90,7 +90,10 @@ test('quantiles of a histogram are within the stated error, count, min, max and 
           sorted.at(-1),
         ]);
         const sum = thousandths.reduce((total, each) => total + BigInt(each) * 1_000_000n, 0n);
-        expect(answer.mean).toBe(formatCost(sum / BigInt(values.length)));
+        // Half away from zero, as averages are everywhere.
+        const [size, whole] = [sum < 0n ? -sum : sum, BigInt(values.length)];
+        const mean = (2n * size + whole) / (2n * whole);
+        expect(answer.mean).toBe(formatCost(sum < 0n ? -mean : mean));
         for (const [quantile, estimate] of [
           [500n, answer.p50],
           [900n, answer.p90],
@@ -278,7 +281,8 @@ test('names that went quiet make room for others', async () => {
   await metrics.increment({ merchantId, name: 'two', labels: { a: '2' } }, '1');
   now += 2_000;
   await three();
-  expect((await metrics.list(merchantId)).map((row) => [row.name, row.labels])).toEqual([
+  const { rows } = await metrics.list(merchantId, { limit: 10 });
+  expect(rows.map((row) => [row.name, row.labels])).toEqual([
     ['three', {}],
     ['two', { a: '2' }],
   ]);
@@ -294,6 +298,42 @@ test('the smallest and the largest value are exact where a double is not', async
     min: '-999999999999999.000000002',
     max: '999999999999999.000000003',
   });
+});
+
+test('no quantile is outside of what was observed', async () => {
+  const series = { merchantId: 'a', name: fresh() };
+  const metrics = realtime();
+  for (const value of ['123456789.5', '123456789.5', '987654321987654']) await metrics.observe(series, [value]);
+  expect(await metrics.get(series)).toMatchObject({
+    min: '123456789.5',
+    p50: '123456789.5',
+    max: '987654321987654',
+    p99: '123456789.5',
+  });
+  const one = { merchantId: 'a', name: fresh() };
+  await metrics.observe(one, ['1234567.891']);
+  expect(await metrics.get(one)).toMatchObject({ min: '1234567.891', p50: '1234567.891', p99: '1234567.891' });
+});
+
+test('series are listed page by page', async () => {
+  const merchantId = fresh();
+  const metrics = realtime({ names: 100, seriesPerName: 10 });
+  const labelled = (name: string, label: string) => ({ merchantId, name, labels: { label } });
+  const made = ['a', 'b', 'b.c', 'c'].flatMap((name) => ['1', '2', 'ü'].map((label) => labelled(name, label)));
+  for (const series of made) await metrics.increment(series, '1');
+  const listed: unknown[] = [];
+  for (let cursor: string | undefined; ; ) {
+    const page = await engine.realtime.list.query({ merchantId, limit: 2, ...(cursor && { cursor }) });
+    expect(page.rows.length).toBeLessThanOrEqual(2);
+    listed.push(...page.rows.map(({ name, labels }) => ({ merchantId, name, labels })));
+    if (page.nextCursor === null) break;
+    cursor = page.nextCursor;
+  }
+  expect(listed).toEqual(made);
+  for (const cursor of ['x', Buffer.from('["a"]').toString('base64url'), Buffer.from('[1,2]').toString('base64url')])
+    await expect(engine.realtime.list.query({ merchantId, cursor })).rejects.toMatchObject({
+      data: { code: 'INVALID_CURSOR' },
+    });
 });
 
 test('many points at once of one series are acknowledged when they are stored, each once', async () => {

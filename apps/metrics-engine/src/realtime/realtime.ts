@@ -2,7 +2,9 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { formatCost, parseSignedQuantity, type RealtimeType, type RealtimeValue, TallyError } from '@tally/contracts';
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { MERCHANTS, markerKey, namesKey, seriesKey, valueKey } from './keys.ts';
+import { z } from 'zod';
+import { decodeCursor, encodeCursor } from '../cursor.ts';
+import { markerKey, namesKey, OWNERS, seriesKey, valueKey } from './keys.ts';
 import { createMerger } from './merge.ts';
 import { script } from './scripts.ts';
 import { bucketOf, quantilesOf } from './sketch.ts';
@@ -42,6 +44,8 @@ const QUANTILES = [0.5, 0.9, 0.95, 0.99];
 /** What may be added in one call: with what a field may hold before it, it stays below 2^63. */
 const MAX_ADDED = 8n * 10n ** 18n * NANO;
 const MAX_ATTEMPTS = 5;
+/** Names whose series are read at once for a list. */
+const NAMES_AT_ONCE = 32;
 /** Arguments of one call of the script: Redis does nothing else meanwhile, which stays at a few milliseconds. */
 const MAX_ARGUMENTS = 4_000;
 /** A merchant's registration is repeated after this long: the node that has it may lose it alone. */
@@ -118,22 +122,22 @@ export function createRealtime({
     throw new TallyError('UNAVAILABLE', 'Redis loses its data all the time.');
   }
 
-  /** One call of the script for writes of a merchant; acknowledged only when the merchant is one that is saved. */
+  /** One call of the script for writes of a merchant: one that is saved, or nothing is counted. */
   async function call({ merchantId, writes }: Call): Promise<void> {
     const keys = [markerKey(merchantId), namesKey(merchantId), ...writes.flatMap((each) => each.keys)];
     const args = [String(limits.names), String(limits.seriesPerName), ...writes.flatMap((each) => each.args)];
+    await register(merchantId);
     const said = await available(redis.realtimeWrite(keys.length, ...keys, ...args));
     writes.forEach((each, index) => {
       each.said = said[index]!;
     });
-    await register(merchantId);
   }
 
   async function register(merchantId: string | null): Promise<void> {
     if (now() - registered.at >= REGISTERED_MS) registered = { at: now(), merchants: new Set() };
     const { merchants } = registered;
     if (merchants.has(merchantId)) return;
-    await available(redis.sadd(MERCHANTS, merchantId ?? ''));
+    await available(redis.zadd(OWNERS, now(), merchantId ?? ''));
     merchants.add(merchantId);
   }
 
@@ -225,15 +229,20 @@ export function createRealtime({
     const merged = mergeSlices(await slices(series, window, seconds));
     const count = merged.counts.get('count') ?? 0n;
     const counted = { ...base, windowSeconds: seconds, count: count.toString() };
-    if (type === 'RATE') return { ...counted, perSecond: formatCost(((count * 1_000_000n) / BigInt(seconds)) * 1000n) };
+    if (type === 'RATE')
+      return { ...counted, perSecond: formatCost(rounded(count * 1_000_000n, BigInt(seconds)) * 1000n) };
     if (count === 0n)
       return { ...counted, min: null, max: null, mean: null, p50: null, p90: null, p95: null, p99: null };
     const sum = (merged.counts.get('i') ?? 0n) * NANO + (merged.counts.get('n') ?? 0n);
     const [low, high] = [merged.low!, merged.high!];
     const [min, max] = [formatCost(low), formatCost(high)];
-    const within = (value: number) => decimalOf(Math.min(Math.max(value, Number(min)), Number(max)));
+    const within = (value: number) => {
+      const decimal = decimalOf(value);
+      if (Number(decimal) <= Number(min)) return min;
+      return Number(decimal) >= Number(max) ? max : decimal;
+    };
     const [p50, p90, p95, p99] = quantilesOf(merged.counts, QUANTILES).map(within);
-    return { ...counted, min, max, mean: formatCost(sum / count), p50, p90, p95, p99 };
+    return { ...counted, min, max, mean: formatCost(rounded(sum, count)), p50, p90, p95, p99 };
   }
 
   return {
@@ -260,23 +269,32 @@ export function createRealtime({
 
     get,
 
-    /** Names with their labels; series without a point for the time to live are left out. */
-    async list(merchantId: string | null) {
-      const names = Object.entries(await available(redis.hgetall(namesKey(merchantId)))).sort();
+    /** Names with their labels, page by page; series without a point for the time to live are left out. */
+    async list(merchantId: string | null, { limit, cursor }: { limit: number; cursor?: string | undefined }) {
+      const [after, behind] = cursor === undefined ? ['', ''] : decodeCursor(cursor, z.tuple([z.string(), z.string()]));
+      const names = Object.entries(await available(redis.hgetall(namesKey(merchantId))))
+        .filter(([name]) => name >= after)
+        .sort(byKey);
       const oldest = now() - ttlSeconds * 1000;
-      const rows = await Promise.all(
-        names.map(async ([name, type]) =>
+      const rows: { name: string; type: RealtimeType; labels: string }[] = [];
+      for (let from = 0; from < names.length && rows.length < limit; from += NAMES_AT_ONCE) {
+        const found = names.slice(from, from + NAMES_AT_ONCE).map(async ([name, type]) =>
           Object.entries(await available(redis.hgetall(seriesKey(merchantId, name))))
-            .filter(([, meta]) => (JSON.parse(meta) as Meta).at >= oldest)
-            .sort()
-            .map(([labels]) => ({
-              name,
-              type: type as RealtimeType,
-              labels: Object.fromEntries(JSON.parse(labels) as [string, string][]),
-            })),
-        ),
-      );
-      return rows.flat();
+            .filter(([labels, meta]) => (name > after || labels > behind) && (JSON.parse(meta) as Meta).at >= oldest)
+            .sort(byKey)
+            .map(([labels]) => ({ name, type: type as RealtimeType, labels })),
+        );
+        rows.push(...(await Promise.all(found)).flat());
+      }
+      const page = rows.slice(0, limit);
+      const last = page.length === limit ? page.at(-1)! : undefined;
+      return {
+        rows: page.map(({ labels, ...row }) => ({
+          ...row,
+          labels: Object.fromEntries(JSON.parse(labels) as [string, string][]),
+        })),
+        nextCursor: last ? encodeCursor([last.name, last.labels]) : null,
+      };
     },
 
     /** The value now and whenever it changes; ends when the client goes. */
@@ -301,6 +319,8 @@ export function createRealtime({
 }
 
 export type Realtime = ReturnType<typeof createRealtime>;
+
+const byKey = ([a]: [string, string], [b]: [string, string]): number => (a < b ? -1 : 1);
 
 /** Labels in one order, so that the same ones are the same series. */
 const canonical = (labels: Record<string, string> = {}): string => JSON.stringify(Object.entries(labels).sort());
@@ -381,6 +401,12 @@ function decimalOf(value: number): string {
   return Number.isInteger(rounded)
     ? BigInt(rounded).toString()
     : rounded.toFixed(12).replace(/0+$/, '').replace(/\.$/, '');
+}
+
+/** Divides by a whole number above 0, half away from zero. */
+function rounded(dividend: bigint, divisor: bigint): bigint {
+  const size = (2n * (dividend < 0n ? -dividend : dividend) + divisor) / (2n * divisor);
+  return dividend < 0n ? -size : size;
 }
 
 /** What a store that is away says, as a code. */

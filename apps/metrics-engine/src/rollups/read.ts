@@ -1,16 +1,23 @@
 import { createHash } from 'node:crypto';
 import {
+  Dimension,
+  dayOf,
+  EntityType,
   formatCost,
   formatQuantity,
-  isDay,
   type JobRow,
+  MerchantId,
+  MetricType,
   parseTime,
   type RollupGrain,
   type RollupList,
   type RollupRow,
   TallyError,
+  Time,
 } from '@tally/contracts';
 import type { Db, RollupPosition, RollupRow as StoredRow } from '@tally/db';
+import { z } from 'zod';
+import { decodeCursor, encodeCursor } from '../cursor.ts';
 
 /** Reads rollups and the log of their runs, page by page. */
 export function createRollupReader(db: Pick<Db, 'rollups'>) {
@@ -19,7 +26,7 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
       if (question.startDate > question.endDate)
         throw new TallyError('INVALID_DATE_ORDER', 'Start date must be before or equal to end date.');
       const of = fingerprint([grain, question]);
-      const after = cursor === undefined ? undefined : positionOf(cursor, of);
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, Position(of));
       const rows = await db.rollups.list(grain, { ...question, after });
       const last = rows.length === question.limit ? rows.at(-1) : undefined;
       const position = last && [
@@ -29,11 +36,11 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
         last.entity_id,
         last.metric_type,
       ];
-      return { rows: rows.map(present), nextCursor: position ? encode([...position, of]) : null };
+      return { rows: rows.map(present), nextCursor: position ? encodeCursor([...position, of]) : null };
     },
 
     async log({ limit, cursor }: { limit: number; cursor?: string | undefined }) {
-      const after = cursor === undefined ? undefined : runOf(cursor);
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, Run);
       const jobs = await db.rollups.log({ limit, after });
       const last = jobs.length === limit ? jobs.at(-1) : undefined;
       return {
@@ -50,7 +57,7 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
                 : null,
           }),
         ),
-        nextCursor: last ? encode([last.started, last.id]) : null,
+        nextCursor: last ? encodeCursor([last.started, last.id]) : null,
       };
     },
   };
@@ -81,28 +88,18 @@ const shortest = (decimal: string): string => (decimal.includes('.') ? decimal.r
 const fingerprint = (question: unknown): string =>
   createHash('sha256').update(JSON.stringify(question)).digest('base64url').slice(0, 16);
 
-const encode = (parts: readonly string[]): string => Buffer.from(JSON.stringify(parts)).toString('base64url');
+/** A day that a period begins with; the first of all begins before the first day that can be asked for. */
+const PeriodStart = z.string().refine((day) => {
+  const at = Date.parse(`${day}T00:00:00Z`);
+  return day > '0999' && !Number.isNaN(at) && dayOf(at) === day;
+});
 
-function decode(cursor: string): unknown[] {
-  try {
-    const parts: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8'));
-    return Array.isArray(parts) ? parts : [];
-  } catch {
-    return [];
-  }
-}
+/** The key of the last row, and the question that it belongs to. */
+const Position = (of: string) =>
+  z
+    .tuple([PeriodStart, EntityType, MerchantId.or(z.literal('')), Dimension, MetricType, z.literal(of)])
+    .transform(([start, type, merchantId, id, metric]): RollupPosition => [start, type, merchantId, id, metric]);
 
-function positionOf(cursor: string, of: string): RollupPosition {
-  const [start, type, merchantId, id, metric, owner] = decode(cursor);
-  const texts = [type, merchantId, id, metric];
-  if (owner === of && typeof start === 'string' && isDay(start) && texts.every((text) => typeof text === 'string'))
-    return [start, ...(texts as string[])] as unknown as RollupPosition;
-  throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
-}
-
-function runOf(cursor: string): { started: string; id: string } {
-  const [started, id] = decode(cursor);
-  const sound = typeof started === 'string' && parseTime(started) !== undefined;
-  if (sound && typeof id === 'string' && /^[0-9a-f-]{36}$/.test(id)) return { started, id };
-  throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
-}
+const Run = z
+  .tuple([Time, z.uuid()])
+  .transform(([started, id]) => ({ started: new Date(parseTime(started)!).toISOString(), id }));

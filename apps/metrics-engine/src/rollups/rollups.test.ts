@@ -354,6 +354,63 @@ test('an entity that cannot be is refused with a code', async () => {
   await expect(engine.rollups.daily.list.query(question)).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
 });
 
+test('weeks are those of ISO 8601 and months those of the calendar, for every day of the years', async () => {
+  const { rows } = await client.query(
+    `select day::date::text as day, date_trunc('week', day)::date::text as week, date_trunc('month', day)::date::text as month,
+       (date_trunc('month', day) + interval '1 month - 1 day')::date::text as last
+     from generate_series(timestamp '1996-01-01', timestamp '2036-12-31', interval '1 day') as day`,
+  );
+  for (const { day, week, month, last } of rows) {
+    expect(periodOf('weekly', day, 1)).toEqual({ start: week, end: addDays(week, 6) });
+    expect(periodOf('monthly', day, 1)).toEqual({ start: month, end: last });
+  }
+});
+
+const cursorOf = (...parts: unknown[]) => Buffer.from(JSON.stringify(parts)).toString('base64url');
+const ID = '7f3d1c1e-0000-4000-8000-000000000000';
+
+test.each([
+  ['no id', ['2026-03-01T00:00:00.000Z', '-'.repeat(36)]],
+  ['a day that does not exist', ['2026-02-30T00:00:00Z', ID]],
+  ['nothing', []],
+])('a cursor of the log that has %s in it is refused', async (_, parts) => {
+  const answer = engine.jobs.log.query({ limit: 1, cursor: cursorOf(...parts) });
+  await expect(answer).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
+});
+
+test('a cursor of the log with a zone that the database has not is answered', async () => {
+  const cursor = cursorOf('2026-03-01T00:00:00+23:59', ID);
+  expect((await engine.jobs.log.query({ limit: 1, cursor })).rows).toEqual([]);
+});
+
+test.each([
+  ['a text that the database cannot hold', (parts: unknown[]) => [parts[0], parts[1], 'a\u0000b', ...parts.slice(3)]],
+  ['half of a character', (parts: unknown[]) => [parts[0], parts[1], '\ud800', ...parts.slice(3)]],
+  ['a day that does not exist', (parts: unknown[]) => ['2026-02-30', ...parts.slice(1)]],
+  ['a kind that does not exist', (parts: unknown[]) => [parts[0], 'x'.repeat(1000), ...parts.slice(2)]],
+])('a cursor that was changed into %s is refused or answered', async (_, change) => {
+  await append([{ merchant: 'a', date: '2026-03-01', tokens: '5' }]);
+  await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
+  const question = { startDate: '2026-03-01', endDate: '2026-03-01', limit: 1 };
+  const { nextCursor } = await engine.rollups.daily.list.query(question);
+  const parts = JSON.parse(Buffer.from(nextCursor!, 'base64url').toString()) as unknown[];
+  const code = await engine.rollups.daily.list.query({ ...question, cursor: cursorOf(...change(parts)) }).then(
+    () => 'answered',
+    (error) => error.data.code,
+  );
+  expect(['answered', 'INVALID_CURSOR']).toContain(code);
+});
+
+test('the pages of the first week of all go on', async () => {
+  await append([
+    { merchant: 'a', date: '1000-01-01', user: 'u1' },
+    { merchant: 'b', date: '1000-01-01', user: 'u2' },
+  ]);
+  const range = { startDate: '1000-01-01', endDate: '1000-01-01' };
+  await engine.rollups.weekly.backfill.mutate(range);
+  expect((await all('weekly', range)).length).toBeGreaterThan(7);
+});
+
 test('a cursor continues its own question only', async () => {
   await append([{ merchant: 'a', date: '2026-03-01', tokens: '5' }]);
   await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
