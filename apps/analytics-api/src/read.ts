@@ -123,10 +123,10 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const kinds = kindsOf(filters, 'user', 'model');
       const scope = { ...filters, startDate: before.startDate };
       const compute = async () => {
-        const [importedNow, importedBefore] = [
-          await documents.within(filters, kinds),
-          await documents.within(before, kinds),
-        ];
+        const [importedNow, importedBefore] = await Promise.all([
+          documents.within(filters, kinds),
+          documents.within(before, kinds),
+        ]);
         const plan = {
           users: [...planSums(filters, true), ...importedNow.parts],
           usersBefore: [...planSums(before, true), ...importedBefore.parts],
@@ -135,24 +135,21 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
         };
         const answer = await db.usage.snapshot(async (reader) => {
-          const top = { ...filters, sortBy: 'cost', order: 'desc' } as const;
-          const users = await reader.breakdown({ ...top, parts: plan.users, by: 'user', limit: TOP_USERS + 1 });
+          const users = await reader.topUsers({ ...filters, parts: plan.users, limit: TOP_USERS });
           const then = await reader.totals({ ...filters, parts: plan.before });
           const usersThen = await reader.activeUsers({ ...filters, parts: plan.usersBefore });
-          const models = await reader.breakdown({ ...top, parts: plan.models, by: 'model', limit: TOP_MODELS });
+          const top = { by: 'model', sortBy: 'cost', order: 'desc', limit: TOP_MODELS } as const;
+          const models = await reader.breakdown({ ...filters, ...top, parts: plan.models });
           const byDay = await reader.byDay({ ...filters, parts: plan.days });
           const now = byDay.reduce((whole, day) => add(whole, day), NOTHING);
           return {
             totals: measuresOf(now),
             unknown: unknownOf(add(now, then)),
-            activeUsers: users.named,
+            activeUsers: users.active,
             byDay: byDay.map(({ date, ...sums }) => ({ date, ...measuresOf(sums) })),
-            topUsers: users.rows
-              .filter((row) => row.key !== 'unknown')
-              .slice(0, TOP_USERS)
-              .map(rowOf),
+            topUsers: users.rows.map(rowOf),
             topModels: models.rows.map(rowOf),
-            trends: trendsOf({ ...now, users: users.named }, { ...then, users: usersThen }),
+            trends: trendsOf({ ...now, users: users.active }, { ...then, users: usersThen }),
           };
         });
         const [topUsers, topModels] = await Promise.all([

@@ -11,12 +11,17 @@ const KEY = 'the-admin-key-of-the-tests';
 test('with ingest away a question is answered from what was counted, and says that it may not be complete', async () => {
   const database = await freshDatabase(migrate);
   const releasers = createReleasers();
-  const env = readEnv({ DATABASE_URL: database.url, REDIS_URL: serverUrls().redisUrl, TALLY_ADMIN_KEY: KEY });
+  const env = readEnv({
+    DATABASE_URL: database.url,
+    REDIS_URL: serverUrls().redisUrl,
+    TALLY_ADMIN_KEY: KEY,
+    // Nobody listens there.
+    USAGE_INGEST_URL: 'http://127.0.0.1:1',
+  });
   const { app, db } = await createAnalyticsService(env, {
     log: createLog('test', 'silent'),
     releasers,
     now: () => Date.parse('2026-11-22T12:00:00Z'),
-    fetch: async () => Response.error(),
   });
   const line = {
     merchant_id: 'acme',

@@ -7,6 +7,7 @@ import {
   createAuthenticate,
   createRateLimit,
   createRedis,
+  fetchWithin,
   type Log,
   type Releasers,
   redisReady,
@@ -37,12 +38,7 @@ const RECORD_TIMEOUT_MS = 30_000;
 /** Opens the stores and builds analytics-api on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createAnalyticsService(
   env: Env,
-  {
-    log,
-    releasers,
-    now = Date.now,
-    fetch = globalThis.fetch,
-  }: { log: Log; releasers: Releasers; now?: () => number; fetch?: typeof globalThis.fetch },
+  { log, releasers, now = Date.now }: { log: Log; releasers: Releasers; now?: () => number },
 ): Promise<AnalyticsService> {
   const db = await openDb(env.DATABASE_URL, {
     applicationName: 'analytics-api',
@@ -55,7 +51,7 @@ export async function createAnalyticsService(
     createIngestClient({
       url: env.USAGE_INGEST_URL,
       key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
-      fetch: (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(timeoutMs) }),
+      fetch: fetchWithin(timeoutMs),
     });
   const ingest = ingestWithin(env.FRESHNESS_TIMEOUT_MS);
   const recording = ingestWithin(RECORD_TIMEOUT_MS);
@@ -96,7 +92,7 @@ export async function createAnalyticsService(
   });
   const directory = createDirectory(db.directory);
   const registry = new Registry();
-  const litellm = createLitellm({ env, db, ingest: recording, registry, log, now, fetch });
+  const litellm = createLitellm({ env, db, ingest: recording, registry, log, now });
   releasers.push('litellm', () => litellm.stop());
   const app = createApp({
     name: 'analytics-api',

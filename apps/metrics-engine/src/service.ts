@@ -6,6 +6,7 @@ import {
   createApp,
   createAuthenticate,
   createRedis,
+  fetchWithin,
   isRedisReady,
   type Log,
   type RedisClient,
@@ -96,8 +97,7 @@ export async function createEngineService(
   const called = (url: string) => ({
     url,
     key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
-    fetch: ((input, init) =>
-      fetch(input, { ...init, signal: AbortSignal.timeout(env.JOB_CALL_TIMEOUT_MS) })) as typeof fetch,
+    fetch: fetchWithin(env.JOB_CALL_TIMEOUT_MS),
   });
   const ingest = createIngestClient(called(env.USAGE_INGEST_URL));
   const reconcile = createReconcile({

@@ -24,13 +24,14 @@ test('a sum beyond 64 bits is exact, alone and among the reads of one moment', a
         { key: 'eve', cost: 3n },
       ],
     };
-    const whole = { totals: { cost: 18000000000000000004n }, total: 2, named: 2 };
+    const whole = { totals: { cost: 18000000000000000004n }, total: 2 };
     expect(await db.usage.breakdown(question)).toMatchObject({ ...costs, ...whole });
     const read = await db.usage.snapshot(async (reader) => ({
       users: await reader.activeUsers({ parts }),
       grouped: await reader.breakdown(question),
+      top: await reader.topUsers({ parts, limit: 5 }),
     }));
-    expect(read).toMatchObject({ users: 2, grouped: { ...costs, ...whole } });
+    expect(read).toMatchObject({ users: 2, grouped: { ...costs, ...whole }, top: { active: 2, ...costs } });
   } finally {
     await db.close();
     await client.end();

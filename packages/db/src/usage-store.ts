@@ -33,8 +33,8 @@ export type Position = { value: string; key: string };
 
 export type GroupRow = Sums & { key: string; sort_value: string; providers?: string[] | undefined };
 
-/** `total` counts the rows of all pages; `named` those with requests that are not `unknown`. */
-export type Grouped = { rows: GroupRow[]; totals: Sums; total: number; named: number };
+/** `total` counts the rows of all pages. */
+export type Grouped = { rows: GroupRow[]; totals: Sums; total: number };
 
 export type Slot = Sums & { slot: number; key: string | null };
 
@@ -51,6 +51,8 @@ export type UsageReader = {
   totals(scope: Scope): Promise<Sums>;
   /** Users with at least one request; entries without a user are no user. */
   activeUsers(scope: Scope): Promise<number>;
+  /** The same, and which of those with requests or costs cost most, in order. */
+  topUsers(scope: Scope & { limit: number }): Promise<{ active: number; rows: GroupRow[] }>;
   /**
    * Sums by period, counted from 0: `starts` are the moments at which the periods begin, in order; the last ends at
    * `end`. Periods without usage are left out. With `by` one row for each key of a period. At most `limit` rows.
@@ -239,14 +241,12 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
           ) as page) as rows,
           whole.*
         from (
-          select
-            count(*) as total, count(*) filter (where key <> 'unknown' and requests > 0) as named, ${sumsOf(question)}
-          from groups
+          select count(*) as total, ${sumsOf(question)} from groups
         ) as whole`,
         values,
       );
-      const { rows, total, named, ...totals } = GroupedRow.parse(answer);
-      return { rows: rows ?? [], total, named, totals };
+      const { rows, total, ...totals } = GroupedRow.parse(answer);
+      return { rows: rows ?? [], total, totals };
     },
 
     async byDay(scope) {
@@ -275,6 +275,28 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
         values,
       );
       return ActiveRow.parse(row).users;
+    },
+
+    async topUsers({ limit, ...scope }) {
+      const { bind, values } = bindings();
+      const sum = sumFor(scope);
+      // Of all users what ranks them is added up, and all there is of the few that come first.
+      const [row] = await rowsOf(
+        `with users as materialized (
+          select user_id as key, ${sum}(requests) as requests, ${sum}(cost) as cost
+          from (${source(scope, 'user_id', bind)}) as part
+          where user_id <> '' group by user_id
+        )
+        select (select count(*) from users where requests > 0) as users, array(
+          select key from users where requests <> 0 or cost <> 0
+          order by cost desc, key collate "C" desc limit ${bind(limit)}
+        ) as top`,
+        values,
+      );
+      const { users: active, top } = TopRow.parse(row);
+      if (top.length === 0) return { active, rows: [] };
+      const question = { by: 'user', sortBy: 'cost', order: 'desc', limit, userIds: top } as const;
+      return { active, rows: (await this.breakdown({ ...scope, ...question })).rows };
     },
 
     async series({ starts, end, by, limit, ...scope }) {
@@ -353,6 +375,7 @@ const SumsRow = { ...MeasureRow, other_tokens: Units.optional(), untold_requests
 const DayRow = z.object({ date: DateText, ...SumsRow });
 const TotalsRow = z.object(SumsRow);
 const ActiveRow = z.object({ users: z.string().transform(Number) });
+const TopRow = ActiveRow.extend({ top: z.array(z.string()) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 const ValueRow = z.object({ key: z.string(), providers });
@@ -360,7 +383,6 @@ const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), provide
 const GroupedRow = z.object({
   ...SumsRow,
   total: z.string().transform(Number),
-  named: z.string().transform(Number),
   rows: z.array(z.object({ key: z.string(), sort_value: z.string(), providers, ...SumsRow })).nullable(),
 });
 

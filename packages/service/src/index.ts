@@ -7,6 +7,7 @@ export {
   merchantsFor,
 } from './auth.ts';
 export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
+export { fetchWithin } from './fetch-within.ts';
 export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';

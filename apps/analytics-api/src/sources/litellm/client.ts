@@ -9,7 +9,6 @@ export type LitellmOptions = {
   timeoutMs: number;
   /** The largest answer that is read. */
   maxBodyBytes: number;
-  fetch: typeof globalThis.fetch;
   /** First pause between two tries; it doubles. */
   backoffMs?: number;
 };
@@ -98,7 +97,7 @@ export function createLitellmClient(options: LitellmOptions): LitellmClient {
     try {
       // Both headers: which one is read depends on LiteLLM's version. A redirect would carry the key to somebody else.
       const headers = { authorization: `Bearer ${options.key}`, 'x-litellm-api-key': options.key };
-      response = await options.fetch(url, { headers, signal: limit, redirect: 'error' });
+      response = await fetch(url, { headers, signal: limit, redirect: 'error' });
       text = await bounded(response, options.maxBodyBytes);
     } catch (error) {
       if (isTallyError(error)) throw error;

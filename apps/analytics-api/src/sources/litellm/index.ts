@@ -34,7 +34,6 @@ export function createLitellm({
   registry,
   log,
   now,
-  fetch,
 }: {
   env: Env;
   db: Pick<Db, 'litellm'>;
@@ -42,7 +41,6 @@ export function createLitellm({
   registry: Registry;
   log: Log;
   now: () => number;
-  fetch: typeof globalThis.fetch;
 }): Litellm {
   const store = db.litellm;
   const rules: Rules = {
@@ -60,7 +58,6 @@ export function createLitellm({
           key: env.LITELLM_KEY ?? '',
           timeoutMs: env.LITELLM_TIMEOUT_MS,
           maxBodyBytes: env.LITELLM_MAX_BODY_BYTES,
-          fetch,
         }),
         store,
         recorder,
