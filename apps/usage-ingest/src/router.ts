@@ -70,6 +70,10 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         const report = await reconcile.check({ startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) });
         return { ...report, drift: report.drift.map(presentDrift) };
       },
+      async rebuild({ input: { startDate, endDate, merchantIds }, caller }) {
+        assertRange(startDate, endDate);
+        return reconcile.rebuild({ startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) });
+      },
       async repair() {
         const { balanced, drift, repaired } = await reconcile.repair();
         return { balanced, drift: drift.map(presentDrift), repaired };

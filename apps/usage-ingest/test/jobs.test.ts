@@ -47,6 +47,10 @@ test('ranges, merchants, the status and the books have their commands', async ()
   });
   expect(await run('status', '2026-11-21')).toMatchObject({ code: 0, out: expect.stringMatching(/aggregated +true/) });
   expect(await run('reconcile')).toMatchObject({ code: 0, out: expect.stringContaining('every book agrees') });
+  expect(await run('rebuild', '2026-10-30', '2026-11-21')).toMatchObject({
+    code: 0,
+    out: expect.stringMatching(/^\d+ days of merchants made anew, 0 of them without their entries$/),
+  });
   expect(await run('reconcile', '2026-11-21', '2026-11-21')).toMatchObject({
     code: 0,
     out: expect.stringContaining('2026-11-21 to 2026-11-21'),
@@ -77,6 +81,7 @@ test.each([
   [['reconcile', '2026-02-30', '2026-11-21']],
   [['reconcile', '2026-11-21']],
   [['reconcile', '2026-11-22', '2026-11-21']],
+  [['rebuild', '2026-11-21']],
   [['scheduler', 'now']],
 ])('what is not understood (%j) is answered by the usage and 1', async (args) => {
   expect(await run(...args)).toMatchObject({ code: 1, out: '', err: expect.stringContaining('Usage:') });

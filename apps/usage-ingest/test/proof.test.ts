@@ -95,6 +95,56 @@ describe('reconcile.check', () => {
     expect(drift.some((row) => (row as Record<string, unknown>)[book] === '2')).toBe(true);
   });
 
+  test('rebuild has every sum again from the entries and adjustments, and changes nothing that is right', async () => {
+    const merchantId = newMerchant();
+    const days = ['2026-10-31', '2026-11-01', DAY].map((date) => ({ time: `${date}T23:50:00Z` }));
+    await record(
+      days.flatMap((day, index) => [
+        entry(merchantId, `a${index}`, { ...day, userId: 'ada', model: 'm', metrics: { cost: '0.5', seats: '3' } }),
+        entry(merchantId, `b${index}`, { ...day, userId: 'eve', status: 'failure', count: index + 1 }),
+      ]),
+    );
+    await flush(merchantId);
+    const correction = {
+      metrics: { prompt_tokens: '-4', seats: '1' },
+      dimensions: { userId: 'eve' },
+      reason: 'a test',
+    };
+    await ingest.admin.usage.adjust.mutate({ id: 'less', merchantId, date: DAY, ...correction });
+    const tables = [
+      'usage_daily',
+      'usage_monthly',
+      'usage_yearly',
+      'usage_daily_models',
+      'usage_quarter_hours',
+      'merchant_usage',
+    ];
+    const sums = async () => {
+      const read = async (table: string) =>
+        (await sql.query(`select * from ${table} where merchant_id = $1 order by 1, 2, 3, 4`, [merchantId])).rows;
+      return Object.fromEntries(await Promise.all(tables.map(async (table) => [table, await read(table)] as const)));
+    };
+    const right = await sums();
+    const scope = { startDate: '2026-10-31', endDate: DAY, merchantIds: [merchantId] };
+    expect(await ingest.admin.reconcile.rebuild.mutate(scope)).toMatchObject({ merchants: 1, days: 23, closedDays: 0 });
+    expect(await sums()).toEqual(right);
+    for (const table of tables.slice(0, 5)) {
+      await sql.query(`update ${table} set requests = requests + 1, cost = 7 where merchant_id = $1`, [merchantId]);
+      await sql.query(`delete from ${table} where merchant_id = $1 and model = 'm'`, [merchantId]);
+    }
+    await sql.query('delete from merchant_usage where merchant_id = $1', [merchantId]);
+    expect((await check(merchantId)).balanced).toBe(false);
+    // A merchant that is gone from every sum is still found.
+    for (const table of tables) await sql.query(`delete from ${table} where merchant_id = $1`, [merchantId]);
+    const { drift } = await ingest.admin.reconcile.check.query({ startDate: '2026-10-31', endDate: '2026-10-31' });
+    expect(drift).toContainEqual(
+      expect.objectContaining({ merchantId, metricType: 'seats', journal: '3', usage: '0' }),
+    );
+    await ingest.admin.reconcile.rebuild.mutate(scope);
+    expect(await sums()).toEqual(right);
+    expect(await check(merchantId)).toMatchObject({ balanced: true });
+  });
+
   test('a total that Redis lost or holds wrong is seen, and repair sets it right', async () => {
     const merchantId = newMerchant();
     await record([entry(merchantId, 'a')]);
@@ -289,6 +339,15 @@ describe('retention', () => {
       metrics: { seats: '-1' },
       reason: 'late correction',
     });
+    expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true });
+    // Of a closed day the daily sums stay as they are, and all others come from them and from what was kept.
+    const client = new pg.Client({ connectionString: own.databaseUrl });
+    await client.connect();
+    for (const table of ['merchant_usage', 'usage_daily_models', 'usage_monthly', 'usage_yearly'])
+      await client.query(`delete from ${table} where merchant_id = $1`, [merchantId]);
+    await client.end();
+    expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: false });
+    expect(await own.admin.reconcile.rebuild.mutate(scope)).toMatchObject({ merchants: 1, days: 1, closedDays: 1 });
     expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true });
     await own.close();
   });

@@ -246,6 +246,21 @@ export const ingest = {
         numbersChecked: z.number().int(),
       }),
     }),
+    /**
+     * Makes all that is summed anew from the entries and adjustments of these days, merchant by merchant and month by month; of
+     * days whose entries were dropped from their daily sums. Doing it again changes nothing; ended half-way, what is done stays.
+     */
+    rebuild: mutation({
+      access: 'admin',
+      input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: z.array(MerchantId).max(1000).optional() }),
+      output: z.object({
+        merchants: z.number().int(),
+        days: z.number().int(),
+        /** Of all merchants' days those that have no entries any more. */
+        closedDays: z.number().int(),
+        durationMs: z.number().int(),
+      }),
+    }),
     /** Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. */
     repair: mutation({
       access: 'admin',

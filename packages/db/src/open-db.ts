@@ -1,6 +1,7 @@
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
+import { type CubesStore, createCubesStore } from './cubes-store.ts';
 import { type CustomStore, createCustomStore } from './custom-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
 import { createDaysStore, type DaysStore } from './days-store.ts';
@@ -18,6 +19,7 @@ import { createUsageStore, type UsageStore } from './usage-store.ts';
 export type Db = {
   journal: Journal;
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
+  cubes: CubesStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
   books: BooksStore;
@@ -46,6 +48,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
   return {
     journal,
     partitions,
+    cubes: createCubesStore(journal, partitions),
     corrections: createCorrectionsStore(dataSource, journal),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),

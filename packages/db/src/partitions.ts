@@ -10,6 +10,8 @@ export type Partitions = {
    * closed: its entries are gone, so a repeat could no longer be told from a new entry.
    */
   ensure(transaction: Executor, days: readonly Day[]): Promise<void>;
+  /** Those of these days that still have their entries; they keep them until the transaction ends. */
+  open(transaction: Executor, days: readonly Day[]): Promise<Day[]>;
   /** Days before `firstKept` that nothing was written to since `quietSince`. */
   closable(firstKept: Day, quietSince: Date): Promise<Day[]>;
   /** Keeps the sums of a day's entries and drops its partition; false where it was closed already. */
@@ -39,6 +41,12 @@ export function createPartitions(dataSource: DataSource): Partitions {
       // One made here may still be rolled back, so only one that was found counts as known.
       for (const day of asked) if (!missing.includes(day)) known.add(day);
       if (missing.length > 0) await create(transaction, missing);
+    },
+
+    async open(transaction, days) {
+      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCK]);
+      const closed = await runSql(transaction, 'closed-days', [days], z.object({ date: DateText }));
+      return days.filter((day) => !closed.some(({ date }) => date === day));
     },
 
     async closable(firstKept, quietSince) {

@@ -11,6 +11,7 @@ const USAGE = `Usage:
   npm run job:aggregate-merchant ID [DATE]
   npm run job:status [DATE]
   npm run job:reconcile [START END]            compares all books; default: the last 7 days
+  npm run job:rebuild START END                makes all sums of these days anew from the journal
   npm run job:scheduler                        the job, every USAGE_AGGREGATION_INTERVAL ms`;
 
 type Run = {
@@ -68,6 +69,11 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
       for (const row of drift.slice(0, 50)) out.error(JSON.stringify(row));
       return balanced ? 0 : 1;
     }
+    case 'rebuild': {
+      const [startDate, endDate] = days(2) ?? [];
+      if (!startDate || !endDate) break;
+      return rebuild(client, out, startDate, endDate);
+    }
   }
   out.error(USAGE);
   return 1;
@@ -87,6 +93,23 @@ async function aggregateRange(client: IngestClient, out: Output, startDate: Day,
   bar.stop();
   for (const [date, run] of lines) report(out, date, run);
   return failed === 0 ? 0 : 1;
+}
+
+async function rebuild(client: IngestClient, out: Output, startDate: Day, endDate: Day): Promise<number> {
+  const all = eachDay(startDate, endDate);
+  const bar = progressBar('days', all.length);
+  let [merchantDays, closedDays] = [0, 0];
+  // A month a call: each also makes the sums of its month and year.
+  for (const month of new Set(all.map((day) => day.slice(0, 7)))) {
+    const own = all.filter((day) => day.startsWith(month));
+    const made = await client.reconcile.rebuild.mutate({ startDate: own[0]!, endDate: own.at(-1)! });
+    merchantDays += made.days;
+    closedDays += made.closedDays;
+    bar.advance(own.length);
+  }
+  bar.stop();
+  out.log(`${merchantDays} days of merchants made anew, ${closedDays} of them without their entries`);
+  return 0;
 }
 
 function report(out: Output, what: string, run: Run): number {

@@ -1,4 +1,4 @@
-import { addDays, type Day, dayOf, eachDay, type Units } from '@tally/contracts';
+import { addDays, countDays, type Day, dayOf, eachDay, type Units } from '@tally/contracts';
 import type { BookRow, Db, Executor, JournalLine, MerchantDay } from '@tally/db';
 import type { Counters, Snapshot } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
@@ -7,7 +7,7 @@ import { amountsOf, identityOf } from '../line.ts';
 
 export type ReconcileOptions = {
   counters: Counters;
-  db: Pick<Db, 'journal' | 'books' | 'deadLetters'>;
+  db: Pick<Db, 'journal' | 'books' | 'cubes' | 'deadLetters'>;
   drain(merchantIds: readonly string[]): Promise<unknown>;
   now: () => number;
   fault: FaultPoint;
@@ -33,9 +33,13 @@ export type Drift = MerchantDay & {
 
 export type CheckReport = { balanced: boolean; drift: Drift[]; merchantsChecked: number; numbersChecked: number };
 
+type Scope = { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined };
+
 export type Reconcile = {
   /** Compares all books of merchants and days, entry by entry where they differ. Live traffic makes no drift. */
-  check(scope: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined }): Promise<CheckReport>;
+  check(scope: Scope): Promise<CheckReport>;
+  /** Makes what is summed of merchants and days anew from the journal. */
+  rebuild(scope: Scope): Promise<{ merchants: number; days: number; closedDays: number; durationMs: number }>;
   /** Sets the totals of Redis right from Postgres where they are known to be behind; returns how many days it set. */
   settle(): Promise<number>;
   /** Compares the last days of all merchants, and sets the totals of Redis right where they differ. */
@@ -141,13 +145,15 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
     });
   }
 
+  async function merchantsOf({ startDate, endDate, merchantIds }: Scope): Promise<string[]> {
+    if (merchantIds?.length) return [...new Set(merchantIds)];
+    const [counted, pending] = [await db.books.merchants(startDate, endDate), await counters.pendingMerchants()];
+    return [...new Set([...counted, ...pending])].sort();
+  }
+
   const check: Reconcile['check'] = async ({ startDate, endDate, merchantIds }) => {
     await settle();
-    const merchants = merchantIds?.length
-      ? [...new Set(merchantIds)]
-      : [
-          ...new Set([...(await db.books.merchants(startDate, endDate)), ...(await counters.pendingMerchants())]),
-        ].sort();
+    const merchants = await merchantsOf({ startDate, endDate, merchantIds });
     const drift: Drift[] = [];
     let numbersChecked = 0;
     for (const merchantId of merchants) {
@@ -183,6 +189,15 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
   return {
     check,
     settle,
+    async rebuild(scope) {
+      const started = performance.now();
+      const merchants = await merchantsOf(scope);
+      let closedDays = 0;
+      for (const merchantId of merchants)
+        closedDays += (await db.cubes.rebuild(merchantId, scope.startDate, scope.endDate)).closedDays;
+      const days = merchants.length * countDays(scope.startDate, scope.endDate);
+      return { merchants: merchants.length, days, closedDays, durationMs: Math.round(performance.now() - started) };
+    },
     async repair() {
       const endDate = addDays(dayOf(now()), 1);
       const startDate = addDays(dayOf(now()), -LIVE_DAYS);
