@@ -106,6 +106,7 @@ const OWN: Record<string, () => Input> = {
   'usage.explain': () => ({ merchantId: 'mine', date: TODAY, metricType: 'prompt_tokens' }),
   'usage.adjust': () => ({ id: 'x', merchantId: 'mine', date: TODAY, metrics: { queries: '1' }, reason: 'why' }),
   'reconcile.check': () => RANGE,
+  'reconcile.rebuild': () => RANGE,
   'deadLetters.list': () => ({}),
   'deadLetters.retry': () => ({}),
   'flush.merchant': () => ({ merchantId: 'mine' }),
