@@ -1,4 +1,4 @@
-import { addDays, DAY_MS, type Day, dayOf, type Filters, type GroupBy, type PlanPart } from '@tally/contracts';
+import { addDays, DAY_MS, type Day, dayOf, type Filters, type GroupBy, monthOf, type PlanPart } from '@tally/contracts';
 
 type Range = { startDate: Day; endDate: Day };
 
@@ -41,25 +41,13 @@ type Grain = {
 };
 
 const lastBefore = (day: Day): Day => addDays(day, -1);
-const firstOfMonth = (day: Day): Day => `${day.slice(0, 8)}01`;
-const firstOfYear = (day: Day): Day => `${day.slice(0, 5)}01-01`;
 
 const DAYS: Grain = { cube: 'usage_daily', cost: 1, periodOf: (day) => ({ startDate: day, endDate: day }) };
-const MONTHS: Grain = {
-  cube: 'usage_monthly',
-  cost: 2,
-  periodOf(day) {
-    const startDate = firstOfMonth(day);
-    return { startDate, endDate: lastBefore(firstOfMonth(addDays(startDate, 31))) };
-  },
-};
+const MONTHS: Grain = { cube: 'usage_monthly', cost: 2, periodOf: monthOf };
 const YEARS: Grain = {
   cube: 'usage_yearly',
   cost: 4,
-  periodOf(day) {
-    const startDate = firstOfYear(day);
-    return { startDate, endDate: lastBefore(firstOfYear(addDays(startDate, 366))) };
-  },
+  periodOf: (day) => ({ startDate: `${day.slice(0, 5)}01-01`, endDate: `${day.slice(0, 5)}12-31` }),
 };
 
 type Cover = { parts: PlanPart[]; cost: number };
@@ -83,10 +71,8 @@ function cover(range: Range, [grain, ...finer]: Grain[], needs: Pick<Needs, 'sum
       cost: needs.today && period.startDate > needs.today ? 0 : grain!.cost,
     };
     const finely = (part: Range) => cover(part, finer, needs);
-    const choices = [
-      ...(rests.length === 0 ? [whole] : [finely({ startDate: from, endDate: to })]),
-      ...(rests.length > 0 && needs.sums ? [together([whole, ...rests.map(finely).map(takenAway)])] : []),
-    ];
+    const choices = rests.length === 0 ? [whole] : [finely({ startDate: from, endDate: to })];
+    if (rests.length > 0 && needs.sums) choices.push(together([whole, ...rests.map(finely).map(takenAway)]));
     covers.push(choices.reduce((best, choice) => (choice.cost < best.cost ? choice : best)));
     from = addDays(to, 1);
   }

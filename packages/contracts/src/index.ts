@@ -89,6 +89,7 @@ export {
   HOUR_MS,
   isDay,
   MINUTE_MS,
+  monthOf,
   parseTime,
   QUARTER_HOUR_MS,
   startOfDay,

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { addDays, countDays, dayOf, eachDay, isDay, parseTime, startOfDay } from './time.ts';
+import { addDays, countDays, dayOf, eachDay, isDay, monthOf, parseTime, startOfDay } from './time.ts';
 
 describe('days', () => {
   test.each([
@@ -51,6 +51,10 @@ describe('days', () => {
         expect(eachDay(start, end)).toHaveLength(length + 1);
         expect(eachDay(start, end).at(-1)).toBe(end);
         expect(dayOf(startOfDay(end) - 1)).toBe(addDays(end, -1));
+        const month = monthOf(end);
+        expect(eachDay(month.startDate, month.endDate)).toContain(end);
+        expect([month.startDate, addDays(month.endDate, 1)].map((day) => day.slice(8))).toEqual(['01', '01']);
+        expect(countDays(month.startDate, month.endDate)).toBeLessThanOrEqual(31);
       }),
       { numRuns: 50 },
     );

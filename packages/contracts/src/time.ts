@@ -54,6 +54,13 @@ export function eachDay(startDate: Day, endDate: Day): Day[] {
   return Array.from({ length: Math.max(0, countDays(startDate, endDate)) }, (_, index) => addDays(startDate, index));
 }
 
+/** The month that a day is in: its first and last day. */
+export function monthOf(day: Day): { startDate: Day; endDate: Day } {
+  const startDate = `${day.slice(0, 8)}01`;
+  const endDate = `${day.slice(0, 8)}${daysIn(Number(day.slice(0, 4)), Number(day.slice(5, 7)))}`;
+  return { startDate, endDate };
+}
+
 const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
 /** The time read last: it is first checked and then used, and entries of a batch often share it. */

@@ -1,4 +1,4 @@
-import { addDays, type Day } from '@tally/contracts';
+import { addDays, type Day, monthOf } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { runSql } from './run-sql.ts';
@@ -39,12 +39,9 @@ export function createChangesStore(dataSource: DataSource): ChangesStore {
 
 /** The whole months of a range and the days before and after them, each from and to; from > to: none. */
 function boundsOf(startDate: Day, endDate: Day): Day[] {
-  const firstOfMonth = (day: Day) => `${day.slice(0, 8)}01`;
-  const [firstMonth, afterMonths] = [
-    firstOfMonth(addDays(firstOfMonth(startDate), 31)),
-    firstOfMonth(addDays(endDate, 1)),
-  ];
-  const first = startDate === firstOfMonth(startDate) ? startDate : firstMonth;
-  if (first >= afterMonths) return [first, addDays(first, -1), startDate, endDate, startDate, addDays(startDate, -1)];
-  return [first, addDays(afterMonths, -1), startDate, addDays(first, -1), afterMonths, endDate];
+  const [head, tail] = [monthOf(startDate), monthOf(endDate)];
+  const first = head.startDate === startDate ? startDate : addDays(head.endDate, 1);
+  const last = tail.endDate === endDate ? endDate : addDays(tail.startDate, -1);
+  if (first > last) return [first, addDays(first, -1), startDate, endDate, startDate, addDays(startDate, -1)];
+  return [first, last, startDate, addDays(first, -1), addDays(last, 1), endDate];
 }

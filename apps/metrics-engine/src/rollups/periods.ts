@@ -1,4 +1,4 @@
-import { addDays, type Day, type RollupGrain, startOfDay } from '@tally/contracts';
+import { addDays, type Day, monthOf, type RollupGrain, startOfDay } from '@tally/contracts';
 import type { Period } from '@tally/db';
 
 /** ISO weekday: 1 Monday … 7 Sunday. */
@@ -11,10 +11,8 @@ export function periodOf(grain: RollupGrain, day: Day, weekStart: Weekday): Peri
     const start = addDays(day, -((isoWeekday(day) - weekStart + 7) % 7));
     return { start, end: addDays(start, 6) };
   }
-  const start = `${day.slice(0, 7)}-01`;
-  // Day 1 plus 31 is always in the month after.
-  const next = `${addDays(start, 31).slice(0, 7)}-01`;
-  return { start, end: addDays(next, -1) };
+  const { startDate: start, endDate: end } = monthOf(day);
+  return { start, end };
 }
 
 export const periodAfter = (grain: RollupGrain, period: Period, weekStart: Weekday): Period =>
