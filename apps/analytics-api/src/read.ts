@@ -134,24 +134,28 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           models: [...planOf(filters, { entities, days: false }), ...importedNow.parts],
           days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
         };
-        const answer = await db.usage.snapshot(async (reader) => {
+        const current = db.usage.snapshot(async (reader) => {
           const users = await reader.topUsers({ ...filters, parts: plan.users, limit: TOP_USERS });
-          const then = await reader.totals({ ...filters, parts: plan.before });
-          const usersThen = await reader.activeUsers({ ...filters, parts: plan.usersBefore });
           const top = { by: 'model', sortBy: 'cost', order: 'desc', limit: TOP_MODELS } as const;
           const models = await reader.breakdown({ ...filters, ...top, parts: plan.models });
           const byDay = await reader.byDay({ ...filters, parts: plan.days });
-          const now = byDay.reduce((whole, day) => add(whole, day), NOTHING);
-          return {
-            totals: measuresOf(now),
-            unknown: unknownOf(add(now, then)),
-            activeUsers: users.active,
-            byDay: byDay.map(({ date, ...sums }) => ({ date, ...measuresOf(sums) })),
-            topUsers: users.rows.map(rowOf),
-            topModels: models.rows.map(rowOf),
-            trends: trendsOf({ ...now, users: users.active }, { ...then, users: usersThen }),
-          };
+          return { users, models, byDay, sums: byDay.reduce((whole, day) => add(whole, day), NOTHING) };
         });
+        // Beside it, on another connection: what each period shows of itself is of one moment, the two need not be.
+        const previous = db.usage.snapshot(async (reader) => ({
+          ...(await reader.totals({ ...filters, parts: plan.before })),
+          users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
+        }));
+        const [{ users, models, byDay, sums }, then] = await Promise.all([current, previous]);
+        const answer = {
+          totals: measuresOf(sums),
+          unknown: unknownOf(add(sums, then)),
+          activeUsers: users.active,
+          byDay: byDay.map(({ date, ...day }) => ({ date, ...measuresOf(day) })),
+          topUsers: users.rows.map(rowOf),
+          topModels: models.rows.map(rowOf),
+          trends: trendsOf({ ...sums, users: users.active }, then),
+        };
         const [topUsers, topModels] = await Promise.all([
           labelled('user', answer.topUsers, filters.merchantIds),
           labelled('model', answer.topModels, filters.merchantIds),
