@@ -29,7 +29,10 @@ export const ERRORS = {
   UNSUPPORTED_MEDIA_TYPE: { status: 415, action: 'Send `Content-Type: application/json`.' },
   RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
   INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
-  UNAVAILABLE: { status: 503, action: 'Nothing was stored. Send the same request again after `Retry-After` seconds.' },
+  UNAVAILABLE: {
+    status: 503,
+    action: 'Nothing was acknowledged. Send it again after `Retry-After` seconds: what has an id counts once all the same.',
+  },
   // Sources that are pulled from
   SOURCE_NOT_SET: { status: 400, action: 'Set the address and the key of the source, and start the service again.' },
   SOURCE_BUSY: { status: 409, action: 'Wait until the pull that runs has ended; `litellm.status` shows it.' },

@@ -34,7 +34,7 @@ export const RealtimeValue = z.object({
   /** Counters and gauges, exact. */
   value: Quantity.optional(),
   unit: z.string().optional(),
-  /** Histograms and rates: the sliding window that the figures are of; it moves in steps of a 30th. */
+  /** Histograms and rates: the sliding window that the figures are of, at least a step; it moves in steps of a 30th. */
   windowSeconds: z.number().int().optional(),
   count: Quantity.optional(),
   /** Histograms; null without observations. min, max and mean are exact (mean to 9 decimals). */

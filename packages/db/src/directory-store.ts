@@ -16,7 +16,7 @@ export type DirectoryStore = {
     after?: { id: string; merchantId: string } | undefined;
   }): Promise<DirectoryEntry[]>;
   remove(entries: { kind: DirectoryKind; ids: readonly string[]; merchantId: string | null }): Promise<number>;
-  /** What is known of these ids, in one look-up; an entry of a named merchant comes before one for every merchant. */
+  /** What is known of these ids, in one look-up: of one merchant its own name for it, else the one for every merchant. */
   find(question: {
     kind: DirectoryKind;
     ids: readonly string[];

@@ -125,6 +125,17 @@ test('a rate counts the marks of its window, and forgets those before', async ()
   expect(await engine.realtime.get.query({ name })).toMatchObject({ count: '0', perSecond: '0' });
 });
 
+test('a window shorter than a step is answered as a step, not as many marks in less time', async () => {
+  const name = fresh();
+  now = Math.ceil(now / 20_000) * 20_000;
+  await engine.realtime.mark.mutate({ name, windowSeconds: 600, count: 40 });
+  expect(await engine.realtime.get.query({ name, windowSeconds: 1 })).toMatchObject({
+    windowSeconds: 20,
+    count: '40',
+    perSecond: '2',
+  });
+});
+
 test('a gauge keeps its last value and its unit', async () => {
   const name = fresh();
   await engine.realtime.gauge.mutate({ name, value: '-0.5', unit: 'GB' });

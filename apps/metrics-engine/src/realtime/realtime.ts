@@ -225,7 +225,7 @@ export function createRealtime({
       return { ...base, value: formatCost(unitsOf(value)), ...(meta.unit !== undefined && { unit: meta.unit }) };
     }
     const window = meta.window ?? RATE_WINDOW;
-    const seconds = Math.min(windowSeconds ?? window, window);
+    const seconds = Math.min(Math.max(windowSeconds ?? window, Math.ceil(widthOf(window) / 1000)), window);
     const merged = mergeSlices(await slices(series, window, seconds));
     const count = merged.counts.get('count') ?? 0n;
     const counted = { ...base, windowSeconds: seconds, count: count.toString() };
