@@ -12,16 +12,16 @@ const rows = [];
 await withServers(async (servers) => {
   const sql = new pg.Client({ connectionString: servers.databaseUrl });
   await sql.connect();
-  for (const [merchants, flushers] of [
-    [1, 1],
-    [10, 1],
-    [10, 2],
+  // Entries of a user each merge in no book but those without users: the dearest there are.
+  for (const [merchants, flushers, users] of [
+    [1, 1, 100],
+    [10, 1, 100],
+    [10, 2, 100],
+    [1, 1, ENTRIES],
   ]) {
-    const name = `flush, ${merchants} merchant(s), ${flushers} flusher(s)`;
-    rows.push({
-      what: name,
-      'per second': await flush(servers, { merchants, flushers, session: `f${merchants}-${flushers}` }),
-    });
+    const name = `flush, ${merchants} merchant(s), ${flushers} flusher(s)${users === ENTRIES ? ', a user for each entry' : ''}`;
+    const session = `f${merchants}-${flushers}-${users}`;
+    rows.push({ what: name, 'per second': await flush(servers, { merchants, flushers, users, session }) });
   }
   rows.push({ what: 'COPY into the journal table alone (the limit)', 'per second': await copy(sql) });
   rows.push({ what: 'an upsert per event, journal and daily sums', 'per second': await upsertEach(sql) });
@@ -43,13 +43,13 @@ await writeFile(
   `${JSON.stringify({ machine: machine(), entries: ENTRIES, rows }, null, 2)}\n`,
 );
 
-function entriesOf(session, batch, merchants) {
+function entriesOf(session, batch, { merchants, users }) {
   const time = new Date().toISOString();
   return Array.from({ length: BATCH }, (_, index) => ({
     id: `${session}-${batch}-${index}`,
     merchantId: `${session}-${index % merchants}`,
     time,
-    userId: `user-${index % 100}`,
+    userId: `user-${(batch * BATCH + index) % users}`,
     apiKey: `key-${index % 10}`,
     model: ['gpt-4o', 'gpt-4o-mini', 'claude-sonnet'][index % 3],
     provider: 'openai',
@@ -58,12 +58,12 @@ function entriesOf(session, batch, merchants) {
 }
 
 /** Fills the streams with nobody flushing, then times the drain alone. */
-async function flush(servers, { merchants, flushers, session }) {
+async function flush(servers, { merchants, flushers, users, session }) {
   const settings = { ENABLE_FLUSH: 'false' };
   return withService('usage-ingest', servers, settings, async (first) => {
     const client = createIngestClient({ url: first.url, key: KEY });
     for (let batch = 0; batch < ENTRIES / BATCH; batch++)
-      await client.usage.record.mutate({ entries: entriesOf(session, batch, merchants) });
+      await client.usage.record.mutate({ entries: entriesOf(session, batch, { merchants, users }) });
     const ids = Array.from({ length: merchants }, (_, index) => `${session}-${index}`);
     const drain = async (urls) => {
       const started = performance.now();

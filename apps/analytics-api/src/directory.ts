@@ -1,8 +1,8 @@
 import type { DirectoryEntry, DirectoryKind } from '@tally/contracts';
 import { TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { assertMerchant, type Caller } from '@tally/service';
-import { decodeCursor, encodeCursor } from './page.ts';
+import { assertMerchant, type Caller, decodeCursor, encodeCursor } from '@tally/service';
+import { z } from 'zod';
 
 /** The names of users, api keys and merchants; a caller bound to a merchant names it and what is its own alone. */
 export function createDirectory(directory: Db['directory']) {
@@ -24,13 +24,12 @@ export function createDirectory(directory: Db['directory']) {
       limit: number;
       cursor?: string | undefined;
     }) {
-      const position = cursor === undefined ? undefined : decodeCursor(cursor, question, () => true);
-      const after = position && { id: position.key, merchantId: position.value };
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, question, Place);
       const rows = await directory.list({ ...question, limit, after });
       const last = rows.length === limit ? rows.at(-1) : undefined;
       return {
         rows,
-        nextCursor: last ? encodeCursor({ key: last.id, value: last.merchantId ?? '' }, question) : null,
+        nextCursor: last ? encodeCursor([last.id, last.merchantId ?? ''], question) : null,
       };
     },
     async remove(
@@ -42,6 +41,8 @@ export function createDirectory(directory: Db['directory']) {
     },
   };
 }
+
+const Place = z.tuple([z.string(), z.string()]).transform(([id, merchantId]) => ({ id, merchantId }));
 
 export type Directory = ReturnType<typeof createDirectory>;
 

@@ -89,7 +89,10 @@ describe('a day of four keys', () => {
 
   test('names users and keys from the directory as it is now: of one merchant as it names them itself', async () => {
     const users = async (merchantIds?: string[]) =>
-      (await breakdown({ ...day(DAY), by: 'user', merchantIds })).rows.map(({ label, details }) => ({ label, details }));
+      (await breakdown({ ...day(DAY), by: 'user', merchantIds })).rows.map(({ label, details }) => ({
+        label,
+        details,
+      }));
     const general = { label: 'Ann', details: { username: 'Ann', email: 'ann@example.com', role: 'admin' } };
     const own = { label: 'Ann of Acme', details: { username: 'Ann of Acme', email: null, role: null } };
     const nobody = { label: 'user-2', details: { username: 'Unknown User', email: null, role: null } };

@@ -14,6 +14,8 @@ import {
   TallyError,
 } from '@tally/contracts';
 import type { Db, Sums } from '@tally/db';
+import { decodeCursor, encodeCursor } from '@tally/service';
+import { z } from 'zod';
 import type { Cache } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
 import { covering, type Documents, kindsOf } from './documents.ts';
@@ -21,7 +23,6 @@ import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
-import { decodeCursor, encodeCursor } from './page.ts';
 import { needsEntities, planOf, planSeries } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
@@ -82,8 +83,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       assertRange(question, maxDays);
       const { by, sortBy, order, limit, ...filters } = question;
       const paged = { by, sortBy, order, ...filters };
-      const isValue = (value: string) => sortBy === 'key' || /^-?\d{1,40}$/.test(value);
-      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, isValue);
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy));
       const coverage = await freshness.cover(filters);
       const { imported, parts, unknown, ...answer } = await cache.through(
         'breakdown',
@@ -104,7 +104,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
             totals: measuresOf(totals),
             unknown: unknownOf(totals),
             total,
-            nextCursor: last ? encodeCursor({ value: last.sort_value, key: last.key }, paged) : null,
+            nextCursor: last ? encodeCursor([last.sort_value, last.key], paged) : null,
           };
         },
       );
@@ -318,6 +318,12 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
     );
   }
 }
+
+/** What a row was sorted by, and its key. */
+const placeOf = (sortBy: SortBy) =>
+  z
+    .tuple([sortBy === 'key' ? z.string() : z.string().regex(/^-?\d{1,40}$/), z.string()])
+    .transform(([value, key]) => ({ value, key }));
 
 export type Read = ReturnType<typeof createRead>;
 

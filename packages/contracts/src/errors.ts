@@ -31,7 +31,8 @@ export const ERRORS = {
   INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
   UNAVAILABLE: {
     status: 503,
-    action: 'Nothing was acknowledged. Send it again after `Retry-After` seconds: what has an id counts once all the same.',
+    action:
+      'Nothing was acknowledged. Send it again after `Retry-After` seconds: what has an id counts once all the same.',
   },
   // Sources that are pulled from
   SOURCE_NOT_SET: { status: 400, action: 'Set the address and the key of the source, and start the service again.' },

@@ -6,6 +6,7 @@ export {
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
+export { decodeCursor, encodeCursor } from './cursor.ts';
 export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
 export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';

@@ -1,9 +1,8 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { formatCost, parseSignedQuantity, type RealtimeType, type RealtimeValue, TallyError } from '@tally/contracts';
-import type { RedisClient } from '@tally/service';
+import { decodeCursor, encodeCursor, type RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
 import { z } from 'zod';
-import { decodeCursor, encodeCursor } from '../cursor.ts';
 import { markerKey, namesKey, OWNERS, seriesKey, valueKey } from './keys.ts';
 import { createMerger } from './merge.ts';
 import { script } from './scripts.ts';
@@ -50,6 +49,9 @@ const NAMES_AT_ONCE = 32;
 const MAX_ARGUMENTS = 4_000;
 /** A merchant's registration is repeated after this long: the node that has it may lose it alone. */
 const REGISTERED_MS = 1_000;
+
+/** Name and labels of the last series of a page. */
+const Place = z.tuple([z.string(), z.string()]);
 
 export type Meta = { at: number; window?: number; unit?: string };
 
@@ -271,7 +273,7 @@ export function createRealtime({
 
     /** Names with their labels, page by page; series without a point for the time to live are left out. */
     async list(merchantId: string | null, { limit, cursor }: { limit: number; cursor?: string | undefined }) {
-      const [after, behind] = cursor === undefined ? ['', ''] : decodeCursor(cursor, z.tuple([z.string(), z.string()]));
+      const [after, behind] = cursor === undefined ? ['', ''] : decodeCursor(cursor, merchantId, Place);
       const names = Object.entries(await available(redis.hgetall(namesKey(merchantId))))
         .filter(([name]) => name >= after)
         .sort(byKey);
@@ -293,7 +295,7 @@ export function createRealtime({
           ...row,
           labels: Object.fromEntries(JSON.parse(labels) as [string, string][]),
         })),
-        nextCursor: last ? encodeCursor([last.name, last.labels]) : null,
+        nextCursor: last ? encodeCursor([last.name, last.labels], merchantId) : null,
       };
     },
 

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import {
   Dimension,
   dayOf,
@@ -16,19 +15,19 @@ import {
   Time,
 } from '@tally/contracts';
 import type { Db, RollupPosition, RollupRow as StoredRow } from '@tally/db';
+import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
-import { decodeCursor, encodeCursor } from '../cursor.ts';
 
 /** Reads rollups and the log of their runs, page by page. */
 export function createRollupReader(db: Pick<Db, 'rollups'>) {
   return {
-    async list(grain: RollupGrain, { cursor, ...question }: RollupList) {
+    async list(grain: RollupGrain, { cursor, limit, ...question }: RollupList) {
       if (question.startDate > question.endDate)
         throw new TallyError('INVALID_DATE_ORDER', 'Start date must be before or equal to end date.');
-      const of = fingerprint([grain, question]);
-      const after = cursor === undefined ? undefined : decodeCursor(cursor, Position(of));
-      const rows = await db.rollups.list(grain, { ...question, after });
-      const last = rows.length === question.limit ? rows.at(-1) : undefined;
+      const asked = [grain, question];
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, asked, Position);
+      const rows = await db.rollups.list(grain, { ...question, limit, after });
+      const last = rows.length === limit ? rows.at(-1) : undefined;
       const position = last && [
         last.period_start,
         last.entity_type,
@@ -36,11 +35,11 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
         last.entity_id,
         last.metric_type,
       ];
-      return { rows: rows.map(present), nextCursor: position ? encodeCursor([...position, of]) : null };
+      return { rows: rows.map(present), nextCursor: position ? encodeCursor(position, asked) : null };
     },
 
     async log({ limit, cursor }: { limit: number; cursor?: string | undefined }) {
-      const after = cursor === undefined ? undefined : decodeCursor(cursor, Run);
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, LOG, Run);
       const jobs = await db.rollups.log({ limit, after });
       const last = jobs.length === limit ? jobs.at(-1) : undefined;
       return {
@@ -57,7 +56,7 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
                 : null,
           }),
         ),
-        nextCursor: last ? encodeCursor([last.started, last.id]) : null,
+        nextCursor: last ? encodeCursor([last.started, last.id], LOG) : null,
       };
     },
   };
@@ -84,22 +83,22 @@ function present(row: StoredRow): RollupRow {
 
 const shortest = (decimal: string): string => (decimal.includes('.') ? decimal.replace(/\.?0+$/, '') : decimal);
 
-/** A cursor carries the question it belongs to, so that it cannot continue another one. */
-const fingerprint = (question: unknown): string =>
-  createHash('sha256').update(JSON.stringify(question)).digest('base64url').slice(0, 16);
-
 /** A day that a period begins with; the first of all begins before the first day that can be asked for. */
 const PeriodStart = z.string().refine((day) => {
   const at = Date.parse(`${day}T00:00:00Z`);
   return day > '0999' && !Number.isNaN(at) && dayOf(at) === day;
 });
 
-/** The key of the last row, and the question that it belongs to. */
-const Position = (of: string) =>
-  z
-    .tuple([PeriodStart, EntityType, MerchantId.or(z.literal('')), Dimension, MetricType, z.literal(of)])
-    .transform(([start, type, merchantId, id, metric]): RollupPosition => [start, type, merchantId, id, metric]);
+/** The key of the last row. */
+const Position: z.ZodType<RollupPosition> = z.tuple([
+  PeriodStart,
+  EntityType,
+  MerchantId.or(z.literal('')),
+  Dimension,
+  MetricType,
+]);
 
+const LOG = 'jobs.log';
 const Run = z
   .tuple([Time, z.uuid()])
   .transform(([started, id]) => ({ started: new Date(parseTime(started)!).toISOString(), id }));

@@ -1,0 +1,33 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { z } from 'zod';
+import { decodeCursor, encodeCursor } from './cursor.ts';
+
+const Place = z.tuple([z.string(), z.string()]);
+const refused = expect.objectContaining({ code: 'INVALID_CURSOR' });
+const place = fc.tuple(fc.string(), fc.string({ unit: 'binary' }));
+
+test('a cursor gives back its place, to its own question alone', () => {
+  fc.assert(
+    fc.property(place, fc.jsonValue(), fc.jsonValue(), (at, question, other) => {
+      const cursor = encodeCursor(at, question);
+      expect(decodeCursor(cursor, question, Place)).toEqual(at);
+      if (JSON.stringify(other) !== JSON.stringify(question))
+        expect(() => decodeCursor(cursor, other, Place)).toThrow(refused);
+    }),
+  );
+});
+
+test('what is made up is no cursor', () => {
+  const anything = fc.oneof(
+    fc.string(),
+    fc.string().map((text) => Buffer.from(text).toString('base64url')),
+    fc.jsonValue().map((value) => Buffer.from(JSON.stringify(value)).toString('base64url')),
+  );
+  fc.assert(
+    fc.property(anything, (cursor) => {
+      expect(() => decodeCursor(cursor, {}, Place)).toThrow(refused);
+    }),
+  );
+  expect(() => decodeCursor(encodeCursor(['one'], {}), {}, Place)).toThrow(refused);
+});

@@ -1,0 +1,31 @@
+import { createHash } from 'node:crypto';
+import { TallyError } from '@tally/contracts';
+import type { z } from 'zod';
+
+/** The place of a page's last row, as callers carry it to the next page of the same question (without limit and cursor). */
+export const encodeCursor = (place: readonly string[], question: unknown): string =>
+  Buffer.from(JSON.stringify([...place, fingerprint(question)])).toString('base64url');
+
+/** The place in a cursor; INVALID_CURSOR for what has none of this shape or of another question: callers make up any. */
+export function decodeCursor<Place extends z.ZodType>(
+  cursor: string,
+  question: unknown,
+  shape: Place,
+): z.output<Place> {
+  const place = parsed(Buffer.from(cursor, 'base64url').toString('utf8'));
+  const known = place.pop() === fingerprint(question) ? shape.safeParse(place) : undefined;
+  if (known?.success) return known.data;
+  throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
+}
+
+function parsed(text: string): unknown[] {
+  try {
+    const value: unknown = JSON.parse(text);
+    return Array.isArray(value) ? value : [];
+  } catch {
+    return [];
+  }
+}
+
+const fingerprint = (question: unknown): string =>
+  createHash('sha256').update(JSON.stringify(question)).digest('base64url').slice(0, 16);
