@@ -336,6 +336,7 @@ table usage_events (
   metrics jsonb,
   properties jsonb,
   flush_id bigint not null,
+  origin text,
   constraint usage_events_pkey PRIMARY KEY (date, merchant_id, id)
 ) partition by RANGE (date);
 CREATE INDEX usage_events_recent ON ONLY public.usage_events USING btree (merchant_id, "time" DESC);

@@ -63,17 +63,12 @@ export function createAccept(options: AcceptOptions): Accept {
     return { accepted: left.length, rejected };
   }
 
-  async function directly(
-    merchantId: string,
-    entries: readonly CheckedLine[],
-    source: FlushSource,
-  ): Promise<StoreResult> {
+  async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<StoreResult> {
     const lines = entries.map(({ line }) => line);
     try {
-      const { inserted } = await journal.append([merchantId], {
+      const { inserted } = await journal.append({
         source,
-        lines: JSON.stringify(lines),
-        days: lines.map((line) => line.date),
+        lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
       return { accepted: inserted, rejected: [] };
     } catch (error) {
@@ -82,8 +77,8 @@ export function createAccept(options: AcceptOptions): Accept {
       if (entries.length === 1) return { accepted: 0, rejected: [rejectionOf(entry!, ...reasonOf(error))] };
       // Halves, until those that are refused stand alone.
       const half = Math.ceil(entries.length / 2);
-      const first = await directly(merchantId, entries.slice(0, half), source);
-      const second = await directly(merchantId, entries.slice(half), source);
+      const first = await directly(entries.slice(0, half), source);
+      const second = await directly(entries.slice(half), source);
       return { accepted: first.accepted + second.accepted, rejected: [...first.rejected, ...second.rejected] };
     }
   }
@@ -113,8 +108,8 @@ export function createAccept(options: AcceptOptions): Accept {
           direct.push(...fresh);
         }
       }
-      if (direct.length > 0) add(await directly(merchantId, direct, 'direct'));
-      if (backfill.length > 0) add(await directly(merchantId, backfill, 'backfill'));
+      if (direct.length > 0) add(await directly(direct, 'direct'));
+      if (backfill.length > 0) add(await directly(backfill, 'backfill'));
     }
     return result;
   }

@@ -1,5 +1,5 @@
 -- Records an adjustment and counts it, once per id.
--- $1 json object of the adjustment   $2 source
+-- $1 source   $2 json object of the adjustment
 -- Returns one row: whether it was new, and the merchants' days it changed.
 with inserted as (
   insert into usage_adjustments (
@@ -8,7 +8,7 @@ with inserted as (
   select
     merchant_id, id, date, user_id, api_key, model, provider,
     requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, reason, actor
-  from json_to_record($1::json) as adjustment (
+  from json_to_record($2::json) as adjustment (
     merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
     metrics jsonb, reason text, actor text)

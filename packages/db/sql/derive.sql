@@ -1,5 +1,5 @@
 -- Not a statement: what every counting statement goes on with. Adds the rows of `inserted` to all that is summed.
--- $2 source: `stream` where Redis has counted the same in its totals
+-- $1 source: `stream` where Redis has counted the same in its totals
 -- Sums are taken from `inserted` or its `groups` alone and never joined: the planner guesses one row for a CTE and would loop.
 groups as materialized (
   select
@@ -137,7 +137,7 @@ stale as (
   insert into usage_stale_totals as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day
-  where $2 <> 'stream'
+  where $1 <> 'stream'
   order by 1, 2
   on conflict (merchant_id, date) do update set marked_at = excluded.marked_at
 ),

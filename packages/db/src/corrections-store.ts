@@ -70,8 +70,8 @@ export function createCorrectionsStore(dataSource: DataSource, journal: Journal)
     adjustments: (merchantId, date) => find(merchantId, date, null),
 
     async adjust(adjustment) {
-      await journal.exclusively([adjustment.merchantId], { wait: true }, ({ transaction }) =>
-        transaction.query(sql('adjust'), [JSON.stringify(recordOf(adjustment)), 'adjustment']),
+      await journal.exclusively([adjustment.merchantId], (transaction) =>
+        transaction.query(sql('adjust'), ['adjustment', JSON.stringify(recordOf(adjustment))]),
       );
       const [recorded] = await find(adjustment.merchantId, null, adjustment.id);
       if (!recorded || !isSame(recorded, adjustment)) {

@@ -28,7 +28,7 @@ export function createCubesStore(journal: Journal, partitions: Pick<Partitions, 
     async rebuild(merchantId, startDate, endDate) {
       let closedDays = 0;
       for (const [month, days] of byMonth(startDate, endDate)) {
-        closedDays += await journal.exclusively([merchantId], { wait: true }, async ({ transaction }) => {
+        closedDays += await journal.exclusively([merchantId], async (transaction) => {
           const open = await partitions.open(transaction, days);
           const of = { open, days, months: [`${month}-01`], years: [`${month.slice(0, 4)}-01-01`] };
           for (const { name, table, day, periods } of SUMS) {

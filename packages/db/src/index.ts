@@ -3,11 +3,12 @@ export type { Adjustment } from './corrections-store.ts';
 export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus, FlatDay } from './days-store.ts';
-export type { JournalLine } from './journal-line.ts';
+export { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 export {
   type Appended,
+  type BatchToAppend,
+  type Fence,
   type FlushSource,
-  type Holding,
   isRefusal,
   type Journal,
   type MerchantDay,

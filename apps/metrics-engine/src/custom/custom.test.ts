@@ -49,11 +49,7 @@ async function seed(): Promise<void> {
       },
     };
   });
-  await db.journal.append(['a', 'b'], {
-    source: 'stream',
-    lines: JSON.stringify(lines),
-    days: lines.map((line) => line.date),
-  });
+  await db.journal.append({ source: 'direct', lines: lines.map((line) => ({ ...line, origin: 'direct' })) });
 }
 
 const definition = (calculationFormula: string, more: object = {}) => ({
@@ -502,10 +498,9 @@ test('a metric that runs into the time-out gives the code, is in the audit trail
 
 test('over entries that are past the retention a metric says so, and of their sums it is answered', async () => {
   const day = '2025-06-01';
-  await db.journal.append(['old'], {
-    source: 'stream',
-    lines: JSON.stringify([{ merchant_id: 'old', date: day, id: '1', time: startOfDay(day), requests: '1' }]),
-    days: [day],
+  await db.journal.append({
+    source: 'direct',
+    lines: [{ merchant_id: 'old', date: day, id: '1', time: startOfDay(day), requests: '1', origin: 'direct' }],
   });
   const of = (merchantId: string, more: object = {}) =>
     engine.custom.test.mutate(

@@ -1,5 +1,13 @@
 import { isTallyError } from '@tally/contracts';
-import { type Appended, type Holding, isRefusal, type Journal, type JournalLine, type MerchantDay } from '@tally/db';
+import {
+  type Appended,
+  isRefusal,
+  type Journal,
+  type JournalLine,
+  type LineToAppend,
+  type MerchantDay,
+  OLD_ORIGIN,
+} from '@tally/db';
 import type { Counters, JournalItem } from '../counters/counters.ts';
 import type { FaultPoint } from '../faults.ts';
 
@@ -53,28 +61,30 @@ export function createDrain(options: DrainOptions): Drain {
     const started = performance.now();
     const entriesEach = Math.ceil(pieceEntries / until.size);
     await fault('flush.before-read');
-    const { appended, read } = await journal.exclusively([...until.keys()], { wait }, async (holding) => {
-      const read = await Promise.all(
-        holding.merchantIds.map(async (merchantId) => ({
-          merchantId,
-          items: await counters.oldestItems(merchantId, until.get(merchantId)!, entriesEach),
-        })),
-      );
-      await fault('flush.before-append');
-      const appended = await appendItems(
-        holding,
-        read.flatMap((each) => each.items),
-      );
-      await fault('flush.before-commit');
-      return { appended, read };
-    });
+    const read = await Promise.all(
+      [...until].map(async ([merchantId, last]) => ({
+        merchantId,
+        items: await counters.oldestItems(merchantId, last, entriesEach),
+      })),
+    );
+    await fault('flush.before-append');
+    const lines = read.flatMap((each) => each.items).flatMap(linesOf);
+    const appended = await append(lines);
     await fault('flush.after-commit');
-    await Promise.all(read.map(({ merchantId, items }) => counters.remove(merchantId, items)));
+    const flushed = read.filter(({ merchantId }) => !appended.skipped.includes(merchantId));
+    await Promise.all(flushed.map(({ merchantId, items }) => counters.remove(merchantId, items)));
     await fault('flush.after-remove');
-    const more = read.filter(({ items }) => countOf(items) >= entriesEach).map(({ merchantId }) => merchantId);
+    const more = flushed.filter(({ items }) => countOf(items) >= entriesEach).map(({ merchantId }) => merchantId);
+    // Who waits asks again for those that were left out; others leave them to their next call.
+    if (wait) more.push(...appended.skipped);
     const report = { ...appended, durationMs: performance.now() - started };
     if (report.entries > 0) options.onFlushed(report);
     return { ...report, more };
+  }
+
+  async function append(lines: readonly LineToAppend[]): Promise<Appended> {
+    if (lines.length === 0) return { entries: 0, inserted: 0, repeats: [], changed: [], skipped: [] };
+    return journal.append({ source: 'stream', lines, beforeCommit: () => fault('flush.before-commit') });
   }
 
   async function flushGroup(merchantIds: readonly string[], wait: boolean): Promise<number> {
@@ -98,16 +108,16 @@ export function createDrain(options: DrainOptions): Drain {
     while (newest !== null) {
       const [item] = await counters.oldestItems(merchantId, newest, 1);
       if (!item) break;
-      inserted += await appendByHalves(merchantId, JSON.parse(item.lines) as JournalLine[]);
+      inserted += await appendByHalves(merchantId, linesOf(item));
       await counters.remove(merchantId, [item]);
     }
     return inserted;
   }
 
-  async function appendByHalves(merchantId: string, lines: readonly JournalLine[]): Promise<number> {
+  async function appendByHalves(merchantId: string, lines: readonly LineToAppend[]): Promise<number> {
     try {
-      const batch = { source: 'stream' as const, lines: JSON.stringify(lines), days: lines.map((line) => line.date) };
-      return (await journal.append([merchantId], batch)).inserted;
+      const { inserted, skipped } = await append(lines);
+      return skipped.length > 0 ? appendByHalves(merchantId, lines) : inserted;
     } catch (error) {
       if (!isRefusal(error)) throw error;
       const [line] = lines;
@@ -117,7 +127,8 @@ export function createDrain(options: DrainOptions): Drain {
         return first + (await appendByHalves(merchantId, lines.slice(half)));
       }
       const reason = { code: isTallyError(error) ? error.code : 'REFUSED', message: messageOf(error) };
-      await journal.exclusively([merchantId], { wait: true }, (holding) => holding.bury(line!, reason));
+      const { origin: _, ...buried } = line!;
+      await journal.bury(buried, reason);
       options.onDeadLetter(line!, error);
       return 0;
     }
@@ -170,10 +181,11 @@ export function createDrain(options: DrainOptions): Drain {
 
 const countOf = (items: readonly JournalItem[]) => items.reduce((sum, item) => sum + item.count, 0);
 
-async function appendItems(holding: Holding, items: readonly JournalItem[]): Promise<Appended> {
-  if (items.length === 0) return { entries: 0, inserted: 0, changed: [] };
-  const lines = `[${items.map((item) => item.lines.slice(1, -1)).join(',')}]`;
-  return holding.append({ source: 'stream', lines, days: items.flatMap((item) => item.days) });
+function linesOf({ batchId, lines }: JournalItem): LineToAppend[] {
+  return (JSON.parse(lines) as JournalLine[]).map((line, position) => ({
+    ...line,
+    origin: `${OLD_ORIGIN}${batchId}:${position}`,
+  }));
 }
 
 function* chunks<T>(items: readonly T[], size: number): Generator<T[]> {

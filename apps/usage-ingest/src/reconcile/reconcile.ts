@@ -92,7 +92,7 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
     startDate: Day,
     endDate: Day,
   ): Promise<{ drift: Drift[]; numbers: number }> {
-    return db.journal.exclusively([merchantId], { wait: true }, async ({ transaction }) => {
+    return db.journal.exclusively([merchantId], async (transaction) => {
       const rows = await db.books.read({ merchantIds: [merchantId], startDate, endDate }, transaction);
       const drift: Drift[] = [];
       let numbers = rows.length;
@@ -133,7 +133,7 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
 
   async function setRight({ merchantId, date }: MerchantDay): Promise<void> {
     if (!isLive(date)) return;
-    await db.journal.exclusively([merchantId], { wait: true }, async ({ transaction }) => {
+    await db.journal.exclusively([merchantId], async (transaction) => {
       const rows = await db.books.read({ merchantIds: [merchantId], startDate: date, endDate: date }, transaction);
       for (let attempt = 0; attempt < SET_ATTEMPTS; attempt++) {
         const { snapshot, right } = await liveBooks(merchantId, date, rows, transaction);
