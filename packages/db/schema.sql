@@ -394,6 +394,15 @@ table usage_quarter_hours (
 );
 CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
 
+table usage_shards (
+  shard integer not null,
+  token bigint not null default 0,
+  holder text not null default ''::text,
+  expires_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  constraint usage_shards_pkey PRIMARY KEY (shard),
+  constraint usage_shards_shard_check CHECK ((shard >= 0))
+);
+
 table usage_stale_totals (
   merchant_id text not null,
   date date not null,

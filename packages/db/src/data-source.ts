@@ -17,6 +17,7 @@ import { YearlyCube1763856000025 } from './migrations/25-yearly-cube.ts';
 import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
 import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
+import { Shards1763856000060 } from './migrations/60-shards.ts';
 import { Origins1763856000070 } from './migrations/70-origins.ts';
 
 export type DbOptions = {
@@ -58,6 +59,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       NamesChangeAnswers1763856000027,
       DocumentKeys1763856000028,
       Origins1763856000070,
+      Shards1763856000060,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

@@ -7,7 +7,6 @@ export { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.
 export {
   type Appended,
   type BatchToAppend,
-  type Fence,
   type FlushSource,
   isRefusal,
   type Journal,
@@ -31,4 +30,5 @@ export type {
 } from './rollups-store.ts';
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';
+export { type Fence, LeaseLostError, type ShardsStore } from './shards-store.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { type Db, openDb } from './open-db.ts';
 import { migrate } from './schema.ts';
+import { LeaseLostError } from './shards-store.ts';
 
 let store: FreshStore;
 let db: Db;
@@ -206,10 +207,14 @@ describe('a line that is in the journal already', () => {
 
 test('a batch whose lease was lost counts nothing', async () => {
   const merchant = newMerchant();
+  await db.shards.count(4);
+  const fence = (await db.shards.take([1, 2], 2, 'one', 60_000))!;
+  const lines = withOrigins([line(merchant, 'a')]);
   await expect(
-    db.journal.append({ source: 'stream', lines: withOrigins([line(merchant, 'a')]), fence: { shard: 1, token: 1n } }),
-  ).rejects.toThrow('fence');
+    db.journal.append({ source: 'stream', lines, fence: { ...fence, token: fence.token - 1n } }),
+  ).rejects.toThrow(LeaseLostError);
   expect(await db.events.recent(merchant, 10)).toEqual([]);
+  expect(await db.journal.append({ source: 'stream', lines, fence })).toMatchObject({ inserted: 1 });
 });
 
 test('a sum that would pass 64 bits is refused with its code, and nothing of the batch is counted', async () => {

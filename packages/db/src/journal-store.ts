@@ -7,21 +7,17 @@ import { columnsOf } from './line-columns.ts';
 import type { Partitions } from './partitions.ts';
 import { DateText, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
+import { checkFence, type Fence } from './shards-store.ts';
 
 /** stream: by way of Redis; direct: while Redis is unavailable, or too old for it; backfill: older than the retention. */
 export type FlushSource = 'stream' | 'direct' | 'backfill';
 
 export type MerchantDay = { merchantId: string; date: Day };
 
-/** The lease of a shard, by its token: who lost it must not count. */
-export type Fence = { shard: number; token: bigint };
-
-/** Throws, in the counting transaction, where a lease is no longer held; holds it until the transaction ends. */
-export type CheckFence = (transaction: Executor, fence: Fence) => Promise<void>;
-
 export type BatchToAppend = {
   source: FlushSource;
   lines: readonly LineToAppend[];
+  /** The lease of the shards that the lines come from: who lost it counts nothing. */
   fence?: Fence | undefined;
   /** Called just before the commit; crash tests stop here. */
   beforeCommit?: (() => Promise<void> | void) | undefined;
@@ -45,7 +41,7 @@ export type Journal = {
    * Counts a batch in one transaction: a line counts when its row is new in `usage_events`, and everything summed is
    * summed from the new rows by the same statement. A batch may be repeated: lines that are there add nothing.
    * From a stream, merchants whose lock is held by `exclusively` are left out; other sources wait for them.
-   * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and what `fence` throws.
+   * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and LeaseLostError.
    */
   append(batch: BatchToAppend): Promise<Appended>;
   /**
@@ -84,7 +80,7 @@ const MerchantRow = z.object({ merchant_id: z.string() });
 const PositionRow = z.object({ position: z.number().int() });
 
 /** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
-export function createJournal(dataSource: DataSource, partitions: Partitions, checkFence?: CheckFence): Journal {
+export function createJournal(dataSource: DataSource, partitions: Partitions): Journal {
   async function transactionally<T>(work: (transaction: Executor) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -101,10 +97,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ch
   }
 
   async function append(transaction: Executor, { source, lines, fence, beforeCommit }: BatchToAppend) {
-    if (fence) {
-      if (!checkFence) throw new Error('This journal cannot check fences.');
-      await checkFence(transaction, fence);
-    }
+    if (fence) await checkFence(transaction, fence);
     const merchantIds = [...new Set(lines.map((line) => line.merchant_id))];
     const locks = [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds, source !== 'stream'];
     const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);

@@ -14,10 +14,12 @@ import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
+import { createShardsStore, type ShardsStore } from './shards-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
   journal: Journal;
+  shards: ShardsStore;
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
   cubes: CubesStore;
   corrections: CorrectionsStore;
@@ -47,6 +49,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
   const journal = createJournal(dataSource, partitions);
   return {
     journal,
+    shards: createShardsStore(dataSource),
     partitions,
     cubes: createCubesStore(journal, partitions),
     corrections: createCorrectionsStore(dataSource, journal),
