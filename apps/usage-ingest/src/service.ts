@@ -19,6 +19,7 @@ import { createAdjust } from './adjust.ts';
 import { createCounters } from './counters/counters.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
+import { createDerive, type Derive } from './derive/derive.ts';
 import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createExplain } from './explain.ts';
@@ -35,7 +36,7 @@ import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createTrack } from './track.ts';
 
-export type IngestService = { app: App; flush: Flush; db: Db; redis: RedisClient };
+export type IngestService = { app: App; flush: Flush; derive: Derive; db: Db; redis: RedisClient };
 
 export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
 
@@ -103,8 +104,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   });
   const flush = createFlush({ counters, db, drain, now });
   const reconcile = createReconcile({ counters, db, drain: flush.drainMerchants, now, fault });
-  const closeDays = createCloseDays({ db, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
+  const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
+    const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
+    releasers.push('derive', () => deriving.stop());
     const repair = async () => {
       restarted = false;
       const report = await reconcile.repair().catch((error: unknown) => {
@@ -169,7 +173,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     health: () => health(db, redis, durability),
   });
-  return { app, flush, db, redis };
+  return { app, flush, derive, db, redis };
 }
 
 /** Either store alone is enough to accept usage; without both nothing can be promised. */
