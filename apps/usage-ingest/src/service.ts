@@ -23,6 +23,7 @@ import { agreeOnShards } from './counters/shard-count.ts';
 import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
+import { createDerive, type Derive } from './derive/derive.ts';
 import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createExplain } from './explain.ts';
@@ -47,6 +48,7 @@ const BEHIND_MS = 60_000;
 export type IngestService = {
   app: App;
   flush: Flush;
+  derive: Derive;
   db: Db;
   redis: RedisClient;
   keys: Keys;
@@ -128,8 +130,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const track = createTrack({ accept, totals, mergeMs: env.TRACK_MERGE_MS, now });
   const repair = createRepair({ counters, pending, db, now, fault });
   const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
-  const closeDays = createCloseDays({ db, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
+  const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
+    const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
+    releasers.push('derive', () => deriving.stop());
     const flusher = startFlusher({
       intervalMs: env.FLUSH_INTERVAL_MS,
       hourlyMs: env.RECONCILE_INTERVAL_MS,
@@ -182,7 +187,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     health: () => health(db, redis, durability),
   });
-  return { app, flush, db, redis, keys, window };
+  return { app, flush, derive, db, redis, keys, window };
 }
 
 /** Either store alone is enough to accept usage; without both nothing can be promised. */

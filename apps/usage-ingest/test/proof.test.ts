@@ -64,6 +64,7 @@ describe('reconcile.check', () => {
     const merchantId = newMerchant();
     await record([entry(merchantId, 'honest', { userId: 'ada' }), entry(merchantId, 'inflated', { userId: 'eve' })]);
     await flush(merchantId);
+    await ingest.derive.run();
     await sql.query('update usage_events set prompt_tokens = 99 where merchant_id = $1 and id = $2', [
       merchantId,
       'inflated',
@@ -90,6 +91,7 @@ describe('reconcile.check', () => {
     const merchantId = newMerchant();
     await record([entry(merchantId, 'a')]);
     await flush(merchantId);
+    await ingest.derive.run();
     await sql.query(`update ${table} set requests = requests + 1 where merchant_id = $1`, [merchantId]);
     const { drift } = await check(merchantId);
     expect(drift.some((row) => (row as Record<string, unknown>)[book] === '2')).toBe(true);
@@ -111,11 +113,13 @@ describe('reconcile.check', () => {
       reason: 'a test',
     };
     await ingest.admin.usage.adjust.mutate({ id: 'less', merchantId, date: DAY, ...correction });
+    await ingest.derive.run();
     const tables = [
       'usage_daily',
       'usage_monthly',
       'usage_yearly',
       'usage_daily_models',
+      'usage_monthly_models',
       'usage_quarter_hours',
       'merchant_usage',
     ];

@@ -134,6 +134,8 @@ export const Drift = z.object({
   quarterHours: book,
   monthly: book,
   yearly: book,
+  /** The derived rollup that is not the sum of what it is derived from; `merchantId` is '' where it has all merchants. */
+  rollup: z.string().optional(),
   /** The first book that differs, less the journal. */
   drift: Quantity,
   /** Entries that the difference can come from. */

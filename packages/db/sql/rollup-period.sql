@@ -13,6 +13,12 @@ with rows as (
   from usage_monthly
   where $5::int is not null and month = $3::date
     and ($4::text[] is null or merchant_id = any($4))
+  union all
+  -- What was counted and is still to be added to the month.
+  select merchant_id, $3::date, user_id, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from usage_pending
+  where $5::int is not null and date >= $3::date and date < ($3::date + interval '1 month')::date
+    and ($4::text[] is null or merchant_id = any($4))
 ),
 days as (
   select

@@ -17,9 +17,13 @@ export type BookRow = MerchantDay & {
   quarterHours: UnitsType | null;
 };
 
-/** A month whose cube does not equal the sum of its days, or a year that of its months; `date` is its first day. */
+/**
+ * A period, named by its first day, whose derived rollup is not the sum of what it is derived from. Rollups of all
+ * merchants have the merchant ''.
+ */
 export type PeriodRow = MerchantDay & {
-  grain: 'month' | 'year';
+  /** The table that differs. */
+  rollup: string;
   metricType: string;
   parts: UnitsType;
   whole: UnitsType;
@@ -28,7 +32,7 @@ export type PeriodRow = MerchantDay & {
 export type BooksStore = {
   /** The books of a range, as one transaction sees them. */
   read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
-  /** Months of the range that do not equal their days, and its years that do not equal their months. */
+  /** Periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
   periodsApart(scope: BookScope): Promise<PeriodRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
@@ -86,7 +90,7 @@ const Book = z
 
 const Period = z
   .object({
-    grain: z.enum(['month', 'year']),
+    rollup: z.string(),
     merchant_id: z.string(),
     date: DateText,
     metric_type: z.string(),

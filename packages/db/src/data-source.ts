@@ -19,6 +19,7 @@ import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-an
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
 import { Shards1763856000060 } from './migrations/60-shards.ts';
 import { Origins1763856000070 } from './migrations/70-origins.ts';
+import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -59,6 +60,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       NamesChangeAnswers1763856000027,
       DocumentKeys1763856000028,
       Origins1763856000070,
+      DerivedRollups1763856000071,
       Shards1763856000060,
     ],
     migrationsTableName: 'tally_migrations',

@@ -12,7 +12,6 @@ export {
   isRefusal,
   type Journal,
   type MerchantDay,
-  sqlState,
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
@@ -32,4 +31,5 @@ export type {
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';
 export { type Fence, LeaseLostError, type ShardsStore } from './shards-store.ts';
+export { sqlState } from './transactions.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

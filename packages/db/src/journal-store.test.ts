@@ -86,7 +86,15 @@ test('whatever is repeated, in any order and any batches, every book equals the 
       const kept = [...model.values()];
       const sum = (type: 'requests' | 'prompt_tokens' | 'cost') =>
         kept.reduce((total, each) => total + BigInt(each[type] ?? 0), 0n);
-      const cubes = ['usage_daily', 'usage_monthly', 'usage_yearly', 'usage_daily_models', 'usage_quarter_hours'];
+      while ((await db.derivations.derive(10)).flushes > 0);
+      const cubes = [
+        'usage_daily',
+        'usage_monthly',
+        'usage_yearly',
+        'usage_daily_models',
+        'usage_monthly_models',
+        'usage_quarter_hours',
+      ];
       for (const cube of cubes) {
         const { rows } = await client.query(
           `select coalesce(sum(requests), 0)::text r, coalesce(sum(prompt_tokens), 0)::text p, coalesce(sum(cost), 0)::text c

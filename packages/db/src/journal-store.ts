@@ -1,13 +1,13 @@
-import { setTimeout as wait } from 'node:timers/promises';
-import { type Day, isTallyError, TallyError } from '@tally/contracts';
+import { type Day, isTallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf } from './line-columns.ts';
 import type { Partitions } from './partitions.ts';
-import { DateText, Units } from './rows.ts';
+import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 import { checkFence, type Fence } from './shards-store.ts';
+import { inTransaction, sqlState } from './transactions.ts';
 
 /** stream: by way of Redis; direct: while Redis is unavailable, or too old for it; backfill: older than the retention. */
 export type FlushSource = 'stream' | 'direct' | 'backfill';
@@ -38,8 +38,8 @@ export type Appended = {
 
 export type Journal = {
   /**
-   * Counts a batch in one transaction: a line counts when its row is new in `usage_events`, and everything summed is
-   * summed from the new rows by the same statement. A batch may be repeated: lines that are there add nothing.
+   * Counts a batch in one transaction: a line counts when its row is new in `usage_events`, and the finest rollups are
+   * summed from the new rows by the same statement. The batch is recorded as a flush, from which the others are derived. A batch may be repeated: lines that are there add nothing.
    * From a stream, merchants whose lock is held by `exclusively` are left out; other sources wait for them.
    * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and LeaseLostError.
    */
@@ -58,13 +58,7 @@ export type Journal = {
   bury(line: LineToAppend, reason: { code: string; message: string }): Promise<boolean>;
 };
 
-const RETRIED = new Set(['40001', '40P01']);
-export const OUT_OF_RANGE = '22003';
 const INDEX_ROW_TOO_LARGE = '54000';
-const MAX_ATTEMPTS = 10;
-/** Work under a lock reads Redis, whose commands may take 10 s. */
-const LOCK_TIMEOUT = '20s';
-const IDLE_TIMEOUT = '30s';
 
 /** Seed of the advisory locks of merchants. */
 const MERCHANT_LOCK = 7421;
@@ -75,7 +69,6 @@ const MERCHANT_LOCK = 7421;
 const MERCHANT_LOCKS = 256;
 
 const AppendRow = z.object({
-  flush_id: Units,
   inserted: z.string().transform(Number),
   changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
 });
@@ -85,21 +78,6 @@ const PositionRow = z.object({ position: z.number().int() });
 
 /** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
 export function createJournal(dataSource: DataSource, partitions: Partitions): Journal {
-  async function transactionally<T>(work: (transaction: Executor) => Promise<T>): Promise<T> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await dataSource.transaction(async ({ queryRunner }) => {
-          const transaction: Executor = queryRunner!;
-          await transaction.query(sql('bound-waits'), [LOCK_TIMEOUT, IDLE_TIMEOUT]);
-          return work(transaction);
-        });
-      } catch (error) {
-        if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw understood(error);
-        await wait(Math.random() * 10 * 2 ** attempt);
-      }
-    }
-  }
-
   async function append(transaction: Executor, { source, lines, fence, beforeCommit }: BatchToAppend) {
     if (fence) await checkFence(transaction, fence);
     const merchantIds = [...new Set(lines.map((line) => line.merchant_id))];
@@ -113,18 +91,8 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
     );
     const columns = columnsOf(left);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
-    const { flush_id, inserted, changed } = row!;
+    const { inserted, changed } = row!;
     const repeats = inserted === left.length ? [] : await repeatsOf(transaction, left, columns, fence === undefined);
-    const dates = changed.map((each) => each.date).sort();
-    const merchants = new Set(changed.map((each) => each.merchantId)).size;
-    await transaction.query(sql('close-flush'), [
-      flush_id.toString(),
-      left.length,
-      inserted,
-      merchants,
-      dates[0] ?? null,
-      dates.at(-1) ?? null,
-    ]);
     await beforeCommit?.();
     const positions = left === lines ? repeats : repeats.map((position) => lines.indexOf(left[position]!));
     return { entries: left.length, inserted, repeats: positions, changed, skipped };
@@ -150,13 +118,13 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
   }
 
   const exclusively: Journal['exclusively'] = (merchantIds, work) =>
-    transactionally(async (transaction) => {
+    inTransaction(dataSource, async (transaction) => {
       await transaction.query(sql('lock-merchants'), [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds]);
       return work(transaction);
     });
 
   return {
-    append: (batch) => transactionally((transaction) => append(transaction, batch)),
+    append: (batch) => inTransaction(dataSource, (transaction) => append(transaction, batch)),
     exclusively,
     async bury(line, { code, message }) {
       const values = [JSON.stringify(line), code, message];
@@ -173,15 +141,4 @@ export function isRefusal(error: unknown): boolean {
   if (isTallyError(error)) return error.code === 'TOTAL_LIMIT' || error.code === 'DAY_CLOSED';
   const state = sqlState(error);
   return /^2[23]/.test(state) || state === INDEX_ROW_TOO_LARGE;
-}
-
-/** The SQLSTATE of a driver error; '' where there is none, as when the connection broke. */
-export function sqlState(error: unknown): string {
-  const code = (error as { driverError?: { code?: unknown } } | null)?.driverError?.code;
-  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : '';
-}
-
-function understood(error: unknown): unknown {
-  if (sqlState(error) !== OUT_OF_RANGE) return error;
-  return new TallyError('TOTAL_LIMIT', 'A sum of this merchant would pass 9.2·10^18 units.', { cause: error });
 }

@@ -6,6 +6,7 @@ import { type CustomStore, createCustomStore } from './custom-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
 import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
+import { createDerivationsStore, type DerivationsStore } from './derivations-store.ts';
 import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
@@ -22,6 +23,7 @@ export type Db = {
   shards: ShardsStore;
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
   cubes: CubesStore;
+  derivations: DerivationsStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
   books: BooksStore;
@@ -51,7 +53,8 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     journal,
     shards: createShardsStore(dataSource),
     partitions,
-    cubes: createCubesStore(journal, partitions),
+    derivations: createDerivationsStore(dataSource),
+    cubes: createCubesStore(dataSource, journal, partitions),
     corrections: createCorrectionsStore(dataSource, journal),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),

@@ -1,9 +1,9 @@
 import type { Day, Filters, GroupBy, PlanPart, SortBy, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { OUT_OF_RANGE, sqlState } from './journal-store.ts';
 import { DateText, MeasureRow, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
+import { OUT_OF_RANGE, sqlState } from './transactions.ts';
 
 /** The sums of some entries, in units. */
 export type Sums = {
@@ -139,7 +139,16 @@ async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
 }
 
 /** The first day of the period that a row of a cube sums. */
-const TIME = { usage_yearly: 'year', usage_monthly: 'month', usage_daily: 'date', usage_daily_models: 'date' };
+const TIME = {
+  usage_yearly: 'year',
+  usage_monthly: 'month',
+  usage_monthly_models: 'month',
+  usage_daily: 'date',
+  usage_daily_models: 'date',
+  usage_platform_users: 'month',
+  usage_platform_monthly: 'month',
+  usage_platform_daily: 'date',
+};
 
 const EXPORT_PIECE = 2_000;
 
@@ -218,7 +227,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const groups = `
         with groups as materialized (
           select ${known(column)} as key, ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from (${source(question, byModel ? 'model, provider' : column, bind)}) as part
+          from (${source(question, byModel ? 'model, provider' : column, bind, { sum })}) as part
           group by ${column}
           having ${anySum(question, sum)}
         )`;
@@ -266,11 +275,12 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
 
     async activeUsers(scope) {
       const { bind, values } = bindings();
+      const sum = sumFor(scope);
       const [row] = await rowsOf(
         `select count(*) as users
          from (
-           select user_id from (${source(scope, 'user_id', bind)}) as part
-           where user_id <> '' group by user_id having ${sumFor(scope)}(requests) > 0
+           select user_id from (${source(scope, 'user_id', bind, { sum })}) as part
+           where user_id <> '' group by user_id having ${sum}(requests) > 0
          ) as active`,
         values,
       );
@@ -284,7 +294,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const [row] = await rowsOf(
         `with users as materialized (
           select user_id as key, ${sum}(requests) as requests, ${sum}(cost) as cost
-          from (${source(scope, 'user_id', bind)}) as part
+          from (${source(scope, 'user_id', bind, { sum })}) as part
           where user_id <> '' group by user_id
         )
         select (select count(*) from users where requests > 0) as users, array(
@@ -305,7 +315,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
       const rows = await rowsOf(
         `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(DIMENSIONS[by]) : 'null'} as key, ${sumsOf(scope)}
-         from (${source(scope, by ? DIMENSIONS[by] : '', bind, true)}) as part
+         from (${source(scope, by ? DIMENSIONS[by] : '', bind, { at: true })}) as part
          where at >= ${from}::timestamptz and at < ${to}::timestamptz
          group by 1, 2
          order by 1, cost desc, 2
@@ -398,20 +408,27 @@ const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 /** The providers that the rows of a group came from. */
 const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
 
-/** The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. */
-function source(scope: Scope, columns: string, bind: Bind, at = false): string {
+/**
+ * The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. A derived rollup is
+ * read with the events of flushes that are still to be added to it, by the same statement, so that sums are exact at
+ * every moment.
+ */
+function source(scope: Scope, columns: string, bind: Bind, { at = false, sum = 'sum' as SumOf } = {}): string {
   const conditions = conditionsOf(scope, bind);
   const measures = measuresOf(scope);
   return scope.parts
     .flatMap(({ cube, startDate, endDate, less }) => {
       const [first, last] = [bind(startDate), bind(endDate)];
-      const rowsOf = (table: string, time: string, range: string, given: readonly string[], kind = '') => {
+      const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
+        const type = sum === 'units_sum' && NUMERIC.has(table) ? '::bigint' : '';
         const selected = [
           ...(columns ? [columns] : []),
           ...(at ? [`${time}::timestamptz as at`] : []),
-          ...measures.map((name) => (given.includes(name) ? `${less ? '-' : ''}${name} as ${name}` : `0 as ${name}`)),
+          ...measures.map((name) =>
+            given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
+          ),
         ];
-        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions} ${kind}`;
+        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions} ${more}`;
       };
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
       if (cube === 'usage_quarter_hours')
@@ -425,11 +442,22 @@ function source(scope: Scope, columns: string, bind: Bind, at = false): string {
       }
       if (cube === 'daily_usage_cache')
         return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
-      const time = TIME[cube];
-      return [rowsOf(cube, time, within(time), MEASURES)];
+      const counted = rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES);
+      return cube === 'usage_daily' ? [counted] : [counted, rowsOf('usage_pending', 'date', within('date'), MEASURES)];
     })
     .join(' union all ');
 }
+
+/** Derived rollups: their sums can pass a bigint. */
+const NUMERIC = new Set<string>([
+  'usage_daily_models',
+  'usage_yearly',
+  'usage_monthly',
+  'usage_monthly_models',
+  'usage_platform_users',
+  'usage_platform_monthly',
+  'usage_platform_daily',
+]);
 
 /** Which of a document's groupings has what is asked for. */
 function kindOf(columns: string): string {

@@ -30,6 +30,8 @@ export type Drift = MerchantDay & {
   quarterHours: Units | null;
   monthly: Units | null;
   yearly: Units | null;
+  /** The derived rollup that is not the sum of what it is derived from; `merchantId` is '' where it has all merchants. */
+  rollup?: string;
   /** The first book that differs, less the journal. */
   drift: Units;
   /** Entries that the difference can come from. */
@@ -124,10 +126,14 @@ export function createReconcile({ counters, oldLayout, pending, repair, db, drai
       drift.push(...checked.drift);
       numbersChecked += checked.numbers;
     }
-    const scope = { merchantIds: merchants, startDate, endDate };
-    for (const { grain, parts, whole, ...row } of await db.books.periodsApart(scope)) {
-      const sums = { journal: parts, daily: grain === 'month' ? parts : null, usage: parts };
-      const period = { monthly: grain === 'month' ? whole : parts, yearly: grain === 'year' ? whole : null };
+    // Without a list, rollups of all merchants are compared, too.
+    const scope = { merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate };
+    for (const { parts, whole, ...row } of await db.books.periodsApart(scope)) {
+      const sums = { journal: parts, daily: row.rollup === 'usage_monthly' ? parts : null, usage: parts };
+      const period = {
+        monthly: row.rollup === 'usage_monthly' ? whole : null,
+        yearly: row.rollup === 'usage_yearly' ? whole : null,
+      };
       const none = { live: null, dailyModels: null, quarterHours: null, suspects: [] };
       drift.push({ ...row, ...sums, ...period, ...none, drift: whole - parts });
     }
@@ -156,6 +162,7 @@ export function createReconcile({ counters, oldLayout, pending, repair, db, drai
       let closedDays = 0;
       for (const merchantId of merchants)
         closedDays += (await db.cubes.rebuild(merchantId, scope.startDate, scope.endDate)).closedDays;
+      if (!scope.merchantIds?.length) await db.cubes.rebuildPlatform(scope.startDate, scope.endDate);
       const days = merchants.length * countDays(scope.startDate, scope.endDate);
       return { merchants: merchants.length, days, closedDays, durationMs: Math.round(performance.now() - started) };
     },

@@ -1,5 +1,5 @@
--- A merchant's rows of `merchant_usage` from its entries and adjustments; of a closed day from what was kept of its entries.
--- $1 merchant id   $2 days
+-- A merchant's rows of `merchant_usage` from its events and adjustments; of a closed day from what was kept of them.
+-- $1 merchant   $2 days
 insert into merchant_usage (merchant_id, date, metric_type, metric_value)
 select $1, date, metric_type, sum(metric_value)
 from (
@@ -13,7 +13,10 @@ from (
     from usage_adjustments
     where merchant_id = $1 and date = any($2::date[])
   ) as counted
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   where metric_value <> 0
   union all
   select date, key, value::bigint
