@@ -22,7 +22,7 @@ import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
 import { createReconcile } from './realtime/reconcile.ts';
-import { mountRest } from './rest/rest.ts';
+import { restRoutes } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -162,8 +162,9 @@ export async function createEngineService(
     name: 'metrics-engine',
     log,
     router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
+    routes: restRoutes(),
     authenticate: createAuthenticate({ env, keys: db.keys, now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    env,
     registry,
     async health() {
       await db.ping();
@@ -172,7 +173,6 @@ export async function createEngineService(
       return { ok: true, degraded: !ready, postgres: true, redis: ready };
     },
   });
-  mountRest(app);
   // A backfill that someone waits for ends between two periods; the next engine goes on with it.
   app.stopping.addEventListener('abort', () => void rollups.stop());
   return { app, db, schedule, redis };

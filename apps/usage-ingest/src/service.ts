@@ -165,7 +165,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     log,
     router: serveContract(ingest, handlers),
     authenticate: createAuthenticate({ env, keys: db.keys, now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    env,
     registry,
     health: () => health(db, redis, durability),
   });

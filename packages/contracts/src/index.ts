@@ -18,6 +18,7 @@ export {
 export {
   type Contract,
   isProcedure,
+  MAX_ITEMS,
   mutation,
   type Procedure,
   query,

@@ -4,7 +4,9 @@ import { type ApiKey, type Role, TallyError } from '@tally/contracts';
 /** Who calls. `merchantId` null: bound to no merchant, so any may be named. */
 export type Caller = { id: string; role: Role; merchantId: string | null; teamId: string | null };
 
-export type Authenticate = (authorization: string | undefined) => Promise<Caller>;
+/** What a request shows of its caller. `secret` is undefined where it shows no key; `address` is the client's IP address. */
+export type Credentials = { secret: string | undefined; address: string };
+export type Authenticate = (credentials: Credentials) => Promise<Caller>;
 
 export type AuthOptions = {
   /** Keys that are set and not kept: the admin's, and what the services show each other. */
@@ -22,7 +24,7 @@ const FRESH_MS = 1_000;
 const STALE_MS = 60 * 60_000;
 const MAX_KEYS = 10_000;
 
-/** Checks `Authorization: Bearer …`; UNAUTHORIZED for a missing, unknown or revoked key. */
+/** Checks the key of a request; UNAUTHORIZED where it is missing, unknown or revoked. */
 export function createAuthenticate({ env, keys, now = Date.now }: AuthOptions): Authenticate {
   const fixed = [
     ...(env.TALLY_ADMIN_KEY ? [{ hash: sha256(env.TALLY_ADMIN_KEY), caller: platform('admin') }] : []),
@@ -48,8 +50,7 @@ export function createAuthenticate({ env, keys, now = Date.now }: AuthOptions): 
     }
   }
 
-  return async (authorization) => {
-    const secret = /^Bearer ([\x21-\x7e]{1,512})$/i.exec(authorization ?? '')?.[1];
+  return async ({ secret }) => {
     if (!secret) throw new TallyError('UNAUTHORIZED', 'Send an API key as `Authorization: Bearer <key>`.');
     const hash = sha256(secret);
     const own = fixed.find((each) => timingSafeEqual(each.hash, hash));

@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { createAuthenticate } from './auth.ts';
 import { createApp } from './http.ts';
 import { createLog } from './log.ts';
+import { edgeSettings } from './testing.ts';
 import { serveContract } from './trpc.ts';
 
 const contract = {
@@ -48,7 +49,7 @@ function app(options: { maxBodyBytes?: number } = {}) {
       env: { TALLY_ADMIN_KEY: 'the-admin-key-is-long' },
       keys: { findByHash: async () => undefined },
     }),
-    maxBodyBytes: options.maxBodyBytes ?? 10_000,
+    env: edgeSettings({ MAX_BODY_BYTES: String(options.maxBodyBytes ?? 10_000) }),
     registry: new Registry(),
     health: async () => ({ ok: true }),
   });
@@ -222,14 +223,17 @@ describe('createAuthenticate', () => {
         },
       },
     });
-    await expect(authenticate('Bearer anna-key')).resolves.toMatchObject({ id: 'anna', merchantId: 'm' });
+    await expect(authenticate({ secret: 'anna-key', address: '' })).resolves.toMatchObject({
+      id: 'anna',
+      merchantId: 'm',
+    });
     away = true;
     time = 60_000;
-    await expect(authenticate('Bearer anna-key')).resolves.toMatchObject({ id: 'anna' });
-    await expect(authenticate('Bearer other-key')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    await expect(authenticate({ secret: 'anna-key', address: '' })).resolves.toMatchObject({ id: 'anna' });
+    await expect(authenticate({ secret: 'other-key', address: '' })).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     away = false;
     revoked = true;
     time = 61_001;
-    await expect(authenticate('Bearer anna-key')).rejects.toMatchObject({ code: 'UNAUTHORIZED' });
+    await expect(authenticate({ secret: 'anna-key', address: '' })).rejects.toMatchObject({ code: 'UNAUTHORIZED' });
   });
 });
