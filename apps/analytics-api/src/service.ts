@@ -4,6 +4,7 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRateLimit,
   createRedis,
@@ -115,6 +116,7 @@ export async function createAnalyticsService(
         rates,
         litellm,
       }),
+      createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
     authenticate,
     maxBodyBytes: env.MAX_BODY_BYTES,

@@ -4,6 +4,7 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRedis,
   fetchWithin,
@@ -161,7 +162,11 @@ export async function createEngineService(
   const app = createApp({
     name: 'metrics-engine',
     log,
-    router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
+    router: serveContract(
+      engine,
+      createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime }),
+      createAudit({ service: 'metrics-engine', store: db.audit, log }),
+    ),
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     maxBodyBytes: env.MAX_BODY_BYTES,
     registry,

@@ -18,6 +18,8 @@ export type Procedure = {
   readonly access: Access;
   /** About all merchants: refused to a caller that is bound to one. */
   readonly platform?: true;
+  /** Recorded in the audit log like what admins do, see `isAudited`. */
+  readonly audited?: true;
   /** Where every field may be left out, so may all of it: `.prefault({})`. */
   readonly input: z.ZodType;
   readonly output: z.ZodType;
@@ -25,7 +27,13 @@ export type Procedure = {
 
 export type Contract = { readonly [name: string]: Procedure | Contract };
 
-type Parts<I extends z.ZodType, O extends z.ZodType> = { access: Access; platform?: true; input: I; output: O };
+type Parts<I extends z.ZodType, O extends z.ZodType> = {
+  access: Access;
+  platform?: true;
+  audited?: true;
+  input: I;
+  output: O;
+};
 
 export const query = <I extends z.ZodType, O extends z.ZodType>(parts: Parts<I, O>) =>
   ({ kind: 'query', ...parts }) as const;
@@ -41,6 +49,10 @@ export const subscription = <I extends z.ZodType, O extends z.ZodType>(parts: Pa
 export function isProcedure(node: Procedure | Contract): node is Procedure {
   return typeof (node as Procedure).kind === 'string' && 'output' in node;
 }
+
+/** True for administrative mutations, each call of which leaves one row in the audit log. */
+export const isAudited = ({ kind, access, audited }: Procedure): boolean =>
+  kind === 'mutation' && (access === 'admin' || audited === true);
 
 /** What a client sees of an error: the domain's code in `data.code`, tRPC's own beside it. */
 export type TallyErrorShape = Omit<TRPCDefaultErrorShape, 'data'> & {

@@ -89,11 +89,17 @@ const page = { limit: z.number().int().min(1).max(200).default(50), cursor: z.st
 export const custom = {
   create: mutation({
     access: 'define',
+    audited: true,
     input: Fields.extend(scope),
     output: MetricDefinition,
   }),
   /** Makes a new version of the changed fields; the old ones stay readable and computable. Owner and admins only. */
-  update: mutation({ access: 'define', input: Fields.partial().extend({ id: Id }), output: MetricDefinition }),
+  update: mutation({
+    access: 'define',
+    audited: true,
+    input: Fields.partial().extend({ id: Id }),
+    output: MetricDefinition,
+  }),
   /** Computes a definition without saving it. */
   test: mutation({ access: 'define', input: draft, output: MetricResult }),
   estimate: mutation({
@@ -168,6 +174,7 @@ export const custom = {
   }),
   remove: mutation({
     access: 'define',
+    audited: true,
     input: z.strictObject({ id: Id }),
     output: z.object({ id: z.string(), removed: z.literal(true) }),
   }),

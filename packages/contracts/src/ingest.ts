@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
+import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { Quantity } from './quantity.ts';
@@ -417,6 +418,7 @@ export const ingest = {
     /** Refused within a second, everywhere. Revoking a key again changes nothing. */
     revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
   },
+  audit,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;
