@@ -61,6 +61,8 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       KeyLifetimes1763856000040,
       AuditLog1763856000041,
     ],
+    // Nothing needs one, and the role of the services may have no right to make one.
+    installExtensions: false,
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,
     connectTimeoutMS: 5_000,
