@@ -14,6 +14,7 @@ export type Servers = {
   postgres: ServerHandle;
   redis: ServerHandle;
   databaseUrl: string;
+  superuserUrl: string;
   redisUrl: string;
   stop(): Promise<void>;
   remove(): Promise<void>;
