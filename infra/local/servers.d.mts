@@ -20,4 +20,9 @@ export type Servers = {
   remove(): Promise<void>;
 };
 
-export function startServers(options: { home: string; durable?: boolean; signal?: AbortSignal }): Promise<Servers>;
+export function startServers(options: {
+  home: string;
+  durable?: boolean;
+  only?: ('postgres' | 'redis')[];
+  signal?: AbortSignal;
+}): Promise<Servers>;
