@@ -5,9 +5,9 @@ import {
   type App,
   createApp,
   createAuthenticate,
+  createReadiness,
   createRedis,
   fetchWithin,
-  isRedisReady,
   type Log,
   type RedisClient,
   type Releasers,
@@ -166,12 +166,8 @@ export async function createEngineService(
     authenticate: createAuthenticate({ env, keys: db.keys, now }),
     env,
     registry,
-    async health() {
-      await db.ping();
-      // Without Redis all but realtime metrics and the schedule answers.
-      const ready = isRedisReady(redis);
-      return { ok: true, degraded: !ready, postgres: true, redis: ready };
-    },
+    // Without Redis all but realtime metrics and the schedule answers.
+    readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
   // A backfill that someone waits for ends between two periods; the next engine goes on with it.
   app.stopping.addEventListener('abort', () => void rollups.stop());
