@@ -2,8 +2,9 @@ import { z } from 'zod';
 import { Role } from './access.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
-import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { DecimalText, Quantity } from './quantity.ts';
+import { Cursor, label, storable } from './text.ts';
+import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
 export const Rejection = z.object({
   index: z.number().int(),
@@ -25,8 +26,8 @@ export type RecordResult = z.infer<typeof RecordResult>;
 export const StoredEntry = z.object({
   id: z.string(),
   merchantId: z.string(),
-  time: Time,
-  date: Day,
+  time: StoredTime,
+  date: StoredDay,
   metrics: z.record(z.string(), Quantity),
   userId: z.string().nullable(),
   apiKey: z.string().nullable(),
@@ -44,7 +45,7 @@ export type StoredEntry = z.infer<typeof StoredEntry>;
 /** One total of a day that was looked at after the drain. */
 export const TotalMismatch = z.object({
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   metricType: z.string(),
   live: Quantity,
   merchantUsage: Quantity,
@@ -63,6 +64,7 @@ export const FlushResult = z.object({
 });
 export type FlushResult = z.infer<typeof FlushResult>;
 
+/** As they are stored: every row can be corrected. */
 const Dimensions = z.strictObject({
   userId: Dimension.optional(),
   apiKey: Dimension.optional(),
@@ -81,18 +83,18 @@ const RecordedDimensions = z.object({
 export const Adjustment = z.object({
   id: z.string(),
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   metrics: z.record(z.string(), Quantity),
   dimensions: RecordedDimensions,
   reason: z.string(),
   actor: z.string(),
-  createdAt: Time,
+  createdAt: StoredTime,
 });
 export type Adjustment = z.infer<typeof Adjustment>;
 
 export const Explanation = z.object({
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   metricType: z.string(),
   /** The number: entries and adjustments, as `merchant_usage` has it. */
   value: Quantity,
@@ -103,7 +105,7 @@ export const Explanation = z.object({
     z.object({
       flushId: z.string(),
       source: z.string(),
-      at: Time,
+      at: StoredTime,
       entries: Quantity,
       calls: Quantity,
       value: Quantity,
@@ -122,7 +124,7 @@ const book = Quantity.nullable();
 export const Drift = z.object({
   merchantId: z.string(),
   /** Of a month that does not equal its days, or a year that does not equal its months: its first day. */
-  date: Day,
+  date: StoredDay,
   metricType: z.string(),
   /** Entries and adjustments. */
   journal: Quantity,
@@ -143,13 +145,13 @@ export const Drift = z.object({
 export const DeadLetter = z.object({
   id: z.string(),
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   entryId: z.string(),
   code: z.string(),
   message: z.string(),
   attempts: z.number().int(),
-  createdAt: Time,
-  resolvedAt: Time.nullable(),
+  createdAt: StoredTime,
+  resolvedAt: StoredTime.nullable(),
 });
 export type DeadLetter = z.infer<typeof DeadLetter>;
 
@@ -159,12 +161,12 @@ export const ApiKey = z.object({
   role: Role,
   merchantId: z.string().nullable(),
   teamId: z.string().nullable(),
-  createdAt: Time,
-  revokedAt: Time.nullable(),
+  createdAt: StoredTime,
+  revokedAt: StoredTime.nullable(),
 });
 export type ApiKey = z.infer<typeof ApiKey>;
 
-const KeyName = z.string().trim().min(1).max(100);
+const KeyName = label(100);
 
 /** usage-ingest: records usage, counts it, brings it to Postgres. */
 export const ingest = {
@@ -187,7 +189,7 @@ export const ingest = {
       input: z.strictObject({
         merchantId: MerchantId,
         metricType: MetricType,
-        by: z.union([z.string(), z.number().int().min(0)]).optional(),
+        by: z.union([DecimalText, z.number().int().min(0)]).optional(),
         time: Time.optional(),
         /** With an id a retry counts once; without one it counts again. */
         id: EntryId.optional(),
@@ -201,7 +203,7 @@ export const ingest = {
         date: Day.optional(),
         metricTypes: z.array(MetricType).max(100).optional(),
       }),
-      output: z.object({ date: Day, metrics: z.record(z.string(), Quantity), asOf: Time }),
+      output: z.object({ date: StoredDay, metrics: z.record(z.string(), Quantity), asOf: StoredTime }),
     }),
     recent: query({
       access: 'read',
@@ -216,7 +218,7 @@ export const ingest = {
         date: Day,
         metricType: MetricType,
         limit: z.number().int().min(1).max(1000).default(100),
-        cursor: z.string().max(200).optional(),
+        cursor: Cursor.optional(),
       }),
       output: Explanation,
     }),
@@ -227,9 +229,9 @@ export const ingest = {
         merchantId: MerchantId,
         date: Day,
         /** Signed amounts by metric type; `requests` and `failed_requests` may be corrected too. */
-        metrics: record(200, MetricType, z.string()),
+        metrics: record(200, MetricType, DecimalText),
         dimensions: Dimensions.optional(),
-        reason: z.string().trim().min(1).max(1000),
+        reason: storable(1000).trim().min(1),
       }),
       output: Adjustment,
     }),
@@ -306,7 +308,7 @@ export const ingest = {
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
-      output: z.object({ closed: z.array(Day) }),
+      output: z.object({ closed: z.array(StoredDay) }),
     }),
   },
   flush: {
@@ -327,7 +329,7 @@ export const ingest = {
       input: z.strictObject({ startDate: Day, endDate: Day }),
       output: z.object({
         success: z.boolean(),
-        days: z.array(FlushResult.extend({ date: Day })),
+        days: z.array(FlushResult.extend({ date: StoredDay })),
         durationMs: z.number(),
       }),
     }),
@@ -336,14 +338,14 @@ export const ingest = {
       platform: true,
       input: z.strictObject({ date: Day.optional() }).prefault({}),
       output: z.object({
-        date: Day,
+        date: StoredDay,
         /** True when nothing waits in Redis and the day has rows in Postgres. */
         aggregated: z.boolean(),
         /** Merchants with entries waiting in Redis. */
         pendingKeys: z.number().int(),
         /** Rows of `merchant_usage` for the date. */
         recordCount: z.number().int(),
-        lastFlushAt: Time.nullable(),
+        lastFlushAt: StoredTime.nullable(),
         /** Age of the oldest entry that waits; 0 where none does, null where Redis is away. */
         lagMs: z.number().nullable(),
       }),
@@ -352,7 +354,7 @@ export const ingest = {
     drain: mutation({
       access: 'internal',
       input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({}),
-      output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: Time }),
+      output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: StoredTime }),
     }),
   },
   keys: {
