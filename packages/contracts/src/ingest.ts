@@ -101,6 +101,9 @@ export const Explanation = z.object({
   /** Entries and calls that made it; adjustments are neither. */
   entryCount: Quantity,
   callCount: Quantity,
+  flushCount: z.number().int(),
+  adjustmentCount: z.number().int(),
+  /** The newest 100 flushes, on the first page only. */
   flushes: z.array(
     z.object({
       flushId: z.string(),
@@ -111,6 +114,7 @@ export const Explanation = z.object({
       value: Quantity,
     }),
   ),
+  /** The newest 100 adjustments, oldest first, on the first page only. */
   adjustments: z.array(Adjustment),
   /** A page of the entries that made it, in order of their ids. */
   entries: z.array(StoredEntry),
@@ -287,7 +291,10 @@ export const ingest = {
         .prefault({}),
       output: z.object({ rows: z.array(DeadLetter), nextCursor: z.string().nullable() }),
     }),
-    /** Tries to count them again: all that are named, or all of a merchant's. */
+    /**
+     * Tries to count them again, oldest first: those that are named, those of a merchant, or all. `left`: how many of those
+     * were not tried because of `limit`; call it again for them.
+     */
     retry: mutation({
       access: 'admin',
       input: z
@@ -297,9 +304,10 @@ export const ingest = {
             .array(z.string().regex(/^\d{1,18}$/))
             .max(1000)
             .optional(),
+          limit: z.number().int().min(1).max(1000).default(1000),
         })
         .prefault({}),
-      output: z.object({ counted: z.number().int(), stillRefused: z.array(DeadLetter) }),
+      output: z.object({ counted: z.number().int(), stillRefused: z.array(DeadLetter), left: z.number().int() }),
     }),
   },
   journal: {
@@ -341,8 +349,8 @@ export const ingest = {
         date: StoredDay,
         /** True when nothing waits in Redis and the day has rows in Postgres. */
         aggregated: z.boolean(),
-        /** Merchants with entries waiting in Redis. */
-        pendingKeys: z.number().int(),
+        /** Merchants with entries waiting in Redis; null while Redis is unavailable. */
+        pendingKeys: z.number().int().nullable(),
         /** Rows of `merchant_usage` for the date. */
         recordCount: z.number().int(),
         lastFlushAt: StoredTime.nullable(),
