@@ -19,6 +19,7 @@ import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
+import { createDownloads } from './export/downloads.ts';
 import { serveExport } from './export/routes.ts';
 import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
@@ -123,7 +124,13 @@ export async function createAnalyticsService(
     },
   });
   serveRest(app, { read, authenticate, rates });
-  serveExport(app, { db, labels, freshness, documents, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
+  const downloads = createDownloads({
+    // Questions, and the labels of exports, always find connections.
+    atOnce: Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2)),
+    stallMs: env.EXPORT_STALL_MS,
+    log,
+  });
+  serveExport(app, { db, labels, freshness, documents, authenticate, rates, downloads, maxDays: env.EXPORT_MAX_DAYS });
   litellm.serve(app, authenticate);
   await litellm.start();
   return { app, db };

@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http';
 import { Filters, GroupBy, grants, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { type App, type Authenticate, merchantsFor, queryOf, type RateLimit } from '@tally/service';
@@ -5,6 +6,7 @@ import { assertRange } from '../dates.ts';
 import { covering, type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
 import type { Labels } from '../labels.ts';
+import type { Downloads } from './downloads.ts';
 import { FORMATS } from './formats.ts';
 import { tableOf } from './table.ts';
 
@@ -15,6 +17,7 @@ export type ExportOptions = {
   documents: Documents;
   authenticate: Authenticate;
   rates: RateLimit;
+  downloads: Downloads;
   maxDays: number;
 };
 
@@ -27,7 +30,7 @@ const Question = Filters.extend({ by: GroupBy.optional() });
  */
 export function serveExport(
   app: App,
-  { db, labels, freshness, documents, authenticate, rates, maxDays }: ExportOptions,
+  { db, labels, freshness, documents, authenticate, rates, downloads, maxDays }: ExportOptions,
 ): void {
   app.get('/export/:file{usage\\.[a-z]+}', async (c) => {
     const ending = c.req.param('file').slice('usage.'.length);
@@ -47,7 +50,13 @@ export function serveExport(
     const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
     const coverage = covering(fresh, imported);
     const table = tableOf(filters, { db, labels, imported: imported.parts });
-    return c.body(ReadableStream.from(format.write(table)) as ReadableStream<Uint8Array>, 200, {
+    const { outgoing } = (c.env ?? {}) as { outgoing?: ServerResponse };
+    const file = await downloads.open(table, format, () => {
+      // Node holds what was just written until the next tick: the last line must go out before the connection does.
+      outgoing?.socket?.uncork();
+      outgoing?.destroy();
+    });
+    return c.body(file, 200, {
       'content-type': format.contentType,
       'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,
       'cache-control': 'no-store',
