@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Day, StoredDay, StoredTime } from './time.ts';
 
 export const LitellmPull = z.object({
   id: z.string(),
@@ -9,10 +9,10 @@ export const LitellmPull = z.object({
   kind: z.enum(['schedule', 'hand', 'day']),
   status: z.enum(['RUNNING', 'COMPLETED', 'FAILED']),
   /** The starts of calls that it is about; the end is not included. */
-  start: Time,
-  end: Time,
+  start: StoredTime,
+  end: StoredTime,
   /** Everything that started before it is recorded; one that was cut off goes on from here. */
-  position: Time,
+  position: StoredTime,
   /** How much of its range is done, 0 to 100. */
   percent: z.number(),
   calls: z.number().int(),
@@ -25,8 +25,8 @@ export const LitellmPull = z.object({
   /** Rows that LiteLLM counted but did not show. */
   missing: z.number().int(),
   error: z.object({ code: z.string(), message: z.string() }).nullable(),
-  startedAt: Time,
-  finishedAt: Time.nullable(),
+  startedAt: StoredTime,
+  finishedAt: StoredTime.nullable(),
 });
 export type LitellmPull = z.infer<typeof LitellmPull>;
 
@@ -59,13 +59,13 @@ export const litellm = {
       configured: z.boolean(),
       /** Milliseconds between two pulls; null where they are started by hand alone. */
       intervalMs: z.number().nullable(),
-      lastCompletedAt: Time.nullable(),
+      lastCompletedAt: StoredTime.nullable(),
       /** The newest 20. */
       pulls: z.array(LitellmPull),
       /** Days of the range, at most 400; without one the last 31: what the calls of a day sum up to, and what LiteLLM's own daily sums say. */
       days: z.array(
         z.object({
-          date: Day,
+          date: StoredDay,
           /** Whether its calls or its daily sums are counted; null where nothing is. */
           toldBy: z.enum(['calls', 'sums']).nullable(),
           seen: Sums.nullable(),
@@ -73,7 +73,7 @@ export const litellm = {
           differs: z.boolean().nullable(),
           /** Why LiteLLM's sums are not known. */
           error: z.string().nullable(),
-          checkedAt: Time.nullable(),
+          checkedAt: StoredTime.nullable(),
         }),
       ),
     }),
