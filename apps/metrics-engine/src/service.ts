@@ -23,7 +23,7 @@ import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
 import { createReconcile } from './realtime/reconcile.ts';
-import { mountRest } from './rest/rest.ts';
+import { restRoutes } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -167,8 +167,9 @@ export async function createEngineService(
       createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime }),
       createAudit({ service: 'metrics-engine', store: db.audit, log }),
     ),
+    routes: restRoutes(),
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    env,
     registry,
     async health() {
       await db.ping();
@@ -177,7 +178,6 @@ export async function createEngineService(
       return { ok: true, degraded: !ready, postgres: true, redis: ready };
     },
   });
-  mountRest(app);
   // A backfill that someone waits for ends between two periods; the next engine goes on with it.
   app.stopping.addEventListener('abort', () => void rollups.stop());
   return { app, db, schedule, redis };

@@ -4,6 +4,8 @@ import { z } from 'zod';
 const Schema = z.object({
   ...serviceEnv,
   PORT: whole(4001, 0, 65_535),
+  MAX_CALLS_AT_ONCE: whole(256, 1, 1_000_000),
+  MAX_CALLS_PER_MINUTE: whole(1_200_000, 1, 1_000_000_000),
   FLUSH_INTERVAL_MS: whole(1_000, 10, 3_600_000),
   FLUSH_PIECE_ENTRIES: whole(10_000, 1, 100_000),
   TRACK_MERGE_MS: whole(5, 0, 1_000),

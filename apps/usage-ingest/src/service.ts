@@ -179,7 +179,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     log,
     router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    env,
     registry,
     health: () => health(db, redis, durability),
   });

@@ -20,6 +20,8 @@ export type Procedure = {
   readonly platform?: true;
   /** Recorded in the audit log like what admins do, see `isAudited`. */
   readonly audited?: true;
+  /** Array elements and object members that its JSON may have; default: `MAX_ITEMS`. */
+  readonly maxItems?: number;
   /** Where every field may be left out, so may all of it: `.prefault({})`. */
   readonly input: z.ZodType;
   readonly output: z.ZodType;
@@ -27,10 +29,14 @@ export type Procedure = {
 
 export type Contract = { readonly [name: string]: Procedure | Contract };
 
+/** Array elements and object members that the JSON of a call may have, unless its procedure says otherwise. */
+export const MAX_ITEMS = 20_000;
+
 type Parts<I extends z.ZodType, O extends z.ZodType> = {
   access: Access;
   platform?: true;
   audited?: true;
+  maxItems?: number;
   input: I;
   output: O;
 };
@@ -61,6 +67,8 @@ export type TallyErrorShape = Omit<TRPCDefaultErrorShape, 'data'> & {
     trpcCode: string;
     httpStatus: number;
     path?: string;
+    /** What to do about it: the `action` of its code. */
+    action: string;
     /** What the caller can act on: the failing fields, the limit, the seconds to wait. */
     details?: unknown;
   };

@@ -20,6 +20,7 @@ export {
   type Contract,
   isAudited,
   isProcedure,
+  MAX_ITEMS,
   mutation,
   type Procedure,
   query,

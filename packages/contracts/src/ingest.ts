@@ -185,6 +185,8 @@ export const ingest = {
   usage: {
     record: mutation({
       access: 'record',
+      // 1,000 entries with all fields, metrics and properties.
+      maxItems: 100_000,
       input: z.strictObject({
         // Entries are checked one by one, so that a bad one rejects itself and never the batch.
         entries: z

@@ -39,7 +39,7 @@ function setUp(handler: (input: Record<string, unknown>) => Promise<Record<strin
   const caller: Caller = { id: 'anna', role: 'admin', merchantId: null, teamId: null };
   const callAs = (who: Partial<Caller>) => {
     const context: Context = {
-      caller: async () => ({ ...caller, ...who }),
+      caller: { ...caller, ...who },
       event: {},
       stopping: new AbortController().signal,
     };
