@@ -35,6 +35,7 @@ export const MAX_ITEMS = 20_000;
 type Parts<I extends z.ZodType, O extends z.ZodType> = {
   access: Access;
   platform?: true;
+  audited?: true;
   maxItems?: number;
   audited?: true;
   input: I;
