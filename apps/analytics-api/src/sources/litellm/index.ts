@@ -13,20 +13,20 @@ import { createRecorder } from './record.ts';
 
 export type Litellm = {
   handlers: Handlers<(typeof analytics)['litellm']>;
-  /** Mounts the receivers of what LiteLLM pushes. */
+  /** Mounts the receivers of LiteLLM's callbacks. */
   serve(app: App, authenticate: Authenticate): void;
-  /** Goes on with what was left, and pulls on schedule where that is wanted. */
+  /** Continues an unfinished pull, and pulls on schedule if an interval is set. */
   start(): Promise<void>;
   stop(): Promise<void>;
 };
 
-/** Paths whose bodies may be larger than others': they have the messages of the calls in them. */
+/** Paths whose bodies may be larger than others, because they contain the messages of the calls. */
 export const litellmBodyLimits = (env: Env) => ({
   [LOGS_PATH]: env.LITELLM_MAX_BODY_BYTES,
   [EVENTS_PATH]: env.LITELLM_MAX_BODY_BYTES,
 });
 
-/** LiteLLM as a source: what it pushes, what is pulled from it, and what both come to. */
+/** Creates LiteLLM as a source: its receivers, its pulls and its status. */
 export function createLitellm({
   env,
   db,
@@ -46,8 +46,9 @@ export function createLitellm({
   const rules: Rules = {
     merchantFrom: env.LITELLM_MERCHANT_FROM,
     merchant: env.LITELLM_MERCHANT,
-    idFrom: env.LITELLM_ID_FROM,
   };
+  if (env.LITELLM_ID_FROM)
+    log.warn('LITELLM_ID_FROM has no effect any more, and the next release will reject it: remove it.');
   const metrics = createLitellmMetrics(registry);
   const recorder = createRecorder({ ingest, store, metrics, now });
   const onError = (error: unknown) => log.error({ err: error }, 'LiteLLM could not be pulled');
@@ -74,7 +75,8 @@ export function createLitellm({
   return {
     handlers: {
       async pull({ input }): Promise<LitellmPull> {
-        if (!puller) throw new TallyError('SOURCE_NOT_SET', 'LITELLM_URL is not set: there is nothing to pull from.');
+        if (!puller)
+          throw new TallyError('SOURCE_NOT_SET', 'LITELLM_URL is not set, so there is nothing to pull from.');
         return presentPull(await puller.pull(rangeOf(input, dayOf(now()))));
       },
       async status({ input }) {
@@ -109,7 +111,7 @@ export function createLitellm({
   };
 }
 
-/** One date is a day of its own, or the first of those up to today. */
+/** Returns the range: from `startDate` to today, or the single day `endDate`, where the other is absent. */
 function rangeOf({ startDate, endDate }: { startDate?: Day | undefined; endDate?: Day | undefined }, today: Day) {
   if (startDate) return { startDate, endDate: endDate ?? (today > startDate ? today : startDate) };
   return endDate ? { startDate: endDate, endDate } : undefined;

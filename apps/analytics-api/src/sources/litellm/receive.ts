@@ -11,15 +11,15 @@ export const LOGS_PATH = '/sources/litellm/logs';
 export const EVENTS_PATH = '/sources/litellm/api/v1/events';
 
 const MAX_ITEMS = 10_000;
-/** Bodies held at once; further ones wait in their sockets. */
+/** Bodies held at once; others wait in their sockets. */
 const BODIES_AT_ONCE = 4;
 
-/** An item as it stood in a body, or why it could not be read. */
+/** An item of a body, or why it could not be read. */
 type Item = { value: unknown } | { error: TallyError };
 
 /**
- * The receivers of what LiteLLM pushes. An answer below 300 says that every item was stored or is among the rejected; LiteLLM
- * does not send again what is answered otherwise, so what is lost then must be pulled.
+ * Mounts the receivers of LiteLLM's callbacks. An answer below 300 means that every item was stored or is among the
+ * rejected. LiteLLM never retries, so what gets another answer must be pulled.
  */
 export function serveReceivers(
   app: App,
@@ -39,7 +39,12 @@ export function serveReceivers(
     return caller;
   };
 
-  async function receive(way: Way, items: readonly Item[], read: (value: unknown) => Call, caller: Caller) {
+  async function receive(
+    way: Exclude<Way, 'daily' | 'pull'>,
+    items: readonly Item[],
+    read: (value: unknown) => Call,
+    caller: Caller,
+  ) {
     const calls: { index: number; call: Call }[] = [];
     const rejected: Rejection[] = [];
     let empty = 0;
@@ -88,8 +93,8 @@ export function serveReceivers(
 }
 
 /**
- * The items of a body: a JSON array, one object, or an object a line, whatever its content type says. A line that is no
- * JSON rejects itself; INVALID_JSON where nothing can be read.
+ * Returns the items of a body: a JSON array, one object, or one object per line, whatever its content type is. A line
+ * that is not JSON is rejected by itself; INVALID_JSON where nothing can be read.
  */
 function itemsOf(body: string): Item[] {
   const text = body.trim();
@@ -119,7 +124,7 @@ function limited(items: Item[]): Item[] {
   return items;
 }
 
-/** Undefined where LiteLLM had nothing to say. */
+/** Returns undefined for `null`, which LiteLLM sends where it has no payload. */
 function take(
   value: unknown,
   read: (value: unknown) => Call,
@@ -142,7 +147,7 @@ function rejectionOf(index: number, item: Item, { code, message }: TallyError): 
   return { index, id: typeof id === 'string' ? id.slice(0, 128) : null, code, message };
 }
 
-/** Problem details as senders of CloudEvents read them, with the domain's code beside. */
+/** Returns an error as problem details, which senders of CloudEvents read, with our error code added. */
 function problemDetails(error: unknown): Response {
   const { code, message } = understand(error);
   const { status } = ERRORS[code];
@@ -150,7 +155,7 @@ function problemDetails(error: unknown): Response {
   return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/problem+json' } });
 }
 
-/** Lets so many run at once; the others wait in order. */
+/** Runs at most `atOnce` at a time; the others wait in order. */
 function createTurns(atOnce: number): <T>(work: () => Promise<T>) => Promise<T> {
   const waiting: (() => void)[] = [];
   let running = 0;
