@@ -4,6 +4,7 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRateLimit,
   createRedis,
@@ -19,15 +20,15 @@ import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
-import { serveExport } from './export/routes.ts';
+import { exportRoute } from './export/routes.ts';
 import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
-import { serveRest } from './rest.ts';
+import { restRoutes } from './rest.ts';
 import { createHandlers } from './router.ts';
-import { createLitellm, litellmBodyLimits } from './sources/litellm/index.ts';
+import { createLitellm } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
 
 export type AnalyticsService = { app: App; db: Db };
@@ -82,7 +83,6 @@ export async function createAnalyticsService(
     },
     now,
   });
-  const authenticate = createAuthenticate({ env, keys: db.keys, now });
   const days = createDays({
     db,
     freshness,
@@ -110,10 +110,15 @@ export async function createAnalyticsService(
         rates,
         litellm,
       }),
+      createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
-    authenticate,
-    maxBodyBytes: env.MAX_BODY_BYTES,
-    bodyLimits: litellmBodyLimits(env),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    env,
+    routes: [
+      ...restRoutes(),
+      exportRoute({ db, labels, freshness, documents, rates, maxDays: env.EXPORT_MAX_DAYS }),
+      ...litellm.routes,
+    ],
     registry,
     async health() {
       await db.ping();
@@ -122,9 +127,6 @@ export async function createAnalyticsService(
       return { ok: true, degraded: away, postgres: true, redis: !away };
     },
   });
-  serveRest(app, { read, authenticate, rates });
-  serveExport(app, { db, labels, freshness, documents, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
-  litellm.serve(app, authenticate);
   await litellm.start();
   return { app, db };
 }
