@@ -1,4 +1,4 @@
-import { dayOf, MINUTE_MS } from '@tally/contracts';
+import { DAY_MS, dayOf, MINUTE_MS } from '@tally/contracts';
 import type { LitellmCall } from '@tally/db';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -51,8 +51,8 @@ const event = ({ response, at, prompt }: Made, sentAt = at + 5_000): Call =>
   );
 
 /** What the table keeps between batches. */
-function memory() {
-  const table = new Map<string, LitellmCall>();
+function memory(...before: LitellmCall[]) {
+  const table = new Map(before.map((row) => [`${row.alias} ${dayOf(row.time)} ${row.entryId}`, row]));
   return (...calls: Call[]) => {
     const aliases = new Set(calls.flatMap(({ ids }) => ids.all));
     const { claims, notes } = claim(
@@ -127,6 +127,23 @@ describe('different calls under one id that the client chose', () => {
     expect(report(row(chosen, 'mine'))[0]).toMatchObject({ entryId: 'chatcmpl-1', isRepeat: true });
   });
 
+  test('are counted each where a later report tells the response of the first', () => {
+    const report = memory();
+    report(row(chosen, 'mine'));
+    expect(report(payload(chosen))[0]).toMatchObject({ entryId: 'mine', isRepeat: true });
+    const other = { ...chosen, response: 'chatcmpl-2' };
+    expect(report(payload(other))[0]).toMatchObject({ entryId: 'chatcmpl-2', isRepeat: false });
+  });
+
+  test('are those of different days, also where a response id is used again', () => {
+    const report = memory();
+    report(payload(one));
+    const nextDay = { ...one, at: NOON + DAY_MS };
+    expect(report(payload(nextDay))[0]).toMatchObject({ entryId: 'chatcmpl-1', at: nextDay.at, isRepeat: false });
+    expect(report(row(nextDay, 'chatcmpl-1'))[0]).toMatchObject({ at: nextDay.at, isRepeat: true });
+    expect(report(row(one, 'chatcmpl-1'))[0]).toMatchObject({ at: NOON, isRepeat: true });
+  });
+
   test('are attempts that failed, which have no response, and the one that succeeded', () => {
     const report = memory();
     const attempt = { ...one, response: 'call-1', failed: true };
@@ -136,6 +153,48 @@ describe('different calls under one id that the client chose', () => {
       payload({ ...one, at: NOON + 6_000 }),
     );
     expect(new Set(claims.map(({ entry }) => entry)).size).toBe(3);
+  });
+});
+
+describe('what was counted before the table existed', () => {
+  const counted = (alias: string, more: Partial<LitellmCall> = {}): LitellmCall => ({
+    merchantId: 'm',
+    alias,
+    entryId: alias,
+    time: NOON,
+    isSentTime: false,
+    responseId: null,
+    failed: false,
+    promptTokens: 10n,
+    completionTokens: 1n,
+    cost: null,
+    ...more,
+  });
+  const hit = { cache_hit: 'True' };
+
+  test.each<[string, LitellmCall, Call[]]>([
+    ['under the response id', counted('chatcmpl-1'), [payload(one), row(one, 'chatcmpl-1'), event(one)]],
+    ['under the call id', counted('call-1'), [row(one, 'call-1'), payload(one)]],
+    [
+      'under the response id of an event',
+      counted('chatcmpl-1', { isSentTime: true, time: NOON + MINUTE_MS }),
+      [payload(one)],
+    ],
+    [
+      'around a midnight',
+      counted('chatcmpl-1', { isSentTime: true, failed: null, promptTokens: null, completionTokens: null }),
+      [payload(one), row(one, 'chatcmpl-1')],
+    ],
+    [
+      'as a cache hit under the call id',
+      counted(`call-1_cache_hit@${NOON}`, { entryId: 'call-1' }),
+      [row(one, 'call-1_cache_hit1763781050.1', hit), payload({ ...one, response: 'r_cache_hit1763781050.9' }, hit)],
+    ],
+  ])('stays a repeat: %s', (_, before, calls) => {
+    for (const call of calls) {
+      expect(memory(before)(call)).toMatchObject([{ entryId: before.entryId, at: before.time, isRepeat: true }]);
+      expect(memory(before)(call)[0]!.conflict).toBeUndefined();
+    }
   });
 });
 

@@ -1,8 +1,12 @@
 import { addDays, dayOf } from '@tally/contracts';
+import { createLog } from '@tally/service';
 import fc from 'fast-check';
+import { Registry } from 'prom-client';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { EVENTS, eventOf, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
 import { KEY } from '../../../test/start.ts';
+import { readEnv } from '../../env.ts';
+import { createLitellm } from './index.ts';
 
 const world = new LitellmWorld();
 
@@ -117,6 +121,24 @@ describe('a call that is pushed and pulled', () => {
     const metrics = await (await app.request('/metrics')).text();
     expect(metrics).toContain('tally_litellm_calls_total{way="pull",result="conflict"} 1');
     expect(metrics).toContain('tally_litellm_calls_total{way="generic_api",result="conflict"} 1');
+  });
+
+  test('accepts the retired LITELLM_ID_FROM with a warning', () => {
+    const warnings: unknown[] = [];
+    const log = Object.assign(createLog('test', 'silent'), { warn: (message: unknown) => void warnings.push(message) });
+    const start = (more: Record<string, string>) =>
+      createLitellm({
+        env: readEnv({ ...world.running.serviceEnv(), ...more }),
+        db: world.running.db,
+        ingest: world.running.ingest,
+        registry: new Registry(),
+        log,
+        now: Date.now,
+      });
+    start({});
+    expect(warnings).toEqual([]);
+    start({ LITELLM_ID_FROM: 'call' });
+    expect(warnings).toEqual([expect.stringMatching(/^LITELLM_ID_FROM has no effect any more/)]);
   });
 
   test('gives the plain sum for any order and any repeats', async () => {
