@@ -37,7 +37,6 @@ type Parts<I extends z.ZodType, O extends z.ZodType> = {
   platform?: true;
   audited?: true;
   maxItems?: number;
-  audited?: true;
   input: I;
   output: O;
 };
