@@ -1,5 +1,5 @@
 import { type DeadLetter, TallyError } from '@tally/contracts';
-import { type Db, isRefusal } from '@tally/db';
+import { type Db, isRefusal, originOf } from '@tally/db';
 
 export type DeadLetters = {
   list(options: {
@@ -35,7 +35,7 @@ export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): Dead
         try {
           const { skipped } = await db.journal.append({
             source: 'stream',
-            lines: [{ ...line, origin: `letter:${letter.id}` }],
+            lines: [{ ...line, origin: originOf(letter.id, line) }],
           });
           if (skipped.length > 0) throw new TallyError('UNAVAILABLE', 'The merchant is being corrected; retry again.');
           await db.deadLetters.resolve(letter.id);

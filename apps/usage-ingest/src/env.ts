@@ -15,10 +15,11 @@ const Schema = z.object({
   ENABLE_USAGE_AGGREGATION: flag(true),
   USAGE_AGGREGATION_INTERVAL: whole(3_600_000, 1_000, 86_400_000),
   RECONCILE_INTERVAL_MS: whole(3_600_000, 1_000, 86_400_000),
+  USAGE_SHARDS: whole(64, 1, 1_024),
+  DEDUPLICATION_MEMORY_SHARE: z.coerce.number().min(0).max(0.9).default(0.25),
   REDIS_MEMORY_HIGH_MARK: z.coerce.number().min(0.1).max(1).default(0.9),
   REDIS_WAIT_REPLICAS: whole(0, 0, 10),
   MAX_METRIC_TYPES_PER_DAY: whole(200, 1, 100_000),
-  MAX_DIMENSIONS_PER_DAY: whole(100_000, 1, 10_000_000),
   /** For crash tests: a named point at which the process kills itself. */
   TALLY_FAULT: z.string().optional(),
 });

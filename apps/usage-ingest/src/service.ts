@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { ingest } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
 import {
@@ -11,12 +12,15 @@ import {
   type Releasers,
   redisReady,
   serveContract,
-  startLoop,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createCounters } from './counters/counters.ts';
+import { createKeys, type Keys, SHARD_COUNT_KEY } from './counters/keys.ts';
+import { createOldLayout } from './counters/old-layout.ts';
+import { agreeOnShards } from './counters/shard-count.ts';
+import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
@@ -26,17 +30,30 @@ import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
-
+import { startFlusher } from './flush/flusher.ts';
 import { startScheduler } from './jobs/scheduler.ts';
 import { createIngestMetrics } from './metrics.ts';
+import { createPending } from './pending.ts';
 import { createRecentEntries } from './recent.ts';
-import { createReconcile, presentDrift } from './reconcile/index.ts';
+import { createReconcile, createRepair, presentDrift } from './reconcile/index.ts';
 import { watchRedis } from './redis-watch.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
+import { createRunningTotals } from './running-totals.ts';
 import { createTrack } from './track.ts';
 
-export type IngestService = { app: App; flush: Flush; derive: Derive; db: Db; redis: RedisClient };
+/** After a write past Redis its totals are repaired within seconds; until then answers come from Postgres. */
+const BEHIND_MS = 60_000;
+
+export type IngestService = {
+  app: App;
+  flush: Flush;
+  derive: Derive;
+  db: Db;
+  redis: RedisClient;
+  keys: Keys;
+  window: DeduplicationWindow;
+};
 
 export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
 
@@ -57,23 +74,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const registry = new Registry();
   const metrics = createIngestMetrics(registry, durability);
-  const limits = {
-    typesPerDay: env.MAX_METRIC_TYPES_PER_DAY,
-    dimensionsPerDay: env.MAX_DIMENSIONS_PER_DAY,
-    waitReplicas: env.REDIS_WAIT_REPLICAS,
-  };
-  const counters = createCounters(redis, limits, fault);
-  let restarted = true;
-  const watch = watchRedis({
-    redis,
-    highMark: env.REDIS_MEMORY_HIGH_MARK,
-    intervalMs: 1_000,
-    onRestart() {
-      log.warn('redis was started again; its totals are compared with postgres');
-      restarted = true;
-    },
-  });
+  const shards = await agreeOnShards(redis, db.shards, env.USAGE_SHARDS);
+  if (shards.problem) log.error(shards.problem);
+  const keys = createKeys({ shards: shards.count, clustered: 'nodes' in redis });
+  const window = createDeduplicationWindow(redis, keys, env.DEDUPLICATION_MEMORY_SHARE);
+  const limits = { typesPerDay: env.MAX_METRIC_TYPES_PER_DAY, waitReplicas: env.REDIS_WAIT_REPLICAS };
+  const counters = createCounters(redis, keys, limits, window);
+  const oldLayout = createOldLayout(redis, db.journal);
+  const watch = watchRedis({ redis, highMark: env.REDIS_MEMORY_HIGH_MARK, intervalMs: 1_000 });
   releasers.push('redis watch', () => watch.stop());
+  let directAt = Number.NEGATIVE_INFINITY;
   const accept = createAccept({
     counters,
     journal: db.journal,
@@ -81,15 +91,20 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     now,
     fault,
     isFull: () => watch.isFull(),
-    onDetour(error) {
-      metrics.detours.inc();
-      log.warn({ err: error }, 'redis could not take a batch; it goes to postgres');
+    onFallback(error) {
+      metrics.fallbacks.inc();
+      log.warn({ err: error }, 'redis could not take a batch; it is written to postgres');
+    },
+    onDirect() {
+      directAt = performance.now();
     },
   });
-  const track = createTrack({ accept, counters, db, mergeMs: env.TRACK_MERGE_MS, now });
   const drain = createDrain({
     counters,
     journal: db.journal,
+    leases: db.shards,
+    problem: shards.problem,
+    holder: randomUUID(),
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
@@ -102,48 +117,47 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },
   });
-  const flush = createFlush({ counters, db, drain, now });
-  const reconcile = createReconcile({ counters, db, drain: flush.drainMerchants, now, fault });
+  const flush = createFlush({ counters, oldLayout, db, drain, now });
+  const pending = createPending({ counters, oldLayout, db });
+  const totals = createRunningTotals({
+    counters,
+    pending,
+    db,
+    drain: flush.drainMerchants,
+    mayBeBehind: () => performance.now() - directAt < BEHIND_MS,
+    now,
+  });
+  const track = createTrack({ accept, totals, mergeMs: env.TRACK_MERGE_MS, now });
+  const repair = createRepair({ counters, pending, db, now, fault });
+  const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
   const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
     releasers.push('derive', () => deriving.stop());
-    const repair = async () => {
-      restarted = false;
-      const report = await reconcile.repair().catch((error: unknown) => {
-        restarted = true;
-        throw error;
-      });
-      metrics.reconciled(report.drift);
-      metrics.waitingDeadLetters.set(await db.deadLetters.count());
-      if (!report.balanced) log.error({ drift: report.drift.slice(0, 20).map(presentDrift) }, 'books differ');
-    };
-    const flushLoop = startLoop(
-      env.FLUSH_INTERVAL_MS,
-      async () => {
-        const { errors } = await drain.drain({ wait: false });
-        metrics.flushErrors.inc(errors.length);
-        metrics.lagSeconds.set((await flush.lagMs()) / 1000);
-        await reconcile.settle();
-        if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
-        if (restarted) await repair();
-      },
-      (error) => log.error({ err: error }, 'flush failed; it is tried again'),
-    );
-    const hourly = startLoop(
-      env.RECONCILE_INTERVAL_MS,
-      async () => {
+    const flusher = startFlusher({
+      intervalMs: env.FLUSH_INTERVAL_MS,
+      hourlyMs: env.RECONCILE_INTERVAL_MS,
+      counters,
+      oldLayout,
+      drain,
+      flush,
+      repair,
+      window,
+      settle: reconcile.settle,
+      now,
+      metrics,
+      log,
+      async reconcile() {
         const closed = await closeDays();
         if (closed.length > 0) log.info({ closed }, 'journal days closed');
-        await repair();
+        const report = await reconcile.repair();
+        metrics.reconciled(report.drift);
+        metrics.waitingDeadLetters.set(await db.deadLetters.count());
+        if (!report.balanced) log.error({ drift: report.drift.slice(0, 20).map(presentDrift) }, 'drift found');
       },
-      (error) => log.error({ err: error }, 'reconciliation failed; it is tried again'),
-    );
-    releasers.push('flush', async () => {
-      await Promise.all([flushLoop.stop(), hourly.stop()]);
-      await drain.drain({ wait: true });
     });
+    releasers.push('flush', () => flusher.stop());
   }
 
   if (env.ENABLE_JOB_SCHEDULER && env.ENABLE_USAGE_AGGREGATION) {
@@ -154,10 +168,10 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const handlers = createHandlers({
     accept,
     track,
-    current: createCurrentTotals({ counters, db, now }),
-    recent: createRecentEntries({ counters, db }),
+    current: createCurrentTotals({ totals, now }),
+    recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
-    adjust: createAdjust({ db, settle: reconcile.settle, now, fault }),
+    adjust: createAdjust({ db, repair, now, fault }),
     reconcile,
     deadLetters: createDeadLetters(db),
     closeDays,
@@ -173,7 +187,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     health: () => health(db, redis, durability),
   });
-  return { app, flush, derive, db, redis };
+  return { app, flush, derive, db, redis, keys, window };
 }
 
 /** Either store alone is enough to accept usage; without both nothing can be promised. */
@@ -184,7 +198,7 @@ async function health(db: Db, redis: RedisClient, durability: Durability): Promi
       () => false,
     ),
     redis.status === 'ready'
-      ? redis.exists('usage:pending').then(
+      ? redis.exists(SHARD_COUNT_KEY).then(
           () => true,
           () => false,
         )

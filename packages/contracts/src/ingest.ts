@@ -208,7 +208,8 @@ export const ingest = {
     recent: query({
       access: 'read',
       input: z.strictObject({ merchantId: MerchantId, limit: z.number().int().min(1).max(1000).default(100) }),
-      output: z.object({ rows: z.array(StoredEntry), nextCursor: z.null() }),
+      /** `complete` is false where a store was unavailable, so that newer events may be missing. */
+      output: z.object({ rows: z.array(StoredEntry), nextCursor: z.null(), complete: z.boolean() }),
     }),
     /** From a number to its entries. Flushes first, so the number is whole. JOURNAL_DROPPED for a closed day. */
     explain: query({

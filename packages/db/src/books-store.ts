@@ -1,6 +1,8 @@
 import type { Day, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { originOf } from './dead-letters-store.ts';
+import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
@@ -36,6 +38,25 @@ export type BooksStore = {
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
   /** Which of these entries the journal has, as `date id`. */
   known(merchantId: string, entries: readonly { date: Day; id: string }[], transaction: Executor): Promise<Set<string>>;
+  /** The sums of some merchants' days, as one transaction sees them. */
+  sums(
+    scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
+    transaction: Executor,
+  ): Promise<(MerchantDay & { metricType: string; units: UnitsType })[]>;
+  /** Positions of the lines that are counted by themselves: their journal row has their own origin. */
+  counted(lines: readonly LineToAppend[], transaction?: Executor): Promise<Set<number>>;
+  /**
+   * A merchant's day at one moment: its sums by metric type, and of these lines of the day and its dead letters those
+   * that the sums do not include.
+   */
+  day(
+    merchantId: string,
+    date: Day,
+    lines: readonly LineToAppend[],
+  ): Promise<{
+    sums: Map<string, UnitsType>;
+    notCounted: LineToAppend[];
+  }>;
   /** Entries that a difference of a merchant's day can come from. */
   suspects(merchantId: string, date: Day, limit: number, transaction: Executor): Promise<{ id: string; why: string }[]>;
   /** Merchants' days whose totals in Redis are known to be behind. */
@@ -78,6 +99,23 @@ const Period = z
   })
   .transform(({ merchant_id, metric_type, ...row }) => ({ ...row, merchantId: merchant_id, metricType: metric_type }));
 
+const SumRow = z
+  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), metric_value: Units })
+  .transform(({ merchant_id, date, metric_type, metric_value }) => ({
+    merchantId: merchant_id,
+    date,
+    metricType: metric_type,
+    units: metric_value,
+  }));
+
+const DayRow = z.object({
+  metric_type: z.string().nullable(),
+  metric_value: Units.nullable(),
+  position: z.number().int().nullable(),
+  id: z.string().nullable(),
+  line: z.custom<JournalLine | null>((line) => typeof line === 'object'),
+});
+
 /** The books side by side: what must be equal, and what is known to be behind. */
 export function createBooksStore(dataSource: DataSource): BooksStore {
   return {
@@ -99,6 +137,27 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
       const values = [merchantId, entries.map((each) => each.date), entries.map((each) => each.id)];
       const rows = await runSql(transaction, 'known-entries', values, z.object({ date: DateText, id: z.string() }));
       return new Set(rows.map((row) => `${row.date} ${row.id}`));
+    },
+    sums: ({ merchantIds, startDate, endDate }, transaction) =>
+      runSql(transaction, 'merchant-sums', [merchantIds, startDate, endDate], SumRow),
+    async counted(lines, transaction = dataSource) {
+      if (lines.length === 0) return new Set();
+      const column = (pick: (line: LineToAppend) => string) => lines.map(pick);
+      const [dates, merchants] = [column((line) => line.date), column((line) => line.merchant_id)];
+      const values = [dates, merchants, column((line) => line.id), column((line) => line.origin), OLD_ORIGIN];
+      const rows = await runSql(transaction, 'counted-lines', values, z.object({ position: z.number().int() }));
+      return new Set(rows.map((row) => row.position));
+    },
+    async day(merchantId, date, lines) {
+      const [ids, origins] = [lines.map((line) => line.id), lines.map((line) => line.origin)];
+      const values = [merchantId, date, ids, origins, OLD_ORIGIN];
+      const rows = await runSql(dataSource, 'day-with-lines', values, DayRow);
+      const counted = new Set(rows.map((row) => row.position));
+      const letters = rows.flatMap(({ id, line }) => (line ? [{ ...line, origin: originOf(id!, line) }] : []));
+      return {
+        sums: new Map(rows.flatMap((row) => (row.metric_type === null ? [] : [[row.metric_type, row.metric_value!]]))),
+        notCounted: [...lines.filter((_, position) => !counted.has(position)), ...letters],
+      };
     },
     suspects: (merchantId, date, limit, transaction) =>
       runSql(transaction, 'suspects', [merchantId, date, limit], z.object({ id: z.string(), why: z.string() })),

@@ -1,7 +1,7 @@
 import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { JournalLine } from './journal-line.ts';
+import type { JournalLine, LineToAppend } from './journal-line.ts';
 import { DateText, Moment } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
@@ -30,8 +30,8 @@ export type DeadLettersStore = {
   resolve(id: string): Promise<void>;
   /** How many wait for someone to look at them. */
   count(): Promise<number>;
-  /** The unresolved entries of a merchant, as journal lines: accepted, but in no book of Postgres. */
-  waiting(merchantId: string, transaction: Executor): Promise<JournalLine[]>;
+  /** The unresolved events of some merchants, with their origin: accepted, but counted nowhere in Postgres. */
+  waiting(merchantIds: readonly string[], transaction: Executor): Promise<LineToAppend[]>;
 };
 
 const Row = z
@@ -55,7 +55,10 @@ const Row = z
     resolvedAt: resolved_at,
   }));
 
-const MAX_WAITING = 10_000;
+const Waiting = z.object({
+  id: z.string(),
+  line: z.custom<LineToAppend>((line) => typeof line === 'object' && line !== null),
+});
 
 /** Entries that were acknowledged and that Postgres refused for their own sake. */
 export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore {
@@ -71,9 +74,14 @@ export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore
       );
       return Number(row.count);
     },
-    async waiting(merchantId, transaction) {
-      const letters = await runSql(transaction, 'dead-letters', [merchantId, null, '0', MAX_WAITING, false], Row);
-      return letters.map((letter) => letter.line);
+    async waiting(merchantIds, transaction) {
+      const letters = await runSql(transaction, 'waiting-letters', [merchantIds], Waiting);
+      return letters.map(({ id, line }) => ({ ...line, origin: originOf(id, line) }));
     },
   };
+}
+
+/** Where a dead letter came from; those of the previous release did not keep it. */
+export function originOf(id: string, line: JournalLine & { origin?: string }): string {
+  return line.origin ?? `letter:${id}`;
 }

@@ -1,7 +1,7 @@
 import { type Day, isTallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
+import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf } from './line-columns.ts';
 import type { Partitions } from './partitions.ts';
 import { DateText } from './rows.ts';
@@ -51,8 +51,11 @@ export type Journal = {
    * connection, so a second one may not be had.
    */
   exclusively<T>(merchantIds: readonly string[], work: (transaction: Executor) => Promise<T>): Promise<T>;
-  /** Keeps an entry that Postgres rejects as a dead letter, with the reason. */
-  bury(line: JournalLine, reason: { code: string; message: string }): Promise<void>;
+  /**
+   * Keeps an event that Postgres rejects as a dead letter, with the reason. False where a dead letter of the same identity
+   * is another line: this one is a repeat.
+   */
+  bury(line: LineToAppend, reason: { code: string; message: string }): Promise<boolean>;
 };
 
 const INDEX_ROW_TOO_LARGE = '54000';
@@ -70,6 +73,7 @@ const AppendRow = z.object({
   changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
 });
 const MerchantRow = z.object({ merchant_id: z.string() });
+const BuryRow = z.object({ own: z.boolean() });
 const PositionRow = z.object({ position: z.number().int() });
 
 /** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
@@ -88,7 +92,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
     const columns = columnsOf(left);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
     const { inserted, changed } = row!;
-    const repeats = inserted === left.length ? [] : await repeatsOf(transaction, source, left, columns);
+    const repeats = inserted === left.length ? [] : await repeatsOf(transaction, left, columns, fence === undefined);
     await beforeCommit?.();
     const positions = left === lines ? repeats : repeats.map((position) => lines.indexOf(left[position]!));
     return { entries: left.length, inserted, repeats: positions, changed, skipped };
@@ -96,18 +100,19 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
 
   async function repeatsOf(
     transaction: Executor,
-    source: FlushSource,
     lines: readonly LineToAppend[],
     columns: readonly string[],
+    marks: boolean,
   ): Promise<number[]> {
     // In a statement of its own: a row that was committed during the insert conflicts with it and is not seen by it.
     const [dates, merchants, ids, origins] = [columns[0], columns[1], columns[2], columns.at(-1)];
     const rows = await runSql(transaction, 'repeats', [dates, merchants, ids, origins, OLD_ORIGIN], PositionRow);
     const repeats = rows.map(({ position }) => position);
-    if (source === 'stream' && repeats.length > 0) {
+    // The flush takes repeats out of the totals of Redis itself.
+    if (marks && repeats.length > 0) {
       const repeated = repeats.map((position) => lines[position]!);
-      const marks = [repeated.map((line) => line.merchant_id), repeated.map((line) => line.date)];
-      await transaction.query(sql('mark-stale'), marks);
+      const days = [repeated.map((line) => line.merchant_id), repeated.map((line) => line.date)];
+      await transaction.query(sql('mark-stale'), days);
     }
     return repeats;
   }
@@ -123,7 +128,10 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
     exclusively,
     async bury(line, { code, message }) {
       const values = [JSON.stringify(line), code, message];
-      await exclusively([line.merchant_id], (transaction) => transaction.query(sql('bury'), values));
+      const [row] = await exclusively([line.merchant_id], (transaction) =>
+        runSql(transaction, 'bury', values, BuryRow),
+      );
+      return row!.own;
     },
   };
 }
