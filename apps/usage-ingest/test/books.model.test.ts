@@ -50,6 +50,8 @@ type Op =
   | { do: 'drain'; fault: Point | undefined; at: number }
   | { do: 'adjust'; id: number; tokens: number; daysAgo: number; fault: boolean }
   | { do: 'window drops' }
+  | { do: 'repeat past the window'; again: boolean }
+  | { do: 'check' }
   | { do: 'redis loses the ids' }
   | { do: 'repair'; fault: boolean }
   | { do: 'redis forgets totals' }
@@ -117,6 +119,11 @@ const op: fc.Arbitrary<Op> = fc.oneof(
     arbitrary: fc.constantFrom<Op>({ do: 'day passes' }, { do: 'redis loses the ids' }),
   },
   { weight: 2, arbitrary: fc.constant<Op>({ do: 'window drops' }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({ do: fc.constant('repeat past the window' as const), again: fc.boolean() }),
+  },
+  { weight: 2, arbitrary: fc.constant<Op>({ do: 'check' }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('repair' as const), fault: fc.boolean() }) },
   { weight: 1, arbitrary: fc.constantFrom<Op>({ do: 'redis forgets totals' }, { do: 'redis goes back' }) },
   { weight: 1, arbitrary: fc.constant<Op>({ do: 'months pass' }) },
@@ -202,6 +209,19 @@ class World {
         return this.forget('usage-shard:*:ids:*');
       case 'window drops':
         await ingest.window.look();
+        return;
+      case 'repeat past the window':
+        await this.drain();
+        await this.forget('usage-shard:*:ids:*');
+        if (this.last) await this.record(this.last.entries, this.last.backfill, undefined);
+        if (step.again) await this.drain();
+        return;
+      case 'check':
+        await ingest.admin.reconcile.check.query({
+          startDate: addDays(this.today, -6),
+          endDate: this.today,
+          merchantIds: [this.merchantId],
+        });
         return;
       case 'repair':
         armed = step.fault ? 'reconcile.before-set' : undefined;
