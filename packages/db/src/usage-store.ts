@@ -478,11 +478,18 @@ function source(
       if (cube === 'usage_daily' || !pending || pending.first > endDate || pending.last < startDate) return [counted];
       // Days without pending events are named, so that their partitions are not even planned.
       const [from, to] = [bind(max(startDate, pending.first)), bind(min(endDate, pending.last))];
-      const flushes = `flush_id = any(${bind(pending.ids)}::bigint[])`;
-      return [
-        counted,
-        rowsOf('usage_events', 'date', `${flushes} and date between ${from}::date and ${to}::date`, MEASURES),
+      const flushes = `flush_id = any(${bind(pending.ids)}::bigint[]) and date between ${from}::date and ${to}::date`;
+      // Thousands of events are few groups: those are what the rest of the statement sorts and adds.
+      const keys = [...(columns ? [columns] : []), ...(at ? ['date'] : [])];
+      const selected = [
+        ...(columns ? [columns] : []),
+        ...(at ? ['date::timestamptz as at'] : []),
+        ...measures.map((name) =>
+          MEASURES.includes(name) ? `${less ? '-' : ''}coalesce(${sum}(${name}), 0) as ${name}` : `0 as ${name}`,
+        ),
       ];
+      const grouped = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
+      return [counted, `select ${selected.join(', ')} from usage_events where ${flushes} ${conditions} ${grouped}`];
     })
     .join(' union all ');
 }
