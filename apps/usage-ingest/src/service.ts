@@ -1,30 +1,33 @@
 import { randomUUID } from 'node:crypto';
-import { ingest } from '@tally/contracts';
+import { HOUR_MS, ingest } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
+  createReadiness,
   createRedis,
-  type Health,
   type Log,
   type RedisClient,
   type Releasers,
   redisReady,
   serveContract,
+  startLoop,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
+import { createAuditLog } from './audit-log.ts';
 import { createCounters } from './counters/counters.ts';
-import { createKeys, type Keys, SHARD_COUNT_KEY } from './counters/keys.ts';
+import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
 import { agreeOnShards } from './counters/shard-count.ts';
 import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
-import { type Durability, durabilityOf } from './durability.ts';
+import { durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
@@ -32,6 +35,7 @@ import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
 import { startFlusher } from './flush/flusher.ts';
 import { startScheduler } from './jobs/scheduler.ts';
+import { createKeys } from './keys.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
 import { createRecentEntries } from './recent.ts';
@@ -51,7 +55,7 @@ export type IngestService = {
   derive: Derive;
   db: Db;
   redis: RedisClient;
-  keys: Keys;
+  keys: RedisKeys;
   window: DeduplicationWindow;
 };
 
@@ -71,12 +75,23 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const durability = await durabilityOf(redis, db);
   log.info({ durability }, 'durability');
 
+  const readiness = createReadiness({
+    postgres: db,
+    redis,
+    memoryMark: env.REDIS_MEMORY_HIGH_MARK,
+    // Either store alone is enough to accept usage; without both nothing can be promised.
+    isOk: (stores) => stores.postgres || stores.redis,
+    facts: () => ({ durability }),
+    log,
+    now,
+  });
+
   const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const registry = new Registry();
   const metrics = createIngestMetrics(registry, durability);
   const shards = await agreeOnShards(redis, db.shards, env.USAGE_SHARDS);
   if (shards.problem) log.error(shards.problem);
-  const keys = createKeys({ shards: shards.count, clustered: 'nodes' in redis });
+  const keys = createRedisKeys({ shards: shards.count, clustered: 'nodes' in redis });
   const window = createDeduplicationWindow(redis, keys, env.DEDUPLICATION_MEMORY_SHARE);
   const limits = { typesPerDay: env.MAX_METRIC_TYPES_PER_DAY, waitReplicas: env.REDIS_WAIT_REPLICAS };
   const counters = createCounters(redis, keys, limits, window);
@@ -108,6 +123,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
+    onError: readiness.sawError,
     onDeadLetter(line, error) {
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
@@ -160,6 +176,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('flush', () => flusher.stop());
   }
 
+  const pruning = startLoop(
+    HOUR_MS,
+    async () => {
+      const removed = await db.audit.prune(env.AUDIT_RETENTION_DAYS);
+      if (removed > 0) log.info({ removed }, 'old rows of the audit log removed');
+    },
+    (error) => log.error({ err: error }, 'the audit log was not pruned; it is tried again'),
+  );
+  releasers.push('audit log', () => pruning.stop());
+
   if (env.ENABLE_JOB_SCHEDULER && env.ENABLE_USAGE_AGGREGATION) {
     const scheduler = startScheduler({ intervalMs: env.USAGE_AGGREGATION_INTERVAL, run: () => flush.run({}), log });
     releasers.push('scheduler', () => scheduler.stop());
@@ -176,33 +202,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     deadLetters: createDeadLetters(db),
     closeDays,
     flush,
-    keys: db.keys,
+    keys: createKeys({ store: db.keys, now }),
+    audit: createAuditLog(db.audit),
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
-    router: serveContract(ingest, handlers),
-    authenticate: createAuthenticate({ env, keys: db.keys, now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    env,
     registry,
-    health: () => health(db, redis, durability),
+    readiness,
   });
   return { app, flush, derive, db, redis, keys, window };
-}
-
-/** Either store alone is enough to accept usage; without both nothing can be promised. */
-async function health(db: Db, redis: RedisClient, durability: Durability): Promise<Health> {
-  const [postgres, redisOk] = await Promise.all([
-    db.ping().then(
-      () => true,
-      () => false,
-    ),
-    redis.status === 'ready'
-      ? redis.exists(SHARD_COUNT_KEY).then(
-          () => true,
-          () => false,
-        )
-      : false,
-  ]);
-  return { ok: postgres || redisOk, degraded: !(postgres && redisOk), postgres, redis: redisOk, durability };
 }

@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import type { Redis } from 'ioredis';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Counters, createCounters } from '../src/counters/counters.ts';
-import { createKeys, type Keys, parseTotalKey } from '../src/counters/keys.ts';
+import { createRedisKeys, parseTotalKey, type RedisKeys } from '../src/counters/keys.ts';
 import { createDeduplicationWindow } from '../src/counters/window.ts';
 
 const DAY = '2026-11-22';
@@ -15,7 +15,7 @@ const LIMITS = { typesPerDay: 3, waitReplicas: 0 };
 
 let store: Awaited<ReturnType<typeof freshRedis>>;
 let redis: Redis;
-let keys: Keys;
+let keys: RedisKeys;
 let counters: Counters;
 let names = 0;
 
@@ -23,7 +23,7 @@ beforeAll(async () => {
   store = await freshRedis();
   redis = createRedis(store.url) as Redis;
   await redisReady(redis);
-  keys = createKeys({ shards: 8, clustered: false });
+  keys = createRedisKeys({ shards: 8, clustered: false });
   counters = createCounters(redis, keys, LIMITS, { cutSize: () => 3 });
 });
 afterAll(async () => {
@@ -137,7 +137,7 @@ describe('keys', () => {
 
   test('of totals are read back from their right end, whatever the merchant is called', () => {
     for (const clustered of [false, true]) {
-      const own = createKeys({ shards: 64, clustered });
+      const own = createRedisKeys({ shards: 64, clustered });
       fc.assert(
         fc.property(merchant, (merchantId) => {
           const { prefix, suffix } = own.total(merchantId, DAY);
@@ -154,7 +154,7 @@ describe('keys', () => {
   });
 
   test('of a cluster lie in the slot of their shard, and the shards in slots that spread evenly', () => {
-    const own = createKeys({ shards: 64, clustered: true });
+    const own = createRedisKeys({ shards: 64, clustered: true });
     const slots = new Set<number>();
     for (let shard = 0; shard < 64; shard++) {
       const slot = slotOf(own.journal(shard));
@@ -167,7 +167,7 @@ describe('keys', () => {
   });
 
   test('the shard of a merchant never changes', () => {
-    const own = createKeys({ shards: 64, clustered: false });
+    const own = createRedisKeys({ shards: 64, clustered: false });
     expect(['acme', 'merchant-7', 'ü🙂'].map(own.shardOf)).toMatchInlineSnapshot(`
       [
         62,

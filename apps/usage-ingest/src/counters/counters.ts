@@ -3,7 +3,7 @@ import type { JournalLine } from '@tally/db';
 import { mastersOf, type RedisClient } from '@tally/service';
 import type { Cluster, Redis, Result } from 'ioredis';
 import { createGather } from './gather.ts';
-import { expiryOf, FLUSHERS_KEY, type Keys, parseTotalKey, totalsPattern } from './keys.ts';
+import { expiryOf, FLUSHERS_KEY, parseTotalKey, type RedisKeys, totalsPattern } from './keys.ts';
 import { lua } from './lua.ts';
 import { parseIdentity, type Recorded, type Refusal, recordCall } from './record-call.ts';
 import { CUT_AGE_MS, type DeduplicationWindow, MAX_AGE_MS, MAX_GENERATIONS } from './window.ts';
@@ -42,7 +42,7 @@ export type CounterLimits = {
 };
 
 export type Counters = {
-  readonly keys: Keys;
+  readonly keys: RedisKeys;
   /** Stores events. Returns for each undefined, or why it was not stored. Concurrent calls share round trips. */
   record(lines: readonly JournalLine[]): Promise<(Refusal | undefined)[]>;
   /** The totals of days of one shard, and where its journal ends. */
@@ -107,7 +107,7 @@ const FLUSHER_MS = 10_000;
 /** All `usage:*` and `usage-shard:*` keys: totals, journal streams, event ids. */
 export function createCounters(
   redis: RedisClient,
-  keys: Keys,
+  keys: RedisKeys,
   limits: CounterLimits,
   window: Pick<DeduplicationWindow, 'cutSize'>,
 ): Counters {

@@ -6,7 +6,7 @@ import slotOf from 'cluster-key-slot';
  * Every Redis key of usage-ingest. On one Redis a total is named `usage:acme:2026-11-22:queries`; on a Redis Cluster
  * every key ends in the hash tag of its shard, so that one script call touches one slot. Never use a keyPrefix.
  */
-export type Keys = {
+export type RedisKeys = {
   readonly shards: number;
   /** True on a Redis Cluster: one call may touch the keys of one shard only. */
   readonly clustered: boolean;
@@ -40,7 +40,7 @@ export const FLUSHERS_KEY = 'usage-shard:flushers';
 /** Slots of a Redis Cluster. */
 const SLOTS = 16_384;
 
-export function createKeys({ shards, clustered }: { shards: number; clustered: boolean }): Keys {
+export function createRedisKeys({ shards, clustered }: { shards: number; clustered: boolean }): RedisKeys {
   const ends = Array.from({ length: shards }, (_, shard) => (clustered ? `:{${tagOf(shard, shards)}}` : ''));
   const shardOf = (merchantId: string) => crc32(merchantId) % shards;
   const ofShard = (shard: number, name: string) => `usage-shard:${shard}:${name}${ends[shard]}`;

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { Day, Units } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { eachAmount } from '../line.ts';
-import { expiryOf, type Keys } from './keys.ts';
+import { expiryOf, type RedisKeys } from './keys.ts';
 
 /** A line to record, with its text in the journal stream. */
 export type Recorded = { line: JournalLine; text: string };
@@ -26,7 +26,7 @@ type Group = { merchantId: string; date: Day; events: number[]; sums: Map<string
 /** The keys and arguments of `record-events.lua` for some events. */
 export function recordCall(
   events: readonly Recorded[],
-  keys: Keys,
+  keys: RedisKeys,
   limits: { typesPerDay: number; window: WindowLimits },
 ): RecordCall {
   const shards = groupsByShard(events, keys);
@@ -77,7 +77,7 @@ export function parseIdentity(identity: string): { merchantId: string; date: Day
   return { merchantId: identity.slice(0, end), date: identity.slice(end + 1, end + 11), id: identity.slice(end + 12) };
 }
 
-function groupsByShard(events: readonly Recorded[], keys: Keys): Map<number, Map<string, Group>> {
+function groupsByShard(events: readonly Recorded[], keys: RedisKeys): Map<number, Map<string, Group>> {
   const shards = new Map<number, Map<string, Group>>();
   let group: Group | undefined;
   const addAmount = (metricType: string, units: string) => {

@@ -1,7 +1,7 @@
 import { HOUR_MS } from '@tally/contracts';
 import { mastersOf, type RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import type { Keys } from './keys.ts';
+import type { RedisKeys } from './keys.ts';
 import { lua } from './lua.ts';
 
 /** Event ids older than this are of no use: the journal knows them. */
@@ -46,7 +46,11 @@ type Generation = { shard: number; name: string; bytes: number; ids: number; may
  * The memory of event ids: one budget for all shards, a share of what Redis may use. Ids whose events are not flushed
  * are kept, so that repeats do not fill the journal streams; a repeat of a dropped id is found by the journal.
  */
-export function createDeduplicationWindow(redis: RedisClient, keys: Keys, memoryShare: number): DeduplicationWindow {
+export function createDeduplicationWindow(
+  redis: RedisClient,
+  keys: RedisKeys,
+  memoryShare: number,
+): DeduplicationWindow {
   redis.defineCommand('usageWindow', { lua: lua('window') });
   let cutSize = CUT_SIZE.first;
 

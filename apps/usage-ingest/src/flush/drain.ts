@@ -29,6 +29,8 @@ export type DrainOptions = {
   pieceEntries: number;
   now: () => number;
   onFlushed(report: { entries: number; inserted: number; durationMs: number }): void;
+  /** Called with the reason why a shard could not be flushed; it is tried again. */
+  onError(error: unknown): void;
   /** Called for each event that Postgres rejected and that became a dead letter. */
   onDeadLetter(line: JournalLine, error: unknown): void;
   fault: FaultPoint;
@@ -207,6 +209,7 @@ export function createDrain(options: DrainOptions): Drain {
       const errors: DrainReport['errors'] = [];
       const failed = (shard: number, error: unknown) => {
         todo.delete(shard);
+        options.onError(error);
         errors.push({ key: counters.keys.journal(shard), message: messageOf(error) });
         const pauseMs = Math.min((failing.get(shard)?.pauseMs ?? BACKOFF_MS.first / 2) * 2, BACKOFF_MS.max);
         if (!wait) failing.set(shard, { pauseMs, until: now() + pauseMs * (0.5 + Math.random() / 2) });
