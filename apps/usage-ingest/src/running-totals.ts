@@ -66,8 +66,7 @@ export function createRunningTotals(options: {
       const shard = counters.keys.shardOf(merchantId);
       const { days } = await counters.readDays(shard, [{ merchantId, date, metricTypes: metricTypes ?? [] }]);
       const { trusted, totals } = days[0]!;
-      // A day without totals may have lost them.
-      if (trusted && totals.size > 0 && !options.mayBeBehind()) return totals;
+      if (trusted && !options.mayBeBehind()) return totals;
       return await storedAndWaiting(merchantId, date, metricTypes);
     } catch {
       return stored(merchantId, date, metricTypes);

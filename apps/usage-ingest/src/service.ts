@@ -161,6 +161,9 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       repair,
       window,
       settle: reconcile.settle,
+      onSettled(since) {
+        if (directAt < since) directAt = Number.NEGATIVE_INFINITY;
+      },
       now,
       metrics,
       log,

@@ -64,6 +64,20 @@ test('ranges, merchants, the status and the books have their commands', async ()
   });
 });
 
+test('drain flushes all that waits, and fails while something still does', async () => {
+  const record = (id: string) =>
+    ingest.admin.usage.record.mutate({
+      entries: [{ id, merchantId: 'drained', time: '2026-11-21T10:00:00Z', metrics: { queries: '3' } }],
+    });
+  await record('a');
+  expect(await run('drain')).toMatchObject({ code: 0, out: '1 events flushed, 0 merchants with events waiting' });
+  const redis = ingest.redis as Redis;
+  await redis.sadd('usage:pending', 'drained');
+  await redis.xadd('usage:{drained}:journal', '*', 'batch', 'b', 'count', '1', 'days', '2026-11-21', 'lines', 'broken');
+  expect(await run('drain')).toMatchObject({ code: 1, out: '0 events flushed, 1 merchants with events waiting' });
+  await redis.del('usage:{drained}:journal', 'usage:pending');
+});
+
 test('books that differ are an exit code of 1, with the numbers', async () => {
   await ingest.redis.incrby('usage:acme:2026-11-21:queries', 1);
   expect(await run('reconcile')).toMatchObject({ code: 1, err: expect.stringContaining('"live":"4"') });
@@ -90,6 +104,7 @@ test.each([
   [['reconcile', '2026-11-22', '2026-11-21']],
   [['rebuild', '2026-11-21']],
   [['scheduler', 'now']],
+  [['drain', 'now']],
 ])('what is not understood (%j) is answered by the usage and 1', async (args) => {
   expect(await run(...args)).toMatchObject({ code: 1, out: '', err: expect.stringContaining('Usage:') });
 });

@@ -15,8 +15,8 @@ declare module 'ioredis' {
  * as long as they appear, also beside processes of that release. Its totals and ids expire by themselves.
  */
 export type OldLayout = {
-  /** Moves to Postgres what waits in old streams; returns how many events it counted. Totals are repaired after it. */
-  drain(): Promise<number>;
+  /** Moves to Postgres what waits in old streams; an error of one stream stops no other. Totals are repaired after it. */
+  drain(): Promise<{ inserted: number; errors: { key: string; message: string }[] }>;
   /** Finds old streams by a scan, whatever their sets say. */
   sweep(): Promise<void>;
   /** The lines of these merchants that wait in old streams. */
@@ -85,8 +85,15 @@ export function createOldLayout(redis: RedisClient, journal: Journal): OldLayout
 
     async drain() {
       let inserted = 0;
-      for (const merchantId of await merchants()) inserted += await drainMerchant(merchantId);
-      return inserted;
+      const errors: { key: string; message: string }[] = [];
+      for (const merchantId of await merchants()) {
+        try {
+          inserted += await drainMerchant(merchantId);
+        } catch (error) {
+          errors.push({ key: journalOf(merchantId), message: error instanceof Error ? error.message : String(error) });
+        }
+      }
+      return { inserted, errors };
     },
 
     async sweep() {

@@ -39,16 +39,15 @@ export type FlushStatus = {
 /** What an operator, a job or a reader asks of the flush. */
 export function createFlush({ counters, oldLayout, db, drain, now }: FlushOptions): Flush {
   const drainAll = coalesce(async () => {
-    const counted = await oldLayout.drain();
-    const report = await drain.drain({ wait: true });
-    return { ...report, inserted: report.inserted + counted };
+    const old = await oldLayout.drain();
+    return both(old, await drain.drain({ wait: true }));
   });
   const drainMerchants = async (merchantIds: readonly string[]) => {
     const shards = [...new Set(merchantIds.map((merchantId) => counters.keys.shardOf(merchantId)))];
     const old = await oldLayout.merchants();
-    const counted = merchantIds.some((merchantId) => old.includes(merchantId)) ? await oldLayout.drain() : 0;
-    const report = await drain.drain({ shards, wait: true });
-    return { ...report, inserted: report.inserted + counted };
+    const isOld = merchantIds.some((merchantId) => old.includes(merchantId));
+    const drained = isOld ? await oldLayout.drain() : { inserted: 0, errors: [] };
+    return both(drained, await drain.drain({ shards, wait: true }));
   };
 
   async function compare(date: Day, page: readonly LiveTotal[]): Promise<FlushResult['disagreeing']> {
@@ -143,6 +142,10 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
       };
     },
   };
+}
+
+function both(old: Awaited<ReturnType<OldLayout['drain']>>, report: DrainReport): DrainReport {
+  return { ...report, inserted: report.inserted + old.inserted, errors: [...old.errors, ...report.errors] };
 }
 
 /** The longest range of one request. */

@@ -19,6 +19,8 @@ export type FlusherOptions = {
   window: DeduplicationWindow;
   /** Repairs totals that are known to be stale. */
   settle(): Promise<unknown>;
+  /** Called when all totals that were stale at this moment (performance.now) are repaired. */
+  onSettled(since: number): void;
   /** The hourly comparison of all stored forms. */
   reconcile(): Promise<void>;
   now: () => number;
@@ -51,8 +53,11 @@ export function startFlusher(options: FlusherOptions): Loop {
       if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
     }),
     loop('repair of totals', options.intervalMs, async () => {
-      await oldLayout.drain();
+      const since = performance.now();
+      const { errors } = await oldLayout.drain();
       await options.settle();
+      options.onSettled(since);
+      if (errors.length > 0) throw new Error(`${errors[0]!.key}: ${errors[0]!.message}`);
     }),
     loop('repair after a restart of redis', LOOK_MS, async () => {
       const repaired = await repair.afterRestart(() => stopping);
