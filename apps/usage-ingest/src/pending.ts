@@ -79,9 +79,14 @@ export function createPending(options: {
     async compare(shard, days, transaction) {
       const merchantIds = [...new Set(days.map((day) => day.merchantId))];
       const { totals, lines } = await readAtOneMoment(merchantIds);
-      const letters = await db.deadLetters.waiting(merchantIds, transaction);
+      const dates = days.map((day) => day.date).sort();
+      const scope = { merchantIds, startDate: dates[0]!, endDate: dates.at(-1)! };
+      const letters = new Map<string, Map<string, Units>>();
+      for (const { metricType, units, ...day } of await db.deadLetters.waiting(scope, transaction)) {
+        letters.set(nameOf(day), (letters.get(nameOf(day)) ?? new Map()).set(metricType, units));
+      }
       const wanted = new Set(days.map(nameOf));
-      const own = [...lines, ...letters].filter((line) => wanted.has(nameOfLine(line)));
+      const own = lines.filter((line) => wanted.has(nameOfLine(line)));
       const waiting = new Map<string, LineToAppend[]>();
       for (const line of await notCounted(own, transaction)) {
         const ofDay = waiting.get(nameOfLine(line));
@@ -91,7 +96,11 @@ export function createPending(options: {
       return days.map((day, index): DayCompared => {
         const ofDay = waiting.get(nameOf(day)) ?? [];
         const { merchantId, date } = day;
-        return { merchantId, date, ...totals.days[index]!, outstanding: sumOf(ofDay), waiting: ofDay };
+        const outstanding = sumOf(ofDay);
+        for (const [type, units] of letters.get(nameOf(day)) ?? []) {
+          outstanding.set(type, (outstanding.get(type) ?? 0n) + units);
+        }
+        return { merchantId, date, ...totals.days[index]!, outstanding, waiting: ofDay };
       });
 
       async function readAtOneMoment(ids: readonly string[]): Promise<{ totals: DaysRead; lines: LineToAppend[] }> {

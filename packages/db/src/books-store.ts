@@ -1,8 +1,7 @@
 import type { Day, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { originOf } from './dead-letters-store.ts';
-import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
+import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
@@ -46,7 +45,7 @@ export type BooksStore = {
   /** Positions of the lines that are counted by themselves: their journal row has their own origin. */
   counted(lines: readonly LineToAppend[], transaction?: Executor): Promise<Set<number>>;
   /**
-   * A merchant's day at one moment: its sums by metric type, and of these lines of the day and its dead letters those
+   * A merchant's day at one moment: its sums by metric type, dead letters included, and those of these lines of the day
    * that the sums do not include.
    */
   day(
@@ -112,8 +111,6 @@ const DayRow = z.object({
   metric_type: z.string().nullable(),
   metric_value: Units.nullable(),
   position: z.number().int().nullable(),
-  id: z.string().nullable(),
-  line: z.custom<JournalLine | null>((line) => typeof line === 'object'),
 });
 
 /** The books side by side: what must be equal, and what is known to be behind. */
@@ -153,11 +150,11 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
       const values = [merchantId, date, ids, origins, OLD_ORIGIN];
       const rows = await runSql(dataSource, 'day-with-lines', values, DayRow);
       const counted = new Set(rows.map((row) => row.position));
-      const letters = rows.flatMap(({ id, line }) => (line ? [{ ...line, origin: originOf(id!, line) }] : []));
-      return {
-        sums: new Map(rows.flatMap((row) => (row.metric_type === null ? [] : [[row.metric_type, row.metric_value!]]))),
-        notCounted: [...lines.filter((_, position) => !counted.has(position)), ...letters],
-      };
+      const sums = new Map<string, UnitsType>();
+      for (const { metric_type: type, metric_value: units } of rows) {
+        if (type !== null) sums.set(type, (sums.get(type) ?? 0n) + units!);
+      }
+      return { sums, notCounted: lines.filter((_, position) => !counted.has(position)) };
     },
     suspects: (merchantId, date, limit, transaction) =>
       runSql(transaction, 'suspects', [merchantId, date, limit], z.object({ id: z.string(), why: z.string() })),

@@ -1,5 +1,4 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { isTallyError } from '@tally/contracts';
 import {
   type Appended,
   type Fence,
@@ -13,6 +12,7 @@ import {
 } from '@tally/db';
 import type { Amount, Counters, JournalItem, Removal } from '../counters/counters.ts';
 import { SHARD_COUNT_KEY } from '../counters/keys.ts';
+import { reasonOf } from '../dead-letters.ts';
 import type { FaultPoint } from '../faults.ts';
 import { eachAmount } from '../line.ts';
 import { linesOf } from '../pending.ts';
@@ -119,8 +119,7 @@ export function createDrain(options: DrainOptions): Drain {
           skipped: [...first.skipped, ...second.skipped],
         };
       }
-      const reason = { code: isTallyError(error) ? error.code : 'REFUSED', message: messageOf(error) };
-      const isFirst = await journal.bury(line!, reason);
+      const isFirst = await journal.bury(line!, reasonOf(error));
       options.onDeadLetter(line!, error);
       return { entries: 1, inserted: 0, repeats: isFirst ? [] : [0], changed: [], skipped: [] };
     }

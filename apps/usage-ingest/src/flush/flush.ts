@@ -30,7 +30,7 @@ export type Flush = {
 export type FlushStatus = {
   date: Day;
   aggregated: boolean;
-  pendingKeys: number;
+  pendingKeys: number | null;
   recordCount: number;
   lastFlushAt: string | null;
   lagMs: number | null;
@@ -135,7 +135,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
       return {
         date,
         aggregated: merchants?.size === 0 && rows.length > 0,
-        pendingKeys: merchants?.size ?? 0,
+        pendingKeys: merchants?.size ?? null,
         recordCount: rows.length,
         lastFlushAt,
         lagMs: lag,

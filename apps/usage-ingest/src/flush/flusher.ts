@@ -42,15 +42,25 @@ export function startFlusher(options: FlusherOptions): Loop {
   const loop = (what: string, intervalMs: number, work: () => Promise<void>) =>
     startLoop(intervalMs, work, (error) => log.error({ err: error }, `${what} failed; it is tried again`));
 
+  const flushOnce = async () => {
+    // Each flusher holds its part of the shards at most, so that the others have something to do.
+    const flushers = await counters.reportFlusher(name, options.now());
+    const limit = Math.ceil(counters.keys.shards / Math.max(1, flushers));
+    const { errors } = await drain.drain({ wait: false, limit });
+    metrics.flushErrors.inc(errors.length);
+    metrics.lagSeconds.set((await flush.lagMs()) / 1000);
+    if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
+  };
+
   const loops = [
     loop('flush', options.intervalMs, async () => {
-      // Each flusher holds its part of the shards at most, so that the others have something to do.
-      const flushers = await counters.reportFlusher(name, options.now());
-      const limit = Math.ceil(counters.keys.shards / Math.max(1, flushers));
-      const { errors } = await drain.drain({ wait: false, limit });
-      metrics.flushErrors.inc(errors.length);
-      metrics.lagSeconds.set((await flush.lagMs()) / 1000);
-      if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
+      try {
+        await flushOnce();
+      } catch (error) {
+        // Until Redis has answered nobody knows what waits.
+        metrics.lagSeconds.set(Number.NaN);
+        throw error;
+      }
     }),
     loop('repair of totals', options.intervalMs, async () => {
       const since = performance.now();

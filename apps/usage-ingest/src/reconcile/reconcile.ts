@@ -12,7 +12,7 @@ export type ReconcileOptions = {
   oldLayout: Pick<OldLayout, 'sweep'>;
   pending: Pending;
   repair: Repair;
-  db: Pick<Db, 'journal' | 'books' | 'cubes'>;
+  db: Pick<Db, 'journal' | 'books' | 'cubes' | 'deadLetters'>;
   /** Flushes everything that waits. */
   drain(): Promise<unknown>;
   now: () => number;
@@ -102,7 +102,13 @@ export function createReconcile({ counters, oldLayout, pending, repair, db, drai
     const ids = (await counters.knownIds(merchantId, date)).map((id) => ({ date, id }));
     const known = await db.books.known(merchantId, ids, transaction);
     const outstanding = new Set(waiting.map(identityOf));
-    const lost = ids.filter(({ id }) => !known.has(`${date} ${id}`) && !outstanding.has(`${date} ${id}`));
+    const missing = ids.filter(({ id }) => !known.has(`${date} ${id}`) && !outstanding.has(`${date} ${id}`));
+    const refused = await db.deadLetters.among(
+      { merchantId, date },
+      missing.map(({ id }) => id),
+      transaction,
+    );
+    const lost = missing.filter(({ id }) => !refused.has(id));
     const found = await db.books.suspects(merchantId, date, MAX_SUSPECTS, transaction);
     return [...lost.map(({ id }) => ({ id, why: 'acknowledged, but not in the journal' })), ...found].slice(
       0,
