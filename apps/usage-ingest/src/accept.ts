@@ -22,7 +22,7 @@ export type AcceptOptions = {
   now: () => number;
   /** Whether Redis is above its high-water mark: events are then written directly to Postgres. */
   isFull: () => boolean;
-  /** Called when Redis could not take a batch, which is then written to Postgres. */
+  /** Called when one store could not take a batch, which is then given to the other. */
   onFallback(error: unknown): void;
   /** Called before events of days that Redis keeps are written past it. */
   onDirect(): void;
@@ -80,6 +80,32 @@ export function createAccept(options: AcceptOptions): Accept {
     }
   }
 
+  /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
+  async function storeFresh(fresh: readonly CheckedLine[], add: (part: StoreResult) => void): Promise<void> {
+    const past = async (lines: readonly CheckedLine[]) => {
+      options.onDirect();
+      return directly(lines, 'direct');
+    };
+    if (options.isFull()) {
+      try {
+        return add(await past(fresh));
+      } catch (error) {
+        // A full Redis may have room for it, when Postgres is unavailable.
+        options.onFallback(error);
+      }
+    }
+    let left = fresh;
+    try {
+      const stored = await throughRedis(fresh);
+      add(stored);
+      left = stored.left;
+    } catch (error) {
+      // The journal finds an event whichever path it took, so a batch half-known to Redis may take this one, too.
+      options.onFallback(error);
+    }
+    if (left.length > 0) add(await past(left));
+  }
+
   async function store(lines: readonly CheckedLine[]): Promise<StoreResult> {
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
@@ -92,21 +118,7 @@ export function createAccept(options: AcceptOptions): Accept {
     const fresh = lines.filter(({ line }) => hot(line.date));
     const direct = lines.filter(({ line }) => !hot(line.date) && kept(line.date));
     const backfill = lines.filter(({ line }) => !kept(line.date));
-    if (fresh.length > 0) {
-      let left: readonly CheckedLine[] = fresh;
-      if (!options.isFull()) {
-        try {
-          const stored = await throughRedis(fresh);
-          add(stored);
-          left = stored.left;
-        } catch (error) {
-          // The journal finds an event whichever path it took, so a batch half-known to Redis may take this one, too.
-          options.onFallback(error);
-        }
-      }
-      if (left.length > 0) options.onDirect();
-      direct.push(...left);
-    }
+    if (fresh.length > 0) await storeFresh(fresh, add);
     if (direct.length > 0) add(await directly(direct, 'direct'));
     if (backfill.length > 0) add(await directly(backfill, 'backfill'));
     return result;

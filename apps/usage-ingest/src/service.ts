@@ -108,7 +108,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     isFull: () => watch.isFull(),
     onFallback(error) {
       metrics.fallbacks.inc();
-      log.warn({ err: error }, 'redis could not take a batch; it is written to postgres');
+      log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
     },
     onDirect() {
       directAt = performance.now();
