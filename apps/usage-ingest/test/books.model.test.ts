@@ -48,6 +48,7 @@ type Op =
   | { do: 'repeat' }
   | { do: 'track'; by: number; id: string | undefined }
   | { do: 'drain'; fault: Point | undefined; at: number }
+  | { do: 'derive' }
   | { do: 'adjust'; id: number; tokens: number; daysAgo: number; fault: boolean }
   | { do: 'window drops' }
   | { do: 'repeat past the window'; again: boolean }
@@ -104,6 +105,7 @@ const op: fc.Arbitrary<Op> = fc.oneof(
     weight: 6,
     arbitrary: fc.record({ do: fc.constant('drain' as const), fault: flushFault, at: fc.constantFrom(1, 1, 3) }),
   },
+  { weight: 2, arbitrary: fc.constant<Op>({ do: 'derive' }) },
   {
     weight: 2,
     arbitrary: fc.record({
@@ -203,6 +205,8 @@ class World {
         await Promise.all(Array.from({ length: step.at }, () => this.drain()));
         armed = undefined;
         return;
+      case 'derive':
+        return ingest.derive.run();
       case 'adjust':
         return this.adjust(step);
       case 'redis loses the ids':

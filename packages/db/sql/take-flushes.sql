@@ -10,5 +10,5 @@ with free as materialized (
 )
 select id, inserted, first_date, last_date
 from (select *, sum(inserted) over (order by id) - inserted as before from free) as slice
-where before < $1
+where before = 0 or before + inserted <= $1
 order by id

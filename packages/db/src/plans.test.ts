@@ -2,6 +2,7 @@ import { type FreshStore, freshDatabase } from '@tally/testkit';
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { sql } from './run-sql.ts';
 import { migrate } from './schema.ts';
 import { createUsageStore, type UsageReader } from './usage-store.ts';
 
@@ -65,14 +66,17 @@ beforeAll(async () => {
     from generate_series('2025-06-01'::date, '2025-06-03', '1 day') as day, generate_series(1, 2003) as n
     order by day, n`);
   await client.query('vacuum (analyze)');
-  // Every statement is planned as it stands, and not run.
-  reader = createUsageStore({
+  // Every statement is planned as it stands, and not run; only what is still to be derived is really read.
+  const planner = {
     async query(text: string, values: unknown[]) {
+      if (text === sql('pending-flushes')) return (await client.query(text, values)).rows;
       const { rows } = await client.query(`explain (format json) ${text}`, values);
       planned.push((rows[0]['QUERY PLAN'] as { Plan: Plan }[])[0]!.Plan);
       throw new Planned();
     },
-  } as unknown as DataSource);
+    transaction: (_: string, work: (manager: object) => Promise<unknown>) => work({ queryRunner: planner }),
+  };
+  reader = createUsageStore(planner as unknown as DataSource);
 });
 afterAll(async () => {
   await client.end();
@@ -117,17 +121,14 @@ test.each([
     part('usage_daily', '2025-06-03'),
   ];
   const read = await scans((reader) => reader.breakdown({ ...page, ...filters, by: 'user', parts }));
-  const pending = ['usage_events_20250601', 'usage_events_20250602', 'usage_events_20250603', 'usage_flushes'];
-  expect(read.filter((name) => !pending.includes(name.replace('index ', '')))).toEqual([
-    ...['index usage_daily', 'index usage_monthly', 'index usage_yearly'],
-  ]);
+  expect(read).toEqual(['index usage_daily', 'index usage_monthly', 'index usage_yearly']);
   expect(await scans((reader) => reader.activeUsers({ ...filters, parts }))).toEqual(read);
 });
 
 test('a week by model or by day reads that week of the small rollup, and by an index what is still to be added', async () => {
   const parts = [part('usage_daily_models', '2025-06-02', '2025-06-08')];
-  const days = ['index usage_events_20250602', 'index usage_events_20250603'];
-  const wanted = ['index usage_daily_models', ...days, 'index usage_flushes'];
+  // The only day of which something is pending.
+  const wanted = ['index usage_daily_models', 'index usage_events_20250603'];
   expect(await scans((reader) => reader.breakdown({ ...page, by: 'model', parts }))).toEqual(wanted);
   expect(await scans((reader) => reader.byDay({ parts }))).toEqual(wanted);
   expect(await scans((reader) => reader.totals({ parts, models: ['model-2'] }))).toEqual(wanted);
