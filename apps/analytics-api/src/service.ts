@@ -4,6 +4,7 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRateLimit,
   createReadiness,
@@ -110,8 +111,9 @@ export async function createAnalyticsService(
         rates,
         litellm,
       }),
+      createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
-    authenticate: createAuthenticate({ env, keys: db.keys, now }),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     env,
     routes: [
       ...restRoutes(),

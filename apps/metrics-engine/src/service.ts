@@ -4,6 +4,7 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createReadiness,
   createRedis,
@@ -161,9 +162,13 @@ export async function createEngineService(
   const app = createApp({
     name: 'metrics-engine',
     log,
-    router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
+    router: serveContract(
+      engine,
+      createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime }),
+      createAudit({ service: 'metrics-engine', store: db.audit, log }),
+    ),
     routes: restRoutes(),
-    authenticate: createAuthenticate({ env, keys: db.keys, now }),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     env,
     registry,
     // Without Redis all but realtime metrics and the schedule answers.

@@ -14,6 +14,7 @@ const Schema = z.object({
   ENABLE_JOB_SCHEDULER: flag(false),
   ENABLE_USAGE_AGGREGATION: flag(true),
   USAGE_AGGREGATION_INTERVAL: whole(3_600_000, 1_000, 86_400_000),
+  AUDIT_RETENTION_DAYS: whole(400, 1, 36_500),
   RECONCILE_INTERVAL_MS: whole(3_600_000, 1_000, 86_400_000),
   REDIS_MEMORY_HIGH_MARK: z.coerce.number().min(0.1).max(1).default(0.9),
   REDIS_WAIT_REPLICAS: whole(0, 0, 10),

@@ -20,6 +20,8 @@ export type Procedure = {
   readonly platform?: true;
   /** Array elements and object members that its JSON may have; default: `MAX_ITEMS`. */
   readonly maxItems?: number;
+  /** Recorded in the audit log like what admins do, see `isAudited`. */
+  readonly audited?: true;
   /** Where every field may be left out, so may all of it: `.prefault({})`. */
   readonly input: z.ZodType;
   readonly output: z.ZodType;
@@ -34,6 +36,7 @@ type Parts<I extends z.ZodType, O extends z.ZodType> = {
   access: Access;
   platform?: true;
   maxItems?: number;
+  audited?: true;
   input: I;
   output: O;
 };
@@ -52,6 +55,10 @@ export const subscription = <I extends z.ZodType, O extends z.ZodType>(parts: Pa
 export function isProcedure(node: Procedure | Contract): node is Procedure {
   return typeof (node as Procedure).kind === 'string' && 'output' in node;
 }
+
+/** True for administrative mutations, each call of which leaves one row in the audit log. */
+export const isAudited = ({ kind, access, audited }: Procedure): boolean =>
+  kind === 'mutation' && (access === 'admin' || audited === true);
 
 /** What a client sees of an error: the domain's code in `data.code`, tRPC's own beside it. */
 export type TallyErrorShape = Omit<TRPCDefaultErrorShape, 'data'> & {

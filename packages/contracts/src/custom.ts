@@ -93,6 +93,7 @@ export const custom = {
   create: mutation({
     maxItems: MAX_FILTER_ITEMS,
     access: 'define',
+    audited: true,
     input: Fields.extend(scope),
     output: MetricDefinition,
   }),
@@ -100,6 +101,7 @@ export const custom = {
   update: mutation({
     access: 'define',
     maxItems: MAX_FILTER_ITEMS,
+    audited: true,
     input: Fields.partial().extend({ id: Id }),
     output: MetricDefinition,
   }),
@@ -178,6 +180,7 @@ export const custom = {
   }),
   remove: mutation({
     access: 'define',
+    audited: true,
     input: z.strictObject({ id: Id }),
     output: z.object({ id: z.string(), removed: z.literal(true) }),
   }),

@@ -18,7 +18,7 @@ export const ERRORS = {
   INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
   UNAUTHORIZED: {
     status: 401,
-    action: 'Send `Authorization: Bearer <key>` or `x-api-key: <key>` with a key that is valid.',
+    action: 'Send `Authorization: Bearer <key>` or `x-api-key: <key>` with a key that is neither revoked nor expired.',
   },
   FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },
   MERCHANT_FORBIDDEN: {

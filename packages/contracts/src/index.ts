@@ -15,8 +15,10 @@ export {
   TimeZone,
   Trend,
 } from './analytics.ts';
+export { AuditRow } from './audit.ts';
 export {
   type Contract,
+  isAudited,
   isProcedure,
   MAX_ITEMS,
   mutation,

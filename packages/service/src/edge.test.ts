@@ -77,22 +77,33 @@ async function serve(settings: Record<string, string> = {}) {
   const app = createApp({
     name: 'test',
     log,
-    router: serveContract(contract, {
-      echo: async ({ input: { how = '' } }) => ({ text: how }),
-      ask: async ({ input: { how = '' } }) => ({ text: how }),
-      async wait() {
-        await new Promise<void>((resolve) => waiting.push(resolve));
-        return {};
+    router: serveContract(
+      contract,
+      {
+        echo: async ({ input: { how = '' } }) => ({ text: how }),
+        ask: async ({ input: { how = '' } }) => ({ text: how }),
+        async wait() {
+          await new Promise<void>((resolve) => waiting.push(resolve));
+          return {};
+        },
+        reign: async () => ({}),
       },
-      reign: async () => ({}),
-    }),
+      (_change, run) => run(),
+    ),
     routes,
     authenticate: createAuthenticate({
       env: { TALLY_ADMIN_KEY: ADMIN },
       keys: {
         async findByHash(hash) {
           const name = [BOB, EVE].find((key) => hash === sha256(key));
-          const more = { role: 'viewer', merchantId: null, teamId: null, createdAt: '', revokedAt: null } as const;
+          const more = {
+            role: 'viewer',
+            merchantId: null,
+            teamId: null,
+            createdAt: '',
+            expiresAt: null,
+            revokedAt: null,
+          } as const;
           return name === undefined ? undefined : { id: name.slice(0, 3), name, ...more };
         },
       },

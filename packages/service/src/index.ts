@@ -1,3 +1,4 @@
+export { type Audit, createAudit } from './audit.ts';
 export {
   type Authenticate,
   type AuthOptions,

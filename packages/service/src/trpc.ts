@@ -3,6 +3,7 @@ import {
   ERRORS,
   type ErrorCode,
   grants,
+  isAudited,
   isProcedure,
   isTallyError,
   type Procedure,
@@ -12,6 +13,7 @@ import {
 import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
 import { TRPC_ERROR_CODES_BY_KEY } from '@trpc/server/rpc';
 import { ZodError, type z } from 'zod';
+import type { Audit } from './audit.ts';
 import type { Caller } from './auth.ts';
 import { problemsOf } from './problems.ts';
 import { isServiceUnavailable, isStatementTimeout, storeFaultOf } from './store-errors.ts';
@@ -76,26 +78,29 @@ export function errorShape({ code, message, details }: TallyError, path?: string
 
 /**
  * Makes the tRPC router of a contract: input, output and access come from the contract, so none can be forgotten.
- * Errors leave as codes of `ERRORS`; what is not expected becomes INTERNAL and never shows its message.
+ * Errors leave as codes of `ERRORS`; what is not expected becomes INTERNAL and never shows its message. Administrative
+ * mutations run through `audit`; a contract that has some is not served without it.
  */
-export function serveContract<C extends Contract>(contract: C, handlers: Handlers<C>): AnyRouter {
-  return t.router(build(contract, handlers as Functions));
+export function serveContract<C extends Contract>(contract: C, handlers: Handlers<C>, audit?: Audit): AnyRouter {
+  return t.router(build(contract, handlers as Functions, audit));
 }
 
 type AnyHandler = (call: Call<Procedure>) => unknown;
 type Functions = { [name: string]: Functions | ((call: never) => unknown) };
 
 // biome-ignore lint/suspicious/noExplicitAny: the tree's types are checked at serveContract's face.
-function build(contract: Contract, handlers: Functions): any {
+function build(contract: Contract, handlers: Functions, audit: Audit | undefined): any {
   return Object.fromEntries(
     Object.entries(contract).map(([name, node]) => {
       const handler = handlers[name]!;
-      return [name, isProcedure(node) ? procedure(node, handler as AnyHandler) : build(node, handler as Functions)];
+      if (!isProcedure(node)) return [name, build(node, handler as Functions, audit)];
+      if (isAudited(node) && !audit) throw new Error(`${name} is audited: serveContract needs an audit log`);
+      return [name, procedure(node, handler as AnyHandler, isAudited(node) ? audit : undefined)];
     }),
   );
 }
 
-function procedure(definition: Procedure, handler: AnyHandler) {
+function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | undefined) {
   const { access, platform, maxItems } = definition;
   const guarded = t.procedure
     .meta({ access, ...(platform && { platform }), ...(maxItems && { maxItems }) })
@@ -109,7 +114,10 @@ function procedure(definition: Procedure, handler: AnyHandler) {
     })
     .input(definition.input);
   // biome-ignore lint/suspicious/noExplicitAny: tRPC infers three resolver types where here is one.
-  const run = async ({ ctx, input }: any) => handler({ input, caller: ctx.caller, event: ctx.event });
+  const run = async ({ ctx, input, path }: any) => {
+    const call = { input, caller: ctx.caller as Caller, event: ctx.event };
+    return audit ? audit({ name: path, caller: call.caller, input }, async () => handler(call)) : handler(call);
+  };
   if (definition.kind === 'subscription') {
     // biome-ignore lint/suspicious/noExplicitAny: as above.
     return guarded.subscription(async function* ({ ctx, input, signal }: any) {
