@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { TallyError } from '@tally/contracts';
+import { createJsonCounter, HARMLESS_BYTES, type JsonLimits } from './json-limits.ts';
 
 export type Body = {
   readonly bytes: Buffer;
@@ -13,9 +14,10 @@ export type Bodies = {
   /**
    * Reads a body whole. Throws BODY_TOO_LARGE beyond `limit` inflated bytes, RATE_LIMITED or UNAVAILABLE where the room of
    * the caller or of all callers is used up, BODY_TIMEOUT without progress, UNSUPPORTED_MEDIA_TYPE for an encoding other
-   * than gzip, and RequestAborted when the client leaves. Nothing is held after a throw.
+   * than gzip, INVALID_INPUT for JSON over its limits, and RequestAborted when the client leaves. Each as soon as it is
+   * known; nothing is held after a throw.
    */
-  read(request: IncomingMessage, options: { limit: number; callerId: string }): Promise<Body>;
+  read(request: IncomingMessage, options: { limit: number; callerId: string; json: JsonLimits }): Promise<Body>;
   /** Bytes held now. */
   held(): number;
 };
@@ -76,7 +78,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
   return {
     held: () => held,
-    read(request, { limit, callerId }) {
+    read(request, { limit, callerId, json }) {
       const { 'content-length': length, 'content-encoding': encoding } = request.headers;
       const says = length === undefined ? undefined : Number(length);
       if (says === undefined && request.headers['transfer-encoding'] === undefined)
@@ -87,6 +89,8 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
       return new Promise<Body>((resolve, reject) => {
         const chunks: Buffer[] = [];
+        const count = createJsonCounter(json);
+        let counted = 0;
         let own = 0;
         const gunzip = encoding === 'gzip' ? createGunzip({ chunkSize: INFLATED_PIECE }) : undefined;
         const source: Readable = gunzip ?? request;
@@ -121,6 +125,12 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
           if (refusal) return fail(refusal);
           own += chunk.length;
           chunks.push(chunk);
+          if (own <= HARMLESS_BYTES) return;
+          try {
+            while (counted < chunks.length) count(chunks[counted++]!);
+          } catch (error) {
+            fail(error as TallyError);
+          }
         };
         const onEnd = () => {
           stop();

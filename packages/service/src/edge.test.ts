@@ -39,7 +39,7 @@ async function serve(settings: Record<string, string> = {}) {
       access: 'record',
       source: true,
       anyType: true,
-      answer: (c, { text }) => c.text(text()),
+      answer: (c, { body }) => c.text(body.toString()),
     },
     { method: 'GET', path: '/file/:name', access: 'read', answer: (c) => c.text(c.req.param('name')!) },
     {

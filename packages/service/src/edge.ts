@@ -5,7 +5,7 @@ import type { Authenticate, Caller } from './auth.ts';
 import { type Bodies, RequestAborted } from './bodies.ts';
 import type { CallerLimits } from './caller-limits.ts';
 import { credentialsOf } from './credentials.ts';
-import { assertJsonLimits, type JsonLimits } from './json-limits.ts';
+import type { JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
 import { errorShape, refusalOf, retryAfterOf, understand } from './trpc.ts';
 
@@ -169,14 +169,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     if (!anyType && (has || type !== undefined) && request.method === 'POST' && !JSON_TYPE.test(type ?? ''))
       throw new TallyError('UNSUPPORTED_MEDIA_TYPE', 'The body is not of the type application/json.');
     if (has && headers.expect !== undefined) response.writeContinue();
-    const body = await bodies.read(request, { limit: request.method === 'POST' ? maxBodyBytes : 0, callerId });
-    try {
-      assertJsonLimits(body.bytes, json);
-    } catch (error) {
-      body.release();
-      throw error;
-    }
-    return body;
+    return bodies.read(request, { limit: request.method === 'POST' ? maxBodyBytes : 0, callerId, json });
   }
 
   function refuse(exchange: Exchange, endpoint: Endpoint | undefined, error: unknown): void {
