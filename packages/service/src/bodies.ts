@@ -89,7 +89,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
       return new Promise<Body>((resolve, reject) => {
         const chunks: Buffer[] = [];
-        const count = createJsonCounter(json);
+        let count: ((piece: Uint8Array) => void) | undefined;
         let counted = 0;
         let own = 0;
         const gunzip = encoding === 'gzip' ? createGunzip({ chunkSize: INFLATED_PIECE }) : undefined;
@@ -97,12 +97,12 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
         const stop = () => {
           reading.delete(state);
-          request.off('data', onReceived);
           request.off('close', onClose);
           source.off('data', onData);
           source.off('end', onEnd);
           gunzip?.off('error', onBroken);
           if (!gunzip) return;
+          request.off('data', onReceived);
           request.unpipe(gunzip);
           gunzip.on('error', () => {});
           gunzip.destroy();
@@ -125,7 +125,9 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
           if (refusal) return fail(refusal);
           own += chunk.length;
           chunks.push(chunk);
+          if (!gunzip) state.received = own;
           if (own <= HARMLESS_BYTES) return;
+          count ??= createJsonCounter(json);
           try {
             while (counted < chunks.length) count(chunks[counted++]!);
           } catch (error) {
@@ -152,7 +154,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
         reading.add(state);
         watch ??= setInterval(look, progressMs).unref();
-        request.on('data', onReceived);
+        if (gunzip) request.on('data', onReceived);
         request.on('close', onClose);
         source.on('data', onData);
         source.on('end', onEnd);

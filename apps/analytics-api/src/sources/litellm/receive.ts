@@ -14,8 +14,8 @@ export const EVENTS_PATH = '/sources/litellm/api/v1/events';
 const MAX_JSON_ITEMS = 200_000;
 
 /**
- * The receivers of what LiteLLM pushes. An answer below 300 says that every item was stored or is among the rejected; LiteLLM
- * does not send again what is answered otherwise, so what is lost then must be pulled.
+ * Returns the receivers of LiteLLM's callbacks. An answer below 300 means that every item was stored or is among the
+ * rejected. LiteLLM never retries, so what gets another answer must be pulled.
  */
 export function receiverRoutes({
   recorder,
@@ -39,7 +39,12 @@ export function receiverRoutes({
     maxItems: MAX_JSON_ITEMS,
   } as const;
 
-  async function receive(way: Way, items: readonly Item[], read: (value: unknown) => Call, caller: Caller) {
+  async function receive(
+    way: Exclude<Way, 'daily' | 'pull'>,
+    items: readonly Item[],
+    read: (value: unknown) => Call,
+    caller: Caller,
+  ) {
     const calls: { index: number; call: Call }[] = [];
     const rejected: Rejection[] = [];
     let empty = 0;
@@ -88,7 +93,7 @@ export function receiverRoutes({
   ];
 }
 
-/** Undefined where LiteLLM had nothing to say. */
+/** Returns undefined for `null`, which LiteLLM sends where it has no payload. */
 function take(
   value: unknown,
   read: (value: unknown) => Call,
@@ -111,7 +116,7 @@ function rejectionOf(index: number, item: Item, { code, message }: TallyError): 
   return { index, id: typeof id === 'string' ? id.slice(0, 128) : null, code, message };
 }
 
-/** Problem details as senders of CloudEvents read them, with the domain's code beside. */
+/** Returns an error as problem details, which senders of CloudEvents read, with our error code added. */
 function problemDetails({ code, message }: TallyError) {
   const { status, action } = ERRORS[code];
   const body = { type: 'about:blank', title: code, status, detail: message, code, action };
