@@ -4,6 +4,7 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRateLimit,
   createRedis,
@@ -20,15 +21,15 @@ import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
 import { createDownloads } from './export/downloads.ts';
-import { serveExport } from './export/routes.ts';
+import { exportRoute } from './export/routes.ts';
 import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
-import { serveRest } from './rest.ts';
+import { restRoutes } from './rest.ts';
 import { createHandlers } from './router.ts';
-import { createLitellm, litellmBodyLimits } from './sources/litellm/index.ts';
+import { createLitellm } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
 
 export type AnalyticsService = { app: App; db: Db };
@@ -83,7 +84,6 @@ export async function createAnalyticsService(
     },
     now,
   });
-  const authenticate = createAuthenticate({ env, keys: db.keys, now });
   const days = createDays({
     db,
     freshness,
@@ -95,6 +95,12 @@ export async function createAnalyticsService(
   const registry = new Registry();
   const litellm = createLitellm({ env, db, ingest: recording, registry, log, now });
   releasers.push('litellm', () => litellm.stop());
+  const downloads = createDownloads({
+    // Questions, and the labels of exports, always find connections.
+    atOnce: Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2)),
+    stallMs: env.EXPORT_STALL_MS,
+    log,
+  });
   const app = createApp({
     name: 'analytics-api',
     log,
@@ -111,10 +117,15 @@ export async function createAnalyticsService(
         rates,
         litellm,
       }),
+      createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
-    authenticate,
-    maxBodyBytes: env.MAX_BODY_BYTES,
-    bodyLimits: litellmBodyLimits(env),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    env,
+    routes: [
+      ...restRoutes(),
+      exportRoute({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
+      ...litellm.routes,
+    ],
     registry,
     async health() {
       await db.ping();
@@ -123,15 +134,6 @@ export async function createAnalyticsService(
       return { ok: true, degraded: away, postgres: true, redis: !away };
     },
   });
-  serveRest(app, { read, authenticate, rates });
-  const downloads = createDownloads({
-    // Questions, and the labels of exports, always find connections.
-    atOnce: Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2)),
-    stallMs: env.EXPORT_STALL_MS,
-    log,
-  });
-  serveExport(app, { db, labels, freshness, documents, authenticate, rates, downloads, maxDays: env.EXPORT_MAX_DAYS });
-  litellm.serve(app, authenticate);
   await litellm.start();
   return { app, db };
 }

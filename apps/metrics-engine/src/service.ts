@@ -4,6 +4,7 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRedis,
   fetchWithin,
@@ -22,7 +23,7 @@ import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
 import { createReconcile } from './realtime/reconcile.ts';
-import { mountRest } from './rest/rest.ts';
+import { restRoutes } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -161,9 +162,14 @@ export async function createEngineService(
   const app = createApp({
     name: 'metrics-engine',
     log,
-    router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
-    authenticate: createAuthenticate({ env, keys: db.keys, now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    router: serveContract(
+      engine,
+      createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime }),
+      createAudit({ service: 'metrics-engine', store: db.audit, log }),
+    ),
+    routes: restRoutes(),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    env,
     registry,
     async health() {
       await db.ping();
@@ -172,7 +178,6 @@ export async function createEngineService(
       return { ok: true, degraded: !ready, postgres: true, redis: ready };
     },
   });
-  mountRest(app);
   // A backfill that someone waits for ends between two periods; the next engine goes on with it.
   app.stopping.addEventListener('abort', () => void rollups.stop());
   return { app, db, schedule, redis };

@@ -1,8 +1,9 @@
-import { ingest } from '@tally/contracts';
+import { HOUR_MS, ingest } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRedis,
   type Health,
@@ -16,6 +17,7 @@ import {
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
+import { createAuditLog } from './audit-log.ts';
 import { createCounters } from './counters/counters.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
@@ -27,6 +29,7 @@ import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
 
 import { startScheduler } from './jobs/scheduler.ts';
+import { createKeys } from './keys.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createRecentEntries } from './recent.ts';
 import { createReconcile, presentDrift } from './reconcile/index.ts';
@@ -149,6 +152,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     });
   }
 
+  const pruning = startLoop(
+    HOUR_MS,
+    async () => {
+      const removed = await db.audit.prune(env.AUDIT_RETENTION_DAYS);
+      if (removed > 0) log.info({ removed }, 'old rows of the audit log removed');
+    },
+    (error) => log.error({ err: error }, 'the audit log was not pruned; it is tried again'),
+  );
+  releasers.push('audit log', () => pruning.stop());
+
   if (env.ENABLE_JOB_SCHEDULER && env.ENABLE_USAGE_AGGREGATION) {
     const scheduler = startScheduler({ intervalMs: env.USAGE_AGGREGATION_INTERVAL, run: () => flush.run({}), log });
     releasers.push('scheduler', () => scheduler.stop());
@@ -165,14 +178,15 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     deadLetters: createDeadLetters(db),
     closeDays,
     flush,
-    keys: db.keys,
+    keys: createKeys({ store: db.keys, now }),
+    audit: createAuditLog(db.audit),
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
-    router: serveContract(ingest, handlers),
-    authenticate: createAuthenticate({ env, keys: db.keys, now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    env,
     registry,
     health: () => health(db, redis, durability),
   });

@@ -1,15 +1,17 @@
+export { type Audit, createAudit } from './audit.ts';
 export {
   type Authenticate,
   type AuthOptions,
   assertMerchant,
   type Caller,
+  type Credentials,
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
-export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
+export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
-export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';
+export { type Admitted, type App, type AppOptions, createApp, type Health, type Route } from './http.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
 export { problemsOf } from './problems.ts';

@@ -1,7 +1,5 @@
 import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
-import { type AddressInfo, createServer } from 'node:net';
-import { listen } from '@tally/service';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../../test/start.ts';
@@ -32,11 +30,8 @@ afterAll(async () => {
 /** The address of an analytics-api that listens, with settings of its own. */
 async function listening(settings: Record<string, string>): Promise<{ port: number; ask: () => Promise<unknown> }> {
   const { app, client } = await running.another(settings);
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address() as AddressInfo;
-  probe.close();
-  stops.push(await listen(app, { host: '127.0.0.1', port }));
+  const { port, stop } = await app.listen({ host: '127.0.0.1', port: 0 });
+  stops.push(stop);
   const ask = () =>
     client.analytics.breakdown.query({ startDate: '2026-01-01', endDate: '2026-01-01', by: 'model', limit: 1 });
   return { port, ask };

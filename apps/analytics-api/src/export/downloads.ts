@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { TallyError } from '@tally/contracts';
 import type { Log } from '@tally/service';
 import type { Format } from './formats.ts';
@@ -13,11 +14,11 @@ export type DownloadOptions = {
 
 export type Downloads = {
   /**
-   * Writes a table as a file, at the reader's pace. Errors before the first row are thrown; UNAVAILABLE where too many
-   * downloads are under way. After that an error, or a reader that stalls, ends the transfer by `abort`, so that a part of a
-   * file never looks whole.
+   * Writes a table as a file, at the reader's pace. Throws errors that occur before the first row; UNAVAILABLE where too many
+   * downloads are under way. After that the stream fails on an error, or when its reader stalls: the edge then ends the
+   * connection, so that a part of a file never looks whole.
    */
-  open(table: Table, format: Format, abort: () => void): Promise<ReadableStream<Uint8Array>>;
+  open(table: Table, format: Format): Promise<ReadableStream<Uint8Array>>;
 };
 
 const RETRY_AFTER_SECONDS = 5;
@@ -27,7 +28,7 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
   let underWay = 0;
 
   return {
-    async open(table, format, abort) {
+    async open(table, format) {
       if (underWay >= atOnce) {
         throw new TallyError('UNAVAILABLE', `${underWay} exports are under way, which is the most at once.`, {
           details: { retryAfter: RETRY_AFTER_SECONDS },
@@ -53,9 +54,9 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
       };
       const fail = async (controller: ReadableStreamDefaultController, error: unknown) => {
         log.warn({ err: error }, 'export aborted');
-        abort();
-        // The server writes the message of other errors as if it were the end of the file.
-        controller.error(Object.assign(new Error('The export was aborted.'), { code: 'ERR_STREAM_PREMATURE_CLOSE' }));
+        // Node sends what was just written at the next tick: the last line must go out before the connection ends.
+        await setImmediate();
+        controller.error(error);
         await end();
       };
 
