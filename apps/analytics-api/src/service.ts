@@ -7,6 +7,7 @@ import {
   createAudit,
   createAuthenticate,
   createRateLimit,
+  createReadiness,
   createRedis,
   fetchWithin,
   type Log,
@@ -127,12 +128,8 @@ export async function createAnalyticsService(
       ...litellm.routes,
     ],
     registry,
-    async health() {
-      await db.ping();
-      // Without Redis answers are not kept and calls are not limited: worth knowing, no reason to send callers elsewhere.
-      const away = redis.status !== 'ready';
-      return { ok: true, degraded: away, postgres: true, redis: !away };
-    },
+    // Without Redis answers are not kept and calls are not limited: no reason to send callers elsewhere.
+    readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
   await litellm.start();
   return { app, db };

@@ -6,9 +6,9 @@ import {
   createApp,
   createAudit,
   createAuthenticate,
+  createReadiness,
   createRedis,
   fetchWithin,
-  isRedisReady,
   type Log,
   type RedisClient,
   type Releasers,
@@ -171,12 +171,8 @@ export async function createEngineService(
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     env,
     registry,
-    async health() {
-      await db.ping();
-      // Without Redis all but realtime metrics and the schedule answers.
-      const ready = isRedisReady(redis);
-      return { ok: true, degraded: !ready, postgres: true, redis: ready };
-    },
+    // Without Redis all but realtime metrics and the schedule answers.
+    readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
   // A backfill that someone waits for ends between two periods; the next engine goes on with it.
   app.stopping.addEventListener('abort', () => void rollups.stop());

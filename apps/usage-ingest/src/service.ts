@@ -5,8 +5,8 @@ import {
   createApp,
   createAudit,
   createAuthenticate,
+  createReadiness,
   createRedis,
-  type Health,
   type Log,
   type RedisClient,
   type Releasers,
@@ -21,7 +21,7 @@ import { createAuditLog } from './audit-log.ts';
 import { createCounters } from './counters/counters.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
-import { type Durability, durabilityOf } from './durability.ts';
+import { durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
@@ -55,6 +55,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   await redisReady(redis);
   const durability = await durabilityOf(redis, db);
   log.info({ durability }, 'durability');
+
+  const readiness = createReadiness({
+    postgres: db,
+    redis,
+    memoryMark: env.REDIS_MEMORY_HIGH_MARK,
+    // Either store alone is enough to accept usage; without both nothing can be promised.
+    isOk: (stores) => stores.postgres || stores.redis,
+    facts: () => ({ durability }),
+    log,
+    now,
+  });
 
   const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const registry = new Registry();
@@ -95,6 +106,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
+    onError: readiness.sawError,
     onDeadLetter(line, error) {
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
@@ -188,24 +200,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     env,
     registry,
-    health: () => health(db, redis, durability),
+    readiness,
   });
   return { app, flush, db, redis };
-}
-
-/** Either store alone is enough to accept usage; without both nothing can be promised. */
-async function health(db: Db, redis: RedisClient, durability: Durability): Promise<Health> {
-  const [postgres, redisOk] = await Promise.all([
-    db.ping().then(
-      () => true,
-      () => false,
-    ),
-    redis.status === 'ready'
-      ? redis.exists('usage:pending').then(
-          () => true,
-          () => false,
-        )
-      : false,
-  ]);
-  return { ok: postgres || redisOk, degraded: !(postgres && redisOk), postgres, redis: redisOk, durability };
 }

@@ -35,8 +35,8 @@ export type Db = {
   custom: CustomStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
-  /** Resolves when Postgres answers. */
-  ping(): Promise<void>;
+  /** Asks Postgres for its clock, and whether it takes writes. */
+  look(): Promise<{ at: number; readOnly: boolean }>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
   durabilityProblems(): Promise<string[]>;
   close(): Promise<void>;
@@ -65,8 +65,12 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     custom: createCustomStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
-    async ping() {
-      await dataSource.query('select 1');
+    async look() {
+      const [row] = await dataSource.query(
+        `select extract(epoch from clock_timestamp()) * 1000 as at,
+                current_setting('transaction_read_only') = 'on' as read_only`,
+      );
+      return { at: Number(row.at), readOnly: row.read_only };
     },
     async durabilityProblems() {
       const [row] = await dataSource.query(`select current_setting('synchronous_commit') as setting`);

@@ -7,7 +7,7 @@ import { createAuthenticate } from './auth.ts';
 import { createDirect } from './direct.ts';
 import { type App, createApp } from './http.ts';
 import { createLog } from './log.ts';
-import { edgeSettings } from './testing.ts';
+import { edgeSettings, READY } from './testing.ts';
 import { serveContract } from './trpc.ts';
 
 /** What the fast path answers must be, to the byte, what tRPC's fetch adapter answers behind the same edge. */
@@ -44,7 +44,7 @@ beforeAll(async () => {
     authenticate: createAuthenticate({ env: { TALLY_ADMIN_KEY: KEY }, keys: { findByHash: async () => undefined } }),
     env: edgeSettings(),
     registry: new Registry(),
-    health: async () => ({ ok: true }),
+    readiness: READY,
   });
   server = await app.listen({ host: '127.0.0.1', port: 0 });
   address = `http://127.0.0.1:${server.port}`;

@@ -6,9 +6,10 @@ import { Registry } from 'prom-client';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { z } from 'zod';
 import { createAuthenticate } from './auth.ts';
-import { createApp, type Route } from './http.ts';
+import { createApp } from './http.ts';
 import { createLog } from './log.ts';
-import { edgeSettings } from './testing.ts';
+import type { Route } from './route.ts';
+import { edgeSettings, READY } from './testing.ts';
 import { serveContract } from './trpc.ts';
 
 const input = z.strictObject({ how: z.string() }).partial().prefault({});
@@ -41,6 +42,32 @@ async function serve(settings: Record<string, string> = {}) {
       answer: (c, { text }) => c.text(text()),
     },
     { method: 'GET', path: '/file/:name', access: 'read', answer: (c) => c.text(c.req.param('name')!) },
+    {
+      method: 'GET',
+      path: '/endless',
+      access: 'read',
+      answer: (c) =>
+        c.body(
+          new ReadableStream({
+            pull: (stream) => stream.enqueue(new Uint8Array(64 * KIB)),
+            cancel: () => void lines.push({ cancelled: true }),
+          }),
+        ),
+    },
+    {
+      method: 'GET',
+      path: '/broken',
+      access: 'read',
+      answer: (c) =>
+        c.body(
+          new ReadableStream({
+            start: (stream) => stream.enqueue(new Uint8Array(10)),
+            pull() {
+              throw Object.assign(new Error('words of the database'), { code: '53100' });
+            },
+          }),
+        ),
+    },
     { method: 'GET', path: '/open', access: 'open', answer: (c) => c.text('open') },
   ];
   const log = createLog('test', 'silent');
@@ -83,7 +110,7 @@ async function serve(settings: Record<string, string> = {}) {
     }),
     env: edgeSettings({ MAX_BODY_BYTES: String(64 * KIB), MAX_HELD_BODY_BYTES: String(256 * KIB), ...settings }),
     registry,
-    health: async () => ({ ok: true }),
+    readiness: READY,
   });
   const { port, stop } = await app.listen({ host: '127.0.0.1', port: 0 });
   opened.push(stop);
@@ -368,7 +395,53 @@ describe('metrics and the log', () => {
   });
 });
 
+describe('streams', () => {
+  test('an error after the beginning of an answer breaks it off, and is counted as what it is', async () => {
+    const { get, routes, lines } = await serve();
+    const response = await get('/broken');
+    expect(response.status).toBe(200);
+    await expect(response.arrayBuffer()).rejects.toThrow();
+    await vi.waitFor(async () => expect(await routes()).toEqual({ '/broken 503': 1 }));
+    expect(lines).toContainEqual(expect.objectContaining({ err: expect.objectContaining({ code: '53100' }) }));
+  });
+
+  test('a reader that takes nothing more is given up', async () => {
+    const { raw, routes, lines } = await serve({ STALLED_READER_MS: '200' });
+    const { socket } = await raw(head('/endless', linesOf(key()), 'GET'));
+    socket.pause();
+    await vi.waitFor(async () => expect(await routes()).toEqual({ '/endless 499': 1 }), { timeout: 20_000 });
+    await vi.waitFor(() => expect(lines).toContainEqual({ cancelled: true }));
+  });
+
+  test('a reader that leaves ends what it was read from', async () => {
+    const { get, lines, routes } = await serve();
+    const reader = (await get('/endless')).body!.getReader();
+    await reader.read();
+    await reader.cancel();
+    await vi.waitFor(() => expect(lines).toContainEqual({ cancelled: true }));
+    await vi.waitFor(async () => expect(await routes()).toEqual({ '/endless 499': 1 }));
+    expect(lines.filter(({ err }) => err)).toEqual([]);
+  });
+});
+
 describe('HTTP', () => {
+  test.each([
+    ['127.0.0.1', {}, 200],
+    ['::1', {}, 200],
+    ['0.0.0.0', {}, 401],
+    ['0.0.0.0', key(BOB), 200],
+    ['metrics.example.com', {}, 401],
+  ])('with HOST %s metrics are for %o: %s', async (HOST, headers: Record<string, string>, status) => {
+    const { get } = await serve({ HOST });
+    expect((await get('/metrics', headers)).status).toBe(status);
+  });
+
+  test('a GET has no body', async () => {
+    const { raw } = await serve();
+    const { answer } = await raw(`${head('/trpc/ask', [...linesOf(key()), 'content-length: 5'], 'GET')}12345`);
+    await vi.waitFor(() => expect(answer()).toMatch(/^HTTP\/1\.1 413 /));
+  });
+
   test.each([
     ['PUT', '/trpc/echo', 405, 'GET, POST'],
     ['OPTIONS', '/trpc/echo', 405, 'GET, POST'],

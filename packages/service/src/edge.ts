@@ -7,7 +7,7 @@ import type { CallerLimits } from './caller-limits.ts';
 import { credentialsOf } from './credentials.ts';
 import { assertJsonLimits, type JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
-import { errorShape, refusalOf, understand } from './trpc.ts';
+import { errorShape, refusalOf, retryAfterOf, understand } from './trpc.ts';
 
 /** What the edge knows of a procedure or a route before it lets a request through to it. */
 export type Endpoint = {
@@ -42,6 +42,8 @@ export type Exchange = {
   readonly search: string;
   /** Fields for the request's one log line. */
   readonly event: Record<string, unknown>;
+  /** The status of the error that broke an answer which had begun. */
+  brokenBy?: number;
   /** Writes the status and the headers, with those that every answer has. */
   head(status: number, headers: Record<string, string>): void;
 };
@@ -51,6 +53,8 @@ export type EdgeOptions = {
   authenticate: Authenticate;
   limits: CallerLimits;
   bodies: Bodies;
+  /** Told every error that a call was answered with. */
+  onError(error: unknown): void;
   /** Counts an answered request. */
   count(label: string, status: number, durationMs: number): void;
   /** The endpoint of a request; throws NOT_FOUND or METHOD_NOT_ALLOWED where there is none. */
@@ -79,9 +83,10 @@ const MAX_SMALL_BYTES = 64 * 1024;
  * The one way in of all requests. In this order: the route; the key, from the headers; access and limits of the caller; the
  * body, within the budget; then the endpoint. Nothing of a body is kept before its key is checked.
  */
-export function createEdge({ log, authenticate, limits, bodies, count, find }: EdgeOptions): Edge {
+export function createEdge({ log, authenticate, limits, bodies, onError, count, find }: EdgeOptions): Edge {
   function failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void {
     const known = understand(error);
+    onError(known.cause ?? error);
     if (path !== undefined) event.procedure = cut(path);
     event.code = known.code;
     if (known.code === 'INTERNAL') log.error({ err: known.cause ?? error, path: event.procedure }, 'unexpected error');
@@ -120,7 +125,7 @@ export function createEdge({ log, authenticate, limits, bodies, count, find }: E
 
     response.once('close', () => {
       for (const release of releases) release();
-      const status = response.writableFinished ? response.statusCode : CLIENT_LEFT;
+      const status = response.writableFinished ? response.statusCode : (exchange.brokenBy ?? CLIENT_LEFT);
       const durationMs = Math.round((performance.now() - started) * 100) / 100;
       count(label, status, durationMs);
       const line = { requestId, method, path: cut(path), route: label, status, durationMs, ...event };
@@ -158,7 +163,7 @@ export function createEdge({ log, authenticate, limits, bodies, count, find }: E
     if (!anyType && (has || type !== undefined) && request.method === 'POST' && !JSON_TYPE.test(type ?? ''))
       throw new TallyError('UNSUPPORTED_MEDIA_TYPE', 'The body is not of the type application/json.');
     if (has && headers.expect !== undefined) response.writeContinue();
-    const body = await bodies.read(request, { limit: maxBodyBytes, callerId });
+    const body = await bodies.read(request, { limit: request.method === 'POST' ? maxBodyBytes : 0, callerId });
     try {
       assertJsonLimits(body.bytes, json);
     } catch (error) {
@@ -170,25 +175,28 @@ export function createEdge({ log, authenticate, limits, bodies, count, find }: E
 
   function refuse(exchange: Exchange, endpoint: Endpoint | undefined, error: unknown): void {
     const { request, response, event } = exchange;
-    if (error instanceof RequestAborted || response.closed) return;
+    if (error instanceof RequestAborted) return;
     failed(event, error, undefined);
+    const known = understand(error);
+    const { status } = ERRORS[known.code];
     if (response.headersSent) {
+      // The client sees a transfer that breaks off, never a short answer that looks whole.
+      exchange.brokenBy = status;
       response.destroy();
       return;
     }
-    const known = understand(error);
-    const { status } = ERRORS[known.code];
     const { type, body } = endpoint?.errorBody?.(known) ?? {
       type: 'application/json',
       body: { error: errorShape(known, endpoint?.label) },
     };
     const text = JSON.stringify(body);
-    const { retryAfter, allow } = (known.details ?? {}) as { retryAfter?: unknown; allow?: unknown };
+    const { allow } = (known.details ?? {}) as { allow?: unknown };
+    const seconds = retryAfterOf(known);
     const left = unread(request);
     exchange.head(status, {
       'content-type': type,
       'content-length': String(Buffer.byteLength(text)),
-      ...(typeof retryAfter === 'number' && { 'retry-after': String(retryAfter) }),
+      ...(seconds !== undefined && { 'retry-after': String(seconds) }),
       ...(Array.isArray(allow) && { allow: allow.join(', ') }),
       ...(status === 401 && { 'www-authenticate': endpoint?.basic ? 'Bearer, Basic realm="tally"' : 'Bearer' }),
       ...(left && { connection: 'close' }),

@@ -51,6 +51,8 @@ export const edgeEnv = {
   MAX_HELD_BODY_BYTES: whole(128 * 1024 * 1024, 1024, 64 * 1024 * 1024 * 1024),
   /** In which a body must bring at least a KiB. */
   BODY_PROGRESS_MS: whole(5_000, 100, 60_000),
+  /** After which a reader that takes nothing more of its answer is given up. */
+  STALLED_READER_MS: whole(30_000, 100, 600_000),
   MAX_CONNECTIONS: whole(2_048, 1, 1_000_000),
   /** Calls of one caller, at once and a minute, in one process. */
   MAX_CALLS_AT_ONCE: whole(64, 1, 1_000_000),

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { createAuthenticate } from './auth.ts';
 import { createApp } from './http.ts';
 import { createLog } from './log.ts';
-import { edgeSettings } from './testing.ts';
+import { edgeSettings, READY } from './testing.ts';
 import { serveContract } from './trpc.ts';
 
 const contract = {
@@ -51,7 +51,7 @@ function app(options: { maxBodyBytes?: number } = {}) {
     }),
     env: edgeSettings({ MAX_BODY_BYTES: String(options.maxBodyBytes ?? 10_000) }),
     registry: new Registry(),
-    health: async () => ({ ok: true }),
+    readiness: READY,
   });
 }
 

@@ -16,7 +16,7 @@ import { ZodError, type z } from 'zod';
 import type { Audit } from './audit.ts';
 import type { Caller } from './auth.ts';
 import { problemsOf } from './problems.ts';
-import { isStatementTimeout, isStoreAway } from './store-away.ts';
+import { isServiceUnavailable, isStatementTimeout, storeFaultOf } from './store-errors.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
 export type Context = {
@@ -43,6 +43,12 @@ type Handler<P extends Procedure> = P['kind'] extends 'subscription'
 export type Handlers<C extends Contract> = {
   [K in keyof C]: C[K] extends Procedure ? Handler<C[K]> : C[K] extends Contract ? Handlers<C[K]> : never;
 };
+
+/** Where tRPC's procedures are. */
+export const TRPC_PATH = '/trpc/';
+
+/** A procedure as a router holds it. */
+export type ServedProcedure = { _def: { type: 'query' | 'mutation' | 'subscription'; meta: Needs } };
 
 /** What a procedure needs, as the edge reads it from the router. */
 export type Needs = { access: Procedure['access']; platform?: true | undefined; maxItems?: number };
@@ -136,6 +142,12 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
   return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
 }
 
+/** The seconds to wait that an error names. */
+export function retryAfterOf({ details }: { details?: unknown }): number | undefined {
+  const seconds = (details as { retryAfter?: unknown } | undefined)?.retryAfter;
+  return typeof seconds === 'number' ? seconds : undefined;
+}
+
 /** Why a caller may not call a procedure or a route at all; undefined where it may. */
 export function refusalOf({ role, merchantId }: Caller, { access, platform }: Needs, name: string) {
   if (!grants(role, access))
@@ -153,8 +165,9 @@ export function understand(error: unknown): TallyError {
   if (isTallyError(error)) return error;
   const cause = (error as { cause?: unknown } | null)?.cause;
   if (isTallyError(cause)) return cause;
-  if (isStoreAway(error))
-    return new TallyError('UNAVAILABLE', 'The database does not answer.', { cause: error, details: { retryAfter: 1 } });
+  const stores = storeFaultOf(error);
+  if (stores) return unavailable(stores.message, error);
+  if (isServiceUnavailable(error)) return unavailable('Another service of Tally is unavailable.', error);
   if (isStatementTimeout(error))
     return new TallyError('QUERY_TIMEOUT', 'The database gave this question up after its time.', { cause: error });
   if (error instanceof TRPCError) {
@@ -172,6 +185,9 @@ export function understand(error: unknown): TallyError {
   if (error instanceof ZodError) return invalidInput(error);
   return new TallyError('INTERNAL', 'Something went wrong here.', { cause: error });
 }
+
+const unavailable = (message: string, cause: unknown) =>
+  new TallyError('UNAVAILABLE', message, { cause, details: { retryAfter: 1 } });
 
 function invalidInput(error: ZodError): TallyError {
   const { message, fields } = problemsOf(error);
