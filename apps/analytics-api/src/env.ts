@@ -28,11 +28,12 @@ const Schema = z
       .string()
       .regex(/^[\x21-\x7e]{1,512}$/, 'Expected an API key')
       .optional(),
-    /** Between two pulls; 0: by hand alone. */
+    /** Time between two pulls; 0: only by hand. */
     LITELLM_PULL_INTERVAL_MS: whole(300_000, 0, 86_400_000),
     LITELLM_MERCHANT_FROM: z.enum(['fixed', 'team', 'organization', 'key_alias']).default('fixed'),
     LITELLM_MERCHANT: MerchantId.default('litellm'),
-    LITELLM_ID_FROM: z.enum(['response', 'call']).default('response'),
+    /** Retired: accepted with a warning until the next release. */
+    LITELLM_ID_FROM: z.string().optional(),
     LITELLM_DAILY: z.enum(['off', 'check', 'fill']).default('check'),
     LITELLM_LATE_MINUTES: whole(120, 1, 10_080),
     LITELLM_TIMEOUT_MS: whole(30_000, 100, 600_000),

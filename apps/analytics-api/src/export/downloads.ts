@@ -56,7 +56,7 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
         log.warn({ err: error }, 'export aborted');
         // Node sends what was just written at the next tick: the last line must go out before the connection ends.
         await setImmediate();
-        controller.error(error);
+        controller.error(new Error('The export was aborted.'));
         await end();
       };
 
