@@ -4,7 +4,7 @@ import { z } from 'zod';
 const Schema = z.object({
   ...serviceEnv,
   PORT: whole(4002, 0, 65_535),
-  /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Backfill `weekly` after changing it. */
+  /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Weeks of an older setting are replaced at the next start. */
   WEEK_START: whole(1, 1, 7),
   /** The longest range of one backfill, in days. */
   BACKFILL_MAX_DAYS: whole(3_660, 1, 36_600),

@@ -26,7 +26,7 @@ export function createHandlers({
   reconcileRealtime,
 }: Parts): Handlers<typeof engine> {
   const grain = (name: RollupGrain): Handlers<typeof engine>['rollups'][RollupGrain] => ({
-    run: async ({ input }) => rollups.run(name, input.date),
+    run: async ({ input }) => rollups.run(name, input),
     backfill: async ({ input }) => rollups.backfill(name, input),
     list: async ({ input, caller }) =>
       reader.list(name, { ...input, merchantId: merchantOf(caller, input.merchantId) }),

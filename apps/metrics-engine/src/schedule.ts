@@ -121,10 +121,8 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     if (name === 'cleanup') return work.cleanup(dayOf(scheduledAt - options.logRetentionDays * DAY_MS));
     await rollups.recover();
     const runs: RollupBackfill[] = [await rollups.refresh()];
-    // The period is that of the schedule's time, so that a job that waited computes what it was made for.
-    if (name === 'daily') runs.push(await rollups.run('daily', dayOf(scheduledAt - DAY_MS)));
-    if (name === 'weekly') runs.push(await rollups.run('weekly', dayOf(scheduledAt - 7 * DAY_MS)));
-    if (name === 'monthly') runs.push(await rollups.run('monthly', dayOf(scheduledAt - 2 * DAY_MS)));
+    // The last period that was complete at the scheduled time, so that a job that waited computes what it was made for.
+    if (name !== 'refresh') runs.push(await rollups.run(name, { at: scheduledAt }));
     const unsound = runs.find((run) => run.status !== 'COMPLETED');
     if (unsound) throw new Error(`run ${unsound.jobId} ended ${unsound.status}: ${unsound.errors[0]?.message ?? ''}`);
     return runs.map(({ jobId, rowsWritten }) => ({ jobId, rowsWritten }));

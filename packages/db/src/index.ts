@@ -27,6 +27,7 @@ export type {
   RollupPosition,
   RollupRow,
   RollupsStore,
+  StalePeriod,
 } from './rollups-store.ts';
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';

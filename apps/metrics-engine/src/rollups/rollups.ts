@@ -8,7 +8,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import { type Db, type Lane, type Period, type RollupJob, sqlState } from '@tally/db';
-import { periodAfter, periodBefore, periodOf, periodsOf, type Weekday } from './periods.ts';
+import { lastComplete, periodBefore, periodOf, periodsOf, type Weekday } from './periods.ts';
 
 export type RollupsOptions = {
   db: Pick<Db, 'rollups'>;
@@ -23,22 +23,25 @@ export type RollupsOptions = {
 };
 
 export type Rollups = {
-  /** Computes the period that `date` lies in; without a date the last complete one. */
-  run(grain: RollupGrain, date?: Day): Promise<RollupBackfill>;
+  /** Computes the period that `date` lies in; without a date, the last one that was complete at `at` (default: now). */
+  run(grain: RollupGrain, which?: { date?: Day | undefined; at?: number }): Promise<RollupBackfill>;
   /** Computes every period that the range touches; one that fails leaves the others. */
   backfill(grain: RollupGrain, range: { startDate: Day; endDate: Day }): Promise<RollupBackfill>;
   /**
-   * Computes again what late entries and adjustments touched: the closed periods that the marked days lie in, and those
-   * after them, whose growth changed. A mark goes only when its periods are computed, so a crash repeats and loses none.
+   * Computes every stale period that is complete: those of days that were written to, those after them, whose growth
+   * changed, and those that failed before. Each period is computed once; what is written meanwhile is for the next
+   * refresh. A period stays stale until it is computed, so a crash or a failure loses none.
    */
   refresh(): Promise<RollupBackfill & { daysTouched: number }>;
-  /** Takes over the runs of processes that died; returns how many it brought to their end. */
+  /**
+   * Takes over the runs of processes that died, and replaces weeks of an older `weekStart`. Returns how many runs it
+   * finished.
+   */
   recover(): Promise<number>;
   /** Stops between two periods; runs under way stay RUNNING and are taken over by the next engine. */
   stop(): Promise<void>;
 };
 
-const GRAINS: readonly RollupGrain[] = ['daily', 'weekly', 'monthly'];
 const RETRIED = new Set(['40001', '40P01']);
 const MAX_ATTEMPTS = 5;
 /** Each run holds one connection of the pool. */
@@ -53,12 +56,12 @@ export function createRollups(options: RollupsOptions): Rollups {
   const underWay = new Set<Promise<unknown>>();
   let stopping = false;
 
-  async function compute(lane: Lane, grain: RollupGrain, period: Period, merchantIds: readonly string[] | null) {
+  async function compute(lane: Lane, grain: RollupGrain, period: Period, which: 'all' | 'stale') {
     const previousStart = periodBefore(grain, period, weekStart).start;
     const weeksFrom = grain === 'monthly' ? weekStart : null;
     for (let attempt = 1; ; attempt++) {
       try {
-        return await lane.recompute(grain, { ...period, previousStart, weeksFrom }, merchantIds);
+        return await lane.recompute(grain, { ...period, previousStart, weeksFrom }, which);
       } catch (error) {
         if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw error;
       }
@@ -72,12 +75,13 @@ export function createRollups(options: RollupsOptions): Rollups {
       if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on with this run.');
       const started = performance.now();
       try {
-        const rows = await compute(lane, grain, period, null);
+        const rows = await compute(lane, grain, period, 'all');
         await lane.advance(rows);
         done.push(outcome(period, started, rows));
       } catch (error) {
         options.onFailure?.(grain, period, error);
         const failure = { period: period.start, message: reasonOf(error) };
+        await lane.markStale({ grain, start: period.start });
         await lane.advance(0, failure);
         done.push(outcome(period, started, 0, failure));
       }
@@ -94,51 +98,26 @@ export function createRollups(options: RollupsOptions): Rollups {
 
   async function reflect(lane: Lane): Promise<{ done: Done[]; daysTouched: number }> {
     const done: Done[] = [];
-    let daysTouched = 0;
-    for (;;) {
-      const marks = await lane.marks(today());
-      if (marks.length === 0) return { done, daysTouched };
-      const failures = lane.job.errors.length;
-      for (const grain of GRAINS) {
-        for (const { period, merchantIds } of touchedPeriods(grain, marks)) {
-          if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on.');
-          const began = period.end < today() || (await lane.exists(grain, period.start));
-          if (!began) continue;
-          const started = performance.now();
-          try {
-            const rows = await compute(lane, grain, period, merchantIds);
-            await lane.advance(rows);
-            done.push(outcome(period, started, rows));
-          } catch (error) {
-            options.onFailure?.(grain, period, error);
-            const failure = { period: `${grain} ${period.start}`, message: reasonOf(error) };
-            await lane.advance(0, failure);
-            done.push(outcome(period, started, 0, failure));
-          }
-        }
-      }
-      // Marks of what failed stay: the next run tries again.
-      if (lane.job.errors.length > failures) return { done, daysTouched };
-      const taken = await lane.unmark(marks);
-      daysTouched += taken;
-      // All that is left is being written to this moment: a run for later.
-      if (taken === 0) return { done, daysTouched };
-    }
-  }
-
-  function touchedPeriods(grain: RollupGrain, marks: readonly { merchantId: string; date: Day }[]) {
-    const touched = new Map<Day, { period: Period; merchants: Set<string> }>();
-    for (const { merchantId, date } of marks) {
-      const own = periodOf(grain, date, weekStart);
-      for (const period of [own, periodAfter(grain, own, weekStart)]) {
-        const entry = touched.get(period.start) ?? { period, merchants: new Set() };
-        entry.merchants.add(merchantId);
-        touched.set(period.start, entry);
+    await lane.replaceWeeks(weekStart);
+    const daysTouched = await lane.spreadMarks(today(), weekStart);
+    for (const { grain, start } of await lane.stalePeriods()) {
+      if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on.');
+      const period = periodOf(grain, start, weekStart);
+      // A period that is not over is computed only where somebody has run it already.
+      if (period.end >= today() && !(await lane.exists(grain, start))) continue;
+      const started = performance.now();
+      try {
+        const rows = await compute(lane, grain, period, 'stale');
+        await lane.advance(rows);
+        done.push(outcome(period, started, rows));
+      } catch (error) {
+        options.onFailure?.(grain, period, error);
+        const failure = { period: `${grain} ${start}`, message: reasonOf(error) };
+        await lane.advance(0, failure);
+        done.push(outcome(period, started, 0, failure));
       }
     }
-    return [...touched.values()]
-      .sort((a, b) => (a.period.start < b.period.start ? -1 : 1))
-      .map(({ period, merchants }) => ({ period, merchantIds: [...merchants].sort() }));
+    return { done, daysTouched };
   }
 
   /** Gives a run its lane back whatever happens, and counts it among those that `stop` waits for. */
@@ -165,8 +144,27 @@ export function createRollups(options: RollupsOptions): Rollups {
     };
   }
 
-  const sweepAll = (grain: RollupGrain, startDate: Day, endDate: Day) =>
+  const refresh = () =>
     track(async () => {
+      const started = performance.now();
+      const day = today();
+      const lane = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
+      try {
+        const { done, daysTouched } = await reflect(lane);
+        return { ...(await finished(lane, done, started)), daysTouched };
+      } finally {
+        await lane.release();
+      }
+    });
+
+  /** Weeks of two settings beside each other would count days twice. */
+  async function replaceOtherWeeks(): Promise<void> {
+    if (!stopping && (await db.rollups.hasOtherWeeks(weekStart))) await refresh();
+  }
+
+  const sweepAll = async (grain: RollupGrain, startDate: Day, endDate: Day) => {
+    if (grain !== 'daily') await replaceOtherWeeks();
+    return track(async () => {
       const started = performance.now();
       const periods = periodsOf(grain, startDate, endDate, weekStart);
       const period = { start: periods[0]!.start, end: periods.at(-1)!.end };
@@ -177,10 +175,11 @@ export function createRollups(options: RollupsOptions): Rollups {
         await lane.release();
       }
     });
+  };
 
   return {
-    run(grain, date) {
-      const day = date ?? periodBefore(grain, periodOf(grain, today(), weekStart), weekStart).start;
+    run(grain, { date, at = now() } = {}) {
+      const day = date ?? lastComplete(grain, dayOf(at), weekStart).start;
       return sweepAll(grain, day, day);
     },
 
@@ -198,18 +197,7 @@ export function createRollups(options: RollupsOptions): Rollups {
       return sweepAll(grain, startDate, endDate);
     },
 
-    refresh: () =>
-      track(async () => {
-        const started = performance.now();
-        const day = today();
-        const lane = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
-        try {
-          const { done, daysTouched } = await reflect(lane);
-          return { ...(await finished(lane, done, started)), daysTouched };
-        } finally {
-          await lane.release();
-        }
-      }),
+    refresh,
 
     async recover() {
       let recovered = 0;
@@ -226,6 +214,7 @@ export function createRollups(options: RollupsOptions): Rollups {
           }
         });
       }
+      await replaceOtherWeeks();
       return recovered;
     },
 
