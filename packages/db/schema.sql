@@ -44,6 +44,18 @@ table custom_metric_definitions (
 );
 CREATE INDEX custom_metric_definitions_merchant ON public.custom_metric_definitions USING btree (merchant_id);
 
+table custom_metric_sources (
+  name text not null,
+  view text not null,
+  columns jsonb not null,
+  merchant_column text,
+  date_column text not null,
+  date_type text not null,
+  created_at timestamp with time zone not null default now(),
+  constraint custom_metric_sources_date_type_check CHECK ((date_type = ANY (ARRAY['date'::text, 'timestamp'::text, 'timestamptz'::text]))),
+  constraint custom_metric_sources_pkey PRIMARY KEY (name)
+);
+
 table custom_metric_values (
   definition_id uuid not null,
   version integer not null,

@@ -19,6 +19,11 @@ const Schema = z.object({
   /** Groups of one answer of a custom metric, and days it may cover. */
   CUSTOM_MAX_ROWS: whole(1_000, 1, 100_000),
   CUSTOM_MAX_DAYS: whole(1_100, 1, 36_600),
+  /** Formulas that run at once, each on a connection of its own beside POSTGRES_POOL_SIZE, and those of one caller. */
+  CUSTOM_POOL_SIZE: whole(3, 1, 100),
+  CUSTOM_MAX_PER_CALLER: whole(2, 1, 100),
+  /** Milliseconds that an answer waits for usage-ingest to flush what is pending. */
+  DRAIN_TIMEOUT_MS: whole(2_000, 10, 600_000),
   /** Whether this instance works on scheduled jobs; any number may. */
   ENABLE_METRICS_SCHEDULER: flag(true),
   /** Whom the jobs of 02:00 and 03:00 call. */

@@ -1,6 +1,7 @@
 import type { engine, RollupGrain } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers } from '@tally/service';
 import type { Custom } from './custom/custom.ts';
+import type { Sources } from './custom/sources.ts';
 import type { Realtime } from './realtime/realtime.ts';
 import type { Reconciled } from './realtime/reconcile.ts';
 import type { RollupReader } from './rollups/read.ts';
@@ -11,6 +12,7 @@ export type Parts = {
   rollups: Rollups;
   reader: RollupReader;
   custom: Custom;
+  sources: Sources;
   schedule: Schedule;
   realtime: Realtime;
   reconcileRealtime(): Promise<Reconciled>;
@@ -21,6 +23,7 @@ export function createHandlers({
   rollups,
   reader,
   custom,
+  sources,
   schedule,
   realtime,
   reconcileRealtime,
@@ -85,6 +88,11 @@ export function createHandlers({
         custom.values(viewerOf(caller), input.id, merchantOf(caller, input.merchantId) ?? null, input.limit),
       audit: async ({ input, caller }) => custom.audit(viewerOf(caller), input.id, input),
       remove: async ({ input, caller }) => custom.remove(viewerOf(caller), input.id),
+      sources: {
+        register: async ({ input }) => sources.register(input),
+        list: async () => sources.list(),
+        remove: async ({ input }) => sources.remove(input.name),
+      },
     },
   };
 }

@@ -17,7 +17,10 @@ import {
 import { Registry } from 'prom-client';
 import { createAfterDaily } from './after-daily.ts';
 import { createCustom } from './custom/custom.ts';
+import { createSources } from './custom/sources.ts';
+import { createTurns } from './custom/turns.ts';
 import type { Env } from './env.ts';
+import { createDrain } from './fresh.ts';
 import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
@@ -29,6 +32,9 @@ import { createHandlers } from './router.ts';
 import { createSchedule, type Schedule, type ScheduleOptions } from './schedule.ts';
 
 export type EngineService = { app: App; db: Db; schedule: Schedule; redis: RedisClient };
+
+/** Milliseconds that a formula waits for one of the places. */
+const FORMULA_WAIT_MS = 5_000;
 
 /** Opens the stores and builds metrics-engine on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createEngineService(
@@ -42,14 +48,26 @@ export async function createEngineService(
 ): Promise<EngineService> {
   const db = await openDb(env.DATABASE_URL, {
     poolSize: env.POSTGRES_POOL_SIZE,
+    formulaPoolSize: env.CUSTOM_POOL_SIZE,
     applicationName: 'metrics-engine',
     statementTimeoutMs: env.ROLLUP_TIMEOUT_MS,
   });
   releasers.push('postgres', () => db.close());
   const registry = new Registry();
   const metrics = createEngineMetrics(registry);
+  const called = (url: string, timeoutMs = env.JOB_CALL_TIMEOUT_MS) => ({
+    url,
+    key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
+    fetch: fetchWithin(timeoutMs),
+  });
+  const ingest = createIngestClient(called(env.USAGE_INGEST_URL));
+  const drain = createDrain({
+    ingest: createIngestClient(called(env.USAGE_INGEST_URL, env.DRAIN_TIMEOUT_MS)),
+    lastFlushAt: () => db.usage.lastFlushAt(),
+  });
   const rollups = createRollups({
     db,
+    drain: () => drain(null),
     weekStart: env.WEEK_START,
     maxBackfillDays: env.BACKFILL_MAX_DAYS,
     now,
@@ -94,12 +112,6 @@ export async function createEngineService(
     await backup.run().catch((error: unknown) => log.error({ err: error }, 'realtime metrics could not be saved'));
   });
 
-  const called = (url: string) => ({
-    url,
-    key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
-    fetch: fetchWithin(env.JOB_CALL_TIMEOUT_MS),
-  });
-  const ingest = createIngestClient(called(env.USAGE_INGEST_URL));
   const reconcile = createReconcile({
     redis,
     db,
@@ -146,8 +158,17 @@ export async function createEngineService(
   releasers.push('schedule', () => Promise.all([rollups.stop(), schedule.stop()]));
   if (env.ENABLE_METRICS_SCHEDULER) schedule.start();
 
+  const sources = createSources(db);
   const custom = createCustom({
     db,
+    sources,
+    turns: createTurns({
+      places: env.CUSTOM_POOL_SIZE,
+      perCaller: env.CUSTOM_MAX_PER_CALLER,
+      waitMs: FORMULA_WAIT_MS,
+    }),
+    drain,
+    now,
     limits: {
       medium: env.CUSTOM_COST_MEDIUM,
       high: env.CUSTOM_COST_HIGH,
@@ -161,7 +182,10 @@ export async function createEngineService(
   const app = createApp({
     name: 'metrics-engine',
     log,
-    router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
+    router: serveContract(
+      engine,
+      createHandlers({ rollups, reader, custom, sources, schedule, realtime, reconcileRealtime }),
+    ),
     authenticate: createAuthenticate({ env, keys: db.keys, now }),
     maxBodyBytes: env.MAX_BODY_BYTES,
     registry,

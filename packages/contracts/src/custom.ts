@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Dimension, MerchantId, record, storable, text } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Day, Drained, Time } from './time.ts';
 
 export const MetricKind = z.enum(['COUNT', 'SUM', 'AVERAGE', 'DISTINCT_COUNT', 'PERCENTILE', 'RATIO', 'MAX', 'MIN']);
 export type MetricKind = z.infer<typeof MetricKind>;
@@ -10,17 +10,69 @@ export type MetricKind = z.infer<typeof MetricKind>;
 export const MetricVisibility = z.enum(['PRIVATE', 'TEAM', 'ORGANIZATION', 'PUBLIC']);
 export type MetricVisibility = z.infer<typeof MetricVisibility>;
 
-export const MetricSource = z.enum(['events', 'usage', 'daily_metrics', 'weekly_metrics', 'monthly_metrics']);
-export type MetricSource = z.infer<typeof MetricSource>;
+/** Data sources that Tally has; others are registered with `custom.sources.register`. */
+export const BuiltInSource = z.enum(['events', 'usage', 'daily_metrics', 'weekly_metrics', 'monthly_metrics']);
+export type BuiltInSource = z.infer<typeof BuiltInSource>;
 
-/** How a formula without an aggregate is summed up. */
+/** The name of a data source. */
+export const MetricSource = z
+  .string()
+  .regex(/^[a-z][a-z0-9_]{0,62}$/, 'Expected the name of a data source, such as "events"');
+
+/** How a formula without an aggregate is aggregated. */
 export const AggregationMethod = z.enum(['COUNT', 'COUNT_DISTINCT', 'SUM', 'AVG', 'MIN', 'MAX']);
 export type AggregationMethod = z.infer<typeof AggregationMethod>;
 
-const Column = z.string().regex(/^[a-z][a-z_]{0,63}$/, 'Expected the name of a column');
+/** Metric types whose method has another name, or none: their formulas have aggregates of their own. */
+const METHOD_OF: Readonly<Record<string, AggregationMethod | undefined>> = {
+  AVERAGE: 'AVG',
+  DISTINCT_COUNT: 'COUNT_DISTINCT',
+  PERCENTILE: undefined,
+  RATIO: undefined,
+};
+
+/** A method or the name of a metric type, in any case. */
+const GivenMethod = z
+  .string()
+  .max(32)
+  .transform((given, ctx) => {
+    const name = given.toUpperCase();
+    if (Object.hasOwn(METHOD_OF, name)) return METHOD_OF[name];
+    const method = AggregationMethod.safeParse(name);
+    if (method.success) return method.data;
+    const names = [...AggregationMethod.options, ...Object.keys(METHOD_OF)];
+    ctx.addIssue({ code: 'custom', message: `Expected one of ${names.join(', ')}, in any case` });
+    return z.NEVER;
+  });
+
+/** The kind of a column's values: what can be done with it in a formula. */
+export const ColumnType = z.enum(['number', 'text', 'boolean', 'date', 'time']);
+export type ColumnType = z.infer<typeof ColumnType>;
+
+/** What SQL and others call these kinds. */
+const COLUMN_TYPES: Readonly<Record<ColumnType, readonly string[]>> = {
+  number: ['numeric', 'decimal', 'int', 'integer', 'bigint', 'smallint', 'float', 'double precision', 'real', 'money'],
+  text: ['string', 'varchar', 'character varying', 'char', 'uuid', 'enum'],
+  boolean: ['bool'],
+  date: ['day'],
+  time: ['timestamp', 'timestamptz', 'datetime', 'timestamp with time zone', 'timestamp without time zone'],
+};
+
+const GivenType = z
+  .string()
+  .max(32)
+  .transform((given, ctx) => {
+    const name = given.toLowerCase();
+    const type = ColumnType.options.find((each) => each === name || COLUMN_TYPES[each].includes(name));
+    if (type) return type;
+    ctx.addIssue({ code: 'custom', message: `Expected one of ${ColumnType.options.join(', ')}` });
+    return z.NEVER;
+  });
+
+const Column = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,62}$/, 'Expected the name of a column');
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 
-const fields = {
+const shown = {
   name: text(200).trim().min(1),
   description: storable(2000).optional(),
   metricType: MetricKind,
@@ -29,29 +81,34 @@ const fields = {
   calculationFormula: storable(2000).min(1),
   /** Columns to group by. */
   dimensions: z.array(Column).max(5).optional(),
-  /** `{ column: value | [values] }`; all must hold. `unknown` asks for rows without the dimension. */
+  /** `{ column: value | [values] }`; all must hold. `unknown` selects rows without the dimension. */
   filters: record(50, Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
-  /** For a formula without an aggregate; default: what metricType says. */
+  /** For a formula without an aggregate; default: that of metricType. */
   aggregationMethod: AggregationMethod.optional(),
   visibility: MetricVisibility,
   teamId: MerchantId.optional(),
 };
+const fields = { ...shown, aggregationMethod: GivenMethod.optional() };
 
 const Fields = z.strictObject(fields);
 export type MetricFields = z.infer<typeof Fields>;
 
+/**
+ * A definition as the caller may see it. Callers of other merchants see of a PUBLIC metric its name, description, type,
+ * source and formula only.
+ */
 export const MetricDefinition = z.object({
-  ...fields,
+  ...shown,
   id: z.string(),
   version: z.number().int(),
-  /** The key that made it. */
-  ownerId: z.string(),
+  /** The key that created it. */
+  ownerId: z.string().optional(),
   /** Null: the platform's. */
-  merchantId: z.string().nullable(),
-  uses: z.number().int(),
-  lastUsedAt: Time.nullable(),
-  createdAt: Time,
-  updatedAt: Time,
+  merchantId: z.string().nullable().optional(),
+  uses: z.number().int().optional(),
+  lastUsedAt: Time.nullable().optional(),
+  createdAt: Time.optional(),
+  updatedAt: Time.optional(),
 });
 export type MetricDefinition = z.infer<typeof MetricDefinition>;
 
@@ -65,9 +122,10 @@ export const MetricResult = z.object({
   value: Quantity.nullable(),
   rows: Rows,
   cost: MetricCost,
-  /** The planner's cost of the statement. */
+  /** The planner's cost of the statement, and that of the sorts inside its aggregates. */
   planCost: z.number(),
   durationMs: z.number(),
+  coverage: Drained,
 });
 export type MetricResult = z.infer<typeof MetricResult>;
 
@@ -84,6 +142,27 @@ const draft = z.strictObject({
   ...range,
   ...scope,
 });
+
+const SourceColumn = z.strictObject({ name: Column, type: GivenType, unit: text(32).optional() });
+const DatabaseName = text(63).min(1);
+/** A view of the host application as a data source of custom metrics. */
+const SourceFields = z.strictObject({
+  name: MetricSource,
+  /** `view` of the schema `public`, or `schema.view`; letters count as they are written. */
+  view: text(127).regex(/^[^."]+(\.[^."]+)?$/, 'Expected `view` or `schema.view`'),
+  columns: z.array(SourceColumn).min(1).max(200),
+  /** The column that names the merchant of a row; without it, only callers bound to no merchant can use the source. */
+  merchantColumn: DatabaseName.optional(),
+  /** The day or the time of a row: `startDate` and `endDate` select by it. */
+  dateColumn: DatabaseName,
+});
+export type MetricSourceFields = z.infer<typeof SourceFields>;
+const SourceDefinition = z.object({
+  ...SourceFields.shape,
+  columns: z.array(SourceColumn.extend({ type: ColumnType })),
+  createdAt: Time,
+});
+
 const page = { limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() };
 
 export const custom = {
@@ -121,12 +200,17 @@ export const custom = {
     input: z.strictObject({ id: Id }),
     output: z.object({
       rows: z.array(
-        z.object({ version: z.number().int(), definition: z.object(fields), createdBy: z.string(), createdAt: Time }),
+        z.object({
+          version: z.number().int(),
+          definition: z.object(shown),
+          createdBy: z.string().optional(),
+          createdAt: Time,
+        }),
       ),
       nextCursor: z.null(),
     }),
   }),
-  /** Values computed before, newest first. */
+  /** Values computed before, newest first, also of a removed metric. */
   values: query({
     access: 'read',
     input: z.strictObject({ id: Id, ...scope, limit: page.limit }),
@@ -148,7 +232,7 @@ export const custom = {
       nextCursor: z.null(),
     }),
   }),
-  /** What was done with a definition, newest first. Owner and admins only. */
+  /** What was done with a definition, newest first, also with a removed one. Owner and admins only. */
   audit: query({
     access: 'read',
     input: z.strictObject({ id: Id, ...page }),
@@ -171,4 +255,21 @@ export const custom = {
     input: z.strictObject({ id: Id }),
     output: z.object({ id: z.string(), removed: z.literal(true) }),
   }),
+  sources: {
+    /** Makes a view of the host application's own tables a data source. The same again changes nothing. */
+    register: mutation({ access: 'admin', platform: true, input: SourceFields, output: SourceDefinition }),
+    list: query({
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({}).prefault({}),
+      output: z.object({ rows: z.array(SourceDefinition), nextCursor: z.null() }),
+    }),
+    /** Metrics of a removed source stay, and can be computed again once it is registered again. */
+    remove: mutation({
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({ name: MetricSource }),
+      output: z.object({ name: z.string(), removed: z.literal(true) }),
+    }),
+  },
 } as const;

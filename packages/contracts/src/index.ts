@@ -27,12 +27,15 @@ export {
 } from './contract.ts';
 export {
   AggregationMethod,
+  BuiltInSource,
+  ColumnType,
   MetricCost,
   MetricDefinition,
   type MetricFields,
   MetricKind,
   MetricResult,
   MetricSource,
+  type MetricSourceFields,
   MetricVisibility,
 } from './custom.ts';
 export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
@@ -84,6 +87,7 @@ export {
   DAY_MS,
   Day,
   DayRange,
+  Drained,
   dayOf,
   eachDay,
   HOUR_MS,

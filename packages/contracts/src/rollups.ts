@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Day, Drained, Time } from './time.ts';
 
 export const RollupGrain = z.enum(['daily', 'weekly', 'monthly']);
 export type RollupGrain = z.infer<typeof RollupGrain>;
@@ -29,13 +29,15 @@ export const RollupRun = z.object({
   period: Period,
   rowsWritten: z.number().int(),
   durationMs: z.number(),
+  /** The first 100 failures. */
   errors: z.array(Failure),
+  coverage: Drained,
 });
 export type RollupRun = z.infer<typeof RollupRun>;
 
 /** A run over many periods; `periods` are those done by this call, in order. */
 export const RollupBackfill = RollupRun.extend({
-  periods: z.array(RollupRun.omit({ jobId: true })),
+  periods: z.array(RollupRun.omit({ jobId: true, coverage: true })),
 });
 export type RollupBackfill = z.infer<typeof RollupBackfill>;
 

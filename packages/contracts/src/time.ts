@@ -81,6 +81,15 @@ export const Time = z.string().refine((text) => parseTime(text) !== undefined, {
 });
 export type Time = string;
 
+/** How much of what was acknowledged an answer has. */
+export const Drained = z.object({
+  /** True where everything acknowledged before the call is in the answer. */
+  complete: z.boolean(),
+  /** Everything acknowledged before this moment is in the answer; null where nothing is known. */
+  asOf: Time.nullable(),
+});
+export type Drained = z.infer<typeof Drained>;
+
 /** A range of UTC days, both ends included. */
 export const DayRange = z.object({ startDate: Day, endDate: Day });
 export type DayRange = z.infer<typeof DayRange>;

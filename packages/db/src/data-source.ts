@@ -18,10 +18,13 @@ import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
 import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
 import { StalePeriods1763856000043 } from './migrations/43-stale-periods.ts';
+import { MetricSources1763856000044 } from './migrations/44-metric-sources.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
   poolSize?: number;
+  /** Connections for formulas of custom metrics alone; without it they use those of everything else. */
+  formulaPoolSize?: number;
   /** Milliseconds after which Postgres gives up on a statement. */
   statementTimeoutMs?: number;
   /** Workers that Postgres may add to a statement; default: what the server says. */
@@ -58,6 +61,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       NamesChangeAnswers1763856000027,
       DocumentKeys1763856000028,
       StalePeriods1763856000043,
+      MetricSources1763856000044,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

@@ -16,7 +16,9 @@ export {
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
 export type { DaySums, LitellmDay, LitellmStore, Pull, PullKind, PullLane, ToldBy } from './litellm-store.ts';
-export { type BinaryOp, type Expr, type MetricQuery, SOURCE_COLUMNS, type ValueType } from './metric-query.ts';
+export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
+export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
+export type { StoredSource } from './metric-sources-store.ts';
 export { type Db, openDb } from './open-db.ts';
 export type { SavedMetric } from './realtime-store.ts';
 export type {

@@ -41,6 +41,9 @@ type Entry = {
   failed?: boolean;
 };
 
+/** What runs of an engine without usage-ingest count. */
+const drain = async () => ({ complete: false, asOf: null });
+
 let ids = 0;
 const append = (entries: readonly Entry[]) => {
   const lines = entries.map(
@@ -335,7 +338,7 @@ test('weeks of an older WEEK_START go when weeks are computed, and no day is cou
   await engine.rollups.monthly.backfill.mutate(range);
   expect(await valuesOf('weekly', range)).toHaveLength(6);
 
-  const sunday = createRollups({ db, weekStart: 7, maxBackfillDays: 100, now: () => now });
+  const sunday = createRollups({ db, weekStart: 7, maxBackfillDays: 100, now: () => now, drain });
   await sunday.run('weekly', { date: '2026-03-08' });
   const starts = ['2026-02-01', '2026-02-08', '2026-02-15', '2026-02-22', '2026-03-01', '2026-03-08'];
   expect(await valuesOf('weekly', { startDate: '2026-02-01', endDate: '2026-03-14' })).toEqual(
@@ -363,7 +366,7 @@ test('two engines at once write each period once', async () => {
   );
   await append(entries);
   const other = await openDb(stores.store.url);
-  const second = createRollups({ db: other, weekStart: 1, maxBackfillDays: 100, now: () => now });
+  const second = createRollups({ db: other, weekStart: 1, maxBackfillDays: 100, now: () => now, drain });
   const range = { startDate: '2026-02-01', endDate: '2026-02-28' };
   const [one, two] = await Promise.all([engine.rollups.daily.backfill.mutate(range), second.backfill('daily', range)]);
   await other.close();
@@ -385,7 +388,7 @@ test('a backfill that an engine leaves in the middle is ended by another one', a
     const period = { start: date, end: date, previousStart: addDays(date, -1), weeksFrom: null };
     await lane.advance(await lane.recompute('daily', period, 'all'));
   }
-  const survivor = createRollups({ db, weekStart: 1, maxBackfillDays: 100, now: () => now });
+  const survivor = createRollups({ db, weekStart: 1, maxBackfillDays: 100, now: () => now, drain });
   expect(await survivor.recover()).toBe(0);
   // As a kill does: the connection ends, and with it the lock.
   await client.query(`select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()

@@ -2,6 +2,7 @@ import {
   addDays,
   countDays,
   type Day,
+  type Drained,
   dayOf,
   type RollupBackfill,
   type RollupGrain,
@@ -17,6 +18,8 @@ export type RollupsOptions = {
   /** The longest range of one backfill, in days. */
   maxBackfillDays: number;
   now: () => number;
+  /** Brings what was acknowledged before the call to Postgres; reports what a run that begins afterwards counts. */
+  drain(): Promise<Drained>;
   /** Told of every run that ends, and of periods that fail. */
   onFinished?(job: RollupJob): void;
   onFailure?(grain: RollupGrain, period: Period, error: unknown): void;
@@ -130,7 +133,12 @@ export function createRollups(options: RollupsOptions): Rollups {
     return promise.finally(() => underWay.delete(promise));
   }
 
-  async function finished(lane: Lane, done: Done[], started: number): Promise<RollupBackfill> {
+  async function finished(
+    lane: Lane,
+    done: Done[],
+    started: number,
+    coverage: Drained = { complete: false, asOf: null },
+  ): Promise<RollupBackfill> {
     const job = await lane.finish();
     options.onFinished?.(job);
     return {
@@ -140,6 +148,7 @@ export function createRollups(options: RollupsOptions): Rollups {
       rowsWritten: job.rows,
       durationMs: elapsed(started),
       errors: job.errors,
+      coverage,
       periods: done,
     };
   }
@@ -147,11 +156,12 @@ export function createRollups(options: RollupsOptions): Rollups {
   const refresh = () =>
     track(async () => {
       const started = performance.now();
+      const coverage = await options.drain();
       const day = today();
       const lane = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
       try {
         const { done, daysTouched } = await reflect(lane);
-        return { ...(await finished(lane, done, started)), daysTouched };
+        return { ...(await finished(lane, done, started, coverage)), daysTouched };
       } finally {
         await lane.release();
       }
@@ -166,11 +176,12 @@ export function createRollups(options: RollupsOptions): Rollups {
     if (grain !== 'daily') await replaceOtherWeeks();
     return track(async () => {
       const started = performance.now();
+      const coverage = await options.drain();
       const periods = periodsOf(grain, startDate, endDate, weekStart);
       const period = { start: periods[0]!.start, end: periods.at(-1)!.end };
       const lane = await db.rollups.begin({ kind: grain, period, periodsTotal: periods.length });
       try {
-        return await finished(lane, await work(lane), started);
+        return await finished(lane, await work(lane), started, coverage);
       } finally {
         await lane.release();
       }
