@@ -1,7 +1,7 @@
 import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const Schema = z.object({
+const Settings = z.object({
   ...serviceEnv,
   PORT: whole(4002, 0, 65_535),
   /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Weeks of an older setting are replaced at the next start. */
@@ -46,6 +46,17 @@ const Schema = z.object({
   REALTIME_WATCH_MS: whole(500, 10, 60_000),
   /** Watchers of one instance at once. */
   REALTIME_MAX_WATCHERS: whole(1_000, 1, 1_000_000),
+  /** Watchers of one key at once, of one instance. */
+  REALTIME_MAX_WATCHERS_PER_KEY: whole(100, 1, 1_000_000),
+});
+
+/** Settings that contradict each other end the start, with both names. */
+const Schema = Settings.refine((env) => env.CUSTOM_COST_MEDIUM <= env.CUSTOM_COST_HIGH, {
+  path: ['CUSTOM_COST_HIGH'],
+  error: 'Expected at least CUSTOM_COST_MEDIUM',
+}).refine((env) => env.CUSTOM_COST_HIGH <= env.CUSTOM_COST_LIMIT, {
+  path: ['CUSTOM_COST_LIMIT'],
+  error: 'Expected at least CUSTOM_COST_HIGH',
 });
 export type Env = z.infer<typeof Schema>;
 

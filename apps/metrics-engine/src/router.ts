@@ -72,7 +72,8 @@ export function createHandlers({
       get: async ({ input, caller }) => realtime.get(scoped(caller, input), input.windowSeconds),
       list: async ({ input, caller }) => realtime.list(merchantOf(caller, input.merchantId) ?? null, input),
       reconcile: async () => reconcileRealtime(),
-      watch: ({ input, caller, signal }) => realtime.watch(scoped(caller, input), input.windowSeconds, signal),
+      watch: ({ input, caller, signal }) =>
+        realtime.watch(scoped(caller, input), input.windowSeconds, caller.id, signal),
     },
     custom: {
       create: async ({ input: { merchantId, ...fields }, caller }) =>

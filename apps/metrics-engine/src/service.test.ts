@@ -27,3 +27,12 @@ test('all problems of the settings are listed at once, without their values', ()
   );
   expect(() => readEnv(settings)).not.toThrow(/secret|eighty|short/);
 });
+
+test('settings that contradict each other are listed with the setting that they contradict', () => {
+  const settings = { DATABASE_URL: 'postgres://host/db', REDIS_URL: 'redis://host', CUSTOM_COST_MEDIUM: '600000' };
+  expect(() => readEnv(settings)).toThrow('CUSTOM_COST_HIGH: Expected at least CUSTOM_COST_MEDIUM');
+  expect(() => readEnv({ ...settings, CUSTOM_COST_HIGH: '20000000' })).toThrow(
+    'CUSTOM_COST_LIMIT: Expected at least CUSTOM_COST_HIGH',
+  );
+  expect(readEnv({ ...settings, CUSTOM_COST_HIGH: '700000' }).CUSTOM_COST_HIGH).toBe(700_000);
+});

@@ -93,7 +93,7 @@ export async function createEngineService(
     now,
     restore: (merchantId) => backup.restore(merchantId),
     onStored: metrics.pointsStored,
-    maxWatchers: env.REALTIME_MAX_WATCHERS,
+    maxWatchers: { all: env.REALTIME_MAX_WATCHERS, perCaller: env.REALTIME_MAX_WATCHERS_PER_KEY },
     onWatchers: (count) => metrics.watchers.set(count),
   });
   const saving = startLoop(

@@ -19,7 +19,8 @@ export function parseEnv<Schema extends z.ZodObject>(
   throw new SettingsError(
     parsed.error.issues.map((issue) => {
       const name = issue.path.join('.');
-      return set[name] === undefined ? `${name} is not set` : `${name}: ${issue.message}`;
+      const isMissing = issue.code !== 'custom' && set[name] === undefined;
+      return isMissing ? `${name} is not set` : `${name}: ${issue.message}`;
     }),
   );
 }
