@@ -84,7 +84,7 @@ export function createHandlers({
       calculate: async ({ input, caller }) => custom.calculate(viewerOf(caller), scoped(caller, input)),
       get: async ({ input, caller }) => custom.get(viewerOf(caller), input.id, input.version),
       list: async ({ input, caller }) => custom.list(viewerOf(caller), input),
-      versions: async ({ input, caller }) => custom.versions(viewerOf(caller), input.id),
+      versions: async ({ input, caller }) => custom.versions(viewerOf(caller), input.id, input),
       values: async ({ input, caller }) =>
         custom.values(viewerOf(caller), input.id, merchantOf(caller, input.merchantId) ?? null, input.limit),
       audit: async ({ input, caller }) => custom.audit(viewerOf(caller), input.id, input),

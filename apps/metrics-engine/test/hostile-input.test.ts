@@ -108,7 +108,7 @@ const inputsFor = (id: string) => ({
     calculate: { id, version: 1, merchantId: 'a', ...RANGE },
     get: { id, version: 1 },
     list: { limit: 5, cursor: id, search: 'n' },
-    versions: { id },
+    versions: { id, limit: 5, cursor: '7' },
     values: { id, merchantId: 'a', limit: 5 },
     audit: { id, limit: 5, cursor: '7' },
     remove: { id: NOBODY },

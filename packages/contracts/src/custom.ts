@@ -195,9 +195,10 @@ export const custom = {
     input: z.strictObject({ ...page, search: text(200).optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
+  /** Versions, newest first, also of a removed metric. */
   versions: query({
     access: 'read',
-    input: z.strictObject({ id: Id }),
+    input: z.strictObject({ id: Id, ...page }),
     output: z.object({
       rows: z.array(
         z.object({
@@ -207,7 +208,7 @@ export const custom = {
           createdAt: Time,
         }),
       ),
-      nextCursor: z.null(),
+      nextCursor: z.string().nullable(),
     }),
   }),
   /** Values computed before, newest first, also of a removed metric. */

@@ -79,7 +79,11 @@ export type CustomStore = {
     viewer: Viewer,
     page: { search?: string | undefined; limit: number; after?: string | undefined },
   ): Promise<StoredMetric[]>;
-  versions(id: string): Promise<{ version: number; definition: MetricFields; createdBy: string; createdAt: string }[]>;
+  /** Versions of a definition, newest first, below `before`. */
+  versions(
+    id: string,
+    page: { limit: number; before?: string | undefined },
+  ): Promise<{ version: number; definition: MetricFields; createdBy: string; createdAt: string }[]>;
   remove(id: string): Promise<void>;
   /** Keeps a value in place of the one computed before for the same version, period and merchant, and counts the use. */
   keep(id: string, value: MetricValue): Promise<void>;
@@ -252,11 +256,13 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
       return rows.map((row) => MetricRow.parse(row));
     },
 
-    async versions(id) {
+    async versions(id, { limit, before }) {
       const rows = (await dataSource.query(
         `select version, definition, created_by, created_at from custom_metric_versions
-         where definition_id = $1 order by version desc`,
-        [id],
+         where definition_id = $1 and ($2::bigint is null or version < $2)
+         order by version desc
+         limit $3`,
+        [id, before ?? null, limit],
       )) as unknown[];
       return rows.map((row) => VersionRow.parse(row));
     },

@@ -324,7 +324,10 @@ test('a definition is saved, computed, changed into a new version, and its value
     [1, first.value, 'CUSTOM'],
     [2, second.value, 'CUSTOM'],
   ]);
-  expect((await engine.custom.versions.query({ id: made.id })).rows.map((row) => row.version)).toEqual([2, 1]);
+  const newest = await engine.custom.versions.query({ id: made.id, limit: 1 });
+  const oldest = await engine.custom.versions.query({ id: made.id, cursor: newest.nextCursor! });
+  expect([...newest.rows, ...oldest.rows].map((row) => row.version)).toEqual([2, 1]);
+  expect(oldest.nextCursor).toBeNull();
   expect((await engine.custom.get.query({ id: made.id })).uses).toBe(3);
   expect((await engine.custom.get.query({ id: made.id, version: 1 })).calculationFormula).toContain('DISTINCT');
   const audit = await engine.custom.audit.query({ id: made.id });

@@ -114,11 +114,16 @@ export function createCustom({
     return { complete: true, asOf };
   }
 
-  async function compute(viewer: Viewer, query: MetricQuery): Promise<MetricResult> {
+  async function compute(viewer: Viewer, question: Question): Promise<MetricResult> {
     const started = performance.now();
     try {
-      const coverage = await cover(query);
-      const result = await turns(viewer.id, () => computed(query, coverage, started));
+      const result = await turns(viewer.id, {
+        async prepare() {
+          const query = await understand(question);
+          return { query, coverage: await cover(query) };
+        },
+        work: ({ query, coverage }) => computed(query, coverage, started),
+      });
       onComputed('ok', elapsed(started));
       return result;
     } catch (error) {
@@ -169,6 +174,8 @@ export function createCustom({
       return result;
     } catch (error) {
       const outcome = isTallyError(error) ? error.code : 'INTERNAL';
+      // Nothing was done, and as many rows as there are refusals would fill the trail.
+      if (outcome === 'RATE_LIMITED') throw error;
       await note(outcome, { ...about.details, message: isTallyError(error) ? error.message : '' }).catch(() => {});
       throw error;
     }
@@ -231,15 +238,17 @@ export function createCustom({
     },
 
     test: (viewer: Viewer, question: Question): Promise<MetricResult> =>
-      audited(viewer, 'test', { details: formulaOf(question) }, async () =>
-        compute(viewer, await understand(question)),
-      ),
+      audited(viewer, 'test', { details: formulaOf(question) }, async () => compute(viewer, question)),
 
     estimate: (viewer: Viewer, question: Question) =>
       audited(viewer, 'estimate', { details: formulaOf(question) }, async () => {
-        const query = await understand(question);
-        await assertKept(query);
-        const planCost = await turns(viewer.id, () => withCodes(query, store.plan(query, limits.timeoutMs)));
+        const planCost = await turns(viewer.id, {
+          prepare: () => understand(question),
+          async work(query) {
+            await assertKept(query);
+            return withCodes(query, store.plan(query, limits.timeoutMs));
+          },
+        });
         return { cost: costOf(planCost), planCost, allowed: planCost <= limits.refused };
       }),
 
@@ -254,7 +263,7 @@ export function createCustom({
       const metric = await visible(viewer, id, { version });
       const details = { ...range };
       return audited(viewer, 'calculate', { id, version: metric.version, details }, async () => {
-        const result = await compute(viewer, await understand({ ...metric.fields, ...range }));
+        const result = await compute(viewer, { ...metric.fields, ...range });
         const { planCost: _, coverage: __, ...kept } = result;
         await store.keep(id, {
           ...kept,
@@ -272,12 +281,8 @@ export function createCustom({
     get: async (viewer: Viewer, id: string, version?: number) =>
       presentTo(viewer, await visible(viewer, id, { version })),
 
-    async list(
-      viewer: Viewer,
-      { limit, cursor, search }: { limit: number; cursor?: string | undefined; search?: string | undefined },
-    ) {
-      if (cursor !== undefined && !UUID.test(cursor))
-        throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
+    async list(viewer: Viewer, { limit, cursor, search }: Page & { search?: string | undefined }) {
+      if (cursor !== undefined && !UUID.test(cursor)) throw foreignCursor();
       const rows = await store.list(viewer, { search, limit, after: cursor });
       return {
         rows: rows.map((row) => presentTo(viewer, row)),
@@ -285,14 +290,14 @@ export function createCustom({
       };
     },
 
-    async versions(viewer: Viewer, id: string) {
+    async versions(viewer: Viewer, id: string, { limit, cursor }: Page) {
       const metric = await visible(viewer, id, { removed: true });
-      const rows = await store.versions(id);
+      const rows = await store.versions(id, { limit, before: numberIn(cursor) });
       return {
         rows: seesAll(viewer, metric)
           ? rows
           : rows.map(({ createdBy: _, ...row }) => ({ ...row, definition: outsideOf(row.definition) })),
-        nextCursor: null,
+        nextCursor: rows.length === limit ? String(rows.at(-1)!.version) : null,
       };
     },
 
@@ -306,11 +311,9 @@ export function createCustom({
       };
     },
 
-    async audit(viewer: Viewer, id: string, { limit, cursor }: { limit: number; cursor?: string | undefined }) {
+    async audit(viewer: Viewer, id: string, { limit, cursor }: Page) {
       await owned(viewer, id, { removed: true });
-      if (cursor !== undefined && !/^\d{1,18}$/.test(cursor))
-        throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
-      const rows = await store.audited(id, { limit, before: cursor, merchantId: viewer.merchantId });
+      const rows = await store.audited(id, { limit, before: numberIn(cursor), merchantId: viewer.merchantId });
       return {
         rows: rows.map(({ id: _, ...row }) => row),
         nextCursor: rows.length === limit ? rows.at(-1)!.id : null,
@@ -337,6 +340,16 @@ const GRAINS: Readonly<Record<string, RollupGrain>> = {
   weekly_metrics: 'weekly',
   monthly_metrics: 'monthly',
 };
+
+type Page = { limit: number; cursor?: string | undefined };
+
+const foreignCursor = () => new TallyError('INVALID_CURSOR', 'This cursor does not belong to this query.');
+
+/** A cursor that is the number of the last row. */
+function numberIn(cursor: string | undefined): string | undefined {
+  if (cursor !== undefined && !/^\d{1,18}$/.test(cursor)) throw foreignCursor();
+  return cursor;
+}
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
@@ -371,6 +384,7 @@ function checkFields({
         (value) =>
           (type === 'date' && !isDay(value)) ||
           (type === 'number' && parseSignedQuantity('cost', value) === undefined) ||
+          (type === 'boolean' && value !== 'true' && value !== 'false') ||
           type === 'time',
       );
       if (wrong !== undefined)

@@ -106,6 +106,12 @@ test('it can be grouped and filtered, and its definition saved and computed', as
   expect(result.coverage).toMatchObject({ complete: true });
 });
 
+test('a filter is compared as what its column is', async () => {
+  expect((await compute('COUNT(*)', { filters: { renewed: 'true', seats: ['10', 30] } })).value).toBe('1');
+  for (const filters of [{ renewed: 'maybe' }, { seats: 'many' }, { day: '2026-02-30' }, { changed: '2026-03-01' }])
+    await expect(compute('COUNT(*)', { filters })).rejects.toMatchObject(refusedWith('FORMULA_TYPE'));
+});
+
 test('days are selected by a column of times, both ends included', async () => {
   const source = { ...LICENSES, name: 'by_time', dateColumn: 'changed' };
   await engine.custom.sources.register.mutate(source);

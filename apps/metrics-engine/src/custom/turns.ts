@@ -9,8 +9,14 @@ export type TurnsOptions = {
   waitMs: number;
 };
 
-/** Runs work on behalf of a caller when there is a place; RATE_LIMITED where the caller, or everybody, has too much. */
-export type Turns = <T>(callerId: string, work: () => Promise<T>) => Promise<T>;
+/**
+ * Runs work of a caller when there is a place; RATE_LIMITED where the caller, or everybody, has too much. What is prepared
+ * takes no place.
+ */
+export type Turns = <P, T>(
+  callerId: string,
+  parts: { prepare(): Promise<P>; work(prepared: P): Promise<T> },
+) => Promise<T>;
 
 /** Limits how many formulas run at once, so that one caller cannot keep the others waiting. First come, first served. */
 export function createTurns({ places, perCaller, waitMs }: TurnsOptions): Turns {
@@ -44,14 +50,15 @@ export function createTurns({ places, perCaller, waitMs }: TurnsOptions): Turns 
     else free++;
   }
 
-  return async (callerId, work) => {
+  return async (callerId, { prepare, work }) => {
     const own = ofCaller.get(callerId) ?? 0;
     if (own >= perCaller) throw limited(`At most ${perCaller} formulas of a caller run at once.`, perCaller);
     ofCaller.set(callerId, own + 1);
     try {
+      const prepared = await prepare();
       await place();
       try {
-        return await work();
+        return await work(prepared);
       } finally {
         leave();
       }
