@@ -26,7 +26,7 @@ const Settings = z.object({
   DRAIN_TIMEOUT_MS: whole(2_000, 10, 600_000),
   /** Whether this instance works on scheduled jobs; any number may. */
   ENABLE_METRICS_SCHEDULER: flag(true),
-  /** Whom the jobs of 02:00 and 03:00 call. */
+  /** Addresses of the services that jobs, metrics and runs call. */
   USAGE_INGEST_URL: z.url().default('http://127.0.0.1:4001'),
   ANALYTICS_API_URL: z.url().default('http://127.0.0.1:4003'),
   /** Milliseconds that one call of a job may take. */
@@ -42,7 +42,7 @@ const Settings = z.object({
   REALTIME_TTL_SECONDS: whole(604_800, 60, 31_536_000),
   /** Milliseconds between two saves of realtime metrics to Postgres: what a loss of Redis costs. */
   REALTIME_SAVE_MS: whole(60_000, 100, 3_600_000),
-  /** Milliseconds between two looks of a `realtime.watch`. */
+  /** Milliseconds between two polls of a `realtime.watch`. */
   REALTIME_WATCH_MS: whole(500, 10, 60_000),
   /** Watchers of one instance at once. */
   REALTIME_MAX_WATCHERS: whole(1_000, 1, 1_000_000),

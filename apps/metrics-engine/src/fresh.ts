@@ -15,7 +15,7 @@ export function createDrain({
   ingest: Pick<IngestClient, 'flush'>;
   lastFlushAt: () => Promise<string | null>;
 }): Drain {
-  const lanes = new Map<string | null, { running: Promise<Drained>; next?: Promise<Drained> }>();
+  const calls = new Map<string | null, { running: Promise<Drained>; next?: Promise<Drained> }>();
 
   async function drain(merchantId: string | null): Promise<Drained> {
     try {
@@ -29,18 +29,18 @@ export function createDrain({
   }
 
   function start(merchantId: string | null): Promise<Drained> {
-    const lane: { running: Promise<Drained>; next?: Promise<Drained> } = { running: drain(merchantId) };
-    lanes.set(merchantId, lane);
-    void lane.running.then(() => {
-      if (!lane.next) lanes.delete(merchantId);
+    const call: { running: Promise<Drained>; next?: Promise<Drained> } = { running: drain(merchantId) };
+    calls.set(merchantId, call);
+    void call.running.then(() => {
+      if (!call.next) calls.delete(merchantId);
     });
-    return lane.running;
+    return call.running;
   }
 
   return (merchantId) => {
-    const lane = lanes.get(merchantId);
-    if (!lane) return start(merchantId);
-    lane.next ??= lane.running.then(() => start(merchantId));
-    return lane.next;
+    const call = calls.get(merchantId);
+    if (!call) return start(merchantId);
+    call.next ??= call.running.then(() => start(merchantId));
+    return call.next;
   };
 }

@@ -108,7 +108,7 @@ export async function createEngineService(
   releasers.push('realtime', async () => {
     await saving.stop();
     if (redis.status !== 'ready') return;
-    // A store that is away must not keep the process from stopping.
+    // An unavailable store must not keep the process from stopping.
     await backup.run().catch((error: unknown) => log.error({ err: error }, 'realtime metrics could not be saved'));
   });
 
@@ -128,7 +128,7 @@ export async function createEngineService(
     const outcome = await reconcile();
     metrics.realtimeReconciled(outcome);
     if (outcome.restored > 0 || outcome.corrected.length > 0)
-      log.warn({ ...outcome, corrected: outcome.corrected.slice(0, 20) }, 'realtime metrics were set right');
+      log.warn({ ...outcome, corrected: outcome.corrected.slice(0, 20) }, 'realtime metrics were corrected');
     return outcome;
   };
   const schedule = createSchedule({
@@ -137,7 +137,8 @@ export async function createEngineService(
     work: {
       async reconcile() {
         const { balanced, drift, repaired } = await ingest.reconcile.repair.mutate({});
-        if (!balanced) throw new Error(`${drift.length} numbers differ between the books, ${repaired} days set right`);
+        if (!balanced)
+          throw new Error(`${drift.length} numbers differ between the stored forms, ${repaired} days repaired`);
         return { repaired };
       },
       afterDaily: createAfterDaily(createAnalyticsClient(called(env.ANALYTICS_API_URL))),

@@ -49,7 +49,7 @@ const GivenMethod = z
 export const ColumnType = z.enum(['number', 'text', 'boolean', 'date', 'time']);
 export type ColumnType = z.infer<typeof ColumnType>;
 
-/** What SQL and others call these kinds. */
+/** Other names of these kinds, in SQL and elsewhere. */
 const COLUMN_TYPES: Readonly<Record<ColumnType, readonly string[]>> = {
   number: ['numeric', 'decimal', 'int', 'integer', 'bigint', 'smallint', 'float', 'double precision', 'real', 'money'],
   text: ['string', 'varchar', 'character varying', 'char', 'uuid', 'enum'],
@@ -133,7 +133,7 @@ const Id = z.uuid();
 /** As the database counts them. */
 const Version = z.number().int().min(1).max(2_147_483_647);
 const range = { startDate: Day, endDate: Day };
-/** Whose usage: callers bound to a merchant see its alone; others may name one, or none for all. */
+/** The merchant whose usage is computed over: the one the caller is bound to, or the one named; all where none is. */
 const scope = { merchantId: MerchantId.optional() };
 const draft = z.strictObject({
   ...fields,
@@ -233,7 +233,7 @@ export const custom = {
       nextCursor: z.null(),
     }),
   }),
-  /** What was done with a definition, newest first, also with a removed one. Owner and admins only. */
+  /** Steps of a definition's audit trail, newest first, also of a removed one. Owner and admins only. */
   audit: query({
     access: 'read',
     input: z.strictObject({ id: Id, ...page }),

@@ -10,7 +10,7 @@ export type RollupGrain = z.infer<typeof RollupGrain>;
 export const EntityType = z.enum(['merchant', 'user', 'model', 'provider', 'platform']);
 export type EntityType = z.infer<typeof EntityType>;
 
-/** refresh: the periods that late entries and adjustments touched. */
+/** refresh: all stale periods. */
 export const JobKind = z.enum(['daily', 'weekly', 'monthly', 'refresh']);
 export type JobKind = z.infer<typeof JobKind>;
 
@@ -41,7 +41,7 @@ export const RollupBackfill = RollupRun.extend({
 });
 export type RollupBackfill = z.infer<typeof RollupBackfill>;
 
-/** What was counted for one entity in one period. What counts 0 has no row. */
+/** The value of one metric type for one entity in one period. A value of 0 has no row. */
 export const RollupRow = z.object({
   /** Null for the platform's rows. */
   merchantId: z.string().nullable(),
@@ -119,7 +119,7 @@ export const rollups = {
   daily: grain,
   weekly: grain,
   monthly: grain,
-  /** Computes the periods again that were written to after they were computed. */
+  /** Computes every complete period that is stale: written to after it was computed, or failed. */
   refresh: mutation({
     access: 'admin',
     platform: true,

@@ -22,13 +22,13 @@ export type { StoredSource } from './metric-sources-store.ts';
 export { type Db, openDb } from './open-db.ts';
 export type { SavedMetric } from './realtime-store.ts';
 export type {
-  Lane,
   Period,
   PeriodToCompute,
   RollupJob,
   RollupPosition,
   RollupRow,
   RollupsStore,
+  RunLease,
   StalePeriod,
 } from './rollups-store.ts';
 export type { Executor } from './run-sql.ts';

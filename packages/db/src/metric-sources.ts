@@ -10,16 +10,16 @@ export type SourceColumn = {
   units?: { sql: string; worth: string };
 };
 
-/** What a formula can read: nothing of it comes from the formula. */
+/** A data source as SQL. Nothing of it comes from a formula. */
 export type SourceShape = {
   name: string;
   /** The view as SQL. */
   relation: string;
   /** By name, in lower case. */
   columns: Readonly<Record<string, SourceColumn>>;
-  /** What the range of days selects by; `date` includes both ends by itself. */
+  /** The column that the range of days selects by. */
   date: { sql: string; type: 'date' | 'timestamp' | 'timestamptz' };
-  /** What a merchant's rows are selected by; null: rows belong to no merchant. */
+  /** The expression that names the merchant of a row; null: rows belong to no merchant. */
   merchant: string | null;
   /** Whether it has `metric('name')` and `property('name')`. */
   hasEvents: boolean;

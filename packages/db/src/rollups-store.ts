@@ -7,7 +7,7 @@ import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Period = { start: Day; end: Day };
 
-/** What one period needs to be computed. */
+/** A period with all that is needed to compute it. */
 export type PeriodToCompute = Period & {
   /** First day of the period before: what growth is against. */
   previousStart: Day;
@@ -37,7 +37,7 @@ export type RollupJob = {
 export type StalePeriod = { grain: RollupGrain; start: Day };
 
 /** A run in progress. It holds a connection of its own, whose lock shows every engine that the run is alive. */
-export type Lane = {
+export type RunLease = {
   job: RollupJob;
   /**
    * Computes a period and replaces its rows, in one transaction under the period's lock; the period's stale marks of
@@ -94,10 +94,10 @@ export type RollupQuestion = {
 };
 
 export type RollupsStore = {
-  /** Begins a run: its row in the log, and its lane. */
-  begin(run: { kind: JobKind; period: Period; periodsTotal: number }): Promise<Lane>;
-  /** Takes over a run that is RUNNING in the log while nobody works on it; undefined where somebody does. */
-  claim(jobId: string): Promise<Lane | undefined>;
+  /** Begins a run: writes its row in the log, and takes its lease. */
+  begin(run: { kind: JobKind; period: Period; periodsTotal: number }): Promise<RunLease>;
+  /** Takes over a run that the log says is RUNNING; undefined where its lease is held. */
+  claim(jobId: string): Promise<RunLease | undefined>;
   /** Runs that the log says are RUNNING, oldest first. */
   running(): Promise<string[]>;
   /** Rows of the periods that overlap a range, in the order of their key. */
@@ -132,8 +132,8 @@ const MAX_ERRORS_KEPT = 100;
 
 /** Rollups: `daily_metrics`, `weekly_metrics`, `monthly_metrics`, and the log of the runs that compute them. */
 export function createRollupsStore(dataSource: DataSource): RollupsStore {
-  /** The lock before the row: a RUNNING row without a lock would be taken for a dead one's. */
-  async function lane(jobId: string, row: (runner: Executor) => Promise<RollupJob | undefined>) {
+  /** Takes the lock before it writes the row: a RUNNING row without a lock counts as the run of a dead process. */
+  async function lease(jobId: string, row: (runner: Executor) => Promise<RollupJob | undefined>) {
     const runner = dataSource.createQueryRunner();
     await runner.connect();
     const release = async () => {
@@ -159,7 +159,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     }
   }
 
-  function working({ runner, job, release }: NonNullable<Awaited<ReturnType<typeof lane>>>): Lane {
+  function working({ runner, job, release }: NonNullable<Awaited<ReturnType<typeof lease>>>): RunLease {
     return {
       job,
       async recompute(grain, { start, end, previousStart, weeksFrom }, which) {
@@ -275,7 +275,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
   return {
     async begin({ kind, period, periodsTotal }) {
       const id = randomUUID();
-      const opened = await lane(id, async (runner) => {
+      const opened = await lease(id, async (runner) => {
         const [row] = (await runner.query(
           `insert into metrics_aggregation_jobs_log (id, kind, period_start, period_end, status, periods_total)
            values ($1, $2, $3, $4, 'RUNNING', $5)
@@ -288,7 +288,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     },
 
     async claim(jobId) {
-      const opened = await lane(jobId, async (runner) => {
+      const opened = await lease(jobId, async (runner) => {
         const [row] = (await runner.query(
           `with claimed as (
              update metrics_aggregation_jobs_log set attempts = attempts + 1

@@ -30,7 +30,7 @@ import type { Turns } from './turns.ts';
 export type CustomOptions = {
   db: Pick<Db, 'custom' | 'rollups'>;
   sources: Pick<Sources, 'shapeFor'>;
-  /** Whose formula runs when. */
+  /** Limits how many formulas run at once. */
   turns: Turns;
   drain: Drain;
   now: () => number;
@@ -332,7 +332,7 @@ export function createCustom({
 
 export type Custom = ReturnType<typeof createCustom>;
 
-/** What a step of the audit trail is about. */
+/** The definition that a step of the audit trail is about. */
 type About = { id?: string; version?: number; details?: Record<string, unknown> };
 
 const GRAINS: Readonly<Record<string, RollupGrain>> = {

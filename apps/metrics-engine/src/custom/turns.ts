@@ -5,7 +5,7 @@ export type TurnsOptions = {
   places: number;
   /** Formulas of one caller that run or wait at once. */
   perCaller: number;
-  /** Milliseconds after which a caller that waits for a place is sent away. */
+  /** Milliseconds that a caller waits for a place. */
   waitMs: number;
 };
 

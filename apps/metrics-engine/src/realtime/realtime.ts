@@ -13,12 +13,12 @@ export type RealtimeOptions = {
   limits: { names: number; seriesPerName: number };
   /** Seconds that a series is kept after its last point; one whose window is longer is kept for its window. */
   ttlSeconds: number;
-  /** Milliseconds between two looks of a watcher. */
+  /** Milliseconds between two polls of a watcher. */
   watchMs: number;
   now: () => number;
   /** Brings a merchant's metrics back where Redis lost them; nothing is counted before. */
   restore(merchantId: string | null): Promise<unknown>;
-  /** Told of points that were stored. */
+  /** Called when points were stored. */
   onStored?(type: RealtimeType, points: number): void;
   /** Watchers of this process at once, and those of one caller. */
   maxWatchers?: { all: number; perCaller: number };
@@ -41,14 +41,14 @@ const SLICES = 30;
 const HISTOGRAM_WINDOW = 300;
 const RATE_WINDOW = 60;
 const QUANTILES = [0.5, 0.9, 0.95, 0.99];
-/** What may be added in one call: with what a field may hold before it, it stays below 2^63. */
+/** The largest amount of one call: added to the largest sum that a field may hold, it stays below 2^63. */
 const MAX_ADDED = 8n * 10n ** 18n * NANO;
 const MAX_ATTEMPTS = 5;
 /** Names whose series are read at once for a list. */
 const NAMES_AT_ONCE = 32;
 /** Arguments of one call of the script: Redis does nothing else meanwhile, which stays at a few milliseconds. */
 const MAX_ARGUMENTS = 4_000;
-/** A merchant's registration is repeated after this long: the node that has it may lose it alone. */
+/** A merchant's registration is repeated after this long: its node may lose it while others lose nothing. */
 const REGISTERED_MS = 1_000;
 
 /** Name and labels of the last series of a page. */
@@ -70,8 +70,8 @@ type Points = {
   unit?: string;
 };
 
-/** Points of one series on their way to Redis, and what the script said of them. */
-type Write = { keys: [series: string, value: string]; args: string[]; said?: string };
+/** Points of one series on their way to Redis, and the script's answer. */
+type Write = { keys: [series: string, value: string]; args: string[]; answer?: string };
 /** Writes of one merchant that share a call. */
 type Call = { merchantId: string | null; writes: Write[]; size: number };
 
@@ -110,19 +110,19 @@ export function createRealtime({
     for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
       const own = writeOf(points, window);
       await send(merchantId ?? '', { merchantId, writes: [own], size: own.args.length });
-      const said = own.said!;
-      if (said === 'ok') return onStored(type, points.count);
-      if (said === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
-      if (said === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
-      if (said === 'lost') await available(restore(merchantId));
+      const answer = own.answer!;
+      if (answer === 'ok') return onStored(type, points.count);
+      if (answer === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
+      if (answer === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
+      if (answer === 'lost') await available(restore(merchantId));
       // The first point of a series settles its window: slices of another width would not add up.
-      else if (said.startsWith('window ')) window = Number(said.slice('window '.length));
-      else if (!(await makeRoom(merchantId, said === 'names' ? undefined : name))) {
-        const [limit, of] = said === 'names' ? [limits.names, 'names'] : [limits.seriesPerName, `series of ${name}`];
+      else if (answer.startsWith('window ')) window = Number(answer.slice('window '.length));
+      else if (!(await makeRoom(merchantId, answer === 'names' ? undefined : name))) {
+        const [limit, of] = answer === 'names' ? [limits.names, 'names'] : [limits.seriesPerName, `series of ${name}`];
         throw new TallyError('CARDINALITY_LIMIT', `There are already ${limit} ${of}.`, { details: { limit } });
       }
     }
-    throw new TallyError('UNAVAILABLE', 'Redis loses its data all the time.');
+    throw new TallyError('UNAVAILABLE', `Redis lost its data ${MAX_ATTEMPTS} times in a row.`);
   }
 
   /** One call of the script for writes of a merchant: one that is saved, or nothing is counted. */
@@ -130,9 +130,9 @@ export function createRealtime({
     const keys = [markerKey(merchantId), namesKey(merchantId), ...writes.flatMap((each) => each.keys)];
     const args = [String(limits.names), String(limits.seriesPerName), ...writes.flatMap((each) => each.args)];
     await register(merchantId);
-    const said = await available(redis.realtimeWrite(keys.length, ...keys, ...args));
+    const answer = await available(redis.realtimeWrite(keys.length, ...keys, ...args));
     writes.forEach((each, index) => {
-      each.said = said[index]!;
+      each.answer = answer[index]!;
     });
   }
 
@@ -448,11 +448,11 @@ function rounded(dividend: bigint, divisor: bigint): bigint {
   return dividend < 0n ? -size : size;
 }
 
-/** What a store that is away says, as a code. */
+/** Turns the error of an unavailable store into a code. */
 async function available<T>(answer: Promise<T>): Promise<T> {
   try {
     return await answer;
   } catch (error) {
-    throw new TallyError('UNAVAILABLE', 'The store of realtime metrics does not answer.', { cause: error });
+    throw new TallyError('UNAVAILABLE', 'Redis, the store of realtime metrics, does not answer.', { cause: error });
   }
 }

@@ -379,21 +379,21 @@ test('a backfill that an engine leaves in the middle is ended by another one', a
   await append(entries);
   const range = { startDate: '2026-02-01', endDate: '2026-02-10' };
   const dying = await openDb(stores.store.url);
-  const lane = await dying.rollups.begin({
+  const lease = await dying.rollups.begin({
     kind: 'daily',
     period: { start: range.startDate, end: range.endDate },
     periodsTotal: 10,
   });
   for (const date of ['2026-02-01', '2026-02-02', '2026-02-03']) {
     const period = { start: date, end: date, previousStart: addDays(date, -1), weeksFrom: null };
-    await lane.advance(await lane.recompute('daily', period, 'all'));
+    await lease.advance(await lease.recompute('daily', period, 'all'));
   }
   const survivor = createRollups({ db, weekStart: 1, maxBackfillDays: 100, now: () => now, drain });
   expect(await survivor.recover()).toBe(0);
   // As a kill does: the connection ends, and with it the lock.
   await client.query(`select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()
     and database = (select oid from pg_database where datname = current_database())`);
-  await lane.release().catch(() => {});
+  await lease.release().catch(() => {});
   await expect.poll(() => survivor.recover()).toBe(1);
   const { rows } = await engine.jobs.log.query();
   expect(rows[0]).toMatchObject({ status: 'COMPLETED', periodsDone: 10, periodsTotal: 10, attempts: 2, error: null });

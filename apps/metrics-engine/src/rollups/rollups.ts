@@ -8,7 +8,7 @@ import {
   type RollupGrain,
   TallyError,
 } from '@tally/contracts';
-import { type Db, type Lane, type Period, type RollupJob, sqlState } from '@tally/db';
+import { type Db, type Period, type RollupJob, type RunLease, sqlState } from '@tally/db';
 import { lastComplete, periodBefore, periodOf, periodsOf, type Weekday } from './periods.ts';
 
 export type RollupsOptions = {
@@ -20,7 +20,7 @@ export type RollupsOptions = {
   now: () => number;
   /** Brings what was acknowledged before the call to Postgres; reports what a run that begins afterwards counts. */
   drain(): Promise<Drained>;
-  /** Told of every run that ends, and of periods that fail. */
+  /** Called for every run that ends, and for every period that fails. */
   onFinished?(job: RollupJob): void;
   onFailure?(grain: RollupGrain, period: Period, error: unknown): void;
 };
@@ -28,7 +28,7 @@ export type RollupsOptions = {
 export type Rollups = {
   /** Computes the period that `date` lies in; without a date, the last one that was complete at `at` (default: now). */
   run(grain: RollupGrain, which?: { date?: Day | undefined; at?: number }): Promise<RollupBackfill>;
-  /** Computes every period that the range touches; one that fails leaves the others. */
+  /** Computes every period that overlaps the range; one that fails does not stop the others. */
   backfill(grain: RollupGrain, range: { startDate: Day; endDate: Day }): Promise<RollupBackfill>;
   /**
    * Computes every stale period that is complete: those of days that were written to, those after them, whose growth
@@ -59,71 +59,71 @@ export function createRollups(options: RollupsOptions): Rollups {
   const underWay = new Set<Promise<unknown>>();
   let stopping = false;
 
-  async function compute(lane: Lane, grain: RollupGrain, period: Period, which: 'all' | 'stale') {
+  async function compute(lease: RunLease, grain: RollupGrain, period: Period, which: 'all' | 'stale') {
     const previousStart = periodBefore(grain, period, weekStart).start;
     const weeksFrom = grain === 'monthly' ? weekStart : null;
     for (let attempt = 1; ; attempt++) {
       try {
-        return await lane.recompute(grain, { ...period, previousStart, weeksFrom }, which);
+        return await lease.recompute(grain, { ...period, previousStart, weeksFrom }, which);
       } catch (error) {
         if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw error;
       }
     }
   }
 
-  /** Computes periods one after the other, and notes each in the log. */
-  async function sweep(lane: Lane, grain: RollupGrain, periods: readonly Period[]): Promise<Done[]> {
+  /** Computes periods one after the other, and records each in the log. */
+  async function computeAll(lease: RunLease, grain: RollupGrain, periods: readonly Period[]): Promise<Done[]> {
     const done: Done[] = [];
     for (const period of periods) {
       if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on with this run.');
       const started = performance.now();
       try {
-        const rows = await compute(lane, grain, period, 'all');
-        await lane.advance(rows);
+        const rows = await compute(lease, grain, period, 'all');
+        await lease.advance(rows);
         done.push(outcome(period, started, rows));
       } catch (error) {
         options.onFailure?.(grain, period, error);
         const failure = { period: period.start, message: reasonOf(error) };
-        await lane.markStale({ grain, start: period.start });
-        await lane.advance(0, failure);
+        await lease.markStale({ grain, start: period.start });
+        await lease.advance(0, failure);
         done.push(outcome(period, started, 0, failure));
       }
     }
     return done;
   }
 
-  /** The rest of a run's periods: all of a new one, what is left of one that was cut off. */
-  async function work(lane: Lane): Promise<Done[]> {
-    const { kind, period, periodsDone } = lane.job;
-    if (kind === 'refresh') return (await reflect(lane)).done;
-    return sweep(lane, kind, periodsOf(kind, period.start, period.end, weekStart).slice(periodsDone));
+  /** Computes the periods of a run that are not done yet. */
+  async function work(lease: RunLease): Promise<Done[]> {
+    const { kind, period, periodsDone } = lease.job;
+    if (kind === 'refresh') return (await computeStale(lease)).done;
+    return computeAll(lease, kind, periodsOf(kind, period.start, period.end, weekStart).slice(periodsDone));
   }
 
-  async function reflect(lane: Lane): Promise<{ done: Done[]; daysTouched: number }> {
+  async function computeStale(lease: RunLease): Promise<{ done: Done[]; daysTouched: number }> {
     const done: Done[] = [];
-    await lane.replaceWeeks(weekStart);
-    const daysTouched = await lane.spreadMarks(today(), weekStart);
-    for (const { grain, start } of await lane.stalePeriods()) {
+    await lease.replaceWeeks(weekStart);
+    const daysTouched = await lease.spreadMarks(today(), weekStart);
+    for (const { grain, start } of await lease.stalePeriods()) {
       if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on.');
       const period = periodOf(grain, start, weekStart);
       // A period that is not over is computed only where somebody has run it already.
-      if (period.end >= today() && !(await lane.exists(grain, start))) continue;
+      if (period.end >= today() && !(await lease.exists(grain, start))) continue;
       const started = performance.now();
       try {
-        const rows = await compute(lane, grain, period, 'stale');
-        await lane.advance(rows);
+        const rows = await compute(lease, grain, period, 'stale');
+        await lease.advance(rows);
         done.push(outcome(period, started, rows));
       } catch (error) {
         options.onFailure?.(grain, period, error);
         const failure = { period: `${grain} ${start}`, message: reasonOf(error) };
-        await lane.advance(0, failure);
+        await lease.advance(0, failure);
         done.push(outcome(period, started, 0, failure));
       }
     }
     return { done, daysTouched };
   }
 
-  /** Gives a run its lane back whatever happens, and counts it among those that `stop` waits for. */
+  /** Counts a run among those that `stop` waits for. */
   function track<T>(work: () => Promise<T>): Promise<T> {
     if (stopping) return Promise.reject(new TallyError('UNAVAILABLE', 'The engine is stopping.'));
     if (underWay.size >= MAX_RUNS)
@@ -134,12 +134,12 @@ export function createRollups(options: RollupsOptions): Rollups {
   }
 
   async function finished(
-    lane: Lane,
+    lease: RunLease,
     done: Done[],
     started: number,
     coverage: Drained = { complete: false, asOf: null },
   ): Promise<RollupBackfill> {
-    const job = await lane.finish();
+    const job = await lease.finish();
     options.onFinished?.(job);
     return {
       jobId: job.id,
@@ -158,32 +158,32 @@ export function createRollups(options: RollupsOptions): Rollups {
       const started = performance.now();
       const coverage = await options.drain();
       const day = today();
-      const lane = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
+      const lease = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
       try {
-        const { done, daysTouched } = await reflect(lane);
-        return { ...(await finished(lane, done, started, coverage)), daysTouched };
+        const { done, daysTouched } = await computeStale(lease);
+        return { ...(await finished(lease, done, started, coverage)), daysTouched };
       } finally {
-        await lane.release();
+        await lease.release();
       }
     });
 
-  /** Weeks of two settings beside each other would count days twice. */
+  /** Replaces weeks of an older setting: beside those of this one they would count days twice. */
   async function replaceOtherWeeks(): Promise<void> {
     if (!stopping && (await db.rollups.hasOtherWeeks(weekStart))) await refresh();
   }
 
-  const sweepAll = async (grain: RollupGrain, startDate: Day, endDate: Day) => {
+  const runAll = async (grain: RollupGrain, startDate: Day, endDate: Day) => {
     if (grain !== 'daily') await replaceOtherWeeks();
     return track(async () => {
       const started = performance.now();
       const coverage = await options.drain();
       const periods = periodsOf(grain, startDate, endDate, weekStart);
       const period = { start: periods[0]!.start, end: periods.at(-1)!.end };
-      const lane = await db.rollups.begin({ kind: grain, period, periodsTotal: periods.length });
+      const lease = await db.rollups.begin({ kind: grain, period, periodsTotal: periods.length });
       try {
-        return await finished(lane, await work(lane), started, coverage);
+        return await finished(lease, await work(lease), started, coverage);
       } finally {
-        await lane.release();
+        await lease.release();
       }
     });
   };
@@ -191,7 +191,7 @@ export function createRollups(options: RollupsOptions): Rollups {
   return {
     run(grain, { date, at = now() } = {}) {
       const day = date ?? lastComplete(grain, dayOf(at), weekStart).start;
-      return sweepAll(grain, day, day);
+      return runAll(grain, day, day);
     },
 
     async backfill(grain, { startDate, endDate }) {
@@ -205,7 +205,7 @@ export function createRollups(options: RollupsOptions): Rollups {
           details: { suggestedRanges: [first, { startDate: addDays(first.endDate, 1), endDate }] },
         });
       }
-      return sweepAll(grain, startDate, endDate);
+      return runAll(grain, startDate, endDate);
     },
 
     refresh,
@@ -215,13 +215,13 @@ export function createRollups(options: RollupsOptions): Rollups {
       for (const id of await db.rollups.running()) {
         if (stopping) break;
         await track(async () => {
-          const lane = await db.rollups.claim(id);
-          if (!lane) return;
+          const lease = await db.rollups.claim(id);
+          if (!lease) return;
           try {
-            await finished(lane, await work(lane), performance.now());
+            await finished(lease, await work(lease), performance.now());
             recovered++;
           } finally {
-            await lane.release();
+            await lease.release();
           }
         });
       }
