@@ -25,13 +25,17 @@ export async function withServers(work) {
 }
 
 /** A built service as a process of its own, as it runs in production. */
-export async function withService(app, servers, settings, work) {
+export const withService = (app, servers, settings, work) =>
+  withProgram(join('apps', app, 'dist/main.js'), servers, settings, work);
+
+/** A program of the repository as a process of its own, listening on a free port; `work` gets its address. */
+export async function withProgram(program, servers, settings, work) {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address();
   server.close();
   const { nodeArgs = [], ...env } = settings;
-  const child = spawn(process.execPath, [...nodeArgs, join(ROOT, 'apps', app, 'dist/main.js')], {
+  const child = spawn(process.execPath, [...nodeArgs, join(ROOT, program)], {
     env: {
       PATH: process.env.PATH,
       DATABASE_URL: servers.databaseUrl,

@@ -11,6 +11,7 @@ test('the engine is ready on a migrated database, and not once that is gone', as
   const env = readEnv({
     DATABASE_URL: database.url,
     REDIS_URL: serverUrls().redisUrl,
+    TALLY_ADMIN_KEY: 'the-admin-key-of-the-tests',
     ENABLE_METRICS_SCHEDULER: 'false',
   });
   const { app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers });
@@ -29,7 +30,12 @@ test('all problems of the settings are listed at once, without their values', ()
 });
 
 test('settings that contradict each other are listed with the setting that they contradict', () => {
-  const settings = { DATABASE_URL: 'postgres://host/db', REDIS_URL: 'redis://host', CUSTOM_COST_MEDIUM: '600000' };
+  const settings = {
+    DATABASE_URL: 'postgres://host/db',
+    REDIS_URL: 'redis://host',
+    TALLY_ADMIN_KEY: 'the-admin-key-of-this-test',
+    CUSTOM_COST_MEDIUM: '600000',
+  };
   expect(() => readEnv(settings)).toThrow('CUSTOM_COST_HIGH: Expected at least CUSTOM_COST_MEDIUM');
   expect(() => readEnv({ ...settings, CUSTOM_COST_HIGH: '20000000' })).toThrow(
     'CUSTOM_COST_LIMIT: Expected at least CUSTOM_COST_HIGH',

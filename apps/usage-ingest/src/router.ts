@@ -2,6 +2,7 @@ import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
 import { assertMerchant, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
+import type { AuditLog } from './audit-log.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import type { Explain } from './explain.ts';
@@ -24,11 +25,13 @@ export type Parts = {
   closeDays: CloseDays;
   flush: Flush;
   keys: Keys;
+  audit: AuditLog;
 };
 
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
-  const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush, keys } = parts;
+  const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush, keys, audit } =
+    parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -122,9 +125,13 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
     },
     keys: {
-      create: async ({ input }) => keys.create(input),
-      list: async ({ input }) => ({ rows: await keys.list(input), nextCursor: null }),
-      revoke: async ({ input }) => keys.revoke(input.id),
+      create: async ({ input, caller }) => keys.create(input, caller),
+      rotate: async ({ input }) => keys.rotate(input),
+      list: async ({ input }) => keys.list(input),
+      revoke: async ({ input, caller }) => keys.revoke(input, caller),
+    },
+    audit: {
+      list: async ({ input }) => audit(input),
     },
   };
 }

@@ -17,6 +17,8 @@ import { YearlyCube1763856000025 } from './migrations/25-yearly-cube.ts';
 import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
 import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
+import { KeyLifetimes1763856000040 } from './migrations/40-key-lifetimes.ts';
+import { AuditLog1763856000041 } from './migrations/41-audit-log.ts';
 import { StalePeriods1763856000043 } from './migrations/43-stale-periods.ts';
 import { MetricSources1763856000044 } from './migrations/44-metric-sources.ts';
 
@@ -60,9 +62,13 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       UnitSums1763856000026,
       NamesChangeAnswers1763856000027,
       DocumentKeys1763856000028,
+      KeyLifetimes1763856000040,
+      AuditLog1763856000041,
       StalePeriods1763856000043,
       MetricSources1763856000044,
     ],
+    // Nothing needs one, and the role of the services may have no right to make one.
+    installExtensions: false,
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,
     connectTimeoutMS: 5_000,

@@ -1,3 +1,4 @@
+import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
@@ -27,6 +28,7 @@ export type Db = {
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
+  audit: AuditStore;
   changes: ChangesStore;
   directory: DirectoryStore;
   days: DaysStore;
@@ -35,8 +37,8 @@ export type Db = {
   metricSources: MetricSourcesStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
-  /** Resolves when Postgres answers. */
-  ping(): Promise<void>;
+  /** Asks Postgres for its clock, and whether it takes writes. */
+  look(): Promise<{ at: number; readOnly: boolean }>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
   durabilityProblems(): Promise<string[]>;
   close(): Promise<void>;
@@ -63,6 +65,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
+    audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),
@@ -71,8 +74,12 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     metricSources: createMetricSourcesStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
-    async ping() {
-      await dataSource.query('select 1');
+    async look() {
+      const [row] = await dataSource.query(
+        `select extract(epoch from clock_timestamp()) * 1000 as at,
+                current_setting('transaction_read_only') = 'on' as read_only`,
+      );
+      return { at: Number(row.at), readOnly: row.read_only };
     },
     async durabilityProblems() {
       const [row] = await dataSource.query(`select current_setting('synchronous_commit') as setting`);
