@@ -52,7 +52,7 @@ export type RunLease = {
    * A mark whose day is being written to stays for the next run. Returns the number of marks cleared.
    */
   spreadMarks(before: Day, weekStart: number): Promise<number>;
-  /** Removes weeks that begin with another weekday, and marks the weeks and months that replace them as stale. */
+  /** Removes weeks that begin with another weekday, and marks as stale what replaces them; stale ones too. */
   replaceWeeks(weekStart: number): Promise<void>;
   /** Returns the periods that are stale now: days first, then weeks, then months, oldest first. */
   stalePeriods(): Promise<StalePeriod[]>;
@@ -221,7 +221,6 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
 
       async replaceWeeks(weekStart) {
         const weeks = await runSql(runner as Executor, 'other-weeks', [weekStart], WeekRow);
-        if (weeks.length === 0) return;
         await runner.query(sql('replace-weeks'), [weeks.map(({ start }) => start), weekStart]);
       },
 

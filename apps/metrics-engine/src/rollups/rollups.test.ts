@@ -360,6 +360,23 @@ test('weeks of an older WEEK_START go when weeks are computed, and no day is cou
   );
 });
 
+test('a week of an older WEEK_START that is still stale becomes the weeks that cover its days', async () => {
+  await append([
+    { merchant: 'a', date: '2026-03-17' },
+    { merchant: 'a', date: '2026-03-19' },
+  ]);
+  await engine.rollups.refresh.mutate();
+  expect((await client.query(`select 1 from metrics_stale_periods where grain = 'weekly'`)).rowCount).toBe(1);
+  now += 40 * 86_400_000;
+  const thursday = createRollups({ db, weekStart: 4, maxBackfillDays: 100, now: () => now, drain });
+  await thursday.refresh();
+  expect(await valuesOf('weekly', { startDate: '2026-03-01', endDate: '2026-03-31' })).toEqual([
+    ['a', '2026-03-12', '1'],
+    ['a', '2026-03-19', '1'],
+  ]);
+  expect((await client.query('select 1 from metrics_stale_periods')).rowCount).toBe(0);
+});
+
 test('two engines at once write each period once', async () => {
   const entries = eachDay('2026-02-01', '2026-02-28').map(
     (date): Entry => ({ merchant: 'a', date, user: 'u', tokens: '5' }),
