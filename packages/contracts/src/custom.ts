@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId, record, storable, text } from './entry.ts';
+import { Dimension, MerchantId, record } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Drained, Time } from './time.ts';
+import { Cursor, label, storable, text } from './text.ts';
+import { Day, Drained, StoredDay, StoredTime } from './time.ts';
 
 export const MetricKind = z.enum(['COUNT', 'SUM', 'AVERAGE', 'DISTINCT_COUNT', 'PERCENTILE', 'RATIO', 'MAX', 'MIN']);
 export type MetricKind = z.infer<typeof MetricKind>;
@@ -32,18 +33,15 @@ const METHOD_OF: Readonly<Record<string, AggregationMethod | undefined>> = {
 };
 
 /** A method or the name of a metric type, in any case. */
-const GivenMethod = z
-  .string()
-  .max(32)
-  .transform((given, ctx) => {
-    const name = given.toUpperCase();
-    if (Object.hasOwn(METHOD_OF, name)) return METHOD_OF[name];
-    const method = AggregationMethod.safeParse(name);
-    if (method.success) return method.data;
-    const names = [...AggregationMethod.options, ...Object.keys(METHOD_OF)];
-    ctx.addIssue({ code: 'custom', message: `Expected one of ${names.join(', ')}, in any case` });
-    return z.NEVER;
-  });
+const GivenMethod = text(32).transform((given, ctx) => {
+  const name = given.toUpperCase();
+  if (Object.hasOwn(METHOD_OF, name)) return METHOD_OF[name];
+  const method = AggregationMethod.safeParse(name);
+  if (method.success) return method.data;
+  const names = [...AggregationMethod.options, ...Object.keys(METHOD_OF)];
+  ctx.addIssue({ code: 'custom', message: `Expected one of ${names.join(', ')}, in any case` });
+  return z.NEVER;
+});
 
 /** The kind of a column's values: what can be done with it in a formula. */
 export const ColumnType = z.enum(['number', 'text', 'boolean', 'date', 'time']);
@@ -58,25 +56,24 @@ const COLUMN_TYPES: Readonly<Record<ColumnType, readonly string[]>> = {
   time: ['timestamp', 'timestamptz', 'datetime', 'timestamp with time zone', 'timestamp without time zone'],
 };
 
-const GivenType = z
-  .string()
-  .max(32)
-  .transform((given, ctx) => {
-    const name = given.toLowerCase();
-    const type = ColumnType.options.find((each) => each === name || COLUMN_TYPES[each].includes(name));
-    if (type) return type;
-    ctx.addIssue({ code: 'custom', message: `Expected one of ${ColumnType.options.join(', ')}` });
-    return z.NEVER;
-  });
+const GivenType = text(32).transform((given, ctx) => {
+  const name = given.toLowerCase();
+  const type = ColumnType.options.find((each) => each === name || COLUMN_TYPES[each].includes(name));
+  if (type) return type;
+  ctx.addIssue({ code: 'custom', message: `Expected one of ${ColumnType.options.join(', ')}` });
+  return z.NEVER;
+});
 
 const Column = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,62}$/, 'Expected the name of a column');
+const StoredValue = z.union([z.string(), z.number(), z.boolean()]);
+
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 
 /** 50 filters of 1,000 values, and what is beside them. */
 const MAX_FILTER_ITEMS = 60_000;
 
-const shown = {
-  name: text(200).trim().min(1),
+const fields = {
+  name: label(200),
   description: storable(2000).optional(),
   metricType: MetricKind,
   dataSource: MetricSource,
@@ -87,21 +84,33 @@ const shown = {
   /** `{ column: value | [values] }`; all must hold. `unknown` selects rows without the dimension. */
   filters: record(50, Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
   /** For a formula without an aggregate; default: that of metricType. */
-  aggregationMethod: AggregationMethod.optional(),
+  aggregationMethod: GivenMethod.optional(),
   visibility: MetricVisibility,
   teamId: MerchantId.optional(),
 };
-const fields = { ...shown, aggregationMethod: GivenMethod.optional() };
 
 const Fields = z.strictObject(fields);
 export type MetricFields = z.infer<typeof Fields>;
+
+/** A definition as it was stored, under whatever limits there were then. */
+const StoredFields = z.object({
+  name: z.string(),
+  description: z.string().optional(),
+  metricType: MetricKind,
+  dataSource: z.string(),
+  calculationFormula: z.string(),
+  dimensions: z.array(z.string()).optional(),
+  filters: z.record(z.string(), z.union([StoredValue, z.array(StoredValue)])).optional(),
+  aggregationMethod: AggregationMethod.optional(),
+  visibility: MetricVisibility,
+  teamId: z.string().optional(),
+});
 
 /**
  * A definition as the caller may see it. Callers of other merchants see of a PUBLIC metric its name, description, type,
  * source and formula only.
  */
-export const MetricDefinition = z.object({
-  ...shown,
+export const MetricDefinition = StoredFields.extend({
   id: z.string(),
   version: z.number().int(),
   /** The key that created it. */
@@ -109,9 +118,9 @@ export const MetricDefinition = z.object({
   /** Null: the platform's. */
   merchantId: z.string().nullable().optional(),
   uses: z.number().int().optional(),
-  lastUsedAt: Time.nullable().optional(),
-  createdAt: Time.optional(),
-  updatedAt: Time.optional(),
+  lastUsedAt: StoredTime.nullable().optional(),
+  createdAt: StoredTime.optional(),
+  updatedAt: StoredTime.optional(),
 });
 export type MetricDefinition = z.infer<typeof MetricDefinition>;
 
@@ -146,7 +155,7 @@ const draft = z.strictObject({
   ...scope,
 });
 
-const SourceColumn = z.strictObject({ name: Column, type: GivenType, unit: text(32).optional() });
+const SourceColumn = z.strictObject({ name: Column, type: GivenType, unit: label(32).optional() });
 const DatabaseName = text(63).min(1);
 /** A view of the host application as a data source of custom metrics. */
 const SourceFields = z.strictObject({
@@ -161,12 +170,15 @@ const SourceFields = z.strictObject({
 });
 export type MetricSourceFields = z.infer<typeof SourceFields>;
 const SourceDefinition = z.object({
-  ...SourceFields.shape,
-  columns: z.array(SourceColumn.extend({ type: ColumnType })),
-  createdAt: Time,
+  name: z.string(),
+  view: z.string(),
+  columns: z.array(z.object({ name: z.string(), type: ColumnType, unit: z.string().optional() })),
+  merchantColumn: z.string().optional(),
+  dateColumn: z.string(),
+  createdAt: StoredTime,
 });
 
-const page = { limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() };
+const page = { limit: z.number().int().min(1).max(200).default(50), cursor: Cursor.optional() };
 
 export const custom = {
   create: mutation({
@@ -215,9 +227,9 @@ export const custom = {
       rows: z.array(
         z.object({
           version: z.number().int(),
-          definition: z.object(shown),
+          definition: StoredFields,
           createdBy: z.string().optional(),
-          createdAt: Time,
+          createdAt: StoredTime,
         }),
       ),
       nextCursor: z.string().nullable(),
@@ -233,13 +245,14 @@ export const custom = {
           version: z.number().int(),
           merchantId: z.string().nullable(),
           periodType: z.enum(['DAILY', 'WEEKLY', 'MONTHLY', 'CUSTOM']),
-          ...range,
+          startDate: StoredDay,
+          endDate: StoredDay,
           value: Quantity.nullable(),
           rows: Rows,
           cost: MetricCost,
           durationMs: z.number(),
           calculatedBy: z.string(),
-          calculatedAt: Time,
+          calculatedAt: StoredTime,
         }),
       ),
       nextCursor: z.null(),
@@ -252,7 +265,7 @@ export const custom = {
     output: z.object({
       rows: z.array(
         z.object({
-          at: Time,
+          at: StoredTime,
           action: z.string(),
           version: z.number().int().nullable(),
           callerId: z.string(),

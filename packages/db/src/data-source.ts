@@ -21,6 +21,7 @@ import { KeyLifetimes1763856000040 } from './migrations/40-key-lifetimes.ts';
 import { AuditLog1763856000041 } from './migrations/41-audit-log.ts';
 import { StalePeriods1763856000043 } from './migrations/43-stale-periods.ts';
 import { MetricSources1763856000044 } from './migrations/44-metric-sources.ts';
+import { LitellmCalls1763856000046 } from './migrations/46-litellm-calls.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -66,6 +67,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       AuditLog1763856000041,
       StalePeriods1763856000043,
       MetricSources1763856000044,
+      LitellmCalls1763856000046,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

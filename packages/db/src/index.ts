@@ -15,7 +15,16 @@ export {
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
-export type { DaySums, LitellmDay, LitellmStore, Pull, PullKind, PullLane, ToldBy } from './litellm-store.ts';
+export type {
+  DaySums,
+  LitellmCall,
+  LitellmDay,
+  LitellmStore,
+  Pull,
+  PullKind,
+  PullLock,
+  ToldBy,
+} from './litellm-store.ts';
 export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
 export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
 export type { StoredSource } from './metric-sources-store.ts';
