@@ -24,8 +24,8 @@ export type AcceptOptions = {
   isFull: () => boolean;
   /** Called when one store could not take a batch, which is then given to the other. */
   onFallback(error: unknown): void;
-  /** Called before events of days that Redis keeps are written past it. */
-  onDirect(): void;
+  /** Called before events of these merchants, of days that Redis keeps, are written past it. */
+  onDirect(merchantIds: ReadonlySet<string>): void;
   fault: FaultPoint;
 };
 
@@ -83,7 +83,7 @@ export function createAccept(options: AcceptOptions): Accept {
   /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
   async function storeFresh(fresh: readonly CheckedLine[], add: (part: StoreResult) => void): Promise<void> {
     const past = async (lines: readonly CheckedLine[]) => {
-      options.onDirect();
+      options.onDirect(new Set(lines.map(({ line }) => line.merchant_id)));
       return directly(lines, 'direct');
     };
     if (options.isFull()) {

@@ -10,6 +10,8 @@ export type IngestMetrics = {
   deadLetters: Counter;
   waitingDeadLetters: Gauge;
   lagSeconds: Gauge;
+  /** Shows how many shards have totals that are still to be repaired, as they are when somebody asks. */
+  showUnrepaired(count: () => Promise<number>): void;
   reconciled(drift: readonly Drift[]): void;
   flushed(entries: number, inserted: number, durationMs: number): void;
 };
@@ -83,6 +85,16 @@ export function createIngestMetrics(register: Registry, durability: Durability):
       registers,
     }),
     lagSeconds,
+    showUnrepaired(count) {
+      new Gauge({
+        name: 'tally_totals_unrepaired_shards',
+        help: 'Shards whose totals are still to be repaired after a restart of Redis; NaN while Redis is unavailable.',
+        registers,
+        async collect() {
+          this.set(await count().catch(() => Number.NaN));
+        },
+      });
+    },
     reconciled(drift) {
       driftRows.set(drift.length);
       lastReconciled.set(Date.now() / 1000);

@@ -23,8 +23,8 @@ export function createRunningTotals(options: {
   db: Pick<Db, 'usage' | 'books'>;
   /** Flushes what waits of a merchant. */
   drain(merchantIds: readonly string[]): Promise<unknown>;
-  /** Whether this process lately wrote events past Redis, so that totals may be too low. */
-  mayBeBehind(): boolean;
+  /** Whether this process lately wrote events of the merchant past Redis, so that its totals may be too low. */
+  mayBeBehind(merchantId: string): boolean;
   now: () => number;
 }): RunningTotals {
   const { counters, pending, db, now } = options;
@@ -66,7 +66,7 @@ export function createRunningTotals(options: {
       const shard = counters.keys.shardOf(merchantId);
       const { days } = await counters.readDays(shard, [{ merchantId, date, metricTypes: metricTypes ?? [] }]);
       const { trusted, totals } = days[0]!;
-      if (trusted && !options.mayBeBehind()) return totals;
+      if (trusted && !options.mayBeBehind(merchantId)) return totals;
       return await storedAndWaiting(merchantId, date, metricTypes);
     } catch {
       return stored(merchantId, date, metricTypes);

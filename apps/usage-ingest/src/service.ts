@@ -48,6 +48,8 @@ import { createTrack } from './track.ts';
 
 /** After a write past Redis its totals are repaired within seconds; until then answers come from Postgres. */
 const BEHIND_MS = 60_000;
+/** From so many merchants on, those whose time is over are forgotten. */
+const MAX_BEHIND = 100_000;
 
 export type IngestService = {
   app: App;
@@ -98,7 +100,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const oldLayout = createOldLayout(redis, db.journal);
   const watch = watchRedis({ redis, highMark: env.REDIS_MEMORY_HIGH_MARK, intervalMs: 1_000 });
   releasers.push('redis watch', () => watch.stop());
-  let directAt = Number.NEGATIVE_INFINITY;
+  /** When events of a merchant were last written past Redis. */
+  const directAt = new Map<string, number>();
   const accept = createAccept({
     counters,
     journal: db.journal,
@@ -110,8 +113,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.fallbacks.inc();
       log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
     },
-    onDirect() {
-      directAt = performance.now();
+    onDirect(merchantIds) {
+      const time = performance.now();
+      for (const merchantId of merchantIds) directAt.set(merchantId, time);
+      if (directAt.size <= MAX_BEHIND) return;
+      for (const [merchantId, at] of directAt) if (time - at > BEHIND_MS) directAt.delete(merchantId);
     },
   });
   const drain = createDrain({
@@ -140,11 +146,12 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pending,
     db,
     drain: flush.drainMerchants,
-    mayBeBehind: () => performance.now() - directAt < BEHIND_MS,
+    mayBeBehind: (merchantId) => performance.now() - (directAt.get(merchantId) ?? -BEHIND_MS) < BEHIND_MS,
     now,
   });
   const track = createTrack({ accept, totals, mergeMs: env.TRACK_MERGE_MS, now });
   const repair = createRepair({ counters, pending, db, now, fault });
+  metrics.showUnrepaired(repair.unrepaired);
   const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
   const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
@@ -162,7 +169,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       window,
       settle: reconcile.settle,
       onSettled(since) {
-        if (directAt < since) directAt = Number.NEGATIVE_INFINITY;
+        for (const [merchantId, at] of directAt) if (at < since) directAt.delete(merchantId);
       },
       now,
       metrics,

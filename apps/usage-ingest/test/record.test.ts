@@ -151,7 +151,7 @@ describe('usage.record', () => {
     ['with a control character in its id', entry({ id: 'a\u0000b' }), 'INVALID_ENTRY'],
     ['with an id beyond ASCII', entry({ id: 'é' }), 'INVALID_ENTRY'],
     ['with an empty merchant', entry({ merchantId: '' }), 'INVALID_ENTRY'],
-    ['with a merchant of 129 bytes', entry({ merchantId: 'ü'.repeat(64) + 'x' }), 'INVALID_ENTRY'],
+    ['with a merchant of 129 bytes', entry({ merchantId: `${'ü'.repeat(64)}x` }), 'INVALID_ENTRY'],
     ['with space at the end of its merchant', entry({ merchantId: 'acme ' }), 'INVALID_ENTRY'],
     ['with an invisible character in its merchant', entry({ merchantId: 'ac\u200bme' }), 'INVALID_ENTRY'],
     ['with negative tokens', entry({ metrics: { prompt_tokens: '-1' } }), 'INVALID_ENTRY'],

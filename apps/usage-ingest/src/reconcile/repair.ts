@@ -13,6 +13,8 @@ export type Repair = {
    * repaired. Merchants with events waiting come first, then those of today. Returns how many merchants it repaired.
    */
   afterRestart(stopped?: () => boolean): Promise<number>;
+  /** How many shards have totals that are still to be repaired. */
+  unrepaired(): Promise<number>;
 };
 
 /** Merchants repaired under one set of locks: the flush leaves them out meanwhile. */
@@ -97,6 +99,8 @@ export function createRepair(options: {
       await repairAll(days.filter((day) => live.has(day.date)));
       for (const day of days) await db.books.settled(day, before);
     },
+
+    unrepaired: async () => (await shardsToRepair()).size,
 
     async afterRestart(stopped = () => false) {
       const shards = await shardsToRepair();
