@@ -1,0 +1,21 @@
+import { parseEnv, serviceEnv, whole } from '@tally/service';
+import { z } from 'zod';
+
+const { HOST, LOG_LEVEL, MAX_BODY_BYTES, SHUTDOWN_DEADLINE_MS } = serviceEnv;
+
+const Schema = z.object({
+  HOST,
+  LOG_LEVEL,
+  MAX_BODY_BYTES,
+  SHUTDOWN_DEADLINE_MS,
+  PORT: whole(4000, 0, 65_535),
+  USAGE_INGEST_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4001'),
+  METRICS_ENGINE_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4002'),
+  ANALYTICS_API_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4003'),
+  /** The largest body that is passed on; the services have limits of their own. */
+  MAX_FORWARDED_BYTES: whole(64 * 1024 * 1024, 1024, 1024 * 1024 * 1024),
+});
+export type Env = z.infer<typeof Schema>;
+
+/** Reads the settings of the console; throws SettingsError with all problems at once. */
+export const readEnv = (env?: NodeJS.ProcessEnv): Env => parseEnv(Schema, env);

@@ -1,0 +1,97 @@
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import { Agent, type Dispatcher } from 'undici';
+import type { Service } from './owners.ts';
+
+export type Headers = Record<string, string | string[]>;
+
+export type UpstreamRequest = {
+  service: Service;
+  method: string;
+  /** Path and query. */
+  path: string;
+  headers: Headers;
+  body: Readable | string | null;
+  signal: AbortSignal;
+  /** The answer may stay silent for as long as it likes: a subscription. */
+  endless?: boolean;
+};
+
+/** The services behind this origin. */
+export type Upstream = {
+  /** Rejects where the service does not answer. */
+  send(request: UpstreamRequest): Promise<Dispatcher.ResponseData>;
+  close(): Promise<void>;
+};
+
+const CONNECT_TIMEOUT_MS = 2_000;
+/** The longest exports, backfills and checks answer within this. */
+const ANSWER_TIMEOUT_MS = 300_000;
+/** Shorter than the services keep idle connections (75 s), so that they never close one that is about to be used. */
+const KEEP_ALIVE_MS = 30_000;
+const MAX_HEADER_BYTES = 16 * 1024;
+
+export function createUpstream(addresses: Readonly<Record<Service, string>>): Upstream {
+  const agent = new Agent({
+    connect: { timeout: CONNECT_TIMEOUT_MS },
+    headersTimeout: ANSWER_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    maxHeaderSize: MAX_HEADER_BYTES,
+    pipelining: 1,
+  });
+  return {
+    send({ service, method, path, headers, body, signal, endless = false }) {
+      const options = {
+        origin: addresses[service],
+        method: method as Dispatcher.HttpMethod,
+        path,
+        headers,
+        body,
+        signal,
+      };
+      return agent.request({ ...options, bodyTimeout: endless ? 0 : ANSWER_TIMEOUT_MS });
+    },
+    close: () => agent.destroy(),
+  };
+}
+
+/** About one connection only (RFC 9110, 7.6.1), or set by us for the next one. */
+const HOP_BY_HOP = new Set([
+  'connection',
+  'expect',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+]);
+
+/** Returns headers that are for the other end, without those about the connection they came on. */
+export function endToEnd(headers: IncomingHttpHeaders): Headers {
+  const named = String(headers.connection ?? '')
+    .toLowerCase()
+    .split(',')
+    .map((name) => name.trim());
+  const kept: Headers = {};
+  for (const [name, value] of Object.entries(headers)) {
+    if (value !== undefined && !HOP_BY_HOP.has(name) && !named.includes(name)) kept[name] = value;
+  }
+  return kept;
+}
+
+const FORWARDED = ['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'];
+
+/**
+ * Returns the headers with which a request is passed on: `host` as the client wrote it, so that services can compare it
+ * with `origin`, and the client's address in place of whatever it claims.
+ */
+export function forwardedHeaders(request: IncomingMessage, requestId: string): Headers {
+  const headers = endToEnd(request.headers);
+  for (const name of FORWARDED) delete headers[name];
+  headers['x-forwarded-for'] = request.socket.remoteAddress ?? '';
+  headers['x-request-id'] = requestId;
+  return headers;
+}
