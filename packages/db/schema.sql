@@ -7,10 +7,20 @@ table api_keys (
   team_id text,
   created_at timestamp with time zone not null default now(),
   revoked_at timestamp with time zone,
+  created_by text,
+  last_used_at timestamp with time zone,
+  expires_at timestamp with time zone,
+  rotated_at timestamp with time zone,
+  previous_hash text,
+  previous_expires_at timestamp with time zone,
+  revoked_by text,
   constraint api_keys_hash_key UNIQUE (hash),
   constraint api_keys_pkey PRIMARY KEY (id),
-  constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
+  constraint api_keys_previous CHECK (((previous_hash IS NULL) = (previous_expires_at IS NULL))),
+  constraint api_keys_previous_hash_key UNIQUE (previous_hash),
+  constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'member'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
 );
+CREATE INDEX api_keys_created ON public.api_keys USING btree (created_at, id);
 
 table custom_metric_audit (
   id bigint not null generated always as identity,

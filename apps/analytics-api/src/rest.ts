@@ -1,5 +1,13 @@
 import { analytics, type GroupBy, grants, TallyError } from '@tally/contracts';
-import { type App, type Authenticate, type Caller, merchantsFor, type RateLimit } from '@tally/service';
+import {
+  type App,
+  type Authenticate,
+  type Caller,
+  type Credentials,
+  credentialsOf,
+  merchantsFor,
+  type RateLimit,
+} from '@tally/service';
 import type { Read } from './read.ts';
 
 export type RestOptions = { read: Read; authenticate: Authenticate; rates: RateLimit };
@@ -18,22 +26,22 @@ const ALIASES = new Map([
  * answer, the same checks.
  */
 export function serveRest(app: App, { read, authenticate, rates }: RestOptions): void {
-  const admit = async (authorization: string | undefined): Promise<Caller> => {
-    const caller = await authenticate(authorization);
+  const admit = async (credentials: Credentials): Promise<Caller> => {
+    const caller = await authenticate(credentials);
     if (!grants(caller.role, 'read')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not read usage.`);
     await rates.take('analytics', caller.id);
     return caller;
   };
 
   app.post(`${BASE}/analytics`, async (c) => {
-    const caller = await admit(c.req.header('authorization'));
+    const caller = await admit(credentialsOf(c));
     const question = analytics.analytics.summary.input.parse(renamed(await c.req.json()));
     const merchantIds = merchantsFor(caller, question.merchantIds);
     return c.json(await read.summary({ ...question, merchantIds }));
   });
   for (const [path, by] of Object.entries(GROUPS)) {
     app.post(`${BASE}/${path}`, async (c) => {
-      const caller = await admit(c.req.header('authorization'));
+      const caller = await admit(credentialsOf(c));
       const question = analytics.analytics.breakdown.input.parse({ ...renamed(await c.req.json()), by });
       const merchantIds = merchantsFor(caller, question.merchantIds);
       return c.json(await read.breakdown({ ...question, merchantIds }));

@@ -82,7 +82,12 @@ export async function createAnalyticsService(
     },
     now,
   });
-  const authenticate = createAuthenticate({ env, keys: db.keys, now });
+  const authenticate = createAuthenticate({
+    env,
+    keys: db.keys,
+    onError: (err) => log.warn({ err }, 'use of keys'),
+    now,
+  });
   const days = createDays({
     db,
     freshness,

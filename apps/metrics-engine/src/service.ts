@@ -162,7 +162,7 @@ export async function createEngineService(
     name: 'metrics-engine',
     log,
     router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
-    authenticate: createAuthenticate({ env, keys: db.keys, now }),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     maxBodyBytes: env.MAX_BODY_BYTES,
     registry,
     async health() {

@@ -122,9 +122,10 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
     },
     keys: {
-      create: async ({ input }) => keys.create(input),
-      list: async ({ input }) => ({ rows: await keys.list(input), nextCursor: null }),
-      revoke: async ({ input }) => keys.revoke(input.id),
+      create: async ({ input, caller }) => keys.create(input, caller),
+      rotate: async ({ input }) => keys.rotate(input),
+      list: async ({ input }) => keys.list(input),
+      revoke: async ({ input, caller }) => keys.revoke(input, caller),
     },
   };
 }

@@ -27,6 +27,7 @@ import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
 
 import { startScheduler } from './jobs/scheduler.ts';
+import { createKeys } from './keys.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createRecentEntries } from './recent.ts';
 import { createReconcile, presentDrift } from './reconcile/index.ts';
@@ -158,13 +159,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     deadLetters: createDeadLetters(db),
     closeDays,
     flush,
-    keys: db.keys,
+    keys: createKeys({ store: db.keys, now }),
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
     router: serveContract(ingest, handlers),
-    authenticate: createAuthenticate({ env, keys: db.keys, now }),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     maxBodyBytes: env.MAX_BODY_BYTES,
     registry,
     health: () => health(db, redis, durability),

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 
-/** Who a caller is. `service` is one of Tally's own processes. */
-export const Role = z.enum(['producer', 'viewer', 'analyst', 'admin', 'service']);
+/** The role of a caller. A member records and reads with one key; `service` is one of Tally's own processes. */
+export const Role = z.enum(['producer', 'member', 'viewer', 'analyst', 'admin', 'service']);
 export type Role = z.infer<typeof Role>;
 
 /**
@@ -14,6 +14,7 @@ export type Access = z.infer<typeof Access>;
 
 const GRANTS: Record<Role, readonly Access[]> = {
   producer: ['record'],
+  member: ['record', 'read'],
   viewer: ['read'],
   analyst: ['read', 'define'],
   admin: ['record', 'read', 'define', 'admin', 'internal'],

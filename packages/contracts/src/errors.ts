@@ -16,7 +16,10 @@ export const ERRORS = {
   },
   TOO_MANY_POINTS: { status: 400, action: 'Ask for a longer interval or a shorter range.' },
   INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
-  UNAUTHORIZED: { status: 401, action: 'Send `Authorization: Bearer <key>` with a key that is not revoked.' },
+  UNAUTHORIZED: {
+    status: 401,
+    action: 'Send `Authorization: Bearer <key>` with a key that is neither revoked nor expired.',
+  },
   FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },
   MERCHANT_FORBIDDEN: {
     status: 403,

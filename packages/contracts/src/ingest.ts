@@ -160,9 +160,22 @@ export const ApiKey = z.object({
   merchantId: z.string().nullable(),
   teamId: z.string().nullable(),
   createdAt: Time,
+  /** The id of the key that created it; null for keys from before this was recorded. */
+  createdBy: z.string().nullable(),
+  /** To the minute; null where it was never used. */
+  lastUsedAt: Time.nullable(),
+  /** From then on the key is refused; null: never. */
+  expiresAt: Time.nullable(),
+  rotatedAt: Time.nullable(),
+  /** Until then the secret from before the last rotation works too. */
+  previousSecretExpiresAt: Time.nullable(),
   revokedAt: Time.nullable(),
+  revokedBy: z.string().nullable(),
 });
 export type ApiKey = z.infer<typeof ApiKey>;
+
+/** `key` is the secret. It is shown here once; only its hash is kept. */
+const NewApiKey = ApiKey.extend({ key: z.string() });
 
 const KeyName = z.string().trim().min(1).max(100);
 
@@ -364,16 +377,44 @@ export const ingest = {
         role: Role.exclude(['service']),
         merchantId: MerchantId.optional(),
         teamId: MerchantId.optional(),
+        /** Must be in the future; without it the key does not expire. */
+        expiresAt: Time.optional(),
       }),
-      /** `key` is the secret; it is shown here once and only its hash is kept. */
-      output: ApiKey.extend({ key: z.string() }),
+      output: NewApiKey,
     }),
+    /**
+     * Gives a key a new secret. Its id, and all that belongs to it, stay. The secret from before works for the overlap, the one
+     * before that no longer. CONFLICT for a revoked key, and for an expired one without a later `expiresAt`.
+     */
+    rotate: mutation({
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({
+        id: z.uuid(),
+        overlapSeconds: z
+          .number()
+          .int()
+          .min(0)
+          .max(30 * 24 * 3600)
+          .default(24 * 3600),
+        expiresAt: Time.optional(),
+      }),
+      output: NewApiKey,
+    }),
+    /** Oldest first. */
     list: query({
       access: 'admin',
       platform: true,
-      input: z.strictObject({ includeRevoked: z.boolean().default(false) }).prefault({}),
-      output: z.object({ rows: z.array(ApiKey), nextCursor: z.null() }),
+      input: z
+        .strictObject({
+          includeRevoked: z.boolean().default(false),
+          limit: z.number().int().min(1).max(1000).default(100),
+          cursor: z.string().max(200).optional(),
+        })
+        .prefault({}),
+      output: z.object({ rows: z.array(ApiKey), nextCursor: z.string().nullable() }),
     }),
+    /** Refused within a second, everywhere. Revoking a key again changes nothing. */
     revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
   },
 } as const;

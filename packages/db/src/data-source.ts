@@ -17,6 +17,7 @@ import { YearlyCube1763856000025 } from './migrations/25-yearly-cube.ts';
 import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
 import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
+import { KeyLifetimes1763856000040 } from './migrations/40-key-lifetimes.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -56,6 +57,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       UnitSums1763856000026,
       NamesChangeAnswers1763856000027,
       DocumentKeys1763856000028,
+      KeyLifetimes1763856000040,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

@@ -1,18 +1,44 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { type ApiKey, type Role, TallyError } from '@tally/contracts';
-import type { DataSource } from 'typeorm';
+import { type DataSource, IsNull } from 'typeorm';
+import { z } from 'zod';
 import { ApiKeyEntity, type ApiKeyRow } from './entities/api-key.ts';
+import { runSql } from './run-sql.ts';
 
-export type NewApiKey = { name: string; role: Exclude<Role, 'service'>; merchantId?: string; teamId?: string };
+export type NewApiKey = {
+  name: string;
+  role: Exclude<Role, 'service'>;
+  merchantId?: string | undefined;
+  teamId?: string | undefined;
+  expiresAt?: Date | undefined;
+  /** The id of the key that creates it. */
+  by?: string;
+};
+
+export type Rotation = {
+  now: Date;
+  /** Until when the secret from before works too; undefined: it ends now. */
+  previousUntil: Date | undefined;
+  /** A new expiry of the key; undefined: the expiry stays. */
+  expiresAt: Date | undefined;
+};
 
 export type KeysStore = {
-  /** Makes a key; its secret is in the answer and nowhere else, ever. */
+  /** Creates a key. Its secret is in the answer and nowhere else, ever. */
   create(key: NewApiKey): Promise<ApiKey & { key: string }>;
-  list(options: { includeRevoked: boolean }): Promise<ApiKey[]>;
+  /** Gives a key a new secret. NOT_FOUND for an unknown id, CONFLICT for a revoked key or one that stays expired. */
+  rotate(id: string, rotation: Rotation): Promise<ApiKey & { key: string }>;
+  /** Returns a page of keys, oldest first, that begins after the key `after`. */
+  list(page: { includeRevoked: boolean; limit: number; after?: string | undefined }): Promise<ApiKey[]>;
   /** Revokes a key, once; revoking it again changes nothing. NOT_FOUND for an unknown id. */
-  revoke(id: string): Promise<ApiKey>;
-  /** The living key with this secret's hash; undefined for unknown and revoked ones. */
+  revoke(id: string, by: string): Promise<ApiKey>;
+  /**
+   * Returns the key with this secret's hash; undefined for unknown and revoked ones. `expiresAt` is when this secret expires, which
+   * for the secret from before a rotation is the end of the overlap.
+   */
   findByHash(hash: string): Promise<ApiKey | undefined>;
+  /** Saves when keys were last used. */
+  recordUse(uses: readonly { id: string; at: number }[]): Promise<void>;
 };
 
 /** SHA-256 of a key, in hex. The keys are 32 random bytes, so no slow hash is needed. */
@@ -22,42 +48,106 @@ export const hashKey = (key: string): string => createHash('sha256').update(key)
 export function createKeysStore(dataSource: DataSource): KeysStore {
   const keys = dataSource.getRepository(ApiKeyEntity);
   return {
-    async create({ name, role, merchantId = null, teamId = null }) {
-      const key = `tally_${role}_${randomBytes(32).toString('base64url')}`;
-      const row = await keys.save({ hash: hashKey(key), name, role, merchantId, teamId, revokedAt: null });
+    async create({ name, role, merchantId = null, teamId = null, expiresAt = null, by = null }) {
+      const key = newSecret(role);
+      const row = await keys.save({
+        ...UNUSED,
+        hash: hashKey(key),
+        name,
+        role,
+        merchantId,
+        teamId,
+        expiresAt,
+        createdBy: by,
+      });
       return { ...present(row), key };
     },
-    async list({ includeRevoked }) {
-      const rows = await keys.find({ order: { createdAt: 'ASC', id: 'ASC' } });
-      return rows.filter((row) => includeRevoked || row.revokedAt === null).map(present);
+    async rotate(id, { now, previousUntil, expiresAt }) {
+      return dataSource.transaction(async (manager) => {
+        const row = await manager.findOne(ApiKeyEntity, { where: { id }, lock: { mode: 'pessimistic_write' } });
+        if (!row) throw unknownKey(id);
+        if (row.revokedAt) throw new TallyError('CONFLICT', `The API key ${id} is revoked; create a new one.`);
+        const end = expiresAt ?? row.expiresAt;
+        if (end && end <= now)
+          throw new TallyError(
+            'CONFLICT',
+            `The API key ${id} expired at ${end.toISOString()}; send a later expiresAt.`,
+          );
+        const key = newSecret(row.role);
+        const rotated = await manager.save(ApiKeyEntity, {
+          ...row,
+          hash: hashKey(key),
+          previousHash: previousUntil ? row.hash : null,
+          previousExpiresAt: previousUntil ?? null,
+          rotatedAt: now,
+          expiresAt: end,
+        });
+        return { ...present(rotated), key };
+      });
     },
-    async revoke(id) {
+    async list({ includeRevoked, limit, after }) {
+      const page = keys.createQueryBuilder('key').orderBy('key.createdAt').addOrderBy('key.id').limit(limit);
+      if (!includeRevoked) page.where({ revokedAt: IsNull() });
+      // The time is compared in the database: here it would lose its microseconds.
+      if (after !== undefined)
+        page.andWhere('(key.created_at, key.id) > (select created_at, id from api_keys where id = :after)', { after });
+      return (await page.getMany()).map(present);
+    },
+    async revoke(id, by) {
       await keys
         .createQueryBuilder()
         .update()
-        .set({ revokedAt: () => 'now()' })
+        .set({ revokedAt: () => 'now()', revokedBy: by })
         .where('id = :id and revoked_at is null', { id })
         .execute();
       const row = await keys.findOneBy({ id });
-      if (!row) throw new TallyError('NOT_FOUND', `There is no API key ${id}.`);
+      if (!row) throw unknownKey(id);
       return present(row);
     },
     async findByHash(hash) {
-      const row = await keys.findOneBy({ hash });
-      return row && row.revokedAt === null ? present(row) : undefined;
+      const row = await keys.findOne({ where: [{ hash }, { previousHash: hash }] });
+      if (!row || row.revokedAt) return undefined;
+      const key = present(row);
+      if (row.hash === hash) return key;
+      const ends = [row.previousExpiresAt!, ...(row.expiresAt ? [row.expiresAt] : [])].map(Number);
+      return { ...key, expiresAt: new Date(Math.min(...ends)).toISOString() };
+    },
+    async recordUse(uses) {
+      const values = [uses.map(({ id }) => id), uses.map(({ at }) => new Date(at))];
+      await runSql(dataSource, 'record-key-use', values, z.unknown());
     },
   };
 }
 
+const newSecret = (role: Role) => `tally_${role}_${randomBytes(32).toString('base64url')}`;
+
+const unknownKey = (id: string) => new TallyError('NOT_FOUND', `There is no API key ${id}.`);
+
+const UNUSED = {
+  lastUsedAt: null,
+  rotatedAt: null,
+  previousHash: null,
+  previousExpiresAt: null,
+  revokedAt: null,
+  revokedBy: null,
+};
+
 function present(row: ApiKeyRow): ApiKey {
-  const { id, name, role, merchantId, teamId, createdAt, revokedAt } = row;
+  const { id, name, role, merchantId, teamId, createdBy, revokedBy } = row;
+  const timeOf = (date: Date | null) => date?.toISOString() ?? null;
   return {
     id,
     name,
     role,
     merchantId,
     teamId,
-    createdAt: createdAt.toISOString(),
-    revokedAt: revokedAt?.toISOString() ?? null,
+    createdAt: row.createdAt.toISOString(),
+    createdBy,
+    lastUsedAt: timeOf(row.lastUsedAt),
+    expiresAt: timeOf(row.expiresAt),
+    rotatedAt: timeOf(row.rotatedAt),
+    previousSecretExpiresAt: timeOf(row.previousExpiresAt),
+    revokedAt: timeOf(row.revokedAt),
+    revokedBy,
   };
 }

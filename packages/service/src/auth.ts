@@ -1,61 +1,66 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { type ApiKey, type Role, TallyError } from '@tally/contracts';
+import { type Role, TallyError } from '@tally/contracts';
+import { createKeyUse } from './key-use.ts';
+import { createKnownKeys, type KnownKey } from './known-keys.ts';
 
 /** Who calls. `merchantId` null: bound to no merchant, so any may be named. */
 export type Caller = { id: string; role: Role; merchantId: string | null; teamId: string | null };
 
-export type Authenticate = (authorization: string | undefined) => Promise<Caller>;
+/** What a request shows of its caller. `secret` is undefined where it shows no key; `address` is the client's IP address. */
+export type Credentials = { secret: string | undefined; address: string };
+
+export type Authenticate = (credentials: Credentials) => Promise<Caller>;
 
 export type AuthOptions = {
-  /** Keys that are set and not kept: the admin's, and what the services show each other. */
-  env: { TALLY_ADMIN_KEY?: string | undefined; TALLY_SERVICE_KEY?: string | undefined };
-  keys: {
-    /** Looks a key up by the SHA-256 of its secret, in hex. */
-    findByHash(hash: string): Promise<ApiKey | undefined>;
+  env: {
+    /** Keys from the settings, which are not in the database: the admin's, and the one that services use. */
+    TALLY_ADMIN_KEY?: string | undefined;
+    TALLY_SERVICE_KEY?: string | undefined;
+    UNKNOWN_KEYS_PER_MINUTE?: number | undefined;
   };
+  keys: {
+    /** Finds a key that is not revoked by the SHA-256 of its secret, in hex. */
+    findByHash(hash: string): Promise<KnownKey | undefined>;
+    /** Saves when keys were last used. */
+    recordUse?(uses: readonly { id: string; at: number }[]): Promise<void>;
+  };
+  /** Called with errors that no caller sees. */
+  onError?: (error: unknown) => void;
   now?: () => number;
 };
 
-/** A key is looked up again after this long, so a revoked one is refused everywhere within a second. */
-const FRESH_MS = 1_000;
-/** With the database away a key that was good goes on for this long: metering must not stop with Postgres. */
-const STALE_MS = 60 * 60_000;
-const MAX_KEYS = 10_000;
+/** Unknown API keys that one address may send within a minute, where the settings do not say. */
+export const UNKNOWN_KEYS_PER_MINUTE = 100;
 
-/** Checks `Authorization: Bearer …`; UNAUTHORIZED for a missing, unknown or revoked key. */
-export function createAuthenticate({ env, keys, now = Date.now }: AuthOptions): Authenticate {
+/**
+ * Checks an API key. UNAUTHORIZED for a missing, unknown, revoked or expired key; RATE_LIMITED for a key that is not known
+ * yet and comes from an address that sent too many unknown ones; UNAVAILABLE, never UNAUTHORIZED, when it cannot be checked.
+ */
+export function createAuthenticate({ env, keys, onError = () => {}, now = Date.now }: AuthOptions): Authenticate {
   const fixed = [
     ...(env.TALLY_ADMIN_KEY ? [{ hash: sha256(env.TALLY_ADMIN_KEY), caller: platform('admin') }] : []),
     ...(env.TALLY_SERVICE_KEY ? [{ hash: sha256(env.TALLY_SERVICE_KEY), caller: platform('service') }] : []),
   ];
-  const known = new Map<string, { caller: Caller | undefined; at: number }>();
+  const find = createKnownKeys({
+    find: (hash) => keys.findByHash(hash),
+    failuresPerMinute: env.UNKNOWN_KEYS_PER_MINUTE ?? UNKNOWN_KEYS_PER_MINUTE,
+    now,
+  });
+  const used = createKeyUse({ save: async (uses) => keys.recordUse?.(uses), onError, now });
 
-  async function lookUp(hash: string): Promise<Caller | undefined> {
-    const cached = known.get(hash);
-    if (cached && now() - cached.at < FRESH_MS) return cached.caller;
-    try {
-      const key = await keys.findByHash(hash);
-      const caller = key && { id: key.id, role: key.role, merchantId: key.merchantId, teamId: key.teamId };
-      if (known.size >= MAX_KEYS) known.delete(known.keys().next().value!);
-      known.delete(hash);
-      known.set(hash, { caller, at: now() });
-      return caller;
-    } catch (error) {
-      if (cached?.caller && now() - cached.at < STALE_MS) return cached.caller;
-      throw new TallyError('UNAVAILABLE', 'The key could not be checked: the database does not answer.', {
-        cause: error,
-      });
-    }
-  }
-
-  return async (authorization) => {
-    const secret = /^Bearer ([\x21-\x7e]{1,512})$/i.exec(authorization ?? '')?.[1];
-    if (!secret) throw new TallyError('UNAUTHORIZED', 'Send an API key as `Authorization: Bearer <key>`.');
+  return async ({ secret, address }) => {
+    if (secret === undefined || !KEY.test(secret))
+      throw new TallyError('UNAUTHORIZED', 'Send an API key as `Authorization: Bearer <key>` or `x-api-key: <key>`.');
     const hash = sha256(secret);
     const own = fixed.find((each) => timingSafeEqual(each.hash, hash));
-    const caller = own?.caller ?? (await lookUp(hash.toString('hex')));
-    if (!caller) throw new TallyError('UNAUTHORIZED', 'This API key is unknown or revoked.');
-    return caller;
+    if (own) return own.caller;
+    const key = await find(hash.toString('hex'), address);
+    if (!key) throw new TallyError('UNAUTHORIZED', 'This API key is unknown or revoked.');
+    const { id, role, merchantId, teamId, expiresAt } = key;
+    if (expiresAt !== null && now() >= Date.parse(expiresAt))
+      throw new TallyError('UNAUTHORIZED', `This API key expired at ${expiresAt}. Use a new one.`);
+    used(id);
+    return { id, role, merchantId, teamId };
   };
 }
 
@@ -75,6 +80,9 @@ export function assertMerchant(caller: Caller, merchantId: string): void {
   if (caller.merchantId === null || caller.merchantId === merchantId) return;
   throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
 }
+
+/** Printable ASCII, as headers carry it. */
+const KEY = /^[\x21-\x7e]{1,512}$/;
 
 const platform = (role: Role): Caller => ({ id: role, role, merchantId: null, teamId: null });
 

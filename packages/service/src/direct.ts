@@ -8,7 +8,7 @@ export type DirectOptions = {
   router: AnyRouter;
   maxBodyBytes: number;
   /** Starts what is known of a request; `answered` writes its log line and gives the headers of its answer. */
-  begin(request: { requestId: string | undefined; authorization: string | undefined }): {
+  begin(request: { requestId: string | undefined; authorization: string | undefined; address: string }): {
     context: Context;
     failed(error: TRPCError, path: string): void;
     answered(answer: {
@@ -92,6 +92,7 @@ export function createDirect({ router, maxBodyBytes, begin }: DirectOptions): Di
     const { context, failed, answered } = begin({
       requestId: headers['x-request-id'] as string | undefined,
       authorization: headers.authorization,
+      address: request.socket.remoteAddress ?? '',
     });
     const chunks: Buffer[] = [];
     let own = 0;

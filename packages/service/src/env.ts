@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { UNKNOWN_KEYS_PER_MINUTE } from './auth.ts';
 
 /** Thrown at start with every problem of the settings at once; values are never shown, they may be secrets. */
 export class SettingsError extends Error {
@@ -43,6 +44,7 @@ export const serviceEnv = {
   REDIS_URL: z.string().regex(/^rediss?:\/\//, 'Expected redis://… or rediss://…'),
   TALLY_ADMIN_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),
   TALLY_SERVICE_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),
+  UNKNOWN_KEYS_PER_MINUTE: whole(UNKNOWN_KEYS_PER_MINUTE, 1, 1_000_000),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
   MAX_BODY_BYTES: whole(8 * 1024 * 1024, 1024, 256 * 1024 * 1024),
   SHUTDOWN_DEADLINE_MS: whole(15_000, 100, 600_000),

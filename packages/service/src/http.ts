@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { createServer, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { ERRORS, type TallyError } from '@tally/contracts';
 import { type AnyRouter, TRPCError } from '@trpc/server';
@@ -7,7 +7,7 @@ import { fetchRequestHandler } from '@trpc/server/adapters/fetch';
 import { Hono, type Context as HonoContext } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import type { Registry } from 'prom-client';
-import type { Authenticate } from './auth.ts';
+import type { Authenticate, Credentials } from './auth.ts';
 import { createDirect, type Direct } from './direct.ts';
 import type { Log } from './log.ts';
 import { collectProcess, countRequests } from './metrics.ts';
@@ -62,9 +62,9 @@ export function createApp(options: AppOptions): App {
     };
     return { requestId, event, answered };
   };
-  const contextOf = (event: Record<string, unknown>, authorization: string | undefined) => {
+  const contextOf = (event: Record<string, unknown>, credentials: Credentials) => {
     let caller: ReturnType<Authenticate> | undefined;
-    return { event, stopping: stopping.signal, caller: () => (caller ??= options.authenticate(authorization)) };
+    return { event, stopping: stopping.signal, caller: () => (caller ??= options.authenticate(credentials)) };
   };
   const failed = (event: Record<string, unknown>, error: TRPCError, path: string | undefined) => {
     const known = understand(error);
@@ -103,7 +103,7 @@ export function createApp(options: AppOptions): App {
       router,
       // A question may be longer than a URL.
       allowMethodOverride: true,
-      createContext: () => contextOf(event, c.req.header('authorization')),
+      createContext: () => contextOf(event, credentialsOf(c)),
       responseMeta({ errors }) {
         const seconds = errors.map((error) => retryAfterOf(understand(error))).filter((value) => value !== undefined);
         return seconds.length > 0 ? { headers: { 'retry-after': String(Math.max(...seconds)) } } : {};
@@ -127,10 +127,10 @@ export function createApp(options: AppOptions): App {
     direct: createDirect({
       router,
       maxBodyBytes,
-      begin({ requestId: named, authorization }) {
+      begin({ requestId: named, authorization, address }) {
         const { requestId, event, answered } = begin(named);
         return {
-          context: contextOf(event, authorization),
+          context: contextOf(event, { secret: bearerOf(authorization), address }),
           failed: (error, path) => failed(event, error, path),
           answered({ method, path, status, error }) {
             answered({ method, path, status });
@@ -158,6 +158,15 @@ export function problem(c: HonoContext, error: Pick<TallyError, 'code' | 'messag
   if (seconds !== undefined) c.header('retry-after', String(seconds));
   return c.json({ error: { message: error.message, code: -32_600, data } }, status);
 }
+
+/** Returns the key and the client's address of a request. */
+export function credentialsOf(c: HonoContext): Credentials {
+  // Requests that a test or a route of ours makes come over no connection.
+  const { incoming } = (c.env ?? {}) as { incoming?: IncomingMessage };
+  return { secret: bearerOf(c.req.header('authorization')), address: incoming?.socket.remoteAddress ?? '' };
+}
+
+const bearerOf = (authorization: string | undefined) => /^Bearer (\S+)$/i.exec(authorization ?? '')?.[1];
 
 /** tRPC refuses what does not say its type; who sends nothing has nothing to say. */
 function typed(request: Request): Request {

@@ -3,13 +3,14 @@ export {
   type AuthOptions,
   assertMerchant,
   type Caller,
+  type Credentials,
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
-export { type App, type AppOptions, createApp, type Health, listen, problem } from './http.ts';
+export { type App, type AppOptions, createApp, credentialsOf, type Health, listen, problem } from './http.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
 export { problemsOf } from './problems.ts';

@@ -1,6 +1,6 @@
 import { Filters, GroupBy, grants, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type App, type Authenticate, merchantsFor, queryOf, type RateLimit } from '@tally/service';
+import { type App, type Authenticate, credentialsOf, merchantsFor, queryOf, type RateLimit } from '@tally/service';
 import { assertRange } from '../dates.ts';
 import { covering, type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
@@ -34,7 +34,7 @@ export function serveExport(
     const format = Object.hasOwn(FORMATS, ending) ? FORMATS[ending] : undefined;
     if (!format)
       throw new TallyError('NOT_FOUND', `There is no export as ${ending}: ${Object.keys(FORMATS).join(', ')}.`);
-    const caller = await authenticate(c.req.header('authorization'));
+    const caller = await authenticate(credentialsOf(c));
     if (!grants(caller.role, 'read')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not export.`);
     await rates.take('export', caller.id);
 

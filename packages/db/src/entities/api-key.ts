@@ -9,7 +9,15 @@ export type ApiKeyRow = {
   merchantId: string | null;
   teamId: string | null;
   createdAt: Date;
+  createdBy: string | null;
+  lastUsedAt: Date | null;
+  expiresAt: Date | null;
+  rotatedAt: Date | null;
+  /** The secret from before the last rotation, until it expires. */
+  previousHash: string | null;
+  previousExpiresAt: Date | null;
   revokedAt: Date | null;
+  revokedBy: string | null;
 };
 
 export const ApiKeyEntity = new EntitySchema<ApiKeyRow>({
@@ -23,6 +31,13 @@ export const ApiKeyEntity = new EntitySchema<ApiKeyRow>({
     merchantId: { name: 'merchant_id', type: 'text', nullable: true },
     teamId: { name: 'team_id', type: 'text', nullable: true },
     createdAt: { name: 'created_at', type: 'timestamptz', createDate: true },
+    createdBy: { name: 'created_by', type: 'text', nullable: true },
+    lastUsedAt: { name: 'last_used_at', type: 'timestamptz', nullable: true },
+    expiresAt: { name: 'expires_at', type: 'timestamptz', nullable: true },
+    rotatedAt: { name: 'rotated_at', type: 'timestamptz', nullable: true },
+    previousHash: { name: 'previous_hash', type: 'text', nullable: true, unique: true },
+    previousExpiresAt: { name: 'previous_expires_at', type: 'timestamptz', nullable: true },
     revokedAt: { name: 'revoked_at', type: 'timestamptz', nullable: true },
+    revokedBy: { name: 'revoked_by', type: 'text', nullable: true },
   },
 });

@@ -1,5 +1,5 @@
 import { ERRORS, grants, isTallyError, type LitellmReceipt, type Rejection, TallyError } from '@tally/contracts';
-import { type App, type Authenticate, type Caller, understand } from '@tally/service';
+import { type App, type Authenticate, type Caller, type Credentials, credentialsOf, understand } from '@tally/service';
 import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
 import { parseExactly } from './exact-json.ts';
 import type { LitellmMetrics, Way } from './metrics.ts';
@@ -33,8 +33,8 @@ export function serveReceivers(
 ): void {
   const inTurn = createTurns(BODIES_AT_ONCE);
 
-  const admit = async (authorization: string | undefined): Promise<Caller> => {
-    const caller = await authenticate(authorization);
+  const admit = async (credentials: Credentials): Promise<Caller> => {
+    const caller = await authenticate(credentials);
     if (!grants(caller.role, 'record')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not record.`);
     return caller;
   };
@@ -62,7 +62,7 @@ export function serveReceivers(
   }
 
   app.post(LOGS_PATH, async (c) => {
-    const caller = await admit(c.req.header('authorization'));
+    const caller = await admit(credentialsOf(c));
     return inTurn(async () => {
       const items = itemsOf(await c.req.text());
       return c.json(await receive('generic_api', items, (value) => fromPayload(value, rules), caller));
@@ -71,7 +71,7 @@ export function serveReceivers(
 
   app.post(EVENTS_PATH, async (c) => {
     try {
-      const caller = await admit(c.req.header('authorization'));
+      const caller = await admit(credentialsOf(c));
       return await inTurn(async () => {
         const items = itemsOf(await c.req.text());
         if (items.length === 0) throw new TallyError('INVALID_INPUT', 'invalid event: no events found');
