@@ -1,7 +1,7 @@
-import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import react from '@vitejs/plugin-react';
 import { defineConfig } from 'vite';
 
@@ -26,7 +26,9 @@ function finish() {
       const html = readFileSync(join(OUT, 'index.html'), 'utf8');
       const files = ['/index.html', ...[...html.matchAll(/(?:src|href)="(\/[^"]+)"/g)].map(([, path]) => path)];
       const bytes = files.map((path) => gzipSync(readFileSync(join(OUT, path))).length).reduce((a, b) => a + b, 0);
-      console.log(`console: first load ${(bytes / 1000).toFixed(0)} kB gzipped (at most ${MAX_FIRST_LOAD_BYTES / 1000})`);
+      console.log(
+        `console: first load ${(bytes / 1000).toFixed(0)} kB gzipped (at most ${MAX_FIRST_LOAD_BYTES / 1000})`,
+      );
       if (bytes > MAX_FIRST_LOAD_BYTES) throw new Error(`The first load has ${bytes} bytes: ${files.join(', ')}`);
     },
   };
@@ -43,5 +45,12 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
   },
-  server: { proxy: Object.fromEntries(['/trpc', '/session', '/export', '/readyz'].map((path) => [path, process.env.TALLY_URL ?? 'http://127.0.0.1:4000'])) },
+  server: {
+    proxy: Object.fromEntries(
+      ['/trpc', '/session', '/export', '/readyz'].map((path) => [
+        path,
+        process.env.TALLY_URL ?? 'http://127.0.0.1:4000',
+      ]),
+    ),
+  },
 });

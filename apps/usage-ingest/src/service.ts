@@ -34,6 +34,7 @@ import { createReconcile, presentDrift } from './reconcile/index.ts';
 import { watchRedis } from './redis-watch.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
+import { createSessions } from './sessions.ts';
 import { createTrack } from './track.ts';
 
 export type IngestService = { app: App; flush: Flush; db: Db; redis: RedisClient };
@@ -160,6 +161,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, now }),
+    sessions: createSessions({ store: db.sessions, adminKey: env.TALLY_ADMIN_KEY, now }),
   });
   const app = createApp({
     name: 'usage-ingest',

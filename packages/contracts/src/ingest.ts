@@ -3,6 +3,7 @@ import { Role } from './access.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { Quantity } from './quantity.ts';
+import { sessions } from './sessions.ts';
 import { Day, Time } from './time.ts';
 
 export const Rejection = z.object({
@@ -417,6 +418,7 @@ export const ingest = {
     /** Refused within a second, everywhere. Revoking a key again changes nothing. */
     revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
   },
+  sessions,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;

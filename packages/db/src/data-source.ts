@@ -18,6 +18,7 @@ import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
 import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
 import { KeyLifetimes1763856000040 } from './migrations/40-key-lifetimes.ts';
+import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -58,6 +59,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       NamesChangeAnswers1763856000027,
       DocumentKeys1763856000028,
       KeyLifetimes1763856000040,
+      Sessions1763856000080,
     ],
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,

@@ -14,6 +14,7 @@ import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
+import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
@@ -26,6 +27,7 @@ export type Db = {
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
+  sessions: SessionsStore;
   changes: ChangesStore;
   directory: DirectoryStore;
   days: DaysStore;
@@ -55,6 +57,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
+    sessions: createSessionsStore(dataSource),
     changes: createChangesStore(dataSource),
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),

@@ -4,7 +4,14 @@ import { createKeyUse } from './key-use.ts';
 import { createKnownKeys, type KnownKey } from './known-keys.ts';
 
 /** Who calls. `merchantId` null: bound to no merchant, so any may be named. */
-export type Caller = { id: string; role: Role; merchantId: string | null; teamId: string | null };
+export type Caller = {
+  id: string;
+  role: Role;
+  merchantId: string | null;
+  teamId: string | null;
+  /** Set where a session was shown in place of the key. */
+  sessionId?: string;
+};
 
 /** What a request shows of its caller. `secret` is undefined where it shows no key; `address` is the client's IP address. */
 export type Credentials = { secret: string | undefined; address: string };
@@ -56,11 +63,20 @@ export function createAuthenticate({ env, keys, onError = () => {}, now = Date.n
     if (own) return own.caller;
     const key = await find(hash.toString('hex'), address);
     if (!key) throw new TallyError('UNAUTHORIZED', 'This API key is unknown or revoked.');
-    const { id, role, merchantId, teamId, expiresAt } = key;
+    const { id, role, merchantId, teamId, expiresAt, sessionId, settingsHash } = key;
     if (expiresAt !== null && now() >= Date.parse(expiresAt))
-      throw new TallyError('UNAUTHORIZED', `This API key expired at ${expiresAt}. Use a new one.`);
+      throw new TallyError(
+        'UNAUTHORIZED',
+        `This ${sessionId ? 'session' : 'API key'} expired at ${expiresAt}. Use a new one.`,
+      );
+    const session = sessionId === undefined ? {} : { sessionId };
+    if (settingsHash !== undefined) {
+      const parent = fixed.find((each) => each.hash.toString('hex') === settingsHash);
+      if (!parent) throw new TallyError('UNAUTHORIZED', 'The key of this session is no longer set.');
+      return { ...parent.caller, ...session };
+    }
     used(id);
-    return { id, role, merchantId, teamId };
+    return { id, role, merchantId, teamId, ...session };
   };
 }
 

@@ -1,4 +1,4 @@
-import type { analytics, engine, ErrorCode, ingest, RouterOf } from '@tally/contracts';
+import type { analytics, ErrorCode, engine, ingest, RouterOf } from '@tally/contracts';
 import { QueryCache, QueryClient } from '@tanstack/react-query';
 import { createTRPCClient, httpLink, httpSubscriptionLink, splitLink, TRPCClientError } from '@trpc/client';
 import { createTRPCOptionsProxy } from '@trpc/tanstack-react-query';

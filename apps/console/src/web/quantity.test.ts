@@ -1,6 +1,16 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { add, change, format, parseFormatted, percentage, quantityOf, roundToCents, scale, unitsOf } from './quantity.ts';
+import {
+  add,
+  change,
+  format,
+  parseFormatted,
+  percentage,
+  quantityOf,
+  roundToCents,
+  scale,
+  unitsOf,
+} from './quantity.ts';
 
 /** What the API answers: at most 19 digits and 9 decimals, in the shortest form. */
 const quantities = fc.bigInt({ min: -(10n ** 28n), max: 10n ** 28n }).map(quantityOf);

@@ -54,7 +54,8 @@ export function quantityOf(units: bigint): string {
   return `${units < 0n ? '-' : ''}${digits.slice(0, -SCALE)}${fraction && `.${fraction}`}`;
 }
 
-export const add = (...quantities: string[]): string => quantityOf(quantities.reduce((sum, each) => sum + unitsOf(each), 0n));
+export const add = (...quantities: string[]): string =>
+  quantityOf(quantities.reduce((sum, each) => sum + unitsOf(each), 0n));
 export const subtract = (from: string, quantity: string): string => quantityOf(unitsOf(from) - unitsOf(quantity));
 export const isZero = (quantity: string): boolean => /^-?0*(\.0*)?$/.test(quantity);
 export const isNegative = (quantity: string): boolean => quantity.startsWith('-') && !isZero(quantity);

@@ -84,7 +84,14 @@ export function periodText(start: string, interval: string, timeZone: string): s
   if (interval === 'month') return formatter({ month: 'short', year: 'numeric', timeZone }).format(at);
   if (interval === 'day' || interval === 'week')
     return formatter({ weekday: 'short', day: 'numeric', month: 'short', timeZone }).format(at);
-  return formatter({ day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', hour12: false, timeZone }).format(at);
+  return formatter({
+    day: 'numeric',
+    month: 'short',
+    hour: '2-digit',
+    minute: '2-digit',
+    hour12: false,
+    timeZone,
+  }).format(at);
 }
 
 /** `3 min ago`. */
