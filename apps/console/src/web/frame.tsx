@@ -114,7 +114,11 @@ function Navigation({ who }: { who: Who }) {
 
 function Sidebar() {
   const who = useWho();
-  const about = who.merchantId ? `${who.role} of ${who.merchantId}` : who.role;
+  const about = who.merchantId
+    ? `${who.role} of ${who.merchantId}`
+    : who.keyId === 'admin'
+      ? 'key of the settings'
+      : who.role;
   return (
     <aside className="sidebar">
       <Brand />

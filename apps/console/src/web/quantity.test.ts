@@ -25,7 +25,11 @@ describe('a quantity on screen', () => {
   });
 
   test('is an integer of billionths and back', () => {
-    fc.assert(fc.property(quantities, (quantity) => expect(quantityOf(unitsOf(quantity))).toBe(quantity)));
+    fc.assert(
+      fc.property(quantities, (quantity) => {
+        expect(quantityOf(unitsOf(quantity))).toBe(quantity);
+      }),
+    );
   });
 
   test('is added exactly', () => {

@@ -50,7 +50,7 @@ function formatter(options: Intl.DateTimeFormatOptions): Intl.DateTimeFormat {
   const key = JSON.stringify(options);
   let known = formats.get(key);
   if (!known) {
-    known = new Intl.DateTimeFormat('en', options);
+    known = new Intl.DateTimeFormat('en-GB', options);
     formats.set(key, known);
   }
   return known;
@@ -97,7 +97,7 @@ export function periodText(start: string, interval: string, timeZone: string): s
 /** `3 min ago`. */
 export function agoText(time: string, now = Date.now()): string {
   const seconds = Math.max(0, Math.round((now - Date.parse(time)) / 1000));
-  const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto', style: 'short' });
+  const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' });
   if (seconds < 60) return relative.format(-seconds, 'second');
   if (seconds < 3600) return relative.format(-Math.floor(seconds / 60), 'minute');
   if (seconds < 86_400) return relative.format(-Math.floor(seconds / 3600), 'hour');

@@ -155,7 +155,7 @@ function Parts({
           <small>the sum of what is below</small>
         </div>
         <span className="operator" aria-hidden="true">
-          =
+          Σ
         </span>
         <div className="card term">
           <span className="label">Days with usage</span>
@@ -310,7 +310,9 @@ function Parts({
   );
 }
 
-const EVENTS = 200;
+const EVENTS = 50;
+/** Where filters leave few, more are looked at. */
+const NARROW_EVENTS = 1_000;
 
 /** A number of one merchant and day: events and adjustments, and every event behind it. */
 function DayOfMerchant({
@@ -331,13 +333,13 @@ function DayOfMerchant({
   const { merchants: _merchants, ...narrow } = filters;
   const isNarrow = Object.keys(narrow).length > 0;
   const explained = useInfiniteQuery({
-    queryKey: ['explain', merchantId, date, metric],
+    queryKey: ['explain', merchantId, date, metric, isNarrow],
     queryFn: ({ pageParam }) =>
       client.usage.explain.query({
         merchantId,
         date,
         metricType: metric,
-        limit: EVENTS,
+        limit: isNarrow ? NARROW_EVENTS : EVENTS,
         ...(pageParam ? { cursor: pageParam } : {}),
       }),
     initialPageParam: '',
@@ -403,7 +405,7 @@ function DayOfMerchant({
         </div>
       </div>
       {isNarrow && measure && (
-        <Banner tone="good">
+        <Banner tone="info">
           <b>
             <Answer query={narrowed} waiting="…">
               {({ totals }) => <Num value={totals[measure.id]} kind={kind} />}
@@ -416,7 +418,6 @@ function DayOfMerchant({
         </Banner>
       )}
       <Reconciliation merchantId={merchantId} range={range} metric={metric} />
-      <Events query={explained} metric={metric} kind={kind} narrow={narrow} />
       <div className="columns">
         <Card title="Flushes" note="how the events came to Postgres" flush>
           <Answer query={{ ...explained, data: first }}>
@@ -524,6 +525,7 @@ function DayOfMerchant({
           </Answer>
         </Card>
       </div>
+      <Events query={explained} metric={metric} kind={kind} narrow={narrow} />
       <Adjust
         open={adjusting}
         onClose={() => setAdjusting(false)}
@@ -678,7 +680,7 @@ function Events({
               <div className="pager">
                 <span>In the order of their ids.</span>
                 <Button small disabled={query.isFetchingNextPage} onClick={() => void query.fetchNextPage()}>
-                  {query.isFetchingNextPage ? 'Loading…' : `Load ${EVENTS} more`}
+                  {query.isFetchingNextPage ? 'Loading…' : 'Load more'}
                 </Button>
               </div>
             )}

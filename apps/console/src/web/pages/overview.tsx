@@ -59,7 +59,15 @@ export function Overview() {
 
   return (
     <div className="stack">
-      <PageHead title="Overview" note={<Coverage coverage={summary.data?.coverage} />}>
+      <PageHead
+        title="Overview"
+        note={
+          <>
+            <Coverage coverage={summary.data?.coverage} />{' '}
+            <span className="muted">· compared with {rangeText(previous)}</span>
+          </>
+        }
+      >
         {who.merchantId === null && (
           <FilterChip
             label="Merchant"
@@ -200,7 +208,7 @@ export function Overview() {
         </Answer>
       </Card>
 
-      <div className="columns">
+      <div className="quarters">
         {(['user', 'model', 'merchant', 'apiKey'] as const)
           .filter((by) => by !== 'merchant' || who.merchantId === null)
           .map((by) => (

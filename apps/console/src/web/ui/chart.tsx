@@ -28,7 +28,7 @@ export type ChartProps = {
   onPick?: (index: number) => void;
 };
 
-const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
+const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 });
 const small = new Intl.NumberFormat('en', { maximumSignificantDigits: 2 });
 const axisText = (value: number, kind: Kind): string => {
   const text = Math.abs(value) < 1 && value !== 0 ? small.format(value) : compact.format(value);
@@ -134,7 +134,7 @@ function draw(
   const options: uPlot.Options = {
     width: element.clientWidth || 600,
     height,
-    padding: [10, 4, 0, 0],
+    padding: [8, 4, 0, 0],
     legend: { show: false },
     cursor: {
       y: false,
@@ -149,7 +149,7 @@ function draw(
       },
       y: {
         range: (_self, from, to) =>
-          from === to && to === 0 ? [0, 1] : uPlot.rangeNum(Math.min(0, from), Math.max(0, to), 0.08, true),
+          from === to && to === 0 ? [0, 1] : [Math.min(0, from * 1.06), Math.max(0, to * 1.06)],
       },
     },
     axes: [
@@ -159,7 +159,7 @@ function draw(
         grid: { show: false },
         ticks: { show: false },
         gap: 6,
-        size: 30,
+        size: 26,
         space: 64,
         values: [
           [3600 * 24 * 365, '{YYYY}', null, null, null, null, null, null, 1],
@@ -200,7 +200,7 @@ function draw(
         };
       }),
       ...dashed.map(
-        (): uPlot.Series => ({ stroke: color('--faint'), width: 1.6, dash: [4, 4], points: { show: false } }),
+        (): uPlot.Series => ({ stroke: color('--compare'), width: 1.6, dash: [4, 4], points: { show: false } }),
       ),
     ],
     hooks: {

@@ -1,10 +1,19 @@
 import { Button as BaseButton } from '@base-ui/react/button';
 import { Tooltip } from '@base-ui/react/tooltip';
-import { ArrowDownRight, ArrowUpRight, CircleAlert, type LucideIcon, SearchX, TriangleAlert } from 'lucide-react';
+import {
+  ArrowDownRight,
+  ArrowUpRight,
+  CircleAlert,
+  CircleCheck,
+  Filter,
+  type LucideIcon,
+  SearchX,
+  TriangleAlert,
+} from 'lucide-react';
 import type { ComponentProps, ReactElement, ReactNode } from 'react';
 import { actionOf, messageOf } from '../api.ts';
 import { change, format, isNegative, isZero, type Kind, write } from '../quantity.ts';
-import { agoText, timeText } from '../time.ts';
+import { agoText, clockText, timeText } from '../time.ts';
 
 type ButtonProps = ComponentProps<typeof BaseButton> & {
   kind?: 'primary' | 'danger' | 'plain';
@@ -94,11 +103,11 @@ export function Delta({
 }
 
 /** A moment in the viewer's zone, with UTC when pointed at. */
-export function Moment({ time, ago = false }: { time: string; ago?: boolean }) {
+export function Moment({ time, ago = false, clock = false }: { time: string; ago?: boolean; clock?: boolean }) {
   const exact = timeText(time);
   return (
     <time className="num" dateTime={time} title={`${exact}\n${time.replace('T', ' ').replace('Z', '')} UTC`}>
-      {ago ? agoText(time) : exact}
+      {ago ? agoText(time) : clock ? clockText(time) : exact}
     </time>
   );
 }
@@ -111,10 +120,13 @@ export const Chip = ({ tone, children }: { tone?: Tone | undefined; children: Re
   </span>
 );
 
-export function Banner({ tone, children }: { tone?: 'bad' | 'good'; children: ReactNode }) {
+const BANNER_ICONS = { bad: CircleAlert, good: CircleCheck, info: Filter, warn: TriangleAlert };
+
+export function Banner({ tone, children }: { tone?: 'bad' | 'good' | 'info'; children: ReactNode }) {
+  const Icon = BANNER_ICONS[tone ?? 'warn'];
   return (
     <div className="banner" data-tone={tone} role="status">
-      <TriangleAlert size={16} aria-hidden="true" />
+      <Icon size={16} aria-hidden="true" />
       <div>{children}</div>
     </div>
   );
