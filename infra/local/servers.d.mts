@@ -14,9 +14,15 @@ export type Servers = {
   postgres: ServerHandle;
   redis: ServerHandle;
   databaseUrl: string;
+  superuserUrl: string;
   redisUrl: string;
   stop(): Promise<void>;
   remove(): Promise<void>;
 };
 
-export function startServers(options: { home: string; durable?: boolean; signal?: AbortSignal }): Promise<Servers>;
+export function startServers(options: {
+  home: string;
+  durable?: boolean;
+  only?: ('postgres' | 'redis')[];
+  signal?: AbortSignal;
+}): Promise<Servers>;

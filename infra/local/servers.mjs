@@ -36,6 +36,8 @@ export async function startServers({ home, durable = true, only = ['postgres', '
     postgres,
     redis,
     databaseUrl: postgres?.url,
+    /** For what the services' role may not do: roles, settings of the server, files. */
+    superuserUrl: servers.find(({ name }) => name === 'postgres')?.superuserUrl,
     redisUrl: redis?.url,
     handles,
     stop,

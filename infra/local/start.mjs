@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -26,6 +27,7 @@ const watching = AbortSignal.any([signal, ending.signal]);
 /** What undoes what was done, pushed before it is done and run last first. */
 const undo = [];
 let home;
+let hadAdminKey = false;
 let ready = false;
 let code = 0;
 
@@ -62,8 +64,7 @@ async function up() {
   signal.throwIfAborted();
   ready = true;
   for (const [index, name] of SERVICES.entries()) console.log(`  ${name.padEnd(15)} ${addressOf(index)}`);
-  const kept = process.env.TALLY_ADMIN_KEY ? 'TALLY_ADMIN_KEY' : `${env.TALLY_ADMIN_KEY} (${join(home, 'admin-key')})`;
-  console.log(`  admin key       ${kept}`);
+  console.log(`  admin key       ${whereAdminKeyIs(env)}`);
   console.log(`  logs            ${join(home, 'logs')}`);
   console.log('ready');
 }
@@ -131,6 +132,7 @@ async function migrate(stores) {
 }
 
 async function serviceEnv(stores) {
+  hadAdminKey = existsSync(join(home, 'admin-key'));
   const key = (role) => () => `tally_${role}_${randomBytes(32).toString('base64url')}`;
   return {
     ...process.env,
@@ -143,6 +145,13 @@ async function serviceEnv(stores) {
     METRICS_ENGINE_URL: addressOf(2),
     ANALYTICS_API_URL: addressOf(3),
   };
+}
+
+/** The key itself only when it was generated just now: what is printed at each start ends up in logs. */
+function whereAdminKeyIs(env) {
+  if (process.env.TALLY_ADMIN_KEY) return 'TALLY_ADMIN_KEY';
+  const file = join(home, 'admin-key');
+  return hadAdminKey ? `in ${file}` : `${env.TALLY_ADMIN_KEY} (${file})`;
 }
 
 function pidFileOf(name) {

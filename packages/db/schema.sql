@@ -33,6 +33,25 @@ END)
 CREATE INDEX api_keys_created ON public.api_keys USING btree (created_at, id);
 CREATE INDEX api_keys_sessions ON public.api_keys USING btree (parent_hash, expires_at) WHERE (kind = 'session'::text);
 
+table audit_log (
+  id bigint not null generated always as identity,
+  at timestamp with time zone not null default clock_timestamp(),
+  service text not null,
+  action text not null,
+  actor text not null,
+  role text not null,
+  actor_merchant_id text,
+  merchant_ids text[] not null,
+  target_id text,
+  input jsonb not null,
+  outcome text,
+  duration_ms integer,
+  constraint audit_log_pkey PRIMARY KEY (id)
+);
+CREATE INDEX audit_log_action ON public.audit_log USING btree (action, id);
+CREATE INDEX audit_log_actor ON public.audit_log USING btree (actor, id);
+CREATE INDEX audit_log_at ON public.audit_log USING btree (at);
+
 table custom_metric_audit (
   id bigint not null generated always as identity,
   at timestamp with time zone not null default clock_timestamp(),

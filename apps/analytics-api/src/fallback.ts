@@ -1,5 +1,5 @@
 import { type Coverage, type DayRange, dayOf } from '@tally/contracts';
-import { isStoreAway } from '@tally/service';
+import { storeFaultOf } from '@tally/service';
 import type { Cache } from './cache.ts';
 
 /**
@@ -18,7 +18,7 @@ export function createFallback({ cache, now }: { cache: Pick<Cache, 'remember' |
         if (closed) cache.remember(kind, question, answer);
         return answer;
       } catch (error) {
-        if (!closed || !isStoreAway(error)) throw error;
+        if (!closed || !storeFaultOf(error)) throw error;
         const answer = await cache.recall<Answer>(kind, question);
         if (!answer) throw error;
         return { ...answer, coverage: { ...answer.coverage, dataSource: 'cache', complete: false } };

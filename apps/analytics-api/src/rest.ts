@@ -1,16 +1,5 @@
-import { analytics, type GroupBy, grants, TallyError } from '@tally/contracts';
-import {
-  type App,
-  type Authenticate,
-  type Caller,
-  type Credentials,
-  credentialsOf,
-  merchantsFor,
-  type RateLimit,
-} from '@tally/service';
-import type { Read } from './read.ts';
-
-export type RestOptions = { read: Read; authenticate: Authenticate; rates: RateLimit };
+import { type GroupBy, TallyError } from '@tally/contracts';
+import type { Route } from '@tally/service';
 
 const BASE = '/api/v1/admin/usage';
 const GROUPS: Record<string, GroupBy> = { 'by-user': 'user', 'by-model': 'model', 'by-provider': 'provider' };
@@ -25,28 +14,18 @@ const ALIASES = new Map([
  * `analytics.summary` and `analytics.breakdown` for those who do not speak tRPC: the same input as a JSON body, the same
  * answer, the same checks.
  */
-export function serveRest(app: App, { read, authenticate, rates }: RestOptions): void {
-  const admit = async (credentials: Credentials): Promise<Caller> => {
-    const caller = await authenticate(credentials);
-    if (!grants(caller.role, 'read')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not read usage.`);
-    await rates.take('analytics', caller.id);
-    return caller;
-  };
-
-  app.post(`${BASE}/analytics`, async (c) => {
-    const caller = await admit(credentialsOf(c));
-    const question = analytics.analytics.summary.input.parse(renamed(await c.req.json()));
-    const merchantIds = merchantsFor(caller, question.merchantIds);
-    return c.json(await read.summary({ ...question, merchantIds }));
+export function restRoutes(): Route[] {
+  const route = (path: string, procedure: string, more: object = {}): Route => ({
+    method: 'POST',
+    path: `${BASE}/${path}`,
+    access: 'read',
+    anyType: true,
+    answer: async (c, { json, call }) => c.json(await call(procedure, { ...renamed(json()), ...more })),
   });
-  for (const [path, by] of Object.entries(GROUPS)) {
-    app.post(`${BASE}/${path}`, async (c) => {
-      const caller = await admit(credentialsOf(c));
-      const question = analytics.analytics.breakdown.input.parse({ ...renamed(await c.req.json()), by });
-      const merchantIds = merchantsFor(caller, question.merchantIds);
-      return c.json(await read.breakdown({ ...question, merchantIds }));
-    });
-  }
+  return [
+    route('analytics', 'analytics.summary'),
+    ...Object.entries(GROUPS).map(([path, by]) => route(path, 'analytics.breakdown', { by })),
+  ];
 }
 
 function renamed(body: unknown): Record<string, unknown> {

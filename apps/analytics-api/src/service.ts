@@ -4,8 +4,10 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
   createRateLimit,
+  createReadiness,
   createRedis,
   fetchWithin,
   type Log,
@@ -19,15 +21,15 @@ import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
-import { serveExport } from './export/routes.ts';
+import { exportRoute } from './export/routes.ts';
 import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
-import { serveRest } from './rest.ts';
+import { restRoutes } from './rest.ts';
 import { createHandlers } from './router.ts';
-import { createLitellm, litellmBodyLimits } from './sources/litellm/index.ts';
+import { createLitellm } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
 
 export type AnalyticsService = { app: App; db: Db };
@@ -82,12 +84,6 @@ export async function createAnalyticsService(
     },
     now,
   });
-  const authenticate = createAuthenticate({
-    env,
-    keys: db.keys,
-    onError: (err) => log.warn({ err }, 'use of keys'),
-    now,
-  });
   const days = createDays({
     db,
     freshness,
@@ -115,21 +111,19 @@ export async function createAnalyticsService(
         rates,
         litellm,
       }),
+      createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
-    authenticate,
-    maxBodyBytes: env.MAX_BODY_BYTES,
-    bodyLimits: litellmBodyLimits(env),
+    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    env,
+    routes: [
+      ...restRoutes(),
+      exportRoute({ db, labels, freshness, documents, rates, maxDays: env.EXPORT_MAX_DAYS }),
+      ...litellm.routes,
+    ],
     registry,
-    async health() {
-      await db.ping();
-      // Without Redis answers are not kept and calls are not limited: worth knowing, no reason to send callers elsewhere.
-      const away = redis.status !== 'ready';
-      return { ok: true, degraded: away, postgres: true, redis: !away };
-    },
+    // Without Redis answers are not kept and calls are not limited: no reason to send callers elsewhere.
+    readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
-  serveRest(app, { read, authenticate, rates });
-  serveExport(app, { db, labels, freshness, documents, authenticate, rates, maxDays: env.EXPORT_MAX_DAYS });
-  litellm.serve(app, authenticate);
   await litellm.start();
   return { app, db };
 }

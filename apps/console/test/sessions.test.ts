@@ -97,7 +97,7 @@ describe('a session', () => {
       {},
     ]) {
       const answer = await current({ ...cookie, ...(headers as Headers) });
-      expect([answer.status, answer.body.error.data.code]).toEqual([403, 'FORBIDDEN']);
+      expect([answer.status, answer.body.error.data.code]).toEqual([401, 'UNAUTHORIZED']);
     }
   });
 

@@ -44,6 +44,7 @@ export async function startStack({
   const folder = webFolder ?? (await stubPage());
   const releasers = createReleasers();
   const env = readEnv({
+    TALLY_SERVICE_KEY: common.TALLY_SERVICE_KEY,
     USAGE_INGEST_URL: ingest.url,
     METRICS_ENGINE_URL: engine.url,
     ANALYTICS_API_URL: analytics.url,

@@ -4,6 +4,7 @@ import { z } from 'zod';
 const Schema = z.object({
   ...serviceEnv,
   PORT: whole(4002, 0, 65_535),
+  MAX_CALLS_AT_ONCE: whole(128, 1, 1_000_000),
   /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Backfill `weekly` after changing it. */
   WEEK_START: whole(1, 1, 7),
   /** The longest range of one backfill, in days. */

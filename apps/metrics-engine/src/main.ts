@@ -1,4 +1,4 @@
-import { listen, runProcess, settingsOrExit } from '@tally/service';
+import { runProcess, settingsOrExit } from '@tally/service';
 import { readEnv } from './env.ts';
 import { createEngineService } from './service.ts';
 
@@ -8,7 +8,8 @@ await runProcess(
   { name: 'metrics-engine', level: env.LOG_LEVEL, deadlineMs: env.SHUTDOWN_DEADLINE_MS },
   async ({ log, releasers }) => {
     const { app } = await createEngineService(env, { log, releasers });
-    releasers.push('http', await listen(app, { host: env.HOST, port: env.PORT }));
-    log.info({ host: env.HOST, port: env.PORT }, 'listening');
+    const { port, stop } = await app.listen({ host: env.HOST, port: env.PORT });
+    releasers.push('http', stop);
+    log.info({ host: env.HOST, port }, 'listening');
   },
 );

@@ -11,6 +11,7 @@ test('the engine is ready on a migrated database, and not once that is gone', as
   const env = readEnv({
     DATABASE_URL: database.url,
     REDIS_URL: serverUrls().redisUrl,
+    TALLY_ADMIN_KEY: 'the-admin-key-of-the-tests',
     ENABLE_METRICS_SCHEDULER: 'false',
   });
   const { app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers });

@@ -4,10 +4,11 @@ import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
+  createReadiness,
   createRedis,
   fetchWithin,
-  isRedisReady,
   type Log,
   type RedisClient,
   type Releasers,
@@ -22,7 +23,7 @@ import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
 import { createReconcile } from './realtime/reconcile.ts';
-import { mountRest } from './rest/rest.ts';
+import { restRoutes } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -161,18 +162,18 @@ export async function createEngineService(
   const app = createApp({
     name: 'metrics-engine',
     log,
-    router: serveContract(engine, createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime })),
+    router: serveContract(
+      engine,
+      createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime }),
+      createAudit({ service: 'metrics-engine', store: db.audit, log }),
+    ),
+    routes: restRoutes(),
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    env,
     registry,
-    async health() {
-      await db.ping();
-      // Without Redis all but realtime metrics and the schedule answers.
-      const ready = isRedisReady(redis);
-      return { ok: true, degraded: !ready, postgres: true, redis: ready };
-    },
+    // Without Redis all but realtime metrics and the schedule answers.
+    readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
-  mountRest(app);
   // A backfill that someone waits for ends between two periods; the next engine goes on with it.
   app.stopping.addEventListener('abort', () => void rollups.stop());
   return { app, db, schedule, redis };

@@ -4,6 +4,8 @@ import { z } from 'zod';
 const Schema = z.object({
   ...serviceEnv,
   PORT: whole(4001, 0, 65_535),
+  MAX_CALLS_AT_ONCE: whole(256, 1, 1_000_000),
+  MAX_CALLS_PER_MINUTE: whole(1_200_000, 1, 1_000_000_000),
   FLUSH_INTERVAL_MS: whole(1_000, 10, 3_600_000),
   FLUSH_PIECE_ENTRIES: whole(10_000, 1, 100_000),
   TRACK_MERGE_MS: whole(5, 0, 1_000),
@@ -12,6 +14,7 @@ const Schema = z.object({
   ENABLE_JOB_SCHEDULER: flag(false),
   ENABLE_USAGE_AGGREGATION: flag(true),
   USAGE_AGGREGATION_INTERVAL: whole(3_600_000, 1_000, 86_400_000),
+  AUDIT_RETENTION_DAYS: whole(400, 1, 36_500),
   RECONCILE_INTERVAL_MS: whole(3_600_000, 1_000, 86_400_000),
   REDIS_MEMORY_HIGH_MARK: z.coerce.number().min(0.1).max(1).default(0.9),
   REDIS_WAIT_REPLICAS: whole(0, 0, 10),

@@ -2,6 +2,7 @@ import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
 import { assertMerchant, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
+import type { AuditLog } from './audit-log.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import type { Explain } from './explain.ts';
@@ -26,12 +27,13 @@ export type Parts = {
   flush: Flush;
   keys: Keys;
   sessions: Sessions;
+  audit: AuditLog;
 };
 
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
-  const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush, keys, sessions } =
-    parts;
+  const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
+  const { keys, sessions, audit } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -134,6 +136,9 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       create: async ({ caller }) => sessions.create(caller),
       current: async ({ caller }) => sessions.current(caller),
       end: async ({ caller }) => sessions.end(caller),
+    },
+    audit: {
+      list: async ({ input }) => audit(input),
     },
   };
 }

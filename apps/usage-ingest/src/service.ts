@@ -1,11 +1,12 @@
-import { ingest } from '@tally/contracts';
+import { HOUR_MS, ingest } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
   createApp,
+  createAudit,
   createAuthenticate,
+  createReadiness,
   createRedis,
-  type Health,
   type Log,
   type RedisClient,
   type Releasers,
@@ -16,10 +17,11 @@ import {
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
+import { createAuditLog } from './audit-log.ts';
 import { createCounters } from './counters/counters.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
-import { type Durability, durabilityOf } from './durability.ts';
+import { durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
@@ -54,6 +56,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   await redisReady(redis);
   const durability = await durabilityOf(redis, db);
   log.info({ durability }, 'durability');
+
+  const readiness = createReadiness({
+    postgres: db,
+    redis,
+    memoryMark: env.REDIS_MEMORY_HIGH_MARK,
+    // Either store alone is enough to accept usage; without both nothing can be promised.
+    isOk: (stores) => stores.postgres || stores.redis,
+    facts: () => ({ durability }),
+    log,
+    now,
+  });
 
   const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const registry = new Registry();
@@ -94,6 +107,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
+    onError: readiness.sawError,
     onDeadLetter(line, error) {
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
@@ -144,6 +158,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     });
   }
 
+  const pruning = startLoop(
+    HOUR_MS,
+    async () => {
+      const removed = await db.audit.prune(env.AUDIT_RETENTION_DAYS);
+      if (removed > 0) log.info({ removed }, 'old rows of the audit log removed');
+    },
+    (error) => log.error({ err: error }, 'the audit log was not pruned; it is tried again'),
+  );
+  releasers.push('audit log', () => pruning.stop());
+
   if (env.ENABLE_JOB_SCHEDULER && env.ENABLE_USAGE_AGGREGATION) {
     const scheduler = startScheduler({ intervalMs: env.USAGE_AGGREGATION_INTERVAL, run: () => flush.run({}), log });
     releasers.push('scheduler', () => scheduler.stop());
@@ -162,32 +186,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     flush,
     keys: createKeys({ store: db.keys, now }),
     sessions: createSessions({ store: db.sessions, adminKey: env.TALLY_ADMIN_KEY, now }),
+    audit: createAuditLog(db.audit),
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
-    router: serveContract(ingest, handlers),
+    router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
-    maxBodyBytes: env.MAX_BODY_BYTES,
+    env,
     registry,
-    health: () => health(db, redis, durability),
+    readiness,
   });
   return { app, flush, db, redis };
-}
-
-/** Either store alone is enough to accept usage; without both nothing can be promised. */
-async function health(db: Db, redis: RedisClient, durability: Durability): Promise<Health> {
-  const [postgres, redisOk] = await Promise.all([
-    db.ping().then(
-      () => true,
-      () => false,
-    ),
-    redis.status === 'ready'
-      ? redis.exists('usage:pending').then(
-          () => true,
-          () => false,
-        )
-      : false,
-  ]);
-  return { ok: postgres || redisOk, degraded: !(postgres && redisOk), postgres, redis: redisOk, durability };
 }

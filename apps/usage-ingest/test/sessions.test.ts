@@ -49,7 +49,11 @@ test('a session ends when it is ended, and takes no other with it', async () => 
   const [first, second] = [await startWith(key), await startWith(key)];
   expect(await ingest.clientWith(first.secret).sessions.end.mutate()).toEqual({ ended: true });
   ingest.clock.now += LATER_MS;
-  expect([await reads(first.secret), await reads(second.secret), await reads(key)]).toEqual(['UNAUTHORIZED', 'OK', 'OK']);
+  expect([await reads(first.secret), await reads(second.secret), await reads(key)]).toEqual([
+    'UNAUTHORIZED',
+    'OK',
+    'OK',
+  ]);
   expect(await ingest.clientWith(key).sessions.end.mutate()).toEqual({ ended: false });
 });
 

@@ -244,6 +244,7 @@ export const analytics = {
   directory: {
     /** Writes entries, new or changed; all or none. */
     upsert: mutation({
+      maxItems: 60_000,
       access: 'admin',
       input: z.strictObject({ entries: z.array(DirectoryEntry).min(1).max(5000) }),
       output: z.object({ written: z.number().int() }),

@@ -18,6 +18,10 @@ export type Procedure = {
   readonly access: Access;
   /** About all merchants: refused to a caller that is bound to one. */
   readonly platform?: true;
+  /** Array elements and object members that its JSON may have; default: `MAX_ITEMS`. */
+  readonly maxItems?: number;
+  /** Recorded in the audit log like what admins do, see `isAudited`. */
+  readonly audited?: true;
   /** Where every field may be left out, so may all of it: `.prefault({})`. */
   readonly input: z.ZodType;
   readonly output: z.ZodType;
@@ -25,7 +29,17 @@ export type Procedure = {
 
 export type Contract = { readonly [name: string]: Procedure | Contract };
 
-type Parts<I extends z.ZodType, O extends z.ZodType> = { access: Access; platform?: true; input: I; output: O };
+/** Array elements and object members that the JSON of a call may have, unless its procedure says otherwise. */
+export const MAX_ITEMS = 20_000;
+
+type Parts<I extends z.ZodType, O extends z.ZodType> = {
+  access: Access;
+  platform?: true;
+  maxItems?: number;
+  audited?: true;
+  input: I;
+  output: O;
+};
 
 export const query = <I extends z.ZodType, O extends z.ZodType>(parts: Parts<I, O>) =>
   ({ kind: 'query', ...parts }) as const;
@@ -42,6 +56,10 @@ export function isProcedure(node: Procedure | Contract): node is Procedure {
   return typeof (node as Procedure).kind === 'string' && 'output' in node;
 }
 
+/** True for administrative mutations, each call of which leaves one row in the audit log. */
+export const isAudited = ({ kind, access, audited }: Procedure): boolean =>
+  kind === 'mutation' && (access === 'admin' || audited === true);
+
 /** What a client sees of an error: the domain's code in `data.code`, tRPC's own beside it. */
 export type TallyErrorShape = Omit<TRPCDefaultErrorShape, 'data'> & {
   data: {
@@ -49,6 +67,8 @@ export type TallyErrorShape = Omit<TRPCDefaultErrorShape, 'data'> & {
     trpcCode: string;
     httpStatus: number;
     path?: string;
+    /** What to do about it: the `action` of its code. */
+    action: string;
     /** What the caller can act on: the failing fields, the limit, the seconds to wait. */
     details?: unknown;
   };

@@ -20,6 +20,9 @@ export type AggregationMethod = z.infer<typeof AggregationMethod>;
 const Column = z.string().regex(/^[a-z][a-z_]{0,63}$/, 'Expected the name of a column');
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 
+/** 50 filters of 1,000 values, and what is beside them. */
+const MAX_FILTER_ITEMS = 60_000;
+
 const fields = {
   name: text(200).trim().min(1),
   description: storable(2000).optional(),
@@ -88,15 +91,24 @@ const page = { limit: z.number().int().min(1).max(200).default(50), cursor: z.st
 
 export const custom = {
   create: mutation({
+    maxItems: MAX_FILTER_ITEMS,
     access: 'define',
+    audited: true,
     input: Fields.extend(scope),
     output: MetricDefinition,
   }),
   /** Makes a new version of the changed fields; the old ones stay readable and computable. Owner and admins only. */
-  update: mutation({ access: 'define', input: Fields.partial().extend({ id: Id }), output: MetricDefinition }),
+  update: mutation({
+    access: 'define',
+    maxItems: MAX_FILTER_ITEMS,
+    audited: true,
+    input: Fields.partial().extend({ id: Id }),
+    output: MetricDefinition,
+  }),
   /** Computes a definition without saving it. */
-  test: mutation({ access: 'define', input: draft, output: MetricResult }),
+  test: mutation({ access: 'define', maxItems: MAX_FILTER_ITEMS, input: draft, output: MetricResult }),
   estimate: mutation({
+    maxItems: MAX_FILTER_ITEMS,
     access: 'define',
     input: draft,
     output: z.object({ cost: MetricCost, planCost: z.number(), allowed: z.boolean() }),
@@ -168,6 +180,7 @@ export const custom = {
   }),
   remove: mutation({
     access: 'define',
+    audited: true,
     input: z.strictObject({ id: Id }),
     output: z.object({ id: z.string(), removed: z.literal(true) }),
   }),

@@ -102,6 +102,8 @@ export const days = {
    * doing it again, also after a crash half-way, adds nothing. A document with flat sums alone stays a document: it answers its own groupings.
    */
   import: mutation({
+    // As many rows as fit into a body.
+    maxItems: 1_000_000,
     access: 'admin',
     platform: true,
     input: z.strictObject({

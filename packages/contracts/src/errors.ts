@@ -6,7 +6,7 @@ export const ERRORS = {
   // Whole requests
   INVALID_JSON: { status: 400, action: 'Send a JSON body.' },
   INVALID_INPUT: { status: 400, action: 'Correct the fields named in `details` and send it again.' },
-  BATCH_TOO_LARGE: { status: 400, action: 'Split the batch: at most 1000 entries each.' },
+  BATCH_TOO_LARGE: { status: 400, action: 'Split the batch; the message names the limit.' },
   INVALID_DATE_FORMAT: { status: 400, action: 'Write dates as YYYY-MM-DD; the day must exist.' },
   INVALID_DATE_ORDER: { status: 400, action: 'Put the earlier date first.' },
   DATE_RANGE_TOO_LARGE: { status: 400, action: 'Ask for the ranges in `details.suggestedRanges` one by one.' },
@@ -18,7 +18,7 @@ export const ERRORS = {
   INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
   UNAUTHORIZED: {
     status: 401,
-    action: 'Send `Authorization: Bearer <key>` with a key that is neither revoked nor expired.',
+    action: 'Send `Authorization: Bearer <key>` or `x-api-key: <key>` with a key that is neither revoked nor expired.',
   },
   FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },
   MERCHANT_FORBIDDEN: {
@@ -28,14 +28,17 @@ export const ERRORS = {
   NOT_FOUND: { status: 404, action: 'Check the name or the id.' },
   METHOD_NOT_ALLOWED: { status: 405, action: 'Queries are GET, mutations are POST.' },
   CONFLICT: { status: 409, action: 'Something with this id exists and differs; use another id.' },
+  BODY_TIMEOUT: { status: 408, action: 'Send the body without pauses.' },
   BODY_TOO_LARGE: { status: 413, action: 'Send less at once.' },
-  UNSUPPORTED_MEDIA_TYPE: { status: 415, action: 'Send `Content-Type: application/json`.' },
+  UNSUPPORTED_MEDIA_TYPE: {
+    status: 415,
+    action: 'Send `Content-Type: application/json`, and no `Content-Encoding` but gzip.',
+  },
   RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
   INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
   UNAVAILABLE: {
     status: 503,
-    action:
-      'Nothing was acknowledged. Send it again after `Retry-After` seconds: what has an id counts once all the same.',
+    action: 'Nothing was acknowledged. Send it again after `Retry-After` seconds: events with an id are counted once.',
   },
   // Sources that are pulled from
   SOURCE_NOT_SET: { status: 400, action: 'Set the address and the key of the source, and start the service again.' },

@@ -15,9 +15,12 @@ export {
   TimeZone,
   Trend,
 } from './analytics.ts';
+export { AuditRow } from './audit.ts';
 export {
   type Contract,
+  isAudited,
   isProcedure,
+  MAX_ITEMS,
   mutation,
   type Procedure,
   query,

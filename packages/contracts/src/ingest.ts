@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
+import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { Quantity } from './quantity.ts';
@@ -185,6 +186,8 @@ export const ingest = {
   usage: {
     record: mutation({
       access: 'record',
+      // 1,000 entries with all fields, metrics and properties.
+      maxItems: 100_000,
       input: z.strictObject({
         // Entries are checked one by one, so that a bad one rejects itself and never the batch.
         entries: z
@@ -419,6 +422,7 @@ export const ingest = {
     revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
   },
   sessions,
+  audit,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;

@@ -18,6 +18,7 @@ import { UnitSums1763856000026 } from './migrations/26-unit-sums.ts';
 import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-answers.ts';
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
 import { KeyLifetimes1763856000040 } from './migrations/40-key-lifetimes.ts';
+import { AuditLog1763856000041 } from './migrations/41-audit-log.ts';
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 
 export type DbOptions = {
@@ -59,8 +60,11 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       NamesChangeAnswers1763856000027,
       DocumentKeys1763856000028,
       KeyLifetimes1763856000040,
+      AuditLog1763856000041,
       Sessions1763856000080,
     ],
+    // Nothing needs one, and the role of the services may have no right to make one.
+    installExtensions: false,
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,
     connectTimeoutMS: 5_000,

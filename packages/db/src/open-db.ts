@@ -1,3 +1,4 @@
+import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
@@ -28,6 +29,7 @@ export type Db = {
   usage: UsageStore;
   keys: KeysStore;
   sessions: SessionsStore;
+  audit: AuditStore;
   changes: ChangesStore;
   directory: DirectoryStore;
   days: DaysStore;
@@ -35,8 +37,8 @@ export type Db = {
   custom: CustomStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
-  /** Resolves when Postgres answers. */
-  ping(): Promise<void>;
+  /** Asks Postgres for its clock, and whether it takes writes. */
+  look(): Promise<{ at: number; readOnly: boolean }>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
   durabilityProblems(): Promise<string[]>;
   close(): Promise<void>;
@@ -58,6 +60,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
     sessions: createSessionsStore(dataSource),
+    audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),
@@ -65,8 +68,12 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     custom: createCustomStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
-    async ping() {
-      await dataSource.query('select 1');
+    async look() {
+      const [row] = await dataSource.query(
+        `select extract(epoch from clock_timestamp()) * 1000 as at,
+                current_setting('transaction_read_only') = 'on' as read_only`,
+      );
+      return { at: Number(row.at), readOnly: row.read_only };
     },
     async durabilityProblems() {
       const [row] = await dataSource.query(`select current_setting('synchronous_commit') as setting`);

@@ -14,7 +14,12 @@ export type Caller = {
 };
 
 /** What a request shows of its caller. `secret` is undefined where it shows no key; `address` is the client's IP address. */
-export type Credentials = { secret: string | undefined; address: string };
+export type Credentials = {
+  secret: string | undefined;
+  address: string;
+  /** The address that a proxy names, and the key of the services with which the console proves that it is the proxy. */
+  forwarded?: { address: string; proof: string };
+};
 
 export type Authenticate = (credentials: Credentials) => Promise<Caller>;
 
@@ -55,13 +60,18 @@ export function createAuthenticate({ env, keys, onError = () => {}, now = Date.n
   });
   const used = createKeyUse({ save: async (uses) => keys.recordUse?.(uses), onError, now });
 
-  return async ({ secret, address }) => {
+  const serviceHash = env.TALLY_SERVICE_KEY === undefined ? undefined : sha256(env.TALLY_SERVICE_KEY);
+  const addressOf = ({ address, forwarded }: Credentials) =>
+    forwarded && serviceHash && timingSafeEqual(serviceHash, sha256(forwarded.proof)) ? forwarded.address : address;
+
+  return async (credentials) => {
+    const { secret } = credentials;
     if (secret === undefined || !KEY.test(secret))
       throw new TallyError('UNAUTHORIZED', 'Send an API key as `Authorization: Bearer <key>` or `x-api-key: <key>`.');
     const hash = sha256(secret);
     const own = fixed.find((each) => timingSafeEqual(each.hash, hash));
     if (own) return own.caller;
-    const key = await find(hash.toString('hex'), address);
+    const key = await find(hash.toString('hex'), addressOf(credentials));
     if (!key) throw new TallyError('UNAUTHORIZED', 'This API key is unknown or revoked.');
     const { id, role, merchantId, teamId, expiresAt, sessionId, settingsHash } = key;
     if (expiresAt !== null && now() >= Date.parse(expiresAt))

@@ -16,14 +16,21 @@ export function parseEnv<Schema extends z.ZodObject>(
 ): z.output<Schema> {
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
   const parsed = schema.safeParse(set);
-  if (parsed.success) return parsed.data;
-  throw new SettingsError(
-    parsed.error.issues.map((issue) => {
-      const name = issue.path.join('.');
-      return set[name] === undefined ? `${name} is not set` : `${name}: ${issue.message}`;
-    }),
-  );
+  const problems = (parsed.error?.issues ?? []).map((issue) => {
+    const name = issue.path.join('.');
+    return set[name] === undefined ? `${name} is not set` : `${name}: ${issue.message}`;
+  });
+  if (KEYS.every((name) => name in schema.shape && set[name] === undefined)) problems.push(NO_KEYS);
+  if (!parsed.success || problems.length > 0) throw new SettingsError(problems);
+  return parsed.data;
 }
+
+const KEYS = ['TALLY_ADMIN_KEY', 'TALLY_SERVICE_KEY'];
+/** Without either a service would start, look healthy, and refuse all administration and the other services. */
+const NO_KEYS =
+  'TALLY_ADMIN_KEY and TALLY_SERVICE_KEY are not set: set at least one. TALLY_ADMIN_KEY is the API key of the admin; ' +
+  'TALLY_SERVICE_KEY, the same for all services, is what they send each other (default: the admin key). ' +
+  'A key has 16 characters or more: `openssl rand -base64 32`. `npm start` generates both.';
 
 /** `true`, `false`, `1`, `0`. */
 export const flag = (fallback: boolean) =>
@@ -36,9 +43,29 @@ export const flag = (fallback: boolean) =>
 export const whole = (fallback: number, min: number, max: number) =>
   z.coerce.number().int().min(min).max(max).default(fallback);
 
+/** What the HTTP edge of every service needs. */
+export const edgeEnv = {
+  HOST: z.string().default('127.0.0.1'),
+  MAX_BODY_BYTES: whole(8 * 1024 * 1024, 1024, 256 * 1024 * 1024),
+  /** Of all requests at once, inflated; one caller may have a quarter. */
+  MAX_HELD_BODY_BYTES: whole(128 * 1024 * 1024, 1024, 64 * 1024 * 1024 * 1024),
+  /** In which a body must bring at least a KiB. */
+  BODY_PROGRESS_MS: whole(5_000, 100, 60_000),
+  /** After which a reader that takes nothing more of its answer is given up. */
+  STALLED_READER_MS: whole(30_000, 100, 600_000),
+  MAX_CONNECTIONS: whole(2_048, 1, 1_000_000),
+  /** Calls of one caller, at once and a minute, in one process. */
+  MAX_CALLS_AT_ONCE: whole(64, 1, 1_000_000),
+  MAX_CALLS_PER_MINUTE: whole(120_000, 1, 1_000_000_000),
+  MAX_BATCH_CALLS: whole(20, 1, 1_000),
+  /** How long a service that is stopping says so before it closes its port. */
+  SHUTDOWN_DELAY_MS: whole(0, 0, 60_000),
+};
+export type EdgeEnv = z.output<z.ZodObject<typeof edgeEnv>>;
+
 /** What every service needs. */
 export const serviceEnv = {
-  HOST: z.string().default('127.0.0.1'),
+  ...edgeEnv,
   DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'Expected postgres://…'),
   POSTGRES_POOL_SIZE: whole(10, 1, 1_000),
   REDIS_URL: z.string().regex(/^rediss?:\/\//, 'Expected redis://… or rediss://…'),
@@ -46,6 +73,5 @@ export const serviceEnv = {
   TALLY_SERVICE_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),
   UNKNOWN_KEYS_PER_MINUTE: whole(UNKNOWN_KEYS_PER_MINUTE, 1, 1_000_000),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
-  MAX_BODY_BYTES: whole(8 * 1024 * 1024, 1024, 256 * 1024 * 1024),
   SHUTDOWN_DEADLINE_MS: whole(15_000, 100, 600_000),
 };

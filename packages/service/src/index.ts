@@ -1,3 +1,4 @@
+export { type Audit, createAudit } from './audit.ts';
 export {
   type Authenticate,
   type AuthOptions,
@@ -7,17 +8,21 @@ export {
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
+export { FORWARDED_BY } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
-export { flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
+export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
-export { type App, type AppOptions, createApp, credentialsOf, type Health, listen, problem } from './http.ts';
+export { type App, type AppOptions, createApp } from './http.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
 export { problemsOf } from './problems.ts';
 export { runProcess, settingsOrExit } from './process.ts';
 export { queryOf } from './query.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
-export { createRedis, isRedisReady, mastersOf, type RedisClient, redisReady } from './redis.ts';
+export { createReadiness, type Readiness } from './readiness.ts';
+export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
-export { isStoreAway } from './store-away.ts';
+export type { Admitted, Route } from './route.ts';
+export { isSameOrigin, SESSION_COOKIE, sessionOf } from './session-cookie.ts';
+export { storeFaultOf } from './store-errors.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

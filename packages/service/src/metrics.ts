@@ -5,11 +5,11 @@ export function collectProcess(register: Registry): void {
   collectDefaultMetrics({ register, prefix: 'tally_' });
 }
 
-/** Counts requests by procedure and status; unknown paths share one label, so that nobody can make labels at will. */
-export function countRequests(register: Registry): (path: string, status: number, durationMs: number) => void {
+/** Counts requests by route and status. `route` is the name of a procedure or the pattern of a route, never what was sent. */
+export function countRequests(register: Registry): (route: string, status: number, durationMs: number) => void {
   const total = new Counter({
     name: 'tally_http_requests_total',
-    help: 'HTTP requests by route and status.',
+    help: 'HTTP requests by route and status; 499: the client left before it was answered.',
     labelNames: ['route', 'status'],
     registers: [register],
   });
@@ -20,8 +20,7 @@ export function countRequests(register: Registry): (path: string, status: number
     buckets: [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
     registers: [register],
   });
-  return (path, status, durationMs) => {
-    const route = status === 404 ? 'unknown' : path.includes(',') ? 'batch' : path;
+  return (route, status, durationMs) => {
     total.inc({ route, status });
     seconds.observe({ route }, durationMs / 1000);
   };

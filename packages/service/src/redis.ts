@@ -51,10 +51,6 @@ function connectSoon(node: Redis): void {
   });
 }
 
-/** Whether commands can be sent, in a cluster to every master that is known. */
-export const isRedisReady = (client: RedisClient): boolean =>
-  client.status === 'ready' && mastersOf(client).every((master) => master.status === 'ready');
-
 /** The servers that hold the data: the masters of a cluster, or the one there is. */
 export function mastersOf(client: RedisClient): Redis[] {
   return 'nodes' in client ? client.nodes('master') : [client];

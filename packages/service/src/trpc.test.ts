@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { createAuthenticate } from './auth.ts';
 import { createApp } from './http.ts';
 import { createLog } from './log.ts';
+import { edgeSettings, READY } from './testing.ts';
 import { serveContract } from './trpc.ts';
 
 const contract = {
@@ -48,9 +49,9 @@ function app(options: { maxBodyBytes?: number } = {}) {
       env: { TALLY_ADMIN_KEY: 'the-admin-key-is-long' },
       keys: { findByHash: async () => undefined },
     }),
-    maxBodyBytes: options.maxBodyBytes ?? 10_000,
+    env: edgeSettings({ MAX_BODY_BYTES: String(options.maxBodyBytes ?? 10_000) }),
     registry: new Registry(),
-    health: async () => ({ ok: true }),
+    readiness: READY,
   });
 }
 

@@ -3,21 +3,25 @@ import {
   ERRORS,
   type ErrorCode,
   grants,
+  isAudited,
   isProcedure,
   isTallyError,
   type Procedure,
   TallyError,
+  type TallyErrorShape,
 } from '@tally/contracts';
 import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
+import { TRPC_ERROR_CODES_BY_KEY } from '@trpc/server/rpc';
 import { ZodError, type z } from 'zod';
+import type { Audit } from './audit.ts';
 import type { Caller } from './auth.ts';
 import { problemsOf } from './problems.ts';
-import { isStatementTimeout, isStoreAway } from './store-away.ts';
+import { isServiceUnavailable, isStatementTimeout, storeFaultOf } from './store-errors.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
 export type Context = {
-  /** Checks the key once per request. */
-  caller(): Promise<Caller>;
+  /** Whose key the edge has checked. */
+  caller: Caller;
   /** Fields for the request's one log line. */
   event: Record<string, unknown>;
   /** Aborted when the service begins to stop. */
@@ -40,64 +44,80 @@ export type Handlers<C extends Contract> = {
   [K in keyof C]: C[K] extends Procedure ? Handler<C[K]> : C[K] extends Contract ? Handlers<C[K]> : never;
 };
 
+/** Where tRPC's procedures are. */
+export const TRPC_PATH = '/trpc/';
+
+/** A procedure as a router holds it. */
+export type ServedProcedure = { _def: { type: 'query' | 'mutation' | 'subscription'; meta: Needs } };
+
+/** What a procedure needs, as the edge reads it from the router. */
+export type Needs = { access: Procedure['access']; platform?: true | undefined; maxItems?: number };
+
 const t = initTRPC
   .context<Context>()
-  .meta<{ access: Procedure['access'] }>()
-  .create({
-    errorFormatter({ shape, error }) {
-      const known = understand(error);
-      return {
-        ...shape,
-        message: known.message,
-        data: {
-          code: known.code,
-          trpcCode: error.code,
-          httpStatus: ERRORS[known.code].status,
-          ...(shape.data.path === undefined ? {} : { path: shape.data.path }),
-          ...(known.details === undefined ? {} : { details: known.details }),
-        },
-      };
+  .meta<Needs>()
+  .create({ errorFormatter: ({ shape, error }) => errorShape(understand(error), shape.data.path) });
+
+/** The one body of errors, inside and outside of tRPC. */
+export function errorShape({ code, message, details }: TallyError, path?: string): TallyErrorShape {
+  const { status, action } = ERRORS[code];
+  const trpcCode = TRPC_CODE_BY_STATUS[status]!;
+  return {
+    message,
+    code: TRPC_ERROR_CODES_BY_KEY[trpcCode],
+    data: {
+      code,
+      trpcCode,
+      httpStatus: status,
+      ...(path === undefined ? {} : { path }),
+      action,
+      ...(details === undefined ? {} : { details }),
     },
-  });
+  };
+}
 
 /**
  * Makes the tRPC router of a contract: input, output and access come from the contract, so none can be forgotten.
- * Errors leave as codes of `ERRORS`; what is not expected becomes INTERNAL and never shows its message.
+ * Errors leave as codes of `ERRORS`; what is not expected becomes INTERNAL and never shows its message. Administrative
+ * mutations run through `audit`; a contract that has some is not served without it.
  */
-export function serveContract<C extends Contract>(contract: C, handlers: Handlers<C>): AnyRouter {
-  return t.router(build(contract, handlers as Functions));
+export function serveContract<C extends Contract>(contract: C, handlers: Handlers<C>, audit?: Audit): AnyRouter {
+  return t.router(build(contract, handlers as Functions, audit));
 }
 
 type AnyHandler = (call: Call<Procedure>) => unknown;
 type Functions = { [name: string]: Functions | ((call: never) => unknown) };
 
 // biome-ignore lint/suspicious/noExplicitAny: the tree's types are checked at serveContract's face.
-function build(contract: Contract, handlers: Functions): any {
+function build(contract: Contract, handlers: Functions, audit: Audit | undefined): any {
   return Object.fromEntries(
     Object.entries(contract).map(([name, node]) => {
       const handler = handlers[name]!;
-      return [name, isProcedure(node) ? procedure(node, handler as AnyHandler) : build(node, handler as Functions)];
+      if (!isProcedure(node)) return [name, build(node, handler as Functions, audit)];
+      if (isAudited(node) && !audit) throw new Error(`${name} is audited: serveContract needs an audit log`);
+      return [name, procedure(node, handler as AnyHandler, isAudited(node) ? audit : undefined)];
     }),
   );
 }
 
-function procedure(definition: Procedure, handler: AnyHandler) {
+function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | undefined) {
+  const { access, platform, maxItems } = definition;
   const guarded = t.procedure
-    .meta({ access: definition.access })
+    .meta({ access, ...(platform && { platform }), ...(maxItems && { maxItems }) })
     .use(async ({ ctx, next, path }) => {
-      const caller = await ctx.caller().catch((error: unknown) => {
-        throw asTrpcError(error);
-      });
-      ctx.event.caller = caller.id;
-      const refusal = refusalOf(caller, definition, path);
+      // The edge has asked the same of a single call; the calls of a batch are asked here alone.
+      const refusal = refusalOf(ctx.caller, definition, path);
       if (refusal) throw asTrpcError(refusal);
-      const result = await next({ ctx: { ...ctx, caller: async () => caller } });
+      const result = await next();
       if (result.ok) return result;
       throw asTrpcError(result.error.cause ?? result.error, result.error);
     })
     .input(definition.input);
   // biome-ignore lint/suspicious/noExplicitAny: tRPC infers three resolver types where here is one.
-  const run = async ({ ctx, input }: any) => handler({ input, caller: await ctx.caller(), event: ctx.event });
+  const run = async ({ ctx, input, path }: any) => {
+    const call = { input, caller: ctx.caller as Caller, event: ctx.event };
+    return audit ? audit({ name: path, caller: call.caller, input }, async () => handler(call)) : handler(call);
+  };
   if (definition.kind === 'subscription') {
     // biome-ignore lint/suspicious/noExplicitAny: as above.
     return guarded.subscription(async function* ({ ctx, input, signal }: any) {
@@ -106,7 +126,7 @@ function procedure(definition: Procedure, handler: AnyHandler) {
       const ends: (AbortSignal | undefined)[] = [signal, ctx.stopping];
       for (const each of ends) each?.addEventListener('abort', end);
       if (ends.some((each) => each?.aborted)) end();
-      const call = { input, caller: await ctx.caller(), event: ctx.event, signal: ended.signal };
+      const call = { input, caller: ctx.caller, event: ctx.event, signal: ended.signal };
       try {
         for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
         // Clients come back after this error, to another instance.
@@ -122,14 +142,20 @@ function procedure(definition: Procedure, handler: AnyHandler) {
   return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
 }
 
-/** Why a caller may not call a procedure at all. */
-function refusalOf({ role, merchantId }: Caller, { access, platform }: Procedure, path: string) {
+/** The seconds to wait that an error names. */
+export function retryAfterOf({ details }: { details?: unknown }): number | undefined {
+  const seconds = (details as { retryAfter?: unknown } | undefined)?.retryAfter;
+  return typeof seconds === 'number' ? seconds : undefined;
+}
+
+/** Why a caller may not call a procedure or a route at all; undefined where it may. */
+export function refusalOf({ role, merchantId }: Caller, { access, platform }: Needs, name: string) {
   if (!grants(role, access))
-    return new TallyError('FORBIDDEN', `The role ${role} may not call ${path}: it needs the access "${access}".`);
+    return new TallyError('FORBIDDEN', `The role ${role} may not call ${name}: it needs the access "${access}".`);
   if (platform && merchantId !== null)
     return new TallyError(
       'MERCHANT_FORBIDDEN',
-      `This key is bound to merchant ${merchantId}; ${path} is about all merchants.`,
+      `This key is bound to merchant ${merchantId}; ${name} is about all merchants.`,
     );
   return undefined;
 }
@@ -139,8 +165,9 @@ export function understand(error: unknown): TallyError {
   if (isTallyError(error)) return error;
   const cause = (error as { cause?: unknown } | null)?.cause;
   if (isTallyError(cause)) return cause;
-  if (isStoreAway(error))
-    return new TallyError('UNAVAILABLE', 'The database does not answer.', { cause: error, details: { retryAfter: 1 } });
+  const stores = storeFaultOf(error);
+  if (stores) return unavailable(stores.message, error);
+  if (isServiceUnavailable(error)) return unavailable('Another service of Tally is unavailable.', error);
   if (isStatementTimeout(error))
     return new TallyError('QUERY_TIMEOUT', 'The database gave this question up after its time.', { cause: error });
   if (error instanceof TRPCError) {
@@ -158,6 +185,9 @@ export function understand(error: unknown): TallyError {
   if (error instanceof ZodError) return invalidInput(error);
   return new TallyError('INTERNAL', 'Something went wrong here.', { cause: error });
 }
+
+const unavailable = (message: string, cause: unknown) =>
+  new TallyError('UNAVAILABLE', message, { cause, details: { retryAfter: 1 } });
 
 function invalidInput(error: ZodError): TallyError {
   const { message, fields } = problemsOf(error);
@@ -187,6 +217,7 @@ const TRPC_CODE_BY_STATUS: Record<number, TRPC_ERROR_CODE_KEY> = {
   403: 'FORBIDDEN',
   404: 'NOT_FOUND',
   405: 'METHOD_NOT_SUPPORTED',
+  408: 'TIMEOUT',
   409: 'CONFLICT',
   410: 'NOT_FOUND',
   413: 'PAYLOAD_TOO_LARGE',

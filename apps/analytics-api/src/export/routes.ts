@@ -1,6 +1,6 @@
-import { Filters, GroupBy, grants, TallyError } from '@tally/contracts';
+import { Filters, GroupBy, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type App, type Authenticate, credentialsOf, merchantsFor, queryOf, type RateLimit } from '@tally/service';
+import { merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
 import { assertRange } from '../dates.ts';
 import { covering, type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
@@ -13,7 +13,6 @@ export type ExportOptions = {
   labels: Labels;
   freshness: Freshness;
   documents: Documents;
-  authenticate: Authenticate;
   rates: RateLimit;
   maxDays: number;
 };
@@ -25,37 +24,37 @@ const Question = Filters.extend({ by: GroupBy.optional() });
  * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
  * parameter that is repeated or as `name=a,b`. What the file covers is in `x-tally-*` headers.
  */
-export function serveExport(
-  app: App,
-  { db, labels, freshness, documents, authenticate, rates, maxDays }: ExportOptions,
-): void {
-  app.get('/export/:file{usage\\.[a-z]+}', async (c) => {
-    const ending = c.req.param('file').slice('usage.'.length);
-    const format = Object.hasOwn(FORMATS, ending) ? FORMATS[ending] : undefined;
-    if (!format)
-      throw new TallyError('NOT_FOUND', `There is no export as ${ending}: ${Object.keys(FORMATS).join(', ')}.`);
-    const caller = await authenticate(credentialsOf(c));
-    if (!grants(caller.role, 'read')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not export.`);
-    await rates.take('export', caller.id);
+export function exportRoute({ db, labels, freshness, documents, rates, maxDays }: ExportOptions): Route {
+  return {
+    method: 'GET',
+    path: '/export/:file{usage\\.[a-z]+}',
+    access: 'read',
+    async answer(c, { caller }) {
+      const ending = c.req.param('file')!.slice('usage.'.length);
+      const format = Object.hasOwn(FORMATS, ending) ? FORMATS[ending] : undefined;
+      if (!format)
+        throw new TallyError('NOT_FOUND', `There is no export as ${ending}: ${Object.keys(FORMATS).join(', ')}.`);
+      await rates.take('export', caller.id);
 
-    const question = Question.parse(questionOf(queryOf(c.req.url, LISTS)));
-    const merchantIds = merchantsFor(caller, question.merchantIds);
-    assertRange(question, maxDays);
-    const filters = { ...question, merchantIds };
-    const fresh = await freshness.cover(filters);
-    const { by } = question;
-    const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
-    const coverage = covering(fresh, imported);
-    const table = tableOf(filters, { db, labels, imported: imported.parts });
-    return c.body(ReadableStream.from(format.write(table)) as ReadableStream<Uint8Array>, 200, {
-      'content-type': format.contentType,
-      'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,
-      'cache-control': 'no-store',
-      'x-tally-data-source': coverage.dataSource,
-      'x-tally-as-of': coverage.asOf ?? '',
-      'x-tally-complete': String(coverage.complete),
-    });
-  });
+      const question = Question.parse(questionOf(queryOf(c.req.url, LISTS)));
+      const merchantIds = merchantsFor(caller, question.merchantIds);
+      assertRange(question, maxDays);
+      const filters = { ...question, merchantIds };
+      const fresh = await freshness.cover(filters);
+      const { by } = question;
+      const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
+      const coverage = covering(fresh, imported);
+      const table = tableOf(filters, { db, labels, imported: imported.parts });
+      return c.body(ReadableStream.from(format.write(table)) as ReadableStream<Uint8Array>, 200, {
+        'content-type': format.contentType,
+        'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,
+        'cache-control': 'no-store',
+        'x-tally-data-source': coverage.dataSource,
+        'x-tally-as-of': coverage.asOf ?? '',
+        'x-tally-complete': String(coverage.complete),
+      });
+    },
+  };
 }
 
 /** A list given once is split at its commas; a repeated one is taken whole, so `userIds=&userIds=a,b` asks for `a,b`. */

@@ -1,13 +1,16 @@
-import { parseEnv, serviceEnv, whole } from '@tally/service';
+import { edgeEnv, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const { HOST, LOG_LEVEL, MAX_BODY_BYTES, SHUTDOWN_DEADLINE_MS } = serviceEnv;
+const { HOST, MAX_BODY_BYTES, MAX_CONNECTIONS } = edgeEnv;
+const { LOG_LEVEL, SHUTDOWN_DEADLINE_MS, TALLY_SERVICE_KEY } = serviceEnv;
 
 const Schema = z.object({
   HOST,
   LOG_LEVEL,
   MAX_BODY_BYTES,
+  MAX_CONNECTIONS,
   SHUTDOWN_DEADLINE_MS,
+  TALLY_SERVICE_KEY,
   PORT: whole(4000, 0, 65_535),
   USAGE_INGEST_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4001'),
   METRICS_ENGINE_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4002'),

@@ -18,15 +18,13 @@ import { BodyTooLarge, limited, readWithin } from './body.ts';
 import { MAX_ANSWER_BYTES, MAX_CALLS, MAX_MIXED_AT_ONCE } from './limits.ts';
 import { ownerOfPath, ownerOfProcedure, type Service } from './owners.ts';
 import { type Problem, problemOf, RETRY_AFTER_SECONDS, unavailable } from './problem.ts';
-import { endToEnd, forwardedHeaders, type Headers, type Upstream } from './upstream.ts';
+import { endToEnd, type Upstream } from './upstream.ts';
 
 export type Exchange = {
   request: IncomingMessage;
   response: ServerResponse;
   url: URL;
   requestId: string;
-  /** What the request shows in place of its own headers, such as a session's secret. */
-  credentials: Headers;
 };
 
 export type ForwardOptions = {
@@ -64,7 +62,7 @@ export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopp
         service,
         method: request.method!,
         path: url.pathname + url.search,
-        headers: { ...forwardedHeaders(request, exchange.requestId), ...exchange.credentials },
+        headers: upstream.headersFor(request, exchange.requestId),
         body,
         signal: endless ? AbortSignal.any([gone, stopping]) : gone,
         endless,
@@ -87,8 +85,8 @@ export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopp
     inputs: Record<string, unknown>,
     gone: AbortSignal,
   ): Promise<Answers> {
-    const { request, requestId, credentials } = exchange;
-    const headers: Headers = { ...forwardedHeaders(request, requestId), ...credentials };
+    const { request, requestId } = exchange;
+    const headers = upstream.headersFor(request, requestId);
     for (const name of ['content-length', 'accept-encoding', 'accept', 'trpc-accept']) delete headers[name];
     headers['content-type'] = 'application/json';
     const text = JSON.stringify(inputsOf(part, inputs));

@@ -1,11 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { getRequestListener } from '@hono/node-server';
 import type { Log, Releasers } from '@tally/service';
-import { Hono } from 'hono';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
 import type { Env } from './env.ts';
-import { answerProblem, createForward } from './forward.ts';
+import { answerProblem, createForward, type Exchange } from './forward.ts';
 import { readHealth } from './health.ts';
 import { MAX_HEADER_BYTES } from './limits.ts';
 import { readPages } from './pages.ts';
@@ -14,9 +12,13 @@ import { createSessions } from './sessions.ts';
 import { createUpstream } from './upstream.ts';
 
 const REQUEST_TIMEOUT_MS = 60_000;
+const HEADERS_TIMEOUT_MS = 10_000;
 /** Longer than browsers and load balancers keep idle connections: whoever closes first must not be us. */
 const KEEP_ALIVE_MS = 75_000;
 const CLOSE_IDLE_MS = 20;
+/** What logs say where the client left before its answer. */
+const CLIENT_LEFT = 499;
+const LOOPBACK = /^(localhost|127(\.\d+){3}|::1)$/;
 
 export type ConsoleServer = Server & { stopAccepting(): void };
 
@@ -29,11 +31,12 @@ export async function createConsole(
   { log, releasers, webFolder }: { log: Log; releasers: Releasers; webFolder: string },
 ): Promise<ConsoleServer> {
   const pages = await readPages(webFolder);
-  const upstream = createUpstream({
+  const addresses = {
     'usage-ingest': env.USAGE_INGEST_URL,
     'metrics-engine': env.METRICS_ENGINE_URL,
     'analytics-api': env.ANALYTICS_API_URL,
-  });
+  };
+  const upstream = createUpstream({ addresses, serviceKey: env.TALLY_SERVICE_KEY });
   releasers.push('services', () => upstream.close());
   const stopping = new AbortController();
   const forward = createForward({
@@ -52,42 +55,39 @@ export async function createConsole(
     registers: [registry],
   });
 
-  const app = new Hono();
-  app.get('/livez', (c) => c.json({ ok: true }));
-  app.get('/readyz', async (c) => {
-    const health = await readHealth(upstream);
-    return c.json(health, health.ok ? 200 : 503);
-  });
-  app.get('/metrics', async (c) => c.body(await registry.metrics(), 200, { 'content-type': registry.contentType }));
-  app.get('*', (c) => {
-    const page = pages.find(c.req.path, c.req.header('accept-encoding'));
-    if (page) return c.body(new Uint8Array(page.body), page.status as 200, page.headers);
-    return c.notFound();
-  });
-  app.notFound((c) => c.json(problemOf('NOT_FOUND', `There is nothing at ${c.req.path}.`), 404));
-  app.onError((error, c) => {
-    log.error({ err: error }, 'unexpected error');
-    return c.json(problemOf('INTERNAL', 'Something went wrong here.'), 500);
-  });
-  const web = getRequestListener(app.fetch);
-
-  async function answer(request: IncomingMessage, response: ServerResponse, url: URL, requestId: string) {
-    if (url.pathname === '/session') return sessions.answer({ request, response, url, requestId });
-    const shown = sessions.credentialsOf(request);
-    if ('refused' in shown) return answerProblem(response, shown.refused);
-    // A session goes on as a key; cookies are ours.
-    delete request.headers.cookie;
-    if (await forward({ request, response, url, requestId, credentials: shown.headers })) return;
-    await web(request, response);
+  async function answer(exchange: Exchange): Promise<void> {
+    const { request, response, url } = exchange;
+    const { pathname } = url;
+    if (pathname === '/session') return sessions.answer(exchange);
+    if (await forward(exchange)) return;
+    if (request.method !== 'GET' && request.method !== 'HEAD')
+      return answerProblem(response, problemOf('NOT_FOUND', `There is nothing at ${pathname.slice(0, 200)}.`));
+    if (pathname === '/livez') return send(response, 200, JSON_TYPE, JSON.stringify({ ok: true }));
+    if (pathname === '/readyz') {
+      const health = await readHealth(upstream);
+      const ok = health.ok && !stopping.signal.aborted;
+      return send(
+        response,
+        ok ? 200 : 503,
+        JSON_TYPE,
+        JSON.stringify({ ...health, ok, stopping: stopping.signal.aborted }),
+      );
+    }
+    if (pathname === '/metrics' && (LOOPBACK.test(env.HOST) || (await sessions.mayRead(exchange))))
+      return send(response, 200, registry.contentType, await registry.metrics());
+    const page = pages.find(pathname, request.headers['accept-encoding']);
+    if (!page) return answerProblem(response, problemOf('NOT_FOUND', `There is nothing at ${pathname.slice(0, 200)}.`));
+    response.writeHead(200, page.headers);
+    response.end(request.method === 'HEAD' ? undefined : page.body);
   }
 
   const server = createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) => {
     const started = performance.now();
-    const requestId = String(request.headers['x-request-id'] ?? '').slice(0, 64) || randomUUID();
+    const requestId = requestIdOf(request);
     const url = urlOf(request.url ?? '');
     response.setHeader('x-request-id', requestId);
     response.once('close', () => {
-      const status = response.headersSent ? response.statusCode : 499;
+      const status = response.writableFinished ? response.statusCode : CLIENT_LEFT;
       total.inc({ kind: kindOf(url?.pathname ?? ''), status });
       const durationMs = Math.round((performance.now() - started) * 100) / 100;
       const line = { requestId, method: request.method, path: url?.pathname.slice(0, 200), status, durationMs };
@@ -95,14 +95,35 @@ export async function createConsole(
       else log.info(line, 'request');
     });
     if (!url) return answerProblem(response, problemOf('NOT_FOUND', 'The path is not readable.'));
-    answer(request, response, url, requestId).catch((error: unknown) => {
+    answer({ request, response, url, requestId }).catch((error: unknown) => {
       log.error({ err: error }, 'unexpected error');
-      response.destroy();
+      if (response.headersSent) response.destroy();
+      else answerProblem(response, problemOf('INTERNAL', 'Something went wrong here.'));
     });
   });
+  server.maxConnections = env.MAX_CONNECTIONS;
   server.requestTimeout = REQUEST_TIMEOUT_MS;
+  server.headersTimeout = HEADERS_TIMEOUT_MS;
   server.keepAliveTimeout = KEEP_ALIVE_MS;
   return Object.assign(server, { stopAccepting: () => stopping.abort() });
+}
+
+const JSON_TYPE = 'application/json';
+const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
+
+function requestIdOf({ headers }: IncomingMessage): string {
+  const named = headers['x-request-id'];
+  return typeof named === 'string' && REQUEST_ID.test(named) ? named : randomUUID();
+}
+
+function send(response: ServerResponse, status: number, type: string, text: string): void {
+  response.writeHead(status, {
+    'content-type': type,
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+    ...(status === 503 && { 'retry-after': '1' }),
+  });
+  response.end(response.req.method === 'HEAD' ? undefined : text);
 }
 
 /** Reads a request's target, with `..` resolved, so that what is checked is what is passed on. */

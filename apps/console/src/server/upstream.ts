@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
+import { FORWARDED_BY, SESSION_COOKIE, sessionOf } from '@tally/service';
 import { Agent, type Dispatcher } from 'undici';
 import type { Service } from './owners.ts';
 
@@ -21,6 +22,11 @@ export type UpstreamRequest = {
 export type Upstream = {
   /** Rejects where the service does not answer. */
   send(request: UpstreamRequest): Promise<Dispatcher.ResponseData>;
+  /**
+   * Returns the headers with which a request is passed on: `host` as the client wrote it, so that services can compare it
+   * with `origin`; the client's address in place of whatever it claims; of its cookies the session alone.
+   */
+  headersFor(request: IncomingMessage, requestId: string): Headers;
   close(): Promise<void>;
 };
 
@@ -31,7 +37,13 @@ const ANSWER_TIMEOUT_MS = 300_000;
 const KEEP_ALIVE_MS = 30_000;
 const MAX_HEADER_BYTES = 16 * 1024;
 
-export function createUpstream(addresses: Readonly<Record<Service, string>>): Upstream {
+export type UpstreamOptions = {
+  addresses: Readonly<Record<Service, string>>;
+  /** Shown to the services, so that they believe us whom we forward for. */
+  serviceKey: string | undefined;
+};
+
+export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upstream {
   const agent = new Agent({
     connect: { timeout: CONNECT_TIMEOUT_MS },
     headersTimeout: ANSWER_TIMEOUT_MS,
@@ -50,6 +62,16 @@ export function createUpstream(addresses: Readonly<Record<Service, string>>): Up
         signal,
       };
       return agent.request({ ...options, bodyTimeout: endless ? 0 : ANSWER_TIMEOUT_MS });
+    },
+    headersFor(request, requestId) {
+      const headers = endToEnd(request.headers);
+      for (const name of OURS) delete headers[name];
+      headers['x-forwarded-for'] = request.socket.remoteAddress ?? '';
+      headers['x-request-id'] = requestId;
+      if (serviceKey !== undefined) headers[FORWARDED_BY] = serviceKey;
+      const session = sessionOf(request);
+      if (session !== undefined) headers.cookie = `${SESSION_COOKIE}=${session}`;
+      return headers;
     },
     close: () => agent.destroy(),
   };
@@ -82,16 +104,13 @@ export function endToEnd(headers: IncomingHttpHeaders): Headers {
   return kept;
 }
 
-const FORWARDED = ['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'];
-
-/**
- * Returns the headers with which a request is passed on: `host` as the client wrote it, so that services can compare it
- * with `origin`, and the client's address in place of whatever it claims.
- */
-export function forwardedHeaders(request: IncomingMessage, requestId: string): Headers {
-  const headers = endToEnd(request.headers);
-  for (const name of FORWARDED) delete headers[name];
-  headers['x-forwarded-for'] = request.socket.remoteAddress ?? '';
-  headers['x-request-id'] = requestId;
-  return headers;
-}
+/** Headers that only we may write. */
+const OURS = [
+  FORWARDED_BY,
+  'cookie',
+  'forwarded',
+  'x-forwarded-for',
+  'x-forwarded-host',
+  'x-forwarded-proto',
+  'x-real-ip',
+];

@@ -85,7 +85,6 @@ export function Frame() {
 function Navigation({ who }: { who: Who }) {
   const [open, setOpen] = useState(false);
   const path = useRouterState({ select: ({ location }) => location.pathname });
-  // biome-ignore lint/correctness/useExhaustiveDependencies: a chosen page closes the drawer.
   useEffect(() => setOpen(false), [path]);
   return (
     <>

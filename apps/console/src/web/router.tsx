@@ -28,6 +28,8 @@ const oneOf = <T extends string>(value: unknown, options: readonly T[]): T | und
 const textOf = (value: unknown): string | undefined =>
   typeof value === 'string' && value !== '' ? value.slice(0, 1000) : undefined;
 
+const inOrder = (from: string, to: string) => (from <= to ? { from, to } : { from: to, to: from });
+
 /** Leaves out what is not set, so that addresses stay short. */
 function compact<T extends object>(search: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(search).filter(([, value]) => value !== undefined)) as never;
@@ -139,7 +141,7 @@ const explain = createRoute({
     const to = isDay(search.to) ? search.to : from;
     const metric =
       typeof search.metric === 'string' && /^[a-z][a-z0-9_]{0,63}$/.test(search.metric) ? search.metric : 'cost';
-    return { metric, from: from <= to ? from : to, to: from <= to ? to : from, ...readFilters(search) };
+    return { metric, ...inOrder(from, to), ...readFilters(search) };
   },
   component: lazyRouteComponent(() => import('./pages/explain.tsx'), 'Explain'),
   pendingComponent,

@@ -1,10 +1,10 @@
 import { ERRORS, type Procedure } from '@tally/contracts';
 import { z } from 'zod';
 
-export type Route = { method: 'get' | 'post'; path: string; name: string; procedure: Procedure };
+export type Operation = { method: 'get' | 'post'; path: string; name: string; procedure: Procedure };
 
 /** The OpenAPI 3.1 document of some routes, made from the schemas that check them. */
-export function openApiOf(routes: readonly Route[]) {
+export function openApiOf(routes: readonly Operation[]) {
   const paths: Record<string, Record<string, unknown>> = {};
   for (const route of routes) paths[route.path] = { ...paths[route.path], [route.method]: operation(route) };
   return {
@@ -19,7 +19,7 @@ export function openApiOf(routes: readonly Route[]) {
   };
 }
 
-function operation({ method, path, name, procedure }: Route) {
+function operation({ method, path, name, procedure }: Operation) {
   const input = plain(z.toJSONSchema(procedure.input, { io: 'input', unrepresentable: 'any' }));
   const output = plain(z.toJSONSchema(procedure.output, { io: 'output', unrepresentable: 'any' }));
   const wrapped = path.startsWith('/trpc/');
@@ -72,6 +72,7 @@ const ERROR = {
           properties: {
             code: { type: 'string', enum: Object.keys(ERRORS) },
             httpStatus: { type: 'integer' },
+            action: { type: 'string' },
             details: {},
           },
         },

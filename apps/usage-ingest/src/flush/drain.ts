@@ -4,6 +4,8 @@ import type { Counters, JournalItem } from '../counters/counters.ts';
 import type { FaultPoint } from '../faults.ts';
 
 export type DrainOptions = {
+  /** Told why a merchant could not be flushed; it is tried again. */
+  onError(error: unknown): void;
   counters: Counters;
   journal: Journal;
   /** Entries read in one piece; larger pieces merge better in the cubes. */
@@ -158,6 +160,7 @@ export function createDrain(options: DrainOptions): Drain {
               failing.delete(merchantId);
             } catch (error) {
               if (!wait) failed(merchantId);
+              options.onError(error);
               errors.push({ key: merchantId, message: messageOf(error) });
             }
           }

@@ -1,30 +1,24 @@
 import { addDays, type analytics, type Day, dayOf, type LitellmPull, TallyError } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { Db } from '@tally/db';
-import type { App, Authenticate, Handlers, Log, Loop } from '@tally/service';
+import type { Handlers, Log, Loop, Route } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Env } from '../../env.ts';
 import type { Rules } from './call.ts';
 import { createLitellmClient } from './client.ts';
 import { createLitellmMetrics } from './metrics.ts';
 import { assertPullRange, createPuller, presentPull, presentSums } from './pull.ts';
-import { EVENTS_PATH, LOGS_PATH, serveReceivers } from './receive.ts';
+import { receiverRoutes } from './receive.ts';
 import { createRecorder } from './record.ts';
 
 export type Litellm = {
   handlers: Handlers<(typeof analytics)['litellm']>;
-  /** Mounts the receivers of what LiteLLM pushes. */
-  serve(app: App, authenticate: Authenticate): void;
+  /** The receivers of what LiteLLM pushes. */
+  routes: readonly Route[];
   /** Goes on with what was left, and pulls on schedule where that is wanted. */
   start(): Promise<void>;
   stop(): Promise<void>;
 };
-
-/** Paths whose bodies may be larger than others': they have the messages of the calls in them. */
-export const litellmBodyLimits = (env: Env) => ({
-  [LOGS_PATH]: env.LITELLM_MAX_BODY_BYTES,
-  [EVENTS_PATH]: env.LITELLM_MAX_BODY_BYTES,
-});
 
 /** LiteLLM as a source: what it pushes, what is pulled from it, and what both come to. */
 export function createLitellm({
@@ -95,7 +89,8 @@ export function createLitellm({
         };
       },
     },
-    serve: (app, authenticate) => serveReceivers(app, { recorder, rules, authenticate, metrics, now }),
+    // Their bodies have the messages of the calls in them.
+    routes: receiverRoutes({ recorder, rules, metrics, now, maxBodyBytes: env.LITELLM_MAX_BODY_BYTES }),
     async start() {
       if (!puller) return;
       if (env.LITELLM_PULL_INTERVAL_MS > 0) loop = puller.schedule(env.LITELLM_PULL_INTERVAL_MS);

@@ -1,5 +1,5 @@
-import { ERRORS, grants, isTallyError, type LitellmReceipt, type Rejection, TallyError } from '@tally/contracts';
-import { type App, type Authenticate, type Caller, type Credentials, credentialsOf, understand } from '@tally/service';
+import { ERRORS, isTallyError, type LitellmReceipt, type Rejection, TallyError } from '@tally/contracts';
+import type { Caller, Route } from '@tally/service';
 import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
 import { parseExactly } from './exact-json.ts';
 import type { LitellmMetrics, Way } from './metrics.ts';
@@ -11,8 +11,8 @@ export const LOGS_PATH = '/sources/litellm/logs';
 export const EVENTS_PATH = '/sources/litellm/api/v1/events';
 
 const MAX_ITEMS = 10_000;
-/** Bodies held at once; further ones wait in their sockets. */
-const BODIES_AT_ONCE = 4;
+/** Array elements and object members of all items together: a call has some hundred. */
+const MAX_JSON_ITEMS = 200_000;
 
 /** An item as it stood in a body, or why it could not be read. */
 type Item = { value: unknown } | { error: TallyError };
@@ -21,23 +21,27 @@ type Item = { value: unknown } | { error: TallyError };
  * The receivers of what LiteLLM pushes. An answer below 300 says that every item was stored or is among the rejected; LiteLLM
  * does not send again what is answered otherwise, so what is lost then must be pulled.
  */
-export function serveReceivers(
-  app: App,
-  {
-    recorder,
-    rules,
-    authenticate,
-    metrics,
-    now,
-  }: { recorder: Recorder; rules: Rules; authenticate: Authenticate; metrics: LitellmMetrics; now: () => number },
-): void {
-  const inTurn = createTurns(BODIES_AT_ONCE);
-
-  const admit = async (credentials: Credentials): Promise<Caller> => {
-    const caller = await authenticate(credentials);
-    if (!grants(caller.role, 'record')) throw new TallyError('FORBIDDEN', `The role ${caller.role} may not record.`);
-    return caller;
-  };
+export function receiverRoutes({
+  recorder,
+  rules,
+  metrics,
+  now,
+  maxBodyBytes,
+}: {
+  recorder: Recorder;
+  rules: Rules;
+  metrics: LitellmMetrics;
+  now: () => number;
+  maxBodyBytes: number;
+}): Route[] {
+  const receiver = {
+    method: 'POST',
+    access: 'record',
+    source: true,
+    anyType: true,
+    maxBodyBytes,
+    maxItems: MAX_JSON_ITEMS,
+  } as const;
 
   async function receive(way: Way, items: readonly Item[], read: (value: unknown) => Call, caller: Caller) {
     const calls: { index: number; call: Call }[] = [];
@@ -61,30 +65,29 @@ export function serveReceivers(
     return { accepted: result.accepted, duplicates: result.duplicates, empty, rejected } satisfies LitellmReceipt;
   }
 
-  app.post(LOGS_PATH, async (c) => {
-    const caller = await admit(credentialsOf(c));
-    return inTurn(async () => {
-      const items = itemsOf(await c.req.text());
-      return c.json(await receive('generic_api', items, (value) => fromPayload(value, rules), caller));
-    });
-  });
-
-  app.post(EVENTS_PATH, async (c) => {
-    try {
-      const caller = await admit(credentialsOf(c));
-      return await inTurn(async () => {
-        const items = itemsOf(await c.req.text());
+  return [
+    {
+      ...receiver,
+      path: LOGS_PATH,
+      async answer(c, { caller, text }) {
+        return c.json(await receive('generic_api', itemsOf(text()), (value) => fromPayload(value, rules), caller));
+      },
+    },
+    {
+      ...receiver,
+      path: EVENTS_PATH,
+      errorBody: problemDetails,
+      async answer(c, { caller, text }) {
+        const items = itemsOf(text());
         if (items.length === 0) throw new TallyError('INVALID_INPUT', 'invalid event: no events found');
         const receipt = await receive('openmeter', items, (value) => fromEvent(value, rules, now()), caller);
         const [first] = receipt.rejected;
         if (!first) return c.body(null, 204);
         if (items.length === 1) throw new TallyError('INVALID_INPUT', `invalid event: ${first.message}`);
         return c.json(receipt);
-      });
-    } catch (error) {
-      return problemDetails(error);
-    }
-  });
+      },
+    },
+  ];
 }
 
 /**
@@ -143,26 +146,8 @@ function rejectionOf(index: number, item: Item, { code, message }: TallyError): 
 }
 
 /** Problem details as senders of CloudEvents read them, with the domain's code beside. */
-function problemDetails(error: unknown): Response {
-  const { code, message } = understand(error);
-  const { status } = ERRORS[code];
-  const body = { type: 'about:blank', title: code, status, detail: message, code };
-  return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/problem+json' } });
-}
-
-/** Lets so many run at once; the others wait in order. */
-function createTurns(atOnce: number): <T>(work: () => Promise<T>) => Promise<T> {
-  const waiting: (() => void)[] = [];
-  let running = 0;
-  return async (work) => {
-    if (running >= atOnce) await new Promise<void>((resolve) => waiting.push(resolve));
-    else running++;
-    try {
-      return await work();
-    } finally {
-      const next = waiting.shift();
-      if (next) next();
-      else running--;
-    }
-  };
+function problemDetails({ code, message }: TallyError) {
+  const { status, action } = ERRORS[code];
+  const body = { type: 'about:blank', title: code, status, detail: message, code, action };
+  return { type: 'application/problem+json', body };
 }

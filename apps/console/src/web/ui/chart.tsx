@@ -46,7 +46,6 @@ export function Chart(props: ChartProps) {
   const latest = useRef(props);
   latest.current = props;
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: `theme` changes the colours that are read here.
   useEffect(() => {
     const element = box.current!;
     const plot = draw(element, latest.current, setAt);
@@ -61,7 +60,7 @@ export function Chart(props: ChartProps) {
   const shown = at && names[at.index] !== undefined ? at : null;
   const many = series.length > 1;
   return (
-    <figure className="chart" role="group" aria-label={label}>
+    <figure className="chart">
       <div
         ref={box}
         className="chart-canvas"

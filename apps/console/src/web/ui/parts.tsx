@@ -213,7 +213,6 @@ export const Skeleton = ({ width = '100%', height = 14 }: { width?: string | num
 export const SkeletonRows = ({ rows = 5, height = 18 }: { rows?: number; height?: number }) => (
   <div className="card-body stack" role="status" aria-label="Loading">
     {Array.from({ length: rows }, (_, index) => (
-      // biome-ignore lint/suspicious/noArrayIndexKey: they are all the same.
       <Skeleton key={index} height={height} width={`${96 - ((index * 17) % 34)}%`} />
     ))}
   </div>

@@ -261,8 +261,8 @@ export function Dialog({
       <BaseDialog.Portal>
         <BaseDialog.Backdrop className="backdrop" />
         <BaseDialog.Popup className="dialog" data-wide={wide ? '' : undefined}>
-          <BaseDialog.Title render={<h2 />}>{title}</BaseDialog.Title>
-          <BaseDialog.Description render={<p className="dialog-text" />}>{text}</BaseDialog.Description>
+          <BaseDialog.Title>{title}</BaseDialog.Title>
+          <BaseDialog.Description className="dialog-text">{text}</BaseDialog.Description>
           {children}
         </BaseDialog.Popup>
       </BaseDialog.Portal>

@@ -1,0 +1,23 @@
+import { type AuditRow, type ingest, TallyError } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import { decodeCursor, encodeCursor } from '@tally/service';
+import { z } from 'zod';
+
+type Question = z.output<(typeof ingest.audit.list)['input']>;
+
+export type AuditLog = (question: Question) => Promise<{ rows: AuditRow[]; nextCursor: string | null }>;
+
+/** Returns what administrators of all services did, in pages, newest first. */
+export function createAuditLog(store: Db['audit']): AuditLog {
+  return async ({ cursor, limit, ...question }) => {
+    const { startDate, endDate } = question;
+    if (startDate !== undefined && endDate !== undefined && startDate > endDate)
+      throw new TallyError('INVALID_DATE_ORDER', 'startDate is after endDate.');
+    const [before] = cursor === undefined ? [] : decodeCursor(cursor, question, Place);
+    const rows = await store.list({ ...question, before, limit });
+    const last = rows.length === limit ? rows.at(-1) : undefined;
+    return { rows, nextCursor: last ? encodeCursor([last.id], question) : null };
+  };
+}
+
+const Place = z.tuple([z.string().regex(/^\d{1,18}$/)]);

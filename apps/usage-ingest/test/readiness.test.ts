@@ -1,0 +1,131 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createIngestClient } from '@tally/contracts/client';
+import { migrate } from '@tally/db';
+import { createLog, createReleasers } from '@tally/service';
+import { Redis } from 'ioredis';
+import pg from 'pg';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { type Servers, startServers } from '../../../infra/local/servers.mjs';
+import { readEnv } from '../src/env.ts';
+import { createIngestService, type IngestService } from '../src/service.ts';
+
+const KEY = 'the-admin-key-of-the-tests';
+const releasers = createReleasers();
+const clock = { ahead: 0 };
+let home: string;
+let servers: Servers;
+let service: IngestService;
+let redis: Redis;
+let postgres: pg.Client;
+
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), 'tally-readiness-'));
+  servers = await startServers({ home, durable: false });
+  await migrate(servers.databaseUrl);
+  redis = new Redis(servers.redisUrl);
+  postgres = new pg.Client({ connectionString: servers.databaseUrl });
+  await postgres.connect();
+  const env = readEnv({
+    DATABASE_URL: servers.databaseUrl,
+    REDIS_URL: servers.redisUrl,
+    TALLY_ADMIN_KEY: KEY,
+    FLUSH_INTERVAL_MS: '20',
+  });
+  const log = createLog('test', 'silent');
+  service = await createIngestService(env, { log, releasers, now: () => Date.now() + clock.ahead });
+});
+afterAll(async () => {
+  await releasers.releaseAll();
+  redis.disconnect();
+  await postgres.end();
+  await servers.remove();
+  await rm(home, { recursive: true, force: true });
+});
+
+async function readyz() {
+  const response = await service.app.request('/readyz');
+  const { ok, degraded, notes } = (await response.json()) as { ok: boolean; degraded: boolean; notes: string[] };
+  expect(response.status).toBe(ok ? 200 : 503);
+  return { ok, degraded, notes };
+}
+
+const FINE = { ok: true, degraded: false, notes: [] };
+const degradedBy = (...notes: string[]) => ({ ok: true, degraded: true, notes });
+
+test('with both stores there it is not degraded', async () => {
+  expect(await readyz()).toEqual(FINE);
+});
+
+test('a Redis that was told to evict while it runs is noticed', async () => {
+  await redis.config('SET', 'maxmemory-policy', 'allkeys-lru');
+  expect(await readyz()).toEqual(degradedBy('Redis evicts keys: set maxmemory-policy noeviction.'));
+  await redis.config('SET', 'maxmemory-policy', 'noeviction');
+  expect(await readyz()).toEqual(FINE);
+});
+
+test('a Redis above its memory mark is noticed', async () => {
+  await redis.config('SET', 'maxmemory', '1mb');
+  expect(await readyz()).toEqual(degradedBy('Redis is above its memory mark.'));
+  await redis.config('SET', 'maxmemory', '2gb');
+  expect(await readyz()).toEqual(FINE);
+});
+
+test('a read-only Postgres is noticed, also by connections that were there before', async () => {
+  await postgres.query('alter system set default_transaction_read_only = on');
+  await postgres.query('select pg_reload_conf()');
+  await vi.waitFor(async () => expect(await readyz()).toEqual(degradedBy('Postgres is read-only.')));
+  await postgres.query('alter system reset default_transaction_read_only');
+  await postgres.query('select pg_reload_conf()');
+  await vi.waitFor(async () => expect(await readyz()).toEqual(FINE));
+});
+
+test('a full disk of Postgres is noticed by the flush, and usage is taken all the same', async () => {
+  await postgres.query(`
+    create function pg_temp_full() returns trigger language plpgsql as $$
+    begin raise exception using errcode = '53100', message = 'could not extend file /secret/place'; end $$;
+    create trigger full_disk before insert on usage_flushes for each statement execute function pg_temp_full()`);
+  const client = createIngestClient({
+    url: 'http://ingest',
+    key: KEY,
+    fetch: async (input, init) => service.app.request(input as string, init as RequestInit),
+  });
+  const entries = [{ id: 'a', merchantId: 'acme', metrics: { queries: '1' } }];
+  expect(await client.usage.record.mutate({ entries })).toMatchObject({ accepted: 1 });
+  await vi.waitFor(async () => expect(await readyz()).toEqual(degradedBy('Postgres takes no writes.')));
+  await postgres.query('drop trigger full_disk on usage_flushes');
+});
+
+test('a clock that differs from those of the stores is named', async () => {
+  clock.ahead = -2 * 3_600_000;
+  const { degraded, notes } = await readyz();
+  expect(degraded).toBe(true);
+  for (const store of ['Postgres', 'Redis'])
+    expect(notes).toContainEqual(
+      expect.stringMatching(`^The clock of this process is 7(199|200|201) s behind that of ${store}\\.$`),
+    );
+  clock.ahead = 0;
+});
+
+test('stores that hang are unavailable, however often it is asked, and come back', async () => {
+  clock.ahead = 60_000;
+  const stopped = [servers.redis.pid!, servers.postgres.pid!, ...childrenOf(servers.postgres.pid!)];
+  for (const pid of stopped) process.kill(pid, 'SIGSTOP');
+  try {
+    const asked = await Promise.all(Array.from({ length: 20 }, () => readyz()));
+    for (const each of [...asked, await readyz()])
+      expect(each).toEqual({ ok: false, degraded: true, notes: ['Postgres is unavailable.', 'Redis is unavailable.'] });
+  } finally {
+    for (const pid of stopped.reverse()) process.kill(pid, 'SIGCONT');
+  }
+  clock.ahead = 0;
+  await vi.waitFor(async () => expect((await readyz()).ok).toBe(true), { timeout: 30_000 });
+});
+
+const childrenOf = (pid: number) =>
+  execFileSync('pgrep', ['-P', String(pid)], { encoding: 'utf8' })
+    .trim()
+    .split('\n')
+    .map(Number);

@@ -1,0 +1,51 @@
+import { z } from 'zod';
+import { Role } from './access.ts';
+import { query } from './contract.ts';
+import { text } from './entry.ts';
+import { Day, Time } from './time.ts';
+
+/** One call of an administrative mutation. */
+export const AuditRow = z.object({
+  id: z.string(),
+  at: Time,
+  service: z.string(),
+  /** The procedure, such as `keys.create`. */
+  action: z.string(),
+  /** The id of the key that called; `admin` and `service` are the keys from the settings. */
+  actor: z.string(),
+  role: Role,
+  /** The merchant the key is bound to; null: none. */
+  actorMerchantId: z.string().nullable(),
+  /** The merchants that the call named, at most 100; the bound one where it named none. */
+  merchantIds: z.array(z.string()),
+  /** The id of what was changed or created. */
+  targetId: z.string().nullable(),
+  /** The input, shortened and without secrets. */
+  input: z.record(z.string(), z.unknown()),
+  /**
+   * `ok`; `failed` where the answer says so; else the code of the error. Null while it runs, and where the process ended or the
+   * database was unavailable before the outcome was recorded.
+   */
+  outcome: z.string().nullable(),
+  durationMs: z.number().int().nullable(),
+});
+export type AuditRow = z.infer<typeof AuditRow>;
+
+export const audit = {
+  /** Newest first. Calls refused before they ran (no access, invalid input) are in the request log only. */
+  list: query({
+    access: 'admin',
+    platform: true,
+    input: z
+      .strictObject({
+        startDate: Day.optional(),
+        endDate: Day.optional(),
+        actor: text(200).optional(),
+        action: text(200).optional(),
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: z.string().max(200).optional(),
+      })
+      .prefault({}),
+    output: z.object({ rows: z.array(AuditRow), nextCursor: z.string().nullable() }),
+  }),
+} as const;

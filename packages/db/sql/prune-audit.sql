@@ -1,0 +1,10 @@
+-- Removes the oldest rows of the audit log from before a moment, at most so many. Returns how many.
+-- $1 days kept   $2 most rows
+with gone as (
+  delete from audit_log
+  where id in (
+    select id from audit_log where at < now() - make_interval(days => $1::int) order by at limit $2
+  )
+  returning 1
+)
+select count(*)::int as rows from gone

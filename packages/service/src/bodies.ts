@@ -1,0 +1,174 @@
+import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+import { TallyError } from '@tally/contracts';
+
+export type Body = {
+  readonly bytes: Buffer;
+  /** Gives the room back. Call it once the request is answered. */
+  release(): void;
+};
+
+export type Bodies = {
+  /**
+   * Reads a body whole. Throws BODY_TOO_LARGE beyond `limit` inflated bytes, RATE_LIMITED or UNAVAILABLE where the room of
+   * the caller or of all callers is used up, BODY_TIMEOUT without progress, UNSUPPORTED_MEDIA_TYPE for an encoding other
+   * than gzip, and RequestAborted when the client leaves. Nothing is held after a throw.
+   */
+  read(request: IncomingMessage, options: { limit: number; callerId: string }): Promise<Body>;
+  /** Bytes held now. */
+  held(): number;
+};
+
+export type BodiesOptions = {
+  /** Bytes of all bodies held at once, and those of one caller. */
+  total: number;
+  perCaller: number;
+  /** A body that brings less than a KiB in this time is given up. */
+  progressMs: number;
+};
+
+/** Thrown when a client leaves before its request is complete: there is nobody to answer. */
+export class RequestAborted extends Error {
+  override readonly name = 'RequestAborted';
+}
+
+type Reading = { received: number; before: number | undefined; fail(error: Error): void };
+
+const MIN_PROGRESS_BYTES = 1024;
+const NOTHING = Buffer.alloc(0);
+const INFLATED_PIECE = 64 * 1024;
+
+/** The one budget of request bodies: whatever path, encoding and transfer coding they come by. */
+export function createBodies({ total, perCaller, progressMs }: BodiesOptions): Bodies {
+  const byCaller = new Map<string, number>();
+  const reading = new Set<Reading>();
+  let held = 0;
+  let watch: NodeJS.Timeout | undefined;
+
+  /** Takes room, or says why there is none. */
+  function take(callerId: string, bytes: number): TallyError | undefined {
+    const own = (byCaller.get(callerId) ?? 0) + bytes;
+    if (own > perCaller) return ownRoomUsed(perCaller);
+    if (held + bytes > total) return roomUsed();
+    byCaller.set(callerId, own);
+    held += bytes;
+    return undefined;
+  }
+
+  function give(callerId: string, bytes: number): void {
+    held -= bytes;
+    const own = (byCaller.get(callerId) ?? 0) - bytes;
+    if (own > 0) byCaller.set(callerId, own);
+    else byCaller.delete(callerId);
+  }
+
+  /** Ends what made no progress since the last look; one timer for all bodies. */
+  function look(): void {
+    for (const each of reading) {
+      if (each.before !== undefined && each.received - each.before < MIN_PROGRESS_BYTES) each.fail(tooSlow(progressMs));
+      else each.before = each.received;
+    }
+    if (reading.size > 0) return;
+    clearInterval(watch);
+    watch = undefined;
+  }
+
+  return {
+    held: () => held,
+    read(request, { limit, callerId }) {
+      const { 'content-length': length, 'content-encoding': encoding } = request.headers;
+      const says = length === undefined ? undefined : Number(length);
+      if (says === undefined && request.headers['transfer-encoding'] === undefined)
+        return Promise.resolve({ bytes: NOTHING, release() {} });
+      if (encoding !== undefined && encoding !== 'gzip' && encoding !== 'identity')
+        return Promise.reject(unknownEncoding(encoding));
+      if (says !== undefined && says > limit) return Promise.reject(tooLarge(limit));
+
+      return new Promise<Body>((resolve, reject) => {
+        const chunks: Buffer[] = [];
+        let own = 0;
+        const gunzip = encoding === 'gzip' ? createGunzip({ chunkSize: INFLATED_PIECE }) : undefined;
+        const source: Readable = gunzip ?? request;
+
+        const stop = () => {
+          reading.delete(state);
+          request.off('data', onReceived);
+          request.off('close', onClose);
+          source.off('data', onData);
+          source.off('end', onEnd);
+          gunzip?.off('error', onBroken);
+          if (!gunzip) return;
+          request.unpipe(gunzip);
+          gunzip.on('error', () => {});
+          gunzip.destroy();
+        };
+        const fail = (error: Error) => {
+          stop();
+          request.pause();
+          chunks.length = 0;
+          give(callerId, own);
+          own = 0;
+          reject(error);
+        };
+        const state: Reading = { received: 0, before: undefined, fail };
+        const onReceived = (chunk: Buffer) => {
+          state.received += chunk.length;
+        };
+        const onData = (chunk: Buffer) => {
+          if (own + chunk.length > limit) return fail(tooLarge(limit));
+          const refusal = take(callerId, chunk.length);
+          if (refusal) return fail(refusal);
+          own += chunk.length;
+          chunks.push(chunk);
+        };
+        const onEnd = () => {
+          stop();
+          const bytes = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+          let released = false;
+          resolve({
+            bytes,
+            release() {
+              if (!released) give(callerId, own);
+              released = true;
+            },
+          });
+        };
+        const onBroken = () =>
+          fail(new TallyError('INVALID_INPUT', 'The body is not readable as gzip, as its Content-Encoding says.'));
+        const onClose = () => {
+          if (!request.complete) fail(new RequestAborted('The client left in the middle of its body.'));
+        };
+
+        reading.add(state);
+        watch ??= setInterval(look, progressMs).unref();
+        request.on('data', onReceived);
+        request.on('close', onClose);
+        source.on('data', onData);
+        source.on('end', onEnd);
+        if (!gunzip) return;
+        gunzip.on('error', onBroken);
+        request.pipe(gunzip);
+      });
+    },
+  };
+}
+
+const tooLarge = (limit: number) =>
+  new TallyError('BODY_TOO_LARGE', `The body is larger than ${limit} bytes.`, { details: { maxBytes: limit } });
+
+const ownRoomUsed = (bytes: number) =>
+  new TallyError('RATE_LIMITED', `The bodies of this caller's open requests are larger than ${bytes} bytes together.`, {
+    details: { maxBytesAtOnce: bytes, retryAfter: 1 },
+  });
+
+const roomUsed = () =>
+  new TallyError('UNAVAILABLE', 'All callers together are sending more than this process can hold.', {
+    details: { retryAfter: 1 },
+  });
+
+const tooSlow = (progressMs: number) =>
+  new TallyError('BODY_TIMEOUT', `Less than ${MIN_PROGRESS_BYTES} bytes of the body arrived within ${progressMs} ms.`);
+
+const unknownEncoding = (encoding: string) =>
+  new TallyError('UNSUPPORTED_MEDIA_TYPE', `Content-Encoding ${encoding.slice(0, 40)} is not understood, gzip is.`);

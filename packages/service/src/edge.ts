@@ -1,0 +1,262 @@
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { type Access, ERRORS, TallyError } from '@tally/contracts';
+import type { Authenticate, Caller } from './auth.ts';
+import { type Bodies, RequestAborted } from './bodies.ts';
+import type { CallerLimits } from './caller-limits.ts';
+import { credentialsOf } from './credentials.ts';
+import { assertJsonLimits, type JsonLimits } from './json-limits.ts';
+import type { Log } from './log.ts';
+import { errorShape, refusalOf, retryAfterOf, understand } from './trpc.ts';
+
+/** What the edge knows of a procedure or a route before it lets a request through to it. */
+export type Endpoint = {
+  /** The name of a procedure or the pattern of a route: what metrics and errors call it. */
+  readonly label: string;
+  /** `key`: any valid key, the rest is asked later; `open`: none. */
+  readonly access: Access | 'key' | 'open';
+  readonly platform?: true;
+  /** Whether `Authorization: Basic` is taken. */
+  readonly basic: boolean;
+  /** Calls it counts as, and how many of the caller's places they take while they run. */
+  readonly calls: number;
+  readonly places: number;
+  readonly maxBodyBytes: number;
+  readonly json: JsonLimits;
+  /** Whether a body need not have the content type of JSON. */
+  readonly anyType: boolean;
+  /** Why it is refused to everybody whose key is valid, before its body. */
+  readonly refusal?: TallyError;
+  /** The body of an error; default: the one of tRPC. */
+  readonly errorBody?: (error: TallyError) => { type: string; body: object };
+  answer(exchange: Exchange, caller: Caller | undefined, body: Buffer): Promise<void>;
+};
+
+/** One request and its response. */
+export type Exchange = {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly method: string;
+  readonly path: string;
+  /** Without its question mark. */
+  readonly search: string;
+  /** Fields for the request's one log line. */
+  readonly event: Record<string, unknown>;
+  /** The status of the error that broke an answer which had begun. */
+  brokenBy?: number;
+  /** Writes the status and the headers, with those that every answer has. */
+  head(status: number, headers: Record<string, string>): void;
+};
+
+export type EdgeOptions = {
+  log: Log;
+  authenticate: Authenticate;
+  limits: CallerLimits;
+  bodies: Bodies;
+  /** Told every error that a call was answered with. */
+  onError(error: unknown): void;
+  /** Counts an answered request. */
+  count(label: string, status: number, durationMs: number): void;
+  /** The endpoint of a request; throws NOT_FOUND or METHOD_NOT_ALLOWED where there is none. */
+  find(request: { method: string; path: string; search: string }): Endpoint;
+};
+
+export type Edge = {
+  handle(request: IncomingMessage, response: ServerResponse): void;
+  /** Logs an error that a call was answered with. */
+  failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void;
+};
+
+const UNKNOWN = 'unknown';
+const RETRY_AFTER_SECONDS = '1';
+/** What metrics and logs say where the client left before its answer. */
+const CLIENT_LEFT = 499;
+const MAX_LOGGED = 200;
+const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
+const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
+/** What is read, and dropped, of a refused body so that its client sees the answer; and for how long. */
+const MAX_DROPPED_BYTES = 1024 * 1024;
+const DROPPING_MS = 2_000;
+const MAX_SMALL_BYTES = 64 * 1024;
+
+/**
+ * The one way in of all requests. In this order: the route; the key, from the headers; access and limits of the caller; the
+ * body, within the budget; then the endpoint. Nothing of a body is kept before its key is checked.
+ */
+export function createEdge({ log, authenticate, limits, bodies, onError, count, find }: EdgeOptions): Edge {
+  function failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void {
+    const known = understand(error);
+    onError(known.cause ?? error);
+    if (path !== undefined) event.procedure = cut(path);
+    event.code = known.code;
+    if (known.code === 'INTERNAL') log.error({ err: known.cause ?? error, path: event.procedure }, 'unexpected error');
+    else if (known.code === 'UNAVAILABLE' && known.cause)
+      log.warn({ err: known.cause, path: event.procedure }, 'unavailable');
+  }
+
+  async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const started = performance.now();
+    const { method = '', url = '' } = request;
+    const question = url.indexOf('?');
+    const path = question < 0 ? url : url.slice(0, question);
+    const named = request.headers['x-request-id'];
+    const requestId = typeof named === 'string' && REQUEST_ID.test(named) ? named : randomUUID();
+    const event: Record<string, unknown> = {};
+    const releases: (() => void)[] = [];
+    let label = UNKNOWN;
+    let endpoint: Endpoint | undefined;
+    const exchange: Exchange = {
+      request,
+      response,
+      method,
+      path,
+      search: question < 0 ? '' : url.slice(question + 1),
+      event,
+      head(status, headers) {
+        const busy = (status === 429 || status === 503) && headers['retry-after'] === undefined;
+        response.writeHead(status, {
+          ...headers,
+          ...(busy && { 'retry-after': RETRY_AFTER_SECONDS }),
+          'x-request-id': requestId,
+          'x-content-type-options': 'nosniff',
+        });
+      },
+    };
+
+    response.once('close', () => {
+      for (const release of releases) release();
+      const status = response.writableFinished ? response.statusCode : (exchange.brokenBy ?? CLIENT_LEFT);
+      const durationMs = Math.round((performance.now() - started) * 100) / 100;
+      count(label, status, durationMs);
+      const line = { requestId, method, path: cut(path), route: label, status, durationMs, ...event };
+      if (status >= 500) log.error(line, 'request');
+      else log.info(line, 'request');
+    });
+
+    try {
+      assertHost(request);
+      endpoint = find(exchange);
+      ({ label } = endpoint);
+      let caller: Caller | undefined;
+      if (endpoint.access !== 'open') {
+        caller = await authenticate(credentialsOf(request, endpoint.basic));
+        event.caller = caller.id;
+        const { access, platform, refusal } = endpoint;
+        const own = access === 'key' ? refusal : refusalOf(caller, { access, platform }, label);
+        if (own) throw own;
+        if (response.closed) return;
+        releases.push(limits.enter(caller, endpoint));
+      }
+      const body = await bodyOf(exchange, endpoint, caller?.id ?? '');
+      releases.push(body.release);
+      if (response.closed) return body.release();
+      await endpoint.answer(exchange, caller, body.bytes);
+    } catch (error) {
+      refuse(exchange, endpoint, error);
+    }
+  }
+
+  async function bodyOf({ request, response }: Exchange, { json, anyType, maxBodyBytes }: Endpoint, callerId: string) {
+    const { headers } = request;
+    const has = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+    const type = headers['content-type'];
+    if (!anyType && (has || type !== undefined) && request.method === 'POST' && !JSON_TYPE.test(type ?? ''))
+      throw new TallyError('UNSUPPORTED_MEDIA_TYPE', 'The body is not of the type application/json.');
+    if (has && headers.expect !== undefined) response.writeContinue();
+    const body = await bodies.read(request, { limit: request.method === 'POST' ? maxBodyBytes : 0, callerId });
+    try {
+      assertJsonLimits(body.bytes, json);
+    } catch (error) {
+      body.release();
+      throw error;
+    }
+    return body;
+  }
+
+  function refuse(exchange: Exchange, endpoint: Endpoint | undefined, error: unknown): void {
+    const { request, response, event } = exchange;
+    if (error instanceof RequestAborted) return;
+    failed(event, error, undefined);
+    const known = understand(error);
+    const { status } = ERRORS[known.code];
+    if (response.headersSent) {
+      // The client sees a transfer that breaks off, never a short answer that looks whole.
+      exchange.brokenBy = status;
+      response.destroy();
+      return;
+    }
+    const { type, body } = endpoint?.errorBody?.(known) ?? {
+      type: 'application/json',
+      body: { error: errorShape(known, endpoint?.label) },
+    };
+    const text = JSON.stringify(body);
+    const { allow } = (known.details ?? {}) as { allow?: unknown };
+    const seconds = retryAfterOf(known);
+    const left = unread(request);
+    exchange.head(status, {
+      'content-type': type,
+      'content-length': String(Buffer.byteLength(text)),
+      ...(seconds !== undefined && { 'retry-after': String(seconds) }),
+      ...(Array.isArray(allow) && { allow: allow.join(', ') }),
+      ...(status === 401 && { 'www-authenticate': endpoint?.basic ? 'Bearer, Basic realm="tally"' : 'Bearer' }),
+      ...(left && { connection: 'close' }),
+    });
+    if (!left) {
+      response.end(text);
+      return;
+    }
+    response.flushHeaders();
+    response.write(text);
+    dropBody(request, () => response.end());
+  }
+
+  return {
+    failed,
+    handle(request, response) {
+      // A client that goes away is seen by the response's `close`.
+      request.on('error', () => {});
+      response.on('error', () => {});
+      serve(request, response).catch((error: unknown) => {
+        log.error({ err: error }, 'a request could not be answered');
+        response.destroy();
+      });
+    },
+  };
+}
+
+/** Whether more of a body is to come than Node may drop by itself, to keep the connection. */
+function unread({ headers, readableEnded }: IncomingMessage): boolean {
+  if (readableEnded) return false;
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > MAX_SMALL_BYTES;
+}
+
+/** Reads on for a moment and keeps nothing: a connection that is closed at once may take its answer with it. */
+function dropBody(request: IncomingMessage, then: () => void): void {
+  let left = MAX_DROPPED_BYTES;
+  const done = () => {
+    clearTimeout(timer);
+    request.off('data', drop).off('end', done).off('close', done);
+    request.pause();
+    then();
+  };
+  const drop = (chunk: Buffer) => {
+    left -= chunk.length;
+    if (left < 0) done();
+  };
+  const timer = setTimeout(done, DROPPING_MS);
+  request.on('data', drop).on('end', done).on('close', done);
+  request.resume();
+}
+
+/** Of HTTP/1.1 exactly one Host is asked; health checks of old proxies speak HTTP/1.0 without. */
+function assertHost({ rawHeaders, httpVersionMinor }: IncomingMessage): void {
+  let hosts = 0;
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index]!;
+    if (name.length === 4 && name.toLowerCase() === 'host') hosts++;
+  }
+  if (hosts > 1 || (hosts === 0 && httpVersionMinor > 0))
+    throw new TallyError('INVALID_INPUT', `A request has one Host header; this one has ${hosts}.`);
+}
+
+const cut = (text: string) => (text.length > MAX_LOGGED ? `${text.slice(0, MAX_LOGGED)}…` : text);

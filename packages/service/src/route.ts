@@ -1,0 +1,43 @@
+import type { Access } from '@tally/contracts';
+import type { Context as HonoContext } from 'hono';
+import type { Caller } from './auth.ts';
+import type { Endpoint } from './edge.ts';
+
+/** What an admitted request of a route comes with. */
+export type Admitted = {
+  caller: Caller;
+  /** The body, after its encoding; empty where none was sent. */
+  text(): string;
+  /** The body as JSON; INVALID_JSON where it is none. */
+  json(): unknown;
+  /** Calls a procedure of the service's router as the caller. */
+  call(procedure: string, input: unknown): Promise<unknown>;
+};
+
+type Answer = Response | Promise<Response>;
+
+/**
+ * A path beside tRPC. The edge checks the key, the access, the limits and the body before `answer` is called; what it throws
+ * is answered as an error.
+ */
+export type Route = {
+  readonly method: 'GET' | 'POST';
+  /** As Hono writes it; also its name in metrics. */
+  readonly path: string;
+} & (
+  | { readonly access: 'open'; answer(c: HonoContext): Answer }
+  | {
+      readonly access: Access;
+      readonly platform?: true;
+      /** For clients of other systems, which may send their key as `Authorization: Basic`. */
+      readonly source?: true;
+      /** Inflated; default: `MAX_BODY_BYTES`. */
+      readonly maxBodyBytes?: number;
+      /** Array elements and object members of the body; default: `MAX_ITEMS`. */
+      readonly maxItems?: number;
+      /** Whatever its content type says, the route reads its body. */
+      readonly anyType?: true;
+      readonly errorBody?: Endpoint['errorBody'];
+      answer(c: HonoContext, admitted: Admitted): Answer;
+    }
+);

@@ -1,0 +1,65 @@
+import { once } from 'node:events';
+import { createServer, type RequestListener } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
+import { Counter, type Registry } from 'prom-client';
+import type { EdgeEnv } from './env.ts';
+
+export type Listening = {
+  port: number;
+  /** Says that the service is leaving, ends intake after `SHUTDOWN_DELAY_MS`, resolves when all requests are answered. */
+  stop(): Promise<void>;
+};
+
+export type ServerOptions = {
+  handle: RequestListener;
+  env: EdgeEnv;
+  registry: Registry;
+  /** Called when a stop begins: load balancers should send callers elsewhere. */
+  leave(): void;
+  /** Called before the port is closed: what lasts long ends now. */
+  stopAccepting(): void;
+};
+
+const CLOSE_IDLE_MS = 20;
+const REQUEST_TIMEOUT_MS = 60_000;
+const HEADERS_TIMEOUT_MS = 10_000;
+const CHECK_CONNECTIONS_MS = 2_000;
+/** Longer than clients and load balancers keep idle connections: whoever closes first must not be us. */
+const KEEP_ALIVE_MS = 75_000;
+
+/** Makes the function that listens, with bounds on connections and on the time that a request may take to arrive. */
+export function createListen({ handle, env, registry, leave, stopAccepting }: ServerOptions) {
+  const dropped = new Counter({
+    name: 'tally_http_connections_dropped_total',
+    help: 'Connections beyond MAX_CONNECTIONS, closed without an answer.',
+    registers: [registry],
+  });
+
+  return async ({ host, port }: { host: string; port: number }): Promise<Listening> => {
+    const server = createServer({ requireHostHeader: false, connectionsCheckingInterval: CHECK_CONNECTIONS_MS });
+    server.on('request', handle);
+    // The client asks before it sends its body: the edge answers when it wants it.
+    server.on('checkContinue', handle);
+    server.on('drop', () => dropped.inc());
+    server.maxConnections = env.MAX_CONNECTIONS;
+    server.requestTimeout = REQUEST_TIMEOUT_MS;
+    server.headersTimeout = HEADERS_TIMEOUT_MS;
+    server.keepAliveTimeout = KEEP_ALIVE_MS;
+    server.listen(port, host);
+    await once(server, 'listening');
+    return {
+      port: (server.address() as AddressInfo).port,
+      async stop() {
+        leave();
+        await wait(env.SHUTDOWN_DELAY_MS);
+        stopAccepting();
+        const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+        // Again and again: a connection whose request ends now would stay open for as long as it may be idle.
+        const closing = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS);
+        await closed;
+        clearInterval(closing);
+      },
+    };
+  };
+}

@@ -1,0 +1,96 @@
+/** Why a store could not do its work; every case is the store's, and may end by itself. */
+type Fault = 'unreachable' | 'readOnly' | 'overloaded';
+
+const MESSAGES: Record<Fault, string> = {
+  unreachable: 'A data store is unavailable.',
+  readOnly: 'A data store takes no writes at the moment.',
+  overloaded: 'A data store is overloaded.',
+};
+
+/** Codes of Postgres, and of Node's and undici's connections. */
+const CODES: [RegExp, Fault][] = [
+  [
+    /^(ECONNREFUSED|ECONNRESET|ECONNABORTED|ENOTFOUND|EAI_AGAIN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH)$/,
+    'unreachable',
+  ],
+  [/^UND_ERR_(SOCKET|CLOSED|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)$/, 'unreachable'],
+  // Connection exceptions; shut down, crashed, starting, dropped, idle too long.
+  [/^(08...|57P0[1-5])$/, 'unreachable'],
+  // Disk full; read-only; I/O error.
+  [/^(53100|25006|58030)$/, 'readOnly'],
+  // Out of memory, of connections, of another limit; serialization and deadlock; a lock that is not free.
+  [/^(53200|53300|53400|40001|40P01|55P03)$/, 'overloaded'],
+];
+
+/** What pg and ioredis say where they have no code. Redis begins its errors with a word for their kind. */
+const WORDS: [RegExp, Fault][] = [
+  [
+    /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/,
+    'unreachable',
+  ],
+  [/^(Connection is closed|Stream isn't writeable|Failed to refresh slots cache|None of startup nodes)/, 'unreachable'],
+  [/^(Reached the max retries per request|Command aborted due to connection close|All sentinels are)/, 'unreachable'],
+  [/^(Query read timeout|Command timed out)/, 'unreachable'],
+  [/^-?(LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|NOREPLICAS|NOAUTH|WRONGPASS) /, 'unreachable'],
+  [/^-?(READONLY|MISCONF) /, 'readOnly'],
+  [/^-?(OOM|BUSY) /, 'overloaded'],
+];
+
+const SQLSTATE = /^[0-9A-Z]{5}$/;
+const REDIS = /^-?[A-Z]{3,} /;
+const CANCELED = '57014';
+
+export type StoreFault = {
+  fault: Fault;
+  /** Where the error tells it. */
+  store: 'postgres' | 'redis' | undefined;
+  /** For callers; the words of the store stay out of answers. */
+  message: string;
+};
+
+/** Why a store failed, for an error of a store; undefined for all others. */
+export function storeFaultOf(error: unknown): StoreFault | undefined {
+  for (const { code, message, name } of chain(error)) {
+    const byCode = CODES.find(([pattern]) => pattern.test(String(code)));
+    const found = byCode ?? WORDS.find(([pattern]) => pattern.test(String(message)));
+    const fault = found?.[1] ?? (name === 'TimeoutError' ? 'unreachable' : undefined);
+    if (!fault) continue;
+    const store = SQLSTATE.test(String(code)) ? 'postgres' : REDIS.test(String(message)) ? 'redis' : undefined;
+    return { fault, store, message: MESSAGES[fault] };
+  }
+  return undefined;
+}
+
+/** Whether a call of another service of Tally was answered that it cannot be done now. */
+export function isServiceUnavailable(error: unknown): boolean {
+  return chain(error).some(
+    ({ name, data }) => name === 'TRPCClientError' && [429, 502, 503, 504].includes(data?.httpStatus ?? 0),
+  );
+}
+
+/** Whether Postgres gave a statement up after its time. */
+export function isStatementTimeout(error: unknown): boolean {
+  return chain(error).some(({ code }) => code === CANCELED);
+}
+
+type Cause = {
+  name?: string;
+  code?: unknown;
+  message?: unknown;
+  cause?: unknown;
+  driverError?: unknown;
+  previousErrors?: unknown[];
+  lastNodeError?: unknown;
+  data?: { httpStatus?: number };
+};
+
+/** An error and what it wraps: TypeORM's, undici's, those of a MULTI and of a cluster. */
+function chain(error: unknown): Cause[] {
+  const found: Cause[] = [];
+  for (let each = error; each instanceof Error && found.length < 5; ) {
+    const cause: Cause = each;
+    found.push(cause);
+    each = cause.driverError ?? cause.cause ?? cause.lastNodeError ?? cause.previousErrors?.[0];
+  }
+  return found;
+}

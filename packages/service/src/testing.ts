@@ -1,0 +1,12 @@
+import { z } from 'zod';
+import { type EdgeEnv, edgeEnv, parseEnv } from './env.ts';
+import type { Readiness } from './readiness.ts';
+
+/** The settings of the edge, with those that a test changes. */
+export const edgeSettings = (changed: Record<string, string> = {}): EdgeEnv => parseEnv(z.object(edgeEnv), changed);
+
+/** Stores that are always there. */
+export const READY: Readiness = {
+  health: async () => ({ ok: true, degraded: false, postgres: true, redis: true, notes: [] }),
+  sawError() {},
+};
