@@ -36,6 +36,8 @@ export const Brand = () => (
   </span>
 );
 
+const DOOR = '/app/sign-in';
+
 /** The navigation and, beside it, the page: for those who are signed in. */
 export function Frame() {
   const session = useQuery(
@@ -43,7 +45,8 @@ export function Frame() {
   );
   const path = useRouterState({ select: ({ location }) => location.href });
   if (session.error && codeOf(session.error) === 'UNAUTHORIZED')
-    return <Navigate to="/app/sign-in" search={{ next: path }} replace />;
+    // While the door opens this page is still here, and its address is the door's.
+    return path.startsWith(DOOR) ? null : <Navigate to={DOOR} search={{ next: path }} replace />;
   if (session.error && !session.data)
     return (
       <main className="door">

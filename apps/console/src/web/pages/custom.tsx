@@ -5,7 +5,7 @@ import { useId, useState } from 'react';
 import { api, client, codeOf, detailsOf, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { addDays, rangeText, today } from '../time.ts';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead, Skeleton } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead, SCROLLS, Skeleton } from '../ui/parts.tsx';
 import { Confirm, Dialog, Select, tell, tellError } from '../ui/popups.tsx';
 
 type Source = 'events' | 'usage' | 'daily_metrics' | 'weekly_metrics' | 'monthly_metrics';
@@ -118,7 +118,7 @@ export function CustomMetrics() {
                   : 'An analyst or admin can define them.'}
               </Empty>
             ) : (
-              <div className="table-scroll">
+              <div className="table-scroll" {...SCROLLS}>
                 <table className="table">
                   <thead>
                     <tr>

@@ -6,7 +6,7 @@ import { api, client, messageOf, queryClient } from '../api.ts';
 import { type Entry, entriesOf } from '../csv.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
-import { Answer, Banner, Button, Card, Empty, PageHead } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Empty, PageHead, SCROLLS } from '../ui/parts.tsx';
 import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
 
 const KINDS = [
@@ -67,7 +67,7 @@ export function Directory() {
                   : 'An admin can add names.'}
               </Empty>
             ) : (
-              <div className="table-scroll">
+              <div className="table-scroll" {...SCROLLS}>
                 <table className="table">
                   <thead>
                     <tr>

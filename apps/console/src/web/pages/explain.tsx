@@ -32,6 +32,7 @@ import {
   Num,
   PageHead,
   padOf,
+  SCROLLS,
   Skeleton,
 } from '../ui/parts.tsx';
 import { Dialog, Select, tell } from '../ui/popups.tsx';
@@ -202,7 +203,7 @@ function Parts({
                       />
                     </div>
                   )}
-                  <div className="table-scroll table-tall">
+                  <div className="table-scroll table-tall" {...SCROLLS}>
                     <table className="table">
                       <thead>
                         <tr>
@@ -250,7 +251,7 @@ function Parts({
                 found.length === 0 ? (
                   <Empty title="No merchant has usage here" />
                 ) : (
-                  <div className="table-scroll">
+                  <div className="table-scroll" {...SCROLLS}>
                     <table className="table">
                       <thead>
                         <tr>
@@ -427,7 +428,7 @@ function DayOfMerchant({
                   Nothing of {labelOfMetric(metric).toLowerCase()} was recorded on this day.
                 </Empty>
               ) : (
-                <div className="table-scroll table-tall">
+                <div className="table-scroll table-tall" {...SCROLLS}>
                   <table className="table">
                     <thead>
                       <tr>
@@ -492,7 +493,7 @@ function DayOfMerchant({
                   are never edited.
                 </Empty>
               ) : (
-                <div className="table-scroll">
+                <div className="table-scroll" {...SCROLLS}>
                   <table className="table">
                     <thead>
                       <tr>
@@ -635,7 +636,7 @@ function Events({
                   : 'All events of the day were looked at.'}
               </Empty>
             ) : (
-              <div className="table-scroll">
+              <div className="table-scroll" {...SCROLLS}>
                 <table className="table">
                   <thead>
                     <tr>
@@ -801,7 +802,7 @@ function Reconciliation({ merchantId, range, metric }: { merchantId: string; ran
         }
       >
         {(rows) => (
-          <div className="table-scroll">
+          <div className="table-scroll" {...SCROLLS}>
             <table className="table">
               <thead>
                 <tr>

@@ -23,7 +23,7 @@ import { Chart, type Series, Swatch } from '../ui/chart.tsx';
 import { Coverage } from '../ui/coverage.tsx';
 import { Explained } from '../ui/explained.tsx';
 import { Filters } from '../ui/filters.tsx';
-import { Answer, Button, Card, Delta, Empty, Num, PageHead, padOf, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Delta, Empty, Num, PageHead, padOf, SCROLLS, Skeleton } from '../ui/parts.tsx';
 import { CopyButton, Dialog, Menu, Segments, Select } from '../ui/popups.tsx';
 import { RangePicker } from '../ui/range.tsx';
 
@@ -225,7 +225,7 @@ function ByTime({ range, measure, interval, timeZone, filters, chart, compare }:
             );
             const isWholeDays = timeZone === 'UTC' && interval !== 'hour' && interval !== '15m';
             return (
-              <div className="table-scroll">
+              <div className="table-scroll" {...SCROLLS}>
                 <table className="table">
                   <thead>
                     <tr>
@@ -402,7 +402,7 @@ function ByDimension({
             const pad = padOf([...answer.rows.map(({ cost }) => cost), answer.totals.cost], 'money');
             return (
               <>
-                <div className="table-scroll">
+                <div className="table-scroll" {...SCROLLS}>
                   <table className="table">
                     <thead>
                       <tr>

@@ -7,7 +7,7 @@ import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addDays, dayText, today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, SCROLLS, Skeleton } from '../ui/parts.tsx';
 import { tell, tellError } from '../ui/popups.tsx';
 
 const ROLES: Record<string, string> = {
@@ -129,7 +129,7 @@ function Agreement({ platform }: { platform: boolean }) {
             and Redis.
           </Empty>
         ) : (
-          <div className="table-scroll">
+          <div className="table-scroll" {...SCROLLS}>
             <table className="table">
               <thead>
                 <tr>
@@ -194,7 +194,7 @@ function DeadLetters() {
               again.
             </Empty>
           ) : (
-            <div className="table-scroll">
+            <div className="table-scroll" {...SCROLLS}>
               <table className="table">
                 <thead>
                   <tr>

@@ -5,7 +5,7 @@ import { api, client, messageOf, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addMonths, daysOfMonth, monthOf, rangeText, today } from '../time.ts';
-import { Answer, Banner, Button, Card, Chip, Empty, Failure, Moment, PageHead } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Failure, Moment, PageHead, SCROLLS } from '../ui/parts.tsx';
 import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
 
 const WHAT: Record<string, string> = {
@@ -60,7 +60,7 @@ export function Jobs() {
       </PageHead>
       {isAdmin && failed.data && failed.data.rows.length > 0 && (
         <Card title="Failed" note="after all their attempts" flush>
-          <div className="table-scroll">
+          <div className="table-scroll" {...SCROLLS}>
             <table className="table">
               <thead>
                 <tr>
@@ -100,7 +100,7 @@ export function Jobs() {
                   The rollups of a day are made the next morning. Backfill makes them of older days now.
                 </Empty>
               ) : (
-                <div className="table-scroll">
+                <div className="table-scroll" {...SCROLLS}>
                   <table className="table">
                     <thead>
                       <tr>

@@ -5,7 +5,7 @@ import { Ban, Ellipsis, KeyRound, Plus, RefreshCw } from 'lucide-react';
 import { useState } from 'react';
 import { client, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, SCROLLS } from '../ui/parts.tsx';
 import { Confirm, CopyButton, Dialog, Menu, Segments, Select, tell, tellError } from '../ui/popups.tsx';
 
 const ROLES: readonly { value: Exclude<Role, 'service'>; label: string; note: string }[] = [
@@ -96,7 +96,7 @@ export function Keys() {
                 than it needs.
               </Empty>
             ) : (
-              <div className="table-scroll">
+              <div className="table-scroll" {...SCROLLS}>
                 <table className="table">
                   <thead>
                     <tr>

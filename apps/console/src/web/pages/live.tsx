@@ -8,7 +8,7 @@ import { add, format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, padOf, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, padOf, SCROLLS, Skeleton } from '../ui/parts.tsx';
 import { Select } from '../ui/popups.tsx';
 
 const EVERY_MS = 2_000;
@@ -97,7 +97,7 @@ export function Live() {
                       {merchantId} has recorded nothing that is still kept.
                     </Empty>
                   ) : (
-                    <div className="table-scroll table-tall">
+                    <div className="table-scroll table-tall" {...SCROLLS}>
                       <table className="table">
                         <thead>
                           <tr>

@@ -232,3 +232,6 @@ export function Answer<T>({
   if (query.error) return <Failure error={query.error} retry={() => void query.refetch()} />;
   return <>{waiting ?? <SkeletonRows />}</>;
 }
+
+/** For what scrolls by itself: the keyboard can reach it, and it has a name. */
+export const SCROLLS = { tabIndex: 0, role: 'group', 'aria-label': 'Table' } as const;
