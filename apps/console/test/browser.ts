@@ -29,7 +29,7 @@ function findOnPath(program: string): string {
 
 export type Visitor = { page: Page; problems: string[]; close(): Promise<void> };
 
-/** What a browser says of answers that a page is made to get. */
+/** The browser's own message about an error status, which tests cause on purpose. */
 const EXPECTED = /Failed to load resource: the server responded with a status of (400|401|403|404|503)/;
 
 /** A browser of one's own, with what its console said of errors. */
@@ -51,7 +51,7 @@ export async function signIn(page: Page, url: string, key: string): Promise<void
   await page.waitForURL('**/app/overview');
 }
 
-/** What axe finds that keeps people out: its serious and critical findings, in one line each. */
+/** Returns the serious and critical findings of axe, one line each. */
 export async function findings(page: Page): Promise<string[]> {
   // Over the protocol, as developer tools do: the page's own policy lets no script in.
   await page.evaluate(AXE);

@@ -3,7 +3,7 @@ import { Role } from './access.ts';
 import { mutation, query } from './contract.ts';
 import { Time } from './time.ts';
 
-/** Who a caller is, as the console shows it. */
+/** The caller, as the console shows it. */
 const Who = z.object({
   /** The id of the key. */
   keyId: z.string(),

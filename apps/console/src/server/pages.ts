@@ -95,7 +95,7 @@ export async function readPages(folder: string): Promise<Pages> {
   };
 }
 
-/** Whether the page itself draws what is at a path. */
+/** Returns whether a path belongs to the page's own router. */
 const isView = (path: string) => path === '/' || path === '/app' || path.startsWith('/app/');
 
 function acceptedOf(header = ''): Set<string> {

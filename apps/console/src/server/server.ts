@@ -16,7 +16,7 @@ const HEADERS_TIMEOUT_MS = 10_000;
 /** Longer than browsers and load balancers keep idle connections: whoever closes first must not be us. */
 const KEEP_ALIVE_MS = 75_000;
 const CLOSE_IDLE_MS = 20;
-/** What logs say where the client left before its answer. */
+/** The status in logs and metrics of a request whose client left before its answer. */
 const CLIENT_LEFT = 499;
 const LOOPBACK = /^(localhost|127(\.\d+){3}|::1)$/;
 

@@ -10,7 +10,7 @@ import type { Headers, Upstream } from './upstream.ts';
 export type Sessions = {
   /** Answers `POST /session` (exchanges an API key for a cookie) and `DELETE /session` (ends it). */
   answer(exchange: Exchange): Promise<void>;
-  /** Whether a request shows a key or a session that may read. */
+  /** Returns whether a request shows a key or a session with read access. */
   mayRead(exchange: Exchange): Promise<boolean>;
 };
 

@@ -46,15 +46,15 @@ type Data = { code?: ErrorCode; action?: string; details?: unknown };
 const dataOf = (error: unknown): Data | undefined =>
   error instanceof TRPCClientError ? (error.data as Data | undefined) : undefined;
 
-/** The domain's code of an error; undefined where no answer came. */
+/** Returns the code of an error; undefined if no answer came. */
 export const codeOf = (error: unknown): ErrorCode | undefined => dataOf(error)?.code;
 export const detailsOf = (error: unknown): Record<string, unknown> =>
   (dataOf(error)?.details as Record<string, unknown> | undefined) ?? {};
 
-/** What to do about an error, where the service says so. */
+/** Returns what to do about an error, where the service says so. */
 export const actionOf = (error: unknown): string | undefined => dataOf(error)?.action;
 
-/** An error's message in one sentence. */
+/** Returns the message of an error. */
 export function messageOf(error: unknown): string {
   if (dataOf(error)) return (error as Error).message;
   return 'Tally does not answer. Check that it runs and that you are online.';

@@ -38,7 +38,7 @@ export const Brand = () => (
 
 const DOOR = '/app/sign-in';
 
-/** The navigation and, beside it, the page: for those who are signed in. */
+/** Shows the navigation and the page to those who are signed in; sends all others to the sign-in. */
 export function Frame() {
   const session = useQuery(
     api.sessions.current.queryOptions(undefined, { staleTime: 60_000, refetchInterval: 300_000 }),
@@ -238,7 +238,7 @@ export type ServiceHealth = {
   services: Record<string, { ok: boolean; degraded?: boolean; notes?: string[]; [fact: string]: unknown }>;
 };
 
-/** What the services say of themselves. */
+/** Asks for the readiness of all services. */
 export const healthQuery = {
   queryKey: ['readyz'],
   queryFn: async (): Promise<ServiceHealth> => (await fetch('/readyz')).json() as Promise<ServiceHealth>,

@@ -1,6 +1,6 @@
 import type { Kind } from './quantity.ts';
 
-/** What analytics answers for every group, and the metric type in the journal that proves it. */
+/** The measures of analytics, each with the metric type of the journal that explains it. */
 export const MEASURES = [
   { id: 'cost', label: 'Cost', metric: 'cost', kind: 'money' },
   { id: 'requests', label: 'Requests', metric: 'requests', kind: 'count' },
@@ -18,7 +18,7 @@ export const kindOfMetric = (metric: string): Kind => (metric === 'cost' ? 'mone
 export const labelOfMetric = (metric: string): string =>
   measureOfMetric(metric)?.label ?? metric.replaceAll('_', ' ').replace(/^./, (first) => first.toUpperCase());
 
-/** By what usage can be grouped and filtered. */
+/** The dimensions to group and filter by. */
 export const DIMENSIONS = [
   { id: 'merchant', label: 'Merchant', filter: 'merchants', api: 'merchantIds' },
   { id: 'user', label: 'User', filter: 'users', api: 'userIds' },
@@ -42,7 +42,7 @@ export type FilterSearch = {
 
 const MAX_VALUES = 100;
 
-/** Reads filters from an address; what makes no sense is left out. */
+/** Reads filters from an address; leaves out invalid values. */
 export function readFilters(search: Record<string, unknown>): FilterSearch {
   const filters: FilterSearch = {};
   for (const { filter } of DIMENSIONS) {

@@ -12,7 +12,7 @@ import {
   unitsOf,
 } from './quantity.ts';
 
-/** What the API answers: at most 19 digits and 9 decimals, in the shortest form. */
+/** Quantities as the API answers them: in the shortest form, with at most 9 decimals. */
 const quantities = fc.bigInt({ min: -(10n ** 28n), max: 10n ** 28n }).map(quantityOf);
 
 describe('a quantity on screen', () => {

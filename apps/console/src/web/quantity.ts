@@ -3,7 +3,7 @@
  * are computed with integers. Only pixels are approximate (see `approximate`).
  */
 
-/** How a quantity is written: US dollars, a plain number, or a percentage. */
+/** The format of a quantity: US dollars, a plain number, or a percentage. */
 export type Kind = 'money' | 'count' | 'percent';
 
 /** A quantity in the pieces in which it is shown: `tail` are the decimals that most readers skip. */
@@ -39,7 +39,7 @@ export function parseFormatted(text: string): string {
   return plain.includes('.') ? plain.replace(/0+$/, '').replace(/\.$/, '') : plain;
 }
 
-/** A quantity as an integer of billionths. */
+/** Returns a quantity as an integer of billionths. */
 export function unitsOf(quantity: string): bigint {
   const negative = quantity.startsWith('-');
   const [whole = '0', fraction = ''] = (negative ? quantity.slice(1) : quantity).split('.');
@@ -47,7 +47,7 @@ export function unitsOf(quantity: string): bigint {
   return negative ? -units : units;
 }
 
-/** The quantity of an integer of billionths, in its shortest form. */
+/** Returns the quantity of an integer of billionths, in its shortest form. */
 export function quantityOf(units: bigint): string {
   const digits = (units < 0n ? -units : units).toString().padStart(SCALE + 1, '0');
   const fraction = digits.slice(-SCALE).replace(/0+$/, '');
@@ -60,7 +60,7 @@ export const subtract = (from: string, quantity: string): string => quantityOf(u
 export const isZero = (quantity: string): boolean => /^-?0*(\.0*)?$/.test(quantity);
 export const isNegative = (quantity: string): boolean => quantity.startsWith('-') && !isZero(quantity);
 
-/** part / whole in percent with one decimal; null where there is no whole. */
+/** Returns part / whole in percent with one decimal; null if whole is 0. */
 export function percentage(part: string, whole: string): string | null {
   const [numerator, denominator] = [unitsOf(part), unitsOf(whole)];
   if (denominator <= 0n) return null;
@@ -68,7 +68,7 @@ export function percentage(part: string, whole: string): string | null {
   return tenthsText(tenths);
 }
 
-/** The change from `previous` to `current` in percent with one decimal; null where nothing was before. */
+/** Returns the change from `previous` to `current` in percent with one decimal; null if `previous` is 0. */
 export function change(current: string, previous: string): string | null {
   return isZero(previous) ? null : percentage(subtract(current, previous), previous.replace('-', ''));
 }

@@ -20,7 +20,7 @@ import { SignIn } from './pages/sign-in.tsx';
 import { isDay, isMonth } from './time.ts';
 import { Empty, Failure, SkeletonRows } from './ui/parts.tsx';
 
-/** An address without what it says anyway: search parameters are all the state of a page. */
+/** Search parameters as they stand in the address: they are all the state of a page. */
 type Search = Record<string, unknown>;
 
 const oneOf = <T extends string>(value: unknown, options: readonly T[]): T | undefined =>

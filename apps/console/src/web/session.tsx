@@ -11,7 +11,7 @@ export type Who = {
   expiresAt: string | null;
 };
 
-/** What a role may do, as `grants` of the contracts has it; a test compares them. */
+/** The access of each role, as `grants` of the contracts has it. A test compares them. */
 export const GRANTS: Record<Role, readonly Access[]> = {
   producer: ['record'],
   member: ['record', 'read'],
@@ -23,7 +23,7 @@ export const GRANTS: Record<Role, readonly Access[]> = {
 
 export const WhoContext = createContext<Who | null>(null);
 
-/** Who is signed in, and what of the page is for them. */
+/** Returns who is signed in, and what they may do. */
 export function useWho() {
   const who = useContext(WhoContext);
   if (!who) throw new Error('There is no session here.');

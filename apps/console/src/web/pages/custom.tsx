@@ -79,7 +79,7 @@ const EXAMPLES = [
 
 const PREVIEW_DAYS = 7;
 
-/** Formulas over usage: what exists, what each gives, and an editor that tries before it saves. */
+/** Lists custom metrics, shows their values and versions, and edits them. */
 export function CustomMetrics() {
   const { id } = useSearch({ from: '/frame/app/custom-metrics' });
   const navigate = useNavigate({ from: '/app/custom-metrics' });
@@ -534,7 +534,7 @@ function Editor({
   );
 }
 
-/** What is wrong with a formula, underlined where it is. */
+/** Shows an error of a formula, underlined at its offset. */
 function FormulaError({ error, formula }: { error: unknown; formula: string }) {
   const { offset, allowed } = detailsOf(error) as { offset?: unknown; allowed?: unknown };
   const at = typeof offset === 'number' && offset < formula.length ? offset : null;

@@ -20,7 +20,7 @@ const AT_ONCE = 5_000;
 const PAGE = 100;
 const NEW: Entry = { id: '', name: '', email: null, role: null, merchantId: null };
 
-/** Who is who: the names that reports show in place of ids. */
+/** Edits the names that reports show in place of ids. */
 export function Directory() {
   const search = useSearch({ from: '/frame/app/directory' });
   const navigate = useNavigate({ from: '/app/directory' });

@@ -38,7 +38,7 @@ import {
 import { Dialog, Select, tell } from '../ui/popups.tsx';
 import { RangePicker } from '../ui/range.tsx';
 
-/** Why a number is what it is: down to its days and merchants, and from there to its events. */
+/** Explains a number: its days and merchants, and from there its events. */
 export function Explain() {
   const search = useSearch({ from: '/frame/app/explain' });
   const navigate = useNavigate({ from: '/app/explain' });
@@ -95,7 +95,7 @@ function Subject({ range, filters, bound }: { range: Range; filters: FilterSearc
   return <>{[whose, ...named, rangeText(range)].filter(Boolean).join(' · ')}</>;
 }
 
-/** A number of many days or merchants: what it is made of, each part a link. */
+/** Shows the parts of a number of several days or merchants, each as a link. */
 function Parts({
   metric,
   range,
@@ -312,10 +312,10 @@ function Parts({
 }
 
 const EVENTS = 50;
-/** Where filters leave few, more are looked at. */
+/** Events of a page when filters will leave few of them. */
 const NARROW_EVENTS = 1_000;
 
-/** A number of one merchant and day: events and adjustments, and every event behind it. */
+/** Shows the events and adjustments behind a number of one merchant and day. */
 function DayOfMerchant({
   merchantId,
   date,
@@ -542,7 +542,7 @@ function DayOfMerchant({
 const countText = (count: number, name: string) =>
   `${count === 0 ? 'no' : format(String(count), 'count')} ${name}${count === 1 ? '' : 's'}`;
 
-/** What an event or an adjustment adds to a metric. */
+/** Returns the amount that an event or an adjustment adds to a metric. */
 function amountOf(metrics: Record<string, string>, metric: string): string {
   if (metric === 'total_tokens') return add(metrics.prompt_tokens ?? '0', metrics.completion_tokens ?? '0');
   return metrics[metric] ?? '0';
@@ -573,7 +573,7 @@ type Event = {
   properties: Record<string, string | number | boolean>;
 };
 
-/** Whether an event has one of the chosen values in every chosen dimension. */
+/** Returns whether an event has one of the chosen values in every chosen dimension. */
 function isOf(event: Event, narrow: FilterSearch): boolean {
   const has = (chosen: string[] | undefined, value: string | null) => !chosen || chosen.includes(value ?? 'unknown');
   return (
@@ -754,7 +754,7 @@ const STORED = [
 /** The longest range that is compared without being asked to. */
 const AUTOMATIC_DAYS = 1;
 
-/** Whether every stored form of a number agrees. */
+/** Shows whether all stored forms of a number agree. */
 function Reconciliation({ merchantId, range, metric }: { merchantId: string; range: Range; metric: string }) {
   const who = useWho();
   const [asked, setAsked] = useState(countDays(range) <= AUTOMATIC_DAYS);
@@ -834,7 +834,7 @@ function Reconciliation({ merchantId, range, metric }: { merchantId: string; ran
   );
 }
 
-/** Adds a correction, once: its id is made when the form opens, so that a retry repeats it. */
+/** Adds an adjustment, once: its id is created with the form, so a retry repeats it. */
 function Adjust({
   open,
   onClose,

@@ -32,7 +32,7 @@ const PAGE = 50;
 const CHARTED = 9;
 const OTHERS = 10;
 
-/** An interval that gives a chart some fifty to four hundred points. */
+/** Returns an interval that gives a chart 50 to 400 points, where it can. */
 const usualInterval = (range: Range): Interval => {
   const days = countDays(range);
   return days <= 3 ? 'hour' : days <= 400 ? 'day' : 'month';
@@ -46,7 +46,7 @@ const INTERVAL_NAMES: Record<Interval, string> = {
   month: 'Month',
 };
 
-/** Any measure by any dimension, as a chart and a table. */
+/** Shows any measure by any dimension, as a chart and a table. */
 export function Explorer() {
   const search = useSearch({ from: '/frame/app/explorer' });
   const navigate = useNavigate({ from: '/app/explorer' });

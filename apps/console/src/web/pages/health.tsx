@@ -17,7 +17,7 @@ const ROLES: Record<string, string> = {
 };
 const CHECKED_DAYS = 7;
 
-/** Whether all of Tally is well, in words. */
+/** Shows the state of services and stores, dead letters, and whether all stored forms agree. */
 export function Health() {
   const who = useWho();
   const health = useQuery(healthQuery);
@@ -33,7 +33,7 @@ export function Health() {
                   <span className="dot" data-tone={state.ok ? (state.degraded ? 'warn' : 'good') : 'bad'} />
                   {name}
                   <Chip tone={state.ok ? (state.degraded ? 'warn' : 'good') : 'bad'}>
-                    {state.ok ? (state.degraded ? 'degraded' : 'well') : 'down'}
+                    {state.ok ? (state.degraded ? 'degraded' : 'ready') : 'down'}
                   </Chip>
                 </h2>
                 <span className="muted">{ROLES[name]}</span>

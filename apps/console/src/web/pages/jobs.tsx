@@ -25,7 +25,7 @@ const TONES: Record<string, 'good' | 'bad' | 'warn' | 'accent'> = {
   RUNNING: 'accent',
 };
 
-/** What runs when, what ran, and what failed. */
+/** Shows schedules, runs and failures of jobs. */
 export function Jobs() {
   const who = useWho();
   const isAdmin = who.mayPlatform('admin');

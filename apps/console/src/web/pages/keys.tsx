@@ -32,7 +32,7 @@ type Key = {
 const UNUSED_DAYS = 90;
 const DAY_MS = 86_400_000;
 
-/** Who may use Tally: created, rotated and revoked here. */
+/** Creates, rotates and revokes API keys. */
 export function Keys() {
   const { revoked = false } = useSearch({ from: '/frame/app/keys' });
   const navigate = useNavigate({ from: '/app/keys' });

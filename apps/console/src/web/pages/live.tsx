@@ -14,7 +14,7 @@ import { Select } from '../ui/popups.tsx';
 const EVERY_MS = 2_000;
 const EVENTS = 50;
 
-/** What happens now: events as they come, how far behind counting is, and realtime metrics. */
+/** Shows events as they come, the lag of counting, and realtime metrics. */
 export function Live() {
   const search = useSearch({ from: '/frame/app/live' });
   const navigate = useNavigate({ from: '/app/live' });

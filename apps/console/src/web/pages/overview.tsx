@@ -25,7 +25,7 @@ import { Explained } from '../ui/explained.tsx';
 import { Answer, Banner, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
 import { FilterChip, Segments } from '../ui/popups.tsx';
 
-/** The days of a month until today, and the same days of the month before. */
+/** Returns the days of a month until today, and the same days of the month before. */
 function rangesOf(month: string): { current: Range; previous: Range; whole: Range; running: boolean } {
   const whole = daysOfMonth(month);
   const running = month === monthOf(today());
@@ -39,7 +39,7 @@ function rangesOf(month: string): { current: Range; previous: Range; whole: Rang
 const CHARTED = ['cost', 'requests', 'totalTokens'] as const;
 const TOP = 5;
 
-/** What was spent this month, against the same days of the month before, and where it went. */
+/** Shows a month against the same days of the month before, and where the usage went. */
 export function Overview() {
   const search = useSearch({ from: '/frame/app/overview' });
   const navigate = useNavigate({ from: '/app/overview' });
@@ -253,7 +253,7 @@ const StatsWaiting = () => (
 
 type Day = { date: string; cost: string };
 
-/** An estimate: the mean of the whole days so far, for the days that are left. */
+/** Estimates the month: the mean of its whole days so far, times its days. */
 function Forecast({ byDay, whole }: { byDay: readonly Day[]; whole: Range }) {
   const done = countDays({ startDate: whole.startDate, endDate: today() }) - 1;
   const spent = add(...byDay.filter(({ date }) => date < today()).map(({ cost }) => cost));

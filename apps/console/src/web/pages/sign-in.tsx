@@ -7,7 +7,7 @@ import { Brand } from '../frame.tsx';
 import { signIn } from '../session.tsx';
 import { Button } from '../ui/parts.tsx';
 
-/** The door: an API key, exchanged for a session. */
+/** Exchanges an API key for a session. */
 export function SignIn() {
   const { next } = useSearch({ from: '/app/sign-in' });
   const navigate = useNavigate();

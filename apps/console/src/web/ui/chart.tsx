@@ -7,16 +7,16 @@ export type Series = {
   label: string;
   /** Exact quantities, one for each point; null where there is none. */
   values: readonly (string | null)[];
-  /** Of the palette, from 1; 0 is a faint dashed line to compare with. */
+  /** A colour of the palette, from 1; 0 is the dashed line of a comparison. */
   color: number;
 };
 
 export type ChartProps = {
   /** Names the chart for those who do not see it. */
   label: string;
-  /** Where each point is, in seconds since 1970. */
+  /** The time of each point, in seconds since 1970. */
   times: readonly number[];
-  /** What each point is called in its tip. */
+  /** The name of each point in its tooltip. */
   names: readonly string[];
   series: readonly Series[];
   kind: Kind;
@@ -229,7 +229,7 @@ function draw(
   return new uPlot(options, data, element);
 }
 
-/** The heights of piles: each series on those before it. */
+/** Stacks series: returns each with the sum of those before it added. */
 function pile(series: readonly (readonly (number | null)[])[]): (number | null)[][] {
   const sums: number[] = [];
   return series.map((values) =>
@@ -258,7 +258,7 @@ function colorsOf(element: HTMLElement): (name: string) => string {
 
 const faded = (color: string) => color.replace(/^rgb\((.*)\)$/, 'rgba($1, 0.1)');
 
-/** Changes whenever the colours do. */
+/** Returns a number that changes whenever the colours change. */
 function useTheme(): number {
   const [version, setVersion] = useState(0);
   useEffect(() => {

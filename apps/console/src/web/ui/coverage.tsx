@@ -3,7 +3,7 @@ import { clockText, timeText } from '../time.ts';
 
 export type CoverageOf = { asOf: string | null; complete: boolean; unknown?: string[] | undefined };
 
-/** How complete and how fresh the numbers of a page are. */
+/** Shows how complete and how fresh the numbers of a page are. */
 export function Coverage({ coverage }: { coverage: CoverageOf | undefined }) {
   if (!coverage)
     return (

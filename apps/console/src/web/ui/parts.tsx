@@ -67,7 +67,7 @@ export const Num = (props: { value: string; kind: Kind; pad?: number }) => (
   </span>
 );
 
-/** How many small decimals the longest of some quantities has. */
+/** Returns the number of small decimals of the longest of some quantities. */
 export const padOf = (values: readonly string[], kind: Kind): number =>
   values.reduce((most, value) => Math.max(most, write(value, kind).tail.length), 0);
 
@@ -189,7 +189,7 @@ export function Empty({
   );
 }
 
-/** What went wrong, and what to do about it. */
+/** Shows an error and what to do about it. */
 export function Failure({ error, retry }: { error: unknown; retry?: () => void }) {
   return (
     <div className="empty" role="alert">
@@ -205,7 +205,7 @@ export function Failure({ error, retry }: { error: unknown; retry?: () => void }
   );
 }
 
-/** Stands where something will be, in its size, so that nothing moves when it comes. */
+/** Holds the place of content that loads, in its size, so that nothing moves when it comes. */
 export const Skeleton = ({ width = '100%', height = 14 }: { width?: string | number; height?: number }) => (
   <span className="skeleton" style={{ width, height }} aria-hidden="true" />
 );
@@ -218,7 +218,7 @@ export const SkeletonRows = ({ rows = 5, height = 18 }: { rows?: number; height?
   </div>
 );
 
-/** Shows an answer, or what stands for it while it is not there. */
+/** Shows an answer; before it, a skeleton; in place of it, its error. */
 export function Answer<T>({
   query,
   waiting,
@@ -233,5 +233,5 @@ export function Answer<T>({
   return <>{waiting ?? <SkeletonRows />}</>;
 }
 
-/** For what scrolls by itself: the keyboard can reach it, and it has a name. */
+/** Attributes of a scrolling table: the keyboard can reach it, and it has a name. */
 export const SCROLLS = { tabIndex: 0, role: 'group', 'aria-label': 'Table' } as const;
