@@ -183,6 +183,37 @@ describe.each(PATHS)('$service: $method $path', (request) => {
   });
 });
 
+describe.each(['usage-ingest', 'metrics-engine', 'analytics-api'])('%s', (service) => {
+  const path = procedures.find((each) => each.service === service && each.procedure.kind === 'mutation')!.path;
+  const call = (headers: Record<string, string>) =>
+    codeOf(`${services[service]!.url}/trpc/${path}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...headers },
+      body: '{"unheardOf":1}',
+    });
+
+  test('takes a key as Bearer or x-api-key, and not as Basic', async () => {
+    const secret = KEYS.TALLY_ADMIN_KEY;
+    expect(await call({ authorization: `Bearer ${secret}` })).toBe('let in');
+    expect(await call({ 'x-api-key': secret })).toBe('let in');
+    expect(await call({ authorization: `Basic ${Buffer.from(`:${secret}`).toString('base64')}` })).toBe('UNAUTHORIZED');
+    expect(await call({ 'x-api-key': `${secret}!` })).toBe('UNAUTHORIZED');
+  });
+});
+
+test.each(PATHS)(
+  '$service: $method $path takes Basic only where it is a source',
+  async ({ service, method, path, body }) => {
+    const basic = `Basic ${Buffer.from(`tally:${KEYS.TALLY_ADMIN_KEY}`).toString('base64')}`;
+    const code = await codeOf(`${services[service]!.url}${path}`, {
+      method,
+      headers: { authorization: basic, ...(body !== undefined && { 'content-type': 'application/json' }) },
+      ...(body !== undefined && { body }),
+    });
+    expect(code).toBe(path.startsWith('/sources/') ? 'let in' : 'UNAUTHORIZED');
+  },
+);
+
 test('an export shows a bound key its own merchant only', async () => {
   const range = `startDate=${TODAY}&endDate=${TODAY}`;
   const bound = living.filter((key) => key.bound && MAY[key.role!].includes('read'));
@@ -197,13 +228,12 @@ async function answers(keys: Key[], call: (key: Key) => Promise<string>): Promis
   return found;
 }
 
-/** Returns `let in` where the input is what was refused, else the code of the refusal. */
-async function send(
+function send(
   service: string,
   { method, path, body }: { method: string; path: string; body?: string | undefined },
   { secret }: Key,
 ): Promise<string> {
-  const response = await fetch(`${services[service]!.url}${path}`, {
+  return codeOf(`${services[service]!.url}${path}`, {
     method,
     headers: {
       ...(secret !== undefined && { authorization: `Bearer ${secret}` }),
@@ -211,8 +241,12 @@ async function send(
     },
     ...(body !== undefined && { body }),
   });
-  const text = await response.text();
-  // A stream has begun with 200 before its procedure is asked.
+}
+
+/** Returns `let in` where the input is what was refused, else the code of the refusal. */
+async function codeOf(url: string, init: RequestInit): Promise<string> {
+  const text = await (await fetch(url, init)).text();
+  // A stream may begin with 200 and then say that it was refused, so the status is not asked.
   const code = /"code":"([A-Z_]+)"/.exec(text)?.[1] ?? text.slice(0, 200);
   return /^INVALID_/.test(code) ? 'let in' : code;
 }

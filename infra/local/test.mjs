@@ -26,12 +26,7 @@ try {
   servers = await startServers({ home, durable: false, signal });
   const status = await runProgram(TURBO, ['run', 'test', '--continue=always', '--output-logs=new-only', ...args], {
     cwd: ROOT,
-    env: {
-      ...toolEnv(),
-      TEST_DATABASE_URL: servers.databaseUrl,
-      TEST_SUPERUSER_URL: servers.superuserUrl,
-      TEST_REDIS_URL: servers.redisUrl,
-    },
+    env: { ...toolEnv(), TEST_DATABASE_URL: servers.databaseUrl, TEST_REDIS_URL: servers.redisUrl },
     signal,
   });
   const { passed, failed, skipped } = addUp(tested);

@@ -161,6 +161,22 @@ table directory_entries (
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );
 
+table litellm_calls (
+  merchant_id text not null,
+  alias text not null,
+  date date not null,
+  entry_id text not null,
+  "time" timestamp with time zone not null,
+  is_sent_time boolean not null,
+  response_id text,
+  failed boolean,
+  prompt_tokens bigint,
+  completion_tokens bigint,
+  cost bigint,
+  constraint litellm_calls_pkey PRIMARY KEY (merchant_id, alias, date, entry_id)
+);
+CREATE INDEX litellm_calls_date ON public.litellm_calls USING brin (date);
+
 table litellm_days (
   date date not null,
   told_by text,
@@ -171,14 +187,6 @@ table litellm_days (
   checked_at timestamp with time zone,
   constraint litellm_days_pkey PRIMARY KEY (date),
   constraint litellm_days_told_by_check CHECK ((told_by = ANY (ARRAY['calls'::text, 'sums'::text])))
-);
-
-table litellm_midnight_calls (
-  midnight date not null,
-  merchant_id text not null,
-  id text not null,
-  "time" timestamp with time zone not null,
-  constraint litellm_midnight_calls_pkey PRIMARY KEY (midnight, merchant_id, id)
 );
 
 table litellm_pulls (

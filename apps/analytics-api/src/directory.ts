@@ -4,7 +4,10 @@ import type { Db } from '@tally/db';
 import { assertMerchant, type Caller, decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 
-/** The names of users, api keys and merchants; a caller bound to a merchant names it and what is its own alone. */
+/**
+ * The names of users, API keys and merchants. A caller bound to a merchant writes its own entries only, and lists those and
+ * entries for every merchant whose ids occur in its own usage.
+ */
 export function createDirectory(directory: Db['directory']) {
   return {
     async upsert(entries: readonly DirectoryEntry[], caller: Caller) {
@@ -21,6 +24,7 @@ export function createDirectory(directory: Db['directory']) {
     }: {
       kind: DirectoryKind;
       merchantIds?: readonly string[] | undefined;
+      boundTo: string | null;
       limit: number;
       cursor?: string | undefined;
     }) {

@@ -13,6 +13,10 @@ const Schema = z
     ANALYTICS_MAX_DAYS: whole(1_100, 1, 40_000),
     /** The longest range of an export, in days. */
     EXPORT_MAX_DAYS: whole(1_100, 1, 40_000),
+    /** Exports under way at once, each with a connection of its own; at most POSTGRES_POOL_SIZE less 2. */
+    EXPORTS_AT_ONCE: whole(3, 1, 999),
+    /** How long the reader of an export may take nothing before it is ended. */
+    EXPORT_STALL_MS: whole(30_000, 100, 600_000),
     ENABLE_ANALYTICS_CACHE: flag(true),
     /** Calls per caller and minute. */
     ADMIN_ANALYTICS_RATE_LIMIT: whole(600, 1, 1_000_000),
@@ -24,11 +28,12 @@ const Schema = z
       .string()
       .regex(/^[\x21-\x7e]{1,512}$/, 'Expected an API key')
       .optional(),
-    /** Between two pulls; 0: by hand alone. */
+    /** Time between two pulls; 0: only by hand. */
     LITELLM_PULL_INTERVAL_MS: whole(300_000, 0, 86_400_000),
     LITELLM_MERCHANT_FROM: z.enum(['fixed', 'team', 'organization', 'key_alias']).default('fixed'),
     LITELLM_MERCHANT: MerchantId.default('litellm'),
-    LITELLM_ID_FROM: z.enum(['response', 'call']).default('response'),
+    /** Retired: accepted with a warning until the next release. */
+    LITELLM_ID_FROM: z.string().optional(),
     LITELLM_DAILY: z.enum(['off', 'check', 'fill']).default('check'),
     LITELLM_LATE_MINUTES: whole(120, 1, 10_080),
     LITELLM_TIMEOUT_MS: whole(30_000, 100, 600_000),

@@ -67,7 +67,8 @@ export function createHandlers({
         return directory.upsert(input.entries, caller);
       },
       async list({ input: { merchantId, ...page }, caller }) {
-        return directory.list({ ...page, merchantIds: merchantsFor(caller, merchantId ? [merchantId] : undefined) });
+        const merchantIds = merchantsFor(caller, merchantId ? [merchantId] : undefined);
+        return directory.list({ ...page, merchantIds, boundTo: caller.merchantId });
       },
       remove: async ({ input, caller }) => directory.remove(input, caller),
     },

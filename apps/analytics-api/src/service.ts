@@ -21,6 +21,7 @@ import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
+import { createDownloads } from './export/downloads.ts';
 import { exportRoute } from './export/routes.ts';
 import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
@@ -95,6 +96,12 @@ export async function createAnalyticsService(
   const registry = new Registry();
   const litellm = createLitellm({ env, db, ingest: recording, registry, log, now });
   releasers.push('litellm', () => litellm.stop());
+  const downloads = createDownloads({
+    // Questions, and the labels of exports, always find connections.
+    atOnce: Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2)),
+    stallMs: env.EXPORT_STALL_MS,
+    log,
+  });
   const app = createApp({
     name: 'analytics-api',
     log,
@@ -117,7 +124,7 @@ export async function createAnalyticsService(
     env,
     routes: [
       ...restRoutes(),
-      exportRoute({ db, labels, freshness, documents, rates, maxDays: env.EXPORT_MAX_DAYS }),
+      exportRoute({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
       ...litellm.routes,
     ],
     registry,

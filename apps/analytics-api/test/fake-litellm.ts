@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 
 /** A row of LiteLLM_SpendLogs as JSON text would have it; `spend` is written as it stands, so that its text is kept. */
-export type Row = { request_id: string; startTime: string; spend?: string; [field: string]: unknown };
+export type Row = { request_id: string; startTime: string; spend?: string | null; [field: string]: unknown };
 
 /** A row of LiteLLM_DailyUserSpend. */
 export type DailyRow = {
@@ -27,28 +27,31 @@ export type FakeLitellm = {
   asked: URLSearchParams[];
   /** Asked before each answer; one it gives is given in place of the usual one. */
   before: (path: string, query: URLSearchParams) => Promise<Trouble> | Trouble;
+  /** Forgets all rows and settings. */
+  reset(): void;
   stop(): Promise<void>;
 };
 
 type Answer = { status: number; body: string; headers?: Record<string, string> };
 
-/** broken: the connection ends in the middle of the answer. */
-type Trouble = Answer | 'broken' | undefined;
+/** broken: the connection ends in the middle of the answer. silent: there is no answer. */
+type Trouble = Answer | 'broken' | 'silent' | undefined;
 
 const FULL = /^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$/;
 
 /** Answers /spend/logs/v2 and /user/daily/activity as LiteLLM does, its traps included. */
 export async function startFakeLitellm(key: string): Promise<FakeLitellm> {
-  const fake: Omit<FakeLitellm, 'url' | 'stop'> = {
+  const fresh = (): Omit<FakeLitellm, 'url' | 'reset' | 'stop'> => ({
     rows: [],
     daily: [],
     dailyPageSize: 1000,
     maxPageSize: 1000,
     asked: [],
     before: () => undefined,
-  };
+  });
+  const fake = fresh();
 
-  async function answer(request: IncomingMessage): Promise<Answer | 'broken'> {
+  async function answer(request: IncomingMessage): Promise<Answer | 'broken' | 'silent'> {
     const { pathname, searchParams: query } = new URL(request.url!, 'http://litellm');
     if (request.headers.authorization !== `Bearer ${key}`)
       return {
@@ -118,6 +121,7 @@ export async function startFakeLitellm(key: string): Promise<FakeLitellm> {
 
   async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const given = await answer(request).catch((error: unknown): Answer => ({ status: 500, body: String(error) }));
+    if (given === 'silent') return;
     if (given === 'broken') {
       response.writeHead(200, { 'content-type': 'application/json', 'content-length': '100' }).write('{"data":[');
       response.destroy();
@@ -132,6 +136,7 @@ export async function startFakeLitellm(key: string): Promise<FakeLitellm> {
   const address = server.address() as { port: number };
   return Object.assign(fake, {
     url: `http://127.0.0.1:${address.port}`,
+    reset: () => void Object.assign(fake, fresh()),
     async stop() {
       server.closeAllConnections();
       server.close();
@@ -146,8 +151,8 @@ function startOf({ startTime }: Row): number {
 }
 
 /** JSON with `spend` as the number whose text it is. */
-export function textOf({ spend = '0.0', ...row }: Record<string, unknown> & { spend?: string }): string {
-  return JSON.stringify({ ...row, spend: '\u0001' }).replace('"\\u0001"', () => spend);
+export function textOf({ spend = '0.0', ...row }: Record<string, unknown> & { spend?: string | null }): string {
+  return JSON.stringify({ ...row, spend: '\u0001' }).replace('"\\u0001"', () => String(spend));
 }
 
 function metricsOf(rows: readonly DailyRow[]): string {

@@ -146,7 +146,7 @@ describe('signing in', () => {
     await signIn(page, stack.url, key);
     await ingest.keys.revoke.mutate({ id });
     await expect.poll(async () => (await page.request.get(`${stack.url}/trpc/sessions.current`)).status()).toBe(401);
-    await page.getByRole('link', { name: 'Explorer' }).click();
+    await page.goto(`${stack.url}/app/explorer`);
     await page.waitForURL('**/app/sign-in**');
     await close();
   });

@@ -53,7 +53,9 @@ answer = { 'limit' }
 for t = 0, #KEYS - 4 - sets do
   local total = redis.call('GET', KEYS[4 + sets + t]) or '0'
   local largest = ARGV[first_total + t * 3 + 1]
-  if #total > #largest or (#total == #largest and total > largest) then answer[#answer + 1] = t end
+  -- A total below 0 is below every limit; only digits are compared as text.
+  local digits = total:sub(1, 1) ~= '-'
+  if digits and (#total > #largest or (#total == #largest and total > largest)) then answer[#answer + 1] = t end
 end
 if #answer > 1 then return answer end
 

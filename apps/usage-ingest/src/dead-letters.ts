@@ -1,4 +1,4 @@
-import type { DeadLetter } from '@tally/contracts';
+import { type DeadLetter, isTallyError } from '@tally/contracts';
 import { type Db, isRefusal } from '@tally/db';
 
 export type DeadLetters = {
@@ -11,16 +11,15 @@ export type DeadLetters = {
     rows: DeadLetter[];
     nextCursor: string | null;
   }>;
-  /** Counts what Postgres takes now; what it still refuses stays. */
+  /** Counts what Postgres takes now; what it still refuses stays. `left` were not tried because of `limit`. */
   retry(options: {
     merchantId?: string | undefined;
     ids?: string[] | undefined;
-  }): Promise<{ counted: number; stillRefused: DeadLetter[] }>;
+    limit: number;
+  }): Promise<{ counted: number; stillRefused: DeadLetter[]; left: number }>;
 };
 
-const MAX_RETRIED = 1000;
-
-/** Acknowledged entries that Postgres refused: visible, and counted once it takes them. */
+/** Acknowledged entries that Postgres refused: listed, and counted once it takes them. */
 export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): DeadLetters {
   return {
     async list({ cursor, ...options }) {
@@ -28,8 +27,9 @@ export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): Dead
       const full = letters.length === options.limit;
       return { rows: letters.map(({ line: _, ...letter }) => letter), nextCursor: full ? letters.at(-1)!.id : null };
     },
-    async retry({ merchantId, ids }) {
-      const letters = await db.deadLetters.list({ merchantId, ids, limit: MAX_RETRIED, includeResolved: false });
+    async retry({ merchantId, ids, limit }) {
+      const asked = await db.deadLetters.count({ merchantId, ids });
+      const letters = await db.deadLetters.list({ merchantId, ids, limit, includeResolved: false });
       const stillRefused: DeadLetter[] = [];
       for (const { line, ...letter } of letters) {
         try {
@@ -38,10 +38,21 @@ export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): Dead
           await db.deadLetters.resolve(letter.id);
         } catch (error) {
           if (!isRefusal(error)) throw error;
-          stillRefused.push({ ...letter, attempts: letter.attempts + 1 });
+          const reason = reasonOf(error);
+          stillRefused.push({ ...letter, ...reason, attempts: await db.deadLetters.refused(letter.id, reason) });
         }
       }
-      return { counted: letters.length - stillRefused.length, stillRefused };
+      return {
+        counted: letters.length - stillRefused.length,
+        stillRefused,
+        left: Math.max(0, asked - letters.length),
+      };
     },
   };
 }
+
+/** Why Postgres refused an entry, as its dead letter says. */
+export const reasonOf = (error: unknown): { code: string; message: string } => ({
+  code: isTallyError(error) ? error.code : 'REFUSED',
+  message: error instanceof Error ? error.message : String(error),
+});

@@ -1,5 +1,7 @@
 import { type Day, type Explanation, formatQuantity, TallyError, type Units } from '@tally/contracts';
 import type { Db } from '@tally/db';
+import { decodeCursor, encodeCursor } from '@tally/service';
+import { z } from 'zod';
 import { presentAdjustment } from './adjust.ts';
 import { presentLine } from './recent.ts';
 
@@ -11,7 +13,7 @@ export type ExplainQuestion = {
   cursor?: string | undefined;
 };
 
-/** From a number to what made it: its flushes, its adjustments, its entries. JOURNAL_DROPPED for a closed day. */
+/** Returns what made a number: its flushes, adjustments and entries. JOURNAL_DROPPED for a closed day. */
 export type Explain = (question: ExplainQuestion) => Promise<Explanation>;
 
 type Sources = {
@@ -19,10 +21,18 @@ type Sources = {
   drain(merchantIds: readonly string[]): Promise<unknown>;
 };
 
+/** Flushes and adjustments that an explanation names; it counts all of them. */
+const NAMED = 100;
+
+const Place = z.tuple([z.string()]);
+
 export function createExplain({ db, drain }: Sources): Explain {
-  return async ({ merchantId, date, metricType, limit, cursor = '' }) => {
-    // What waits belongs to the number; with Redis away the number of Postgres is explained.
-    await drain([merchantId]).catch(() => {});
+  return async ({ limit, cursor, ...question }) => {
+    const { merchantId, date, metricType } = question;
+    const [after] = cursor === undefined ? [''] : decodeCursor(cursor, question, Place);
+    const named = cursor === undefined ? NAMED : 0;
+    // What waits belongs to the number. While Redis is unavailable, the number of Postgres is explained.
+    if (cursor === undefined) await drain([merchantId]).catch(() => {});
     const types = metricType === 'total_tokens' ? ['prompt_tokens', 'completion_tokens'] : [metricType];
     const format = (units: Units) => formatQuantity(metricType, units);
     const rows = await db.usage.merchantUsage({
@@ -38,28 +48,28 @@ export function createExplain({ db, drain }: Sources): Explain {
       });
     }
     const [flushes, adjustments, entries] = await Promise.all([
-      db.events.flushesOf(merchantId, date, types),
-      db.corrections.adjustments(merchantId, date),
-      db.events.entriesOf(merchantId, date, types, { after: cursor, limit }),
+      db.events.flushesOf(merchantId, date, types, named),
+      db.corrections.adjustments(merchantId, date, types, named),
+      db.events.entriesOf(merchantId, date, types, { after, limit }),
     ]);
-    const sum = (pick: (part: (typeof flushes)[number]) => bigint) =>
-      flushes.reduce((total, part) => total + pick(part), 0n);
     return {
       merchantId,
       date,
       metricType,
       value: format(value),
-      entryCount: sum((part) => part.entries).toString(),
-      callCount: sum((part) => part.calls).toString(),
-      flushes: flushes.map((part) => ({
+      entryCount: flushes.entries.toString(),
+      callCount: flushes.calls.toString(),
+      flushCount: flushes.flushes,
+      adjustmentCount: adjustments.count,
+      flushes: flushes.newest.map((part) => ({
         ...part,
         entries: part.entries.toString(),
         calls: part.calls.toString(),
         value: format(part.value),
       })),
-      adjustments: adjustments.filter(({ amounts }) => types.some((type) => amounts.has(type))).map(presentAdjustment),
+      adjustments: adjustments.newest.map(presentAdjustment),
       entries: entries.map((line) => presentLine(line, true)),
-      nextCursor: entries.length === limit ? entries.at(-1)!.id : null,
+      nextCursor: entries.length === limit ? encodeCursor([entries.at(-1)!.id], question) : null,
     };
   };
 }

@@ -43,6 +43,12 @@ export function createIngestMetrics(register: Registry, durability: Durability):
     buckets: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
     registers,
   });
+  const lagSeconds = new Gauge({
+    name: 'tally_flush_lag_seconds',
+    help: 'Age of the oldest entry that waits to be flushed; NaN while it is unknown.',
+    registers,
+  });
+  lagSeconds.set(Number.NaN);
   return {
     detours: new Counter({
       name: 'tally_ingest_detours_total',
@@ -64,11 +70,7 @@ export function createIngestMetrics(register: Registry, durability: Durability):
       help: 'Dead letters that nobody has resolved.',
       registers,
     }),
-    lagSeconds: new Gauge({
-      name: 'tally_flush_lag_seconds',
-      help: 'Age of the oldest entry that waits to be flushed; NaN where Redis does not tell.',
-      registers,
-    }),
+    lagSeconds,
     reconciled(drift) {
       driftRows.set(drift.length);
       lastReconciled.set(Date.now() / 1000);

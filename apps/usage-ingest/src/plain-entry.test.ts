@@ -8,7 +8,7 @@ const mostly = <T>(good: readonly T[], odd: fc.Arbitrary<unknown>) =>
 
 const text = mostly(
   ['acme', 'gpt-4o'],
-  fc.oneof(fc.constantFrom('', 'é', '\u0000', '\ud800', 'x'.repeat(257)), fc.string()),
+  fc.oneof(fc.constantFrom('', 'é', '\u0000', '\ud800', '(other)', 'x'.repeat(257)), fc.string()),
 );
 const amount = mostly(
   ['0', '12', '100'],
@@ -31,7 +31,7 @@ const entry = fc.record(
     merchantId: mostly(['acme'], fc.constantFrom('a'.repeat(65), 'a b')),
     time: mostly(
       ['2026-11-22T10:00:00Z'],
-      fc.oneof(fc.constantFrom('2026-02-30T10:00:00Z', '2026-11-22'), fc.string()),
+      fc.oneof(fc.constantFrom('2026-02-30T10:00:00Z', '1000-01-01T00:00:00+14:00', '2026-11-22'), fc.string()),
     ),
     metrics: fc.oneof(metrics, fc.dictionary(type, amount)),
     userId: text,

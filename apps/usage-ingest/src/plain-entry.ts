@@ -5,7 +5,7 @@ const MERCHANT = /^[A-Za-z0-9_.:-]{1,64}$/;
 const TYPE = /^[a-z][a-z0-9_]{0,63}$/;
 const AMOUNT = /^(?:0|[1-9]\d{0,14})$/;
 const COST = /^(?:0|[1-9]\d{0,5})(?:\.\d{1,9})?$/;
-const PLAIN = /^[\x20-\x7e]{0,256}$/;
+const PLAIN = /^(?!\(other\)$)[\x20-\x7e]{0,256}$/;
 const MAX_METRICS = 32;
 
 /**

@@ -134,9 +134,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     const flushLoop = startLoop(
       env.FLUSH_INTERVAL_MS,
       async () => {
-        const { errors } = await drain.drain({ wait: false });
+        // Until Redis has answered nobody knows what waits.
+        let lagMs = Number.NaN;
+        const { errors } = await drain
+          .drain({ wait: false })
+          .then(async (drained) => {
+            lagMs = await flush.lagMs();
+            return drained;
+          })
+          .finally(() => metrics.lagSeconds.set(lagMs / 1000));
         metrics.flushErrors.inc(errors.length);
-        metrics.lagSeconds.set((await flush.lagMs()) / 1000);
         await reconcile.settle();
         if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
         if (restarted) await repair();

@@ -6,7 +6,7 @@ export type Item = { readonly json: string; readonly records: number };
 /** What became of one request. `again` items are sent again as they are; Tally drops those it has. */
 export type Outcome =
   | { kind: 'answered'; duplicates: number; refused: RefusedItem[]; again: Item[]; error?: AttemptError }
-  /** Nothing is known about what was stored. `slow`: it is for people to set right, so there is no hurry. */
+  /** It is not known what was stored. `slow`: only a person can fix the cause, so retries are rare. */
   | { kind: 'again'; slow: boolean; afterMs: number; error: AttemptError }
   /** Too large, or refused as a whole for the sake of some item: halves are sent. */
   | { kind: 'split'; tooLarge: boolean; error: AttemptError };

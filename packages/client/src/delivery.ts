@@ -20,7 +20,7 @@ export type DeliveryOptions = {
   onError(error: AttemptError): void;
 };
 
-/** Pauses after failures: `firstMs`, doubled each time up to `mostMs`; `slowMs` where people must set something right. */
+/** Pauses after failures: `firstMs`, doubled each time up to `mostMs`; `slowMs` after what only a person can fix. */
 export type Backoff = { firstMs: number; mostMs: number; slowMs: number };
 
 type Counts = {
@@ -36,31 +36,31 @@ type Counts = {
 
 export type Delivery = {
   readonly counts: Counts;
-  /** What was taken out of the merger and is not settled: in memory, and on disk alone. */
+  /** What was taken out of the merger and is neither acknowledged nor rejected: in memory, and only on disk. */
   readonly memory: { entries: number; bytes: number };
   readonly spooled: number;
   readonly inFlight: number;
-  /** Told that a group is about to be opened, or that the spool wants a seal; cheap, sends nothing itself. */
-  expect(): void;
-  /** Moves the oldest groups into an overflowing spool at once; false where that is not possible. */
+  /** Sets the timer for a group about to be opened, or for a seal that the spool wants. Cheap; sends nothing itself. */
+  schedule(): void;
+  /** Moves the oldest groups into an overflowing spool at once. Returns false where that is not possible. */
   spill(): boolean;
-  /** Resolves when all recorded before the call is settled, or at the deadline, with the number of entries left. */
+  /** Resolves with the number of entries left, when all recorded before is settled or at the deadline. */
   flush(deadlineMs: number): Promise<number>;
-  /** Flushes, then stops. What is left is in the spool (so many entries), or comes back. */
+  /** Flushes, then stops. Returns the number of entries left in the spool, and those that are in no spool. */
   close(deadlineMs: number): Promise<{ spooled: number; unsent: Item[] }>;
-  /** Writes what is in memory into the spool, synchronously; false where there is none or the disk refuses. */
-  rescue(): boolean;
+  /** Writes what is in memory to the spool, synchronously. Returns false without a spool or where the disk refuses. */
+  saveToSpool(): boolean;
 };
 
 type Sleeper = { timer: ReturnType<typeof setTimeout>; asked: boolean; wake(): void };
 type Waiter = { batches: Set<Batch>; done(): void };
 
-/** While somebody waits in flush or close, pauses are at most this long. */
+/** The longest pause while a caller waits in flush or close. */
 const URGENT_PAUSE_MS = 500;
 
 /**
- * Sends what the merger holds, in batches that never change once made: a retry repeats entries whole, id and time, and
- * Tally counts them once. While no answer comes, entries go on being merged and few batches are made.
+ * Sends what the merger holds, in batches that never change once made: a retry repeats the same entries with the same
+ * ids and times, so Tally counts them once. While no answer comes, entries continue to be merged.
  */
 export function createDelivery(options: DeliveryOptions): Delivery {
   const { merger, attempts, spool, backoff, onError } = options;
@@ -99,7 +99,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   }
   if (ready.length > 0) arm(0);
 
-  /** Wakes up after `ms` at the latest. A process is kept alive for it only while somebody waits. */
+  /** Runs what is due after at most `ms`. The timer keeps the process alive only while a caller waits. */
   function arm(ms: number): void {
     const at = performance.now() + ms;
     if (stopped || timerAt <= at) return;
@@ -107,20 +107,20 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     timerAt = at;
     timer = setTimeout(() => {
       timerAt = Number.POSITIVE_INFINITY;
-      kick();
+      runDue();
     }, ms);
     if (urgent === 0) unref(timer);
   }
 
-  /** Does what is due: seals, sends, and sets the clock for what is due next. */
-  function kick(): void {
+  /** Seals and sends what is due, and sets the timer for what is due next. */
+  function runDue(): void {
     if (stopped) return;
     const now = performance.now();
-    const lanes = failures > 0 ? 1 : options.concurrency;
+    const mostInFlight = failures > 0 ? 1 : options.concurrency;
     if (sealRun === undefined && isSealDue(now)) startSeal();
-    while (ready.length > 0 && inFlight.size < lanes && now >= pausedUntil) start(ready.shift()!);
+    while (ready.length > 0 && inFlight.size < mostInFlight && now >= pausedUntil) start(ready.shift()!);
     if (merger.size + queued.entries > options.spillAbove && spill()) arm(0);
-    if (ready.length > 0 && inFlight.size < lanes) arm(pausedUntil - now);
+    if (ready.length > 0 && inFlight.size < mostInFlight) arm(pausedUntil - now);
     if (merger.size > 0 && now - openSince < options.lingerMs) arm(openSince + options.lingerMs - now);
   }
 
@@ -129,7 +129,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     if (merger.size === 0) return false;
     if (urgent > 0 || spool?.wantsSeal) return true;
     if (merger.size < limits.entries && now - openSince < options.lingerMs) return false;
-    // On disk batches are made on time, as promised; in memory only when one can be sent, to merge the more.
+    // On disk, batches are made on time, as promised; in memory only when one can be sent, so that more is merged.
     return spool?.promise === 'batch' ? !spool.full : ready.length === 0;
   }
 
@@ -147,7 +147,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       })
       .finally(() => {
         sealRun = undefined;
-        kick();
+        runDue();
       });
   }
 
@@ -169,7 +169,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       arm(0);
       return true;
     } catch (error) {
-      // What it took is held by the sealer, and tried again.
+      // The sealer holds what it took, and tries again.
       spoolFailed(error);
       arm(1000);
       return false;
@@ -192,7 +192,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
           waiter.batches.delete(batch);
           if (waiter.batches.size === 0) waiter.done();
         }
-        kick();
+        runDue();
       });
     running.add(run);
   }
@@ -217,7 +217,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     }
   }
 
-  /** Does what an outcome asks for; what is to be sent again, in which pieces. */
+  /** Handles an outcome. Returns what is to be sent again, as one array of items per request. */
   async function follow(outcome: Outcome, items: Item[]): Promise<Item[][]> {
     if (outcome.kind === 'split') {
       const half = items.length >> 1;
@@ -249,7 +249,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     return [again];
   }
 
-  /** Exponential with full jitter, so that producers do not come back all at once; never before the server wants. */
+  /** Waits exponentially longer with full jitter, so that producers do not return all at once; at least `afterMs`. */
   async function pause(slow: boolean, afterMs: number): Promise<void> {
     counts.retried++;
     const most = Math.min(backoff.mostMs, backoff.firstMs * 2 ** Math.min(failures - 1, 30));
@@ -273,8 +273,8 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     });
   }
 
-  /** Somebody waits: nothing sleeps longer than the server asked for, and the process stays alive for it. */
-  function hurry(): void {
+  /** Ends all pauses but those that the server asked for, and keeps the process alive for those. */
+  function endPauses(): void {
     ref(timer);
     for (const sleeper of sleepers) {
       if (sleeper.asked) ref(sleeper.timer);
@@ -283,8 +283,8 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     if (![...sleepers].some(({ asked }) => asked)) pausedUntil = 0;
   }
 
-  /** Nobody waits any more: what sleeps may be cut off by the end of the process again. */
-  function relax(): void {
+  /** Lets the process end although pauses are under way: no caller waits any more. */
+  function releaseTimers(): void {
     unref(timer);
     for (const sleeper of sleepers) unref(sleeper.timer);
   }
@@ -293,10 +293,10 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     const until = performance.now() + deadlineMs;
     urgent++;
     try {
-      hurry();
+      endPauses();
       // The seal under way began before the call; one more takes what was recorded since.
       for (let round = 0; round < 2; round++) {
-        kick();
+        runDue();
         if (sealRun) await within(sealRun, until);
       }
       const unsealed = merger.size + (sealer?.held.entries ?? 0);
@@ -306,18 +306,18 @@ export function createDelivery(options: DeliveryOptions): Delivery {
           const waiter = { batches, done: resolve };
           waiters.add(waiter);
         });
-        kick();
+        runDue();
         await within(settled, until);
         for (const waiter of waiters) if (waiter.batches === batches) waiters.delete(waiter);
       }
       return [...batches].reduce((sum, { entries }) => sum + entries, unsealed);
     } finally {
       urgent--;
-      if (urgent === 0) relax();
+      if (urgent === 0) releaseTimers();
     }
   }
 
-  function rescue(): boolean {
+  function saveToSpool(): boolean {
     if (!sealer) return false;
     try {
       addSpooled(sealer.sealNow());
@@ -346,7 +346,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     get inFlight() {
       return inFlight.size;
     },
-    expect() {
+    schedule() {
       if (merger.size === 0) openSince = performance.now();
       if (merger.size + 1 >= limits.entries || spool?.wantsSeal) arm(0);
       else arm(options.lingerMs);
@@ -360,7 +360,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       clearTimeout(timer);
       for (const { wake } of sleepers) wake();
       await sealRun;
-      const kept = rescue() || spool?.promise === 'record';
+      const kept = saveToSpool() || spool?.promise === 'record';
       const left = spooled();
       attempts.abort();
       // A fetch that does not mind being aborted is not waited for.
@@ -369,7 +369,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       return { spooled: left, unsent: kept ? [] : [...unsent, ...inMemory] };
     },
 
-    rescue,
+    saveToSpool,
   };
 }
 

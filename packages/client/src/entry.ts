@@ -7,8 +7,9 @@ export type Amount = string | number | bigint;
 /** Usage of one call, or of `count` calls. */
 export type RecordInput = {
   /**
-   * With an id the entry is sent as it is and counts once, however often it is recorded with the same time. Without
-   * one the client may merge it with its likes, and gives the sum an id of its own.
+   * With an id the entry is sent as it is and counts once, however often it is recorded with the same time. Without an
+   * id the client may merge entries, and gives the sum an id of its own. Text that stands for a missing value (`None`,
+   * `undefined`, blank …) is rejected.
    */
   id?: string | undefined;
   merchantId: string;
@@ -128,6 +129,8 @@ export function timeOf(value: unknown): number {
 const MERCHANT_ID = /^[A-Za-z0-9_.:-]{1,64}$/;
 const METRIC_TYPE = /^[a-z][a-z0-9_]{0,63}$/;
 const ENTRY_ID = /^[\x20-\x7e]{1,128}$/;
+/** What programs print for a missing value. Taken as an id, all such entries of a day would count as one. */
+const NO_ID = /^\s*(?:none|null|nil|undefined|nan|\[object object\])?\s*$/i;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them.
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
 const RESERVED = new Set(['requests', 'failed_requests', 'total_tokens']);
@@ -196,8 +199,11 @@ export function refuseAmount(metricType: string): Refusal {
 }
 
 function checkId(id: unknown): Refusal | undefined {
-  if (id === undefined || (typeof id === 'string' && ENTRY_ID.test(id))) return undefined;
-  return refusal('INVALID_ENTRY', 'id: Expected 1 to 128 printable ASCII characters');
+  if (id === undefined) return undefined;
+  if (typeof id !== 'string' || !ENTRY_ID.test(id))
+    return refusal('INVALID_ENTRY', 'id: Expected 1 to 128 printable ASCII characters');
+  if (NO_ID.test(id)) return refusal('INVALID_ENTRY', `id: ${JSON.stringify(id)} identifies nothing; leave id out.`);
+  return undefined;
 }
 
 function checkText(name: string, value: unknown, max: number): Refusal | undefined {

@@ -2,8 +2,8 @@ export type Hooked = {
   readonly pending: boolean;
   flush(): Promise<unknown>;
   close(options?: { deadlineMs: number }): Promise<unknown>;
-  /** Saves what can be saved without waiting. */
-  rescue(): void;
+  /** Writes what is in memory to the spool, without waiting. */
+  saveToSpool(): void;
 };
 
 type Listener = (...args: never[]) => void;
@@ -18,9 +18,9 @@ type Process = {
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
 /**
- * Empties the queue when the process ends: at SIGTERM and SIGINT within the deadline (after which the signal takes its
- * course, unless others listen to it too), when there is nothing left to do, and, for what fits a spool, at
- * `process.exit()`. Does nothing where there is no such process. Returns what removes the hooks.
+ * Flushes the queue when the process ends: at SIGTERM and SIGINT (within the deadline, then the signal ends the process
+ * unless others listen to it too), when nothing is left to do, and at `process.exit()` into the spool. Does nothing
+ * outside Node. Returns a function that removes the hooks.
  */
 export function installHooks(hooked: Hooked): () => void {
   const { process } = globalThis as unknown as { process?: Process };
@@ -35,7 +35,7 @@ export function installHooks(hooked: Hooked): () => void {
       void hooked.close({ deadlineMs: 0 });
     }
   };
-  const exit = () => hooked.rescue();
+  const exit = () => hooked.saveToSpool();
   const signals = SIGNALS.map((signal) => {
     const listener = () => {
       void hooked.close().then(() => {

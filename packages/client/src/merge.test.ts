@@ -218,12 +218,23 @@ describe('checking', () => {
         );
         const expected =
           UsageEntry.safeParse({ ...input, id: input.id ?? 'x', metrics }).success &&
+          input.id?.trim() !== '' &&
           !Object.keys(metrics).some((type) => reserved.has(type));
         expect(merger().record(input as never, NOON) === undefined).toBe(expected);
       }),
       { numRuns: 300 },
     );
   });
+
+  test.each(['None', 'null', 'undefined', 'NaN', 'nan', '[object Object]', ' ', '   ', ' None '])(
+    'refuses the id %j, which stands for a missing value',
+    (id) => {
+      const refused = { ok: false, code: 'INVALID_ENTRY', message: expect.stringMatching(/^id: .*leave id out/) };
+      expect(merger().record({ id, merchantId: 'm', metrics: {} }, NOON)).toEqual(refused);
+      expect(merger().track({ id, merchantId: 'm', metricType: 'a' }, NOON)).toEqual(refused);
+      expect(merger().record({ id: `${id}-1`, merchantId: 'm', metrics: {} }, NOON)).toBeUndefined();
+    },
+  );
 
   test('counts nothing of an entry it refuses', () => {
     const open = merger();

@@ -142,8 +142,8 @@ export function createTally(options: TallyOptions): Tally {
   const maxQueuedEntries = whole('maxQueuedEntries', options.maxQueuedEntries, 100_000, 1, 10_000_000);
   const maxQueuedBytes = whole('maxQueuedBytes', options.maxQueuedBytes, 64 * MIB, 1024, 2 ** 40);
   const closeDeadlineMs = whole('closeDeadlineMs', options.closeDeadlineMs, 10_000, 0, 3_600_000);
-  const onError = quietly(options.onError ?? warnOfNews());
-  const onRejected = quietly(options.onRejected ?? printRejected);
+  const onError = catchErrorsOf(options.onError ?? warnOnChange());
+  const onRejected = catchErrorsOf(options.onRejected ?? printRejected);
   const prefix = crypto.randomUUID().replaceAll('-', '').slice(0, 20);
   let ids = 0;
   let recorded = 0;
@@ -166,7 +166,7 @@ export function createTally(options: TallyOptions): Tally {
           `${merger.size + memory.entries} entries wait to be sent; there is no room for more.`,
         );
       }
-      delivery.expect();
+      delivery.schedule();
       openedGroups++;
       return undefined;
     },
@@ -208,7 +208,7 @@ export function createTally(options: TallyOptions): Tally {
     } catch (error) {
       return refusal('SPOOL_FAILED', `The spool could not be written: ${String(error)}`);
     }
-    if (spool!.wantsSeal) delivery.expect();
+    if (spool!.wantsSeal) delivery.schedule();
     return undefined;
   }
 
@@ -223,7 +223,7 @@ export function createTally(options: TallyOptions): Tally {
       else recoveredRecords++;
     }
     openedGroups += merger.size;
-    if (merger.size > 0) delivery.expect();
+    if (merger.size > 0) delivery.schedule();
   }
 
   function count(result: Refusal | undefined): Taken {
@@ -305,8 +305,8 @@ export function createTally(options: TallyOptions): Tally {
           },
           flush: () => tally.flush({ deadlineMs: closeDeadlineMs }),
           close: (closeOptions) => tally.close(closeOptions),
-          rescue() {
-            if (closing === undefined) delivery.rescue();
+          saveToSpool() {
+            if (closing === undefined) delivery.saveToSpool();
           },
         });
 
@@ -343,7 +343,7 @@ function whole(name: string, value: number | undefined, fallback: number, min: n
 }
 
 /** A caller's callback that throws must not stop the delivery. */
-function quietly<T>(callback: (value: T) => void): (value: T) => void {
+function catchErrorsOf<T>(callback: (value: T) => void): (value: T) => void {
   return (value) => {
     try {
       callback(value);
@@ -357,13 +357,13 @@ function printRejected({ entry, code, message, records }: Rejected): void {
   console.error(`tally: ${records} record(s) not counted: ${code}: ${message}`, JSON.stringify(entry));
 }
 
-const NEWS_AFTER_MS = 60_000;
+const REPEAT_WARNING_MS = 60_000;
 
-function warnOfNews(): (error: AttemptError) => void {
+function warnOnChange(): (error: AttemptError) => void {
   let last = '';
   let at = 0;
   return ({ code, message }) => {
-    if (code === last && Date.now() - at < NEWS_AFTER_MS) return;
+    if (code === last && Date.now() - at < REPEAT_WARNING_MS) return;
     last = code;
     at = Date.now();
     console.warn(`tally: ${code}: ${message}`);

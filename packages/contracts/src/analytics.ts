@@ -1,22 +1,28 @@
 import { z } from 'zod';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
-import { Dimension, MerchantId, MetricType } from './entry.ts';
+import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
 import { litellm } from './litellm.ts';
 import { Quantity } from './quantity.ts';
-import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, Time } from './time.ts';
+import { Cursor, label, name } from './text.ts';
+import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime } from './time.ts';
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
+
+/** Values of a dimension: each as it is written and in NFC, since producers' names are stored in NFC. */
+const dimensions = list(Dimension).overwrite(
+  (values) => values && [...new Set(values.flatMap((value) => [value, value.normalize('NFC')]))],
+);
 
 /** Which entries a question is about. All given filters hold at once; an empty list is no filter. */
 export const Filters = z.strictObject({
   startDate: Day,
   endDate: Day,
   merchantIds: list(MerchantId),
-  userIds: list(Dimension),
-  models: list(Dimension),
-  providers: list(Dimension),
-  apiKeys: list(Dimension),
+  userIds: dimensions,
+  models: dimensions,
+  providers: dimensions,
+  apiKeys: dimensions,
 });
 export type Filters = z.infer<typeof Filters>;
 
@@ -38,7 +44,7 @@ export const Coverage = z.object({
   /** cache: closed days only; live: today only; mixed: both; none: no source answered. */
   dataSource: z.enum(['cache', 'live', 'mixed', 'none']),
   /** Everything acknowledged before this moment is in the answer; null where nothing is known. */
-  asOf: Time.nullable(),
+  asOf: StoredTime.nullable(),
   /** False where a source failed, or where days were imported as sums that cannot answer this. */
   complete: z.boolean(),
   /** Measures that imported days in the answer do not tell: too low by what these days had. */
@@ -78,8 +84,8 @@ export const PlanPart = z.object({
     'usage_events',
     'daily_usage_cache',
   ]),
-  startDate: Day,
-  endDate: Day,
+  startDate: StoredDay,
+  endDate: StoredDay,
   /** Taken away: what a month or a year that is read whole has and the range has not. */
   less: z.literal(true).optional(),
 });
@@ -118,15 +124,24 @@ export type DirectoryKind = z.infer<typeof DirectoryKind>;
 /** What Tally knows of a user, an api key or a merchant: where its labels come from. */
 export const DirectoryEntry = z.strictObject({
   kind: DirectoryKind,
-  id: Dimension.min(1),
+  id: SentDimension.min(1),
   /** The name shown: the username, the alias of the key, the name of the merchant. */
-  name: z.string().min(1).max(256),
-  email: z.string().max(320).nullable().default(null),
-  role: z.string().max(64).nullable().default(null),
+  name: label(256),
+  email: name(320).nullable().default(null),
+  role: label(64).nullable().default(null),
   /** Null: for every merchant. An entry of the merchant itself comes first. */
   merchantId: MerchantId.nullable().default(null),
 });
 export type DirectoryEntry = z.infer<typeof DirectoryEntry>;
+
+const StoredDirectoryEntry = z.object({
+  kind: DirectoryKind,
+  id: z.string(),
+  name: z.string(),
+  email: z.string().nullable(),
+  role: z.string().nullable(),
+  merchantId: z.string().nullable(),
+});
 
 const explain = z.boolean().optional();
 const plan = z.array(PlanPart).optional();
@@ -138,12 +153,12 @@ export const analytics = {
       access: 'read',
       input: Filters.extend({ explain }),
       output: z.object({
-        period: z.object({ startDate: Day, endDate: Day, days: z.number().int() }),
+        period: z.object({ startDate: StoredDay, endDate: StoredDay, days: z.number().int() }),
         totals: Measures,
         /** Users with at least one request; entries without a user are no user. */
         activeUsers: z.number().int(),
         /** Days with usage, in order. */
-        byDay: z.array(Measures.extend({ date: Day })),
+        byDay: z.array(Measures.extend({ date: StoredDay })),
         topUsers: z.array(BreakdownRow),
         topModels: z.array(BreakdownRow),
         /** Against the same number of days just before, per measure and for the active users. */
@@ -157,7 +172,7 @@ export const analytics = {
           activeUsers: Trend,
         }),
         /** Days that may lie before the first that can be asked for. */
-        comparedWith: z.object({ startDate: z.string(), endDate: z.string() }),
+        comparedWith: z.object({ startDate: StoredDay, endDate: StoredDay }),
         coverage: Coverage,
         plan,
       }),
@@ -169,7 +184,7 @@ export const analytics = {
         sortBy: SortBy.default('cost'),
         order: z.enum(['asc', 'desc']).default('desc'),
         limit: z.number().int().min(1).max(200).default(50),
-        cursor: z.string().max(1000).optional(),
+        cursor: Cursor.optional(),
         explain,
       }),
       output: z.object({
@@ -195,10 +210,10 @@ export const analytics = {
         points: z.array(
           Measures.extend({
             /** Where the period begins: a week on Monday, a month on the 1st, in the time zone. */
-            start: Time,
+            start: StoredTime,
             /** What of the period lies in the range: from this moment to just before the other. */
-            from: Time,
-            to: Time,
+            from: StoredTime,
+            to: StoredTime,
             groups: z.array(Measures.extend({ key: z.string() })).optional(),
           }),
         ),
@@ -229,7 +244,9 @@ export const analytics = {
         metricTypes: z.array(MetricType).max(100).optional(),
       }),
       output: z.object({
-        rows: z.array(z.object({ merchantId: z.string(), date: Day, metricType: z.string(), metricValue: Quantity })),
+        rows: z.array(
+          z.object({ merchantId: z.string(), date: StoredDay, metricType: z.string(), metricValue: Quantity }),
+        ),
         nextCursor: z.null(),
         coverage: Coverage,
       }),
@@ -238,7 +255,7 @@ export const analytics = {
     refresh: mutation({
       access: 'read',
       input: z.strictObject({}).prefault({}),
-      output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: Time }),
+      output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: StoredTime }),
     }),
   },
   directory: {
@@ -255,9 +272,9 @@ export const analytics = {
         kind: DirectoryKind,
         merchantId: MerchantId.optional(),
         limit: z.number().int().min(1).max(1000).default(100),
-        cursor: z.string().max(1000).optional(),
+        cursor: Cursor.optional(),
       }),
-      output: z.object({ rows: z.array(DirectoryEntry), nextCursor: z.string().nullable() }),
+      output: z.object({ rows: z.array(StoredDirectoryEntry), nextCursor: z.string().nullable() }),
     }),
     remove: mutation({
       access: 'admin',

@@ -1,13 +1,13 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { query } from './contract.ts';
-import { text } from './entry.ts';
-import { Day, Time } from './time.ts';
+import { Cursor, text } from './text.ts';
+import { Day, StoredTime } from './time.ts';
 
 /** One call of an administrative mutation. */
 export const AuditRow = z.object({
   id: z.string(),
-  at: Time,
+  at: StoredTime,
   service: z.string(),
   /** The procedure, such as `keys.create`. */
   action: z.string(),
@@ -43,7 +43,7 @@ export const audit = {
         actor: text(200).optional(),
         action: text(200).optional(),
         limit: z.number().int().min(1).max(1000).default(100),
-        cursor: z.string().max(200).optional(),
+        cursor: Cursor.optional(),
       })
       .prefault({}),
     output: z.object({ rows: z.array(AuditRow), nextCursor: z.string().nullable() }),

@@ -1,15 +1,25 @@
+import { inputsWith, stringSchemas, UNSTORABLE_TEXTS } from '@tally/testkit';
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { Access } from './access.ts';
 import { analytics } from './analytics.ts';
 import { type Contract, isProcedure, type Procedure } from './contract.ts';
 import { engine } from './engine.ts';
+import { UsageEntry } from './entry.ts';
 import { ERRORS } from './errors.ts';
 import { ingest } from './ingest.ts';
 
 const procedures = Object.entries({ ingest, analytics, engine }).flatMap(([service, contract]) =>
   flatten(contract, service),
 );
+
+/** The inputs, and that of each entry of a batch: the batch takes any, so that a bad one rejects itself alone. */
+const checked: [string, z.ZodType][] = [
+  ...procedures
+    .filter(([path]) => path !== 'ingest.usage.record')
+    .map(([path, { input }]): [string, z.ZodType] => [path, input]),
+  ['ingest.usage.record: an entry', UsageEntry],
+];
 
 describe('contracts', () => {
   test.each(procedures)('%s states its kind, its access, its input and its output', (_, procedure) => {
@@ -27,6 +37,23 @@ describe('contracts', () => {
     const [without, empty] = [input.safeParse(undefined), input.safeParse({})];
     expect(without.success).toBe(empty.success);
     expect(without.data).toEqual(empty.data);
+  });
+
+  test.each(checked)('%s takes no string without a bound, and none that cannot be stored', (_, input) => {
+    for (const sent of inputsWith(input, UNSTORABLE_TEXTS)) {
+      expect(input.safeParse(sent).success, JSON.stringify(sent).slice(0, 200)).toBe(false);
+    }
+  });
+
+  test.each(procedures)('%s answers with every string that may be stored', (_, { output }) => {
+    for (const string of stringSchemas(output)) {
+      const takes = (value: string) => string.safeParse(value).success;
+      const isQuantity = takes('1.5') && takes('-20');
+      const isId = string instanceof z.ZodUUID;
+      const isDay = takes('2026-03-01') && takes('0999-12-31');
+      const isTime = takes('2026-03-01T10:00:00.000Z') && takes('0999-12-31T10:00:00.000Z');
+      expect(isQuantity || isId || isDay || isTime || takes('a\u0001\u200b'.repeat(10_000))).toBe(true);
+    }
   });
 
   test('every error says what its caller may do', () => {

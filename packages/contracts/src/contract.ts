@@ -35,8 +35,8 @@ export const MAX_ITEMS = 20_000;
 type Parts<I extends z.ZodType, O extends z.ZodType> = {
   access: Access;
   platform?: true;
-  maxItems?: number;
   audited?: true;
+  maxItems?: number;
   input: I;
   output: O;
 };

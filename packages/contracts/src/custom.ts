@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId, record, storable, text } from './entry.ts';
+import { Dimension, MerchantId, record } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Cursor, label, storable, text } from './text.ts';
+import { Day, StoredDay, StoredTime } from './time.ts';
 
 export const MetricKind = z.enum(['COUNT', 'SUM', 'AVERAGE', 'DISTINCT_COUNT', 'PERCENTILE', 'RATIO', 'MAX', 'MIN']);
 export type MetricKind = z.infer<typeof MetricKind>;
@@ -17,6 +18,8 @@ export type MetricSource = z.infer<typeof MetricSource>;
 export const AggregationMethod = z.enum(['COUNT', 'COUNT_DISTINCT', 'SUM', 'AVG', 'MIN', 'MAX']);
 export type AggregationMethod = z.infer<typeof AggregationMethod>;
 
+const StoredValue = z.union([z.string(), z.number(), z.boolean()]);
+
 const Column = z.string().regex(/^[a-z][a-z_]{0,63}$/, 'Expected the name of a column');
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 
@@ -24,7 +27,7 @@ const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 const MAX_FILTER_ITEMS = 60_000;
 
 const fields = {
-  name: text(200).trim().min(1),
+  name: label(200),
   description: storable(2000).optional(),
   metricType: MetricKind,
   dataSource: MetricSource,
@@ -43,8 +46,21 @@ const fields = {
 const Fields = z.strictObject(fields);
 export type MetricFields = z.infer<typeof Fields>;
 
-export const MetricDefinition = z.object({
-  ...fields,
+/** A definition as it was stored, under whatever limits there were then. */
+const StoredFields = z.object({
+  name: z.string(),
+  description: z.string().optional(),
+  metricType: MetricKind,
+  dataSource: MetricSource,
+  calculationFormula: z.string(),
+  dimensions: z.array(z.string()).optional(),
+  filters: z.record(z.string(), z.union([StoredValue, z.array(StoredValue)])).optional(),
+  aggregationMethod: AggregationMethod.optional(),
+  visibility: MetricVisibility,
+  teamId: z.string().optional(),
+});
+
+export const MetricDefinition = StoredFields.extend({
   id: z.string(),
   version: z.number().int(),
   /** The key that made it. */
@@ -52,9 +68,9 @@ export const MetricDefinition = z.object({
   /** Null: the platform's. */
   merchantId: z.string().nullable(),
   uses: z.number().int(),
-  lastUsedAt: Time.nullable(),
-  createdAt: Time,
-  updatedAt: Time,
+  lastUsedAt: StoredTime.nullable(),
+  createdAt: StoredTime,
+  updatedAt: StoredTime,
 });
 export type MetricDefinition = z.infer<typeof MetricDefinition>;
 
@@ -87,7 +103,7 @@ const draft = z.strictObject({
   ...range,
   ...scope,
 });
-const page = { limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() };
+const page = { limit: z.number().int().min(1).max(200).default(50), cursor: Cursor.optional() };
 
 export const custom = {
   create: mutation({
@@ -133,7 +149,7 @@ export const custom = {
     input: z.strictObject({ id: Id }),
     output: z.object({
       rows: z.array(
-        z.object({ version: z.number().int(), definition: z.object(fields), createdBy: z.string(), createdAt: Time }),
+        z.object({ version: z.number().int(), definition: StoredFields, createdBy: z.string(), createdAt: StoredTime }),
       ),
       nextCursor: z.null(),
     }),
@@ -148,13 +164,14 @@ export const custom = {
           version: z.number().int(),
           merchantId: z.string().nullable(),
           periodType: z.enum(['DAILY', 'WEEKLY', 'MONTHLY', 'CUSTOM']),
-          ...range,
+          startDate: StoredDay,
+          endDate: StoredDay,
           value: Quantity.nullable(),
           rows: Rows,
           cost: MetricCost,
           durationMs: z.number(),
           calculatedBy: z.string(),
-          calculatedAt: Time,
+          calculatedAt: StoredTime,
         }),
       ),
       nextCursor: z.null(),
@@ -167,7 +184,7 @@ export const custom = {
     output: z.object({
       rows: z.array(
         z.object({
-          at: Time,
+          at: StoredTime,
           action: z.string(),
           version: z.number().int().nullable(),
           callerId: z.string(),

@@ -1,7 +1,8 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Dimension, MerchantId, record } from './entry.ts';
-import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, Time } from './time.ts';
+import { text } from './text.ts';
+import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime } from './time.ts';
 
 const DayGroup = z.object({
   requests: z.string(),
@@ -15,10 +16,10 @@ const DayGroup = z.object({
 const Groups = z.record(z.string(), DayGroup);
 
 export const DayState = z.object({
-  date: Day,
+  date: StoredDay,
   /** Null where there is no document yet. */
   status: z.enum(['complete', 'partial']).nullable(),
-  cachedAt: Time.nullable(),
+  cachedAt: StoredTime.nullable(),
   /** Nothing was counted for the day since its document was made. */
   current: z.boolean(),
   /** It came from another system as flat sums: it is never made anew. */
@@ -49,10 +50,10 @@ const Amounts = z.object({
 export type Amounts = z.infer<typeof Amounts>;
 
 /** Of a model that came from several providers: `model|provider`. */
-const Key = z
-  .string()
-  .max(2 * 256 + 1, 'Expected at most two names of 256 characters')
-  .refine((key) => key.split('|').every((part) => Dimension.safeParse(part).success), 'Expected a printable name');
+const Key = text(2 * 256 + 1).refine(
+  (key) => key.split('|').every((part) => Dimension.safeParse(part).success),
+  'Expected a printable name',
+);
 const Grouping = record(100_000, Key, Amounts).nullish();
 
 /** A row with all dimensions: what one user's key used of one model. */
@@ -124,7 +125,7 @@ export const days = {
       kept: z.object({ days: z.number().int() }),
       /** What was not taken in, and why; at most 100. Of a day without `row` nothing was. */
       rejected: z.array(
-        z.object({ date: Day, row: z.number().int().optional(), code: z.string(), message: z.string() }),
+        z.object({ date: StoredDay, row: z.number().int().optional(), code: z.string(), message: z.string() }),
       ),
     }),
   }),

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { MAX_ENTRY_UNITS, parseQuantity } from './quantity.ts';
+import { name, text } from './text.ts';
 import { Time } from './time.ts';
 
 /** The largest batch of `usage.record`. */
@@ -15,26 +16,14 @@ export const MerchantId = z.string().regex(/^[A-Za-z0-9_.:-]{1,64}$/, 'Expected 
 export const MetricType = z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$');
 export const EntryId = z.string().regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters');
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them (Postgres text has no NUL).
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
-/** Text as Postgres and JSON can keep it. */
-export const text = (max: number) =>
-  z
-    .string()
-    .max(max, `Expected at most ${max} characters`)
-    .refine((value) => !UNPRINTABLE.test(value), 'Control characters and lone surrogates are not allowed');
-
-// biome-ignore lint/suspicious/noControlCharactersInRegex: as above.
-const UNSTORABLE = /[\u0000\p{Cs}]/u;
-/** Text of several lines. */
-export const storable = (max: number) =>
-  z
-    .string()
-    .max(max, `Expected at most ${max} characters`)
-    .refine((value) => !UNSTORABLE.test(value), 'NUL and lone surrogates are not allowed');
-
-/** A dimension of a call. Absent, empty and `unknown` all mean that it is not known. */
+/** A dimension as readers name it: whatever is stored, and `unknown` for calls without it. */
 export const Dimension = text(256);
+
+/** A dimension as producers send it. Absent, empty and `unknown` all mean that it is not known. */
+export const SentDimension = name(256, 400).refine(
+  (value) => value !== '(other)',
+  '`(other)` is what Tally calls values beyond a limit; leave it out',
+);
 
 /** Calls that one entry stands for: a whole number from 1 to 10^15. */
 export const Count = z.union([
@@ -67,7 +56,7 @@ const Metrics = record(32, MetricType, z.string('Send quantities as decimal stri
   },
 );
 
-const Properties = record(16, text(64), z.union([text(512), z.number(), z.boolean()]));
+const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolean()]));
 
 /**
  * What a producer sends: usage of one call, or of `count` calls merged.
@@ -80,11 +69,11 @@ export const UsageEntry = z.strictObject({
   time: Time.optional(),
   /** Amounts by metric type, as decimal strings; `cost` is in USD. */
   metrics: Metrics,
-  userId: Dimension.optional(),
+  userId: SentDimension.optional(),
   /** An alias or a hash of the key, never the secret. */
-  apiKey: Dimension.optional(),
-  model: Dimension.optional(),
-  provider: Dimension.optional(),
+  apiKey: SentDimension.optional(),
+  model: SentDimension.optional(),
+  provider: SentDimension.optional(),
   status: z.enum(['success', 'failure']).optional(),
   count: Count.optional(),
   properties: Properties.optional(),

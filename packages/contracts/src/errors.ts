@@ -41,11 +41,11 @@ export const ERRORS = {
     action: 'Nothing was acknowledged. Send it again after `Retry-After` seconds: events with an id are counted once.',
   },
   // Sources that are pulled from
-  SOURCE_NOT_SET: { status: 400, action: 'Set the address and the key of the source, and start the service again.' },
-  SOURCE_BUSY: { status: 409, action: 'Wait until the pull that runs has ended; `litellm.status` shows it.' },
-  SOURCE_REFUSED: { status: 502, action: 'Check the key and the address of the source: it does not let us in.' },
+  SOURCE_NOT_SET: { status: 400, action: 'Set the address and the key of the source, then restart the service.' },
+  SOURCE_BUSY: { status: 409, action: 'Wait until the running pull has ended; `litellm.status` shows it.' },
+  SOURCE_REFUSED: { status: 502, action: 'Check the key of the source: it rejected our credentials.' },
   SOURCE_UNREADABLE: { status: 502, action: 'Check the address and the version of the source.' },
-  SOURCE_AWAY: { status: 503, action: 'Try again when the source answers; what was recorded stays recorded.' },
+  SOURCE_AWAY: { status: 503, action: 'Try again when the source is available; what was recorded stays recorded.' },
   // Formulas of custom metrics; `details` has the place in the text and what is allowed
   FORMULA_SYNTAX: { status: 400, action: 'Correct the formula at `details.offset`.' },
   FORMULA_FORBIDDEN: { status: 400, action: 'Use only what `details.allowed` names.' },
@@ -61,6 +61,10 @@ export const ERRORS = {
   TIME_TOO_OLD: { status: 400, action: 'Ask an admin to send it with `backfill: true`.' },
   DAY_CLOSED: { status: 400, action: 'The entries of that day are gone; correct its sums with usage.adjust.' },
   DAY_TOLD_BY_SUMS: { status: 400, action: 'Nothing: the daily sums of that day are counted, so its calls are not.' },
+  ID_CONFLICT: {
+    status: 409,
+    action: 'An event with this id is counted already and differs; send different usage under an id of its own.',
+  },
   CARDINALITY_LIMIT: {
     status: 400,
     action: 'Use fewer distinct names: of metric types, users, keys, models or labels; or raise the limit.',

@@ -3,9 +3,10 @@ import { Role } from './access.ts';
 import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
-import { Quantity } from './quantity.ts';
+import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
-import { Day, Time } from './time.ts';
+import { Cursor, label, storable } from './text.ts';
+import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
 export const Rejection = z.object({
   index: z.number().int(),
@@ -27,8 +28,8 @@ export type RecordResult = z.infer<typeof RecordResult>;
 export const StoredEntry = z.object({
   id: z.string(),
   merchantId: z.string(),
-  time: Time,
-  date: Day,
+  time: StoredTime,
+  date: StoredDay,
   metrics: z.record(z.string(), Quantity),
   userId: z.string().nullable(),
   apiKey: z.string().nullable(),
@@ -46,7 +47,7 @@ export type StoredEntry = z.infer<typeof StoredEntry>;
 /** One total of a day that was looked at after the drain. */
 export const TotalMismatch = z.object({
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   metricType: z.string(),
   live: Quantity,
   merchantUsage: Quantity,
@@ -65,6 +66,7 @@ export const FlushResult = z.object({
 });
 export type FlushResult = z.infer<typeof FlushResult>;
 
+/** As they are stored: every row can be corrected. */
 const Dimensions = z.strictObject({
   userId: Dimension.optional(),
   apiKey: Dimension.optional(),
@@ -83,34 +85,38 @@ const RecordedDimensions = z.object({
 export const Adjustment = z.object({
   id: z.string(),
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   metrics: z.record(z.string(), Quantity),
   dimensions: RecordedDimensions,
   reason: z.string(),
   actor: z.string(),
-  createdAt: Time,
+  createdAt: StoredTime,
 });
 export type Adjustment = z.infer<typeof Adjustment>;
 
 export const Explanation = z.object({
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   metricType: z.string(),
   /** The number: entries and adjustments, as `merchant_usage` has it. */
   value: Quantity,
   /** Entries and calls that made it; adjustments are neither. */
   entryCount: Quantity,
   callCount: Quantity,
+  flushCount: z.number().int(),
+  adjustmentCount: z.number().int(),
+  /** The newest 100 flushes, on the first page only. */
   flushes: z.array(
     z.object({
       flushId: z.string(),
       source: z.string(),
-      at: Time,
+      at: StoredTime,
       entries: Quantity,
       calls: Quantity,
       value: Quantity,
     }),
   ),
+  /** The newest 100 adjustments, oldest first, on the first page only. */
   adjustments: z.array(Adjustment),
   /** A page of the entries that made it, in order of their ids. */
   entries: z.array(StoredEntry),
@@ -124,7 +130,7 @@ const book = Quantity.nullable();
 export const Drift = z.object({
   merchantId: z.string(),
   /** Of a month that does not equal its days, or a year that does not equal its months: its first day. */
-  date: Day,
+  date: StoredDay,
   metricType: z.string(),
   /** Entries and adjustments. */
   journal: Quantity,
@@ -145,13 +151,13 @@ export const Drift = z.object({
 export const DeadLetter = z.object({
   id: z.string(),
   merchantId: z.string(),
-  date: Day,
+  date: StoredDay,
   entryId: z.string(),
   code: z.string(),
   message: z.string(),
   attempts: z.number().int(),
-  createdAt: Time,
-  resolvedAt: Time.nullable(),
+  createdAt: StoredTime,
+  resolvedAt: StoredTime.nullable(),
 });
 export type DeadLetter = z.infer<typeof DeadLetter>;
 
@@ -161,17 +167,17 @@ export const ApiKey = z.object({
   role: Role,
   merchantId: z.string().nullable(),
   teamId: z.string().nullable(),
-  createdAt: Time,
+  createdAt: StoredTime,
   /** The id of the key that created it; null for keys from before this was recorded. */
   createdBy: z.string().nullable(),
   /** To the minute; null where it was never used. */
-  lastUsedAt: Time.nullable(),
+  lastUsedAt: StoredTime.nullable(),
   /** From then on the key is refused; null: never. */
-  expiresAt: Time.nullable(),
-  rotatedAt: Time.nullable(),
+  expiresAt: StoredTime.nullable(),
+  rotatedAt: StoredTime.nullable(),
   /** Until then the secret from before the last rotation works too. */
-  previousSecretExpiresAt: Time.nullable(),
-  revokedAt: Time.nullable(),
+  previousSecretExpiresAt: StoredTime.nullable(),
+  revokedAt: StoredTime.nullable(),
   revokedBy: z.string().nullable(),
 });
 export type ApiKey = z.infer<typeof ApiKey>;
@@ -179,7 +185,7 @@ export type ApiKey = z.infer<typeof ApiKey>;
 /** `key` is the secret. It is shown here once; only its hash is kept. */
 const NewApiKey = ApiKey.extend({ key: z.string() });
 
-const KeyName = z.string().trim().min(1).max(100);
+const KeyName = label(100);
 
 /** usage-ingest: records usage, counts it, brings it to Postgres. */
 export const ingest = {
@@ -204,7 +210,7 @@ export const ingest = {
       input: z.strictObject({
         merchantId: MerchantId,
         metricType: MetricType,
-        by: z.union([z.string(), z.number().int().min(0)]).optional(),
+        by: z.union([DecimalText, z.number().int().min(0)]).optional(),
         time: Time.optional(),
         /** With an id a retry counts once; without one it counts again. */
         id: EntryId.optional(),
@@ -218,7 +224,7 @@ export const ingest = {
         date: Day.optional(),
         metricTypes: z.array(MetricType).max(100).optional(),
       }),
-      output: z.object({ date: Day, metrics: z.record(z.string(), Quantity), asOf: Time }),
+      output: z.object({ date: StoredDay, metrics: z.record(z.string(), Quantity), asOf: StoredTime }),
     }),
     recent: query({
       access: 'read',
@@ -233,7 +239,7 @@ export const ingest = {
         date: Day,
         metricType: MetricType,
         limit: z.number().int().min(1).max(1000).default(100),
-        cursor: z.string().max(200).optional(),
+        cursor: Cursor.optional(),
       }),
       output: Explanation,
     }),
@@ -244,9 +250,9 @@ export const ingest = {
         merchantId: MerchantId,
         date: Day,
         /** Signed amounts by metric type; `requests` and `failed_requests` may be corrected too. */
-        metrics: record(200, MetricType, z.string()),
+        metrics: record(200, MetricType, DecimalText),
         dimensions: Dimensions.optional(),
-        reason: z.string().trim().min(1).max(1000),
+        reason: storable(1000).trim().min(1),
       }),
       output: Adjustment,
     }),
@@ -302,7 +308,10 @@ export const ingest = {
         .prefault({}),
       output: z.object({ rows: z.array(DeadLetter), nextCursor: z.string().nullable() }),
     }),
-    /** Tries to count them again: all that are named, or all of a merchant's. */
+    /**
+     * Tries to count them again, oldest first: those that are named, those of a merchant, or all. `left`: how many of those
+     * were not tried because of `limit`; call it again for them.
+     */
     retry: mutation({
       access: 'admin',
       input: z
@@ -312,9 +321,10 @@ export const ingest = {
             .array(z.string().regex(/^\d{1,18}$/))
             .max(1000)
             .optional(),
+          limit: z.number().int().min(1).max(1000).default(1000),
         })
         .prefault({}),
-      output: z.object({ counted: z.number().int(), stillRefused: z.array(DeadLetter) }),
+      output: z.object({ counted: z.number().int(), stillRefused: z.array(DeadLetter), left: z.number().int() }),
     }),
   },
   journal: {
@@ -323,7 +333,7 @@ export const ingest = {
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
-      output: z.object({ closed: z.array(Day) }),
+      output: z.object({ closed: z.array(StoredDay) }),
     }),
   },
   flush: {
@@ -344,7 +354,7 @@ export const ingest = {
       input: z.strictObject({ startDate: Day, endDate: Day }),
       output: z.object({
         success: z.boolean(),
-        days: z.array(FlushResult.extend({ date: Day })),
+        days: z.array(FlushResult.extend({ date: StoredDay })),
         durationMs: z.number(),
       }),
     }),
@@ -353,14 +363,14 @@ export const ingest = {
       platform: true,
       input: z.strictObject({ date: Day.optional() }).prefault({}),
       output: z.object({
-        date: Day,
+        date: StoredDay,
         /** True when nothing waits in Redis and the day has rows in Postgres. */
         aggregated: z.boolean(),
-        /** Merchants with entries waiting in Redis. */
-        pendingKeys: z.number().int(),
+        /** Merchants with entries waiting in Redis; null while Redis is unavailable. */
+        pendingKeys: z.number().int().nullable(),
         /** Rows of `merchant_usage` for the date. */
         recordCount: z.number().int(),
-        lastFlushAt: Time.nullable(),
+        lastFlushAt: StoredTime.nullable(),
         /** Age of the oldest entry that waits; 0 where none does, null where Redis is away. */
         lagMs: z.number().nullable(),
       }),
@@ -369,7 +379,7 @@ export const ingest = {
     drain: mutation({
       access: 'internal',
       input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({}),
-      output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: Time }),
+      output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: StoredTime }),
     }),
   },
   keys: {
@@ -413,7 +423,7 @@ export const ingest = {
         .strictObject({
           includeRevoked: z.boolean().default(false),
           limit: z.number().int().min(1).max(1000).default(100),
-          cursor: z.string().max(200).optional(),
+          cursor: Cursor.optional(),
         })
         .prefault({}),
       output: z.object({ rows: z.array(ApiKey), nextCursor: z.string().nullable() }),

@@ -1,32 +1,32 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Day, StoredDay, StoredTime } from './time.ts';
 
 export const LitellmPull = z.object({
   id: z.string(),
-  /** schedule: goes on from the last one; hand: a range that was asked for; day: a whole day, once its calls have settled. */
+  /** schedule: from the end of the last one; hand: a range that was asked for; day: a whole day, once it is complete. */
   kind: z.enum(['schedule', 'hand', 'day']),
   status: z.enum(['RUNNING', 'COMPLETED', 'FAILED']),
-  /** The starts of calls that it is about; the end is not included. */
-  start: Time,
-  end: Time,
-  /** Everything that started before it is recorded; one that was cut off goes on from here. */
-  position: Time,
-  /** How much of its range is done, 0 to 100. */
+  /** The range of starts of calls; the end is not included. */
+  start: StoredTime,
+  end: StoredTime,
+  /** Every call that started before this time is recorded; a pull that was cut off continues from here. */
+  position: StoredTime,
+  /** The share of the range that is done, 0 to 100. */
   percent: z.number(),
   calls: z.number().int(),
   accepted: z.number().int(),
-  /** Were there already: pulled before, or pushed. */
+  /** Calls that were recorded before, pulled or pushed. */
   duplicates: z.number().int(),
   rejected: z.number().int(),
-  /** The first of the rejected. */
+  /** The first rejected calls. */
   rejections: z.array(z.object({ id: z.string().nullable(), code: z.string(), message: z.string() })),
-  /** Rows that LiteLLM counted but did not show. */
+  /** Rows that LiteLLM counted but did not return. */
   missing: z.number().int(),
   error: z.object({ code: z.string(), message: z.string() }).nullable(),
-  startedAt: Time,
-  finishedAt: Time.nullable(),
+  startedAt: StoredTime,
+  finishedAt: StoredTime.nullable(),
 });
 export type LitellmPull = z.infer<typeof LitellmPull>;
 
@@ -38,11 +38,11 @@ const Sums = z.object({
   cost: Quantity,
 });
 
-/** LiteLLM as a source of usage. For callers that are bound to no merchant. */
+/** LiteLLM as a source of usage. Only for callers that are bound to no merchant. */
 export const litellm = {
   /**
-   * Pulls what LiteLLM logged of these days; without dates what is new since the last pull. Answers when it has ended, or
-   * after 20 seconds with what it has so far: `litellm.status` tells on. SOURCE_BUSY while another pull runs.
+   * Pulls what LiteLLM logged of these days; without dates, what is new since the last pull. Answers when it has ended, or
+   * after 20 seconds with its progress; then see `litellm.status`. SOURCE_BUSY while another pull runs.
    */
   pull: mutation({
     access: 'admin',
@@ -55,36 +55,36 @@ export const litellm = {
     platform: true,
     input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),
     output: z.object({
-      /** Whether there is an address to pull from. */
+      /** True if there is an address to pull from. */
       configured: z.boolean(),
-      /** Milliseconds between two pulls; null where they are started by hand alone. */
+      /** Milliseconds between two pulls; null if they are started only by hand. */
       intervalMs: z.number().nullable(),
-      lastCompletedAt: Time.nullable(),
+      lastCompletedAt: StoredTime.nullable(),
       /** The newest 20. */
       pulls: z.array(LitellmPull),
-      /** Days of the range, at most 400; without one the last 31: what the calls of a day sum up to, and what LiteLLM's own daily sums say. */
+      /** The days of the range, at most 400 (default: the last 31): the sums of their calls and LiteLLM's own sums. */
       days: z.array(
         z.object({
-          date: Day,
-          /** Whether its calls or its daily sums are counted; null where nothing is. */
+          date: StoredDay,
+          /** Whether its calls or its daily sums are counted; null if nothing is. */
           toldBy: z.enum(['calls', 'sums']).nullable(),
           seen: Sums.nullable(),
           reported: Sums.nullable(),
           differs: z.boolean().nullable(),
-          /** Why LiteLLM's sums are not known. */
+          /** Why LiteLLM's sums could not be read. */
           error: z.string().nullable(),
-          checkedAt: Time.nullable(),
+          checkedAt: StoredTime.nullable(),
         }),
       ),
     }),
   }),
 } as const;
 
-/** What the receivers answer, beside the codes of single entries. */
+/** What the receivers answer. */
 export const LitellmReceipt = z.object({
   accepted: z.number().int(),
   duplicates: z.number().int(),
-  /** `null` items, which LiteLLM sends where it has nothing to say. */
+  /** `null` items, which LiteLLM sends where it has no payload. */
   empty: z.number().int(),
   rejected: z.array(
     z.object({ index: z.number().int(), id: z.string().nullable(), code: z.string(), message: z.string() }),

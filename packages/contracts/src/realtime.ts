@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { mutation, query, subscription } from './contract.ts';
-import { MerchantId, record, text } from './entry.ts';
+import { MerchantId, record } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Cursor, text } from './text.ts';
+import { StoredDay, StoredTime } from './time.ts';
 
 export const RealtimeType = z.enum(['COUNTER', 'GAUGE', 'HISTOGRAM', 'RATE']);
 export type RealtimeType = z.infer<typeof RealtimeType>;
@@ -30,7 +31,7 @@ export const RealtimeValue = z.object({
   name: z.string(),
   type: RealtimeType,
   labels: z.record(z.string(), z.string()),
-  asOf: Time,
+  asOf: StoredTime,
   /** Counters and gauges, exact. */
   value: Quantity.optional(),
   unit: z.string().optional(),
@@ -96,7 +97,7 @@ export const realtime = {
       .strictObject({
         merchantId: MerchantId.optional(),
         limit: z.number().int().min(1).max(1000).default(1000),
-        cursor: z.string().max(10_000).optional(),
+        cursor: Cursor.optional(),
       })
       .prefault({}),
     output: z.object({
@@ -115,7 +116,7 @@ export const realtime = {
       restored: z.number().int(),
       /** Counters `usage.<metric type>` of closed days, labelled with their `date`, that were not what was counted. */
       corrected: z.array(
-        z.object({ merchantId: z.string().nullable(), name: z.string(), date: Day, was: Quantity, is: Quantity }),
+        z.object({ merchantId: z.string().nullable(), name: z.string(), date: StoredDay, was: Quantity, is: Quantity }),
       ),
       /** False where usage-ingest did not bring all to the cubes, so that mirrors were not compared. */
       usageCompared: z.boolean(),

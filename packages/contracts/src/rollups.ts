@@ -2,7 +2,8 @@ import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Day, Time } from './time.ts';
+import { Cursor, text } from './text.ts';
+import { Day, StoredDay, StoredTime } from './time.ts';
 
 export const RollupGrain = z.enum(['daily', 'weekly', 'monthly']);
 export type RollupGrain = z.infer<typeof RollupGrain>;
@@ -19,8 +20,7 @@ export const JobStatus = z.enum(['RUNNING', 'COMPLETED', 'FAILED', 'PARTIAL']);
 export type JobStatus = z.infer<typeof JobStatus>;
 
 /** A period may begin before the first day that can be asked for, and end after the last one. */
-const PeriodDay = z.string().regex(/^\d{4}-\d{2}-\d{2}$/);
-const Period = z.object({ startDate: PeriodDay, endDate: PeriodDay });
+const Period = z.object({ startDate: StoredDay, endDate: StoredDay });
 const Failure = z.object({ period: z.string(), message: z.string() });
 
 export const RollupRun = z.object({
@@ -46,8 +46,8 @@ export const RollupRow = z.object({
   entityType: EntityType,
   /** `unknown` where the entries did not say. */
   entityId: z.string(),
-  periodStart: PeriodDay,
-  periodEnd: PeriodDay,
+  periodStart: StoredDay,
+  periodEnd: StoredDay,
   metricType: z.string(),
   value: Quantity,
   /** value / days of the period, rounded half away from zero: cost to 9 decimals, all others to 6. */
@@ -71,8 +71,8 @@ export const JobRow = z.object({
   periodsTotal: z.number().int(),
   /** 1, and one more for each time that a run was taken over from a process that died. */
   attempts: z.number().int(),
-  started: Time,
-  finished: Time.nullable(),
+  started: StoredTime,
+  finished: StoredTime.nullable(),
   /** Null without an error. */
   error: z.string().nullable(),
 });
@@ -86,7 +86,7 @@ export const RollupList = z.strictObject({
   entityIds: z.array(Dimension).max(1000).optional(),
   metricTypes: z.array(MetricType).max(100).optional(),
   limit: z.number().int().min(1).max(1000).default(100),
-  cursor: z.string().max(2000).optional(),
+  cursor: Cursor.optional(),
 });
 export type RollupList = z.infer<typeof RollupList>;
 
@@ -152,7 +152,7 @@ export const jobs = {
     platform: true,
     input: z.strictObject({}).prefault({}),
     output: z.object({
-      rows: z.array(z.object({ name: z.string(), pattern: z.string(), next: Time.nullable() })),
+      rows: z.array(z.object({ name: z.string(), pattern: z.string(), next: StoredTime.nullable() })),
       nextCursor: z.null(),
     }),
   }),
@@ -167,7 +167,7 @@ export const jobs = {
           id: z.string(),
           name: z.string(),
           attempts: z.number().int(),
-          failedAt: Time.nullable(),
+          failedAt: StoredTime.nullable(),
           error: z.string(),
         }),
       ),
@@ -177,7 +177,7 @@ export const jobs = {
   retry: mutation({
     access: 'admin',
     platform: true,
-    input: z.strictObject({ id: z.string().min(1).max(200) }),
+    input: z.strictObject({ id: text(200).min(1) }),
     output: z.object({ id: z.string(), retried: z.literal(true) }),
   }),
 } as const;
@@ -186,7 +186,7 @@ export const jobLog = query({
   access: 'read',
   platform: true,
   input: z
-    .strictObject({ limit: z.number().int().min(1).max(200).default(50), cursor: z.string().max(200).optional() })
+    .strictObject({ limit: z.number().int().min(1).max(200).default(50), cursor: Cursor.optional() })
     .prefault({}),
   output: z.object({ rows: z.array(JobRow), nextCursor: z.string().nullable() }),
 });

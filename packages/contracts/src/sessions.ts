@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { mutation, query } from './contract.ts';
-import { Time } from './time.ts';
+import { StoredTime } from './time.ts';
 
 /** The caller, as the console shows it. */
 const Who = z.object({
@@ -20,13 +20,13 @@ export const sessions = {
     access: 'read',
     input: z.strictObject({}).prefault({}),
     /** `secret` is shown here once; only its hash is kept. */
-    output: Who.extend({ id: z.string(), secret: z.string(), expiresAt: Time }),
+    output: Who.extend({ id: z.string(), secret: z.string(), expiresAt: StoredTime }),
   }),
   /** Returns who the caller is; `expiresAt` is null where it shows an API key and no session. */
   current: query({
     access: 'read',
     input: z.strictObject({}).prefault({}),
-    output: Who.extend({ expiresAt: Time.nullable() }),
+    output: Who.extend({ expiresAt: StoredTime.nullable() }),
   }),
   /** Ends the session that the caller shows; an API key ends nothing. */
   end: mutation({

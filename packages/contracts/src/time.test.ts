@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { addDays, countDays, dayOf, eachDay, isDay, monthOf, parseTime, startOfDay } from './time.ts';
+import { addDays, countDays, dayOf, eachDay, isDay, monthOf, parseTime, StoredTime, startOfDay } from './time.ts';
 
 describe('days', () => {
   test.each([
@@ -77,9 +77,28 @@ describe('times', () => {
     '2026-11-22 10:00:00Z',
     '2026-02-30T10:00:00Z',
     '2026-11-22T25:00:00Z',
+    '2026-11-22T24:00:00Z',
+    '2026-11-22T23:59:60Z',
+    '1000-01-01T00:00:00+14:00',
+    '9998-12-31T23:59:59-14:00',
     'now',
     '1700000000',
   ])('"%s" is no time', (text) => {
     expect(parseTime(text)).toBeUndefined();
+  });
+
+  test('what is a time is on a day of UTC, whatever its zone; a stored one can be answered', () => {
+    const edges = fc.constantFrom('0999-12-31', '1000-01-01', '2026-03-01', '9998-12-31', '9999-01-01');
+    const [hour, minute] = [fc.integer({ min: 0, max: 24 }), fc.integer({ min: 0, max: 60 })];
+    const two = (number: number) => String(number).padStart(2, '0');
+    fc.assert(
+      fc.property(edges, hour, minute, fc.constantFrom('+', '-'), hour, minute, (day, h, m, sign, zoneH, zoneM) => {
+        const at = parseTime(`${day}T${two(h)}:${two(m)}:00${sign}${two(zoneH)}:${two(zoneM)}`);
+        if (at === undefined) return;
+        expect(isDay(new Date(at).toISOString().slice(0, 10))).toBe(true);
+        expect(StoredTime.safeParse(new Date(at).toISOString()).success).toBe(true);
+      }),
+      { numRuns: 2_000 },
+    );
   });
 });

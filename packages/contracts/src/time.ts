@@ -7,9 +7,17 @@ export const DAY_MS = 24 * HOUR_MS;
 
 const DAY_PATTERN = /^[1-9]\d{3}-\d{2}-\d{2}$/;
 
-/** A day of UTC, `YYYY-MM-DD`; days that do not exist are refused. Days compare as strings. */
-export const Day = z.string().refine(isDay, { error: 'Expected an existing day as YYYY-MM-DD.' });
+/**
+ * A day of UTC as callers name it: `YYYY-MM-DD`, existing, of the years 1000 to 9998. Days compare as strings, and so do the
+ * days around them.
+ */
+export const Day = z.string().refine(isDay, {
+  error: 'Expected an existing day as YYYY-MM-DD, from 1000-01-01 to 9998-12-31.',
+});
 export type Day = string;
+
+/** A day in an answer: any that may be stored, also one that callers may not name. */
+export const StoredDay = z.string().regex(/^[+-]?\d{4,6}-\d{2}-\d{2}$/);
 
 /** True for an existing UTC day of the years 1000 to 9998, written YYYY-MM-DD: the days around it compare as strings too. */
 export function isDay(text: string): text is Day {
@@ -61,25 +69,36 @@ export function monthOf(day: Day): { startDate: Day; endDate: Day } {
   return { startDate, endDate };
 }
 
-const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
+const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
 /** The time read last: it is first checked and then used, and entries of a batch often share it. */
 let latestTime: { text: string; ms: number | undefined } = { text: '', ms: undefined };
 
-/** Reads an ISO 8601 time with its zone, to the millisecond; undefined when it is none. */
+/**
+ * Reads an ISO 8601 time with its zone, to the millisecond; undefined when it is none, or when its UTC day is not of the
+ * years 1000 to 9998, whatever day is written.
+ */
 export function parseTime(text: string): number | undefined {
-  if (latestTime.text !== text) {
-    const ms = TIME_PATTERN.test(text) && isDay(text.slice(0, 10)) ? Date.parse(text) : Number.NaN;
-    latestTime = { text, ms: Number.isNaN(ms) ? undefined : ms };
-  }
+  if (latestTime.text !== text) latestTime = { text, ms: momentOf(text) };
   return latestTime.ms;
 }
 
-/** A moment as Tally answers it: ISO 8601 in UTC. */
+function momentOf(text: string): number | undefined {
+  if (!TIME_PATTERN.test(text) || !isDay(text.slice(0, 10))) return undefined;
+  const ms = Date.parse(text);
+  return !Number.isNaN(ms) && isDay(dayOf(ms)) ? ms : undefined;
+}
+
+/** A moment as callers name it: ISO 8601 with its zone, on a UTC day of the years 1000 to 9998. */
 export const Time = z.string().refine((text) => parseTime(text) !== undefined, {
-  error: 'Expected an ISO 8601 time with its zone, such as 2026-11-22T10:00:00Z.',
+  error: 'Expected an ISO 8601 time with its zone, such as 2026-11-22T10:00:00Z, in the years 1000 to 9998 of UTC.',
 });
 export type Time = string;
+
+/** A moment in an answer: ISO 8601, any that may be stored. */
+export const StoredTime = z
+  .string()
+  .regex(/^[+-]?\d{4,6}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:\d{2})$/);
 
 /** A range of UTC days, both ends included. */
 export const DayRange = z.object({ startDate: Day, endDate: Day });

@@ -1,4 +1,4 @@
--- Which of a merchant's entries are in the journal, or refused by it and kept as dead letters.
+-- Which of a merchant's entries are in the journal.
 -- $1 merchant   $2 dates   $3 ids, each beside its date
 select wanted.date, wanted.id
 from unnest($2::date[], $3::text[]) as wanted (date, id)

@@ -25,8 +25,13 @@ export type CorrectionsStore = {
    * recorded. CONFLICT where the id stands for another adjustment.
    */
   adjust(adjustment: Omit<Adjustment, 'createdAt'>): Promise<Adjustment>;
-  /** The adjustments of a merchant's day, oldest first. */
-  adjustments(merchantId: string, date: Day): Promise<Adjustment[]>;
+  /** The newest adjustments of some metric types of a merchant's day, oldest first, and how many there are. */
+  adjustments(
+    merchantId: string,
+    date: Day,
+    metricTypes: readonly string[],
+    limit: number,
+  ): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
 const COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
@@ -45,8 +50,9 @@ const Row = z
     reason: z.string(),
     actor: z.string(),
     created_at: Moment,
+    all_adjustments: z.string().transform(Number),
   })
-  .transform((row): Adjustment => {
+  .transform((row): Adjustment & { all: number } => {
     const own = COLUMNS.map((column): [string, UnitsType] => [column, row[column]]);
     const amounts = [...own, ...Object.entries(row.metrics ?? {})].filter(([, units]) => units !== 0n);
     return {
@@ -58,22 +64,28 @@ const Row = z
       reason: row.reason,
       actor: row.actor,
       createdAt: row.created_at,
+      all: row.all_adjustments,
     };
   });
 
 /** Corrections: a number is never edited, it is adjusted, and says why and by whom. */
 export function createCorrectionsStore(dataSource: DataSource, journal: Journal): CorrectionsStore {
-  const find = (merchantId: string, date: Day | null, id: string | null) =>
-    runSql(dataSource, 'adjustments', [merchantId, date, id], Row);
+  type Question = { date?: Day; id?: string; metricTypes?: readonly string[]; limit: number };
+  const find = (merchantId: string, { date, id, metricTypes, limit }: Question) =>
+    runSql(dataSource, 'adjustments', [merchantId, date ?? null, id ?? null, metricTypes ?? null, limit], Row);
 
   return {
-    adjustments: (merchantId, date) => find(merchantId, date, null),
+    async adjustments(merchantId, date, metricTypes, limit) {
+      const rows = await find(merchantId, { date, metricTypes, limit: Math.max(limit, 1) });
+      return { newest: limit === 0 ? [] : rows.map(withoutCount).reverse(), count: rows[0]?.all ?? 0 };
+    },
 
     async adjust(adjustment) {
       await journal.exclusively([adjustment.merchantId], { wait: true }, ({ transaction }) =>
         transaction.query(sql('adjust'), [JSON.stringify(recordOf(adjustment)), 'adjustment']),
       );
-      const [recorded] = await find(adjustment.merchantId, null, adjustment.id);
+      const [found] = await find(adjustment.merchantId, { id: adjustment.id, limit: 1 });
+      const recorded = found && withoutCount(found);
       if (!recorded || !isSame(recorded, adjustment)) {
         throw new TallyError('CONFLICT', `Adjustment ${adjustment.id} of this merchant exists, with other contents.`);
       }
@@ -81,6 +93,8 @@ export function createCorrectionsStore(dataSource: DataSource, journal: Journal)
     },
   };
 }
+
+const withoutCount = ({ all: _, ...adjustment }: Adjustment & { all: number }): Adjustment => adjustment;
 
 function recordOf({ id, merchantId, date, dimensions, amounts, reason, actor }: Omit<Adjustment, 'createdAt'>) {
   const others = [...amounts].filter(([type]) => !COLUMNS.includes(type as (typeof COLUMNS)[number]));

@@ -19,6 +19,7 @@ import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-an
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
 import { KeyLifetimes1763856000040 } from './migrations/40-key-lifetimes.ts';
 import { AuditLog1763856000041 } from './migrations/41-audit-log.ts';
+import { LitellmCalls1763856000046 } from './migrations/46-litellm-calls.ts';
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 
 export type DbOptions = {
@@ -61,6 +62,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       DocumentKeys1763856000028,
       KeyLifetimes1763856000040,
       AuditLog1763856000041,
+      LitellmCalls1763856000046,
       Sessions1763856000080,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.

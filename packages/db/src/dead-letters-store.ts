@@ -1,8 +1,9 @@
-import type { Day } from '@tally/contracts';
+import type { Day, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { JournalLine } from './journal-line.ts';
-import { DateText, Moment } from './rows.ts';
+import type { MerchantDay } from './journal-store.ts';
+import { DateText, Moment, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
 export type DeadLetter = {
@@ -28,10 +29,17 @@ export type DeadLettersStore = {
   }): Promise<DeadLetter[]>;
   /** Marks a letter as counted. */
   resolve(id: string): Promise<void>;
-  /** How many wait for someone to look at them. */
-  count(): Promise<number>;
-  /** The unresolved entries of a merchant, as journal lines: accepted, but in no book of Postgres. */
-  waiting(merchantId: string, transaction: Executor): Promise<JournalLine[]>;
+  /** Records that Postgres refused a letter again; returns how often it was tried by now. */
+  refused(id: string, reason: { code: string; message: string }): Promise<number>;
+  /** How many are unresolved: of all, of a merchant, or of those with these ids. */
+  count(scope?: { merchantId?: string | undefined; ids?: readonly string[] | undefined }): Promise<number>;
+  /**
+   * Sums of a merchant's day by metric type over the unresolved letters that are not in the journal, except the entries
+   * `except`.
+   */
+  waiting(day: MerchantDay, except: readonly string[], transaction: Executor): Promise<Map<string, UnitsType>>;
+  /** Which of these entries of a merchant's day are unresolved letters. */
+  among(day: MerchantDay, entryIds: readonly string[], transaction: Executor): Promise<Set<string>>;
 };
 
 const Row = z
@@ -55,7 +63,7 @@ const Row = z
     resolvedAt: resolved_at,
   }));
 
-const MAX_WAITING = 10_000;
+const WaitingRow = z.object({ metric_type: z.string(), units: Units });
 
 /** Entries that were acknowledged and that Postgres refused for their own sake. */
 export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore {
@@ -65,15 +73,32 @@ export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore
     async resolve(id) {
       await dataSource.query('update usage_dead_letters set resolved_at = now() where id = $1', [id]);
     },
-    async count() {
+    async refused(id, { code, message }) {
+      const [rows] = await dataSource.query(
+        'update usage_dead_letters set attempts = attempts + 1, code = $2, message = $3 where id = $1 returning attempts',
+        [id, code, message],
+      );
+      return rows[0].attempts;
+    },
+    async count({ merchantId, ids } = {}) {
       const [row] = await dataSource.query(
-        'select count(*) as count from usage_dead_letters where resolved_at is null',
+        `select count(*) as count from usage_dead_letters
+         where resolved_at is null and ($1::text is null or merchant_id = $1) and ($2::bigint[] is null or id = any($2))`,
+        [merchantId ?? null, ids ?? null],
       );
       return Number(row.count);
     },
-    async waiting(merchantId, transaction) {
-      const letters = await runSql(transaction, 'dead-letters', [merchantId, null, '0', MAX_WAITING, false], Row);
-      return letters.map((letter) => letter.line);
+    async waiting({ merchantId, date }, except, transaction) {
+      const rows = await runSql(transaction, 'waiting-dead-letters', [merchantId, date, except], WaitingRow);
+      return new Map(rows.map(({ metric_type, units }) => [metric_type, units]));
+    },
+    async among({ merchantId, date }, entryIds, transaction) {
+      const rows = (await transaction.query(
+        `select entry_id from usage_dead_letters
+         where merchant_id = $1 and date = $2 and entry_id = any($3::text[]) and resolved_at is null`,
+        [merchantId, date, entryIds],
+      )) as { entry_id: string }[];
+      return new Set(rows.map((row) => row.entry_id));
     },
   };
 }

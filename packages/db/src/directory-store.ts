@@ -8,10 +8,14 @@ export type Known = { id: string; name: string; email: string | null; role: stri
 export type DirectoryStore = {
   /** Writes entries, all or none; of two with the same identity the last counts. */
   upsert(entries: readonly DirectoryEntry[]): Promise<number>;
-  /** Entries of a kind by id; of one merchant: its own and those for every merchant, but of merchants itself alone. */
+  /**
+   * Entries of a kind by id; of one merchant: its own and those for every merchant, but of merchants only itself. With
+   * `boundTo` the entries for every merchant are only those whose ids occur in the usage of that merchant.
+   */
   list(page: {
     kind: DirectoryKind;
     merchantIds?: readonly string[] | undefined;
+    boundTo: string | null;
     limit: number;
     after?: { id: string; merchantId: string } | undefined;
   }): Promise<DirectoryEntry[]>;
@@ -54,8 +58,8 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
       );
       return rows.length;
     },
-    async list({ kind, merchantIds, limit, after }) {
-      const values = [kind, merchantIds ?? null, after?.id ?? null, after?.merchantId ?? null, limit];
+    async list({ kind, merchantIds, boundTo, limit, after }) {
+      const values = [kind, merchantIds ?? null, after?.id ?? null, after?.merchantId ?? null, limit, boundTo];
       const rows = await runSql(dataSource, 'list-directory', values, EntryRow);
       return rows.map(({ merchant_id, ...row }) => ({ kind, ...row, merchantId: merchant_id || null }));
     },

@@ -8,8 +8,13 @@ import { runSql } from './run-sql.ts';
 export type EventsStore = {
   /** The newest entries of a merchant in the journal, by their own time. */
   recent(merchantId: string, limit: number): Promise<JournalLine[]>;
-  /** The flushes that made a number of a merchant's day, newest first. */
-  flushesOf(merchantId: string, date: Day, metricTypes: readonly string[]): Promise<FlushPart[]>;
+  /** The newest flushes that made a number of a merchant's day, and the sums of all of them. */
+  flushesOf(
+    merchantId: string,
+    date: Day,
+    metricTypes: readonly string[],
+    limit: number,
+  ): Promise<{ newest: FlushPart[]; flushes: number; entries: bigint; calls: bigint }>;
   /** A page of the entries that made it, in order of their ids. */
   entriesOf(
     merchantId: string,
@@ -23,7 +28,17 @@ export type EventsStore = {
 export type FlushPart = { flushId: string; source: string; at: string; entries: bigint; calls: bigint; value: bigint };
 
 const FlushRow = z
-  .object({ flush_id: z.string(), source: z.string(), started_at: Moment, entries: Units, calls: Units, value: Units })
+  .object({
+    flush_id: z.string(),
+    source: z.string(),
+    started_at: Moment,
+    entries: Units,
+    calls: Units,
+    value: Units,
+    all_flushes: z.string().transform(Number),
+    all_entries: Units,
+    all_calls: Units,
+  })
   .transform(({ flush_id, started_at, ...row }) => ({ ...row, flushId: flush_id, at: started_at }));
 
 const none = z.string().transform((text) => (text === '' ? undefined : text));
@@ -62,8 +77,16 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
     async recent(merchantId, limit) {
       return (await runSql(dataSource, 'recent-events', [merchantId, limit], EventRow)) as JournalLine[];
     },
-    flushesOf: (merchantId, date, metricTypes) =>
-      runSql(dataSource, 'explain-flushes', [merchantId, date, metricTypes], FlushRow),
+    async flushesOf(merchantId, date, metricTypes, limit) {
+      // The sums stand beside each row, so one is read where none is wanted.
+      const values = [merchantId, date, metricTypes, Math.max(limit, 1)];
+      const rows = await runSql(dataSource, 'explain-flushes', values, FlushRow);
+      const { all_flushes = 0, all_entries = 0n, all_calls = 0n } = rows[0] ?? {};
+      const newest = rows
+        .slice(0, limit)
+        .map(({ flushId, source, at, entries, calls, value }) => ({ flushId, source, at, entries, calls, value }));
+      return { newest, flushes: all_flushes, entries: all_entries, calls: all_calls };
+    },
     async entriesOf(merchantId, date, metricTypes, { after, limit }) {
       const values = [merchantId, date, metricTypes, after, limit];
       return (await runSql(dataSource, 'explain-entries', values, EventRow)) as JournalLine[];

@@ -15,7 +15,16 @@ export {
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
-export type { DaySums, LitellmDay, LitellmStore, Pull, PullKind, PullLane, ToldBy } from './litellm-store.ts';
+export type {
+  DaySums,
+  LitellmCall,
+  LitellmDay,
+  LitellmStore,
+  Pull,
+  PullKind,
+  PullLock,
+  ToldBy,
+} from './litellm-store.ts';
 export { type BinaryOp, type Expr, type MetricQuery, SOURCE_COLUMNS, type ValueType } from './metric-query.ts';
 export { type Db, openDb } from './open-db.ts';
 export type { SavedMetric } from './realtime-store.ts';

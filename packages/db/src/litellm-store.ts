@@ -1,13 +1,13 @@
 import type { Day } from '@tally/contracts';
 import type { DataSource, QueryRunner } from 'typeorm';
 import { z } from 'zod';
-import { DateText, Moment } from './rows.ts';
-import { type Executor, runSql } from './run-sql.ts';
+import { DateText, Moment, Units } from './rows.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 
-/** schedule: goes on from the last one; hand: a range that was asked for; day: a whole day, once its calls have settled. */
+/** schedule: from the end of the last one; hand: a range that was asked for; day: a whole day, once it is complete. */
 export type PullKind = 'schedule' | 'hand' | 'day';
 
-/** Sums of a day as units in text. */
+/** Sums of a day, in units, as text. */
 export type DaySums = {
   requests: string;
   failed: string;
@@ -22,16 +22,16 @@ export type Pull = {
   status: 'RUNNING' | 'COMPLETED' | 'FAILED';
   start: string;
   end: string;
-  /** Everything before it is recorded. */
+  /** Everything before this time is recorded. */
   position: string;
   calls: number;
   accepted: number;
   duplicates: number;
   rejected: number;
-  /** Rows that LiteLLM counted and did not show. */
+  /** Rows that LiteLLM counted but did not return. */
   missing: number;
   rejections: { id: string | null; code: string; message: string }[];
-  /** Sums of the day that the position lies in, where the pull has all of it so far. */
+  /** Sums of the day of `position`, where the pull has read all of that day so far. */
   daySums: (DaySums & { date: Day }) | null;
   error: { code: string; message: string } | null;
   startedAt: string;
@@ -45,7 +45,7 @@ export type PullProgress = Pick<
 
 export type ToldBy = 'calls' | 'sums';
 
-/** A day of the source: how it is told, what its calls sum up to, what LiteLLM's daily sums say. */
+/** A day of the source: whether calls or daily sums are counted, the sums of its calls, and LiteLLM's daily sums. */
 export type LitellmDay = {
   date: Day;
   toldBy: ToldBy | null;
@@ -56,51 +56,74 @@ export type LitellmDay = {
   checkedAt: string | null;
 };
 
-/** The one pull that may run, whichever process it runs in: a connection of its own, whose lock says so. */
-export type PullLane = {
-  /** A pull that its process did not live to end; undefined where there is none. */
+/** An id of a call, and the entry it stands for. Amounts are in units; null: not reported. */
+export type LitellmCall = {
+  merchantId: string;
+  alias: string;
+  entryId: string;
+  /** The entry's time, in milliseconds. */
+  time: number;
+  /** True where `time` is when the call was reported, not when it began. */
+  isSentTime: boolean;
+  responseId: string | null;
+  failed: boolean | null;
+  promptTokens: bigint | null;
+  completionTokens: bigint | null;
+  cost: bigint | null;
+};
+
+/** The right to pull, which one process has at a time: an advisory lock on a connection of its own. */
+export type PullLock = {
+  /** Returns a pull whose process died before its end; undefined where there is none. */
   unfinished(): Promise<Pull | undefined>;
   begin(pull: { kind: PullKind; start: number; end: number }): Promise<Pull>;
-  /** Notes what is recorded. Throws where the connection, and so the lock, was lost. */
+  /** Stores the progress of a pull. Throws where the connection, and so the lock, was lost. */
   advance(id: string, progress: PullProgress): Promise<void>;
   finish(id: string, error: Pull['error']): Promise<Pull>;
   release(): Promise<void>;
 };
 
 export type LitellmStore = {
-  /** Undefined where somebody else pulls. */
-  lane(): Promise<PullLane | undefined>;
-  /** Pulls, newest first. */
+  /** Takes the lock; undefined where another process has it. */
+  lock(): Promise<PullLock | undefined>;
+  /** Returns pulls, newest first. */
   pulls(limit: number): Promise<Pull[]>;
-  /** Where scheduled pulls began, and how far they came; null before the first. In milliseconds. */
+  /** Returns the start of the first scheduled pull and the position of the last, in ms; null before the first. */
   scheduled(): Promise<{ from: number; to: number } | null>;
-  /** When a pull last completed, in milliseconds. */
+  /** Returns when a pull last completed, in milliseconds. */
   lastCompleted(): Promise<number | null>;
-  /** Says how days are told, where nobody has said; returns what was first said of each. */
+  /** Records whether days are counted by calls or by sums, unless that is recorded already. Returns it per day. */
   tell(days: readonly Day[], by: ToldBy): Promise<Map<Day, ToldBy>>;
-  /** Keeps what is known of a day; fields that are left out stay. */
+  /** Stores what is known of a day; fields that are left out stay. */
   noteDay(date: Day, note: Partial<Omit<LitellmDay, 'date' | 'toldBy' | 'checkedAt'>>): Promise<void>;
-  /** Days from `from` on that something is known of, in order. */
+  /** Returns the days of a range that something is known of, in order. */
   days(from: Day, to: Day): Promise<LitellmDay[]>;
-  /** The times, in milliseconds, that were first told of calls around a midnight, in the order of the calls. */
-  settle(calls: readonly { midnight: Day; merchantId: string; id: string; at: number }[]): Promise<number[]>;
-  /** Forgets pulls and midnights before a day. */
+  /**
+   * Reads what is known of ids of calls, passes it to `decide` and stores what that returns, one call at a time in all
+   * processes: two reports of a call cannot both find it unknown.
+   */
+  claimCalls(
+    asked: readonly Pick<LitellmCall, 'merchantId' | 'alias'>[],
+    decide: (known: LitellmCall[]) => LitellmCall[],
+  ): Promise<void>;
+  /** Deletes pulls before a day, and calls of days whose journal is closed: those can no longer be counted. */
   prune(before: Day): Promise<void>;
 };
 
-const LANE_LOCK = 7425;
+const PULL_LOCK = 7425;
+const CLAIM_LOCK = 7446;
 const COLUMNS =
   'id, kind, status, range_start, range_end, position, calls, accepted, duplicates, rejected, missing, rejections, day_sums, error, started_at, finished_at';
 
-/** What analytics-api keeps of LiteLLM, in `litellm_pulls`, `litellm_days` and `litellm_midnight_calls`. */
+/** Owns `litellm_pulls`, `litellm_days` and `litellm_calls`. */
 export function createLitellmStore(dataSource: DataSource): LitellmStore {
   return {
-    async lane() {
+    async lock() {
       const runner = dataSource.createQueryRunner();
       await runner.connect();
       try {
-        const [lock] = await runner.query('select pg_try_advisory_lock($1) as held', [LANE_LOCK]);
-        if (lock.held === true) return laneOn(runner);
+        const [lock] = await runner.query('select pg_try_advisory_lock($1) as held', [PULL_LOCK]);
+        if (lock.held === true) return lockOn(runner);
         await runner.release();
         return undefined;
       } catch (error) {
@@ -167,21 +190,26 @@ export function createLitellmStore(dataSource: DataSource): LitellmStore {
       return rows.map((row) => DayRow.parse(row));
     },
 
-    async settle(calls) {
-      if (calls.length === 0) return [];
-      const rows = await runSql(
-        dataSource,
-        'settle-midnight-calls',
-        [
-          calls.map((call) => call.midnight),
-          calls.map((call) => call.merchantId),
-          calls.map((call) => call.id),
-          calls.map((call) => call.at),
-        ],
-        SettledRow,
-      );
-      const times = new Map(rows.map((row) => [`${row.midnight} ${row.merchant_id} ${row.id}`, row.time.getTime()]));
-      return calls.map((call) => times.get(`${call.midnight} ${call.merchantId} ${call.id}`)!);
+    async claimCalls(asked, decide) {
+      await dataSource.transaction(async (transaction) => {
+        await transaction.query('select pg_advisory_xact_lock($1)', [CLAIM_LOCK]);
+        const of = asked.map(({ merchantId, alias }) => [merchantId, alias] as const);
+        const columns = [of.map(([merchantId]) => merchantId), of.map(([, alias]) => alias)];
+        const notes = decide(await runSql(transaction, 'find-litellm-calls', columns, CallRow));
+        if (notes.length === 0) return;
+        await transaction.query(sql('note-litellm-calls'), [
+          notes.map((note) => note.merchantId),
+          notes.map((note) => note.alias),
+          notes.map((note) => note.entryId),
+          notes.map((note) => note.time),
+          notes.map((note) => note.isSentTime),
+          notes.map((note) => note.responseId),
+          notes.map((note) => note.failed),
+          notes.map((note) => note.promptTokens),
+          notes.map((note) => note.completionTokens),
+          notes.map((note) => note.cost),
+        ]);
+      });
     },
 
     async prune(before) {
@@ -190,12 +218,15 @@ export function createLitellmStore(dataSource: DataSource): LitellmStore {
            and id <> all (select id from litellm_pulls where kind = 'schedule' order by position desc limit 1)`,
         [before],
       );
-      await dataSource.query('delete from litellm_midnight_calls where midnight < $1::date', [before]);
+      await dataSource.query(
+        `delete from litellm_calls where date <= (select max(date) from usage_closed_days)
+           and date in (select date from usage_closed_days)`,
+      );
     },
   };
 }
 
-function laneOn(runner: QueryRunner): PullLane {
+function lockOn(runner: QueryRunner): PullLock {
   const executor = runner as Executor;
   return {
     async unfinished() {
@@ -243,7 +274,7 @@ function laneOn(runner: QueryRunner): PullLane {
       return pull!;
     },
     async release() {
-      await runner.query('select pg_advisory_unlock($1)', [LANE_LOCK]).catch(() => {});
+      await runner.query('select pg_advisory_unlock($1)', [PULL_LOCK]).catch(() => {});
       await runner.release().catch(() => {});
     },
   };
@@ -294,7 +325,34 @@ const PullRow = z
   );
 
 const ToldRow = z.object({ date: DateText, told_by: z.enum(['calls', 'sums']) });
-const SettledRow = z.object({ midnight: DateText, merchant_id: z.string(), id: z.string(), time: z.date() });
+
+const CallRow = z
+  .object({
+    merchant_id: z.string(),
+    alias: z.string(),
+    entry_id: z.string(),
+    time: z.date(),
+    is_sent_time: z.boolean(),
+    response_id: z.string().nullable(),
+    failed: z.boolean().nullable(),
+    prompt_tokens: Units.nullable(),
+    completion_tokens: Units.nullable(),
+    cost: Units.nullable(),
+  })
+  .transform(
+    (row): LitellmCall => ({
+      merchantId: row.merchant_id,
+      alias: row.alias,
+      entryId: row.entry_id,
+      time: row.time.getTime(),
+      isSentTime: row.is_sent_time,
+      responseId: row.response_id,
+      failed: row.failed,
+      promptTokens: row.prompt_tokens,
+      completionTokens: row.completion_tokens,
+      cost: row.cost,
+    }),
+  );
 
 const DayRow = z
   .object({

@@ -13,10 +13,14 @@ export function decodeCursor<Place extends z.ZodType>(
   shape: Place,
 ): z.output<Place> {
   const place = parsed(Buffer.from(cursor, 'base64url').toString('utf8'));
-  const known = place.pop() === fingerprint(question) ? shape.safeParse(place) : undefined;
+  const known =
+    place.pop() === fingerprint(question) && !UNSTORABLE.test(place.join()) ? shape.safeParse(place) : undefined;
   if (known?.success) return known.data;
   throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
 }
+
+/** NUL and lone surrogates, which no stored place has and Postgres refuses. */
+const UNSTORABLE = /[\0\p{Cs}]/u;
 
 function parsed(text: string): unknown[] {
   try {

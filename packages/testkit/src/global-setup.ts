@@ -12,7 +12,6 @@ export default async function setup(): Promise<(() => Promise<void>) | undefined
   const home = await mkdtemp(join(tmpdir(), 'tally-test-'));
   const servers = await startServers({ home, durable: false });
   process.env.TEST_DATABASE_URL = servers.databaseUrl;
-  process.env.TEST_SUPERUSER_URL = servers.superuserUrl;
   process.env.TEST_REDIS_URL = servers.redisUrl;
   return async () => {
     await servers.remove();

@@ -1,2 +1,3 @@
+export { hostileInputs, inputsWith, stringSchemas, UNSTORABLE_TEXTS } from './hostile-inputs.ts';
 export { type ServiceProcess, startServiceProcess } from './service-process.ts';
 export { type FreshStore, freshDatabase, freshRedis, serverUrls } from './stores.ts';

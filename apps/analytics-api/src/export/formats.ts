@@ -1,3 +1,4 @@
+import { csvText } from './csv-text.ts';
 import type { Cell, Row, Table } from './table.ts';
 import { xlsx } from './xlsx.ts';
 
@@ -11,10 +12,7 @@ export const FORMATS: Record<string, Format> = {
   xlsx: { contentType: 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet', write: xlsx },
 };
 
-/** What a spreadsheet takes for the beginning of a formula, in full width too. */
-const FORMULA = /^[=+\-@\t\r\n＝＋－＠]/;
-
-/** RFC 4180 with LF. Text that a spreadsheet would run gets an apostrophe in front; quantities are left as they are. */
+/** RFC 4180 with LF. Text that a spreadsheet would run is neutralised; quantities are left as they are. */
 async function* csv({ columns, rows }: Table): AsyncGenerator<string> {
   yield `${columns.map(({ name }) => name).join(',')}\n`;
   const line = (row: Row) => columns.map(({ cell }) => csvCell(cell(row))).join(',');
@@ -23,9 +21,7 @@ async function* csv({ columns, rows }: Table): AsyncGenerator<string> {
 
 function csvCell(cell: Cell): string {
   if (cell === null) return '';
-  if ('quantity' in cell) return cell.quantity;
-  const safe = FORMULA.test(cell.text) ? `'${cell.text}` : cell.text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  return 'quantity' in cell ? cell.quantity : csvText(cell.text);
 }
 
 /** One array of objects, written row by row. */
@@ -40,8 +36,14 @@ async function* json({ rows }: Table): AsyncGenerator<string> {
   yield '\n]\n';
 }
 
+/** One object on each line. A file that was cut off ends with a line `{"error": …}`. */
 async function* ndjson({ rows }: Table): AsyncGenerator<string> {
-  for await (const piece of rows) yield piece.map((row) => `${JSON.stringify(row)}\n`).join('');
+  try {
+    for await (const piece of rows) yield piece.map((row) => `${JSON.stringify(row)}\n`).join('');
+  } catch (error) {
+    yield `${JSON.stringify({ error: { message: 'The export was cut off.', data: { code: 'UNAVAILABLE' } } })}\n`;
+    throw error;
+  }
 }
 
 async function* encoded(texts: AsyncIterable<string>): AsyncGenerator<Uint8Array> {

@@ -5,6 +5,7 @@ import { assertRange } from '../dates.ts';
 import { covering, type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
 import type { Labels } from '../labels.ts';
+import type { Downloads } from './downloads.ts';
 import { FORMATS } from './formats.ts';
 import { tableOf } from './table.ts';
 
@@ -14,6 +15,7 @@ export type ExportOptions = {
   freshness: Freshness;
   documents: Documents;
   rates: RateLimit;
+  downloads: Downloads;
   maxDays: number;
 };
 
@@ -24,7 +26,7 @@ const Question = Filters.extend({ by: GroupBy.optional() });
  * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
  * parameter that is repeated or as `name=a,b`. What the file covers is in `x-tally-*` headers.
  */
-export function exportRoute({ db, labels, freshness, documents, rates, maxDays }: ExportOptions): Route {
+export function exportRoute({ db, labels, freshness, documents, rates, downloads, maxDays }: ExportOptions): Route {
   return {
     method: 'GET',
     path: '/export/:file{usage\\.[a-z]+}',
@@ -45,7 +47,7 @@ export function exportRoute({ db, labels, freshness, documents, rates, maxDays }
       const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
       const coverage = covering(fresh, imported);
       const table = tableOf(filters, { db, labels, imported: imported.parts });
-      return c.body(ReadableStream.from(format.write(table)) as ReadableStream<Uint8Array>, 200, {
+      return c.body(await downloads.open(table, format), 200, {
         'content-type': format.contentType,
         'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,
         'cache-control': 'no-store',

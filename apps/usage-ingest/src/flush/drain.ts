@@ -1,6 +1,6 @@
-import { isTallyError } from '@tally/contracts';
 import { type Appended, type Holding, isRefusal, type Journal, type JournalLine, type MerchantDay } from '@tally/db';
 import type { Counters, JournalItem } from '../counters/counters.ts';
+import { reasonOf } from '../dead-letters.ts';
 import type { FaultPoint } from '../faults.ts';
 
 export type DrainOptions = {
@@ -118,8 +118,7 @@ export function createDrain(options: DrainOptions): Drain {
         const first = await appendByHalves(merchantId, lines.slice(0, half));
         return first + (await appendByHalves(merchantId, lines.slice(half)));
       }
-      const reason = { code: isTallyError(error) ? error.code : 'REFUSED', message: messageOf(error) };
-      await journal.exclusively([merchantId], { wait: true }, (holding) => holding.bury(line!, reason));
+      await journal.exclusively([merchantId], { wait: true }, (holding) => holding.bury(line!, reasonOf(error)));
       options.onDeadLetter(line!, error);
       return 0;
     }

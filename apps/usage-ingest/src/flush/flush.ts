@@ -28,7 +28,7 @@ export type Flush = {
 export type FlushStatus = {
   date: Day;
   aggregated: boolean;
-  pendingKeys: number;
+  pendingKeys: number | null;
   recordCount: number;
   lastFlushAt: string | null;
   lagMs: number | null;
@@ -119,7 +119,7 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
       return {
         date,
         aggregated: lagMs === 0 && rows.length > 0,
-        pendingKeys: since?.length ?? 0,
+        pendingKeys: since?.length ?? null,
         recordCount: rows.length,
         lastFlushAt,
         lagMs,

@@ -34,7 +34,7 @@ try {
   const seconds = (performance.now() - started) / 1000;
   console.log(`${file} → merchant ${values.merchant}, ${on}, in ${seconds.toFixed(1)} s`);
   console.log(
-    `  ${summary.entries} entries read: ${summary.accepted} counted, ${summary.duplicates} already there, ${summary.rejected.length} rejected`,
+    `  ${summary.entries} entries read: ${summary.accepted} counted, ${summary.duplicates} already there, ${summary.entries - summary.accepted - summary.duplicates} rejected`,
   );
   for (const { id, code, message } of summary.rejected.slice(0, 5)) console.log(`  ${id}: ${code} ${message}`);
   if (summary.rejected.length > 0) process.exitCode = 1;

@@ -13,7 +13,13 @@ export type SendOptions = {
   onBatch(entries: number, result: RecordResult): void;
 };
 
-export type SendSummary = { entries: number; accepted: number; duplicates: number; rejected: RecordResult['rejected'] };
+export type SendSummary = {
+  entries: number;
+  accepted: number;
+  duplicates: number;
+  /** The first 100 rejections; the rest of `entries` beyond `accepted` and `duplicates` was rejected too. */
+  rejected: RecordResult['rejected'];
+};
 
 /**
  * Sends entries in batches, a bounded number at once, and sends a batch again, whole, until it is answered: with ids

@@ -62,9 +62,11 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
   async function liveBooks(merchantId: string, date: Day, rows: readonly BookRow[], transaction: Executor) {
     const counted = new Map(rows.map((row) => [row.metricType, row.usage]));
     const snapshot = await counters.snapshot(merchantId, date, [...counted.keys()]);
-    const buried = (await db.deadLetters.waiting(merchantId, transaction)).filter((line) => line.date === date);
-    const waiting = await notYetCounted(merchantId, date, [...linesOf(snapshot), ...buried], transaction);
+    const waiting = await notYetCounted(merchantId, date, linesOf(snapshot), transaction);
     const outstanding = sumOf(waiting);
+    const inStream = waiting.map((line) => line.id);
+    for (const [type, units] of await db.deadLetters.waiting({ merchantId, date }, inStream, transaction))
+      outstanding.set(type, (outstanding.get(type) ?? 0n) + units);
     const right = new Map<string, Units>();
     for (const type of new Set([...counted.keys(), ...snapshot.totals.keys(), ...outstanding.keys()])) {
       right.set(type, (counted.get(type) ?? 0n) + (outstanding.get(type) ?? 0n));
@@ -72,7 +74,7 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
     return { snapshot, right, outstanding, waiting };
   }
 
-  /** Of the lines that wait in the stream or were buried, those the journal lacks: a flushed item may still be there. */
+  /** Of the lines in the stream, those the journal lacks: a flushed item may still be there. */
   async function notYetCounted(
     merchantId: string,
     date: Day,
@@ -123,7 +125,13 @@ export function createReconcile({ counters, db, drain, now, fault }: ReconcileOp
     const ids = (await counters.seenIds(merchantId, date, now())).map((identity) => ({ date, id: identity.slice(11) }));
     const known = await db.books.known(merchantId, ids, transaction);
     const outstanding = new Set(waiting.map(identityOf));
-    const lost = ids.filter(({ id }) => !known.has(`${date} ${id}`) && !outstanding.has(`${date} ${id}`));
+    const missing = ids.filter(({ id }) => !known.has(`${date} ${id}`) && !outstanding.has(`${date} ${id}`));
+    const refused = await db.deadLetters.among(
+      { merchantId, date },
+      missing.map(({ id }) => id),
+      transaction,
+    );
+    const lost = missing.filter(({ id }) => !refused.has(id));
     const found = await db.books.suspects(merchantId, date, MAX_SUSPECTS, transaction);
     return [...lost.map(({ id }) => ({ id, why: 'acknowledged, but not in the journal' })), ...found].slice(
       0,

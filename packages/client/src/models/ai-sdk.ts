@@ -1,4 +1,5 @@
-import { type CallOptions, type FinishedCall, isObject, recordCall, type TokenUsage, tokens } from './call.ts';
+import { type CallOptions, type FinishedCall, isObject, recordCall } from './call.ts';
+import { AI_SDK_6, aiSdk5Convention, count, reportsAnything, type TokenUsage, tokensOf } from './usage.ts';
 
 export type { Attributes, CallOptions, PricedCall, TokenUsage } from './call.ts';
 export { listPrice } from './call.ts';
@@ -6,7 +7,7 @@ export { listPrice } from './call.ts';
 type Model = { readonly provider: string; readonly modelId: string };
 type Wrapped = { model: Model; params: unknown };
 
-/** A language model middleware of the Vercel AI SDK, by its shape; fits `wrapLanguageModel` of versions 5, 6 and 7. */
+/** A language model middleware of the Vercel AI SDK. Fits `wrapLanguageModel` of versions 5, 6 and 7. */
 export type TallyMiddleware<Version extends string> = {
   readonly specificationVersion: Version;
   wrapGenerate<Result>(call: Wrapped & { doGenerate(): PromiseLike<Result> }): Promise<Result>;
@@ -14,9 +15,10 @@ export type TallyMiddleware<Version extends string> = {
 };
 
 /**
- * Records the calls of a model: `wrapLanguageModel({ model, middleware: tallyMiddleware({ tally, attributes }) })`. A
- * step is a call, so a tool loop counts each. `specificationVersion` is that of the SDK's own types: `v3` for version 6
- * (default), `v4` for version 7; version 5 takes either.
+ * Returns a middleware that records the calls of a model:
+ * `wrapLanguageModel({ model, middleware: tallyMiddleware({ tally, attributes }) })`. Each step of a tool loop is a call.
+ * `specificationVersion` is that of the SDK's types: `v3` for version 6 (default), `v4` for version 7; version 5 takes
+ * either.
  */
 export function tallyMiddleware<Version extends string = 'v3'>(
   options: CallOptions & { specificationVersion?: Version },
@@ -25,21 +27,21 @@ export function tallyMiddleware<Version extends string = 'v3'>(
     let call: FinishedCall = {
       provider: nameOf(model.provider),
       model: model.modelId,
-      usage: undefined,
+      usage: {},
       failed: false,
     };
     return {
-      /** What a result or the finish of a stream says. */
+      /** Reads what a result, or a part of a stream, reports. */
       learn(part: unknown) {
         if (!isObject(part)) return;
         const response = isObject(part.response) ? part.response : part;
         if (typeof response.modelId === 'string') call.model = response.modelId;
         if (isObject(part.usage)) {
           const metadata = isObject(part.providerMetadata) ? part.providerMetadata : {};
-          call = { ...call, usage: usageOf(part.usage, call.provider, metadata), cost: costIn(metadata) };
+          call = { ...call, usage: usageOf(part.usage, model, metadata), cost: costIn(metadata) };
         }
       },
-      end: (failed: boolean) => recordCall(options, params, { ...call, failed }),
+      end: (failed: boolean, partial = false) => recordCall(options, params, { ...call, failed, partial }),
     };
   };
 
@@ -73,13 +75,16 @@ export function tallyMiddleware<Version extends string = 'v3'>(
   };
 }
 
-/** The same stream; `call` learns from its parts and ends once, also where its reader leaves early. */
-function watch(stream: ReadableStream<unknown>, call: { learn(part: unknown): void; end(failed: boolean): void }) {
+type Watched = { learn(part: unknown): void; end(failed: boolean, partial: boolean): void };
+
+/** Returns the same stream; `call` reads its parts and ends once, also where the reader leaves early. */
+function watch(stream: ReadableStream<unknown>, call: Watched) {
   const reader = stream.getReader();
   let failed = false;
+  let complete = false;
   let over = false;
   const end = (broken: boolean) => {
-    if (!over) call.end(failed || broken);
+    if (!over) call.end(failed || broken, !complete);
     over = true;
   };
   return new ReadableStream<unknown>({
@@ -92,6 +97,7 @@ function watch(stream: ReadableStream<unknown>, call: { learn(part: unknown): vo
           return;
         }
         if (isObject(value) && value.type === 'error') failed = true;
+        if (isObject(value) && value.type === 'finish') complete = isFinal(value.finishReason);
         call.learn(value);
         controller.enqueue(value);
       } catch (error) {
@@ -106,36 +112,72 @@ function watch(stream: ReadableStream<unknown>, call: { learn(part: unknown): vo
   });
 }
 
-/** `openai.chat`, `anthropic.messages`, `google.vertex.chat`: the part before the first point is who answers. */
+/** Returns false for the reason that the SDK gives where the vendor's stream ended without one. */
+const isFinal = (reason: unknown): boolean =>
+  isObject(reason) ? reason.unified !== 'other' || reason.raw !== undefined : reason !== 'unknown';
+
+/** Returns the first part of a provider's name: `openai` of `openai.chat`, `google` of `google.vertex.chat`. */
 const nameOf = (provider: string): string => provider.split('.')[0]!;
 
-/** Providers whose flat usage (version 5) leaves the cached part out of the input. */
-const CACHE_APART = new Set(['anthropic', 'amazon-bedrock']);
-
-function usageOf(usage: Record<string, unknown>, provider: string, metadata: Record<string, unknown>): TokenUsage {
+function usageOf(usage: Record<string, unknown>, model: Model, metadata: Record<string, unknown>): Partial<TokenUsage> {
   const { inputTokens: input, outputTokens: output } = usage;
+  const ofVendor = vendorUsage(usage, metadata);
+  const cacheWriteHour = count(ofVendor.cache_creation?.ephemeral_1h_input_tokens);
   if (isObject(input) && isObject(output)) {
-    return {
-      prompt: tokens(input.total) || tokens(input.noCache) + tokens(input.cacheRead) + tokens(input.cacheWrite),
-      completion: tokens(output.total) || tokens(output.text) + tokens(output.reasoning),
-      cacheRead: tokens(input.cacheRead),
-      cacheWrite: tokens(input.cacheWrite),
-      reasoning: tokens(output.reasoning),
-    };
+    // The SDK fills in 0 for what the vendor left out; its `raw` has what the vendor reported.
+    if (isObject(usage.raw) && !reportsAnything(usage.raw)) return {};
+    const parts = [input.noCache, input.cacheRead, input.cacheWrite].map(count);
+    return tokensOf(
+      {
+        input: count(input.total) ?? (parts[0] === undefined ? undefined : sum(parts)),
+        output:
+          count(output.total) ?? (count(output.text) === undefined ? undefined : sum([output.text, output.reasoning])),
+        cacheRead: count(input.cacheRead),
+        cacheWrite: count(input.cacheWrite),
+        cacheWriteHour,
+        reasoning: count(output.reasoning),
+      },
+      AI_SDK_6,
+    );
   }
-  const cacheRead = tokens(usage.cachedInputTokens);
-  const anthropic = isObject(metadata.anthropic) ? metadata.anthropic : {};
-  const cacheWrite = tokens(anthropic.cacheCreationInputTokens);
-  return {
-    prompt: tokens(input) + (CACHE_APART.has(provider) ? cacheRead + cacheWrite : 0),
-    completion: tokens(output),
-    cacheRead,
-    cacheWrite,
-    reasoning: tokens(usage.reasoningTokens),
-  };
+  return tokensOf(
+    {
+      input: count(input),
+      output: count(output),
+      total: count(usage.totalTokens),
+      cacheRead: count(usage.cachedInputTokens),
+      cacheWrite: ofVendor.cacheWrite,
+      cacheWriteHour,
+      reasoning: count(usage.reasoningTokens),
+    },
+    aiSdk5Convention(model.provider, model.modelId),
+  );
 }
 
-/** Gateways say what a call cost. */
+const sum = (counts: readonly unknown[]): number =>
+  counts.reduce<number>((total, each) => total + (count(each) ?? 0), 0);
+
+/** Returns what the vendor itself reports, under whichever vendor's key the SDK put it. */
+function vendorUsage(usage: Record<string, unknown>, metadata: Record<string, unknown>) {
+  let cacheWrite: number | undefined;
+  let creation: Record<string, unknown> | undefined = isObject(usage.raw)
+    ? asObject(usage.raw.cache_creation)
+    : undefined;
+  for (const vendor of Object.values(metadata)) {
+    if (!isObject(vendor)) continue;
+    const own = asObject(vendor.usage);
+    cacheWrite ??=
+      count(vendor.cacheCreationInputTokens) ??
+      count(own?.cacheWriteInputTokens) ??
+      count(own?.cache_creation_input_tokens);
+    creation ??= asObject(own?.cache_creation);
+  }
+  return { cacheWrite, cache_creation: creation };
+}
+
+const asObject = (value: unknown): Record<string, unknown> | undefined => (isObject(value) ? value : undefined);
+
+/** Returns the cost that a gateway reports. */
 function costIn({ gateway, openrouter }: Record<string, unknown>): number | string | undefined {
   if (isObject(gateway) && typeof gateway.cost === 'string') return gateway.cost;
   const usage = isObject(openrouter) && isObject(openrouter.usage) ? openrouter.usage : {};

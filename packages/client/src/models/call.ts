@@ -1,39 +1,30 @@
 import { calcPrice } from '@pydantic/genai-prices';
 import { printUnits, type RecordInput } from '../entry.ts';
 import type { Tally } from '../tally.ts';
+import type { TokenUsage } from './usage.ts';
 
-/** Whose call it was. */
+export type { TokenUsage } from './usage.ts';
+
+/** The merchant, user and so on that a call belongs to. */
 export type Attributes = {
   merchantId: string;
   userId?: string | undefined;
   apiKey?: string | undefined;
   properties?: { [name: string]: string | number | boolean } | undefined;
-  /** Who answered, where it is not the one that the helper is named for: `groq`, `azure`, `openrouter`. */
+  /** The provider, where it is not the one that the helper is named after: `groq`, `azure`, `openrouter`. */
   provider?: string | undefined;
 };
 
 export type CallOptions<Request = unknown> = {
   tally: Pick<Tally, 'record'>;
-  /** Whose calls these are; a function where the request says so. */
+  /** Names the merchant and the other dimensions; a function where they depend on the request. */
   attributes: Attributes | ((request: Request) => Attributes);
   /**
-   * USD of a call as a decimal string; undefined where it is not known: the entry then has no cost, never 0. Asked only
-   * where the provider gives no price itself. Default: list prices of `@pydantic/genai-prices`, rounded to nano-USD, for
-   * the models it knows at their standard tier.
+   * Returns the USD of a call as a decimal string, or undefined where the price is not known: the entry then has no cost,
+   * never 0. Called only where both token counts are known and final, and the provider reports no price. Default: list
+   * prices of `@pydantic/genai-prices`, rounded to nano-USD, for the models it lists, at their standard tier.
    */
   price?: (call: PricedCall) => string | undefined;
-};
-
-/** Tokens of a call. `prompt` includes what was read from or written to a cache, `completion` includes reasoning. */
-export type TokenUsage = {
-  prompt: number;
-  completion: number;
-  cacheRead?: number;
-  cacheWrite?: number;
-  /** Of `cacheWrite`, what is kept for an hour, at another price. */
-  cacheWriteHour?: number;
-  reasoning?: number;
-  webSearches?: number;
 };
 
 export type PricedCall = { provider: string; model: string; usage: TokenUsage };
@@ -41,18 +32,23 @@ export type PricedCall = { provider: string; model: string; usage: TokenUsage };
 export type FinishedCall = {
   provider: string;
   model: string | undefined;
-  /** Undefined where the provider has not said: the call is counted, its tokens are not. */
-  usage: TokenUsage | undefined;
+  /** Counts that the provider did not report are absent: the call is counted, those tokens are not. */
+  usage: Partial<TokenUsage>;
   failed: boolean;
-  /** USD, where the provider says. */
+  /** True where a stream was left or broke before its final counts: those reported so far may be too low. */
+  partial?: boolean;
+  /** USD, where the provider reports it. */
   cost?: number | string | undefined;
-  /** False where list prices do not hold: batches, priority, flex. */
+  /** False where list prices do not apply: batches, priority, flex. */
   standardTier?: boolean;
 };
 
+/** The most properties an entry can have. */
+const MAX_PROPERTIES = 16;
+
 /**
  * Records one call. Cached and reasoning tokens are metrics of their own beside the two sums that include them. Never
- * throws: a caller's function that does is reported, and the answer of the model goes its way.
+ * throws: an error of a caller's function is logged, and the caller still gets the model's answer.
  */
 export function recordCall<Request>(options: CallOptions<Request>, request: Request, call: FinishedCall): void {
   try {
@@ -72,23 +68,46 @@ function entryOf<Request>(options: CallOptions<Request>, request: Request, call:
     properties,
     provider = call.provider,
   } = typeof attributes === 'function' ? attributes(request) : attributes;
-  const { usage, model, failed } = call;
+  const { usage, model, failed, partial = false } = call;
   const metrics: RecordInput['metrics'] = {};
-  if (usage) {
-    metrics.prompt_tokens = usage.prompt;
-    metrics.completion_tokens = usage.completion;
-    if (usage.cacheRead) metrics.cached_tokens = usage.cacheRead;
-    if (usage.cacheWrite) metrics.cache_write_tokens = usage.cacheWrite;
-    if (usage.reasoning) metrics.reasoning_tokens = usage.reasoning;
-    const known = call.cost === undefined || call.cost === null ? undefined : dollars(Number(call.cost));
-    const cost = known ?? (call.standardTier === false || !model ? undefined : price({ provider, model, usage }));
-    if (cost !== undefined) metrics.cost = cost;
-  }
+  if (usage.prompt !== undefined) metrics.prompt_tokens = usage.prompt;
+  if (usage.completion !== undefined) metrics.completion_tokens = usage.completion;
+  if (usage.cacheRead) metrics.cached_tokens = usage.cacheRead;
+  if (usage.cacheWrite) metrics.cache_write_tokens = usage.cacheWrite;
+  if (usage.reasoning) metrics.reasoning_tokens = usage.reasoning;
+  const priced = isComplete(usage) && !partial && call.standardTier !== false && model;
+  const cost = reportedCost(call.cost) ?? (priced ? price({ provider, model, usage }) : undefined);
+  if (cost !== undefined) metrics.cost = cost;
   const status = failed ? 'failure' : 'success';
-  return { merchantId, userId, apiKey, model, provider, status, properties, metrics };
+  return {
+    merchantId,
+    userId,
+    apiKey,
+    model,
+    provider,
+    status,
+    properties: partial ? marked(properties) : properties,
+    metrics,
+  };
 }
 
-/** The list price of a call; undefined for a model that is not in the list, or is there without a price. */
+const isComplete = (usage: Partial<TokenUsage>): usage is TokenUsage =>
+  usage.prompt !== undefined && usage.completion !== undefined;
+
+/** Marks a partial call. Properties that fill the entry stay as they are: an entry with one more would be refused. */
+function marked(properties: Attributes['properties'] = {}): Attributes['properties'] {
+  const isFull = Object.keys(properties).length >= MAX_PROPERTIES && !Object.hasOwn(properties, 'partial');
+  return isFull ? properties : { ...properties, partial: true };
+}
+
+const DECIMAL = /^\d+(?:\.\d+)?(?:e[+-]?\d+)?$/i;
+
+function reportedCost(cost: unknown): string | undefined {
+  if (typeof cost === 'number') return dollars(cost);
+  return typeof cost === 'string' && DECIMAL.test(cost) ? dollars(Number(cost)) : undefined;
+}
+
+/** Returns the list price of a call; undefined for a model that is not in the list, or is there without a price. */
 export function listPrice({ provider, model, usage }: PricedCall): string | undefined {
   try {
     const found = calcPrice(
@@ -109,20 +128,16 @@ export function listPrice({ provider, model, usage }: PricedCall): string | unde
     if (usage.completion > 0 && output === undefined) return undefined;
     return dollars(found.total_price);
   } catch {
-    // Usage that does not add up has no price.
+    // Counts that contradict each other have no price.
     return undefined;
   }
 }
 
-/** The price lists are of floats; here they become whole nano-USD, once, before anything is added. */
+/** Rounds a float of the price list to whole nano-USD, once, before anything is added. */
 function dollars(amount: number): string | undefined {
   const nanos = Math.round(amount * 1e9);
   return Number.isSafeInteger(nanos) && nanos >= 0 ? printUnits('cost', nanos) : undefined;
 }
-
-/** A token count of somebody else's object; 0 for anything that is none. */
-export const tokens = (value: unknown): number =>
-  typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : 0;
 
 export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null;

@@ -145,7 +145,7 @@ describe('OpenAI', () => {
     ]);
   });
 
-  test('a stream that is left early or breaks is a call all the same', async () => {
+  test('records a stream that is left early or breaks, and marks it as partial', async () => {
     const { entries, options } = recorder();
     for await (const _ of observeOpenAI(streamOf({ model: 'gpt-4o', choices: [{}] }, { choices: [{}] }), options))
       break;
@@ -162,11 +162,40 @@ describe('OpenAI', () => {
       },
     );
     await drain(observeOpenAI(events, options));
-    expect(entries.map(({ status, metrics }) => [status, metrics.prompt_tokens])).toEqual([
-      ['success', undefined],
-      ['failure', undefined],
-      ['failure', 3],
+    expect(entries.map(({ status, metrics, properties }) => [status, metrics, properties?.partial])).toEqual([
+      ['success', {}, true],
+      ['failure', {}, true],
+      ['failure', { prompt_tokens: 3, completion_tokens: 0, cost: '0.0000075' }, undefined],
     ]);
+  });
+
+  test('takes the counts of each chunk as provisional until the stream has ended', async () => {
+    const { entries, options } = recorder();
+    const chunk = (output: number, reason: string | null) => ({
+      model: 'gpt-4o',
+      choices: [{ finish_reason: reason }],
+      usage: { prompt_tokens: 1000, completion_tokens: output, total_tokens: 1000 + output },
+    });
+    for await (const _ of observeOpenAI(streamOf(chunk(1, null), chunk(2, null)), options)) break;
+    await drain(observeOpenAI(streamOf(chunk(1, null), chunk(2, null)), options));
+    await drain(observeOpenAI(streamOf(chunk(1, null), chunk(100, 'stop')), options));
+    expect(entries.map(({ metrics, properties }) => [metrics, properties?.partial])).toEqual([
+      [{ prompt_tokens: 1000, completion_tokens: 1 }, true],
+      [{ prompt_tokens: 1000, completion_tokens: 2 }, true],
+      [{ prompt_tokens: 1000, completion_tokens: 100, cost: '0.0035' }, undefined],
+    ]);
+  });
+
+  test('keeps the properties of the caller beside the mark, and leaves it out where they fill the entry', async () => {
+    const { entries, options } = recorder();
+    const cut = () =>
+      observeOpenAI(streamOf({ choices: [{}] }), { ...options, attributes: { merchantId: 'm', properties } });
+    const names = (most: number) => Object.fromEntries(Array.from({ length: most }, (_, at) => [`p${at}`, at]));
+    let properties = names(15);
+    await drain(cut());
+    properties = names(16);
+    await drain(cut());
+    expect(entries.map((each) => each.properties)).toEqual([{ ...names(15), partial: true }, names(16)]);
   });
 });
 
@@ -201,6 +230,21 @@ describe('Anthropic', () => {
     ];
     expect(await drain(observeAnthropic(streamOf(...events()), options))).toEqual(events());
     expect(entries).toMatchObject([{ status: 'success', metrics }]);
+    expect(entries[0]!.properties).toBeUndefined();
+  });
+
+  test('never takes the placeholder of a stream’s start for its output', async () => {
+    const { entries, options } = recorder();
+    const start = { type: 'message_start', message: { ...message, usage: { ...usage, output_tokens: 1 } } };
+    const delta = { type: 'content_block_delta', delta: { type: 'text_delta', text: 'Hi' } };
+    const sofar = { type: 'message_delta', delta: { stop_reason: null }, usage: { output_tokens: 100 } };
+    for await (const event of observeAnthropic(streamOf<object>(start, delta, sofar), options))
+      if ((event as object) === delta) break;
+    await drain(observeAnthropic(streamOf<object>(start, delta), options));
+    await drain(observeAnthropic(streamOf<object>(start, delta, sofar), options));
+    const known = { prompt_tokens: 4740, cache_write_tokens: 4735 };
+    expect(entries.map((each) => each.metrics)).toEqual([known, known, { ...known, completion_tokens: 100 }]);
+    for (const each of entries) expect(each).toMatchObject({ status: 'success', properties: { partial: true } });
   });
 
   test('a wrapped client records create, also from its own helpers', async () => {
@@ -273,7 +317,28 @@ describe('the AI SDK', () => {
     const stream = simulateReadableStream({ chunks: [{ type: 'text-delta' }, { type: 'finish', usage }] });
     const result = await wrapStream({ ...wrapped, doStream: async () => ({ stream }) });
     await result.stream.cancel();
-    expect(entries.map(({ status }) => status)).toEqual(['failure', 'success']);
+    expect(entries.map(({ status, properties }) => [status, properties?.partial])).toEqual([
+      ['failure', undefined],
+      ['success', true],
+    ]);
+  });
+
+  test('records neither tokens nor a cost where all counts are undefined', async () => {
+    const { entries, options } = recorder();
+    const { wrapGenerate } = tallyMiddleware(options);
+    const nested = {
+      inputTokens: { total: undefined, noCache: undefined, cacheRead: undefined, cacheWrite: undefined },
+      outputTokens: { total: undefined, text: undefined, reasoning: undefined },
+    };
+    const filled = { inputTokens: { total: 0, noCache: 0 }, outputTokens: { total: 0 }, raw: { prompt_tokens: null } };
+    const flat = { inputTokens: undefined, outputTokens: undefined, totalTokens: undefined };
+    for (const given of [nested, filled, flat, { ...flat, totalTokens: 15 }, {}])
+      await wrapGenerate({
+        model: { provider: 'openai.chat', modelId: 'gpt-4o' },
+        params: {},
+        doGenerate: async () => ({ usage: given }),
+      });
+    expect(entries.map((each) => each.metrics)).toEqual([{}, {}, {}, {}, {}]);
   });
 
   test('reads the flat usage of version 5, where Anthropic leaves the cache out of the input', async () => {

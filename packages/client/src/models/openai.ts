@@ -1,4 +1,5 @@
-import { type CallOptions, type FinishedCall, isObject, recordCall, type TokenUsage, tokens } from './call.ts';
+import { type CallOptions, type FinishedCall, isObject, recordCall } from './call.ts';
+import { API, count, type TokenUsage, tokensOf } from './usage.ts';
 import { type Method, type StreamReader, watchClient, watchStream } from './watch.ts';
 
 export type { Attributes, CallOptions, PricedCall, TokenUsage } from './call.ts';
@@ -7,10 +8,9 @@ export { listPrice } from './call.ts';
 type Request = Record<string, unknown>;
 
 /**
- * An OpenAI client (or one of the many that speak its language) whose calls are recorded: chat completions, responses,
- * completions and embeddings, streams included. Everything else about it is as it was. A stream is asked for its usage;
- * the extra event that brings it is not shown to callers who did not ask for it. The `stream()` helpers are not seen:
- * give their final response to `recordOpenAI`.
+ * Wraps an OpenAI client (or a compatible one) so that its calls are recorded: chat completions, responses, completions
+ * and embeddings, including streams. The request of a stream asks for usage; callers who did not ask for it do not see
+ * the extra event. The `stream()` helpers are not covered: give their final response to `recordOpenAI`.
  */
 export function wrapOpenAI<Client extends object>(client: Client, options: CallOptions<Request>): Client {
   const method = (prepare?: Method['prepare']): Method => ({
@@ -46,52 +46,65 @@ export function observeOpenAI<S extends AsyncIterable<unknown>>(
 
 function readerOf(options: CallOptions<Request>, request: Request, showAll = askedForUsage(request)): StreamReader {
   let last: FinishedCall = nothing(request);
+  let finished = false;
+  let final = false;
   return {
     see(event) {
       if (!isObject(event)) return true;
-      // Events of the Responses API carry the response so far; chunks of a chat are the response so far.
+      // Events of the Responses API carry the response so far; a chunk of a chat is itself the response so far.
       const of = isObject(event.response) ? event.response : event;
       const call = callOf(of, request);
       last = { ...last, model: call.model ?? last.model, ...(isObject(of.usage) ? call : {}) };
       last.failed ||= event.type === 'response.failed' || event.type === 'error' || isObject(event.error);
-      return showAll || !(isObject(event.usage) && Array.isArray(event.choices) && event.choices.length === 0);
+      const closesChat = isObject(event.usage) && Array.isArray(event.choices) && event.choices.length === 0;
+      final ||= closesChat || /^response\.(completed|incomplete|failed)$/.test(String(event.type));
+      finished ||= Array.isArray(event.choices) && event.choices.some((each) => isObject(each) && !!each.finish_reason);
+      return showAll || !closesChat;
     },
-    end: (failed) => recordCall(options, request, { ...last, failed: last.failed || failed }),
+    end: (failed, left) =>
+      recordCall(options, request, {
+        ...last,
+        failed: last.failed || failed,
+        partial: !final && (failed || left || !finished),
+      }),
   };
 }
 
 function callOf(response: unknown, request: Request): FinishedCall {
   if (!isObject(response)) return nothing(request);
-  const usage = isObject(response.usage) ? response.usage : undefined;
+  const usage = isObject(response.usage) ? response.usage : {};
   return {
     provider: 'openai',
     model: typeof response.model === 'string' ? response.model : nothing(request).model,
-    usage: usage && usageOf(usage),
+    usage: usageOf(usage),
     failed: response.status === 'failed',
-    cost: typeof usage?.cost === 'number' ? usage.cost : undefined,
+    cost: typeof usage.cost === 'number' ? usage.cost : undefined,
     standardTier: !['flex', 'priority', 'scale', 'batch'].includes(String(response.service_tier)),
   };
 }
 
-function usageOf(usage: Record<string, unknown>): TokenUsage {
-  const prompt = isObject(usage.prompt_tokens_details) ? usage.prompt_tokens_details : usage.input_tokens_details;
-  const completion = isObject(usage.completion_tokens_details)
-    ? usage.completion_tokens_details
-    : usage.output_tokens_details;
-  return {
-    // Both already include their cached and reasoning parts.
-    prompt: tokens(usage.prompt_tokens) || tokens(usage.input_tokens),
-    completion: tokens(usage.completion_tokens) || tokens(usage.output_tokens),
-    cacheRead: isObject(prompt) ? tokens(prompt.cached_tokens) : 0,
-    cacheWrite: isObject(prompt) ? tokens(prompt.cache_write_tokens) : 0,
-    reasoning: isObject(completion) ? tokens(completion.reasoning_tokens) : 0,
-  };
+function usageOf(usage: Record<string, unknown>): Partial<TokenUsage> {
+  const ofPrompt = usage.prompt_tokens_details ?? usage.input_tokens_details;
+  const ofCompletion = usage.completion_tokens_details ?? usage.output_tokens_details;
+  const prompt = isObject(ofPrompt) ? ofPrompt : {};
+  const completion = isObject(ofCompletion) ? ofCompletion : {};
+  return tokensOf(
+    {
+      input: count(usage.prompt_tokens) ?? count(usage.input_tokens),
+      output: count(usage.completion_tokens) ?? count(usage.output_tokens),
+      total: count(usage.total_tokens),
+      cacheRead: count(prompt.cached_tokens),
+      cacheWrite: count(prompt.cache_write_tokens),
+      reasoning: count(completion.reasoning_tokens),
+    },
+    API.openai,
+  );
 }
 
 const nothing = (request: Request): FinishedCall => ({
   provider: 'openai',
   model: typeof request.model === 'string' ? request.model : undefined,
-  usage: undefined,
+  usage: {},
   failed: false,
 });
 

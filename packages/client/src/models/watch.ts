@@ -1,16 +1,16 @@
 import { isObject } from './call.ts';
 
-/** Learns from a stream's events what was used. */
+/** Reads the usage of a call from the events of its stream. */
 export type StreamReader = {
-  /** False: the event is there for our sake, and the caller does not see it. */
+  /** Returns false for an event that only we asked for: the caller does not get it. */
   see(event: unknown): boolean;
-  /** The stream is over, or its caller has left it. Called once. */
-  end(failed: boolean): void;
+  /** Called once, when the stream has ended; `failed`: by an error, `left`: because its caller stopped reading. */
+  end(failed: boolean, left: boolean): void;
 };
 
-/** What is watched of one method of a vendor's client. */
+/** How the calls of one method of a vendor's client are recorded. */
 export type Method = {
-  /** The request as it is to be made. */
+  /** Returns the request to make in place of the given one. */
   prepare?(request: Record<string, unknown>): Record<string, unknown>;
   done(response: unknown, request: Record<string, unknown>): void;
   failed(request: Record<string, unknown>): void;
@@ -20,8 +20,8 @@ export type Method = {
 type Callable = (this: unknown, ...args: unknown[]) => unknown;
 
 /**
- * The same client, with some of its methods watched: results, streams and errors reach the caller as they are. A call is
- * seen when its promise is awaited; one read only as a raw response (`asResponse`) is not.
+ * Wraps a client so that some of its methods are recorded; results, streams and errors reach the caller unchanged. A
+ * call is recorded when its promise is awaited; one that is read only as a raw response (`asResponse`) is not.
  */
 export function watchClient<Client extends object>(
   client: Client,
@@ -97,7 +97,7 @@ type Stream = AsyncIterable<unknown> & { iterator?: () => AsyncIterator<unknown>
 
 const isStream = (value: unknown): value is Stream => isObject(value) && Symbol.asyncIterator in value;
 
-/** Watches a stream in place: whichever way it is read, its events pass the reader. */
+/** Patches a stream in place so that all its events pass the reader, however the stream is read. */
 export function watchStream<S extends AsyncIterable<unknown>>(stream: S, reader: StreamReader): S {
   // The vendors' streams read all ways (iteration, tee, toReadableStream) through this one function.
   const own = stream as S & Stream;
@@ -113,12 +113,15 @@ export function watchStream<S extends AsyncIterable<unknown>>(stream: S, reader:
 
 async function* watchIterator(source: AsyncIterator<unknown>, reader: StreamReader): AsyncGenerator<unknown> {
   let failed = false;
+  let left = true;
   try {
     for await (const event of { [Symbol.asyncIterator]: () => source }) if (reader.see(event)) yield event;
+    left = false;
   } catch (error) {
     failed = true;
+    left = false;
     throw error;
   } finally {
-    reader.end(failed);
+    reader.end(failed, left);
   }
 }

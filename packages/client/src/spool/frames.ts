@@ -1,43 +1,92 @@
 import { crc32 } from 'node:zlib';
 
-/**
- * One thing written down: L a record (loose), P a batch put, S a seal, D a batch done. On disk: length of the payload
- * and its CRC-32 (4 bytes each, little-endian), then the payload: the kind's letter and the text in UTF-8.
- */
+/** One thing written down: L a record (loose), P a batch put, S a seal, D a batch done. */
 export type Frame = { kind: 'L' | 'P' | 'S' | 'D'; text: string; offset: number; bytes: number };
 
-const HEAD_BYTES = 8;
+/**
+ * How a file's frames are laid out. All numbers are 4 bytes, little-endian; the payload is the kind's letter and the
+ * text in UTF-8. 2, which is written: magic, length of the payload, its CRC-32, CRC-32 of these three, payload. 1, as
+ * earlier releases wrote it: length, CRC-32, payload.
+ */
+export type Format = 1 | 2;
 
+/** 0xff is no byte of any UTF-8 text, so no text looks like a frame. */
+const MAGIC = Buffer.from([0xff, 0x54, 0x46, 0x32]);
+const HEAD_BYTES = { 1: 8, 2: 16 } as const;
+const KINDS = 'LPSD';
+
+/** Returns a frame of format 2. */
 export function frameOf(kind: Frame['kind'], text: string): Buffer {
+  const head = HEAD_BYTES[2];
   const length = 1 + Buffer.byteLength(text);
-  const frame = Buffer.allocUnsafe(HEAD_BYTES + length);
-  frame.writeUInt32LE(length, 0);
-  frame.write(kind, HEAD_BYTES, 'latin1');
-  frame.write(text, HEAD_BYTES + 1);
-  frame.writeUInt32LE(crc32(frame.subarray(HEAD_BYTES)), 4);
+  const frame = Buffer.allocUnsafe(head + length);
+  MAGIC.copy(frame);
+  frame.writeUInt32LE(length, 4);
+  frame.write(kind, head, 'latin1');
+  frame.write(text, head + 1);
+  frame.writeUInt32LE(crc32(frame.subarray(head)), 8);
+  frame.writeUInt32LE(crc32(frame.subarray(0, 12)), 12);
   return frame;
 }
 
 /**
- * Reads frames up to the end or to one that was not finished: its write never returned, so nobody was told that it was
- * taken. A frame whose sum does not agree is passed over and counted as damaged.
+ * Reads all intact frames of a file. After bytes that are no frame it continues with the next frame that is one, and
+ * counts the bytes between as damaged. A frame that the end of the file cuts off is not damage: its write never
+ * returned, so no caller was told that the record was taken.
  */
-export function readFrames(buffer: Buffer): { frames: Frame[]; damagedBytes: number } {
+export function readFrames(buffer: Buffer, format: Format): { frames: Frame[]; damagedBytes: number } {
   const frames: Frame[] = [];
   let damagedBytes = 0;
   let offset = 0;
-  while (offset + HEAD_BYTES < buffer.length) {
-    const length = buffer.readUInt32LE(offset);
-    const end = offset + HEAD_BYTES + length;
-    if (length === 0 || end > buffer.length) break;
-    const payload = buffer.subarray(offset + HEAD_BYTES, end);
-    const kind = String.fromCharCode(payload[0]!) as Frame['kind'];
-    if (crc32(payload) === buffer.readUInt32LE(offset + 4) && 'LPSD'.includes(kind)) {
-      frames.push({ kind, text: payload.toString('utf8', 1), offset, bytes: end - offset });
-    } else {
-      damagedBytes += end - offset;
+  while (offset < buffer.length) {
+    const frame = frameAt(buffer, offset, format) ?? nextFrame(buffer, offset + 1, format);
+    if (!frame) {
+      if (!isCutOff(buffer, offset, format)) damagedBytes += buffer.length - offset;
+      break;
     }
-    offset = end;
+    damagedBytes += frame.offset - offset;
+    frames.push(frame);
+    offset = frame.offset + frame.bytes;
   }
   return { frames, damagedBytes };
+}
+
+/** Returns the length of the payload that a head at this place announces; undefined where there is no intact head. */
+function lengthAt(buffer: Buffer, offset: number, format: Format): number | undefined {
+  if (offset + HEAD_BYTES[format] > buffer.length) return undefined;
+  if (format === 1) return buffer.readUInt32LE(offset) || undefined;
+  const isHead =
+    MAGIC.equals(buffer.subarray(offset, offset + 4)) &&
+    crc32(buffer.subarray(offset, offset + 12)) === buffer.readUInt32LE(offset + 12);
+  return isHead ? buffer.readUInt32LE(offset + 4) : undefined;
+}
+
+function frameAt(buffer: Buffer, offset: number, format: Format): Frame | undefined {
+  const length = lengthAt(buffer, offset, format);
+  const start = offset + HEAD_BYTES[format];
+  if (length === undefined || start + length > buffer.length) return undefined;
+  const kind = String.fromCharCode(buffer[start]!) as Frame['kind'];
+  if (!KINDS.includes(kind)) return undefined;
+  const payload = buffer.subarray(start, start + length);
+  if (crc32(payload) !== buffer.readUInt32LE(format === 1 ? offset + 4 : offset + 8)) return undefined;
+  return { kind, text: payload.toString('utf8', 1), offset, bytes: HEAD_BYTES[format] + length };
+}
+
+function nextFrame(buffer: Buffer, from: number, format: Format): Frame | undefined {
+  for (let offset = from; offset < buffer.length; offset++) {
+    if (format === 2) offset = buffer.indexOf(MAGIC, offset);
+    if (offset < 0) return undefined;
+    const frame = frameAt(buffer, offset, format);
+    if (frame) return frame;
+  }
+  return undefined;
+}
+
+/** Returns true where the rest of the file is the beginning of an intact frame. */
+function isCutOff(buffer: Buffer, offset: number, format: Format): boolean {
+  const rest = buffer.subarray(offset);
+  if (rest.length < HEAD_BYTES[format])
+    return format === 1 || rest.subarray(0, 4).equals(MAGIC.subarray(0, Math.min(4, rest.length)));
+  const length = lengthAt(buffer, offset, format);
+  return length !== undefined && HEAD_BYTES[format] + length > rest.length;
 }

@@ -16,44 +16,43 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { type Frame, frameOf, readFrames } from './frames.ts';
+import { type Format, type Frame, frameOf, readFrames } from './frames.ts';
 import { takeLock } from './lock.ts';
 
 /**
- * What a spool promises of a record that was taken:
- * - `record`: it is in the file before `record()` returns. A killed process (SIGKILL, out of memory) loses nothing.
- * - `batch`: it is in the file when its batch is made, at most `lingerMs` later. A killed process loses at most what
- *   was recorded since; `process.exit()` loses nothing.
- * - `overflow`: the file takes only what the memory queue has no room for, and what `close` or `process.exit()` leaves
- *   unsent. A killed process loses what was in memory.
+ * When a record that was taken is in the file:
+ * - `record`: before `record()` returns. A killed process (SIGKILL, out of memory) loses nothing.
+ * - `batch`: when its batch is made, at most `lingerMs` later. A killed process loses at most what was recorded since
+ *   then; `process.exit()` loses nothing.
+ * - `overflow`: only when the memory queue has no room, or when `close` or `process.exit()` leaves it unsent. A killed
+ *   process loses what was in memory.
  */
 export type SpoolPromise = 'record' | 'batch' | 'overflow';
 
 /**
- * What the machine's own crash (power, kernel) costs beyond that:
- * - `batch`: the file is synced before a batch is sent. What was recorded since the last sync may be lost, nothing is
- *   counted twice.
- * - `record`: with promise `record`, also before each `record()` returns: nothing is lost; a record costs what a sync
- *   costs, milliseconds.
- * - `never`: the kernel decides. What it had not written is lost; with promise `record` a batch whose sums were sent but
+ * When the file is synced to disk, so that a crash of the machine (power, kernel) does not lose it:
+ * - `batch`: before a batch is sent. What was recorded since the last sync may be lost; nothing is counted twice.
+ * - `record`: with promise `record`, also before each `record()` returns. Nothing is lost, but each record costs a sync
+ *   (milliseconds).
+ * - `never`: when the kernel decides. What it had not written is lost. With promise `record`, a batch that was sent but
  *   not yet written may be counted twice.
  */
 export type Fsync = 'batch' | 'record' | 'never';
 
 export type SpoolOptions = {
-  /** A directory for this process alone; made where it is missing. */
+  /** A directory that only this process uses; created if missing. */
   directory: string;
   /** Default `batch`. */
   promise?: SpoolPromise;
   /** Default `batch`. */
   fsync?: Fsync;
-  /** Where the spool counts as full, default 256 MiB; one seal (what is open at a moment) may pass it. */
+  /** The size at which the spool is full, default 256 MiB; one seal may pass it. */
   maxBytes?: number;
-  /** The size of one file, default 8 MiB; a file goes when all in it was acknowledged. */
+  /** The size of one file, default 8 MiB. A file is deleted when everything in it was acknowledged. */
   segmentBytes?: number;
 };
 
-/** Where a batch is in the files. */
+/** The place of a batch in the files. */
 export type Ref = { readonly segment: number; readonly offset: number; readonly bytes: number };
 
 /** A place in the log; records before it are covered by sealed batches. */
@@ -62,40 +61,48 @@ export type Position = { readonly segment: number; readonly offset: number };
 export type Spool = {
   readonly promise: SpoolPromise;
   readonly fsync: Fsync;
-  /** What the last life left: batches in the order they were made, and the text of records not in any batch. */
+  /** What the last process left: batches in the order they were made, and the text of records not in any batch. */
   readonly left: { batches: Ref[]; records: string[] };
-  /** Bytes of a damaged file that could not be read; the file is kept beside the others as `*.damaged`. */
+  /** Bytes that are part of no intact frame. A copy of each damaged file is kept as `*.damaged`. */
   readonly damagedBytes: number;
   readonly bytes: number;
   readonly full: boolean;
-  /** True when as much was logged since the last seal as one file holds. */
+  /** True when the records logged since the last seal fill one file. */
   readonly wantsSeal: boolean;
-  /** Writes a record down. Throws where the disk refuses; nothing of it is then in the log. */
+  /** Writes a record. Throws where the disk refuses; the log then contains nothing of it. */
   log(text: string): void;
   position(): Position;
   /** Writes a batch that counts only from `seal` on. */
   put(text: string): Ref;
   /** Makes the last `batches` put count, in place of all records logged before `covered`. */
   seal(batches: number, covered: Position): void;
-  /** Resolves when all that was written survives the machine's crash, as far as `fsync` asks for it. */
+  /** Resolves when everything written survives a crash of the machine, as far as `fsync` asks for it. */
   sync(): Promise<void>;
   syncNow(): void;
   read(ref: Ref): string;
-  /** The batch was acknowledged. Not being able to write this down costs only a repeat that Tally drops. */
+  /** Notes that the batch was acknowledged. If this cannot be written, the batch is sent again and Tally drops it. */
   done(ref: Ref): void;
   close(): void;
 };
 
-type Segment = { id: number; path: string; file: number; bytes: number; waiting: number; lastLoose: number };
+type Segment = {
+  id: number;
+  format: Format;
+  path: string;
+  file: number;
+  bytes: number;
+  waiting: number;
+  lastLoose: number;
+};
 
 const MIB = 1024 * 1024;
-/** A sign of life for other machines; well below what the lock takes for death. */
+/** How often the lock is renewed for other machines; well below the age at which they take it over. */
 const HEARTBEAT_MS = 5_000;
-const NAME = /^spool-1-(\d{10})\.log$/;
+const NAME = /^spool-([12])-(\d{10})\.log$/;
 
 /**
- * Opens a spool on a directory: append-only files of frames (length, CRC-32, text). Throws where another living
- * process holds the directory. Reads what the last life left, which takes about a second per 256 MiB.
+ * Opens a spool on a directory: append-only files of frames with checksums. Throws where another living process holds
+ * the directory. Reads what the last process left, which takes about a second per 256 MiB.
  */
 export function createSpool(options: SpoolOptions): Spool {
   const { directory, promise = 'batch', fsync = 'batch', maxBytes = 256 * MIB } = options;
@@ -109,6 +116,8 @@ export function createSpool(options: SpoolOptions): Spool {
   let damagedBytes = 0;
   let closed = false;
   let taken = false;
+  /** Batches put since the last seal. */
+  let unsealed: Ref[] = [];
   // Files written since the last sync: a batch may begin in one and be sealed in the next.
   const dirty = new Set<Segment>();
   const left: Spool['left'] = { batches: [], records: [] };
@@ -129,25 +138,31 @@ export function createSpool(options: SpoolOptions): Spool {
   }
 
   function recover(): void {
-    const ids = readdirSync(directory)
-      .map((name) => NAME.exec(name)?.[1])
-      .filter((id) => id !== undefined)
-      .map(Number)
-      .sort((a, b) => a - b);
-    let unsealed: Ref[] = [];
+    const files = readdirSync(directory)
+      .flatMap((name) => {
+        const [matched, format, id] = NAME.exec(name) ?? [];
+        return matched === undefined ? [] : [{ id: Number(id), format: Number(format) as Format }];
+      })
+      .sort((a, b) => a.id - b.id);
+    let put: Ref[] = [];
     const waiting = new Map<string, Ref>();
-    for (const id of ids) {
-      const segment = openSegment(id);
-      const found = readFrames(readAll(segment));
+    for (const { id, format } of files) {
+      const segment = openSegment(id, format);
+      const found = readFrames(readAll(segment), format);
       if (found.damagedBytes > 0) keepDamaged(segment, found.damagedBytes);
       for (const frame of found.frames) {
         const ref = { segment: id, offset: frame.offset, bytes: frame.bytes };
         if (frame.kind === 'L') segment.lastLoose = frame.offset;
-        else if (frame.kind === 'P') unsealed.push(ref);
+        else if (frame.kind === 'P') put.push(ref);
         else if (frame.kind === 'S') {
-          const [batches, coveredSegment, coveredOffset] = numbersOf(frame);
-          for (const each of batches === 0 ? [] : unsealed.slice(-batches!)) waiting.set(nameOf(each), each);
-          unsealed = [];
+          const [batches, coveredSegment, coveredOffset, firstSegment, firstOffset] = numbersOf(frame);
+          const first = firstSegment === undefined ? undefined : { segment: firstSegment, offset: firstOffset! };
+          // A damaged batch is not replaced by one that an earlier life put and never sealed.
+          const sealed = first
+            ? put.filter((each) => !isBefore(each, first))
+            : put.slice(Math.max(0, put.length - batches!));
+          for (const each of sealed) waiting.set(nameOf(each), each);
+          put = [];
           covered = { segment: coveredSegment!, offset: coveredOffset! };
         } else {
           const [doneSegment, doneOffset] = numbersOf(frame);
@@ -157,10 +172,10 @@ export function createSpool(options: SpoolOptions): Spool {
     }
     left.batches = [...waiting.values()];
     for (const { segment } of left.batches) segments.find(({ id }) => id === segment)!.waiting++;
-    // Only now is it known which records a seal covers; their batches are in `left.batches` or done.
+    // Seals tell which records are covered: those are in `left.batches` or done.
     for (const segment of segments) {
       if (segment.lastLoose < 0 || isCovered(segment, segment.lastLoose)) continue;
-      for (const frame of readFrames(readAll(segment)).frames) {
+      for (const frame of readFrames(readAll(segment), segment.format).frames) {
         if (frame.kind !== 'L' || isCovered(segment, frame.offset)) continue;
         left.records.push(frame.text);
         looseBytes += frame.bytes;
@@ -169,10 +184,10 @@ export function createSpool(options: SpoolOptions): Spool {
     sweep();
   }
 
-  function openSegment(id: number): Segment {
-    const path = join(directory, `spool-1-${String(id).padStart(10, '0')}.log`);
+  function openSegment(id: number, format: Format): Segment {
+    const path = join(directory, `spool-${format}-${String(id).padStart(10, '0')}.log`);
     const file = openSync(path, existsSync(path) ? 'r+' : 'wx+', 0o600);
-    const segment = { id, path, file, bytes: fstatSync(file).size, waiting: 0, lastLoose: -1 };
+    const segment = { id, format, path, file, bytes: fstatSync(file).size, waiting: 0, lastLoose: -1 };
     segments.push(segment);
     bytes += segment.bytes;
     return segment;
@@ -184,7 +199,7 @@ export function createSpool(options: SpoolOptions): Spool {
   }
 
   function begin(): Segment {
-    const segment = openSegment((segments.at(-1)?.id ?? covered.segment) + 1);
+    const segment = openSegment((segments.at(-1)?.id ?? covered.segment) + 1, 2);
     if (fsync !== 'never') syncDirectory(directory);
     return segment;
   }
@@ -195,14 +210,14 @@ export function createSpool(options: SpoolOptions): Spool {
   }
 
   function isCovered(segment: Segment, offset: number): boolean {
-    return segment.id < covered.segment || (segment.id === covered.segment && offset < covered.offset);
+    return isBefore({ segment: segment.id, offset }, covered);
   }
 
   function isNeeded(segment: Segment): boolean {
     return segment.waiting > 0 || (segment.lastLoose >= 0 && !isCovered(segment, segment.lastLoose));
   }
 
-  /** Removes files from the oldest on, while nothing in them is needed any more; never the one written to. */
+  /** Deletes the oldest files while nothing in them is needed any more; never the one being written to. */
   function sweep(): void {
     const last = segments.at(-1);
     if (last && last.bytes > segmentBytes / 8 && segments.every((segment) => !isNeeded(segment))) begin();
@@ -228,7 +243,7 @@ export function createSpool(options: SpoolOptions): Spool {
         written += writeSync(segment.file, frame, written, frame.length - written, offset + written);
       }
     } catch (error) {
-      // Half a frame must not stay before whole ones.
+      // No part of a frame may stay before whole ones.
       ftruncateSync(segment.file, offset);
       throw error;
     }
@@ -271,11 +286,21 @@ export function createSpool(options: SpoolOptions): Spool {
     put(text) {
       const ref = append('P', text);
       segments.at(-1)!.waiting++;
+      unsealed.push(ref);
       return ref;
     },
     seal(batches, upTo) {
-      append('S', `${batches} ${upTo.segment} ${upTo.offset}`);
+      const first = batches > 0 ? unsealed.at(-batches)! : position();
+      const seal = `${batches} ${nameOf(upTo)} ${nameOf(first)}`;
+      append('S', seal);
+      try {
+        // Were its seal damaged, a batch would count again as the records it is made of: so there are two copies.
+        append('S', seal);
+      } catch {
+        // The first copy is written.
+      }
       covered = upTo;
+      unsealed = [];
       looseBytes = 0;
       sweep();
     },
@@ -301,7 +326,7 @@ export function createSpool(options: SpoolOptions): Spool {
       const segment = segments.find(({ id }) => id === ref.segment)!;
       const buffer = Buffer.allocUnsafe(ref.bytes);
       readSync(segment.file, buffer, 0, ref.bytes, ref.offset);
-      const frame = readFrames(buffer).frames[0];
+      const frame = readFrames(buffer, segment.format).frames[0];
       if (!frame) throw new Error(`A batch in ${segment.path} at ${ref.offset} can no longer be read.`);
       return frame.text;
     },
@@ -311,7 +336,7 @@ export function createSpool(options: SpoolOptions): Spool {
         append('D', `${ref.segment} ${ref.offset}`);
         sweep();
       } catch {
-        // The next life sends it again, and Tally knows it.
+        // The next process sends it again, and Tally drops the repeat.
       }
     },
     close() {
@@ -323,6 +348,9 @@ export function createSpool(options: SpoolOptions): Spool {
     },
   };
 }
+
+const isBefore = (a: Position, b: Position): boolean =>
+  a.segment < b.segment || (a.segment === b.segment && a.offset < b.offset);
 
 const nameOf = ({ segment, offset }: Position): string => `${segment} ${offset}`;
 
@@ -339,7 +367,7 @@ function readAll({ file, bytes }: Segment): Buffer {
   return buffer.subarray(0, read);
 }
 
-/** A file's name is in its directory: without this the machine's crash could lose a whole new file. */
+/** Syncs a directory: without this a crash of the machine could lose a new file as a whole. */
 function syncDirectory(directory: string): void {
   const file = openSync(directory, 'r');
   try {

@@ -3,24 +3,40 @@ import { formatCost, formatQuantity, parseTime, TallyError, type UsageEntry } fr
 import { z } from 'zod';
 import { parseExactly, unitsOf } from './exact-json.ts';
 
-/** How calls of LiteLLM become entries; the same for what is pulled and what is pushed, so that both are one entry. */
+/** How calls of LiteLLM become entries: the same for pulled and pushed calls, so that both become one entry. */
 export type Rules = {
-  /** Who a call belongs to: always `merchant`, or its team, its organisation, the alias of its key; `merchant` where it has none. */
+  /**
+   * The merchant of a call: always `merchant`, or its team, its organisation, the alias of its key; `merchant` where the
+   * call has none.
+   */
   merchantFrom: 'fixed' | 'team' | 'organization' | 'key_alias';
   merchant: string;
-  /** What LiteLLM's request_id is: the id of the model's answer, or, in newer versions, LiteLLM's own id of the call. */
-  idFrom: 'response' | 'call';
+};
+
+/** The ids that one report of a call has. */
+export type CallIds = {
+  /** The id of the model's answer, where the report names it as that. */
+  response: string | undefined;
+  /** All ids, also that; the first is the entry's id if no other report of the call came before. */
+  all: readonly string[];
+  /** True where `at` is the time of sending, not the start. */
+  isSentTime: boolean;
 };
 
 /** One call as it is recorded; `at` is the start of the call in milliseconds, which decides its day. */
-export type Call = { entry: UsageEntry; at: number };
+export type Call = { entry: UsageEntry; at: number; ids: CallIds };
 
-/** Text, or a number, which is read as its text; anything else counts as absent. */
-const Text = z.string().nullish().catch(null);
-/** What counting rests on: of another kind it makes the item unreadable. */
-const Needed = z.string().nullish();
+/** What Python, JavaScript and others print for a missing value. It identifies nothing. */
+const MISSING = /^\s*(?:none|null|nil|undefined|nan|\[object object\])?\s*$/i;
+const present = (text: string | null | undefined): string | null => (text && !MISSING.test(text) ? text : null);
+
+/** Text, or a number, which is read as its text; anything else counts as absent, also text for a missing value. */
+const Text = z.string().nullish().catch(null).transform(present);
+/** What is counted: a value that is no text or number makes the item unreadable. */
+const Needed = z.string().nullish().transform(present);
 const Metadata = z
   .looseObject({
+    litellm_call_id: Text,
     user_api_key: Text,
     user_api_key_hash: Text,
     user_api_key_alias: Text,
@@ -58,6 +74,7 @@ const SpendLog = z.object({
   team_id: Text,
   organization_id: Text,
   mcp_namespaced_tool_name: Text,
+  response: z.unknown().optional(),
 });
 
 /** A StandardLoggingPayload; `usage` and `cost` are how LiteLLM's documentation shows it. */
@@ -67,6 +84,8 @@ const Payload = z.object({
   litellm_call_id: Text,
   startTime: Needed,
   response_cost: Needed,
+  /** Says why LiteLLM knows no price; the cost beside it is then no amount. */
+  response_cost_failure_debug_info: z.unknown().optional(),
   cost: Needed,
   usage: z.unknown().optional(),
 });
@@ -84,13 +103,16 @@ const Event = z.object({
     .nullish(),
 });
 
-/** The call that a row of /spend/logs/v2 tells of. INVALID_ENTRY where it cannot be read. */
+/** Reads a row of /spend/logs/v2. INVALID_ENTRY where it cannot be read. */
 export function fromSpendLog(value: unknown, rules: Rules): Call {
   const row = parse(SpendLog, value);
   const metadata = metadataOf(row.metadata);
+  // Which of a call's ids `request_id` is depends on LiteLLM's version.
+  const others = [objectOf(row.response).id, metadata.litellm_call_id].map(textOf);
   return callOf(
     {
-      id: row.request_id,
+      response: null,
+      others: [row.request_id, ...others],
       start: row.startTime,
       cost: row.spend,
       row,
@@ -105,7 +127,7 @@ export function fromSpendLog(value: unknown, rules: Rules): Call {
   );
 }
 
-/** The call that a StandardLoggingPayload tells of. INVALID_ENTRY where it cannot be read. */
+/** Reads a StandardLoggingPayload. INVALID_ENTRY where it cannot be read. */
 export function fromPayload(value: unknown, rules: Rules): Call {
   const payload = parse(Payload, value);
   if (typeof payload.usage === 'string')
@@ -120,9 +142,11 @@ export function fromPayload(value: unknown, rules: Rules): Call {
   };
   return callOf(
     {
-      id: rules.idFrom === 'call' ? payload.litellm_call_id || payload.id : payload.id,
+      // A call that failed has no answer: its id is that of the call.
+      response: payload.id === payload.litellm_call_id ? null : payload.id,
+      others: [payload.litellm_call_id],
       start: payload.startTime,
-      cost: payload.response_cost ?? payload.cost,
+      cost: payload.response_cost_failure_debug_info ? null : (payload.response_cost ?? payload.cost),
       row,
       metadata,
       apiKey: metadata.user_api_key_hash || metadata.user_api_key,
@@ -136,33 +160,40 @@ export function fromPayload(value: unknown, rules: Rules): Call {
 }
 
 /**
- * The call that an event of the `openmeter` callback tells of. It has neither start, team nor LiteLLM's own id; where the
- * rules need one of them the event is refused, since it could not be told from what is pulled.
+ * Reads an event of the `openmeter` callback. It names neither team, organisation nor key, so it is rejected where the
+ * merchant depends on one of them.
  */
 export function fromEvent(value: unknown, rules: Rules, now: number): Call {
   const event = parse(Event, value);
-  if (rules.merchantFrom !== 'fixed' || rules.idFrom !== 'response')
+  if (rules.merchantFrom !== 'fixed')
     throw invalid(
-      'Events of the openmeter callback name neither team, organisation, key nor call id; use the generic_api callback with these settings.',
+      'Events of the openmeter callback name neither team, organisation nor key; use the generic_api callback.',
     );
+  const response = present(event.id);
+  if (response === null) throw invalid(`id: ${JSON.stringify(event.id)} identifies nothing.`);
   const at = event.time ? startOf(event.time) : now;
   const { data } = event;
+  const userId = present(event.subject);
+  const tokens = tokensOf(data ?? {});
   return {
     at,
+    ids: { response: idOf(response), all: [idOf(response)], isSentTime: true },
     entry: {
-      id: idOf(event.id),
+      id: idOf(response),
       merchantId: rules.merchant,
       time: new Date(at).toISOString(),
-      userId: event.subject,
+      ...(userId ? { userId } : {}),
       ...modelOf(data?.model, undefined),
-      metrics: { ...tokensOf(data ?? {}), cost: costOf(data?.cost) },
-      properties: { source: 'litellm', cloud_event: decoration(event.type) },
+      metrics: { ...tokens.metrics, ...costOf(data?.cost) },
+      properties: { source: 'litellm', cloud_event: decoration(event.type), ...tokens.properties },
     },
   };
 }
 
-type Told = {
-  id: string | null | undefined;
+/** What rows and payloads have in common. */
+type Report = {
+  response: string | null;
+  others: readonly (string | null)[];
   start: string | null | undefined;
   cost: string | null | undefined;
   row: z.infer<z.ZodObject<typeof Common>>;
@@ -174,17 +205,16 @@ type Told = {
   tool: string | null | undefined;
 };
 
-function callOf(told: Told, rules: Rules): Call {
-  const { row, metadata } = told;
-  if (!told.id) throw invalid('It has no id.');
-  if (!told.start) throw invalid('It has no startTime.');
-  const at = startOf(told.start);
+function callOf(report: Report, rules: Rules): Call {
+  const { row, metadata, start } = report;
+  if (!start) throw invalid('It has no startTime.');
+  const at = startOf(start);
   const cacheHit = row.cache_hit === true || /^true$/i.test(String(row.cache_hit ?? ''));
   const { merchantFrom } = rules;
   const owner = {
     fixed: null,
-    team: told.team,
-    organization: told.organization,
+    team: report.team,
+    organization: report.organization,
     key_alias: metadata.user_api_key_alias,
   }[merchantFrom];
   const properties: NonNullable<UsageEntry['properties']> = { source: 'litellm' };
@@ -195,39 +225,59 @@ function callOf(told: Told, rules: Rules): Call {
   decorate('model_group', row.model_group);
   decorate('end_user', row.end_user);
   decorate('key_alias', metadata.user_api_key_alias);
-  decorate('team', told.team);
-  decorate('tool', told.tool);
+  decorate('team', report.team);
+  decorate('tool', report.tool);
   if (cacheHit) properties.cache_hit = true;
+  const identify = (id: string) => (cacheHit ? cacheHitId(id, start) : idOf(id));
+  const all = [report.response, ...report.others].flatMap((id) => (present(id) === null ? [] : [identify(id!)]));
+  const [id] = all;
+  if (id === undefined) throw invalid('It has no id.');
+  const tokens = tokensOf(row);
   return {
     at,
+    ids: {
+      response: report.response === null ? undefined : identify(report.response),
+      all: [...new Set(all)],
+      isSentTime: false,
+    },
     entry: {
-      id: cacheHit ? cacheHitId(told.id, told.start, rules) : idOf(told.id),
+      id,
       merchantId: owner ? merchantOf(owner) : rules.merchant,
       time: new Date(at).toISOString(),
-      ...(told.userId ? { userId: told.userId } : {}),
-      ...(told.apiKey ? { apiKey: keyOf(told.apiKey) } : {}),
+      ...(report.userId ? { userId: report.userId } : {}),
+      ...(report.apiKey ? { apiKey: keyOf(report.apiKey) } : {}),
       ...modelOf(row.model, row.custom_llm_provider),
       status: (row.status || metadata.status) === 'failure' ? 'failure' : 'success',
-      metrics: { ...tokensOf(row), ...partsOf(metadata.usage_object), cost: costOf(told.cost) },
-      properties,
+      metrics: { ...tokens.metrics, ...partsOf(metadata.usage_object), ...costOf(report.cost) },
+      properties: { ...properties, ...tokens.properties },
     },
   };
 }
 
-/** Tokens as LiteLLM counts them: prompt includes what a cache gave, completion includes reasoning. */
-function tokensOf(told: {
+/**
+ * Returns tokens as LiteLLM counts them: prompt includes what a cache gave, completion includes reasoning. What is not
+ * reported stays absent; of a total alone it is not known which tokens it is of, so it is a property.
+ */
+function tokensOf(report: {
   prompt_tokens?: string | null | undefined;
   completion_tokens?: string | null | undefined;
   total_tokens?: string | null | undefined;
-}): Record<string, string> {
-  const prompt = whole('prompt_tokens', told.prompt_tokens);
-  const completion = whole('completion_tokens', told.completion_tokens);
-  const total = whole('total_tokens', told.total_tokens);
-  const known = prompt + completion > 0n;
-  return { prompt_tokens: String(known ? prompt : total), completion_tokens: String(completion) };
+}): { metrics: Record<string, string>; properties: Record<string, string> } {
+  const prompt = whole('prompt_tokens', report.prompt_tokens);
+  const completion = whole('completion_tokens', report.completion_tokens);
+  const total = whole('total_tokens', report.total_tokens);
+  // LiteLLM's columns are 0 where nothing was reported.
+  if (total && !prompt && !completion) return { metrics: {}, properties: { total_tokens: String(total) } };
+  return {
+    metrics: {
+      ...(prompt === undefined ? {} : { prompt_tokens: String(prompt) }),
+      ...(completion === undefined ? {} : { completion_tokens: String(completion) }),
+    },
+    properties: {},
+  };
 }
 
-/** Parts of the two token counts, metric types of their own and in no sum, named as our client names them. */
+/** Returns the parts of both token counts as metric types of their own, in no sum, named as our client names them. */
 function partsOf(usage: unknown): Record<string, string> {
   const object = objectOf(usage);
   const prompt = objectOf(object.prompt_tokens_details);
@@ -245,28 +295,31 @@ function partsOf(usage: unknown): Record<string, string> {
   return metrics;
 }
 
-/** A count that may be absent: 0 then. */
-export function whole(name: string, text: string | null | undefined): bigint {
-  if (text === null || text === undefined || text === '') return 0n;
+/** Reads a count; undefined where it is absent. */
+export function whole(name: string, text: string | null | undefined): bigint | undefined {
+  if (!text) return undefined;
   const read = unitsOf(text, 0);
   if (!read || read.rest) throw invalid(`${name} is no whole number: ${text.slice(0, 40)}`);
   return read.units;
 }
 
-/** Nano-USD of a price in dollars, rounded half up from its text; absent is 0. */
-export function nanoUsd(text: string | null | undefined): bigint {
-  if (text === null || text === undefined || text === '') return 0n;
+/** Reads dollars as nano-USD, rounded half up from their text; undefined where they are absent. */
+export function nanoUsd(text: string | null | undefined): bigint | undefined {
+  if (!text) return undefined;
   const read = unitsOf(text, 9);
   if (!read) throw invalid(`The cost is no amount of dollars: ${text.slice(0, 40)}`);
   return read.units;
 }
 
-const costOf = (text: string | null | undefined): string => formatCost(nanoUsd(text));
+function costOf(text: string | null | undefined): { cost?: string } {
+  const nanos = nanoUsd(text);
+  return nanos === undefined ? {} : { cost: formatCost(nanos) };
+}
 
 const SECONDS = /^\d{9,11}(?:\.\d+)?$/;
 const ISO = /^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?\d*\s?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2})?$/;
 
-/** A start in milliseconds: Unix seconds, or ISO 8601, in UTC where it names no zone. Cut to the millisecond. */
+/** Reads a start as milliseconds: Unix seconds, or ISO 8601, in UTC where it names no zone. Cuts to the millisecond. */
 export function startOf(text: string): number {
   if (SECONDS.test(text)) return Number(unitsOf(text, 3)!.floor);
   const [, day, time, fraction = '', zone = 'Z'] = ISO.exec(text.trim()) ?? [];
@@ -278,18 +331,17 @@ export function startOf(text: string): number {
 
 const PLAIN_ID = /^[\x20-\x7e]{1,128}$/;
 
-/** The id as LiteLLM says it; a hash of one that is longer than ids may be, as those of the responses API are. */
-function idOf(id: string): string {
+/** Returns the id, or the hash of one that is longer than ids may be, as those of the responses API are. */
+export function idOf(id: string): string {
   return PLAIN_ID.test(id) ? id : `sha256:${createHash('sha256').update(id).digest('hex')}`;
 }
 
 /**
- * LiteLLM adds the time of writing to the id of a cache hit, another one in the row and in the payload. The start of the
- * call is the same in both; rows have it rounded to the millisecond. LiteLLM's own call id needs no addition.
+ * Returns the id of a cache hit: LiteLLM adds the time of writing to it, which differs in row and payload. The start of
+ * the call is the same in both (rows have it rounded to the millisecond), so it takes that place.
  */
-function cacheHitId(id: string, start: string, { idFrom }: Rules): string {
+function cacheHitId(id: string, start: string): string {
   const base = id.replace(/_cache_hit[\d.]+$/, '');
-  if (idFrom === 'call') return idOf(base);
   const ms = SECONDS.test(start) ? unitsOf(start, 3)!.units : BigInt(roundedStartOf(start));
   return idOf(`${base}_cache_hit@${ms}`);
 }
@@ -301,25 +353,25 @@ function roundedStartOf(text: string): number {
 
 const MERCHANT = /^[A-Za-z0-9_.:-]{1,64}$/;
 
-/** A team, organisation or alias as a merchant id; one that cannot be an id is cleaned, and told apart by its hash. */
+/** Returns a team, organisation or alias as a merchant id. One that cannot be an id is cleaned and gets a hash. */
 function merchantOf(owner: string): string {
   if (MERCHANT.test(owner)) return owner;
   const hash = createHash('sha256').update(owner).digest('hex').slice(0, 16);
   return `${owner.replace(/[^A-Za-z0-9_.-]+/g, '-').slice(0, 47)}:${hash}`;
 }
 
-/** The hash or alias of a key; a secret that came this far becomes its hash, as LiteLLM makes it. */
+/** Returns the hash or alias of a key. A secret becomes the hash that LiteLLM makes of it. */
 function keyOf(key: string): string {
   return key.startsWith('sk-') ? createHash('sha256').update(key).digest('hex') : key;
 }
 
-/** LiteLLM writes `provider/model` or the model alone; the provider is its own field where it is known. */
+/** LiteLLM writes `provider/model` or only the model; the provider is a field of its own where it is known. */
 function modelOf(model: string | null | undefined, provider: string | null | undefined) {
   const named = provider || (model?.includes('/') ? model.slice(0, model.indexOf('/')) : '');
   return { ...(model ? { model } : {}), ...(named ? { provider: named } : {}) };
 }
 
-/** The entries that tell of a whole day of one model and key by its sums: what succeeded, what failed. */
+/** Returns the entries for a day of one model and key by its sums: one for successes, one for failures. */
 export function fromDailySums(
   sums: {
     date: string;
@@ -332,7 +384,7 @@ export function fromDailySums(
     metrics: { prompt_tokens: bigint; completion_tokens: bigint; cost: bigint };
   },
   rules: Rules,
-): Call[] {
+): { at: number; entry: UsageEntry }[] {
   const at = Date.parse(`${sums.date}T00:00:00Z`);
   const owner = { fixed: null, team: sums.team, organization: null, key_alias: sums.alias }[rules.merchantFrom];
   const succeeded = sums.requests > sums.failed ? sums.requests - sums.failed : 0n;
@@ -365,7 +417,7 @@ export function fromDailySums(
 // biome-ignore lint/suspicious/noControlCharactersInRegex: entries may not have them.
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/gu;
 
-/** A property is decoration: it is made to fit rather than let it stand in the way of counting. */
+/** Makes a text fit into a property: its content must not prevent counting. */
 const decoration = (text: string) =>
   text
     .replace(UNPRINTABLE, ' ')
@@ -376,7 +428,7 @@ function metadataOf(value: unknown): Metadata {
   return Metadata.catch({}).parse(objectOf(value));
 }
 
-/** An object, also one that arrives as its JSON text; {} for anything else. */
+/** Returns an object, also one that arrives as JSON text; {} for anything else. */
 function objectOf(value: unknown): Record<string, unknown> {
   if (isRecord(value)) return value;
   if (typeof value !== 'string' || !value.startsWith('{')) return {};

@@ -7,24 +7,26 @@ export type LitellmOptions = {
   url: string;
   key: string;
   timeoutMs: number;
-  /** The largest answer that is read. */
+  /** The largest answer to read, in bytes. */
   maxBodyBytes: number;
-  /** First pause between two tries; it doubles. */
+  /** First pause between two attempts; it doubles. */
   backoffMs?: number;
+  /** Returns a signal that aborts after so many milliseconds. */
+  deadline?: (ms: number) => AbortSignal;
 };
 
 export type SpendLogPage = { rows: unknown[]; total: number | undefined; totalPages: number | undefined };
 
 export type LitellmClient = {
   /**
-   * One page of /spend/logs/v2: rows that started from `start` to `end`, both included, in milliseconds of whole seconds.
-   * PAGE_TOO_LARGE as `details.page` where a smaller page may do.
+   * Reads one page of /spend/logs/v2: rows that started from `start` to `end`, both included, in milliseconds of whole
+   * seconds. `isTooLarge` is true of the error where a smaller page may work.
    */
   spendLogs(
     page: { start: number; end: number; page: number; pageSize: number; order: 'asc' | 'desc' },
     signal: AbortSignal,
   ): Promise<SpendLogPage>;
-  /** One page of /user/daily/activity: a part of the rows of a day. */
+  /** Reads one page of /user/daily/activity: a part of the rows of a day. */
   dailyActivity(page: { date: Day; page: number }, signal: AbortSignal): Promise<ActivityPage>;
 };
 
@@ -70,10 +72,10 @@ const ActivityPage = z.object({
 export type ActivityPage = z.infer<typeof ActivityPage>;
 export type ActivityMetrics = z.infer<typeof Metrics>;
 
-/** Asks LiteLLM: bounded in time and size, again after what may pass, never after a refusal. */
+/** Creates a client of LiteLLM's API: bounded in time and size; retries temporary failures, never a rejection. */
 export function createLitellmClient(options: LitellmOptions): LitellmClient {
   const base = options.url.replace(/\/+$/, '');
-  const backoffMs = options.backoffMs ?? BACKOFF_MS;
+  const { backoffMs = BACKOFF_MS, deadline = AbortSignal.timeout } = options;
 
   async function ask(path: string, query: Record<string, string>, signal: AbortSignal): Promise<unknown> {
     const url = `${base}${path}?${new URLSearchParams(query).toString().replaceAll('+', '%20')}`;
@@ -91,7 +93,7 @@ export function createLitellmClient(options: LitellmOptions): LitellmClient {
   }
 
   async function once(url: string, signal: AbortSignal): Promise<unknown> {
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(options.timeoutMs)]);
+    const limit = AbortSignal.any([signal, deadline(options.timeoutMs)]);
     let response: Response;
     let text: string;
     try {
@@ -101,13 +103,13 @@ export function createLitellmClient(options: LitellmOptions): LitellmClient {
       text = await bounded(response, options.maxBodyBytes);
     } catch (error) {
       if (isTallyError(error)) throw error;
-      throw new TallyError('SOURCE_AWAY', 'LiteLLM does not answer.', { cause: error });
+      throw new TallyError('SOURCE_AWAY', 'LiteLLM is unavailable: no complete answer.', { cause: error });
     }
     if (response.ok) {
       try {
         return parseExactly(text);
       } catch (error) {
-        throw new TallyError('SOURCE_UNREADABLE', `LiteLLM does not answer with JSON: ${said(text)}`, { cause: error });
+        throw new TallyError('SOURCE_UNREADABLE', `LiteLLM's answer is not JSON: ${quoted(text)}`, { cause: error });
       }
     }
     throw refusal(response, text);
@@ -135,8 +137,9 @@ export function createLitellmClient(options: LitellmOptions): LitellmClient {
 
 function refusal(response: Response, text: string): TallyError {
   const { status } = response;
-  const message = `LiteLLM answered ${status}: ${said(text)}`;
-  if (status === 401 || status === 403) return new TallyError('SOURCE_REFUSED', message);
+  const message = `LiteLLM answered ${status}: ${quoted(text)}`;
+  if (status === 401 || status === 403)
+    return new TallyError('SOURCE_REFUSED', `LiteLLM rejected our credentials (${status}): ${quoted(text)}`);
   if (status === 429 || status >= 500) {
     const seconds = Number(response.headers.get('retry-after') ?? Number.NaN);
     const retryAfterMs = Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : undefined;
@@ -147,7 +150,7 @@ function refusal(response: Response, text: string): TallyError {
   return new TallyError('SOURCE_UNREADABLE', message, { details: { tooLarge } });
 }
 
-/** Whether a smaller page may be answered. */
+/** Returns true where a smaller page may work. */
 export function isTooLarge(error: unknown): boolean {
   return isTallyError(error) && (error.details as { tooLarge?: boolean } | undefined)?.tooLarge === true;
 }
@@ -158,7 +161,7 @@ async function bounded(response: Response, maxBytes: number): Promise<string> {
   for await (const chunk of (response.body ?? []) as AsyncIterable<Uint8Array>) {
     size += chunk.byteLength;
     if (size > maxBytes)
-      throw new TallyError('SOURCE_UNREADABLE', `LiteLLM answered more than ${maxBytes} bytes.`, {
+      throw new TallyError('SOURCE_UNREADABLE', `LiteLLM's answer is larger than ${maxBytes} bytes.`, {
         details: { tooLarge: true },
       });
     chunks.push(chunk);
@@ -172,13 +175,13 @@ function read<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
   const [issue] = parsed.error.issues;
   throw new TallyError(
     'SOURCE_UNREADABLE',
-    `LiteLLM answered something else: ${issue!.path.join('.')} ${issue!.message}`,
+    `LiteLLM's answer has an unexpected form: ${issue!.path.join('.')} ${issue!.message}`,
   );
 }
 
 const numberOf = (text: string | null | undefined) => (text == null ? undefined : Number(text));
 
-/** `2026-11-22 10:00:00`, as the handler reads it. */
+/** Formats a time as the handler reads it: `2026-11-22 10:00:00`. */
 const secondsText = (ms: number) => new Date(ms).toISOString().slice(0, 19).replace('T', ' ');
 
-const said = (text: string) => JSON.stringify(text.slice(0, 200));
+const quoted = (text: string) => JSON.stringify(text.slice(0, 200));

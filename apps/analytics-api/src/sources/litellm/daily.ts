@@ -1,14 +1,14 @@
 import { type Day, TallyError } from '@tally/contracts';
 import type { DaySums } from '@tally/db';
-import { type Call, fromDailySums, nanoUsd, type Rules, whole } from './call.ts';
+import { fromDailySums, nanoUsd, type Rules, whole } from './call.ts';
 import type { ActivityMetrics, LitellmClient } from './client.ts';
 
 export type Sums = { requests: bigint; failed: bigint; prompt_tokens: bigint; completion_tokens: bigint; cost: bigint };
 
-/** What LiteLLM's daily sums say of a day. */
+/** LiteLLM's daily sums of a day. */
 export type DailySums = {
   total: Sums;
-  /** The day by model and key; what LiteLLM shows no model or key of is a part without. They sum up to the total. */
+  /** The day by model and key, which add up to the total. Usage without a model or key is a part without one. */
   parts: {
     model: string;
     apiKey: string;
@@ -22,8 +22,8 @@ const MAX_PAGES = 10_000;
 const MAX_PARTS = 100_000;
 
 /**
- * Reads a day of /user/daily/activity. Its pages are of rows, not of days: each has a part of the day, and its totals are
- * of that page alone, so the parts are summed here.
+ * Reads a day of /user/daily/activity. Its pages are of rows, not of days: each has a part of the day, and the totals of
+ * only that page, so the parts are added up here.
  */
 export async function readDailySums(client: LitellmClient, date: Day, signal: AbortSignal): Promise<DailySums> {
   const total = zero();
@@ -69,16 +69,16 @@ export async function readDailySums(client: LitellmClient, date: Day, signal: Ab
   throw new TallyError('SOURCE_UNREADABLE', `LiteLLM shows over ${MAX_PAGES} pages of ${date}.`);
 }
 
-/** The entries that stand for a day; their ids come from the day, the model and the key, so doing it again adds nothing. */
-export function callsOf(date: Day, { parts }: DailySums, rules: Rules): Call[] {
+/** Returns the entries that stand for a day. Their ids are made of day, model and key, so repeating it adds nothing. */
+export function entriesOf(date: Day, { parts }: DailySums, rules: Rules) {
   return parts.flatMap(({ sums: { requests, failed, ...metrics }, ...part }) =>
     fromDailySums({ date, ...part, requests, failed, metrics }, rules),
   );
 }
 
 /**
- * Whether calls do not sum up to LiteLLM's own sums. Its money is added in floats, ours is rounded once for each call to
- * a nano-dollar: as many nano-dollars as there are requests, and a millionth of a dollar, are no difference.
+ * Returns whether calls do not add up to LiteLLM's own sums. LiteLLM adds money in floats; we round it to a nano-dollar
+ * once per call. So a nano-dollar per request and a millionth of a dollar are no difference.
  */
 export function differ(seen: DaySums, reported: DaySums): boolean {
   const cost = BigInt(seen.cost) - BigInt(reported.cost);
@@ -107,7 +107,7 @@ export const readSums = (sums: DaySums): Sums =>
 
 const NAMES = ['requests', 'failed', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
-/** What is left of sums; never below nothing, where LiteLLM's parts are more than its whole. */
+/** Subtracts sums; never below 0, in case LiteLLM's parts are more than its whole. */
 function less(whole: Sums, part: Sums): Sums {
   const left = zero();
   for (const name of NAMES) left[name] = whole[name] > part[name] ? whole[name] - part[name] : 0n;
@@ -115,9 +115,15 @@ function less(whole: Sums, part: Sums): Sums {
 }
 
 const sumsOf = (metrics: ActivityMetrics): Sums => ({
-  requests: whole('api_requests', metrics.api_requests),
-  failed: whole('failed_requests', metrics.failed_requests),
-  prompt_tokens: whole('prompt_tokens', metrics.prompt_tokens),
-  completion_tokens: whole('completion_tokens', metrics.completion_tokens),
-  cost: nanoUsd(metrics.spend),
+  requests: needed('api_requests', whole('api_requests', metrics.api_requests)),
+  failed: needed('failed_requests', whole('failed_requests', metrics.failed_requests)),
+  prompt_tokens: needed('prompt_tokens', whole('prompt_tokens', metrics.prompt_tokens)),
+  completion_tokens: needed('completion_tokens', whole('completion_tokens', metrics.completion_tokens)),
+  cost: needed('spend', nanoUsd(metrics.spend)),
 });
+
+/** A sum that is missing is not 0: counted as such, the day would look complete. */
+function needed(name: string, value: bigint | undefined): bigint {
+  if (value === undefined) throw new TallyError('SOURCE_UNREADABLE', `LiteLLM's daily sums have no ${name}.`);
+  return value;
+}

@@ -13,14 +13,14 @@ import { createRecorder } from './record.ts';
 
 export type Litellm = {
   handlers: Handlers<(typeof analytics)['litellm']>;
-  /** The receivers of what LiteLLM pushes. */
+  /** The receivers of LiteLLM's callbacks. */
   routes: readonly Route[];
-  /** Goes on with what was left, and pulls on schedule where that is wanted. */
+  /** Continues an unfinished pull, and pulls on schedule if an interval is set. */
   start(): Promise<void>;
   stop(): Promise<void>;
 };
 
-/** LiteLLM as a source: what it pushes, what is pulled from it, and what both come to. */
+/** Creates LiteLLM as a source: its receivers, its pulls and its status. */
 export function createLitellm({
   env,
   db,
@@ -40,8 +40,9 @@ export function createLitellm({
   const rules: Rules = {
     merchantFrom: env.LITELLM_MERCHANT_FROM,
     merchant: env.LITELLM_MERCHANT,
-    idFrom: env.LITELLM_ID_FROM,
   };
+  if (env.LITELLM_ID_FROM)
+    log.warn('LITELLM_ID_FROM has no effect any more, and the next release will reject it: remove it.');
   const metrics = createLitellmMetrics(registry);
   const recorder = createRecorder({ ingest, store, metrics, now });
   const onError = (error: unknown) => log.error({ err: error }, 'LiteLLM could not be pulled');
@@ -68,7 +69,8 @@ export function createLitellm({
   return {
     handlers: {
       async pull({ input }): Promise<LitellmPull> {
-        if (!puller) throw new TallyError('SOURCE_NOT_SET', 'LITELLM_URL is not set: there is nothing to pull from.');
+        if (!puller)
+          throw new TallyError('SOURCE_NOT_SET', 'LITELLM_URL is not set, so there is nothing to pull from.');
         return presentPull(await puller.pull(rangeOf(input, dayOf(now()))));
       },
       async status({ input }) {
@@ -104,7 +106,7 @@ export function createLitellm({
   };
 }
 
-/** One date is a day of its own, or the first of those up to today. */
+/** Returns the range: from `startDate` to today, or the single day `endDate`, where the other is absent. */
 function rangeOf({ startDate, endDate }: { startDate?: Day | undefined; endDate?: Day | undefined }, today: Day) {
   if (startDate) return { startDate, endDate: endDate ?? (today > startDate ? today : startDate) };
   return endDate ? { startDate: endDate, endDate } : undefined;

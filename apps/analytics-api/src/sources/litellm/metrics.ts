@@ -1,12 +1,12 @@
 import type { RecordResult } from '@tally/contracts';
 import { Counter, Gauge, type Registry } from 'prom-client';
 
-/** How a call came: pulled, pushed by one of the two callbacks, or as part of a day's sums. */
+/** How a call was received: pulled, pushed by one of the two callbacks, or as part of a day's sums. */
 export type Way = 'pull' | 'generic_api' | 'openmeter' | 'daily';
 
 export type LitellmMetrics = {
   recorded(way: Way, result: Pick<RecordResult, 'accepted' | 'duplicates' | 'rejected'>): void;
-  /** Items that could not even be read. */
+  /** Counts items that could not be read. */
   unreadable(way: Way, items: number): void;
   pulled(at: number): void;
   pullFailed(): void;
@@ -18,7 +18,7 @@ export function createLitellmMetrics(register: Registry): LitellmMetrics {
   const registers = [register];
   const calls = new Counter({
     name: 'tally_litellm_calls_total',
-    help: 'Calls of LiteLLM by the way they came and what became of them.',
+    help: 'Calls of LiteLLM by the way they were received and the result.',
     labelNames: ['way', 'result'],
     registers,
   });
@@ -29,24 +29,26 @@ export function createLitellmMetrics(register: Registry): LitellmMetrics {
   });
   const failures = new Counter({
     name: 'tally_litellm_pull_failures_total',
-    help: 'Pulls from LiteLLM that failed; the next one goes on.',
+    help: 'Pulls from LiteLLM that failed; the next one continues.',
     registers,
   });
   const missing = new Counter({
     name: 'tally_litellm_rows_missing_total',
-    help: 'Rows that LiteLLM counted and did not show.',
+    help: 'Rows that LiteLLM counted but did not return.',
     registers,
   });
   const differing = new Gauge({
     name: 'tally_litellm_differing_days',
-    help: 'Days of the last 31 whose calls do not sum up to the daily sums of LiteLLM.',
+    help: 'Days of the last 31 whose calls do not add up to the daily sums of LiteLLM.',
     registers,
   });
   return {
     recorded(way, { accepted, duplicates, rejected }) {
       calls.inc({ way, result: 'accepted' }, accepted);
       calls.inc({ way, result: 'duplicate' }, duplicates);
-      calls.inc({ way, result: 'rejected' }, rejected.length);
+      const conflicts = rejected.filter(({ code }) => code === 'ID_CONFLICT').length;
+      calls.inc({ way, result: 'conflict' }, conflicts);
+      calls.inc({ way, result: 'rejected' }, rejected.length - conflicts);
     },
     unreadable: (way, items) => calls.inc({ way, result: 'rejected' }, items),
     pulled: (at) => last.set(at / 1000),

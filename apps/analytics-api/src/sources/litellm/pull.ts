@@ -13,11 +13,11 @@ import {
   startOfDay,
   TallyError,
 } from '@tally/contracts';
-import type { DaySums, LitellmStore, Pull, PullLane } from '@tally/db';
+import type { DaySums, LitellmStore, Pull, PullLock } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
 import { type Call, fromSpendLog, type Rules } from './call.ts';
 import type { LitellmClient } from './client.ts';
-import { add, callsOf, differ, readDailySums, readSums, type Sums, textOf, zero } from './daily.ts';
+import { add, differ, entriesOf, readDailySums, readSums, type Sums, textOf, zero } from './daily.ts';
 import type { LitellmMetrics } from './metrics.ts';
 import type { Recorder } from './record.ts';
 import { createWindows } from './window.ts';
@@ -27,9 +27,9 @@ export type PullerOptions = {
   store: LitellmStore;
   recorder: Recorder;
   rules: Rules;
-  /** What LiteLLM's daily sums are for: nothing, a check of what was pulled, or the days that no call is known of. */
+  /** How LiteLLM's daily sums are used: not at all, to check pulled days, or to fill days of which no call is known. */
   daily: 'off' | 'check' | 'fill';
-  /** How long after its start a call may still appear in LiteLLM's logs. */
+  /** How long after its start a call can still appear in LiteLLM's logs. */
   lateMs: number;
   metrics: LitellmMetrics;
   now: () => number;
@@ -38,30 +38,30 @@ export type PullerOptions = {
 
 export type Puller = {
   /**
-   * Pulls the calls that started on these days; without a range what is new since the last scheduled pull. Resolves when
-   * the pull has ended, or with what it has so far after `answerWithinMs`. SOURCE_BUSY while another one runs anywhere.
+   * Pulls the calls that started on these days; without a range, what is new since the last scheduled pull. Resolves when
+   * the pull has ended, or with its progress after `answerWithinMs`. Throws SOURCE_BUSY while another pull runs anywhere.
    */
   pull(range: { startDate: Day; endDate: Day } | undefined, answerWithinMs?: number): Promise<Pull>;
-  /** Pulls what is new, whole days that have settled, and checks them; nothing where another process does. */
+  /** Pulls what is new, pulls complete days again, and checks them. Does nothing where another process pulls. */
   tick(): Promise<void>;
-  /** Goes on with what a process that died has left; nothing where another process pulls. */
+  /** Continues the pull of a process that died. Does nothing where another process pulls. */
   recover(): Promise<void>;
   schedule(intervalMs: number): Loop;
-  /** Ends the pull that runs here; it goes on at the next start. */
+  /** Ends the pull that runs here; it continues at the next start. */
   stop(): Promise<void>;
 };
 
-/** What LiteLLM writes within this time after now is left for the next pull: rows appear in batches. */
+/** Calls of this last period are left to the next pull: LiteLLM writes rows in batches. */
 const LAG_MS = MINUTE_MS;
-/** A scheduled pull begins this much before the end of the last: most calls that were late are found at once. */
+/** A scheduled pull begins this long before the end of the last one, to find most late calls at once. */
 const OVERLAP_MS = 10 * MINUTE_MS;
-/** Days that are looked back on for whole pulls and checks. */
+/** How many past days are pulled as a whole and checked. */
 const LOOK_BACK_DAYS = 7;
 const MAX_RANGE_DAYS = 400;
 const MAX_REJECTIONS_KEPT = 20;
 const KEPT_DAYS = 400;
 
-/** Pulls from one LiteLLM, one pull at a time however many processes there are. */
+/** Pulls from one LiteLLM, one pull at a time over all processes. */
 export function createPuller(options: PullerOptions): Puller {
   const { client, store, recorder, rules, metrics, now } = options;
   const stopping = new AbortController();
@@ -73,8 +73,8 @@ export function createPuller(options: PullerOptions): Puller {
     return tracked;
   }
 
-  /** Brings a pull to its end; notes after each window how far it came. */
-  async function work(lane: PullLane, begun: Pull): Promise<Pull> {
+  /** Runs a pull to its end; stores its progress after each window. */
+  async function work(lock: PullLock, begun: Pull): Promise<Pull> {
     const pull = { ...begun, rejections: [...begun.rejections] };
     const end = Date.parse(pull.end);
     const windows = createWindows(client, stopping.signal);
@@ -98,21 +98,21 @@ export function createPuller(options: PullerOptions): Puller {
         if (whole && at + options.lateMs <= now()) await noteSeen(day, whole);
         if (dayOf(at) !== day) sums = null;
         pull.daySums = sums && { date: sums.date, ...textOf(sums) };
-        await lane.advance(pull.id, pull);
+        await lock.advance(pull.id, pull);
       }
     } catch (error) {
-      // Stopped: it stays RUNNING, and whoever pulls next goes on with it.
+      // Stopped: it stays RUNNING, and the next process that pulls continues it.
       if (stopping.signal.aborted) throw new TallyError('UNAVAILABLE', 'The service is stopping.', { cause: error });
       metrics.pullFailed();
-      await lane.finish(pull.id, reasonOf(error));
+      await lock.finish(pull.id, reasonOf(error));
       throw error;
     }
-    const done = await lane.finish(pull.id, null);
+    const done = await lock.finish(pull.id, null);
     metrics.pulled(now());
     return done;
   }
 
-  /** Reads rows as calls; what cannot be read is rejected by itself. */
+  /** Reads rows as calls; a row that cannot be read is rejected, the others are not. */
   async function take(pull: Pull, rows: readonly unknown[], sums: Sums | null): Promise<Call[]> {
     const calls: Call[] = [];
     for (const row of rows) {
@@ -130,24 +130,22 @@ export function createPuller(options: PullerOptions): Puller {
     return calls;
   }
 
-  /** A day that was pulled whole is checked anew. */
+  /** Stores the sums of a day that was pulled as a whole, so that it is checked again. */
   async function noteSeen(date: Day, sums: Sums): Promise<void> {
     await store.noteDay(date, { seen: textOf(sums), reported: null, differs: null, error: null });
   }
 
-  /** Asks for the daily sums of a day whose calls have settled; false where they are not to be had. */
+  /** Compares a complete day with its daily sums; returns false where those cannot be read. */
   async function check(date: Day, seen: DaySums): Promise<boolean> {
     try {
       const daily = await readDailySums(client, date, stopping.signal);
       const reported = textOf(daily.total);
       const silent = Object.values(seen).every((amount) => amount === '0');
-      // Whoever is first to tell of a day tells it alone: pushed calls, pulled ones, or these sums.
+      // A day is counted by its calls or by its sums, whichever came first.
       const fill = options.daily === 'fill' && silent && reported.requests !== '0' && (await recorder.tellBySums(date));
-      const { rejected } = fill
-        ? await recorder.record(callsOf(date, daily, rules), { way: 'daily', backfill: true })
-        : { rejected: [] };
+      const { rejected } = fill ? await recorder.recordSums(entriesOf(date, daily, rules)) : { rejected: [] };
       const error = rejected[0] ? `${rejected.length} sums were rejected: ${rejected[0].message}` : null;
-      // Noted last: a process that dies before does it all again, which adds nothing.
+      // Stored last: a process that dies before this does it all again, which adds nothing.
       await store.noteDay(date, { reported, differs: differ(seen, reported), error });
       return true;
     } catch (error) {
@@ -158,7 +156,7 @@ export function createPuller(options: PullerOptions): Puller {
     }
   }
 
-  async function settleDays(lane: PullLane): Promise<void> {
+  async function settleDays(lock: PullLock): Promise<void> {
     const scheduled = await store.scheduled();
     if (!scheduled) return;
     const last = dayOf(now() - options.lateMs - DAY_MS);
@@ -166,11 +164,11 @@ export function createPuller(options: PullerOptions): Puller {
     const known = new Map((await store.days(first, last)).map((day) => [day.date, day]));
     for (let date = first; date <= last; date = addDays(date, 1)) {
       if (known.get(date)?.seen) continue;
-      await work(lane, await lane.begin({ kind: 'day', start: startOfDay(date), end: startOfDay(addDays(date, 1)) }));
+      await work(lock, await lock.begin({ kind: 'day', start: startOfDay(date), end: startOfDay(addDays(date, 1)) }));
     }
   }
 
-  /** Checks the days that were pulled whole and whose daily sums are not known. */
+  /** Checks the days that were pulled as a whole and whose daily sums are not known. */
   async function checkDays(from: Day, to: Day): Promise<void> {
     if (options.daily === 'off') return;
     for (const { date, seen, reported } of await store.days(from, to)) {
@@ -184,30 +182,30 @@ export function createPuller(options: PullerOptions): Puller {
     metrics.differingDays(days.filter(({ differs, toldBy }) => differs === true && toldBy !== 'sums').length);
   }
 
-  async function begin(lane: PullLane, range: { startDate: Day; endDate: Day } | undefined): Promise<Pull> {
+  async function begin(lock: PullLock, range: { startDate: Day; endDate: Day } | undefined): Promise<Pull> {
     const until = Math.floor((now() - LAG_MS) / 1000) * 1000;
     if (range) {
       const end = Math.min(startOfDay(addDays(range.endDate, 1)), until);
-      return lane.begin({ kind: 'hand', start: startOfDay(range.startDate), end });
+      return lock.begin({ kind: 'hand', start: startOfDay(range.startDate), end });
     }
     const scheduled = await store.scheduled();
     const start = scheduled ? scheduled.to - OVERLAP_MS : startOfDay(addDays(dayOf(now()), -1));
-    return lane.begin({ kind: 'schedule', start: Math.min(start, until), end: until });
+    return lock.begin({ kind: 'schedule', start: Math.min(start, until), end: until });
   }
 
-  /** One pull, after what was left unfinished; then the days that it completed are checked. */
-  async function run(lane: PullLane, range: { startDate: Day; endDate: Day } | undefined, begun: (pull: Pull) => void) {
-    await finishOthers(lane);
-    const pull = await begin(lane, range);
+  /** Finishes what was left, runs one pull, then checks the days that it completed. */
+  async function run(lock: PullLock, range: { startDate: Day; endDate: Day } | undefined, begun: (pull: Pull) => void) {
+    await finishOthers(lock);
+    const pull = await begin(lock, range);
     begun(pull);
-    const done = await work(lane, pull);
+    const done = await work(lock, pull);
     await checkDays(dayOf(Date.parse(done.start)), dayOf(Date.parse(done.end)));
     await showDays();
     return done;
   }
 
-  async function finishOthers(lane: PullLane): Promise<void> {
-    for (let left = await lane.unfinished(); left; left = await lane.unfinished()) await work(lane, left);
+  async function finishOthers(lock: PullLock): Promise<void> {
+    for (let left = await lock.unfinished(); left; left = await lock.unfinished()) await work(lock, left);
   }
 
   return {
@@ -216,13 +214,13 @@ export function createPuller(options: PullerOptions): Puller {
         assertPullRange(range);
         assertBegun(range, now());
       }
-      const lane = await store.lane();
-      if (!lane) throw new TallyError('SOURCE_BUSY', 'A pull from LiteLLM is running.');
+      const lock = await store.lock();
+      if (!lock) throw new TallyError('SOURCE_BUSY', 'A pull from LiteLLM is running.');
       let pull: Pull | undefined;
       const running = track(
-        run(lane, range, (begun) => {
+        run(lock, range, (begun) => {
           pull = begun;
-        }).finally(() => lane.release()),
+        }).finally(() => lock.release()),
       );
       running.catch(options.onError);
       const timer = new AbortController();
@@ -235,26 +233,26 @@ export function createPuller(options: PullerOptions): Puller {
     },
 
     async tick() {
-      // Also where another process pulls, the gauge is true.
+      // The gauge must be right also where another process pulls.
       const completed = await store.lastCompleted();
       if (completed !== null) metrics.pulled(completed);
-      const lane = await store.lane();
-      if (!lane) return;
+      const lock = await store.lock();
+      if (!lock) return;
       try {
-        await run(lane, undefined, () => {});
-        await settleDays(lane);
+        await run(lock, undefined, () => {});
+        await settleDays(lock);
         const today = dayOf(now());
         await checkDays(addDays(today, -LOOK_BACK_DAYS - 1), today);
         await showDays();
         await store.prune(addDays(dayOf(now()), -KEPT_DAYS));
       } finally {
-        await lane.release();
+        await lock.release();
       }
     },
 
     async recover() {
-      const lane = await store.lane();
-      if (lane) await track(finishOthers(lane).finally(() => lane.release()));
+      const lock = await store.lock();
+      if (lock) await track(finishOthers(lock).finally(() => lock.release()));
     },
 
     schedule(intervalMs) {
@@ -268,14 +266,14 @@ export function createPuller(options: PullerOptions): Puller {
   };
 }
 
-/** What a person sees of a pull. */
+/** Presents a pull as the contract has it. */
 export function presentPull({ daySums: _, ...pull }: Pull): LitellmPull {
   const [start, end, position] = [pull.start, pull.end, pull.position].map((time) => Date.parse(time));
   const percent = end! > start! ? Math.floor((100 * (position! - start!)) / (end! - start!)) : 100;
   return { ...pull, percent };
 }
 
-/** What a person sees of sums. */
+/** Presents sums as the contract has them. */
 export const presentSums = (sums: DaySums | null) =>
   sums && {
     requests: sums.requests,
@@ -289,9 +287,10 @@ function sumsOf({ entry: { status, metrics } }: Call): Sums {
   return {
     requests: 1n,
     failed: status === 'failure' ? 1n : 0n,
-    prompt_tokens: BigInt(metrics.prompt_tokens!),
-    completion_tokens: BigInt(metrics.completion_tokens!),
-    cost: parseQuantity('cost', metrics.cost!)!,
+    // LiteLLM's own sums, which these are compared with, have 0 where a call reports nothing.
+    prompt_tokens: BigInt(metrics.prompt_tokens ?? 0),
+    completion_tokens: BigInt(metrics.completion_tokens ?? 0),
+    cost: parseQuantity('cost', metrics.cost ?? '0')!,
   };
 }
 
@@ -303,18 +302,18 @@ function reject(pull: Pull, rejected: readonly Pull['rejections'][number][]): vo
 
 function reasonOf(error: unknown): { code: string; message: string } {
   if (isTallyError(error)) return { code: error.code, message: error.message };
-  return { code: 'INTERNAL', message: 'Something went wrong here; the log says what.' };
+  return { code: 'INTERNAL', message: 'An unexpected error; see the log of analytics-api.' };
 }
 
-/** INVALID_DATE_ORDER and DATE_RANGE_TOO_LARGE as everywhere. */
+/** Throws INVALID_DATE_ORDER or DATE_RANGE_TOO_LARGE. */
 export function assertPullRange({ startDate, endDate }: { startDate: Day; endDate: Day }): void {
-  if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', 'startDate is after endDate.');
+  if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', '`startDate` must not be after `endDate`.');
   const days = countDays(startDate, endDate);
   if (days > MAX_RANGE_DAYS)
-    throw new TallyError('DATE_RANGE_TOO_LARGE', `${days} days; at most ${MAX_RANGE_DAYS} at once.`);
+    throw new TallyError('DATE_RANGE_TOO_LARGE', `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`);
 }
 
 function assertBegun({ startDate }: { startDate: Day }, now: number): void {
   if (startDate > dayOf(now - LAG_MS))
-    throw new TallyError('INVALID_INPUT', 'startDate is ahead: nothing to pull yet.');
+    throw new TallyError('INVALID_INPUT', '`startDate` is in the future: there is nothing to pull yet.');
 }

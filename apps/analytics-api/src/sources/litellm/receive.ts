@@ -14,12 +14,12 @@ const MAX_ITEMS = 10_000;
 /** Array elements and object members of all items together: a call has some hundred. */
 const MAX_JSON_ITEMS = 200_000;
 
-/** An item as it stood in a body, or why it could not be read. */
+/** An item of a body, or why it could not be read. */
 type Item = { value: unknown } | { error: TallyError };
 
 /**
- * The receivers of what LiteLLM pushes. An answer below 300 says that every item was stored or is among the rejected; LiteLLM
- * does not send again what is answered otherwise, so what is lost then must be pulled.
+ * Returns the receivers of LiteLLM's callbacks. An answer below 300 means that every item was stored or is among the
+ * rejected. LiteLLM never retries, so what gets another answer must be pulled.
  */
 export function receiverRoutes({
   recorder,
@@ -43,7 +43,12 @@ export function receiverRoutes({
     maxItems: MAX_JSON_ITEMS,
   } as const;
 
-  async function receive(way: Way, items: readonly Item[], read: (value: unknown) => Call, caller: Caller) {
+  async function receive(
+    way: Exclude<Way, 'daily' | 'pull'>,
+    items: readonly Item[],
+    read: (value: unknown) => Call,
+    caller: Caller,
+  ) {
     const calls: { index: number; call: Call }[] = [];
     const rejected: Rejection[] = [];
     let empty = 0;
@@ -91,8 +96,8 @@ export function receiverRoutes({
 }
 
 /**
- * The items of a body: a JSON array, one object, or an object a line, whatever its content type says. A line that is no
- * JSON rejects itself; INVALID_JSON where nothing can be read.
+ * Returns the items of a body: a JSON array, one object, or one object per line, whatever its content type is. A line
+ * that is not JSON is rejected by itself; INVALID_JSON where nothing can be read.
  */
 function itemsOf(body: string): Item[] {
   const text = body.trim();
@@ -122,7 +127,7 @@ function limited(items: Item[]): Item[] {
   return items;
 }
 
-/** Undefined where LiteLLM had nothing to say. */
+/** Returns undefined for `null`, which LiteLLM sends where it has no payload. */
 function take(
   value: unknown,
   read: (value: unknown) => Call,
@@ -145,7 +150,7 @@ function rejectionOf(index: number, item: Item, { code, message }: TallyError): 
   return { index, id: typeof id === 'string' ? id.slice(0, 128) : null, code, message };
 }
 
-/** Problem details as senders of CloudEvents read them, with the domain's code beside. */
+/** Returns an error as problem details, which senders of CloudEvents read, with our error code added. */
 function problemDetails({ code, message }: TallyError) {
   const { status, action } = ERRORS[code];
   const body = { type: 'about:blank', title: code, status, detail: message, code, action };

@@ -1,24 +1,28 @@
-import { DAY_MS, type Day, dayOf, HOUR_MS, MAX_BATCH, type RecordResult, TallyError } from '@tally/contracts';
+import { DAY_MS, type Day, dayOf, MAX_BATCH, type RecordResult, TallyError, type UsageEntry } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { LitellmStore, ToldBy } from '@tally/db';
 import type { Call } from './call.ts';
+import { type Claim, claim } from './identity.ts';
 import type { LitellmMetrics, Way } from './metrics.ts';
 
 export type Recorder = {
   /**
-   * Records calls, each once, whichever way and however often it is told. Answers when all are stored or refused;
-   * UNAVAILABLE where that is not sure: the same calls can be recorded again.
+   * Records calls, each once, however often and in whichever way it is reported. Resolves when all are stored or rejected.
+   * Throws UNAVAILABLE where that is not certain: the same calls can be recorded again.
    */
-  record(calls: readonly Call[], options: { way: Way; backfill: boolean }): Promise<RecordResult>;
-  /** Says that a day is told by its daily sums; false where its calls are counted already. */
+  record(calls: readonly Call[], options: { way: Exclude<Way, 'daily'>; backfill: boolean }): Promise<RecordResult>;
+  /** Records the entries that stand for a day. */
+  recordSums(entries: readonly Timed[]): Promise<RecordResult>;
+  /** Makes the daily sums of a day be counted; returns false where its calls are counted already. */
   tellBySums(day: Day): Promise<boolean>;
 };
 
-/** The callback's events have the time of sending, rows the start to the millisecond: around a midnight days could differ. */
-const NEAR_MIDNIGHT_MS = 2 * HOUR_MS;
+/** An entry and its time in milliseconds. */
+type Timed = { entry: UsageEntry; at: number; claim?: Claim };
+
 const MAX_KNOWN_DAYS = 10_000;
 
-/** Brings calls to usage-ingest as entries whose identity does not depend on the way they came. */
+/** Sends calls to usage-ingest as entries whose identity does not depend on the way they came. */
 export function createRecorder({
   ingest,
   store,
@@ -26,7 +30,7 @@ export function createRecorder({
   now,
 }: {
   ingest: IngestClient;
-  store: Pick<LitellmStore, 'tell' | 'settle'>;
+  store: Pick<LitellmStore, 'tell' | 'claimCalls'>;
   metrics: LitellmMetrics;
   now: () => number;
 }): Recorder {
@@ -39,74 +43,86 @@ export function createRecorder({
     for (const [day, first] of await store.tell([...days], by)) known.set(day, first);
   }
 
-  /** A call near a midnight takes the time that was first told of it, so that both tellings are of one day. */
-  async function settled(calls: readonly Call[]): Promise<Call[]> {
-    const near = calls.filter(({ at }) => midnightOf(at) !== undefined);
-    const times = await store.settle(
-      near.map(({ at, entry }) => ({
-        midnight: midnightOf(at)!,
-        merchantId: entry.merchantId,
-        id: entry.id,
-        at,
-      })),
-    );
-    const first = new Map(near.map((call, index) => [call, times[index]!]));
-    return calls.map((call) => {
-      const at = first.get(call) ?? call.at;
-      return at === call.at ? call : { at, entry: { ...call.entry, time: new Date(at).toISOString() } };
-    });
+  /** Gives each call the id and the time of the entry that it counts as. */
+  async function claimed(calls: readonly Call[]): Promise<Timed[]> {
+    const entries: Timed[] = [];
+    for (let start = 0; start < calls.length; start += MAX_BATCH) {
+      const some = calls.slice(start, start + MAX_BATCH);
+      const asked = some.flatMap(({ entry, ids }) => ids.all.map((alias) => ({ merchantId: entry.merchantId, alias })));
+      let claims: Claim[] = [];
+      await store.claimCalls(asked, (found) => {
+        const decided = claim(some, found);
+        claims = decided.claims;
+        return decided.notes;
+      });
+      for (const [index, { entry }] of some.entries()) {
+        const of = claims[index]!;
+        const time = new Date(of.at).toISOString();
+        entries.push({ entry: { ...entry, id: of.entryId, time }, at: of.at, claim: of });
+      }
+    }
+    return entries;
   }
 
-  async function recordAll(calls: readonly Call[], way: Way, backfill: boolean): Promise<RecordResult> {
-    const by: ToldBy = way === 'daily' ? 'sums' : 'calls';
-    const told = way === 'daily' ? [...calls] : await settled(calls);
-    // What lies ahead is refused by ingest, and must not say anything about its day.
+  async function send(entries: readonly Timed[], by: ToldBy, backfill: boolean): Promise<RecordResult> {
+    // Ingest rejects what is ahead; that must not decide how its day is counted.
     const latest = dayOf(now() + DAY_MS);
-    const days = told.map(({ at }) => dayOf(at)).filter((day) => day <= latest);
+    const days = entries.map(({ at }) => dayOf(at)).filter((day) => day <= latest);
     await tell(new Set(days), by);
     const total: RecordResult = { accepted: 0, duplicates: 0, rejected: [] };
-    const counted: { index: number; call: Call }[] = [];
-    for (const [index, call] of told.entries()) {
-      const day = dayOf(call.at);
-      if (day > latest || known.get(day) === by) counted.push({ index, call });
-      else
-        total.rejected.push({
-          index,
-          id: call.entry.id,
-          code: 'DAY_TOLD_BY_SUMS',
-          message: `${day} is counted by its ${known.get(day)}.`,
-        });
+    const counted: number[] = [];
+    const differing: number[] = [];
+    for (const [index, { entry, at, claim }] of entries.entries()) {
+      const day = dayOf(at);
+      if (day > latest || known.get(day) === by) (claim?.conflict ? differing : counted).push(index);
+      else {
+        const message = `${day} is counted by its ${known.get(day)}.`;
+        total.rejected.push({ index, id: entry.id, code: 'DAY_TOLD_BY_SUMS', message });
+      }
     }
-    for (let start = 0; start < counted.length; start += MAX_BATCH) {
-      const batch = counted.slice(start, start + MAX_BATCH);
-      const result = await ingest.usage.record.mutate({ entries: batch.map(({ call }) => call.entry), backfill });
+    const sendSome = async (indexes: readonly number[]) => {
+      const batch = indexes.map((index) => entries[index]!);
+      const result = await ingest.usage.record.mutate({ entries: batch.map(({ entry }) => entry), backfill });
       total.accepted += result.accepted;
-      total.duplicates += result.duplicates;
-      for (const each of result.rejected) total.rejected.push({ ...each, index: batch[each.index]!.index });
+      for (const each of result.rejected) {
+        const index = indexes[each.index]!;
+        const { claim } = entries[index]!;
+        // A row and a payload of one call differ in what they tell beside the amounts; those were compared here.
+        if (each.code === 'ID_CONFLICT' && claim?.isRepeat && !claim.conflict) total.duplicates++;
+        else total.rejected.push({ ...each, index });
+      }
+      return result.duplicates;
+    };
+    for (let start = 0; start < counted.length; start += MAX_BATCH)
+      total.duplicates += await sendSome(counted.slice(start, start + MAX_BATCH));
+    // Each by itself, so that the answer says whether the first report was counted, or lost before it was.
+    for (const index of differing) {
+      if ((await sendSome([index])) === 0) continue;
+      const { entry, claim } = entries[index]!;
+      total.rejected.push({ index, id: entry.id, code: 'ID_CONFLICT', message: claim!.conflict! });
     }
+    total.rejected.sort((a, b) => a.index - b.index);
     return total;
   }
 
+  async function recordAs(way: Way, work: () => Promise<RecordResult>): Promise<RecordResult> {
+    try {
+      const result = await work();
+      metrics.recorded(way, result);
+      return result;
+    } catch (error) {
+      throw new TallyError('UNAVAILABLE', 'The calls could not be stored. Nothing was acknowledged; send them again.', {
+        cause: error,
+      });
+    }
+  }
+
   return {
-    async record(calls, { way, backfill }) {
-      try {
-        const result = await recordAll(calls, way, backfill);
-        metrics.recorded(way, result);
-        return result;
-      } catch (error) {
-        throw new TallyError('UNAVAILABLE', 'The calls could not be stored.', { cause: error });
-      }
-    },
+    record: (calls, { way, backfill }) => recordAs(way, async () => send(await claimed(calls), 'calls', backfill)),
+    recordSums: (entries) => recordAs('daily', () => send(entries, 'sums', true)),
     async tellBySums(day) {
       await tell(new Set([day]), 'sums');
       return known.get(day) === 'sums';
     },
   };
-}
-
-/** The midnight that a moment lies near; undefined for all others. */
-function midnightOf(at: number): Day | undefined {
-  const day = dayOf(at + NEAR_MIDNIGHT_MS);
-  const midnight = Date.parse(`${day}T00:00:00Z`);
-  return at - midnight < NEAR_MIDNIGHT_MS ? day : undefined;
 }

@@ -4,20 +4,20 @@ import { startOf } from './call.ts';
 import { isTooLarge, type LitellmClient, type SpendLogPage } from './client.ts';
 
 export type Window = {
-  /** Rows that started in it, each once. */
+  /** The rows that started in it, each once. */
   rows: unknown[];
-  /** Rows that LiteLLM counted and did not show, however often it was asked. */
+  /** Rows that LiteLLM counted but did not return, however often it was asked. */
   missing: number;
-  /** Where the window ends; not included. */
+  /** The end of the window; not included. */
   end: number;
 };
 
 export type Windows = {
-  /** Reads rows that started from `start` on, up to `end` at most; how far, the number of rows decides. */
+  /** Reads rows that started from `start` up to `end`, or less where there are too many rows. */
   read(start: number, end: number): Promise<Window>;
 };
 
-/** Deep pages are slow, and rows that come late move them: a window with more rows is halved. */
+/** A window with more rows is halved: deep pages are slow, and late rows move them. */
 const MAX_ROWS = 20_000;
 const MAX_PAGES = 2_000;
 const READS = 3;
@@ -27,14 +27,14 @@ const PAGE_SIZES = [1000, 100, 10, 1];
 const Identity = z.object({ request_id: z.string().nullish(), startTime: z.string() });
 
 /**
- * Reads LiteLLM's rows in windows of time. Pages are by offset, so a row can be shown twice or not at all while others
- * come in or go: a window is read again, from its other end too, until all that is counted was seen.
+ * Reads LiteLLM's rows in windows of time. Pages are by offset, so a row can be on two pages or on none while others are
+ * added or deleted: a window is read again, also in reverse order, until every row that LiteLLM counts was read.
  */
 export function createWindows(client: LitellmClient, signal: AbortSignal): Windows {
   let width = DAY_MS;
   let size = 0;
 
-  /** One pass over the pages; false where the window has too many rows. */
+  /** Reads all pages once; returns 'too many' where the window has too many rows. */
   async function pass(start: number, end: number, order: 'asc' | 'desc', rows: Map<string, unknown>) {
     let first: SpendLogPage | undefined;
     for (let page = 1; page <= MAX_PAGES; page++) {
@@ -57,7 +57,7 @@ export function createWindows(client: LitellmClient, signal: AbortSignal): Windo
       missing = Math.max(0, (passed.total ?? 0) - rows.size);
       if (missing === 0 && passed.steady) break;
     }
-    // LiteLLM includes both ends; a row at the end is the next window's.
+    // LiteLLM includes both ends; a row at the end belongs to the next window.
     const own = [...rows.values()].filter((row) => {
       const at = startTimeOf(row);
       return at === undefined || (at >= start && at < end);
@@ -88,13 +88,14 @@ export function createWindows(client: LitellmClient, signal: AbortSignal): Windo
   };
 }
 
-/** A row without an id is kept, to be rejected by name. */
+/** Returns the same text for a row that is on two pages, and another one for each other row, whatever its id is. */
 function identityOf(row: unknown): string {
-  const id = (row as { request_id?: unknown } | null)?.request_id;
-  return typeof id === 'string' && id !== '' ? id : JSON.stringify(row);
+  const { request_id: id, startTime } = (row ?? {}) as { request_id?: unknown; startTime?: unknown };
+  const isIdentified = typeof id === 'string' && id !== '' && typeof startTime === 'string';
+  return isIdentified ? `${id}\n${startTime}` : JSON.stringify(row);
 }
 
-/** Undefined where it cannot be read: such a row is rejected in the window that shows it. */
+/** Returns undefined where the start cannot be read: such a row is rejected in the window that contains it. */
 function startTimeOf(row: unknown): number | undefined {
   const parsed = Identity.safeParse(row);
   if (!parsed.success) return undefined;

@@ -365,7 +365,11 @@ function DayOfMerchant({
         </Card>
       );
   }
-  const adjusted = first && add(...first.adjustments.map(({ metrics }) => amountOf(metrics, metric)));
+  // The newest 100 are listed; the sum of more is not known here.
+  const adjusted =
+    first && first.adjustmentCount === first.adjustments.length
+      ? add(...first.adjustments.map(({ metrics }) => amountOf(metrics, metric)))
+      : undefined;
   return (
     <>
       <div className="equation">
@@ -384,11 +388,7 @@ function DayOfMerchant({
         <div className="card term">
           <span className="label">Events</span>
           <span className="value">
-            {first ? (
-              <Num value={subtract(first.value, adjusted!)} kind={kind} />
-            ) : (
-              <Skeleton width={120} height={26} />
-            )}
+            <Part first={first} value={first && adjusted && subtract(first.value, adjusted)} kind={kind} />
           </span>
           <small>
             {first ? `${format(first.entryCount, 'count')} events, ${format(first.callCount, 'count')} calls` : ' '}
@@ -400,9 +400,9 @@ function DayOfMerchant({
         <div className="card term">
           <span className="label">Adjustments</span>
           <span className="value">
-            {first ? <Num value={adjusted!} kind={kind} /> : <Skeleton width={60} height={26} />}
+            <Part first={first} value={adjusted} kind={kind} />
           </span>
-          <small>{first ? countText(first.adjustments.length, 'adjustment') : ' '}</small>
+          <small>{first ? countText(first.adjustmentCount, 'adjustment') : ' '}</small>
         </div>
       </div>
       {isNarrow && measure && (
@@ -537,6 +537,12 @@ function DayOfMerchant({
       />
     </>
   );
+}
+
+/** Shows a part of the equation; "many" if its adjustments are too many to add up here. */
+function Part({ first, value, kind }: { first: object | undefined; value: string | undefined; kind: Kind }) {
+  if (!first) return <Skeleton width={90} height={26} />;
+  return value === undefined ? <>many</> : <Num value={value} kind={kind} />;
 }
 
 const countText = (count: number, name: string) =>

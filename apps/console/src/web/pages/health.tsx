@@ -92,7 +92,15 @@ function Agreement({ platform }: { platform: boolean }) {
           <dl className="facts">
             <dt>Waiting to be counted</dt>
             <dd className="num">
-              {status.data ? `${format(String(status.data.pendingKeys), 'count')} merchants` : <Skeleton width={80} />}
+              {status.data ? (
+                status.data.pendingKeys === null ? (
+                  'unknown: Redis does not answer'
+                ) : (
+                  `${format(String(status.data.pendingKeys), 'count')} merchants`
+                )
+              ) : (
+                <Skeleton width={80} />
+              )}
             </dd>
             <dt>Oldest event that waits</dt>
             <dd className="num">

@@ -196,10 +196,13 @@ function Totals({
   ));
 }
 
+/** Unknown while Redis is unavailable. */
+const pendingText = (count: number | null) => (count === null ? 'unknown' : format(String(count), 'count'));
+
 function Counting({
   query,
 }: {
-  query: { data: { pendingKeys: number; lagMs: number | null; lastFlushAt: string | null } | undefined };
+  query: { data: { pendingKeys: number | null; lagMs: number | null; lastFlushAt: string | null } | undefined };
 }) {
   const { data } = query;
   return (
@@ -224,7 +227,7 @@ function Counting({
       <div className="card stat">
         <span className="stat-label">Merchants with events waiting</span>
         <span className="stat-value num">
-          {data ? format(String(data.pendingKeys), 'count') : <Skeleton width={40} height={26} />}
+          {data ? pendingText(data.pendingKeys) : <Skeleton width={40} height={26} />}
         </span>
         <span className="stat-note">
           {data?.lastFlushAt ? (

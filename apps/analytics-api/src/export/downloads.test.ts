@@ -1,0 +1,123 @@
+import { once } from 'node:events';
+import { get, type IncomingMessage } from 'node:http';
+import pg from 'pg';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { KEY, type Running, startAnalytics } from '../../test/start.ts';
+
+let running: Running;
+let sql: pg.Client;
+const stops: (() => Promise<unknown>)[] = [];
+const RANGE = 'startDate=2026-01-01&endDate=2026-01-31';
+const ROWS = 120_000;
+
+beforeAll(async () => {
+  running = await startAnalytics({ ADMIN_EXPORT_RATE_LIMIT: '1000000', FRESHNESS_TIMEOUT_MS: '1000' });
+  sql = new pg.Client({ connectionString: running.databaseUrl });
+  await sql.connect();
+  await sql.query(
+    `insert into usage_daily (merchant_id, date, user_id, api_key, model, provider, requests, failed_requests,
+       prompt_tokens, completion_tokens, cost)
+     select 'acme', '2026-01-01'::date + n % 31, md5(n::text) || md5(n::text || 'b') || md5(n::text || 'c'), '', 'm', 'p', 1, 0, 1, 1, 1
+     from generate_series(1, ${ROWS}) as n`,
+  );
+});
+afterAll(async () => {
+  for (const stop of stops) await stop();
+  await sql.end();
+  await running.stop();
+});
+
+/** The address of an analytics-api that listens, with settings of its own. */
+async function listening(settings: Record<string, string>): Promise<{ port: number; ask: () => Promise<unknown> }> {
+  const { app, client } = await running.another(settings);
+  const { port, stop } = await app.listen({ host: '127.0.0.1', port: 0 });
+  stops.push(stop);
+  const ask = () =>
+    client.analytics.breakdown.query({ startDate: '2026-01-01', endDate: '2026-01-01', by: 'model', limit: 1 });
+  return { port, ask };
+}
+
+/** Begins a download and stops reading after its first bytes. */
+async function begin(port: number, path: string): Promise<IncomingMessage> {
+  const request = get({ port, path, agent: false, headers: { authorization: `Bearer ${KEY}` } });
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  if (response.statusCode === 200) {
+    await once(response, 'readable');
+    response.pause();
+  }
+  return response;
+}
+
+/** Reads to the end, whatever that is. */
+async function rest(response: IncomingMessage): Promise<{ text: string; whole: boolean }> {
+  const chunks: Buffer[] = [];
+  try {
+    for await (const chunk of response) chunks.push(chunk as Buffer);
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'ECONNRESET' });
+  }
+  return { text: Buffer.concat(chunks).toString(), whole: response.complete };
+}
+
+const exporting = `
+  from pg_stat_activity
+  where datname = current_database() and application_name = 'analytics-api' and pid <> pg_backend_pid()
+    and state <> 'idle' and query like 'fetch%'`;
+const held = async () => Number((await sql.query(`select count(*) as count ${exporting}`)).rows[0].count);
+
+test.each(['csv', 'json', 'ndjson', 'xlsx'])(
+  'a %s that loses its database in the middle is cut off, and does not look whole',
+  async (ending) => {
+    const { port } = await listening({});
+    const response = await begin(port, `/export/usage.${ending}?${RANGE}`);
+    expect(response.statusCode).toBe(200);
+    await expect.poll(held, { timeout: 60_000 }).toBe(1);
+    await sql.query(`select pg_terminate_backend(pid) ${exporting}`);
+    const { text, whole } = await rest(response);
+    expect(whole).toBe(false);
+    expect(text).not.toContain('terminat');
+    if (ending === 'json') expect(() => JSON.parse(text)).toThrow();
+    if (ending === 'ndjson') {
+      const last = text.trimEnd().split('\n').at(-1)!;
+      expect(JSON.parse(last)).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
+    }
+  },
+);
+
+test('a reader that stalls is ended, and its connection is free again', async () => {
+  const { port } = await listening({ EXPORT_STALL_MS: '300' });
+  const response = await begin(port, `/export/usage.csv?${RANGE}`);
+  await expect.poll(held, { timeout: 60_000 }).toBe(1);
+  await expect.poll(held, { timeout: 60_000 }).toBe(0);
+  expect((await rest(response)).whole).toBe(false);
+});
+
+test('a reader that goes on reading gets the whole file', async () => {
+  const { port } = await listening({ EXPORT_STALL_MS: '30000' });
+  const { text, whole } = await rest(await begin(port, `/export/usage.ndjson?${RANGE}`));
+  expect(whole).toBe(true);
+  expect(text.trimEnd().split('\n')).toHaveLength(ROWS);
+});
+
+test('at most so many exports hold a connection; others are told when to come back, and questions are answered', async () => {
+  const { port, ask } = await listening({ POSTGRES_POOL_SIZE: '4', EXPORTS_AT_ONCE: '9' });
+  const path = `/export/usage.csv?${RANGE}`;
+  const readers = [await begin(port, path), await begin(port, path)];
+  expect(readers.map(({ statusCode }) => statusCode)).toEqual([200, 200]);
+  const refused = await begin(port, path);
+  expect([refused.statusCode, refused.headers['retry-after']]).toEqual([503, '5']);
+  expect(JSON.parse((await rest(refused)).text)).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
+  await ask();
+  for (const reader of readers) reader.destroy();
+  await expect.poll(held, { timeout: 60_000 }).toBe(0);
+  await expect
+    .poll(
+      async () => {
+        const next = await begin(port, path);
+        next.destroy();
+        return next.statusCode;
+      },
+      { timeout: 60_000 },
+    )
+    .toBe(200);
+});

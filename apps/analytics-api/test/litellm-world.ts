@@ -1,0 +1,128 @@
+import { addDays, type Day, dayOf } from '@tally/contracts';
+import { afterAll, beforeAll, beforeEach } from 'vitest';
+import { type FakeLitellm, type Row, startFakeLitellm } from './fake-litellm.ts';
+import { KEY, type Running, startAnalytics } from './start.ts';
+
+export const LITELLM_KEY = 'sk-the-master-key';
+export const LOGS = '/sources/litellm/logs';
+export const EVENTS = '/sources/litellm/api/v1/events';
+
+/** A LiteLLM and an analytics-api beside it, for one test file. Each test has days of its own: `day` and the next one. */
+export class LitellmWorld {
+  readonly #env: Record<string, string>;
+  litellm!: FakeLitellm;
+  running!: Running;
+  /** How a day is counted stays as it is once decided, so no test may use the day of another. */
+  day = addDays(dayOf(Date.now()), -3);
+
+  /** Starts both before the tests of a file, and ends them after. */
+  constructor(env: Record<string, string> = {}) {
+    this.#env = env;
+    beforeAll(() => this.#start());
+    afterAll(async () => {
+      await this.running?.stop();
+      await this.litellm?.stop();
+    });
+    beforeEach(() => {
+      this.day = addDays(this.day, -3);
+      this.litellm.reset();
+    });
+  }
+
+  async #start(): Promise<void> {
+    this.litellm = await startFakeLitellm(LITELLM_KEY);
+    this.running = await startAnalytics({
+      LITELLM_URL: this.litellm.url,
+      LITELLM_KEY,
+      LITELLM_PULL_INTERVAL_MS: '0',
+      LITELLM_MAX_BODY_BYTES: '1000000',
+      ...this.#env,
+    });
+  }
+
+  pull(startDate = this.day, endDate = startDate) {
+    return this.running.client.litellm.pull.mutate({ startDate, endDate });
+  }
+
+  async totals(startDate: Day = this.day, endDate: Day = startDate) {
+    const { totals } = await this.running.client.analytics.breakdown.query({ startDate, endDate, by: 'merchant' });
+    return totals;
+  }
+
+  row(id: string, more: Partial<Row> = {}): Row {
+    const { day } = this;
+    return {
+      request_id: id,
+      call_type: 'acompletion',
+      api_key: 'a'.repeat(64),
+      spend: '0.00012',
+      total_tokens: 30,
+      prompt_tokens: 20,
+      completion_tokens: 10,
+      startTime: `${day}T10:00:00.123000Z`,
+      endTime: `${day}T10:00:02.000000Z`,
+      model: 'openai/gpt-4o',
+      model_group: 'gpt-4o',
+      custom_llm_provider: 'openai',
+      user: 'ada',
+      metadata: {},
+      cache_hit: 'False',
+      request_tags: [],
+      messages: {},
+      response: {},
+      status: 'success',
+      ...more,
+    };
+  }
+
+  /** A row of a call that began five minutes ago. */
+  recent(id: string, more: Partial<Row> = {}): Row {
+    return this.row(id, { startTime: new Date(Date.now() - 5 * 60_000).toISOString(), ...more });
+  }
+
+  async push(
+    body: unknown,
+    { path = LOGS, key = KEY, type = 'application/json', app = this.running.app } = {},
+  ): Promise<{ status: number; header(name: string): string | null; text: string; json(): unknown }> {
+    const response = await app.request(path, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${key}`, 'content-type': type },
+      body: typeof body === 'string' ? body : JSON.stringify(body),
+    });
+    const text = await response.text();
+    return {
+      status: response.status,
+      header: (name) => response.headers.get(name),
+      text,
+      json: () => JSON.parse(text),
+    };
+  }
+}
+
+/** The StandardLoggingPayload of the call that a row is of. */
+export function payloadOf(
+  { request_id, startTime, spend, user, api_key, cache_hit, metadata, ...rest }: Row,
+  more: Record<string, unknown> = {},
+) {
+  return {
+    ...rest,
+    id: request_id as unknown,
+    startTime: Date.parse(startTime) / 1000 + 0.0004,
+    endTime: Date.parse(startTime) / 1000 + 2,
+    response_cost: spend === null ? null : Number(spend),
+    cache_hit: cache_hit === 'True' ? true : cache_hit === 'False' ? false : null,
+    metadata: { ...(metadata as object), user_api_key_hash: api_key, user_api_key_user_id: user },
+    ...more,
+  };
+}
+
+/** An event of the `openmeter` callback. */
+export const eventOf = (id: string, time: string, data: object = {}) => ({
+  specversion: '1.0',
+  type: 'litellm_tokens',
+  id,
+  time,
+  subject: 'ada',
+  source: 'litellm-proxy',
+  data: { model: 'gpt-4o', cost: 0.00012, prompt_tokens: 20, completion_tokens: 10, total_tokens: 30, ...data },
+});

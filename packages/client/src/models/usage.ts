@@ -1,0 +1,91 @@
+/** Token counts of a call as its provider or SDK reports them. Absent: not reported, which is not 0. */
+export type ReportedUsage = {
+  input?: number | undefined;
+  output?: number | undefined;
+  total?: number | undefined;
+  cacheRead?: number | undefined;
+  cacheWrite?: number | undefined;
+  /** Of `cacheWrite`, what is kept for an hour, at another price. */
+  cacheWriteHour?: number | undefined;
+  reasoning?: number | undefined;
+  webSearches?: number | undefined;
+};
+
+/** Tokens of a call. `prompt` includes what was read from or written to a cache, `completion` includes reasoning. */
+export type TokenUsage = {
+  prompt: number;
+  completion: number;
+  cacheRead?: number | undefined;
+  cacheWrite?: number | undefined;
+  /** Of `cacheWrite`, what is kept for an hour, at another price. */
+  cacheWriteHour?: number | undefined;
+  reasoning?: number | undefined;
+  webSearches?: number | undefined;
+};
+
+/** Whether a part is `inside` the sum it belongs to, or reported `beside` it and has to be added. */
+type Place = 'inside' | 'beside';
+
+/** What a provider's numbers include: cached tokens in `input`, reasoning tokens in `output`. */
+export type Convention = { cache: Place; reasoning: Place };
+
+const OPENAI: Convention = { cache: 'inside', reasoning: 'inside' };
+const ANTHROPIC: Convention = { cache: 'beside', reasoning: 'inside' };
+const BEDROCK: Convention = { cache: 'beside', reasoning: 'inside' };
+const GOOGLE: Convention = { cache: 'inside', reasoning: 'beside' };
+
+/** The vendors' own APIs, as their clients return them. */
+export const API: { openai: Convention; anthropic: Convention } = { openai: OPENAI, anthropic: ANTHROPIC };
+
+/** Versions 6 and 7 of the AI SDK report sums that include everything, whichever provider answered. */
+export const AI_SDK_6: Convention = { cache: 'inside', reasoning: 'inside' };
+
+/**
+ * Version 5 of the AI SDK passes on what the vendor reports. The first pattern found in the provider's whole name
+ * decides: `vertex.anthropic.messages` is Anthropic's API behind Google's address.
+ */
+const AI_SDK_5: readonly (readonly [RegExp, Convention])[] = [
+  [/anthropic/i, ANTHROPIC],
+  [/bedrock/i, BEDROCK],
+  [/maas|xai|openai/i, OPENAI],
+  [/google|vertex|gemini/i, GOOGLE],
+];
+
+/** Returns what the flat usage of AI SDK 5 includes; a gateway passes on what the model's vendor reports. */
+export function aiSdk5Convention(provider: string, model: string | undefined): Convention {
+  const name = /^gateway\b/.test(provider) ? (model ?? '') : provider;
+  return AI_SDK_5.find(([pattern]) => pattern.test(name))?.[1] ?? OPENAI;
+}
+
+/**
+ * Returns the tokens of a call with every part inside its sum, by one rule for all providers. What was not reported
+ * stays absent. Two contradictions overrule the convention: a part cannot be larger than the sum it is inside of, and a
+ * total that needs the reasoning tokens to add up shows them to be beside the output.
+ */
+export function tokensOf(reported: ReportedUsage, convention: Convention): Partial<TokenUsage> {
+  const { input, output, total, cacheRead, cacheWrite, cacheWriteHour, reasoning, webSearches } = reported;
+  const cached = (cacheRead ?? 0) + (cacheWrite ?? 0);
+  const thought = reasoning ?? 0;
+  let prompt = input;
+  if (prompt !== undefined && (convention.cache === 'beside' || cached > prompt)) prompt += cached;
+  let completion = output;
+  if (completion === undefined) {
+    if (input !== undefined && total !== undefined && total >= input) completion = total - input;
+  } else if (
+    convention.reasoning === 'beside' ||
+    thought > completion ||
+    (input !== undefined && thought > 0 && total === input + completion + thought)
+  ) {
+    completion += thought;
+  }
+  return { prompt, completion, cacheRead, cacheWrite, cacheWriteHour, reasoning, webSearches };
+}
+
+/** Returns a count of somebody else's object; undefined for anything but a whole number from 0 on. */
+export const count = (value: unknown): number | undefined =>
+  typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 ? value : undefined;
+
+/** Returns true where a usage object holds any number at all, at any depth. */
+export const reportsAnything = (usage: unknown): boolean =>
+  typeof usage === 'number' ||
+  (typeof usage === 'object' && usage !== null && Object.values(usage).some(reportsAnything));

@@ -1,0 +1,73 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { Filters } from './analytics.ts';
+import { Dimension, SentDimension } from './entry.ts';
+import { label, name, storable, text } from './text.ts';
+
+const takes = (schema: { safeParse(value: string): { success: boolean } }, value: string) =>
+  schema.safeParse(value).success;
+
+describe('names', () => {
+  test.each([
+    ['a zero-width space', 'user\u200b1'],
+    ['a bidirectional override', 'user\u202e1'],
+    ['a byte order mark', '\ufeffuser'],
+    ['a joiner', 'user\u200d1'],
+    ['a control character', 'user\u00011'],
+    ['a line separator', 'user\u20281'],
+    ['an unassigned character', 'user\u0378'],
+    ['half a surrogate pair', 'user\ud83d'],
+  ])('a name with %s is refused', (_, value) => {
+    expect(takes(name(100), value)).toBe(false);
+  });
+
+  test('names that look the same are the same', () => {
+    expect(name(100).parse('Ame\u0301lie')).toBe('Am\u00e9lie');
+    expect(SentDimension.parse('Ame\u0301lie')).toBe(SentDimension.parse('Am\u00e9lie'));
+    expect(label(100).parse('  Ame\u0301lie ')).toBe('Am\u00e9lie');
+  });
+
+  test('labels keep the joiners that scripts and emoji need', () => {
+    for (const value of ['می\u200cخواهم', '👩\u200d👩\u200d👧']) expect(label(100).parse(value)).toBe(value);
+  });
+
+  test('a name is stored within its limits, whatever NFC makes of it', () => {
+    // U+0958 becomes two characters in NFC.
+    expect(takes(name(100), '\u0958'.repeat(60))).toBe(false);
+    expect(takes(label(100), '\u0958'.repeat(60))).toBe(false);
+    expect(takes(SentDimension, 'é'.repeat(200))).toBe(true);
+    expect(takes(SentDimension, 'é'.repeat(201))).toBe(false);
+    expect(takes(SentDimension, 'x'.repeat(256))).toBe(true);
+    expect(takes(SentDimension, 'x'.repeat(257))).toBe(false);
+    expect(takes(SentDimension, '(other)')).toBe(false);
+  });
+
+  test('what a name may be is in NFC and can be asked for', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary', maxLength: 300 }), (value) => {
+        const sent = SentDimension.safeParse(value);
+        if (!sent.success) return;
+        expect(sent.data.normalize('NFC')).toBe(sent.data);
+        expect(Dimension.parse(sent.data)).toBe(sent.data);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+});
+
+test('a filter finds a name in NFC and as it is written, so that rows from before NFC are found too', () => {
+  const range = { startDate: '2026-01-01', endDate: '2026-01-01' };
+  expect(Filters.parse({ ...range, userIds: ['e\u0301', 'b'] }).userIds).toEqual(['e\u0301', '\u00e9', 'b']);
+  expect(Filters.parse(range).userIds).toBeUndefined();
+});
+
+test('text is of one line; only text of several lines has tabs and line ends, and neither has other controls', () => {
+  for (const value of ['\t', '\n', '\r\n']) {
+    expect(takes(text(10), value)).toBe(false);
+    expect(takes(storable(10), value)).toBe(true);
+  }
+  for (const value of ['\u0000', '\u0001', '\u000b', '\u000c', '\u007f', '\u0085', '\udc00']) {
+    expect(takes(text(10), value)).toBe(false);
+    expect(takes(storable(10), value)).toBe(false);
+  }
+});
