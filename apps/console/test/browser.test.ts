@@ -18,6 +18,7 @@ import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const today = dayOf(Date.now());
 const yesterday = addDays(today, -1);
+const week = { startDate: addDays(today, -6), endDate: today };
 const month = { startDate: `${today.slice(0, 8)}01`, endDate: today };
 
 let stack: Stack;
@@ -226,7 +227,7 @@ describe('the explorer', () => {
       await open(page, page.url().slice(stack.url.length));
       expect(await page.locator('tbody tr').count()).toBe(10);
 
-      await open(page, `/app/explorer?by=model&from=${month.startDate}&to=${today}`);
+      await open(page, `/app/explorer?by=model&from=${week.startDate}&to=${today}`);
       await page
         .getByRole('button', { name: 'Filter by provider' })
         .or(page.getByRole('combobox', { name: 'Filter by provider' }))
@@ -236,7 +237,7 @@ describe('the explorer', () => {
       await page.getByRole('option', { name: 'anthropic' }).click();
       await page.keyboard.press('Escape');
       await page.waitForURL('**providers=**');
-      const answer = await analytics.analytics.breakdown.query({ ...month, by: 'model', providers: ['anthropic'] });
+      const answer = await analytics.analytics.breakdown.query({ ...week, by: 'model', providers: ['anthropic'] });
       await expect.poll(() => numberIn(page, 'tfoot td a')).toBe(answer.totals.cost);
       await page.getByRole('button', { name: 'Requests', exact: true }).click();
       await page.waitForURL('**sort=requests**');
@@ -245,13 +246,13 @@ describe('the explorer', () => {
 
   test('exports what it shows', async () => {
     await as(keys.viewer!, async (page) => {
-      await open(page, `/app/explorer?by=user&from=${month.startDate}&to=${today}&merchants=%5B"globex"%5D`);
+      await open(page, `/app/explorer?by=user&from=${week.startDate}&to=${today}&merchants=%5B"globex"%5D`);
       await page.getByRole('button', { name: 'Export' }).click();
       const [download] = await Promise.all([
         page.waitForEvent('download'),
         page.getByRole('menuitem', { name: 'CSV' }).click(),
       ]);
-      const query = `startDate=${month.startDate}&endDate=${today}&by=user&merchantIds=globex`;
+      const query = `startDate=${week.startDate}&endDate=${today}&by=user&merchantIds=globex`;
       const direct = await fetch(`${stack.url}/export/usage.csv?${query}`, {
         headers: { authorization: `Bearer ${ADMIN_KEY}` },
       });

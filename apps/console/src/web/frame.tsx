@@ -116,11 +116,7 @@ function Navigation({ who }: { who: Who }) {
 
 function Sidebar() {
   const who = useWho();
-  const about = who.merchantId
-    ? `${who.role} of ${who.merchantId}`
-    : who.keyId === 'admin'
-      ? 'key of the settings'
-      : who.role;
+  const about = who.merchantId ? `${who.role} of ${who.merchantId}` : who.keyId === 'admin' ? 'settings key' : who.role;
   return (
     <aside className="sidebar">
       <Brand />
