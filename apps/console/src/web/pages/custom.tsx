@@ -150,9 +150,7 @@ export function CustomMetrics() {
                           <Chip>{visibilityText(metric.visibility)}</Chip>
                         </td>
                         <td className="right num">{metric.version}</td>
-                        <td>
-                          <Moment time={metric.updatedAt} ago />
-                        </td>
+                        <td>{metric.updatedAt ? <Moment time={metric.updatedAt} ago /> : '–'}</td>
                       </tr>
                     ))}
                   </tbody>
