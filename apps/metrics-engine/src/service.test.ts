@@ -60,3 +60,17 @@ test('every path asks for a key, but those that are open to all', async () => {
   await releasers.releaseAll();
   await database.drop();
 });
+
+test('settings that contradict each other are listed with the setting that they contradict', () => {
+  const settings = {
+    DATABASE_URL: 'postgres://host/db',
+    REDIS_URL: 'redis://host',
+    TALLY_ADMIN_KEY: 'the-admin-key-of-this-test',
+    CUSTOM_COST_MEDIUM: '600000',
+  };
+  expect(() => readEnv(settings)).toThrow('CUSTOM_COST_HIGH: Expected at least CUSTOM_COST_MEDIUM');
+  expect(() => readEnv({ ...settings, CUSTOM_COST_HIGH: '20000000' })).toThrow(
+    'CUSTOM_COST_LIMIT: Expected at least CUSTOM_COST_HIGH',
+  );
+  expect(readEnv({ ...settings, CUSTOM_COST_HIGH: '700000' }).CUSTOM_COST_HIGH).toBe(700_000);
+});
