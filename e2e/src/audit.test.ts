@@ -12,6 +12,7 @@ import {
 import { createIngestClient, type IngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 /** Every administrative mutation of every service leaves one row in the audit log, however it ends. */
@@ -55,6 +56,12 @@ beforeAll(async () => {
   };
   releases = [...Object.values(services).map((service) => () => service.stop()), database.drop, redis.drop];
   client = createIngestClient({ url: usageIngest.url, key: KEY });
+  const postgres = new pg.Client({ connectionString: database.url });
+  await postgres.connect();
+  await postgres.query(`
+    create view seats as select 'acme' as account, 1 as seats, date '2026-03-01' as day;
+    grant select on seats to tally_reader`);
+  await postgres.end();
   actor = await client.keys.create.mutate({ name: 'auditor', role: 'admin' });
   for (const name of ['revoked', 'rotated']) {
     ids[name] = (await client.keys.create.mutate({ name, role: 'viewer' })).id;
@@ -105,6 +112,13 @@ const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
   'custom.create': { input: () => definition('two') },
   'custom.update': { input: () => ({ id: ids.updated, description: 'better' }) },
   'custom.remove': { input: () => ({ id: ids.removed }) },
+  'custom.sources.register': {
+    input: () => ({
+      ...{ name: 'seats', view: 'seats', merchantColumn: 'account', dateColumn: 'day' },
+      columns: [{ name: 'seats', type: 'number' }],
+    }),
+  },
+  'custom.sources.remove': { input: () => ({ name: 'seats' }) },
   'directory.upsert': {
     input: () => ({ entries: [{ kind: 'user', id: 'u', name: 'U', merchantId: 'acme' }] }),
   },

@@ -241,7 +241,8 @@ function endOf(file, from) {
   const log = openSync(file, 'r');
   try {
     const { size } = fstatSync(log);
-    const start = Math.max(from, size - TAIL_BYTES);
+    // A log that was cut is shorter than it was.
+    const start = Math.max(size < from ? 0 : from, size - TAIL_BYTES);
     const bytes = Buffer.alloc(Math.max(0, size - start));
     readSync(log, bytes, 0, bytes.length, start);
     return bytes.toString();

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { homeOf, isFree, makeHome, ROOT, secretIn } from './home.mjs';
 import { keepAlive } from './keep-alive.mjs';
+import { boundLogs } from './logs.mjs';
 import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
 import { claimPidFile, endRemembered, rememberPid, startProcess, stopSignal } from './processes.mjs';
 import { startServers } from './servers.mjs';
@@ -52,6 +53,7 @@ async function up() {
   step('dependencies');
   await ensureBuilt({ signal });
   step('build');
+  boundLogs(join(home, 'logs'), watching);
   const stores = await openStores();
   step('postgres and redis');
   await migrate(stores);

@@ -73,6 +73,18 @@ table custom_metric_definitions (
 );
 CREATE INDEX custom_metric_definitions_merchant ON public.custom_metric_definitions USING btree (merchant_id);
 
+table custom_metric_sources (
+  name text not null,
+  view text not null,
+  columns jsonb not null,
+  merchant_column text,
+  date_column text not null,
+  date_type text not null,
+  created_at timestamp with time zone not null default now(),
+  constraint custom_metric_sources_date_type_check CHECK ((date_type = ANY (ARRAY['date'::text, 'timestamp'::text, 'timestamptz'::text]))),
+  constraint custom_metric_sources_pkey PRIMARY KEY (name)
+);
+
 table custom_metric_values (
   definition_id uuid not null,
   version integer not null,
@@ -224,12 +236,21 @@ table metrics_aggregation_jobs_log (
   errors jsonb not null default '[]'::jsonb,
   started_at timestamp with time zone not null default clock_timestamp(),
   finished_at timestamp with time zone,
+  periods_failed integer not null default 0,
   constraint metrics_aggregation_jobs_log_kind_check CHECK ((kind = ANY (ARRAY['daily'::text, 'weekly'::text, 'monthly'::text, 'refresh'::text]))),
   constraint metrics_aggregation_jobs_log_pkey PRIMARY KEY (id),
   constraint metrics_aggregation_jobs_log_status_check CHECK ((status = ANY (ARRAY['RUNNING'::text, 'COMPLETED'::text, 'FAILED'::text, 'PARTIAL'::text])))
 );
 CREATE INDEX metrics_aggregation_jobs_log_running ON public.metrics_aggregation_jobs_log USING btree (started_at) WHERE (status = 'RUNNING'::text);
 CREATE INDEX metrics_aggregation_jobs_log_started ON public.metrics_aggregation_jobs_log USING btree (started_at DESC, id DESC);
+
+table metrics_stale_periods (
+  grain text not null,
+  period_start date not null,
+  merchant_id text not null,
+  constraint metrics_stale_periods_grain_check CHECK ((grain = ANY (ARRAY['daily'::text, 'weekly'::text, 'monthly'::text]))),
+  constraint metrics_stale_periods_pkey PRIMARY KEY (grain, period_start, merchant_id)
+);
 
 table monthly_metrics (
   merchant_id text not null,

@@ -16,7 +16,7 @@ const Schema = z
     /** Exports under way at once, each with a connection of its own; at most POSTGRES_POOL_SIZE less 2. */
     EXPORTS_AT_ONCE: whole(3, 1, 999),
     /** How long the reader of an export may take nothing before it is ended. */
-    EXPORT_STALL_MS: whole(30_000, 100, 600_000),
+    EXPORT_STALL_MS: whole(30_000, 100, 30_000),
     ENABLE_ANALYTICS_CACHE: flag(true),
     /** Calls per caller and minute. */
     ADMIN_ANALYTICS_RATE_LIMIT: whole(600, 1, 1_000_000),

@@ -51,3 +51,28 @@ test('with ingest away a question is answered from what was counted, and says th
   await releasers.releaseAll();
   await database.drop();
 });
+
+test('every path asks for a key, but those that are open to all', async () => {
+  const database = await freshDatabase(migrate);
+  const releasers = createReleasers();
+  const env = readEnv({
+    DATABASE_URL: database.url,
+    REDIS_URL: serverUrls().redisUrl,
+    TALLY_ADMIN_KEY: 'the-admin-key-of-the-tests',
+  });
+  const { app } = await createAnalyticsService(env, { log: createLog('test', 'silent'), releasers });
+  const open: string[] = [];
+  for (const { method, path } of app.routes) {
+    const response = await app.request(path.replace(/:\w+(\{.*?\})?/g, 'usage.csv'), { method });
+    const { status } = response;
+    await response.arrayBuffer();
+    if (status === 401) expect(response.headers.has('www-authenticate')).toBe(true);
+    else open.push(`${method} ${path} ${status}`);
+  }
+  expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200']);
+  // The fast path of tRPC passes by whatever is registered for all paths.
+  const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
+  expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);
+  await releasers.releaseAll();
+  await database.drop();
+});

@@ -62,6 +62,7 @@ test('an export answers or refuses whatever it is asked, with a code of ours', a
     for (const [name, value] of Object.entries(sent ?? {})) {
       for (const each of Array.isArray(value) ? value : [value]) query.append(name, String(each).slice(0, 1_000));
     }
-    return running.app.request(`/export/usage.csv?${query}`, { headers });
+    // Node refuses longer lines by itself.
+    return running.app.request(`/export/usage.csv?${`${query}`.slice(0, 10_000)}`, { headers });
   });
 });

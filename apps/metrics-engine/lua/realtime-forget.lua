@@ -1,13 +1,15 @@
 -- Forgets series that have had no point for long, and names without series, so that they take no room of others.
 -- KEYS[1] names   KEYS[2] series of a name
--- ARGV[1] the name   ARGV[2] milliseconds since 1970 before which a last point is old
+-- ARGV[1] the name   ARGV[2] milliseconds since 1970   ARGV[3] milliseconds that a series is kept after its last point;
+-- one whose window is longer is kept for its window
 -- Returns how many series it forgot, and whether it forgot the name.
 -- Why atomic: a point that comes meanwhile must not lose its registration.
 local forgotten = 0
 local all = redis.call('HGETALL', KEYS[2])
 for i = 1, #all, 2 do
   local at = string.match(all[i + 1], '"at":(%d+)')
-  if tonumber(at) < tonumber(ARGV[2]) then
+  local window = string.match(all[i + 1], '"window":(%d+)') or '0'
+  if tonumber(at) + math.max(tonumber(ARGV[3]), tonumber(window) * 1000) < tonumber(ARGV[2]) then
     redis.call('HDEL', KEYS[2], all[i])
     forgotten = forgotten + 1
   end

@@ -17,8 +17,23 @@ local whole = redis.call('HGET', KEYS[1], 'run') == string.match(info, '^%w+', a
 local function keep(key, seconds)
   if redis.call('TTL', key) < seconds then redis.call('EXPIRE', key, seconds) end
 end
--- Buckets need no look: none is larger than the count.
-local summed = { i = true, n = true, count = true }
+-- Fields whose sum is checked. Buckets need no check: none is larger than the count. Nor do nano-units: they carry.
+local summed = { i = true, count = true }
+
+-- Whether adding would bring a sum, already of 18 digits, further away from 0.
+local function full(sum, added)
+  local sign, digits = string.match(sum, '^(-?)(%d*)$')
+  return #digits >= 18 and sign == string.match(added, '^-?') and added ~= '0'
+end
+
+-- Moves whole units out of the nano-units. The digits stay text: a number of Lua is a double.
+local function carry(value)
+  local sign, digits = string.match(redis.call('HGET', value, 'n') or '0', '^(-?)(%d+)$')
+  if #digits <= 9 then return end
+  local rest = string.gsub(string.sub(digits, -9), '^0+(%d)', '%1')
+  redis.call('HINCRBY', value, 'i', sign .. string.sub(digits, 1, -10))
+  redis.call('HSET', value, 'n', (rest == '0' and '' or sign) .. rest)
+end
 
 local function write(series, value, first, adds, sets, last)
   if not whole then return 'lost' end
@@ -33,12 +48,15 @@ local function write(series, value, first, adds, sets, last)
     if settled ~= window then return 'window ' .. settled end
   end
   for i = adds, sets - 1, 2 do
-    if summed[ARGV[i]] and #(redis.call('HGET', value, ARGV[i]) or '') >= 18 then return 'sum' end
+    if summed[ARGV[i]] and full(redis.call('HGET', value, ARGV[i]) or '0', ARGV[i + 1]) then return 'sum' end
   end
 
   if not known then redis.call('HSET', KEYS[2], name, type) end
   redis.call('HSET', series, labels, meta)
-  for i = adds, sets - 1, 2 do redis.call('HINCRBY', value, ARGV[i], ARGV[i + 1]) end
+  for i = adds, sets - 1, 2 do
+    redis.call('HINCRBY', value, ARGV[i], ARGV[i + 1])
+    if ARGV[i] == 'n' then carry(value) end
+  end
   for i = sets, last - 1, 2 do
     local field, new = ARGV[i], ARGV[i + 1]
     local old = redis.call('HGET', value, field)

@@ -1,7 +1,7 @@
 import { addDays, type Day } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
 
-/** Days whose documents are looked at: those of older days are made anew when they are asked for. */
+/** Days whose snapshots are checked. Snapshots of older days are rebuilt when a query needs them. */
 const SEALED_DAYS = 92;
 const WARMED_DAYS = 30;
 

@@ -1,11 +1,11 @@
 import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const Schema = z.object({
+const Settings = z.object({
   ...serviceEnv,
   PORT: whole(4002, 0, 65_535),
   MAX_CALLS_AT_ONCE: whole(128, 1, 1_000_000),
-  /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Backfill `weekly` after changing it. */
+  /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Weeks of an older setting are replaced at the next start. */
   WEEK_START: whole(1, 1, 7),
   /** The longest range of one backfill, in days. */
   BACKFILL_MAX_DAYS: whole(3_660, 1, 36_600),
@@ -20,9 +20,14 @@ const Schema = z.object({
   /** Groups of one answer of a custom metric, and days it may cover. */
   CUSTOM_MAX_ROWS: whole(1_000, 1, 100_000),
   CUSTOM_MAX_DAYS: whole(1_100, 1, 36_600),
+  /** Formulas that run at once, each on a connection of its own beside POSTGRES_POOL_SIZE, and those of one caller. */
+  CUSTOM_POOL_SIZE: whole(3, 1, 100),
+  CUSTOM_MAX_PER_CALLER: whole(2, 1, 100),
+  /** Milliseconds that an answer waits for usage-ingest to flush what is pending. */
+  DRAIN_TIMEOUT_MS: whole(2_000, 10, 600_000),
   /** Whether this instance works on scheduled jobs; any number may. */
   ENABLE_METRICS_SCHEDULER: flag(true),
-  /** Whom the jobs of 02:00 and 03:00 call. */
+  /** Addresses of the services that jobs, metrics and runs call. */
   USAGE_INGEST_URL: z.url().default('http://127.0.0.1:4001'),
   ANALYTICS_API_URL: z.url().default('http://127.0.0.1:4003'),
   /** Milliseconds that one call of a job may take. */
@@ -38,10 +43,21 @@ const Schema = z.object({
   REALTIME_TTL_SECONDS: whole(604_800, 60, 31_536_000),
   /** Milliseconds between two saves of realtime metrics to Postgres: what a loss of Redis costs. */
   REALTIME_SAVE_MS: whole(60_000, 100, 3_600_000),
-  /** Milliseconds between two looks of a `realtime.watch`. */
+  /** Milliseconds between two polls of a `realtime.watch`. */
   REALTIME_WATCH_MS: whole(500, 10, 60_000),
   /** Watchers of one instance at once. */
   REALTIME_MAX_WATCHERS: whole(1_000, 1, 1_000_000),
+  /** Watchers of one key at once, of one instance. */
+  REALTIME_MAX_WATCHERS_PER_KEY: whole(100, 1, 1_000_000),
+});
+
+/** Settings that contradict each other end the start, with both names. */
+const Schema = Settings.refine((env) => env.CUSTOM_COST_MEDIUM <= env.CUSTOM_COST_HIGH, {
+  path: ['CUSTOM_COST_HIGH'],
+  error: 'Expected at least CUSTOM_COST_MEDIUM',
+}).refine((env) => env.CUSTOM_COST_HIGH <= env.CUSTOM_COST_LIMIT, {
+  path: ['CUSTOM_COST_LIMIT'],
+  error: 'Expected at least CUSTOM_COST_HIGH',
 });
 export type Env = z.infer<typeof Schema>;
 

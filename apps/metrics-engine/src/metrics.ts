@@ -3,7 +3,7 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { Reconciled } from './realtime/reconcile.ts';
 
 export type EngineMetrics = {
-  /** A scheduled job ended, well or not; an attempt that failed is told each time. */
+  /** Records an attempt of a scheduled job that ended. */
   jobEnded(job: string, result: 'completed' | 'failed', durationMs: number): void;
   failedJobs: Gauge;
   runEnded(kind: string, status: string): void;
@@ -14,7 +14,7 @@ export type EngineMetrics = {
   customEnded(outcome: string, durationMs: number): void;
 };
 
-/** What metrics-engine shows on /metrics beside what every service shows. */
+/** Registers the metrics of metrics-engine. */
 export function createEngineMetrics(register: Registry): EngineMetrics {
   const registers = [register];
   const jobs = new Counter({
@@ -55,7 +55,7 @@ export function createEngineMetrics(register: Registry): EngineMetrics {
   });
   const drift = new Gauge({
     name: 'tally_realtime_drift',
-    help: 'Realtime values that the last reconciliation found apart from their source, and set right.',
+    help: 'Realtime values that the last reconciliation found different from their source, and corrected.',
     labelNames: ['source'],
     registers,
   });
@@ -76,6 +76,13 @@ export function createEngineMetrics(register: Registry): EngineMetrics {
     buckets: [0.01, 0.05, 0.1, 0.5, 1, 5, 15],
     registers,
   });
+  const failedJobs = new Gauge({
+    name: 'tally_engine_failed_jobs',
+    help: 'Scheduled jobs that failed after all their attempts and wait to be retried (jobs.failed, jobs.retry).',
+    registers,
+  });
+  // Unknown until Redis was asked, which is not 0.
+  failedJobs.set(Number.NaN);
   const seconds = () => Date.now() / 1000;
   return {
     jobEnded(job, result, durationMs) {
@@ -83,11 +90,7 @@ export function createEngineMetrics(register: Registry): EngineMetrics {
       jobSeconds.observe({ job }, durationMs / 1000);
       if (result === 'completed') completed.set({ job }, seconds());
     },
-    failedJobs: new Gauge({
-      name: 'tally_engine_failed_jobs',
-      help: 'Scheduled jobs that failed after all their attempts and wait to be retried (jobs.failed, jobs.retry).',
-      registers,
-    }),
+    failedJobs,
     runEnded: (kind, status) => runs.inc({ kind, status }),
     watchers: new Gauge({
       name: 'tally_realtime_watchers',

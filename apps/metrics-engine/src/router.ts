@@ -1,6 +1,7 @@
 import type { engine, RollupGrain } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers } from '@tally/service';
 import type { Custom } from './custom/custom.ts';
+import type { Sources } from './custom/sources.ts';
 import type { Realtime } from './realtime/realtime.ts';
 import type { Reconciled } from './realtime/reconcile.ts';
 import type { RollupReader } from './rollups/read.ts';
@@ -11,6 +12,7 @@ export type Parts = {
   rollups: Rollups;
   reader: RollupReader;
   custom: Custom;
+  sources: Sources;
   schedule: Schedule;
   realtime: Realtime;
   reconcileRealtime(): Promise<Reconciled>;
@@ -21,12 +23,13 @@ export function createHandlers({
   rollups,
   reader,
   custom,
+  sources,
   schedule,
   realtime,
   reconcileRealtime,
 }: Parts): Handlers<typeof engine> {
   const grain = (name: RollupGrain): Handlers<typeof engine>['rollups'][RollupGrain] => ({
-    run: async ({ input }) => rollups.run(name, input.date),
+    run: async ({ input }) => rollups.run(name, input),
     backfill: async ({ input }) => rollups.backfill(name, input),
     list: async ({ input, caller }) =>
       reader.list(name, { ...input, merchantId: merchantOf(caller, input.merchantId) }),
@@ -69,7 +72,8 @@ export function createHandlers({
       get: async ({ input, caller }) => realtime.get(scoped(caller, input), input.windowSeconds),
       list: async ({ input, caller }) => realtime.list(merchantOf(caller, input.merchantId) ?? null, input),
       reconcile: async () => reconcileRealtime(),
-      watch: ({ input, caller, signal }) => realtime.watch(scoped(caller, input), input.windowSeconds, signal),
+      watch: ({ input, caller, signal }) =>
+        realtime.watch(scoped(caller, input), input.windowSeconds, caller.id, signal),
     },
     custom: {
       create: async ({ input: { merchantId, ...fields }, caller }) =>
@@ -80,11 +84,16 @@ export function createHandlers({
       calculate: async ({ input, caller }) => custom.calculate(viewerOf(caller), scoped(caller, input)),
       get: async ({ input, caller }) => custom.get(viewerOf(caller), input.id, input.version),
       list: async ({ input, caller }) => custom.list(viewerOf(caller), input),
-      versions: async ({ input, caller }) => custom.versions(viewerOf(caller), input.id),
+      versions: async ({ input, caller }) => custom.versions(viewerOf(caller), input.id, input),
       values: async ({ input, caller }) =>
         custom.values(viewerOf(caller), input.id, merchantOf(caller, input.merchantId) ?? null, input.limit),
       audit: async ({ input, caller }) => custom.audit(viewerOf(caller), input.id, input),
       remove: async ({ input, caller }) => custom.remove(viewerOf(caller), input.id),
+      sources: {
+        register: async ({ input }) => sources.register(input),
+        list: async () => sources.list(),
+        remove: async ({ input }) => sources.remove(input.name),
+      },
     },
   };
 }

@@ -70,6 +70,18 @@ test.each([
   expect(rows[0]).toMatchObject({ kind, status: 'COMPLETED', period: { startDate: start, endDate: end } });
 });
 
+test.each([
+  ['daily', '2026-11-25T09:00:00Z', '2026-11-24', '2026-11-24'],
+  ['weekly', '2026-11-25T09:00:00Z', '2026-11-16', '2026-11-22'],
+  ['monthly', '2026-11-25T09:00:00Z', '2026-10-01', '2026-10-31'],
+  ['monthly', '2026-03-31T23:59:59Z', '2026-02-01', '2026-02-28'],
+  ['monthly', '2026-11-01T00:00:00Z', '2026-10-01', '2026-10-31'],
+] as const)('the %s job, run by hand at %s, computes the last complete period', async (kind, at, start, end) => {
+  await schedule.perform(kind, Date.parse(at));
+  const { rows } = await engine.jobs.log.query();
+  expect(rows[0]).toMatchObject({ kind, status: 'COMPLETED', period: { startDate: start, endDate: end } });
+});
+
 test('a job that fails is tried again, kept, seen, and can be retried', async () => {
   const date = '2026-03-18';
   await db.journal.append({
@@ -81,13 +93,13 @@ test('a job that fails is tried again, kept, seen, and can be retried', async ()
   await expect.poll(() => job.isFailed(), { timeout: 20_000 }).toBe(true);
   const { rows } = await engine.jobs.failed.query();
   expect(rows).toMatchObject([{ id: job.id, name: 'refresh', attempts: 2 }]);
-  expect((await client.query('select 1 from usage_touched_days')).rowCount).toBe(1);
+  expect((await client.query(`select 1 from metrics_stale_periods where grain = 'daily'`)).rowCount).toBeGreaterThan(0);
 
   await client.query('alter table daily_metrics drop constraint broken');
   await engine.jobs.retry.mutate({ id: job.id! });
   await expect.poll(() => job.isCompleted(), { timeout: 20_000 }).toBe(true);
   expect((await engine.jobs.failed.query()).rows).toEqual([]);
-  expect((await client.query('select 1 from usage_touched_days')).rowCount).toBe(0);
+  expect((await client.query(`select 1 from metrics_stale_periods where grain = 'daily'`)).rowCount).toBe(0);
   // The queue has keys of its own beside those of its jobs.
   for (const id of ['none', 'events', 'meta', job.id!])
     await expect(engine.jobs.retry.mutate({ id })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });

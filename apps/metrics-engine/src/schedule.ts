@@ -4,10 +4,10 @@ import { type Job, Queue, Worker } from 'bullmq';
 import type { Rollups } from './rollups/rollups.ts';
 
 export type ScheduleOptions = {
-  /** A connection of the queue's own; `patient` waits for a Redis that is away and may block. */
+  /** Opens a connection for the queue; a `patient` one waits while Redis is unavailable, and may block. */
   connect(options: { patient: boolean }): RedisClient;
   rollups: Rollups;
-  /** What is done beside rollups; each throws where it could not be done, and is tried again. */
+  /** Jobs beside rollups. Each throws where it fails, and is retried. */
   work: {
     /** Compares the books of usage-ingest and sets its totals right. */
     reconcile(): Promise<unknown>;
@@ -21,11 +21,11 @@ export type ScheduleOptions = {
   logRetentionDays: number;
   attempts: number;
   backoffMs: number;
-  /** When what runs; a job that is not named is not scheduled. */
+  /** Cron patterns in UTC; a job without one is not scheduled. */
   patterns?: Partial<Record<JobName, string>>;
   log: Log;
   onEnded(job: string, result: 'completed' | 'failed', durationMs: number): void;
-  /** Told now and then how many jobs wait to be retried by hand. */
+  /** Called now and then with the number of jobs that wait to be retried by hand. */
   onFailedJobs(count: number): void;
 };
 
@@ -59,7 +59,7 @@ const ENSURE_MS = 30_000;
 /** An engine that dies gives its job back; so many may die of one job. */
 const MAX_STALLED = 10;
 
-/** When what runs, in UTC. */
+/** Cron patterns of the jobs, in UTC. */
 export const PATTERNS = {
   reconcile: '0 2 * * *',
   daily: '0 2 * * *',
@@ -85,7 +85,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     removeOnFail: { count: KEPT_FAILED },
   };
 
-  /** Asks the queue; UNAVAILABLE at once where Redis is away. */
+  /** Asks the queue; UNAVAILABLE at once where Redis is unavailable. */
   async function ask<T>(question: (queue: Queue) => Promise<T>): Promise<T> {
     if (!opened) {
       const client = options.connect({ patient: false });
@@ -102,7 +102,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     }
   }
 
-  /** A schedule that is there stays as it is: making it anew would drop a job that is due but was not yet begun. */
+  /** Creates the schedules that are missing. Replacing one would drop a job that is due and has not begun. */
   async function ensure(): Promise<void> {
     await ask(async (queue) => {
       for (const [name, pattern] of Object.entries(patterns)) {
@@ -121,10 +121,8 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     if (name === 'cleanup') return work.cleanup(dayOf(scheduledAt - options.logRetentionDays * DAY_MS));
     await rollups.recover();
     const runs: RollupBackfill[] = [await rollups.refresh()];
-    // The period is that of the schedule's time, so that a job that waited computes what it was made for.
-    if (name === 'daily') runs.push(await rollups.run('daily', dayOf(scheduledAt - DAY_MS)));
-    if (name === 'weekly') runs.push(await rollups.run('weekly', dayOf(scheduledAt - 7 * DAY_MS)));
-    if (name === 'monthly') runs.push(await rollups.run('monthly', dayOf(scheduledAt - 2 * DAY_MS)));
+    // The last period that was complete at the scheduled time, so that a job that waited computes what it was made for.
+    if (name !== 'refresh') runs.push(await rollups.run(name, { at: scheduledAt }));
     const unsound = runs.find((run) => run.status !== 'COMPLETED');
     if (unsound) throw new Error(`run ${unsound.jobId} ended ${unsound.status}: ${unsound.errors[0]?.message ?? ''}`);
     return runs.map(({ jobId, rowsWritten }) => ({ jobId, rowsWritten }));
@@ -206,7 +204,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
   };
 }
 
-/** Closes what uses a connection, then the connection. BullMQ waits for a Redis that is away: it is not waited for. */
+/** Closes a queue or a worker, then its connection. Does not wait for BullMQ while Redis is unavailable. */
 async function close(client: RedisClient, user: Queue | Worker): Promise<void> {
   const closed = user.close().catch(() => {});
   if (client.status === 'ready') await closed;

@@ -28,3 +28,49 @@ test('all problems of the settings are listed at once, without their values', ()
   );
   expect(() => readEnv(settings)).not.toThrow(/secret|eighty|short/);
 });
+
+test('every path asks for a key, but those that are open to all', async () => {
+  const database = await freshDatabase(migrate);
+  const releasers = createReleasers();
+  const env = readEnv({
+    DATABASE_URL: database.url,
+    REDIS_URL: serverUrls().redisUrl,
+    TALLY_ADMIN_KEY: 'the-admin-key-of-the-tests',
+    ENABLE_METRICS_SCHEDULER: 'false',
+  });
+  const { app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers });
+  const open: string[] = [];
+  for (const { method, path } of app.routes) {
+    const response = await app.request(path.replace(/:\w+(\{.*?\})?/g, 'usage.csv'), { method });
+    const { status } = response;
+    await response.arrayBuffer();
+    if (status === 401) expect(response.headers.has('www-authenticate')).toBe(true);
+    else open.push(`${method} ${path} ${status}`);
+  }
+  expect(open).toEqual([
+    'GET /livez 200',
+    'GET /readyz 200',
+    'GET /metrics 200',
+    'GET /openapi.json 200',
+    'GET /docs 200',
+  ]);
+  // The fast path of tRPC passes by whatever is registered for all paths.
+  const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
+  expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);
+  await releasers.releaseAll();
+  await database.drop();
+});
+
+test('settings that contradict each other are listed with the setting that they contradict', () => {
+  const settings = {
+    DATABASE_URL: 'postgres://host/db',
+    REDIS_URL: 'redis://host',
+    TALLY_ADMIN_KEY: 'the-admin-key-of-this-test',
+    CUSTOM_COST_MEDIUM: '600000',
+  };
+  expect(() => readEnv(settings)).toThrow('CUSTOM_COST_HIGH: Expected at least CUSTOM_COST_MEDIUM');
+  expect(() => readEnv({ ...settings, CUSTOM_COST_HIGH: '20000000' })).toThrow(
+    'CUSTOM_COST_LIMIT: Expected at least CUSTOM_COST_HIGH',
+  );
+  expect(readEnv({ ...settings, CUSTOM_COST_HIGH: '700000' }).CUSTOM_COST_HIGH).toBe(700_000);
+});

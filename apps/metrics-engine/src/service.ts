@@ -18,7 +18,10 @@ import {
 import { Registry } from 'prom-client';
 import { createAfterDaily } from './after-daily.ts';
 import { createCustom } from './custom/custom.ts';
+import { createSources } from './custom/sources.ts';
+import { createTurns } from './custom/turns.ts';
 import type { Env } from './env.ts';
+import { createDrain } from './fresh.ts';
 import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
@@ -30,6 +33,9 @@ import { createHandlers } from './router.ts';
 import { createSchedule, type Schedule, type ScheduleOptions } from './schedule.ts';
 
 export type EngineService = { app: App; db: Db; schedule: Schedule; redis: RedisClient };
+
+/** Milliseconds that a formula waits for one of the places. */
+const FORMULA_WAIT_MS = 5_000;
 
 /** Opens the stores and builds metrics-engine on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createEngineService(
@@ -43,14 +49,26 @@ export async function createEngineService(
 ): Promise<EngineService> {
   const db = await openDb(env.DATABASE_URL, {
     poolSize: env.POSTGRES_POOL_SIZE,
+    formulaPoolSize: env.CUSTOM_POOL_SIZE,
     applicationName: 'metrics-engine',
     statementTimeoutMs: env.ROLLUP_TIMEOUT_MS,
   });
   releasers.push('postgres', () => db.close());
   const registry = new Registry();
   const metrics = createEngineMetrics(registry);
+  const called = (url: string, timeoutMs = env.JOB_CALL_TIMEOUT_MS) => ({
+    url,
+    key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
+    fetch: fetchWithin(timeoutMs),
+  });
+  const ingest = createIngestClient(called(env.USAGE_INGEST_URL));
+  const drain = createDrain({
+    ingest: createIngestClient(called(env.USAGE_INGEST_URL, env.DRAIN_TIMEOUT_MS)),
+    lastFlushAt: () => db.usage.lastFlushAt(),
+  });
   const rollups = createRollups({
     db,
+    drain: () => drain(null),
     weekStart: env.WEEK_START,
     maxBackfillDays: env.BACKFILL_MAX_DAYS,
     now,
@@ -76,7 +94,7 @@ export async function createEngineService(
     now,
     restore: (merchantId) => backup.restore(merchantId),
     onStored: metrics.pointsStored,
-    maxWatchers: env.REALTIME_MAX_WATCHERS,
+    maxWatchers: { all: env.REALTIME_MAX_WATCHERS, perCaller: env.REALTIME_MAX_WATCHERS_PER_KEY },
     onWatchers: (count) => metrics.watchers.set(count),
   });
   const saving = startLoop(
@@ -91,16 +109,10 @@ export async function createEngineService(
   releasers.push('realtime', async () => {
     await saving.stop();
     if (redis.status !== 'ready') return;
-    // A store that is away must not keep the process from stopping.
+    // An unavailable store must not keep the process from stopping.
     await backup.run().catch((error: unknown) => log.error({ err: error }, 'realtime metrics could not be saved'));
   });
 
-  const called = (url: string) => ({
-    url,
-    key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
-    fetch: fetchWithin(env.JOB_CALL_TIMEOUT_MS),
-  });
-  const ingest = createIngestClient(called(env.USAGE_INGEST_URL));
   const reconcile = createReconcile({
     redis,
     db,
@@ -117,7 +129,7 @@ export async function createEngineService(
     const outcome = await reconcile();
     metrics.realtimeReconciled(outcome);
     if (outcome.restored > 0 || outcome.corrected.length > 0)
-      log.warn({ ...outcome, corrected: outcome.corrected.slice(0, 20) }, 'realtime metrics were set right');
+      log.warn({ ...outcome, corrected: outcome.corrected.slice(0, 20) }, 'realtime metrics were corrected');
     return outcome;
   };
   const schedule = createSchedule({
@@ -126,7 +138,8 @@ export async function createEngineService(
     work: {
       async reconcile() {
         const { balanced, drift, repaired } = await ingest.reconcile.repair.mutate({});
-        if (!balanced) throw new Error(`${drift.length} numbers differ between the books, ${repaired} days set right`);
+        if (!balanced)
+          throw new Error(`${drift.length} numbers differ between the stored forms, ${repaired} days repaired`);
         return { repaired };
       },
       afterDaily: createAfterDaily(createAnalyticsClient(called(env.ANALYTICS_API_URL))),
@@ -147,8 +160,17 @@ export async function createEngineService(
   releasers.push('schedule', () => Promise.all([rollups.stop(), schedule.stop()]));
   if (env.ENABLE_METRICS_SCHEDULER) schedule.start();
 
+  const sources = createSources(db);
   const custom = createCustom({
     db,
+    sources,
+    turns: createTurns({
+      places: env.CUSTOM_POOL_SIZE,
+      perCaller: env.CUSTOM_MAX_PER_CALLER,
+      waitMs: FORMULA_WAIT_MS,
+    }),
+    drain,
+    now,
     limits: {
       medium: env.CUSTOM_COST_MEDIUM,
       high: env.CUSTOM_COST_HIGH,
@@ -164,7 +186,7 @@ export async function createEngineService(
     log,
     router: serveContract(
       engine,
-      createHandlers({ rollups, reader, custom, schedule, realtime, reconcileRealtime }),
+      createHandlers({ rollups, reader, custom, sources, schedule, realtime, reconcileRealtime }),
       createAudit({ service: 'metrics-engine', store: db.audit, log }),
     ),
     routes: restRoutes(),

@@ -34,6 +34,7 @@ export async function prepareStores() {
         REDIS_URL: redis.url,
         TALLY_ADMIN_KEY: ADMIN,
         ENABLE_METRICS_SCHEDULER: 'false',
+        USAGE_INGEST_URL: 'http://127.0.0.1:1',
         ...settings,
       });
       const service = await createEngineService(env, { log: createLog('test', 'silent'), releasers, now });

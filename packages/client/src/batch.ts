@@ -5,16 +5,17 @@ import type { Ref } from './spool/spool.ts';
 /** Entries that are sent and settled together: held in memory, or read from the spool when their turn comes. */
 export type Batch = { kind: Kind; entries: number; bytes: number; source: { groups: Group[] } | { ref: Ref } };
 
-export type BatchLimits = { entries: number; bytes: number };
+/** The most entries and bytes of a batch, and the most calls of a batch of counters. */
+export type BatchLimits = { entries: number; bytes: number; calls: number };
 
-/** A batch of counters is a batch of calls, and their names are in the address: it must not grow too long. */
-const MAX_CALLS = 200;
+/** A batch of counters is one call per counter; services accept so many calls at once unless set otherwise. */
+export const MAX_CALLS = 20;
 
 /** Cuts groups into batches of one kind each, within the limits. */
 export function batchesOf(groups: readonly Group[], limits: BatchLimits): Batch[] {
   const batches: Batch[] = [];
   for (const kind of ['record', 'track'] as const) {
-    const most = kind === 'track' ? Math.min(MAX_CALLS, limits.entries) : limits.entries;
+    const most = kind === 'track' ? Math.min(limits.calls, limits.entries) : limits.entries;
     let some: Group[] = [];
     let bytes = 0;
     const close = () => {

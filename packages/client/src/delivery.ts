@@ -1,5 +1,5 @@
 import type { AttemptError, Attempts, Item, Outcome, RefusedItem } from './attempt.ts';
-import { type Batch, batchesOf, itemsOf, parseBatch, recordsIn } from './batch.ts';
+import { type Batch, type BatchLimits, batchesOf, itemsOf, MAX_CALLS, parseBatch, recordsIn } from './batch.ts';
 import type { Merger } from './merge.ts';
 import { createSealer } from './sealer.ts';
 import type { Spool } from './spool/spool.ts';
@@ -74,7 +74,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     spooledEntries: 0,
     recoveredEntries: 0,
   };
-  const limits = { entries: options.maxBatch, bytes: options.maxBatchBytes };
+  const limits: BatchLimits = { entries: options.maxBatch, bytes: options.maxBatchBytes, calls: MAX_CALLS };
   const sealer = spool && createSealer(spool, merger, limits);
   const ready: Batch[] = [];
   const inFlight = new Set<Batch>();
@@ -203,7 +203,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     while (left.length > 0) {
       const [some, ...rest] = left as [Item[], ...Item[][]];
       const outcome = await attempts.send(batch.kind, some);
-      left = [...(await follow(outcome, some)), ...rest];
+      left = [...(await follow(outcome, some, batch.kind)), ...rest];
       if (stopped) break;
     }
     if (left.length > 0) {
@@ -218,10 +218,11 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   }
 
   /** Handles an outcome. Returns what is to be sent again, as one array of items per request. */
-  async function follow(outcome: Outcome, items: Item[]): Promise<Item[][]> {
+  async function follow(outcome: Outcome, items: Item[], kind: Batch['kind']): Promise<Item[][]> {
     if (outcome.kind === 'split') {
       const half = items.length >> 1;
-      if (outcome.tooLarge) limits.entries = Math.max(1, Math.min(limits.entries, items.length - half));
+      const limit = kind === 'track' ? 'calls' : 'entries';
+      if (outcome.tooLarge) limits[limit] = Math.max(1, Math.min(limits[limit], items.length - half));
       return [items.slice(0, half), items.slice(half)];
     }
     if (outcome.kind === 'again') {

@@ -133,6 +133,8 @@ const ENTRY_ID = /^[\x20-\x7e]{1,128}$/;
 const NO_ID = /^\s*(?:none|null|nil|undefined|nan|\[object object\])?\s*$/i;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them.
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
+/** What a reader cannot see, or what a later Unicode version may normalise to something else. */
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/u;
 const RESERVED = new Set(['requests', 'failed_requests', 'total_tokens']);
 const KNOWN = new Set([
   'id',
@@ -162,10 +164,10 @@ export function checkNames(entry: RecordInput): Refusal | undefined {
   }
   return (
     checkId(entry.id) ??
-    checkText('userId', entry.userId, 256) ??
-    checkText('apiKey', entry.apiKey, 256) ??
-    checkText('model', entry.model, 256) ??
-    checkText('provider', entry.provider, 256) ??
+    checkDimension('userId', entry.userId) ??
+    checkDimension('apiKey', entry.apiKey) ??
+    checkDimension('model', entry.model) ??
+    checkDimension('provider', entry.provider) ??
     checkProperties(entry.properties)
   );
 }
@@ -206,6 +208,21 @@ function checkId(id: unknown): Refusal | undefined {
   return undefined;
 }
 
+function checkDimension(name: string, value: unknown): Refusal | undefined {
+  if (value === '(other)')
+    return refusal('INVALID_ENTRY', `${name}: \`(other)\` is what Tally calls values beyond a limit; leave it out.`);
+  return value === undefined ? undefined : checkName(name, value, 256, 400);
+}
+
+/** Checks a name as Tally stores it: in NFC, without invisible characters. */
+function checkName(name: string, value: unknown, max: number, maxBytes: number): Refusal | undefined {
+  const stored = typeof value === 'string' && value.length <= max ? value.normalize('NFC') : undefined;
+  const fits = stored !== undefined && stored.length <= max && new TextEncoder().encode(stored).length <= maxBytes;
+  if (fits && !INVISIBLE.test(stored)) return undefined;
+  const rule = `Expected at most ${max} characters and ${maxBytes} bytes, none of them invisible`;
+  return refusal('INVALID_ENTRY', `${name}: ${rule}`);
+}
+
 function checkText(name: string, value: unknown, max: number): Refusal | undefined {
   if (value === undefined) return undefined;
   if (typeof value === 'string' && value.length <= max && !UNPRINTABLE.test(value)) return undefined;
@@ -223,7 +240,7 @@ function checkProperties(properties: unknown): Refusal | undefined {
     const value = (properties as Record<string, unknown>)[name];
     if (name === '__proto__') return refusal('INVALID_ENTRY', 'properties.__proto__: this name is not allowed.');
     const bad =
-      checkText('properties', name, 64) ??
+      checkName('properties', name, 64, 256) ??
       (typeof value === 'string'
         ? checkText(`properties.${name}`, value, 512)
         : typeof value === 'boolean' || (typeof value === 'number' && Number.isFinite(value))

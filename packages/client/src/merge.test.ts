@@ -236,6 +236,15 @@ describe('checking', () => {
     },
   );
 
+  test.each([['(other)'], ['a\u200bb'], ['é'.repeat(256)], ['x'.repeat(257)]])(
+    'refuses the dimension %j, as the contract does',
+    (model) => {
+      const entry = { id: 'x', merchantId: 'm', metrics: {}, model };
+      expect(UsageEntry.safeParse(entry).success).toBe(false);
+      expect(merger().record(entry, NOON)).toMatchObject({ code: 'INVALID_ENTRY' });
+    },
+  );
+
   test('counts nothing of an entry it refuses', () => {
     const open = merger();
     open.record({ merchantId: 'm', metrics: { a: 1, b: 1 } }, NOON);

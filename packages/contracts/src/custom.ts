@@ -3,7 +3,7 @@ import { mutation, query } from './contract.ts';
 import { Dimension, MerchantId, record } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, storable, text } from './text.ts';
-import { Day, StoredDay, StoredTime } from './time.ts';
+import { Day, Drained, StoredDay, StoredTime } from './time.ts';
 
 export const MetricKind = z.enum(['COUNT', 'SUM', 'AVERAGE', 'DISTINCT_COUNT', 'PERCENTILE', 'RATIO', 'MAX', 'MIN']);
 export type MetricKind = z.infer<typeof MetricKind>;
@@ -11,16 +11,62 @@ export type MetricKind = z.infer<typeof MetricKind>;
 export const MetricVisibility = z.enum(['PRIVATE', 'TEAM', 'ORGANIZATION', 'PUBLIC']);
 export type MetricVisibility = z.infer<typeof MetricVisibility>;
 
-export const MetricSource = z.enum(['events', 'usage', 'daily_metrics', 'weekly_metrics', 'monthly_metrics']);
-export type MetricSource = z.infer<typeof MetricSource>;
+/** Data sources that Tally has; others are registered with `custom.sources.register`. */
+export const BuiltInSource = z.enum(['events', 'usage', 'daily_metrics', 'weekly_metrics', 'monthly_metrics']);
+export type BuiltInSource = z.infer<typeof BuiltInSource>;
 
-/** How a formula without an aggregate is summed up. */
+/** The name of a data source. */
+export const MetricSource = z
+  .string()
+  .regex(/^[a-z][a-z0-9_]{0,62}$/, 'Expected the name of a data source, such as "events"');
+
+/** How a formula without an aggregate is aggregated. */
 export const AggregationMethod = z.enum(['COUNT', 'COUNT_DISTINCT', 'SUM', 'AVG', 'MIN', 'MAX']);
 export type AggregationMethod = z.infer<typeof AggregationMethod>;
 
+/** Metric types whose method has another name, or none: their formulas have aggregates of their own. */
+const METHOD_OF: Readonly<Record<string, AggregationMethod | undefined>> = {
+  AVERAGE: 'AVG',
+  DISTINCT_COUNT: 'COUNT_DISTINCT',
+  PERCENTILE: undefined,
+  RATIO: undefined,
+};
+
+/** A method or the name of a metric type, in any case. */
+const GivenMethod = text(32).transform((given, ctx) => {
+  const name = given.toUpperCase();
+  if (Object.hasOwn(METHOD_OF, name)) return METHOD_OF[name];
+  const method = AggregationMethod.safeParse(name);
+  if (method.success) return method.data;
+  const names = [...AggregationMethod.options, ...Object.keys(METHOD_OF)];
+  ctx.addIssue({ code: 'custom', message: `Expected one of ${names.join(', ')}, in any case` });
+  return z.NEVER;
+});
+
+/** The kind of a column's values: what can be done with it in a formula. */
+export const ColumnType = z.enum(['number', 'text', 'boolean', 'date', 'time']);
+export type ColumnType = z.infer<typeof ColumnType>;
+
+/** Other names of these kinds, in SQL and elsewhere. */
+const COLUMN_TYPES: Readonly<Record<ColumnType, readonly string[]>> = {
+  number: ['numeric', 'decimal', 'int', 'integer', 'bigint', 'smallint', 'float', 'double precision', 'real', 'money'],
+  text: ['string', 'varchar', 'character varying', 'char', 'uuid', 'enum'],
+  boolean: ['bool'],
+  date: ['day'],
+  time: ['timestamp', 'timestamptz', 'datetime', 'timestamp with time zone', 'timestamp without time zone'],
+};
+
+const GivenType = text(32).transform((given, ctx) => {
+  const name = given.toLowerCase();
+  const type = ColumnType.options.find((each) => each === name || COLUMN_TYPES[each].includes(name));
+  if (type) return type;
+  ctx.addIssue({ code: 'custom', message: `Expected one of ${ColumnType.options.join(', ')}` });
+  return z.NEVER;
+});
+
+const Column = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,62}$/, 'Expected the name of a column');
 const StoredValue = z.union([z.string(), z.number(), z.boolean()]);
 
-const Column = z.string().regex(/^[a-z][a-z_]{0,63}$/, 'Expected the name of a column');
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 
 /** 50 filters of 1,000 values, and what is beside them. */
@@ -35,10 +81,10 @@ const fields = {
   calculationFormula: storable(2000).min(1),
   /** Columns to group by. */
   dimensions: z.array(Column).max(5).optional(),
-  /** `{ column: value | [values] }`; all must hold. `unknown` asks for rows without the dimension. */
+  /** `{ column: value | [values] }`; all must hold. `unknown` selects rows without the dimension. */
   filters: record(50, Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
-  /** For a formula without an aggregate; default: what metricType says. */
-  aggregationMethod: AggregationMethod.optional(),
+  /** For a formula without an aggregate; default: that of metricType. */
+  aggregationMethod: GivenMethod.optional(),
   visibility: MetricVisibility,
   teamId: MerchantId.optional(),
 };
@@ -51,7 +97,7 @@ const StoredFields = z.object({
   name: z.string(),
   description: z.string().optional(),
   metricType: MetricKind,
-  dataSource: MetricSource,
+  dataSource: z.string(),
   calculationFormula: z.string(),
   dimensions: z.array(z.string()).optional(),
   filters: z.record(z.string(), z.union([StoredValue, z.array(StoredValue)])).optional(),
@@ -60,17 +106,21 @@ const StoredFields = z.object({
   teamId: z.string().optional(),
 });
 
+/**
+ * A definition as the caller may see it. Callers of other merchants see of a PUBLIC metric its name, description, type,
+ * source and formula only.
+ */
 export const MetricDefinition = StoredFields.extend({
   id: z.string(),
   version: z.number().int(),
-  /** The key that made it. */
-  ownerId: z.string(),
+  /** The key that created it. */
+  ownerId: z.string().optional(),
   /** Null: the platform's. */
-  merchantId: z.string().nullable(),
-  uses: z.number().int(),
-  lastUsedAt: StoredTime.nullable(),
-  createdAt: StoredTime,
-  updatedAt: StoredTime,
+  merchantId: z.string().nullable().optional(),
+  uses: z.number().int().optional(),
+  lastUsedAt: StoredTime.nullable().optional(),
+  createdAt: StoredTime.optional(),
+  updatedAt: StoredTime.optional(),
 });
 export type MetricDefinition = z.infer<typeof MetricDefinition>;
 
@@ -84,9 +134,10 @@ export const MetricResult = z.object({
   value: Quantity.nullable(),
   rows: Rows,
   cost: MetricCost,
-  /** The planner's cost of the statement. */
+  /** The planner's cost of the statement, and that of the sorts inside its aggregates. */
   planCost: z.number(),
   durationMs: z.number(),
+  coverage: Drained,
 });
 export type MetricResult = z.infer<typeof MetricResult>;
 
@@ -94,7 +145,7 @@ const Id = z.uuid();
 /** As the database counts them. */
 const Version = z.number().int().min(1).max(2_147_483_647);
 const range = { startDate: Day, endDate: Day };
-/** Whose usage: callers bound to a merchant see its alone; others may name one, or none for all. */
+/** The merchant whose usage is computed over: the one the caller is bound to, or the one named; all where none is. */
 const scope = { merchantId: MerchantId.optional() };
 const draft = z.strictObject({
   ...fields,
@@ -103,6 +154,30 @@ const draft = z.strictObject({
   ...range,
   ...scope,
 });
+
+const SourceColumn = z.strictObject({ name: Column, type: GivenType, unit: label(32).optional() });
+const DatabaseName = text(63).min(1);
+/** A view of the host application as a data source of custom metrics. */
+const SourceFields = z.strictObject({
+  name: MetricSource,
+  /** `view` of the schema `public`, or `schema.view`; letters count as they are written. */
+  view: text(127).regex(/^[^."]+(\.[^."]+)?$/, 'Expected `view` or `schema.view`'),
+  columns: z.array(SourceColumn).min(1).max(200),
+  /** The column that names the merchant of a row; without it, only callers bound to no merchant can use the source. */
+  merchantColumn: DatabaseName.optional(),
+  /** The day or the time of a row: `startDate` and `endDate` select by it. */
+  dateColumn: DatabaseName,
+});
+export type MetricSourceFields = z.infer<typeof SourceFields>;
+const SourceDefinition = z.object({
+  name: z.string(),
+  view: z.string(),
+  columns: z.array(z.object({ name: z.string(), type: ColumnType, unit: z.string().optional() })),
+  merchantColumn: z.string().optional(),
+  dateColumn: z.string(),
+  createdAt: StoredTime,
+});
+
 const page = { limit: z.number().int().min(1).max(200).default(50), cursor: Cursor.optional() };
 
 export const custom = {
@@ -144,17 +219,23 @@ export const custom = {
     input: z.strictObject({ ...page, search: text(200).optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
+  /** Versions, newest first, also of a removed metric. */
   versions: query({
     access: 'read',
-    input: z.strictObject({ id: Id }),
+    input: z.strictObject({ id: Id, ...page }),
     output: z.object({
       rows: z.array(
-        z.object({ version: z.number().int(), definition: StoredFields, createdBy: z.string(), createdAt: StoredTime }),
+        z.object({
+          version: z.number().int(),
+          definition: StoredFields,
+          createdBy: z.string().optional(),
+          createdAt: StoredTime,
+        }),
       ),
-      nextCursor: z.null(),
+      nextCursor: z.string().nullable(),
     }),
   }),
-  /** Values computed before, newest first. */
+  /** Values computed before, newest first, also of a removed metric. */
   values: query({
     access: 'read',
     input: z.strictObject({ id: Id, ...scope, limit: page.limit }),
@@ -177,7 +258,7 @@ export const custom = {
       nextCursor: z.null(),
     }),
   }),
-  /** What was done with a definition, newest first. Owner and admins only. */
+  /** Steps of a definition's audit trail, newest first, also of a removed one. Owner and admins only. */
   audit: query({
     access: 'read',
     input: z.strictObject({ id: Id, ...page }),
@@ -201,4 +282,26 @@ export const custom = {
     input: z.strictObject({ id: Id }),
     output: z.object({ id: z.string(), removed: z.literal(true) }),
   }),
+  sources: {
+    /** Makes a view of the host application's own tables a data source. The same again changes nothing. */
+    register: mutation({
+      access: 'admin',
+      platform: true,
+      input: SourceFields,
+      output: SourceDefinition,
+    }),
+    list: query({
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({}).prefault({}),
+      output: z.object({ rows: z.array(SourceDefinition), nextCursor: z.null() }),
+    }),
+    /** Metrics of a removed source stay, and can be computed again once it is registered again. */
+    remove: mutation({
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({ name: MetricSource }),
+      output: z.object({ name: z.string(), removed: z.literal(true) }),
+    }),
+  },
 } as const;

@@ -30,12 +30,15 @@ export {
 } from './contract.ts';
 export {
   AggregationMethod,
+  BuiltInSource,
+  ColumnType,
   MetricCost,
   MetricDefinition,
   type MetricFields,
   MetricKind,
   MetricResult,
   MetricSource,
+  type MetricSourceFields,
   MetricVisibility,
 } from './custom.ts';
 export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
@@ -87,6 +90,7 @@ export {
   DAY_MS,
   Day,
   DayRange,
+  Drained,
   dayOf,
   eachDay,
   HOUR_MS,

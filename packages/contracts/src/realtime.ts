@@ -35,8 +35,11 @@ export const RealtimeValue = z.object({
   /** Counters and gauges, exact. */
   value: Quantity.optional(),
   unit: z.string().optional(),
-  /** Histograms and rates: the sliding window that the figures are of, at least a step; it moves in steps of a 30th. */
-  windowSeconds: z.number().int().optional(),
+  /**
+   * Histograms and rates: the seconds that the figures cover, to the millisecond. They cover whole steps, each a 30th of the
+   * series' window, so this is what was asked for or up to a step more.
+   */
+  windowSeconds: z.number().optional(),
   count: Quantity.optional(),
   /** Histograms; null without observations. min, max and mean are exact (mean to 9 decimals). */
   min: Quantity.nullable().optional(),
@@ -47,7 +50,7 @@ export const RealtimeValue = z.object({
   p90: Quantity.nullable().optional(),
   p95: Quantity.nullable().optional(),
   p99: Quantity.nullable().optional(),
-  /** Rates: marks per second over the window, to 6 decimals. */
+  /** Rates: count / windowSeconds, to 6 decimals. */
   perSecond: Quantity.optional(),
 });
 export type RealtimeValue = z.infer<typeof RealtimeValue>;

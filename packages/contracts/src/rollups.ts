@@ -3,7 +3,7 @@ import { mutation, query } from './contract.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, text } from './text.ts';
-import { Day, StoredDay, StoredTime } from './time.ts';
+import { Day, Drained, StoredDay, StoredTime } from './time.ts';
 
 export const RollupGrain = z.enum(['daily', 'weekly', 'monthly']);
 export type RollupGrain = z.infer<typeof RollupGrain>;
@@ -11,7 +11,7 @@ export type RollupGrain = z.infer<typeof RollupGrain>;
 export const EntityType = z.enum(['merchant', 'user', 'model', 'provider', 'platform']);
 export type EntityType = z.infer<typeof EntityType>;
 
-/** refresh: the periods that late entries and adjustments touched. */
+/** refresh: all stale periods. */
 export const JobKind = z.enum(['daily', 'weekly', 'monthly', 'refresh']);
 export type JobKind = z.infer<typeof JobKind>;
 
@@ -29,17 +29,19 @@ export const RollupRun = z.object({
   period: Period,
   rowsWritten: z.number().int(),
   durationMs: z.number(),
+  /** The first 100 failures. */
   errors: z.array(Failure),
+  coverage: Drained,
 });
 export type RollupRun = z.infer<typeof RollupRun>;
 
 /** A run over many periods; `periods` are those done by this call, in order. */
 export const RollupBackfill = RollupRun.extend({
-  periods: z.array(RollupRun.omit({ jobId: true })),
+  periods: z.array(RollupRun.omit({ jobId: true, coverage: true })),
 });
 export type RollupBackfill = z.infer<typeof RollupBackfill>;
 
-/** What was counted for one entity in one period. What counts 0 has no row. */
+/** The value of one metric type for one entity in one period. A value of 0 has no row. */
 export const RollupRow = z.object({
   /** Null for the platform's rows. */
   merchantId: z.string().nullable(),
@@ -117,7 +119,7 @@ export const rollups = {
   daily: grain,
   weekly: grain,
   monthly: grain,
-  /** Computes the periods again that were written to after they were computed. */
+  /** Computes every complete period that is stale: written to after it was computed, or failed. */
   refresh: mutation({
     access: 'admin',
     platform: true,

@@ -100,6 +100,15 @@ export const StoredTime = z
   .string()
   .regex(/^[+-]?\d{4,6}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:\d{2})$/);
 
+/** How much of what was acknowledged an answer has. */
+export const Drained = z.object({
+  /** True where everything acknowledged before the call is in the answer. */
+  complete: z.boolean(),
+  /** Everything acknowledged before this moment is in the answer; null where nothing is known. */
+  asOf: StoredTime.nullable(),
+});
+export type Drained = z.infer<typeof Drained>;
+
 /** A range of UTC days, both ends included. */
 export const DayRange = z.object({ startDate: Day, endDate: Day });
 export type DayRange = z.infer<typeof DayRange>;

@@ -2,25 +2,8 @@
 -- $1 first day   $2 last day   $3 first day of the period before   $4 merchant ids, null for all
 -- $5 ISO weekday that weeks begin with where the weeks inside are kept, else null
 -- Merchants and the platform come from merchant_usage (every metric type), users, models and providers from
--- usage_daily (the measures); the month before a month from usage_monthly. piece: the week, the period as a whole, or -infinity for the period before.
-with rows as (
-  select merchant_id, date, user_id, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from usage_daily
-  where date between case when $5::int is null then $3::date else $1::date end and $2::date
-    and ($4::text[] is null or merchant_id = any($4))
-  union all
-  select merchant_id, month, user_id, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from usage_monthly
-  where $5::int is not null and month = $3::date
-    and ($4::text[] is null or merchant_id = any($4))
-  union all
-  -- What was counted and is still to be added to the month.
-  select merchant_id, $3::date, user_id, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from usage_pending
-  where $5::int is not null and date >= $3::date and date < ($3::date + interval '1 month')::date
-    and ($4::text[] is null or merchant_id = any($4))
-),
-days as (
+-- usage_daily (the measures). piece: the week, the period as a whole, or -infinity for the period before.
+with days as (
   select
     merchant_id,
     coalesce(nullif(user_id, ''), 'unknown') as user_id,
@@ -32,7 +15,9 @@ days as (
       else date - (extract(isodow from date)::int - $5::int + 7) % 7
     end as piece,
     requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from rows
+  from usage_daily
+  where date between $3::date and $2::date
+    and ($4::text[] is null or merchant_id = any($4))
 ),
 entities as (
   select

@@ -1,10 +1,11 @@
 import type { Day, MetricCost, MetricFields, MetricVisibility } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { type MetricQuery, writeMetricQuery } from './metric-query.ts';
+import { priceOf } from './metric-price.ts';
+import { type MetricQuery, writeCount, writeMetricQuery } from './metric-query.ts';
 import { DateText, Moment } from './rows.ts';
 
-/** Who looks: what decides whether a definition is visible and whose it is. */
+/** The caller: decides which definitions are visible, and whose they are. */
 export type Viewer = { id: string; merchantId: string | null; teamId: string | null; all: boolean };
 
 export type StoredMetric = {
@@ -53,11 +54,11 @@ export type AuditEntry = {
 };
 
 export type CustomStore = {
-  /** The planner's cost of a question, which is not run. */
+  /** Returns the price of a formula in the planner's units, without running it. */
   plan(query: MetricQuery, timeoutMs: number): Promise<number>;
   /**
-   * Computes a question in a read-only transaction, as the reader role where the server has it, with the rows of its
-   * merchant alone in sight and under a timeout.
+   * Computes a formula in a read-only transaction, as the reader role where the server has it, with only the rows of its
+   * merchant visible, under a timeout.
    */
   compute(query: MetricQuery, timeoutMs: number): Promise<MetricAnswer>;
   /** The first and last day of a range whose entries, of a merchant or of anybody, were dropped from the journal. */
@@ -68,13 +69,21 @@ export type CustomStore = {
   create(metric: { merchantId: string; ownerId: string; fields: MetricFields }): Promise<StoredMetric>;
   /** Adds a version after `version`; undefined where another one came first. */
   update(id: string, version: number, fields: MetricFields, by: string): Promise<StoredMetric | undefined>;
-  /** A definition that the viewer may see, in its newest or an older version. */
-  find(viewer: Viewer, id: string, version?: number): Promise<StoredMetric | undefined>;
+  /** Returns a definition that the viewer may see, in its newest or an older version, with `removed` also a removed one. */
+  find(
+    viewer: Viewer,
+    id: string,
+    which?: { version?: number | undefined; removed?: boolean },
+  ): Promise<StoredMetric | undefined>;
   list(
     viewer: Viewer,
     page: { search?: string | undefined; limit: number; after?: string | undefined },
   ): Promise<StoredMetric[]>;
-  versions(id: string): Promise<{ version: number; definition: MetricFields; createdBy: string; createdAt: string }[]>;
+  /** Versions of a definition, newest first, below `before`. */
+  versions(
+    id: string,
+    page: { limit: number; before?: string | undefined },
+  ): Promise<{ version: number; definition: MetricFields; createdBy: string; createdAt: string }[]>;
   remove(id: string): Promise<void>;
   /** Keeps a value in place of the one computed before for the same version, period and merchant, and counts the use. */
   keep(id: string, value: MetricValue): Promise<void>;
@@ -98,8 +107,7 @@ const COLUMNS = `
 
 /** $1 caller   $2 its merchant, '' for none   $3 its team   $4 sees everything (of its merchant where it is bound) */
 const VISIBLE = `
-  metric.removed_at is null
-  and (
+  (
     metric.visibility = 'PUBLIC'
     or ($4::boolean and ($2::text = '' or metric.merchant_id = $2))
     or metric.owner_id = $1
@@ -109,8 +117,11 @@ const VISIBLE = `
     ))
   )`;
 
-/** Custom metrics: their definitions, versions, values and audit trail, and the one way to compute a formula. */
-export function createCustomStore(dataSource: DataSource): CustomStore {
+/**
+ * Custom metrics: their definitions, versions, values and audit trail, and the one way to compute a formula. Formulas run
+ * on connections of their own, so that nothing else waits for one.
+ */
+export function createCustomStore(dataSource: DataSource, formulas: DataSource): CustomStore {
   let hasRole: boolean | undefined;
 
   async function reading<T>(
@@ -118,7 +129,7 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
     timeoutMs: number,
     work: (query: (text: string, values: unknown[]) => Promise<unknown[]>) => Promise<T>,
   ): Promise<T> {
-    const runner = dataSource.createQueryRunner();
+    const runner = formulas.createQueryRunner();
     await runner.connect();
     try {
       await runner.query('begin read only');
@@ -147,8 +158,18 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
     plan: (query, timeoutMs) =>
       reading(query, timeoutMs, async (run) => {
         const { text, values } = writeMetricQuery(query);
-        const [row] = await run(`explain (format json) ${text}`, values);
-        return PlanRow.parse(row)['QUERY PLAN'][0]!.Plan['Total Cost'];
+        const [row] = await run(`explain (format json, verbose) ${text}`, values);
+        const [{ Plan: plan }] = PlanRow.parse(row)['QUERY PLAN'];
+        const nodes = nodesOf(plan);
+        const [{ stale }] = StatisticsRow.parse(await run(STATISTICS, [schemasOf(nodes), tablesOf(nodes)]));
+        let rows = Math.max(...nodes.map((node) => node['Plan Rows']));
+        if (stale) {
+          const count = writeCount(query, MAX_COUNTED);
+          const [counted] = CountRow.parse(await run(count.text, count.values));
+          rows = Math.max(rows, counted.rows);
+        }
+        const planned = stale ? 0 : nodes.filter((node) => node['Node Type'].includes('Sort')).length;
+        return priceOf(query, { planCost: plan['Total Cost'], rows, planned });
       }),
 
     compute: (query, timeoutMs) =>
@@ -207,14 +228,14 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
       return row === undefined ? undefined : MetricRow.parse(row);
     },
 
-    async find(viewer, id, version) {
+    async find(viewer, id, { version, removed = false } = {}) {
       const [row] = await dataSource.query(
         `select ${COLUMNS}
          from custom_metric_definitions as metric
          join custom_metric_versions as version
            on version.definition_id = metric.id and version.version = coalesce($6::int, metric.version)
-         where metric.id = $5 and ${VISIBLE}`,
-        [...who(viewer), id, version ?? null],
+         where metric.id = $5 and ($7::boolean or metric.removed_at is null) and ${VISIBLE}`,
+        [...who(viewer), id, version ?? null, removed],
       );
       return row === undefined ? undefined : MetricRow.parse(row);
     },
@@ -225,7 +246,7 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
          from custom_metric_definitions as metric
          join custom_metric_versions as version
            on version.definition_id = metric.id and version.version = metric.version
-         where ${VISIBLE}
+         where metric.removed_at is null and ${VISIBLE}
            and ($5::text is null or position(lower($5) in lower(metric.name)) > 0)
            and ($6::uuid is null or metric.id > $6)
          order by metric.id
@@ -235,11 +256,13 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
       return rows.map((row) => MetricRow.parse(row));
     },
 
-    async versions(id) {
+    async versions(id, { limit, before }) {
       const rows = (await dataSource.query(
         `select version, definition, created_by, created_at from custom_metric_versions
-         where definition_id = $1 order by version desc`,
-        [id],
+         where definition_id = $1 and ($2::bigint is null or version < $2)
+         order by version desc
+         limit $3`,
+        [id, before ?? null, limit],
       )) as unknown[];
       return rows.map((row) => VersionRow.parse(row));
     },
@@ -312,7 +335,42 @@ export function createCustomStore(dataSource: DataSource): CustomStore {
 const who = ({ id, merchantId, teamId, all }: Viewer) => [id, merchantId ?? '', teamId, all];
 
 const ClosedRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
-const PlanRow = z.object({ 'QUERY PLAN': z.array(z.object({ Plan: z.object({ 'Total Cost': z.number() }) })).min(1) });
+
+type PlanNode = {
+  'Node Type': string;
+  'Total Cost': number;
+  'Plan Rows': number;
+  Schema?: string | undefined;
+  'Relation Name'?: string | undefined;
+  Plans?: PlanNode[] | undefined;
+};
+const PlanNode: z.ZodType<PlanNode> = z.object({
+  'Node Type': z.string(),
+  'Total Cost': z.number(),
+  'Plan Rows': z.number(),
+  Schema: z.string().optional(),
+  'Relation Name': z.string().optional(),
+  get Plans() {
+    return z.array(PlanNode).optional();
+  },
+});
+const PlanRow = z.object({ 'QUERY PLAN': z.tuple([z.object({ Plan: PlanNode })]) });
+const nodesOf = (plan: PlanNode): PlanNode[] => [plan, ...(plan.Plans ?? []).flatMap(nodesOf)];
+const schemasOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node.Schema ?? null);
+const tablesOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node['Relation Name'] ?? null);
+
+/** Whether a table was never analyzed, or has changed by half since. $1 schemas   $2 tables */
+const STATISTICS = `
+  select coalesce(bool_or(
+    coalesce(pg_stat_get_last_analyze_time(class.oid), pg_stat_get_last_autoanalyze_time(class.oid)) is null
+    or 2 * pg_stat_get_mod_since_analyze(class.oid) > class.reltuples), false) as stale
+  from unnest($1::text[], $2::text[]) as read (schema, name)
+  join pg_namespace as space on space.nspname = read.schema
+  join pg_class as class on class.relnamespace = space.oid and class.relname = read.name`;
+const StatisticsRow = z.tuple([z.object({ stale: z.boolean() })]);
+/** Rows counted at most: more would be too costly anyway. */
+const MAX_COUNTED = 1_000_000;
+const CountRow = z.tuple([z.object({ rows: z.string().transform(Number) })]);
 const shortest = (text: string) => (text.includes('.') ? text.replace(/\.?0+$/, '') : text);
 const Decimal = z.string().transform(shortest).nullable();
 const AnswerRow = z.object({ value: Decimal }).catchall(z.unknown());

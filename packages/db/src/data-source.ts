@@ -19,6 +19,8 @@ import { NamesChangeAnswers1763856000027 } from './migrations/27-names-change-an
 import { DocumentKeys1763856000028 } from './migrations/28-document-keys.ts';
 import { KeyLifetimes1763856000040 } from './migrations/40-key-lifetimes.ts';
 import { AuditLog1763856000041 } from './migrations/41-audit-log.ts';
+import { StalePeriods1763856000043 } from './migrations/43-stale-periods.ts';
+import { MetricSources1763856000044 } from './migrations/44-metric-sources.ts';
 import { LitellmCalls1763856000046 } from './migrations/46-litellm-calls.ts';
 import { Shards1763856000060 } from './migrations/60-shards.ts';
 import { Origins1763856000070 } from './migrations/70-origins.ts';
@@ -27,6 +29,8 @@ import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts'
 export type DbOptions = {
   /** Connections of this process. */
   poolSize?: number;
+  /** Connections for formulas of custom metrics alone; without it they use those of everything else. */
+  formulaPoolSize?: number;
   /** Milliseconds after which Postgres gives up on a statement. */
   statementTimeoutMs?: number;
   /** Workers that Postgres may add to a statement; default: what the server says. */
@@ -64,6 +68,8 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       DocumentKeys1763856000028,
       KeyLifetimes1763856000040,
       AuditLog1763856000041,
+      StalePeriods1763856000043,
+      MetricSources1763856000044,
       LitellmCalls1763856000046,
       Shards1763856000060,
       Origins1763856000070,

@@ -25,17 +25,20 @@ export type {
   PullLock,
   ToldBy,
 } from './litellm-store.ts';
-export { type BinaryOp, type Expr, type MetricQuery, SOURCE_COLUMNS, type ValueType } from './metric-query.ts';
+export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
+export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
+export type { StoredSource } from './metric-sources-store.ts';
 export { type Db, openDb } from './open-db.ts';
 export type { SavedMetric } from './realtime-store.ts';
 export type {
-  Lane,
   Period,
   PeriodToCompute,
   RollupJob,
   RollupPosition,
   RollupRow,
   RollupsStore,
+  RunLease,
+  StalePeriod,
 } from './rollups-store.ts';
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';

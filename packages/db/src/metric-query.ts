@@ -1,6 +1,5 @@
-import type { Day, MetricSource } from '@tally/contracts';
-
-export type ValueType = 'number' | 'text' | 'boolean' | 'date' | 'time';
+import type { Day } from '@tally/contracts';
+import { type SourceShape, SQL_TYPE, type ValueType } from './metric-sources.ts';
 
 /** A formula after its check: nothing here but what was understood, so whatever is written from it is ours. */
 export type Expr =
@@ -29,7 +28,7 @@ export type Expr =
 export type BinaryOp = '+' | '-' | '*' | '/' | '%' | '=' | '<>' | '<' | '<=' | '>' | '>=' | 'and' | 'or';
 
 export type MetricQuery = {
-  source: MetricSource;
+  source: SourceShape;
   formula: Expr;
   dimensions: readonly string[];
   filters: readonly { column: string; type: ValueType; values: readonly string[] }[];
@@ -40,91 +39,25 @@ export type MetricQuery = {
   maxRows: number;
 };
 
-/** The columns that each source has, and the only names that ever reach SQL. */
-export const SOURCE_COLUMNS: Record<MetricSource, Readonly<Record<string, ValueType>>> = (() => {
-  const amounts = {
-    requests: 'number',
-    failed_requests: 'number',
-    prompt_tokens: 'number',
-    completion_tokens: 'number',
-    total_tokens: 'number',
-    cost: 'number',
-  } as const;
-  const dimensions = {
-    date: 'date',
-    merchant_id: 'text',
-    user_id: 'text',
-    api_key: 'text',
-    model: 'text',
-    provider: 'text',
-  } as const;
-  const rollup = {
-    date: 'date',
-    merchant_id: 'text',
-    entity_type: 'text',
-    entity_id: 'text',
-    metric_type: 'text',
-    period_start: 'date',
-    period_end: 'date',
-    value: 'number',
-    daily_average: 'number',
-    previous: 'number',
-    growth_percent: 'number',
-  } as const;
-  return {
-    events: { time: 'time', status: 'text', ...dimensions, ...amounts },
-    usage: { ...dimensions, ...amounts },
-    daily_metrics: rollup,
-    weekly_metrics: rollup,
-    monthly_metrics: rollup,
-  };
-})();
-
-const CAST: Record<ValueType, string> = {
-  number: 'numeric',
-  text: 'text',
-  boolean: 'boolean',
-  date: 'date',
-  time: 'timestamptz',
-};
-
-/** Amounts that a source also has whole, as they are kept: `cost` in nano-USD, all others as they are. */
-const IN_UNITS: Readonly<Record<string, string>> = {
-  requests: '1',
-  failed_requests: '1',
-  prompt_tokens: '1',
-  completion_tokens: '1',
-  total_tokens: '1',
-  cost: '0.000000001',
-};
-
-/** Writes the statement of a checked formula; every value is bound, every name comes from SOURCE_COLUMNS. */
+/** Writes the statement of a checked formula; every value is bound, every name comes from the source's shape. */
 export function writeMetricQuery(query: MetricQuery): { text: string; values: unknown[] } {
-  const values: unknown[] = [];
-  const bind = (value: unknown, cast: string) => `$${values.push(value)}::${cast}`;
-  const columns = SOURCE_COLUMNS[query.source];
-  const column = (name: string) => {
-    if (!Object.hasOwn(columns, name)) throw new Error(`${query.source} has no column ${name}`);
-    return `source.${name}`;
-  };
-  /** The whole units of a plain amount, and what one is worth: the same result for less than half of the time. */
-  const unitsOf = (expr: Expr): { column: string; worth: string } | undefined => {
-    if (expr.kind !== 'column' || !Object.hasOwn(IN_UNITS, expr.name)) return undefined;
-    return { column: `${column(expr.name)}_units`, worth: IN_UNITS[expr.name]! };
-  };
+  const { values, bind, columnOf, conditions } = begin(query);
+  const column = (name: string) => columnOf(name).sql;
+  /** The whole units of a plain amount. */
+  const unitsOf = (expr: Expr) => (expr.kind === 'column' ? columnOf(expr.name).units : undefined);
   const write = (expr: Expr): string => {
     switch (expr.kind) {
       case 'column':
         return column(expr.name);
       case 'literal':
-        return bind(expr.value, CAST[expr.type]);
+        return bind(expr.value, SQL_TYPE[expr.type]);
       case 'metric':
         return `(source.metrics ->> ${bind(expr.name, 'text')})::numeric`;
       case 'property': {
         const name = bind(expr.name, 'text');
         if (expr.as === 'text') return `(source.properties ->> ${name})`;
         // The kind is looked at first: a text where a number is expected is none, and no error.
-        return `(case jsonb_typeof(source.properties -> ${name}) when '${expr.as}' then (source.properties ->> ${name})::${CAST[expr.as]} end)`;
+        return `(case jsonb_typeof(source.properties -> ${name}) when '${expr.as}' then (source.properties ->> ${name})::${SQL_TYPE[expr.as]} end)`;
       }
       case 'binary': {
         const [left, right] = [write(expr.left), write(expr.right)];
@@ -153,41 +86,29 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
       }
       case 'fold': {
         const units = expr.name === 'avg' ? undefined : unitsOf(expr.arg);
-        if (units) return `(${expr.name}(${units.column})${filter(expr.filter)} * ${units.worth}::numeric)`;
+        if (units) return `(${expr.name}(${units.sql})${filter(expr.filter)} * ${units.worth}::numeric)`;
         return `(${expr.name}(${write(expr.arg)})${filter(expr.filter)})`;
       }
       case 'percentile': {
-        const units = expr.exact === 'cont' ? unitsOf(expr.arg) : undefined;
-        const arg = units?.column ?? write(expr.arg);
-        const order = `order by ${arg}${expr.descending ? ' desc' : ''}`;
-        const fraction = bind(expr.fraction, 'numeric');
-        if (expr.exact === 'disc')
-          return `(percentile_disc(${fraction}::float8) within group (${order})${filter(expr.filter)})`;
+        const units = unitsOf(expr.arg);
+        const arg = units?.sql ?? write(expr.arg);
         const known = expr.filter ? `${write(expr.filter)} and ${arg} is not null` : `${arg} is not null`;
-        const exact = `tally_sources.percentile_cont(array_agg(${arg} ${order}) filter (where ${known}), ${fraction})`;
+        const sorted = `array_agg(${arg} order by ${arg}${expr.descending ? ' desc' : ''}) filter (where ${known})`;
+        // Functions of our own: the server's take the fraction as a double, and PERCENTILE_CONT the values too.
+        const exact = `tally_sources.percentile_${expr.exact}(${sorted}, ${bind(expr.fraction, 'numeric')})`;
         return units ? `(${exact} * ${units.worth}::numeric)` : exact;
       }
     }
   };
   const filter = (condition: Expr | null) => (condition ? ` filter (where ${write(condition)})` : '');
 
-  const conditions = [
-    `source.date between ${bind(query.startDate, 'date')} and ${bind(query.endDate, 'date')}`,
-    ...(query.merchantId === null ? [] : [`source.merchant_id = ${bind(query.merchantId, 'text')}`]),
-    ...query.filters.map((each) => {
-      const among = `${column(each.column)} = any(${bind(each.values, `${CAST[each.type]}[]`)})`;
-      return each.type === 'text' && each.values.includes('unknown')
-        ? `(${among} or ${column(each.column)} is null)`
-        : among;
-    }),
-  ];
   const names = query.dimensions.map(column);
   const shown = names.map((name, index) => `coalesce(${name}::text, 'unknown') as d${index}`);
   const overall = names.length === 0 ? '1' : `grouping(${names[0]})`;
   const text = [
     `select ${[`${overall} as overall`, ...shown, `(${write(query.formula)})::text as value`].join(', ')}`,
-    `from tally_sources.${query.source} as source`,
-    `where ${conditions.join(' and ')}`,
+    `from ${query.source.relation} as source`,
+    `where ${conditions()}`,
     ...(names.length === 0 ? [] : [`group by grouping sets ((), (${names.join(', ')}))`]),
   ].join('\n');
   // Sorted outside: an output column's name may not be part of an expression in order by.
@@ -196,4 +117,42 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
     text: `select * from (${text}) as answer order by ${order.join(', ')} limit ${bind(query.maxRows + 2, 'bigint')}`,
     values,
   };
+}
+
+/** Writes a statement that counts the rows that a formula reads, up to a limit. */
+export function writeCount(query: MetricQuery, limit: number): { text: string; values: unknown[] } {
+  const { values, bind, conditions } = begin(query);
+  const rows = `select from ${query.source.relation} as source where ${conditions()} limit ${bind(limit, 'bigint')}`;
+  return { text: `select count(*) as rows from (${rows}) as read`, values };
+}
+
+/** The values of a statement, and how it selects its rows. */
+function begin({ source, startDate, endDate, merchantId, filters }: MetricQuery) {
+  const values: unknown[] = [];
+  const bind = (value: unknown, cast: string) => `$${values.push(value)}::${cast}`;
+  const columnOf = (name: string) => {
+    if (!Object.hasOwn(source.columns, name)) throw new Error(`${source.name} has no column ${name}`);
+    return source.columns[name]!;
+  };
+  const ofMerchant = () => {
+    if (merchantId === null) return [];
+    if (source.merchant === null) throw new Error(`${source.name} has no merchants`);
+    return [`${source.merchant} = ${bind(merchantId, 'text')}`];
+  };
+  const conditions = () => {
+    const { sql, type } = source.date;
+    const [first, last] = [bind(startDate, 'date'), bind(endDate, 'date')];
+    const range =
+      type === 'date'
+        ? `${sql} between ${first} and ${last}`
+        : `${sql} >= ${first}::${type} and ${sql} < (${last} + 1)::${type}`;
+    const filtered = filters.map((each) => {
+      const among = `${columnOf(each.column).sql} = any(${bind(each.values, `${SQL_TYPE[each.type]}[]`)})`;
+      return each.type === 'text' && each.values.includes('unknown')
+        ? `(${among} or ${columnOf(each.column).sql} is null)`
+        : among;
+    });
+    return [range, ...ofMerchant(), ...filtered].join(' and ');
+  };
+  return { values, bind, columnOf, conditions };
 }

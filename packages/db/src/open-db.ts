@@ -13,6 +13,7 @@ import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
+import { createMetricSourcesStore, type MetricSourcesStore } from './metric-sources-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
@@ -37,6 +38,7 @@ export type Db = {
   days: DaysStore;
   rollups: RollupsStore;
   custom: CustomStore;
+  metricSources: MetricSourcesStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
   /** Asks Postgres for its clock, and whether it takes writes. */
@@ -48,7 +50,13 @@ export type Db = {
 
 /** Opens a pool on a migrated database. Close it when done. */
 export async function openDb(url: string, options: DbOptions = {}): Promise<Db> {
-  const dataSource = await createDataSource(url, options).initialize();
+  const { formulaPoolSize, ...pool } = options;
+  const dataSource = await createDataSource(url, pool).initialize();
+  // Formulas have connections of their own, so that key checks and realtime metrics never wait for one.
+  const formulas =
+    formulaPoolSize === undefined
+      ? dataSource
+      : await createDataSource(url, { ...pool, poolSize: formulaPoolSize }).initialize();
   const partitions = createPartitions(dataSource);
   const journal = createJournal(dataSource, partitions);
   return {
@@ -68,7 +76,8 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),
     rollups: createRollupsStore(dataSource),
-    custom: createCustomStore(dataSource),
+    custom: createCustomStore(dataSource, formulas),
+    metricSources: createMetricSourcesStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
     async look() {
@@ -83,6 +92,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
       return row.setting === 'off' ? ['synchronous_commit is off: a commit could be lost'] : [];
     },
     async close() {
+      if (formulas !== dataSource) await formulas.destroy();
       await dataSource.destroy();
     },
   };

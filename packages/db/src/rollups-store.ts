@@ -3,11 +3,11 @@ import type { Day, EntityType, JobKind, JobStatus, RollupGrain } from '@tally/co
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { DateText, Moment, Units } from './rows.ts';
-import { type Executor, sql } from './run-sql.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Period = { start: Day; end: Day };
 
-/** What one period needs to be computed. */
+/** A period with all that is needed to compute it. */
 export type PeriodToCompute = Period & {
   /** First day of the period before: what growth is against. */
   previousStart: Day;
@@ -24,35 +24,45 @@ export type RollupJob = {
   status: JobStatus;
   periodsTotal: number;
   periodsDone: number;
+  periodsFailed: number;
   rows: number;
   attempts: number;
+  /** The first 100. */
   errors: JobFailure[];
   started: string;
   finished: string | null;
 };
 
-/** A day of a merchant that was written to since its rollups were computed, and the version of its mark. */
-export type Mark = { merchantId: string; date: Day; version: string };
+/** A period that must be computed again. */
+export type StalePeriod = { grain: RollupGrain; start: Day };
 
-/** A run under way: a connection of its own, whose lock says to everybody that the run is alive. */
-export type Lane = {
+/** A run in progress. It holds a connection of its own, whose lock shows every engine that the run is alive. */
+export type RunLease = {
   job: RollupJob;
   /**
-   * Computes a period afresh and puts it in place of what was there, in one transaction under the period's lock.
-   * For some merchants or for all (null); the platform's rows always. Returns the rows written.
+   * Computes a period and replaces its rows, in one transaction under the period's lock; the period's stale marks of
+   * what it computed go in the same transaction. `all`: of every merchant; `stale`: of the merchants with a stale mark.
+   * The platform's rows are computed always. Returns the number of rows written.
    */
-  recompute(grain: RollupGrain, period: PeriodToCompute, merchantIds: readonly string[] | null): Promise<number>;
-  /** Whether the period has rows. */
+  recompute(grain: RollupGrain, period: PeriodToCompute, which: 'all' | 'stale'): Promise<number>;
+  /** Returns whether the period has rows. */
   exists(grain: RollupGrain, start: Day): Promise<boolean>;
-  /** Marks of days before `before`, all of the earliest month that has any. */
-  marks(before: Day): Promise<Mark[]>;
-  /** Takes marks away, each only if nothing was written to its day since it was read. Returns how many it took. */
-  unmark(marks: readonly Mark[]): Promise<number>;
-  /** Notes one more period done in the log. */
+  /**
+   * Marks the periods of every day that was written to before `before` as stale, and clears the marks of these days.
+   * A mark whose day is being written to stays for the next run. Returns the number of marks cleared.
+   */
+  spreadMarks(before: Day, weekStart: number): Promise<number>;
+  /** Removes weeks that begin with another weekday, and marks as stale what replaces them; stale ones too. */
+  replaceWeeks(weekStart: number): Promise<void>;
+  /** Returns the periods that are stale now: days first, then weeks, then months, oldest first. */
+  stalePeriods(): Promise<StalePeriod[]>;
+  /** Marks a period as stale for all merchants. */
+  markStale(period: StalePeriod): Promise<void>;
+  /** Records in the log that one more period is done. */
   advance(rows: number, failure?: JobFailure): Promise<void>;
-  /** Closes the log row with the status that its errors say. */
+  /** Closes the run. FAILED: every period failed; PARTIAL: some did. */
   finish(): Promise<RollupJob>;
-  /** Lets go of the run; one that is not finished can be claimed by anyone. */
+  /** Releases the run; any engine can claim one that is not finished. */
   release(): Promise<void>;
 };
 
@@ -84,14 +94,18 @@ export type RollupQuestion = {
 };
 
 export type RollupsStore = {
-  /** Begins a run: its row in the log, and its lane. */
-  begin(run: { kind: JobKind; period: Period; periodsTotal: number }): Promise<Lane>;
-  /** Takes over a run that is RUNNING in the log while nobody works on it; undefined where somebody does. */
-  claim(jobId: string): Promise<Lane | undefined>;
+  /** Begins a run: writes its row in the log, and takes its lease. */
+  begin(run: { kind: JobKind; period: Period; periodsTotal: number }): Promise<RunLease>;
+  /** Takes over a run that the log says is RUNNING; undefined where its lease is held. */
+  claim(jobId: string): Promise<RunLease | undefined>;
   /** Runs that the log says are RUNNING, oldest first. */
   running(): Promise<string[]>;
   /** Rows of the periods that overlap a range, in the order of their key. */
   list(grain: RollupGrain, question: RollupQuestion): Promise<RollupRow[]>;
+  /** Returns whether `weekly_metrics` has weeks that begin with another weekday. */
+  hasOtherWeeks(weekStart: number): Promise<boolean>;
+  /** Returns whether a period of a grain that begins in a range waits to be computed, or computed again. */
+  hasStale(grain: RollupGrain, range: { startDate: Day; endDate: Day }): Promise<boolean>;
   /** Removes the log rows of runs that ended before a day; returns how many. */
   prune(before: Day): Promise<number>;
   /** Runs, newest first. */
@@ -103,10 +117,11 @@ const TABLE: Record<RollupGrain, string> = {
   weekly: 'weekly_metrics',
   monthly: 'monthly_metrics',
 };
+const LONGEST_DAYS: Record<RollupGrain, number> = { daily: 1, weekly: 7, monthly: 31 };
 const COLUMNS =
   'merchant_id, entity_type, entity_id, metric_type, period_start, period_end, value, daily_average, previous, growth_percent, breakdown';
 const JOB_COLUMNS =
-  'id, kind, period_start, period_end, status, periods_total, periods_done, rows_written, attempts, errors, started_at, finished_at';
+  'id, kind, period_start, period_end, status, periods_total, periods_done, periods_failed, rows_written, attempts, errors, started_at, finished_at';
 const KEY =
   'period_start, entity_type collate "C", merchant_id collate "C", entity_id collate "C", metric_type collate "C"';
 
@@ -117,8 +132,8 @@ const MAX_ERRORS_KEPT = 100;
 
 /** Rollups: `daily_metrics`, `weekly_metrics`, `monthly_metrics`, and the log of the runs that compute them. */
 export function createRollupsStore(dataSource: DataSource): RollupsStore {
-  /** The lock before the row: a RUNNING row without a lock would be taken for a dead one's. */
-  async function lane(jobId: string, row: (runner: Executor) => Promise<RollupJob | undefined>) {
+  /** Takes the lock before it writes the row: a RUNNING row without a lock counts as the run of a dead process. */
+  async function lease(jobId: string, row: (runner: Executor) => Promise<RollupJob | undefined>) {
     const runner = dataSource.createQueryRunner();
     await runner.connect();
     const release = async () => {
@@ -144,16 +159,25 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     }
   }
 
-  function working({ runner, job, release }: NonNullable<Awaited<ReturnType<typeof lane>>>): Lane {
+  function working({ runner, job, release }: NonNullable<Awaited<ReturnType<typeof lease>>>): RunLease {
     return {
       job,
-      async recompute(grain, { start, end, previousStart, weeksFrom }, merchantIds) {
+      async recompute(grain, { start, end, previousStart, weeksFrom }, which) {
         await runner.startTransaction('READ COMMITTED');
         try {
           await runner.query('select pg_advisory_xact_lock(hashtextextended($1, $2))', [
             `${grain} ${start}`,
             PERIOD_LOCK,
           ]);
+          // Before the rows are read: a mark that is set meanwhile waits for this transaction, and stays.
+          const [stale] = await runner.query(
+            `with cleared as (
+               delete from metrics_stale_periods where grain = $1 and period_start = $2 returning merchant_id)
+             select coalesce(array_agg(merchant_id order by merchant_id), '{}') as merchants from cleared`,
+            [grain, start],
+          );
+          const { merchants } = StaleRow.parse(stale);
+          const merchantIds = which === 'all' || merchants.includes('') ? null : merchants;
           await runner.query(
             `delete from ${TABLE[grain]}
              where period_start = $1 and ($2::text[] is null or merchant_id = '' or merchant_id = any($2))`,
@@ -180,58 +204,65 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
         return row.found === true;
       },
 
-      async marks(before) {
-        const rows = (await runner.query(
-          `select merchant_id, date, xmin::text as version
-           from usage_touched_days
-           where date < $1
-             and date < (select date_trunc('month', min(date)) + interval '1 month' from usage_touched_days)
-           order by merchant_id, date`,
-          [before],
-        )) as unknown[];
-        return rows.map((row) => MarkRow.parse(row));
+      async spreadMarks(before, weekStart) {
+        await runner.startTransaction('READ COMMITTED');
+        try {
+          const marks = await runSql(runner as Executor, 'spread-marks', [before, weekStart], MarkRow);
+          const columns = [marks.map((each) => each.merchant_id), marks.map((each) => each.date)];
+          const versions = marks.map((each) => each.version);
+          const [row] = await runSql(runner as Executor, 'clear-marks', [...columns, versions], ClearedRow);
+          await runner.commitTransaction();
+          return row!.cleared;
+        } catch (error) {
+          await runner.rollbackTransaction().catch(() => {});
+          throw error;
+        }
       },
 
-      async unmark(marks) {
-        // A flush that writes to the day makes another version of its mark, which stays; one that is about to holds the
-        // row, so waiting for it would be in vain, and could deadlock.
+      async replaceWeeks(weekStart) {
+        const weeks = await runSql(runner as Executor, 'other-weeks', [weekStart], WeekRow);
+        await runner.query(sql('replace-weeks'), [weeks.map(({ start }) => start), weekStart]);
+      },
+
+      async stalePeriods() {
         const rows = (await runner.query(
-          `with free as (
-             select mark.merchant_id, mark.date
-             from usage_touched_days as mark
-             join unnest($1::text[], $2::date[], $3::text[]) as read (merchant_id, date, version)
-               on mark.merchant_id = read.merchant_id and mark.date = read.date and mark.xmin::text = read.version
-             for update of mark skip locked),
-           taken as (
-             delete from usage_touched_days as mark using free
-             where mark.merchant_id = free.merchant_id and mark.date = free.date
-             returning 1)
-           select count(*) as taken from taken`,
-          [marks.map((each) => each.merchantId), marks.map((each) => each.date), marks.map((each) => each.version)],
-        )) as { taken: string }[];
-        return Number(rows[0]!.taken);
+          `select grain, period_start as start from metrics_stale_periods
+           group by grain, period_start
+           order by array_position('{daily,weekly,monthly}'::text[], grain), period_start`,
+        )) as unknown[];
+        return rows.map((row) => PeriodRow.parse(row));
+      },
+
+      async markStale({ grain, start }) {
+        await runner.query(
+          `insert into metrics_stale_periods (grain, period_start, merchant_id) values ($1, $2, '') on conflict do nothing`,
+          [grain, start],
+        );
       },
 
       async advance(rows, failure) {
         job.periodsDone++;
         job.rows += rows;
+        if (failure) job.periodsFailed++;
         if (failure && job.errors.length < MAX_ERRORS_KEPT) job.errors.push(failure);
         await runner.query(
-          `update metrics_aggregation_jobs_log set periods_done = $2, rows_written = $3, errors = $4 where id = $1`,
-          [job.id, job.periodsDone, job.rows, JSON.stringify(job.errors)],
+          `update metrics_aggregation_jobs_log
+           set periods_done = $2, periods_failed = $3, rows_written = $4, errors = $5
+           where id = $1`,
+          [job.id, job.periodsDone, job.periodsFailed, job.rows, JSON.stringify(job.errors)],
         );
       },
 
       async finish() {
-        const failed = job.errors.length;
-        const status = failed === 0 ? 'COMPLETED' : failed < job.periodsDone ? 'PARTIAL' : 'FAILED';
+        const { periodsDone, periodsFailed } = job;
+        const status = periodsFailed === 0 ? 'COMPLETED' : periodsFailed < periodsDone ? 'PARTIAL' : 'FAILED';
         const [row] = await runner.query(
           `with closed as (
              update metrics_aggregation_jobs_log
              set status = $2, periods_total = $3, finished_at = clock_timestamp()
              where id = $1 returning *)
            select ${JOB_COLUMNS} from closed`,
-          [job.id, status, Math.max(job.periodsTotal, job.periodsDone)],
+          [job.id, status, Math.max(job.periodsTotal, periodsDone)],
         );
         return JobRow.parse(row);
       },
@@ -243,7 +274,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
   return {
     async begin({ kind, period, periodsTotal }) {
       const id = randomUUID();
-      const opened = await lane(id, async (runner) => {
+      const opened = await lease(id, async (runner) => {
         const [row] = (await runner.query(
           `insert into metrics_aggregation_jobs_log (id, kind, period_start, period_end, status, periods_total)
            values ($1, $2, $3, $4, 'RUNNING', $5)
@@ -256,7 +287,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     },
 
     async claim(jobId) {
-      const opened = await lane(jobId, async (runner) => {
+      const opened = await lease(jobId, async (runner) => {
         const [row] = (await runner.query(
           `with claimed as (
              update metrics_aggregation_jobs_log set attempts = attempts + 1
@@ -296,6 +327,21 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
       return rows.map((row) => StoredRow.parse(row));
     },
 
+    async hasOtherWeeks(weekStart) {
+      const weeks = await runSql(dataSource, 'other-weeks', [weekStart], WeekRow);
+      return weeks.length > 0;
+    },
+
+    async hasStale(grain, { startDate, endDate }) {
+      const [row] = await dataSource.query(
+        `select
+           exists (select from metrics_stale_periods where grain = $1 and period_start between $2 and $3)
+           or exists (select from usage_touched_days where date between $2 and $3::date + $4::int) as found`,
+        [grain, startDate, endDate, LONGEST_DAYS[grain] - 1],
+      );
+      return row.found === true;
+    },
+
     async prune(before) {
       const [row] = await dataSource.query(
         `with pruned as (
@@ -320,9 +366,11 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
   };
 }
 
-const MarkRow = z
-  .object({ merchant_id: z.string(), date: DateText, version: z.string() })
-  .transform(({ merchant_id, ...row }) => ({ merchantId: merchant_id, ...row }));
+const MarkRow = z.object({ merchant_id: z.string(), date: DateText, version: z.string() });
+const ClearedRow = z.object({ cleared: z.string().transform(Number) });
+const WeekRow = z.object({ start: DateText });
+const StaleRow = z.object({ merchants: z.array(z.string()) });
+const PeriodRow = z.object({ grain: z.enum(['daily', 'weekly', 'monthly']), start: DateText });
 
 const StoredRow = z.object({
   merchant_id: z.string(),
@@ -347,6 +395,7 @@ const JobRow = z
     status: z.enum(['RUNNING', 'COMPLETED', 'FAILED', 'PARTIAL']),
     periods_total: z.number(),
     periods_done: z.number(),
+    periods_failed: z.number(),
     rows_written: z.string().transform(Number),
     attempts: z.number(),
     errors: z.array(z.object({ period: z.string(), message: z.string() })),
@@ -361,6 +410,7 @@ const JobRow = z
       status: row.status,
       periodsTotal: row.periods_total,
       periodsDone: row.periods_done,
+      periodsFailed: row.periods_failed,
       rows: row.rows_written,
       attempts: row.attempts,
       errors: row.errors,

@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { TallyError } from '@tally/contracts';
+import { createJsonCounter, HARMLESS_BYTES, type JsonLimits } from './json-limits.ts';
 
 export type Body = {
   readonly bytes: Buffer;
@@ -13,9 +14,10 @@ export type Bodies = {
   /**
    * Reads a body whole. Throws BODY_TOO_LARGE beyond `limit` inflated bytes, RATE_LIMITED or UNAVAILABLE where the room of
    * the caller or of all callers is used up, BODY_TIMEOUT without progress, UNSUPPORTED_MEDIA_TYPE for an encoding other
-   * than gzip, and RequestAborted when the client leaves. Nothing is held after a throw.
+   * than gzip, INVALID_INPUT for JSON over its limits, and RequestAborted when the client leaves. Each as soon as it is
+   * known; nothing is held after a throw.
    */
-  read(request: IncomingMessage, options: { limit: number; callerId: string }): Promise<Body>;
+  read(request: IncomingMessage, options: { limit: number; callerId: string; json: JsonLimits }): Promise<Body>;
   /** Bytes held now. */
   held(): number;
 };
@@ -76,7 +78,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
   return {
     held: () => held,
-    read(request, { limit, callerId }) {
+    read(request, { limit, callerId, json }) {
       const { 'content-length': length, 'content-encoding': encoding } = request.headers;
       const says = length === undefined ? undefined : Number(length);
       if (says === undefined && request.headers['transfer-encoding'] === undefined)
@@ -87,18 +89,20 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
       return new Promise<Body>((resolve, reject) => {
         const chunks: Buffer[] = [];
+        let count: ((piece: Uint8Array) => void) | undefined;
+        let counted = 0;
         let own = 0;
         const gunzip = encoding === 'gzip' ? createGunzip({ chunkSize: INFLATED_PIECE }) : undefined;
         const source: Readable = gunzip ?? request;
 
         const stop = () => {
           reading.delete(state);
-          request.off('data', onReceived);
           request.off('close', onClose);
           source.off('data', onData);
           source.off('end', onEnd);
           gunzip?.off('error', onBroken);
           if (!gunzip) return;
+          request.off('data', onReceived);
           request.unpipe(gunzip);
           gunzip.on('error', () => {});
           gunzip.destroy();
@@ -121,6 +125,14 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
           if (refusal) return fail(refusal);
           own += chunk.length;
           chunks.push(chunk);
+          if (!gunzip) state.received = own;
+          if (own <= HARMLESS_BYTES) return;
+          count ??= createJsonCounter(json);
+          try {
+            while (counted < chunks.length) count(chunks[counted++]!);
+          } catch (error) {
+            fail(error as TallyError);
+          }
         };
         const onEnd = () => {
           stop();
@@ -142,7 +154,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
 
         reading.add(state);
         watch ??= setInterval(look, progressMs).unref();
-        request.on('data', onReceived);
+        if (gunzip) request.on('data', onReceived);
         request.on('close', onClose);
         source.on('data', onData);
         source.on('end', onEnd);

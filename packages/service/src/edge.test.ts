@@ -39,7 +39,7 @@ async function serve(settings: Record<string, string> = {}) {
       access: 'record',
       source: true,
       anyType: true,
-      answer: (c, { text }) => c.text(text()),
+      answer: (c, { body }) => c.text(body.toString()),
     },
     { method: 'GET', path: '/file/:name', access: 'read', answer: (c) => c.text(c.req.param('name')!) },
     {
@@ -117,6 +117,7 @@ async function serve(settings: Record<string, string> = {}) {
   const url = `http://127.0.0.1:${port}`;
   return {
     app,
+    stop,
     url,
     lines,
     /** Lets all calls of `wait` go on. */
@@ -392,6 +393,32 @@ describe('metrics and the log', () => {
       ['wait', 499],
     ]);
     go();
+  });
+});
+
+describe('the end', () => {
+  test('requests under way are answered, and connections that ask nothing do not delay it', async () => {
+    const { raw, get, go, waiting, stop, app } = await serve();
+    const silent = [await raw(''), await raw('GET /livez HTTP/1.1\r\nhost:')];
+    const running = get('/trpc/wait');
+    await vi.waitFor(() => expect(waiting()).toBe(1));
+    const stopped = stop();
+    expect(app.stopping.aborted).toBe(false);
+    await vi.waitFor(() => expect(app.stopping.aborted).toBe(true));
+    await expect(get('/livez')).rejects.toThrow();
+    expect(silent.map(({ closed }) => closed())).toEqual([false, false]);
+    go();
+    expect((await running).status).toBe(200);
+    await stopped;
+    await vi.waitFor(() => expect(silent.map(({ closed }) => closed())).toEqual([true, true]));
+  });
+
+  test('a service that is leaving says so before it closes its port', async () => {
+    const { get, stop } = await serve({ SHUTDOWN_DELAY_MS: '1000' });
+    const stopped = stop();
+    expect((await get('/readyz')).status).toBe(503);
+    expect((await get('/trpc/ask')).status).toBe(200);
+    await stopped;
   });
 });
 

@@ -5,7 +5,7 @@ import type { Authenticate, Caller } from './auth.ts';
 import { type Bodies, RequestAborted } from './bodies.ts';
 import type { CallerLimits } from './caller-limits.ts';
 import { credentialsOf } from './credentials.ts';
-import { assertJsonLimits, type JsonLimits } from './json-limits.ts';
+import type { JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
 import { errorShape, refusalOf, retryAfterOf, understand } from './trpc.ts';
 
@@ -63,6 +63,8 @@ export type EdgeOptions = {
 
 export type Edge = {
   handle(request: IncomingMessage, response: ServerResponse): void;
+  /** Requests that are not answered yet. */
+  underWay(): number;
   /** Logs an error that a call was answered with. */
   failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void;
 };
@@ -84,6 +86,8 @@ const MAX_SMALL_BYTES = 64 * 1024;
  * body, within the budget; then the endpoint. Nothing of a body is kept before its key is checked.
  */
 export function createEdge({ log, authenticate, limits, bodies, onError, count, find }: EdgeOptions): Edge {
+  let underWay = 0;
+
   function failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void {
     const known = understand(error);
     onError(known.cause ?? error);
@@ -123,7 +127,9 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       },
     };
 
+    underWay++;
     response.once('close', () => {
+      underWay--;
       for (const release of releases) release();
       const status = response.writableFinished ? response.statusCode : (exchange.brokenBy ?? CLIENT_LEFT);
       const durationMs = Math.round((performance.now() - started) * 100) / 100;
@@ -163,14 +169,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     if (!anyType && (has || type !== undefined) && request.method === 'POST' && !JSON_TYPE.test(type ?? ''))
       throw new TallyError('UNSUPPORTED_MEDIA_TYPE', 'The body is not of the type application/json.');
     if (has && headers.expect !== undefined) response.writeContinue();
-    const body = await bodies.read(request, { limit: request.method === 'POST' ? maxBodyBytes : 0, callerId });
-    try {
-      assertJsonLimits(body.bytes, json);
-    } catch (error) {
-      body.release();
-      throw error;
-    }
-    return body;
+    return bodies.read(request, { limit: request.method === 'POST' ? maxBodyBytes : 0, callerId, json });
   }
 
   function refuse(exchange: Exchange, endpoint: Endpoint | undefined, error: unknown): void {
@@ -212,6 +211,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
 
   return {
     failed,
+    underWay: () => underWay,
     handle(request, response) {
       // A client that goes away is seen by the response's `close`.
       request.on('error', () => {});

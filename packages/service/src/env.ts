@@ -18,7 +18,8 @@ export function parseEnv<Schema extends z.ZodObject>(
   const parsed = schema.safeParse(set);
   const problems = (parsed.error?.issues ?? []).map((issue) => {
     const name = issue.path.join('.');
-    return set[name] === undefined ? `${name} is not set` : `${name}: ${issue.message}`;
+    const isMissing = issue.code !== 'custom' && set[name] === undefined;
+    return isMissing ? `${name} is not set` : `${name}: ${issue.message}`;
   });
   if (KEYS.every((name) => name in schema.shape && set[name] === undefined)) problems.push(NO_KEYS);
   if (!parsed.success || problems.length > 0) throw new SettingsError(problems);

@@ -1,18 +1,25 @@
 import { request } from 'undici';
 
-type Init = { method?: string; headers?: Record<string, string>; body?: string };
-
 /**
- * The `fetch` of a typed client of another service: every call ends within `timeoutMs`, by an error where it must. It does
- * without the Web streams of the global one, which take longer than a small call itself.
+ * The `fetch` of a typed client of another service: every call ends within `timeoutMs`, or with the caller's signal. It does
+ * without the Web streams of the global one, which take longer than a small call itself. Throws for what such a client does
+ * not send, rather than leave it out.
  */
 export function fetchWithin(timeoutMs: number): typeof fetch {
-  const call = async (url: string, { method = 'GET', headers, body }: Init) => {
-    const signal = AbortSignal.timeout(timeoutMs);
-    const response = await request(url, { method, signal, ...(headers && { headers }), ...(body && { body }) });
+  const call = async (url: string | URL, { method = 'GET', headers, body, signal, ...more }: RequestInit = {}) => {
+    const unknown = Object.keys(more).filter((name) => more[name as keyof typeof more] !== undefined);
+    if (unknown.length > 0) throw new TypeError(`fetchWithin does not know ${unknown.join(', ')}`);
+    if (body !== undefined && body !== null && typeof body !== 'string') throw new TypeError('fetchWithin sends texts');
+    const timeout = AbortSignal.timeout(timeoutMs);
+    const response = await request(url, {
+      method: method as 'GET',
+      headers: Object.fromEntries(new Headers(headers)),
+      signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+      ...(body && { body }),
+    });
     const { statusCode: status } = response;
     return { status, ok: status >= 200 && status < 300, json: () => response.body.json() };
   };
-  // All that a client of queries and mutations asks of a fetch.
+  // All that a client of queries and mutations reads of an answer.
   return call as unknown as typeof fetch;
 }

@@ -101,7 +101,7 @@ export function createApp(options: AppOptions): App {
     onError: readiness.sawError,
     find: (request) => find(request),
   });
-  const { failed, handle } = edge;
+  const { failed, handle, underWay } = edge;
   const web = createWeb({ router, routes, env, failed });
   const find = createEndpoints({ router, routes, env, web, stopping: stopping.signal, failed });
 
@@ -109,7 +109,7 @@ export function createApp(options: AppOptions): App {
     leave();
     stopping.abort();
   };
-  const listen = createListen({ handle, env, registry, leave, stopAccepting });
+  const listen = createListen({ handle, underWay, env, registry, leave, stopAccepting });
   let inProcess: Promise<Listening> | undefined;
   return {
     routes,

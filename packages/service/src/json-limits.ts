@@ -7,40 +7,36 @@ export type JsonLimits = {
   maxDepth: number;
 };
 
+/** JSON.parse takes some 30 ms for the deepest text of this size, so the usual body is not looked through. */
+export const HARMLESS_BYTES = 128 * 1024;
+
 const [QUOTE, BACKSLASH, COMMA, OPEN, CLOSE, OPEN_BRACE, CLOSE_BRACE] = [0x22, 0x5c, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d];
-/** JSON.parse takes at most some 30 ms for a text of this size, the deepest one, so the usual body is not looked through. */
-const HARMLESS_BYTES = 128 * 1024;
 
 /**
- * Counts the items and the depth of JSON text before it is parsed, and throws INVALID_INPUT at the byte where it has too many.
- * Whether the text is JSON is left to the parser. Returns the bytes it looked at.
+ * Counts the items and the depth of JSON text while it arrives, piece by piece. The returned function throws INVALID_INPUT
+ * at the piece that has too many. Whether the text is JSON is left to the parser.
  */
-export function assertJsonLimits(bytes: Uint8Array, { maxItems, maxDepth }: JsonLimits): number {
-  if (bytes.length <= HARMLESS_BYTES) return 0;
+export function createJsonCounter({ maxItems, maxDepth }: JsonLimits): (piece: Uint8Array) => void {
   let depth = 0;
   let items = 0;
-  for (let at = 0; at < bytes.length; at++) {
-    const byte = bytes[at]!;
-    // Most bytes are digits and letters, or lie in strings.
-    if (byte === QUOTE) {
-      at = endOfString(bytes, at + 1);
-    } else if (byte === COMMA) {
-      if (++items > maxItems) throw tooMany(maxItems);
-    } else if (byte === OPEN || byte === OPEN_BRACE) {
-      if (++depth > maxDepth) throw tooDeep(maxDepth);
-      if (++items > maxItems) throw tooMany(maxItems);
-    } else if (byte === CLOSE || byte === CLOSE_BRACE) {
-      depth--;
+  let isText = false;
+  let isEscaped = false;
+  return (piece) => {
+    for (const byte of piece) {
+      if (isText) {
+        if (isEscaped) isEscaped = false;
+        else if (byte === BACKSLASH) isEscaped = true;
+        else if (byte === QUOTE) isText = false;
+      } else if (byte === QUOTE) {
+        isText = true;
+      } else if (byte === COMMA || byte === OPEN || byte === OPEN_BRACE) {
+        if (byte !== COMMA && ++depth > maxDepth) throw tooDeep(maxDepth);
+        if (++items > maxItems) throw tooMany(maxItems);
+      } else if (byte === CLOSE || byte === CLOSE_BRACE) {
+        depth--;
+      }
     }
-  }
-  return bytes.length;
-}
-
-/** The place of a string's closing quote, or the end of the text. */
-function endOfString(bytes: Uint8Array, start: number): number {
-  let at = start;
-  for (; at < bytes.length && bytes[at] !== QUOTE; at++) if (bytes[at] === BACKSLASH) at++;
-  return at;
+  };
 }
 
 const tooMany = (maxItems: number) =>

@@ -6,8 +6,8 @@ import type { Endpoint } from './edge.ts';
 /** What an admitted request of a route comes with. */
 export type Admitted = {
   caller: Caller;
-  /** The body, after its encoding; empty where none was sent. */
-  text(): string;
+  /** The body, inflated; empty where none was sent. */
+  body: Buffer;
   /** The body as JSON; INVALID_JSON where it is none. */
   json(): unknown;
   /** Calls a procedure of the service's router as the caller. */

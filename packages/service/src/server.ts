@@ -13,6 +13,8 @@ export type Listening = {
 
 export type ServerOptions = {
   handle: RequestListener;
+  /** Requests that are not answered yet. */
+  underWay(): number;
   env: EdgeEnv;
   registry: Registry;
   /** Called when a stop begins: load balancers should send callers elsewhere. */
@@ -29,7 +31,7 @@ const CHECK_CONNECTIONS_MS = 2_000;
 const KEEP_ALIVE_MS = 75_000;
 
 /** Makes the function that listens, with bounds on connections and on the time that a request may take to arrive. */
-export function createListen({ handle, env, registry, leave, stopAccepting }: ServerOptions) {
+export function createListen({ handle, underWay, env, registry, leave, stopAccepting }: ServerOptions) {
   const dropped = new Counter({
     name: 'tally_http_connections_dropped_total',
     help: 'Connections beyond MAX_CONNECTIONS, closed without an answer.',
@@ -55,8 +57,12 @@ export function createListen({ handle, env, registry, leave, stopAccepting }: Se
         await wait(env.SHUTDOWN_DELAY_MS);
         stopAccepting();
         const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-        // Again and again: a connection whose request ends now would stay open for as long as it may be idle.
-        const closing = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS);
+        // Again and again: a connection whose request ends now would stay open for as long as it may be idle. One that never
+        // sent a request is not idle for Node, and its timeouts end with `close`.
+        const closing = setInterval(() => {
+          if (underWay() === 0) server.closeAllConnections();
+          else server.closeIdleConnections();
+        }, CLOSE_IDLE_MS);
         await closed;
         clearInterval(closing);
       },

@@ -73,7 +73,7 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
   function admittedOf(context: Context, body: Buffer): Admitted {
     return {
       caller: context.caller,
-      text: () => UTF8.decode(body),
+      body,
       json() {
         try {
           return JSON.parse(UTF8.decode(body));

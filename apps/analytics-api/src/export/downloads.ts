@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { TallyError } from '@tally/contracts';
 import type { Log } from '@tally/service';
 import type { Format } from './formats.ts';
@@ -13,9 +14,9 @@ export type DownloadOptions = {
 
 export type Downloads = {
   /**
-   * Writes a table as a file, at the reader's pace. Errors before the first row are thrown; UNAVAILABLE where too many
-   * downloads are under way. After that an error, or a reader that stalls, is an error of the stream: the edge then cuts the
-   * transfer off, so that a part of a file never looks whole.
+   * Writes a table as a file, at the reader's pace. Throws errors that occur before the first row; UNAVAILABLE where too many
+   * downloads are under way. After that the stream fails on an error, or when its reader stalls: the edge then ends the
+   * connection, so that a part of a file never looks whole.
    */
   open(table: Table, format: Format): Promise<ReadableStream<Uint8Array>>;
 };
@@ -53,6 +54,8 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
       };
       const fail = async (controller: ReadableStreamDefaultController, error: unknown) => {
         log.warn({ err: error }, 'export aborted');
+        // Node sends what was just written at the next tick: the last line must go out before the connection ends.
+        await setImmediate();
         controller.error(new Error('The export was aborted.'));
         await end();
       };

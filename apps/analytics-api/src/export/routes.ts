@@ -26,7 +26,8 @@ const Question = Filters.extend({ by: GroupBy.optional() });
  * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
  * parameter that is repeated or as `name=a,b`. What the file covers is in `x-tally-*` headers.
  */
-export function exportRoute({ db, labels, freshness, documents, rates, downloads, maxDays }: ExportOptions): Route {
+export function exportRoute(options: ExportOptions): Route {
+  const { db, labels, freshness, documents, rates, downloads, maxDays } = options;
   return {
     method: 'GET',
     path: '/export/:file{usage\\.[a-z]+}',

@@ -1,6 +1,7 @@
 import {
   countDays,
   type Day,
+  type Drained,
   isDay,
   isTallyError,
   type MetricCost,
@@ -8,15 +9,33 @@ import {
   type MetricFields,
   type MetricResult,
   parseSignedQuantity,
+  Quantity,
+  type RollupGrain,
   TallyError,
 } from '@tally/contracts';
-import { type Db, type MetricQuery, SOURCE_COLUMNS, type StoredMetric, sqlState, type Viewer } from '@tally/db';
+import {
+  BUILT_IN_SOURCES,
+  type Db,
+  type MetricQuery,
+  type SourceShape,
+  type StoredMetric,
+  sqlState,
+  type Viewer,
+} from '@tally/db';
+import type { Drain } from '../fresh.ts';
 import { loadParser, methodOf, parseFormula } from './formula.ts';
+import type { Sources } from './sources.ts';
+import type { Turns } from './turns.ts';
 
 export type CustomOptions = {
-  db: Pick<Db, 'custom'>;
+  db: Pick<Db, 'custom' | 'rollups'>;
+  sources: Pick<Sources, 'shapeFor'>;
+  /** Limits how many formulas run at once. */
+  turns: Turns;
+  drain: Drain;
+  now: () => number;
   limits: {
-    /** Planner costs from which a question is medium, high, and refused. */
+    /** Planner costs from which a formula is medium, high, and rejected. */
     medium: number;
     high: number;
     refused: number;
@@ -25,22 +44,34 @@ export type CustomOptions = {
     maxRows: number;
     maxDays: number;
   };
-  /** Told how each computation ended: `ok`, or the code of the error. */
+  /** Called when a computation ends, with `ok` or the code of the error. */
   onComputed?(outcome: string, durationMs: number): void;
 };
 
-/** Whose usage is computed over; null: everybody's. */
+/** A definition and what it is computed over: the usage of a merchant, or of all (null). */
 type Question = Omit<MetricFields, 'name' | 'visibility'> & { startDate: Day; endDate: Day; merchantId: string | null };
 
 const PERIODS = { 1: 'DAILY', 7: 'WEEKLY' } as const;
 const TIMED_OUT = '57014';
 const WRONG_DATA = /^22/;
+const TOO_LARGE = /^54/;
+/** A table, column or schema that is not there, a type that no longer fits, a right that was revoked. */
+const GONE = new Set(['42P01', '42703', '3F000', '42846', '42883', '42804', '42501']);
 
 /** Custom metrics: who may see, change and compute them, and every step in the audit trail. */
-export function createCustom({ db: { custom: store }, limits, onComputed = () => {} }: CustomOptions) {
+export function createCustom({
+  db: { custom: store, rollups },
+  sources,
+  turns,
+  drain,
+  now,
+  limits,
+  onComputed = () => {},
+}: CustomOptions) {
   async function understand(question: Question): Promise<MetricQuery> {
     await loadParser();
-    const { dataSource: source, calculationFormula, dimensions = [], filters = {}, startDate, endDate } = question;
+    const { dataSource, calculationFormula, dimensions = [], filters = {}, startDate, endDate } = question;
+    const source = await sources.shapeFor(dataSource, question.merchantId);
     if (startDate > endDate)
       throw new TallyError('INVALID_DATE_ORDER', 'Start date must be before or equal to end date.');
     if (countDays(startDate, endDate) > limits.maxDays)
@@ -62,9 +93,9 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
   const costOf = (planCost: number): MetricCost =>
     planCost >= limits.high ? 'high' : planCost >= limits.medium ? 'medium' : 'low';
 
-  /** Refuses where entries of the range are gone: what is left of them would pass for all. */
+  /** Rejects a range whose entries are partly dropped: the rest would pass for all. */
   async function assertKept({ source, startDate, endDate, merchantId }: MetricQuery): Promise<void> {
-    if (source !== 'events') return;
+    if (!source.hasEvents) return;
     const gone = await store.closedDays(merchantId, { startDate, endDate });
     if (!gone) return;
     throw new TallyError(
@@ -74,10 +105,25 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
     );
   }
 
-  async function compute(query: MetricQuery): Promise<MetricResult> {
+  /** Brings what the source reads up to date as far as that is quick, and reports how far it is. */
+  async function cover({ source: { name }, startDate, endDate, merchantId }: MetricQuery): Promise<Drained> {
+    if (name === 'events' || name === 'usage') return drain(merchantId);
+    const asOf = new Date(now()).toISOString();
+    const grain = GRAINS[name];
+    if (grain && (await rollups.hasStale(grain, { startDate, endDate }))) return { complete: false, asOf: null };
+    return { complete: true, asOf };
+  }
+
+  async function compute(viewer: Viewer, question: Question): Promise<MetricResult> {
     const started = performance.now();
     try {
-      const result = await computed(query, started);
+      const result = await turns(viewer.id, {
+        async prepare() {
+          const query = await understand(question);
+          return { query, coverage: await cover(query) };
+        },
+        work: ({ query, coverage }) => computed(query, coverage, started),
+      });
       onComputed('ok', elapsed(started));
       return result;
     } catch (error) {
@@ -86,29 +132,31 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
     }
   }
 
-  async function computed(query: MetricQuery, started: number): Promise<MetricResult> {
+  async function computed(query: MetricQuery, coverage: Drained, started: number): Promise<MetricResult> {
     await assertKept(query);
-    const planCost = await said(store.plan(query, limits.timeoutMs));
+    const planCost = await withCodes(query, store.plan(query, limits.timeoutMs));
     if (planCost > limits.refused)
       throw new TallyError('FORMULA_TOO_COSTLY', `The plan costs ${planCost}; at most ${limits.refused} is run.`, {
         details: { planCost, limit: limits.refused },
       });
-    const { value, rows, cut } = await said(store.compute(query, limits.timeoutMs));
+    const { value, rows, cut } = await withCodes(query, store.compute(query, limits.timeoutMs));
     // Once more: a day may have been closed while it was read.
     await assertKept(query);
     if (cut)
       throw new TallyError('FORMULA_TOO_COSTLY', `There are more than ${limits.maxRows} groups; filter them.`, {
         details: { maxRows: limits.maxRows },
       });
-    return { value, rows, cost: costOf(planCost), planCost, durationMs: elapsed(started) };
+    if ([value, ...rows.map((row) => row.value)].some((each) => each !== null && !Quantity.safeParse(each).success))
+      throw new TallyError('FORMULA_FAILED', 'The result is not a finite number.');
+    return { value, rows, cost: costOf(planCost), planCost, durationMs: elapsed(started), coverage };
   }
 
-  /** Runs a step and notes it in the audit trail, how it ended too. */
+  /** Runs a step and records it with its outcome in the audit trail. The step may add what it is about. */
   async function audited<T>(
     viewer: Viewer,
     action: string,
-    about: { id?: string; version?: number; details?: Record<string, unknown> },
-    work: () => Promise<T>,
+    about: About,
+    work: (about: About) => Promise<T>,
   ): Promise<T> {
     const note = (outcome: string, details: Record<string, unknown>) =>
       store.audit({
@@ -121,18 +169,25 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
         details,
       });
     try {
-      const result = await work();
+      const result = await work(about);
       await note('ok', about.details ?? {});
       return result;
     } catch (error) {
       const outcome = isTallyError(error) ? error.code : 'INTERNAL';
+      // Nothing was done, and as many rows as there are refusals would fill the trail.
+      if (outcome === 'RATE_LIMITED') throw error;
       await note(outcome, { ...about.details, message: isTallyError(error) ? error.message : '' }).catch(() => {});
       throw error;
     }
   }
 
-  async function visible(viewer: Viewer, id: string, version?: number): Promise<StoredMetric> {
-    const metric = await store.find(viewer, id, version);
+  async function visible(
+    viewer: Viewer,
+    id: string,
+    which: { version?: number | undefined; removed?: boolean } = {},
+  ): Promise<StoredMetric> {
+    const { version } = which;
+    const metric = await store.find(viewer, id, which);
     if (metric) return metric;
     throw new TallyError(
       'NOT_FOUND',
@@ -140,20 +195,22 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
     );
   }
 
-  async function owned(viewer: Viewer, id: string): Promise<StoredMetric> {
-    const metric = await visible(viewer, id);
+  async function owned(viewer: Viewer, id: string, which: { removed?: boolean } = {}): Promise<StoredMetric> {
+    const metric = await visible(viewer, id, which);
     const administers = viewer.all && (viewer.merchantId === null || viewer.merchantId === metric.merchantId);
     if (metric.ownerId === viewer.id || administers) return metric;
     throw new TallyError('FORBIDDEN', 'Only the owner of a metric and admins may do this.');
   }
 
-  /** All that can be wrong with a definition, whatever it is computed over. */
+  /** Throws for everything that can be wrong with a definition, whatever it is computed over. */
   async function check(fields: MetricFields, viewer: Viewer): Promise<MetricFields> {
     const team = fields.teamId ?? viewer.teamId ?? undefined;
     if (fields.visibility === 'TEAM' && team === undefined)
       throw new TallyError('INVALID_INPUT', 'teamId: a metric of a team needs one, and this key has none.');
     if (team !== undefined && !viewer.all && team !== viewer.teamId)
       throw new TallyError('FORBIDDEN', 'A metric can be shared with the own team only.');
+    if (fields.visibility === 'PUBLIC' && viewer.merchantId !== null)
+      throw new TallyError('MERCHANT_FORBIDDEN', 'Only callers bound to no merchant can publish a metric (PUBLIC).');
     await understand({ ...fields, startDate: '2026-01-01', endDate: '2026-01-01', merchantId: viewer.merchantId });
     return team === undefined ? fields : { ...fields, teamId: team };
   }
@@ -163,10 +220,11 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
 
   return {
     create: (viewer: Viewer, merchantId: string | null, fields: MetricFields): Promise<MetricDefinition> =>
-      audited(viewer, 'create', { details: formulaOf(fields) }, async () => {
+      audited(viewer, 'create', { details: formulaOf(fields) }, async (about) => {
         const checked = await check(fields, viewer);
         const metric = await store.create({ merchantId: merchantId ?? '', ownerId: viewer.id, fields: checked });
-        return present(metric);
+        Object.assign(about, { id: metric.id, version: metric.version });
+        return presentTo(viewer, metric);
       }),
 
     async update(viewer: Viewer, id: string, changes: Partial<MetricFields>): Promise<MetricDefinition> {
@@ -174,19 +232,23 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
       const fields = { ...metric.fields, ...changes };
       return audited(viewer, 'update', { id, version: metric.version + 1, details: formulaOf(fields) }, async () => {
         const updated = await store.update(id, metric.version, await check(fields, viewer), viewer.id);
-        if (updated) return present(updated);
-        throw new TallyError('CONFLICT', 'Someone else has changed this metric meanwhile; look at it again.');
+        if (updated) return presentTo(viewer, updated);
+        throw new TallyError('CONFLICT', 'Somebody else changed this metric meanwhile; read it again.');
       });
     },
 
     test: (viewer: Viewer, question: Question): Promise<MetricResult> =>
-      audited(viewer, 'test', { details: formulaOf(question) }, async () => compute(await understand(question))),
+      audited(viewer, 'test', { details: formulaOf(question) }, async () => compute(viewer, question)),
 
     estimate: (viewer: Viewer, question: Question) =>
       audited(viewer, 'estimate', { details: formulaOf(question) }, async () => {
-        const query = await understand(question);
-        await assertKept(query);
-        const planCost = await said(store.plan(query, limits.timeoutMs));
+        const planCost = await turns(viewer.id, {
+          prepare: () => understand(question),
+          async work(query) {
+            await assertKept(query);
+            return withCodes(query, store.plan(query, limits.timeoutMs));
+          },
+        });
         return { cost: costOf(planCost), planCost, allowed: planCost <= limits.refused };
       }),
 
@@ -198,11 +260,11 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
         ...range
       }: { id: string; version?: number | undefined; startDate: Day; endDate: Day; merchantId: string | null },
     ) {
-      const metric = await visible(viewer, id, version);
+      const metric = await visible(viewer, id, { version });
       const details = { ...range };
       return audited(viewer, 'calculate', { id, version: metric.version, details }, async () => {
-        const result = await compute(await understand({ ...metric.fields, ...range }));
-        const { planCost: _, ...kept } = result;
+        const result = await compute(viewer, { ...metric.fields, ...range });
+        const { planCost: _, coverage: __, ...kept } = result;
         await store.keep(id, {
           ...kept,
           version: metric.version,
@@ -216,26 +278,32 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
       });
     },
 
-    get: async (viewer: Viewer, id: string, version?: number) => present(await visible(viewer, id, version)),
+    get: async (viewer: Viewer, id: string, version?: number) =>
+      presentTo(viewer, await visible(viewer, id, { version })),
 
-    async list(
-      viewer: Viewer,
-      { limit, cursor, search }: { limit: number; cursor?: string | undefined; search?: string | undefined },
-    ) {
-      if (cursor !== undefined && !UUID.test(cursor))
-        throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
+    async list(viewer: Viewer, { limit, cursor, search }: Page & { search?: string | undefined }) {
+      if (cursor !== undefined && !UUID.test(cursor)) throw foreignCursor();
       const rows = await store.list(viewer, { search, limit, after: cursor });
-      return { rows: rows.map(present), nextCursor: rows.length === limit ? rows.at(-1)!.id : null };
+      return {
+        rows: rows.map((row) => presentTo(viewer, row)),
+        nextCursor: rows.length === limit ? rows.at(-1)!.id : null,
+      };
     },
 
-    async versions(viewer: Viewer, id: string) {
-      await visible(viewer, id);
-      return { rows: await store.versions(id), nextCursor: null };
+    async versions(viewer: Viewer, id: string, { limit, cursor }: Page) {
+      const metric = await visible(viewer, id, { removed: true });
+      const rows = await store.versions(id, { limit, before: numberIn(cursor) });
+      return {
+        rows: seesAll(viewer, metric)
+          ? rows
+          : rows.map(({ createdBy: _, ...row }) => ({ ...row, definition: outsideOf(row.definition) })),
+        nextCursor: rows.length === limit ? String(rows.at(-1)!.version) : null,
+      };
     },
 
     /** Values of the merchant that the caller is bound to, or names; all of them for others. */
     async values(viewer: Viewer, id: string, merchantId: string | null, limit: number) {
-      await visible(viewer, id);
+      await visible(viewer, id, { removed: true });
       const rows = await store.values(id, merchantId, limit);
       return {
         rows: rows.map((row) => ({ ...row, merchantId: row.merchantId === '*' ? null : row.merchantId })),
@@ -243,11 +311,9 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
       };
     },
 
-    async audit(viewer: Viewer, id: string, { limit, cursor }: { limit: number; cursor?: string | undefined }) {
-      await owned(viewer, id);
-      if (cursor !== undefined && !/^\d{1,18}$/.test(cursor))
-        throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
-      const rows = await store.audited(id, { limit, before: cursor, merchantId: viewer.merchantId });
+    async audit(viewer: Viewer, id: string, { limit, cursor }: Page) {
+      await owned(viewer, id, { removed: true });
+      const rows = await store.audited(id, { limit, before: numberIn(cursor), merchantId: viewer.merchantId });
       return {
         rows: rows.map(({ id: _, ...row }) => row),
         nextCursor: rows.length === limit ? rows.at(-1)!.id : null,
@@ -266,6 +332,25 @@ export function createCustom({ db: { custom: store }, limits, onComputed = () =>
 
 export type Custom = ReturnType<typeof createCustom>;
 
+/** The definition that a step of the audit trail is about. */
+type About = { id?: string; version?: number; details?: Record<string, unknown> };
+
+const GRAINS: Readonly<Record<string, RollupGrain>> = {
+  daily_metrics: 'daily',
+  weekly_metrics: 'weekly',
+  monthly_metrics: 'monthly',
+};
+
+type Page = { limit: number; cursor?: string | undefined };
+
+const foreignCursor = () => new TallyError('INVALID_CURSOR', 'This cursor does not belong to this query.');
+
+/** A cursor that is the number of the last row. */
+function numberIn(cursor: string | undefined): string | undefined {
+  if (cursor !== undefined && !/^\d{1,18}$/.test(cursor)) throw foreignCursor();
+  return cursor;
+}
+
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 function checkFields({
@@ -273,14 +358,15 @@ function checkFields({
   dimensions,
   filters,
 }: {
-  source: MetricQuery['source'];
+  source: SourceShape;
   dimensions: readonly string[];
   filters: NonNullable<MetricFields['filters']>;
 }): Pick<MetricQuery, 'dimensions' | 'filters'> {
-  const columns = SOURCE_COLUMNS[source];
+  const { columns } = source;
   const typeOf = (column: string, place: string) => {
-    if (Object.hasOwn(columns, column)) return columns[column]!;
-    throw new TallyError('FORMULA_FORBIDDEN', `${place}: ${source} has no column ${column}.`, {
+    const name = column.toLowerCase();
+    if (Object.hasOwn(columns, name)) return columns[name]!.type;
+    throw new TallyError('FORMULA_FORBIDDEN', `${place}: ${source.name} has no column ${column}.`, {
       details: { allowed: Object.keys(columns) },
     });
   };
@@ -290,7 +376,7 @@ function checkFields({
       throw new TallyError('FORMULA_TYPE', `dimensions: ${column} is a ${type}; group by a text or a date.`);
   }
   return {
-    dimensions: [...new Set(dimensions)],
+    dimensions: [...new Set(dimensions.map((column) => column.toLowerCase()))],
     filters: Object.entries(filters).map(([column, given]) => {
       const type = typeOf(column, 'filters');
       const values = (Array.isArray(given) ? given : [given]).map(String);
@@ -298,6 +384,7 @@ function checkFields({
         (value) =>
           (type === 'date' && !isDay(value)) ||
           (type === 'number' && parseSignedQuantity('cost', value) === undefined) ||
+          (type === 'boolean' && value !== 'true' && value !== 'false') ||
           type === 'time',
       );
       if (wrong !== undefined)
@@ -305,18 +392,26 @@ function checkFields({
           'FORMULA_TYPE',
           `filters.${column}: ${JSON.stringify(wrong)} is no ${type} to compare with.`,
         );
-      return { column, type, values };
+      return { column: column.toLowerCase(), type, values };
     }),
   };
 }
 
-/** What Postgres says while it computes, as a code. */
-async function said<T>(answer: Promise<T>): Promise<T> {
+/** Turns what Postgres reports while it computes into a code. */
+async function withCodes<T>({ source }: MetricQuery, answer: Promise<T>): Promise<T> {
   try {
     return await answer;
   } catch (error) {
     const state = sqlState(error);
     if (state === TIMED_OUT) throw new TallyError('QUERY_TIMEOUT', 'The metric took too long.', { cause: error });
+    if (TOO_LARGE.test(state))
+      throw new TallyError('FORMULA_TOO_COSTLY', 'The metric sorts or collects more values than fit.', {
+        cause: error,
+      });
+    if (GONE.has(state) && !Object.hasOwn(BUILT_IN_SOURCES, source.name))
+      throw new TallyError('FORMULA_FAILED', 'The view of this data source changed, or can no longer be read.', {
+        cause: error,
+      });
     if (WRONG_DATA.test(state))
       throw new TallyError('FORMULA_FAILED', 'A value left the range of numbers.', { cause: error });
     throw error;
@@ -331,17 +426,22 @@ function periodTypeOf({ startDate, endDate }: { startDate: Day; endDate: Day }) 
   return wholeMonth ? 'MONTHLY' : (PERIODS[days as keyof typeof PERIODS] ?? 'CUSTOM');
 }
 
-function present({ fields, id, version, ownerId, merchantId, ...metric }: StoredMetric): MetricDefinition {
+/** Whether a viewer may see all of a definition: other merchants see what a PUBLIC one is, not whose and of what. */
+const seesAll = (viewer: Viewer, metric: StoredMetric): boolean =>
+  viewer.merchantId === null || viewer.merchantId === metric.merchantId || viewer.id === metric.ownerId;
+
+const outsideOf = ({ name, description, metricType, dataSource, calculationFormula, visibility }: MetricFields) => ({
+  ...{ name, metricType, dataSource, calculationFormula, visibility },
+  ...(description !== undefined && { description }),
+});
+
+function presentTo(viewer: Viewer, metric: StoredMetric): MetricDefinition {
+  const { fields, id, version, ownerId, merchantId, uses, lastUsedAt, createdAt, updatedAt } = metric;
+  if (!seesAll(viewer, metric)) return { ...outsideOf(fields), id, version };
   return {
     ...fields,
-    id,
-    version,
-    ownerId,
+    ...{ id, version, ownerId, uses, lastUsedAt, createdAt, updatedAt },
     merchantId: merchantId === '' ? null : merchantId,
-    uses: metric.uses,
-    lastUsedAt: metric.lastUsedAt,
-    createdAt: metric.createdAt,
-    updatedAt: metric.updatedAt,
   };
 }
 

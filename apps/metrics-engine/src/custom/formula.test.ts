@@ -1,11 +1,12 @@
 import { isTallyError } from '@tally/contracts';
+import { BUILT_IN_SOURCES } from '@tally/db';
 import fc from 'fast-check';
 import { beforeAll, expect, test } from 'vitest';
 import { loadParser, parseFormula } from './formula.ts';
 
 beforeAll(loadParser);
 
-const parse = (text: string) => parseFormula(text, { source: 'events', method: 'SUM' });
+const parse = (text: string) => parseFormula(text, { source: BUILT_IN_SOURCES.events, method: 'SUM' });
 
 const codeOf = (text: string): string => {
   try {

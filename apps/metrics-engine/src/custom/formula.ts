@@ -3,16 +3,15 @@ import {
   type ErrorCode,
   isDay,
   type MetricKind,
-  type MetricSource,
   parseTime,
   TallyError,
 } from '@tally/contracts';
-import { type BinaryOp, type Expr, SOURCE_COLUMNS, type ValueType } from '@tally/db';
+import type { BinaryOp, Expr, SourceShape, ValueType } from '@tally/db';
 import { hasSqlDetails, loadModule, parseSync } from 'libpg-query';
 
 export type FormulaOptions = {
-  source: MetricSource;
-  /** How a formula without an aggregate is summed up; undefined: it is refused. */
+  source: SourceShape;
+  /** How a formula without an aggregate is aggregated; undefined: it is rejected. */
   method: AggregationMethod | undefined;
 };
 
@@ -59,7 +58,7 @@ export const loadParser = (): Promise<void> => (loading ??= loadModule());
 export function parseFormula(text: string, { source, method }: FormulaOptions): Expr {
   scan(text);
   const root = targetOf(text);
-  const columns = SOURCE_COLUMNS[source];
+  const { columns } = source;
   let nodes = 0;
   let aggregates = 0;
   let bare: number | undefined;
@@ -75,9 +74,9 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
       case 'ColumnRef': {
         const name = only(body.fields, at);
         if (!Object.hasOwn(columns, name))
-          fail('FORMULA_FORBIDDEN', `${source} has no column ${show(name)}.`, at, Object.keys(columns));
+          fail('FORMULA_FORBIDDEN', `${source.name} has no column ${show(name)}.`, at, Object.keys(columns));
         if (!inside) bare ??= at;
-        const type = columns[name]!;
+        const { type } = columns[name]!;
         return { expr: { kind: 'column', name, type }, type, at };
       }
       case 'A_Const':
@@ -175,13 +174,13 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
     const args = listOf(body.args);
     if (name === 'metric' || name === 'property') {
       known(body, ['funcname', 'args', 'funcformat', 'location'], at);
-      if (source !== 'events') fail('FORMULA_FORBIDDEN', `${source} has no ${name}(): only events has.`, at);
+      if (!source.hasEvents) fail('FORMULA_FORBIDDEN', `${source.name} has no ${name}(): only events has.`, at);
       const value = (args[0] as { A_Const?: { sval?: { sval?: string } } } | undefined)?.A_Const?.sval?.sval;
       if (args.length !== 1 || value === undefined || value === '' || value.length > 64)
         return fail('FORMULA_TYPE', `${name}() takes one name in single quotes, of 1 to 64 characters.`, at);
       if (!inside) bare ??= at;
       if (name === 'property') return { expr: { kind: 'property', name: value, as: 'text' }, type: 'property', at };
-      const own = Object.hasOwn(columns, value) && columns[value] === 'number';
+      const own = Object.hasOwn(columns, value) && columns[value]!.type === 'number';
       return {
         expr: own ? { kind: 'column', name: value, type: 'number' } : { kind: 'metric', name: value },
         type: 'number',
@@ -212,8 +211,8 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
     const orders = listOf(body.agg_order);
 
     if (name.startsWith('percentile_')) {
-      const fraction = args.length === 1 ? literalNumber(args[0] as Node) : undefined;
-      if (!body.agg_within_group || body.agg_distinct || fraction === undefined || Number(fraction) > 1)
+      const fraction = args.length === 1 ? fractionOf(args[0] as Node) : undefined;
+      if (!body.agg_within_group || body.agg_distinct || fraction === undefined)
         return fail(
           'FORMULA_TYPE',
           `Write ${name.toUpperCase()}(0.95) WITHIN GROUP (ORDER BY …), with a number from 0 to 1.`,
@@ -340,12 +339,13 @@ function literal(body: Body, at: number): Typed {
   return { expr: { kind: 'literal', type: 'number', value }, type: 'number', at };
 }
 
-function literalNumber(node: Node): string | undefined {
+/** A literal from 0 to 1, as it was written: it never becomes a double. */
+function fractionOf(node: Node): string | undefined {
   const body = node.A_Const as Body | undefined;
   if (!body || body.isnull || body.sval || body.boolval) return undefined;
   const { expr } = literal(body, 0);
   const value = expr.kind === 'literal' && typeof expr.value === 'string' ? expr.value : '';
-  return /^\d*\.?\d+$/.test(value) ? value : undefined;
+  return /^(0*(\.\d+)?|0+\.|0*1(\.0*)?)$/.test(value) && value !== '' ? value : undefined;
 }
 
 function compare(op: BinaryOp, left: Typed, right: Typed, at: number): Expr {
@@ -377,7 +377,8 @@ function as({ expr, type, at }: Typed, wanted: ValueType): Expr {
   if (type === 'text' && expr.kind === 'literal' && typeof expr.value === 'string') {
     if (wanted === 'date' && isDay(expr.value)) return { ...expr, type: 'date' };
     if (wanted === 'time' && isDay(expr.value)) return { ...expr, type: 'time', value: `${expr.value}T00:00:00Z` };
-    if (wanted === 'time' && parseTime(expr.value) !== undefined) return { ...expr, type: 'time' };
+    if (wanted === 'time' && parseTime(expr.value) !== undefined)
+      return { ...expr, type: 'time', value: inUtc(expr.value) };
     if (wanted === 'date' || wanted === 'time')
       return fail(
         'FORMULA_TYPE',
@@ -386,6 +387,12 @@ function as({ expr, type, at }: Typed, wanted: ValueType): Expr {
       );
   }
   return fail('FORMULA_TYPE', `Expected a ${wanted}, and this is a ${type}.`, at);
+}
+
+/** A time in UTC with all of its digits: the database has fewer zones than ISO 8601. */
+function inUtc(time: string): string {
+  const digits = /\.(\d+)/.exec(time)?.[1] ?? '';
+  return `${new Date(parseTime(time)!).toISOString().slice(0, 19)}.${digits.padEnd(3, '0')}Z`;
 }
 
 /** An expression whose type nobody asks for. */

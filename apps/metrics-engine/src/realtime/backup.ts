@@ -42,7 +42,7 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
   redis.defineCommand('realtimeRestore', { lua: script('realtime-restore') });
   redis.defineCommand('realtimeEpoch', { numberOfKeys: 1, lua: script('realtime-epoch') });
 
-  /** Seconds after its last point in which nothing of a merchant is left. */
+  /** Seconds of inactivity after which all realtime data of a merchant has expired. */
   const keptSeconds = Math.max(ttlSeconds, 2 * 86_400);
 
   /** Merchants that are being brought back: whoever needs one waits for the same. */

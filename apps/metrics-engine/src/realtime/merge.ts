@@ -11,15 +11,15 @@ type Waiting<P> = { points: P; stored: Promise<void>; settle(stored: Promise<voi
  * come, the more share a call, and the first never waits. Each caller is told when its own are stored.
  */
 export function createMerger<P>({ merge, store }: MergerOptions<P>): (key: string, point: P) => Promise<void> {
-  const lanes = new Map<string, { waiting: Waiting<P> | undefined }>();
+  const calls = new Map<string, { waiting: Waiting<P> | undefined }>();
 
   function send(key: string, points: P): Promise<void> {
-    const lane: { waiting: Waiting<P> | undefined } = { waiting: undefined };
-    lanes.set(key, lane);
+    const call: { waiting: Waiting<P> | undefined } = { waiting: undefined };
+    calls.set(key, call);
     const stored = store(points);
     const next = () => {
-      if (lane.waiting) lane.waiting.settle(send(key, lane.waiting.points));
-      else lanes.delete(key);
+      if (call.waiting) call.waiting.settle(send(key, call.waiting.points));
+      else calls.delete(key);
     };
     stored.then(next, next);
     return stored;
@@ -27,14 +27,14 @@ export function createMerger<P>({ merge, store }: MergerOptions<P>): (key: strin
 
   return async (key, point) => {
     for (;;) {
-      const lane = lanes.get(key);
-      if (!lane) return send(key, point);
-      if (!lane.waiting) {
-        lane.waiting = waitingWith(point);
-        return lane.waiting.stored;
+      const call = calls.get(key);
+      if (!call) return send(key, point);
+      if (!call.waiting) {
+        call.waiting = waitingWith(point);
+        return call.waiting.stored;
       }
-      if (merge(lane.waiting.points, point)) return lane.waiting.stored;
-      await lane.waiting.stored.catch(() => {});
+      if (merge(call.waiting.points, point)) return call.waiting.stored;
+      await call.waiting.stored.catch(() => {});
     }
   };
 }

@@ -36,15 +36,15 @@ afterAll(async () => {
 
 const fresh = () => `metric_${names++}`;
 const backup = () => createBackup({ db, redis, ttlSeconds: 60, now: () => now });
-const realtime = (limits = { names: 1000, seriesPerName: 10 }, ttlSeconds = 60) =>
-  createRealtime({
-    redis,
-    limits,
-    ttlSeconds,
-    watchMs: 10,
-    now: () => now,
-    restore: (merchantId) => backup().restore(merchantId),
-  });
+const options = (limits = { names: 1000, seriesPerName: 10 }, ttlSeconds = 60) => ({
+  redis,
+  limits,
+  ttlSeconds,
+  watchMs: 10,
+  now: () => now,
+  restore: (merchantId: string | null) => backup().restore(merchantId),
+});
+const realtime = (...given: Parameters<typeof options>) => createRealtime(options(...given));
 
 const amount = fc
   .tuple(fc.bigInt({ min: -(10n ** 24n) + 1n, max: 10n ** 24n - 1n }), fc.constantFrom(1n, 1_000_000_000n))
@@ -125,6 +125,47 @@ test('a rate counts the marks of its window, and forgets those before', async ()
   expect(await engine.realtime.get.query({ name })).toMatchObject({ count: '0', perSecond: '0' });
 });
 
+test('a part of a window is the marks and the seconds of the same steps, at any moment of a step', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 1, max: 300 }),
+      fc.array(fc.integer({ min: 0, max: 320_000 }), { minLength: 1, maxLength: 30 }),
+      fc.integer({ min: 0, max: 10_000 }),
+      async (asked, ages, moment) => {
+        const series = { merchantId: 'a', name: fresh() };
+        const at = now + moment + 400_000;
+        const metrics = realtime(undefined, 3_600);
+        for (const age of ages.sort((a, b) => b - a)) {
+          now = at - age;
+          await metrics.mark(series, 1, 300);
+        }
+        now = at;
+        const { count, windowSeconds, perSecond } = await metrics.get(series, asked);
+        expect(windowSeconds).toBeGreaterThanOrEqual(asked);
+        expect(windowSeconds).toBeLessThanOrEqual(asked + 10);
+        expect(count).toBe(String(ages.filter((age) => age < windowSeconds! * 1000).length));
+        const millionths = (BigInt(count!) * 2_000_000_000n) / BigInt(Math.round(windowSeconds! * 1000));
+        expect(perSecond).toBe(formatCost(((millionths + 1n) / 2n) * 1000n));
+      },
+    ),
+    { numRuns: 30 },
+  );
+});
+
+test('marks before the part of a window that was asked for are not counted in less time', async () => {
+  const name = fresh();
+  now = Math.ceil(now / 10_000) * 10_000;
+  await engine.realtime.mark.mutate({ name, windowSeconds: 300, count: 1000 });
+  now += 16_000;
+  const answer = await engine.realtime.get.query({ name, windowSeconds: 11 });
+  expect(answer).toMatchObject({ count: '0', perSecond: '0', windowSeconds: 16 });
+  expect(await engine.realtime.get.query({ name, windowSeconds: 17 })).toMatchObject({
+    count: '1000',
+    windowSeconds: 26,
+    perSecond: '38.461538',
+  });
+});
+
 test('a window shorter than a step is answered as a step, not as many marks in less time', async () => {
   const name = fresh();
   now = Math.ceil(now / 20_000) * 20_000;
@@ -175,6 +216,93 @@ test('a name keeps its type, and its series stay within the limit, however many 
   await expect(engine.realtime.gauge.mutate({ name, value: '1' })).rejects.toMatchObject({
     data: { code: 'CONFLICT' },
   });
+});
+
+test('a counter or a gauge that has expired is not found, and never 0', async () => {
+  const metrics = realtime();
+  const of = (kind: string, i: string) => ({ merchantId: 'expired', name: `expired_${kind}`, labels: { i } });
+  for (const i of ['1', '2']) {
+    await metrics.increment(of('counter', i), '7');
+    await metrics.gauge(of('gauge', i), '42');
+  }
+  for (const kind of ['counter', 'gauge']) {
+    await redis.del(`metrics:realtime:{expired}:value:expired_${kind}:[["i","1"]]`);
+    await expect(metrics.get(of(kind, '1'))).rejects.toMatchObject({ code: 'NOT_FOUND' });
+    expect((await metrics.get(of(kind, '2'))).value).toBe(kind === 'counter' ? '7' : '42');
+  }
+});
+
+test('a series whose window is longer than the time to live is kept for its window', async () => {
+  const metrics = realtime();
+  const series = { merchantId: 'long', name: fresh() };
+  await metrics.observe(series, ['1', '2', '3'], 3_600);
+  now += 3_000_000;
+  const listed = async () => (await metrics.list('long', { limit: 10 })).rows.map((row) => row.name);
+  await metrics.forget('long');
+  expect(await listed()).toEqual([series.name]);
+  expect(await metrics.get(series)).toMatchObject({ count: '3' });
+  now += 700_000;
+  expect(await listed()).toEqual([]);
+  expect(await metrics.forget('long')).toEqual({ series: 1, names: 1 });
+});
+
+test('fractions carry into whole units, so that only a sum that is too large is refused', async () => {
+  const metrics = realtime();
+  const series = (name: string) => ({ merchantId: 'carry', name });
+  const key = (name: string) => `metrics:realtime:{carry}:value:${name}:[]`;
+  // 10^8 whole units in nano-units, as they were kept before they carried.
+  await metrics.increment(series('old'), '1');
+  await redis.hset(key('old'), 'i', '5', 'n', '100000000999999999');
+  await metrics.increment(series('old'), '0.000000002');
+  expect((await metrics.get(series('old'))).value).toBe('100000006.000000001');
+  expect(await redis.hgetall(key('old'))).toEqual({ i: '100000006', n: '1' });
+  await fc.assert(
+    fc.asyncProperty(fc.array(amount, { minLength: 2, maxLength: 12 }), async (amounts) => {
+      const name = fresh();
+      for (const by of amounts) await metrics.increment(series(name), by);
+      const sum = amounts.reduce((total, by) => total + parseSignedQuantity('cost', by)!, 0n);
+      expect((await metrics.get(series(name))).value).toBe(formatCost(sum));
+      expect((await redis.hget(key(name), 'n'))!.replace('-', '').length).toBeLessThanOrEqual(9);
+    }),
+    { numRuns: 20 },
+  );
+  // The sign is no digit, and what brings a large sum back towards 0 is no larger sum.
+  for (const [sum, by, outcome] of [
+    ['-10000000000000000', '-5', 'stored'],
+    ['99999999999999999', '5', 'stored'],
+    ['100000000000000000', '5', 'TOTAL_LIMIT'],
+    ['-100000000000000000', '-5', 'TOTAL_LIMIT'],
+    ['100000000000000000', '-5', 'stored'],
+    ['-100000000000000000', '5', 'stored'],
+  ] as const) {
+    await metrics.increment(series('limit'), '1');
+    await redis.hset(key('limit'), 'i', sum);
+    const ended = await metrics.increment(series('limit'), by).then(
+      () => 'stored',
+      (error) => error.code,
+    );
+    expect(`${sum} ${by} ${ended}`).toBe(`${sum} ${by} ${outcome}`);
+    await redis.del(key('limit'));
+  }
+});
+
+test('a key has so many places to watch, and others have theirs', async () => {
+  const places = { all: 4, perCaller: 2 };
+  const metrics = createRealtime({ ...options(), maxWatchers: places });
+  const series = { merchantId: 'watched', name: fresh() };
+  await metrics.increment(series, '1');
+  const leaving = new AbortController();
+  const watch = (callerId: string) => metrics.watch(series, undefined, callerId, leaving.signal);
+  const first = (watcher: ReturnType<typeof watch>) => watcher.next();
+  const watchers = [watch('a'), watch('a'), watch('b')];
+  for (const watcher of watchers) expect((await first(watcher)).value).toMatchObject({ value: '1' });
+  await expect(first(watch('a'))).rejects.toMatchObject({ code: 'RATE_LIMITED', details: { limit: 2 } });
+  watchers.push(watch('c'));
+  await first(watchers.at(-1)!);
+  await expect(first(watch('d'))).rejects.toMatchObject({ code: 'RATE_LIMITED', details: { limit: 4 } });
+  await watchers[0]!.return(undefined);
+  expect((await first(watch('a'))).value).toMatchObject({ value: '1' });
+  leaving.abort();
 });
 
 test('series without a point for their time to live make room for others', async () => {
@@ -379,9 +507,10 @@ test('a batch of observations is one call; an observation without a value is ref
     await expect(engine.realtime.observe.mutate(input)).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
 });
 
-test('mirrors of counted usage are set right from the cubes when their day is over', async () => {
+test('mirrors of counted usage are corrected when their day is over, derived types too; what is unknown is not 0', async () => {
   const count = (merchant_id: string, id: string, date: Day, cost: string) => ({
     ...{ merchant_id, id, date, time: startOfDay(date), requests: '1', cost, origin: 'direct' },
+    ...{ prompt_tokens: '60', completion_tokens: '40' },
   });
   const today = dayOf(now);
   const [closed, older] = [addDays(today, -1), addDays(today, -2)];
@@ -395,6 +524,11 @@ test('mirrors of counted usage are set right from the cubes when their day is ov
   await metrics.increment(mirror('usage.requests', older), '1');
   await metrics.increment(mirror('usage.requests', today), '9');
   await metrics.increment({ merchantId: 'm', name: 'usage.requests' }, '4');
+  // Derived, and never recorded.
+  await metrics.increment(mirror('usage.total_tokens', closed), '100');
+  await metrics.increment(mirror('usage.total_tokens', older), '7');
+  await metrics.increment(mirror('usage.images', older), '3');
+  await metrics.increment({ ...mirror('usage.total_tokens', closed), merchantId: 'without-usage' }, '5');
   const reconcile = (drained: boolean) =>
     createReconcile({
       redis,
@@ -405,9 +539,13 @@ test('mirrors of counted usage are set right from the cubes when their day is ov
       now: () => now,
     })();
   expect(await reconcile(false)).toMatchObject({ usageCompared: false, corrected: [] });
-  expect((await reconcile(true)).corrected).toEqual([
+  const { corrected } = await reconcile(true);
+  expect(corrected.sort((a, b) => (a.name < b.name ? -1 : 1))).toEqual([
     { merchantId: 'm', name: 'usage.cost', date: closed, was: '1.25', is: '1.5' },
+    { merchantId: 'm', name: 'usage.total_tokens', date: older, was: '7', is: '100' },
   ]);
+  expect((await metrics.get(mirror('usage.total_tokens', closed))).value).toBe('100');
+  expect((await metrics.get(mirror('usage.images', older))).value).toBe('3');
   expect((await metrics.get(mirror('usage.cost', closed))).value).toBe('1.5');
   expect((await metrics.get(mirror('usage.requests', today))).value).toBe('9');
   expect((await reconcile(true)).corrected).toEqual([]);

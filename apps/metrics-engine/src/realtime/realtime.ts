@@ -11,17 +11,18 @@ import { bucketOf, quantilesOf } from './sketch.ts';
 export type RealtimeOptions = {
   redis: RedisClient;
   limits: { names: number; seriesPerName: number };
-  /** Seconds that a counter or a gauge is kept after its last point. */
+  /** Seconds that a series is kept after its last point; one whose window is longer is kept for its window. */
   ttlSeconds: number;
-  /** Milliseconds between two looks of a watcher. */
+  /** Milliseconds between two polls of a watcher. */
   watchMs: number;
   now: () => number;
   /** Brings a merchant's metrics back where Redis lost them; nothing is counted before. */
   restore(merchantId: string | null): Promise<unknown>;
-  /** Told of points that were stored. */
+  /** Called when points were stored. */
   onStored?(type: RealtimeType, points: number): void;
-  /** Watchers of this process at once, and who is told how many there are. */
-  maxWatchers?: number;
+  /** Watchers of this process at once, and those of one caller. */
+  maxWatchers?: { all: number; perCaller: number };
+  /** Called with the number of watchers when it changes. */
   onWatchers?(count: number): void;
 };
 
@@ -40,14 +41,14 @@ const SLICES = 30;
 const HISTOGRAM_WINDOW = 300;
 const RATE_WINDOW = 60;
 const QUANTILES = [0.5, 0.9, 0.95, 0.99];
-/** What may be added in one call: with what a field may hold before it, it stays below 2^63. */
+/** The largest amount of one call: added to the largest sum that a field may hold, it stays below 2^63. */
 const MAX_ADDED = 8n * 10n ** 18n * NANO;
 const MAX_ATTEMPTS = 5;
 /** Names whose series are read at once for a list. */
 const NAMES_AT_ONCE = 32;
 /** Arguments of one call of the script: Redis does nothing else meanwhile, which stays at a few milliseconds. */
 const MAX_ARGUMENTS = 4_000;
-/** A merchant's registration is repeated after this long: the node that has it may lose it alone. */
+/** A merchant's registration is repeated after this long: its node may lose it while others lose nothing. */
 const REGISTERED_MS = 1_000;
 
 /** Name and labels of the last series of a page. */
@@ -69,8 +70,8 @@ type Points = {
   unit?: string;
 };
 
-/** Points of one series on their way to Redis, and what the script said of them. */
-type Write = { keys: [series: string, value: string]; args: string[]; said?: string };
+/** Points of one series on their way to Redis, and the script's answer. */
+type Write = { keys: [series: string, value: string]; args: string[]; answer?: string };
 /** Writes of one merchant that share a call. */
 type Call = { merchantId: string | null; writes: Write[]; size: number };
 
@@ -86,13 +87,13 @@ export function createRealtime({
   now,
   restore,
   onStored = () => {},
-  maxWatchers = 1_000,
+  maxWatchers = { all: 1_000, perCaller: 1_000 },
   onWatchers = () => {},
 }: RealtimeOptions) {
   redis.defineCommand('realtimeWrite', { lua: script('realtime-write') });
   redis.defineCommand('realtimeForget', { numberOfKeys: 2, lua: script('realtime-forget') });
 
-  let watchers = 0;
+  const places = createPlaces(maxWatchers, onWatchers);
   let registered = { at: 0, merchants: new Set<string | null>() };
   /** Points of a series fold while others of it are on their way; writes of a merchant's series share a call. */
   const fold = createMerger<Points>({ merge, store });
@@ -109,19 +110,19 @@ export function createRealtime({
     for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
       const own = writeOf(points, window);
       await send(merchantId ?? '', { merchantId, writes: [own], size: own.args.length });
-      const said = own.said!;
-      if (said === 'ok') return onStored(type, points.count);
-      if (said === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
-      if (said === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
-      if (said === 'lost') await available(restore(merchantId));
+      const answer = own.answer!;
+      if (answer === 'ok') return onStored(type, points.count);
+      if (answer === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
+      if (answer === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
+      if (answer === 'lost') await available(restore(merchantId));
       // The first point of a series settles its window: slices of another width would not add up.
-      else if (said.startsWith('window ')) window = Number(said.slice('window '.length));
-      else if (!(await makeRoom(merchantId, said === 'names' ? undefined : name))) {
-        const [limit, of] = said === 'names' ? [limits.names, 'names'] : [limits.seriesPerName, `series of ${name}`];
+      else if (answer.startsWith('window ')) window = Number(answer.slice('window '.length));
+      else if (!(await makeRoom(merchantId, answer === 'names' ? undefined : name))) {
+        const [limit, of] = answer === 'names' ? [limits.names, 'names'] : [limits.seriesPerName, `series of ${name}`];
         throw new TallyError('CARDINALITY_LIMIT', `There are already ${limit} ${of}.`, { details: { limit } });
       }
     }
-    throw new TallyError('UNAVAILABLE', 'Redis loses its data all the time.');
+    throw new TallyError('UNAVAILABLE', `Redis lost its data ${MAX_ATTEMPTS} times in a row.`);
   }
 
   /** One call of the script for writes of a merchant: one that is saved, or nothing is counted. */
@@ -129,9 +130,9 @@ export function createRealtime({
     const keys = [markerKey(merchantId), namesKey(merchantId), ...writes.flatMap((each) => each.keys)];
     const args = [String(limits.names), String(limits.seriesPerName), ...writes.flatMap((each) => each.args)];
     await register(merchantId);
-    const said = await available(redis.realtimeWrite(keys.length, ...keys, ...args));
+    const answer = await available(redis.realtimeWrite(keys.length, ...keys, ...args));
     writes.forEach((each, index) => {
-      each.said = said[index]!;
+      each.answer = answer[index]!;
     });
   }
 
@@ -147,8 +148,9 @@ export function createRealtime({
     const { merchantId, name } = series;
     const labels = canonical(series.labels);
     const width = window === undefined ? 0 : widthOf(window);
-    const slice = window === undefined ? undefined : Math.floor(now() / width);
-    const keptSeconds = window === undefined ? ttlSeconds : window + Math.ceil(width / 1000) + 1;
+    const slice = window === undefined ? undefined : sliceAt(now(), width);
+    // A query reads up to one slice more than the window has.
+    const keptSeconds = window === undefined ? ttlSeconds : window + Math.ceil((2 * width) / 1000) + 1;
     const meta: Meta = { at: now(), ...(window !== undefined && { window }), ...(unit !== undefined && { unit }) };
     const amount = ['i', (sum / NANO).toString(), 'n', (sum % NANO).toString()];
     const counts = type === 'HISTOGRAM' || type === 'RATE' ? ['count', String(count)] : [];
@@ -181,11 +183,11 @@ export function createRealtime({
   }
 
   async function forget(merchantId: string | null, of?: string[]): Promise<{ series: number; names: number }> {
-    const oldest = String(now() - ttlSeconds * 1000);
+    const kept = [String(now()), String(ttlSeconds * 1000)];
     const forgotten = { series: 0, names: 0 };
     for (const name of of ?? (await available(redis.hkeys(namesKey(merchantId))))) {
       const [series, names] = await available(
-        redis.realtimeForget(namesKey(merchantId), seriesKey(merchantId, name), name, oldest),
+        redis.realtimeForget(namesKey(merchantId), seriesKey(merchantId, name), name, ...kept),
       );
       forgotten.series += series;
       forgotten.names += names;
@@ -198,15 +200,18 @@ export function createRealtime({
     return text === null ? undefined : (JSON.parse(text) as Meta);
   }
 
-  async function slices(series: Series, window: number, seconds: number): Promise<Record<string, string>[]> {
+  /** Reads whole slices: the fewest that cover so many seconds. `spanMs` is the time that they cover. */
+  async function slices(series: Series, window: number, seconds: number) {
     const width = widthOf(window);
-    const last = Math.floor(now() / width);
-    const count = Math.max(1, Math.ceil((seconds * 1000) / width));
+    const last = sliceAt(now(), width);
+    const current = now() - last * width;
+    const before = Math.max(0, Math.ceil((seconds * 1000 - current) / width));
     const labels = canonical(series.labels);
-    const keys = Array.from({ length: count }, (_, index) =>
+    const keys = Array.from({ length: before + 1 }, (_, index) =>
       valueKey(series.merchantId, series.name, labels, last - index),
     );
-    return available(Promise.all(keys.map((key) => redis.hgetall(key))));
+    const hashes = await available(Promise.all(keys.map((key) => redis.hgetall(key))));
+    return { hashes, spanMs: before * width + current };
   }
 
   async function get(series: Series, windowSeconds?: number): Promise<RealtimeValue> {
@@ -219,20 +224,22 @@ export function createRealtime({
       await restore(series.merchantId).catch(() => {});
       ({ type, meta } = await look());
     }
-    if (!type || !meta)
-      throw new TallyError('NOT_FOUND', `There is no realtime metric ${series.name} with these labels.`);
+    const absent = () =>
+      new TallyError('NOT_FOUND', `There is no realtime metric ${series.name} with these labels, or it has expired.`);
+    if (!type || !meta) throw absent();
     const base = { name: series.name, type, labels: series.labels ?? {}, asOf: new Date(now()).toISOString() };
     if (type === 'COUNTER' || type === 'GAUGE') {
       const value = await available(redis.hgetall(valueKey(series.merchantId, series.name, canonical(series.labels))));
+      if (value.i === undefined) throw absent();
       return { ...base, value: formatCost(unitsOf(value)), ...(meta.unit !== undefined && { unit: meta.unit }) };
     }
     const window = meta.window ?? RATE_WINDOW;
-    const seconds = Math.min(Math.max(windowSeconds ?? window, Math.ceil(widthOf(window) / 1000)), window);
-    const merged = mergeSlices(await slices(series, window, seconds));
+    const { hashes, spanMs } = await slices(series, window, Math.min(windowSeconds ?? window, window));
+    const merged = mergeSlices(hashes);
     const count = merged.counts.get('count') ?? 0n;
-    const counted = { ...base, windowSeconds: seconds, count: count.toString() };
+    const counted = { ...base, windowSeconds: spanMs / 1000, count: count.toString() };
     if (type === 'RATE')
-      return { ...counted, perSecond: formatCost(rounded(count * 1_000_000n, BigInt(seconds)) * 1000n) };
+      return { ...counted, perSecond: formatCost(rounded(count * 1_000_000_000n, BigInt(spanMs)) * 1000n) };
     if (count === 0n)
       return { ...counted, min: null, max: null, mean: null, p50: null, p90: null, p95: null, p99: null };
     const sum = (merged.counts.get('i') ?? 0n) * NANO + (merged.counts.get('n') ?? 0n);
@@ -271,18 +278,18 @@ export function createRealtime({
 
     get,
 
-    /** Names with their labels, page by page; series without a point for the time to live are left out. */
+    /** Names with their labels, page by page; series that have expired are left out. */
     async list(merchantId: string | null, { limit, cursor }: { limit: number; cursor?: string | undefined }) {
       const [after, behind] = cursor === undefined ? ['', ''] : decodeCursor(cursor, merchantId, Place);
       const names = Object.entries(await available(redis.hgetall(namesKey(merchantId))))
         .filter(([name]) => name >= after)
         .sort(byKey);
-      const oldest = now() - ttlSeconds * 1000;
+      const isKept = ({ at, window = 0 }: Meta) => at + Math.max(ttlSeconds, window) * 1000 >= now();
       const rows: { name: string; type: RealtimeType; labels: string }[] = [];
       for (let from = 0; from < names.length && rows.length < limit; from += NAMES_AT_ONCE) {
         const found = names.slice(from, from + NAMES_AT_ONCE).map(async ([name, type]) =>
           Object.entries(await available(redis.hgetall(seriesKey(merchantId, name))))
-            .filter(([labels, meta]) => (name > after || labels > behind) && (JSON.parse(meta) as Meta).at >= oldest)
+            .filter(([labels, meta]) => (name > after || labels > behind) && isKept(JSON.parse(meta) as Meta))
             .sort(byKey)
             .map(([labels]) => ({ name, type: type as RealtimeType, labels })),
         );
@@ -299,28 +306,55 @@ export function createRealtime({
       };
     },
 
-    /** The value now and whenever it changes; ends when the client goes. */
-    async *watch(series: Series, windowSeconds: number | undefined, signal: AbortSignal) {
-      if (watchers >= maxWatchers)
-        throw new TallyError('RATE_LIMITED', `There are already ${maxWatchers} watchers here.`);
-      onWatchers(++watchers);
+    /**
+     * The value now and whenever it changes; ends when the client goes. RATE_LIMITED where all places, or those of the
+     * caller, are taken.
+     */
+    async *watch(series: Series, windowSeconds: number | undefined, callerId: string, signal: AbortSignal) {
+      const leave = places.take(callerId);
       try {
         let last = '';
         while (!signal.aborted) {
           const value = await get(series, windowSeconds);
-          const seen = JSON.stringify({ ...value, asOf: '' });
+          // The span of a window moves all the time; that alone is no change.
+          const seen = JSON.stringify({ ...value, asOf: '', windowSeconds: 0, perSecond: '' });
           if (seen !== last) yield value;
           last = seen;
           await wait(watchMs, undefined, { signal }).catch(() => {});
         }
       } finally {
-        onWatchers(--watchers);
+        leave();
       }
     },
   };
 }
 
 export type Realtime = ReturnType<typeof createRealtime>;
+
+/** Places of watchers: so many in all, and so many of each caller. */
+function createPlaces({ all, perCaller }: { all: number; perCaller: number }, onChange: (count: number) => void) {
+  const ofCaller = new Map<string, number>();
+  let taken = 0;
+  return {
+    /** Takes a place, and returns what gives it back. */
+    take(callerId: string): () => void {
+      const own = ofCaller.get(callerId) ?? 0;
+      if (own >= perCaller) throw noPlace(perCaller, `At most ${perCaller} watchers of one key.`);
+      if (taken >= all) throw noPlace(all, `There are already ${all} watchers here.`);
+      ofCaller.set(callerId, own + 1);
+      onChange(++taken);
+      return () => {
+        const left = ofCaller.get(callerId)! - 1;
+        if (left > 0) ofCaller.set(callerId, left);
+        else ofCaller.delete(callerId);
+        onChange(--taken);
+      };
+    },
+  };
+}
+
+const noPlace = (limit: number, message: string) =>
+  new TallyError('RATE_LIMITED', message, { details: { limit, retryAfter: 10 } });
 
 const byKey = ([a]: [string, string], [b]: [string, string]): number => (a < b ? -1 : 1);
 
@@ -330,9 +364,12 @@ const canonical = (labels: Record<string, string> = {}): string => JSON.stringif
 /** Milliseconds of one slice. */
 const widthOf = (window: number): number => Math.max(100, Math.ceil((window * 1000) / SLICES));
 
-/** The slices of a window that are not yet over, newest first. */
+/** The number of the slice that a moment is in. A slice includes its end and not its start. */
+const sliceAt = (ms: number, width: number): number => Math.ceil(ms / width) - 1;
+
+/** The slices that a query of a window can read, newest first. */
 export function slicesKept(window: number, now: number): number[] {
-  const last = Math.floor(now / widthOf(window));
+  const last = sliceAt(now, widthOf(window));
   return Array.from({ length: Math.ceil((window * 1000) / widthOf(window)) + 1 }, (_, index) => last - index);
 }
 
@@ -411,11 +448,11 @@ function rounded(dividend: bigint, divisor: bigint): bigint {
   return dividend < 0n ? -size : size;
 }
 
-/** What a store that is away says, as a code. */
+/** Turns the error of an unavailable store into a code. */
 async function available<T>(answer: Promise<T>): Promise<T> {
   try {
     return await answer;
   } catch (error) {
-    throw new TallyError('UNAVAILABLE', 'The store of realtime metrics does not answer.', { cause: error });
+    throw new TallyError('UNAVAILABLE', 'Redis, the store of realtime metrics, does not answer.', { cause: error });
   }
 }

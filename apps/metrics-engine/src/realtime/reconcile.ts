@@ -12,12 +12,12 @@ export type ReconcileOptions = {
   db: Pick<Db, 'usage'>;
   backup: Backup;
   realtime: Pick<Realtime, 'forget'>;
-  /** Brings what is counted so far to the cubes; false where it could not. */
+  /** Flushes what was acknowledged so far to Postgres; false where that failed. */
   drain(): Promise<boolean>;
   now: () => number;
 };
 
-/** A counter that mirrors counted usage and was not what the cubes say. */
+/** A counter that mirrored counted usage with another value than was counted. */
 export type Corrected = { merchantId: string | null; name: string; date: Day; was: string; is: string };
 
 export type Reconciled = {
@@ -25,7 +25,7 @@ export type Reconciled = {
   /** Values that came back from their copies: Redis had lost them, or had older ones. */
   restored: number;
   corrected: Corrected[];
-  /** False where the cubes could not be brought up to date, so that mirrors were not compared. */
+  /** False where usage-ingest could not flush what was pending, so mirrors were not compared. */
   usageCompared: boolean;
   /** Series that were forgotten: they had no point for their time to live. */
   forgotten: number;
@@ -33,11 +33,13 @@ export type Reconciled = {
 
 /** Counters `usage.<metric type>` with the one label `date` mirror `merchant_usage`. */
 const MIRROR = 'usage.';
+/** Metric types that are sums of those that are stored. */
+const DERIVED: Readonly<Record<string, readonly string[]>> = { total_tokens: ['prompt_tokens', 'completion_tokens'] };
 const NANO = 1_000_000_000n;
 
 /**
- * Compares realtime metrics with what they come from, and sets them right: every value with its copy, and counters that
- * mirror counted usage with the cubes. Today's mirrors are compared when today is over.
+ * Compares realtime metrics with what they come from, and corrects them: every value with its copy, and counters that
+ * mirror counted usage with `merchant_usage`. Mirrors of a day are compared when the day is over.
  */
 export function createReconcile({ redis, db, backup, realtime, drain, now }: ReconcileOptions) {
   redis.defineCommand('realtimeCorrect', { numberOfKeys: 1, lua: script('realtime-correct') });
@@ -63,8 +65,10 @@ export function createReconcile({ redis, db, backup, realtime, drain, now }: Rec
         ...(merchantId !== null && { merchantIds: [merchantId] }),
         startDate: date,
         endDate: date,
-        metricTypes: [type],
+        metricTypes: DERIVED[type] ?? [type],
       });
+      // Nothing stored is unknown, not 0: the mirror may be of another type of metric, or of a source that Tally has not.
+      if (rows.length === 0) continue;
       const sum = rows.reduce((total, row) => total + row.metric_value, 0n);
       const right = type === 'cost' ? sum : sum * NANO;
       const key = valueKey(merchantId, name, labels);

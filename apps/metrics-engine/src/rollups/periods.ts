@@ -21,6 +21,10 @@ export const periodAfter = (grain: RollupGrain, period: Period, weekStart: Weekd
 export const periodBefore = (grain: RollupGrain, period: Period, weekStart: Weekday): Period =>
   periodOf(grain, addDays(period.start, -1), weekStart);
 
+/** The last period that was complete when `day` began. */
+export const lastComplete = (grain: RollupGrain, day: Day, weekStart: Weekday): Period =>
+  periodBefore(grain, periodOf(grain, day, weekStart), weekStart);
+
 /** Every period that a range of days touches, in order. */
 export function periodsOf(grain: RollupGrain, startDate: Day, endDate: Day, weekStart: Weekday): Period[] {
   const periods: Period[] = [];

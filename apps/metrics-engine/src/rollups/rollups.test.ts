@@ -26,7 +26,8 @@ afterAll(() => stores.close());
 beforeEach(async () => {
   now = Date.parse('2026-03-20T08:00:00Z');
   await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_yearly, usage_daily_models, usage_quarter_hours,
-    merchant_usage, usage_touched_days, daily_metrics, weekly_metrics, monthly_metrics, metrics_aggregation_jobs_log`);
+    merchant_usage, usage_touched_days, metrics_stale_periods, daily_metrics, weekly_metrics, monthly_metrics,
+    metrics_aggregation_jobs_log`);
 });
 
 type Entry = {
@@ -39,6 +40,9 @@ type Entry = {
   queries?: string;
   failed?: boolean;
 };
+
+/** What runs of an engine without usage-ingest count. */
+const drain = async () => ({ complete: false, asOf: null });
 
 let ids = 0;
 const append = (entries: readonly Entry[]) => {
@@ -185,7 +189,7 @@ test.each([
     await fc.assert(
       fc.asyncProperty(arbitraryEntries(first, days), arbitraryEntries(first, days), async (entries, late) => {
         await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_yearly, usage_daily_models, usage_quarter_hours,
-        merchant_usage, usage_touched_days, daily_metrics, weekly_metrics, monthly_metrics`);
+        merchant_usage, usage_touched_days, metrics_stale_periods, daily_metrics, weekly_metrics, monthly_metrics`);
         await append(entries);
         const { status } = await engine.rollups[grain].backfill.mutate(range);
         expect(status).toBe('COMPLETED');
@@ -245,19 +249,128 @@ test('marks of today stay until the day is over', async () => {
   expect(rows.filter((row) => row.entityType === 'merchant').map((row) => row.value)).toEqual(['1']);
 });
 
-test('a mark that is written again while its periods are computed stays', async () => {
-  await append([{ merchant: 'a', date: '2026-03-01' }]);
-  const lane = await db.rollups.begin({
-    kind: 'refresh',
-    period: { start: '2026-03-01', end: '2026-03-01' },
-    periodsTotal: 0,
+/** The value of a merchant in each period of a range. */
+const valuesOf = async (grain: 'daily' | 'weekly' | 'monthly', range: { startDate: Day; endDate: Day }) => {
+  const { rows } = await engine.rollups[grain].list.query({
+    ...range,
+    entityType: 'merchant',
+    metricTypes: ['requests'],
   });
-  const marks = await lane.marks('2026-03-20');
+  return rows.map((row) => [row.merchantId, row.periodStart, row.value]);
+};
+
+test('the mark of a day that is being written to stays, and its periods are computed again', async () => {
   await append([{ merchant: 'a', date: '2026-03-01' }]);
-  expect(await lane.unmark(marks)).toBe(0);
-  expect(await lane.unmark(await lane.marks('2026-03-20'))).toBe(1);
-  await lane.finish();
-  await lane.release();
+  const day = { startDate: '2026-03-01', endDate: '2026-03-01' };
+  await client.query('begin');
+  await client.query(`update usage_touched_days set touched_at = clock_timestamp()`);
+  try {
+    expect((await engine.rollups.refresh.mutate()).daysTouched).toBe(0);
+    expect(await valuesOf('daily', day)).toEqual([['a', '2026-03-01', '1']]);
+  } finally {
+    await client.query('commit');
+  }
+  await append([{ merchant: 'a', date: '2026-03-01' }]);
+  expect((await engine.rollups.refresh.mutate()).daysTouched).toBe(1);
+  expect(await valuesOf('daily', day)).toEqual([['a', '2026-03-01', '2']]);
+});
+
+test('a refresh while a week and a month are open leaves them to one that comes after their end', async () => {
+  await append([{ merchant: 'a', date: '2026-03-19' }]);
+  await engine.rollups.refresh.mutate();
+  const day = { startDate: '2026-03-19', endDate: '2026-03-19' };
+  expect(await valuesOf('daily', day)).toEqual([['a', '2026-03-19', '1']]);
+  expect([await valuesOf('weekly', day), await valuesOf('monthly', day)]).toEqual([[], []]);
+  now += 40 * 86_400_000;
+  await engine.rollups.refresh.mutate();
+  expect(await valuesOf('weekly', day)).toEqual([['a', '2026-03-16', '1']]);
+  expect(await valuesOf('monthly', day)).toEqual([['a', '2026-03-01', '1']]);
+  expect((await client.query('select 1 from metrics_stale_periods')).rowCount).toBe(0);
+});
+
+test('a refresh computes what a run failed to compute', async () => {
+  await append([{ merchant: 'a', date: '2026-02-10' }]);
+  await client.query('truncate usage_touched_days');
+  for (const grain of ['daily', 'weekly', 'monthly'] as const) {
+    await client.query(`alter table ${grain}_metrics add constraint broken check (period_start < '2026-01-01')`);
+    try {
+      expect((await engine.rollups[grain].run.mutate({ date: '2026-02-10' })).status).toBe('FAILED');
+      expect((await engine.rollups.refresh.mutate()).status).toBe('FAILED');
+    } finally {
+      await client.query(`alter table ${grain}_metrics drop constraint broken`);
+    }
+    expect((await engine.rollups.refresh.mutate()).status).toBe('COMPLETED');
+    const [row] = await valuesOf(grain, { startDate: '2026-02-10', endDate: '2026-02-10' });
+    expect(row).toEqual(['a', periodOf(grain, '2026-02-10', 1).start, '1']);
+  }
+});
+
+test('a refresh ends however many late entries come while it runs, and computes each period once', async () => {
+  const late = (n: number) => append([{ merchant: `late-${n}`, date: '2026-02-10' }]);
+  await late(0);
+  let ended = false;
+  const refreshing = engine.rollups.refresh.mutate().finally(() => {
+    ended = true;
+  });
+  let written = 1;
+  while (!ended) await late(written++);
+  const { periods } = await refreshing;
+  const computed = periods.map(({ period }) => `${period.startDate} ${period.endDate}`);
+  expect(new Set(computed).size).toBe(computed.length);
+  await engine.rollups.refresh.mutate();
+  const { rows } = await engine.rollups.daily.list.query({
+    ...{ startDate: '2026-02-10', endDate: '2026-02-10', entityType: 'platform', metricTypes: ['requests'] },
+  });
+  expect(rows.map((row) => row.value)).toEqual([String(written)]);
+});
+
+test('weeks of an older WEEK_START go when weeks are computed, and no day is counted twice', async () => {
+  const entries = eachDay('2026-02-01', '2026-03-15').map(
+    (date): Entry => ({ merchant: 'a', date, user: 'u', tokens: '5' }),
+  );
+  await append(entries);
+  const range = { startDate: '2026-02-02', endDate: '2026-03-15' };
+  await engine.rollups.weekly.backfill.mutate(range);
+  await engine.rollups.monthly.backfill.mutate(range);
+  expect(await valuesOf('weekly', range)).toHaveLength(6);
+
+  const sunday = createRollups({ db, weekStart: 7, maxBackfillDays: 100, now: () => now, drain });
+  await sunday.run('weekly', { date: '2026-03-08' });
+  const starts = ['2026-02-01', '2026-02-08', '2026-02-15', '2026-02-22', '2026-03-01', '2026-03-08'];
+  expect(await valuesOf('weekly', { startDate: '2026-02-01', endDate: '2026-03-14' })).toEqual(
+    starts.map((start) => ['a', start, '7']),
+  );
+  const { value } = await engine.custom.test.mutate({
+    metricType: 'SUM',
+    dataSource: 'weekly_metrics',
+    calculationFormula: "SUM(value) FILTER (WHERE entity_type = 'merchant' AND metric_type = 'requests')",
+    startDate: '2026-02-01',
+    endDate: '2026-03-14',
+  });
+  expect(value).toBe('42');
+  const { rows } = await engine.rollups.monthly.list.query({
+    ...{ startDate: '2026-02-01', endDate: '2026-02-28', entityType: 'merchant', metricTypes: ['requests'] },
+  });
+  expect(rows[0]!.breakdown!.map((week) => [week.startDate, week.value])).toEqual(
+    starts.slice(0, 4).map((start) => [start, '7']),
+  );
+});
+
+test('a week of an older WEEK_START that is still stale becomes the weeks that cover its days', async () => {
+  await append([
+    { merchant: 'a', date: '2026-03-17' },
+    { merchant: 'a', date: '2026-03-19' },
+  ]);
+  await engine.rollups.refresh.mutate();
+  expect((await client.query(`select 1 from metrics_stale_periods where grain = 'weekly'`)).rowCount).toBe(1);
+  now += 40 * 86_400_000;
+  const thursday = createRollups({ db, weekStart: 4, maxBackfillDays: 100, now: () => now, drain });
+  await thursday.refresh();
+  expect(await valuesOf('weekly', { startDate: '2026-03-01', endDate: '2026-03-31' })).toEqual([
+    ['a', '2026-03-12', '1'],
+    ['a', '2026-03-19', '1'],
+  ]);
+  expect((await client.query('select 1 from metrics_stale_periods')).rowCount).toBe(0);
 });
 
 test('two engines at once write each period once', async () => {
@@ -266,7 +379,7 @@ test('two engines at once write each period once', async () => {
   );
   await append(entries);
   const other = await openDb(stores.store.url);
-  const second = createRollups({ db: other, weekStart: 1, maxBackfillDays: 100, now: () => now });
+  const second = createRollups({ db: other, weekStart: 1, maxBackfillDays: 100, now: () => now, drain });
   const range = { startDate: '2026-02-01', endDate: '2026-02-28' };
   const [one, two] = await Promise.all([engine.rollups.daily.backfill.mutate(range), second.backfill('daily', range)]);
   await other.close();
@@ -279,21 +392,21 @@ test('a backfill that an engine leaves in the middle is ended by another one', a
   await append(entries);
   const range = { startDate: '2026-02-01', endDate: '2026-02-10' };
   const dying = await openDb(stores.store.url);
-  const lane = await dying.rollups.begin({
+  const lease = await dying.rollups.begin({
     kind: 'daily',
     period: { start: range.startDate, end: range.endDate },
     periodsTotal: 10,
   });
   for (const date of ['2026-02-01', '2026-02-02', '2026-02-03']) {
     const period = { start: date, end: date, previousStart: addDays(date, -1), weeksFrom: null };
-    await lane.advance(await lane.recompute('daily', period, null));
+    await lease.advance(await lease.recompute('daily', period, 'all'));
   }
-  const survivor = createRollups({ db, weekStart: 1, maxBackfillDays: 100, now: () => now });
+  const survivor = createRollups({ db, weekStart: 1, maxBackfillDays: 100, now: () => now, drain });
   expect(await survivor.recover()).toBe(0);
   // As a kill does: the connection ends, and with it the lock.
   await client.query(`select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()
     and database = (select oid from pg_database where datname = current_database())`);
-  await lane.release().catch(() => {});
+  await lease.release().catch(() => {});
   await expect.poll(() => survivor.recover()).toBe(1);
   const { rows } = await engine.jobs.log.query();
   expect(rows[0]).toMatchObject({ status: 'COMPLETED', periodsDone: 10, periodsTotal: 10, attempts: 2, error: null });
@@ -310,6 +423,17 @@ test('a period that fails leaves the others, and the run is PARTIAL', async () =
     expect(run.periods.map((each) => each.status)).toEqual(['COMPLETED', 'FAILED', 'COMPLETED']);
     expect(run.errors).toMatchObject([{ period: '2026-02-02' }]);
     expect((await engine.rollups.daily.run.mutate({ date: '2026-02-02' })).status).toBe('FAILED');
+  } finally {
+    await client.query(`alter table daily_metrics drop constraint broken`);
+  }
+});
+
+test('a run of more periods than errors are kept is FAILED where all of them failed', async () => {
+  await append(eachDay('2025-10-01', '2026-01-28').map((date): Entry => ({ merchant: 'a', date })));
+  await client.query(`alter table daily_metrics add constraint broken check (period_start < '2025-01-01')`);
+  try {
+    const run = await engine.rollups.daily.backfill.mutate({ startDate: '2025-10-01', endDate: '2026-01-28' });
+    expect([run.status, run.periods.length, run.errors.length]).toEqual(['FAILED', 120, 100]);
   } finally {
     await client.query(`alter table daily_metrics drop constraint broken`);
   }
@@ -417,7 +541,7 @@ test('the pages of the first week of all go on', async () => {
   expect((await all('weekly', range)).length).toBeGreaterThan(7);
 });
 
-test('a cursor continues its own question only', async () => {
+test('a cursor continues its own query only, with pages of any size', async () => {
   await append([{ merchant: 'a', date: '2026-03-01', tokens: '5' }]);
   await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
   const question = { startDate: '2026-03-01', endDate: '2026-03-01', limit: 1 };
@@ -425,5 +549,7 @@ test('a cursor continues its own question only', async () => {
   await expect(
     engine.rollups.daily.list.query({ ...question, endDate: '2026-03-02', cursor: nextCursor! }),
   ).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
-  await expect(engine.rollups.daily.list.query({ ...question, limit: 2, cursor: nextCursor! })).resolves.toBeDefined();
+  const { rows } = await engine.rollups.daily.list.query({ ...question, limit: 100 });
+  const next = await engine.rollups.daily.list.query({ ...question, limit: 2, cursor: nextCursor! });
+  expect(next.rows).toEqual(rows.slice(1, 3));
 });

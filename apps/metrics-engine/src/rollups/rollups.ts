@@ -2,13 +2,14 @@ import {
   addDays,
   countDays,
   type Day,
+  type Drained,
   dayOf,
   type RollupBackfill,
   type RollupGrain,
   TallyError,
 } from '@tally/contracts';
-import { type Db, type Lane, type Period, type RollupJob, sqlState } from '@tally/db';
-import { periodAfter, periodBefore, periodOf, periodsOf, type Weekday } from './periods.ts';
+import { type Db, type Period, type RollupJob, type RunLease, sqlState } from '@tally/db';
+import { lastComplete, periodBefore, periodOf, periodsOf, type Weekday } from './periods.ts';
 
 export type RollupsOptions = {
   db: Pick<Db, 'rollups'>;
@@ -17,28 +18,33 @@ export type RollupsOptions = {
   /** The longest range of one backfill, in days. */
   maxBackfillDays: number;
   now: () => number;
-  /** Told of every run that ends, and of periods that fail. */
+  /** Brings what was acknowledged before the call to Postgres; reports what a run that begins afterwards counts. */
+  drain(): Promise<Drained>;
+  /** Called for every run that ends, and for every period that fails. */
   onFinished?(job: RollupJob): void;
   onFailure?(grain: RollupGrain, period: Period, error: unknown): void;
 };
 
 export type Rollups = {
-  /** Computes the period that `date` lies in; without a date the last complete one. */
-  run(grain: RollupGrain, date?: Day): Promise<RollupBackfill>;
-  /** Computes every period that the range touches; one that fails leaves the others. */
+  /** Computes the period that `date` lies in; without a date, the last one that was complete at `at` (default: now). */
+  run(grain: RollupGrain, which?: { date?: Day | undefined; at?: number }): Promise<RollupBackfill>;
+  /** Computes every period that overlaps the range; one that fails does not stop the others. */
   backfill(grain: RollupGrain, range: { startDate: Day; endDate: Day }): Promise<RollupBackfill>;
   /**
-   * Computes again what late entries and adjustments touched: the closed periods that the marked days lie in, and those
-   * after them, whose growth changed. A mark goes only when its periods are computed, so a crash repeats and loses none.
+   * Computes every stale period that is complete: those of days that were written to, those after them, whose growth
+   * changed, and those that failed before. Each period is computed once; what is written meanwhile is for the next
+   * refresh. A period stays stale until it is computed, so a crash or a failure loses none.
    */
   refresh(): Promise<RollupBackfill & { daysTouched: number }>;
-  /** Takes over the runs of processes that died; returns how many it brought to their end. */
+  /**
+   * Takes over the runs of processes that died, and replaces weeks of an older `weekStart`. Returns how many runs it
+   * finished.
+   */
   recover(): Promise<number>;
   /** Stops between two periods; runs under way stay RUNNING and are taken over by the next engine. */
   stop(): Promise<void>;
 };
 
-const GRAINS: readonly RollupGrain[] = ['daily', 'weekly', 'monthly'];
 const RETRIED = new Set(['40001', '40P01']);
 const MAX_ATTEMPTS = 5;
 /** Each run holds one connection of the pool. */
@@ -53,95 +59,71 @@ export function createRollups(options: RollupsOptions): Rollups {
   const underWay = new Set<Promise<unknown>>();
   let stopping = false;
 
-  async function compute(lane: Lane, grain: RollupGrain, period: Period, merchantIds: readonly string[] | null) {
+  async function compute(lease: RunLease, grain: RollupGrain, period: Period, which: 'all' | 'stale') {
     const previousStart = periodBefore(grain, period, weekStart).start;
     const weeksFrom = grain === 'monthly' ? weekStart : null;
     for (let attempt = 1; ; attempt++) {
       try {
-        return await lane.recompute(grain, { ...period, previousStart, weeksFrom }, merchantIds);
+        return await lease.recompute(grain, { ...period, previousStart, weeksFrom }, which);
       } catch (error) {
         if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw error;
       }
     }
   }
 
-  /** Computes periods one after the other, and notes each in the log. */
-  async function sweep(lane: Lane, grain: RollupGrain, periods: readonly Period[]): Promise<Done[]> {
+  /** Computes periods one after the other, and records each in the log. */
+  async function computeAll(lease: RunLease, grain: RollupGrain, periods: readonly Period[]): Promise<Done[]> {
     const done: Done[] = [];
     for (const period of periods) {
       if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on with this run.');
       const started = performance.now();
       try {
-        const rows = await compute(lane, grain, period, null);
-        await lane.advance(rows);
+        const rows = await compute(lease, grain, period, 'all');
+        await lease.advance(rows);
         done.push(outcome(period, started, rows));
       } catch (error) {
         options.onFailure?.(grain, period, error);
         const failure = { period: period.start, message: reasonOf(error) };
-        await lane.advance(0, failure);
+        await lease.markStale({ grain, start: period.start });
+        await lease.advance(0, failure);
         done.push(outcome(period, started, 0, failure));
       }
     }
     return done;
   }
 
-  /** The rest of a run's periods: all of a new one, what is left of one that was cut off. */
-  async function work(lane: Lane): Promise<Done[]> {
-    const { kind, period, periodsDone } = lane.job;
-    if (kind === 'refresh') return (await reflect(lane)).done;
-    return sweep(lane, kind, periodsOf(kind, period.start, period.end, weekStart).slice(periodsDone));
+  /** Computes the periods of a run that are not done yet. */
+  async function work(lease: RunLease): Promise<Done[]> {
+    const { kind, period, periodsDone } = lease.job;
+    if (kind === 'refresh') return (await computeStale(lease)).done;
+    return computeAll(lease, kind, periodsOf(kind, period.start, period.end, weekStart).slice(periodsDone));
   }
 
-  async function reflect(lane: Lane): Promise<{ done: Done[]; daysTouched: number }> {
+  async function computeStale(lease: RunLease): Promise<{ done: Done[]; daysTouched: number }> {
     const done: Done[] = [];
-    let daysTouched = 0;
-    for (;;) {
-      const marks = await lane.marks(today());
-      if (marks.length === 0) return { done, daysTouched };
-      const failures = lane.job.errors.length;
-      for (const grain of GRAINS) {
-        for (const { period, merchantIds } of touchedPeriods(grain, marks)) {
-          if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on.');
-          const began = period.end < today() || (await lane.exists(grain, period.start));
-          if (!began) continue;
-          const started = performance.now();
-          try {
-            const rows = await compute(lane, grain, period, merchantIds);
-            await lane.advance(rows);
-            done.push(outcome(period, started, rows));
-          } catch (error) {
-            options.onFailure?.(grain, period, error);
-            const failure = { period: `${grain} ${period.start}`, message: reasonOf(error) };
-            await lane.advance(0, failure);
-            done.push(outcome(period, started, 0, failure));
-          }
-        }
-      }
-      // Marks of what failed stay: the next run tries again.
-      if (lane.job.errors.length > failures) return { done, daysTouched };
-      const taken = await lane.unmark(marks);
-      daysTouched += taken;
-      // All that is left is being written to this moment: a run for later.
-      if (taken === 0) return { done, daysTouched };
-    }
-  }
-
-  function touchedPeriods(grain: RollupGrain, marks: readonly { merchantId: string; date: Day }[]) {
-    const touched = new Map<Day, { period: Period; merchants: Set<string> }>();
-    for (const { merchantId, date } of marks) {
-      const own = periodOf(grain, date, weekStart);
-      for (const period of [own, periodAfter(grain, own, weekStart)]) {
-        const entry = touched.get(period.start) ?? { period, merchants: new Set() };
-        entry.merchants.add(merchantId);
-        touched.set(period.start, entry);
+    await lease.replaceWeeks(weekStart);
+    const daysTouched = await lease.spreadMarks(today(), weekStart);
+    for (const { grain, start } of await lease.stalePeriods()) {
+      if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on.');
+      const period = periodOf(grain, start, weekStart);
+      // A period that is not over is computed only where somebody has run it already.
+      if (period.end >= today() && !(await lease.exists(grain, start))) continue;
+      const started = performance.now();
+      try {
+        const rows = await compute(lease, grain, period, 'stale');
+        await lease.advance(rows);
+        done.push(outcome(period, started, rows));
+      } catch (error) {
+        options.onFailure?.(grain, period, error);
+        const failure = { period: `${grain} ${start}`, message: reasonOf(error) };
+        await lease.advance(0, failure);
+        done.push(outcome(period, started, 0, failure));
       }
     }
-    return [...touched.values()]
-      .sort((a, b) => (a.period.start < b.period.start ? -1 : 1))
-      .map(({ period, merchants }) => ({ period, merchantIds: [...merchants].sort() }));
+    return { done, daysTouched };
   }
 
-  /** Gives a run its lane back whatever happens, and counts it among those that `stop` waits for. */
+  /** Counts a run among those that `stop` waits for. */
   function track<T>(work: () => Promise<T>): Promise<T> {
     if (stopping) return Promise.reject(new TallyError('UNAVAILABLE', 'The engine is stopping.'));
     if (underWay.size >= MAX_RUNS)
@@ -151,8 +133,13 @@ export function createRollups(options: RollupsOptions): Rollups {
     return promise.finally(() => underWay.delete(promise));
   }
 
-  async function finished(lane: Lane, done: Done[], started: number): Promise<RollupBackfill> {
-    const job = await lane.finish();
+  async function finished(
+    lease: RunLease,
+    done: Done[],
+    started: number,
+    coverage: Drained = { complete: false, asOf: null },
+  ): Promise<RollupBackfill> {
+    const job = await lease.finish();
     options.onFinished?.(job);
     return {
       jobId: job.id,
@@ -161,27 +148,50 @@ export function createRollups(options: RollupsOptions): Rollups {
       rowsWritten: job.rows,
       durationMs: elapsed(started),
       errors: job.errors,
+      coverage,
       periods: done,
     };
   }
 
-  const sweepAll = (grain: RollupGrain, startDate: Day, endDate: Day) =>
+  const refresh = () =>
     track(async () => {
       const started = performance.now();
-      const periods = periodsOf(grain, startDate, endDate, weekStart);
-      const period = { start: periods[0]!.start, end: periods.at(-1)!.end };
-      const lane = await db.rollups.begin({ kind: grain, period, periodsTotal: periods.length });
+      const coverage = await options.drain();
+      const day = today();
+      const lease = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
       try {
-        return await finished(lane, await work(lane), started);
+        const { done, daysTouched } = await computeStale(lease);
+        return { ...(await finished(lease, done, started, coverage)), daysTouched };
       } finally {
-        await lane.release();
+        await lease.release();
       }
     });
 
+  /** Replaces weeks of an older setting: beside those of this one they would count days twice. */
+  async function replaceOtherWeeks(): Promise<void> {
+    if (!stopping && (await db.rollups.hasOtherWeeks(weekStart))) await refresh();
+  }
+
+  const runAll = async (grain: RollupGrain, startDate: Day, endDate: Day) => {
+    if (grain !== 'daily') await replaceOtherWeeks();
+    return track(async () => {
+      const started = performance.now();
+      const coverage = await options.drain();
+      const periods = periodsOf(grain, startDate, endDate, weekStart);
+      const period = { start: periods[0]!.start, end: periods.at(-1)!.end };
+      const lease = await db.rollups.begin({ kind: grain, period, periodsTotal: periods.length });
+      try {
+        return await finished(lease, await work(lease), started, coverage);
+      } finally {
+        await lease.release();
+      }
+    });
+  };
+
   return {
-    run(grain, date) {
-      const day = date ?? periodBefore(grain, periodOf(grain, today(), weekStart), weekStart).start;
-      return sweepAll(grain, day, day);
+    run(grain, { date, at = now() } = {}) {
+      const day = date ?? lastComplete(grain, dayOf(at), weekStart).start;
+      return runAll(grain, day, day);
     },
 
     async backfill(grain, { startDate, endDate }) {
@@ -195,37 +205,27 @@ export function createRollups(options: RollupsOptions): Rollups {
           details: { suggestedRanges: [first, { startDate: addDays(first.endDate, 1), endDate }] },
         });
       }
-      return sweepAll(grain, startDate, endDate);
+      return runAll(grain, startDate, endDate);
     },
 
-    refresh: () =>
-      track(async () => {
-        const started = performance.now();
-        const day = today();
-        const lane = await db.rollups.begin({ kind: 'refresh', period: { start: day, end: day }, periodsTotal: 0 });
-        try {
-          const { done, daysTouched } = await reflect(lane);
-          return { ...(await finished(lane, done, started)), daysTouched };
-        } finally {
-          await lane.release();
-        }
-      }),
+    refresh,
 
     async recover() {
       let recovered = 0;
       for (const id of await db.rollups.running()) {
         if (stopping) break;
         await track(async () => {
-          const lane = await db.rollups.claim(id);
-          if (!lane) return;
+          const lease = await db.rollups.claim(id);
+          if (!lease) return;
           try {
-            await finished(lane, await work(lane), performance.now());
+            await finished(lease, await work(lease), performance.now());
             recovered++;
           } finally {
-            await lane.release();
+            await lease.release();
           }
         });
       }
+      await replaceOtherWeeks();
       return recovered;
     },
 

@@ -1,7 +1,7 @@
 import { ERRORS, isTallyError, type LitellmReceipt, type Rejection, TallyError } from '@tally/contracts';
 import type { Caller, Route } from '@tally/service';
 import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
-import { parseExactly } from './exact-json.ts';
+import { type Item, readItems } from './items.ts';
 import type { LitellmMetrics, Way } from './metrics.ts';
 import type { Recorder } from './record.ts';
 
@@ -10,12 +10,8 @@ export const LOGS_PATH = '/sources/litellm/logs';
 /** Where its `openmeter` callback posts to, with `/sources/litellm` as OPENMETER_API_ENDPOINT. */
 export const EVENTS_PATH = '/sources/litellm/api/v1/events';
 
-const MAX_ITEMS = 10_000;
 /** Array elements and object members of all items together: a call has some hundred. */
 const MAX_JSON_ITEMS = 200_000;
-
-/** An item of a body, or why it could not be read. */
-type Item = { value: unknown } | { error: TallyError };
 
 /**
  * Returns the receivers of LiteLLM's callbacks. An answer below 300 means that every item was stored or is among the
@@ -74,16 +70,18 @@ export function receiverRoutes({
     {
       ...receiver,
       path: LOGS_PATH,
-      async answer(c, { caller, text }) {
-        return c.json(await receive('generic_api', itemsOf(text()), (value) => fromPayload(value, rules), caller));
+      async answer(c, { caller, body }) {
+        return c.json(
+          await receive('generic_api', await readItems(body), (value) => fromPayload(value, rules), caller),
+        );
       },
     },
     {
       ...receiver,
       path: EVENTS_PATH,
       errorBody: problemDetails,
-      async answer(c, { caller, text }) {
-        const items = itemsOf(text());
+      async answer(c, { caller, body }) {
+        const items = await readItems(body);
         if (items.length === 0) throw new TallyError('INVALID_INPUT', 'invalid event: no events found');
         const receipt = await receive('openmeter', items, (value) => fromEvent(value, rules, now()), caller);
         const [first] = receipt.rejected;
@@ -93,38 +91,6 @@ export function receiverRoutes({
       },
     },
   ];
-}
-
-/**
- * Returns the items of a body: a JSON array, one object, or one object per line, whatever its content type is. A line
- * that is not JSON is rejected by itself; INVALID_JSON where nothing can be read.
- */
-function itemsOf(body: string): Item[] {
-  const text = body.trim();
-  if (text === '') throw new TallyError('INVALID_JSON', 'The body is empty.');
-  let whole: unknown;
-  try {
-    whole = parseExactly(text);
-  } catch (error) {
-    const lines = text.split('\n', MAX_ITEMS + 1);
-    if (lines.length === 1 || text.startsWith('['))
-      throw new TallyError('INVALID_JSON', 'The body is not readable as JSON.', { cause: error });
-    return limited(lines.filter((line) => line.trim() !== '').map(lineItem));
-  }
-  return limited(Array.isArray(whole) ? whole.map((value) => ({ value })) : [{ value: whole }]);
-}
-
-function lineItem(line: string): Item {
-  try {
-    return { value: parseExactly(line) };
-  } catch (error) {
-    return { error: new TallyError('INVALID_ENTRY', 'The line is not readable as JSON.', { cause: error }) };
-  }
-}
-
-function limited(items: Item[]): Item[] {
-  if (items.length > MAX_ITEMS) throw new TallyError('BATCH_TOO_LARGE', `At most ${MAX_ITEMS} items at once.`);
-  return items;
 }
 
 /** Returns undefined for `null`, which LiteLLM sends where it has no payload. */

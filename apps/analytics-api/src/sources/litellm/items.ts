@@ -1,0 +1,120 @@
+import { setImmediate as othersTurn } from 'node:timers/promises';
+import { TallyError } from '@tally/contracts';
+import { parseExactly } from './exact-json.ts';
+
+/** An item as it stood in a body, or why it could not be read. */
+export type Item = { value: unknown } | { error: TallyError };
+
+const MAX_ITEMS = 10_000;
+/** Bytes that are read before other requests get their turn. */
+const BYTES_AT_ONCE = 512 * 1024;
+const [LINE, QUOTE, COMMA, BACKSLASH] = [0x0a, 0x22, 0x2c, 0x5c];
+const [OPEN, CLOSE, OPEN_BRACE, CLOSE_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d];
+const SPACE = new Set([0x09, LINE, 0x0d, 0x20]);
+const BYTE_ORDER_MARK = Buffer.from('\ufeff');
+const UTF8 = new TextDecoder();
+
+/**
+ * Reads the items of a body: a JSON array, one object, or an object a line, whatever its content type says. A line that is
+ * no JSON rejects itself; INVALID_JSON where nothing can be read. Items are read one by one, so that a large body does not
+ * keep other requests waiting.
+ */
+export async function readItems(body: Buffer): Promise<Item[]> {
+  const start = skipSpace(body, body.subarray(0, 3).equals(BYTE_ORDER_MARK) ? 3 : 0);
+  if (start === body.length) throw new TallyError('INVALID_JSON', 'The body is empty.');
+  if (body[start] === OPEN) return readAll(body, elementsOf(body, start), parsed);
+  const end = body.indexOf(LINE, start);
+  const isOneLine = end < 0 || skipSpace(body, end) === body.length;
+  // Where the first line is whole, the others are items too, and the body need not be tried as one.
+  if (!isOneLine && 'value' in parsedLine(UTF8.decode(body.subarray(start, end))))
+    return readAll(body, linesOf(body, start), parsedLine);
+  try {
+    return [parsed(UTF8.decode(body))];
+  } catch (error) {
+    if (isOneLine) throw error;
+    return readAll(body, linesOf(body, start), parsedLine);
+  }
+}
+
+type Place = { from: number; to: number };
+
+async function readAll(body: Buffer, places: Iterable<Place>, read: (text: string) => Item): Promise<Item[]> {
+  const items: Item[] = [];
+  let turn = 0;
+  for (const { from, to } of places) {
+    if (items.length === MAX_ITEMS) throw new TallyError('BATCH_TOO_LARGE', `At most ${MAX_ITEMS} items at once.`);
+    if (to - turn > BYTES_AT_ONCE) {
+      await othersTurn();
+      turn = to;
+    }
+    items.push(read(UTF8.decode(body.subarray(from, to))));
+  }
+  return items;
+}
+
+/** Where the elements of an array stand; what is in them is not looked at, but for its strings and its depth. */
+function* elementsOf(body: Buffer, open: number): Generator<Place> {
+  let from = open + 1;
+  let depth = 1;
+  for (let at = from; at < body.length; at++) {
+    const byte = body[at]!;
+    if (byte === QUOTE) at = endOfString(body, at);
+    else if (byte === OPEN || byte === OPEN_BRACE) depth++;
+    else if (byte === CLOSE || byte === CLOSE_BRACE) depth--;
+    if (depth > 1 || (depth === 1 && byte !== COMMA)) continue;
+    if (depth === 1) {
+      yield { from, to: at };
+      from = at + 1;
+      continue;
+    }
+    const isEmpty = from === open + 1 && skipSpace(body, from) === at;
+    if (!isEmpty) yield { from, to: at };
+    if (byte === CLOSE && skipSpace(body, at + 1) === body.length) return;
+    break;
+  }
+  throw unreadable();
+}
+
+function* linesOf(body: Buffer, start: number): Generator<Place> {
+  for (let from = start; from < body.length; ) {
+    const end = body.indexOf(LINE, from);
+    const to = end < 0 ? body.length : end;
+    if (skipSpace(body, from) < to) yield { from, to };
+    from = to + 1;
+  }
+}
+
+function parsed(text: string): Item {
+  try {
+    return { value: parseExactly(text) };
+  } catch (error) {
+    throw unreadable(error);
+  }
+}
+
+function parsedLine(text: string): Item {
+  try {
+    return { value: parseExactly(text) };
+  } catch (error) {
+    return { error: new TallyError('INVALID_ENTRY', 'The line is not readable as JSON.', { cause: error }) };
+  }
+}
+
+/** The place of a string's closing quote, or the end of the body. */
+function endOfString(body: Buffer, start: number): number {
+  for (let quote = body.indexOf(QUOTE, start + 1); quote >= 0; quote = body.indexOf(QUOTE, quote + 1)) {
+    let backslashes = 0;
+    while (body[quote - 1 - backslashes] === BACKSLASH) backslashes++;
+    if (backslashes % 2 === 0) return quote;
+  }
+  return body.length;
+}
+
+function skipSpace(body: Buffer, from: number): number {
+  let at = from;
+  while (at < body.length && SPACE.has(body[at]!)) at++;
+  return at;
+}
+
+const unreadable = (cause?: unknown) =>
+  new TallyError('INVALID_JSON', 'The body is not readable as JSON.', cause === undefined ? {} : { cause });

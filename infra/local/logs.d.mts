@@ -1,0 +1,2 @@
+export function boundLogs(folder: string, signal: AbortSignal): void;
+export function cutLogs(folder: string, maxBytes?: number): Promise<void>;

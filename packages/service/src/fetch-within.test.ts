@@ -1,0 +1,43 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { fetchWithin } from './fetch-within.ts';
+
+let url: string;
+const asked: IncomingMessage[] = [];
+const server = createServer((request, response) => {
+  asked.push(request);
+  if (request.url !== '/hangs') response.end(JSON.stringify({ method: request.method, key: request.headers['x-key'] }));
+});
+
+beforeAll(async () => {
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+});
+afterAll(() => void server.close().closeAllConnections());
+
+const fetch = fetchWithin(20_000);
+
+test.each([
+  ['an object', { 'x-key': 'k' }],
+  ['Headers', new Headers({ 'x-key': 'k' })],
+  ['pairs', [['x-key', 'k']]],
+] as [string, RequestInit['headers']][])('headers as %s are sent', async (_, headers) => {
+  const answer = await fetch(url, { method: 'POST', headers, body: '{}' });
+  expect([answer.ok, await answer.json()]).toEqual([true, { method: 'POST', key: 'k' }]);
+});
+
+test("a call ends with its caller's signal, and within its time", async () => {
+  const left = new AbortController();
+  const call = fetch(`${url}/hangs`, { signal: left.signal });
+  left.abort(new Error('left'));
+  await expect(call).rejects.toThrow('left');
+  await expect(fetchWithin(50)(`${url}/hangs`)).rejects.toMatchObject({ name: 'TimeoutError' });
+});
+
+test('what it does not send is refused', async () => {
+  await expect(fetch(url, { method: 'POST', body: new Uint8Array(1) })).rejects.toThrow(TypeError);
+  await expect(fetch(url, { redirect: 'manual' })).rejects.toThrow('redirect');
+});

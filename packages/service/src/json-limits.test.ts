@@ -1,0 +1,58 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { createJsonCounter } from './json-limits.ts';
+
+/** Items and depth as the parsed value has them; an array or object counts for itself too, and an empty one for one. */
+function measure(value: unknown): { items: number; depth: number } {
+  if (typeof value !== 'object' || value === null) return { items: 0, depth: 0 };
+  const inner = Object.values(value).map(measure);
+  const own = Math.max(1, inner.length);
+  return {
+    items: own + inner.reduce((sum, { items }) => sum + items, 0),
+    depth: 1 + Math.max(0, ...inner.map(({ depth }) => depth)),
+  };
+}
+
+const passes = (pieces: Uint8Array[], maxItems: number, maxDepth: number) => {
+  const count = createJsonCounter({ maxItems, maxDepth });
+  try {
+    for (const piece of pieces) count(piece);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+test('JSON passes exactly when its items and its depth are within the limits, however it is cut', () => {
+  const text = fc.oneof(
+    fc.string(),
+    fc.constantFrom('"', '\\', '\\"', '[', '{,', '\\\\"]'),
+    fc.string({ unit: 'binary' }),
+  );
+  const { value } = fc.letrec((tie) => ({
+    value: fc.oneof({ maxDepth: 4 }, text, fc.integer(), fc.constant(null), tie('list'), tie('object')),
+    list: fc.array(tie('value'), { maxLength: 4 }),
+    object: fc.dictionary(text, tie('value'), { maxKeys: 4 }),
+  }));
+  fc.assert(
+    fc.property(value, fc.integer({ min: 1, max: 7 }), fc.boolean(), (json, size, isWide) => {
+      const bytes = Buffer.from(JSON.stringify(json, null, isWide ? 2 : 0));
+      const pieces = Array.from({ length: Math.ceil(bytes.length / size) }, (_, n) =>
+        bytes.subarray(n * size, (n + 1) * size),
+      );
+      const { items, depth } = measure(json);
+      expect(passes(pieces, items, depth)).toBe(true);
+      if (items > 0) expect(passes(pieces, items - 1, depth)).toBe(false);
+      if (depth > 0) expect(passes(pieces, items, depth - 1)).toBe(false);
+    }),
+  );
+});
+
+test('it stops at the item that is too many', () => {
+  const count = createJsonCounter({ maxItems: 1_000, maxDepth: 64 });
+  let pieces = 0;
+  expect(() => {
+    for (; pieces < 16_000; pieces++) count(Buffer.from('[1,1,1,1,1],'.repeat(10)));
+  }).toThrow('1000 items');
+  expect(pieces).toBe(16);
+});
