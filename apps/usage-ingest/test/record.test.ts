@@ -267,16 +267,17 @@ describe('usage.track', () => {
 });
 
 describe('usage.recent', () => {
-  test('shows the newest entries, waiting and flushed, each once', async () => {
+  test('flushes what waits, then shows the newest entries', async () => {
     const merchantId = newMerchant();
     const at = (second: number) =>
       entry({ merchantId, id: `e${second}`, time: `2026-11-22T10:00:0${second}Z`, properties: { a: 1 } });
     await record([at(1), at(2)]);
     await ingest.admin.flush.merchant.mutate({ merchantId });
     await record([at(3)]);
-    const { rows } = await ingest.admin.usage.recent.query({ merchantId, limit: 2 });
+    const { rows, complete } = await ingest.admin.usage.recent.query({ merchantId, limit: 2 });
+    expect(complete).toBe(true);
     expect(rows.map(({ id, flushed }) => [id, flushed])).toEqual([
-      ['e3', false],
+      ['e3', true],
       ['e2', true],
     ]);
     expect(rows[1]).toMatchObject({
@@ -306,7 +307,7 @@ describe('flush', () => {
     const merchantId = newMerchant();
     await record([entry({ merchantId })]);
     await ingest.admin.flush.merchant.mutate({ merchantId });
-    await ingest.redis.incrby(`usage:{${merchantId}}:2026-11-22:prompt_tokens`, 5);
+    await ingest.redis.incrby(`usage:${merchantId}:2026-11-22:prompt_tokens`, 5);
     const { disagreeing } = await ingest.admin.flush.merchant.mutate({ merchantId, date: '2026-11-22' });
     expect(disagreeing).toEqual([
       { merchantId, date: '2026-11-22', metricType: 'prompt_tokens', live: '15', merchantUsage: '10' },
