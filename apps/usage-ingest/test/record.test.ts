@@ -51,6 +51,22 @@ describe('usage.record', () => {
     expect((await record(batch)).accepted).toBe(3);
   });
 
+  test.each([
+    'ada@example.com',
+    'https://shop.example/a?b={1}&c=%7B',
+    'Łódź 東京 🙂',
+    'a:2026-11-22:requests',
+    '{acme}',
+  ])('counts the events of a merchant called %s', async (merchantId) => {
+    expect((await record([entry({ merchantId }), entry({ merchantId, id: 'e2' })])).accepted).toBe(2);
+    expect(await current(merchantId)).toEqual({ requests: '2', prompt_tokens: '20' });
+    await ingest.admin.flush.merchant.mutate({ merchantId });
+    expect(await current(merchantId)).toEqual({ requests: '2', prompt_tokens: '20' });
+    const scope = { startDate: '2026-11-22', endDate: '2026-11-22', merchantIds: [merchantId] };
+    expect(await ingest.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true });
+    expect((await ingest.admin.flush.run.mutate({ date: '2026-11-22' })).disagreeing).toEqual([]);
+  });
+
   test('quantities above 2^53 come back to the unit', async () => {
     const merchantId = newMerchant();
     const entries = Array.from({ length: 1000 }, (_, index) =>
@@ -134,7 +150,10 @@ describe('usage.record', () => {
     ['with an id of 129 characters', entry({ id: 'x'.repeat(129) }), 'INVALID_ENTRY'],
     ['with a control character in its id', entry({ id: 'a\u0000b' }), 'INVALID_ENTRY'],
     ['with an id beyond ASCII', entry({ id: 'é' }), 'INVALID_ENTRY'],
-    ['with a merchant of braces', entry({ merchantId: '{acme}' }), 'INVALID_ENTRY'],
+    ['with an empty merchant', entry({ merchantId: '' }), 'INVALID_ENTRY'],
+    ['with a merchant of 129 bytes', entry({ merchantId: 'ü'.repeat(64) + 'x' }), 'INVALID_ENTRY'],
+    ['with space at the end of its merchant', entry({ merchantId: 'acme ' }), 'INVALID_ENTRY'],
+    ['with an invisible character in its merchant', entry({ merchantId: 'ac\u200bme' }), 'INVALID_ENTRY'],
     ['with negative tokens', entry({ metrics: { prompt_tokens: '-1' } }), 'INVALID_ENTRY'],
     ['with fractional tokens', entry({ metrics: { prompt_tokens: '1.5' } }), 'INVALID_ENTRY'],
     ['with a number for a quantity', entry({ metrics: { prompt_tokens: 5 } }), 'INVALID_ENTRY'],
