@@ -65,8 +65,11 @@ async function createIngest(name, env) {
     /** Starts it where it is not running, and again while the stores it needs are not there yet. */
     async start(fault) {
       const deadline = Date.now() + READY_DEADLINE_MS;
-      for (;;) {
+      for (let started = false; ; ) {
         if (!alive()) {
+          // It may reach the point while it starts: then it has struck, and is not started again.
+          if (fault && started) return;
+          started = true;
           output = '';
           child = spawn(process.execPath, [MAIN], {
             env: { ...env, PORT: String(port), ...(fault ? { TALLY_FAULT: fault } : {}) },

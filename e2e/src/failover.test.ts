@@ -179,10 +179,12 @@ type Realtime = ReturnType<typeof createEngineClient>['realtime'];
 
 /** One more call of the merchant `asked`, as the flush would have counted it. */
 const append = (date: string, id: number) =>
-  db.journal.append(['asked'], {
-    source: 'stream',
-    lines: JSON.stringify([
-      { merchant_id: 'asked', date, id: String(id), time: Date.parse(`${date}T12:00:00Z`), model: 'm', requests: '1' },
-    ]),
-    days: [date],
+  db.journal.append({
+    source: 'direct',
+    lines: [
+      {
+        ...{ merchant_id: 'asked', date, id: String(id), time: Date.parse(`${date}T12:00:00Z`), model: 'm' },
+        ...{ requests: '1', origin: 'direct' },
+      },
+    ],
   });

@@ -362,11 +362,11 @@ table usage_daily_models (
   date date not null,
   model text not null,
   provider text not null,
-  requests bigint not null default 0,
-  failed_requests bigint not null default 0,
-  prompt_tokens bigint not null default 0,
-  completion_tokens bigint not null default 0,
-  cost bigint not null default 0,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
   constraint usage_daily_models_pkey PRIMARY KEY (merchant_id, date, model, provider)
 );
 CREATE INDEX usage_daily_models_date ON public.usage_daily_models USING btree (date);
@@ -405,8 +405,10 @@ table usage_events (
   metrics jsonb,
   properties jsonb,
   flush_id bigint not null,
+  origin text,
   constraint usage_events_pkey PRIMARY KEY (date, merchant_id, id)
 ) partition by RANGE (date);
+CREATE INDEX usage_events_flush ON ONLY public.usage_events USING btree (flush_id, merchant_id);
 CREATE INDEX usage_events_recent ON ONLY public.usage_events USING btree (merchant_id, "time" DESC);
 
 table usage_flushes (
@@ -418,9 +420,11 @@ table usage_flushes (
   merchants bigint not null,
   first_date date,
   last_date date,
+  derived_at timestamp with time zone default now(),
   constraint usage_flushes_pkey PRIMARY KEY (id),
   constraint usage_flushes_source_check CHECK ((source = ANY (ARRAY['stream'::text, 'direct'::text, 'backfill'::text])))
 );
+CREATE INDEX usage_flushes_pending ON public.usage_flushes USING btree (id) WHERE (derived_at IS NULL);
 CREATE INDEX usage_flushes_started_at ON public.usage_flushes USING btree (started_at DESC);
 
 table usage_journal_closings (
@@ -439,14 +443,63 @@ table usage_monthly (
   api_key text not null,
   model text not null,
   provider text not null,
-  requests bigint not null default 0,
-  failed_requests bigint not null default 0,
-  prompt_tokens bigint not null default 0,
-  completion_tokens bigint not null default 0,
-  cost bigint not null default 0,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
   constraint usage_monthly_pkey PRIMARY KEY (merchant_id, month, user_id, api_key, model, provider)
 );
 CREATE INDEX usage_monthly_month ON public.usage_monthly USING btree (month);
+
+table usage_monthly_models (
+  merchant_id text not null,
+  month date not null,
+  model text not null,
+  provider text not null,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
+  constraint usage_monthly_models_pkey PRIMARY KEY (merchant_id, month, model, provider)
+);
+CREATE INDEX usage_monthly_models_month ON public.usage_monthly_models USING btree (month);
+
+table usage_platform_daily (
+  date date not null,
+  model text not null,
+  provider text not null,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
+  constraint usage_platform_daily_pkey PRIMARY KEY (date, model, provider)
+);
+
+table usage_platform_monthly (
+  month date not null,
+  model text not null,
+  provider text not null,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
+  constraint usage_platform_monthly_pkey PRIMARY KEY (month, model, provider)
+);
+
+table usage_platform_users (
+  month date not null,
+  user_id text not null,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
+  constraint usage_platform_users_pkey PRIMARY KEY (month, user_id)
+);
 
 table usage_quarter_hours (
   merchant_id text not null,
@@ -461,6 +514,15 @@ table usage_quarter_hours (
   constraint usage_quarter_hours_pkey PRIMARY KEY (merchant_id, bucket, model, provider)
 );
 CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
+
+table usage_shards (
+  shard integer not null,
+  token bigint not null default 0,
+  holder text not null default ''::text,
+  expires_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  constraint usage_shards_pkey PRIMARY KEY (shard),
+  constraint usage_shards_shard_check CHECK ((shard >= 0))
+);
 
 table usage_stale_totals (
   merchant_id text not null,
@@ -483,11 +545,11 @@ table usage_yearly (
   api_key text not null,
   model text not null,
   provider text not null,
-  requests bigint not null default 0,
-  failed_requests bigint not null default 0,
-  prompt_tokens bigint not null default 0,
-  completion_tokens bigint not null default 0,
-  cost bigint not null default 0,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
   constraint usage_yearly_pkey PRIMARY KEY (merchant_id, year, user_id, api_key, model, provider)
 );
 CREATE INDEX usage_yearly_year ON public.usage_yearly USING btree (year);
@@ -513,6 +575,8 @@ CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merch
 view public.usage_documents (date date, kind text, whole boolean, user_id text, model text, provider text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, cost numeric, other_tokens numeric, untold_requests numeric)
 
 view public.usage_imported_days (date date, cache_status text, aggregated_by_user jsonb, aggregated_by_model jsonb, aggregated_by_provider jsonb, counted boolean)
+
+view public.usage_pending (date date, merchant_id text, id text, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, failed boolean, calls bigint, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint, metrics jsonb, properties jsonb, flush_id bigint, origin text)
 
 view tally_sources.daily_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 

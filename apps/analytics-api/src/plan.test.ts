@@ -1,7 +1,7 @@
 import { addDays, countDays, eachDay } from '@tally/contracts';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { needsEntities, planOf, planSeries } from './plan.ts';
+import { type Needs, needsOf, planOf, planSeries } from './plan.ts';
 
 const told = (plan: ReturnType<typeof planOf>) =>
   plan.map((part) => `${part.less ? 'less ' : ''}${part.cube} ${part.startDate}..${part.endDate}`);
@@ -67,35 +67,78 @@ describe('where sums alone are asked for', () => {
   });
 });
 
-test('without users and keys the model cube answers, and days are read where days are told apart', () => {
-  expect(parts('2025-01-01', '2025-12-31', false)).toEqual(['usage_daily_models 2025-01-01..2025-12-31']);
+test('without users and keys the model rollups answer, and days are read where days are told apart', () => {
+  expect(parts('2025-11-23', '2026-01-02', false)).toEqual([
+    'usage_daily_models 2025-11-23..2025-11-30',
+    'usage_monthly_models 2025-12-01..2025-12-31',
+    'usage_daily_models 2026-01-01..2026-01-02',
+  ]);
+  expect(parts('2025-01-01', '2025-12-31', false, true)).toEqual(['usage_daily_models 2025-01-01..2025-12-31']);
   expect(parts('2025-01-01', '2025-12-31', true, true)).toEqual(['usage_daily 2025-01-01..2025-12-31']);
-  expect(needsEntities({ userIds: [], apiKeys: [] }, 'model')).toBe(false);
-  expect(needsEntities({ apiKeys: ['key'] }, 'model')).toBe(true);
-  expect(needsEntities({}, 'user')).toBe(true);
+});
+
+test('over all merchants the rollups of all answer, by models or by users alone', () => {
+  const of = (platform: 'models' | 'users', days = false) =>
+    told(
+      planOf({ startDate: '2025-11-30', endDate: '2025-12-31' }, { entities: platform === 'users', platform, days }),
+    );
+  expect(of('models')).toEqual([
+    'usage_platform_daily 2025-11-30..2025-11-30',
+    'usage_platform_monthly 2025-12-01..2025-12-31',
+  ]);
+  expect(of('models', true)).toEqual(['usage_platform_daily 2025-11-30..2025-12-31']);
+  expect(of('users')).toEqual(['usage_daily 2025-11-30..2025-11-30', 'usage_platform_users 2025-12-01..2025-12-31']);
+  expect(of('users', true)).toEqual(['usage_daily 2025-11-30..2025-12-31']);
+});
+
+test('a query needs every dimension that it groups or filters by', () => {
+  expect(needsOf({ userIds: [], apiKeys: [] }, 'model')).toEqual({ entities: false, platform: 'models' });
+  expect(needsOf({ providers: ['p'] })).toEqual({ entities: false, platform: 'models' });
+  expect(needsOf({}, 'user')).toEqual({ entities: true, platform: 'users' });
+  expect(needsOf({ userIds: ['u'] })).toEqual({ entities: true, platform: 'users' });
+  for (const question of [needsOf({ models: ['m'] }, 'user'), needsOf({ userIds: ['u'] }, 'model')])
+    expect(question).toEqual({ entities: true });
+  expect(needsOf({ apiKeys: ['key'] }, 'model')).toEqual({ entities: true });
+  expect(needsOf({}, 'apiKey')).toEqual({ entities: true });
+  expect(needsOf({}, 'merchant')).toEqual({ entities: false });
+  expect(needsOf({ merchantIds: ['m'] }, 'user')).toEqual({ entities: true });
 });
 
 test('the parts of a plan, those taken away taken away, cover every day of the range once', () => {
   const range = fc.tuple(fc.integer({ min: 0, max: 1500 }), fc.integer({ min: 0, max: 1100 }));
   const today = fc.option(fc.integer({ min: 0, max: 2600 }), { nil: undefined });
+  const needs = fc.constantFrom<Pick<Needs, 'entities' | 'platform'>>(
+    ...[{ entities: true }, { entities: false }],
+    ...[
+      { entities: false, platform: 'models' as const },
+      { entities: true, platform: 'users' as const },
+    ],
+  );
   fc.assert(
-    fc.property(range, fc.boolean(), fc.boolean(), fc.boolean(), today, ([from, length], entities, days, sums, at) => {
-      const startDate = addDays('2023-01-01', from);
-      const endDate = addDays(startDate, length);
-      const needs = { entities, days, sums, ...(at !== undefined && { today: addDays('2023-01-01', at) }) };
-      const plan = planOf({ startDate, endDate }, needs);
-      const times = new Map<string, number>();
-      for (const part of plan)
-        for (const day of eachDay(part.startDate, part.endDate))
-          times.set(day, (times.get(day) ?? 0) + (part.less ? -1 : 1));
-      expect([...times].filter(([, count]) => count !== 0).sort()).toEqual(
-        eachDay(startDate, endDate).map((day) => [day, 1]),
-      );
-      if (!sums) expect(plan.some((part) => part.less)).toBe(false);
-      const edges = plan.filter((part) => part.cube === 'usage_daily');
-      const daysRead = edges.reduce((sum, edge) => sum + countDays(edge.startDate, edge.endDate), 0);
-      if (entities && !days && at === undefined) expect(daysRead).toBeLessThanOrEqual(sums ? 32 : 60);
-    }),
+    fc.property(
+      range,
+      needs,
+      fc.boolean(),
+      fc.boolean(),
+      today,
+      ([from, length], { entities, platform }, days, sums, at) => {
+        const startDate = addDays('2023-01-01', from);
+        const endDate = addDays(startDate, length);
+        const needs = { entities, platform, days, sums, ...(at !== undefined && { today: addDays('2023-01-01', at) }) };
+        const plan = planOf({ startDate, endDate }, needs);
+        const times = new Map<string, number>();
+        for (const part of plan)
+          for (const day of eachDay(part.startDate, part.endDate))
+            times.set(day, (times.get(day) ?? 0) + (part.less ? -1 : 1));
+        expect([...times].filter(([, count]) => count !== 0).sort()).toEqual(
+          eachDay(startDate, endDate).map((day) => [day, 1]),
+        );
+        if (!sums) expect(plan.some((part) => part.less)).toBe(false);
+        const edges = plan.filter((part) => part.cube === 'usage_daily');
+        const daysRead = edges.reduce((sum, edge) => sum + countDays(edge.startDate, edge.endDate), 0);
+        if (entities && !days && at === undefined) expect(daysRead).toBeLessThanOrEqual(sums ? 32 : 60);
+      },
+    ),
   );
 });
 

@@ -4,8 +4,10 @@ type Range = { startDate: Day; endDate: Day };
 
 /** What a question needs of the sums it is read from. */
 export type Needs = {
-  /** It groups or filters by user or api key, which the model cube has dropped. */
+  /** It groups or filters by user or api key, which the model rollups have dropped. */
   entities: boolean;
+  /** It is about all merchants and tells none apart: `models`, by no other dimension than those; `users`, by users alone. */
+  platform?: 'models' | 'users' | undefined;
   /** It tells days apart, which the month and the year cube have dropped. */
   days: boolean;
   /**
@@ -17,19 +19,28 @@ export type Needs = {
   today?: Day;
 };
 
-/** Whether a question groups or filters by user or api key. */
-export function needsEntities(filters: Pick<Filters, 'userIds' | 'apiKeys'>, by?: GroupBy | undefined): boolean {
-  return by === 'user' || by === 'apiKey' || Boolean(filters.userIds?.length) || Boolean(filters.apiKeys?.length);
+/** What the filters and the grouping of a query need. */
+export function needsOf(
+  filters: Omit<Filters, 'startDate' | 'endDate'>,
+  by?: GroupBy | undefined,
+): Pick<Needs, 'entities' | 'platform'> {
+  const asks = (dimension: GroupBy, list: readonly string[] | undefined) => by === dimension || Boolean(list?.length);
+  const users = asks('user', filters.userIds);
+  const keys = asks('apiKey', filters.apiKeys);
+  const models = asks('model', filters.models) || asks('provider', filters.providers);
+  const entities = users || keys;
+  if (asks('merchant', filters.merchantIds)) return { entities };
+  if (!entities) return { entities, platform: 'models' };
+  return keys || models ? { entities } : { entities, platform: 'users' };
 }
 
 /**
  * The smallest sums that answer a question, each for its part of the range; added up, less those marked `less`, the parts
  * cover every day of it once.
  */
-export function planOf(range: Range, { entities, days, ...needs }: Needs): PlanPart[] {
-  if (!entities) return [{ cube: 'usage_daily_models', ...range }];
-  if (days) return [{ cube: 'usage_daily', ...range }];
-  return joined(cover(range, [YEARS, MONTHS, DAYS], needs).parts);
+export function planOf(range: Range, { entities, platform, days, ...needs }: Needs): PlanPart[] {
+  const grains = entities ? (platform ? USERS : ENTITIES) : platform ? PLATFORM : MODELS;
+  return joined(cover(range, days ? grains.slice(-1) : grains, needs).parts);
 }
 
 /** Periods of one length, and the cube that has their sums. */
@@ -42,13 +53,23 @@ type Grain = {
 
 const lastBefore = (day: Day): Day => addDays(day, -1);
 
-const DAYS: Grain = { cube: 'usage_daily', cost: 1, periodOf: (day) => ({ startDate: day, endDate: day }) };
-const MONTHS: Grain = { cube: 'usage_monthly', cost: 2, periodOf: monthOf };
+const days = (cube: Grain['cube']): Grain => ({
+  cube,
+  cost: 1,
+  periodOf: (day) => ({ startDate: day, endDate: day }),
+});
+const months = (cube: Grain['cube']): Grain => ({ cube, cost: 2, periodOf: monthOf });
 const YEARS: Grain = {
   cube: 'usage_yearly',
   cost: 4,
   periodOf: (day) => ({ startDate: `${day.slice(0, 5)}01-01`, endDate: `${day.slice(0, 5)}12-31` }),
 };
+
+/** The rollups of each need, coarsest first. */
+const ENTITIES = [YEARS, months('usage_monthly'), days('usage_daily')];
+const MODELS = [months('usage_monthly_models'), days('usage_daily_models')];
+const PLATFORM = [months('usage_platform_monthly'), days('usage_platform_daily')];
+const USERS = [months('usage_platform_users'), days('usage_daily')];
 
 type Cover = { parts: PlanPart[]; cost: number };
 
@@ -105,9 +126,9 @@ function joined(parts: readonly PlanPart[]): PlanPart[] {
  */
 export function planSeries(
   { starts, end }: { starts: readonly number[]; end: number },
-  { entities, days }: Needs,
+  { entities, platform, days }: Needs,
 ): PlanPart[] {
   const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
-  if ([...starts, end].every((at) => at % DAY_MS === 0)) return planOf(range, { entities, days });
+  if ([...starts, end].every((at) => at % DAY_MS === 0)) return planOf(range, { entities, platform, days });
   return [{ cube: entities ? 'usage_events' : 'usage_quarter_hours', ...range }];
 }

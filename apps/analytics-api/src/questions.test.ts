@@ -247,7 +247,7 @@ describe('what went wrong elsewhere', () => {
   test('the plan of a question is told', async () => {
     const { plan } = await breakdown({ startDate: '2025-01-01', endDate: '2025-03-02', by: 'user', explain: true });
     expect(plan).toEqual([
-      { cube: 'usage_monthly', startDate: '2025-01-01', endDate: '2025-02-28' },
+      { cube: 'usage_platform_users', startDate: '2025-01-01', endDate: '2025-02-28' },
       { cube: 'usage_daily', startDate: '2025-03-01', endDate: '2025-03-02' },
     ]);
   });

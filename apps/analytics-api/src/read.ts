@@ -23,7 +23,7 @@ import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
-import { needsEntities, planOf, planSeries } from './plan.ts';
+import { needsOf, planOf, planSeries } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
 
@@ -75,8 +75,8 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
   };
 
   /** A plan for sums alone, whose range mostly ends today. */
-  const planSums = (range: DayRange, entities: boolean) =>
-    planOf(range, { entities, days: false, sums: true, today: dayOf(now()) });
+  const planSums = (range: DayRange, needs: ReturnType<typeof needsOf>) =>
+    planOf(range, { ...needs, days: false, sums: true, today: dayOf(now()) });
 
   const answers = {
     async breakdown({ cursor, explain, ...question }: BreakdownQuestion) {
@@ -91,9 +91,9 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
         filters,
         async () => {
           const imported = await documents.within(filters, kindsOf(filters, by));
-          const entities = needsEntities(filters, by);
+          const needs = needsOf(filters, by);
           // The providers of a model are listed beside its sums.
-          const plan = by === 'model' ? planOf(filters, { entities, days: false }) : planSums(filters, entities);
+          const plan = by === 'model' ? planOf(filters, { ...needs, days: false }) : planSums(filters, needs);
           const parts = [...plan, ...imported.parts];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
           const last = rows.length === limit ? rows.at(-1) : undefined;
@@ -119,7 +119,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       assertRange(filters, maxDays);
       const before = periodBefore(filters);
       const coverage = await freshness.cover(filters);
-      const entities = needsEntities(filters);
+      const [needs, ofUsers, ofModels] = [needsOf(filters), needsOf(filters, 'user'), needsOf(filters, 'model')];
       const kinds = kindsOf(filters, 'user', 'model');
       const scope = { ...filters, startDate: before.startDate };
       const compute = async () => {
@@ -128,11 +128,11 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           documents.within(before, kinds),
         ]);
         const plan = {
-          users: [...planSums(filters, true), ...importedNow.parts],
-          usersBefore: [...planSums(before, true), ...importedBefore.parts],
-          before: [...planSums(before, entities), ...importedBefore.parts],
-          models: [...planOf(filters, { entities, days: false }), ...importedNow.parts],
-          days: [...planOf(filters, { entities, days: true }), ...importedNow.parts],
+          users: [...planSums(filters, ofUsers), ...importedNow.parts],
+          usersBefore: [...planSums(before, ofUsers), ...importedBefore.parts],
+          before: [...planSums(before, needs), ...importedBefore.parts],
+          models: [...planOf(filters, { ...ofModels, days: false }), ...importedNow.parts],
+          days: [...planOf(filters, { ...needs, days: true }), ...importedNow.parts],
         };
         const current = db.usage.snapshot(async (reader) => {
           const users = await reader.topUsers({ ...filters, parts: plan.users, limit: TOP_USERS });
@@ -185,8 +185,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       if (periods.length === 0) return { points: [], coverage: await freshness.cover(filters) };
       const starts = periods.map((period) => period.from);
       const end = periods.at(-1)!.to;
-      const entities = needsEntities(filters, groupBy);
-      const cubes = planSeries({ starts, end }, { entities, days: interval !== 'month' });
+      const cubes = planSeries({ starts, end }, { ...needsOf(filters, groupBy), days: interval !== 'month' });
       const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
       const utc = { ...filters, ...range };
       const coverage = await freshness.cover(utc);
@@ -222,23 +221,23 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const { imported, ...answer } = await cache.through('filters', question, question, async () => {
         const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
         const found = await db.usage.snapshot(async (reader) => {
-          const values = (by: GroupBy, entities: boolean) =>
+          const values = (by: GroupBy) =>
             reader.values({
               merchantIds,
               by,
               limit: MAX_OPTIONS + 1,
               parts: [
-                ...planOf(question, { entities, days: false }),
+                ...planOf(question, { ...needsOf({ merchantIds }, by), days: false }),
                 // A document names neither merchants nor keys; what it does name can be asked for.
                 ...(by === 'merchant' || by === 'apiKey' ? [] : imported.parts),
               ],
             });
           return {
-            models: await values('model', false),
-            providers: await values('provider', false),
-            merchants: await values('merchant', false),
-            users: await values('user', true),
-            apiKeys: await values('apiKey', true),
+            models: await values('model'),
+            providers: await values('provider'),
+            merchants: await values('merchant'),
+            users: await values('user'),
+            apiKeys: await values('apiKey'),
           };
         });
         const keys = (by: 'providers' | 'merchants' | 'users' | 'apiKeys') =>

@@ -31,7 +31,7 @@ test('with ingest away a question is answered from what was counted, and says th
     requests: '2',
     cost: '5',
   } satisfies JournalLine;
-  await db.journal.append(['acme'], { source: 'direct', lines: JSON.stringify([line]), days: [line.date] });
+  await db.journal.append({ source: 'direct', lines: [{ ...line, origin: 'direct' }] });
   const client = createAnalyticsClient({
     url: 'http://analytics',
     key: KEY,

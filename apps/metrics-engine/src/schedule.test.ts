@@ -83,12 +83,10 @@ test.each([
 });
 
 test('a job that fails is tried again, kept, seen, and can be retried', async () => {
-  await db.journal.append(['a'], {
-    source: 'stream',
-    lines: JSON.stringify([
-      { merchant_id: 'a', date: '2026-03-18', id: '1', time: startOfDay('2026-03-18'), requests: '1' },
-    ]),
-    days: ['2026-03-18'],
+  const date = '2026-03-18';
+  await db.journal.append({
+    source: 'direct',
+    lines: [{ merchant_id: 'a', date, id: '1', time: startOfDay(date), requests: '1', origin: 'direct' }],
   });
   await client.query(`alter table daily_metrics add constraint broken check (period_start <> '2026-03-18')`);
   const job = await queue.add('refresh', {}, { attempts: 2, backoff: { type: 'exponential', delay: 10 } });

@@ -7,14 +7,12 @@ import {
   type RecordResult,
   type Rejection,
   TallyError,
-  type Units,
 } from '@tally/contracts';
 import { type FlushSource, isRefusal, type Journal } from '@tally/db';
 import { type BatchToCheck, type CheckedLine, checkBatch } from './check.ts';
-import type { Amount, Counters, MerchantBatch, Stored } from './counters/counters.ts';
+import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
-import { amountsOf, dimensionsOf, eachAmount, identityOf } from './line.ts';
 
 export type AcceptOptions = {
   counters: Counters;
@@ -22,10 +20,12 @@ export type AcceptOptions = {
   /** Days for which the journal keeps entries; older ones need `backfill`. */
   retentionDays: number;
   now: () => number;
-  /** Whether Redis is so full that nothing more may be accepted. */
+  /** Whether Redis is above its high-water mark: events are then written directly to Postgres. */
   isFull: () => boolean;
-  /** Told when Redis could not take a batch and Postgres did. */
-  onDetour(error: unknown): void;
+  /** Called when one store could not take a batch, which is then given to the other. */
+  onFallback(error: unknown): void;
+  /** Called before events of days that Redis keeps are written past it. */
+  onDirect(): void;
   fault: FaultPoint;
 };
 
@@ -38,42 +38,34 @@ export type Accept = {
 
 export type StoreResult = { accepted: number; rejected: Rejection[] };
 
-/** Takes entries in: checks each, drops repeats, stores the rest in Redis, or in Postgres where Redis is no way. */
+/** Accepts events: checks each, drops repeats, stores the rest in Redis, or in Postgres while Redis cannot take it. */
 export function createAccept(options: AcceptOptions): Accept {
   const { counters, journal, now, fault } = options;
 
-  /** Each round stores all that is left or takes some out, so there are few. */
-  async function throughRedis(merchantId: string, entries: readonly CheckedLine[]): Promise<StoreResult> {
+  /** Stores what Redis can count; `left` must be written to Postgres. */
+  async function throughRedis(entries: readonly CheckedLine[]): Promise<StoreResult & { left: CheckedLine[] }> {
     await fault('record.before-redis');
-    const rejected: Rejection[] = [];
-    let left = [...entries];
-    while (left.length > 0) {
-      const stored = await counters.store(batchOf(merchantId, left), now());
-      if (stored.outcome === 'stored') break;
-      const refused = stored.outcome === 'seen' ? undefined : refusalOf(stored);
-      const out = new Set(
-        stored.outcome === 'seen'
-          ? stored.positions.map((position) => left[position]!)
-          : left.filter(refused!.concerns),
-      );
-      if (refused) rejected.push(...[...out].map((entry) => rejectionOf(entry, refused.code, refused.message)));
-      left = left.filter((entry) => !out.has(entry));
-    }
+    const refusals = await counters.record(entries.map(({ line }) => line));
+    const result = { accepted: 0, rejected: [] as Rejection[], left: [] as CheckedLine[] };
+    entries.forEach((entry, index) => {
+      const refusal = refusals[index];
+      if (refusal === undefined) result.accepted++;
+      else if (refusal === 'unusable') result.left.push(entry);
+      else if (refusal !== 'repeat') {
+        const { code, message } = REJECTIONS[refusal];
+        result.rejected.push(rejectionOf(entry, code, message));
+      }
+    });
     await fault('record.after-store');
-    return { accepted: left.length, rejected };
+    return result;
   }
 
-  async function directly(
-    merchantId: string,
-    entries: readonly CheckedLine[],
-    source: FlushSource,
-  ): Promise<StoreResult> {
+  async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<StoreResult> {
     const lines = entries.map(({ line }) => line);
     try {
-      const { inserted } = await journal.append([merchantId], {
+      const { inserted } = await journal.append({
         source,
-        lines: JSON.stringify(lines),
-        days: lines.map((line) => line.date),
+        lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
       return { accepted: inserted, rejected: [] };
     } catch (error) {
@@ -82,10 +74,36 @@ export function createAccept(options: AcceptOptions): Accept {
       if (entries.length === 1) return { accepted: 0, rejected: [rejectionOf(entry!, ...reasonOf(error))] };
       // Halves, until those that are refused stand alone.
       const half = Math.ceil(entries.length / 2);
-      const first = await directly(merchantId, entries.slice(0, half), source);
-      const second = await directly(merchantId, entries.slice(half), source);
+      const first = await directly(entries.slice(0, half), source);
+      const second = await directly(entries.slice(half), source);
       return { accepted: first.accepted + second.accepted, rejected: [...first.rejected, ...second.rejected] };
     }
+  }
+
+  /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
+  async function storeFresh(fresh: readonly CheckedLine[], add: (part: StoreResult) => void): Promise<void> {
+    const past = async (lines: readonly CheckedLine[]) => {
+      options.onDirect();
+      return directly(lines, 'direct');
+    };
+    if (options.isFull()) {
+      try {
+        return add(await past(fresh));
+      } catch (error) {
+        // A full Redis may have room for it, when Postgres is unavailable.
+        options.onFallback(error);
+      }
+    }
+    let left = fresh;
+    try {
+      const stored = await throughRedis(fresh);
+      add(stored);
+      left = stored.left;
+    } catch (error) {
+      // The journal finds an event whichever path it took, so a batch half-known to Redis may take this one, too.
+      options.onFallback(error);
+    }
+    if (left.length > 0) add(await past(left));
   }
 
   async function store(lines: readonly CheckedLine[]): Promise<StoreResult> {
@@ -97,25 +115,12 @@ export function createAccept(options: AcceptOptions): Accept {
       result.accepted += part.accepted;
       result.rejected.push(...part.rejected);
     };
-    if (options.isFull() && lines.some(({ line }) => hot(line.date))) {
-      throw new TallyError('UNAVAILABLE', 'Redis is above its high mark; the flush is catching up.');
-    }
-    for (const [merchantId, entries] of groupBy(lines, ({ line }) => line.merchant_id)) {
-      const fresh = entries.filter(({ line }) => hot(line.date));
-      const direct = entries.filter(({ line }) => !hot(line.date) && kept(line.date));
-      const backfill = entries.filter(({ line }) => !kept(line.date));
-      if (fresh.length > 0) {
-        try {
-          add(await throughRedis(merchantId, fresh));
-        } catch (error) {
-          // The journal finds an entry whichever way it came, so a batch half-known to Redis may go this way too.
-          options.onDetour(error);
-          direct.push(...fresh);
-        }
-      }
-      if (direct.length > 0) add(await directly(merchantId, direct, 'direct'));
-      if (backfill.length > 0) add(await directly(merchantId, backfill, 'backfill'));
-    }
+    const fresh = lines.filter(({ line }) => hot(line.date));
+    const direct = lines.filter(({ line }) => !hot(line.date) && kept(line.date));
+    const backfill = lines.filter(({ line }) => !kept(line.date));
+    if (fresh.length > 0) await storeFresh(fresh, add);
+    if (direct.length > 0) add(await directly(direct, 'direct'));
+    if (backfill.length > 0) add(await directly(backfill, 'backfill'));
     return result;
   }
 
@@ -139,73 +144,13 @@ export function createAccept(options: AcceptOptions): Accept {
   };
 }
 
-function batchOf(merchantId: string, entries: readonly CheckedLine[]): MerchantBatch {
-  const days = new Map<Day, { sums: Map<string, Sum>; dimensions: Set<string> }>();
-  let day = { sums: new Map<string, Sum>(), dimensions: new Set<string>() };
-  let date: Day | undefined;
-  const addAmount = (metricType: string, units: string) => {
-    const sum = day.sums.get(metricType);
-    if (sum) addTo(sum, units);
-    else day.sums.set(metricType, addTo({ small: 0, large: 0n }, units));
-  };
-  for (const { line } of entries) {
-    if (line.date !== date) {
-      date = line.date;
-      day = days.get(date) ?? { sums: new Map(), dimensions: new Set() };
-      days.set(date, day);
-    }
-    day.dimensions.add(dimensionsOf(line));
-    eachAmount(line, addAmount);
-  }
-  return {
-    merchantId,
-    identities: entries.map(({ line }) => identityOf(line)),
-    lines: entries.map(({ line }) => JSON.stringify(line)),
-    amounts: [...days].flatMap(([date, { sums }]) =>
-      [...sums].map(([metricType, { small, large }]): Amount => ({ date, metricType, units: large + BigInt(small) })),
-    ),
-    dimensions: new Map([...days].map(([date, { dimensions }]) => [date, [...dimensions]])),
-  };
-}
-
-/** An exact sum: doubles while they are exact, which amounts of at most 10^15 let us see in time. */
-type Sum = { small: number; large: Units };
-
-const EXACT_DIGITS = 15;
-const EXACT_MOST = 8e15;
-
-function addTo(sum: Sum, units: string): Sum {
-  if (units.length > EXACT_DIGITS) sum.large += BigInt(units);
-  else sum.small += Number(units);
-  if (sum.small > EXACT_MOST) {
-    sum.large += BigInt(sum.small);
-    sum.small = 0;
-  }
-  return sum;
-}
-
-type Refused = { code: Rejection['code']; message: string; concerns: (entry: CheckedLine) => boolean };
-
-/** Which entries a limit of Redis concerns, and what to say of them. */
-function refusalOf(stored: Exclude<Stored, { outcome: 'stored' | 'seen' }>): Refused {
-  if (stored.outcome === 'limit') {
-    const full = new Set(stored.amounts.map(({ date, metricType }) => `${date} ${metricType}`));
-    return {
-      code: 'TOTAL_LIMIT',
-      message: `A total of the day would pass ${MAX_SUM_UNITS} units.`,
-      concerns: ({ line }) => amountsOf(line).some(([metricType]) => full.has(`${line.date} ${metricType}`)),
-    };
-  }
-  const { kind, date } = stored;
-  const members = new Set(stored.members);
-  return {
+const REJECTIONS = {
+  types: {
     code: 'CARDINALITY_LIMIT',
-    message: `The merchant has as many distinct ${kind === 'types' ? 'metric types' : 'users, keys, models and providers'} on ${date} as a day may have.`,
-    concerns: ({ line }) =>
-      line.date === date &&
-      (kind === 'types' ? amountsOf(line).some(([type]) => members.has(type)) : members.has(dimensionsOf(line))),
-  };
-}
+    message: 'The merchant has as many distinct metric types on this day as a day may have.',
+  },
+  limit: { code: 'TOTAL_LIMIT', message: `A total of the day would pass ${MAX_SUM_UNITS} units.` },
+};
 
 function rejectionOf({ index, line }: CheckedLine, code: string, message: string): Rejection {
   return { index, id: line.id, code, message };
@@ -214,14 +159,4 @@ function rejectionOf({ index, line }: CheckedLine, code: string, message: string
 function reasonOf(error: unknown): [code: string, message: string] {
   if (isTallyError(error)) return [error.code, error.message];
   return ['INVALID_ENTRY', 'Postgres refuses this entry.'];
-}
-
-function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
-  const groups = new Map<string, T[]>();
-  for (const item of items) {
-    const group = groups.get(keyOf(item));
-    if (group) group.push(item);
-    else groups.set(keyOf(item), [item]);
-  }
-  return groups;
 }

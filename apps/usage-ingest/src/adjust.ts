@@ -10,6 +10,7 @@ import {
 } from '@tally/contracts';
 import type { Db, Adjustment as Recorded } from '@tally/db';
 import type { FaultPoint } from './faults.ts';
+import type { Repair } from './reconcile/index.ts';
 
 export type AdjustCall = {
   id: string;
@@ -28,12 +29,12 @@ export type Adjust = (call: AdjustCall, actor: string) => Promise<Adjustment>;
 
 export function createAdjust({
   db,
-  settle,
+  repair,
   now,
   fault,
 }: {
   db: Pick<Db, 'corrections'>;
-  settle(): Promise<unknown>;
+  repair: Pick<Repair, 'days'>;
   now: () => number;
   fault: FaultPoint;
 }): Adjust {
@@ -46,8 +47,8 @@ export function createAdjust({
     const dimensions = { userId: known(userId), apiKey: known(apiKey), model: known(model), provider: known(provider) };
     await fault('adjust.before-commit');
     const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics), actor });
-    // Redis being away does not undo the adjustment: its totals stay marked, and are set right when it is back.
-    await settle().catch(() => {});
+    // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.
+    await repair.days([{ merchantId: call.merchantId, date: call.date }]).catch(() => {});
     return presentAdjustment(recorded);
   };
 }

@@ -53,7 +53,7 @@ export function checkBatch(batch: BatchToCheck, clock: Clock): CheckedBatch {
       rejected.push({ index, id: idOf(value), ...checked });
       return;
     }
-    const identity = `${checked.line.merchant_id} ${identityOf(checked.line)}`;
+    const identity = `${checked.line.merchant_id}\n${identityOf(checked.line)}`;
     const first = lines.get(identity);
     if (first) repeats.push({ index, of: first.index });
     else lines.set(identity, { index, line: checked.line });

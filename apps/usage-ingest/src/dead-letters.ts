@@ -1,5 +1,5 @@
-import { type DeadLetter, isTallyError } from '@tally/contracts';
-import { type Db, isRefusal } from '@tally/db';
+import { type DeadLetter, isTallyError, TallyError } from '@tally/contracts';
+import { type Db, isRefusal, originOf } from '@tally/db';
 
 export type DeadLetters = {
   list(options: {
@@ -33,8 +33,11 @@ export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): Dead
       const stillRefused: DeadLetter[] = [];
       for (const { line, ...letter } of letters) {
         try {
-          const batch = { source: 'stream' as const, lines: JSON.stringify([line]), days: [line.date] };
-          await db.journal.append([letter.merchantId], batch);
+          const { skipped } = await db.journal.append({
+            source: 'stream',
+            lines: [{ ...line, origin: originOf(letter.id, line) }],
+          });
+          if (skipped.length > 0) throw new TallyError('UNAVAILABLE', 'The merchant is being corrected; retry again.');
           await db.deadLetters.resolve(letter.id);
         } catch (error) {
           if (!isRefusal(error)) throw error;

@@ -8,6 +8,8 @@ const Schema = z.object({
   MAX_CALLS_PER_MINUTE: whole(1_200_000, 1, 1_000_000_000),
   FLUSH_INTERVAL_MS: whole(1_000, 10, 3_600_000),
   FLUSH_PIECE_ENTRIES: whole(10_000, 1, 100_000),
+  DERIVE_INTERVAL_MS: whole(2_000, 10, 3_600_000),
+  DERIVE_SLICE_EVENTS: whole(20_000, 1, 1_000_000),
   TRACK_MERGE_MS: whole(5, 0, 1_000),
   JOURNAL_RETENTION_DAYS: whole(35, 7, 3_650),
   ENABLE_FLUSH: flag(true),
@@ -16,10 +18,11 @@ const Schema = z.object({
   USAGE_AGGREGATION_INTERVAL: whole(3_600_000, 1_000, 86_400_000),
   AUDIT_RETENTION_DAYS: whole(400, 1, 36_500),
   RECONCILE_INTERVAL_MS: whole(3_600_000, 1_000, 86_400_000),
+  USAGE_SHARDS: whole(64, 1, 1_024),
+  DEDUPLICATION_MEMORY_SHARE: z.coerce.number().min(0).max(0.9).default(0.25),
   REDIS_MEMORY_HIGH_MARK: z.coerce.number().min(0.1).max(1).default(0.9),
   REDIS_WAIT_REPLICAS: whole(0, 0, 10),
   MAX_METRIC_TYPES_PER_DAY: whole(200, 1, 100_000),
-  MAX_DIMENSIONS_PER_DAY: whole(100_000, 1, 10_000_000),
   /** For crash tests: a named point at which the process kills itself. */
   TALLY_FAULT: z.string().optional(),
 });

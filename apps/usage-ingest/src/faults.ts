@@ -7,7 +7,6 @@ export const FAULT_POINTS = [
   'flush.before-append',
   'flush.before-commit',
   'flush.after-commit',
-  'flush.while-leaving',
   'flush.after-remove',
   'adjust.before-commit',
   'reconcile.before-set',

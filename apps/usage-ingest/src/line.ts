@@ -58,8 +58,3 @@ export function amountsOf(line: JournalLine): [metricType: string, units: Units]
   eachAmount(line, (type, units) => amounts.push([type, BigInt(units)]));
   return amounts;
 }
-
-/** A line's dimensions as one text; the separator cannot occur in a dimension. */
-export function dimensionsOf({ user_id = '', api_key = '', model = '', provider = '' }: JournalLine): string {
-  return `${user_id}\n${api_key}\n${model}\n${provider}`;
-}

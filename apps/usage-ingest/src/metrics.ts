@@ -3,7 +3,9 @@ import type { Durability } from './durability.ts';
 import type { Drift } from './reconcile/index.ts';
 
 export type IngestMetrics = {
-  detours: Counter;
+  fallbacks: Counter;
+  windowSeconds: Gauge;
+  windowBytes: Gauge;
   flushErrors: Counter;
   deadLetters: Counter;
   waitingDeadLetters: Gauge;
@@ -50,14 +52,24 @@ export function createIngestMetrics(register: Registry, durability: Durability):
   });
   lagSeconds.set(Number.NaN);
   return {
-    detours: new Counter({
+    fallbacks: new Counter({
       name: 'tally_ingest_detours_total',
-      help: 'Batches that Redis could not take and that went directly to Postgres.',
+      help: 'Batches that Redis could not take and that were written directly to Postgres.',
+      registers,
+    }),
+    windowSeconds: new Gauge({
+      name: 'tally_deduplication_window_seconds',
+      help: 'How long Redis recognises a repeated event id. Later repeats are found by the journal.',
+      registers,
+    }),
+    windowBytes: new Gauge({
+      name: 'tally_deduplication_window_bytes',
+      help: 'Memory of Redis that event ids take.',
       registers,
     }),
     flushErrors: new Counter({
       name: 'tally_flush_errors_total',
-      help: 'Merchants whose flush failed; it is tried again.',
+      help: 'Shards whose flush failed; it is tried again.',
       registers,
     }),
     deadLetters: new Counter({

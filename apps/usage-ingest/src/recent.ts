@@ -1,24 +1,38 @@
 import { formatQuantity, type StoredEntry } from '@tally/contracts';
 import type { Db, JournalLine } from '@tally/db';
 import type { Counters } from './counters/counters.ts';
-import { amountsOf, identityOf } from './line.ts';
+import type { DrainReport } from './flush/drain.ts';
+import { amountsOf } from './line.ts';
+import type { Pending } from './pending.ts';
 
-/** The newest entries of a merchant: those that wait in the stream, then those of the journal, each once. */
-export type RecentEntries = (merchantId: string, limit: number) => Promise<StoredEntry[]>;
+/**
+ * The newest events of a merchant. What waits is flushed first, then the journal is read. While Postgres is unavailable
+ * the events that wait in Redis are answered, with `complete: false`.
+ */
+export type RecentEntries = (merchantId: string, limit: number) => Promise<{ rows: StoredEntry[]; complete: boolean }>;
 
-export function createRecentEntries({ counters, db }: { counters: Counters; db: Pick<Db, 'events'> }): RecentEntries {
+/** Waiting events that are read while Postgres is unavailable. */
+const MAX_LINES = 10_000;
+
+export function createRecentEntries(options: {
+  counters: Counters;
+  pending: Pending;
+  db: Pick<Db, 'events'>;
+  drain(merchantIds: readonly string[]): Promise<DrainReport>;
+}): RecentEntries {
+  const { counters, pending, db } = options;
   return async (merchantId, limit) => {
-    // The stream first: what is flushed meanwhile is then found in the journal, and by its identity only once.
-    const items = await counters.newestItems(merchantId, limit).catch(() => []);
-    const waiting = items.flatMap((item) => JSON.parse(item.lines) as JournalLine[]);
-    const counted = await db.events.recent(merchantId, limit);
-    const flushed = new Set(counted.map(identityOf));
-    return [
-      ...waiting.filter((line) => !flushed.has(identityOf(line))).map((line) => presentLine(line, false)),
-      ...counted.map((line) => presentLine(line, true)),
-    ]
-      .sort((a, b) => (a.time < b.time ? 1 : a.time > b.time ? -1 : 0))
-      .slice(0, limit);
+    try {
+      const drained = await options.drain([merchantId]).catch(() => undefined);
+      const rows = (await db.events.recent(merchantId, limit)).map((line) => presentLine(line, true));
+      return { rows, complete: drained?.errors.length === 0 };
+    } catch (error) {
+      const { lines } = await pending.lines(counters.keys.shardOf(merchantId), [merchantId], MAX_LINES).catch(() => {
+        throw error;
+      });
+      const newest = lines.sort((a, b) => b.time - a.time).slice(0, limit);
+      return { rows: newest.map((line) => presentLine(line, false)), complete: false };
+    }
   };
 }
 

@@ -1,45 +1,43 @@
 import { mastersOf, type RedisClient } from '@tally/service';
 
 export type RedisWatch = {
-  /** Whether Redis uses more of its memory than the high mark allows. */
+  /** Whether Redis uses more of its memory than the high-water mark allows. False while it does not answer. */
   isFull(): boolean;
   stop(): void;
 };
 
 export type RedisWatchOptions = {
   redis: RedisClient;
-  /** Share of `maxmemory` above which nothing more is accepted. */
+  /** Share of `maxmemory` above which events are written directly to Postgres. */
   highMark: number;
   intervalMs: number;
-  /** Told when a node of Redis was started again: what it holds may be older than what was acknowledged. */
-  onRestart(): void;
 };
 
-/** Keeps an eye on what Redis cannot tell by itself: how full it is, and that it is not the one it was. */
-export function watchRedis({ redis, highMark, intervalMs, onRestart }: RedisWatchOptions): RedisWatch {
-  const lives = new Map<string, string>();
-  let full = false;
+/** Watches how full Redis is, which it does not tell by itself. */
+export function watchRedis({ redis, highMark, intervalMs }: RedisWatchOptions): RedisWatch {
+  let [full, looking] = [false, false];
 
   const look = async () => {
-    const nodes = mastersOf(redis);
-    const facts = await Promise.all(nodes.map((node) => node.info()));
-    full = facts.some((info) => isAbove(info, highMark));
-    for (const [index, info] of facts.entries()) {
-      const { host, port } = nodes[index]!.options;
-      const life = fact(info, 'run_id') ?? '';
-      const before = lives.get(`${host}:${port}`);
-      lives.set(`${host}:${port}`, life);
-      if (before !== undefined && before !== life) onRestart();
+    if (looking) return;
+    looking = true;
+    try {
+      const facts = await Promise.all(mastersOf(redis).map((node) => node.info('memory')));
+      full = facts.some((info) => isAbove(info, highMark));
+    } catch {
+      // Whoever uses it finds out, and another path.
+      full = false;
+    } finally {
+      looking = false;
     }
   };
-  const timer = setInterval(() => look().catch(() => {}), intervalMs);
-  void look().catch(() => {});
+  const timer = setInterval(look, intervalMs);
+  void look();
   return { isFull: () => full, stop: () => clearInterval(timer) };
 }
 
 function isAbove(info: string, highMark: number): boolean {
-  const [used, most] = [Number(fact(info, 'used_memory')), Number(fact(info, 'maxmemory'))];
-  return most > 0 && used > most * highMark;
+  const [used, max] = [Number(fact(info, 'used_memory')), Number(fact(info, 'maxmemory'))];
+  return max > 0 && used > max * highMark;
 }
 
 const fact = (info: string, name: string) => new RegExp(`^${name}:(.*?)\\r?$`, 'm').exec(info)?.[1];

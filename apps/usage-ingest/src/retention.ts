@@ -1,21 +1,29 @@
 import { addDays, DAY_MS, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
 
-/** Closes the days of the journal that are past the retention and quiet for as long; returns them. */
+/**
+ * Closes the days of the journal that are past the retention and had no writes for as long; returns them. A day with a
+ * dead letter, or with events that another process is deriving, waits for the next call.
+ */
 export type CloseDays = () => Promise<Day[]>;
 
+const PRUNED_AT_ONCE = 10_000;
+
 export function createCloseDays(options: {
-  db: Pick<Db, 'partitions'>;
+  db: Pick<Db, 'partitions' | 'derivations'>;
+  derive(): Promise<void>;
   retentionDays: number;
   now: () => number;
 }): CloseDays {
-  const { db, retentionDays, now } = options;
+  const { db, derive, retentionDays, now } = options;
   return async () => {
     const closed: Day[] = [];
+    await derive();
     const firstKept = addDays(dayOf(now()), -retentionDays);
     for (const day of await db.partitions.closable(firstKept, new Date(now() - retentionDays * DAY_MS))) {
       if (await db.partitions.close(day)) closed.push(day);
     }
+    while ((await db.derivations.prune(PRUNED_AT_ONCE)) === PRUNED_AT_ONCE);
     return closed;
   };
 }

@@ -58,7 +58,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       async recent({ input, caller }) {
         assertMerchant(caller, input.merchantId);
-        return { rows: await recent(input.merchantId, input.limit), nextCursor: null };
+        return { ...(await recent(input.merchantId, input.limit)), nextCursor: null };
       },
       async explain({ input, caller }) {
         assertMerchant(caller, input.merchantId);

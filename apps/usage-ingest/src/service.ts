@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { HOUR_MS, ingest } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
 import {
@@ -19,27 +20,45 @@ import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
 import { createCounters } from './counters/counters.ts';
+import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
+import { createOldLayout } from './counters/old-layout.ts';
+import { agreeOnShards } from './counters/shard-count.ts';
+import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
+import { createDerive, type Derive } from './derive/derive.ts';
 import { durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
-
+import { startFlusher } from './flush/flusher.ts';
 import { startScheduler } from './jobs/scheduler.ts';
 import { createKeys } from './keys.ts';
 import { createIngestMetrics } from './metrics.ts';
+import { createPending } from './pending.ts';
 import { createRecentEntries } from './recent.ts';
-import { createReconcile, presentDrift } from './reconcile/index.ts';
+import { createReconcile, createRepair, presentDrift } from './reconcile/index.ts';
 import { watchRedis } from './redis-watch.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
+import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
 import { createTrack } from './track.ts';
 
-export type IngestService = { app: App; flush: Flush; db: Db; redis: RedisClient };
+/** After a write past Redis its totals are repaired within seconds; until then answers come from Postgres. */
+const BEHIND_MS = 60_000;
+
+export type IngestService = {
+  app: App;
+  flush: Flush;
+  derive: Derive;
+  db: Db;
+  redis: RedisClient;
+  keys: RedisKeys;
+  window: DeduplicationWindow;
+};
 
 export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
 
@@ -71,23 +90,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const registry = new Registry();
   const metrics = createIngestMetrics(registry, durability);
-  const limits = {
-    typesPerDay: env.MAX_METRIC_TYPES_PER_DAY,
-    dimensionsPerDay: env.MAX_DIMENSIONS_PER_DAY,
-    waitReplicas: env.REDIS_WAIT_REPLICAS,
-  };
-  const counters = createCounters(redis, limits, fault);
-  let restarted = true;
-  const watch = watchRedis({
-    redis,
-    highMark: env.REDIS_MEMORY_HIGH_MARK,
-    intervalMs: 1_000,
-    onRestart() {
-      log.warn('redis was started again; its totals are compared with postgres');
-      restarted = true;
-    },
-  });
+  const shards = await agreeOnShards(redis, db.shards, env.USAGE_SHARDS);
+  if (shards.problem) log.error(shards.problem);
+  const keys = createRedisKeys({ shards: shards.count, clustered: 'nodes' in redis });
+  const window = createDeduplicationWindow(redis, keys, env.DEDUPLICATION_MEMORY_SHARE);
+  const limits = { typesPerDay: env.MAX_METRIC_TYPES_PER_DAY, waitReplicas: env.REDIS_WAIT_REPLICAS };
+  const counters = createCounters(redis, keys, limits, window);
+  const oldLayout = createOldLayout(redis, db.journal);
+  const watch = watchRedis({ redis, highMark: env.REDIS_MEMORY_HIGH_MARK, intervalMs: 1_000 });
   releasers.push('redis watch', () => watch.stop());
+  let directAt = Number.NEGATIVE_INFINITY;
   const accept = createAccept({
     counters,
     journal: db.journal,
@@ -95,15 +107,20 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     now,
     fault,
     isFull: () => watch.isFull(),
-    onDetour(error) {
-      metrics.detours.inc();
-      log.warn({ err: error }, 'redis could not take a batch; it goes to postgres');
+    onFallback(error) {
+      metrics.fallbacks.inc();
+      log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
+    },
+    onDirect() {
+      directAt = performance.now();
     },
   });
-  const track = createTrack({ accept, counters, db, mergeMs: env.TRACK_MERGE_MS, now });
   const drain = createDrain({
     counters,
     journal: db.journal,
+    leases: db.shards,
+    problem: shards.problem,
+    holder: randomUUID(),
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
@@ -117,52 +134,50 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },
   });
-  const flush = createFlush({ counters, db, drain, now });
-  const reconcile = createReconcile({ counters, db, drain: flush.drainMerchants, now, fault });
-  const closeDays = createCloseDays({ db, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
+  const flush = createFlush({ counters, oldLayout, db, drain, now });
+  const pending = createPending({ counters, oldLayout, db });
+  const totals = createRunningTotals({
+    counters,
+    pending,
+    db,
+    drain: flush.drainMerchants,
+    mayBeBehind: () => performance.now() - directAt < BEHIND_MS,
+    now,
+  });
+  const track = createTrack({ accept, totals, mergeMs: env.TRACK_MERGE_MS, now });
+  const repair = createRepair({ counters, pending, db, now, fault });
+  const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
+  const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
-    const repair = async () => {
-      restarted = false;
-      const report = await reconcile.repair().catch((error: unknown) => {
-        restarted = true;
-        throw error;
-      });
-      metrics.reconciled(report.drift);
-      metrics.waitingDeadLetters.set(await db.deadLetters.count());
-      if (!report.balanced) log.error({ drift: report.drift.slice(0, 20).map(presentDrift) }, 'books differ');
-    };
-    const flushLoop = startLoop(
-      env.FLUSH_INTERVAL_MS,
-      async () => {
-        // Until Redis has answered nobody knows what waits.
-        let lagMs = Number.NaN;
-        const { errors } = await drain
-          .drain({ wait: false })
-          .then(async (drained) => {
-            lagMs = await flush.lagMs();
-            return drained;
-          })
-          .finally(() => metrics.lagSeconds.set(lagMs / 1000));
-        metrics.flushErrors.inc(errors.length);
-        await reconcile.settle();
-        if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
-        if (restarted) await repair();
+    const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
+    releasers.push('derive', () => deriving.stop());
+    const flusher = startFlusher({
+      intervalMs: env.FLUSH_INTERVAL_MS,
+      hourlyMs: env.RECONCILE_INTERVAL_MS,
+      counters,
+      oldLayout,
+      drain,
+      flush,
+      repair,
+      window,
+      settle: reconcile.settle,
+      onSettled(since) {
+        if (directAt < since) directAt = Number.NEGATIVE_INFINITY;
       },
-      (error) => log.error({ err: error }, 'flush failed; it is tried again'),
-    );
-    const hourly = startLoop(
-      env.RECONCILE_INTERVAL_MS,
-      async () => {
+      now,
+      metrics,
+      log,
+      async reconcile() {
         const closed = await closeDays();
         if (closed.length > 0) log.info({ closed }, 'journal days closed');
-        await repair();
+        const report = await reconcile.repair();
+        metrics.reconciled(report.drift);
+        metrics.waitingDeadLetters.set(await db.deadLetters.count());
+        if (!report.balanced) log.error({ drift: report.drift.slice(0, 20).map(presentDrift) }, 'drift found');
       },
-      (error) => log.error({ err: error }, 'reconciliation failed; it is tried again'),
-    );
-    releasers.push('flush', async () => {
-      await Promise.all([flushLoop.stop(), hourly.stop()]);
-      await drain.drain({ wait: true });
     });
+    releasers.push('flush', () => flusher.stop());
   }
 
   const pruning = startLoop(
@@ -183,10 +198,10 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const handlers = createHandlers({
     accept,
     track,
-    current: createCurrentTotals({ counters, db, now }),
-    recent: createRecentEntries({ counters, db }),
+    current: createCurrentTotals({ totals, now }),
+    recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
-    adjust: createAdjust({ db, settle: reconcile.settle, now, fault }),
+    adjust: createAdjust({ db, repair, now, fault }),
     reconcile,
     deadLetters: createDeadLetters(db),
     closeDays,
@@ -204,5 +219,5 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     readiness,
   });
-  return { app, flush, db, redis };
+  return { app, flush, derive, db, redis, keys, window };
 }

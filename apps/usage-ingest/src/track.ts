@@ -11,17 +11,16 @@ import {
   RESERVED_METRICS,
   TallyError,
 } from '@tally/contracts';
-import type { Db, JournalLine } from '@tally/db';
+import type { JournalLine } from '@tally/db';
 import type { Accept } from './accept.ts';
 import { MAX_AHEAD_MS } from './check.ts';
-import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import { addMetrics } from './line.ts';
+import type { RunningTotals } from './running-totals.ts';
 
 export type TrackOptions = {
   accept: Accept;
-  counters: Counters;
-  db: Pick<Db, 'usage'>;
+  totals: RunningTotals;
   /** How long calls are gathered into one entry. */
   mergeMs: number;
   now: () => number;
@@ -49,7 +48,7 @@ type Waiting = {
 };
 
 /** The plain counter: the calls of a few milliseconds become one entry, and are acknowledged when that is stored. */
-export function createTrack({ accept, counters, db, mergeMs, now }: TrackOptions): Track {
+export function createTrack({ accept, totals, mergeMs, now }: TrackOptions): Track {
   const open = new Map<string, Waiting>();
 
   async function storeLine(line: JournalLine, metricType: string): Promise<string> {
@@ -59,22 +58,12 @@ export function createTrack({ accept, counters, db, mergeMs, now }: TrackOptions
   }
 
   async function totalOf(merchantId: string, date: Day, metricType: string): Promise<string> {
-    const live = await counters.totals(merchantId, date, [metricType]).catch(() => new Map<string, bigint>());
-    let units = live.get(metricType);
-    if (units === undefined) {
-      const rows = await db.usage.merchantUsage({
-        merchantIds: [merchantId],
-        startDate: date,
-        endDate: date,
-        metricTypes: [metricType],
-      });
-      units = rows[0]?.metric_value ?? 0n;
-    }
+    const units = (await totals(merchantId, date, [metricType])).get(metricType) ?? 0n;
     return formatQuantity(metricType, units);
   }
 
   function merged(line: JournalLine, metricType: string, units: bigint): Promise<string> {
-    const key = `${line.merchant_id} ${line.date} ${metricType}`;
+    const key = `${line.merchant_id}\n${line.date} ${metricType}`;
     const waiting = open.get(key);
     if (waiting && waiting.units + units <= MAX_ENTRY_UNITS) {
       waiting.units += units;

@@ -54,7 +54,7 @@ test('a merchant is answered whatever is stored of it, also days that no input m
   const merchantId = 'ancient';
   const time = Date.parse('0999-12-31T10:00:00Z');
   const line = { merchant_id: merchantId, date: '0999-12-31', id: 'old', time, requests: '1', user_id: 'a\u200b' };
-  await ingest.db.journal.append([merchantId], { source: 'direct', lines: JSON.stringify([line]), days: [line.date] });
+  await ingest.db.journal.append({ source: 'direct', lines: [{ ...line, origin: 'direct' }] });
   expect((await ingest.admin.usage.recent.query({ merchantId })).rows).toMatchObject([
     { id: 'old', date: '0999-12-31', time: '0999-12-31T10:00:00.000Z', userId: 'a\u200b' },
   ]);

@@ -18,9 +18,22 @@ export type Fixture = IngestService & {
   close(): Promise<void>;
 };
 
-/** usage-ingest in process, on stores of its own, with a clock that stands still and no flush but those asked for. */
-export async function startIngest(settings: Record<string, string> = {}, fault?: FaultPoint): Promise<Fixture> {
-  const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
+/**
+ * usage-ingest in process, with a clock that stands still and no flush but those asked for; on stores of its own, or on
+ * those of another one.
+ */
+export async function startIngest(
+  settings: Record<string, string> = {},
+  fault?: FaultPoint,
+  beside?: { databaseUrl: string; redisUrl: string },
+): Promise<Fixture> {
+  const keep = async () => {};
+  const [database, redis] = beside
+    ? [
+        { url: beside.databaseUrl, drop: keep },
+        { url: beside.redisUrl, drop: keep },
+      ]
+    : await Promise.all([freshDatabase(migrate), freshRedis()]);
   const releasers = createReleasers();
   const clock = { now: Date.parse('2026-11-22T12:00:00Z') };
   const env = readEnv({

@@ -1,18 +1,25 @@
 import type { Redis } from 'ioredis';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { runCommand } from '../src/jobs/command.ts';
 import { handler } from '../src/jobs/lambda.ts';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
 let ingest: Fixture;
+let sql: pg.Client;
 
 beforeAll(async () => {
   ingest = await startIngest({ REDIS_MEMORY_HIGH_MARK: '0.1' });
+  sql = new pg.Client({ connectionString: ingest.databaseUrl });
+  await sql.connect();
   await ingest.admin.usage.record.mutate({
     entries: [{ id: 'a', merchantId: 'acme', time: '2026-11-21T10:00:00Z', metrics: { queries: '3' } }],
   });
 });
-afterAll(() => ingest.close());
+afterAll(async () => {
+  await sql.end();
+  await ingest.close();
+});
 
 async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   const lines = { out: [] as string[], err: [] as string[] };
@@ -57,10 +64,24 @@ test('ranges, merchants, the status and the books have their commands', async ()
   });
 });
 
+test('drain flushes all that waits, and fails while something still does', async () => {
+  const record = (id: string) =>
+    ingest.admin.usage.record.mutate({
+      entries: [{ id, merchantId: 'drained', time: '2026-11-21T10:00:00Z', metrics: { queries: '3' } }],
+    });
+  await record('a');
+  expect(await run('drain')).toMatchObject({ code: 0, out: '1 events flushed, 0 merchants with events waiting' });
+  const redis = ingest.redis as Redis;
+  await redis.sadd('usage:pending', 'drained');
+  await redis.xadd('usage:{drained}:journal', '*', 'batch', 'b', 'count', '1', 'days', '2026-11-21', 'lines', 'broken');
+  expect(await run('drain')).toMatchObject({ code: 1, out: '0 events flushed, 1 merchants with events waiting' });
+  await redis.del('usage:{drained}:journal', 'usage:pending');
+});
+
 test('books that differ are an exit code of 1, with the numbers', async () => {
-  await ingest.redis.incrby('usage:{acme}:2026-11-21:queries', 1);
+  await ingest.redis.incrby('usage:acme:2026-11-21:queries', 1);
   expect(await run('reconcile')).toMatchObject({ code: 1, err: expect.stringContaining('"live":"4"') });
-  await ingest.redis.decrby('usage:{acme}:2026-11-21:queries', 1);
+  await ingest.redis.decrby('usage:acme:2026-11-21:queries', 1);
 });
 
 test.each([
@@ -83,6 +104,7 @@ test.each([
   [['reconcile', '2026-11-22', '2026-11-21']],
   [['rebuild', '2026-11-21']],
   [['scheduler', 'now']],
+  [['drain', 'now']],
 ])('what is not understood (%j) is answered by the usage and 1', async (args) => {
   expect(await run(...args)).toMatchObject({ code: 1, out: '', err: expect.stringContaining('Usage:') });
 });
@@ -95,21 +117,33 @@ test('the Lambda handler answers 500 where the service is away', async () => {
   expect(JSON.parse(body)).toMatchObject({ success: false });
 });
 
-test('above the high mark of its memory Redis takes nothing more, and the answer is 503', async () => {
+test('above its high-water mark of memory Redis is bypassed until the mark clears itself', async () => {
   const redis = ingest.redis as Redis;
-  const entries = [{ id: 'b', merchantId: 'acme', time: '2026-11-22T10:00:00Z', metrics: { queries: '1' } }];
+  const record = (id: string) =>
+    ingest.admin.usage.record.mutate({
+      entries: [{ id, merchantId: 'acme', time: '2026-11-22T10:00:00Z', metrics: { queries: '1' } }],
+    });
+  /** Whether an event was written directly to Postgres. */
+  const isDirect = async (id: string) => {
+    expect(await record(id)).toMatchObject({ accepted: 1 });
+    const { rows } = await sql.query('select origin from usage_events where id = $1', [id]);
+    return rows[0]?.origin === 'direct';
+  };
   const used = Number(/used_memory:(\d+)/.exec(await redis.info('memory'))![1]);
+  let events = 0;
   await redis.config('SET', 'maxmemory', String(used * 4));
   try {
-    await vi.waitFor(
-      async () => {
-        const call = ingest.admin.usage.record.mutate({ entries });
-        await expect(call).rejects.toMatchObject({ data: { code: 'UNAVAILABLE', httpStatus: 503 } });
-      },
-      { timeout: 10_000, interval: 50 },
-    );
+    await vi.waitFor(async () => expect(await isDirect(`full-${events++}`)).toBe(true), {
+      timeout: 10_000,
+      interval: 50,
+    });
   } finally {
     await redis.config('SET', 'maxmemory', '0');
   }
-  await vi.waitFor(() => ingest.admin.usage.record.mutate({ entries }), { timeout: 10_000, interval: 50 });
+  await vi.waitFor(async () => expect(await isDirect(`free-${events++}`)).toBe(false), {
+    timeout: 10_000,
+    interval: 50,
+  });
+  const { metrics } = await ingest.admin.usage.current.query({ merchantId: 'acme', date: '2026-11-22' });
+  expect(metrics).toMatchObject({ queries: String(events) });
 });

@@ -51,6 +51,22 @@ describe('usage.record', () => {
     expect((await record(batch)).accepted).toBe(3);
   });
 
+  test.each([
+    'ada@example.com',
+    'https://shop.example/a?b={1}&c=%7B',
+    'Łódź 東京 🙂',
+    'a:2026-11-22:requests',
+    '{acme}',
+  ])('counts the events of a merchant called %s', async (merchantId) => {
+    expect((await record([entry({ merchantId }), entry({ merchantId, id: 'e2' })])).accepted).toBe(2);
+    expect(await current(merchantId)).toEqual({ requests: '2', prompt_tokens: '20' });
+    await ingest.admin.flush.merchant.mutate({ merchantId });
+    expect(await current(merchantId)).toEqual({ requests: '2', prompt_tokens: '20' });
+    const scope = { startDate: '2026-11-22', endDate: '2026-11-22', merchantIds: [merchantId] };
+    expect(await ingest.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true });
+    expect((await ingest.admin.flush.run.mutate({ date: '2026-11-22' })).disagreeing).toEqual([]);
+  });
+
   test('quantities above 2^53 come back to the unit', async () => {
     const merchantId = newMerchant();
     const entries = Array.from({ length: 1000 }, (_, index) =>
@@ -134,7 +150,10 @@ describe('usage.record', () => {
     ['with an id of 129 characters', entry({ id: 'x'.repeat(129) }), 'INVALID_ENTRY'],
     ['with a control character in its id', entry({ id: 'a\u0000b' }), 'INVALID_ENTRY'],
     ['with an id beyond ASCII', entry({ id: 'é' }), 'INVALID_ENTRY'],
-    ['with a merchant of braces', entry({ merchantId: '{acme}' }), 'INVALID_ENTRY'],
+    ['with an empty merchant', entry({ merchantId: '' }), 'INVALID_ENTRY'],
+    ['with a merchant of 129 bytes', entry({ merchantId: 'ü'.repeat(64) + 'x' }), 'INVALID_ENTRY'],
+    ['with space at the end of its merchant', entry({ merchantId: 'acme ' }), 'INVALID_ENTRY'],
+    ['with an invisible character in its merchant', entry({ merchantId: 'ac\u200bme' }), 'INVALID_ENTRY'],
     ['with negative tokens', entry({ metrics: { prompt_tokens: '-1' } }), 'INVALID_ENTRY'],
     ['with fractional tokens', entry({ metrics: { prompt_tokens: '1.5' } }), 'INVALID_ENTRY'],
     ['with a number for a quantity', entry({ metrics: { prompt_tokens: 5 } }), 'INVALID_ENTRY'],
@@ -267,16 +286,17 @@ describe('usage.track', () => {
 });
 
 describe('usage.recent', () => {
-  test('shows the newest entries, waiting and flushed, each once', async () => {
+  test('flushes what waits, then shows the newest entries', async () => {
     const merchantId = newMerchant();
     const at = (second: number) =>
       entry({ merchantId, id: `e${second}`, time: `2026-11-22T10:00:0${second}Z`, properties: { a: 1 } });
     await record([at(1), at(2)]);
     await ingest.admin.flush.merchant.mutate({ merchantId });
     await record([at(3)]);
-    const { rows } = await ingest.admin.usage.recent.query({ merchantId, limit: 2 });
+    const { rows, complete } = await ingest.admin.usage.recent.query({ merchantId, limit: 2 });
+    expect(complete).toBe(true);
     expect(rows.map(({ id, flushed }) => [id, flushed])).toEqual([
-      ['e3', false],
+      ['e3', true],
       ['e2', true],
     ]);
     expect(rows[1]).toMatchObject({
@@ -306,7 +326,7 @@ describe('flush', () => {
     const merchantId = newMerchant();
     await record([entry({ merchantId })]);
     await ingest.admin.flush.merchant.mutate({ merchantId });
-    await ingest.redis.incrby(`usage:{${merchantId}}:2026-11-22:prompt_tokens`, 5);
+    await ingest.redis.incrby(`usage:${merchantId}:2026-11-22:prompt_tokens`, 5);
     const { disagreeing } = await ingest.admin.flush.merchant.mutate({ merchantId, date: '2026-11-22' });
     expect(disagreeing).toEqual([
       { merchantId, date: '2026-11-22', metricType: 'prompt_tokens', live: '15', merchantUsage: '10' },

@@ -80,9 +80,9 @@ test('any number of dead letters is part of the comparison of all stored forms',
     [merchantId, DAY],
   );
   const redis = ingest.redis as Redis;
-  await redis.incrby(`usage:{${merchantId}}:${DAY}:requests`, many);
-  await redis.incrby(`usage:{${merchantId}}:${DAY}:seats`, 2 * many);
-  await redis.sadd(`usage:{${merchantId}}:types:${DAY}`, 'seats');
+  await redis.incrby(`usage:${merchantId}:${DAY}:requests`, many);
+  await redis.incrby(`usage:${merchantId}:${DAY}:seats`, 2 * many);
+  await redis.sadd(ingest.keys.types(merchantId, DAY), 'seats');
   await sql.query(`delete from merchant_usage where merchant_id = $1 and metric_type = 'bytes'`, [merchantId]);
   expect(await check(merchantId)).toMatchObject({ balanced: true, drift: [] });
 

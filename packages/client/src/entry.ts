@@ -126,7 +126,6 @@ export function timeOf(value: unknown): number {
   return Date.parse(value);
 }
 
-const MERCHANT_ID = /^[A-Za-z0-9_.:-]{1,64}$/;
 const METRIC_TYPE = /^[a-z][a-z0-9_]{0,63}$/;
 const ENTRY_ID = /^[\x20-\x7e]{1,128}$/;
 /** What programs print for a missing value. Taken as an id, all such entries of a day would count as one. */
@@ -135,6 +134,9 @@ const NO_ID = /^\s*(?:none|null|nil|undefined|nan|\[object object\])?\s*$/i;
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
 /** What a reader cannot see, or what a later Unicode version may normalise to something else. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/u;
+const PLAIN_MERCHANT = /^[A-Za-z0-9_.:@/-]{1,128}$/;
+const MERCHANT_RULE =
+  'merchantId: Expected 1 to 128 bytes of text without control or format characters, or space at either end';
 const RESERVED = new Set(['requests', 'failed_requests', 'total_tokens']);
 const KNOWN = new Set([
   'id',
@@ -151,13 +153,21 @@ const KNOWN = new Set([
 ]);
 const KNOWN_OF_TRACK = new Set(['merchantId', 'metricType', 'by', 'time', 'id']);
 
+function isMerchantId(value: unknown): boolean {
+  if (typeof value !== 'string') return false;
+  if (PLAIN_MERCHANT.test(value)) return true;
+  const normal = value.normalize('NFC');
+  if (normal === '' || normal !== normal.trim() || INVISIBLE.test(normal)) return false;
+  return value.length <= 128 && new TextEncoder().encode(normal).length <= 128;
+}
+
 /** Checks all of an entry that is the same for every entry of its group: its names, not its amounts. */
 export function checkNames(entry: RecordInput): Refusal | undefined {
   for (const name of Object.keys(entry)) {
     if (!KNOWN.has(name)) return refusal('INVALID_ENTRY', `${name.slice(0, 64)}: an entry has no such field.`);
   }
-  if (typeof entry.merchantId !== 'string' || !MERCHANT_ID.test(entry.merchantId)) {
-    return refusal('INVALID_ENTRY', 'merchantId: Expected 1 to 64 of A-Z a-z 0-9 _ . : -');
+  if (!isMerchantId(entry.merchantId)) {
+    return refusal('INVALID_ENTRY', MERCHANT_RULE);
   }
   if (typeof entry.metrics !== 'object' || entry.metrics === null || Array.isArray(entry.metrics)) {
     return refusal('INVALID_ENTRY', 'metrics: Expected an object of amounts by metric type');
@@ -178,8 +188,8 @@ export function checkCounter(call: TrackInput): Refusal | undefined {
     if (!KNOWN_OF_TRACK.has(name))
       return refusal('INVALID_ENTRY', `${name.slice(0, 64)}: a counter has no such field.`);
   }
-  if (typeof call.merchantId !== 'string' || !MERCHANT_ID.test(call.merchantId)) {
-    return refusal('INVALID_ENTRY', 'merchantId: Expected 1 to 64 of A-Z a-z 0-9 _ . : -');
+  if (!isMerchantId(call.merchantId)) {
+    return refusal('INVALID_ENTRY', MERCHANT_RULE);
   }
   return checkId(call.id) ?? checkMetricType(call.metricType);
 }

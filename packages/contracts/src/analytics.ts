@@ -73,13 +73,20 @@ export const BreakdownRow = Measures.extend({
 });
 export type BreakdownRow = z.infer<typeof BreakdownRow>;
 
-/** A part of an answer: the sums it was read from, and the days of UTC it read there; `daily_usage_cache`: imported days. */
+/**
+ * A part of an answer: the rollup it was read from, and the days of UTC it read there; `daily_usage_cache`: imported days.
+ * Rollups of `usage_platform_*` have all merchants in one row.
+ */
 export const PlanPart = z.object({
   cube: z.enum([
     'usage_yearly',
     'usage_monthly',
     'usage_daily',
     'usage_daily_models',
+    'usage_monthly_models',
+    'usage_platform_daily',
+    'usage_platform_monthly',
+    'usage_platform_users',
     'usage_quarter_hours',
     'usage_events',
     'daily_usage_cache',

@@ -12,7 +12,10 @@ export const RESERVED_METRICS: readonly string[] = ['requests', 'failed_requests
 /** What every LLM entry has, kept by all dimensions. */
 export const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
-export const MerchantId = z.string().regex(/^[A-Za-z0-9_.:-]{1,64}$/, 'Expected 1 to 64 of A-Z a-z 0-9 _ . : -');
+/** A merchant: any name that looks like itself, such as an e-mail address or a URL. */
+export const MerchantId = name(128, 128)
+  .refine((value) => value.length > 0, 'Expected at least 1 character')
+  .refine((value) => value === value.trim(), 'Space at either end is not allowed');
 export const MetricType = z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$');
 export const EntryId = z.string().regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters');
 

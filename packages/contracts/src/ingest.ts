@@ -142,6 +142,8 @@ export const Drift = z.object({
   quarterHours: book,
   monthly: book,
   yearly: book,
+  /** The derived rollup that is not the sum of what it is derived from; `merchantId` is '' where it has all merchants. */
+  rollup: z.string().optional(),
   /** The first book that differs, less the journal. */
   drift: Quantity,
   /** Entries that the difference can come from. */
@@ -229,7 +231,8 @@ export const ingest = {
     recent: query({
       access: 'read',
       input: z.strictObject({ merchantId: MerchantId, limit: z.number().int().min(1).max(1000).default(100) }),
-      output: z.object({ rows: z.array(StoredEntry), nextCursor: z.null() }),
+      /** `complete` is false where a store was unavailable, so that newer events may be missing. */
+      output: z.object({ rows: z.array(StoredEntry), nextCursor: z.null(), complete: z.boolean() }),
     }),
     /** From a number to its entries. Flushes first, so the number is whole. JOURNAL_DROPPED for a closed day. */
     explain: query({

@@ -1,6 +1,6 @@
--- Records an adjustment and counts it, once per id.
--- $1 json object of the adjustment   $2 source
--- Returns one row: whether it was new, and the merchants' days it changed.
+-- Records an adjustment and counts it in every rollup, once per id.
+-- $1 source   $2 json object of the adjustment
+-- Returns one row: whether it was new.
 with inserted as (
   insert into usage_adjustments (
     merchant_id, id, date, user_id, api_key, model, provider,
@@ -8,7 +8,7 @@ with inserted as (
   select
     merchant_id, id, date, user_id, api_key, model, provider,
     requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, reason, actor
-  from json_to_record($1::json) as adjustment (
+  from json_to_record($2::json) as adjustment (
     merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
     metrics jsonb, reason text, actor text)
@@ -16,7 +16,275 @@ with inserted as (
   -- It has a day but no time: intraday it stands at the beginning of its day.
   returning *, date::timestamp at time zone 'UTC' as time
 ),
--- @include derive
+groups as materialized (
+  select
+    merchant_id, date, user_id, api_key, model, provider,
+    units_sum(requests) as requests, units_sum(failed_requests) as failed_requests,
+      units_sum(prompt_tokens) as prompt_tokens, units_sum(completion_tokens) as completion_tokens,
+      units_sum(cost) as cost
+  from inserted
+  group by 1, 2, 3, 4, 5, 6
+  having units_sum(requests) <> 0 or units_sum(failed_requests) <> 0 or units_sum(prompt_tokens) <> 0
+    or units_sum(completion_tokens) <> 0 or units_sum(cost) <> 0
+),
+added_to_usage_daily as (
+  insert into usage_daily as old (merchant_id, date, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, date, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from groups
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, date, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+added_to_usage_quarter_hours as (
+  insert into usage_quarter_hours as old (merchant_id, bucket, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, date_bin('15 minutes', time, '2000-01-01T00:00:00Z'), model, provider,
+    units_sum(requests), units_sum(failed_requests), units_sum(prompt_tokens), units_sum(completion_tokens),
+      units_sum(cost)
+  from inserted
+  where requests <> 0 or failed_requests <> 0 or prompt_tokens <> 0 or completion_tokens <> 0 or cost <> 0
+  group by 1, 2, 3, 4
+  order by 1, 2, 3, 4
+  on conflict (merchant_id, bucket, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+by_merchant_day as materialized (
+  select
+    merchant_id, date, count(*) as entries,
+    units_sum(requests) as requests, units_sum(failed_requests) as failed_requests,
+      units_sum(prompt_tokens) as prompt_tokens, units_sum(completion_tokens) as completion_tokens,
+      units_sum(cost) as cost
+  from inserted
+  group by 1, 2
+),
+metric_values as (
+  select merchant_id, date, metric_type, metric_value
+  from by_merchant_day
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
+  where metric_value <> 0
+  union all
+  select merchant_id, date, key, units_sum(value::bigint)
+  from inserted
+  cross join lateral jsonb_each_text(metrics)
+  where metrics is not null
+  group by 1, 2, 3
+),
+added_to_merchant_usage as (
+  insert into merchant_usage as old (merchant_id, date, metric_type, metric_value)
+  select merchant_id, date, metric_type, metric_value
+  from metric_values
+  order by 1, 2, 3
+  on conflict (merchant_id, date, metric_type) do update set
+    metric_value = old.metric_value + excluded.metric_value
+),
+touched as (
+  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
+  insert into usage_touched_days as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  order by 1, 2
+  on conflict (merchant_id, date) do update set touched_at = excluded.touched_at
+),
+changes as (
+  insert into usage_changes as old (grain, period, merchant_id)
+  select grain, period, merchant_id
+  from (
+    select 'day' as grain, date as period, merchant_id from by_merchant_day
+    union
+    select 'month', date_trunc('month', date)::date, merchant_id from by_merchant_day
+  ) as changed
+  order by 1, 2, 3
+  on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
+),
+stale as (
+  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
+  insert into usage_stale_totals as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  where $1 <> 'stream'
+  order by 1, 2
+  on conflict (merchant_id, date) do update set marked_at = excluded.marked_at
+),
+told as materialized (
+  select count(pg_notify('usage_changed', merchant_id || ' ' || date))
+  from by_merchant_day
+),
+day_models as materialized (
+  select
+    merchant_id, date, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from groups
+  group by 1, 2, 3, 4
+),
+added_to_usage_daily_models as (
+  insert into usage_daily_models as old (merchant_id, date, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    merchant_id, date, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from day_models
+  order by 1, 2, 3, 4
+  on conflict (merchant_id, date, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+months as materialized (
+  select
+    merchant_id, date_trunc('month', date)::date as month, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from groups
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_monthly as (
+  insert into usage_monthly as old (merchant_id, month, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, month, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from months
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, month, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+month_models as materialized (
+  select
+    merchant_id, date_trunc('month', date)::date as month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from day_models
+  group by 1, 2, 3, 4
+),
+added_to_usage_monthly_models as (
+  insert into usage_monthly_models as old (merchant_id, month, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, month, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from month_models
+  order by 1, 2, 3, 4
+  on conflict (merchant_id, month, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+years as materialized (
+  select
+    merchant_id, date_trunc('year', month)::date as year, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_yearly as (
+  insert into usage_yearly as old (merchant_id, year, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, year, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from years
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, year, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+days as materialized (
+  select
+    date, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from day_models
+  group by 1, 2, 3
+),
+added_to_usage_platform_daily as (
+  insert into usage_platform_daily as old (date, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    date, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from days
+  order by 1, 2, 3
+  on conflict (date, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+platform_months as materialized (
+  select
+    month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from month_models
+  group by 1, 2, 3
+),
+added_to_usage_platform_monthly as (
+  insert into usage_platform_monthly as old (month, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    month, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from platform_months
+  order by 1, 2, 3
+  on conflict (month, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+users as materialized (
+  select
+    month, user_id,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2
+),
+added_to_usage_platform_users as (
+  insert into usage_platform_users as old (month, user_id, requests, failed_requests, prompt_tokens, completion_tokens,
+    cost)
+  select
+    month, user_id,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from users
+  order by 1, 2
+  on conflict (month, user_id) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+)
 select
   (select count(*) from inserted) as inserted,
   (select count from told) as told

@@ -1,43 +1,174 @@
--- The statement that counts: what is new in the journal, and only that, is added to everything that is summed.
--- $1 json array of journal lines (see journal-line.ts)   $2 source of the flush
--- Returns one row: flush id, entries read, entries inserted, and the merchants' days it changed.
+-- The statement that counts: inserts the lines that are new into the journal, and adds those to the finest rollups. The
+-- coarser ones are derived later from the journal, by flush: see derive.sql.
+-- $1 source of the flush   $2 to $19 one array a column, of one element a line; empty where no line has a value
+-- Returns one row: lines inserted, and the merchants' days it changed.
 -- Of a repeat within the batch the first one counts, as in Redis.
+-- Sums are taken from `inserted` or its `groups` alone and never joined: the planner guesses one row for a CTE, and
+-- would loop.
 with lines as materialized (
   select *
-  from rows from (
-    json_to_recordset($1::json) as (
-      merchant_id text, date date, id text, time bigint,
-      user_id text, api_key text, model text, provider text,
-      failed boolean, calls bigint,
-      requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-      metrics jsonb, properties jsonb
-    )
-  ) with ordinality
+  from unnest(
+    $2::date[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[],
+      $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[],
+      $18::text[], $19::text[]
+  ) with ordinality as line (
+    date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests, failed_requests,
+      prompt_tokens, completion_tokens, cost, metrics, properties, origin,
+    ordinality)
 ),
 flush as materialized (
-  insert into usage_flushes (source, entries, inserted, merchants)
-  values ($2, 0, 0, 0)
-  returning id
+  select nextval(pg_get_serial_sequence('usage_flushes', 'id')) as id
 ),
 inserted as (
   insert into usage_events (
-    date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties, flush_id)
+    date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests, failed_requests,
+      prompt_tokens, completion_tokens, cost, metrics, properties, origin,
+    flush_id)
   select
-    date, merchant_id, id, to_timestamp(time / 1000.0), coalesce(user_id, ''), coalesce(api_key, ''),
-    coalesce(model, ''), coalesce(provider, ''), coalesce(failed, false), coalesce(calls, 1),
-    coalesce(requests, 0), coalesce(failed_requests, 0), coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0),
-    coalesce(cost, 0), metrics, properties, (select id from flush)
+    date,
+    merchant_id,
+    id,
+    to_timestamp(time / 1000.0),
+    coalesce(user_id, ''),
+    coalesce(api_key, ''),
+    coalesce(model, ''),
+    coalesce(provider, ''),
+    coalesce(failed, false),
+    coalesce(calls, 1),
+    coalesce(requests, 0),
+    coalesce(failed_requests, 0),
+    coalesce(prompt_tokens, 0),
+    coalesce(completion_tokens, 0),
+    coalesce(cost, 0),
+    metrics::jsonb,
+    properties::jsonb,
+    origin,
+    (select id from flush)
   from lines
   order by lines.date, lines.merchant_id, lines.id, lines.ordinality
   on conflict (date, merchant_id, id) do nothing
-  returning *
+  returning merchant_id, date, time, user_id, api_key, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost, metrics
 ),
--- @include derive
+groups as materialized (
+  select
+    merchant_id, date, user_id, api_key, model, provider,
+    units_sum(requests) as requests, units_sum(failed_requests) as failed_requests,
+      units_sum(prompt_tokens) as prompt_tokens, units_sum(completion_tokens) as completion_tokens,
+      units_sum(cost) as cost
+  from inserted
+  group by 1, 2, 3, 4, 5, 6
+  having units_sum(requests) <> 0 or units_sum(failed_requests) <> 0 or units_sum(prompt_tokens) <> 0
+    or units_sum(completion_tokens) <> 0 or units_sum(cost) <> 0
+),
+added_to_usage_daily as (
+  insert into usage_daily as old (merchant_id, date, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, date, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from groups
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, date, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+added_to_usage_quarter_hours as (
+  insert into usage_quarter_hours as old (merchant_id, bucket, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, date_bin('15 minutes', time, '2000-01-01T00:00:00Z'), model, provider,
+    units_sum(requests), units_sum(failed_requests), units_sum(prompt_tokens), units_sum(completion_tokens),
+      units_sum(cost)
+  from inserted
+  where requests <> 0 or failed_requests <> 0 or prompt_tokens <> 0 or completion_tokens <> 0 or cost <> 0
+  group by 1, 2, 3, 4
+  order by 1, 2, 3, 4
+  on conflict (merchant_id, bucket, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+by_merchant_day as materialized (
+  select
+    merchant_id, date, count(*) as entries,
+    units_sum(requests) as requests, units_sum(failed_requests) as failed_requests,
+      units_sum(prompt_tokens) as prompt_tokens, units_sum(completion_tokens) as completion_tokens,
+      units_sum(cost) as cost
+  from inserted
+  group by 1, 2
+),
+metric_values as (
+  select merchant_id, date, metric_type, metric_value
+  from by_merchant_day
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
+  where metric_value <> 0
+  union all
+  select merchant_id, date, key, units_sum(value::bigint)
+  from inserted
+  cross join lateral jsonb_each_text(metrics)
+  where metrics is not null
+  group by 1, 2, 3
+),
+added_to_merchant_usage as (
+  insert into merchant_usage as old (merchant_id, date, metric_type, metric_value)
+  select merchant_id, date, metric_type, metric_value
+  from metric_values
+  order by 1, 2, 3
+  on conflict (merchant_id, date, metric_type) do update set
+    metric_value = old.metric_value + excluded.metric_value
+),
+touched as (
+  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
+  insert into usage_touched_days as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  order by 1, 2
+  on conflict (merchant_id, date) do update set touched_at = excluded.touched_at
+),
+changes as (
+  insert into usage_changes as old (grain, period, merchant_id)
+  select grain, period, merchant_id
+  from (
+    select 'day' as grain, date as period, merchant_id from by_merchant_day
+    union
+    select 'month', date_trunc('month', date)::date, merchant_id from by_merchant_day
+  ) as changed
+  order by 1, 2, 3
+  on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
+),
+stale as (
+  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
+  insert into usage_stale_totals as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  where $1 <> 'stream'
+  order by 1, 2
+  on conflict (merchant_id, date) do update set marked_at = excluded.marked_at
+),
+told as materialized (
+  select count(pg_notify('usage_changed', merchant_id || ' ' || date))
+  from by_merchant_day
+),
+recorded as (
+  -- A flush that counted nothing has nothing to derive.
+  insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at)
+  overriding system value
+  select
+    (select id from flush), $1, cardinality($2), coalesce(sum(entries), 0), count(distinct merchant_id),
+    min(date), max(date), case when count(*) = 0 then clock_timestamp() end
+  from by_merchant_day
+)
 select
-  (select id from flush) as flush_id,
   (select count from told) as told,
-  (select count(*) from lines) as entries,
   coalesce((select sum(entries) from by_merchant_day), 0) as inserted,
   coalesce((
     select json_agg(json_build_object('merchantId', merchant_id, 'date', date) order by merchant_id, date)

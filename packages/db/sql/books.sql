@@ -1,19 +1,22 @@
--- The books of some merchants' days, side by side: one row per merchant, day and metric type that any book has.
+-- All stored forms of some merchants' days, side by side: one row per merchant, day and metric type that one of them has.
 -- $1 merchant ids, null for all   $2 first date   $3 last date
--- `journal` is entries + adjustments; of a closed day, what was kept of its entries + adjustments.
--- Books that do not keep a metric type have null for it.
+-- `journal` is events + adjustments; of a closed day, what was kept of its events + adjustments. A derived rollup is
+-- read with the events that are still to be derived. Forms that do not keep a metric type have null for it.
 with entries as (
   select merchant_id, date, metric_type, metric_value
   from (
     select
       merchant_id, date,
       sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+        sum(completion_tokens) as completion_tokens, sum(cost) as cost
     from usage_events
     where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
     group by 1, 2
   ) as sums
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   union all
   select merchant_id, date, key, sum(value::bigint)
   from usage_events
@@ -28,7 +31,10 @@ with entries as (
 adjustments as (
   select merchant_id, date, metric_type, metric_value
   from usage_adjustments
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
   select merchant_id, date, key, value::bigint
@@ -36,20 +42,37 @@ adjustments as (
   cross join lateral jsonb_each_text(metrics)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3 and metrics is not null
 ),
-cubes as (
-  select 'daily' as book, merchant_id, date, metric_type, metric_value
+rollups (book, merchant_id, date, metric_type, metric_value) as (
+  select 'daily', merchant_id, date, metric_type, metric_value
   from usage_daily
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
   select 'daily_models', merchant_id, date, metric_type, metric_value
   from usage_daily_models
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
+  where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
+  union all
+  select 'daily_models', merchant_id, date, metric_type, metric_value
+  from usage_pending
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
   select 'quarter_hours', merchant_id, (bucket at time zone 'UTC')::date, metric_type, metric_value
   from usage_quarter_hours
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1))
     and bucket >= $2::date::timestamp at time zone 'UTC' and bucket < ($3::date + 1)::timestamp at time zone 'UTC'
 ),
@@ -58,7 +81,7 @@ books as (
   union all
   select 'journal', * from adjustments
   union all
-  select * from cubes
+  select * from rollups
   union all
   select 'usage', merchant_id, date, metric_type, metric_value
   from merchant_usage

@@ -1,10 +1,10 @@
--- Keeps the sums of a day's entries before its partition is dropped.
+-- Keeps the sums of a day's events before its partition is dropped.
 -- $1 date
 with sums as (
   select
     merchant_id, count(*) as entries,
     sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-    sum(completion_tokens) as completion_tokens, sum(cost) as cost
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_events
   where date = $1
   group by 1
@@ -20,7 +20,10 @@ kept as (
   insert into usage_journal_closings (merchant_id, date, metric_type, metric_value, entries)
   select merchant_id, $1, metric_type, metric_value, entries
   from sums
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   where metric_value <> 0
   union all
   select merchant_id, $1, metric_type, metric_value, entries

@@ -1,75 +1,32 @@
--- Not a statement: what every counting statement goes on with. Adds the rows of `inserted` to all that is summed.
--- $2 source: `stream` where Redis has counted the same in its totals
--- Sums are taken from `inserted` or its `groups` alone and never joined: the planner guesses one row for a CTE and would loop.
-groups as materialized (
+-- Adds the events of some flushes to the rollups that are derived, many flushes at a time.
+-- $1 flush ids   $2 first date   $3 last date of their events
+-- Returns one row: the groups that were added.
+with groups as materialized (
   select
     merchant_id, date, user_id, api_key, model, provider,
     sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-    sum(completion_tokens) as completion_tokens, sum(cost) as cost
-  from inserted
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_events
+  where flush_id = any($1::bigint[]) and date between $2 and $3
   group by 1, 2, 3, 4, 5, 6
-  having (sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost))
-    is distinct from (0, 0, 0, 0, 0)
+  having sum(requests) <> 0 or sum(failed_requests) <> 0 or sum(prompt_tokens) <> 0 or sum(completion_tokens) <> 0
+    or sum(cost) <> 0
 ),
-daily as (
-  insert into usage_daily as old (
-    merchant_id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost)
-  select
-    merchant_id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from groups
-  order by 1, 2, 3, 4, 5, 6
-  on conflict (merchant_id, date, user_id, api_key, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
-    cost = old.cost + excluded.cost
-),
-monthly as (
-  insert into usage_monthly as old (
-    merchant_id, month, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost)
-  select
-    merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider,
-    sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-  from groups
-  group by 1, 2, 3, 4, 5, 6
-  order by 1, 2, 3, 4, 5, 6
-  on conflict (merchant_id, month, user_id, api_key, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
-    cost = old.cost + excluded.cost
-),
-yearly as (
-  insert into usage_yearly as old (
-    merchant_id, year, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost)
-  select
-    merchant_id, date_trunc('year', date)::date, user_id, api_key, model, provider,
-    sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-  from groups
-  group by 1, 2, 3, 4, 5, 6
-  order by 1, 2, 3, 4, 5, 6
-  on conflict (merchant_id, year, user_id, api_key, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
-    cost = old.cost + excluded.cost
-),
-daily_models as (
-  insert into usage_daily_models as old (
-    merchant_id, date, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost)
+day_models as materialized (
   select
     merchant_id, date, model, provider,
-    sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from groups
   group by 1, 2, 3, 4
+),
+added_to_usage_daily_models as (
+  insert into usage_daily_models as old (merchant_id, date, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    merchant_id, date, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from day_models
   order by 1, 2, 3, 4
   on conflict (merchant_id, date, model, provider) do update set
     requests = old.requests + excluded.requests,
@@ -78,70 +35,142 @@ daily_models as (
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
-quarter_hours as (
-  insert into usage_quarter_hours as old (
-    merchant_id, bucket, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost)
+months as materialized (
   select
-    merchant_id, date_bin('15 minutes', time, '2000-01-01T00:00:00Z'), model, provider,
-    sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-  from inserted
-  where (requests, failed_requests, prompt_tokens, completion_tokens, cost) is distinct from (0, 0, 0, 0, 0)
-  group by 1, 2, 3, 4
-  order by 1, 2, 3, 4
-  on conflict (merchant_id, bucket, model, provider) do update set
+    merchant_id, date_trunc('month', date)::date as month, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from groups
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_monthly as (
+  insert into usage_monthly as old (merchant_id, month, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, month, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from months
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, month, user_id, api_key, model, provider) do update set
     requests = old.requests + excluded.requests,
     failed_requests = old.failed_requests + excluded.failed_requests,
     prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
-by_merchant_day as materialized (
+month_models as materialized (
   select
-    merchant_id, date, count(*) as entries,
-    sum(requests) as requests, sum(failed_requests) as failed_requests,
-    sum(prompt_tokens) as prompt_tokens, sum(completion_tokens) as completion_tokens, sum(cost) as cost
-  from inserted
-  group by 1, 2
+    merchant_id, date_trunc('month', date)::date as month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from day_models
+  group by 1, 2, 3, 4
 ),
-metric_values as (
-  select merchant_id, date, metric_type, metric_value
-  from by_merchant_day
-  -- @include measures
-  where metric_value <> 0
-  union all
-  select merchant_id, date, key, sum(value::bigint)
-  from inserted
-  cross join lateral jsonb_each_text(metrics)
-  where metrics is not null
+added_to_usage_monthly_models as (
+  insert into usage_monthly_models as old (merchant_id, month, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, month, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from month_models
+  order by 1, 2, 3, 4
+  on conflict (merchant_id, month, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+years as materialized (
+  select
+    merchant_id, date_trunc('year', month)::date as year, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_yearly as (
+  insert into usage_yearly as old (merchant_id, year, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, year, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from years
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, year, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+days as materialized (
+  select
+    date, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from day_models
   group by 1, 2, 3
 ),
-merchant as (
-  insert into merchant_usage as old (merchant_id, date, metric_type, metric_value)
-  select merchant_id, date, metric_type, metric_value
-  from metric_values
+added_to_usage_platform_daily as (
+  insert into usage_platform_daily as old (date, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    date, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from days
   order by 1, 2, 3
-  on conflict (merchant_id, date, metric_type) do update set
-    metric_value = old.metric_value + excluded.metric_value
+  on conflict (date, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
 ),
-touched as (
-  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
-  insert into usage_touched_days as old (merchant_id, date)
-  select merchant_id, date
-  from by_merchant_day
+platform_months as materialized (
+  select
+    month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from month_models
+  group by 1, 2, 3
+),
+added_to_usage_platform_monthly as (
+  insert into usage_platform_monthly as old (month, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    month, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from platform_months
+  order by 1, 2, 3
+  on conflict (month, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+users as materialized (
+  select
+    month, user_id,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2
+),
+added_to_usage_platform_users as (
+  insert into usage_platform_users as old (month, user_id, requests, failed_requests, prompt_tokens, completion_tokens,
+    cost)
+  select
+    month, user_id,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from users
   order by 1, 2
-  on conflict (merchant_id, date) do update set touched_at = excluded.touched_at
-),
-stale as (
-  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
-  insert into usage_stale_totals as old (merchant_id, date)
-  select merchant_id, date
-  from by_merchant_day
-  where $2 <> 'stream'
-  order by 1, 2
-  on conflict (merchant_id, date) do update set marked_at = excluded.marked_at
-),
-told as materialized (
-  select count(pg_notify('usage_changed', merchant_id || ' ' || date))
-  from by_merchant_day
+  on conflict (month, user_id) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
 )
+select count(*) as groups from groups

@@ -1,8 +1,8 @@
--- Takes the flush locks of merchants until the end of the transaction, in one order, so that nobody deadlocks.
--- $1 merchant ids
-select pg_advisory_xact_lock(key)
+-- Takes the locks of merchants for one transaction, alone, in one order, so that nobody deadlocks.
+-- $1 seed   $2 locks   $3 merchant ids
+select pg_advisory_xact_lock($1, lock)
 from (
-  select distinct hashtextextended(merchant_id, 7421) as key
-  from unnest($1::text[]) as merchant_id
-  order by key
-) as keys
+  select distinct (hashtextextended(merchant_id, 0) & ($2 - 1))::int as lock
+  from unnest($3::text[]) as merchant_id
+  order by lock
+) as locks

@@ -1,8 +1,7 @@
--- Marks totals that may have counted a repeat, as it happens when a try and its retry came by different ways.
--- $1 merchants   $2 dates
+-- Marks totals that counted a repeat, as it happens when a try and its retry came by different paths.
+-- $1 merchants   $2 dates, each beside its merchant
 insert into usage_stale_totals as old (merchant_id, date)
-select merchant_id, date
-from unnest($1::text[]) as merchant_id
-cross join (select distinct date from unnest($2::date[]) as date) as dates
+select distinct merchant_id, date
+from unnest($1::text[], $2::date[]) as repeated (merchant_id, date)
 order by 1, 2
 on conflict (merchant_id, date) do update set marked_at = excluded.marked_at

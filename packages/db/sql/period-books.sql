@@ -1,41 +1,133 @@
--- Months whose cube does not equal the sum of its days, and years whose cube does not equal the sum of its months.
+-- Periods whose derived rollup does not equal the sum of what it is derived from. Rollups of all merchants are compared
+-- where all are asked for, under the merchant ''.
 -- $1 merchant ids, null for all   $2 a day of the first period   $3 a day of the last period
-with months as materialized (
-  select merchant_id, month, requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from usage_monthly
-  where ($1::text[] is null or merchant_id = any($1))
-    and month between date_trunc('year', $2::date)::date and (date_trunc('year', $3::date) + interval '11 months')::date
-),
-sums as (
+with sums as (
   select
-    'month' as grain, 'parts' as book, merchant_id, date_trunc('month', date)::date as first,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    'usage_monthly' as rollup, merchant_id as merchant_id, date_trunc('month', date)::date as first, 'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_daily
-  where ($1::text[] is null or merchant_id = any($1))
-    and date >= date_trunc('month', $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date
-  union all
-  select 'month', 'whole', merchant_id, month, requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from months
-  where month between date_trunc('month', $2::date)::date and date_trunc('month', $3::date)::date
+  where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
+    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date
+  group by 2, 3
   union all
   select
-    'year', 'parts', merchant_id, date_trunc('year', month)::date,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from months
+    'usage_monthly' as rollup, merchant_id as merchant_id, month as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_monthly
+  where ($1::text[] is null or merchant_id = any($1)) and month between date_trunc('month',
+    $2::date)::date and date_trunc('month', $3::date)::date
+  group by 2, 3
   union all
-  select 'year', 'whole', merchant_id, year, requests, failed_requests, prompt_tokens, completion_tokens, cost
+  select
+    'usage_monthly' as rollup, merchant_id as merchant_id, date_trunc('month', date)::date as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_pending
+  where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
+    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date
+  group by 2, 3
+  union all
+  select
+    'usage_monthly_models' as rollup, merchant_id as merchant_id, date_trunc('month', date)::date as first,
+      'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_daily_models
+  where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
+    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date
+  group by 2, 3
+  union all
+  select
+    'usage_monthly_models' as rollup, merchant_id as merchant_id, month as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_monthly_models
+  where ($1::text[] is null or merchant_id = any($1)) and month between date_trunc('month',
+    $2::date)::date and date_trunc('month', $3::date)::date
+  group by 2, 3
+  union all
+  select
+    'usage_yearly' as rollup, merchant_id as merchant_id, date_trunc('year', month)::date as first, 'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_monthly
+  where ($1::text[] is null or merchant_id = any($1)) and month >= date_trunc('year',
+    $2::date)::date and month < (date_trunc('year', $3::date)::date + interval '1 year')::date
+  group by 2, 3
+  union all
+  select
+    'usage_yearly' as rollup, merchant_id as merchant_id, year as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_yearly
-  where ($1::text[] is null or merchant_id = any($1))
-    and year between date_trunc('year', $2::date)::date and date_trunc('year', $3::date)::date
+  where ($1::text[] is null or merchant_id = any($1)) and year between date_trunc('year',
+    $2::date)::date and date_trunc('year', $3::date)::date
+  group by 2, 3
+  union all
+  select
+    'usage_platform_daily' as rollup, '' as merchant_id, date as first, 'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_daily_models
+  where $1::text[] is null and date >= date_trunc('month', $2::date)::date and date < (date_trunc('month',
+    $3::date) + interval '1 month')::date
+  group by 2, 3
+  union all
+  select
+    'usage_platform_daily' as rollup, '' as merchant_id, date as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_platform_daily
+  where $1::text[] is null and date >= date_trunc('month', $2::date)::date and date < (date_trunc('month',
+    $3::date) + interval '1 month')::date
+  group by 2, 3
+  union all
+  select
+    'usage_platform_monthly' as rollup, '' as merchant_id, date_trunc('month', date)::date as first, 'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_platform_daily
+  where $1::text[] is null and date >= date_trunc('month', $2::date)::date and date < (date_trunc('month',
+    $3::date) + interval '1 month')::date
+  group by 2, 3
+  union all
+  select
+    'usage_platform_monthly' as rollup, '' as merchant_id, month as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_platform_monthly
+  where $1::text[] is null and month between date_trunc('month', $2::date)::date and date_trunc('month', $3::date)::date
+  group by 2, 3
+  union all
+  select
+    'usage_platform_users' as rollup, '' as merchant_id, month as first, 'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_monthly
+  where $1::text[] is null and month between date_trunc('month', $2::date)::date and date_trunc('month', $3::date)::date
+  group by 2, 3
+  union all
+  select
+    'usage_platform_users' as rollup, '' as merchant_id, month as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_platform_users
+  where $1::text[] is null and month between date_trunc('month', $2::date)::date and date_trunc('month', $3::date)::date
+  group by 2, 3
 )
-select grain, merchant_id, first as date, metric_type, parts, whole
+select rollup, merchant_id, first as date, metric_type, parts, whole
 from (
   select
-    grain, merchant_id, first, metric_type,
-    coalesce(sum(metric_value) filter (where book = 'parts'), 0) as parts,
-    coalesce(sum(metric_value) filter (where book = 'whole'), 0) as whole
+    rollup, merchant_id, first, metric_type,
+    coalesce(sum(metric_value) filter (where part = 'parts'), 0) as parts,
+    coalesce(sum(metric_value) filter (where part = 'whole'), 0) as whole
   from sums
-  -- @include measures
+  cross join lateral (values
+    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
+      ('completion_tokens', completion_tokens), ('cost', cost)
+  ) as measure (metric_type, metric_value)
   group by 1, 2, 3, 4
 ) as compared
 where parts <> whole

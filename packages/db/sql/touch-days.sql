@@ -1,5 +1,16 @@
 -- Marks a merchant's days as changed, for whoever derives from them and for answers that are kept.
 -- $1 merchant id   $2 days
+with changed as (
+  insert into usage_changes as old (grain, period, merchant_id)
+  select grain, period, $1
+  from (
+    select 'day' as grain, date as period from unnest($2::date[]) as date
+    union
+    select 'month', date_trunc('month', date)::date from unnest($2::date[]) as date
+  ) as periods
+  order by 1, 2
+  on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
+)
 insert into usage_touched_days as old (merchant_id, date)
 select $1, date
 from unnest($2::date[]) as date

@@ -1,6 +1,7 @@
 import type { Day, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
@@ -15,9 +16,13 @@ export type BookRow = MerchantDay & {
   quarterHours: UnitsType | null;
 };
 
-/** A month whose cube does not equal the sum of its days, or a year that of its months; `date` is its first day. */
+/**
+ * A period, named by its first day, whose derived rollup is not the sum of what it is derived from. Rollups of all
+ * merchants have the merchant ''.
+ */
 export type PeriodRow = MerchantDay & {
-  grain: 'month' | 'year';
+  /** The table that differs. */
+  rollup: string;
   metricType: string;
   parts: UnitsType;
   whole: UnitsType;
@@ -26,12 +31,31 @@ export type PeriodRow = MerchantDay & {
 export type BooksStore = {
   /** The books of a range, as one transaction sees them. */
   read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
-  /** Months of the range that do not equal their days, and its years that do not equal their months. */
+  /** Periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
   periodsApart(scope: BookScope): Promise<PeriodRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
   /** Which of these entries the journal has, as `date id`. */
   known(merchantId: string, entries: readonly { date: Day; id: string }[], transaction: Executor): Promise<Set<string>>;
+  /** The sums of some merchants' days, as one transaction sees them. */
+  sums(
+    scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
+    transaction: Executor,
+  ): Promise<(MerchantDay & { metricType: string; units: UnitsType })[]>;
+  /** Positions of the lines that are counted by themselves: their journal row has their own origin. */
+  counted(lines: readonly LineToAppend[], transaction?: Executor): Promise<Set<number>>;
+  /**
+   * A merchant's day at one moment: its sums by metric type, dead letters included, and those of these lines of the day
+   * that the sums do not include.
+   */
+  day(
+    merchantId: string,
+    date: Day,
+    lines: readonly LineToAppend[],
+  ): Promise<{
+    sums: Map<string, UnitsType>;
+    notCounted: LineToAppend[];
+  }>;
   /** Entries that a difference of a merchant's day can come from. */
   suspects(merchantId: string, date: Day, limit: number, transaction: Executor): Promise<{ id: string; why: string }[]>;
   /** Merchants' days whose totals in Redis are known to be behind. */
@@ -65,7 +89,7 @@ const Book = z
 
 const Period = z
   .object({
-    grain: z.enum(['month', 'year']),
+    rollup: z.string(),
     merchant_id: z.string(),
     date: DateText,
     metric_type: z.string(),
@@ -73,6 +97,21 @@ const Period = z
     whole: Units,
   })
   .transform(({ merchant_id, metric_type, ...row }) => ({ ...row, merchantId: merchant_id, metricType: metric_type }));
+
+const SumRow = z
+  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), metric_value: Units })
+  .transform(({ merchant_id, date, metric_type, metric_value }) => ({
+    merchantId: merchant_id,
+    date,
+    metricType: metric_type,
+    units: metric_value,
+  }));
+
+const DayRow = z.object({
+  metric_type: z.string().nullable(),
+  metric_value: Units.nullable(),
+  position: z.number().int().nullable(),
+});
 
 /** The books side by side: what must be equal, and what is known to be behind. */
 export function createBooksStore(dataSource: DataSource): BooksStore {
@@ -95,6 +134,27 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
       const values = [merchantId, entries.map((each) => each.date), entries.map((each) => each.id)];
       const rows = await runSql(transaction, 'known-entries', values, z.object({ date: DateText, id: z.string() }));
       return new Set(rows.map((row) => `${row.date} ${row.id}`));
+    },
+    sums: ({ merchantIds, startDate, endDate }, transaction) =>
+      runSql(transaction, 'merchant-sums', [merchantIds, startDate, endDate], SumRow),
+    async counted(lines, transaction = dataSource) {
+      if (lines.length === 0) return new Set();
+      const column = (pick: (line: LineToAppend) => string) => lines.map(pick);
+      const [dates, merchants] = [column((line) => line.date), column((line) => line.merchant_id)];
+      const values = [dates, merchants, column((line) => line.id), column((line) => line.origin), OLD_ORIGIN];
+      const rows = await runSql(transaction, 'counted-lines', values, z.object({ position: z.number().int() }));
+      return new Set(rows.map((row) => row.position));
+    },
+    async day(merchantId, date, lines) {
+      const [ids, origins] = [lines.map((line) => line.id), lines.map((line) => line.origin)];
+      const values = [merchantId, date, ids, origins, OLD_ORIGIN];
+      const rows = await runSql(dataSource, 'day-with-lines', values, DayRow);
+      const counted = new Set(rows.map((row) => row.position));
+      const sums = new Map<string, UnitsType>();
+      for (const { metric_type: type, metric_value: units } of rows) {
+        if (type !== null) sums.set(type, (sums.get(type) ?? 0n) + units!);
+      }
+      return { sums, notCounted: lines.filter((_, position) => !counted.has(position)) };
     },
     suspects: (merchantId, date, limit, transaction) =>
       runSql(transaction, 'suspects', [merchantId, date, limit], z.object({ id: z.string(), why: z.string() })),

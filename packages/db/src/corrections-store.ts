@@ -81,8 +81,8 @@ export function createCorrectionsStore(dataSource: DataSource, journal: Journal)
     },
 
     async adjust(adjustment) {
-      await journal.exclusively([adjustment.merchantId], { wait: true }, ({ transaction }) =>
-        transaction.query(sql('adjust'), [JSON.stringify(recordOf(adjustment)), 'adjustment']),
+      await journal.exclusively([adjustment.merchantId], (transaction) =>
+        transaction.query(sql('adjust'), ['adjustment', JSON.stringify(recordOf(adjustment))]),
       );
       const [found] = await find(adjustment.merchantId, { id: adjustment.id, limit: 1 });
       const recorded = found && withoutCount(found);

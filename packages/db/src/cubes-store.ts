@@ -1,46 +1,85 @@
 import { type Day, eachDay } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
 import type { Journal } from './journal-store.ts';
 import type { Partitions } from './partitions.ts';
 import { sql } from './run-sql.ts';
+import { inTransaction } from './transactions.ts';
 
 export type CubesStore = {
   /**
-   * Makes a merchant's sums of a range anew: from its entries and adjustments where the days still have their entries, else
-   * from the daily sums, which are then all there is. Nothing is counted for the merchant meanwhile; readers see the sums as they were or
-   * as they are then. Returns how many days have no entries any more.
+   * Makes a merchant's sums of a range again: from its events and adjustments where the days still have their events, else
+   * from the daily sums, which are then all there is. What the rollups of all merchants have of it changes with it. Nothing
+   * is counted for the merchant meanwhile; readers see the sums as they were or as they are then. Returns how many days
+   * have no events any more.
    */
   rebuild(merchantId: string, startDate: Day, endDate: Day): Promise<{ closedDays: number }>;
+  /** Makes the rollups of all merchants again from those of each, for the months of a range. */
+  rebuildPlatform(startDate: Day, endDate: Day): Promise<void>;
 };
 
-/** What is summed, each from what comes before it; `day` is the day, or the first day, that a row sums. */
-const SUMS = [
-  { name: 'daily', table: 'usage_daily', day: 'date', periods: 'open' },
-  { name: 'quarter-hours', table: 'usage_quarter_hours', day: `(bucket at time zone 'UTC')::date`, periods: 'open' },
-  { name: 'merchant-usage', table: 'merchant_usage', day: 'date', periods: 'days' },
-  { name: 'daily-models', table: 'usage_daily_models', day: 'date', periods: 'days' },
-  { name: 'monthly', table: 'usage_monthly', day: 'month', periods: 'months' },
-  { name: 'yearly', table: 'usage_yearly', day: 'year', periods: 'years' },
-] as const;
+type Periods = { open: Day[]; days: Day[]; month: Day; year: Day };
 
-/** All that is summed in the transaction that counts, and how to have it again. */
-export function createCubesStore(journal: Journal, partitions: Pick<Partitions, 'open'>): CubesStore {
+/** What is summed, each from what comes before it; `where`: the rows of a merchant ($1) and its periods ($2). */
+const SUMS: { name: string; table: string; where: string; periods: keyof Periods }[] = [
+  { name: 'daily', table: 'usage_daily', where: 'date = any($2::date[])', periods: 'open' },
+  {
+    name: 'quarter-hours',
+    table: 'usage_quarter_hours',
+    where: `(bucket at time zone 'UTC')::date = any($2::date[])`,
+    periods: 'open',
+  },
+  { name: 'merchant-usage', table: 'merchant_usage', where: 'date = any($2::date[])', periods: 'days' },
+  { name: 'daily-models', table: 'usage_daily_models', where: 'date = any($2::date[])', periods: 'days' },
+  { name: 'monthly', table: 'usage_monthly', where: 'month = $2::date', periods: 'month' },
+  { name: 'monthly-models', table: 'usage_monthly_models', where: 'month = $2::date', periods: 'month' },
+  { name: 'yearly', table: 'usage_yearly', where: 'year = $2::date', periods: 'year' },
+];
+const PLATFORM = [
+  { name: 'platform-daily', table: 'usage_platform_daily', day: 'date' },
+  { name: 'platform-monthly', table: 'usage_platform_monthly', day: 'month' },
+  { name: 'platform-users', table: 'usage_platform_users', day: 'month' },
+];
+
+/** All that is summed, and how to have it again. */
+export function createCubesStore(
+  dataSource: DataSource,
+  journal: Journal,
+  partitions: Pick<Partitions, 'open'>,
+): CubesStore {
   return {
     async rebuild(merchantId, startDate, endDate) {
       let closedDays = 0;
       for (const [month, days] of byMonth(startDate, endDate)) {
-        closedDays += await journal.exclusively([merchantId], { wait: true }, async ({ transaction }) => {
+        closedDays += await journal.exclusively([merchantId], async (transaction) => {
           const open = await partitions.open(transaction, days);
-          const of = { open, days, months: [`${month}-01`], years: [`${month.slice(0, 4)}-01-01`] };
-          for (const { name, table, day, periods } of SUMS) {
+          const of: Periods = { open, days, month: `${month}-01`, year: `${month.slice(0, 4)}-01-01` };
+          // What is still to be derived stays so: the derived rollups are made without it.
+          await transaction.query(sql('hold-flushes'));
+          await transaction.query(sql('rebuild/platform'), [merchantId, of.month, -1]);
+          for (const { name, table, where, periods } of SUMS) {
             const values = [merchantId, of[periods]];
-            await transaction.query(`delete from ${table} where merchant_id = $1 and ${day} = any($2::date[])`, values);
-            await transaction.query(sql(`cubes/${name}`), values);
+            await transaction.query(`delete from ${table} where merchant_id = $1 and ${where}`, values);
+            await transaction.query(sql(`rebuild/${name}`), values);
           }
+          await transaction.query(sql('rebuild/platform'), [merchantId, of.month, 1]);
           await transaction.query(sql('touch-days'), [merchantId, days]);
           return days.length - open.length;
         });
       }
       return { closedDays };
+    },
+
+    async rebuildPlatform(startDate, endDate) {
+      await inTransaction(dataSource, async (transaction) => {
+        // Whoever changes what a merchant has changes these tables in the same transaction, and waits here for ours.
+        const tables = PLATFORM.map(({ table }) => table).join(', ');
+        await transaction.query(`lock table ${tables} in share row exclusive mode`);
+        for (const { name, table, day } of PLATFORM) {
+          const within = `${day} >= date_trunc('month', $1::date) and ${day} < date_trunc('month', $2::date) + interval '1 month'`;
+          await transaction.query(`delete from ${table} where ${within}`, [startDate, endDate]);
+          await transaction.query(sql(`rebuild/${name}`), [startDate, endDate]);
+        }
+      });
     },
   };
 }

@@ -22,6 +22,9 @@ import { AuditLog1763856000041 } from './migrations/41-audit-log.ts';
 import { StalePeriods1763856000043 } from './migrations/43-stale-periods.ts';
 import { MetricSources1763856000044 } from './migrations/44-metric-sources.ts';
 import { LitellmCalls1763856000046 } from './migrations/46-litellm-calls.ts';
+import { Shards1763856000060 } from './migrations/60-shards.ts';
+import { Origins1763856000070 } from './migrations/70-origins.ts';
+import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts';
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 
 export type DbOptions = {
@@ -69,6 +72,9 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       StalePeriods1763856000043,
       MetricSources1763856000044,
       LitellmCalls1763856000046,
+      Shards1763856000060,
+      Origins1763856000070,
+      DerivedRollups1763856000071,
       Sessions1763856000080,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.

@@ -33,11 +33,11 @@ export type DeadLettersStore = {
   refused(id: string, reason: { code: string; message: string }): Promise<number>;
   /** How many are unresolved: of all, of a merchant, or of those with these ids. */
   count(scope?: { merchantId?: string | undefined; ids?: readonly string[] | undefined }): Promise<number>;
-  /**
-   * Sums of a merchant's day by metric type over the unresolved letters that are not in the journal, except the entries
-   * `except`.
-   */
-  waiting(day: MerchantDay, except: readonly string[], transaction: Executor): Promise<Map<string, UnitsType>>;
+  /** Sums over the unresolved letters of some merchants' days that are not counted by themselves. */
+  waiting(
+    scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
+    transaction: Executor,
+  ): Promise<(MerchantDay & { metricType: string; units: UnitsType })[]>;
   /** Which of these entries of a merchant's day are unresolved letters. */
   among(day: MerchantDay, entryIds: readonly string[], transaction: Executor): Promise<Set<string>>;
 };
@@ -63,7 +63,14 @@ const Row = z
     resolvedAt: resolved_at,
   }));
 
-const WaitingRow = z.object({ metric_type: z.string(), units: Units });
+const WaitingRow = z
+  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), metric_value: Units })
+  .transform(({ merchant_id, date, metric_type, metric_value }) => ({
+    merchantId: merchant_id,
+    date,
+    metricType: metric_type,
+    units: metric_value,
+  }));
 
 /** Entries that were acknowledged and that Postgres refused for their own sake. */
 export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore {
@@ -88,10 +95,8 @@ export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore
       );
       return Number(row.count);
     },
-    async waiting({ merchantId, date }, except, transaction) {
-      const rows = await runSql(transaction, 'waiting-dead-letters', [merchantId, date, except], WaitingRow);
-      return new Map(rows.map(({ metric_type, units }) => [metric_type, units]));
-    },
+    waiting: ({ merchantIds, startDate, endDate }, transaction) =>
+      runSql(transaction, 'waiting-dead-letters', [merchantIds, startDate, endDate], WaitingRow),
     async among({ merchantId, date }, entryIds, transaction) {
       const rows = (await transaction.query(
         `select entry_id from usage_dead_letters
@@ -101,4 +106,9 @@ export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore
       return new Set(rows.map((row) => row.entry_id));
     },
   };
+}
+
+/** Where a dead letter came from; those of the previous release did not keep it. */
+export function originOf(id: string, line: JournalLine & { origin?: string }): string {
+  return line.origin ?? `letter:${id}`;
 }

@@ -3,15 +3,15 @@ export type { Adjustment } from './corrections-store.ts';
 export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus, FlatDay } from './days-store.ts';
-export type { JournalLine } from './journal-line.ts';
+export { originOf } from './dead-letters-store.ts';
+export { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 export {
   type Appended,
+  type BatchToAppend,
   type FlushSource,
-  type Holding,
   isRefusal,
   type Journal,
   type MerchantDay,
-  sqlState,
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';
@@ -42,4 +42,6 @@ export type {
 } from './rollups-store.ts';
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';
+export { type Fence, LeaseLostError, type ShardsStore } from './shards-store.ts';
+export { sqlState } from './transactions.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

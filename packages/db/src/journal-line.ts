@@ -26,3 +26,16 @@ export type JournalLine = {
   metrics?: Record<string, string>;
   properties?: Record<string, string | number | boolean>;
 };
+
+/**
+ * One line to append. `origin` says where it came from: `<batch id>:<position>` of an item in a stream, or `direct` or
+ * `direct:<unique>` past Redis. Lines of the previous release's streams begin with OLD_ORIGIN.
+ */
+export type LineToAppend = JournalLine & { origin: string };
+
+/**
+ * Begins the origin of lines from streams that the previous release could flush, too. Its flush stored no origin, so a row
+ * without one may be such a line itself, flushed but not yet removed: it makes no repeat of it. Any other line cannot
+ * have been flushed by the previous release, so for those a row without origin is another one.
+ */
+export const OLD_ORIGIN = 'old:';

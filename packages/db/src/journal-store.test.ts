@@ -2,10 +2,11 @@ import { addDays } from '@tally/contracts';
 import { type FreshStore, freshDatabase } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { JournalLine } from './journal-line.ts';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { type Db, openDb } from './open-db.ts';
 import { migrate } from './schema.ts';
+import { LeaseLostError } from './shards-store.ts';
 
 let store: FreshStore;
 let db: Db;
@@ -25,12 +26,13 @@ afterAll(async () => {
   await store.drop();
 });
 
-const append = (lines: readonly JournalLine[]) =>
-  db.journal.append([...new Set(lines.map((line) => line.merchant_id))], {
-    source: 'stream',
-    lines: JSON.stringify(lines),
-    days: lines.map((line) => line.date),
-  });
+const append = (lines: readonly JournalLine[]) => db.journal.append({ source: 'stream', lines: withOrigins(lines) });
+
+let batches = 0;
+const withOrigins = (lines: readonly JournalLine[]): LineToAppend[] => {
+  const batch = batches++;
+  return lines.map((each, position) => ({ ...each, origin: `batch${batch}:${position}` }));
+};
 
 const newMerchant = () => `m${merchants++}`;
 
@@ -84,7 +86,15 @@ test('whatever is repeated, in any order and any batches, every book equals the 
       const kept = [...model.values()];
       const sum = (type: 'requests' | 'prompt_tokens' | 'cost') =>
         kept.reduce((total, each) => total + BigInt(each[type] ?? 0), 0n);
-      const cubes = ['usage_daily', 'usage_monthly', 'usage_yearly', 'usage_daily_models', 'usage_quarter_hours'];
+      while ((await db.derivations.derive(10)).flushes > 0);
+      const cubes = [
+        'usage_daily',
+        'usage_monthly',
+        'usage_yearly',
+        'usage_daily_models',
+        'usage_monthly_models',
+        'usage_quarter_hours',
+      ];
       for (const cube of cubes) {
         const { rows } = await client.query(
           `select coalesce(sum(requests), 0)::text r, coalesce(sum(prompt_tokens), 0)::text p, coalesce(sum(cost), 0)::text c
@@ -142,28 +152,77 @@ test('sixteen writers whose batches are the first of the same days make each par
 
 test('a transaction that dies leaves nothing, not even its partition', async () => {
   const merchant = newMerchant();
-  const batch = {
-    source: 'stream' as const,
-    lines: JSON.stringify([line(merchant, 'a', { date: '2031-01-01' })]),
-    days: ['2031-01-01'],
+  const batch = { source: 'stream' as const, lines: withOrigins([line(merchant, 'a', { date: '2031-01-01' })]) };
+  const beforeCommit = () => {
+    throw new Error('the process dies here');
   };
-  await expect(
-    db.journal.exclusively([merchant], { wait: true }, async (holding) => {
-      await holding.append(batch);
-      throw new Error('the process dies here');
-    }),
-  ).rejects.toThrow('dies here');
+  await expect(db.journal.append({ ...batch, beforeCommit })).rejects.toThrow('dies here');
   expect(await db.events.recent(merchant, 10)).toEqual([]);
-  expect((await db.journal.append([merchant], batch)).inserted).toBe(1);
-  expect((await db.journal.append([merchant], batch)).inserted).toBe(0);
+  expect((await db.journal.append(batch)).inserted).toBe(1);
+  expect(await db.journal.append(batch)).toMatchObject({ inserted: 0, repeats: [] });
 });
 
-test('a merchant that is being flushed is left out by those who do not wait', async () => {
+test('a merchant that is being corrected is left out of a flush, and waited for by other sources', async () => {
   const [busy, free] = [newMerchant(), newMerchant()];
-  await db.journal.exclusively([busy], { wait: true }, async () => {
-    const held = await db.journal.exclusively([busy, free], { wait: false }, async ({ merchantIds }) => merchantIds);
-    expect(held).toEqual([free]);
+  const lines = withOrigins([line(busy, 'a'), line(free, 'a'), line(free, 'a')]);
+  const direct = await db.journal.exclusively([busy], async () => {
+    expect(await db.journal.append({ source: 'stream', lines })).toMatchObject({
+      ...{ entries: 2, inserted: 1, repeats: [2], skipped: [busy] },
+      changed: [{ merchantId: free, date: '2026-03-01' }],
+    });
+    return { counted: db.journal.append({ source: 'direct', lines: withOrigins([line(busy, 'b')]) }) };
   });
+  expect(await direct.counted).toMatchObject({ inserted: 1, skipped: [] });
+  expect(await db.journal.append({ source: 'stream', lines })).toMatchObject({
+    inserted: 1,
+    repeats: [2],
+    skipped: [],
+  });
+});
+
+describe('a line that is in the journal already', () => {
+  test('is no repeat of itself, whatever else its batch has when it is appended again', async () => {
+    const merchant = newMerchant();
+    const [a, b] = withOrigins([line(merchant, 'a'), line(merchant, 'b')]) as [LineToAppend, LineToAppend];
+    await db.journal.append({ source: 'stream', lines: [a] });
+    expect(await db.journal.append({ source: 'stream', lines: [a, b] })).toMatchObject({ inserted: 1, repeats: [] });
+  });
+
+  test('is a repeat where its row came from elsewhere, by whichever path', async () => {
+    const merchant = newMerchant();
+    await db.journal.append({ source: 'direct', lines: [{ ...line(merchant, 'a'), origin: 'direct' }] });
+    const lines = withOrigins([line(merchant, 'new'), line(merchant, 'a')]);
+    expect(await db.journal.append({ source: 'stream', lines })).toMatchObject({ inserted: 1, repeats: [1] });
+    expect(await db.journal.append({ source: 'stream', lines })).toMatchObject({ inserted: 0, repeats: [1] });
+  });
+
+  test('is a repeat of a row without origin, unless the release that wrote such rows could have flushed it', async () => {
+    const merchant = newMerchant();
+    await append([line(merchant, 'a')]);
+    await client.query('update usage_events set origin = null where merchant_id = $1', [merchant]);
+    expect(await append([line(merchant, 'a')])).toMatchObject({ inserted: 0, repeats: [0] });
+    const old = { ...line(merchant, 'a'), origin: `${OLD_ORIGIN}batch:0` };
+    expect(await db.journal.append({ source: 'stream', lines: [old] })).toMatchObject({ inserted: 0, repeats: [] });
+  });
+
+  test('is found a repeat by each of many who append it at once, except the one that counted', async () => {
+    const merchant = newMerchant();
+    const results = await Promise.all(Array.from({ length: 12 }, () => append([line(merchant, 'a')])));
+    expect(results.map(({ inserted, repeats }) => inserted + repeats.length)).toEqual(results.map(() => 1));
+    expect(results.reduce((sum, { inserted }) => sum + inserted, 0)).toBe(1);
+  });
+});
+
+test('a batch whose lease was lost counts nothing', async () => {
+  const merchant = newMerchant();
+  await db.shards.count(4);
+  const fence = (await db.shards.take([1, 2], 2, 'one', 60_000))!;
+  const lines = withOrigins([line(merchant, 'a')]);
+  await expect(
+    db.journal.append({ source: 'stream', lines, fence: { ...fence, token: fence.token - 1n } }),
+  ).rejects.toThrow(LeaseLostError);
+  expect(await db.events.recent(merchant, 10)).toEqual([]);
+  expect(await db.journal.append({ source: 'stream', lines, fence })).toMatchObject({ inserted: 1 });
 });
 
 test('a sum that would pass 64 bits is refused with its code, and nothing of the batch is counted', async () => {

@@ -1,151 +1,144 @@
-import { setTimeout as wait } from 'node:timers/promises';
-import { type Day, isTallyError, TallyError } from '@tally/contracts';
+import { type Day, isTallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { JournalLine } from './journal-line.ts';
+import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
+import { columnsOf } from './line-columns.ts';
 import type { Partitions } from './partitions.ts';
-import { DateText, Units } from './rows.ts';
+import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
+import { checkFence, type Fence } from './shards-store.ts';
+import { inTransaction, sqlState } from './transactions.ts';
 
-/** stream: by way of Redis; direct: with Redis away, or too old for it; backfill: older than the retention. */
+/** stream: by way of Redis; direct: while Redis is unavailable, or too old for it; backfill: older than the retention. */
 export type FlushSource = 'stream' | 'direct' | 'backfill';
 
 export type MerchantDay = { merchantId: string; date: Day };
 
+export type BatchToAppend = {
+  source: FlushSource;
+  lines: readonly LineToAppend[];
+  /** The lease of the shards that the lines come from: who lost it counts nothing. */
+  fence?: Fence | undefined;
+  /** Called just before the commit; crash tests stop here. */
+  beforeCommit?: (() => Promise<void> | void) | undefined;
+};
+
 export type Appended = {
-  /** Entries given, repeats included. */
+  /** Lines that were appended, repeats included; those of `skipped` are not among them. */
   entries: number;
-  /** Entries that were new, and so were counted. */
+  /** Lines that were new, and so were counted. */
   inserted: number;
+  /** Positions in the batch of lines whose journal row has another origin. */
+  repeats: number[];
   /** The merchants' days whose sums changed. */
   changed: MerchantDay[];
-};
-
-export type Batch = {
-  source: FlushSource;
-  /** A JSON array of journal lines, as text: what comes from the stream is never parsed on its way. */
-  lines: string;
-  /** Every day that occurs in `lines`. */
-  days: readonly Day[];
-};
-
-export type Holding = {
-  /** The merchants whose flush lock is held. */
-  merchantIds: readonly string[];
-  /** Counts a batch of these merchants, once per entry whatever is repeated. */
-  append(batch: Batch): Promise<Appended>;
-  /** Keeps an entry that Postgres refuses, with the reason, to be looked at and retried. */
-  bury(line: JournalLine, reason: { code: string; message: string }): Promise<void>;
-  /** The transaction itself: for other statements that must stand or fall with it. */
-  transaction: Executor;
+  /** Merchants left out because a correction or a repair holds their lock: append their lines again later. */
+  skipped: string[];
 };
 
 export type Journal = {
   /**
-   * Runs `work` in one transaction that holds the flush locks of merchants, and commits when it returns.
-   * With `wait: false` merchants that someone else is flushing are left out. Exactly once: an entry counts when its
-   * row is new in `usage_events`, and everything summed is summed from the new rows by the same statement.
+   * Counts a batch in one transaction: a line counts when its row is new in `usage_events`, and the finest rollups are
+   * summed from the new rows by the same statement. The batch is recorded as a flush, from which the others are derived. A batch may be repeated: lines that are there add nothing.
+   * From a stream, merchants whose lock is held by `exclusively` are left out; other sources wait for them.
+   * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and LeaseLostError.
+   */
+  append(batch: BatchToAppend): Promise<Appended>;
+  /**
+   * Runs `work` in one transaction in which nothing else is counted for these merchants, and commits when it returns.
    * 40001 and 40P01 run `work` again, so it must bear to be repeated. Waits are bounded: 55P03 where
    * someone holds a lock for 20 s. `work` must use the given transaction alone: who waits for the lock holds a
-   * connection, so a second one may not be had. Throws TOTAL_LIMIT where a sum would pass bigint.
+   * connection, so a second one may not be had.
    */
-  exclusively<T>(
-    merchantIds: readonly string[],
-    options: { wait: boolean },
-    work: (holding: Holding) => Promise<T>,
-  ): Promise<T>;
-  /** The one function that counts: `exclusively` for a batch that is already at hand. */
-  append(merchantIds: readonly string[], batch: Batch): Promise<Appended>;
+  exclusively<T>(merchantIds: readonly string[], work: (transaction: Executor) => Promise<T>): Promise<T>;
+  /**
+   * Keeps an event that Postgres rejects as a dead letter, with the reason. False where a dead letter of the same identity
+   * is another line: this one is a repeat.
+   */
+  bury(line: LineToAppend, reason: { code: string; message: string }): Promise<boolean>;
 };
 
-const RETRIED = new Set(['40001', '40P01']);
-export const OUT_OF_RANGE = '22003';
-const MAX_ATTEMPTS = 10;
-/** A flush holds a merchant's lock for one piece; work inside reads Redis, whose commands may take 10 s. */
-const LOCK_TIMEOUT = '20s';
-const IDLE_TIMEOUT = '30s';
+const INDEX_ROW_TOO_LARGE = '54000';
+
+/** Seed of the advisory locks of merchants. */
+const MERCHANT_LOCK = 7421;
+/**
+ * Merchants share this many locks (a power of two), so that a batch of ten thousand merchants does not fill the lock
+ * table of Postgres. Two merchants of one lock only wait for each other.
+ */
+const MERCHANT_LOCKS = 256;
 
 const AppendRow = z.object({
-  flush_id: Units,
-  entries: z.string().transform(Number),
   inserted: z.string().transform(Number),
   changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
 });
+const MerchantRow = z.object({ merchant_id: z.string() });
+const BuryRow = z.object({ own: z.boolean() });
+const PositionRow = z.object({ position: z.number().int() });
 
 /** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
 export function createJournal(dataSource: DataSource, partitions: Partitions): Journal {
-  const exclusively: Journal['exclusively'] = async (merchantIds, options, work) => {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await dataSource.transaction(async ({ queryRunner }) => {
-          const transaction: Executor = queryRunner!;
-          await transaction.query(sql('bound-waits'), [LOCK_TIMEOUT, IDLE_TIMEOUT]);
-          return work({
-            merchantIds: await lock(transaction, merchantIds, options.wait),
-            append: (batch) => append(transaction, merchantIds, batch),
-            bury: async (line, { code, message }) => {
-              await transaction.query(sql('bury'), [JSON.stringify(line), code, message]);
-            },
-            transaction,
-          });
-        });
-      } catch (error) {
-        if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw understood(error);
-        await wait(Math.random() * 10 * 2 ** attempt);
-      }
-    }
-  };
-
-  async function append(
-    transaction: Executor,
-    merchantIds: readonly string[],
-    { source, lines, days }: Batch,
-  ): Promise<Appended> {
-    await partitions.ensure(transaction, days);
-    const [row] = await runSql(transaction, 'append', [lines, source], AppendRow);
-    const { flush_id, entries, inserted, changed } = row!;
-    if (source === 'stream' && inserted < entries) await transaction.query(sql('mark-stale'), [merchantIds, days]);
-    const dates = changed.map((each) => each.date).sort();
-    const merchants = new Set(changed.map((each) => each.merchantId)).size;
-    await transaction.query(sql('close-flush'), [
-      flush_id.toString(),
-      entries,
-      inserted,
-      merchants,
-      dates[0] ?? null,
-      dates.at(-1) ?? null,
-    ]);
-    return { entries, inserted, changed };
+  async function append(transaction: Executor, { source, lines, fence, beforeCommit }: BatchToAppend) {
+    if (fence) await checkFence(transaction, fence);
+    const merchantIds = [...new Set(lines.map((line) => line.merchant_id))];
+    const locks = [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds, source !== 'stream'];
+    const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);
+    const left = skipped.length === 0 ? lines : lines.filter((line) => !skipped.includes(line.merchant_id));
+    if (left.length === 0) return { entries: 0, inserted: 0, repeats: [], changed: [], skipped };
+    await partitions.ensure(
+      transaction,
+      left.map((line) => line.date),
+    );
+    const columns = columnsOf(left);
+    const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
+    const { inserted, changed } = row!;
+    const repeats = inserted === left.length ? [] : await repeatsOf(transaction, left, columns, fence === undefined);
+    await beforeCommit?.();
+    const positions = left === lines ? repeats : repeats.map((position) => lines.indexOf(left[position]!));
+    return { entries: left.length, inserted, repeats: positions, changed, skipped };
   }
+
+  async function repeatsOf(
+    transaction: Executor,
+    lines: readonly LineToAppend[],
+    columns: readonly string[],
+    marks: boolean,
+  ): Promise<number[]> {
+    // In a statement of its own: a row that was committed during the insert conflicts with it and is not seen by it.
+    const [dates, merchants, ids, origins] = [columns[0], columns[1], columns[2], columns.at(-1)];
+    const rows = await runSql(transaction, 'repeats', [dates, merchants, ids, origins, OLD_ORIGIN], PositionRow);
+    const repeats = rows.map(({ position }) => position);
+    // The flush takes repeats out of the totals of Redis itself.
+    if (marks && repeats.length > 0) {
+      const repeated = repeats.map((position) => lines[position]!);
+      const days = [repeated.map((line) => line.merchant_id), repeated.map((line) => line.date)];
+      await transaction.query(sql('mark-stale'), days);
+    }
+    return repeats;
+  }
+
+  const exclusively: Journal['exclusively'] = (merchantIds, work) =>
+    inTransaction(dataSource, async (transaction) => {
+      await transaction.query(sql('lock-merchants'), [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds]);
+      return work(transaction);
+    });
 
   return {
+    append: (batch) => inTransaction(dataSource, (transaction) => append(transaction, batch)),
     exclusively,
-    append: (merchantIds, batch) => exclusively(merchantIds, { wait: true }, (holding) => holding.append(batch)),
+    async bury(line, { code, message }) {
+      const values = [JSON.stringify(line), code, message];
+      const [row] = await exclusively([line.merchant_id], (transaction) =>
+        runSql(transaction, 'bury', values, BuryRow),
+      );
+      return row!.own;
+    },
   };
 }
 
-async function lock(transaction: Executor, merchantIds: readonly string[], waits: boolean): Promise<readonly string[]> {
-  if (waits) {
-    await transaction.query(sql('lock-merchants'), [merchantIds]);
-    return merchantIds;
-  }
-  const rows = await runSql(transaction, 'try-lock-merchants', [merchantIds], z.object({ merchant_id: z.string() }));
-  return rows.map((row) => row.merchant_id);
-}
-
-/** Whether Postgres refused the entries for their own sake, so that trying them again as they are is no use. */
+/** Whether Postgres rejected entries because of their content, so that trying them again as they are is no use. */
 export function isRefusal(error: unknown): boolean {
   if (isTallyError(error)) return error.code === 'TOTAL_LIMIT' || error.code === 'DAY_CLOSED';
-  return /^2[23]/.test(sqlState(error));
-}
-
-/** The SQLSTATE of a driver error; '' where there is none, as when the connection broke. */
-export function sqlState(error: unknown): string {
-  const code = (error as { driverError?: { code?: unknown } } | null)?.driverError?.code;
-  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : '';
-}
-
-function understood(error: unknown): unknown {
-  if (sqlState(error) !== OUT_OF_RANGE) return error;
-  return new TallyError('TOTAL_LIMIT', 'A sum of this merchant would pass 9.2·10^18 units.', { cause: error });
+  const state = sqlState(error);
+  return /^2[23]/.test(state) || state === INDEX_ROW_TOO_LARGE;
 }

@@ -7,6 +7,7 @@ import { type CustomStore, createCustomStore } from './custom-store.ts';
 import { createDataSource, type DbOptions } from './data-source.ts';
 import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
+import { createDerivationsStore, type DerivationsStore } from './derivations-store.ts';
 import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createJournal, type Journal } from './journal-store.ts';
@@ -17,12 +18,15 @@ import { createPartitions, type Partitions } from './partitions.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
+import { createShardsStore, type ShardsStore } from './shards-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
   journal: Journal;
+  shards: ShardsStore;
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
   cubes: CubesStore;
+  derivations: DerivationsStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
   books: BooksStore;
@@ -59,8 +63,10 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
   const journal = createJournal(dataSource, partitions);
   return {
     journal,
+    shards: createShardsStore(dataSource),
     partitions,
-    cubes: createCubesStore(journal, partitions),
+    derivations: createDerivationsStore(dataSource),
+    cubes: createCubesStore(dataSource, journal, partitions),
     corrections: createCorrectionsStore(dataSource, journal),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),

@@ -14,7 +14,10 @@ export type Partitions = {
   open(transaction: Executor, days: readonly Day[]): Promise<Day[]>;
   /** Days before `firstKept` that nothing was written to since `quietSince`. */
   closable(firstKept: Day, quietSince: Date): Promise<Day[]>;
-  /** Keeps the sums of a day's entries and drops its partition; false where it was closed already. */
+  /**
+   * Keeps the sums of a day's events and drops its partition; false where it was closed already, and where something still
+   * waits for the events: a derivation, or a dead letter of the day.
+   */
   close(day: Day): Promise<boolean>;
   /** Whether the entries of a day were dropped. */
   isClosed(day: Day): Promise<boolean>;
@@ -60,6 +63,9 @@ export function createPartitions(dataSource: DataSource): Partitions {
         await transaction.query('select pg_advisory_xact_lock($1)', [LOCK]);
         const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
         if (closed.length > 0) return false;
+        // Nobody appends while this lock is held, so what waits now is all that can.
+        const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
+        if (waiting!.found) return false;
         await transaction.query(sql('close-day'), [day]);
         await transaction.query(`drop table if exists ${partitionOf(day)}`);
         known.delete(day);

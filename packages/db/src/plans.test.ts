@@ -2,6 +2,7 @@ import { type FreshStore, freshDatabase } from '@tally/testkit';
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { sql } from './run-sql.ts';
 import { migrate } from './schema.ts';
 import { createUsageStore, type UsageReader } from './usage-store.ts';
 
@@ -55,18 +56,27 @@ beforeAll(async () => {
     );
     await client.query(`
       insert into usage_events (date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, flush_id)
-      select '${day}', 'm' || n % 2, n::text, '${day}', 'user-' || n % 2000, '', '', '', false, 1, 1
+      select '${day}', 'm' || n % 2, n::text, '${day}', 'user-' || n % 2000, '', '', '', false, 1, n % 1000
       from generate_series(1, 5000) as n`);
   }
+  // Thousands of flushes were derived; the newest three are still to be.
+  await client.query(`
+    insert into usage_flushes (source, entries, inserted, merchants, first_date, last_date, derived_at)
+    select 'stream', 5, 5, 2, day::date, day::date, case when n <= 2000 or day < '2025-06-03' then now() end
+    from generate_series('2025-06-01'::date, '2025-06-03', '1 day') as day, generate_series(1, 2003) as n
+    order by day, n`);
   await client.query('vacuum (analyze)');
-  // Every statement is planned as it stands, and not run.
-  reader = createUsageStore({
+  // Every statement is planned as it stands, and not run; only what is still to be derived is really read.
+  const planner = {
     async query(text: string, values: unknown[]) {
+      if (text === sql('pending-flushes')) return (await client.query(text, values)).rows;
       const { rows } = await client.query(`explain (format json) ${text}`, values);
       planned.push((rows[0]['QUERY PLAN'] as { Plan: Plan }[])[0]!.Plan);
       throw new Planned();
     },
-  } as unknown as DataSource);
+    transaction: (_: string, work: (manager: object) => Promise<unknown>) => work({ queryRunner: planner }),
+  };
+  reader = createUsageStore(planner as unknown as DataSource);
 });
 afterAll(async () => {
   await client.end();
@@ -115,9 +125,10 @@ test.each([
   expect(await scans((reader) => reader.activeUsers({ ...filters, parts }))).toEqual(read);
 });
 
-test('a week by model or by day reads that week of the small cube alone', async () => {
-  const parts = [part('usage_daily_models', '2025-06-01', '2025-06-07')];
-  const wanted = ['index usage_daily_models'];
+test('a week by model or by day reads that week of the small rollup, and by an index what is still to be added', async () => {
+  const parts = [part('usage_daily_models', '2025-06-02', '2025-06-08')];
+  // The only day of which something is pending.
+  const wanted = ['index usage_daily_models', 'index usage_events_20250603'];
   expect(await scans((reader) => reader.breakdown({ ...page, by: 'model', parts }))).toEqual(wanted);
   expect(await scans((reader) => reader.byDay({ parts }))).toEqual(wanted);
   expect(await scans((reader) => reader.totals({ parts, models: ['model-2'] }))).toEqual(wanted);

@@ -7,14 +7,11 @@ export type Executor = { query(text: string, values?: readonly unknown[]): Promi
 const SQL_FOLDER = new URL('../sql/', import.meta.url);
 const loaded = new Map<string, string>();
 
-/** The text of `sql/<name>.sql`, read once; a line `-- @include other` stands for the text of `other`. */
+/** Returns the text of `sql/<name>.sql`, read once. */
 export function sql(name: string): string {
   const known = loaded.get(name);
   if (known !== undefined) return known;
-  const text = readFileSync(new URL(`${name}.sql`, SQL_FOLDER), 'utf8').replace(
-    /^ *-- @include (\S+)$/gm,
-    (_, included: string) => sql(included),
-  );
+  const text = readFileSync(new URL(`${name}.sql`, SQL_FOLDER), 'utf8');
   loaded.set(name, text);
   return text;
 }

@@ -1,9 +1,9 @@
 import type { Day, Filters, GroupBy, PlanPart, SortBy, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { OUT_OF_RANGE, sqlState } from './journal-store.ts';
 import { DateText, MeasureRow, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
+import { OUT_OF_RANGE, sqlState } from './transactions.ts';
 
 /** The sums of some entries, in units. */
 export type Sums = {
@@ -139,21 +139,41 @@ async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
 }
 
 /** The first day of the period that a row of a cube sums. */
-const TIME = { usage_yearly: 'year', usage_monthly: 'month', usage_daily: 'date', usage_daily_models: 'date' };
+const TIME = {
+  usage_yearly: 'year',
+  usage_monthly: 'month',
+  usage_monthly_models: 'month',
+  usage_daily: 'date',
+  usage_daily_models: 'date',
+  usage_platform_users: 'month',
+  usage_platform_monthly: 'month',
+  usage_platform_daily: 'date',
+};
 
 const EXPORT_PIECE = 2_000;
 
 /** Reading what has been counted. */
 export function createUsageStore(dataSource: DataSource): UsageStore {
-  return {
-    ...readerOf(dataSource, 'sum'),
-
-    breakdown: (question) => exactly((sum) => readerOf(dataSource, sum).breakdown(question)),
-
-    snapshot: (work) =>
-      exactly((sum) =>
-        dataSource.transaction('REPEATABLE READ', ({ queryRunner }) => work(readerOf(queryRunner as Executor, sum))),
+  /** Reads of one moment, the flushes that are still to be derived among them. */
+  const snapshot: UsageStore['snapshot'] = (work) =>
+    exactly((sum) =>
+      dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) =>
+        work(readerOf(queryRunner as Executor, sum, await pendingOf(queryRunner as Executor))),
       ),
+    );
+  const nothingDerived = readerOf(dataSource, 'sum', undefined);
+
+  return {
+    snapshot,
+    breakdown: (question) => snapshot((reader) => reader.breakdown(question)),
+    byDay: (scope) => snapshot((reader) => reader.byDay(scope)),
+    totals: (scope) => snapshot((reader) => reader.totals(scope)),
+    activeUsers: (scope) => snapshot((reader) => reader.activeUsers(scope)),
+    topUsers: (scope) => snapshot((reader) => reader.topUsers(scope)),
+    series: (scope) => snapshot((reader) => reader.series(scope)),
+    values: (scope) => snapshot((reader) => reader.values(scope)),
+    daysWithoutEntries: nothingDerived.daysWithoutEntries,
+    merchantUsage: nothingDerived.merchantUsage,
 
     async *scan(question) {
       const { bind, values } = bindings();
@@ -167,10 +187,11 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const runner = dataSource.createQueryRunner();
       try {
         await runner.startTransaction('REPEATABLE READ');
+        const pending = await pendingOf(runner as Executor);
         await runner.query(
           `declare export no scroll cursor for
            select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
-           from (${source(question, byModel ? 'model, provider' : list, bind)}) as part
+           from (${source(question, byModel ? 'model, provider' : list, bind, { pending })}) as part
            group by ${list} having ${anySum(question)} order by ${list}`,
           values,
         );
@@ -201,8 +222,18 @@ const ALL_DIMENSIONS = {
   provider: 'provider',
 };
 
-/** A reader that adds up what may have many groups with `fastest`. */
-function readerOf(executor: Executor, fastest: SumOf): UsageReader {
+/** Flushes that are still to be added to the derived rollups: whoever reads those reads their events, too. */
+type Pending = { ids: string[]; first: Day; last: Day };
+
+/** What is still to be derived, as the transaction sees it; undefined where nothing is. */
+async function pendingOf(transaction: Executor): Promise<Pending | undefined> {
+  const [row] = await runSql(transaction, 'pending-flushes', [], PendingRow);
+  const { ids, first, last } = row!;
+  return first === null || last === null ? undefined : { ids, first, last };
+}
+
+/** A reader that adds up what may have many groups with `fastest`, and reads what is `pending` beside derived rollups. */
+function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefined): UsageReader {
   const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
   const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
   return {
@@ -218,7 +249,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const groups = `
         with groups as materialized (
           select ${known(column)} as key, ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from (${source(question, byModel ? 'model, provider' : column, bind)}) as part
+          from (${source(question, byModel ? 'model, provider' : column, bind, { sum, pending })}) as part
           group by ${column}
           having ${anySum(question, sum)}
         )`;
@@ -252,7 +283,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
     async byDay(scope) {
       const { bind, values } = bindings();
       const rows = await rowsOf(
-        `select date, ${sumsOf(scope)} from (${source(scope, 'date', bind)}) as part group by date order by date`,
+        `select date, ${sumsOf(scope)} from (${source(scope, 'date', bind, { pending })}) as part group by date order by date`,
         values,
       );
       return rows.map((row) => DayRow.parse(row));
@@ -260,17 +291,21 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
 
     async totals(scope) {
       const { bind, values } = bindings();
-      const [row] = await rowsOf(`select ${sumsOf(scope)} from (${source(scope, '', bind)}) as part`, values);
+      const [row] = await rowsOf(
+        `select ${sumsOf(scope)} from (${source(scope, '', bind, { pending })}) as part`,
+        values,
+      );
       return TotalsRow.parse(row);
     },
 
     async activeUsers(scope) {
       const { bind, values } = bindings();
+      const sum = sumFor(scope);
       const [row] = await rowsOf(
         `select count(*) as users
          from (
-           select user_id from (${source(scope, 'user_id', bind)}) as part
-           where user_id <> '' group by user_id having ${sumFor(scope)}(requests) > 0
+           select user_id from (${source(scope, 'user_id', bind, { sum, pending })}) as part
+           where user_id <> '' group by user_id having ${sum}(requests) > 0
          ) as active`,
         values,
       );
@@ -284,7 +319,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const [row] = await rowsOf(
         `with users as materialized (
           select user_id as key, ${sum}(requests) as requests, ${sum}(cost) as cost
-          from (${source(scope, 'user_id', bind)}) as part
+          from (${source(scope, 'user_id', bind, { sum, pending })}) as part
           where user_id <> '' group by user_id
         )
         select (select count(*) from users where requests > 0) as users, array(
@@ -305,7 +340,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
       const rows = await rowsOf(
         `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(DIMENSIONS[by]) : 'null'} as key, ${sumsOf(scope)}
-         from (${source(scope, by ? DIMENSIONS[by] : '', bind, true)}) as part
+         from (${source(scope, by ? DIMENSIONS[by] : '', bind, { at: true, pending })}) as part
          where at >= ${from}::timestamptz and at < ${to}::timestamptz
          group by 1, 2
          order by 1, cost desc, 2
@@ -344,7 +379,7 @@ function readerOf(executor: Executor, fastest: SumOf): UsageReader {
       const column = DIMENSIONS[by];
       const rows = await rowsOf(
         `select ${column} as key ${by === 'model' ? `, ${PROVIDERS}` : ''}
-         from (${source(scope, by === 'model' ? 'model, provider' : column, bind)}) as part
+         from (${source(scope, by === 'model' ? 'model, provider' : column, bind, { pending })}) as part
          where ${column} <> ''
          group by ${column}
          order by ${column} collate "C"
@@ -378,6 +413,7 @@ const ActiveRow = z.object({ users: z.string().transform(Number) });
 const TopRow = ActiveRow.extend({ top: z.array(z.string()) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
+const PendingRow = z.object({ ids: z.array(z.string()), first: DateText.nullable(), last: DateText.nullable() });
 const ValueRow = z.object({ key: z.string(), providers });
 const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), providers, ...SumsRow });
 const GroupedRow = z.object({
@@ -398,20 +434,33 @@ const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 /** The providers that the rows of a group came from. */
 const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
 
-/** The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. */
-function source(scope: Scope, columns: string, bind: Bind, at = false): string {
+type SourceOptions = { at?: boolean; sum?: SumOf; pending: Pending | undefined };
+
+/**
+ * The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. A derived rollup is
+ * read with the events of flushes that are still to be added to it, as of the same moment, so that sums are always exact.
+ */
+function source(
+  scope: Scope,
+  columns: string,
+  bind: Bind,
+  { at = false, sum = 'sum', pending }: SourceOptions,
+): string {
   const conditions = conditionsOf(scope, bind);
   const measures = measuresOf(scope);
   return scope.parts
     .flatMap(({ cube, startDate, endDate, less }) => {
       const [first, last] = [bind(startDate), bind(endDate)];
-      const rowsOf = (table: string, time: string, range: string, given: readonly string[], kind = '') => {
+      const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
+        const type = sum === 'units_sum' && NUMERIC.has(table) ? '::bigint' : '';
         const selected = [
           ...(columns ? [columns] : []),
           ...(at ? [`${time}::timestamptz as at`] : []),
-          ...measures.map((name) => (given.includes(name) ? `${less ? '-' : ''}${name} as ${name}` : `0 as ${name}`)),
+          ...measures.map((name) =>
+            given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
+          ),
         ];
-        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions} ${kind}`;
+        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions} ${more}`;
       };
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
       if (cube === 'usage_quarter_hours')
@@ -425,11 +474,39 @@ function source(scope: Scope, columns: string, bind: Bind, at = false): string {
       }
       if (cube === 'daily_usage_cache')
         return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
-      const time = TIME[cube];
-      return [rowsOf(cube, time, within(time), MEASURES)];
+      const counted = rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES);
+      if (cube === 'usage_daily' || !pending || pending.first > endDate || pending.last < startDate) return [counted];
+      // Days without pending events are named, so that their partitions are not even planned.
+      const [from, to] = [bind(max(startDate, pending.first)), bind(min(endDate, pending.last))];
+      const flushes = `flush_id = any(${bind(pending.ids)}::bigint[]) and date between ${from}::date and ${to}::date`;
+      // Thousands of events are few groups: those are what the rest of the statement sorts and adds.
+      const keys = [...(columns ? [columns] : []), ...(at ? ['date'] : [])];
+      const selected = [
+        ...(columns ? [columns] : []),
+        ...(at ? ['date::timestamptz as at'] : []),
+        ...measures.map((name) =>
+          MEASURES.includes(name) ? `${less ? '-' : ''}coalesce(${sum}(${name}), 0) as ${name}` : `0 as ${name}`,
+        ),
+      ];
+      const grouped = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
+      return [counted, `select ${selected.join(', ')} from usage_events where ${flushes} ${conditions} ${grouped}`];
     })
     .join(' union all ');
 }
+
+const max = (left: Day, right: Day) => (left > right ? left : right);
+const min = (left: Day, right: Day) => (left < right ? left : right);
+
+/** Derived rollups: their sums can pass a bigint. */
+const NUMERIC = new Set<string>([
+  'usage_daily_models',
+  'usage_yearly',
+  'usage_monthly',
+  'usage_monthly_models',
+  'usage_platform_users',
+  'usage_platform_monthly',
+  'usage_platform_daily',
+]);
 
 /** Which of a document's groupings has what is asked for. */
 function kindOf(columns: string): string {

@@ -2,7 +2,7 @@ import type { BreakdownRow, Filters, GroupBy, Measures, PlanPart } from '@tally/
 import type { Db, ExportRow } from '@tally/db';
 import type { Labels } from '../labels.ts';
 import { measuresOf } from '../measures.ts';
-import { needsEntities, planOf } from '../plan.ts';
+import { needsOf, planOf } from '../plan.ts';
 
 /** A cell: text, or a quantity, which is never taken for text nor passes a float. */
 export type Cell = { text: string } | { quantity: string } | null;
@@ -40,7 +40,7 @@ export function tableOf(
   { db, labels, imported }: { db: Db; labels: Labels; imported: PlanPart[] },
 ): Table {
   // Without `by` every dimension and every day is told apart.
-  const needs = by ? { entities: needsEntities(filters, by), days: false } : { entities: true, days: true };
+  const needs = by ? { ...needsOf(filters, by), days: false } : { entities: true, days: true };
   const pieces = db.usage.scan({ ...filters, by, parts: [...planOf(filters, needs), ...imported] });
 
   async function* rows(): AsyncGenerator<Row[]> {

@@ -50,11 +50,7 @@ async function seed(): Promise<void> {
       },
     };
   });
-  await db.journal.append(['a', 'b'], {
-    source: 'stream',
-    lines: JSON.stringify(lines),
-    days: lines.map((line) => line.date),
-  });
+  await db.journal.append({ source: 'direct', lines: lines.map((line) => ({ ...line, origin: 'direct' })) });
 }
 
 const definition = (calculationFormula: string, more: object = {}) => ({
@@ -434,7 +430,7 @@ test('PERCENTILE_DISC is the first value at or above an exact share of the rows,
     ...{ merchant_id: 'disc', date: day, id: `${i}`, time: startOfDay(day), requests: '1', cost: String(i + 1) },
     properties: { n: i + 1 },
   }));
-  await db.journal.append(['disc'], { source: 'stream', lines: JSON.stringify(lines), days: [day] });
+  await db.journal.append({ source: 'direct', lines: lines.map((line) => ({ ...line, origin: 'direct' })) });
   const of = async (fraction: string, column: string, order = '') => {
     const formula = `PERCENTILE_DISC(${fraction}) WITHIN GROUP (ORDER BY ${column}${order})`;
     const asked = definition(formula, { startDate: day, endDate: day, merchantId: 'disc' });
@@ -461,7 +457,7 @@ const percentiles = (count: number) =>
 test('an estimate prices the sorts of aggregates, also over a table that has no statistics yet', async () => {
   const day = '2026-02-03';
   const line = { merchant_id: 'large', date: day, id: 'first', time: startOfDay(day), requests: '1' };
-  await db.journal.append(['large'], { source: 'stream', lines: JSON.stringify([line]), days: [day] });
+  await db.journal.append({ source: 'direct', lines: [{ ...line, origin: 'direct' }] });
   await client.query(`
     insert into usage_events (date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, flush_id,
       prompt_tokens)
@@ -682,10 +678,9 @@ test('a metric that runs into the time-out gives the code, is in the audit trail
 
 test('over entries that are past the retention a metric says so, and of their sums it is answered', async () => {
   const day = '2025-06-01';
-  await db.journal.append(['old'], {
-    source: 'stream',
-    lines: JSON.stringify([{ merchant_id: 'old', date: day, id: '1', time: startOfDay(day), requests: '1' }]),
-    days: [day],
+  await db.journal.append({
+    source: 'direct',
+    lines: [{ merchant_id: 'old', date: day, id: '1', time: startOfDay(day), requests: '1', origin: 'direct' }],
   });
   const of = (merchantId: string, more: object = {}) =>
     engine.custom.test.mutate(

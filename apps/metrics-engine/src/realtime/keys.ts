@@ -1,8 +1,12 @@
 /**
  * Every Redis key of realtime metrics. The braces are literal: the Cluster hash tag that keeps a merchant's keys in one
- * slot. The platform's own metrics have the tag `*`, which no merchant can have.
+ * slot. The platform's own metrics have the tag `*`, which no merchant has: `%`, `*`, braces and white space of a merchant
+ * id are percent-encoded.
  */
-const of = (merchantId: string | null) => `metrics:realtime:{${merchantId ?? '*'}}`;
+const of = (merchantId: string | null) => `metrics:realtime:{${merchantId === null ? '*' : encode(merchantId)}}`;
+
+const encode = (merchantId: string) =>
+  merchantId.replace(/[%*{}\s]/gu, (special) => (special === '*' ? '%2A' : encodeURIComponent(special)));
 
 /** Hash: name → type. */
 export const namesKey = (merchantId: string | null) => `${of(merchantId)}:names`;

@@ -509,15 +509,14 @@ test('a batch of observations is one call; an observation without a value is ref
 
 test('mirrors of counted usage are corrected when their day is over, derived types too; what is unknown is not 0', async () => {
   const count = (merchant_id: string, id: string, date: Day, cost: string) => ({
-    ...{ merchant_id, id, date, time: startOfDay(date), requests: '1', cost },
+    ...{ merchant_id, id, date, time: startOfDay(date), requests: '1', cost, origin: 'direct' },
     ...{ prompt_tokens: '60', completion_tokens: '40' },
   });
   const today = dayOf(now);
   const [closed, older] = [addDays(today, -1), addDays(today, -2)];
-  await db.journal.append(['m'], {
-    source: 'stream',
-    lines: JSON.stringify([count('m', '1', closed, '1500000000'), count('m', '2', older, '7')]),
-    days: [closed, older],
+  await db.journal.append({
+    source: 'direct',
+    lines: [count('m', '1', closed, '1500000000'), count('m', '2', older, '7')],
   });
   const metrics = realtime();
   const mirror = (name: string, date: string) => ({ merchantId: 'm', name, labels: { date } });

@@ -61,11 +61,7 @@ const append = (entries: readonly Entry[]) => {
       ...(failed && { failed: true, failed_requests: '1' }),
     }),
   );
-  return db.journal.append([...new Set(entries.map((each) => each.merchant))], {
-    source: 'stream',
-    lines: JSON.stringify(lines),
-    days: entries.map((each) => each.date),
-  });
+  return db.journal.append({ source: 'direct', lines: lines.map((line) => ({ ...line, origin: 'direct' })) });
 };
 
 const all = async (grain: 'daily' | 'weekly' | 'monthly', range: { startDate: Day; endDate: Day }) => {

@@ -1,184 +1,228 @@
-import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { type Day, MAX_SUM_UNITS, type Units } from '@tally/contracts';
+import type { Day, Units } from '@tally/contracts';
+import type { JournalLine } from '@tally/db';
 import { mastersOf, type RedisClient } from '@tally/service';
 import type { Cluster, Redis, Result } from 'ioredis';
-import type { FaultPoint } from '../faults.ts';
-import {
-  dimensionsKey,
-  expiryOf,
-  JOURNALS_PATTERN,
-  journalKey,
-  LEAVING,
-  PENDING,
-  parseJournalKey,
-  parseTotalKey,
-  SEEN_SECONDS,
-  seenKey,
-  seenPeriods,
-  totalKey,
-  totalsPattern,
-  typesKey,
-} from './keys.ts';
+import { createGather } from './gather.ts';
+import { expiryOf, FLUSHERS_KEY, parseTotalKey, type RedisKeys, totalsPattern } from './keys.ts';
+import { lua } from './lua.ts';
+import { parseIdentity, type Recorded, type Refusal, recordCall } from './record-call.ts';
+import { CUT_AGE_MS, type DeduplicationWindow, MAX_AGE_MS, MAX_GENERATIONS } from './window.ts';
 
-/** What is stored in one step: entries of one merchant, no identity twice. */
-export type MerchantBatch = {
-  merchantId: string;
-  /** Identity within the merchant, day and id, in the order of `lines`. */
-  identities: readonly string[];
-  /** The entries as JSON texts of journal lines. */
-  lines: readonly string[];
-  /** What the entries add to the totals. */
-  amounts: readonly Amount[];
-  /** The distinct dimensions of the entries, by day. */
-  dimensions: ReadonlyMap<Day, readonly string[]>;
-};
+/** An item of a shard's journal stream: events of one script call. `lines` are JSON texts, separated by newlines. */
+export type JournalItem = { streamId: string; batchId: string; count: number; lines: string };
 
-export type Amount = { date: Day; metricType: string; units: Units };
+/** What a repeat counted, to be taken out of a total. */
+export type Amount = { merchantId: string; date: Day; metricType: string; units: string };
 
-export type Stored =
-  | { outcome: 'stored' }
-  /** Nothing was stored; these of the batch (by position) were seen before. */
-  | { outcome: 'seen'; positions: number[] }
-  /** Nothing was stored; these metric types or dimensions would be more than a day may have. */
-  | { outcome: 'full'; kind: 'types' | 'dimensions'; date: Day; members: string[] }
-  /** Nothing was stored; these totals would pass MAX_SUM_UNITS. */
-  | { outcome: 'limit'; amounts: Amount[] };
+/** A flushed item with the amounts of its repeats. */
+export type Removal = { item: JournalItem; repeats: readonly Amount[] };
 
-/** An item of a journal stream: a batch as it was stored. */
-export type JournalItem = { streamId: string; batchId: string; count: number; days: Day[]; lines: string };
+export type DayToRead = { merchantId: string; date: Day; metricTypes: readonly string[] };
 
-/** What Redis holds of a merchant's day, seen at one moment. */
-export type Snapshot = {
-  /** Totals by metric type; undefined where Redis has none. */
-  totals: ReadonlyMap<string, Units | undefined>;
-  items: JournalItem[];
-};
-
-export type CounterLimits = {
-  /** Metric types that a merchant may have a day. */
-  typesPerDay: number;
-  /** Distinct (user, key, model, provider) that a merchant may have a day. */
-  dimensionsPerDay: number;
-  /** Replicas that must have a batch before it is acknowledged. */
-  waitReplicas: number;
+/** The totals of some merchants' days of one shard, at one moment. */
+export type DaysRead = {
+  /** The last item that the totals include; null where nothing waits. */
+  lastItem: string | null;
+  /** How often repeats have left totals of the shard. */
+  subtractions: string;
+  days: {
+    /** False where Redis was started since the totals were last repaired. */
+    trusted: boolean;
+    totals: Map<string, Units>;
+  }[];
 };
 
 export type LiveTotal = { merchantId: string; date: Day; metricType: string; units: Units };
 
+export type CounterLimits = {
+  /** Metric types that a merchant may have a day. */
+  typesPerDay: number;
+  /** Replicas that must have a batch before it is acknowledged. */
+  waitReplicas: number;
+};
+
 export type Counters = {
-  /** Stores a batch, whole or not at all. */
-  store(batch: MerchantBatch, now: number): Promise<Stored>;
-  /** The totals of a merchant's day by metric type; null where a total does not exist. */
-  totals(merchantId: string, date: Day, metricTypes?: readonly string[]): Promise<Map<string, Units>>;
+  readonly keys: RedisKeys;
+  /** Stores events. Returns for each undefined, or why it was not stored. Concurrent calls share round trips. */
+  record(lines: readonly JournalLine[]): Promise<(Refusal | undefined)[]>;
+  /** The totals of days of one shard, and where its journal ends. */
+  readDays(shard: number, days: readonly DayToRead[]): Promise<DaysRead>;
+  /** Adds differences to totals of one shard; the only place besides `record` that creates a total. */
+  addDifferences(differences: readonly LiveTotal[]): Promise<void>;
+  /**
+   * Remembers that a repair of a shard began, that these merchants are repaired, or that all are. Without effect where
+   * Redis was started again, or emptied, since the repair began.
+   */
+  markRepaired(shard: number, run: string, step: 'begin' | 'end' | readonly string[]): Promise<void>;
+  /** The id of the run of Redis that holds a shard, and whether all of its totals were repaired in it. */
+  lifeOf(shard: number): Promise<{ run: string; repaired: boolean }>;
   /** Pages of at most 100 totals of a date, over all merchants, or of one merchant. */
   scanTotals(date: Day, merchantId?: string): AsyncGenerator<LiveTotal[]>;
-  /** Merchants that may have something to flush: all that have an acknowledged item, and some that no longer do. */
-  pendingMerchants(): Promise<string[]>;
-  /** The id of the newest item of a merchant's journal; null where it is empty. */
-  newestItem(merchantId: string): Promise<string | null>;
-  /** The oldest items of a merchant's journal, up to and including `until`, that hold `entries` or all there are. */
-  oldestItems(merchantId: string, until: string, entries: number): Promise<JournalItem[]>;
-  /** The newest items of a merchant's journal, newest first. */
-  newestItems(merchantId: string, limit: number): Promise<JournalItem[]>;
-  /** Removes items that were flushed; a merchant without any is no longer pending. */
-  remove(merchantId: string, items: readonly JournalItem[]): Promise<void>;
-  /** Every merchant whose journal exists, found by a scan; they are made pending. */
-  sweep(): Promise<string[]>;
-  /** The totals of these types, and of all that Redis knows of the day, with the journal of the same moment. */
-  snapshot(merchantId: string, date: Day, metricTypes: readonly string[]): Promise<Snapshot>;
-  /** Replaces totals that are still as they were seen; false where one has changed and nothing was set. */
-  setTotals(
-    merchantId: string,
-    date: Day,
-    seen: Snapshot['totals'],
-    right: ReadonlyMap<string, Units>,
-  ): Promise<boolean>;
-  /** Identities seen in the hot window, of a date. */
-  seenIds(merchantId: string, date: Day, now: number): Promise<string[]>;
-  /** When the oldest item of each of these merchants was stored, in milliseconds; of those that have one. */
-  waitingSince(merchantIds: readonly string[]): Promise<number[]>;
+  /** The id of the newest item of each of these shards; null where nothing waits. */
+  newestItems(shards: readonly number[]): Promise<(string | null)[]>;
+  /** The id of the oldest item of each of these shards; null where nothing waits. */
+  oldestItemIds(shards: readonly number[]): Promise<(string | null)[]>;
+  /** The oldest items of a shard after `after` and up to `until`, that hold so much, or all there are. */
+  oldestItems(
+    shard: number,
+    range: { after: string | null; until: string },
+    most: { events: number; bytes: number },
+  ): Promise<JournalItem[]>;
+  /** Removes flushed items of a shard, and takes their repeats out of the totals. */
+  remove(shard: number, removals: readonly Removal[]): Promise<void>;
+  /** How often repeats have left totals of a shard. */
+  subtractions(shard: number): Promise<string>;
+  /** Ids of a merchant's day in the deduplication window. */
+  knownIds(merchantId: string, date: Day): Promise<string[]>;
+  /** Merchants with events waiting, over all shards. */
+  waitingMerchants(): Promise<string[]>;
+  /** Reports a flusher process; returns how many there are. */
+  reportFlusher(name: string, now: number): Promise<number>;
 };
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
-    recordBatch(numberOfKeys: number, ...keysAndArgs: string[]): Result<[string, ...number[]], Context>;
-    setTotals(numberOfKeys: number, ...keysAndArgs: string[]): Result<number, Context>;
-    removeFlushed(key: string, ...args: string[]): Result<number, Context>;
-    oldestItems(key: string, until: string, entries: number): Result<[string, string[]][], Context>;
+    recordEvents(numberOfKeys: number, ...keysAndArgs: (string | number)[]): Result<number[], Context>;
+    readDays(
+      numberOfKeys: number,
+      ...keysAndArgs: string[]
+    ): Result<[string, string, ...(string | number)[][]], Context>;
+    addDifferences(numberOfKeys: number, ...keysAndArgs: (string | number)[]): Result<number, Context>;
+    markRepaired(key: string, ...args: string[]): Result<number, Context>;
+    removeItems(numberOfKeys: number, ...keysAndArgs: (string | number)[]): Result<number, Context>;
+    oldestItems(key: string, ...args: (string | number)[]): Result<[string, string[]][], Context>;
+    waitingMerchants(key: string): Result<string[], Context>;
   }
 }
 
+/** What one script call may carry: more would hold up other calls of Redis for longer than 10 ms or so. */
+const CALL_EVENTS = 1_000;
+const CALL_BYTES = 1024 * 1024;
+
 /** How long an acknowledgement waits for replicas. */
 const WAIT_MS = 1_000;
+/** A flusher that has not reported for so long is gone. */
+const FLUSHER_MS = 10_000;
 
-const LUA_FOLDER = new URL('../../lua/', import.meta.url);
-const script = (name: string) => readFileSync(new URL(`${name}.lua`, LUA_FOLDER), 'utf8');
+/** All `usage:*` and `usage-shard:*` keys: totals, journal streams, event ids. */
+export function createCounters(
+  redis: RedisClient,
+  keys: RedisKeys,
+  limits: CounterLimits,
+  window: Pick<DeduplicationWindow, 'cutSize'>,
+): Counters {
+  redis.defineCommand('recordEvents', { lua: lua('record-events') });
+  redis.defineCommand('readDays', { lua: lua('read-days') });
+  redis.defineCommand('addDifferences', { lua: lua('add-differences') });
+  redis.defineCommand('markRepaired', { numberOfKeys: 1, lua: lua('mark-repaired') });
+  redis.defineCommand('removeItems', { lua: lua('remove-items') });
+  redis.defineCommand('oldestItems', { numberOfKeys: 1, lua: lua('oldest-items') });
+  redis.defineCommand('waitingMerchants', { numberOfKeys: 1, lua: lua('waiting-merchants') });
 
-/** All `usage:*` keys: totals, journal streams, seen ids, pending merchants. */
-export function createCounters(redis: RedisClient, limits: CounterLimits, fault: FaultPoint): Counters {
-  redis.defineCommand('recordBatch', { lua: script('record-batch') });
-  redis.defineCommand('setTotals', { lua: script('set-totals') });
-  redis.defineCommand('removeFlushed', { numberOfKeys: 1, lua: script('remove-flushed') });
-  redis.defineCommand('oldestItems', { numberOfKeys: 1, lua: script('oldest-items') });
+  async function send(events: readonly Recorded[]): Promise<(Refusal | undefined)[]> {
+    const generations = { cutAgeMs: CUT_AGE_MS, maxAgeMs: MAX_AGE_MS, maxGenerations: MAX_GENERATIONS };
+    const call = recordCall(events, keys, {
+      typesPerDay: limits.typesPerDay,
+      window: { cutSize: window.cutSize(), ...generations },
+    });
+    const answer = await redis.recordEvents(call.keys.length, ...call.keys, ...call.args);
+    await replicated(call.keys[0]!);
+    return call.read(answer);
+  }
 
-  async function replicated(merchantId: string): Promise<void> {
+  async function replicated(key: string): Promise<void> {
     if (limits.waitReplicas === 0) return;
     const command = ['WAIT', limits.waitReplicas, WAIT_MS] as const;
-    const node = 'nodes' in redis ? await nodeOf(redis, journalKey(merchantId)) : redis;
+    const node = 'nodes' in redis ? await nodeOf(redis, key) : redis;
     const reached = Number(await node.call(...command));
     if (reached < limits.waitReplicas) throw new Error(`only ${reached} replicas have the batch`);
   }
 
+  // On one Redis a call may touch all shards; on a cluster those of one slot, so each shard gathers by itself.
+  const lanes = Array.from({ length: keys.clustered ? keys.shards : 1 }, () =>
+    createGather<Recorded, Refusal | undefined>({ maxItems: CALL_EVENTS, maxBytes: CALL_BYTES, send }),
+  );
+  const laneOf = (line: JournalLine) => (keys.clustered ? keys.shardOf(line.merchant_id) : 0);
+
+  const eachShard = <T>(shards: readonly number[], read: (shard: number) => Promise<T>) =>
+    Promise.all(shards.map(read));
+
   return {
-    async store({ merchantId, identities, lines, amounts, dimensions }, now) {
-      const { current, previous } = seenPeriods(now);
-      const keys = [seenKey(merchantId, current), seenKey(merchantId, previous), journalKey(merchantId)];
-      const bounded = [
-        ...[...typesByDay(amounts)].map(([date, members]) => ({ kind: 'types' as const, date, members })),
-        ...[...dimensions].map(([date, members]) => ({ kind: 'dimensions' as const, date, members })),
-      ];
-      const args = [String(SEEN_SECONDS), randomBytes(12).toString('base64url'), `[${lines.join(',')}]`];
-      args.push(String(lines.length), [...dimensions.keys()].join(','), String(identities.length), ...identities);
-      args.push(String(bounded.length));
-      for (const { kind, date, members } of bounded) {
-        const [key, most] =
-          kind === 'types'
-            ? [typesKey(merchantId, date), limits.typesPerDay]
-            : [dimensionsKey(merchantId, date), limits.dimensionsPerDay];
-        keys.push(key);
-        args.push(String(most), String(expiryOf(date)), String(members.length), ...members);
-      }
-      for (const { date, metricType, units } of amounts) {
-        keys.push(totalKey(merchantId, date, metricType));
-        args.push(units.toString(), (MAX_SUM_UNITS - units).toString(), String(expiryOf(date)));
-      }
-      const recorded = redis.recordBatch(keys.length, ...keys, ...args);
-      // One connection keeps the order; the nodes of a cluster do not.
-      if ('nodes' in redis) await recorded;
-      // After the batch is there, and before it is acknowledged, as seen before too: see `remove`.
-      const [[outcome, ...indexes]] = await Promise.all([recorded, redis.sadd(PENDING, merchantId)]);
-      if (outcome === 'ok') {
-        await replicated(merchantId);
-        return { outcome: 'stored' };
-      }
-      if (outcome === 'seen') return { outcome: 'seen', positions: indexes };
-      if (outcome === 'limit') return { outcome: 'limit', amounts: indexes.map((index) => amounts[index]!) };
-      const { kind, date, members } = bounded[indexes[0]!]!;
-      return { outcome: 'full', kind, date, members: indexes.slice(1).map((index) => members[index]!) };
+    keys,
+
+    async record(lines) {
+      const refusals: (Refusal | undefined)[] = new Array(lines.length).fill(undefined);
+      type Part = { lane: number; positions: number[]; items: Recorded[]; bytes: number };
+      const parts: Part[] = [];
+      const open = new Map<number, Part>();
+      lines.forEach((line, position) => {
+        const lane = laneOf(line);
+        const text = JSON.stringify(line);
+        let part = open.get(lane);
+        if (!part || part.items.length === CALL_EVENTS || part.bytes + text.length > CALL_BYTES) {
+          part = { lane, positions: [], items: [], bytes: 0 };
+          open.set(lane, part);
+          parts.push(part);
+        }
+        part.positions.push(position);
+        part.items.push({ line, text });
+        part.bytes += text.length;
+      });
+      await Promise.all(
+        parts.map(async (part) => {
+          const own = await lanes[part.lane]!(part);
+          own.forEach((refusal, index) => {
+            refusals[part.positions[index]!] = refusal;
+          });
+        }),
+      );
+      return refusals;
     },
 
-    async totals(merchantId, date, metricTypes) {
-      const types = metricTypes ?? (await redis.smembers(typesKey(merchantId, date)));
-      if (types.length === 0) return new Map();
-      const values = await redis.mget(types.map((type) => totalKey(merchantId, date, type)));
-      return new Map(types.flatMap((type, index) => (values[index] == null ? [] : [[type, BigInt(values[index])]])));
+    async readDays(shard, days) {
+      const repaired = keys.repaired(shard);
+      const own = days.map(({ merchantId, date }) => keys.types(merchantId, date));
+      const args = days.flatMap(({ merchantId, date, metricTypes }) => {
+        const { prefix, suffix } = keys.total(merchantId, date);
+        return [merchantId, prefix, suffix, metricTypes.join(',')];
+      });
+      const all = [keys.journal(shard), keys.subtractions(shard), keys.life(shard), ...own];
+      const answer = await redis.readDays(all.length, ...all, repaired.prefix, repaired.suffix, ...args);
+      const [lastItem, subtractions, ...read] = answer;
+      return {
+        lastItem: lastItem === '' ? null : lastItem,
+        subtractions,
+        days: read.map(([trusted, ...totals]) => ({ trusted: trusted === 1, totals: totalsOf(totals as string[]) })),
+      };
+    },
+
+    async addDifferences(differences) {
+      if (differences.length === 0) return;
+      const own = differences.flatMap(({ merchantId, date, metricType }) => {
+        const { prefix, suffix } = keys.total(merchantId, date);
+        return [keys.types(merchantId, date), prefix + metricType + suffix];
+      });
+      const args = differences.flatMap(({ date, metricType, units }) => [metricType, units.toString(), expiryOf(date)]);
+      await redis.addDifferences(own.length, ...own, ...args);
+    },
+
+    async markRepaired(shard, run, step) {
+      const { prefix, suffix } = keys.repaired(shard);
+      const [name, merchantIds] = typeof step === 'string' ? [step, []] : ['merchants', step];
+      await redis.markRepaired(keys.life(shard), prefix, suffix, name, run, ...merchantIds);
+    },
+
+    async lifeOf(shard) {
+      const node = 'nodes' in redis ? await nodeOf(redis, keys.life(shard)) : redis;
+      const [info, life] = await Promise.all([node.info('server'), redis.get(keys.life(shard))]);
+      const run = /^run_id:(\w+)/m.exec(info)?.[1] ?? '';
+      return { run, repaired: life === run };
     },
 
     async *scanTotals(date, merchantId) {
       if (merchantId !== undefined) {
-        const totals = [...(await this.totals(merchantId, date))];
-        yield totals.map(([metricType, units]) => ({ merchantId, date, metricType, units }));
+        const { days } = await this.readDays(keys.shardOf(merchantId), [{ merchantId, date, metricTypes: [] }]);
+        yield [...days[0]!.totals].map(([metricType, units]) => ({ merchantId, date, metricType, units }));
         return;
       }
       for (const node of mastersOf(redis)) {
@@ -186,123 +230,87 @@ export function createCounters(redis: RedisClient, limits: CounterLimits, fault:
         do {
           const [next, found] = await node.scan(cursor, 'MATCH', totalsPattern(date), 'COUNT', 100);
           cursor = next;
-          const keys = [...new Set(found)];
+          const own = [...new Set(found)].filter((key) => parseTotalKey(key)?.date === date);
           // One GET per key: a cluster node takes an MGET within one slot only.
-          const values = await Promise.all(keys.map((key) => redis.get(key)));
-          const page = keys.flatMap((key, index) => {
-            const parsed = parseTotalKey(key);
-            return parsed && values[index] != null ? [{ ...parsed, units: BigInt(values[index]) }] : [];
+          const values = await Promise.all(own.map((key) => redis.get(key)));
+          const page = own.flatMap((key, index) => {
+            const value = values[index];
+            return value == null ? [] : [{ ...parseTotalKey(key)!, units: BigInt(value) }];
           });
           if (page.length > 0) yield page;
         } while (cursor !== '0');
       }
     },
 
-    async pendingMerchants() {
-      const [pending, leaving] = await Promise.all([redis.smembers(PENDING), redis.smembers(LEAVING)]);
-      return [...new Set([...pending, ...leaving.map(merchantOfMark)])];
+    newestItems: (shards) =>
+      eachShard(shards, async (shard) => {
+        const [newest] = await redis.xrevrange(keys.journal(shard), '+', '-', 'COUNT', 1);
+        return newest?.[0] ?? null;
+      }),
+
+    oldestItemIds: (shards) =>
+      eachShard(shards, async (shard) => {
+        const [oldest] = await redis.xrange(keys.journal(shard), '-', '+', 'COUNT', 1);
+        return oldest?.[0] ?? null;
+      }),
+
+    async oldestItems(shard, { after, until }, { events, bytes }) {
+      return (await redis.oldestItems(keys.journal(shard), after ?? '-', until, events, bytes)).map(itemOf);
     },
 
-    async newestItem(merchantId) {
-      const [newest] = await redis.xrevrange(journalKey(merchantId), '+', '-', 'COUNT', 1);
-      return newest?.[0] ?? null;
+    async remove(shard, removals) {
+      if (removals.length === 0) return;
+      const totals: string[] = [];
+      const args: (string | number)[] = [];
+      for (const { item, repeats } of removals) {
+        args.push(item.streamId, item.batchId, repeats.length);
+        for (const { merchantId, date, metricType, units } of repeats) {
+          const { prefix, suffix } = keys.total(merchantId, date);
+          totals.push(prefix + metricType + suffix);
+          args.push(units);
+        }
+      }
+      const own = [keys.journal(shard), keys.subtractions(shard), ...totals];
+      await redis.removeItems(own.length, ...own, ...args);
     },
 
-    async oldestItems(merchantId, until, entries) {
-      return (await redis.oldestItems(journalKey(merchantId), until, entries)).map(itemOf);
-    },
+    subtractions: async (shard) => (await redis.get(keys.subtractions(shard))) ?? '0',
 
-    async newestItems(merchantId, limit) {
-      return (await redis.xrevrange(journalKey(merchantId), '+', '-', 'COUNT', limit)).map(itemOf);
-    },
-
-    async remove(merchantId, items) {
-      const left = await redis.removeFlushed(
-        journalKey(merchantId),
-        ...items.flatMap(({ streamId, batchId }) => [streamId, batchId]),
-      );
-      if (left > 0) return;
-      // Whoever stores makes pending after that. So either our look at the stream sees what was stored, or the merchant
-      // is made pending after our removal; and should we die in between, our mark says so.
-      const mark = markOf(merchantId);
-      await redis.multi().sadd(LEAVING, mark).srem(PENDING, merchantId).exec();
-      await fault('flush.while-leaving');
-      // Marks that others left, dead or not, stand for removals before our look: it speaks for them too.
-      const marks = (await redis.smembers(LEAVING)).filter((each) => merchantOfMark(each) === merchantId);
-      if ((await redis.xlen(journalKey(merchantId))) > 0) await redis.sadd(PENDING, merchantId);
-      await redis.srem(LEAVING, mark, ...marks);
-    },
-
-    async sweep() {
-      const marks = await redis.smembers(LEAVING);
-      const merchants = new Set(marks.map(merchantOfMark));
-      for (const node of mastersOf(redis)) {
+    async knownIds(merchantId, date) {
+      const shard = keys.shardOf(merchantId);
+      const { prefix, suffix } = keys.ids(shard);
+      const found = new Set<string>();
+      for (const name of await redis.lrange(keys.window(shard), 0, -1)) {
         let cursor = '0';
         do {
-          const [next, keys] = await node.scan(cursor, 'MATCH', JOURNALS_PATTERN, 'COUNT', 1000);
+          const [next, identities] = await redis.sscan(prefix + name + suffix, cursor, 'COUNT', 1_000);
           cursor = next;
-          for (const key of keys) {
-            const merchantId = parseJournalKey(key);
-            if (merchantId !== undefined) merchants.add(merchantId);
+          for (const identity of identities.map(parseIdentity)) {
+            if (identity.merchantId === merchantId && identity.date === date) found.add(identity.id);
           }
         } while (cursor !== '0');
       }
-      if (merchants.size > 0) await redis.sadd(PENDING, ...merchants);
-      if (marks.length > 0) await redis.srem(LEAVING, ...marks);
-      return [...merchants];
+      return [...found];
     },
 
-    async snapshot(merchantId, date, metricTypes) {
-      for (let types = new Set(metricTypes); ; ) {
-        const asked = [...types];
-        const replies = await redis
-          .multi()
-          .smembers(typesKey(merchantId, date))
-          .xrange(journalKey(merchantId), '-', '+')
-          .mget(typesKey(merchantId, '0000-00-00'), ...asked.map((type) => totalKey(merchantId, date, type)))
-          .exec();
-        const [known, items, [, ...values]] = (replies ?? []).map(([error, reply]) => {
-          if (error) throw error;
-          return reply;
-        }) as [string[], [string, string[]][], [null, ...(string | null)[]]];
-        types = new Set([...metricTypes, ...known]);
-        // A type that came up in between is asked for in another round.
-        if (known.some((type) => !asked.includes(type))) continue;
-        const totals = asked.map((type, index): [string, Units | undefined] => {
-          const value = values[index];
-          return [type, value == null ? undefined : BigInt(value)];
-        });
-        return { totals: new Map(totals), items: items.map(itemOf) };
-      }
+    async waitingMerchants() {
+      const all = Array.from({ length: keys.shards }, (_, shard) => shard);
+      const waiting = await eachShard(all, (shard) => redis.waitingMerchants(keys.journal(shard)));
+      return waiting.flat();
     },
 
-    async setTotals(merchantId, date, seen, right) {
-      const types = [...right.keys()];
-      const keys = [typesKey(merchantId, date), ...types.map((type) => totalKey(merchantId, date, type))];
-      const args = types.flatMap((type) => [type, seen.get(type)?.toString() ?? '', right.get(type)!.toString()]);
-      return (await redis.setTotals(keys.length, ...keys, String(expiryOf(date)), ...args)) === 1;
-    },
-
-    async seenIds(merchantId, date, now) {
-      const { current, previous } = seenPeriods(now);
-      const sets = await Promise.all([current, previous].map((period) => redis.smembers(seenKey(merchantId, period))));
-      return sets.flat().filter((identity) => identity.startsWith(`${date} `));
-    },
-
-    async waitingSince(merchantIds) {
-      const oldest = await Promise.all(merchantIds.map((id) => redis.xrange(journalKey(id), '-', '+', 'COUNT', 1)));
-      return oldest.flatMap(([item]) => (item ? [Number(item[0].split('-')[0])] : []));
+    async reportFlusher(name, now) {
+      await redis.zadd(FLUSHERS_KEY, now, name);
+      await redis.zremrangebyscore(FLUSHERS_KEY, '-inf', now - FLUSHER_MS);
+      return redis.zcard(FLUSHERS_KEY);
     },
   };
 }
 
-const markOf = (merchantId: string) => `${randomBytes(9).toString('base64url')} ${merchantId}`;
-const merchantOfMark = (mark: string) => mark.slice(mark.indexOf(' ') + 1);
-
-function typesByDay(amounts: readonly Amount[]): Map<Day, string[]> {
-  const days = new Map<Day, string[]>();
-  for (const { date, metricType } of amounts) days.set(date, [...(days.get(date) ?? []), metricType]);
-  return days;
+function totalsOf(pairs: readonly string[]): Map<string, Units> {
+  const totals = new Map<string, Units>();
+  for (let at = 0; at < pairs.length; at += 2) totals.set(pairs[at]!, BigInt(pairs[at + 1]!));
+  return totals;
 }
 
 /** The master that holds a key: WAIT counts the replicas of the connection that wrote. */
@@ -310,17 +318,11 @@ async function nodeOf(cluster: Cluster, key: string): Promise<Redis> {
   const slot = Number(await cluster.cluster('KEYSLOT', key));
   const [address] = (cluster as unknown as { slots: string[][] }).slots[slot] ?? [];
   const node = cluster.nodes('master').find(({ options: { host, port } }) => `${host}:${port}` === address);
-  if (!node) throw new Error('the cluster knows no master of this merchant');
+  if (!node) throw new Error('the cluster knows no master of this shard');
   return node;
 }
 
 function itemOf([streamId, fields]: [string, string[]]): JournalItem {
   const field = (name: string) => fields[fields.indexOf(name) + 1] ?? '';
-  return {
-    streamId,
-    batchId: field('batch'),
-    count: Number(field('count')),
-    days: field('days').split(','),
-    lines: field('lines'),
-  };
+  return { streamId, batchId: field('batch'), count: Number(field('count')), lines: field('lines') };
 }

@@ -1,58 +1,101 @@
-import { addDays, type Day, dayOf, startOfDay } from '@tally/contracts';
+import { crc32 } from 'node:zlib';
+import { addDays, type Day, startOfDay } from '@tally/contracts';
+import slotOf from 'cluster-key-slot';
 
 /**
- * Every Redis key of usage-ingest. The braces are literal: the Cluster hash tag that keeps a merchant's keys in one
- * slot, so that one script can touch them. Never use a keyPrefix.
+ * Every Redis key of usage-ingest. On one Redis a total is named `usage:acme:2026-11-22:queries`; on a Redis Cluster
+ * every key ends in the hash tag of its shard, so that one script call touches one slot. Never use a keyPrefix.
  */
-export const PENDING = 'usage:pending';
+export type RedisKeys = {
+  readonly shards: number;
+  /** True on a Redis Cluster: one call may touch the keys of one shard only. */
+  readonly clustered: boolean;
+  shardOf(merchantId: string): number;
+  /** A total's key, as the parts before and after its metric type. */
+  total(merchantId: string, date: Day): { prefix: string; suffix: string };
+  /** The set of metric types that a merchant's day has totals of. */
+  types(merchantId: string, date: Day): string;
+  /** The stream of accepted events that are not yet in Postgres. */
+  journal(shard: number): string;
+  /** The names of the generations of event ids, newest first. */
+  window(shard: number): string;
+  /** For each closed generation the last stream item whose ids it holds. */
+  windowEnds(shard: number): string;
+  /** A generation's set of event ids, as the parts before and after its name. */
+  ids(shard: number): { prefix: string; suffix: string };
+  /** How often repeats left the totals; see `repair`. */
+  subtractions(shard: number): string;
+  /** The run of Redis in which all totals of the shard were last repaired. */
+  life(shard: number): string;
+  /** The merchants repaired in one run of Redis, as the parts before and after the id of the run. */
+  repaired(shard: number): { prefix: string; suffix: string };
+};
 
-/** Marks of those who are taking a merchant out of `usage:pending`, `token merchant`; in the same slot as that. */
-export const LEAVING = '{usage:pending}:leaving';
+/** The number of shards that this Redis was first used with. */
+export const SHARD_COUNT_KEY = 'usage-shard:count';
 
-/** `usage:{m}:2026-11-22:queries`: the running total, a string of units. */
-export const totalKey = (merchantId: string, date: Day, metricType: string) =>
-  `usage:{${merchantId}}:${date}:${metricType}`;
+/** The flusher processes, by the time they last reported. */
+export const FLUSHERS_KEY = 'usage-shard:flushers';
 
-/** The set of metric types that a merchant's day has totals of. */
-export const typesKey = (merchantId: string, date: Day) => `usage:{${merchantId}}:types:${date}`;
+/** Slots of a Redis Cluster. */
+const SLOTS = 16_384;
 
-/** The set of dimensions (user, key, model, provider) that a merchant's day has. */
-export const dimensionsKey = (merchantId: string, date: Day) => `usage:{${merchantId}}:dimensions:${date}`;
-
-/** The stream of accepted entries that are not yet in Postgres. */
-export const journalKey = (merchantId: string) => `usage:{${merchantId}}:journal`;
-
-/** The ids seen in one period of arrival, a UTC day. */
-export const seenKey = (merchantId: string, period: Day) => `usage:{${merchantId}}:seen:${period}`;
-
-/** Matches the journal of every merchant. */
-export const JOURNALS_PATTERN = 'usage:{*}:journal';
-
-/** Reads a journal's key back. */
-export function parseJournalKey(key: string): string | undefined {
-  return /^usage:\{([^}]+)\}:journal$/.exec(key)?.[1];
+export function createRedisKeys({ shards, clustered }: { shards: number; clustered: boolean }): RedisKeys {
+  const ends = Array.from({ length: shards }, (_, shard) => (clustered ? `:{${tagOf(shard, shards)}}` : ''));
+  const shardOf = (merchantId: string) => crc32(merchantId) % shards;
+  const ofShard = (shard: number, name: string) => `usage-shard:${shard}:${name}${ends[shard]}`;
+  const parts = (shard: number, name: string) => ({ prefix: `usage-shard:${shard}:${name}:`, suffix: ends[shard]! });
+  return {
+    shards,
+    clustered,
+    shardOf,
+    total: (merchantId, date) => ({
+      prefix: `usage:${encode(merchantId)}:${date}:`,
+      suffix: clustered ? ends[shardOf(merchantId)]! : '',
+    }),
+    types: (merchantId, date) => ofShard(shardOf(merchantId), `types:${date}:${encode(merchantId)}`),
+    journal: (shard) => ofShard(shard, 'journal'),
+    window: (shard) => ofShard(shard, 'window'),
+    windowEnds: (shard) => ofShard(shard, 'window-ends'),
+    ids: (shard) => parts(shard, 'ids'),
+    subtractions: (shard) => ofShard(shard, 'subtractions'),
+    life: (shard) => ofShard(shard, 'life'),
+    repaired: (shard) => parts(shard, 'repaired'),
+  };
 }
 
-/** Matches the totals of a date, of all merchants, and nothing else. */
-export const totalsPattern = (date: Day) => `usage:{*}:${date}:*`;
+/** Matches the totals of a date, and some keys that `parseTotalKey` sorts out. */
+export const totalsPattern = (date: Day) => `usage:*:${date}:*`;
 
-/** Reads a total's key back; undefined for any other key. */
+/** Reads a total's key back, from its right end; undefined for any other key. */
 export function parseTotalKey(key: string): { merchantId: string; date: Day; metricType: string } | undefined {
-  const [, merchantId, date, metricType] = /^usage:\{([^}]+)\}:(\d{4}-\d{2}-\d{2}):([a-z0-9_]+)$/.exec(key) ?? [];
-  return metricType === undefined ? undefined : { merchantId: merchantId!, date: date!, metricType };
+  const pattern = /^usage:([^{}\s]+):(\d{4}-\d{2}-\d{2}):([a-z0-9_]+)(?::\{[a-z0-9]+\})?$/;
+  const [, merchant, date, metricType] = pattern.exec(key) ?? [];
+  return metricType === undefined ? undefined : { merchantId: decode(merchant!), date: date!, metricType };
 }
 
-/** Totals expire 7 days after their date; the last entries for them come 6 days after it. */
+const SPECIAL = /[%{}\s]/u;
+
+/** A merchant id as keys spell it: braces would be a hash tag, and white space ends an argument of redis-cli. */
+function encode(merchantId: string): string {
+  return SPECIAL.test(merchantId) ? merchantId.replace(/[%{}\s]/gu, encodeURIComponent) : merchantId;
+}
+
+function decode(merchant: string): string {
+  return merchant.includes('%') ? decodeURIComponent(merchant) : merchant;
+}
+
+/** The hash tag of a shard: the first number whose slot lies in the shard's own part of all slots. */
+function tagOf(shard: number, shards: number): string {
+  const [from, to] = [shard, shard + 1].map((each) => Math.floor((each * SLOTS) / shards));
+  for (let tag = 0; ; tag++) {
+    const slot = slotOf(String(tag));
+    if (slot >= from! && slot < to!) return String(tag);
+  }
+}
+
+/** Totals expire 7 days after their date; the last events for them come 6 days after it. */
 export const LIVE_DAYS = 6;
 
 /** When a day's totals expire, in Unix seconds. */
 export const expiryOf = (date: Day) => startOfDay(addDays(date, 8)) / 1000;
-
-/** The current and the previous period of arrival: the hot window is never shorter than 24 h. */
-export function seenPeriods(now: number): { current: Day; previous: Day } {
-  const current = dayOf(now);
-  return { current, previous: addDays(current, -1) };
-}
-
-/** A period's ids are looked at until the period after it ends. */
-export const SEEN_SECONDS = 2 * 24 * 60 * 60;

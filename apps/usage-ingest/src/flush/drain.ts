@@ -1,28 +1,45 @@
-import { type Appended, type Holding, isRefusal, type Journal, type JournalLine, type MerchantDay } from '@tally/db';
-import type { Counters, JournalItem } from '../counters/counters.ts';
+import { setTimeout as pause } from 'node:timers/promises';
+import {
+  type Appended,
+  type Fence,
+  isRefusal,
+  type Journal,
+  type JournalLine,
+  LeaseLostError,
+  type LineToAppend,
+  type ShardsStore,
+  sqlState,
+} from '@tally/db';
+import type { Amount, Counters, JournalItem, Removal } from '../counters/counters.ts';
+import { SHARD_COUNT_KEY } from '../counters/keys.ts';
 import { reasonOf } from '../dead-letters.ts';
 import type { FaultPoint } from '../faults.ts';
+import { eachAmount } from '../line.ts';
+import { linesOf } from '../pending.ts';
 
 export type DrainOptions = {
-  /** Told why a merchant could not be flushed; it is tried again. */
-  onError(error: unknown): void;
   counters: Counters;
   journal: Journal;
-  /** Entries read in one piece; larger pieces merge better in the cubes. */
+  leases: ShardsStore;
+  /** Why nothing may be flushed, such as stores that disagree on the number of shards. */
+  problem?: string | undefined;
+  /** Names this process as the holder of leases. */
+  holder: string;
+  /** Events read in one piece; more while the flush is behind. */
   pieceEntries: number;
   now: () => number;
-  onFlushed(report: PieceReport): void;
-  /** Told of each entry that Postgres refused and that became a dead letter. */
+  onFlushed(report: { entries: number; inserted: number; durationMs: number }): void;
+  /** Called with the reason why a shard could not be flushed; it is tried again. */
+  onError(error: unknown): void;
+  /** Called for each event that Postgres rejected and that became a dead letter. */
   onDeadLetter(line: JournalLine, error: unknown): void;
   fault: FaultPoint;
 };
 
-export type PieceReport = { entries: number; inserted: number; changed: MerchantDay[]; durationMs: number };
-
 export type DrainReport = {
-  /** Entries that this drain counted into Postgres. */
+  /** Events that this drain counted into Postgres. */
   inserted: number;
-  /** One per merchant that failed; the rest was drained. */
+  /** One per shard that failed; the rest was drained. */
   errors: { key: string; message: string }[];
   /** Everything acknowledged before this moment is in Postgres, if there are no errors. */
   asOf: number;
@@ -30,156 +47,235 @@ export type DrainReport = {
 
 export type Drain = {
   /**
-   * Brings to Postgres all that was acknowledged before the call, exactly once. With `wait: false` merchants that
-   * another process is flushing are left to it, and those that failed lately to a later call.
+   * Moves to Postgres all that was acknowledged before the call, exactly once. With `wait: false` shards that another
+   * process flushes are left to it, and shards that failed lately to a later call.
    */
-  drain(scope: { merchantIds?: readonly string[] | undefined; wait: boolean }): Promise<DrainReport>;
+  drain(scope: {
+    shards?: readonly number[] | undefined;
+    wait: boolean;
+    /** How many shards to hold at once; the rest is for other flushers. */
+    limit?: number | undefined;
+  }): Promise<DrainReport>;
 };
 
-const MERCHANTS_PER_PIECE = 64;
-const BACKOFF_MS = { first: 500, most: 60_000 };
+/** What is left to do in one shard. */
+type Work = {
+  shard: number;
+  /** The last item to flush. */
+  until: string;
+  /** The last item that was read; items before it that are still there were left out. */
+  after: string | null;
+  /** Whether events were left out, because their merchant was locked. */
+  leftOut: boolean;
+};
+
+type ReadItems = { work: Work; items: JournalItem[]; lines: LineToAppend[][] };
+
+/** Losing a lease is harmless, and one of a process that died blocks its shards for so long. */
+const LEASE_MS = 5_000;
+/** How often a drain looks again for shards that are held by others, and for merchants that are locked. */
+const POLL_MS = 20;
+/** How long a drain waits for others without any progress. */
+const PATIENCE_MS = 30_000;
+const BACKOFF_MS = { first: 500, max: 60_000 };
+const PIECE_BYTES = 32 * 1024 * 1024;
+/** A piece may grow to so many times its size while the flush is behind. */
+const PIECE_GROWTH = 4;
 
 /**
- * The flush: reads a piece of the journal streams, appends it to the journal table, and only after the commit removes
+ * The flush: reads a piece of some shards' streams, appends it to the journal table, and only after the commit removes
  * it from the streams. Interrupted anywhere it is repeated, and the repeat adds nothing.
  */
 export function createDrain(options: DrainOptions): Drain {
-  const { counters, journal, pieceEntries, now, fault } = options;
-  const failing = new Map<string, { pauseMs: number; until: number }>();
+  const { counters, journal, leases, holder, pieceEntries, now, fault } = options;
+  const failing = new Map<number, { pauseMs: number; until: number }>();
 
-  /** Flushes one piece of these merchants; returns the merchants that may have more before their `until`. */
-  async function flushPiece(
-    until: ReadonlyMap<string, string>,
-    wait: boolean,
-  ): Promise<PieceReport & { more: string[] }> {
-    const started = performance.now();
-    const entriesEach = Math.ceil(pieceEntries / until.size);
-    await fault('flush.before-read');
-    const { appended, read } = await journal.exclusively([...until.keys()], { wait }, async (holding) => {
-      const read = await Promise.all(
-        holding.merchantIds.map(async (merchantId) => ({
-          merchantId,
-          items: await counters.oldestItems(merchantId, until.get(merchantId)!, entriesEach),
-        })),
-      );
-      await fault('flush.before-append');
-      const appended = await appendItems(
-        holding,
-        read.flatMap((each) => each.items),
-      );
-      await fault('flush.before-commit');
-      return { appended, read };
-    });
-    await fault('flush.after-commit');
-    await Promise.all(read.map(({ merchantId, items }) => counters.remove(merchantId, items)));
-    await fault('flush.after-remove');
-    const more = read.filter(({ items }) => countOf(items) >= entriesEach).map(({ merchantId }) => merchantId);
-    const report = { ...appended, durationMs: performance.now() - started };
-    if (report.entries > 0) options.onFlushed(report);
-    return { ...report, more };
+  async function read(work: Work, events: number, bytes: number): Promise<ReadItems> {
+    const items = await counters.oldestItems(work.shard, work, { events, bytes });
+    return { work, items, lines: items.map(linesOf) };
   }
 
-  async function flushGroup(merchantIds: readonly string[], wait: boolean): Promise<number> {
-    const newest = await Promise.all(merchantIds.map(async (id) => [id, await counters.newestItem(id)] as const));
-    let until = new Map(newest.filter((each): each is readonly [string, string] => each[1] !== null));
-    // A merchant without items is still looked at once, so that it stops being pending.
-    await Promise.all(newest.filter(([, id]) => id === null).map(([merchantId]) => counters.remove(merchantId, [])));
-    let inserted = 0;
-    while (until.size > 0) {
-      const piece = await flushPiece(until, wait);
-      inserted += piece.inserted;
-      until = new Map(piece.more.map((merchantId) => [merchantId, until.get(merchantId)!]));
-    }
-    return inserted;
+  async function append(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
+    if (lines.length === 0) return { entries: 0, inserted: 0, repeats: [], changed: [], skipped: [] };
+    return journal.append({ source: 'stream', lines, fence, beforeCommit: () => fault('flush.before-commit') });
   }
 
-  /** A merchant whose entries Postgres refuses: item by item, half by half, until the refused ones stand alone. */
-  async function flushByHalves(merchantId: string): Promise<number> {
-    const newest = await counters.newestItem(merchantId);
-    let inserted = 0;
-    while (newest !== null) {
-      const [item] = await counters.oldestItems(merchantId, newest, 1);
-      if (!item) break;
-      inserted += await appendByHalves(merchantId, JSON.parse(item.lines) as JournalLine[]);
-      await counters.remove(merchantId, [item]);
-    }
-    return inserted;
-  }
-
-  async function appendByHalves(merchantId: string, lines: readonly JournalLine[]): Promise<number> {
+  /** Appends by halves what Postgres rejects, until the rejected events stand alone and become dead letters. */
+  async function appendByHalves(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
     try {
-      const batch = { source: 'stream' as const, lines: JSON.stringify(lines), days: lines.map((line) => line.date) };
-      return (await journal.append([merchantId], batch)).inserted;
+      return await append(fence, lines);
     } catch (error) {
       if (!isRefusal(error)) throw error;
       const [line] = lines;
       if (lines.length > 1) {
         const half = Math.ceil(lines.length / 2);
-        const first = await appendByHalves(merchantId, lines.slice(0, half));
-        return first + (await appendByHalves(merchantId, lines.slice(half)));
+        const first = await appendByHalves(fence, lines.slice(0, half));
+        const second = await appendByHalves(fence, lines.slice(half));
+        return {
+          entries: first.entries + second.entries,
+          inserted: first.inserted + second.inserted,
+          repeats: [...first.repeats, ...second.repeats.map((position) => position + half)],
+          changed: [...first.changed, ...second.changed],
+          skipped: [...first.skipped, ...second.skipped],
+        };
       }
-      await journal.exclusively([merchantId], { wait: true }, (holding) => holding.bury(line!, reasonOf(error)));
+      const isFirst = await journal.bury(line!, reasonOf(error));
       options.onDeadLetter(line!, error);
-      return 0;
+      return { entries: 1, inserted: 0, repeats: isFirst ? [] : [0], changed: [], skipped: [] };
     }
   }
 
-  /** One merchant's trouble must not stop the others: each of a group that failed alone, then what is refused alone. */
-  async function flushAlone(merchantId: string, wait: boolean): Promise<number> {
+  /** Counts what was read, then removes it from the streams with what its repeats had counted. */
+  async function flushItems(fence: Fence, reads: readonly ReadItems[], byHalves: boolean): Promise<number> {
+    const started = performance.now();
+    const lines = reads.flatMap((each) => each.lines.flat());
+    await fault('flush.before-append');
+    const appended = await (byHalves ? appendByHalves : append)(fence, lines);
+    await fault('flush.after-commit');
+    const [skipped, repeats] = [new Set(appended.skipped), new Set(appended.repeats)];
+    let position = 0;
+    const removals = reads.map(({ work, items, lines }) => {
+      const own: Removal[] = [];
+      items.forEach((item, index) => {
+        const ofItem = lines[index]!;
+        const repeated = ofItem.filter((_, at) => repeats.has(position + at));
+        position += ofItem.length;
+        if (ofItem.some((line) => skipped.has(line.merchant_id))) work.leftOut = true;
+        else own.push({ item, repeats: repeated.flatMap(amountsOf) });
+      });
+      return { shard: work.shard, own };
+    });
+    await Promise.all(removals.map(({ shard, own }) => counters.remove(shard, own)));
+    await fault('flush.after-remove');
+    const { entries, inserted } = appended;
+    if (entries > 0) options.onFlushed({ entries, inserted, durationMs: performance.now() - started });
+    return inserted;
+  }
+
+  /** Flushes one piece. One shard's failure must not stop the others, so a piece that fails is tried shard by shard. */
+  async function flushPiece(
+    fence: Fence,
+    works: readonly Work[],
+    events: number,
+    failed: (shard: number, error: unknown) => void,
+  ): Promise<number> {
+    await fault('flush.before-read');
+    const [eventsEach, bytesEach] = [events, PIECE_BYTES].map((all) => Math.ceil(all / works.length));
+    const results = await Promise.allSettled(works.map((work) => read(work, eventsEach!, bytesEach!)));
+    const reads: ReadItems[] = [];
+    results.forEach((result, index) => {
+      if (result.status === 'fulfilled') reads.push(result.value);
+      else failed(works[index]!.shard, result.reason);
+    });
+    let inserted = 0;
     try {
-      return await flushGroup([merchantId], wait);
+      inserted += await flushItems(fence, reads, false);
     } catch (error) {
-      if (!isRefusal(error)) throw error;
-      return flushByHalves(merchantId);
+      if (error instanceof LeaseLostError) throw error;
+      // Where Postgres cannot be reached, it cannot be reached for each shard either.
+      if (!isRefusal(error) && (reads.length === 1 || sqlState(error) === '')) {
+        for (const { work } of reads) failed(work.shard, error);
+        return inserted;
+      }
+      for (const each of reads) {
+        try {
+          inserted += await flushItems(fence, [each], true);
+        } catch (own) {
+          if (own instanceof LeaseLostError) throw own;
+          failed(each.work.shard, own);
+        }
+      }
     }
+    for (const { work, items } of reads) work.after = items.at(-1)?.streamId ?? work.until;
+    return inserted;
   }
 
-  function failed(merchantId: string): void {
-    const pauseMs = Math.min((failing.get(merchantId)?.pauseMs ?? BACKOFF_MS.first / 2) * 2, BACKOFF_MS.most);
-    failing.set(merchantId, { pauseMs, until: now() + pauseMs * (0.5 + Math.random() / 2) });
-  }
+  const isDone = ({ after, until }: Work) => after !== null && !isBefore(after, until);
 
   return {
-    async drain({ merchantIds, wait }) {
+    async drain({ shards, wait, limit }) {
       const asOf = now();
-      // Merchants that are named are looked at whether they are said to be pending or not.
-      const wanted = merchantIds ? [...new Set(merchantIds)] : await counters.pendingMerchants();
-      const due = (merchantId: string) => wait || (failing.get(merchantId)?.until ?? 0) <= asOf;
-      const merchants = wanted.filter(due).sort();
-      let inserted = 0;
+      if (options.problem) return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: options.problem }], asOf };
+      const all = shards ?? Array.from({ length: counters.keys.shards }, (_, shard) => shard);
+      const due = all.filter((shard) => wait || (failing.get(shard)?.until ?? 0) <= asOf);
+      const newest = await counters.newestItems(due);
+      const todo = new Map<number, Work>();
+      due.forEach((shard, index) => {
+        const until = newest[index];
+        if (until) todo.set(shard, { shard, until, after: null, leftOut: false });
+        else failing.delete(shard);
+      });
       const errors: DrainReport['errors'] = [];
-      for (const group of chunks(merchants, MERCHANTS_PER_PIECE)) {
-        try {
-          inserted += await flushGroup(group, wait);
-          for (const merchantId of group) failing.delete(merchantId);
-        } catch {
-          for (const merchantId of group) {
-            try {
-              inserted += await flushAlone(merchantId, wait);
-              failing.delete(merchantId);
-            } catch (error) {
-              if (!wait) failed(merchantId);
-              options.onError(error);
-              errors.push({ key: merchantId, message: messageOf(error) });
+      const failed = (shard: number, error: unknown) => {
+        todo.delete(shard);
+        options.onError(error);
+        errors.push({ key: counters.keys.journal(shard), message: messageOf(error) });
+        const pauseMs = Math.min((failing.get(shard)?.pauseMs ?? BACKOFF_MS.first / 2) * 2, BACKOFF_MS.max);
+        if (!wait) failing.set(shard, { pauseMs, until: now() + pauseMs * (0.5 + Math.random() / 2) });
+      };
+      let [inserted, size, progress] = [0, pieceEntries, performance.now()];
+
+      /** Flushes shards under one lease, until they are done or the lease has run for half of its time. */
+      const flushLeased = async (fence: Fence) => {
+        const taken = performance.now();
+        for (;;) {
+          const works = fence.shards.flatMap((shard) => todo.get(shard) ?? []);
+          if (works.length === 0 || performance.now() - taken > LEASE_MS / 2) return;
+          inserted += await flushPiece(fence, works, size, failed);
+          size = Math.min(size * 2, pieceEntries * PIECE_GROWTH);
+          for (const work of works.filter(isDone)) {
+            if (work.leftOut && wait) {
+              [work.after, work.leftOut] = [null, false];
+              return;
             }
+            todo.delete(work.shard);
+            failing.delete(work.shard);
+            progress = performance.now();
           }
         }
+      };
+
+      while (todo.size > 0) {
+        const fence = await leases.take([...todo.keys()], limit ?? todo.size, holder, LEASE_MS);
+        if (fence) {
+          try {
+            await flushLeased(fence);
+          } catch (error) {
+            if (!(error instanceof LeaseLostError)) throw error;
+          } finally {
+            await leases.release(fence).catch(() => {});
+          }
+          continue;
+        }
+        if (!wait) break;
+        if (performance.now() - progress > PATIENCE_MS) {
+          for (const shard of todo.keys()) failed(shard, new Error('another flusher has held the shard for too long'));
+          break;
+        }
+        await pause(POLL_MS);
+        const waiting = [...todo.values()];
+        const oldest = await counters.oldestItemIds(waiting.map((work) => work.shard));
+        waiting.forEach(({ shard, until }, index) => {
+          const first = oldest[index];
+          if (!first || isBefore(until, first)) todo.delete(shard);
+        });
       }
       return { inserted, errors, asOf };
     },
   };
 }
 
-const countOf = (items: readonly JournalItem[]) => items.reduce((sum, item) => sum + item.count, 0);
-
-async function appendItems(holding: Holding, items: readonly JournalItem[]): Promise<Appended> {
-  if (items.length === 0) return { entries: 0, inserted: 0, changed: [] };
-  const lines = `[${items.map((item) => item.lines.slice(1, -1)).join(',')}]`;
-  return holding.append({ source: 'stream', lines, days: items.flatMap((item) => item.days) });
+function amountsOf(line: JournalLine): Amount[] {
+  const amounts: Amount[] = [];
+  const { merchant_id: merchantId, date } = line;
+  eachAmount(line, (metricType, units) => amounts.push({ merchantId, date, metricType, units }));
+  return amounts;
 }
 
-function* chunks<T>(items: readonly T[], size: number): Generator<T[]> {
-  for (let from = 0; from < items.length; from += size) yield items.slice(from, from + size);
+/** Whether one stream id is smaller than another. */
+export function isBefore(one: string, other: string): boolean {
+  const [a, b] = [one, other].map((id) => id.split('-').map(Number) as [number, number]);
+  return a![0] < b![0] || (a![0] === b![0] && a![1] < b![1]);
 }
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

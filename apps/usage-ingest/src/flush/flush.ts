@@ -2,11 +2,13 @@ import { addDays, type Day, dayOf, eachDay, type FlushResult, formatQuantity } f
 import type { Db } from '@tally/db';
 import type { Counters, LiveTotal } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
+import type { OldLayout } from '../counters/old-layout.ts';
 import { coalesce } from './coalesce.ts';
 import type { Drain, DrainReport } from './drain.ts';
 
 export type FlushOptions = {
   counters: Counters;
+  oldLayout: Pick<OldLayout, 'drain' | 'merchants'>;
   db: Pick<Db, 'usage'>;
   drain: Drain;
   now: () => number;
@@ -35,16 +37,25 @@ export type FlushStatus = {
 };
 
 /** What an operator, a job or a reader asks of the flush. */
-export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
-  const drainAll = coalesce(() => drain.drain({ wait: true }));
-  const drainMerchants = (merchantIds: readonly string[]) => drain.drain({ merchantIds, wait: true });
+export function createFlush({ counters, oldLayout, db, drain, now }: FlushOptions): Flush {
+  const drainAll = coalesce(async () => {
+    const old = await oldLayout.drain();
+    return both(old, await drain.drain({ wait: true }));
+  });
+  const drainMerchants = async (merchantIds: readonly string[]) => {
+    const shards = [...new Set(merchantIds.map((merchantId) => counters.keys.shardOf(merchantId)))];
+    const old = await oldLayout.merchants();
+    const isOld = merchantIds.some((merchantId) => old.includes(merchantId));
+    const drained = isOld ? await oldLayout.drain() : { inserted: 0, errors: [] };
+    return both(drained, await drain.drain({ shards, wait: true }));
+  };
 
   async function compare(date: Day, page: readonly LiveTotal[]): Promise<FlushResult['disagreeing']> {
     const merchantIds = [...new Set(page.map((total) => total.merchantId))];
     const rows = await db.usage.merchantUsage({ merchantIds, startDate: date, endDate: date });
-    const counted = new Map(rows.map((row) => [`${row.merchant_id} ${row.metric_type}`, row.metric_value]));
+    const counted = new Map(rows.map((row) => [`${row.merchant_id}\n${row.metric_type}`, row.metric_value]));
     return page.flatMap(({ merchantId, metricType, units }) => {
-      const value = counted.get(`${merchantId} ${metricType}`) ?? 0n;
+      const value = counted.get(`${merchantId}\n${metricType}`) ?? 0n;
       if (value === units) return [];
       const [live, merchantUsage] = [formatQuantity(metricType, units), formatQuantity(metricType, value)];
       return [{ merchantId, date, metricType, live, merchantUsage }];
@@ -58,8 +69,8 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
     await drainMerchants(merchantIds);
     const still: FlushResult['disagreeing'] = [];
     for (const { merchantId, metricType } of found) {
-      const live = await counters.totals(merchantId, date, [metricType]);
-      const units = live.get(metricType);
+      const read = await counters.readDays(counters.keys.shardOf(merchantId), [{ merchantId, date, metricTypes: [] }]);
+      const units = read.days[0]!.totals.get(metricType);
       if (units !== undefined) still.push(...(await compare(date, [{ merchantId, date, metricType, units }])));
     }
     return still;
@@ -78,7 +89,7 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
         try {
           disagreeing.push(...(await settled(date, await compare(date, page))));
         } catch (error) {
-          const key = `usage:{${page[0]!.merchantId}}:${date}`;
+          const key = counters.keys.total(page[0]!.merchantId, date).prefix;
           errors.push({ key, message: error instanceof Error ? error.message : String(error) });
         }
       }
@@ -94,14 +105,19 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
     };
   };
 
-  const waitingSince = async () => counters.waitingSince(await counters.pendingMerchants());
-  const lagOf = (since: readonly number[]) => since.reduce((oldest, at) => Math.max(oldest, now() - at, 1), 0);
+  const allShards = Array.from({ length: counters.keys.shards }, (_, shard) => shard);
+  const lagMs = async () => {
+    const oldest = (await counters.oldestItemIds(allShards)).filter((id) => id !== null);
+    return oldest.reduce((lag, id) => Math.max(lag, now() - Number(id.split('-')[0]), 1), 0);
+  };
+  /** Merchants with events waiting, those of the previous release included. */
+  const waiting = async () => new Set([...(await counters.waitingMerchants()), ...(await oldLayout.merchants())]);
 
   return {
     drainAll,
     drainMerchants,
     run,
-    lagMs: async () => lagOf(await waitingSince()),
+    lagMs,
 
     async range(startDate, endDate) {
       const results: (FlushResult & { date: Day })[] = [];
@@ -110,22 +126,26 @@ export function createFlush({ counters, db, drain, now }: FlushOptions): Flush {
     },
 
     async status(date = dayOf(now())) {
-      const [since, rows, lastFlushAt] = await Promise.all([
-        waitingSince().catch(() => null),
+      const [merchants, lag, rows, lastFlushAt] = await Promise.all([
+        waiting().catch(() => null),
+        lagMs().catch(() => null),
         db.usage.merchantUsage({ startDate: date, endDate: date }),
         db.usage.lastFlushAt(),
       ]);
-      const lagMs = since && lagOf(since);
       return {
         date,
-        aggregated: lagMs === 0 && rows.length > 0,
-        pendingKeys: since?.length ?? null,
+        aggregated: merchants?.size === 0 && rows.length > 0,
+        pendingKeys: merchants?.size ?? null,
         recordCount: rows.length,
         lastFlushAt,
-        lagMs,
+        lagMs: lag,
       };
     },
   };
+}
+
+function both(old: Awaited<ReturnType<OldLayout['drain']>>, report: DrainReport): DrainReport {
+  return { ...report, inserted: report.inserted + old.inserted, errors: [...old.errors, ...report.errors] };
 }
 
 /** The longest range of one request. */

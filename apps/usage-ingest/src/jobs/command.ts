@@ -12,6 +12,7 @@ const USAGE = `Usage:
   npm run job:status [DATE]
   npm run job:reconcile [START END]            compares all books; default: the last 7 days
   npm run job:rebuild START END                makes all sums of these days anew from the journal
+  npm run job:drain                            flushes all that waits; before going back to the previous release
   npm run job:scheduler                        the job, every USAGE_AGGREGATION_INTERVAL ms`;
 
 type Run = {
@@ -55,6 +56,10 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
       for (const [name, value] of Object.entries(status)) out.log(`${name.padEnd(14)} ${value}`);
       return 0;
     }
+    case 'drain': {
+      if (rest.length > 0) break;
+      return drain(client, out);
+    }
     case 'reconcile': {
       const given = days(0, 2);
       if (!given) break;
@@ -77,6 +82,14 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
   }
   out.error(USAGE);
   return 1;
+}
+
+/** Moves all that waits in Redis to Postgres; 1 where something still waits, as while producers go on sending. */
+async function drain(client: IngestClient, out: Output): Promise<number> {
+  const { recordsAggregated, complete } = await client.flush.drain.mutate({});
+  const { pendingKeys } = await client.flush.status.query({});
+  out.log(`${recordsAggregated} events flushed, ${pendingKeys} merchants with events waiting`);
+  return complete && pendingKeys === 0 ? 0 : 1;
 }
 
 async function aggregateRange(client: IngestClient, out: Output, startDate: Day, endDate: Day): Promise<number> {

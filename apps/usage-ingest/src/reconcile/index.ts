@@ -2,6 +2,7 @@ import { formatQuantity, type Units } from '@tally/contracts';
 import type { Drift } from './reconcile.ts';
 
 export { createReconcile, type Drift, type Reconcile } from './reconcile.ts';
+export { createRepair, type Repair } from './repair.ts';
 
 /** A drift as callers see it: quantities in place of units. */
 export function presentDrift({

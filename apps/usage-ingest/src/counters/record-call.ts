@@ -1,0 +1,123 @@
+import { randomBytes } from 'node:crypto';
+import type { Day, Units } from '@tally/contracts';
+import type { JournalLine } from '@tally/db';
+import { eachAmount } from '../line.ts';
+import { expiryOf, type RedisKeys } from './keys.ts';
+
+/** A line to record, with its text in the journal stream. */
+export type Recorded = { line: JournalLine; text: string };
+
+/** Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres. */
+export type Refusal = 'repeat' | 'types' | 'limit' | 'unusable';
+
+const REFUSALS: readonly (Refusal | undefined)[] = [undefined, 'repeat', 'types', 'limit', 'unusable'];
+
+export type WindowLimits = { cutSize: number; cutAgeMs: number; maxAgeMs: number; maxGenerations: number };
+
+export type RecordCall = {
+  keys: string[];
+  args: (string | number)[];
+  /** Reads the script's answer: one refusal, or undefined where stored, for each event in its order. */
+  read(answer: readonly number[]): (Refusal | undefined)[];
+};
+
+type Group = { merchantId: string; date: Day; events: number[]; sums: Map<string, Sum> };
+
+/** The keys and arguments of `record-events.lua` for some events. */
+export function recordCall(
+  events: readonly Recorded[],
+  keys: RedisKeys,
+  limits: { typesPerDay: number; window: WindowLimits },
+): RecordCall {
+  const shards = groupsByShard(events, keys);
+  const [shardKeys, groupKeys]: [string[], string[]] = [[], []];
+  const { cutSize, cutAgeMs, maxAgeMs, maxGenerations } = limits.window;
+  const seed = randomBytes(6).toString('base64url');
+  const args: (string | number)[] = [seed, limits.typesPerDay, cutSize, cutAgeMs, maxAgeMs, maxGenerations];
+  args.push(shards.size);
+  const order: number[] = [];
+  for (const [shard, groups] of shards) {
+    shardKeys.push(keys.journal(shard), keys.window(shard), keys.windowEnds(shard));
+    const ids = keys.ids(shard);
+    const first = order.length;
+    for (const group of groups.values()) order.push(...group.events);
+    const own = order.slice(first);
+    const lines = own.map((index) => events[index]!.text).join('\n');
+    args.push(ids.prefix, ids.suffix, own.length, groups.size, lines);
+    for (const index of own) args.push(identityIn(events[index]!.line));
+    for (const { merchantId, date, events: own, sums } of groups.values()) {
+      args.push(own.length, merchantId, expiryOf(date), sums.size);
+      groupKeys.push(keys.types(merchantId, date));
+      const { prefix, suffix } = keys.total(merchantId, date);
+      for (const [metricType, sum] of sums) {
+        groupKeys.push(prefix + metricType + suffix);
+        args.push(textOf(sum));
+      }
+    }
+  }
+  return {
+    keys: shardKeys.concat(groupKeys),
+    args,
+    read(answer) {
+      const refusals: (Refusal | undefined)[] = new Array(events.length).fill(undefined);
+      for (let at = 0; at < answer.length; at += 2) refusals[order[answer[at]!]!] = REFUSALS[answer[at + 1]!];
+      return refusals;
+    },
+  };
+}
+
+/** An event's identity among all merchants of a shard; a merchant id contains no newline. */
+function identityIn({ merchant_id, date, id }: JournalLine): string {
+  return `${merchant_id}\n${date} ${id}`;
+}
+
+/** Reads an identity back, as the window keeps it. */
+export function parseIdentity(identity: string): { merchantId: string; date: Day; id: string } {
+  const end = identity.indexOf('\n');
+  return { merchantId: identity.slice(0, end), date: identity.slice(end + 1, end + 11), id: identity.slice(end + 12) };
+}
+
+function groupsByShard(events: readonly Recorded[], keys: RedisKeys): Map<number, Map<string, Group>> {
+  const shards = new Map<number, Map<string, Group>>();
+  let group: Group | undefined;
+  const addAmount = (metricType: string, units: string) => {
+    const sum = group!.sums.get(metricType);
+    if (sum) addTo(sum, units);
+    else group!.sums.set(metricType, addTo({ small: 0, large: 0n }, units));
+  };
+  for (let index = 0; index < events.length; index++) {
+    const { line } = events[index]!;
+    if (group?.merchantId !== line.merchant_id || group.date !== line.date) {
+      const shard = keys.shardOf(line.merchant_id);
+      const groups = shards.get(shard) ?? new Map<string, Group>();
+      shards.set(shard, groups);
+      const name = `${line.merchant_id}\n${line.date}`;
+      group = groups.get(name);
+      if (!group) {
+        group = { merchantId: line.merchant_id, date: line.date, events: [], sums: new Map() };
+        groups.set(name, group);
+      }
+    }
+    group.events.push(index);
+    eachAmount(line, addAmount);
+  }
+  return shards;
+}
+
+/** An exact sum: doubles while they are exact, which amounts of at most 10^15 let us see in time. */
+type Sum = { small: number; large: Units };
+
+const EXACT_DIGITS = 15;
+const EXACT_MAX = 8e15;
+
+function addTo(sum: Sum, units: string): Sum {
+  if (units.length > EXACT_DIGITS) sum.large += BigInt(units);
+  else sum.small += Number(units);
+  if (sum.small > EXACT_MAX) {
+    sum.large += BigInt(sum.small);
+    sum.small = 0;
+  }
+  return sum;
+}
+
+const textOf = ({ small, large }: Sum) => (large === 0n ? String(small) : (large + BigInt(small)).toString());

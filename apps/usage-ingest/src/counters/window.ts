@@ -1,0 +1,105 @@
+import { HOUR_MS } from '@tally/contracts';
+import { mastersOf, type RedisClient } from '@tally/service';
+import type { Result } from 'ioredis';
+import type { RedisKeys } from './keys.ts';
+import { lua } from './lua.ts';
+
+/** Event ids older than this are of no use: the journal knows them. */
+export const MAX_AGE_MS = 48 * HOUR_MS;
+export const MAX_GENERATIONS = 16;
+/** A quiet shard has half of its generations when its oldest ids are too old; the others are for busy hours. */
+export const CUT_AGE_MS = (2 * MAX_AGE_MS) / MAX_GENERATIONS;
+
+/** Memory of one id, as measured: a UUID beside a merchant id of ten characters. */
+const BYTES_PER_ID = 128;
+const CUT_SIZE = { first: 5_000, min: 1 };
+
+export type WindowReport = {
+  /** Memory of all event ids, and how much they may take. */
+  bytes: number;
+  budget: number;
+  /** How long a repeat is recognised by Redis, in milliseconds; 0 while there are no ids. */
+  windowMs: number;
+  /** Generations dropped for memory by this look. */
+  dropped: number;
+};
+
+export type DeduplicationWindow = {
+  /** How many ids a shard's generation holds before another one is begun. */
+  cutSize(): number;
+  /** Measures the ids of all shards; drops the oldest generations of all shards while they are over the budget. */
+  look(): Promise<WindowReport>;
+};
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    usageWindow(
+      numberOfKeys: number,
+      ...keysAndArgs: string[]
+    ): Result<[string, string, ...(string | number)[]], Context>;
+  }
+}
+
+type Generation = { shard: number; name: string; bytes: number; ids: number; mayGo: boolean };
+
+/**
+ * The memory of event ids: one budget for all shards, a share of what Redis may use. Ids whose events are not flushed
+ * are kept, so that repeats do not fill the journal streams; a repeat of a dropped id is found by the journal.
+ */
+export function createDeduplicationWindow(
+  redis: RedisClient,
+  keys: RedisKeys,
+  memoryShare: number,
+): DeduplicationWindow {
+  redis.defineCommand('usageWindow', { lua: lua('window') });
+  let cutSize = CUT_SIZE.first;
+
+  async function generationsOf(shard: number, drop = '') {
+    const { prefix, suffix } = keys.ids(shard);
+    const own = [keys.journal(shard), keys.window(shard), keys.windowEnds(shard)];
+    const [now, since, ...fields] = await redis.usageWindow(own.length, ...own, prefix, suffix, drop);
+    const generations: Generation[] = [];
+    for (let at = 0; at < fields.length; at += 4) {
+      const [name, bytes, ids, mayGo] = fields.slice(at, at + 4);
+      generations.push({ shard, name: String(name), bytes: Number(bytes), ids: Number(ids), mayGo: mayGo === 1 });
+    }
+    return { now: Number(now), since: Number(since), generations };
+  }
+
+  async function budgetNow(): Promise<number> {
+    const infos = await Promise.all(mastersOf(redis).map((node) => node.info('memory')));
+    const limits = infos.map((info) => fact(info, 'maxmemory') || fact(info, 'total_system_memory'));
+    return memoryShare * limits.reduce((sum, limit) => sum + limit, 0);
+  }
+
+  return {
+    cutSize: () => cutSize,
+    async look() {
+      const budget = await budgetNow();
+      cutSize = Math.max(CUT_SIZE.min, Math.floor(budget / (keys.shards * MAX_GENERATIONS * BYTES_PER_ID)));
+      const shards = await Promise.all(Array.from({ length: keys.shards }, (_, shard) => generationsOf(shard)));
+      const all = shards.map(({ generations }) => generations);
+      let bytes = all.flat().reduce((sum, each) => sum + each.bytes, 0);
+      let dropped = 0;
+      let since = Math.max(...shards.map((shard) => shard.since));
+      while (bytes > budget) {
+        const [oldest] = all
+          .flatMap(([first]) => (first?.mayGo ? [first] : []))
+          .sort((a, b) => Number(a.name) - Number(b.name));
+        if (!oldest) break;
+        const left = await generationsOf(oldest.shard, oldest.name);
+        if (left.generations.some(({ name }) => name === oldest.name)) break;
+        all[oldest.shard] = left.generations;
+        since = Math.max(since, left.since);
+        bytes -= oldest.bytes;
+        dropped++;
+      }
+      const oldest = Math.min(...all.flat().map(({ name }) => Number(name)));
+      const from = since > 0 ? since : oldest;
+      const now = Math.max(...shards.map((shard) => shard.now));
+      return { bytes, budget, windowMs: Number.isFinite(from) ? now - from : 0, dropped };
+    },
+  };
+}
+
+const fact = (info: string, name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(info)?.[1] ?? 0);

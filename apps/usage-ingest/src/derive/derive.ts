@@ -1,0 +1,70 @@
+import type { Db } from '@tally/db';
+import { type Log, type Loop, startLoop } from '@tally/service';
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+
+export type DeriveOptions = {
+  db: Pick<Db, 'derivations'>;
+  register: Registry;
+  /** Events of one slice, which is one transaction; larger slices merge better and hold their locks longer. */
+  sliceEvents: number;
+};
+
+export type Derive = {
+  /** Derives, slice by slice, what was counted before the call; what other processes have taken is left to them. */
+  run(): Promise<void>;
+  /** Runs again and again, `intervalMs` apart. */
+  start(intervalMs: number, log: Log): Loop;
+};
+
+/**
+ * Adds flushes to the coarse rollups in the background: models, months, years, all merchants. Readers add what is still to
+ * be derived themselves, so a lag makes queries slower, never wrong. Any number of processes may run it.
+ */
+export function createDerive({ db, register, sliceEvents }: DeriveOptions): Derive {
+  const registers = [register];
+  const lagSeconds = new Gauge({
+    name: 'tally_derive_lag_seconds',
+    help: 'Age of the oldest flush that is still to be added to the coarse rollups.',
+    registers,
+  });
+  const pendingEvents = new Gauge({
+    name: 'tally_derive_pending_events',
+    help: 'Events that are still to be added to the coarse rollups. Queries read them one by one.',
+    registers,
+  });
+  const derivedEvents = new Counter({
+    name: 'tally_derive_events_total',
+    help: 'Events that this process added to the coarse rollups.',
+    registers,
+  });
+  const sliceSeconds = new Histogram({
+    name: 'tally_derive_slice_seconds',
+    help: 'Time to add one slice of events to the coarse rollups.',
+    buckets: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+    registers,
+  });
+
+  async function run(): Promise<void> {
+    let left = await db.derivations.lag();
+    lagSeconds.set(left.oldestMs / 1000);
+    pendingEvents.set(left.events);
+    // Flushes that come meanwhile wait for the next run, so a run ends whatever the load.
+    for (let events = left.events; events > 0; ) {
+      const done = sliceSeconds.startTimer();
+      const derived = await db.derivations.derive(sliceEvents);
+      if (derived.flushes === 0) break;
+      done();
+      derivedEvents.inc(derived.events);
+      events -= derived.events;
+    }
+    left = await db.derivations.lag();
+    lagSeconds.set(left.oldestMs / 1000);
+    pendingEvents.set(left.events);
+  }
+
+  return {
+    run,
+    start: (intervalMs, log) =>
+      startLoop(intervalMs, run, (error) => log.error({ err: error }, 'derivation failed; it is tried again')),
+  };
+}

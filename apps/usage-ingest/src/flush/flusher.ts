@@ -1,0 +1,90 @@
+import { randomUUID } from 'node:crypto';
+import { type Log, type Loop, startLoop } from '@tally/service';
+import type { Counters } from '../counters/counters.ts';
+import type { OldLayout } from '../counters/old-layout.ts';
+import type { DeduplicationWindow } from '../counters/window.ts';
+import type { IngestMetrics } from '../metrics.ts';
+import type { Repair } from '../reconcile/index.ts';
+import type { Drain } from './drain.ts';
+import type { Flush } from './flush.ts';
+
+export type FlusherOptions = {
+  intervalMs: number;
+  hourlyMs: number;
+  counters: Counters;
+  oldLayout: OldLayout;
+  drain: Drain;
+  flush: Pick<Flush, 'lagMs'>;
+  repair: Repair;
+  window: DeduplicationWindow;
+  /** Repairs totals that are known to be stale. */
+  settle(): Promise<unknown>;
+  /** Called when all totals that were stale at this moment (performance.now) are repaired. */
+  onSettled(since: number): void;
+  /** The hourly comparison of all stored forms. */
+  reconcile(): Promise<void>;
+  now: () => number;
+  metrics: IngestMetrics;
+  log: Log;
+};
+
+/** How often totals that Redis may have lost, and the memory of ids, are looked at. */
+const LOOK_MS = 1_000;
+
+/**
+ * Runs the background work of a flusher process: the flush, repairs, the deduplication window and the hourly
+ * reconciliation. Each is a loop of its own, so the flush never waits for the others.
+ */
+export function startFlusher(options: FlusherOptions): Loop {
+  const { counters, oldLayout, drain, flush, repair, window, metrics, log } = options;
+  const name = randomUUID();
+  let stopping = false;
+  const loop = (what: string, intervalMs: number, work: () => Promise<void>) =>
+    startLoop(intervalMs, work, (error) => log.error({ err: error }, `${what} failed; it is tried again`));
+
+  const flushOnce = async () => {
+    // Each flusher holds its part of the shards at most, so that the others have something to do.
+    const flushers = await counters.reportFlusher(name, options.now());
+    const limit = Math.ceil(counters.keys.shards / Math.max(1, flushers));
+    const { errors } = await drain.drain({ wait: false, limit });
+    metrics.flushErrors.inc(errors.length);
+    metrics.lagSeconds.set((await flush.lagMs()) / 1000);
+    if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
+  };
+
+  const loops = [
+    loop('flush', options.intervalMs, async () => {
+      try {
+        await flushOnce();
+      } catch (error) {
+        // Until Redis has answered nobody knows what waits.
+        metrics.lagSeconds.set(Number.NaN);
+        throw error;
+      }
+    }),
+    loop('repair of totals', options.intervalMs, async () => {
+      const since = performance.now();
+      const { errors } = await oldLayout.drain();
+      await options.settle();
+      options.onSettled(since);
+      if (errors.length > 0) throw new Error(`${errors[0]!.key}: ${errors[0]!.message}`);
+    }),
+    loop('repair after a restart of redis', LOOK_MS, async () => {
+      const repaired = await repair.afterRestart(() => stopping);
+      if (repaired > 0) log.info({ merchants: repaired }, 'totals of redis repaired');
+    }),
+    loop('deduplication window', LOOK_MS, async () => {
+      const { windowMs, bytes } = await window.look();
+      metrics.windowSeconds.set(windowMs / 1000);
+      metrics.windowBytes.set(bytes);
+    }),
+    loop('reconciliation', options.hourlyMs, options.reconcile),
+  ];
+  return {
+    async stop() {
+      stopping = true;
+      await Promise.all(loops.map((each) => each.stop()));
+      await drain.drain({ wait: true });
+    },
+  };
+}

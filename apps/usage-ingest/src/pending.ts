@@ -1,0 +1,140 @@
+import type { Day, Units } from '@tally/contracts';
+import type { Db, Executor, JournalLine, LineToAppend, MerchantDay } from '@tally/db';
+import type { Counters, DaysRead, JournalItem } from './counters/counters.ts';
+import type { OldLayout } from './counters/old-layout.ts';
+import { eachAmount } from './line.ts';
+
+/**
+ * What Redis has accepted and Postgres has not counted. Running total = sums in Postgres + all lines that wait, except
+ * lines whose journal row has their own origin: those are counted, and only not yet removed. A repeat waits, too, until
+ * it is removed, since its total includes it.
+ */
+export type Pending = {
+  /** The lines of merchants of one shard that wait; at most about `limit` lines of the shard are read. */
+  lines(shard: number, merchantIds: readonly string[], limit: number): Promise<{ lines: LineToAppend[]; all: boolean }>;
+  /** Of these lines, those that Postgres has not counted by themselves. */
+  notCounted(lines: readonly LineToAppend[], transaction?: Executor): Promise<LineToAppend[]>;
+  /**
+   * The totals of some days of one shard, with all that waits of them at that moment. Nothing of these merchants may be
+   * counted meanwhile: hold their locks in `transaction`.
+   */
+  compare(
+    shard: number,
+    days: readonly (MerchantDay & { metricTypes: readonly string[] })[],
+    transaction: Executor,
+  ): Promise<DayCompared[]>;
+};
+
+export type DayCompared = MerchantDay & {
+  trusted: boolean;
+  /** Totals in Redis; absent where there is none. */
+  totals: ReadonlyMap<string, Units>;
+  /** What the totals include and Postgres does not. */
+  outstanding: ReadonlyMap<string, Units>;
+  waiting: readonly LineToAppend[];
+};
+
+const PAGE = { events: 1_000, bytes: 4 * 1024 * 1024 };
+/** Reading is repeated when a repeat left the totals meanwhile; that takes milliseconds, so few attempts do. */
+const ATTEMPTS = 50;
+
+export function createPending(options: {
+  counters: Counters;
+  oldLayout: Pick<OldLayout, 'waiting'>;
+  db: Pick<Db, 'books' | 'deadLetters'>;
+}): Pending {
+  const { counters, oldLayout, db } = options;
+
+  async function read(shard: number, merchantIds: readonly string[], until: string | null, limit: number) {
+    const wanted = new Set(merchantIds);
+    const lines: LineToAppend[] = [];
+    let [after, events]: [string | null, number] = [null, 0];
+    while (until !== null && events < limit) {
+      const items: JournalItem[] = await counters.oldestItems(shard, { after, until }, PAGE);
+      for (const item of items) {
+        events += item.count;
+        for (const line of linesOf(item)) if (wanted.has(line.merchant_id)) lines.push(line);
+      }
+      const last = items.at(-1)?.streamId;
+      if (last === undefined || last === until) return { lines, all: true };
+      after = last;
+    }
+    return { lines, all: until === null };
+  }
+
+  const notCounted: Pending['notCounted'] = async (lines, transaction) => {
+    const counted = await db.books.counted(lines, transaction);
+    return lines.filter((_, position) => !counted.has(position));
+  };
+
+  return {
+    notCounted,
+
+    async lines(shard, merchantIds, limit) {
+      const [until] = await counters.newestItems([shard]);
+      const found = await read(shard, merchantIds, until ?? null, limit);
+      return { ...found, lines: [...found.lines, ...(await oldLayout.waiting(merchantIds))] };
+    },
+
+    async compare(shard, days, transaction) {
+      const merchantIds = [...new Set(days.map((day) => day.merchantId))];
+      const { totals, lines } = await readAtOneMoment(merchantIds);
+      const dates = days.map((day) => day.date).sort();
+      const scope = { merchantIds, startDate: dates[0]!, endDate: dates.at(-1)! };
+      const letters = new Map<string, Map<string, Units>>();
+      for (const { metricType, units, ...day } of await db.deadLetters.waiting(scope, transaction)) {
+        letters.set(nameOf(day), (letters.get(nameOf(day)) ?? new Map()).set(metricType, units));
+      }
+      const wanted = new Set(days.map(nameOf));
+      const own = lines.filter((line) => wanted.has(nameOfLine(line)));
+      const waiting = new Map<string, LineToAppend[]>();
+      for (const line of await notCounted(own, transaction)) {
+        const ofDay = waiting.get(nameOfLine(line));
+        if (ofDay) ofDay.push(line);
+        else waiting.set(nameOfLine(line), [line]);
+      }
+      return days.map((day, index): DayCompared => {
+        const ofDay = waiting.get(nameOf(day)) ?? [];
+        const { merchantId, date } = day;
+        const outstanding = sumOf(ofDay);
+        for (const [type, units] of letters.get(nameOf(day)) ?? []) {
+          outstanding.set(type, (outstanding.get(type) ?? 0n) + units);
+        }
+        return { merchantId, date, ...totals.days[index]!, outstanding, waiting: ofDay };
+      });
+
+      async function readAtOneMoment(ids: readonly string[]): Promise<{ totals: DaysRead; lines: LineToAppend[] }> {
+        for (let attempt = 1; ; attempt++) {
+          const totals = await counters.readDays(shard, days);
+          const { lines } = await read(shard, ids, totals.lastItem, Number.POSITIVE_INFINITY);
+          const old = await oldLayout.waiting(ids);
+          // A repeat that was in the totals and left them before its item was read would be missing here.
+          if ((await counters.subtractions(shard)) === totals.subtractions)
+            return { totals, lines: [...lines, ...old] };
+          if (attempt === ATTEMPTS) throw new Error(`repeats leave the totals of shard ${shard} all the time`);
+        }
+      }
+    },
+  };
+}
+
+const nameOf = ({ merchantId, date }: { merchantId: string; date: Day }) => `${merchantId}\n${date}`;
+const nameOfLine = (line: JournalLine) => `${line.merchant_id}\n${line.date}`;
+
+/** The events of an item, each with its origin. */
+export function linesOf({ batchId, lines }: JournalItem): LineToAppend[] {
+  const parsed = JSON.parse(`[${lines.replaceAll('\n', ',')}]`) as LineToAppend[];
+  parsed.forEach((line, position) => {
+    line.origin = `${batchId}:${position}`;
+  });
+  return parsed;
+}
+
+/** What lines add to their day, by metric type. */
+export function sumOf(lines: readonly JournalLine[]): Map<string, Units> {
+  const sums = new Map<string, Units>();
+  for (const line of lines) {
+    eachAmount(line, (type, units) => sums.set(type, (sums.get(type) ?? 0n) + BigInt(units)));
+  }
+  return sums;
+}

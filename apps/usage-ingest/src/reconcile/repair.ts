@@ -1,0 +1,131 @@
+import { addDays, type Day, dayOf, eachDay, type Units } from '@tally/contracts';
+import type { Db, MerchantDay } from '@tally/db';
+import type { Counters, LiveTotal } from '../counters/counters.ts';
+import { LIVE_DAYS } from '../counters/keys.ts';
+import type { FaultPoint } from '../faults.ts';
+import type { Pending } from '../pending.ts';
+
+export type Repair = {
+  /** Repairs the totals of these days, where Redis keeps them, and clears their stale marks. */
+  days(days: readonly MerchantDay[]): Promise<void>;
+  /**
+   * Repairs all totals that Redis may have lost: those of shards whose Redis was started, or emptied, since they were last
+   * repaired. Merchants with events waiting come first, then those of today. Returns how many merchants it repaired.
+   */
+  afterRestart(stopped?: () => boolean): Promise<number>;
+};
+
+/** Merchants repaired under one set of locks: the flush leaves them out meanwhile. */
+const MERCHANTS_AT_ONCE = 20;
+
+/**
+ * Sets the totals of Redis right from Postgres and what waits, by adding the difference: a total is never replaced, so
+ * traffic neither disturbs a repair nor is disturbed by it.
+ */
+export function createRepair(options: {
+  counters: Counters;
+  pending: Pending;
+  db: Pick<Db, 'journal' | 'books' | 'usage'>;
+  now: () => number;
+  fault: FaultPoint;
+}): Repair {
+  const { counters, pending, db, now, fault } = options;
+  const { keys } = counters;
+
+  const liveDays = () => eachDay(addDays(dayOf(now()), -LIVE_DAYS), addDays(dayOf(now()), 1));
+
+  /** Repairs days of merchants of one shard. */
+  async function repairDays(shard: number, days: readonly MerchantDay[]): Promise<void> {
+    const merchantIds = [...new Set(days.map((day) => day.merchantId))];
+    const dates = days.map((day) => day.date).sort();
+    await db.journal.exclusively(merchantIds, async (transaction) => {
+      const scope = { merchantIds, startDate: dates[0]!, endDate: dates.at(-1)! };
+      const sums = new Map<string, Map<string, Units>>();
+      for (const row of await db.books.sums(scope, transaction)) {
+        const name = `${row.merchantId}\n${row.date}`;
+        sums.set(name, (sums.get(name) ?? new Map()).set(row.metricType, row.units));
+      }
+      const sumsOf = ({ merchantId, date }: MerchantDay): ReadonlyMap<string, Units> =>
+        sums.get(`${merchantId}\n${date}`) ?? new Map();
+      const wanted = days.map((day) => ({ ...day, metricTypes: [...sumsOf(day).keys()] }));
+      const compared = await pending.compare(shard, wanted, transaction);
+      await fault('reconcile.before-set');
+      const differences: LiveTotal[] = compared.flatMap((day) => {
+        const [stored, { totals, outstanding, merchantId, date }] = [sumsOf(day), day];
+        const types = new Set([...stored.keys(), ...totals.keys(), ...outstanding.keys()]);
+        return [...types].flatMap((metricType) => {
+          const right = (stored.get(metricType) ?? 0n) + (outstanding.get(metricType) ?? 0n);
+          const units = right - (totals.get(metricType) ?? 0n);
+          return units === 0n ? [] : [{ merchantId, date, metricType, units }];
+        });
+      });
+      await counters.addDifferences(differences);
+    });
+  }
+
+  async function repairAll(days: readonly MerchantDay[]): Promise<void> {
+    const byShard = new Map<number, MerchantDay[]>();
+    for (const day of days) {
+      const shard = keys.shardOf(day.merchantId);
+      byShard.set(shard, [...(byShard.get(shard) ?? []), day]);
+    }
+    for (const [shard, own] of byShard) await repairDays(shard, own);
+  }
+
+  async function shardsToRepair(): Promise<Map<number, string>> {
+    const lives = await Promise.all(Array.from({ length: keys.shards }, (_, shard) => counters.lifeOf(shard)));
+    return new Map(lives.flatMap(({ run, repaired }, shard) => (repaired ? [] : [[shard, run]])));
+  }
+
+  /** Each merchant once, those that somebody is likely to ask about first. */
+  async function merchantsByUrgency(): Promise<string[]> {
+    const today = dayOf(now());
+    const days = liveDays();
+    return [
+      ...new Set([
+        ...(await counters.waitingMerchants()),
+        ...(await db.books.merchants(today, today)),
+        ...(await db.books.merchants(days[0]!, days.at(-1)!)),
+      ]),
+    ];
+  }
+
+  return {
+    async days(days) {
+      const before = await db.books.now();
+      const live = new Set<Day>(liveDays());
+      await repairAll(days.filter((day) => live.has(day.date)));
+      for (const day of days) await db.books.settled(day, before);
+    },
+
+    async afterRestart(stopped = () => false) {
+      const shards = await shardsToRepair();
+      if (shards.size === 0) return 0;
+      for (const [shard, run] of shards) await counters.markRepaired(shard, run, 'begin');
+      const merchants = (await merchantsByUrgency()).filter((merchantId) => shards.has(keys.shardOf(merchantId)));
+      let repaired = 0;
+      const dates = liveDays();
+      const open = new Map<number, string[]>();
+      const finish = async (shard: number) => {
+        const own = open.get(shard) ?? [];
+        open.delete(shard);
+        await repairDays(
+          shard,
+          own.flatMap((merchantId) => dates.map((date) => ({ merchantId, date }))),
+        );
+        await counters.markRepaired(shard, shards.get(shard)!, own);
+        repaired += own.length;
+      };
+      for (const merchantId of merchants) {
+        if (stopped()) return repaired;
+        const shard = keys.shardOf(merchantId);
+        const own = open.get(shard) ?? [];
+        open.set(shard, own);
+        if (own.push(merchantId) >= MERCHANTS_AT_ONCE) await finish(shard);
+      }
+      for (const shard of [...open.keys()]) await finish(shard);
+      for (const [shard, run] of shards) await counters.markRepaired(shard, run, 'end');
+      return repaired;
+    },
+  };
+}

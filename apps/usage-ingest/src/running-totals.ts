@@ -1,0 +1,75 @@
+import { addDays, type Day, dayOf, type Units } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import type { Counters } from './counters/counters.ts';
+import { LIVE_DAYS } from './counters/keys.ts';
+import { type Pending, sumOf } from './pending.ts';
+
+/**
+ * The running totals of a merchant's day: from Redis where they are whole; else from Postgres with what waits. Never
+ * less than what was acknowledged. Without `metricTypes` all types that are known.
+ */
+export type RunningTotals = (
+  merchantId: string,
+  date: Day,
+  metricTypes?: readonly string[],
+) => Promise<Map<string, Units>>;
+
+/** Waiting lines that are read for one answer; where more wait, they are flushed first. */
+const MAX_LINES = 10_000;
+
+export function createRunningTotals(options: {
+  counters: Counters;
+  pending: Pending;
+  db: Pick<Db, 'usage' | 'books'>;
+  /** Flushes what waits of a merchant. */
+  drain(merchantIds: readonly string[]): Promise<unknown>;
+  /** Whether this process lately wrote events past Redis, so that totals may be too low. */
+  mayBeBehind(): boolean;
+  now: () => number;
+}): RunningTotals {
+  const { counters, pending, db, now } = options;
+
+  async function stored(merchantId: string, date: Day, metricTypes: readonly string[] | undefined) {
+    const rows = await db.usage.merchantUsage({
+      merchantIds: [merchantId],
+      startDate: date,
+      endDate: date,
+      metricTypes,
+    });
+    return new Map(rows.map((row): [string, Units] => [row.metric_type, row.metric_value]));
+  }
+
+  /** The stream first: what is flushed meanwhile is then known by its row, and the sums include it. */
+  async function storedAndWaiting(merchantId: string, date: Day, metricTypes: readonly string[] | undefined) {
+    const shard = counters.keys.shardOf(merchantId);
+    let read = await pending.lines(shard, [merchantId], MAX_LINES);
+    if (!read.all) {
+      await options.drain([merchantId]);
+      read = await pending.lines(shard, [merchantId], MAX_LINES);
+    }
+    const { sums, notCounted } = await db.books.day(
+      merchantId,
+      date,
+      read.lines.filter((line) => line.date === date),
+    );
+    const totals = new Map([...sums].filter(([type]) => !metricTypes || metricTypes.includes(type)));
+    for (const [type, units] of sumOf(notCounted)) {
+      if (metricTypes && !metricTypes.includes(type)) continue;
+      totals.set(type, (totals.get(type) ?? 0n) + units);
+    }
+    return totals;
+  }
+
+  return async (merchantId, date, metricTypes) => {
+    if (date < addDays(dayOf(now()), -LIVE_DAYS)) return stored(merchantId, date, metricTypes);
+    try {
+      const shard = counters.keys.shardOf(merchantId);
+      const { days } = await counters.readDays(shard, [{ merchantId, date, metricTypes: metricTypes ?? [] }]);
+      const { trusted, totals } = days[0]!;
+      if (trusted && !options.mayBeBehind()) return totals;
+      return await storedAndWaiting(merchantId, date, metricTypes);
+    } catch {
+      return stored(merchantId, date, metricTypes);
+    }
+  };
+}

@@ -1,0 +1,686 @@
+import { writeFile } from 'node:fs/promises';
+import { pathToFileURL } from 'node:url';
+
+/** The measures of every rollup. Their list is here, and every statement that repeats it is written from here. */
+const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
+const DIMENSIONS = ['user_id', 'api_key', 'model', 'provider'];
+
+/** Rollups that the counting transaction adds to. */
+const FINEST = {
+  usage_daily: ['merchant_id', 'date', ...DIMENSIONS],
+  usage_quarter_hours: ['merchant_id', 'bucket', 'model', 'provider'],
+};
+/** Rollups that are derived from flushes in the background: those of a merchant, and those of all merchants. */
+const DERIVED = {
+  usage_daily_models: ['merchant_id', 'date', 'model', 'provider'],
+  usage_monthly: ['merchant_id', 'month', ...DIMENSIONS],
+  usage_monthly_models: ['merchant_id', 'month', 'model', 'provider'],
+  usage_yearly: ['merchant_id', 'year', ...DIMENSIONS],
+};
+const PLATFORM = {
+  usage_platform_daily: ['date', 'model', 'provider'],
+  usage_platform_monthly: ['month', 'model', 'provider'],
+  usage_platform_users: ['month', 'user_id'],
+};
+
+/** How a row of the journal or of `usage_daily` is placed in a rollup, where that is not by the column of the same name. */
+const PLACE = {
+  bucket: `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`,
+  month: `date_trunc('month', date)::date`,
+  year: `date_trunc('year', date)::date`,
+};
+const PLACE_OF_MONTHS = { year: `date_trunc('year', month)::date` };
+
+const list = MEASURES.join(', ');
+/** The finest rollups hold bigints, since `merchant_usage` does. Derived ones are numeric, so that nothing stops a derivation. */
+const NARROW = ['usage_daily', 'usage_quarter_hours'];
+const sumOf = (table) => (NARROW.includes(table) ? 'units_sum' : 'sum');
+const sumsFor = (table) => MEASURES.map((name) => `${sumOf(table)}(${name})`).join(', ');
+const namedSums = MEASURES.map((name) => `units_sum(${name}) as ${name}`).join(', ');
+const numericSums = MEASURES.map((name) => `sum(${name}) as ${name}`).join(', ');
+const negative = MEASURES.map((name) => `-${name} as ${name}`).join(', ');
+const someAmount = MEASURES.map((name) => `${name} <> 0`).join(' or ');
+const someSum = MEASURES.map((name) => `units_sum(${name}) <> 0`).join(' or ');
+const placed = (column) => PLACE[column] ?? column;
+const numbers = (columns) => columns.map((_, index) => index + 1).join(', ');
+
+const indent = (text, by = 2) => text.trim().replaceAll('\n', `\n${' '.repeat(by)}`);
+
+/** The measures of a row, each as a row (metric_type, metric_value). */
+const eachMeasure = `cross join lateral (values
+  ${MEASURES.map((name) => `('${name}', ${name})`).join(', ')}
+) as measure (metric_type, metric_value)`;
+
+/** Adds the rows of `from` to a rollup, its keys in order, so that two who add never wait for each other in turn. */
+const addTo = (table, keys, from, { where = '', merged = false } = {}) => `
+insert into ${table} as old (${keys.join(', ')}, ${list})
+select
+  ${keys.map(merged ? String : placed).join(', ')},
+  ${merged ? list : sumsFor(table)}
+from ${from}${where && `\nwhere ${where}`}${merged ? '' : `\ngroup by ${numbers(keys)}`}
+order by ${numbers(keys)}
+on conflict (${keys.join(', ')}) do update set
+  ${MEASURES.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}`;
+
+/** Each coarser sum from the next finer one, so that every event is looked at once: name, keys, from, tables that get it. */
+const COARSER = [
+  ['day_models', ['merchant_id', 'date', 'model', 'provider'], 'groups', ['usage_daily_models']],
+  ['months', ['merchant_id', 'month', ...DIMENSIONS], 'groups', ['usage_monthly']],
+  ['month_models', ['merchant_id', 'month', 'model', 'provider'], 'day_models', ['usage_monthly_models']],
+  ['years', ['merchant_id', 'year', ...DIMENSIONS], 'months', ['usage_yearly']],
+  ['days', ['date', 'model', 'provider'], 'day_models', ['usage_platform_daily']],
+  ['platform_months', ['month', 'model', 'provider'], 'month_models', ['usage_platform_monthly']],
+  ['users', ['month', 'user_id'], 'months', ['usage_platform_users']],
+];
+
+/** Goes on after `groups`: adds them to every derived rollup. */
+const addToDerived = COARSER.map(([name, keys, from, tables]) => {
+  const place = (column) =>
+    from === 'groups' || from === 'day_models' ? placed(column) : (PLACE_OF_MONTHS[column] ?? column);
+  return `${name} as materialized (
+  select
+    ${keys.map((key) => (place(key) === key ? key : `${place(key)} as ${key}`)).join(', ')},
+    ${numericSums}
+  from ${from}
+  group by ${numbers(keys)}
+),
+${tables.map((table) => `added_to_${table} as (\n  ${indent(addTo(table, keys, name, { merged: true }))}\n)`).join(',\n')}`;
+}).join(',\n');
+
+/** Goes on after `inserted`, the rows that count: adds them to the finest rollups and leaves every mark. */
+const counted = `groups as materialized (
+  select
+    merchant_id, date, ${DIMENSIONS.join(', ')},
+    ${namedSums}
+  from inserted
+  group by 1, 2, 3, 4, 5, 6
+  having ${someSum}
+),
+added_to_usage_daily as (
+  ${indent(addTo('usage_daily', FINEST.usage_daily, 'groups', { merged: true }))}
+),
+added_to_usage_quarter_hours as (
+  ${indent(addTo('usage_quarter_hours', FINEST.usage_quarter_hours, 'inserted', { where: someAmount }))}
+),
+by_merchant_day as materialized (
+  select
+    merchant_id, date, count(*) as entries,
+    ${namedSums}
+  from inserted
+  group by 1, 2
+),
+metric_values as (
+  select merchant_id, date, metric_type, metric_value
+  from by_merchant_day
+  ${indent(eachMeasure)}
+  where metric_value <> 0
+  union all
+  select merchant_id, date, key, units_sum(value::bigint)
+  from inserted
+  cross join lateral jsonb_each_text(metrics)
+  where metrics is not null
+  group by 1, 2, 3
+),
+added_to_merchant_usage as (
+  insert into merchant_usage as old (merchant_id, date, metric_type, metric_value)
+  select merchant_id, date, metric_type, metric_value
+  from metric_values
+  order by 1, 2, 3
+  on conflict (merchant_id, date, metric_type) do update set
+    metric_value = old.metric_value + excluded.metric_value
+),
+touched as (
+  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
+  insert into usage_touched_days as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  order by 1, 2
+  on conflict (merchant_id, date) do update set touched_at = excluded.touched_at
+),
+changes as (
+  insert into usage_changes as old (grain, period, merchant_id)
+  select grain, period, merchant_id
+  from (
+    select 'day' as grain, date as period, merchant_id from by_merchant_day
+    union
+    select 'month', ${PLACE.month}, merchant_id from by_merchant_day
+  ) as changed
+  order by 1, 2, 3
+  on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
+),
+stale as (
+  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
+  insert into usage_stale_totals as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  where $1 <> 'stream'
+  order by 1, 2
+  on conflict (merchant_id, date) do update set marked_at = excluded.marked_at
+),
+told as materialized (
+  select count(pg_notify('usage_changed', merchant_id || ' ' || date))
+  from by_merchant_day
+)`;
+
+/** Columns of \`append.sql\`: name, type of its array, and what stands for an absent value. */
+const LINE = [
+  ['date', 'date'],
+  ['merchant_id', 'text'],
+  ['id', 'text'],
+  ['time', 'bigint', 'to_timestamp(time / 1000.0)'],
+  ...DIMENSIONS.map((name) => [name, 'text', `coalesce(${name}, '')`]),
+  ['failed', 'boolean', 'coalesce(failed, false)'],
+  ['calls', 'bigint', 'coalesce(calls, 1)'],
+  ...MEASURES.map((name) => [name, 'bigint', `coalesce(${name}, 0)`]),
+  ['metrics', 'text', 'metrics::jsonb'],
+  ['properties', 'text', 'properties::jsonb'],
+  ['origin', 'text'],
+];
+const lineNames = LINE.map(([name]) => name).join(', ');
+
+const append = `
+-- The statement that counts: inserts the lines that are new into the journal, and adds those to the finest rollups. The
+-- coarser ones are derived later from the journal, by flush: see derive.sql.
+-- $1 source of the flush   $2 to $${LINE.length + 1} one array a column, of one element a line; empty where no line has a value
+-- Returns one row: lines inserted, and the merchants' days it changed.
+-- Of a repeat within the batch the first one counts, as in Redis.
+-- Sums are taken from \`inserted\` or its \`groups\` alone and never joined: the planner guesses one row for a CTE, and
+-- would loop.
+with lines as materialized (
+  select *
+  from unnest(
+    ${LINE.map(([, type], index) => `$${index + 2}::${type}[]`).join(', ')}
+  ) with ordinality as line (
+    ${lineNames},
+    ordinality)
+),
+flush as materialized (
+  select nextval(pg_get_serial_sequence('usage_flushes', 'id')) as id
+),
+inserted as (
+  insert into usage_events (
+    ${lineNames},
+    flush_id)
+  select
+    ${LINE.map(([name, , value]) => value ?? name).join(',\n    ')},
+    (select id from flush)
+  from lines
+  order by lines.date, lines.merchant_id, lines.id, lines.ordinality
+  on conflict (date, merchant_id, id) do nothing
+  returning merchant_id, date, time, ${DIMENSIONS.join(', ')}, ${list}, metrics
+),
+${counted},
+recorded as (
+  -- A flush that counted nothing has nothing to derive.
+  insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at)
+  overriding system value
+  select
+    (select id from flush), $1, cardinality($2), coalesce(sum(entries), 0), count(distinct merchant_id),
+    min(date), max(date), case when count(*) = 0 then clock_timestamp() end
+  from by_merchant_day
+)
+select
+  (select count from told) as told,
+  coalesce((select sum(entries) from by_merchant_day), 0) as inserted,
+  coalesce((
+    select json_agg(json_build_object('merchantId', merchant_id, 'date', date) order by merchant_id, date)
+    from by_merchant_day
+  ), '[]') as changed`;
+
+const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
+    ${list}, metrics, reason, actor`;
+
+const adjust = `
+-- Records an adjustment and counts it in every rollup, once per id.
+-- $1 source   $2 json object of the adjustment
+-- Returns one row: whether it was new.
+with inserted as (
+  insert into usage_adjustments (
+    ${ADJUSTMENT})
+  select
+    ${ADJUSTMENT}
+  from json_to_record($2::json) as adjustment (
+    merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
+    ${MEASURES.map((name) => `${name} bigint`).join(', ')},
+    metrics jsonb, reason text, actor text)
+  on conflict (merchant_id, id) do nothing
+  -- It has a day but no time: intraday it stands at the beginning of its day.
+  returning *, date::timestamp at time zone 'UTC' as time
+),
+${counted},
+${addToDerived}
+select
+  (select count(*) from inserted) as inserted,
+  (select count from told) as told`;
+
+const derive = `
+-- Adds the events of some flushes to the rollups that are derived, many flushes at a time.
+-- $1 flush ids   $2 first date   $3 last date of their events
+-- Returns one row: the groups that were added.
+with groups as materialized (
+  select
+    merchant_id, date, ${DIMENSIONS.join(', ')},
+    ${numericSums}
+  from usage_events
+  where flush_id = any($1::bigint[]) and date between $2 and $3
+  group by 1, 2, 3, 4, 5, 6
+  having ${someSum.replaceAll('units_sum', 'sum')}
+),
+${addToDerived}
+select count(*) as groups from groups`;
+
+/** The dates of the month, or the year, whose first day is \`first\`. */
+const monthOf = (first, column = 'date') =>
+  `${column} >= ${first}::date and ${column} < (${first}::date + interval '1 month')::date`;
+
+/** A merchant's rows of a derived rollup, made from a finer one; \`pending\`: less what is still to be derived. */
+const remake = ({ table, note, from, where, pending }) => {
+  const keys = DERIVED[table];
+  const own = keys.filter((key) => key !== 'merchant_id');
+  const source = pending
+    ? `(
+  select date, ${DIMENSIONS.join(', ')}, ${list}
+  from ${from}
+  where merchant_id = $1 and ${where}
+  union all
+  select date, ${DIMENSIONS.join(', ')}, ${negative}
+  from usage_pending
+  where merchant_id = $1 and ${where}
+) as derived`
+    : `${from}\nwhere merchant_id = $1 and ${where}`;
+  return `
+-- A merchant's rows of \`${table}\` from ${note}
+insert into ${table} (
+  merchant_id, ${own.join(', ')},
+  ${list})
+select
+  $1, ${own.map(placed).join(', ')},
+  ${sumsFor(table)}
+from ${source}
+group by ${numbers(keys)}
+having ${someSum.replaceAll('units_sum', sumOf(table))}`;
+};
+
+/** A rollup of all merchants, made from that of each. */
+const remakePlatform = (table, from) => {
+  const keys = PLATFORM[table];
+  return `
+-- The rows of \`${table}\` from \`${from}\`.
+-- $1 a day of the first month   $2 a day of the last month
+insert into ${table} (
+  ${keys.join(', ')},
+  ${list})
+select
+  ${keys.join(', ')},
+  ${sumsFor(table)}
+from ${from}
+where ${keys[0]} >= date_trunc('month', $1::date) and ${keys[0]} < date_trunc('month', $2::date) + interval '1 month'
+group by ${numbers(keys)}`;
+};
+
+const counts = (columns) => `(
+  select ${columns}, ${list}
+  from usage_events
+  where merchant_id = $1 and date = any($2::date[])
+  union all
+  select ${columns.replace('time', `date::timestamp at time zone 'UTC' as time`)}, ${list}
+  from usage_adjustments
+  where merchant_id = $1 and date = any($2::date[])
+) as counted`;
+
+const rebuild = {
+  'rebuild/daily': `
+-- A merchant's rows of \`usage_daily\` from its events and adjustments.
+-- $1 merchant   $2 days that still have their events
+insert into usage_daily (
+  merchant_id, date, ${DIMENSIONS.join(', ')},
+  ${list})
+select
+  $1, date, ${DIMENSIONS.join(', ')},
+  ${sumsFor('usage_daily')}
+from ${counts(`date, ${DIMENSIONS.join(', ')}`)}
+group by 1, 2, 3, 4, 5, 6
+having ${someSum}`,
+  'rebuild/quarter-hours': `
+-- A merchant's rows of \`usage_quarter_hours\` from its events, and its adjustments at the beginning of their days.
+-- $1 merchant   $2 days that still have their events
+insert into usage_quarter_hours (
+  merchant_id, bucket, model, provider,
+  ${list})
+select
+  $1, ${PLACE.bucket}, model, provider,
+  ${sumsFor('usage_daily')}
+from ${counts('time, model, provider')}
+group by 1, 2, 3, 4
+having ${someSum}`,
+  'rebuild/merchant-usage': `
+-- A merchant's rows of \`merchant_usage\` from its events and adjustments; of a closed day from what was kept of them.
+-- $1 merchant   $2 days
+insert into merchant_usage (merchant_id, date, metric_type, metric_value)
+select $1, date, metric_type, sum(metric_value)
+from (
+  select date, metric_type, metric_value
+  from ${indent(counts('date'))}
+  ${indent(eachMeasure)}
+  where metric_value <> 0
+  union all
+  select date, key, value::bigint
+  from (
+    select date, metrics from usage_events
+    where merchant_id = $1 and date = any($2::date[]) and metrics is not null
+    union all
+    select date, metrics from usage_adjustments
+    where merchant_id = $1 and date = any($2::date[]) and metrics is not null
+  ) as counted
+  cross join lateral jsonb_each_text(metrics)
+  union all
+  select date, metric_type, metric_value
+  from usage_journal_closings
+  where merchant_id = $1 and date = any($2::date[])
+) as metrics
+group by 1, 2, 3`,
+  'rebuild/daily-models': remake({
+    table: 'usage_daily_models',
+    note: `\`usage_daily\`, less what is still to be derived.\n-- $1 merchant   $2 days`,
+    from: 'usage_daily',
+    where: 'date = any($2::date[])',
+    pending: true,
+  }),
+  'rebuild/monthly': remake({
+    table: 'usage_monthly',
+    note: `\`usage_daily\`, less what is still to be derived.\n-- $1 merchant   $2 first day of the month`,
+    from: 'usage_daily',
+    where: monthOf('$2'),
+    pending: true,
+  }),
+  'rebuild/monthly-models': remake({
+    table: 'usage_monthly_models',
+    note: `\`usage_daily_models\`.\n-- $1 merchant   $2 first day of the month`,
+    from: 'usage_daily_models',
+    where: monthOf('$2'),
+  }),
+  'rebuild/yearly': remake({
+    table: 'usage_yearly',
+    note: `\`usage_monthly\`.\n-- $1 merchant   $2 first day of the year`,
+    from: '(select month as date, usage_monthly.* from usage_monthly) as months',
+    where: `month >= $2::date and month < ($2::date + interval '1 year')::date`,
+  }),
+  'rebuild/platform': `
+-- Adds what a merchant has in a month to the rollups of all merchants, or takes it away.
+-- $1 merchant   $2 first day of the month   $3 1 or -1
+with days as (
+  select date, model, provider, ${MEASURES.map((name) => `$3::int * ${name} as ${name}`).join(', ')}
+  from usage_daily_models
+  where merchant_id = $1 and ${monthOf('$2')}
+),
+months as (
+  select month as date, model, provider, ${MEASURES.map((name) => `$3::int * ${name} as ${name}`).join(', ')}
+  from usage_monthly_models
+  where merchant_id = $1 and month = $2
+),
+users as (
+  select month as date, user_id, ${MEASURES.map((name) => `$3::int * ${name} as ${name}`).join(', ')}
+  from usage_monthly
+  where merchant_id = $1 and month = $2
+),
+added_to_usage_platform_daily as (
+  ${indent(addTo('usage_platform_daily', PLATFORM.usage_platform_daily, 'days'))}
+),
+added_to_usage_platform_monthly as (
+  ${indent(addTo('usage_platform_monthly', PLATFORM.usage_platform_monthly, 'months'))}
+),
+added_to_usage_platform_users as (
+  ${indent(addTo('usage_platform_users', PLATFORM.usage_platform_users, 'users'))}
+)
+select 1`,
+  'rebuild/platform-daily': remakePlatform('usage_platform_daily', 'usage_daily_models'),
+  'rebuild/platform-monthly': remakePlatform('usage_platform_monthly', 'usage_monthly_models'),
+  'rebuild/platform-users': remakePlatform('usage_platform_users', 'usage_monthly'),
+};
+
+const ofMerchants = '($1::text[] is null or merchant_id = any($1))';
+const inRange = `${ofMerchants} and date between $2 and $3`;
+
+const closeDay = `
+-- Keeps the sums of a day's events before its partition is dropped.
+-- $1 date
+with sums as (
+  select
+    merchant_id, count(*) as entries,
+    ${numericSums}
+  from usage_events
+  where date = $1
+  group by 1
+),
+others as (
+  select merchant_id, key as metric_type, sum(value::bigint) as metric_value, count(*) as entries
+  from usage_events
+  cross join lateral jsonb_each_text(metrics)
+  where date = $1 and metrics is not null
+  group by 1, 2
+),
+kept as (
+  insert into usage_journal_closings (merchant_id, date, metric_type, metric_value, entries)
+  select merchant_id, $1, metric_type, metric_value, entries
+  from sums
+  ${indent(eachMeasure)}
+  where metric_value <> 0
+  union all
+  select merchant_id, $1, metric_type, metric_value, entries
+  from others
+)
+insert into usage_closed_days (date, entries)
+select $1, coalesce(sum(entries), 0)
+from sums`;
+
+const measuresFrom = (
+  table,
+  { where = inRange, date = 'date' } = {},
+) => `select merchant_id, ${date}, metric_type, metric_value
+  from ${table}
+  ${indent(eachMeasure)}
+  where ${where}`;
+
+const books = `
+-- All stored forms of some merchants' days, side by side: one row per merchant, day and metric type that one of them has.
+-- $1 merchant ids, null for all   $2 first date   $3 last date
+-- \`journal\` is events + adjustments; of a closed day, what was kept of its events + adjustments. A derived rollup is
+-- read with the events that are still to be derived. Forms that do not keep a metric type have null for it.
+with entries as (
+  select merchant_id, date, metric_type, metric_value
+  from (
+    select
+      merchant_id, date,
+      ${numericSums}
+    from usage_events
+    where ${inRange}
+    group by 1, 2
+  ) as sums
+  ${indent(eachMeasure)}
+  union all
+  select merchant_id, date, key, sum(value::bigint)
+  from usage_events
+  cross join lateral jsonb_each_text(metrics)
+  where ${inRange} and metrics is not null
+  group by 1, 2, 3
+  union all
+  select merchant_id, date, metric_type, metric_value
+  from usage_journal_closings
+  where ${inRange}
+),
+adjustments as (
+  ${measuresFrom('usage_adjustments')}
+  union all
+  select merchant_id, date, key, value::bigint
+  from usage_adjustments
+  cross join lateral jsonb_each_text(metrics)
+  where ${inRange} and metrics is not null
+),
+rollups (book, merchant_id, date, metric_type, metric_value) as (
+  ${measuresFrom('usage_daily').replace('select', `select 'daily',`)}
+  union all
+  ${measuresFrom('usage_daily_models').replace('select', `select 'daily_models',`)}
+  union all
+  ${measuresFrom('usage_pending').replace('select', `select 'daily_models',`)}
+  union all
+  ${measuresFrom('usage_quarter_hours', {
+    where: `${ofMerchants}
+    and bucket >= $2::date::timestamp at time zone 'UTC' and bucket < ($3::date + 1)::timestamp at time zone 'UTC'`,
+    date: `(bucket at time zone 'UTC')::date`,
+  }).replace('select', `select 'quarter_hours',`)}
+),
+books as (
+  select 'journal' as book, * from entries
+  union all
+  select 'journal', * from adjustments
+  union all
+  select * from rollups
+  union all
+  select 'usage', merchant_id, date, metric_type, metric_value
+  from merchant_usage
+  where ${inRange}
+)
+select
+  merchant_id, date, metric_type,
+  coalesce(sum(metric_value) filter (where book = 'journal'), 0) as journal,
+  coalesce(sum(metric_value) filter (where book = 'usage'), 0) as usage,
+  case when measured then coalesce(sum(metric_value) filter (where book = 'daily'), 0) end as daily,
+  case when measured then coalesce(sum(metric_value) filter (where book = 'daily_models'), 0) end as daily_models,
+  case when measured then coalesce(sum(metric_value) filter (where book = 'quarter_hours'), 0) end as quarter_hours
+from books
+cross join lateral (
+  select metric_type in (${MEASURES.map((name) => `'${name}'`).join(', ')}) as measured
+) as kind
+group by merchant_id, date, metric_type, measured
+order by merchant_id, date, metric_type`;
+
+const YEAR = `date_trunc('year', %)::date`;
+const yearOf = (text) => YEAR.replace('%', text);
+const first = (text) => `date_trunc('month', ${text}::date)::date`;
+const next = (text) => `(date_trunc('month', ${text}::date) + interval '1 month')::date`;
+const whole = `date >= ${first('$2')} and date < ${next('$3')}`;
+const months = `month >= ${yearOf('$2::date')} and month < (${yearOf('$3::date')} + interval '1 year')::date`;
+const some = (where) => `${ofMerchants} and ${where}`;
+const everyone = (where) => `$1::text[] is null and ${where}`;
+
+/** Each derived rollup beside what it is derived from: [rollup, period, merchant, part, table, condition, sign]. */
+const COMPARED = [
+  ['usage_monthly', PLACE.month, 'merchant_id', 'parts', 'usage_daily', some(whole)],
+  [
+    'usage_monthly',
+    'month',
+    'merchant_id',
+    'whole',
+    'usage_monthly',
+    some(`month between ${first('$2')} and ${first('$3')}`),
+  ],
+  ['usage_monthly', PLACE.month, 'merchant_id', 'whole', 'usage_pending', some(whole)],
+  ['usage_monthly_models', PLACE.month, 'merchant_id', 'parts', 'usage_daily_models', some(whole)],
+  [
+    'usage_monthly_models',
+    'month',
+    'merchant_id',
+    'whole',
+    'usage_monthly_models',
+    some(`month between ${first('$2')} and ${first('$3')}`),
+  ],
+  ['usage_yearly', yearOf('month'), 'merchant_id', 'parts', 'usage_monthly', some(months)],
+  [
+    'usage_yearly',
+    'year',
+    'merchant_id',
+    'whole',
+    'usage_yearly',
+    some(`year between ${yearOf('$2::date')} and ${yearOf('$3::date')}`),
+  ],
+  ['usage_platform_daily', 'date', `''`, 'parts', 'usage_daily_models', everyone(whole)],
+  ['usage_platform_daily', 'date', `''`, 'whole', 'usage_platform_daily', everyone(whole)],
+  ['usage_platform_monthly', PLACE.month, `''`, 'parts', 'usage_platform_daily', everyone(whole)],
+  [
+    'usage_platform_monthly',
+    'month',
+    `''`,
+    'whole',
+    'usage_platform_monthly',
+    everyone(`month between ${first('$2')} and ${first('$3')}`),
+  ],
+  [
+    'usage_platform_users',
+    'month',
+    `''`,
+    'parts',
+    'usage_monthly',
+    everyone(`month between ${first('$2')} and ${first('$3')}`),
+  ],
+  [
+    'usage_platform_users',
+    'month',
+    `''`,
+    'whole',
+    'usage_platform_users',
+    everyone(`month between ${first('$2')} and ${first('$3')}`),
+  ],
+];
+
+const periodBooks = `
+-- Periods whose derived rollup does not equal the sum of what it is derived from. Rollups of all merchants are compared
+-- where all are asked for, under the merchant ''.
+-- $1 merchant ids, null for all   $2 a day of the first period   $3 a day of the last period
+with sums as (
+  ${COMPARED.map(
+    ([rollup, period, merchant, part, table, where]) => `select
+    '${rollup}' as rollup, ${merchant} as merchant_id, ${period} as first, '${part}' as part,
+    ${numericSums}
+  from ${table}
+  where ${where}
+  group by 2, 3`,
+  ).join('\n  union all\n  ')}
+)
+select rollup, merchant_id, first as date, metric_type, parts, whole
+from (
+  select
+    rollup, merchant_id, first, metric_type,
+    coalesce(sum(metric_value) filter (where part = 'parts'), 0) as parts,
+    coalesce(sum(metric_value) filter (where part = 'whole'), 0) as whole
+  from sums
+  ${indent(eachMeasure)}
+  group by 1, 2, 3, 4
+) as compared
+where parts <> whole
+order by 2, 1, 3, 4`;
+
+/** Breaks lines that are too long after a comma or before an `or`. */
+function wrapped(line, indent = line.search(/\S/) + 2) {
+  if (line.length <= MAX_LINE || line.startsWith('--')) return line;
+  const start = line.search(/\S/);
+  const comma = line.lastIndexOf(', ', MAX_LINE - 1) + 1;
+  const or = line.lastIndexOf(' or ', MAX_LINE - 1);
+  const at = Math.max(comma, or);
+  if (at <= start) return line;
+  return `${line.slice(0, at)}\n${wrapped(`${' '.repeat(indent)}${line.slice(at + 1)}`, indent)}`;
+}
+const MAX_LINE = 120;
+
+/** Every generated file, by its name. */
+export const files = () =>
+  Object.fromEntries(
+    Object.entries({
+      append,
+      adjust,
+      derive,
+      ...rebuild,
+      'close-day': closeDay,
+      books,
+      'period-books': periodBooks,
+    }).map(([name, text]) => [
+      `${name}.sql`,
+      `${text
+        .trim()
+        .split('\n')
+        .map((line) => wrapped(line))
+        .join('\n')}\n`,
+    ]),
+  );
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href)
+  for (const [name, text] of Object.entries(files())) await writeFile(new URL(name, import.meta.url), text);

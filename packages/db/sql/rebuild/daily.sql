@@ -1,0 +1,21 @@
+-- A merchant's rows of `usage_daily` from its events and adjustments.
+-- $1 merchant   $2 days that still have their events
+insert into usage_daily (
+  merchant_id, date, user_id, api_key, model, provider,
+  requests, failed_requests, prompt_tokens, completion_tokens, cost)
+select
+  $1, date, user_id, api_key, model, provider,
+  units_sum(requests), units_sum(failed_requests), units_sum(prompt_tokens), units_sum(completion_tokens),
+    units_sum(cost)
+from (
+  select date, user_id, api_key, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from usage_events
+  where merchant_id = $1 and date = any($2::date[])
+  union all
+  select date, user_id, api_key, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from usage_adjustments
+  where merchant_id = $1 and date = any($2::date[])
+) as counted
+group by 1, 2, 3, 4, 5, 6
+having units_sum(requests) <> 0 or units_sum(failed_requests) <> 0 or units_sum(prompt_tokens) <> 0
+  or units_sum(completion_tokens) <> 0 or units_sum(cost) <> 0

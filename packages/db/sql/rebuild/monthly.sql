@@ -1,0 +1,21 @@
+-- A merchant's rows of `usage_monthly` from `usage_daily`, less what is still to be derived.
+-- $1 merchant   $2 first day of the month
+insert into usage_monthly (
+  merchant_id, month, user_id, api_key, model, provider,
+  requests, failed_requests, prompt_tokens, completion_tokens, cost)
+select
+  $1, date_trunc('month', date)::date, user_id, api_key, model, provider,
+  sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+from (
+  select date, user_id, api_key, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from usage_daily
+  where merchant_id = $1 and date >= $2::date and date < ($2::date + interval '1 month')::date
+  union all
+  select date, user_id, api_key, model, provider, -requests as requests, -failed_requests as failed_requests,
+    -prompt_tokens as prompt_tokens, -completion_tokens as completion_tokens, -cost as cost
+  from usage_pending
+  where merchant_id = $1 and date >= $2::date and date < ($2::date + interval '1 month')::date
+) as derived
+group by 1, 2, 3, 4, 5, 6
+having sum(requests) <> 0 or sum(failed_requests) <> 0 or sum(prompt_tokens) <> 0 or sum(completion_tokens) <> 0
+  or sum(cost) <> 0

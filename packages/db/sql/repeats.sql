@@ -1,0 +1,13 @@
+-- Which lines of a batch are repeats: the journal row of their identity has another origin. A row without origin was
+-- written by the previous release: it is another one, unless the line comes from a stream which that could flush.
+-- $1 dates   $2 merchants   $3 ids   $4 origins   $5 the beginning of origins from such streams
+-- Returns positions, counted from 0.
+select (ordinality - 1)::int as position
+from unnest($1::date[], $2::text[], $3::text[], $4::text[]) with ordinality
+  as line (date, merchant_id, id, origin, ordinality)
+where exists (
+  select from usage_events as event
+  where event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
+    and case when event.origin is null then not starts_with(line.origin, $5) else event.origin <> line.origin end
+)
+order by 1

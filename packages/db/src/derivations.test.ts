@@ -1,0 +1,404 @@
+import { readFile } from 'node:fs/promises';
+import { type FreshStore, freshDatabase } from '@tally/testkit';
+import fc from 'fast-check';
+import pg from 'pg';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { files } from '../sql/generate.mjs';
+import { type Db, openDb } from './open-db.ts';
+import { migrate } from './schema.ts';
+import type { Scope, UsageReader } from './usage-store.ts';
+
+const RUNS = Number(process.env.FC_RUNS ?? 150);
+
+let store: FreshStore;
+let db: Db;
+let client: pg.Client;
+
+beforeAll(async () => {
+  store = await freshDatabase(migrate);
+  db = await openDb(store.url, { poolSize: 20 });
+  client = new pg.Client({ connectionString: store.url });
+  await client.connect();
+});
+beforeEach(empty);
+afterAll(async () => {
+  await client.end();
+  await db.close();
+  await store.drop();
+});
+
+async function empty(): Promise<void> {
+  await client.query(`truncate usage_events, usage_adjustments, usage_daily, usage_quarter_hours, merchant_usage, usage_daily_models,
+    usage_monthly, usage_monthly_models, usage_yearly, usage_platform_daily, usage_platform_monthly, usage_platform_users,
+    usage_flushes, usage_touched_days, usage_changes, usage_stale_totals, usage_closed_days, usage_journal_closings`);
+}
+
+// The plain model: a list of what was counted. It shares nothing with the code under test but the names of columns.
+
+const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
+const DAYS = [
+  '2025-12-30',
+  '2025-12-31',
+  '2026-01-01',
+  '2026-01-31',
+  '2026-02-01',
+  '2026-02-14',
+  '2026-02-28',
+  '2026-03-01',
+];
+const MERCHANTS = ['ada', 'bob', 'eve'];
+const USERS = ['u1', 'u2', 'u3'];
+const MODELS = ['m1', 'm2'];
+
+type Counted = {
+  merchant_id: string;
+  date: string;
+  user_id: string;
+  model: string;
+  amounts: Record<(typeof MEASURES)[number], bigint>;
+};
+
+const amount = fc.oneof(fc.bigInt({ min: 0n, max: 20n }), fc.constantFrom(9_007_199_254_740_993n, 10n ** 15n));
+const counted = fc.record({
+  merchant_id: fc.constantFrom(...MERCHANTS),
+  date: fc.constantFrom(...DAYS),
+  user_id: fc.constantFrom('', ...USERS),
+  model: fc.constantFrom('', ...MODELS),
+  amounts: fc.record({
+    requests: fc.bigInt({ min: 0n, max: 3n }),
+    failed_requests: fc.bigInt({ min: 0n, max: 1n }),
+    prompt_tokens: amount,
+    completion_tokens: amount,
+    cost: amount,
+  }),
+});
+/** Its content follows from its number, as with a producer that sends an event again. */
+const lines = fc.array(fc.record({ id: fc.integer({ min: 0, max: 40 }), what: counted }), {
+  minLength: 1,
+  maxLength: 8,
+});
+
+type Op =
+  | { do: 'append'; lines: { id: number; what: Counted }[] }
+  | { do: 'adjust'; what: Counted; sign: bigint }
+  | { do: 'derive'; events: number; at: number }
+  | { do: 'rebuild'; merchant: string; from: number; to: number }
+  | { do: 'rebuild platform' };
+
+const op: fc.Arbitrary<Op> = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ do: fc.constant('append' as const), lines }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ do: fc.constant('adjust' as const), what: counted, sign: fc.constantFrom(1n, -1n) }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constant('derive' as const),
+      events: fc.constantFrom(1, 5, 1000),
+      at: fc.constantFrom(1, 3),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('rebuild' as const),
+      merchant: fc.constantFrom(...MERCHANTS),
+      from: fc.integer({ min: 0, max: DAYS.length - 1 }),
+      to: fc.integer({ min: 0, max: DAYS.length - 1 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.constant({ do: 'rebuild platform' as const }) },
+);
+
+class World {
+  readonly counted: Counted[] = [];
+  readonly ids = new Set<string>();
+  serial = 0;
+
+  async take(step: Op): Promise<void> {
+    if (step.do === 'append') return this.append(step.lines);
+    if (step.do === 'adjust') return this.adjust(step.what, step.sign);
+    if (step.do === 'rebuild platform') return db.cubes.rebuildPlatform(DAYS[0]!, DAYS.at(-1)!);
+    if (step.do === 'rebuild') {
+      const [from, to] = [step.from, step.to].sort();
+      await db.cubes.rebuild(step.merchant, DAYS[from!]!, DAYS[to!]!);
+      return;
+    }
+    await Promise.all(Array.from({ length: step.at }, () => db.derivations.derive(step.events)));
+  }
+
+  async append(wanted: { id: number; what: Counted }[]): Promise<void> {
+    const batch = this.serial++;
+    const lines = wanted.map(({ id, what: { amounts, user_id, model, merchant_id, date } }, position) => ({
+      ...{ merchant_id, date, id: `e${id}`, time: Date.parse(`${date}T10:00:00Z`), origin: `b${batch}:${position}` },
+      ...(user_id && { user_id }),
+      ...(model && { model }),
+      ...Object.fromEntries(MEASURES.map((name) => [name, String(amounts[name])])),
+    }));
+    await db.journal.append({ source: 'stream', lines });
+    for (const { id, what } of wanted) {
+      const identity = `${what.merchant_id} ${what.date} e${id}`;
+      if (!this.ids.has(identity)) this.counted.push(what);
+      this.ids.add(identity);
+    }
+  }
+
+  async adjust(what: Counted, sign: bigint): Promise<void> {
+    const amounts = Object.fromEntries(MEASURES.map((name) => [name, sign * what.amounts[name]]));
+    await db.corrections.adjust({
+      ...{ id: `a${this.serial++}`, merchantId: what.merchant_id, date: what.date, reason: 'a test', actor: 'test' },
+      dimensions: { userId: what.user_id, apiKey: '', model: what.model, provider: '' },
+      amounts: new Map(Object.entries(amounts)),
+    });
+    this.counted.push({ ...what, amounts: amounts as Counted['amounts'] });
+  }
+
+  /** Sums by a column, those that are not all zero. */
+  sums(from: string, to: string, by: 'merchant_id' | 'user_id' | 'model' | 'date', merchants?: readonly string[]) {
+    const groups = new Map<string, Counted['amounts']>();
+    for (const each of this.counted) {
+      if (each.date < from || each.date > to || (merchants && !merchants.includes(each.merchant_id))) continue;
+      const sum = groups.get(each[by]) ?? zero();
+      for (const name of MEASURES) sum[name] += each.amounts[name];
+      groups.set(each[by], sum);
+    }
+    return new Map([...groups].filter(([, sum]) => MEASURES.some((name) => sum[name] !== 0n)));
+  }
+}
+
+const zero = () => ({ requests: 0n, failed_requests: 0n, prompt_tokens: 0n, completion_tokens: 0n, cost: 0n });
+const COLUMN = { merchant: 'merchant_id', user: 'user_id', model: 'model' } as const;
+
+type Cube = Scope['parts'][number]['cube'];
+/** Each derived rollup, with ranges of whole periods, and what it can be grouped by. */
+const DERIVED: { cube: Cube; ranges: [string, string][]; by: (keyof typeof COLUMN)[]; platform?: true }[] = [
+  { cube: 'usage_daily_models', ranges: [['2025-12-31', '2026-02-14']], by: ['merchant', 'model'] },
+  { cube: 'usage_monthly', ranges: [['2025-12-01', '2026-01-31']], by: ['merchant', 'user', 'model'] },
+  { cube: 'usage_monthly_models', ranges: [['2026-01-01', '2026-02-28']], by: ['merchant', 'model'] },
+  { cube: 'usage_yearly', ranges: [['2026-01-01', '2026-12-31']], by: ['merchant', 'user', 'model'] },
+  { cube: 'usage_platform_daily', ranges: [['2025-12-31', '2026-02-14']], by: ['model'], platform: true },
+  { cube: 'usage_platform_monthly', ranges: [['2026-02-01', '2026-03-31']], by: ['model'], platform: true },
+  { cube: 'usage_platform_users', ranges: [['2025-12-01', '2026-02-28']], by: ['user'], platform: true },
+];
+
+async function compare(world: World): Promise<void> {
+  for (const { cube, ranges, by: groupings, platform } of DERIVED) {
+    for (const [startDate, endDate] of ranges) {
+      const parts = [{ cube, startDate, endDate }];
+      for (const by of groupings) {
+        for (const merchantIds of platform ? [undefined] : [undefined, ['ada'], ['bob', 'eve']]) {
+          const question = { by, sortBy: 'key', order: 'asc', limit: 100, parts, merchantIds } as const;
+          const { rows } = await db.usage.breakdown({ ...question, merchantIds: merchantIds && [...merchantIds] });
+          const wanted = world.sums(startDate, endDate, COLUMN[by], merchantIds);
+          const found = rows.map(({ key, ...row }) => [
+            key === 'unknown' ? '' : key,
+            Object.fromEntries(MEASURES.map((name) => [name, row[name]])),
+          ]);
+          expect(new Map(found as [string, object][]), `${cube} by ${by} of ${merchantIds ?? 'all'}`).toEqual(wanted);
+        }
+      }
+      if (groupings.includes('user')) {
+        const users = [...world.sums(startDate, endDate, 'user_id')].filter(([user, sum]) => user && sum.requests > 0n);
+        expect(await db.usage.activeUsers({ parts }), cube).toBe(users.length);
+      }
+    }
+  }
+  const range = { startDate: '2026-01-01', endDate: '2026-03-31' };
+  expect(await db.books.periodsApart(range)).toEqual([]);
+  const days = await db.usage.byDay({ parts: [{ cube: 'usage_platform_daily', ...range }] });
+  const byDay = new Map(days.map(({ date, ...sums }) => [date, sums]));
+  for (const [date, sums] of world.sums(range.startDate, range.endDate, 'date')) expect(byDay.get(date)).toEqual(sums);
+}
+
+test('every derived rollup equals a plain model at every moment of random histories', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(op, { minLength: 1, maxLength: 10 }), async (history) => {
+      await empty();
+      const world = new World();
+      for (const step of history) {
+        await world.take(step);
+        await compare(world);
+      }
+      while ((await db.derivations.derive(1_000)).flushes > 0);
+      await compare(world);
+      expect(await db.derivations.lag()).toMatchObject({ flushes: 0, events: 0, oldestMs: 0 });
+    }),
+    { numRuns: RUNS },
+  );
+}, 600_000);
+
+const rowsOf = async (table: string) => {
+  const { rows } = await client.query(`select * from ${table}`);
+  return rows.map((row) => JSON.stringify(row)).sort();
+};
+
+test('the order and the size of derivations change no row', async () => {
+  const tables = DERIVED.map(({ cube }) => cube);
+  await fc.assert(
+    fc.asyncProperty(fc.array(lines, { minLength: 2, maxLength: 6 }), async (batches) => {
+      const derived: string[][][] = [];
+      for (const way of ['one by one', 'at once', 'last', 'by three']) {
+        await empty();
+        const world = new World();
+        for (const batch of way === 'last' ? batches.toReversed() : batches) {
+          await world.append(batch);
+          if (way === 'one by one') await db.derivations.derive(1);
+        }
+        if (way === 'by three') {
+          let left: { flushes: number }[];
+          do left = await Promise.all([1, 1, 1].map((events) => db.derivations.derive(events)));
+          while (left.some(({ flushes }) => flushes > 0));
+        } else while ((await db.derivations.derive(1_000)).flushes > 0);
+        // Only the first copy of an event counts, so the other order has the same rows where ids do not clash.
+        const clash = new Set(batches.flat().map(({ id, what }) => `${what.merchant_id} ${what.date} ${id}`)).size;
+        if (way === 'last' && clash < batches.flat().length) continue;
+        derived.push(await Promise.all(tables.map(rowsOf)));
+      }
+      for (const other of derived) expect(other).toEqual(derived[0]);
+    }),
+    { numRuns: 20 },
+  );
+}, 120_000);
+
+test('all rollups agree in every snapshot while many append, correct, derive and rebuild', async () => {
+  let serial = 0;
+  let running = true;
+  const forever = async (work: () => Promise<unknown>) => {
+    while (running) await work();
+  };
+  const some = <T>(list: readonly T[]) => list[serial++ % list.length]!;
+  const append = () => {
+    const batch = serial++;
+    const lines = Array.from({ length: 20 }, (_, position) => {
+      const date = some(DAYS.slice(2));
+      const line = { merchant_id: some(MERCHANTS), date, id: `x${serial++}`, time: Date.parse(date) };
+      return {
+        ...line,
+        user_id: some(USERS),
+        model: some(MODELS),
+        requests: '1',
+        cost: '7',
+        origin: `${batch}:${position}`,
+      };
+    });
+    return db.journal.append({ source: 'direct', lines });
+  };
+  const adjust = () =>
+    db.corrections.adjust({
+      ...{
+        id: `y${serial++}`,
+        merchantId: some(MERCHANTS),
+        date: some(DAYS.slice(2)),
+        reason: 'a test',
+        actor: 'test',
+      },
+      dimensions: { userId: some(USERS), apiKey: '', model: some(MODELS), provider: '' },
+      amounts: new Map([['cost', 3n]]),
+    });
+  const whole = { startDate: '2026-01-01', endDate: '2026-12-31' };
+  let looks = 0;
+  const look = () =>
+    db.usage.snapshot(async (reader: UsageReader) => {
+      const totals = (cube: Cube) => reader.totals({ parts: [{ cube, ...whole }] });
+      const wanted = await totals('usage_daily');
+      for (const { cube } of DERIVED) expect(await totals(cube), cube).toEqual(wanted);
+      looks++;
+    });
+  const rebuild = () => db.cubes.rebuild(some(MERCHANTS), '2026-01-01', '2026-03-01');
+  const others = [
+    append,
+    append,
+    append,
+    adjust,
+    () => db.derivations.derive(50),
+    () => db.derivations.derive(30),
+    rebuild,
+  ];
+  const stopping = Promise.all([...others, () => db.cubes.rebuildPlatform('2026-01-01', '2026-03-01')].map(forever));
+  try {
+    while (looks < 60) await look();
+  } finally {
+    running = false;
+    await stopping;
+  }
+  expect(await db.books.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
+  while ((await db.derivations.derive(10_000)).flushes > 0);
+  await look();
+  expect(await db.books.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
+}, 120_000);
+
+test.each(DERIVED.map(({ cube }) => cube))('reconciliation sees that %s was changed', async (table) => {
+  const world = new World();
+  const what = {
+    merchant_id: 'ada',
+    date: '2026-02-14',
+    user_id: 'u1',
+    model: 'm1',
+    amounts: { ...zero(), requests: 1n },
+  };
+  await world.append([{ id: 1, what }]);
+  await db.derivations.derive(10);
+  const range = { startDate: '2026-02-14', endDate: '2026-02-14' };
+  expect(await db.books.periodsApart(range)).toEqual([]);
+  await client.query(`update ${table} set requests = requests + 1`);
+  const apart = await db.books.periodsApart(range);
+  const day = await db.journal.exclusively(['ada'], (transaction) => db.books.read(range, transaction));
+  const seen = table === 'usage_daily_models' ? day.map((row) => row.dailyModels) : apart.map((row) => row.whole);
+  expect(seen).toContain(2n);
+  await db.cubes.rebuild('ada', '2026-02-01', '2026-02-28');
+  await db.cubes.rebuildPlatform('2026-02-01', '2026-02-28');
+  expect(await db.books.periodsApart(range)).toEqual([]);
+  await compare(world);
+});
+
+test('sums of months, years and all merchants may pass 64 bits, and stop no derivation', async () => {
+  const world = new World();
+  const huge = { user_id: 'u1', model: 'm1', amounts: { ...zero(), cost: 9n * 10n ** 18n } };
+  const dates = ['2026-01-01', '2026-01-31', '2026-02-01'];
+  for (const merchant_id of MERCHANTS)
+    for (const date of dates) await world.append([{ id: 1, what: { merchant_id, date, ...huge } }]);
+  await compare(world);
+  while ((await db.derivations.derive(2)).flushes > 0);
+  await compare(world);
+});
+
+test('a day is closed only when all of it was derived, and its flushes are forgotten then', async () => {
+  const world = new World();
+  const of = (date: string) => ({ merchant_id: 'ada', date, user_id: '', model: '', amounts: { ...zero(), cost: 1n } });
+  await world.append([{ id: 1, what: of('2026-01-01') }]);
+  await world.append([{ id: 1, what: of('2026-02-14') }]);
+  expect(await db.partitions.close('2026-01-01')).toBe(false);
+  expect(await db.derivations.prune(100)).toBe(0);
+  await db.derivations.derive(10);
+  expect(await db.derivations.prune(100)).toBe(0);
+  const { rows } = await client.query(
+    `select inhrelid::regclass::text as name from pg_inherits where inhparent = 'usage_events'::regclass`,
+  );
+  for (const { name } of rows)
+    if (name < 'usage_events_20260214') await db.partitions.close(name.slice(-8).replace(/(....)(..)(..)/, '$1-$2-$3'));
+  expect(await db.partitions.isClosed('2026-01-01')).toBe(true);
+  expect(await db.derivations.prune(100)).toBe(1);
+  await compare(world);
+});
+
+test('what two processes derive is derived once', async () => {
+  const world = new World();
+  const what = {
+    merchant_id: 'ada',
+    date: '2026-02-14',
+    user_id: 'u1',
+    model: 'm1',
+    amounts: { ...zero(), requests: 1n },
+  };
+  for (let id = 0; id < 30; id++) await world.append([{ id, what }]);
+  const derived = await Promise.all(Array.from({ length: 10 }, () => db.derivations.derive(5)));
+  expect(derived.every(({ events }) => events <= 5)).toBe(true);
+  while ((await db.derivations.derive(100)).flushes > 0);
+  await compare(world);
+});
+
+test('the generated statements are those of the generator', async () => {
+  for (const [name, text] of Object.entries(files()))
+    expect(await readFile(new URL(`../sql/${name}`, import.meta.url), 'utf8'), name).toBe(text);
+});
