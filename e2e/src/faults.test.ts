@@ -99,7 +99,7 @@ async function ask(seen: number[]): Promise<void> {
     [analytics.url, 'GET', 'analytics.timeseries', { ...RANGE, interval: 'day' }],
     [analytics.url, 'POST', 'directory.upsert', { entries: [{ kind: 'user', id: 'u', name: 'U' }] }],
   ];
-  for (const [url, method, path, input] of calls) {
+  const call = async ([url, method, path, input]: (typeof calls)[number]) => {
     const query = method === 'GET' ? `?input=${encodeURIComponent(JSON.stringify(input))}` : '';
     const { status } = await fetch(`${url}/trpc/${path}${query}`, {
       method,
@@ -107,12 +107,13 @@ async function ask(seen: number[]): Promise<void> {
       ...(method === 'POST' && { body: JSON.stringify(input) }),
     });
     seen.push(status);
-  }
-  for (const url of [ingest.url, analytics.url]) {
+  };
+  const look = async (url: string) => {
     const answer = await fetch(`${url}/readyz`);
     seen.push(answer.status);
     expect(await answer.text()).not.toMatch(/127\.0\.0\.1|ECONN|No space|read-only transaction|too many clients/);
-  }
+  };
+  await Promise.all([...calls.map(call), ...[ingest.url, analytics.url].map(look)]);
 }
 
 type Readiness = { ok: boolean; degraded?: boolean };
@@ -201,7 +202,7 @@ test('a read-only Postgres is 503 for what must be written there, and all that R
       await query(`begin read write; alter database tally set default_transaction_read_only = ${state}; commit`);
     });
     await query(
-      `select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = 'tally'`,
+      `select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and usename = current_user`,
     );
   };
   await endure('postgres-read-only', { begin: () => set('on'), end: () => set('off') }, untilDegraded);
@@ -224,7 +225,7 @@ test('a Postgres without free connections is 503 for questions, and loses nothin
   await endure('connections-used-up', {
     begin: async () => {
       await query(
-        `select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = 'tally'`,
+        `select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and usename = current_user`,
       );
       await take();
     },

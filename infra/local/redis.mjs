@@ -5,6 +5,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { portIn, secretIn } from './home.mjs';
 import { endRemembered, rememberPid, startProcess, until } from './processes.mjs';
+import { programOf } from './program.mjs';
 
 const HOW_TO_GET =
   'No redis-server or valkey-server on PATH: install one (apt-get install redis-server, brew install redis).';
@@ -93,23 +94,13 @@ function answers(port, password) {
 }
 
 /** The server's program; installed first where we may. */
-function redisBinary() {
-  const known = onPath();
-  if (known) return known;
-  if (process.getuid?.() !== 0 || !has('apt-get')) throw new Error(HOW_TO_GET);
-  console.log('installing redis-server (apt-get)');
-  // Installed for its program only, so the service is told not to start; policy-rc.d would be the system's to write.
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' };
-  for (const args of [['update'], ['install', '-y', '--no-install-recommends', 'redis-server']]) {
-    const result = spawnSync('apt-get', ['-qq', '-o', 'DPkg::Lock::Timeout=120', ...args], { env, encoding: 'utf8' });
-    if (result.status !== 0) throw new Error(`${HOW_TO_GET}\napt-get ${args[0]} failed: ${result.stderr.slice(-500)}`);
-  }
-  // systemd does not listen to RUNLEVEL; it was not here before us, so nobody misses it.
-  if (existsSync('/run/systemd/system')) spawnSync('systemctl', ['disable', '--now', 'redis-server']);
-  const installed = onPath();
-  if (!installed) throw new Error(HOW_TO_GET);
-  return installed;
-}
-
-const onPath = () => ['redis-server', 'valkey-server'].find(has);
-const has = (program) => spawnSync('sh', ['-c', `command -v ${program}`]).status === 0;
+const redisBinary = () =>
+  programOf({
+    names: ['redis-server', 'valkey-server'],
+    packages: ['redis-server'],
+    howToGet: HOW_TO_GET,
+    afterInstall() {
+      // systemd does not listen to RUNLEVEL; it was not here before us, so nobody misses it.
+      if (existsSync('/run/systemd/system')) spawnSync('systemctl', ['disable', '--now', 'redis-server']);
+    },
+  });

@@ -10,7 +10,8 @@ import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
 import { claimPidFile, endRemembered, rememberPid, startProcess, stopSignal } from './processes.mjs';
 import { startServers } from './servers.mjs';
 
-const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api'];
+/** In the order of their ports; the console is the one origin of all. */
+const SERVICES = ['console', 'usage-ingest', 'metrics-engine', 'analytics-api'];
 const READY_DEADLINE_MS = 120_000;
 const STOP_DEADLINE_MS = 20_000;
 /** How a service ends whose settings are not usable (EX_CONFIG). */
@@ -18,7 +19,7 @@ const UNUSABLE_SETTINGS = 78;
 
 const started = Date.now();
 const portBase = Number(process.env.TALLY_PORT_BASE || 4000);
-const addressOf = (index) => `http://127.0.0.1:${portBase + 1 + index}`;
+const addressOf = (index) => `http://127.0.0.1:${portBase + index}`;
 const mainOf = (name) => join(ROOT, 'apps', name, 'dist', 'main.js');
 const signal = stopSignal();
 /** Aborted when all is to end, whether someone asked for it or it could not be started: nothing is started again then. */
@@ -92,7 +93,7 @@ async function checkPorts() {
     throw new Error(`TALLY_PORT_BASE is not a port: ${process.env.TALLY_PORT_BASE}`);
   }
   for (const index of SERVICES.keys()) {
-    const port = portBase + 1 + index;
+    const port = portBase + index;
     if (!(await isFree(port))) {
       throw new Error(`port ${port} is taken; choose others with TALLY_PORT_BASE (now ${portBase}).`);
     }
@@ -142,9 +143,9 @@ async function serviceEnv(stores) {
     HOST: process.env.HOST || '127.0.0.1',
     TALLY_ADMIN_KEY: process.env.TALLY_ADMIN_KEY || (await secretIn(join(home, 'admin-key'), key('admin'))),
     TALLY_SERVICE_KEY: process.env.TALLY_SERVICE_KEY || (await secretIn(join(home, 'service-key'), key('service'))),
-    USAGE_INGEST_URL: addressOf(0),
-    METRICS_ENGINE_URL: addressOf(1),
-    ANALYTICS_API_URL: addressOf(2),
+    USAGE_INGEST_URL: addressOf(1),
+    METRICS_ENGINE_URL: addressOf(2),
+    ANALYTICS_API_URL: addressOf(3),
   };
 }
 
@@ -170,7 +171,7 @@ async function runServices(env) {
         name,
         command: process.execPath,
         args: [mainOf(name)],
-        env: { ...env, PORT: String(portBase + 1 + index) },
+        env: { ...env, PORT: String(portBase + index) },
         cwd: ROOT,
         logFile: join(home, 'logs', `${name}.log`),
       });

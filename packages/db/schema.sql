@@ -14,13 +14,24 @@ table api_keys (
   previous_hash text,
   previous_expires_at timestamp with time zone,
   revoked_by text,
+  kind text not null default 'key'::text,
+  parent_id uuid,
+  parent_hash text,
   constraint api_keys_hash_key UNIQUE (hash),
+  constraint api_keys_kind_check CHECK ((kind = ANY (ARRAY['key'::text, 'session'::text]))),
+  constraint api_keys_parent_id_fkey FOREIGN KEY (parent_id) REFERENCES api_keys(id) ON DELETE CASCADE,
   constraint api_keys_pkey PRIMARY KEY (id),
   constraint api_keys_previous CHECK (((previous_hash IS NULL) = (previous_expires_at IS NULL))),
   constraint api_keys_previous_hash_key UNIQUE (previous_hash),
-  constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'member'::text, 'viewer'::text, 'analyst'::text, 'admin'::text])))
+  constraint api_keys_role_check CHECK ((role = ANY (ARRAY['producer'::text, 'member'::text, 'viewer'::text, 'analyst'::text, 'admin'::text]))),
+  constraint api_keys_session CHECK (
+CASE kind
+    WHEN 'session'::text THEN ((parent_hash IS NOT NULL) AND (expires_at IS NOT NULL))
+    ELSE ((parent_hash IS NULL) AND (parent_id IS NULL))
+END)
 );
 CREATE INDEX api_keys_created ON public.api_keys USING btree (created_at, id);
+CREATE INDEX api_keys_sessions ON public.api_keys USING btree (parent_hash, expires_at) WHERE (kind = 'session'::text);
 
 table audit_log (
   id bigint not null generated always as identity,

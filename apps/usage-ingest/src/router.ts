@@ -11,6 +11,7 @@ import type { Keys } from './keys.ts';
 import type { RecentEntries } from './recent.ts';
 import { presentDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
+import type { Sessions } from './sessions.ts';
 import type { Track } from './track.ts';
 
 export type Parts = {
@@ -25,13 +26,14 @@ export type Parts = {
   closeDays: CloseDays;
   flush: Flush;
   keys: Keys;
+  sessions: Sessions;
   audit: AuditLog;
 };
 
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
-  const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush, keys, audit } =
-    parts;
+  const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
+  const { keys, sessions, audit } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -129,6 +131,11 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       rotate: async ({ input }) => keys.rotate(input),
       list: async ({ input }) => keys.list(input),
       revoke: async ({ input, caller }) => keys.revoke(input, caller),
+    },
+    sessions: {
+      create: async ({ caller }) => sessions.create(caller),
+      current: async ({ caller }) => sessions.current(caller),
+      end: async ({ caller }) => sessions.end(caller),
     },
     audit: {
       list: async ({ input }) => audit(input),

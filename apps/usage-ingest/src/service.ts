@@ -44,6 +44,7 @@ import { watchRedis } from './redis-watch.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
+import { createSessions } from './sessions.ts';
 import { createTrack } from './track.ts';
 
 /** After a write past Redis its totals are repaired within seconds; until then answers come from Postgres. */
@@ -213,6 +214,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, now }),
+    sessions: createSessions({ store: db.sessions, adminKey: env.TALLY_ADMIN_KEY, now }),
     audit: createAuditLog(db.audit),
   });
   const app = createApp({

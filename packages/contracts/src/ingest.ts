@@ -4,6 +4,7 @@ import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { DecimalText, Quantity } from './quantity.ts';
+import { sessions } from './sessions.ts';
 import { Cursor, label, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
@@ -433,6 +434,7 @@ export const ingest = {
     /** Refused within a second, everywhere. Revoking a key again changes nothing. */
     revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
   },
+  sessions,
   audit,
 } as const;
 

@@ -25,6 +25,7 @@ import { LitellmCalls1763856000046 } from './migrations/46-litellm-calls.ts';
 import { Shards1763856000060 } from './migrations/60-shards.ts';
 import { Origins1763856000070 } from './migrations/70-origins.ts';
 import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts';
+import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -74,6 +75,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Shards1763856000060,
       Origins1763856000070,
       DerivedRollups1763856000071,
+      Sessions1763856000080,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

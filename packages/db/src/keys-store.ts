@@ -23,6 +23,13 @@ export type Rotation = {
   expiresAt: Date | undefined;
 };
 
+/** A key by its secret. For a session it is the key that the session stands for, until the first of both expires. */
+export type FoundKey = ApiKey & {
+  sessionId?: string;
+  /** Set for a session of a key of the settings: the hash of that key's secret. */
+  settingsHash?: string;
+};
+
 export type KeysStore = {
   /** Creates a key. Its secret is in the answer and nowhere else, ever. */
   create(key: NewApiKey): Promise<ApiKey & { key: string }>;
@@ -36,7 +43,7 @@ export type KeysStore = {
    * Returns the key with this secret's hash; undefined for unknown and revoked ones. `expiresAt` is when this secret expires, which
    * for the secret from before a rotation is the end of the overlap.
    */
-  findByHash(hash: string): Promise<ApiKey | undefined>;
+  findByHash(hash: string): Promise<FoundKey | undefined>;
   /** Saves when keys were last used. */
   recordUse(uses: readonly { id: string; at: number }[]): Promise<void>;
 };
@@ -47,7 +54,18 @@ export const hashKey = (key: string): string => createHash('sha256').update(key)
 /** API keys, in `api_keys`. */
 export function createKeysStore(dataSource: DataSource): KeysStore {
   const keys = dataSource.getRepository(ApiKeyEntity);
-  return {
+
+  async function keyOfSession(row: ApiKeyRow): Promise<FoundKey | undefined> {
+    const session = { sessionId: row.id };
+    if (row.parentId === null) return { ...present(row), ...session, settingsHash: row.parentHash! };
+    // By its secret: a session ends with the secret that started it.
+    const parent = await store.findByHash(row.parentHash!);
+    if (parent?.id !== row.parentId) return undefined;
+    const ends = [row.expiresAt!.toISOString(), ...(parent.expiresAt === null ? [] : [parent.expiresAt])];
+    return { ...parent, ...session, expiresAt: ends.sort()[0]! };
+  }
+
+  const store: KeysStore = {
     async create({ name, role, merchantId = null, teamId = null, expiresAt = null, by = null }) {
       const key = newSecret(role);
       const row = await keys.save({
@@ -64,7 +82,10 @@ export function createKeysStore(dataSource: DataSource): KeysStore {
     },
     async rotate(id, { now, previousUntil, expiresAt }) {
       return dataSource.transaction(async (manager) => {
-        const row = await manager.findOne(ApiKeyEntity, { where: { id }, lock: { mode: 'pessimistic_write' } });
+        const row = await manager.findOne(ApiKeyEntity, {
+          where: { id, kind: 'key' },
+          lock: { mode: 'pessimistic_write' },
+        });
         if (!row) throw unknownKey(id);
         if (row.revokedAt) throw new TallyError('CONFLICT', `The API key ${id} is revoked; create a new one.`);
         const end = expiresAt ?? row.expiresAt;
@@ -87,7 +108,7 @@ export function createKeysStore(dataSource: DataSource): KeysStore {
     },
     async list({ includeRevoked, limit, after }) {
       const page = keys.createQueryBuilder('key').orderBy('key.createdAt').addOrderBy('key.id').limit(limit);
-      if (!includeRevoked) page.where({ revokedAt: IsNull() });
+      page.where({ kind: 'key', ...(includeRevoked ? {} : { revokedAt: IsNull() }) });
       // The time is compared in the database: here it would lose its microseconds.
       if (after !== undefined)
         page.andWhere('(key.created_at, key.id) > (select created_at, id from api_keys where id = :after)', { after });
@@ -98,9 +119,9 @@ export function createKeysStore(dataSource: DataSource): KeysStore {
         .createQueryBuilder()
         .update()
         .set({ revokedAt: () => 'now()', revokedBy: by })
-        .where('id = :id and revoked_at is null', { id })
+        .where("id = :id and kind = 'key' and revoked_at is null", { id })
         .execute();
-      const row = await keys.findOneBy({ id });
+      const row = await keys.findOneBy({ id, kind: 'key' });
       if (!row) throw unknownKey(id);
       return present(row);
     },
@@ -108,6 +129,7 @@ export function createKeysStore(dataSource: DataSource): KeysStore {
       const row = await keys.findOne({ where: [{ hash }, { previousHash: hash }] });
       if (!row || row.revokedAt) return undefined;
       const key = present(row);
+      if (row.kind === 'session') return keyOfSession(row);
       if (row.hash === hash) return key;
       const ends = [row.previousExpiresAt!, ...(row.expiresAt ? [row.expiresAt] : [])].map(Number);
       return { ...key, expiresAt: new Date(Math.min(...ends)).toISOString() };
@@ -117,6 +139,7 @@ export function createKeysStore(dataSource: DataSource): KeysStore {
       await runSql(dataSource, 'record-key-use', values, z.unknown());
     },
   };
+  return store;
 }
 
 const newSecret = (role: Role) => `tally_${role}_${randomBytes(32).toString('base64url')}`;
@@ -124,6 +147,9 @@ const newSecret = (role: Role) => `tally_${role}_${randomBytes(32).toString('bas
 const unknownKey = (id: string) => new TallyError('NOT_FOUND', `There is no API key ${id}.`);
 
 const UNUSED = {
+  kind: 'key' as const,
+  parentId: null,
+  parentHash: null,
   lastUsedAt: null,
   rotatedAt: null,
   previousHash: null,

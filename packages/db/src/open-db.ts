@@ -17,6 +17,7 @@ import { createMetricSourcesStore, type MetricSourcesStore } from './metric-sour
 import { createPartitions, type Partitions } from './partitions.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
+import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
 import { createShardsStore, type ShardsStore } from './shards-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
@@ -32,6 +33,7 @@ export type Db = {
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
+  sessions: SessionsStore;
   audit: AuditStore;
   changes: ChangesStore;
   directory: DirectoryStore;
@@ -71,6 +73,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
+    sessions: createSessionsStore(dataSource),
     audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
     directory: createDirectoryStore(dataSource),

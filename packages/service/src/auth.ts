@@ -4,10 +4,22 @@ import { createKeyUse } from './key-use.ts';
 import { createKnownKeys, type KnownKey } from './known-keys.ts';
 
 /** Who calls. `merchantId` null: bound to no merchant, so any may be named. */
-export type Caller = { id: string; role: Role; merchantId: string | null; teamId: string | null };
+export type Caller = {
+  id: string;
+  role: Role;
+  merchantId: string | null;
+  teamId: string | null;
+  /** Set where a session was shown in place of the key. */
+  sessionId?: string;
+};
 
 /** What a request shows of its caller. `secret` is undefined where it shows no key; `address` is the client's IP address. */
-export type Credentials = { secret: string | undefined; address: string };
+export type Credentials = {
+  secret: string | undefined;
+  address: string;
+  /** The address that a proxy names, and the key of the services with which the console proves that it is the proxy. */
+  forwarded?: { address: string; proof: string };
+};
 
 export type Authenticate = (credentials: Credentials) => Promise<Caller>;
 
@@ -48,19 +60,33 @@ export function createAuthenticate({ env, keys, onError = () => {}, now = Date.n
   });
   const used = createKeyUse({ save: async (uses) => keys.recordUse?.(uses), onError, now });
 
-  return async ({ secret, address }) => {
+  const serviceHash = env.TALLY_SERVICE_KEY === undefined ? undefined : sha256(env.TALLY_SERVICE_KEY);
+  const addressOf = ({ address, forwarded }: Credentials) =>
+    forwarded && serviceHash && timingSafeEqual(serviceHash, sha256(forwarded.proof)) ? forwarded.address : address;
+
+  return async (credentials) => {
+    const { secret } = credentials;
     if (secret === undefined || !KEY.test(secret))
       throw new TallyError('UNAUTHORIZED', 'Send an API key as `Authorization: Bearer <key>` or `x-api-key: <key>`.');
     const hash = sha256(secret);
     const own = fixed.find((each) => timingSafeEqual(each.hash, hash));
     if (own) return own.caller;
-    const key = await find(hash.toString('hex'), address);
+    const key = await find(hash.toString('hex'), addressOf(credentials));
     if (!key) throw new TallyError('UNAUTHORIZED', 'This API key is unknown or revoked.');
-    const { id, role, merchantId, teamId, expiresAt } = key;
+    const { id, role, merchantId, teamId, expiresAt, sessionId, settingsHash } = key;
     if (expiresAt !== null && now() >= Date.parse(expiresAt))
-      throw new TallyError('UNAUTHORIZED', `This API key expired at ${expiresAt}. Use a new one.`);
+      throw new TallyError(
+        'UNAUTHORIZED',
+        `This ${sessionId ? 'session' : 'API key'} expired at ${expiresAt}. Use a new one.`,
+      );
+    const session = sessionId === undefined ? {} : { sessionId };
+    if (settingsHash !== undefined) {
+      const parent = fixed.find((each) => each.hash.toString('hex') === settingsHash);
+      if (!parent) throw new TallyError('UNAUTHORIZED', 'The key of this session is no longer set.');
+      return { ...parent.caller, ...session };
+    }
     used(id);
-    return { id, role, merchantId, teamId };
+    return { id, role, merchantId, teamId, ...session };
   };
 }
 

@@ -1,18 +1,28 @@
 import type { IncomingMessage } from 'node:http';
 import type { Credentials } from './auth.ts';
+import { sessionOf } from './session-cookie.ts';
+
+/** The header in which the console shows the key of the services, to be believed whom it forwards for. */
+export const FORWARDED_BY = 'x-tally-forwarded-by';
 
 const SECRET = /^[\x21-\x7e]{1,512}$/;
 const SCHEME = /^(Bearer|Basic) +([\x21-\x7e]+)$/i;
 
 /**
  * What a request shows of its caller: the key of `Authorization: Bearer` or `x-api-key`; where `basic` is allowed also the
- * password of `Authorization: Basic`, or its user name where the password is empty. `X-Forwarded-For` is not trusted.
+ * password of `Authorization: Basic`, or its user name where the password is empty. Without either header, the session in the
+ * cookie of a page of the same origin. `X-Forwarded-For` counts where the console proves that it wrote it.
  */
-export function credentialsOf({ headers, socket }: IncomingMessage, basic: boolean): Credentials {
-  const secret = secretOf(headers.authorization, headers['x-api-key'], basic);
+export function credentialsOf(request: IncomingMessage, basic: boolean): Credentials {
+  const { headers, socket } = request;
+  const { authorization, 'x-api-key': apiKey, 'x-forwarded-for': forwardedFor, [FORWARDED_BY]: proof } = headers;
+  const isSession = authorization === undefined && apiKey === undefined;
+  const secret = isSession ? sessionOf(request) : secretOf(authorization, apiKey, basic);
   return {
     secret: secret !== undefined && SECRET.test(secret) ? secret : undefined,
     address: socket.remoteAddress ?? '',
+    ...(typeof proof === 'string' &&
+      typeof forwardedFor === 'string' && { forwarded: { address: forwardedFor, proof } }),
   };
 }
 

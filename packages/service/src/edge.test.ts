@@ -143,6 +143,7 @@ async function serve(settings: Record<string, string> = {}) {
   };
 }
 
+const until = (check: () => unknown) => vi.waitFor(check, { timeout: 20_000 });
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const basic = (pair: string) => ({ authorization: `Basic ${Buffer.from(pair).toString('base64')}` });
 const linesOf = (headers: Record<string, string>) =>
@@ -181,12 +182,12 @@ describe('bodies', () => {
     for (const path of ['/trpc/echo', '/source', '/nothing', '/trpc/nothing', '/trpc/echo,ask?batch=1', '/open'])
       for (const coding of ['content-length: 60000', 'transfer-encoding: chunked'])
         sent.push(await raw(`${head(path, [coding])}${coding.startsWith('t') ? piece : 'x'.repeat(59_999)}`));
-    await vi.waitFor(() => {
+    await until(() => {
       for (const each of sent) expect(each.answer()).toMatch(/^HTTP\/1\.1 (401|404|405) /);
     });
     expect(await metric('tally_http_body_bytes')).toBe(0);
     for (const { socket } of sent) socket.destroy();
-    await vi.waitFor(async () => {
+    await until(async () => {
       const counted = Object.values(await routes()).reduce((sum, count) => sum + count, 0);
       expect(counted).toBe(sent.length);
     });
@@ -197,7 +198,7 @@ describe('bodies', () => {
     const { socket, closed, answer } = await raw(head('/trpc/echo', ['transfer-encoding: chunked']));
     const piece = `10000\r\n${'x'.repeat(65_536)}\r\n`;
     for (let sent = 0; sent < 200 && !closed(); sent++) await new Promise((done) => socket.write(piece, done));
-    await vi.waitFor(() => expect(closed()).toBe(true));
+    await until(() => expect(closed()).toBe(true));
     expect(answer()).toMatch(/^HTTP\/1\.1 401 [\s\S]*connection: close/i);
   });
 
@@ -210,7 +211,7 @@ describe('bodies', () => {
           `${head('/trpc/echo', [`authorization: Bearer ${ADMIN}`, 'content-length: 60000'])}${'x'.repeat(59_999)}`,
         ),
       );
-    await vi.waitFor(() => {
+    await until(() => {
       const refused = withheld.filter(({ answer }) => answer().startsWith('HTTP/1.1 429'));
       expect(refused).toHaveLength(16);
     });
@@ -219,7 +220,7 @@ describe('bodies', () => {
     const body = JSON.stringify({ how: 'x'.repeat(50_000) });
     expect((await post('/trpc/ask', body, key(BOB))).status).toBe(200);
     for (const { socket } of withheld) socket.destroy();
-    await vi.waitFor(async () => expect(await metric('tally_http_body_bytes')).toBe(0));
+    await until(async () => expect(await metric('tally_http_body_bytes')).toBe(0));
     expect((await post('/trpc/echo')).status).toBe(200);
   });
 
@@ -228,9 +229,9 @@ describe('bodies', () => {
     const from = (secret: string) =>
       raw(`${head('/trpc/ask', [`authorization: Bearer ${secret}`, 'content-length: 60000'])}${'x'.repeat(59_999)}`);
     await from(BOB);
-    await vi.waitFor(async () => expect(await metric('tally_http_body_bytes')).toBe(59_999));
+    await until(async () => expect(await metric('tally_http_body_bytes')).toBe(59_999));
     const second = await from(EVE);
-    await vi.waitFor(() => expect(second.answer()).toMatch(/^HTTP\/1\.1 503 [\s\S]*retry-after: 1[\s\S]*UNAVAILABLE/i));
+    await until(() => expect(second.answer()).toMatch(/^HTTP\/1\.1 503 [\s\S]*retry-after: 1[\s\S]*UNAVAILABLE/i));
     expect(await metric('tally_http_body_bytes')).toBe(59_999);
   });
 
@@ -239,7 +240,7 @@ describe('bodies', () => {
     const { answer } = await raw(
       `${head('/trpc/echo', [...linesOf(key()), 'content-length: 60000'])}${'x'.repeat(5_000)}`,
     );
-    await vi.waitFor(() => expect(answer()).toMatch(/^HTTP\/1\.1 408 [\s\S]*BODY_TIMEOUT/));
+    await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 408 [\s\S]*BODY_TIMEOUT/));
     expect(await metric('tally_http_body_bytes')).toBe(0);
   });
 
@@ -314,7 +315,7 @@ describe('callers', () => {
   test('a caller has so many calls at once, and others go on', async () => {
     const { get, go, waiting } = await serve({ MAX_CALLS_AT_ONCE: '3' });
     const running = Array.from({ length: 3 }, () => get('/trpc/wait', key(BOB)));
-    await vi.waitFor(() => expect(waiting()).toBe(3));
+    await until(() => expect(waiting()).toBe(3));
     const refused = await get('/trpc/wait', key(BOB));
     expect([refused.status, refused.headers.get('retry-after'), await codeOf(refused)]).toEqual([
       429,
@@ -325,7 +326,7 @@ describe('callers', () => {
     expect((await get('/trpc/ask', key(EVE))).status).toBe(200);
     go();
     for (const response of await Promise.all(running)) expect(response.status).toBe(200);
-    await vi.waitFor(async () => expect((await get('/trpc/ask', key(BOB))).status).toBe(200));
+    await until(async () => expect((await get('/trpc/ask', key(BOB))).status).toBe(200));
   });
 
   test('a caller has so many calls a minute', async () => {
@@ -367,16 +368,16 @@ describe('metrics and the log', () => {
     const sent = await Promise.all(
       odd.map((text) => raw(text.replace('content-type: application/json', 'content-type: text/plain'))),
     );
-    await vi.waitFor(() => {
+    await until(() => {
       for (const { answer, text } of sent) expect(answer(), text).toMatch(/^HTTP\/1\.1 4/);
     });
     for (const { socket } of sent) socket.destroy();
     expect((await get('/file/any')).status).toBe(200);
-    await vi.waitFor(async () => {
+    await until(async () => {
       const names = new Set(Object.keys(await routes()).map((each) => each.split(' ')[0]));
       expect([...names].sort()).toEqual(['/file/:name', 'unknown']);
     });
-    await vi.waitFor(() => expect(lines.length).toBe(sent.length + 1));
+    await until(() => expect(lines.length).toBe(sent.length + 1));
     for (const line of lines) expect(JSON.stringify(line).length).toBeLessThan(1_000);
   });
 
@@ -384,10 +385,10 @@ describe('metrics and the log', () => {
     const { raw, routes, waiting, lines, go } = await serve();
     const inBody = await raw(`${head('/trpc/echo', [...linesOf(key()), 'content-length: 60000'])}{`);
     const inAnswer = await raw(head('/trpc/wait', linesOf(key()), 'GET'));
-    await vi.waitFor(() => expect(waiting()).toBe(1));
+    await until(() => expect(waiting()).toBe(1));
     inBody.socket.destroy();
     inAnswer.socket.destroy();
-    await vi.waitFor(async () => expect(await routes()).toEqual({ 'echo 499': 1, 'wait 499': 1 }));
+    await until(async () => expect(await routes()).toEqual({ 'echo 499': 1, 'wait 499': 1 }));
     expect(lines.map(({ route, status }) => [route, status]).sort()).toEqual([
       ['echo', 499],
       ['wait', 499],
@@ -401,16 +402,16 @@ describe('the end', () => {
     const { raw, get, go, waiting, stop, app } = await serve();
     const silent = [await raw(''), await raw('GET /livez HTTP/1.1\r\nhost:')];
     const running = get('/trpc/wait');
-    await vi.waitFor(() => expect(waiting()).toBe(1));
+    await until(() => expect(waiting()).toBe(1));
     const stopped = stop();
     expect(app.stopping.aborted).toBe(false);
-    await vi.waitFor(() => expect(app.stopping.aborted).toBe(true));
+    await until(() => expect(app.stopping.aborted).toBe(true));
     await expect(get('/livez')).rejects.toThrow();
     expect(silent.map(({ closed }) => closed())).toEqual([false, false]);
     go();
     expect((await running).status).toBe(200);
     await stopped;
-    await vi.waitFor(() => expect(silent.map(({ closed }) => closed())).toEqual([true, true]));
+    await until(() => expect(silent.map(({ closed }) => closed())).toEqual([true, true]));
   });
 
   test('a service that is leaving says so before it closes its port', async () => {
@@ -428,7 +429,7 @@ describe('streams', () => {
     const response = await get('/broken');
     expect(response.status).toBe(200);
     await expect(response.arrayBuffer()).rejects.toThrow();
-    await vi.waitFor(async () => expect(await routes()).toEqual({ '/broken 503': 1 }));
+    await until(async () => expect(await routes()).toEqual({ '/broken 503': 1 }));
     expect(lines).toContainEqual(expect.objectContaining({ err: expect.objectContaining({ code: '53100' }) }));
   });
 
@@ -436,8 +437,8 @@ describe('streams', () => {
     const { raw, routes, lines } = await serve({ STALLED_READER_MS: '200' });
     const { socket } = await raw(head('/endless', linesOf(key()), 'GET'));
     socket.pause();
-    await vi.waitFor(async () => expect(await routes()).toEqual({ '/endless 499': 1 }), { timeout: 20_000 });
-    await vi.waitFor(() => expect(lines).toContainEqual({ cancelled: true }));
+    await until(async () => expect(await routes()).toEqual({ '/endless 499': 1 }));
+    await until(() => expect(lines).toContainEqual({ cancelled: true }));
   });
 
   test('a reader that leaves ends what it was read from', async () => {
@@ -445,8 +446,8 @@ describe('streams', () => {
     const reader = (await get('/endless')).body!.getReader();
     await reader.read();
     await reader.cancel();
-    await vi.waitFor(() => expect(lines).toContainEqual({ cancelled: true }));
-    await vi.waitFor(async () => expect(await routes()).toEqual({ '/endless 499': 1 }));
+    await until(() => expect(lines).toContainEqual({ cancelled: true }));
+    await until(async () => expect(await routes()).toEqual({ '/endless 499': 1 }));
     expect(lines.filter(({ err }) => err)).toEqual([]);
   });
 });
@@ -466,7 +467,7 @@ describe('HTTP', () => {
   test('a GET has no body', async () => {
     const { raw } = await serve();
     const { answer } = await raw(`${head('/trpc/ask', [...linesOf(key()), 'content-length: 5'], 'GET')}12345`);
-    await vi.waitFor(() => expect(answer()).toMatch(/^HTTP\/1\.1 413 /));
+    await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 413 /));
   });
 
   test.each([
@@ -499,25 +500,25 @@ describe('HTTP', () => {
   ])('a request with %s is answered', async (_, text, status) => {
     const { raw } = await serve();
     const { answer } = await raw(text);
-    await vi.waitFor(() => expect(answer()).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `)));
+    await until(() => expect(answer()).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `)));
   });
 
   test('a client that asks first sends its body only where it is wanted', async () => {
     const { raw } = await serve();
     const asked = head('/source', [...linesOf(key()), 'content-length: 2', 'expect: 100-continue']);
     const good = await raw(asked);
-    await vi.waitFor(() => expect(good.answer()).toMatch(/^HTTP\/1\.1 100 /));
+    await until(() => expect(good.answer()).toMatch(/^HTTP\/1\.1 100 /));
     good.socket.write('{}');
-    await vi.waitFor(() => expect(good.answer()).toMatch(/HTTP\/1\.1 200 [\s\S]*\{\}/));
+    await until(() => expect(good.answer()).toMatch(/HTTP\/1\.1 200 [\s\S]*\{\}/));
     const bad = await raw(head('/source', ['content-length: 2', 'expect: 100-continue']));
-    await vi.waitFor(() => expect(bad.answer()).toMatch(/^HTTP\/1\.1 401 /));
+    await until(() => expect(bad.answer()).toMatch(/^HTTP\/1\.1 401 /));
   });
 
   test('there are so many connections at once', async () => {
     const { raw, metric } = await serve({ MAX_CONNECTIONS: '3' });
     const held = [await raw(''), await raw(''), await raw('')];
     const more = await raw('');
-    await vi.waitFor(() => expect(more.closed()).toBe(true));
+    await until(() => expect(more.closed()).toBe(true));
     expect(await metric('tally_http_connections_dropped_total')).toBe(1);
     expect(held.map(({ closed }) => closed())).toEqual([false, false, false]);
   });

@@ -8,6 +8,7 @@ export {
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
+export { FORWARDED_BY } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
@@ -22,5 +23,6 @@ export { createReadiness, type Readiness } from './readiness.ts';
 export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
 export type { Admitted, Route } from './route.ts';
+export { isSameOrigin, SESSION_COOKIE, sessionOf } from './session-cookie.ts';
 export { storeFaultOf } from './store-errors.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

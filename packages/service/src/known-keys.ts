@@ -2,7 +2,12 @@ import { type ApiKey, TallyError } from '@tally/contracts';
 import { createFailedLookups } from './failed-lookups.ts';
 
 /** The facts about a key that decide what its caller may do. */
-export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'expiresAt'>;
+export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'expiresAt'> & {
+  /** Set where a session was shown: the other facts are those of the key it stands for. */
+  sessionId?: string;
+  /** Set for a session of a key of the settings: the hash of that key's secret. */
+  settingsHash?: string;
+};
 
 export type KnownKeysOptions = {
   /** Finds a key that is not revoked by the SHA-256 of its secret, in hex. */

@@ -18,6 +18,10 @@ export type ApiKeyRow = {
   previousExpiresAt: Date | null;
   revokedAt: Date | null;
   revokedBy: string | null;
+  /** A session stands for the key `parentId`, or for the admin's key of the settings, whose hash is `parentHash`. */
+  kind: 'key' | 'session';
+  parentId: string | null;
+  parentHash: string | null;
 };
 
 export const ApiKeyEntity = new EntitySchema<ApiKeyRow>({
@@ -39,5 +43,8 @@ export const ApiKeyEntity = new EntitySchema<ApiKeyRow>({
     previousExpiresAt: { name: 'previous_expires_at', type: 'timestamptz', nullable: true },
     revokedAt: { name: 'revoked_at', type: 'timestamptz', nullable: true },
     revokedBy: { name: 'revoked_by', type: 'text', nullable: true },
+    kind: { type: 'text', default: 'key' },
+    parentId: { name: 'parent_id', type: 'uuid', nullable: true },
+    parentHash: { name: 'parent_hash', type: 'text', nullable: true },
   },
 });

@@ -1,0 +1,88 @@
+import { MAX_CALLS } from './limits.ts';
+import { ownerOfProcedure, type Service } from './owners.ts';
+import { type Problem, problemOf } from './problem.ts';
+
+/** Answers of the calls of a batch, or the one error that all of them get. */
+export type Answers = unknown[] | Problem;
+
+/** The calls of a batch that one service answers, by their places in the whole batch. */
+export type Part = { service: Service; names: string[]; places: number[] };
+
+/** The calls of a batch by service; `unknown` are the places of those that no service has. */
+export type Split = { parts: Part[]; unknown: number[] };
+
+/** Divides the calls of a batch among the services that own them, in order. */
+export function splitBatch(names: readonly string[]): Split {
+  const parts = new Map<Service, Part>();
+  const unknown: number[] = [];
+  for (const [place, name] of names.entries()) {
+    const service = ownerOfProcedure(name)?.service;
+    if (!service) {
+      unknown.push(place);
+      continue;
+    }
+    const part = parts.get(service) ?? { service, names: [], places: [] };
+    part.names.push(name);
+    part.places.push(place);
+    parts.set(service, part);
+  }
+  return { parts: [...parts.values()], unknown };
+}
+
+/** The inputs of a part, numbered as the part's own batch. */
+export function inputsOf(part: Part, inputs: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const own = part.places.flatMap((place, index) =>
+    Object.hasOwn(inputs, place) ? [[String(index), inputs[place]] as const] : [],
+  );
+  return Object.fromEntries(own);
+}
+
+/** Reads the inputs of a batch; undefined where they are not an object by place. */
+export function parseInputs(text: string): Record<string, unknown> | undefined {
+  if (text === '') return {};
+  try {
+    const inputs: unknown = JSON.parse(text);
+    const isObject = typeof inputs === 'object' && inputs !== null && !Array.isArray(inputs);
+    return isObject ? (inputs as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Puts the answers of the parts into the order of the batch. */
+export function mergeAnswers(names: readonly string[], split: Split, answers: readonly Answers[]): unknown[] {
+  const merged: unknown[] = names.map((name) => unknownProcedure(name));
+  for (const [index, { places, names: own, service }] of split.parts.entries()) {
+    for (const [at, place] of places.entries()) merged[place] = answerAt(answers[index]!, at, own[at]!, service);
+  }
+  return merged;
+}
+
+function answerAt(answers: Answers, at: number, name: string, service: Service): unknown {
+  if (!Array.isArray(answers)) {
+    const { error } = answers;
+    return { error: { ...error, data: { ...error.data, path: name } } };
+  }
+  return answers[at] ?? problemOf('UNAVAILABLE', `${service} left this call without an answer.`, { path: name });
+}
+
+export const unknownProcedure = (name: string): Problem =>
+  problemOf('NOT_FOUND', `No service has a procedure "${name.slice(0, 100)}".`, { path: name.slice(0, 100) });
+
+export const tooManyCalls = (): Problem =>
+  problemOf('INVALID_INPUT', `A batch has at most ${MAX_CALLS} calls.`, { details: { maxCalls: MAX_CALLS } });
+
+/** The HTTP status of a merged answer: that of its calls where they agree, else 207, as tRPC has it. */
+export function statusOf(answers: readonly unknown[]): number {
+  const statuses = new Set(answers.map((answer) => (answer as Partial<Problem>).error?.data.httpStatus ?? 200));
+  return statuses.size === 1 ? [...statuses][0]! : 207;
+}
+
+/** The longest wait that an answer asks for, in seconds; undefined where none does. */
+export function retryAfterOf(answers: readonly unknown[]): number | undefined {
+  const waits = answers.flatMap((answer) => {
+    const details = (answer as Partial<Problem>).error?.data.details as { retryAfter?: unknown } | undefined;
+    return typeof details?.retryAfter === 'number' ? [details.retryAfter] : [];
+  });
+  return waits.length > 0 ? Math.max(...waits) : undefined;
+}

@@ -1,0 +1,233 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { jsonlStreamProducer } from '@trpc/server/unstable-core-do-not-import';
+import {
+  type Answers,
+  inputsOf,
+  mergeAnswers,
+  type Part,
+  parseInputs,
+  retryAfterOf,
+  splitBatch,
+  statusOf,
+  tooManyCalls,
+  unknownProcedure,
+} from './batch.ts';
+import { BodyTooLarge, limited, readWithin } from './body.ts';
+import { MAX_ANSWER_BYTES, MAX_CALLS, MAX_MIXED_AT_ONCE } from './limits.ts';
+import { ownerOfPath, ownerOfProcedure, type Service } from './owners.ts';
+import { type Problem, problemOf, RETRY_AFTER_SECONDS, unavailable } from './problem.ts';
+import { endToEnd, type Upstream } from './upstream.ts';
+
+export type Exchange = {
+  request: IncomingMessage;
+  response: ServerResponse;
+  url: URL;
+  requestId: string;
+};
+
+export type ForwardOptions = {
+  upstream: Upstream;
+  /** The largest batch that is held whole. */
+  maxBodyBytes: number;
+  /** The largest body that is passed on. */
+  maxForwardedBytes: number;
+  /** Aborted when the server begins to stop: subscriptions end, and come back elsewhere. */
+  stopping: AbortSignal;
+};
+
+/** Passes a request on to the service that answers it. Returns false, untouched, where no service does. */
+export type Forward = (exchange: Exchange) => Promise<boolean>;
+
+export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopping }: ForwardOptions): Forward {
+  let mixedAtOnce = 0;
+
+  /** Streams a request to one service, and its answer back, as it is. */
+  async function pass(exchange: Exchange, service: Service, endless = false): Promise<void> {
+    const { request, response, url } = exchange;
+    const { headers } = request;
+    if (Number(headers['content-length'] ?? 0) > maxForwardedBytes) return refuseBody(response, maxForwardedBytes);
+    const hasBody = headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined;
+    const body = hasBody ? limited(maxForwardedBytes) : null;
+    let tooLarge = false;
+    if (body) {
+      pipeline(request, body).catch((error: unknown) => {
+        tooLarge = error instanceof BodyTooLarge;
+      });
+    }
+    const gone = goneSignal(response);
+    try {
+      const answer = await upstream.send({
+        service,
+        method: request.method!,
+        path: url.pathname + url.search,
+        headers: upstream.headersFor(request, exchange.requestId),
+        body,
+        signal: endless ? AbortSignal.any([gone, stopping]) : gone,
+        endless,
+      });
+      response.writeHead(answer.statusCode, endToEnd(answer.headers));
+      // Headers of a stream without messages are of use by themselves.
+      response.flushHeaders();
+      await pipeline(answer.body, response);
+    } catch {
+      if (gone.aborted || response.headersSent) response.destroy();
+      else if (tooLarge) refuseBody(response, maxForwardedBytes);
+      else answerProblem(response, unavailable(service));
+    }
+  }
+
+  /** Asks one service its part of a batch; every failure is an answer. */
+  async function ask(
+    exchange: Exchange,
+    part: Part,
+    inputs: Record<string, unknown>,
+    gone: AbortSignal,
+  ): Promise<Answers> {
+    const { request, requestId } = exchange;
+    const headers = upstream.headersFor(request, requestId);
+    for (const name of ['content-length', 'accept-encoding', 'accept', 'trpc-accept']) delete headers[name];
+    headers['content-type'] = 'application/json';
+    const text = JSON.stringify(inputsOf(part, inputs));
+    const query = request.method === 'POST' ? '' : `&input=${encodeURIComponent(text)}`;
+    try {
+      const answer = await upstream.send({
+        service: part.service,
+        method: request.method!,
+        path: `/trpc/${part.names.join(',')}?batch=1${query}`,
+        headers,
+        body: request.method === 'POST' ? text : null,
+        signal: gone,
+      });
+      const parsed: unknown = JSON.parse(await readWithin(answer.body, MAX_ANSWER_BYTES));
+      if (Array.isArray(parsed)) return parsed;
+      const { error } = parsed as Partial<Problem>;
+      return error?.data ? { error } : unavailable(part.service);
+    } catch {
+      return unavailable(part.service);
+    }
+  }
+
+  /** Splits a batch that names procedures of several services, and merges their answers in its order. */
+  async function mix(exchange: Exchange, names: string[]): Promise<void> {
+    const { request, response, url } = exchange;
+    if (names.length > MAX_CALLS) return answerProblem(response, tooManyCalls());
+    if (request.headers['content-encoding'] !== undefined) {
+      const message = 'A batch that mixes services is read here, and only uncompressed.';
+      return answerProblem(response, problemOf('UNSUPPORTED_MEDIA_TYPE', message));
+    }
+    const post = request.method === 'POST';
+    const text = post ? await readWithin(request, maxBodyBytes) : (url.searchParams.get('input') ?? '');
+    const inputs = parseInputs(text);
+    if (!inputs) return answerProblem(response, problemOf('INVALID_JSON', 'The inputs of a batch are a JSON object.'));
+    const split = splitBatch(names);
+    const gone = goneSignal(response);
+    const asked = split.parts.map((part) => ask(exchange, part, inputs, gone));
+    if (request.headers['trpc-accept'] === 'application/jsonl') return stream(exchange, names, asked, gone);
+    const answers = mergeAnswers(names, split, await Promise.all(asked));
+    answerJson(response, statusOf(answers), answers, retryAfterOf(answers));
+  }
+
+  /** Answers the calls of a mixed batch as they come, in the lines that tRPC's streaming client reads. */
+  async function stream({ response }: Exchange, names: string[], asked: Promise<Answers>[], gone: AbortSignal) {
+    const split = splitBatch(names);
+    const data = names.map(async (name, place) => {
+      const index = split.parts.findIndex(({ places }) => places.includes(place));
+      if (index < 0) return unknownProcedure(name);
+      const alone = { parts: [split.parts[index]!], unknown: [] };
+      return mergeAnswers(names, alone, [await asked[index]!])[place];
+    });
+    response.writeHead(200, {
+      'content-type': 'application/jsonl',
+      'transfer-encoding': 'chunked',
+      vary: 'trpc-accept',
+    });
+    const lines = Readable.fromWeb(jsonlStreamProducer({ data }) as Parameters<typeof Readable.fromWeb>[0]);
+    await pipeline(lines, response, { signal: gone }).catch(() => response.destroy());
+  }
+
+  async function forwardCalls(exchange: Exchange): Promise<void> {
+    const { request, response, url } = exchange;
+    const path = decoded(url.pathname.slice('/trpc/'.length));
+    if (path === undefined) return answerProblem(response, problemOf('NOT_FOUND', 'The path is not readable.'));
+    if (url.searchParams.get('batch') !== '1') {
+      const owner = ownerOfProcedure(path);
+      if (!owner) return answerProblem(response, unknownProcedure(path));
+      return pass(exchange, owner.service, owner.kind === 'subscription');
+    }
+    const names = path.split(',');
+    const { parts, unknown } = splitBatch(names);
+    if (parts.length === 1 && unknown.length === 0) return pass(exchange, parts[0]!.service);
+    if (request.method !== 'POST' && request.method !== 'GET')
+      return answerProblem(response, problemOf('METHOD_NOT_ALLOWED', 'A batch is sent with GET or POST.'));
+    if (mixedAtOnce >= MAX_MIXED_AT_ONCE) return answerProblem(response, crowded());
+    mixedAtOnce++;
+    try {
+      await mix(exchange, names);
+    } catch (error) {
+      if (error instanceof BodyTooLarge) refuseBody(response, maxBodyBytes);
+      else response.destroy();
+    } finally {
+      mixedAtOnce--;
+    }
+  }
+
+  return async (exchange) => {
+    const { pathname } = exchange.url;
+    if (pathname.startsWith('/trpc/')) {
+      await forwardCalls(exchange);
+      return true;
+    }
+    const service = ownerOfPath(pathname);
+    if (service) await pass(exchange, service);
+    return service !== undefined;
+  };
+}
+
+/** Answers with an error in the shape that all services use. */
+export function answerProblem(response: ServerResponse, problem: Problem): void {
+  const { httpStatus } = problem.error.data;
+  const seconds = retryAfterOf([problem]) ?? (httpStatus === 503 ? RETRY_AFTER_SECONDS : undefined);
+  answerJson(response, httpStatus, problem, seconds);
+}
+
+function answerJson(response: ServerResponse, status: number, body: unknown, retryAfter: number | undefined): void {
+  const text = JSON.stringify(body);
+  response.writeHead(status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+    ...(retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }),
+  });
+  response.end(text);
+}
+
+/** The rest of the body is not read, so nothing else can come on this connection. */
+function refuseBody(response: ServerResponse, limit: number): void {
+  response.setHeader('connection', 'close');
+  const message = `The body is larger than ${limit} bytes.`;
+  answerProblem(response, problemOf('BODY_TOO_LARGE', message, { details: { maxBytes: limit } }));
+}
+
+const crowded = (): Problem =>
+  problemOf('UNAVAILABLE', 'Too many batches that mix services are under way; send it again.', {
+    details: { retryAfter: RETRY_AFTER_SECONDS },
+  });
+
+/** Aborted when the client went away before its answer was whole. */
+function goneSignal(response: ServerResponse): AbortSignal {
+  const gone = new AbortController();
+  response.once('close', () => {
+    if (!response.writableFinished) gone.abort();
+  });
+  return gone.signal;
+}
+
+function decoded(path: string): string | undefined {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return undefined;
+  }
+}

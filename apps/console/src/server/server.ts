@@ -1,0 +1,157 @@
+import { randomUUID } from 'node:crypto';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Log, Releasers } from '@tally/service';
+import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
+import type { Env } from './env.ts';
+import { answerProblem, createForward, type Exchange } from './forward.ts';
+import { readHealth } from './health.ts';
+import { MAX_HEADER_BYTES } from './limits.ts';
+import { readPages } from './pages.ts';
+import { problemOf } from './problem.ts';
+import { createSessions } from './sessions.ts';
+import { createUpstream } from './upstream.ts';
+
+const REQUEST_TIMEOUT_MS = 60_000;
+const HEADERS_TIMEOUT_MS = 10_000;
+/** Longer than browsers and load balancers keep idle connections: whoever closes first must not be us. */
+const KEEP_ALIVE_MS = 75_000;
+const CLOSE_IDLE_MS = 20;
+/** The status in logs and metrics of a request whose client left before its answer. */
+const CLIENT_LEFT = 499;
+const LOOPBACK = /^(localhost|127(\.\d+){3}|::1)$/;
+
+export type ConsoleServer = Server & { stopAccepting(): void };
+
+/**
+ * The one origin: serves the page in `webFolder`, and passes everything else on to the service that owns it. Everything
+ * opened is pushed to `releasers`.
+ */
+export async function createConsole(
+  env: Env,
+  { log, releasers, webFolder }: { log: Log; releasers: Releasers; webFolder: string },
+): Promise<ConsoleServer> {
+  const pages = await readPages(webFolder);
+  const addresses = {
+    'usage-ingest': env.USAGE_INGEST_URL,
+    'metrics-engine': env.METRICS_ENGINE_URL,
+    'analytics-api': env.ANALYTICS_API_URL,
+  };
+  const upstream = createUpstream({ addresses, serviceKey: env.TALLY_SERVICE_KEY });
+  releasers.push('services', () => upstream.close());
+  const stopping = new AbortController();
+  const forward = createForward({
+    upstream,
+    maxBodyBytes: env.MAX_BODY_BYTES,
+    maxForwardedBytes: env.MAX_FORWARDED_BYTES,
+    stopping: stopping.signal,
+  });
+  const sessions = createSessions({ upstream });
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry, prefix: 'tally_' });
+  const total = new Counter({
+    name: 'tally_console_requests_total',
+    help: 'HTTP requests by what answered them and status.',
+    labelNames: ['kind', 'status'],
+    registers: [registry],
+  });
+
+  async function answer(exchange: Exchange): Promise<void> {
+    const { request, response, url } = exchange;
+    const { pathname } = url;
+    if (pathname === '/session') return sessions.answer(exchange);
+    if (await forward(exchange)) return;
+    if (request.method !== 'GET' && request.method !== 'HEAD')
+      return answerProblem(response, problemOf('NOT_FOUND', `There is nothing at ${pathname.slice(0, 200)}.`));
+    if (pathname === '/livez') return send(response, 200, JSON_TYPE, JSON.stringify({ ok: true }));
+    if (pathname === '/readyz') {
+      const health = await readHealth(upstream);
+      const ok = health.ok && !stopping.signal.aborted;
+      return send(
+        response,
+        ok ? 200 : 503,
+        JSON_TYPE,
+        JSON.stringify({ ...health, ok, stopping: stopping.signal.aborted }),
+      );
+    }
+    if (pathname === '/metrics' && (LOOPBACK.test(env.HOST) || (await sessions.mayRead(exchange))))
+      return send(response, 200, registry.contentType, await registry.metrics());
+    const page = pages.find(pathname, request.headers['accept-encoding']);
+    if (!page) return answerProblem(response, problemOf('NOT_FOUND', `There is nothing at ${pathname.slice(0, 200)}.`));
+    response.writeHead(200, page.headers);
+    response.end(request.method === 'HEAD' ? undefined : page.body);
+  }
+
+  const server = createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) => {
+    const started = performance.now();
+    const requestId = requestIdOf(request);
+    const url = urlOf(request.url ?? '');
+    response.setHeader('x-request-id', requestId);
+    response.once('close', () => {
+      const status = response.writableFinished ? response.statusCode : CLIENT_LEFT;
+      total.inc({ kind: kindOf(url?.pathname ?? ''), status });
+      const durationMs = Math.round((performance.now() - started) * 100) / 100;
+      const line = { requestId, method: request.method, path: url?.pathname.slice(0, 200), status, durationMs };
+      if (status >= 500) log.warn(line, 'request');
+      else log.info(line, 'request');
+    });
+    if (!url) return answerProblem(response, problemOf('NOT_FOUND', 'The path is not readable.'));
+    answer({ request, response, url, requestId }).catch((error: unknown) => {
+      log.error({ err: error }, 'unexpected error');
+      if (response.headersSent) response.destroy();
+      else answerProblem(response, problemOf('INTERNAL', 'Something went wrong here.'));
+    });
+  });
+  server.maxConnections = env.MAX_CONNECTIONS;
+  server.requestTimeout = REQUEST_TIMEOUT_MS;
+  server.headersTimeout = HEADERS_TIMEOUT_MS;
+  server.keepAliveTimeout = KEEP_ALIVE_MS;
+  return Object.assign(server, { stopAccepting: () => stopping.abort() });
+}
+
+const JSON_TYPE = 'application/json';
+const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
+
+function requestIdOf({ headers }: IncomingMessage): string {
+  const named = headers['x-request-id'];
+  return typeof named === 'string' && REQUEST_ID.test(named) ? named : randomUUID();
+}
+
+function send(response: ServerResponse, status: number, type: string, text: string): void {
+  response.writeHead(status, {
+    'content-type': type,
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+    ...(status === 503 && { 'retry-after': '1' }),
+  });
+  response.end(response.req.method === 'HEAD' ? undefined : text);
+}
+
+/** Reads a request's target, with `..` resolved, so that what is checked is what is passed on. */
+function urlOf(target: string): URL | undefined {
+  const text = `http://console${target}`;
+  return target.startsWith('/') && URL.canParse(text) ? new URL(text) : undefined;
+}
+
+function kindOf(path: string): string {
+  if (path.startsWith('/trpc/')) return 'trpc';
+  if (path.startsWith('/assets/') || path === '/' || path.startsWith('/app')) return 'page';
+  return 'other';
+}
+
+/** Listens; the returned function stops intake and resolves when the requests under way are answered. */
+export async function listenOn(
+  server: ConsoleServer,
+  address: { host: string; port: number },
+): Promise<() => Promise<void>> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(address.port, address.host, resolve);
+  });
+  return async () => {
+    server.stopAccepting();
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    const closing = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS);
+    await closed;
+    clearInterval(closing);
+  };
+}

@@ -1,0 +1,61 @@
+import type { analytics, ErrorCode, engine, ingest, RouterOf } from '@tally/contracts';
+import { QueryCache, QueryClient } from '@tanstack/react-query';
+import { createTRPCClient, httpLink, httpSubscriptionLink, splitLink, TRPCClientError } from '@trpc/client';
+import { createTRPCOptionsProxy } from '@trpc/tanstack-react-query';
+
+/** Every procedure of every service: the one origin answers them all. */
+export type TallyRouter = RouterOf<typeof ingest & typeof engine & typeof analytics>;
+
+export const client = createTRPCClient<TallyRouter>({
+  links: [
+    splitLink({
+      condition: (operation) => operation.type === 'subscription',
+      true: httpSubscriptionLink({ url: '/trpc' }),
+      // One request a question: each answer is shown as it comes. Questions may be longer than a URL may be.
+      false: httpLink({ url: '/trpc', methodOverride: 'POST' }),
+    }),
+  ],
+});
+
+const FRESH_MS = 20_000;
+
+export const queryClient = new QueryClient({
+  queryCache: new QueryCache({
+    onError(error, query) {
+      // The session ended: the page that asks who we are shows the door.
+      if (codeOf(error) === 'UNAUTHORIZED' && !isSession(query.queryKey))
+        void queryClient.invalidateQueries({ predicate: ({ queryKey }) => isSession(queryKey) });
+    },
+  }),
+  defaultOptions: {
+    queries: {
+      staleTime: FRESH_MS,
+      refetchOnWindowFocus: false,
+      // What a service refuses it refuses again; what is unavailable may come back.
+      retry: (count, error) => count < 2 && (codeOf(error) ?? 'UNAVAILABLE') === 'UNAVAILABLE',
+    },
+  },
+});
+
+const isSession = (key: readonly unknown[]) => JSON.stringify(key).startsWith('[["sessions"');
+
+export const api = createTRPCOptionsProxy<TallyRouter>({ client, queryClient });
+
+type Data = { code?: ErrorCode; action?: string; details?: unknown };
+
+const dataOf = (error: unknown): Data | undefined =>
+  error instanceof TRPCClientError ? (error.data as Data | undefined) : undefined;
+
+/** Returns the code of an error; undefined if no answer came. */
+export const codeOf = (error: unknown): ErrorCode | undefined => dataOf(error)?.code;
+export const detailsOf = (error: unknown): Record<string, unknown> =>
+  (dataOf(error)?.details as Record<string, unknown> | undefined) ?? {};
+
+/** Returns what to do about an error, where the service says so. */
+export const actionOf = (error: unknown): string | undefined => dataOf(error)?.action;
+
+/** Returns the message of an error. */
+export function messageOf(error: unknown): string {
+  if (dataOf(error)) return (error as Error).message;
+  return 'Tally does not answer. Check that it runs and that you are online.';
+}

@@ -1,0 +1,35 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { entriesOf, parseCsv } from './csv.ts';
+
+test('reads whatever was written as CSV', () => {
+  const cell = fc.string();
+  const write = (value: string) => (/[",\n\r]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  fc.assert(
+    fc.property(
+      fc.array(fc.array(cell, { minLength: 1, maxLength: 4 })),
+      fc.constantFrom('\n', '\r\n'),
+      (rows, end) => {
+        const text = rows.map((row) => row.map(write).join(',')).join(end);
+        // A mark of the byte order, where one begins the file, is none of its text.
+        fc.pre(!text.startsWith('\uFEFF'));
+        expect(parseCsv(text)).toEqual(rows.filter((row) => row.some((value) => value !== '')));
+      },
+    ),
+  );
+});
+
+test('reads entries of the directory by the names of the columns', () => {
+  expect(entriesOf('Name,ID,email\nAda,u1,ada@example.com\n"Lovelace, A.",u2,\n')).toEqual({
+    entries: [
+      { id: 'u1', name: 'Ada', email: 'ada@example.com', role: null, merchantId: null },
+      { id: 'u2', name: 'Lovelace, A.', email: null, role: null, merchantId: null },
+    ],
+    problem: null,
+  });
+});
+
+test('says which line cannot be used', () => {
+  expect(entriesOf('who\nada').problem).toMatch(/first line/);
+  expect(entriesOf('id,name\nu1,Ada\nu2,').problem).toBe('Line 3 has no id or no name.');
+});

@@ -1,0 +1,58 @@
+/** Reads CSV (RFC 4180): the fields of each row; a byte order mark, empty lines and either line end are understood. */
+export function parseCsv(text: string): string[][] {
+  const rows: string[][] = [];
+  let row: string[] = [];
+  let field = '';
+  let quoted = false;
+  const endField = () => {
+    row.push(field);
+    field = '';
+  };
+  const endRow = () => {
+    endField();
+    if (row.some((each) => each !== '')) rows.push(row);
+    row = [];
+  };
+  const source = text.replace(/^\uFEFF/, '');
+  for (let at = 0; at < source.length; at++) {
+    const char = source[at]!;
+    if (quoted) {
+      if (char !== '"') field += char;
+      else if (source[at + 1] === '"') {
+        field += '"';
+        at++;
+      } else quoted = false;
+    } else if (char === '"' && field === '') quoted = true;
+    else if (char === ',') endField();
+    else if (char === '\n' || char === '\r') endRow();
+    else field += char;
+  }
+  endRow();
+  return rows;
+}
+
+export type Entry = { id: string; name: string; email: string | null; role: string | null; merchantId: string | null };
+
+/** Reads entries of the directory from CSV whose first row names the columns: id and name, and email, role, merchantId. */
+export function entriesOf(text: string): { entries: Entry[]; problem: string | null } {
+  const [header = [], ...rows] = parseCsv(text);
+  const columns = header.map((name) => name.trim().toLowerCase());
+  const place = (name: string) => columns.indexOf(name.toLowerCase());
+  if (place('id') < 0 || place('name') < 0)
+    return {
+      entries: [],
+      problem: 'The first line must name the columns: id, name, and if you like email, role, merchantId.',
+    };
+  const entries = rows.map((row): Entry => {
+    const field = (name: string) => row[place(name)]?.trim() || null;
+    return {
+      id: field('id') ?? '',
+      name: field('name') ?? '',
+      email: field('email'),
+      role: field('role'),
+      merchantId: field('merchantId'),
+    };
+  });
+  const wrong = entries.findIndex(({ id, name }) => id === '' || name === '');
+  return { entries, problem: wrong < 0 ? null : `Line ${wrong + 2} has no id or no name.` };
+}

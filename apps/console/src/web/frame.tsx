@@ -1,0 +1,263 @@
+import { Dialog } from '@base-ui/react/dialog';
+import { useQuery } from '@tanstack/react-query';
+import { Link, Navigate, Outlet, useRouterState } from '@tanstack/react-router';
+import {
+  Activity,
+  ChartColumn,
+  Clock,
+  Gauge,
+  HeartPulse,
+  KeyRound,
+  LayoutDashboard,
+  LogOut,
+  Menu as MenuIcon,
+  Monitor,
+  Moon,
+  Sigma,
+  Sun,
+  Users,
+} from 'lucide-react';
+import { type ReactNode, useEffect, useState } from 'react';
+import { api, codeOf } from './api.ts';
+import { signOut, useWho, type Who, WhoContext } from './session.tsx';
+import { Banner, Button, Failure, Skeleton, Tip } from './ui/parts.tsx';
+import { Menu } from './ui/popups.tsx';
+
+export const Brand = () => (
+  <span className="brand">
+    <svg width="24" height="24" viewBox="0 0 32 32" aria-hidden="true">
+      <rect width="32" height="32" rx="8" fill="#4f46e5" />
+      <g stroke="#fff" strokeWidth="2.6" strokeLinecap="round">
+        <path d="M9 9v14M13.7 9v14M18.3 9v14M23 9v14" />
+        <path d="M6 20 26 12" />
+      </g>
+    </svg>
+    Tally
+  </span>
+);
+
+const DOOR = '/app/sign-in';
+
+/** Shows the navigation and the page to those who are signed in; sends all others to the sign-in. */
+export function Frame() {
+  const session = useQuery(
+    api.sessions.current.queryOptions(undefined, { staleTime: 60_000, refetchInterval: 300_000 }),
+  );
+  const path = useRouterState({ select: ({ location }) => location.href });
+  if (session.error && codeOf(session.error) === 'UNAUTHORIZED')
+    // While the door opens this page is still here, and its address is the door's.
+    return path.startsWith(DOOR) ? null : <Navigate to={DOOR} search={{ next: path }} replace />;
+  if (session.error && !session.data)
+    return (
+      <main className="door">
+        <Failure error={session.error} retry={() => void session.refetch()} />
+      </main>
+    );
+  return (
+    <div className="frame">
+      <a className="skip" href="#main">
+        Skip to the page
+      </a>
+      {session.data ? (
+        <Navigation who={session.data} />
+      ) : (
+        <aside className="sidebar" aria-hidden="true">
+          <Brand />
+        </aside>
+      )}
+      <main className="main" id="main" tabIndex={-1}>
+        {session.data ? (
+          <WhoContext value={session.data}>
+            <div className="stack">
+              <ServiceBanner />
+              <Outlet />
+            </div>
+          </WhoContext>
+        ) : (
+          <div className="stack">
+            <Skeleton width={220} height={30} />
+            <Skeleton height={110} />
+            <Skeleton height={320} />
+          </div>
+        )}
+      </main>
+    </div>
+  );
+}
+
+function Navigation({ who }: { who: Who }) {
+  const [open, setOpen] = useState(false);
+  const path = useRouterState({ select: ({ location }) => location.pathname });
+  useEffect(() => setOpen(false), [path]);
+  return (
+    <>
+      <header className="topbar">
+        <Brand />
+        <Dialog.Root open={open} onOpenChange={setOpen}>
+          <Dialog.Trigger render={<Button kind="plain" icon aria-label="Open the navigation" />}>
+            <MenuIcon size={19} aria-hidden="true" />
+          </Dialog.Trigger>
+          <Dialog.Portal>
+            <Dialog.Backdrop className="backdrop" />
+            <Dialog.Popup className="drawer" aria-label="Navigation">
+              <WhoContext value={who}>
+                <Sidebar />
+              </WhoContext>
+            </Dialog.Popup>
+          </Dialog.Portal>
+        </Dialog.Root>
+      </header>
+      <WhoContext value={who}>
+        <Sidebar />
+      </WhoContext>
+    </>
+  );
+}
+
+function Sidebar() {
+  const who = useWho();
+  const about = who.merchantId ? `${who.role} of ${who.merchantId}` : who.keyId === 'admin' ? 'settings key' : who.role;
+  return (
+    <aside className="sidebar">
+      <Brand />
+      <nav aria-label="Pages" className="nav-group">
+        <NavLink to="/app/overview" icon={<LayoutDashboard size={17} />}>
+          Overview
+        </NavLink>
+        <NavLink to="/app/explorer" icon={<ChartColumn size={17} />}>
+          Explorer
+        </NavLink>
+        <NavLink to="/app/live" icon={<Activity size={17} />}>
+          Live
+        </NavLink>
+        <NavLink to="/app/custom-metrics" icon={<Sigma size={17} />}>
+          Custom metrics
+        </NavLink>
+        {(who.mayPlatform('admin') || who.mayPlatform('read')) && <span className="nav-label">Manage</span>}
+        {who.mayPlatform('admin') && (
+          <NavLink to="/app/keys" icon={<KeyRound size={17} />}>
+            API keys
+          </NavLink>
+        )}
+        <NavLink to="/app/directory" icon={<Users size={17} />}>
+          Directory
+        </NavLink>
+        {who.mayPlatform('read') && (
+          <NavLink to="/app/jobs" icon={<Clock size={17} />}>
+            Jobs
+          </NavLink>
+        )}
+        <NavLink to="/app/health" icon={<HeartPulse size={17} />}>
+          Health
+        </NavLink>
+      </nav>
+      <div className="nav-foot">
+        <div className="who">
+          <span className="who-mark">
+            <Gauge size={16} aria-hidden="true" />
+          </span>
+          <span className="who-name">
+            <b title={who.name}>{who.name}</b>
+            <small title={about}>{about}</small>
+          </span>
+          <ThemeMenu />
+          <Tip text="Sign out">
+            <Button kind="plain" small icon aria-label="Sign out" onClick={() => void signOut()}>
+              <LogOut size={16} aria-hidden="true" />
+            </Button>
+          </Tip>
+        </div>
+      </div>
+    </aside>
+  );
+}
+
+const NavLink = ({
+  to,
+  icon,
+  children,
+}: {
+  to:
+    | '/app/overview'
+    | '/app/explorer'
+    | '/app/live'
+    | '/app/custom-metrics'
+    | '/app/keys'
+    | '/app/directory'
+    | '/app/jobs'
+    | '/app/health';
+  icon: ReactNode;
+  children: ReactNode;
+}) => (
+  <Link to={to} className="nav-link">
+    {icon}
+    {children}
+  </Link>
+);
+
+type Theme = 'light' | 'dark' | 'system';
+
+function ThemeMenu() {
+  const [theme, setTheme] = useState<Theme>(
+    () => (document.documentElement.dataset.theme as Theme | undefined) ?? 'system',
+  );
+  const choose = (next: Theme) => {
+    setTheme(next);
+    if (next === 'system') {
+      delete document.documentElement.dataset.theme;
+      localStorage.removeItem('tally-theme');
+    } else {
+      document.documentElement.dataset.theme = next;
+      localStorage.setItem('tally-theme', next);
+    }
+  };
+  const Icon = theme === 'light' ? Sun : theme === 'dark' ? Moon : Monitor;
+  return (
+    <Menu
+      button={
+        <Button kind="plain" small icon aria-label={`Theme: ${theme}`}>
+          <Icon size={16} aria-hidden="true" />
+        </Button>
+      }
+      actions={[
+        { label: 'Light', icon: <Sun size={15} />, run: () => choose('light') },
+        { label: 'Dark', icon: <Moon size={15} />, run: () => choose('dark') },
+        { label: 'As the system', icon: <Monitor size={15} />, run: () => choose('system') },
+      ]}
+    />
+  );
+}
+
+export type ServiceHealth = {
+  ok: boolean;
+  degraded: boolean;
+  services: Record<string, { ok: boolean; degraded?: boolean; notes?: string[]; [fact: string]: unknown }>;
+};
+
+/** Asks for the readiness of all services. */
+export const healthQuery = {
+  queryKey: ['readyz'],
+  queryFn: async (): Promise<ServiceHealth> => (await fetch('/readyz')).json() as Promise<ServiceHealth>,
+  refetchInterval: 30_000,
+} as const;
+
+const WITHOUT: Record<string, string> = {
+  'usage-ingest': 'New usage is not accepted, and totals of today may be behind.',
+  'metrics-engine': 'Custom metrics, realtime metrics and jobs do not work.',
+  'analytics-api': 'Totals and charts do not work.',
+};
+
+function ServiceBanner() {
+  const { data } = useQuery(healthQuery);
+  const down = Object.entries(data?.services ?? {}).filter(([, { ok }]) => !ok);
+  if (down.length === 0) return null;
+  return (
+    <Banner tone="bad">
+      {down.map(([name]) => (
+        <div key={name}>
+          <b>{name} does not answer.</b> {WITHOUT[name]}
+        </div>
+      ))}
+    </Banner>
+  );
+}

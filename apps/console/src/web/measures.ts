@@ -1,0 +1,70 @@
+import type { Kind } from './quantity.ts';
+
+/** The measures of analytics, each with the metric type of the journal that explains it. */
+export const MEASURES = [
+  { id: 'cost', label: 'Cost', metric: 'cost', kind: 'money' },
+  { id: 'requests', label: 'Requests', metric: 'requests', kind: 'count' },
+  { id: 'failedRequests', label: 'Failed requests', metric: 'failed_requests', kind: 'count' },
+  { id: 'totalTokens', label: 'Tokens', metric: 'total_tokens', kind: 'count' },
+  { id: 'promptTokens', label: 'Input tokens', metric: 'prompt_tokens', kind: 'count' },
+  { id: 'completionTokens', label: 'Output tokens', metric: 'completion_tokens', kind: 'count' },
+] as const satisfies readonly { id: string; label: string; metric: string; kind: Kind }[];
+
+export type MeasureId = (typeof MEASURES)[number]['id'];
+export const measureOf = (id: MeasureId) => MEASURES.find((measure) => measure.id === id)!;
+export const isMeasure = (id: unknown): id is MeasureId => MEASURES.some((measure) => measure.id === id);
+export const measureOfMetric = (metric: string) => MEASURES.find((measure) => measure.metric === metric);
+export const kindOfMetric = (metric: string): Kind => (metric === 'cost' ? 'money' : 'count');
+export const labelOfMetric = (metric: string): string =>
+  measureOfMetric(metric)?.label ?? metric.replaceAll('_', ' ').replace(/^./, (first) => first.toUpperCase());
+
+/** The dimensions to group and filter by. */
+export const DIMENSIONS = [
+  { id: 'merchant', label: 'Merchant', filter: 'merchants', api: 'merchantIds' },
+  { id: 'user', label: 'User', filter: 'users', api: 'userIds' },
+  { id: 'apiKey', label: 'API key', filter: 'keys', api: 'apiKeys' },
+  { id: 'model', label: 'Model', filter: 'models', api: 'models' },
+  { id: 'provider', label: 'Provider', filter: 'providers', api: 'providers' },
+] as const;
+
+export type DimensionId = (typeof DIMENSIONS)[number]['id'];
+export const dimensionOf = (id: DimensionId) => DIMENSIONS.find((dimension) => dimension.id === id)!;
+export const isDimension = (id: unknown): id is DimensionId => DIMENSIONS.some((dimension) => dimension.id === id);
+
+/** Filters as they stand in an address. */
+export type FilterSearch = {
+  merchants?: string[];
+  users?: string[];
+  keys?: string[];
+  models?: string[];
+  providers?: string[];
+};
+
+const MAX_VALUES = 100;
+
+/** Reads filters from an address; leaves out invalid values. */
+export function readFilters(search: Record<string, unknown>): FilterSearch {
+  const filters: FilterSearch = {};
+  for (const { filter } of DIMENSIONS) {
+    const given = search[filter];
+    const values = (Array.isArray(given) ? given : given === undefined ? [] : [given]).map(String).filter(Boolean);
+    if (values.length > 0) filters[filter] = values.slice(0, MAX_VALUES);
+  }
+  return filters;
+}
+
+/** Filters as the API takes them. */
+export function apiFilters(filters: FilterSearch) {
+  const named: {
+    merchantIds?: string[];
+    userIds?: string[];
+    apiKeys?: string[];
+    models?: string[];
+    providers?: string[];
+  } = {};
+  for (const { filter, api } of DIMENSIONS) {
+    const values = filters[filter];
+    if (values && values.length > 0) named[api] = values;
+  }
+  return named;
+}

@@ -1,0 +1,303 @@
+import { useMutation, useQuery } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { Pencil, Plus, Upload, Users } from 'lucide-react';
+import { useState } from 'react';
+import { api, client, messageOf, queryClient } from '../api.ts';
+import { type Entry, entriesOf } from '../csv.ts';
+import { format } from '../quantity.ts';
+import { useWho } from '../session.tsx';
+import { Answer, Banner, Button, Card, Empty, PageHead, SCROLLS } from '../ui/parts.tsx';
+import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
+
+const KINDS = [
+  { value: 'user', label: 'Users' },
+  { value: 'apiKey', label: 'API keys' },
+  { value: 'merchant', label: 'Merchants' },
+] as const;
+type Kind = (typeof KINDS)[number]['value'];
+
+const AT_ONCE = 5_000;
+const PAGE = 100;
+const NEW: Entry = { id: '', name: '', email: null, role: null, merchantId: null };
+
+/** Edits the names that reports show in place of ids. */
+export function Directory() {
+  const search = useSearch({ from: '/frame/app/directory' });
+  const navigate = useNavigate({ from: '/app/directory' });
+  const who = useWho();
+  const kind = search.kind ?? 'user';
+  const [editing, setEditing] = useState<Entry | null>(null);
+  const [uploading, setUploading] = useState(false);
+  const list = useQuery(
+    api.directory.list.queryOptions({ kind, limit: PAGE, ...(search.cursor ? { cursor: search.cursor } : {}) }),
+  );
+  const isAdmin = who.may('admin');
+  const refresh = () => queryClient.invalidateQueries();
+
+  return (
+    <div className="stack">
+      <PageHead title="Directory" note="The names that reports show in place of ids.">
+        <Segments
+          label="Kind"
+          value={kind}
+          options={KINDS}
+          onChange={(next) => void navigate({ search: { kind: next }, replace: true })}
+        />
+        {isAdmin && (
+          <>
+            <Button onClick={() => setUploading(true)}>
+              <Upload size={16} aria-hidden="true" />
+              Upload CSV
+            </Button>
+            <Button kind="primary" onClick={() => setEditing(NEW)}>
+              <Plus size={16} aria-hidden="true" />
+              Add
+            </Button>
+          </>
+        )}
+      </PageHead>
+      <Card flush>
+        <Answer query={list}>
+          {({ rows, nextCursor }) =>
+            rows.length === 0 ? (
+              <Empty icon={Users} title="No names yet">
+                Reports show the ids that producers send.{' '}
+                {isAdmin
+                  ? 'Add names one by one, or upload a CSV with id, name, email and role.'
+                  : 'An admin can add names.'}
+              </Empty>
+            ) : (
+              <div className="table-scroll" {...SCROLLS}>
+                <table className="table">
+                  <thead>
+                    <tr>
+                      <th scope="col">Name</th>
+                      <th scope="col">Id</th>
+                      <th scope="col">E-mail</th>
+                      <th scope="col">Role</th>
+                      <th scope="col">Merchant</th>
+                      {isAdmin && (
+                        <th scope="col">
+                          <span className="visually-hidden">Actions</span>
+                        </th>
+                      )}
+                    </tr>
+                  </thead>
+                  <tbody>
+                    {rows.map((row) => (
+                      <tr key={`${row.id} ${row.merchantId ?? ''}`}>
+                        <th scope="row">{row.name}</th>
+                        <td className="mono">{row.id}</td>
+                        <td>{row.email ?? '–'}</td>
+                        <td>{row.role ?? '–'}</td>
+                        <td>{row.merchantId ?? <span className="muted">all</span>}</td>
+                        {isAdmin && (
+                          <td className="right">
+                            <Button
+                              kind="plain"
+                              small
+                              icon
+                              aria-label={`Edit ${row.name}`}
+                              onClick={() => setEditing({ ...NEW, ...row })}
+                            >
+                              <Pencil size={15} aria-hidden="true" />
+                            </Button>
+                          </td>
+                        )}
+                      </tr>
+                    ))}
+                  </tbody>
+                </table>
+                {(nextCursor || search.cursor) && (
+                  <div className="pager">
+                    <span>{PAGE} a page</span>
+                    <span className="tools">
+                      {search.cursor && (
+                        <Button small onClick={() => void navigate({ search: { kind } })}>
+                          First page
+                        </Button>
+                      )}
+                      {nextCursor && (
+                        <Button small onClick={() => void navigate({ search: { kind, cursor: nextCursor } })}>
+                          Next page
+                        </Button>
+                      )}
+                    </span>
+                  </div>
+                )}
+              </div>
+            )
+          }
+        </Answer>
+      </Card>
+      {editing && (
+        <Edit kind={kind} entry={editing} bound={who.merchantId} onClose={() => setEditing(null)} onDone={refresh} />
+      )}
+      {uploading && (
+        <UploadCsv kind={kind} bound={who.merchantId} onClose={() => setUploading(false)} onDone={refresh} />
+      )}
+    </div>
+  );
+}
+
+const upsert = (kind: Kind, entries: readonly Entry[], bound: string | null) =>
+  client.directory.upsert.mutate({
+    entries: entries.map((entry) => ({ ...entry, kind, merchantId: bound ?? entry.merchantId })),
+  });
+
+const FIELDS = [
+  ['id', 'Id', 'As producers send it'],
+  ['name', 'Name', 'Ada Lovelace'],
+  ['email', 'E-mail', 'ada@example.com'],
+  ['role', 'Role', 'engineer'],
+] as const;
+
+function Edit({
+  kind,
+  entry,
+  bound,
+  onClose,
+  onDone,
+}: {
+  kind: Kind;
+  entry: Entry;
+  bound: string | null;
+  onClose: () => void;
+  onDone: () => unknown;
+}) {
+  const [draft, setDraft] = useState(entry);
+  const save = useMutation({
+    mutationFn: () => upsert(kind, [draft], bound),
+    onSuccess: () => {
+      tell('Saved', draft.name);
+      onClose();
+      void onDone();
+    },
+  });
+  const remove = useMutation({
+    mutationFn: () => client.directory.remove.mutate({ kind, ids: [entry.id], merchantId: entry.merchantId }),
+    onSuccess: () => {
+      tell('Removed', entry.name);
+      onClose();
+      void onDone();
+    },
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+  const known = entry.id !== '';
+  return (
+    <Dialog
+      open
+      onClose={onClose}
+      title={known ? entry.name : 'Add a name'}
+      text="Shown wherever usage is grouped or filtered."
+    >
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          save.mutate();
+        }}
+      >
+        {FIELDS.map(([field, label, placeholder]) => (
+          <div className="field" key={field}>
+            <label htmlFor={`entry-${field}`}>{label}</label>
+            <input
+              id={`entry-${field}`}
+              className="input"
+              required={field === 'id' || field === 'name'}
+              readOnly={field === 'id' && known}
+              placeholder={placeholder}
+              value={draft[field] ?? ''}
+              onChange={(event) =>
+                setDraft({ ...draft, [field]: event.target.value || (field === 'id' || field === 'name' ? '' : null) })
+              }
+            />
+          </div>
+        ))}
+        {save.error && <Banner tone="bad">{messageOf(save.error)}</Banner>}
+        <div className="dialog-actions">
+          {known && (
+            <Button type="button" kind="danger" disabled={remove.isPending} onClick={() => remove.mutate()}>
+              Remove
+            </Button>
+          )}
+          <Button type="button" onClick={onClose}>
+            Cancel
+          </Button>
+          <Button kind="primary" type="submit" disabled={save.isPending}>
+            Save
+          </Button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+function UploadCsv({
+  kind,
+  bound,
+  onClose,
+  onDone,
+}: {
+  kind: Kind;
+  bound: string | null;
+  onClose: () => void;
+  onDone: () => unknown;
+}) {
+  const [read, setRead] = useState<{ entries: Entry[]; problem: string | null } | null>(null);
+  const save = useMutation({
+    async mutationFn() {
+      const { entries } = read!;
+      for (let at = 0; at < entries.length; at += AT_ONCE) await upsert(kind, entries.slice(at, at + AT_ONCE), bound);
+      return entries.length;
+    },
+    onSuccess: (count) => {
+      tell('Saved', `${format(String(count), 'count')} names`);
+      onClose();
+      void onDone();
+    },
+  });
+  const problem = read?.problem ?? null;
+  return (
+    <Dialog
+      open
+      onClose={onClose}
+      title="Upload names"
+      text="A CSV whose first line names its columns: id, name, and if you like email, role, merchantId. Names that are there already are replaced."
+    >
+      <div className="form">
+        <div className="field">
+          <label htmlFor="names-file">File</label>
+          <input
+            id="names-file"
+            className="input"
+            type="file"
+            accept=".csv,text/csv"
+            onChange={(event) => {
+              const [file] = event.target.files ?? [];
+              if (file) void file.text().then((text) => setRead(entriesOf(text)));
+            }}
+          />
+        </div>
+        {problem && <Banner tone="bad">{problem}</Banner>}
+        {read && !problem && (
+          <p className="muted">
+            {format(String(read.entries.length), 'count')} names, the first: {read.entries[0]?.id} is{' '}
+            {read.entries[0]?.name}.
+          </p>
+        )}
+        {save.error && <Banner tone="bad">{messageOf(save.error)}</Banner>}
+        <div className="dialog-actions">
+          <Button onClick={onClose}>Cancel</Button>
+          <Button
+            kind="primary"
+            disabled={!read || problem !== null || read.entries.length === 0 || save.isPending}
+            onClick={() => save.mutate()}
+          >
+            {save.isPending ? 'Saving…' : 'Save all'}
+          </Button>
+        </div>
+      </div>
+    </Dialog>
+  );
+}

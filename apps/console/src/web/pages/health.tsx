@@ -1,0 +1,247 @@
+import { useMutation, useQuery } from '@tanstack/react-query';
+import { CircleCheck, RotateCcw, Scale } from 'lucide-react';
+import { api, client, messageOf } from '../api.ts';
+import { healthQuery } from '../frame.tsx';
+import { kindOfMetric, labelOfMetric } from '../measures.ts';
+import { format } from '../quantity.ts';
+import { useWho } from '../session.tsx';
+import { addDays, dayText, today } from '../time.ts';
+import { Explained } from '../ui/explained.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, SCROLLS, Skeleton } from '../ui/parts.tsx';
+import { tell, tellError } from '../ui/popups.tsx';
+
+const ROLES: Record<string, string> = {
+  'usage-ingest': 'accepts and counts usage',
+  'analytics-api': 'answers questions',
+  'metrics-engine': 'jobs, realtime and custom metrics',
+};
+const CHECKED_DAYS = 7;
+
+/** Shows the state of services and stores, dead letters, and whether all stored forms agree. */
+export function Health() {
+  const who = useWho();
+  const health = useQuery(healthQuery);
+  return (
+    <div className="stack">
+      <PageHead title="Health" note="What every service says of itself, and whether the numbers agree." />
+      <Answer query={health} waiting={<Skeleton height={130} />}>
+        {({ services }) => (
+          <div className="checks">
+            {Object.entries(services).map(([name, state]) => (
+              <section className="card check-card" key={name} aria-label={name}>
+                <h2>
+                  <span className="dot" data-tone={state.ok ? (state.degraded ? 'warn' : 'good') : 'bad'} />
+                  {name}
+                  <Chip tone={state.ok ? (state.degraded ? 'warn' : 'good') : 'bad'}>
+                    {state.ok ? (state.degraded ? 'degraded' : 'ready') : 'down'}
+                  </Chip>
+                </h2>
+                <span className="muted">{ROLES[name]}</span>
+                <ul>
+                  {factsOf(state).map((fact) => (
+                    <li key={fact}>{fact}</li>
+                  ))}
+                </ul>
+              </section>
+            ))}
+          </div>
+        )}
+      </Answer>
+      {who.may('admin') && <Agreement platform={who.merchantId === null} />}
+      {who.may('admin') && <DeadLetters />}
+    </div>
+  );
+}
+
+function factsOf(state: Record<string, unknown> & { notes?: string[] }): string[] {
+  const store = (name: string, title: string) =>
+    state[name] === undefined ? [] : [state[name] ? `${title} answers` : `${title} does not answer`];
+  const { durability } = state as { durability?: { level?: string; notes?: string[] } };
+  return [
+    ...store('postgres', 'Postgres'),
+    ...store('redis', 'Redis'),
+    ...(durability?.level ? [DURABILITY[durability.level] ?? `durability: ${durability.level}`] : []),
+    ...(durability?.notes ?? []),
+    ...(state.notes ?? []),
+  ];
+}
+
+const DURABILITY: Record<string, string> = {
+  always: 'Redis syncs every write before it is acknowledged',
+  everysec: 'Redis syncs once a second: a crash may lose the last second',
+};
+
+function Agreement({ platform }: { platform: boolean }) {
+  const day = today();
+  const range = { startDate: addDays(day, 1 - CHECKED_DAYS), endDate: day };
+  const status = useQuery(api.flush.status.queryOptions(undefined, { enabled: platform, refetchInterval: 5_000 }));
+  const check = useQuery(api.reconcile.check.queryOptions(range, { enabled: false }));
+  return (
+    <Card
+      title="Do all stored forms agree?"
+      tools={
+        <Button small disabled={check.isFetching} onClick={() => void check.refetch()}>
+          <Scale size={14} aria-hidden="true" />
+          {check.isFetching ? 'Comparing…' : `Compare the last ${CHECKED_DAYS} days`}
+        </Button>
+      }
+      flush
+    >
+      {platform && (
+        <div className="card-body">
+          <dl className="facts">
+            <dt>Waiting to be counted</dt>
+            <dd className="num">
+              {status.data ? (
+                status.data.pendingKeys === null ? (
+                  'unknown: Redis does not answer'
+                ) : (
+                  `${format(String(status.data.pendingKeys), 'count')} merchants`
+                )
+              ) : (
+                <Skeleton width={80} />
+              )}
+            </dd>
+            <dt>Oldest event that waits</dt>
+            <dd className="num">
+              {status.data ? (
+                status.data.lagMs === null ? (
+                  'unknown: Redis does not answer'
+                ) : (
+                  `${format(String(Math.round(status.data.lagMs)), 'count')} ms`
+                )
+              ) : (
+                <Skeleton width={60} />
+              )}
+            </dd>
+            <dt>Last flush</dt>
+            <dd>
+              {status.data ? (
+                status.data.lastFlushAt ? (
+                  <Moment time={status.data.lastFlushAt} ago />
+                ) : (
+                  'none yet'
+                )
+              ) : (
+                <Skeleton width={60} />
+              )}
+            </dd>
+          </dl>
+        </div>
+      )}
+      {check.data &&
+        (check.data.balanced ? (
+          <Empty icon={CircleCheck} title="They agree">
+            {format(String(check.data.numbersChecked), 'count')} numbers of{' '}
+            {format(String(check.data.merchantsChecked), 'count')} merchants were compared over the journal, all rollups
+            and Redis.
+          </Empty>
+        ) : (
+          <div className="table-scroll" {...SCROLLS}>
+            <table className="table">
+              <thead>
+                <tr>
+                  <th scope="col">Merchant</th>
+                  <th scope="col">Day</th>
+                  <th scope="col">Metric</th>
+                  <th scope="col" className="right">
+                    Journal
+                  </th>
+                  <th scope="col" className="right">
+                    Differs by
+                  </th>
+                </tr>
+              </thead>
+              <tbody>
+                {check.data.drift.map((row) => (
+                  <tr key={`${row.merchantId} ${row.date} ${row.metricType}`}>
+                    <th scope="row">{row.merchantId}</th>
+                    <td>{dayText(row.date)}</td>
+                    <td>{labelOfMetric(row.metricType)}</td>
+                    <td className="right">
+                      <Explained
+                        value={row.journal}
+                        kind={kindOfMetric(row.metricType)}
+                        metric={row.metricType}
+                        range={{ startDate: row.date, endDate: row.date }}
+                        filters={{ merchants: [row.merchantId] }}
+                      />
+                    </td>
+                    <td className="right">
+                      <Num value={row.drift} kind={kindOfMetric(row.metricType)} />
+                    </td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        ))}
+      {check.error && <Empty title={messageOf(check.error)} />}
+    </Card>
+  );
+}
+
+function DeadLetters() {
+  const list = useQuery(api.deadLetters.list.queryOptions({}));
+  const retry = useMutation({
+    mutationFn: (ids: string[]) => client.deadLetters.retry.mutate({ ids }),
+    onSuccess: async ({ counted, stillRefused }) => {
+      if (stillRefused.length > 0) tellError('Still rejected', stillRefused[0]!.message);
+      else tell('Counted', `${counted} events`);
+      await list.refetch();
+    },
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+  return (
+    <Card title="Dead letters" note="events that Postgres rejected because of their content" flush>
+      <Answer query={list}>
+        {({ rows }) =>
+          rows.length === 0 ? (
+            <Empty icon={CircleCheck} title="None">
+              Every accepted event was counted. One that cannot be shows up here with its reason, and can be tried
+              again.
+            </Empty>
+          ) : (
+            <div className="table-scroll" {...SCROLLS}>
+              <table className="table">
+                <thead>
+                  <tr>
+                    <th scope="col">Event</th>
+                    <th scope="col">Merchant</th>
+                    <th scope="col">Day</th>
+                    <th scope="col">Why</th>
+                    <th scope="col">Since</th>
+                    <th scope="col">
+                      <span className="visually-hidden">Actions</span>
+                    </th>
+                  </tr>
+                </thead>
+                <tbody>
+                  {rows.map((row) => (
+                    <tr key={row.id}>
+                      <th scope="row" className="mono">
+                        {row.entryId}
+                      </th>
+                      <td>{row.merchantId}</td>
+                      <td>{dayText(row.date)}</td>
+                      <td className="wrap">{row.message}</td>
+                      <td>
+                        <Moment time={row.createdAt} ago />
+                      </td>
+                      <td className="right">
+                        <Button small disabled={retry.isPending} onClick={() => retry.mutate([row.id])}>
+                          <RotateCcw size={14} aria-hidden="true" />
+                          Try again
+                        </Button>
+                      </td>
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </div>
+          )
+        }
+      </Answer>
+    </Card>
+  );
+}

@@ -1,0 +1,280 @@
+import { useMutation, useQuery } from '@tanstack/react-query';
+import { CalendarClock, CircleCheck, Play, RotateCcw } from 'lucide-react';
+import { useState } from 'react';
+import { api, client, messageOf, queryClient } from '../api.ts';
+import { format } from '../quantity.ts';
+import { useWho } from '../session.tsx';
+import { addMonths, daysOfMonth, monthOf, rangeText, today } from '../time.ts';
+import { Answer, Banner, Button, Card, Chip, Empty, Failure, Moment, PageHead, SCROLLS } from '../ui/parts.tsx';
+import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
+
+const WHAT: Record<string, string> = {
+  reconcile: 'Compares realtime metrics with their copies',
+  daily: 'Rolls up yesterday',
+  afterDaily: 'Rolls up what late events changed',
+  weekly: 'Rolls up last week',
+  monthly: 'Rolls up last month',
+  realtime: 'Copies realtime metrics to Postgres',
+  refresh: 'Rolls up periods that changed again',
+  cleanup: 'Removes what is past its retention',
+};
+const TONES: Record<string, 'good' | 'bad' | 'warn' | 'accent'> = {
+  COMPLETED: 'good',
+  FAILED: 'bad',
+  PARTIAL: 'warn',
+  RUNNING: 'accent',
+};
+
+/** Shows schedules, runs and failures of jobs. */
+export function Jobs() {
+  const who = useWho();
+  const isAdmin = who.mayPlatform('admin');
+  const [backfilling, setBackfilling] = useState(false);
+  const log = useQuery(api.jobs.log.queryOptions({ limit: 50 }, { refetchInterval: 5_000 }));
+  const schedules = useQuery(api.jobs.schedules.queryOptions(undefined, { enabled: isAdmin, refetchInterval: 30_000 }));
+  const failed = useQuery(api.jobs.failed.queryOptions({}, { enabled: isAdmin, refetchInterval: 15_000 }));
+  const refresh = () => queryClient.invalidateQueries({ queryKey: [['jobs']] });
+  const run = useMutation({
+    mutationFn: (name: string) => client.jobs.run.mutate({ name: name as 'daily' }),
+    onSuccess: async (_answer, name) => {
+      tell('Put into the queue', name);
+      await refresh();
+    },
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+  const retry = useMutation({
+    mutationFn: (id: string) => client.jobs.retry.mutate({ id }),
+    onSuccess: refresh,
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+
+  return (
+    <div className="stack">
+      <PageHead title="Jobs" note="Rollups with growth, and what keeps them right.">
+        {isAdmin && (
+          <Button kind="primary" onClick={() => setBackfilling(true)}>
+            <CalendarClock size={16} aria-hidden="true" />
+            Backfill
+          </Button>
+        )}
+      </PageHead>
+      {isAdmin && failed.data && failed.data.rows.length > 0 && (
+        <Card title="Failed" note="after all their attempts" flush>
+          <div className="table-scroll" {...SCROLLS}>
+            <table className="table">
+              <thead>
+                <tr>
+                  <th scope="col">Job</th>
+                  <th scope="col">Failed</th>
+                  <th scope="col">Why</th>
+                  <th scope="col">
+                    <span className="visually-hidden">Actions</span>
+                  </th>
+                </tr>
+              </thead>
+              <tbody>
+                {failed.data.rows.map((job) => (
+                  <tr key={job.id}>
+                    <th scope="row">{job.name}</th>
+                    <td>{job.failedAt ? <Moment time={job.failedAt} ago /> : '–'}</td>
+                    <td className="wrap">{job.error}</td>
+                    <td className="right">
+                      <Button small disabled={retry.isPending} onClick={() => retry.mutate(job.id)}>
+                        <RotateCcw size={14} aria-hidden="true" />
+                        Try again
+                      </Button>
+                    </td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        </Card>
+      )}
+      <div className={isAdmin ? 'wide-two' : 'stack'}>
+        <Card title="Runs" note="newest first" flush>
+          <Answer query={log}>
+            {({ rows }) =>
+              rows.length === 0 ? (
+                <Empty icon={CircleCheck} title="Nothing ran yet">
+                  The rollups of a day are made the next morning. Backfill makes them of older days now.
+                </Empty>
+              ) : (
+                <div className="table-scroll" {...SCROLLS}>
+                  <table className="table">
+                    <thead>
+                      <tr>
+                        <th scope="col">Job</th>
+                        <th scope="col">Period</th>
+                        <th scope="col">Status</th>
+                        <th scope="col" className="right">
+                          Rows
+                        </th>
+                        <th scope="col" className="right">
+                          Took
+                        </th>
+                        <th scope="col">Started</th>
+                      </tr>
+                    </thead>
+                    <tbody>
+                      {rows.map((job) => (
+                        <tr key={job.id} title={job.error ?? undefined}>
+                          <th scope="row">{job.kind}</th>
+                          <td>{rangeText(job.period)}</td>
+                          <td>
+                            <Chip tone={TONES[job.status]}>{job.status.toLowerCase()}</Chip>
+                            {job.status === 'RUNNING' && job.periodsTotal > 1 && (
+                              <>
+                                {' '}
+                                <progress max={job.periodsTotal} value={job.periodsDone} aria-label="Progress" />
+                              </>
+                            )}
+                          </td>
+                          <td className="right num">{format(String(job.rows), 'count')}</td>
+                          <td className="right num">
+                            {job.finished ? tookText(Date.parse(job.finished) - Date.parse(job.started)) : '–'}
+                          </td>
+                          <td>
+                            <Moment time={job.started} ago />
+                          </td>
+                        </tr>
+                      ))}
+                    </tbody>
+                  </table>
+                </div>
+              )
+            }
+          </Answer>
+        </Card>
+        {isAdmin && (
+          <Card title="Schedule" note="in UTC" flush>
+            <Answer query={schedules}>
+              {({ rows }) => (
+                <ul className="series-list">
+                  {rows.map((job) => (
+                    <li key={job.name}>
+                      <span>
+                        {job.name}
+                        <small>{WHAT[job.name] ?? job.pattern}</small>
+                        <small>
+                          <span className="mono">{job.pattern}</span>
+                          {job.next && (
+                            <>
+                              {' · next '}
+                              <Moment time={job.next} />
+                            </>
+                          )}
+                        </small>
+                      </span>
+                      <Button
+                        small
+                        icon
+                        aria-label={`Run ${job.name} now`}
+                        disabled={run.isPending}
+                        onClick={() => run.mutate(job.name)}
+                      >
+                        <Play size={14} aria-hidden="true" />
+                      </Button>
+                    </li>
+                  ))}
+                </ul>
+              )}
+            </Answer>
+          </Card>
+        )}
+      </div>
+      {failed.error && (
+        <Card>
+          <Failure error={failed.error} />
+        </Card>
+      )}
+      {backfilling && <Backfill onClose={() => setBackfilling(false)} onDone={refresh} />}
+    </div>
+  );
+}
+
+const tookText = (ms: number) =>
+  ms < 1_000
+    ? `${ms} ms`
+    : ms < 60_000
+      ? `${(ms / 1_000).toFixed(1)} s`
+      : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1_000)} s`;
+
+type Grain = 'daily' | 'weekly' | 'monthly';
+
+function Backfill({ onClose, onDone }: { onClose: () => void; onDone: () => unknown }) {
+  const [grain, setGrain] = useState<Grain>('monthly');
+  const [from, setFrom] = useState(`${addMonths(monthOf(today()), -3)}-01`);
+  const [to, setTo] = useState(daysOfMonth(addMonths(monthOf(today()), -1)).endDate);
+  const make = useMutation({
+    mutationFn: () => client.rollups[grain].backfill.mutate({ startDate: from, endDate: to }),
+    onSuccess: (run) => {
+      tell(
+        'Backfilled',
+        `${format(String(run.rowsWritten), 'count')} rows of ${run.periods.length} periods in ${tookText(run.durationMs)}`,
+      );
+      onClose();
+    },
+    onSettled: () => void onDone(),
+  });
+  return (
+    <Dialog
+      open
+      onClose={onClose}
+      title="Backfill rollups"
+      text="Computes every period that the range touches. Doing it again changes nothing; a run that is cut off goes on by itself."
+    >
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          make.mutate();
+        }}
+      >
+        <Segments
+          label="Rollups"
+          value={grain}
+          options={[
+            { value: 'daily', label: 'Daily' },
+            { value: 'weekly', label: 'Weekly' },
+            { value: 'monthly', label: 'Monthly' },
+          ]}
+          onChange={setGrain}
+        />
+        <div className="form-row">
+          <div className="field">
+            <label htmlFor="backfill-from">From</label>
+            <input
+              id="backfill-from"
+              className="input"
+              type="date"
+              required
+              value={from}
+              onChange={(event) => setFrom(event.target.value)}
+            />
+          </div>
+          <div className="field">
+            <label htmlFor="backfill-to">To, included</label>
+            <input
+              id="backfill-to"
+              className="input"
+              type="date"
+              required
+              value={to}
+              onChange={(event) => setTo(event.target.value)}
+            />
+          </div>
+        </div>
+        {make.error && <Banner tone="bad">{messageOf(make.error)}</Banner>}
+        <div className="dialog-actions">
+          <Button type="button" onClick={onClose}>
+            {make.isPending ? 'Let it run' : 'Cancel'}
+          </Button>
+          <Button kind="primary" type="submit" disabled={make.isPending || from > to}>
+            {make.isPending ? 'Running… see the runs' : 'Backfill'}
+          </Button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}

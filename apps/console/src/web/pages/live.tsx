@@ -1,0 +1,316 @@
+import { keepPreviousData, useQuery } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { useSubscription } from '@trpc/tanstack-react-query';
+import { Activity, Pause, Play, Radio } from 'lucide-react';
+import { useState } from 'react';
+import { api } from '../api.ts';
+import { add, format } from '../quantity.ts';
+import { useWho } from '../session.tsx';
+import { today } from '../time.ts';
+import { Explained } from '../ui/explained.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, padOf, SCROLLS, Skeleton } from '../ui/parts.tsx';
+import { Select } from '../ui/popups.tsx';
+
+const EVERY_MS = 2_000;
+const EVENTS = 50;
+
+/** Shows events as they come, the lag of counting, and realtime metrics. */
+export function Live() {
+  const search = useSearch({ from: '/frame/app/live' });
+  const navigate = useNavigate({ from: '/app/live' });
+  const who = useWho();
+  const [paused, setPaused] = useState(false);
+  const day = today();
+  const options = useQuery(
+    api.analytics.filterOptions.queryOptions(
+      { startDate: day, endDate: day },
+      { enabled: who.merchantId === null, staleTime: 60_000 },
+    ),
+  );
+  const known = options.data?.merchants.map(({ id, label }) => ({ value: id, label })) ?? [];
+  const merchantId = who.merchantId ?? search.merchant ?? known[0]?.value;
+  const refetchInterval = paused ? (false as const) : EVERY_MS;
+  const enabled = merchantId !== undefined;
+  const recent = useQuery(
+    api.usage.recent.queryOptions(
+      { merchantId: merchantId ?? '', limit: EVENTS },
+      { enabled, refetchInterval, placeholderData: keepPreviousData },
+    ),
+  );
+  const current = useQuery(
+    api.usage.current.queryOptions(
+      { merchantId: merchantId ?? '' },
+      { enabled, refetchInterval, placeholderData: keepPreviousData },
+    ),
+  );
+  const status = useQuery(
+    api.flush.status.queryOptions(undefined, { enabled: who.mayPlatform('admin'), refetchInterval }),
+  );
+  const choices =
+    merchantId && !known.some(({ value }) => value === merchantId)
+      ? [{ value: merchantId, label: merchantId }, ...known]
+      : known;
+
+  return (
+    <div className="stack">
+      <PageHead
+        title="Live"
+        note={
+          <span className="coverage">
+            {paused ? <span className="dot" /> : <span className="live-dot" />}
+            {paused ? 'Paused' : `Looks again every ${EVERY_MS / 1000} seconds`}
+          </span>
+        }
+      >
+        {who.merchantId === null && choices.length > 0 && (
+          <Select
+            label="Merchant"
+            value={merchantId ?? ''}
+            options={choices}
+            onChange={(merchant) => void navigate({ search: { merchant }, replace: true })}
+          />
+        )}
+        <Button onClick={() => setPaused(!paused)} aria-pressed={paused}>
+          {paused ? <Play size={15} aria-hidden="true" /> : <Pause size={15} aria-hidden="true" />}
+          {paused ? 'Go on' : 'Pause'}
+        </Button>
+      </PageHead>
+
+      {!enabled && !options.isLoading ? (
+        <Card>
+          <Empty icon={Radio} title="No usage today">
+            Nothing was recorded today (UTC) by any merchant. Events show up here as soon as they are accepted.
+          </Empty>
+        </Card>
+      ) : (
+        <>
+          <div className="quarters">
+            <Totals query={current} merchantId={merchantId} />
+            {who.mayPlatform('admin') && <Counting query={status} />}
+          </div>
+          <div className="wide-two">
+            <Card title="Recent events" note={merchantId} flush>
+              <Answer query={recent}>
+                {({ rows }) =>
+                  rows.length === 0 ? (
+                    <Empty icon={Activity} title="No events yet">
+                      {merchantId} has recorded nothing that is still kept.
+                    </Empty>
+                  ) : (
+                    <div className="table-scroll table-tall" {...SCROLLS}>
+                      <table className="table">
+                        <thead>
+                          <tr>
+                            <th scope="col">Time</th>
+                            <th scope="col">User</th>
+                            <th scope="col">Model</th>
+                            <th scope="col">Status</th>
+                            <th scope="col" className="right">
+                              Tokens
+                            </th>
+                            <th scope="col" className="right">
+                              Cost
+                            </th>
+                          </tr>
+                        </thead>
+                        <tbody>
+                          {rows.map((event) => (
+                            <tr key={`${event.date} ${event.id}`} title={event.id}>
+                              <th scope="row">
+                                <Moment time={event.time} clock />
+                              </th>
+                              <td>{event.userId ?? '–'}</td>
+                              <td>{event.model ?? '–'}</td>
+                              <td>
+                                <Chip tone={event.status === 'failure' ? 'bad' : event.flushed ? 'good' : undefined}>
+                                  {event.status === 'failure' ? 'failure' : event.flushed ? 'counted' : 'accepted'}
+                                </Chip>
+                              </td>
+                              <td className="right">
+                                <Num
+                                  value={add(
+                                    event.metrics.prompt_tokens ?? '0',
+                                    event.metrics.completion_tokens ?? '0',
+                                  )}
+                                  kind="count"
+                                />
+                              </td>
+                              <td className="right">
+                                <Num
+                                  value={event.metrics.cost ?? '0'}
+                                  kind="money"
+                                  pad={padOf(
+                                    rows.map(({ metrics }) => metrics.cost ?? '0'),
+                                    'money',
+                                  )}
+                                />
+                              </td>
+                            </tr>
+                          ))}
+                        </tbody>
+                      </table>
+                    </div>
+                  )
+                }
+              </Answer>
+            </Card>
+            <Realtime merchantId={who.merchantId ?? search.merchant} paused={paused} />
+          </div>
+        </>
+      )}
+    </div>
+  );
+}
+
+const SHOWN = [
+  ['requests', 'Requests today', 'count'],
+  ['cost', 'Cost today', 'money'],
+] as const;
+
+function Totals({
+  query,
+  merchantId,
+}: {
+  query: { data: { date: string; metrics: Record<string, string>; asOf: string } | undefined };
+  merchantId: string | undefined;
+}) {
+  const { data } = query;
+  return SHOWN.map(([metric, label, kind]) => (
+    <div className="card stat" key={metric}>
+      <span className="stat-label">{label}</span>
+      <span className="stat-value">
+        {data ? (
+          <Explained
+            value={data.metrics[metric] ?? '0'}
+            kind={kind}
+            metric={metric}
+            range={{ startDate: data.date, endDate: data.date }}
+            filters={merchantId ? { merchants: [merchantId] } : {}}
+          />
+        ) : (
+          <Skeleton width={120} height={26} />
+        )}
+      </span>
+      <span className="stat-note">running total in Redis</span>
+    </div>
+  ));
+}
+
+/** Unknown while Redis is unavailable. */
+const pendingText = (count: number | null) => (count === null ? 'unknown' : format(String(count), 'count'));
+
+function Counting({
+  query,
+}: {
+  query: { data: { pendingKeys: number | null; lagMs: number | null; lastFlushAt: string | null } | undefined };
+}) {
+  const { data } = query;
+  return (
+    <>
+      <div className="card stat">
+        <span className="stat-label">Accepted → counted</span>
+        <span className="stat-value num">
+          {data ? (
+            data.lagMs === null ? (
+              'unknown'
+            ) : (
+              `${format(String(Math.round(data.lagMs)), 'count')} ms`
+            )
+          ) : (
+            <Skeleton width={90} height={26} />
+          )}
+        </span>
+        <span className="stat-note">
+          {data?.lagMs === null ? 'Redis does not answer' : 'age of the oldest event that waits'}
+        </span>
+      </div>
+      <div className="card stat">
+        <span className="stat-label">Merchants with events waiting</span>
+        <span className="stat-value num">
+          {data ? pendingText(data.pendingKeys) : <Skeleton width={40} height={26} />}
+        </span>
+        <span className="stat-note">
+          {data?.lastFlushAt ? (
+            <>
+              last flush <Moment time={data.lastFlushAt} ago />
+            </>
+          ) : (
+            'no flush yet'
+          )}
+        </span>
+      </div>
+    </>
+  );
+}
+
+const SERIES = 12;
+
+function Realtime({ merchantId, paused }: { merchantId: string | undefined; paused: boolean }) {
+  const scope = merchantId ? { merchantId } : {};
+  const list = useQuery(api.realtime.list.queryOptions({ ...scope, limit: SERIES }, { refetchInterval: 30_000 }));
+  return (
+    <Card title="Realtime metrics" note={list.data?.nextCursor ? `the first ${SERIES}` : undefined} flush>
+      <Answer query={list}>
+        {({ rows }) =>
+          rows.length === 0 ? (
+            <Empty icon={Radio} title="No realtime metrics">
+              Counters, gauges, histograms and rates show up here once something writes to them:{' '}
+              <code>realtime.increment</code>, <code>.gauge</code>, <code>.observe</code>, <code>.mark</code>.
+            </Empty>
+          ) : (
+            <ul className="series-list">
+              {rows.map(({ name, labels, type }) => (
+                <SeriesRow
+                  key={JSON.stringify([name, labels])}
+                  name={name}
+                  labels={labels}
+                  type={type}
+                  scope={scope}
+                  paused={paused}
+                />
+              ))}
+            </ul>
+          )
+        }
+      </Answer>
+    </Card>
+  );
+}
+
+function SeriesRow({
+  name,
+  labels,
+  type,
+  scope,
+  paused,
+}: {
+  name: string;
+  labels: Record<string, string>;
+  type: string;
+  scope: { merchantId?: string };
+  paused: boolean;
+}) {
+  const watched = useSubscription(
+    api.realtime.watch.subscriptionOptions({ name, labels, ...scope }, { enabled: !paused }),
+  );
+  const [last, setLast] = useState(watched.data);
+  if (watched.data && watched.data !== last) setLast(watched.data);
+  const value = last && (last.value ?? last.perSecond ?? last.p95 ?? last.count);
+  const unit = last?.perSecond !== undefined ? '/s' : last?.p95 ? ' p95' : last?.unit ? ` ${last.unit}` : '';
+  const about = Object.entries(labels).map(([key, each]) => `${key}=${each}`);
+  return (
+    <li>
+      <span>
+        {name}
+        <small>{[type.toLowerCase(), ...about].join(' · ')}</small>
+      </span>
+      <span className="series-value num">
+        {value === undefined || value === null ? (
+          <Skeleton width={50} height={20} />
+        ) : (
+          `${format(value, 'count')}${unit}`
+        )}
+      </span>
+    </li>
+  );
+}

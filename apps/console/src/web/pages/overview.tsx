@@ -1,0 +1,401 @@
+import { useQuery } from '@tanstack/react-query';
+import { Link, useNavigate, useSearch } from '@tanstack/react-router';
+import { ChevronLeft, ChevronRight, ReceiptText } from 'lucide-react';
+import { api } from '../api.ts';
+import { type DimensionId, dimensionOf, type FilterSearch, type MeasureId, measureOf } from '../measures.ts';
+import { add, approximate, format, isZero, type Kind, percentage, roundToCents, scale } from '../quantity.ts';
+import type { OverviewSearch } from '../router.tsx';
+import { useWho } from '../session.tsx';
+import {
+  addDays,
+  addMonths,
+  countDays,
+  daysOfMonth,
+  dayText,
+  monthOf,
+  monthText,
+  type Range,
+  rangeText,
+  startOf,
+  today,
+} from '../time.ts';
+import { Chart, type Series } from '../ui/chart.tsx';
+import { Coverage } from '../ui/coverage.tsx';
+import { Explained } from '../ui/explained.tsx';
+import { Answer, Banner, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
+import { FilterChip, Segments } from '../ui/popups.tsx';
+
+/** Returns the days of a month until today, and the same days of the month before. */
+function rangesOf(month: string): { current: Range; previous: Range; whole: Range; running: boolean } {
+  const whole = daysOfMonth(month);
+  const running = month === monthOf(today());
+  const current = { startDate: whole.startDate, endDate: running ? today() : whole.endDate };
+  const last = daysOfMonth(addMonths(month, -1));
+  const same = addDays(last.startDate, countDays(current) - 1);
+  const previous = { startDate: last.startDate, endDate: running && same < last.endDate ? same : last.endDate };
+  return { current, previous, whole, running };
+}
+
+const CHARTED = ['cost', 'requests', 'totalTokens'] as const;
+const TOP = 5;
+
+/** Shows a month against the same days of the month before, and where the usage went. */
+export function Overview() {
+  const search = useSearch({ from: '/frame/app/overview' });
+  const navigate = useNavigate({ from: '/app/overview' });
+  const who = useWho();
+  const month = search.month ?? monthOf(today());
+  const measure = search.measure ?? 'cost';
+  const { current, previous, whole, running } = rangesOf(month);
+  const filters: FilterSearch = search.merchants ? { merchants: search.merchants } : {};
+  const scope = search.merchants ? { merchantIds: search.merchants } : {};
+  const summary = useQuery(api.analytics.summary.queryOptions({ ...current, ...scope }));
+  const before = useQuery(api.analytics.summary.queryOptions({ ...previous, ...scope }));
+  const options = useQuery(
+    api.analytics.filterOptions.queryOptions(current, { enabled: who.merchantId === null, staleTime: 300_000 }),
+  );
+  const change = (next: Partial<OverviewSearch>) =>
+    void navigate({ search: (known) => ({ ...known, ...next }), replace: true });
+
+  return (
+    <div className="stack">
+      <PageHead
+        title="Overview"
+        note={
+          <>
+            <Coverage coverage={summary.data?.coverage} />{' '}
+            <span className="muted">· compared with {rangeText(previous)}</span>
+          </>
+        }
+      >
+        {who.merchantId === null && (
+          <FilterChip
+            label="Merchant"
+            options={(options.data?.merchants ?? []).map(({ id, label }) => ({ value: id, label }))}
+            values={search.merchants ?? []}
+            waiting={options.isLoading}
+            onChange={(merchants) =>
+              change({ merchants: merchants.length > 0 ? merchants : undefined } as OverviewSearch)
+            }
+          />
+        )}
+        <span className="month-nav">
+          <Button
+            kind="plain"
+            icon
+            aria-label="The month before"
+            onClick={() => change({ month: addMonths(month, -1) })}
+          >
+            <ChevronLeft size={17} aria-hidden="true" />
+          </Button>
+          <b aria-live="polite">{monthText(month)}</b>
+          <Button
+            kind="plain"
+            icon
+            aria-label="The month after"
+            disabled={running}
+            onClick={() => change({ month: addMonths(month, 1) })}
+          >
+            <ChevronRight size={17} aria-hidden="true" />
+          </Button>
+        </span>
+      </PageHead>
+
+      {summary.data && !summary.data.coverage.complete && (
+        <Banner>
+          Some usage is not in these numbers yet, so they may be too low. They are checked again by themselves; the{' '}
+          <Link to="/app/health">health page</Link> says what is missing.
+        </Banner>
+      )}
+
+      <Answer query={summary} waiting={<StatsWaiting />}>
+        {({ totals, activeUsers, byDay }) => {
+          const then = before.data?.totals;
+          const label = `against ${rangeText(previous)}`;
+          const stat = (id: MeasureId, name: string, rising: 'neutral' | 'bad' | 'good', note?: React.ReactNode) => (
+            <Stat
+              key={id}
+              label={name}
+              note={note}
+              delta={then && <Delta current={totals[id]} previous={then[id]} rising={rising} label={label} />}
+            >
+              <Explained
+                value={totals[id]}
+                kind={measureOf(id).kind}
+                metric={measureOf(id).metric}
+                range={current}
+                filters={filters}
+              />
+            </Stat>
+          );
+          return (
+            <section className="stats" aria-label={`Totals of ${rangeText(current)}`}>
+              {stat('cost', 'Spend', 'neutral', running && <Forecast byDay={byDay} whole={whole} />)}
+              {stat('requests', 'Requests', 'neutral')}
+              {stat(
+                'totalTokens',
+                'Tokens',
+                'neutral',
+                <TokenParts input={totals.promptTokens} total={totals.totalTokens} />,
+              )}
+              {stat(
+                'failedRequests',
+                'Failed requests',
+                'bad',
+                totals.successRate !== null && <span>{totals.successRate}% succeeded</span>,
+              )}
+              <Stat
+                label="Active users"
+                delta={
+                  before.data && (
+                    <Delta
+                      current={String(activeUsers)}
+                      previous={String(before.data.activeUsers)}
+                      rising="neutral"
+                      label={label}
+                    />
+                  )
+                }
+              >
+                <Link
+                  className="num"
+                  to="/app/explorer"
+                  search={{ by: 'user', from: current.startDate, to: current.endDate, ...filters }}
+                >
+                  {format(String(activeUsers), 'count')}
+                </Link>
+              </Stat>
+            </section>
+          );
+        }}
+      </Answer>
+
+      <Card
+        title={`${measureOf(measure).label} by day`}
+        tools={
+          <Segments
+            label="Measure"
+            value={measure as (typeof CHARTED)[number]}
+            options={CHARTED.map((id) => ({ value: id, label: measureOf(id).label }))}
+            onChange={(next) => change({ measure: next })}
+          />
+        }
+      >
+        <Answer query={summary} waiting={<Skeleton height={292} />}>
+          {({ byDay }) =>
+            byDay.length === 0 ? (
+              <Empty icon={ReceiptText} title={`No usage in ${monthText(month)}`} tools={<FirstSteps />}>
+                Nothing was recorded on these days{search.merchants ? ' for the chosen merchants' : ''}. Usage shows up
+                here about a second after it is recorded.
+              </Empty>
+            ) : (
+              <DailyChart
+                measure={measure}
+                whole={whole}
+                current={current}
+                byDay={byDay}
+                before={before.data?.byDay ?? []}
+                previous={previous}
+                onPick={(day) =>
+                  void navigate({
+                    to: '/app/explain',
+                    search: { metric: measureOf(measure).metric, from: day, to: day, ...filters },
+                  })
+                }
+              />
+            )
+          }
+        </Answer>
+      </Card>
+
+      <div className="quarters">
+        {(['user', 'model', 'merchant', 'apiKey'] as const)
+          .filter((by) => by !== 'merchant' || who.merchantId === null)
+          .map((by) => (
+            <TopList key={by} by={by} range={current} filters={filters} scope={scope} measure={measure} />
+          ))}
+      </div>
+    </div>
+  );
+}
+
+const Stat = ({
+  label,
+  delta,
+  note,
+  children,
+}: {
+  label: string;
+  delta: React.ReactNode;
+  note?: React.ReactNode;
+  children: React.ReactNode;
+}) => (
+  <div className="card stat">
+    <span className="stat-label">
+      {label} {delta}
+    </span>
+    <span className="stat-value">{children}</span>
+    <span className="stat-note">{note}</span>
+  </div>
+);
+
+const StatsWaiting = () => (
+  <div className="stats" role="status" aria-label="Loading">
+    {[0, 1, 2, 3, 4].map((index) => (
+      <div className="card stat" key={index}>
+        <Skeleton width={80} />
+        <Skeleton width={150} height={30} />
+        <Skeleton width={110} height={12} />
+      </div>
+    ))}
+  </div>
+);
+
+type Day = { date: string; cost: string };
+
+/** Estimates the month: the mean of its whole days so far, times its days. */
+function Forecast({ byDay, whole }: { byDay: readonly Day[]; whole: Range }) {
+  const done = countDays({ startDate: whole.startDate, endDate: today() }) - 1;
+  const spent = add(...byDay.filter(({ date }) => date < today()).map(({ cost }) => cost));
+  if (done < 1 || isZero(spent)) return null;
+  const estimate = roundToCents(scale(spent, countDays(whole), done));
+  return (
+    <span
+      title={`The mean of ${done} whole days, for ${countDays(whole)} days: an estimate, nothing that was counted.`}
+    >
+      about {format(estimate, 'money')} by {dayText(whole.endDate, { year: false })}
+    </span>
+  );
+}
+
+function TokenParts({ input, total }: { input: string; total: string }) {
+  const share = percentage(input, total);
+  return share === null ? null : <span>{share}% input</span>;
+}
+
+function DailyChart({
+  measure,
+  whole,
+  current,
+  previous,
+  byDay,
+  before,
+  onPick,
+}: {
+  measure: MeasureId;
+  whole: Range;
+  current: Range;
+  previous: Range;
+  byDay: readonly ({ date: string } & Record<MeasureId, string>)[];
+  before: readonly ({ date: string } & Record<MeasureId, string>)[];
+  onPick: (day: string) => void;
+}) {
+  const days = Array.from({ length: countDays(whole) }, (_, index) => addDays(whole.startDate, index));
+  const now = new Map(byDay.map((day) => [day.date, day[measure]]));
+  const then = new Map(before.map((day) => [day.date, day[measure]]));
+  const series: Series[] = [
+    {
+      label: monthText(monthOf(whole.startDate)),
+      color: 1,
+      values: days.map((day) => (day > current.endDate ? null : (now.get(day) ?? '0'))),
+    },
+  ];
+  if (before.length > 0)
+    series.push({
+      label: rangeText(previous),
+      color: 0,
+      values: days.map((_, index) => {
+        const day = addDays(previous.startDate, index);
+        return day > previous.endDate ? null : (then.get(day) ?? '0');
+      }),
+    });
+  return (
+    <Chart
+      label={`${measureOf(measure).label} by day, ${rangeText(current)}`}
+      times={days.map((day) => startOf(day) / 1000)}
+      names={days.map((day) => dayText(day, { weekday: true }))}
+      series={series}
+      kind={measureOf(measure).kind as Kind}
+      mode="bars"
+      onPick={(index) => days[index]! <= current.endDate && onPick(days[index]!)}
+    />
+  );
+}
+
+function TopList({
+  by,
+  range,
+  filters,
+  scope,
+  measure,
+}: {
+  by: DimensionId;
+  range: Range;
+  filters: FilterSearch;
+  scope: { merchantIds?: string[] };
+  measure: MeasureId;
+}) {
+  const { label, filter } = dimensionOf(by);
+  const { kind, metric } = measureOf(measure);
+  const query = useQuery(api.analytics.breakdown.queryOptions({ ...range, ...scope, by, sortBy: measure, limit: TOP }));
+  const link = { by, measure, from: range.startDate, to: range.endDate, ...filters } as const;
+  return (
+    <Card
+      title={`Top ${label === 'API key' ? 'API keys' : `${label.toLowerCase()}s`}`}
+      flush
+      tools={
+        <Link to="/app/explorer" search={link} className="button" data-kind="plain" data-small="">
+          {query.data && query.data.total > TOP ? `All ${format(String(query.data.total), 'count')}` : 'Explore'}
+          <ChevronRight size={14} aria-hidden="true" />
+        </Link>
+      }
+    >
+      <Answer query={query}>
+        {({ rows, totals }) =>
+          rows.length === 0 ? (
+            <Empty title={`No usage by ${label.toLowerCase()}`}>Nothing was recorded in {rangeText(range)}.</Empty>
+          ) : (
+            <ol className="top-list">
+              {rows.map((row) => {
+                const share = percentage(row[measure], totals[measure]);
+                const width = Math.min(100, Math.max(0, approximate(share ?? '0')));
+                return (
+                  <li key={row.key}>
+                    <Link
+                      className="top-name"
+                      title={row.key}
+                      to="/app/explorer"
+                      search={{ ...link, by: 'time', [filter]: [row.key] }}
+                    >
+                      {row.label}
+                    </Link>
+                    <Explained
+                      value={row[measure]}
+                      kind={kind}
+                      metric={metric}
+                      range={range}
+                      filters={{ ...filters, [filter]: [row.key] }}
+                    />
+                    <span className="meter">
+                      <svg aria-hidden="true" preserveAspectRatio="none">
+                        <rect width="100%" height="4" rx="2" fill="var(--sunken)" />
+                        <rect width={`${width}%`} height="4" rx="2" fill="var(--accent)" />
+                      </svg>
+                      <span>{share === null ? '–' : format(share, 'percent')}</span>
+                    </span>
+                  </li>
+                );
+              })}
+            </ol>
+          )
+        }
+      </Answer>
+    </Card>
+  );
+}
+
+export const FirstSteps = () => (
+  <>
+    <code>npm run demo</code> <span>records 90 days of three merchants.</span>
+  </>
+);

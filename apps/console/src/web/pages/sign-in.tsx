@@ -1,0 +1,73 @@
+import { useMutation } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { CircleAlert } from 'lucide-react';
+import { useState } from 'react';
+import { queryClient } from '../api.ts';
+import { Brand } from '../frame.tsx';
+import { signIn } from '../session.tsx';
+import { Button } from '../ui/parts.tsx';
+
+/** Exchanges an API key for a session. */
+export function SignIn() {
+  const { next } = useSearch({ from: '/app/sign-in' });
+  const navigate = useNavigate();
+  const [key, setKey] = useState('');
+  const enter = useMutation({
+    mutationFn: signIn,
+    onSuccess: async () => {
+      setKey('');
+      queryClient.clear();
+      // Only to our own pages.
+      const target = next?.startsWith('/app/') ? next : '/app/overview';
+      await navigate({ href: target, replace: true });
+    },
+  });
+  return (
+    <main className="door">
+      <div className="card door-card">
+        <Brand />
+        <h1>Sign in</h1>
+        <p>
+          With an API key that may read usage. It is exchanged for a session of 12 hours and not kept in this browser.
+        </p>
+        <form
+          className="form"
+          onSubmit={(event) => {
+            event.preventDefault();
+            enter.mutate(key.trim());
+          }}
+        >
+          <div className="field">
+            <label htmlFor="key">API key</label>
+            <input
+              id="key"
+              className="input"
+              type="password"
+              autoComplete="off"
+              spellCheck={false}
+              required
+              placeholder="tally_…"
+              value={key}
+              aria-invalid={enter.isError}
+              aria-describedby={enter.isError ? 'key-problem' : undefined}
+              onChange={(event) => setKey(event.target.value)}
+            />
+          </div>
+          {enter.isError && (
+            <div className="banner" data-tone="bad" role="alert" id="key-problem">
+              <CircleAlert size={16} aria-hidden="true" />
+              <span>{enter.error.message}</span>
+            </div>
+          )}
+          <Button kind="primary" type="submit" disabled={enter.isPending}>
+            {enter.isPending ? 'Signing in…' : 'Sign in'}
+          </Button>
+        </form>
+        <p className="door-note">
+          Started it yourself? <code>npm start</code> prints the admin key, and keeps it in{' '}
+          <code>.tally/admin-key</code>.
+        </p>
+      </div>
+    </main>
+  );
+}

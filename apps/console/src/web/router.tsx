@@ -1,0 +1,213 @@
+import {
+  createRootRoute,
+  createRoute,
+  createRouter,
+  lazyRouteComponent,
+  Outlet,
+  redirect,
+} from '@tanstack/react-router';
+import { Compass } from 'lucide-react';
+import { Frame } from './frame.tsx';
+import {
+  type DimensionId,
+  type FilterSearch,
+  isDimension,
+  isMeasure,
+  type MeasureId,
+  readFilters,
+} from './measures.ts';
+import { SignIn } from './pages/sign-in.tsx';
+import { isDay, isMonth } from './time.ts';
+import { Empty, Failure, SkeletonRows } from './ui/parts.tsx';
+
+/** Search parameters as they stand in the address: they are all the state of a page. */
+type Search = Record<string, unknown>;
+
+const oneOf = <T extends string>(value: unknown, options: readonly T[]): T | undefined =>
+  options.find((option) => option === value);
+const textOf = (value: unknown): string | undefined =>
+  typeof value === 'string' && value !== '' ? value.slice(0, 1000) : undefined;
+
+const inOrder = (from: string, to: string) => (from <= to ? { from, to } : { from: to, to: from });
+
+/** Leaves out what is not set, so that addresses stay short. */
+function compact<T extends object>(search: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(search).filter(([, value]) => value !== undefined)) as never;
+}
+
+export type OverviewSearch = { month?: string; measure?: MeasureId; merchants?: string[] };
+export type ExplorerSearch = FilterSearch & {
+  from?: string;
+  to?: string;
+  measure?: MeasureId;
+  by?: DimensionId | 'time';
+  interval?: Interval;
+  tz?: string;
+  sort?: MeasureId | 'key';
+  order?: 'asc' | 'desc';
+  compare?: 'previous';
+  chart?: 'bars' | 'lines';
+  cursor?: string;
+};
+export type Interval = '15m' | 'hour' | 'day' | 'week' | 'month';
+export const INTERVALS: readonly Interval[] = ['15m', 'hour', 'day', 'week', 'month'];
+export type ExplainSearch = FilterSearch & { metric: string; from: string; to: string };
+
+const root = createRootRoute({
+  component: Outlet,
+  notFoundComponent: () => (
+    <main className="door">
+      <Empty
+        icon={Compass}
+        title="There is no such page"
+        tools={
+          <a className="button" href="/app/overview">
+            Go to the overview
+          </a>
+        }
+      />
+    </main>
+  ),
+  errorComponent: ({ error }) => (
+    <main className="door">
+      <Failure error={error} retry={() => location.reload()} />
+    </main>
+  ),
+});
+
+const door = createRoute({
+  getParentRoute: () => root,
+  path: '/app/sign-in',
+  validateSearch: (search: Search): { next?: string } => compact({ next: textOf(search.next) }),
+  component: SignIn,
+});
+
+const frame = createRoute({ getParentRoute: () => root, id: 'frame', component: Frame });
+const start = (path: '/' | '/app') =>
+  createRoute({
+    getParentRoute: () => root,
+    path,
+    beforeLoad: () => {
+      throw redirect({ to: '/app/overview', replace: true });
+    },
+  });
+
+const pendingComponent = () => <SkeletonRows rows={8} />;
+
+const overview = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/overview',
+  validateSearch: (search: Search): OverviewSearch => {
+    const { merchants } = readFilters(search);
+    return compact({
+      month: isMonth(search.month) ? search.month : undefined,
+      measure: isMeasure(search.measure) ? search.measure : undefined,
+      merchants,
+    });
+  },
+  component: lazyRouteComponent(() => import('./pages/overview.tsx'), 'Overview'),
+  pendingComponent,
+});
+
+const explorer = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/explorer',
+  validateSearch: (search: Search): ExplorerSearch => ({
+    ...compact({
+      from: isDay(search.from) ? search.from : undefined,
+      to: isDay(search.to) ? search.to : undefined,
+      measure: isMeasure(search.measure) ? search.measure : undefined,
+      by: search.by === 'time' ? ('time' as const) : isDimension(search.by) ? search.by : undefined,
+      interval: oneOf(search.interval, INTERVALS),
+      tz: textOf(search.tz),
+      sort: search.sort === 'key' ? ('key' as const) : isMeasure(search.sort) ? search.sort : undefined,
+      order: oneOf(search.order, ['asc', 'desc']),
+      compare: oneOf(search.compare, ['previous']),
+      chart: oneOf(search.chart, ['bars', 'lines']),
+      cursor: textOf(search.cursor),
+    }),
+    ...readFilters(search),
+  }),
+  component: lazyRouteComponent(() => import('./pages/explorer.tsx'), 'Explorer'),
+  pendingComponent,
+});
+
+const explain = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/explain',
+  validateSearch: (search: Search): ExplainSearch => {
+    const today = new Date().toISOString().slice(0, 10);
+    const from = isDay(search.from) ? search.from : today;
+    const to = isDay(search.to) ? search.to : from;
+    const metric =
+      typeof search.metric === 'string' && /^[a-z][a-z0-9_]{0,63}$/.test(search.metric) ? search.metric : 'cost';
+    return { metric, ...inOrder(from, to), ...readFilters(search) };
+  },
+  component: lazyRouteComponent(() => import('./pages/explain.tsx'), 'Explain'),
+  pendingComponent,
+});
+
+const live = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/live',
+  validateSearch: (search: Search): { merchant?: string } => compact({ merchant: textOf(search.merchant) }),
+  component: lazyRouteComponent(() => import('./pages/live.tsx'), 'Live'),
+  pendingComponent,
+});
+
+const keys = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/keys',
+  validateSearch: (search: Search): { revoked?: true } =>
+    compact({ revoked: search.revoked === true ? (true as const) : undefined }),
+  component: lazyRouteComponent(() => import('./pages/keys.tsx'), 'Keys'),
+  pendingComponent,
+});
+
+const directory = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/directory',
+  validateSearch: (search: Search): { kind?: 'user' | 'apiKey' | 'merchant'; cursor?: string } =>
+    compact({ kind: oneOf(search.kind, ['user', 'apiKey', 'merchant']), cursor: textOf(search.cursor) }),
+  component: lazyRouteComponent(() => import('./pages/directory.tsx'), 'Directory'),
+  pendingComponent,
+});
+
+const jobs = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/jobs',
+  component: lazyRouteComponent(() => import('./pages/jobs.tsx'), 'Jobs'),
+  pendingComponent,
+});
+
+const health = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/health',
+  component: lazyRouteComponent(() => import('./pages/health.tsx'), 'Health'),
+  pendingComponent,
+});
+
+const custom = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/custom-metrics',
+  validateSearch: (search: Search): { id?: string } => compact({ id: textOf(search.id) }),
+  component: lazyRouteComponent(() => import('./pages/custom.tsx'), 'CustomMetrics'),
+  pendingComponent,
+});
+
+export const router = createRouter({
+  routeTree: root.addChildren([
+    start('/'),
+    start('/app'),
+    door,
+    frame.addChildren([overview, explorer, explain, live, keys, directory, jobs, health, custom]),
+  ]),
+  defaultPreload: 'intent',
+  scrollRestoration: true,
+});
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: typeof router;
+  }
+}

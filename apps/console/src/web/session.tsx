@@ -1,0 +1,65 @@
+import type { Access, Role } from '@tally/contracts';
+import { createContext, useContext } from 'react';
+import { queryClient } from './api.ts';
+
+export type Who = {
+  keyId: string;
+  name: string;
+  role: Role;
+  merchantId: string | null;
+  teamId: string | null;
+  expiresAt: string | null;
+};
+
+/** The access of each role, as `grants` of the contracts has it. A test compares them. */
+export const GRANTS: Record<Role, readonly Access[]> = {
+  producer: ['record'],
+  member: ['record', 'read'],
+  viewer: ['read'],
+  analyst: ['read', 'define'],
+  admin: ['record', 'read', 'define', 'admin', 'internal'],
+  service: ['record', 'read', 'admin', 'internal'],
+};
+
+export const WhoContext = createContext<Who | null>(null);
+
+/** Returns who is signed in, and what they may do. */
+export function useWho() {
+  const who = useContext(WhoContext);
+  if (!who) throw new Error('There is no session here.');
+  return {
+    ...who,
+    may: (access: Access) => GRANTS[who.role].includes(access),
+    /** About all merchants: not for a key that is bound to one. */
+    mayPlatform: (access: Access) => GRANTS[who.role].includes(access) && who.merchantId === null,
+  };
+}
+
+type Problem = { error?: { message?: string; data?: { code?: string; action?: string } } };
+
+/** Exchanges an API key for a session; the key stays nowhere. Throws with what to do. */
+export async function signIn(key: string): Promise<void> {
+  const answer = await fetch('/session', {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ key }),
+  }).catch(() => {
+    throw new Error('Tally does not answer. Check that it runs and that you are online.');
+  });
+  if (answer.ok) return;
+  const { error } = (await answer.json().catch(() => ({}))) as Problem;
+  throw new Error(
+    error?.data?.code === 'UNAUTHORIZED'
+      ? 'This API key is unknown, expired or revoked.'
+      : error?.data?.code === 'FORBIDDEN'
+        ? 'This key may not read usage. Sign in with a member, viewer, analyst or admin key.'
+        : (error?.message ?? `Tally answered ${answer.status}. Try again.`),
+  );
+}
+
+/** Ends the session, and forgets what it saw. */
+export async function signOut(): Promise<void> {
+  await fetch('/session', { method: 'DELETE' }).catch(() => {});
+  queryClient.clear();
+  location.assign('/app/sign-in');
+}

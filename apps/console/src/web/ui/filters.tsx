@@ -1,0 +1,62 @@
+import { useQuery } from '@tanstack/react-query';
+import { api } from '../api.ts';
+import { DIMENSIONS, type DimensionId, type FilterSearch } from '../measures.ts';
+import { useWho } from '../session.tsx';
+import type { Range } from '../time.ts';
+import { FilterChip, type Option } from './popups.tsx';
+
+const OPTIONS_FRESH_MS = 300_000;
+const UNKNOWN: Option = { value: 'unknown', label: 'unknown', note: 'not told' };
+
+/** A chip for each dimension, with the values that have usage in the range. */
+export function Filters({
+  range,
+  filters,
+  onChange,
+}: {
+  range: Range;
+  filters: FilterSearch;
+  onChange: (filters: FilterSearch) => void;
+}) {
+  const who = useWho();
+  const scope = filters.merchants ? { merchantIds: filters.merchants } : {};
+  const all = useQuery(
+    api.analytics.filterOptions.queryOptions(
+      { ...range, ...scope },
+      { staleTime: OPTIONS_FRESH_MS, placeholderData: (known) => known },
+    ),
+  );
+  const every = useQuery(
+    api.analytics.filterOptions.queryOptions(range, { staleTime: OPTIONS_FRESH_MS, enabled: who.merchantId === null }),
+  );
+  const options: Record<DimensionId, Option[]> = {
+    merchant: named(every.data?.merchants ?? []),
+    user: [...named(all.data?.users ?? []), UNKNOWN],
+    apiKey: [...named(all.data?.apiKeys ?? []), UNKNOWN],
+    model: [
+      ...(all.data?.models ?? []).map(({ id, providers }) => ({ value: id, label: id, note: providers.join(', ') })),
+      UNKNOWN,
+    ],
+    provider: [...(all.data?.providers ?? []).map((id) => ({ value: id, label: id })), UNKNOWN],
+  };
+  return (
+    <div className="filters">
+      {DIMENSIONS.filter(({ id }) => id !== 'merchant' || who.merchantId === null).map(({ id, label, filter }) => (
+        <FilterChip
+          key={id}
+          label={label}
+          options={options[id]}
+          values={filters[filter] ?? []}
+          waiting={all.isLoading}
+          onChange={(values) => {
+            const { [filter]: _changed, ...others } = filters;
+            onChange(values.length > 0 ? { ...others, [filter]: values } : others);
+          }}
+        />
+      ))}
+    </div>
+  );
+}
+
+const named = (rows: readonly { id: string; label: string; email?: string | null }[]): Option[] =>
+  rows.map(({ id, label, email }) => ({ value: id, label, ...(label !== id || email ? { note: email ?? id } : {}) }));

@@ -1,0 +1,237 @@
+import { Button as BaseButton } from '@base-ui/react/button';
+import { Tooltip } from '@base-ui/react/tooltip';
+import {
+  ArrowDownRight,
+  ArrowUpRight,
+  CircleAlert,
+  CircleCheck,
+  Filter,
+  type LucideIcon,
+  SearchX,
+  TriangleAlert,
+} from 'lucide-react';
+import type { ComponentProps, ReactElement, ReactNode } from 'react';
+import { actionOf, messageOf } from '../api.ts';
+import { change, format, isNegative, isZero, type Kind, write } from '../quantity.ts';
+import { agoText, clockText, timeText } from '../time.ts';
+
+type ButtonProps = ComponentProps<typeof BaseButton> & {
+  kind?: 'primary' | 'danger' | 'plain';
+  small?: boolean;
+  icon?: boolean;
+};
+
+export const Button = ({ kind, small, icon, ...props }: ButtonProps) => (
+  <BaseButton
+    className="button"
+    data-kind={kind}
+    data-small={small ? '' : undefined}
+    data-icon={icon ? '' : undefined}
+    {...props}
+  />
+);
+
+/** Shows `text` when its child is pointed at or focused. */
+export function Tip({ text, children }: { text: ReactNode; children: ReactElement }) {
+  return (
+    <Tooltip.Root>
+      <Tooltip.Trigger render={children} />
+      <Tooltip.Portal>
+        <Tooltip.Positioner sideOffset={6}>
+          <Tooltip.Popup className="tip">{text}</Tooltip.Popup>
+        </Tooltip.Positioner>
+      </Tooltip.Portal>
+    </Tooltip.Root>
+  );
+}
+
+/** The exact digits of a quantity; decimals that most readers skip are small. `pad` aligns the decimal points of a column. */
+export function Digits({ value, kind, pad = 0 }: { value: string; kind: Kind; pad?: number }) {
+  const { sign, whole, decimals, tail } = write(value, kind);
+  return (
+    <>
+      {sign}
+      {whole}
+      {decimals}
+      {kind === 'percent' && '%'}
+      {tail && <span className="num-tail">{tail}</span>}
+      {pad > tail.length && <span className="num-pad" data-pad={'0'.repeat(pad - tail.length)} />}
+    </>
+  );
+}
+
+/** A number that stands for itself. Numbers that can be explained are links: see `Explained`. */
+export const Num = (props: { value: string; kind: Kind; pad?: number }) => (
+  <span className="num">
+    <Digits {...props} />
+  </span>
+);
+
+/** Returns the number of small decimals of the longest of some quantities. */
+export const padOf = (values: readonly string[], kind: Kind): number =>
+  values.reduce((most, value) => Math.max(most, write(value, kind).tail.length), 0);
+
+/** The change against a quantity before; `rising` says what growth means. */
+export function Delta({
+  current,
+  previous,
+  rising = 'neutral',
+  label,
+}: {
+  current: string;
+  previous: string;
+  rising?: 'good' | 'bad' | 'neutral';
+  label?: string;
+}) {
+  const percent = change(current, previous);
+  if (percent === null) {
+    if (isZero(current)) return <span className="delta">no change</span>;
+    return <span className="delta">new</span>;
+  }
+  const falls = isNegative(percent);
+  const flat = isZero(percent);
+  const tone = flat || rising === 'neutral' ? undefined : falls === (rising === 'bad') ? 'good' : 'bad';
+  const Arrow = falls ? ArrowDownRight : ArrowUpRight;
+  return (
+    <span className="delta" data-tone={tone}>
+      {!flat && <Arrow size={14} aria-hidden="true" />}
+      <span className="visually-hidden">{flat ? 'unchanged' : falls ? 'down' : 'up'} </span>
+      {format(percent.replace('-', ''), 'percent')}
+      {label && <span className="visually-hidden"> {label}</span>}
+    </span>
+  );
+}
+
+/** A moment in the viewer's zone, with UTC when pointed at. */
+export function Moment({ time, ago = false, clock = false }: { time: string; ago?: boolean; clock?: boolean }) {
+  const exact = timeText(time);
+  return (
+    <time className="num" dateTime={time} title={`${exact}\n${time.replace('T', ' ').replace('Z', '')} UTC`}>
+      {ago ? agoText(time) : clock ? clockText(time) : exact}
+    </time>
+  );
+}
+
+type Tone = 'good' | 'bad' | 'warn' | 'accent';
+
+export const Chip = ({ tone, children }: { tone?: Tone | undefined; children: ReactNode }) => (
+  <span className="chip" data-tone={tone}>
+    {children}
+  </span>
+);
+
+const BANNER_ICONS = { bad: CircleAlert, good: CircleCheck, info: Filter, warn: TriangleAlert };
+
+export function Banner({ tone, children }: { tone?: 'bad' | 'good' | 'info'; children: ReactNode }) {
+  const Icon = BANNER_ICONS[tone ?? 'warn'];
+  return (
+    <div className="banner" data-tone={tone} role="status">
+      <Icon size={16} aria-hidden="true" />
+      <div>{children}</div>
+    </div>
+  );
+}
+
+export const Card = ({
+  title,
+  note,
+  tools,
+  children,
+  flush = false,
+}: {
+  title?: string;
+  note?: ReactNode;
+  tools?: ReactNode;
+  children: ReactNode;
+  flush?: boolean;
+}) => (
+  <section className="card" {...(title ? { 'aria-label': title } : {})}>
+    {title && (
+      <div className="card-head">
+        <h2>
+          {title} {note && <small>{note}</small>}
+        </h2>
+        {tools}
+      </div>
+    )}
+    {flush ? children : <div className="card-body">{children}</div>}
+  </section>
+);
+
+export const PageHead = ({ title, note, children }: { title: string; note?: ReactNode; children?: ReactNode }) => (
+  <div className="page-head">
+    <div className="page-title">
+      <h1>{title}</h1>
+      {note && <p>{note}</p>}
+    </div>
+    {children && <div className="tools">{children}</div>}
+  </div>
+);
+
+export function Empty({
+  icon: Icon = SearchX,
+  title,
+  children,
+  tools,
+}: {
+  icon?: LucideIcon;
+  title: string;
+  children?: ReactNode;
+  tools?: ReactNode;
+}) {
+  return (
+    <div className="empty">
+      <Icon size={26} strokeWidth={1.6} aria-hidden="true" />
+      <h3>{title}</h3>
+      {children && <p>{children}</p>}
+      {tools && <div className="tools">{tools}</div>}
+    </div>
+  );
+}
+
+/** Shows an error and what to do about it. */
+export function Failure({ error, retry }: { error: unknown; retry?: () => void }) {
+  return (
+    <div className="empty" role="alert">
+      <CircleAlert size={26} strokeWidth={1.6} aria-hidden="true" />
+      <h3>{messageOf(error)}</h3>
+      {actionOf(error) && <p>{actionOf(error)}</p>}
+      {retry && (
+        <div className="tools">
+          <Button onClick={retry}>Try again</Button>
+        </div>
+      )}
+    </div>
+  );
+}
+
+/** Holds the place of content that loads, in its size, so that nothing moves when it comes. */
+export const Skeleton = ({ width = '100%', height = 14 }: { width?: string | number; height?: number }) => (
+  <span className="skeleton" style={{ width, height }} aria-hidden="true" />
+);
+
+export const SkeletonRows = ({ rows = 5, height = 18 }: { rows?: number; height?: number }) => (
+  <div className="card-body stack" role="status" aria-label="Loading">
+    {Array.from({ length: rows }, (_, index) => (
+      <Skeleton key={index} height={height} width={`${96 - ((index * 17) % 34)}%`} />
+    ))}
+  </div>
+);
+
+/** Shows an answer; before it, a skeleton; in place of it, its error. */
+export function Answer<T>({
+  query,
+  waiting,
+  children,
+}: {
+  query: { data: T | undefined; error: unknown; refetch: () => unknown };
+  waiting?: ReactNode;
+  children: (data: T) => ReactNode;
+}) {
+  if (query.data !== undefined) return <>{children(query.data)}</>;
+  if (query.error) return <Failure error={query.error} retry={() => void query.refetch()} />;
+  return <>{waiting ?? <SkeletonRows />}</>;
+}
+
+/** Attributes of a scrolling table: the keyboard can reach it, and it has a name. */
+export const SCROLLS = { tabIndex: 0, role: 'group', 'aria-label': 'Table' } as const;

@@ -1,0 +1,348 @@
+import { Combobox } from '@base-ui/react/combobox';
+import { Dialog as BaseDialog } from '@base-ui/react/dialog';
+import { Menu as BaseMenu } from '@base-ui/react/menu';
+import { Popover } from '@base-ui/react/popover';
+import { Select as BaseSelect } from '@base-ui/react/select';
+import { Toast } from '@base-ui/react/toast';
+import { Toggle } from '@base-ui/react/toggle';
+import { ToggleGroup } from '@base-ui/react/toggle-group';
+import { Check, ChevronDown, CircleCheck, CircleX, Copy, Search, X } from 'lucide-react';
+import { type ReactElement, type ReactNode, useState } from 'react';
+import { Button } from './parts.tsx';
+
+export type Option<T extends string = string> = { value: T; label: string; note?: string };
+
+/** One of a few, in a menu. */
+export function Select<T extends string>({
+  label,
+  value,
+  options,
+  onChange,
+  prefix,
+}: {
+  label: string;
+  value: T;
+  options: readonly Option<T>[];
+  onChange: (value: T) => void;
+  prefix?: string;
+}) {
+  const chosen = options.find((option) => option.value === value);
+  return (
+    <BaseSelect.Root value={value} onValueChange={(next) => next !== null && onChange(next as T)} items={[...options]}>
+      <BaseSelect.Trigger className="button" aria-label={label}>
+        <span>
+          {prefix && <span className="select-prefix">{prefix} </span>}
+          {chosen?.label ?? value}
+        </span>
+        <ChevronDown size={15} aria-hidden="true" />
+      </BaseSelect.Trigger>
+      <BaseSelect.Portal>
+        <BaseSelect.Positioner sideOffset={6} alignItemWithTrigger={false} align="start" className="positioner">
+          <BaseSelect.Popup className="popup menu">
+            {options.map((option) => (
+              <BaseSelect.Item key={option.value} value={option.value} className="menu-item">
+                <BaseSelect.ItemText className="grow">{option.label}</BaseSelect.ItemText>
+                {option.note && <small>{option.note}</small>}
+                <BaseSelect.ItemIndicator className="check">
+                  <Check size={15} aria-hidden="true" />
+                </BaseSelect.ItemIndicator>
+              </BaseSelect.Item>
+            ))}
+          </BaseSelect.Popup>
+        </BaseSelect.Positioner>
+      </BaseSelect.Portal>
+    </BaseSelect.Root>
+  );
+}
+
+/** One of very few, side by side. */
+export function Segments<T extends string>({
+  label,
+  value,
+  options,
+  onChange,
+}: {
+  label: string;
+  value: T;
+  options: readonly Option<T>[];
+  onChange: (value: T) => void;
+}) {
+  return (
+    <ToggleGroup
+      className="segments"
+      aria-label={label}
+      value={[value]}
+      onValueChange={([next]) => next !== undefined && onChange(next as T)}
+    >
+      {options.map((option) => (
+        <Toggle key={option.value} value={option.value} className="segment">
+          {option.label}
+        </Toggle>
+      ))}
+    </ToggleGroup>
+  );
+}
+
+const MAX_SHOWN = 200;
+
+/** Many of many, with a search: a filter as a chip. */
+export function FilterChip({
+  label,
+  options,
+  values,
+  onChange,
+  waiting,
+}: {
+  label: string;
+  options: readonly Option[];
+  values: readonly string[];
+  onChange: (values: string[]) => void;
+  waiting?: boolean;
+}) {
+  const [search, setSearch] = useState('');
+  const known = new Map(options.map((option) => [option.value, option]));
+  const chosen = values.map((value) => known.get(value) ?? { value, label: value });
+  const wanted = search.trim().toLowerCase();
+  const matching = options.filter(
+    ({ label: text, value, note }) =>
+      wanted === '' || [text, value, note ?? ''].some((each) => each.toLowerCase().includes(wanted)),
+  );
+  const shown = matching.slice(0, MAX_SHOWN);
+  const text =
+    chosen.length === 0
+      ? label
+      : chosen.length === 1
+        ? chosen[0]!.label
+        : `${chosen[0]!.label} and ${chosen.length - 1} more`;
+  return (
+    <div className="filter" data-dashed={chosen.length === 0 ? '' : undefined}>
+      <Combobox.Root
+        multiple
+        items={shown}
+        value={chosen}
+        filter={null}
+        inputValue={search}
+        onInputValueChange={setSearch}
+        onOpenChange={(open) => open && setSearch('')}
+        isItemEqualToValue={(a: Option, b: Option) => a.value === b.value}
+        itemToStringLabel={(option: Option) => option.label}
+        onValueChange={(next: Option[]) => onChange(next.map(({ value }) => value))}
+      >
+        <Combobox.Trigger render={<button type="button" />} aria-label={`Filter by ${label.toLowerCase()}`}>
+          {chosen.length === 0 ? (
+            <>
+              {label} <ChevronDown size={14} aria-hidden="true" />
+            </>
+          ) : (
+            <span>
+              {label} <b>{text}</b>
+            </span>
+          )}
+        </Combobox.Trigger>
+        <Combobox.Portal>
+          <Combobox.Positioner sideOffset={6} align="start" className="positioner">
+            <Combobox.Popup className="popup" aria-label={label}>
+              <div className="search-field">
+                <Search size={15} aria-hidden="true" />
+                <Combobox.Input
+                  placeholder={`Search ${label.toLowerCase()}s`}
+                  aria-label={`Search ${label.toLowerCase()}s`}
+                />
+              </div>
+              <Combobox.Empty>
+                <p className="menu-note">
+                  {waiting ? 'Loading…' : `No ${label.toLowerCase()} with usage in this range.`}
+                </p>
+              </Combobox.Empty>
+              <Combobox.List className="menu">
+                {(option: Option) => (
+                  <Combobox.Item key={option.value} value={option} className="menu-item">
+                    <span className="grow">{option.label}</span>
+                    {option.note && <small>{option.note}</small>}
+                    <Combobox.ItemIndicator className="check">
+                      <Check size={15} aria-hidden="true" />
+                    </Combobox.ItemIndicator>
+                  </Combobox.Item>
+                )}
+              </Combobox.List>
+              {matching.length > MAX_SHOWN && (
+                <p className="menu-note">{matching.length - MAX_SHOWN} more: search to find them.</p>
+              )}
+            </Combobox.Popup>
+          </Combobox.Positioner>
+        </Combobox.Portal>
+      </Combobox.Root>
+      {chosen.length > 0 && (
+        <button type="button" aria-label={`Remove the filter by ${label.toLowerCase()}`} onClick={() => onChange([])}>
+          <X size={14} aria-hidden="true" />
+        </button>
+      )}
+    </div>
+  );
+}
+
+/** Something that opens below a button. */
+export function PopoverButton({
+  button,
+  label,
+  children,
+}: {
+  button: ReactElement;
+  label: string;
+  children: (close: () => void) => ReactNode;
+}) {
+  const [open, setOpen] = useState(false);
+  return (
+    <Popover.Root open={open} onOpenChange={setOpen}>
+      <Popover.Trigger render={button} />
+      <Popover.Portal>
+        <Popover.Positioner sideOffset={6} align="end" className="positioner">
+          <Popover.Popup className="popup" aria-label={label}>
+            {children(() => setOpen(false))}
+          </Popover.Popup>
+        </Popover.Positioner>
+      </Popover.Portal>
+    </Popover.Root>
+  );
+}
+
+export type Action = { label: string; icon?: ReactNode; note?: string } & (
+  | { href: string; download?: boolean }
+  | { run: () => void }
+);
+
+/** A menu of actions. */
+export function Menu({ button, actions }: { button: ReactElement; actions: readonly Action[] }) {
+  return (
+    <BaseMenu.Root>
+      <BaseMenu.Trigger render={button} />
+      <BaseMenu.Portal>
+        <BaseMenu.Positioner sideOffset={6} align="end" className="positioner">
+          <BaseMenu.Popup className="popup menu">
+            {actions.map((action) => (
+              <BaseMenu.Item
+                key={action.label}
+                className="menu-item"
+                {...('href' in action
+                  ? // biome-ignore lint/a11y/useAnchorContent: the menu item fills it.
+                    { render: <a href={action.href} download={action.download} />, nativeButton: false }
+                  : { onClick: action.run })}
+              >
+                {action.icon}
+                <span className="grow">{action.label}</span>
+                {action.note && <small>{action.note}</small>}
+              </BaseMenu.Item>
+            ))}
+          </BaseMenu.Popup>
+        </BaseMenu.Positioner>
+      </BaseMenu.Portal>
+    </BaseMenu.Root>
+  );
+}
+
+/** A question or a form above the page. */
+export function Dialog({
+  open,
+  onClose,
+  title,
+  text,
+  wide = false,
+  children,
+}: {
+  open: boolean;
+  onClose: () => void;
+  title: string;
+  text?: ReactNode;
+  wide?: boolean;
+  children: ReactNode;
+}) {
+  return (
+    <BaseDialog.Root open={open} onOpenChange={(next) => !next && onClose()}>
+      <BaseDialog.Portal>
+        <BaseDialog.Backdrop className="backdrop" />
+        <BaseDialog.Popup className="dialog" data-wide={wide ? '' : undefined}>
+          <BaseDialog.Title>{title}</BaseDialog.Title>
+          <BaseDialog.Description className="dialog-text">{text}</BaseDialog.Description>
+          {children}
+        </BaseDialog.Popup>
+      </BaseDialog.Portal>
+    </BaseDialog.Root>
+  );
+}
+
+/** Asks before something that cannot be undone. */
+export function Confirm({
+  open,
+  onClose,
+  title,
+  text,
+  action,
+  run,
+  busy = false,
+}: {
+  open: boolean;
+  onClose: () => void;
+  title: string;
+  text: ReactNode;
+  action: string;
+  run: () => void;
+  busy?: boolean;
+}) {
+  return (
+    <Dialog open={open} onClose={onClose} title={title} text={text}>
+      <div className="dialog-actions">
+        <Button onClick={onClose}>Cancel</Button>
+        <Button kind="danger" disabled={busy} onClick={run}>
+          {action}
+        </Button>
+      </div>
+    </Dialog>
+  );
+}
+
+export function CopyButton({ text, label = 'Copy' }: { text: string; label?: string }) {
+  const [copied, setCopied] = useState(false);
+  return (
+    <Button
+      onClick={() => {
+        void navigator.clipboard?.writeText(text).then(() => {
+          setCopied(true);
+          setTimeout(() => setCopied(false), 1_500);
+        });
+      }}
+    >
+      {copied ? <Check size={15} aria-hidden="true" /> : <Copy size={15} aria-hidden="true" />}
+      {copied ? 'Copied' : label}
+    </Button>
+  );
+}
+
+export const toasts = Toast.createToastManager();
+export const tell = (title: string, description?: string) => toasts.add({ title, description, type: 'done' });
+export const tellError = (title: string, description?: string) =>
+  toasts.add({ title, description, type: 'error', timeout: 10_000 });
+
+export function Toasts() {
+  return (
+    <Toast.Provider toastManager={toasts}>
+      <Toast.Portal>
+        <Toast.Viewport className="toasts">
+          <ToastList />
+        </Toast.Viewport>
+      </Toast.Portal>
+    </Toast.Provider>
+  );
+}
+
+function ToastList() {
+  const { toasts: shown } = Toast.useToastManager();
+  return shown.map((toast) => (
+    <Toast.Root key={toast.id} toast={toast} className="toast" data-type={toast.type}>
+      {toast.type === 'error' ? <CircleX size={16} aria-hidden="true" /> : <CircleCheck size={16} aria-hidden="true" />}
+      <div>
+        <Toast.Title render={<b />} />
+        <Toast.Description render={<p />} />
+      </div>
+    </Toast.Root>
+  ));
+}

@@ -1,0 +1,380 @@
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { addDays, dayOf } from '@tally/contracts';
+import {
+  type AnalyticsClient,
+  createAnalyticsClient,
+  createIngestClient,
+  type IngestClient,
+} from '@tally/contracts/client';
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parseFormatted } from '../src/web/quantity.ts';
+import { findings, launch, screenshot, signIn, visit } from './browser.ts';
+import { ADMIN_KEY, type Stack, startStack } from './start.ts';
+
+const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
+const today = dayOf(Date.now());
+const yesterday = addDays(today, -1);
+const week = { startDate: addDays(today, -6), endDate: today };
+const month = { startDate: `${today.slice(0, 8)}01`, endDate: today };
+
+let stack: Stack;
+let browser: Browser;
+let ingest: IngestClient;
+let analytics: AnalyticsClient;
+const keys: Record<string, string> = {};
+
+beforeAll(async () => {
+  [stack, browser] = await Promise.all([
+    startStack({ webFolder: fileURLToPath(new URL('../dist/web', import.meta.url)) }),
+    launch(),
+  ]);
+  const client = { url: stack.url, key: ADMIN_KEY };
+  ingest = createIngestClient(client);
+  analytics = createAnalyticsClient(client);
+  for (const role of ['producer', 'member', 'viewer', 'analyst', 'admin'] as const)
+    keys[role] = (await ingest.keys.create.mutate({ name: `the ${role}`, role })).key;
+  keys.bound = (await ingest.keys.create.mutate({ name: 'acme portal', role: 'viewer', merchantId: 'acme' })).key;
+  const env = { ...process.env, TALLY_ADMIN_KEY: ADMIN_KEY, USAGE_INGEST_URL: stack.url, ANALYTICS_API_URL: stack.url };
+  await promisify(execFile)(process.execPath, [`${ROOT}/apps/usage-ingest/dist/demo/main.js`], { env });
+  await ingest.usage.record.mutate({
+    entries: Array.from({ length: 60 }, (_, index) => ({
+      id: `today-${index}`,
+      merchantId: 'acme',
+      userId: `visitor-${index}`,
+      model: 'gpt-4o',
+      metrics: { prompt_tokens: '10', cost: '0.000000001' },
+    })),
+  });
+});
+afterAll(async () => {
+  await browser?.close();
+  await stack?.stop();
+});
+
+/** Runs a test in a browser of its own, signed in with a key; its console must stay clean. */
+async function as(key: string, run: (page: Page) => Promise<void>, options = {}) {
+  const { page, problems, close } = await visit(browser, options);
+  try {
+    await signIn(page, stack.url, key);
+    await run(page);
+    expect(problems).toEqual([]);
+  } finally {
+    await close();
+  }
+}
+
+const open = async (page: Page, path: string) => {
+  await page.goto(stack.url + path);
+  await page.waitForLoadState('networkidle');
+};
+const explainLink = (search: Record<string, string | string[]>) => {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(search))
+    query.set(name, typeof value === 'string' ? value : JSON.stringify(value));
+  return `/app/explain?${query}`;
+};
+/** The number that a part of a page shows, as the API writes it. */
+const numberIn = async (page: Page, selector: string) =>
+  parseFormatted(await page.locator(selector).first().innerText());
+
+describe('signing in', () => {
+  test('says what is wrong with a key, and lets nobody in who may not read', async () => {
+    const { page, problems, close } = await visit(browser);
+    await page.goto(`${stack.url}/`);
+    await page.waitForURL('**/app/sign-in**');
+    for (const [key, says] of [
+      ['tally_viewer_nobody', 'unknown, expired or revoked'],
+      [keys.producer!, 'may not read usage'],
+    ] as const) {
+      await page.getByLabel('API key').fill(key);
+      await page.getByRole('button', { name: 'Sign in' }).click();
+      await expect.poll(() => page.getByRole('alert').innerText()).toContain(says);
+    }
+    expect(problems).toEqual([]);
+    await close();
+  });
+
+  test('keeps the key nowhere in the browser', async () => {
+    await as(keys.viewer!, async (page) => {
+      const kept = await page.evaluate<string>(
+        'JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])',
+      );
+      expect(kept).not.toContain(keys.viewer);
+      const cookies = await page.context().cookies();
+      expect(cookies).toMatchObject([{ name: 'tally_session', httpOnly: true, sameSite: 'Strict' }]);
+      expect(cookies[0]!.value).not.toContain(keys.viewer);
+    });
+  });
+
+  test.each([
+    ['member', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['viewer', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['analyst', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['admin', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'API keys', 'Directory', 'Jobs', 'Health']],
+    ['bound', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Health']],
+  ])('shows a key of the role %s what is for it', async (role, pages) => {
+    await as(keys[role]!, async (page) => {
+      const links = page.getByRole('navigation', { name: 'Pages' }).getByRole('link');
+      await links.first().waitFor();
+      expect(await links.allInnerTexts()).toEqual(pages);
+      await open(page, '/app/custom-metrics');
+      expect((await page.getByRole('button', { name: 'New metric' }).count()) > 0).toBe(
+        ['analyst', 'admin'].includes(role),
+      );
+    });
+  });
+
+  test('leads back to the page that was asked for, and out again', async () => {
+    const { page, close } = await visit(browser);
+    await page.goto(`${stack.url}/app/explorer?by=user`);
+    await page.waitForURL('**/app/sign-in**');
+    await page.getByLabel('API key').fill(keys.viewer!);
+    await page.keyboard.press('Enter');
+    await page.waitForURL('**/app/explorer?by=user');
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.waitForURL('**/app/sign-in');
+    expect(await page.context().cookies()).toEqual([]);
+    await close();
+  });
+
+  test('ends with the key', async () => {
+    const { id, key } = await ingest.keys.create.mutate({ name: 'leaver', role: 'viewer' });
+    const { page, close } = await visit(browser);
+    await signIn(page, stack.url, key);
+    await ingest.keys.revoke.mutate({ id });
+    await expect.poll(async () => (await page.request.get(`${stack.url}/trpc/sessions.current`)).status()).toBe(401);
+    await page.goto(`${stack.url}/app/explorer`);
+    await page.waitForURL('**/app/sign-in**');
+    await close();
+  });
+});
+
+describe('numbers on screen', () => {
+  test('are those of the API, to the last digit', async () => {
+    const { totals, activeUsers } = await analytics.analytics.summary.query(month);
+    await as(keys.viewer!, async (page) => {
+      await page.waitForSelector('.stats .stat-value a');
+      const shown = await page.locator('.stats .stat-value').allInnerTexts();
+      expect(shown.map(parseFormatted)).toEqual([
+        totals.cost,
+        totals.requests,
+        totals.totalTokens,
+        totals.failedRequests,
+        String(activeUsers),
+      ]);
+    });
+  });
+
+  test('lead down to the events that make them', async () => {
+    const { rows } = await analytics.analytics.breakdown.query({
+      startDate: yesterday,
+      endDate: yesterday,
+      by: 'merchant',
+    });
+    const globex = rows.find(({ key }) => key === 'globex')!;
+    const explained = await ingest.usage.explain.query({
+      merchantId: 'globex',
+      date: yesterday,
+      metricType: 'cost',
+      limit: 1,
+    });
+    await as(keys.admin!, async (page) => {
+      await open(page, explainLink({ metric: 'cost', from: addDays(yesterday, -6), to: yesterday }));
+      await page.getByRole('row', { name: 'globex' }).getByRole('link').click();
+      await page.waitForURL('**globex**');
+      await page.getByRole('table').getByRole('row').nth(1).getByRole('link').click();
+      await page.waitForSelector('text=All stored forms agree');
+      expect(await numberIn(page, '.term[data-result] .value')).toBe(globex.cost);
+      expect(explained.value).toBe(globex.cost);
+      await page.getByLabel('Search events by id').fill(explained.entries[0]!.id);
+      await page.getByRole('button', { name: explained.entries[0]!.id, exact: true }).click();
+      const event = page.getByRole('dialog');
+      expect(await event.innerText()).toContain(explained.entries[0]!.userId);
+    });
+  });
+
+  test('are corrected beside their events, with a reason', async () => {
+    await as(keys.admin!, async (page) => {
+      await open(page, explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: ['initech'] }));
+      const before = await numberIn(page, '.term[data-result] .value');
+      await page.getByRole('button', { name: 'Adjust' }).click();
+      await page.getByLabel('Amount').fill('-0.000000001');
+      await page.getByLabel('Reason').fill('credit note 17');
+      await page.getByRole('dialog').getByRole('button', { name: 'Adjust' }).click();
+      await page.waitForSelector('td:has-text("credit note 17")');
+      const explained = await ingest.usage.explain.query({
+        merchantId: 'initech',
+        date: yesterday,
+        metricType: 'cost',
+      });
+      await expect.poll(() => numberIn(page, '.term[data-result] .value')).toBe(explained.value);
+      expect(explained.value).not.toBe(before);
+    });
+  });
+});
+
+describe('the explorer', () => {
+  test('filters, groups, sorts and pages, and each view is a link', async () => {
+    await as(keys.viewer!, async (page) => {
+      await open(page, `/app/explorer?by=user&from=${today}&to=${today}`);
+      expect(await page.locator('tbody tr').count()).toBe(50);
+      await page.getByRole('button', { name: 'Next page' }).click();
+      await expect.poll(() => page.locator('tbody tr').count()).toBe(10);
+      await open(page, page.url().slice(stack.url.length));
+      expect(await page.locator('tbody tr').count()).toBe(10);
+
+      await open(page, `/app/explorer?by=model&from=${week.startDate}&to=${today}`);
+      await page
+        .getByRole('button', { name: 'Filter by provider' })
+        .or(page.getByRole('combobox', { name: 'Filter by provider' }))
+        .first()
+        .click();
+      await page.keyboard.type('anthr');
+      await page.getByRole('option', { name: 'anthropic' }).click();
+      await page.keyboard.press('Escape');
+      await page.waitForURL('**providers=**');
+      const answer = await analytics.analytics.breakdown.query({ ...week, by: 'model', providers: ['anthropic'] });
+      await expect.poll(() => numberIn(page, 'tfoot td a')).toBe(answer.totals.cost);
+      await page.getByRole('button', { name: 'Requests', exact: true }).click();
+      await page.waitForURL('**sort=requests**');
+    });
+  });
+
+  test('exports what it shows', async () => {
+    await as(keys.viewer!, async (page) => {
+      await open(page, `/app/explorer?by=user&from=${week.startDate}&to=${today}&merchants=%5B"globex"%5D`);
+      await page.getByRole('button', { name: 'Export' }).click();
+      const [download] = await Promise.all([
+        page.waitForEvent('download'),
+        page.getByRole('menuitem', { name: 'CSV' }).click(),
+      ]);
+      const query = `startDate=${week.startDate}&endDate=${today}&by=user&merchantIds=globex`;
+      const direct = await fetch(`${stack.url}/export/usage.csv?${query}`, {
+        headers: { authorization: `Bearer ${ADMIN_KEY}` },
+      });
+      expect(await readFile(await download.path(), 'utf8')).toBe(await direct.text());
+    });
+  });
+});
+
+test('a bound key cannot reach another merchant, whatever the address says', async () => {
+  await as(keys.bound!, async (page) => {
+    expect(await page.locator('body').innerText()).not.toContain('globex');
+    for (const path of [
+      '/app/overview?merchants=%5B"globex"%5D',
+      '/app/explorer?by=user&merchants=%5B"globex"%5D',
+      '/app/explorer?by=merchant',
+      explainLink({ metric: 'cost', from: addDays(yesterday, -6), to: yesterday, merchants: ['globex'] }),
+      '/app/live?merchant=globex',
+      '/app/directory?kind=merchant',
+    ]) {
+      await open(page, path);
+      const text = await page.locator('main').innerText();
+      expect(text).not.toMatch(/globex-user|Globex Corporation|initech/);
+    }
+    const refused = await page.request.post(`${stack.url}/trpc/usage.recent`, {
+      data: { merchantId: 'globex' },
+      headers: { origin: stack.url },
+    });
+    expect((await refused.json()).error.data.code).toBe('MERCHANT_FORBIDDEN');
+  });
+});
+
+test('keys are made, shown once, and revoked', async () => {
+  await as(keys.admin!, async (page) => {
+    await open(page, '/app/keys');
+    await page.getByRole('button', { name: 'New key' }).click();
+    await page.getByLabel('Name').fill('from the console');
+    await page.getByRole('button', { name: 'Make the key' }).click();
+    const secret = await page.getByRole('dialog').locator('code').innerText();
+    expect(secret).toMatch(/^tally_producer_/);
+    await page.getByRole('button', { name: 'I have copied it' }).click();
+    await page.getByRole('button', { name: 'Actions for from the console' }).click();
+    await page.getByRole('menuitem', { name: 'Revoke' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click();
+    await expect.poll(() => page.getByRole('row', { name: 'from the console' }).count()).toBe(0);
+    expect(await page.locator('body').innerText()).not.toContain(secret);
+  });
+});
+
+test('everything can be reached by keyboard', async () => {
+  const { page, problems, close } = await visit(browser);
+  await page.goto(`${stack.url}/app/sign-in`);
+  await page.keyboard.press('Tab');
+  await page.keyboard.type(keys.admin!);
+  await page.keyboard.press('Enter');
+  await page.waitForURL('**/app/overview');
+  await page.waitForSelector('.stats a');
+  await page.keyboard.press('Tab');
+  expect(await page.evaluate('document.activeElement.textContent')).toBe('Skip to the page');
+  await page.getByRole('link', { name: 'Explorer' }).focus();
+  await page.keyboard.press('Enter');
+  await page.waitForURL('**/app/explorer');
+  await page.getByRole('combobox', { name: 'Measure' }).focus();
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('[role=option]');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.waitForURL('**measure=requests**');
+  expect(problems).toEqual([]);
+  await close();
+});
+
+const PAGES = {
+  overview: '/app/overview',
+  explorer: '/app/explorer?by=user&compare=previous',
+  time: '/app/explorer?by=time&chart=lines',
+  explain: explainLink({ metric: 'cost', from: addDays(yesterday, -20), to: yesterday }),
+  day: explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: ['acme'] }),
+  live: '/app/live?merchant=acme',
+  custom: '/app/custom-metrics',
+  keys: '/app/keys',
+  directory: '/app/directory',
+  jobs: '/app/jobs',
+  health: '/app/health',
+};
+
+describe.each([
+  ['a wide light', 1440, 'light'],
+  ['a narrow dark', 390, 'dark'],
+] as const)('on %s screen', (_name, width, colorScheme) => {
+  test('every page fits, keeps nobody out, and is quiet', async () => {
+    const options = { viewport: { width, height: 900 }, colorScheme };
+    await as(
+      keys.admin!,
+      async (page) => {
+        const found: Record<string, string[]> = {};
+        for (const [name, path] of Object.entries(PAGES)) {
+          await open(page, path);
+          const hidden = await page.evaluate<number>('document.documentElement.scrollWidth - innerWidth');
+          const wrong = [...(hidden > 0 ? [`${hidden} px wider than the screen`] : []), ...(await findings(page))];
+          if (wrong.length > 0) found[name] = wrong;
+          await screenshot(page, `${name}-${width}-${colorScheme}`);
+        }
+        expect(found).toEqual({});
+      },
+      options,
+    );
+  });
+});
+
+test('a service that is down is named, and the rest works', async () => {
+  await as(keys.admin!, async (page) => {
+    await stack.services.analytics.stop();
+    try {
+      await open(page, '/app/overview');
+      await page.waitForSelector('.banner:has-text("analytics-api does not answer")');
+      await page.waitForSelector('[role=alert]:has-text("analytics-api does not answer")');
+      await open(page, '/app/live?merchant=acme');
+      await page.waitForSelector('tbody tr:has-text("visitor-")');
+    } finally {
+      await stack.services.analytics.start();
+    }
+    await open(page, '/app/overview');
+    await page.waitForSelector('.stats .stat-value a');
+  });
+});

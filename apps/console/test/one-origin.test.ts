@@ -1,0 +1,241 @@
+import { addDays, dayOf } from '@tally/contracts';
+import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
+import { createTRPCClient, httpBatchLink, httpBatchStreamLink, TRPCClientError } from '@trpc/client';
+import { request } from 'undici';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ADMIN_KEY, nextOf, type Stack, startStack } from './start.ts';
+
+const today = dayOf(Date.now());
+const range = { startDate: addDays(today, -1), endDate: today };
+const key = ADMIN_KEY;
+let stack: Stack;
+
+beforeAll(async () => {
+  stack = await startStack({ settings: { MAX_BODY_BYTES: '20000', MAX_FORWARDED_BYTES: '100000' } });
+  await createIngestClient({ url: stack.url, key }).usage.record.mutate({
+    entries: [
+      {
+        id: 'a',
+        merchantId: 'acme',
+        userId: 'ada',
+        model: 'gpt-4o',
+        metrics: { prompt_tokens: '7', cost: '0.000000003' },
+      },
+      { id: 'b', merchantId: 'globex', metrics: { cost: '12.5' } },
+    ],
+  });
+});
+afterAll(() => stack.stop());
+
+// biome-ignore lint/suspicious/noExplicitAny: one client of all services, which no contract types.
+const batching = (link: (options: any) => any): any =>
+  createTRPCClient({
+    links: [link({ url: `${stack.url}/trpc`, headers: { authorization: `Bearer ${key}` }, methodOverride: 'POST' })],
+  });
+// biome-ignore lint/suspicious/noExplicitAny: whatever a service answers.
+const bodyOf = (answer: Response): Promise<any> => answer.json();
+const raw = (path: string, init: RequestInit = {}) =>
+  fetch(stack.url + path, { ...init, headers: { authorization: `Bearer ${key}`, ...init.headers } });
+
+describe('a client made with the one address', () => {
+  test('reaches usage-ingest', async () => {
+    const { metrics } = await createIngestClient({ url: stack.url, key }).usage.current.query({ merchantId: 'acme' });
+    expect(metrics).toMatchObject({ prompt_tokens: '7', cost: '0.000000003' });
+  });
+
+  test('reaches analytics-api', async () => {
+    const { totals } = await createAnalyticsClient({ url: stack.url, key }).analytics.breakdown.query({
+      ...range,
+      by: 'merchant',
+    });
+    expect(totals.cost).toBe('12.500000003');
+  });
+
+  test('reaches metrics-engine, and hears its subscriptions', async () => {
+    const engine = createEngineClient({ url: stack.url, key });
+    await engine.realtime.gauge.mutate({ name: 'lag', value: '1' });
+    const changed = nextOf<{ value?: string | undefined }>(
+      (hear) =>
+        engine.realtime.watch.subscribe(
+          { name: 'lag' },
+          { onData: hear, onStarted: () => void engine.realtime.gauge.mutate({ name: 'lag', value: '2.5' }) },
+        ),
+      ({ value }) => value === '2.5',
+    );
+    expect(await changed).toMatchObject({ name: 'lag', value: '2.5' });
+  });
+
+  test('gets the errors that the services answer', async () => {
+    const wrong = createAnalyticsClient({ url: stack.url, key: 'tally_unknown' });
+    await expect(wrong.analytics.summary.query(range)).rejects.toMatchObject({ data: { code: 'UNAUTHORIZED' } });
+  });
+});
+
+describe('a batch that mixes services', () => {
+  test('is split, and its answers come in its order', async () => {
+    const all = batching(httpBatchLink);
+    const answers = await Promise.all([
+      all.analytics.summary.query(range),
+      all.usage.current.query({ merchantId: 'globex' }),
+      all.realtime.list.query({}),
+      all.analytics.breakdown.query({ ...range, by: 'model' }),
+    ]);
+    expect(answers[0].totals.cost).toBe('12.500000003');
+    expect(answers[1].metrics.cost).toBe('12.5');
+    expect(answers[2].nextCursor).toBeNull();
+    expect(answers[3].total).toBe(2);
+  });
+
+  test('is answered call by call to a streaming client', async () => {
+    const all = batching(httpBatchStreamLink);
+    const [summary, current, missing] = await Promise.allSettled([
+      all.analytics.summary.query(range),
+      all.usage.current.query({ merchantId: 'globex' }),
+      all.nothing.here.query(),
+    ]);
+    expect(summary).toMatchObject({ value: { totals: { cost: '12.500000003' } } });
+    expect(current).toMatchObject({ value: { metrics: { cost: '12.5' } } });
+    expect(missing).toMatchObject({ reason: { data: { code: 'NOT_FOUND' } } });
+  });
+
+  test('works as a GET, and never runs a mutation by one', async () => {
+    const input = { 0: range, 1: { merchantId: 'globex' } };
+    const query = `batch=1&input=${encodeURIComponent(JSON.stringify(input))}`;
+    const answer = await raw(`/trpc/analytics.summary,usage.current?${query}`);
+    expect(answer.status).toBe(200);
+    expect(await answer.json()).toMatchObject([{ result: {} }, { result: { data: { metrics: { cost: '12.5' } } } }]);
+    const [read, write] = await bodyOf(await raw(`/trpc/analytics.summary,flush.run?${query}`));
+    expect(read.result.data.totals.cost).toBe('12.500000003');
+    expect(write.error.data.code).toBe('METHOD_NOT_ALLOWED');
+  });
+
+  test('gives an unknown procedure its own error', async () => {
+    const answer = await raw('/trpc/usage.current,usage.nothing?batch=1', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ 0: { merchantId: 'globex' }, 1: {} }),
+    });
+    expect(answer.status).toBe(207);
+    expect(await answer.json()).toMatchObject([
+      { result: {} },
+      { error: { data: { code: 'NOT_FOUND', path: 'usage.nothing' } } },
+    ]);
+  });
+
+  test.each([
+    [
+      'too many calls',
+      `/trpc/${'analytics.summary,usage.current,'.repeat(60)}usage.current?batch=1`,
+      '{}',
+      400,
+      'INVALID_INPUT',
+    ],
+    [
+      'too large a body',
+      '/trpc/analytics.summary,usage.current?batch=1',
+      `{"0":"${'x'.repeat(30_000)}"}`,
+      413,
+      'BODY_TOO_LARGE',
+    ],
+    ['inputs that are no object', '/trpc/analytics.summary,usage.current?batch=1', '[1]', 400, 'INVALID_JSON'],
+    ['inputs that are no JSON', '/trpc/analytics.summary,usage.current?batch=1', '{', 400, 'INVALID_JSON'],
+  ])('is refused with %s', async (_name, path, body, status, code) => {
+    const answer = await raw(path, { method: 'POST', body, headers: { 'content-type': 'application/json' } });
+    expect(answer.status).toBe(status);
+    expect((await bodyOf(answer)).error.data.code).toBe(code);
+  });
+});
+
+describe('what is not tRPC', () => {
+  test('streams exports as they are', async () => {
+    const through = await raw(`/export/usage.csv?startDate=${range.startDate}&endDate=${range.endDate}&by=merchant`);
+    const direct = await fetch(
+      `${stack.services.analytics.url}/export/usage.csv?startDate=${range.startDate}&endDate=${range.endDate}&by=merchant`,
+      { headers: { authorization: `Bearer ${key}` } },
+    );
+    expect(through.headers.get('content-type')).toBe(direct.headers.get('content-type'));
+    expect(await through.text()).toBe(await direct.text());
+  });
+
+  test.each(['/api/admin/metrics/custom-definitions', '/openapi.json', '/docs', '/livez', '/readyz', '/metrics'])(
+    'answers %s',
+    async (path) => {
+      expect((await raw(path)).status).toBe(200);
+    },
+  );
+
+  test("passes the client's address on, whatever it claims, and nothing about the connection", async () => {
+    const { statusCode, headers } = await request(
+      `${stack.url}/trpc/usage.current?input=%7B%22merchantId%22%3A%22acme%22%7D`,
+      {
+        headers: { authorization: `Bearer ${key}`, 'x-forwarded-for': '6.6.6.6', 'x-request-id': 'mine' },
+      },
+    );
+    expect(statusCode).toBe(200);
+    expect(headers['x-request-id']).toBe('mine');
+  });
+
+  test('refuses a body that is too large, whether or not its length is given', async () => {
+    const body = 'x'.repeat(200_000);
+    const known = await raw('/api/admin/metrics/calculate', { method: 'POST', body });
+    expect(known.status).toBe(413);
+    const chunked = await raw('/api/admin/metrics/calculate', {
+      method: 'POST',
+      body: new Blob([body]).stream(),
+      duplex: 'half',
+    } as RequestInit);
+    expect(chunked.status).toBe(413);
+  });
+
+  test('refuses headers without end', async () => {
+    const answer = await raw('/livez', { headers: { 'x-long': 'x'.repeat(40_000) } });
+    expect(answer.status).toBe(431);
+  });
+
+  test('has nothing at paths that no service owns, however they are written', async () => {
+    for (const path of [
+      '/nothing',
+      '/trpc/nothing',
+      '/export/../nothing',
+      '/trpc/%',
+      '//evil.example/trpc/usage.current',
+    ]) {
+      const answer = await raw(path);
+      expect([path, answer.status]).toEqual([path, 404]);
+    }
+  });
+});
+
+describe('a service that is down', () => {
+  test('costs its own part of an answer only, with a clear 503', async () => {
+    await stack.services.engine.stop();
+    try {
+      const all = batching(httpBatchLink);
+      const [summary, list] = await Promise.allSettled([
+        all.analytics.summary.query(range),
+        all.realtime.list.query({}),
+      ]);
+      expect(summary).toMatchObject({ value: { totals: { cost: '12.500000003' } } });
+      expect(list).toMatchObject({ reason: { data: { code: 'UNAVAILABLE', path: 'realtime.list' } } });
+      expect((list as PromiseRejectedResult).reason).toBeInstanceOf(TRPCClientError);
+
+      const alone = await raw('/api/admin/metrics/custom-definitions');
+      expect(alone.status).toBe(503);
+      expect(alone.headers.get('retry-after')).toBe('1');
+      expect((await bodyOf(alone)).error).toMatchObject({
+        message: 'metrics-engine does not answer.',
+        data: { code: 'UNAVAILABLE', httpStatus: 503 },
+      });
+      const ready = await raw('/readyz');
+      expect(ready.status).toBe(200);
+      expect(await ready.json()).toMatchObject({
+        ok: true,
+        degraded: true,
+        services: { 'metrics-engine': { ok: false }, 'usage-ingest': { ok: true }, 'analytics-api': { ok: true } },
+      });
+    } finally {
+      await stack.services.engine.start();
+    }
+    expect((await raw('/api/admin/metrics/custom-definitions')).status).toBe(200);
+  });
+});

@@ -1,0 +1,133 @@
+import { createIngestClient } from '@tally/contracts/client';
+import { request } from 'undici';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ADMIN_KEY, type Stack, startStack } from './start.ts';
+
+let stack: Stack;
+let viewer: string;
+let producer: string;
+
+beforeAll(async () => {
+  stack = await startStack();
+  const ingest = createIngestClient({ url: stack.url, key: ADMIN_KEY });
+  viewer = (await ingest.keys.create.mutate({ name: 'ann', role: 'viewer', merchantId: 'acme' })).key;
+  producer = (await ingest.keys.create.mutate({ name: 'shop', role: 'producer' })).key;
+});
+afterAll(() => stack.stop());
+
+const own = () => ({ origin: stack.url, 'sec-fetch-site': 'same-origin' });
+type Headers = Record<string, string>;
+
+/** As a browser sends it; fetch would not let us say where it comes from. */
+async function send(
+  path: string,
+  { method = 'POST', headers = {}, body }: { method?: string; headers?: Headers; body?: object } = {},
+) {
+  const answer = await request(stack.url + path, {
+    method: method as 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    ...(body && { body: JSON.stringify(body) }),
+  });
+  const text = await answer.body.text();
+  // biome-ignore lint/suspicious/noExplicitAny: whatever was answered.
+  const parsed: any = text.startsWith('{') ? JSON.parse(text) : text;
+  return { status: answer.statusCode, headers: answer.headers, body: parsed };
+}
+
+const signIn = (key: string, headers: Headers = own()) => send('/session', { headers, body: { key } });
+const cookieOf = (headers: Record<string, string | string[] | undefined>) =>
+  String(headers['set-cookie']).split(';')[0]!;
+const current = (headers: Headers) => send('/trpc/usage.current', { headers, body: { merchantId: 'acme' } });
+const signedIn = async () => ({ cookie: cookieOf((await signIn(viewer)).headers) });
+
+describe('signing in', () => {
+  test('exchanges a key for a cookie that scripts cannot read, and never shows a secret', async () => {
+    const { status, headers, body } = await signIn(viewer);
+    expect(status).toBe(200);
+    expect(headers['set-cookie']).toMatch(
+      /^tally_session=[\w-]+; Path=\/; HttpOnly; SameSite=Strict; Max-Age=43\d{3}$/,
+    );
+    expect(headers['cache-control']).toBe('no-store');
+    expect(body).toMatchObject({ name: 'ann', role: 'viewer', merchantId: 'acme' });
+    expect(JSON.stringify(body)).not.toMatch(/tally_/);
+    expect(cookieOf(headers)).not.toContain(viewer);
+  });
+
+  test.each([
+    ['an unknown key', () => 'tally_viewer_nobody', 401, 'UNAUTHORIZED'],
+    ['a key that may not read', () => producer, 403, 'FORBIDDEN'],
+    ['no key', () => '', 400, 'INVALID_INPUT'],
+    ['what is no key', () => 'a key with spaces', 400, 'INVALID_INPUT'],
+  ])('refuses %s', async (_name, key, status, code) => {
+    const answer = await signIn(key());
+    expect([answer.status, answer.body.error.data.code]).toEqual([status, code]);
+    expect(answer.headers['set-cookie']).toBeUndefined();
+  });
+
+  test('is refused to other sites, and where nothing says which site it is', async () => {
+    for (const headers of [
+      { origin: 'https://evil.example' },
+      { origin: 'null' },
+      { ...own(), 'sec-fetch-site': 'cross-site' },
+      { ...own(), 'sec-fetch-site': 'same-site' },
+      {},
+    ])
+      expect((await signIn(viewer, headers as Headers)).status).toBe(403);
+  });
+});
+
+describe('a session', () => {
+  test('is shown to every service', async () => {
+    const headers = { ...own(), ...(await signedIn()) };
+    expect((await current(headers)).status).toBe(200);
+    const day = new Date().toISOString().slice(0, 10);
+    const summary = await send('/trpc/analytics.summary', { headers, body: { startDate: day, endDate: day } });
+    expect(summary.status).toBe(200);
+    expect((await send('/trpc/realtime.list', { method: 'GET', headers })).status).toBe(200);
+    const file = await send(`/export/usage.csv?startDate=${day}&endDate=${day}`, { method: 'GET', headers });
+    expect(file.status).toBe(200);
+  });
+
+  test('is of no use to other sites, on other ports of the same host neither', async () => {
+    const cookie = await signedIn();
+    for (const headers of [
+      { origin: 'https://evil.example' },
+      { origin: 'http://127.0.0.1:9999', 'sec-fetch-site': 'same-site' },
+      { 'sec-fetch-site': 'cross-site' },
+      {},
+    ]) {
+      const answer = await current({ ...cookie, ...(headers as Headers) });
+      expect([answer.status, answer.body.error.data.code]).toEqual([401, 'UNAUTHORIZED']);
+    }
+  });
+
+  test('stays within the merchant of its key', async () => {
+    const headers = { ...own(), ...(await signedIn()) };
+    const answer = await send('/trpc/usage.current', { headers, body: { merchantId: 'globex' } });
+    expect(answer.body.error.data.code).toBe('MERCHANT_FORBIDDEN');
+  });
+
+  test('gives way to a key that is shown beside it', async () => {
+    const headers = { ...own(), ...(await signedIn()), authorization: `Bearer ${ADMIN_KEY}` };
+    expect((await send('/trpc/keys.list', { headers, body: {} })).status).toBe(200);
+  });
+
+  test('ends when it is ended, and its cookie with it', async () => {
+    const headers = { ...own(), ...(await signedIn()) };
+    expect(
+      (await send('/session', { method: 'DELETE', headers: { ...headers, 'sec-fetch-site': 'cross-site' } })).status,
+    ).toBe(403);
+    const ended = await send('/session', { method: 'DELETE', headers });
+    expect(ended.headers['set-cookie']).toMatch(/^tally_session=; .*Max-Age=0/);
+    await expect.poll(async () => (await current(headers)).status).toBe(401);
+  });
+
+  test('is marked for HTTPS where the browser came by HTTPS', async () => {
+    const { headers } = await signIn(viewer, { ...own(), 'x-forwarded-proto': 'https' });
+    expect(headers['set-cookie']).toMatch(/; Secure$/);
+  });
+});
+
+test('what is neither POST nor DELETE is refused', async () => {
+  expect((await send('/session', { method: 'PUT', headers: own() })).status).toBe(405);
+});

@@ -1,0 +1,3 @@
+import { tallyProject } from '@tally/testkit/vitest';
+
+export default tallyProject();

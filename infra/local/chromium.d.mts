@@ -1,0 +1,1 @@
+export function chromiumBinary(env?: NodeJS.ProcessEnv): string;

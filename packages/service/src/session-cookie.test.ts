@@ -1,0 +1,36 @@
+import { expect, test } from 'vitest';
+import { sessionOf } from './session-cookie.ts';
+
+const cookie = 'theme=dark; tally_session=abc_-1; other=x';
+const host = 'tally.example';
+const sent = (headers: Record<string, string>, method = 'POST') =>
+  sessionOf({ headers: { cookie, host, ...headers }, method });
+
+test('the session of a page of the same origin is found among other cookies', () => {
+  expect(sent({ origin: 'https://tally.example' })).toBe('abc_-1');
+  expect(sent({ 'sec-fetch-site': 'same-origin' })).toBe('abc_-1');
+  expect(sent({ origin: 'https://tally.example', 'sec-fetch-site': 'same-origin' })).toBe('abc_-1');
+});
+
+test('an address that someone typed, or a page that says nothing, may read and change nothing', () => {
+  expect(sent({ 'sec-fetch-site': 'none' }, 'GET')).toBe('abc_-1');
+  expect(sent({}, 'GET')).toBe('abc_-1');
+  expect(sent({ 'sec-fetch-site': 'none' })).toBeUndefined();
+  expect(sent({})).toBeUndefined();
+});
+
+test.each([
+  [{ origin: 'https://evil.example' }],
+  [{ origin: 'https://tally.example:8443' }],
+  [{ origin: 'null' }],
+  [{ origin: 'https://tally.example', 'sec-fetch-site': 'same-site' }],
+  [{ origin: 'https://tally.example', 'sec-fetch-site': 'cross-site' }],
+])('a session that came with %j is of no use', (headers) => {
+  expect(sent(headers as Record<string, string>)).toBeUndefined();
+  expect(sent(headers as Record<string, string>, 'GET')).toBeUndefined();
+});
+
+test('what is no secret is none', () => {
+  for (const value of ['tally_session=', 'tally_session=a b', 'tally_session=a%20', 'session=abc', ''])
+    expect(sessionOf({ headers: { cookie: value, host, origin: `https://${host}` }, method: 'POST' })).toBeUndefined();
+});
