@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
 import { ApiKeyEntity } from './entities/api-key.ts';
@@ -38,6 +39,8 @@ export type DbOptions = {
   parallelWorkers?: number;
   /** Shown in pg_stat_activity. */
   applicationName?: string;
+  /** Makes the socket of each connection; default: pg's own. */
+  stream?: () => Socket;
 };
 
 const DATE = 1082;
@@ -84,6 +87,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     connectTimeoutMS: 5_000,
     extra: {
       application_name: options.applicationName ?? 'tally',
+      ...(options.stream && { stream: options.stream }),
       statement_timeout: options.statementTimeoutMs ?? 60_000,
       options: [
         '-c TimeZone=UTC -c synchronous_commit=on',

@@ -10,6 +10,7 @@ import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-st
 import { createDerivationsStore, type DerivationsStore } from './derivations-store.ts';
 import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
+import { createHangGuard } from './hang-guard.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
@@ -52,13 +53,19 @@ export type Db = {
 
 /** Opens a pool on a migrated database. Close it when done. */
 export async function openDb(url: string, options: DbOptions = {}): Promise<Db> {
-  const { formulaPoolSize, ...pool } = options;
-  const dataSource = await createDataSource(url, pool).initialize();
+  const { formulaPoolSize, ...settings } = options;
+  const guard = createHangGuard(url);
+  const pool = { ...settings, stream: guard.stream };
+  const open = (options: DbOptions) =>
+    createDataSource(url, options)
+      .initialize()
+      .catch((error: unknown) => {
+        guard.close();
+        throw error;
+      });
+  const dataSource = await open(pool);
   // Formulas have connections of their own, so that key checks and realtime metrics never wait for one.
-  const formulas =
-    formulaPoolSize === undefined
-      ? dataSource
-      : await createDataSource(url, { ...pool, poolSize: formulaPoolSize }).initialize();
+  const formulas = formulaPoolSize === undefined ? dataSource : await open({ ...pool, poolSize: formulaPoolSize });
   const partitions = createPartitions(dataSource);
   const journal = createJournal(dataSource, partitions);
   return {
@@ -95,6 +102,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
       return row.setting === 'off' ? ['synchronous_commit is off: a commit could be lost'] : [];
     },
     async close() {
+      guard.close();
       if (formulas !== dataSource) await formulas.destroy();
       await dataSource.destroy();
     },

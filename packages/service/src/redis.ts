@@ -22,7 +22,8 @@ export function createRedis(
     enableOfflineQueue: patient,
     autoResendUnfulfilledCommands: repeats,
     connectTimeout: 2_000,
-    ...(patient ? {} : { commandTimeout: 10_000 }),
+    // A Redis that hangs costs one of these; until it answers again commands fail at once.
+    ...(patient ? {} : { socketTimeout: 2_000, commandTimeout: 10_000 }),
     retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 2_000),
   };
   const client = cluster

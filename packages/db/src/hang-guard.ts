@@ -1,0 +1,83 @@
+import { Socket } from 'node:net';
+import { setImmediate as turn } from 'node:timers/promises';
+import pg from 'pg';
+
+const PROBE_MS = 1_000;
+/** Longer than a busy server takes for `select 1` on a connection of its own. */
+const DEADLINE_MS = 5_000;
+
+export type HangGuard = {
+  /** Makes the socket of a new connection of the pool. */
+  stream(): Socket;
+  close(): void;
+};
+
+/**
+ * Closes the connections of a pool when Postgres keeps them open but answers nothing, as a stopped process or a lost network
+ * does. Statements under way then fail like those of a server that is down; otherwise they would wait without end. A server
+ * that is only busy answers the probe, which has a connection of its own, so long statements go on.
+ */
+export function createHangGuard(url: string): HangGuard {
+  const sockets = new Set<Socket>();
+  let probe: { client: pg.Client; socket: Socket } | undefined;
+  /** The probe that is not answered yet. */
+  let asked: { at: number; answered: boolean } | undefined;
+
+  function opened(socket: Socket): Socket {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+    return socket;
+  }
+
+  async function ask(): Promise<void> {
+    if (!probe) {
+      const socket = new Socket();
+      const settings = { connectionString: url, stream: () => socket, connectionTimeoutMillis: 2 * DEADLINE_MS };
+      probe = { client: new pg.Client({ ...settings, application_name: 'tally-probe' }), socket };
+      probe.client.on('error', () => {});
+      await probe.client.connect();
+    }
+    await probe.client.query('select 1');
+  }
+
+  function drop(): void {
+    const error = Object.assign(new Error('Postgres does not answer.'), { code: 'ETIMEDOUT' });
+    for (const socket of sockets) socket.destroy(error);
+    probe?.socket.destroy();
+    probe = undefined;
+  }
+
+  async function look(): Promise<void> {
+    if (sockets.size === 0) return;
+    if (asked) {
+      if (performance.now() - asked.at < DEADLINE_MS) return;
+      const late = asked;
+      // An answer may have come while this process was busy: it is read first.
+      await turn();
+      await turn();
+      if (late.answered || asked !== late) return;
+      asked = undefined;
+      drop();
+      return;
+    }
+    const mine = { at: performance.now(), answered: false };
+    asked = mine;
+    await ask().catch(() => {
+      // Refused or cut off: so are the connections of the pool, and nothing waits.
+      if (asked === mine) probe = undefined;
+    });
+    mine.answered = true;
+    if (asked === mine) asked = undefined;
+  }
+
+  const timer = setInterval(() => void look(), PROBE_MS);
+  timer.unref();
+  return {
+    stream: () => opened(new Socket()),
+    close() {
+      clearInterval(timer);
+      probe?.socket.destroy();
+      probe = undefined;
+    },
+  };
+}
