@@ -23,7 +23,7 @@ export function createRedis(
     autoResendUnfulfilledCommands: repeats,
     connectTimeout: 2_000,
     // A Redis that hangs costs one of these; until it answers again commands fail at once.
-    ...(patient ? {} : { socketTimeout: 2_000, commandTimeout: 10_000 }),
+    ...(patient ? {} : { socketTimeout: 2_000, commandTimeout: 4_000 }),
     retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 2_000),
   };
   const client = cluster
