@@ -77,11 +77,17 @@ function checkEntry(
     return { code: 'MERCHANT_FORBIDDEN', message: `This key is bound to merchant ${batch.boundTo}.` };
   }
   const time = entry.time === undefined ? now : parseTime(entry.time)!;
-  if (time > now + MAX_AHEAD_MS) return { code: 'TIME_IN_FUTURE', message: 'time is over 10 minutes ahead.' };
+  if (time > now + MAX_AHEAD_MS) return { code: 'TIME_IN_FUTURE', message: tooFarAhead(time, now) };
   if (dayOf(time) < oldest && !batch.backfill) {
     return { code: 'TIME_TOO_OLD', message: `time is before ${oldest}; an admin may send it with backfill: true.` };
   }
   return { line: lineOf(entry, time) };
+}
+
+/** Names both clocks: either may be the wrong one. */
+export function tooFarAhead(time: number, now: number): string {
+  const seconds = Math.round((time - now) / 1000);
+  return `time is ${seconds} s ahead of the clock of this service (${new Date(now).toISOString()}); at most ${MAX_AHEAD_MS / 1000} s.`;
 }
 
 function parseEntry(value: unknown): UsageEntry | Refusal {

@@ -13,7 +13,7 @@ import {
 } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import type { Accept } from './accept.ts';
-import { MAX_AHEAD_MS } from './check.ts';
+import { MAX_AHEAD_MS, tooFarAhead } from './check.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import { addMetrics } from './line.ts';
 import type { RunningTotals } from './running-totals.ts';
@@ -95,7 +95,7 @@ export function createTrack({ accept, totals, mergeMs, now }: TrackOptions): Tra
         throw new TallyError('INVALID_INPUT', `by: Expected a quantity of ${metricType}, from 0 to 10^15 units.`);
       }
       const at = time === undefined ? now() : parseTime(time)!;
-      if (at > now() + MAX_AHEAD_MS) throw new TallyError('TIME_IN_FUTURE', 'time is more than 10 minutes ahead.');
+      if (at > now() + MAX_AHEAD_MS) throw new TallyError('TIME_IN_FUTURE', tooFarAhead(at, now()));
       if (dayOf(at) < addDays(dayOf(now()), -LIVE_DAYS)) {
         throw new TallyError(
           'TIME_TOO_OLD',
