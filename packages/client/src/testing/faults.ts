@@ -20,7 +20,8 @@ export function faultyFetch(next: (request: number) => Fault = () => 'none'): Fa
     if (fault === 'none') return response;
     await response.arrayBuffer();
     if (fault === 'answer lost') throw new TypeError('terminated');
-    // Slow: the answer is there, but the client has given up on it.
+    // Slow: the answer is there, but the client gives up on it, or has while the body came.
+    init?.signal?.throwIfAborted();
     await new Promise((_, reject) => {
       init?.signal?.addEventListener('abort', () => reject(new DOMException('aborted', 'AbortError')), { once: true });
     });
