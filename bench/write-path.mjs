@@ -78,16 +78,16 @@ async function allCounted(service, servers) {
   await ingest.flush.drain.mutate({});
   const sql = new pg.Client({ connectionString: servers.databaseUrl });
   await sql.connect();
-  while ((await dirtyMarks(sql)) > 0) await wait(50);
+  while ((await underived(sql)) > 0) await wait(50);
   await sql.end();
 }
 
-/** Rollups that still have to be derived. */
-async function dirtyMarks(sql) {
-  const { rows: tables } = await sql.query(`select to_regclass('usage_dirty') as dirty`);
-  if (tables[0].dirty === null) return 0;
-  const { rows: marks } = await sql.query('select count(*)::int as waiting from usage_dirty');
-  return marks[0].waiting;
+/** Flushes whose events are not in the coarse rollups yet. */
+async function underived(sql) {
+  const { rows: found } = await sql.query(
+    'select count(*)::int as waiting from usage_flushes where derived_at is null',
+  );
+  return found[0].waiting;
 }
 
 function tableRow(workload, naive, tally) {
