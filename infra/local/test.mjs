@@ -24,7 +24,9 @@ try {
   await Promise.all(tested.map((folder) => rm(reportOf(folder), { force: true })));
   home = await mkdtemp(join(tmpdir(), 'tally-test-'));
   servers = await startServers({ home, durable: false, signal });
-  const status = await runProgram(TURBO, ['run', 'test', '--continue=always', '--output-logs=new-only', ...args], {
+  // Each package runs two files at once, each with servers and services: more packages would only wait for the processor.
+  const run = ['run', 'test', '--continue=always', '--concurrency=2', '--output-logs=new-only'];
+  const status = await runProgram(TURBO, [...run, ...args], {
     cwd: ROOT,
     env: { ...toolEnv(), TEST_DATABASE_URL: servers.databaseUrl, TEST_REDIS_URL: servers.redisUrl },
     signal,

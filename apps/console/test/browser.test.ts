@@ -221,11 +221,11 @@ describe('the explorer', () => {
   test('filters, groups, sorts and pages, and each view is a link', async () => {
     await as(keys.viewer!, async (page) => {
       await open(page, `/app/explorer?by=user&from=${today}&to=${today}`);
-      expect(await page.locator('tbody tr').count()).toBe(50);
+      await expect.poll(() => page.locator('tbody tr').count()).toBe(50);
       await page.getByRole('button', { name: 'Next page' }).click();
       await expect.poll(() => page.locator('tbody tr').count()).toBe(10);
       await open(page, page.url().slice(stack.url.length));
-      expect(await page.locator('tbody tr').count()).toBe(10);
+      await expect.poll(() => page.locator('tbody tr').count()).toBe(10);
 
       await open(page, `/app/explorer?by=model&from=${week.startDate}&to=${today}`);
       await page

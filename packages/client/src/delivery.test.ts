@@ -49,7 +49,7 @@ describe('delivery', () => {
   test('counts what was recorded, merged or not, and what was tracked', async () => {
     const merchantId = newMerchant();
     for (const merge of [true, false]) {
-      const { tally, rejected } = open({ merge });
+      const { tally, rejected } = open({ merge, timeoutMs: 60_000 });
       for (let each = 0; each < 1500; each++) {
         tally.record({ merchantId, model: `m${each % 3}`, metrics: { prompt_tokens: 10, cost: '0.000000003' } });
         tally.track({ merchantId, metricType: 'queries', by: 2 });
@@ -83,7 +83,7 @@ describe('delivery', () => {
         async (faults, steps) => {
           const merchantId = newMerchant();
           const way = faultyFetch((request) => faults[request] ?? 'none');
-          const { tally, rejected } = open({ fetch: way, timeoutMs: 100, maxBatch: 7 });
+          const { tally, rejected } = open({ fetch: way, timeoutMs: 500, maxBatch: 7 });
           let records = 0;
           for (const { records: some, own, flush } of steps) {
             for (let each = 0; each < some; each++) {
@@ -94,7 +94,7 @@ describe('delivery', () => {
             }
             if (flush) await tally.flush();
           }
-          expect(await tally.close({ deadlineMs: 20_000 })).toMatchObject({ ok: true });
+          expect(await tally.close({ deadlineMs: 120_000 })).toMatchObject({ ok: true });
           expect(rejected).toEqual([]);
           const total = String(records);
           const expected = records === 0 ? {} : { requests: total, prompt_tokens: total, queries: total };
