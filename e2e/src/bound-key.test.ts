@@ -99,6 +99,9 @@ afterAll(async () => {
 
 /** What its own merchant's key may ask or do, for every procedure that is not about all merchants. */
 const OWN: Record<string, () => Input> = {
+  'sessions.create': () => ({}),
+  'sessions.current': () => ({}),
+  'sessions.end': () => ({}),
   'usage.record': () => ({ entries: [entry('mine', 'b')] }),
   'usage.track': () => ({ merchantId: 'mine', metricType: 'queries' }),
   'usage.current': () => ({ merchantId: 'mine' }),
