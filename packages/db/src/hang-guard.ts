@@ -21,7 +21,7 @@ export function createHangGuard(url: string): HangGuard {
   const sockets = new Set<Socket>();
   let probe: { client: pg.Client; socket: Socket } | undefined;
   /** The probe that is not answered yet. */
-  let asked: { at: number; answered: boolean } | undefined;
+  let asked: { at: number } | undefined;
 
   function opened(socket: Socket): Socket {
     sockets.add(socket);
@@ -55,18 +55,17 @@ export function createHangGuard(url: string): HangGuard {
       // An answer may have come while this process was busy: it is read first.
       await turn();
       await turn();
-      if (late.answered || asked !== late) return;
+      if (asked !== late) return;
       asked = undefined;
       drop();
       return;
     }
-    const mine = { at: performance.now(), answered: false };
+    const mine = { at: performance.now() };
     asked = mine;
     await ask().catch(() => {
       // Refused or cut off: so are the connections of the pool, and nothing waits.
       if (asked === mine) probe = undefined;
     });
-    mine.answered = true;
     if (asked === mine) asked = undefined;
   }
 
