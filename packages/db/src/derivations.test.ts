@@ -8,7 +8,7 @@ import { type Db, openDb } from './open-db.ts';
 import { migrate } from './schema.ts';
 import type { Scope, UsageReader } from './usage-store.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 150);
+const RUNS = Number(process.env.FC_RUNS ?? 50);
 
 let store: FreshStore;
 let db: Db;
