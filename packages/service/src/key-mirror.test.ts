@@ -62,7 +62,11 @@ test('a process that starts without Postgres knows the keys used within the hour
   expect(await use('used')).toBe('used');
   database.isUnavailable = true;
   const ask = startProcess();
-  expect([await ask('used'), await ask('unused'), await ask('made-up')]).toEqual(['used', 'UNAVAILABLE', 'UNAVAILABLE']);
+  expect([await ask('used'), await ask('unused'), await ask('made-up')]).toEqual([
+    'used',
+    'UNAVAILABLE',
+    'UNAVAILABLE',
+  ]);
   clock.now += 3_600_000;
   expect(await startProcess()('used')).toBe('UNAVAILABLE');
   database.isUnavailable = false;

@@ -49,7 +49,10 @@ export function createKeyMirror(redis: RedisClient): KeyMirror {
       return changed.some((at) => at !== null && Number(at) + MAX_SKEW_MS >= data.at) ? undefined : data;
     },
     async keep(hash, { id, role, merchantId, teamId, expiresAt, sessionId, settingsHash }, at) {
-      const session = { ...(sessionId !== undefined && { sessionId }), ...(settingsHash !== undefined && { settingsHash }) };
+      const session = {
+        ...(sessionId !== undefined && { sessionId }),
+        ...(settingsHash !== undefined && { settingsHash }),
+      };
       const key = { id, role, merchantId, teamId, expiresAt, ...session };
       await redis.set(KEY + hash, JSON.stringify({ at, key }), 'EX', KEPT_SECONDS);
     },
