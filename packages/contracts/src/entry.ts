@@ -55,11 +55,17 @@ export const record = <K extends z.core.$ZodRecordKey, V extends z.ZodType>(max:
   }, inner);
 };
 
-const Metrics = record(
-  32,
-  MetricType,
-  z.string('Send quantities as decimal strings, such as "374"').meta({ examples: ['374'] }),
-).superRefine((metrics, ctx) => {
+/** An amount as decimal text, or as a JSON number where that is exact: whole and below 2^53. */
+const Amount = z
+  .union([z.string(), z.number()], 'Expected a decimal string, such as "374"')
+  .refine(
+    (amount) => typeof amount === 'string' || Number.isSafeInteger(amount),
+    'A JSON number must be whole and below 2^53; send a decimal string, such as "0.0023"',
+  )
+  .transform(String)
+  .meta({ examples: ['374'] });
+
+const Metrics = record(32, MetricType, Amount).superRefine((metrics, ctx) => {
   for (const [type, amount] of Object.entries(metrics)) {
     if (withinEntry(type, amount)) continue;
     const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
@@ -73,37 +79,38 @@ const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolea
  * What a producer sends: usage of one call, or of `count` calls merged.
  * Its identity is (merchant, UTC day of its time, id): send a retry with the same id and the same time, and it counts once.
  */
-export const UsageEntry = z
-  .strictObject({
-    id: EntryId,
-    merchantId: MerchantId,
-    /** Default: arrival. A retry after midnight without it would be another entry, so send it. */
-    time: Time.optional(),
-    /** Amounts by metric type, as decimal strings; `cost` is in USD. */
-    metrics: Metrics,
-    userId: SentDimension.optional(),
-    /** An alias or a hash of the key, never the secret. */
-    apiKey: SentDimension.optional(),
-    model: SentDimension.optional(),
-    provider: SentDimension.optional(),
-    status: z.enum(['success', 'failure']).optional(),
-    count: Count.optional(),
-    properties: Properties.optional(),
-  })
-  .meta({
-    examples: [
-      {
-        id: 'req-7f3a',
-        merchantId: 'acme',
-        time: '2026-11-20T10:00:00Z',
-        metrics: { prompt_tokens: '374', completion_tokens: '44', cost: '0.0023' },
-        userId: 'ada',
-        model: 'gpt-4o',
-        provider: 'openai',
-      },
-    ],
-  });
+export const UsageEntry = z.strictObject({
+  id: EntryId,
+  merchantId: MerchantId,
+  /** Default: arrival. A retry after midnight without it would be another entry, so send it. */
+  time: Time.optional(),
+  /** Amounts by metric type, as decimal strings or whole JSON numbers; `cost` is in USD. */
+  metrics: Metrics,
+  userId: SentDimension.optional(),
+  /** An alias or a hash of the key, never the secret. */
+  apiKey: SentDimension.optional(),
+  model: SentDimension.optional(),
+  provider: SentDimension.optional(),
+  status: z.enum(['success', 'failure']).optional(),
+  count: Count.optional(),
+  properties: Properties.optional(),
+});
+z.globalRegistry.add(UsageEntry, {
+  examples: [
+    {
+      id: 'req-7f3a',
+      merchantId: 'acme',
+      time: '2026-11-20T10:00:00Z',
+      metrics: { prompt_tokens: '374', completion_tokens: '44', cost: '0.0023' },
+      userId: 'ada',
+      model: 'gpt-4o',
+      provider: 'openai',
+    },
+  ],
+});
 export type UsageEntry = z.input<typeof UsageEntry>;
+/** An entry that passed its contract: all amounts are decimal strings. */
+export type CheckedEntry = z.output<typeof UsageEntry>;
 
 function withinEntry(metricType: string, value: string): boolean {
   const units = parseQuantity(metricType, value);
