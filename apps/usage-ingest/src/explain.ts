@@ -18,7 +18,8 @@ export type Explain = (question: ExplainQuestion) => Promise<Explanation>;
 
 type Sources = {
   db: Pick<Db, 'events' | 'corrections' | 'partitions' | 'usage'>;
-  drain(merchantIds: readonly string[]): Promise<unknown>;
+  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  flushSoon(merchantIds: readonly string[]): Promise<boolean>;
 };
 
 /** Flushes and adjustments that an explanation names; it counts all of them. */
@@ -26,13 +27,13 @@ const NAMED = 100;
 
 const Place = z.tuple([z.string()]);
 
-export function createExplain({ db, drain }: Sources): Explain {
+export function createExplain({ db, flushSoon }: Sources): Explain {
   return async ({ limit, cursor, ...question }) => {
     const { merchantId, date, metricType } = question;
     const [after] = cursor === undefined ? [''] : decodeCursor(cursor, question, Place);
     const named = cursor === undefined ? NAMED : 0;
-    // What waits belongs to the number. While Redis is unavailable, the number of Postgres is explained.
-    if (cursor === undefined) await drain([merchantId]).catch(() => {});
+    // What waits belongs to the number. Where it could not be flushed, the number of Postgres is explained.
+    const complete = cursor !== undefined || (await flushSoon([merchantId]));
     const types = metricType === 'total_tokens' ? ['prompt_tokens', 'completion_tokens'] : [metricType];
     const format = (units: Units) => formatQuantity(metricType, units);
     const rows = await db.usage.merchantUsage({
@@ -57,6 +58,7 @@ export function createExplain({ db, drain }: Sources): Explain {
       date,
       metricType,
       value: format(value),
+      complete,
       entryCount: flushes.entries.toString(),
       callCount: flushes.calls.toString(),
       flushCount: flushes.flushes,

@@ -14,7 +14,7 @@ export type IngestMetrics = {
   inUse(store: 'postgres' | 'redis', isUsed: boolean): void;
   /** Shows how many shards have totals that are still to be repaired, as they are when somebody asks. */
   showUnrepaired(count: () => Promise<number>): void;
-  reconciled(drift: readonly Drift[]): void;
+  reconciled(drift: readonly Drift[], durationMs: number): void;
   flushed(entries: number, inserted: number, durationMs: number): void;
 };
 
@@ -42,6 +42,11 @@ export function createIngestMetrics(register: Registry): IngestMetrics {
   const lastReconciled = new Gauge({
     name: 'tally_reconcile_last_timestamp_seconds',
     help: 'When the books were last compared.',
+    registers,
+  });
+  const reconcileSeconds = new Gauge({
+    name: 'tally_reconcile_duration_seconds',
+    help: 'How long the last hourly reconciliation took.',
     registers,
   });
   const entriesTotal = new Counter({
@@ -109,8 +114,9 @@ export function createIngestMetrics(register: Registry): IngestMetrics {
         },
       });
     },
-    reconciled(drift) {
+    reconciled(drift, durationMs) {
       driftRows.set(drift.length);
+      reconcileSeconds.set(durationMs / 1000);
       lastReconciled.set(Date.now() / 1000);
     },
     flushed(entries, inserted, durationMs) {

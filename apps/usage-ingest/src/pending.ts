@@ -1,4 +1,4 @@
-import type { Day, Units } from '@tally/contracts';
+import { type Day, TallyError, type Units } from '@tally/contracts';
 import type { Db, Executor, JournalLine, LineToAppend, MerchantDay } from '@tally/db';
 import type { Counters, DaysRead, JournalItem } from './counters/counters.ts';
 import type { OldLayout } from './counters/old-layout.ts';
@@ -12,11 +12,14 @@ import { eachAmount } from './line.ts';
 export type Pending = {
   /** The lines of merchants of one shard that wait; at most about `limit` lines of the shard are read. */
   lines(shard: number, merchantIds: readonly string[], limit: number): Promise<{ lines: LineToAppend[]; all: boolean }>;
+  /** The newest lines of a merchant that wait, among about the newest `limit` lines of its shard. */
+  newest(shard: number, merchantId: string, limit: number): Promise<LineToAppend[]>;
   /** Of these lines, those that Postgres has not counted by themselves. */
   notCounted(lines: readonly LineToAppend[], transaction?: Executor): Promise<LineToAppend[]>;
   /**
    * The totals of some days of one shard, with all that waits of them at that moment. Nothing of these merchants may be
-   * counted meanwhile: hold their locks in `transaction`.
+   * counted meanwhile: hold their locks in `transaction`. Throws UNAVAILABLE where more than `MAX_WAITING` events wait in
+   * the shard, or a repeat leaves the totals whenever they are read.
    */
   compare(
     shard: number,
@@ -35,6 +38,10 @@ export type DayCompared = MerchantDay & {
 };
 
 const PAGE = { events: 1_000, bytes: 4 * 1024 * 1024 };
+/** Items of a call, of at most 1,000 events and 1 MiB each, that are read at once from the newest on. */
+const NEWEST_ITEMS = 5;
+/** Events of one shard that are read for a comparison; with more the flush is behind, and has to catch up first. */
+const MAX_WAITING = 100_000;
 /** Reading is repeated when a repeat left the totals meanwhile; that takes milliseconds, so few attempts do. */
 const ATTEMPTS = 50;
 
@@ -76,6 +83,21 @@ export function createPending(options: {
       return { ...found, lines: [...found.lines, ...(await oldLayout.waiting(merchantIds))] };
     },
 
+    async newest(shard, merchantId, limit) {
+      const lines: LineToAppend[] = [];
+      let [before, events]: [string | null, number] = [null, 0];
+      while (events < limit) {
+        const items: JournalItem[] = await counters.itemsBefore(shard, before, NEWEST_ITEMS);
+        for (const item of items) {
+          events += item.count;
+          lines.push(...linesOf(item).filter((line) => line.merchant_id === merchantId));
+        }
+        before = items.at(-1)?.streamId ?? null;
+        if (items.length < NEWEST_ITEMS) break;
+      }
+      return lines;
+    },
+
     async compare(shard, days, transaction) {
       const merchantIds = [...new Set(days.map((day) => day.merchantId))];
       const { totals, lines } = await readAtOneMoment(merchantIds);
@@ -106,12 +128,18 @@ export function createPending(options: {
       async function readAtOneMoment(ids: readonly string[]): Promise<{ totals: DaysRead; lines: LineToAppend[] }> {
         for (let attempt = 1; ; attempt++) {
           const totals = await counters.readDays(shard, days);
-          const { lines } = await read(shard, ids, totals.lastItem, Number.POSITIVE_INFINITY);
+          const { lines, all } = await read(shard, ids, totals.lastItem, MAX_WAITING);
+          if (!all)
+            throw new TallyError(
+              'UNAVAILABLE',
+              `More than ${MAX_WAITING} events of shard ${shard} wait to be flushed; totals can be compared when fewer do.`,
+            );
           const old = await oldLayout.waiting(ids);
           // A repeat that was in the totals and left them before its item was read would be missing here.
           if ((await counters.subtractions(shard)) === totals.subtractions)
             return { totals, lines: [...lines, ...old] };
-          if (attempt === ATTEMPTS) throw new Error(`repeats leave the totals of shard ${shard} all the time`);
+          if (attempt === ATTEMPTS)
+            throw new TallyError('UNAVAILABLE', `The totals of shard ${shard} changed whenever they were read.`);
         }
       }
     },

@@ -1,13 +1,12 @@
 import { formatQuantity, type StoredEntry } from '@tally/contracts';
 import type { Db, JournalLine } from '@tally/db';
 import type { Counters } from './counters/counters.ts';
-import type { DrainReport } from './flush/drain.ts';
 import { amountsOf } from './line.ts';
 import type { Pending } from './pending.ts';
 
 /**
  * The newest events of a merchant. What waits is flushed first, then the journal is read. While Postgres is unavailable
- * the events that wait in Redis are answered, with `complete: false`.
+ * the newest events that wait in Redis are answered. `complete` is false where newer ones may be missing.
  */
 export type RecentEntries = (merchantId: string, limit: number) => Promise<{ rows: StoredEntry[]; complete: boolean }>;
 
@@ -18,16 +17,17 @@ export function createRecentEntries(options: {
   counters: Counters;
   pending: Pending;
   db: Pick<Db, 'events'>;
-  drain(merchantIds: readonly string[]): Promise<DrainReport>;
+  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  flushSoon(merchantIds: readonly string[]): Promise<boolean>;
 }): RecentEntries {
   const { counters, pending, db } = options;
   return async (merchantId, limit) => {
     try {
-      const drained = await options.drain([merchantId]).catch(() => undefined);
+      const complete = await options.flushSoon([merchantId]);
       const rows = (await db.events.recent(merchantId, limit)).map((line) => presentLine(line, true));
-      return { rows, complete: drained?.errors.length === 0 };
+      return { rows, complete };
     } catch (error) {
-      const { lines } = await pending.lines(counters.keys.shardOf(merchantId), [merchantId], MAX_LINES).catch(() => {
+      const lines = await pending.newest(counters.keys.shardOf(merchantId), merchantId, MAX_LINES).catch(() => {
         throw error;
       });
       const newest = lines.sort((a, b) => b.time - a.time).slice(0, limit);

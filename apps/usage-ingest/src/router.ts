@@ -70,17 +70,18 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
     },
     reconcile: {
-      async check({ input: { startDate, endDate, merchantIds }, caller }) {
+      async check({ input: { startDate, endDate, merchantIds }, caller, isGone }) {
         assertRange(startDate, endDate);
-        const report = await reconcile.check({ startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) });
+        const scope = { startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) };
+        const report = await reconcile.check(scope, isGone);
         return { ...report, drift: report.drift.map(presentDrift) };
       },
       async rebuild({ input: { startDate, endDate, merchantIds }, caller }) {
         assertRange(startDate, endDate);
         return reconcile.rebuild({ startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) });
       },
-      async repair() {
-        const { balanced, drift, repaired } = await reconcile.repair();
+      async repair({ isGone }) {
+        const { balanced, drift, repaired } = await reconcile.repair(isGone);
         return { balanced, drift: drift.map(presentDrift), repaired };
       },
     },

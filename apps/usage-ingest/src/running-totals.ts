@@ -22,8 +22,8 @@ export function createRunningTotals(options: {
   counters: Counters;
   pending: Pending;
   db: Pick<Db, 'usage' | 'books'>;
-  /** Flushes what waits of a merchant. */
-  drain(merchantIds: readonly string[]): Promise<unknown>;
+  /** Flushes what waits of these merchants, for a bounded time. Never throws. */
+  flushSoon(merchantIds: readonly string[]): Promise<unknown>;
   /** Whether this process lately wrote events of the merchant past Redis, so that its totals may be too low. */
   mayBeBehind(merchantId: string): boolean;
   now: () => number;
@@ -45,7 +45,7 @@ export function createRunningTotals(options: {
     const shard = counters.keys.shardOf(merchantId);
     let read = await pending.lines(shard, [merchantId], MAX_LINES);
     if (!read.all) {
-      await options.drain([merchantId]);
+      await options.flushSoon([merchantId]);
       read = await pending.lines(shard, [merchantId], MAX_LINES);
     }
     const { sums, notCounted } = await db.books.day(

@@ -42,7 +42,7 @@ import { createKeys } from './keys.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
 import { createRecentEntries } from './recent.ts';
-import { createReconcile, createRepair, presentDrift } from './reconcile/index.ts';
+import { createReconcile, createRepair, presentDrift, type Reconcile } from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
@@ -67,6 +67,7 @@ export type IngestService = {
   redis: RedisClient;
   keys: RedisKeys;
   window: DeduplicationWindow;
+  reconcile: Reconcile;
 };
 
 export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
@@ -186,14 +187,23 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     counters,
     pending,
     db,
-    drain: flush.drainMerchants,
+    flushSoon: flush.flushSoon,
     mayBeBehind: (merchantId) => performance.now() - (directAt.get(merchantId) ?? -BEHIND_MS) < BEHIND_MS,
     now,
   });
   const track = createTrack({ accept, totals, mergeMs: env.TRACK_MERGE_MS, now });
   const repair = createRepair({ counters, pending, db, now, fault });
   metrics.showUnrepaired(repair.unrepaired);
-  const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
+  const reconcile = createReconcile({
+    counters,
+    oldLayout,
+    pending,
+    repair,
+    db,
+    drain: flush.drainAll,
+    flushOf: flush.flushSoon,
+    now,
+  });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
   const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
@@ -218,8 +228,9 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       async reconcile() {
         const closed = await closeDays();
         if (closed.length > 0) log.info({ closed }, 'journal days closed');
-        const report = await reconcile.repair();
-        metrics.reconciled(report.drift);
+        const started = performance.now();
+        const report = await reconcile.repairChanged();
+        metrics.reconciled(report.drift, performance.now() - started);
         metrics.waitingDeadLetters.set(await db.deadLetters.count());
         if (!report.balanced) log.error({ drift: report.drift.slice(0, 20).map(presentDrift) }, 'drift found');
       },
@@ -246,8 +257,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
-    recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
-    explain: createExplain({ db, drain: flush.drainMerchants }),
+    recent: createRecentEntries({
+      counters,
+      pending,
+      db: { events: { ...db.events, recent: (...asked) => stores.postgres.run(() => db.events.recent(...asked)) } },
+      flushSoon: flush.flushSoon,
+    }),
+    explain: createExplain({ db, flushSoon: flush.flushSoon }),
     adjust: createAdjust({ db, repair, now, fault }),
     reconcile,
     deadLetters: createDeadLetters(db),
@@ -273,5 +289,5 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     readiness,
   });
-  return { app, flush, derive, db, redis, keys, window };
+  return { app, flush, derive, db, redis, keys, window, reconcile };
 }

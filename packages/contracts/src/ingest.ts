@@ -100,6 +100,8 @@ export const Explanation = z.object({
   metricType: z.string(),
   /** The number: entries and adjustments, as `merchant_usage` has it. */
   value: Quantity,
+  /** False where events that wait could not be flushed in time: the number is then that of before. */
+  complete: z.boolean(),
   /** Entries and calls that made it; adjustments are neither. */
   entryCount: Quantity,
   callCount: Quantity,

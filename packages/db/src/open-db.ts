@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
+import { type ChecksStore, createChecksStore } from './checks-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
 import { type CubesStore, createCubesStore } from './cubes-store.ts';
 import { type CustomStore, createCustomStore } from './custom-store.ts';
@@ -33,6 +34,7 @@ export type Db = {
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
   books: BooksStore;
+  checks: ChecksStore;
   events: EventsStore;
   usage: UsageStore;
   keys: KeysStore;
@@ -95,6 +97,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     corrections: createCorrectionsStore(dataSource, journal),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),
+    checks: createChecksStore(dataSource),
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),

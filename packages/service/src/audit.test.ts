@@ -41,7 +41,7 @@ function setUp(handler: (input: Record<string, unknown>) => Promise<Record<strin
     const context: Context = {
       caller: { ...caller, ...who },
       event: {},
-      stopping: new AbortController().signal,
+      stopping: new AbortController().signal, isGone: () => false,
     };
     return router.createCaller(context) as unknown as Record<
       keyof typeof contract,

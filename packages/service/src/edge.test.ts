@@ -32,6 +32,7 @@ async function serve(settings: Record<string, string> = {}) {
   const registry = new Registry();
   const lines: Record<string, unknown>[] = [];
   let waiting: (() => void)[] = [];
+  const gone: (() => boolean)[] = [];
   const routes: Route[] = [
     {
       method: 'POST',
@@ -82,7 +83,8 @@ async function serve(settings: Record<string, string> = {}) {
       {
         echo: async ({ input: { how = '' } }) => ({ text: how }),
         ask: async ({ input: { how = '' } }) => ({ text: how }),
-        async wait() {
+        async wait({ isGone }) {
+          gone.push(isGone);
           await new Promise<void>((resolve) => waiting.push(resolve));
           return {};
         },
@@ -126,6 +128,8 @@ async function serve(settings: Record<string, string> = {}) {
       waiting = [];
     },
     waiting: () => waiting.length,
+    /** For each call of `wait` whether its caller has gone. */
+    gone: () => gone.map((isGone) => isGone()),
     async post(path: string, body: RequestInit['body'] = '{}', headers: Record<string, string> = {}) {
       const init = { method: 'POST', body, headers: { ...key(), 'content-type': 'application/json', ...headers } };
       return fetch(`${url}${path}`, { ...init, duplex: 'half' } as RequestInit);
@@ -395,6 +399,18 @@ describe('metrics and the log', () => {
     ]);
     go();
   });
+});
+
+test('a call is told that its caller has gone', async () => {
+  const { url, waiting, gone, go } = await serve();
+  const leaving = new AbortController();
+  const call = fetch(`${url}/trpc/wait`, { headers: key(), signal: leaving.signal });
+  await until(() => expect(waiting()).toBe(1));
+  expect(gone()).toEqual([false]);
+  leaving.abort();
+  await expect(call).rejects.toThrow();
+  await until(() => expect(gone()).toEqual([true]));
+  go();
 });
 
 describe('the end', () => {

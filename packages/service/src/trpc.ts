@@ -26,12 +26,16 @@ export type Context = {
   event: Record<string, unknown>;
   /** Aborted when the service begins to stop. */
   stopping: AbortSignal;
+  /** Whether nobody waits for the answer any more. */
+  isGone(): boolean;
 };
 
 export type Call<P extends Procedure> = {
   input: z.output<P['input']>;
   caller: Caller;
   event: Record<string, unknown>;
+  /** Whether nobody waits for the answer any more, or the service stops: long work then ends. */
+  isGone(): boolean;
 };
 
 /** The signal of a subscription is aborted when its client goes or the service begins to stop. */
@@ -115,7 +119,7 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
     .input(definition.input);
   // biome-ignore lint/suspicious/noExplicitAny: tRPC infers three resolver types where here is one.
   const run = async ({ ctx, input, path }: any) => {
-    const call = { input, caller: ctx.caller as Caller, event: ctx.event };
+    const call = { input, caller: ctx.caller as Caller, event: ctx.event, isGone: ctx.isGone };
     return audit ? audit({ name: path, caller: call.caller, input }, async () => handler(call)) : handler(call);
   };
   if (definition.kind === 'subscription') {
@@ -126,7 +130,7 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
       const ends: (AbortSignal | undefined)[] = [signal, ctx.stopping];
       for (const each of ends) each?.addEventListener('abort', end);
       if (ends.some((each) => each?.aborted)) end();
-      const call = { input, caller: ctx.caller, event: ctx.event, signal: ended.signal };
+      const call = { input, caller: ctx.caller, event: ctx.event, isGone: ctx.isGone, signal: ended.signal };
       try {
         for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
         // Clients come back after this error, to another instance.

@@ -68,6 +68,8 @@ export type Counters = {
     range: { after: string | null; until: string },
     most: { events: number; bytes: number },
   ): Promise<JournalItem[]>;
+  /** The newest items of a shard before `before`, newest first; at most `count`. */
+  itemsBefore(shard: number, before: string | null, count: number): Promise<JournalItem[]>;
   /** Removes flushed items of a shard, and takes their repeats out of the totals. */
   remove(shard: number, removals: readonly Removal[]): Promise<void>;
   /** How often repeats have left totals of a shard. */
@@ -258,6 +260,11 @@ export function createCounters(
 
     async oldestItems(shard, { after, until }, { events, bytes }) {
       return (await redis.oldestItems(keys.journal(shard), after ?? '-', until, events, bytes)).map(itemOf);
+    },
+
+    async itemsBefore(shard, before, count) {
+      const from = before === null ? '+' : `(${before}`;
+      return (await redis.xrevrange(keys.journal(shard), from, '-', 'COUNT', count)).map(itemOf);
     },
 
     async remove(shard, removals) {

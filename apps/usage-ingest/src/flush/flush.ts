@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, type Day, dayOf, eachDay, type FlushResult, formatQuantity } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import type { Counters, LiveTotal } from '../counters/counters.ts';
@@ -18,6 +19,11 @@ export type Flush = {
   /** Drains all merchants; callers share runs (see coalesce). */
   drainAll(): Promise<DrainReport>;
   drainMerchants(merchantIds: readonly string[]): Promise<DrainReport>;
+  /**
+   * Asks for a flush of the shards of these merchants, and waits for it for at most 2 s: what is behind by more than
+   * that goes on in the background. Returns whether all that waited was flushed. Never throws.
+   */
+  flushSoon(merchantIds: readonly string[]): Promise<boolean>;
   /** The documented job: drains, then compares each total of the date with `merchant_usage`. Default: yesterday. */
   run(scope: { date?: Day | undefined; merchantId?: string | undefined }): Promise<FlushResult>;
   /** `run` for every day of a range. */
@@ -26,6 +32,9 @@ export type Flush = {
   /** The age of the oldest entry that waits, in milliseconds; 0 where none does. */
   lagMs(): Promise<number>;
 };
+
+/** How long readers wait for a flush. */
+const SOON_MS = 2_000;
 
 export type FlushStatus = {
   date: Day;
@@ -48,6 +57,27 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     const isOld = merchantIds.some((merchantId) => old.includes(merchantId));
     const drained = isOld ? await oldLayout.drain() : { inserted: 0, errors: [] };
     return both(drained, await drain.drain({ shards, wait: true }));
+  };
+
+  /** Readers of one shard share its flushes. */
+  const ofShard: (() => Promise<DrainReport>)[] = [];
+  const flushSoon: Flush['flushSoon'] = async (merchantIds) => {
+    const shards = [...new Set(merchantIds.map((merchantId) => counters.keys.shardOf(merchantId)))];
+    const flushed = Promise.all(
+      shards.map((shard) => {
+        const of = merchantIds.find((merchantId) => counters.keys.shardOf(merchantId) === shard)!;
+        ofShard[shard] ??= coalesce(() => drainMerchants([of]));
+        return ofShard[shard]();
+      }),
+    ).then(
+      (reports) => reports.every(({ errors }) => errors.length === 0),
+      () => false,
+    );
+    const deadline = new AbortController();
+    const late = wait(SOON_MS, false, { signal: deadline.signal, ref: false });
+    const complete = await Promise.race([flushed, late]);
+    deadline.abort();
+    return complete;
   };
 
   async function compare(date: Day, page: readonly LiveTotal[]): Promise<FlushResult['disagreeing']> {
@@ -116,6 +146,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
   return {
     drainAll,
     drainMerchants,
+    flushSoon,
     run,
     lagMs,
 

@@ -1,5 +1,15 @@
-import { addDays, countDays, type Day, dayOf, eachDay, type Units } from '@tally/contracts';
-import type { BookRow, Db, Executor, JournalLine, MerchantDay } from '@tally/db';
+import { setTimeout as wait } from 'node:timers/promises';
+import {
+  addDays,
+  countDays,
+  type Day,
+  dayOf,
+  eachDay,
+  isTallyError,
+  TallyError,
+  type Units,
+} from '@tally/contracts';
+import type { BookRow, DayVersion, Db, Executor, JournalLine, MerchantDay } from '@tally/db';
 import type { Counters } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
@@ -12,9 +22,11 @@ export type ReconcileOptions = {
   oldLayout: Pick<OldLayout, 'sweep'>;
   pending: Pending;
   repair: Repair;
-  db: Pick<Db, 'journal' | 'books' | 'cubes' | 'deadLetters'>;
+  db: Pick<Db, 'journal' | 'books' | 'checks' | 'cubes' | 'deadLetters'>;
   /** Flushes everything that waits. */
   drain(): Promise<unknown>;
+  /** Flushes what waits of the shards of these merchants, for a bounded time. Never throws. */
+  flushOf(merchantIds: readonly string[]): Promise<unknown>;
   now: () => number;
 };
 
@@ -43,58 +55,115 @@ export type CheckReport = { balanced: boolean; drift: Drift[]; merchantsChecked:
 type Scope = { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined };
 
 export type Reconcile = {
-  /** Compares all books of merchants and days, entry by entry where they differ. Live traffic makes no drift. */
-  check(scope: Scope): Promise<CheckReport>;
+  /**
+   * Compares all books of merchants and days, entry by entry where they differ. Live traffic makes no drift. Ends when
+   * `isGone` says that nobody waits for it. UNAVAILABLE where the flush is behind.
+   */
+  check(scope: Scope, isGone?: () => boolean): Promise<CheckReport>;
   /** Makes what is summed of merchants and days anew from the journal. */
   rebuild(scope: Scope): Promise<{ merchants: number; days: number; closedDays: number; durationMs: number }>;
   /** Sets the totals of Redis right from Postgres where they are known to be behind; returns how many days it set. */
   settle(): Promise<number>;
   /** Compares the last days of all merchants, and sets the totals of Redis right where they differ. */
-  repair(): Promise<CheckReport & { repaired: number }>;
+  repair(isGone?: () => boolean): Promise<CheckReport & { repaired: number }>;
+  /** The same for the merchants' days that changed since they were last found right. */
+  repairChanged(isGone?: () => boolean): Promise<CheckReport & { repaired: number }>;
 };
 
 const MAX_SUSPECTS = 20;
 const SETTLED_AT_ONCE = 1_000;
+/** Days of merchants compared under one set of locks: the flush leaves these merchants out meanwhile. */
+const DAYS_AT_ONCE = 160;
+/** Days of merchants that a pass over what changed reads at once. */
+const PAGE_DAYS = 10_000;
+/** Part of the time in which comparisons work; they pause for the rest. */
+const SHARE = 0.5;
+
+type Group = { shard: number; merchantIds: readonly string[]; startDate: Day; endDate: Day };
+/** `unrepaired`: totals that differ in a Redis that was started again and is still to be repaired. */
+type Checked = { drift: Drift[]; unrepaired: Drift[]; numbers: number };
 
 /**
  * The two books: totals that Redis counted and the journal that Postgres keeps, made by different means from the same
  * acceptance. They are compared while the merchant's flush lock is held, so nothing moves from one to the other.
  */
-export function createReconcile({ counters, oldLayout, pending, repair, db, drain, now }: ReconcileOptions): Reconcile {
+export function createReconcile(options: ReconcileOptions): Reconcile {
+  const { counters, oldLayout, pending, repair, db, drain, flushOf, now } = options;
   const { shardOf } = counters.keys;
   const isLive = (date: Day) => date >= addDays(dayOf(now()), -LIVE_DAYS) && date <= addDays(dayOf(now()), 1);
 
-  async function checkMerchant(
-    merchantId: string,
-    startDate: Day,
-    endDate: Day,
-  ): Promise<{ drift: Drift[]; numbers: number }> {
-    return db.journal.exclusively([merchantId], async (transaction) => {
-      const rows = await db.books.read({ merchantIds: [merchantId], startDate, endDate }, transaction);
-      const dates = eachDay(startDate, endDate);
-      const live = dates.filter(isLive).map((date) => ({
-        merchantId,
-        date,
-        metricTypes: rows.filter((row) => row.date === date).map((row) => row.metricType),
-      }));
-      const compared = live.length === 0 ? [] : await pending.compare(shardOf(merchantId), live, transaction);
-      const drift: Drift[] = [];
-      let numbers = rows.length;
-      for (const row of rows) if (!isLive(row.date)) drift.push(...driftOf(row, null));
-      for (const { date, totals, outstanding, waiting } of compared) {
-        const byType = new Map(rows.filter((row) => row.date === date).map((row) => [row.metricType, row]));
-        const before = drift.length;
+  /** Compares days of merchants of one shard, under their locks. */
+  async function checkGroup({ shard, merchantIds, startDate, endDate }: Group): Promise<Checked> {
+    return db.journal.exclusively(merchantIds, async (transaction) => {
+      const rows = new Map<string, BookRow[]>();
+      let numbers = 0;
+      for (const row of await db.books.read({ merchantIds, startDate, endDate }, transaction)) {
+        numbers++;
+        const ofDay = rows.get(nameOf(row));
+        if (ofDay) ofDay.push(row);
+        else rows.set(nameOf(row), [row]);
+      }
+      const days = merchantIds.flatMap((merchantId) =>
+        eachDay(startDate, endDate).map((date) => ({ merchantId, date })),
+      );
+      const typesOf = (day: MerchantDay) => (rows.get(nameOf(day)) ?? []).map((row) => row.metricType);
+      const live = days.filter(({ date }) => isLive(date)).map((day) => ({ ...day, metricTypes: typesOf(day) }));
+      const compared = live.length === 0 ? [] : await pending.compare(shard, live, transaction);
+      const [drift, unrepaired]: [Drift[], Drift[]] = [[], []];
+      for (const day of days) {
+        if (!isLive(day.date)) drift.push(...(rows.get(nameOf(day)) ?? []).flatMap((row) => driftOf(row, null)));
+      }
+      for (const { merchantId, date, trusted, totals, outstanding, waiting } of compared) {
+        const byType = new Map((rows.get(nameOf({ merchantId, date })) ?? []).map((row) => [row.metricType, row]));
+        const found: Drift[] = [];
         for (const type of new Set([...byType.keys(), ...totals.keys()])) {
           const live = (totals.get(type) ?? 0n) - (outstanding.get(type) ?? 0n);
           if (!byType.has(type)) numbers++;
-          drift.push(...driftOf(byType.get(type) ?? emptyRow(merchantId, date, type), live));
+          found.push(...driftOf(byType.get(type) ?? emptyRow(merchantId, date, type), live));
         }
-        if (drift.length > before) {
-          const suspects = await suspectsOf(merchantId, date, waiting, transaction);
-          for (const each of drift.slice(before)) each.suspects = suspects;
+        if (found.length === 0) continue;
+        if (!trusted && found.every(isOfTotals)) {
+          unrepaired.push(...found);
+          continue;
         }
+        const suspects = await suspectsOf(merchantId, date, waiting, transaction);
+        for (const each of found) each.suspects = suspects;
+        drift.push(...found);
       }
-      return { drift, numbers };
+      return { drift, unrepaired, numbers };
+    });
+  }
+
+  /** Compares one group after another, with pauses; what is behind is flushed and tried once more. */
+  async function checkGroups(groups: readonly Group[], isGone: () => boolean): Promise<Checked> {
+    const all: Checked = { drift: [], unrepaired: [], numbers: 0 };
+    for (const group of groups) {
+      if (isGone()) throw new TallyError('UNAVAILABLE', 'Nobody waits for this comparison any more.');
+      const started = performance.now();
+      const { drift, unrepaired, numbers } = await checkGroup(group).catch(async (error: unknown) => {
+        if (!isTallyError(error) || error.code !== 'UNAVAILABLE') throw error;
+        await flushOf(group.merchantIds);
+        return checkGroup(group);
+      });
+      all.drift.push(...drift);
+      all.unrepaired.push(...unrepaired);
+      all.numbers += numbers;
+      await wait((performance.now() - started) * (1 / SHARE - 1));
+    }
+    return all;
+  }
+
+  /** Periods whose derived rollups differ, as drifts. */
+  async function periodDrift(scope: Scope): Promise<Drift[]> {
+    const found = await db.books.periodsApart(scope);
+    return found.map(({ parts, whole, ...row }) => {
+      const sums = { journal: parts, daily: row.rollup === 'usage_monthly' ? parts : null, usage: parts };
+      const period = {
+        monthly: row.rollup === 'usage_monthly' ? whole : null,
+        yearly: row.rollup === 'usage_yearly' ? whole : null,
+      };
+      const none = { live: null, dailyModels: null, quarterHours: null, suspects: [] };
+      return { ...row, ...sums, ...period, ...none, drift: whole - parts };
     });
   }
 
@@ -122,42 +191,56 @@ export function createReconcile({ counters, oldLayout, pending, repair, db, drai
     return [...new Set([...counted, ...pending])].sort();
   }
 
-  const check: Reconcile['check'] = async ({ startDate, endDate, merchantIds }) => {
+  const check: Reconcile['check'] = async ({ startDate, endDate, merchantIds }, isGone = () => false) => {
     await settle();
     const merchants = await merchantsOf({ startDate, endDate, merchantIds });
-    const drift: Drift[] = [];
-    let numbersChecked = 0;
-    for (const merchantId of merchants) {
-      const checked = await checkMerchant(merchantId, startDate, endDate);
-      drift.push(...checked.drift);
-      numbersChecked += checked.numbers;
-    }
+    const { drift, unrepaired, numbers } = await checkGroups(groupsOf(merchants, startDate, endDate), isGone);
+    drift.push(...unrepaired);
     // Without a list, rollups of all merchants are compared, too.
-    const scope = { merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate };
-    for (const { parts, whole, ...row } of await db.books.periodsApart(scope)) {
-      const sums = { journal: parts, daily: row.rollup === 'usage_monthly' ? parts : null, usage: parts };
-      const period = {
-        monthly: row.rollup === 'usage_monthly' ? whole : null,
-        yearly: row.rollup === 'usage_yearly' ? whole : null,
-      };
-      const none = { live: null, dailyModels: null, quarterHours: null, suspects: [] };
-      drift.push({ ...row, ...sums, ...period, ...none, drift: whole - parts });
-    }
-    return { balanced: drift.length === 0, drift, merchantsChecked: merchants.length, numbersChecked };
+    drift.push(...(await periodDrift({ merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate })));
+    return { balanced: drift.length === 0, drift, merchantsChecked: merchants.length, numbersChecked: numbers };
   };
+
+  /** Merchants of one shard, of whom the same days are compared. */
+  function groupsOf(merchantIds: readonly string[], startDate: Day, endDate: Day): Group[] {
+    const most = Math.max(1, Math.floor(DAYS_AT_ONCE / countDays(startDate, endDate)));
+    const groups: Group[] = [];
+    const open = new Map<number, Group & { merchantIds: string[] }>();
+    for (const merchantId of merchantIds) {
+      const shard = shardOf(merchantId);
+      let group = open.get(shard);
+      if (!group || group.merchantIds.length >= most) {
+        group = { shard, merchantIds: [], startDate, endDate };
+        open.set(shard, group);
+        groups.push(group);
+      }
+      group.merchantIds.push(merchantId);
+    }
+    return groups;
+  }
 
   async function settle(): Promise<number> {
     let settled = 0;
-    for (let days = await db.books.staleTotals(SETTLED_AT_ONCE); days.length > 0; ) {
-      for (const day of days) {
-        await repair.days([day]);
-        settled++;
-      }
-      if (days.length < SETTLED_AT_ONCE) break;
-      days = await db.books.staleTotals(SETTLED_AT_ONCE);
+    for (;;) {
+      const days = await db.books.staleTotals(SETTLED_AT_ONCE);
+      await repair.days(days);
+      settled += days.length;
+      if (days.length < SETTLED_AT_ONCE) return settled;
     }
-    return settled;
   }
+
+  /** Repairs the totals that differ; returns how many days it repaired. */
+  async function repairTotals(drift: readonly Drift[]): Promise<number> {
+    const days = new Map(
+      drift
+        .filter((each) => each.live !== null && each.live !== each.usage)
+        .map(({ merchantId, date }) => [nameOf({ merchantId, date }), { merchantId, date }]),
+    );
+    await repair.days([...days.values()]);
+    return days.size;
+  }
+
+  const liveRange = () => ({ startDate: addDays(dayOf(now()), -LIVE_DAYS), endDate: addDays(dayOf(now()), 1) });
 
   return {
     check,
@@ -172,22 +255,63 @@ export function createReconcile({ counters, oldLayout, pending, repair, db, drai
       const days = merchants.length * countDays(scope.startDate, scope.endDate);
       return { merchants: merchants.length, days, closedDays, durationMs: Math.round(performance.now() - started) };
     },
-    async repair() {
-      const endDate = addDays(dayOf(now()), 1);
-      const startDate = addDays(dayOf(now()), -LIVE_DAYS);
+    async repair(isGone) {
       await oldLayout.sweep();
       await drain();
-      const report = await check({ startDate, endDate });
-      const days = new Map(
-        report.drift
-          .filter((each) => each.live !== null && each.live !== each.usage)
-          .map(({ merchantId, date }) => [`${merchantId}\n${date}`, { merchantId, date }]),
-      );
-      await repair.days([...days.values()]);
+      const report = await check(liveRange(), isGone);
+      const repaired = await repairTotals(report.drift);
       await repair.afterRestart();
-      return { ...report, repaired: days.size };
+      return { ...report, repaired };
+    },
+    async repairChanged(isGone = () => false) {
+      await settle();
+      const range = liveRange();
+      await db.checks.forget(range.startDate);
+      const report: CheckReport = { balanced: true, drift: [], merchantsChecked: 0, numbersChecked: 0 };
+      let after: MerchantDay = { merchantId: '', date: range.startDate };
+      let repaired = 0;
+      for (;;) {
+        const page = await db.checks.unchecked(range, after, PAGE_DAYS);
+        const [merchants, drift] = [new Set(page.map((day) => day.merchantId)), [] as Drift[]];
+        for (const [date, days] of byDate(page)) {
+          const groups = groupsOf(
+            days.map((day) => day.merchantId),
+            date,
+            date,
+          );
+          const checked = await checkGroups(groups, isGone);
+          drift.push(...checked.drift);
+          repaired += await repairTotals(checked.unrepaired);
+          report.numbersChecked += checked.numbers;
+        }
+        if (page.length > 0) drift.push(...(await periodDrift({ ...range, merchantIds: [...merchants] })));
+        // A day that changed meanwhile has a later version, and is compared again by the next pass.
+        const wrong = new Set(drift.map((each) => each.merchantId));
+        await db.checks.mark(page.filter((day) => !wrong.has(day.merchantId)));
+        repaired += await repairTotals(drift);
+        report.drift.push(...drift);
+        report.merchantsChecked += merchants.size;
+        if (page.length < PAGE_DAYS) return { ...report, balanced: report.drift.length === 0, repaired };
+        after = page.at(-1)!;
+      }
     },
   };
+}
+
+/** Whether the totals of Redis differ, and nothing else does. */
+const isOfTotals = ({ journal, usage, daily, dailyModels, quarterHours }: Drift) =>
+  [usage, daily, dailyModels, quarterHours].every((form) => form === null || form === journal);
+
+const nameOf = ({ merchantId, date }: MerchantDay) => `${merchantId}\n${date}`;
+
+function byDate(days: readonly DayVersion[]): Map<Day, DayVersion[]> {
+  const groups = new Map<Day, DayVersion[]>();
+  for (const day of days) {
+    const group = groups.get(day.date);
+    if (group) group.push(day);
+    else groups.set(day.date, [day]);
+  }
+  return groups;
 }
 
 function driftOf({ daily, dailyModels, quarterHours, ...row }: BookRow, live: Units | null): Drift[] {

@@ -6,7 +6,10 @@ import type { FaultPoint } from '../faults.ts';
 import type { Pending } from '../pending.ts';
 
 export type Repair = {
-  /** Repairs the totals of these days, where Redis keeps them, and clears their stale marks. */
+  /**
+   * Repairs the totals of these days, where Redis keeps them, and clears their stale marks. Throws the first error after
+   * all others were tried.
+   */
   days(days: readonly MerchantDay[]): Promise<void>;
   /**
    * Repairs all totals that Redis may have lost: those of shards whose Redis was started, or emptied, since they were last
@@ -65,13 +68,21 @@ export function createRepair(options: {
     });
   }
 
-  async function repairAll(days: readonly MerchantDay[]): Promise<void> {
-    const byShard = new Map<number, MerchantDay[]>();
+  /** Days of one shard each, as many as are repaired under one set of locks. */
+  function groupsOf(days: readonly MerchantDay[]): { shard: number; days: MerchantDay[] }[] {
+    const groups: { shard: number; days: MerchantDay[] }[] = [];
+    const open = new Map<number, MerchantDay[]>();
     for (const day of days) {
       const shard = keys.shardOf(day.merchantId);
-      byShard.set(shard, [...(byShard.get(shard) ?? []), day]);
+      let group = open.get(shard);
+      if (!group || group.length >= MERCHANTS_AT_ONCE) {
+        group = [];
+        open.set(shard, group);
+        groups.push({ shard, days: group });
+      }
+      group.push(day);
     }
-    for (const [shard, own] of byShard) await repairDays(shard, own);
+    return groups;
   }
 
   async function shardsToRepair(): Promise<Map<number, string>> {
@@ -94,10 +105,21 @@ export function createRepair(options: {
 
   return {
     async days(days) {
+      if (days.length === 0) return;
       const before = await db.books.now();
       const live = new Set<Day>(liveDays());
-      await repairAll(days.filter((day) => live.has(day.date)));
-      for (const day of days) await db.books.settled(day, before);
+      const failures: unknown[] = [];
+      for (const { shard, days: own } of groupsOf(days)) {
+        try {
+          const kept = own.filter((day) => live.has(day.date));
+          if (kept.length > 0) await repairDays(shard, kept);
+          for (const day of own) await db.books.settled(day, before);
+        } catch (error) {
+          // One shard that cannot be compared now must not keep the others waiting.
+          failures.push(error);
+        }
+      }
+      if (failures.length > 0) throw failures[0];
     },
 
     unrepaired: async () => (await shardsToRepair()).size,

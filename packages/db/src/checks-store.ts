@@ -1,0 +1,40 @@
+import type { Day } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { MerchantDay } from './journal-store.ts';
+import { DateText } from './rows.ts';
+import { runSql } from './run-sql.ts';
+
+/** A merchant's day with how often it had changed when it was read. */
+export type DayVersion = MerchantDay & { changes: string };
+
+export type ChecksStore = {
+  /**
+   * Returns the next days of the range, by date and merchant after `after`, that changed since they were last found
+   * right; at most `limit`.
+   */
+  unchecked(range: { startDate: Day; endDate: Day }, after: MerchantDay, limit: number): Promise<DayVersion[]>;
+  /** Notes that these versions of days were found right. */
+  mark(days: readonly DayVersion[]): Promise<void>;
+  /** Forgets days before this one. */
+  forget(before: Day): Promise<void>;
+};
+
+const Row = z
+  .object({ merchant_id: z.string(), date: DateText, changes: z.string() })
+  .transform(({ merchant_id, ...row }) => ({ ...row, merchantId: merchant_id }));
+
+/** What the reconciliation has found right, in `usage_checks`. */
+export function createChecksStore(dataSource: DataSource): ChecksStore {
+  return {
+    unchecked: ({ startDate, endDate }, after, limit) =>
+      runSql(dataSource, 'unchecked-days', [startDate, endDate, after.date, after.merchantId, limit], Row),
+    async mark(days) {
+      const values = [days.map((day) => day.date), days.map((day) => day.merchantId), days.map((day) => day.changes)];
+      await runSql(dataSource, 'mark-checked', values, z.unknown());
+    },
+    async forget(before) {
+      await dataSource.query('delete from usage_checks where date < $1', [before]);
+    },
+  };
+}
