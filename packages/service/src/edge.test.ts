@@ -32,6 +32,7 @@ async function serve(settings: Record<string, string> = {}) {
   const registry = new Registry();
   const lines: Record<string, unknown>[] = [];
   let waiting: (() => void)[] = [];
+  const revoked = new Set<string>();
   const routes: Route[] = [
     {
       method: 'POST',
@@ -68,6 +69,12 @@ async function serve(settings: Record<string, string> = {}) {
           }),
         ),
     },
+    {
+      method: 'GET',
+      path: '/lasting',
+      access: 'read',
+      answer: (c) => c.body(new ReadableStream({ start: (stream) => stream.enqueue(new Uint8Array(10)) })),
+    },
     { method: 'GET', path: '/open', access: 'open', answer: (c) => c.text('open') },
   ];
   const log = createLog('test', 'silent');
@@ -95,7 +102,7 @@ async function serve(settings: Record<string, string> = {}) {
       env: { TALLY_ADMIN_KEY: ADMIN },
       keys: {
         async findByHash(hash) {
-          const name = [BOB, EVE].find((key) => hash === sha256(key));
+          const name = [BOB, EVE].find((key) => hash === sha256(key) && !revoked.has(key));
           const more = {
             role: 'viewer',
             merchantId: null,
@@ -126,6 +133,7 @@ async function serve(settings: Record<string, string> = {}) {
       waiting = [];
     },
     waiting: () => waiting.length,
+    revoke: (secret: string) => revoked.add(secret),
     async post(path: string, body: RequestInit['body'] = '{}', headers: Record<string, string> = {}) {
       const init = { method: 'POST', body, headers: { ...key(), 'content-type': 'application/json', ...headers } };
       return fetch(`${url}${path}`, { ...init, duplex: 'half' } as RequestInit);
@@ -431,6 +439,20 @@ describe('streams', () => {
     await expect(response.arrayBuffer()).rejects.toThrow();
     await until(async () => expect(await routes()).toEqual({ '/broken 503': 1 }));
     expect(lines).toContainEqual(expect.objectContaining({ err: expect.objectContaining({ code: '53100' }) }));
+  });
+
+  test('an answer that lasts ends with its key, and those of other keys go on', async () => {
+    const { raw, revoke, routes } = await serve();
+    const [bobs, eves] = [
+      await raw(head('/lasting', linesOf(key(BOB)), 'GET')),
+      await raw(head('/lasting', linesOf(key(EVE)), 'GET')),
+    ];
+    for (const { answer } of [bobs, eves]) await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 200 /));
+    revoke(BOB);
+    await until(() => expect(bobs.closed()).toBe(true));
+    expect(bobs.answer()).not.toMatch(/\r\n0\r\n\r\n$/);
+    expect(eves.closed()).toBe(false);
+    await until(async () => expect(await routes()).toMatchObject({ '/lasting 401': 1 }));
   });
 
   test('a reader that takes nothing more is given up', async () => {

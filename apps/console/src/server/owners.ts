@@ -1,4 +1,4 @@
-import { analytics, type Contract, engine, ingest, isProcedure, type Procedure } from '@tally/contracts';
+import { analytics, type Contract, engine, ingest, isProcedure, MAX_ITEMS, type Procedure } from '@tally/contracts';
 
 export const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api'] as const;
 export type Service = (typeof SERVICES)[number];
@@ -28,19 +28,21 @@ const PATHS: readonly (readonly [prefix: string, owner: Service])[] = (
   ] satisfies [string, Service][]
 ).sort(([a], [b]) => b.length - a.length);
 
-type Owned = { service: Service; kind: Procedure['kind'] };
+type Owned = { service: Service; kind: Procedure['kind']; maxItems: number };
 
 const procedures = new Map<string, Owned>();
 for (const service of SERVICES) collect(service, CONTRACTS[service], '');
 
 function collect(service: Service, contract: Contract, prefix: string): void {
   for (const [name, node] of Object.entries(contract)) {
-    if (isProcedure(node)) procedures.set(prefix + name, { service, kind: node.kind });
-    else collect(service, node, `${prefix}${name}.`);
+    if (isProcedure(node)) {
+      const { kind, maxItems = MAX_ITEMS } = node;
+      procedures.set(prefix + name, { service, kind, maxItems });
+    } else collect(service, node, `${prefix}${name}.`);
   }
 }
 
-/** Returns the service that answers a tRPC procedure, and the procedure's kind; undefined for an unknown name. */
+/** Returns the service that answers a tRPC procedure, the procedure's kind, and the items its JSON may have; undefined for an unknown name. */
 export const ownerOfProcedure = (name: string): Owned | undefined => procedures.get(name);
 
 /** Returns the service that answers a path outside of tRPC; undefined where none does. */
