@@ -240,7 +240,7 @@ describe('a client that does not end its request', () => {
       body: JSON.stringify({ 0: { merchantId: 'acme' }, 1: {} }),
     }).then(({ status }) => status);
 
-  test.each([
+  test.each<Record<string, string>>([
     {},
     { authorization: 'Bearer made-up-key-of-nobody' },
     { cookie: 'tally_session=made-up', origin: 'http://x' },
