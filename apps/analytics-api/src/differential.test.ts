@@ -2,6 +2,7 @@ import {
   addDays,
   type BreakdownBy,
   type BreakdownRow,
+  type CheckedEntry,
   countDays,
   DAY_MS,
   dayOf,
@@ -11,7 +12,6 @@ import {
   type Measures,
   parseQuantity,
   type SortBy,
-  type UsageEntry,
 } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
 import fc from 'fast-check';
@@ -59,7 +59,7 @@ let running: Running;
 let uncached: AnalyticsClient;
 let cached: AnalyticsClient[];
 /** Everything that was acknowledged: the brute force counts it again for every question. */
-const book: UsageEntry[] = [];
+const book: CheckedEntry[] = [];
 
 beforeAll(async () => {
   running = await startAnalytics();
@@ -143,7 +143,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
       step,
       async ({ entries, flush, deriveEvents, rebuild, question, by, sortBy, order, limit, ...series }) => {
         const now = Date.now();
-        const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): UsageEntry => {
+        const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): CheckedEntry => {
           const known = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
           return {
             ...(known as typeof rest & { merchantId: string }),
@@ -151,7 +151,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
             time: new Date(now - ago).toISOString(),
             metrics: { prompt_tokens: `${prompt}`, completion_tokens: `${completion}`, cost: dollars(nanoUsd) },
             status: failed ? 'failure' : 'success',
-          } as UsageEntry;
+          } as CheckedEntry;
         });
         if (sent.length > 0) {
           const result = await running.ingest.usage.record.mutate({ entries: sent, backfill: true });
@@ -225,10 +225,10 @@ async function everyPage(
 }
 
 /** A user of two merchants is two. */
-const activeUsers = (entries: readonly UsageEntry[]) =>
+const activeUsers = (entries: readonly CheckedEntry[]) =>
   new Set(entries.flatMap(({ merchantId, userId }) => (userId ? [`${merchantId} ${userId}`] : []))).size;
 
-function within({ startDate, endDate, ...filters }: Question): UsageEntry[] {
+function within({ startDate, endDate, ...filters }: Question): CheckedEntry[] {
   const passes = (list: string[] | undefined, value: string | undefined) =>
     !list || list.length === 0 || list.includes(value ?? 'unknown');
   return book.filter((each) => {
@@ -238,7 +238,7 @@ function within({ startDate, endDate, ...filters }: Question): UsageEntry[] {
 }
 
 function matches(
-  each: UsageEntry,
+  each: CheckedEntry,
   filters: Omit<Question, 'startDate' | 'endDate'>,
   passes: (list: string[] | undefined, value: string | undefined) => boolean,
 ): boolean {
@@ -251,7 +251,7 @@ function matches(
   );
 }
 
-function measures(entries: readonly UsageEntry[]): Measures {
+function measures(entries: readonly CheckedEntry[]): Measures {
   return measuresOf(
     entries.reduce((sums, { count, status, metrics }) => {
       const calls = BigInt(count ?? 1);
@@ -266,15 +266,15 @@ function measures(entries: readonly UsageEntry[]): Measures {
   );
 }
 
-function groupOf({ merchantId, userId, apiKey, ...entry }: UsageEntry, by: Grouping): string {
+function groupOf({ merchantId, userId, apiKey, ...entry }: CheckedEntry, by: Grouping): string {
   if (by !== 'team') return { merchantId, userId, apiKey, ...entry }[DIMENSION[by]] ?? 'unknown';
   const teamOf = (kind: string, id: string | undefined) =>
     TEAMS.get(`${kind} ${id} ${merchantId}`) ?? TEAMS.get(`${kind} ${id} `);
   return teamOf('apiKey', apiKey) ?? teamOf('user', userId) ?? 'unknown';
 }
 
-function grouped(entries: readonly UsageEntry[], by: BreakdownBy) {
-  const keysOf = (entry: UsageEntry) => [by].flat().map((each) => groupOf(entry, each));
+function grouped(entries: readonly CheckedEntry[], by: BreakdownBy) {
+  const keysOf = (entry: CheckedEntry) => [by].flat().map((each) => groupOf(entry, each));
   const groups = new Map(entries.map((entry) => [JSON.stringify(keysOf(entry)), keysOf(entry)]));
   return [...groups].map(([text, keys]) => ({
     ...(typeof by === 'string' ? { key: keys[0]! } : { key: text, keys: keys as [string, string] }),
