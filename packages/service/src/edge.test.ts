@@ -47,13 +47,15 @@ async function serve(settings: Record<string, string> = {}) {
       method: 'GET',
       path: '/endless',
       access: 'read',
-      answer: (c) =>
-        c.body(
+      async answer(c) {
+        if (c.req.query('wait')) await new Promise<void>((resolve) => waiting.push(resolve));
+        return c.body(
           new ReadableStream({
             pull: (stream) => stream.enqueue(new Uint8Array(64 * KIB)),
             cancel: () => void lines.push({ cancelled: true }),
           }),
-        ),
+        );
+      },
     },
     {
       method: 'GET',
@@ -439,6 +441,19 @@ describe('streams', () => {
     await expect(response.arrayBuffer()).rejects.toThrow();
     await until(async () => expect(await routes()).toEqual({ '/broken 503': 1 }));
     expect(lines).toContainEqual(expect.objectContaining({ err: expect.objectContaining({ code: '53100' }) }));
+  });
+
+  test('what an answer is read from ends where nobody reads it: after a HEAD, or when the client has left', async () => {
+    const { url, raw, lines, go, waiting } = await serve();
+    const cancelled = () => lines.filter((line) => line.cancelled).length;
+    const answer = await fetch(`${url}/endless`, { method: 'HEAD', headers: key() });
+    expect([answer.status, await answer.text(), cancelled()]).toEqual([200, '', 1]);
+    const { socket } = await raw(head('/endless?wait=1', linesOf(key()), 'GET'));
+    await until(() => expect(waiting()).toBe(1));
+    socket.destroy();
+    await until(() => expect(lines.some(({ status }) => status === 499)).toBe(true));
+    go();
+    await until(() => expect(cancelled()).toBe(2));
   });
 
   test('an answer that lasts ends with its key, and those of other keys go on', async () => {

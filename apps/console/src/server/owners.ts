@@ -1,13 +1,7 @@
-import { analytics, type Contract, engine, ingest, isProcedure, MAX_ITEMS, type Procedure } from '@tally/contracts';
+import { SERVICES as CONTRACTS, MAX_ITEMS, type Procedure, proceduresOf, type ServiceName } from '@tally/contracts';
 
-export const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api'] as const;
-export type Service = (typeof SERVICES)[number];
-
-const CONTRACTS: Record<Service, Contract> = {
-  'usage-ingest': ingest,
-  'metrics-engine': engine,
-  'analytics-api': analytics,
-};
+export type Service = ServiceName;
+export const SERVICES = Object.keys(CONTRACTS) as readonly Service[];
 
 /** Path prefixes outside of tRPC, the longest first. */
 const PATHS: readonly (readonly [prefix: string, owner: Service])[] = (
@@ -23,26 +17,20 @@ const PATHS: readonly (readonly [prefix: string, owner: Service])[] = (
     ['/v1/traces', 'usage-ingest'],
     ['/v1/billing/', 'usage-ingest'],
     ['/v2/billing/', 'usage-ingest'],
-    ['/docs', 'metrics-engine'],
-    ['/openapi.json', 'metrics-engine'],
   ] satisfies [string, Service][]
 ).sort(([a], [b]) => b.length - a.length);
 
 type Owned = { service: Service; kind: Procedure['kind']; maxItems: number };
 
-const procedures = new Map<string, Owned>();
-for (const service of SERVICES) collect(service, CONTRACTS[service], '');
+const procedures = new Map<string, Owned>(
+  SERVICES.flatMap((service) =>
+    proceduresOf(CONTRACTS[service].contract).map(
+      ([name, { kind, maxItems = MAX_ITEMS }]) => [name, { service, kind, maxItems }] as const,
+    ),
+  ),
+);
 
-function collect(service: Service, contract: Contract, prefix: string): void {
-  for (const [name, node] of Object.entries(contract)) {
-    if (isProcedure(node)) {
-      const { kind, maxItems = MAX_ITEMS } = node;
-      procedures.set(prefix + name, { service, kind, maxItems });
-    } else collect(service, node, `${prefix}${name}.`);
-  }
-}
-
-/** Returns the service that answers a tRPC procedure, the procedure's kind, and the items its JSON may have; undefined for an unknown name. */
+/** Returns who answers a tRPC procedure, its kind, and how many items its JSON may have; undefined for an unknown name. */
 export const ownerOfProcedure = (name: string): Owned | undefined => procedures.get(name);
 
 /** Returns the service that answers a path outside of tRPC; undefined where none does. */
