@@ -3,6 +3,7 @@ import { createIngestClient } from '@tally/contracts/client';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
+  contractRoutes,
   createApp,
   createAudit,
   createAuthenticate,
@@ -28,7 +29,6 @@ import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
-import { restRoutes } from './rest.ts';
 import { createHandlers } from './router.ts';
 import { createLitellm } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
@@ -123,7 +123,7 @@ export async function createAnalyticsService(
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     env,
     routes: [
-      ...restRoutes(),
+      ...contractRoutes('analytics-api'),
       exportRoute({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
       ...litellm.routes,
     ],

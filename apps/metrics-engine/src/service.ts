@@ -3,6 +3,7 @@ import { createAnalyticsClient, createIngestClient } from '@tally/contracts/clie
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
+  contractRoutes,
   createApp,
   createAudit,
   createAuthenticate,
@@ -26,7 +27,6 @@ import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
 import { createReconcile } from './realtime/reconcile.ts';
-import { restRoutes } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -189,7 +189,7 @@ export async function createEngineService(
       createHandlers({ rollups, reader, custom, sources, schedule, realtime, reconcileRealtime }),
       createAudit({ service: 'metrics-engine', store: db.audit, log }),
     ),
-    routes: restRoutes(),
+    routes: contractRoutes('metrics-engine'),
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     env,
     registry,

@@ -3,6 +3,7 @@ import { HOUR_MS, ingest } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
+  contractRoutes,
   createApp,
   createAudit,
   createAuthenticate,
@@ -221,6 +222,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     name: 'usage-ingest',
     log,
     router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
+    routes: contractRoutes('usage-ingest'),
     authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
     env,
     registry,

@@ -22,6 +22,7 @@ export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createReadiness, type Readiness } from './readiness.ts';
 export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
+export { contractRoutes } from './rest.ts';
 export type { Admitted, Route } from './route.ts';
 export { isSameOrigin, SESSION_COOKIE, sessionOf } from './session-cookie.ts';
 export { storeFaultOf } from './store-errors.ts';
