@@ -17,7 +17,16 @@ export const MerchantId = name(128, 128)
   .refine((value) => value.length > 0, 'Expected at least 1 character')
   .refine((value) => value === value.trim(), 'Space at either end is not allowed');
 export const MetricType = z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$');
-export const EntryId = z.string().regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters');
+/** What programs print for a missing value. Taken as an id, all such events of a day would count as one. */
+const NO_ID = /^\s*(?:none|null|nil|undefined|nan|unknown|\[object object\])?\s*$/i;
+
+/** Returns true for text that stands for a missing value: blank, or `null`, `undefined`, `NaN` and the like. */
+export const isMissingId = (id: string): boolean => NO_ID.test(id);
+
+export const EntryId = z
+  .string()
+  .regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters')
+  .refine((id) => !isMissingId(id), 'This text stands for a missing value; give each event an id of its own');
 
 /** A dimension as readers name it: whatever is stored, and `unknown` for calls without it. */
 export const Dimension = text(256);

@@ -43,7 +43,16 @@ export {
 } from './custom.ts';
 export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
 export { type EngineRouter, engine } from './engine.ts';
-export { Dimension, MAX_BATCH, MEASURES, MerchantId, MetricType, RESERVED_METRICS, UsageEntry } from './entry.ts';
+export {
+  Dimension,
+  isMissingId,
+  MAX_BATCH,
+  MEASURES,
+  MerchantId,
+  MetricType,
+  RESERVED_METRICS,
+  UsageEntry,
+} from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
 export {
   Adjustment,
