@@ -41,6 +41,13 @@ export function identityOf(line: JournalLine): string {
   return `${line.date} ${line.id}`;
 }
 
+/** Whether two lines say the same, whatever their times. */
+export function hasSameContent(one: JournalLine, other: JournalLine): boolean {
+  const content = ({ merchant_id: _, date: __, time: ___, metrics = {}, properties = {}, ...more }: JournalLine) =>
+    JSON.stringify([more, metrics, properties].map((part) => Object.entries(part).sort()));
+  return content(one) === content(other);
+}
+
 const OWN_COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
 /** Tells what a line adds to its day, by metric type, as units in text. */

@@ -19,6 +19,7 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { createConflicts } from './conflicts.ts';
 import { createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
@@ -103,6 +104,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   releasers.push('redis watch', () => watch.stop());
   /** When events of a merchant were last written past Redis. */
   const directAt = new Map<string, number>();
+  const sawConflicts = (count: number) => {
+    if (count === 0) return;
+    metrics.conflicts.inc(count);
+    log.warn({ conflicts: count }, 'events were not counted: their ids stand for other events (usage.conflicts)');
+  };
   const accept = createAccept({
     counters,
     journal: db.journal,
@@ -114,6 +120,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.fallbacks.inc();
       log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
     },
+    onConflicts: sawConflicts,
     onDirect(merchantIds) {
       const time = performance.now();
       for (const merchantId of merchantIds) directAt.set(merchantId, time);
@@ -135,7 +142,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
     },
-    onFlushed({ entries, inserted, durationMs }) {
+    onFlushed({ entries, inserted, conflicts, durationMs }) {
+      sawConflicts(conflicts);
       metrics.flushed(entries, inserted, durationMs);
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },
@@ -206,6 +214,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
+    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
     adjust: createAdjust({ db, repair, now, fault }),

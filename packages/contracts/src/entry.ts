@@ -72,12 +72,13 @@ const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolea
 
 /**
  * What a producer sends: usage of one call, or of `count` calls merged.
- * Its identity is (merchant, UTC day of its time, id): send a retry with the same id and the same time, and it counts once.
+ * Its identity is (merchant, UTC day of its time, id): send a retry with the same id and content, and it counts once. Within
+ * 2 hours of a midnight the day of the first copy holds.
  */
 export const UsageEntry = z.strictObject({
   id: EntryId,
   merchantId: MerchantId,
-  /** Default: arrival. A retry after midnight without it would be another entry, so send it. */
+  /** Default: arrival. A retry hours later without it would be another entry, so send it. */
   time: Time.optional(),
   /** Amounts by metric type, as decimal strings; `cost` is in USD. */
   metrics: Metrics,

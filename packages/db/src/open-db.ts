@@ -1,6 +1,7 @@
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
+import { type ConflictsStore, createConflictsStore } from './conflicts-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
 import { type CubesStore, createCubesStore } from './cubes-store.ts';
 import { type CustomStore, createCustomStore } from './custom-store.ts';
@@ -28,6 +29,7 @@ export type Db = {
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
   cubes: CubesStore;
   derivations: DerivationsStore;
+  conflicts: ConflictsStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
   books: BooksStore;
@@ -74,6 +76,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     partitions,
     derivations: createDerivationsStore(dataSource),
     cubes: createCubesStore(dataSource, journal, partitions),
+    conflicts: createConflictsStore(dataSource),
     corrections: createCorrectionsStore(dataSource, journal),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),
