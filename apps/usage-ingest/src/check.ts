@@ -4,7 +4,6 @@ import {
   dayOf,
   type ErrorCode,
   MINUTE_MS,
-  midnightNear,
   parseTime,
   RESERVED_METRICS,
   type Rejection,
@@ -13,7 +12,7 @@ import {
 } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { problemsOf } from '@tally/service';
-import { hasSameContent, lineOf } from './line.ts';
+import { hasSameContent, lineOf, placeOf } from './line.ts';
 import { isPlainEntry } from './plain-entry.ts';
 
 /** An entry that may be counted, with its place in the batch. */
@@ -58,7 +57,7 @@ export function checkBatch(batch: BatchToCheck, clock: Clock): CheckedBatch {
     }
     const { line } = checked;
     if (batch.isCompared) line.compared = true;
-    const identity = `${line.merchant_id}\n${midnightNear(line.time) ?? line.date} ${line.id}`;
+    const identity = `${line.merchant_id}\n${placeOf(line)} ${line.id}`;
     const first = lines.get(identity);
     if (!first) lines.set(identity, { index, line });
     else if (line.compared || hasSameContent(first.line, line)) repeats.push({ index, of: first.index });

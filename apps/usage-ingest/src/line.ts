@@ -1,4 +1,4 @@
-import { dayOf, type Units, type UsageEntry, unitsText } from '@tally/contracts';
+import { dayOf, midnightNear, type Units, type UsageEntry, unitsText } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 
 const MEASURED = new Set(['prompt_tokens', 'completion_tokens', 'cost']);
@@ -40,6 +40,17 @@ export function addMetrics(line: JournalLine, metrics: Record<string, string>): 
 export function identityOf(line: JournalLine): string {
   return `${line.date} ${line.id}`;
 }
+
+/**
+ * Where the id of a line is looked for before the journal decides: on its day, or around the midnight that it is near.
+ */
+export function placeOf({ date, time }: JournalLine): string {
+  const midnight = midnightNear(time);
+  return midnight === undefined ? date : `${MIDNIGHT}${midnight}`;
+}
+
+/** Begins a place around a midnight. */
+export const MIDNIGHT = '~';
 
 /** Whether two lines say the same, whatever their times. */
 export function hasSameContent(one: JournalLine, other: JournalLine): boolean {

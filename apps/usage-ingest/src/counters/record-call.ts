@@ -1,7 +1,7 @@
 import { hash, randomBytes } from 'node:crypto';
-import { addDays, type Day, midnightNear, type Units } from '@tally/contracts';
+import { addDays, type Day, type Units } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
-import { eachAmount } from '../line.ts';
+import { eachAmount, MIDNIGHT, placeOf } from '../line.ts';
 import { expiryOf, type RedisKeys } from './keys.ts';
 
 /** A line to record, with its text in the journal stream. */
@@ -74,12 +74,8 @@ const HASH_CHARS = 8;
  * repeat for Redis, and goes to the journal, which finds the conflict. A merchant id contains no newline.
  */
 function windowIdOf({ line, text }: Recorded): string {
-  const midnight = midnightNear(line.time);
-  const place = midnight === undefined ? line.date : `${MIDNIGHT}${midnight}`;
-  return `${line.merchant_id}\n${place} ${line.id}\n${line.compared ? '' : hashOf(text)}`;
+  return `${line.merchant_id}\n${placeOf(line)} ${line.id}\n${line.compared ? '' : hashOf(text)}`;
 }
-
-const MIDNIGHT = '~';
 
 /** Hashes what stands behind the time in a line's text: neither its identity nor its time. */
 function hashOf(text: string): string {
