@@ -11,6 +11,8 @@ const Schema = z
     FRESHNESS_TIMEOUT_MS: whole(10_000, 10, 120_000),
     /** The longest range of a question, in days. */
     ANALYTICS_MAX_DAYS: whole(1_100, 1, 40_000),
+    /** Rows of rollups that a query may read, as its plan estimates them. */
+    ANALYTICS_MAX_ROWS: whole(20_000_000, 1, 1_000_000_000),
     /** The longest range of an export, in days. */
     EXPORT_MAX_DAYS: whole(1_100, 1, 40_000),
     /** Exports under way at once, each with a connection of its own; at most POSTGRES_POOL_SIZE less 2. */
