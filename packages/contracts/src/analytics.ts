@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { mutation, query, type RouterOf } from './contract.ts';
+import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
 import { litellm } from './litellm.ts';
@@ -172,10 +172,22 @@ const StoredDirectoryEntry = z.object({
 const explain = z.boolean().optional();
 const plan = z.array(PlanPart).optional();
 
+const ADMIN_USAGE = '/api/v1/admin/usage';
+/** Paths and names of fields of the API that these paths come from. */
+const FOREIGN = {
+  anyType: true,
+  aliases: { modelIds: 'models', providerIds: 'providers', apiKeyIds: 'apiKeys' },
+} as const;
+
 /** analytics-api: answers questions about usage. With `explain: true` an answer says how it was read. */
 export const analytics = {
   analytics: {
     summary: query({
+      summary: 'Returns totals, days, top users and models, and trends of a range.',
+      rest: [
+        { method: 'GET', path: '/api/v1/usage/summary' },
+        { method: 'POST', path: `${ADMIN_USAGE}/analytics`, ...FOREIGN },
+      ],
       access: 'read',
       input: Filters.extend({ explain }),
       output: z.object({
@@ -204,6 +216,13 @@ export const analytics = {
       }),
     }),
     breakdown: query({
+      summary: 'Returns the usage of a range by one dimension, sorted, in pages.',
+      rest: [
+        { method: 'GET', path: '/api/v1/usage/breakdown' },
+        { method: 'POST', path: `${ADMIN_USAGE}/by-user`, fixed: { by: 'user' }, ...FOREIGN },
+        { method: 'POST', path: `${ADMIN_USAGE}/by-model`, fixed: { by: 'model' }, ...FOREIGN },
+        { method: 'POST', path: `${ADMIN_USAGE}/by-provider`, fixed: { by: 'provider' }, ...FOREIGN },
+      ],
       access: 'read',
       input: Filters.extend({
         by: BreakdownBy,
@@ -223,6 +242,8 @@ export const analytics = {
       }),
     }),
     timeseries: query({
+      summary: 'Returns the usage of a range over time, without holes.',
+      rest: [{ method: 'GET', path: '/api/v1/usage/timeseries' }],
       access: 'read',
       /** `startDate` and `endDate` are days in `timeZone`. */
       input: Filters.extend({
@@ -248,6 +269,7 @@ export const analytics = {
       }),
     }),
     filterOptions: query({
+      summary: 'Lists the models, providers, users, keys and merchants seen in a range.',
       access: 'read',
       input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: list(MerchantId) }),
       output: z.object({
@@ -262,6 +284,7 @@ export const analytics = {
       }),
     }),
     merchantUsage: query({
+      summary: 'Returns the daily totals of one merchant by metric type.',
       access: 'read',
       input: z.strictObject({
         merchantId: MerchantId,
@@ -279,6 +302,7 @@ export const analytics = {
     }),
     /** Flushes what is pending, of all merchants that the caller may name. */
     refresh: mutation({
+      summary: 'Flushes what is pending, so that the next answer is complete.',
       access: 'read',
       input: z.strictObject({}).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: StoredTime }),
@@ -287,12 +311,14 @@ export const analytics = {
   directory: {
     /** Writes entries, new or changed; all or none. */
     upsert: mutation({
+      summary: 'Writes names, e-mail addresses and roles of users, keys and merchants.',
       maxItems: 60_000,
       access: 'admin',
       input: z.strictObject({ entries: z.array(DirectoryEntry).min(1).max(5000) }),
       output: z.object({ written: z.number().int() }),
     }),
     list: query({
+      summary: 'Lists directory entries of a kind.',
       access: 'read',
       input: z.strictObject({
         kind: DirectoryKind,
@@ -303,6 +329,7 @@ export const analytics = {
       output: z.object({ rows: z.array(StoredDirectoryEntry), nextCursor: z.string().nullable() }),
     }),
     remove: mutation({
+      summary: 'Removes directory entries.',
       access: 'admin',
       input: z.strictObject({
         kind: DirectoryKind,
@@ -316,6 +343,7 @@ export const analytics = {
   litellm,
   cache: {
     stats: query({
+      summary: 'Returns how the cache of this process did.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
@@ -335,6 +363,7 @@ export const analytics = {
     }),
     /** Forgets the answers about these merchants and days, in every process. Not needed after a flush. */
     invalidate: mutation({
+      summary: 'Removes cached answers about some merchants and days.',
       access: 'admin',
       input: z.strictObject({ merchantIds: z.array(MerchantId).min(1).max(1000), startDate: Day, endDate: Day }),
       output: z.object({ invalidated: z.number().int() }),
@@ -344,6 +373,7 @@ export const analytics = {
      * 7, 30, 90 and 365 days.
      */
     warm: mutation({
+      summary: 'Fills the cache with the answers of a dashboard.',
       access: 'admin',
       input: OptionalRange.extend({ merchantIds: list(MerchantId) })
         .refine(hasBothEnds, BOTH_ENDS)
@@ -352,6 +382,7 @@ export const analytics = {
     }),
     /** Forgets everything, in every process. */
     clear: mutation({
+      summary: 'Removes all cached answers.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
@@ -359,5 +390,25 @@ export const analytics = {
     }),
   },
 } as const;
+
+/** The query of an export: the filters of a breakdown, and its dimension. */
+export const ExportQuery = Filters.extend({ by: GroupBy.optional() });
+
+export const analyticsEndpoints = [
+  {
+    method: 'GET',
+    path: '/export/usage.{format}',
+    summary: 'Downloads the usage of a range as a file.',
+    access: 'read',
+    parameters: { format: ['csv', 'json', 'ndjson', 'xlsx'] },
+    query: ExportQuery,
+    produces: [
+      'text/csv',
+      'application/json',
+      'application/x-ndjson',
+      'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
+    ],
+  },
+] as const satisfies readonly Endpoint[];
 
 export type AnalyticsRouter = RouterOf<typeof analytics>;

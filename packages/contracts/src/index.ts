@@ -7,6 +7,7 @@ export {
   Coverage,
   DirectoryEntry,
   DirectoryKind,
+  ExportQuery,
   Filters,
   GroupBy,
   Grouping,
@@ -20,12 +21,14 @@ export {
 export { AuditRow } from './audit.ts';
 export {
   type Contract,
+  type Endpoint,
   isAudited,
   isProcedure,
   MAX_ITEMS,
   mutation,
   type Procedure,
   query,
+  type Rest,
   type RouterOf,
   subscription,
   type TallyErrorShape,
@@ -92,9 +95,11 @@ export {
   RollupBackfill,
   RollupGrain,
   RollupList,
+  RollupPage,
   RollupRow,
   RollupRun,
 } from './rollups.ts';
+export { proceduresOf, SERVICES, type ServiceContract, type ServiceName } from './services.ts';
 export {
   addDays,
   countDays,
@@ -110,6 +115,8 @@ export {
   monthOf,
   parseTime,
   QUARTER_HOUR_MS,
+  StoredDay,
+  StoredTime,
   startOfDay,
   Time,
 } from './time.ts';
