@@ -37,6 +37,30 @@ const took = async (name, work) => {
   return answer;
 };
 
+const SUMS = 'count(*), count(*) filter (where failed), sum(prompt_tokens), sum(completion_tokens), sum(cost) as cost';
+const within = ({ startDate, endDate }, merchant) =>
+  `time >= '${startDate}T00:00:00Z' and time < '${endDate}T00:00:00Z'::timestamptz + interval '1 day' ${merchant ? `and merchant_id = '${merchant}'` : ''}`;
+const naiveBy = (column, range, merchant) => (pool) =>
+  pool.query(
+    `select ${column}, ${SUMS} from events where ${within(range, merchant)} group by 1 order by cost desc limit 50`,
+  );
+/** What a summary shows, asked in the plain way: totals and users, now and before, days, the first users and models. */
+const naiveSummary = (range) => async (pool) => {
+  const days = (Date.parse(range.endDate) - Date.parse(range.startDate)) / 86_400_000 + 1;
+  const before = { endDate: back(2, range.startDate), startDate: back(days + 1, range.startDate) };
+  for (const each of [range, before]) {
+    await pool.query(`select ${SUMS} from events where ${within(each)}`);
+    await pool.query(
+      `select count(*) from (select distinct merchant_id, user_id from events where ${within(each)}) as users`,
+    );
+  }
+  await pool.query(`select time::date, ${SUMS} from events where ${within(range)} group by 1 order by 1`);
+  await naiveBy('user_id', range)(pool);
+  await naiveBy('model', range)(pool);
+};
+
+const SETTINGS = { ADMIN_ANALYTICS_RATE_LIMIT: '1000000', ADMIN_EXPORT_RATE_LIMIT: '1000000' };
+
 await withServers(async (servers) => {
   report.seeded = await took('seed', () => seed(servers.databaseUrl));
   if (what.has('plans')) await took('plans', () => measurePlans(servers.databaseUrl));
@@ -238,28 +262,6 @@ async function measurePlans(url) {
   await db.close();
 }
 
-const SUMS = 'count(*), count(*) filter (where failed), sum(prompt_tokens), sum(completion_tokens), sum(cost) as cost';
-const within = ({ startDate, endDate }, merchant) =>
-  `time >= '${startDate}T00:00:00Z' and time < '${endDate}T00:00:00Z'::timestamptz + interval '1 day' ${merchant ? `and merchant_id = '${merchant}'` : ''}`;
-const naiveBy = (column, range, merchant) => (pool) =>
-  pool.query(
-    `select ${column}, ${SUMS} from events where ${within(range, merchant)} group by 1 order by cost desc limit 50`,
-  );
-/** What a summary shows, asked in the plain way: totals and users, now and before, days, the first users and models. */
-const naiveSummary = (range) => async (pool) => {
-  const days = (Date.parse(range.endDate) - Date.parse(range.startDate)) / 86_400_000 + 1;
-  const before = { endDate: back(2, range.startDate), startDate: back(days + 1, range.startDate) };
-  for (const each of [range, before]) {
-    await pool.query(`select ${SUMS} from events where ${within(each)}`);
-    await pool.query(
-      `select count(*) from (select distinct merchant_id, user_id from events where ${within(each)}) as users`,
-    );
-  }
-  await pool.query(`select time::date, ${SUMS} from events where ${within(range)} group by 1 order by 1`);
-  await naiveBy('user_id', range)(pool);
-  await naiveBy('model', range)(pool);
-};
-
 /** Makes the documents of the last 90 days, and says what their indexes weigh. */
 async function measureDocuments(url) {
   const db = await openDb(url, { poolSize: 4, applicationName: 'bench', parallelWorkers: 0 });
@@ -279,8 +281,6 @@ async function measureDocuments(url) {
     return { rebuilt, seconds, documentsMb: mb(sizes[0].documents), indexesMb: mb(sizes[0].indexes) };
   });
 }
-
-const SETTINGS = { ADMIN_ANALYTICS_RATE_LIMIT: '1000000', ADMIN_EXPORT_RATE_LIMIT: '1000000' };
 
 /** Answers from the cache over HTTP: by one caller and by 16, just started and warm. */
 async function measureHttp(servers) {

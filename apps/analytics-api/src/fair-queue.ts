@@ -49,7 +49,7 @@ export function createFairQueue({ places, waitingPerCaller, waitMs }: FairQueueO
   async function place(id: string): Promise<Caller> {
     const caller = callers.get(id) ?? { running: 0, waiting: new Set() };
     if (caller.waiting.size >= waitingPerCaller)
-      throw limited(`At most ${waitingPerCaller} queries of a caller wait at once.`, waitingPerCaller);
+      throw limited(`At most ${waitingPerCaller} requests of a caller wait at once.`, waitingPerCaller);
     callers.set(id, caller);
     await new Promise<void>((resolve, reject) => {
       const next = () => {
@@ -59,7 +59,7 @@ export function createFairQueue({ places, waitingPerCaller, waitMs }: FairQueueO
       const timer = setTimeout(() => {
         caller.waiting.delete(next);
         leave(id, caller);
-        reject(limited(`All ${places} places for queries are taken.`, places));
+        reject(limited(`All ${places} places are taken.`, places));
       }, waitMs);
       caller.waiting.add(next);
       begin();

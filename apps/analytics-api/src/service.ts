@@ -41,6 +41,9 @@ const REDIS_DEADLINE_MS = 2_000;
 const RECORD_TIMEOUT_MS = 30_000;
 const QUERIES_WAITING_PER_CALLER = 100;
 const QUERY_WAIT_MS = 30_000;
+const EXPORTS_WAITING_PER_CALLER = 10;
+const EXPORTS_UNDER_WAY = 64;
+const EXPORT_WAIT_MS = 120_000;
 
 /** Opens the stores and builds analytics-api on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createAnalyticsService(
@@ -111,7 +114,13 @@ export async function createAnalyticsService(
   const litellm = createLitellm({ env, db, ingest: recording, registry, log, now });
   releasers.push('litellm', () => litellm.stop());
   const downloads = createDownloads({
-    atOnce: exportsAtOnce,
+    queue: createFairQueue({
+      places: exportsAtOnce,
+      waitingPerCaller: EXPORTS_WAITING_PER_CALLER,
+      waitMs: EXPORT_WAIT_MS,
+    }),
+    atOnce: EXPORTS_UNDER_WAY,
+    maxBytes: env.EXPORT_SPOOL_MB * 1024 * 1024,
     stallMs: env.EXPORT_STALL_MS,
     log,
   });
