@@ -102,8 +102,14 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
         controller.error(new Error('The export was aborted.'));
         await end();
       };
+      const expectReader = (controller: ReadableStreamDefaultController) => {
+        const error = new Error(`The reader took nothing for ${stallMs} ms.`);
+        stalled = setTimeout(() => void fail(controller, error), stallMs);
+      };
+
       return new ReadableStream<Uint8Array>(
         {
+          start: expectReader,
           async pull(controller) {
             clearTimeout(stalled);
             try {
@@ -115,10 +121,7 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
                 return;
               }
               controller.enqueue(chunk);
-              stalled = setTimeout(
-                () => void fail(controller, new Error(`The reader took nothing for ${stallMs} ms.`)),
-                stallMs,
-              );
+              expectReader(controller);
             } catch (error) {
               await fail(controller, error);
             }
