@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { gzipSync } from 'node:zlib';
@@ -10,7 +12,8 @@ import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
 // What attackers cost everybody else. One caller makes a call every 10 ms, alone and under each attack; the table has the
-// p99 of both, the longest stall of the event loop, and the most memory the service took. All on this machine.
+// p99 of both, the longest stall of the event loop (time on a core, see stall-probe.mjs), and the most memory the service
+// took. All on this machine.
 // BENCH_SECONDS (6): length of each attack.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 6);
 const MIB = 2 ** 20;
@@ -37,13 +40,13 @@ function readCall({ url }, key) {
 async function measure(name, service, call, keys) {
   await during(service, call, wait(2_000));
   const quiet = await during(service, call, wait(SECONDS * 1000));
-  await scrapeStall(service);
+  const began = Date.now();
   // In a thread of its own, so that the caller measured waits for the service only.
   const attacker = new Worker(new URL(import.meta.url), {
     workerData: { name, service: { port: service.port, url: service.url }, keys },
   });
   const attacked = await during(service, call, wait(SECONDS * 1000));
-  const stall = await scrapeStall(service);
+  const stall = longestStall(service, began);
   attacker.postMessage('end');
   await once(attacker, 'exit');
   await wait(1_000);
@@ -98,11 +101,15 @@ async function during({ pid }, call, until) {
 const memoryOf = (pid) =>
   Math.round(Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024);
 
-/** The longest stall since the last look, in ms. */
-async function scrapeStall({ url }) {
-  const text = await (await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } })).text();
-  return Math.round(Number(/^tally_nodejs_eventloop_lag_max_seconds (\S+)$/m.exec(text)?.[1]) * 1000);
-}
+/** The longest stall since a time, in ms; 0 where none was long. */
+const longestStall = ({ stalls }, since) =>
+  Math.max(
+    0,
+    ...readFileSync(stalls, 'utf8')
+      .split('\n')
+      .map((line) => line.split(' ').map(Number))
+      .flatMap(([at, ms]) => (at >= since ? [ms] : [])),
+  );
 
 /** An open connection that has sent `text`; what it is answered is dropped. */
 async function send({ port }, ...texts) {
@@ -112,7 +119,8 @@ async function send({ port }, ...texts) {
   await Promise.race([once(socket, 'connect'), once(socket, 'error')]).catch(() => {});
   for (const text of texts) {
     if (socket.destroyed) break;
-    if (!socket.write(text)) await Promise.race([once(socket, 'drain'), once(socket, 'close'), wait(2_000)]);
+    if (!socket.write(text))
+      await Promise.race([once(socket, 'drain'), once(socket, 'close'), wait(2_000)]).catch(() => {});
   }
   return socket;
 }
@@ -128,6 +136,18 @@ const ONES = Buffer.from(`[${'1,'.repeat(8 * MIB - 8)}1]`);
 const NESTED = Buffer.from(`{"entries":${'['.repeat(500_000)}${']'.repeat(500_000)}}`);
 const FIELDS = Buffer.from(
   `{"entries":[{${Array.from({ length: 90_000 }, (_, index) => `"field${index}":1`).join(',')}}]}`,
+);
+const DEEP = Buffer.from(`{"entries":${'['.repeat(60_000)}${']'.repeat(60_000)}}`);
+const LONG_TEXT = Buffer.from(`{"id":"one","messages":"${'a'.repeat(15 * MIB)}"}`);
+const ENTRIES = Buffer.from(
+  JSON.stringify({
+    entries: Array.from({ length: 1_000 }, (_, index) => ({
+      id: `${index}-${'i'.repeat(100)}`,
+      merchantId: `m${index}`,
+      metrics: Object.fromEntries(Array.from({ length: 10 }, (__, metric) => [`metric_${metric}`, '1'])),
+      properties: Object.fromEntries(Array.from({ length: 8 }, (__, name) => [`name_${name}`, 'v'.repeat(200)])),
+    })),
+  }),
 );
 const BOMB = gzipSync(Buffer.alloc(512 * MIB, 0x20));
 const RECORD = '/trpc/usage.record';
@@ -178,6 +198,21 @@ const ATTACKS = [
     attack: (to, { attacker }) => many(50, () => send(to, ...whole(RECORD, attacker, FIELDS))),
   },
   {
+    name: '100 bodies of 120 kB nested 60,000 deep, one key',
+    of: 'ingest',
+    attack: (to, { attacker }) => many(100, () => send(to, ...whole(RECORD, attacker, DEEP))),
+  },
+  {
+    name: '50 large batches of good events, one key',
+    of: 'ingest',
+    attack: (to, { attacker }) => many(50, () => send(to, ...whole(RECORD, attacker, ENTRIES))),
+  },
+  {
+    name: '4 items of 15 MiB, one key',
+    of: 'analytics',
+    attack: (to, { attacker }) => many(4, () => send(to, ...whole(LOGS, attacker, LONG_TEXT))),
+  },
+  {
     name: '4 arrays of 8 million numbers, one key',
     of: 'analytics',
     attack: (to, { attacker }) => many(4, () => send(to, ...whole(LOGS, attacker, ONES))),
@@ -218,9 +253,18 @@ if (isMainThread) await run();
 else await attackUntilTold(workerData);
 
 async function run() {
+  const folder = await mkdtemp(join(tmpdir(), 'tally-attack-'));
+  const probed = (app, servers, settings, work) => {
+    const stalls = join(folder, app);
+    writeFileSync(stalls, '');
+    const nodeArgs = ['--import', new URL('stall-probe.mjs', import.meta.url).href];
+    return withService(app, servers, { ...settings, STALL_FILE: stalls, nodeArgs }, (service) =>
+      work({ ...service, stalls }),
+    );
+  };
   const results = await withServers((servers) =>
-    withService('usage-ingest', servers, {}, (ingest) =>
-      withService(
+    probed('usage-ingest', servers, {}, (ingest) =>
+      probed(
         'analytics-api',
         servers,
         { USAGE_INGEST_URL: ingest.url, ADMIN_ANALYTICS_RATE_LIMIT: '1000000' },
@@ -228,6 +272,7 @@ async function run() {
       ),
     ),
   );
+  await rm(folder, { recursive: true });
   console.log(machine());
   console.table(results);
   const report = { machine: machine(), date: new Date().toISOString().slice(0, 10), seconds: SECONDS, rows: results };

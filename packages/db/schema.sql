@@ -515,6 +515,14 @@ table usage_quarter_hours (
 );
 CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
 
+table usage_rollup_rows (
+  merchant_id text not null,
+  rollup text not null,
+  period date not null,
+  rows bigint not null,
+  constraint usage_rollup_rows_pkey PRIMARY KEY (merchant_id, rollup, period)
+);
+
 table usage_shards (
   shard integer not null,
   token bigint not null default 0,

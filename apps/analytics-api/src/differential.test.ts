@@ -105,6 +105,8 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
   const step = fc.record({
     entries: fc.array(entry, { maxLength: 8 }),
     flush: fc.boolean(),
+    deriveEvents: fc.option(fc.constantFrom(1, 20, 1_000), { nil: undefined }),
+    rebuild: fc.option(merchant, { nil: undefined, freq: 8 }),
     question,
     by: fc.constantFrom<GroupBy>('user', 'model', 'provider', 'apiKey', 'merchant'),
     sortBy: fc.constantFrom<SortBy>('cost', 'requests', 'totalTokens', 'key'),
@@ -115,65 +117,71 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
     groupBy: fc.option(fc.constantFrom<GroupBy>('user', 'model', 'provider', 'apiKey', 'merchant'), { nil: undefined }),
   });
   await fc.assert(
-    fc.asyncProperty(step, async ({ entries, flush, question, by, sortBy, order, limit, ...series }) => {
-      const now = Date.now();
-      const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): UsageEntry => {
-        const known = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
-        return {
-          ...(known as typeof rest & { merchantId: string }),
-          id: `entry-${serial++}`,
-          time: new Date(now - ago).toISOString(),
-          metrics: { prompt_tokens: `${prompt}`, completion_tokens: `${completion}`, cost: dollars(nanoUsd) },
-          status: failed ? 'failure' : 'success',
-        } as UsageEntry;
-      });
-      if (sent.length > 0) {
-        const result = await running.ingest.usage.record.mutate({ entries: sent, backfill: true });
-        expect(result).toMatchObject({ accepted: sent.length, rejected: [] });
-        book.push(...sent);
-      }
-      // A flush under way while the questions are asked.
-      const flushing = flush ? running.ingest.flush.drain.mutate({}) : undefined;
-
-      const paged = { ...question, by, sortBy, order, limit };
-      const wanted = bruteBreakdown(question, by, sortBy, order);
-      const asked = [...cached, uncached, ...cached];
-      const pages = await Promise.all(asked.map((client) => everyPage(client, paged)));
-      for (const page of pages) expect(page).toEqual(wanted);
-
-      const inZone = { ...question, ...series };
-      if (countDays(question.startDate, question.endDate) <= MOST_DAYS[series.interval]) {
-        const points = bruteSeries(inZone);
-        for (const client of [...cached, uncached]) {
-          const answer = await client.analytics.timeseries.query(inZone);
-          expect(
-            answer.points.map(({ start: _, groups, ...point }) => ({
-              ...point,
-              ...(groups && { groups: sorted(groups) }),
-            })),
-          ).toEqual(points);
+    fc.asyncProperty(
+      step,
+      async ({ entries, flush, deriveEvents, rebuild, question, by, sortBy, order, limit, ...series }) => {
+        const now = Date.now();
+        const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): UsageEntry => {
+          const known = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
+          return {
+            ...(known as typeof rest & { merchantId: string }),
+            id: `entry-${serial++}`,
+            time: new Date(now - ago).toISOString(),
+            metrics: { prompt_tokens: `${prompt}`, completion_tokens: `${completion}`, cost: dollars(nanoUsd) },
+            status: failed ? 'failure' : 'success',
+          } as UsageEntry;
+        });
+        if (sent.length > 0) {
+          const result = await running.ingest.usage.record.mutate({ entries: sent, backfill: true });
+          expect(result).toMatchObject({ accepted: sent.length, rejected: [] });
+          book.push(...sent);
         }
-      }
+        // Under way while the questions are asked.
+        const meanwhile = Promise.all([
+          flush && running.ingest.flush.drain.mutate({}),
+          deriveEvents && running.db.derivations.derive(deriveEvents),
+          rebuild && running.db.cubes.rebuild(rebuild, addDays(TODAY, -40), TODAY),
+        ]);
 
-      const [summary, again] = await Promise.all(
-        [cached[0]!, uncached].map((client) => client.analytics.summary.query(question)),
-      );
-      expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
-      expect(summary!.totals).toEqual(measures(within(question)));
-      expect(summary!.activeUsers).toBe(new Set(within(question).flatMap((each) => each.userId ?? [])).size);
-      const { rows: users } = bruteBreakdown(question, 'user', 'cost', 'desc');
-      expect(summary!.topUsers.map(({ key, cost }) => ({ key, cost }))).toEqual(
-        users.flatMap(({ key, cost }) => (key === 'unknown' ? [] : [{ key, cost }])).slice(0, 5),
-      );
-      const before = within({ ...question, ...periodBefore(question) });
-      const { successRate: _, ...sums } = measures(before);
-      const activeBefore = new Set(before.flatMap((each) => each.userId ?? [])).size;
-      for (const [name, value] of Object.entries({ ...sums, activeUsers: String(activeBefore) }))
-        expect(summary!.trends[name as keyof NonNullable<typeof summary>['trends']].previous, name).toBe(value);
-      for (const { date, ...day } of summary!.byDay)
-        expect(day).toEqual(measures(within({ ...question, startDate: date, endDate: date })));
-      await flushing;
-    }),
+        const paged = { ...question, by, sortBy, order, limit };
+        const wanted = bruteBreakdown(question, by, sortBy, order);
+        const asked = [...cached, uncached, ...cached];
+        const pages = await Promise.all(asked.map((client) => everyPage(client, paged)));
+        for (const page of pages) expect(page).toEqual(wanted);
+
+        const inZone = { ...question, ...series };
+        if (countDays(question.startDate, question.endDate) <= MOST_DAYS[series.interval]) {
+          const points = bruteSeries(inZone);
+          for (const client of [...cached, uncached]) {
+            const answer = await client.analytics.timeseries.query(inZone);
+            expect(
+              answer.points.map(({ start: _, groups, ...point }) => ({
+                ...point,
+                ...(groups && { groups: sorted(groups) }),
+              })),
+            ).toEqual(points);
+          }
+        }
+
+        const [summary, again] = await Promise.all(
+          [cached[0]!, uncached].map((client) => client.analytics.summary.query(question)),
+        );
+        expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
+        expect(summary!.totals).toEqual(measures(within(question)));
+        expect(summary!.activeUsers).toBe(activeUsers(within(question)));
+        const { rows: users } = bruteBreakdown(question, 'user', 'cost', 'desc');
+        expect(summary!.topUsers.map(({ key, cost }) => ({ key, cost }))).toEqual(
+          users.flatMap(({ key, cost }) => (key === 'unknown' ? [] : [{ key, cost }])).slice(0, 5),
+        );
+        const before = within({ ...question, ...periodBefore(question) });
+        const { successRate: _, ...sums } = measures(before);
+        for (const [name, value] of Object.entries({ ...sums, activeUsers: String(activeUsers(before)) }))
+          expect(summary!.trends[name as keyof NonNullable<typeof summary>['trends']].previous, name).toBe(value);
+        for (const { date, ...day } of summary!.byDay)
+          expect(day).toEqual(measures(within({ ...question, startDate: date, endDate: date })));
+        await meanwhile;
+      },
+    ),
     { numRuns: RUNS },
   );
 });
@@ -193,6 +201,10 @@ async function everyPage(
     cursor = page.nextCursor;
   }
 }
+
+/** A user of two merchants is two. */
+const activeUsers = (entries: readonly UsageEntry[]) =>
+  new Set(entries.flatMap(({ merchantId, userId }) => (userId ? [`${merchantId} ${userId}`] : []))).size;
 
 function within({ startDate, endDate, ...filters }: Question): UsageEntry[] {
   const passes = (list: string[] | undefined, value: string | undefined) =>

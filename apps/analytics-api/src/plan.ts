@@ -2,22 +2,44 @@ import { addDays, DAY_MS, type Day, dayOf, type Filters, type GroupBy, monthOf, 
 
 type Range = { startDate: Day; endDate: Day };
 
-/** What a question needs of the sums it is read from. */
+/** What a query needs of the rollups it is read from. */
 export type Needs = {
-  /** It groups or filters by user or api key, which the model rollups have dropped. */
+  /** It groups or filters by user or API key, which the model rollups have dropped. */
   entities: boolean;
-  /** It is about all merchants and tells none apart: `models`, by no other dimension than those; `users`, by users alone. */
+  /** It covers all merchants and tells none apart: `models`, by no other dimension than those; `users`, by users alone. */
   platform?: 'models' | 'users' | undefined;
-  /** It tells days apart, which the month and the year cube have dropped. */
+  /** It tells days apart, which months and years have dropped. */
   days: boolean;
   /**
    * It asks for sums alone, so that days may be taken away from a month and months from a year. Where names are listed
    * without their sums, those of what is taken away would be among them.
    */
   sums?: boolean;
-  /** Reading days after it costs nothing, because nothing is counted for them yet. */
-  today?: Day;
 };
+
+type Length = 'year' | 'month' | 'day';
+
+/** Estimates the rows of one period, which begins at `first`. */
+export type RowsOf = (length: Length, first: Day) => number;
+
+/** Estimates where nothing was counted: fewer than all who come in a period come every day. None after `today`. */
+export const typicalRows =
+  (today?: Day): RowsOf =>
+  (length, first) =>
+    today && first > today ? 0 : { day: 1, month: 2, year: 4 }[length];
+
+/** What is known of the rows of months and years, and of the requests of days, each by its first day. */
+export type KnownRows = Record<'years' | 'months' | 'requests', ReadonlyMap<Day, number>>;
+
+/** Estimates from counts: a day has at most as many rows as requests, and as its month has. */
+export const knownRows =
+  ({ years, months, requests }: KnownRows): RowsOf =>
+  (length, first) => {
+    const of = (rows: ReadonlyMap<Day, number>, period: Day) => Math.max(0, rows.get(period) ?? 0);
+    if (length === 'year') return of(years, first);
+    const month = of(months, `${first.slice(0, 8)}01`);
+    return length === 'month' ? month : Math.min(month, of(requests, first));
+  };
 
 /** What the filters and the grouping of a query need. */
 export function needsOf(
@@ -35,33 +57,35 @@ export function needsOf(
 }
 
 /**
- * The smallest sums that answer a question, each for its part of the range; added up, less those marked `less`, the parts
- * cover every day of it once.
+ * Returns the rollups from which a query reads the fewest rows, by the estimates given; added up, less those marked
+ * `less`, the parts cover every day of the range once.
  */
-export function planOf(range: Range, { entities, platform, days, ...needs }: Needs): PlanPart[] {
+export function planOf(
+  range: Range,
+  { entities, platform, days, sums = false }: Needs,
+  rowsOf: RowsOf = typicalRows(),
+): PlanPart[] {
   const grains = entities ? (platform ? USERS : ENTITIES) : platform ? PLATFORM : MODELS;
-  return joined(cover(range, days ? grains.slice(-1) : grains, needs).parts);
+  return joined(cover(range, days ? grains.slice(-1) : grains, { sums, rowsOf }).parts);
 }
 
-/** Periods of one length, and the cube that has their sums. */
-type Grain = {
-  cube: PlanPart['cube'];
-  /** What reading one period costs: fewer than all who come in it come every day. */
-  cost: number;
-  periodOf(day: Day): Range;
-};
+/** Periods of one length, and the rollup that has their sums. */
+type Grain = { cube: PlanPart['cube']; length: Length; periodOf(day: Day): Range };
+
+/** What a period costs beside its rows: of two plans with the same rows the one with fewer periods is better. */
+const PERIOD_COST = 0.01;
 
 const lastBefore = (day: Day): Day => addDays(day, -1);
 
 const days = (cube: Grain['cube']): Grain => ({
   cube,
-  cost: 1,
+  length: 'day',
   periodOf: (day) => ({ startDate: day, endDate: day }),
 });
-const months = (cube: Grain['cube']): Grain => ({ cube, cost: 2, periodOf: monthOf });
+const months = (cube: Grain['cube']): Grain => ({ cube, length: 'month', periodOf: monthOf });
 const YEARS: Grain = {
   cube: 'usage_yearly',
-  cost: 4,
+  length: 'year',
   periodOf: (day) => ({ startDate: `${day.slice(0, 5)}01-01`, endDate: `${day.slice(0, 5)}12-31` }),
 };
 
@@ -77,7 +101,7 @@ type Cover = { parts: PlanPart[]; cost: number };
  * A range as whole periods of the first grain and, at its edges, of the finer ones. An edge that is most of its period is
  * that period less the rest of it.
  */
-function cover(range: Range, [grain, ...finer]: Grain[], needs: Pick<Needs, 'sums' | 'today'>): Cover {
+function cover(range: Range, [grain, ...finer]: Grain[], needs: { sums: boolean; rowsOf: RowsOf }): Cover {
   const covers: Cover[] = [];
   for (let from = range.startDate; from <= range.endDate; ) {
     const period = grain!.periodOf(from);
@@ -89,7 +113,7 @@ function cover(range: Range, [grain, ...finer]: Grain[], needs: Pick<Needs, 'sum
     ].filter(({ startDate, endDate }) => startDate <= endDate);
     const whole: Cover = {
       parts: [{ cube: grain!.cube, ...period }],
-      cost: needs.today && period.startDate > needs.today ? 0 : grain!.cost,
+      cost: needs.rowsOf(grain!.length, period.startDate) + PERIOD_COST,
     };
     const finely = (part: Range) => cover(part, finer, needs);
     const choices = rests.length === 0 ? [whole] : [finely({ startDate: from, endDate: to })];

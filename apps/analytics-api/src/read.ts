@@ -23,7 +23,7 @@ import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
-import { needsOf, planOf, planSeries } from './plan.ts';
+import { knownRows, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
 
@@ -74,9 +74,11 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
     });
   };
 
-  /** A plan for sums alone, whose range mostly ends today. */
-  const planSums = (range: DayRange, needs: ReturnType<typeof needsOf>) =>
-    planOf(range, { ...needs, days: false, sums: true, today: dayOf(now()) });
+  /** Returns how to plan sums within a scope: by the rows that it has, where the choice of rollups matters. */
+  const sumsWithin = async (scope: Filters, needs: ReturnType<typeof needsOf>) => {
+    const rowsOf = needs.entities ? knownRows(await db.usage.rows(scope)) : typicalRows(dayOf(now()));
+    return (range: DayRange) => planOf(range, { ...needs, days: false, sums: true }, rowsOf);
+  };
 
   const answers = {
     async breakdown({ cursor, explain, ...question }: BreakdownQuestion) {
@@ -93,7 +95,8 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           const imported = await documents.within(filters, kindsOf(filters, by));
           const needs = needsOf(filters, by);
           // The providers of a model are listed beside its sums.
-          const plan = by === 'model' ? planOf(filters, { ...needs, days: false }) : planSums(filters, needs);
+          const plan =
+            by === 'model' ? planOf(filters, { ...needs, days: false }) : (await sumsWithin(filters, needs))(filters);
           const parts = [...plan, ...imported.parts];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
           const last = rows.length === limit ? rows.at(-1) : undefined;
@@ -119,7 +122,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       assertRange(filters, maxDays);
       const before = periodBefore(filters);
       const coverage = await freshness.cover(filters);
-      const [needs, ofUsers, ofModels] = [needsOf(filters), needsOf(filters, 'user'), needsOf(filters, 'model')];
+      const [needs, ofModels] = [needsOf(filters), needsOf(filters, 'model')];
       const kinds = kindsOf(filters, 'user', 'model');
       const scope = { ...filters, startDate: before.startDate };
       const compute = async () => {
@@ -127,10 +130,13 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           documents.within(filters, kinds),
           documents.within(before, kinds),
         ]);
+        // A user of two merchants is two active users, so rollups of all merchants cannot count them.
+        const planUsers = await sumsWithin(scope, { entities: true });
+        const planSums = await sumsWithin(scope, needs);
         const plan = {
-          users: [...planSums(filters, ofUsers), ...importedNow.parts],
-          usersBefore: [...planSums(before, ofUsers), ...importedBefore.parts],
-          before: [...planSums(before, needs), ...importedBefore.parts],
+          users: [...planUsers(filters), ...importedNow.parts],
+          usersBefore: [...planUsers(before), ...importedBefore.parts],
+          before: [...planSums(before), ...importedBefore.parts],
           models: [...planOf(filters, { ...ofModels, days: false }), ...importedNow.parts],
           days: [...planOf(filters, { ...needs, days: true }), ...importedNow.parts],
         };

@@ -162,7 +162,7 @@ export const analytics = {
       output: z.object({
         period: z.object({ startDate: StoredDay, endDate: StoredDay, days: z.number().int() }),
         totals: Measures,
-        /** Users with at least one request; entries without a user are no user. */
+        /** Users with at least one request: the same id in two merchants is two users. Events without a user are no user. */
         activeUsers: z.number().int(),
         /** Days with usage, in order. */
         byDay: z.array(Measures.extend({ date: StoredDay })),

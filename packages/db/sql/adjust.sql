@@ -169,6 +169,7 @@ added_to_usage_monthly as (
     prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
+  returning merchant_id, month as period, xmax = 0 as is_new
 ),
 month_models as materialized (
   select
@@ -215,6 +216,7 @@ added_to_usage_yearly as (
     prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
+  returning merchant_id, year as period, xmax = 0 as is_new
 ),
 days as materialized (
   select
@@ -284,6 +286,19 @@ added_to_usage_platform_users as (
     prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
+),
+new_rows as (
+  select 'usage_monthly' as rollup, period, merchant_id from added_to_usage_monthly where is_new
+  union all
+  select 'usage_yearly' as rollup, period, merchant_id from added_to_usage_yearly where is_new
+),
+counted_rows as (
+  insert into usage_rollup_rows as old (merchant_id, rollup, period, rows)
+  select merchant_id, rollup, period, count(*) from new_rows group by 1, 2, 3
+  union all
+  select '', rollup, period, count(*) from new_rows group by 1, 2, 3
+  order by 1, 2, 3
+  on conflict (merchant_id, rollup, period) do update set rows = old.rows + excluded.rows
 )
 select
   (select count(*) from inserted) as inserted,

@@ -52,7 +52,7 @@ const eachMeasure = `cross join lateral (values
 ) as measure (metric_type, metric_value)`;
 
 /** Adds the rows of `from` to a rollup, its keys in order, so that two who add never wait for each other in turn. */
-const addTo = (table, keys, from, { where = '', merged = false } = {}) => `
+const addTo = (table, keys, from, { where = '', merged = false, returning = '' } = {}) => `
 insert into ${table} as old (${keys.join(', ')}, ${list})
 select
   ${keys.map(merged ? String : placed).join(', ')},
@@ -60,7 +60,7 @@ select
 from ${from}${where && `\nwhere ${where}`}${merged ? '' : `\ngroup by ${numbers(keys)}`}
 order by ${numbers(keys)}
 on conflict (${keys.join(', ')}) do update set
-  ${MEASURES.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}`;
+  ${MEASURES.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}${returning && `\nreturning ${returning}`}`;
 
 /** Each coarser sum from the next finer one, so that every event is looked at once: name, keys, from, tables that get it. */
 const COARSER = [
@@ -73,8 +73,12 @@ const COARSER = [
   ['users', ['month', 'user_id'], 'months', ['usage_platform_users']],
 ];
 
+/** Rollups whose rows are counted, since plans choose between them: the column of their period. */
+const ROWS_COUNTED = { usage_monthly: 'month', usage_yearly: 'year' };
+const returnNew = (table) => ROWS_COUNTED[table] && `merchant_id, ${ROWS_COUNTED[table]} as period, xmax = 0 as is_new`;
+
 /** Goes on after `groups`: adds them to every derived rollup. */
-const addToDerived = COARSER.map(([name, keys, from, tables]) => {
+const addToDerived = `${COARSER.map(([name, keys, from, tables]) => {
   const place = (column) =>
     from === 'groups' || from === 'day_models' ? placed(column) : (PLACE_OF_MONTHS[column] ?? column);
   return `${name} as materialized (
@@ -84,8 +88,26 @@ const addToDerived = COARSER.map(([name, keys, from, tables]) => {
   from ${from}
   group by ${numbers(keys)}
 ),
-${tables.map((table) => `added_to_${table} as (\n  ${indent(addTo(table, keys, name, { merged: true }))}\n)`).join(',\n')}`;
-}).join(',\n');
+${tables
+  .map((table) => {
+    const returning = returnNew(table);
+    return `added_to_${table} as (\n  ${indent(addTo(table, keys, name, { merged: true, returning }))}\n)`;
+  })
+  .join(',\n')}`;
+}).join(',\n')},
+new_rows as (
+  ${Object.keys(ROWS_COUNTED)
+    .map((table) => `select '${table}' as rollup, period, merchant_id from added_to_${table} where is_new`)
+    .join('\n  union all\n  ')}
+),
+counted_rows as (
+  insert into usage_rollup_rows as old (merchant_id, rollup, period, rows)
+  select merchant_id, rollup, period, count(*) from new_rows group by 1, 2, 3
+  union all
+  select '', rollup, period, count(*) from new_rows group by 1, 2, 3
+  order by 1, 2, 3
+  on conflict (merchant_id, rollup, period) do update set rows = old.rows + excluded.rows
+)`;
 
 /** Goes on after `inserted`, the rows that count: adds them to the finest rollups and leaves every mark. */
 const counted = `groups as materialized (

@@ -62,6 +62,7 @@ export function createCubesStore(
             await transaction.query(sql(`rebuild/${name}`), values);
           }
           await transaction.query(sql('rebuild/platform'), [merchantId, of.month, 1]);
+          await transaction.query(sql('rebuild/rollup-rows'), [merchantId, of.month, of.year]);
           await transaction.query(sql('touch-days'), [merchantId, days]);
           return days.length - open.length;
         });

@@ -1,3 +1,4 @@
+import type { PlanPart } from '@tally/contracts';
 import { type FreshStore, freshDatabase } from '@tally/testkit';
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
@@ -11,6 +12,7 @@ let database: FreshStore;
 let client: pg.Client;
 let planned: Plan[];
 let reader: UsageReader;
+let planner: { query(text: string, values: unknown[]): Promise<unknown> };
 
 type Plan = { 'Node Type': string; 'Relation Name'?: string; Plans?: Plan[] };
 
@@ -36,6 +38,31 @@ beforeAll(async () => {
     select 'm' || n, day::date, 'model-' || model, 'p', 1, 1
     from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day, generate_series(0, 20) as n, generate_series(1, 5) as model
     order by 1, 2`);
+  await client.query(`
+    insert into usage_monthly_models (merchant_id, month, model, provider, requests, cost)
+    select 'm' || n, month::date, 'model-' || model, 'p', 1, 1
+    from generate_series('2020-01-01'::date, '2025-12-01', '1 month') as month, generate_series(0, 200) as n, generate_series(1, 5) as model
+    order by 1, 2`);
+  await client.query(`
+    insert into usage_platform_daily (date, model, provider, requests, cost)
+    select day::date, 'model-' || model, 'p', 1, 1
+    from generate_series('2020-01-01'::date, '2025-12-31', '1 day') as day, generate_series(1, 20) as model
+    order by 1`);
+  await client.query(`
+    insert into usage_platform_monthly (month, model, provider, requests, cost)
+    select month::date, 'model-' || model, 'p', 1, 1
+    from generate_series('2010-01-01'::date, '2025-12-01', '1 month') as month, generate_series(1, 100) as model
+    order by 1`);
+  await client.query(`
+    insert into usage_platform_users (month, user_id, requests, cost)
+    select month::date, 'user-' || n, 1, 1
+    from generate_series('2020-01-01'::date, '2025-12-01', '1 month') as month, generate_series(1, 2000) as n
+    order by 1`);
+  await client.query(`
+    insert into usage_rollup_rows (merchant_id, rollup, period, rows)
+    select 'm' || n, 'usage_monthly', month::date, 1
+    from generate_series('2024-01-01'::date, '2025-12-01', '1 month') as month, generate_series(0, 500) as n
+    order by 1, 3`);
   await client.query(`
     insert into usage_quarter_hours (merchant_id, bucket, model, provider, requests, cost)
     select 'm' || n, bucket, 'model-1', 'p', 1, 1
@@ -67,16 +94,17 @@ beforeAll(async () => {
     order by day, n`);
   await client.query('vacuum (analyze)');
   // Every statement is planned as it stands, and not run; only what is still to be derived is really read.
-  const planner = {
+  const explaining = {
     async query(text: string, values: unknown[]) {
       if (text === sql('pending-flushes')) return (await client.query(text, values)).rows;
       const { rows } = await client.query(`explain (format json) ${text}`, values);
       planned.push((rows[0]['QUERY PLAN'] as { Plan: Plan }[])[0]!.Plan);
       throw new Planned();
     },
-    transaction: (_: string, work: (manager: object) => Promise<unknown>) => work({ queryRunner: planner }),
+    transaction: (_: string, work: (manager: object) => Promise<unknown>) => work({ queryRunner: explaining }),
   };
-  reader = createUsageStore(planner as unknown as DataSource);
+  planner = explaining;
+  reader = createUsageStore(explaining as unknown as DataSource);
 });
 afterAll(async () => {
   await client.end();
@@ -99,15 +127,7 @@ async function scans(ask: (reader: UsageReader) => Promise<unknown>): Promise<st
 }
 
 const page = { sortBy: 'cost', order: 'desc', limit: 50 } as const;
-const part = (
-  cube: 'usage_daily' | 'usage_monthly' | 'usage_yearly' | 'usage_daily_models' | 'usage_events',
-  from: string,
-  to = from,
-) => ({
-  cube,
-  startDate: from,
-  endDate: to,
-});
+const part = (cube: PlanPart['cube'], startDate: string, endDate = startDate) => ({ cube, startDate, endDate });
 
 test.each([
   ['of all merchants', {}],
@@ -133,6 +153,40 @@ test('a week by model or by day reads that week of the small rollup, and by an i
   expect(await scans((reader) => reader.byDay({ parts }))).toEqual(wanted);
   expect(await scans((reader) => reader.totals({ parts, models: ['model-2'] }))).toEqual(wanted);
   expect(await scans((reader) => reader.values({ parts, by: 'model', limit: 10 }))).toEqual(wanted);
+});
+
+test('rollups of all merchants are read by an index: months and days by model, months by user', async () => {
+  const models = [
+    part('usage_platform_daily', '2025-04-29', '2025-04-30'),
+    part('usage_platform_monthly', '2025-05-01', '2025-05-31'),
+  ];
+  const wanted = ['index usage_platform_daily', 'index usage_platform_monthly'];
+  for (const by of ['model', 'provider'] as const)
+    expect(await scans((reader) => reader.breakdown({ ...page, by, parts: models }))).toEqual(wanted);
+  expect(await scans((reader) => reader.totals({ parts: models }))).toEqual(wanted);
+  const users = [part('usage_platform_users', '2025-05-01', '2025-05-31')];
+  expect(await scans((reader) => reader.breakdown({ ...page, by: 'user', parts: users }))).toEqual([
+    'index usage_platform_users',
+  ]);
+});
+
+test.each([
+  ['of all merchants', {}],
+  ['of one merchant', { merchantIds: ['m1'] }],
+])('months by model, %s, are read by an index', async (_, filters) => {
+  const parts = [part('usage_monthly_models', '2025-05-01', '2025-05-31')];
+  expect(await scans((reader) => reader.breakdown({ ...page, ...filters, by: 'model', parts }))).toEqual([
+    'index usage_monthly_models',
+  ]);
+});
+
+test.each([
+  ['of all merchants', null],
+  ['of one merchant', ['m1']],
+])('estimates of rows %s are read by an index', async (_, merchants) => {
+  const question = [merchants, '2025-01-01', '2025-12-31', ['2025-01-01', '2025-06-01']];
+  const read = await scans(async () => planner.query(sql('rollup-rows'), question));
+  expect(read.filter((scan) => scan.startsWith('seq'))).toEqual([]);
 });
 
 test('hours of a day are read from its quarters, and for users from its partition of the journal', async () => {

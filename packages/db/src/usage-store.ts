@@ -1,4 +1,12 @@
-import type { Day, Filters, GroupBy, PlanPart, SortBy, Units as UnitsType } from '@tally/contracts';
+import {
+  type Day,
+  type Filters,
+  type GroupBy,
+  monthOf,
+  type PlanPart,
+  type SortBy,
+  type Units as UnitsType,
+} from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { DateText, MeasureRow, Units } from './rows.ts';
@@ -49,7 +57,7 @@ export type UsageReader = {
   /** Sums by day, days without usage left out. */
   byDay(scope: Scope): Promise<(Sums & { date: Day })[]>;
   totals(scope: Scope): Promise<Sums>;
-  /** Users with at least one request; entries without a user are no user. */
+  /** Users with at least one request; events without a user are no user, and a user of two merchants is two. */
   activeUsers(scope: Scope): Promise<number>;
   /** The same, and which of those with requests or costs cost most, in order. */
   topUsers(scope: Scope & { limit: number }): Promise<{ active: number; rows: GroupRow[] }>;
@@ -78,9 +86,13 @@ export type UsageStore = UsageReader & {
   snapshot<T>(work: (reader: UsageReader) => Promise<T>): Promise<T>;
   /** The rows of a statement piece by piece, through a cursor of the server: bounded memory, one moment. */
   scan(question: ExportQuestion): AsyncGenerator<ExportRow[]>;
+  /** Estimates the rows of rollups by user and API key, for plans: of the years of the range, and of the months at its ends. */
+  rows(scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'>): Promise<Record<KnownPeriods, Map<Day, number>>>;
   /** When Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
 };
+
+type KnownPeriods = 'years' | 'months' | 'requests';
 
 /** Without `by`: the rows of each day with all dimensions. What sums up to nothing is no row. */
 export type ExportQuestion = Scope & { by?: GroupBy | undefined };
@@ -207,6 +219,20 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       }
     },
 
+    async rows({ merchantIds, startDate, endDate }) {
+      const ends = [...new Set([startDate, endDate].map((day) => monthOf(day).startDate))];
+      const merchants = merchantIds?.length ? merchantIds : null;
+      const found = await runSql(
+        dataSource,
+        'rollup-rows',
+        [merchants, `${startDate.slice(0, 4)}-01-01`, `${endDate.slice(0, 4)}-12-31`, ends],
+        RollupRow,
+      );
+      const of = (rollup: string) =>
+        new Map(found.filter((row) => row.rollup === rollup).map((row) => [row.period, row.rows]));
+      return { years: of('usage_yearly'), months: of('usage_monthly'), requests: of('usage_daily') };
+    },
+
     async lastFlushAt() {
       const [row] = await runSql(dataSource, 'last-flush', [], z.object({ started_at: z.date() }));
       return row?.started_at.toISOString() ?? null;
@@ -301,11 +327,12 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
     async activeUsers(scope) {
       const { bind, values } = bindings();
       const sum = sumFor(scope);
+      const user = userOf(scope);
       const [row] = await rowsOf(
         `select count(*) as users
          from (
-           select user_id from (${source(scope, 'user_id', bind, { sum, pending })}) as part
-           where user_id <> '' group by user_id having ${sum}(requests) > 0
+           select from (${source(scope, user, bind, { sum, pending })}) as part
+           where user_id <> '' group by ${user} having ${sum}(requests) > 0
          ) as active`,
         values,
       );
@@ -315,14 +342,20 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
     async topUsers({ limit, ...scope }) {
       const { bind, values } = bindings();
       const sum = sumFor(scope);
+      const user = userOf(scope);
       // Of all users what ranks them is added up, and all there is of the few that come first.
       const [row] = await rowsOf(
-        `with users as materialized (
-          select user_id as key, ${sum}(requests) as requests, ${sum}(cost) as cost
-          from (${source(scope, 'user_id', bind, { sum, pending })}) as part
-          where user_id <> '' group by user_id
-        )
-        select (select count(*) from users where requests > 0) as users, array(
+        `with active as materialized (
+          select ${user}, ${sum}(requests) as requests, ${sum}(cost) as cost
+          from (${source(scope, user, bind, { sum, pending })}) as part
+          where user_id <> '' group by ${user}
+        ),
+        users as (${
+          user === 'user_id'
+            ? 'select user_id as key, requests, cost from active'
+            : 'select user_id as key, sum(requests) as requests, sum(cost) as cost from active group by user_id'
+        })
+        select (select count(*) from active where requests > 0) as users, array(
           select key from users where requests <> 0 or cost <> 0
           order by cost desc, key collate "C" desc limit ${bind(limit)}
         ) as top`,
@@ -414,6 +447,7 @@ const TopRow = ActiveRow.extend({ top: z.array(z.string()) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 const PendingRow = z.object({ ids: z.array(z.string()), first: DateText.nullable(), last: DateText.nullable() });
+const RollupRow = z.object({ rollup: z.string(), period: DateText, rows: z.string().transform(Number) });
 const ValueRow = z.object({ key: z.string(), providers });
 const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), providers, ...SumsRow });
 const GroupedRow = z.object({
@@ -421,6 +455,9 @@ const GroupedRow = z.object({
   total: z.string().transform(Number),
   rows: z.array(z.object({ key: z.string(), sort_value: z.string(), providers, ...SumsRow })).nullable(),
 });
+
+/** What tells users apart: an id of a user is a name within a merchant. */
+const userOf = ({ merchantIds }: Scope) => (merchantIds?.length === 1 ? 'user_id' : 'merchant_id, user_id');
 
 type Bind = (value: unknown) => string;
 
@@ -454,7 +491,10 @@ function source(
       const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
         const type = sum === 'units_sum' && NUMERIC.has(table) ? '::bigint' : '';
         const selected = [
-          ...(columns ? [columns] : []),
+          // Imported days are of no merchant.
+          ...(columns
+            ? [cube === 'daily_usage_cache' ? columns.replace('merchant_id', `'' as merchant_id`) : columns]
+            : []),
           ...(at ? [`${time}::timestamptz as at`] : []),
           ...measures.map((name) =>
             given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,

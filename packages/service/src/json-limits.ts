@@ -22,7 +22,9 @@ export function createJsonCounter({ maxItems, maxDepth }: JsonLimits): (piece: U
   let isText = false;
   let isEscaped = false;
   return (piece) => {
-    for (const byte of piece) {
+    // By index: iterating a Buffer takes five times as long, and this runs for every byte of a large body.
+    for (let index = 0; index < piece.length; index++) {
+      const byte = piece[index];
       if (isText) {
         if (isEscaped) isEscaped = false;
         else if (byte === BACKSLASH) isEscaped = true;

@@ -1,0 +1,23 @@
+-- Counts a merchant's rows of a month and of its year again, for plans.
+-- $1 merchant   $2 first day of the month   $3 first day of the year
+with counted as (
+  select 'usage_monthly' as rollup, $2::date as period, count(*) as rows
+  from usage_monthly
+  where merchant_id = $1 and month = $2
+  union all
+  select 'usage_yearly', $3::date, count(*)
+  from usage_yearly
+  where merchant_id = $1 and year = $3
+),
+changed as (
+  select rollup, period, counted.rows - coalesce(known.rows, 0) as more
+  from counted
+  left join (select rollup, period, rows from usage_rollup_rows where merchant_id = $1) as known using (rollup, period)
+)
+insert into usage_rollup_rows as old (merchant_id, rollup, period, rows)
+select merchant_id, rollup, period, more
+from changed
+cross join unnest(array['', $1::text]) as merchant_id
+where more <> 0
+order by 1, 2, 3
+on conflict (merchant_id, rollup, period) do update set rows = old.rows + excluded.rows
