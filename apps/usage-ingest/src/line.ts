@@ -32,7 +32,7 @@ export function addMetrics(line: JournalLine, metrics: Record<string, string>): 
     const units = unitsText(type, metrics[type]!);
     if (units === '0') continue;
     if (MEASURED.has(type)) line[type as 'cost'] = units;
-    else line.metrics = { ...line.metrics, [type]: units };
+    else (line.metrics ??= {})[type] = units;
   }
 }
 
