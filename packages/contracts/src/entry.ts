@@ -15,18 +15,24 @@ export const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'comple
 /** A merchant: any name that looks like itself, such as an e-mail address or a URL. */
 export const MerchantId = name(128, 128)
   .refine((value) => value.length > 0, 'Expected at least 1 character')
-  .refine((value) => value === value.trim(), 'Space at either end is not allowed');
-export const MetricType = z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$');
-export const EntryId = z.string().regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters');
+  .refine((value) => value === value.trim(), 'Space at either end is not allowed')
+  .meta({ examples: ['acme'] });
+export const MetricType = z
+  .string()
+  .regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$')
+  .meta({ examples: ['prompt_tokens'] });
+export const EntryId = z
+  .string()
+  .regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters')
+  .meta({ examples: ['req-7f3a'] });
 
 /** A dimension as readers name it: whatever is stored, and `unknown` for calls without it. */
-export const Dimension = text(256);
+export const Dimension = text(256).meta({ examples: ['ada'] });
 
 /** A dimension as producers send it. Absent, empty and `unknown` all mean that it is not known. */
-export const SentDimension = name(256, 400).refine(
-  (value) => value !== '(other)',
-  '`(other)` is what Tally calls values beyond a limit; leave it out',
-);
+export const SentDimension = name(256, 400)
+  .refine((value) => value !== '(other)', '`(other)` is what Tally calls values beyond a limit; leave it out')
+  .meta({ examples: ['ada'] });
 
 /** Calls that one entry stands for: a whole number from 1 to 10^15. */
 export const Count = z.union([
@@ -49,15 +55,23 @@ export const record = <K extends z.core.$ZodRecordKey, V extends z.ZodType>(max:
   }, inner);
 };
 
-const Metrics = record(32, MetricType, z.string('Send quantities as decimal strings, such as "374"')).superRefine(
-  (metrics, ctx) => {
-    for (const [type, amount] of Object.entries(metrics)) {
-      if (withinEntry(type, amount)) continue;
-      const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
-      ctx.addIssue({ code: 'custom', path: [type], message: `Expected ${rule}` });
-    }
-  },
-);
+/** An amount as decimal text, or as a JSON number where that is exact: whole and below 2^53. */
+const Amount = z
+  .union([z.string(), z.number()], 'Expected a decimal string, such as "374"')
+  .refine(
+    (amount) => typeof amount === 'string' || Number.isSafeInteger(amount),
+    'A JSON number must be whole and below 2^53; send a decimal string, such as "0.0023"',
+  )
+  .transform(String)
+  .meta({ examples: ['374'] });
+
+const Metrics = record(32, MetricType, Amount).superRefine((metrics, ctx) => {
+  for (const [type, amount] of Object.entries(metrics)) {
+    if (withinEntry(type, amount)) continue;
+    const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
+    ctx.addIssue({ code: 'custom', path: [type], message: `Expected ${rule}` });
+  }
+});
 
 const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolean()]));
 
@@ -70,7 +84,7 @@ export const UsageEntry = z.strictObject({
   merchantId: MerchantId,
   /** Default: arrival. A retry after midnight without it would be another entry, so send it. */
   time: Time.optional(),
-  /** Amounts by metric type, as decimal strings; `cost` is in USD. */
+  /** Amounts by metric type, as decimal strings or whole JSON numbers; `cost` is in USD. */
   metrics: Metrics,
   userId: SentDimension.optional(),
   /** An alias or a hash of the key, never the secret. */
@@ -81,7 +95,22 @@ export const UsageEntry = z.strictObject({
   count: Count.optional(),
   properties: Properties.optional(),
 });
+z.globalRegistry.add(UsageEntry, {
+  examples: [
+    {
+      id: 'req-7f3a',
+      merchantId: 'acme',
+      time: '2026-11-20T10:00:00Z',
+      metrics: { prompt_tokens: '374', completion_tokens: '44', cost: '0.0023' },
+      userId: 'ada',
+      model: 'gpt-4o',
+      provider: 'openai',
+    },
+  ],
+});
 export type UsageEntry = z.input<typeof UsageEntry>;
+/** An entry that passed its contract: all amounts are decimal strings. */
+export type CheckedEntry = z.output<typeof UsageEntry>;
 
 function withinEntry(metricType: string, value: string): boolean {
   const units = parseQuantity(metricType, value);

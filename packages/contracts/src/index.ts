@@ -2,12 +2,15 @@ export { Access, grants, Role } from './access.ts';
 export {
   type AnalyticsRouter,
   analytics,
+  BreakdownBy,
   BreakdownRow,
   Coverage,
   DirectoryEntry,
   DirectoryKind,
+  ExportQuery,
   Filters,
   GroupBy,
+  Grouping,
   Interval,
   Measures,
   PlanPart,
@@ -18,12 +21,14 @@ export {
 export { AuditRow } from './audit.ts';
 export {
   type Contract,
+  type Endpoint,
   isAudited,
   isProcedure,
   MAX_ITEMS,
   mutation,
   type Procedure,
   query,
+  type Rest,
   type RouterOf,
   subscription,
   type TallyErrorShape,
@@ -43,7 +48,16 @@ export {
 } from './custom.ts';
 export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
 export { type EngineRouter, engine } from './engine.ts';
-export { Dimension, MAX_BATCH, MEASURES, MerchantId, MetricType, RESERVED_METRICS, UsageEntry } from './entry.ts';
+export {
+  type CheckedEntry,
+  Dimension,
+  MAX_BATCH,
+  MEASURES,
+  MerchantId,
+  MetricType,
+  RESERVED_METRICS,
+  UsageEntry,
+} from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
 export {
   Adjustment,
@@ -81,9 +95,11 @@ export {
   RollupBackfill,
   RollupGrain,
   RollupList,
+  RollupPage,
   RollupRow,
   RollupRun,
 } from './rollups.ts';
+export { proceduresOf, SERVICES, type ServiceContract, type ServiceName } from './services.ts';
 export {
   addDays,
   countDays,
@@ -99,6 +115,8 @@ export {
   monthOf,
   parseTime,
   QUARTER_HOUR_MS,
+  StoredDay,
+  StoredTime,
   startOfDay,
   Time,
 } from './time.ts';

@@ -29,6 +29,7 @@ import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts'
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 import { RoomForUpdates1763856000082 } from './migrations/82-room-for-updates.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
+import { Teams1763856000095 } from './migrations/95-teams.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -83,6 +84,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Sessions1763856000080,
       RoomForUpdates1763856000082,
       RollupRows1763856000094,
+      Teams1763856000095,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

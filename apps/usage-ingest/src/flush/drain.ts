@@ -22,12 +22,14 @@ export type DrainOptions = {
   journal: Journal;
   leases: ShardsStore;
   /** Why nothing may be flushed, such as stores that disagree on the number of shards. */
-  problem?: string | undefined;
+  problem(): string | undefined;
   /** Names this process as the holder of leases. */
   holder: string;
   /** Events read in one piece; more while the flush is behind. */
   pieceEntries: number;
   now: () => number;
+  /** Called before shards are taken: derives while too many events wait for it, so that the flush cannot outrun it. */
+  catchUp(): Promise<void>;
   onFlushed(report: { entries: number; inserted: number; durationMs: number }): void;
   /** Called with the reason why a shard could not be flushed; it is tried again. */
   onError(error: unknown): void;
@@ -195,7 +197,8 @@ export function createDrain(options: DrainOptions): Drain {
   return {
     async drain({ shards, wait, limit }) {
       const asOf = now();
-      if (options.problem) return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: options.problem }], asOf };
+      const problem = options.problem();
+      if (problem) return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: problem }], asOf };
       const all = shards ?? Array.from({ length: counters.keys.shards }, (_, shard) => shard);
       const due = all.filter((shard) => wait || (failing.get(shard)?.until ?? 0) <= asOf);
       const newest = await counters.newestItems(due);
@@ -236,6 +239,11 @@ export function createDrain(options: DrainOptions): Drain {
       };
 
       while (todo.size > 0) {
+        await options.catchUp().catch((error: unknown) => {
+          // Events count whether or not they can be derived.
+          if (sqlState(error) === '') throw error;
+          options.onError(error);
+        });
         const fence = await leases.take([...todo.keys()], limit ?? todo.size, holder, LEASE_MS);
         if (fence) {
           try {
