@@ -42,7 +42,10 @@ const entry = fc.record(
       [{ region: 'eu-west-1', attempt: 2, stream: true }],
       fc.oneof(
         fc.dictionary(
-          fc.oneof(fc.constantFrom('region', '__proto__', 'constructor', 'é', 'a b', ' a'), fc.string({ maxLength: 70 })),
+          fc.oneof(
+            fc.constantFrom('region', '__proto__', 'constructor', 'é', 'a b', ' a'),
+            fc.string({ maxLength: 70 }),
+          ),
           fc.oneof(fc.string(), fc.boolean(), fc.double(), fc.constantFrom('x'.repeat(513), null, Number.NaN)),
           { maxKeys: 18 },
         ),
