@@ -27,7 +27,7 @@ const metrics = mostly<unknown>(
 );
 const entry = fc.record(
   {
-    id: text,
+    id: mostly(['r-1'], fc.oneof(fc.constantFrom('null', 'NaN', ' ', 'unknown', '[object Object]'), text)),
     merchantId: mostly(['acme'], fc.constantFrom('a'.repeat(65), 'a b')),
     time: mostly(
       ['2026-11-22T10:00:00Z'],

@@ -1,4 +1,4 @@
-import { type CheckedEntry, parseTime, RESERVED_METRICS } from '@tally/contracts';
+import { type CheckedEntry, isMissingId, parseTime, RESERVED_METRICS } from '@tally/contracts';
 
 const ID = /^[\x20-\x7e]{1,128}$/;
 const MERCHANT = /^[A-Za-z0-9_.:-]{1,64}$/;
@@ -18,7 +18,8 @@ const MAX_PROPERTIES = 16;
 export function isPlainEntry(value: unknown): value is CheckedEntry {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
   const entry = value as Record<string, unknown>;
-  if (!matches(entry.id, ID) || !matches(entry.merchantId, MERCHANT) || !arePlainMetrics(entry.metrics)) return false;
+  if (!matches(entry.id, ID) || isMissingId(entry.id as string)) return false;
+  if (!matches(entry.merchantId, MERCHANT) || !arePlainMetrics(entry.metrics)) return false;
   for (const name of Object.keys(entry)) {
     const field = entry[name];
     switch (name) {

@@ -22,6 +22,7 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
@@ -143,6 +144,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const oldLayout = createOldLayout(redis, db.journal);
   /** When events of a merchant were last written past Redis. */
   const directAt = new Map<string, number>();
+  const sawConflicts = (count: number) => {
+    if (count === 0) return;
+    metrics.conflicts.inc(count);
+    log.warn({ conflicts: count }, 'events were not counted: their ids stand for other events (usage.conflicts)');
+  };
   const accept = createAccept({
     counters,
     journal: { append: (batch) => stores.postgres.run(() => db.journal.append(batch)) },
@@ -154,6 +160,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.fallbacks.inc();
       log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
     },
+    onConflicts: sawConflicts,
     onDirect(merchantIds) {
       const time = performance.now();
       for (const merchantId of merchantIds) directAt.set(merchantId, time);
@@ -177,7 +184,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
     },
-    onFlushed({ entries, inserted, durationMs }) {
+    onFlushed({ entries, inserted, conflicts, durationMs }) {
+      sawConflicts(conflicts);
       metrics.flushed(entries, inserted, durationMs);
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },
@@ -247,6 +255,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
+    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
     adjust: createAdjust({ db, repair, now, fault }),

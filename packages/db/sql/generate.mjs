@@ -256,6 +256,56 @@ select
     from by_merchant_day
   ), '[]') as changed`;
 
+/** What a producer sent, normalised: a line of a batch, or a row of the journal. Not its time, nor anything derived. */
+const content = (row) => `jsonb_strip_nulls(jsonb_build_object(
+    'id', ${row}.id, 'failed', nullif(${row}.failed, false), 'calls', nullif(${row}.calls, 1),
+    ${DIMENSIONS.map((name) => `'${name}', nullif(${row}.${name}, '')`).join(', ')},
+    ${MEASURES.filter((name) => !DERIVED_MEASURES.includes(name))
+      .map((name) => `'${name}', nullif(${row}.${name}, 0)`)
+      .join(', ')},
+    'metrics', ${row}.metrics::jsonb, 'properties', ${row}.properties::jsonb
+  ))`;
+const DERIVED_MEASURES = ['requests', 'failed_requests'];
+
+const conflicts = `
+-- Stores lines whose content is not that of the row with their identity. The same line again stores nothing.
+-- $1 source   $2 lines as json, one each   $3 to $${LINE.length + 2} the columns of the lines, as in append.sql
+-- Returns their positions, counted from 0.
+with compared as materialized (
+  select
+    line.ordinality, line.merchant_id, line.date, line.id, line.time, event.time as counted_time, line.json,
+    ${indent(content('line'))} as sent,
+    event.content as counted
+  from unnest(
+    $2::text[], ${LINE.map(([, type], index) => `$${index + 3}::${type}[]`).join(', ')}
+  ) with ordinality as line (
+    json, ${lineNames},
+    ordinality)
+  cross join lateral (
+    select
+      event.time,
+      ${indent(content('event'), 4)} as content
+    from usage_events as event
+    where event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
+    limit 1
+  ) as event
+),
+stored as (
+  insert into usage_conflicts (
+    merchant_id, date, entry_id, time, digest, counted_time, counted_digest, line, source)
+  select
+    merchant_id, date, id, to_timestamp(time / 1000.0), encode(sha256(convert_to(sent::text, 'UTF8')), 'hex'),
+    counted_time, encode(sha256(convert_to(counted::text, 'UTF8')), 'hex'), json::jsonb, $1
+  from compared
+  where sent <> counted
+  order by merchant_id, date, id, ordinality
+  on conflict (merchant_id, date, entry_id, digest) do nothing
+)
+select (ordinality - 1)::int as position
+from compared
+where sent <> counted
+order by 1`;
+
 const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
     ${list}, metrics, reason, actor`;
 
@@ -695,6 +745,7 @@ export const files = () =>
   Object.fromEntries(
     Object.entries({
       append,
+      conflicts,
       adjust,
       derive: derive({ oneDay: false }),
       'derive-day': derive({ oneDay: true }),
