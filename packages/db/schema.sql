@@ -169,6 +169,7 @@ table directory_entries (
   email text,
   role text,
   updated_at timestamp with time zone not null default now(),
+  team text,
   constraint directory_entries_kind_check CHECK ((kind = ANY (ARRAY['user'::text, 'apiKey'::text, 'merchant'::text]))),
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );
@@ -341,6 +342,23 @@ table usage_closed_days (
   constraint usage_closed_days_pkey PRIMARY KEY (date)
 );
 
+table usage_conflicts (
+  id bigint not null generated always as identity,
+  merchant_id text not null,
+  date date not null,
+  entry_id text not null,
+  "time" timestamp with time zone not null,
+  digest text not null,
+  counted_time timestamp with time zone not null,
+  counted_digest text not null,
+  line jsonb not null,
+  source text not null,
+  recorded_at timestamp with time zone not null default clock_timestamp(),
+  constraint usage_conflicts_merchant_id_date_entry_id_digest_key UNIQUE (merchant_id, date, entry_id, digest),
+  constraint usage_conflicts_pkey PRIMARY KEY (id)
+);
+CREATE INDEX usage_conflicts_date ON public.usage_conflicts USING btree (date, id);
+
 table usage_daily (
   merchant_id text not null,
   date date not null,
@@ -434,6 +452,14 @@ table usage_journal_closings (
   metric_value bigint not null,
   entries bigint not null,
   constraint usage_journal_closings_pkey PRIMARY KEY (merchant_id, date, metric_type)
+);
+
+table usage_midnight_days (
+  midnight date not null,
+  merchant_id text not null,
+  id text not null,
+  date date not null,
+  constraint usage_midnight_days_pkey PRIMARY KEY (midnight, merchant_id, id)
 );
 
 table usage_monthly (

@@ -1,4 +1,14 @@
-import { addDays, DAY_MS, type Day, dayOf, type Filters, type GroupBy, monthOf, type PlanPart } from '@tally/contracts';
+import {
+  addDays,
+  DAY_MS,
+  type Day,
+  dayOf,
+  type Filters,
+  type GroupBy,
+  type Grouping,
+  monthOf,
+  type PlanPart,
+} from '@tally/contracts';
 
 type Range = { startDate: Day; endDate: Day };
 
@@ -41,17 +51,19 @@ export const knownRows =
     return length === 'month' ? month : Math.min(month, of(requests, first));
   };
 
-/** What the filters and the grouping of a query need. */
+/** Returns what the filters and the groupings of a query need. */
 export function needsOf(
   filters: Omit<Filters, 'startDate' | 'endDate'>,
-  by?: GroupBy | undefined,
+  ...groupings: readonly Grouping[]
 ): Pick<Needs, 'entities' | 'platform'> {
-  const asks = (dimension: GroupBy, list: readonly string[] | undefined) => by === dimension || Boolean(list?.length);
+  const asks = (dimension: GroupBy, list: readonly string[] | undefined) =>
+    groupings.includes(dimension) || Boolean(list?.length);
+  const byTeam = groupings.includes('team');
   const users = asks('user', filters.userIds);
-  const keys = asks('apiKey', filters.apiKeys);
+  const keys = asks('apiKey', filters.apiKeys) || byTeam;
   const models = asks('model', filters.models) || asks('provider', filters.providers);
   const entities = users || keys;
-  if (asks('merchant', filters.merchantIds)) return { entities };
+  if (byTeam || asks('merchant', filters.merchantIds)) return { entities };
   if (!entities) return { entities, platform: 'models' };
   return keys || models ? { entities } : { entities, platform: 'users' };
 }
@@ -67,6 +79,30 @@ export function planOf(
 ): PlanPart[] {
   const grains = entities ? (platform ? USERS : ENTITIES) : platform ? PLATFORM : MODELS;
   return joined(cover(range, days ? grains.slice(-1) : grains, { sums, rowsOf }).parts);
+}
+
+/** The length of a row of the rollups whose rows are known. */
+const LENGTH: Partial<Record<PlanPart['cube'], Length>> = {
+  usage_yearly: 'year',
+  usage_monthly: 'month',
+  usage_platform_users: 'month',
+  usage_daily: 'day',
+};
+
+/** Estimates the rows that a plan reads from rollups by user and API key; the others are small. */
+export function rowsIn(plan: readonly PlanPart[], rowsOf: RowsOf): number {
+  return plan.reduce((sum, { cube, startDate, endDate }) => {
+    const length = LENGTH[cube];
+    if (!length) return sum;
+    const grain = ENTITIES.find((each) => each.length === length)!;
+    let rows = sum;
+    for (let day = startDate; day <= endDate; ) {
+      const period = grain.periodOf(day);
+      rows += rowsOf(length, period.startDate);
+      day = addDays(period.endDate, 1);
+    }
+    return rows;
+  }, 0);
 }
 
 /** Periods of one length, and the rollup that has their sums. */

@@ -1,4 +1,6 @@
 import {
+  addDays,
+  type BreakdownBy,
   type BreakdownRow,
   countDays,
   type DayRange,
@@ -7,23 +9,26 @@ import {
   formatCost,
   formatQuantity,
   type GroupBy,
+  type Grouping,
   type Interval,
+  monthOf,
   type PlanPart,
   QUARTER_HOUR_MS,
   type SortBy,
   TallyError,
 } from '@tally/contracts';
-import type { Db, Sums } from '@tally/db';
+import type { Db, GroupRow, Sums } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 import type { Cache } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
 import { covering, type Documents, kindsOf } from './documents.ts';
+import type { FairQueue } from './fair-queue.ts';
 import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
-import { knownRows, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
+import { knownRows, type Needs, needsOf, planOf, planSeries, type RowsOf, rowsIn, typicalRows } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
 
@@ -31,7 +36,7 @@ type Explain = { explain?: boolean | undefined };
 
 export type BreakdownQuestion = Filters &
   Explain & {
-    by: GroupBy;
+    by: BreakdownBy;
     sortBy: SortBy;
     order: 'asc' | 'desc';
     limit: number;
@@ -48,7 +53,11 @@ export type ReadOptions = {
   documents: Documents;
   labels: Labels;
   fallback: Fallback;
+  /** Where queries that are not kept wait for their turn. */
+  queue: FairQueue;
   maxDays: number;
+  /** Rows that a query may read, as its plan estimates them. */
+  maxRows: number;
   now: () => number;
 };
 
@@ -57,59 +66,118 @@ const TOP_MODELS = 10;
 /** Rows of a grouped series; a bounded answer, whoever asks. */
 const MAX_SERIES_ROWS = 100_000;
 const MAX_OPTIONS = 10_000;
-/** Rows before they have names. */
-type Row = Omit<BreakdownRow, 'label'>;
 
-/** Answers questions about usage from what has been counted. */
-export function createRead({ db, freshness, cache, documents, labels, fallback, maxDays, now }: ReadOptions) {
-  const labelled = async (by: GroupBy, rows: readonly Row[], merchantIds: readonly string[] | undefined) => {
-    const label = await labels.of(
-      by,
-      rows.map((row) => row.key),
-      merchantIds,
-    );
-    return rows.map((row) => {
-      const found = label(row.key);
-      return { ...row, label: found.label, details: { ...row.details, ...found.details } };
+/** Answers queries about usage from what has been counted. Each says whose it is, since callers take turns. */
+export function createRead({
+  db,
+  freshness,
+  cache,
+  documents,
+  labels,
+  fallback,
+  queue,
+  maxDays,
+  maxRows,
+  now,
+}: ReadOptions) {
+  /** Rows of one grouping, with their names. */
+  const labelled = async (by: Grouping, rows: readonly GroupRow[], merchantIds: readonly string[] | undefined) => {
+    const keys = rows.map((row) => row.keys[0]!);
+    const label = await labels.of(by, keys, merchantIds);
+    return rows.map(({ providers, ...row }, index): BreakdownRow => {
+      const key = keys[index]!;
+      const found = label(key);
+      return {
+        key,
+        ...measuresOf(row),
+        label: found.label,
+        details: { ...(providers && { providers }), ...found.details },
+      };
     });
   };
 
+  /** Rows of two groupings, with the names of both. */
+  const labelledPairs = async (
+    groupings: readonly [Grouping, Grouping],
+    rows: readonly GroupRow[],
+    merchantIds: readonly string[] | undefined,
+  ) => {
+    const keysOf = (place: number) => rows.map((row) => row.keys[place]!);
+    const [one, other] = await Promise.all([
+      labels.of(groupings[0], keysOf(0), merchantIds),
+      labels.of(groupings[1], keysOf(1), merchantIds),
+    ]);
+    return rows.map(({ keys: [left, right], ...row }): BreakdownRow => {
+      const keys: [string, string] = [left!, right!];
+      const [first, second] = [one(keys[0]), other(keys[1])];
+      const labels: [string, string] = [first.label, second.label];
+      return {
+        ...{ key: JSON.stringify(keys), label: labels.join(' · '), keys, labels },
+        ...measuresOf(row),
+        details: { [groupings[0]]: first.details, [groupings[1]]: second.details },
+      };
+    });
+  };
+
+  const inTurn =
+    <T>(callerId: string, compute: () => Promise<T>) =>
+    () =>
+      queue(callerId, compute);
+
+  /** TOO_MANY_ROWS where a plan reads too much; decided before anything of it is read. */
+  const bounded = (plan: PlanPart[], rowsOf: RowsOf) => {
+    const estimatedRows = rowsIn(plan, rowsOf);
+    if (estimatedRows <= maxRows) return plan;
+    throw new TallyError(
+      'TOO_MANY_ROWS',
+      `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
+      {
+        details: { estimatedRows, maxRows },
+      },
+    );
+  };
+
   /** Returns how to plan sums within a scope: by the rows that it has, where the choice of rollups matters. */
-  const sumsWithin = async (scope: Filters, needs: ReturnType<typeof needsOf>) => {
-    const rowsOf = needs.entities ? knownRows(await db.usage.rows(scope)) : typicalRows(dayOf(now()));
-    return (range: DayRange) => planOf(range, { ...needs, days: false, sums: true }, rowsOf);
+  const planner = async (scope: Filters, needs: Needs) => {
+    if (!needs.entities) return (range: DayRange) => planOf(range, needs, typicalRows(dayOf(now())));
+    const rowsOf = knownRows(await db.usage.rows({ ...scope, everyDay: needs.days }));
+    return (range: DayRange) => bounded(planOf(range, needs, rowsOf), rowsOf);
   };
 
   const answers = {
-    async breakdown({ cursor, explain, ...question }: BreakdownQuestion) {
+    async breakdown({ cursor, explain, ...question }: BreakdownQuestion, callerId: string) {
       assertRange(question, maxDays);
       const { by, sortBy, order, limit, ...filters } = question;
       const paged = { by, sortBy, order, ...filters };
-      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy));
+      const groupings = [by].flat();
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
       const coverage = await freshness.cover(filters);
       const { imported, parts, unknown, ...answer } = await cache.through(
         'breakdown',
         [question, after],
         filters,
-        async () => {
-          const imported = await documents.within(filters, kindsOf(filters, by));
-          const needs = needsOf(filters, by);
-          // The providers of a model are listed beside its sums.
-          const plan =
-            by === 'model' ? planOf(filters, { ...needs, days: false }) : (await sumsWithin(filters, needs))(filters);
+        inTurn(callerId, async () => {
+          const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
+          // The providers of a model are listed beside its sums, so nothing is taken away there.
+          const plan = (await planner(filters, needs))(filters);
+          // A document of imported days has sums by one grouping.
+          const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
           const parts = [...plan, ...imported.parts];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
           const last = rows.length === limit ? rows.at(-1) : undefined;
           return {
             imported,
             parts,
-            rows: await labelled(by, rows.map(rowOf), filters.merchantIds),
+            rows:
+              typeof by === 'string'
+                ? await labelled(by, rows, filters.merchantIds)
+                : await labelledPairs(by, rows, filters.merchantIds),
             totals: measuresOf(totals),
             unknown: unknownOf(totals),
             total,
-            nextCursor: last ? encodeCursor([last.sort_value, last.key], paged) : null,
+            nextCursor: last ? encodeCursor([last.sort_value, ...last.keys], paged) : null,
           };
-        },
+        }),
       );
       return {
         ...answer,
@@ -118,7 +186,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       };
     },
 
-    async summary({ explain, ...filters }: Filters & Explain) {
+    async summary({ explain, ...filters }: Filters & Explain, callerId: string) {
       assertRange(filters, maxDays);
       const before = periodBefore(filters);
       const coverage = await freshness.cover(filters);
@@ -131,14 +199,16 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           documents.within(before, kinds),
         ]);
         // A user of two merchants is two active users, so rollups of all merchants cannot count them.
-        const planUsers = await sumsWithin(scope, { entities: true });
-        const planSums = await sumsWithin(scope, needs);
+        const planUsers = await planner(scope, { entities: true, days: false, sums: true });
+        const planSums = await planner(scope, { ...needs, days: false, sums: true });
+        const planModels = await planner(filters, { ...ofModels, days: false });
+        const planDays = await planner(filters, { ...needs, days: true });
         const plan = {
           users: [...planUsers(filters), ...importedNow.parts],
           usersBefore: [...planUsers(before), ...importedBefore.parts],
           before: [...planSums(before), ...importedBefore.parts],
-          models: [...planOf(filters, { ...ofModels, days: false }), ...importedNow.parts],
-          days: [...planOf(filters, { ...needs, days: true }), ...importedNow.parts],
+          models: [...planModels(filters), ...importedNow.parts],
+          days: [...planDays(filters), ...importedNow.parts],
         };
         const current = db.usage.snapshot(async (reader) => {
           const users = await reader.topUsers({ ...filters, parts: plan.users, limit: TOP_USERS });
@@ -158,13 +228,11 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           unknown: unknownOf(add(sums, then)),
           activeUsers: users.active,
           byDay: byDay.map(({ date, ...day }) => ({ date, ...measuresOf(day) })),
-          topUsers: users.rows.map(rowOf),
-          topModels: models.rows.map(rowOf),
           trends: trendsOf({ ...sums, users: users.active }, then),
         };
         const [topUsers, topModels] = await Promise.all([
-          labelled('user', answer.topUsers, filters.merchantIds),
-          labelled('model', answer.topModels, filters.merchantIds),
+          labelled('user', users.rows, filters.merchantIds),
+          labelled('model', models.rows, filters.merchantIds),
         ]);
         return { ...answer, topUsers, topModels, plan: Object.values(plan).flat(), importedNow, importedBefore };
       };
@@ -172,7 +240,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
         'summary',
         filters,
         scope,
-        compute,
+        inTurn(callerId, compute),
       );
       const { startDate, endDate } = filters;
       return {
@@ -184,14 +252,17 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       };
     },
 
-    async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion) {
+    async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion, callerId: string) {
       assertRange(filters, maxDays);
       const periods = periodsOf(filters, interval, timeZone);
       // A day that a zone left out has no moments, so nothing can have been used on it.
       if (periods.length === 0) return { points: [], coverage: await freshness.cover(filters) };
       const starts = periods.map((period) => period.from);
       const end = periods.at(-1)!.to;
-      const cubes = planSeries({ starts, end }, { ...needsOf(filters, groupBy), days: interval !== 'month' });
+      const cubes = planSeries(
+        { starts, end },
+        { ...needsOf(filters, ...(groupBy ? [groupBy] : [])), days: interval !== 'month' },
+      );
       const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
       const utc = { ...filters, ...range };
       const coverage = await freshness.cover(utc);
@@ -201,17 +272,17 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const withinDays = cube === 'usage_quarter_hours' || cube === 'usage_events';
       const kinds = withinDays ? undefined : kindsOf(filters, groupBy);
       const asked = [filters, interval, timeZone, groupBy];
-      const { slots, imported, parts } = await cache.through('timeseries', asked, utc, async () => {
+      const compute = async () => {
+        if (cube === 'usage_daily') await planner(utc, { entities: true, days: true }).then((plan) => plan(utc));
+        if (groupBy && interval === 'day' && !withinDays) await assertGroups(utc, groupBy);
         const imported = await documents.within(utc, kinds);
         const parts = [...cubes, ...imported.parts];
         const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
         const rows = await db.usage.series({ ...filters, parts, starts, end, by: groupBy, limit });
         return { slots: rows.map(({ slot, key, ...sums }) => ({ slot, key, sums: textOf(sums) })), imported, parts };
-      });
-      if (slots.length > MAX_SERIES_ROWS)
-        throw new TallyError('TOO_MANY_POINTS', `The series has more than ${MAX_SERIES_ROWS} groups in all.`, {
-          details: { maxRows: MAX_SERIES_ROWS },
-        });
+      };
+      const { slots, imported, parts } = await cache.through('timeseries', asked, utc, inTurn(callerId, compute));
+      if (slots.length > MAX_SERIES_ROWS) throw tooManyGroups();
       const unknown = unknownOf(slots.reduce((whole, { sums }) => add(whole, sumsOf(sums)), NOTHING));
       return {
         points: pointsOf(periods, slots, groupBy),
@@ -220,11 +291,11 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       };
     },
 
-    async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }) {
+    async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }, callerId: string) {
       assertRange(question, maxDays);
       const { merchantIds } = question;
       const coverage = await freshness.cover(question);
-      const { imported, ...answer } = await cache.through('filters', question, question, async () => {
+      const compute = async () => {
         const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
         const found = await db.usage.snapshot(async (reader) => {
           const values = (by: GroupBy) =>
@@ -265,24 +336,28 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
           imported,
         };
-      });
+      };
+      const { imported, ...answer } = await cache.through('filters', question, question, inTurn(callerId, compute));
       return {
         ...answer,
         coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),
       };
     },
 
-    async merchantUsage(question: {
-      merchantId: string;
-      startDate: string;
-      endDate: string;
-      metricTypes?: string[] | undefined;
-    }) {
+    async merchantUsage(
+      question: {
+        merchantId: string;
+        startDate: string;
+        endDate: string;
+        metricTypes?: string[] | undefined;
+      },
+      callerId: string,
+    ) {
       assertRange(question, maxDays);
       const merchantIds = [question.merchantId];
       const coverage = await freshness.cover({ ...question, merchantIds });
       const imported = await documents.within(question, undefined);
-      const rows = await db.usage.merchantUsage({ ...question, merchantIds });
+      const rows = await queue(callerId, () => db.usage.merchantUsage({ ...question, merchantIds }));
       return {
         rows: rows.map(({ merchant_id, date, metric_type, metric_value }) => ({
           merchantId: merchant_id,
@@ -304,6 +379,19 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
     merchantUsage: fallback('merchantUsage', answers.merchantUsage),
   };
 
+  /** TOO_MANY_POINTS where the months of a range alone have too many keys: days have at least as many. */
+  async function assertGroups({ startDate, endDate, ...filters }: Filters, by: GroupBy): Promise<void> {
+    const [first, last] = [monthOf(startDate), monthOf(endDate)];
+    const months = {
+      startDate: first.startDate === startDate ? startDate : addDays(first.endDate, 1),
+      endDate: last.endDate === endDate ? endDate : addDays(last.startDate, -1),
+    };
+    if (months.startDate > months.endDate) return;
+    const cube = needsOf(filters, by).entities ? 'usage_monthly' : 'usage_monthly_models';
+    const question = { ...filters, by, parts: [{ cube, ...months } as const], limit: MAX_SERIES_ROWS + 1 };
+    if ((await db.usage.keysByPeriod(question)) > MAX_SERIES_ROWS) throw tooManyGroups();
+  }
+
   async function assertEntries(filters: Filters): Promise<void> {
     const gap = await db.usage.daysWithoutEntries(filters);
     if (!gap) return;
@@ -324,25 +412,22 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
   }
 }
 
-/** What a row was sorted by, and its key. */
-const placeOf = (sortBy: SortBy) =>
+const tooManyGroups = () =>
+  new TallyError('TOO_MANY_POINTS', `The series has more than ${MAX_SERIES_ROWS} groups in all.`, {
+    details: { maxRows: MAX_SERIES_ROWS },
+  });
+
+/** What a row was sorted by, and its keys. */
+const placeOf = (sortBy: SortBy, keys: number) =>
   z
-    .tuple([sortBy === 'key' ? z.string() : z.string().regex(/^-?\d{1,40}$/), z.string()])
-    .transform(([value, key]) => ({ value, key }));
+    .tuple([sortBy === 'key' ? z.string() : z.string().regex(/^-?\d{1,40}$/)], z.string())
+    .refine((place) => place.length === 1 + keys)
+    .transform(([value, ...keys]) => ({ value, keys }));
 
 export type Read = ReturnType<typeof createRead>;
 
 function planned(plan: PlanPart[], explain: boolean | undefined): { plan?: PlanPart[] } {
   return explain ? { plan } : {};
-}
-
-function rowOf({
-  key,
-  providers,
-  sort_value: _,
-  ...sums
-}: Sums & { key: string; sort_value: string; providers?: string[] | undefined }): Row {
-  return { key, details: providers ? { providers } : {}, ...measuresOf(sums) };
 }
 
 function trendsOf(now: Sums & { users: number }, then: Sums & { users: number }) {

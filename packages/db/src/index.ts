@@ -1,5 +1,9 @@
 export type { BookRow } from './books-store.ts';
+<<<<<<< HEAD
 export type { DayVersion } from './checks-store.ts';
+=======
+export type { Conflict } from './conflicts-store.ts';
+>>>>>>> main
 export type { Adjustment } from './corrections-store.ts';
 export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
