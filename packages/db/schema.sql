@@ -335,6 +335,14 @@ table usage_changes (
   constraint usage_changes_pkey PRIMARY KEY (grain, period, merchant_id)
 );
 
+table usage_checks (
+  date date not null,
+  merchant_id text not null,
+  changes bigint not null,
+  checked_at timestamp with time zone not null default clock_timestamp(),
+  constraint usage_checks_pkey PRIMARY KEY (date, merchant_id)
+);
+
 table usage_closed_days (
   date date not null,
   closed_at timestamp with time zone not null default clock_timestamp(),

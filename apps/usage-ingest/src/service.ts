@@ -204,7 +204,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const track = createTrack({ accept, totals, mergeMs: env.TRACK_MERGE_MS, now });
   const repair = createRepair({ counters, pending, db, now, fault });
   metrics.showUnrepaired(repair.unrepaired);
-<<<<<<< HEAD
   const reconcile = createReconcile({
     counters,
     oldLayout,
@@ -215,10 +214,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     flushOf: flush.flushSoon,
     now,
   });
-  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
-=======
-  const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
->>>>>>> main
   const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
@@ -271,7 +266,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
-<<<<<<< HEAD
+    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({
       counters,
       pending,
@@ -279,11 +274,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       flushSoon: flush.flushSoon,
     }),
     explain: createExplain({ db, flushSoon: flush.flushSoon }),
-=======
-    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
-    recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
-    explain: createExplain({ db, drain: flush.drainMerchants }),
->>>>>>> main
     adjust: createAdjust({ db, repair, now, fault }),
     reconcile,
     deadLetters: createDeadLetters(db),

@@ -3,11 +3,8 @@ import type { DataSource } from 'typeorm';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
-<<<<<<< HEAD
-import { type ChecksStore, createChecksStore } from './checks-store.ts';
-=======
 import { type ConflictsStore, createConflictsStore } from './conflicts-store.ts';
->>>>>>> main
+import { type ChecksStore, createChecksStore } from './checks-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
 import { type CubesStore, createCubesStore } from './cubes-store.ts';
 import { type CustomStore, createCustomStore } from './custom-store.ts';
