@@ -88,7 +88,10 @@ function startTraffic(client, merchantIds) {
   let stopping = false;
   const done = (async () => {
     for (let batch = 0; !stopping; batch++) {
-      const some = Array.from({ length: 100 }, (_, index) => merchantIds[(batch * 7919 + index * 104_729) % merchantIds.length]);
+      const some = Array.from(
+        { length: 100 },
+        (_, index) => merchantIds[(batch * 7919 + index * 104_729) % merchantIds.length],
+      );
       await record(client, [...new Set(some)], `traffic-${batch}`, 0);
       await wait(100);
     }
@@ -125,5 +128,9 @@ async function untilChecked(sql) {
 }
 
 function lagsOf(lags) {
-  return { lagMsP50: lags[Math.floor(lags.length / 2)], lagMsP99: lags[Math.floor(lags.length * 0.99)], lagMsMax: lags.at(-1) };
+  return {
+    lagMsP50: lags[Math.floor(lags.length / 2)],
+    lagMsP99: lags[Math.floor(lags.length * 0.99)],
+    lagMsMax: lags.at(-1),
+  };
 }

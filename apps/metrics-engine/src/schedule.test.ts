@@ -180,3 +180,25 @@ test('cleanup removes the log of runs that ended long ago', async () => {
   await schedule.perform('cleanup', NOW);
   expect((await engine.jobs.log.query()).rows).toEqual([]);
 });
+
+test('cleanup removes old steps of custom metrics and values of removed metrics, and keeps those in use', async () => {
+  const metric = {
+    metricType: 'SUM',
+    dataSource: 'usage',
+    calculationFormula: 'SUM(cost)',
+    visibility: 'PRIVATE',
+  } as const;
+  const [kept, removed] = [
+    await engine.custom.create.mutate({ name: 'kept', ...metric }),
+    await engine.custom.create.mutate({ name: 'removed', ...metric }),
+  ];
+  const range = { startDate: '2026-03-01', endDate: '2026-03-02' };
+  for (const { id } of [kept, removed]) await engine.custom.calculate.mutate({ id, ...range });
+  await client.query(`update custom_metric_definitions set removed_at = '2020-01-01' where id = $1`, [removed.id]);
+  await client.query(`update custom_metric_audit set at = '2020-01-01' where definition_id = $1`, [removed.id]);
+  await schedule.perform('cleanup', NOW);
+  for (const table of ['custom_metric_values', 'custom_metric_audit']) {
+    const { rows } = await client.query(`select distinct definition_id as id from ${table}`);
+    expect(rows).toEqual([{ id: kept.id }]);
+  }
+});

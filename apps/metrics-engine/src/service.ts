@@ -158,7 +158,11 @@ export async function createEngineService(
       afterDaily: createAfterDaily(createAnalyticsClient(called(env.ANALYTICS_API_URL))),
       realtime: reconcileRealtime,
       async cleanup(before) {
-        return { runs: await db.rollups.prune(before), copies: await db.realtime.prune(now()) };
+        return {
+          runs: await db.rollups.prune(before),
+          customMetrics: await db.custom.prune(before),
+          copies: await db.realtime.prune(now()),
+        };
       },
     },
     logRetentionDays: env.JOBS_LOG_RETENTION_DAYS,

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { priceOf } from './metric-price.ts';
 import { type MetricQuery, writeCount, writeMetricQuery } from './metric-query.ts';
 import { DateText, Moment } from './rows.ts';
+import { runSql } from './run-sql.ts';
 
 /** The caller: decides which definitions are visible, and whose they are. */
 export type Viewer = { id: string; merchantId: string | null; teamId: string | null; all: boolean };
@@ -89,6 +90,8 @@ export type CustomStore = {
   keep(id: string, value: MetricValue): Promise<void>;
   values(id: string, merchantId: string | null, limit: number): Promise<(MetricValue & { calculatedAt: string })[]>;
   audit(entry: AuditEntry): Promise<void>;
+  /** Removes audited steps from before this day, and values of metrics removed before it; returns how many rows. */
+  prune(before: Day): Promise<number>;
   audited(
     id: string,
     page: {
@@ -316,6 +319,15 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
       );
     },
 
+    async prune(before) {
+      const Row = z.object({ removed: z.string().transform(Number) });
+      for (let all = 0; ; ) {
+        const [row] = await runSql(dataSource, 'prune-custom', [before, PRUNED_AT_ONCE], Row);
+        if (row!.removed === 0) return all;
+        all += row!.removed;
+      }
+    },
+
     async audited(id, { limit, before, merchantId }) {
       const rows = (await dataSource.query(
         `select id, at, version, action, caller_id, outcome, details
@@ -331,6 +343,8 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
     },
   };
 }
+
+const PRUNED_AT_ONCE = 10_000;
 
 const who = ({ id, merchantId, teamId, all }: Viewer) => [id, merchantId ?? '', teamId, all];
 

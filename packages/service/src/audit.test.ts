@@ -41,7 +41,8 @@ function setUp(handler: (input: Record<string, unknown>) => Promise<Record<strin
     const context: Context = {
       caller: { ...caller, ...who },
       event: {},
-      stopping: new AbortController().signal, isGone: () => false,
+      stopping: new AbortController().signal,
+      isGone: () => false,
     };
     return router.createCaller(context) as unknown as Record<
       keyof typeof contract,

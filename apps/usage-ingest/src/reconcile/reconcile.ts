@@ -1,14 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import {
-  addDays,
-  countDays,
-  type Day,
-  dayOf,
-  eachDay,
-  isTallyError,
-  TallyError,
-  type Units,
-} from '@tally/contracts';
+import { addDays, countDays, type Day, dayOf, eachDay, isTallyError, TallyError, type Units } from '@tally/contracts';
 import type { BookRow, DayVersion, Db, Executor, JournalLine, MerchantDay } from '@tally/db';
 import type { Counters } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
@@ -200,7 +191,9 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     const { drift, unrepaired, numbers } = await checkGroups(groupsOf(merchants, startDate, endDate), isGone);
     drift.push(...unrepaired);
     // Without a list, rollups of all merchants are compared, too.
-    drift.push(...(await periodDrift({ merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate })));
+    drift.push(
+      ...(await periodDrift({ merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate })),
+    );
     return { balanced: drift.length === 0, drift, merchantsChecked: merchants.length, numbersChecked: numbers };
   };
 
