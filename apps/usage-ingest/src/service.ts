@@ -47,6 +47,7 @@ import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
 import { createTrack } from './track.ts';
+import { createVoidEvent } from './void.ts';
 
 /** After a write past Redis its totals are repaired within seconds; until then answers come from Postgres. */
 const BEHIND_MS = 60_000;
@@ -203,13 +204,21 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
+  const adjust = createAdjust({ db, repair, now, fault });
   const handlers = createHandlers({
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
     recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
-    adjust: createAdjust({ db, repair, now, fault }),
+    adjust,
+    voidEvent: createVoidEvent({
+      db,
+      adjust,
+      drain: flush.drainMerchants,
+      retentionDays: env.JOURNAL_RETENTION_DAYS,
+      now,
+    }),
     reconcile,
     deadLetters: createDeadLetters(db),
     closeDays,

@@ -42,6 +42,7 @@ function setUp(handler: (input: Record<string, unknown>) => Promise<Record<strin
       caller: { ...caller, ...who },
       event: {},
       stopping: new AbortController().signal,
+      reauthenticate: async () => {},
     };
     return router.createCaller(context) as unknown as Record<
       keyof typeof contract,
