@@ -7,6 +7,7 @@ import {
   createApp,
   createAudit,
   createAuthenticate,
+  createKeyMirror,
   createRateLimit,
   createReadiness,
   createRedis,
@@ -48,6 +49,7 @@ export async function createAnalyticsService(
     poolSize: env.POSTGRES_POOL_SIZE,
     // Over several cubes the planner expects 200 groups and shares them among workers: with 10,000 that took twice as long.
     parallelWorkers: 0,
+    onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
   const ingestWithin = (timeoutMs: number) =>
@@ -120,7 +122,13 @@ export async function createAnalyticsService(
       }),
       createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
-    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    authenticate: createAuthenticate({
+      env,
+      keys: db.keys,
+      mirror: createKeyMirror(redis),
+      onError: (err) => log.warn({ err }, 'use of keys'),
+      now,
+    }),
     env,
     routes: [
       ...contractRoutes('analytics-api'),

@@ -16,7 +16,7 @@ import type { FaultPoint } from './faults.ts';
 
 export type AcceptOptions = {
   counters: Counters;
-  journal: Journal;
+  journal: Pick<Journal, 'append'>;
   /** Days for which the journal keeps entries; older ones need `backfill`. */
   retentionDays: number;
   now: () => number;

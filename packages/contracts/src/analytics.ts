@@ -55,6 +55,17 @@ export type Coverage = z.infer<typeof Coverage>;
 export const GroupBy = z.enum(['user', 'model', 'provider', 'apiKey', 'merchant']);
 export type GroupBy = z.infer<typeof GroupBy>;
 
+/** What a breakdown groups by; `team`: the team of the API key in the directory, else of the user. */
+export const Grouping = z.enum([...GroupBy.options, 'team']);
+export type Grouping = z.infer<typeof Grouping>;
+
+/** One grouping, or two different ones at once. */
+export const BreakdownBy = z.union([
+  Grouping,
+  z.tuple([Grouping, Grouping]).refine(([first, second]) => first !== second, 'Expected two different groupings.'),
+]);
+export type BreakdownBy = z.infer<typeof BreakdownBy>;
+
 export const SortBy = z.enum([
   'cost',
   'requests',
@@ -66,9 +77,14 @@ export const SortBy = z.enum([
 ]);
 export type SortBy = z.infer<typeof SortBy>;
 
+const Pair = z.tuple([z.string(), z.string()]);
+
+/** Of two groupings: `keys` and `labels` in the order asked for, `key` and `label` made of both, `details` by grouping. */
 export const BreakdownRow = Measures.extend({
   key: z.string(),
   label: z.string(),
+  keys: Pair.optional(),
+  labels: Pair.optional(),
   details: z.record(z.string(), z.unknown()),
 });
 export type BreakdownRow = z.infer<typeof BreakdownRow>;
@@ -138,6 +154,8 @@ export const DirectoryEntry = z.strictObject({
   role: label(64).nullable().default(null),
   /** Null: for every merchant. An entry of the merchant itself comes first. */
   merchantId: MerchantId.nullable().default(null),
+  /** The team of a user or an API key. Absent: as it is; null: none. */
+  team: SentDimension.min(1).nullable().optional(),
 });
 export type DirectoryEntry = z.infer<typeof DirectoryEntry>;
 
@@ -148,6 +166,7 @@ const StoredDirectoryEntry = z.object({
   email: z.string().nullable(),
   role: z.string().nullable(),
   merchantId: z.string().nullable(),
+  team: z.string().nullable(),
 });
 
 const explain = z.boolean().optional();
@@ -206,7 +225,7 @@ export const analytics = {
       ],
       access: 'read',
       input: Filters.extend({
-        by: GroupBy,
+        by: BreakdownBy,
         sortBy: SortBy.default('cost'),
         order: z.enum(['asc', 'desc']).default('desc'),
         limit: z.number().int().min(1).max(200).default(50),

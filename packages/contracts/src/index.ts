@@ -2,6 +2,7 @@ export { Access, grants, Role } from './access.ts';
 export {
   type AnalyticsRouter,
   analytics,
+  BreakdownBy,
   BreakdownRow,
   Coverage,
   DirectoryEntry,
@@ -9,6 +10,7 @@ export {
   ExportQuery,
   Filters,
   GroupBy,
+  Grouping,
   Interval,
   Measures,
   PlanPart,

@@ -229,7 +229,13 @@ export const ingest = {
         date: Day.optional(),
         metricTypes: z.array(MetricType).max(100).optional(),
       }),
-      output: z.object({ date: StoredDay, metrics: z.record(z.string(), Quantity), asOf: StoredTime }),
+      /** `complete` is false where a store was unavailable, so that totals may be behind what was acknowledged. */
+      output: z.object({
+        date: StoredDay,
+        metrics: z.record(z.string(), Quantity),
+        asOf: StoredTime,
+        complete: z.boolean(),
+      }),
     }),
     recent: query({
       summary: 'Lists the newest events of a merchant.',

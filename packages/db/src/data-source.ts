@@ -28,6 +28,7 @@ import { Origins1763856000070 } from './migrations/70-origins.ts';
 import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts';
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
+import { Teams1763856000095 } from './migrations/95-teams.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -81,6 +82,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       DerivedRollups1763856000071,
       Sessions1763856000080,
       RollupRows1763856000094,
+      Teams1763856000095,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

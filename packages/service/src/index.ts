@@ -8,11 +8,15 @@ export {
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
-export { FORWARDED_BY } from './credentials.ts';
+export { type Bodies, createBodies, RequestAborted } from './bodies.ts';
+export { type Breaker, createBreaker, StoreUnusableError } from './breaker.ts';
+export { type CallerLimits, createCallerLimits } from './caller-limits.ts';
+export { credentialsOf, FORWARDED_BY } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
 export { type App, type AppOptions, createApp } from './http.ts';
+export { changeKey, createKeyMirror } from './key-mirror.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
 export { problemsOf } from './problems.ts';
