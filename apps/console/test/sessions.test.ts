@@ -149,7 +149,7 @@ test.each(['its key is revoked', 'it is signed out'])(
     expect(answer.statusCode).toBe(200);
     if (how === 'it is signed out') await send('/session', { method: 'DELETE', headers: { ...own(), cookie } });
     else await ingest.keys.revoke.mutate({ id });
-    expect(await answer.body.text()).toContain('UNAUTHORIZED');
+    await expect(answer.body.text()).rejects.toThrow();
   },
   120_000,
 );

@@ -42,7 +42,6 @@ function setUp(handler: (input: Record<string, unknown>) => Promise<Record<strin
       caller: { ...caller, ...who },
       event: {},
       stopping: new AbortController().signal,
-      reauthenticate: async () => {},
     };
     return router.createCaller(context) as unknown as Record<
       keyof typeof contract,

@@ -42,8 +42,6 @@ export type Exchange = {
   readonly search: string;
   /** Fields for the request's one log line. */
   readonly event: Record<string, unknown>;
-  /** Checks the key of the request again. */
-  reauthenticate(): Promise<unknown>;
   /** The status of the error that broke an answer which had begun. */
   brokenBy?: number;
   /** Writes the status and the headers, with those that every answer has. */
@@ -146,7 +144,6 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       path,
       search: question < 0 ? '' : url.slice(question + 1),
       event,
-      reauthenticate: () => authenticate(credentialsOf(request, endpoint?.basic ?? false)),
       head(status, headers) {
         const busy = (status === 429 || status === 503) && headers['retry-after'] === undefined;
         response.writeHead(status, {

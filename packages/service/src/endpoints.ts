@@ -30,8 +30,8 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
   const byRoute = new Map(routes.map((route) => [`${route.method} ${route.path}`, routeOf(route)]));
 
   // Open endpoints have no caller, and none of them asks for one.
-  const contextOf = ({ event, reauthenticate }: Exchange, caller: Context['caller'] | undefined) =>
-    ({ event, caller, stopping, reauthenticate }) as Context;
+  const contextOf = ({ event }: Exchange, caller: Context['caller'] | undefined) =>
+    ({ event, caller, stopping }) as Context;
 
   function procedureOf(name: string, { _def: { type, meta } }: ServedProcedure): Endpoint {
     const { access, platform, maxItems = MAX_ITEMS } = meta;

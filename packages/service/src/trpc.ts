@@ -26,8 +26,6 @@ export type Context = {
   event: Record<string, unknown>;
   /** Aborted when the service begins to stop. */
   stopping: AbortSignal;
-  /** Checks the key of the request again; UNAUTHORIZED where it was revoked or expired since. */
-  reauthenticate(): Promise<unknown>;
 };
 
 export type Call<P extends Procedure> = {
@@ -45,9 +43,6 @@ type Handler<P extends Procedure> = P['kind'] extends 'subscription'
 export type Handlers<C extends Contract> = {
   [K in keyof C]: C[K] extends Procedure ? Handler<C[K]> : C[K] extends Contract ? Handlers<C[K]> : never;
 };
-
-/** A subscription ends within this time, and what a check of a key takes, after its key or session ended. */
-const RECHECK_MS = 2_000;
 
 /** Where tRPC's procedures are. */
 export const TRPC_PATH = '/trpc/';
@@ -131,25 +126,14 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
       const ends: (AbortSignal | undefined)[] = [signal, ctx.stopping];
       for (const each of ends) each?.addEventListener('abort', end);
       if (ends.some((each) => each?.aborted)) end();
-      let revoked: TallyError | undefined;
-      const checking = setInterval(() => {
-        ctx.reauthenticate().catch((error: unknown) => {
-          // What is unavailable ends nothing: the key worked when it was last checked.
-          if (understand(error).code !== 'UNAUTHORIZED') return;
-          revoked = understand(error);
-          end();
-        });
-      }, RECHECK_MS);
       const call = { input, caller: ctx.caller, event: ctx.event, signal: ended.signal };
       try {
         for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
-        if (revoked) throw revoked;
         // Clients come back after this error, to another instance.
         if (ctx.stopping.aborted) throw new TallyError('UNAVAILABLE', 'The service is stopping.');
       } catch (error) {
         throw asTrpcError(error);
       } finally {
-        clearInterval(checking);
         for (const each of ends) each?.removeEventListener('abort', end);
       }
     });

@@ -6,7 +6,7 @@ import { client } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addDays, today } from '../time.ts';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Dialog } from '../ui/popups.tsx';
 import { RangePicker } from '../ui/range.tsx';
 import { Table } from '../ui/table.tsx';
@@ -167,7 +167,7 @@ export function Audit() {
                 {open.durationMs === null ? 'unknown' : `${format(String(open.durationMs), 'count')} ms`}
               </dd>
             </dl>
-            <pre className="code">{JSON.stringify(open.input, null, 2)}</pre>
+            <Code>{JSON.stringify(open.input, null, 2)}</Code>
             <div className="dialog-actions">
               <Button kind="primary" onClick={() => setOpen(null)}>
                 Close

@@ -3,7 +3,7 @@ import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useSubscription } from '@trpc/tanstack-react-query';
 import { Activity, Pause, Play, Radio } from 'lucide-react';
 import { useState } from 'react';
-import { api, codeOf, queryClient } from '../api.ts';
+import { api } from '../api.ts';
 import { add, format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
@@ -263,16 +263,7 @@ function SeriesRow({
   paused: boolean;
 }) {
   const watched = useSubscription(
-    api.realtime.watch.subscriptionOptions(
-      { name, labels, ...scope },
-      {
-        enabled: !paused,
-        // The session ended: whoever asks who is signed in shows the door.
-        onError: (error) => {
-          if (codeOf(error) === 'UNAUTHORIZED') void queryClient.invalidateQueries(api.sessions.current.queryFilter());
-        },
-      },
-    ),
+    api.realtime.watch.subscriptionOptions({ name, labels, ...scope }, { enabled: !paused }),
   );
   const [last, setLast] = useState(watched.data);
   if (watched.data && watched.data !== last) setLast(watched.data);
