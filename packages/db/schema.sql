@@ -342,6 +342,23 @@ table usage_closed_days (
   constraint usage_closed_days_pkey PRIMARY KEY (date)
 );
 
+table usage_conflicts (
+  id bigint not null generated always as identity,
+  merchant_id text not null,
+  date date not null,
+  entry_id text not null,
+  "time" timestamp with time zone not null,
+  digest text not null,
+  counted_time timestamp with time zone not null,
+  counted_digest text not null,
+  line jsonb not null,
+  source text not null,
+  recorded_at timestamp with time zone not null default clock_timestamp(),
+  constraint usage_conflicts_merchant_id_date_entry_id_digest_key UNIQUE (merchant_id, date, entry_id, digest),
+  constraint usage_conflicts_pkey PRIMARY KEY (id)
+);
+CREATE INDEX usage_conflicts_date ON public.usage_conflicts USING btree (date, id);
+
 table usage_daily (
   merchant_id text not null,
   date date not null,
@@ -435,6 +452,14 @@ table usage_journal_closings (
   metric_value bigint not null,
   entries bigint not null,
   constraint usage_journal_closings_pkey PRIMARY KEY (merchant_id, date, metric_type)
+);
+
+table usage_midnight_days (
+  midnight date not null,
+  merchant_id text not null,
+  id text not null,
+  date date not null,
+  constraint usage_midnight_days_pkey PRIMARY KEY (midnight, merchant_id, id)
 );
 
 table usage_monthly (

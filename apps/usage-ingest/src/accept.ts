@@ -9,7 +9,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import { type FlushSource, isRefusal, type Journal } from '@tally/db';
-import { type BatchToCheck, type CheckedLine, checkBatch } from './check.ts';
+import { type BatchToCheck, type CheckedLine, CONFLICT, checkBatch } from './check.ts';
 import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
@@ -24,6 +24,8 @@ export type AcceptOptions = {
   isFull: () => boolean;
   /** Called when one store could not take a batch, which is then given to the other. */
   onFallback(error: unknown): void;
+  /** Called with how many events were not counted because their id stands for another one. */
+  onConflicts(count: number): void;
   /** Called before events of these merchants, of days that Redis keeps, are written past it. */
   onDirect(merchantIds: ReadonlySet<string>): void;
   fault: FaultPoint;
@@ -63,11 +65,13 @@ export function createAccept(options: AcceptOptions): Accept {
   async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<StoreResult> {
     const lines = entries.map(({ line }) => line);
     try {
-      const { inserted } = await journal.append({
+      const { inserted, conflicts } = await journal.append({
         source,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
-      return { accepted: inserted, rejected: [] };
+      options.onConflicts(conflicts.length);
+      const rejected = conflicts.map((position) => rejectionOf(entries[position]!, CONFLICT.code, CONFLICT.message));
+      return { accepted: inserted, rejected };
     } catch (error) {
       if (!isRefusal(error)) throw error;
       const [entry] = entries;
@@ -128,6 +132,7 @@ export function createAccept(options: AcceptOptions): Accept {
     store,
     async record(batch) {
       const checked = checkBatch(batch, { now: now(), retentionDays: options.retentionDays });
+      options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
       try {
         await fault('record.before-store');
         const { accepted, rejected } = await store(checked.lines);

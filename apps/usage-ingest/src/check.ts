@@ -13,7 +13,7 @@ import {
 } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { problemsOf } from '@tally/service';
-import { identityOf, lineOf } from './line.ts';
+import { hasSameContent, lineOf, placeOf } from './line.ts';
 import { isPlainEntry } from './plain-entry.ts';
 
 /** An entry that may be counted, with its place in the batch. */
@@ -23,6 +23,8 @@ export type BatchToCheck = {
   entries: readonly unknown[];
   /** Take entries older than the retention. */
   backfill: boolean;
+  /** The caller has compared the events of one id itself: a repeat may differ. */
+  isCompared?: boolean;
   /** The only merchant that the caller may name; null for any. */
   boundTo: string | null;
 };
@@ -54,16 +56,25 @@ export function checkBatch(batch: BatchToCheck, clock: Clock): CheckedBatch {
       rejected.push({ index, id: idOf(value), ...checked });
       return;
     }
-    const identity = `${checked.line.merchant_id}\n${identityOf(checked.line)}`;
+    const { line } = checked;
+    if (batch.isCompared) line.compared = true;
+    const identity = `${line.merchant_id}\n${placeOf(line)} ${line.id}`;
     const first = lines.get(identity);
-    if (first) repeats.push({ index, of: first.index });
-    else lines.set(identity, { index, line: checked.line });
+    if (!first) lines.set(identity, { index, line });
+    else if (line.compared || hasSameContent(first.line, line)) repeats.push({ index, of: first.index });
+    else rejected.push({ index, id: line.id, ...CONFLICT });
   });
   if (rejected.length === batch.entries.length && rejected.every(({ code }) => code === 'MERCHANT_FORBIDDEN')) {
     throw new TallyError('MERCHANT_FORBIDDEN', rejected[0]!.message, { details: { rejected } });
   }
   return { lines: [...lines.values()], rejected, repeats };
 }
+
+/** Why an event is rejected whose id stands for another one. */
+export const CONFLICT = {
+  code: 'ID_CONFLICT',
+  message: 'An event with this id is counted already, and differs.',
+} as const satisfies Refusal;
 
 type Refusal = { code: ErrorCode; message: string };
 

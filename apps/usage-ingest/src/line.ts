@@ -1,4 +1,4 @@
-import { type CheckedEntry, dayOf, type Units, unitsText } from '@tally/contracts';
+import { type CheckedEntry, dayOf, midnightNear, type Units, unitsText } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 
 const MEASURED = new Set(['prompt_tokens', 'completion_tokens', 'cost']);
@@ -31,14 +31,36 @@ export function addMetrics(line: JournalLine, metrics: Record<string, string>): 
   for (const type in metrics) {
     const units = unitsText(type, metrics[type]!);
     if (units === '0') continue;
-    if (MEASURED.has(type)) line[type as 'cost'] = units;
-    else line.metrics = { ...line.metrics, [type]: units };
+    if (MEASURED.has(type)) {
+      line[type as 'cost'] = units;
+    } else {
+      line.metrics ??= {};
+      line.metrics[type] = units;
+    }
   }
 }
 
 /** What makes a line one of its merchant's and no other. */
 export function identityOf(line: JournalLine): string {
   return `${line.date} ${line.id}`;
+}
+
+/**
+ * Where the id of a line is looked for before the journal decides: on its day, or around the midnight that it is near.
+ */
+export function placeOf({ date, time }: JournalLine): string {
+  const midnight = midnightNear(time);
+  return midnight === undefined ? date : `${MIDNIGHT}${midnight}`;
+}
+
+/** Begins a place around a midnight. */
+export const MIDNIGHT = '~';
+
+/** Whether two lines say the same, whatever their times. */
+export function hasSameContent(one: JournalLine, other: JournalLine): boolean {
+  const content = ({ merchant_id: _, date: __, time: ___, metrics = {}, properties = {}, ...more }: JournalLine) =>
+    JSON.stringify([more, metrics, properties].map((part) => Object.entries(part).sort()));
+  return content(one) === content(other);
 }
 
 const OWN_COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;

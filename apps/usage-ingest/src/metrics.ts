@@ -8,6 +8,7 @@ export type IngestMetrics = {
   windowBytes: Gauge;
   flushErrors: Counter;
   deadLetters: Counter;
+  conflicts: Counter;
   waitingDeadLetters: Gauge;
   lagSeconds: Gauge;
   durability(durability: Durability): void;
@@ -86,6 +87,11 @@ export function createIngestMetrics(register: Registry): IngestMetrics {
     deadLetters: new Counter({
       name: 'tally_dead_letters_total',
       help: 'Entries that Postgres refused and that became dead letters.',
+      registers,
+    }),
+    conflicts: new Counter({
+      name: 'tally_id_conflicts_total',
+      help: 'Events that were not counted because their id stands for another event: see usage.conflicts.',
       registers,
     }),
     waitingDeadLetters: new Gauge({

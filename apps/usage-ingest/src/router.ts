@@ -3,6 +3,7 @@ import { assertMerchant, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
+import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import type { Explain } from './explain.ts';
@@ -19,6 +20,7 @@ export type Parts = {
   accept: Accept;
   track: Track;
   current: CurrentTotals;
+  conflicts: Conflicts;
   recent: RecentEntries;
   explain: Explain;
   adjust: Adjust;
@@ -46,6 +48,8 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
           entries: input.entries,
           backfill: input.backfill ?? false,
           boundTo: caller.merchantId,
+          // Tally's own sources compare the reports of a call themselves: they differ beside the amounts.
+          isCompared: caller.role === 'service',
         });
         Object.assign(event, { ...result, rejected: result.rejected.length });
         return result;
@@ -65,6 +69,11 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       async explain({ input, caller }) {
         assertMerchant(caller, input.merchantId);
         return explain(input);
+      },
+      async conflicts({ input, caller }) {
+        assertRange(input.startDate, input.endDate);
+        const merchantIds = merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]);
+        return parts.conflicts({ ...input, merchantIds });
       },
       async adjust({ input, caller }) {
         assertMerchant(caller, input.merchantId);

@@ -22,6 +22,7 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
@@ -144,6 +145,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const oldLayout = createOldLayout(redis, db.journal);
   /** When events of a merchant were last written past Redis. */
   const directAt = new Map<string, number>();
+  const sawConflicts = (count: number) => {
+    if (count === 0) return;
+    metrics.conflicts.inc(count);
+    log.warn({ conflicts: count }, 'events were not counted: their ids stand for other events (usage.conflicts)');
+  };
   const accept = createAccept({
     counters,
     journal: { append: (batch) => stores.postgres.run(() => db.journal.append(batch)) },
@@ -155,6 +161,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.fallbacks.inc();
       log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
     },
+    onConflicts: sawConflicts,
     onDirect(merchantIds) {
       const time = performance.now();
       for (const merchantId of merchantIds) directAt.set(merchantId, time);
@@ -162,6 +169,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       for (const [merchantId, at] of directAt) if (time - at > BEHIND_MS) directAt.delete(merchantId);
     },
   });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
   const drain = createDrain({
     counters,
     journal: db.journal,
@@ -171,12 +179,14 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
+    catchUp: derive.catchUp,
     onError: readiness.sawError,
     onDeadLetter(line, error) {
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
     },
-    onFlushed({ entries, inserted, durationMs }) {
+    onFlushed({ entries, inserted, conflicts, durationMs }) {
+      sawConflicts(conflicts);
       metrics.flushed(entries, inserted, durationMs);
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },
@@ -195,7 +205,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const repair = createRepair({ counters, pending, db, now, fault });
   metrics.showUnrepaired(repair.unrepaired);
   const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
-  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
   const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
@@ -248,6 +257,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
+    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
     adjust,

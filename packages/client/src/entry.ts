@@ -129,7 +129,7 @@ export function timeOf(value: unknown): number {
 const METRIC_TYPE = /^[a-z][a-z0-9_]{0,63}$/;
 const ENTRY_ID = /^[\x20-\x7e]{1,128}$/;
 /** What programs print for a missing value. Taken as an id, all such entries of a day would count as one. */
-const NO_ID = /^\s*(?:none|null|nil|undefined|nan|\[object object\])?\s*$/i;
+const NO_ID = /^\s*(?:none|null|nil|undefined|nan|unknown|\[object object\])?\s*$/i;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them.
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
 /** What a reader cannot see, or what a later Unicode version may normalise to something else. */

@@ -224,7 +224,7 @@ describe('checking', () => {
     );
   });
 
-  test.each(['None', 'null', 'undefined', 'NaN', 'nan', '[object Object]', ' ', '   ', ' None '])(
+  test.each(['None', 'null', 'undefined', 'NaN', 'nan', 'unknown', '[object Object]', ' ', '   ', ' None '])(
     'refuses the id %j, which stands for a missing value',
     (id) => {
       const refused = { ok: false, code: 'INVALID_ENTRY', message: expect.stringMatching(/^id: .*leave id out/) };

@@ -21,9 +21,17 @@ export const MetricType = z
   .string()
   .regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$')
   .meta({ examples: ['prompt_tokens'] });
+
+/** What programs print for a missing value. Taken as an id, all such events of a day would count as one. */
+const NO_ID = /^\s*(?:none|null|nil|undefined|nan|unknown|\[object object\])?\s*$/i;
+
+/** Returns true for text that stands for a missing value: blank, or `null`, `undefined`, `NaN` and the like. */
+export const isMissingId = (id: string): boolean => NO_ID.test(id);
+
 export const EntryId = z
   .string()
   .regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters')
+  .refine((id) => !isMissingId(id), 'This text stands for a missing value; give each event an id of its own')
   .meta({ examples: ['req-7f3a'] });
 
 /** A dimension as readers name it: whatever is stored, and `unknown` for calls without it. */
@@ -77,12 +85,13 @@ const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolea
 
 /**
  * What a producer sends: usage of one call, or of `count` calls merged.
- * Its identity is (merchant, UTC day of its time, id): send a retry with the same id and the same time, and it counts once.
+ * Its identity is (merchant, UTC day of its time, id): send a retry with the same id and content, and it counts once. Within
+ * 2 hours of a midnight the day of the first copy holds.
  */
 export const UsageEntry = z.strictObject({
   id: EntryId,
   merchantId: MerchantId,
-  /** Default: arrival. A retry after midnight without it would be another entry, so send it. */
+  /** Default: arrival. A retry hours later without it would be another entry, so send it. */
   time: Time.optional(),
   /** Amounts by metric type, as decimal strings or whole JSON numbers; `cost` is in USD. */
   metrics: Metrics,

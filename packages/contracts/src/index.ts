@@ -51,6 +51,7 @@ export { type EngineRouter, engine } from './engine.ts';
 export {
   type CheckedEntry,
   Dimension,
+  isMissingId,
   MAX_BATCH,
   MEASURES,
   MerchantId,
@@ -65,6 +66,7 @@ export {
   DeadLetter,
   Explanation,
   FlushResult,
+  IdConflict,
   type IngestRouter,
   ingest,
   RecordResult,
@@ -112,6 +114,7 @@ export {
   HOUR_MS,
   isDay,
   MINUTE_MS,
+  midnightNear,
   monthOf,
   parseTime,
   QUARTER_HOUR_MS,

@@ -44,6 +44,21 @@ export const StoredEntry = z.object({
 });
 export type StoredEntry = z.infer<typeof StoredEntry>;
 
+/** An event that was not counted, because its id stands for another one. */
+export const IdConflict = z.object({
+  merchantId: z.string(),
+  id: z.string(),
+  /** The day on which the event with this id is counted. */
+  date: StoredDay,
+  counted: z.object({ digest: z.string(), time: StoredTime }),
+  /** The event that was not counted. */
+  notCounted: z.object({ digest: z.string(), time: StoredTime, entry: StoredEntry }),
+  /** By which path it came: stream, direct or backfill. */
+  source: z.string(),
+  recordedAt: StoredTime,
+});
+export type IdConflict = z.infer<typeof IdConflict>;
+
 /** One total of a day that was looked at after the drain. */
 export const TotalMismatch = z.object({
   merchantId: z.string(),
@@ -256,6 +271,22 @@ export const ingest = {
         cursor: Cursor.optional(),
       }),
       output: Explanation,
+    }),
+    /**
+     * Events with the id of another one, which is counted: other amounts, dimensions, status, count or properties. What
+     * waits is flushed first. Kept as long as the events of the day.
+     */
+    conflicts: query({
+      summary: 'Lists events that were not counted because their id stands for another event.',
+      access: 'read',
+      input: z.strictObject({
+        startDate: Day,
+        endDate: Day,
+        merchantId: MerchantId.optional(),
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: Cursor.optional(),
+      }),
+      output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable() }),
     }),
     adjust: mutation({
       summary: 'Corrects the sums of a day by signed amounts, with a reason.',

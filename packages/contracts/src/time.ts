@@ -53,6 +53,16 @@ export function startOfDay(day: Day): number {
   return Date.parse(`${day}T00:00:00Z`);
 }
 
+/** Around a midnight an identity spans both days for so long on either side. */
+const NEAR_MIDNIGHT_MS = 2 * HOUR_MS;
+
+/** Returns the UTC midnight within 2 hours of a moment, as the day that begins; undefined for all other moments. */
+export function midnightNear(ms: number): Day | undefined {
+  const ofDay = ((ms % DAY_MS) + DAY_MS) % DAY_MS;
+  if (ofDay >= NEAR_MIDNIGHT_MS && ofDay < DAY_MS - NEAR_MIDNIGHT_MS) return undefined;
+  return dayOf(ms + NEAR_MIDNIGHT_MS);
+}
+
 /** The day `count` days after (before, if negative). */
 export function addDays(day: Day, count: number): Day {
   return dayOf(startOfDay(day) + count * DAY_MS);

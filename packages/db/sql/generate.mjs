@@ -72,21 +72,28 @@ const COARSER = [
   ['platform_months', ['month', 'model', 'provider'], 'month_models', ['usage_platform_monthly']],
   ['users', ['month', 'user_id'], 'months', ['usage_platform_users']],
 ];
+const KEYS_OF = {
+  groups: ['merchant_id', 'date', ...DIMENSIONS],
+  ...Object.fromEntries(COARSER.map(([name, keys]) => [name, keys])),
+};
 
 /** Rollups whose rows are counted, since plans choose between them: the column of their period. */
 const ROWS_COUNTED = { usage_monthly: 'month', usage_yearly: 'year' };
 const returnNew = (table) => ROWS_COUNTED[table] && `merchant_id, ${ROWS_COUNTED[table]} as period, xmax = 0 as is_new`;
 
-/** Goes on after `groups`: adds them to every derived rollup. */
-const addToDerived = `${COARSER.map(([name, keys, from, tables]) => {
+/**
+ * Goes on after `groups`: adds them to every derived rollup. Where all groups are of one day, those of its month and its
+ * year are the same ones under another date, so they are not grouped again.
+ */
+const addToDerived = ({ oneDay }) => `${COARSER.map(([name, keys, from, tables]) => {
   const place = (column) =>
     from === 'groups' || from === 'day_models' ? placed(column) : (PLACE_OF_MONTHS[column] ?? column);
-  return `${name} as materialized (
+  const isRenamed = oneDay && keys.length === KEYS_OF[from].length;
+  return `${name} as ${isRenamed ? '' : 'materialized '}(
   select
     ${keys.map((key) => (place(key) === key ? key : `${place(key)} as ${key}`)).join(', ')},
-    ${numericSums}
-  from ${from}
-  group by ${numbers(keys)}
+    ${isRenamed ? list : numericSums}
+  from ${from}${isRenamed ? '' : `\n  group by ${numbers(keys)}`}
 ),
 ${tables
   .map((table) => {
@@ -249,6 +256,56 @@ select
     from by_merchant_day
   ), '[]') as changed`;
 
+/** What a producer sent, normalised: a line of a batch, or a row of the journal. Not its time, nor anything derived. */
+const content = (row) => `jsonb_strip_nulls(jsonb_build_object(
+    'id', ${row}.id, 'failed', nullif(${row}.failed, false), 'calls', nullif(${row}.calls, 1),
+    ${DIMENSIONS.map((name) => `'${name}', nullif(${row}.${name}, '')`).join(', ')},
+    ${MEASURES.filter((name) => !DERIVED_MEASURES.includes(name))
+      .map((name) => `'${name}', nullif(${row}.${name}, 0)`)
+      .join(', ')},
+    'metrics', ${row}.metrics::jsonb, 'properties', ${row}.properties::jsonb
+  ))`;
+const DERIVED_MEASURES = ['requests', 'failed_requests'];
+
+const conflicts = `
+-- Stores lines whose content is not that of the row with their identity. The same line again stores nothing.
+-- $1 source   $2 lines as json, one each   $3 to $${LINE.length + 2} the columns of the lines, as in append.sql
+-- Returns their positions, counted from 0.
+with compared as materialized (
+  select
+    line.ordinality, line.merchant_id, line.date, line.id, line.time, event.time as counted_time, line.json,
+    ${indent(content('line'))} as sent,
+    event.content as counted
+  from unnest(
+    $2::text[], ${LINE.map(([, type], index) => `$${index + 3}::${type}[]`).join(', ')}
+  ) with ordinality as line (
+    json, ${lineNames},
+    ordinality)
+  cross join lateral (
+    select
+      event.time,
+      ${indent(content('event'), 4)} as content
+    from usage_events as event
+    where event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
+    limit 1
+  ) as event
+),
+stored as (
+  insert into usage_conflicts (
+    merchant_id, date, entry_id, time, digest, counted_time, counted_digest, line, source)
+  select
+    merchant_id, date, id, to_timestamp(time / 1000.0), encode(sha256(convert_to(sent::text, 'UTF8')), 'hex'),
+    counted_time, encode(sha256(convert_to(counted::text, 'UTF8')), 'hex'), json::jsonb, $1
+  from compared
+  where sent <> counted
+  order by merchant_id, date, id, ordinality
+  on conflict (merchant_id, date, entry_id, digest) do nothing
+)
+select (ordinality - 1)::int as position
+from compared
+where sent <> counted
+order by 1`;
+
 const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
     ${list}, metrics, reason, actor`;
 
@@ -270,13 +327,13 @@ with inserted as (
   returning *, date::timestamp at time zone 'UTC' as time
 ),
 ${counted},
-${addToDerived}
+${addToDerived({ oneDay: true })}
 select
   (select count(*) from inserted) as inserted,
   (select count from told) as told`;
 
-const derive = `
--- Adds the events of some flushes to the rollups that are derived, many flushes at a time.
+const derive = ({ oneDay }) => `
+-- Adds the events of some flushes${oneDay ? ', all of one day,' : ''} to the rollups that are derived, many flushes at a time.
 -- $1 flush ids   $2 first date   $3 last date of their events
 -- Returns one row: the groups that were added.
 with groups as materialized (
@@ -288,7 +345,7 @@ with groups as materialized (
   group by 1, 2, 3, 4, 5, 6
   having ${someSum.replaceAll('units_sum', 'sum')}
 ),
-${addToDerived}
+${addToDerived({ oneDay })}
 select count(*) as groups from groups`;
 
 /** The dates of the month, or the year, whose first day is \`first\`. */
@@ -688,8 +745,10 @@ export const files = () =>
   Object.fromEntries(
     Object.entries({
       append,
+      conflicts,
       adjust,
-      derive,
+      derive: derive({ oneDay: false }),
+      'derive-day': derive({ oneDay: true }),
       ...rebuild,
       'close-day': closeDay,
       books,

@@ -1,4 +1,5 @@
 export type { BookRow } from './books-store.ts';
+export type { Conflict } from './conflicts-store.ts';
 export type { Adjustment } from './corrections-store.ts';
 export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';

@@ -25,6 +25,8 @@ export type JournalLine = {
   /** Every other metric type. */
   metrics?: Record<string, string>;
   properties?: Record<string, string | number | boolean>;
+  /** Its source compares the reports of an event itself, so a repeat with other content is no conflict. */
+  compared?: true;
 };
 
 /**

@@ -1,8 +1,8 @@
-import { type Day, isTallyError } from '@tally/contracts';
+import { type Day, isTallyError, midnightNear } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
-import { columnsOf } from './line-columns.ts';
+import { columnsOf, textArray } from './line-columns.ts';
 import type { Partitions } from './partitions.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
@@ -30,6 +30,8 @@ export type Appended = {
   inserted: number;
   /** Positions in the batch of lines whose journal row has another origin. */
   repeats: number[];
+  /** Positions in the batch of lines whose identity has a row with other content; they are kept as conflicts. */
+  conflicts: number[];
   /** The merchants' days whose sums changed. */
   changed: MerchantDay[];
   /** Merchants left out because a correction or a repair holds their lock: append their lines again later. */
@@ -39,7 +41,9 @@ export type Appended = {
 export type Journal = {
   /**
    * Counts a batch in one transaction: a line counts when its row is new in `usage_events`, and the finest rollups are
-   * summed from the new rows by the same statement. The batch is recorded as a flush, from which the others are derived. A batch may be repeated: lines that are there add nothing.
+   * summed from the new rows by the same statement. The batch is recorded as a flush, from which the others are derived.
+   * A batch may be repeated: lines that are there add nothing. Within 2 hours of a midnight an identity spans both days:
+   * a line takes the day of the first copy. A line with other content than the row of its identity is kept as a conflict.
    * From a stream, merchants whose lock is held by `exclusively` are left out; other sources wait for them.
    * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and LeaseLostError.
    */
@@ -74,6 +78,8 @@ const AppendRow = z.object({
 });
 const MerchantRow = z.object({ merchant_id: z.string() });
 const BuryRow = z.object({ own: z.boolean() });
+const ClaimRow = z.object({ claimed: z.number().int() });
+const MovedRow = z.object({ position: z.number().int(), date: DateText });
 const PositionRow = z.object({ position: z.number().int() });
 
 /** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
@@ -84,37 +90,90 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
     const locks = [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds, source !== 'stream'];
     const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);
     const left = skipped.length === 0 ? lines : lines.filter((line) => !skipped.includes(line.merchant_id));
-    if (left.length === 0) return { entries: 0, inserted: 0, repeats: [], changed: [], skipped };
+    if (left.length === 0) return { entries: 0, inserted: 0, repeats: [], conflicts: [], changed: [], skipped };
     await partitions.ensure(
       transaction,
       left.map((line) => line.date),
     );
-    const columns = columnsOf(left);
+    const placed = await onFirstDays(transaction, left);
+    const columns = columnsOf(placed);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
     const { inserted, changed } = row!;
-    const repeats = inserted === left.length ? [] : await repeatsOf(transaction, left, columns, fence === undefined);
+    let [repeats, conflicts]: [number[], number[]] = [[], []];
+    if (inserted < placed.length) {
+      repeats = await repeatsOf(transaction, columns);
+      conflicts = await conflictsOf(transaction, source, placed, source === 'stream' ? repeats : [...placed.keys()]);
+      // The flush takes repeats out of the totals of Redis itself.
+      if (fence === undefined)
+        await markStale(
+          transaction,
+          repeats.map((position) => left[position]!),
+        );
+    }
     await beforeCommit?.();
-    const positions = left === lines ? repeats : repeats.map((position) => lines.indexOf(left[position]!));
-    return { entries: left.length, inserted, repeats: positions, changed, skipped };
+    const inBatch = (position: number) => (left === lines ? position : lines.indexOf(left[position]!));
+    const positions = { repeats: repeats.map(inBatch), conflicts: conflicts.map(inBatch) };
+    return { entries: left.length, inserted, ...positions, changed, skipped };
   }
 
-  async function repeatsOf(
-    transaction: Executor,
-    lines: readonly LineToAppend[],
-    columns: readonly string[],
-    marks: boolean,
-  ): Promise<number[]> {
+  /** Gives lines near a midnight the day of the first copy of their event. */
+  async function onFirstDays(transaction: Executor, lines: readonly LineToAppend[]): Promise<readonly LineToAppend[]> {
+    const near: { position: number; midnight: Day }[] = [];
+    lines.forEach(({ time }, position) => {
+      const midnight = midnightNear(time);
+      if (midnight !== undefined) near.push({ position, midnight });
+    });
+    if (near.length === 0) return lines;
+    const column = (of: (line: LineToAppend) => string) => textArray(near.map(({ position }) => of(lines[position]!)));
+    const claims = [
+      textArray(near.map(({ midnight }) => midnight)),
+      column((line) => line.merchant_id),
+      column((line) => line.id),
+      column((line) => line.date),
+    ];
+    const [row] = await runSql(transaction, 'claim-midnights', claims, ClaimRow);
+    if (row!.claimed === near.length) return lines;
+    // In a statement of its own: a claim that was committed meanwhile is not seen by the one that met it.
+    const moved = await runSql(transaction, 'midnight-days', claims, MovedRow);
+    if (moved.length === 0) return lines;
+    await partitions.ensure(
+      transaction,
+      moved.map(({ date }) => date),
+    );
+    const placed = [...lines];
+    for (const { position, date } of moved) {
+      const at = near[position]!.position;
+      placed[at] = { ...lines[at]!, date };
+    }
+    return placed;
+  }
+
+  async function repeatsOf(transaction: Executor, columns: readonly string[]): Promise<number[]> {
     // In a statement of its own: a row that was committed during the insert conflicts with it and is not seen by it.
     const [dates, merchants, ids, origins] = [columns[0], columns[1], columns[2], columns.at(-1)];
     const rows = await runSql(transaction, 'repeats', [dates, merchants, ids, origins, OLD_ORIGIN], PositionRow);
-    const repeats = rows.map(({ position }) => position);
-    // The flush takes repeats out of the totals of Redis itself.
-    if (marks && repeats.length > 0) {
-      const repeated = repeats.map((position) => lines[position]!);
-      const days = [repeated.map((line) => line.merchant_id), repeated.map((line) => line.date)];
-      await transaction.query(sql('mark-stale'), days);
-    }
-    return repeats;
+    return rows.map(({ position }) => position);
+  }
+
+  /** Keeps those of these lines whose content is not that of their row; returns their positions. */
+  async function conflictsOf(
+    transaction: Executor,
+    source: FlushSource,
+    lines: readonly LineToAppend[],
+    positions: readonly number[],
+  ): Promise<number[]> {
+    const asked = positions.filter((position) => !lines[position]!.compared);
+    if (asked.length === 0) return [];
+    const some = asked.map((position) => lines[position]!);
+    const values = [source, textArray(some.map((line) => JSON.stringify(line))), ...columnsOf(some)];
+    const rows = await runSql(transaction, 'conflicts', values, PositionRow);
+    return rows.map(({ position }) => asked[position]!);
+  }
+
+  async function markStale(transaction: Executor, repeats: readonly LineToAppend[]): Promise<void> {
+    if (repeats.length === 0) return;
+    const days = [repeats.map((line) => line.merchant_id), repeats.map((line) => line.date)];
+    await transaction.query(sql('mark-stale'), days);
   }
 
   const exclusively: Journal['exclusively'] = (merchantIds, work) =>

@@ -38,6 +38,9 @@ export function columnsOf(lines: readonly LineToAppend[]): string[] {
   ];
 }
 
+/** Texts as an array literal. */
+export const textArray = (texts: readonly string[]): string => `{${texts.map(quoted).join(',')}}`;
+
 function arrayOf(
   lines: readonly LineToAppend[],
   of: (line: LineToAppend) => string | undefined,

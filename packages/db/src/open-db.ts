@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
+import { type ConflictsStore, createConflictsStore } from './conflicts-store.ts';
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
 import { type CubesStore, createCubesStore } from './cubes-store.ts';
 import { type CustomStore, createCustomStore } from './custom-store.ts';
@@ -30,6 +31,7 @@ export type Db = {
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
   cubes: CubesStore;
   derivations: DerivationsStore;
+  conflicts: ConflictsStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
   books: BooksStore;
@@ -92,6 +94,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     partitions,
     derivations: createDerivationsStore(dataSource),
     cubes: createCubesStore(dataSource, journal, partitions),
+    conflicts: createConflictsStore(dataSource),
     corrections: createCorrectionsStore(dataSource, journal),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),

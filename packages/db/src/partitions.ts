@@ -67,6 +67,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
         const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
         if (waiting!.found) return false;
         await transaction.query(sql('close-day'), [day]);
+        await transaction.query(sql('forget-identities'), [day]);
         await transaction.query(`drop table if exists ${partitionOf(day)}`);
         known.delete(day);
         return true;

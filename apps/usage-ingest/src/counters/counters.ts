@@ -5,7 +5,7 @@ import type { Cluster, Redis, Result } from 'ioredis';
 import { createGather } from './gather.ts';
 import { expiryOf, FLUSHERS_KEY, parseTotalKey, type RedisKeys, totalsPattern } from './keys.ts';
 import { lua } from './lua.ts';
-import { parseIdentity, type Recorded, type Refusal, recordCall } from './record-call.ts';
+import { parseWindowId, type Recorded, type Refusal, recordCall } from './record-call.ts';
 import { CUT_AGE_MS, type DeduplicationWindow, MAX_AGE_MS, MAX_GENERATIONS } from './window.ts';
 
 /** An item of a shard's journal stream: events of one script call. `lines` are JSON texts, separated by newlines. */
@@ -72,8 +72,8 @@ export type Counters = {
   remove(shard: number, removals: readonly Removal[]): Promise<void>;
   /** How often repeats have left totals of a shard. */
   subtractions(shard: number): Promise<string>;
-  /** Ids of a merchant's day in the deduplication window. */
-  knownIds(merchantId: string, date: Day): Promise<string[]>;
+  /** Ids of a merchant's day in the deduplication window; `dates`: near a midnight either day can be theirs. */
+  knownIds(merchantId: string, date: Day): Promise<{ id: string; dates: Day[] }[]>;
   /** Merchants with events waiting, over all shards. */
   waitingMerchants(): Promise<string[]>;
   /** Reports a flusher process; returns how many there are. */
@@ -96,7 +96,7 @@ declare module 'ioredis' {
 }
 
 /** What one script call may carry: more would hold up other calls of Redis for longer than 10 ms or so. */
-const CALL_EVENTS = 1_000;
+const CALL_EVENTS = 2_000;
 const CALL_BYTES = 1024 * 1024;
 
 /** How long an acknowledgement waits for replicas. */
@@ -281,18 +281,18 @@ export function createCounters(
     async knownIds(merchantId, date) {
       const shard = keys.shardOf(merchantId);
       const { prefix, suffix } = keys.ids(shard);
-      const found = new Set<string>();
+      const found = new Map<string, { id: string; dates: Day[] }>();
       for (const name of await redis.lrange(keys.window(shard), 0, -1)) {
         let cursor = '0';
         do {
-          const [next, identities] = await redis.sscan(prefix + name + suffix, cursor, 'COUNT', 1_000);
+          const [next, names] = await redis.sscan(prefix + name + suffix, cursor, 'COUNT', 1_000);
           cursor = next;
-          for (const identity of identities.map(parseIdentity)) {
-            if (identity.merchantId === merchantId && identity.date === date) found.add(identity.id);
+          for (const { id, dates, ...of } of names.map(parseWindowId)) {
+            if (of.merchantId === merchantId && dates.includes(date)) found.set(`${dates} ${id}`, { id, dates });
           }
         } while (cursor !== '0');
       }
-      return [...found];
+      return [...found.values()];
     },
 
     async waitingMerchants() {

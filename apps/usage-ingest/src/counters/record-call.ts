@@ -1,7 +1,7 @@
-import { randomBytes } from 'node:crypto';
-import type { Day, Units } from '@tally/contracts';
+import { hash, randomBytes } from 'node:crypto';
+import { addDays, type Day, type Units } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
-import { eachAmount } from '../line.ts';
+import { eachAmount, MIDNIGHT, placeOf } from '../line.ts';
 import { expiryOf, type RedisKeys } from './keys.ts';
 
 /** A line to record, with its text in the journal stream. */
@@ -44,7 +44,7 @@ export function recordCall(
     const own = order.slice(first);
     const lines = own.map((index) => events[index]!.text).join('\n');
     args.push(ids.prefix, ids.suffix, own.length, groups.size, lines);
-    for (const index of own) args.push(identityIn(events[index]!.line));
+    for (const index of own) args.push(windowIdOf(events[index]!));
     for (const { merchantId, date, events: own, sums } of groups.values()) {
       args.push(own.length, merchantId, expiryOf(date), sums.size);
       groupKeys.push(keys.types(merchantId, date));
@@ -66,15 +66,30 @@ export function recordCall(
   };
 }
 
-/** An event's identity among all merchants of a shard; a merchant id contains no newline. */
-function identityIn({ merchant_id, date, id }: JournalLine): string {
-  return `${merchant_id}\n${date} ${id}`;
+/** How many characters of a hash tell contents apart. The journal compares what this misses or takes for different. */
+const HASH_CHARS = 8;
+
+/**
+ * An event as the window remembers it: merchant, day or midnight, id and content. So a repeat with other content is no
+ * repeat for Redis, and goes to the journal, which finds the conflict. A merchant id contains no newline.
+ */
+function windowIdOf({ line, text }: Recorded): string {
+  return `${line.merchant_id}\n${placeOf(line)} ${line.id}\n${line.compared ? '' : hashOf(text)}`;
 }
 
-/** Reads an identity back, as the window keeps it. */
-export function parseIdentity(identity: string): { merchantId: string; date: Day; id: string } {
-  const end = identity.indexOf('\n');
-  return { merchantId: identity.slice(0, end), date: identity.slice(end + 1, end + 11), id: identity.slice(end + 12) };
+/** Hashes what stands behind the time in a line's text: neither its identity nor its time. */
+function hashOf(text: string): string {
+  const time = text.indexOf(',"time":');
+  return hash('sha1', text.slice(text.indexOf(',', time + 1)), 'base64url').slice(0, HASH_CHARS);
+}
+
+/** Reads an event in the window back; around a midnight it is of one of two days. */
+export function parseWindowId(name: string): { merchantId: string; dates: Day[]; id: string } {
+  const [merchantId, identity] = name.split('\n') as [string, string];
+  const [place] = identity.split(' ', 1) as [string];
+  const day = place.replace(MIDNIGHT, '');
+  const dates = place === day ? [day] : [addDays(day, -1), day];
+  return { merchantId, dates, id: identity.slice(place.length + 1) };
 }
 
 function groupsByShard(events: readonly Recorded[], keys: RedisKeys): Map<number, Map<string, Group>> {

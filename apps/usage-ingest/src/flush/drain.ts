@@ -28,7 +28,9 @@ export type DrainOptions = {
   /** Events read in one piece; more while the flush is behind. */
   pieceEntries: number;
   now: () => number;
-  onFlushed(report: { entries: number; inserted: number; durationMs: number }): void;
+  /** Called before shards are taken: derives while too many events wait for it, so that the flush cannot outrun it. */
+  catchUp(): Promise<void>;
+  onFlushed(report: { entries: number; inserted: number; conflicts: number; durationMs: number }): void;
   /** Called with the reason why a shard could not be flushed; it is tried again. */
   onError(error: unknown): void;
   /** Called for each event that Postgres rejected and that became a dead letter. */
@@ -96,7 +98,7 @@ export function createDrain(options: DrainOptions): Drain {
   }
 
   async function append(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
-    if (lines.length === 0) return { entries: 0, inserted: 0, repeats: [], changed: [], skipped: [] };
+    if (lines.length === 0) return { entries: 0, inserted: 0, repeats: [], conflicts: [], changed: [], skipped: [] };
     return journal.append({ source: 'stream', lines, fence, beforeCommit: () => fault('flush.before-commit') });
   }
 
@@ -115,13 +117,14 @@ export function createDrain(options: DrainOptions): Drain {
           entries: first.entries + second.entries,
           inserted: first.inserted + second.inserted,
           repeats: [...first.repeats, ...second.repeats.map((position) => position + half)],
+          conflicts: [...first.conflicts, ...second.conflicts.map((position) => position + half)],
           changed: [...first.changed, ...second.changed],
           skipped: [...first.skipped, ...second.skipped],
         };
       }
       const isFirst = await journal.bury(line!, reasonOf(error));
       options.onDeadLetter(line!, error);
-      return { entries: 1, inserted: 0, repeats: isFirst ? [] : [0], changed: [], skipped: [] };
+      return { entries: 1, inserted: 0, repeats: isFirst ? [] : [0], conflicts: [], changed: [], skipped: [] };
     }
   }
 
@@ -147,8 +150,9 @@ export function createDrain(options: DrainOptions): Drain {
     });
     await Promise.all(removals.map(({ shard, own }) => counters.remove(shard, own)));
     await fault('flush.after-remove');
-    const { entries, inserted } = appended;
-    if (entries > 0) options.onFlushed({ entries, inserted, durationMs: performance.now() - started });
+    const { entries, inserted, conflicts } = appended;
+    const durationMs = performance.now() - started;
+    if (entries > 0) options.onFlushed({ entries, inserted, conflicts: conflicts.length, durationMs });
     return inserted;
   }
 
@@ -237,6 +241,11 @@ export function createDrain(options: DrainOptions): Drain {
       };
 
       while (todo.size > 0) {
+        await options.catchUp().catch((error: unknown) => {
+          // Events count whether or not they can be derived.
+          if (sqlState(error) === '') throw error;
+          options.onError(error);
+        });
         const fence = await leases.take([...todo.keys()], limit ?? todo.size, holder, LEASE_MS);
         if (fence) {
           try {

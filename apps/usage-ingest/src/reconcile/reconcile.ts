@@ -99,10 +99,13 @@ export function createReconcile({ counters, oldLayout, pending, repair, db, drai
   }
 
   async function suspectsOf(merchantId: string, date: Day, waiting: readonly JournalLine[], transaction: Executor) {
-    const ids = (await counters.knownIds(merchantId, date)).map((id) => ({ date, id }));
-    const known = await db.books.known(merchantId, ids, transaction);
+    const ids = await counters.knownIds(merchantId, date);
+    const identities = ids.flatMap(({ id, dates }) => dates.map((each) => ({ date: each, id })));
+    const known = await db.books.known(merchantId, identities, transaction);
     const outstanding = new Set(waiting.map(identityOf));
-    const missing = ids.filter(({ id }) => !known.has(`${date} ${id}`) && !outstanding.has(`${date} ${id}`));
+    const missing = ids.filter(({ id, dates }) =>
+      dates.every((each) => !known.has(`${each} ${id}`) && !outstanding.has(`${each} ${id}`)),
+    );
     const refused = await db.deadLetters.among(
       { merchantId, date },
       missing.map(({ id }) => id),

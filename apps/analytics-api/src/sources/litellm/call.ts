@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { type CheckedEntry, formatCost, formatQuantity, parseTime, TallyError } from '@tally/contracts';
+import { type CheckedEntry, formatCost, formatQuantity, isMissingId, parseTime, TallyError } from '@tally/contracts';
 import { z } from 'zod';
 import { parseExactly, unitsOf } from './exact-json.ts';
 
@@ -26,9 +26,8 @@ export type CallIds = {
 /** One call as it is recorded; `at` is the start of the call in milliseconds, which decides its day. */
 export type Call = { entry: CheckedEntry; at: number; ids: CallIds };
 
-/** What Python, JavaScript and others print for a missing value. It identifies nothing. */
-const MISSING = /^\s*(?:none|null|nil|undefined|nan|\[object object\])?\s*$/i;
-const present = (text: string | null | undefined): string | null => (text && !MISSING.test(text) ? text : null);
+/** Null for text that stands for a missing value: it identifies nothing. */
+const present = (text: string | null | undefined): string | null => (text && !isMissingId(text) ? text : null);
 
 /** Text, or a number, which is read as its text; anything else counts as absent, also text for a missing value. */
 const Text = z.string().nullish().catch(null).transform(present);
@@ -182,7 +181,7 @@ export function fromEvent(value: unknown, rules: Rules, now: number): Call {
       id: idOf(response),
       merchantId: rules.merchant,
       time: new Date(at).toISOString(),
-      ...(userId ? { userId } : {}),
+      ...dimension('userId', userId),
       ...modelOf(data?.model, undefined),
       metrics: { ...tokens.metrics, ...costOf(data?.cost) },
       properties: { source: 'litellm', cloud_event: decoration(event.type), ...tokens.properties },
@@ -244,8 +243,8 @@ function callOf(report: Report, rules: Rules): Call {
       id,
       merchantId: owner ? merchantOf(owner) : rules.merchant,
       time: new Date(at).toISOString(),
-      ...(report.userId ? { userId: report.userId } : {}),
-      ...(report.apiKey ? { apiKey: keyOf(report.apiKey) } : {}),
+      ...dimension('userId', report.userId),
+      ...dimension('apiKey', report.apiKey && keyOf(report.apiKey)),
       ...modelOf(row.model, row.custom_llm_provider),
       status: (row.status || metadata.status) === 'failure' ? 'failure' : 'success',
       metrics: { ...tokens.metrics, ...partsOf(metadata.usage_object), ...costOf(report.cost) },
@@ -368,7 +367,22 @@ function keyOf(key: string): string {
 /** LiteLLM writes `provider/model` or only the model; the provider is a field of its own where it is known. */
 function modelOf(model: string | null | undefined, provider: string | null | undefined) {
   const named = provider || (model?.includes('/') ? model.slice(0, model.indexOf('/')) : '');
-  return { ...(model ? { model } : {}), ...(named ? { provider: named } : {}) };
+  return { ...dimension('model', model), ...dimension('provider', named) };
+}
+
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/gu;
+
+/**
+ * Returns a dimension as entries may have it, or {} where nothing is left: a name that LiteLLM took must not prevent
+ * counting. Invisible characters go; of a name that is too long the beginning and a hash stay.
+ */
+function dimension(name: 'userId' | 'apiKey' | 'model' | 'provider', text: string | null | undefined) {
+  const clean = (text ?? '').normalize('NFC').replace(INVISIBLE, '');
+  if (clean.trim() === '' || clean === '(other)') return {};
+  if (clean.length <= 256 && Buffer.byteLength(clean) <= 400) return { [name]: clean };
+  const hash = createHash('sha256').update(clean).digest('hex').slice(0, 16);
+  const start = clean.slice(0, 120).replace(/[\ud800-\udbff]$/, '');
+  return { [name]: `${start}:${hash}` };
 }
 
 /** Returns the entries for a day of one model and key by its sums: one for successes, one for failures. */
@@ -402,7 +416,7 @@ export function fromDailySums(
         id: `daily:${sums.date}:${hash}:${status}`,
         merchantId: owner ? merchantOf(owner) : rules.merchant,
         time: new Date(at).toISOString(),
-        ...(sums.apiKey ? { apiKey: keyOf(sums.apiKey) } : {}),
+        ...dimension('apiKey', sums.apiKey && keyOf(sums.apiKey)),
         ...modelOf(sums.model, undefined),
         status,
         count: String(count),

@@ -1,4 +1,4 @@
-import { DAY_MS, dayOf, MINUTE_MS } from '@tally/contracts';
+import { DAY_MS, dayOf, MINUTE_MS, UsageEntry } from '@tally/contracts';
 import type { LitellmCall } from '@tally/db';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -255,5 +255,28 @@ test('counts each call once in any order of reports, with ids of calls that clie
       expect(new Set(entries.values()).size).toBe(entries.size);
     }),
     { numRuns: 500 },
+  );
+});
+
+test('cleans dimensions that an entry may not have, so that the call is counted', () => {
+  const made = { response: 'chatcmpl-1', call: 'call-1', at: NOON, prompt: 10 };
+  const dimensionsOf = (more: object): unknown => {
+    const { entry } = row(made, 'chatcmpl-1', more);
+    expect(UsageEntry.safeParse(entry).error).toBeUndefined();
+    return { userId: entry.userId, apiKey: entry.apiKey, model: entry.model, provider: entry.provider };
+  };
+  const sent = {
+    user: 'a\u200bda',
+    api_key: '\ufeffk1',
+    model: 'gpt\u0000-4o\u2028',
+    custom_llm_provider: 'open\u00adai',
+  };
+  expect(dimensionsOf(sent)).toEqual({ userId: 'ada', apiKey: 'k1', model: 'gpt-4o', provider: 'openai' });
+  expect(dimensionsOf({ user: '\u200b', api_key: '(other)', model: 'e\u0301' })).toEqual({ model: '\u00e9' });
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary', maxLength: 400 }), (user) => {
+      dimensionsOf({ user, model: user, api_key: user, custom_llm_provider: user });
+    }),
+    { numRuns: 300 },
   );
 });

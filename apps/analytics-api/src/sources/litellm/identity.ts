@@ -1,4 +1,4 @@
-import { type Day, dayOf, HOUR_MS, parseQuantity } from '@tally/contracts';
+import { dayOf, HOUR_MS, midnightNear, parseQuantity } from '@tally/contracts';
 import type { LitellmCall } from '@tally/db';
 import { type Call, idOf } from './call.ts';
 
@@ -115,14 +115,7 @@ function conflictOf(reported: Amounts, first: Amounts): string | undefined {
 
 /** Ids may be used again on other days; around a midnight two reports of one call can be of different days. */
 function isNear(a: number, b: number): boolean {
-  return dayOf(a) === dayOf(b) || (midnightOf(a) !== undefined && midnightOf(a) === midnightOf(b));
-}
-
-/** Returns the midnight within two hours of a moment; undefined for all others. */
-function midnightOf(at: number): Day | undefined {
-  const day = dayOf(at + LONGEST_CALL_MS);
-  const midnight = Date.parse(`${day}T00:00:00Z`);
-  return at - midnight < LONGEST_CALL_MS ? day : undefined;
+  return dayOf(a) === dayOf(b) || (midnightNear(a) !== undefined && midnightNear(a) === midnightNear(b));
 }
 
 const keyOf = (merchantId: string, alias: string): string => `${merchantId}\n${alias}`;

@@ -1,0 +1,49 @@
+import type { Day, IdConflict } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import { decodeCursor, encodeCursor } from '@tally/service';
+import { z } from 'zod';
+import { presentLine } from './recent.ts';
+
+export type ConflictsQuestion = {
+  startDate: Day;
+  endDate: Day;
+  merchantIds: readonly string[] | undefined;
+  limit: number;
+  cursor?: string | undefined;
+};
+
+/** Returns events that were not counted because their id stands for another one, in order of its day. */
+export type Conflicts = (question: ConflictsQuestion) => Promise<{ rows: IdConflict[]; nextCursor: string | null }>;
+
+const Place = z.tuple([z.string(), z.string()]);
+
+export function createConflicts(options: {
+  db: Pick<Db, 'conflicts'>;
+  drain(): Promise<unknown>;
+  drainMerchants(merchantIds: readonly string[]): Promise<unknown>;
+}): Conflicts {
+  return async ({ limit, cursor, ...question }) => {
+    const { startDate, endDate, merchantIds } = question;
+    // A conflict in what waits is found by the flush. While Redis is unavailable, those that were found are answered.
+    if (cursor === undefined) {
+      await (merchantIds ? options.drainMerchants(merchantIds) : options.drain()).catch(() => {});
+    }
+    const of = { startDate, endDate, merchantIds: merchantIds ?? null };
+    const [date, id] = cursor === undefined ? [] : decodeCursor(cursor, of, Place);
+    const after = date === undefined || id === undefined ? undefined : { date, id };
+    const found = await options.db.conflicts.list({ ...question, after, limit });
+    const last = found.length === limit ? found.at(-1) : undefined;
+    return {
+      rows: found.map((each) => ({
+        merchantId: each.merchantId,
+        id: each.entryId,
+        date: each.date,
+        counted: { digest: each.countedDigest, time: each.countedTime },
+        notCounted: { digest: each.digest, time: each.time, entry: presentLine(each.line, true) },
+        source: each.source,
+        recordedAt: each.recordedAt,
+      })),
+      nextCursor: last ? encodeCursor([last.date, last.id], of) : null,
+    };
+  };
+}

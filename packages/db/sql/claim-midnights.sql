@@ -1,0 +1,14 @@
+-- Claims the day of events near a midnight: of the copies on both sides of it the first decides.
+-- $1 midnights   $2 merchants   $3 ids   $4 days, one each a line, in the order of the batch
+-- Returns one row: how many claims were new.
+with claimed as (
+  insert into usage_midnight_days (midnight, merchant_id, id, date)
+  select midnight, merchant_id, id, date
+  from unnest($1::date[], $2::text[], $3::text[], $4::date[]) with ordinality
+    as line (midnight, merchant_id, id, date, ordinality)
+  order by midnight, merchant_id, id, ordinality
+  on conflict (midnight, merchant_id, id) do nothing
+  returning 1
+)
+select count(*)::int as claimed
+from claimed

@@ -1,0 +1,8 @@
+-- Forgets what was kept to recognise the events of a day that is closed: its partition takes no more of them.
+-- $1 day
+with conflicts as (
+  delete from usage_conflicts where date = $1
+)
+delete from usage_midnight_days as known
+where midnight = $1
+  or (midnight < $1 and exists (select from usage_closed_days as closed where closed.date = known.date))
