@@ -124,6 +124,20 @@ test('a download that nobody reads gives its place back', async () => {
     .toBe('open');
 });
 
+test('one caller has a quarter of the places, and others have theirs', async () => {
+  const downloads = createDownloads({
+    queue: (_, work) => work(),
+    ...{ atOnce: 8, maxBytes: 1e6, stallMs: 20_000, log: createLog('test', 'silent') },
+  });
+  const open = (callerId: string) =>
+    downloads.open(callerId, { header: {}, rows: endless() } as never, { async *write() {} } as never, { gzip: false });
+  const [first, , third] = await Promise.allSettled([open('eve'), open('eve'), open('eve')]);
+  expect(third).toMatchObject({ reason: { code: 'RATE_LIMITED', details: { retryAfter: 5 } } });
+  await (await open('bob')).cancel();
+  await (first as PromiseFulfilledResult<ReadableStream>).value.cancel();
+  await (await open('eve')).cancel();
+});
+
 test('a HEAD of an export holds no connection', async () => {
   const { port } = await listening({ EXPORTS_AT_ONCE: '1', EXPORT_STALL_MS: '30000' });
   const path = `http://127.0.0.1:${port}/export/usage.csv?${RANGE}`;
