@@ -223,6 +223,8 @@ export function createDrain(options: DrainOptions): Drain {
       /** One piece was not enough: from then on two are in flight, each of half of the shards. */
       let isBehind = false;
       let second: Promise<PromiseSettledResult<void>[]> | undefined;
+      /** Shards of the leases under way: a slow piece outlasts its lease, and the other one must not do it again. */
+      const held = new Set<number>();
 
       /** Flushes shards under one lease, until they are done or the lease has run for half of its time. */
       const flushLeased = async (fence: Fence) => {
@@ -257,13 +259,17 @@ export function createDrain(options: DrainOptions): Drain {
             if (sqlState(error) === '') throw error;
             options.onError(error);
           });
-          const fence = await leases.take([...todo.keys()], isBehind ? Math.ceil(most / 2) : most, holder, LEASE_MS);
+          const wanted = [...todo.keys()].filter((shard) => !held.has(shard));
+          const share = isBehind ? Math.ceil(most / 2) : most;
+          const fence = await leases.take(wanted, share, holder, LEASE_MS);
           if (fence) {
+            for (const shard of fence.shards) held.add(shard);
             try {
               await flushLeased(fence);
             } catch (error) {
               if (!(error instanceof LeaseLostError)) throw error;
             } finally {
+              for (const shard of fence.shards) held.delete(shard);
               await leases.release(fence).catch(() => {});
             }
             continue;
