@@ -28,6 +28,7 @@ import { Origins1763856000070 } from './migrations/70-origins.ts';
 import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts';
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 import { Identity1763856000086 } from './migrations/86-identity.ts';
+import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 
 export type DbOptions = {
@@ -39,6 +40,8 @@ export type DbOptions = {
   statementTimeoutMs?: number;
   /** Workers that Postgres may add to a statement; default: what the server says. */
   parallelWorkers?: number;
+  /** Distinct values that a dimension of a merchant's day has in rollups; default 10,000. */
+  dimensionValuesPerDay?: number;
   /** Shown in pg_stat_activity. */
   applicationName?: string;
   /** Makes the socket of each connection; default: pg's own. */
@@ -82,6 +85,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       DerivedRollups1763856000071,
       Sessions1763856000080,
       Identity1763856000086,
+      AdmittedValues1763856000087,
       RollupRows1763856000094,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.

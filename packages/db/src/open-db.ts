@@ -1,3 +1,4 @@
+import { createAdmission } from './admission.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
@@ -55,7 +56,7 @@ export type Db = {
 
 /** Opens a pool on a migrated database. Close it when done. */
 export async function openDb(url: string, options: DbOptions = {}): Promise<Db> {
-  const { formulaPoolSize, ...settings } = options;
+  const { formulaPoolSize, dimensionValuesPerDay = 10_000, ...settings } = options;
   const guard = createHangGuard(url);
   const pool = { ...settings, stream: guard.stream };
   const open = (options: DbOptions) =>
@@ -69,7 +70,8 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
   // Formulas have connections of their own, so that key checks and realtime metrics never wait for one.
   const formulas = formulaPoolSize === undefined ? dataSource : await open({ ...pool, poolSize: formulaPoolSize });
   const partitions = createPartitions(dataSource);
-  const journal = createJournal(dataSource, partitions);
+  const admission = createAdmission(dimensionValuesPerDay);
+  const journal = createJournal(dataSource, partitions, admission);
   return {
     journal,
     shards: createShardsStore(dataSource),
@@ -77,7 +79,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     derivations: createDerivationsStore(dataSource),
     cubes: createCubesStore(dataSource, journal, partitions),
     conflicts: createConflictsStore(dataSource),
-    corrections: createCorrectionsStore(dataSource, journal),
+    corrections: createCorrectionsStore(dataSource, journal, admission),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),
     events: createEventsStore(dataSource),

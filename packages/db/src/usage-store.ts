@@ -529,7 +529,10 @@ function source(
         ),
       ];
       const grouped = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
-      return [counted, `select ${selected.join(', ')} from usage_events where ${flushes} ${conditions} ${grouped}`];
+      return [
+        counted,
+        `select ${selected.join(', ')} from usage_counted_events where ${flushes} ${conditions} ${grouped}`,
+      ];
     })
     .join(' union all ');
 }
