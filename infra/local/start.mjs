@@ -6,7 +6,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { homeOf, isFree, makeHome, ROOT, secretIn } from './home.mjs';
 import { keepAlive } from './keep-alive.mjs';
 import { boundLogs } from './logs.mjs';
-import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
+import { ensureBuilt, ensureInstalled, toolEnv } from './pnpm.mjs';
 import { claimPidFile, endRemembered, rememberPid, startProcess, stopSignal } from './processes.mjs';
 import { startServers } from './servers.mjs';
 
@@ -17,6 +17,8 @@ const STOP_DEADLINE_MS = 20_000;
 /** How a service ends whose settings are not usable (EX_CONFIG). */
 const UNUSABLE_SETTINGS = 78;
 
+/** `npm run dev`: builds again what changes, and restarts the services that use it. */
+const isDev = process.argv.includes('--watch');
 const started = Date.now();
 const portBase = Number(process.env.TALLY_PORT_BASE || 4000);
 const addressOf = (index) => `http://127.0.0.1:${portBase + index}`;
@@ -65,6 +67,7 @@ async function up() {
   await Promise.race([allReady(), runServices(env)]);
   signal.throwIfAborted();
   ready = true;
+  if (isDev) watchSources();
   for (const [index, name] of SERVICES.entries()) console.log(`  ${name.padEnd(15)} ${addressOf(index)}`);
   console.log(`  admin key       ${whereAdminKeyIs(env)}`);
   console.log(`  logs            ${join(home, 'logs')}`);
@@ -156,6 +159,18 @@ function whereAdminKeyIs(env) {
   return hadAdminKey ? `in ${file}` : `${env.TALLY_ADMIN_KEY} (${file})`;
 }
 
+function watchSources() {
+  const build = startProcess({
+    name: 'build',
+    command: join(ROOT, 'node_modules', '.bin', 'turbo'),
+    args: ['watch', 'build', '--output-logs=errors-only'],
+    env: toolEnv(),
+    cwd: ROOT,
+    logFile: join(home, 'logs', 'build.log'),
+  });
+  undo.push(() => build.end('SIGTERM'));
+}
+
 function pidFileOf(name) {
   return join(home, 'run', `${name}.pid`);
 }
@@ -170,7 +185,7 @@ async function runServices(env) {
       const service = startProcess({
         name,
         command: process.execPath,
-        args: [mainOf(name)],
+        args: [...(isDev ? ['--watch'] : []), mainOf(name)],
         env: { ...env, PORT: String(portBase + index) },
         cwd: ROOT,
         logFile: join(home, 'logs', `${name}.log`),

@@ -17,6 +17,8 @@ export function tallyProject(test = {}) {
       maxWorkers: 2,
       testTimeout: 300_000,
       hookTimeout: 120_000,
+      // A condition is waited for until it holds, on a slow machine too.
+      expect: { poll: { timeout: 60_000 } },
       retry: 0,
       ...test,
     },

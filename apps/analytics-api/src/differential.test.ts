@@ -1,6 +1,7 @@
 import {
   addDays,
   type BreakdownRow,
+  type CheckedEntry,
   countDays,
   DAY_MS,
   dayOf,
@@ -9,7 +10,6 @@ import {
   type Measures,
   parseQuantity,
   type SortBy,
-  type UsageEntry,
 } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
 import fc from 'fast-check';
@@ -48,7 +48,7 @@ let running: Running;
 let uncached: AnalyticsClient;
 let cached: AnalyticsClient[];
 /** Everything that was acknowledged: the brute force counts it again for every question. */
-const book: UsageEntry[] = [];
+const book: CheckedEntry[] = [];
 
 beforeAll(async () => {
   running = await startAnalytics();
@@ -121,7 +121,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
       step,
       async ({ entries, flush, deriveEvents, rebuild, question, by, sortBy, order, limit, ...series }) => {
         const now = Date.now();
-        const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): UsageEntry => {
+        const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): CheckedEntry => {
           const known = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
           return {
             ...(known as typeof rest & { merchantId: string }),
@@ -129,7 +129,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
             time: new Date(now - ago).toISOString(),
             metrics: { prompt_tokens: `${prompt}`, completion_tokens: `${completion}`, cost: dollars(nanoUsd) },
             status: failed ? 'failure' : 'success',
-          } as UsageEntry;
+          } as CheckedEntry;
         });
         if (sent.length > 0) {
           const result = await running.ingest.usage.record.mutate({ entries: sent, backfill: true });
@@ -203,10 +203,10 @@ async function everyPage(
 }
 
 /** A user of two merchants is two. */
-const activeUsers = (entries: readonly UsageEntry[]) =>
+const activeUsers = (entries: readonly CheckedEntry[]) =>
   new Set(entries.flatMap(({ merchantId, userId }) => (userId ? [`${merchantId} ${userId}`] : []))).size;
 
-function within({ startDate, endDate, ...filters }: Question): UsageEntry[] {
+function within({ startDate, endDate, ...filters }: Question): CheckedEntry[] {
   const passes = (list: string[] | undefined, value: string | undefined) =>
     !list || list.length === 0 || list.includes(value ?? 'unknown');
   return book.filter((each) => {
@@ -216,7 +216,7 @@ function within({ startDate, endDate, ...filters }: Question): UsageEntry[] {
 }
 
 function matches(
-  each: UsageEntry,
+  each: CheckedEntry,
   filters: Omit<Question, 'startDate' | 'endDate'>,
   passes: (list: string[] | undefined, value: string | undefined) => boolean,
 ): boolean {
@@ -229,7 +229,7 @@ function matches(
   );
 }
 
-function measures(entries: readonly UsageEntry[]): Measures {
+function measures(entries: readonly CheckedEntry[]): Measures {
   return measuresOf(
     entries.reduce((sums, { count, status, metrics }) => {
       const calls = BigInt(count ?? 1);
@@ -244,7 +244,7 @@ function measures(entries: readonly UsageEntry[]): Measures {
   );
 }
 
-function grouped(entries: readonly UsageEntry[], by: GroupBy) {
+function grouped(entries: readonly CheckedEntry[], by: GroupBy) {
   const keys = [...new Set(entries.map((each) => each[DIMENSION[by]] ?? 'unknown'))];
   return keys.map((key) => ({
     key,

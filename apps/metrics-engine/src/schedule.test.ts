@@ -46,7 +46,7 @@ afterAll(async () => {
 
 test('two instances make each schedule once, at the documented UTC times', async () => {
   const listed = async () => (await engine.jobs.schedules.query()).rows;
-  await expect.poll(async () => (await listed()).length, { timeout: 20_000 }).toBe(Object.keys(PATTERNS).length);
+  await expect.poll(async () => (await listed()).length).toBe(Object.keys(PATTERNS).length);
   const rows = await listed();
   expect(Object.fromEntries(rows.map((row) => [row.name, row.pattern]))).toEqual(PATTERNS);
   const next = (name: string) => rows.find((row) => row.name === name)!.next!.slice(11, 16);
@@ -90,14 +90,14 @@ test('a job that fails is tried again, kept, seen, and can be retried', async ()
   });
   await client.query(`alter table daily_metrics add constraint broken check (period_start <> '2026-03-18')`);
   const job = await queue.add('refresh', {}, { attempts: 2, backoff: { type: 'exponential', delay: 10 } });
-  await expect.poll(() => job.isFailed(), { timeout: 20_000 }).toBe(true);
+  await expect.poll(() => job.isFailed()).toBe(true);
   const { rows } = await engine.jobs.failed.query();
   expect(rows).toMatchObject([{ id: job.id, name: 'refresh', attempts: 2 }]);
   expect((await client.query(`select 1 from metrics_stale_periods where grain = 'daily'`)).rowCount).toBeGreaterThan(0);
 
   await client.query('alter table daily_metrics drop constraint broken');
   await engine.jobs.retry.mutate({ id: job.id! });
-  await expect.poll(() => job.isCompleted(), { timeout: 20_000 }).toBe(true);
+  await expect.poll(() => job.isCompleted()).toBe(true);
   expect((await engine.jobs.failed.query()).rows).toEqual([]);
   expect((await client.query(`select 1 from metrics_stale_periods where grain = 'daily'`)).rowCount).toBe(0);
   // The queue has keys of its own beside those of its jobs.
@@ -144,7 +144,7 @@ test('a job that fell due while no engine ran is done by the next one that start
   const stop = createReleasers();
   const env = readEnv({ DATABASE_URL: store.url, REDIS_URL: own.url, TALLY_ADMIN_KEY: ADMIN });
   await createEngineService(env, { log: createLog('test', 'silent'), releasers: stop, now: () => NOW });
-  await expect.poll(() => job!.isCompleted(), { timeout: 20_000 }).toBe(true);
+  await expect.poll(() => job!.isCompleted()).toBe(true);
   await stop.releaseAll();
   await times.close();
   seen.disconnect();
@@ -153,9 +153,9 @@ test('a job that fell due while no engine ran is done by the next one that start
 
 test('a job whose service is away fails, is kept and counted, and the daily rollup does not wait for it', async () => {
   const job = await queue.add('reconcile', {}, { attempts: 1 });
-  await expect.poll(() => job.isFailed(), { timeout: 20_000 }).toBe(true);
+  await expect.poll(() => job.isFailed()).toBe(true);
   const { id } = await engine.jobs.run.mutate({ name: 'daily' });
-  await expect.poll(async () => (await queue.getJob(id))?.isCompleted(), { timeout: 20_000 }).toBe(true);
+  await expect.poll(async () => (await queue.getJob(id))?.isCompleted()).toBe(true);
   expect((await engine.jobs.failed.query()).rows.map((row) => row.name)).toEqual(['reconcile']);
   await job.remove();
 });

@@ -1,5 +1,6 @@
 import {
   addDays,
+  type CheckedEntry,
   type Day,
   dayOf,
   type ErrorCode,
@@ -101,7 +102,7 @@ export function tooFarAhead(time: number, now: number): string {
   return `time is ${seconds} s ahead of the clock of this service (${new Date(now).toISOString()}); at most ${MAX_AHEAD_MS / 1000} s.`;
 }
 
-function parseEntry(value: unknown): UsageEntry | Refusal {
+function parseEntry(value: unknown): CheckedEntry | Refusal {
   const reserved = reservedMetric(value);
   if (reserved) return { code: 'RESERVED_METRIC', message: `metrics.${reserved} is derived by Tally; leave it out.` };
   const parsed = UsageEntry.safeParse(value);

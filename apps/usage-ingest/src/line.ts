@@ -1,10 +1,10 @@
-import { dayOf, midnightNear, type Units, type UsageEntry, unitsText } from '@tally/contracts';
+import { type CheckedEntry, dayOf, midnightNear, type Units, unitsText } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 
 const MEASURED = new Set(['prompt_tokens', 'completion_tokens', 'cost']);
 
 /** The journal line of a checked entry: what Tally derives is put in, what is 0 or none is left out. */
-export function lineOf(entry: UsageEntry, time: number): JournalLine {
+export function lineOf(entry: CheckedEntry, time: number): JournalLine {
   const count = String(entry.count ?? 1);
   const line: JournalLine = { merchant_id: entry.merchantId, date: dayOf(time), id: entry.id, time, requests: count };
   if (isKnown(entry.userId)) line.user_id = entry.userId;

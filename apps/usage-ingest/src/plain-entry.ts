@@ -1,4 +1,4 @@
-import { isMissingId, parseTime, RESERVED_METRICS, type UsageEntry } from '@tally/contracts';
+import { type CheckedEntry, isMissingId, parseTime, RESERVED_METRICS } from '@tally/contracts';
 
 const ID = /^[\x20-\x7e]{1,128}$/;
 const MERCHANT = /^[A-Za-z0-9_.:-]{1,64}$/;
@@ -12,7 +12,7 @@ const MAX_METRICS = 32;
  * Whether an entry is of the usual shape, seen without the schema: 5 µs an entry with it was half of the cost of
  * accepting (a profile said). Only a yes counts: everything else is for `UsageEntry`, the one who may refuse.
  */
-export function isPlainEntry(value: unknown): value is UsageEntry {
+export function isPlainEntry(value: unknown): value is CheckedEntry {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
   const entry = value as Record<string, unknown>;
   if (!matches(entry.id, ID) || isMissingId(entry.id as string)) return false;

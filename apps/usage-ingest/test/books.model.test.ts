@@ -1,4 +1,4 @@
-import { addDays, type Day, dayOf, formatCost, formatQuantity, type UsageEntry } from '@tally/contracts';
+import { addDays, type CheckedEntry, type Day, dayOf, formatCost, formatQuantity } from '@tally/contracts';
 import fc from 'fast-check';
 import type { Redis } from 'ioredis';
 import pg from 'pg';
@@ -171,7 +171,7 @@ class World {
   readonly sums = new Map<string, bigint>();
   readonly ids = new Set<string>();
   readonly adjusted = new Map<string, { date: Day; tokens: number }>();
-  last: { entries: UsageEntry[]; backfill: boolean } | undefined;
+  last: { entries: CheckedEntry[]; backfill: boolean } | undefined;
   /** Keys of Redis at an earlier moment, with nothing accepted since that was not flushed. */
   older: { key: string; value: Buffer; ttl: number }[] | undefined;
 
@@ -253,7 +253,7 @@ class World {
   }
 
   /** All of an entry follows from its identity: who sends one again sends it whole. */
-  entryOf({ id, daysAgo }: Spec): UsageEntry {
+  entryOf({ id, daysAgo }: Spec): CheckedEntry {
     const pick = <T>(choices: readonly T[]) => choices[id % choices.length]!;
     const extra = pick([undefined, 'queries', 'constructor', undefined, 'queries']);
     return {
@@ -270,7 +270,7 @@ class World {
     };
   }
 
-  async record(entries: UsageEntry[], backfill: boolean, fault: Point | undefined): Promise<void> {
+  async record(entries: CheckedEntry[], backfill: boolean, fault: Point | undefined): Promise<void> {
     armed = fault;
     const call = ingest.admin.usage.record.mutate({ entries, backfill });
     if (fault === 'record.before-store') {

@@ -67,6 +67,20 @@ describe('usage.record', () => {
     expect((await ingest.admin.flush.run.mutate({ date: '2026-11-22' })).disagreeing).toEqual([]);
   });
 
+  test('counts whole JSON numbers like decimal strings', async () => {
+    const merchantId = newMerchant();
+    const batch = [
+      entry({ merchantId, metrics: { prompt_tokens: 7, cost: 2, queries: Number.MAX_SAFE_INTEGER } }),
+      entry({ merchantId, id: 'e2', metrics: { prompt_tokens: '3', cost: '0.5', queries: 0 } }),
+    ];
+    const { rejected } = await record(batch);
+    expect(rejected).toMatchObject([{ index: 0, message: expect.stringContaining('from 0 to 10^15') }]);
+    expect((await record([entry({ merchantId, metrics: { prompt_tokens: 7, cost: 2, queries: 5 } })])).accepted).toBe(
+      1,
+    );
+    expect(await current(merchantId)).toEqual({ requests: '2', prompt_tokens: '10', cost: '2.5', queries: '5' });
+  });
+
   test('quantities above 2^53 come back to the unit', async () => {
     const merchantId = newMerchant();
     const entries = Array.from({ length: 1000 }, (_, index) =>
@@ -163,7 +177,11 @@ describe('usage.record', () => {
     ['with an invisible character in its merchant', entry({ merchantId: 'ac\u200bme' }), 'INVALID_ENTRY'],
     ['with negative tokens', entry({ metrics: { prompt_tokens: '-1' } }), 'INVALID_ENTRY'],
     ['with fractional tokens', entry({ metrics: { prompt_tokens: '1.5' } }), 'INVALID_ENTRY'],
-    ['with a number for a quantity', entry({ metrics: { prompt_tokens: 5 } }), 'INVALID_ENTRY'],
+    ['with a number of half a token', entry({ metrics: { prompt_tokens: 0.5 } }), 'INVALID_ENTRY'],
+    ['with a fractional number of dollars', entry({ metrics: { cost: 0.25 } }), 'INVALID_ENTRY'],
+    ['with a negative number', entry({ metrics: { prompt_tokens: -1 } }), 'INVALID_ENTRY'],
+    ['with a number of 2^53', entry({ metrics: { prompt_tokens: 2 ** 53 } }), 'INVALID_ENTRY'],
+    ['with a boolean for a quantity', entry({ metrics: { prompt_tokens: true } }), 'INVALID_ENTRY'],
     ['with 10 decimals of cost', entry({ metrics: { cost: '0.0000000001' } }), 'INVALID_ENTRY'],
     ['with 2^63 tokens', entry({ metrics: { prompt_tokens: '9223372036854775808' } }), 'INVALID_ENTRY'],
     ['with over 10^15 tokens', entry({ metrics: { prompt_tokens: '1000000000000001' } }), 'INVALID_ENTRY'],

@@ -58,15 +58,22 @@ export const record = <K extends z.core.$ZodRecordKey, V extends z.ZodType>(max:
   }, inner);
 };
 
-const Metrics = record(32, MetricType, z.string('Send quantities as decimal strings, such as "374"')).superRefine(
-  (metrics, ctx) => {
-    for (const [type, amount] of Object.entries(metrics)) {
-      if (withinEntry(type, amount)) continue;
-      const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
-      ctx.addIssue({ code: 'custom', path: [type], message: `Expected ${rule}` });
-    }
-  },
-);
+/** An amount as decimal text, or as a JSON number where that is exact: whole and below 2^53. */
+const Amount = z
+  .union([z.string(), z.number()], 'Expected a decimal string, such as "374"')
+  .refine(
+    (amount) => typeof amount === 'string' || Number.isSafeInteger(amount),
+    'A JSON number must be whole and below 2^53; send a decimal string, such as "0.0023"',
+  )
+  .transform(String);
+
+const Metrics = record(32, MetricType, Amount).superRefine((metrics, ctx) => {
+  for (const [type, amount] of Object.entries(metrics)) {
+    if (withinEntry(type, amount)) continue;
+    const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
+    ctx.addIssue({ code: 'custom', path: [type], message: `Expected ${rule}` });
+  }
+});
 
 const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolean()]));
 
@@ -80,7 +87,7 @@ export const UsageEntry = z.strictObject({
   merchantId: MerchantId,
   /** Default: arrival. A retry hours later without it would be another entry, so send it. */
   time: Time.optional(),
-  /** Amounts by metric type, as decimal strings; `cost` is in USD. */
+  /** Amounts by metric type, as decimal strings or whole JSON numbers; `cost` is in USD. */
   metrics: Metrics,
   userId: SentDimension.optional(),
   /** An alias or a hash of the key, never the secret. */
@@ -92,6 +99,8 @@ export const UsageEntry = z.strictObject({
   properties: Properties.optional(),
 });
 export type UsageEntry = z.input<typeof UsageEntry>;
+/** An entry that passed its contract: all amounts are decimal strings. */
+export type CheckedEntry = z.output<typeof UsageEntry>;
 
 function withinEntry(metricType: string, value: string): boolean {
   const units = parseQuantity(metricType, value);

@@ -44,6 +44,7 @@ export {
 export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
 export { type EngineRouter, engine } from './engine.ts';
 export {
+  type CheckedEntry,
   Dimension,
   isMissingId,
   MAX_BATCH,

@@ -503,6 +503,30 @@ describe('HTTP', () => {
     await until(() => expect(answer()).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `)));
   });
 
+  test.each([
+    '/trpc/ask,ask/../../source',
+    '/trpc/ask,ask/%2e%2E/..//source',
+    '/trpc/ask,ask\\..\\..\\source',
+    '/trpc/../source',
+    '/trpc/ask,ask/../echo',
+    '/file/../source',
+    '/file/x/../../trpc/echo',
+    '/./source',
+    '//localhost/source',
+    '/source/../source',
+  ])('what is checked is what answers: POST %s is nothing', async (path) => {
+    const { raw } = await serve();
+    // A viewer may call neither.
+    for (const body of ['{"how":"in"}', '{"0":{"how":"in"},"1":{"how":"in"}}']) {
+      for (const search of ['', '?batch=1']) {
+        const { answer } = await raw(
+          `${head(`${path}${search}`, [...linesOf(key(BOB)), `content-length: ${body.length}`])}${body}`,
+        );
+        await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 404 /));
+      }
+    }
+  });
+
   test('a client that asks first sends its body only where it is wanted', async () => {
     const { raw } = await serve();
     const asked = head('/source', [...linesOf(key()), 'content-length: 2', 'expect: 100-continue']);

@@ -110,14 +110,25 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
   return ({ method, path }: { method: string; path: string }): Endpoint => {
     if (path.startsWith(TRPC_PATH)) {
       if (method !== 'GET' && method !== 'POST') throw notAllowed(method, ['GET', 'POST']);
-      return procedures.get(path.slice(TRPC_PATH.length)) ?? otherCall(path);
+      const procedure = procedures.get(path.slice(TRPC_PATH.length));
+      if (procedure) return procedure;
     }
+    // What answers resolves `..` and the like: a path that becomes another one would be checked as this, and answered as that.
+    if (!isResolved(path))
+      throw new TallyError('NOT_FOUND', 'There is nothing at this path. Send it without `.` and `..`.');
+    if (path.startsWith(TRPC_PATH)) return otherCall(path);
     const endpoint = registered(method === 'HEAD' ? 'GET' : method, path);
     if (endpoint) return endpoint;
     const allow = ['GET', 'POST'].filter((each) => registered(each, path));
     if (allow.length > 0) throw notAllowed(method, allow.includes('GET') ? [...allow, 'HEAD'] : allow);
     throw new TallyError('NOT_FOUND', 'There is nothing at this path.');
   };
+}
+
+/** Whether a path is the one that it is read as. */
+function isResolved(path: string): boolean {
+  const text = `http://localhost${path}`;
+  return URL.canParse(text) && new URL(text).pathname === path;
 }
 
 function decoded(path: string): string {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { formatCost, formatQuantity, isMissingId, parseTime, TallyError, type UsageEntry } from '@tally/contracts';
+import { type CheckedEntry, formatCost, formatQuantity, isMissingId, parseTime, TallyError } from '@tally/contracts';
 import { z } from 'zod';
 import { parseExactly, unitsOf } from './exact-json.ts';
 
@@ -24,7 +24,7 @@ export type CallIds = {
 };
 
 /** One call as it is recorded; `at` is the start of the call in milliseconds, which decides its day. */
-export type Call = { entry: UsageEntry; at: number; ids: CallIds };
+export type Call = { entry: CheckedEntry; at: number; ids: CallIds };
 
 /** Null for text that stands for a missing value: it identifies nothing. */
 const present = (text: string | null | undefined): string | null => (text && !isMissingId(text) ? text : null);
@@ -216,7 +216,7 @@ function callOf(report: Report, rules: Rules): Call {
     organization: report.organization,
     key_alias: metadata.user_api_key_alias,
   }[merchantFrom];
-  const properties: NonNullable<UsageEntry['properties']> = { source: 'litellm' };
+  const properties: NonNullable<CheckedEntry['properties']> = { source: 'litellm' };
   const decorate = (name: string, value: string | null | undefined) => {
     if (value) properties[name] = decoration(value);
   };
@@ -398,7 +398,7 @@ export function fromDailySums(
     metrics: { prompt_tokens: bigint; completion_tokens: bigint; cost: bigint };
   },
   rules: Rules,
-): { at: number; entry: UsageEntry }[] {
+): { at: number; entry: CheckedEntry }[] {
   const at = Date.parse(`${sums.date}T00:00:00Z`);
   const owner = { fixed: null, team: sums.team, organization: null, key_alias: sums.alias }[rules.merchantFrom];
   const succeeded = sums.requests > sums.failed ? sums.requests - sums.failed : 0n;

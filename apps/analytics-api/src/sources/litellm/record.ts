@@ -1,4 +1,4 @@
-import { DAY_MS, type Day, dayOf, MAX_BATCH, type RecordResult, TallyError, type UsageEntry } from '@tally/contracts';
+import { type CheckedEntry, DAY_MS, type Day, dayOf, MAX_BATCH, type RecordResult, TallyError } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { LitellmStore, ToldBy } from '@tally/db';
 import type { Call } from './call.ts';
@@ -18,7 +18,7 @@ export type Recorder = {
 };
 
 /** An entry and its time in milliseconds. */
-type Timed = { entry: UsageEntry; at: number; claim?: Claim };
+type Timed = { entry: CheckedEntry; at: number; claim?: Claim };
 
 const MAX_KNOWN_DAYS = 10_000;
 

@@ -16,11 +16,17 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-test('an app outside the workspace installs the packed contracts, compiles strictly and calls a running service', async () => {
-  run(join(ROOT, 'node_modules/.bin/pnpm'), ['pack', '--pack-destination', folder], join(ROOT, 'packages/contracts'));
-  const [tarball] = (await readdir(folder)).filter((name) => name.endsWith('.tgz'));
+test('an app outside the workspace installs the packed contracts and client, compiles strictly and calls a running service', async () => {
+  for (const name of ['contracts', 'client']) {
+    run(join(ROOT, 'node_modules/.bin/pnpm'), ['pack', '--pack-destination', folder], join(ROOT, 'packages', name));
+  }
+  const tarballs = (await readdir(folder)).filter((name) => name.endsWith('.tgz')).map((name) => `./${name}`);
   await writeFile(join(folder, 'package.json'), JSON.stringify({ name: 'app', private: true, type: 'module' }));
-  run('npm', ['install', '--no-audit', '--no-fund', '--prefer-offline', `./${tarball}`], folder);
+  run('npm', ['install', '--no-audit', '--no-fund', '--prefer-offline', ...tarballs], folder);
+  for (const name of ['contracts', 'client']) {
+    const files = await readdir(join(folder, 'node_modules/@tally', name));
+    expect(files).toEqual(expect.arrayContaining(['LICENSE', 'README.md', 'dist', 'package.json']));
+  }
   await writeFile(join(folder, 'tsconfig.json'), JSON.stringify(TSCONFIG));
   await writeFile(join(folder, 'app.ts'), APP);
   await symlink(join(ROOT, 'node_modules/@types'), join(folder, 'node_modules/@types'));
@@ -31,7 +37,7 @@ test('an app outside the workspace installs the packed contracts, compiles stric
   const ingest = await startServiceProcess('usage-ingest', env);
   try {
     const output = run(process.execPath, ['app.js'], folder, { INGEST: ingest.url, KEY });
-    expect(JSON.parse(output)).toEqual({ accepted: 1, total: '374', code: 'NOT_FOUND' });
+    expect(JSON.parse(output)).toEqual({ accepted: 1, total: '500', code: 'NOT_FOUND' });
   } finally {
     await ingest.stop();
     await Promise.all([database.drop(), redis.drop()]);
@@ -52,7 +58,11 @@ const TSCONFIG = {
 const APP = `
 import { isTallyError, type UsageEntry } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
+import { createTally } from '@tally/client';
 
+const producer = createTally({ url: process.env.INGEST!, key: process.env.KEY! });
+producer.record({ merchantId: 'app', metrics: { prompt_tokens: 126 } });
+await producer.close();
 const tally = createIngestClient({ url: process.env.INGEST!, key: process.env.KEY! });
 const entry: UsageEntry = { id: '1', merchantId: 'app', metrics: { prompt_tokens: '374' } };
 const { accepted } = await tally.usage.record.mutate({ entries: [entry] });
@@ -60,8 +70,8 @@ const current = await tally.usage.current.query({ merchantId: 'app' });
 const total: string | undefined = current.metrics.prompt_tokens;
 // @ts-expect-error there is no such procedure
 void tally.usage.forget;
-// @ts-expect-error quantities are strings
-const wrong: UsageEntry = { id: '1', merchantId: 'app', metrics: { prompt_tokens: 374 } };
+// @ts-expect-error an amount is text or a number
+const wrong: UsageEntry = { id: '1', merchantId: 'app', metrics: { prompt_tokens: true } };
 void wrong;
 const code = await tally.keys.revoke.mutate({ id: '00000000-0000-4000-8000-000000000000' }).then(
   () => 'none',
