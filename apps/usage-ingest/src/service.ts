@@ -71,6 +71,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const db = await openDb(env.DATABASE_URL, {
     applicationName: 'usage-ingest',
     poolSize: env.POSTGRES_POOL_SIZE,
+    dimensionValuesPerDay: env.MAX_DIMENSION_VALUES_PER_DAY,
   });
   releasers.push('postgres', () => db.close());
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
@@ -121,6 +122,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
     },
     onConflicts: sawConflicts,
+    onFolded: metrics.folded,
     onDirect(merchantIds) {
       const time = performance.now();
       for (const merchantId of merchantIds) directAt.set(merchantId, time);
@@ -142,8 +144,9 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
     },
-    onFlushed({ entries, inserted, conflicts, durationMs }) {
-      sawConflicts(conflicts);
+    onFlushed({ entries, inserted, conflicts, folded, durationMs }) {
+      sawConflicts(conflicts.length);
+      metrics.folded(folded);
       metrics.flushed(entries, inserted, durationMs);
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },

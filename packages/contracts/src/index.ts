@@ -65,6 +65,7 @@ export {
   type IngestRouter,
   ingest,
   RecordResult,
+  RecordWarning,
   Rejection,
   StoredEntry,
 } from './ingest.ts';

@@ -55,7 +55,8 @@ const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('derive' as const), by: fc.constantFrom(0, 1) }) },
 );
 
-const withoutNone = (dimensions: object) => Object.fromEntries(Object.entries(dimensions).filter(([, text]) => text !== ''));
+const withoutNone = (dimensions: object) =>
+  Object.fromEntries(Object.entries(dimensions).filter(([, text]) => text !== ''));
 let ids = 0;
 const lineOf = (merchant_id: string, { date, ...dimensions }: Sent, origin: string): LineToAppend => ({
   ...{ merchant_id, date, id: `e${ids++}`, time: Date.parse(`${date}T10:00:00Z`), requests: '1', origin },
