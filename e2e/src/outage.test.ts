@@ -14,6 +14,7 @@ const KEY = 'the-admin-key-of-the-outage';
 let home: string;
 let servers: Servers;
 let ingest: ServiceProcess;
+let others: ServiceProcess[];
 let client: IngestClient;
 
 beforeAll(async () => {
@@ -28,10 +29,15 @@ beforeAll(async () => {
   };
   ingest = await startServiceProcess('usage-ingest', { ...env, LOG_LEVEL: 'fatal' });
   client = createIngestClient({ url: ingest.url, key: KEY });
+  others = await Promise.all(
+    ['metrics-engine', 'analytics-api'].map((app) =>
+      startServiceProcess(app, { ...env, USAGE_INGEST_URL: ingest.url, LOG_LEVEL: 'fatal' }),
+    ),
+  );
 });
 
 afterAll(async () => {
-  await ingest?.stop();
+  for (const service of [ingest, ...(others ?? [])]) await service?.stop();
   await servers?.remove();
   await rm(home, { recursive: true, force: true });
 });
@@ -86,7 +92,10 @@ test('with Redis away entries go to Postgres, repeats of them too, and the total
     accepted: expect.any(Number),
     rejected: [],
   });
-  expect((await client.usage.current.query({ merchantId: 'redis-away' })).metrics.requests).toBeDefined();
+  expect(await client.usage.current.query({ merchantId: 'redis-away' })).toMatchObject({
+    metrics: { requests: expect.any(String) },
+    complete: false,
+  });
   await servers.redis.start();
   await until((state) => state.degraded === false);
   await send('redis-away');
@@ -101,9 +110,9 @@ test('with Postgres away Redis goes on accepting, and the flush catches up', asy
   const degraded = await until((state) => state.postgres === false);
   expect(degraded.status).toBe(200);
   await send('postgres-away');
-  expect((await client.usage.current.query({ merchantId: 'postgres-away' })).metrics).toEqual({
-    requests: '20',
-    prompt_tokens: '60',
+  expect(await client.usage.current.query({ merchantId: 'postgres-away' })).toMatchObject({
+    metrics: { requests: '20', prompt_tokens: '60' },
+    complete: true,
   });
   await servers.postgres.start();
   await until((state) => state.degraded === false);
@@ -134,4 +143,57 @@ test('with both away nothing is acknowledged, and the answer says when to come b
   await until((state) => state.degraded === false);
   expect(await client.usage.record.mutate({ entries: [entry] })).toMatchObject({ accepted: 1 });
   await expectBooks('both-away', 11);
+});
+
+test('started without Redis it takes usage in Postgres, and uses Redis when that is there', async () => {
+  await ingest.stop();
+  await servers.redis.kill();
+  await ingest.start();
+  await send('without-redis');
+  expect((await client.usage.current.query({ merchantId: 'without-redis' })).metrics.requests).toBe('10');
+  await servers.redis.start();
+  await until((state) => state.degraded === false);
+  await repaired();
+  await send('without-redis');
+  await expectBooks('without-redis', 20);
+});
+
+test('started without Postgres it takes usage from the callers it had, and others are 503, never 401', async () => {
+  const { key } = await client.keys.create.mutate({ name: 'producer', role: 'producer' });
+  const unused = await client.keys.create.mutate({ name: 'unused', role: 'producer' });
+  const entries = [{ id: 'first', merchantId: 'without-postgres', metrics: { prompt_tokens: '3' } }];
+  const record = async (secret: string, id: string) => {
+    const { status } = await fetch(`${ingest.url}/trpc/usage.record`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${secret}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ entries: entries.map((entry) => ({ ...entry, id })) }),
+    });
+    return status;
+  };
+  expect(await record(key, 'first')).toBe(200);
+  await ingest.stop();
+  await servers.postgres.kill();
+  await ingest.start();
+  expect(await record(key, 'second')).toBe(200);
+  expect([await record(unused.key, 'third'), await record('made-up', 'third')]).toEqual([503, 503]);
+  await servers.postgres.start();
+  await until((state) => state.degraded === false);
+  expect(await record(unused.key, 'third')).toBe(200);
+  await expectBooks('without-postgres', 3);
+});
+
+test('every service starts without any store, says that it is not ready, and is when they are there', async () => {
+  const services = [ingest, ...others];
+  for (const service of services) await service.stop();
+  await Promise.all([servers.redis.kill(), servers.postgres.kill()]);
+  await Promise.all(services.map((service) => service.start('live')));
+  for (const { url } of services) {
+    const { status } = await fetch(`${url}/readyz`);
+    expect(status).toBe(503);
+  }
+  await Promise.all([servers.redis.start(), servers.postgres.start()]);
+  for (const { url } of services) while (!(await fetch(`${url}/readyz`)).ok) await wait(50);
+  await until((state) => state.degraded === false);
+  await send('without-any');
+  await expectBooks('without-any', 10);
 });

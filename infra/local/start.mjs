@@ -143,6 +143,8 @@ async function serviceEnv(stores) {
     ...process.env,
     ...stores,
     NODE_ENV: process.env.NODE_ENV || 'production',
+    // No load balancer sends callers here, so nobody has to notice first.
+    SHUTDOWN_DELAY_MS: process.env.SHUTDOWN_DELAY_MS || '0',
     HOST: process.env.HOST || '127.0.0.1',
     TALLY_ADMIN_KEY: process.env.TALLY_ADMIN_KEY || (await secretIn(join(home, 'admin-key'), key('admin'))),
     TALLY_SERVICE_KEY: process.env.TALLY_SERVICE_KEY || (await secretIn(join(home, 'service-key'), key('service'))),

@@ -169,6 +169,7 @@ table directory_entries (
   email text,
   role text,
   updated_at timestamp with time zone not null default now(),
+  team text,
   constraint directory_entries_kind_check CHECK ((kind = ANY (ARRAY['user'::text, 'apiKey'::text, 'merchant'::text]))),
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );

@@ -1,11 +1,13 @@
 import {
   addDays,
+  type BreakdownBy,
   type BreakdownRow,
   type CheckedEntry,
   countDays,
   DAY_MS,
   dayOf,
   type GroupBy,
+  type Grouping,
   type Interval,
   type Measures,
   parseQuantity,
@@ -20,7 +22,7 @@ import { measuresOf, NOTHING } from './measures.ts';
 import { periodsOf } from './zone.ts';
 
 /** Runs of the property; `FC_RUNS` asks for more. */
-const RUNS = Number(process.env.FC_RUNS ?? 60);
+const RUNS = Number(process.env.FC_RUNS ?? 40);
 const TODAY = dayOf(Date.now());
 /** Some days of the years before, so that years and months are read whole, in part and less the rest. */
 const LONG_AGO = [101, 250, 330, 366, 400, 480, 700];
@@ -34,6 +36,15 @@ const DIMENSION = {
   apiKey: 'apiKey',
   merchant: 'merchantId',
 } as const;
+const GROUPINGS = ['user', 'model', 'provider', 'apiKey', 'merchant', 'team'] as const satisfies Grouping[];
+/** Teams by kind, id and merchant; '' for every merchant. */
+const TEAMS = new Map([
+  ['user user-1 ', 'red'],
+  ['user user-2 ', 'blue'],
+  ['user user-2 acme', 'green'],
+  ['apiKey key-1 ', 'blue'],
+  ['apiKey key-1 globex', 'red'],
+]);
 const ZONES = [
   'UTC',
   'Europe/Berlin',
@@ -55,6 +66,12 @@ beforeAll(async () => {
   // Two caching processes, so that neither can live on its own memory.
   cached = [running.client, (await running.another()).client];
   uncached = (await running.another({ ENABLE_ANALYTICS_CACHE: 'false' })).client;
+  await running.client.directory.upsert.mutate({
+    entries: [...TEAMS].map(([place, team]) => {
+      const [kind, id, merchantId] = place.split(' ') as ['user' | 'apiKey', string, string];
+      return { kind, id, name: id, merchantId: merchantId || null, team };
+    }),
+  });
 });
 afterAll(() => running.stop());
 
@@ -108,7 +125,12 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
     deriveEvents: fc.option(fc.constantFrom(1, 20, 1_000), { nil: undefined }),
     rebuild: fc.option(merchant, { nil: undefined, freq: 8 }),
     question,
-    by: fc.constantFrom<GroupBy>('user', 'model', 'provider', 'apiKey', 'merchant'),
+    by: fc.oneof(
+      fc.constantFrom<BreakdownBy>(...GROUPINGS),
+      fc
+        .uniqueArray(fc.constantFrom(...GROUPINGS), { minLength: 2, maxLength: 2 })
+        .map((pair) => pair as [Grouping, Grouping]),
+    ),
     sortBy: fc.constantFrom<SortBy>('cost', 'requests', 'totalTokens', 'key'),
     order: fc.constantFrom('asc' as const, 'desc' as const),
     limit: fc.integer({ min: 1, max: 4 }),
@@ -196,7 +218,7 @@ async function everyPage(
     rows.push(...page.rows);
     if (page.nextCursor === null) {
       const { totals, total } = page;
-      return { rows: rows.map(({ label: _, details: __, ...row }) => row), totals, total };
+      return { rows: rows.map(({ label: _, labels: __, details: ___, ...row }) => row), totals, total };
     }
     cursor = page.nextCursor;
   }
@@ -244,21 +266,30 @@ function measures(entries: readonly CheckedEntry[]): Measures {
   );
 }
 
-function grouped(entries: readonly CheckedEntry[], by: GroupBy) {
-  const keys = [...new Set(entries.map((each) => each[DIMENSION[by]] ?? 'unknown'))];
-  return keys.map((key) => ({
-    key,
-    ...measures(entries.filter((each) => (each[DIMENSION[by]] ?? 'unknown') === key)),
+function groupOf({ merchantId, userId, apiKey, ...entry }: CheckedEntry, by: Grouping): string {
+  if (by !== 'team') return { merchantId, userId, apiKey, ...entry }[DIMENSION[by]] ?? 'unknown';
+  const teamOf = (kind: string, id: string | undefined) =>
+    TEAMS.get(`${kind} ${id} ${merchantId}`) ?? TEAMS.get(`${kind} ${id} `);
+  return teamOf('apiKey', apiKey) ?? teamOf('user', userId) ?? 'unknown';
+}
+
+function grouped(entries: readonly CheckedEntry[], by: BreakdownBy) {
+  const keysOf = (entry: CheckedEntry) => [by].flat().map((each) => groupOf(entry, each));
+  const groups = new Map(entries.map((entry) => [JSON.stringify(keysOf(entry)), keysOf(entry)]));
+  return [...groups].map(([text, keys]) => ({
+    ...(typeof by === 'string' ? { key: keys[0]! } : { key: text, keys: keys as [string, string] }),
+    ...measures(entries.filter((entry) => JSON.stringify(keysOf(entry)) === text)),
   }));
 }
 
-function bruteBreakdown(question: Question, by: GroupBy, sortBy: SortBy, order: 'asc' | 'desc') {
+function bruteBreakdown(question: Question, by: BreakdownBy, sortBy: SortBy, order: 'asc' | 'desc') {
   const entries = within(question);
   const value = (row: { key: string } & Measures) =>
     sortBy === 'key' ? 0n : sortBy === 'cost' ? parseQuantity('cost', row.cost)! : BigInt(row[sortBy]);
+  const place = ({ keys, key }: { keys?: [string, string]; key: string }) => (keys ?? [key]).join('\0');
   const rows = grouped(entries, by).sort((left, right) => {
     const difference = value(left) - value(right);
-    const ascending = difference === 0n ? (left.key < right.key ? -1 : 1) : difference < 0n ? -1 : 1;
+    const ascending = difference === 0n ? (place(left) < place(right) ? -1 : 1) : difference < 0n ? -1 : 1;
     return order === 'asc' ? ascending : -ascending;
   });
   return { rows, totals: measures(entries), total: rows.length };

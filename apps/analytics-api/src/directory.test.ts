@@ -60,3 +60,50 @@ test('a caller bound to no merchant lists all', async () => {
   expect(await listed(running.client, 'user')).toEqual(['ann', 'bob', 'carl', 'dora', 'eve']);
   expect(await listed(running.client, 'merchant')).toEqual(['acme', 'other']);
 });
+
+test('a team is in the next answer, stays where an entry says none, and is removed by null', async () => {
+  const day = new Date().toISOString().slice(0, 10);
+  const teams = async (client = running.client) => {
+    const question = { startDate: day, endDate: day, by: 'team', sortBy: 'key', order: 'asc' } as const;
+    return (await client.analytics.breakdown.query(question)).rows.map(({ key, label, requests }) => [
+      key,
+      label,
+      requests,
+    ]);
+  };
+  const bob = { kind: 'user', id: 'bob', name: 'Bob' } as const;
+  const before = await teams();
+  expect(before.map(([key]) => key)).toEqual(['unknown']);
+  await running.client.directory.upsert.mutate({ entries: [{ ...bob, team: 'Sales' }] });
+  expect((await teams())[0]).toEqual(['Sales', 'Sales', '1']);
+  await running.client.directory.upsert.mutate({ entries: [{ ...bob, name: 'Robert' }] });
+  expect((await teams())[0]).toEqual(['Sales', 'Sales', '1']);
+  const { rows } = await running.client.directory.list.query({ kind: 'user', limit: 2 });
+  expect(rows.map(({ id, name, team }) => [id, name, team])).toEqual([
+    ['ann', 'Name of ann', null],
+    ['bob', 'Robert', 'Sales'],
+  ]);
+  expect((await teams(viewer)).map(([key]) => key)).toEqual(['unknown']);
+  await running.client.directory.upsert.mutate({ entries: [{ ...bob, team: null }] });
+  expect(await teams()).toEqual(before);
+});
+
+test('two groupings have a row for each pair, and must differ', async () => {
+  const day = new Date().toISOString().slice(0, 10);
+  const question = { startDate: day, endDate: day, sortBy: 'key', order: 'asc', limit: 1 } as const;
+  const by = ['merchant', 'user'] as ['merchant', 'user'];
+  const page = await running.client.analytics.breakdown.query({ ...question, by });
+  expect(page.rows[0]).toMatchObject({
+    ...{ keys: ['acme', 'ann'], labels: ['Merchant acme', 'Name of ann'] },
+    ...{ key: '["acme","ann"]', label: 'Merchant acme · Name of ann', requests: '1' },
+    details: { merchant: { name: 'Merchant acme' }, user: { email: 'ann@example.com' } },
+  });
+  expect(page.total).toBe(3);
+  const other = { ...question, by: ['user', 'merchant'] as ['user', 'merchant'], cursor: page.nextCursor! };
+  await expect(running.client.analytics.breakdown.query(other)).rejects.toMatchObject({
+    data: { code: 'INVALID_CURSOR' },
+  });
+  await expect(running.client.analytics.breakdown.query({ ...question, by: ['user', 'user'] })).rejects.toMatchObject({
+    data: { code: 'INVALID_INPUT' },
+  });
+});

@@ -1,4 +1,4 @@
-import type { Coverage, DayRange, Filters, GroupBy, PlanPart } from '@tally/contracts';
+import type { Coverage, DayRange, Filters, Grouping, PlanPart } from '@tally/contracts';
 import type { Db } from '@tally/db';
 
 /** What days that were imported as flat sums add to an answer: the part it is to read too, and whether that is all. */
@@ -10,7 +10,7 @@ type Kind = 'user' | 'model' | 'provider';
  * Which groupings of a flat document answer a question: several where it asks for several, none for its sums alone.
  * Undefined where it needs what no flat document has: a filter, a merchant, an api key, a time of day.
  */
-export function kindsOf(filters: Omit<Filters, 'startDate' | 'endDate'>, ...groups: (GroupBy | undefined)[]) {
+export function kindsOf(filters: Omit<Filters, 'startDate' | 'endDate'>, ...groups: (Grouping | undefined)[]) {
   const { merchantIds, userIds, models, providers, apiKeys } = filters;
   const filtered = [merchantIds, userIds, models, providers, apiKeys].some((list) => list && list.length > 0);
   const asked = groups.filter((by) => by !== undefined);

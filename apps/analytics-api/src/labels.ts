@@ -1,4 +1,4 @@
-import type { DirectoryKind, GroupBy } from '@tally/contracts';
+import type { DirectoryKind, Grouping } from '@tally/contracts';
 import type { Db } from '@tally/db';
 
 type Labelled = { label: string; details: Record<string, unknown> };
@@ -9,14 +9,14 @@ export type Labels = {
    * who is nobody is the "Unknown User".
    */
   of(
-    by: GroupBy,
+    by: Grouping,
     keys: readonly string[],
     merchantIds: readonly string[] | undefined,
   ): Promise<(key: string) => Labelled>;
 };
 
 const UNKNOWN_USER = { username: 'Unknown User', email: null, role: null };
-const KIND: Partial<Record<GroupBy, DirectoryKind>> = { user: 'user', apiKey: 'apiKey', merchant: 'merchant' };
+const KIND: Partial<Record<Grouping, DirectoryKind>> = { user: 'user', apiKey: 'apiKey', merchant: 'merchant' };
 
 export function createLabels(directory: Db['directory']): Labels {
   return {

@@ -1,4 +1,14 @@
-import { addDays, DAY_MS, type Day, dayOf, type Filters, type GroupBy, monthOf, type PlanPart } from '@tally/contracts';
+import {
+  addDays,
+  DAY_MS,
+  type Day,
+  dayOf,
+  type Filters,
+  type GroupBy,
+  type Grouping,
+  monthOf,
+  type PlanPart,
+} from '@tally/contracts';
 
 type Range = { startDate: Day; endDate: Day };
 
@@ -41,17 +51,19 @@ export const knownRows =
     return length === 'month' ? month : Math.min(month, of(requests, first));
   };
 
-/** What the filters and the grouping of a query need. */
+/** Returns what the filters and the groupings of a query need. */
 export function needsOf(
   filters: Omit<Filters, 'startDate' | 'endDate'>,
-  by?: GroupBy | undefined,
+  ...groupings: readonly Grouping[]
 ): Pick<Needs, 'entities' | 'platform'> {
-  const asks = (dimension: GroupBy, list: readonly string[] | undefined) => by === dimension || Boolean(list?.length);
+  const asks = (dimension: GroupBy, list: readonly string[] | undefined) =>
+    groupings.includes(dimension) || Boolean(list?.length);
+  const byTeam = groupings.includes('team');
   const users = asks('user', filters.userIds);
-  const keys = asks('apiKey', filters.apiKeys);
+  const keys = asks('apiKey', filters.apiKeys) || byTeam;
   const models = asks('model', filters.models) || asks('provider', filters.providers);
   const entities = users || keys;
-  if (asks('merchant', filters.merchantIds)) return { entities };
+  if (byTeam || asks('merchant', filters.merchantIds)) return { entities };
   if (!entities) return { entities, platform: 'models' };
   return keys || models ? { entities } : { entities, platform: 'users' };
 }

@@ -1,4 +1,5 @@
 import {
+  type BreakdownBy,
   type BreakdownRow,
   countDays,
   type DayRange,
@@ -7,13 +8,14 @@ import {
   formatCost,
   formatQuantity,
   type GroupBy,
+  type Grouping,
   type Interval,
   type PlanPart,
   QUARTER_HOUR_MS,
   type SortBy,
   TallyError,
 } from '@tally/contracts';
-import type { Db, Sums } from '@tally/db';
+import type { Db, GroupRow, Sums } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 import type { Cache } from './cache.ts';
@@ -31,7 +33,7 @@ type Explain = { explain?: boolean | undefined };
 
 export type BreakdownQuestion = Filters &
   Explain & {
-    by: GroupBy;
+    by: BreakdownBy;
     sortBy: SortBy;
     order: 'asc' | 'desc';
     limit: number;
@@ -57,20 +59,45 @@ const TOP_MODELS = 10;
 /** Rows of a grouped series; a bounded answer, whoever asks. */
 const MAX_SERIES_ROWS = 100_000;
 const MAX_OPTIONS = 10_000;
-/** Rows before they have names. */
-type Row = Omit<BreakdownRow, 'label'>;
 
 /** Answers questions about usage from what has been counted. */
 export function createRead({ db, freshness, cache, documents, labels, fallback, maxDays, now }: ReadOptions) {
-  const labelled = async (by: GroupBy, rows: readonly Row[], merchantIds: readonly string[] | undefined) => {
-    const label = await labels.of(
-      by,
-      rows.map((row) => row.key),
-      merchantIds,
-    );
-    return rows.map((row) => {
-      const found = label(row.key);
-      return { ...row, label: found.label, details: { ...row.details, ...found.details } };
+  /** Rows of one grouping, with their names. */
+  const labelled = async (by: Grouping, rows: readonly GroupRow[], merchantIds: readonly string[] | undefined) => {
+    const keys = rows.map((row) => row.keys[0]!);
+    const label = await labels.of(by, keys, merchantIds);
+    return rows.map(({ providers, ...row }, index): BreakdownRow => {
+      const key = keys[index]!;
+      const found = label(key);
+      return {
+        key,
+        ...measuresOf(row),
+        label: found.label,
+        details: { ...(providers && { providers }), ...found.details },
+      };
+    });
+  };
+
+  /** Rows of two groupings, with the names of both. */
+  const labelledPairs = async (
+    groupings: readonly [Grouping, Grouping],
+    rows: readonly GroupRow[],
+    merchantIds: readonly string[] | undefined,
+  ) => {
+    const keysOf = (place: number) => rows.map((row) => row.keys[place]!);
+    const [one, other] = await Promise.all([
+      labels.of(groupings[0], keysOf(0), merchantIds),
+      labels.of(groupings[1], keysOf(1), merchantIds),
+    ]);
+    return rows.map(({ keys: [left, right], ...row }): BreakdownRow => {
+      const keys: [string, string] = [left!, right!];
+      const [first, second] = [one(keys[0]), other(keys[1])];
+      const labels: [string, string] = [first.label, second.label];
+      return {
+        ...{ key: JSON.stringify(keys), label: labels.join(' · '), keys, labels },
+        ...measuresOf(row),
+        details: { [groupings[0]]: first.details, [groupings[1]]: second.details },
+      };
     });
   };
 
@@ -85,15 +112,17 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       assertRange(question, maxDays);
       const { by, sortBy, order, limit, ...filters } = question;
       const paged = { by, sortBy, order, ...filters };
-      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy));
+      const groupings = [by].flat();
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
       const coverage = await freshness.cover(filters);
       const { imported, parts, unknown, ...answer } = await cache.through(
         'breakdown',
         [question, after],
         filters,
         async () => {
-          const imported = await documents.within(filters, kindsOf(filters, by));
-          const needs = needsOf(filters, by);
+          // A document of imported days has sums by one grouping.
+          const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
+          const needs = needsOf(filters, ...groupings);
           // The providers of a model are listed beside its sums.
           const plan =
             by === 'model' ? planOf(filters, { ...needs, days: false }) : (await sumsWithin(filters, needs))(filters);
@@ -103,11 +132,14 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           return {
             imported,
             parts,
-            rows: await labelled(by, rows.map(rowOf), filters.merchantIds),
+            rows:
+              typeof by === 'string'
+                ? await labelled(by, rows, filters.merchantIds)
+                : await labelledPairs(by, rows, filters.merchantIds),
             totals: measuresOf(totals),
             unknown: unknownOf(totals),
             total,
-            nextCursor: last ? encodeCursor([last.sort_value, last.key], paged) : null,
+            nextCursor: last ? encodeCursor([last.sort_value, ...last.keys], paged) : null,
           };
         },
       );
@@ -158,13 +190,11 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           unknown: unknownOf(add(sums, then)),
           activeUsers: users.active,
           byDay: byDay.map(({ date, ...day }) => ({ date, ...measuresOf(day) })),
-          topUsers: users.rows.map(rowOf),
-          topModels: models.rows.map(rowOf),
           trends: trendsOf({ ...sums, users: users.active }, then),
         };
         const [topUsers, topModels] = await Promise.all([
-          labelled('user', answer.topUsers, filters.merchantIds),
-          labelled('model', answer.topModels, filters.merchantIds),
+          labelled('user', users.rows, filters.merchantIds),
+          labelled('model', models.rows, filters.merchantIds),
         ]);
         return { ...answer, topUsers, topModels, plan: Object.values(plan).flat(), importedNow, importedBefore };
       };
@@ -191,7 +221,10 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       if (periods.length === 0) return { points: [], coverage: await freshness.cover(filters) };
       const starts = periods.map((period) => period.from);
       const end = periods.at(-1)!.to;
-      const cubes = planSeries({ starts, end }, { ...needsOf(filters, groupBy), days: interval !== 'month' });
+      const cubes = planSeries(
+        { starts, end },
+        { ...needsOf(filters, ...(groupBy ? [groupBy] : [])), days: interval !== 'month' },
+      );
       const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
       const utc = { ...filters, ...range };
       const coverage = await freshness.cover(utc);
@@ -324,25 +357,17 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
   }
 }
 
-/** What a row was sorted by, and its key. */
-const placeOf = (sortBy: SortBy) =>
+/** What a row was sorted by, and its keys. */
+const placeOf = (sortBy: SortBy, keys: number) =>
   z
-    .tuple([sortBy === 'key' ? z.string() : z.string().regex(/^-?\d{1,40}$/), z.string()])
-    .transform(([value, key]) => ({ value, key }));
+    .tuple([sortBy === 'key' ? z.string() : z.string().regex(/^-?\d{1,40}$/)], z.string())
+    .refine((place) => place.length === 1 + keys)
+    .transform(([value, ...keys]) => ({ value, keys }));
 
 export type Read = ReturnType<typeof createRead>;
 
 function planned(plan: PlanPart[], explain: boolean | undefined): { plan?: PlanPart[] } {
   return explain ? { plan } : {};
-}
-
-function rowOf({
-  key,
-  providers,
-  sort_value: _,
-  ...sums
-}: Sums & { key: string; sort_value: string; providers?: string[] | undefined }): Row {
-  return { key, details: providers ? { providers } : {}, ...measuresOf(sums) };
 }
 
 function trendsOf(now: Sums & { users: number }, then: Sums & { users: number }) {

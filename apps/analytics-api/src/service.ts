@@ -3,9 +3,11 @@ import { createIngestClient } from '@tally/contracts/client';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
+  contractRoutes,
   createApp,
   createAudit,
   createAuthenticate,
+  createKeyMirror,
   createRateLimit,
   createReadiness,
   createRedis,
@@ -28,7 +30,6 @@ import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createRead } from './read.ts';
-import { restRoutes } from './rest.ts';
 import { createHandlers } from './router.ts';
 import { createLitellm } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
@@ -48,6 +49,7 @@ export async function createAnalyticsService(
     poolSize: env.POSTGRES_POOL_SIZE,
     // Over several cubes the planner expects 200 groups and shares them among workers: with 10,000 that took twice as long.
     parallelWorkers: 0,
+    onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
   const ingestWithin = (timeoutMs: number) =>
@@ -120,10 +122,16 @@ export async function createAnalyticsService(
       }),
       createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
-    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    authenticate: createAuthenticate({
+      env,
+      keys: db.keys,
+      mirror: createKeyMirror(redis),
+      onError: (err) => log.warn({ err }, 'use of keys'),
+      now,
+    }),
     env,
     routes: [
-      ...restRoutes(),
+      ...contractRoutes('analytics-api'),
       exportRoute({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
       ...litellm.routes,
     ],

@@ -1,8 +1,9 @@
-import { addDays, dayOf } from '@tally/contracts';
+import { addDays, dayOf, proceduresOf, SERVICES } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { createTRPCClient, httpBatchLink, httpBatchStreamLink, TRPCClientError } from '@trpc/client';
 import { request } from 'undici';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ownerOfPath } from '../src/server/owners.ts';
 import { ADMIN_KEY, nextOf, type Stack, startStack } from './start.ts';
 
 const today = dayOf(Date.now());
@@ -163,6 +164,18 @@ describe('what is not tRPC', () => {
       expect((await raw(path)).status).toBe(200);
     },
   );
+
+  test('has one document of all services, and passes each REST path on to the service whose contract has it', async () => {
+    const { paths } = (await (await raw('/openapi.json')).json()) as { paths: object };
+    expect(Object.keys(paths)).toEqual(expect.arrayContaining(['/trpc/usage.record', '/trpc/custom.create']));
+    for (const [service, { contract, endpoints }] of Object.entries(SERVICES)) {
+      const rest = proceduresOf(contract).flatMap(([, procedure]) => procedure.rest ?? []);
+      for (const { path } of [...rest, ...endpoints]) {
+        expect(paths).toHaveProperty([path]);
+        expect([path, ownerOfPath(path)]).toEqual([path, service]);
+      }
+    }
+  });
 
   test("passes the client's address on, whatever it claims, and nothing about the connection", async () => {
     const { statusCode, headers } = await request(

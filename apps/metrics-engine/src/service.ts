@@ -3,9 +3,11 @@ import { createAnalyticsClient, createIngestClient } from '@tally/contracts/clie
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
+  contractRoutes,
   createApp,
   createAudit,
   createAuthenticate,
+  createKeyMirror,
   createReadiness,
   createRedis,
   fetchWithin,
@@ -26,7 +28,6 @@ import { createEngineMetrics } from './metrics.ts';
 import { createBackup } from './realtime/backup.ts';
 import { createRealtime } from './realtime/realtime.ts';
 import { createReconcile } from './realtime/reconcile.ts';
-import { restRoutes } from './rest/rest.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -34,6 +35,8 @@ import { createSchedule, type Schedule, type ScheduleOptions } from './schedule.
 
 export type EngineService = { app: App; db: Db; schedule: Schedule; redis: RedisClient };
 
+/** Milliseconds after which runs of dead engines are asked for again, until Postgres has told them. */
+const RECOVER_MS = 1_000;
 /** Milliseconds that a formula waits for one of the places. */
 const FORMULA_WAIT_MS = 5_000;
 
@@ -52,6 +55,7 @@ export async function createEngineService(
     formulaPoolSize: env.CUSTOM_POOL_SIZE,
     applicationName: 'metrics-engine',
     statementTimeoutMs: env.ROLLUP_TIMEOUT_MS,
+    onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
   const registry = new Registry();
@@ -80,8 +84,17 @@ export async function createEngineService(
   });
   const reader = createRollupReader(db);
   releasers.push('rollups', () => rollups.stop());
-  // Runs that a dead engine left: taken over in the background, so that starting does not wait for them.
-  void rollups.recover().catch((error: unknown) => log.error({ err: error }, 'runs could not be taken over'));
+  // Runs that a dead engine left: taken over in the background, so that starting waits neither for them nor for Postgres.
+  let recovered = false;
+  const recovering = startLoop(
+    RECOVER_MS,
+    async () => {
+      if (!recovered) await rollups.recover();
+      recovered = true;
+    },
+    (error) => log.error({ err: error }, 'runs could not be taken over; it is tried again'),
+  );
+  releasers.push('recovery', () => Promise.all([rollups.stop(), recovering.stop()]));
 
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { repeats: false });
   releasers.push('redis', () => redis.disconnect());
@@ -189,8 +202,14 @@ export async function createEngineService(
       createHandlers({ rollups, reader, custom, sources, schedule, realtime, reconcileRealtime }),
       createAudit({ service: 'metrics-engine', store: db.audit, log }),
     ),
-    routes: restRoutes(),
-    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    routes: contractRoutes('metrics-engine'),
+    authenticate: createAuthenticate({
+      env,
+      keys: db.keys,
+      mirror: createKeyMirror(redis),
+      onError: (err) => log.warn({ err }, 'use of keys'),
+      now,
+    }),
     env,
     registry,
     // Without Redis all but realtime metrics and the schedule answers.

@@ -17,7 +17,7 @@ import type { FaultPoint } from './faults.ts';
 
 export type AcceptOptions = {
   counters: Counters;
-  journal: Journal;
+  journal: Pick<Journal, 'append' | 'predictFolded'>;
   /** Days for which the journal keeps entries; older ones need `backfill`. */
   retentionDays: number;
   now: () => number;

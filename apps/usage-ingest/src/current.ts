@@ -3,10 +3,13 @@ import type { RunningTotals } from './running-totals.ts';
 
 type Question = { merchantId: string; date?: Day | undefined; metricTypes?: string[] | undefined };
 
-/** The running totals of a merchant's day. `total_tokens` is answered where it is asked for by name. */
+/**
+ * The running totals of a merchant's day. `total_tokens` is answered where it is asked for by name. `complete` is false
+ * where they may be behind what was acknowledged.
+ */
 export type CurrentTotals = (
   question: Question,
-) => Promise<{ date: Day; metrics: Record<string, Quantity>; asOf: string }>;
+) => Promise<{ date: Day; metrics: Record<string, Quantity>; asOf: string; complete: boolean }>;
 
 export function createCurrentTotals({ totals, now }: { totals: RunningTotals; now: () => number }): CurrentTotals {
   return async ({ merchantId, date = dayOf(now()), metricTypes }) => {
@@ -14,7 +17,7 @@ export function createCurrentTotals({ totals, now }: { totals: RunningTotals; no
     const types = metricTypes?.flatMap((type) =>
       type === 'total_tokens' ? ['prompt_tokens', 'completion_tokens'] : [type],
     );
-    const all = await totals(merchantId, date, types);
+    const { totals: all, complete } = await totals(merchantId, date, types);
     const units = types ? new Map([...all].filter(([type]) => types.includes(type))) : all;
     const wanted = metricTypes ?? [...units.keys()].sort();
     const unitsOf = (type: string) =>
@@ -22,6 +25,6 @@ export function createCurrentTotals({ totals, now }: { totals: RunningTotals; no
         ? (units.get('prompt_tokens') ?? 0n) + (units.get('completion_tokens') ?? 0n)
         : (units.get(type) ?? 0n);
     const metrics = Object.fromEntries(wanted.map((type) => [type, formatQuantity(type, unitsOf(type))]));
-    return { date, metrics, asOf };
+    return { date, metrics, asOf, complete };
   };
 }

@@ -1,4 +1,3 @@
-import type { Db } from '@tally/db';
 import { mastersOf, type RedisClient } from '@tally/service';
 
 export type Durability = {
@@ -10,19 +9,9 @@ export type Durability = {
   notes: string[];
 };
 
-/**
- * Checks what the servers promise. Throws where they would break ours without a crash: a Redis that evicts keys,
- * a Postgres that acknowledges commits it may lose.
- */
-export async function durabilityOf(redis: RedisClient, db: Pick<Db, 'durabilityProblems'>): Promise<Durability> {
-  const problems = await db.durabilityProblems();
-  const setting = await settingsOf(redis);
-  const policy = setting('maxmemory-policy');
-  if (policy !== undefined && policy !== 'noeviction') {
-    problems.push(`Redis has maxmemory-policy ${policy}: it would evict usage; set noeviction`);
-  }
-  if (problems.length > 0) throw new Error(problems.join('; '));
-  return levelOf(setting);
+/** Returns what the settings of Redis promise. */
+export async function durabilityOf(redis: RedisClient): Promise<Durability> {
+  return levelOf(await settingsOf(redis));
 }
 
 type Setting = (name: string) => string | undefined;
@@ -46,7 +35,7 @@ function levelOf(setting: Setting): Durability {
 
 async function settingsOf(redis: RedisClient): Promise<Setting> {
   const [node] = mastersOf(redis);
-  const names = ['maxmemory-policy', 'appendonly', 'appendfsync', 'no-appendfsync-on-rewrite', 'save'];
+  const names = ['appendonly', 'appendfsync', 'no-appendfsync-on-rewrite', 'save'];
   const values = new Map<string, string>();
   for (const name of names) {
     const [, value] = ((await node?.config('GET', name).catch(() => [])) ?? []) as string[];

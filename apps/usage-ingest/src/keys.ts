@@ -1,6 +1,6 @@
 import { type ApiKey, type ingest, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type Caller, decodeCursor, encodeCursor } from '@tally/service';
+import { type Caller, changeKey, decodeCursor, encodeCursor, type RedisClient } from '@tally/service';
 import { z } from 'zod';
 
 type Input<Name extends keyof typeof ingest.keys> = z.output<(typeof ingest.keys)[Name]['input']>;
@@ -8,7 +8,16 @@ type Input<Name extends keyof typeof ingest.keys> = z.output<(typeof ingest.keys
 export type Keys = ReturnType<typeof createKeys>;
 
 /** API keys: created, rotated, listed and revoked by admins. */
-export function createKeys({ store, now }: { store: Db['keys']; now: () => number }) {
+export function createKeys({
+  store,
+  redis,
+  now,
+}: {
+  store: Db['keys'];
+  /** Where copies of keys are. */
+  redis: RedisClient;
+  now: () => number;
+}) {
   function futureOf(expiresAt: string | undefined): Date | undefined {
     if (expiresAt === undefined) return undefined;
     const date = new Date(expiresAt);
@@ -23,11 +32,12 @@ export function createKeys({ store, now }: { store: Db['keys']; now: () => numbe
     create: ({ expiresAt, ...key }: Input<'create'>, caller: Caller) =>
       store.create({ ...key, expiresAt: futureOf(expiresAt), by: caller.id }),
     async rotate({ id, overlapSeconds, expiresAt }: Input<'rotate'>) {
-      return store.rotate(id, {
+      const rotation = {
         now: new Date(now()),
         previousUntil: overlapSeconds > 0 ? new Date(now() + overlapSeconds * 1_000) : undefined,
         expiresAt: futureOf(expiresAt),
-      });
+      };
+      return changeKey(redis, id, { change: () => store.rotate(id, rotation), now });
     },
     async list({ cursor, limit, ...question }: Input<'list'>): Promise<{ rows: ApiKey[]; nextCursor: string | null }> {
       const [after] = cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.uuid()]));
@@ -35,6 +45,7 @@ export function createKeys({ store, now }: { store: Db['keys']; now: () => numbe
       const last = rows.length === limit ? rows.at(-1) : undefined;
       return { rows, nextCursor: last ? encodeCursor([last.id], question) : null };
     },
-    revoke: ({ id }: Input<'revoke'>, caller: Caller) => store.revoke(id, caller.id),
+    revoke: ({ id }: Input<'revoke'>, caller: Caller) =>
+      changeKey(redis, id, { change: () => store.revoke(id, caller.id), now }),
   };
 }

@@ -14,6 +14,8 @@ export type IngestMetrics = {
   folded(lines: readonly FoldedLine[]): void;
   waitingDeadLetters: Gauge;
   lagSeconds: Gauge;
+  durability(durability: Durability): void;
+  inUse(store: 'postgres' | 'redis', isUsed: boolean): void;
   /** Shows how many shards have totals that are still to be repaired, as they are when somebody asks. */
   showUnrepaired(count: () => Promise<number>): void;
   reconciled(drift: readonly Drift[]): void;
@@ -21,14 +23,21 @@ export type IngestMetrics = {
 };
 
 /** What usage-ingest shows on /metrics beside what every service shows. */
-export function createIngestMetrics(register: Registry, durability: Durability): IngestMetrics {
+export function createIngestMetrics(register: Registry): IngestMetrics {
   const registers = [register];
-  new Gauge({
+  const durability = new Gauge({
     name: 'tally_redis_durability_info',
-    help: 'What an acknowledgement survives, by the settings of Redis at start.',
+    help: 'What an acknowledgement survives, by the settings of Redis when it was last connected.',
     labelNames: ['level'],
     registers,
-  }).set({ level: durability.level }, 1);
+  });
+  const inUse = new Gauge({
+    name: 'tally_store_in_use',
+    help: '1 while batches are given to the store, 0 while it hangs or must not be used.',
+    labelNames: ['store'],
+    registers,
+  });
+  for (const store of ['postgres', 'redis']) inUse.set({ store }, 1);
   const driftRows = new Gauge({
     name: 'tally_reconcile_drift',
     help: 'Numbers that were not the same in every book at the last reconciliation; it must be 0.',
@@ -103,6 +112,11 @@ export function createIngestMetrics(register: Registry, durability: Durability):
       registers,
     }),
     lagSeconds,
+    durability({ level }) {
+      durability.reset();
+      durability.set({ level }, 1);
+    },
+    inUse: (store, isUsed) => inUse.set({ store }, isUsed ? 1 : 0),
     showUnrepaired(count) {
       new Gauge({
         name: 'tally_totals_unrepaired_shards',

@@ -5,14 +5,15 @@ import { LIVE_DAYS } from './counters/keys.ts';
 import { type Pending, sumOf } from './pending.ts';
 
 /**
- * The running totals of a merchant's day: from Redis where they are whole; else from Postgres with what waits. Never
- * less than what was acknowledged. Without `metricTypes` all types that are known.
+ * The running totals of a merchant's day: from Redis where they are whole; else from Postgres with what waits. They may
+ * be less than what was acknowledged only where `complete` is false: a store was unavailable, or too much waits.
+ * Without `metricTypes` all types that are known.
  */
 export type RunningTotals = (
   merchantId: string,
   date: Day,
   metricTypes?: readonly string[],
-) => Promise<Map<string, Units>>;
+) => Promise<{ totals: ReadonlyMap<string, Units>; complete: boolean }>;
 
 /** Waiting lines that are read for one answer; where more wait, they are flushed first. */
 const MAX_LINES = 10_000;
@@ -57,19 +58,20 @@ export function createRunningTotals(options: {
       if (metricTypes && !metricTypes.includes(type)) continue;
       totals.set(type, (totals.get(type) ?? 0n) + units);
     }
-    return totals;
+    return { totals, complete: read.all };
   }
 
   return async (merchantId, date, metricTypes) => {
-    if (date < addDays(dayOf(now()), -LIVE_DAYS)) return stored(merchantId, date, metricTypes);
-    try {
-      const shard = counters.keys.shardOf(merchantId);
-      const { days } = await counters.readDays(shard, [{ merchantId, date, metricTypes: metricTypes ?? [] }]);
-      const { trusted, totals } = days[0]!;
-      if (trusted && !options.mayBeBehind(merchantId)) return totals;
-      return await storedAndWaiting(merchantId, date, metricTypes);
-    } catch {
-      return stored(merchantId, date, metricTypes);
-    }
+    const inPostgres = async () => stored(merchantId, date, metricTypes);
+    if (date < addDays(dayOf(now()), -LIVE_DAYS)) return { totals: await inPostgres(), complete: true };
+    const shard = counters.keys.shardOf(merchantId);
+    const inRedis = await counters
+      .readDays(shard, [{ merchantId, date, metricTypes: metricTypes ?? [] }])
+      .catch(() => undefined);
+    // What waits in Redis is missing from the sums of Postgres.
+    if (!inRedis) return { totals: await inPostgres(), complete: false };
+    const { trusted, totals } = inRedis.days[0]!;
+    if (trusted && !options.mayBeBehind(merchantId)) return { totals, complete: true };
+    return storedAndWaiting(merchantId, date, metricTypes).catch(() => ({ totals, complete: false }));
   };
 }

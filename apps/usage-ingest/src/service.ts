@@ -1,11 +1,14 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as wait } from 'node:timers/promises';
 import { HOUR_MS, ingest } from '@tally/contracts';
 import { type Db, openDb } from '@tally/db';
 import {
   type App,
+  contractRoutes,
   createApp,
   createAudit,
   createAuthenticate,
+  createKeyMirror,
   createReadiness,
   createRedis,
   type Log,
@@ -20,15 +23,15 @@ import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
 import { createConflicts } from './conflicts.ts';
-import { createCounters } from './counters/counters.ts';
+import { type Counters, createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
-import { agreeOnShards } from './counters/shard-count.ts';
+import { createShardCount } from './counters/shard-count.ts';
 import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
-import { durabilityOf } from './durability.ts';
+import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
@@ -41,13 +44,17 @@ import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
 import { createRecentEntries } from './recent.ts';
 import { createReconcile, createRepair, presentDrift } from './reconcile/index.ts';
-import { watchRedis } from './redis-watch.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
+import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
 
+/** A service that starts waits this long for each store, then goes on without it. */
+const START_WAIT_MS = 2_000;
+/** How often the number of shards is asked for until both stores have told it. */
+const AGREE_MS = 500;
 /** After a write past Redis its totals are repaired within seconds; until then answers come from Postgres. */
 const BEHIND_MS = 60_000;
 /** From so many merchants on, those whose time is over are forgotten. */
@@ -72,14 +79,22 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     applicationName: 'usage-ingest',
     poolSize: env.POSTGRES_POOL_SIZE,
     dimensionValuesPerDay: env.MAX_DIMENSION_VALUES_PER_DAY,
+    onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
   releasers.push('redis', () => redis.disconnect());
-  await redisReady(redis);
-  const durability = await durabilityOf(redis, db);
-  log.info({ durability }, 'durability');
+  await redisReady(redis, START_WAIT_MS).catch((error: unknown) => log.warn({ err: error }, 'starting without Redis'));
 
+  const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
+  const registry = new Registry();
+  const metrics = createIngestMetrics(registry);
+  let durability: Durability = { level: 'unknown', notes: ['Redis has not answered yet.'] };
+  const readDurability = async () => {
+    durability = await durabilityOf(redis);
+    metrics.durability(durability);
+    log.info({ durability }, 'durability');
+  };
   const readiness = createReadiness({
     postgres: db,
     redis,
@@ -91,18 +106,43 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     now,
   });
 
-  const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
-  const registry = new Registry();
-  const metrics = createIngestMetrics(registry, durability);
-  const shards = await agreeOnShards(redis, db.shards, env.USAGE_SHARDS);
-  if (shards.problem) log.error(shards.problem);
-  const keys = createRedisKeys({ shards: shards.count, clustered: 'nodes' in redis });
+  const keys = createRedisKeys({ shards: env.USAGE_SHARDS, clustered: 'nodes' in redis });
+  const shards = createShardCount({
+    redis,
+    store: db.shards,
+    keys,
+    wanted: env.USAGE_SHARDS,
+    onProblem: (problem) => log.error(problem),
+  });
+  const stores = watchStores({
+    db,
+    redis,
+    highMark: env.REDIS_MEMORY_HIGH_MARK,
+    isShardCountKnown: shards.isKnown,
+    onChange(store, reason) {
+      metrics.inUse(store, reason === undefined);
+      log.warn({ store, err: reason }, reason ? 'a store is not used' : 'a store is used again');
+      if (store === 'redis' && !reason) void readDurability().catch(() => {});
+    },
+  });
+  releasers.push('stores', () => stores.stop());
+  await Promise.race([shards.agree(), wait(START_WAIT_MS, undefined, { ref: false })]);
+  const agreeing = startLoop(AGREE_MS, shards.agree, () => {});
+  releasers.push('shard count', () => agreeing.stop());
+  const problems = await db.durabilityProblems().catch(() => []);
+  if (problems.length > 0) throw new Error(problems.join('; '));
+  await Promise.all([stores.postgres.look(), stores.redis.look()]);
+  if (redis.status === 'ready') await readDurability().catch(() => {});
+
   const window = createDeduplicationWindow(redis, keys, env.DEDUPLICATION_MEMORY_SHARE);
   const limits = { typesPerDay: env.MAX_METRIC_TYPES_PER_DAY, waitReplicas: env.REDIS_WAIT_REPLICAS };
-  const counters = createCounters(redis, keys, limits, window);
+  const unguarded = createCounters(redis, keys, limits, window);
+  const counters: Counters = {
+    ...unguarded,
+    record: (lines) => stores.redis.run(() => unguarded.record(lines)),
+    readDays: (shard, days) => stores.redis.run(() => unguarded.readDays(shard, days)),
+  };
   const oldLayout = createOldLayout(redis, db.journal);
-  const watch = watchRedis({ redis, highMark: env.REDIS_MEMORY_HIGH_MARK, intervalMs: 1_000 });
-  releasers.push('redis watch', () => watch.stop());
   /** When events of a merchant were last written past Redis. */
   const directAt = new Map<string, number>();
   const sawConflicts = (count: number) => {
@@ -112,11 +152,14 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   };
   const accept = createAccept({
     counters,
-    journal: db.journal,
+    journal: {
+      append: (batch) => stores.postgres.run(() => db.journal.append(batch)),
+      predictFolded: db.journal.predictFolded,
+    },
     retentionDays: env.JOURNAL_RETENTION_DAYS,
     now,
     fault,
-    isFull: () => watch.isFull(),
+    isFull: stores.isRedisFull,
     onFallback(error) {
       metrics.fallbacks.inc();
       log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
@@ -225,15 +268,22 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     deadLetters: createDeadLetters(db),
     closeDays,
     flush,
-    keys: createKeys({ store: db.keys, now }),
-    sessions: createSessions({ store: db.sessions, adminKey: env.TALLY_ADMIN_KEY, now }),
+    keys: createKeys({ store: db.keys, redis, now }),
+    sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     audit: createAuditLog(db.audit),
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
     router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
-    authenticate: createAuthenticate({ env, keys: db.keys, onError: (err) => log.warn({ err }, 'use of keys'), now }),
+    routes: contractRoutes('usage-ingest'),
+    authenticate: createAuthenticate({
+      env,
+      keys: db.keys,
+      mirror: createKeyMirror(redis),
+      onError: (err) => log.warn({ err }, 'use of keys'),
+      now,
+    }),
     env,
     registry,
     readiness,

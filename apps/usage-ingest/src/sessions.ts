@@ -1,6 +1,6 @@
 import { TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import type { Caller } from '@tally/service';
+import { type Caller, changeKey, type RedisClient } from '@tally/service';
 
 export type Sessions = ReturnType<typeof createSessions>;
 
@@ -12,10 +12,13 @@ const ADMIN = 'admin';
 /** Sessions of browsers: started by a key, shown in its place, ended by sign-out. */
 export function createSessions({
   store,
+  redis,
   adminKey,
   now,
 }: {
   store: Db['sessions'];
+  /** Where copies of sessions are. */
+  redis: RedisClient;
   adminKey: string | undefined;
   now: () => number;
 }) {
@@ -46,7 +49,9 @@ export function createSessions({
       const name = await nameOf(caller);
       return { ...about(caller), name, expiresAt: session?.expiresAt?.toISOString() ?? null };
     },
-    end: async (caller: Caller) => ({ ended: caller.sessionId !== undefined && (await store.end(caller.sessionId)) }),
+    async end({ sessionId: id }: Caller) {
+      return { ended: id !== undefined && (await changeKey(redis, id, { change: () => store.end(id), now })) };
+    },
   };
 
   async function nameOf({ id }: Caller): Promise<string> {

@@ -58,8 +58,8 @@ export function createTrack({ accept, totals, mergeMs, now }: TrackOptions): Tra
   }
 
   async function totalOf(merchantId: string, date: Day, metricType: string): Promise<string> {
-    const units = (await totals(merchantId, date, [metricType])).get(metricType) ?? 0n;
-    return formatQuantity(metricType, units);
+    const known = await totals(merchantId, date, [metricType]);
+    return formatQuantity(metricType, known.totals.get(metricType) ?? 0n);
   }
 
   function merged(line: JournalLine, metricType: string, units: bigint): Promise<string> {

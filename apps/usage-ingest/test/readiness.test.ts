@@ -147,7 +147,7 @@ test('every path asks for a key, but those that are open to all', async () => {
     if (status === 401) expect(response.headers.has('www-authenticate')).toBe(true);
     else open.push(`${method} ${path} ${status}`);
   }
-  expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200']);
+  expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200', 'GET /openapi.json 200']);
   // The fast path of tRPC passes by whatever is registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { mutation, query, type RouterOf } from './contract.ts';
+import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
 import { litellm } from './litellm.ts';
@@ -55,6 +55,17 @@ export type Coverage = z.infer<typeof Coverage>;
 export const GroupBy = z.enum(['user', 'model', 'provider', 'apiKey', 'merchant']);
 export type GroupBy = z.infer<typeof GroupBy>;
 
+/** What a breakdown groups by; `team`: the team of the API key in the directory, else of the user. */
+export const Grouping = z.enum([...GroupBy.options, 'team']);
+export type Grouping = z.infer<typeof Grouping>;
+
+/** One grouping, or two different ones at once. */
+export const BreakdownBy = z.union([
+  Grouping,
+  z.tuple([Grouping, Grouping]).refine(([first, second]) => first !== second, 'Expected two different groupings.'),
+]);
+export type BreakdownBy = z.infer<typeof BreakdownBy>;
+
 export const SortBy = z.enum([
   'cost',
   'requests',
@@ -66,9 +77,14 @@ export const SortBy = z.enum([
 ]);
 export type SortBy = z.infer<typeof SortBy>;
 
+const Pair = z.tuple([z.string(), z.string()]);
+
+/** Of two groupings: `keys` and `labels` in the order asked for, `key` and `label` made of both, `details` by grouping. */
 export const BreakdownRow = Measures.extend({
   key: z.string(),
   label: z.string(),
+  keys: Pair.optional(),
+  labels: Pair.optional(),
   details: z.record(z.string(), z.unknown()),
 });
 export type BreakdownRow = z.infer<typeof BreakdownRow>;
@@ -138,6 +154,8 @@ export const DirectoryEntry = z.strictObject({
   role: label(64).nullable().default(null),
   /** Null: for every merchant. An entry of the merchant itself comes first. */
   merchantId: MerchantId.nullable().default(null),
+  /** The team of a user or an API key. Absent: as it is; null: none. */
+  team: SentDimension.min(1).nullable().optional(),
 });
 export type DirectoryEntry = z.infer<typeof DirectoryEntry>;
 
@@ -148,15 +166,28 @@ const StoredDirectoryEntry = z.object({
   email: z.string().nullable(),
   role: z.string().nullable(),
   merchantId: z.string().nullable(),
+  team: z.string().nullable(),
 });
 
 const explain = z.boolean().optional();
 const plan = z.array(PlanPart).optional();
 
+const ADMIN_USAGE = '/api/v1/admin/usage';
+/** Paths and names of fields of the API that these paths come from. */
+const FOREIGN = {
+  anyType: true,
+  aliases: { modelIds: 'models', providerIds: 'providers', apiKeyIds: 'apiKeys' },
+} as const;
+
 /** analytics-api: answers questions about usage. With `explain: true` an answer says how it was read. */
 export const analytics = {
   analytics: {
     summary: query({
+      summary: 'Returns totals, days, top users and models, and trends of a range.',
+      rest: [
+        { method: 'GET', path: '/api/v1/usage/summary' },
+        { method: 'POST', path: `${ADMIN_USAGE}/analytics`, ...FOREIGN },
+      ],
       access: 'read',
       input: Filters.extend({ explain }),
       output: z.object({
@@ -185,9 +216,16 @@ export const analytics = {
       }),
     }),
     breakdown: query({
+      summary: 'Returns the usage of a range by one dimension, sorted, in pages.',
+      rest: [
+        { method: 'GET', path: '/api/v1/usage/breakdown' },
+        { method: 'POST', path: `${ADMIN_USAGE}/by-user`, fixed: { by: 'user' }, ...FOREIGN },
+        { method: 'POST', path: `${ADMIN_USAGE}/by-model`, fixed: { by: 'model' }, ...FOREIGN },
+        { method: 'POST', path: `${ADMIN_USAGE}/by-provider`, fixed: { by: 'provider' }, ...FOREIGN },
+      ],
       access: 'read',
       input: Filters.extend({
-        by: GroupBy,
+        by: BreakdownBy,
         sortBy: SortBy.default('cost'),
         order: z.enum(['asc', 'desc']).default('desc'),
         limit: z.number().int().min(1).max(200).default(50),
@@ -204,6 +242,8 @@ export const analytics = {
       }),
     }),
     timeseries: query({
+      summary: 'Returns the usage of a range over time, without holes.',
+      rest: [{ method: 'GET', path: '/api/v1/usage/timeseries' }],
       access: 'read',
       /** `startDate` and `endDate` are days in `timeZone`. */
       input: Filters.extend({
@@ -229,6 +269,7 @@ export const analytics = {
       }),
     }),
     filterOptions: query({
+      summary: 'Lists the models, providers, users, keys and merchants seen in a range.',
       access: 'read',
       input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: list(MerchantId) }),
       output: z.object({
@@ -243,6 +284,7 @@ export const analytics = {
       }),
     }),
     merchantUsage: query({
+      summary: 'Returns the daily totals of one merchant by metric type.',
       access: 'read',
       input: z.strictObject({
         merchantId: MerchantId,
@@ -260,6 +302,7 @@ export const analytics = {
     }),
     /** Flushes what is pending, of all merchants that the caller may name. */
     refresh: mutation({
+      summary: 'Flushes what is pending, so that the next answer is complete.',
       access: 'read',
       input: z.strictObject({}).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: StoredTime }),
@@ -268,12 +311,14 @@ export const analytics = {
   directory: {
     /** Writes entries, new or changed; all or none. */
     upsert: mutation({
+      summary: 'Writes names, e-mail addresses and roles of users, keys and merchants.',
       maxItems: 60_000,
       access: 'admin',
       input: z.strictObject({ entries: z.array(DirectoryEntry).min(1).max(5000) }),
       output: z.object({ written: z.number().int() }),
     }),
     list: query({
+      summary: 'Lists directory entries of a kind.',
       access: 'read',
       input: z.strictObject({
         kind: DirectoryKind,
@@ -284,6 +329,7 @@ export const analytics = {
       output: z.object({ rows: z.array(StoredDirectoryEntry), nextCursor: z.string().nullable() }),
     }),
     remove: mutation({
+      summary: 'Removes directory entries.',
       access: 'admin',
       input: z.strictObject({
         kind: DirectoryKind,
@@ -297,6 +343,7 @@ export const analytics = {
   litellm,
   cache: {
     stats: query({
+      summary: 'Returns how the cache of this process did.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
@@ -316,6 +363,7 @@ export const analytics = {
     }),
     /** Forgets the answers about these merchants and days, in every process. Not needed after a flush. */
     invalidate: mutation({
+      summary: 'Removes cached answers about some merchants and days.',
       access: 'admin',
       input: z.strictObject({ merchantIds: z.array(MerchantId).min(1).max(1000), startDate: Day, endDate: Day }),
       output: z.object({ invalidated: z.number().int() }),
@@ -325,6 +373,7 @@ export const analytics = {
      * 7, 30 and 90 days.
      */
     warm: mutation({
+      summary: 'Fills the cache with the answers of a dashboard.',
       access: 'admin',
       input: OptionalRange.extend({ merchantIds: list(MerchantId) })
         .refine(hasBothEnds, BOTH_ENDS)
@@ -333,6 +382,7 @@ export const analytics = {
     }),
     /** Forgets everything, in every process. */
     clear: mutation({
+      summary: 'Removes all cached answers.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
@@ -340,5 +390,25 @@ export const analytics = {
     }),
   },
 } as const;
+
+/** The query of an export: the filters of a breakdown, and its dimension. */
+export const ExportQuery = Filters.extend({ by: GroupBy.optional() });
+
+export const analyticsEndpoints = [
+  {
+    method: 'GET',
+    path: '/export/usage.{format}',
+    summary: 'Downloads the usage of a range as a file.',
+    access: 'read',
+    parameters: { format: ['csv', 'json', 'ndjson', 'xlsx'] },
+    query: ExportQuery,
+    produces: [
+      'text/csv',
+      'application/json',
+      'application/x-ndjson',
+      'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
+    ],
+  },
+] as const satisfies readonly Endpoint[];
 
 export type AnalyticsRouter = RouterOf<typeof analytics>;

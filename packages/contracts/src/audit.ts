@@ -34,6 +34,7 @@ export type AuditRow = z.infer<typeof AuditRow>;
 export const audit = {
   /** Newest first. Calls refused before they ran (no access, invalid input) are in the request log only. */
   list: query({
+    summary: 'Lists calls of administrative mutations, newest first.',
     access: 'admin',
     platform: true,
     input: z

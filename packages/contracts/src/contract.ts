@@ -15,6 +15,10 @@ import type { ErrorCode } from './errors.ts';
  */
 export type Procedure = {
   readonly kind: 'query' | 'mutation' | 'subscription';
+  /** What it does, in one short sentence: the title of its operation in the OpenAPI document. */
+  readonly summary?: string;
+  /** The same procedure at plain HTTP paths. */
+  readonly rest?: readonly Rest[];
   readonly access: Access;
   /** About all merchants: refused to a caller that is bound to one. */
   readonly platform?: true;
@@ -27,12 +31,40 @@ export type Procedure = {
   readonly output: z.ZodType;
 };
 
+/** A plain HTTP path that answers what a procedure answers: input from the query (GET) or a JSON body (POST). */
+export type Rest = {
+  readonly method: 'GET' | 'POST';
+  readonly path: string;
+  /** Fields of the input that the path states, so that callers do not send them. */
+  readonly fixed?: Readonly<Record<string, string>>;
+  /** Other names of fields, and the field of the input that each stands for. */
+  readonly aliases?: Readonly<Record<string, string>>;
+  /** The body is read as JSON whatever its content type is. */
+  readonly anyType?: true;
+};
+
+/** A path beside the procedures, such as a file to download. */
+export type Endpoint = {
+  readonly method: 'GET' | 'POST';
+  /** Parameters in braces: `/export/usage.{format}`. */
+  readonly path: string;
+  readonly summary: string;
+  readonly access: Access;
+  /** Values of the parameters of the path. */
+  readonly parameters?: Readonly<Record<string, readonly string[]>>;
+  readonly query?: z.ZodType;
+  /** Content types of its answers. */
+  readonly produces: readonly string[];
+};
+
 export type Contract = { readonly [name: string]: Procedure | Contract };
 
 /** Array elements and object members that the JSON of a call may have, unless its procedure says otherwise. */
 export const MAX_ITEMS = 20_000;
 
 type Parts<I extends z.ZodType, O extends z.ZodType> = {
+  summary?: string;
+  rest?: readonly Rest[];
   access: Access;
   platform?: true;
   audited?: true;

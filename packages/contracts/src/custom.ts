@@ -182,6 +182,8 @@ const page = { limit: z.number().int().min(1).max(200).default(50), cursor: Curs
 
 export const custom = {
   create: mutation({
+    summary: 'Creates a custom metric from a formula.',
+    rest: [{ method: 'POST', path: '/api/admin/metrics/custom-definitions' }],
     maxItems: MAX_FILTER_ITEMS,
     access: 'define',
     audited: true,
@@ -190,6 +192,7 @@ export const custom = {
   }),
   /** Makes a new version of the changed fields; the old ones stay readable and computable. Owner and admins only. */
   update: mutation({
+    summary: 'Changes a custom metric; the change is a new version.',
     access: 'define',
     maxItems: MAX_FILTER_ITEMS,
     audited: true,
@@ -197,30 +200,43 @@ export const custom = {
     output: MetricDefinition,
   }),
   /** Computes a definition without saving it. */
-  test: mutation({ access: 'define', maxItems: MAX_FILTER_ITEMS, input: draft, output: MetricResult }),
+  test: mutation({
+    summary: 'Computes a definition without saving it.',
+    access: 'define',
+    maxItems: MAX_FILTER_ITEMS,
+    input: draft,
+    output: MetricResult,
+  }),
   estimate: mutation({
+    summary: 'Estimates the cost of a definition without computing it.',
     maxItems: MAX_FILTER_ITEMS,
     access: 'define',
     input: draft,
     output: z.object({ cost: MetricCost, planCost: z.number(), allowed: z.boolean() }),
   }),
   calculate: mutation({
+    summary: 'Computes a custom metric over a range.',
+    rest: [{ method: 'POST', path: '/api/admin/metrics/calculate' }],
     access: 'define',
     input: z.strictObject({ id: Id, version: Version.optional(), ...range, ...scope }),
     output: MetricResult.extend({ version: z.number().int() }),
   }),
   get: query({
+    summary: 'Returns the definition of a custom metric.',
     access: 'read',
     input: z.strictObject({ id: Id, version: Version.optional() }),
     output: MetricDefinition,
   }),
   list: query({
+    summary: 'Lists custom metrics that the caller may see.',
+    rest: [{ method: 'GET', path: '/api/admin/metrics/custom-definitions' }],
     access: 'read',
     input: z.strictObject({ ...page, search: text(200).optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
   /** Versions, newest first, also of a removed metric. */
   versions: query({
+    summary: 'Lists the versions of a custom metric, newest first.',
     access: 'read',
     input: z.strictObject({ id: Id, ...page }),
     output: z.object({
@@ -237,6 +253,7 @@ export const custom = {
   }),
   /** Values computed before, newest first, also of a removed metric. */
   values: query({
+    summary: 'Lists values computed before, newest first.',
     access: 'read',
     input: z.strictObject({ id: Id, ...scope, limit: page.limit }),
     output: z.object({
@@ -260,6 +277,7 @@ export const custom = {
   }),
   /** Steps of a definition's audit trail, newest first, also of a removed one. Owner and admins only. */
   audit: query({
+    summary: 'Lists the audit trail of a custom metric, newest first.',
     access: 'read',
     input: z.strictObject({ id: Id, ...page }),
     output: z.object({
@@ -277,6 +295,7 @@ export const custom = {
     }),
   }),
   remove: mutation({
+    summary: 'Removes a custom metric.',
     access: 'define',
     audited: true,
     input: z.strictObject({ id: Id }),
@@ -285,12 +304,14 @@ export const custom = {
   sources: {
     /** Makes a view of the host application's own tables a data source. The same again changes nothing. */
     register: mutation({
+      summary: 'Registers a view of the host application as a data source of custom metrics.',
       access: 'admin',
       platform: true,
       input: SourceFields,
       output: SourceDefinition,
     }),
     list: query({
+      summary: 'Lists registered data sources.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
@@ -298,6 +319,7 @@ export const custom = {
     }),
     /** Metrics of a removed source stay, and can be computed again once it is registered again. */
     remove: mutation({
+      summary: 'Removes a registered data source.',
       access: 'admin',
       platform: true,
       input: z.strictObject({ name: MetricSource }),

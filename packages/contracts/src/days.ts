@@ -84,6 +84,7 @@ export const days = {
    * closed days that a question may reach. Asked twice at once, no day is made twice; ended half-way, what is done stays.
    */
   rebuild: mutation({
+    summary: 'Writes the day snapshots of a range again.',
     access: 'admin',
     platform: true,
     input: OptionalRange.extend({ onlyStale: z.boolean().default(false) })
@@ -93,6 +94,7 @@ export const days = {
   }),
   /** A day's document; one that is missing or no longer current is made first. */
   get: query({
+    summary: 'Returns the snapshot of a day.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ date: Day }),
@@ -103,6 +105,7 @@ export const days = {
    * doing it again, also after a crash half-way, adds nothing. A document with flat sums alone stays a document: it answers its own groupings.
    */
   import: mutation({
+    summary: 'Imports day snapshots of another system.',
     // As many rows as fit into a body.
     maxItems: 1_000_000,
     access: 'admin',
@@ -131,6 +134,7 @@ export const days = {
   }),
   /** The days of a range that have usage or a document. */
   status: query({
+    summary: 'Lists the days of a range that have usage or a snapshot.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ startDate: Day, endDate: Day }),

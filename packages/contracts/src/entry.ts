@@ -15,8 +15,13 @@ export const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'comple
 /** A merchant: any name that looks like itself, such as an e-mail address or a URL. */
 export const MerchantId = name(128, 128)
   .refine((value) => value.length > 0, 'Expected at least 1 character')
-  .refine((value) => value === value.trim(), 'Space at either end is not allowed');
-export const MetricType = z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$');
+  .refine((value) => value === value.trim(), 'Space at either end is not allowed')
+  .meta({ examples: ['acme'] });
+export const MetricType = z
+  .string()
+  .regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$')
+  .meta({ examples: ['prompt_tokens'] });
+
 /** What programs print for a missing value. Taken as an id, all such events of a day would count as one. */
 const NO_ID = /^\s*(?:none|null|nil|undefined|nan|unknown|\[object object\])?\s*$/i;
 
@@ -26,16 +31,16 @@ export const isMissingId = (id: string): boolean => NO_ID.test(id);
 export const EntryId = z
   .string()
   .regex(/^[\x20-\x7e]{1,128}$/, 'Expected 1 to 128 printable ASCII characters')
-  .refine((id) => !isMissingId(id), 'This text stands for a missing value; give each event an id of its own');
+  .refine((id) => !isMissingId(id), 'This text stands for a missing value; give each event an id of its own')
+  .meta({ examples: ['req-7f3a'] });
 
 /** A dimension as readers name it: whatever is stored, and `unknown` for calls without it. */
-export const Dimension = text(256);
+export const Dimension = text(256).meta({ examples: ['ada'] });
 
 /** A dimension as producers send it. Absent, empty and `unknown` all mean that it is not known. */
-export const SentDimension = name(256, 400).refine(
-  (value) => value !== '(other)',
-  '`(other)` is what Tally calls values beyond a limit; leave it out',
-);
+export const SentDimension = name(256, 400)
+  .refine((value) => value !== '(other)', '`(other)` is what Tally calls values beyond a limit; leave it out')
+  .meta({ examples: ['ada'] });
 
 /** Calls that one entry stands for: a whole number from 1 to 10^15. */
 export const Count = z.union([
@@ -65,7 +70,8 @@ const Amount = z
     (amount) => typeof amount === 'string' || Number.isSafeInteger(amount),
     'A JSON number must be whole and below 2^53; send a decimal string, such as "0.0023"',
   )
-  .transform(String);
+  .transform(String)
+  .meta({ examples: ['374'] });
 
 const Metrics = record(32, MetricType, Amount).superRefine((metrics, ctx) => {
   for (const [type, amount] of Object.entries(metrics)) {
@@ -97,6 +103,19 @@ export const UsageEntry = z.strictObject({
   status: z.enum(['success', 'failure']).optional(),
   count: Count.optional(),
   properties: Properties.optional(),
+});
+z.globalRegistry.add(UsageEntry, {
+  examples: [
+    {
+      id: 'req-7f3a',
+      merchantId: 'acme',
+      time: '2026-11-20T10:00:00Z',
+      metrics: { prompt_tokens: '374', completion_tokens: '44', cost: '0.0023' },
+      userId: 'ada',
+      model: 'gpt-4o',
+      provider: 'openai',
+    },
+  ],
 });
 export type UsageEntry = z.input<typeof UsageEntry>;
 /** An entry that passed its contract: all amounts are decimal strings. */

@@ -2,12 +2,15 @@ export { Access, grants, Role } from './access.ts';
 export {
   type AnalyticsRouter,
   analytics,
+  BreakdownBy,
   BreakdownRow,
   Coverage,
   DirectoryEntry,
   DirectoryKind,
+  ExportQuery,
   Filters,
   GroupBy,
+  Grouping,
   Interval,
   Measures,
   PlanPart,
@@ -18,12 +21,14 @@ export {
 export { AuditRow } from './audit.ts';
 export {
   type Contract,
+  type Endpoint,
   isAudited,
   isProcedure,
   MAX_ITEMS,
   mutation,
   type Procedure,
   query,
+  type Rest,
   type RouterOf,
   subscription,
   type TallyErrorShape,
@@ -93,9 +98,11 @@ export {
   RollupBackfill,
   RollupGrain,
   RollupList,
+  RollupPage,
   RollupRow,
   RollupRun,
 } from './rollups.ts';
+export { proceduresOf, SERVICES, type ServiceContract, type ServiceName } from './services.ts';
 export {
   addDays,
   countDays,
@@ -112,6 +119,8 @@ export {
   monthOf,
   parseTime,
   QUARTER_HOUR_MS,
+  StoredDay,
+  StoredTime,
   startOfDay,
   Time,
 } from './time.ts';

@@ -214,25 +214,27 @@ const NewApiKey = ApiKey.extend({ key: z.string() });
 
 const KeyName = label(100);
 
+/** An event that is not checked yet; in the OpenAPI document it is a `UsageEntry`. */
+const AnyEntry = z.custom<UsageEntry>(() => true).meta({ $ref: '#/components/schemas/UsageEntry' });
+
 /** usage-ingest: records usage, counts it, brings it to Postgres. */
 export const ingest = {
   usage: {
     record: mutation({
+      summary: 'Records up to 1,000 events; a bad event rejects itself, never the batch.',
       access: 'record',
       // 1,000 entries with all fields, metrics and properties.
       maxItems: 100_000,
       input: z.strictObject({
         // Entries are checked one by one, so that a bad one rejects itself and never the batch.
-        entries: z
-          .array(z.custom<UsageEntry>(() => true))
-          .min(1)
-          .max(MAX_BATCH),
+        entries: z.array(AnyEntry).min(1).max(MAX_BATCH),
         /** Admins only: entries older than the journal's retention. */
         backfill: z.boolean().optional(),
       }),
       output: RecordResult,
     }),
     track: mutation({
+      summary: 'Adds to one counter of a merchant and returns its total of the day.',
       access: 'record',
       input: z.strictObject({
         merchantId: MerchantId,
@@ -245,15 +247,23 @@ export const ingest = {
       output: z.object({ total: Quantity }),
     }),
     current: query({
+      summary: 'Returns the totals of a merchant and day, including what is not flushed yet.',
       access: 'read',
       input: z.strictObject({
         merchantId: MerchantId,
         date: Day.optional(),
         metricTypes: z.array(MetricType).max(100).optional(),
       }),
-      output: z.object({ date: StoredDay, metrics: z.record(z.string(), Quantity), asOf: StoredTime }),
+      /** `complete` is false where a store was unavailable, so that totals may be behind what was acknowledged. */
+      output: z.object({
+        date: StoredDay,
+        metrics: z.record(z.string(), Quantity),
+        asOf: StoredTime,
+        complete: z.boolean(),
+      }),
     }),
     recent: query({
+      summary: 'Lists the newest events of a merchant.',
       access: 'read',
       input: z.strictObject({ merchantId: MerchantId, limit: z.number().int().min(1).max(1000).default(100) }),
       /** `complete` is false where a store was unavailable, so that newer events may be missing. */
@@ -261,6 +271,7 @@ export const ingest = {
     }),
     /** From a number to its entries. Flushes first, so the number is whole. JOURNAL_DROPPED for a closed day. */
     explain: query({
+      summary: 'Lists the events, adjustments and flushes behind a number.',
       access: 'read',
       input: z.strictObject({
         merchantId: MerchantId,
@@ -287,6 +298,7 @@ export const ingest = {
       output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable() }),
     }),
     adjust: mutation({
+      summary: 'Corrects the sums of a day by signed amounts, with a reason.',
       access: 'admin',
       input: z.strictObject({
         id: EntryId,
@@ -302,6 +314,7 @@ export const ingest = {
   },
   reconcile: {
     check: query({
+      summary: 'Compares all stored forms of the numbers of some days.',
       access: 'admin',
       input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: z.array(MerchantId).max(1000).optional() }),
       output: z.object({
@@ -317,6 +330,7 @@ export const ingest = {
      * days whose entries were dropped from their daily sums. Doing it again changes nothing; ended half-way, what is done stays.
      */
     rebuild: mutation({
+      summary: 'Computes all sums of some days again from events and adjustments.',
       access: 'admin',
       input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: z.array(MerchantId).max(1000).optional() }),
       output: z.object({
@@ -329,6 +343,7 @@ export const ingest = {
     }),
     /** Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. */
     repair: mutation({
+      summary: 'Checks the days that Redis keeps and corrects its totals from Postgres.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
@@ -337,6 +352,7 @@ export const ingest = {
   },
   deadLetters: {
     list: query({
+      summary: 'Lists events that Postgres rejected.',
       access: 'admin',
       input: z
         .strictObject({
@@ -356,6 +372,7 @@ export const ingest = {
      * were not tried because of `limit`; call it again for them.
      */
     retry: mutation({
+      summary: 'Tries again to count events that Postgres rejected.',
       access: 'admin',
       input: z
         .strictObject({
@@ -373,6 +390,7 @@ export const ingest = {
   journal: {
     /** Closes days that are past the retention: their sums stay, their entries go. */
     close: mutation({
+      summary: 'Closes days that are past the retention: their sums stay, their events go.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
@@ -381,17 +399,20 @@ export const ingest = {
   },
   flush: {
     run: mutation({
+      summary: 'Moves accepted events from Redis to Postgres, for all merchants.',
       access: 'admin',
       platform: true,
       input: z.strictObject({ date: Day.optional() }).prefault({}),
       output: FlushResult,
     }),
     merchant: mutation({
+      summary: 'Moves accepted events of one merchant from Redis to Postgres.',
       access: 'admin',
       input: z.strictObject({ merchantId: MerchantId, date: Day.optional() }),
       output: FlushResult,
     }),
     range: mutation({
+      summary: 'Flushes, and verifies the totals of each day of a range.',
       access: 'admin',
       platform: true,
       input: z.strictObject({ startDate: Day, endDate: Day }),
@@ -402,6 +423,7 @@ export const ingest = {
       }),
     }),
     status: query({
+      summary: 'Returns what waits to be flushed.',
       access: 'admin',
       platform: true,
       input: z.strictObject({ date: Day.optional() }).prefault({}),
@@ -420,6 +442,7 @@ export const ingest = {
     }),
     /** Flushes what was acknowledged before the call, of all merchants that the caller may name; what a reader asks for before it reads. */
     drain: mutation({
+      summary: 'Flushes everything that was acknowledged before the call.',
       access: 'internal',
       input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: StoredTime }),
@@ -427,6 +450,7 @@ export const ingest = {
   },
   keys: {
     create: mutation({
+      summary: 'Creates an API key; its secret is shown once.',
       access: 'admin',
       platform: true,
       input: z.strictObject({
@@ -444,6 +468,7 @@ export const ingest = {
      * before that no longer. CONFLICT for a revoked key, and for an expired one without a later `expiresAt`.
      */
     rotate: mutation({
+      summary: 'Gives an API key a new secret; the old one works for the overlap.',
       access: 'admin',
       platform: true,
       input: z.strictObject({
@@ -460,6 +485,7 @@ export const ingest = {
     }),
     /** Oldest first. */
     list: query({
+      summary: 'Lists API keys, oldest first.',
       access: 'admin',
       platform: true,
       input: z
@@ -472,7 +498,13 @@ export const ingest = {
       output: z.object({ rows: z.array(ApiKey), nextCursor: z.string().nullable() }),
     }),
     /** Refused within a second, everywhere. Revoking a key again changes nothing. */
-    revoke: mutation({ access: 'admin', platform: true, input: z.strictObject({ id: z.uuid() }), output: ApiKey }),
+    revoke: mutation({
+      summary: 'Revokes an API key.',
+      access: 'admin',
+      platform: true,
+      input: z.strictObject({ id: z.uuid() }),
+      output: ApiKey,
+    }),
   },
   sessions,
   audit,

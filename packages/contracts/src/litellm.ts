@@ -45,12 +45,14 @@ export const litellm = {
    * after 20 seconds with its progress; then see `litellm.status`. SOURCE_BUSY while another pull runs.
    */
   pull: mutation({
+    summary: 'Pulls calls that LiteLLM logged.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),
     output: LitellmPull,
   }),
   status: query({
+    summary: 'Returns the state of the LiteLLM source and its latest pulls.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),

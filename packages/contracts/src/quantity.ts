@@ -16,11 +16,17 @@ export const COST_DECIMALS = 9;
 const NANO = 10n ** BigInt(COST_DECIMALS);
 
 /** A quantity as Tally answers it: `"12"`, `"0.0023"`, never an exponent, never a trailing zero. */
-export const Quantity = z.string().regex(/^-?\d+(\.\d+)?$/);
+export const Quantity = z
+  .string()
+  .regex(/^-?\d+(\.\d+)?$/)
+  .meta({ description: 'An exact decimal.', examples: ['374'] });
 export type Quantity = z.infer<typeof Quantity>;
 
 /** A quantity as callers send it; what it may be beyond that depends on its metric type. */
-export const DecimalText = z.string().regex(/^-?\d{1,19}(\.\d{1,9})?$/, 'Expected a decimal string, such as "374"');
+export const DecimalText = z
+  .string()
+  .regex(/^-?\d{1,19}(\.\d{1,9})?$/, 'Expected a decimal string, such as "374"')
+  .meta({ examples: ['374'] });
 
 const INTEGER = /^(0|[1-9]\d{0,18})$/;
 const DECIMAL = /^(0|[1-9]\d{0,18})(?:\.(\d{1,9}))?$/;

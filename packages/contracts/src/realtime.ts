@@ -17,7 +17,8 @@ const Amount = z
   .refine(
     (text) => /^-?(0|[1-9]\d{0,14})(\.\d{1,9})?$/.test(text),
     'Expected a decimal of at most 15 and 9 digits, such as "2.5"',
-  );
+  )
+  .meta({ examples: ['2.5'] });
 
 /** Observations of one call. */
 const MAX_VALUES = 1_000;
@@ -60,17 +61,20 @@ const look = z.strictObject({ ...target, windowSeconds: Window.optional() });
 export const realtime = {
   /** Adds to a counter; `by` may be negative. */
   increment: mutation({
+    summary: 'Adds to a realtime counter.',
     access: 'record',
     input: z.strictObject({ ...target, by: Amount.default('1') }),
     output: done,
   }),
   gauge: mutation({
+    summary: 'Sets a realtime gauge.',
     access: 'record',
     input: z.strictObject({ ...target, value: Amount, unit: text(32).optional() }),
     output: done,
   }),
   /** Adds a value to a histogram, or up to 1000. The first point of a series settles its window (default 300 s). */
   observe: mutation({
+    summary: 'Adds values to a realtime histogram.',
     access: 'record',
     input: z
       .strictObject({
@@ -80,11 +84,13 @@ export const realtime = {
         windowSeconds: Window.optional(),
       })
       .refine(({ value, values }) => (value === undefined) !== (values === undefined), 'Expected value or values')
+      .meta({ examples: [{ name: 'checkout.seconds', values: ['0.25', '1.5'] }] })
       .transform(({ value, values, ...series }) => ({ ...series, values: values ?? [value!] })),
     output: done,
   }),
   /** Counts events of a rate. The first point of a series settles its window (default 60 s). */
   mark: mutation({
+    summary: 'Counts events of a realtime rate.',
     access: 'record',
     input: z.strictObject({
       ...target,
@@ -93,8 +99,9 @@ export const realtime = {
     }),
     output: done,
   }),
-  get: query({ access: 'read', input: look, output: RealtimeValue }),
+  get: query({ summary: 'Returns one realtime metric.', access: 'read', input: look, output: RealtimeValue }),
   list: query({
+    summary: 'Lists realtime metrics with their labels.',
     access: 'read',
     input: z
       .strictObject({
@@ -110,6 +117,7 @@ export const realtime = {
   }),
   /** Compares realtime metrics with their copies, and mirrors of usage with the cubes, and sets them right. */
   reconcile: mutation({
+    summary: 'Compares realtime metrics with their copies and corrects them.',
     access: 'admin',
     platform: true,
     input: z.strictObject({}).prefault({}),
@@ -127,5 +135,10 @@ export const realtime = {
     }),
   }),
   /** The value at once, and again whenever it changes, until either side ends the stream. */
-  watch: subscription({ access: 'read', input: look, output: RealtimeValue }),
+  watch: subscription({
+    summary: 'Streams a realtime metric as it changes, as server-sent events.',
+    access: 'read',
+    input: look,
+    output: RealtimeValue,
+  }),
 } as const;

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { mutation, query } from './contract.ts';
+import { mutation, query, type Rest } from './contract.ts';
 import { Dimension, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, text } from './text.ts';
@@ -92,9 +92,12 @@ export const RollupList = z.strictObject({
 });
 export type RollupList = z.infer<typeof RollupList>;
 
+export const RollupPage = z.object({ rows: z.array(RollupRow), nextCursor: z.string().nullable() });
+
 const grain = {
   /** Computes the period that a day lies in; without a date the last complete one. */
   run: mutation({
+    summary: 'Computes the rollup of the period that a day lies in.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ date: Day.optional() }).prefault({}),
@@ -102,6 +105,7 @@ const grain = {
   }),
   /** Computes every period that a range touches; a run that is cut off goes on in any engine. */
   backfill: mutation({
+    summary: 'Computes the rollups of every period that a range touches.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ startDate: Day, endDate: Day }),
@@ -109,18 +113,25 @@ const grain = {
   }),
   /** Rows of the periods that overlap the range. */
   list: query({
+    summary: 'Lists rollup rows of the periods that overlap a range.',
     access: 'read',
     input: RollupList,
-    output: z.object({ rows: z.array(RollupRow), nextCursor: z.string().nullable() }),
+    output: RollupPage,
   }),
 };
 
+const grainAt = (path: string) => {
+  const rest: readonly Rest[] = [{ method: 'GET', path: `/api/admin/metrics/${path}` }];
+  return { ...grain, list: { ...grain.list, rest } };
+};
+
 export const rollups = {
-  daily: grain,
-  weekly: grain,
-  monthly: grain,
+  daily: grainAt('daily'),
+  weekly: grainAt('weekly'),
+  monthly: grainAt('monthly'),
   /** Computes every complete period that is stale: written to after it was computed, or failed. */
   refresh: mutation({
+    summary: 'Computes every complete period that is stale.',
     access: 'admin',
     platform: true,
     input: z.strictObject({}).prefault({}),
@@ -144,12 +155,14 @@ export type JobName = z.infer<typeof JobName>;
 export const jobs = {
   /** Puts a job into the queue now, as its schedule does at its time; any engine takes it. */
   run: mutation({
+    summary: 'Starts a scheduled job now.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ name: JobName }),
     output: z.object({ id: z.string() }),
   }),
   schedules: query({
+    summary: 'Lists scheduled jobs and when they run next.',
     access: 'admin',
     platform: true,
     input: z.strictObject({}).prefault({}),
@@ -160,6 +173,7 @@ export const jobs = {
   }),
   /** Jobs that failed after all their attempts; they are kept until they are retried. */
   failed: query({
+    summary: 'Lists jobs that failed after all their attempts.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).prefault({}),
@@ -177,6 +191,7 @@ export const jobs = {
     }),
   }),
   retry: mutation({
+    summary: 'Runs a failed job again.',
     access: 'admin',
     platform: true,
     input: z.strictObject({ id: text(200).min(1) }),
@@ -185,6 +200,7 @@ export const jobs = {
 } as const;
 
 export const jobLog = query({
+  summary: 'Lists runs of rollups, newest first.',
   access: 'read',
   platform: true,
   input: z

@@ -17,6 +17,7 @@ const Who = z.object({
 export const sessions = {
   /** Starts a session of the caller's key. It ends by itself, with its key, and when the key's secret is replaced. */
   create: mutation({
+    summary: "Starts a session of the caller's key.",
     access: 'read',
     input: z.strictObject({}).prefault({}),
     /** `secret` is shown here once; only its hash is kept. */
@@ -24,12 +25,14 @@ export const sessions = {
   }),
   /** Returns who the caller is; `expiresAt` is null where it shows an API key and no session. */
   current: query({
+    summary: 'Returns who the caller is.',
     access: 'read',
     input: z.strictObject({}).prefault({}),
     output: Who.extend({ expiresAt: StoredTime.nullable() }),
   }),
   /** Ends the session that the caller shows; an API key ends nothing. */
   end: mutation({
+    summary: "Ends the caller's session.",
     access: 'read',
     input: z.strictObject({}).prefault({}),
     output: z.object({ ended: z.boolean() }),

@@ -11,13 +11,19 @@ const DAY_PATTERN = /^[1-9]\d{3}-\d{2}-\d{2}$/;
  * A day of UTC as callers name it: `YYYY-MM-DD`, existing, of the years 1000 to 9998. Days compare as strings, and so do the
  * days around them.
  */
-export const Day = z.string().refine(isDay, {
-  error: 'Expected an existing day as YYYY-MM-DD, from 1000-01-01 to 9998-12-31.',
-});
+export const Day = z
+  .string()
+  .refine(isDay, {
+    error: 'Expected an existing day as YYYY-MM-DD, from 1000-01-01 to 9998-12-31.',
+  })
+  .meta({ format: 'date', examples: ['2026-11-20'] });
 export type Day = string;
 
 /** A day in an answer: any that may be stored, also one that callers may not name. */
-export const StoredDay = z.string().regex(/^[+-]?\d{4,6}-\d{2}-\d{2}$/);
+export const StoredDay = z
+  .string()
+  .regex(/^[+-]?\d{4,6}-\d{2}-\d{2}$/)
+  .meta({ examples: ['2026-11-20'] });
 
 /** True for an existing UTC day of the years 1000 to 9998, written YYYY-MM-DD: the days around it compare as strings too. */
 export function isDay(text: string): text is Day {
@@ -100,15 +106,19 @@ function momentOf(text: string): number | undefined {
 }
 
 /** A moment as callers name it: ISO 8601 with its zone, on a UTC day of the years 1000 to 9998. */
-export const Time = z.string().refine((text) => parseTime(text) !== undefined, {
-  error: 'Expected an ISO 8601 time with its zone, such as 2026-11-22T10:00:00Z, in the years 1000 to 9998 of UTC.',
-});
+export const Time = z
+  .string()
+  .refine((text) => parseTime(text) !== undefined, {
+    error: 'Expected an ISO 8601 time with its zone, such as 2026-11-22T10:00:00Z, in the years 1000 to 9998 of UTC.',
+  })
+  .meta({ format: 'date-time', examples: ['2026-11-20T10:00:00Z'] });
 export type Time = string;
 
 /** A moment in an answer: ISO 8601, any that may be stored. */
 export const StoredTime = z
   .string()
-  .regex(/^[+-]?\d{4,6}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:\d{2})$/);
+  .regex(/^[+-]?\d{4,6}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:\d{2})$/)
+  .meta({ examples: ['2026-11-20T10:00:00.000Z'] });
 
 /** How much of what was acknowledged an answer has. */
 export const Drained = z.object({

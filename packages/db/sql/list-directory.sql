@@ -2,7 +2,7 @@
 -- $1 kind   $2 merchant ids, null for all   $3 $4 id and merchant id of the last row before the page   $5 how many
 -- $6 a merchant: entries for every merchant only where their ids occur in its usage; null: all of them
 -- The yearly sums are small; what is still to be added to them is looked at, too.
-select id, merchant_id, name, email, role
+select id, merchant_id, name, email, role, team
 from directory_entries
 where kind = $1
   and ($2::text[] is null or merchant_id = '' or merchant_id = any($2))

@@ -30,6 +30,7 @@ import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 import { Identity1763856000086 } from './migrations/86-identity.ts';
 import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
+import { Teams1763856000095 } from './migrations/95-teams.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -87,6 +88,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Identity1763856000086,
       AdmittedValues1763856000087,
       RollupRows1763856000094,
+      Teams1763856000095,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

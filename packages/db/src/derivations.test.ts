@@ -191,7 +191,7 @@ async function compare(world: World): Promise<void> {
           const question = { by, sortBy: 'key', order: 'asc', limit: 100, parts, merchantIds } as const;
           const { rows } = await db.usage.breakdown({ ...question, merchantIds: merchantIds && [...merchantIds] });
           const wanted = world.sums(startDate, endDate, COLUMN[by], merchantIds);
-          const found = rows.map(({ key, ...row }) => [
+          const found = rows.map(({ keys: [key], ...row }) => [
             key === 'unknown' ? '' : key,
             Object.fromEntries(MEASURES.map((name) => [name, row[name]])),
           ]);

@@ -6,7 +6,7 @@ import { runSql } from './run-sql.ts';
 export type Known = { id: string; name: string; email: string | null; role: string | null };
 
 export type DirectoryStore = {
-  /** Writes entries, all or none; of two with the same identity the last counts. */
+  /** Writes entries, all or none; of two with the same identity the last counts. An entry without `team` keeps its team. */
   upsert(entries: readonly DirectoryEntry[]): Promise<number>;
   /**
    * Entries of a kind by id; of one merchant: its own and those for every merchant, but of merchants only itself. With
@@ -18,7 +18,7 @@ export type DirectoryStore = {
     boundTo: string | null;
     limit: number;
     after?: { id: string; merchantId: string } | undefined;
-  }): Promise<DirectoryEntry[]>;
+  }): Promise<(DirectoryEntry & { team: string | null })[]>;
   remove(entries: { kind: DirectoryKind; ids: readonly string[]; merchantId: string | null }): Promise<number>;
   /** What is known of these ids, in one look-up: of one merchant its own name for it, else the one for every merchant. */
   find(question: {
@@ -34,7 +34,7 @@ const KnownRow = z.object({
   email: z.string().nullable(),
   role: z.string().nullable(),
 });
-const EntryRow = KnownRow.extend({ merchant_id: z.string() });
+const EntryRow = KnownRow.extend({ merchant_id: z.string(), team: z.string().nullable() });
 
 /** Users, api keys and merchants as people call them, in `directory_entries`. */
 export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
@@ -53,6 +53,8 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
           column((entry) => entry.name),
           column((entry) => entry.email),
           column((entry) => entry.role),
+          column((entry) => entry.team ?? null),
+          rows.map((entry) => entry.team !== undefined),
         ],
         z.unknown(),
       );

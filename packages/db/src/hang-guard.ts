@@ -9,6 +9,8 @@ const DEADLINE_MS = 5_000;
 export type HangGuard = {
   /** Makes the socket of a new connection of the pool. */
   stream(): Socket;
+  /** Asks Postgres for nothing, on a connection of its own that no statement holds up. */
+  ping(): Promise<void>;
   close(): void;
 };
 
@@ -33,11 +35,18 @@ export function createHangGuard(url: string): HangGuard {
     if (!probe) {
       const socket = new Socket();
       const settings = { connectionString: url, stream: () => socket, connectionTimeoutMillis: 2 * DEADLINE_MS };
-      probe = { client: new pg.Client({ ...settings, application_name: 'tally-probe' }), socket };
-      probe.client.on('error', () => {});
-      await probe.client.connect();
+      const mine = { client: new pg.Client({ ...settings, application_name: 'tally-probe' }), socket };
+      probe = mine;
+      mine.client.on('error', () => {});
+      mine.client.once('end', () => {
+        if (probe === mine) probe = undefined;
+      });
+      await mine.client.connect().catch((error: unknown) => {
+        if (probe === mine) probe = undefined;
+        throw error;
+      });
     }
-    await probe.client.query('select 1');
+    await probe?.client.query('select 1');
   }
 
   function drop(): void {
@@ -73,6 +82,7 @@ export function createHangGuard(url: string): HangGuard {
   timer.unref();
   return {
     stream: () => opened(new Socket()),
+    ping: ask,
     close() {
       clearInterval(timer);
       probe?.socket.destroy();

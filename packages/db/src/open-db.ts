@@ -1,3 +1,5 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import type { DataSource } from 'typeorm';
 import { createAdmission } from './admission.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
@@ -47,6 +49,8 @@ export type Db = {
   metricSources: MetricSourcesStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
+  /** Resolves when Postgres answers at all, on a connection of its own that no statement holds up. */
+  ping(): Promise<void>;
   /** Asks Postgres for its clock, and whether it takes writes. */
   look(): Promise<{ at: number; readOnly: boolean }>;
   /** What of the server's settings would break the promise of a commit; empty where nothing does. */
@@ -54,21 +58,35 @@ export type Db = {
   close(): Promise<void>;
 };
 
-/** Opens a pool on a migrated database. Close it when done. */
-export async function openDb(url: string, options: DbOptions = {}): Promise<Db> {
-  const { formulaPoolSize, dimensionValuesPerDay = 10_000, ...settings } = options;
+type Unavailable = {
+  /** Called when Postgres is unavailable at first. */
+  onUnavailable?: (error: unknown) => void;
+};
+
+/** A service that starts waits this long for Postgres, then goes on without. */
+const START_WAIT_MS = 2_000;
+const RETRY_MS = 500;
+
+/**
+ * Opens a pool on a migrated database. Close it when done. Rejects where Postgres is unavailable; with `onUnavailable`
+ * it calls that instead, and goes on connecting in the background: until then all statements fail.
+ */
+export async function openDb(url: string, options: DbOptions & Unavailable = {}): Promise<Db> {
+  const { formulaPoolSize, dimensionValuesPerDay = 10_000, onUnavailable, ...settings } = options;
   const guard = createHangGuard(url);
   const pool = { ...settings, stream: guard.stream };
-  const open = (options: DbOptions) =>
-    createDataSource(url, options)
-      .initialize()
-      .catch((error: unknown) => {
-        guard.close();
-        throw error;
-      });
-  const dataSource = await open(pool);
+  const dataSource = createDataSource(url, pool);
   // Formulas have connections of their own, so that key checks and realtime metrics never wait for one.
-  const formulas = formulaPoolSize === undefined ? dataSource : await open({ ...pool, poolSize: formulaPoolSize });
+  const formulas =
+    formulaPoolSize === undefined ? dataSource : createDataSource(url, { ...pool, poolSize: formulaPoolSize });
+  const pools = [...new Set([dataSource, formulas])];
+  const closing = new AbortController();
+  if (onUnavailable) await connectSoon(pools, onUnavailable, closing.signal);
+  else
+    await Promise.all(pools.map((each) => each.initialize())).catch((error: unknown) => {
+      guard.close();
+      throw error;
+    });
   const partitions = createPartitions(dataSource);
   const admission = createAdmission(dimensionValuesPerDay);
   const journal = createJournal(dataSource, partitions, admission);
@@ -95,6 +113,7 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
     metricSources: createMetricSourcesStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
+    ping: guard.ping,
     async look() {
       const [row] = await dataSource.query(
         `select extract(epoch from clock_timestamp()) * 1000 as at,
@@ -107,9 +126,36 @@ export async function openDb(url: string, options: DbOptions = {}): Promise<Db> 
       return row.setting === 'off' ? ['synchronous_commit is off: a commit could be lost'] : [];
     },
     async close() {
+      closing.abort();
       guard.close();
-      if (formulas !== dataSource) await formulas.destroy();
-      await dataSource.destroy();
+      for (const each of pools) if (each.isInitialized) await each.destroy();
     },
   };
+}
+
+/**
+ * Connects pools, and returns when that is done or was tried for `START_WAIT_MS`. What is not connected by then goes on
+ * being tried until it is, or until `closing`.
+ */
+async function connectSoon(
+  pools: readonly DataSource[],
+  onUnavailable: (error: unknown) => void,
+  closing: AbortSignal,
+): Promise<void> {
+  const tried = pools.map(async (pool) => {
+    const connect = async () => {
+      await pool.initialize();
+      if (closing.aborted) await pool.destroy();
+    };
+    await connect().catch((error: unknown) => {
+      onUnavailable(error);
+      void (async () => {
+        while (!pool.isInitialized && !closing.aborted) {
+          await wait(RETRY_MS, undefined, { ref: false });
+          await connect().catch(() => {});
+        }
+      })();
+    });
+  });
+  await Promise.race([Promise.all(tried), wait(START_WAIT_MS, undefined, { ref: false })]);
 }

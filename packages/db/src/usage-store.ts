@@ -1,7 +1,9 @@
 import {
+  type BreakdownBy,
   type Day,
   type Filters,
   type GroupBy,
+  type Grouping,
   monthOf,
   type PlanPart,
   type SortBy,
@@ -29,17 +31,18 @@ export type Sums = {
 export type Scope = Omit<Filters, 'startDate' | 'endDate'> & { parts: readonly PlanPart[] };
 
 export type Question = Scope & {
-  by: GroupBy;
+  by: BreakdownBy;
   sortBy: SortBy;
   order: 'asc' | 'desc';
   limit: number;
   after?: Position | undefined;
 };
 
-/** Where a page ended: the sort value and the key of its last row. */
-export type Position = { value: string; key: string };
+/** Where a page ended: the sort value and the keys of its last row. */
+export type Position = { value: string; keys: readonly string[] };
 
-export type GroupRow = Sums & { key: string; sort_value: string; providers?: string[] | undefined };
+/** A key for each grouping. */
+export type GroupRow = Sums & { keys: string[]; sort_value: string; providers?: string[] | undefined };
 
 /** `total` counts the rows of all pages. */
 export type Grouped = { rows: GroupRow[]; totals: Sums; total: number };
@@ -50,8 +53,8 @@ export type MerchantMetric = { merchant_id: string; date: Day; metric_type: stri
 
 export type UsageReader = {
   /**
-   * Sums by one dimension; an entry without it has the key `unknown`, and a key whose sums are all zero is no row. `total`
-   * counts the rows of all pages.
+   * Sums by one grouping or two; an event without one has the key `unknown`, and a group whose sums are all zero is no row.
+   * `total` counts the rows of all pages.
    */
   breakdown(question: Question): Promise<Grouped>;
   /** Sums by day, days without usage left out. */
@@ -117,7 +120,7 @@ const SORT: Record<SortBy, string> = {
   promptTokens: 'groups.prompt_tokens',
   completionTokens: 'groups.completion_tokens',
   totalTokens: '(groups.prompt_tokens + groups.completion_tokens)',
-  key: 'groups.key',
+  key: 'groups.key_1',
 };
 const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
@@ -267,33 +270,41 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const { bind, values } = bindings();
       const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
       const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
+      const groupings: Grouping[] = [question.by].flat();
+      // The providers of a model are listed beside its sums.
       const byModel = question.by === 'model';
-      const column = DIMENSIONS[question.by];
       const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
       const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
       const sum = sumFor(question);
+      const columns = [...new Set([...groupings.flatMap(columnsOf), ...(byModel ? ['provider'] : [])])].join(', ');
+      const part = source(question, columns, bind, { sum, pending });
+      const keys = groupings.map((_, index) => `key_${index + 1}`);
+      const ordered = keys.map((key) => `groups.${key} collate "C"`);
       const groups = `
         with groups as materialized (
-          select ${known(column)} as key, ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from (${source(question, byModel ? 'model, provider' : column, bind, { sum, pending })}) as part
-          group by ${column}
+          select ${groupings.map((by, index) => `${known(by === 'team' ? 'team' : DIMENSIONS[by])} as ${keys[index]}`).join(', ')},
+            ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
+          from ${groupings.includes('team') ? withTeams(part, columns, sumsOf(question, sum)) : `(${part}) as part`}
+          group by ${groupings.map((by) => (by === 'team' ? 'team' : DIMENSIONS[by])).join(', ')}
           having ${anySum(question, sum)}
         )`;
       const after = question.after
-        ? `where (${sort}, groups.key collate "C") ${compare} (${bind(question.after.value)}::${cast}, ${bind(question.after.key)} collate "C")`
+        ? `where (${[sort, ...ordered].join(', ')}) ${compare} (${bind(question.after.value)}::${cast}, ${question.after.keys
+            .map((key) => `${bind(key)} collate "C"`)
+            .join(', ')})`
         : '';
       // Text is made of the page alone, and the groups are read once for all that is said of all of them.
       const [answer] = await rowsOf(
         `${groups}
         select
           (select json_agg(json_build_object(
-            'key', key, 'sort_value', sort_value::text, ${measuresOf(question)
+            'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${measuresOf(question)
               .map((name) => `'${name}', ${name}::text`)
               .join(', ')} ${byModel ? `, 'providers', providers` : ''}))
           from (
             select *, ${sort} as sort_value
             from groups ${after}
-            order by ${collated} ${question.order}, groups.key collate "C" ${question.order}
+            order by ${[collated, ...ordered].map((place) => `${place} ${question.order}`).join(', ')}
             limit ${bind(question.limit)}
           ) as page) as rows,
           whole.*
@@ -453,7 +464,7 @@ const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), provide
 const GroupedRow = z.object({
   ...SumsRow,
   total: z.string().transform(Number),
-  rows: z.array(z.object({ key: z.string(), sort_value: z.string(), providers, ...SumsRow })).nullable(),
+  rows: z.array(z.object({ keys: z.array(z.string()), sort_value: z.string(), providers, ...SumsRow })).nullable(),
 });
 
 /** What tells users apart: an id of a user is a name within a merchant. */
@@ -470,6 +481,29 @@ function bindings(): { bind: Bind; values: unknown[] } {
 const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 /** The providers that the rows of a group came from. */
 const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
+
+/** The columns that a grouping is found from. */
+const columnsOf = (by: Grouping) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]);
+
+/**
+ * The rows of a part, each with its team: that of its API key, else that of its user; of either what the merchant says, else
+ * what is said for all merchants.
+ */
+function withTeams(part: string, columns: string, sums: string): string {
+  const team = (kind: string, column: string, merchant: string) =>
+    `(select team from directory_entries where kind = '${kind}' and id = ${column} and merchant_id = ${merchant})`;
+  const candidates = [
+    team('apiKey', 'api_key', 'groups.merchant_id'),
+    team('apiKey', 'api_key', `''`),
+    team('user', 'user_id', 'groups.merchant_id'),
+    team('user', 'user_id', `''`),
+  ];
+  // Looked up once for each key and user, not for each period of theirs.
+  return `(
+    select *, coalesce(${candidates.join(', ')}, '') as team
+    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as groups
+  ) as part`;
+}
 
 type SourceOptions = { at?: boolean; sum?: SumOf; pending: Pending | undefined };
 

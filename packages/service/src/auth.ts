@@ -1,5 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { type Role, TallyError } from '@tally/contracts';
+import type { KeyMirror } from './key-mirror.ts';
 import { createKeyUse } from './key-use.ts';
 import { createKnownKeys, type KnownKey } from './known-keys.ts';
 
@@ -36,6 +37,8 @@ export type AuthOptions = {
     /** Saves when keys were last used. */
     recordUse?(uses: readonly { id: string; at: number }[]): Promise<void>;
   };
+  /** Copies of keys, for a process that starts while the database is unavailable. */
+  mirror?: KeyMirror;
   /** Called with errors that no caller sees. */
   onError?: (error: unknown) => void;
   now?: () => number;
@@ -48,13 +51,15 @@ export const UNKNOWN_KEYS_PER_MINUTE = 100;
  * Checks an API key. UNAUTHORIZED for a missing, unknown, revoked or expired key; RATE_LIMITED for a key that is not known
  * yet and comes from an address that sent too many unknown ones; UNAVAILABLE, never UNAUTHORIZED, when it cannot be checked.
  */
-export function createAuthenticate({ env, keys, onError = () => {}, now = Date.now }: AuthOptions): Authenticate {
+export function createAuthenticate(options: AuthOptions): Authenticate {
+  const { env, keys, mirror, onError = () => {}, now = Date.now } = options;
   const fixed = [
     ...(env.TALLY_ADMIN_KEY ? [{ hash: sha256(env.TALLY_ADMIN_KEY), caller: platform('admin') }] : []),
     ...(env.TALLY_SERVICE_KEY ? [{ hash: sha256(env.TALLY_SERVICE_KEY), caller: platform('service') }] : []),
   ];
   const find = createKnownKeys({
     find: (hash) => keys.findByHash(hash),
+    mirror,
     failuresPerMinute: env.UNKNOWN_KEYS_PER_MINUTE ?? UNKNOWN_KEYS_PER_MINUTE,
     now,
   });

@@ -59,8 +59,8 @@ export const edgeEnv = {
   MAX_CALLS_AT_ONCE: whole(64, 1, 1_000_000),
   MAX_CALLS_PER_MINUTE: whole(120_000, 1, 1_000_000_000),
   MAX_BATCH_CALLS: whole(20, 1, 1_000),
-  /** How long a service that is stopping says so before it closes its port. */
-  SHUTDOWN_DELAY_MS: whole(0, 0, 60_000),
+  /** How long a service that is stopping says so before it closes its port: as long as load balancers take to notice. */
+  SHUTDOWN_DELAY_MS: whole(process.env.NODE_ENV === 'production' ? 3_000 : 0, 0, 60_000),
 };
 export type EdgeEnv = z.output<z.ZodObject<typeof edgeEnv>>;
 

@@ -8,11 +8,13 @@ export {
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
+export { type Breaker, createBreaker, StoreUnusableError } from './breaker.ts';
 export { FORWARDED_BY } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
 export { type App, type AppOptions, createApp } from './http.ts';
+export { changeKey, createKeyMirror } from './key-mirror.ts';
 export { createLog, type Log } from './log.ts';
 export { type Loop, startLoop } from './loop.ts';
 export { problemsOf } from './problems.ts';
@@ -22,6 +24,7 @@ export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createReadiness, type Readiness } from './readiness.ts';
 export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
+export { contractRoutes } from './rest.ts';
 export type { Admitted, Route } from './route.ts';
 export { isSameOrigin, SESSION_COOKIE, sessionOf } from './session-cookie.ts';
 export { storeFaultOf } from './store-errors.ts';

@@ -1,5 +1,6 @@
 import { type ApiKey, TallyError } from '@tally/contracts';
 import { createFailedLookups } from './failed-lookups.ts';
+import type { KeyMirror } from './key-mirror.ts';
 
 /** The facts about a key that decide what its caller may do. */
 export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'expiresAt'> & {
@@ -12,6 +13,8 @@ export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'e
 export type KnownKeysOptions = {
   /** Finds a key that is not revoked by the SHA-256 of its secret, in hex. */
   find(hash: string): Promise<KnownKey | undefined>;
+  /** Copies of keys outside of the database, for a process that starts without it. */
+  mirror?: KeyMirror | undefined;
   /** Unknown keys that one address may send within a minute. */
   failuresPerMinute: number;
   now: () => number;
@@ -23,9 +26,11 @@ const FRESH_MS = 1_000;
 const UNKNOWN_FRESH_MS = 10_000;
 /** A known key works for this long while the database is unavailable: metering must not stop with Postgres. */
 const STALE_MS = 60 * 60_000;
+/** How often the copy of a key in use is kept again. */
+const MIRROR_MS = 60_000;
 /** A known key waits this long for a slow database, then keeps its last answer. */
 const PATIENCE_MS = 250;
-/** A key that is not known waits this long, then gets UNAVAILABLE. */
+/** A key that is neither known nor mirrored waits this long, then gets UNAVAILABLE. */
 const DEADLINE_MS = 5_000;
 const MAX_KNOWN = 10_000;
 const MAX_UNKNOWN = 1_000;
@@ -33,7 +38,7 @@ const MAX_UNKNOWN = 1_000;
 const FIRST_LOOKUPS = 4;
 const MAX_WAITING = 1_000;
 
-type Known = { key: KnownKey; checkedAt: number; triedAt: number };
+type Known = { key: KnownKey; checkedAt: number; triedAt: number; mirroredAt: number };
 type Outcome = { key: KnownKey | undefined } | { error: unknown };
 type Lookup = { outcome: Promise<Outcome>; patience: Promise<undefined> };
 
@@ -41,22 +46,26 @@ type Lookup = { outcome: Promise<Outcome>; patience: Promise<undefined> };
  * Returns a function that finds the key with a hash; undefined for an unknown or revoked one. Answers are cached: known keys
  * and unknown keys apart, so that a flood of made-up keys evicts none that works. Throws RATE_LIMITED for a key that is not
  * cached and comes from an address that sent too many unknown ones, UNAVAILABLE where the database is needed and unavailable.
+ * A key that is not cached is looked up in the mirror where the database fails, or takes longer than `PATIENCE_MS`.
  */
-export function createKnownKeys({ find, failuresPerMinute, now }: KnownKeysOptions) {
+export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownKeysOptions) {
   const known = new Map<string, Known>();
   const unknown = new Map<string, number>();
   const running = new Map<string, Lookup>();
   const failed = createFailedLookups({ limit: failuresPerMinute, now });
   const turns = createTurns(FIRST_LOOKUPS);
+  /** When a lookup last failed or took too long. */
+  let troubledAt = Number.NEGATIVE_INFINITY;
 
   /** Looks a key up once, however many callers ask at the same time. */
   function lookUp(hash: string, address: string): Lookup {
     const already = running.get(hash);
     if (already) return already;
+    const asked = now();
     const outcome = within(DEADLINE_MS, find(hash)).then(
       (key): Outcome => {
         running.delete(hash);
-        remember(hash, key, address);
+        remember(hash, key, address, asked);
         return { key };
       },
       (error: unknown): Outcome => {
@@ -71,29 +80,48 @@ export function createKnownKeys({ find, failuresPerMinute, now }: KnownKeysOptio
     return lookup;
   }
 
-  function remember(hash: string, key: KnownKey | undefined, address: string): void {
+  function remember(hash: string, key: KnownKey | undefined, address: string, asked: number): void {
+    const before = known.get(hash);
     // Deleted first, so that what was looked up last is evicted last.
     known.delete(hash);
     unknown.delete(hash);
     if (key) {
-      put(known, hash, { key, checkedAt: now(), triedAt: now() }, MAX_KNOWN);
+      const isMirrored = before !== undefined && now() - before.mirroredAt < MIRROR_MS;
+      const mirroredAt = isMirrored ? before.mirroredAt : now();
+      put(known, hash, { key, checkedAt: now(), triedAt: now(), mirroredAt }, MAX_KNOWN);
+      if (!isMirrored) void mirror?.keep(hash, key, asked).catch(() => {});
     } else {
       put(unknown, hash, now(), MAX_UNKNOWN);
       failed.count(address);
+      if (before) void mirror?.drop(hash).catch(() => {});
     }
+  }
+
+  async function findCopy(hash: string): Promise<KnownKey | undefined> {
+    const copy = await mirror?.find(hash).catch(() => undefined);
+    if (!copy || now() - copy.at >= STALE_MS) return undefined;
+    put(known, hash, { key: copy.key, checkedAt: copy.at, triedAt: now(), mirroredAt: now() }, MAX_KNOWN);
+    return copy.key;
   }
 
   const isUnknown = (hash: string) => now() - (unknown.get(hash) ?? Number.NEGATIVE_INFINITY) < UNKNOWN_FRESH_MS;
 
   async function findFirst(hash: string, address: string): Promise<KnownKey | undefined> {
     failed.assertBelowLimit(address);
+    // While the database has trouble, callers of a process that has just started would otherwise wait for a turn each.
+    const copy = now() - troubledAt < FRESH_MS ? await findCopy(hash) : undefined;
+    if (copy) return copy;
     return turns.run(async () => {
       // Others may have answered for this key, or for its address, while it waited.
       const cached = known.get(hash);
       if (cached) return cached.key;
       if (isUnknown(hash)) return undefined;
       failed.assertBelowLimit(address);
-      return answerOf(await lookUp(hash, address).outcome);
+      const lookup = lookUp(hash, address);
+      const outcome = await Promise.race([lookup.outcome, lookup.patience]);
+      if (outcome && 'key' in outcome) return outcome.key;
+      troubledAt = now();
+      return (await findCopy(hash)) ?? answerOf(await lookup.outcome);
     });
   }
 

@@ -24,6 +24,8 @@ const CODES: [RegExp, Fault][] = [
 
 /** What pg and ioredis say where they have no code. Redis begins its errors with a word for their kind. */
 const WORDS: [RegExp, Fault][] = [
+  // TypeORM, until it has connected for the first time.
+  [/^(Driver not Connected|No metadata for )/, 'unreachable'],
   [
     /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/,
     'unreachable',

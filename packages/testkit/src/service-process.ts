@@ -5,7 +5,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-const READY_DEADLINE_MS = 30_000;
+const READY_DEADLINE_MS = 120_000;
 
 export type ServiceProcess = {
   readonly url: string;
@@ -15,8 +15,8 @@ export type ServiceProcess = {
   kill(): Promise<void>;
   /** Asks it to end, and resolves with its exit code. */
   stop(): Promise<number | null>;
-  /** Starts it again, on the same port, and resolves when it is ready. */
-  start(): Promise<void>;
+  /** Starts it again, on the same port, and resolves when it is ready; with `live` when it listens. */
+  start(until?: 'ready' | 'live'): Promise<void>;
 };
 
 /** A built service as a real process on a free port. */
@@ -26,7 +26,7 @@ export async function startServiceProcess(app: string, env: Record<string, strin
   let child: ChildProcess | undefined;
   let output = '';
 
-  const start = async () => {
+  const start = async (until: 'ready' | 'live' = 'ready') => {
     output = '';
     child = spawn(process.execPath, [`${ROOT}/apps/${app}/dist/main.js`], {
       env: { PATH: process.env.PATH ?? '', LOG_LEVEL: 'warn', ...env, PORT: String(port) },
@@ -38,7 +38,7 @@ export async function startServiceProcess(app: string, env: Record<string, strin
     child.stdout?.on('data', keep);
     child.stderr?.on('data', keep);
     const deadline = Date.now() + READY_DEADLINE_MS;
-    while (!(await isReady(url))) {
+    while (!(await answers(`${url}/${until}z`))) {
       if (child.exitCode !== null) throw new Error(`${app} ended with ${child.exitCode}:\n${output}`);
       if (Date.now() > deadline) throw new Error(`${app} is not ready:\n${output}`);
       await wait(20);
@@ -64,8 +64,8 @@ export async function startServiceProcess(app: string, env: Record<string, strin
   };
 }
 
-const isReady = (url: string) =>
-  fetch(`${url}/readyz`, { signal: AbortSignal.timeout(1_000) }).then(
+const answers = (url: string) =>
+  fetch(url, { signal: AbortSignal.timeout(1_000) }).then(
     (response) => response.ok,
     () => false,
   );

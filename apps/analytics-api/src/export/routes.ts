@@ -1,4 +1,4 @@
-import { Filters, GroupBy, TallyError } from '@tally/contracts';
+import { ExportQuery, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
 import { assertRange } from '../dates.ts';
@@ -20,7 +20,6 @@ export type ExportOptions = {
 };
 
 const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys'] as const;
-const Question = Filters.extend({ by: GroupBy.optional() });
 
 /**
  * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
@@ -39,7 +38,7 @@ export function exportRoute(options: ExportOptions): Route {
         throw new TallyError('NOT_FOUND', `There is no export as ${ending}: ${Object.keys(FORMATS).join(', ')}.`);
       await rates.take('export', caller.id);
 
-      const question = Question.parse(questionOf(queryOf(c.req.url, LISTS)));
+      const question = ExportQuery.parse(questionOf(queryOf(c.req.url, LISTS)));
       const merchantIds = merchantsFor(caller, question.merchantIds);
       assertRange(question, maxDays);
       const filters = { ...question, merchantIds };

@@ -1,13 +1,7 @@
-import { analytics, type Contract, engine, ingest, isProcedure, type Procedure } from '@tally/contracts';
+import { SERVICES as CONTRACTS, type Procedure, proceduresOf, type ServiceName } from '@tally/contracts';
 
-export const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api'] as const;
-export type Service = (typeof SERVICES)[number];
-
-const CONTRACTS: Record<Service, Contract> = {
-  'usage-ingest': ingest,
-  'metrics-engine': engine,
-  'analytics-api': analytics,
-};
+export type Service = ServiceName;
+export const SERVICES = Object.keys(CONTRACTS) as readonly Service[];
 
 /** Path prefixes outside of tRPC, the longest first. */
 const PATHS: readonly (readonly [prefix: string, owner: Service])[] = (
@@ -23,22 +17,16 @@ const PATHS: readonly (readonly [prefix: string, owner: Service])[] = (
     ['/v1/traces', 'usage-ingest'],
     ['/v1/billing/', 'usage-ingest'],
     ['/v2/billing/', 'usage-ingest'],
-    ['/docs', 'metrics-engine'],
-    ['/openapi.json', 'metrics-engine'],
   ] satisfies [string, Service][]
 ).sort(([a], [b]) => b.length - a.length);
 
 type Owned = { service: Service; kind: Procedure['kind'] };
 
-const procedures = new Map<string, Owned>();
-for (const service of SERVICES) collect(service, CONTRACTS[service], '');
-
-function collect(service: Service, contract: Contract, prefix: string): void {
-  for (const [name, node] of Object.entries(contract)) {
-    if (isProcedure(node)) procedures.set(prefix + name, { service, kind: node.kind });
-    else collect(service, node, `${prefix}${name}.`);
-  }
-}
+const procedures = new Map<string, Owned>(
+  SERVICES.flatMap((service) =>
+    proceduresOf(CONTRACTS[service].contract).map(([name, { kind }]) => [name, { service, kind }] as const),
+  ),
+);
 
 /** Returns the service that answers a tRPC procedure, and the procedure's kind; undefined for an unknown name. */
 export const ownerOfProcedure = (name: string): Owned | undefined => procedures.get(name);

@@ -96,7 +96,7 @@ export async function readPages(folder: string): Promise<Pages> {
 }
 
 /** Returns whether a path belongs to the page's own router. */
-const isView = (path: string) => path === '/' || path === '/app' || path.startsWith('/app/');
+const isView = (path: string) => path === '/' || path === '/docs' || path === '/app' || path.startsWith('/app/');
 
 function acceptedOf(header = ''): Set<string> {
   const accepted = header

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { openApi } from '@tally/contracts/openapi';
 import type { Log, Releasers } from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
 import type { Env } from './env.ts';
@@ -31,6 +32,8 @@ export async function createConsole(
   { log, releasers, webFolder }: { log: Log; releasers: Releasers; webFolder: string },
 ): Promise<ConsoleServer> {
   const pages = await readPages(webFolder);
+  /** All services in one: it needs none of them to answer. */
+  const document = JSON.stringify(openApi());
   const addresses = {
     'usage-ingest': env.USAGE_INGEST_URL,
     'metrics-engine': env.METRICS_ENGINE_URL,
@@ -73,6 +76,7 @@ export async function createConsole(
         JSON.stringify({ ...health, ok, stopping: stopping.signal.aborted }),
       );
     }
+    if (pathname === '/openapi.json') return send(response, 200, JSON_TYPE, document);
     if (pathname === '/metrics' && (LOOPBACK.test(env.HOST) || (await sessions.mayRead(exchange))))
       return send(response, 200, registry.contentType, await registry.metrics());
     const page = pages.find(pathname, request.headers['accept-encoding']);

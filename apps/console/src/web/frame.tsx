@@ -3,6 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import { Link, Navigate, Outlet, useRouterState } from '@tanstack/react-router';
 import {
   Activity,
+  BookOpen,
   ChartColumn,
   Clock,
   Gauge,
@@ -152,6 +153,9 @@ function Sidebar() {
         </NavLink>
       </nav>
       <div className="nav-foot">
+        <NavLink to="/docs" icon={<BookOpen size={17} />}>
+          API
+        </NavLink>
         <div className="who">
           <span className="who-mark">
             <Gauge size={16} aria-hidden="true" />
@@ -185,7 +189,8 @@ const NavLink = ({
     | '/app/keys'
     | '/app/directory'
     | '/app/jobs'
-    | '/app/health';
+    | '/app/health'
+    | '/docs';
   icon: ReactNode;
   children: ReactNode;
 }) => (

@@ -195,11 +195,20 @@ const custom = createRoute({
   pendingComponent,
 });
 
+const docs = createRoute({
+  getParentRoute: () => root,
+  path: '/docs',
+  validateSearch: (search: Search): { search?: string } => compact({ search: textOf(search.search) }),
+  component: lazyRouteComponent(() => import('./pages/api-docs.tsx'), 'ApiDocs'),
+  pendingComponent,
+});
+
 export const router = createRouter({
   routeTree: root.addChildren([
     start('/'),
     start('/app'),
     door,
+    docs,
     frame.addChildren([overview, explorer, explain, live, keys, directory, jobs, health, custom]),
   ]),
   defaultPreload: 'intent',

@@ -139,9 +139,11 @@ export function createCounters(
   }
 
   // On one Redis a call may touch all shards; on a cluster those of one slot, so each shard gathers by itself.
-  const lanes = Array.from({ length: keys.clustered ? keys.shards : 1 }, () =>
-    createGather<Recorded, Refusal | undefined>({ maxItems: CALL_EVENTS, maxBytes: CALL_BYTES, send }),
-  );
+  const lanes: ReturnType<typeof createGather<Recorded, Refusal | undefined>>[] = [];
+  const gather = (lane: number) => {
+    lanes[lane] ??= createGather({ maxItems: CALL_EVENTS, maxBytes: CALL_BYTES, send });
+    return lanes[lane];
+  };
   const laneOf = (line: JournalLine) => (keys.clustered ? keys.shardOf(line.merchant_id) : 0);
 
   const eachShard = <T>(shards: readonly number[], read: (shard: number) => Promise<T>) =>
@@ -170,7 +172,7 @@ export function createCounters(
       });
       await Promise.all(
         parts.map(async (part) => {
-          const own = await lanes[part.lane]!(part);
+          const own = await gather(part.lane)(part);
           own.forEach((refusal, index) => {
             refusals[part.positions[index]!] = refusal;
           });

@@ -8,6 +8,8 @@ import slotOf from 'cluster-key-slot';
  */
 export type RedisKeys = {
   readonly shards: number;
+  /** Sets the number of shards, where it is learnt after the start. */
+  adopt(shards: number): void;
   /** True on a Redis Cluster: one call may touch the keys of one shard only. */
   readonly clustered: boolean;
   shardOf(merchantId: string): number;
@@ -40,13 +42,20 @@ export const FLUSHERS_KEY = 'usage-shard:flushers';
 /** Slots of a Redis Cluster. */
 const SLOTS = 16_384;
 
-export function createRedisKeys({ shards, clustered }: { shards: number; clustered: boolean }): RedisKeys {
-  const ends = Array.from({ length: shards }, (_, shard) => (clustered ? `:{${tagOf(shard, shards)}}` : ''));
+export function createRedisKeys({ clustered, ...first }: { shards: number; clustered: boolean }): RedisKeys {
+  const endsOf = (count: number) =>
+    Array.from({ length: count }, (_, shard) => (clustered ? `:{${tagOf(shard, count)}}` : ''));
+  let [shards, ends] = [first.shards, endsOf(first.shards)];
   const shardOf = (merchantId: string) => crc32(merchantId) % shards;
   const ofShard = (shard: number, name: string) => `usage-shard:${shard}:${name}${ends[shard]}`;
   const parts = (shard: number, name: string) => ({ prefix: `usage-shard:${shard}:${name}:`, suffix: ends[shard]! });
   return {
-    shards,
+    get shards() {
+      return shards;
+    },
+    adopt(count) {
+      if (count !== shards) [shards, ends] = [count, endsOf(count)];
+    },
     clustered,
     shardOf,
     total: (merchantId, date) => ({

@@ -1,22 +1,64 @@
 import type { ShardsStore } from '@tally/db';
 import type { RedisClient } from '@tally/service';
-import { SHARD_COUNT_KEY } from './keys.ts';
+import { type RedisKeys, SHARD_COUNT_KEY } from './keys.ts';
+
+export type ShardCount = {
+  /** Reads the number of shards that both stores keep, until it is known from both. Never throws. */
+  agree(): Promise<void>;
+  /** Whether this Redis is known to have as many shards as its keys are built for. */
+  isKnown(): boolean;
+  /** Why nothing may be flushed; undefined once both stores have the same number. */
+  problem(): string | undefined;
+};
 
 /**
- * The number of shards, which both stores keep. Where they disagree, ingest goes on with that of Redis, whose streams it
- * writes; `problem` says why nothing may be flushed.
+ * The number of shards, which both stores keep; the first call that reaches Postgres decides it. Either store alone is
+ * enough to accept events. Where the stores disagree, ingest goes on with the number of Redis, whose streams it writes.
  */
-export async function agreeOnShards(
-  redis: RedisClient,
-  store: Pick<ShardsStore, 'count'>,
-  wanted: number,
-): Promise<{ count: number; problem?: string }> {
-  const inPostgres = await store.count(wanted);
-  await redis.set(SHARD_COUNT_KEY, inPostgres, 'NX');
-  const count = Number(await redis.get(SHARD_COUNT_KEY));
-  if (count === inPostgres) return { count };
-  const problem =
-    `Redis has ${count} shards (${SHARD_COUNT_KEY}) and Postgres ${inPostgres} (usage_shards): ` +
-    'they belong to different installations, so nothing is flushed. Connect the stores that belong together.';
-  return { count, problem };
+export function createShardCount(options: {
+  redis: RedisClient;
+  store: Pick<ShardsStore, 'count'>;
+  keys: RedisKeys;
+  wanted: number;
+  /** Called when the stores disagree. */
+  onProblem(problem: string): void;
+}): ShardCount {
+  const { redis, store, keys, wanted } = options;
+  let [known, agreed] = [false, false];
+  let problem: string | undefined = 'The shards of Redis and Postgres are not compared yet: a store is unavailable.';
+
+  const inRedis = async () => {
+    const count = await redis.get(SHARD_COUNT_KEY);
+    return count === null ? undefined : Number(count);
+  };
+
+  function use(count: number): void {
+    keys.adopt(count);
+    known = true;
+  }
+
+  return {
+    isKnown: () => known,
+    problem: () => problem,
+    async agree() {
+      if (agreed) return;
+      try {
+        const before = await inRedis().catch(() => undefined);
+        if (before !== undefined) use(before);
+        const inPostgres = await store.count(wanted);
+        await redis.set(SHARD_COUNT_KEY, inPostgres, 'NX');
+        const count = (await inRedis()) ?? inPostgres;
+        use(count);
+        agreed = true;
+        problem = undefined;
+        if (count === inPostgres) return;
+        problem =
+          `Redis has ${count} shards (${SHARD_COUNT_KEY}) and Postgres ${inPostgres} (usage_shards): ` +
+          'they belong to different installations, so nothing is flushed. Connect the stores that belong together.';
+        options.onProblem(problem);
+      } catch {
+        // A store is unavailable: the next call tries again.
+      }
+    },
+  };
 }

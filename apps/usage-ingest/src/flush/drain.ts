@@ -22,7 +22,7 @@ export type DrainOptions = {
   journal: Journal;
   leases: ShardsStore;
   /** Why nothing may be flushed, such as stores that disagree on the number of shards. */
-  problem?: string | undefined;
+  problem(): string | undefined;
   /** Names this process as the holder of leases. */
   holder: string;
   /** Events read in one piece; more while the flush is behind. */
@@ -205,7 +205,8 @@ export function createDrain(options: DrainOptions): Drain {
   return {
     async drain({ shards, wait, limit }) {
       const asOf = now();
-      if (options.problem) return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: options.problem }], asOf };
+      const problem = options.problem();
+      if (problem) return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: problem }], asOf };
       const all = shards ?? Array.from({ length: counters.keys.shards }, (_, shard) => shard);
       const due = all.filter((shard) => wait || (failing.get(shard)?.until ?? 0) <= asOf);
       const newest = await counters.newestItems(due);

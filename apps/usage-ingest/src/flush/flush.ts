@@ -105,8 +105,8 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     };
   };
 
-  const allShards = Array.from({ length: counters.keys.shards }, (_, shard) => shard);
   const lagMs = async () => {
+    const allShards = Array.from({ length: counters.keys.shards }, (_, shard) => shard);
     const oldest = (await counters.oldestItemIds(allShards)).filter((id) => id !== null);
     return oldest.reduce((lag, id) => Math.max(lag, now() - Number(id.split('-')[0]), 1), 0);
   };

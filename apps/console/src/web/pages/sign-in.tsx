@@ -18,7 +18,7 @@ export function SignIn() {
       setKey('');
       queryClient.clear();
       // Only to our own pages.
-      const target = next?.startsWith('/app/') ? next : '/app/overview';
+      const target = next?.startsWith('/app/') || next === '/docs' ? next : '/app/overview';
       await navigate({ href: target, replace: true });
     },
   });

@@ -1,6 +1,6 @@
 import type { App } from '@tally/service';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { ADMIN, prepareStores, type Stores } from '../../test/start.ts';
+import { ADMIN, prepareStores, type Stores } from '../test/start.ts';
 
 let stores: Stores;
 let app: App;
@@ -96,9 +96,9 @@ test.each([
   expect([answer.status, answer.body.error.data.code]).toEqual([status, code]);
 });
 
-test('the document describes every procedure and REST path, and the page needs nothing else', async () => {
-  const { body } = await call('/openapi.json');
-  expect(body.openapi).toBe('3.1.0');
+test('the document describes the procedures and the REST paths of this service', async () => {
+  const { status, body } = await call('/openapi.json', { headers: { authorization: '' } });
+  expect([status, body.openapi]).toEqual([200, '3.1.0']);
   expect(Object.keys(body.paths)).toEqual(
     expect.arrayContaining([
       '/api/admin/metrics/weekly',
@@ -107,13 +107,11 @@ test('the document describes every procedure and REST path, and the page needs n
       '/trpc/realtime.watch',
     ]),
   );
+  expect(body.paths).not.toHaveProperty(['/trpc/usage.record']);
   const weekly = body.paths['/api/admin/metrics/weekly'].get;
   expect(
     weekly.parameters.filter((each: { required: boolean }) => each.required).map((each: { name: string }) => each.name),
   ).toEqual(['startDate', 'endDate']);
   const bodyOf = (path: string) => body.paths[path].post.requestBody;
   expect([bodyOf('/trpc/custom.create').required, bodyOf('/trpc/rollups.daily.run').required]).toEqual([true, false]);
-  expect(bodyOf('/trpc/rollups.daily.run').content['application/json'].schema.properties).toHaveProperty('date');
-  const page = await (await app.request('/docs')).text();
-  expect(page).not.toMatch(/(src|href)="(https?:)?\/\//);
 });

@@ -1,0 +1,100 @@
+import type { Db } from '@tally/db';
+import { type Breaker, createBreaker, mastersOf, type RedisClient, StoreUnusableError } from '@tally/service';
+
+export type Stores = {
+  postgres: Breaker;
+  redis: Breaker;
+  /** Whether Redis uses more of its memory than the high-water mark allows. False while it does not answer. */
+  isRedisFull(): boolean;
+  stop(): void;
+};
+
+export type StoresOptions = {
+  db: Pick<Db, 'ping' | 'durabilityProblems'>;
+  redis: RedisClient;
+  /** Share of `maxmemory` above which events are written directly to Postgres. */
+  highMark: number;
+  /** Whether the number of shards of this Redis is known. */
+  isShardCountKnown(): boolean;
+  onChange(store: 'postgres' | 'redis', reason: Error | undefined): void;
+};
+
+const LOOK_MS = 1_000;
+
+/**
+ * Decides which stores take events: one that hangs, a Redis that evicts keys and a Postgres that may lose commits are left
+ * out until they answer as they should.
+ */
+export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }: StoresOptions): Stores {
+  let [full, looking, isDurable] = [false, false, false];
+
+  const postgres = createBreaker({
+    name: 'Postgres',
+    async probe() {
+      await db.ping();
+      if (isDurable) return;
+      const problems = await db.durabilityProblems();
+      if (problems.length > 0) throw new Error(problems.join('; '));
+      isDurable = true;
+    },
+    onChange: (reason) => onChange('postgres', reason),
+  });
+
+  /** Returns why Redis must not be used by its own settings. */
+  async function lookAtMemory(): Promise<string | undefined> {
+    const facts = await Promise.all(mastersOf(redis).map((node) => node.info('memory')));
+    full = facts.some((info) => isAbove(info, highMark));
+    return facts.some(evicts) ? 'it evicts keys: set maxmemory-policy noeviction' : undefined;
+  }
+
+  const breaker = createBreaker({
+    name: 'Redis',
+    async probe() {
+      if (redis.status !== 'ready') throw new Error('it is not connected');
+      if (!isShardCountKnown()) throw new Error('its number of shards is not known');
+      const problem = await lookAtMemory();
+      if (problem) throw new Error(problem);
+    },
+    onChange: (reason) => onChange('redis', reason),
+  });
+  // What comes back may be another Redis, or be set up otherwise: it is looked at before it is used.
+  const disconnected = () => {
+    full = false;
+    breaker.open(new StoreUnusableError('Redis is not connected.'));
+  };
+  redis.on('close', disconnected);
+
+  const timer = setInterval(async () => {
+    if (looking) return;
+    looking = true;
+    // Whoever uses Redis finds out that it does not answer.
+    const problem = await lookAtMemory().catch(() => undefined);
+    if (problem) breaker.open(new StoreUnusableError(`Redis is not used: ${problem}`));
+    looking = false;
+  }, LOOK_MS);
+
+  return {
+    postgres,
+    redis: breaker,
+    isRedisFull: () => full,
+    stop() {
+      clearInterval(timer);
+      redis.off('close', disconnected);
+      postgres.stop();
+      breaker.stop();
+    },
+  };
+}
+
+function isAbove(info: string, highMark: number): boolean {
+  const [used, max] = [Number(fact(info, 'used_memory')), Number(fact(info, 'maxmemory'))];
+  return max > 0 && used > max * highMark;
+}
+
+/** A server that does not say does not count as one that does. */
+function evicts(info: string): boolean {
+  const policy = fact(info, 'maxmemory_policy');
+  return policy !== undefined && policy !== 'noeviction';
+}
+
+const fact = (info: string, name: string) => new RegExp(`^${name}:(.*?)\\r?$`, 'm').exec(info)?.[1];

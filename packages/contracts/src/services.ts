@@ -1,0 +1,31 @@
+import { analytics, analyticsEndpoints } from './analytics.ts';
+import { type Contract, type Endpoint, isProcedure, type Procedure } from './contract.ts';
+import { engine } from './engine.ts';
+import { ingest } from './ingest.ts';
+
+export type ServiceName = 'usage-ingest' | 'metrics-engine' | 'analytics-api';
+
+export type ServiceContract = {
+  /** What the service does, in one sentence. */
+  readonly summary: string;
+  readonly contract: Contract;
+  readonly endpoints: readonly Endpoint[];
+};
+
+/** What each service answers. */
+export const SERVICES: Readonly<Record<ServiceName, ServiceContract>> = {
+  'usage-ingest': { summary: 'Records usage and explains every number.', contract: ingest, endpoints: [] },
+  'analytics-api': { summary: 'Answers queries about usage.', contract: analytics, endpoints: analyticsEndpoints },
+  'metrics-engine': {
+    summary: 'Computes rollups, realtime metrics and custom metrics.',
+    contract: engine,
+    endpoints: [],
+  },
+};
+
+/** Returns the procedures of a contract with their names, such as `usage.record`. */
+export function proceduresOf(contract: Contract, prefix = ''): [name: string, procedure: Procedure][] {
+  return Object.entries(contract).flatMap(([key, node]): [string, Procedure][] =>
+    isProcedure(node) ? [[prefix + key, node]] : proceduresOf(node, `${prefix}${key}.`),
+  );
+}

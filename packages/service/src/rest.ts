@@ -1,0 +1,73 @@
+import { type Procedure, proceduresOf, type Rest, SERVICES, type ServiceName, TallyError } from '@tally/contracts';
+import { openApi } from '@tally/contracts/openapi';
+import { z } from 'zod';
+import { queryOf } from './query.ts';
+import type { Route } from './route.ts';
+
+/**
+ * Makes the REST paths that the contract of a service states, and its `/openapi.json`. A REST call becomes the call of its
+ * procedure: the same access, checks and errors. The answer is the procedure's own, without the wrapping of tRPC.
+ */
+export function contractRoutes(service: ServiceName): Route[] {
+  const document = JSON.stringify(openApi(service));
+  return [
+    ...proceduresOf(SERVICES[service].contract).flatMap(([name, procedure]) =>
+      (procedure.rest ?? []).map((rest) => routeOf(name, procedure, rest)),
+    ),
+    {
+      method: 'GET',
+      path: '/openapi.json',
+      access: 'open',
+      answer: (c) => c.body(document, 200, { 'content-type': 'application/json' }),
+    },
+  ];
+}
+
+function routeOf(name: string, procedure: Procedure, rest: Rest): Route {
+  const { access, platform, maxItems } = procedure;
+  const { method, path, anyType } = rest;
+  const fromQuery = method === 'GET' ? queryReader(procedure) : undefined;
+  const { fixed } = rest;
+  return {
+    method,
+    path,
+    access,
+    ...(platform && { platform }),
+    ...(maxItems && { maxItems }),
+    ...(anyType && { anyType }),
+    async answer(c, { call, json }) {
+      const given = fromQuery ? fromQuery(c.req.url) : json();
+      const input = rest.aliases || fixed ? { ...renamed(given, rest), ...fixed } : given;
+      return c.json((await call(name, input)) as object);
+    },
+  };
+}
+
+function renamed(given: unknown, { aliases = {} }: Rest): Record<string, unknown> {
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new TallyError('INVALID_INPUT', 'Send a JSON object.');
+  for (const [alias, name] of Object.entries(aliases)) {
+    if (Object.hasOwn(given, alias) && Object.hasOwn(given, name))
+      throw new TallyError('INVALID_INPUT', `${alias} and ${name} are the same; send one of them.`);
+  }
+  const nameOf = (field: string) => (Object.hasOwn(aliases, field) ? aliases[field]! : field);
+  return Object.fromEntries(Object.entries(given).map(([field, value]) => [nameOf(field), value]));
+}
+
+/** Reads the input of a procedure from query parameters. */
+function queryReader({ input }: Procedure): (url: string) => object {
+  const { properties = {} } = z.toJSONSchema(input, { io: 'input', unrepresentable: 'any' });
+  const ofType = (...types: unknown[]) =>
+    Object.keys(properties).filter((key) => types.includes((properties[key] as { type?: string }).type));
+  const lists = ofType('array');
+  const numbers = ofType('integer', 'number');
+  const flags = ofType('boolean');
+  // What is no number or no flag is refused by the schema.
+  const read = (key: string, value: string | string[]) => {
+    if (numbers.includes(key)) return Number(value);
+    if (flags.includes(key) && (value === 'true' || value === 'false')) return value === 'true';
+    return value;
+  };
+  return (url) =>
+    Object.fromEntries(Object.entries(queryOf(url, lists)).map(([key, value]) => [key, read(key, value)]));
+}
