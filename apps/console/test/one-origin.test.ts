@@ -1,8 +1,9 @@
+import { connect, type Socket } from 'node:net';
 import { addDays, dayOf, proceduresOf, SERVICES } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { createTRPCClient, httpBatchLink, httpBatchStreamLink, TRPCClientError } from '@trpc/client';
 import { request } from 'undici';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { ownerOfPath } from '../src/server/owners.ts';
 import { ADMIN_KEY, nextOf, type Stack, startStack } from './start.ts';
 
@@ -12,7 +13,9 @@ const key = ADMIN_KEY;
 let stack: Stack;
 
 beforeAll(async () => {
-  stack = await startStack({ settings: { MAX_BODY_BYTES: '20000', MAX_FORWARDED_BYTES: '100000' } });
+  stack = await startStack({
+    settings: { MAX_BODY_BYTES: '20000', MAX_FORWARDED_BYTES: '100000', BODY_PROGRESS_MS: '2000' },
+  });
   await createIngestClient({ url: stack.url, key }).usage.record.mutate({
     entries: [
       {
@@ -217,6 +220,77 @@ describe('what is not tRPC', () => {
       expect([path, answer.status]).toEqual([path, 404]);
     }
   });
+});
+
+describe('a client that does not end its request', () => {
+  const sockets: Socket[] = [];
+  afterEach(() => {
+    for (const socket of sockets.splice(0)) socket.destroy();
+  });
+
+  const MIXED = '/trpc/usage.current,jobs.log?batch=1';
+
+  async function begin(path: string, headers: Record<string, string>) {
+    const socket = connect(Number(new URL(stack.url).port), '127.0.0.1');
+    sockets.push(socket);
+    const own = { host: 'x', 'content-type': 'application/json', ...headers };
+    let answer = '';
+    socket.on('data', (chunk) => {
+      answer += chunk.toString('latin1');
+    });
+    socket.on('error', () => {});
+    const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
+    const lines = Object.entries(own).map(([name, value]) => `${name}: ${value}\r\n`);
+    socket.write(`POST ${path} HTTP/1.1\r\n${lines.join('')}\r\n`);
+    const status = () => vi.waitFor(() => Number(/^HTTP\/1\.1 (\d{3})/.exec(answer)![1]), { timeout: 20_000 });
+    return { socket, status, closed };
+  }
+
+  const mixed = (secret: string) =>
+    raw(MIXED, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${secret}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ 0: { merchantId: 'acme' }, 1: {} }),
+    }).then(({ status }) => status);
+
+  test.each<Record<string, string>>([
+    {},
+    { authorization: 'Bearer made-up-key-of-nobody' },
+    { cookie: 'tally_session=made-up', origin: 'http://x' },
+  ])('without a key (%o) is answered before its batch is read, and takes no place', async (shown) => {
+    const waiting = [];
+    for (let index = 0; index < 20; index++) waiting.push(await begin(MIXED, { ...shown, 'content-length': '10000' }));
+    for (const each of waiting) expect(await each.status()).toBe(401);
+    expect(await mixed(key)).toBe(200);
+  });
+
+  test('with a key takes its own places only, and is given up', async () => {
+    const { keys } = createIngestClient({ url: stack.url, key });
+    const { key: slow } = await keys.create.mutate({ name: 'slow', role: 'viewer' });
+    const authorization = `Bearer ${slow}`;
+    const waiting = [];
+    for (let index = 0; index < 20; index++)
+      waiting.push(await begin(MIXED, { authorization, 'content-length': '10000' }));
+    const statuses = Promise.all(waiting.map(({ status }) => status()));
+    expect(await mixed(key)).toBe(200);
+    expect(new Set(await statuses)).toEqual(new Set([408, 429]));
+    expect(await mixed(slow)).toBe(200);
+  });
+
+  test.each(['/trpc/usage.record', MIXED, '/nothing', '/session', '/livez', '/'])(
+    'but sends on after the answer of %s is cut off',
+    async (path) => {
+      const { socket, status, closed } = await begin(path, { 'transfer-encoding': 'chunked' });
+      const chunk = `10000\r\n${' '.repeat(65_536)}\r\n`;
+      const send = () => {
+        while (socket.write(chunk));
+      };
+      socket.on('drain', send);
+      send();
+      expect(await status()).toBeGreaterThanOrEqual(200);
+      await closed;
+    },
+  );
 });
 
 describe('a service that is down', () => {

@@ -287,6 +287,7 @@ export const ingest = {
      * waits is flushed first. Kept as long as the events of the day.
      */
     conflicts: query({
+      summary: 'Lists events that were not counted because their id stands for another event.',
       access: 'read',
       input: z.strictObject({
         startDate: Day,

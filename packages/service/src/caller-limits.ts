@@ -6,7 +6,7 @@ export type CallerLimits = {
    * Counts calls of a caller and takes places for them; the returned function gives the places back. RATE_LIMITED where it
    * has no more, at once or in this minute. Tally's own services are not limited: their callers are.
    */
-  enter(caller: Caller, taken: { calls: number; places: number }): () => void;
+  enter(caller: Pick<Caller, 'id' | 'role'>, taken: { calls: number; places: number }): () => void;
 };
 
 export type CallerLimitsOptions = {

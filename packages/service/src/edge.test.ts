@@ -32,6 +32,7 @@ async function serve(settings: Record<string, string> = {}) {
   const registry = new Registry();
   const lines: Record<string, unknown>[] = [];
   let waiting: (() => void)[] = [];
+  const revoked = new Set<string>();
   const routes: Route[] = [
     {
       method: 'POST',
@@ -46,13 +47,15 @@ async function serve(settings: Record<string, string> = {}) {
       method: 'GET',
       path: '/endless',
       access: 'read',
-      answer: (c) =>
-        c.body(
+      async answer(c) {
+        if (c.req.query('wait')) await new Promise<void>((resolve) => waiting.push(resolve));
+        return c.body(
           new ReadableStream({
             pull: (stream) => stream.enqueue(new Uint8Array(64 * KIB)),
             cancel: () => void lines.push({ cancelled: true }),
           }),
-        ),
+        );
+      },
     },
     {
       method: 'GET',
@@ -67,6 +70,12 @@ async function serve(settings: Record<string, string> = {}) {
             },
           }),
         ),
+    },
+    {
+      method: 'GET',
+      path: '/lasting',
+      access: 'read',
+      answer: (c) => c.body(new ReadableStream({ start: (stream) => stream.enqueue(new Uint8Array(10)) })),
     },
     { method: 'GET', path: '/open', access: 'open', answer: (c) => c.text('open') },
   ];
@@ -95,7 +104,7 @@ async function serve(settings: Record<string, string> = {}) {
       env: { TALLY_ADMIN_KEY: ADMIN },
       keys: {
         async findByHash(hash) {
-          const name = [BOB, EVE].find((key) => hash === sha256(key));
+          const name = [BOB, EVE].find((key) => hash === sha256(key) && !revoked.has(key));
           const more = {
             role: 'viewer',
             merchantId: null,
@@ -126,6 +135,7 @@ async function serve(settings: Record<string, string> = {}) {
       waiting = [];
     },
     waiting: () => waiting.length,
+    revoke: (secret: string) => revoked.add(secret),
     async post(path: string, body: RequestInit['body'] = '{}', headers: Record<string, string> = {}) {
       const init = { method: 'POST', body, headers: { ...key(), 'content-type': 'application/json', ...headers } };
       return fetch(`${url}${path}`, { ...init, duplex: 'half' } as RequestInit);
@@ -431,6 +441,33 @@ describe('streams', () => {
     await expect(response.arrayBuffer()).rejects.toThrow();
     await until(async () => expect(await routes()).toEqual({ '/broken 503': 1 }));
     expect(lines).toContainEqual(expect.objectContaining({ err: expect.objectContaining({ code: '53100' }) }));
+  });
+
+  test('what an answer is read from ends where nobody reads it: after a HEAD, or when the client has left', async () => {
+    const { url, raw, lines, go, waiting } = await serve();
+    const cancelled = () => lines.filter((line) => line.cancelled).length;
+    const answer = await fetch(`${url}/endless`, { method: 'HEAD', headers: key() });
+    expect([answer.status, await answer.text(), cancelled()]).toEqual([200, '', 1]);
+    const { socket } = await raw(head('/endless?wait=1', linesOf(key()), 'GET'));
+    await until(() => expect(waiting()).toBe(1));
+    socket.destroy();
+    await until(() => expect(lines.some(({ status }) => status === 499)).toBe(true));
+    go();
+    await until(() => expect(cancelled()).toBe(2));
+  });
+
+  test('an answer that lasts ends with its key, and those of other keys go on', async () => {
+    const { raw, revoke, routes } = await serve();
+    const [bobs, eves] = [
+      await raw(head('/lasting', linesOf(key(BOB)), 'GET')),
+      await raw(head('/lasting', linesOf(key(EVE)), 'GET')),
+    ];
+    for (const { answer } of [bobs, eves]) await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 200 /));
+    revoke(BOB);
+    await until(() => expect(bobs.closed()).toBe(true));
+    expect(bobs.answer()).not.toMatch(/\r\n0\r\n\r\n$/);
+    expect(eves.closed()).toBe(false);
+    await until(async () => expect(await routes()).toMatchObject({ '/lasting 401': 1 }));
   });
 
   test('a reader that takes nothing more is given up', async () => {

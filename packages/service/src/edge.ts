@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type Access, ERRORS, TallyError } from '@tally/contracts';
-import type { Authenticate, Caller } from './auth.ts';
+import type { Authenticate, Caller, Credentials } from './auth.ts';
 import { type Bodies, RequestAborted } from './bodies.ts';
 import type { CallerLimits } from './caller-limits.ts';
 import { credentialsOf } from './credentials.ts';
@@ -80,6 +80,8 @@ const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
 const MAX_DROPPED_BYTES = 1024 * 1024;
 const DROPPING_MS = 2_000;
 const MAX_SMALL_BYTES = 64 * 1024;
+/** How often the key is checked again of an answer that lasts: a subscription or an export. */
+const CHECK_AGAIN_MS = 5_000;
 
 /**
  * The one way in of all requests. In this order: the route; the key, from the headers; access and limits of the caller; the
@@ -87,6 +89,32 @@ const MAX_SMALL_BYTES = 64 * 1024;
  */
 export function createEdge({ log, authenticate, limits, bodies, onError, count, find }: EdgeOptions): Edge {
   let underWay = 0;
+  const keyed = new Map<Exchange, Credentials>();
+  let checkingAgain: NodeJS.Timeout | undefined;
+
+  /** Checks the key of `exchange` again as long as it lasts; the returned function ends that. */
+  function keepChecking(exchange: Exchange, credentials: Credentials): () => void {
+    keyed.set(exchange, credentials);
+    checkingAgain ??= setInterval(checkAgain, CHECK_AGAIN_MS).unref();
+    return () => void keyed.delete(exchange);
+  }
+
+  /** Ends the answers of keys that were revoked or have expired since they began. */
+  async function checkAgain(): Promise<void> {
+    if (keyed.size === 0) {
+      clearInterval(checkingAgain);
+      checkingAgain = undefined;
+    }
+    for (const [exchange, credentials] of [...keyed]) {
+      if (!exchange.response.headersSent) continue;
+      const error: unknown = await authenticate(credentials).then(
+        () => undefined,
+        (refusal: unknown) => refusal,
+      );
+      // Where it cannot be checked now, nothing says that it has ended.
+      if (error && understand(error).code === 'UNAUTHORIZED') refuse(exchange, undefined, error);
+    }
+  }
 
   function failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void {
     const known = understand(error);
@@ -145,13 +173,14 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       ({ label } = endpoint);
       let caller: Caller | undefined;
       if (endpoint.access !== 'open') {
-        caller = await authenticate(credentialsOf(request, endpoint.basic));
+        const credentials = credentialsOf(request, endpoint.basic);
+        caller = await authenticate(credentials);
         event.caller = caller.id;
         const { access, platform, refusal } = endpoint;
         const own = access === 'key' ? refusal : refusalOf(caller, { access, platform }, label);
         if (own) throw own;
         if (response.closed) return;
-        releases.push(limits.enter(caller, endpoint));
+        releases.push(limits.enter(caller, endpoint), keepChecking(exchange, credentials));
       }
       const body = await bodyOf(exchange, endpoint, caller?.id ?? '');
       releases.push(body.release);

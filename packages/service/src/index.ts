@@ -8,8 +8,10 @@ export {
   createAuthenticate,
   merchantsFor,
 } from './auth.ts';
+export { type Bodies, createBodies, RequestAborted } from './bodies.ts';
 export { type Breaker, createBreaker, StoreUnusableError } from './breaker.ts';
-export { FORWARDED_BY } from './credentials.ts';
+export { type CallerLimits, createCallerLimits } from './caller-limits.ts';
+export { credentialsOf, FORWARDED_BY } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';

@@ -106,12 +106,14 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
       const left = new AbortController();
       response.once('close', () => left.abort());
       const web = new Request(`http://localhost${request.url}`, {
-        method,
+        // Hono would drop the body of its answer to a HEAD, and not end what it is read from.
+        method: method === 'HEAD' ? 'GET' : method,
         headers: headersOf(request, body),
         signal: left.signal,
         ...(method === 'POST' && { body }),
       });
       const answer = await hono.fetch(web, { context, admitted: admittedOf(context, body) });
+      if (method === 'HEAD' || response.closed) await answer.body?.cancel();
       exchange.head(answer.status, Object.fromEntries(answer.headers));
       if (!answer.body || method === 'HEAD') {
         response.end();

@@ -1,8 +1,10 @@
 import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
+import { createLog } from '@tally/service';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../../test/start.ts';
+import { createDownloads } from './downloads.ts';
 
 let running: Running;
 let sql: pg.Client;
@@ -59,6 +61,10 @@ async function rest(response: IncomingMessage): Promise<{ text: string; whole: b
   return { text: Buffer.concat(chunks).toString(), whole: response.complete };
 }
 
+async function* endless() {
+  for (;;) yield [];
+}
+
 const exporting = `
   from pg_stat_activity
   where datname = current_database() and application_name = 'analytics-api' and pid <> pg_backend_pid()
@@ -90,6 +96,31 @@ test('a reader that stalls is ended, and its connection is free again', async ()
   await expect.poll(held).toBe(1);
   await expect.poll(held).toBe(0);
   expect((await rest(response)).whole).toBe(false);
+});
+
+test('a download that nobody reads gives its place back', async () => {
+  const downloads = createDownloads({ atOnce: 1, stallMs: 200, log: createLog('test', 'silent') });
+  const open = () => downloads.open({ header: {}, rows: endless() } as never, { async *write() {} } as never);
+  await open();
+  await expect(open()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await expect
+    .poll(
+      () =>
+        open().then(
+          () => 'open',
+          () => 'refused',
+        ),
+      { timeout: 20_000 },
+    )
+    .toBe('open');
+});
+
+test('a HEAD of an export holds no connection', async () => {
+  const { port } = await listening({ EXPORTS_AT_ONCE: '1', EXPORT_STALL_MS: '30000' });
+  const path = `http://127.0.0.1:${port}/export/usage.csv?${RANGE}`;
+  const headers = { authorization: `Bearer ${KEY}` };
+  for (let call = 0; call < 3; call++) expect((await fetch(path, { method: 'HEAD', headers })).status).toBe(200);
+  expect(await held()).toBe(0);
 });
 
 test('a reader that goes on reading gets the whole file', async () => {

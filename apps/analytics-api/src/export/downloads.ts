@@ -60,8 +60,14 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
         await end();
       };
 
+      const expectReader = (controller: ReadableStreamDefaultController) => {
+        const error = new Error(`The reader took nothing for ${stallMs} ms.`);
+        stalled = setTimeout(() => void fail(controller, error), stallMs);
+      };
+
       return new ReadableStream<Uint8Array>(
         {
+          start: expectReader,
           async pull(controller) {
             clearTimeout(stalled);
             try {
@@ -73,10 +79,7 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
                 return;
               }
               controller.enqueue(next.value);
-              stalled = setTimeout(
-                () => void fail(controller, new Error(`The reader took nothing for ${stallMs} ms.`)),
-                stallMs,
-              );
+              expectReader(controller);
             } catch (error) {
               await fail(controller, error);
             }

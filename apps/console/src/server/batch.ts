@@ -1,3 +1,4 @@
+import { TallyError } from '@tally/contracts';
 import { MAX_CALLS } from './limits.ts';
 import { ownerOfProcedure, type Service } from './owners.ts';
 import { type Problem, problemOf } from './problem.ts';
@@ -30,23 +31,22 @@ export function splitBatch(names: readonly string[]): Split {
 }
 
 /** The inputs of a part, numbered as the part's own batch. */
-export function inputsOf(part: Part, inputs: Readonly<Record<string, unknown>>): Record<string, unknown> {
+export function inputsOfPart(part: Part, inputs: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const own = part.places.flatMap((place, index) =>
     Object.hasOwn(inputs, place) ? [[String(index), inputs[place]] as const] : [],
   );
   return Object.fromEntries(own);
 }
 
-/** Reads the inputs of a batch; undefined where they are not an object by place. */
-export function parseInputs(text: string): Record<string, unknown> | undefined {
+/** Reads the inputs of a batch; INVALID_JSON where they are not an object by place. */
+export function parseInputs(text: string): Record<string, unknown> {
   if (text === '') return {};
+  let inputs: unknown;
   try {
-    const inputs: unknown = JSON.parse(text);
-    const isObject = typeof inputs === 'object' && inputs !== null && !Array.isArray(inputs);
-    return isObject ? (inputs as Record<string, unknown>) : undefined;
-  } catch {
-    return undefined;
-  }
+    inputs = JSON.parse(text);
+  } catch {}
+  if (typeof inputs === 'object' && inputs !== null && !Array.isArray(inputs)) return inputs as Record<string, unknown>;
+  throw new TallyError('INVALID_JSON', 'The inputs of a batch are a JSON object.');
 }
 
 /** Puts the answers of the parts into the order of the batch. */

@@ -1,10 +1,11 @@
 import { edgeEnv, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const { HOST, MAX_BODY_BYTES, MAX_CONNECTIONS } = edgeEnv;
+const { BODY_PROGRESS_MS, HOST, MAX_BODY_BYTES, MAX_CONNECTIONS } = edgeEnv;
 const { LOG_LEVEL, SHUTDOWN_DEADLINE_MS, TALLY_SERVICE_KEY } = serviceEnv;
 
 const Schema = z.object({
+  BODY_PROGRESS_MS,
   HOST,
   LOG_LEVEL,
   MAX_BODY_BYTES,

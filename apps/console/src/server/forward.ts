@@ -1,21 +1,24 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { isTallyError, type TallyError } from '@tally/contracts';
+import { type Bodies, type CallerLimits, credentialsOf, RequestAborted } from '@tally/service';
 import { jsonlStreamProducer } from '@trpc/server/unstable-core-do-not-import';
 import {
   type Answers,
-  inputsOf,
+  inputsOfPart,
   mergeAnswers,
   type Part,
   parseInputs,
   retryAfterOf,
+  type Split,
   splitBatch,
   statusOf,
   tooManyCalls,
   unknownProcedure,
 } from './batch.ts';
 import { BodyTooLarge, limited, readWithin } from './body.ts';
-import { MAX_ANSWER_BYTES, MAX_CALLS, MAX_MIXED_AT_ONCE } from './limits.ts';
+import { MAX_ANSWER_BYTES, MAX_CALLS, MAX_DEPTH, MAX_MIXED_AT_ONCE } from './limits.ts';
 import { ownerOfPath, ownerOfProcedure, type Service } from './owners.ts';
 import { type Problem, problemOf, RETRY_AFTER_SECONDS, unavailable } from './problem.ts';
 import { endToEnd, type Upstream } from './upstream.ts';
@@ -29,8 +32,11 @@ export type Exchange = {
 
 export type ForwardOptions = {
   upstream: Upstream;
-  /** The largest batch that is held whole. */
+  /** The room for batches that mix services, each of at most `maxBodyBytes`: they are held whole. */
+  bodies: Bodies;
   maxBodyBytes: number;
+  /** The limits of each caller that sends such batches. */
+  limits: CallerLimits;
   /** The largest body that is passed on. */
   maxForwardedBytes: number;
   /** Aborted when the server begins to stop: subscriptions end, and come back elsewhere. */
@@ -40,7 +46,8 @@ export type ForwardOptions = {
 /** Passes a request on to the service that answers it. Returns false, untouched, where no service does. */
 export type Forward = (exchange: Exchange) => Promise<boolean>;
 
-export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopping }: ForwardOptions): Forward {
+export function createForward(options: ForwardOptions): Forward {
+  const { upstream, bodies, maxBodyBytes, limits, maxForwardedBytes, stopping } = options;
   let mixedAtOnce = 0;
 
   /** Streams a request to one service, and its answer back, as it is. */
@@ -89,7 +96,7 @@ export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopp
     const headers = upstream.headersFor(request, requestId);
     for (const name of ['content-length', 'accept-encoding', 'accept', 'trpc-accept']) delete headers[name];
     headers['content-type'] = 'application/json';
-    const text = JSON.stringify(inputsOf(part, inputs));
+    const text = JSON.stringify(inputsOfPart(part, inputs));
     const query = request.method === 'POST' ? '' : `&input=${encodeURIComponent(text)}`;
     try {
       const answer = await upstream.send({
@@ -109,24 +116,61 @@ export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopp
     }
   }
 
-  /** Splits a batch that names procedures of several services, and merges their answers in its order. */
-  async function mix(exchange: Exchange, names: string[]): Promise<void> {
-    const { request, response, url } = exchange;
-    if (names.length > MAX_CALLS) return answerProblem(response, tooManyCalls());
-    if (request.headers['content-encoding'] !== undefined) {
-      const message = 'A batch that mixes services is read here, and only uncompressed.';
-      return answerProblem(response, problemOf('UNSUPPORTED_MEDIA_TYPE', message));
+  /** Throws the refusal of a key that no service takes. */
+  async function checkKey({ request, requestId }: Exchange, services: readonly Service[], gone: AbortSignal) {
+    const headers = upstream.headersFor(request, requestId);
+    for (const name of ['content-length', 'content-type', 'content-encoding', 'accept-encoding']) delete headers[name];
+    for (const service of services) {
+      // Only usage-ingest has it; the others say so after they have checked the key.
+      const path = '/trpc/sessions.current';
+      const problem = await upstream
+        .send({ service, method: 'GET', path, headers, body: null, signal: gone })
+        .then(async ({ body }) => JSON.parse(await readWithin(body, MAX_ANSWER_BYTES)) as Partial<Problem>)
+        .catch(() => unavailable(service));
+      const code = problem.error?.data.code;
+      if (code === undefined || code === 'NOT_FOUND' || code === 'FORBIDDEN') return;
+      if (code !== 'UNAVAILABLE') throw new Refused(problem as Problem);
     }
-    const post = request.method === 'POST';
-    const text = post ? await readWithin(request, maxBodyBytes) : (url.searchParams.get('input') ?? '');
-    const inputs = parseInputs(text);
-    if (!inputs) return answerProblem(response, problemOf('INVALID_JSON', 'The inputs of a batch are a JSON object.'));
-    const split = splitBatch(names);
+    throw new Refused(unavailable(services.join(' and ')));
+  }
+
+  /** Splits a batch that names procedures of several services, and merges their answers in its order. */
+  async function mix(exchange: Exchange, names: string[], split: Split): Promise<void> {
+    const { request, response } = exchange;
+    if (names.length > MAX_CALLS) throw new Refused(tooManyCalls());
+    if (split.parts.length === 0) return answerAll(response, names, split, []);
     const gone = goneSignal(response);
-    const asked = split.parts.map((part) => ask(exchange, part, inputs, gone));
-    if (request.headers['trpc-accept'] === 'application/jsonl') return stream(exchange, names, asked, gone);
-    const answers = mergeAnswers(names, split, await Promise.all(asked));
-    answerJson(response, statusOf(answers), answers, retryAfterOf(answers));
+    // Before its body is read, and before it takes a place.
+    if (request.method === 'POST')
+      await checkKey(
+        exchange,
+        split.parts.map(({ service }) => service),
+        gone,
+      );
+    if (mixedAtOnce >= MAX_MIXED_AT_ONCE) throw new Refused(crowded());
+    const { secret = '' } = credentialsOf(request, false);
+    const leave = limits.enter({ id: secret, role: 'viewer' }, { calls: names.length, places: 1 });
+    mixedAtOnce++;
+    try {
+      const inputs = await inputsOf(exchange, names, secret);
+      const asked = split.parts.map((part) => ask(exchange, part, inputs, gone));
+      if (request.headers['trpc-accept'] === 'application/jsonl') await stream(exchange, names, asked, gone);
+      else answerAll(response, names, split, await Promise.all(asked));
+    } finally {
+      mixedAtOnce--;
+      leave();
+    }
+  }
+
+  async function inputsOf({ request, url }: Exchange, names: readonly string[], callerId: string) {
+    if (request.method !== 'POST') return parseInputs(url.searchParams.get('input') ?? '');
+    const maxItems = Math.max(...names.map((name) => ownerOfProcedure(name)?.maxItems ?? 0));
+    const body = await bodies.read(request, { limit: maxBodyBytes, callerId, json: { maxItems, maxDepth: MAX_DEPTH } });
+    try {
+      return parseInputs(new TextDecoder().decode(body.bytes));
+    } finally {
+      body.release();
+    }
   }
 
   /** Answers the calls of a mixed batch as they come, in the lines that tRPC's streaming client reads. */
@@ -157,19 +201,17 @@ export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopp
       return pass(exchange, owner.service, owner.kind === 'subscription');
     }
     const names = path.split(',');
-    const { parts, unknown } = splitBatch(names);
-    if (parts.length === 1 && unknown.length === 0) return pass(exchange, parts[0]!.service);
+    const split = splitBatch(names);
+    if (split.parts.length === 1 && split.unknown.length === 0) return pass(exchange, split.parts[0]!.service);
     if (request.method !== 'POST' && request.method !== 'GET')
       return answerProblem(response, problemOf('METHOD_NOT_ALLOWED', 'A batch is sent with GET or POST.'));
-    if (mixedAtOnce >= MAX_MIXED_AT_ONCE) return answerProblem(response, crowded());
-    mixedAtOnce++;
     try {
-      await mix(exchange, names);
+      await mix(exchange, names, split);
     } catch (error) {
-      if (error instanceof BodyTooLarge) refuseBody(response, maxBodyBytes);
-      else response.destroy();
-    } finally {
-      mixedAtOnce--;
+      if (error instanceof Refused) answerProblem(response, error.problem);
+      else if (isTallyError(error)) answerProblem(response, problemOfError(error));
+      else if (error instanceof RequestAborted) response.destroy();
+      else throw error;
     }
   }
 
@@ -185,6 +227,23 @@ export function createForward({ upstream, maxBodyBytes, maxForwardedBytes, stopp
   };
 }
 
+/** Thrown where a batch gets one answer for all of its calls. */
+class Refused extends Error {
+  readonly problem: Problem;
+
+  constructor(problem: Problem) {
+    super(problem.error.message);
+    this.problem = problem;
+  }
+}
+
+const problemOfError = ({ code, message, details }: TallyError): Problem => problemOf(code, message, { details });
+
+function answerAll(response: ServerResponse, names: readonly string[], split: Split, parts: readonly Answers[]): void {
+  const answers = mergeAnswers(names, split, parts);
+  answerJson(response, statusOf(answers), answers, retryAfterOf(answers));
+}
+
 /** Answers with an error in the shape that all services use. */
 export function answerProblem(response: ServerResponse, problem: Problem): void {
   const { httpStatus } = problem.error.data;
@@ -198,6 +257,7 @@ function answerJson(response: ServerResponse, status: number, body: unknown, ret
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(text),
     'cache-control': 'no-store',
+    ...(status === 401 && { 'www-authenticate': 'Bearer' }),
     ...(retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }),
   });
   response.end(text);

@@ -1,4 +1,4 @@
-import { SERVICES as CONTRACTS, type Procedure, proceduresOf, type ServiceName } from '@tally/contracts';
+import { SERVICES as CONTRACTS, MAX_ITEMS, type Procedure, proceduresOf, type ServiceName } from '@tally/contracts';
 
 export type Service = ServiceName;
 export const SERVICES = Object.keys(CONTRACTS) as readonly Service[];
@@ -20,15 +20,17 @@ const PATHS: readonly (readonly [prefix: string, owner: Service])[] = (
   ] satisfies [string, Service][]
 ).sort(([a], [b]) => b.length - a.length);
 
-type Owned = { service: Service; kind: Procedure['kind'] };
+type Owned = { service: Service; kind: Procedure['kind']; maxItems: number };
 
 const procedures = new Map<string, Owned>(
   SERVICES.flatMap((service) =>
-    proceduresOf(CONTRACTS[service].contract).map(([name, { kind }]) => [name, { service, kind }] as const),
+    proceduresOf(CONTRACTS[service].contract).map(
+      ([name, { kind, maxItems = MAX_ITEMS }]) => [name, { service, kind, maxItems }] as const,
+    ),
   ),
 );
 
-/** Returns the service that answers a tRPC procedure, and the procedure's kind; undefined for an unknown name. */
+/** Returns who answers a tRPC procedure, its kind, and how many items its JSON may have; undefined for an unknown name. */
 export const ownerOfProcedure = (name: string): Owned | undefined => procedures.get(name);
 
 /** Returns the service that answers a path outside of tRPC; undefined where none does. */

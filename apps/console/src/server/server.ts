@@ -1,12 +1,18 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { openApi } from '@tally/contracts/openapi';
-import type { Log, Releasers } from '@tally/service';
+import { createBodies, createCallerLimits, type Log, type Releasers } from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
 import type { Env } from './env.ts';
 import { answerProblem, createForward, type Exchange } from './forward.ts';
 import { readHealth } from './health.ts';
-import { MAX_HEADER_BYTES } from './limits.ts';
+import {
+  DROPPING_MS,
+  MAX_DROPPED_BYTES,
+  MAX_HEADER_BYTES,
+  MAX_MIXED_AT_ONCE,
+  MAX_MIXED_OF_ONE_CALLER,
+} from './limits.ts';
 import { readPages } from './pages.ts';
 import { problemOf } from './problem.ts';
 import { createSessions } from './sessions.ts';
@@ -14,6 +20,7 @@ import { createUpstream } from './upstream.ts';
 
 const REQUEST_TIMEOUT_MS = 60_000;
 const HEADERS_TIMEOUT_MS = 10_000;
+const SERVER_OPTIONS = { maxHeaderSize: MAX_HEADER_BYTES, connectionsCheckingInterval: 2_000 };
 /** Longer than browsers and load balancers keep idle connections: whoever closes first must not be us. */
 const KEEP_ALIVE_MS = 75_000;
 const CLOSE_IDLE_MS = 20;
@@ -44,7 +51,13 @@ export async function createConsole(
   const stopping = new AbortController();
   const forward = createForward({
     upstream,
+    bodies: createBodies({
+      total: MAX_MIXED_AT_ONCE * env.MAX_BODY_BYTES,
+      perCaller: MAX_MIXED_OF_ONE_CALLER * env.MAX_BODY_BYTES,
+      progressMs: env.BODY_PROGRESS_MS,
+    }),
     maxBodyBytes: env.MAX_BODY_BYTES,
+    limits: createCallerLimits({ atOnce: MAX_MIXED_OF_ONE_CALLER, perMinute: Number.MAX_SAFE_INTEGER }),
     maxForwardedBytes: env.MAX_FORWARDED_BYTES,
     stopping: stopping.signal,
   });
@@ -85,11 +98,14 @@ export async function createConsole(
     response.end(request.method === 'HEAD' ? undefined : page.body);
   }
 
-  const server = createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) => {
+  const server = createServer(SERVER_OPTIONS, (request, response) => {
     const started = performance.now();
     const requestId = requestIdOf(request);
     const url = urlOf(request.url ?? '');
     response.setHeader('x-request-id', requestId);
+    response.once('finish', () => {
+      if (!request.complete) cutOff(request);
+    });
     response.once('close', () => {
       const status = response.writableFinished ? response.statusCode : CLIENT_LEFT;
       total.inc({ kind: kindOf(url?.pathname ?? ''), status });
@@ -128,6 +144,21 @@ function send(response: ServerResponse, status: number, type: string, text: stri
     ...(status === 503 && { 'retry-after': '1' }),
   });
   response.end(response.req.method === 'HEAD' ? undefined : text);
+}
+
+/** Drops what a client sends on after its answer: a little, so that it sees the answer; then the connection ends. */
+function cutOff(request: IncomingMessage): void {
+  const { socket } = request;
+  let left = MAX_DROPPED_BYTES;
+  const end = () => socket.destroy();
+  const timer = setTimeout(end, DROPPING_MS);
+  request.unpipe();
+  request.on('data', (chunk: Buffer) => {
+    left -= chunk.length;
+    if (left < 0) end();
+  });
+  for (const ended of ['end', 'close']) request.once(ended, () => clearTimeout(timer));
+  request.resume();
 }
 
 /** Reads a request's target, with `..` resolved, so that what is checked is what is passed on. */
