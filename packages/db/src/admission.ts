@@ -5,8 +5,8 @@ import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
 /** The dimensions in the order of their bits and of `usage_admitted_values.dimension`. */
-const DIMENSIONS = ['user_id', 'api_key', 'model', 'provider'] as const;
-export type DimensionColumn = (typeof DIMENSIONS)[number];
+export const DIMENSION_COLUMNS = ['user_id', 'api_key', 'model', 'provider'] as const;
+export type DimensionColumn = (typeof DIMENSION_COLUMNS)[number];
 
 type Values = Pick<JournalLine, 'merchant_id' | 'date' | DimensionColumn>;
 
@@ -54,6 +54,8 @@ type Part = { key: string; merchantId: string; date: Day; dimension: number; par
 /** Bounds the distinct values of a dimension that a merchant's day has in rollups. */
 export function createAdmission(limit: number): Admission {
   const known = new Map<string, Day4>();
+  /** The days of these that have a full dimension: few, so that a prediction costs nothing where there are none. */
+  const full = new Map<string, Day4>();
   let remembered = 0;
 
   /** Reads what days have admitted, without the parts of this transaction, into `batch`. */
@@ -72,9 +74,16 @@ export function createAdmission(limit: number): Admission {
       }
     }
     for (const key of days.map(keyOf)) {
-      remembered += weightOf(batch.get(key)) - weightOf(known.get(key));
-      known.set(key, batch.get(key)!);
+      const day = batch.get(key)!;
+      remembered += weightOf(day) - weightOf(known.get(key));
+      known.set(key, day);
+      full.delete(key);
+      noteFull(key, day);
     }
+  }
+
+  function noteFull(key: string, day: Day4): void {
+    if (day.values.some((set) => set && set.size >= limit)) full.set(key, day);
   }
 
   /** Forgets the days that were read first, but none of this batch. */
@@ -84,6 +93,7 @@ export function createAdmission(limit: number): Admission {
       if (remembered <= MAX_REMEMBERED) return;
       if (batch.has(key)) continue;
       known.delete(key);
+      full.delete(key);
       remembered -= weightOf(day);
     }
   }
@@ -92,19 +102,16 @@ export function createAdmission(limit: number): Admission {
     const own = new Map<string, Part>();
     const batch = new Map<string, Day4>();
     const unknown = new Map<string, Values>();
-    let last: Values | undefined;
-    for (const line of lines) {
-      if (line.merchant_id === last?.merchant_id && line.date === last.date) continue;
-      last = line;
-      const key = keyOf(line);
+    const keys = lines.map(keyOf);
+    keys.forEach((key, position) => {
       const day = known.get(key);
       if (day) batch.set(key, day);
-      else unknown.set(key, line);
-    }
+      else unknown.set(key, lines[position]!);
+    });
     let missed = [...unknown.values()];
     for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
       if (missed.length > 0) await load(transaction, missed, own, batch);
-      const { bits, folded, wanted, overflows } = sortOut(lines, own, batch);
+      const { bits, folded, wanted, overflows } = sortOut(lines, keys, own, batch);
       missed = await store(transaction, wanted, own);
       if (missed.length > 0) continue;
       await recordOverflows(transaction, overflows);
@@ -119,6 +126,7 @@ export function createAdmission(limit: number): Admission {
             remembered -= weightOf(day);
             add(day, dimension, part, values);
             remembered += weightOf(day);
+            noteFull(key, day);
           }
           for (const { day, dimension } of overflows) day.overflowed[dimension] = true;
         },
@@ -128,20 +136,21 @@ export function createAdmission(limit: number): Admission {
   }
 
   /** What is to be admitted, and what is folded, as far as is known. */
-  function sortOut(lines: readonly Values[], own: ReadonlyMap<string, Part>, batch: ReadonlyMap<string, Day4>) {
+  function sortOut(
+    lines: readonly Values[],
+    keys: readonly string[],
+    own: ReadonlyMap<string, Part>,
+    batch: ReadonlyMap<string, Day4>,
+  ) {
     const wanted = new Map<string, Part>();
     const overflows = new Map<string, { line: Values; day: Day4; dimension: number }>();
     const folded: FoldedLine[] = [];
     const bits = new Uint8Array(lines.length);
-    let [last, key, day]: [Values | undefined, string, Day4 | undefined] = [undefined, '', undefined];
     for (let position = 0; position < lines.length; position++) {
-      const line = lines[position]!;
-      if (!day || line.merchant_id !== last?.merchant_id || line.date !== last.date) {
-        [last, key] = [line, keyOf(line)];
-        day = batch.get(key)!;
-      }
-      for (let dimension = 0; dimension < DIMENSIONS.length; dimension++) {
-        const value = line[DIMENSIONS[dimension]!];
+      const [line, key] = [lines[position]!, keys[position]!];
+      const day = batch.get(key)!;
+      for (let dimension = 0; dimension < DIMENSION_COLUMNS.length; dimension++) {
+        const value = line[DIMENSION_COLUMNS[dimension]!];
         if (value === undefined || value === '' || day.values[dimension]?.has(value)) continue;
         const name = partOf(key, dimension);
         const part = own.get(name) ?? wanted.get(name);
@@ -202,9 +211,9 @@ export function createAdmission(limit: number): Admission {
   return {
     admit,
     predict(line) {
-      const day = known.get(keyOf(line));
+      const day = full.size === 0 ? undefined : full.get(keyOf(line));
       if (!day) return [];
-      return DIMENSIONS.filter((name, dimension) => {
+      return DIMENSION_COLUMNS.filter((name, dimension) => {
         const [value, set] = [line[name], day.values[dimension]];
         return value !== undefined && value !== '' && set !== undefined && set.size >= limit && !set.has(value);
       });
@@ -222,4 +231,4 @@ const weightOf = (day: Day4 | undefined): number =>
   day ? day.values.reduce((sum, set) => sum + (set?.size ?? 0), WEIGHT_OF_DAY) : 0;
 const keyOf = ({ merchant_id, date }: Values): string => `${merchant_id}\n${date}`;
 const partOf = (key: string, dimension: number): string => `${dimension} ${key}`;
-const namesOf = (bits: number): DimensionColumn[] => DIMENSIONS.filter((_, bit) => bits & (1 << bit));
+const namesOf = (bits: number): DimensionColumn[] => DIMENSION_COLUMNS.filter((_, bit) => bits & (1 << bit));

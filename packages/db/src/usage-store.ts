@@ -11,6 +11,7 @@ import {
 } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { DIMENSION_COLUMNS, type DimensionColumn } from './admission.ts';
 import { DateText, MeasureRow, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 import { OUT_OF_RANGE, sqlState } from './transactions.ts';
@@ -93,6 +94,13 @@ export type UsageStore = UsageReader & {
   rows(scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'>): Promise<Record<KnownPeriods, Map<Day, number>>>;
   /** When Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
+  /** Whether one of these dimensions had more values than rollups hold on a day of these merchants, or of any. */
+  overflowed(scope: {
+    startDate: Day;
+    endDate: Day;
+    merchantIds?: readonly string[] | undefined;
+    dimensions: readonly DimensionColumn[];
+  }): Promise<boolean>;
 };
 
 type KnownPeriods = 'years' | 'months' | 'requests';
@@ -236,6 +244,13 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       return { years: of('usage_yearly'), months: of('usage_monthly'), requests: of('usage_daily') };
     },
 
+    async overflowed({ startDate, endDate, merchantIds, dimensions }) {
+      const numbers = dimensions.map((name) => DIMENSION_COLUMNS.indexOf(name));
+      const merchants = merchantIds?.length ? merchantIds : null;
+      const values = [startDate, endDate, merchants, numbers];
+      const [row] = await runSql(dataSource, 'overflowed', values, z.object({ found: z.boolean() }));
+      return row!.found;
+    },
     async lastFlushAt() {
       const [row] = await runSql(dataSource, 'last-flush', [], z.object({ started_at: z.date() }));
       return row?.started_at.toISOString() ?? null;

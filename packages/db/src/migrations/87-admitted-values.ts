@@ -38,6 +38,7 @@ export class AdmittedValues1763856000087 implements MigrationInterface {
         recorded_at timestamptz not null default clock_timestamp(),
         primary key (merchant_id, date, dimension)
       )`);
+    await runner.query('create index usage_overflows_date on usage_overflows (date)');
     await runner.query(
       `comment on table usage_overflows is 'days on which a dimension had more values than rollups may have'`,
     );
