@@ -511,6 +511,7 @@ table usage_overflows (
   recorded_at timestamp with time zone not null default clock_timestamp(),
   constraint usage_overflows_pkey PRIMARY KEY (merchant_id, date, dimension)
 );
+CREATE INDEX usage_overflows_date ON public.usage_overflows USING btree (date);
 
 table usage_platform_daily (
   date date not null,

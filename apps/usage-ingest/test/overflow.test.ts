@@ -23,7 +23,7 @@ const users = async (merchantId: string) => {
   const parts = [{ cube: 'usage_daily', startDate: date, endDate: date }] as const;
   const question = { by: 'user', sortBy: 'key', order: 'asc', limit: 100 } as const;
   const { rows } = await ingest.db.usage.breakdown({ ...question, parts: [...parts], merchantIds: [merchantId] });
-  return Object.fromEntries(rows.map((row) => [row.key, Number(row.requests)]));
+  return Object.fromEntries(rows.map((row) => [row.keys[0], Number(row.requests)]));
 };
 
 test('refuses no usage for its cardinality: later values count under (other), and producers are warned', async () => {
