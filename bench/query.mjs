@@ -1,34 +1,77 @@
-// How fast questions about 365 days × 10,000 users are answered, beside the plain ways, in one run: the documents of the days
-// summed in the service, and the same question on raw daily rows. Nothing is cached but where a row says so.
-//   node bench/query.mjs [users] [days]      (after a build; servers of its own)
+// How fast queries are answered, beside the naive design (one table of events and GROUP BY) in the same run.
+//   node bench/query.mjs [merchants] [users] [what]      (after a build; servers of its own)
+// `what`: any of plans, http, exports, documents, joined by commas; default: plans,http,exports.
+// One merchant, acme, has `users` users on each of 365 days; up to 2,000 others have two users each day, further ones ten on
+// the last day. On each of the last 30 days 5 % of the merchants have events that are still to be derived.
 import { spawn } from 'node:child_process';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
+import { createCache } from '../apps/analytics-api/dist/cache.js';
 import { createDays } from '../apps/analytics-api/dist/days.js';
-import { planOf } from '../apps/analytics-api/dist/plan.js';
+import { createDocuments } from '../apps/analytics-api/dist/documents.js';
+import { createLabels } from '../apps/analytics-api/dist/labels.js';
+import { createRead } from '../apps/analytics-api/dist/read.js';
 import { createAnalyticsClient } from '../packages/contracts/dist/client.js';
 import { openDb } from '../packages/db/dist/index.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
 const pg = createRequire(new URL('../packages/db/package.json', import.meta.url))('pg');
-const users = Number(process.argv[2] ?? 10_000);
-const days = Number(process.argv[3] ?? 365);
+const merchants = Number(process.argv[2] ?? 2_000);
+const users = Number(process.argv[3] ?? 10_000);
+const what = new Set((process.argv[4] ?? 'plans,http,exports').split(','));
 const runs = Number(process.env.RUNS ?? 9);
-const END = '2025-12-31';
-const startOf = (count) => new Date(Date.parse(END) - (count - 1) * 86_400_000).toISOString().slice(0, 10);
+const END = '2026-11-22';
+const FULL = Math.min(merchants - 1, 2_000);
+const DAYS = 365;
+const DIRTY_DAYS = 30;
+const back = (count, end = END) => new Date(Date.parse(end) - (count - 1) * 86_400_000).toISOString().slice(0, 10);
+const ROLLING = { startDate: back(DAYS), endDate: END };
+const ALIGNED = { startDate: '2025-12-01', endDate: '2026-10-31' };
+const MONTH = { startDate: back(30), endDate: END };
 const rows = [];
+const report = { machine: machine(), merchants, users };
+const took = async (name, work) => {
+  const started = performance.now();
+  const answer = await work();
+  console.log(`${name}: ${Math.round((performance.now() - started) / 100) / 10} s`);
+  return answer;
+};
+
+const SUMS = 'count(*), count(*) filter (where failed), sum(prompt_tokens), sum(completion_tokens), sum(cost) as cost';
+const within = ({ startDate, endDate }, merchant) =>
+  `time >= '${startDate}T00:00:00Z' and time < '${endDate}T00:00:00Z'::timestamptz + interval '1 day' ${merchant ? `and merchant_id = '${merchant}'` : ''}`;
+const naiveBy = (column, range, merchant) => (pool) =>
+  pool.query(
+    `select ${column}, ${SUMS} from events where ${within(range, merchant)} group by 1 order by cost desc limit 50`,
+  );
+/** What a summary shows, asked in the plain way: totals and users, now and before, days, the first users and models. */
+const naiveSummary = (range) => async (pool) => {
+  const days = (Date.parse(range.endDate) - Date.parse(range.startDate)) / 86_400_000 + 1;
+  const before = { endDate: back(2, range.startDate), startDate: back(days + 1, range.startDate) };
+  for (const each of [range, before]) {
+    await pool.query(`select ${SUMS} from events where ${within(each)}`);
+    await pool.query(
+      `select count(*) from (select distinct merchant_id, user_id from events where ${within(each)}) as users`,
+    );
+  }
+  await pool.query(`select time::date, ${SUMS} from events where ${within(range)} group by 1 order by 1`);
+  await naiveBy('user_id', range)(pool);
+  await naiveBy('model', range)(pool);
+};
+
+const SETTINGS = { ADMIN_ANALYTICS_RATE_LIMIT: '1000000', ADMIN_EXPORT_RATE_LIMIT: '1000000' };
 
 await withServers(async (servers) => {
-  await seed(servers.databaseUrl);
-  await measureReads(servers.databaseUrl);
-  const sealing = await measureDocuments(servers.databaseUrl);
-  const exports = await measureService(servers);
-  const report = { machine: machine(), users, days, rows, ...sealing, exports };
+  report.seeded = await took('seed', () => seed(servers.databaseUrl));
+  if (what.has('plans')) await took('plans', () => measurePlans(servers.databaseUrl));
+  if (what.has('documents')) report.documents = await measureDocuments(servers.databaseUrl);
+  if (what.has('http')) report.cached = await took('http', () => measureHttp(servers));
+  if (what.has('exports')) report.exports = await took('exports', () => measureExports(servers));
+  report.rows = rows;
   await mkdir(new URL('./results/', import.meta.url), { recursive: true });
   await writeFile(new URL('./results/query.json', import.meta.url), `${JSON.stringify(report, null, 2)}\n`);
   console.table(rows);
-  console.log(sealing);
-  console.table(exports);
+  for (const part of ['cached', 'exports']) if (report[part]) console.table(report[part]);
 });
 
 async function withClient(url, work) {
@@ -41,173 +84,259 @@ async function withClient(url, work) {
   }
 }
 
-/**
- * One row for each user and day, of one of 5 models; the cubes are summed from it as the flush would have. Before it two
- * years of months and of days of models, and the days of each November: for what is compared, and for ranges that end then.
- */
+/** Events for the naive table, and from them the journal's last days and every rollup, as flushes and derivations leave them. */
 async function seed(url) {
   const sums = 'sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)';
-  await withClient(url, async (client) => {
-    await client.query(
-      `insert into usage_daily
-       select 'acme', day::date, 'user-' || lpad(n::text, 5, '0'), 'key-' || n % 200, 'model-' || n % 5, 'provider-' || n % 2,
-         1 + n % 7, n % 2, 100 + n % 900, 50 + n % 400, 1000000 + n
-       from generate_series($1::date, $2::date, interval '1 day') as day, generate_series(1, $3) as n
-       order by 1, 2, 3`,
-      [startOf(days), END, users],
+  return withClient(url, async (client) => {
+    const ask = (text, values = []) => client.query(text, values);
+    await ask(`set work_mem = '256MB'`);
+    await ask(`create table events (
+      merchant_id text not null, id text not null, time timestamptz not null, user_id text, api_key text, model text,
+      provider text, failed boolean not null, prompt_tokens bigint not null, completion_tokens bigint not null,
+      cost numeric not null, primary key (merchant_id, id))`);
+    const event = (merchant, user, from, to, n) => `
+      insert into events
+      select ${merchant}, ${n} || '-' || day::date, day + interval '10 hours', ${user}, 'key-' || ${n} % 200, 'model-' || ${n} % 8,
+        'provider-' || ${n} % 3, ${n} % 50 = 0, 100 + ${n} % 900, 50 + ${n} % 400, 0.001 + (${n} % 1000) * 0.000001
+      from generate_series('${from}'::timestamptz, '${to}', interval '1 day') as day`;
+    await ask(
+      `${event(`'acme'`, `'user-' || lpad(n::text, 5, '0')`, back(DAYS), END, 'n')}, generate_series(1, $1::int) as n`,
+      [users],
     );
-    await client.query(`insert into usage_monthly
-      select merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider, ${sums}
-      from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
-    await client.query(`insert into usage_daily_models
-      select merchant_id, date, model, provider, ${sums} from usage_daily group by 1, 2, 3, 4`);
-    for (const [table, column, which] of [
-      ['usage_monthly', 'month', 'true'],
-      ['usage_daily_models', 'date', 'true'],
-      ['usage_daily', 'date', 'extract(month from date) = 11'],
+    await ask(
+      `${event(`'m-' || m`, `'m-' || m || '-' || n`, back(DAYS), END, 'm * 2 + n')}, generate_series(1, $1::int) as m, generate_series(0, 1) as n`,
+      [FULL],
+    );
+    if (merchants - 1 > FULL)
+      await ask(
+        `${event(`'m-' || m`, `'m-' || m || '-' || n`, END, END, 'm * 10 + n')}, generate_series($1::int, $2::int) as m, generate_series(0, 9) as n`,
+        [FULL + 1, merchants - 1],
+      );
+    // Events of the last days that were counted and are still to be derived: one for each dirty merchant and day.
+    await ask(
+      `create temp table late as
+      select 'm-' || m as merchant_id, 'late-' || day::date as id, day::date as date, day + interval '11 hours' as time,
+        'm-' || m || '-0' as user_id, 'model-' || m % 8 as model
+      from generate_series($1::date, $2::date, interval '1 day') as day, generate_series(1, $3::int) as m
+      where (m + extract(day from day)::int) % 20 = 0`,
+      [back(DIRTY_DAYS), END, merchants - 1],
+    );
+    const day = `(time at time zone 'UTC')::date`;
+    await ask(`insert into usage_daily
+      select merchant_id, ${day}, user_id, api_key, model, provider, count(*), count(*) filter (where failed),
+        sum(prompt_tokens), sum(completion_tokens), sum(cost * 1e9)::bigint
+      from events group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
+    const month = `date_trunc('month', date)::date`;
+    const year = `date_trunc('year', month)::date`;
+    for (const [table, columns, from] of [
+      ['usage_monthly', ['merchant_id', month, 'user_id', 'api_key', 'model', 'provider'], 'usage_daily'],
+      ['usage_yearly', ['merchant_id', year, 'user_id', 'api_key', 'model', 'provider'], 'usage_monthly'],
+      ['usage_daily_models', ['merchant_id', 'date', 'model', 'provider'], 'usage_daily'],
+      ['usage_monthly_models', ['merchant_id', month, 'model', 'provider'], 'usage_daily_models'],
+      ['usage_platform_daily', ['date', 'model', 'provider'], 'usage_daily_models'],
+      ['usage_platform_monthly', [month, 'model', 'provider'], 'usage_daily_models'],
+      ['usage_platform_users', ['month', 'user_id'], 'usage_monthly'],
     ]) {
-      const { rows: names } = await client.query(
-        `select column_name as name from information_schema.columns where table_name = $1 order by ordinal_position`,
-        [table],
-      );
-      const values = names.map(({ name }) =>
-        name === column ? `(${name} - make_interval(years => ago))::date` : name,
-      );
-      await client.query(
-        `insert into ${table} select ${values.join(', ')} from ${table}, generate_series(1, 2) as ago
-         where ${which} order by 1, 2, 3 on conflict do nothing`,
+      const places = columns.map((_, at) => at + 1).join(', ');
+      await ask(
+        `insert into ${table} select ${columns.join(', ')}, ${sums} from ${from} group by ${places} order by ${places}`,
       );
     }
-    await client.query(`insert into usage_yearly
-      select merchant_id, date_trunc('year', month)::date, user_id, api_key, model, provider, ${sums}
-      from usage_monthly group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
-    await client.query('vacuum (analyze)');
+    for (const [table, period] of [
+      ['usage_monthly', 'month'],
+      ['usage_yearly', 'year'],
+    ])
+      await ask(`insert into usage_rollup_rows select coalesce(merchant_id, ''), '${table}', ${period}, count(*)
+        from ${table} group by grouping sets ((merchant_id, ${period}), (${period}))`);
+    await ask(
+      `insert into merchant_usage select merchant_id, date, 'requests', sum(requests) from usage_daily group by 1, 2`,
+    );
+    for (let count = DIRTY_DAYS; count > 0; count--) {
+      const date = back(count);
+      await ask(`create table if not exists usage_events_${date.replaceAll('-', '')} partition of usage_events
+        for values from ('${date}') to ('${date}'::date + 1)`);
+      const {
+        rows: [{ id }],
+      } = await ask(
+        `insert into usage_flushes (source, entries, inserted, merchants, first_date, last_date, derived_at)
+        select 'stream', count(*), count(*), count(*), $1::date, $1::date, null from late where date = $1::date returning id`,
+        [date],
+      );
+      await ask(
+        `insert into usage_events (date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests,
+          prompt_tokens, completion_tokens, cost, flush_id)
+        select date, merchant_id, id, time, user_id, 'key-1', model, 'provider-1', false, 1, 1, 100, 50, 1000000, $2 from late where date = $1::date`,
+        [date, id],
+      );
+    }
+    await ask(`insert into usage_daily select merchant_id, date, user_id, 'key-1', model, 'provider-1', 1, 0, 100, 50, 1000000 from late
+      on conflict (merchant_id, date, user_id, api_key, model, provider) do update set requests = usage_daily.requests + 1,
+        prompt_tokens = usage_daily.prompt_tokens + 100, completion_tokens = usage_daily.completion_tokens + 50, cost = usage_daily.cost + 1000000`);
+    await ask(
+      `insert into events select merchant_id, id, time, user_id, 'key-1', model, 'provider-1', false, 100, 50, 0.001 from late`,
+    );
+    await ask('vacuum (analyze)');
+    const counts = {};
+    for (const table of ['events', 'usage_daily', 'usage_monthly', 'usage_yearly'])
+      counts[table] = Number((await ask(`select count(*) as count from ${table}`)).rows[0].count);
+    counts.pending = Number((await ask('select count(*) as count from usage_pending')).rows[0].count);
+    return counts;
   });
 }
 
-async function measure(question, way, work, times = runs, warmUp = 1) {
+async function measure(question, way, work, { times = runs, warmUp = 2, callers = 1 } = {}) {
   const taken = [];
-  for (let run = 0; run < warmUp; run++) await work();
-  for (let run = 0; run < times; run++) {
-    const started = performance.now();
-    await work();
-    taken.push(performance.now() - started);
-  }
+  const started = performance.now();
+  const first = performance.now();
+  await work();
+  const firstMs = performance.now() - first;
+  for (let run = 1; run < warmUp; run++) await work();
+  const begun = performance.now();
+  await Promise.all(
+    Array.from({ length: callers }, async () => {
+      for (let run = 0; run < times; run++) {
+        const started = performance.now();
+        await work();
+        taken.push(performance.now() - started);
+      }
+    }),
+  );
+  const seconds = (performance.now() - begun) / 1000;
   taken.sort((a, b) => a - b);
   const at = (share) => Math.round(taken[Math.min(taken.length - 1, Math.floor(share * taken.length))] * 10) / 10;
-  rows.push({ question, way, p50Ms: at(0.5), p90Ms: at(0.9) });
+  const row = { question, way, callers, firstMs: Math.round(firstMs), p50Ms: at(0.5), p90Ms: at(0.9) };
+  row.perSecond = Math.round((taken.length / seconds) * 10) / 10;
+  rows.push(row);
+  console.log(
+    `${question} (${way}, ${callers}): first ${row.firstMs} p50 ${row.p50Ms} p90 ${row.p90Ms} ms [${Math.round((performance.now() - started) / 1000)} s]`,
+  );
+  return row;
 }
 
-async function measureReads(url) {
-  const db = await openDb(url, { poolSize: 4, applicationName: 'bench', parallelWorkers: 0 });
+/** Whole answers, without HTTP, cache and flush, beside the naive ones. */
+async function measurePlans(url) {
+  const db = await openDb(url, { poolSize: 10, applicationName: 'bench', parallelWorkers: 0 });
+  const now = () => Date.parse(`${END}T12:00:00Z`);
+  const read = createRead({
+    db,
+    freshness: { cover: async () => ({ complete: true, dataSource: 'cache', asOf: null }) },
+    cache: createCache({ redis: undefined, changes: db.changes, now }),
+    documents: createDocuments(db.days),
+    labels: createLabels(db.directory),
+    fallback: (_, ask) => ask,
+    queue: (_, work) => work(),
+    maxDays: 1100,
+    maxRows: 1e9,
+    now,
+  });
   const page = { sortBy: 'cost', order: 'desc', limit: 50 };
-  const ask = (by, startDate, entities, filters = {}, endDate = END) => {
-    const parts = planOf({ startDate, endDate }, { entities, days: false, sums: by !== 'model' });
-    return () => db.usage.breakdown({ ...page, ...filters, by, parts });
-  };
-  for (const count of [1, 7, 30, 90, 180, days])
-    await measure(`by user, ${count} days`, 'plan', ask('user', startOf(count), true));
-  await measure('by user, 365 days to 23 November', 'plan', ask('user', '2024-11-24', true, {}, '2025-11-23'));
-  // Both ends in the middle of a month: the dearest there is.
-  const edges = ask('user', '2025-01-16', true, {}, '2025-12-15');
-  await measure('by user, 16 January to 15 December', 'plan', edges);
-  await measure(
-    `by user of one model, ${days} days`,
-    'plan',
-    ask('user', startOf(days), true, { models: ['model-1'] }),
-  );
-  await measure(`by model, ${days} days`, 'plan', ask('model', startOf(days), false));
-  await measure(`by provider, ${days} days`, 'plan', ask('provider', startOf(days), false));
-  const parts = [{ cube: 'usage_daily', startDate: startOf(days), endDate: END }];
-  for (const by of ['user', 'model'])
-    await measure(`by ${by}, ${days} days`, 'daily rows', () => db.usage.breakdown({ ...page, by, parts }), 3);
+  const breakdown =
+    (by, range, filters = {}) =>
+    () =>
+      read.breakdown({ ...page, ...range, ...filters, by });
+  const acme = { merchantIds: ['acme'] };
+  const questions = [
+    ['by user, acme, rolling year', breakdown('user', ROLLING, acme), naiveBy('user_id', ROLLING, 'acme'), true],
+    ['by user, acme, 11 months', breakdown('user', ALIGNED, acme)],
+    ['by user, acme, 30 days', breakdown('user', MONTH, acme)],
+    ['by model, all, rolling year', breakdown('model', ROLLING), naiveBy('model', ROLLING), true],
+    ['by user, all, rolling year', breakdown('user', ROLLING), naiveBy('user_id', ROLLING)],
+    ['by user, all, to 31 October', breakdown('user', { ...ROLLING, endDate: '2026-10-31' })],
+    ['by merchant, all, rolling year', breakdown('merchant', ROLLING)],
+    ['by user and model, acme, rolling year', breakdown(['user', 'model'], ROLLING, acme)],
+    ['by team, acme, rolling year', breakdown('team', ROLLING, acme)],
+    ['summary, all, rolling year', () => read.summary(ROLLING), naiveSummary(ROLLING), true],
+    ['summary, all, 30 days', () => read.summary(MONTH), naiveSummary(MONTH), true],
+    ['summary, one of the others, rolling year', () => read.summary({ ...ROLLING, merchantIds: ['m-77'] })],
+    ['by day, all, rolling year', () => read.timeseries({ ...ROLLING, interval: 'day', timeZone: 'UTC' })],
+  ];
+  const naive = new pg.Pool({ connectionString: url, max: 1 });
+  for (const [name, ask, plain, together] of questions) {
+    const ours = await measure(name, 'plan', ask);
+    if (together) await measure(name, 'plan', ask, { callers: 16, times: Math.min(runs, 4) });
+    if (!plain) continue;
+    const row = await measure(name, 'naive', () => plain(naive), { times: 3, warmUp: 1 });
+    row.naiveByOurs = Math.round((row.p50Ms / ours.p50Ms) * 10) / 10;
+  }
+  await naive.end();
   await db.close();
 }
 
-/** Making the documents of the year, what their indexes weigh, and the question asked of them. */
+/** Makes the documents of the last 90 days, and says what their indexes weigh. */
 async function measureDocuments(url) {
   const db = await openDb(url, { poolSize: 4, applicationName: 'bench', parallelWorkers: 0 });
   const cover = async () => ({ complete: true, dataSource: 'cache', asOf: null });
   const sealed = createDays({ db, freshness: { cover }, maxDays: 1100, now: Date.now, onProgress() {} });
   const started = performance.now();
-  const range = { startDate: startOf(days), endDate: END };
-  const { rebuilt } = await sealed.rebuild({ ...range, onlyStale: false }, { merchantId: null });
-  const rebuildSeconds = Math.round((performance.now() - started) / 100) / 10;
+  const { rebuilt } = await sealed.rebuild(
+    { startDate: back(90), endDate: END, onlyStale: false },
+    { merchantId: null },
+  );
+  const seconds = Math.round((performance.now() - started) / 100) / 10;
   await db.close();
   return withClient(url, async (client) => {
-    await measure(
-      `by user, ${days} days`,
-      'day documents',
-      async () => {
-        const sums = new Map();
-        const question = 'select aggregated_by_user as users from daily_usage_cache where date >= $1';
-        for (const { users } of (await client.query(question, [startOf(days)])).rows) {
-          for (const [key, value] of Object.entries(users)) {
-            const sum = sums.get(key) ?? { requests: 0, cost: 0 };
-            sum.requests += value.totalRequests;
-            sum.cost += value.cost;
-            sums.set(key, sum);
-          }
-        }
-        return [...sums].sort((a, b) => b[1].cost - a[1].cost).slice(0, 50);
-      },
-      1,
-    );
     const { rows: sizes } = await client.query(`
       select pg_indexes_size('daily_usage_cache') as indexes, pg_table_size('daily_usage_cache') as documents`);
     const mb = (bytes) => Math.round(Number(bytes) / 1e6);
-    return { rebuilt, rebuildSeconds, documentsMb: mb(sizes[0].documents), indexesMb: mb(sizes[0].indexes) };
+    return { rebuilt, seconds, documentsMb: mb(sizes[0].documents), indexesMb: mb(sizes[0].indexes) };
   });
 }
 
-/** Through the service, over HTTP: whole answers, with and without the cache, and exports of a million rows. */
-async function measureService(servers) {
-  const settings = { ADMIN_ANALYTICS_RATE_LIMIT: '1000000', ADMIN_EXPORT_RATE_LIMIT: '1000000' };
-  const range = { startDate: startOf(days), endDate: END };
-  return withService('usage-ingest', servers, {}, async (ingest) => {
-    const asked = async (way, more, ...counts) =>
-      withService('analytics-api', servers, { ...settings, USAGE_INGEST_URL: ingest.url, ...more }, async ({ url }) => {
-        const client = createAnalyticsClient({ url, key: KEY });
-        await measure(`summary with trends, ${days} days`, way, () => client.analytics.summary.query(range), ...counts);
-        const rolling = { startDate: '2024-11-24', endDate: '2025-11-23' };
-        await measure(
-          'summary, 365 days to 23 November',
-          way,
-          () => client.analytics.summary.query(rolling),
-          ...counts,
-        );
-        const month = { ...range, startDate: startOf(30) };
-        await measure('summary with trends, 30 days', way, () => client.analytics.summary.query(month), ...counts);
-        for (const by of ['user', 'model'])
-          await measure(
-            `by ${by}, ${days} days`,
-            way,
-            () => client.analytics.breakdown.query({ ...range, by }),
-            ...counts,
-          );
-      });
-    // A service that has run for a while, and one that has not: what is compiled late weighs most where little else is done.
-    await asked('over HTTP', { ENABLE_ANALYTICS_CACHE: 'false' }, runs, 20);
-    await asked('over HTTP, from the cache, just started', {}, 300, 1);
-    await asked('over HTTP, from the cache', {}, 300, 2_000);
-    const files = [];
+/** Answers from the cache over HTTP: by one caller and by 16, just started and warm. */
+async function measureHttp(servers) {
+  const ways = [];
+  await withService('usage-ingest', servers, {}, async (ingest) =>
+    withService('analytics-api', servers, { ...SETTINGS, USAGE_INGEST_URL: ingest.url }, async ({ url }) => {
+      const client = createAnalyticsClient({ url, key: KEY });
+      const started = performance.now();
+      await client.analytics.breakdown.query({ ...ROLLING, by: 'user' });
+      report.firstAfterStartMs = Math.round(performance.now() - started);
+      const breakdown = () => client.analytics.breakdown.query({ ...ROLLING, by: 'user' });
+      const summary = () => client.analytics.summary.query(MONTH);
+      ways.push(await answered('by user, the first 2,000 calls', breakdown, 16, 2_000));
+      ways.push(await answered('by user', breakdown, 16, 4_000));
+      ways.push(await answered('summary of 30 days', summary, 16, 2_000));
+      ways.push(await answered('by user', breakdown, 1, 500));
+    }),
+  );
+  return ways;
+}
+
+async function answered(question, ask, callers, calls) {
+  const taken = [];
+  let left = calls;
+  const started = performance.now();
+  await Promise.all(
+    Array.from({ length: callers }, async () => {
+      while (left-- > 0) {
+        const begun = performance.now();
+        await ask();
+        taken.push(performance.now() - begun);
+      }
+    }),
+  );
+  const perSecond = Math.round(taken.length / ((performance.now() - started) / 1000));
+  taken.sort((a, b) => a - b);
+  const at = (share) => Math.round(taken[Math.floor(share * taken.length)] * 10) / 10;
+  return { question, callers, perSecond, p50Ms: at(0.5), p99Ms: at(0.99) };
+}
+
+/** About a million rows in each format. */
+async function measureExports(servers) {
+  const files = [];
+  await withService('usage-ingest', servers, {}, async (ingest) => {
     for (const format of ['csv', 'ndjson', 'xlsx'])
-      files.push(
-        await withService(
-          'analytics-api',
-          servers,
-          { ...settings, USAGE_INGEST_URL: ingest.url },
-          async ({ url, pid }) => exported(url, pid, format),
-        ),
+      await withService('analytics-api', servers, { ...SETTINGS, USAGE_INGEST_URL: ingest.url }, async ({ url, pid }) =>
+        files.push(await exported(url, pid, format)),
       );
-    return files;
   });
+  return files;
 }
 
-/** About a million rows, read by curl as fast as they come; the peak of the service's memory is its own (VmHWM). */
+/** Read by curl as fast as they come; the peak of the service's memory is its own (VmHWM). */
 async function exported(url, pid, format) {
-  const count = Math.min(days, Math.ceil(1_000_000 / users));
-  const address = `${url}/export/usage.${format}?startDate=${startOf(count)}&endDate=${END}`;
+  const count = Math.min(DAYS, Math.ceil(1_000_000 / users));
+  const address = `${url}/export/usage.${format}?merchantIds=acme&startDate=${back(count)}&endDate=${END}`;
   const peak = async () => Number(/VmHWM:\s+(\d+)/.exec(await readFile(`/proc/${pid}/status`, 'utf8'))[1]) / 1000;
   const before = await peak();
   const started = performance.now();

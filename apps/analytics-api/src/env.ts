@@ -11,12 +11,16 @@ const Schema = z
     FRESHNESS_TIMEOUT_MS: whole(10_000, 10, 120_000),
     /** The longest range of a question, in days. */
     ANALYTICS_MAX_DAYS: whole(1_100, 1, 40_000),
+    /** Rows of rollups that a query may read, as its plan estimates them. */
+    ANALYTICS_MAX_ROWS: whole(20_000_000, 1, 1_000_000_000),
     /** The longest range of an export, in days. */
     EXPORT_MAX_DAYS: whole(1_100, 1, 40_000),
-    /** Exports under way at once, each with a connection of its own; at most POSTGRES_POOL_SIZE less 2. */
+    /** Exports that are written at once, each over a connection of its own; at most POSTGRES_POOL_SIZE less 2. */
     EXPORTS_AT_ONCE: whole(3, 1, 999),
     /** How long the reader of an export may take nothing before it is ended. */
     EXPORT_STALL_MS: whole(30_000, 100, 30_000),
+    /** Room on disk, in MB, for exports that wait for their readers, in the system's folder for temporary files. */
+    EXPORT_SPOOL_MB: whole(2_048, 1, 1_048_576),
     ENABLE_ANALYTICS_CACHE: flag(true),
     /** Calls per caller and minute. */
     ADMIN_ANALYTICS_RATE_LIMIT: whole(600, 1, 1_000_000),

@@ -9,12 +9,12 @@ import type { Cache } from './cache.ts';
 export function createFallback({ cache, now }: { cache: Pick<Cache, 'remember' | 'recall'>; now: () => number }) {
   return <Question extends DayRange, Answer extends { coverage: Coverage }>(
     kind: string,
-    ask: (question: Question) => Promise<Answer>,
+    ask: (question: Question, callerId: string) => Promise<Answer>,
   ) =>
-    async (question: Question): Promise<Answer> => {
+    async (question: Question, callerId: string): Promise<Answer> => {
       const closed = question.endDate < dayOf(now());
       try {
-        const answer = await ask(question);
+        const answer = await ask(question, callerId);
         if (closed) cache.remember(kind, question, answer);
         return answer;
       } catch (error) {

@@ -81,6 +81,30 @@ export function planOf(
   return joined(cover(range, days ? grains.slice(-1) : grains, { sums, rowsOf }).parts);
 }
 
+/** The length of a row of the rollups whose rows are known. */
+const LENGTH: Partial<Record<PlanPart['cube'], Length>> = {
+  usage_yearly: 'year',
+  usage_monthly: 'month',
+  usage_platform_users: 'month',
+  usage_daily: 'day',
+};
+
+/** Estimates the rows that a plan reads from rollups by user and API key; the others are small. */
+export function rowsIn(plan: readonly PlanPart[], rowsOf: RowsOf): number {
+  return plan.reduce((sum, { cube, startDate, endDate }) => {
+    const length = LENGTH[cube];
+    if (!length) return sum;
+    const grain = ENTITIES.find((each) => each.length === length)!;
+    let rows = sum;
+    for (let day = startDate; day <= endDate; ) {
+      const period = grain.periodOf(day);
+      rows += rowsOf(length, period.startDate);
+      day = addDays(period.endDate, 1);
+    }
+    return rows;
+  }, 0);
+}
+
 /** Periods of one length, and the rollup that has their sums. */
 type Grain = { cube: PlanPart['cube']; length: Length; periodOf(day: Day): Range };
 

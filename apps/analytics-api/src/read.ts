@@ -1,4 +1,5 @@
 import {
+  addDays,
   type BreakdownBy,
   type BreakdownRow,
   countDays,
@@ -10,6 +11,7 @@ import {
   type GroupBy,
   type Grouping,
   type Interval,
+  monthOf,
   type PlanPart,
   QUARTER_HOUR_MS,
   type SortBy,
@@ -21,11 +23,12 @@ import { z } from 'zod';
 import type { Cache } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
 import { covering, type Documents, kindsOf } from './documents.ts';
+import type { FairQueue } from './fair-queue.ts';
 import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
-import { knownRows, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
+import { knownRows, type Needs, needsOf, planOf, planSeries, type RowsOf, rowsIn, typicalRows } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
 
@@ -50,7 +53,11 @@ export type ReadOptions = {
   documents: Documents;
   labels: Labels;
   fallback: Fallback;
+  /** Where queries that are not kept wait for their turn. */
+  queue: FairQueue;
   maxDays: number;
+  /** Rows that a query may read, as its plan estimates them. */
+  maxRows: number;
   now: () => number;
 };
 
@@ -60,8 +67,19 @@ const TOP_MODELS = 10;
 const MAX_SERIES_ROWS = 100_000;
 const MAX_OPTIONS = 10_000;
 
-/** Answers questions about usage from what has been counted. */
-export function createRead({ db, freshness, cache, documents, labels, fallback, maxDays, now }: ReadOptions) {
+/** Answers queries about usage from what has been counted. Each says whose it is, since callers take turns. */
+export function createRead({
+  db,
+  freshness,
+  cache,
+  documents,
+  labels,
+  fallback,
+  queue,
+  maxDays,
+  maxRows,
+  now,
+}: ReadOptions) {
   /** Rows of one grouping, with their names. */
   const labelled = async (by: Grouping, rows: readonly GroupRow[], merchantIds: readonly string[] | undefined) => {
     const keys = rows.map((row) => row.keys[0]!);
@@ -101,14 +119,33 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
     });
   };
 
+  const inTurn =
+    <T>(callerId: string, compute: () => Promise<T>) =>
+    () =>
+      queue(callerId, compute);
+
+  /** TOO_MANY_ROWS where a plan reads too much; decided before anything of it is read. */
+  const bounded = (plan: PlanPart[], rowsOf: RowsOf) => {
+    const estimatedRows = rowsIn(plan, rowsOf);
+    if (estimatedRows <= maxRows) return plan;
+    throw new TallyError(
+      'TOO_MANY_ROWS',
+      `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
+      {
+        details: { estimatedRows, maxRows },
+      },
+    );
+  };
+
   /** Returns how to plan sums within a scope: by the rows that it has, where the choice of rollups matters. */
-  const sumsWithin = async (scope: Filters, needs: ReturnType<typeof needsOf>) => {
-    const rowsOf = needs.entities ? knownRows(await db.usage.rows(scope)) : typicalRows(dayOf(now()));
-    return (range: DayRange) => planOf(range, { ...needs, days: false, sums: true }, rowsOf);
+  const planner = async (scope: Filters, needs: Needs) => {
+    if (!needs.entities) return (range: DayRange) => planOf(range, needs, typicalRows(dayOf(now())));
+    const rowsOf = knownRows(await db.usage.rows({ ...scope, everyDay: needs.days }));
+    return (range: DayRange) => bounded(planOf(range, needs, rowsOf), rowsOf);
   };
 
   const answers = {
-    async breakdown({ cursor, explain, ...question }: BreakdownQuestion) {
+    async breakdown({ cursor, explain, ...question }: BreakdownQuestion, callerId: string) {
       assertRange(question, maxDays);
       const { by, sortBy, order, limit, ...filters } = question;
       const paged = { by, sortBy, order, ...filters };
@@ -119,13 +156,12 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
         'breakdown',
         [question, after],
         filters,
-        async () => {
+        inTurn(callerId, async () => {
+          const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
+          // The providers of a model are listed beside its sums, so nothing is taken away there.
+          const plan = (await planner(filters, needs))(filters);
           // A document of imported days has sums by one grouping.
           const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
-          const needs = needsOf(filters, ...groupings);
-          // The providers of a model are listed beside its sums.
-          const plan =
-            by === 'model' ? planOf(filters, { ...needs, days: false }) : (await sumsWithin(filters, needs))(filters);
           const parts = [...plan, ...imported.parts];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
           const last = rows.length === limit ? rows.at(-1) : undefined;
@@ -141,7 +177,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
             total,
             nextCursor: last ? encodeCursor([last.sort_value, ...last.keys], paged) : null,
           };
-        },
+        }),
       );
       return {
         ...answer,
@@ -150,7 +186,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       };
     },
 
-    async summary({ explain, ...filters }: Filters & Explain) {
+    async summary({ explain, ...filters }: Filters & Explain, callerId: string) {
       assertRange(filters, maxDays);
       const before = periodBefore(filters);
       const coverage = await freshness.cover(filters);
@@ -163,14 +199,16 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           documents.within(before, kinds),
         ]);
         // A user of two merchants is two active users, so rollups of all merchants cannot count them.
-        const planUsers = await sumsWithin(scope, { entities: true });
-        const planSums = await sumsWithin(scope, needs);
+        const planUsers = await planner(scope, { entities: true, days: false, sums: true });
+        const planSums = await planner(scope, { ...needs, days: false, sums: true });
+        const planModels = await planner(filters, { ...ofModels, days: false });
+        const planDays = await planner(filters, { ...needs, days: true });
         const plan = {
           users: [...planUsers(filters), ...importedNow.parts],
           usersBefore: [...planUsers(before), ...importedBefore.parts],
           before: [...planSums(before), ...importedBefore.parts],
-          models: [...planOf(filters, { ...ofModels, days: false }), ...importedNow.parts],
-          days: [...planOf(filters, { ...needs, days: true }), ...importedNow.parts],
+          models: [...planModels(filters), ...importedNow.parts],
+          days: [...planDays(filters), ...importedNow.parts],
         };
         const current = db.usage.snapshot(async (reader) => {
           const users = await reader.topUsers({ ...filters, parts: plan.users, limit: TOP_USERS });
@@ -202,7 +240,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
         'summary',
         filters,
         scope,
-        compute,
+        inTurn(callerId, compute),
       );
       const { startDate, endDate } = filters;
       return {
@@ -214,7 +252,7 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       };
     },
 
-    async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion) {
+    async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion, callerId: string) {
       assertRange(filters, maxDays);
       const periods = periodsOf(filters, interval, timeZone);
       // A day that a zone left out has no moments, so nothing can have been used on it.
@@ -234,17 +272,17 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       const withinDays = cube === 'usage_quarter_hours' || cube === 'usage_events';
       const kinds = withinDays ? undefined : kindsOf(filters, groupBy);
       const asked = [filters, interval, timeZone, groupBy];
-      const { slots, imported, parts } = await cache.through('timeseries', asked, utc, async () => {
+      const compute = async () => {
+        if (cube === 'usage_daily') await planner(utc, { entities: true, days: true }).then((plan) => plan(utc));
+        if (groupBy && interval === 'day' && !withinDays) await assertGroups(utc, groupBy);
         const imported = await documents.within(utc, kinds);
         const parts = [...cubes, ...imported.parts];
         const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
         const rows = await db.usage.series({ ...filters, parts, starts, end, by: groupBy, limit });
         return { slots: rows.map(({ slot, key, ...sums }) => ({ slot, key, sums: textOf(sums) })), imported, parts };
-      });
-      if (slots.length > MAX_SERIES_ROWS)
-        throw new TallyError('TOO_MANY_POINTS', `The series has more than ${MAX_SERIES_ROWS} groups in all.`, {
-          details: { maxRows: MAX_SERIES_ROWS },
-        });
+      };
+      const { slots, imported, parts } = await cache.through('timeseries', asked, utc, inTurn(callerId, compute));
+      if (slots.length > MAX_SERIES_ROWS) throw tooManyGroups();
       const unknown = unknownOf(slots.reduce((whole, { sums }) => add(whole, sumsOf(sums)), NOTHING));
       return {
         points: pointsOf(periods, slots, groupBy),
@@ -253,11 +291,11 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
       };
     },
 
-    async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }) {
+    async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }, callerId: string) {
       assertRange(question, maxDays);
       const { merchantIds } = question;
       const coverage = await freshness.cover(question);
-      const { imported, ...answer } = await cache.through('filters', question, question, async () => {
+      const compute = async () => {
         const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
         const found = await db.usage.snapshot(async (reader) => {
           const values = (by: GroupBy) =>
@@ -298,24 +336,28 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
           truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
           imported,
         };
-      });
+      };
+      const { imported, ...answer } = await cache.through('filters', question, question, inTurn(callerId, compute));
       return {
         ...answer,
         coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),
       };
     },
 
-    async merchantUsage(question: {
-      merchantId: string;
-      startDate: string;
-      endDate: string;
-      metricTypes?: string[] | undefined;
-    }) {
+    async merchantUsage(
+      question: {
+        merchantId: string;
+        startDate: string;
+        endDate: string;
+        metricTypes?: string[] | undefined;
+      },
+      callerId: string,
+    ) {
       assertRange(question, maxDays);
       const merchantIds = [question.merchantId];
       const coverage = await freshness.cover({ ...question, merchantIds });
       const imported = await documents.within(question, undefined);
-      const rows = await db.usage.merchantUsage({ ...question, merchantIds });
+      const rows = await queue(callerId, () => db.usage.merchantUsage({ ...question, merchantIds }));
       return {
         rows: rows.map(({ merchant_id, date, metric_type, metric_value }) => ({
           merchantId: merchant_id,
@@ -337,6 +379,19 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
     merchantUsage: fallback('merchantUsage', answers.merchantUsage),
   };
 
+  /** TOO_MANY_POINTS where the months of a range alone have too many keys: days have at least as many. */
+  async function assertGroups({ startDate, endDate, ...filters }: Filters, by: GroupBy): Promise<void> {
+    const [first, last] = [monthOf(startDate), monthOf(endDate)];
+    const months = {
+      startDate: first.startDate === startDate ? startDate : addDays(first.endDate, 1),
+      endDate: last.endDate === endDate ? endDate : addDays(last.startDate, -1),
+    };
+    if (months.startDate > months.endDate) return;
+    const cube = needsOf(filters, by).entities ? 'usage_monthly' : 'usage_monthly_models';
+    const question = { ...filters, by, parts: [{ cube, ...months } as const], limit: MAX_SERIES_ROWS + 1 };
+    if ((await db.usage.keysByPeriod(question)) > MAX_SERIES_ROWS) throw tooManyGroups();
+  }
+
   async function assertEntries(filters: Filters): Promise<void> {
     const gap = await db.usage.daysWithoutEntries(filters);
     if (!gap) return;
@@ -356,6 +411,11 @@ export function createRead({ db, freshness, cache, documents, labels, fallback, 
     );
   }
 }
+
+const tooManyGroups = () =>
+  new TallyError('TOO_MANY_POINTS', `The series has more than ${MAX_SERIES_ROWS} groups in all.`, {
+    details: { maxRows: MAX_SERIES_ROWS },
+  });
 
 /** What a row was sorted by, and its keys. */
 const placeOf = (sortBy: SortBy, keys: number) =>

@@ -41,10 +41,10 @@ export function createHandlers({
   const asked = async <Question extends { merchantIds?: string[] | undefined }, Answer>(
     caller: Caller,
     question: Question,
-    read: (question: Question) => Promise<Answer>,
+    read: (question: Question, callerId: string) => Promise<Answer>,
   ) =>
     rates.during('analytics', caller.id, async () =>
-      read({ ...question, merchantIds: merchantsFor(caller, question.merchantIds) }),
+      read({ ...question, merchantIds: merchantsFor(caller, question.merchantIds) }, caller.id),
     );
   return {
     analytics: {
@@ -55,7 +55,7 @@ export function createHandlers({
       merchantUsage: ({ input, caller }) =>
         rates.during('analytics', caller.id, async () => {
           assertMerchant(caller, input.merchantId);
-          return read.merchantUsage(input);
+          return read.merchantUsage(input, caller.id);
         }),
       async refresh({ caller }) {
         await rates.take('analytics', caller.id);

@@ -25,6 +25,7 @@ import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
 import { createDownloads } from './export/downloads.ts';
 import { exportRoute } from './export/routes.ts';
+import { createFairQueue } from './fair-queue.ts';
 import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
@@ -38,6 +39,11 @@ export type AnalyticsService = { app: App; db: Db };
 
 const REDIS_DEADLINE_MS = 2_000;
 const RECORD_TIMEOUT_MS = 30_000;
+const QUERIES_WAITING_PER_CALLER = 100;
+const QUERY_WAIT_MS = 30_000;
+const EXPORTS_WAITING_PER_CALLER = 10;
+const EXPORTS_UNDER_WAY = 64;
+const EXPORT_WAIT_MS = 120_000;
 
 /** Opens the stores and builds analytics-api on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createAnalyticsService(
@@ -73,6 +79,8 @@ export async function createAnalyticsService(
   const cache = createCache({ redis: env.ENABLE_ANALYTICS_CACHE ? redis : undefined, changes: db.changes, now });
   const labels = createLabels(db.directory);
   const documents = createDocuments(db.days);
+  // Queries, and the labels of exports, always find connections.
+  const exportsAtOnce = Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2));
   const read = createRead({
     db,
     freshness,
@@ -80,7 +88,14 @@ export async function createAnalyticsService(
     documents,
     labels,
     fallback: createFallback({ cache, now }),
+    queue: createFairQueue({
+      // A summary reads over two connections.
+      places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
+      waitingPerCaller: QUERIES_WAITING_PER_CALLER,
+      waitMs: QUERY_WAIT_MS,
+    }),
     maxDays: env.ANALYTICS_MAX_DAYS,
+    maxRows: env.ANALYTICS_MAX_ROWS,
     now,
   });
   const rates = createRateLimit({
@@ -104,8 +119,13 @@ export async function createAnalyticsService(
   const litellm = createLitellm({ env, db, ingest: recording, registry, log, now });
   releasers.push('litellm', () => litellm.stop());
   const downloads = createDownloads({
-    // Questions, and the labels of exports, always find connections.
-    atOnce: Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2)),
+    queue: createFairQueue({
+      places: exportsAtOnce,
+      waitingPerCaller: EXPORTS_WAITING_PER_CALLER,
+      waitMs: EXPORT_WAIT_MS,
+    }),
+    atOnce: EXPORTS_UNDER_WAY,
+    maxBytes: env.EXPORT_SPOOL_MB * 1024 * 1024,
     stallMs: env.EXPORT_STALL_MS,
     log,
   });

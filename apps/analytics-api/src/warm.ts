@@ -2,17 +2,19 @@ import { addDays, type Day, type DayRange, dayOf } from '@tally/contracts';
 import type { Read } from './read.ts';
 
 /** The ranges that dashboards open with, in days up to today. */
-const DASHBOARD_DAYS = [7, 30, 90];
+const DASHBOARD_DAYS = [7, 30, 90, 365];
+/** Warming takes turns with callers. */
+const WARM = 'cache.warm';
 
 /** Asks what a dashboard asks first, one question after the other: warming must not crowd out callers. */
 export function createWarm(read: Read, now: () => number) {
   async function warm(scope: DayRange & { merchantIds?: string[] | undefined }): Promise<number> {
     const page = { ...scope, sortBy: 'cost', order: 'desc', limit: 50 } as const;
-    await read.summary(scope);
-    await read.filterOptions(scope);
-    await read.timeseries({ ...scope, interval: 'day', timeZone: 'UTC' });
+    await read.summary(scope, WARM);
+    await read.filterOptions(scope, WARM);
+    await read.timeseries({ ...scope, interval: 'day', timeZone: 'UTC' }, WARM);
     const groups = ['user', 'model', 'provider', 'apiKey', 'merchant'] as const;
-    for (const by of groups) await read.breakdown({ ...page, by });
+    for (const by of groups) await read.breakdown({ ...page, by }, WARM);
     return 3 + groups.length;
   }
 

@@ -64,9 +64,25 @@ local function exceeds(key)
   return string.sub(total, 1, 1) ~= '-' and (#total > #MAX or (#total == #MAX and total > MAX))
 end
 
+-- Remembers the metric types of new totals. Returns those that are new to the day, or nil where the day has too many.
+local function remember(types, names, expiry)
+  local known, added = redis.call('SMISMEMBER', types, unpack(names)), {}
+  for n = 1, #names do
+    if known[n] == 0 then added[#added + 1] = names[n] end
+  end
+  if #added == 0 then return added end
+  redis.call('SADD', types, unpack(added))
+  if redis.call('SCARD', types) > max_types then
+    redis.call('SREM', types, unpack(added))
+    return nil
+  end
+  redis.call('EXPIREAT', types, expiry)
+  return added
+end
+
 -- Adds amounts to totals, all or none. Returns nil, or why none was added.
 local function add(keys, k, amounts, a, count, types, expiry, suffix)
-  local created, refused, done = {}, nil, 0
+  local created, names, refused, done = {}, nil, nil, 0
   for i = 1, count do
     local key, amount = keys[k + i], amounts[a + i]
     local total = redis.pcall('INCRBY', key, amount)
@@ -77,20 +93,28 @@ local function add(keys, k, amounts, a, count, types, expiry, suffix)
     end
     done = i
     if total == tonumber(amount) and (total < EXACT or redis.call('GET', key) == amount) then
-      local metric_type = string.match(key, ':([a-z0-9_]+)' .. suffix .. '$')
-      created[i] = redis.call('SADD', types, metric_type) == 1 and metric_type or true
-      redis.call('EXPIREAT', key, expiry)
-      redis.call('EXPIREAT', types, expiry)
-      if created[i] ~= true and redis.call('SCARD', types) > max_types then refused = TYPES end
+      created[i] = true
+      names = names or {}
+      names[#names + 1] = string.match(key, ':([a-z0-9_]+)' .. suffix .. '$')
     end
-    if total > NEAR_MAX and exceeds(key) then refused = LIMIT end
-    if refused then break end
+    if total > NEAR_MAX and exceeds(key) then
+      refused = LIMIT
+      break
+    end
   end
-  if not refused then return nil end
+  if not refused then
+    if not names then return nil end
+    if remember(types, names, expiry) then
+      for i = 1, count do
+        if created[i] then redis.call('EXPIREAT', keys[k + i], expiry) end
+      end
+      return nil
+    end
+    refused = TYPES
+  end
   for i = done, 1, -1 do
     if created[i] then
       redis.call('DEL', keys[k + i])
-      if created[i] ~= true then redis.call('SREM', types, created[i]) end
     else
       redis.call('DECRBY', keys[k + i], amounts[a + i])
     end

@@ -31,8 +31,12 @@ export function addMetrics(line: JournalLine, metrics: Record<string, string>): 
   for (const type in metrics) {
     const units = unitsText(type, metrics[type]!);
     if (units === '0') continue;
-    if (MEASURED.has(type)) line[type as 'cost'] = units;
-    else line.metrics = { ...line.metrics, [type]: units };
+    if (MEASURED.has(type)) {
+      line[type as 'cost'] = units;
+    } else {
+      line.metrics ??= {};
+      line.metrics[type] = units;
+    }
   }
 }
 

@@ -38,6 +38,20 @@ const entry = fc.record(
     model: fc.oneof({ weight: 5, arbitrary: text }, fc.anything()),
     status: mostly(['success', 'failure'], fc.constant('maybe')),
     count: fc.constantFrom(1, 0, '3'),
+    properties: mostly<unknown>(
+      [{ region: 'eu-west-1', attempt: 2, stream: true }],
+      fc.oneof(
+        fc.dictionary(
+          fc.oneof(
+            fc.constantFrom('region', '__proto__', 'constructor', 'é', 'a b', ' a'),
+            fc.string({ maxLength: 70 }),
+          ),
+          fc.oneof(fc.string(), fc.boolean(), fc.double(), fc.constantFrom('x'.repeat(513), null, Number.NaN)),
+          { maxKeys: 18 },
+        ),
+        fc.anything(),
+      ),
+    ),
     colour: text,
   },
   { requiredKeys: ['id', 'merchantId', 'metrics'] },
@@ -67,6 +81,7 @@ test('the usual entry is plainly one', () => {
     model: 'gpt-4o',
     status: 'failure',
     metrics,
+    properties: { region: 'eu-west-1', attempt: 2, stream: true },
   };
   expect(isPlainEntry(usual)).toBe(true);
 });

@@ -173,6 +173,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       for (const [merchantId, at] of directAt) if (time - at > BEHIND_MS) directAt.delete(merchantId);
     },
   });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
   const drain = createDrain({
     counters,
     journal: db.journal,
@@ -182,6 +183,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
+    catchUp: derive.catchUp,
     onError: readiness.sawError,
     onDeadLetter(line, error) {
       metrics.deadLetters.inc();
@@ -208,7 +210,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const repair = createRepair({ counters, pending, db, now, fault });
   metrics.showUnrepaired(repair.unrepaired);
   const reconcile = createReconcile({ counters, oldLayout, pending, repair, db, drain: flush.drainAll, now });
-  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
   const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);

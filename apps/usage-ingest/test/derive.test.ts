@@ -44,10 +44,22 @@ test('adds what was counted to the coarse rollups in slices, and shows how much 
   expect(await metric('tally_derive_slice_seconds_count')).toBe(3);
 });
 
+test('the flush derives, too, while more than 25 slices wait', async () => {
+  const batches = Array.from({ length: 8 }, (_, batch) => Array.from({ length: 10 }, (_, id) => `${batch}-${id}`));
+  for (const ids of batches) {
+    await record(ids);
+    expect((await ingest.db.derivations.lag()).events).toBeLessThanOrEqual(60);
+  }
+  expect(await requestsOf('usage_monthly')).toBe(85n);
+  expect(await metric('tally_derive_events_total')).toBe(5 + 20);
+  await ingest.derive.run();
+  expect(await requestsOf('usage_monthly')).toBe(85n);
+});
+
 test('a day is closed once its events were derived, and the records of its flushes go with it', async () => {
   await record(['f']);
   ingest.clock.now = Date.now() + 40 * 86_400_000;
   expect((await ingest.admin.journal.close.mutate({})).closed).toEqual(['2026-11-22']);
-  expect(await requestsOf('usage_monthly')).toBe(6n);
+  expect(await requestsOf('usage_monthly')).toBe(86n);
   expect(await ingest.db.derivations.prune(10)).toBe(0);
 });

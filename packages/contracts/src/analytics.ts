@@ -375,7 +375,7 @@ export const analytics = {
     }),
     /**
      * Asks the questions of a dashboard, so that the next one who asks finds them answered. Without a range: of the last
-     * 7, 30 and 90 days.
+     * 7, 30, 90 and 365 days.
      */
     warm: mutation({
       summary: 'Fills the cache with the answers of a dashboard.',

@@ -14,6 +14,10 @@ export const ERRORS = {
     status: 400,
     action: 'Ask for what `details.ask` names; such fine sums are not kept for these days.',
   },
+  TOO_MANY_ROWS: {
+    status: 400,
+    action: 'Ask for a shorter range, for fewer merchants, or without users and API keys.',
+  },
   TOO_MANY_POINTS: { status: 400, action: 'Ask for a longer interval or a shorter range.' },
   INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
   UNAUTHORIZED: {

@@ -153,13 +153,11 @@ added_to_usage_daily_models as (
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
-months as materialized (
+months as (
   select
     merchant_id, date_trunc('month', date)::date as month, user_id, api_key, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
   from groups
-  group by 1, 2, 3, 4, 5, 6
 ),
 added_to_usage_monthly as (
   insert into usage_monthly as old (merchant_id, month, user_id, api_key, model, provider, requests, failed_requests,
@@ -177,13 +175,11 @@ added_to_usage_monthly as (
     cost = old.cost + excluded.cost
   returning merchant_id, month as period, xmax = 0 as is_new
 ),
-month_models as materialized (
+month_models as (
   select
     merchant_id, date_trunc('month', date)::date as month, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
   from day_models
-  group by 1, 2, 3, 4
 ),
 added_to_usage_monthly_models as (
   insert into usage_monthly_models as old (merchant_id, month, model, provider, requests, failed_requests,
@@ -200,13 +196,11 @@ added_to_usage_monthly_models as (
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
-years as materialized (
+years as (
   select
     merchant_id, date_trunc('year', month)::date as year, user_id, api_key, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
   from months
-  group by 1, 2, 3, 4, 5, 6
 ),
 added_to_usage_yearly as (
   insert into usage_yearly as old (merchant_id, year, user_id, api_key, model, provider, requests, failed_requests,

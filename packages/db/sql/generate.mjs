@@ -77,21 +77,28 @@ const COARSER = [
   ['platform_months', ['month', 'model', 'provider'], 'month_models', ['usage_platform_monthly']],
   ['users', ['month', 'user_id'], 'months', ['usage_platform_users']],
 ];
+const KEYS_OF = {
+  groups: ['merchant_id', 'date', ...DIMENSIONS],
+  ...Object.fromEntries(COARSER.map(([name, keys]) => [name, keys])),
+};
 
 /** Rollups whose rows are counted, since plans choose between them: the column of their period. */
 const ROWS_COUNTED = { usage_monthly: 'month', usage_yearly: 'year' };
 const returnNew = (table) => ROWS_COUNTED[table] && `merchant_id, ${ROWS_COUNTED[table]} as period, xmax = 0 as is_new`;
 
-/** Goes on after `groups`: adds them to every derived rollup. */
-const addToDerived = `${COARSER.map(([name, keys, from, tables]) => {
+/**
+ * Goes on after `groups`: adds them to every derived rollup. Where all groups are of one day, those of its month and its
+ * year are the same ones under another date, so they are not grouped again.
+ */
+const addToDerived = ({ oneDay }) => `${COARSER.map(([name, keys, from, tables]) => {
   const place = (column) =>
     from === 'groups' || from === 'day_models' ? placed(column) : (PLACE_OF_MONTHS[column] ?? column);
-  return `${name} as materialized (
+  const isRenamed = oneDay && keys.length === KEYS_OF[from].length;
+  return `${name} as ${isRenamed ? '' : 'materialized '}(
   select
     ${keys.map((key) => (place(key) === key ? key : `${place(key)} as ${key}`)).join(', ')},
-    ${numericSums}
-  from ${from}
-  group by ${numbers(keys)}
+    ${isRenamed ? list : numericSums}
+  from ${from}${isRenamed ? '' : `\n  group by ${numbers(keys)}`}
 ),
 ${tables
   .map((table) => {
@@ -330,13 +337,13 @@ with inserted as (
     ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
-${addToDerived}
+${addToDerived({ oneDay: true })}
 select
   (select count(*) from inserted) as inserted,
   (select count from told) as told`;
 
-const derive = `
--- Adds the events of some flushes to the rollups that are derived, many flushes at a time.
+const derive = ({ oneDay }) => `
+-- Adds the events of some flushes${oneDay ? ', all of one day,' : ''} to the rollups that are derived, many flushes at a time.
 -- $1 flush ids   $2 first date   $3 last date of their events
 -- Returns one row: the groups that were added.
 with groups as materialized (
@@ -348,7 +355,7 @@ with groups as materialized (
   group by 1, 2, 3, 4, 5, 6
   having ${someSum.replaceAll('units_sum', 'sum')}
 ),
-${addToDerived}
+${addToDerived({ oneDay })}
 select count(*) as groups from groups`;
 
 /** The dates of the month, or the year, whose first day is \`first\`. */
@@ -750,7 +757,8 @@ export const files = () =>
       append,
       conflicts,
       adjust,
-      derive,
+      derive: derive({ oneDay: false }),
+      'derive-day': derive({ oneDay: true }),
       ...rebuild,
       'close-day': closeDay,
       books,

@@ -27,6 +27,7 @@ import { Shards1763856000060 } from './migrations/60-shards.ts';
 import { Origins1763856000070 } from './migrations/70-origins.ts';
 import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts';
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
+import { RoomForUpdates1763856000082 } from './migrations/82-room-for-updates.ts';
 import { Identity1763856000086 } from './migrations/86-identity.ts';
 import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
@@ -85,6 +86,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Origins1763856000070,
       DerivedRollups1763856000071,
       Sessions1763856000080,
+      RoomForUpdates1763856000082,
       Identity1763856000086,
       AdmittedValues1763856000087,
       RollupRows1763856000094,

@@ -39,7 +39,8 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
         if (flushes.length === 0) return { flushes: 0, events: 0 };
         const ids = flushes.map(({ id }) => id);
         const dates = flushes.flatMap((flush) => [flush.first_date, flush.last_date]).sort();
-        await transaction.query(sql('derive'), [ids, dates[0], dates.at(-1)]);
+        const [first, last] = [dates[0], dates.at(-1)];
+        await transaction.query(sql(first === last ? 'derive-day' : 'derive'), [ids, first, last]);
         await transaction.query(sql('derived-flushes'), [ids]);
         return { flushes: flushes.length, events: flushes.reduce((sum, { inserted }) => sum + inserted, 0) };
       }),

@@ -1,6 +1,7 @@
 import {
   type BreakdownBy,
   type Day,
+  eachDay,
   type Filters,
   type GroupBy,
   type Grouping,
@@ -72,6 +73,8 @@ export type UsageReader = {
   series(
     scope: Scope & { starts: readonly number[]; end: number; by?: GroupBy | undefined; limit: number },
   ): Promise<Slot[]>;
+  /** Counts the keys of each period of the rollups read, at most `limit`. */
+  keysByPeriod(scope: Scope & { by: GroupBy; limit: number }): Promise<number>;
   /** The first and last day whose entries are no longer in the journal; undefined where it has them all. */
   daysWithoutEntries(filters: Filters): Promise<{ first: Day; last: Day } | undefined>;
   /** Every value of a dimension, at most `limit`; of a model its providers too. */
@@ -90,8 +93,13 @@ export type UsageStore = UsageReader & {
   snapshot<T>(work: (reader: UsageReader) => Promise<T>): Promise<T>;
   /** The rows of a statement piece by piece, through a cursor of the server: bounded memory, one moment. */
   scan(question: ExportQuestion): AsyncGenerator<ExportRow[]>;
-  /** Estimates the rows of rollups by user and API key, for plans: of the years of the range, and of the months at its ends. */
-  rows(scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'>): Promise<Record<KnownPeriods, Map<Day, number>>>;
+  /**
+   * Estimates the rows of rollups by user and API key, for plans: of the years and months of the range, and the requests of
+   * the days in its first and last month; with `everyDay` of all.
+   */
+  rows(
+    scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'> & { everyDay?: boolean },
+  ): Promise<Record<KnownPeriods, Map<Day, number>>>;
   /** When Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
   /** Whether one of these dimensions had more values than rollups hold on a day of these merchants, or of any. */
@@ -195,6 +203,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     topUsers: (scope) => snapshot((reader) => reader.topUsers(scope)),
     series: (scope) => snapshot((reader) => reader.series(scope)),
     values: (scope) => snapshot((reader) => reader.values(scope)),
+    keysByPeriod: (scope) => snapshot((reader) => reader.keysByPeriod(scope)),
     daysWithoutEntries: nothingDerived.daysWithoutEntries,
     merchantUsage: nothingDerived.merchantUsage,
 
@@ -230,13 +239,14 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       }
     },
 
-    async rows({ merchantIds, startDate, endDate }) {
-      const ends = [...new Set([startDate, endDate].map((day) => monthOf(day).startDate))];
+    async rows({ merchantIds, startDate, endDate, everyDay = false }) {
+      const days = everyDay ? eachDay(startDate, endDate) : [startDate, endDate];
+      const months = [...new Set(days.map((day) => monthOf(day).startDate))];
       const merchants = merchantIds?.length ? merchantIds : null;
       const found = await runSql(
         dataSource,
         'rollup-rows',
-        [merchants, `${startDate.slice(0, 4)}-01-01`, `${endDate.slice(0, 4)}-12-31`, ends],
+        [merchants, `${startDate.slice(0, 4)}-01-01`, `${endDate.slice(0, 4)}-12-31`, months],
         RollupRow,
       );
       const of = (rollup: string) =>
@@ -409,6 +419,20 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       return rows.map((row) => SlotRow.parse(row));
     },
 
+    async keysByPeriod({ by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const column = DIMENSIONS[by];
+      const [row] = await rowsOf(
+        `select count(*) as count
+         from (
+           select from (${source(scope, column, bind, { at: true, pending })}) as part
+           group by at, ${column} limit ${bind(limit)}
+         ) as keys`,
+        values,
+      );
+      return CountRow.parse(row).count;
+    },
+
     async daysWithoutEntries({ startDate, endDate, ...filters }) {
       const { bind, values } = bindings();
       const conditions = conditionsOf(filters, bind);
@@ -469,6 +493,7 @@ const SumsRow = { ...MeasureRow, other_tokens: Units.optional(), untold_requests
 const DayRow = z.object({ date: DateText, ...SumsRow });
 const TotalsRow = z.object(SumsRow);
 const ActiveRow = z.object({ users: z.string().transform(Number) });
+const CountRow = z.object({ count: z.string().transform(Number) });
 const TopRow = ActiveRow.extend({ top: z.array(z.string()) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });

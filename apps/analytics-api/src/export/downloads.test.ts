@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
+import { constants, gunzipSync } from 'node:zlib';
 import { createLog } from '@tally/service';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -40,8 +41,8 @@ async function listening(settings: Record<string, string>): Promise<{ port: numb
 }
 
 /** Begins a download and stops reading after its first bytes. */
-async function begin(port: number, path: string): Promise<IncomingMessage> {
-  const request = get({ port, path, agent: false, headers: { authorization: `Bearer ${KEY}` } });
+async function begin(port: number, path: string, headers: Record<string, string> = {}): Promise<IncomingMessage> {
+  const request = get({ port, path, agent: false, headers: { authorization: `Bearer ${KEY}`, ...headers } });
   const [response] = (await once(request, 'response')) as [IncomingMessage];
   if (response.statusCode === 200) {
     await once(response, 'readable');
@@ -58,7 +59,10 @@ async function rest(response: IncomingMessage): Promise<{ text: string; whole: b
   } catch (error) {
     expect(error).toMatchObject({ code: 'ECONNRESET' });
   }
-  return { text: Buffer.concat(chunks).toString(), whole: response.complete };
+  const bytes = Buffer.concat(chunks);
+  const isGzip = response.headers['content-encoding'] === 'gzip';
+  const text = isGzip ? gunzipSync(bytes, { finishFlush: constants.Z_SYNC_FLUSH }) : bytes;
+  return { text: text.toString(), whole: response.complete };
 }
 
 async function* endless() {
@@ -71,36 +75,41 @@ const exporting = `
     and state <> 'idle' and query like 'fetch%'`;
 const held = async () => Number((await sql.query(`select count(*) as count ${exporting}`)).rows[0].count);
 
-test.each(['csv', 'json', 'ndjson', 'xlsx'])(
-  'a %s that loses its database in the middle is cut off, and does not look whole',
-  async (ending) => {
-    const { port } = await listening({});
-    const response = await begin(port, `/export/usage.${ending}?${RANGE}`);
-    expect(response.statusCode).toBe(200);
-    await expect.poll(held).toBe(1);
-    await sql.query(`select pg_terminate_backend(pid) ${exporting}`);
-    const { text, whole } = await rest(response);
-    expect(whole).toBe(false);
-    expect(text).not.toContain('terminat');
-    if (ending === 'json') expect(() => JSON.parse(text)).toThrow();
-    if (ending === 'ndjson') {
-      const last = text.trimEnd().split('\n').at(-1)!;
-      expect(JSON.parse(last)).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
-    }
-  },
-);
+test.each([
+  ['csv', 'identity'],
+  ['json', 'identity'],
+  ['ndjson', 'identity'],
+  ['ndjson', 'gzip'],
+  ['xlsx', 'gzip'],
+])('a %s (%s) that loses its database in the middle is cut off, and does not look whole', async (ending, encoding) => {
+  const { port } = await listening({});
+  const response = await begin(port, `/export/usage.${ending}?${RANGE}`, { 'accept-encoding': encoding });
+  expect(response.statusCode).toBe(200);
+  await sql.query(`select pg_terminate_backend(pid) ${exporting}`);
+  const { text, whole } = await rest(response);
+  expect(whole).toBe(false);
+  expect(text).not.toContain('terminat');
+  if (ending === 'json') expect(() => JSON.parse(text)).toThrow();
+  if (ending === 'ndjson') {
+    const last = text.trimEnd().split('\n').at(-1)!;
+    expect(JSON.parse(last)).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
+  }
+});
 
-test('a reader that stalls is ended, and its connection is free again', async () => {
+test('a reader that stalls is ended, and holds no connection meanwhile', async () => {
   const { port } = await listening({ EXPORT_STALL_MS: '300' });
   const response = await begin(port, `/export/usage.csv?${RANGE}`);
-  await expect.poll(held).toBe(1);
   await expect.poll(held).toBe(0);
   expect((await rest(response)).whole).toBe(false);
 });
 
 test('a download that nobody reads gives its place back', async () => {
-  const downloads = createDownloads({ atOnce: 1, stallMs: 200, log: createLog('test', 'silent') });
-  const open = () => downloads.open({ header: {}, rows: endless() } as never, { async *write() {} } as never);
+  const downloads = createDownloads({
+    queue: (_, work) => work(),
+    ...{ atOnce: 1, maxBytes: 1e6, stallMs: 200, log: createLog('test', 'silent') },
+  });
+  const open = () =>
+    downloads.open('caller', { header: {}, rows: endless() } as never, { async *write() {} } as never, { gzip: false });
   await open();
   await expect(open()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   await expect
@@ -120,35 +129,43 @@ test('a HEAD of an export holds no connection', async () => {
   const path = `http://127.0.0.1:${port}/export/usage.csv?${RANGE}`;
   const headers = { authorization: `Bearer ${KEY}` };
   for (let call = 0; call < 3; call++) expect((await fetch(path, { method: 'HEAD', headers })).status).toBe(200);
-  expect(await held()).toBe(0);
-});
-
-test('a reader that goes on reading gets the whole file', async () => {
-  const { port } = await listening({ EXPORT_STALL_MS: '30000' });
-  const { text, whole } = await rest(await begin(port, `/export/usage.ndjson?${RANGE}`));
-  expect(whole).toBe(true);
-  expect(text.trimEnd().split('\n')).toHaveLength(ROWS);
-});
-
-test('at most so many exports hold a connection; others are told when to come back, and questions are answered', async () => {
-  const { port, ask } = await listening({ POSTGRES_POOL_SIZE: '4', EXPORTS_AT_ONCE: '9' });
-  const path = `/export/usage.csv?${RANGE}`;
-  const readers = [await begin(port, path), await begin(port, path)];
-  expect(readers.map(({ statusCode }) => statusCode)).toEqual([200, 200]);
-  const refused = await begin(port, path);
-  expect([refused.statusCode, refused.headers['retry-after']]).toEqual([503, '5']);
-  expect(JSON.parse((await rest(refused)).text)).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
-  await ask();
-  for (const reader of readers) reader.destroy();
   await expect.poll(held).toBe(0);
-  await expect
-    .poll(
-      async () => {
-        const next = await begin(port, path);
-        next.destroy();
-        return next.statusCode;
-      },
-      { timeout: 60_000 },
-    )
-    .toBe(200);
+});
+
+test('a reader that goes on reading gets the whole file, compressed where it takes that', async () => {
+  const { port } = await listening({ EXPORT_STALL_MS: '30000' });
+  const plain = await begin(port, `/export/usage.ndjson?${RANGE}`, { 'accept-encoding': 'gzip;q=0, br' });
+  const { text, whole } = await rest(plain);
+  expect([whole, plain.headers['content-encoding']]).toEqual([true, undefined]);
+  expect(text.trimEnd().split('\n')).toHaveLength(ROWS);
+  const small = await begin(port, `/export/usage.ndjson?${RANGE}`, { 'accept-encoding': 'br, gzip' });
+  expect(small.headers['content-encoding']).toBe('gzip');
+  expect(await rest(small)).toEqual({ text, whole: true });
+});
+
+test('ten readers that do not read hold no connection, and get their whole files later', async () => {
+  const { port, ask } = await listening({ POSTGRES_POOL_SIZE: '4', EXPORTS_AT_ONCE: '9' });
+  const path = '/export/usage.csv?startDate=2026-01-01&endDate=2026-01-05';
+  const readers = await Promise.all(Array.from({ length: 10 }, () => begin(port, path)));
+  expect(readers.map(({ statusCode }) => statusCode)).toEqual(Array.from({ length: 10 }, () => 200));
+  await expect.poll(held).toBe(0);
+  await ask();
+  const files = await Promise.all(readers.map(rest));
+  expect(files.every(({ whole }) => whole)).toBe(true);
+  expect(new Set(files.map(({ text }) => text)).size).toBe(1);
+});
+
+test('an export for which the disk has no room is cut off, and gives its room back', async () => {
+  const { port } = await listening({ EXPORT_SPOOL_MB: '1' });
+  const large = await begin(port, `/export/usage.csv?${RANGE}`);
+  expect((await rest(large)).whole).toBe(false);
+  const small = await begin(port, '/export/usage.csv?startDate=2026-01-01&endDate=2026-01-01');
+  expect((await rest(small)).whole).toBe(true);
+});
+
+test('an export that fails before its first row has a status of its own', async () => {
+  const { port } = await listening({ ANALYTICS_MAX_DAYS: '10', EXPORT_MAX_DAYS: '10' });
+  const response = await begin(port, `/export/usage.csv?${RANGE}`);
+  expect(response.statusCode).toBe(400);
+  expect(JSON.parse((await rest(response)).text)).toMatchObject({ error: { data: { code: 'DATE_RANGE_TOO_LARGE' } } });
 });

@@ -1,12 +1,19 @@
 import { setImmediate } from 'node:timers/promises';
 import { TallyError } from '@tally/contracts';
 import type { Log } from '@tally/service';
+import type { FairQueue } from '../fair-queue.ts';
 import type { Format } from './formats.ts';
+import { gzipped } from './gzip.ts';
+import { openSpool, type Spool } from './spool.ts';
 import type { Row, Table } from './table.ts';
 
 export type DownloadOptions = {
-  /** Downloads that may hold a connection at once: fewer than the pool has. */
+  /** Where exports wait to be written: each holds a connection until it is. */
+  queue: FairQueue;
+  /** Exports that are written or read at once. */
   atOnce: number;
+  /** Bytes that all of them have on disk. */
+  maxBytes: number;
   /** How long a reader may take nothing. */
   stallMs: number;
   log: Log;
@@ -14,44 +21,80 @@ export type DownloadOptions = {
 
 export type Downloads = {
   /**
-   * Writes a table as a file, at the reader's pace. Throws errors that occur before the first row; UNAVAILABLE where too many
-   * downloads are under way. After that the stream fails on an error, or when its reader stalls: the edge then ends the
-   * connection, so that a part of a file never looks whole.
+   * Writes a table as a file, as fast as Postgres gives it, and returns it to be read at any pace. Throws errors that occur
+   * before the first row; UNAVAILABLE where too many exports are under way or the disk's share is used up. After that the
+   * stream fails on an error, or when its reader stalls: the edge then ends the connection, so that a part of a file never
+   * looks whole.
    */
-  open(table: Table, format: Format): Promise<ReadableStream<Uint8Array>>;
+  open(callerId: string, table: Table, format: Format, options: { gzip: boolean }): Promise<ReadableStream<Uint8Array>>;
 };
 
 const RETRY_AFTER_SECONDS = 5;
 
-/** Holds at most `atOnce` connections and snapshots for downloads, each no longer than its reader makes progress. */
-export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Downloads {
-  let underWay = 0;
+/** Exports hold a connection and a snapshot while they are written to a file, whatever the pace of their readers. */
+export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: DownloadOptions): Downloads {
+  const spools = new Set<Spool>();
+
+  const bytesOnDisk = () => [...spools].reduce((sum, spool) => sum + spool.bytes, 0);
+
+  function assertRoom(): void {
+    if (spools.size < atOnce && bytesOnDisk() < maxBytes) return;
+    const most =
+      spools.size < atOnce ? `${maxBytes} bytes of exports wait for their readers` : `${atOnce} exports are under way`;
+    throw new TallyError('UNAVAILABLE', `${most}, which is the most at once.`, {
+      details: { retryAfter: RETRY_AFTER_SECONDS },
+    });
+  }
 
   return {
-    async open(table, format) {
-      if (underWay >= atOnce) {
-        throw new TallyError('UNAVAILABLE', `${underWay} exports are under way, which is the most at once.`, {
-          details: { retryAfter: RETRY_AFTER_SECONDS },
-        });
-      }
-      underWay++;
-      const rows = table.rows[Symbol.asyncIterator]();
-      const first = await rows.next().catch(async (error: unknown) => {
-        underWay--;
-        throw error;
-      });
-      const file = format.write({ ...table, rows: resumed(first, rows) })[Symbol.asyncIterator]();
-
-      let stalled: NodeJS.Timeout | undefined;
+    async open(callerId, table, format, { gzip }) {
+      assertRoom();
+      const spool = await openSpool();
+      spools.add(spool);
       let ended = false;
+
+      async function write(begun: () => void): Promise<void> {
+        const rows = table.rows[Symbol.asyncIterator]();
+        try {
+          const first = await rows.next();
+          begun();
+          const file = format.write({ ...table, rows: resumed(first, rows) });
+          for await (const chunk of gzip ? gzipped(file) : file) {
+            if (ended) return;
+            await spool.append(chunk);
+            if (bytesOnDisk() > maxBytes) throw new Error(`Exports have more than ${maxBytes} bytes on disk.`);
+          }
+        } finally {
+          await rows.return?.();
+        }
+      }
+
+      let written: Promise<void> | undefined;
       const end = async () => {
-        clearTimeout(stalled);
         if (ended) return;
         ended = true;
-        // A generator that was never started does not run its `finally`, so the rows are left by themselves.
-        await Promise.allSettled([file.return?.(), rows.return?.()]);
-        underWay--;
+        // The writer must have left the file before it is closed.
+        await written;
+        spools.delete(spool);
+        await spool.close();
       };
+      await new Promise<void>((resolve, reject) => {
+        written = queue(callerId, () => write(resolve)).then(
+          () => {
+            spool.finish();
+            resolve();
+          },
+          (error: unknown) => {
+            spool.finish(error);
+            reject(error);
+          },
+        );
+      }).catch(async (error: unknown) => {
+        await end();
+        throw error;
+      });
+
+      let stalled: NodeJS.Timeout | undefined;
       const fail = async (controller: ReadableStreamDefaultController, error: unknown) => {
         log.warn({ err: error }, 'export aborted');
         // Node sends what was just written at the next tick: the last line must go out before the connection ends.
@@ -59,7 +102,6 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
         controller.error(new Error('The export was aborted.'));
         await end();
       };
-
       const expectReader = (controller: ReadableStreamDefaultController) => {
         const error = new Error(`The reader took nothing for ${stallMs} ms.`);
         stalled = setTimeout(() => void fail(controller, error), stallMs);
@@ -71,20 +113,23 @@ export function createDownloads({ atOnce, stallMs, log }: DownloadOptions): Down
           async pull(controller) {
             clearTimeout(stalled);
             try {
-              const next = await file.next();
+              const chunk = await spool.read();
               if (ended) return;
-              if (next.done) {
+              if (!chunk) {
                 controller.close();
                 await end();
                 return;
               }
-              controller.enqueue(next.value);
+              controller.enqueue(chunk);
               expectReader(controller);
             } catch (error) {
               await fail(controller, error);
             }
           },
-          cancel: end,
+          async cancel() {
+            clearTimeout(stalled);
+            await end();
+          },
         },
         { highWaterMark: 0 },
       );

@@ -47,8 +47,12 @@ export function exportRoute(options: ExportOptions): Route {
       const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
       const coverage = covering(fresh, imported);
       const table = tableOf(filters, { db, labels, imported: imported.parts });
-      return c.body(await downloads.open(table, format), 200, {
+      // A workbook is compressed by itself.
+      const gzip = ending !== 'xlsx' && acceptsGzip(c.req.header('accept-encoding'));
+      return c.body(await downloads.open(caller.id, table, format, { gzip }), 200, {
         'content-type': format.contentType,
+        ...(gzip && { 'content-encoding': 'gzip' }),
+        vary: 'accept-encoding',
         'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,
         'cache-control': 'no-store',
         'x-tally-data-source': coverage.dataSource,
@@ -57,6 +61,18 @@ export function exportRoute(options: ExportOptions): Route {
       });
     },
   };
+}
+
+/** Whether a header says that gzip may be used (RFC 9110, 12.5.3). */
+function acceptsGzip(header: string | undefined): boolean {
+  const weights = (header ?? '').split(',').map((each) =>
+    each
+      .trim()
+      .toLowerCase()
+      .split(/\s*;\s*q=/),
+  );
+  const weight = weights.find(([coding]) => coding === 'gzip') ?? weights.find(([coding]) => coding === '*');
+  return weight !== undefined && Number(weight[1] ?? 1) > 0;
 }
 
 /** A list given once is split at its commas; a repeated one is taken whole, so `userIds=&userIds=a,b` asks for `a,b`. */

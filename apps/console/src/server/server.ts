@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import { openApi } from '@tally/contracts/openapi';
 import { createBodies, createCallerLimits, type Log, type Releasers } from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
@@ -103,8 +104,10 @@ export async function createConsole(
     const requestId = requestIdOf(request);
     const url = urlOf(request.url ?? '');
     response.setHeader('x-request-id', requestId);
+    // Node forgets the socket of a request that it has given up.
+    const { socket } = request;
     response.once('finish', () => {
-      if (!request.complete) cutOff(request);
+      if (!request.complete) cutOff(request, socket);
     });
     response.once('close', () => {
       const status = response.writableFinished ? response.statusCode : CLIENT_LEFT;
@@ -147,8 +150,7 @@ function send(response: ServerResponse, status: number, type: string, text: stri
 }
 
 /** Drops what a client sends on after its answer: a little, so that it sees the answer; then the connection ends. */
-function cutOff(request: IncomingMessage): void {
-  const { socket } = request;
+function cutOff(request: IncomingMessage, socket: Socket): void {
   let left = MAX_DROPPED_BYTES;
   const end = () => socket.destroy();
   const timer = setTimeout(end, DROPPING_MS);

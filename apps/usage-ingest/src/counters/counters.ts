@@ -96,7 +96,7 @@ declare module 'ioredis' {
 }
 
 /** What one script call may carry: more would hold up other calls of Redis for longer than 10 ms or so. */
-const CALL_EVENTS = 1_000;
+const CALL_EVENTS = 2_000;
 const CALL_BYTES = 1024 * 1024;
 
 /** How long an acknowledgement waits for replicas. */

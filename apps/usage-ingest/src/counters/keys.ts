@@ -106,5 +106,11 @@ function tagOf(shard: number, shards: number): string {
 /** Totals expire 7 days after their date; the last events for them come 6 days after it. */
 export const LIVE_DAYS = 6;
 
-/** When a day's totals expire, in Unix seconds. */
-export const expiryOf = (date: Day) => startOfDay(addDays(date, 8)) / 1000;
+/** The day asked for last: the groups of a call are of one day, or a few. */
+let latest = { date: '', expiry: 0 };
+
+/** Returns when a day's totals expire, in Unix seconds. */
+export function expiryOf(date: Day): number {
+  if (latest.date !== date) latest = { date, expiry: startOfDay(addDays(date, 8)) / 1000 };
+  return latest.expiry;
+}

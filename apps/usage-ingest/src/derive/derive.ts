@@ -12,9 +12,14 @@ export type DeriveOptions = {
 export type Derive = {
   /** Derives, slice by slice, what was counted before the call; what other processes have taken is left to them. */
   run(): Promise<void>;
+  /** Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves. */
+  catchUp(): Promise<void>;
   /** Runs again and again, `intervalMs` apart. */
   start(intervalMs: number, log: Log): Loop;
 };
+
+/** Slices that may wait to be derived before the flush stops and derives, too. */
+const MAX_PENDING_SLICES = 25;
 
 /**
  * Adds flushes to the coarse rollups in the background: models, months, years, all merchants. Readers add what is still to
@@ -44,26 +49,40 @@ export function createDerive({ db, register, sliceEvents }: DeriveOptions): Deri
     registers,
   });
 
-  async function run(): Promise<void> {
-    let left = await db.derivations.lag();
-    lagSeconds.set(left.oldestMs / 1000);
-    pendingEvents.set(left.events);
-    // Flushes that come meanwhile wait for the next run, so a run ends whatever the load.
-    for (let events = left.events; events > 0; ) {
+  async function look(): Promise<number> {
+    const { events, oldestMs } = await db.derivations.lag();
+    lagSeconds.set(oldestMs / 1000);
+    pendingEvents.set(events);
+    return events;
+  }
+
+  /** Derives at most so many events; what others have taken is left to them. */
+  async function derive(events: number): Promise<void> {
+    for (let left = events; left > 0; ) {
       const done = sliceSeconds.startTimer();
       const derived = await db.derivations.derive(sliceEvents);
-      if (derived.flushes === 0) break;
+      if (derived.flushes === 0) return;
       done();
       derivedEvents.inc(derived.events);
-      events -= derived.events;
+      left -= derived.events;
     }
-    left = await db.derivations.lag();
-    lagSeconds.set(left.oldestMs / 1000);
-    pendingEvents.set(left.events);
+  }
+
+  async function run(): Promise<void> {
+    // Flushes that come meanwhile wait for the next run, so a run ends whatever the load.
+    await derive(await look());
+    await look();
+  }
+
+  async function catchUp(): Promise<void> {
+    const most = MAX_PENDING_SLICES * sliceEvents;
+    const events = await look();
+    if (events > most) await derive(events - most);
   }
 
   return {
     run,
+    catchUp,
     start: (intervalMs, log) =>
       startLoop(intervalMs, run, (error) => log.error({ err: error }, 'derivation failed; it is tried again')),
   };

@@ -28,6 +28,8 @@ export type DrainOptions = {
   /** Events read in one piece; more while the flush is behind. */
   pieceEntries: number;
   now: () => number;
+  /** Called before shards are taken: derives while too many events wait for it, so that the flush cannot outrun it. */
+  catchUp(): Promise<void>;
   onFlushed(report: Pick<Appended, 'entries' | 'inserted' | 'conflicts' | 'folded'> & { durationMs: number }): void;
   /** Called with the reason why a shard could not be flushed; it is tried again. */
   onError(error: unknown): void;
@@ -247,6 +249,11 @@ export function createDrain(options: DrainOptions): Drain {
       };
 
       while (todo.size > 0) {
+        await options.catchUp().catch((error: unknown) => {
+          // Events count whether or not they can be derived.
+          if (sqlState(error) === '') throw error;
+          options.onError(error);
+        });
         const fence = await leases.take([...todo.keys()], limit ?? todo.size, holder, LEASE_MS);
         if (fence) {
           try {

@@ -1,0 +1,76 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { createFairQueue } from './fair-queue.ts';
+
+const options = { places: 3, waitingPerCaller: 100, waitMs: 60_000 };
+
+/** Work that ends when it is told to. */
+function held() {
+  let end = () => {};
+  const ended = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  return { work: () => ended, end };
+}
+
+test('runs no more at once than there are places, of one caller one less, and all of it', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 1, max: 4 }),
+      fc.array(fc.record({ caller: fc.constantFrom('a', 'b', 'c'), fails: fc.boolean() }), { maxLength: 30 }),
+      fc.scheduler(),
+      async (places, calls, scheduler) => {
+        const queue = createFairQueue({ ...options, places });
+        const running = new Map<string, number>();
+        const asked = calls.map(({ caller, fails }, index) =>
+          queue(caller, async () => {
+            running.set(caller, (running.get(caller) ?? 0) + 1);
+            expect(running.get(caller)).toBeLessThanOrEqual(Math.max(1, places - 1));
+            expect([...running.values()].reduce((sum, each) => sum + each, 0)).toBeLessThanOrEqual(places);
+            await scheduler.schedule(Promise.resolve());
+            running.set(caller, running.get(caller)! - 1);
+            if (fails) throw new Error(`failed ${index}`);
+            return index;
+          }).catch((error: Error) => error.message),
+        );
+        const outcomes = await scheduler.waitFor(Promise.all(asked));
+        expect(outcomes).toEqual(calls.map(({ fails }, index) => (fails ? `failed ${index}` : index)));
+      },
+    ),
+    { numRuns: 100 },
+  );
+});
+
+test('serves another caller at once, however much one has waiting', async () => {
+  const queue = createFairQueue(options);
+  const work = held();
+  const many = Array.from({ length: 50 }, () => queue('busy', work.work));
+  expect(await queue('other', async () => 'answer')).toBe('answer');
+  work.end();
+  await Promise.all(many);
+});
+
+test('callers take turns', async () => {
+  const queue = createFairQueue({ ...options, places: 1 });
+  const order: string[] = [];
+  const first = held();
+  const asked = [queue('a', first.work)];
+  for (const caller of ['a', 'a', 'a', 'b', 'b', 'c']) asked.push(queue(caller, async () => void order.push(caller)));
+  first.end();
+  await Promise.all(asked);
+  expect(order.slice(0, 3).sort()).toEqual(['a', 'b', 'c']);
+  expect(order).toHaveLength(6);
+  expect(order[5]).toBe('a');
+});
+
+test('refuses what is too much of one caller, and what waits too long; the place goes on', async () => {
+  const first = held();
+  const queue = createFairQueue({ places: 1, waitingPerCaller: 1, waitMs: 5 });
+  const running = queue('a', first.work);
+  const waiting = queue('a', async () => 'late');
+  await expect(queue('a', async () => 'more')).rejects.toMatchObject({ code: 'RATE_LIMITED', details: { limit: 1 } });
+  await expect(waiting).rejects.toMatchObject({ code: 'RATE_LIMITED', details: { retryAfter: 1 } });
+  first.end();
+  await running;
+  expect(await queue('a', async () => 'next')).toBe('next');
+});

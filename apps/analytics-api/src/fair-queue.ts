@@ -1,0 +1,84 @@
+import { TallyError } from '@tally/contracts';
+
+export type FairQueueOptions = {
+  /** Pieces of work that run at once. */
+  places: number;
+  /** Pieces of work of one caller that wait at once. */
+  waitingPerCaller: number;
+  /** Milliseconds that work waits for a place. */
+  waitMs: number;
+};
+
+/**
+ * Runs work of a caller when there is a place, and returns what it returns. RATE_LIMITED where the caller has too much
+ * waiting, or where no place came free in time.
+ */
+export type FairQueue = <T>(callerId: string, work: () => Promise<T>) => Promise<T>;
+
+type Caller = { running: number; waiting: Set<() => void> };
+
+/**
+ * Limits how much runs at once in this process. Callers take turns, whatever each has waiting, and one caller never has the
+ * last place, so that another is served at once.
+ */
+export function createFairQueue({ places, waitingPerCaller, waitMs }: FairQueueOptions): FairQueue {
+  const perCaller = Math.max(1, places - 1);
+  /** Callers with work, in the order of their turns. */
+  const callers = new Map<string, Caller>();
+  let running = 0;
+
+  function begin(): void {
+    for (const [id, caller] of callers) {
+      const [next] = caller.waiting;
+      if (running >= places) return;
+      if (!next || caller.running >= perCaller) continue;
+      caller.waiting.delete(next);
+      caller.running++;
+      running++;
+      // Behind all others, where this loop may meet it again.
+      callers.delete(id);
+      callers.set(id, caller);
+      next();
+    }
+  }
+
+  function leave(id: string, caller: Caller): void {
+    if (caller.running === 0 && caller.waiting.size === 0) callers.delete(id);
+  }
+
+  async function place(id: string): Promise<Caller> {
+    const caller = callers.get(id) ?? { running: 0, waiting: new Set() };
+    if (caller.waiting.size >= waitingPerCaller)
+      throw limited(`At most ${waitingPerCaller} requests of a caller wait at once.`, waitingPerCaller);
+    callers.set(id, caller);
+    await new Promise<void>((resolve, reject) => {
+      const next = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      const timer = setTimeout(() => {
+        caller.waiting.delete(next);
+        leave(id, caller);
+        reject(limited(`All ${places} places are taken.`, places));
+      }, waitMs);
+      caller.waiting.add(next);
+      begin();
+    });
+    return caller;
+  }
+
+  return async (id, work) => {
+    const caller = await place(id);
+    try {
+      return await work();
+    } finally {
+      caller.running--;
+      running--;
+      leave(id, caller);
+      begin();
+    }
+  };
+}
+
+const limited = (message: string, limit: number) =>
+  new TallyError('RATE_LIMITED', message, { details: { limit, retryAfter: 1 } });

@@ -1,0 +1,64 @@
+import pg from 'pg';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Running, startAnalytics } from '../test/start.ts';
+
+let running: Running;
+let client: pg.Client;
+const year = { startDate: '2025-01-01', endDate: '2025-12-31' };
+
+/** Users and days of a year as the rollups have them: 9,000 users in each month. */
+beforeAll(async () => {
+  running = await startAnalytics({ ENABLE_ANALYTICS_CACHE: 'false' });
+  client = new pg.Client({ connectionString: running.databaseUrl });
+  await client.connect();
+  await client.query(`
+    insert into usage_monthly (merchant_id, month, user_id, api_key, model, provider, requests)
+    select 'acme', month::date, 'user-' || n, '', '', '', 1
+    from generate_series('2025-01-01'::date, '2025-12-01', '1 month') as month, generate_series(1, 9000) as n`);
+  await client.query(`
+    insert into usage_rollup_rows (merchant_id, rollup, period, rows)
+    select merchant_id, 'usage_monthly', month::date, 9000
+    from generate_series('2025-01-01'::date, '2025-12-01', '1 month') as month, unnest(array['', 'acme']) as merchant_id`);
+  await client.query(`
+    insert into merchant_usage (merchant_id, date, metric_type, metric_value)
+    select 'acme', day::date, 'requests', 9000 from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day`);
+});
+afterAll(async () => {
+  await client.end();
+  await running.stop();
+});
+
+/** Runs work while nobody can read the daily rows: a query that needs them would wait. */
+async function withoutDays<T>(work: () => Promise<T>): Promise<T> {
+  await client.query('begin');
+  await client.query('lock table usage_daily in access exclusive mode');
+  try {
+    return await work();
+  } finally {
+    await client.query('rollback');
+  }
+}
+
+test('a query that would read too many rows is refused before it reads any', async () => {
+  const { client: strict } = await running.another({ ANALYTICS_MAX_ROWS: '100000', ENABLE_ANALYTICS_CACHE: 'false' });
+  const acme = { ...year, merchantIds: ['acme'] };
+  const refusal = { data: { code: 'TOO_MANY_ROWS', details: { maxRows: 100_000 } } };
+  // A year of the coarsest rollup is little.
+  await strict.analytics.breakdown.query({ ...acme, by: 'user' });
+  await withoutDays(async () => {
+    const most = { ...acme, startDate: '2025-01-02', by: 'user' as const };
+    await expect(
+      strict.analytics.breakdown.query({ ...most, models: ['m'], by: 'model', userIds: ['u'] }),
+    ).rejects.toMatchObject(refusal);
+    await expect(
+      strict.analytics.timeseries.query({ ...acme, interval: 'day', userIds: ['user-1'] }),
+    ).rejects.toMatchObject(refusal);
+  });
+});
+
+test('a series with too many groups is refused before its days are read', async () => {
+  await withoutDays(async () => {
+    const asked = running.client.analytics.timeseries.query({ ...year, interval: 'day', groupBy: 'user' });
+    await expect(asked).rejects.toMatchObject({ data: { code: 'TOO_MANY_POINTS', details: { maxRows: 100_000 } } });
+  });
+});
