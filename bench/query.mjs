@@ -96,8 +96,8 @@ async function seed(url) {
       cost numeric not null, primary key (merchant_id, id))`);
     const event = (merchant, user, from, to, n) => `
       insert into events
-      select ${merchant}, ${n} || '-' || day::date, day + interval '10 hours', ${user}, 'key-' || ${n} % 200, 'model-' || ${n} % 8,
-        'provider-' || ${n} % 3, ${n} % 50 = 0, 100 + ${n} % 900, 50 + ${n} % 400, 0.001 + (${n} % 1000) * 0.000001
+      select ${merchant}, (${n}) || '-' || day::date, day + interval '10 hours', ${user}, 'key-' || (${n}) % 200, 'model-' || (${n}) % 8,
+        'provider-' || (${n}) % 3, (${n}) % 50 = 0, 100 + (${n}) % 900, 50 + (${n}) % 400, 0.001 + ((${n}) % 1000) * 0.000001
       from generate_series('${from}'::timestamptz, '${to}', interval '1 day') as day`;
     await ask(
       `${event(`'acme'`, `'user-' || lpad(n::text, 5, '0')`, back(DAYS), END, 'n')}, generate_series(1, $1::int) as n`,

@@ -24,7 +24,7 @@ import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
 import { createDownloads } from './export/downloads.ts';
-import { exportRoute } from './export/routes.ts';
+import { exportRoutes } from './export/routes.ts';
 import { createFairQueue } from './fair-queue.ts';
 import { createFallback } from './fallback.ts';
 import { createFreshness } from './fresh.ts';
@@ -157,7 +157,7 @@ export async function createAnalyticsService(
     env,
     routes: [
       ...contractRoutes('analytics-api'),
-      exportRoute({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
+      ...exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
       ...litellm.routes,
     ],
     registry,

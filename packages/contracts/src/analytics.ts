@@ -414,6 +414,15 @@ export const analyticsEndpoints = [
       'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
     ],
   },
+  {
+    method: 'GET',
+    path: '/export/events.{format}',
+    summary: 'Downloads the events of a range as a file, with all metrics and properties.',
+    access: 'read',
+    parameters: { format: ['csv', 'ndjson'] },
+    query: Filters,
+    produces: ['text/csv', 'application/x-ndjson'],
+  },
 ] as const satisfies readonly Endpoint[];
 
 export type AnalyticsRouter = RouterOf<typeof analytics>;

@@ -45,7 +45,7 @@ const none = z.string().transform((text) => (text === '' ? undefined : text));
 const amount = z.string().transform((text) => (text === '0' ? undefined : text));
 
 /** A row of `usage_events`, read back as the line that it was. */
-const EventRow = z
+export const EventRow = z
   .object({
     date: DateText,
     merchant_id: z.string(),

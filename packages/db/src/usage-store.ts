@@ -13,6 +13,8 @@ import {
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { DIMENSION_COLUMNS, type DimensionColumn } from './admission.ts';
+import { EventRow } from './events-store.ts';
+import type { JournalLine } from './journal-line.ts';
 import { DateText, MeasureRow, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 import { OUT_OF_RANGE, sqlState } from './transactions.ts';
@@ -91,6 +93,8 @@ export type UsageReader = {
 export type UsageStore = UsageReader & {
   /** Reads of one moment: what is counted meanwhile is in all of them or in none. */
   snapshot<T>(work: (reader: UsageReader) => Promise<T>): Promise<T>;
+  /** The events of a range in the journal, by day, merchant and id, piece by piece: bounded memory, one moment. */
+  scanEvents(filters: Filters): AsyncGenerator<JournalLine[]>;
   /** The rows of a statement piece by piece, through a cursor of the server: bounded memory, one moment. */
   scan(question: ExportQuestion): AsyncGenerator<ExportRow[]>;
   /**
@@ -194,6 +198,29 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     );
   const nothingDerived = readerOf(dataSource, 'sum', undefined);
 
+  /** The rows of a statement, through a cursor of the server, in one snapshot. */
+  async function* cursor<Row extends z.ZodType>(
+    row: Row,
+    values: unknown[],
+    textOf: (pending: Pending | undefined) => string,
+  ): AsyncGenerator<z.output<Row>[]> {
+    const runner = dataSource.createQueryRunner();
+    try {
+      await runner.startTransaction('REPEATABLE READ');
+      const text = textOf(await pendingOf(runner as Executor));
+      await runner.query(`declare export no scroll cursor for ${text}`, values);
+      for (;;) {
+        const rows = (await runner.query(`fetch ${EXPORT_PIECE} from export`)) as unknown[];
+        if (rows.length > 0) yield rows.map((each) => row.parse(each));
+        if (rows.length < EXPORT_PIECE) return;
+      }
+    } finally {
+      // Read only: there is nothing to keep, whether the reader stayed to the end or left.
+      await runner.rollbackTransaction().catch(() => {});
+      await runner.release();
+    }
+  }
+
   return {
     snapshot,
     breakdown: (question) => snapshot((reader) => reader.breakdown(question)),
@@ -216,27 +243,26 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
         .join(', ');
       const list = columns.map(([, column]) => column).join(', ');
       const byModel = question.by === 'model';
-      const runner = dataSource.createQueryRunner();
-      try {
-        await runner.startTransaction('REPEATABLE READ');
-        const pending = await pendingOf(runner as Executor);
-        await runner.query(
-          `declare export no scroll cursor for
-           select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
-           from (${source(question, byModel ? 'model, provider' : list, bind, { pending })}) as part
-           group by ${list} having ${anySum(question)} order by ${list}`,
-          values,
-        );
-        for (;;) {
-          const rows = (await runner.query(`fetch ${EXPORT_PIECE} from export`)) as unknown[];
-          if (rows.length > 0) yield rows.map((row) => ScanRow.parse(row));
-          if (rows.length < EXPORT_PIECE) return;
-        }
-      } finally {
-        // Read only: there is nothing to keep, whether the reader stayed to the end or left.
-        await runner.rollbackTransaction().catch(() => {});
-        await runner.release();
-      }
+      yield* cursor(
+        ScanRow,
+        values,
+        (pending) => `
+          select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
+          from (${source(question, byModel ? 'model, provider' : list, bind, { pending })}) as part
+          group by ${list} having ${anySum(question)} order by ${list}`,
+      );
+    },
+
+    async *scanEvents({ startDate, endDate, ...filters }) {
+      const { bind, values } = bindings();
+      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
+      const text = `
+        select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
+          ${MEASURES.join(', ')}, metrics, properties
+        from usage_events
+        where ${range} ${conditionsOf(filters, bind)}
+        order by date, merchant_id, id`;
+      yield* cursor(EventRow, values, () => text) as AsyncGenerator<JournalLine[]>;
     },
 
     async rows({ merchantIds, startDate, endDate, everyDay = false }) {

@@ -79,7 +79,9 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
   return {
     held: () => held,
     read(request, { limit, callerId, json }) {
-      const { 'content-length': length, 'content-encoding': encoding } = request.headers;
+      const { 'content-length': length, 'content-encoding': named } = request.headers;
+      // Names of codings have no case, and `x-gzip` is an old name of gzip (RFC 9110, 8.4.1).
+      const encoding = named?.toLowerCase().replace(/^x-gzip$/, 'gzip');
       const says = length === undefined ? undefined : Number(length);
       if (says === undefined && request.headers['transfer-encoding'] === undefined)
         return Promise.resolve({ bytes: NOTHING, release() {} });

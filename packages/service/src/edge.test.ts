@@ -272,6 +272,8 @@ describe('bodies', () => {
     const inflated = await post('/trpc/echo', body, { 'content-encoding': 'gzip' });
     expect(await inflated.json()).toEqual({ result: { data: { text: 'well' } } });
     expect(await (await post('/source', body, { 'content-encoding': 'gzip' })).text()).toBe('{"how":"well"}');
+    for (const name of ['GZIP', 'x-gzip'])
+      expect((await post('/trpc/echo', body, { 'content-encoding': name })).status).toBe(200);
     const calls = gzipSync('{"0":{"how":"a"},"1":{"how":"b"}}');
     expect((await post('/trpc/echo,echo?batch=1', calls, { 'content-encoding': 'gzip' })).status).toBe(200);
     const broken = await post('/trpc/echo', 'not gzip', { 'content-encoding': 'gzip' });

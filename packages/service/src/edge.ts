@@ -91,6 +91,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
   let underWay = 0;
   const keyed = new Map<Exchange, Credentials>();
   let checkingAgain: NodeJS.Timeout | undefined;
+  let isChecking = false;
 
   /** Checks the key of `exchange` again as long as it lasts; the returned function ends that. */
   function keepChecking(exchange: Exchange, credentials: Credentials): () => void {
@@ -105,6 +106,9 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       clearInterval(checkingAgain);
       checkingAgain = undefined;
     }
+    // A slow database may need longer than an interval for all of them.
+    if (isChecking) return;
+    isChecking = true;
     for (const [exchange, credentials] of [...keyed]) {
       if (!exchange.response.headersSent) continue;
       const error: unknown = await authenticate(credentials).then(
@@ -114,6 +118,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       // Where it cannot be checked now, nothing says that it has ended.
       if (error && understand(error).code === 'UNAUTHORIZED') refuse(exchange, undefined, error);
     }
+    isChecking = false;
   }
 
   function failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void {

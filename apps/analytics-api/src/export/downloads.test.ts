@@ -124,6 +124,20 @@ test('a download that nobody reads gives its place back', async () => {
     .toBe('open');
 });
 
+test('one caller has a quarter of the places, and others have theirs', async () => {
+  const downloads = createDownloads({
+    queue: (_, work) => work(),
+    ...{ atOnce: 8, maxBytes: 1e6, stallMs: 20_000, log: createLog('test', 'silent') },
+  });
+  const open = (callerId: string) =>
+    downloads.open(callerId, { header: {}, rows: endless() } as never, { async *write() {} } as never, { gzip: false });
+  const [first, , third] = await Promise.allSettled([open('eve'), open('eve'), open('eve')]);
+  expect(third).toMatchObject({ reason: { code: 'RATE_LIMITED', details: { retryAfter: 5 } } });
+  await (await open('bob')).cancel();
+  await (first as PromiseFulfilledResult<ReadableStream>).value.cancel();
+  await (await open('eve')).cancel();
+});
+
 test('a HEAD of an export holds no connection', async () => {
   const { port } = await listening({ EXPORTS_AT_ONCE: '1', EXPORT_STALL_MS: '30000' });
   const path = `http://127.0.0.1:${port}/export/usage.csv?${RANGE}`;
@@ -134,11 +148,13 @@ test('a HEAD of an export holds no connection', async () => {
 
 test('a reader that goes on reading gets the whole file, compressed where it takes that', async () => {
   const { port } = await listening({ EXPORT_STALL_MS: '30000' });
-  const plain = await begin(port, `/export/usage.ndjson?${RANGE}`, { 'accept-encoding': 'gzip;q=0, br' });
+  const path = '/export/usage.ndjson?startDate=2026-01-01&endDate=2026-01-06';
+  const { rows } = await sql.query(`select count(*)::int as count from usage_daily where date <= '2026-01-06'`);
+  const plain = await begin(port, path, { 'accept-encoding': 'gzip;q=0, br' });
   const { text, whole } = await rest(plain);
   expect([whole, plain.headers['content-encoding']]).toEqual([true, undefined]);
-  expect(text.trimEnd().split('\n')).toHaveLength(ROWS);
-  const small = await begin(port, `/export/usage.ndjson?${RANGE}`, { 'accept-encoding': 'br, gzip' });
+  expect(text.trimEnd().split('\n')).toHaveLength(rows[0].count);
+  const small = await begin(port, path, { 'accept-encoding': 'br, gzip' });
   expect(small.headers['content-encoding']).toBe('gzip');
   expect(await rest(small)).toEqual({ text, whole: true });
 });

@@ -10,7 +10,7 @@ import type { Row, Table } from './table.ts';
 export type DownloadOptions = {
   /** Where exports wait to be written: each holds a connection until it is. */
   queue: FairQueue;
-  /** Exports that are written or read at once. */
+  /** Exports that are written or read at once; one caller has a quarter of them. */
   atOnce: number;
   /** Bytes that all of them have on disk. */
   maxBytes: number;
@@ -22,25 +22,34 @@ export type DownloadOptions = {
 export type Downloads = {
   /**
    * Writes a table as a file, as fast as Postgres gives it, and returns it to be read at any pace. Throws errors that occur
-   * before the first row; UNAVAILABLE where too many exports are under way or the disk's share is used up. After that the
-   * stream fails on an error, or when its reader stalls: the edge then ends the connection, so that a part of a file never
+   * before the first row; UNAVAILABLE where too many exports are under way or the disk's share is used up, RATE_LIMITED where
+   * too many are of this caller. After that the stream fails on an error, or when its reader stalls: the edge then ends the connection, so that a part of a file never
    * looks whole.
    */
   open(callerId: string, table: Table, format: Format, options: { gzip: boolean }): Promise<ReadableStream<Uint8Array>>;
 };
 
 const RETRY_AFTER_SECONDS = 5;
+const SHARES = 4;
 
 /** Exports hold a connection and a snapshot while they are written to a file, whatever the pace of their readers. */
 export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: DownloadOptions): Downloads {
-  const spools = new Set<Spool>();
+  /** Taken before its file is opened, so that many at once never pass the limits together. */
+  const places = new Set<{ callerId: string; spool?: Spool }>();
 
-  const bytesOnDisk = () => [...spools].reduce((sum, spool) => sum + spool.bytes, 0);
+  const bytesOnDisk = () => [...places].reduce((sum, { spool }) => sum + (spool?.bytes ?? 0), 0);
 
-  function assertRoom(): void {
-    if (spools.size < atOnce && bytesOnDisk() < maxBytes) return;
+  function assertRoom(callerId: string): void {
+    const own = [...places].filter((place) => place.callerId === callerId).length;
+    const share = Math.max(1, Math.floor(atOnce / SHARES));
+    // A reader that takes a little now and then keeps its place for hours.
+    if (own >= share && places.size < atOnce)
+      throw new TallyError('RATE_LIMITED', `${own} exports of this key are under way, which is the most at once.`, {
+        details: { atOnce: share, retryAfter: RETRY_AFTER_SECONDS },
+      });
+    if (places.size < atOnce && bytesOnDisk() < maxBytes) return;
     const most =
-      spools.size < atOnce ? `${maxBytes} bytes of exports wait for their readers` : `${atOnce} exports are under way`;
+      places.size < atOnce ? `${maxBytes} bytes of exports wait for their readers` : `${atOnce} exports are under way`;
     throw new TallyError('UNAVAILABLE', `${most}, which is the most at once.`, {
       details: { retryAfter: RETRY_AFTER_SECONDS },
     });
@@ -48,9 +57,14 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
 
   return {
     async open(callerId, table, format, { gzip }) {
-      assertRoom();
-      const spool = await openSpool();
-      spools.add(spool);
+      assertRoom(callerId);
+      const place: { callerId: string; spool?: Spool } = { callerId };
+      places.add(place);
+      const spool = await openSpool().catch((error: unknown) => {
+        places.delete(place);
+        throw error;
+      });
+      place.spool = spool;
       let ended = false;
 
       async function write(begun: () => void): Promise<void> {
@@ -75,7 +89,7 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
         ended = true;
         // The writer must have left the file before it is closed.
         await written;
-        spools.delete(spool);
+        places.delete(place);
         await spool.close();
       };
       await new Promise<void>((resolve, reject) => {

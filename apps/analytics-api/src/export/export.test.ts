@@ -168,3 +168,50 @@ test('callers beyond their rate are told how long to wait', async () => {
     answers.filter((response) => response !== refused && !response.bodyUsed).map((each) => each.text()),
   );
 });
+
+test('the events of a range are exported as they were recorded, corrections left out', async () => {
+  const time = '2026-01-20T10:00:00.000Z';
+  const entry = {
+    ...{ id: 'rich', merchantId: 'acme', time, userId: 'user-1', model: '=1', status: 'failure' as const, count: 3 },
+    metrics: { prompt_tokens: '7', cost: '0.000000001', pages: '2' },
+    properties: { region: 'eu', retries: 2, cached: true },
+  };
+  const other = { id: 'other', merchantId: 'zeta', time, metrics: {} };
+  await running.ingest.usage.record.mutate({ entries: [entry, other], backfill: true });
+  const response = await get('/export/events.ndjson?startDate=2026-01-20&endDate=2026-01-20&models==1');
+  expect(response.headers.get('x-tally-complete')).toBe('true');
+  expect(
+    (await response.text())
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line)),
+  ).toEqual([
+    {
+      ...{ id: 'rich', merchantId: 'acme', time, date: '2026-01-20', userId: 'user-1', apiKey: null, model: '=1' },
+      ...{ provider: null, status: 'failure', count: '3', properties: entry.properties },
+      metrics: { requests: '3', failed_requests: '3', prompt_tokens: '7', cost: '0.000000001', pages: '2' },
+    },
+  ]);
+  const sheet = await (await get('/export/events.csv?startDate=2026-01-20&endDate=2026-01-20&models==1')).text();
+  expect(sheet.trim().split('\n')).toEqual([
+    'time,date,id,merchantId,userId,apiKey,model,provider,status,count,requests,failed_requests,prompt_tokens,completion_tokens,cost,metrics,properties',
+    `${time},2026-01-20,rich,acme,user-1,,'=1,,failure,3,3,3,7,0,0.000000001,"{""pages"":""2""}","{""cached"":true,""region"":""eu"",""retries"":2}"`,
+  ]);
+  // All of a range, each once, in an order that stays.
+  const all = (await (await get(`/export/events.ndjson?${query()}`)).text()).trim().split('\n');
+  const { totals } = await running.client.analytics.breakdown.query({
+    ...range,
+    by: 'merchant',
+    merchantIds: ['acme'],
+  });
+  const events = all.map((line) => JSON.parse(line));
+  expect(new Set(events.map(({ merchantId, date, id }) => `${merchantId} ${date} ${id}`)).size).toBe(all.length);
+  const requests = events.reduce((sum, { merchantId, count }) => sum + (merchantId === 'acme' ? Number(count) : 0), 0);
+  // One request was taken back by a correction, which is no event.
+  expect(requests).toBe(Number(totals.requests) + 1);
+  // A caller bound to a merchant gets its own.
+  const { key } = await running.ingest.keys.create.mutate({ name: 'zeta', role: 'viewer', merchantId: 'zeta' });
+  const own = (await (await get(`/export/events.ndjson?${query()}`, key)).text()).trim().split('\n');
+  expect(own.map((line) => JSON.parse(line).id)).toEqual(['other']);
+  expect((await get(`/export/events.xlsx?${query()}`)).status).toBe(404);
+});

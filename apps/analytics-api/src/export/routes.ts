@@ -1,13 +1,14 @@
-import { ExportQuery, TallyError } from '@tally/contracts';
+import { ExportQuery, Filters, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
+import type { z } from 'zod';
 import { assertRange } from '../dates.ts';
-import { covering, type Documents, kindsOf } from '../documents.ts';
+import { type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
 import type { Labels } from '../labels.ts';
 import type { Downloads } from './downloads.ts';
 import { FORMATS } from './formats.ts';
-import { tableOf } from './table.ts';
+import { eventsOf, type Table, tableOf } from './table.ts';
 
 export type ExportOptions = {
   db: Db;
@@ -23,44 +24,57 @@ const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys'] as co
 
 /**
  * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
- * parameter that is repeated or as `name=a,b`. What the file covers is in `x-tally-*` headers.
+ * parameter that is repeated or as `name=a,b`. GET /export/events.{csv,ndjson}: the events themselves, as far as the journal
+ * has them, by the same filters. What the file covers is in `x-tally-*` headers.
  */
-export function exportRoute(options: ExportOptions): Route {
-  const { db, labels, freshness, documents, rates, downloads, maxDays } = options;
-  return {
+export function exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays }: ExportOptions): Route[] {
+  const route = <Query extends Filters>(
+    name: 'usage' | 'events',
+    endings: readonly string[],
+    schema: z.ZodType<Query>,
+    read: (filters: Query) => Promise<{ complete: boolean; table: Table }>,
+  ): Route => ({
     method: 'GET',
-    path: '/export/:file{usage\\.[a-z]+}',
+    path: `/export/:file{${name}\\.[a-z]+}`,
     access: 'read',
     async answer(c, { caller }) {
-      const ending = c.req.param('file')!.slice('usage.'.length);
-      const format = Object.hasOwn(FORMATS, ending) ? FORMATS[ending] : undefined;
+      const ending = c.req.param('file')!.slice(`${name}.`.length);
+      const format = endings.includes(ending) ? FORMATS[ending] : undefined;
       if (!format)
-        throw new TallyError('NOT_FOUND', `There is no export as ${ending}: ${Object.keys(FORMATS).join(', ')}.`);
+        throw new TallyError('NOT_FOUND', `There is no export of ${name} as ${ending}: ${endings.join(', ')}.`);
       await rates.take('export', caller.id);
 
-      const question = ExportQuery.parse(questionOf(queryOf(c.req.url, LISTS)));
-      const merchantIds = merchantsFor(caller, question.merchantIds);
-      assertRange(question, maxDays);
-      const filters = { ...question, merchantIds };
-      const fresh = await freshness.cover(filters);
-      const { by } = question;
-      const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
-      const coverage = covering(fresh, imported);
-      const table = tableOf(filters, { db, labels, imported: imported.parts });
+      const query = schema.parse(questionOf(queryOf(c.req.url, LISTS)));
+      assertRange(query, maxDays);
+      const filters = { ...query, merchantIds: merchantsFor(caller, query.merchantIds) };
+      const coverage = await freshness.cover(filters);
+      const { complete, table } = await read(filters);
       // A workbook is compressed by itself.
       const gzip = ending !== 'xlsx' && acceptsGzip(c.req.header('accept-encoding'));
       return c.body(await downloads.open(caller.id, table, format, { gzip }), 200, {
         'content-type': format.contentType,
         ...(gzip && { 'content-encoding': 'gzip' }),
         vary: 'accept-encoding',
-        'content-disposition': `attachment; filename="usage-${question.startDate}-to-${question.endDate}.${ending}"`,
+        'content-disposition': `attachment; filename="${name}-${filters.startDate}-to-${filters.endDate}.${ending}"`,
         'cache-control': 'no-store',
         'x-tally-data-source': coverage.dataSource,
         'x-tally-as-of': coverage.asOf ?? '',
-        'x-tally-complete': String(coverage.complete),
+        'x-tally-complete': String(coverage.complete && complete),
       });
     },
-  };
+  });
+  return [
+    route('usage', Object.keys(FORMATS), ExportQuery, async (filters) => {
+      const { by } = filters;
+      const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
+      return { complete: imported.complete, table: tableOf(filters, { db, labels, imported: imported.parts }) };
+    }),
+    route('events', ['csv', 'ndjson'], Filters, async (filters) => {
+      const imported = await documents.within(filters, undefined);
+      const gap = await db.usage.daysWithoutEntries(filters);
+      return { complete: imported.complete && !gap, table: eventsOf(filters, db) };
+    }),
+  ];
 }
 
 /** Whether a header says that gzip may be used (RFC 9110, 12.5.3). */

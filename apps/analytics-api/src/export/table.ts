@@ -1,14 +1,24 @@
-import type { BreakdownRow, Filters, GroupBy, Measures, PlanPart } from '@tally/contracts';
-import type { Db, ExportRow } from '@tally/db';
+import {
+  type BreakdownRow,
+  type Filters,
+  formatQuantity,
+  type GroupBy,
+  type Measures,
+  type PlanPart,
+} from '@tally/contracts';
+import type { Db, ExportRow, JournalLine } from '@tally/db';
 import type { Labels } from '../labels.ts';
 import { measuresOf } from '../measures.ts';
 import { needsOf, planOf } from '../plan.ts';
+
+/** An event as `usage.record` took it, with what Tally derived from it. */
+type EventRow = ReturnType<typeof eventOf>;
 
 /** A cell: text, or a quantity, which is never taken for text nor passes a float. */
 export type Cell = { text: string } | { quantity: string } | null;
 
 /** A row as JSON has it: of a grouping the breakdown's own, else the dimensions of a day with their measures. */
-export type Row = BreakdownRow | DayRow;
+export type Row = BreakdownRow | DayRow | EventRow;
 type DayRow = Measures & Dimensions & { username: string };
 type Dimensions = { [dimension in (typeof DIMENSIONS)[number]]: string };
 
@@ -72,9 +82,59 @@ function columnsOf(by: GroupBy | undefined): Column[] {
     })),
     ...QUANTITIES.map((name) => ({
       name,
-      cell: ({ [name]: value }: Row): Cell => (value === null ? null : { quantity: String(value) }),
+      cell: (row: Row): Cell => {
+        const value = (row as Measures)[name];
+        return value === null ? null : { quantity: String(value) };
+      },
     })),
   ];
+}
+
+const EVENT_TEXTS = ['time', 'date', 'id', 'merchantId', 'userId', 'apiKey', 'model', 'provider', 'status'] as const;
+const EVENT_QUANTITIES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
+
+/** The events of a range as a table, those that the journal still has. In sheets other metrics and properties are JSON. */
+export function eventsOf(filters: Filters, db: Pick<Db, 'usage'>): Table {
+  async function* rows(): AsyncGenerator<Row[]> {
+    for await (const piece of db.usage.scanEvents(filters)) yield piece.map(eventOf);
+  }
+  const column = (name: string, cell: (event: EventRow) => Cell): Column => ({
+    name,
+    cell: (row) => cell(row as EventRow),
+  });
+  const others = ({ metrics }: EventRow) =>
+    Object.entries(metrics).filter(([type]) => !(EVENT_QUANTITIES as readonly string[]).includes(type));
+  return {
+    columns: [
+      ...EVENT_TEXTS.map((name) => column(name, (event) => text(event[name]))),
+      column('count', ({ count }) => ({ quantity: count })),
+      ...EVENT_QUANTITIES.map((name) => column(name, ({ metrics }) => ({ quantity: metrics[name] ?? '0' }))),
+      column('metrics', (event) => text(JSON.stringify(Object.fromEntries(others(event))))),
+      column('properties', ({ properties }) => text(JSON.stringify(properties))),
+    ],
+    rows: rows(),
+  };
+}
+
+function eventOf(line: JournalLine) {
+  const amounts = [
+    ...EVENT_QUANTITIES.flatMap((name) => (line[name] === undefined ? [] : [[name, line[name]] as const])),
+    ...Object.entries(line.metrics ?? {}),
+  ];
+  return {
+    id: line.id,
+    merchantId: line.merchant_id,
+    time: new Date(line.time).toISOString(),
+    date: line.date,
+    userId: line.user_id ?? null,
+    apiKey: line.api_key ?? null,
+    model: line.model ?? null,
+    provider: line.provider ?? null,
+    status: line.failed ? 'failure' : 'success',
+    count: line.calls ?? '1',
+    metrics: Object.fromEntries(amounts.map(([type, units]) => [type, formatQuantity(type, BigInt(units))])),
+    properties: line.properties ?? {},
+  };
 }
 
 const text = (value: unknown): Cell => (typeof value === 'string' ? { text: value } : null);
