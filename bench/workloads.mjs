@@ -34,8 +34,8 @@ const EXTRA_METRICS = [
 ];
 const POOL = 120;
 const SPREAD = { merchants: 50_000, events: 4 };
-/** Events lie within the last hour, so that they meet several quarter hours. */
-const SPAN_MS = 3_600_000;
+/** Events lie within the last half hour, so that they meet several quarter hours. */
+const SPAN_MS = 1_800_000;
 
 export function bodiesOf(
   name,

@@ -1,4 +1,5 @@
 import { writeFile } from 'node:fs/promises';
+import { loadavg } from 'node:os';
 import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
 import { createIngestClient } from '../packages/contracts/dist/client.js';
@@ -27,7 +28,9 @@ for (const name of NAMES) {
       measure(name, service, servers, '/trpc/usage.record', () => allCounted(service, servers)),
     ),
   );
-  rows.push({ workload: name, naive, tally });
+  // What else the machine does: above 2 the two sides compete with it, and more processes get more of the machine.
+  const load = Math.round(loadavg()[0] * 10) / 10;
+  rows.push({ workload: name, load, naive, tally });
   console.table([tableRow(name, naive, tally)]);
 }
 console.log(machine());

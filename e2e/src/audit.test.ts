@@ -89,6 +89,7 @@ const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
   'usage.adjust': {
     input: () => ({ id: 'x', merchantId: 'acme', date: TODAY, metrics: { queries: '1' }, reason: 'why' }),
   },
+  'usage.void': { input: () => ({ merchantId: 'acme', id: 'nobody sent it', reason: 'why' }), outcome: 'NOT_FOUND' },
   'reconcile.rebuild': { input: () => RANGE },
   'reconcile.repair': {},
   'deadLetters.retry': {},

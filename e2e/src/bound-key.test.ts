@@ -108,6 +108,8 @@ const OWN: Record<string, () => Input> = {
   'usage.recent': () => ({ merchantId: 'mine' }),
   'usage.explain': () => ({ merchantId: 'mine', date: TODAY, metricType: 'prompt_tokens' }),
   'usage.adjust': () => ({ id: 'x', merchantId: 'mine', date: TODAY, metrics: { queries: '1' }, reason: 'why' }),
+  'usage.void': () => ({ merchantId: 'mine', id: 'a', reason: 'why' }),
+  'usage.conflicts': () => RANGE,
   'reconcile.check': () => RANGE,
   'reconcile.rebuild': () => RANGE,
   'deadLetters.list': () => ({}),

@@ -42,28 +42,19 @@ const procedures = Object.entries(contracts).flatMap(([service, contract]) =>
 type Path = { service: string; method: 'GET' | 'POST'; path: string; access: Access; body?: string };
 /** What is served beside tRPC, each with a request that is refused for its input where the key is good. */
 const PATHS: Path[] = [
+  ...procedures.flatMap(({ service, procedure: { access, rest = [] } }) =>
+    rest.map(({ method, path }) =>
+      method === 'GET'
+        ? { service, method, path: `${path}?unheardOf=1`, access }
+        : { service, method, path, access, body: '{"unheardOf":1}' },
+    ),
+  ),
   { service: 'analytics-api', method: 'GET', path: '/export/usage.csv', access: 'read' },
   { service: 'analytics-api', method: 'GET', path: '/export/usage.json', access: 'read' },
   { service: 'analytics-api', method: 'GET', path: '/export/usage.ndjson', access: 'read' },
   { service: 'analytics-api', method: 'GET', path: '/export/usage.xlsx', access: 'read' },
-  { service: 'analytics-api', method: 'POST', path: '/api/v1/admin/usage/analytics', access: 'read', body: '{}' },
-  { service: 'analytics-api', method: 'POST', path: '/api/v1/admin/usage/by-user', access: 'read', body: '{}' },
-  { service: 'analytics-api', method: 'POST', path: '/api/v1/admin/usage/by-model', access: 'read', body: '{}' },
-  { service: 'analytics-api', method: 'POST', path: '/api/v1/admin/usage/by-provider', access: 'read', body: '{}' },
   { service: 'analytics-api', method: 'POST', path: '/sources/litellm/logs', access: 'record', body: '7' },
   { service: 'analytics-api', method: 'POST', path: '/sources/litellm/api/v1/events', access: 'record', body: '7' },
-  { service: 'metrics-engine', method: 'GET', path: '/api/admin/metrics/daily?x=1', access: 'read' },
-  { service: 'metrics-engine', method: 'GET', path: '/api/admin/metrics/weekly?x=1', access: 'read' },
-  { service: 'metrics-engine', method: 'GET', path: '/api/admin/metrics/monthly?x=1', access: 'read' },
-  { service: 'metrics-engine', method: 'GET', path: '/api/admin/metrics/custom-definitions?x=1', access: 'read' },
-  {
-    service: 'metrics-engine',
-    method: 'POST',
-    path: '/api/admin/metrics/custom-definitions',
-    access: 'define',
-    body: '{}',
-  },
-  { service: 'metrics-engine', method: 'POST', path: '/api/admin/metrics/calculate', access: 'define', body: '{}' },
 ];
 
 type Key = { name: string; secret: string | undefined; role?: Role; bound?: boolean };

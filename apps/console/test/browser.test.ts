@@ -114,7 +114,13 @@ describe('signing in', () => {
     ['member', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
     ['viewer', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
     ['analyst', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
-    ['admin', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'API keys', 'Directory', 'Jobs', 'Health']],
+    [
+      'admin',
+      [
+        ...['Overview', 'Explorer', 'Live', 'Custom metrics', 'API keys', 'Directory'],
+        ...['Data sources', 'Jobs', 'Health', 'Audit log'],
+      ],
+    ],
     ['bound', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Health']],
   ])('shows a key of the role %s what is for it', async (role, pages) => {
     await as(keys[role]!, async (page) => {
@@ -214,6 +220,74 @@ describe('numbers on screen', () => {
       await expect.poll(() => numberIn(page, '.term[data-result] .value')).toBe(explained.value);
       expect(explained.value).not.toBe(before);
     });
+  });
+});
+
+test('an event is voided from its explanation, with a reason that the audit log keeps', async () => {
+  const merchantId = 'to be voided';
+  await ingest.usage.record.mutate({
+    entries: ['kept', 'wrong'].map((id) => ({
+      id,
+      merchantId,
+      time: `${yesterday}T12:00:00Z`,
+      metrics: { cost: '0.25' },
+    })),
+  });
+  const address = explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: [merchantId] });
+  await as(keys.viewer!, async (page) => {
+    await open(page, address);
+    await page.getByRole('button', { name: 'wrong', exact: true }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Close' }).waitFor();
+    expect(await page.getByRole('button', { name: 'Void' }).count()).toBe(0);
+  });
+  await as(keys.admin!, async (page) => {
+    await open(page, address);
+    await page.getByRole('button', { name: 'wrong', exact: true }).click();
+    await page.getByRole('button', { name: 'Void' }).click();
+    await page.getByLabel('Reason').fill('a test call');
+    await page.getByRole('button', { name: 'Void the event' }).click();
+    await expect.poll(() => numberIn(page, '.term[data-result] .value')).toBe('0.25');
+    await page.waitForSelector('tr:has-text("wrong"):has-text("voided")');
+    await open(page, '/app/audit?action=usage.void');
+    await page.getByRole('button', { name: 'Details of usage.void' }).click();
+    await page.waitForSelector('[role=dialog] pre:has-text("a test call")');
+  });
+});
+
+test('formulas are completed as they are typed', async () => {
+  await as(keys.analyst!, async (page) => {
+    await open(page, '/app/custom-metrics');
+    await page.getByRole('button', { name: 'New metric' }).first().click();
+    const formula = page.getByLabel('Formula');
+    await formula.pressSequentially('sum');
+    await page.getByRole('option', { name: 'SUM()' }).waitFor();
+    await page.keyboard.press('Tab');
+    await expect.poll(() => formula.inputValue()).toBe('SUM()');
+    await formula.pressSequentially('completion');
+    await page.getByRole('option', { name: 'completion_tokens' }).waitFor();
+    await page.keyboard.press('Enter');
+    await expect.poll(() => formula.inputValue()).toBe('SUM(completion_tokens)');
+    await formula.pressSequentially(' / CO');
+    await page.getByRole('option').first().waitFor();
+    await page.keyboard.press('Escape');
+    await expect.poll(() => page.getByRole('option').count()).toBe(0);
+    expect(await page.getByRole('dialog').count()).toBe(1);
+  });
+});
+
+test('the API page shows every operation to everybody, and calls them for those who are signed in', async () => {
+  const { page, problems, close } = await visit(browser);
+  await page.goto(`${stack.url}/docs?search=sessions.current`);
+  await page.getByText('/trpc/sessions.current').click();
+  await page.waitForSelector('pre:has-text("curl")');
+  expect(await page.getByRole('button', { name: 'Send' }).count()).toBe(0);
+  expect(problems).toEqual([]);
+  await close();
+  await as(keys.viewer!, async (signedIn) => {
+    await signedIn.goto(`${stack.url}/docs?search=sessions.current`);
+    await signedIn.getByText('/trpc/sessions.current').click();
+    await signedIn.getByRole('button', { name: 'Send' }).click();
+    await signedIn.waitForSelector('pre:has-text("the viewer")');
   });
 });
 
@@ -336,6 +410,10 @@ const PAGES = {
   directory: '/app/directory',
   jobs: '/app/jobs',
   health: '/app/health',
+  audit: '/app/audit',
+  sources: '/app/sources',
+  api: '/docs',
+  operation: '/docs?search=usage.record#usage.record',
 };
 
 describe.each([

@@ -1,4 +1,4 @@
-import { createIngestClient } from '@tally/contracts/client';
+import { createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { request } from 'undici';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
@@ -131,3 +131,25 @@ describe('a session', () => {
 test('what is neither POST nor DELETE is refused', async () => {
   expect((await send('/session', { method: 'PUT', headers: own() })).status).toBe(405);
 });
+
+test.each(['its key is revoked', 'it is signed out'])(
+  'a subscription ends when %s',
+  async (how) => {
+    const ingest = createIngestClient({ url: stack.url, key: ADMIN_KEY });
+    const { id, key } = await ingest.keys.create.mutate({ name: how, role: 'viewer', merchantId: 'acme' });
+    const cookie = cookieOf((await signIn(key)).headers);
+    const engine = createEngineClient({ url: stack.url, key: ADMIN_KEY });
+    await engine.realtime.increment.mutate({ name: 'a.counter', merchantId: 'acme' });
+    const input = encodeURIComponent(JSON.stringify({ name: 'a.counter' }));
+    const answer = await request(`${stack.url}/trpc/realtime.watch?input=${input}`, {
+      headers: { ...own(), cookie, accept: 'text/event-stream' },
+      // The counter does not change: nothing is sent for a long time.
+      bodyTimeout: 0,
+    });
+    expect(answer.statusCode).toBe(200);
+    if (how === 'it is signed out') await send('/session', { method: 'DELETE', headers: { ...own(), cookie } });
+    else await ingest.keys.revoke.mutate({ id });
+    await expect(answer.body.text()).rejects.toThrow();
+  },
+  120_000,
+);

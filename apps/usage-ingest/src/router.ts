@@ -14,6 +14,7 @@ import { presentDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
 import type { Sessions } from './sessions.ts';
 import type { Track } from './track.ts';
+import type { VoidEvent } from './void.ts';
 
 export type Parts = {
   accept: Accept;
@@ -23,6 +24,7 @@ export type Parts = {
   recent: RecentEntries;
   explain: Explain;
   adjust: Adjust;
+  voidEvent: VoidEvent;
   reconcile: Reconcile;
   deadLetters: DeadLetters;
   closeDays: CloseDays;
@@ -35,7 +37,7 @@ export type Parts = {
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { keys, sessions, audit } = parts;
+  const { voidEvent, keys, sessions, audit } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -76,6 +78,10 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       async adjust({ input, caller }) {
         assertMerchant(caller, input.merchantId);
         return adjust(input, caller.id);
+      },
+      async void({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return voidEvent(input, caller.id);
       },
     },
     reconcile: {

@@ -50,6 +50,7 @@ import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
 import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
+import { createVoidEvent } from './void.ts';
 
 /** A service that starts waits this long for each store, then goes on without it. */
 const START_WAIT_MS = 2_000;
@@ -257,6 +258,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
+  const adjust = createAdjust({ db, repair, now, fault });
   const handlers = createHandlers({
     accept,
     track,
@@ -264,7 +266,14 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({ counters, pending, db, drain: flush.drainMerchants }),
     explain: createExplain({ db, drain: flush.drainMerchants }),
-    adjust: createAdjust({ db, repair, now, fault }),
+    adjust,
+    voidEvent: createVoidEvent({
+      db,
+      adjust,
+      drain: flush.drainMerchants,
+      retentionDays: env.JOURNAL_RETENTION_DAYS,
+      now,
+    }),
     reconcile,
     deadLetters: createDeadLetters(db),
     closeDays,

@@ -358,3 +358,45 @@ describe('retention', () => {
     await own.close();
   });
 });
+
+describe('usage.void', () => {
+  const reason = 'a test call';
+
+  test('takes everything back that an event counted, once, and every stored form agrees', async () => {
+    const merchantId = newMerchant();
+    const wrong = entry(merchantId, 'wrong', {
+      userId: 'eve',
+      model: 'm',
+      status: 'failure',
+      count: 3,
+      metrics: { prompt_tokens: '7', seats: '2' },
+    });
+    await record([entry(merchantId, 'kept', { userId: 'ada', metrics: { prompt_tokens: '5' } }), wrong]);
+    const call = { merchantId, id: 'wrong', date: DAY, reason };
+    const voided = await ingest.admin.usage.void.mutate(call);
+    expect(voided).toMatchObject({
+      metrics: { requests: '-3', failed_requests: '-3', prompt_tokens: '-7', seats: '-2' },
+      dimensions: { userId: 'eve', model: 'm' },
+      reason,
+    });
+    expect(await ingest.admin.usage.void.mutate(call)).toEqual(voided);
+    const explain = (metricType: string) => ingest.admin.usage.explain.query({ merchantId, date: DAY, metricType });
+    expect(await explain('prompt_tokens')).toMatchObject({ value: '5', adjustmentCount: 1 });
+    expect(await explain('requests')).toMatchObject({ value: '1', entryCount: '2' });
+    expect(await check(merchantId)).toMatchObject({ balanced: true, drift: [] });
+    // The voided event is still in the journal, so a late copy of it is a repeat.
+    expect(await record([wrong])).toMatchObject({ duplicates: 1 });
+  });
+
+  test('refuses an unknown event, another reason, and an id that several days have', async () => {
+    const merchantId = newMerchant();
+    const earlier = '2026-11-21';
+    await record([entry(merchantId, 'twice'), entry(merchantId, 'twice', { time: `${earlier}T10:00:00Z` })]);
+    const voided = (more: object) => ingest.admin.usage.void.mutate({ merchantId, id: 'twice', reason, ...more });
+    const refused = (code: string, details?: object) => ({ data: { code, ...(details && { details }) } });
+    await expect(voided({ id: 'never' })).rejects.toMatchObject(refused('NOT_FOUND'));
+    await expect(voided({})).rejects.toMatchObject(refused('CONFLICT', { days: [earlier, DAY] }));
+    await voided({ date: DAY });
+    await expect(voided({ date: DAY, reason: 'another' })).rejects.toMatchObject(refused('CONFLICT'));
+  });
+});

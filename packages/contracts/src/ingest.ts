@@ -312,6 +312,18 @@ export const ingest = {
       }),
       output: Adjustment,
     }),
+    void: mutation({
+      summary: 'Takes one event back, once, with a reason.',
+      access: 'admin',
+      /** Without `date` the only event with this id is meant; CONFLICT names the days where there are several. */
+      input: z.strictObject({
+        merchantId: MerchantId,
+        id: EntryId,
+        date: Day.optional(),
+        reason: storable(1000).trim().min(1),
+      }),
+      output: Adjustment,
+    }),
   },
   reconcile: {
     check: query({

@@ -22,6 +22,8 @@ export type EventsStore = {
     metricTypes: readonly string[],
     page: { after: string; limit: number },
   ): Promise<JournalLine[]>;
+  /** The entries of a merchant with an id on some days, at most one a day, in order of the days. */
+  withId(merchantId: string, id: string, dates: readonly Day[]): Promise<JournalLine[]>;
 };
 
 /** What one flush brought to a number. */
@@ -90,6 +92,9 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
     async entriesOf(merchantId, date, metricTypes, { after, limit }) {
       const values = [merchantId, date, metricTypes, after, limit];
       return (await runSql(dataSource, 'explain-entries', values, EventRow)) as JournalLine[];
+    },
+    async withId(merchantId, id, dates) {
+      return (await runSql(dataSource, 'find-events', [merchantId, id, dates], EventRow)) as JournalLine[];
     },
   };
 }

@@ -42,6 +42,7 @@ async function serve(settings: Record<string, string> = {}) {
       anyType: true,
       answer: (c, { body }) => c.text(body.toString()),
     },
+    { method: 'GET', path: '/file/secret', access: 'admin', answer: (c) => c.text('for admins') },
     { method: 'GET', path: '/file/:name', access: 'read', answer: (c) => c.text(c.req.param('name')!) },
     {
       method: 'GET',
@@ -564,6 +565,14 @@ describe('HTTP', () => {
         await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 404 /));
       }
     }
+  });
+
+  test('what is checked is what answers: an encoded path is not routed as another one', async () => {
+    const { get } = await serve();
+    expect((await get('/file/secret', key(BOB))).status).toBe(403);
+    for (const path of ['/file/%73ecret', '/file/s%65cret', '/file/%73%65%63%72%65%74'])
+      expect([path, await (await get(path, key(BOB))).text()]).toEqual([path, 'secret']);
+    expect(await (await get('/file/secret')).text()).toBe('for admins');
   });
 
   test('a client that asks first sends its body only where it is wanted', async () => {

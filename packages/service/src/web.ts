@@ -42,7 +42,8 @@ const OF_THE_TRANSFER = new Set([
 
 /** The Hono app: tRPC's fetch adapter and the routes. Composed here and nowhere else; it has no middleware. */
 export function createWeb({ router, routes, env, failed }: WebOptions): Web {
-  const hono = new Hono<{ Bindings: Bindings }>();
+  // As the edge read it: Hono's own would decode it first, and so may find another route than was checked.
+  const hono = new Hono<{ Bindings: Bindings }>({ getPath: ({ url }) => new URL(url).pathname });
   hono.all(`${TRPC_PATH}*`, (c) =>
     fetchRequestHandler({
       endpoint: '/trpc',

@@ -6,6 +6,7 @@ import {
   BookOpen,
   ChartColumn,
   Clock,
+  Database,
   Gauge,
   HeartPulse,
   KeyRound,
@@ -14,6 +15,7 @@ import {
   Menu as MenuIcon,
   Monitor,
   Moon,
+  ScrollText,
   Sigma,
   Sun,
   Users,
@@ -143,6 +145,11 @@ function Sidebar() {
         <NavLink to="/app/directory" icon={<Users size={17} />}>
           Directory
         </NavLink>
+        {who.mayPlatform('admin') && (
+          <NavLink to="/app/sources" icon={<Database size={17} />}>
+            Data sources
+          </NavLink>
+        )}
         {who.mayPlatform('read') && (
           <NavLink to="/app/jobs" icon={<Clock size={17} />}>
             Jobs
@@ -151,6 +158,11 @@ function Sidebar() {
         <NavLink to="/app/health" icon={<HeartPulse size={17} />}>
           Health
         </NavLink>
+        {who.mayPlatform('admin') && (
+          <NavLink to="/app/audit" icon={<ScrollText size={17} />}>
+            Audit log
+          </NavLink>
+        )}
       </nav>
       <div className="nav-foot">
         <NavLink to="/docs" icon={<BookOpen size={17} />}>
@@ -190,6 +202,8 @@ const NavLink = ({
     | '/app/directory'
     | '/app/jobs'
     | '/app/health'
+    | '/app/audit'
+    | '/app/sources'
     | '/docs';
   icon: ReactNode;
   children: ReactNode;

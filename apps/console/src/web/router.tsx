@@ -51,6 +51,7 @@ export type ExplorerSearch = FilterSearch & {
 };
 export type Interval = '15m' | 'hour' | 'day' | 'week' | 'month';
 export const INTERVALS: readonly Interval[] = ['15m', 'hour', 'day', 'week', 'month'];
+type AuditSearch = { from?: string; to?: string; actor?: string; action?: string };
 export type ExplainSearch = FilterSearch & { metric: string; from: string; to: string };
 
 const root = createRootRoute({
@@ -143,7 +144,7 @@ const explain = createRoute({
       typeof search.metric === 'string' && /^[a-z][a-z0-9_]{0,63}$/.test(search.metric) ? search.metric : 'cost';
     return { metric, ...inOrder(from, to), ...readFilters(search) };
   },
-  component: lazyRouteComponent(() => import('./pages/explain.tsx'), 'Explain'),
+  component: lazyRouteComponent(() => import('./pages/explain/explain.tsx'), 'Explain'),
   pendingComponent,
 });
 
@@ -170,6 +171,27 @@ const directory = createRoute({
   validateSearch: (search: Search): { kind?: 'user' | 'apiKey' | 'merchant'; cursor?: string } =>
     compact({ kind: oneOf(search.kind, ['user', 'apiKey', 'merchant']), cursor: textOf(search.cursor) }),
   component: lazyRouteComponent(() => import('./pages/directory.tsx'), 'Directory'),
+  pendingComponent,
+});
+
+const audit = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/audit',
+  validateSearch: (search: Search): AuditSearch =>
+    compact({
+      from: isDay(search.from) ? search.from : undefined,
+      to: isDay(search.to) ? search.to : undefined,
+      actor: textOf(search.actor)?.slice(0, 200),
+      action: textOf(search.action)?.slice(0, 200),
+    }),
+  component: lazyRouteComponent(() => import('./pages/audit.tsx'), 'Audit'),
+  pendingComponent,
+});
+
+const sources = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/sources',
+  component: lazyRouteComponent(() => import('./pages/sources.tsx'), 'Sources'),
   pendingComponent,
 });
 
@@ -209,7 +231,7 @@ export const router = createRouter({
     start('/app'),
     door,
     docs,
-    frame.addChildren([overview, explorer, explain, live, keys, directory, jobs, health, custom]),
+    frame.addChildren([overview, explorer, explain, live, keys, directory, sources, jobs, health, audit, custom]),
   ]),
   defaultPreload: 'intent',
   scrollRestoration: true,

@@ -80,7 +80,7 @@ const POLL_MS = 20;
 /** How long a drain waits for others without any progress. */
 const PATIENCE_MS = 30_000;
 const BACKOFF_MS = { first: 500, max: 60_000 };
-const PIECE_BYTES = 32 * 1024 * 1024;
+const PIECE_BYTES = 16 * 1024 * 1024;
 /** A piece may grow to so many times its size while the flush is behind. */
 const PIECE_GROWTH = 4;
 
@@ -227,6 +227,10 @@ export function createDrain(options: DrainOptions): Drain {
         if (!wait) failing.set(shard, { pauseMs, until: now() + pauseMs * (0.5 + Math.random() / 2) });
       };
       let [inserted, size, progress] = [0, pieceEntries, performance.now()];
+      const most = Math.min(limit ?? todo.size, todo.size);
+      /** One piece was not enough: from then on two are in flight, each of half of the shards. */
+      let isBehind = false;
+      let second: Promise<PromiseSettledResult<void>[]> | undefined;
 
       /** Flushes shards under one lease, until they are done or the lease has run for half of its time. */
       const flushLeased = async (fence: Fence) => {
@@ -234,7 +238,9 @@ export function createDrain(options: DrainOptions): Drain {
         for (;;) {
           const works = fence.shards.flatMap((shard) => todo.get(shard) ?? []);
           if (works.length === 0 || performance.now() - taken > LEASE_MS / 2) return;
-          inserted += await flushPiece(fence, works, size, failed);
+          const counted = await flushPiece(fence, works, size, failed);
+          inserted += counted;
+          progress = performance.now();
           size = Math.min(size * 2, pieceEntries * PIECE_GROWTH);
           for (const work of works.filter(isDone)) {
             if (work.leftOut && wait) {
@@ -243,41 +249,51 @@ export function createDrain(options: DrainOptions): Drain {
             }
             todo.delete(work.shard);
             failing.delete(work.shard);
-            progress = performance.now();
+          }
+          if (!isBehind && works.some(({ shard }) => todo.has(shard))) {
+            isBehind = true;
+            return;
           }
         }
       };
 
-      while (todo.size > 0) {
-        await options.catchUp().catch((error: unknown) => {
-          // Events count whether or not they can be derived.
-          if (sqlState(error) === '') throw error;
-          options.onError(error);
-        });
-        const fence = await leases.take([...todo.keys()], limit ?? todo.size, holder, LEASE_MS);
-        if (fence) {
-          try {
-            await flushLeased(fence);
-          } catch (error) {
-            if (!(error instanceof LeaseLostError)) throw error;
-          } finally {
-            await leases.release(fence).catch(() => {});
+      const flushAll = async (isSecond: boolean) => {
+        while (todo.size > 0) {
+          if (isBehind && !isSecond) second ??= Promise.allSettled([flushAll(true)]);
+          await options.catchUp().catch((error: unknown) => {
+            // Events count whether or not they can be derived.
+            if (sqlState(error) === '') throw error;
+            options.onError(error);
+          });
+          const fence = await leases.take([...todo.keys()], isBehind ? Math.ceil(most / 2) : most, holder, LEASE_MS);
+          if (fence) {
+            try {
+              await flushLeased(fence);
+            } catch (error) {
+              if (!(error instanceof LeaseLostError)) throw error;
+            } finally {
+              await leases.release(fence).catch(() => {});
+            }
+            continue;
           }
-          continue;
+          if (!wait || isSecond) break;
+          if (performance.now() - progress > PATIENCE_MS) {
+            for (const shard of todo.keys())
+              failed(shard, new Error('another flusher has held the shard for too long'));
+            break;
+          }
+          await pause(POLL_MS);
+          const waiting = [...todo.values()];
+          const oldest = await counters.oldestItemIds(waiting.map((work) => work.shard));
+          waiting.forEach(({ shard, until }, index) => {
+            const first = oldest[index];
+            if (!first || isBefore(until, first)) todo.delete(shard);
+          });
         }
-        if (!wait) break;
-        if (performance.now() - progress > PATIENCE_MS) {
-          for (const shard of todo.keys()) failed(shard, new Error('another flusher has held the shard for too long'));
-          break;
-        }
-        await pause(POLL_MS);
-        const waiting = [...todo.values()];
-        const oldest = await counters.oldestItemIds(waiting.map((work) => work.shard));
-        waiting.forEach(({ shard, until }, index) => {
-          const first = oldest[index];
-          if (!first || isBefore(until, first)) todo.delete(shard);
-        });
-      }
+      };
+
+      const ended = await Promise.allSettled([flushAll(false)]);
+      for (const end of [...ended, ...((await second) ?? [])]) if (end.status === 'rejected') throw end.reason;
       return { inserted, errors, asOf };
     },
   };

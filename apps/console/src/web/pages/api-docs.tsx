@@ -5,7 +5,7 @@ import { Lock, Search } from 'lucide-react';
 import { type ReactNode, useEffect, useState } from 'react';
 import { api } from '../api.ts';
 import { Brand } from '../frame.tsx';
-import { Answer, Button, Chip, Empty, SkeletonRows } from '../ui/parts.tsx';
+import { Answer, Button, Chip, Code, Empty, SkeletonRows } from '../ui/parts.tsx';
 import { CopyButton } from '../ui/popups.tsx';
 
 type Schema = {
@@ -164,6 +164,8 @@ function Details({
   const parameters = (operation.parameters ?? []) as Parameter[];
   const body = Object.values((operation.requestBody as Content | undefined)?.content ?? {})[0];
   const [answerType, answer] = Object.entries((operation.responses[200] as Content).content ?? {})[0] ?? [];
+  // What tRPC wraps answers in is the same everywhere.
+  const inner = path.startsWith('/trpc/') ? answer?.schema.properties?.result?.properties?.data : undefined;
   const curl = curlOf(path, method, parameters, body?.example);
   return (
     <div className="operation-body">
@@ -192,17 +194,17 @@ function Details({
         </Part>
       )}
       {answer && (
-        <Part title="Answer" note={answerType}>
-          <Fields schema={answer.schema} document={document} />
+        <Part title="Answer" note={inner ? 'in result.data' : answerType}>
+          <Fields schema={inner ?? answer.schema} document={document} />
         </Part>
       )}
       <div className="columns">
         <Part title="Example" tools={<CopyButton text={curl} />}>
-          <pre className="code">{curl}</pre>
+          <Code>{curl}</Code>
         </Part>
         {answer?.example !== undefined && (
           <Part title="Example of an answer">
-            <pre className="code">{JSON.stringify(answer.example, null, 2)}</pre>
+            <Code>{JSON.stringify(answer.example, null, 2)}</Code>
           </Part>
         )}
       </div>
@@ -307,7 +309,7 @@ function TryIt({
           {send.error && <Chip tone="bad">no answer</Chip>}
         </div>
       </form>
-      {send.data && <pre className="code">{send.data.text}</pre>}
+      {send.data && <Code>{send.data.text}</Code>}
     </Part>
   );
 }

@@ -5,14 +5,15 @@ import { useId, useState } from 'react';
 import { api, client, codeOf, detailsOf, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { addDays, rangeText, today } from '../time.ts';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead, SCROLLS, Skeleton } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead, Skeleton } from '../ui/parts.tsx';
 import { Confirm, Dialog, Select, tell, tellError } from '../ui/popups.tsx';
+import { Table } from '../ui/table.tsx';
+import { FormulaField } from './formula-field.tsx';
 
-type Source = 'events' | 'usage' | 'daily_metrics' | 'weekly_metrics' | 'monthly_metrics';
 type Kind = 'COUNT' | 'SUM' | 'AVERAGE' | 'DISTINCT_COUNT' | 'PERCENTILE' | 'RATIO' | 'MAX' | 'MIN';
 type Visibility = 'PRIVATE' | 'TEAM' | 'ORGANIZATION' | 'PUBLIC';
 
-const SOURCES: readonly { value: Source; label: string; note: string }[] = [
+const SOURCES: readonly { value: string; label: string; note: string }[] = [
   { value: 'events', label: 'Events', note: 'every event the journal keeps' },
   { value: 'usage', label: 'Daily usage', note: 'sums by day, for years' },
   { value: 'daily_metrics', label: 'Daily rollups', note: 'with growth' },
@@ -118,44 +119,36 @@ export function CustomMetrics() {
                   : 'An analyst or admin can define them.'}
               </Empty>
             ) : (
-              <div className="table-scroll" {...SCROLLS}>
-                <table className="table">
-                  <thead>
-                    <tr>
-                      <th scope="col">Name</th>
-                      <th scope="col">Formula</th>
-                      <th scope="col">From</th>
-                      <th scope="col">Seen by</th>
-                      <th scope="col" className="right">
-                        Version
-                      </th>
-                      <th scope="col">Changed</th>
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {rows.map((metric) => (
-                      <tr key={metric.id}>
-                        <th scope="row">
-                          <button
-                            type="button"
-                            className="link"
-                            onClick={() => void navigate({ search: { id: metric.id } })}
-                          >
-                            {metric.name}
-                          </button>
-                        </th>
-                        <td className="mono wrap">{metric.calculationFormula}</td>
-                        <td>{SOURCES.find(({ value }) => value === metric.dataSource)?.label ?? metric.dataSource}</td>
-                        <td>
-                          <Chip>{visibilityText(metric.visibility)}</Chip>
-                        </td>
-                        <td className="right num">{metric.version}</td>
-                        <td>{metric.updatedAt ? <Moment time={metric.updatedAt} ago /> : '–'}</td>
-                      </tr>
-                    ))}
-                  </tbody>
-                </table>
-              </div>
+              <Table
+                label="Custom metrics"
+                rows={rows}
+                keyOf={(metric) => metric.id}
+                columns={[
+                  {
+                    title: 'Name',
+                    cell: (metric) => (
+                      <button
+                        type="button"
+                        className="link"
+                        onClick={() => void navigate({ search: { id: metric.id } })}
+                      >
+                        {metric.name}
+                      </button>
+                    ),
+                  },
+                  { title: 'Formula', mono: true, wrap: true, cell: (metric) => metric.calculationFormula },
+                  {
+                    title: 'From',
+                    cell: ({ dataSource }) => SOURCES.find(({ value }) => value === dataSource)?.label ?? dataSource,
+                  },
+                  { title: 'Seen by', cell: ({ visibility }) => <Chip>{visibilityText(visibility)}</Chip> },
+                  { title: 'Version', right: true, cell: ({ version }) => <span className="num">{version}</span> },
+                  {
+                    title: 'Changed',
+                    cell: ({ updatedAt }) => (updatedAt ? <Moment time={updatedAt} ago /> : '–'),
+                  },
+                ]}
+              />
             )
           }
         </Answer>
@@ -337,7 +330,7 @@ type Draft = {
   name: string;
   description: string;
   metricType: Kind;
-  dataSource: Source;
+  dataSource: string;
   formula: string;
   dimensions: string;
   visibility: Visibility;
@@ -357,7 +350,7 @@ const draftOf = (metric: Definition): Draft => ({
   name: metric.name,
   description: metric.description ?? '',
   metricType: metric.metricType,
-  dataSource: metric.dataSource as Source,
+  dataSource: metric.dataSource,
   formula: metric.calculationFormula,
   dimensions: (metric.dimensions ?? []).join(', '),
   visibility: metric.visibility,
@@ -404,7 +397,15 @@ function Editor({
     },
   });
   const error = save.error ?? preview.error;
-  const columns = draft.dataSource === 'events' ? COLUMNS.events : COLUMNS.usage;
+  const who = useWho();
+  const registered = useQuery(
+    api.custom.sources.list.queryOptions(undefined, { enabled: who.mayPlatform('admin'), staleTime: 60_000 }),
+  );
+  const own = registered.data?.rows ?? [];
+  const columns =
+    own.find(({ name }) => name === draft.dataSource)?.columns.map(({ name }) => name) ??
+    (draft.dataSource === 'events' ? COLUMNS.events : COLUMNS.usage);
+  const sources = [...SOURCES, ...own.map(({ name, view }) => ({ value: name, label: name, note: view }))];
   return (
     <Dialog
       open
@@ -456,7 +457,7 @@ function Editor({
             label="Source"
             prefix="of"
             value={draft.dataSource}
-            options={SOURCES}
+            options={sources}
             onChange={(dataSource) => change({ dataSource })}
           />
           <Select
@@ -469,17 +470,14 @@ function Editor({
         </div>
         <div className="field">
           <label htmlFor={`${id}-formula`}>Formula</label>
-          <textarea
+          <FormulaField
             id={`${id}-formula`}
-            className="input formula"
-            required
-            spellCheck={false}
-            maxLength={2000}
-            placeholder={EXAMPLES[0]}
             value={draft.formula}
-            aria-invalid={error !== null && (codeOf(error) ?? '').startsWith('FORMULA')}
-            aria-describedby={`${id}-columns`}
-            onChange={(event) => change({ formula: event.target.value })}
+            columns={columns}
+            placeholder={EXAMPLES[0]}
+            invalid={error !== null && (codeOf(error) ?? '').startsWith('FORMULA')}
+            describedBy={`${id}-columns`}
+            onChange={(formula) => change({ formula })}
           />
           <small id={`${id}-columns`}>
             Columns: <span className="mono">{columns.join(', ')}</span>

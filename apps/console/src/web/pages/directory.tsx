@@ -6,8 +6,9 @@ import { api, client, messageOf, queryClient } from '../api.ts';
 import { type Entry, entriesOf } from '../csv.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
-import { Answer, Banner, Button, Card, Empty, PageHead, SCROLLS } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Empty, PageHead } from '../ui/parts.tsx';
 import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
+import { Table } from '../ui/table.tsx';
 
 const KINDS = [
   { value: 'user', label: 'Users' },
@@ -67,47 +68,34 @@ export function Directory() {
                   : 'An admin can add names.'}
               </Empty>
             ) : (
-              <div className="table-scroll" {...SCROLLS}>
-                <table className="table">
-                  <thead>
-                    <tr>
-                      <th scope="col">Name</th>
-                      <th scope="col">Id</th>
-                      <th scope="col">E-mail</th>
-                      <th scope="col">Role</th>
-                      <th scope="col">Merchant</th>
-                      {isAdmin && (
-                        <th scope="col">
-                          <span className="visually-hidden">Actions</span>
-                        </th>
-                      )}
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {rows.map((row) => (
-                      <tr key={`${row.id} ${row.merchantId ?? ''}`}>
-                        <th scope="row">{row.name}</th>
-                        <td className="mono">{row.id}</td>
-                        <td>{row.email ?? '–'}</td>
-                        <td>{row.role ?? '–'}</td>
-                        <td>{row.merchantId ?? <span className="muted">all</span>}</td>
-                        {isAdmin && (
-                          <td className="right">
-                            <Button
-                              kind="plain"
-                              small
-                              icon
-                              aria-label={`Edit ${row.name}`}
-                              onClick={() => setEditing({ ...NEW, ...row })}
-                            >
-                              <Pencil size={15} aria-hidden="true" />
-                            </Button>
-                          </td>
-                        )}
-                      </tr>
-                    ))}
-                  </tbody>
-                </table>
+              <Table
+                label="Directory"
+                rows={rows}
+                keyOf={({ id, merchantId }) => `${id} ${merchantId ?? ''}`}
+                columns={[
+                  { title: 'Name', cell: ({ name }) => name },
+                  { title: 'Id', mono: true, cell: ({ id }) => id },
+                  { title: 'E-mail', cell: ({ email }) => email ?? '–' },
+                  { title: 'Role', cell: ({ role }) => role ?? '–' },
+                  { title: 'Merchant', cell: ({ merchantId }) => merchantId ?? <span className="muted">all</span> },
+                  isAdmin && {
+                    title: 'Actions',
+                    untitled: true,
+                    right: true,
+                    cell: (row) => (
+                      <Button
+                        kind="plain"
+                        small
+                        icon
+                        aria-label={`Edit ${row.name}`}
+                        onClick={() => setEditing({ ...NEW, ...row })}
+                      >
+                        <Pencil size={15} aria-hidden="true" />
+                      </Button>
+                    ),
+                  },
+                ]}
+              >
                 {(nextCursor || search.cursor) && (
                   <div className="pager">
                     <span>{PAGE} a page</span>
@@ -125,7 +113,7 @@ export function Directory() {
                     </span>
                   </div>
                 )}
-              </div>
+              </Table>
             )
           }
         </Answer>

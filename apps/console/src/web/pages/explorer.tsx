@@ -26,6 +26,7 @@ import { Filters } from '../ui/filters.tsx';
 import { Answer, Button, Card, Delta, Empty, Num, PageHead, padOf, SCROLLS, Skeleton } from '../ui/parts.tsx';
 import { CopyButton, Dialog, Menu, Segments, Select } from '../ui/popups.tsx';
 import { RangePicker } from '../ui/range.tsx';
+import { Table } from '../ui/table.tsx';
 
 const PAGE = 50;
 /** The palette has ten colours; the last is for all others. */
@@ -225,56 +226,44 @@ function ByTime({ range, measure, interval, timeZone, filters, chart, compare }:
             );
             const isWholeDays = timeZone === 'UTC' && interval !== 'hour' && interval !== '15m';
             return (
-              <div className="table-scroll" {...SCROLLS}>
-                <table className="table">
-                  <thead>
-                    <tr>
-                      <th scope="col">{INTERVAL_NAMES[interval]}</th>
-                      {MEASURES.map((each) => (
-                        <th key={each.id} scope="col" className="right">
-                          {each.label}
-                        </th>
-                      ))}
-                      <th scope="col" className="right">
-                        Success
-                      </th>
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {used
-                      .slice()
-                      .reverse()
-                      .slice(0, 400)
-                      .map((point) => (
-                        <tr key={point.start}>
-                          <th scope="row" className="num">
-                            {periodText(point.start, interval, timeZone)}
-                          </th>
-                          {MEASURES.map((each) => (
-                            <td key={each.id} className="right">
-                              {isWholeDays ? (
-                                <Explained
-                                  value={point[each.id]}
-                                  kind={each.kind}
-                                  metric={each.metric}
-                                  range={{
-                                    startDate: point.from.slice(0, 10),
-                                    endDate: addDays(point.to.slice(0, 10), -1),
-                                  }}
-                                  filters={filters}
-                                  {...(each.id === 'cost' ? { pad } : {})}
-                                />
-                              ) : (
-                                <Num value={point[each.id]} kind={each.kind} {...(each.id === 'cost' ? { pad } : {})} />
-                              )}
-                            </td>
-                          ))}
-                          <td className="right num">{point.successRate === null ? '–' : `${point.successRate}%`}</td>
-                        </tr>
-                      ))}
-                  </tbody>
-                </table>
-              </div>
+              <Table
+                label="Usage over time"
+                rows={[...used].reverse().slice(0, 400)}
+                keyOf={({ start }) => start}
+                columns={[
+                  {
+                    title: INTERVAL_NAMES[interval],
+                    cell: ({ start }) => <span className="num">{periodText(start, interval, timeZone)}</span>,
+                  },
+                  ...MEASURES.map((each) => ({
+                    title: each.label,
+                    right: true as const,
+                    cell: (point: (typeof used)[number]) =>
+                      isWholeDays ? (
+                        <Explained
+                          value={point[each.id]}
+                          kind={each.kind}
+                          metric={each.metric}
+                          range={{
+                            startDate: point.from.slice(0, 10),
+                            endDate: addDays(point.to.slice(0, 10), -1),
+                          }}
+                          filters={filters}
+                          {...(each.id === 'cost' ? { pad } : {})}
+                        />
+                      ) : (
+                        <Num value={point[each.id]} kind={each.kind} {...(each.id === 'cost' ? { pad } : {})} />
+                      ),
+                  })),
+                  {
+                    title: 'Success',
+                    right: true,
+                    cell: ({ successRate }) => (
+                      <span className="num">{successRate === null ? '–' : `${successRate}%`}</span>
+                    ),
+                  },
+                ]}
+              />
             );
           }}
         </Answer>

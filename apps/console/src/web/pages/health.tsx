@@ -7,8 +7,9 @@ import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addDays, dayText, today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, SCROLLS, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, Skeleton } from '../ui/parts.tsx';
 import { tell, tellError } from '../ui/popups.tsx';
+import { Table } from '../ui/table.tsx';
 
 const ROLES: Record<string, string> = {
   'usage-ingest': 'accepts and counts usage',
@@ -137,44 +138,34 @@ function Agreement({ platform }: { platform: boolean }) {
             and Redis.
           </Empty>
         ) : (
-          <div className="table-scroll" {...SCROLLS}>
-            <table className="table">
-              <thead>
-                <tr>
-                  <th scope="col">Merchant</th>
-                  <th scope="col">Day</th>
-                  <th scope="col">Metric</th>
-                  <th scope="col" className="right">
-                    Journal
-                  </th>
-                  <th scope="col" className="right">
-                    Differs by
-                  </th>
-                </tr>
-              </thead>
-              <tbody>
-                {check.data.drift.map((row) => (
-                  <tr key={`${row.merchantId} ${row.date} ${row.metricType}`}>
-                    <th scope="row">{row.merchantId}</th>
-                    <td>{dayText(row.date)}</td>
-                    <td>{labelOfMetric(row.metricType)}</td>
-                    <td className="right">
-                      <Explained
-                        value={row.journal}
-                        kind={kindOfMetric(row.metricType)}
-                        metric={row.metricType}
-                        range={{ startDate: row.date, endDate: row.date }}
-                        filters={{ merchants: [row.merchantId] }}
-                      />
-                    </td>
-                    <td className="right">
-                      <Num value={row.drift} kind={kindOfMetric(row.metricType)} />
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <Table
+            label="Differences"
+            rows={check.data.drift}
+            keyOf={(row) => `${row.merchantId} ${row.date} ${row.metricType}`}
+            columns={[
+              { title: 'Merchant', cell: ({ merchantId }) => merchantId },
+              { title: 'Day', cell: ({ date }) => dayText(date) },
+              { title: 'Metric', cell: ({ metricType }) => labelOfMetric(metricType) },
+              {
+                title: 'Journal',
+                right: true,
+                cell: ({ journal, metricType, date, merchantId }) => (
+                  <Explained
+                    value={journal}
+                    kind={kindOfMetric(metricType)}
+                    metric={metricType}
+                    range={{ startDate: date, endDate: date }}
+                    filters={{ merchants: [merchantId] }}
+                  />
+                ),
+              },
+              {
+                title: 'Differs by',
+                right: true,
+                cell: ({ drift, metricType }) => <Num value={drift} kind={kindOfMetric(metricType)} />,
+              },
+            ]}
+          />
         ))}
       {check.error && <Empty title={messageOf(check.error)} />}
     </Card>
@@ -202,43 +193,29 @@ function DeadLetters() {
               again.
             </Empty>
           ) : (
-            <div className="table-scroll" {...SCROLLS}>
-              <table className="table">
-                <thead>
-                  <tr>
-                    <th scope="col">Event</th>
-                    <th scope="col">Merchant</th>
-                    <th scope="col">Day</th>
-                    <th scope="col">Why</th>
-                    <th scope="col">Since</th>
-                    <th scope="col">
-                      <span className="visually-hidden">Actions</span>
-                    </th>
-                  </tr>
-                </thead>
-                <tbody>
-                  {rows.map((row) => (
-                    <tr key={row.id}>
-                      <th scope="row" className="mono">
-                        {row.entryId}
-                      </th>
-                      <td>{row.merchantId}</td>
-                      <td>{dayText(row.date)}</td>
-                      <td className="wrap">{row.message}</td>
-                      <td>
-                        <Moment time={row.createdAt} ago />
-                      </td>
-                      <td className="right">
-                        <Button small disabled={retry.isPending} onClick={() => retry.mutate([row.id])}>
-                          <RotateCcw size={14} aria-hidden="true" />
-                          Try again
-                        </Button>
-                      </td>
-                    </tr>
-                  ))}
-                </tbody>
-              </table>
-            </div>
+            <Table
+              label="Dead letters"
+              rows={rows}
+              keyOf={({ id }) => id}
+              columns={[
+                { title: 'Event', mono: true, cell: ({ entryId }) => entryId },
+                { title: 'Merchant', cell: ({ merchantId }) => merchantId },
+                { title: 'Day', cell: ({ date }) => dayText(date) },
+                { title: 'Why', wrap: true, cell: ({ message }) => message },
+                { title: 'Since', cell: ({ createdAt }) => <Moment time={createdAt} ago /> },
+                {
+                  title: 'Actions',
+                  untitled: true,
+                  right: true,
+                  cell: ({ id }) => (
+                    <Button small disabled={retry.isPending} onClick={() => retry.mutate([id])}>
+                      <RotateCcw size={14} aria-hidden="true" />
+                      Try again
+                    </Button>
+                  ),
+                },
+              ]}
+            />
           )
         }
       </Answer>

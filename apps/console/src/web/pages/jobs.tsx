@@ -5,8 +5,9 @@ import { api, client, messageOf, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addMonths, daysOfMonth, monthOf, rangeText, today } from '../time.ts';
-import { Answer, Banner, Button, Card, Chip, Empty, Failure, Moment, PageHead, SCROLLS } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Failure, Moment, PageHead } from '../ui/parts.tsx';
 import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
+import { Table } from '../ui/table.tsx';
 
 const WHAT: Record<string, string> = {
   reconcile: 'Compares realtime metrics with their copies',
@@ -60,35 +61,27 @@ export function Jobs() {
       </PageHead>
       {isAdmin && failed.data && failed.data.rows.length > 0 && (
         <Card title="Failed" note="after all their attempts" flush>
-          <div className="table-scroll" {...SCROLLS}>
-            <table className="table">
-              <thead>
-                <tr>
-                  <th scope="col">Job</th>
-                  <th scope="col">Failed</th>
-                  <th scope="col">Why</th>
-                  <th scope="col">
-                    <span className="visually-hidden">Actions</span>
-                  </th>
-                </tr>
-              </thead>
-              <tbody>
-                {failed.data.rows.map((job) => (
-                  <tr key={job.id}>
-                    <th scope="row">{job.name}</th>
-                    <td>{job.failedAt ? <Moment time={job.failedAt} ago /> : '–'}</td>
-                    <td className="wrap">{job.error}</td>
-                    <td className="right">
-                      <Button small disabled={retry.isPending} onClick={() => retry.mutate(job.id)}>
-                        <RotateCcw size={14} aria-hidden="true" />
-                        Try again
-                      </Button>
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <Table
+            label="Failed jobs"
+            rows={failed.data.rows}
+            keyOf={({ id }) => id}
+            columns={[
+              { title: 'Job', cell: ({ name }) => name },
+              { title: 'Failed', cell: ({ failedAt }) => (failedAt ? <Moment time={failedAt} ago /> : '–') },
+              { title: 'Why', wrap: true, cell: ({ error }) => error },
+              {
+                title: 'Actions',
+                untitled: true,
+                right: true,
+                cell: ({ id }) => (
+                  <Button small disabled={retry.isPending} onClick={() => retry.mutate(id)}>
+                    <RotateCcw size={14} aria-hidden="true" />
+                    Try again
+                  </Button>
+                ),
+              },
+            ]}
+          />
         </Card>
       )}
       <div className={isAdmin ? 'wide-two' : 'stack'}>
@@ -100,48 +93,45 @@ export function Jobs() {
                   The rollups of a day are made the next morning. Backfill makes them of older days now.
                 </Empty>
               ) : (
-                <div className="table-scroll" {...SCROLLS}>
-                  <table className="table">
-                    <thead>
-                      <tr>
-                        <th scope="col">Job</th>
-                        <th scope="col">Period</th>
-                        <th scope="col">Status</th>
-                        <th scope="col" className="right">
-                          Rows
-                        </th>
-                        <th scope="col" className="right">
-                          Took
-                        </th>
-                        <th scope="col">Started</th>
-                      </tr>
-                    </thead>
-                    <tbody>
-                      {rows.map((job) => (
-                        <tr key={job.id} title={job.error ?? undefined}>
-                          <th scope="row">{job.kind}</th>
-                          <td>{rangeText(job.period)}</td>
-                          <td>
-                            <Chip tone={TONES[job.status]}>{job.status.toLowerCase()}</Chip>
-                            {job.status === 'RUNNING' && job.periodsTotal > 1 && (
-                              <>
-                                {' '}
-                                <progress max={job.periodsTotal} value={job.periodsDone} aria-label="Progress" />
-                              </>
-                            )}
-                          </td>
-                          <td className="right num">{format(String(job.rows), 'count')}</td>
-                          <td className="right num">
-                            {job.finished ? tookText(Date.parse(job.finished) - Date.parse(job.started)) : '–'}
-                          </td>
-                          <td>
-                            <Moment time={job.started} ago />
-                          </td>
-                        </tr>
-                      ))}
-                    </tbody>
-                  </table>
-                </div>
+                <Table
+                  label="Runs"
+                  rows={rows}
+                  keyOf={({ id }) => id}
+                  titleOf={({ error }) => error ?? undefined}
+                  columns={[
+                    { title: 'Job', cell: ({ kind }) => kind },
+                    { title: 'Period', cell: ({ period }) => rangeText(period) },
+                    {
+                      title: 'Status',
+                      cell: ({ status, periodsDone, periodsTotal }) => (
+                        <>
+                          <Chip tone={TONES[status]}>{status.toLowerCase()}</Chip>
+                          {status === 'RUNNING' && periodsTotal > 1 && (
+                            <>
+                              {' '}
+                              <progress max={periodsTotal} value={periodsDone} aria-label="Progress" />
+                            </>
+                          )}
+                        </>
+                      ),
+                    },
+                    {
+                      title: 'Rows',
+                      right: true,
+                      cell: (job) => <span className="num">{format(String(job.rows), 'count')}</span>,
+                    },
+                    {
+                      title: 'Took',
+                      right: true,
+                      cell: ({ started, finished }) => (
+                        <span className="num">
+                          {finished ? tookText(Date.parse(finished) - Date.parse(started)) : '–'}
+                        </span>
+                      ),
+                    },
+                    { title: 'Started', cell: ({ started }) => <Moment time={started} ago /> },
+                  ]}
+                />
               )
             }
           </Answer>

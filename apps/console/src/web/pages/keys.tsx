@@ -5,8 +5,9 @@ import { Ban, Ellipsis, KeyRound, Plus, RefreshCw } from 'lucide-react';
 import { useState } from 'react';
 import { client, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, SCROLLS } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, CopyButton, Dialog, Menu, Segments, Select, tell, tellError } from '../ui/popups.tsx';
+import { Table } from '../ui/table.tsx';
 
 const ROLES: readonly { value: Exclude<Role, 'service'>; label: string; note: string }[] = [
   { value: 'producer', label: 'Producer', note: 'records usage' },
@@ -96,69 +97,53 @@ export function Keys() {
                 than it needs.
               </Empty>
             ) : (
-              <div className="table-scroll" {...SCROLLS}>
-                <table className="table">
-                  <thead>
-                    <tr>
-                      <th scope="col">Name</th>
-                      <th scope="col">Role</th>
-                      <th scope="col">Merchant</th>
-                      <th scope="col">Team</th>
-                      <th scope="col">Last used</th>
-                      <th scope="col">Expires</th>
-                      <th scope="col">Created</th>
-                      <th scope="col">
-                        <span className="visually-hidden">Actions</span>
-                      </th>
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {all.map((key) => (
-                      <tr key={key.id}>
-                        <th scope="row" title={key.id}>
-                          {key.name} {key.id === who.keyId && <Chip tone="accent">you</Chip>}
-                        </th>
-                        <td>
-                          <Chip tone={key.role === 'admin' ? 'accent' : undefined}>{key.role}</Chip>
-                        </td>
-                        <td>{key.merchantId ?? <span className="muted">all</span>}</td>
-                        <td>{key.teamId ?? '–'}</td>
-                        <td>
-                          <LastUse of={key} />
-                        </td>
-                        <td>
-                          <Expiry of={key} />
-                        </td>
-                        <td>
-                          <Moment time={key.createdAt} ago />
-                        </td>
-                        <td className="right">
-                          {key.revokedAt === null && (
-                            <Menu
-                              button={
-                                <Button kind="plain" small icon aria-label={`Actions for ${key.name}`}>
-                                  <Ellipsis size={17} aria-hidden="true" />
-                                </Button>
-                              }
-                              actions={[
-                                {
-                                  label: 'Rotate',
-                                  icon: <RefreshCw size={15} />,
-                                  run: () => setAsked({ what: 'rotate', key }),
-                                },
-                                {
-                                  label: 'Revoke',
-                                  icon: <Ban size={15} />,
-                                  run: () => setAsked({ what: 'revoke', key }),
-                                },
-                              ]}
-                            />
-                          )}
-                        </td>
-                      </tr>
-                    ))}
-                  </tbody>
-                </table>
+              <Table
+                label="API keys"
+                rows={all}
+                keyOf={({ id }) => id}
+                columns={[
+                  {
+                    title: 'Name',
+                    cell: ({ id, name }) => (
+                      <span title={id}>
+                        {name} {id === who.keyId && <Chip tone="accent">you</Chip>}
+                      </span>
+                    ),
+                  },
+                  {
+                    title: 'Role',
+                    cell: ({ role }) => <Chip tone={role === 'admin' ? 'accent' : undefined}>{role}</Chip>,
+                  },
+                  { title: 'Merchant', cell: ({ merchantId }) => merchantId ?? <span className="muted">all</span> },
+                  { title: 'Team', cell: ({ teamId }) => teamId ?? '–' },
+                  { title: 'Last used', cell: (key) => <LastUse of={key} /> },
+                  { title: 'Expires', cell: (key) => <Expiry of={key} /> },
+                  { title: 'Created', cell: ({ createdAt }) => <Moment time={createdAt} ago /> },
+                  {
+                    title: 'Actions',
+                    untitled: true,
+                    right: true,
+                    cell: (key) =>
+                      key.revokedAt === null && (
+                        <Menu
+                          button={
+                            <Button kind="plain" small icon aria-label={`Actions for ${key.name}`}>
+                              <Ellipsis size={17} aria-hidden="true" />
+                            </Button>
+                          }
+                          actions={[
+                            {
+                              label: 'Rotate',
+                              icon: <RefreshCw size={15} />,
+                              run: () => setAsked({ what: 'rotate', key }),
+                            },
+                            { label: 'Revoke', icon: <Ban size={15} />, run: () => setAsked({ what: 'revoke', key }) },
+                          ]}
+                        />
+                      ),
+                  },
+                ]}
+              >
                 {keys.hasNextPage && (
                   <div className="pager">
                     <span>Oldest first.</span>
@@ -167,7 +152,7 @@ export function Keys() {
                     </Button>
                   </div>
                 )}
-              </div>
+              </Table>
             )
           }
         </Answer>

@@ -8,8 +8,9 @@ import { add, format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, padOf, SCROLLS, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, PageHead, Skeleton } from '../ui/parts.tsx';
 import { Select } from '../ui/popups.tsx';
+import { numbers, Table } from '../ui/table.tsx';
 
 const EVERY_MS = 2_000;
 const EVENTS = 50;
@@ -97,59 +98,30 @@ export function Live() {
                       {merchantId} has recorded nothing that is still kept.
                     </Empty>
                   ) : (
-                    <div className="table-scroll table-tall" {...SCROLLS}>
-                      <table className="table">
-                        <thead>
-                          <tr>
-                            <th scope="col">Time</th>
-                            <th scope="col">User</th>
-                            <th scope="col">Model</th>
-                            <th scope="col">Status</th>
-                            <th scope="col" className="right">
-                              Tokens
-                            </th>
-                            <th scope="col" className="right">
-                              Cost
-                            </th>
-                          </tr>
-                        </thead>
-                        <tbody>
-                          {rows.map((event) => (
-                            <tr key={`${event.date} ${event.id}`} title={event.id}>
-                              <th scope="row">
-                                <Moment time={event.time} clock />
-                              </th>
-                              <td>{event.userId ?? '–'}</td>
-                              <td>{event.model ?? '–'}</td>
-                              <td>
-                                <Chip tone={event.status === 'failure' ? 'bad' : event.flushed ? 'good' : undefined}>
-                                  {event.status === 'failure' ? 'failure' : event.flushed ? 'counted' : 'accepted'}
-                                </Chip>
-                              </td>
-                              <td className="right">
-                                <Num
-                                  value={add(
-                                    event.metrics.prompt_tokens ?? '0',
-                                    event.metrics.completion_tokens ?? '0',
-                                  )}
-                                  kind="count"
-                                />
-                              </td>
-                              <td className="right">
-                                <Num
-                                  value={event.metrics.cost ?? '0'}
-                                  kind="money"
-                                  pad={padOf(
-                                    rows.map(({ metrics }) => metrics.cost ?? '0'),
-                                    'money',
-                                  )}
-                                />
-                              </td>
-                            </tr>
-                          ))}
-                        </tbody>
-                      </table>
-                    </div>
+                    <Table
+                      label="Recent events"
+                      tall
+                      rows={rows}
+                      keyOf={({ date, id }) => `${date} ${id}`}
+                      titleOf={({ id }) => id}
+                      columns={[
+                        { title: 'Time', cell: ({ time }) => <Moment time={time} clock /> },
+                        { title: 'User', cell: ({ userId }) => userId ?? '–' },
+                        { title: 'Model', cell: ({ model }) => model ?? '–' },
+                        {
+                          title: 'Status',
+                          cell: ({ status, flushed }) => (
+                            <Chip tone={status === 'failure' ? 'bad' : flushed ? 'good' : undefined}>
+                              {status === 'failure' ? 'failure' : flushed ? 'counted' : 'accepted'}
+                            </Chip>
+                          ),
+                        },
+                        numbers('Tokens', rows, ({ metrics }) =>
+                          add(metrics.prompt_tokens ?? '0', metrics.completion_tokens ?? '0'),
+                        ),
+                        numbers('Cost', rows, ({ metrics }) => metrics.cost ?? '0', 'money'),
+                      ]}
+                    />
                   )
                 }
               </Answer>

@@ -233,5 +233,13 @@ export function Answer<T>({
   return <>{waiting ?? <SkeletonRows />}</>;
 }
 
+/** Text as programs write it. It scrolls where it is long, also by the keyboard. */
+export const Code = ({ children }: { children: string }) => (
+  // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by the keyboard.
+  <pre className="code" tabIndex={0}>
+    {children}
+  </pre>
+);
+
 /** Attributes of a scrolling table: the keyboard can reach it, and it has a name. */
 export const SCROLLS = { tabIndex: 0, role: 'group', 'aria-label': 'Table' } as const;

@@ -1,0 +1,200 @@
+import { Search, Undo2 } from 'lucide-react';
+import { useState } from 'react';
+import { type FilterSearch, kindOfMetric, labelOfMetric } from '../../measures.ts';
+import { format, type Kind } from '../../quantity.ts';
+import { useWho } from '../../session.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment } from '../../ui/parts.tsx';
+import { Dialog } from '../../ui/popups.tsx';
+import { numbers, Table } from '../../ui/table.tsx';
+import { amountOf } from './amounts.ts';
+import { VoidEvent } from './correct.tsx';
+
+type Event = {
+  id: string;
+  time: string;
+  metrics: Record<string, string>;
+  userId: string | null;
+  apiKey: string | null;
+  model: string | null;
+  provider: string | null;
+  status: string;
+  count: string;
+  properties: Record<string, string | number | boolean>;
+};
+
+/** Returns whether an event has one of the chosen values in every chosen dimension. */
+function isOf(event: Event, narrow: FilterSearch): boolean {
+  const has = (chosen: string[] | undefined, value: string | null) => !chosen || chosen.includes(value ?? 'unknown');
+  return (
+    has(narrow.users, event.userId) &&
+    has(narrow.keys, event.apiKey) &&
+    has(narrow.models, event.model) &&
+    has(narrow.providers, event.provider)
+  );
+}
+
+/** Shows the events that made a number, in pages, with a search by id; voids one for those who may. */
+export function Events({
+  query,
+  metric,
+  kind,
+  narrow,
+  merchantId,
+  date,
+  voided,
+}: {
+  query: {
+    data: { pages: { entries: Event[]; entryCount: string }[] } | undefined;
+    error: unknown;
+    refetch: () => unknown;
+    hasNextPage: boolean;
+    isFetchingNextPage: boolean;
+    fetchNextPage: () => unknown;
+  };
+  metric: string;
+  kind: Kind;
+  narrow: FilterSearch;
+  merchantId: string;
+  date: string;
+  /** Ids of events that an adjustment took back. */
+  voided: ReadonlySet<string>;
+}) {
+  const who = useWho();
+  const [voiding, setVoiding] = useState<string | null>(null);
+  const [search, setSearch] = useState('');
+  const [open, setOpen] = useState<Event | null>(null);
+  const all = query.data?.pages.flatMap(({ entries }) => entries);
+  const wanted = search.trim();
+  const shown = all?.filter((event) => isOf(event, narrow) && event.id.includes(wanted));
+  return (
+    <Card
+      title="Events"
+      note={
+        all && `${format(String(shown!.length), 'count')} shown of ${format(query.data!.pages[0]!.entryCount, 'count')}`
+      }
+      flush
+      tools={
+        <label className="search-box">
+          <Search size={15} aria-hidden="true" />
+          <span className="visually-hidden">Search events by id</span>
+          <input value={search} placeholder="Search by id" onChange={(event) => setSearch(event.target.value)} />
+        </label>
+      }
+    >
+      <Answer query={{ ...query, data: shown }}>
+        {(events) => (
+          <>
+            {events.length === 0 ? (
+              <Empty title={wanted ? `No event with “${wanted}” so far` : 'No events here'}>
+                {query.hasNextPage
+                  ? 'There are more events: load them to look further.'
+                  : 'All events of the day were looked at.'}
+              </Empty>
+            ) : (
+              <Table
+                label="Events"
+                rows={events}
+                keyOf={({ id }) => id}
+                columns={[
+                  { title: 'Time', cell: ({ time }) => <Moment time={time} /> },
+                  {
+                    title: 'Event',
+                    cell: (event) => (
+                      <button type="button" className="link mono" onClick={() => setOpen(event)}>
+                        {event.id}
+                      </button>
+                    ),
+                  },
+                  { title: 'User', cell: ({ userId }) => userId ?? '–' },
+                  { title: 'Model', cell: ({ model }) => model ?? '–' },
+                  { title: 'API key', cell: ({ apiKey }) => apiKey ?? '–' },
+                  {
+                    title: 'Status',
+                    cell: ({ id, status }) => (
+                      <>
+                        <Chip tone={status === 'failure' ? 'bad' : 'good'}>{status}</Chip>{' '}
+                        {voided.has(id) && <Chip tone="warn">voided</Chip>}
+                      </>
+                    ),
+                  },
+                  numbers(labelOfMetric(metric), events, ({ metrics }) => amountOf(metrics, metric), kind),
+                ]}
+              />
+            )}
+            {query.hasNextPage && (
+              <div className="pager">
+                <span>In the order of their ids.</span>
+                <Button small disabled={query.isFetchingNextPage} onClick={() => void query.fetchNextPage()}>
+                  {query.isFetchingNextPage ? 'Loading…' : 'Load more'}
+                </Button>
+              </div>
+            )}
+          </>
+        )}
+      </Answer>
+      <Dialog
+        open={open !== null}
+        onClose={() => setOpen(null)}
+        wide
+        title="Event"
+        text={open && <span className="mono">{open.id}</span>}
+      >
+        {open && (
+          <>
+            <dl className="facts">
+              <dt>Time</dt>
+              <dd>
+                <Moment time={open.time} />
+              </dd>
+              {(
+                [
+                  ['User', open.userId],
+                  ['API key', open.apiKey],
+                  ['Model', open.model],
+                  ['Provider', open.provider],
+                  ['Status', open.status],
+                  ['Calls', open.count],
+                ] as const
+              ).map(([name, value]) => (
+                <Fact key={name} name={name} value={value ?? 'unknown'} />
+              ))}
+              {Object.entries(open.metrics).map(([name, value]) => (
+                <Fact key={name} name={labelOfMetric(name)} value={format(value, kindOfMetric(name))} />
+              ))}
+              {Object.entries(open.properties).map(([name, value]) => (
+                <Fact key={`property ${name}`} name={name} value={String(value)} />
+              ))}
+            </dl>
+            <div className="dialog-actions">
+              {who.may('admin') && !voided.has(open.id) && (
+                <Button
+                  kind="danger"
+                  onClick={() => {
+                    setVoiding(open.id);
+                    setOpen(null);
+                  }}
+                >
+                  <Undo2 size={15} aria-hidden="true" />
+                  Void
+                </Button>
+              )}
+              <Button kind="primary" onClick={() => setOpen(null)}>
+                Close
+              </Button>
+            </div>
+          </>
+        )}
+      </Dialog>
+      {voiding !== null && (
+        <VoidEvent merchantId={merchantId} date={date} id={voiding} onClose={() => setVoiding(null)} />
+      )}
+    </Card>
+  );
+}
+
+const Fact = ({ name, value }: { name: string; value: string }) => (
+  <>
+    <dt>{name}</dt>
+    <dd className="num">{value}</dd>
+  </>
+);

@@ -1,0 +1,64 @@
+import { type Adjustment, addDays, DAY_MS, type Day, dayOf, eachDay, isTallyError, TallyError } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import type { Adjust } from './adjust.ts';
+import { presentLine } from './recent.ts';
+
+export type VoidCall = { merchantId: string; id: string; date?: Day | undefined; reason: string };
+
+/**
+ * Takes one event back: an adjustment by everything that it counted, once. The event stays in the journal. Without `date` the
+ * only event with this id is meant. NOT_FOUND where there is none, CONFLICT where several days have one, or where it is voided
+ * for another reason; JOURNAL_DROPPED where the events of the day are no longer kept.
+ */
+export type VoidEvent = (call: VoidCall, actor: string) => Promise<Adjustment>;
+
+export function createVoidEvent({
+  db,
+  adjust,
+  drain,
+  retentionDays,
+  now,
+}: {
+  db: Pick<Db, 'events' | 'partitions'>;
+  adjust: Adjust;
+  drain(merchantIds: readonly string[]): Promise<unknown>;
+  retentionDays: number;
+  now: () => number;
+}): VoidEvent {
+  return async ({ merchantId, id, date, reason }, actor) => {
+    // An event that waits in Redis can be voided too.
+    await drain([merchantId]);
+    const today = dayOf(now());
+    const dates = date ? [date] : eachDay(addDays(today, -retentionDays), dayOf(now() + DAY_MS));
+    const found = (await db.events.withId(merchantId, id, dates)).map((line) => presentLine(line, true));
+    const [event, ...others] = found;
+    if (!event) {
+      if (date && (await db.partitions.isClosed(date)))
+        throw new TallyError(
+          'JOURNAL_DROPPED',
+          `The events of ${date} are past the retention; adjust its sums instead.`,
+        );
+      throw new TallyError('NOT_FOUND', `Merchant ${merchantId} has no event ${id}${date ? ` on ${date}` : ''}.`);
+    }
+    if (others.length > 0) {
+      const days = found.map((each) => each.date);
+      throw new TallyError('CONFLICT', `Events of ${days.length} days have this id: name the date.`, {
+        details: { days },
+      });
+    }
+    const dimensions = Object.fromEntries(
+      (['userId', 'apiKey', 'model', 'provider'] as const).flatMap((name) =>
+        event[name] === null ? [] : [[name, event[name]]],
+      ),
+    );
+    const metrics = Object.fromEntries(Object.entries(event.metrics).map(([type, amount]) => [type, `-${amount}`]));
+    const call = { id: `void:${event.date}:${id}`, merchantId, date: event.date, metrics, dimensions, reason };
+    return adjust(call, actor).catch((error: unknown) => {
+      if (!isTallyError(error) || error.code !== 'CONFLICT') throw error;
+      throw new TallyError(
+        'CONFLICT',
+        `Event ${id} of ${event.date} is voided already, for another reason or by another key.`,
+      );
+    });
+  };
+}
