@@ -1,6 +1,7 @@
 import { type Coverage, type Day, dayOf } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { Db } from '@tally/db';
+import { coalesceBy } from '@tally/service';
 
 type Names = readonly string[] | undefined;
 
@@ -14,6 +15,9 @@ type Scope = {
   models?: Names;
   providers?: Names;
 };
+
+const isFiltered = ({ userIds, apiKeys, models, providers }: Scope): boolean =>
+  [userIds, apiKeys, models, providers].some((names) => names && names.length > 0);
 
 export type Freshness = {
   /**
@@ -41,14 +45,15 @@ export function createFreshness({
   overflowed: Db['usage']['overflowed'];
   now: () => number;
 }): Freshness {
-  const drain = async (merchantIds?: readonly string[]) => {
+  // Many ask at once: whoever asks while a flush is under way shares the next one.
+  const drain = coalesceBy(async (merchantIds: readonly string[] | undefined) => {
     // A longer list than one request takes is answered by flushing all.
     const some = merchantIds && merchantIds.length <= 1000 ? { merchantIds: [...merchantIds] } : {};
     return ingest.flush.drain.mutate(some);
-  };
+  });
 
   /** A filter names values; those that rollups do not hold are found nowhere in them. */
-  const overflowOf = async ({ startDate, endDate, merchantIds, ...filters }: Scope) => {
+  const overflowOf = coalesceBy(async ({ startDate, endDate, merchantIds, ...filters }: Scope) => {
     const lists = {
       user_id: filters.userIds,
       api_key: filters.apiKeys,
@@ -56,10 +61,9 @@ export function createFreshness({
       provider: filters.providers,
     };
     const dimensions = (Object.keys(lists) as (keyof typeof lists)[]).filter((name) => lists[name]?.length);
-    if (dimensions.length === 0) return {};
     const found = await overflowed({ startDate, endDate, merchantIds, dimensions });
     return found ? { overflow: true as const } : {};
-  };
+  });
 
   return {
     async cover(scope) {
@@ -68,7 +72,7 @@ export function createFreshness({
       const dataSource = endDate < today ? 'cache' : startDate >= today ? 'live' : 'mixed';
       try {
         const { complete, asOf } = await drain(merchantIds);
-        return { dataSource, asOf, complete, ...(await overflowOf(scope)) };
+        return { dataSource, asOf, complete, ...(isFiltered(scope) && (await overflowOf(scope))) };
       } catch {
         // Postgres alone still answers, up to its last flush at best.
         return {
