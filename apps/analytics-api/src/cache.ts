@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { addDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import type { RedisClient } from '@tally/service';
+import { coalesceBy, type RedisClient } from '@tally/service';
 
 export type CacheScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
@@ -59,6 +59,8 @@ const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 1024 }: CacheOptions): Cache {
   const memory = createMemory(maxMemoryBytes, now);
   const underWay = new Map<string, Promise<string>>();
+  /** Read after each question was asked, and shared by those that ask at the same time. */
+  const versionOf = coalesceBy((scope: CacheScope) => changes.versionOf(scope));
   const counts = { memoryHits: 0, redisHits: 0, misses: 0, joined: 0, errors: 0 };
 
   async function fromRedis(key: string): Promise<string | null> {
@@ -89,7 +91,11 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
   return {
     async through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T> {
       if (!redis) return compute();
-      const version = await changes.versionOf(scope);
+      const version = await versionOf({
+        merchantIds: scope.merchantIds,
+        startDate: scope.startDate,
+        endDate: scope.endDate,
+      });
       const key = `${PREFIX}:${kind}:${scope.startDate}..${scope.endDate}:${version}:${digest(question)}`;
       const kept = memory.get(key);
       if (kept !== undefined) {

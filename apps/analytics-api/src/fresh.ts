@@ -1,5 +1,6 @@
 import { type Coverage, type Day, dayOf } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
+import { coalesceBy } from '@tally/service';
 
 export type Freshness = {
   /**
@@ -24,11 +25,12 @@ export function createFreshness({
   lastFlushAt: () => Promise<string | null>;
   now: () => number;
 }): Freshness {
-  const drain = async (merchantIds?: readonly string[]) => {
+  // Many ask at once: whoever asks while a flush is under way shares the next one.
+  const drain = coalesceBy(async (merchantIds: readonly string[] | undefined) => {
     // A longer list than one request takes is answered by flushing all.
     const some = merchantIds && merchantIds.length <= 1000 ? { merchantIds: [...merchantIds] } : {};
     return ingest.flush.drain.mutate(some);
-  };
+  });
 
   return {
     async cover({ startDate, endDate, merchantIds }) {

@@ -11,6 +11,7 @@ export {
 export { type Bodies, createBodies, RequestAborted } from './bodies.ts';
 export { type Breaker, createBreaker, StoreUnusableError } from './breaker.ts';
 export { type CallerLimits, createCallerLimits } from './caller-limits.ts';
+export { coalesce, coalesceBy } from './coalesce.ts';
 export { credentialsOf, FORWARDED_BY } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';

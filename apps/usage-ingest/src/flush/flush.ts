@@ -1,9 +1,9 @@
 import { addDays, type Day, dayOf, eachDay, type FlushResult, formatQuantity } from '@tally/contracts';
 import type { Db } from '@tally/db';
+import { coalesce } from '@tally/service';
 import type { Counters, LiveTotal } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
-import { coalesce } from './coalesce.ts';
 import type { Drain, DrainReport } from './drain.ts';
 
 export type FlushOptions = {
