@@ -322,9 +322,20 @@ table usage_adjustments (
   reason text not null,
   actor text not null,
   created_at timestamp with time zone not null default clock_timestamp(),
+  folded smallint,
   constraint usage_adjustments_pkey PRIMARY KEY (merchant_id, id)
 );
 CREATE INDEX usage_adjustments_date ON public.usage_adjustments USING btree (merchant_id, date);
+
+table usage_admitted_values (
+  merchant_id text not null,
+  date date not null,
+  dimension smallint not null,
+  part integer not null,
+  "values" text[] not null,
+  constraint usage_admitted_values_pkey PRIMARY KEY (merchant_id, date, dimension, part)
+);
+CREATE INDEX usage_admitted_values_date ON public.usage_admitted_values USING brin (date);
 
 table usage_changes (
   grain text not null,
@@ -424,6 +435,7 @@ table usage_events (
   properties jsonb,
   flush_id bigint not null,
   origin text,
+  folded smallint,
   constraint usage_events_pkey PRIMARY KEY (date, merchant_id, id)
 ) partition by RANGE (date);
 CREATE INDEX usage_events_flush ON ONLY public.usage_events USING btree (flush_id, merchant_id);
@@ -491,6 +503,15 @@ table usage_monthly_models (
   constraint usage_monthly_models_pkey PRIMARY KEY (merchant_id, month, model, provider)
 );
 CREATE INDEX usage_monthly_models_month ON public.usage_monthly_models USING btree (month);
+
+table usage_overflows (
+  merchant_id text not null,
+  date date not null,
+  dimension smallint not null,
+  recorded_at timestamp with time zone not null default clock_timestamp(),
+  constraint usage_overflows_pkey PRIMARY KEY (merchant_id, date, dimension)
+);
+CREATE INDEX usage_overflows_date ON public.usage_overflows USING btree (date);
 
 table usage_platform_daily (
   date date not null,
@@ -606,11 +627,15 @@ table weekly_metrics (
 );
 CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
 
+view public.usage_counted_adjustments (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
+
+view public.usage_counted_events (date date, merchant_id text, flush_id bigint, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
+
 view public.usage_documents (date date, kind text, whole boolean, user_id text, model text, provider text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, cost numeric, other_tokens numeric, untold_requests numeric)
 
 view public.usage_imported_days (date date, cache_status text, aggregated_by_user jsonb, aggregated_by_model jsonb, aggregated_by_provider jsonb, counted boolean)
 
-view public.usage_pending (date date, merchant_id text, id text, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, failed boolean, calls bigint, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint, metrics jsonb, properties jsonb, flush_id bigint, origin text)
+view public.usage_pending (date date, merchant_id text, flush_id bigint, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
 
 view tally_sources.daily_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 

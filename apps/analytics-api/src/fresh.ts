@@ -1,13 +1,30 @@
 import { type Coverage, type Day, dayOf } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
+import type { Db } from '@tally/db';
 import { coalesceBy } from '@tally/service';
+
+type Names = readonly string[] | undefined;
+
+/** The days, merchants and values of a query. */
+type Scope = {
+  startDate: Day;
+  endDate: Day;
+  merchantIds?: Names;
+  userIds?: Names;
+  apiKeys?: Names;
+  models?: Names;
+  providers?: Names;
+};
+
+const isFiltered = ({ userIds, apiKeys, models, providers }: Scope): boolean =>
+  [userIds, apiKeys, models, providers].some((names) => names && names.length > 0);
 
 export type Freshness = {
   /**
    * Makes sure that what was acknowledged before the call is in Postgres, and says what an answer that reads Postgres
    * afterwards covers. Live and stored can so never overlap.
    */
-  cover(range: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined }): Promise<Coverage>;
+  cover(scope: Scope): Promise<Coverage>;
   /** Flushes what is pending now: of some merchants, or of all. */
   refresh(
     merchantIds?: readonly string[],
@@ -18,11 +35,14 @@ export type Freshness = {
 export function createFreshness({
   ingest,
   lastFlushAt,
+  overflowed,
   now,
 }: {
   ingest: IngestClient;
   /** When Postgres last counted anything. */
   lastFlushAt: () => Promise<string | null>;
+  /** Whether one of these dimensions had more values on a day than rollups hold. */
+  overflowed: Db['usage']['overflowed'];
   now: () => number;
 }): Freshness {
   // Many ask at once: whoever asks while a flush is under way shares the next one.
@@ -32,13 +52,27 @@ export function createFreshness({
     return ingest.flush.drain.mutate(some);
   });
 
+  /** A filter names values; those that rollups do not hold are found nowhere in them. */
+  const overflowOf = coalesceBy(async ({ startDate, endDate, merchantIds, ...filters }: Scope) => {
+    const lists = {
+      user_id: filters.userIds,
+      api_key: filters.apiKeys,
+      model: filters.models,
+      provider: filters.providers,
+    };
+    const dimensions = (Object.keys(lists) as (keyof typeof lists)[]).filter((name) => lists[name]?.length);
+    const found = await overflowed({ startDate, endDate, merchantIds, dimensions });
+    return found ? { overflow: true as const } : {};
+  });
+
   return {
-    async cover({ startDate, endDate, merchantIds }) {
+    async cover(scope) {
+      const { startDate, endDate, merchantIds } = scope;
       const today = dayOf(now());
       const dataSource = endDate < today ? 'cache' : startDate >= today ? 'live' : 'mixed';
       try {
         const { complete, asOf } = await drain(merchantIds);
-        return { dataSource, asOf, complete };
+        return { dataSource, asOf, complete, ...(isFiltered(scope) && (await overflowOf(scope))) };
       } catch {
         // Postgres alone still answers, up to its last flush at best.
         return {

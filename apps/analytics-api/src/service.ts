@@ -70,7 +70,12 @@ export async function createAnalyticsService(
   releasers.push('redis', () => redis.disconnect());
   // Without Redis questions are answered all the same, uncached and uncounted.
   await redisReady(redis, REDIS_DEADLINE_MS).catch((error: unknown) => log.warn({ err: error }, 'redis'));
-  const freshness = createFreshness({ ingest, lastFlushAt: () => db.usage.lastFlushAt(), now });
+  const freshness = createFreshness({
+    ingest,
+    lastFlushAt: () => db.usage.lastFlushAt(),
+    overflowed: db.usage.overflowed,
+    now,
+  });
   const cache = createCache({ redis: env.ENABLE_ANALYTICS_CACHE ? redis : undefined, changes: db.changes, now });
   const labels = createLabels(db.directory);
   const documents = createDocuments(db.days);

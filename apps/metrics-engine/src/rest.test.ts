@@ -66,6 +66,14 @@ test.each([
     400,
     'INVALID_INPUT',
   ],
+
+  [
+    'a limit in hexadecimal',
+    '/api/admin/metrics/weekly?startDate=2026-03-01&endDate=2026-03-31&limit=0x10',
+    {},
+    400,
+    'INVALID_INPUT',
+  ],
   [
     'an unknown parameter',
     '/api/admin/metrics/weekly?startDate=2026-03-01&endDate=2026-03-31&sql=1',

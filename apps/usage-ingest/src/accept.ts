@@ -5,10 +5,11 @@ import {
   isTallyError,
   MAX_SUM_UNITS,
   type RecordResult,
+  type RecordWarning,
   type Rejection,
   TallyError,
 } from '@tally/contracts';
-import { type FlushSource, isRefusal, type Journal } from '@tally/db';
+import { type DimensionColumn, type FlushSource, type FoldedLine, isRefusal, type Journal } from '@tally/db';
 import { type BatchToCheck, type CheckedLine, CONFLICT, checkBatch } from './check.ts';
 import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
@@ -16,7 +17,7 @@ import type { FaultPoint } from './faults.ts';
 
 export type AcceptOptions = {
   counters: Counters;
-  journal: Pick<Journal, 'append'>;
+  journal: Pick<Journal, 'append' | 'predictFolded'>;
   /** Days for which the journal keeps entries; older ones need `backfill`. */
   retentionDays: number;
   now: () => number;
@@ -26,6 +27,8 @@ export type AcceptOptions = {
   onFallback(error: unknown): void;
   /** Called with how many events were not counted because their id stands for another one. */
   onConflicts(count: number): void;
+  /** Called with the events whose values rollups count under `(other)`. */
+  onFolded(folded: readonly FoldedLine[]): void;
   /** Called before events of these merchants, of days that Redis keeps, are written past it. */
   onDirect(merchantIds: ReadonlySet<string>): void;
   fault: FaultPoint;
@@ -38,7 +41,7 @@ export type Accept = {
   store(lines: readonly CheckedLine[]): Promise<StoreResult>;
 };
 
-export type StoreResult = { accepted: number; rejected: Rejection[] };
+export type StoreResult = { accepted: number; rejected: Rejection[]; warnings: RecordWarning[] };
 
 /** Accepts events: checks each, drops repeats, stores the rest in Redis, or in Postgres while Redis cannot take it. */
 export function createAccept(options: AcceptOptions): Accept {
@@ -48,11 +51,14 @@ export function createAccept(options: AcceptOptions): Accept {
   async function throughRedis(entries: readonly CheckedLine[]): Promise<StoreResult & { left: CheckedLine[] }> {
     await fault('record.before-redis');
     const refusals = await counters.record(entries.map(({ line }) => line));
-    const result = { accepted: 0, rejected: [] as Rejection[], left: [] as CheckedLine[] };
+    const result = { ...none(), left: [] as CheckedLine[] };
     entries.forEach((entry, index) => {
       const refusal = refusals[index];
-      if (refusal === undefined) result.accepted++;
-      else if (refusal === 'unusable') result.left.push(entry);
+      if (refusal === undefined) {
+        result.accepted++;
+        const dimensions = journal.predictFolded(entry.line);
+        if (dimensions.length > 0) result.warnings.push(overflowOf(entry, dimensions));
+      } else if (refusal === 'unusable') result.left.push(entry);
       else if (refusal !== 'repeat') {
         const { code, message } = REJECTIONS[refusal];
         result.rejected.push(rejectionOf(entry, code, message));
@@ -65,22 +71,24 @@ export function createAccept(options: AcceptOptions): Accept {
   async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<StoreResult> {
     const lines = entries.map(({ line }) => line);
     try {
-      const { inserted, conflicts } = await journal.append({
+      const { inserted, conflicts, folded } = await journal.append({
         source,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
       options.onConflicts(conflicts.length);
       const rejected = conflicts.map((position) => rejectionOf(entries[position]!, CONFLICT.code, CONFLICT.message));
-      return { accepted: inserted, rejected };
+      options.onFolded(folded);
+      const warnings = folded.map(({ position, dimensions }) => overflowOf(entries[position]!, dimensions));
+      return { accepted: inserted, rejected, warnings };
     } catch (error) {
       if (!isRefusal(error)) throw error;
       const [entry] = entries;
-      if (entries.length === 1) return { accepted: 0, rejected: [rejectionOf(entry!, ...reasonOf(error))] };
+      if (entries.length === 1) return { ...none(), rejected: [rejectionOf(entry!, ...reasonOf(error))] };
       // Halves, until those that are refused stand alone.
       const half = Math.ceil(entries.length / 2);
       const first = await directly(entries.slice(0, half), source);
       const second = await directly(entries.slice(half), source);
-      return { accepted: first.accepted + second.accepted, rejected: [...first.rejected, ...second.rejected] };
+      return both(first, second);
     }
   }
 
@@ -114,10 +122,9 @@ export function createAccept(options: AcceptOptions): Accept {
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
-    const result: StoreResult = { accepted: 0, rejected: [] };
+    let result = none();
     const add = (part: StoreResult) => {
-      result.accepted += part.accepted;
-      result.rejected.push(...part.rejected);
+      result = both(result, part);
     };
     const fresh = lines.filter(({ line }) => hot(line.date));
     const direct = lines.filter(({ line }) => !hot(line.date) && kept(line.date));
@@ -135,18 +142,40 @@ export function createAccept(options: AcceptOptions): Accept {
       options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
       try {
         await fault('record.before-store');
-        const { accepted, rejected } = await store(checked.lines);
+        const { accepted, rejected, warnings } = await store(checked.lines);
         const repeated = checked.repeats.flatMap(({ index, of }) =>
           rejected.filter((each) => each.index === of).map((each) => ({ ...each, index })),
         );
         const all = [...checked.rejected, ...rejected, ...repeated].sort((a, b) => a.index - b.index);
-        return { accepted, duplicates: batch.entries.length - all.length - accepted, rejected: all };
+        const duplicates = batch.entries.length - all.length - accepted;
+        return { accepted, duplicates, rejected: all, warnings: warnings.sort((a, b) => a.index - b.index) };
       } catch (error) {
         if (isTallyError(error)) throw error;
         throw new TallyError('UNAVAILABLE', 'The batch could not be stored; send it again.', { cause: error });
       }
     },
   };
+}
+
+const none = (): StoreResult => ({ accepted: 0, rejected: [], warnings: [] });
+
+const both = (one: StoreResult, other: StoreResult): StoreResult => ({
+  accepted: one.accepted + other.accepted,
+  rejected: [...one.rejected, ...other.rejected],
+  warnings: [...one.warnings, ...other.warnings],
+});
+
+const NAMES: Record<DimensionColumn, string> = {
+  user_id: 'users',
+  api_key: 'API keys',
+  model: 'models',
+  provider: 'providers',
+};
+
+function overflowOf({ index, line }: CheckedLine, dimensions: readonly DimensionColumn[]): RecordWarning {
+  const names = dimensions.map((name) => NAMES[name]).join(', ');
+  const message = `${line.merchant_id} has as many ${names} on ${line.date} as rollups may have; others are counted under (other).`;
+  return { index, code: 'DIMENSION_OVERFLOW', message };
 }
 
 const REJECTIONS = {

@@ -23,6 +23,7 @@ const Schema = z.object({
   REDIS_MEMORY_HIGH_MARK: z.coerce.number().min(0.1).max(1).default(0.9),
   REDIS_WAIT_REPLICAS: whole(0, 0, 10),
   MAX_METRIC_TYPES_PER_DAY: whole(200, 1, 100_000),
+  MAX_DIMENSION_VALUES_PER_DAY: whole(10_000, 1, 100_000),
   /** For crash tests: a named point at which the process kills itself. */
   TALLY_FAULT: z.string().optional(),
 });

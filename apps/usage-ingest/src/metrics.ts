@@ -1,3 +1,4 @@
+import type { FoldedLine } from '@tally/db';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { Durability } from './durability.ts';
 import type { Drift } from './reconcile/index.ts';
@@ -9,6 +10,8 @@ export type IngestMetrics = {
   flushErrors: Counter;
   deadLetters: Counter;
   conflicts: Counter;
+  /** Counts events by the dimensions that rollups have under `(other)`. */
+  folded(lines: readonly FoldedLine[]): void;
   waitingDeadLetters: Gauge;
   lagSeconds: Gauge;
   durability(durability: Durability): void;
@@ -63,7 +66,16 @@ export function createIngestMetrics(register: Registry): IngestMetrics {
     registers,
   });
   lagSeconds.set(Number.NaN);
+  const overflow = new Counter({
+    name: 'tally_dimension_overflow_total',
+    help: 'Events that rollups count under (other): a dimension of a merchant has too many values on a day.',
+    labelNames: ['dimension'],
+    registers,
+  });
   return {
+    folded(lines) {
+      for (const { dimensions } of lines) for (const dimension of dimensions) overflow.inc({ dimension });
+    },
     fallbacks: new Counter({
       name: 'tally_ingest_detours_total',
       help: 'Batches that Redis could not take and that were written directly to Postgres.',

@@ -51,7 +51,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
           // Tally's own sources compare the reports of a call themselves: they differ beside the amounts.
           isCompared: caller.role === 'service',
         });
-        Object.assign(event, { ...result, rejected: result.rejected.length });
+        Object.assign(event, { ...result, rejected: result.rejected.length, warnings: result.warnings.length });
         return result;
       },
       async track({ input, caller }) {

@@ -79,6 +79,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const db = await openDb(env.DATABASE_URL, {
     applicationName: 'usage-ingest',
     poolSize: env.POSTGRES_POOL_SIZE,
+    dimensionValuesPerDay: env.MAX_DIMENSION_VALUES_PER_DAY,
     onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
@@ -152,7 +153,10 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   };
   const accept = createAccept({
     counters,
-    journal: { append: (batch) => stores.postgres.run(() => db.journal.append(batch)) },
+    journal: {
+      append: (batch) => stores.postgres.run(() => db.journal.append(batch)),
+      predictFolded: db.journal.predictFolded,
+    },
     retentionDays: env.JOURNAL_RETENTION_DAYS,
     now,
     fault,
@@ -162,6 +166,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
     },
     onConflicts: sawConflicts,
+    onFolded: metrics.folded,
     onDirect(merchantIds) {
       const time = performance.now();
       for (const merchantId of merchantIds) directAt.set(merchantId, time);
@@ -185,8 +190,9 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       metrics.deadLetters.inc();
       log.error({ err: error, merchantId: line.merchant_id, date: line.date, entryId: line.id }, 'dead letter');
     },
-    onFlushed({ entries, inserted, conflicts, durationMs }) {
-      sawConflicts(conflicts);
+    onFlushed({ entries, inserted, conflicts, folded, durationMs }) {
+      sawConflicts(conflicts.length);
+      metrics.folded(folded);
       metrics.flushed(entries, inserted, durationMs);
       log.debug({ entries, inserted, durationMs: Math.round(durationMs) }, 'flushed');
     },

@@ -28,16 +28,17 @@ describe('usage.record', () => {
   test('counts an entry once, however often it is sent', async () => {
     const merchantId = newMerchant();
     const batch = [entry({ merchantId }), entry({ merchantId, id: 'e2', status: 'failure', count: 3 })];
-    expect(await record(batch)).toEqual({ accepted: 2, duplicates: 0, rejected: [] });
-    expect(await record(batch)).toEqual({ accepted: 0, duplicates: 2, rejected: [] });
+    expect(await record(batch)).toEqual({ accepted: 2, duplicates: 0, rejected: [], warnings: [] });
+    expect(await record(batch)).toEqual({ accepted: 0, duplicates: 2, rejected: [], warnings: [] });
     expect(await record([...batch, entry({ merchantId, id: 'e3' })])).toEqual({
       accepted: 1,
       duplicates: 2,
       rejected: [],
+      warnings: [],
     });
     expect(await current(merchantId)).toEqual({ requests: '5', failed_requests: '3', prompt_tokens: '30' });
     await ingest.admin.flush.merchant.mutate({ merchantId });
-    expect(await record(batch)).toEqual({ accepted: 0, duplicates: 2, rejected: [] });
+    expect(await record(batch)).toEqual({ accepted: 0, duplicates: 2, rejected: [], warnings: [] });
     expect(await current(merchantId)).toEqual({ requests: '5', failed_requests: '3', prompt_tokens: '30' });
   });
 

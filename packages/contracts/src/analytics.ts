@@ -49,6 +49,11 @@ export const Coverage = z.object({
   complete: z.boolean(),
   /** Measures that imported days in the answer do not tell: too low by what these days had. */
   unknown: z.array(z.enum(['failedRequests', 'promptTokens', 'completionTokens'])).optional(),
+  /**
+   * True where a filtered dimension had more values on a day than rollups hold: usage of the named values may be counted
+   * under `(other)` there.
+   */
+  overflow: z.literal(true).optional(),
 });
 export type Coverage = z.infer<typeof Coverage>;
 

@@ -70,6 +70,7 @@ export {
   type IngestRouter,
   ingest,
   RecordResult,
+  RecordWarning,
   Rejection,
   StoredEntry,
 } from './ingest.ts';

@@ -17,10 +17,20 @@ export const Rejection = z.object({
 });
 export type Rejection = z.infer<typeof Rejection>;
 
+/** What a producer should know of an event that was accepted. */
+export const RecordWarning = z.object({
+  index: z.number().int(),
+  /** DIMENSION_OVERFLOW: a dimension of the merchant's day has as many values as rollups may have. */
+  code: z.enum(['DIMENSION_OVERFLOW']),
+  message: z.string(),
+});
+export type RecordWarning = z.infer<typeof RecordWarning>;
+
 export const RecordResult = z.object({
   accepted: z.number().int(),
   duplicates: z.number().int(),
   rejected: z.array(Rejection),
+  warnings: z.array(RecordWarning),
 });
 export type RecordResult = z.infer<typeof RecordResult>;
 

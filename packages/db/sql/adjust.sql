@@ -4,17 +4,23 @@
 with inserted as (
   insert into usage_adjustments (
     merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, reason, actor)
+    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor)
   select
     merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, reason, actor
+    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor
   from json_to_record($2::json) as adjustment (
     merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-    metrics jsonb, reason text, actor text)
+    metrics jsonb, folded smallint, reason text, actor text)
   on conflict (merchant_id, id) do nothing
   -- It has a day but no time: intraday it stands at the beginning of its day.
-  returning *, date::timestamp at time zone 'UTC' as time
+  returning
+    merchant_id, date, date::timestamp at time zone 'UTC' as time, requests, failed_requests, prompt_tokens,
+      completion_tokens, cost, metrics,
+    case when folded & 1 <> 0 then '(other)' else user_id end as user_id,
+    case when folded & 2 <> 0 then '(other)' else api_key end as api_key,
+    case when folded & 4 <> 0 then '(other)' else model end as model,
+    case when folded & 8 <> 0 then '(other)' else provider end as provider
 ),
 groups as materialized (
   select

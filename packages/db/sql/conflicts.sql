@@ -1,5 +1,5 @@
 -- Stores lines whose content is not that of the row with their identity. The same line again stores nothing.
--- $1 source   $2 lines as json, one each   $3 to $20 the columns of the lines, as in append.sql
+-- $1 source   $2 lines as json, one each   $3 to $21 the columns of the lines, as in append.sql
 -- Returns their positions, counted from 0.
 with compared as materialized (
   select
@@ -16,10 +16,10 @@ with compared as materialized (
   from unnest(
     $2::text[], $3::date[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[],
       $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
-      $18::text[], $19::text[], $20::text[]
+      $18::text[], $19::text[], $20::smallint[], $21::text[]
   ) with ordinality as line (
     json, date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics, properties, origin,
+      prompt_tokens, completion_tokens, cost, metrics, properties, folded, origin,
     ordinality)
   cross join lateral (
     select

@@ -6,7 +6,7 @@ with groups as materialized (
     merchant_id, date, user_id, api_key, model, provider,
     sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
       sum(completion_tokens) as completion_tokens, sum(cost) as cost
-  from usage_events
+  from usage_counted_events
   where flush_id = any($1::bigint[]) and date between $2 and $3
   group by 1, 2, 3, 4, 5, 6
   having sum(requests) <> 0 or sum(failed_requests) <> 0 or sum(prompt_tokens) <> 0 or sum(completion_tokens) <> 0

@@ -1,7 +1,10 @@
--- Forgets what was kept to recognise the events of a day that is closed: its partition takes no more of them.
+-- Forgets what was kept about events of a day that is closed: its partition takes no more of them.
 -- $1 day
 with conflicts as (
   delete from usage_conflicts where date = $1
+),
+admitted as (
+  delete from usage_admitted_values where date = $1
 )
 delete from usage_midnight_days as known
 where midnight = $1

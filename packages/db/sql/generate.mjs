@@ -32,6 +32,11 @@ const PLACE = {
 const PLACE_OF_MONTHS = { year: `date_trunc('year', month)::date` };
 
 const list = MEASURES.join(', ');
+
+/** The dimensions of a row of the journal as rollups have them: a value beyond the limit of its day is `(other)`. */
+const rolledDimensions = DIMENSIONS.map(
+  (name, bit) => `case when folded & ${1 << bit} <> 0 then '(other)' else ${name} end as ${name}`,
+);
 /** The finest rollups hold bigints, since `merchant_usage` does. Derived ones are numeric, so that nothing stops a derivation. */
 const NARROW = ['usage_daily', 'usage_quarter_hours'];
 const sumOf = (table) => (NARROW.includes(table) ? 'units_sum' : 'sum');
@@ -203,6 +208,7 @@ const LINE = [
   ...MEASURES.map((name) => [name, 'bigint', `coalesce(${name}, 0)`]),
   ['metrics', 'text', 'metrics::jsonb'],
   ['properties', 'text', 'properties::jsonb'],
+  ['folded', 'smallint'],
   ['origin', 'text'],
 ];
 const lineNames = LINE.map(([name]) => name).join(', ');
@@ -236,7 +242,9 @@ inserted as (
   from lines
   order by lines.date, lines.merchant_id, lines.id, lines.ordinality
   on conflict (date, merchant_id, id) do nothing
-  returning merchant_id, date, time, ${DIMENSIONS.join(', ')}, ${list}, metrics
+  returning
+    merchant_id, date, time, ${list}, metrics,
+    ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
 recorded as (
@@ -307,7 +315,7 @@ where sent <> counted
 order by 1`;
 
 const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
-    ${list}, metrics, reason, actor`;
+    ${list}, metrics, folded, reason, actor`;
 
 const adjust = `
 -- Records an adjustment and counts it in every rollup, once per id.
@@ -321,10 +329,12 @@ with inserted as (
   from json_to_record($2::json) as adjustment (
     merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
     ${MEASURES.map((name) => `${name} bigint`).join(', ')},
-    metrics jsonb, reason text, actor text)
+    metrics jsonb, folded smallint, reason text, actor text)
   on conflict (merchant_id, id) do nothing
   -- It has a day but no time: intraday it stands at the beginning of its day.
-  returning *, date::timestamp at time zone 'UTC' as time
+  returning
+    merchant_id, date, date::timestamp at time zone 'UTC' as time, ${list}, metrics,
+    ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
 ${addToDerived({ oneDay: true })}
@@ -340,7 +350,7 @@ with groups as materialized (
   select
     merchant_id, date, ${DIMENSIONS.join(', ')},
     ${numericSums}
-  from usage_events
+  from usage_counted_events
   where flush_id = any($1::bigint[]) and date between $2 and $3
   group by 1, 2, 3, 4, 5, 6
   having ${someSum.replaceAll('units_sum', 'sum')}
@@ -399,11 +409,11 @@ group by ${numbers(keys)}`;
 
 const counts = (columns) => `(
   select ${columns}, ${list}
-  from usage_events
+  from usage_counted_events
   where merchant_id = $1 and date = any($2::date[])
   union all
   select ${columns.replace('time', `date::timestamp at time zone 'UTC' as time`)}, ${list}
-  from usage_adjustments
+  from usage_counted_adjustments
   where merchant_id = $1 and date = any($2::date[])
 ) as counted`;
 

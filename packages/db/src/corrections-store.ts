@@ -1,6 +1,7 @@
 import { type Day, TallyError, type Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import type { Admission } from './admission.ts';
 import type { Journal } from './journal-store.ts';
 import { DateText, MeasureRow, Moment, Units } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
@@ -69,7 +70,11 @@ const Row = z
   });
 
 /** Corrections: a number is never edited, it is adjusted, and says why and by whom. */
-export function createCorrectionsStore(dataSource: DataSource, journal: Journal): CorrectionsStore {
+export function createCorrectionsStore(
+  dataSource: DataSource,
+  journal: Journal,
+  admission: Admission,
+): CorrectionsStore {
   type Question = { date?: Day; id?: string; metricTypes?: readonly string[]; limit: number };
   const find = (merchantId: string, { date, id, metricTypes, limit }: Question) =>
     runSql(dataSource, 'adjustments', [merchantId, date ?? null, id ?? null, metricTypes ?? null, limit], Row);
@@ -81,9 +86,14 @@ export function createCorrectionsStore(dataSource: DataSource, journal: Journal)
     },
 
     async adjust(adjustment) {
-      await journal.exclusively([adjustment.merchantId], (transaction) =>
-        transaction.query(sql('adjust'), ['adjustment', JSON.stringify(recordOf(adjustment))]),
-      );
+      const record = recordOf(adjustment);
+      const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
+        const { bits, committed } = await admission.admit(transaction, [record]);
+        const row = { ...record, folded: bits?.[0] ?? null };
+        await transaction.query(sql('adjust'), ['adjustment', JSON.stringify(row)]);
+        return committed;
+      });
+      committed();
       const [found] = await find(adjustment.merchantId, { id: adjustment.id, limit: 1 });
       const recorded = found && withoutCount(found);
       if (!recorded || !isSame(recorded, adjustment)) {

@@ -29,6 +29,7 @@ import { DerivedRollups1763856000071 } from './migrations/71-derived-rollups.ts'
 import { Sessions1763856000080 } from './migrations/80-sessions.ts';
 import { RoomForUpdates1763856000082 } from './migrations/82-room-for-updates.ts';
 import { Identity1763856000086 } from './migrations/86-identity.ts';
+import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
 
@@ -41,6 +42,8 @@ export type DbOptions = {
   statementTimeoutMs?: number;
   /** Workers that Postgres may add to a statement; default: what the server says. */
   parallelWorkers?: number;
+  /** Distinct values that a dimension of a merchant's day has in rollups; default 10,000. */
+  dimensionValuesPerDay?: number;
   /** Shown in pg_stat_activity. */
   applicationName?: string;
   /** Makes the socket of each connection; default: pg's own. */
@@ -85,6 +88,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Sessions1763856000080,
       RoomForUpdates1763856000082,
       Identity1763856000086,
+      AdmittedValues1763856000087,
       RollupRows1763856000094,
       Teams1763856000095,
     ],

@@ -1,3 +1,4 @@
+export type { DimensionColumn, FoldedLine } from './admission.ts';
 export type { BookRow } from './books-store.ts';
 export type { Conflict } from './conflicts-store.ts';
 export type { Adjustment } from './corrections-store.ts';

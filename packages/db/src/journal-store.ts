@@ -1,7 +1,8 @@
 import { type Day, isTallyError, midnightNear } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
+import type { Admission, DimensionColumn, FoldedLine } from './admission.ts';
+import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf, textArray } from './line-columns.ts';
 import type { Partitions } from './partitions.ts';
 import { DateText } from './rows.ts';
@@ -32,6 +33,8 @@ export type Appended = {
   repeats: number[];
   /** Positions in the batch of lines whose identity has a row with other content; they are kept as conflicts. */
   conflicts: number[];
+  /** Lines with values beyond the limit of their day, which rollups count under `(other)`. */
+  folded: FoldedLine[];
   /** The merchants' days whose sums changed. */
   changed: MerchantDay[];
   /** Merchants left out because a correction or a repair holds their lock: append their lines again later. */
@@ -48,6 +51,8 @@ export type Journal = {
    * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and LeaseLostError.
    */
   append(batch: BatchToAppend): Promise<Appended>;
+  /** The dimensions of a line that rollups would count under `(other)` now, as far as this process knows. */
+  predictFolded(line: JournalLine): DimensionColumn[];
   /**
    * Runs `work` in one transaction in which nothing else is counted for these merchants, and commits when it returns.
    * 40001 and 40P01 run `work` again, so it must bear to be repeated. Waits are bounded: 55P03 where
@@ -83,20 +88,27 @@ const MovedRow = z.object({ position: z.number().int(), date: DateText });
 const PositionRow = z.object({ position: z.number().int() });
 
 /** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
-export function createJournal(dataSource: DataSource, partitions: Partitions): Journal {
-  async function append(transaction: Executor, { source, lines, fence, beforeCommit }: BatchToAppend) {
+export function createJournal(dataSource: DataSource, partitions: Partitions, admission: Admission): Journal {
+  async function append(
+    transaction: Executor,
+    { source, lines, fence, beforeCommit }: BatchToAppend,
+  ): Promise<{ appended: Appended; committed(): void }> {
     if (fence) await checkFence(transaction, fence);
     const merchantIds = [...new Set(lines.map((line) => line.merchant_id))];
     const locks = [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds, source !== 'stream'];
     const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);
     const left = skipped.length === 0 ? lines : lines.filter((line) => !skipped.includes(line.merchant_id));
-    if (left.length === 0) return { entries: 0, inserted: 0, repeats: [], conflicts: [], changed: [], skipped };
+    if (left.length === 0) {
+      const appended = { entries: 0, inserted: 0, repeats: [], conflicts: [], folded: [], changed: [], skipped };
+      return { appended, committed() {} };
+    }
     await partitions.ensure(
       transaction,
       left.map((line) => line.date),
     );
     const placed = await onFirstDays(transaction, left);
-    const columns = columnsOf(placed);
+    const { bits, folded, committed } = await admission.admit(transaction, placed);
+    const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
     const { inserted, changed } = row!;
     let [repeats, conflicts]: [number[], number[]] = [[], []];
@@ -112,8 +124,16 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
     }
     await beforeCommit?.();
     const inBatch = (position: number) => (left === lines ? position : lines.indexOf(left[position]!));
-    const positions = { repeats: repeats.map(inBatch), conflicts: conflicts.map(inBatch) };
-    return { entries: left.length, inserted, ...positions, changed, skipped };
+    const appended: Appended = {
+      entries: left.length,
+      inserted,
+      repeats: repeats.map(inBatch),
+      conflicts: conflicts.map(inBatch),
+      folded: folded.map(({ position, dimensions }) => ({ position: inBatch(position), dimensions })),
+      changed,
+      skipped,
+    };
+    return { appended, committed };
   }
 
   /** Gives lines near a midnight the day of the first copy of their event. */
@@ -183,7 +203,12 @@ export function createJournal(dataSource: DataSource, partitions: Partitions): J
     });
 
   return {
-    append: (batch) => inTransaction(dataSource, (transaction) => append(transaction, batch)),
+    async append(batch) {
+      const { appended, committed } = await inTransaction(dataSource, (transaction) => append(transaction, batch));
+      committed();
+      return appended;
+    },
+    predictFolded: admission.predict,
     exclusively,
     async bury(line, { code, message }) {
       const values = [JSON.stringify(line), code, message];

@@ -6,9 +6,10 @@ const ESCAPED = /["\\]/g;
 
 /**
  * The columns of a batch as array literals, in the order of the parameters of `append.sql` after its source: one typed
- * array a column costs Postgres a fraction of parsing the same as JSON. A column that no line has is empty.
+ * array a column costs Postgres a fraction of parsing the same as JSON. A column that no line has is empty. `folded` has
+ * the dimensions of each line that rollups count under `(other)`, one bit each.
  */
-export function columnsOf(lines: readonly LineToAppend[]): string[] {
+export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): string[] {
   const texts = (of: (line: LineToAppend) => string | undefined) => arrayOf(lines, of, quoted);
   const plain = (of: (line: LineToAppend) => string | undefined) => arrayOf(lines, of, (text) => text);
   const json = (of: (line: LineToAppend) => object | undefined) =>
@@ -34,6 +35,7 @@ export function columnsOf(lines: readonly LineToAppend[]): string[] {
     plain((line) => line.cost),
     json((line) => line.metrics),
     json((line) => line.properties),
+    folded ? `{${folded.join(',')}}` : '{}',
     texts((line) => line.origin),
   ];
 }

@@ -1,5 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
+import { createAdmission } from './admission.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
@@ -71,7 +72,7 @@ const RETRY_MS = 500;
  * it calls that instead, and goes on connecting in the background: until then all statements fail.
  */
 export async function openDb(url: string, options: DbOptions & Unavailable = {}): Promise<Db> {
-  const { formulaPoolSize, onUnavailable, ...settings } = options;
+  const { formulaPoolSize, dimensionValuesPerDay = 10_000, onUnavailable, ...settings } = options;
   const guard = createHangGuard(url);
   const pool = { ...settings, stream: guard.stream };
   const dataSource = createDataSource(url, pool);
@@ -87,7 +88,8 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
       throw error;
     });
   const partitions = createPartitions(dataSource);
-  const journal = createJournal(dataSource, partitions);
+  const admission = createAdmission(dimensionValuesPerDay);
+  const journal = createJournal(dataSource, partitions, admission);
   return {
     journal,
     shards: createShardsStore(dataSource),
@@ -95,7 +97,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     derivations: createDerivationsStore(dataSource),
     cubes: createCubesStore(dataSource, journal, partitions),
     conflicts: createConflictsStore(dataSource),
-    corrections: createCorrectionsStore(dataSource, journal),
+    corrections: createCorrectionsStore(dataSource, journal, admission),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),
     events: createEventsStore(dataSource),

@@ -20,8 +20,8 @@ test('a sum beyond 64 bits is exact, alone and among the reads of one moment', a
     const question = { parts, by: 'user', sortBy: 'cost', order: 'desc', limit: 10 } as const;
     const costs = {
       rows: [
-        { key: 'ada', cost: 18000000000000000001n },
-        { key: 'eve', cost: 3n },
+        { keys: ['ada'], cost: 18000000000000000001n },
+        { keys: ['eve'], cost: 3n },
       ],
     };
     const whole = { totals: { cost: 18000000000000000004n }, total: 2 };

@@ -12,6 +12,7 @@ import {
 } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { DIMENSION_COLUMNS, type DimensionColumn } from './admission.ts';
 import { EventRow } from './events-store.ts';
 import type { JournalLine } from './journal-line.ts';
 import { DateText, MeasureRow, Units } from './rows.ts';
@@ -105,6 +106,13 @@ export type UsageStore = UsageReader & {
   ): Promise<Record<KnownPeriods, Map<Day, number>>>;
   /** When Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
+  /** Whether one of these dimensions had more values than rollups hold on a day of these merchants, or of any. */
+  overflowed(scope: {
+    startDate: Day;
+    endDate: Day;
+    merchantIds?: readonly string[] | undefined;
+    dimensions: readonly DimensionColumn[];
+  }): Promise<boolean>;
 };
 
 type KnownPeriods = 'years' | 'months' | 'requests';
@@ -272,6 +280,13 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       return { years: of('usage_yearly'), months: of('usage_monthly'), requests: of('usage_daily') };
     },
 
+    async overflowed({ startDate, endDate, merchantIds, dimensions }) {
+      const numbers = dimensions.map((name) => DIMENSION_COLUMNS.indexOf(name));
+      const merchants = merchantIds?.length ? merchantIds : null;
+      const values = [startDate, endDate, merchants, numbers];
+      const [row] = await runSql(dataSource, 'overflowed', values, z.object({ found: z.boolean() }));
+      return row!.found;
+    },
     async lastFlushAt() {
       const [row] = await runSql(dataSource, 'last-flush', [], z.object({ started_at: z.date() }));
       return row?.started_at.toISOString() ?? null;
@@ -614,7 +629,10 @@ function source(
         ),
       ];
       const grouped = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
-      return [counted, `select ${selected.join(', ')} from usage_events where ${flushes} ${conditions} ${grouped}`];
+      return [
+        counted,
+        `select ${selected.join(', ')} from usage_counted_events where ${flushes} ${conditions} ${grouped}`,
+      ];
     })
     .join(' union all ');
 }

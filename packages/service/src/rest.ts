@@ -54,6 +54,8 @@ function renamed(given: unknown, { aliases = {} }: Rest): Record<string, unknown
   return Object.fromEntries(Object.entries(given).map(([field, value]) => [nameOf(field), value]));
 }
 
+const DECIMAL = /^-?\d+(\.\d+)?$/;
+
 /** Reads the input of a procedure from query parameters. */
 function queryReader({ input }: Procedure): (url: string) => object {
   const { properties = {} } = z.toJSONSchema(input, { io: 'input', unrepresentable: 'any' });
@@ -64,7 +66,7 @@ function queryReader({ input }: Procedure): (url: string) => object {
   const flags = ofType('boolean');
   // What is no number or no flag is refused by the schema.
   const read = (key: string, value: string | string[]) => {
-    if (numbers.includes(key)) return Number(value);
+    if (numbers.includes(key) && DECIMAL.test(String(value))) return Number(value);
     if (flags.includes(key) && (value === 'true' || value === 'false')) return value === 'true';
     return value;
   };

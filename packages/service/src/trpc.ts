@@ -56,7 +56,11 @@ export type Needs = { access: Procedure['access']; platform?: true | undefined; 
 const t = initTRPC
   .context<Context>()
   .meta<Needs>()
-  .create({ errorFormatter: ({ shape, error }) => errorShape(understand(error), shape.data.path) });
+  .create({
+    errorFormatter: ({ shape, error }) => errorShape(understand(error), shape.data.path),
+    // A client that is gone without a word shows only when something is sent to it.
+    sse: { ping: { enabled: true, intervalMs: 15_000 } },
+  });
 
 /** The one body of errors, inside and outside of tRPC. */
 export function errorShape({ code, message, details }: TallyError, path?: string): TallyErrorShape {

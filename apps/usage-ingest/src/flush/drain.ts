@@ -30,7 +30,7 @@ export type DrainOptions = {
   now: () => number;
   /** Called before shards are taken: derives while too many events wait for it, so that the flush cannot outrun it. */
   catchUp(): Promise<void>;
-  onFlushed(report: { entries: number; inserted: number; conflicts: number; durationMs: number }): void;
+  onFlushed(report: Pick<Appended, 'entries' | 'inserted' | 'conflicts' | 'folded'> & { durationMs: number }): void;
   /** Called with the reason why a shard could not be flushed; it is tried again. */
   onError(error: unknown): void;
   /** Called for each event that Postgres rejected and that became a dead letter. */
@@ -98,7 +98,8 @@ export function createDrain(options: DrainOptions): Drain {
   }
 
   async function append(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
-    if (lines.length === 0) return { entries: 0, inserted: 0, repeats: [], conflicts: [], changed: [], skipped: [] };
+    if (lines.length === 0)
+      return { entries: 0, inserted: 0, repeats: [], conflicts: [], folded: [], changed: [], skipped: [] };
     return journal.append({ source: 'stream', lines, fence, beforeCommit: () => fault('flush.before-commit') });
   }
 
@@ -118,13 +119,22 @@ export function createDrain(options: DrainOptions): Drain {
           inserted: first.inserted + second.inserted,
           repeats: [...first.repeats, ...second.repeats.map((position) => position + half)],
           conflicts: [...first.conflicts, ...second.conflicts.map((position) => position + half)],
+          folded: [...first.folded, ...second.folded.map((each) => ({ ...each, position: each.position + half }))],
           changed: [...first.changed, ...second.changed],
           skipped: [...first.skipped, ...second.skipped],
         };
       }
       const isFirst = await journal.bury(line!, reasonOf(error));
       options.onDeadLetter(line!, error);
-      return { entries: 1, inserted: 0, repeats: isFirst ? [] : [0], conflicts: [], changed: [], skipped: [] };
+      return {
+        entries: 1,
+        inserted: 0,
+        repeats: isFirst ? [] : [0],
+        conflicts: [],
+        folded: [],
+        changed: [],
+        skipped: [],
+      };
     }
   }
 
@@ -150,10 +160,8 @@ export function createDrain(options: DrainOptions): Drain {
     });
     await Promise.all(removals.map(({ shard, own }) => counters.remove(shard, own)));
     await fault('flush.after-remove');
-    const { entries, inserted, conflicts } = appended;
-    const durationMs = performance.now() - started;
-    if (entries > 0) options.onFlushed({ entries, inserted, conflicts: conflicts.length, durationMs });
-    return inserted;
+    if (appended.entries > 0) options.onFlushed({ ...appended, durationMs: performance.now() - started });
+    return appended.inserted;
   }
 
   /** Flushes one piece. One shard's failure must not stop the others, so a piece that fails is tried shard by shard. */
@@ -223,6 +231,8 @@ export function createDrain(options: DrainOptions): Drain {
       /** One piece was not enough: from then on two are in flight, each of half of the shards. */
       let isBehind = false;
       let second: Promise<PromiseSettledResult<void>[]> | undefined;
+      /** Shards of the leases under way: a slow piece outlasts its lease, and the other one must not do it again. */
+      const held = new Set<number>();
 
       /** Flushes shards under one lease, until they are done or the lease has run for half of its time. */
       const flushLeased = async (fence: Fence) => {
@@ -257,13 +267,17 @@ export function createDrain(options: DrainOptions): Drain {
             if (sqlState(error) === '') throw error;
             options.onError(error);
           });
-          const fence = await leases.take([...todo.keys()], isBehind ? Math.ceil(most / 2) : most, holder, LEASE_MS);
+          const wanted = [...todo.keys()].filter((shard) => !held.has(shard));
+          const share = isBehind ? Math.ceil(most / 2) : most;
+          const fence = await leases.take(wanted, share, holder, LEASE_MS);
           if (fence) {
+            for (const shard of fence.shards) held.add(shard);
             try {
               await flushLeased(fence);
             } catch (error) {
               if (!(error instanceof LeaseLostError)) throw error;
             } finally {
+              for (const shard of fence.shards) held.delete(shard);
               await leases.release(fence).catch(() => {});
             }
             continue;

@@ -6,11 +6,11 @@ from (
   select date, metric_type, metric_value
   from (
     select date, requests, failed_requests, prompt_tokens, completion_tokens, cost
-    from usage_events
+    from usage_counted_events
     where merchant_id = $1 and date = any($2::date[])
     union all
     select date, requests, failed_requests, prompt_tokens, completion_tokens, cost
-    from usage_adjustments
+    from usage_counted_adjustments
     where merchant_id = $1 and date = any($2::date[])
   ) as counted
   cross join lateral (values

@@ -9,12 +9,12 @@ select
     units_sum(cost)
 from (
   select time, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from usage_events
+  from usage_counted_events
   where merchant_id = $1 and date = any($2::date[])
   union all
   select date::timestamp at time zone 'UTC' as time, model, provider, requests, failed_requests, prompt_tokens,
     completion_tokens, cost
-  from usage_adjustments
+  from usage_counted_adjustments
   where merchant_id = $1 and date = any($2::date[])
 ) as counted
 group by 1, 2, 3, 4

@@ -5,14 +5,17 @@ import type { Call } from './call.ts';
 import { type Claim, claim } from './identity.ts';
 import type { LitellmMetrics, Way } from './metrics.ts';
 
+/** What became of calls. */
+export type Recorded = Omit<RecordResult, 'warnings'>;
+
 export type Recorder = {
   /**
    * Records calls, each once, however often and in whichever way it is reported. Resolves when all are stored or rejected.
    * Throws UNAVAILABLE where that is not certain: the same calls can be recorded again.
    */
-  record(calls: readonly Call[], options: { way: Exclude<Way, 'daily'>; backfill: boolean }): Promise<RecordResult>;
+  record(calls: readonly Call[], options: { way: Exclude<Way, 'daily'>; backfill: boolean }): Promise<Recorded>;
   /** Records the entries that stand for a day. */
-  recordSums(entries: readonly Timed[]): Promise<RecordResult>;
+  recordSums(entries: readonly Timed[]): Promise<Recorded>;
   /** Makes the daily sums of a day be counted; returns false where its calls are counted already. */
   tellBySums(day: Day): Promise<boolean>;
 };
@@ -64,12 +67,12 @@ export function createRecorder({
     return entries;
   }
 
-  async function send(entries: readonly Timed[], by: ToldBy, backfill: boolean): Promise<RecordResult> {
+  async function send(entries: readonly Timed[], by: ToldBy, backfill: boolean): Promise<Recorded> {
     // Ingest rejects what is ahead; that must not decide how its day is counted.
     const latest = dayOf(now() + DAY_MS);
     const days = entries.map(({ at }) => dayOf(at)).filter((day) => day <= latest);
     await tell(new Set(days), by);
-    const total: RecordResult = { accepted: 0, duplicates: 0, rejected: [] };
+    const total: Recorded = { accepted: 0, duplicates: 0, rejected: [] };
     const counted: number[] = [];
     const differing: number[] = [];
     for (const [index, { entry, at, claim }] of entries.entries()) {
@@ -105,7 +108,7 @@ export function createRecorder({
     return total;
   }
 
-  async function recordAs(way: Way, work: () => Promise<RecordResult>): Promise<RecordResult> {
+  async function recordAs(way: Way, work: () => Promise<Recorded>): Promise<Recorded> {
     try {
       const result = await work();
       metrics.recorded(way, result);

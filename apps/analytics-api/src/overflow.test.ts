@@ -1,0 +1,35 @@
+import { openDb } from '@tally/db';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Running, startAnalytics } from '../test/start.ts';
+
+let running: Running;
+const date = '2025-01-15';
+
+beforeAll(async () => {
+  running = await startAnalytics();
+  // A process that lets rollups hold one value a dimension and day.
+  const db = await openDb(running.databaseUrl, { dimensionValuesPerDay: 1 });
+  const lines = ['ada', 'bob'].map((user_id) => ({
+    ...{ merchant_id: 'acme', date, id: user_id, time: Date.parse(`${date}T12:00:00Z`), user_id, model: 'm' },
+    ...{ requests: '1', origin: 'direct' },
+  }));
+  await db.journal.append({ source: 'backfill', lines });
+  await db.close();
+});
+afterAll(() => running.stop());
+
+test('says where values that a filter names may be counted under (other)', async () => {
+  const breakdown = (more: object = {}) =>
+    running.client.analytics.breakdown.query({ startDate: date, endDate: date, by: 'user', ...more });
+  const all = await breakdown();
+  expect(all.rows.map((row) => [row.key, row.requests]).sort()).toEqual([
+    ['(other)', '1'],
+    ['ada', '1'],
+  ]);
+  expect(all.coverage.overflow).toBeUndefined();
+  expect((await breakdown({ userIds: ['bob'] })).coverage).toMatchObject({ complete: true, overflow: true });
+  expect((await breakdown({ models: ['m'] })).coverage.overflow).toBeUndefined();
+  expect((await breakdown({ userIds: ['bob'], merchantIds: ['other'] })).coverage.overflow).toBeUndefined();
+  const later = { startDate: '2025-01-16', endDate: '2025-01-16', userIds: ['bob'] };
+  expect((await breakdown(later)).coverage.overflow).toBeUndefined();
+});
