@@ -378,6 +378,8 @@ test('keys are made, shown once, and revoked', async () => {
 test('everything can be reached by keyboard', async () => {
   const { page, problems, close } = await visit(browser);
   await page.goto(`${stack.url}/app/sign-in`);
+  // Keys that are pressed before the page is there are lost.
+  await page.getByLabel('API key').waitFor();
   await page.keyboard.press('Tab');
   await page.keyboard.type(keys.admin!);
   await page.keyboard.press('Enter');
@@ -390,8 +392,9 @@ test('everything can be reached by keyboard', async () => {
   await page.waitForURL('**/app/explorer');
   await page.getByRole('combobox', { name: 'Measure' }).focus();
   await page.keyboard.press('Enter');
-  await page.waitForSelector('[role=option]');
+  await page.waitForSelector('[role=option][data-highlighted]');
   await page.keyboard.press('ArrowDown');
+  await page.waitForSelector('[role=option][data-highlighted]:has-text("Requests")');
   await page.keyboard.press('Enter');
   await page.waitForURL('**measure=requests**');
   expect(problems).toEqual([]);
