@@ -74,7 +74,18 @@ async function until(wanted: (state: Record<string, unknown>) => boolean): Promi
   }
 }
 
+/** Resolves when batches are given to both stores: a store that comes back is looked at before it is used. */
+async function bothInUse(): Promise<void> {
+  for (;;) {
+    const response = await fetch(`${ingest.url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } });
+    const used = (await response.text()).match(/^tally_store_in_use\{store="\w+"\} 1$/gm);
+    if (used?.length === 2) return;
+    await wait(50);
+  }
+}
+
 async function expectBooks(merchantId: string, requests: number): Promise<void> {
+  await bothInUse();
   await client.flush.drain.mutate({});
   const today = dayOf(Date.now());
   const scope = { startDate: addDays(today, -1), endDate: today, merchantIds: [merchantId] };
