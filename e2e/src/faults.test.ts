@@ -129,6 +129,8 @@ async function bothOk(): Promise<void> {
   for (const url of [services.ingest.url, services.analytics.url]) {
     while (!(await fetch(`${url}/readyz`)).ok) await wait(50);
   }
+  // A store that comes back is looked at before it is used.
+  for (const store of ['postgres', 'redis']) await untilUsed(store);
 }
 
 async function untilDegraded(): Promise<void> {
@@ -282,7 +284,6 @@ test.each(['postgres', 'redis'] as const)(
         }
       },
     );
-    await untilUsed(name);
   },
 );
 
