@@ -1,4 +1,6 @@
+import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
+import { gzipSync } from 'node:zlib';
 import { addDays, dayOf, proceduresOf, SERVICES } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { createTRPCClient, httpBatchLink, httpBatchStreamLink, TRPCClientError } from '@trpc/client';
@@ -193,15 +195,38 @@ describe('what is not tRPC', () => {
 
   test('refuses a body that is too large, whether or not its length is given', async () => {
     const body = 'x'.repeat(200_000);
-    const known = await raw('/api/admin/metrics/calculate', { method: 'POST', body });
+    const headers = { 'content-type': 'application/json' };
+    const known = await raw('/api/admin/metrics/calculate', { method: 'POST', headers, body });
     expect(known.status).toBe(413);
     const chunked = await raw('/api/admin/metrics/calculate', {
       method: 'POST',
+      headers,
       body: new Blob([body]).stream(),
       duplex: 'half',
     } as RequestInit);
     expect(chunked.status).toBe(413);
   });
+
+  test.each(['with its length', 'chunked', 'gzipped'])(
+    'passes on the refusal of a body over the limit of its service, sent %s, every time',
+    async (how) => {
+      const url = `${await stack.addConsole({})}/trpc/usage.record`;
+      const text = JSON.stringify({ entries: [randomBytes(6_500_000).toString('base64')] });
+      const bytes = how === 'gzipped' ? gzipSync(text) : Buffer.from(text);
+      const headers = {
+        authorization: `Bearer ${key}`,
+        'content-type': 'application/json',
+        ...(how === 'gzipped' && { 'content-encoding': 'gzip' }),
+      };
+      const answers: unknown[] = [];
+      for (let times = 0; times < 20; times++) {
+        const body = how === 'chunked' ? new Blob([bytes]).stream() : bytes;
+        const answer = await fetch(url, { method: 'POST', headers, body, duplex: 'half' } as RequestInit);
+        answers.push([answer.status, (await bodyOf(answer)).error.data.code]);
+      }
+      expect(answers).toEqual(answers.map(() => [413, 'BODY_TOO_LARGE']));
+    },
+  );
 
   test('refuses headers without end', async () => {
     const answer = await raw('/livez', { headers: { 'x-long': 'x'.repeat(40_000) } });

@@ -15,6 +15,8 @@ export type Stack = {
   /** The one address. */
   url: string;
   services: Record<'ingest' | 'engine' | 'analytics', ServiceProcess>;
+  /** Starts another console in front of the same services; returns its address. */
+  addConsole(settings: Record<string, string>): Promise<string>;
   stop(): Promise<void>;
 };
 
@@ -43,17 +45,21 @@ export async function startStack({
   ]);
   const folder = webFolder ?? (await stubPage());
   const releasers = createReleasers();
-  const env = readEnv({
-    TALLY_SERVICE_KEY: common.TALLY_SERVICE_KEY,
-    USAGE_INGEST_URL: ingest.url,
-    METRICS_ENGINE_URL: engine.url,
-    ANALYTICS_API_URL: analytics.url,
-    ...settings,
-  });
-  const server = await createConsole(env, { log: createLog('console', 'silent'), releasers, webFolder: folder });
-  releasers.push('http', await listenOn(server, { host: '127.0.0.1', port: 0 }));
+  async function addConsole(settings: Record<string, string>): Promise<string> {
+    const env = readEnv({
+      TALLY_SERVICE_KEY: common.TALLY_SERVICE_KEY,
+      USAGE_INGEST_URL: ingest.url,
+      METRICS_ENGINE_URL: engine.url,
+      ANALYTICS_API_URL: analytics.url,
+      ...settings,
+    });
+    const server = await createConsole(env, { log: createLog('console', 'silent'), releasers, webFolder: folder });
+    releasers.push('http', await listenOn(server, { host: '127.0.0.1', port: 0 }));
+    return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  }
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: await addConsole(settings),
+    addConsole,
     services: { ingest, engine, analytics },
     async stop() {
       await releasers.releaseAll();

@@ -5,6 +5,7 @@ import type { Authenticate, Caller, Credentials } from './auth.ts';
 import { type Bodies, RequestAborted } from './bodies.ts';
 import type { CallerLimits } from './caller-limits.ts';
 import { credentialsOf } from './credentials.ts';
+import { dropBody } from './drop-body.ts';
 import type { JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
 import { errorShape, refusalOf, retryAfterOf, understand } from './trpc.ts';
@@ -76,9 +77,6 @@ const CLIENT_LEFT = 499;
 const MAX_LOGGED = 200;
 const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
 const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
-/** What is read, and dropped, of a refused body so that its client sees the answer; and for how long. */
-const MAX_DROPPED_BYTES = 1024 * 1024;
-const DROPPING_MS = 2_000;
 const MAX_SMALL_BYTES = 64 * 1024;
 /** How often the key is checked again of an answer that lasts: a subscription or an export. */
 const CHECK_AGAIN_MS = 5_000;
@@ -262,24 +260,6 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
 function unread({ headers, readableEnded }: IncomingMessage): boolean {
   if (readableEnded) return false;
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > MAX_SMALL_BYTES;
-}
-
-/** Reads on for a moment and keeps nothing: a connection that is closed at once may take its answer with it. */
-function dropBody(request: IncomingMessage, then: () => void): void {
-  let left = MAX_DROPPED_BYTES;
-  const done = () => {
-    clearTimeout(timer);
-    request.off('data', drop).off('end', done).off('close', done);
-    request.pause();
-    then();
-  };
-  const drop = (chunk: Buffer) => {
-    left -= chunk.length;
-    if (left < 0) done();
-  };
-  const timer = setTimeout(done, DROPPING_MS);
-  request.on('data', drop).on('end', done).on('close', done);
-  request.resume();
 }
 
 /** Of HTTP/1.1 exactly one Host is asked; health checks of old proxies speak HTTP/1.0 without. */

@@ -8,8 +8,5 @@ export const MAX_MIXED_AT_ONCE = 16;
 export const MAX_DEPTH = 64;
 /** Of these, those of one caller. */
 export const MAX_MIXED_OF_ONE_CALLER = 8;
-/** What a client may send on, and for how long, after its answer. */
-export const MAX_DROPPED_BYTES = 1024 * 1024;
-export const DROPPING_MS = 2_000;
 /** A request's line and headers together. */
 export const MAX_HEADER_BYTES = 32 * 1024;

@@ -2,14 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { openApi } from '@tally/contracts/openapi';
-import { createBodies, createCallerLimits, type Log, type Releasers } from '@tally/service';
+import { createBodies, createCallerLimits, dropBody, type Log, type Releasers } from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
 import type { Env } from './env.ts';
 import { answerProblem, createForward, type Exchange } from './forward.ts';
 import { readHealth } from './health.ts';
 import {
-  DROPPING_MS,
-  MAX_DROPPED_BYTES,
   MAX_HEADER_BYTES,
   MAX_MIXED_AT_ONCE,
   MAX_MIXED_OF_ONE_CALLER,
@@ -107,7 +105,9 @@ export async function createConsole(
     // Node forgets the socket of a request that it has given up.
     const { socket } = request;
     response.once('finish', () => {
-      if (!request.complete) cutOff(request, socket);
+      if (request.complete) return;
+      request.unpipe();
+      dropBody(request, () => request.complete || socket.destroy());
     });
     response.once('close', () => {
       const status = response.writableFinished ? response.statusCode : CLIENT_LEFT;
@@ -147,20 +147,6 @@ function send(response: ServerResponse, status: number, type: string, text: stri
     ...(status === 503 && { 'retry-after': '1' }),
   });
   response.end(response.req.method === 'HEAD' ? undefined : text);
-}
-
-/** Drops what a client sends on after its answer: a little, so that it sees the answer; then the connection ends. */
-function cutOff(request: IncomingMessage, socket: Socket): void {
-  let left = MAX_DROPPED_BYTES;
-  const end = () => socket.destroy();
-  const timer = setTimeout(end, DROPPING_MS);
-  request.unpipe();
-  request.on('data', (chunk: Buffer) => {
-    left -= chunk.length;
-    if (left < 0) end();
-  });
-  for (const ended of ['end', 'close']) request.once(ended, () => clearTimeout(timer));
-  request.resume();
 }
 
 /** Reads a request's target, with `..` resolved, so that what is checked is what is passed on. */
