@@ -1,17 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { Socket } from 'node:net';
 import { openApi } from '@tally/contracts/openapi';
 import { createBodies, createCallerLimits, dropBody, type Log, type Releasers } from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
 import type { Env } from './env.ts';
 import { answerProblem, createForward, type Exchange } from './forward.ts';
 import { readHealth } from './health.ts';
-import {
-  MAX_HEADER_BYTES,
-  MAX_MIXED_AT_ONCE,
-  MAX_MIXED_OF_ONE_CALLER,
-} from './limits.ts';
+import { MAX_HEADER_BYTES, MAX_MIXED_AT_ONCE, MAX_MIXED_OF_ONE_CALLER } from './limits.ts';
 import { readPages } from './pages.ts';
 import { problemOf } from './problem.ts';
 import { createSessions } from './sessions.ts';

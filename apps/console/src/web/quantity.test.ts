@@ -7,7 +7,7 @@ import {
   parseFormatted,
   percentage,
   quantityOf,
-  roundToCents,
+  roundUpToCents,
   scale,
   unitsOf,
 } from './quantity.ts';
@@ -60,8 +60,9 @@ test('percentages are rounded to one decimal, half away from zero', () => {
   expect(change('5', '0')).toBeNull();
 });
 
-test('estimates are rounded to cents', () => {
-  expect(roundToCents('1.005')).toBe('1.01');
-  expect(roundToCents('-1.005')).toBe('-1.01');
+test('estimates are rounded up to cents', () => {
+  expect(roundUpToCents('1.000000001')).toBe('1.01');
+  expect(roundUpToCents('1.01')).toBe('1.01');
+  expect(roundUpToCents('-1.005')).toBe('-1');
   expect(scale('10', 30, 15)).toBe('20');
 });

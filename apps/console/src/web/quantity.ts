@@ -84,12 +84,12 @@ export function scale(quantity: string, whole: number, parts: number): string {
   return parts <= 0 ? quantity : quantityOf((unitsOf(quantity) * BigInt(whole)) / BigInt(parts));
 }
 
-/** Rounds to whole cents, half away from zero: for estimates, never for what was counted. */
-export function roundToCents(quantity: string): string {
+/** Rounds up to whole cents: for estimates, never for measured amounts. */
+export function roundUpToCents(quantity: string): string {
   const cent = ONE / 100n;
   const units = unitsOf(quantity);
-  const half = units < 0n ? -cent / 2n : cent / 2n;
-  return quantityOf(((units + half) / cent) * cent);
+  const down = units / cent;
+  return quantityOf((units > down * cent ? down + 1n : down) * cent);
 }
 
 /** For pixels only: the height of a bar, a place on an axis. */

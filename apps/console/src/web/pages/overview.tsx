@@ -2,8 +2,9 @@ import { useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { ChevronLeft, ChevronRight, ReceiptText } from 'lucide-react';
 import { api } from '../api.ts';
+import { forecast } from '../forecast.ts';
 import { type DimensionId, dimensionOf, type FilterSearch, type MeasureId, measureOf } from '../measures.ts';
-import { add, approximate, format, isZero, type Kind, percentage, roundToCents, scale } from '../quantity.ts';
+import { approximate, format, type Kind, percentage } from '../quantity.ts';
 import type { OverviewSearch } from '../router.tsx';
 import { useWho } from '../session.tsx';
 import {
@@ -130,7 +131,7 @@ export function Overview() {
           );
           return (
             <section className="stats" aria-label={`Totals of ${rangeText(current)}`}>
-              {stat('cost', 'Spend', 'neutral', running && <Forecast byDay={byDay} whole={whole} />)}
+              {stat('cost', 'Spend', 'neutral', running && <ForecastNote spent={totals.cost} byDay={byDay} />)}
               {stat('requests', 'Requests', 'neutral')}
               {stat(
                 'totalTokens',
@@ -251,19 +252,16 @@ const StatsWaiting = () => (
   </div>
 );
 
-type Day = { date: string; cost: string };
-
-/** Estimates the month: the mean of its whole days so far, times its days. */
-function Forecast({ byDay, whole }: { byDay: readonly Day[]; whole: Range }) {
-  const done = countDays({ startDate: whole.startDate, endDate: today() }) - 1;
-  const spent = add(...byDay.filter(({ date }) => date < today()).map(({ cost }) => cost));
-  if (done < 1 || isZero(spent)) return null;
-  const estimate = roundToCents(scale(spent, countDays(whole), done));
+/** Shows the estimate of the running month, if there is one. */
+function ForecastNote({ spent, byDay }: { spent: string; byDay: readonly { date: string; cost: string }[] }) {
+  const found = forecast({ spent, byDay, today: today() });
+  if (!found) return null;
+  const { estimate, closedDays, daysLeft } = found;
   return (
     <span
-      title={`The mean of ${done} whole days, for ${countDays(whole)} days: an estimate, nothing that was counted.`}
+      title={`An estimate: the spend so far, plus the daily mean before today (days: ${closedDays}) for each day left (${daysLeft}).`}
     >
-      about {format(estimate, 'money')} by {dayText(whole.endDate, { year: false })}
+      about {format(estimate, 'money')} by {dayText(daysOfMonth(monthOf(today())).endDate, { year: false })}
     </span>
   );
 }

@@ -64,8 +64,8 @@ export function SignIn() {
           </Button>
         </form>
         <p className="door-note">
-          Started it yourself? <code>npm start</code> prints the admin key, and keeps it in{' '}
-          <code>.tally/admin-key</code>.
+          Started it yourself? Use the key that <code>npm start</code> printed, also in <code>admin-key</code> in{' '}
+          <code>TALLY_HOME</code> (default <code>.tally</code>).
         </p>
       </div>
     </main>
