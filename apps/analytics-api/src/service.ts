@@ -16,6 +16,7 @@ import {
   type Releasers,
   redisReady,
   serveContract,
+  serviceKeyOf,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createCache } from './cache.ts';
@@ -61,7 +62,7 @@ export async function createAnalyticsService(
   const ingestWithin = (timeoutMs: number) =>
     createIngestClient({
       url: env.USAGE_INGEST_URL,
-      key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
+      key: serviceKeyOf(env) ?? '',
       fetch: fetchWithin(timeoutMs),
     });
   const ingest = ingestWithin(env.FRESHNESS_TIMEOUT_MS);

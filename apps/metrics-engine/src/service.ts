@@ -15,6 +15,7 @@ import {
   type RedisClient,
   type Releasers,
   serveContract,
+  serviceKeyOf,
   startLoop,
 } from '@tally/service';
 import { Registry } from 'prom-client';
@@ -62,7 +63,7 @@ export async function createEngineService(
   const metrics = createEngineMetrics(registry);
   const called = (url: string, timeoutMs = env.JOB_CALL_TIMEOUT_MS) => ({
     url,
-    key: env.TALLY_SERVICE_KEY ?? env.TALLY_ADMIN_KEY ?? '',
+    key: serviceKeyOf(env) ?? '',
     fetch: fetchWithin(timeoutMs),
   });
   const ingest = createIngestClient(called(env.USAGE_INGEST_URL));

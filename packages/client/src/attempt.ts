@@ -6,8 +6,11 @@ export type Item = { readonly json: string; readonly records: number };
 /** What became of one request. `again` items are sent again as they are; Tally drops those it has. */
 export type Outcome =
   | { kind: 'answered'; duplicates: number; refused: RefusedItem[]; again: Item[]; error?: AttemptError }
-  /** It is not known what was stored. `slow`: only a person can fix the cause, so retries are rare. */
-  | { kind: 'again'; slow: boolean; afterMs: number; error: AttemptError }
+  /**
+   * It is not known what was stored. `slow`: only a person can fix the cause, so retries are rare. `keyRejected`: a 401
+   * or 403; servers count requests with a bad key against the address, so not even a waiting caller makes retries faster.
+   */
+  | { kind: 'again'; slow: boolean; keyRejected?: boolean; afterMs: number; error: AttemptError }
   /** Too large, or refused as a whole for the sake of some item: halves are sent. */
   | { kind: 'split'; tooLarge: boolean; error: AttemptError };
 
@@ -87,7 +90,7 @@ export function createAttempts(options: AttemptOptions): Attempts {
     if (status === 401 || status === 403) {
       return options.authFailure === 'reject'
         ? refuse()
-        : { kind: 'again', slow: true, afterMs: answer.afterMs, error };
+        : { kind: 'again', slow: true, keyRejected: true, afterMs: answer.afterMs, error };
     }
     // One item may be what is not liked (by Tally, or by what stands before it): the others shall not wait for it.
     if (status === 400 || status === 422)

@@ -170,6 +170,30 @@ describe('delivery', () => {
     expect(await ingest.counted(merchantId)).toEqual({ requests: '1' });
   });
 
+  test('asks once with a rejected key, in flush and in close', async () => {
+    const merchantId = newMerchant();
+    const refused = { key: 'wrong', backoff: {}, closeDeadlineMs: 20_000 };
+    const { tally, errors, rejected } = open(refused);
+    for (const userId of ['u1', 'u2']) {
+      tally.record({ merchantId, userId, metrics: {} });
+      await tally.flush({ deadlineMs: 20_000 });
+    }
+    expect(tally.stats()).toMatchObject({ requests: 1, queued: 2 });
+    expect(await tally.close()).toEqual({ ok: false, spooled: 0, unsent: 2 });
+    expect(tally.stats().requests).toBe(2);
+    expect(errors).toEqual(['UNAUTHORIZED', 'UNAUTHORIZED']);
+    expect(rejected.map(({ code }) => code)).toEqual(['UNSENT', 'UNSENT']);
+
+    const directory = join(home, 'rejected-key');
+    const spooled = open({ ...refused, spool: createSpool({ directory }) });
+    spooled.tally.record({ merchantId, metrics: {} });
+    expect(await spooled.tally.close()).toEqual({ ok: false, spooled: 1, unsent: 0 });
+    expect(spooled.tally.stats().requests).toBe(1);
+    const next = open({ spool: createSpool({ directory }) });
+    expect(await next.tally.close()).toMatchObject({ ok: true });
+    expect(await ingest.counted(merchantId)).toEqual({ requests: '1' });
+  });
+
   test('waits as long as Retry-After says', async () => {
     const times: number[] = [];
     const way = faultyFetch();

@@ -44,7 +44,7 @@ export type Delivery = {
   schedule(): void;
   /** Moves the oldest groups into an overflowing spool at once. Returns false where that is not possible. */
   spill(): boolean;
-  /** Resolves with the number of entries left, when all recorded before is settled or at the deadline. */
+  /** Resolves with the number of entries left: when all before is settled, the key is rejected, or at the deadline. */
   flush(deadlineMs: number): Promise<number>;
   /** Flushes, then stops. Returns the number of entries left in the spool, and those that are in no spool. */
   close(deadlineMs: number): Promise<{ spooled: number; unsent: Item[] }>;
@@ -52,7 +52,9 @@ export type Delivery = {
   saveToSpool(): boolean;
 };
 
-type Sleeper = { timer: ReturnType<typeof setTimeout>; asked: boolean; wake(): void };
+/** `asked`: the server named the pause. `keyRejected`: the pause after a 401 or 403. */
+type Sleeper = { timer: ReturnType<typeof setTimeout>; asked: boolean; keyRejected: boolean; wake(): void };
+type Pause = { slow: boolean; afterMs: number; keyRejected?: boolean };
 type Waiter = { batches: Set<Batch>; done(): void };
 
 /** The longest pause while a caller waits in flush or close. */
@@ -90,6 +92,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   let timer: ReturnType<typeof setTimeout> | undefined;
   let timerAt = Number.POSITIVE_INFINITY;
   let urgent = 0;
+  let closing = false;
   let stopped = false;
 
   for (const ref of spool?.left.batches ?? []) {
@@ -143,7 +146,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       .seal()
       .then(addSpooled, (error: unknown) => {
         spoolFailed(error);
-        return sleep(1000, false);
+        return sleep(1000);
       })
       .finally(() => {
         sealRun = undefined;
@@ -229,7 +232,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       if (stopped) return [items];
       failures++;
       onError(outcome.error);
-      await pause(outcome.slow, outcome.afterMs);
+      await pause(outcome);
       return [items];
     }
     const { again, refused, duplicates, error } = outcome;
@@ -246,21 +249,23 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       return [];
     }
     failures++;
-    await pause(false, 0);
+    await pause({ slow: false, afterMs: 0 });
     return [again];
   }
 
   /** Waits exponentially longer with full jitter, so that producers do not return all at once; at least `afterMs`. */
-  async function pause(slow: boolean, afterMs: number): Promise<void> {
+  async function pause({ slow, afterMs, keyRejected = false }: Pause): Promise<void> {
     counts.retried++;
     const most = Math.min(backoff.mostMs, backoff.firstMs * 2 ** Math.min(failures - 1, 30));
     const jitter = options.random() * (urgent > 0 ? Math.min(most, URGENT_PAUSE_MS) : most);
-    const ms = Math.max(afterMs, slow && urgent === 0 ? backoff.slowMs : 0) + jitter;
+    const ms = Math.max(afterMs, slow && (urgent === 0 || keyRejected) ? backoff.slowMs : 0) + jitter;
     pausedUntil = Math.max(pausedUntil, performance.now() + ms);
-    await sleep(ms, afterMs > 0);
+    const woken = sleep(ms, afterMs > 0, keyRejected);
+    if (keyRejected) for (const { done } of waiters) done();
+    await woken;
   }
 
-  function sleep(ms: number, asked: boolean): Promise<void> {
+  function sleep(ms: number, asked = false, keyRejected = false): Promise<void> {
     if (stopped) return Promise.resolve();
     return new Promise((resolve) => {
       const wake = () => {
@@ -268,20 +273,25 @@ export function createDelivery(options: DeliveryOptions): Delivery {
         sleepers.delete(sleeper);
         resolve();
       };
-      const sleeper: Sleeper = { timer: setTimeout(wake, ms), asked, wake };
+      const sleeper: Sleeper = { timer: setTimeout(wake, ms), asked, keyRejected, wake };
       if (urgent === 0) unref(sleeper.timer);
       sleepers.add(sleeper);
     });
   }
 
-  /** Ends all pauses but those that the server asked for, and keeps the process alive for those. */
+  const isKeyRejected = () => [...sleepers].some(({ keyRejected }) => keyRejected);
+
+  /**
+   * Ends pauses, except those that the server asked for, which then keep the process alive. After a rejected key, only
+   * close ends the pause, for one last try.
+   */
   function endPauses(): void {
     ref(timer);
     for (const sleeper of sleepers) {
       if (sleeper.asked) ref(sleeper.timer);
-      else sleeper.wake();
+      else if (closing || !sleeper.keyRejected) sleeper.wake();
     }
-    if (![...sleepers].some(({ asked }) => asked)) pausedUntil = 0;
+    if (![...sleepers].some(({ asked, keyRejected }) => asked || keyRejected)) pausedUntil = 0;
   }
 
   /** Lets the process end although pauses are under way: no caller waits any more. */
@@ -302,7 +312,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       }
       const unsealed = merger.size + (sealer?.held.entries ?? 0);
       const batches = new Set([...ready, ...inFlight]);
-      if (batches.size > 0) {
+      if (batches.size > 0 && !isKeyRejected()) {
         const settled = new Promise<void>((resolve) => {
           const waiter = { batches, done: resolve };
           waiters.add(waiter);
@@ -356,6 +366,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     flush,
 
     async close(deadlineMs) {
+      closing = true;
       await flush(deadlineMs);
       stopped = true;
       clearTimeout(timer);

@@ -202,12 +202,12 @@ export function checkMetricType(metricType: unknown): Refusal | undefined {
   return undefined;
 }
 
-export function refuseAmount(metricType: string): Refusal {
+export function refuseAmount(field: string, metricType: string): Refusal {
   const rule =
     metricType === 'cost'
-      ? 'USD from 0 to 1000000 as a decimal string with at most 9 decimals'
+      ? 'USD from 0 to 1,000,000 as a decimal string with at most 9 decimals, such as "0.0023"'
       : 'a whole number from 0 to 10^15';
-  return refusal('INVALID_ENTRY', `${metricType.slice(0, 64)}: Expected ${rule}`);
+  return refusal('INVALID_ENTRY', `${field.slice(0, 72)}: Expected ${rule}`);
 }
 
 function checkId(id: unknown): Refusal | undefined {

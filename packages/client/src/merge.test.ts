@@ -69,6 +69,17 @@ const asSent = (input: RecordInput): CheckedEntry =>
   }) as CheckedEntry;
 
 describe('merging', () => {
+  test('names the field and the rule of a wrong amount', () => {
+    const cost = { cost: 0.1 } as never;
+    const money = 'Expected USD from 0 to 1,000,000 as a decimal string with at most 9 decimals, such as "0.0023"';
+    expect(merger().record({ merchantId: 'm', metrics: cost }, NOON)?.message).toBe(`metrics.cost: ${money}`);
+    expect(merger().track({ merchantId: 'm', metricType: 'cost', by: 1 }, NOON)?.message).toBe(`by: ${money}`);
+    const whole = 'Expected a whole number from 0 to 10^15';
+    const metrics = { images: 0.5 };
+    expect(merger().record({ merchantId: 'm', metrics }, NOON)?.message).toBe(`metrics.images: ${whole}`);
+    expect(merger().track({ merchantId: 'm', metricType: 'images', by: -1 }, NOON)?.message).toBe(`by: ${whole}`);
+  });
+
   test('conserves every sum exactly, whatever the order of the records', () => {
     fc.assert(
       fc.property(fc.array(entry, { maxLength: 30 }), fc.infiniteStream(fc.nat()), (entries, order) => {

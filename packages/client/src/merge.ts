@@ -111,7 +111,7 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
         }
       }
       const amount = unitsOf(type, value);
-      if (amount < 0) return refuseAmount(`metrics.${type}`);
+      if (amount < 0) return refuseAmount(`metrics.${type}`, type);
       if (group !== undefined && place < group.sums.length && group.sums[place]! + amount > MAX_UNITS) fits = false;
       units[read] = amount;
       places[read] = place;
@@ -219,7 +219,7 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
       }
     }
     const amount = call.by === undefined && call.metricType !== 'cost' ? 1 : unitsOf(call.metricType, call.by ?? '1');
-    if (amount < 0) return refuseAmount(String(call.metricType));
+    if (amount < 0) return refuseAmount('by', call.metricType);
     const bucket = Math.floor(time / QUARTER_HOUR_MS);
     const mergeable = merge && call.id === undefined;
     let slot = -1;

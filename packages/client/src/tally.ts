@@ -52,7 +52,8 @@ export type TallyOptions = {
   spool?: Spool;
   /**
    * What a 401 or 403 does. `retry` (default): entries are kept, `onError` is told, and they are tried again every
-   * `backoff.slowMs`, so a key that is set right loses nothing. `reject`: they go to `onRejected`.
+   * `backoff.slowMs`, so a key that is set right loses nothing; `flush` and `close` do not wait for that. `reject`: they
+   * go to `onRejected`.
    */
   authFailure?: 'retry' | 'reject';
   /** Pauses after failures, with full jitter; `Retry-After` is waited for at least. Default 100 ms, 30 s, 30 s. */
@@ -115,10 +116,14 @@ export type Tally = {
   record(entry: RecordInput): Taken;
   /** Adds to a plain counter (`usage.track`); promises what `record` promises. Calls of a 15-minute bucket are summed. */
   track(call: TrackInput): Taken;
-  /** Resolves when all recorded before is acknowledged or rejected, or after `deadlineMs` (default 30 s). Never rejects. */
+  /**
+   * Resolves when all recorded before is acknowledged or rejected, when the server rejects the key, or after
+   * `deadlineMs` (default 30 s). Never rejects.
+   */
   flush(options?: { deadlineMs?: number }): Promise<{ ok: boolean; queued: number }>;
   /**
-   * Takes nothing more, sends what is queued, and stops. Past the deadline what is left goes to the spool, for the next
+   * Takes nothing more, sends what is queued, and stops. Past the deadline (default `closeDeadlineMs`), or at once when
+   * the server rejects the key (`onError` gets its 401 or 403), what is left goes to the spool, for the next
    * life, or to `onRejected` as UNSENT. Closing again gives the same answer.
    */
   close(options?: { deadlineMs?: number }): Promise<{ ok: boolean; spooled: number; unsent: number }>;

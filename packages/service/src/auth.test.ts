@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { expect, test, vi } from 'vitest';
-import { createAuthenticate } from './auth.ts';
+import { createAuthenticate, serviceKeyOf } from './auth.ts';
 import type { KnownKey } from './known-keys.ts';
 
 const ADDRESS = '192.0.2.1';
@@ -59,6 +59,15 @@ const codeOf = (answer: Promise<unknown>) =>
     () => 'OK',
     (error: { code: string }) => error.code,
   );
+
+test('takes services that share only the admin key for services, not for the admin', async () => {
+  const { ask } = setUp();
+  const env = { TALLY_ADMIN_KEY: 'the-admin-key-is-long' };
+  expect(await ask(serviceKeyOf(env))).toMatchObject({ id: 'service', role: 'service' });
+  expect(serviceKeyOf({ TALLY_ADMIN_KEY: 'another-admin-key-too' })).not.toBe(serviceKeyOf(env));
+  expect(serviceKeyOf({ ...env, TALLY_SERVICE_KEY: 'a-key-of-its-own' })).toBe('a-key-of-its-own');
+  expect(serviceKeyOf({})).toBeUndefined();
+});
 
 test('returns who a key belongs to, and refuses a missing, malformed or unknown one', async () => {
   const { add, ask } = setUp();

@@ -1,4 +1,4 @@
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { type Role, TallyError } from '@tally/contracts';
 import type { KeyMirror } from './key-mirror.ts';
 import { createKeyUse } from './key-use.ts';
@@ -48,14 +48,25 @@ export type AuthOptions = {
 export const UNKNOWN_KEYS_PER_MINUTE = 100;
 
 /**
+ * Returns the key that services send each other: `TALLY_SERVICE_KEY`, else one that every service with the same admin key
+ * derives from it, so that callers with the role `service` can be told from the admin. Undefined without either.
+ */
+export function serviceKeyOf(env: AuthOptions['env']): string | undefined {
+  if (env.TALLY_SERVICE_KEY || !env.TALLY_ADMIN_KEY) return env.TALLY_SERVICE_KEY;
+  return createHmac('sha256', env.TALLY_ADMIN_KEY).update('the service key of Tally').digest('base64url');
+}
+
+/**
  * Checks an API key. UNAUTHORIZED for a missing, unknown, revoked or expired key; RATE_LIMITED for a key that is not known
  * yet and comes from an address that sent too many unknown ones; UNAVAILABLE, never UNAUTHORIZED, when it cannot be checked.
  */
 export function createAuthenticate(options: AuthOptions): Authenticate {
   const { env, keys, mirror, onError = () => {}, now = Date.now } = options;
+  const serviceKey = serviceKeyOf(env);
+  const serviceHash = serviceKey === undefined ? undefined : sha256(serviceKey);
   const fixed = [
     ...(env.TALLY_ADMIN_KEY ? [{ hash: sha256(env.TALLY_ADMIN_KEY), caller: platform('admin') }] : []),
-    ...(env.TALLY_SERVICE_KEY ? [{ hash: sha256(env.TALLY_SERVICE_KEY), caller: platform('service') }] : []),
+    ...(serviceHash ? [{ hash: serviceHash, caller: platform('service') }] : []),
   ];
   const find = createKnownKeys({
     find: (hash) => keys.findByHash(hash),
@@ -65,7 +76,6 @@ export function createAuthenticate(options: AuthOptions): Authenticate {
   });
   const used = createKeyUse({ save: async (uses) => keys.recordUse?.(uses), onError, now });
 
-  const serviceHash = env.TALLY_SERVICE_KEY === undefined ? undefined : sha256(env.TALLY_SERVICE_KEY);
   const addressOf = ({ address, forwarded }: Credentials) =>
     forwarded && serviceHash && timingSafeEqual(serviceHash, sha256(forwarded.proof)) ? forwarded.address : address;
 

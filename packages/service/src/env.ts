@@ -30,7 +30,7 @@ const KEYS = ['TALLY_ADMIN_KEY', 'TALLY_SERVICE_KEY'];
 /** Without either a service would start, look healthy, and refuse all administration and the other services. */
 const NO_KEYS =
   'TALLY_ADMIN_KEY and TALLY_SERVICE_KEY are not set: set at least one. TALLY_ADMIN_KEY is the API key of the admin; ' +
-  'TALLY_SERVICE_KEY, the same for all services, is what they send each other (default: the admin key). ' +
+  'TALLY_SERVICE_KEY, the same for all services, is what they send each other (default: derived from the admin key). ' +
   'A key has 16 characters or more: `openssl rand -base64 32`. `npm start` generates both.';
 
 /** `true`, `false`, `1`, `0`. */

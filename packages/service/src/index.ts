@@ -7,6 +7,7 @@ export {
   type Credentials,
   createAuthenticate,
   merchantsFor,
+  serviceKeyOf,
 } from './auth.ts';
 export { type Bodies, createBodies, RequestAborted } from './bodies.ts';
 export { type Breaker, createBreaker, StoreUnusableError } from './breaker.ts';
