@@ -5,7 +5,7 @@
 export const ERRORS = {
   // Whole requests
   INVALID_JSON: { status: 400, action: 'Send a JSON body.' },
-  INVALID_INPUT: { status: 400, action: 'Correct the fields named in `details` and send it again.' },
+  INVALID_INPUT: { status: 400, action: 'Correct what the message names and send it again.' },
   BATCH_TOO_LARGE: { status: 400, action: 'Split the batch; the message names the limit.' },
   INVALID_DATE_FORMAT: { status: 400, action: 'Write dates as YYYY-MM-DD; the day must exist.' },
   INVALID_DATE_ORDER: { status: 400, action: 'Put the earlier date first.' },
@@ -40,10 +40,7 @@ export const ERRORS = {
   },
   RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
   INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
-  UNAVAILABLE: {
-    status: 503,
-    action: 'Nothing was acknowledged. Send it again after `Retry-After` seconds: events with an id are counted once.',
-  },
+  UNAVAILABLE: { status: 503, action: 'Try again after `Retry-After` seconds.' },
   // Sources that are pulled from
   SOURCE_NOT_SET: { status: 400, action: 'Set the address and the key of the source, then restart the service.' },
   SOURCE_BUSY: { status: 409, action: 'Wait until the running pull has ended; `litellm.status` shows it.' },

@@ -611,6 +611,17 @@ describe('HTTP', () => {
     expect(held.map(({ closed }) => closed())).toEqual([false, false, false]);
   });
 
+  test('an error of a route names the path as it was sent', async () => {
+    const { url } = await serve();
+    const errorOf = async (path: string, headers = {}) =>
+      ((await (await fetch(`${url}${path}`, { headers })).json()) as { error: { message: string; data: object } })
+        .error;
+    expect((await errorOf('/file/report.csv?a=b')).data).toMatchObject({ path: '/file/report.csv' });
+    expect((await errorOf('/trpc/ask')).data).toMatchObject({ path: 'ask' });
+    const refused = await errorOf('/file/secret', { authorization: `Bearer ${BOB}` });
+    expect(refused.message).toContain('may not call /file/secret:');
+  });
+
   test('an error says what to do about it', async () => {
     const { post } = await serve();
     for (const path of ['/trpc/echo', '/source', '/nothing']) {

@@ -8,11 +8,11 @@ import { credentialsOf } from './credentials.ts';
 import { dropBody } from './drop-body.ts';
 import type { JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
-import { errorShape, refusalOf, retryAfterOf, understand } from './trpc.ts';
+import { errorShape, refusalOf, retryAfterOf, TRPC_PATH, understand } from './trpc.ts';
 
 /** What the edge knows of a procedure or a route before it lets a request through to it. */
 export type Endpoint = {
-  /** The name of a procedure or the pattern of a route: what metrics and errors call it. */
+  /** The name of a procedure or the pattern of a route: what metrics call it. */
   readonly label: string;
   /** `key`: any valid key, the rest is asked later; `open`: none. */
   readonly access: Access | 'key' | 'open';
@@ -180,7 +180,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
         caller = await authenticate(credentials);
         event.caller = caller.id;
         const { access, platform, refusal } = endpoint;
-        const own = access === 'key' ? refusal : refusalOf(caller, { access, platform }, label);
+        const own = access === 'key' ? refusal : refusalOf(caller, { access, platform }, nameOf(exchange, label));
         if (own) throw own;
         if (response.closed) return;
         releases.push(limits.enter(caller, endpoint), keepChecking(exchange, credentials));
@@ -218,7 +218,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     }
     const { type, body } = endpoint?.errorBody?.(known) ?? {
       type: 'application/json',
-      body: { error: errorShape(known, endpoint?.label) },
+      body: { error: errorShape(known, endpoint && nameOf(exchange, endpoint.label)) },
     };
     const text = JSON.stringify(body);
     const { allow } = (known.details ?? {}) as { allow?: unknown };
@@ -255,6 +255,9 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     },
   };
 }
+
+/** What errors call an endpoint: a procedure by its name, all else by the path as it was sent. */
+const nameOf = ({ path }: Exchange, label: string) => (path === TRPC_PATH + label ? label : cut(path));
 
 /** Whether more of a body is to come than Node may drop by itself, to keep the connection. */
 function unread({ headers, readableEnded }: IncomingMessage): boolean {

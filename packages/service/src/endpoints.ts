@@ -4,7 +4,7 @@ import { createDirect, DIRECT_HEADERS } from './direct.ts';
 import type { Endpoint, Exchange } from './edge.ts';
 import type { EdgeEnv } from './env.ts';
 import type { Route } from './route.ts';
-import { type Context, retryAfterOf, type ServedProcedure, TRPC_PATH, understand } from './trpc.ts';
+import { type Context, noProcedure, retryAfterOf, type ServedProcedure, TRPC_PATH, understand } from './trpc.ts';
 import type { Web } from './web.ts';
 
 export type EndpointsOptions = {
@@ -87,7 +87,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
     const known = names.map((name) => procedures.get(name));
     const refusal =
       names.length === 1
-        ? new TallyError('NOT_FOUND', 'There is no procedure of this name.')
+        ? noProcedure(names[0]!)
         : names.length > env.MAX_BATCH_CALLS
           ? tooManyCalls(names.length, env.MAX_BATCH_CALLS)
           : undefined;

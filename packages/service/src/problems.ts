@@ -12,20 +12,112 @@ export type Problems = {
   fields: { field: string; message: string }[];
 };
 
-/** What is wrong with an input, however much that is, in few words: names and sentences of the input's own are cut. */
+type Path = readonly PropertyKey[];
+/** `sentence`: the message with the name of the field, as it stands among others. */
+type Problem = { field: string; message: string; sentence: string };
+
+/**
+ * Returns what is wrong with an input in bounded text, however much that is. Names and sentences of the input's own are
+ * cut. `root` is what an input without a field is called.
+ */
 export function problemsOf({ issues }: ZodError, root = ''): Problems {
-  const fields = issues
-    .slice(0, LISTED)
-    .map((issue) => ({ field: cut(issue.path.map(String).join('.'), NAME), message: cut(said(issue), SENTENCE) }));
-  const told = fields.slice(0, TOLD).map(({ field, message }) => [field || root, message].filter(Boolean).join(': '));
+  const problems = issues.slice(0, LISTED).map((issue) => problemsIn(issue, [], root));
+  const told = problems.slice(0, TOLD).map(([first]) => first!.sentence);
   const more = issues.length - told.length;
-  return { message: told.join('; ') + (more > 0 ? `; and ${more} more` : ''), fields };
+  return {
+    message: told.join('; ') + (more > 0 ? `; and ${more} more` : ''),
+    fields: problems
+      .flat()
+      .slice(0, LISTED)
+      .map(({ field, message }) => ({ field, message })),
+  };
 }
 
+/** Returns at least one problem; one per field for fields that are not known. */
+function problemsIn(issue: z.core.$ZodIssue, above: Path, root: string): Problem[] {
+  const path = [...above, ...issue.path];
+  const field = nameOf(path);
+  const name = field || root;
+  const message = cut(said(issue), SENTENCE);
+  const sentence = [name, message].filter(Boolean).join(': ');
+  if (isMissing(issue)) return [{ field, message: 'Missing', sentence: `${name || 'The input'} is missing` }];
+  if (issue.code === 'invalid_union') {
+    const alternative = issue.errors.find((each) => each.length > 0 && each.every((inner) => !isTypeProblem(inner)));
+    // The input has the type of this alternative, so what is wrong inside helps most.
+    if (alternative) return problemsIn(alternative[0]!, path, root);
+  }
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys
+      .slice(0, LISTED)
+      .map((key) => ({ field: nameOf([...path, key]), message: 'Unrecognized key', sentence }));
+  }
+  return [{ field, message, sentence }];
+}
+
+const nameOf = (path: Path) => cut(path.map(String).join('.'), NAME);
+
+function isMissing(issue: z.core.$ZodIssue): boolean {
+  if (issue.code === 'invalid_type') return issue.message.endsWith(', received undefined');
+  if (issue.code !== 'invalid_union') return false;
+  return issue.errors.some(([first]) => first?.path.length === 0 && isMissing(first));
+}
+
+/** Whether the value as a whole is none of a schema: another type, or none of its values. */
+const isTypeProblem = ({ code, path }: z.core.$ZodIssue) =>
+  path.length === 0 && (code === 'invalid_type' || code === 'invalid_value' || code === 'invalid_union');
+
+/** The sentence of an issue. A schema's own sentence stays; those of zod, which start with fixed words, are rewritten. */
 function said(issue: z.core.$ZodIssue): string {
-  if (issue.code !== 'unrecognized_keys' || issue.keys.length <= NAMES) return issue.message;
-  const names = issue.keys.slice(0, NAMES).map((key) => `"${cut(key, SENTENCE / (2 * NAMES))}"`);
-  return `Unrecognized keys: ${names.join(', ')} and ${issue.keys.length - NAMES} more`;
+  const { message } = issue;
+  switch (issue.code) {
+    case 'unrecognized_keys': {
+      if (issue.keys.length <= NAMES) return message;
+      const names = issue.keys.slice(0, NAMES).map((key) => `"${cut(key, SENTENCE / (2 * NAMES))}"`);
+      return `Unrecognized keys: ${names.join(', ')} and ${issue.keys.length - NAMES} more`;
+    }
+    case 'too_big':
+      if (!message.startsWith('Too big: ')) return message;
+      return limit(issue.inclusive === false ? 'less than' : 'at most', issue.maximum, issue.origin);
+    case 'too_small':
+      if (!message.startsWith('Too small: ')) return message;
+      return limit(issue.inclusive === false ? 'more than' : 'at least', issue.minimum, issue.origin);
+    case 'invalid_value':
+      return /^Invalid (option|input): /.test(message) ? oneOf(issue.values) : message;
+    case 'invalid_union':
+      return message === 'Invalid input' ? saidOfUnion(issue) : message;
+    default:
+      return message;
+  }
+}
+
+/** The values that are allowed where there are some, else the rule of each alternative. */
+function saidOfUnion({ errors, message }: z.core.$ZodIssueInvalidUnion): string {
+  const firsts = errors.flatMap((issues) => issues.slice(0, 1));
+  const values = firsts.flatMap((each) => (each.code === 'invalid_value' ? each.values : []));
+  if (values.length > 0) return oneOf(values);
+  const rules = new Set(firsts.map((each) => said(each).replace(/^Invalid input: /, '')));
+  return [...rules].join('; or: ') || message;
+}
+
+const oneOf = (values: readonly unknown[]) => {
+  const names = [...new Set(values)].map((value) => (typeof value === 'string' ? `"${value}"` : String(value)));
+  return names.length === 1 ? `Expected ${names[0]}` : `Expected one of ${names.join(', ')}`;
+};
+
+/** Made once: making one takes longer than all else here. */
+const NUMBER = new Intl.NumberFormat('en-US', { maximumFractionDigits: 20 });
+const UNITS: Record<string, [one: string, many: string]> = {
+  string: ['character', 'characters'],
+  array: ['item', 'items'],
+  set: ['item', 'items'],
+  map: ['entry', 'entries'],
+  object: ['field', 'fields'],
+  file: ['byte', 'bytes'],
+};
+
+function limit(bound: string, value: number | bigint, origin: string): string {
+  const unit = UNITS[origin]?.[value === 1 ? 0 : 1];
+  return `Expected ${bound} ${NUMBER.format(value)}${unit ? ` ${unit}` : ''}`;
 }
 
 const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most)}…` : text);

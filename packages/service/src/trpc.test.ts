@@ -7,7 +7,7 @@ import { createAuthenticate } from './auth.ts';
 import { createApp } from './http.ts';
 import { createLog } from './log.ts';
 import { edgeSettings, READY } from './testing.ts';
-import { serveContract } from './trpc.ts';
+import { errorShape, serveContract } from './trpc.ts';
 
 const contract = {
   greet: {
@@ -159,6 +159,33 @@ describe('serveContract', () => {
     expect((await errorOf(ages)).message).toMatch(/^people\.0\.age: .*; people\.4\.age: [^;]*; and 4 more$/);
     const names = await post('/trpc/crowd', '{"people":[],"a":1,"b":1,"c":1,"d":1,"e":1}');
     expect((await errorOf(names)).message).toBe('Unrecognized keys: "a", "b", "c" and 2 more');
+  });
+
+  test('says what to do about this error on this procedure', async () => {
+    const action = (error: TallyError, path?: string) => errorShape(error, path).data.action;
+    const unavailable = new TallyError('UNAVAILABLE', 'A data store is unavailable.');
+    const recording = /^Nothing was acknowledged\..*counted once\.$/;
+    for (const path of ['usage.record', 'usage.track']) expect(action(unavailable, path)).toMatch(recording);
+    for (const path of [undefined, 'keys.create', 'usage.current', '/export/usage.csv'])
+      expect(action(unavailable, path)).toBe('Try again after `Retry-After` seconds.');
+    const { data } = await errorOf(await post('/trpc/fail', '{"how":"x","merchant":"acme"}'));
+    expect(data).toMatchObject({
+      action: 'Correct the fields named in `details` and send it again.',
+      details: { fields: [{ field: 'merchant', message: 'Unrecognized key' }] },
+    });
+    const broken = await post('/trpc/fail', 'no gzip', { ...bearer, 'content-encoding': 'gzip' });
+    expect((await errorOf(broken)).data).toMatchObject({
+      code: 'INVALID_INPUT',
+      action: 'Correct what the message names and send it again.',
+    });
+  });
+
+  test('an unknown procedure is named, with the place where all are listed', async () => {
+    for (const path of ['/trpc/nowhere', '/trpc/nowhere,fail?batch=1']) {
+      const answer = (await (await post(path, '{}')).json()) as unknown;
+      const { error } = (Array.isArray(answer) ? answer[0] : answer) as { error: { message: string } };
+      expect(error.message).toMatch(/nowhere.*\/openapi\.json.*\/docs/);
+    }
   });
 
   test('a body over the limit is a 413, whether or not it says its length', async () => {

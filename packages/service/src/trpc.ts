@@ -66,9 +66,10 @@ const t = initTRPC
     sse: { ping: { enabled: true, intervalMs: 15_000 } },
   });
 
-/** The one body of errors, inside and outside of tRPC. */
-export function errorShape({ code, message, details }: TallyError, path?: string): TallyErrorShape {
-  const { status, action } = ERRORS[code];
+/** Builds the one body of errors, inside and outside of tRPC. `path`: the procedure, or the path as it was sent. */
+export function errorShape(error: TallyError, path?: string): TallyErrorShape {
+  const { code, message, details } = error;
+  const { status } = ERRORS[code];
   const trpcCode = TRPC_CODE_BY_STATUS[status]!;
   return {
     message,
@@ -78,11 +79,27 @@ export function errorShape({ code, message, details }: TallyError, path?: string
       trpcCode,
       httpStatus: status,
       ...(path === undefined ? {} : { path }),
-      action,
+      action: actionOf(error, path),
       ...(details === undefined ? {} : { details }),
     },
   };
 }
+
+/** What the caller may do about an error, with what is known only of some of its occasions. */
+function actionOf({ code, details }: TallyError, path: string | undefined): string {
+  if (code === 'UNAVAILABLE' && (path === 'usage.record' || path === 'usage.track'))
+    return 'Nothing was acknowledged. Send it again after `Retry-After` seconds: events with an id are counted once.';
+  if (code === 'INVALID_INPUT' && Array.isArray((details as { fields?: unknown } | undefined)?.fields))
+    return 'Correct the fields named in `details` and send it again.';
+  return ERRORS[code].action;
+}
+
+const LISTED = "`GET /openapi.json` and the console's page /docs list all.";
+const cut = (text: string) => text.slice(0, 200);
+
+/** Builds the error of a call of a procedure that does not exist. */
+export const noProcedure = (name: string) =>
+  new TallyError('NOT_FOUND', `There is no procedure \`${cut(name)}\`; ${LISTED}`);
 
 /**
  * Makes the tRPC router of a contract: input, output and access come from the contract, so none can be forgotten.
@@ -188,6 +205,7 @@ export function understand(error: unknown): TallyError {
     const code = BY_TRPC_CODE[error.code];
     if (code === 'INVALID_JSON') return new TallyError(code, 'The request is not readable as JSON.', { cause: error });
     if (code === 'INTERNAL') return new TallyError(code, 'Something went wrong here.', { cause: error });
+    if (code === 'NOT_FOUND') return new TallyError(code, `${cut(error.message)}; ${LISTED}`, { cause: error });
     return new TallyError(code ?? 'INTERNAL', code ? error.message : 'Something went wrong here.', { cause: error });
   }
   if (error instanceof ZodError) return invalidInput(error);
