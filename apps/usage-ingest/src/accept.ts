@@ -138,7 +138,7 @@ export function createAccept(options: AcceptOptions): Accept {
   return {
     store,
     async record(batch) {
-      const checked = checkBatch(batch, { now: now(), retentionDays: options.retentionDays });
+      const checked = await checkBatch(batch, { now: now(), retentionDays: options.retentionDays });
       options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
       try {
         await fault('record.before-store');
