@@ -1,5 +1,6 @@
-import { engine as contract, ERRORS, type ErrorCode, isProcedure, type Procedure } from '@tally/contracts';
+import { engine as contract, ERRORS, type ErrorCode, type Procedure, proceduresOf } from '@tally/contracts';
 import { redisReady } from '@tally/service';
+import { callOf, type HostileRequest, hostileInputs, hostileRequests, soundInput } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ADMIN, type Engine, prepareStores, type Stores } from './start.ts';
 
@@ -14,47 +15,25 @@ beforeAll(async () => {
 
 afterAll(() => stores.close());
 
+/** Hostile to what this service computes, in every place too. */
 const HOSTILE: unknown[] = [
-  null,
-  '',
-  'a\u0000b',
-  '\ud800',
-  '💥',
-  'constructor',
-  'x'.repeat(5_000),
-  "'; drop table usage_daily --",
   '*',
-  '-0',
-  '1e400',
   'Infinity',
-  '999999999999999.999999999',
-  -1,
   1.5,
-  1e21,
-  2 ** 53,
-  true,
-  '0999-12-31',
-  '1000-01-01',
-  '9998-12-31',
   '9999-12-31',
-  '2026-02-29',
-  [],
-  {},
-  [[]],
   ['a', null],
   ['unknown'],
   ['date', 'date'],
-  JSON.parse('{"__proto__":"x"}'),
   { model: 'unknown' },
   { requests: 1e30 },
   { date: '2026-02-30' },
   'events',
   'TEAM',
-  'MEDIAN',
-  'MAX(time)',
-  'SUM(cost) % 0',
-  'SUM(999999999999999999 * 999999999999999999 * cost)',
 ];
+
+const FORMULAS = ['MEDIAN', 'MAX(time)', 'SUM(cost', 'SUM(cost); select 1', 'pg_sleep(9)', `${'('.repeat(900)}1`];
+/** Hostile formulas that are sound all the same. */
+const SOUND_FORMULAS = ['SUM(cost) % 0', 'SUM(999999999999999999 * 999999999999999999 * cost)'];
 
 const RANGE = { startDate: '2026-03-01', endDate: '2026-03-02' };
 const DEFINITION = {
@@ -66,117 +45,142 @@ const DEFINITION = {
   aggregationMethod: 'SUM',
   visibility: 'PUBLIC',
 };
-const NOBODY = '7f3d1c1e-0000-4000-8000-000000000000';
-const rollup = {
-  run: { date: '2026-03-01' },
-  backfill: RANGE,
-  list: {
-    ...RANGE,
-    merchantId: 'a',
-    entityType: 'user',
-    entityIds: ['u'],
-    metricTypes: ['cost'],
-    limit: 5,
-    cursor: '',
-  },
+const PAGE = {
+  ...RANGE,
+  merchantId: 'a',
+  entityType: 'user',
+  entityIds: ['u'],
+  metricTypes: ['cost'],
+  limit: 5,
 };
-
-/** An input of every procedure that is called and answered; each field of it is made hostile in turn. */
-const inputsFor = (id: string) => ({
-  rollups: { daily: rollup, weekly: rollup, monthly: rollup, refresh: {} },
-  jobs: {
-    log: { limit: 3, cursor: '' },
-    schedules: {},
-    failed: { limit: 3 },
-    run: { name: 'cleanup' },
-    retry: { id: 'none' },
-  },
-  realtime: {
-    increment: { name: 'counter', by: '1', labels: { a: 'b' }, merchantId: 'm' },
-    gauge: { name: 'gauge', value: '1', unit: 'ms', labels: {} },
-    observe: { name: 'histogram', value: '1', windowSeconds: 60 },
-    mark: { name: 'rate', count: 2, windowSeconds: 60 },
-    get: { name: 'counter', labels: { a: 'b' }, merchantId: 'm', windowSeconds: 5 },
-    list: { merchantId: 'm', limit: 2, cursor: '' },
-    reconcile: {},
-  },
-  custom: {
-    create: { ...DEFINITION, name: 'n', description: 'd', teamId: 't' },
-    update: { ...DEFINITION, id, name: 'n', description: 'd' },
-    test: { ...DEFINITION, ...RANGE },
-    estimate: { ...DEFINITION, ...RANGE },
-    calculate: { id, version: 1, merchantId: 'a', ...RANGE },
-    get: { id, version: 1 },
-    list: { limit: 5, cursor: id, search: 'n' },
-    versions: { id, limit: 5, cursor: '7' },
-    values: { id, merchantId: 'a', limit: 5 },
-    audit: { id, limit: 5, cursor: '7' },
-    remove: { id: NOBODY },
-    sources: {
-      register: {
-        name: 'theirs',
-        view: 'app.theirs',
-        columns: [{ name: 'seats', type: 'number' }],
-        merchantColumn: 'account',
-        dateColumn: 'day',
-      },
-      list: {},
-      remove: { name: 'theirs' },
-    },
-  },
-});
-
-/** Hostile formulas that are sound all the same. */
-const SOUND_FORMULAS: unknown[] = ['SUM(cost) % 0', 'SUM(999999999999999999 * 999999999999999999 * cost)'];
-
-async function call(path: string, { kind }: Procedure, input: unknown) {
-  const headers = { authorization: `Bearer ${ADMIN}`, 'content-type': 'application/json' };
-  const text = JSON.stringify(input);
-  const query = `/trpc/${path}?input=${encodeURIComponent(text ?? '')}`;
-  return kind === 'query'
-    ? engine.app.request(query, { headers })
-    : engine.app.request(`/trpc/${path}`, { method: 'POST', headers, body: text ?? '' });
-}
-
-function procedures(node: object, before = ''): [path: string, procedure: Procedure][] {
-  return Object.entries(node).flatMap(([name, each]: [string, Procedure | object]) =>
-    isProcedure(each as Procedure) ? [[`${before}${name}`, each as Procedure]] : procedures(each, `${before}${name}.`),
-  );
-}
-
-const CALLED = procedures(contract).filter(([, { kind }]) => kind !== 'subscription');
-const soundInput = (path: string): object =>
-  path.split('.').reduce((at: unknown, name) => (at as Record<string, unknown>)[name], inputsFor(id)) as object;
+const SOURCE = {
+  name: 'theirs',
+  view: 'app.theirs',
+  columns: [{ name: 'seats', type: 'number', unit: 'seats' }],
+  merchantColumn: 'account',
+  dateColumn: 'day',
+};
+const NOBODY = '7f3d1c1e-0000-4000-8000-000000000000';
 
 let id: string;
 beforeAll(async () => {
+  await stores.client.query(
+    `
+    create schema app;
+    create view app.theirs as select 1::numeric as seats, 'a' as account, date '2026-03-01' as day;
+    grant usage on schema app to tally_reader;
+    grant select on app.theirs to tally_reader;
+  `,
+  );
   ({ id } = await engine.engine.custom.create.mutate({ ...DEFINITION, name: 'n' } as never));
 });
 
-test.each(CALLED)('%s answers what its contract allows, and refuses everything else with a code', async (path, it) => {
-  const sound = soundInput(path);
-  const ofFields = Object.keys(sound).flatMap((field) =>
-    HOSTILE.map((hostile) => ({ field, hostile, input: { ...sound, [field]: hostile } as unknown })),
-  );
-  const whole = [undefined, ...HOSTILE].map((input) => ({ field: '', hostile: input, input }));
-  for (const { field, hostile, input } of [...whole, ...ofFields]) {
-    const asked = `${path} ${JSON.stringify(input)}`;
-    const response = await call(path, it, input);
-    const body = (await response.json()) as { result?: { data: unknown }; error?: { data: { code: string } } };
-    const allowed = it.input.safeParse(input === undefined ? undefined : JSON.parse(JSON.stringify(input))).success;
-    if (body.error) {
-      const { code } = body.error.data;
-      expect(Object.keys(ERRORS), asked).toContain(code);
-      expect(response.status, asked).toBe(ERRORS[code as ErrorCode].status);
-      if (allowed) expect(response.status, `${asked}: ${code}`).toBeLessThan(500);
-      else expect(['INVALID_INPUT', 'INVALID_JSON', 'INVALID_DATE_FORMAT'], asked).toContain(code);
-    } else {
-      expect([response.status, allowed], asked).toEqual([200, true]);
-      expect(it.output.safeParse(body.result!.data).success, asked).toBe(true);
-      if (field === 'calculationFormula') expect(SOUND_FORMULAS, asked).toContain(hostile);
-    }
+/** Sound inputs of procedures whose schema does not show what is behind it. */
+const known = (name: string): object[] =>
+  ({
+    'jobs.log': [{ limit: 3 }],
+    'rollups.daily.list': [PAGE],
+    'rollups.weekly.list': [PAGE],
+    'rollups.monthly.list': [PAGE],
+    'realtime.increment': [{ name: 'counter', by: '1', labels: { a: 'b' }, merchantId: 'm' }],
+    'realtime.gauge': [{ name: 'gauge', value: '1', unit: 'ms', labels: {} }],
+    'realtime.observe': [
+      { name: 'histogram', value: '1', windowSeconds: 60 },
+      { name: 'histogram', values: ['1'], windowSeconds: 60 },
+    ],
+    'realtime.mark': [{ name: 'rate', count: 2, windowSeconds: 60 }],
+    'realtime.get': [{ name: 'counter', labels: { a: 'b' }, merchantId: 'm' }],
+    'realtime.list': [{ merchantId: 'm', limit: 2 }],
+    'custom.create': [{ ...DEFINITION, name: 'n', description: 'd' }],
+    'custom.update': [{ ...DEFINITION, id, name: 'n', description: 'd' }],
+    'custom.test': [{ ...DEFINITION, ...RANGE }],
+    'custom.estimate': [{ ...DEFINITION, ...RANGE }],
+    'custom.calculate': [{ id, version: 1, merchantId: 'a', ...RANGE }],
+    'custom.get': [{ id, version: 1 }],
+    'custom.list': [{ limit: 5, search: 'n' }],
+    'custom.versions': [{ id, limit: 5 }],
+    'custom.values': [{ id, merchantId: 'a', limit: 5 }],
+    'custom.audit': [{ id, limit: 5 }],
+    'custom.remove': [{ id: NOBODY }],
+    'custom.sources.register': [SOURCE],
+    'custom.sources.remove': [{ name: 'theirs' }],
+  })[name] ?? [];
+
+const CALLED = proceduresOf(contract).filter(([, { kind }]) => kind !== 'subscription');
+/** Their sound inputs name what does not exist. */
+const REFUSED = ['custom.remove', 'jobs.retry'];
+
+async function send({ path, init }: HostileRequest) {
+  const headers = { authorization: `Bearer ${ADMIN}`, 'content-type': 'application/json', ...init.headers };
+  const response = await engine.app.request(path, { ...init, headers });
+  return { response, body: JSON.parse(await response.text()) as { result?: { data: unknown }; error?: Refusal } };
+}
+type Refusal = { data: { code: string } };
+
+const REFUSALS = ['INVALID_INPUT', 'INVALID_JSON', 'INVALID_DATE_FORMAT'];
+
+/** Checks that an error has a code of ours and its status. */
+function expectRefusal({ response, body }: Awaited<ReturnType<typeof send>>, asked: string) {
+  const { code } = body.error!.data;
+  expect(Object.keys(ERRORS), asked).toContain(code);
+  expect(response.status, asked).toBe(ERRORS[code as ErrorCode].status);
+  expect(response.status, `${asked}: ${code}`).toBeLessThan(500);
+  return code;
+}
+
+async function expectAnswer(name: string, { kind, input, output }: Procedure, sent: unknown) {
+  const asked = `${name} ${JSON.stringify(sent)?.slice(0, 500)}`;
+  const answer = await send(callOf(name, kind, sent));
+  const allowed = input.safeParse(sent === undefined ? undefined : JSON.parse(JSON.stringify(sent))).success;
+  if (answer.body.error) {
+    const code = expectRefusal(answer, asked);
+    if (!allowed) expect(REFUSALS, asked).toContain(code);
+    return code;
+  }
+  expect([answer.response.status, allowed], asked).toEqual([200, true]);
+  const given = output.safeParse(answer.body.result!.data);
+  expect(given.error?.issues ?? [], asked).toEqual([]);
+  return undefined;
+}
+
+test.each(CALLED)('%s answers what its contract allows, and refuses everything else with a code', async (name, it) => {
+  const sounds = known(name).length > 0 ? known(name) : [soundInput(it.input)];
+  for (const sound of sounds) {
+    const refused = await expectAnswer(name, it, sound);
+    expect(refused, name).toBe(REFUSED.includes(name) ? 'NOT_FOUND' : undefined);
+    for (const sent of hostileInputs(it.input, sound, HOSTILE)) await expectAnswer(name, it, sent);
   }
 });
+
+test.each(CALLED.filter(([, { rest }]) => rest))(
+  'the REST paths of %s answer or refuse hostile text with a code',
+  async (name, { input, rest = [] }) => {
+    const [sound = soundInput(input)] = known(name);
+    for (const each of rest) {
+      const [first, ...others] = hostileRequests(each, input, sound);
+      expect((await send(first!)).response.status).toBe(200);
+      for (const request of others) {
+        const answer = await send(request);
+        const asked = `${each.path} ${JSON.stringify(request.sent)?.slice(0, 500)}`;
+        if (answer.body.error) expectRefusal(answer, asked);
+        else expect(answer.response.status, asked).toBe(200);
+      }
+    }
+  },
+);
+
+test.each(['custom.create', 'custom.update', 'custom.test', 'custom.estimate'])(
+  '%s takes sound formulas only',
+  async (name) => {
+    const [, it] = CALLED.find(([each]) => each === name)!;
+    const [sound] = known(name);
+    const taken: string[] = [];
+    for (const calculationFormula of [...FORMULAS, ...SOUND_FORMULAS])
+      if ((await expectAnswer(name, it, { ...sound, calculationFormula })) === undefined)
+        taken.push(calculationFormula);
+    expect(taken).toEqual(SOUND_FORMULAS);
+  },
+);
 
 test('after all of that every table is there, and a sound call is answered', async () => {
   const { rows } = await stores.client.query(`select to_regclass('usage_daily') is not null as found`);

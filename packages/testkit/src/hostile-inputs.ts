@@ -3,23 +3,28 @@ import { z } from 'zod';
 /** Text that no contract may take: Postgres and JSON cannot store the first two, and nothing bounds the third. */
 export const UNSTORABLE_TEXTS: readonly string[] = ['a\u0000b', 'a\ud800', 'x'.repeat(20_000)];
 
-/** Text that a contract may take or reject, and that must not break what is behind it. */
-const ODD_TEXTS: readonly string[] = [
+/** Text that a contract may take or reject, and that must not break what reads it: URLs, JSON, SQL. */
+const SYNTAX_TEXTS: readonly string[] = [
   '',
   'a\u0001b',
-  'a\tb',
-  'a\u200bb',
-  'e\u0301',
   '💥👩‍👩‍👧',
-  'constructor',
   '__proto__',
   "'; drop table usage_daily --",
   '%',
   '{a}',
+  '9'.repeat(40),
+];
+
+/** The same for what is stored and computed. */
+const ODD_TEXTS: readonly string[] = [
+  ...SYNTAX_TEXTS,
+  'a\tb',
+  'a\u200bb',
+  'e\u0301',
+  'constructor',
   'é'.repeat(250),
   '-0',
   '1e400',
-  '9'.repeat(40),
   '999999999999999.999999999',
   '0999-12-31',
   '1000-01-01',
@@ -67,6 +72,8 @@ export function soundInput(schema: z.ZodType): unknown {
       return Object.fromEntries(Object.entries(def.shape!).map(([field, each]) => [field, soundInput(each)]));
     case 'array':
       return [soundInput(def.element!)];
+    case 'tuple':
+      return def.items!.map(soundInput);
     case 'record':
       return { [String(soundInput(def.keyType!))]: soundInput(def.valueType!) };
     case 'union':
@@ -91,35 +98,122 @@ export function soundInput(schema: z.ZodType): unknown {
   }
 }
 
-/** The sound input once for each place and each of `values`, with that value in that place; also as keys of records. */
-export function* inputsWith(schema: z.ZodType, values: readonly unknown[]): Generator<unknown> {
+/**
+ * Yields each of `values`, then `sound` once for each place and value, with that value in that place; also as keys of records.
+ * Places that `sound` lacks are filled with a sound value of their own.
+ */
+export function* inputsWith(
+  schema: z.ZodType,
+  values: readonly unknown[],
+  sound: unknown = soundInput(schema),
+): Generator<unknown> {
   yield* values;
+  yield* withinParts(schema, values, sound);
+}
+
+function* withinParts(schema: z.ZodType, values: readonly unknown[], sound: unknown): Generator<unknown> {
   const part = schema as unknown as Part;
   const { def } = part;
   const inner = innerOf(part);
   if (inner) {
-    yield* inputsWith(inner, values);
+    yield* withinParts(inner, values, sound);
   } else if (def.type === 'object') {
-    const sound = soundInput(schema) as object;
     for (const [field, each] of Object.entries(def.shape!)) {
-      for (const value of inputsWith(each, values)) yield { ...sound, [field]: value };
+      const own = (sound as Record<string, unknown>)[field];
+      for (const value of inputsWith(each, values, own)) yield { ...(sound as object), [field]: value };
     }
   } else if (def.type === 'array') {
-    for (const value of inputsWith(def.element!, values)) yield [value];
-  } else if (def.type === 'record') {
-    const [key, sound] = [String(soundInput(def.keyType!)), soundInput(def.valueType!)];
-    for (const value of values) {
-      if (typeof value === 'string') yield Object.fromEntries([[value, sound]]);
+    const [own] = sound as unknown[];
+    for (const value of inputsWith(def.element!, values, own)) yield [value];
+  } else if (def.type === 'tuple') {
+    const given = sound as unknown[];
+    for (const [index, each] of def.items!.entries()) {
+      for (const value of inputsWith(each, values, given[index])) yield given.with(index, value);
     }
-    for (const value of inputsWith(def.valueType!, values)) yield { [key]: value };
+  } else if (def.type === 'record') {
+    const [key, own] = Object.entries(sound as object)[0] ?? [String(soundInput(def.keyType!))];
+    const kept = own ?? soundInput(def.valueType!);
+    for (const value of values) {
+      if (typeof value === 'string') yield Object.fromEntries([[value, kept]]);
+    }
+    for (const value of inputsWith(def.valueType!, values, kept)) yield { [key]: value };
   } else if (def.type === 'union') {
-    for (const option of def.options!) yield* inputsWith(option, values);
+    for (const option of def.options!) {
+      yield* withinParts(option, values, option.safeParse(sound).success ? sound : soundInput(option));
+    }
   }
 }
 
-/** Hostile inputs of a procedure: bad text and values in every place. */
-export const hostileInputs = (schema: z.ZodType): Generator<unknown> =>
-  inputsWith(schema, [...UNSTORABLE_TEXTS, ...ODD_TEXTS, ...ODD_VALUES]);
+/** Yields hostile inputs of a procedure: bad text and values in every place of a sound input, and `more` values there. */
+export const hostileInputs = (schema: z.ZodType, sound?: unknown, more: readonly unknown[] = []): Generator<unknown> =>
+  inputsWith(schema, [...UNSTORABLE_TEXTS, ...ODD_TEXTS, ...ODD_VALUES, ...more], sound);
+
+/** A request, and the input that it carries. */
+export type HostileRequest = {
+  sent: unknown;
+  path: string;
+  init: { method: string; headers?: Record<string, string>; body?: string };
+};
+
+/** Node refuses longer request lines by itself. */
+const MAX_QUERY = 10_000;
+
+/** Makes the tRPC call of a procedure with an input, which POST carries where a URL has no room for it. */
+export function callOf(name: string, kind: string, sent: unknown): HostileRequest {
+  const body = JSON.stringify(sent) ?? '';
+  if (kind === 'query' && body.length < MAX_QUERY)
+    return { sent, path: `/trpc/${name}?input=${encodeURIComponent(body)}`, init: { method: 'GET' } };
+  const headers: Record<string, string> = kind === 'query' ? { 'x-http-method': 'GET' } : {};
+  return { sent, path: `/trpc/${name}`, init: { method: 'POST', headers, body } };
+}
+
+/**
+ * Yields requests of a path beside tRPC: hostile text in every string of its input and as the name of a field, and queries or
+ * bodies that cannot be read. GET sends the input as query parameters, POST as JSON.
+ */
+export function* hostileRequests(
+  { method, path, fixed = {}, aliases = {} }: RestPath,
+  schema: z.ZodType,
+  given?: unknown,
+): Generator<HostileRequest> {
+  const sound = (given ?? soundInput(schema)) as object;
+  const texts = [...UNSTORABLE_TEXTS, ...SYNTAX_TEXTS];
+  const names = new Map(Object.entries(aliases).map(([alias, field]) => [field, alias]));
+  const sent = function* (): Generator<unknown> {
+    yield sound;
+    yield* inputsWith(schema, texts, sound);
+    for (const text of texts) yield Object.fromEntries([...Object.entries(sound), [text, 'a']]);
+  };
+  for (const input of sent()) {
+    if (typeof input !== 'object' || input === null) {
+      if (method === 'POST') yield { sent: input, path, init: { method, body: JSON.stringify(input) } };
+      continue;
+    }
+    const fields = Object.entries(input).filter(([field]) => !Object.hasOwn(fixed, field));
+    const named = Object.fromEntries(fields.map(([field, value]) => [names.get(field) ?? field, value]));
+    if (method === 'POST') yield { sent: input, path, init: { method, body: JSON.stringify(named) } };
+    else yield { sent: input, path: `${path}?${queryOf(named)}`, init: { method } };
+  }
+  for (const raw of ['%', '%00', '%ff=%c3%28', 'startDate=%ed%a0%80', '&&==&', '{"a":']) {
+    if (method === 'POST') yield { sent: raw, path, init: { method, body: raw } };
+    else yield { sent: raw, path: `${path}?${raw}`, init: { method } };
+  }
+}
+
+type RestPath = {
+  method: 'GET' | 'POST';
+  path: string;
+  fixed?: Readonly<Record<string, string>>;
+  aliases?: Readonly<Record<string, string>>;
+};
+
+function queryOf(fields: object): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(fields)) {
+    for (const each of Array.isArray(value) ? value : [value]) query.append(name, String(each));
+  }
+  return `${query}`.slice(0, MAX_QUERY);
+}
 
 /** Every string schema inside a schema. */
 export function* stringSchemas(schema: z.ZodType): Generator<z.ZodType> {
@@ -129,7 +223,14 @@ export function* stringSchemas(schema: z.ZodType): Generator<z.ZodType> {
   const inner = innerOf(part);
   const parts = inner
     ? [inner]
-    : [...Object.values(def.shape ?? {}), def.element, def.keyType, def.valueType, ...(def.options ?? [])];
+    : [
+        ...Object.values(def.shape ?? {}),
+        def.element,
+        ...(def.items ?? []),
+        def.keyType,
+        def.valueType,
+        ...(def.options ?? []),
+      ];
   for (const each of parts) if (each) yield* stringSchemas(each);
 }
 
@@ -139,6 +240,7 @@ type Part = {
     type: string;
     shape?: Record<string, z.ZodType>;
     element?: z.ZodType;
+    items?: z.ZodType[];
     keyType?: z.ZodType;
     valueType?: z.ZodType;
     options?: z.ZodType[];
