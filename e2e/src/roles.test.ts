@@ -6,8 +6,10 @@ import {
   engine,
   ingest,
   isProcedure,
+  LITELLM_PATHS,
   type Procedure,
   type Role,
+  SERVICES,
 } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
 import { hashKey, migrate } from '@tally/db';
@@ -40,7 +42,7 @@ const procedures = Object.entries(contracts).flatMap(([service, contract]) =>
 );
 
 type Path = { service: string; method: 'GET' | 'POST'; path: string; access: Access; body?: string };
-/** What is served beside tRPC, each with a request that is refused for its input where the key is good. */
+/** What is served beside tRPC (tests of the services check that no route is missing here), each with a request that is refused for its input where the key is good. */
 const PATHS: Path[] = [
   ...procedures.flatMap(({ service, procedure: { access, rest = [] } }) =>
     rest.map(({ method, path }) =>
@@ -49,12 +51,14 @@ const PATHS: Path[] = [
         : { service, method, path, access, body: '{"unheardOf":1}' },
     ),
   ),
-  { service: 'analytics-api', method: 'GET', path: '/export/usage.csv', access: 'read' },
-  { service: 'analytics-api', method: 'GET', path: '/export/usage.json', access: 'read' },
-  { service: 'analytics-api', method: 'GET', path: '/export/usage.ndjson', access: 'read' },
-  { service: 'analytics-api', method: 'GET', path: '/export/usage.xlsx', access: 'read' },
-  { service: 'analytics-api', method: 'POST', path: '/sources/litellm/logs', access: 'record', body: '7' },
-  { service: 'analytics-api', method: 'POST', path: '/sources/litellm/api/v1/events', access: 'record', body: '7' },
+  ...Object.entries(SERVICES).flatMap(([service, { endpoints }]) =>
+    endpoints.flatMap(({ method, path, access, parameters = {} }) =>
+      expand(path, parameters).map((each) => ({ service, method, path: each, access })),
+    ),
+  ),
+  ...Object.values(LITELLM_PATHS).map(
+    (path): Path => ({ service: 'analytics-api', method: 'POST', path, access: 'record', body: '7' }),
+  ),
 ];
 
 type Key = { name: string; secret: string | undefined; role?: Role; bound?: boolean };
@@ -245,5 +249,13 @@ async function codeOf(url: string, init: RequestInit): Promise<string> {
 function flatten(contract: Contract, before = ''): [string, Procedure][] {
   return Object.entries(contract).flatMap(([name, node]): [string, Procedure][] =>
     isProcedure(node) ? [[`${before}${name}`, node]] : flatten(node, `${before}${name}.`),
+  );
+}
+
+/** Replaces each `{parameter}` of a path by each of its values. */
+function expand(path: string, parameters: Readonly<Record<string, readonly string[]>>): string[] {
+  return Object.entries(parameters).reduce(
+    (paths, [name, values]) => paths.flatMap((each) => values.map((value) => each.replace(`{${name}}`, value))),
+    [path],
   );
 }

@@ -1,3 +1,4 @@
+import { analytics, LITELLM_PATHS, proceduresOf, SERVICES } from '@tally/contracts';
 import { createAnalyticsClient } from '@tally/contracts/client';
 import { type JournalLine, migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
@@ -70,6 +71,15 @@ test('every path asks for a key, but those that are open to all', async () => {
     else open.push(`${method} ${path} ${status}`);
   }
   expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200', 'GET /openapi.json 200']);
+  // The roles × paths test takes its paths from the contract.
+  const stated = [
+    ...proceduresOf(analytics).flatMap(([, { rest = [] }]) => rest.map(({ path }) => path)),
+    ...SERVICES['analytics-api'].endpoints.map(({ path }) =>
+      path.replace(/(\w+)\.\{format\}/, ':file{$1\\.[a-z]+}'),
+    ),
+    ...Object.values(LITELLM_PATHS),
+  ];
+  expect(app.routes.filter(({ access }) => access !== 'open').map(({ path }) => path)).toEqual(stated);
   // The fast path of tRPC passes by whatever is registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);

@@ -1,3 +1,4 @@
+import { engine, proceduresOf } from '@tally/contracts';
 import { migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
 import { freshDatabase, serverUrls } from '@tally/testkit';
@@ -48,6 +49,9 @@ test('every path asks for a key, but those that are open to all', async () => {
     else open.push(`${method} ${path} ${status}`);
   }
   expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200', 'GET /openapi.json 200']);
+  // The roles × paths test takes its paths from the contract.
+  const stated = proceduresOf(engine).flatMap(([, { rest = [] }]) => rest.map(({ path }) => path));
+  expect(app.routes.filter(({ access }) => access !== 'open').map(({ path }) => path)).toEqual(stated);
   // The fast path of tRPC passes by whatever is registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);

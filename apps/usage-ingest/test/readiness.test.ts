@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { ingest, proceduresOf } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
@@ -148,6 +149,9 @@ test('every path asks for a key, but those that are open to all', async () => {
     else open.push(`${method} ${path} ${status}`);
   }
   expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200', 'GET /openapi.json 200']);
+  // The roles × paths test takes its paths from the contract.
+  const stated = proceduresOf(ingest).flatMap(([, { rest = [] }]) => rest.map(({ path }) => path));
+  expect(app.routes.filter(({ access }) => access !== 'open').map(({ path }) => path)).toEqual(stated);
   // The fast path of tRPC passes by whatever is registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);

@@ -74,7 +74,7 @@ export {
   Rejection,
   StoredEntry,
 } from './ingest.ts';
-export { LitellmPull, LitellmReceipt } from './litellm.ts';
+export { LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
 export {
   COST_DECIMALS,
   formatCost,

@@ -3,6 +3,9 @@ import { mutation, query } from './contract.ts';
 import { Quantity } from './quantity.ts';
 import { Day, StoredDay, StoredTime } from './time.ts';
 
+/** Paths that LiteLLM posts calls to; its `openmeter` callback has `/sources/litellm` as OPENMETER_API_ENDPOINT. */
+export const LITELLM_PATHS = { logs: '/sources/litellm/logs', events: '/sources/litellm/api/v1/events' } as const;
+
 export const LitellmPull = z.object({
   id: z.string(),
   /** schedule: from the end of the last one; hand: a range that was asked for; day: a whole day, once it is complete. */

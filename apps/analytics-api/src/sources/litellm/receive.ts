@@ -1,14 +1,10 @@
-import { ERRORS, isTallyError, type LitellmReceipt, type Rejection, TallyError } from '@tally/contracts';
+import { ERRORS, isTallyError, LITELLM_PATHS, type LitellmReceipt, type Rejection, TallyError } from '@tally/contracts';
 import type { Caller, Route } from '@tally/service';
 import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
 import { type Item, readItems } from './items.ts';
 import type { LitellmMetrics, Way } from './metrics.ts';
 import type { Recorder } from './record.ts';
 
-/** Where LiteLLM's `generic_api` callback posts to. */
-export const LOGS_PATH = '/sources/litellm/logs';
-/** Where its `openmeter` callback posts to, with `/sources/litellm` as OPENMETER_API_ENDPOINT. */
-export const EVENTS_PATH = '/sources/litellm/api/v1/events';
 
 /** Array elements and object members of all items together: a call has some hundred. */
 const MAX_JSON_ITEMS = 200_000;
@@ -69,7 +65,7 @@ export function receiverRoutes({
   return [
     {
       ...receiver,
-      path: LOGS_PATH,
+      path: LITELLM_PATHS.logs,
       async answer(c, { caller, body }) {
         return c.json(
           await receive('generic_api', await readItems(body), (value) => fromPayload(value, rules), caller),
@@ -78,7 +74,7 @@ export function receiverRoutes({
     },
     {
       ...receiver,
-      path: EVENTS_PATH,
+      path: LITELLM_PATHS.events,
       errorBody: problemDetails,
       async answer(c, { caller, body }) {
         const items = await readItems(body);
