@@ -74,9 +74,7 @@ test('every path asks for a key, but those that are open to all', async () => {
   // The roles × paths test takes its paths from the contract.
   const stated = [
     ...proceduresOf(analytics).flatMap(([, { rest = [] }]) => rest.map(({ path }) => path)),
-    ...SERVICES['analytics-api'].endpoints.map(({ path }) =>
-      path.replace(/(\w+)\.\{format\}/, ':file{$1\\.[a-z]+}'),
-    ),
+    ...SERVICES['analytics-api'].endpoints.map(({ path }) => path.replace(/(\w+)\.\{format\}/, ':file{$1\\.[a-z]+}')),
     ...Object.values(LITELLM_PATHS),
   ];
   expect(app.routes.filter(({ access }) => access !== 'open').map(({ path }) => path)).toEqual(stated);

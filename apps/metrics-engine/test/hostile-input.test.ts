@@ -31,7 +31,21 @@ const HOSTILE: unknown[] = [
   'TEAM',
 ];
 
-const FORMULAS = ['constructor', '-0', '1e400', 'Infinity', '*', 'unknown', "'; drop table usage_daily --", 'MEDIAN', 'MAX(time)', 'SUM(cost', 'SUM(cost); select 1', 'pg_sleep(9)', `${'('.repeat(900)}1`];
+const FORMULAS = [
+  'constructor',
+  '-0',
+  '1e400',
+  'Infinity',
+  '*',
+  'unknown',
+  "'; drop table usage_daily --",
+  'MEDIAN',
+  'MAX(time)',
+  'SUM(cost',
+  'SUM(cost); select 1',
+  'pg_sleep(9)',
+  `${'('.repeat(900)}1`,
+];
 /** Hostile formulas that are sound all the same. */
 const SOUND_FORMULAS = ['SUM(cost) % 0', 'SUM(999999999999999999 * 999999999999999999 * cost)'];
 

@@ -5,7 +5,6 @@ import { type Item, readItems } from './items.ts';
 import type { LitellmMetrics, Way } from './metrics.ts';
 import type { Recorder } from './record.ts';
 
-
 /** Array elements and object members of all items together: a call has some hundred. */
 const MAX_JSON_ITEMS = 200_000;
 
