@@ -194,11 +194,14 @@ export function* hostileRequests(
     if (method === 'POST') yield { sent: input, path, init: { method, body: JSON.stringify(named) } };
     else yield { sent: input, path: `${path}?${queryOf(named)}`, init: { method } };
   }
-  for (const raw of ['%', '%00', '%ff=%c3%28', 'startDate=%ed%a0%80', '&&==&', '{"a":']) {
+  for (const raw of method === 'POST' ? RAW_BODIES : RAW_QUERIES) {
     if (method === 'POST') yield { sent: raw, path, init: { method, body: raw } };
     else yield { sent: raw, path: `${path}?${raw}`, init: { method } };
   }
 }
+
+const RAW_BODIES = ['null', '7', '[]', '[null]', '{"a":', '{"a":1}}', '\u0000', '{"__proto__":null}'];
+const RAW_QUERIES = ['%', '%00', '%ff=%c3%28', 'startDate=%ed%a0%80', 'startDate', '&&==&', '__proto__=a&__proto__=b'];
 
 type RestPath = {
   method: 'GET' | 'POST';
