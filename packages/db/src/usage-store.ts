@@ -106,6 +106,8 @@ export type UsageStore = UsageReader & {
   ): Promise<Record<KnownPeriods, Map<Day, number>>>;
   /** When Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
+  /** Counts the rows of `merchant_usage` of a date. */
+  countMerchantUsage(date: Day): Promise<number>;
   /** Whether one of these dimensions had more values than rollups hold on a day of these merchants, or of any. */
   overflowed(scope: {
     startDate: Day;
@@ -290,6 +292,10 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     async lastFlushAt() {
       const [row] = await runSql(dataSource, 'last-flush', [], z.object({ started_at: z.date() }));
       return row?.started_at.toISOString() ?? null;
+    },
+    async countMerchantUsage(date) {
+      const [row] = await runSql(dataSource, 'count-merchant-usage', [date], z.object({ rows: z.number() }));
+      return row!.rows;
     },
   };
 }

@@ -157,17 +157,17 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     },
 
     async status(date = dayOf(now())) {
-      const [merchants, lag, rows, lastFlushAt] = await Promise.all([
+      const [merchants, lag, recordCount, lastFlushAt] = await Promise.all([
         waiting().catch(() => null),
         lagMs().catch(() => null),
-        db.usage.merchantUsage({ startDate: date, endDate: date }),
+        db.usage.countMerchantUsage(date),
         db.usage.lastFlushAt(),
       ]);
       return {
         date,
-        aggregated: merchants?.size === 0 && rows.length > 0,
+        aggregated: merchants?.size === 0 && recordCount > 0,
         pendingKeys: merchants?.size ?? null,
-        recordCount: rows.length,
+        recordCount,
         lastFlushAt,
         lagMs: lag,
       };
