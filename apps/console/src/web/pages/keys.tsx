@@ -5,8 +5,8 @@ import { Ban, Ellipsis, KeyRound, Plus, RefreshCw } from 'lucide-react';
 import { useState } from 'react';
 import { client, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, CopyButton, Dialog, Menu, Segments, Select, tell, tellError } from '../ui/popups.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { Confirm, CopyButton, Dialog, DialogForm, Menu, Segments, Select, tell, tellError } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
 const ROLES: readonly { value: Exclude<Role, 'service'>; label: string; note: string }[] = [
@@ -246,13 +246,7 @@ function NewKey({ onClose, onMade }: { onClose: () => void; onMade: (made: { nam
       title="New API key"
       text="One for each program or person, with no more rights than it needs."
     >
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          make.mutate();
-        }}
-      >
+      <DialogForm save={make} action="Make the key" working="Making…" onClose={onClose}>
         <div className="field">
           <label htmlFor="key-name">Name</label>
           <input
@@ -305,16 +299,7 @@ function NewKey({ onClose, onMade }: { onClose: () => void; onMade: (made: { nam
           />
           <small>Empty: it does not expire.</small>
         </div>
-        {make.error && <Banner tone="bad">{messageOf(make.error)}</Banner>}
-        <div className="dialog-actions">
-          <Button type="button" onClick={onClose}>
-            Cancel
-          </Button>
-          <Button kind="primary" type="submit" disabled={make.isPending}>
-            {make.isPending ? 'Making…' : 'Make the key'}
-          </Button>
-        </div>
-      </form>
+      </DialogForm>
     </Dialog>
   );
 }

@@ -4,7 +4,7 @@ import { useState } from 'react';
 import { api, client, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, tell, tellError } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
 const refresh = () => queryClient.invalidateQueries({ queryKey: [['custom', 'sources']] });
@@ -154,13 +154,7 @@ function Register({ onClose }: { onClose: () => void }) {
       title="Add a source"
       text="Formulas read the view with the rights of tally_reader: grant it usage of the schema and select on the view."
     >
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          save.mutate();
-        }}
-      >
+      <DialogForm save={save} action="Add" working="Adding…" onClose={onClose}>
         <div className="form-row">
           {FIELDS.map(([field, label, placeholder, note, required]) => (
             <div className="field" key={field}>
@@ -190,16 +184,7 @@ function Register({ onClose }: { onClose: () => void }) {
           />
           <small>One a line: name, kind (number, text, boolean, date, time) and, if you like, its unit.</small>
         </div>
-        {save.error && <Banner tone="bad">{messageOf(save.error)}</Banner>}
-        <div className="dialog-actions">
-          <Button type="button" onClick={onClose}>
-            Cancel
-          </Button>
-          <Button kind="primary" type="submit" disabled={save.isPending}>
-            {save.isPending ? 'Adding…' : 'Add'}
-          </Button>
-        </div>
-      </form>
+      </DialogForm>
     </Dialog>
   );
 }

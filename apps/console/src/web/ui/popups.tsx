@@ -8,7 +8,8 @@ import { Toggle } from '@base-ui/react/toggle';
 import { ToggleGroup } from '@base-ui/react/toggle-group';
 import { Check, ChevronDown, CircleCheck, CircleX, Copy, Search, X } from 'lucide-react';
 import { type ReactElement, type ReactNode, useState } from 'react';
-import { Button } from './parts.tsx';
+import { messageOf } from '../api.ts';
+import { Banner, Button } from './parts.tsx';
 
 export type Option<T extends string = string> = { value: T; label: string; note?: string };
 
@@ -267,6 +268,47 @@ export function Dialog({
         </BaseDialog.Popup>
       </BaseDialog.Portal>
     </BaseDialog.Root>
+  );
+}
+
+/** Renders the form of a dialog that saves its fields: why saving failed, a way out, and the button that saves. */
+export function DialogForm({
+  save,
+  action,
+  working,
+  kind = 'primary',
+  disabled = false,
+  onClose,
+  children,
+}: {
+  save: { mutate: () => void; isPending: boolean; error: Error | null };
+  /** The text of the button, and its text while it saves. */
+  action: string;
+  working: string;
+  kind?: 'primary' | 'danger';
+  disabled?: boolean;
+  onClose: () => void;
+  children: ReactNode;
+}) {
+  return (
+    <form
+      className="form"
+      onSubmit={(event) => {
+        event.preventDefault();
+        save.mutate();
+      }}
+    >
+      {children}
+      {save.error && <Banner tone="bad">{messageOf(save.error)}</Banner>}
+      <div className="dialog-actions">
+        <Button type="button" onClick={onClose}>
+          Cancel
+        </Button>
+        <Button kind={kind} type="submit" disabled={save.isPending || disabled}>
+          {save.isPending ? working : action}
+        </Button>
+      </div>
+    </form>
   );
 }
 

@@ -1,10 +1,9 @@
 import { useMutation } from '@tanstack/react-query';
 import { useState } from 'react';
-import { client, messageOf, queryClient } from '../../api.ts';
+import { client, queryClient } from '../../api.ts';
 import { type FilterSearch, labelOfMetric } from '../../measures.ts';
 import { dayText } from '../../time.ts';
-import { Banner, Button } from '../../ui/parts.tsx';
-import { Dialog, tell } from '../../ui/popups.tsx';
+import { Dialog, DialogForm, tell } from '../../ui/popups.tsx';
 
 /** Adds an adjustment, once: its id is created with the form, so a retry repeats it. */
 export function Adjust({
@@ -61,13 +60,7 @@ export function Adjust({
       title={`Adjust ${labelOfMetric(metric).toLowerCase()}`}
       text={`Adds to the number of ${merchantId} on ${dayText(date)}${about && ` for ${about}`}. It stays visible beside the events, with your name, and cannot be edited.`}
     >
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          save.mutate();
-        }}
-      >
+      <DialogForm save={save} action="Adjust" working="Saving…" onClose={onClose}>
         <div className="field">
           <label htmlFor="amount">Amount</label>
           <input
@@ -86,16 +79,7 @@ export function Adjust({
           </small>
         </div>
         <ReasonField value={reason} placeholder="Credit note 17" onChange={setReason} />
-        {save.error && <Banner tone="bad">{messageOf(save.error)}</Banner>}
-        <div className="dialog-actions">
-          <Button type="button" onClick={onClose}>
-            Cancel
-          </Button>
-          <Button kind="primary" type="submit" disabled={save.isPending}>
-            {save.isPending ? 'Saving…' : 'Adjust'}
-          </Button>
-        </div>
-      </form>
+      </DialogForm>
     </Dialog>
   );
 }
@@ -133,24 +117,16 @@ export function VoidEvent({
         </>
       }
     >
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          save.mutate();
-        }}
+      <DialogForm
+        save={save}
+        action="Void the event"
+        working="Voiding…"
+        kind="danger"
+        disabled={reason.trim() === ''}
+        onClose={onClose}
       >
         <ReasonField value={reason} placeholder="A test call" onChange={setReason} />
-        {save.error && <Banner tone="bad">{messageOf(save.error)}</Banner>}
-        <div className="dialog-actions">
-          <Button type="button" onClick={onClose}>
-            Cancel
-          </Button>
-          <Button kind="danger" type="submit" disabled={save.isPending || reason.trim() === ''}>
-            {save.isPending ? 'Voiding…' : 'Void the event'}
-          </Button>
-        </div>
-      </form>
+      </DialogForm>
     </Dialog>
   );
 }
