@@ -40,12 +40,12 @@ export function createIngestMetrics(register: Registry): IngestMetrics {
   for (const store of ['postgres', 'redis']) inUse.set({ store }, 1);
   const driftRows = new Gauge({
     name: 'tally_reconcile_drift',
-    help: 'Numbers that were not the same in every book at the last reconciliation; it must be 0.',
+    help: 'Numbers that differed between stored forms at the last reconciliation; it must be 0.',
     registers,
   });
   const lastReconciled = new Gauge({
     name: 'tally_reconcile_last_timestamp_seconds',
-    help: 'When the books were last compared.',
+    help: 'When all stored forms were last compared.',
     registers,
   });
   const reconcileSeconds = new Gauge({

@@ -10,8 +10,8 @@ const USAGE = `Usage:
   npm run job:aggregate-range START END
   npm run job:aggregate-merchant ID [DATE]
   npm run job:status [DATE]
-  npm run job:reconcile [START END]            compares all books; default: the last 7 days
-  npm run job:rebuild START END                makes all sums of these days anew from the journal
+  npm run job:reconcile [START END]            compares all stored forms; default: the last 7 days
+  npm run job:rebuild START END                recomputes the rollups of these days from the journal
   npm run job:drain                            flushes all that waits; before going back to the previous release
   npm run job:scheduler                        the job, every USAGE_AGGREGATION_INTERVAL ms`;
 
