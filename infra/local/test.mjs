@@ -31,9 +31,11 @@ try {
     env: { ...toolEnv(), TEST_DATABASE_URL: servers.databaseUrl, TEST_REDIS_URL: servers.redisUrl },
     signal,
   });
-  const { passed, failed, skipped } = addUp(tested);
+  const { passed, failed, skipped, failures } = addUp(tested);
   code = status !== 0 || failed > 0 || passed === 0 ? 1 : 0;
   await clear();
+  // Last, so that what failed is seen in an excerpt of a long log too.
+  for (const failure of failures) console.log(`FAILED ${failure}\n`);
   console.log(`${((Date.now() - started) / 1000).toFixed(0)} s`);
   console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 } catch (error) {
@@ -68,10 +70,10 @@ function reportOf(folder) {
 }
 
 function addUp(folders) {
-  const sum = { passed: 0, failed: 0, skipped: 0 };
+  const sum = { passed: 0, failed: 0, skipped: 0, failures: [] };
   for (const folder of folders) {
     if (!existsSync(reportOf(folder))) {
-      console.error(`${relative(ROOT, folder)} left no report`);
+      sum.failures.push(`${relative(ROOT, folder)} left no report`);
       sum.failed++;
       continue;
     }
@@ -79,7 +81,22 @@ function addUp(folders) {
     sum.passed += report.numPassedTests;
     // A file that could not be loaded failed without a test of it having failed.
     sum.failed += report.numFailedTests + (report.success || report.numFailedTests > 0 ? 0 : 1);
+    sum.failures.push(...failuresOf(report));
     sum.skipped += report.numPendingTests + report.numTodoTests;
   }
   return sum;
+}
+
+/** Each failed test, and each file that could not be loaded, with the first lines of its message. */
+function failuresOf(report) {
+  return report.testResults.flatMap((file) => {
+    const name = relative(ROOT, file.name);
+    const tests = file.assertionResults.filter(({ status }) => status === 'failed');
+    if (tests.length === 0 && file.status === 'failed') return [`${name}\n${headOf(file.message)}`];
+    return tests.map((test) => `${name}: ${test.fullName}\n${headOf(test.failureMessages.join('\n'))}`);
+  });
+}
+
+function headOf(message) {
+  return message.split('\n').slice(0, 15).join('\n').slice(0, 2_000);
 }
