@@ -3,6 +3,7 @@ import { assertMerchant, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
+import type { Budgets } from './budgets/budgets.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
@@ -33,13 +34,14 @@ export type Parts = {
   keys: Keys;
   sessions: Sessions;
   prices: Prices;
+  budgets: Budgets;
   audit: AuditLog;
 };
 
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, sessions, prices, audit } = parts;
+  const { voidEvent, keys, sessions, prices, budgets, audit } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -164,6 +166,20 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(input.startDate, input.endDate);
         return prices.unpriced({ ...input, merchantIds: merchantsFor(caller, input.merchantIds) });
       },
+    },
+    budgets: {
+      create: async ({ input, caller }) => budgets.create(input, caller),
+      update: async ({ input, caller }) => budgets.update(input, caller),
+      get: async ({ input, caller }) => budgets.get(input, caller),
+      list: async ({ input, caller }) => budgets.list(input, caller),
+      remove: async ({ input, caller }) => budgets.remove(input, caller),
+      status: async ({ input, caller }) => budgets.status(input, caller),
+      async reserve({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return budgets.reserve(input, caller);
+      },
+      settle: async ({ input, caller }) => budgets.settle(input, caller),
+      release: async ({ input, caller }) => budgets.release(input, caller),
     },
     audit: {
       list: async ({ input }) => audit(input),

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { audit } from './audit.ts';
+import { budgets } from './budgets.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { prices } from './prices.ts';
@@ -532,6 +533,7 @@ export const ingest = {
     }),
   },
   prices,
+  budgets,
   sessions,
   audit,
 } as const;

@@ -69,6 +69,8 @@ const Row = z
     };
   });
 
+const CountedRow = z.object({ inserted: Units });
+
 /** Corrections: a number is never edited, it is adjusted, and says why and by whom. */
 export function createCorrectionsStore(
   dataSource: DataSource,
@@ -90,7 +92,10 @@ export function createCorrectionsStore(
       const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
         const { bits, committed } = await admission.admit(transaction, [record]);
         const row = { ...record, folded: bits?.[0] ?? null };
-        await transaction.query(sql('adjust'), ['adjustment', JSON.stringify(row)]);
+        const [counted] = await runSql(transaction, 'adjust', ['adjustment', JSON.stringify(row)], CountedRow);
+        // Sent again it counts once, here too.
+        if (counted!.inserted > 0n)
+          await transaction.query(sql('count-budget-adjustment'), [adjustment.merchantId, adjustment.id]);
         return committed;
       });
       committed();
