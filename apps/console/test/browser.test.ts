@@ -391,13 +391,13 @@ describe('the explorer', () => {
         await page.getByRole('button', { name: 'Done' }).click();
         return text;
       };
-      const [, url, input] = /'(http[^']+)'[^]*'input=([^']+)'$/.exec(await program('curl'))!;
+      const [, url, input] = /'(http[^']+)'.*'input=([^']+)'$/s.exec(await program('curl'))!;
       const answer = await fetch(`${url}?input=${encodeURIComponent(input!)}`, {
         headers: { authorization: `Bearer ${keys.viewer}` },
       });
       const { result } = (await answer.json()) as { result: { data: typeof wanted } };
       expect(result.data.rows).toEqual(wanted.rows);
-      const [, object] = /\.query\((\{[^]*\})\);$/.exec(await program('TypeScript'))!;
+      const [, object] = /\.query\((\{.*\})\);$/s.exec(await program('TypeScript'))!;
       expect(new Function(`return (${object})`)()).toEqual(JSON.parse(input!));
     });
   });
