@@ -28,7 +28,7 @@ let services: Record<string, ServiceProcess> = {};
 let releases: (() => Promise<unknown>)[] = [];
 let client: pg.Client;
 let bound: string;
-let ids: { mine: string; public: string; theirs: string };
+let ids: { mine: string; public: string; theirs: string; budget: string; theirBudget: string };
 
 const entry = (merchantId: string, id: string) => ({
   id,
