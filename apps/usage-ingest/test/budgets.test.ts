@@ -121,7 +121,7 @@ describe('settling', () => {
   test('keeps the reservation where the event is rejected', async () => {
     const { id } = await create('10');
     await reserve('a', '6');
-    await expect(settle('a', entry('a', '-1'))).rejects.toMatchObject({ data: { code: 'INVALID_ENTRY' } });
+    await expect(settle('a', entry('a', '-1'))).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
     await expect(settle('a', { ...entry('a', '1'), merchantId: 'another' })).rejects.toMatchObject({
       data: { code: 'MERCHANT_FORBIDDEN' },
     });

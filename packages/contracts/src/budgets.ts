@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { TimeZone } from './analytics.ts';
 import { mutation, query } from './contract.ts';
-import { EntryId, MerchantId, SentDimension, type UsageEntry } from './entry.ts';
+import { EntryId, MerchantId, SentDimension, UsageEntry } from './entry.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { Cursor, label, name } from './text.ts';
 import { StoredTime } from './time.ts';
@@ -89,9 +89,6 @@ export type BudgetStatus = z.infer<typeof BudgetStatus>;
 
 /** `merchant/id`; who has it may settle or release it. */
 const ReservationId = name(600).meta({ examples: ['acme/call-7f3a'] });
-
-/** An event that is not checked yet; in the OpenAPI document it is a `UsageEntry`. */
-const AnyEntry = z.custom<UsageEntry>(() => true).meta({ $ref: '#/components/schemas/UsageEntry' });
 
 /** Limits on usage. Recording never refuses or waits for a budget; only `reserve` refuses. */
 export const budgets = {
@@ -183,13 +180,13 @@ export const budgets = {
     }),
   }),
   /**
-   * Ends a reservation. The event is recorded, with the answer of `usage.record` in mind: a rejected one throws its code.
+   * Ends a reservation and records the event. Where the event is rejected the reservation stays, and its code is thrown.
    * Also after the reservation has expired; sent again it counts once.
    */
   settle: mutation({
     summary: 'Ends a reservation and records what was used.',
     access: 'record',
-    input: z.strictObject({ reservationId: ReservationId, entry: AnyEntry.optional() }),
+    input: z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() }),
     output: z.object({
       /** False where the reservation had ended, expired or was lost before. */
       settled: z.boolean(),
