@@ -2,7 +2,6 @@ import { z } from 'zod';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
-import { litellm } from './litellm.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, name } from './text.ts';
 import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime } from './time.ts';
@@ -345,7 +344,6 @@ export const analytics = {
     }),
   },
   days,
-  litellm,
   cache: {
     stats: query({
       summary: 'Returns how the cache of this process did.',
@@ -405,6 +403,7 @@ export const analyticsEndpoints = [
     path: '/export/usage.{format}',
     summary: 'Downloads the usage of a range as a file.',
     access: 'read',
+    group: 'files',
     parameters: { format: ['csv', 'json', 'ndjson', 'xlsx'] },
     query: ExportQuery,
     produces: [
@@ -419,6 +418,7 @@ export const analyticsEndpoints = [
     path: '/export/events.{format}',
     summary: 'Downloads the events of a range as a file, with all metrics and properties.',
     access: 'read',
+    group: 'files',
     parameters: { format: ['csv', 'ndjson'] },
     query: Filters,
     produces: ['text/csv', 'application/x-ndjson'],

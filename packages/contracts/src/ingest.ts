@@ -3,8 +3,10 @@ import { Role } from './access.ts';
 import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
+import { litellm } from './litellm.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
+import { sources } from './sources.ts';
 import { Cursor, label, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
@@ -524,6 +526,8 @@ export const ingest = {
   },
   sessions,
   audit,
+  sources,
+  litellm,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;

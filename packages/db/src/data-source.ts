@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
-import { ApiKeyEntity } from './entities/api-key.ts';
+import { ENTITIES } from './entities/index.ts';
 import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.ts';
 import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { CorrectionsAndClosings1763856000002 } from './migrations/3-corrections-and-closings.ts';
@@ -33,6 +33,7 @@ import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts'
 import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
+import { Sources1763856000110 } from './migrations/110-sources.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -60,7 +61,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     type: 'postgres',
     url,
     driver: pg,
-    entities: [ApiKeyEntity],
+    entities: ENTITIES,
     migrations: [
       JournalAndCubes1763856000000,
       ApiKeys1763856000001,
@@ -93,6 +94,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Checks1763856000090,
       RollupRows1763856000094,
       Teams1763856000095,
+      Sources1763856000110,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

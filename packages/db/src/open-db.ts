@@ -25,6 +25,7 @@ import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
 import { createShardsStore, type ShardsStore } from './shards-store.ts';
+import { createSourcesStore, type SourcesStore } from './sources-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
@@ -51,6 +52,7 @@ export type Db = {
   metricSources: MetricSourcesStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
+  sources: SourcesStore;
   /** Resolves when Postgres answers at all, on a connection of its own that no statement holds up. */
   ping(): Promise<void>;
   /** Asks Postgres for its clock, and whether it takes writes. */
@@ -116,6 +118,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     metricSources: createMetricSourcesStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
+    sources: createSourcesStore(dataSource),
     ping: guard.ping,
     async look() {
       const [row] = await dataSource.query(
