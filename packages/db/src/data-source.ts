@@ -34,6 +34,7 @@ import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
 import { Sources1763856000110 } from './migrations/110-sources.ts';
+import { Prices1763856000130 } from './migrations/130-prices.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -95,6 +96,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       RollupRows1763856000094,
       Teams1763856000095,
       Sources1763856000110,
+      Prices1763856000130,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

@@ -265,7 +265,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
       const text = `
         select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-          ${MEASURES.join(', ')}, metrics, properties
+          ${MEASURES.join(', ')}, metrics, properties, price_version
         from usage_events
         where ${range} ${conditionsOf(filters, bind)('usage_events')}
         order by date, merchant_id, id`;
