@@ -1,3 +1,4 @@
+import type { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { runCommand } from '../src/jobs/command.ts';
 import { handler } from '../src/jobs/lambda.ts';
