@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
 import type { Journal } from './journal-store.ts';
+import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import { DateText, MeasureRow, Moment, Units } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 
@@ -23,9 +24,9 @@ export type Adjustment = {
 export type CorrectionsStore = {
   /**
    * Records an adjustment and counts it in the same transaction, once per id; sent again it is answered as it was
-   * recorded. CONFLICT where the id stands for another adjustment.
+   * recorded. CONFLICT where the id stands for another adjustment. `voids`: the event of that day which it takes back.
    */
-  adjust(adjustment: Omit<Adjustment, 'createdAt'>): Promise<Adjustment>;
+  adjust(adjustment: Omit<Adjustment, 'createdAt'> & { voids?: string | undefined }): Promise<Adjustment>;
   /** The newest adjustments of some metric types of a merchant's day, oldest first, and how many there are. */
   adjustments(
     merchantId: string,
@@ -37,6 +38,7 @@ export type CorrectionsStore = {
 
 const COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
+const InsertedRow = z.object({ inserted: z.string().transform(Number) });
 const Row = z
   .object({
     merchant_id: z.string(),
@@ -74,6 +76,7 @@ export function createCorrectionsStore(
   dataSource: DataSource,
   journal: Journal,
   admission: Admission,
+  meters: Pick<MeterRollups, 'adjusted'>,
 ): CorrectionsStore {
   type Question = { date?: Day; id?: string; metricTypes?: readonly string[]; limit: number };
   const find = (merchantId: string, { date, id, metricTypes, limit }: Question) =>
@@ -85,12 +88,15 @@ export function createCorrectionsStore(
       return { newest: limit === 0 ? [] : rows.map(withoutCount).reverse(), count: rows[0]?.all ?? 0 };
     },
 
-    async adjust(adjustment) {
+    async adjust({ voids, ...adjustment }) {
       const record = recordOf(adjustment);
       const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
         const { bits, committed } = await admission.admit(transaction, [record]);
         const row = { ...record, folded: bits?.[0] ?? null };
-        await transaction.query(sql('adjust'), ['adjustment', JSON.stringify(row)]);
+        const [counted] = await runSql(transaction, 'adjust', ['adjustment', JSON.stringify(row)], InsertedRow);
+        const { merchantId, id, date } = adjustment;
+        if (counted!.inserted > 0)
+          await meters.adjusted(transaction, { merchantId, id, date, ...(voids !== undefined && { voids }) });
         return committed;
       });
       committed();

@@ -2,6 +2,7 @@ import type { Socket } from 'node:net';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
 import { ApiKeyEntity } from './entities/api-key.ts';
+import { MeterEntity, MeterVersionEntity } from './entities/meter.ts';
 import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.ts';
 import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { CorrectionsAndClosings1763856000002 } from './migrations/3-corrections-and-closings.ts';
@@ -33,6 +34,7 @@ import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts'
 import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
+import { Meters1763856000120 } from './migrations/120-meters.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -60,7 +62,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     type: 'postgres',
     url,
     driver: pg,
-    entities: [ApiKeyEntity],
+    entities: [ApiKeyEntity, MeterEntity, MeterVersionEntity],
     migrations: [
       JournalAndCubes1763856000000,
       ApiKeys1763856000001,
@@ -93,6 +95,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Checks1763856000090,
       RollupRows1763856000094,
       Teams1763856000095,
+      Meters1763856000120,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

@@ -31,6 +31,10 @@ export type {
 export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
 export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
 export type { StoredSource } from './metric-sources-store.ts';
+export type { MeterRow } from './entities/meter.ts';
+export type { MeterValue } from './meters/meter-reader.ts';
+export { unknownMeter, type StoredMeter } from './meters/registry-store.ts';
+export { bucketOf, quantilesOf, RELATIVE_ERROR } from './meters/sketch.ts';
 export { type Db, openDb } from './open-db.ts';
 export type { SavedMetric } from './realtime-store.ts';
 export type {

@@ -8,7 +8,7 @@ import { ADMIN, type Engine, prepareStores, type Stores } from '../../test/start
 import { createBackup } from './backup.ts';
 import { createRealtime } from './realtime.ts';
 import { createReconcile } from './reconcile.ts';
-import { RELATIVE_ERROR } from './sketch.ts';
+import { RELATIVE_ERROR } from '@tally/db';
 
 let stores: Stores;
 let db: Db;

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { markerKey, namesKey, OWNERS, seriesKey, valueKey } from './keys.ts';
 import { createMerger } from './merge.ts';
 import { script } from './scripts.ts';
-import { bucketOf, quantilesOf } from './sketch.ts';
+import { bucketOf, quantilesOf } from '@tally/db';
 
 export type RealtimeOptions = {
   redis: RedisClient;
