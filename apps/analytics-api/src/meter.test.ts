@@ -13,9 +13,7 @@ type Call = { at: number; region: string | undefined; userId: string; images: nu
 /** Calls of some days, on any millisecond. */
 const calls: Call[] = fc.sample(
   fc.record({
-    at: fc
-      .integer({ min: 0, max: DAYS * 86_400_000 - 1 })
-      .map((offset) => Date.parse(`${first}T00:00:00Z`) + offset),
+    at: fc.integer({ min: 0, max: DAYS * 86_400_000 - 1 }).map((offset) => Date.parse(`${first}T00:00:00Z`) + offset),
     region: fc.constantFrom('eu', 'us', undefined),
     userId: fc.constantFrom('ada', 'bob'),
     images: fc.integer({ min: 1, max: 9 }),
@@ -114,7 +112,8 @@ describe('windows', () => {
       { from: '2026-11-02T00:00:00Z', to: '2026-11-02T00:20:00Z' },
       { from: '2026-11-03T00:00:00Z', to: '2026-11-02T00:00:00Z' },
     ] as const;
-    for (const range of cut) await expect(query(range), JSON.stringify(range)).rejects.toMatchObject(refusal('INVALID_INPUT'));
+    for (const range of cut)
+      await expect(query(range), JSON.stringify(range)).rejects.toMatchObject(refusal('INVALID_INPUT'));
     const whole = [
       { startDate: '2026-11-02', endDate: '2026-11-15', window: 'week' },
       { startDate: '2026-09-01', endDate: '2026-10-31', window: 'month', timeZone: 'Asia/Kathmandu' },
@@ -125,7 +124,9 @@ describe('windows', () => {
     await expect(query({ startDate: first, endDate: today, groupBy: ['model'] })).rejects.toMatchObject(
       refusal('INVALID_INPUT'),
     );
-    await expect(query({ meter: 'nothing', startDate: first, endDate: today })).rejects.toMatchObject(refusal('NOT_FOUND'));
+    await expect(query({ meter: 'nothing', startDate: first, endDate: today })).rejects.toMatchObject(
+      refusal('NOT_FOUND'),
+    );
   });
 
   test('are refused where they cut days whose quarter hours are gone, and whole days stay', async () => {
@@ -137,6 +138,8 @@ describe('windows', () => {
     expect((await query({ ...range, window: 'day' })).rows).toEqual(before);
     await expect(query({ ...range, window: 'hour' })).rejects.toMatchObject(refusal('GRAIN_NOT_KEPT'));
     await expect(query({ ...range, timeZone: 'Asia/Kathmandu' })).rejects.toMatchObject(refusal('GRAIN_NOT_KEPT'));
-    expect((await query({ startDate: addDays(first, 1), endDate: addDays(first, 1), window: 'hour' })).rows.length).toBeGreaterThan(9);
+    expect(
+      (await query({ startDate: addDays(first, 1), endDate: addDays(first, 1), window: 'hour' })).rows.length,
+    ).toBeGreaterThan(9);
   });
 });

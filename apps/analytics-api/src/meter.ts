@@ -142,7 +142,9 @@ function windowsOf({ window, timeZone, ...range }: MeterQuery): Period[] {
     ? { startDate: localDay(from, timeZone), endDate: localDay(to - 1, timeZone) }
     : { startDate: range.startDate!, endDate: range.endDate! };
   const whole = moments ? wholeDays(days, window) : days;
-  const periods = periodsOf(whole, window, timeZone).filter((period) => !moments || (period.to > from && period.from < to));
+  const periods = periodsOf(whole, window, timeZone).filter(
+    (period) => !moments || (period.to > from && period.from < to),
+  );
   const [first, last] = [periods[0], periods.at(-1)];
   if (!first || !last) throw noDays(timeZone);
   // A window that the range cuts begins before it, or would end after it.

@@ -69,7 +69,11 @@ test('sums a metric type by dimensions, before and after it is derived, and with
 });
 
 test('updates name and unit as a new version, and removes a meter', async () => {
-  const { key, version } = await ingest.admin.meters.update.mutate({ key: 'images_made', name: 'Images', unit: 'pieces' });
+  const { key, version } = await ingest.admin.meters.update.mutate({
+    key: 'images_made',
+    name: 'Images',
+    unit: 'pieces',
+  });
   expect([key, version]).toEqual(['images_made', 2]);
   const { versions } = await ingest.admin.meters.get.query({ key });
   expect(versions.map(({ version, name }) => [version, name])).toEqual([

@@ -24,6 +24,8 @@ export const Filters = z.strictObject({
   models: dimensions,
   providers: dimensions,
   apiKeys: dimensions,
+  /** Of the directory: the team of the API key, else of the user. `unknown`: usage without a team. */
+  teams: dimensions,
 });
 export type Filters = z.infer<typeof Filters>;
 
@@ -35,7 +37,7 @@ export const Measures = z.object({
   totalTokens: Quantity,
   /** USD. */
   cost: Quantity,
-  /** Percent with 2 decimals; null without requests. */
+  /** Percent with 2 decimals, 100 only if no request failed; null without requests. */
   successRate: z.number().nullable(),
 });
 export type Measures = z.infer<typeof Measures>;
@@ -300,7 +302,7 @@ export const analytics = {
       input: Filters.extend({
         interval: Interval,
         timeZone: TimeZone.default('UTC'),
-        groupBy: GroupBy.optional(),
+        groupBy: Grouping.optional(),
         explain,
       }),
       output: z.object({
@@ -458,8 +460,8 @@ export const analytics = {
   },
 } as const;
 
-/** The query of an export: the filters of a breakdown, and its dimension. */
-export const ExportQuery = Filters.extend({ by: GroupBy.optional() });
+/** The query of an export: the filters of a breakdown, and its groupings: one, or two as `by=user,model`. */
+export const ExportQuery = Filters.extend({ by: BreakdownBy.optional() });
 
 export const analyticsEndpoints = [
   {

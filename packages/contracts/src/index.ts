@@ -87,6 +87,7 @@ export {
   MeterDimension,
   MeterKey,
 } from './meters.ts';
+export { MAX_PRICES, Price, PriceComponent } from './prices.ts';
 export {
   COST_DECIMALS,
   formatCost,

@@ -59,7 +59,11 @@ const Definition = z.strictObject({
   /** Only events whose property `event_type` is this. */
   eventType: text(256).min(1).optional(),
   filters: MeterFilters.optional(),
-  dimensions: z.array(MeterDimension).max(MAX_METER_DIMENSIONS).refine(unique, 'Expected each dimension once').optional(),
+  dimensions: z
+    .array(MeterDimension)
+    .max(MAX_METER_DIMENSIONS)
+    .refine(unique, 'Expected each dimension once')
+    .optional(),
 });
 
 /** What a meter counts. All but its name and unit stay as they are. */

@@ -5,7 +5,7 @@ import type { Admission } from './admission.ts';
 import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import { DateText, MeasureRow, Moment, Units } from './rows.ts';
-import { runSql, sql } from './run-sql.ts';
+import { runSql } from './run-sql.ts';
 
 export type Dimensions = { userId: string; apiKey: string; model: string; provider: string };
 

@@ -9,6 +9,8 @@ export async function lockMeters(transaction: Executor): Promise<void> {
 
 /** Returns false where another transaction holds the lock. */
 export async function tryLockMeters(transaction: Executor): Promise<boolean> {
-  const [row] = (await transaction.query('select pg_try_advisory_xact_lock($1) as mine', [LOCK])) as { mine: boolean }[];
+  const [row] = (await transaction.query('select pg_try_advisory_xact_lock($1) as mine', [LOCK])) as {
+    mine: boolean;
+  }[];
   return row!.mine;
 }

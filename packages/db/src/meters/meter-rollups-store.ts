@@ -39,7 +39,10 @@ export type MeterRollups = {
   /** Drops quarter hours of days before `firstKept`, once these days are made of them. Returns how many rows went. */
   prune(firstKept: Day): Promise<number>;
   /** Counts an adjustment that was just recorded, in its transaction; one that voids an event takes that event out. */
-  adjusted(transaction: Executor, adjustment: { merchantId: string; id: string; date: Day; voids?: string }): Promise<void>;
+  adjusted(
+    transaction: Executor,
+    adjustment: { merchantId: string; id: string; date: Day; voids?: string },
+  ): Promise<void>;
   /** Makes all meters of a merchant's open days again from the journal, in the given transaction. */
   rebuildDays(transaction: Executor, merchantId: string, days: readonly Day[]): Promise<void>;
   /** Makes one meter again; `merchantIds`: of these merchants only. */
@@ -365,11 +368,12 @@ export function createMeterRollups(
       const horizon = await horizonOf(dataSource);
       await removeFrom('meter_quarters', `bucket < '${horizon}T00:00:00Z'`);
       await removeFrom('meter_values', 'date in (select date from usage_closed_days)');
-      const gone = (await dataSource.query(
-        'select id from meters where removed_at is not null and not purged',
-      )) as { id: number }[];
+      const gone = (await dataSource.query('select id from meters where removed_at is not null and not purged')) as {
+        id: number;
+      }[];
       for (const { id } of gone) {
-        for (const table of ['meter_quarters', 'meter_days', 'meter_months']) await removeFrom(table, `meter_id = ${id}`);
+        for (const table of ['meter_quarters', 'meter_days', 'meter_months'])
+          await removeFrom(table, `meter_id = ${id}`);
         await dataSource.query('update meters set purged = true where id = $1', [id]);
       }
       return removed;
@@ -378,12 +382,10 @@ export function createMeterRollups(
     async adjusted(transaction, { merchantId, id, date, voids }) {
       await lockMeters(transaction);
       const { run, quarters_from: horizon } = await nextRun(transaction);
-      await transaction.query('update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = $4', [
-        run,
-        voids ?? null,
-        merchantId,
-        id,
-      ]);
+      await transaction.query(
+        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = $4',
+        [run, voids ?? null, merchantId, id],
+      );
       const meters = (await metersOf(transaction)).filter(
         (meter) => meter.merchantId === '' || meter.merchantId === merchantId,
       );
@@ -462,4 +464,3 @@ const bucketOf = (time: Date): string =>
 
 const endOf = (bucket: string | undefined): string | undefined =>
   bucket && new Date(Date.parse(bucket) + QUARTER_HOUR_MS).toISOString();
-

@@ -50,7 +50,11 @@ const MERGED: Record<Kind, string> = {
 };
 
 export type RollupTable = 'meter_quarters' | 'meter_days' | 'meter_months';
-export const PERIOD: Record<RollupTable, string> = { meter_quarters: 'bucket', meter_days: 'date', meter_months: 'month' };
+export const PERIOD: Record<RollupTable, string> = {
+  meter_quarters: 'bucket',
+  meter_days: 'date',
+  meter_months: 'month',
+};
 
 export const KEYS = 'd1, d2, d3, d4, element';
 const BUCKET = `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`;
@@ -221,7 +225,8 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
     ...(meter.merchantId === '' ? [] : [`merchant_id = ${bind(meter.merchantId)}`]),
     ...(meter.eventType === null ? [] : [`${property(EVENT_TYPE_PROPERTY)} = ${bind(meter.eventType)}`]),
     ...Object.entries(meter.filters).map(([name, values]) => {
-      if (name === 'status') return `(case when failed then 'failure' else 'success' end) = any(${bind(values)}::text[])`;
+      if (name === 'status')
+        return `(case when failed then 'failure' else 'success' end) = any(${bind(values)}::text[])`;
       const sent = BUILT_IN[name] ? column(BUILT_IN[name][0]) : property(propertyOf(name)!);
       return `coalesce(nullif(${sent}, ''), 'unknown') = any(${bind(values)}::text[])`;
     }),

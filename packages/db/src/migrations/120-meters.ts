@@ -115,7 +115,9 @@ export class Meters1763856000120 implements MigrationInterface {
     await runner.query('alter table usage_adjustments add column metered bigint default 0');
     await runner.query('alter table usage_adjustments alter column metered drop default');
     await runner.query('alter table usage_adjustments add column void_of text');
-    await runner.query(`update usage_adjustments set void_of = substr(id, 17) where id ~ '^void:\\d{4}-\\d\\d-\\d\\d:'`);
+    await runner.query(
+      `update usage_adjustments set void_of = substr(id, 17) where id ~ '^void:\\d{4}-\\d\\d-\\d\\d:'`,
+    );
     await runner.query(`
       create index usage_adjustments_voids on usage_adjustments (merchant_id, date, void_of) where void_of is not null`);
   }
@@ -125,7 +127,9 @@ export class Meters1763856000120 implements MigrationInterface {
     await runner.query('alter table usage_adjustments drop column void_of, drop column metered');
     await runner.query('drop index usage_flushes_unmetered');
     await runner.query('alter table usage_flushes drop column metered');
-    await runner.query('drop table meter_overflows, meter_values, meter_marks, meter_months, meter_days, meter_quarters');
+    await runner.query(
+      'drop table meter_overflows, meter_values, meter_marks, meter_months, meter_days, meter_quarters',
+    );
     await runner.query('drop table meter_history, meter_state, meter_versions, meters');
   }
 }
