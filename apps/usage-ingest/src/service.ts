@@ -321,7 +321,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, redis, now }),
-    meters: createMeters({ db, derive: deriveMeters.run }),
+    meters: createMeters({ db }),
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     audit: createAuditLog(db.audit),

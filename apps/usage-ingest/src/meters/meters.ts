@@ -17,7 +17,7 @@ export type Meters = {
 };
 
 /** The registry of meters. What they count is derived in the background: see derive-meters.ts. */
-export function createMeters({ db, derive }: { db: Pick<Db, 'meters'>; derive(): Promise<void> }): Meters {
+export function createMeters({ db }: { db: Pick<Db, 'meters'> }): Meters {
   const named = ({ key, merchantId }: { key: string; merchantId?: string | undefined }) => ({
     key,
     merchantId: merchantId ?? '',
@@ -85,7 +85,6 @@ export function createMeters({ db, derive }: { db: Pick<Db, 'meters'>; derive():
         throw new TallyError('DATE_RANGE_TOO_LARGE', `${days} days; at most ${MAX_RANGE_DAYS} at once.`);
       const started = performance.now();
       const meter = await find(name);
-      await derive();
       const merchantIds = name.merchantId === undefined ? undefined : [name.merchantId];
       const rebuilt = await db.meters.rebuild(meter, { startDate, endDate, merchantIds });
       return { ...rebuilt, durationMs: Math.round(performance.now() - started) };
