@@ -729,6 +729,14 @@ table usage_quarter_hours (
 );
 CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
 
+table usage_rolled_up (
+  only_row boolean not null default true,
+  date date not null,
+  merchant_id text not null default ''::text,
+  constraint usage_rolled_up_only_row_check CHECK (only_row),
+  constraint usage_rolled_up_pkey PRIMARY KEY (only_row)
+);
+
 table usage_rollup_rows (
   merchant_id text not null,
   rollup text not null,

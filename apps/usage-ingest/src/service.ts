@@ -185,7 +185,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       for (const [merchantId, at] of directAt) if (time - at > BEHIND_MS) directAt.delete(merchantId);
     },
   });
-  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now });
   const deriveMeters = createDeriveMeters({
     db,
     register: registry,

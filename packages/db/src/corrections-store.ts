@@ -4,8 +4,9 @@ import { z } from 'zod';
 import type { Admission } from './admission.ts';
 import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
+import { holdRolledUp } from './rolled-up.ts';
 import { DateText, MeasureRow, Moment, Units } from './rows.ts';
-import { runSql } from './run-sql.ts';
+import { runSql, sql } from './run-sql.ts';
 
 export type Dimensions = { userId: string; apiKey: string; model: string; provider: string };
 
@@ -36,9 +37,14 @@ export type CorrectionsStore = {
   ): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
+/** Whether it is new, and how many rollups of days it changed, whose months and years have that day: 0 or 1 each. */
+const CountedRow = z.object({
+  inserted: z.string().transform(Number),
+  rolled_up: z.string().transform(Number),
+});
+
 const COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
-const InsertedRow = z.object({ inserted: z.string().transform(Number) });
 const Row = z
   .object({
     merchant_id: z.string(),
@@ -93,7 +99,10 @@ export function createCorrectionsStore(
       const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
         const { bits, committed } = await admission.admit(transaction, [record]);
         const row = { ...record, folded: bits?.[0] ?? null };
-        const [counted] = await runSql(transaction, 'adjust', ['adjustment', JSON.stringify(row)], InsertedRow);
+        await holdRolledUp(transaction);
+        const json = JSON.stringify(row);
+        const [counted] = await runSql(transaction, 'adjust', ['adjustment', json], CountedRow);
+        if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
         const { merchantId, id, date } = adjustment;
         if (counted!.inserted > 0)
           await meters.adjusted(transaction, { merchantId, id, date, ...(voids !== undefined && { voids }) });
