@@ -50,9 +50,9 @@ export type AcceptOptions = {
 
 export type Accept = {
   /** Stores a batch durably before it answers; UNAVAILABLE where a store failed: send the same batch again. */
-  record(batch: BatchToRecord): Promise<RecordResult>;
+  record(batch: BatchToRecord): Promise<Accepted>;
   /** Stores lines that were already checked: plain counters. */
-  store(lines: readonly CheckedLine[]): Promise<StoreResult>;
+  store(lines: readonly CheckedLine[]): Promise<Accepted>;
 };
 
 export type BatchToRecord = BatchToCheck & {
@@ -60,7 +60,14 @@ export type BatchToRecord = BatchToCheck & {
   beforeStore?(lines: readonly JournalLine[]): Promise<void>;
 };
 
-export type StoreResult = { accepted: number; rejected: Rejection[]; warnings: RecordWarning[] };
+/** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
+export type Accepted = { accepted: number; repeats: number[]; rejected: Rejection[]; warnings: RecordWarning[] };
+
+/** Presents what became of a batch as `usage.record` answers it. */
+export const presentAccepted = ({ repeats, ...rest }: Accepted): RecordResult => ({
+  ...rest,
+  duplicates: repeats.length,
+});
 
 /** Accepts events: checks each, drops repeats, stores the rest in Redis, or in Postgres while Redis cannot take it. */
 export function createAccept(options: AcceptOptions): Accept {
@@ -70,7 +77,7 @@ export function createAccept(options: AcceptOptions): Accept {
   async function throughRedis(
     entries: readonly CheckedLine[],
     isNoted: boolean,
-  ): Promise<StoreResult & { left: CheckedLine[] }> {
+  ): Promise<Accepted & { left: CheckedLine[] }> {
     await fault('record.before-redis');
     const refusals = await counters.record(entries.map(({ line }) => line));
     const result = { ...none(), left: [] as CheckedLine[] };
@@ -83,7 +90,8 @@ export function createAccept(options: AcceptOptions): Accept {
         if (dimensions.length > 0) result.warnings.push(overflowOf(entry, dimensions));
         if (entry.line.price === NO_PRICE) result.warnings.push(unpricedOf(entry));
       } else if (refusal === 'unusable') result.left.push(entry);
-      else if (refusal !== 'repeat') {
+      else if (refusal === 'repeat') result.repeats.push(entry.index);
+      else {
         const { code, message } = REJECTIONS[refusal];
         result.rejected.push(rejectionOf(entry, code, message));
       }
@@ -92,10 +100,10 @@ export function createAccept(options: AcceptOptions): Accept {
     return result;
   }
 
-  async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<StoreResult> {
+  async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<Accepted> {
     const lines = entries.map(({ line }) => line);
     try {
-      const { inserted, conflicts, folded } = await journal.append({
+      const { inserted, known, conflicts, folded } = await journal.append({
         source,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
@@ -106,7 +114,7 @@ export function createAccept(options: AcceptOptions): Accept {
         ...folded.map(({ position, dimensions }) => overflowOf(entries[position]!, dimensions)),
         ...entries.filter(({ line }, at) => line.price === NO_PRICE && !conflicts.includes(at)).map(unpricedOf),
       ];
-      return { accepted: inserted, rejected, warnings };
+      return { accepted: inserted, repeats: known.map((position) => entries[position]!.index), rejected, warnings };
     } catch (error) {
       if (!isRefusal(error)) throw error;
       const [entry] = entries;
@@ -122,7 +130,7 @@ export function createAccept(options: AcceptOptions): Accept {
   /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
   async function storeFresh(
     fresh: readonly CheckedLine[],
-    add: (part: StoreResult) => void,
+    add: (part: Accepted) => void,
     isNoted: boolean,
   ): Promise<void> {
     const past = async (lines: readonly CheckedLine[]) => {
@@ -149,12 +157,12 @@ export function createAccept(options: AcceptOptions): Accept {
     if (left.length > 0) add(await past(left));
   }
 
-  async function store(lines: readonly CheckedLine[], isNoted = false): Promise<StoreResult> {
+  async function store(lines: readonly CheckedLine[], isNoted = false): Promise<Accepted> {
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
     let result = none();
-    const add = (part: StoreResult) => {
+    const add = (part: Accepted) => {
       result = both(result, part);
     };
     const fresh = lines.filter(({ line }) => hot(line.date));
@@ -181,13 +189,20 @@ export function createAccept(options: AcceptOptions): Accept {
               line: hasCost(batch.entries[index]) ? line : priced(line, list),
             }));
         await batch.beforeStore?.(lines.map(({ line }) => line));
-        const { accepted, rejected, warnings } = await store(lines, batch.beforeStore !== undefined);
-        const repeated = checked.repeats.flatMap(({ index, of }) =>
-          rejected.filter((each) => each.index === of).map((each) => ({ ...each, index })),
-        );
-        const all = [...checked.rejected, ...rejected, ...repeated].sort((a, b) => a.index - b.index);
-        const duplicates = batch.entries.length - all.length - accepted;
-        return { accepted, duplicates, rejected: all, warnings: warnings.sort((a, b) => a.index - b.index) };
+        const { accepted, repeats, rejected, warnings } = await store(lines, batch.beforeStore !== undefined);
+        const all = [...checked.rejected, ...rejected];
+        for (const { index, of } of checked.repeats) {
+          const refusal = rejected.find((each) => each.index === of);
+          if (refusal) all.push({ ...refusal, index });
+          else repeats.push(index);
+        }
+        const byPlace = (a: { index: number }, b: { index: number }) => a.index - b.index;
+        return {
+          accepted,
+          repeats: repeats.sort((a, b) => a - b),
+          rejected: all.sort(byPlace),
+          warnings: warnings.sort(byPlace),
+        };
       } catch (error) {
         if (isTallyError(error)) throw error;
         throw new TallyError('UNAVAILABLE', 'The batch could not be stored; send it again.', { cause: error });
@@ -196,10 +211,11 @@ export function createAccept(options: AcceptOptions): Accept {
   };
 }
 
-const none = (): StoreResult => ({ accepted: 0, rejected: [], warnings: [] });
+const none = (): Accepted => ({ accepted: 0, repeats: [], rejected: [], warnings: [] });
 
-const both = (one: StoreResult, other: StoreResult): StoreResult => ({
+const both = (one: Accepted, other: Accepted): Accepted => ({
   accepted: one.accepted + other.accepted,
+  repeats: [...one.repeats, ...other.repeats],
   rejected: [...one.rejected, ...other.rejected],
   warnings: [...one.warnings, ...other.warnings],
 });

@@ -225,7 +225,7 @@ export function createBudgets(options: {
       // Where Redis is unavailable the reservation is lost or expires, and usage is recorded all the same.
       if (entry === undefined) return { settled: await end().catch(() => false), accepted: 0, duplicates: 0 };
       let settled = false;
-      const { accepted, duplicates, rejected } = await options.accept.record({
+      const { accepted, repeats, rejected } = await options.accept.record({
         ...{ entries: [entry], backfill: false, boundTo: merchantId },
         async beforeStore([line]) {
           if (line)
@@ -236,7 +236,7 @@ export function createBudgets(options: {
       });
       const [refusal] = rejected;
       if (refusal) throw new TallyError(refusal.code as TallyError['code'], refusal.message);
-      return { settled, accepted, duplicates };
+      return { settled, accepted, duplicates: repeats.length };
     },
 
     async release({ reservationId }: Input<'release'>, caller: Caller): Promise<Output<'release'>> {
