@@ -68,7 +68,9 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       async explain({ input, caller }) {
         assertMerchant(caller, input.merchantId);
-        return explain(input);
+        const { date, startDate = date!, endDate = date! } = input;
+        assertRange(startDate, endDate);
+        return explain({ ...input, startDate, endDate });
       },
       async conflicts({ input, caller }) {
         assertRange(input.startDate, input.endDate);

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
-import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
+import { Dimension, DimensionValues, MerchantId, MetricType, SentDimension } from './entry.ts';
 import { litellm } from './litellm.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, name } from './text.ts';
@@ -9,20 +9,15 @@ import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime } fro
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
-/** Values of a dimension: each as it is written and in NFC, since producers' names are stored in NFC. */
-const dimensions = list(Dimension).overwrite(
-  (values) => values && [...new Set(values.flatMap((value) => [value, value.normalize('NFC')]))],
-);
-
 /** Which entries a question is about. All given filters hold at once; an empty list is no filter. */
 export const Filters = z.strictObject({
   startDate: Day,
   endDate: Day,
   merchantIds: list(MerchantId),
-  userIds: dimensions,
-  models: dimensions,
-  providers: dimensions,
-  apiKeys: dimensions,
+  userIds: DimensionValues,
+  models: DimensionValues,
+  providers: DimensionValues,
+  apiKeys: DimensionValues,
 });
 export type Filters = z.infer<typeof Filters>;
 

@@ -7,6 +7,7 @@ export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus, FlatDay } from './days-store.ts';
 export { originOf } from './dead-letters-store.ts';
+export type { DayPart, Explained } from './events-store.ts';
 export { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 export {
   type Appended,
