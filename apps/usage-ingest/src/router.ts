@@ -3,6 +3,7 @@ import { assertMerchant, type Handlers, merchantsFor } from '@tally/service';
 import type { Accept } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
+import type { Changes } from './changes.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
@@ -20,6 +21,7 @@ export type Parts = {
   accept: Accept;
   track: Track;
   current: CurrentTotals;
+  changes: Changes;
   conflicts: Conflicts;
   recent: RecentEntries;
   explain: Explain;
@@ -72,6 +74,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(startDate, endDate);
         return explain({ ...input, startDate, endDate });
       },
+      changes: async ({ input, caller }) => parts.changes({ ...input, merchantIds: merchantsFor(caller, undefined) }),
       async conflicts({ input, caller }) {
         assertRange(input.startDate, input.endDate);
         const merchantIds = merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]);

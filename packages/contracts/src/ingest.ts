@@ -354,6 +354,34 @@ export const ingest = {
       }),
       output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable() }),
     }),
+    /**
+     * For copies of the numbers that are kept up to date: read the numbers of each row again, call after call. The first
+     * call, and a cursor older than 7 days, start with every merchant's day. No commit is missed, whatever its order.
+     */
+    changes: query({
+      summary: 'Lists the days of merchants whose numbers changed since a cursor.',
+      access: 'read',
+      input: z
+        .strictObject({
+          /** The `nextCursor` of the call before. */
+          since: Cursor.optional(),
+          limit: z.number().int().min(1).max(10_000).default(1000),
+        })
+        .prefault({}),
+      output: z.object({
+        rows: z.array(
+          z.object({
+            merchantId: z.string(),
+            date: StoredDay,
+            /** Null in the list of all days that a reader begins with. */
+            changedAt: StoredTime.nullable(),
+          }),
+        ),
+        nextCursor: z.string(),
+        /** False where every change so far was listed: ask again later with `nextCursor`. */
+        hasMore: z.boolean(),
+      }),
+    }),
     adjust: mutation({
       summary: 'Corrects the sums of a day by signed amounts, with a reason.',
       access: 'admin',

@@ -33,6 +33,7 @@ import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts'
 import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
+import { ChangeLog1763856000105 } from './migrations/105-change-log.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -93,6 +94,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Checks1763856000090,
       RollupRows1763856000094,
       Teams1763856000095,
+      ChangeLog1763856000105,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

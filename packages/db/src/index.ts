@@ -1,5 +1,6 @@
 export type { DimensionColumn, FoldedLine } from './admission.ts';
 export type { BookRow } from './books-store.ts';
+export type { Change, ChangePlace } from './change-log-store.ts';
 export type { DayVersion } from './checks-store.ts';
 export type { Conflict } from './conflicts-store.ts';
 export type { Adjustment } from './corrections-store.ts';
