@@ -6,7 +6,6 @@ import {
   countDays,
   DAY_MS,
   dayOf,
-  type GroupBy,
   type Grouping,
   type Interval,
   type Measures,
@@ -110,6 +109,7 @@ const question = fc
     models: some(named('model', 3)),
     providers: some(named('provider', 2)),
     apiKeys: some(named('key', 3)),
+    teams: some(fc.constantFrom('red', 'green', 'blue', 'unknown')),
   })
   .map(({ from, length, ...filters }) => {
     const startDate = addDays(TODAY, -from);
@@ -136,7 +136,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
     limit: fc.integer({ min: 1, max: 4 }),
     interval: fc.constantFrom<Interval>('15m', 'hour', 'day', 'week', 'month'),
     timeZone: fc.constantFrom(...ZONES),
-    groupBy: fc.option(fc.constantFrom<GroupBy>('user', 'model', 'provider', 'apiKey', 'merchant'), { nil: undefined }),
+    groupBy: fc.option(fc.constantFrom(...GROUPINGS), { nil: undefined }),
   });
   await fc.assert(
     fc.asyncProperty(
@@ -247,7 +247,8 @@ function matches(
     passes(filters.userIds, each.userId) &&
     passes(filters.models, each.model) &&
     passes(filters.providers, each.provider) &&
-    passes(filters.apiKeys, each.apiKey)
+    passes(filters.apiKeys, each.apiKey) &&
+    passes(filters.teams, groupOf(each, 'team'))
   );
 }
 
@@ -295,7 +296,7 @@ function bruteBreakdown(question: Question, by: BreakdownBy, sortBy: SortBy, ord
   return { rows, totals: measures(entries), total: rows.length };
 }
 
-function bruteSeries(question: Question & { interval: Interval; timeZone: string; groupBy?: GroupBy | undefined }) {
+function bruteSeries(question: Question & { interval: Interval; timeZone: string; groupBy?: Grouping | undefined }) {
   const { startDate, endDate, interval, timeZone, groupBy, ...filters } = question;
   const all = within({ ...filters, startDate: FIRST, endDate: addDays(TODAY, 1) });
   return periodsOf({ startDate, endDate }, interval, timeZone).map(({ from, to }) => {

@@ -11,8 +11,8 @@ type Kind = 'user' | 'model' | 'provider';
  * Undefined where it needs what no flat document has: a filter, a merchant, an api key, a time of day.
  */
 export function kindsOf(filters: Omit<Filters, 'startDate' | 'endDate'>, ...groups: (Grouping | undefined)[]) {
-  const { merchantIds, userIds, models, providers, apiKeys } = filters;
-  const filtered = [merchantIds, userIds, models, providers, apiKeys].some((list) => list && list.length > 0);
+  const { merchantIds, userIds, models, providers, apiKeys, teams } = filters;
+  const filtered = [merchantIds, userIds, models, providers, apiKeys, teams].some((list) => list && list.length > 0);
   const asked = groups.filter((by) => by !== undefined);
   const kept = asked.filter((by): by is Kind => by === 'user' || by === 'model' || by === 'provider');
   return filtered || kept.length < asked.length ? undefined : kept;

@@ -14,10 +14,11 @@ type Scope = {
   apiKeys?: Names;
   models?: Names;
   providers?: Names;
+  teams?: Names;
 };
 
-const isFiltered = ({ userIds, apiKeys, models, providers }: Scope): boolean =>
-  [userIds, apiKeys, models, providers].some((names) => names && names.length > 0);
+const isFiltered = ({ userIds, apiKeys, models, providers, teams }: Scope): boolean =>
+  [userIds, apiKeys, models, providers, teams].some((names) => names && names.length > 0);
 
 export type Freshness = {
   /**
@@ -55,8 +56,9 @@ export function createFreshness({
   /** A filter names values; those that rollups do not hold are found nowhere in them. */
   const overflowOf = coalesceBy(async ({ startDate, endDate, merchantIds, ...filters }: Scope) => {
     const lists = {
-      user_id: filters.userIds,
-      api_key: filters.apiKeys,
+      // A team is found by the user and the key of a row.
+      user_id: filters.userIds?.length ? filters.userIds : filters.teams,
+      api_key: filters.apiKeys?.length ? filters.apiKeys : filters.teams,
       model: filters.models,
       provider: filters.providers,
     };

@@ -48,6 +48,19 @@ describe('rows with all dimensions', () => {
     { totalRequests: 1, failedRequests: 1, promptTokens: 5, completionTokens: 0, cost: 0, merchantId: 'other' },
   ];
 
+  test('of one day may come in several calls, and a call of too many is refused', async () => {
+    const date = '2024-04-01';
+    const many = Array.from({ length: 12 }, (_, index) => ({ ...row(1, 2, 3, '0.5'), userId: `user-${index}` }));
+    for (const part of [many.slice(0, 5), many.slice(5)])
+      expect(await send([{ date, raw_data: part }], 'parts')).toMatchObject({ counted: { accepted: part.length } });
+    const { totals, total } = await breakdown({ ...day(date), by: 'user', merchantIds: ['parts'] });
+    expect({ total, ...totals }).toMatchObject({ total: 12, requests: '12', cost: '6' });
+    const tooMany = Array.from({ length: 10_001 }, () => many[0]!);
+    await expect(send([{ date, raw_data: tooMany }], 'parts')).rejects.toMatchObject({
+      data: { code: 'INVALID_INPUT', httpStatus: 400 },
+    });
+  });
+
   test('become entries that any question can ask for, and are added once however often they are sent', async () => {
     expect(await send([{ date, raw_data: rows }], 'old')).toEqual({
       counted: { days: 1, accepted: 4, duplicates: 0 },

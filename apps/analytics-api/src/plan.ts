@@ -58,7 +58,7 @@ export function needsOf(
 ): Pick<Needs, 'entities' | 'platform'> {
   const asks = (dimension: GroupBy, list: readonly string[] | undefined) =>
     groupings.includes(dimension) || Boolean(list?.length);
-  const byTeam = groupings.includes('team');
+  const byTeam = groupings.includes('team') || Boolean(filters.teams?.length);
   const users = asks('user', filters.userIds);
   const keys = asks('apiKey', filters.apiKeys) || byTeam;
   const models = asks('model', filters.models) || asks('provider', filters.providers);

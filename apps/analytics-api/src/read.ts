@@ -1,7 +1,6 @@
 import {
   addDays,
   type BreakdownBy,
-  type BreakdownRow,
   countDays,
   type DayRange,
   dayOf,
@@ -17,7 +16,7 @@ import {
   type SortBy,
   TallyError,
 } from '@tally/contracts';
-import type { Db, GroupRow, Sums } from '@tally/db';
+import type { Db, Sums } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 import type { Cache } from './cache.ts';
@@ -44,7 +43,7 @@ export type BreakdownQuestion = Filters &
   };
 
 export type SeriesQuestion = Filters &
-  Explain & { interval: Interval; timeZone: string; groupBy?: GroupBy | undefined };
+  Explain & { interval: Interval; timeZone: string; groupBy?: Grouping | undefined };
 
 export type ReadOptions = {
   db: Pick<Db, 'usage'>;
@@ -80,45 +79,6 @@ export function createRead({
   maxRows,
   now,
 }: ReadOptions) {
-  /** Rows of one grouping, with their names. */
-  const labelled = async (by: Grouping, rows: readonly GroupRow[], merchantIds: readonly string[] | undefined) => {
-    const keys = rows.map((row) => row.keys[0]!);
-    const label = await labels.of(by, keys, merchantIds);
-    return rows.map(({ providers, ...row }, index): BreakdownRow => {
-      const key = keys[index]!;
-      const found = label(key);
-      return {
-        key,
-        ...measuresOf(row),
-        label: found.label,
-        details: { ...(providers && { providers }), ...found.details },
-      };
-    });
-  };
-
-  /** Rows of two groupings, with the names of both. */
-  const labelledPairs = async (
-    groupings: readonly [Grouping, Grouping],
-    rows: readonly GroupRow[],
-    merchantIds: readonly string[] | undefined,
-  ) => {
-    const keysOf = (place: number) => rows.map((row) => row.keys[place]!);
-    const [one, other] = await Promise.all([
-      labels.of(groupings[0], keysOf(0), merchantIds),
-      labels.of(groupings[1], keysOf(1), merchantIds),
-    ]);
-    return rows.map(({ keys: [left, right], ...row }): BreakdownRow => {
-      const keys: [string, string] = [left!, right!];
-      const [first, second] = [one(keys[0]), other(keys[1])];
-      const labels: [string, string] = [first.label, second.label];
-      return {
-        ...{ key: JSON.stringify(keys), label: labels.join(' · '), keys, labels },
-        ...measuresOf(row),
-        details: { [groupings[0]]: first.details, [groupings[1]]: second.details },
-      };
-    });
-  };
-
   const inTurn =
     <T>(callerId: string, compute: () => Promise<T>) =>
     () =>
@@ -168,10 +128,7 @@ export function createRead({
           return {
             imported,
             parts,
-            rows:
-              typeof by === 'string'
-                ? await labelled(by, rows, filters.merchantIds)
-                : await labelledPairs(by, rows, filters.merchantIds),
+            rows: await labels.rows(by, rows, filters.merchantIds),
             totals: measuresOf(totals),
             unknown: unknownOf(totals),
             total,
@@ -231,8 +188,8 @@ export function createRead({
           trends: trendsOf({ ...sums, users: users.active }, then),
         };
         const [topUsers, topModels] = await Promise.all([
-          labelled('user', users.rows, filters.merchantIds),
-          labelled('model', models.rows, filters.merchantIds),
+          labels.rows('user', users.rows, filters.merchantIds),
+          labels.rows('model', models.rows, filters.merchantIds),
         ]);
         return { ...answer, topUsers, topModels, plan: Object.values(plan).flat(), importedNow, importedBefore };
       };
@@ -274,7 +231,7 @@ export function createRead({
       const asked = [filters, interval, timeZone, groupBy];
       const compute = async () => {
         if (cube === 'usage_daily') await planner(utc, { entities: true, days: true }).then((plan) => plan(utc));
-        if (groupBy && interval === 'day' && !withinDays) await assertGroups(utc, groupBy);
+        if (groupBy && groupBy !== 'team' && interval === 'day' && !withinDays) await assertGroups(utc, groupBy);
         const imported = await documents.within(utc, kinds);
         const parts = [...cubes, ...imported.parts];
         const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
@@ -460,7 +417,7 @@ const textOf = (sums: Sums) =>
 const sumsOf = (sums: TextSums) =>
   Object.fromEntries(Object.entries(sums).map(([name, text]) => [name, BigInt(text)])) as Sums;
 
-function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: GroupBy | undefined) {
+function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: Grouping | undefined) {
   const bySlot = group(slots);
   return periods.map(({ start, from, to }, index) => {
     const found = (bySlot.get(index) ?? []).map(({ key, sums }) => ({ key, sums: sumsOf(sums) }));

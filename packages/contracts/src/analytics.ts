@@ -18,6 +18,8 @@ export const Filters = z.strictObject({
   models: DimensionValues,
   providers: DimensionValues,
   apiKeys: DimensionValues,
+  /** Of the directory: the team of the API key, else of the user. `unknown`: usage without a team. */
+  teams: DimensionValues,
 });
 export type Filters = z.infer<typeof Filters>;
 
@@ -29,7 +31,7 @@ export const Measures = z.object({
   totalTokens: Quantity,
   /** USD. */
   cost: Quantity,
-  /** Percent with 2 decimals; null without requests. */
+  /** Percent with 2 decimals, 100 only if no request failed; null without requests. */
   successRate: z.number().nullable(),
 });
 export type Measures = z.infer<typeof Measures>;
@@ -249,7 +251,7 @@ export const analytics = {
       input: Filters.extend({
         interval: Interval,
         timeZone: TimeZone.default('UTC'),
-        groupBy: GroupBy.optional(),
+        groupBy: Grouping.optional(),
         explain,
       }),
       output: z.object({
@@ -391,8 +393,8 @@ export const analytics = {
   },
 } as const;
 
-/** The query of an export: the filters of a breakdown, and its dimension. */
-export const ExportQuery = Filters.extend({ by: GroupBy.optional() });
+/** The query of an export: the filters of a breakdown, and its groupings: one, or two as `by=user,model`. */
+export const ExportQuery = Filters.extend({ by: BreakdownBy.optional() });
 
 export const analyticsEndpoints = [
   {

@@ -54,7 +54,7 @@ const Key = text(2 * 256 + 1).refine(
   (key) => key.split('|').every((part) => Dimension.safeParse(part).success),
   'Expected a printable name',
 );
-const Grouping = record(100_000, Key, Amounts).nullish();
+const Grouping = record(20_000, Key, Amounts).nullish();
 
 /** A row with all dimensions: what one user's key used of one model. */
 const DocumentRow = Amounts.extend({
@@ -69,7 +69,7 @@ export type DocumentRow = z.infer<typeof DocumentRow>;
 /** A closed day of another system's `daily_usage_cache`. */
 export const DayDocument = z.object({
   date: Day,
-  raw_data: z.array(DocumentRow).max(100_000).nullish(),
+  raw_data: z.array(DocumentRow).max(10_000).nullish(),
   aggregated_by_user: Grouping,
   aggregated_by_model: Grouping,
   aggregated_by_provider: Grouping,
@@ -101,13 +101,15 @@ export const days = {
     output: DayState.extend({ byUser: Groups, byModel: Groups, byProvider: Groups }),
   }),
   /**
-   * Takes in days of another system. Rows with all dimensions become entries whose ids come from their dimensions, so that
-   * doing it again, also after a crash half-way, adds nothing. A document with flat sums alone stays a document: it answers its own groupings.
+   * Takes in days of another system. Rows with all dimensions become entries whose ids come from their dimensions, so
+   * doing it again, also after a crash half-way, adds nothing. A day of more rows than a call takes may come in several
+   * calls, with rows of the same dimensions in one. A document with only flat sums stays a document: it answers its own
+   * groupings.
    */
   import: mutation({
     summary: 'Imports day snapshots of another system.',
-    // As many rows as fit into a body.
-    maxItems: 1_000_000,
+    // 10,000 rows with all fields; checking more would hold up other callers for over 50 ms.
+    maxItems: 120_000,
     access: 'admin',
     platform: true,
     input: z.strictObject({

@@ -62,6 +62,8 @@ describe('quantities', () => {
     expect(percentOf(145n, 150n)).toBe(96.67);
     expect(percentOf(1n, 3n)).toBe(33.33);
     expect(percentOf(0n, 7n)).toBe(0);
+    expect(percentOf(99_997n, 100_000n)).toBe(99.99);
+    expect(percentOf(100_000n, 100_000n)).toBe(100);
     expect(percentOf(0n, 0n)).toBeNull();
   });
 });

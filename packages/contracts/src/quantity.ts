@@ -66,8 +66,12 @@ export function formatCost(nanoUsd: Units): Quantity {
   return `${sign}${digits.slice(0, -COST_DECIMALS)}${fraction === '' ? '' : `.${fraction}`}`;
 }
 
-/** part / whole in percent, rounded half up to 2 decimals; null when the whole is 0. */
+/**
+ * part / whole in percent, rounded half up to 2 decimals; null when the whole is 0. Less than the whole is never rounded to
+ * 100, so that 100 means all.
+ */
 export function percentOf(part: Units, whole: Units): number | null {
   if (whole === 0n) return null;
-  return Number((part * 20_000n + whole) / (whole * 2n)) / 100;
+  const rounded = Number((part * 20_000n + whole) / (whole * 2n)) / 100;
+  return rounded === 100 && part < whole ? 99.99 : rounded;
 }

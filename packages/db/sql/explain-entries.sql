@@ -4,7 +4,7 @@
 -- $9, $10 the date and the id to go on after   $11 how many
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-  requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties
+  requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties, price_version
 from usage_events
 where merchant_id = $1 and date between $2 and $3 and (date, id) > ($9, $10)
   and (

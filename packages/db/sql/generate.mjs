@@ -214,6 +214,7 @@ const LINE = [
   ...MEASURES.map((name) => [name, 'bigint', `coalesce(${name}, 0)`]),
   ['metrics', 'text', 'metrics::jsonb'],
   ['properties', 'text', 'properties::jsonb'],
+  ['price_version', 'bigint'],
   ['folded', 'smallint'],
   ['origin', 'text'],
 ];
@@ -275,10 +276,12 @@ const content = (row) => `jsonb_strip_nulls(jsonb_build_object(
     'id', ${row}.id, 'failed', nullif(${row}.failed, false), 'calls', nullif(${row}.calls, 1),
     ${DIMENSIONS.map((name) => `'${name}', nullif(${row}.${name}, '')`).join(', ')},
     ${MEASURES.filter((name) => !DERIVED_MEASURES.includes(name))
-      .map((name) => `'${name}', nullif(${row}.${name}, 0)`)
+      .map((name) => `'${name}', ${name === 'cost' ? sentCost(row) : `nullif(${row}.${name}, 0)`}`)
       .join(', ')},
     'metrics', ${row}.metrics::jsonb, 'properties', ${row}.properties::jsonb
   ))`;
+/** A cost that Tally computed is not content: a repeat may meet other prices. */
+const sentCost = (row) => `case when ${row}.price_version is null then nullif(${row}.cost, 0) end`;
 const DERIVED_MEASURES = ['requests', 'failed_requests'];
 
 const conflicts = `

@@ -2,6 +2,7 @@ import type { Socket } from 'node:net';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
 import { ApiKeyEntity } from './entities/api-key.ts';
+import { PriceEntity } from './entities/price.ts';
 import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.ts';
 import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { CorrectionsAndClosings1763856000002 } from './migrations/3-corrections-and-closings.ts';
@@ -34,6 +35,7 @@ import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
 import { ChangeLog1763856000105 } from './migrations/105-change-log.ts';
+import { Prices1763856000130 } from './migrations/130-prices.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -61,7 +63,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     type: 'postgres',
     url,
     driver: pg,
-    entities: [ApiKeyEntity],
+    entities: [ApiKeyEntity, PriceEntity],
     migrations: [
       JournalAndCubes1763856000000,
       ApiKeys1763856000001,
@@ -95,6 +97,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       RollupRows1763856000094,
       Teams1763856000095,
       ChangeLog1763856000105,
+      Prices1763856000130,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

@@ -73,7 +73,7 @@ export type UsageReader = {
    * `end`. Periods without usage are left out. With `by` one row for each key of a period. At most `limit` rows.
    */
   series(
-    scope: Scope & { starts: readonly number[]; end: number; by?: GroupBy | undefined; limit: number },
+    scope: Scope & { starts: readonly number[]; end: number; by?: Grouping | undefined; limit: number },
   ): Promise<Slot[]>;
   /** Counts the keys of each period of the rollups read, at most `limit`. */
   keysByPeriod(scope: Scope & { by: GroupBy; limit: number }): Promise<number>;
@@ -120,9 +120,9 @@ export type UsageStore = UsageReader & {
 type KnownPeriods = 'years' | 'months' | 'requests';
 
 /** Without `by`: the rows of each day with all dimensions. What sums up to nothing is no row. */
-export type ExportQuestion = Scope & { by?: GroupBy | undefined };
+export type ExportQuestion = Scope & { by?: BreakdownBy | undefined };
 
-/** Of a model with its providers. */
+/** With `by` the dimensions are `key_1` and, of two groupings, `key_2`. A model has its providers. */
 export type ExportRow = Sums & { dimensions: Record<string, string>; providers?: string[] | undefined };
 
 /** Dimensions of an entry, as columns of the cubes. */
@@ -238,19 +238,24 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
 
     async *scan(question) {
       const { bind, values } = bindings();
-      const dimensions = question.by ? { key: DIMENSIONS[question.by] } : { date: 'date', ...ALL_DIMENSIONS };
+      const groupings: Grouping[] = question.by === undefined ? [] : [question.by].flat();
+      const dimensions =
+        question.by === undefined
+          ? { date: 'date', ...ALL_DIMENSIONS }
+          : Object.fromEntries(groupings.map((by, index) => [`key_${index + 1}`, columnOf(by)]));
       const columns = Object.entries(dimensions);
       const named = columns
         .map(([name, column]) => `'${name}', ${name === 'date' ? 'date' : known(column)}`)
         .join(', ');
       const list = columns.map(([, column]) => column).join(', ');
       const byModel = question.by === 'model';
+      const read = groupings.length > 0 ? columnsOf(groupings) : list;
       yield* cursor(
         ScanRow,
         values,
         (pending) => `
           select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from (${source(question, byModel ? 'model, provider' : list, bind, { pending })}) as part
+          from ${grouped(groupings, source(question, read, bind, { pending }), sumsOf(question))}
           group by ${list} having ${anySum(question)} order by ${list}`,
       );
     },
@@ -260,9 +265,9 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
       const text = `
         select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-          ${MEASURES.join(', ')}, metrics, properties
+          ${MEASURES.join(', ')}, metrics, properties, price_version
         from usage_events
-        where ${range} ${conditionsOf(filters, bind)}
+        where ${range} ${conditionsOf(filters, bind)('usage_events')}
         order by date, merchant_id, id`;
       yield* cursor(EventRow, values, () => text) as AsyncGenerator<JournalLine[]>;
     },
@@ -333,16 +338,15 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
       const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
       const sum = sumFor(question);
-      const columns = [...new Set([...groupings.flatMap(columnsOf), ...(byModel ? ['provider'] : [])])].join(', ');
-      const part = source(question, columns, bind, { sum, pending });
+      const part = source(question, columnsOf(groupings), bind, { sum, pending });
       const keys = groupings.map((_, index) => `key_${index + 1}`);
       const ordered = keys.map((key) => `groups.${key} collate "C"`);
       const groups = `
         with groups as materialized (
-          select ${groupings.map((by, index) => `${known(by === 'team' ? 'team' : DIMENSIONS[by])} as ${keys[index]}`).join(', ')},
+          select ${groupings.map((by, index) => `${known(columnOf(by))} as ${keys[index]}`).join(', ')},
             ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from ${groupings.includes('team') ? withTeams(part, columns, sumsOf(question, sum)) : `(${part}) as part`}
-          group by ${groupings.map((by) => (by === 'team' ? 'team' : DIMENSIONS[by])).join(', ')}
+          from ${grouped(groupings, part, sumsOf(question, sum))}
+          group by ${groupings.map(columnOf).join(', ')}
           having ${anySum(question, sum)}
         )`;
       const after = question.after
@@ -439,9 +443,10 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const { bind, values } = bindings();
       const moments = bind(starts.map((at) => new Date(at).toISOString()));
       const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
+      const groupings = by ? [by] : [];
       const rows = await rowsOf(
-        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(DIMENSIONS[by]) : 'null'} as key, ${sumsOf(scope)}
-         from (${source(scope, by ? DIMENSIONS[by] : '', bind, { at: true, pending })}) as part
+        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(columnOf(by)) : 'null'} as key, ${sumsOf(scope)}
+         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, pending }), sumsOf(scope), 'at')}
          where at >= ${from}::timestamptz and at < ${to}::timestamptz
          group by 1, 2
          order by 1, cost desc, 2
@@ -468,16 +473,18 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
     async daysWithoutEntries({ startDate, endDate, ...filters }) {
       const { bind, values } = bindings();
       const conditions = conditionsOf(filters, bind);
-      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date ${conditions}`;
+      const [first, last] = [bind(startDate), bind(endDate)];
+      const from = (table: string) =>
+        `from ${table} where date between ${first}::date and ${last}::date ${conditions(table)}`;
       const less = MEASURES.map((name) => `-${name}`).join(', ');
       const [row] = await rowsOf(
         `select min(date) as first, max(date) as last
          from (
            select date
            from (
-             select date, ${MEASURES.join(', ')} from usage_daily where ${range}
+             select date, ${MEASURES.join(', ')} ${from('usage_daily')}
              union all
-             select date, ${less} from usage_adjustments where ${range}
+             select date, ${less} ${from('usage_adjustments')}
            ) as counted
            group by date
            having (${MEASURES.map((name) => `sum(${name})`).join(', ')}) is distinct from (0, 0, 0, 0, 0)
@@ -485,8 +492,8 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
          where to_regclass('usage_events_' || to_char(date, 'YYYYMMDD')) is null`,
         values,
       );
-      const { first, last } = GapRow.parse(row);
-      return first === null || last === null ? undefined : { first, last };
+      const gap = GapRow.parse(row);
+      return gap.first === null || gap.last === null ? undefined : { first: gap.first, last: gap.last };
     },
 
     async values({ by, limit, ...scope }) {
@@ -554,25 +561,38 @@ const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 /** The providers that the rows of a group came from. */
 const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
 
-/** The columns that a grouping is found from. */
-const columnsOf = (by: Grouping) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]);
+/** The columns that groupings are found from. The providers of a model are listed beside its sums. */
+function columnsOf(groupings: readonly Grouping[]): string {
+  const columns = groupings.flatMap((by) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]));
+  const byModel = groupings.length === 1 && groupings[0] === 'model';
+  return [...new Set([...columns, ...(byModel ? ['provider'] : [])])].join(', ');
+}
+
+const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
 
 /**
- * The rows of a part, each with its team: that of its API key, else that of its user; of either what the merchant says, else
- * what is said for all merchants.
+ * The team of a row of `table`: that of its API key, else that of its user; of either what the merchant says, else what is
+ * said for all merchants; '' without a team.
  */
-function withTeams(part: string, columns: string, sums: string): string {
+function teamOf(table: string): string {
   const team = (kind: string, column: string, merchant: string) =>
-    `(select team from directory_entries where kind = '${kind}' and id = ${column} and merchant_id = ${merchant})`;
+    `(select team from directory_entries where kind = '${kind}' and id = ${table}.${column} and merchant_id = ${merchant})`;
   const candidates = [
-    team('apiKey', 'api_key', 'groups.merchant_id'),
+    team('apiKey', 'api_key', `${table}.merchant_id`),
     team('apiKey', 'api_key', `''`),
-    team('user', 'user_id', 'groups.merchant_id'),
+    team('user', 'user_id', `${table}.merchant_id`),
     team('user', 'user_id', `''`),
   ];
-  // Looked up once for each key and user, not for each period of theirs.
+  return `coalesce(${candidates.join(', ')}, '')`;
+}
+
+/** The rows of a part as they can be grouped: with their team where that is asked for. `time`: the column that tells times apart. */
+function grouped(groupings: readonly Grouping[], part: string, sums: string, time?: string): string {
+  if (!groupings.includes('team')) return `(${part}) as part`;
+  const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
+  // Looked up once for each key and user, not for each row of theirs.
   return `(
-    select *, coalesce(${candidates.join(', ')}, '') as team
+    select *, ${teamOf('groups')} as team
     from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as groups
   ) as part`;
 }
@@ -606,7 +626,7 @@ function source(
             given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
           ),
         ];
-        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions} ${more}`;
+        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions(table)} ${more}`;
       };
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
       if (cube === 'usage_quarter_hours')
@@ -634,10 +654,10 @@ function source(
           MEASURES.includes(name) ? `${less ? '-' : ''}coalesce(${sum}(${name}), 0) as ${name}` : `0 as ${name}`,
         ),
       ];
-      const grouped = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
+      const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
       return [
         counted,
-        `select ${selected.join(', ')} from usage_counted_events where ${flushes} ${conditions} ${grouped}`,
+        `select ${selected.join(', ')} from usage_counted_events where ${flushes} ${conditions('usage_counted_events')} ${groupBy}`,
       ];
     })
     .join(' union all ');
@@ -664,18 +684,21 @@ function kindOf(columns: string): string {
   return columns.includes('provider') ? `kind = 'provider'` : 'whole';
 }
 
-function conditionsOf(filters: Omit<Scope, 'parts'>, bind: Bind): string {
-  return Object.entries({
+/** The filters as conditions on the rows of a table; a team is looked up for each row. */
+function conditionsOf(filters: Omit<Scope, 'parts'>, bind: Bind): (table: string) => string {
+  const { teams, ...lists } = {
     merchant_id: filters.merchantIds,
     user_id: filters.userIds,
     model: filters.models,
     provider: filters.providers,
     api_key: filters.apiKeys,
-  })
-    .flatMap(([column, list]) =>
-      list && list.length > 0
-        ? [`and ${column} = any(${bind(list.map((value) => (value === 'unknown' ? '' : value)))}::text[])`]
-        : [],
-    )
+    teams: filters.teams,
+  };
+  const among = (list: readonly string[]) =>
+    `any(${bind(list.map((value) => (value === 'unknown' ? '' : value)))}::text[])`;
+  const conditions = Object.entries(lists)
+    .flatMap(([column, list]) => (list?.length ? [`and ${column} = ${among(list)}`] : []))
     .join(' ');
+  const ofTeams = teams?.length ? among(teams) : undefined;
+  return (table) => (ofTeams ? `${conditions} and ${teamOf(table)} = ${ofTeams}` : conditions);
 }

@@ -69,6 +69,11 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
     else byCaller.delete(callerId);
   }
 
+  /** Runs the parts of work on large bodies one in each turn of the event loop. `work` does not throw. */
+  function inTurn(work: () => void): void {
+    turn = turn.then(() => nextTurn()).then(work);
+  }
+
   /** Ends what made no progress since the last look; one timer for all bodies. */
   function look(): void {
     for (const each of reading) {
@@ -125,6 +130,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
         const onReceived = (chunk: Buffer) => {
           state.received += chunk.length;
         };
+        const isOver = () => !reading.has(state);
         const onData = (chunk: Buffer) => {
           if (own + chunk.length > limit) return fail(tooLarge(limit));
           const refusal = take(callerId, chunk.length);
@@ -133,12 +139,18 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
           chunks.push(chunk);
           if (!gunzip) state.received = own;
           if (own <= HARMLESS_BYTES) return;
-          count ??= createJsonCounter(json);
-          try {
-            while (counted < chunks.length) count(chunks[counted++]!);
-          } catch (error) {
-            fail(error as TallyError);
-          }
+          // Not at once: pieces of many bodies arrive in one turn of the event loop, and counting them takes longer than reading.
+          source.pause();
+          inTurn(() => {
+            if (isOver()) return;
+            count ??= createJsonCounter(json);
+            try {
+              while (counted < chunks.length) count(chunks[counted++]!);
+            } catch (error) {
+              return fail(error as TallyError);
+            }
+            source.resume();
+          });
         };
         const onEnd = () => {
           stop();
@@ -153,8 +165,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
           };
           if (own <= HEAVY_BYTES) return resolve(body);
           // Many that end at once would block the event loop for the sum of their times.
-          turn = turn.then(() => nextTurn());
-          void turn.then(() => resolve(body));
+          inTurn(() => resolve(body));
         };
         const onBroken = () =>
           fail(new TallyError('INVALID_INPUT', 'The body is not readable as gzip, as its Content-Encoding says.'));

@@ -1,4 +1,4 @@
-import { type BreakdownRow, GroupBy } from '@tally/contracts';
+import { type BreakdownBy, type BreakdownRow, Grouping } from '@tally/contracts';
 import { strFromU8, unzipSync } from 'fflate';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../../test/start.ts';
@@ -21,7 +21,7 @@ beforeAll(async () => {
     await running.ingest.usage.record.mutate({ entries: entries.slice(from, from + 1000), backfill: true });
   await running.client.directory.upsert.mutate({
     entries: [
-      { kind: 'user', id: 'user-1', name: '@SUM(1)', email: 'one@example.com', role: 'user' },
+      { kind: 'user', id: 'user-1', name: '@SUM(1)', email: 'one@example.com', role: 'user', team: 'red' },
       { kind: 'merchant', id: 'acme', name: 'Acme' },
     ],
   });
@@ -73,16 +73,29 @@ test('the rows of every format add up to what the API answers, with the same fil
   }
 });
 
-test.each(GroupBy.options)('as JSON the rows by %s are those of the API, field by field', async (by) => {
-  const rows: BreakdownRow[] = [];
-  for (let cursor: string | null | undefined; cursor !== null; ) {
-    const question = { ...range, by, sortBy: 'key', order: 'asc', limit: 200, ...(cursor && { cursor }) } as const;
-    const page = await running.client.analytics.breakdown.query(question);
-    rows.push(...page.rows);
-    cursor = page.nextCursor;
-  }
-  const exported = (await (await get(`/export/usage.json?${query({ by })}`)).json()) as BreakdownRow[];
-  expect(exported.sort((a, b) => (a.key < b.key ? -1 : 1))).toEqual(rows);
+const ONE_OR_TWO: BreakdownBy[] = [...Grouping.options, ['user', 'model'], ['team', 'user']];
+test.each(ONE_OR_TWO.map((by) => ({ by })))(
+  'as JSON the rows by $by are those of the API, field by field',
+  async ({ by }) => {
+    const rows: BreakdownRow[] = [];
+    for (let cursor: string | null | undefined; cursor !== null; ) {
+      const question = { ...range, by, sortBy: 'key', order: 'asc', limit: 200, ...(cursor && { cursor }) } as const;
+      const page = await running.client.analytics.breakdown.query(question);
+      rows.push(...page.rows);
+      cursor = page.nextCursor;
+    }
+    const exported = (await (
+      await get(`/export/usage.json?${query({ by: [by].flat().join(',') })}`)
+    ).json()) as BreakdownRow[];
+    expect(exported.sort((a, b) => (a.key < b.key ? -1 : 1))).toEqual(rows);
+  },
+);
+
+test('two groupings are two columns with their labels, and a filter by team holds', async () => {
+  const path = `/export/usage.csv?${query({ by: 'team,user', teams: 'red', models: 'gpt' })}`;
+  const [head, ...rows] = (await (await get(path)).text()).trim().split('\n');
+  expect(head).toMatch(/^team,teamLabel,user,userLabel,requests,/);
+  expect(rows.map((row) => row.split(',').slice(0, 4))).toEqual([['red', 'red', 'user-1', "'@SUM(1)"]]);
 });
 
 test('as JSON the rows of a day have measures as the API has them', async () => {
@@ -143,7 +156,15 @@ test('a bad question is refused before the file begins, in the one shape of erro
     400,
     'DATE_RANGE_TOO_LARGE',
   ]);
-  for (const odd of ['by=user&by=model', 'startDate=2026-01-02', '__proto__=1', 'constructor=1', 'colour=red'])
+  for (const odd of [
+    'by=user&by=user',
+    'by=user,model,team',
+    'by=',
+    'startDate=2026-01-02',
+    '__proto__=1',
+    'constructor=1',
+    'colour=red',
+  ])
     expect([odd, await code(`/export/usage.csv?${query()}&${odd}`)]).toEqual([odd, [400, 'INVALID_INPUT']]);
   expect(await code(`/export/usage.pdf?${query()}`)).toEqual([404, 'NOT_FOUND']);
   expect(await code(`/export/usage.csv?${query()}`, 'nobody')).toEqual([401, 'UNAUTHORIZED']);

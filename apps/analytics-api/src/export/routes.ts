@@ -20,7 +20,7 @@ export type ExportOptions = {
   maxDays: number;
 };
 
-const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys'] as const;
+const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys', 'teams', 'by'] as const;
 
 /**
  * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
@@ -66,7 +66,8 @@ export function exportRoutes({ db, labels, freshness, documents, rates, download
   return [
     route('usage', Object.keys(FORMATS), ExportQuery, async (filters) => {
       const { by } = filters;
-      const imported = await documents.within(filters, by ? kindsOf(filters, by) : undefined);
+      // A document of imported days has sums by one grouping.
+      const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
       return { complete: imported.complete, table: tableOf(filters, { db, labels, imported: imported.parts }) };
     }),
     route('events', ['csv', 'ndjson'], Filters, async (filters) => {
@@ -89,13 +90,17 @@ function acceptsGzip(header: string | undefined): boolean {
   return weight !== undefined && Number(weight[1] ?? 1) > 0;
 }
 
-/** A list given once is split at its commas; a repeated one is taken whole, so `userIds=&userIds=a,b` asks for `a,b`. */
+/**
+ * A list given once is split at its commas; a repeated one is taken whole, so `userIds=&userIds=a,b` asks for `a,b`. One
+ * grouping is no list.
+ */
 function questionOf(query: Record<string, string | string[]>): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(query).map(([name, value]) => {
       if (typeof value === 'string') return [name, value];
       const values = value.length === 1 ? value[0]!.split(',') : value;
-      return [name, values.filter((each) => each !== '')];
+      const given = values.filter((each) => each !== '');
+      return [name, name === 'by' && given.length === 1 ? given[0] : given];
     }),
   );
 }

@@ -1,8 +1,8 @@
 import {
+  type BreakdownBy,
   type BreakdownRow,
   type Filters,
   formatQuantity,
-  type GroupBy,
   type Measures,
   type PlanPart,
 } from '@tally/contracts';
@@ -27,7 +27,7 @@ export type Column = { name: string; cell(row: Row): Cell };
 /** A table that is read as it is written, with the columns that a sheet of it has; `rows` may be left at any time. */
 export type Table = { columns: readonly Column[]; rows: AsyncIterable<Row[]> };
 
-export type ExportQuestion = Filters & { by?: GroupBy | undefined };
+export type ExportQuestion = Filters & { by?: BreakdownBy | undefined };
 
 const DIMENSIONS = ['date', 'merchantId', 'userId', 'apiKey', 'model', 'provider'] as const;
 const DETAILS = ['username', 'email', 'role'];
@@ -42,44 +42,67 @@ const QUANTITIES = [
 ] as const;
 
 /**
- * Usage as a table: with `by` a row for each key, as a breakdown has it; without, the rows of each day with all
- * dimensions. Read through a cursor, so that a million rows take no more memory than a thousand.
+ * Usage as a table: with `by` a row for each key or pair of keys, as a breakdown has it; without, the rows of each day with
+ * all dimensions. Read through a cursor, so that a million rows take no more memory than a thousand.
  */
 export function tableOf(
   { by, ...filters }: ExportQuestion,
   { db, labels, imported }: { db: Db; labels: Labels; imported: PlanPart[] },
 ): Table {
   // Without `by` every dimension and every day is told apart.
-  const needs = by ? { ...needsOf(filters, by), days: false } : { entities: true, days: true };
+  const needs = by ? { ...needsOf(filters, ...[by].flat()), days: false } : { entities: true, days: true };
   const pieces = db.usage.scan({ ...filters, by, parts: [...planOf(filters, needs), ...imported] });
 
   async function* rows(): AsyncGenerator<Row[]> {
-    for await (const piece of pieces) {
-      const keyOf = ({ dimensions }: ExportRow) => dimensions[by ? 'key' : 'userId']!;
-      const label = await labels.of(by ?? 'user', piece.map(keyOf), filters.merchantIds);
-      yield piece.map((row): Row => {
-        const found = label(keyOf(row));
-        const measures = measuresOf(row);
-        // Assigned, because spreading both into a new object takes most of the time of an export.
-        if (!by)
-          return Object.assign(row.dimensions as Dimensions, { username: String(found.details.username) }, measures);
-        const details = { ...(row.providers && { providers: row.providers }), ...found.details };
-        return { key: keyOf(row), label: found.label, details, ...measures };
-      });
-    }
+    for await (const piece of pieces)
+      yield by ? await labels.rows(by, piece.map(keyed), filters.merchantIds) : await daysOf(piece);
+  }
+  async function daysOf(piece: readonly ExportRow[]): Promise<Row[]> {
+    const users = piece.map(({ dimensions }) => dimensions.userId!);
+    const label = await labels.of('user', users, filters.merchantIds);
+    // Assigned, because spreading both into a new object takes most of the time of an export.
+    return piece.map((row) =>
+      Object.assign(
+        row.dimensions as Dimensions,
+        { username: String(label(row.dimensions.userId!).details.username) },
+        measuresOf(row),
+      ),
+    );
   }
   return { columns: columnsOf(by), rows: rows() };
 }
 
-/** Details of a user have columns of their own; the label of one is a name or a key, which are there already. */
-function columnsOf(by: GroupBy | undefined): Column[] {
-  const names = by === undefined ? [...DIMENSIONS, 'username'] : by === 'user' ? ['key'] : ['key', 'label'];
+const keyed = ({ dimensions: { key_1, key_2 }, ...row }: ExportRow) => ({
+  ...row,
+  keys: key_2 === undefined ? [key_1!] : [key_1!, key_2],
+});
+
+/** Of two groupings each has its key and its label; of one, details of a user have columns of their own. */
+function columnsOf(by: BreakdownBy | undefined): Column[] {
+  const texts: Column[] =
+    by === undefined
+      ? [...DIMENSIONS, 'username'].map((name) => ({
+          name,
+          cell: (row) => text((row as Record<string, unknown>)[name]),
+        }))
+      : typeof by === 'string'
+        ? [
+            // The label of a user is a name or a key, which are there already.
+            ...(by === 'user' ? ['key'] : ['key', 'label']).map((name) => ({
+              name,
+              cell: (row: Row) => text((row as Record<string, unknown>)[name]),
+            })),
+            ...(by === 'user' ? DETAILS : []).map((name) => ({
+              name,
+              cell: (row: Row) => text((row as BreakdownRow).details[name]),
+            })),
+          ]
+        : by.flatMap((grouping, place) => [
+            { name: grouping, cell: (row: Row) => text((row as BreakdownRow).keys?.[place]) },
+            { name: `${grouping}Label`, cell: (row: Row) => text((row as BreakdownRow).labels?.[place]) },
+          ]);
   return [
-    ...names.map((name) => ({ name, cell: (row: Row) => text((row as Record<string, unknown>)[name]) })),
-    ...(by === 'user' ? DETAILS : []).map((name) => ({
-      name,
-      cell: (row: Row) => text((row as BreakdownRow).details[name]),
-    })),
+    ...texts,
     ...QUANTITIES.map((name) => ({
       name,
       cell: (row: Row): Cell => {

@@ -31,7 +31,7 @@ export function DayOfMerchant({
   const who = useWho();
   const kind = kindOfMetric(metric);
   const range = { startDate: date, endDate: date };
-  const { merchants: _merchants, ...narrow } = filters;
+  const { merchants: _merchants, teams, ...narrow } = filters;
   const isNarrow = Object.keys(narrow).length > 0;
   const explained = useInfiniteQuery({
     queryKey: ['explain', merchantId, date, metric, narrow],
@@ -96,9 +96,10 @@ export function DayOfMerchant({
           <small>{first ? countText(first.adjustmentCount, 'adjustment') : ' '}</small>
         </div>
       </div>
-      {isNarrow && (
+      {(isNarrow || teams) && (
         <Banner tone="info">
-          Only {Object.values(narrow).flat().join(', ')}.{' '}
+          {isNarrow && <>Only {Object.values(narrow).flat().join(', ')}. </>}
+          {teams && <>Events do not know teams: those of all teams are below. </>}
           <Link to="/app/explain" search={{ metric, from: date, to: date, merchants: [merchantId] }}>
             Show all events of the day
           </Link>

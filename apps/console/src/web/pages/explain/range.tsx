@@ -22,7 +22,8 @@ export function EventsOfRange({
   filters: FilterSearch;
 }) {
   const [asked, setAsked] = useState(false);
-  const { merchants: _merchants, ...narrow } = filters;
+  // Events do not know teams.
+  const { merchants: _merchants, teams: _teams, ...narrow } = filters;
   const explained = useInfiniteQuery({
     queryKey: ['explain', merchantId, range, metric, narrow],
     queryFn: ({ pageParam }) =>
