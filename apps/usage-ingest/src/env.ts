@@ -10,6 +10,7 @@ const Schema = z.object({
   FLUSH_PIECE_ENTRIES: whole(10_000, 1, 100_000),
   DERIVE_INTERVAL_MS: whole(2_000, 10, 3_600_000),
   DERIVE_SLICE_EVENTS: whole(20_000, 1, 1_000_000),
+  METER_QUARTER_HOURS_DAYS: whole(90, 1, 3_650),
   TRACK_MERGE_MS: whole(5, 0, 1_000),
   JOURNAL_RETENTION_DAYS: whole(35, 7, 3_650),
   ENABLE_FLUSH: flag(true),

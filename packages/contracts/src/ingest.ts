@@ -12,6 +12,7 @@ import {
   record,
   type UsageEntry,
 } from './entry.ts';
+import { meters } from './meters.ts';
 import { prices } from './prices.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
@@ -612,6 +613,7 @@ export const ingest = {
       output: ApiKey,
     }),
   },
+  meters,
   prices,
   sessions,
   audit,

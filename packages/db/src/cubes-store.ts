@@ -1,7 +1,9 @@
 import { type Day, eachDay } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import type { Journal } from './journal-store.ts';
+import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import type { Partitions } from './partitions.ts';
+import { holdRolledUp } from './rolled-up.ts';
 import { sql } from './run-sql.ts';
 import { inTransaction } from './transactions.ts';
 
@@ -45,6 +47,7 @@ export function createCubesStore(
   dataSource: DataSource,
   journal: Journal,
   partitions: Pick<Partitions, 'open'>,
+  meters: Pick<MeterRollups, 'rebuildDays'>,
 ): CubesStore {
   return {
     async rebuild(merchantId, startDate, endDate) {
@@ -53,6 +56,7 @@ export function createCubesStore(
         closedDays += await journal.exclusively([merchantId], async (transaction) => {
           const open = await partitions.open(transaction, days);
           const of: Periods = { open, days, month: `${month}-01`, year: `${month.slice(0, 4)}-01-01` };
+          await holdRolledUp(transaction);
           // What is still to be derived stays so: the derived rollups are made without it.
           await transaction.query(sql('hold-flushes'));
           await transaction.query(sql('rebuild/platform'), [merchantId, of.month, -1]);
@@ -64,6 +68,7 @@ export function createCubesStore(
           await transaction.query(sql('rebuild/platform'), [merchantId, of.month, 1]);
           await transaction.query(sql('rebuild/rollup-rows'), [merchantId, of.month, of.year]);
           await transaction.query(sql('touch-days'), [merchantId, days]);
+          await meters.rebuildDays(transaction, merchantId, open);
           return days.length - open.length;
         });
       }
@@ -72,6 +77,7 @@ export function createCubesStore(
 
     async rebuildPlatform(startDate, endDate) {
       await inTransaction(dataSource, async (transaction) => {
+        await holdRolledUp(transaction);
         // Whoever changes what a merchant has changes these tables in the same transaction, and waits here for ours.
         const tables = PLATFORM.map(({ table }) => table).join(', ');
         await transaction.query(`lock table ${tables} in share row exclusive mode`);
