@@ -12,10 +12,12 @@ import {
   record,
   type UsageEntry,
 } from './entry.ts';
+import { litellm } from './litellm.ts';
 import { meters } from './meters.ts';
 import { prices } from './prices.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
+import { sources } from './sources.ts';
 import { Cursor, label, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
@@ -617,6 +619,8 @@ export const ingest = {
   prices,
   sessions,
   audit,
+  sources,
+  litellm,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;
