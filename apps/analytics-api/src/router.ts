@@ -6,8 +6,8 @@ import type { Days } from './days.ts';
 import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
 import type { Import } from './import.ts';
+import type { ReadMeter } from './meter.ts';
 import type { Read } from './read.ts';
-import type { Litellm } from './sources/litellm/index.ts';
 import type { Warm } from './warm.ts';
 
 /** Days of merchants that one call forgets; what is more is for `cache.clear`. */
@@ -15,6 +15,7 @@ const MAX_INVALIDATED = 10_000;
 
 export type Parts = {
   read: Read;
+  readMeter: ReadMeter;
   freshness: Freshness;
   directory: Directory;
   days: Days;
@@ -22,12 +23,12 @@ export type Parts = {
   cache: Cache;
   warm: Warm;
   rates: RateLimit;
-  litellm: Litellm;
 };
 
 /** analytics-api's procedures: each counts the call, narrows the question to what the caller may see, and asks. */
 export function createHandlers({
   read,
+  readMeter,
   freshness,
   directory,
   days,
@@ -35,7 +36,6 @@ export function createHandlers({
   cache,
   warm,
   rates,
-  litellm,
 }: Parts): Handlers<typeof analytics> {
   /** A question about what the caller may see, counted while it is answered. */
   const asked = async <Question extends { merchantIds?: string[] | undefined }, Answer>(
@@ -51,6 +51,7 @@ export function createHandlers({
       summary: ({ input, caller }) => asked(caller, input, read.summary),
       breakdown: ({ input, caller }) => asked(caller, input, read.breakdown),
       timeseries: ({ input, caller }) => asked(caller, input, read.timeseries),
+      meter: ({ input, caller }) => asked(caller, input, readMeter),
       filterOptions: ({ input, caller }) => asked(caller, input, read.filterOptions),
       merchantUsage: ({ input, caller }) =>
         rates.during('analytics', caller.id, async () => {
@@ -84,7 +85,6 @@ export function createHandlers({
       get: async ({ input }) => days.get(input.date),
       status: async ({ input }) => days.status(input),
     },
-    litellm: litellm.handlers,
     cache: {
       stats: async () => cache.stats(),
       async invalidate({ input, caller }) {

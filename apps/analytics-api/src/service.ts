@@ -28,12 +28,13 @@ import { createDownloads } from './export/downloads.ts';
 import { exportRoutes } from './export/routes.ts';
 import { createFairQueue } from './fair-queue.ts';
 import { createFallback } from './fallback.ts';
+import { formerRoutes } from './former.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
+import { createReadMeter } from './meter.ts';
 import { createRead } from './read.ts';
 import { createHandlers } from './router.ts';
-import { createLitellm } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
 
 export type AnalyticsService = { app: App; db: Db };
@@ -82,6 +83,12 @@ export async function createAnalyticsService(
   const documents = createDocuments(db.days);
   // Queries, and the labels of exports, always find connections.
   const exportsAtOnce = Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2));
+  const queue = createFairQueue({
+    // A summary reads over two connections.
+    places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
+    waitingPerCaller: QUERIES_WAITING_PER_CALLER,
+    waitMs: QUERY_WAIT_MS,
+  });
   const read = createRead({
     db,
     freshness,
@@ -89,12 +96,7 @@ export async function createAnalyticsService(
     documents,
     labels,
     fallback: createFallback({ cache, now }),
-    queue: createFairQueue({
-      // A summary reads over two connections.
-      places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
-      waitingPerCaller: QUERIES_WAITING_PER_CALLER,
-      waitMs: QUERY_WAIT_MS,
-    }),
+    queue,
     maxDays: env.ANALYTICS_MAX_DAYS,
     maxRows: env.ANALYTICS_MAX_ROWS,
     now,
@@ -117,8 +119,6 @@ export async function createAnalyticsService(
   });
   const directory = createDirectory(db.directory);
   const registry = new Registry();
-  const litellm = createLitellm({ env, db, ingest: recording, registry, log, now });
-  releasers.push('litellm', () => litellm.stop());
   const downloads = createDownloads({
     queue: createFairQueue({
       places: exportsAtOnce,
@@ -137,6 +137,7 @@ export async function createAnalyticsService(
       analytics,
       createHandlers({
         read,
+        readMeter: createReadMeter({ db, freshness, queue, maxDays: env.ANALYTICS_MAX_DAYS, now }),
         freshness,
         directory,
         days,
@@ -144,7 +145,6 @@ export async function createAnalyticsService(
         cache,
         warm: createWarm(read, now),
         rates,
-        litellm,
       }),
       createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
@@ -159,12 +159,11 @@ export async function createAnalyticsService(
     routes: [
       ...contractRoutes('analytics-api'),
       ...exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
-      ...litellm.routes,
+      ...formerRoutes(env),
     ],
     registry,
     // Without Redis answers are not kept and calls are not limited: no reason to send callers elsewhere.
     readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
-  await litellm.start();
   return { app, db };
 }

@@ -40,6 +40,8 @@ import { createFlush, type Flush } from './flush/flush.ts';
 import { startFlusher } from './flush/flusher.ts';
 import { startScheduler } from './jobs/scheduler.ts';
 import { createKeys } from './keys.ts';
+import { createDeriveMeters, type DeriveMeters } from './meters/derive-meters.ts';
+import { createMeters } from './meters/meters.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
 import { createPrices } from './prices/prices.ts';
@@ -50,6 +52,8 @@ import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
+import { createSources } from './sources/index.ts';
+import type { Source } from './sources/source.ts';
 import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
 import { createVoidEvent } from './void.ts';
@@ -67,6 +71,7 @@ export type IngestService = {
   app: App;
   flush: Flush;
   derive: Derive;
+  deriveMeters: DeriveMeters;
   db: Db;
   redis: RedisClient;
   keys: RedisKeys;
@@ -74,7 +79,14 @@ export type IngestService = {
   reconcile: Reconcile;
 };
 
-export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
+export type IngestOptions = {
+  log: Log;
+  releasers: Releasers;
+  now?: () => number;
+  fault?: FaultPoint;
+  /** Sources beside the built-in ones. */
+  sources?: readonly Source[];
+};
 
 /** Opens the stores and builds usage-ingest on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
@@ -183,6 +195,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
   });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now });
+  const deriveMeters = createDeriveMeters({
+    db,
+    register: registry,
+    sliceEvents: env.DERIVE_SLICE_EVENTS,
+    quarterHoursDays: env.METER_QUARTER_HOURS_DAYS,
+    now,
+  });
   const drain = createDrain({
     counters,
     journal: db.journal,
@@ -192,7 +211,10 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
-    catchUp: derive.catchUp,
+    async catchUp() {
+      await derive.catchUp();
+      await deriveMeters.catchUp();
+    },
     onError: readiness.sawError,
     onDeadLetter(line, error) {
       metrics.deadLetters.inc();
@@ -228,10 +250,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     flushOf: flush.flushSoon,
     now,
   });
-  const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
+  const deriveAll = async () => {
+    await derive.run();
+    await deriveMeters.run();
+  };
+  const closeDays = createCloseDays({ db, derive: deriveAll, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
     releasers.push('derive', () => deriving.stop());
+    const derivingMeters = deriveMeters.start(env.DERIVE_INTERVAL_MS, log);
+    releasers.push('meters', () => derivingMeters.stop());
     const flusher = startFlusher({
       intervalMs: env.FLUSH_INTERVAL_MS,
       hourlyMs: env.RECONCILE_INTERVAL_MS,
@@ -276,6 +304,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
+  const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
+  releasers.push('sources', () => sources.stop());
   const adjust = createAdjust({ db, repair, now, fault });
   const handlers = createHandlers({
     accept,
@@ -302,15 +332,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, redis, now }),
+    meters: createMeters({ db }),
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     audit: createAuditLog(db.audit),
+    sources,
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
     router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
-    routes: contractRoutes('usage-ingest'),
+    routes: [...contractRoutes('usage-ingest'), ...sources.routes],
     authenticate: createAuthenticate({
       env,
       keys: db.keys,
@@ -322,5 +354,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     readiness,
   });
-  return { app, flush, derive, db, redis, keys, window, reconcile };
+  sources.start();
+  return { app, flush, derive, deriveMeters, db, redis, keys, window, reconcile };
 }
