@@ -26,6 +26,7 @@ import { createBudgets } from './budgets/budgets.ts';
 import { createLedger } from './budgets/ledger.ts';
 import { createBudgetRegistry } from './budgets/registry.ts';
 import { createSpend } from './budgets/spend.ts';
+import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
@@ -329,6 +330,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
+    changes: createChanges(db),
     conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({
       counters,

@@ -4,6 +4,7 @@ import { createAdmission } from './admission.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type BudgetsStore, createBudgetsStore } from './budgets-store.ts';
+import { type ChangeLogStore, createChangeLogStore } from './change-log-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type ChecksStore, createChecksStore } from './checks-store.ts';
 import { type ConflictsStore, createConflictsStore } from './conflicts-store.ts';
@@ -52,6 +53,7 @@ export type Db = {
   budgets: BudgetsStore;
   audit: AuditStore;
   changes: ChangesStore;
+  changeLog: ChangeLogStore;
   directory: DirectoryStore;
   days: DaysStore;
   rollups: RollupsStore;
@@ -122,6 +124,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     budgets: createBudgetsStore(dataSource, journal),
     audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
+    changeLog: createChangeLogStore(dataSource),
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),
     rollups: createRollupsStore(dataSource),
