@@ -295,12 +295,12 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
-  const adjust = createAdjust({ db, repair, now, fault });
+  const adjust = createAdjust({ db, repair, flushSoon: flush.flushSoon, now, fault });
   const handlers = createHandlers({
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
-    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
+    conflicts: createConflicts({ db, flushSoon: flush.flushSoon }),
     recent: createRecentEntries({
       counters,
       pending,
@@ -312,7 +312,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     voidEvent: createVoidEvent({
       db,
       adjust,
-      drain: flush.drainMerchants,
+      flushSoon: flush.flushSoon,
       retentionDays: env.JOURNAL_RETENTION_DAYS,
       now,
     }),
