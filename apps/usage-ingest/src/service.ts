@@ -52,6 +52,8 @@ import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
+import { createSources } from './sources/index.ts';
+import type { Source } from './sources/source.ts';
 import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
 import { createVoidEvent } from './void.ts';
@@ -77,7 +79,14 @@ export type IngestService = {
   reconcile: Reconcile;
 };
 
-export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
+export type IngestOptions = {
+  log: Log;
+  releasers: Releasers;
+  now?: () => number;
+  fault?: FaultPoint;
+  /** Sources beside the built-in ones. */
+  sources?: readonly Source[];
+};
 
 /** Opens the stores and builds usage-ingest on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
@@ -295,6 +304,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
+  const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
+  releasers.push('sources', () => sources.stop());
   const adjust = createAdjust({ db, repair, now, fault });
   const handlers = createHandlers({
     accept,
@@ -325,12 +336,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     audit: createAuditLog(db.audit),
+    sources,
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
     router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
-    routes: contractRoutes('usage-ingest'),
+    routes: [...contractRoutes('usage-ingest'), ...sources.routes],
     authenticate: createAuthenticate({
       env,
       keys: db.keys,
@@ -342,5 +354,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     readiness,
   });
+  sources.start();
   return { app, flush, derive, deriveMeters, db, redis, keys, window, reconcile };
 }

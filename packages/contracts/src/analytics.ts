@@ -2,7 +2,6 @@ import { z } from 'zod';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
 import { Dimension, MerchantId, MetricType, record, SentDimension } from './entry.ts';
-import { litellm } from './litellm.ts';
 import { MAX_METER_DIMENSIONS, MeterDimension, MeterKey } from './meters.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, name, text } from './text.ts';
@@ -409,7 +408,6 @@ export const analytics = {
     }),
   },
   days,
-  litellm,
   cache: {
     stats: query({
       summary: 'Returns how the cache of this process did.',
@@ -469,6 +467,7 @@ export const analyticsEndpoints = [
     path: '/export/usage.{format}',
     summary: 'Downloads the usage of a range as a file.',
     access: 'read',
+    group: 'files',
     parameters: { format: ['csv', 'json', 'ndjson', 'xlsx'] },
     query: ExportQuery,
     produces: [
@@ -483,6 +482,7 @@ export const analyticsEndpoints = [
     path: '/export/events.{format}',
     summary: 'Downloads the events of a range as a file, with all metrics and properties.',
     access: 'read',
+    group: 'files',
     parameters: { format: ['csv', 'ndjson'] },
     query: Filters,
     produces: ['text/csv', 'application/x-ndjson'],

@@ -3,10 +3,12 @@ import { Role } from './access.ts';
 import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
+import { litellm } from './litellm.ts';
 import { meters } from './meters.ts';
 import { prices } from './prices.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
+import { sources } from './sources.ts';
 import { Cursor, label, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
@@ -536,6 +538,8 @@ export const ingest = {
   prices,
   sessions,
   audit,
+  sources,
+  litellm,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;

@@ -52,5 +52,6 @@ export type {
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';
 export { type Fence, LeaseLostError, type ShardsStore } from './shards-store.ts';
+export { REJECTIONS_KEPT, type SourceCounts, type SourceRejection, type SourcesStore } from './sources-store.ts';
 export { sqlState } from './transactions.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

@@ -29,6 +29,7 @@ import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
 import { createShardsStore, type ShardsStore } from './shards-store.ts';
+import { createSourcesStore, type SourcesStore } from './sources-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
@@ -56,6 +57,7 @@ export type Db = {
   metricSources: MetricSourcesStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
+  sources: SourcesStore;
   meters: MeterRegistry & MeterReader & MeterRollups;
   /** Resolves when Postgres answers at all, on a connection of its own that no statement holds up. */
   ping(): Promise<void>;
@@ -124,6 +126,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     metricSources: createMetricSourcesStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
+    sources: createSourcesStore(dataSource),
     meters: { ...createMeterRegistry(dataSource), ...createMeterReader(dataSource), ...meterRollups },
     ping: guard.ping,
     async look() {
