@@ -35,7 +35,7 @@ const spec = fc.record({
   failed: fc.boolean(),
   count: fc.constantFrom(1, 3),
 });
-type Spec = fc.RandomType<typeof spec>;
+type Spec = typeof spec extends fc.Arbitrary<infer T> ? T : never;
 
 const op = fc.oneof(
   {
@@ -63,7 +63,7 @@ const op = fc.oneof(
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('rebuild meter' as const, 'rebuild all' as const) }) },
 );
-type Op = fc.RandomType<typeof op>;
+type Op = typeof op extends fc.Arbitrary<infer T> ? T : never;
 
 const DEFINITIONS: Omit<MeterDefinition, 'key' | 'merchantId'>[] = [
   { aggregation: 'SUM', metricType: 'images', dimensions: ['user', 'property:region'] },
