@@ -53,9 +53,16 @@ const PATHS: Path[] = [
   ),
   ...Object.entries(SERVICES).flatMap(([service, { endpoints }]) =>
     endpoints.flatMap(({ method, path, access, parameters = {} }) =>
-      expand(path, parameters).map((each) => ({ service, method, path: each, access })),
+      expand(path, parameters).map((each) => ({
+        service,
+        method,
+        path: each,
+        access,
+        ...(method === 'POST' && { body: '7' }),
+      })),
     ),
   ),
+  // Former addresses, which pass them on.
   ...Object.values(LITELLM_PATHS).map(
     (path): Path => ({ service: 'analytics-api', method: 'POST', path, access: 'record', body: '7' }),
   ),
@@ -253,9 +260,10 @@ function flatten(contract: Contract, before = ''): [string, Procedure][] {
 }
 
 /** Replaces each `{parameter}` of a path by each of its values. */
-function expand(path: string, parameters: Readonly<Record<string, readonly string[]>>): string[] {
+function expand(path: string, parameters: Readonly<Record<string, readonly string[] | string>>): string[] {
   return Object.entries(parameters).reduce(
-    (paths, [name, values]) => paths.flatMap((each) => values.map((value) => each.replace(`{${name}}`, value))),
+    (paths, [name, values]) =>
+      paths.flatMap((each) => [values].flat().map((value) => each.replace(`{${name}}`, value))),
     [path],
   );
 }

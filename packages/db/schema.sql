@@ -450,6 +450,29 @@ table realtime_metrics_cache (
 );
 CREATE INDEX realtime_metrics_cache_expires ON public.realtime_metrics_cache USING btree (expires_at);
 
+table source_rejections (
+  id bigint not null default nextval('source_rejections_id_seq'::regclass),
+  source text not null,
+  at timestamp with time zone not null,
+  merchant_id text,
+  event_id text,
+  code text not null,
+  message text not null,
+  constraint source_rejections_pkey PRIMARY KEY (id)
+);
+CREATE INDEX source_rejections_by_source ON public.source_rejections USING btree (source, id);
+
+table source_states (
+  source text not null,
+  accepted bigint not null,
+  duplicates bigint not null,
+  rejected bigint not null,
+  skipped bigint not null,
+  first_seen_at timestamp with time zone not null,
+  last_seen_at timestamp with time zone not null,
+  constraint source_states_pkey PRIMARY KEY (source)
+);
+
 table tally_migrations (
   id integer not null default nextval('tally_migrations_id_seq'::regclass),
   "timestamp" bigint not null,
@@ -491,6 +514,15 @@ table usage_admitted_values (
   constraint usage_admitted_values_pkey PRIMARY KEY (merchant_id, date, dimension, part)
 );
 CREATE INDEX usage_admitted_values_date ON public.usage_admitted_values USING brin (date);
+
+table usage_change_log (
+  xact xid8 not null default pg_current_xact_id(),
+  id bigint not null generated always as identity,
+  at timestamp with time zone not null default clock_timestamp(),
+  merchant_ids text[] not null,
+  dates date[] not null,
+  constraint usage_change_log_pkey PRIMARY KEY (xact, id)
+);
 
 table usage_changes (
   grain text not null,

@@ -8,7 +8,6 @@ import type { Freshness } from './fresh.ts';
 import type { Import } from './import.ts';
 import type { ReadMeter } from './meter.ts';
 import type { Read } from './read.ts';
-import type { Litellm } from './sources/litellm/index.ts';
 import type { Warm } from './warm.ts';
 
 /** Days of merchants that one call forgets; what is more is for `cache.clear`. */
@@ -24,7 +23,6 @@ export type Parts = {
   cache: Cache;
   warm: Warm;
   rates: RateLimit;
-  litellm: Litellm;
 };
 
 /** analytics-api's procedures: each counts the call, narrows the question to what the caller may see, and asks. */
@@ -38,7 +36,6 @@ export function createHandlers({
   cache,
   warm,
   rates,
-  litellm,
 }: Parts): Handlers<typeof analytics> {
   /** A question about what the caller may see, counted while it is answered. */
   const asked = async <Question extends { merchantIds?: string[] | undefined }, Answer>(
@@ -88,7 +85,6 @@ export function createHandlers({
       get: async ({ input }) => days.get(input.date),
       status: async ({ input }) => days.status(input),
     },
-    litellm: litellm.handlers,
     cache: {
       stats: async () => cache.stats(),
       async invalidate({ input, caller }) {

@@ -1,8 +1,8 @@
-import { analytics, LITELLM_PATHS, proceduresOf, SERVICES } from '@tally/contracts';
+import { LITELLM_PATHS, pathsOf } from '@tally/contracts';
 import { createAnalyticsClient } from '@tally/contracts/client';
 import { type JournalLine, migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
-import { freshDatabase, serverUrls } from '@tally/testkit';
+import { freshDatabase, OPEN_PATHS, pathsWithoutKey, servedAndStated, serverUrls } from '@tally/testkit';
 import { expect, test } from 'vitest';
 import { readEnv } from './env.ts';
 import { createAnalyticsService } from './service.ts';
@@ -62,22 +62,10 @@ test('every path asks for a key, but those that are open to all', async () => {
     TALLY_ADMIN_KEY: 'the-admin-key-of-the-tests',
   });
   const { app } = await createAnalyticsService(env, { log: createLog('test', 'silent'), releasers });
-  const open: string[] = [];
-  for (const { method, path } of app.routes) {
-    const response = await app.request(path.replace(/:\w+(\{.*?\})?/g, 'usage.csv'), { method });
-    const { status } = response;
-    await response.arrayBuffer();
-    if (status === 401) expect(response.headers.has('www-authenticate')).toBe(true);
-    else open.push(`${method} ${path} ${status}`);
-  }
-  expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200', 'GET /openapi.json 200']);
+  expect(await pathsWithoutKey(app)).toEqual(OPEN_PATHS);
   // The roles × paths test takes its paths from the contract.
-  const stated = [
-    ...proceduresOf(analytics).flatMap(([, { rest = [] }]) => rest.map(({ path }) => path)),
-    ...SERVICES['analytics-api'].endpoints.map(({ path }) => path.replace(/(\w+)\.\{format\}/, ':file{$1\\.[a-z]+}')),
-    ...Object.values(LITELLM_PATHS),
-  ];
-  expect(app.routes.filter(({ access }) => access !== 'open').map(({ path }) => path)).toEqual(stated);
+  const { served, stated } = servedAndStated(app, pathsOf('analytics-api'));
+  expect(served).toEqual([...stated, ...Object.values(LITELLM_PATHS).map((path) => `POST ${path}`)].sort());
   // The fast path of tRPC passes by whatever is registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);

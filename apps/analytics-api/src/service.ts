@@ -28,13 +28,13 @@ import { createDownloads } from './export/downloads.ts';
 import { exportRoutes } from './export/routes.ts';
 import { createFairQueue } from './fair-queue.ts';
 import { createFallback } from './fallback.ts';
+import { formerRoutes } from './former.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createReadMeter } from './meter.ts';
 import { createRead } from './read.ts';
 import { createHandlers } from './router.ts';
-import { createLitellm } from './sources/litellm/index.ts';
 import { createWarm } from './warm.ts';
 
 export type AnalyticsService = { app: App; db: Db };
@@ -119,8 +119,6 @@ export async function createAnalyticsService(
   });
   const directory = createDirectory(db.directory);
   const registry = new Registry();
-  const litellm = createLitellm({ env, db, ingest: recording, registry, log, now });
-  releasers.push('litellm', () => litellm.stop());
   const downloads = createDownloads({
     queue: createFairQueue({
       places: exportsAtOnce,
@@ -147,7 +145,6 @@ export async function createAnalyticsService(
         cache,
         warm: createWarm(read, now),
         rates,
-        litellm,
       }),
       createAudit({ service: 'analytics-api', store: db.audit, log }),
     ),
@@ -162,12 +159,11 @@ export async function createAnalyticsService(
     routes: [
       ...contractRoutes('analytics-api'),
       ...exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
-      ...litellm.routes,
+      ...formerRoutes(env),
     ],
     registry,
     // Without Redis answers are not kept and calls are not limited: no reason to send callers elsewhere.
     readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
-  await litellm.start();
   return { app, db };
 }

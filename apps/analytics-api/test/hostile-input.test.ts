@@ -44,7 +44,7 @@ const paths = proceduresOf(contract).flatMap(([, { rest = [], input }]) => rest.
 const files = SERVICES['analytics-api'].endpoints.map(
   ({ method, path, parameters = {}, query = z.strictObject({}) }) => ({
     method,
-    path: path.replace(/{(\w+)}/, (_, name: string) => parameters[name]![0]!),
+    path: path.replace(/{(\w+)}/, (_, name: string) => [parameters[name]!].flat()[0]!),
     input: query,
   }),
 );

@@ -1,7 +1,7 @@
-import { engine, proceduresOf } from '@tally/contracts';
+import { pathsOf } from '@tally/contracts';
 import { migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
-import { freshDatabase, serverUrls } from '@tally/testkit';
+import { freshDatabase, OPEN_PATHS, pathsWithoutKey, servedAndStated, serverUrls } from '@tally/testkit';
 import { expect, test } from 'vitest';
 import { readEnv } from './env.ts';
 import { createEngineService } from './service.ts';
@@ -40,18 +40,10 @@ test('every path asks for a key, but those that are open to all', async () => {
     ENABLE_METRICS_SCHEDULER: 'false',
   });
   const { app } = await createEngineService(env, { log: createLog('test', 'silent'), releasers });
-  const open: string[] = [];
-  for (const { method, path } of app.routes) {
-    const response = await app.request(path.replace(/:\w+(\{.*?\})?/g, 'usage.csv'), { method });
-    const { status } = response;
-    await response.arrayBuffer();
-    if (status === 401) expect(response.headers.has('www-authenticate')).toBe(true);
-    else open.push(`${method} ${path} ${status}`);
-  }
-  expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200', 'GET /openapi.json 200']);
+  expect(await pathsWithoutKey(app)).toEqual(OPEN_PATHS);
   // The roles × paths test takes its paths from the contract.
-  const stated = proceduresOf(engine).flatMap(([, { rest = [] }]) => rest.map(({ path }) => path));
-  expect(app.routes.filter(({ access }) => access !== 'open').map(({ path }) => path)).toEqual(stated);
+  const { served, stated } = servedAndStated(app, pathsOf('metrics-engine'));
+  expect(served).toEqual(stated);
   // The fast path of tRPC passes by whatever is registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);

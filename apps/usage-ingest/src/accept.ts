@@ -40,19 +40,26 @@ export type AcceptOptions = {
 
 export type Accept = {
   /** Stores a batch durably before it answers; UNAVAILABLE where a store failed: send the same batch again. */
-  record(batch: BatchToCheck): Promise<RecordResult>;
+  record(batch: BatchToCheck): Promise<Accepted>;
   /** Stores lines that were already checked: plain counters. */
-  store(lines: readonly CheckedLine[]): Promise<StoreResult>;
+  store(lines: readonly CheckedLine[]): Promise<Accepted>;
 };
 
-export type StoreResult = { accepted: number; rejected: Rejection[]; warnings: RecordWarning[] };
+/** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
+export type Accepted = { accepted: number; repeats: number[]; rejected: Rejection[]; warnings: RecordWarning[] };
+
+/** Presents what became of a batch as `usage.record` answers it. */
+export const presentAccepted = ({ repeats, ...rest }: Accepted): RecordResult => ({
+  ...rest,
+  duplicates: repeats.length,
+});
 
 /** Accepts events: checks each, drops repeats, stores the rest in Redis, or in Postgres while Redis cannot take it. */
 export function createAccept(options: AcceptOptions): Accept {
   const { counters, journal, now, fault } = options;
 
   /** Stores what Redis can count; `left` must be written to Postgres. */
-  async function throughRedis(entries: readonly CheckedLine[]): Promise<StoreResult & { left: CheckedLine[] }> {
+  async function throughRedis(entries: readonly CheckedLine[]): Promise<Accepted & { left: CheckedLine[] }> {
     await fault('record.before-redis');
     const refusals = await counters.record(entries.map(({ line }) => line));
     const result = { ...none(), left: [] as CheckedLine[] };
@@ -64,7 +71,8 @@ export function createAccept(options: AcceptOptions): Accept {
         if (dimensions.length > 0) result.warnings.push(overflowOf(entry, dimensions));
         if (entry.line.price === NO_PRICE) result.warnings.push(unpricedOf(entry));
       } else if (refusal === 'unusable') result.left.push(entry);
-      else if (refusal !== 'repeat') {
+      else if (refusal === 'repeat') result.repeats.push(entry.index);
+      else {
         const { code, message } = REJECTIONS[refusal];
         result.rejected.push(rejectionOf(entry, code, message));
       }
@@ -73,10 +81,10 @@ export function createAccept(options: AcceptOptions): Accept {
     return result;
   }
 
-  async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<StoreResult> {
+  async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<Accepted> {
     const lines = entries.map(({ line }) => line);
     try {
-      const { inserted, conflicts, folded } = await journal.append({
+      const { inserted, known, conflicts, folded } = await journal.append({
         source,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
@@ -87,7 +95,7 @@ export function createAccept(options: AcceptOptions): Accept {
         ...folded.map(({ position, dimensions }) => overflowOf(entries[position]!, dimensions)),
         ...entries.filter(({ line }, at) => line.price === NO_PRICE && !conflicts.includes(at)).map(unpricedOf),
       ];
-      return { accepted: inserted, rejected, warnings };
+      return { accepted: inserted, repeats: known.map((position) => entries[position]!.index), rejected, warnings };
     } catch (error) {
       if (!isRefusal(error)) throw error;
       const [entry] = entries;
@@ -101,7 +109,7 @@ export function createAccept(options: AcceptOptions): Accept {
   }
 
   /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
-  async function storeFresh(fresh: readonly CheckedLine[], add: (part: StoreResult) => void): Promise<void> {
+  async function storeFresh(fresh: readonly CheckedLine[], add: (part: Accepted) => void): Promise<void> {
     const past = async (lines: readonly CheckedLine[]) => {
       options.onDirect(new Set(lines.map(({ line }) => line.merchant_id)));
       return directly(lines, 'direct');
@@ -126,12 +134,12 @@ export function createAccept(options: AcceptOptions): Accept {
     if (left.length > 0) add(await past(left));
   }
 
-  async function store(lines: readonly CheckedLine[]): Promise<StoreResult> {
+  async function store(lines: readonly CheckedLine[]): Promise<Accepted> {
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
     let result = none();
-    const add = (part: StoreResult) => {
+    const add = (part: Accepted) => {
       result = both(result, part);
     };
     const fresh = lines.filter(({ line }) => hot(line.date));
@@ -157,13 +165,20 @@ export function createAccept(options: AcceptOptions): Accept {
               index,
               line: hasCost(batch.entries[index]) ? line : priced(line, list),
             }));
-        const { accepted, rejected, warnings } = await store(lines);
-        const repeated = checked.repeats.flatMap(({ index, of }) =>
-          rejected.filter((each) => each.index === of).map((each) => ({ ...each, index })),
-        );
-        const all = [...checked.rejected, ...rejected, ...repeated].sort((a, b) => a.index - b.index);
-        const duplicates = batch.entries.length - all.length - accepted;
-        return { accepted, duplicates, rejected: all, warnings: warnings.sort((a, b) => a.index - b.index) };
+        const { accepted, repeats, rejected, warnings } = await store(lines);
+        const all = [...checked.rejected, ...rejected];
+        for (const { index, of } of checked.repeats) {
+          const refusal = rejected.find((each) => each.index === of);
+          if (refusal) all.push({ ...refusal, index });
+          else repeats.push(index);
+        }
+        const byPlace = (a: { index: number }, b: { index: number }) => a.index - b.index;
+        return {
+          accepted,
+          repeats: repeats.sort((a, b) => a - b),
+          rejected: all.sort(byPlace),
+          warnings: warnings.sort(byPlace),
+        };
       } catch (error) {
         if (isTallyError(error)) throw error;
         throw new TallyError('UNAVAILABLE', 'The batch could not be stored; send it again.', { cause: error });
@@ -172,10 +187,11 @@ export function createAccept(options: AcceptOptions): Accept {
   };
 }
 
-const none = (): StoreResult => ({ accepted: 0, rejected: [], warnings: [] });
+const none = (): Accepted => ({ accepted: 0, repeats: [], rejected: [], warnings: [] });
 
-const both = (one: StoreResult, other: StoreResult): StoreResult => ({
+const both = (one: Accepted, other: Accepted): Accepted => ({
   accepted: one.accepted + other.accepted,
+  repeats: [...one.repeats, ...other.repeats],
   rejected: [...one.rejected, ...other.rejected],
   warnings: [...one.warnings, ...other.warnings],
 });

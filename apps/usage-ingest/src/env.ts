@@ -1,7 +1,8 @@
+import { MerchantId } from '@tally/contracts';
 import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const Schema = z.object({
+const Settings = z.object({
   ...serviceEnv,
   PORT: whole(4001, 0, 65_535),
   MAX_CALLS_AT_ONCE: whole(256, 1, 1_000_000),
@@ -27,6 +28,34 @@ const Schema = z.object({
   MAX_DIMENSION_VALUES_PER_DAY: whole(10_000, 1, 100_000),
   /** For crash tests: a named point at which the process kills itself. */
   TALLY_FAULT: z.string().optional(),
+  /** LiteLLM to pull from; without it nothing is pulled. */
+  LITELLM_URL: z.url({ protocol: /^https?$/ }).optional(),
+  LITELLM_KEY: z
+    .string()
+    .regex(/^[\x21-\x7e]{1,512}$/, 'Expected an API key')
+    .optional(),
+  /** Time between two pulls; 0: only by hand. */
+  LITELLM_PULL_INTERVAL_MS: whole(300_000, 0, 86_400_000),
+  LITELLM_MERCHANT_FROM: z.enum(['fixed', 'team', 'organization', 'key_alias']).default('fixed'),
+  LITELLM_MERCHANT: MerchantId.default('litellm'),
+  LITELLM_DAILY: z.enum(['off', 'check', 'fill']).default('check'),
+  LITELLM_LATE_MINUTES: whole(120, 1, 10_080),
+  LITELLM_TIMEOUT_MS: whole(30_000, 100, 600_000),
+  LITELLM_MAX_BODY_BYTES: whole(32 * 1024 * 1024, 1024, 256 * 1024 * 1024),
+});
+const Schema = Settings.superRefine((env, ctx) => {
+  if (env.LITELLM_URL && !env.LITELLM_KEY)
+    ctx.addIssue({
+      code: 'custom',
+      path: ['LITELLM_KEY'],
+      message: 'Expected the key of the LiteLLM at LITELLM_URL',
+    });
+  if (env.LITELLM_DAILY === 'fill' && env.LITELLM_MERCHANT_FROM === 'organization')
+    ctx.addIssue({
+      code: 'custom',
+      path: ['LITELLM_DAILY'],
+      message: 'fill needs another LITELLM_MERCHANT_FROM: daily sums do not name organisations',
+    });
 });
 export type Env = z.infer<typeof Schema>;
 

@@ -1,8 +1,9 @@
 import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally/service';
-import type { Accept } from './accept.ts';
+import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
+import type { Changes } from './changes.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
@@ -15,6 +16,7 @@ import type { RecentEntries } from './recent.ts';
 import { presentDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
 import type { Sessions } from './sessions.ts';
+import type { Sources } from './sources/index.ts';
 import type { Track } from './track.ts';
 import type { VoidEvent } from './void.ts';
 
@@ -22,6 +24,7 @@ export type Parts = {
   accept: Accept;
   track: Track;
   current: CurrentTotals;
+  changes: Changes;
   conflicts: Conflicts;
   recent: RecentEntries;
   explain: Explain;
@@ -36,6 +39,7 @@ export type Parts = {
   sessions: Sessions;
   prices: Prices;
   audit: AuditLog;
+  sources: Pick<Sources, 'handlers'>;
 };
 
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
@@ -53,13 +57,14 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         if (input.backfill && !grants(caller.role, 'admin')) {
           throw new TallyError('FORBIDDEN', 'Only an admin may backfill.');
         }
-        const result = await accept.record({
+        const accepted = await accept.record({
           entries: input.entries,
           backfill: input.backfill ?? false,
           boundTo: caller.merchantId,
           // Tally's own sources compare the reports of a call themselves: they differ beside the amounts.
           isCompared: caller.role === 'service',
         });
+        const result = presentAccepted(accepted);
         Object.assign(event, { ...result, rejected: result.rejected.length, warnings: result.warnings.length });
         return result;
       },
@@ -77,8 +82,11 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       async explain({ input, caller }) {
         assertMerchant(caller, input.merchantId);
-        return explain(input);
+        const { date, startDate = date!, endDate = date! } = input;
+        assertRange(startDate, endDate);
+        return explain({ ...input, startDate, endDate });
       },
+      changes: async ({ input, caller }) => parts.changes({ ...input, merchantIds: merchantsFor(caller, undefined) }),
       async conflicts({ input, caller }) {
         assertRange(input.startDate, input.endDate);
         const merchantIds = merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]);
@@ -183,6 +191,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
     audit: {
       list: async ({ input }) => audit(input),
     },
+    ...parts.sources.handlers,
   };
 }
 

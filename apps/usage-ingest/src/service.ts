@@ -22,6 +22,7 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
@@ -52,6 +53,8 @@ import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
+import { createSources } from './sources/index.ts';
+import type { Source } from './sources/source.ts';
 import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
 import { createVoidEvent } from './void.ts';
@@ -77,7 +80,14 @@ export type IngestService = {
   reconcile: Reconcile;
 };
 
-export type IngestOptions = { log: Log; releasers: Releasers; now?: () => number; fault?: FaultPoint };
+export type IngestOptions = {
+  log: Log;
+  releasers: Releasers;
+  now?: () => number;
+  fault?: FaultPoint;
+  /** Sources beside the built-in ones. */
+  sources?: readonly Source[];
+};
 
 /** Opens the stores and builds usage-ingest on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
@@ -295,11 +305,14 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
+  const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
+  releasers.push('sources', () => sources.stop());
   const adjust = createAdjust({ db, repair, now, fault });
   const handlers = createHandlers({
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
+    changes: createChanges(db),
     conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({
       counters,
@@ -325,12 +338,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     audit: createAuditLog(db.audit),
+    sources,
   });
   const app = createApp({
     name: 'usage-ingest',
     log,
     router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
-    routes: contractRoutes('usage-ingest'),
+    routes: [...contractRoutes('usage-ingest'), ...sources.routes],
     authenticate: createAuthenticate({
       env,
       keys: db.keys,
@@ -342,5 +356,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     registry,
     readiness,
   });
+  sources.start();
   return { app, flush, derive, deriveMeters, db, redis, keys, window, reconcile };
 }

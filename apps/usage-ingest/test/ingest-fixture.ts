@@ -5,6 +5,7 @@ import { freshDatabase, freshRedis } from '@tally/testkit';
 import { readEnv } from '../src/env.ts';
 import type { FaultPoint } from '../src/faults.ts';
 import { createIngestService, type IngestService } from '../src/service.ts';
+import type { Source } from '../src/sources/source.ts';
 
 export const ADMIN_KEY = 'the-admin-key-of-the-tests';
 
@@ -26,6 +27,7 @@ export async function startIngest(
   settings: Record<string, string> = {},
   fault?: FaultPoint,
   beside?: { databaseUrl: string; redisUrl: string },
+  sources: readonly Source[] = [],
 ): Promise<Fixture> {
   const keep = async () => {};
   const [database, redis] = beside
@@ -51,6 +53,7 @@ export async function startIngest(
     log: createLog('test', 'silent'),
     releasers,
     now: () => clock.now,
+    sources,
     ...(fault && { fault }),
   });
   const clientWith = (key: string) =>

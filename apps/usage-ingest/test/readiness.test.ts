@@ -2,10 +2,11 @@ import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ingest, proceduresOf } from '@tally/contracts';
+import { pathsOf } from '@tally/contracts';
 import { createIngestClient, type IngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
+import { OPEN_PATHS, pathsWithoutKey, servedAndStated } from '@tally/testkit';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -157,18 +158,10 @@ const childrenOf = (pid: number) =>
 
 test('every path asks for a key, but those that are open to all', async () => {
   const { app } = service;
-  const open: string[] = [];
-  for (const { method, path } of app.routes) {
-    const response = await app.request(path.replace(/:\w+(\{.*?\})?/g, 'usage.csv'), { method });
-    const { status } = response;
-    await response.arrayBuffer();
-    if (status === 401) expect(response.headers.has('www-authenticate')).toBe(true);
-    else open.push(`${method} ${path} ${status}`);
-  }
-  expect(open).toEqual(['GET /livez 200', 'GET /readyz 200', 'GET /metrics 200', 'GET /openapi.json 200']);
+  expect(await pathsWithoutKey(app)).toEqual(OPEN_PATHS);
   // The roles × paths test takes its paths from the contract.
-  const stated = proceduresOf(ingest).flatMap(([, { rest = [] }]) => rest.map(({ path }) => path));
-  expect(app.routes.filter(({ access }) => access !== 'open').map(({ path }) => path)).toEqual(stated);
+  const { served, stated } = servedAndStated(app, pathsOf('usage-ingest'));
+  expect(served).toEqual(stated);
   // The fast path of tRPC passes by whatever is registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);

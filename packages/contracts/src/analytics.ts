@@ -1,8 +1,7 @@
 import { z } from 'zod';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
-import { Dimension, MerchantId, MetricType, record, SentDimension } from './entry.ts';
-import { litellm } from './litellm.ts';
+import { Dimension, DimensionValues, MerchantId, MetricType, record, SentDimension } from './entry.ts';
 import { MAX_METER_DIMENSIONS, MeterDimension, MeterKey } from './meters.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, name, text } from './text.ts';
@@ -10,22 +9,17 @@ import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime, Time
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
-/** Values of a dimension: each as it is written and in NFC, since producers' names are stored in NFC. */
-const dimensions = list(Dimension).overwrite(
-  (values) => values && [...new Set(values.flatMap((value) => [value, value.normalize('NFC')]))],
-);
-
 /** Which entries a question is about. All given filters hold at once; an empty list is no filter. */
 export const Filters = z.strictObject({
   startDate: Day,
   endDate: Day,
   merchantIds: list(MerchantId),
-  userIds: dimensions,
-  models: dimensions,
-  providers: dimensions,
-  apiKeys: dimensions,
+  userIds: DimensionValues,
+  models: DimensionValues,
+  providers: DimensionValues,
+  apiKeys: DimensionValues,
   /** Of the directory: the team of the API key, else of the user. `unknown`: usage without a team. */
-  teams: dimensions,
+  teams: DimensionValues,
 });
 export type Filters = z.infer<typeof Filters>;
 
@@ -409,7 +403,6 @@ export const analytics = {
     }),
   },
   days,
-  litellm,
   cache: {
     stats: query({
       summary: 'Returns how the cache of this process did.',
@@ -469,6 +462,7 @@ export const analyticsEndpoints = [
     path: '/export/usage.{format}',
     summary: 'Downloads the usage of a range as a file.',
     access: 'read',
+    group: 'files',
     parameters: { format: ['csv', 'json', 'ndjson', 'xlsx'] },
     query: ExportQuery,
     produces: [
@@ -483,6 +477,7 @@ export const analyticsEndpoints = [
     path: '/export/events.{format}',
     summary: 'Downloads the events of a range as a file, with all metrics and properties.',
     access: 'read',
+    group: 'files',
     parameters: { format: ['csv', 'ndjson'] },
     query: Filters,
     produces: ['text/csv', 'application/x-ndjson'],

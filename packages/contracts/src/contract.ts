@@ -45,15 +45,16 @@ export type Rest = {
   readonly anyType?: true;
 };
 
-/** A path beside the procedures, such as a file to download. */
+/** A path beside the procedures: a file to download, or the API of another product that a source speaks. */
 export type Endpoint = {
   readonly method: 'GET' | 'POST';
   /** Parameters in braces: `/export/usage.{format}`. */
   readonly path: string;
   readonly summary: string;
   readonly access: Access;
-  /** Values of the parameters of the path. */
-  readonly parameters?: Readonly<Record<string, readonly string[]>>;
+  readonly group: 'files' | 'sources';
+  /** The values that a parameter of the path can have, or one example where it can have any. */
+  readonly parameters?: Readonly<Record<string, readonly string[] | string>>;
   readonly query?: z.ZodType;
   /** Content types of its answers. */
   readonly produces: readonly string[];

@@ -115,7 +115,8 @@ export {
   RollupRow,
   RollupRun,
 } from './rollups.ts';
-export { proceduresOf, SERVICES, type ServiceContract, type ServiceName } from './services.ts';
+export { pathsOf, proceduresOf, SERVICES, type ServiceContract, type ServiceName } from './services.ts';
+export { SourceRejection, SourceState } from './sources.ts';
 export {
   addDays,
   countDays,

@@ -68,9 +68,9 @@ export function openApi(only?: ServiceName): OpenApiDocument {
     security: [{ bearer: [] }, { apiKey: [] }],
     tags: [
       ...[...groups].map(([name, description]) => ({ name, description })),
-      ...(names.some((service) => SERVICES[service].endpoints.length > 0)
-        ? [{ name: 'files', description: 'Files to download.' }]
-        : []),
+      ...Object.entries(ENDPOINT_GROUPS)
+        .filter(([group]) => names.some((service) => SERVICES[service].endpoints.some((each) => each.group === group)))
+        .map(([name, description]) => ({ name, description })),
     ],
     paths,
     components: {
@@ -151,6 +151,11 @@ function restOperation(name: string, procedure: Procedure, rest: Rest, schemas: 
   };
 }
 
+const ENDPOINT_GROUPS = {
+  files: 'Files to download.',
+  sources: 'APIs of other products, whose clients can send their usage to Tally.',
+};
+
 function endpointOperation(endpoint: Endpoint, schemas: Schemas): OpenApiOperation {
   const query = endpoint.query ? schemas.resolve(schemas.of(endpoint.query, 'input')) : {};
   const required = (query.required ?? []) as string[];
@@ -158,13 +163,15 @@ function endpointOperation(endpoint: Endpoint, schemas: Schemas): OpenApiOperati
     operationId: operationIdOf(endpoint),
     summary: endpoint.summary,
     description: descriptionOf(endpoint),
-    tags: ['files'],
+    tags: [endpoint.group],
     parameters: [
       ...Object.entries(endpoint.parameters ?? {}).map(([name, values]) => ({
         name,
         in: 'path',
         required: true,
-        schema: { type: 'string', enum: values },
+        ...(typeof values === 'string'
+          ? { schema: { type: 'string' }, example: values }
+          : { schema: { type: 'string', enum: values } }),
       })),
       ...Object.entries((query.properties ?? {}) as Json).map(([name, schema]) =>
         parameter(name, schema as Json, required.includes(name)),
@@ -172,7 +179,7 @@ function endpointOperation(endpoint: Endpoint, schemas: Schemas): OpenApiOperati
     ],
     responses: {
       200: {
-        description: 'The file.',
+        description: endpoint.group === 'files' ? 'The file.' : 'As the product answers whose API this is.',
         content: Object.fromEntries(endpoint.produces.map((type) => [type, { schema: { type: 'string' } }])),
       },
       default: FAILED,

@@ -2,6 +2,7 @@ import { analytics, analyticsEndpoints } from './analytics.ts';
 import { type Contract, type Endpoint, isProcedure, type Procedure } from './contract.ts';
 import { engine } from './engine.ts';
 import { ingest } from './ingest.ts';
+import { sourceEndpoints } from './sources.ts';
 
 export type ServiceName = 'usage-ingest' | 'metrics-engine' | 'analytics-api';
 
@@ -14,7 +15,11 @@ export type ServiceContract = {
 
 /** What each service answers. */
 export const SERVICES: Readonly<Record<ServiceName, ServiceContract>> = {
-  'usage-ingest': { summary: 'Records usage and explains every number.', contract: ingest, endpoints: [] },
+  'usage-ingest': {
+    summary: 'Records usage and explains every number.',
+    contract: ingest,
+    endpoints: sourceEndpoints,
+  },
   'analytics-api': { summary: 'Answers queries about usage.', contract: analytics, endpoints: analyticsEndpoints },
   'metrics-engine': {
     summary: 'Computes rollups, realtime metrics and custom metrics.',
@@ -22,6 +27,12 @@ export const SERVICES: Readonly<Record<ServiceName, ServiceContract>> = {
     endpoints: [],
   },
 };
+
+/** Returns the paths that a service answers beside tRPC, health and metrics. */
+export function pathsOf(service: ServiceName): readonly Pick<Endpoint, 'method' | 'path'>[] {
+  const { contract, endpoints } = SERVICES[service];
+  return [...proceduresOf(contract).flatMap(([, { rest = [] }]) => rest), ...endpoints];
+}
 
 /** Returns the procedures of a contract with their names, such as `usage.record`. */
 export function proceduresOf(contract: Contract, prefix = ''): [name: string, procedure: Procedure][] {

@@ -1,9 +1,7 @@
 import type { Socket } from 'node:net';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
-import { ApiKeyEntity } from './entities/api-key.ts';
-import { MeterEntity, MeterVersionEntity } from './entities/meter.ts';
-import { PriceEntity } from './entities/price.ts';
+import { ENTITIES } from './entities/index.ts';
 import { JournalAndCubes1763856000000 } from './migrations/1-journal-and-cubes.ts';
 import { ApiKeys1763856000001 } from './migrations/2-api-keys.ts';
 import { CorrectionsAndClosings1763856000002 } from './migrations/3-corrections-and-closings.ts';
@@ -36,8 +34,11 @@ import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
 import { RolledUpDays1763856000100 } from './migrations/100-rolled-up-days.ts';
+import { ChangeLog1763856000105 } from './migrations/105-change-log.ts';
+import { Sources1763856000110 } from './migrations/110-sources.ts';
 import { Meters1763856000120 } from './migrations/120-meters.ts';
 import { Prices1763856000130 } from './migrations/130-prices.ts';
+
 export type DbOptions = {
   /** Connections of this process. */
   poolSize?: number;
@@ -64,7 +65,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     type: 'postgres',
     url,
     driver: pg,
-    entities: [ApiKeyEntity, MeterEntity, MeterVersionEntity, PriceEntity],
+    entities: ENTITIES,
     migrations: [
       JournalAndCubes1763856000000,
       ApiKeys1763856000001,
@@ -97,8 +98,10 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Checks1763856000090,
       RollupRows1763856000094,
       Teams1763856000095,
+      ChangeLog1763856000105,
       RolledUpDays1763856000100,
       Meters1763856000120,
+      Sources1763856000110,
       Prices1763856000130,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.

@@ -31,6 +31,8 @@ export type Appended = {
   inserted: number;
   /** Positions in the batch of lines whose journal row has another origin. */
   repeats: number[];
+  /** Positions in the batch of lines that added nothing and are no conflicts; only of lines that come from no stream. */
+  known: number[];
   /** Positions in the batch of lines whose identity has a row with other content; they are kept as conflicts. */
   conflicts: number[];
   /** Lines with values beyond the limit of their day, which rollups count under `(other)`. */
@@ -99,7 +101,16 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);
     const left = skipped.length === 0 ? lines : lines.filter((line) => !skipped.includes(line.merchant_id));
     if (left.length === 0) {
-      const appended = { entries: 0, inserted: 0, repeats: [], conflicts: [], folded: [], changed: [], skipped };
+      const appended = {
+        entries: 0,
+        inserted: 0,
+        repeats: [],
+        known: [],
+        conflicts: [],
+        folded: [],
+        changed: [],
+        skipped,
+      };
       return { appended, committed() {} };
     }
     await partitions.ensure(
@@ -111,10 +122,11 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
     const { inserted, changed } = row!;
-    let [repeats, conflicts]: [number[], number[]] = [[], []];
+    let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
     if (inserted < placed.length) {
       repeats = await repeatsOf(transaction, columns);
       conflicts = await conflictsOf(transaction, source, placed, source === 'stream' ? repeats : [...placed.keys()]);
+      if (source !== 'stream') known = await knownOf(transaction, placed, columns, conflicts);
       // The flush takes repeats out of the totals of Redis itself.
       if (fence === undefined)
         await markStale(
@@ -128,6 +140,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
       entries: left.length,
       inserted,
       repeats: repeats.map(inBatch),
+      known: known.map(inBatch),
       conflicts: conflicts.map(inBatch),
       folded: folded.map(({ position, dimensions }) => ({ position: inBatch(position), dimensions })),
       changed,
@@ -173,6 +186,26 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const [dates, merchants, ids, origins] = [columns[0], columns[1], columns[2], columns.at(-1)];
     const rows = await runSql(transaction, 'repeats', [dates, merchants, ids, origins, OLD_ORIGIN], PositionRow);
     return rows.map(({ position }) => position);
+  }
+
+  async function knownOf(
+    transaction: Executor,
+    lines: readonly LineToAppend[],
+    columns: readonly string[],
+    conflicts: readonly number[],
+  ): Promise<number[]> {
+    const rows = await runSql(transaction, 'known-before', columns.slice(0, 3), PositionRow);
+    const before = new Set(rows.map(({ position }) => position));
+    const counted = new Set<string>();
+    return [...lines.keys()].filter((position) => {
+      if (conflicts.includes(position)) return false;
+      const { date, merchant_id, id } = lines[position]!;
+      const identity = `${date} ${merchant_id} ${id}`;
+      if (before.has(position) || counted.has(identity)) return true;
+      // A second line of an identity: around a midnight both got the same day.
+      counted.add(identity);
+      return false;
+    });
   }
 
   /** Keeps those of these lines whose content is not that of their row; returns their positions. */

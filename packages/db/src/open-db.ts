@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { createAdmission } from './admission.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
+import { type ChangeLogStore, createChangeLogStore } from './change-log-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type ChecksStore, createChecksStore } from './checks-store.ts';
 import { type ConflictsStore, createConflictsStore } from './conflicts-store.ts';
@@ -29,6 +30,7 @@ import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
 import { createShardsStore, type ShardsStore } from './shards-store.ts';
+import { createSourcesStore, type SourcesStore } from './sources-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
@@ -49,6 +51,7 @@ export type Db = {
   prices: PricesStore;
   audit: AuditStore;
   changes: ChangesStore;
+  changeLog: ChangeLogStore;
   directory: DirectoryStore;
   days: DaysStore;
   rollups: RollupsStore;
@@ -56,6 +59,7 @@ export type Db = {
   metricSources: MetricSourcesStore;
   realtime: RealtimeStore;
   litellm: LitellmStore;
+  sources: SourcesStore;
   meters: MeterRegistry & MeterReader & MeterRollups;
   /** Resolves when Postgres answers at all, on a connection of its own that no statement holds up. */
   ping(): Promise<void>;
@@ -117,6 +121,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     prices: createPricesStore(dataSource),
     audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
+    changeLog: createChangeLogStore(dataSource),
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),
     rollups: createRollupsStore(dataSource),
@@ -124,6 +129,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     metricSources: createMetricSourcesStore(dataSource),
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
+    sources: createSourcesStore(dataSource),
     meters: { ...createMeterRegistry(dataSource), ...createMeterReader(dataSource), ...meterRollups },
     ping: guard.ping,
     async look() {

@@ -15,10 +15,13 @@ export type Bodies = {
   /**
    * Reads a body whole. Throws BODY_TOO_LARGE beyond `limit` inflated bytes, RATE_LIMITED or UNAVAILABLE where the room of
    * the caller or of all callers is used up, BODY_TIMEOUT without progress, UNSUPPORTED_MEDIA_TYPE for an encoding other
-   * than gzip, INVALID_INPUT for JSON over its limits, and RequestAborted when the client leaves. Each as soon as it is
+   * than gzip, INVALID_INPUT for JSON over its limits (where there are some), and RequestAborted when the client leaves. Each as soon as it is
    * known; nothing is held after a throw.
    */
-  read(request: IncomingMessage, options: { limit: number; callerId: string; json: JsonLimits }): Promise<Body>;
+  read(
+    request: IncomingMessage,
+    options: { limit: number; callerId: string; json: JsonLimits | undefined },
+  ): Promise<Body>;
   /** Bytes held now. */
   held(): number;
 };
@@ -138,7 +141,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
           own += chunk.length;
           chunks.push(chunk);
           if (!gunzip) state.received = own;
-          if (own <= HARMLESS_BYTES) return;
+          if (own <= HARMLESS_BYTES || !json) return;
           // Not at once: pieces of many bodies arrive in one turn of the event loop, and counting them takes longer than reading.
           source.pause();
           inTurn(() => {

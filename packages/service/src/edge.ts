@@ -26,12 +26,20 @@ export type Endpoint = {
   readonly json: JsonLimits;
   /** Whether a body need not have the content type of JSON. */
   readonly anyType: boolean;
+  /** The content type of bodies that are not text. */
+  readonly binaryType?: string;
   /** Why it is refused to everybody whose key is valid, before its body. */
   readonly refusal?: TallyError;
-  /** The body of an error; default: the one of tRPC. */
-  readonly errorBody?: (error: TallyError) => { type: string; body: object };
+  /** Default: the error of tRPC. */
+  readonly errorBody?: ErrorBody;
   answer(exchange: Exchange, caller: Caller | undefined, body: Buffer): Promise<void>;
 };
+
+/** Presents an error in the shape of another product: its body, as JSON or bytes, and its status where that differs. */
+export type ErrorBody = (
+  error: TallyError,
+  request: IncomingMessage,
+) => { status?: number | undefined; type: string; body: object | Uint8Array };
 
 /** One request and its response. */
 export type Exchange = {
@@ -194,14 +202,17 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     }
   }
 
-  async function bodyOf({ request, response }: Exchange, { json, anyType, maxBodyBytes }: Endpoint, callerId: string) {
+  async function bodyOf({ request, response }: Exchange, endpoint: Endpoint, callerId: string) {
+    const { json, anyType, binaryType, maxBodyBytes } = endpoint;
     const { headers } = request;
     const has = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
     const type = headers['content-type'];
     if (!anyType && (has || type !== undefined) && request.method === 'POST' && !JSON_TYPE.test(type ?? ''))
       throw new TallyError('UNSUPPORTED_MEDIA_TYPE', 'The body is not of the type application/json.');
     if (has && headers.expect !== undefined) response.writeContinue();
-    return bodies.read(request, { limit: request.method === 'POST' ? maxBodyBytes : 0, callerId, json });
+    const isText = binaryType === undefined || mediaTypeOf(type) !== binaryType;
+    const limit = request.method === 'POST' ? maxBodyBytes : 0;
+    return bodies.read(request, { limit, callerId, json: isText ? json : undefined });
   }
 
   function refuse(exchange: Exchange, endpoint: Endpoint | undefined, error: unknown): void {
@@ -209,18 +220,19 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     if (error instanceof RequestAborted) return;
     failed(event, error, undefined);
     const known = understand(error);
-    const { status } = ERRORS[known.code];
+    const own = endpoint?.errorBody?.(known, request);
+    const status = own?.status ?? ERRORS[known.code].status;
     if (response.headersSent) {
       // The client sees a transfer that breaks off, never a short answer that looks whole.
       exchange.brokenBy = status;
       response.destroy();
       return;
     }
-    const { type, body } = endpoint?.errorBody?.(known) ?? {
+    const { type, body } = own ?? {
       type: 'application/json',
       body: { error: errorShape(known, endpoint && nameOf(exchange, endpoint.label)) },
     };
-    const text = JSON.stringify(body);
+    const text = body instanceof Uint8Array ? body : JSON.stringify(body);
     const { allow } = (known.details ?? {}) as { allow?: unknown };
     const seconds = retryAfterOf(known);
     const left = unread(request);
@@ -258,6 +270,9 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
 
 /** What errors call an endpoint: a procedure by its name, all else by the path as it was sent. */
 const nameOf = ({ path }: Exchange, label: string) => (path === TRPC_PATH + label ? label : cut(path));
+
+/** A content type without its parameters, in lower case. */
+const mediaTypeOf = (type = '') => type.split(';', 1)[0]!.trim().toLowerCase();
 
 /** Whether more of a body is to come than Node may drop by itself, to keep the connection. */
 function unread({ headers, readableEnded }: IncomingMessage): boolean {

@@ -76,6 +76,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
       maxBodyBytes: own?.maxBodyBytes ?? env.MAX_BODY_BYTES,
       json: { maxItems: own?.maxItems ?? MAX_ITEMS, maxDepth: MAX_DEPTH },
       anyType: own?.anyType ?? false,
+      ...(own?.binaryType && { binaryType: own.binaryType }),
       ...(own?.errorBody && { errorBody: own.errorBody }),
       answer: (exchange, caller, body) => web.answer(exchange, contextOf(exchange, caller), body),
     };

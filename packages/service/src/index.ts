@@ -16,6 +16,7 @@ export { coalesce, coalesceBy } from './coalesce.ts';
 export { credentialsOf, FORWARDED_BY } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { dropBody } from './drop-body.ts';
+export type { ErrorBody } from './edge.ts';
 export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { fetchWithin } from './fetch-within.ts';
 export { type App, type AppOptions, createApp } from './http.ts';

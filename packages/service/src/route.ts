@@ -27,7 +27,8 @@ export type Route = {
 } & (
   | { readonly access: 'open'; answer(c: HonoContext): Answer }
   | {
-      readonly access: Access;
+      /** `key`: any valid key. */
+      readonly access: Access | 'key';
       readonly platform?: true;
       /** For clients of other systems, which may send their key as `Authorization: Basic`. */
       readonly source?: true;
@@ -37,6 +38,8 @@ export type Route = {
       readonly maxItems?: number;
       /** Whatever its content type says, the route reads its body. */
       readonly anyType?: true;
+      /** The content type of bodies that are not text, so that the limits of JSON do not apply to them. */
+      readonly binaryType?: string;
       readonly errorBody?: Endpoint['errorBody'];
       answer(c: HonoContext, admitted: Admitted): Answer;
     }

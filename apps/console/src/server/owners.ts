@@ -13,7 +13,6 @@ const PATHS: readonly (readonly [prefix: string, owner: Service])[] = (
     ['/export/', 'analytics-api'],
     ['/metrics/usage', 'analytics-api'],
     ['/sources/', 'usage-ingest'],
-    ['/sources/litellm/', 'analytics-api'],
     ['/v1/traces', 'usage-ingest'],
     ['/v1/billing/', 'usage-ingest'],
     ['/v2/billing/', 'usage-ingest'],

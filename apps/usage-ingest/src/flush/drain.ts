@@ -99,7 +99,7 @@ export function createDrain(options: DrainOptions): Drain {
 
   async function append(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
     if (lines.length === 0)
-      return { entries: 0, inserted: 0, repeats: [], conflicts: [], folded: [], changed: [], skipped: [] };
+      return { entries: 0, inserted: 0, repeats: [], known: [], conflicts: [], folded: [], changed: [], skipped: [] };
     return journal.append({ source: 'stream', lines, fence, beforeCommit: () => fault('flush.before-commit') });
   }
 
@@ -118,6 +118,7 @@ export function createDrain(options: DrainOptions): Drain {
           entries: first.entries + second.entries,
           inserted: first.inserted + second.inserted,
           repeats: [...first.repeats, ...second.repeats.map((position) => position + half)],
+          known: [],
           conflicts: [...first.conflicts, ...second.conflicts.map((position) => position + half)],
           folded: [...first.folded, ...second.folded.map((each) => ({ ...each, position: each.position + half }))],
           changed: [...first.changed, ...second.changed],
@@ -130,6 +131,7 @@ export function createDrain(options: DrainOptions): Drain {
         entries: 1,
         inserted: 0,
         repeats: isFirst ? [] : [0],
+        known: [],
         conflicts: [],
         folded: [],
         changed: [],

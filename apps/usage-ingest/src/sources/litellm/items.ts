@@ -3,7 +3,7 @@ import { TallyError } from '@tally/contracts';
 import { parseExactly } from './exact-json.ts';
 
 /** An item as it stood in a body, or why it could not be read. */
-export type Item = { value: unknown } | { error: TallyError };
+export type BodyItem = { value: unknown } | { error: TallyError };
 
 const MAX_ITEMS = 10_000;
 /** Bytes that are read before other requests get their turn. */
@@ -19,7 +19,7 @@ const UTF8 = new TextDecoder();
  * no JSON rejects itself; INVALID_JSON where nothing can be read. Items are read one by one, so that a large body does not
  * keep other requests waiting.
  */
-export async function readItems(body: Buffer): Promise<Item[]> {
+export async function readItems(body: Buffer): Promise<BodyItem[]> {
   const start = skipSpace(body, body.subarray(0, 3).equals(BYTE_ORDER_MARK) ? 3 : 0);
   if (start === body.length) throw new TallyError('INVALID_JSON', 'The body is empty.');
   if (body[start] === OPEN) return readAll(body, elementsOf(body, start), parsed);
@@ -38,8 +38,8 @@ export async function readItems(body: Buffer): Promise<Item[]> {
 
 type Place = { from: number; to: number };
 
-async function readAll(body: Buffer, places: Iterable<Place>, read: (text: string) => Item): Promise<Item[]> {
-  const items: Item[] = [];
+async function readAll(body: Buffer, places: Iterable<Place>, read: (text: string) => BodyItem): Promise<BodyItem[]> {
+  const items: BodyItem[] = [];
   let turn = 0;
   for (const { from, to } of places) {
     if (items.length === MAX_ITEMS) throw new TallyError('BATCH_TOO_LARGE', `At most ${MAX_ITEMS} items at once.`);
@@ -84,7 +84,7 @@ function* linesOf(body: Buffer, start: number): Generator<Place> {
   }
 }
 
-function parsed(text: string): Item {
+function parsed(text: string): BodyItem {
   try {
     return { value: parseExactly(text) };
   } catch (error) {
@@ -92,7 +92,7 @@ function parsed(text: string): Item {
   }
 }
 
-function parsedLine(text: string): Item {
+function parsedLine(text: string): BodyItem {
   try {
     return { value: parseExactly(text) };
   } catch (error) {

@@ -1,13 +1,82 @@
-import { addDays, type Day, dayOf } from '@tally/contracts';
+import { addDays, type Day, dayOf, formatCost } from '@tally/contracts';
+import { createIngestClient, type IngestClient } from '@tally/contracts/client';
+import { migrate } from '@tally/db';
+import { type App, createLog, createReleasers } from '@tally/service';
+import { freshDatabase, freshRedis } from '@tally/testkit';
+import pg from 'pg';
 import { afterAll, beforeAll, beforeEach } from 'vitest';
+import { readEnv } from '../src/env.ts';
+import { createIngestService } from '../src/service.ts';
 import { type FakeLitellm, type Row, startFakeLitellm } from './fake-litellm.ts';
-import { KEY, type Running, startAnalytics } from './start.ts';
+
+export const KEY = 'the-admin-key-of-the-tests';
 
 export const LITELLM_KEY = 'sk-the-master-key';
 export const LOGS = '/sources/litellm/logs';
 export const EVENTS = '/sources/litellm/api/v1/events';
 
-/** A LiteLLM and an analytics-api beside it, for one test file. Each test has days of its own: `day` and the next one. */
+type Service = { app: App; client: IngestClient; end(): Promise<void> };
+
+export type Running = Service & {
+  /** Another usage-ingest on the same stores, until its `end` or the end of all. */
+  another(env?: Record<string, string>, now?: () => number): Promise<Service>;
+  /** What a usage-ingest as a process of its own needs. */
+  serviceEnv(): Record<string, string>;
+  /** Flushes, and returns what is counted of days, of one merchant or of all. */
+  counted(startDate: Day, endDate: Day, merchantId?: string): Promise<Counted>;
+};
+
+type Counted = {
+  requests: string;
+  failedRequests: string;
+  promptTokens: string;
+  completionTokens: string;
+  cost: string;
+  merchants: string[];
+};
+
+/** usage-ingest in this process, which flushes only when it is asked. */
+export async function startBesideLitellm(env: Record<string, string>): Promise<Running> {
+  const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
+  const common = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY, ENABLE_FLUSH: 'false' };
+  const releasers = createReleasers();
+  const postgres = new pg.Client({ connectionString: database.url });
+  await postgres.connect();
+  const serviceEnv = () => ({ ...common, POSTGRES_POOL_SIZE: '4', ...env });
+  const another: Running['another'] = async (more = {}, now = Date.now) => {
+    const own = createReleasers();
+    releasers.push('usage-ingest', () => own.releaseAll());
+    const log = createLog('test', 'silent');
+    const { app } = await createIngestService(readEnv({ ...serviceEnv(), ...more }), { log, releasers: own, now });
+    const fetch = async (input: unknown, init: unknown) => app.request(input as string, init as RequestInit);
+    return { app, client: createIngestClient({ url: 'http://ingest', key: KEY, fetch }), end: () => own.releaseAll() };
+  };
+  const first = await another();
+  return {
+    ...first,
+    another,
+    serviceEnv,
+    async counted(startDate, endDate, merchantId) {
+      await first.client.flush.drain.mutate({});
+      const { rows } = await postgres.query(
+        `select coalesce(sum(requests), 0)::text as requests, coalesce(sum(failed_requests), 0)::text as "failedRequests",
+           coalesce(sum(prompt_tokens), 0)::text as "promptTokens",
+           coalesce(sum(completion_tokens), 0)::text as "completionTokens", coalesce(sum(cost), 0)::text as cost,
+           array_agg(distinct merchant_id) as merchants
+         from usage_daily where date between $1 and $2 and ($3::text is null or merchant_id = $3)`,
+        [startDate, endDate, merchantId ?? null],
+      );
+      return { ...rows[0], cost: formatCost(BigInt(rows[0].cost)) };
+    },
+    async end() {
+      await releasers.releaseAll();
+      await postgres.end();
+      await Promise.all([database.drop(), redis.drop()]);
+    },
+  };
+}
+
+/** A LiteLLM and a usage-ingest beside it, for one test file. Each test has days of its own: `day` and the next one. */
 export class LitellmWorld {
   readonly #env: Record<string, string>;
   litellm!: FakeLitellm;
@@ -20,7 +89,7 @@ export class LitellmWorld {
     this.#env = env;
     beforeAll(() => this.#start());
     afterAll(async () => {
-      await this.running?.stop();
+      await this.running?.end();
       await this.litellm?.stop();
     });
     beforeEach(() => {
@@ -31,7 +100,7 @@ export class LitellmWorld {
 
   async #start(): Promise<void> {
     this.litellm = await startFakeLitellm(LITELLM_KEY);
-    this.running = await startAnalytics({
+    this.running = await startBesideLitellm({
       LITELLM_URL: this.litellm.url,
       LITELLM_KEY,
       LITELLM_PULL_INTERVAL_MS: '0',
@@ -44,9 +113,8 @@ export class LitellmWorld {
     return this.running.client.litellm.pull.mutate({ startDate, endDate });
   }
 
-  async totals(startDate: Day = this.day, endDate: Day = startDate) {
-    const { totals } = await this.running.client.analytics.breakdown.query({ startDate, endDate, by: 'merchant' });
-    return totals;
+  totals(startDate: Day = this.day, endDate: Day = startDate) {
+    return this.running.counted(startDate, endDate);
   }
 
   row(id: string, more: Partial<Row> = {}): Row {

@@ -1,22 +1,23 @@
-import { addDays, type analytics, type Day, dayOf, type LitellmPull, TallyError } from '@tally/contracts';
-import type { IngestClient } from '@tally/contracts/client';
+import { addDays, type Day, dayOf, type ingest, type LitellmPull, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import type { Handlers, Log, Loop, Route } from '@tally/service';
+import type { Handlers, Log, Loop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Env } from '../../env.ts';
+import type { Pipeline } from '../pipeline.ts';
+import type { Source } from '../source.ts';
 import type { Rules } from './call.ts';
 import { createLitellmClient } from './client.ts';
 import { createLitellmMetrics } from './metrics.ts';
 import { assertPullRange, createPuller, presentPull, presentSums } from './pull.ts';
-import { receiverRoutes } from './receive.ts';
+import { receivers } from './receive.ts';
 import { createRecorder } from './record.ts';
 
 export type Litellm = {
-  handlers: Handlers<(typeof analytics)['litellm']>;
+  handlers: Handlers<(typeof ingest)['litellm']>;
   /** The receivers of LiteLLM's callbacks. */
-  routes: readonly Route[];
+  sources: readonly Source[];
   /** Continues an unfinished pull, and pulls on schedule if an interval is set. */
-  start(): Promise<void>;
+  start(): void;
   stop(): Promise<void>;
 };
 
@@ -24,14 +25,14 @@ export type Litellm = {
 export function createLitellm({
   env,
   db,
-  ingest,
+  pipeline,
   registry,
   log,
   now,
 }: {
   env: Env;
   db: Pick<Db, 'litellm'>;
-  ingest: IngestClient;
+  pipeline: Pick<Pipeline, 'record'>;
   registry: Registry;
   log: Log;
   now: () => number;
@@ -41,10 +42,8 @@ export function createLitellm({
     merchantFrom: env.LITELLM_MERCHANT_FROM,
     merchant: env.LITELLM_MERCHANT,
   };
-  if (env.LITELLM_ID_FROM)
-    log.warn('LITELLM_ID_FROM has no effect any more, and the next release will reject it: remove it.');
   const metrics = createLitellmMetrics(registry);
-  const recorder = createRecorder({ ingest, store, metrics, now });
+  const recorder = createRecorder({ pipeline, store, now });
   const onError = (error: unknown) => log.error({ err: error }, 'LiteLLM could not be pulled');
   const puller = env.LITELLM_URL
     ? createPuller({
@@ -92,8 +91,8 @@ export function createLitellm({
       },
     },
     // Their bodies have the messages of the calls in them.
-    routes: receiverRoutes({ recorder, rules, metrics, now, maxBodyBytes: env.LITELLM_MAX_BODY_BYTES }),
-    async start() {
+    sources: receivers({ recorder, rules, maxBodyBytes: env.LITELLM_MAX_BODY_BYTES }),
+    start() {
       if (!puller) return;
       if (env.LITELLM_PULL_INTERVAL_MS > 0) loop = puller.schedule(env.LITELLM_PULL_INTERVAL_MS);
       else void puller.recover().catch(onError);

@@ -1,12 +1,7 @@
 import { addDays, dayOf } from '@tally/contracts';
-import { createLog } from '@tally/service';
 import fc from 'fast-check';
-import { Registry } from 'prom-client';
 import { beforeEach, describe, expect, test } from 'vitest';
-import { EVENTS, eventOf, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
-import { KEY } from '../../../test/start.ts';
-import { readEnv } from '../../env.ts';
-import { createLitellm } from './index.ts';
+import { EVENTS, eventOf, KEY, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
 
 const world = new LitellmWorld();
 
@@ -43,12 +38,7 @@ describe('a call that is pushed and pulled', () => {
     world.day = addDays(dayOf(Date.now()), -2);
   });
   const promptsOf = async (merchant: string) => {
-    const { totals } = await world.running.client.analytics.breakdown.query({
-      startDate: addDays(world.day, -1),
-      endDate: addDays(world.day, 1),
-      merchantIds: [merchant],
-      by: 'merchant',
-    });
+    const totals = await world.running.counted(addDays(world.day, -1), addDays(world.day, 1), merchant);
     return [totals.requests, totals.promptTokens];
   };
 
@@ -119,26 +109,8 @@ describe('a call that is pushed and pulled', () => {
     expect(pushed.json()).toEqual({ accepted: 0, duplicates: 1, empty: 0, rejected: [{ ...conflict, index: 1 }] });
     expect(await promptsOf('in-conflict')).toEqual(['1', '10']);
     const metrics = await (await app.request('/metrics')).text();
-    expect(metrics).toContain('tally_litellm_calls_total{way="pull",result="conflict"} 1');
-    expect(metrics).toContain('tally_litellm_calls_total{way="generic_api",result="conflict"} 1');
-  });
-
-  test('accepts the retired LITELLM_ID_FROM with a warning', () => {
-    const warnings: unknown[] = [];
-    const log = Object.assign(createLog('test', 'silent'), { warn: (message: unknown) => void warnings.push(message) });
-    const start = (more: Record<string, string>) =>
-      createLitellm({
-        env: readEnv({ ...world.running.serviceEnv(), ...more }),
-        db: world.running.db,
-        ingest: world.running.ingest,
-        registry: new Registry(),
-        log,
-        now: Date.now,
-      });
-    start({});
-    expect(warnings).toEqual([]);
-    start({ LITELLM_ID_FROM: 'call' });
-    expect(warnings).toEqual([expect.stringMatching(/^LITELLM_ID_FROM has no effect any more/)]);
+    expect(metrics).toContain('tally_source_events_total{source="litellm.pull",result="rejected"} 1');
+    expect(metrics).toContain('tally_source_events_total{source="litellm.logs",result="rejected"} 1');
   });
 
   test('gives the plain sum for any order and any repeats', async () => {
@@ -221,13 +193,8 @@ describe('a call that is pushed and pulled', () => {
               }
           }
           await client.litellm.pull.mutate({ startDate: started, endDate: last });
-          const { totals: counted } = await client.analytics.breakdown.query({
-            startDate: started,
-            // An event that came first has its time of sending.
-            endDate: addDays(last, 1),
-            merchantIds: [merchant],
-            by: 'merchant',
-          });
+          // An event that came first has its time of sending.
+          const counted = await world.running.counted(started, addDays(last, 1), merchant);
           const sum = (of: (each: (typeof chosen)[number]) => bigint) =>
             chosen.reduce((total, each) => total + of(each), 0n);
           expect({

@@ -1,7 +1,6 @@
 import { addDays, dayOf } from '@tally/contracts';
 import { describe, expect, test } from 'vitest';
-import { LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
-import { KEY } from '../../../test/start.ts';
+import { KEY, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
 
 const world = new LitellmWorld();
 

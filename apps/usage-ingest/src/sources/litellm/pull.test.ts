@@ -2,8 +2,7 @@ import { addDays, dayOf } from '@tally/contracts';
 import { startServiceProcess } from '@tally/testkit';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { textOf } from '../../../test/fake-litellm.ts';
-import { LITELLM_KEY, LitellmWorld } from '../../../test/litellm-world.ts';
-import { KEY, startAnalytics } from '../../../test/start.ts';
+import { KEY, LITELLM_KEY, LitellmWorld, startBesideLitellm } from '../../../test/litellm-world.ts';
 
 const world = new LitellmWorld();
 
@@ -168,7 +167,7 @@ describe('pull', () => {
         return new Promise(() => {});
       };
     });
-    const process = await startServiceProcess('analytics-api', world.running.serviceEnv());
+    const process = await startServiceProcess('usage-ingest', world.running.serviceEnv());
     onTestFinished(() => process.kill());
     const url = `${process.url}/trpc/litellm.pull`;
     const asking = fetch(url, {
@@ -192,8 +191,12 @@ describe('pull', () => {
   });
 
   test('finds each row on schedule, also late ones; pulls a day as a whole once it is complete', async () => {
-    const own = await startAnalytics({ LITELLM_URL: world.litellm.url, LITELLM_KEY, LITELLM_PULL_INTERVAL_MS: '0' });
-    onTestFinished(() => own.stop());
+    const own = await startBesideLitellm({
+      LITELLM_URL: world.litellm.url,
+      LITELLM_KEY,
+      LITELLM_PULL_INTERVAL_MS: '0',
+    });
+    onTestFinished(() => own.end());
     const [before, next] = [addDays(world.day, -1), addDays(world.day, 1)];
     let clock = Date.parse(`${world.day}T12:00:00Z`);
     world.litellm.rows = [
@@ -206,9 +209,7 @@ describe('pull', () => {
     const pulledSince = async (count: number) =>
       (await status()).pulls.filter(({ status }) => status === 'COMPLETED').length > count;
     await expect.poll(() => pulledSince(1)).toBe(true);
-    const counted = async () =>
-      (await own.client.analytics.breakdown.query({ startDate: before, endDate: next, by: 'merchant' })).totals
-        .requests;
+    const counted = async () => (await own.counted(before, next)).requests;
     expect(await counted()).toBe('2');
     // Later than the overlap of two pulls reaches back: only the whole day finds it.
     world.litellm.rows.push(world.row('late', { startTime: `${world.day}T09:00:00Z` }));

@@ -19,7 +19,7 @@ import { type Call, fromSpendLog, type Rules } from './call.ts';
 import type { LitellmClient } from './client.ts';
 import { add, differ, entriesOf, readDailySums, readSums, type Sums, textOf, zero } from './daily.ts';
 import type { LitellmMetrics } from './metrics.ts';
-import type { Recorder } from './record.ts';
+import { isCall, type Recorder, type Report } from './record.ts';
 import { createWindows } from './window.ts';
 
 export type PullerOptions = {
@@ -84,8 +84,9 @@ export function createPuller(options: PullerOptions): Puller {
         const day = dayOf(at);
         if (at === startOfDay(day)) sums = { date: day, ...zero() };
         const window = await windows.read(at, Math.min(end, startOfDay(addDays(day, 1))));
-        const calls = await take(pull, window.rows, sums);
-        const { accepted, duplicates, rejected } = await recorder.record(calls, { way: 'pull', backfill: true });
+        const reports = window.rows.map((row) => reportOf(row, rules));
+        if (sums) for (const report of reports) if (isCall(report)) add(sums, sumsOf(report));
+        const { accepted, duplicates, rejected } = await recorder.recordPulled(reports);
         pull.accepted += accepted;
         pull.duplicates += duplicates;
         pull.calls += window.rows.length;
@@ -110,24 +111,6 @@ export function createPuller(options: PullerOptions): Puller {
     const done = await lock.finish(pull.id, null);
     metrics.pulled(now());
     return done;
-  }
-
-  /** Reads rows as calls; a row that cannot be read is rejected, the others are not. */
-  async function take(pull: Pull, rows: readonly unknown[], sums: Sums | null): Promise<Call[]> {
-    const calls: Call[] = [];
-    for (const row of rows) {
-      try {
-        const call = fromSpendLog(row, rules);
-        calls.push(call);
-        if (sums) add(sums, sumsOf(call));
-      } catch (error) {
-        if (!isTallyError(error)) throw error;
-        metrics.unreadable('pull', 1);
-        const id = (row as { request_id?: unknown } | null)?.request_id;
-        reject(pull, [{ id: typeof id === 'string' ? id : null, code: error.code, message: error.message }]);
-      }
-    }
-    return calls;
   }
 
   /** Stores the sums of a day that was pulled as a whole, so that it is checked again. */
@@ -251,6 +234,8 @@ export function createPuller(options: PullerOptions): Puller {
     },
 
     async recover() {
+      // Holding the lock only to look would refuse the pulls that are asked for right after a start.
+      if (!(await store.pulls(20)).some(({ status }) => status === 'RUNNING')) return;
       const lock = await store.lock();
       if (lock) await track(finishOthers(lock).finally(() => lock.release()));
     },
@@ -294,6 +279,17 @@ function sumsOf({ entry: { status, metrics } }: Call): Sums {
   };
 }
 
+/** Reads a row as a call; one that cannot be read rejects itself only. */
+function reportOf(row: unknown, rules: Rules): Report {
+  try {
+    return fromSpendLog(row, rules);
+  } catch (error) {
+    if (!isTallyError(error)) throw error;
+    const id = (row as { request_id?: unknown } | null)?.request_id;
+    return { refused: error, id: typeof id === 'string' ? id : null };
+  }
+}
+
 function reject(pull: Pull, rejected: readonly Pull['rejections'][number][]): void {
   pull.rejected += rejected.length;
   for (const { id, code, message } of rejected.slice(0, MAX_REJECTIONS_KEPT - pull.rejections.length))
@@ -302,7 +298,7 @@ function reject(pull: Pull, rejected: readonly Pull['rejections'][number][]): vo
 
 function reasonOf(error: unknown): { code: string; message: string } {
   if (isTallyError(error)) return { code: error.code, message: error.message };
-  return { code: 'INTERNAL', message: 'An unexpected error; see the log of analytics-api.' };
+  return { code: 'INTERNAL', message: 'An unexpected error; see the log of usage-ingest.' };
 }
 
 /** Throws INVALID_DATE_ORDER or DATE_RANGE_TOO_LARGE. */

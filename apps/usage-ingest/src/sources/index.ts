@@ -1,0 +1,91 @@
+import type { ingest } from '@tally/contracts';
+import type { Db } from '@tally/db';
+import { type Handlers, type Log, type Route, startLoop } from '@tally/service';
+import type { Registry } from 'prom-client';
+import type { Accept } from '../accept.ts';
+import type { Env } from '../env.ts';
+import { createLitellm } from './litellm/index.ts';
+import { createPipeline } from './pipeline.ts';
+import type { Source } from './source.ts';
+
+export type Sources = {
+  handlers: Handlers<Pick<typeof ingest, 'sources' | 'litellm'>>;
+  /** The paths of all sources. */
+  routes: readonly Route[];
+  /** Starts what pulls by itself. */
+  start(): void;
+  stop(): Promise<void>;
+};
+
+/** How often the counts of sources and their rejections are saved. */
+const SAVE_MS = 1_000;
+
+/** Creates all sources on one pipeline. A new source is one line here; see docs/extend/sources.md. */
+export function createSources({
+  env,
+  db,
+  accept,
+  others,
+  registry,
+  log,
+  now,
+}: {
+  env: Env;
+  db: Pick<Db, 'litellm' | 'sources'>;
+  accept: Accept;
+  others: readonly Source[];
+  registry: Registry;
+  log: Log;
+  now: () => number;
+}): Sources {
+  const pipeline = createPipeline({ accept, store: db.sources, registry, log, now });
+  const litellm = createLitellm({ env, db, pipeline, registry, log, now });
+  const all: readonly Source[] = [...litellm.sources, ...others];
+  const saving = startLoop(SAVE_MS, pipeline.save, (error) =>
+    log.warn({ err: error }, 'the counts of sources were not saved; it is tried again'),
+  );
+
+  return {
+    routes: all.flatMap(pipeline.routes),
+    handlers: {
+      litellm: litellm.handlers,
+      sources: {
+        async status() {
+          await pipeline.save();
+          const states = await db.sources.states();
+          return {
+            sources: states.map(({ source, firstSeenAt, lastSeenAt, ...counts }) => {
+              const [accepted, duplicates, rejected, skipped] = [
+                Number(counts.accepted),
+                Number(counts.duplicates),
+                Number(counts.rejected),
+                Number(counts.skipped),
+              ];
+              return {
+                source,
+                received: accepted + duplicates + rejected + skipped,
+                accepted,
+                duplicates,
+                rejected,
+                skipped,
+                firstSeenAt: firstSeenAt.toISOString(),
+                lastSeenAt: lastSeenAt.toISOString(),
+              };
+            }),
+          };
+        },
+        async rejections({ input }) {
+          await pipeline.save();
+          const rows = await db.sources.rejections(input);
+          return { rows: rows.map(({ id: _, at, ...row }) => ({ ...row, at: at.toISOString() })), nextCursor: null };
+        },
+      },
+    },
+    start: () => void litellm.start(),
+    async stop() {
+      await litellm.stop();
+      await saving.stop();
+      await pipeline.save().catch(() => {});
+    },
+  };
+}

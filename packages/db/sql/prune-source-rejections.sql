@@ -1,0 +1,9 @@
+-- Keeps the newest rejections of each source.
+-- $1 sources   $2 how many of each
+delete from source_rejections
+using (
+  select id, row_number() over (partition by source order by id desc) as place
+  from source_rejections
+  where source = any ($1)
+) as placed
+where source_rejections.id = placed.id and placed.place > $2
