@@ -1,3 +1,29 @@
+table alert_firings (
+  id bigint not null generated always as identity,
+  rule text not null,
+  period_start timestamp with time zone not null,
+  threshold text not null,
+  event text not null,
+  data jsonb not null,
+  fired_at timestamp with time zone not null,
+  resolved_at timestamp with time zone,
+  constraint alert_firings_pkey PRIMARY KEY (id),
+  constraint alert_firings_rule_period_start_threshold_key UNIQUE (rule, period_start, threshold)
+);
+
+table alerts (
+  id uuid not null default gen_random_uuid(),
+  name text not null,
+  "on" text not null,
+  target text not null,
+  condition jsonb not null,
+  webhook_ids uuid[] not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  created_by text not null,
+  removed_at timestamp with time zone,
+  constraint alerts_pkey PRIMARY KEY (id)
+);
+
 table api_keys (
   id uuid not null default gen_random_uuid(),
   hash text not null,
@@ -849,6 +875,39 @@ table usage_yearly (
   constraint usage_yearly_pkey PRIMARY KEY (merchant_id, year, user_id, api_key, model, provider)
 );
 CREATE INDEX usage_yearly_year ON public.usage_yearly USING btree (year);
+
+table webhook_deliveries (
+  id uuid not null default gen_random_uuid(),
+  webhook_id uuid not null,
+  event text not null,
+  body text not null,
+  status text not null default 'pending'::text,
+  attempts integer not null default 0,
+  next_attempt_at timestamp with time zone not null,
+  give_up_at timestamp with time zone not null,
+  last_status integer,
+  last_error text,
+  created_at timestamp with time zone not null,
+  ended_at timestamp with time zone,
+  constraint webhook_deliveries_pkey PRIMARY KEY (id),
+  constraint webhook_deliveries_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text]))),
+  constraint webhook_deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES webhooks(id)
+);
+CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (next_attempt_at) WHERE (status = 'pending'::text);
+CREATE INDEX webhook_deliveries_newest ON public.webhook_deliveries USING btree (created_at DESC, id);
+
+table webhooks (
+  id uuid not null default gen_random_uuid(),
+  url text not null,
+  secret text not null,
+  previous_secret text,
+  previous_until timestamp with time zone,
+  events text[] not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  created_by text not null,
+  removed_at timestamp with time zone,
+  constraint webhooks_pkey PRIMARY KEY (id)
+);
 
 table weekly_metrics (
   merchant_id text not null,

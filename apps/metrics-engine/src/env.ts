@@ -37,6 +37,8 @@ const Settings = z.object({
   JOB_BACKOFF_MS: whole(30_000, 10, 3_600_000),
   /** Days that the log of runs is kept. */
   JOBS_LOG_RETENTION_DAYS: whole(400, 1, 36_600),
+  /** Whether webhooks may go to addresses that are not public. */
+  WEBHOOK_ALLOW_PRIVATE: flag(false),
   /** Realtime metrics: names of a merchant, series of a name, seconds they are kept after their last point. */
   REALTIME_MAX_NAMES: whole(1_000, 1, 1_000_000),
   REALTIME_MAX_SERIES: whole(1_000, 1, 1_000_000),

@@ -1,5 +1,7 @@
 import type { engine, RollupGrain } from '@tally/contracts';
 import { assertMerchant, type Caller, type Handlers } from '@tally/service';
+import type { Alerts } from './alerts/alerts.ts';
+import type { Webhooks } from './alerts/webhooks.ts';
 import type { Custom } from './custom/custom.ts';
 import type { Sources } from './custom/sources.ts';
 import type { Realtime } from './realtime/realtime.ts';
@@ -15,6 +17,8 @@ export type Parts = {
   sources: Sources;
   schedule: Schedule;
   realtime: Realtime;
+  alerts: Alerts;
+  webhooks: Webhooks;
   reconcileRealtime(): Promise<Reconciled>;
 };
 
@@ -26,6 +30,8 @@ export function createHandlers({
   sources,
   schedule,
   realtime,
+  alerts,
+  webhooks,
   reconcileRealtime,
 }: Parts): Handlers<typeof engine> {
   const grain = (name: RollupGrain): Handlers<typeof engine>['rollups'][RollupGrain] => ({
@@ -74,6 +80,23 @@ export function createHandlers({
       reconcile: async () => reconcileRealtime(),
       watch: ({ input, caller, signal }) =>
         realtime.watch(scoped(caller, input), input.windowSeconds, caller.id, signal),
+    },
+    alerts: {
+      create: async ({ input, caller }) => alerts.create(input, caller),
+      update: async ({ input }) => alerts.update(input),
+      list: async () => alerts.list(),
+      remove: async ({ input }) => alerts.remove(input),
+      test: async ({ input }) => alerts.test(input),
+      history: async ({ input }) => alerts.history(input),
+    },
+    webhooks: {
+      create: async ({ input, caller }) => webhooks.create(input, caller),
+      update: async ({ input }) => webhooks.update(input),
+      list: async () => webhooks.list(),
+      remove: async ({ input }) => webhooks.remove(input),
+      deliveries: async ({ input }) => webhooks.deliveries(input),
+      replay: async ({ input }) => webhooks.replay(input),
+      test: async ({ input }) => webhooks.test(input),
     },
     custom: {
       create: async ({ input: { merchantId, ...fields }, caller }) =>

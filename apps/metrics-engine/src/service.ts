@@ -20,6 +20,9 @@ import {
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAfterDaily } from './after-daily.ts';
+import { type Alerts, createAlerts } from './alerts/alerts.ts';
+import { createDeliver, type Deliver } from './alerts/deliver.ts';
+import { createWebhooks } from './alerts/webhooks.ts';
 import { createCustom } from './custom/custom.ts';
 import { createSources } from './custom/sources.ts';
 import { createTurns } from './custom/turns.ts';
@@ -34,7 +37,14 @@ import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
 import { createSchedule, type Schedule, type ScheduleOptions } from './schedule.ts';
 
-export type EngineService = { app: App; db: Db; schedule: Schedule; redis: RedisClient };
+export type EngineService = {
+  app: App;
+  db: Db;
+  schedule: Schedule;
+  redis: RedisClient;
+  alerts: Pick<Alerts, 'run'>;
+  deliver: Pick<Deliver, 'run'>;
+};
 
 /** Milliseconds after which runs of dead engines are asked for again, until Postgres has told them. */
 const RECOVER_MS = 1_000;
@@ -163,6 +173,7 @@ export async function createEngineService(
           runs: await db.rollups.prune(before),
           customMetrics: await db.custom.prune(before),
           copies: await db.realtime.prune(now()),
+          alerts: await db.alerts.prune(before),
         };
       },
     },
@@ -199,12 +210,31 @@ export async function createEngineService(
     },
     onComputed: metrics.customEnded,
   });
+  const webhooks = createWebhooks({ store: db.alerts, allowPrivate: env.WEBHOOK_ALLOW_PRIVATE, now });
+  const alerts = createAlerts({
+    db,
+    custom,
+    drain,
+    now,
+    onError: (error) => log.error({ err: error }, 'alert rules could not be checked; it is tried again'),
+  });
+  const deliver = createDeliver({
+    store: db.alerts,
+    allowPrivate: env.WEBHOOK_ALLOW_PRIVATE,
+    now,
+    onError: (error) => log.error({ err: error }, 'webhooks could not be sent; it is tried again'),
+  });
+  releasers.push('webhooks', () => deliver.close());
+  if (env.ENABLE_METRICS_SCHEDULER) {
+    const loops = [alerts.start(), deliver.start()];
+    releasers.push('alerts', () => Promise.all(loops.map((loop) => loop.stop())));
+  }
   const app = createApp({
     name: 'metrics-engine',
     log,
     router: serveContract(
       engine,
-      createHandlers({ rollups, reader, custom, sources, schedule, realtime, reconcileRealtime }),
+      createHandlers({ rollups, reader, custom, sources, schedule, realtime, alerts, webhooks, reconcileRealtime }),
       createAudit({ service: 'metrics-engine', store: db.audit, log }),
     ),
     routes: contractRoutes('metrics-engine'),
@@ -222,5 +252,5 @@ export async function createEngineService(
   });
   // A backfill that someone waits for ends between two periods; the next engine goes on with it.
   app.stopping.addEventListener('abort', () => void rollups.stop());
-  return { app, db, schedule, redis };
+  return { app, db, schedule, redis, alerts, deliver };
 }

@@ -1,3 +1,4 @@
+import { alerts, webhooks } from './alerts.ts';
 import type { RouterOf } from './contract.ts';
 import { custom } from './custom.ts';
 import { realtime } from './realtime.ts';
@@ -9,6 +10,8 @@ export const engine = {
   jobs: { log: jobLog, ...jobs },
   realtime,
   custom,
+  alerts,
+  webhooks,
 } as const;
 
 export type EngineRouter = RouterOf<typeof engine>;

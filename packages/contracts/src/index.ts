@@ -1,5 +1,15 @@
 export { Access, grants, Role } from './access.ts';
 export {
+  Alert,
+  type AlertCondition,
+  AlertKind,
+  MAX_ALERTS,
+  MAX_WEBHOOKS,
+  Webhook,
+  WebhookDelivery,
+  WebhookEvent,
+} from './alerts.ts';
+export {
   type AnalyticsRouter,
   analytics,
   BreakdownBy,

@@ -39,6 +39,7 @@ import { Sources1763856000110 } from './migrations/110-sources.ts';
 import { Meters1763856000120 } from './migrations/120-meters.ts';
 import { Prices1763856000130 } from './migrations/130-prices.ts';
 import { Budgets1763856000131 } from './migrations/131-budgets.ts';
+import { Alerts1763856000132 } from './migrations/132-alerts.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -105,6 +106,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Sources1763856000110,
       Prices1763856000130,
       Budgets1763856000131,
+      Alerts1763856000132,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

@@ -1,6 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
 import { createAdmission } from './admission.ts';
+import { type AlertsStore, createAlertsStore } from './alerts-store.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type BudgetsStore, createBudgetsStore } from './budgets-store.ts';
@@ -51,6 +52,7 @@ export type Db = {
   sessions: SessionsStore;
   prices: PricesStore;
   budgets: BudgetsStore;
+  alerts: AlertsStore;
   audit: AuditStore;
   changes: ChangesStore;
   changeLog: ChangeLogStore;
@@ -122,6 +124,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     sessions: createSessionsStore(dataSource),
     prices: createPricesStore(dataSource),
     budgets: createBudgetsStore(dataSource, journal),
+    alerts: createAlertsStore(dataSource),
     audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
     changeLog: createChangeLogStore(dataSource),

@@ -1,3 +1,4 @@
+import { AlertEntity, WebhookEntity } from './alert.ts';
 import { ApiKeyEntity } from './api-key.ts';
 import { BudgetEntity } from './budget.ts';
 import { MeterEntity, MeterVersionEntity } from './meter.ts';
@@ -6,6 +7,7 @@ import { SourceRejectionEntity, SourceStateEntity } from './source.ts';
 
 /** The tables that TypeORM reads and writes as rows: the registries. A test compares each with its migrated table. */
 export const ENTITIES = [
+  AlertEntity,
   ApiKeyEntity,
   BudgetEntity,
   MeterEntity,
@@ -13,4 +15,5 @@ export const ENTITIES = [
   PriceEntity,
   SourceRejectionEntity,
   SourceStateEntity,
+  WebhookEntity,
 ];

@@ -1,0 +1,66 @@
+import { lookup } from 'node:dns';
+import { BlockList, isIP, type LookupFunction } from 'node:net';
+
+/** A request would go to an address that is not public. */
+export class PrivateAddressError extends Error {}
+
+/** Everything that is not a public unicast address. */
+const PRIVATE: readonly [string, number, 'ipv4' | 'ipv6'][] = [
+  ['0.0.0.0', 8, 'ipv4'],
+  ['10.0.0.0', 8, 'ipv4'],
+  ['100.64.0.0', 10, 'ipv4'],
+  ['127.0.0.0', 8, 'ipv4'],
+  ['169.254.0.0', 16, 'ipv4'],
+  ['172.16.0.0', 12, 'ipv4'],
+  ['192.0.0.0', 24, 'ipv4'],
+  ['192.0.2.0', 24, 'ipv4'],
+  ['192.88.99.0', 24, 'ipv4'],
+  ['192.168.0.0', 16, 'ipv4'],
+  ['198.18.0.0', 15, 'ipv4'],
+  ['198.51.100.0', 24, 'ipv4'],
+  ['203.0.113.0', 24, 'ipv4'],
+  ['224.0.0.0', 3, 'ipv4'],
+];
+/** Only 2000::/3 is public, and of it not what carries an IPv4 address or is for documents. */
+const PUBLIC_V6 = blockListOf([['2000::', 3, 'ipv6']]);
+const PRIVATE_V6 = blockListOf([
+  ['2001::', 23, 'ipv6'],
+  ['2001:db8::', 32, 'ipv6'],
+  ['2002::', 16, 'ipv6'],
+  ['3fff::', 20, 'ipv6'],
+]);
+const PRIVATE_V4 = blockListOf(PRIVATE);
+
+function blockListOf(ranges: readonly [string, number, 'ipv4' | 'ipv6'][]): BlockList {
+  const list = new BlockList();
+  for (const [address, prefix, family] of ranges) list.addSubnet(address, prefix, family);
+  return list;
+}
+
+/** Whether an IP address is a public one. */
+export function isPublic(address: string): boolean {
+  const family = isIP(address);
+  if (family === 4) return !PRIVATE_V4.check(address, 'ipv4');
+  return family === 6 && PUBLIC_V6.check(address, 'ipv6') && !PRIVATE_V6.check(address, 'ipv6');
+}
+
+/** Throws where a URL names an address that is not public. Names are checked when they are looked up. */
+export function assertPublicHost(url: URL): void {
+  const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
+  if (isIP(host) !== 0 && !isPublic(host)) throw new PrivateAddressError(`${host} is no public address`);
+}
+
+/**
+ * Looks a name up for a connection, and fails where any of its addresses is not public. What is checked is what is connected
+ * to: a name that answers differently the next time gains nothing.
+ */
+export const lookupPublic: LookupFunction = (hostname, options, callback) => {
+  lookup(hostname, { ...options, all: true }, (error, addresses) => {
+    if (error) return callback(error, '');
+    const hidden = addresses.find(({ address }) => !isPublic(address));
+    if (hidden) return callback(new PrivateAddressError(`${hostname} is at ${hidden.address}, no public address`), '');
+    if (options.all) return callback(null, addresses);
+    const [first] = addresses;
+    return callback(null, first!.address, first!.family);
+  });
+};

@@ -1,0 +1,288 @@
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { HOUR_MS } from '@tally/contracts';
+import { Webhook } from 'standardwebhooks';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
+import { isPublic } from './address-guard.ts';
+import { compare, createAlerts } from './alerts.ts';
+
+let stores: Stores;
+let clock: { now: number };
+let one: Engine;
+let other: Engine;
+let receiver: Server;
+let url: string;
+type Received = { path: string; headers: Record<string, string>; body: string };
+let received: Received[];
+/** What the receiver answers next; 204 when there is nothing. */
+let answers: number[];
+
+beforeAll(async () => {
+  stores = await prepareStores();
+  clock = { now: Date.now() };
+  const settings = { WEBHOOK_ALLOW_PRIVATE: 'true' };
+  [one, other] = await Promise.all([stores.start(settings, () => clock.now), stores.start(settings, () => clock.now)]);
+});
+afterAll(() => stores.close());
+
+beforeEach(async () => {
+  [received, answers] = [[], []];
+  receiver = createServer(async (request, response) => {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk as Buffer);
+    received.push({
+      path: request.url!,
+      headers: request.headers as Record<string, string>,
+      body: Buffer.concat(chunks).toString('utf8'),
+    });
+    const status = answers.shift() ?? 204;
+    response.writeHead(status, status === 302 ? { location: '/elsewhere' } : {}).end();
+  }).listen(0, '127.0.0.1');
+  await once(receiver, 'listening');
+  url = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/hook`;
+});
+afterEach(async () => {
+  for (const { id } of (await one.engine.webhooks.list.query()).rows) await one.engine.webhooks.remove.mutate({ id });
+  for (const { id } of (await one.engine.alerts.list.query()).rows) await one.engine.alerts.remove.mutate({ id });
+  await stores.client.query(`update budgets set removed_at = now() where removed_at is null`);
+  receiver.closeAllConnections();
+  receiver.close();
+});
+
+const verify = ({ headers, body }: Received, secret: string) => new Webhook(secret).verify(body, headers);
+
+/** A budget with what was spent of it, as usage-ingest keeps them. */
+async function budgetOf(spent: string, more: { thresholds?: number[]; period?: string } = {}): Promise<string> {
+  const { thresholds = [], period = 'month' } = more;
+  const { rows } = await stores.client.query(
+    `insert into budgets (name, merchant_id, user_id, api_key, model, measure, "limit", period, time_zone, enforcement,
+       when_unavailable, thresholds, created_by)
+     values ('November', 'acme', '', '', '', 'cost', 10000000000, $1, 'UTC', 'soft', 'allow', $2, 'admin') returning id`,
+    [period, thresholds],
+  );
+  const { id } = rows[0];
+  await spend(id, spent, period);
+  return id;
+}
+
+const spend = (id: string, units: string, period = 'month') =>
+  stores.client.query(
+    `insert into budget_spend values ($1, date_trunc($4, $2::timestamptz, 'UTC'), $3)
+     on conflict (budget_id, period_start) do update set units = excluded.units`,
+    [id, new Date(clock.now), units, period],
+  );
+
+describe('a webhook', () => {
+  test('is signed so that the standard library verifies it, also while a secret is rotated', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url });
+    const delivery = await one.engine.webhooks.test.mutate({ id: webhook.id });
+    expect(await one.deliver.run()).toBe(1);
+    expect(verify(received[0]!, webhook.secret!)).toMatchObject({ type: 'webhook.test', text: expect.any(String) });
+    expect(received[0]!.headers['webhook-id']).toBe(delivery.id);
+    const rotated = await one.engine.webhooks.update.mutate({ id: webhook.id, rotateSecret: true });
+    expect(rotated.secret).not.toBe(webhook.secret);
+    await one.engine.webhooks.replay.mutate({ id: delivery.id });
+    await one.deliver.run();
+    for (const secret of [webhook.secret!, rotated.secret!]) verify(received[1]!, secret);
+    expect(received[1]!.headers['webhook-id']).toBe(delivery.id);
+    expect(() => verify({ ...received[1]!, body: `${received[1]!.body} ` }, rotated.secret!)).toThrow();
+    const start = clock.now;
+    clock.now += 25 * HOUR_MS;
+    await one.engine.webhooks.replay.mutate({ id: delivery.id });
+    await one.deliver.run();
+    expect(received[2]!.headers['webhook-signature']!.split(' ')).toHaveLength(1);
+    clock.now = start;
+    expect(JSON.stringify(await one.engine.webhooks.list.query())).not.toContain('whsec_');
+  });
+
+  test('is tried again with growing pauses, for a day, and never follows a redirect', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url });
+    const { id } = await one.engine.webhooks.test.mutate({ id: webhook.id });
+    const start = clock.now;
+    answers = [302, 500, ...Array<number>(40).fill(503)];
+    const pauses: number[] = [];
+    for (;;) {
+      expect(await one.deliver.run()).toBe(1);
+      const { rows } = await one.engine.webhooks.deliveries.query({ webhookId: webhook.id });
+      const [delivery] = rows;
+      if (delivery!.status !== 'pending') break;
+      const next = Date.parse(delivery!.nextAttemptAt!);
+      pauses.push((next - clock.now) / 1000);
+      clock.now = next - 1;
+      expect(await one.deliver.run()).toBe(0);
+      clock.now = next;
+    }
+    expect(received.every(({ path }) => path === '/hook')).toBe(true);
+    expect(pauses.slice(0, 7)).toEqual([5, 30, 120, 600, 1800, 3600, 7200]);
+    expect(clock.now - start).toBeGreaterThan(20 * HOUR_MS);
+    const failed = await one.engine.webhooks.deliveries.query({ webhookId: webhook.id, status: 'failed' });
+    expect(failed.rows).toMatchObject([{ id, lastStatus: 503, lastError: 'HTTP 503', attempts: pauses.length + 1 }]);
+    clock.now = start;
+  });
+
+  test('is sent by one of several engines, and by another where one died with it', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url });
+    for (let n = 0; n < 10; n++) await one.engine.webhooks.test.mutate({ id: webhook.id });
+    const sent = await Promise.all([one.deliver.run(), other.deliver.run()]);
+    expect(sent[0] + sent[1]).toBe(10);
+    expect(new Set(received.map(({ headers }) => headers['webhook-id'])).size).toBe(10);
+    const { id } = await one.engine.webhooks.test.mutate({ id: webhook.id });
+    const taken = await stores.db.alerts.take(new Date(clock.now), new Date(clock.now + 60_000), 20);
+    expect(taken.map((delivery) => delivery.id)).toEqual([id]);
+    expect(await other.deliver.run()).toBe(0);
+    clock.now += 60_000;
+    expect(await other.deliver.run()).toBe(1);
+  });
+
+  test('goes to no address that is not public, by name or by number', async () => {
+    const guarded = await stores.start({}, () => clock.now);
+    for (const refused of ['http://127.0.0.1/', 'http://0x7f.1/', 'http://[::1]/', 'http://169.254.169.254/latest'])
+      await expect(guarded.engine.webhooks.create.mutate({ url: refused })).rejects.toMatchObject({
+        data: { code: 'INVALID_INPUT' },
+      });
+    const port = (receiver.address() as AddressInfo).port;
+    const webhook = await guarded.engine.webhooks.create.mutate({ url: `http://localhost:${port}/hook` });
+    await guarded.engine.webhooks.test.mutate({ id: webhook.id });
+    await guarded.deliver.run();
+    const { rows } = await guarded.engine.webhooks.deliveries.query({ webhookId: webhook.id });
+    expect(rows).toMatchObject([{ status: 'pending', lastError: expect.stringContaining('no public address') }]);
+    expect(received).toEqual([]);
+  });
+
+  test.each([
+    ['8.8.8.8', true],
+    ['2606:4700::1111', true],
+    ['10.1.2.3', false],
+    ['100.64.0.1', false],
+    ['172.31.255.255', false],
+    ['192.168.0.1', false],
+    ['224.0.0.1', false],
+    ['255.255.255.255', false],
+    ['0.0.0.0', false],
+    ['::', false],
+    ['::ffff:8.8.8.8', false],
+    ['64:ff9b::a00:1', false],
+    ['fd00::1', false],
+    ['fe80::1', false],
+    ['2002:7f00:1::', false],
+    ['localhost', false],
+  ])('address %s is public: %s', (address, expected) => {
+    expect(isPublic(address)).toBe(expected);
+  });
+});
+
+describe('an alert', () => {
+  test('of a budget fires at each threshold once a period, over several engines and restarts', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url, events: ['budget.threshold'] });
+    const id = await budgetOf('4999999999', { thresholds: [50, 80, 100] });
+    const run = () => Promise.all([one.alerts.run(), other.alerts.run(), one.alerts.run()]);
+    await run();
+    const fired = async () =>
+      (await one.engine.alerts.history.query({ rule: `budget:${id}` })).rows.map(({ threshold }) => threshold).sort();
+    expect(await fired()).toEqual([]);
+    await spend(id, '8000000000');
+    await run();
+    await run();
+    expect(await fired()).toEqual(['50', '80']);
+    await one.deliver.run();
+    const bodies = received.map(
+      (each) => verify(each, webhook.secret!) as { type: string; data: object; text: string },
+    );
+    expect(bodies.map(({ data }) => (data as { threshold: number }).threshold).sort()).toEqual([50, 80]);
+    expect(bodies[0]).toMatchObject({
+      type: 'budget.threshold',
+      data: { budgetId: id, merchantId: 'acme', spent: '8', limit: '10', percent: 80 },
+      text: expect.stringContaining('8 of 10 cost used'),
+    });
+    const start = clock.now;
+    clock.now += 31 * 24 * HOUR_MS;
+    await spend(id, '10000000000');
+    await run();
+    expect(await fired()).toEqual(['100', '50', '50', '80', '80']);
+    clock.now = start;
+  });
+
+  test('of a budget fires on amounts, percents and forecasts', async () => {
+    const start = clock.now;
+    clock.now = Date.parse('2026-11-16T00:00:00Z');
+    const target = await budgetOf('6000000000');
+    const rule = (condition: object) =>
+      one.engine.alerts.create.mutate({ name: 'rule', on: 'budget', target, condition });
+    const rules = [
+      await rule({ above: '5.9' }),
+      await rule({ above: '6' }),
+      await rule({ above: '60', percentOf: 'limit' }),
+      await rule({ above: '60.1', percentOf: 'limit' }),
+      await rule({ forecastAbove: '11.9' }),
+      await rule({ forecastAbove: '12' }),
+    ];
+    const fires = await Promise.all(rules.map(async ({ id }) => (await one.engine.alerts.test.query({ id })).fires));
+    expect(fires).toEqual([true, false, true, false, true, false]);
+    await Promise.all([one.alerts.run(), other.alerts.run()]);
+    const { rows } = await one.engine.alerts.history.query({ rule: rules[4]!.id });
+    expect(rows).toMatchObject([{ event: 'alert.fired', value: '12', threshold: '11.9' }]);
+    await expect(rule({ below: '1' })).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+    clock.now = start;
+  });
+
+  test('of silence fires once for each silence, and resolves when usage comes', async () => {
+    const alerts = createAlerts({
+      db: stores.db,
+      custom: { calculate: () => Promise.reject(new Error('not asked for')) },
+      drain: async () => ({ complete: true, asOf: null }),
+      now: () => clock.now,
+      onError(error) {
+        throw error;
+      },
+    });
+    const rule = await one.engine.alerts.create.mutate({
+      ...{ name: 'quiet', on: 'silence', target: 'quiet-co', condition: { minutes: 60 } },
+    });
+    const event = (id: string, time: number) =>
+      stores.db.journal.append({
+        source: 'direct',
+        lines: [
+          {
+            ...{ merchant_id: 'quiet-co', date: new Date(time).toISOString().slice(0, 10), id, time, requests: '1' },
+            origin: 'direct',
+          },
+        ],
+      });
+    await event('a', clock.now - 61 * 60_000);
+    const history = async () => (await one.engine.alerts.history.query({ rule: rule.id })).rows;
+    await alerts.run();
+    expect(await history()).toMatchObject([{ value: '61', resolvedAt: null }]);
+    await event('b', clock.now);
+    // Slow rules are checked once a minute by a process; a new process checks at once.
+    const next = createAlerts({
+      ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
+      ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now, onError: () => {} },
+    });
+    await next.run();
+    expect(await history()).toMatchObject([{ value: '61', resolvedAt: expect.any(String) }]);
+  });
+
+  test('of a custom metric fires once a day', async () => {
+    const metric = await one.engine.custom.create.mutate({
+      ...{ name: 'events', metricType: 'COUNT', dataSource: 'usage', calculationFormula: 'COUNT(*) + 5' },
+      visibility: 'ORGANIZATION',
+    });
+    const rule = await one.engine.alerts.create.mutate({
+      ...{ name: 'many', on: 'custom', target: metric.id, condition: { above: '4.5' } },
+    });
+    await Promise.all([one.alerts.run(), other.alerts.run()]);
+    const { rows } = await one.engine.alerts.history.query({ rule: rule.id });
+    expect(rows).toMatchObject([{ event: 'alert.fired', threshold: '4.5' }]);
+  });
+});
+
+test.each([
+  ['1', '1.0', 0],
+  ['-1.5', '1', -1],
+  ['10', '9.99', 1],
+  ['-2', '-1', -1],
+])('%s compares to %s as %i', (a, b, expected) => {
+  expect(compare(a, b)).toBe(expected);
+});

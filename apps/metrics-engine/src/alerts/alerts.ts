@@ -1,0 +1,254 @@
+import {
+  type Alert,
+  dayOf,
+  type engine,
+  formatQuantity,
+  MINUTE_MS,
+  parseQuantity,
+  percentOf,
+  startOfDay,
+  TallyError,
+  type Units,
+} from '@tally/contracts';
+import type { AlertRow, BudgetPeriod, BudgetRow, Db } from '@tally/db';
+import { type Caller, type Loop, startLoop } from '@tally/service';
+import { z } from 'zod';
+import type { Custom } from '../custom/custom.ts';
+import type { Drain } from '../fresh.ts';
+import { messageOf } from './message.ts';
+
+type Input<Name extends keyof typeof engine.alerts> = z.output<(typeof engine.alerts)[Name]['input']>;
+
+const CHECK_MS = 5_000;
+/** Rules that read much are checked this often. */
+const SLOW_MS = MINUTE_MS;
+/** A forecast of less than this part of a period says nothing yet. */
+const FORECAST_FROM = 20n;
+
+/** What a rule measures now. */
+type Measured = {
+  fires: boolean;
+  value: string | null;
+  /** One firing per start. */
+  periodStart: number;
+  threshold: string;
+  text: string;
+};
+
+export type Alerts = ReturnType<typeof createAlerts>;
+
+/** Alert rules: checked by every engine, fired by whichever comes first, once per period and threshold. */
+export function createAlerts(options: {
+  db: Pick<Db, 'alerts' | 'budgets'>;
+  custom: Pick<Custom, 'calculate'>;
+  drain: Drain;
+  now: () => number;
+  onError(error: unknown): void;
+}) {
+  const { db, custom, drain, now } = options;
+  const checkedAt = new Map<string, number>();
+
+  type Spending = { budgets: Map<string, BudgetRow>; periods: BudgetPeriod[]; at: number };
+  async function spending(): Promise<Spending> {
+    const at = now();
+    const { budgets } = await db.budgets.active();
+    const periods = budgets.length === 0 ? [] : await db.budgets.periods(new Date(at));
+    return { budgets: new Map(budgets.map((budget) => [budget.id, budget])), periods, at };
+  }
+
+  async function fireThresholds({ budgets, periods }: Spending): Promise<void> {
+    for (const { budgetId, start, spent } of periods) {
+      const budget = budgets.get(budgetId)!;
+      const limit = BigInt(budget.limit);
+      for (const threshold of budget.thresholds) {
+        if (limit === 0n || spent * 100n < BigInt(threshold) * limit) continue;
+        const format = (units: Units) => formatQuantity(budget.measure, units);
+        const text = `Budget ${budget.name}: ${format(spent)} of ${format(limit)} ${budget.measure} used, ${threshold} % reached.`;
+        const data = {
+          ...{ budgetId, name: budget.name, merchantId: budget.merchantId || null, measure: budget.measure, threshold },
+          ...{ spent: format(spent), limit: format(limit), percent: percentOf(spent, limit) },
+          periodStart: new Date(start).toISOString(),
+        };
+        await fire({
+          ...{ rule: `budget:${budgetId}`, periodStart: start, threshold: String(threshold) },
+          ...{ event: 'budget.threshold', value: format(spent), text, data, webhookIds: [] },
+        });
+      }
+    }
+  }
+
+  async function fire(firing: {
+    rule: string;
+    periodStart: number;
+    threshold: string;
+    event: 'budget.threshold' | 'alert.fired';
+    value: string | null;
+    text: string;
+    data: object;
+    webhookIds: readonly string[];
+  }): Promise<void> {
+    const { rule, threshold, event, value, text, data, webhookIds } = firing;
+    const at = new Date(now());
+    const body = messageOf(event, Number(at), text, data);
+    const periodStart = new Date(firing.periodStart);
+    await db.alerts.fire({ rule, periodStart, threshold, event, data: { value, text }, body, at, webhookIds });
+  }
+
+  async function measure(rule: AlertRow, { budgets, periods, at }: Spending): Promise<Measured | undefined> {
+    const { above, below, forecastAbove, percentOf: ofLimit, minutes } = rule.condition;
+    if (rule.on === 'silence') {
+      const { complete } = await drain(rule.target);
+      const last = await db.alerts.lastEventAt(rule.target);
+      // Where not all is flushed, there may be newer events.
+      if (!complete || last === undefined) return undefined;
+      const silent = Math.floor((at - Number(last)) / MINUTE_MS);
+      const text = `No usage of ${rule.target} for ${silent} minutes, since ${last.toISOString()}.`;
+      return {
+        fires: silent >= minutes!,
+        ...{ value: String(Math.max(silent, 0)), periodStart: Number(last), threshold: String(minutes), text },
+      };
+    }
+    if (rule.on === 'budget') {
+      const budget = budgets.get(rule.target);
+      const period = periods.find(
+        ({ budgetId, start, ends }) => budgetId === rule.target && at >= start && (ends === null || at < ends),
+      );
+      if (!budget || !period) return undefined;
+      const spent = forecastAbove === undefined ? period.spent : forecastOf(period, at);
+      const wanted = (forecastAbove ?? above)!;
+      const bound = ofLimit ? percentUnits(wanted, BigInt(budget.limit)) : parseQuantity(budget.measure, wanted);
+      if (spent === undefined || bound === undefined) return undefined;
+      const value = formatQuantity(budget.measure, spent);
+      const what = forecastAbove === undefined ? 'used' : 'expected by the end of the period';
+      return {
+        fires: spent > bound || (ofLimit !== undefined && spent >= bound),
+        ...{ value, periodStart: period.start, threshold: `${wanted}${ofLimit ? '%' : ''}` },
+        text: `${rule.name}: ${value} ${budget.measure} ${what} of budget ${budget.name}.`,
+      };
+    }
+    const day = dayOf(at);
+    const viewer = { id: 'alerts', merchantId: null, teamId: null, all: true };
+    const { value } = await custom.calculate(viewer, {
+      id: rule.target,
+      startDate: day,
+      endDate: day,
+      merchantId: null,
+    });
+    const wanted = (above ?? below)!;
+    const side = value === null ? 0 : compare(value, wanted);
+    return {
+      fires: value !== null && (above === undefined ? side < 0 : side > 0),
+      ...{ value, periodStart: startOfDay(day), threshold: wanted },
+      text: `${rule.name}: ${value} is ${above === undefined ? 'below' : 'above'} ${wanted}.`,
+    };
+  }
+
+  async function check(rule: AlertRow, spent: Spending): Promise<void> {
+    const measured = await measure(rule, spent);
+    if (!measured) return;
+    const { fires, value, periodStart, threshold, text } = measured;
+    const data = { alertId: rule.id, name: rule.name, on: rule.on, target: rule.target, value, threshold };
+    const start = new Date(periodStart).toISOString();
+    const { id, webhookIds } = rule;
+    if (fires)
+      return fire({
+        ...{ rule: id, periodStart, threshold, event: 'alert.fired', value, text },
+        ...{ data: { ...data, periodStart: start }, webhookIds },
+      });
+    // A budget is not below its alert again before its next period.
+    if (rule.on === 'budget') return;
+    const at = new Date(now());
+    const event = 'alert.resolved';
+    const body = messageOf(event, Number(at), `${rule.name}: resolved.`, { ...data, periodStart: start });
+    await db.alerts.resolve({ rule: id, event, body, at, webhookIds });
+  }
+
+  /** Checks all rules once; a rule that cannot be measured keeps no other from being checked. */
+  async function run(): Promise<void> {
+    const rules = await db.alerts.alerts();
+    const spent = await spending();
+    await fireThresholds(spent);
+    for (const rule of rules) {
+      if (rule.on !== 'budget' && performance.now() - (checkedAt.get(rule.id) ?? -SLOW_MS) < SLOW_MS) continue;
+      checkedAt.set(rule.id, performance.now());
+      await check(rule, spent).catch(options.onError);
+    }
+    for (const id of checkedAt.keys()) if (!rules.some((rule) => rule.id === id)) checkedAt.delete(id);
+  }
+
+  async function known(id: string): Promise<AlertRow> {
+    const rule = (await db.alerts.alerts()).find((each) => each.id === id);
+    if (!rule) throw new TallyError('NOT_FOUND', `There is no alert rule ${id}.`);
+    return rule;
+  }
+
+  return {
+    run,
+    start: (): Loop => startLoop(CHECK_MS, run, options.onError),
+    async create(input: Input<'create'>, caller: Caller): Promise<Alert> {
+      const row = { ...input, createdBy: caller.id };
+      if (input.on === 'budget') await assertBudget(input);
+      return present(await db.alerts.createAlert(row));
+    },
+    async update({ id, name, webhookIds }: Input<'update'>): Promise<Alert> {
+      const change = { ...(name !== undefined && { name }), ...(webhookIds !== undefined && { webhookIds }) };
+      return present(await db.alerts.changeAlert(id, change));
+    },
+    list: async () => ({ rows: (await db.alerts.alerts()).map(present) }),
+    remove: async ({ id }: Input<'remove'>): Promise<Alert> =>
+      present(await db.alerts.changeAlert(id, { removedAt: new Date(now()) })),
+    async test({ id }: Input<'test'>) {
+      const measured = await measure(await known(id), await spending());
+      const { fires = false, value = null, periodStart = now() } = measured ?? {};
+      return { fires, value, periodStart: new Date(periodStart).toISOString() };
+    },
+    async history({ rule, limit }: Input<'history'>) {
+      const rows = await db.alerts.firings(rule, limit);
+      return {
+        rows: rows.map((row) => ({
+          ...{ rule: row.rule, event: row.event, periodStart: row.period_start, threshold: row.threshold },
+          ...{ value: row.data.value, text: row.data.text, firedAt: row.fired_at, resolvedAt: row.resolved_at },
+        })),
+      };
+    },
+  };
+
+  async function assertBudget({ target, condition }: Input<'create'>): Promise<void> {
+    const budget = z.uuid().safeParse(target).success ? await db.budgets.find(target) : undefined;
+    if (!budget || budget.removedAt) throw new TallyError('NOT_FOUND', `There is no budget ${target}.`);
+    const wanted = (condition.above ?? condition.forecastAbove)!;
+    const measure = condition.percentOf ? 'cost' : budget.measure;
+    if (parseQuantity(measure, wanted) === undefined)
+      throw new TallyError('INVALID_INPUT', `condition: Expected an amount of ${budget.measure}, not ${wanted}.`);
+  }
+}
+
+/** What is spent at the end of a period that goes on as so far; undefined while too little of it is over. */
+function forecastOf({ start, ends, spent }: BudgetPeriod, at: number): Units | undefined {
+  if (ends === null) return undefined;
+  const [whole, over] = [BigInt(ends - start), BigInt(Math.max(at - start, 0))];
+  return over * FORECAST_FROM < whole ? undefined : (spent * whole) / over;
+}
+
+/** A percentage of a limit, rounded up to whole units: what is at least that has reached it. */
+function percentUnits(percent: string, limit: Units): Units | undefined {
+  const nano = parseQuantity('cost', percent);
+  const divisor = 100n * 10n ** 9n;
+  return nano === undefined ? undefined : (limit * nano + divisor - 1n) / divisor;
+}
+
+/** Compares two decimals exactly: negative, 0 or positive. */
+export function compare(one: string, other: string): number {
+  const decimals = Math.max(...[one, other].map((text) => text.split('.')[1]?.length ?? 0));
+  const units = (text: string) => {
+    const [whole, fraction = ''] = text.split('.') as [string, string?];
+    return BigInt(whole + fraction.padEnd(decimals, '0'));
+  };
+  const difference = units(one) - units(other);
+  return difference < 0n ? -1 : difference > 0n ? 1 : 0;
+}
+
+function present(row: AlertRow): Alert {
+  const { id, name, on, target, condition, webhookIds, createdBy } = row;
+  return { id, name, on, target, condition, webhookIds, createdAt: row.createdAt.toISOString(), createdBy };
+}

@@ -1,0 +1,106 @@
+import type { Db, DueDelivery } from '@tally/db';
+import { type Loop, startLoop } from '@tally/service';
+import { Agent, request } from 'undici';
+import { assertPublicHost, lookupPublic } from './address-guard.ts';
+import { signedHeaders } from './signature.ts';
+
+const POLL_MS = 1_000;
+/** Requests at once. */
+const AT_ONCE = 20;
+const CONNECT_MS = 5_000;
+const REQUEST_MS = 15_000;
+/** Another process may take a delivery when its request must have ended. */
+const TAKEN_MS = 60_000;
+/** Of an answer no more is read. */
+const MAX_ANSWER_BYTES = 16 * 1024;
+const MAX_ERROR = 300;
+/** Receivers that answer it want no more of this message. */
+const GONE = 410;
+/** Pauses after each attempt; then the last one again until the delivery is given up, a day after it was made. */
+const PAUSES_MS = [5, 30, 120, 600, 1_800, 3_600, 7_200].map((seconds) => seconds * 1_000);
+
+export type Deliver = ReturnType<typeof createDeliver>;
+
+/** Sends what is due. A delivery is sent at least once; its id tells a receiver that it has it already. */
+export function createDeliver(options: {
+  store: Pick<Db['alerts'], 'take' | 'ended'>;
+  /** Take addresses that are not public, such as those of one's own network. */
+  allowPrivate: boolean;
+  now: () => number;
+  onError(error: unknown): void;
+}) {
+  const { store, allowPrivate, now } = options;
+  const agent = new Agent({
+    connect: { timeout: CONNECT_MS, ...(!allowPrivate && { lookup: lookupPublic }) },
+    maxHeaderSize: MAX_ANSWER_BYTES,
+    keepAliveTimeout: 1_000,
+  });
+
+  /** Sends one message; returns the status, or why there is none. */
+  async function send(delivery: DueDelivery): Promise<{ status: number } | { error: string }> {
+    try {
+      const url = new URL(delivery.url);
+      if (!allowPrivate) assertPublicHost(url);
+      const secrets = [delivery.secret, ...(delivery.previous_secret === null ? [] : [delivery.previous_secret])];
+      const response = await request(url, {
+        method: 'POST',
+        dispatcher: agent,
+        headers: {
+          'content-type': 'application/json',
+          'user-agent': 'Tally',
+          ...signedHeaders({ id: delivery.id, at: now(), body: delivery.body }, secrets),
+        },
+        body: delivery.body,
+        signal: AbortSignal.timeout(REQUEST_MS),
+        headersTimeout: REQUEST_MS,
+      });
+      // Redirects are not followed: they would lead around the check of the address.
+      await response.body.dump({ limit: MAX_ANSWER_BYTES }).catch(() => {});
+      return { status: response.statusCode };
+    } catch (error) {
+      return { error: reasonOf(error) };
+    }
+  }
+
+  async function deliver(delivery: DueDelivery): Promise<void> {
+    const outcome = delivery.removed ? { error: 'the webhook was removed' } : await send(delivery);
+    const at = now();
+    const lastStatus = 'status' in outcome ? outcome.status : null;
+    const isDelivered = lastStatus !== null && lastStatus >= 200 && lastStatus < 300;
+    const pause = PAUSES_MS[Math.min(delivery.attempts, PAUSES_MS.length) - 1]!;
+    const nextAt = new Date(at + pause);
+    const isOver = delivery.removed || lastStatus === GONE || nextAt > delivery.give_up_at;
+    await store.ended(delivery.id, {
+      status: isDelivered ? 'delivered' : isOver ? 'failed' : 'pending',
+      nextAt,
+      lastStatus,
+      lastError: 'error' in outcome ? outcome.error : isDelivered ? null : `HTTP ${lastStatus}`,
+      now: new Date(at),
+    });
+  }
+
+  /** Sends what is due now; returns how many deliveries were tried. */
+  async function run(): Promise<number> {
+    const due = await store.take(new Date(now()), new Date(now() + TAKEN_MS), AT_ONCE);
+    await Promise.all(due.map((delivery) => deliver(delivery).catch(options.onError)));
+    return due.length;
+  }
+
+  return {
+    run,
+    start: (): Loop =>
+      startLoop(
+        POLL_MS,
+        async () => {
+          while ((await run()) === AT_ONCE);
+        },
+        options.onError,
+      ),
+    close: () => agent.destroy(),
+  };
+}
+
+function reasonOf(error: unknown): string {
+  const { message, code, cause } = error as { message?: string; code?: string; cause?: { message?: string } };
+  return [message ?? String(error), code, cause?.message].filter(Boolean).join(': ').slice(0, MAX_ERROR);
+}

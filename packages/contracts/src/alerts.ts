@@ -1,0 +1,236 @@
+import { z } from 'zod';
+import { mutation, query } from './contract.ts';
+import { MerchantId } from './entry.ts';
+import { DecimalText, Quantity } from './quantity.ts';
+import { Cursor, label, text } from './text.ts';
+import { StoredTime } from './time.ts';
+
+/** The most active webhooks, and the most active alert rules. */
+export const MAX_WEBHOOKS = 100;
+export const MAX_ALERTS = 1_000;
+
+export const WebhookEvent = z.enum(['budget.threshold', 'alert.fired', 'alert.resolved', 'webhook.test']);
+export type WebhookEvent = z.infer<typeof WebhookEvent>;
+
+const Url = text(2_000)
+  .refine((value) => URL.canParse(value) && /^https?:$/.test(new URL(value).protocol), 'Expected an http or https URL')
+  .refine((value) => !URL.canParse(value) || new URL(value).username === '', 'A user name in a URL is not allowed')
+  .meta({ examples: ['https://hooks.example.com/tally'] });
+
+/** `whsec_` and base64 of 24 to 64 bytes, as Standard Webhooks has it. */
+const Secret = z.string().regex(/^whsec_[A-Za-z0-9+/]{32,88}={0,2}$/, 'Expected whsec_ and base64 of 24 to 64 bytes');
+
+export const Webhook = z.object({
+  id: z.string(),
+  url: z.string(),
+  /** Empty: all events. */
+  events: z.array(z.string()),
+  createdAt: StoredTime,
+  createdBy: z.string(),
+  /** Until then requests are signed with the secret from before the rotation, too. */
+  previousSecretExpiresAt: StoredTime.nullable(),
+});
+export type Webhook = z.infer<typeof Webhook>;
+
+/** `secret` is shown here once. */
+const WithSecret = Webhook.extend({ secret: z.string().nullable() });
+
+export const WebhookDelivery = z.object({
+  id: z.string(),
+  webhookId: z.string(),
+  event: z.string(),
+  body: z.string(),
+  status: z.enum(['pending', 'delivered', 'failed']),
+  attempts: z.number().int(),
+  nextAttemptAt: StoredTime.nullable(),
+  /** The HTTP status of the last answer; null where there was none. */
+  lastStatus: z.number().int().nullable(),
+  lastError: z.string().nullable(),
+  createdAt: StoredTime,
+  endedAt: StoredTime.nullable(),
+});
+export type WebhookDelivery = z.infer<typeof WebhookDelivery>;
+
+/** Requests that tell others what happened, signed in the format of Standard Webhooks. */
+export const webhooks = {
+  create: mutation({
+    summary: 'Creates a webhook; its secret is shown once.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({
+      url: Url,
+      secret: Secret.optional(),
+      events: z.array(WebhookEvent).max(10).default([]),
+    }),
+    output: WithSecret,
+  }),
+  /** With `rotateSecret` there is a new secret; requests are signed with the old one as well for a day. */
+  update: mutation({
+    summary: 'Changes a webhook, or gives it a new secret.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({
+      id: z.uuid(),
+      url: Url.optional(),
+      events: z.array(WebhookEvent).max(10).optional(),
+      rotateSecret: z.boolean().default(false),
+    }),
+    output: WithSecret,
+  }),
+  list: query({
+    summary: 'Lists webhooks, oldest first.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({}).prefault({}),
+    output: z.object({ rows: z.array(Webhook) }),
+  }),
+  remove: mutation({
+    summary: 'Removes a webhook; what waits for it is not sent.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({ id: z.uuid() }),
+    output: Webhook,
+  }),
+  deliveries: query({
+    summary: 'Lists deliveries, newest first.',
+    access: 'admin',
+    platform: true,
+    input: z
+      .strictObject({
+        webhookId: z.uuid().optional(),
+        status: z.enum(['pending', 'delivered', 'failed']).optional(),
+        limit: z.number().int().min(1).max(100).default(50),
+        cursor: Cursor.optional(),
+      })
+      .prefault({}),
+    output: z.object({ rows: z.array(WebhookDelivery), nextCursor: z.string().nullable() }),
+  }),
+  /** The same message with the same id, so that a receiver can tell that it has it already. */
+  replay: mutation({
+    summary: 'Sends a delivery again.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({ id: z.uuid() }),
+    output: WebhookDelivery,
+  }),
+  test: mutation({
+    summary: 'Sends a test event to a webhook.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({ id: z.uuid() }),
+    output: WebhookDelivery,
+  }),
+} as const;
+
+export const AlertKind = z.enum(['budget', 'custom', 'silence']);
+export type AlertKind = z.infer<typeof AlertKind>;
+
+const Condition = z.strictObject({
+  above: DecimalText.optional(),
+  below: DecimalText.optional(),
+  /** Of a budget: what is spent at the end of the period, if it goes on as so far. */
+  forecastAbove: DecimalText.optional(),
+  /** Of a budget: the number is a percentage of its limit. */
+  percentOf: z.literal('limit').optional(),
+  /** Of silence: minutes without an event. */
+  minutes: z.number().int().min(1).max(43_200).optional(),
+});
+export type AlertCondition = z.output<typeof Condition>;
+
+export const Alert = z.object({
+  id: z.string(),
+  name: z.string(),
+  on: AlertKind,
+  target: z.string(),
+  condition: Condition,
+  /** Empty: every webhook that takes the event. */
+  webhookIds: z.array(z.string()),
+  createdAt: StoredTime,
+  createdBy: z.string(),
+});
+export type Alert = z.infer<typeof Alert>;
+
+const Rule = z.strictObject({
+  name: label(100),
+  on: AlertKind,
+  /** The id of a budget or of a custom metric, or the merchant whose silence alerts. */
+  target: z.union([z.uuid(), MerchantId]),
+  condition: Condition,
+  webhookIds: z.array(z.uuid()).max(20).default([]),
+});
+
+const isWhole = ({ on, condition: { above, below, forecastAbove, percentOf, minutes } }: z.output<typeof Rule>) => {
+  const limits = [above, below, forecastAbove].filter((each) => each !== undefined).length;
+  if (on === 'silence') return limits === 0 && minutes !== undefined && percentOf === undefined;
+  if (limits !== 1 || minutes !== undefined) return false;
+  return on === 'budget' ? below === undefined : forecastAbove === undefined && percentOf === undefined;
+};
+
+const Firing = z.object({
+  /** An alert rule, or `budget:` and the id of a budget with thresholds. */
+  rule: z.string(),
+  event: WebhookEvent,
+  periodStart: StoredTime,
+  threshold: z.string(),
+  value: Quantity.nullable(),
+  text: z.string(),
+  firedAt: StoredTime,
+  resolvedAt: StoredTime.nullable(),
+});
+
+/** Rules that fire once per period, whatever restarts and however many engines run. */
+export const alerts = {
+  create: mutation({
+    summary: 'Creates an alert rule on a budget, a custom metric or silence.',
+    access: 'admin',
+    platform: true,
+    input: Rule.refine(isWhole, {
+      error: 'Expected of a budget above or forecastAbove, of a custom metric above or below, and of silence minutes.',
+      path: ['condition'],
+    }).meta({
+      examples: [{ name: 'No usage of acme', on: 'silence', target: 'acme', condition: { minutes: 60 } }],
+    }),
+    output: Alert,
+  }),
+  update: mutation({
+    summary: 'Changes the name or the webhooks of an alert rule.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({
+      id: z.uuid(),
+      name: label(100).optional(),
+      webhookIds: z.array(z.uuid()).max(20).optional(),
+    }),
+    output: Alert,
+  }),
+  list: query({
+    summary: 'Lists alert rules, oldest first.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({}).prefault({}),
+    output: z.object({ rows: z.array(Alert) }),
+  }),
+  remove: mutation({
+    summary: 'Removes an alert rule.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({ id: z.uuid() }),
+    output: Alert,
+  }),
+  test: query({
+    summary: 'Returns what an alert rule measures now, and whether it would fire.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({ id: z.uuid() }),
+    output: z.object({ fires: z.boolean(), value: Quantity.nullable(), periodStart: StoredTime }),
+  }),
+  history: query({
+    summary: 'Lists what fired, newest first.',
+    access: 'admin',
+    platform: true,
+    input: z
+      .strictObject({ rule: text(100).optional(), limit: z.number().int().min(1).max(1000).default(100) })
+      .prefault({}),
+    output: z.object({ rows: z.array(Firing) }),
+  }),
+} as const;

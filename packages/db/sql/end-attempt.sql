@@ -1,0 +1,6 @@
+-- Records how an attempt ended.
+-- $1 delivery   $2 status   $3 next attempt   $4 HTTP status   $5 error   $6 now
+update webhook_deliveries
+set status = $2, next_attempt_at = $3, last_status = $4, last_error = $5,
+  ended_at = case when $2 <> 'pending' then $6::timestamptz end
+where id = $1

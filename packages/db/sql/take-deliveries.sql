@@ -1,0 +1,18 @@
+-- Takes deliveries that are due, for a while: a process that dies with one leaves it to be taken again.
+-- $1 now   $2 until when they are taken   $3 how many
+with due as (
+  select delivery.id
+  from webhook_deliveries as delivery
+  where delivery.status = 'pending' and delivery.next_attempt_at <= $1
+  order by delivery.next_attempt_at
+  limit $3
+  for update skip locked
+)
+update webhook_deliveries as delivery
+set attempts = attempts + 1, next_attempt_at = $2
+from due, webhooks as webhook
+where delivery.id = due.id and webhook.id = delivery.webhook_id
+returning
+  delivery.id, delivery.body, delivery.attempts, delivery.give_up_at, webhook.url, webhook.secret,
+  case when webhook.previous_until > $1 then webhook.previous_secret end as previous_secret,
+  webhook.removed_at is not null as removed
