@@ -73,4 +73,12 @@ export const sourceEndpoints = [
     group: 'sources',
     produces: ['application/json'],
   },
+  {
+    method: 'POST',
+    path: '/api/v1/events',
+    summary: 'Takes CloudEvents: one in its headers, one as JSON, or several.',
+    access: 'record',
+    group: 'sources',
+    produces: ['application/json'],
+  },
 ] as const satisfies readonly Endpoint[];

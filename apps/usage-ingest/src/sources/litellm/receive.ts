@@ -4,7 +4,7 @@ import { refusalOf } from '../pipeline.ts';
 import { problemDetails } from '../problem-details.ts';
 import type { EventsRoute, Outcome, Source } from '../source.ts';
 import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
-import { type BodyItem, readItems } from './items.ts';
+import { type BodyItem, readItems } from '../items.ts';
 import type { Recorder, Report } from './record.ts';
 
 /** Array elements and object members of all items together: a call has some hundred. */

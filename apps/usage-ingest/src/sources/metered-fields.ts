@@ -1,0 +1,39 @@
+import type { Db } from '@tally/db';
+import type { Log } from '@tally/service';
+
+/** Returns the names of properties that meters take amounts from. Never throws: the names may be some seconds old. */
+export type MeteredFields = () => Promise<ReadonlySet<string>>;
+
+const KEPT_MS = 2_000;
+
+/** Reads the registry of meters at most every two seconds; while Postgres is unavailable, the last names stay. */
+export function createMeteredFields({
+  meters,
+  log,
+  now,
+}: {
+  meters: Pick<Db['meters'], 'list'>;
+  log: Log;
+  now: () => number;
+}): MeteredFields {
+  let known: ReadonlySet<string> = new Set();
+  let readAt = Number.NEGATIVE_INFINITY;
+  let reading: Promise<void> | undefined;
+
+  async function read(): Promise<void> {
+    try {
+      const rows = await meters.list();
+      known = new Set(rows.flatMap(({ valueProperty }) => (valueProperty === null ? [] : [valueProperty])));
+    } catch (err) {
+      log.warn({ err }, 'meters could not be read; sources go on with those known');
+    }
+    readAt = now();
+    reading = undefined;
+  }
+
+  return async () => {
+    if (Math.abs(now() - readAt) > KEPT_MS) reading ??= read();
+    await reading;
+    return known;
+  };
+}
