@@ -115,6 +115,7 @@ const OWN: Record<string, () => Input> = {
   'deadLetters.list': () => ({}),
   'deadLetters.retry': () => ({}),
   'flush.merchant': () => ({ merchantId: 'mine' }),
+  'prices.unpriced': () => RANGE,
   'flush.drain': () => ({}),
   'rollups.daily.list': () => RANGE,
   'rollups.weekly.list': () => RANGE,

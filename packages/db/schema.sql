@@ -282,6 +282,33 @@ table monthly_metrics (
 );
 CREATE INDEX monthly_metrics_merchant ON public.monthly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
 
+table price_list (
+  version bigint not null
+);
+
+table prices (
+  id bigint not null generated always as identity,
+  provider text not null,
+  model text not null,
+  meter text not null,
+  merchant_id text not null,
+  component text not null,
+  over_prompt_tokens bigint not null,
+  amount numeric(24,12) not null,
+  per bigint not null,
+  valid_from timestamp with time zone not null,
+  valid_to timestamp with time zone,
+  source text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  created_by text not null,
+  added_in bigint not null,
+  removed_in bigint,
+  constraint prices_amount_check CHECK ((amount >= (0)::numeric)),
+  constraint prices_per_check CHECK ((per > 0)),
+  constraint prices_pkey PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX prices_active ON public.prices USING btree (merchant_id, model, provider, meter, component, over_prompt_tokens, valid_from) WHERE (removed_in IS NULL);
+
 table realtime_metrics_cache (
   merchant_id text not null,
   name text not null,
@@ -467,10 +494,12 @@ table usage_events (
   flush_id bigint not null,
   origin text,
   folded smallint,
+  price_version bigint,
   constraint usage_events_pkey PRIMARY KEY (date, merchant_id, id)
 ) partition by RANGE (date);
 CREATE INDEX usage_events_flush ON ONLY public.usage_events USING btree (flush_id, merchant_id);
 CREATE INDEX usage_events_recent ON ONLY public.usage_events USING btree (merchant_id, "time" DESC);
+CREATE INDEX usage_events_unpriced ON ONLY public.usage_events USING btree (merchant_id, provider, model) WHERE (price_version = 0);
 
 table usage_flushes (
   id bigint not null generated always as identity,
@@ -592,6 +621,14 @@ table usage_quarter_hours (
   constraint usage_quarter_hours_pkey PRIMARY KEY (merchant_id, bucket, model, provider)
 );
 CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
+
+table usage_rolled_up (
+  only_row boolean not null default true,
+  date date not null,
+  merchant_id text not null default ''::text,
+  constraint usage_rolled_up_only_row_check CHECK (only_row),
+  constraint usage_rolled_up_pkey PRIMARY KEY (only_row)
+);
 
 table usage_rollup_rows (
   merchant_id text not null,

@@ -14,6 +14,7 @@ import {
 } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
 import fc from 'fast-check';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Running, startAnalytics } from '../test/start.ts';
 import { periodBefore } from './dates.ts';
@@ -65,6 +66,11 @@ beforeAll(async () => {
   // Two caching processes, so that neither can live on its own memory.
   cached = [running.client, (await running.another()).client];
   uncached = (await running.another({ ENABLE_ANALYTICS_CACHE: 'false' })).client;
+  // Most days of the questions are open at first, and are rolled up while they are asked.
+  const sql = new pg.Client({ connectionString: running.databaseUrl });
+  await sql.connect();
+  await sql.query('update usage_rolled_up set date = $1', [addDays(TODAY, -120)]);
+  await sql.end();
   await running.client.directory.upsert.mutate({
     entries: [...TEAMS].map(([place, team]) => {
       const [kind, id, merchantId] = place.split(' ') as ['user' | 'apiKey', string, string];
@@ -123,6 +129,9 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
     entries: fc.array(entry, { maxLength: 8 }),
     flush: fc.boolean(),
     deriveEvents: fc.option(fc.constantFrom(1, 20, 1_000), { nil: undefined }),
+    rollUp: fc.option(fc.record({ ago: fc.integer({ min: 0, max: 130 }), rows: fc.constantFrom(1, 10, 1_000) }), {
+      nil: undefined,
+    }),
     rebuild: fc.option(merchant, { nil: undefined, freq: 8 }),
     question,
     by: fc.oneof(
@@ -141,7 +150,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
   await fc.assert(
     fc.asyncProperty(
       step,
-      async ({ entries, flush, deriveEvents, rebuild, question, by, sortBy, order, limit, ...series }) => {
+      async ({ entries, flush, deriveEvents, rollUp, rebuild, question, by, sortBy, order, limit, ...series }) => {
         const now = Date.now();
         const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): CheckedEntry => {
           const known = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
@@ -162,6 +171,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
         const meanwhile = Promise.all([
           flush && running.ingest.flush.drain.mutate({}),
           deriveEvents && running.db.derivations.derive(deriveEvents),
+          rollUp && running.db.derivations.rollUp(addDays(TODAY, -rollUp.ago), rollUp.rows),
           rebuild && running.db.cubes.rebuild(rebuild, addDays(TODAY, -40), TODAY),
         ]);
 

@@ -8,18 +8,22 @@ import {
   type RecordWarning,
   type Rejection,
   TallyError,
+  type UsageEntry,
 } from '@tally/contracts';
-import { type DimensionColumn, type FlushSource, type FoldedLine, isRefusal, type Journal } from '@tally/db';
+import { type DimensionColumn, type FlushSource, type FoldedLine, isRefusal, type Journal, NO_PRICE } from '@tally/db';
 import { type BatchToCheck, type CheckedLine, CONFLICT, checkBatch } from './check.ts';
 import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
+import { type PriceList, priced } from './prices/price-list.ts';
 
 export type AcceptOptions = {
   counters: Counters;
   journal: Pick<Journal, 'append' | 'predictFolded'>;
   /** Days for which the journal keeps entries; older ones need `backfill`. */
   retentionDays: number;
+  /** The price list; undefined while it is not known. */
+  priceList: () => PriceList | undefined;
   now: () => number;
   /** Whether Redis is above its high-water mark: events are then written directly to Postgres. */
   isFull: () => boolean;
@@ -65,6 +69,7 @@ export function createAccept(options: AcceptOptions): Accept {
         result.accepted++;
         const dimensions = journal.predictFolded(entry.line);
         if (dimensions.length > 0) result.warnings.push(overflowOf(entry, dimensions));
+        if (entry.line.price === NO_PRICE) result.warnings.push(unpricedOf(entry));
       } else if (refusal === 'unusable') result.left.push(entry);
       else if (refusal === 'repeat') result.repeats.push(entry.index);
       else {
@@ -86,7 +91,10 @@ export function createAccept(options: AcceptOptions): Accept {
       options.onConflicts(conflicts.length);
       const rejected = conflicts.map((position) => rejectionOf(entries[position]!, CONFLICT.code, CONFLICT.message));
       options.onFolded(folded);
-      const warnings = folded.map(({ position, dimensions }) => overflowOf(entries[position]!, dimensions));
+      const warnings = [
+        ...folded.map(({ position, dimensions }) => overflowOf(entries[position]!, dimensions)),
+        ...entries.filter(({ line }, at) => line.price === NO_PRICE && !conflicts.includes(at)).map(unpricedOf),
+      ];
       return { accepted: inserted, repeats: known.map((position) => entries[position]!.index), rejected, warnings };
     } catch (error) {
       if (!isRefusal(error)) throw error;
@@ -150,7 +158,14 @@ export function createAccept(options: AcceptOptions): Accept {
       options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
       try {
         await fault('record.before-store');
-        const { accepted, repeats, rejected, warnings } = await store(checked.lines);
+        const list = options.priceList();
+        const lines = list?.isEmpty
+          ? checked.lines
+          : checked.lines.map(({ index, line }) => ({
+              index,
+              line: hasCost(batch.entries[index]) ? line : priced(line, list),
+            }));
+        const { accepted, repeats, rejected, warnings } = await store(lines);
         const all = [...checked.rejected, ...rejected];
         for (const { index, of } of checked.repeats) {
           const refusal = rejected.find((each) => each.index === of);
@@ -192,6 +207,18 @@ function overflowOf({ index, line }: CheckedLine, dimensions: readonly Dimension
   const names = dimensions.map((name) => NAMES[name]).join(', ');
   const message = `${line.merchant_id} has as many ${names} on ${line.date} as rollups may have; others are counted under (other).`;
   return { index, code: 'DIMENSION_OVERFLOW', message };
+}
+
+/** Whether the producer sent a cost, be it 0: Tally then computes none. */
+const hasCost = (entry: unknown) => (entry as UsageEntry).metrics.cost !== undefined;
+
+function unpricedOf({ index, line: { provider, model } }: CheckedLine): RecordWarning {
+  const name = `model ${model ?? 'unknown'} of provider ${provider ?? 'unknown'}`;
+  return {
+    index,
+    code: 'UNKNOWN_PRICE',
+    message: `No price is known for all tokens of ${name}; its cost is not counted.`,
+  };
 }
 
 const REJECTIONS = {

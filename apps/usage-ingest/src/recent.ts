@@ -51,6 +51,7 @@ export function presentLine(line: JournalLine, flushed: boolean): StoredEntry {
     status: line.failed ? 'failure' : 'success',
     count: line.calls ?? '1',
     properties: line.properties ?? {},
+    priceVersion: line.price ?? null,
     flushed,
   };
 }

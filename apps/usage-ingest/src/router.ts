@@ -9,6 +9,7 @@ import type { DeadLetters } from './dead-letters.ts';
 import type { Explain } from './explain.ts';
 import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
+import type { Prices } from './prices/prices.ts';
 import type { RecentEntries } from './recent.ts';
 import { presentDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
@@ -32,6 +33,7 @@ export type Parts = {
   flush: Flush;
   keys: Keys;
   sessions: Sessions;
+  prices: Prices;
   audit: AuditLog;
   sources: Pick<Sources, 'handlers'>;
 };
@@ -39,7 +41,7 @@ export type Parts = {
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, sessions, audit } = parts;
+  const { voidEvent, keys, sessions, prices, audit } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -155,6 +157,16 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       create: async ({ caller }) => sessions.create(caller),
       current: async ({ caller }) => sessions.current(caller),
       end: async ({ caller }) => sessions.end(caller),
+    },
+    prices: {
+      set: async ({ input, caller }) => prices.set(input, caller),
+      list: async ({ input }) => prices.list(input),
+      remove: async ({ input }) => prices.remove(input),
+      import: async ({ input, caller }) => prices.import(input, caller),
+      async unpriced({ input, caller }) {
+        assertRange(input.startDate, input.endDate);
+        return prices.unpriced({ ...input, merchantIds: merchantsFor(caller, input.merchantIds) });
+      },
     },
     audit: {
       list: async ({ input }) => audit(input),

@@ -42,6 +42,8 @@ import { startScheduler } from './jobs/scheduler.ts';
 import { createKeys } from './keys.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
+import { createPrices } from './prices/prices.ts';
+import { createPriceRegistry } from './prices/registry.ts';
 import { createRecentEntries } from './recent.ts';
 import { createReconcile, createRepair, presentDrift, type Reconcile } from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
@@ -153,6 +155,10 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     record: (lines) => stores.redis.run(() => unguarded.record(lines)),
     readDays: (shard, days) => stores.redis.run(() => unguarded.readDays(shard, days)),
   };
+  const priceRegistry = createPriceRegistry({ store: db.prices, redis });
+  await priceRegistry.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without a price list'));
+  const refreshing = priceRegistry.start((error) => log.warn({ err: error }, 'the price list was not refreshed'));
+  releasers.push('price list', () => refreshing.stop());
   const oldLayout = createOldLayout(redis, db.journal);
   /** When events of a merchant were last written past Redis. */
   const directAt = new Map<string, number>();
@@ -168,6 +174,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       predictFolded: db.journal.predictFolded,
     },
     retentionDays: env.JOURNAL_RETENTION_DAYS,
+    priceList: priceRegistry.current,
     now,
     fault,
     isFull: stores.isRedisFull,
@@ -184,7 +191,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       for (const [merchantId, at] of directAt) if (time - at > BEHIND_MS) directAt.delete(merchantId);
     },
   });
-  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now });
   const drain = createDrain({
     counters,
     journal: db.journal,
@@ -307,6 +314,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     flush,
     keys: createKeys({ store: db.keys, redis, now }),
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
+    prices: createPrices({ store: db.prices, registry: priceRegistry }),
     audit: createAuditLog(db.audit),
     sources,
   });

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathsOf } from '@tally/contracts';
-import { createIngestClient } from '@tally/contracts/client';
+import { createIngestClient, type IngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
 import { OPEN_PATHS, pathsWithoutKey, servedAndStated } from '@tally/testkit';
@@ -20,6 +20,7 @@ const clock = { ahead: 0 };
 let home: string;
 let servers: Servers;
 let service: IngestService;
+let client: IngestClient;
 let redis: Redis;
 let postgres: pg.Client;
 
@@ -35,9 +36,15 @@ beforeAll(async () => {
     REDIS_URL: servers.redisUrl,
     TALLY_ADMIN_KEY: KEY,
     FLUSH_INTERVAL_MS: '20',
+    REDIS_MEMORY_HIGH_MARK: '0.5',
   });
   const log = createLog('test', 'silent');
   service = await createIngestService(env, { log, releasers, now: () => Date.now() + clock.ahead });
+  client = createIngestClient({
+    url: 'http://ingest',
+    key: KEY,
+    fetch: async (input, init) => service.app.request(input as string, init as RequestInit),
+  });
 });
 afterAll(async () => {
   await releasers.releaseAll();
@@ -67,11 +74,6 @@ test('a full disk of Postgres is noticed by the flush, and usage is taken all th
     create function pg_temp_full() returns trigger language plpgsql as $$
     begin raise exception using errcode = '53100', message = 'could not extend file /secret/place'; end $$;
     create trigger full_disk before insert on usage_flushes for each statement execute function pg_temp_full()`);
-  const client = createIngestClient({
-    url: 'http://ingest',
-    key: KEY,
-    fetch: async (input, init) => service.app.request(input as string, init as RequestInit),
-  });
   const entries = [{ id: 'a', merchantId: 'acme', metrics: { queries: '1' } }];
   expect(await client.usage.record.mutate({ entries })).toMatchObject({ accepted: 1 });
   await vi.waitFor(async () => expect(await readyz()).toEqual(degradedBy('Postgres takes no writes.')), SOON);
@@ -91,11 +93,26 @@ test('a Redis that was told to evict while it runs is noticed', async () => {
   expect(await readyz()).toEqual(FINE);
 });
 
-test('a Redis above its memory mark is noticed', async () => {
-  await redis.config('SET', 'maxmemory', '1mb');
+test('a Redis above its memory mark is noticed, and bypassed until the mark clears itself', async () => {
+  let events = 0;
+  /** Whether an event was written directly to Postgres. */
+  const isDirect = async () => {
+    const id = `full-${events++}`;
+    const entry = { id, merchantId: 'full', time: new Date().toISOString(), metrics: { queries: '1' } };
+    expect(await client.usage.record.mutate({ entries: [entry] })).toMatchObject({ accepted: 1 });
+    await client.flush.drain.mutate({});
+    const { rows } = await postgres.query('select origin from usage_events where id = $1', [id]);
+    return rows[0]?.origin === 'direct';
+  };
+  const used = Number(/used_memory:(\d+)/.exec(await redis.info('memory'))![1]);
+  await redis.config('SET', 'maxmemory', String(Math.ceil(used * 1.5)));
   expect(await readyz()).toEqual(degradedBy('Redis is above its memory mark.'));
+  await vi.waitFor(async () => expect(await isDirect()).toBe(true), SOON);
   await redis.config('SET', 'maxmemory', '2gb');
   expect(await readyz()).toEqual(FINE);
+  await vi.waitFor(async () => expect(await isDirect()).toBe(false), SOON);
+  const { metrics } = await client.usage.current.query({ merchantId: 'full' });
+  expect(metrics).toMatchObject({ queries: String(events) });
 });
 
 test('a read-only Postgres is noticed, also by connections that were there before', async () => {

@@ -75,6 +75,7 @@ export {
   StoredEntry,
 } from './ingest.ts';
 export { LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
+export { MAX_PRICES, Price, PriceComponent } from './prices.ts';
 export {
   COST_DECIMALS,
   formatCost,

@@ -4,6 +4,7 @@ import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { litellm } from './litellm.ts';
+import { prices } from './prices.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
 import { sources } from './sources.ts';
@@ -22,8 +23,11 @@ export type Rejection = z.infer<typeof Rejection>;
 /** What a producer should know of an event that was accepted. */
 export const RecordWarning = z.object({
   index: z.number().int(),
-  /** DIMENSION_OVERFLOW: a dimension of the merchant's day has as many values as rollups may have. */
-  code: z.enum(['DIMENSION_OVERFLOW']),
+  /**
+   * DIMENSION_OVERFLOW: a dimension of the merchant's day has as many values as rollups may have. UNKNOWN_PRICE: the event
+   * has no cost, and no price is known for all of its tokens.
+   */
+  code: z.enum(['DIMENSION_OVERFLOW', 'UNKNOWN_PRICE']),
   message: z.string(),
 });
 export type RecordWarning = z.infer<typeof RecordWarning>;
@@ -51,6 +55,11 @@ export const StoredEntry = z.object({
   /** Calls that the entry stands for. */
   count: Quantity,
   properties: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+  /**
+   * The version of the price list by which Tally computed the cost; "0" where no price was known, null where the producer
+   * sent a cost or there was nothing to price.
+   */
+  priceVersion: z.string().nullable(),
   /** False while the entry waits in Redis to be flushed. */
   flushed: z.boolean(),
 });
@@ -524,6 +533,7 @@ export const ingest = {
       output: ApiKey,
     }),
   },
+  prices,
   sessions,
   audit,
   sources,

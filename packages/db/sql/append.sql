@@ -1,6 +1,6 @@
 -- The statement that counts: inserts the lines that are new into the journal, and adds those to the finest rollups. The
 -- coarser ones are derived later from the journal, by flush: see derive.sql.
--- $1 source of the flush   $2 to $20 one array a column, of one element a line; empty where no line has a value
+-- $1 source of the flush   $2 to $21 one array a column, of one element a line; empty where no line has a value
 -- Returns one row: lines inserted, and the merchants' days it changed.
 -- Of a repeat within the batch the first one counts, as in Redis.
 -- Sums are taken from `inserted` or its `groups` alone and never joined: the planner guesses one row for a CTE, and
@@ -10,10 +10,10 @@ with lines as materialized (
   from unnest(
     $2::date[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[],
       $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[],
-      $18::text[], $19::smallint[], $20::text[]
+      $18::text[], $19::bigint[], $20::smallint[], $21::text[]
   ) with ordinality as line (
     date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics, properties, folded, origin,
+      prompt_tokens, completion_tokens, cost, metrics, properties, price_version, folded, origin,
     ordinality)
 ),
 flush as materialized (
@@ -22,7 +22,7 @@ flush as materialized (
 inserted as (
   insert into usage_events (
     date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics, properties, folded, origin,
+      prompt_tokens, completion_tokens, cost, metrics, properties, price_version, folded, origin,
     flush_id)
   select
     date,
@@ -42,6 +42,7 @@ inserted as (
     coalesce(cost, 0),
     metrics::jsonb,
     properties::jsonb,
+    price_version,
     folded,
     origin,
     (select id from flush)

@@ -1,5 +1,5 @@
 -- Stores lines whose content is not that of the row with their identity. The same line again stores nothing.
--- $1 source   $2 lines as json, one each   $3 to $21 the columns of the lines, as in append.sql
+-- $1 source   $2 lines as json, one each   $3 to $22 the columns of the lines, as in append.sql
 -- Returns their positions, counted from 0.
 with compared as materialized (
   select
@@ -9,17 +9,17 @@ with compared as materialized (
       'user_id', nullif(line.user_id, ''), 'api_key', nullif(line.api_key, ''), 'model', nullif(line.model, ''),
         'provider', nullif(line.provider, ''),
       'prompt_tokens', nullif(line.prompt_tokens, 0), 'completion_tokens', nullif(line.completion_tokens, 0), 'cost',
-        nullif(line.cost, 0),
+        case when line.price_version is null then nullif(line.cost, 0) end,
       'metrics', line.metrics::jsonb, 'properties', line.properties::jsonb
     )) as sent,
     event.content as counted
   from unnest(
     $2::text[], $3::date[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[],
       $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
-      $18::text[], $19::text[], $20::smallint[], $21::text[]
+      $18::text[], $19::text[], $20::bigint[], $21::smallint[], $22::text[]
   ) with ordinality as line (
     json, date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics, properties, folded, origin,
+      prompt_tokens, completion_tokens, cost, metrics, properties, price_version, folded, origin,
     ordinality)
   cross join lateral (
     select
@@ -29,7 +29,7 @@ with compared as materialized (
         'user_id', nullif(event.user_id, ''), 'api_key', nullif(event.api_key, ''), 'model', nullif(event.model, ''),
           'provider', nullif(event.provider, ''),
         'prompt_tokens', nullif(event.prompt_tokens, 0), 'completion_tokens', nullif(event.completion_tokens, 0),
-          'cost', nullif(event.cost, 0),
+          'cost', case when event.price_version is null then nullif(event.cost, 0) end,
         'metrics', event.metrics::jsonb, 'properties', event.properties::jsonb
       )) as content
     from usage_events as event

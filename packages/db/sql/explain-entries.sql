@@ -2,7 +2,7 @@
 -- $1 merchant   $2 date   $3 metric types that make it   $4 the id to go on after   $5 how many
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-  requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties
+  requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties, price_version
 from usage_events
 where merchant_id = $1 and date = $2 and id > $4
   and (

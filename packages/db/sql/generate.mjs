@@ -67,46 +67,55 @@ order by ${numbers(keys)}
 on conflict (${keys.join(', ')}) do update set
   ${MEASURES.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}${returning && `\nreturning ${returning}`}`;
 
-/** Each coarser sum from the next finer one, so that every event is looked at once: name, keys, from, tables that get it. */
-const COARSER = [
-  ['day_models', ['merchant_id', 'date', 'model', 'provider'], 'groups', ['usage_daily_models']],
-  ['months', ['merchant_id', 'month', ...DIMENSIONS], 'groups', ['usage_monthly']],
-  ['month_models', ['merchant_id', 'month', 'model', 'provider'], 'day_models', ['usage_monthly_models']],
-  ['years', ['merchant_id', 'year', ...DIMENSIONS], 'months', ['usage_yearly']],
-  ['days', ['date', 'model', 'provider'], 'day_models', ['usage_platform_daily']],
-  ['platform_months', ['month', 'model', 'provider'], 'month_models', ['usage_platform_monthly']],
-  ['users', ['month', 'user_id'], 'months', ['usage_platform_users']],
+/** Each coarser sum from the next finer one, so that every event is looked at once: name, keys, from, table, condition. */
+const OF_DAYS = [
+  ['day_models', ['merchant_id', 'date', 'model', 'provider'], 'groups', 'usage_daily_models'],
+  ['days', ['date', 'model', 'provider'], 'day_models', 'usage_platform_daily'],
 ];
-const KEYS_OF = {
-  groups: ['merchant_id', 'date', ...DIMENSIONS],
-  ...Object.fromEntries(COARSER.map(([name, keys]) => [name, keys])),
-};
+/** Months of all merchants get a day when all merchants of the day are rolled up: see roll-up-platform.sql. */
+const OF_PERIODS = [
+  ['months', ['merchant_id', 'month', ...DIMENSIONS], 'groups', 'usage_monthly'],
+  ['month_models', ['merchant_id', 'month', 'model', 'provider'], 'months', 'usage_monthly_models'],
+  ['years', ['merchant_id', 'year', ...DIMENSIONS], 'months', 'usage_yearly'],
+  ['users', ['month', 'user_id'], 'months', 'usage_platform_users'],
+  [
+    'platform_months',
+    ['month', 'model', 'provider'],
+    'groups',
+    'usage_platform_monthly',
+    'date < (select date from usage_rolled_up)',
+  ],
+];
+
+/** Days of merchants that months and years have; the others are open. */
+const isRolledUp = '(date, merchant_id) <= (select date, merchant_id from usage_rolled_up)';
 
 /** Rollups whose rows are counted, since plans choose between them: the column of their period. */
 const ROWS_COUNTED = { usage_monthly: 'month', usage_yearly: 'year' };
 const returnNew = (table) => ROWS_COUNTED[table] && `merchant_id, ${ROWS_COUNTED[table]} as period, xmax = 0 as is_new`;
 
-/**
- * Goes on after `groups`: adds them to every derived rollup. Where all groups are of one day, those of its month and its
- * year are the same ones under another date, so they are not grouped again.
- */
-const addToDerived = ({ oneDay }) => `${COARSER.map(([name, keys, from, tables]) => {
-  const place = (column) =>
-    from === 'groups' || from === 'day_models' ? placed(column) : (PLACE_OF_MONTHS[column] ?? column);
-  const isRenamed = oneDay && keys.length === KEYS_OF[from].length;
-  return `${name} as ${isRenamed ? '' : 'materialized '}(
+const added = (table, keys, from) => `added_to_${table} as (
+  ${indent(addTo(table, keys, from, { merged: true, returning: returnNew(table) }))}
+)`;
+
+/** Sums rows by `keys` and adds them to a rollup. */
+const addSums = ([name, keys, from, table, where]) => {
+  const place = (column) => (from === 'months' ? (PLACE_OF_MONTHS[column] ?? column) : placed(column));
+  return `${name} as materialized (
   select
     ${keys.map((key) => (place(key) === key ? key : `${place(key)} as ${key}`)).join(', ')},
-    ${isRenamed ? list : numericSums}
-  from ${from}${isRenamed ? '' : `\n  group by ${numbers(keys)}`}
+    ${numericSums}
+  from ${from}${where ? `\n  where ${where}` : ''}
+  group by ${numbers(keys)}
 ),
-${tables
-  .map((table) => {
-    const returning = returnNew(table);
-    return `added_to_${table} as (\n  ${indent(addTo(table, keys, name, { merged: true, returning }))}\n)`;
-  })
-  .join(',\n')}`;
-}).join(',\n')},
+${added(table, keys, name)}`;
+};
+
+/** Goes on after `groups`: adds them to the derived rollups of days. */
+const addToDays = OF_DAYS.map(addSums).join(',\n');
+
+/** Goes on after `groups`, which are of days that are rolled up: adds them to the rollups of months and years. */
+const addToPeriods = `${OF_PERIODS.map(addSums).join(',\n')},
 new_rows as (
   ${Object.keys(ROWS_COUNTED)
     .map((table) => `select '${table}' as rollup, period, merchant_id from added_to_${table} where is_new`)
@@ -208,6 +217,7 @@ const LINE = [
   ...MEASURES.map((name) => [name, 'bigint', `coalesce(${name}, 0)`]),
   ['metrics', 'text', 'metrics::jsonb'],
   ['properties', 'text', 'properties::jsonb'],
+  ['price_version', 'bigint'],
   ['folded', 'smallint'],
   ['origin', 'text'],
 ];
@@ -269,10 +279,12 @@ const content = (row) => `jsonb_strip_nulls(jsonb_build_object(
     'id', ${row}.id, 'failed', nullif(${row}.failed, false), 'calls', nullif(${row}.calls, 1),
     ${DIMENSIONS.map((name) => `'${name}', nullif(${row}.${name}, '')`).join(', ')},
     ${MEASURES.filter((name) => !DERIVED_MEASURES.includes(name))
-      .map((name) => `'${name}', nullif(${row}.${name}, 0)`)
+      .map((name) => `'${name}', ${name === 'cost' ? sentCost(row) : `nullif(${row}.${name}, 0)`}`)
       .join(', ')},
     'metrics', ${row}.metrics::jsonb, 'properties', ${row}.properties::jsonb
   ))`;
+/** A cost that Tally computed is not content: a repeat may meet other prices. */
+const sentCost = (row) => `case when ${row}.price_version is null then nullif(${row}.cost, 0) end`;
 const DERIVED_MEASURES = ['requests', 'failed_requests'];
 
 const conflicts = `
@@ -317,19 +329,21 @@ order by 1`;
 const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
     ${list}, metrics, folded, reason, actor`;
 
+const fromAdjustment = (json) => `from json_to_record(${json}::json) as adjustment (
+    merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
+    ${MEASURES.map((name) => `${name} bigint`).join(', ')},
+    metrics jsonb, folded smallint, reason text, actor text)`;
+
 const adjust = `
--- Records an adjustment and counts it in every rollup, once per id.
+-- Records an adjustment and counts it in the rollups of days, once per id.
 -- $1 source   $2 json object of the adjustment
--- Returns one row: whether it was new.
+-- Returns one row: whether it was new, and whether months and years have its day and lack it.
 with inserted as (
   insert into usage_adjustments (
     ${ADJUSTMENT})
   select
     ${ADJUSTMENT}
-  from json_to_record($2::json) as adjustment (
-    merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
-    ${MEASURES.map((name) => `${name} bigint`).join(', ')},
-    metrics jsonb, folded smallint, reason text, actor text)
+  ${fromAdjustment('$2')}
   on conflict (merchant_id, id) do nothing
   -- It has a day but no time: intraday it stands at the beginning of its day.
   returning
@@ -337,26 +351,85 @@ with inserted as (
     ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
-${addToDerived({ oneDay: true })}
+${addToDays}
 select
   (select count(*) from inserted) as inserted,
+  (select count(*) from groups where ${isRolledUp}) as rolled_up,
   (select count from told) as told`;
 
-const derive = ({ oneDay }) => `
--- Adds the events of some flushes${oneDay ? ', all of one day,' : ''} to the rollups that are derived, many flushes at a time.
+const summedBy = (keys, from, where) => `(
+  select
+    ${keys.join(', ')},
+    ${numericSums}
+  from ${from}${where && `\n  where ${where}`}
+  group by ${numbers(keys)}
+  having ${someSum.replaceAll('units_sum', 'sum')}
+)`;
+const groupsOf = (from, where = '') =>
+  `groups as materialized ${summedBy(['merchant_id', 'date', ...DIMENSIONS], from, where)}`;
+
+const adjustPeriods = `
+-- Adds an adjustment that was recorded now, of a day that is rolled up, to the rollups of months and years.
+-- $1 json object of the adjustment
+with adjustment as (
+  select
+    merchant_id, date, ${list},
+    ${rolledDimensions.join(',\n    ')}
+  ${fromAdjustment('$1')}
+),
+${groupsOf('adjustment')},
+${addToPeriods}
+select count(*) as groups from groups`;
+
+const [[DAY_MODELS, DAY_MODEL_KEYS, , DAILY_MODELS], DAYS] = OF_DAYS;
+const derive = `
+-- Adds the events of some flushes to the derived rollups of days, many flushes at a time.
 -- $1 flush ids   $2 first date   $3 last date of their events
 -- Returns one row: the groups that were added.
-with groups as materialized (
-  select
-    merchant_id, date, ${DIMENSIONS.join(', ')},
-    ${numericSums}
-  from usage_counted_events
-  where flush_id = any($1::bigint[]) and date between $2 and $3
-  group by 1, 2, 3, 4, 5, 6
-  having ${someSum.replaceAll('units_sum', 'sum')}
-),
-${addToDerived({ oneDay })}
+with ${DAY_MODELS} as materialized ${summedBy(DAY_MODEL_KEYS, 'usage_counted_events', 'flush_id = any($1::bigint[]) and date between $2 and $3')},
+${added(DAILY_MODELS, DAY_MODEL_KEYS, DAY_MODELS)},
+${addSums(DAYS)}
+select count(*) as groups from ${DAY_MODELS}`;
+
+const derivePeriods = `
+-- Adds the events of some flushes whose days are rolled up to the rollups of months and years.
+-- $1 flush ids   $2 first date   $3 last date of their events
+-- Returns one row: the groups that were added.
+with ${groupsOf(
+  'usage_counted_events',
+  `flush_id = any($1::bigint[]) and date between $2 and $3
+    and ${isRolledUp}`,
+)},
+${addToPeriods}
 select count(*) as groups from groups`;
+
+const rollUp = `
+-- Adds a day of some merchants to the rollups of months and years, less what is still to be derived of it.
+-- $1 date   $2 merchant ids
+-- Returns one row: the groups that were added.
+with ${groupsOf(
+  `(
+    select merchant_id, date, ${DIMENSIONS.join(', ')}, ${list}
+    from usage_daily
+    where date = $1 and merchant_id = any($2::text[])
+    union all
+    select merchant_id, date, ${DIMENSIONS.join(', ')}, ${negative}
+    from usage_pending
+    where date = $1 and merchant_id = any($2::text[])
+  ) as counted`,
+)},
+${addToPeriods}
+select count(*) as groups from groups`;
+
+const rollUpPlatform = `
+-- Adds a day of all merchants to the months of all merchants.
+-- $1 date
+with days as (
+  select date, model, provider, ${list}
+  from usage_platform_daily
+  where date = $1
+)
+${addTo('usage_platform_monthly', PLATFORM.usage_platform_monthly, 'days').trim()}`;
 
 /** The dates of the month, or the year, whose first day is \`first\`. */
 const monthOf = (first, column = 'date') =>
@@ -390,8 +463,8 @@ group by ${numbers(keys)}
 having ${someSum.replaceAll('units_sum', sumOf(table))}`;
 };
 
-/** A rollup of all merchants, made from that of each. */
-const remakePlatform = (table, from) => {
+/** A rollup of all merchants, made from a finer one: its rows of the months between two days. */
+const remakePlatform = (table, from, { period = PLATFORM[table][0], where = '' } = {}) => {
   const keys = PLATFORM[table];
   return `
 -- The rows of \`${table}\` from \`${from}\`.
@@ -400,10 +473,10 @@ insert into ${table} (
   ${keys.join(', ')},
   ${list})
 select
-  ${keys.join(', ')},
+  ${keys.map((key) => (key === keys[0] && period !== key ? placed(key) : key)).join(', ')},
   ${sumsFor(table)}
 from ${from}
-where ${keys[0]} >= date_trunc('month', $1::date) and ${keys[0]} < date_trunc('month', $2::date) + interval '1 month'
+where ${period} >= date_trunc('month', $1::date) and ${period} < date_trunc('month', $2::date) + interval '1 month'${where}
 group by ${numbers(keys)}`;
 };
 
@@ -477,16 +550,16 @@ group by 1, 2, 3`,
   }),
   'rebuild/monthly': remake({
     table: 'usage_monthly',
-    note: `\`usage_daily\`, less what is still to be derived.\n-- $1 merchant   $2 first day of the month`,
+    note: `\`usage_daily\`, less what is still to be derived; of days that are rolled up.\n-- $1 merchant   $2 first day of the month`,
     from: 'usage_daily',
-    where: monthOf('$2'),
+    where: `${monthOf('$2')} and ${isRolledUp}`,
     pending: true,
   }),
   'rebuild/monthly-models': remake({
     table: 'usage_monthly_models',
-    note: `\`usage_daily_models\`.\n-- $1 merchant   $2 first day of the month`,
+    note: `\`usage_daily_models\` of days that are rolled up.\n-- $1 merchant   $2 first day of the month`,
     from: 'usage_daily_models',
-    where: monthOf('$2'),
+    where: `${monthOf('$2')} and ${isRolledUp}`,
   }),
   'rebuild/yearly': remake({
     table: 'usage_yearly',
@@ -503,9 +576,7 @@ with days as (
   where merchant_id = $1 and ${monthOf('$2')}
 ),
 months as (
-  select month as date, model, provider, ${MEASURES.map((name) => `$3::int * ${name} as ${name}`).join(', ')}
-  from usage_monthly_models
-  where merchant_id = $1 and month = $2
+  select * from days where date < (select date from usage_rolled_up)
 ),
 users as (
   select month as date, user_id, ${MEASURES.map((name) => `$3::int * ${name} as ${name}`).join(', ')}
@@ -523,7 +594,10 @@ added_to_usage_platform_users as (
 )
 select 1`,
   'rebuild/platform-daily': remakePlatform('usage_platform_daily', 'usage_daily_models'),
-  'rebuild/platform-monthly': remakePlatform('usage_platform_monthly', 'usage_monthly_models'),
+  'rebuild/platform-monthly': remakePlatform('usage_platform_monthly', 'usage_platform_daily', {
+    period: 'date',
+    where: ' and date < (select date from usage_rolled_up)',
+  }),
   'rebuild/platform-users': remakePlatform('usage_platform_users', 'usage_monthly'),
 };
 
@@ -654,7 +728,7 @@ const everyone = (where) => `$1::text[] is null and ${where}`;
 
 /** Each derived rollup beside what it is derived from: [rollup, period, merchant, part, table, condition, sign]. */
 const COMPARED = [
-  ['usage_monthly', PLACE.month, 'merchant_id', 'parts', 'usage_daily', some(whole)],
+  ['usage_monthly', PLACE.month, 'merchant_id', 'parts', 'usage_daily', some(`${whole} and ${isRolledUp}`)],
   [
     'usage_monthly',
     'month',
@@ -663,8 +737,15 @@ const COMPARED = [
     'usage_monthly',
     some(`month between ${first('$2')} and ${first('$3')}`),
   ],
-  ['usage_monthly', PLACE.month, 'merchant_id', 'whole', 'usage_pending', some(whole)],
-  ['usage_monthly_models', PLACE.month, 'merchant_id', 'parts', 'usage_daily_models', some(whole)],
+  ['usage_monthly', PLACE.month, 'merchant_id', 'whole', 'usage_pending', some(`${whole} and ${isRolledUp}`)],
+  [
+    'usage_monthly_models',
+    PLACE.month,
+    'merchant_id',
+    'parts',
+    'usage_daily_models',
+    some(`${whole} and ${isRolledUp}`),
+  ],
   [
     'usage_monthly_models',
     'month',
@@ -684,7 +765,14 @@ const COMPARED = [
   ],
   ['usage_platform_daily', 'date', `''`, 'parts', 'usage_daily_models', everyone(whole)],
   ['usage_platform_daily', 'date', `''`, 'whole', 'usage_platform_daily', everyone(whole)],
-  ['usage_platform_monthly', PLACE.month, `''`, 'parts', 'usage_platform_daily', everyone(whole)],
+  [
+    'usage_platform_monthly',
+    PLACE.month,
+    `''`,
+    'parts',
+    'usage_platform_daily',
+    everyone(`${whole} and date < (select date from usage_rolled_up)`),
+  ],
   [
     'usage_platform_monthly',
     'month',
@@ -712,8 +800,8 @@ const COMPARED = [
 ];
 
 const periodBooks = `
--- Periods whose derived rollup does not equal the sum of what it is derived from. Rollups of all merchants are compared
--- where all are asked for, under the merchant ''.
+-- Periods whose derived rollup does not equal the sum of what it is derived from: months and years the sum of the days
+-- that are rolled up. Rollups of all merchants are compared where all are asked for, under the merchant ''.
 -- $1 merchant ids, null for all   $2 a day of the first period   $3 a day of the last period
 with sums as (
   ${COMPARED.map(
@@ -757,8 +845,11 @@ export const files = () =>
       append,
       conflicts,
       adjust,
-      derive: derive({ oneDay: false }),
-      'derive-day': derive({ oneDay: true }),
+      'adjust-periods': adjustPeriods,
+      derive,
+      'derive-periods': derivePeriods,
+      'roll-up': rollUp,
+      'roll-up-platform': rollUpPlatform,
       ...rebuild,
       'close-day': closeDay,
       books,

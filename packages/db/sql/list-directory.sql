@@ -1,7 +1,7 @@
 -- Of some merchants: their own entries and those for every merchant; of merchants themselves only these.
 -- $1 kind   $2 merchant ids, null for all   $3 $4 id and merchant id of the last row before the page   $5 how many
 -- $6 a merchant: entries for every merchant only where their ids occur in its usage; null: all of them
--- The yearly sums are small; what is still to be added to them is looked at, too.
+-- The yearly sums are small; what is still to be added to them is read, too.
 select id, merchant_id, name, email, role, team
 from directory_entries
 where kind = $1
@@ -16,11 +16,17 @@ where kind = $1
       select user_id from usage_yearly where merchant_id = $6
       union all
       select user_id from usage_pending where merchant_id = $6
+      union all
+      select user_id from usage_daily
+      where merchant_id = $6 and (date, merchant_id) > (select date, merchant_id from usage_rolled_up)
     )
     or kind = 'apiKey' and id in (
       select api_key from usage_yearly where merchant_id = $6
       union all
       select api_key from usage_pending where merchant_id = $6
+      union all
+      select api_key from usage_daily
+      where merchant_id = $6 and (date, merchant_id) > (select date, merchant_id from usage_rolled_up)
     )
   )
 order by id, merchant_id

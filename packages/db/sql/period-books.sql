@@ -1,5 +1,5 @@
--- Periods whose derived rollup does not equal the sum of what it is derived from. Rollups of all merchants are compared
--- where all are asked for, under the merchant ''.
+-- Periods whose derived rollup does not equal the sum of what it is derived from: months and years the sum of the days
+-- that are rolled up. Rollups of all merchants are compared where all are asked for, under the merchant ''.
 -- $1 merchant ids, null for all   $2 a day of the first period   $3 a day of the last period
 with sums as (
   select
@@ -8,7 +8,8 @@ with sums as (
       sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_daily
   where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
-    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date
+    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date and (date,
+    merchant_id) <= (select date, merchant_id from usage_rolled_up)
   group by 2, 3
   union all
   select
@@ -26,7 +27,8 @@ with sums as (
       sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_pending
   where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
-    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date
+    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date and (date,
+    merchant_id) <= (select date, merchant_id from usage_rolled_up)
   group by 2, 3
   union all
   select
@@ -36,7 +38,8 @@ with sums as (
       sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_daily_models
   where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
-    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date
+    $2::date)::date and date < (date_trunc('month', $3::date) + interval '1 month')::date and (date,
+    merchant_id) <= (select date, merchant_id from usage_rolled_up)
   group by 2, 3
   union all
   select
@@ -90,7 +93,7 @@ with sums as (
       sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_platform_daily
   where $1::text[] is null and date >= date_trunc('month', $2::date)::date and date < (date_trunc('month',
-    $3::date) + interval '1 month')::date
+    $3::date) + interval '1 month')::date and date < (select date from usage_rolled_up)
   group by 2, 3
   union all
   select

@@ -2,7 +2,7 @@
 -- $1 merchant   $2 how many
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-  requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties
+  requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties, price_version
 from usage_events
 where merchant_id = $1
 order by time desc, id desc

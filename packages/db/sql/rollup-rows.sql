@@ -1,6 +1,15 @@
--- Estimates how many rows rollups have, for plans: of a month and a year those that derivations counted, of a day at most
--- its requests.
+-- Estimates how many rows rollups have, for plans: of a month and a year those that were counted as they were written, of a
+-- day at most its requests. Months with days that are not rolled up are always among those whose days are read.
 -- $1 merchant ids, null for all   $2 first day of the first year   $3 last day   $4 months whose days are asked for
+-- The row `open` names the first day that is not rolled up.
+with months as materialized (
+  select month from unnest($4::date[]) as month
+  union
+  select month::date
+  from generate_series(
+    (select date_trunc('month', date) from usage_rolled_up), $3::date::timestamptz, interval '1 month'
+  ) as month
+)
 select rollup, period::text as period, sum(rows)::text as rows
 from usage_rollup_rows
 where merchant_id = any(coalesce($1::text[], '{""}')) and rollup in ('usage_monthly', 'usage_yearly')
@@ -8,13 +17,16 @@ where merchant_id = any(coalesce($1::text[], '{""}')) and rollup in ('usage_mont
 group by 1, 2
 union all
 select 'usage_daily', date::text, sum(metric_value)::text
-from unnest($4::date[]) as month
+from months
 join merchant_usage on date >= month and date < (month + interval '1 month')::date
 where merchant_id = any($1::text[]) and metric_type = 'requests'
 group by 2
 union all
 select 'usage_daily', date::text, sum(requests)::text
-from unnest($4::date[]) as month
+from months
 join usage_platform_daily on date >= month and date < (month + interval '1 month')::date
 where $1::text[] is null
 group by 2
+union all
+select 'open', date::text, '0'
+from usage_rolled_up

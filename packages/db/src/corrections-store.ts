@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
 import type { Journal } from './journal-store.ts';
+import { holdRolledUp } from './rolled-up.ts';
 import { DateText, MeasureRow, Moment, Units } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 
@@ -34,6 +35,9 @@ export type CorrectionsStore = {
     limit: number,
   ): Promise<{ newest: Adjustment[]; count: number }>;
 };
+
+/** How many rollups of days the adjustment changed, whose months and years have that day: 0 or 1. */
+const CountedRow = z.object({ rolled_up: z.string().transform(Number) });
 
 const COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
@@ -90,7 +94,10 @@ export function createCorrectionsStore(
       const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
         const { bits, committed } = await admission.admit(transaction, [record]);
         const row = { ...record, folded: bits?.[0] ?? null };
-        await transaction.query(sql('adjust'), ['adjustment', JSON.stringify(row)]);
+        await holdRolledUp(transaction);
+        const json = JSON.stringify(row);
+        const [counted] = await runSql(transaction, 'adjust', ['adjustment', json], CountedRow);
+        if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
         return committed;
       });
       committed();

@@ -2,6 +2,7 @@ import { type Day, eachDay } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import type { Journal } from './journal-store.ts';
 import type { Partitions } from './partitions.ts';
+import { holdRolledUp } from './rolled-up.ts';
 import { sql } from './run-sql.ts';
 import { inTransaction } from './transactions.ts';
 
@@ -53,6 +54,7 @@ export function createCubesStore(
         closedDays += await journal.exclusively([merchantId], async (transaction) => {
           const open = await partitions.open(transaction, days);
           const of: Periods = { open, days, month: `${month}-01`, year: `${month.slice(0, 4)}-01-01` };
+          await holdRolledUp(transaction);
           // What is still to be derived stays so: the derived rollups are made without it.
           await transaction.query(sql('hold-flushes'));
           await transaction.query(sql('rebuild/platform'), [merchantId, of.month, -1]);
@@ -72,6 +74,7 @@ export function createCubesStore(
 
     async rebuildPlatform(startDate, endDate) {
       await inTransaction(dataSource, async (transaction) => {
+        await holdRolledUp(transaction);
         // Whoever changes what a merchant has changes these tables in the same transaction, and waits here for ours.
         const tables = PLATFORM.map(({ table }) => table).join(', ');
         await transaction.query(`lock table ${tables} in share row exclusive mode`);

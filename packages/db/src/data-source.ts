@@ -33,7 +33,9 @@ import { AdmittedValues1763856000087 } from './migrations/87-admitted-values.ts'
 import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
+import { RolledUpDays1763856000100 } from './migrations/100-rolled-up-days.ts';
 import { Sources1763856000110 } from './migrations/110-sources.ts';
+import { Prices1763856000130 } from './migrations/130-prices.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -94,7 +96,9 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Checks1763856000090,
       RollupRows1763856000094,
       Teams1763856000095,
+      RolledUpDays1763856000100,
       Sources1763856000110,
+      Prices1763856000130,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

@@ -1,5 +1,7 @@
+import { addDays, type Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { holdRolledUp, lockRolledUp } from './rolled-up.ts';
 import { DateText } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 import { inTransaction } from './transactions.ts';
@@ -8,12 +10,21 @@ export type Derived = { flushes: number; events: number };
 
 export type DerivationsStore = {
   /**
-   * Adds the oldest flushes that are still to be derived to the coarse rollups, in one transaction: as many as have
-   * `maxEvents` events, at least one. Flushes that another process derives are left to it. Returns how much it derived.
+   * Adds the oldest flushes that are still to be derived to the coarse rollups of days, in one transaction: as many as
+   * have `maxEvents` events, at least one. Events of days that are rolled up are added to months and years, too. Flushes
+   * that another process derives are left to it. Returns how much it derived.
    */
   derive(maxEvents: number): Promise<Derived>;
-  /** What is still to be derived, and the age of the oldest of it. Readers add it up for themselves: see usage-store. */
-  lag(): Promise<Derived & { oldestMs: number }>;
+  /**
+   * Adds the oldest open day before `before` to the rollups of months and years, in one transaction: of as many merchants
+   * as have `maxRows` rows of it, at least one. Returns false where every day before `before` is rolled up.
+   */
+  rollUp(before: Day, maxRows: number): Promise<boolean>;
+  /**
+   * What is still to be derived, the age of the oldest of it, and the first day that is not rolled up as a whole. Readers
+   * add up what is missing for themselves: see usage-store.
+   */
+  lag(): Promise<Derived & { oldestMs: number; firstOpenDay: Day }>;
   /** Removes records of flushes that no event of the journal refers to, at most `limit`; returns how many. */
   prune(limit: number): Promise<number>;
 };
@@ -21,33 +32,65 @@ export type DerivationsStore = {
 /** A slice also bounds how many flushes are locked, and looked for one by one. */
 const MAX_FLUSHES = 200;
 
+/** A slice of a day that is rolled up also bounds its merchants. */
+const MAX_MERCHANTS = 1_000;
+
 const FlushRow = z.object({
   id: z.string(),
   inserted: z.string().transform(Number),
   first_date: DateText,
   last_date: DateText,
 });
-const LagRow = z.object({ flushes: z.number(), events: z.string().transform(Number), oldest_ms: z.number() });
+const LagRow = z.object({
+  flushes: z.number(),
+  events: z.string().transform(Number),
+  oldest_ms: z.number(),
+  first_open_day: DateText,
+});
+const NextRow = z.object({ date: DateText, merchants: z.array(z.string()) });
 const RemovedRow = z.object({ removed: z.string().transform(Number) });
 
-/** Coarse rollups (models, months, years, all merchants), derived from flushes in the background. */
+/** Coarse rollups, derived in the background: those of days from flushes, those of months and years from days. */
 export function createDerivationsStore(dataSource: DataSource): DerivationsStore {
   return {
     derive: (maxEvents) =>
       inTransaction(dataSource, async (transaction) => {
+        const rolledUp = await holdRolledUp(transaction);
         const flushes = await runSql(transaction, 'take-flushes', [maxEvents, MAX_FLUSHES], FlushRow);
         if (flushes.length === 0) return { flushes: 0, events: 0 };
         const ids = flushes.map(({ id }) => id);
         const dates = flushes.flatMap((flush) => [flush.first_date, flush.last_date]).sort();
-        const [first, last] = [dates[0], dates.at(-1)];
-        await transaction.query(sql(first === last ? 'derive-day' : 'derive'), [ids, first, last]);
+        const [first, last] = [dates[0]!, dates.at(-1)!];
+        await transaction.query(sql('derive'), [ids, first, last]);
+        if (first <= rolledUp.date)
+          await transaction.query(sql('derive-periods'), [ids, first, min(last, rolledUp.date)]);
         await transaction.query(sql('derived-flushes'), [ids]);
         return { flushes: flushes.length, events: flushes.reduce((sum, { inserted }) => sum + inserted, 0) };
       }),
 
+    rollUp: (before, maxRows) =>
+      inTransaction(dataSource, async (transaction) => {
+        await lockRolledUp(transaction);
+        const [next] = await runSql(transaction, 'next-to-roll-up', [before, MAX_MERCHANTS, maxRows], NextRow);
+        if (!next) {
+          await transaction.query(sql('set-rolled-up'), [before, '']);
+          return false;
+        }
+        const { date, merchants } = next;
+        if (merchants.length > 0) {
+          await transaction.query(sql('roll-up'), [date, merchants]);
+          await transaction.query(sql('set-rolled-up'), [date, merchants.at(-1)]);
+        } else {
+          await transaction.query(sql('roll-up-platform'), [date]);
+          await transaction.query(sql('set-rolled-up'), [addDays(date, 1), '']);
+        }
+        return true;
+      }),
+
     async lag() {
       const [row] = await runSql(dataSource, 'derivation-lag', [], LagRow);
-      return { flushes: row!.flushes, events: row!.events, oldestMs: row!.oldest_ms };
+      const { flushes, events, oldest_ms: oldestMs, first_open_day: firstOpenDay } = row!;
+      return { flushes, events, oldestMs, firstOpenDay };
     },
 
     async prune(limit) {
@@ -56,3 +99,5 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
     },
   };
 }
+
+const min = (left: Day, right: Day) => (left < right ? left : right);

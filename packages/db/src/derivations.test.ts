@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { eachDay } from '@tally/contracts';
 import { type FreshStore, freshDatabase } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
@@ -8,7 +9,7 @@ import { type Db, openDb } from './open-db.ts';
 import { migrate } from './schema.ts';
 import type { Scope, UsageReader } from './usage-store.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 50);
+const RUNS = Number(process.env.FC_RUNS ?? 30);
 
 let store: FreshStore;
 let db: Db;
@@ -31,6 +32,15 @@ async function empty(): Promise<void> {
   await client.query(`truncate usage_events, usage_adjustments, usage_daily, usage_quarter_hours, merchant_usage, usage_daily_models,
     usage_monthly, usage_monthly_models, usage_yearly, usage_platform_daily, usage_platform_monthly, usage_platform_users,
     usage_flushes, usage_rollup_rows, usage_touched_days, usage_changes, usage_stale_totals, usage_closed_days, usage_journal_closings`);
+  await openFrom(DAYS[0]!);
+}
+
+/** The first day that is not rolled up. */
+const openFrom = (date: string) => client.query(`update usage_rolled_up set date = $1, merchant_id = ''`, [date]);
+
+async function deriveAll(): Promise<void> {
+  while ((await db.derivations.derive(1_000)).flushes > 0);
+  while (await db.derivations.rollUp('2026-03-02', 1_000));
 }
 
 // The plain model: a list of what was counted. It shares nothing with the code under test but the names of columns.
@@ -82,6 +92,7 @@ type Op =
   | { do: 'append'; lines: { id: number; what: Counted }[] }
   | { do: 'adjust'; what: Counted; sign: bigint }
   | { do: 'derive'; events: number; at: number }
+  | { do: 'roll up'; before: string; rows: number; slices: number; at: number }
   | { do: 'rebuild'; merchant: string; from: number; to: number }
   | { do: 'rebuild platform' };
 
@@ -97,6 +108,16 @@ const op: fc.Arbitrary<Op> = fc.oneof(
       do: fc.constant('derive' as const),
       events: fc.constantFrom(1, 5, 1000),
       at: fc.constantFrom(1, 3),
+    }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constant('roll up' as const),
+      before: fc.constantFrom(...DAYS),
+      rows: fc.constantFrom(1, 3, 1000),
+      slices: fc.integer({ min: 1, max: 8 }),
+      at: fc.constantFrom(1, 2),
     }),
   },
   {
@@ -123,6 +144,13 @@ class World {
     if (step.do === 'rebuild') {
       const [from, to] = [step.from, step.to].sort();
       await db.cubes.rebuild(step.merchant, DAYS[from!]!, DAYS[to!]!);
+      return;
+    }
+    if (step.do === 'roll up') {
+      const some = async () => {
+        for (let slice = 0; slice < step.slices; slice++) await db.derivations.rollUp(step.before, step.rows);
+      };
+      await Promise.all(Array.from({ length: step.at }, some));
       return;
     }
     await Promise.all(Array.from({ length: step.at }, () => db.derivations.derive(step.events)));
@@ -221,7 +249,7 @@ test('every derived rollup equals a plain model at every moment of random histor
         await world.take(step);
         await compare(world);
       }
-      while ((await db.derivations.derive(1_000)).flushes > 0);
+      await deriveAll();
       await compare(world);
       expect(await db.derivations.lag()).toMatchObject({ flushes: 0, events: 0, oldestMs: 0 });
     }),
@@ -263,7 +291,7 @@ test('the rows of months and years are counted as they are derived, and again by
     await db.derivations.derive(1);
   }
   await world.adjust(of('ada', '2026-01-31', 'u3'), 1n);
-  while ((await db.derivations.derive(10)).flushes > 0);
+  await deriveAll();
   expect(await rows()).toEqual(await real());
   expect(await db.usage.rows({ startDate: '2026-01-05', endDate: '2026-02-14', merchantIds: ['bob'] })).toEqual({
     years: new Map([['2026-01-01', 2]]),
@@ -276,6 +304,19 @@ test('the rows of months and years are counted as they are derived, and again by
       ['2026-02-01', 2],
     ]),
   );
+  // An open day has at most as many rows as requests, and is taken for no larger than the month before it.
+  await world.append([3, 4, 5].map((id) => ({ id, what: of('bob', '2026-03-05', `u${id}`) })));
+  expect(await db.usage.rows({ startDate: '2026-02-14', endDate: '2026-03-05', merchantIds: ['bob'] })).toEqual({
+    years: new Map([['2026-01-01', 4]]),
+    months: new Map([
+      ['2026-02-01', 2],
+      ['2026-03-01', 2],
+    ]),
+    requests: new Map([
+      ['2026-02-14', 3],
+      ['2026-03-05', 3],
+    ]),
+  });
   await client.query('update usage_rollup_rows set rows = 77 where merchant_id = $1', ['ada']);
   await client.query(`delete from usage_rollup_rows where merchant_id = ''`);
   for (const merchant of ['ada', 'bob']) await db.cubes.rebuild(merchant, '2026-01-01', '2026-02-28');
@@ -294,13 +335,16 @@ test('the order and the size of derivations change no row', async () => {
         const world = new World();
         for (const batch of way === 'last' ? batches.toReversed() : batches) {
           await world.append(batch);
-          if (way === 'one by one') await db.derivations.derive(1);
+          if (way !== 'one by one') continue;
+          await db.derivations.derive(1);
+          await db.derivations.rollUp('2026-03-02', 1);
         }
         if (way === 'by three') {
           let left: { flushes: number }[];
           do left = await Promise.all([1, 1, 1].map((events) => db.derivations.derive(events)));
           while (left.some(({ flushes }) => flushes > 0));
-        } else while ((await db.derivations.derive(1_000)).flushes > 0);
+        }
+        await deriveAll();
         // Only the first copy of an event counts, so the other order has the same rows where ids do not clash.
         const clash = new Set(batches.flat().map(({ id, what }) => `${what.merchant_id} ${what.date} ${id}`)).size;
         if (way === 'last' && clash < batches.flat().length) continue;
@@ -313,6 +357,7 @@ test('the order and the size of derivations change no row', async () => {
 }, 120_000);
 
 test('all rollups agree in every snapshot while many append, correct, derive and rebuild', async () => {
+  const days = eachDay('2026-01-01', '2026-03-01');
   let serial = 0;
   let running = true;
   const forever = async (work: () => Promise<unknown>) => {
@@ -322,7 +367,7 @@ test('all rollups agree in every snapshot while many append, correct, derive and
   const append = () => {
     const batch = serial++;
     const lines = Array.from({ length: 20 }, (_, position) => {
-      const date = some(DAYS.slice(2));
+      const date = some(days);
       const line = { merchant_id: some(MERCHANTS), date, id: `x${serial++}`, time: Date.parse(date) };
       return {
         ...line,
@@ -340,7 +385,7 @@ test('all rollups agree in every snapshot while many append, correct, derive and
       ...{
         id: `y${serial++}`,
         merchantId: some(MERCHANTS),
-        date: some(DAYS.slice(2)),
+        date: some(days),
         reason: 'a test',
         actor: 'test',
       },
@@ -357,6 +402,7 @@ test('all rollups agree in every snapshot while many append, correct, derive and
       looks++;
     });
   const rebuild = () => db.cubes.rebuild(some(MERCHANTS), '2026-01-01', '2026-03-01');
+  const rollUp = () => db.derivations.rollUp(days.at(-2)!, 5);
   const others = [
     append,
     append,
@@ -364,6 +410,8 @@ test('all rollups agree in every snapshot while many append, correct, derive and
     adjust,
     () => db.derivations.derive(50),
     () => db.derivations.derive(30),
+    rollUp,
+    rollUp,
     rebuild,
   ];
   const stopping = Promise.all([...others, () => db.cubes.rebuildPlatform('2026-01-01', '2026-03-01')].map(forever));
@@ -375,9 +423,41 @@ test('all rollups agree in every snapshot while many append, correct, derive and
   }
   expect(await db.books.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
   while ((await db.derivations.derive(10_000)).flushes > 0);
+  while (await db.derivations.rollUp(days.at(-1)!, 100));
   await look();
   expect(await db.books.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
 }, 120_000);
+
+test('a day is not rolled up while a derivation that found it open is under way', async () => {
+  const world = new World();
+  const what = { merchant_id: 'ada', date: '2026-01-31', user_id: 'u1', model: 'm1' };
+  await world.append([{ id: 1, what: { ...what, amounts: { ...zero(), requests: 1n } } }]);
+  await db.derivations.derive(10);
+  await world.append([{ id: 2, what: { ...what, amounts: { ...zero(), requests: 2n } } }]);
+  const watcher = new pg.Client({ connectionString: store.url });
+  await watcher.connect();
+  const waiting = async () => {
+    const { rows } = await watcher.query(
+      `select count(*)::int as count from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+    );
+    return rows[0].count as number;
+  };
+  await client.query('begin');
+  await client.query('select from usage_daily_models for update');
+  const deriving = db.derivations.derive(10);
+  await expect.poll(waiting, { timeout: 30_000 }).toBe(1);
+  let isOver = false;
+  const rollingUp = db.derivations.rollUp('2026-03-02', 10).then(() => {
+    isOver = true;
+  });
+  await expect.poll(async () => isOver || (await waiting()) === 2, { timeout: 30_000 }).toBe(true);
+  await client.query('commit');
+  await Promise.all([deriving, rollingUp]);
+  await watcher.end();
+  await compare(world);
+  await deriveAll();
+  await compare(world);
+});
 
 test.each(DERIVED.map(({ cube }) => cube))('reconciliation sees that %s was changed', async (table) => {
   const world = new World();
@@ -389,7 +469,7 @@ test.each(DERIVED.map(({ cube }) => cube))('reconciliation sees that %s was chan
     amounts: { ...zero(), requests: 1n },
   };
   await world.append([{ id: 1, what }]);
-  await db.derivations.derive(10);
+  await deriveAll();
   const range = { startDate: '2026-02-14', endDate: '2026-02-14' };
   expect(await db.books.periodsApart(range)).toEqual([]);
   await client.query(`update ${table} set requests = requests + 1`);
@@ -410,7 +490,7 @@ test('sums of months, years and all merchants may pass 64 bits, and stop no deri
   for (const merchant_id of MERCHANTS)
     for (const date of dates) await world.append([{ id: 1, what: { merchant_id, date, ...huge } }]);
   await compare(world);
-  while ((await db.derivations.derive(2)).flushes > 0);
+  await deriveAll();
   await compare(world);
 });
 

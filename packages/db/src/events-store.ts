@@ -66,9 +66,11 @@ export const EventRow = z
     cost: amount,
     metrics: z.record(z.string(), z.string()).nullable(),
     properties: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).nullable(),
+    price_version: z.string().nullable(),
   })
-  .transform(({ metrics, properties, ...row }) => ({
+  .transform(({ metrics, properties, price_version, ...row }) => ({
     ...row,
+    ...(price_version !== null && { price: price_version }),
     ...(metrics && { metrics }),
     ...(properties && { properties }),
   }));

@@ -7,7 +7,8 @@ export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus, FlatDay } from './days-store.ts';
 export { originOf } from './dead-letters-store.ts';
-export { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
+export type { PriceRow } from './entities/price.ts';
+export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal-line.ts';
 export {
   type Appended,
   type BatchToAppend,
@@ -32,6 +33,7 @@ export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
 export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
 export type { StoredSource } from './metric-sources-store.ts';
 export { type Db, openDb } from './open-db.ts';
+export { type NewPrice, type PriceVersion, plain } from './prices-store.ts';
 export type { SavedMetric } from './realtime-store.ts';
 export type {
   Period,

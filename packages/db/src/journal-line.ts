@@ -25,9 +25,14 @@ export type JournalLine = {
   /** Every other metric type. */
   metrics?: Record<string, string>;
   properties?: Record<string, string | number | boolean>;
+  /** Set where Tally had to find the cost: the version of its price list, or NO_PRICE. The cost is then no content. */
+  price?: string;
   /** Its source compares the reports of an event itself, so a repeat with other content is no conflict. */
   compared?: true;
 };
+
+/** In place of a version of the price list: no price was known, so the line has no cost. */
+export const NO_PRICE = '0';
 
 /**
  * One line to append. `origin` says where it came from: `<batch id>:<position>` of an item in a stream, or `direct` or

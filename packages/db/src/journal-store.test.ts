@@ -88,6 +88,7 @@ test('whatever is repeated, in any order and any batches, every book equals the 
       const sum = (type: 'requests' | 'prompt_tokens' | 'cost') =>
         kept.reduce((total, each) => total + BigInt(each[type] ?? 0), 0n);
       while ((await db.derivations.derive(10)).flushes > 0);
+      while (await db.derivations.rollUp('2100-01-01', 10));
       const cubes = [
         'usage_daily',
         'usage_monthly',

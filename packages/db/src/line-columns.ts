@@ -35,6 +35,7 @@ export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): 
     plain((line) => line.cost),
     json((line) => line.metrics),
     json((line) => line.properties),
+    plain((line) => line.price),
     folded ? `{${folded.join(',')}}` : '{}',
     texts((line) => line.origin),
   ];

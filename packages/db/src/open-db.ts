@@ -21,6 +21,7 @@ import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
 import { createMetricSourcesStore, type MetricSourcesStore } from './metric-sources-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
+import { createPricesStore, type PricesStore } from './prices-store.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
 import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
@@ -43,6 +44,7 @@ export type Db = {
   usage: UsageStore;
   keys: KeysStore;
   sessions: SessionsStore;
+  prices: PricesStore;
   audit: AuditStore;
   changes: ChangesStore;
   directory: DirectoryStore;
@@ -109,6 +111,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     usage: createUsageStore(dataSource),
     keys: createKeysStore(dataSource),
     sessions: createSessionsStore(dataSource),
+    prices: createPricesStore(dataSource),
     audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
     directory: createDirectoryStore(dataSource),

@@ -4,6 +4,7 @@ import pg from 'pg';
 import { expect, test } from 'vitest';
 import { createDataSource } from './data-source.ts';
 import { dumpSchema } from './dump-schema.ts';
+import { openDb } from './open-db.ts';
 import { migrate, undoMigration } from './schema.ts';
 
 const SNAPSHOT = new URL('../schema.sql', import.meta.url);
@@ -56,6 +57,47 @@ test('the entities agree with the migrated tables', async () => {
   const differing = upQueries.map(({ query }) => query).filter((query) => !/CONSTRAINT|DEFAULT|INDEX/.test(query));
   expect(differing).toEqual([]);
   await dataSource.destroy();
+  await drop();
+});
+
+test('going back to the release before adds open days to months and years', async () => {
+  const { url, drop } = await freshDatabase(migrate);
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(`update usage_rolled_up set date = '2026-01-30'`);
+  const db = await openDb(url);
+  const dates = ['2026-01-30', '2026-01-31', '2026-02-01'];
+  const append = (batch: number) =>
+    db.journal.append({
+      source: 'direct',
+      lines: dates.flatMap((date) =>
+        ['ada', 'bob'].map((merchant_id, position) => ({
+          ...{ merchant_id, date, id: `e${batch}`, time: Date.parse(date), user_id: 'u', model: 'm', requests: '1' },
+          origin: `${batch}:${position}`,
+        })),
+      ),
+    });
+  await append(1);
+  await db.derivations.derive(100);
+  for (const slice of [1, 2, 3, 4]) expect(await db.derivations.rollUp('2026-02-02', 1), `${slice}`).toBe(true);
+  await append(2);
+  await db.close();
+  const position = async () => (await client.query('select date::text, merchant_id from usage_rolled_up')).rows;
+  expect(await position()).toEqual([{ date: '2026-01-31', merchant_id: 'ada' }]);
+  const isThere = async () =>
+    (await client.query(`select to_regclass('usage_rolled_up') as name`)).rows[0].name !== null;
+  while (await isThere()) await undoMigration(url);
+  const sum = async (table: string) =>
+    Number((await client.query(`select sum(requests) as sum from ${table}`)).rows[0].sum);
+  const pending = await sum('usage_pending');
+  expect(pending).toBe(6);
+  for (const table of ['monthly', 'yearly', 'monthly_models', 'platform_monthly', 'platform_users'])
+    expect((await sum(`usage_${table}`)) + pending, table).toBe(12);
+  // Months and years have all of it now, and tomorrow belongs to a process of the release before.
+  await migrate(url);
+  const tomorrow = (await client.query(`select ((now() at time zone 'UTC')::date + 2)::text as date`)).rows[0].date;
+  expect(await position()).toEqual([{ date: tomorrow, merchant_id: '' }]);
+  await client.end();
   await drop();
 });
 

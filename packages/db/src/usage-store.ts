@@ -1,4 +1,5 @@
 import {
+  addDays,
   type BreakdownBy,
   type Day,
   eachDay,
@@ -15,6 +16,7 @@ import { z } from 'zod';
 import { DIMENSION_COLUMNS, type DimensionColumn } from './admission.ts';
 import { EventRow } from './events-store.ts';
 import type { JournalLine } from './journal-line.ts';
+import type { RolledUp } from './rolled-up.ts';
 import { DateText, MeasureRow, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 import { OUT_OF_RANGE, sqlState } from './transactions.ts';
@@ -195,21 +197,22 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
   const snapshot: UsageStore['snapshot'] = (work) =>
     exactly((sum) =>
       dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) =>
-        work(readerOf(queryRunner as Executor, sum, await pendingOf(queryRunner as Executor))),
+        work(readerOf(queryRunner as Executor, sum, await missingOf(queryRunner as Executor))),
       ),
     );
-  const nothingDerived = readerOf(dataSource, 'sum', undefined);
+  /** For reads of tables that the counting transaction writes. */
+  const nothingDerived = readerOf(dataSource, 'sum', NOTHING_MISSING);
 
   /** The rows of a statement, through a cursor of the server, in one snapshot. */
   async function* cursor<Row extends z.ZodType>(
     row: Row,
     values: unknown[],
-    textOf: (pending: Pending | undefined) => string,
+    textOf: (missing: Missing) => string,
   ): AsyncGenerator<z.output<Row>[]> {
     const runner = dataSource.createQueryRunner();
     try {
       await runner.startTransaction('REPEATABLE READ');
-      const text = textOf(await pendingOf(runner as Executor));
+      const text = textOf(await missingOf(runner as Executor));
       await runner.query(`declare export no scroll cursor for ${text}`, values);
       for (;;) {
         const rows = (await runner.query(`fetch ${EXPORT_PIECE} from export`)) as unknown[];
@@ -253,9 +256,9 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       yield* cursor(
         ScanRow,
         values,
-        (pending) => `
+        (missing) => `
           select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from ${grouped(groupings, source(question, read, bind, { pending }), sumsOf(question))}
+          from ${grouped(groupings, source(question, read, bind, { missing }), sumsOf(question))}
           group by ${list} having ${anySum(question)} order by ${list}`,
       );
     },
@@ -265,7 +268,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
       const text = `
         select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-          ${MEASURES.join(', ')}, metrics, properties
+          ${MEASURES.join(', ')}, metrics, properties, price_version
         from usage_events
         where ${range} ${conditionsOf(filters, bind)('usage_events')}
         order by date, merchant_id, id`;
@@ -274,17 +277,31 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
 
     async rows({ merchantIds, startDate, endDate, everyDay = false }) {
       const days = everyDay ? eachDay(startDate, endDate) : [startDate, endDate];
-      const months = [...new Set(days.map((day) => monthOf(day).startDate))];
+      const asked = [...new Set(days.map((day) => monthOf(day).startDate))];
       const merchants = merchantIds?.length ? merchantIds : null;
       const found = await runSql(
         dataSource,
         'rollup-rows',
-        [merchants, `${startDate.slice(0, 4)}-01-01`, `${endDate.slice(0, 4)}-12-31`, months],
+        [merchants, `${startDate.slice(0, 4)}-01-01`, `${endDate.slice(0, 4)}-12-31`, asked],
         RollupRow,
       );
       const of = (rollup: string) =>
         new Map(found.filter((row) => row.rollup === rollup).map((row) => [row.period, row.rows]));
-      return { years: of('usage_yearly'), months: of('usage_monthly'), requests: of('usage_daily') };
+      const [years, counted, requests] = [of('usage_yearly'), of('usage_monthly'), of('usage_daily')];
+      // An open day adds at most as many rows as it has requests, and seldom more than a whole month before it.
+      const months = new Map(counted);
+      const add = (rows: Map<Day, number>, period: Day, more: number) =>
+        rows.set(period, (rows.get(period) ?? 0) + more);
+      const firstOpen = found.find((row) => row.rollup === 'open')!.period;
+      for (const [day, most] of requests) {
+        if (day < firstOpen) continue;
+        const month = monthOf(day).startDate;
+        const before = monthOf(addDays(month, -1)).startDate;
+        const more = Math.min(most, counted.get(month) || counted.get(before) || most);
+        add(months, month, more);
+        add(years, `${day.slice(0, 4)}-01-01`, more);
+      }
+      return { years, months, requests };
     },
 
     async overflowed({ startDate, endDate, merchantIds, dimensions }) {
@@ -313,18 +330,25 @@ const ALL_DIMENSIONS = {
   provider: 'provider',
 };
 
-/** Flushes that are still to be added to the derived rollups: whoever reads those reads their events, too. */
-type Pending = { ids: string[]; first: Day; last: Day };
+/** What derived rollups lack at one moment: whoever reads those reads it beside them. */
+type Missing = {
+  /** Flushes that are still to be derived, and the days of their events. */
+  flushes?: { ids: string[]; first: Day; last: Day } | undefined;
+  /** Months and years lack the days that are not rolled up. */
+  rolledUp: RolledUp;
+};
 
-/** What is still to be derived, as the transaction sees it; undefined where nothing is. */
-async function pendingOf(transaction: Executor): Promise<Pending | undefined> {
-  const [row] = await runSql(transaction, 'pending-flushes', [], PendingRow);
-  const { ids, first, last } = row!;
-  return first === null || last === null ? undefined : { ids, first, last };
+const NOTHING_MISSING: Missing = { rolledUp: { date: '9999-12-31', merchantId: '' } };
+
+async function missingOf(transaction: Executor): Promise<Missing> {
+  const [row] = await runSql(transaction, 'pending-flushes', [], MissingRow);
+  const { ids, first, last, date, merchant_id: merchantId } = row!;
+  const rolledUp = { date, merchantId };
+  return first === null || last === null ? { rolledUp } : { flushes: { ids, first, last }, rolledUp };
 }
 
-/** A reader that adds up what may have many groups with `fastest`, and reads what is `pending` beside derived rollups. */
-function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefined): UsageReader {
+/** A reader that adds up what may have many groups with `fastest`, and reads what is `missing` beside derived rollups. */
+function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageReader {
   const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
   const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
   return {
@@ -338,7 +362,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
       const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
       const sum = sumFor(question);
-      const part = source(question, columnsOf(groupings), bind, { sum, pending });
+      const part = source(question, columnsOf(groupings), bind, { sum, missing });
       const keys = groupings.map((_, index) => `key_${index + 1}`);
       const ordered = keys.map((key) => `groups.${key} collate "C"`);
       const groups = `
@@ -381,7 +405,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
     async byDay(scope) {
       const { bind, values } = bindings();
       const rows = await rowsOf(
-        `select date, ${sumsOf(scope)} from (${source(scope, 'date', bind, { pending })}) as part group by date order by date`,
+        `select date, ${sumsOf(scope)} from (${source(scope, 'date', bind, { missing })}) as part group by date order by date`,
         values,
       );
       return rows.map((row) => DayRow.parse(row));
@@ -390,7 +414,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
     async totals(scope) {
       const { bind, values } = bindings();
       const [row] = await rowsOf(
-        `select ${sumsOf(scope)} from (${source(scope, '', bind, { pending })}) as part`,
+        `select ${sumsOf(scope)} from (${source(scope, '', bind, { missing })}) as part`,
         values,
       );
       return TotalsRow.parse(row);
@@ -403,7 +427,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const [row] = await rowsOf(
         `select count(*) as users
          from (
-           select from (${source(scope, user, bind, { sum, pending })}) as part
+           select from (${source(scope, user, bind, { sum, missing })}) as part
            where user_id <> '' group by ${user} having ${sum}(requests) > 0
          ) as active`,
         values,
@@ -419,7 +443,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const [row] = await rowsOf(
         `with active as materialized (
           select ${user}, ${sum}(requests) as requests, ${sum}(cost) as cost
-          from (${source(scope, user, bind, { sum, pending })}) as part
+          from (${source(scope, user, bind, { sum, missing })}) as part
           where user_id <> '' group by ${user}
         ),
         users as (${
@@ -446,7 +470,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const groupings = by ? [by] : [];
       const rows = await rowsOf(
         `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(columnOf(by)) : 'null'} as key, ${sumsOf(scope)}
-         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, pending }), sumsOf(scope), 'at')}
+         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, missing }), sumsOf(scope), 'at')}
          where at >= ${from}::timestamptz and at < ${to}::timestamptz
          group by 1, 2
          order by 1, cost desc, 2
@@ -462,7 +486,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const [row] = await rowsOf(
         `select count(*) as count
          from (
-           select from (${source(scope, column, bind, { at: true, pending })}) as part
+           select from (${source(scope, column, bind, { at: true, missing })}) as part
            group by at, ${column} limit ${bind(limit)}
          ) as keys`,
         values,
@@ -501,7 +525,7 @@ function readerOf(executor: Executor, fastest: SumOf, pending: Pending | undefin
       const column = DIMENSIONS[by];
       const rows = await rowsOf(
         `select ${column} as key ${by === 'model' ? `, ${PROVIDERS}` : ''}
-         from (${source(scope, by === 'model' ? 'model, provider' : column, bind, { pending })}) as part
+         from (${source(scope, by === 'model' ? 'model, provider' : column, bind, { missing })}) as part
          where ${column} <> ''
          group by ${column}
          order by ${column} collate "C"
@@ -536,7 +560,13 @@ const CountRow = z.object({ count: z.string().transform(Number) });
 const TopRow = ActiveRow.extend({ top: z.array(z.string()) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
-const PendingRow = z.object({ ids: z.array(z.string()), first: DateText.nullable(), last: DateText.nullable() });
+const MissingRow = z.object({
+  ids: z.array(z.string()),
+  first: DateText.nullable(),
+  last: DateText.nullable(),
+  date: DateText,
+  merchant_id: z.string(),
+});
 const RollupRow = z.object({ rollup: z.string(), period: DateText, rows: z.string().transform(Number) });
 const ValueRow = z.object({ key: z.string(), providers });
 const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), providers, ...SumsRow });
@@ -597,17 +627,18 @@ function grouped(groupings: readonly Grouping[], part: string, sums: string, tim
   ) as part`;
 }
 
-type SourceOptions = { at?: boolean; sum?: SumOf; pending: Pending | undefined };
+type SourceOptions = { at?: boolean; sum?: SumOf; missing: Missing };
 
 /**
  * The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. A derived rollup is
- * read with the events of flushes that are still to be added to it, as of the same moment, so that sums are always exact.
+ * read with what it lacks at the same moment, so that sums are always exact: open days, and events of flushes that are
+ * still to be derived.
  */
 function source(
   scope: Scope,
   columns: string,
   bind: Bind,
-  { at = false, sum = 'sum', pending }: SourceOptions,
+  { at = false, sum = 'sum', missing }: SourceOptions,
 ): string {
   const conditions = conditionsOf(scope, bind);
   const measures = measuresOf(scope);
@@ -640,28 +671,51 @@ function source(
       }
       if (cube === 'daily_usage_cache')
         return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
-      const counted = rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES);
-      if (cube === 'usage_daily' || !pending || pending.first > endDate || pending.last < startDate) return [counted];
+      const arms = [rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES)];
+      const { flushes, rolledUp } = missing;
+      const open = OPEN_DAYS[cube];
+      const time = TIME[cube] === 'date' ? 'date' : `date_trunc('${TIME[cube]}', date)`;
+      const days = (from: Day, to: Day) => `date between ${bind(from)}::date and ${bind(to)}::date`;
+      // Of one day some merchants are rolled up; the order of their ids is that of Postgres.
+      const begun = () => `(${bind(rolledUp.date)}::date, ${bind(rolledUp.merchantId)}::text)`;
+      const isBegun = rolledUp.merchantId !== '' && open !== 'usage_platform_daily';
+      if (open && endDate >= rolledUp.date) {
+        const range = days(max(startDate, rolledUp.date), endDate);
+        arms.push(rowsOf(open, time, isBegun ? `${range} and (date, merchant_id) > ${begun()}` : range, MEASURES));
+      }
+      // The finest rollups have events at once; the others only when their flush is derived.
+      const isFinest = cube === 'usage_daily' || open === 'usage_daily';
+      const lastRolledUp = isBegun ? rolledUp.date : addDays(rolledUp.date, -1);
+      const lastMissing = isFinest ? min(endDate, lastRolledUp) : endDate;
+      if (cube === 'usage_daily' || !flushes || flushes.first > lastMissing || flushes.last < startDate) return arms;
       // Days without pending events are named, so that their partitions are not even planned.
-      const [from, to] = [bind(max(startDate, pending.first)), bind(min(endDate, pending.last))];
-      const flushes = `flush_id = any(${bind(pending.ids)}::bigint[]) and date between ${from}::date and ${to}::date`;
+      const range = `flush_id = any(${bind(flushes.ids)}::bigint[]) and ${days(max(startDate, flushes.first), min(lastMissing, flushes.last))}`;
+      const ofRolledUp = isFinest && isBegun ? `and (date, merchant_id) <= ${begun()}` : '';
       // Thousands of events are few groups: those are what the rest of the statement sorts and adds.
-      const keys = [...(columns ? [columns] : []), ...(at ? ['date'] : [])];
+      const keys = [...(columns ? [columns] : []), ...(at ? [time] : [])];
       const selected = [
         ...(columns ? [columns] : []),
-        ...(at ? ['date::timestamptz as at'] : []),
+        ...(at ? [`${time}::timestamptz as at`] : []),
         ...measures.map((name) =>
           MEASURES.includes(name) ? `${less ? '-' : ''}coalesce(${sum}(${name}), 0) as ${name}` : `0 as ${name}`,
         ),
       ];
       const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
-      return [
-        counted,
-        `select ${selected.join(', ')} from usage_counted_events where ${flushes} ${conditions('usage_counted_events')} ${groupBy}`,
-      ];
+      const pending = `${range} ${ofRolledUp} ${conditions('usage_counted_events')}`;
+      arms.push(`select ${selected.join(', ')} from usage_counted_events where ${pending} ${groupBy}`);
+      return arms;
     })
     .join(' union all ');
 }
+
+/** Where the days of months and years are read that are not rolled up. */
+const OPEN_DAYS: Partial<Record<PlanPart['cube'], 'usage_daily' | 'usage_daily_models' | 'usage_platform_daily'>> = {
+  usage_yearly: 'usage_daily',
+  usage_monthly: 'usage_daily',
+  usage_platform_users: 'usage_daily',
+  usage_monthly_models: 'usage_daily_models',
+  usage_platform_monthly: 'usage_platform_daily',
+};
 
 const max = (left: Day, right: Day) => (left > right ? left : right);
 const min = (left: Day, right: Day) => (left < right ? left : right);

@@ -4,22 +4,23 @@ import type { DimensionId } from './measures.ts';
 export type Question = {
   startDate: string;
   endDate: string;
-  by?: DimensionId;
+  by?: DimensionId | [DimensionId, DimensionId];
   sortBy?: string;
   order?: 'asc' | 'desc';
   merchantIds?: string[];
+  teams?: string[];
   userIds?: string[];
   apiKeys?: string[];
   models?: string[];
   providers?: string[];
 };
 
-const LISTS = ['merchantIds', 'userIds', 'apiKeys', 'models', 'providers'] as const;
+const LISTS = ['merchantIds', 'teams', 'userIds', 'apiKeys', 'models', 'providers'] as const;
 
 /** The address of a file with the answer to a question. */
 export function exportLink(question: Question, ending: 'csv' | 'xlsx' | 'json'): string {
   const query = new URLSearchParams({ startDate: question.startDate, endDate: question.endDate });
-  if (question.by) query.set('by', question.by);
+  if (question.by) query.set('by', [question.by].flat().join(','));
   for (const name of LISTS) {
     const values = question[name] ?? [];
     // A list that is given once is split at its commas; with an empty one beside it, it is not.

@@ -29,6 +29,11 @@ test('reads entries of the directory by the names of the columns', () => {
   });
 });
 
+test('reads teams where there is a column of them: an empty one removes the team', () => {
+  const { entries } = entriesOf('id,name,team\nu1,Ada,Research\nu2,Alan,');
+  expect(entries.map(({ team }) => team)).toEqual(['Research', null]);
+});
+
 test('says which line cannot be used', () => {
   expect(entriesOf('who\nada').problem).toMatch(/first line/);
   expect(entriesOf('id,name\nu1,Ada\nu2,').problem).toBe('Line 3 has no id or no name.');

@@ -31,9 +31,19 @@ export function parseCsv(text: string): string[][] {
   return rows;
 }
 
-export type Entry = { id: string; name: string; email: string | null; role: string | null; merchantId: string | null };
+export type Entry = {
+  id: string;
+  name: string;
+  email: string | null;
+  role: string | null;
+  merchantId: string | null;
+  /** Absent: the team stays as it is. */
+  team?: string | null;
+};
 
-/** Reads entries of the directory from CSV whose first row names the columns: id and name, and email, role, merchantId. */
+const COLUMNS = 'id, name, and if you like email, role, team, merchantId';
+
+/** Reads entries of the directory from CSV whose first row names the columns. */
 export function entriesOf(text: string): { entries: Entry[]; problem: string | null } {
   const [header = [], ...rows] = parseCsv(text);
   const columns = header.map((name) => name.trim().toLowerCase());
@@ -41,7 +51,7 @@ export function entriesOf(text: string): { entries: Entry[]; problem: string | n
   if (place('id') < 0 || place('name') < 0)
     return {
       entries: [],
-      problem: 'The first line must name the columns: id, name, and if you like email, role, merchantId.',
+      problem: `The first line must name the columns: ${COLUMNS}.`,
     };
   const entries = rows.map((row): Entry => {
     const field = (name: string) => row[place(name)]?.trim() || null;
@@ -51,6 +61,7 @@ export function entriesOf(text: string): { entries: Entry[]; problem: string | n
       email: field('email'),
       role: field('role'),
       merchantId: field('merchantId'),
+      ...(place('team') >= 0 && { team: field('team') }),
     };
   });
   const wrong = entries.findIndex(({ id, name }) => id === '' || name === '');

@@ -18,13 +18,21 @@ export const kindOfMetric = (metric: string): Kind => (metric === 'cost' ? 'mone
 export const labelOfMetric = (metric: string): string =>
   measureOfMetric(metric)?.label ?? metric.replaceAll('_', ' ').replace(/^./, (first) => first.toUpperCase());
 
-/** The dimensions to group and filter by. */
+/** The dimensions to group and filter by; `name` and `plural` are for the middle of a sentence. */
 export const DIMENSIONS = [
-  { id: 'merchant', label: 'Merchant', filter: 'merchants', api: 'merchantIds' },
-  { id: 'user', label: 'User', filter: 'users', api: 'userIds' },
-  { id: 'apiKey', label: 'API key', filter: 'keys', api: 'apiKeys' },
-  { id: 'model', label: 'Model', filter: 'models', api: 'models' },
-  { id: 'provider', label: 'Provider', filter: 'providers', api: 'providers' },
+  {
+    id: 'merchant',
+    label: 'Merchant',
+    name: 'merchant',
+    plural: 'merchants',
+    filter: 'merchants',
+    api: 'merchantIds',
+  },
+  { id: 'team', label: 'Team', name: 'team', plural: 'teams', filter: 'teams', api: 'teams' },
+  { id: 'user', label: 'User', name: 'user', plural: 'users', filter: 'users', api: 'userIds' },
+  { id: 'apiKey', label: 'API key', name: 'API key', plural: 'API keys', filter: 'keys', api: 'apiKeys' },
+  { id: 'model', label: 'Model', name: 'model', plural: 'models', filter: 'models', api: 'models' },
+  { id: 'provider', label: 'Provider', name: 'provider', plural: 'providers', filter: 'providers', api: 'providers' },
 ] as const;
 
 export type DimensionId = (typeof DIMENSIONS)[number]['id'];
@@ -34,6 +42,7 @@ export const isDimension = (id: unknown): id is DimensionId => DIMENSIONS.some((
 /** Filters as they stand in an address. */
 export type FilterSearch = {
   merchants?: string[];
+  teams?: string[];
   users?: string[];
   keys?: string[];
   models?: string[];
@@ -57,6 +66,7 @@ export function readFilters(search: Record<string, unknown>): FilterSearch {
 export function apiFilters(filters: FilterSearch) {
   const named: {
     merchantIds?: string[];
+    teams?: string[];
     userIds?: string[];
     apiKeys?: string[];
     models?: string[];

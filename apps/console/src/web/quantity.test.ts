@@ -7,6 +7,7 @@ import {
   parseFormatted,
   percentage,
   quantityOf,
+  rateText,
   roundUpToCents,
   scale,
   unitsOf,
@@ -65,4 +66,8 @@ test('estimates are rounded up to cents', () => {
   expect(roundUpToCents('1.01')).toBe('1.01');
   expect(roundUpToCents('-1.005')).toBe('-1');
   expect(scale('10', 30, 15)).toBe('20');
+});
+
+test('a success rate has two decimals, and 100% is all', () => {
+  expect([null, 0, 98.1, 99.99, 100].map(rateText)).toEqual(['–', '0.00%', '98.10%', '99.99%', '100%']);
 });

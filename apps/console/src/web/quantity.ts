@@ -79,6 +79,10 @@ function tenthsText(tenths: bigint): string {
   return tenths < 0n ? `-${text}` : text;
 }
 
+/** Writes a success rate of the API: two decimals, but 100 for all; a dash without requests. */
+export const rateText = (rate: number | null): string =>
+  rate === null ? '–' : rate === 100 ? '100%' : `${rate.toFixed(2)}%`;
+
 /** Multiplies by whole / parts, for forecasts. */
 export function scale(quantity: string, whole: number, parts: number): string {
   return parts <= 0 ? quantity : quantityOf((unitsOf(quantity) * BigInt(whole)) / BigInt(parts));

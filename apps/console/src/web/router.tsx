@@ -41,6 +41,9 @@ export type ExplorerSearch = FilterSearch & {
   to?: string;
   measure?: MeasureId;
   by?: DimensionId | 'time';
+  /** The second dimension. */
+  and?: DimensionId;
+  view?: 'pivot';
   interval?: Interval;
   tz?: string;
   sort?: MeasureId | 'key';
@@ -119,6 +122,8 @@ const explorer = createRoute({
       to: isDay(search.to) ? search.to : undefined,
       measure: isMeasure(search.measure) ? search.measure : undefined,
       by: search.by === 'time' ? ('time' as const) : isDimension(search.by) ? search.by : undefined,
+      and: isDimension(search.and) ? search.and : undefined,
+      view: oneOf(search.view, ['pivot']),
       interval: oneOf(search.interval, INTERVALS),
       tz: textOf(search.tz),
       sort: search.sort === 'key' ? ('key' as const) : isMeasure(search.sort) ? search.sort : undefined,
@@ -129,7 +134,7 @@ const explorer = createRoute({
     }),
     ...readFilters(search),
   }),
-  component: lazyRouteComponent(() => import('./pages/explorer.tsx'), 'Explorer'),
+  component: lazyRouteComponent(() => import('./pages/explorer/explorer.tsx'), 'Explorer'),
   pendingComponent,
 });
 
@@ -213,7 +218,7 @@ const custom = createRoute({
   getParentRoute: () => frame,
   path: '/app/custom-metrics',
   validateSearch: (search: Search): { id?: string } => compact({ id: textOf(search.id) }),
-  component: lazyRouteComponent(() => import('./pages/custom.tsx'), 'CustomMetrics'),
+  component: lazyRouteComponent(() => import('./pages/custom/custom.tsx'), 'CustomMetrics'),
   pendingComponent,
 });
 

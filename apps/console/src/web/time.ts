@@ -78,6 +78,13 @@ export const timeText = (time: string, zone?: string): string =>
 
 export const clockText = (time: string): string => formatter({ timeStyle: 'medium' }).format(new Date(time));
 
+/** `14:03:59`, with the day where it is not today. */
+export function recentText(time: string): string {
+  const at = new Date(time);
+  const isToday = at.toDateString() === new Date().toDateString();
+  return isToday ? clockText(time) : `${formatter({ day: 'numeric', month: 'short' }).format(at)}, ${clockText(time)}`;
+}
+
 /** The start of a period of a chart, as short as its interval allows. */
 export function periodText(start: string, interval: string, timeZone: string): string {
   const at = new Date(start);

@@ -2,7 +2,7 @@ import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { progressBar } from '../import/progress.ts';
 import { sendEntries } from '../import/send.ts';
-import { demoTraffic } from './traffic.ts';
+import { demoDirectory, demoTraffic } from './traffic.ts';
 
 const DAYS = 90;
 
@@ -14,6 +14,7 @@ try {
   const endDate = addDays(dayOf(Date.now()), -1);
   const startDate = addDays(endDate, 1 - DAYS);
   const entries = [...demoTraffic(startDate, endDate)];
+  await analytics.directory.upsert.mutate({ entries: [...demoDirectory] });
   const bar = progressBar('entries', entries.length);
   const summary = await sendEntries(entries, {
     client: ingest,

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { type Day, eachDay, formatCost, startOfDay, type UsageEntry } from '@tally/contracts';
+import { type Day, type DirectoryEntry, eachDay, formatCost, startOfDay, type UsageEntry } from '@tally/contracts';
 
 type Model = { model: string; provider: string; promptNano: bigint; completionNano: bigint; upTo: number };
 
@@ -12,15 +12,49 @@ const MODELS: readonly Model[] = [
 ];
 
 const MERCHANTS = [
-  { merchantId: 'acme', users: 24, callsPerDay: 420 },
-  { merchantId: 'globex', users: 9, callsPerDay: 150 },
-  { merchantId: 'initech', users: 3, callsPerDay: 40 },
+  { merchantId: 'acme', name: 'Acme', users: 24, callsPerDay: 420 },
+  { merchantId: 'globex', name: 'Globex', users: 9, callsPerDay: 150 },
+  { merchantId: 'initech', name: 'Initech', users: 3, callsPerDay: 40 },
 ] as const;
+
+const FIRST_NAMES = [
+  'Ada',
+  'Alan',
+  'Barbara',
+  'Edsger',
+  'Frances',
+  'Grace',
+  'John',
+  'Katherine',
+  'Margaret',
+  'Niklaus',
+];
+const LAST_NAMES = ['Okafor', 'Lindqvist', 'Moreau', 'Tanaka', 'Novak', 'Silva', 'Byrne'];
+const TEAMS = ['Search', 'Support', 'Research'];
 
 const DAY_HOURS = 24;
 
+/** The names of the merchants, users and API keys of the traffic; each key belongs to a team. */
+export const demoDirectory: readonly DirectoryEntry[] = MERCHANTS.flatMap(({ merchantId, name, users }, place) => [
+  entryFor('merchant', merchantId, name, null),
+  ...Array.from({ length: users }, (_, index) => {
+    const first = FIRST_NAMES[(index * 3 + place) % FIRST_NAMES.length]!;
+    const last = LAST_NAMES[(index + place * 2) % LAST_NAMES.length]!;
+    const email = `${first}.${last}@${merchantId}.example`.toLowerCase();
+    return { ...entryFor('user', `${merchantId}-user-${index + 1}`, `${first} ${last}`, merchantId), email };
+  }),
+  ...TEAMS.map((team, index) => ({
+    ...entryFor('apiKey', `${merchantId}-key-${index + 1}`, `${name} ${team.toLowerCase()}`, merchantId),
+    team,
+  })),
+]);
+
+function entryFor(kind: DirectoryEntry['kind'], id: string, name: string, merchantId: string | null): DirectoryEntry {
+  return { kind, id, name, merchantId, email: null, role: null };
+}
+
 /**
- * Believable traffic: busy office hours, quiet weekends, growth over the range, a few failures, some plain counters.
+ * Believable traffic: busy office hours, quiet weekends, growth over the range, a few failures, a metric of its own.
  * The same range gives the same entries with the same ids, so sending it twice adds nothing.
  */
 export function* demoTraffic(startDate: Day, endDate: Day): Generator<UsageEntry> {
@@ -35,12 +69,6 @@ export function* demoTraffic(startDate: Day, endDate: Day): Generator<UsageEntry
         const calls = Math.round(((callsPerDay * busy * curve) / DAY_HOURS) * (0.7 + 0.6 * random()));
         for (let call = 0; call < calls; call++) yield entryOf({ merchantId, users, day, hour, call }, random);
       }
-      yield {
-        id: `demo-storage-${day}`,
-        merchantId,
-        time: `${day}T00:30:00Z`,
-        metrics: { storage_bytes: String(Math.round(users * 1e9 * (1 + index / 100))) },
-      };
     }
   }
 }
@@ -53,6 +81,7 @@ function entryOf({ merchantId, users, day, hour, call }: Place, random: () => nu
   const prompt = BigInt(Math.round(80 + 2_400 * random() ** 3));
   const failed = random() < 0.02;
   const completion = failed ? 0n : BigInt(Math.round(20 + 700 * random() ** 2));
+  const pages = random() < 0.15 ? 1 + Math.floor(30 * random() ** 2) : 0;
   const minute = String(Math.floor(random() * 60)).padStart(2, '0');
   return {
     id: `demo-${day}-${hour}-${call}`,
@@ -67,6 +96,8 @@ function entryOf({ merchantId, users, day, hour, call }: Place, random: () => nu
       prompt_tokens: prompt.toString(),
       completion_tokens: completion.toString(),
       cost: formatCost(prompt * promptNano + completion * completionNano),
+      // Of calls that read a document.
+      ...(pages > 0 && { pages: String(pages) }),
     },
   };
 }

@@ -1,3 +1,4 @@
+import { countDays, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { type Log, type Loop, startLoop } from '@tally/service';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
@@ -5,12 +6,16 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 export type DeriveOptions = {
   db: Pick<Db, 'derivations'>;
   register: Registry;
-  /** Events of one slice, which is one transaction; larger slices merge better and hold their locks longer. */
+  /** Events, or rows of a day, of one slice, which is one transaction; larger slices merge better and lock for longer. */
   sliceEvents: number;
+  now: () => number;
 };
 
 export type Derive = {
-  /** Derives, slice by slice, what was counted before the call; what other processes have taken is left to them. */
+  /**
+   * Derives, slice by slice, what was counted before the call, and rolls up days that are over; what other processes have
+   * taken is left to them.
+   */
   run(): Promise<void>;
   /** Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves. */
   catchUp(): Promise<void>;
@@ -21,11 +26,14 @@ export type Derive = {
 /** Slices that may wait to be derived before the flush stops and derives, too. */
 const MAX_PENDING_SLICES = 25;
 
+/** A day is rolled up this long after its end, since retries of late events come then; later ones cost more. */
+const ROLL_UP_AFTER_MS = 3_600_000;
+
 /**
- * Adds flushes to the coarse rollups in the background: models, months, years, all merchants. Readers add what is still to
- * be derived themselves, so a lag makes queries slower, never wrong. Any number of processes may run it.
+ * Adds flushes to the coarse rollups of days in the background, and days to months and years once they are over. Readers
+ * add what is missing themselves, so a lag makes queries slower, never wrong. Any number of processes may run it.
  */
-export function createDerive({ db, register, sliceEvents }: DeriveOptions): Derive {
+export function createDerive({ db, register, sliceEvents, now }: DeriveOptions): Derive {
   const registers = [register];
   const lagSeconds = new Gauge({
     name: 'tally_derive_lag_seconds',
@@ -42,17 +50,23 @@ export function createDerive({ db, register, sliceEvents }: DeriveOptions): Deri
     help: 'Events that this process added to the coarse rollups.',
     registers,
   });
+  const openDays = new Gauge({
+    name: 'tally_derive_open_days',
+    help: 'Days that are over and not yet added to months and years. Queries read their rollups of days.',
+    registers,
+  });
   const sliceSeconds = new Histogram({
     name: 'tally_derive_slice_seconds',
-    help: 'Time to add one slice of events to the coarse rollups.',
+    help: 'Time to add one slice of events, or of a day that is over, to the coarse rollups.',
     buckets: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
     registers,
   });
 
   async function look(): Promise<number> {
-    const { events, oldestMs } = await db.derivations.lag();
+    const { events, oldestMs, firstOpenDay } = await db.derivations.lag();
     lagSeconds.set(oldestMs / 1000);
     pendingEvents.set(events);
+    openDays.set(firstOpenDay < over() ? countDays(firstOpenDay, over()) - 1 : 0);
     return events;
   }
 
@@ -68,9 +82,21 @@ export function createDerive({ db, register, sliceEvents }: DeriveOptions): Deri
     }
   }
 
+  /** The first day that is not to be rolled up yet. */
+  const over = () => dayOf(now() - ROLL_UP_AFTER_MS);
+
+  async function rollUp(): Promise<boolean> {
+    const done = sliceSeconds.startTimer();
+    const more = await db.derivations.rollUp(over(), sliceEvents);
+    if (more) done();
+    return more;
+  }
+
   async function run(): Promise<void> {
     // Flushes that come meanwhile wait for the next run, so a run ends whatever the load.
     await derive(await look());
+    // A long day must not keep flushes waiting.
+    while (await rollUp()) await derive(sliceEvents);
     await look();
   }
 

@@ -1,4 +1,4 @@
--- A merchant's rows of `usage_monthly` from `usage_daily`, less what is still to be derived.
+-- A merchant's rows of `usage_monthly` from `usage_daily`, less what is still to be derived; of days that are rolled up.
 -- $1 merchant   $2 first day of the month
 insert into usage_monthly (
   merchant_id, month, user_id, api_key, model, provider,
@@ -9,12 +9,14 @@ select
 from (
   select date, user_id, api_key, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost
   from usage_daily
-  where merchant_id = $1 and date >= $2::date and date < ($2::date + interval '1 month')::date
+  where merchant_id = $1 and date >= $2::date and date < ($2::date + interval '1 month')::date and (date,
+    merchant_id) <= (select date, merchant_id from usage_rolled_up)
   union all
   select date, user_id, api_key, model, provider, -requests as requests, -failed_requests as failed_requests,
     -prompt_tokens as prompt_tokens, -completion_tokens as completion_tokens, -cost as cost
   from usage_pending
-  where merchant_id = $1 and date >= $2::date and date < ($2::date + interval '1 month')::date
+  where merchant_id = $1 and date >= $2::date and date < ($2::date + interval '1 month')::date and (date,
+    merchant_id) <= (select date, merchant_id from usage_rolled_up)
 ) as derived
 group by 1, 2, 3, 4, 5, 6
 having sum(requests) <> 0 or sum(failed_requests) <> 0 or sum(prompt_tokens) <> 0 or sum(completion_tokens) <> 0

@@ -7,10 +7,7 @@ with days as (
   where merchant_id = $1 and date >= $2::date and date < ($2::date + interval '1 month')::date
 ),
 months as (
-  select month as date, model, provider, $3::int * requests as requests, $3::int * failed_requests as failed_requests,
-    $3::int * prompt_tokens as prompt_tokens, $3::int * completion_tokens as completion_tokens, $3::int * cost as cost
-  from usage_monthly_models
-  where merchant_id = $1 and month = $2
+  select * from days where date < (select date from usage_rolled_up)
 ),
 users as (
   select month as date, user_id, $3::int * requests as requests, $3::int * failed_requests as failed_requests,

@@ -37,7 +37,10 @@ export function Directory() {
 
   return (
     <div className="stack">
-      <PageHead title="Directory" note="The names that reports show in place of ids.">
+      <PageHead
+        title="Directory"
+        note="The names that reports show in place of ids, and the teams that usage is summed by."
+      >
         <Segments
           label="Kind"
           value={kind}
@@ -64,7 +67,7 @@ export function Directory() {
               <Empty icon={Users} title="No names yet">
                 Reports show the ids that producers send.{' '}
                 {isAdmin
-                  ? 'Add names one by one, or upload a CSV with id, name, email and role.'
+                  ? 'Add names one by one, or upload a CSV with id, name, team, email and role.'
                   : 'An admin can add names.'}
               </Empty>
             ) : (
@@ -75,8 +78,9 @@ export function Directory() {
                 columns={[
                   { title: 'Name', cell: ({ name }) => name },
                   { title: 'Id', mono: true, cell: ({ id }) => id },
-                  { title: 'E-mail', cell: ({ email }) => email ?? '–' },
-                  { title: 'Role', cell: ({ role }) => role ?? '–' },
+                  kind !== 'merchant' && { title: 'Team', cell: ({ team }) => team ?? '–' },
+                  kind === 'user' && { title: 'E-mail', cell: ({ email }) => email ?? '–' },
+                  kind === 'user' && { title: 'Role', cell: ({ role }) => role ?? '–' },
                   { title: 'Merchant', cell: ({ merchantId }) => merchantId ?? <span className="muted">all</span> },
                   isAdmin && {
                     title: 'Actions',
@@ -136,9 +140,12 @@ const upsert = (kind: Kind, entries: readonly Entry[], bound: string | null) =>
 const FIELDS = [
   ['id', 'Id', 'As producers send it'],
   ['name', 'Name', 'Ada Lovelace'],
+  ['team', 'Team', 'Research'],
   ['email', 'E-mail', 'ada@example.com'],
   ['role', 'Role', 'engineer'],
 ] as const;
+/** Merchants have no team. */
+const fieldsOf = (kind: Kind) => FIELDS.filter(([field]) => field !== 'team' || kind !== 'merchant');
 
 function Edit({
   kind,
@@ -186,7 +193,7 @@ function Edit({
           save.mutate();
         }}
       >
-        {FIELDS.map(([field, label, placeholder]) => (
+        {fieldsOf(kind).map(([field, label, placeholder]) => (
           <div className="field" key={field}>
             <label htmlFor={`entry-${field}`}>{label}</label>
             <input
@@ -251,7 +258,7 @@ function UploadCsv({
       open
       onClose={onClose}
       title="Upload names"
-      text="A CSV whose first line names its columns: id, name, and if you like email, role, merchantId. Names that are there already are replaced."
+      text="A CSV whose first line names its columns: id, name, and if you like email, role, team, merchantId. Names that are there already are replaced."
     >
       <div className="form">
         <div className="field">

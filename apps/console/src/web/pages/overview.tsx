@@ -1,10 +1,10 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
-import { ChevronLeft, ChevronRight, ReceiptText } from 'lucide-react';
+import { ChevronLeft, ChevronRight, ReceiptText, Users } from 'lucide-react';
 import { api } from '../api.ts';
 import { forecast } from '../forecast.ts';
 import { type DimensionId, dimensionOf, type FilterSearch, type MeasureId, measureOf } from '../measures.ts';
-import { approximate, format, type Kind, percentage } from '../quantity.ts';
+import { approximate, format, type Kind, percentage, rateText, roundUpToCents, scale } from '../quantity.ts';
 import type { OverviewSearch } from '../router.tsx';
 import { useWho } from '../session.tsx';
 import {
@@ -21,9 +21,9 @@ import {
   today,
 } from '../time.ts';
 import { Chart, type Series } from '../ui/chart.tsx';
-import { Coverage } from '../ui/coverage.tsx';
+import { Coverage, CoverageBanner } from '../ui/coverage.tsx';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Banner, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
 import { FilterChip, Segments } from '../ui/popups.tsx';
 
 /** Returns the days of a month until today, and the same days of the month before. */
@@ -50,6 +50,7 @@ export function Overview() {
   const { current, previous, whole, running } = rangesOf(month);
   const filters: FilterSearch = search.merchants ? { merchants: search.merchants } : {};
   const scope = search.merchants ? { merchantIds: search.merchants } : {};
+  const scoped = who.merchantId !== null || search.merchants?.length === 1;
   const summary = useQuery(api.analytics.summary.queryOptions({ ...current, ...scope }));
   const before = useQuery(api.analytics.summary.queryOptions({ ...previous, ...scope }));
   const options = useQuery(
@@ -102,12 +103,7 @@ export function Overview() {
         </span>
       </PageHead>
 
-      {summary.data && !summary.data.coverage.complete && (
-        <Banner>
-          Some usage is not in these numbers yet, so they may be too low. They are checked again by themselves; the{' '}
-          <Link to="/app/health">health page</Link> says what is missing.
-        </Banner>
-      )}
+      <CoverageBanner coverage={summary.data?.coverage} />
 
       <Answer query={summary} waiting={<StatsWaiting />}>
         {({ totals, activeUsers, byDay }) => {
@@ -132,7 +128,14 @@ export function Overview() {
           return (
             <section className="stats" aria-label={`Totals of ${rangeText(current)}`}>
               {stat('cost', 'Spend', 'neutral', running && <ForecastNote spent={totals.cost} byDay={byDay} />)}
-              {stat('requests', 'Requests', 'neutral')}
+              {stat(
+                'requests',
+                'Requests',
+                'neutral',
+                <span title="The mean of the days shown, rounded down">
+                  {format(perDay(totals.requests, countDays(current)), 'count')} a day
+                </span>,
+              )}
               {stat(
                 'totalTokens',
                 'Tokens',
@@ -143,10 +146,15 @@ export function Overview() {
                 'failedRequests',
                 'Failed requests',
                 'bad',
-                totals.successRate !== null && <span>{totals.successRate}% succeeded</span>,
+                totals.successRate !== null && <span>{rateText(totals.successRate)} succeeded</span>,
               )}
               <Stat
                 label="Active users"
+                note={
+                  <span title="Users with at least one request. The same id in two merchants is two users; usage without a user is none.">
+                    {scoped ? 'with a request' : 'with a request, by merchant'}
+                  </span>
+                }
                 delta={
                   before.data && (
                     <Delta
@@ -209,8 +217,8 @@ export function Overview() {
         </Answer>
       </Card>
 
-      <div className="quarters">
-        {(['user', 'model', 'merchant', 'apiKey'] as const)
+      <div className="tops">
+        {(['user', 'team', 'model', 'merchant', 'apiKey', 'provider'] as const)
           .filter((by) => by !== 'merchant' || who.merchantId === null)
           .map((by) => (
             <TopList key={by} by={by} range={current} filters={filters} scope={scope} measure={measure} />
@@ -252,6 +260,9 @@ const StatsWaiting = () => (
   </div>
 );
 
+/** The mean of some days, as a whole number. */
+const perDay = (quantity: string, days: number): string => scale(quantity, 1, days).split('.')[0]!;
+
 /** Shows the estimate of the running month, if there is one. */
 function ForecastNote({ spent, byDay }: { spent: string; byDay: readonly { date: string; cost: string }[] }) {
   const found = forecast({ spent, byDay, today: today() });
@@ -289,6 +300,8 @@ function DailyChart({
   onPick: (day: string) => void;
 }) {
   const days = Array.from({ length: countDays(whole) }, (_, index) => addDays(whole.startDate, index));
+  const running = current.endDate < whole.endDate;
+  const estimate = measure === 'cost' && running ? forecast({ spent: '0', byDay, today: current.endDate }) : null;
   const now = new Map(byDay.map((day) => [day.date, day[measure]]));
   const then = new Map(before.map((day) => [day.date, day[measure]]));
   const series: Series[] = [
@@ -298,6 +311,14 @@ function DailyChart({
       values: days.map((day) => (day > current.endDate ? null : (now.get(day) ?? '0'))),
     },
   ];
+  if (estimate) {
+    const perDay = roundUpToCents(scale(estimate.estimate, 1, estimate.daysLeft));
+    series.push({
+      label: 'Estimate',
+      color: 11,
+      values: days.map((day) => (day > current.endDate ? perDay : null)),
+    });
+  }
   if (before.length > 0)
     series.push({
       label: rangeText(previous),
@@ -333,17 +354,26 @@ function TopList({
   scope: { merchantIds?: string[] };
   measure: MeasureId;
 }) {
-  const { label, filter } = dimensionOf(by);
+  const { name, plural, filter } = dimensionOf(by);
   const { kind, metric } = measureOf(measure);
   const query = useQuery(api.analytics.breakdown.queryOptions({ ...range, ...scope, by, sortBy: measure, limit: TOP }));
   const link = { by, measure, from: range.startDate, to: range.endDate, ...filters } as const;
   return (
     <Card
-      title={`Top ${label === 'API key' ? 'API keys' : `${label.toLowerCase()}s`}`}
+      title={`Top ${plural}`}
       flush
       tools={
-        <Link to="/app/explorer" search={link} className="button" data-kind="plain" data-small="">
-          {query.data && query.data.total > TOP ? `All ${format(String(query.data.total), 'count')}` : 'Explore'}
+        <Link
+          to="/app/explorer"
+          search={link}
+          className="button"
+          data-kind="plain"
+          data-small=""
+          title={by === 'user' ? 'Ids with usage, over all merchants; usage without a user is one of them.' : undefined}
+        >
+          {query.data && query.data.total > TOP
+            ? `All ${format(String(query.data.total), 'count')}${by === 'user' ? ' ids' : ''}`
+            : 'Explore'}
           <ChevronRight size={14} aria-hidden="true" />
         </Link>
       }
@@ -351,7 +381,12 @@ function TopList({
       <Answer query={query}>
         {({ rows, totals }) =>
           rows.length === 0 ? (
-            <Empty title={`No usage by ${label.toLowerCase()}`}>Nothing was recorded in {rangeText(range)}.</Empty>
+            <Empty title={`No usage by ${name}`}>Nothing was recorded in {rangeText(range)}.</Empty>
+          ) : by === 'team' && rows.every(({ key }) => key === 'unknown') ? (
+            <Empty icon={Users} title="No teams yet">
+              Give users or API keys a team in the <Link to="/app/directory">directory</Link>, and usage is summed by
+              team, also of the past.
+            </Empty>
           ) : (
             <ol className="top-list">
               {rows.map((row) => {

@@ -7,7 +7,7 @@ export type Series = {
   label: string;
   /** Exact quantities, one for each point; null where there is none. */
   values: readonly (string | null)[];
-  /** A colour of the palette, from 1; 0 is the dashed line of a comparison. */
+  /** A colour of the palette, from 1; 0 is the dashed line of a comparison, 11 the pale bars of an estimate. */
   color: number;
 };
 
@@ -36,6 +36,7 @@ const axisText = (value: number, kind: Kind): string => {
 };
 
 const LEGEND_MAX = 12;
+const ESTIMATE = 11;
 
 /** A chart over time. Pixels are approximate; its tip shows the exact quantities. */
 export function Chart(props: ChartProps) {
@@ -77,11 +78,11 @@ export function Chart(props: ChartProps) {
           <>
             <h3>{names[shown.index]}</h3>
             <ul>
-              {series.map((each) => {
+              {series.map((each, index) => {
                 const value = each.values[shown.index];
                 if (value === null || value === undefined) return null;
                 return (
-                  <li key={each.label}>
+                  <li key={`${index} ${each.label}`}>
                     <Swatch color={each.color} />
                     <span>{each.label}</span>
                     <span className="num">{format(value, kind)}</span>
@@ -94,8 +95,8 @@ export function Chart(props: ChartProps) {
       </div>
       {many && (
         <ul className="legend">
-          {series.slice(0, LEGEND_MAX).map((each) => (
-            <li key={each.label}>
+          {series.slice(0, LEGEND_MAX).map((each, index) => (
+            <li key={`${index} ${each.label}`}>
               <Swatch color={each.color} />
               {each.label}
             </li>
@@ -129,6 +130,8 @@ function draw(
   const order = stacked ? bars.map((_, at) => at).reverse() : bars.map((_, at) => at);
   const gap = times.length > 1 ? Math.min(...times.slice(1).map((time, index) => time - times[index]!)) : 86_400;
   const single = bars.length === 1;
+  // Bars of an estimate stand beside the others, on other days.
+  const isTop = (at: number) => bars.slice(at + 1).every(({ each }) => each.color === ESTIMATE);
 
   const options: uPlot.Options = {
     width: element.clientWidth || 600,
@@ -195,7 +198,7 @@ function draw(
           fill: stroke,
           width: 0,
           points: { show: false },
-          paths: uPlot.paths.bars!({ size: [0.72, 46], radius: at === bars.length - 1 ? [0.18, 0] : 0 }),
+          paths: uPlot.paths.bars!({ size: [0.72, 46], radius: isTop(at) ? [0.18, 0] : 0 }),
         };
       }),
       ...dashed.map(

@@ -1,7 +1,47 @@
+import { Link } from '@tanstack/react-router';
 import { CircleAlert } from 'lucide-react';
 import { clockText, timeText } from '../time.ts';
+import { Banner } from './parts.tsx';
 
-export type CoverageOf = { asOf: string | null; complete: boolean; unknown?: string[] | undefined };
+type CoverageOf = {
+  asOf: string | null;
+  complete: boolean;
+  unknown?: string[] | undefined;
+  overflow?: true | undefined;
+};
+
+const UNKNOWN: Record<string, string> = {
+  failedRequests: 'which requests failed',
+  promptTokens: 'input tokens',
+  completionTokens: 'output tokens',
+};
+
+/** Says what the numbers of a page lack; nothing where they lack nothing. */
+export function CoverageBanner({ coverage }: { coverage: CoverageOf | undefined }) {
+  const { complete = true, unknown = [], overflow = false } = coverage ?? {};
+  if (complete && unknown.length === 0 && !overflow) return null;
+  return (
+    <Banner>
+      {!complete && (
+        <div>
+          Some usage is not in these numbers yet, so they may be too low. They are checked again by themselves; the{' '}
+          <Link to="/app/health">health page</Link> says what is missing.
+        </div>
+      )}
+      {unknown.length > 0 && (
+        <div>
+          Days that were imported do not say {unknown.map((name) => UNKNOWN[name] ?? name).join(', ')}: these are too
+          low by what those days had.
+        </div>
+      )}
+      {overflow && (
+        <div>
+          A day had more values than rollups keep. Usage of a chosen value may be counted under <code>(other)</code>.
+        </div>
+      )}
+    </Banner>
+  );
+}
 
 /** Shows how complete and how fresh the numbers of a page are. */
 export function Coverage({ coverage }: { coverage: CoverageOf | undefined }) {

@@ -1,4 +1,5 @@
 import { useQuery } from '@tanstack/react-query';
+import { useState } from 'react';
 import { api } from '../api.ts';
 import { DIMENSIONS, type DimensionId, type FilterSearch } from '../measures.ts';
 import { useWho } from '../session.tsx';
@@ -6,6 +7,7 @@ import type { Range } from '../time.ts';
 import { FilterChip, type Option } from './popups.tsx';
 
 const OPTIONS_FRESH_MS = 300_000;
+const MOST_TEAMS = 200;
 const UNKNOWN: Option = { value: 'unknown', label: 'unknown', note: 'not told' };
 
 /** A chip for each dimension, with the values that have usage in the range. */
@@ -29,7 +31,17 @@ export function Filters({
   const every = useQuery(
     api.analytics.filterOptions.queryOptions(range, { staleTime: OPTIONS_FRESH_MS, enabled: who.merchantId === null }),
   );
+  // Teams are of the directory: those with usage are found by asking for it, once somebody looks.
+  const [askTeams, setAskTeams] = useState(false);
+  const teams = useQuery(
+    api.analytics.breakdown.queryOptions(
+      { ...range, ...scope, by: 'team', limit: MOST_TEAMS },
+      { staleTime: OPTIONS_FRESH_MS, enabled: askTeams },
+    ),
+  );
+  const waiting: Partial<Record<DimensionId, boolean>> = { team: teams.isLoading, merchant: every.isLoading };
   const options: Record<DimensionId, Option[]> = {
+    team: (teams.data?.rows ?? []).map(({ key, label }) => (key === 'unknown' ? UNKNOWN : { value: key, label })),
     merchant: named(every.data?.merchants ?? []),
     user: [...named(all.data?.users ?? []), UNKNOWN],
     apiKey: [...named(all.data?.apiKeys ?? []), UNKNOWN],
@@ -47,9 +59,10 @@ export function Filters({
           label={label}
           options={options[id]}
           values={filters[filter] ?? []}
-          waiting={all.isLoading}
+          waiting={waiting[id] ?? all.isLoading}
+          onOpen={() => id === 'team' && setAskTeams(true)}
           onChange={(values) => {
-            const { [filter]: _changed, ...others } = filters;
+            const { [filter]: _changed, ...others }: FilterSearch = filters;
             onChange(values.length > 0 ? { ...others, [filter]: values } : others);
           }}
         />

@@ -13,7 +13,7 @@ import {
 import type { ComponentProps, ReactElement, ReactNode } from 'react';
 import { actionOf, messageOf } from '../api.ts';
 import { change, format, isNegative, isZero, type Kind, write } from '../quantity.ts';
-import { agoText, clockText, timeText } from '../time.ts';
+import { agoText, recentText, timeText } from '../time.ts';
 
 type ButtonProps = ComponentProps<typeof BaseButton> & {
   kind?: 'primary' | 'danger' | 'plain';
@@ -107,7 +107,7 @@ export function Moment({ time, ago = false, clock = false }: { time: string; ago
   const exact = timeText(time);
   return (
     <time className="num" dateTime={time} title={`${exact}\n${time.replace('T', ' ').replace('Z', '')} UTC`}>
-      {ago ? agoText(time) : clock ? clockText(time) : exact}
+      {ago ? agoText(time) : clock ? recentText(time) : exact}
     </time>
   );
 }
@@ -240,6 +240,3 @@ export const Code = ({ children }: { children: string }) => (
     {children}
   </pre>
 );
-
-/** Attributes of a scrolling table: the keyboard can reach it, and it has a name. */
-export const SCROLLS = { tabIndex: 0, role: 'group', 'aria-label': 'Table' } as const;

@@ -92,12 +92,14 @@ export function FilterChip({
   options,
   values,
   onChange,
+  onOpen,
   waiting,
 }: {
   label: string;
   options: readonly Option[];
   values: readonly string[];
   onChange: (values: string[]) => void;
+  onOpen?: () => void;
   waiting?: boolean;
 }) {
   const [search, setSearch] = useState('');
@@ -124,7 +126,11 @@ export function FilterChip({
         filter={null}
         inputValue={search}
         onInputValueChange={setSearch}
-        onOpenChange={(open) => open && setSearch('')}
+        onOpenChange={(open) => {
+          if (!open) return;
+          setSearch('');
+          onOpen?.();
+        }}
         isItemEqualToValue={(a: Option, b: Option) => a.value === b.value}
         itemToStringLabel={(option: Option) => option.label}
         onValueChange={(next: Option[]) => onChange(next.map(({ value }) => value))}

@@ -1,9 +1,12 @@
+import { ArrowDown, ArrowUp } from 'lucide-react';
 import type { ReactNode } from 'react';
 import type { Kind } from '../quantity.ts';
 import { Num, padOf } from './parts.tsx';
 
 /** A column of a table; the first one names its rows. */
 export type Column<Row> = {
+  /** Tells columns apart whose titles may be the same. */
+  id?: string;
   title: string;
   cell: (row: Row) => ReactNode;
   /** For numbers. */
@@ -13,8 +16,13 @@ export type Column<Row> = {
   mono?: true;
   /** The title is for screen readers only. */
   untitled?: true;
+  /** The name by which rows can be sorted by this column. */
+  sort?: string;
   foot?: ReactNode;
 };
+
+/** How rows are sorted; `onSort` is called with the column that was chosen. */
+export type Sorting = { by: string; order: 'asc' | 'desc'; onSort: (by: string) => void };
 
 /** Shows rows under their columns. The keyboard can reach and scroll it. `tall`: it scrolls by itself. */
 export function Table<Row>({
@@ -23,6 +31,7 @@ export function Table<Row>({
   columns,
   keyOf,
   titleOf,
+  sorting,
   tall = false,
   children,
 }: {
@@ -32,6 +41,7 @@ export function Table<Row>({
   keyOf: (row: Row) => string;
   /** Shown when a row is pointed at. */
   titleOf?: (row: Row) => string | undefined;
+  sorting?: Sorting;
   tall?: boolean;
   /** Below the rows: a pager. */
   children?: ReactNode;
@@ -54,9 +64,7 @@ export function Table<Row>({
         <thead>
           <tr>
             {shown.map((column) => (
-              <th key={column.title} scope="col" className={column.right ? 'right' : undefined}>
-                {column.untitled ? <span className="visually-hidden">{column.title}</span> : column.title}
-              </th>
+              <Head key={idOf(column)} column={column} sorting={sorting} />
             ))}
           </tr>
         </thead>
@@ -69,7 +77,7 @@ export function Table<Row>({
                 </th>
               )}
               {others.map((column) => (
-                <td key={column.title} className={classOf(column)}>
+                <td key={idOf(column)} className={classOf(column)}>
                   {column.cell(row)}
                 </td>
               ))}
@@ -81,7 +89,7 @@ export function Table<Row>({
             <tr>
               {naming && <th scope="row">{naming.foot}</th>}
               {others.map((column) => (
-                <td key={column.title} className={classOf(column)}>
+                <td key={idOf(column)} className={classOf(column)}>
                   {column.foot}
                 </td>
               ))}
@@ -91,6 +99,38 @@ export function Table<Row>({
       </table>
       {children}
     </div>
+  );
+}
+
+const idOf = ({ id, title }: Column<never>): string => id ?? title;
+
+function Head<Row>({
+  column: { title, right, untitled, sort },
+  sorting,
+}: {
+  column: Column<Row>;
+  sorting: Sorting | undefined;
+}) {
+  const className = right ? 'right' : undefined;
+  if (sort === undefined || !sorting)
+    return (
+      <th scope="col" className={className}>
+        {untitled ? <span className="visually-hidden">{title}</span> : title}
+      </th>
+    );
+  const active = sorting.by === sort;
+  const Arrow = sorting.order === 'asc' ? ArrowUp : ArrowDown;
+  return (
+    <th
+      scope="col"
+      className={className}
+      aria-sort={active ? (sorting.order === 'asc' ? 'ascending' : 'descending') : 'none'}
+    >
+      <button type="button" className="sort" data-active={active ? '' : undefined} onClick={() => sorting.onSort(sort)}>
+        {title}
+        {active && <Arrow size={13} aria-hidden="true" />}
+      </button>
+    </th>
   );
 }
 

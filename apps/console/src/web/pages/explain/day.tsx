@@ -115,7 +115,10 @@ export function DayOfMerchant({
               {({ totals }) => <Num value={totals[measure.id]} kind={kind} />}
             </Answer>
           </b>{' '}
-          of it is {Object.values(narrow).flat().join(', ')}: the events below are only these.{' '}
+          of it is {Object.values(narrow).flat().join(', ')}
+          {narrow.teams
+            ? '. Events do not know teams: those of all teams are below.'
+            : ': the events below are only these.'}{' '}
           <Link to="/app/explain" search={{ metric, from: date, to: date, merchants: [merchantId] }}>
             Show all events of the day
           </Link>

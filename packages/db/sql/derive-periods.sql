@@ -1,4 +1,4 @@
--- Adds the events of some flushes, all of one day, to the rollups that are derived, many flushes at a time.
+-- Adds the events of some flushes whose days are rolled up to the rollups of months and years.
 -- $1 flush ids   $2 first date   $3 last date of their events
 -- Returns one row: the groups that were added.
 with groups as materialized (
@@ -8,38 +8,18 @@ with groups as materialized (
       sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from usage_counted_events
   where flush_id = any($1::bigint[]) and date between $2 and $3
+    and (date, merchant_id) <= (select date, merchant_id from usage_rolled_up)
   group by 1, 2, 3, 4, 5, 6
   having sum(requests) <> 0 or sum(failed_requests) <> 0 or sum(prompt_tokens) <> 0 or sum(completion_tokens) <> 0
     or sum(cost) <> 0
 ),
-day_models as materialized (
+months as materialized (
   select
-    merchant_id, date, model, provider,
+    merchant_id, date_trunc('month', date)::date as month, user_id, api_key, model, provider,
     sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
       sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from groups
-  group by 1, 2, 3, 4
-),
-added_to_usage_daily_models as (
-  insert into usage_daily_models as old (merchant_id, date, model, provider, requests, failed_requests, prompt_tokens,
-    completion_tokens, cost)
-  select
-    merchant_id, date, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from day_models
-  order by 1, 2, 3, 4
-  on conflict (merchant_id, date, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
-    cost = old.cost + excluded.cost
-),
-months as (
-  select
-    merchant_id, date_trunc('month', date)::date as month, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from groups
+  group by 1, 2, 3, 4, 5, 6
 ),
 added_to_usage_monthly as (
   insert into usage_monthly as old (merchant_id, month, user_id, api_key, model, provider, requests, failed_requests,
@@ -57,11 +37,13 @@ added_to_usage_monthly as (
     cost = old.cost + excluded.cost
   returning merchant_id, month as period, xmax = 0 as is_new
 ),
-month_models as (
+month_models as materialized (
   select
-    merchant_id, date_trunc('month', date)::date as month, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from day_models
+    merchant_id, month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2, 3, 4
 ),
 added_to_usage_monthly_models as (
   insert into usage_monthly_models as old (merchant_id, month, model, provider, requests, failed_requests,
@@ -78,11 +60,13 @@ added_to_usage_monthly_models as (
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
-years as (
+years as materialized (
   select
     merchant_id, date_trunc('year', month)::date as year, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
   from months
+  group by 1, 2, 3, 4, 5, 6
 ),
 added_to_usage_yearly as (
   insert into usage_yearly as old (merchant_id, year, user_id, api_key, model, provider, requests, failed_requests,
@@ -99,52 +83,6 @@ added_to_usage_yearly as (
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
   returning merchant_id, year as period, xmax = 0 as is_new
-),
-days as materialized (
-  select
-    date, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
-  from day_models
-  group by 1, 2, 3
-),
-added_to_usage_platform_daily as (
-  insert into usage_platform_daily as old (date, model, provider, requests, failed_requests, prompt_tokens,
-    completion_tokens, cost)
-  select
-    date, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from days
-  order by 1, 2, 3
-  on conflict (date, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
-    cost = old.cost + excluded.cost
-),
-platform_months as materialized (
-  select
-    month, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
-  from month_models
-  group by 1, 2, 3
-),
-added_to_usage_platform_monthly as (
-  insert into usage_platform_monthly as old (month, model, provider, requests, failed_requests, prompt_tokens,
-    completion_tokens, cost)
-  select
-    month, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
-  from platform_months
-  order by 1, 2, 3
-  on conflict (month, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
-    cost = old.cost + excluded.cost
 ),
 users as materialized (
   select
@@ -163,6 +101,30 @@ added_to_usage_platform_users as (
   from users
   order by 1, 2
   on conflict (month, user_id) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+platform_months as materialized (
+  select
+    date_trunc('month', date)::date as month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from groups
+  where date < (select date from usage_rolled_up)
+  group by 1, 2, 3
+),
+added_to_usage_platform_monthly as (
+  insert into usage_platform_monthly as old (month, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    month, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from platform_months
+  order by 1, 2, 3
+  on conflict (month, model, provider) do update set
     requests = old.requests + excluded.requests,
     failed_requests = old.failed_requests + excluded.failed_requests,
     prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,

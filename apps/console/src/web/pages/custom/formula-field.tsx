@@ -1,5 +1,5 @@
 import { useId, useRef, useState } from 'react';
-import { type Completions, complete, completionsOf } from '../completion.ts';
+import { type Completions, complete, completionsOf } from '../../completion.ts';
 
 const NOTHING: Completions = { start: 0, options: [] };
 

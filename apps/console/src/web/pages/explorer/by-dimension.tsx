@@ -1,0 +1,261 @@
+import type { BreakdownRow } from '@tally/contracts';
+import { useQuery } from '@tanstack/react-query';
+import { useMemo } from 'react';
+import { api } from '../../api.ts';
+import { apiFilters, type DimensionId, dimensionOf, MEASURES, type MeasureId, measureOf } from '../../measures.ts';
+import { format, percentage, rateText } from '../../quantity.ts';
+import type { ExplorerSearch } from '../../router.tsx';
+import { before, rangeText } from '../../time.ts';
+import { Swatch } from '../../ui/chart.tsx';
+import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
+import { Explained } from '../../ui/explained.tsx';
+import { Answer, Button, Card, Delta, Empty, padOf, Skeleton } from '../../ui/parts.tsx';
+import { type Column, Table } from '../../ui/table.tsx';
+import { CHARTED, OTHERS, OverTime } from './over-time.tsx';
+import { Pivot } from './pivot.tsx';
+import { nothingFound, type Shown } from './shown.ts';
+
+const PAGE = 50;
+/** The most rows of one answer: the rows of a page are compared with at most so many of the period before. */
+const MOST = 200;
+
+type Props = Shown & {
+  by: DimensionId;
+  /** The second dimension. */
+  and: DimensionId | undefined;
+  pivot: boolean;
+  sort: MeasureId | 'key';
+  order: 'asc' | 'desc';
+  cursor: string | undefined;
+  change: (next: Partial<ExplorerSearch>) => void;
+};
+
+/** Shows a measure by one dimension or two: a chart of the first over time, and a table or a pivot of all. */
+export function ByDimension(props: Props) {
+  const { range, measure, filters, by, and, pivot, sort } = props;
+  const top = useQuery(
+    api.analytics.breakdown.queryOptions(
+      { ...range, ...apiFilters(filters), by, sortBy: sort === 'key' ? measure : sort, limit: CHARTED },
+      { placeholderData: (known) => known },
+    ),
+  );
+  const charted = useMemo(() => top.data?.rows.slice(0, CHARTED), [top.data]);
+  return (
+    <>
+      <CoverageBanner coverage={top.data?.coverage} />
+      <OverTime {...props} top={charted} tools={<Coverage coverage={top.data?.coverage} />} />
+      {and && pivot ? (
+        <Pivot range={range} measure={measure} filters={filters} by={by} and={and} />
+      ) : (
+        <Rows {...props} color={new Map((charted ?? []).map(({ key }, index) => [key, index + 1]))} />
+      )}
+    </>
+  );
+}
+
+type Row = Omit<BreakdownRow, 'key' | 'label' | 'keys' | 'labels' | 'details'> & { keys: string[]; labels: string[] };
+
+/** Gives rows of one dimension the shape of those of two. */
+const rowOf = ({ key, label, keys, labels, details: _details, ...row }: BreakdownRow): Row => ({
+  ...row,
+  keys: keys ?? [key],
+  labels: labels ?? [label],
+});
+
+const idOf = ({ keys }: { keys: readonly string[] }) => JSON.stringify(keys);
+
+function Rows({
+  range,
+  measure,
+  filters,
+  compare,
+  by,
+  and,
+  sort,
+  order,
+  cursor,
+  change,
+  color,
+}: Props & { color: ReadonlyMap<string, number> }) {
+  const dimensions = [by, ...(and ? [and] : [])].map(dimensionOf);
+  const named = apiFilters(filters);
+  const groupings = and ? ([by, and] as [DimensionId, DimensionId]) : by;
+  const query = useQuery(
+    api.analytics.breakdown.queryOptions(
+      { ...range, ...named, by: groupings, sortBy: sort, order, limit: PAGE, ...(cursor ? { cursor } : {}) },
+      { placeholderData: (known) => known },
+    ),
+  );
+  const rows = query.data?.rows.map(rowOf);
+  const past = before(range);
+  const keysAt = (place: number) => [...new Set((rows ?? []).map(({ keys }) => keys[place]!))];
+  const shownOnly = Object.fromEntries(dimensions.map(({ api: list }, place) => [list, keysAt(place)]));
+  const earlier = useQuery(
+    api.analytics.breakdown.queryOptions(
+      { ...past, ...named, ...shownOnly, by: groupings, sortBy: measure, limit: MOST },
+      { enabled: compare && (rows ?? []).length > 0 },
+    ),
+  );
+  const then = earlier.data && new Map(earlier.data.rows.map(rowOf).map((row) => [idOf(row), row[measure]]));
+  const filtersOf = ({ keys }: Row) => ({
+    ...filters,
+    ...Object.fromEntries(dimensions.map(({ filter }, place) => [filter, [keys[place]!]])),
+  });
+  const sorting = {
+    by: sort,
+    order,
+    onSort: (id: string) => {
+      const next = id as MeasureId | 'key';
+      const usual = next === 'key' ? 'asc' : 'desc';
+      change({ sort: next, order: sort !== next ? usual : order === 'desc' ? 'asc' : 'desc' });
+    },
+  };
+
+  return (
+    <Card
+      title={dimensions
+        .map(({ plural }) => plural)
+        .join(' and ')
+        .replace(/^./, (first) => first.toUpperCase())}
+      note={query.data && `${format(String(query.data.total), 'count')} with usage, in days of UTC`}
+      flush
+    >
+      <Answer query={query}>
+        {(answer) => {
+          if (answer.rows.length === 0) return <Empty title="No usage here">{nothingFound(filters)}</Empty>;
+          const shown = answer.rows.map(rowOf);
+          const pad = padOf([...shown.map(({ cost }) => cost), answer.totals.cost], 'money');
+          const all = `All ${format(String(answer.total), 'count')}`;
+          const padded = (id: MeasureId) => (id === 'cost' ? { pad } : {});
+          const names = dimensions.map(
+            ({ label }, place): Column<Row> => ({
+              title: label,
+              ...(place === 0 ? { sort: 'key', foot: all } : {}),
+              cell: ({ keys, labels }) => (
+                <span className="cell-name">
+                  {place === 0 && <Swatch color={color.get(keys[0]!) ?? OTHERS} />}
+                  <span title={keys[place]}>
+                    {labels[place]}
+                    {labels[place] !== keys[place] && <small>{keys[place]}</small>}
+                  </span>
+                </span>
+              ),
+            }),
+          );
+          return (
+            <>
+              <Table
+                label={`Usage by ${dimensions.map(({ name }) => name).join(' and ')}`}
+                rows={shown}
+                keyOf={idOf}
+                sorting={sorting}
+                columns={[
+                  ...names,
+                  ...MEASURES.map(
+                    ({ id, label, kind, metric }): Column<Row> => ({
+                      title: label,
+                      sort: id,
+                      right: true,
+                      cell: (row) => (
+                        <Explained
+                          value={row[id]}
+                          kind={kind}
+                          metric={metric}
+                          range={range}
+                          filters={filtersOf(row)}
+                          {...padded(id)}
+                        />
+                      ),
+                      foot: (
+                        <Explained
+                          value={answer.totals[id]}
+                          kind={kind}
+                          metric={metric}
+                          range={range}
+                          filters={filters}
+                          {...padded(id)}
+                        />
+                      ),
+                    }),
+                  ),
+                  {
+                    title: 'Share',
+                    right: true,
+                    cell: (row) => <Percent value={percentage(row[measure], answer.totals[measure])} />,
+                  },
+                  {
+                    title: 'Success',
+                    right: true,
+                    cell: ({ successRate }) => <Rate value={successRate} />,
+                    foot: <Rate value={answer.totals.successRate} />,
+                  },
+                  compare && {
+                    title: 'Change',
+                    right: true,
+                    cell: (row) => (
+                      <Change
+                        current={row[measure]}
+                        previous={then && (then.get(idOf(row)) ?? (earlier.data!.nextCursor ? undefined : '0'))}
+                        waiting={earlier.data === undefined}
+                        about={`${measureOf(measure).label.toLowerCase()} of ${rangeText(past)}`}
+                        kind={measureOf(measure).kind}
+                      />
+                    ),
+                  },
+                ]}
+              />
+              {(answer.nextCursor || cursor) && (
+                <div className="pager">
+                  <span>
+                    {answer.rows.length} of {format(String(answer.total), 'count')}
+                  </span>
+                  <span className="tools">
+                    {cursor && (
+                      <Button small onClick={() => change({ cursor: undefined } as Partial<ExplorerSearch>)}>
+                        First page
+                      </Button>
+                    )}
+                    {answer.nextCursor && (
+                      <Button small onClick={() => change({ cursor: answer.nextCursor! })}>
+                        Next page
+                      </Button>
+                    )}
+                  </span>
+                </div>
+              )}
+            </>
+          );
+        }}
+      </Answer>
+    </Card>
+  );
+}
+
+const Percent = ({ value }: { value: string | null }) => (
+  <span className="num">{value === null ? '–' : format(value, 'percent')}</span>
+);
+
+const Rate = ({ value }: { value: number | null }) => <span className="num">{rateText(value)}</span>;
+
+/** The change against the period before; a dash where that period has more rows than were read. */
+function Change({
+  current,
+  previous,
+  waiting,
+  about,
+  kind,
+}: {
+  current: string;
+  previous: string | undefined;
+  waiting: boolean;
+  about: string;
+  kind: 'money' | 'count';
+}) {
+  if (waiting) return <Skeleton width={44} />;
+  if (previous === undefined) return <span title="The period before has too many rows to compare this one.">–</span>;
+  return (
+    <span title={`${format(previous, kind)} ${about}`}>
+      <Delta current={current} previous={previous} />
+    </span>
+  );
+}

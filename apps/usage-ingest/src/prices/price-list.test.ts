@@ -1,0 +1,253 @@
+import type { JournalLine, PriceRow } from '@tally/db';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { decimalOf, readGenaiPrices, readLitellmPrices } from './import.ts';
+import { createPriceList, matches, priced } from './price-list.ts';
+
+let ids = 1;
+type Given = Partial<Omit<PriceRow, 'validFrom' | 'validTo'>> & { validFrom?: string; validTo?: string };
+
+const price = ({ validFrom = '2026-01-01T00:00:00Z', validTo, ...more }: Given): PriceRow => ({
+  id: String(ids++),
+  provider: '',
+  model: '',
+  meter: '',
+  merchantId: '',
+  component: 'input',
+  overPromptTokens: '0',
+  amount: '1',
+  per: '1',
+  source: 'set',
+  createdAt: new Date(0),
+  createdBy: 'admin',
+  addedIn: '1',
+  removedIn: null,
+  ...more,
+  validFrom: new Date(validFrom),
+  validTo: validTo === undefined ? null : new Date(validTo),
+});
+
+const line = (more: Partial<JournalLine> = {}): JournalLine => ({
+  merchant_id: 'acme',
+  date: '2026-11-22',
+  id: 'e1',
+  time: Date.parse('2026-11-22T10:00:00Z'),
+  requests: '1',
+  provider: 'openai',
+  model: 'gpt-4o',
+  ...more,
+});
+
+const listOf = (...prices: PriceRow[]) => createPriceList({ version: '7', prices });
+
+describe('the cost of an event', () => {
+  const million = { per: '1000000' };
+  const list = listOf(
+    price({ component: 'input', amount: '2.5', ...million }),
+    price({ component: 'cached_input', amount: '1.25', ...million }),
+    price({ component: 'output', amount: '10', ...million }),
+  );
+
+  test('prices each class once: cached tokens are no input, reasoning is output without a price of its own', () => {
+    const event = line({
+      prompt_tokens: '1000',
+      completion_tokens: '100',
+      metrics: { cached_tokens: '400', reasoning_tokens: '60' },
+    });
+    // 600 × 2.5 + 400 × 1.25 + 100 × 10, for a million.
+    expect(list.costOf(event)).toBe(3_000_000n);
+    const apart = listOf(price({ component: 'output', amount: '1' }), price({ component: 'reasoning', amount: '3' }));
+    expect(apart.costOf(line({ completion_tokens: '10', metrics: { reasoning_tokens: '4' } }))).toBe(18_000_000_000n);
+  });
+
+  test('charges a class without a price as the class that it is part of', () => {
+    const event = line({ prompt_tokens: '1000', metrics: { cache_write_tokens: '100' } });
+    expect(list.costOf(event)).toBe(2_500_000n);
+  });
+
+  test.each([
+    ['a class has no price', { prompt_tokens: '1', completion_tokens: '1' }, [price({})]],
+    ['the classes are more than their sum', { prompt_tokens: '1', metrics: { cached_tokens: '2' } }, [price({})]],
+    ['the price has ended', { prompt_tokens: '1' }, [price({ validTo: '2026-11-22T10:00:00Z' })]],
+    ['the price has not begun', { prompt_tokens: '1' }, [price({ validFrom: '2026-11-22T10:00:00.001Z' })]],
+    [
+      'several calls together may or may not be long ones',
+      { prompt_tokens: '30', calls: '3' },
+      [price({}), price({ overPromptTokens: '20' })],
+    ],
+  ])('is unknown where %s', (_, event, prices) => {
+    expect(listOf(...prices).costOf(line(event))).toBe('unknown');
+  });
+
+  test('prices requests of calls that did not fail, and metric types that have a price', () => {
+    const requests = listOf(price({ component: 'request', amount: '0.01' }));
+    expect(requests.costOf(line({ calls: '3' }))).toBe(30_000_000n);
+    expect(requests.costOf(line({ failed: true }))).toBe('nothing');
+    const images = listOf(price({ component: 'unit', meter: 'images', amount: '0.04' }));
+    expect(images.costOf(line({ metrics: { images: '2', other: '9' } }))).toBe(80_000_000n);
+    expect(images.costOf(line({ metrics: { other: '9' } }))).toBe('nothing');
+  });
+
+  test('prices a long call by the highest threshold that it passes', () => {
+    const tiers = listOf(
+      price({ amount: '1' }),
+      price({ amount: '2', overPromptTokens: '100' }),
+      price({ amount: '3', overPromptTokens: '200' }),
+    );
+    const costs = ['100', '101', '200', '201'].map((prompt_tokens) => tiers.costOf(line({ prompt_tokens })));
+    expect(costs).toEqual([100n, 202n, 400n, 603n].map((usd) => usd * 10n ** 9n));
+  });
+
+  test('takes the price that held at the time of the event', () => {
+    const dated = listOf(
+      price({ amount: '1', validFrom: '2026-01-01T00:00:00Z' }),
+      price({ amount: '2', validFrom: '2026-11-22T10:00:00Z' }),
+    );
+    const at = (time: string) => dated.costOf(line({ prompt_tokens: '1', time: Date.parse(time) }));
+    expect([at('2026-11-22T09:59:59.999Z'), at('2026-11-22T10:00:00Z')]).toEqual([1_000_000_000n, 2_000_000_000n]);
+  });
+
+  test('prefers the more specific price: merchant, then model, then provider', () => {
+    const ladder = [
+      price({ amount: '1' }),
+      price({ amount: '2', provider: 'openai' }),
+      price({ amount: '3', model: 'gpt-*' }),
+      price({ amount: '4', model: 'gpt-4*' }),
+      price({ amount: '5', model: 'gpt-4o' }),
+      price({ amount: '6', model: 'gpt-4o', provider: 'openai' }),
+      price({ amount: '7', merchantId: 'acme' }),
+      price({ amount: '8', merchantId: 'acme', model: 'gpt-4o' }),
+    ];
+    ladder.forEach((_, top) => {
+      const shuffled = [...ladder.slice(0, top + 1)].reverse();
+      expect(listOf(...shuffled).costOf(line({ prompt_tokens: '1' }))).toBe(BigInt(top + 1) * 10n ** 9n);
+    });
+    const others = listOf(...ladder);
+    expect(others.costOf(line({ merchant_id: 'bravo', prompt_tokens: '1' }))).toBe(6n * 10n ** 9n);
+    expect(listOf(price({ provider: 'azure' })).costOf(line({ prompt_tokens: '1' }))).toBe('unknown');
+  });
+
+  test('is the exact sum of all classes, rounded once, half away from zero', () => {
+    const amounts = fc.record({
+      amount: fc.bigInt(0n, 10n ** 15n),
+      per: fc.constantFrom(1n, 3n, 7n, 1000n, 10n ** 6n),
+    });
+    fc.assert(
+      fc.property(fc.tuple(amounts, amounts), fc.nat(50_000), fc.nat(50_000), ([input, output], prompt, completion) => {
+        const text = (amount: bigint) => `${amount / 10n ** 12n}.${String(amount % 10n ** 12n).padStart(12, '0')}`;
+        const both = listOf(
+          price({ component: 'input', amount: text(input.amount), per: String(input.per) }),
+          price({ component: 'output', amount: text(output.amount), per: String(output.per) }),
+        );
+        const cost = both.costOf(line({ prompt_tokens: String(prompt), completion_tokens: String(completion) }));
+        if (typeof cost !== 'bigint') return prompt + completion === 0 || cost === 'unknown';
+        // |cost − exact| ≤ ½, over the common denominator, and up where it is ½.
+        const denominator = input.per * output.per * 1000n;
+        const exact = BigInt(prompt) * input.amount * output.per + BigInt(completion) * output.amount * input.per;
+        const off = 2n * (cost * denominator - exact);
+        return off > -denominator && off <= denominator;
+      }),
+      { numRuns: 200 },
+    );
+  });
+});
+
+describe('a priced line', () => {
+  const list = listOf(price({ amount: '0.5' }));
+
+  test('has its cost and the version of the list before its time, so that the digest has neither', () => {
+    const event = line({ prompt_tokens: '3' });
+    const text = JSON.stringify(priced(event, list));
+    expect(JSON.parse(text)).toEqual({ ...event, price: '7', cost: '1500000000' });
+    const digested = (json: string) => json.slice(json.indexOf(',"time":'));
+    expect(digested(text)).toBe(digested(JSON.stringify(event)));
+  });
+
+  test('is marked where no price is known, and left alone where nothing is to be priced', () => {
+    expect(priced(line({ completion_tokens: '3' }), list)).toMatchObject({ price: '0' });
+    expect(priced(line({ completion_tokens: '3' }), list)).not.toHaveProperty('cost');
+    expect(priced(line({ completion_tokens: '3' }), undefined)).toMatchObject({ price: '0' });
+    const untouched = line({ metrics: { images: '2' } });
+    expect(priced(untouched, list)).toBe(untouched);
+    const unused = line({ completion_tokens: '3' });
+    expect(priced(unused, listOf())).toBe(unused);
+  });
+});
+
+test.each([
+  ['gpt-*', 'gpt-4o', true],
+  ['gpt-*', 'a-gpt-4o', false],
+  ['*gpt*', 'a-gpt-4o', true],
+  ['a*b*c', 'abc', true],
+  ['a*b*c', 'ac', false],
+  ['ab*ba', 'aba', false],
+  ['*', '', true],
+  ['gpt-4o', 'gpt-4o', true],
+])('%s matches %s: %s', (pattern, text, expected) => {
+  expect(matches(pattern, text)).toBe(expected);
+});
+
+describe('importing', () => {
+  test.each([
+    ['1.5e-07', 6, '0.15'],
+    ['2.5E-6', 6, '2.5'],
+    ['0.00000125', 6, '1.25'],
+    ['0', 6, '0'],
+    ['3', 6, '3000000'],
+    ['1.0000000000000000001', 0, undefined],
+    ['-1', 0, undefined],
+    ['NaN', 0, undefined],
+  ])('reads %s times 10^%i as %s', (text, shift, expected) => {
+    expect(decimalOf(text, shift)).toBe(expected);
+  });
+
+  test('reads a cost map of LiteLLM without a float', () => {
+    const file = JSON.stringify({
+      sample_spec: { input_cost_per_token: 0 },
+      'azure/gpt-4o': { litellm_provider: 'azure', input_cost_per_token: 1, output_cost_per_token: 1.5e-7 },
+      'gemini-pro': {
+        litellm_provider: 'vertex_ai',
+        input_cost_per_token: 1.25e-6,
+        input_cost_per_token_above_200k_tokens: 2.5e-6,
+        cache_read_input_token_cost: 3.125e-7,
+      },
+      image: { litellm_provider: 'openai', input_cost_per_image: 0.04 },
+    }).replace('"input_cost_per_token":1,', '"input_cost_per_token":0.000001000000000001,');
+    const { prices, skipped } = readLitellmPrices(file, undefined, new Date('2026-01-01T00:00:00Z'));
+    expect(prices.map((row) => [row.model, row.component, row.amount, row.per, row.overPromptTokens])).toEqual([
+      ['azure/gpt-4o', 'input', '1.000000000001', '1000000', '0'],
+      ['gpt-4o', 'input', '1.000000000001', '1000000', '0'],
+      ['azure/gpt-4o', 'output', '0.15', '1000000', '0'],
+      ['gpt-4o', 'output', '0.15', '1000000', '0'],
+      ['gemini-pro', 'input', '1.25', '1000000', '0'],
+      ['gemini-pro', 'input', '2.5', '1000000', '200000'],
+      ['gemini-pro', 'cached_input', '0.3125', '1000000', '0'],
+    ]);
+    expect(skipped).toEqual([{ model: 'image', reason: 'it has no price by tokens or requests' }]);
+    expect(() => readLitellmPrices('[1]', undefined, new Date())).toThrow('LiteLLM cost map');
+  });
+
+  test('reads list prices of genai-prices, which price a call as its own calculation does', () => {
+    const { prices, skipped } = readGenaiPrices(['anthropic', 'deepseek'], new Date('2026-09-01T00:00:00Z'));
+    expect(skipped.map(({ reason }) => reason)).toContain('its prices depend on the time of day');
+    const rows = prices.map(
+      (row, index): PriceRow => ({
+        ...row,
+        id: String(index),
+        createdAt: new Date(0),
+        createdBy: '',
+        addedIn: '1',
+        removedIn: null,
+      }),
+    );
+    const list = createPriceList({ version: '1', prices: rows });
+    const call = line({
+      provider: 'anthropic',
+      model: 'claude-3-5-haiku-20241022',
+      prompt_tokens: '1000',
+      completion_tokens: '10',
+    });
+    // 900 × 0.8 + 100 × 0.08 + 10 × 4, for a million.
+    expect(list.costOf({ ...call, metrics: { cached_tokens: '100' } })).toBe(768_000n);
+  });
+});

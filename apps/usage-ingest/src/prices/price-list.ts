@@ -1,0 +1,226 @@
+import { MAX_ENTRY_UNITS, type PriceComponent, type Units } from '@tally/contracts';
+import { type JournalLine, NO_PRICE, type PriceRow } from '@tally/db';
+
+/** A version of the price list, ready to price events. */
+export type PriceList = {
+  readonly version: string;
+  readonly isEmpty: boolean;
+  /** Returns the cost of an event in nano-USD; `unknown` where a part of it has no price, `nothing` where none is due. */
+  costOf(line: JournalLine): Units | 'unknown' | 'nothing';
+};
+
+/** Metric types whose amounts are classes of the prompt and the completion. */
+const CLASSES = { cached: 'cached_tokens', cacheWrite: 'cache_write_tokens', reasoning: 'reasoning_tokens' };
+
+/** Tokens of a class without a price of its own are charged as the class that they are part of. */
+const PART_OF: Partial<Record<PriceComponent, PriceComponent>> = {
+  cached_input: 'input',
+  cache_write: 'input',
+  reasoning: 'output',
+};
+
+/** Resolved (merchant, provider, model) triples that are remembered. */
+const MAX_RESOLVED = 10_000;
+
+const AMOUNT_DECIMALS = 12;
+/** From amounts of 10^-12 USD to nano-USD. */
+const TO_NANO = 1_000n;
+
+type Rate = { amount: bigint; per: bigint; over: bigint; from: number; to: number };
+type Resolved = Map<string, Rate[]>;
+type Term = { units: bigint; rate: Rate };
+
+/**
+ * Prices events: the most specific price of each component wins. A merchant's own price wins over a general one, then an exact
+ * model over a pattern (the longest first) over any model, then a provider over any, then the highest `overPromptTokens` that
+ * fits, then the latest `validFrom`.
+ */
+export function createPriceList({ version, prices }: { version: string; prices: readonly PriceRow[] }): PriceList {
+  const byMerchant = groupBy(prices, (price) => price.merchantId);
+  const general = indexOf(byMerchant.get('') ?? []);
+  const own = new Map([...byMerchant].filter(([id]) => id !== '').map(([id, rows]) => [id, indexOf(rows)]));
+  const resolved = new Map<string, Resolved>();
+
+  function ratesFor({ merchant_id, provider = '', model = '' }: JournalLine): Resolved {
+    const merchant = own.get(merchant_id);
+    const key = `${merchant ? merchant_id : ''}\n${provider}\n${model}`;
+    const known = resolved.get(key);
+    if (known) return known;
+    const ranked = [...(merchant?.matching(provider, model) ?? []), ...general.matching(provider, model)];
+    const rates = new Map<string, Rate[]>();
+    for (const row of ranked) {
+      const component = row.component === 'unit' ? `unit:${row.meter}` : row.component;
+      const list = rates.get(component);
+      if (list) list.push(rateOf(row));
+      else rates.set(component, [rateOf(row)]);
+    }
+    if (resolved.size >= MAX_RESOLVED) resolved.delete(resolved.keys().next().value!);
+    resolved.set(key, rates);
+    return rates;
+  }
+
+  return {
+    version,
+    isEmpty: prices.length === 0,
+    costOf(line) {
+      const rates = ratesFor(line);
+      const prompt = BigInt(line.prompt_tokens ?? 0);
+      const calls = BigInt(line.calls ?? 1);
+      let unknown = false;
+
+      function rateAt(component: string): Rate | undefined {
+        for (const rate of rates.get(component) ?? []) {
+          if (line.time < rate.from || line.time >= rate.to) continue;
+          if (rate.over > 0n && prompt <= rate.over) continue;
+          // Of several calls together it is not known which of them had so many tokens.
+          if (rate.over > 0n && calls > 1n) unknown = true;
+          return rate;
+        }
+        return undefined;
+      }
+
+      const terms: Term[] = [];
+      const charge = (component: PriceComponent, units: bigint) => {
+        if (units === 0n) return;
+        const parent = PART_OF[component];
+        const rate = rateAt(component) ?? (parent && rateAt(parent));
+        if (rate) terms.push({ units, rate });
+        else unknown = true;
+      };
+
+      const classOf = (type: string) => BigInt(line.metrics?.[type] ?? 0);
+      const completion = BigInt(line.completion_tokens ?? 0);
+      const [cached, written, reasoning] = [
+        classOf(CLASSES.cached),
+        classOf(CLASSES.cacheWrite),
+        classOf(CLASSES.reasoning),
+      ];
+      // Classes are parts of their sums. Where they are not, it is not known what was meant.
+      if (cached + written > prompt || reasoning > completion) return 'unknown';
+      charge('input', prompt - cached - written);
+      charge('cached_input', cached);
+      charge('cache_write', written);
+      charge('output', completion - reasoning);
+      charge('reasoning', reasoning);
+      const perRequest = line.failed ? undefined : rateAt('request');
+      if (perRequest) terms.push({ units: calls, rate: perRequest });
+      for (const type in line.metrics) {
+        const rate = rateAt(`unit:${type}`);
+        if (rate) terms.push({ units: BigInt(line.metrics[type]!), rate });
+      }
+      if (unknown) return 'unknown';
+      if (terms.length === 0) return 'nothing';
+      const cost = sumOf(terms);
+      return cost > MAX_ENTRY_UNITS ? 'unknown' : cost;
+    },
+  };
+}
+
+/**
+ * Returns the line with the cost that Tally finds for it, and with the version of the list. Of a line that has a cost, and where
+ * there is nothing to price, the line itself. The derived fields stand before the time, so that they are not part of the digest.
+ */
+export function priced(line: JournalLine, list: PriceList | undefined): JournalLine {
+  // A list that is not known yet may have a price.
+  const cost =
+    list === undefined ? (hasTokens(line) ? 'unknown' : 'nothing') : list.isEmpty ? 'nothing' : list.costOf(line);
+  if (cost === 'nothing') return line;
+  const { merchant_id, date, id, ...rest } = line;
+  if (cost === 'unknown') return { merchant_id, date, id, price: NO_PRICE, ...rest };
+  return {
+    merchant_id,
+    date,
+    id,
+    price: list!.version,
+    ...(cost > 0n && { cost: cost.toString() }),
+    ...rest,
+  };
+}
+
+const hasTokens = (line: JournalLine) => line.prompt_tokens !== undefined || line.completion_tokens !== undefined;
+
+/** The exact sum of a call's terms, rounded once, half away from zero, to nano-USD. */
+function sumOf(terms: readonly Term[]): Units {
+  const per = terms.reduce((common, { rate }) => lcm(common, rate.per), 1n);
+  const total = terms.reduce((sum, { units, rate }) => sum + units * rate.amount * (per / rate.per), 0n);
+  const divisor = per * TO_NANO;
+  // Amounts are never negative.
+  return (2n * total + divisor) / (2n * divisor);
+}
+
+function lcm(a: bigint, b: bigint): bigint {
+  let [x, y] = [a, b];
+  while (y !== 0n) [x, y] = [y, x % y];
+  return (a / x) * b;
+}
+
+/** Prices of one merchant, or of all, found by model. */
+function indexOf(rows: readonly PriceRow[]) {
+  const exact = groupBy(
+    rows.filter(({ model }) => !model.includes('*')),
+    ({ model }) => model,
+  );
+  const patterns = rows
+    .filter(({ model }) => model.includes('*'))
+    .sort((a, b) => literalsOf(b.model) - literalsOf(a.model) || (a.model < b.model ? -1 : a.model > b.model ? 1 : 0));
+  return {
+    /** Those that fit a provider and a model, the most specific first. */
+    matching(provider: string, model: string): PriceRow[] {
+      const fits = (row: PriceRow) => row.provider === '' || row.provider === provider;
+      const matched = groupBy(
+        patterns.filter((row) => fits(row) && model !== '' && matches(row.model, model)),
+        (row) => row.model,
+      );
+      const groups = [model === '' ? [] : (exact.get(model) ?? []), ...matched.values(), exact.get('') ?? []];
+      return groups.flatMap((group) => group.filter(fits).sort(bySpecificity));
+    },
+  };
+}
+
+function bySpecificity(a: PriceRow, b: PriceRow): number {
+  if ((a.provider === '') !== (b.provider === '')) return a.provider === '' ? 1 : -1;
+  return (
+    Number(b.overPromptTokens) - Number(a.overPromptTokens) ||
+    Number(b.validFrom) - Number(a.validFrom) ||
+    Number(BigInt(b.id) - BigInt(a.id))
+  );
+}
+
+const literalsOf = (pattern: string) => pattern.replaceAll('*', '').length;
+
+/** Whether a text fits a pattern in which `*` stands for any text, also for none. */
+export function matches(pattern: string, text: string): boolean {
+  const [first, ...parts] = pattern.split('*') as [string, ...string[]];
+  const last = parts.pop();
+  if (last === undefined) return text === pattern;
+  if (!text.startsWith(first) || text.length < first.length + last.length || !text.endsWith(last)) return false;
+  let at = first.length;
+  for (const part of parts) {
+    const found = text.indexOf(part, at);
+    if (found < 0) return false;
+    at = found + part.length;
+  }
+  return at <= text.length - last.length;
+}
+
+function rateOf(row: PriceRow): Rate {
+  const [whole, fraction = ''] = row.amount.split('.') as [string, string?];
+  return {
+    amount: BigInt(whole + fraction.padEnd(AMOUNT_DECIMALS, '0')),
+    per: BigInt(row.per),
+    over: BigInt(row.overPromptTokens),
+    from: Number(row.validFrom),
+    to: row.validTo === null ? Number.POSITIVE_INFINITY : Number(row.validTo),
+  };
+}
+
+function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
+  const groups = new Map<string, T[]>();
+  for (const item of items) {
+    const key = keyOf(item);
+    const group = groups.get(key);
+    if (group) group.push(item);
+    else groups.set(key, [item]);
+  }
+  return groups;
+}

@@ -1,0 +1,2 @@
+export function chartDigest(): string;
+export function renderChart(helm?: string): string;

@@ -1,0 +1,17 @@
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+// Bundles the handler with all that it imports into infra/lambda/dist/handler.mjs: the folder that the template uploads.
+const at = (path) => fileURLToPath(new URL(path, import.meta.url));
+
+await build({
+  entryPoints: [at('../../apps/usage-ingest/dist/jobs/lambda.js')],
+  outfile: process.argv[2] ?? at('dist/handler.mjs'),
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node22',
+  logLevel: 'warning',
+  // Packages that are CommonJS ask for Node's modules by `require`.
+  banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
+});

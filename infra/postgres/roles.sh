@@ -1,0 +1,9 @@
+#!/bin/sh
+# Creates the roles and the database of Tally on a new Postgres; the image of Postgres runs it once.
+set -eu
+psql --set=ON_ERROR_STOP=1 --set=password="$POSTGRES_OWNER_PASSWORD" --username "${POSTGRES_USER:-postgres}" <<'SQL'
+create role tally_owner login password :'password';
+create role tally_reader nologin;
+grant tally_reader to tally_owner;
+create database tally owner tally_owner;
+SQL

@@ -1,0 +1,194 @@
+import { z } from 'zod';
+import { mutation, query } from './contract.ts';
+import { MerchantId, MetricType, SentDimension } from './entry.ts';
+import { Quantity } from './quantity.ts';
+import { Cursor, storable } from './text.ts';
+import { Day, StoredTime, Time } from './time.ts';
+
+/** A part of a call that has a price of its own. `unit` prices a metric type; the others price model calls. */
+export const PriceComponent = z.enum([
+  'input',
+  'cached_input',
+  'cache_write',
+  'output',
+  'reasoning',
+  'request',
+  'unit',
+]);
+export type PriceComponent = z.infer<typeof PriceComponent>;
+
+/** The most active prices of a list. */
+export const MAX_PRICES = 50_000;
+/** The longest file that `prices.import` takes, in characters. */
+const MAX_FILE = 7_000_000;
+
+/** USD, exact: at most 12 digits before and 12 after the point. */
+const UsdAmount = z
+  .string()
+  .regex(
+    /^(0|[1-9]\d{0,11})(\.\d{1,12})?$/,
+    'Expected USD as a decimal string, such as "2.50", with at most 12 decimals',
+  )
+  .meta({ examples: ['2.5'] });
+
+const Whole = (max: number) => z.number().int().min(0).max(max);
+
+/** What a price is for: an event must agree with every field that is there. */
+const PriceKey = {
+  /** Absent: any provider. */
+  provider: SentDimension.optional(),
+  /** A model, or a pattern in which `*` stands for any text; absent: any model. */
+  model: SentDimension.optional(),
+  /** The metric type that `unit` prices. */
+  meter: MetricType.optional(),
+  /** A negotiated rate of one merchant, which wins over general ones. */
+  merchantId: MerchantId.optional(),
+  component: PriceComponent,
+  /** The price holds for calls with more prompt tokens than this; of several the highest that fits. */
+  overPromptTokens: Whole(1_000_000_000).optional(),
+};
+
+export const Price = z.object({
+  id: z.string().meta({ examples: ['17'] }),
+  provider: z.string().nullable(),
+  model: z.string().nullable(),
+  meter: z.string().nullable(),
+  merchantId: z.string().nullable(),
+  component: PriceComponent,
+  overPromptTokens: z.number().int(),
+  /** USD for `per` units. */
+  amount: Quantity,
+  per: z.number().int(),
+  validFrom: StoredTime,
+  validTo: StoredTime.nullable(),
+  /** Where the price comes from: `set`, `genai-prices` or `litellm`. */
+  source: z.string(),
+  createdAt: StoredTime,
+  createdBy: z.string(),
+  /** The version of the price list that added it, and the one that removed or replaced it. */
+  addedIn: z.string(),
+  removedIn: z.string().nullable(),
+});
+export type Price = z.infer<typeof Price>;
+
+const Version = z.string().meta({ description: 'A version of the price list.', examples: ['17'] });
+
+/** Which models have usage without a price. */
+const Unpriced = z.object({
+  merchantId: z.string(),
+  provider: z.string().nullable(),
+  model: z.string().nullable(),
+  events: Quantity,
+  promptTokens: Quantity,
+  completionTokens: Quantity,
+  firstTime: StoredTime,
+  lastTime: StoredTime,
+});
+
+/** Prices by model and token class, or by metric type; with them Tally prices events that were sent without a cost. */
+export const prices = {
+  /**
+   * A price of the same key and `validFrom` is replaced: for events from then on. What is priced stays as it is, see
+   * `prices.rerate`.
+   */
+  set: mutation({
+    summary: 'Sets a price that holds from a time on.',
+    access: 'admin',
+    platform: true,
+    input: z
+      .strictObject({
+        ...PriceKey,
+        amount: UsdAmount,
+        /** Units that `amount` pays for. */
+        per: z.number().int().min(1).max(1_000_000_000_000).default(1),
+        validFrom: Time,
+        /** The first moment at which it no longer holds. */
+        validTo: Time.optional(),
+      })
+      .refine(({ component, meter }) => (component === 'unit') === (meter !== undefined), {
+        error: '`unit` needs a meter, and the other components take none.',
+        path: ['meter'],
+      })
+      .refine(({ validFrom, validTo }) => validTo === undefined || Date.parse(validTo) > Date.parse(validFrom), {
+        error: 'validTo must be after validFrom.',
+        path: ['validTo'],
+      })
+      .meta({
+        examples: [
+          {
+            provider: 'openai',
+            model: 'gpt-4o',
+            component: 'input',
+            amount: '2.5',
+            per: 1_000_000,
+            validFrom: '2026-01-01T00:00:00Z',
+          },
+        ],
+      }),
+    output: Price,
+  }),
+  list: query({
+    summary: 'Lists prices in order of their ids.',
+    access: 'admin',
+    platform: true,
+    input: z
+      .strictObject({
+        provider: SentDimension.optional(),
+        model: SentDimension.optional(),
+        meter: MetricType.optional(),
+        merchantId: MerchantId.optional(),
+        /** Also those that were removed or replaced. */
+        includeRemoved: z.boolean().default(false),
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: Cursor.optional(),
+      })
+      .prefault({}),
+    output: z.object({ rows: z.array(Price), version: Version, nextCursor: z.string().nullable() }),
+  }),
+  /** Events priced with it keep their cost. Removing it again changes nothing. */
+  remove: mutation({
+    summary: 'Removes a price from the list; events that it priced stay as they are.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({ id: z.string().regex(/^\d{1,18}$/) }).meta({ examples: [{ id: '17' }] }),
+    output: Price,
+  }),
+  /**
+   * Prices that are there with the same amounts stay; others of the same key are replaced. `skipped` names models whose
+   * prices cannot be said by this list, such as those that depend on the time of day.
+   */
+  import: mutation({
+    summary: 'Imports list prices from `@pydantic/genai-prices` or from a cost map file of LiteLLM.',
+    access: 'admin',
+    platform: true,
+    input: z
+      .strictObject({
+        source: z.enum(['genai-prices', 'litellm']),
+        /** Of LiteLLM: the text of `model_prices_and_context_window.json`. */
+        file: storable(MAX_FILE).optional(),
+        /** Only these providers; of genai-prices by default the large ones. */
+        providers: z.array(SentDimension).min(1).max(100).optional(),
+        /** From when on the prices hold; where the source states a later date, from that. */
+        validFrom: Time,
+      })
+      .refine(({ source, file }) => (source === 'litellm') === (file !== undefined), {
+        error: 'litellm needs the text of its cost map, and genai-prices takes none.',
+        path: ['file'],
+      })
+      .meta({ examples: [{ source: 'genai-prices', providers: ['openai'], validFrom: '2026-01-01T00:00:00Z' }] }),
+    output: z.object({
+      added: z.number().int(),
+      replaced: z.number().int(),
+      unchanged: z.number().int(),
+      skipped: z.array(z.object({ model: z.string(), reason: z.string() })),
+      version: Version,
+    }),
+  }),
+  /** From the journal, so within its retention. */
+  unpriced: query({
+    summary: 'Lists models with usage that no price was known for, most events first.',
+    access: 'admin',
+    input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: z.array(MerchantId).max(1000).optional() }),
+    output: z.object({ rows: z.array(Unpriced) }),
+  }),
+} as const;

@@ -1,0 +1,166 @@
+import { type Day, MAX_PRICES, TallyError } from '@tally/contracts';
+import { type DataSource, type EntityManager, IsNull, MoreThan } from 'typeorm';
+import { z } from 'zod';
+import { PriceEntity, type PriceRow } from './entities/price.ts';
+import { Moment, Units } from './rows.ts';
+import { runSql } from './run-sql.ts';
+
+export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
+
+export type PriceVersion = {
+  /** "0" where no price was ever set. */
+  version: string;
+  prices: PriceRow[];
+};
+
+export type PricesStore = {
+  /**
+   * Adds prices in one new version of the list. Of a price with the same key and `validFrom`: one with the same amount stays,
+   * another is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
+   */
+  add(
+    prices: readonly NewPrice[],
+    actor: string,
+  ): Promise<{ added: number; replaced: number; unchanged: number; version: string; rows: PriceRow[] }>;
+  /** Removes a price, once; removing it again changes nothing. NOT_FOUND for an unknown id. */
+  remove(id: string): Promise<PriceRow>;
+  list(page: {
+    filters: Partial<Pick<PriceRow, 'provider' | 'model' | 'meter' | 'merchantId'>>;
+    includeRemoved: boolean;
+    after: string | undefined;
+    limit: number;
+  }): Promise<PriceRow[]>;
+  /** The version of the list. */
+  version(): Promise<string>;
+  /** All active prices, at one moment. */
+  current(): Promise<PriceVersion>;
+  /** Models with events that no price was known for, most events first. */
+  unpriced(scope: {
+    startDate: Day;
+    endDate: Day;
+    merchantIds?: readonly string[] | undefined;
+    limit: number;
+  }): Promise<z.output<typeof UnpricedRow>[]>;
+};
+
+const UnpricedRow = z.object({
+  merchant_id: z.string(),
+  provider: z.string(),
+  model: z.string(),
+  events: Units,
+  prompt_tokens: Units,
+  completion_tokens: Units,
+  first_time: Moment,
+  last_time: Moment,
+});
+
+const CHUNK = 1_000;
+
+/** The price list, in `prices`. */
+export function createPricesStore(dataSource: DataSource): PricesStore {
+  const prices = dataSource.getRepository(PriceEntity);
+
+  /** Runs a change of the list, one at a time, so that versions are committed in order. */
+  const changing = <T>(change: (manager: EntityManager, version: string) => Promise<T>) =>
+    dataSource.transaction(async (manager) => {
+      const [row] = await manager.query('select version::text from price_list for update');
+      return change(manager, row.version);
+    });
+
+  async function nextVersion(manager: EntityManager): Promise<string> {
+    const [rows] = await manager.query('update price_list set version = version + 1 returning version::text');
+    return rows[0].version;
+  }
+
+  return {
+    add: (wanted, actor) =>
+      changing(async (manager, before) => {
+        const active = new Map<string, PriceRow>();
+        for (const row of await manager.findBy(PriceEntity, { removedIn: IsNull() })) active.set(keyOf(row), row);
+        const fresh = new Map(wanted.map((price) => [keyOf(price), price]));
+        const same = [...fresh]
+          .filter(([key, price]) => isSame(active.get(key), price))
+          .map(([key]) => active.get(key)!);
+        for (const row of same) fresh.delete(keyOf(row));
+        if (fresh.size === 0) return { added: 0, replaced: 0, unchanged: same.length, version: before, rows: same };
+        const replaced = [...fresh.keys()].flatMap((key) => active.get(key) ?? []);
+        const total = active.size + fresh.size - replaced.length;
+        if (total > MAX_PRICES)
+          throw new TallyError('CARDINALITY_LIMIT', `The list would have ${total} prices; at most ${MAX_PRICES}.`);
+        const version = await nextVersion(manager);
+        for (const ids of chunksOf(replaced.map(({ id }) => id)))
+          await manager.createQueryBuilder().update(PriceEntity).set({ removedIn: version }).whereInIds(ids).execute();
+        const rows = [...fresh.values()].map((price) => ({
+          ...price,
+          createdBy: actor,
+          addedIn: version,
+          removedIn: null,
+        }));
+        const saved: PriceRow[] = [];
+        for (const chunk of chunksOf(rows)) saved.push(...(await manager.save(PriceEntity, chunk as PriceRow[])));
+        return {
+          added: saved.length - replaced.length,
+          replaced: replaced.length,
+          unchanged: same.length,
+          version,
+          rows: [...same, ...saved],
+        };
+      }),
+
+    remove: (id) =>
+      changing(async (manager) => {
+        const row = await manager.findOneBy(PriceEntity, { id });
+        if (!row) throw new TallyError('NOT_FOUND', `There is no price ${id}.`);
+        if (row.removedIn !== null) return row;
+        return manager.save(PriceEntity, { ...row, removedIn: await nextVersion(manager) });
+      }),
+
+    list: ({ filters, includeRemoved, after, limit }) =>
+      prices.find({
+        where: {
+          ...filters,
+          ...(includeRemoved ? {} : { removedIn: IsNull() }),
+          ...(after !== undefined && { id: MoreThan(after) }),
+        },
+        order: { id: 'asc' },
+        take: limit,
+      }),
+
+    async version() {
+      const [row] = await dataSource.query('select version::text from price_list');
+      return row.version;
+    },
+
+    current: () =>
+      dataSource.transaction('REPEATABLE READ', async (manager) => {
+        const rows = await manager.find(PriceEntity, { where: { removedIn: IsNull() }, order: { id: 'asc' } });
+        const [list] = await manager.query('select version::text from price_list');
+        return { version: list.version, prices: rows };
+      }),
+
+    unpriced: ({ startDate, endDate, merchantIds, limit }) =>
+      runSql(dataSource, 'unpriced-models', [startDate, endDate, merchantIds ?? null, limit], UnpricedRow),
+  };
+}
+
+type Key = Pick<
+  PriceRow,
+  'merchantId' | 'model' | 'provider' | 'meter' | 'component' | 'overPromptTokens' | 'validFrom'
+>;
+
+const keyOf = ({ merchantId, model, provider, meter, component, overPromptTokens, validFrom }: Key) =>
+  JSON.stringify([merchantId, model, provider, meter, component, overPromptTokens, Number(validFrom)]);
+
+/** Whether a price says what is there already. Amounts are compared without trailing zeros. */
+function isSame(row: PriceRow | undefined, price: NewPrice): boolean {
+  if (!row) return false;
+  const said = ({ amount, per, validTo }: NewPrice) => [plain(amount), per, validTo && Number(validTo)].join();
+  return said(row) === said(price);
+}
+
+/** An amount without zeros at its end: Postgres answers all 12 decimals. */
+export const plain = (amount: string): string => (amount.includes('.') ? amount.replace(/\.?0+$/, '') : amount);
+
+function chunksOf<T>(all: readonly T[]): T[][] {
+  return Array.from({ length: Math.ceil(all.length / CHUNK) }, (_, n) => all.slice(n * CHUNK, (n + 1) * CHUNK));
+}

@@ -1,0 +1,32 @@
+import type { Day } from '@tally/contracts';
+import { z } from 'zod';
+import { DateText } from './rows.ts';
+import { type Executor, runSql } from './run-sql.ts';
+
+/**
+ * Days that the rollups of months and years have: those before `date`, and of `date` the merchants up to `merchantId`.
+ * The others are open: they are read from the rollups of days.
+ */
+export type RolledUp = { date: Day; merchantId: string };
+
+const LOCK = 7427;
+
+const Row = z
+  .object({ date: DateText, merchant_id: z.string() })
+  .transform(({ date, merchant_id }): RolledUp => ({ date, merchantId: merchant_id }));
+
+/**
+ * Returns which days are rolled up, and keeps them so until the transaction ends. Who adds to the rollups of days and of
+ * months holds this, since a day is rolled up only while nobody does. Take it after the locks of merchants.
+ */
+export async function holdRolledUp(transaction: Executor): Promise<RolledUp> {
+  await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCK]);
+  // In a statement of its own: the one that waited for the lock sees what was before.
+  const [row] = await runSql(transaction, 'rolled-up', [], Row);
+  return row!;
+}
+
+/** Waits until nobody holds the days that are rolled up; then only the caller may change them. */
+export async function lockRolledUp(transaction: Executor): Promise<void> {
+  await transaction.query('select pg_advisory_xact_lock($1)', [LOCK]);
+}
