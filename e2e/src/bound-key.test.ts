@@ -89,6 +89,8 @@ beforeAll(async () => {
       { kind: 'merchant', id: MARK, name: 'Theirs Inc' },
     ],
   });
+  for (const merchantId of ['mine', MARK])
+    await tally.ingest.meters.create.mutate({ key: `${merchantId}_calls`, aggregation: 'COUNT', merchantId });
   // What waits in Redis, for nobody but its own merchant to flush.
   await tally.ingest.usage.record.mutate({ entries: [entry(MARK, 'waiting')] });
 });
@@ -117,6 +119,13 @@ const OWN: Record<string, () => Input> = {
   'flush.merchant': () => ({ merchantId: 'mine' }),
   'prices.unpriced': () => RANGE,
   'flush.drain': () => ({}),
+  'meters.create': () => ({ key: 'own_calls', aggregation: 'COUNT' }),
+  'meters.update': () => ({ key: 'own_calls', name: 'Calls' }),
+  'meters.list': () => ({}),
+  'meters.get': () => ({ key: 'own_calls' }),
+  'meters.rebuild': () => ({ key: 'own_calls', ...RANGE }),
+  'meters.remove': () => ({ key: 'mine_calls' }),
+  'analytics.meter': () => ({ meter: 'own_calls', ...RANGE, groupBy: ['merchant'] }),
   'rollups.daily.list': () => RANGE,
   'rollups.weekly.list': () => RANGE,
   'rollups.monthly.list': () => RANGE,

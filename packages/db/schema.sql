@@ -235,6 +235,131 @@ table merchant_usage (
 );
 CREATE INDEX merchant_usage_date ON public.merchant_usage USING btree (date);
 
+table meter_days (
+  meter_id integer not null,
+  merchant_id text not null,
+  date date not null,
+  d1 text not null,
+  d2 text not null,
+  d3 text not null,
+  d4 text not null,
+  element text not null,
+  value numeric not null,
+  at timestamp with time zone,
+  event_id text,
+  constraint meter_days_pkey PRIMARY KEY (meter_id, merchant_id, date, d1, d2, d3, d4, element)
+);
+
+table meter_history (
+  meter_id integer not null,
+  date date not null,
+  after_merchant text not null default ''::text,
+  done boolean not null default false,
+  constraint meter_history_meter_id_fkey FOREIGN KEY (meter_id) REFERENCES meters(id),
+  constraint meter_history_pkey PRIMARY KEY (meter_id, date)
+);
+
+table meter_marks (
+  merchant_id text not null,
+  grain text not null,
+  period date not null,
+  marked_at timestamp with time zone not null default clock_timestamp(),
+  constraint meter_marks_pkey PRIMARY KEY (merchant_id, grain, period)
+);
+CREATE INDEX meter_marks_period ON public.meter_marks USING btree (grain, period);
+
+table meter_months (
+  meter_id integer not null,
+  merchant_id text not null,
+  month date not null,
+  d1 text not null,
+  d2 text not null,
+  d3 text not null,
+  d4 text not null,
+  element text not null,
+  value numeric not null,
+  at timestamp with time zone,
+  event_id text,
+  constraint meter_months_pkey PRIMARY KEY (meter_id, merchant_id, month, d1, d2, d3, d4, element)
+);
+
+table meter_overflows (
+  merchant_id text not null,
+  date date not null,
+  dimension text not null,
+  constraint meter_overflows_pkey PRIMARY KEY (merchant_id, date, dimension)
+);
+
+table meter_quarters (
+  meter_id integer not null,
+  merchant_id text not null,
+  bucket timestamp with time zone not null,
+  d1 text not null,
+  d2 text not null,
+  d3 text not null,
+  d4 text not null,
+  element text not null,
+  value numeric not null,
+  at timestamp with time zone,
+  event_id text,
+  constraint meter_quarters_pkey PRIMARY KEY (meter_id, merchant_id, bucket, d1, d2, d3, d4, element)
+);
+CREATE INDEX meter_quarters_bucket ON public.meter_quarters USING brin (bucket);
+
+table meter_state (
+  single boolean not null default true,
+  version bigint not null default 1,
+  run bigint not null default 1,
+  quarters_from date not null default '0001-01-01'::date,
+  constraint meter_state_pkey PRIMARY KEY (single),
+  constraint meter_state_single_check CHECK (single)
+);
+
+table meter_values (
+  merchant_id text not null,
+  date date not null,
+  dimension text not null,
+  value text not null,
+  constraint meter_values_pkey PRIMARY KEY (merchant_id, date, dimension, value)
+);
+CREATE INDEX meter_values_date ON public.meter_values USING brin (date);
+
+table meter_versions (
+  meter_id integer not null,
+  version integer not null,
+  name text not null,
+  unit text,
+  created_at timestamp with time zone not null default now(),
+  created_by text not null,
+  constraint meter_versions_meter_id_fkey FOREIGN KEY (meter_id) REFERENCES meters(id),
+  constraint meter_versions_pkey PRIMARY KEY (meter_id, version)
+);
+
+table meters (
+  id integer not null default nextval('meters_id_seq'::regclass),
+  key text not null,
+  merchant_id text not null default ''::text,
+  name text not null,
+  unit text,
+  scale smallint not null,
+  aggregation text not null,
+  metric_type text,
+  value_property text,
+  event_type text,
+  filters jsonb not null,
+  dimensions text[] not null,
+  version integer not null default 1,
+  created_at timestamp with time zone not null default now(),
+  created_by text not null,
+  updated_at timestamp with time zone not null default now(),
+  created_run bigint not null,
+  history_from date,
+  removed_at timestamp with time zone,
+  purged boolean not null default false,
+  constraint meters_pkey PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX meters_key ON public.meters USING btree (merchant_id, key) WHERE (removed_at IS NULL);
+
 table metrics_aggregation_jobs_log (
   id uuid not null,
   kind text not null,
@@ -373,9 +498,12 @@ table usage_adjustments (
   actor text not null,
   created_at timestamp with time zone not null default clock_timestamp(),
   folded smallint,
+  metered bigint,
+  void_of text,
   constraint usage_adjustments_pkey PRIMARY KEY (merchant_id, id)
 );
 CREATE INDEX usage_adjustments_date ON public.usage_adjustments USING btree (merchant_id, date);
+CREATE INDEX usage_adjustments_voids ON public.usage_adjustments USING btree (merchant_id, date, void_of) WHERE (void_of IS NOT NULL);
 
 table usage_admitted_values (
   merchant_id text not null,
@@ -511,11 +639,13 @@ table usage_flushes (
   first_date date,
   last_date date,
   derived_at timestamp with time zone default now(),
+  metered bigint,
   constraint usage_flushes_pkey PRIMARY KEY (id),
   constraint usage_flushes_source_check CHECK ((source = ANY (ARRAY['stream'::text, 'direct'::text, 'backfill'::text])))
 );
 CREATE INDEX usage_flushes_pending ON public.usage_flushes USING btree (id) WHERE (derived_at IS NULL);
 CREATE INDEX usage_flushes_started_at ON public.usage_flushes USING btree (started_at DESC);
+CREATE INDEX usage_flushes_unmetered ON public.usage_flushes USING btree (id) WHERE (metered IS NULL);
 
 table usage_journal_closings (
   merchant_id text not null,

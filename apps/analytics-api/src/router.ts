@@ -6,6 +6,7 @@ import type { Days } from './days.ts';
 import type { Directory } from './directory.ts';
 import type { Freshness } from './fresh.ts';
 import type { Import } from './import.ts';
+import type { ReadMeter } from './meter.ts';
 import type { Read } from './read.ts';
 import type { Warm } from './warm.ts';
 
@@ -14,6 +15,7 @@ const MAX_INVALIDATED = 10_000;
 
 export type Parts = {
   read: Read;
+  readMeter: ReadMeter;
   freshness: Freshness;
   directory: Directory;
   days: Days;
@@ -26,6 +28,7 @@ export type Parts = {
 /** analytics-api's procedures: each counts the call, narrows the question to what the caller may see, and asks. */
 export function createHandlers({
   read,
+  readMeter,
   freshness,
   directory,
   days,
@@ -48,6 +51,7 @@ export function createHandlers({
       summary: ({ input, caller }) => asked(caller, input, read.summary),
       breakdown: ({ input, caller }) => asked(caller, input, read.breakdown),
       timeseries: ({ input, caller }) => asked(caller, input, read.timeseries),
+      meter: ({ input, caller }) => asked(caller, input, readMeter),
       filterOptions: ({ input, caller }) => asked(caller, input, read.filterOptions),
       merchantUsage: ({ input, caller }) =>
         rates.during('analytics', caller.id, async () => {

@@ -32,6 +32,7 @@ import { formerRoutes } from './former.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
+import { createReadMeter } from './meter.ts';
 import { createRead } from './read.ts';
 import { createHandlers } from './router.ts';
 import { createWarm } from './warm.ts';
@@ -82,6 +83,12 @@ export async function createAnalyticsService(
   const documents = createDocuments(db.days);
   // Queries, and the labels of exports, always find connections.
   const exportsAtOnce = Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2));
+  const queue = createFairQueue({
+    // A summary reads over two connections.
+    places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
+    waitingPerCaller: QUERIES_WAITING_PER_CALLER,
+    waitMs: QUERY_WAIT_MS,
+  });
   const read = createRead({
     db,
     freshness,
@@ -89,12 +96,7 @@ export async function createAnalyticsService(
     documents,
     labels,
     fallback: createFallback({ cache, now }),
-    queue: createFairQueue({
-      // A summary reads over two connections.
-      places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
-      waitingPerCaller: QUERIES_WAITING_PER_CALLER,
-      waitMs: QUERY_WAIT_MS,
-    }),
+    queue,
     maxDays: env.ANALYTICS_MAX_DAYS,
     maxRows: env.ANALYTICS_MAX_ROWS,
     now,
@@ -135,6 +137,7 @@ export async function createAnalyticsService(
       analytics,
       createHandlers({
         read,
+        readMeter: createReadMeter({ db, freshness, queue, maxDays: env.ANALYTICS_MAX_DAYS, now }),
         freshness,
         directory,
         days,

@@ -20,20 +20,25 @@ export type Stack = {
   stop(): Promise<void>;
 };
 
-/** All services as real processes on stores of their own, behind the console. Without `webFolder` the page is a stub. */
+/**
+ * All services as real processes on stores of their own, behind the console. Without `webFolder` the page is a stub. With
+ * an empty `serviceKey` the services and the console derive one.
+ */
 export async function startStack({
   settings = {},
   webFolder,
+  serviceKey = 'the-service-key-of-the-tests',
 }: {
   settings?: Record<string, string>;
   webFolder?: string;
+  serviceKey?: string;
 } = {}): Promise<Stack> {
   const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
   const common = {
     DATABASE_URL: database.url,
     REDIS_URL: redis.url,
     TALLY_ADMIN_KEY: ADMIN_KEY,
-    TALLY_SERVICE_KEY: 'the-service-key-of-the-tests',
+    ...(serviceKey && { TALLY_SERVICE_KEY: serviceKey }),
     POSTGRES_POOL_SIZE: '4',
     ADMIN_ANALYTICS_RATE_LIMIT: '1000000',
     ADMIN_EXPORT_RATE_LIMIT: '1000000',
@@ -47,7 +52,8 @@ export async function startStack({
   const releasers = createReleasers();
   async function addConsole(settings: Record<string, string>): Promise<string> {
     const env = readEnv({
-      TALLY_SERVICE_KEY: common.TALLY_SERVICE_KEY,
+      TALLY_ADMIN_KEY: ADMIN_KEY,
+      ...(serviceKey && { TALLY_SERVICE_KEY: serviceKey }),
       USAGE_INGEST_URL: ingest.url,
       METRICS_ENGINE_URL: engine.url,
       ANALYTICS_API_URL: analytics.url,

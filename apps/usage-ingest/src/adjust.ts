@@ -19,6 +19,8 @@ export type AdjustCall = {
   metrics: Record<string, string>;
   dimensions?: { userId?: string; apiKey?: string; model?: string; provider?: string } | undefined;
   reason: string;
+  /** The event of that day which it takes back. */
+  voids?: string;
 };
 
 /**

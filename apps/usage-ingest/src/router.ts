@@ -1,5 +1,5 @@
 import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
-import { assertMerchant, type Handlers, merchantsFor } from '@tally/service';
+import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally/service';
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
@@ -9,6 +9,7 @@ import type { DeadLetters } from './dead-letters.ts';
 import type { Explain } from './explain.ts';
 import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
+import type { Meters } from './meters/meters.ts';
 import type { Prices } from './prices/prices.ts';
 import type { RecentEntries } from './recent.ts';
 import { presentDrift, type Reconcile } from './reconcile/index.ts';
@@ -32,6 +33,7 @@ export type Parts = {
   closeDays: CloseDays;
   flush: Flush;
   keys: Keys;
+  meters: Meters;
   sessions: Sessions;
   prices: Prices;
   audit: AuditLog;
@@ -41,7 +43,12 @@ export type Parts = {
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, sessions, prices, audit } = parts;
+  const { voidEvent, keys, meters, sessions, prices, audit } = parts;
+  /** A bound caller's merchant, else the one that is named. */
+  const ofMerchant = <Named extends { merchantId?: string | undefined }>(caller: Caller, named: Named) => {
+    const [merchantId] = merchantsFor(caller, named.merchantId === undefined ? undefined : [named.merchantId]) ?? [];
+    return { ...named, merchantId };
+  };
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -152,6 +159,14 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       rotate: async ({ input }) => keys.rotate(input),
       list: async ({ input }) => keys.list(input),
       revoke: async ({ input, caller }) => keys.revoke(input, caller),
+    },
+    meters: {
+      create: async ({ input, caller }) => meters.create(ofMerchant(caller, input), caller.id),
+      update: async ({ input, caller }) => meters.update(ofMerchant(caller, input), caller.id),
+      list: async ({ input, caller }) => meters.list(ofMerchant(caller, input)),
+      get: async ({ input, caller }) => meters.get(ofMerchant(caller, input)),
+      remove: async ({ input, caller }) => meters.remove(ofMerchant(caller, input)),
+      rebuild: async ({ input, caller }) => meters.rebuild(ofMerchant(caller, input)),
     },
     sessions: {
       create: async ({ caller }) => sessions.create(caller),

@@ -40,6 +40,8 @@ import { createFlush, type Flush } from './flush/flush.ts';
 import { startFlusher } from './flush/flusher.ts';
 import { startScheduler } from './jobs/scheduler.ts';
 import { createKeys } from './keys.ts';
+import { createDeriveMeters, type DeriveMeters } from './meters/derive-meters.ts';
+import { createMeters } from './meters/meters.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
 import { createPrices } from './prices/prices.ts';
@@ -69,6 +71,7 @@ export type IngestService = {
   app: App;
   flush: Flush;
   derive: Derive;
+  deriveMeters: DeriveMeters;
   db: Db;
   redis: RedisClient;
   keys: RedisKeys;
@@ -192,6 +195,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
   });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now });
+  const deriveMeters = createDeriveMeters({
+    db,
+    register: registry,
+    sliceEvents: env.DERIVE_SLICE_EVENTS,
+    quarterHoursDays: env.METER_QUARTER_HOURS_DAYS,
+    now,
+  });
   const drain = createDrain({
     counters,
     journal: db.journal,
@@ -201,7 +211,10 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pieceEntries: env.FLUSH_PIECE_ENTRIES,
     now,
     fault,
-    catchUp: derive.catchUp,
+    async catchUp() {
+      await derive.catchUp();
+      await deriveMeters.catchUp();
+    },
     onError: readiness.sawError,
     onDeadLetter(line, error) {
       metrics.deadLetters.inc();
@@ -237,10 +250,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     flushOf: flush.flushSoon,
     now,
   });
-  const closeDays = createCloseDays({ db, derive: derive.run, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
+  const deriveAll = async () => {
+    await derive.run();
+    await deriveMeters.run();
+  };
+  const closeDays = createCloseDays({ db, derive: deriveAll, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
     releasers.push('derive', () => deriving.stop());
+    const derivingMeters = deriveMeters.start(env.DERIVE_INTERVAL_MS, log);
+    releasers.push('meters', () => derivingMeters.stop());
     const flusher = startFlusher({
       intervalMs: env.FLUSH_INTERVAL_MS,
       hourlyMs: env.RECONCILE_INTERVAL_MS,
@@ -313,6 +332,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, redis, now }),
+    meters: createMeters({ db }),
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     audit: createAuditLog(db.audit),
@@ -335,5 +355,5 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     readiness,
   });
   sources.start();
-  return { app, flush, derive, db, redis, keys, window, reconcile };
+  return { app, flush, derive, deriveMeters, db, redis, keys, window, reconcile };
 }

@@ -52,7 +52,15 @@ export function createVoidEvent({
       ),
     );
     const metrics = Object.fromEntries(Object.entries(event.metrics).map(([type, amount]) => [type, `-${amount}`]));
-    const call = { id: `void:${event.date}:${id}`, merchantId, date: event.date, metrics, dimensions, reason };
+    const call = {
+      id: `void:${event.date}:${id}`,
+      merchantId,
+      date: event.date,
+      metrics,
+      dimensions,
+      reason,
+      voids: id,
+    };
     return adjust(call, actor).catch((error: unknown) => {
       if (!isTallyError(error) || error.code !== 'CONFLICT') throw error;
       throw new TallyError(

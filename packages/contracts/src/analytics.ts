@@ -1,10 +1,11 @@
 import { z } from 'zod';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
-import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
+import { Dimension, MerchantId, MetricType, record, SentDimension } from './entry.ts';
+import { MAX_METER_DIMENSIONS, MeterDimension, MeterKey } from './meters.ts';
 import { Quantity } from './quantity.ts';
-import { Cursor, label, name } from './text.ts';
-import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime } from './time.ts';
+import { Cursor, label, name, text } from './text.ts';
+import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime, Time } from './time.ts';
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
@@ -55,6 +56,8 @@ export const Coverage = z.object({
    * under `(other)` there.
    */
   overflow: z.literal(true).optional(),
+  /** Of a meter: events of days before this one are not in it, since they were dropped before it was created. */
+  knownFrom: StoredDay.optional(),
 });
 export type Coverage = z.infer<typeof Coverage>;
 
@@ -177,6 +180,49 @@ const StoredDirectoryEntry = z.object({
 
 const explain = z.boolean().optional();
 const plan = z.array(PlanPart).optional();
+
+export const MeterWindow = z.enum(['hour', 'day', 'week', 'month', 'total']);
+export type MeterWindow = z.infer<typeof MeterWindow>;
+
+const GroupOfMeter = z.union([z.literal('merchant'), MeterDimension]);
+
+/** Filters of a query over a meter: every dimension one of its values. */
+const MeterFilter = record(MAX_METER_DIMENSIONS, MeterDimension, z.array(Dimension).min(1).max(1000));
+
+/** A range is named by its days in `timeZone`, or by moments; `from` is in it and `to` is not. */
+export const MeterQuery = z
+  .strictObject({
+    meter: MeterKey,
+    merchantIds: list(MerchantId),
+    startDate: Day.optional(),
+    endDate: Day.optional(),
+    from: Time.optional(),
+    to: Time.optional(),
+    window: MeterWindow.default('total'),
+    timeZone: TimeZone.default('UTC'),
+    groupBy: z.array(GroupOfMeter).max(3).optional(),
+    filters: MeterFilter.optional(),
+    /** The same as text, `dimension=value` each: for plain query parameters. */
+    filter: z
+      .array(text(400).regex(/^[^=]+=/, 'Expected dimension=value, such as model=gpt-4o'))
+      .max(1000)
+      .optional(),
+    /** Which percentile of a PERCENTILE meter, from 0 to 100. */
+    percentile: z.number().min(0).max(100).default(50),
+  })
+  .refine(
+    ({ startDate, endDate, from, to }) =>
+      startDate !== undefined
+        ? endDate !== undefined && from === undefined && to === undefined
+        : endDate === undefined && from !== undefined && to !== undefined,
+    { error: 'Give startDate and endDate, or from and to.' },
+  );
+z.globalRegistry.add(MeterQuery, {
+  examples: [
+    { meter: 'total_tokens', startDate: '2026-11-01', endDate: '2026-11-20', window: 'day', groupBy: ['model'] },
+  ],
+});
+export type MeterQuery = z.infer<typeof MeterQuery>;
 
 const ADMIN_USAGE = '/api/v1/admin/usage';
 /** Paths and names of fields of the API that these paths come from. */
@@ -303,6 +349,22 @@ export const analytics = {
           z.object({ merchantId: z.string(), date: StoredDay, metricType: z.string(), metricValue: Quantity }),
         ),
         nextCursor: z.null(),
+        coverage: Coverage,
+      }),
+    }),
+    /**
+     * Any meter by windows and dimensions. Windows without events have no row. INVALID_INPUT where the range does not begin
+     * and end with a window, GRAIN_NOT_KEPT where it needs quarter hours that are no longer kept.
+     */
+    meter: query({
+      summary: 'Returns a meter by windows of time and by its dimensions.',
+      rest: [{ method: 'GET', path: '/api/v1/usage/meter', omit: ['filters'] }],
+      access: 'read',
+      input: MeterQuery,
+      output: z.object({
+        rows: z.array(
+          z.object({ start: StoredTime, end: StoredTime, group: z.record(z.string(), z.string()), value: Quantity }),
+        ),
         coverage: Coverage,
       }),
     }),

@@ -37,6 +37,8 @@ export type Rest = {
   readonly path: string;
   /** Fields of the input that the path states, so that callers do not send them. */
   readonly fixed?: Readonly<Record<string, string>>;
+  /** Fields that the path does not take. */
+  readonly omit?: readonly string[];
   /** Other names of fields, and the field of the input that each stands for. */
   readonly aliases?: Readonly<Record<string, string>>;
   /** The body is read as JSON whatever its content type is. */

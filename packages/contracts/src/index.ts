@@ -13,6 +13,8 @@ export {
   Grouping,
   Interval,
   Measures,
+  MeterQuery,
+  MeterWindow,
   PlanPart,
   SortBy,
   TimeZone,
@@ -75,6 +77,16 @@ export {
   StoredEntry,
 } from './ingest.ts';
 export { LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
+export {
+  BUILT_IN_METERS,
+  EVENT_TYPE_PROPERTY,
+  MAX_METERS,
+  Meter,
+  MeterAggregation,
+  MeterDefinition,
+  MeterDimension,
+  MeterKey,
+} from './meters.ts';
 export { MAX_PRICES, Price, PriceComponent } from './prices.ts';
 export {
   COST_DECIMALS,

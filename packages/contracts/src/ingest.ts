@@ -4,6 +4,7 @@ import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
 import { litellm } from './litellm.ts';
+import { meters } from './meters.ts';
 import { prices } from './prices.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
@@ -533,6 +534,7 @@ export const ingest = {
       output: ApiKey,
     }),
   },
+  meters,
   prices,
   sessions,
   audit,

@@ -115,10 +115,12 @@ function callOperation(name: string, procedure: Procedure, schemas: Schemas): Op
 }
 
 function restOperation(name: string, procedure: Procedure, rest: Rest, schemas: Schemas): OpenApiOperation {
-  const { fixed = {}, aliases } = rest;
+  const { fixed = {}, omit = [], aliases } = rest;
   const output = schemas.of(procedure.output, 'output');
   const whole = schemas.resolve(schemas.of(procedure.input, 'input'));
-  const fields = Object.entries((whole.properties ?? {}) as Json).filter(([field]) => !(field in fixed));
+  const fields = Object.entries((whole.properties ?? {}) as Json).filter(
+    ([field]) => !(field in fixed) && !omit.includes(field),
+  );
   const required = ((whole.required ?? []) as string[]).filter((field) => !(field in fixed));
   const also = aliases
     ? [

@@ -10,7 +10,7 @@ with kept as (
 old as (
   select id
   from usage_flushes, kept
-  where derived_at is not null
+  where derived_at is not null and metered is not null
     and (last_date < first_day or (inserted = 0 and started_at < now() - interval '1 day'))
   order by id
   limit $1

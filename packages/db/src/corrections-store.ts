@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
 import type { Journal } from './journal-store.ts';
+import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import { holdRolledUp } from './rolled-up.ts';
 import { DateText, MeasureRow, Moment, Units } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
@@ -24,9 +25,9 @@ export type Adjustment = {
 export type CorrectionsStore = {
   /**
    * Records an adjustment and counts it in the same transaction, once per id; sent again it is answered as it was
-   * recorded. CONFLICT where the id stands for another adjustment.
+   * recorded. CONFLICT where the id stands for another adjustment. `voids`: the event of that day which it takes back.
    */
-  adjust(adjustment: Omit<Adjustment, 'createdAt'>): Promise<Adjustment>;
+  adjust(adjustment: Omit<Adjustment, 'createdAt'> & { voids?: string | undefined }): Promise<Adjustment>;
   /** The newest adjustments of some metric types of a merchant's day, oldest first, and how many there are. */
   adjustments(
     merchantId: string,
@@ -36,8 +37,11 @@ export type CorrectionsStore = {
   ): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
-/** How many rollups of days the adjustment changed, whose months and years have that day: 0 or 1. */
-const CountedRow = z.object({ rolled_up: z.string().transform(Number) });
+/** Whether it is new, and how many rollups of days it changed, whose months and years have that day: 0 or 1 each. */
+const CountedRow = z.object({
+  inserted: z.string().transform(Number),
+  rolled_up: z.string().transform(Number),
+});
 
 const COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
@@ -78,6 +82,7 @@ export function createCorrectionsStore(
   dataSource: DataSource,
   journal: Journal,
   admission: Admission,
+  meters: Pick<MeterRollups, 'adjusted'>,
 ): CorrectionsStore {
   type Question = { date?: Day; id?: string; metricTypes?: readonly string[]; limit: number };
   const find = (merchantId: string, { date, id, metricTypes, limit }: Question) =>
@@ -89,7 +94,7 @@ export function createCorrectionsStore(
       return { newest: limit === 0 ? [] : rows.map(withoutCount).reverse(), count: rows[0]?.all ?? 0 };
     },
 
-    async adjust(adjustment) {
+    async adjust({ voids, ...adjustment }) {
       const record = recordOf(adjustment);
       const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
         const { bits, committed } = await admission.admit(transaction, [record]);
@@ -98,6 +103,9 @@ export function createCorrectionsStore(
         const json = JSON.stringify(row);
         const [counted] = await runSql(transaction, 'adjust', ['adjustment', json], CountedRow);
         if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
+        const { merchantId, id, date } = adjustment;
+        if (counted!.inserted > 0)
+          await meters.adjusted(transaction, { merchantId, id, date, ...(voids !== undefined && { voids }) });
         return committed;
       });
       committed();

@@ -1,6 +1,7 @@
 import { type Day, eachDay } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import type { Journal } from './journal-store.ts';
+import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import type { Partitions } from './partitions.ts';
 import { holdRolledUp } from './rolled-up.ts';
 import { sql } from './run-sql.ts';
@@ -46,6 +47,7 @@ export function createCubesStore(
   dataSource: DataSource,
   journal: Journal,
   partitions: Pick<Partitions, 'open'>,
+  meters: Pick<MeterRollups, 'rebuildDays'>,
 ): CubesStore {
   return {
     async rebuild(merchantId, startDate, endDate) {
@@ -66,6 +68,7 @@ export function createCubesStore(
           await transaction.query(sql('rebuild/platform'), [merchantId, of.month, 1]);
           await transaction.query(sql('rebuild/rollup-rows'), [merchantId, of.month, of.year]);
           await transaction.query(sql('touch-days'), [merchantId, days]);
+          await meters.rebuildDays(transaction, merchantId, open);
           return days.length - open.length;
         });
       }

@@ -167,6 +167,8 @@ test('a day that is closed forgets its claims and conflicts, and still takes no 
   expect(await send(1, 2)).toMatchObject({ inserted: 0, conflicts: [0] });
   expect(await db.partitions.close('2025-01-01')).toBe(false);
   while ((await db.derivations.derive(1_000)).flushes > 0);
+  expect(await db.partitions.close('2025-01-01')).toBe(false);
+  while ((await db.meters.derive(1_000)).flushes > 0);
   expect(await db.partitions.close('2025-01-01')).toBe(true);
   await expect(send(1, 1)).rejects.toMatchObject({ code: 'DAY_CLOSED' });
   expect(await db.partitions.close('2025-01-02')).toBe(true);

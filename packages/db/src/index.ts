@@ -7,6 +7,7 @@ export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus, FlatDay } from './days-store.ts';
 export { originOf } from './dead-letters-store.ts';
+export type { MeterRow } from './entities/meter.ts';
 export type { PriceRow } from './entities/price.ts';
 export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal-line.ts';
 export {
@@ -29,6 +30,9 @@ export type {
   PullLock,
   ToldBy,
 } from './litellm-store.ts';
+export type { MeterValue } from './meters/meter-reader.ts';
+export { type StoredMeter, unknownMeter } from './meters/registry-store.ts';
+export { bucketOf, quantilesOf, RELATIVE_ERROR } from './meters/sketch.ts';
 export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
 export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
 export type { StoredSource } from './metric-sources-store.ts';

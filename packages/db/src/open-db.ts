@@ -19,6 +19,9 @@ import { createHangGuard } from './hang-guard.ts';
 import { createJournal, type Journal } from './journal-store.ts';
 import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
+import { createMeterReader, type MeterReader } from './meters/meter-reader.ts';
+import { createMeterRollups, type MeterRollups } from './meters/meter-rollups-store.ts';
+import { createMeterRegistry, type MeterRegistry } from './meters/registry-store.ts';
 import { createMetricSourcesStore, type MetricSourcesStore } from './metric-sources-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
 import { createPricesStore, type PricesStore } from './prices-store.ts';
@@ -55,6 +58,7 @@ export type Db = {
   realtime: RealtimeStore;
   litellm: LitellmStore;
   sources: SourcesStore;
+  meters: MeterRegistry & MeterReader & MeterRollups;
   /** Resolves when Postgres answers at all, on a connection of its own that no statement holds up. */
   ping(): Promise<void>;
   /** Asks Postgres for its clock, and whether it takes writes. */
@@ -96,14 +100,15 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
   const partitions = createPartitions(dataSource);
   const admission = createAdmission(dimensionValuesPerDay);
   const journal = createJournal(dataSource, partitions, admission);
+  const meterRollups = createMeterRollups(dataSource, partitions, dimensionValuesPerDay);
   return {
     journal,
     shards: createShardsStore(dataSource),
     partitions,
     derivations: createDerivationsStore(dataSource),
-    cubes: createCubesStore(dataSource, journal, partitions),
+    cubes: createCubesStore(dataSource, journal, partitions, meterRollups),
     conflicts: createConflictsStore(dataSource),
-    corrections: createCorrectionsStore(dataSource, journal, admission),
+    corrections: createCorrectionsStore(dataSource, journal, admission, meterRollups),
     deadLetters: createDeadLettersStore(dataSource),
     books: createBooksStore(dataSource),
     checks: createChecksStore(dataSource),
@@ -122,6 +127,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
     sources: createSourcesStore(dataSource),
+    meters: { ...createMeterRegistry(dataSource), ...createMeterReader(dataSource), ...meterRollups },
     ping: guard.ping,
     async look() {
       const [row] = await dataSource.query(

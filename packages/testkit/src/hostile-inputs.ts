@@ -59,6 +59,8 @@ const SOUND_TEXTS = [
   '7f3d1c1e-0000-4000-8000-000000000000',
   'requests',
   'http://127.0.0.1:9/',
+  'model',
+  'model=gpt-4o',
 ];
 
 /** An input that fits the schema, with every optional field given. */

@@ -2,7 +2,7 @@ import { edgeEnv, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
 const { BODY_PROGRESS_MS, HOST, MAX_BODY_BYTES, MAX_CONNECTIONS } = edgeEnv;
-const { LOG_LEVEL, SHUTDOWN_DEADLINE_MS, TALLY_SERVICE_KEY } = serviceEnv;
+const { LOG_LEVEL, SHUTDOWN_DEADLINE_MS, TALLY_ADMIN_KEY, TALLY_SERVICE_KEY } = serviceEnv;
 
 const Schema = z.object({
   BODY_PROGRESS_MS,
@@ -11,6 +11,7 @@ const Schema = z.object({
   MAX_BODY_BYTES,
   MAX_CONNECTIONS,
   SHUTDOWN_DEADLINE_MS,
+  TALLY_ADMIN_KEY,
   TALLY_SERVICE_KEY,
   PORT: whole(4000, 0, 65_535),
   USAGE_INGEST_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4001'),

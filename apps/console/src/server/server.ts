@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { openApi } from '@tally/contracts/openapi';
-import { createBodies, createCallerLimits, dropBody, type Log, type Releasers } from '@tally/service';
+import { createBodies, createCallerLimits, dropBody, type Log, type Releasers, serviceKeyOf } from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
 import type { Env } from './env.ts';
 import { answerProblem, createForward, type Exchange } from './forward.ts';
@@ -40,7 +40,7 @@ export async function createConsole(
     'metrics-engine': env.METRICS_ENGINE_URL,
     'analytics-api': env.ANALYTICS_API_URL,
   };
-  const upstream = createUpstream({ addresses, serviceKey: env.TALLY_SERVICE_KEY });
+  const upstream = createUpstream({ addresses, serviceKey: serviceKeyOf(env) });
   releasers.push('services', () => upstream.close());
   const stopping = new AbortController();
   const forward = createForward({
@@ -112,6 +112,8 @@ export async function createConsole(
       if (status >= 500) log.warn(line, 'request');
       else log.info(line, 'request');
     });
+    if (!hasReadableHost(request))
+      return answerProblem(response, problemOf('INVALID_INPUT', 'Send one Host header with a name or an address.'));
     if (!url) return answerProblem(response, problemOf('NOT_FOUND', 'The path is not readable.'));
     answer({ request, response, url, requestId }).catch((error: unknown) => {
       log.error({ err: error }, 'unexpected error');
@@ -132,6 +134,16 @@ const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
 function requestIdOf({ headers }: IncomingMessage): string {
   const named = headers['x-request-id'];
   return typeof named === 'string' && REQUEST_ID.test(named) ? named : randomUUID();
+}
+
+/**
+ * Returns whether a request says once, and readably, which host it is for. Node keeps the first of several, where a proxy
+ * before us may have checked another; services hang up on what no URL can hold.
+ */
+function hasReadableHost({ rawHeaders, headers: { host = '' } }: IncomingMessage): boolean {
+  const hosts = rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host');
+  const isReadable = host === '' || (!/[\s/?#@\\]/.test(host) && URL.canParse(`http://${host}/`));
+  return hosts.length <= 1 && isReadable;
 }
 
 function send(response: ServerResponse, status: number, type: string, text: string): void {

@@ -694,6 +694,7 @@ test('over entries that are past the retention a metric says so, and of their su
   expect((await of('old')).value).toBe('1');
   // A day is closed when all that is derived from its events is.
   while ((await db.derivations.derive(1_000)).flushes > 0);
+  while ((await db.meters.derive(1_000)).flushes > 0);
   expect(await db.partitions.close(day)).toBe(true);
   const dropped = { data: { code: 'JOURNAL_DROPPED', details: { startDate: day, endDate: day } } };
   await expect(of('old')).rejects.toMatchObject(dropped);

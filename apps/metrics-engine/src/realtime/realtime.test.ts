@@ -1,6 +1,6 @@
 import { addDays, type Day, dayOf, formatCost, parseSignedQuantity, startOfDay } from '@tally/contracts';
 import type { EngineClient } from '@tally/contracts/client';
-import type { Db } from '@tally/db';
+import { type Db, RELATIVE_ERROR } from '@tally/db';
 import { type App, createRedis, type RedisClient, redisReady } from '@tally/service';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -8,7 +8,6 @@ import { ADMIN, type Engine, prepareStores, type Stores } from '../../test/start
 import { createBackup } from './backup.ts';
 import { createRealtime } from './realtime.ts';
 import { createReconcile } from './reconcile.ts';
-import { RELATIVE_ERROR } from './sketch.ts';
 
 let stores: Stores;
 let db: Db;

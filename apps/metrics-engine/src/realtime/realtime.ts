@@ -1,12 +1,12 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { formatCost, parseSignedQuantity, type RealtimeType, type RealtimeValue, TallyError } from '@tally/contracts';
+import { bucketOf, quantilesOf } from '@tally/db';
 import { decodeCursor, encodeCursor, type RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
 import { z } from 'zod';
 import { markerKey, namesKey, OWNERS, seriesKey, valueKey } from './keys.ts';
 import { createMerger } from './merge.ts';
 import { script } from './scripts.ts';
-import { bucketOf, quantilesOf } from './sketch.ts';
 
 export type RealtimeOptions = {
   redis: RedisClient;

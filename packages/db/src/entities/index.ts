@@ -1,6 +1,14 @@
 import { ApiKeyEntity } from './api-key.ts';
+import { MeterEntity, MeterVersionEntity } from './meter.ts';
 import { PriceEntity } from './price.ts';
 import { SourceRejectionEntity, SourceStateEntity } from './source.ts';
 
 /** The tables that TypeORM reads and writes as rows: the registries. A test compares each with its migrated table. */
-export const ENTITIES = [ApiKeyEntity, PriceEntity, SourceRejectionEntity, SourceStateEntity];
+export const ENTITIES = [
+  ApiKeyEntity,
+  MeterEntity,
+  MeterVersionEntity,
+  PriceEntity,
+  SourceRejectionEntity,
+  SourceStateEntity,
+];

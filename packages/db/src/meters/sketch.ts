@@ -5,7 +5,7 @@
 export const RELATIVE_ERROR = 0.01;
 
 const GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR);
-const LOG_GAMMA = Math.log(GAMMA);
+export const LOG_GAMMA = Math.log(GAMMA);
 
 /** The bucket of a value: `z` for 0, `p…` above, `m…` below. */
 export function bucketOf(value: number): string {

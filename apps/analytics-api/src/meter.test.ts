@@ -1,0 +1,145 @@
+import { addDays, dayOf, type UsageEntry } from '@tally/contracts';
+import fc from 'fast-check';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { KEY, type Running, startAnalytics } from '../test/start.ts';
+
+let running: Running;
+const today = dayOf(Date.now());
+const DAYS = 5;
+const first = addDays(today, -DAYS);
+
+type Call = { at: number; region: string | undefined; userId: string; images: number };
+
+/** Calls of some days, on any millisecond. */
+const calls: Call[] = fc.sample(
+  fc.record({
+    at: fc.integer({ min: 0, max: DAYS * 86_400_000 - 1 }).map((offset) => Date.parse(`${first}T00:00:00Z`) + offset),
+    region: fc.constantFrom('eu', 'us', undefined),
+    userId: fc.constantFrom('ada', 'bob'),
+    images: fc.integer({ min: 1, max: 9 }),
+  }),
+  { numRuns: 400, seed: 7 },
+);
+
+const query = (question: Partial<Parameters<Running['client']['analytics']['meter']['query']>[0]>) =>
+  running.client.analytics.meter.query({ meter: 'images_made', merchantIds: ['acme'], ...question });
+const refusal = (code: string) => ({ data: { code } });
+
+beforeAll(async () => {
+  running = await startAnalytics();
+  await running.ingest.meters.create.mutate({
+    key: 'images_made',
+    aggregation: 'SUM',
+    metricType: 'images',
+    dimensions: ['user', 'property:region'],
+  });
+  const entries = calls.map(
+    ({ at, region, userId, images }, index): UsageEntry => ({
+      id: `c${index}`,
+      merchantId: 'acme',
+      time: new Date(at).toISOString(),
+      userId,
+      metrics: { images: String(images) },
+      ...(region && { properties: { region } }),
+    }),
+  );
+  // Half of them is derived and folded, the rest is still to be derived.
+  await running.ingest.usage.record.mutate({ entries: entries.slice(0, 200) });
+  await running.ingest.flush.drain.mutate({});
+  while ((await running.db.meters.derive(1_000)).flushes > 0);
+  await running.db.meters.fold(addDays(today, 1), 0, 1_000);
+  await running.ingest.usage.record.mutate({ entries: entries.slice(200) });
+}, 120_000);
+afterAll(() => running.stop());
+
+/** Where the window of a moment begins on the clock of a zone, as that clock shows it. */
+function windowOf(ms: number, window: 'hour' | 'day', timeZone: string): string {
+  const format = new Intl.DateTimeFormat('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'medium' });
+  return format.format(ms).slice(0, window === 'hour' ? 13 : 10);
+}
+
+describe('windows', () => {
+  test.each([
+    ['hour', 'UTC'],
+    ['day', 'UTC'],
+    ['hour', 'Asia/Kolkata'],
+    ['day', 'Asia/Kolkata'],
+    ['hour', 'Asia/Kathmandu'],
+    ['day', 'Asia/Kathmandu'],
+    ['day', 'Australia/Adelaide'],
+    ['day', 'America/New_York'],
+  ] as const)('by %s in %s equal a plain sum', async (window, timeZone) => {
+    const range = { startDate: addDays(first, -1), endDate: addDays(today, 1) };
+    const { rows } = await query({ ...range, window, timeZone, groupBy: ['property:region'] });
+    const model = new Map<string, number>();
+    for (const { at, region = 'unknown', images } of calls) {
+      const key = `${windowOf(at, window, timeZone)} ${region}`;
+      model.set(key, (model.get(key) ?? 0) + images);
+    }
+    const answered = rows.map(({ start, group, value }) => [
+      `${windowOf(Date.parse(start), window, timeZone)} ${group['property:region']}`,
+      Number(value),
+    ]);
+    expect(Object.fromEntries(answered)).toEqual(Object.fromEntries(model));
+    expect(answered).toHaveLength(model.size);
+  });
+
+  test('of the whole range equal a plain sum, with filters and without', async () => {
+    const range = { startDate: first, endDate: today };
+    const sum = (some: readonly Call[]) => String(some.reduce((total, { images }) => total + images, 0));
+    expect((await query(range)).rows.map(({ value }) => value)).toEqual([sum(calls)]);
+    const named = await query({ ...range, filters: { user: ['ada'], 'property:region': ['eu', 'unknown'] } });
+    const chosen = calls.filter(({ userId, region }) => userId === 'ada' && region !== 'us');
+    expect(named.rows.map(({ value }) => value)).toEqual([sum(chosen)]);
+    const asText = new URLSearchParams({ meter: 'images_made', ...range });
+    for (const filter of ['user=ada', 'property:region=eu', 'property:region=unknown']) asText.append('filter', filter);
+    const rest = await running.app.request(`/api/v1/usage/meter?${asText}`, {
+      headers: { authorization: `Bearer ${KEY}` },
+    });
+    expect(((await rest.json()) as typeof named).rows).toEqual(named.rows);
+    const moments = { from: `${first}T00:00:00Z`, to: `${addDays(first, 1)}T00:15:00Z` };
+    const until = Date.parse(moments.to);
+    expect((await query(moments)).rows.map(({ value }) => value)).toEqual([sum(calls.filter(({ at }) => at < until))]);
+  });
+
+  test('must begin and end with the range', async () => {
+    const cut = [
+      { startDate: '2026-11-03', endDate: '2026-11-08', window: 'week' },
+      { startDate: '2026-11-02', endDate: '2026-11-09', window: 'week' },
+      { startDate: '2026-10-01', endDate: '2026-10-30', window: 'month' },
+      { from: '2026-11-02T00:30:00Z', to: '2026-11-03T00:00:00Z', window: 'hour' },
+      { from: '2026-11-02T00:00:00Z', to: '2026-11-03T00:00:00Z', window: 'day', timeZone: 'Asia/Kathmandu' },
+      { from: '2026-11-02T00:00:00Z', to: '2026-11-02T00:20:00Z' },
+      { from: '2026-11-03T00:00:00Z', to: '2026-11-02T00:00:00Z' },
+    ] as const;
+    for (const range of cut)
+      await expect(query(range), JSON.stringify(range)).rejects.toMatchObject(refusal('INVALID_INPUT'));
+    const whole = [
+      { startDate: '2026-11-02', endDate: '2026-11-15', window: 'week' },
+      { startDate: '2026-09-01', endDate: '2026-10-31', window: 'month', timeZone: 'Asia/Kathmandu' },
+      { from: '2026-11-02T18:15:00Z', to: '2026-11-03T18:15:00Z', window: 'day', timeZone: 'Asia/Kathmandu' },
+      { from: '2026-10-31T18:15:00Z', to: '2026-11-30T18:15:00Z', window: 'month', timeZone: 'Asia/Kathmandu' },
+    ] as const;
+    for (const range of whole) await query(range);
+    await expect(query({ startDate: first, endDate: today, groupBy: ['model'] })).rejects.toMatchObject(
+      refusal('INVALID_INPUT'),
+    );
+    await expect(query({ meter: 'nothing', startDate: first, endDate: today })).rejects.toMatchObject(
+      refusal('NOT_FOUND'),
+    );
+  });
+
+  test('are refused where they cut days whose quarter hours are gone, and whole days stay', async () => {
+    const range = { startDate: first, endDate: addDays(first, 1) };
+    const before = (await query({ ...range, window: 'day' })).rows;
+    while ((await running.db.meters.derive(1_000)).flushes > 0);
+    await running.db.meters.fold(addDays(today, 1), 0, 1_000);
+    await running.db.meters.prune(addDays(first, 1));
+    expect((await query({ ...range, window: 'day' })).rows).toEqual(before);
+    await expect(query({ ...range, window: 'hour' })).rejects.toMatchObject(refusal('GRAIN_NOT_KEPT'));
+    await expect(query({ ...range, timeZone: 'Asia/Kathmandu' })).rejects.toMatchObject(refusal('GRAIN_NOT_KEPT'));
+    expect(
+      (await query({ startDate: addDays(first, 1), endDate: addDays(first, 1), window: 'hour' })).rows.length,
+    ).toBeGreaterThan(9);
+  });
+});

@@ -1,0 +1,109 @@
+import { BUILT_IN_METERS, countDays, type ingest, type Meter, TallyError } from '@tally/contracts';
+import { type Db, type StoredMeter, unknownMeter } from '@tally/db';
+import type { z } from 'zod';
+import { MAX_RANGE_DAYS } from '../flush/flush.ts';
+
+type Input<Name extends keyof typeof ingest.meters> = z.output<(typeof ingest.meters)[Name]['input']>;
+type Output<Name extends keyof typeof ingest.meters> = z.output<(typeof ingest.meters)[Name]['output']>;
+
+export type Meters = {
+  create(definition: Input<'create'>, by: string): Promise<Output<'create'>>;
+  update(change: Input<'update'>, by: string): Promise<Output<'update'>>;
+  list(question: Input<'list'>): Promise<Output<'list'>>;
+  /** A merchant's own meter, else the one of every merchant. */
+  get(name: Input<'get'>): Promise<Output<'get'>>;
+  remove(name: Input<'remove'>): Promise<Output<'remove'>>;
+  rebuild(scope: Input<'rebuild'>): Promise<Output<'rebuild'>>;
+};
+
+/** The registry of meters. What they count is derived in the background: see derive-meters.ts. */
+export function createMeters({ db }: { db: Pick<Db, 'meters'> }): Meters {
+  const named = ({ key, merchantId }: { key: string; merchantId?: string | undefined }) => ({
+    key,
+    merchantId: merchantId ?? '',
+  });
+
+  function assertOwn(key: string): void {
+    if (BUILT_IN_METERS.some((meter) => meter.key === key))
+      throw new TallyError('CONFLICT', `${key} is a built-in meter: it stays as it is.`);
+  }
+
+  async function find(name: { key: string; merchantId?: string | undefined }): Promise<StoredMeter> {
+    const own = await db.meters.find(named(name));
+    const found = own ?? (name.merchantId === undefined ? undefined : await db.meters.find(named({ key: name.key })));
+    if (!found) throw unknownMeter(name.key);
+    return found;
+  }
+
+  return {
+    async create(definition, by) {
+      assertOwn(definition.key);
+      const { aggregation, metricType } = definition;
+      const builtIn = BUILT_IN_METERS.find(({ key }) => key === metricType);
+      if (builtIn && definition.scale !== undefined && definition.scale !== builtIn.scale)
+        throw new TallyError('CONFLICT', `${metricType} has the scale ${builtIn.scale}, for ever.`);
+      const counts = aggregation === 'COUNT' || aggregation === 'UNIQUE';
+      const scale = counts ? 0 : (builtIn?.scale ?? definition.scale ?? 0);
+      return present(await db.meters.create({ ...definition, scale }, by));
+    },
+
+    async update({ name, unit, ...of }, by) {
+      assertOwn(of.key);
+      return present(await db.meters.update(named(of), { name, unit }, by));
+    },
+
+    async list({ merchantId }) {
+      const rows = await db.meters.list(merchantId);
+      return { rows: [...BUILT_IN_METERS, ...rows.map(present)], nextCursor: null };
+    },
+
+    async get(name) {
+      const builtIn = BUILT_IN_METERS.find(({ key }) => key === name.key);
+      if (builtIn) return { ...builtIn, versions: [] };
+      const meter = await find(name);
+      const versions = await db.meters.versions(meter.id);
+      return {
+        ...present(meter),
+        versions: versions.map(({ meterId: _, createdAt, ...version }) => ({
+          ...version,
+          createdAt: createdAt.toISOString(),
+        })),
+      };
+    },
+
+    async remove(name) {
+      assertOwn(name.key);
+      await db.meters.remove(named(name));
+      return { removed: true };
+    },
+
+    async rebuild({ startDate, endDate, ...name }) {
+      assertOwn(name.key);
+      if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', '`startDate` must not be after `endDate`.');
+      const days = countDays(startDate, endDate);
+      if (days > MAX_RANGE_DAYS)
+        throw new TallyError('DATE_RANGE_TOO_LARGE', `${days} days; at most ${MAX_RANGE_DAYS} at once.`);
+      const started = performance.now();
+      const meter = await find(name);
+      const merchantIds = name.merchantId === undefined ? undefined : [name.merchantId];
+      const rebuilt = await db.meters.rebuild(meter, { startDate, endDate, merchantIds });
+      return { ...rebuilt, durationMs: Math.round(performance.now() - started) };
+    },
+  };
+}
+
+function present(meter: StoredMeter): Meter {
+  const { id, merchantId, createdAt, updatedAt, historyFrom, history } = meter;
+  const { key, name, unit, scale, aggregation, metricType, valueProperty, eventType, filters, dimensions } = meter;
+  return {
+    id: String(id),
+    key,
+    merchantId: merchantId === '' ? null : merchantId,
+    ...{ name, unit, scale, aggregation, metricType, valueProperty, eventType, filters, dimensions },
+    version: meter.version,
+    createdAt: createdAt.toISOString(),
+    createdBy: meter.createdBy,
+    updatedAt: updatedAt.toISOString(),
+    history: { from: historyFrom, ...history },
+  };
+}

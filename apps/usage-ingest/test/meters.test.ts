@@ -1,0 +1,97 @@
+import { addDays, dayOf } from '@tally/contracts';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Fixture, startIngest } from './ingest-fixture.ts';
+
+let ingest: Fixture;
+let today: string;
+
+beforeAll(async () => {
+  ingest = await startIngest();
+  ingest.clock.now = Date.now();
+  today = dayOf(ingest.clock.now);
+});
+afterAll(() => ingest.close());
+
+type Event = Record<string, unknown>;
+let events = 0;
+const record = async (...entries: Event[]) => {
+  const result = await ingest.admin.usage.record.mutate({
+    entries: entries.map((entry) => ({ id: `e${events++}`, merchantId: 'acme', metrics: {}, ...entry })) as never,
+  });
+  await ingest.admin.flush.run.mutate({});
+  return result;
+};
+
+/** Sums of whole days by the given dimensions, as `value,value` → amount. */
+const sums = async (key: string, groupBy: string[] = [], days = 40) => {
+  const meter = (await ingest.db.meters.find({ key, merchantId: '' }))!;
+  const starts = [Date.parse(`${addDays(today, -days)}T00:00:00Z`)];
+  const end = Date.parse(`${addDays(today, 1)}T00:00:00Z`);
+  const rows = await ingest.db.meters.read(meter, { starts, end, groupBy, filters: {}, limit: 1_000 });
+  return Object.fromEntries(rows.map(({ group, value }) => [group.join(), value]));
+};
+
+test('sums a metric type by dimensions, before and after it is derived, and with events from before the meter', async () => {
+  const dimensions = ['user', 'property:region'];
+  const event = (userId: string, region: string | undefined, images: number, time?: string) => ({
+    userId,
+    metrics: { images: String(images) },
+    ...(region && { properties: { region } }),
+    ...(time && { time }),
+  });
+  await record(event('ada', 'eu', 1), event('ada', 'eu', 2), event('bob', undefined, 4));
+  await ingest.deriveMeters.run();
+  await record(event('ada', 'us', 8));
+  const created = await ingest.admin.meters.create.mutate({
+    key: 'images_made',
+    aggregation: 'SUM',
+    metricType: 'images',
+    dimensions,
+  });
+  expect(created).toMatchObject({ version: 1, scale: 0, history: { from: null, daysDone: 0 } });
+  // What was not derived yet is known at once, the rest is its history.
+  expect(await sums('images_made', dimensions)).toEqual({ 'ada,us': '8' });
+  const all = { 'ada,eu': '3', 'ada,us': '8', 'bob,': '4' };
+  await ingest.deriveMeters.run();
+  expect(await sums('images_made', dimensions)).toEqual(all);
+  expect((await ingest.admin.meters.get.query({ key: 'images_made' })).history.daysDone).toBe(created.history.days);
+  const yesterday = `${addDays(today, -1)}T10:20:00Z`;
+  await record(event('ada', 'eu', 16, yesterday), { metrics: { other: '5' }, userId: 'ada' });
+  const more = { ...all, 'ada,eu': '19' };
+  expect(await sums('images_made', dimensions)).toEqual(more);
+  await ingest.deriveMeters.run();
+  expect(await sums('images_made', dimensions)).toEqual(more);
+  expect(await sums('images_made', [])).toEqual({ '': '31' });
+  // Folded into days, then into months.
+  expect(await ingest.db.meters.fold(addDays(today, 40), 0, 100)).toBeGreaterThanOrEqual(3);
+  expect(await sums('images_made', dimensions)).toEqual(more);
+  expect(await sums('images_made', ['user'])).toEqual({ ada: '27', bob: '4' });
+});
+
+test('updates name and unit as a new version, and removes a meter', async () => {
+  const { key, version } = await ingest.admin.meters.update.mutate({
+    key: 'images_made',
+    name: 'Images',
+    unit: 'pieces',
+  });
+  expect([key, version]).toEqual(['images_made', 2]);
+  const { versions } = await ingest.admin.meters.get.query({ key });
+  expect(versions.map(({ version, name }) => [version, name])).toEqual([
+    [2, 'Images'],
+    [1, 'images_made'],
+  ]);
+  await expect(
+    ingest.admin.meters.create.mutate({ key, aggregation: 'COUNT', merchantId: 'acme' }),
+  ).rejects.toMatchObject({ data: { code: 'CONFLICT' } });
+  expect(await ingest.admin.meters.remove.mutate({ key })).toEqual({ removed: true });
+  await expect(ingest.admin.meters.get.query({ key })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+  const { rows } = await ingest.admin.meters.list.query({});
+  expect(rows.map((meter) => meter.key)).toEqual([
+    'requests',
+    'failed_requests',
+    'prompt_tokens',
+    'completion_tokens',
+    'total_tokens',
+    'cost',
+  ]);
+});

@@ -1,0 +1,466 @@
+import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
+import { type DataSource, IsNull } from 'typeorm';
+import { z } from 'zod';
+import { MeterEntity, type MeterRow } from '../entities/meter.ts';
+import type { MerchantDay } from '../journal-store.ts';
+import type { Partitions } from '../partitions.ts';
+import { DateText } from '../rows.ts';
+import type { Executor } from '../run-sql.ts';
+import { inTransaction } from '../transactions.ts';
+import { lockMeters, tryLockMeters } from './meter-lock.ts';
+import {
+  addRows,
+  bindings,
+  boundedProperties,
+  type EventScope,
+  foldRows,
+  type Kind,
+  kindOf,
+  MARKED,
+  rawEvents,
+  rowsOf,
+} from './meter-sql.ts';
+
+export type MeterRollups = {
+  /**
+   * Adds flushes that are still to be derived to the rollups of all meters, in one transaction: as many as have `maxEvents`
+   * events, at least one. Derives nothing while another process does, or changes meters.
+   */
+  derive(maxEvents: number): Promise<{ flushes: number; events: number }>;
+  /** Events that are still to be derived, and the age of the oldest of them. */
+  lag(): Promise<{ events: number; oldestMs: number }>;
+  /** Computes a part of a meter's history, newest days first; false where nothing is left to compute. */
+  computeHistory(maxEvents: number): Promise<boolean>;
+  /**
+   * Makes days before `today` of their quarter hours again, and months of their days, where they are dirty and were not
+   * written to for `quietMs`; at most `limit` of each. Returns how many.
+   */
+  fold(today: Day, quietMs: number, limit: number): Promise<number>;
+  /** Drops quarter hours of days before `firstKept`, once these days are made of them. Returns how many rows went. */
+  prune(firstKept: Day): Promise<number>;
+  /** Counts an adjustment that was just recorded, in its transaction; one that voids an event takes that event out. */
+  adjusted(
+    transaction: Executor,
+    adjustment: { merchantId: string; id: string; date: Day; voids?: string },
+  ): Promise<void>;
+  /** Makes all meters of a merchant's open days again from the journal, in the given transaction. */
+  rebuildDays(transaction: Executor, merchantId: string, days: readonly Day[]): Promise<void>;
+  /** Makes one meter again; `merchantIds`: of these merchants only. */
+  rebuild(
+    meter: Pick<MeterRow, 'id' | 'merchantId'>,
+    scope: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined },
+  ): Promise<{ merchantDays: number; closedDays: number }>;
+};
+
+const KINDS: readonly Kind[] = ['add', 'MAX', 'MIN', 'LATEST'];
+const MAX_FLUSHES = 500;
+const MERCHANTS_LOOKED_AT = 1_000;
+const ROWS_REMOVED_AT_ONCE = 20_000;
+
+const StateRow = z.object({ run: z.string(), quarters_from: DateText });
+const FlushRow = z.object({
+  id: z.string(),
+  inserted: z.string().transform(Number),
+  first_date: DateText.nullable(),
+  last_date: DateText.nullable(),
+});
+const LagRow = z.object({ events: z.string().transform(Number), oldest_ms: z.number() });
+const HistoryRow = z.object({ meter_id: z.number(), date: DateText, after_merchant: z.string() });
+const CountRow = z.object({ merchant_id: z.string(), events: z.string().transform(Number) });
+const PeriodRow = z.object({ merchant_id: z.string(), period: DateText });
+const OverflowRow = z.object({ overflowed: z.boolean() });
+const TimeRow = z.object({ time: z.date() });
+const MerchantRow = z.object({ merchant_id: z.string() });
+
+/** What meters have counted: `meter_quarters`, `meter_days` and `meter_months`. */
+export function createMeterRollups(
+  dataSource: DataSource,
+  partitions: Pick<Partitions, 'open'>,
+  valuesPerDay: number,
+): MeterRollups {
+  const rows = async <Row extends z.ZodType>(executor: Executor, text: string, values: unknown[], row: Row) =>
+    ((await executor.query(text, values)) as unknown[]).map((each) => row.parse(each) as z.output<Row>);
+
+  /** The meters in use; inside a transaction of the registry's lock they stay these. */
+  async function metersOf(transaction: Executor): Promise<MeterRow[]> {
+    const repository = dataSource.getRepository(MeterEntity);
+    const { manager } = transaction as { manager?: { findBy: typeof repository.manager.findBy } };
+    return (manager ?? dataSource.manager).findBy(MeterEntity, { removedAt: IsNull() });
+  }
+
+  /** Begins the next run. */
+  async function nextRun(transaction: Executor) {
+    const answer = (await transaction.query(
+      'update meter_state set run = run + 1 returning run, quarters_from',
+    )) as unknown[];
+    return StateRow.parse(Array.isArray(answer[0]) ? answer[0][0] : answer[0]);
+  }
+
+  const horizonOf = async (executor: Executor): Promise<Day> =>
+    (await rows(executor, 'select run, quarters_from from meter_state', [], StateRow))[0]!.quarters_from;
+
+  /** Stores the values of properties that are dimensions, up to the limit of each merchant's day; true where one is full. */
+  async function admit(transaction: Executor, meters: readonly MeterRow[], scope: EventScope): Promise<boolean> {
+    const properties = boundedProperties(meters);
+    if (properties.length === 0) return false;
+    const { bind, values } = bindings();
+    const text = `
+      with candidates as materialized (
+        select merchant_id, date, dimension, properties ->> dimension as value, min(place) as place
+        from (${rawEvents(scope, bind)}) as event, unnest(${bind(properties)}::text[]) as dimension
+        where properties ? dimension and coalesce(properties ->> dimension, '') not in ('', 'unknown')
+        group by 1, 2, 3, 4
+      ),
+      numbered as (
+        select *, row_number() over (partition by merchant_id, date, dimension order by place, value collate "C") as number
+        from candidates
+        where octet_length(value) <= 400 and not exists (
+          select from meter_values as known
+          where known.merchant_id = candidates.merchant_id and known.date = candidates.date
+            and known.dimension = candidates.dimension and known.value = candidates.value)
+      ),
+      known as (
+        select merchant_id, date, dimension, (
+          select count(*) from meter_values as value
+          where value.merchant_id = day.merchant_id and value.date = day.date and value.dimension = day.dimension) as count
+        from (select distinct merchant_id, date, dimension from numbered) as day
+      ),
+      placed as materialized (
+        select numbered.*, number + known.count <= ${bind(valuesPerDay)}::bigint as is_admitted
+        from numbered join known using (merchant_id, date, dimension)
+      ),
+      admitted as (
+        insert into meter_values (merchant_id, date, dimension, value)
+        select merchant_id, date, dimension, value from placed where is_admitted order by 1, 2, 3, 4
+      ),
+      beyond as materialized (
+        select distinct merchant_id, date, dimension from placed where not is_admitted
+        union
+        select merchant_id, date, dimension from candidates where octet_length(value) > 400
+      ),
+      overflowed as (
+        insert into meter_overflows (merchant_id, date, dimension)
+        select merchant_id, date, dimension from beyond order by 1, 2, 3
+        on conflict do nothing
+      )
+      select exists (select from beyond) or exists (
+        select from meter_overflows join candidates using (merchant_id, date, dimension)) as overflowed`;
+    return (await rows(transaction, text, values, OverflowRow))[0]!.overflowed;
+  }
+
+  /** Adds what events make for these meters; days before the horizon have no quarter hours. */
+  async function add(
+    transaction: Executor,
+    meters: readonly MeterRow[],
+    scope: EventScope,
+    { first, last, horizon }: { first: Day; last: Day; horizon: Day },
+  ): Promise<void> {
+    const checksValues = await admit(transaction, meters, scope);
+    for (const kind of KINDS) {
+      const own = meters.filter((meter) => kindOf(meter) === kind);
+      if (own.length === 0) continue;
+      for (const table of ['meter_quarters', 'meter_days'] as const) {
+        if (table === 'meter_days' ? first >= horizon : last < horizon) continue;
+        const { bind, values } = bindings();
+        const text = `with ${rowsOf(own, { scope, checksValues }, bind)},
+          horizon as (select ${bind(horizon)}::date as quarters_from),
+          ${MARKED}
+          ${addRows(kind, table, `date ${table === 'meter_days' ? '<' : '>='} (select quarters_from from horizon)`)}`;
+        await transaction.query(text, values);
+      }
+    }
+  }
+
+  async function mark(transaction: Executor, merchantId: string, date: Day, horizon: Day): Promise<void> {
+    const periods: [string, Day][] = [['month', monthOf(date).startDate]];
+    if (date >= horizon) periods.unshift(['day', date]);
+    await transaction.query(
+      `insert into meter_marks (merchant_id, grain, period)
+       select $1, grain, period from unnest($2::text[], $3::date[]) as period (grain, period)
+       on conflict (merchant_id, grain, period) do update set marked_at = excluded.marked_at`,
+      [merchantId, periods.map(([grain]) => grain), periods.map(([, period]) => period)],
+    );
+  }
+
+  /** Makes a merchant's day, or one quarter hour of it, again from the journal. */
+  async function recompute(
+    transaction: Executor,
+    meters: readonly MeterRow[],
+    { merchantId, date, bucket }: MerchantDay & { bucket?: string },
+  ): Promise<void> {
+    const horizon = await horizonOf(transaction);
+    const own = meters.filter((meter) => meter.merchantId === '' || meter.merchantId === merchantId);
+    if (own.length === 0) return;
+    const ids = own.map(({ id }) => id);
+    const isOld = date < horizon;
+    if (isOld)
+      await transaction.query('delete from meter_days where meter_id = any($1) and merchant_id = $2 and date = $3', [
+        ids,
+        merchantId,
+        date,
+      ]);
+    else
+      await transaction.query(
+        `delete from meter_quarters
+         where meter_id = any($1) and merchant_id = $2 and bucket >= $3::timestamptz and bucket < $4::timestamptz`,
+        [ids, merchantId, bucket ?? `${date}T00:00:00Z`, endOf(bucket) ?? `${addDays(date, 1)}T00:00:00Z`],
+      );
+    const scope: EventScope = { of: 'day', merchantId, date, bucket: isOld ? undefined : bucket };
+    await add(transaction, own, scope, { first: date, last: date, horizon });
+    await mark(transaction, merchantId, date, horizon);
+  }
+
+  return {
+    derive: (maxEvents) =>
+      inTransaction(dataSource, async (transaction) => {
+        const none = { flushes: 0, events: 0 };
+        if (!(await tryLockMeters(transaction))) return none;
+        const flushes = await rows(
+          transaction,
+          `with free as materialized (
+             select id, inserted, first_date, last_date
+             from usage_flushes
+             where metered is null
+             order by id
+             limit $2
+             for update skip locked
+           )
+           select id, inserted, first_date, last_date
+           from (select *, sum(inserted) over (order by id) - inserted as before from free) as slice
+           where before = 0 or before + inserted <= $1
+           order by id`,
+          [maxEvents, MAX_FLUSHES],
+          FlushRow,
+        );
+        if (flushes.length === 0) return none;
+        const ids = flushes.map(({ id }) => id);
+        const dates = flushes.flatMap((flush) => [flush.first_date ?? [], flush.last_date ?? []].flat()).sort();
+        const meters = await metersOf(transaction);
+        const { run, quarters_from: horizon } = await nextRun(transaction);
+        const [first, last] = [dates[0], dates.at(-1)];
+        if (meters.length > 0 && first && last)
+          await add(transaction, meters, { of: 'flushes', ids, first, last }, { first, last, horizon });
+        await transaction.query('update usage_flushes set metered = $1 where id = any($2::bigint[])', [run, ids]);
+        return { flushes: flushes.length, events: flushes.reduce((sum, { inserted }) => sum + inserted, 0) };
+      }),
+
+    async lag() {
+      const [row] = await rows(
+        dataSource,
+        `select coalesce(sum(inserted), 0) as events,
+           coalesce(extract(epoch from clock_timestamp() - min(started_at)) * 1000, 0)::float8 as oldest_ms
+         from usage_flushes where metered is null`,
+        [],
+        LagRow,
+      );
+      return { events: row!.events, oldestMs: row!.oldest_ms };
+    },
+
+    computeHistory: (maxEvents) =>
+      inTransaction(dataSource, async (transaction) => {
+        const [part] = await rows(
+          transaction,
+          `select meter_id, date, after_merchant from meter_history where not done order by date desc, meter_id limit 1`,
+          [],
+          HistoryRow,
+        );
+        if (!part) return false;
+        await lockMeters(transaction);
+        const [meter] = (await metersOf(transaction)).filter(({ id }) => id === part.meter_id);
+        if (!meter) return true;
+        const counts = await rows(
+          transaction,
+          `select merchant_id, count(*) as events from usage_events
+           where date = $1 and merchant_id > $2 and ($3 = '' or merchant_id = $3)
+           group by 1 order by 1 limit $4`,
+          [part.date, part.after_merchant, meter.merchantId, MERCHANTS_LOOKED_AT],
+          CountRow,
+        );
+        let events = 0;
+        let chosen = counts.findIndex((each) => {
+          events += each.events;
+          return events >= maxEvents;
+        });
+        if (chosen < 0) chosen = counts.length - 1;
+        const isLast = chosen === counts.length - 1 && counts.length < MERCHANTS_LOOKED_AT;
+        const upTo = isLast ? null : counts[chosen]!.merchant_id;
+        const { date, after_merchant: after } = part;
+        const scope: EventScope = { of: 'history', date, after, upTo, before: meter.createdRun };
+        await add(transaction, [meter], scope, { first: date, last: date, horizon: await horizonOf(transaction) });
+        await transaction.query(
+          'update meter_history set after_merchant = coalesce($3, after_merchant), done = $4 where meter_id = $1 and date = $2',
+          [meter.id, date, upTo, isLast],
+        );
+        return true;
+      }),
+
+    fold: (today, quietMs, limit) =>
+      inTransaction(dataSource, async (transaction) => {
+        if (!(await tryLockMeters(transaction))) return 0;
+        const ids = (await metersOf(transaction)).map(({ id, ...meter }) => ({ id, kind: kindOf({ ...meter }) }));
+        const all = ids.map(({ id }) => id);
+        let folded = 0;
+        for (const [grain, table, finer, before] of FOLDS) {
+          const dirty = await rows(
+            transaction,
+            `select merchant_id, period from meter_marks as mark
+             where grain = $1 and period < $2 and marked_at <= clock_timestamp() - $3 * interval '1 millisecond'
+               and ($1 = 'day' or not exists (
+                 select from meter_marks as day
+                 where day.merchant_id = mark.merchant_id and day.grain = 'day' and day.period >= mark.period
+                   and day.period < mark.period + interval '1 month'))
+             order by period, merchant_id limit $4`,
+            [grain, before(today), quietMs, limit],
+            PeriodRow,
+          );
+          if (dirty.length === 0) continue;
+          const wanted = [dirty.map((row) => row.merchant_id), dirty.map((row) => row.period)];
+          const coarse = grain === 'day' ? 'date' : 'month';
+          await transaction.query(
+            `delete from ${table} as coarse
+             using unnest($1::text[], $2::date[]) as wanted (merchant_id, period)
+             where coarse.meter_id = any($3) and coarse.merchant_id = wanted.merchant_id
+               and coarse.${coarse} = wanted.period`,
+            [...wanted, all],
+          );
+          for (const kind of KINDS) {
+            const own = ids.filter((meter) => meter.kind === kind).map(({ id }) => id);
+            if (own.length === 0) continue;
+            const from = `unnest($1::text[], $2::date[]) as wanted (merchant_id, period)
+              join ${finer} as fine on fine.meter_id = any($3) and fine.merchant_id = wanted.merchant_id and ${
+                grain === 'day'
+                  ? `fine.bucket >= wanted.period::timestamp at time zone 'UTC'
+                    and fine.bucket < (wanted.period + 1)::timestamp at time zone 'UTC'`
+                  : `fine.date >= wanted.period and fine.date < (wanted.period + interval '1 month')::date`
+              }`;
+            await transaction.query(foldRows(kind, from, table, 'wanted.period'), [...wanted, own]);
+          }
+          await transaction.query(
+            `delete from meter_marks as mark
+             using unnest($1::text[], $2::date[]) as wanted (merchant_id, period)
+             where mark.merchant_id = wanted.merchant_id and mark.grain = $3 and mark.period = wanted.period`,
+            [...wanted, grain],
+          );
+          folded += dirty.length;
+        }
+        return folded;
+      }),
+
+    async prune(firstKept) {
+      await inTransaction(dataSource, async (transaction) => {
+        await lockMeters(transaction);
+        await transaction.query(
+          `update meter_state set quarters_from = $1
+           where quarters_from < $1 and not exists (select from meter_marks where grain = 'day' and period < $1)`,
+          [firstKept],
+        );
+      });
+      let removed = 0;
+      const removeFrom = async (table: string, where: string) => {
+        for (;;) {
+          const [, count] = (await dataSource.query(
+            `delete from ${table} where ctid = any(array(select ctid from ${table} where ${where} limit ${ROWS_REMOVED_AT_ONCE}))`,
+          )) as [unknown, number];
+          removed += count;
+          if (count < ROWS_REMOVED_AT_ONCE) return;
+        }
+      };
+      const horizon = await horizonOf(dataSource);
+      await removeFrom('meter_quarters', `bucket < '${horizon}T00:00:00Z'`);
+      await removeFrom('meter_values', 'date in (select date from usage_closed_days)');
+      const gone = (await dataSource.query('select id from meters where removed_at is not null and not purged')) as {
+        id: number;
+      }[];
+      for (const { id } of gone) {
+        for (const table of ['meter_quarters', 'meter_days', 'meter_months'])
+          await removeFrom(table, `meter_id = ${id}`);
+        await dataSource.query('update meters set purged = true where id = $1', [id]);
+      }
+      return removed;
+    },
+
+    async adjusted(transaction, { merchantId, id, date, voids }) {
+      await lockMeters(transaction);
+      const { run, quarters_from: horizon } = await nextRun(transaction);
+      await transaction.query(
+        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = $4',
+        [run, voids ?? null, merchantId, id],
+      );
+      const meters = (await metersOf(transaction)).filter(
+        (meter) => meter.merchantId === '' || meter.merchantId === merchantId,
+      );
+      if (meters.length === 0) return;
+      if (voids !== undefined) {
+        const [event] = await rows(
+          transaction,
+          'select time from usage_events where date = $1 and merchant_id = $2 and id = $3',
+          [date, merchantId, voids],
+          TimeRow,
+        );
+        if (event) await recompute(transaction, meters, { merchantId, date, bucket: bucketOf(event.time) });
+        return;
+      }
+      // A day that was closed before a meter was created is not known to it.
+      const closed = (await transaction.query('select closed_at from usage_closed_days where date = $1', [date])) as {
+        closed_at: Date;
+      }[];
+      const knowing = meters.filter(
+        ({ createdAt, aggregation }) =>
+          (aggregation === 'SUM' || aggregation === 'COUNT') && !(closed[0] && closed[0].closed_at <= createdAt),
+      );
+      if (knowing.length === 0) return;
+      await add(transaction, knowing, { of: 'adjustment', merchantId, id }, { first: date, last: date, horizon });
+    },
+
+    async rebuildDays(transaction, merchantId, days) {
+      await lockMeters(transaction);
+      const meters = await metersOf(transaction);
+      for (const date of days) await recompute(transaction, meters, { merchantId, date });
+    },
+
+    async rebuild({ id, merchantId: own }, { startDate, endDate, merchantIds }) {
+      let [merchantDays, closedDays] = [0, 0];
+      const only = own !== '' ? [own] : (merchantIds ?? null);
+      for (const date of eachDay(startDate, endDate)) {
+        const merchants = await rows(
+          dataSource,
+          `select merchant_id from usage_events where date = $1 and ($2::text[] is null or merchant_id = any($2))
+           union
+           select merchant_id from usage_adjustments where date = $1 and ($2::text[] is null or merchant_id = any($2))
+           union
+           select merchant_id from meter_days
+           where meter_id = $3 and date = $1 and ($2::text[] is null or merchant_id = any($2))
+           union
+           select merchant_id from meter_quarters
+           where meter_id = $3 and bucket >= $4::timestamptz and bucket < $4::timestamptz + interval '1 day'
+             and ($2::text[] is null or merchant_id = any($2))`,
+          [date, only, id, `${date}T00:00:00Z`],
+          MerchantRow,
+        );
+        for (const { merchant_id: merchantId } of merchants) {
+          const isOpen = await inTransaction(dataSource, async (transaction) => {
+            await lockMeters(transaction);
+            if ((await partitions.open(transaction, [date])).length === 0) return false;
+            const meters = (await metersOf(transaction)).filter((meter) => meter.id === id);
+            await recompute(transaction, meters, { merchantId, date });
+            return true;
+          });
+          if (isOpen) merchantDays++;
+          else closedDays++;
+        }
+      }
+      return { merchantDays, closedDays };
+    },
+  };
+}
+
+const FOLDS = [
+  ['day', 'meter_days', 'meter_quarters', (today: Day) => today],
+  ['month', 'meter_months', 'meter_days', (today: Day) => monthOf(today).startDate],
+] as const;
+
+const bucketOf = (time: Date): string =>
+  new Date(Math.floor(Number(time) / QUARTER_HOUR_MS) * QUARTER_HOUR_MS).toISOString();
+
+const endOf = (bucket: string | undefined): string | undefined =>
+  bucket && new Date(Date.parse(bucket) + QUARTER_HOUR_MS).toISOString();

@@ -1,0 +1,347 @@
+import { EVENT_TYPE_PROPERTY } from '@tally/contracts';
+import type { MeterRow } from '../entities/meter.ts';
+import { LOG_GAMMA } from './sketch.ts';
+
+/** What of a meter decides which events it counts, and how. */
+export type MeterSpec = Pick<
+  MeterRow,
+  | 'id'
+  | 'merchantId'
+  | 'aggregation'
+  | 'metricType'
+  | 'valueProperty'
+  | 'eventType'
+  | 'filters'
+  | 'dimensions'
+  | 'scale'
+  | 'createdRun'
+>;
+
+export type Bind = (value: unknown) => string;
+
+export const bindings = (): { bind: Bind; values: unknown[] } => {
+  const values: unknown[] = [];
+  return { values, bind: (value) => `$${values.push(value)}` };
+};
+
+/** How rows of one place are made one. */
+export type Kind = 'add' | 'MAX' | 'MIN' | 'LATEST';
+
+export const kindOf = ({ aggregation }: Pick<MeterSpec, 'aggregation'>): Kind =>
+  aggregation === 'MAX' || aggregation === 'MIN' || aggregation === 'LATEST' ? aggregation : 'add';
+
+/** Aggregates of rows that have `value`, `at` and `event_id`. */
+export const COMBINED: Record<Kind, string> = {
+  add: 'sum(value) as value, null::timestamptz as at, null::text as event_id',
+  MAX: 'max(value) as value, null::timestamptz as at, null::text as event_id',
+  MIN: 'min(value) as value, null::timestamptz as at, null::text as event_id',
+  LATEST: `(array_agg(value order by at desc, event_id desc))[1] as value, max(at) as at,
+    (array_agg(event_id order by at desc, event_id desc))[1] as event_id`,
+};
+
+const IS_LATER = '(excluded.at, excluded.event_id) > (old.at, old.event_id)';
+const MERGED: Record<Kind, string> = {
+  add: 'value = old.value + excluded.value',
+  MAX: 'value = greatest(old.value, excluded.value)',
+  MIN: 'value = least(old.value, excluded.value)',
+  LATEST: ['value', 'at', 'event_id']
+    .map((column) => `${column} = case when ${IS_LATER} then excluded.${column} else old.${column} end`)
+    .join(', '),
+};
+
+export type RollupTable = 'meter_quarters' | 'meter_days' | 'meter_months';
+export const PERIOD: Record<RollupTable, string> = {
+  meter_quarters: 'bucket',
+  meter_days: 'date',
+  meter_months: 'month',
+};
+
+export const KEYS = 'd1, d2, d3, d4, element';
+const BUCKET = `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`;
+
+/** The column of a built-in dimension, and its bit in `folded`. */
+const BUILT_IN: Record<string, [column: string, bit: number]> = {
+  user: ['user_id', 1],
+  apiKey: ['api_key', 2],
+  model: ['model', 4],
+  provider: ['provider', 8],
+};
+const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
+
+const PROPERTY = 'property:';
+/** The name of the property that a dimension is; undefined for a built-in one. */
+export const propertyOf = (dimension: string): string | undefined =>
+  dimension.startsWith(PROPERTY) ? dimension.slice(PROPERTY.length) : undefined;
+
+/** Longer values do not fit into a key of a rollup. */
+const MAX_VALUE_BYTES = 400;
+
+/** Which events are read. */
+export type EventScope =
+  /** Those of flushes, between these days. */
+  | { of: 'flushes'; ids: readonly string[]; first: string; last: string }
+  /** Those of flushes that are still to be derived. */
+  | { of: 'pending'; merchantIds?: readonly string[] | undefined; first: string; last: string }
+  /** Those of a merchant's day that were derived, adjustments among them; with `bucket` only this quarter hour. */
+  | { of: 'day'; merchantId: string; date: string; bucket?: string | undefined }
+  /** What a meter's history has of a day: what was derived before the run, of merchants after one and up to another. */
+  | { of: 'history'; date: string; after: string; upTo: string | null; before: string }
+  /** One adjustment. */
+  | { of: 'adjustment'; merchantId: string; id: string };
+
+/** Property names whose values are bounded for each merchant's day. */
+export const boundedProperties = (meters: readonly MeterSpec[]): string[] => [
+  ...new Set(meters.flatMap(({ dimensions }) => dimensions.flatMap((dimension) => propertyOf(dimension) ?? []))),
+];
+
+const EVENT = `false as adjusted, event.merchant_id, event.date, event.id, event.time, event.failed, event.user_id,
+    event.api_key, event.model, event.provider, event.requests, event.failed_requests, event.prompt_tokens,
+    event.completion_tokens, event.cost, event.metrics, event.properties, event.folded`;
+/** It has a day but no time: intraday it stands at the beginning of its day. */
+const ADJUSTMENT = `true as adjusted, event.merchant_id, event.date, event.id,
+    event.date::timestamp at time zone 'UTC' as time, null::boolean as failed, event.user_id, event.api_key,
+    event.model, event.provider, event.requests, event.failed_requests, event.prompt_tokens, event.completion_tokens,
+    event.cost, event.metrics, null::jsonb as properties, event.folded`;
+const NOT_VOIDED = `not exists (
+    select from usage_adjustments as voided
+    where voided.void_of is not null and voided.merchant_id = event.merchant_id and voided.date = event.date
+      and voided.void_of = event.id)`;
+
+/** The rows of the journal that are read, before anything is taken from them; those that were voided are left out. */
+export function rawEvents(scope: EventScope, bind: Bind): string {
+  switch (scope.of) {
+    case 'flushes':
+      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+        from usage_events as event
+        where event.flush_id = any(${bind(scope.ids)}::bigint[])
+          and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}`;
+    case 'pending': {
+      const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
+      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+        from usage_flushes as flush
+        join usage_events as event
+          on event.flush_id = flush.id and event.date between flush.first_date and flush.last_date
+        where flush.metered is null ${merchants}
+          and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}`;
+    }
+    case 'day': {
+      const [merchant, date] = [bind(scope.merchantId), bind(scope.date)];
+      const from = scope.bucket === undefined ? undefined : bind(scope.bucket);
+      const within = from
+        ? `and event.time >= ${from}::timestamptz and event.time < ${from}::timestamptz + interval '15 minutes'`
+        : '';
+      const first = from ? `and ${from}::timestamptz = ${date}::date::timestamp at time zone 'UTC'` : '';
+      return `select ${EVENT}, event.flush_id as place, flush.metered as run
+        from usage_events as event
+        join usage_flushes as flush on flush.id = event.flush_id
+        where event.merchant_id = ${merchant} and event.date = ${date}::date and flush.metered is not null ${within}
+          and ${NOT_VOIDED}
+        union all
+        select ${ADJUSTMENT}, 0, coalesce(event.metered, 0)
+        from usage_adjustments as event
+        where event.merchant_id = ${merchant} and event.date = ${date}::date and event.void_of is null ${first}`;
+    }
+    case 'history': {
+      const upTo = scope.upTo === null ? '' : `and event.merchant_id <= ${bind(scope.upTo)}`;
+      const where = `event.date = ${bind(scope.date)}::date and event.merchant_id > ${bind(scope.after)} ${upTo}`;
+      const before = bind(scope.before);
+      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+        from usage_events as event
+        join usage_flushes as flush on flush.id = event.flush_id
+        where ${where} and flush.metered < ${before}::bigint and ${NOT_VOIDED}
+        union all
+        select ${ADJUSTMENT}, 0, null::bigint
+        from usage_adjustments as event
+        where ${where} and event.void_of is null and coalesce(event.metered, 0) < ${before}::bigint`;
+    }
+    case 'adjustment':
+      return `select ${ADJUSTMENT}, 0 as place, null::bigint as run
+        from usage_adjustments as event
+        where event.merchant_id = ${bind(scope.merchantId)} and event.id = ${bind(scope.id)}`;
+  }
+}
+
+export type RowsOptions = {
+  scope: EventScope;
+  /** Whether a value of a property may be beyond the limit of its day. */
+  checksValues: boolean;
+};
+
+/**
+ * Writes the rows that events make for meters of one kind, as common table expressions: `events`, then `rows`. A row is of a
+ * merchant, a quarter hour, values of the meter's dimensions and an element: a value of UNIQUE, a bucket of PERCENTILE.
+ */
+export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: RowsOptions, bind: Bind): string {
+  const columns = new Map<string, string>();
+  /** A column of `events` with this expression. */
+  const column = (expression: string): string => {
+    const known = columns.get(expression);
+    if (known) return known;
+    const name = `c${columns.size}`;
+    columns.set(expression, name);
+    return name;
+  };
+  const names = new Map<string, string>();
+  const parameter = (text: string): string => {
+    const known = names.get(text) ?? `${bind(text)}::text`;
+    names.set(text, known);
+    return known;
+  };
+  const property = (name: string) => column(`properties ->> ${parameter(name)}`);
+
+  const dimension = (name: string | undefined): string => {
+    if (name === undefined) return `''`;
+    const builtIn = BUILT_IN[name];
+    if (builtIn) return column(`case when folded & ${builtIn[1]} <> 0 then '(other)' else ${builtIn[0]} end`);
+    const key = parameter(propertyOf(name)!);
+    const value = `coalesce(nullif(properties ->> ${key}, 'unknown'), '')`;
+    const isBeyond = checksValues
+      ? `(exists (
+            select from meter_overflows as full_day
+            where full_day.merchant_id = event.merchant_id and full_day.date = event.date and full_day.dimension = ${key})
+          and not exists (
+            select from meter_values as known
+            where known.merchant_id = event.merchant_id and known.date = event.date and known.dimension = ${key}
+              and known.value = ${value}))`
+      : 'false';
+    return column(
+      `case when ${value} = '' then '' when octet_length(${value}) > ${MAX_VALUE_BYTES} or ${isBeyond} then '(other)'
+        else ${value} end`,
+    );
+  };
+
+  /** The units of an event; null where it has none. */
+  const amount = ({ metricType, valueProperty, scale }: MeterSpec): string => {
+    if (valueProperty !== null) {
+      const name = propertyOf(valueProperty) ?? valueProperty;
+      return column(numberIn(`properties ->> ${parameter(name)}`, scale));
+    }
+    if (metricType === 'total_tokens') return column('nullif(prompt_tokens + completion_tokens, 0)');
+    if (MEASURES.includes(metricType!)) return column(`nullif(${metricType}, 0)`);
+    return column(`(metrics ->> ${parameter(metricType!)})::bigint`);
+  };
+
+  const counted = (meter: MeterSpec): string[] => [
+    ...(meter.merchantId === '' ? [] : [`merchant_id = ${bind(meter.merchantId)}`]),
+    ...(meter.eventType === null ? [] : [`${property(EVENT_TYPE_PROPERTY)} = ${bind(meter.eventType)}`]),
+    ...Object.entries(meter.filters).map(([name, values]) => {
+      if (name === 'status')
+        return `(case when failed then 'failure' else 'success' end) = any(${bind(values)}::text[])`;
+      const sent = BUILT_IN[name] ? column(BUILT_IN[name][0]) : property(propertyOf(name)!);
+      return `coalesce(nullif(${sent}, ''), 'unknown') = any(${bind(values)}::text[])`;
+    }),
+    ...(meter.filters.status ? ['not adjusted'] : []),
+    ...(scope.of === 'day'
+      ? [
+          `(run > ${bind(meter.createdRun)}::bigint or not exists (
+            select from meter_history as history
+            where history.meter_id = ${meter.id} and history.date = events.date and not history.done
+              and events.merchant_id > history.after_merchant))`,
+        ]
+      : []),
+  ];
+
+  const arm = (meter: MeterSpec): string => {
+    const [d1, d2, d3, d4] = [0, 1, 2, 3].map((index) => dimension(meter.dimensions[index]));
+    const where = counted(meter);
+    let element = `''`;
+    let value: string;
+    let more = 'null::timestamptz as at, null::text as event_id';
+    if (meter.aggregation === 'COUNT') {
+      value = 'sum(requests)';
+      where.push('requests <> 0');
+    } else if (meter.aggregation === 'UNIQUE') {
+      const name = meter.valueProperty!;
+      const given = BUILT_IN[name] ? column(BUILT_IN[name][0]) : property(propertyOf(name) ?? name);
+      element = `encode(substring(sha256(convert_to(${given}, 'UTF8')) from 1 for 16), 'base64')`;
+      value = 'count(*)';
+      where.push('not adjusted', `${given} <> ''`);
+    } else {
+      const units = amount(meter);
+      where.push(`${units} is not null`);
+      if (meter.aggregation !== 'SUM') where.push('not adjusted');
+      if (meter.aggregation === 'PERCENTILE') {
+        element = bucketOf(units, meter.scale);
+        value = 'count(*)';
+      } else if (meter.aggregation === 'LATEST') {
+        const order = 'order by time desc, id collate "C" desc';
+        value = `(array_agg(${units} ${order}))[1]`;
+        more = `max(time) as at, (array_agg(id ${order}))[1] as event_id`;
+      } else value = `${meter.aggregation.toLowerCase()}(${units})`;
+    }
+    return `select ${meter.id} as meter_id, merchant_id, date, ${column(BUCKET)} as bucket,
+    ${d1} as d1, ${d2} as d2, ${d3} as d3, ${d4} as d4, ${element} as element, (${value})::numeric as value, ${more}
+  from events
+  where ${where.join(' and ')}
+  group by 2, 3, 4, 5, 6, 7, 8, 9`;
+  };
+
+  const arms = meters.map(arm).join('\n  union all\n  ');
+  const raw = rawEvents(scope, bind);
+  const own = [...columns].map(([expression, name]) => `${expression} as ${name}`).join(',\n    ');
+  return `events as materialized (
+  select adjusted, merchant_id, date, id, time, failed, requests, run,
+    ${own}
+  from (
+    ${raw}
+  ) as event
+),
+rows as (
+  ${arms}
+)`;
+}
+
+/** Units of a decimal text; null for what is none, or has more decimals than the scale. */
+const numberIn = (text: string, scale: number): string => `case
+      when ${text} ~ '^-?\\d{1,15}(\\.\\d{1,30})?$' then
+        case when scale(trim_scale((${text})::numeric)) <= ${scale} then trim_scale((${text})::numeric * ${10 ** scale}) end
+    end`;
+
+/** The bucket of DDSketch that units fall into, written as sketch.ts writes it. */
+const bucketOf = (units: string, scale: number): string => `case
+      when ${units} = 0 then 'z'
+      else (case when ${units} > 0 then 'p' else 'm' end)
+        || ceil(ln(abs(${units})::float8 / ${10 ** scale}) / ${LOG_GAMMA})::int
+    end`;
+
+/** Adds those of `rows` that `where` chooses to a rollup, in the order of its keys. */
+export function addRows(kind: Kind, table: 'meter_quarters' | 'meter_days', where: string): string {
+  const period = PERIOD[table];
+  const isCoarser = table === 'meter_days';
+  return `
+insert into ${table} as old (meter_id, merchant_id, ${period}, ${KEYS}, value, at, event_id)
+select meter_id, merchant_id, ${period}, ${KEYS}, ${isCoarser ? COMBINED[kind] : 'value, at, event_id'}
+from rows
+where ${where}${isCoarser ? `\ngroup by meter_id, merchant_id, ${period}, ${KEYS}` : ''}
+order by meter_id, merchant_id collate "C", ${period}, d1 collate "C", d2 collate "C", d3 collate "C", d4 collate "C",
+  element collate "C"
+on conflict (meter_id, merchant_id, ${period}, ${KEYS}) do update set ${MERGED[kind]}`;
+}
+
+/** Makes coarser rows of finer ones: `from` has the wanted ones, `period` is the coarser period of each. */
+export function foldRows(kind: Kind, from: string, to: 'meter_days' | 'meter_months', period: string): string {
+  return `
+insert into ${to} (meter_id, merchant_id, ${PERIOD[to]}, ${KEYS}, value, at, event_id)
+select meter_id, merchant_id, period, ${KEYS}, ${COMBINED[kind]}
+from (
+  select fine.meter_id, fine.merchant_id, ${period} as period, fine.d1, fine.d2, fine.d3, fine.d4, fine.element,
+    fine.value, fine.at, fine.event_id
+  from ${from}
+) as fine
+group by meter_id, merchant_id, period, ${KEYS}
+order by 1, 2, 3, 4, 5, 6, 7, 8`;
+}
+
+/** Marks the days and months of `rows` as dirty; days that have no quarter hours are summed as they are. */
+export const MARKED = `
+marked as (
+  insert into meter_marks as old (merchant_id, grain, period)
+  select merchant_id, grain, period
+  from (
+    select merchant_id, 'day' as grain, date as period from rows, horizon where date >= quarters_from
+    union
+    select merchant_id, 'month', date_trunc('month', date)::date from rows
+  ) as changed
+  order by merchant_id collate "C", grain collate "C", period
+  on conflict (merchant_id, grain, period) do update set marked_at = excluded.marked_at
+)`;

@@ -1,0 +1,174 @@
+import { type Day, MAX_METERS, type MeterDefinition, TallyError } from '@tally/contracts';
+import { type DataSource, type EntityManager, In, IsNull } from 'typeorm';
+import { z } from 'zod';
+import { MeterEntity, type MeterRow, MeterVersionEntity, type MeterVersionRow } from '../entities/meter.ts';
+import { DateText } from '../rows.ts';
+import type { Executor } from '../run-sql.ts';
+import { lockMeters } from './meter-lock.ts';
+
+export type StoredMeter = MeterRow & {
+  /** Days of its history, and how many of them are computed. */
+  history: { days: number; daysDone: number };
+};
+
+export type MeterVersion = MeterVersionRow;
+
+export type MeterRegistry = {
+  /**
+   * Adds a meter, with every day that the journal still has as its history. CONFLICT where the key is taken, among them by a
+   * meter of every merchant; CARDINALITY_LIMIT where there are as many meters as there may be.
+   */
+  create(definition: MeterDefinition & { scale: number }, by: string): Promise<StoredMeter>;
+  /** Changes name and unit, as a new version. NOT_FOUND for an unknown meter. */
+  update(
+    name: { key: string; merchantId: string },
+    change: { name?: string | undefined; unit?: string | null | undefined },
+    by: string,
+  ): Promise<StoredMeter>;
+  /** Removes a meter; its sums go later. NOT_FOUND for an unknown one. */
+  remove(name: { key: string; merchantId: string }): Promise<void>;
+  /** Meters in use: of every merchant and, where one is named, its own; all without `merchantId`. */
+  list(merchantId?: string): Promise<StoredMeter[]>;
+  find(name: { key: string; merchantId: string }): Promise<StoredMeter | undefined>;
+  versions(id: number): Promise<MeterVersion[]>;
+};
+
+const RunRow = z.object({ run: z.string() });
+const DayRow = z.object({ date: DateText });
+const HistoryRow = z.object({ meter_id: z.number(), days: z.number(), done: z.number() });
+
+/** The meters that are declared, in `meters`. */
+export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
+  const meters = dataSource.getRepository(MeterEntity);
+
+  /** Runs work while nothing is counted by meters, and raises the version of the registry. */
+  const changing = <T>(work: (manager: EntityManager, run: string) => Promise<T>) =>
+    dataSource.transaction(async (manager) => {
+      await lockMeters(manager);
+      const [row] = await manager.query('update meter_state set run = run + 1, version = version + 1 returning run');
+      return work(manager, RunRow.parse(row[0] ?? row).run);
+    });
+
+  const inUse = (manager: EntityManager, { key, merchantId }: { key: string; merchantId: string }) =>
+    manager.findOneBy(MeterEntity, { key, merchantId, removedAt: IsNull() });
+
+  async function withHistory(rows: readonly MeterRow[], executor: Executor = dataSource): Promise<StoredMeter[]> {
+    if (rows.length === 0) return [];
+    const found = (await executor.query(
+      `select meter_id, count(*)::int as days, (count(*) filter (where done))::int as done
+       from meter_history where meter_id = any($1) group by 1`,
+      [rows.map(({ id }) => id)],
+    )) as unknown[];
+    const counts = new Map(found.map((row) => HistoryRow.parse(row)).map((row) => [row.meter_id, row]));
+    return rows.map((row) => {
+      const { days = 0, done = 0 } = counts.get(row.id) ?? {};
+      return { ...row, history: { days, daysDone: done } };
+    });
+  }
+
+  return {
+    create: ({ merchantId = '', ...definition }, by) =>
+      changing(async (manager, run) => {
+        const { key } = definition;
+        const active = await manager.countBy(MeterEntity, { removedAt: IsNull() });
+        if (active >= MAX_METERS)
+          throw new TallyError('CARDINALITY_LIMIT', `There are ${active} meters, as many as there may be; remove one.`);
+        const taken = await manager.findOneBy(MeterEntity, {
+          key,
+          removedAt: IsNull(),
+          ...(merchantId !== '' && { merchantId: In(['', merchantId]) }),
+        });
+        if (taken) throw new TallyError('CONFLICT', `There is a meter ${key}${ofMerchant(taken)} already.`);
+        const days = await journalDays(manager);
+        const row = await manager.save(MeterEntity, {
+          key,
+          merchantId,
+          name: definition.name ?? key,
+          unit: definition.unit ?? null,
+          scale: definition.scale,
+          aggregation: definition.aggregation,
+          metricType: definition.metricType ?? null,
+          valueProperty: definition.valueProperty ?? null,
+          eventType: definition.eventType ?? null,
+          filters: definition.filters ?? {},
+          dimensions: definition.dimensions ?? [],
+          version: 1,
+          createdBy: by,
+          createdRun: run,
+          historyFrom: await firstKnownDay(manager),
+          removedAt: null,
+          purged: false,
+        });
+        await manager.query(`insert into meter_history (meter_id, date) select $1, unnest($2::date[])`, [row.id, days]);
+        await manager.insert(MeterVersionEntity, versionOf(row, by));
+        return { ...row, history: { days: days.length, daysDone: 0 } };
+      }),
+
+    update: (name, change, by) =>
+      changing(async (manager) => {
+        const row = await inUse(manager, name);
+        if (!row) throw unknownMeter(name.key);
+        const saved = await manager.save(MeterEntity, {
+          ...row,
+          name: change.name ?? row.name,
+          unit: change.unit === undefined ? row.unit : change.unit,
+          version: row.version + 1,
+        });
+        await manager.insert(MeterVersionEntity, versionOf(saved, by));
+        return (await withHistory([saved], manager))[0]!;
+      }),
+
+    remove: (name) =>
+      changing(async (manager) => {
+        const row = await inUse(manager, name);
+        if (!row) throw unknownMeter(name.key);
+        await manager.update(MeterEntity, { id: row.id }, { removedAt: new Date() });
+        await manager.query('delete from meter_history where meter_id = $1', [row.id]);
+      }),
+
+    async list(merchantId) {
+      const rows = await meters.find({
+        where: { removedAt: IsNull(), ...(merchantId !== undefined && { merchantId: In(['', merchantId]) }) },
+        order: { merchantId: 'asc', key: 'asc' },
+      });
+      return withHistory(rows);
+    },
+
+    async find({ key, merchantId }) {
+      const row = await meters.findOneBy({ key, merchantId, removedAt: IsNull() });
+      return row ? (await withHistory([row]))[0] : undefined;
+    },
+
+    versions: (meterId) =>
+      dataSource.getRepository(MeterVersionEntity).find({ where: { meterId }, order: { version: 'desc' } }),
+  };
+}
+
+export const unknownMeter = (key: string) => new TallyError('NOT_FOUND', `There is no meter ${key}.`);
+
+const ofMerchant = ({ merchantId }: MeterRow) => (merchantId === '' ? '' : ` of merchant ${merchantId}`);
+
+const versionOf = ({ id, version, name, unit }: MeterRow, createdBy: string) => ({
+  meterId: id,
+  version,
+  name,
+  unit,
+  createdBy,
+});
+
+/** Days that the journal has. */
+async function journalDays(executor: Executor): Promise<Day[]> {
+  const rows = (await executor.query(`
+    select case when child.relname ~ '^usage_events_\\d{8}$' then to_date(right(child.relname, 8), 'YYYYMMDD') end as date
+    from pg_inherits
+    join pg_class as child on child.oid = inhrelid
+    where inhparent = 'usage_events'::regclass
+    order by 1`)) as unknown[];
+  return rows.map((row) => DayRow.parse(row).date);
+}
+
+/** The day after the last that was closed; null where none was. */
+async function firstKnownDay(executor: Executor): Promise<Day | null> {
+  const [row] = (await executor.query('select max(date) + 1 as date from usage_closed_days')) as unknown[];
+  return z.object({ date: DateText.nullable() }).parse(row).date;
+}
