@@ -191,10 +191,3 @@ export function plainNumber(text: string): string {
   }
   return text;
 }
-
-/** Reads Unix seconds, whole or with a fraction, as an ISO 8601 time; undefined where it is none. */
-export function timeOfSeconds(text: string): string | undefined {
-  if (!/^\d{1,11}(?:\.\d{1,30})?$/.test(text)) return undefined;
-  const ms = Number(unitsOf(text, 3)!.floor);
-  return new Date(ms).toISOString();
-}

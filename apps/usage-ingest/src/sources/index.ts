@@ -7,6 +7,7 @@ import type { Env } from '../env.ts';
 import { cloudevents } from './cloudevents.ts';
 import { createLitellm } from './litellm/index.ts';
 import { createMeteredFields } from './metered-fields.ts';
+import { langfuse, otlp } from './otlp/index.ts';
 import { createPipeline } from './pipeline.ts';
 import type { Source } from './source.ts';
 
@@ -43,7 +44,13 @@ export function createSources({
   const pipeline = createPipeline({ accept, store: db.sources, registry, log, now });
   const litellm = createLitellm({ env, db, pipeline, registry, log, now });
   const metered = createMeteredFields({ meters: db.meters, log, now });
-  const all: readonly Source[] = [...litellm.sources, cloudevents(metered), ...others];
+  const all: readonly Source[] = [
+    ...litellm.sources,
+    cloudevents(metered),
+    otlp(env.OTLP_MERCHANT_FROM),
+    langfuse(env.OTLP_MERCHANT_FROM),
+    ...others,
+  ];
   const saving = startLoop(SAVE_MS, pipeline.save, (error) =>
     log.warn({ err: error }, 'the counts of sources were not saved; it is tried again'),
   );

@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import type { Db } from '@tally/db';
 import type { Log } from '@tally/service';
 
@@ -5,6 +6,8 @@ import type { Log } from '@tally/service';
 export type MeteredFields = () => Promise<ReadonlySet<string>>;
 
 const KEPT_MS = 2_000;
+/** Events do not wait longer for a Postgres that does not answer. */
+const MAX_WAIT_MS = 500;
 
 /** Reads the registry of meters at most every two seconds; while Postgres is unavailable, the last names stay. */
 export function createMeteredFields({
@@ -33,7 +36,7 @@ export function createMeteredFields({
 
   return async () => {
     if (Math.abs(now() - readAt) > KEPT_MS) reading ??= read();
-    await reading;
+    if (reading) await Promise.race([reading, wait(MAX_WAIT_MS, undefined, { ref: false })]);
     return known;
   };
 }

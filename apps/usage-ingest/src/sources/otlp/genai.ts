@@ -60,7 +60,13 @@ export const isWanted = (name: string): boolean => WANTED.has(name);
 
 /** Operations that are one call of a model. Agents, tools and workflows repeat the sums of the calls within them. */
 const CALLS: ReadonlySet<string> = new Set(['chat', 'text_completion', 'generate_content', 'embeddings']);
-const TOKENS = ['prompt_tokens', 'completion_tokens', 'cached_tokens', 'cache_write_tokens', 'reasoning_tokens'] as const;
+const TOKENS = [
+  'prompt_tokens',
+  'completion_tokens',
+  'cached_tokens',
+  'cache_write_tokens',
+  'reasoning_tokens',
+] as const;
 
 /** The merchant of spans that name none, and whose key is bound to none: this attribute of their resource. */
 export type MerchantFrom = 'service.name' | 'service.namespace';

@@ -94,19 +94,19 @@ function addAttribute(attributes: Map<string, string>, body: Buffer, start: numb
   for (const { field, type, from, to } of fieldsOf(body, start, end)) {
     if (type !== BYTES) continue;
     if (field === 1) {
-      name = body.latin1Slice(from, to);
+      name = body.toString('latin1', from, to);
       if (!isWanted(name)) return;
-    } else if (field === 2) value = valueOf(body, from, to);
+    } else if (field === 2) value = textOfValue(body, from, to);
   }
   // Whoever writes the value before the name has had it read in vain.
   if (name !== undefined && value !== undefined) attributes.set(name, value);
 }
 
 /** Returns an AnyValue as text; undefined for lists, maps and bytes. */
-function valueOf(body: Buffer, start: number, end: number): string | undefined {
+function textOfValue(body: Buffer, start: number, end: number): string | undefined {
   let value: string | undefined;
   for (const { field, type, from, to } of fieldsOf(body, start, end)) {
-    if (field === 1 && type === BYTES) value = body.utf8Slice(from, to);
+    if (field === 1 && type === BYTES) value = body.toString('utf8', from, to);
     else if (field === 2 && type === VARINT) value = body[from] === 0 ? 'false' : 'true';
     else if (field === 3 && type === VARINT) value = String(int64(body, from, to));
     else if (field === 4 && type === FIXED64) value = String(body.readDoubleLE(from));
