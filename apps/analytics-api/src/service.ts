@@ -33,6 +33,7 @@ import { createFreshness } from './fresh.ts';
 import { gaugesRoute } from './gauges.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
+import { createReadMeasure } from './measure-meter.ts';
 import { createReadMeter } from './meter.ts';
 import { createRead } from './read.ts';
 import { createHandlers } from './router.ts';
@@ -138,7 +139,14 @@ export async function createAnalyticsService(
       analytics,
       createHandlers({
         read,
-        readMeter: createReadMeter({ db, freshness, queue, maxDays: env.ANALYTICS_MAX_DAYS, now }),
+        readMeter: createReadMeter({
+          db,
+          readMeasure: createReadMeasure({ db, freshness, documents, queue, maxRows: env.ANALYTICS_MAX_ROWS }),
+          freshness,
+          queue,
+          maxDays: env.ANALYTICS_MAX_DAYS,
+          now,
+        }),
         freshness,
         directory,
         days,

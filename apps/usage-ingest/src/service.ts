@@ -307,13 +307,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
 
   const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
   releasers.push('sources', () => sources.stop());
-  const adjust = createAdjust({ db, repair, now, fault });
+  const adjust = createAdjust({ db, repair, flushSoon: flush.flushSoon, now, fault });
   const handlers = createHandlers({
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
     changes: createChanges(db),
-    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
+    conflicts: createConflicts({ db, flushSoon: flush.flushSoon }),
     recent: createRecentEntries({
       counters,
       pending,
@@ -325,7 +325,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     voidEvent: createVoidEvent({
       db,
       adjust,
-      drain: flush.drainMerchants,
+      flushSoon: flush.flushSoon,
       retentionDays: env.JOURNAL_RETENTION_DAYS,
       now,
     }),
