@@ -28,7 +28,7 @@ export async function* parquet({ columns, rows }: Table): AsyncGenerator<Uint8Ar
   const write = async () => {
     const columnData = columns.map((column) => ({
       name: column.name,
-      data: group.map((row) => valueOf(column, column.cell(row))),
+      data: group.map((row) => cellValue(column, column.cell(row))),
     }));
     await writer.write({ columnData, rowGroupSize: GROUP_ROWS });
     group = [];
@@ -71,7 +71,7 @@ function elementOf({ name, type }: Column): Element {
   };
 }
 
-function valueOf({ type }: Column, cell: Cell): string | number | bigint | null {
+function cellValue({ type }: Column, cell: Cell): string | number | bigint | null {
   if (cell === null) return null;
   if ('quantity' in cell) return unscaled(cell.quantity, typeof type === 'object' ? type.scale : 0);
   return type === 'date' ? Date.parse(cell.text) / DAY_MS : cell.text;
