@@ -1,4 +1,4 @@
-import { MAX_ALERTS, MAX_WEBHOOKS, TallyError, type WebhookDelivery } from '@tally/contracts';
+import { type Day, MAX_ALERTS, MAX_WEBHOOKS, TallyError, type WebhookDelivery } from '@tally/contracts';
 import { type DataSource, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { AlertEntity, type AlertRow, WebhookEntity, type WebhookRow } from './entities/alert.ts';
@@ -62,8 +62,8 @@ export type AlertsStore = {
     body: string;
     now: Date;
   }): Promise<WebhookDelivery | undefined>;
-  /** Removes ended deliveries and firings from before a time; returns how many. */
-  prune(before: Date): Promise<number>;
+  /** Removes ended deliveries and firings from before a day; returns how many. */
+  prune(before: Day): Promise<number>;
   /** When a merchant's last event was. */
   lastEventAt(merchantId: string): Promise<Date | undefined>;
 };
