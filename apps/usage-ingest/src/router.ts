@@ -13,6 +13,7 @@ import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
 import type { Meters } from './meters/meters.ts';
 import type { Prices } from './prices/prices.ts';
+import type { Rerate } from './prices/rerate.ts';
 import type { RecentEntries } from './recent.ts';
 import { presentDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
@@ -39,6 +40,7 @@ export type Parts = {
   meters: Meters;
   sessions: Sessions;
   prices: Prices;
+  rerate: Rerate;
   budgets: Budgets;
   audit: AuditLog;
   sources: Pick<Sources, 'handlers'>;
@@ -185,6 +187,10 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       list: async ({ input }) => prices.list(input),
       remove: async ({ input }) => prices.remove(input),
       import: async ({ input, caller }) => prices.import(input, caller),
+      async rerate({ input, caller }) {
+        assertRange(input.startDate, input.endDate);
+        return parts.rerate(input, caller.id);
+      },
       async unpriced({ input, caller }) {
         assertRange(input.startDate, input.endDate);
         return prices.unpriced({ ...input, merchantIds: merchantsFor(caller, input.merchantIds) });

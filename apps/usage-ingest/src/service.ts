@@ -51,6 +51,7 @@ import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
 import { createPrices } from './prices/prices.ts';
 import { createPriceRegistry } from './prices/registry.ts';
+import { createRerate } from './prices/rerate.ts';
 import { createRecentEntries } from './recent.ts';
 import { createReconcile, createRepair, presentDrift, type Reconcile } from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
@@ -354,6 +355,12 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     keys: createKeys({ store: db.keys, redis, now }),
     meters: createMeters({ db }),
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
+    rerate: createRerate({
+      db,
+      registry: priceRegistry,
+      repair,
+      drain: async () => (await flush.drainAll()).errors.length === 0,
+    }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     budgets: createBudgets({
       store: db.budgets,

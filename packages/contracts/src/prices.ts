@@ -3,7 +3,7 @@ import { mutation, query } from './contract.ts';
 import { MerchantId, MetricType, SentDimension } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, storable } from './text.ts';
-import { Day, StoredTime, Time } from './time.ts';
+import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
 /** A part of a call that has a price of its own. `unit` prices a metric type; the others price model calls. */
 export const PriceComponent = z.enum([
@@ -83,6 +83,19 @@ const Unpriced = z.object({
   completionTokens: Quantity,
   firstTime: StoredTime,
   lastTime: StoredTime,
+});
+
+const Rerated = z.object({
+  merchantId: z.string(),
+  date: StoredDay,
+  provider: z.string().nullable(),
+  model: z.string().nullable(),
+  events: z.number().int(),
+  /** Events that the list has no price for; their cost stays as it is. */
+  unpriced: z.number().int(),
+  old: Quantity,
+  new: Quantity,
+  difference: Quantity,
 });
 
 /** Prices by model and token class, or by metric type; with them Tally prices events that were sent without a cost. */
@@ -182,6 +195,35 @@ export const prices = {
       unchanged: z.number().int(),
       skipped: z.array(z.object({ model: z.string(), reason: z.string() })),
       version: Version,
+    }),
+  }),
+  /**
+   * Prices again, by the list of now, the events that Tally priced or knew no price for: those in the journal. Voided events are
+   * left out. The differences are applied as adjustments, by user, API key, model, provider and day. Doing it again adds
+   * nothing; ended half-way, the next call goes on. Without `dryRun: false` nothing is changed.
+   */
+  rerate: mutation({
+    summary: 'Prices recorded events again by the list of now, and reports or applies the differences.',
+    access: 'admin',
+    platform: true,
+    input: z.strictObject({
+      startDate: Day,
+      endDate: Day,
+      merchantIds: z.array(MerchantId).max(1000).optional(),
+      dryRun: z.boolean().default(true),
+    }),
+    output: z.object({
+      version: Version,
+      dryRun: z.boolean(),
+      /** False where events that wait could not be flushed: call it again. */
+      complete: z.boolean(),
+      /** By merchant, day and model; rows without a difference too. */
+      rows: z.array(Rerated),
+      old: Quantity,
+      new: Quantity,
+      difference: Quantity,
+      /** Adjustments that were made. */
+      adjustments: z.number().int(),
     }),
   }),
   /** From the journal, so within its retention. */

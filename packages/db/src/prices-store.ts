@@ -2,7 +2,9 @@ import { type Day, MAX_PRICES, TallyError } from '@tally/contracts';
 import { type DataSource, type EntityManager, IsNull, MoreThan } from 'typeorm';
 import { z } from 'zod';
 import { PriceEntity, type PriceRow } from './entities/price.ts';
-import { Moment, Units } from './rows.ts';
+import { EventRow } from './events-store.ts';
+import type { JournalLine } from './journal-line.ts';
+import { DateText, Moment, Units } from './rows.ts';
 import { runSql } from './run-sql.ts';
 
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
@@ -34,6 +36,16 @@ export type PricesStore = {
   version(): Promise<string>;
   /** All active prices, at one moment. */
   current(): Promise<PriceVersion>;
+  /** Merchants' days with events that Tally priced, or tried to. */
+  pricedDays(scope: {
+    startDate: Day;
+    endDate: Day;
+    merchantIds?: readonly string[] | undefined;
+  }): Promise<{ merchantId: string; date: Day }[]>;
+  /** A page of such events of a merchant's day, in order of their ids; voided ones are left out. */
+  pricedEvents(merchantId: string, date: Day, page: { after: string; limit: number }): Promise<JournalLine[]>;
+  /** What earlier re-ratings added to the cost of a merchant's day, by dimensions. */
+  rerated(merchantId: string, date: Day): Promise<z.output<typeof ReratedRow>[]>;
   /** Models with events that no price was known for, most events first. */
   unpriced(scope: {
     startDate: Day;
@@ -55,6 +67,18 @@ const UnpricedRow = z.object({
 });
 
 const CHUNK = 1_000;
+
+const PricedDayRow = z
+  .object({ merchant_id: z.string(), date: DateText })
+  .transform(({ merchant_id, date }) => ({ merchantId: merchant_id, date }));
+const ReratedRow = z.object({
+  user_id: z.string(),
+  api_key: z.string(),
+  model: z.string(),
+  provider: z.string(),
+  cost: Units,
+  times: z.number().int(),
+});
 
 /** The price list, in `prices`. */
 export function createPricesStore(dataSource: DataSource): PricesStore {
@@ -138,6 +162,12 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         return { version: list.version, prices: rows };
       }),
 
+    pricedDays: ({ startDate, endDate, merchantIds }) =>
+      runSql(dataSource, 'priced-days', [startDate, endDate, merchantIds ?? null], PricedDayRow),
+    async pricedEvents(merchantId, date, { after, limit }) {
+      return (await runSql(dataSource, 'priced-events', [merchantId, date, after, limit], EventRow)) as JournalLine[];
+    },
+    rerated: (merchantId, date) => runSql(dataSource, 'rerated', [merchantId, date], ReratedRow),
     unpriced: ({ startDate, endDate, merchantIds, limit }) =>
       runSql(dataSource, 'unpriced-models', [startDate, endDate, merchantIds ?? null, limit], UnpricedRow),
   };
