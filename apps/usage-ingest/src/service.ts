@@ -22,6 +22,7 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
@@ -311,6 +312,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
+    changes: createChanges(db),
     conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
     recent: createRecentEntries({
       counters,
