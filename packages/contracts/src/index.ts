@@ -27,6 +27,7 @@ export {
   isAudited,
   isProcedure,
   MAX_ITEMS,
+  merchantFieldOf,
   mutation,
   type Procedure,
   query,
