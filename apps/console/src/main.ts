@@ -10,7 +10,8 @@ await runProcess(
   async ({ log, releasers }) => {
     const webFolder = fileURLToPath(new URL('./web', import.meta.url));
     const server = await createConsole(env, { log, releasers, webFolder });
-    releasers.push('http', await listenOn(server, { host: env.HOST, port: env.PORT }));
+    const address = { host: env.HOST, port: env.PORT, shutdownDelayMs: env.SHUTDOWN_DELAY_MS };
+    releasers.push('http', await listenOn(server, address));
     log.info({ host: env.HOST, port: env.PORT }, 'listening');
   },
 );

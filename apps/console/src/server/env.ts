@@ -1,7 +1,7 @@
 import { edgeEnv, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
-const { BODY_PROGRESS_MS, HOST, MAX_BODY_BYTES, MAX_CONNECTIONS } = edgeEnv;
+const { BODY_PROGRESS_MS, HOST, MAX_BODY_BYTES, MAX_CONNECTIONS, SHUTDOWN_DELAY_MS } = edgeEnv;
 const { LOG_LEVEL, SHUTDOWN_DEADLINE_MS, TALLY_ADMIN_KEY, TALLY_SERVICE_KEY } = serviceEnv;
 
 const Schema = z.object({
@@ -11,6 +11,7 @@ const Schema = z.object({
   MAX_BODY_BYTES,
   MAX_CONNECTIONS,
   SHUTDOWN_DEADLINE_MS,
+  SHUTDOWN_DELAY_MS,
   TALLY_ADMIN_KEY,
   TALLY_SERVICE_KEY,
   PORT: whole(4000, 0, 65_535),

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { setTimeout as wait } from 'node:timers/promises';
 import { openApi } from '@tally/contracts/openapi';
 import { createBodies, createCallerLimits, dropBody, type Log, type Releasers, serviceKeyOf } from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
@@ -22,7 +23,12 @@ const CLOSE_IDLE_MS = 20;
 const CLIENT_LEFT = 499;
 const LOOPBACK = /^(localhost|127(\.\d+){3}|::1)$/;
 
-export type ConsoleServer = Server & { stopAccepting(): void };
+export type ConsoleServer = Server & {
+  /** `/readyz` answers 503 from now on: load balancers should send callers elsewhere. */
+  leave(): void;
+  /** Ends what lasts long. */
+  stopAccepting(): void;
+};
 
 /**
  * The one origin: serves the page in `webFolder`, and passes everything else on to the service that owns it. Everything
@@ -43,6 +49,7 @@ export async function createConsole(
   const upstream = createUpstream({ addresses, serviceKey: serviceKeyOf(env) });
   releasers.push('services', () => upstream.close());
   const stopping = new AbortController();
+  let leaving = false;
   const forward = createForward({
     upstream,
     bodies: createBodies({
@@ -75,13 +82,8 @@ export async function createConsole(
     if (pathname === '/livez') return send(response, 200, JSON_TYPE, JSON.stringify({ ok: true }));
     if (pathname === '/readyz') {
       const health = await readHealth(upstream);
-      const ok = health.ok && !stopping.signal.aborted;
-      return send(
-        response,
-        ok ? 200 : 503,
-        JSON_TYPE,
-        JSON.stringify({ ...health, ok, stopping: stopping.signal.aborted }),
-      );
+      const ok = health.ok && !leaving;
+      return send(response, ok ? 200 : 503, JSON_TYPE, JSON.stringify({ ...health, ok, stopping: leaving }));
     }
     if (pathname === '/openapi.json') return send(response, 200, JSON_TYPE, document);
     if (pathname === '/metrics' && (LOOPBACK.test(env.HOST) || (await sessions.mayRead(exchange))))
@@ -125,7 +127,12 @@ export async function createConsole(
   server.requestTimeout = REQUEST_TIMEOUT_MS;
   server.headersTimeout = HEADERS_TIMEOUT_MS;
   server.keepAliveTimeout = KEEP_ALIVE_MS;
-  return Object.assign(server, { stopAccepting: () => stopping.abort() });
+  return Object.assign(server, {
+    leave: () => {
+      leaving = true;
+    },
+    stopAccepting: () => stopping.abort(),
+  });
 }
 
 const JSON_TYPE = 'application/json';
@@ -168,16 +175,21 @@ function kindOf(path: string): string {
   return 'other';
 }
 
-/** Listens; the returned function stops intake and resolves when the requests under way are answered. */
+/**
+ * Listens. The returned function says that the console is leaving, stops intake after `shutdownDelayMs`, and resolves when
+ * the requests under way are answered.
+ */
 export async function listenOn(
   server: ConsoleServer,
-  address: { host: string; port: number },
+  address: { host: string; port: number; shutdownDelayMs?: number },
 ): Promise<() => Promise<void>> {
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(address.port, address.host, resolve);
   });
   return async () => {
+    server.leave();
+    await wait(address.shutdownDelayMs ?? 0);
     server.stopAccepting();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
     const closing = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS);
