@@ -38,6 +38,7 @@ export {
   isAudited,
   isProcedure,
   MAX_ITEMS,
+  merchantFieldOf,
   mutation,
   type Procedure,
   query,
