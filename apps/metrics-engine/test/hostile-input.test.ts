@@ -76,7 +76,11 @@ const SOURCE = {
 };
 const NOBODY = '7f3d1c1e-0000-4000-8000-000000000000';
 
+const RULE = { name: 'n', on: 'silence', target: 'acme', condition: { minutes: 60 } } as const;
+
 let id: string;
+let webhookId: string;
+let alertId: string;
 beforeAll(async () => {
   await stores.client.query(
     `
@@ -87,6 +91,8 @@ beforeAll(async () => {
   `,
   );
   ({ id } = await engine.engine.custom.create.mutate({ ...DEFINITION, name: 'n' } as never));
+  ({ id: webhookId } = await engine.engine.webhooks.create.mutate({ url: 'https://hooks.example.com' }));
+  ({ id: alertId } = await engine.engine.alerts.create.mutate(RULE));
 });
 
 /** Sound inputs of procedures whose schema does not show what is behind it. */
@@ -116,13 +122,23 @@ const known = (name: string): object[] =>
     'custom.values': [{ id, merchantId: 'a', limit: 5 }],
     'custom.audit': [{ id, limit: 5 }],
     'custom.remove': [{ id: NOBODY }],
+    'alerts.create': [{ ...RULE, webhookIds: [webhookId] }],
+    'alerts.update': [{ id: alertId, name: 'm', webhookIds: [webhookId] }],
+    'alerts.test': [{ id: alertId }],
+    'alerts.remove': [{ id: NOBODY }],
+    'webhooks.create': [{ url: 'https://hooks.example.com', events: ['alert.fired'] }],
+    'webhooks.update': [{ id: webhookId, url: 'https://hooks.example.com/a', rotateSecret: true }],
+    'webhooks.deliveries': [{ webhookId, status: 'failed', limit: 5 }],
+    'webhooks.test': [{ id: webhookId }],
+    'webhooks.replay': [{ id: NOBODY }],
+    'webhooks.remove': [{ id: NOBODY }],
     'custom.sources.register': [SOURCE],
     'custom.sources.remove': [{ name: 'theirs' }],
   })[name] ?? [];
 
 const CALLED = proceduresOf(contract).filter(([, { kind }]) => kind !== 'subscription');
 /** Their sound inputs name what does not exist. */
-const REFUSED = ['custom.remove', 'jobs.retry'];
+const REFUSED = ['custom.remove', 'jobs.retry', 'alerts.remove', 'webhooks.replay', 'webhooks.remove'];
 
 async function send({ path, init }: HostileRequest) {
   const headers = { authorization: `Bearer ${ADMIN}`, 'content-type': 'application/json', ...init.headers };
