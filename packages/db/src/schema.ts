@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
-import { createDataSource } from './data-source.ts';
+import { connect, createDataSource } from './data-source.ts';
 
 const LOCK = 7420;
 const LOCK_RETRY_MS = 50;
@@ -11,7 +11,7 @@ const LOCK_RETRY_MS = 50;
  */
 export async function migrate(url: string): Promise<string[]> {
   return locked(url, async () => {
-    const dataSource = await createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }).initialize();
+    const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
     try {
       const ran = await dataSource.runMigrations({ transaction: 'each' });
       return ran.map((migration) => migration.name);
@@ -24,7 +24,7 @@ export async function migrate(url: string): Promise<string[]> {
 /** Undoes the newest migration; returns false where there was none. */
 export async function undoMigration(url: string): Promise<boolean> {
   return locked(url, async () => {
-    const dataSource = await createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }).initialize();
+    const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
     try {
       const before = await applied(dataSource);
       if (before === 0) return false;
