@@ -57,7 +57,10 @@ test('a backup taken under load restores with drift 0, and events acknowledged a
   expect(newer.output).toMatch(/\d+ differ$/m);
 
   // Both are of the same backup: the service repairs the totals, counts what waits, and everything agrees.
-  const again = await startServiceProcess('usage-ingest', of({ DATABASE_URL: restored.url, REDIS_URL: restoredRedis.url }));
+  const again = await startServiceProcess(
+    'usage-ingest',
+    of({ DATABASE_URL: restored.url, REDIS_URL: restoredRedis.url }),
+  );
   const restoredClient = createIngestClient({ url: again.url, key: KEY });
   await restoredClient.flush.drain.mutate({});
   await restoredClient.reconcile.repair.mutate({});
@@ -69,7 +72,10 @@ test('a backup taken under load restores with drift 0, and events acknowledged a
 });
 
 async function verify(env: Record<string, string>): Promise<{ code: number | null; output: string }> {
-  const child = spawn(process.execPath, [VERIFY], { env: { PATH: process.env.PATH, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [VERIFY], {
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let output = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk: Buffer) => {
@@ -84,7 +90,14 @@ async function copyRedis(from: string, to: string): Promise<void> {
   const [source, target] = [new Redis(from), new Redis(to)];
   try {
     const keys = await source.keys('*');
-    const dumped = await source.multi(keys.flatMap((key) => [['dumpBuffer', key], ['pttl', key]])).exec();
+    const dumped = await source
+      .multi(
+        keys.flatMap((key) => [
+          ['dumpBuffer', key],
+          ['pttl', key],
+        ]),
+      )
+      .exec();
     for (const [index, key] of keys.entries()) {
       const [dump, ttl] = [dumped![index * 2]![1] as Buffer | null, dumped![index * 2 + 1]![1] as number];
       if (dump) await target.restore(key, Math.max(ttl, 0), dump);

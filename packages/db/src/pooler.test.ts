@@ -63,15 +63,18 @@ function uint32(value: number): Buffer {
   return buffer;
 }
 
-test.each(['refuse', 'ignore'] as const)('a pooler that would %s the settings of a session is refused at start', async (does) => {
-  const url = await startPooler(does);
-  const unavailable: unknown[] = [];
-  const opening = openDb(url, { onUnavailable: (error) => unavailable.push(error) });
-  await expect(opening).rejects.toThrow(/a pooler .* such as PgBouncer.* connect to Postgres directly/s);
-  expect(unavailable).toEqual([]);
-  await expect(openDb(url)).rejects.toThrow(/such as PgBouncer/);
-  await expect(migrate(url)).rejects.toThrow(/such as PgBouncer/);
-});
+test.each(['refuse', 'ignore'] as const)(
+  'a pooler that would %s the settings of a session is refused at start',
+  async (does) => {
+    const url = await startPooler(does);
+    const unavailable: unknown[] = [];
+    const opening = openDb(url, { onUnavailable: (error) => unavailable.push(error) });
+    await expect(opening).rejects.toThrow(/a pooler .* such as PgBouncer.* connect to Postgres directly/s);
+    expect(unavailable).toEqual([]);
+    await expect(openDb(url)).rejects.toThrow(/such as PgBouncer/);
+    await expect(migrate(url)).rejects.toThrow(/such as PgBouncer/);
+  },
+);
 
 test('Postgres itself is not taken for a pooler', async () => {
   const db = await openDb(database.url, { formulaPoolSize: 1, statementTimeoutMs: 1_234 });
