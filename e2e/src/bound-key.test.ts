@@ -112,6 +112,7 @@ const OWN: Record<string, () => Input> = {
   'usage.adjust': () => ({ id: 'x', merchantId: 'mine', date: TODAY, metrics: { queries: '1' }, reason: 'why' }),
   'usage.void': () => ({ merchantId: 'mine', id: 'a', reason: 'why' }),
   'usage.conflicts': () => RANGE,
+  'usage.changes': () => ({}),
   'reconcile.check': () => RANGE,
   'reconcile.rebuild': () => RANGE,
   'deadLetters.list': () => ({}),

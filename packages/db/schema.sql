@@ -515,6 +515,15 @@ table usage_admitted_values (
 );
 CREATE INDEX usage_admitted_values_date ON public.usage_admitted_values USING brin (date);
 
+table usage_change_log (
+  xact xid8 not null default pg_current_xact_id(),
+  id bigint not null generated always as identity,
+  at timestamp with time zone not null default clock_timestamp(),
+  merchant_ids text[] not null,
+  dates date[] not null,
+  constraint usage_change_log_pkey PRIMARY KEY (xact, id)
+);
+
 table usage_changes (
   grain text not null,
   period date not null,

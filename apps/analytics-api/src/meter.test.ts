@@ -102,6 +102,43 @@ describe('windows', () => {
     expect((await query(moments)).rows.map(({ value }) => value)).toEqual([sum(calls.filter(({ at }) => at < until))]);
   });
 
+  test.each([
+    ['hour', 'UTC', ['user']],
+    ['day', 'UTC', ['user', 'merchant']],
+    ['day', 'Asia/Kathmandu', []],
+    ['hour', 'Asia/Kolkata', ['model']],
+    ['day', 'Asia/Kathmandu', ['user', 'model', 'apiKey']],
+  ] as const)(
+    'of the built-in meter `requests` by %s in %s equal a plain count by %j',
+    async (window, timeZone, by) => {
+      const range = { startDate: addDays(first, -1), endDate: addDays(today, 1) };
+      const { rows, coverage } = await query({ ...range, meter: 'requests', window, timeZone, groupBy: [...by] });
+      const names: Record<string, (call: Call) => string> = { user: ({ userId }) => userId, merchant: () => 'acme' };
+      const model = new Map<string, number>();
+      for (const call of calls) {
+        const key = [windowOf(call.at, window, timeZone), ...by.map((name) => names[name]?.(call) ?? 'unknown')].join();
+        model.set(key, (model.get(key) ?? 0) + 1);
+      }
+      const answered = rows.map(({ start, group, value }) => [
+        [windowOf(Date.parse(start), window, timeZone), ...by.map((name) => group[name])].join(),
+        Number(value),
+      ]);
+      expect(Object.fromEntries(answered)).toEqual(Object.fromEntries(model));
+      expect(coverage.complete).toBe(true);
+    },
+  );
+
+  test('of built-in meters take filters, and have no row for a measure that no event has', async () => {
+    const range = { startDate: first, endDate: today };
+    const { rows } = await query({ ...range, meter: 'requests', filters: { user: ['ada'] } });
+    expect(rows.map(({ value }) => value)).toEqual([String(calls.filter(({ userId }) => userId === 'ada').length)]);
+    for (const meter of ['cost', 'failed_requests', 'total_tokens'])
+      expect((await query({ ...range, meter })).rows).toEqual([]);
+    await expect(query({ ...range, meter: 'requests', groupBy: ['property:region'] })).rejects.toMatchObject(
+      refusal('INVALID_INPUT'),
+    );
+  });
+
   test('must begin and end with the range', async () => {
     const cut = [
       { startDate: '2026-11-03', endDate: '2026-11-08', window: 'week' },

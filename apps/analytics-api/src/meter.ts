@@ -3,6 +3,7 @@ import {
   type Coverage,
   type Day,
   dayOf,
+  type GroupBy,
   type MeterQuery,
   parseTime,
   QUARTER_HOUR_MS,
@@ -13,6 +14,7 @@ import { type Db, type MeterRow, type MeterValue, quantilesOf, unknownMeter } fr
 import { assertRange } from './dates.ts';
 import type { FairQueue } from './fair-queue.ts';
 import type { Freshness } from './fresh.ts';
+import type { ReadMeasure } from './measure-meter.ts';
 import { type Period, periodsOf } from './zone.ts';
 
 export type MeterAnswer = {
@@ -30,12 +32,15 @@ const MAX_BUCKETS = 1_000_000;
 /** Answers queries about meters, from their rollups alone. */
 export function createReadMeter({
   db,
+  readMeasure,
   freshness,
   queue,
   maxDays,
   now,
 }: {
   db: Pick<Db, 'meters'>;
+  /** Answers the built-in meters. */
+  readMeasure: ReadMeasure;
   freshness: Freshness;
   queue: FairQueue;
   maxDays: number;
@@ -56,17 +61,30 @@ export function createReadMeter({
     const range = { startDate: dayOf(windows[0]!.from), endDate: dayOf(windows.at(-1)!.to - 1) };
     assertRange(range, maxDays);
     const { merchantIds } = question;
-    if (BUILT_IN_METERS.some(({ key }) => key === question.meter))
-      throw new TallyError('NOT_FOUND', `The built-in meter ${question.meter} is answered by analytics.breakdown.`);
-    const meter = await find(question.meter, merchantIds);
+    const builtIn = BUILT_IN_METERS.find(({ key }) => key === question.meter);
+    const meter = builtIn ?? (await find(question.meter, merchantIds));
     const groupBy = question.groupBy ?? [];
     const filters = filtersOf(question);
     assertDimensions(meter, [...groupBy.filter((name) => name !== 'merchant'), ...Object.keys(filters)]);
+    if (builtIn) {
+      const isUtc = windows.every(({ from, to }) => isMidnight(from) && isMidnight(to));
+      const asked = {
+        merchantIds,
+        range,
+        windows,
+        window: question.window,
+        isUtc,
+        groupBy: groupBy as GroupBy[],
+        filters,
+      };
+      const { rows, coverage } = await readMeasure(builtIn.key, asked, callerId);
+      return { rows: rows.map(({ window, keys, value }) => rowOf(windows, window, groupBy, keys, value)), coverage };
+    }
     await assertQuarters(windows);
     const coverage = await freshness.cover({ ...range, merchantIds });
     const byElement = meter.aggregation === 'PERCENTILE';
     const values = await queue(callerId, () =>
-      db.meters.read(meter, {
+      db.meters.read(meter as MeterRow, {
         merchantIds,
         starts: windows.map(({ from }) => from),
         end: windows.at(-1)!.to,
@@ -82,13 +100,13 @@ export function createReadMeter({
       });
     const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
     return {
-      rows: sums.map(({ window, group, value }) => ({
-        start: new Date(windows[window]!.from).toISOString(),
-        end: new Date(windows[window]!.to).toISOString(),
-        group: Object.fromEntries(groupBy.map((name, index) => [name, group[index] || 'unknown'])),
-        value: byElement ? value : decimalOf(value, scale),
-      })),
-      coverage: { ...coverage, ...(await limitsOf(meter, range, Object.keys(filters), merchantIds, coverage)) },
+      rows: sums.map(({ window, group, value }) =>
+        rowOf(windows, window, groupBy, group, byElement ? value : decimalOf(value, scale)),
+      ),
+      coverage: {
+        ...coverage,
+        ...(await limitsOf(meter as MeterRow, range, Object.keys(filters), merchantIds, coverage)),
+      },
     };
   };
 
@@ -114,7 +132,7 @@ export function createReadMeter({
 
   /** GRAIN_NOT_KEPT where a window cuts a day whose quarter hours are no longer kept. */
   async function assertQuarters(windows: readonly Period[]): Promise<void> {
-    const cuts = [...windows.map(({ from }) => from), windows.at(-1)!.to].filter((ms) => startOfDay(dayOf(ms)) !== ms);
+    const cuts = [...windows.map(({ from }) => from), windows.at(-1)!.to].filter((ms) => !isMidnight(ms));
     const [first] = cuts;
     if (first === undefined) return;
     const keptFrom = await db.meters.quartersFrom();
@@ -123,6 +141,20 @@ export function createReadMeter({
       details: { keptFrom, ask: ['windows of whole UTC days', `a range from ${keptFrom}`], today: dayOf(now()) },
     });
   }
+}
+
+const isMidnight = (ms: number) => startOfDay(dayOf(ms)) === ms;
+
+function rowOf(
+  windows: readonly Period[],
+  window: number,
+  groupBy: readonly string[],
+  keys: readonly string[],
+  value: string,
+): MeterAnswer['rows'][number] {
+  const { from, to } = windows[window]!;
+  const group = Object.fromEntries(groupBy.map((name, index) => [name, keys[index] || 'unknown']));
+  return { start: new Date(from).toISOString(), end: new Date(to).toISOString(), group, value };
 }
 
 /** The windows of a query, in order, without holes. INVALID_INPUT where the range does not begin and end with one. */
@@ -207,7 +239,10 @@ function filtersOf({ filters = {}, filter = [] }: MeterQuery): Record<string, st
   return Object.fromEntries([...all].map(([name, values]) => [name, [...values]]));
 }
 
-function assertDimensions({ key, dimensions }: Pick<MeterRow, 'key' | 'dimensions'>, asked: readonly string[]): void {
+function assertDimensions(
+  { key, dimensions }: { key: string; dimensions: readonly string[] },
+  asked: readonly string[],
+): void {
   const unknown = asked.find((name) => !dimensions.includes(name));
   if (unknown === undefined) return;
   const has = dimensions.length === 0 ? 'no dimensions' : `the dimensions ${dimensions.join(', ')}`;

@@ -32,6 +32,7 @@ import { formerRoutes } from './former.ts';
 import { createFreshness } from './fresh.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
+import { createReadMeasure } from './measure-meter.ts';
 import { createReadMeter } from './meter.ts';
 import { createRead } from './read.ts';
 import { createHandlers } from './router.ts';
@@ -137,7 +138,14 @@ export async function createAnalyticsService(
       analytics,
       createHandlers({
         read,
-        readMeter: createReadMeter({ db, freshness, queue, maxDays: env.ANALYTICS_MAX_DAYS, now }),
+        readMeter: createReadMeter({
+          db,
+          readMeasure: createReadMeasure({ db, freshness, documents, queue, maxRows: env.ANALYTICS_MAX_ROWS }),
+          freshness,
+          queue,
+          maxDays: env.ANALYTICS_MAX_DAYS,
+          now,
+        }),
         freshness,
         directory,
         days,

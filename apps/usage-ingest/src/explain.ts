@@ -1,5 +1,5 @@
 import { type Day, type Explanation, formatQuantity, TallyError, type Units } from '@tally/contracts';
-import type { Db } from '@tally/db';
+import type { DayPart, Db, Explained } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 import { presentAdjustment } from './adjust.ts';
@@ -7,13 +7,22 @@ import { presentLine } from './recent.ts';
 
 export type ExplainQuestion = {
   merchantId: string;
-  date: Day;
+  date?: Day | undefined;
+  startDate: Day;
+  endDate: Day;
   metricType: string;
+  userIds?: readonly string[] | undefined;
+  models?: readonly string[] | undefined;
+  providers?: readonly string[] | undefined;
+  apiKeys?: readonly string[] | undefined;
   limit: number;
   cursor?: string | undefined;
 };
 
-/** Returns what made a number: its flushes, adjustments and entries. JOURNAL_DROPPED for a closed day. */
+/**
+ * Returns what made a number: its days, flushes, adjustments and entries. JOURNAL_DROPPED for a closed `date`, NOT_FOUND
+ * for what was never recorded, GRAIN_NOT_KEPT for a metric of its own with filters on closed days, TOO_MANY_ROWS.
+ */
 export type Explain = (question: ExplainQuestion) => Promise<Explanation>;
 
 type Sources = {
@@ -24,45 +33,70 @@ type Sources = {
 
 /** Flushes and adjustments that an explanation names; it counts all of them. */
 const NAMED = 100;
+/** Entries that the explanation of a range may read. */
+const MAX_ENTRIES = 5_000_000n;
+/** Metric types that an error names. */
+const LISTED_TYPES = 20;
 
-const Place = z.tuple([z.string()]);
+const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
+
+/** What later pages repeat of the first one. */
+const Head = z.strictObject({
+  value: z.string(),
+  complete: z.boolean(),
+  entryCount: z.string(),
+  callCount: z.string(),
+  flushCount: z.number(),
+  adjustmentCount: z.number(),
+  agrees: z.boolean().nullable(),
+  keptFrom: z.string().nullable(),
+});
+const Place = z.tuple([z.iso.date(), z.string(), z.string().transform(parseHead)]);
 
 export function createExplain({ db, flushSoon }: Sources): Explain {
-  return async ({ limit, cursor, ...question }) => {
-    const { merchantId, date, metricType } = question;
-    const [after] = cursor === undefined ? [''] : decodeCursor(cursor, question, Place);
-    const named = cursor === undefined ? NAMED : 0;
+  /** The figures, the days, the flushes and the adjustments of a number. */
+  async function first(number: Explained, { date, metricType }: ExplainQuestion) {
+    const { merchantId, startDate, endDate, metricTypes } = number;
     // What waits belongs to the number. Where it could not be flushed, the number of Postgres is explained.
-    const complete = cursor !== undefined || (await flushSoon([merchantId]));
-    const types = metricType === 'total_tokens' ? ['prompt_tokens', 'completion_tokens'] : [metricType];
+    const complete = await flushSoon([merchantId]);
+    const { keptFrom, ...known } = await db.events.recorded(merchantId, metricTypes);
+    if (complete) await assertRecorded(merchantId, metricType, known);
+    if (date === undefined) await assertReadable(merchantId, startDate, endDate);
+
     const format = (units: Units) => formatQuantity(metricType, units);
-    const rows = await db.usage.merchantUsage({
-      merchantIds: [merchantId],
-      startDate: date,
-      endDate: date,
-      metricTypes: types,
-    });
-    const value = rows.reduce((sum, row) => sum + row.metric_value, 0n);
-    if (await db.partitions.isClosed(date)) {
+    const days = (await db.events.daysOf(number)).map((day) => valued(day, number));
+    const total = (of: (day: (typeof days)[number]) => bigint) => days.reduce((sum, day) => sum + of(day), 0n);
+    const value = format(total((day) => day.value));
+    if (date !== undefined && (await db.partitions.isClosed(date))) {
       throw new TallyError('JOURNAL_DROPPED', `The entries of ${date} are past the retention; their sum is kept.`, {
-        details: { value: format(value) },
+        details: { value },
       });
     }
-    const [flushes, adjustments, entries] = await Promise.all([
-      db.events.flushesOf(merchantId, date, types, named),
-      db.corrections.adjustments(merchantId, date, types, named),
-      db.events.entriesOf(merchantId, date, types, { after, limit }),
+    const [flushes, adjustments] = await Promise.all([
+      db.events.flushesOf(number, NAMED),
+      db.corrections.adjustments(number, NAMED),
     ]);
-    return {
-      merchantId,
-      date,
-      metricType,
-      value: format(value),
+    const compared = days.flatMap(({ agrees }) => (agrees === null ? [] : [agrees]));
+    const head: z.infer<typeof Head> = {
+      value,
       complete,
-      entryCount: flushes.entries.toString(),
-      callCount: flushes.calls.toString(),
-      flushCount: flushes.flushes,
+      entryCount: total((day) => day.entries).toString(),
+      callCount: total((day) => day.calls).toString(),
+      flushCount: flushes.count,
       adjustmentCount: adjustments.count,
+      agrees: compared.length === 0 ? null : compared.every(Boolean),
+      keptFrom,
+    };
+    const lists = {
+      byDay: days.map((day) => ({
+        date: day.date,
+        value: format(day.value),
+        adjusted: format(day.adjustmentAmount),
+        entryCount: day.entries.toString(),
+        callCount: day.calls.toString(),
+        kept: !day.isClosed,
+        agrees: day.agrees,
+      })),
       flushes: flushes.newest.map((part) => ({
         ...part,
         entries: part.entries.toString(),
@@ -70,8 +104,87 @@ export function createExplain({ db, flushSoon }: Sources): Explain {
         value: format(part.value),
       })),
       adjustments: adjustments.newest.map(presentAdjustment),
+    };
+    return { head, lists };
+  }
+
+  async function assertRecorded(
+    merchantId: string,
+    metricType: string,
+    { hasMetric, hasAny }: { hasMetric: boolean; hasAny: boolean },
+  ): Promise<void> {
+    if (!hasAny)
+      throw new TallyError(
+        'NOT_FOUND',
+        `Nothing was ever recorded for the merchant "${merchantId}". Check the spelling.`,
+      );
+    // A merchant without a failure has 0 failed requests.
+    if (hasMetric || MEASURES.includes(metricType) || metricType === 'total_tokens') return;
+    const types = await db.events.metricTypesOf(merchantId, LISTED_TYPES);
+    throw new TallyError(
+      'NOT_FOUND',
+      `The metric "${metricType}" was never recorded for ${merchantId}. Recorded were: ${types.join(', ')}.`,
+    );
+  }
+
+  /** TOO_MANY_ROWS before anything is read: a day has at most as many entries as requests. */
+  async function assertReadable(merchantId: string, startDate: Day, endDate: Day): Promise<void> {
+    const scope = { merchantIds: [merchantId], startDate, endDate, metricTypes: ['requests'] };
+    const requests = (await db.usage.merchantUsage(scope)).reduce((sum, row) => sum + row.metric_value, 0n);
+    if (requests <= MAX_ENTRIES) return;
+    throw new TallyError(
+      'TOO_MANY_ROWS',
+      `These days have ${requests} requests; at most ${MAX_ENTRIES} are explained at once. Ask for fewer days.`,
+      { details: { requests: requests.toString(), maxRequests: MAX_ENTRIES.toString() } },
+    );
+  }
+
+  return async ({ limit, cursor, ...asked }) => {
+    const { merchantId, startDate, endDate, metricType, date, ...filters } = asked;
+    const metricTypes = metricType === 'total_tokens' ? ['prompt_tokens', 'completion_tokens'] : [metricType];
+    const number = { merchantId, startDate, endDate, metricTypes, ...filters };
+    const [afterDate, afterId, repeated] =
+      cursor === undefined ? [startDate, '', undefined] : decodeCursor(cursor, asked, Place);
+    const { head, lists } = repeated
+      ? { head: repeated, lists: { byDay: [], flushes: [], adjustments: [] } }
+      : await first(number, { ...asked, limit });
+    const entries = await db.events.entriesOf(number, { after: { date: afterDate, id: afterId }, limit });
+    const last = entries.length === limit ? entries.at(-1) : undefined;
+    return {
+      merchantId,
+      ...(date !== undefined && { date }),
+      startDate,
+      endDate,
+      metricType,
+      ...head,
+      ...lists,
       entries: entries.map((line) => presentLine(line, true)),
-      nextCursor: entries.length === limit ? encodeCursor([entries.at(-1)!.id], question) : null,
+      nextCursor: last ? encodeCursor([last.date, last.id, JSON.stringify(head)], asked) : null,
     };
   };
+}
+
+/** The number of a day, and whether its parts make what is stored. */
+function valued(day: DayPart, { metricTypes, userIds, apiKeys, models, providers }: Explained) {
+  const counted = day.eventAmount + day.adjustmentAmount;
+  const stored = day.storedAmount;
+  const isFiltered = [userIds, apiKeys, models, providers].some((names) => names && names.length > 0);
+  if (!isFiltered) return { ...day, value: stored, agrees: counted + (day.closedAmount ?? 0n) === stored };
+  const isMeasure = metricTypes.every((type) => MEASURES.includes(type));
+  if (!day.isClosed) return { ...day, value: counted, agrees: isMeasure ? day.rolledAmount === stored : null };
+  if (isMeasure) return { ...day, value: stored, agrees: null };
+  throw new TallyError(
+    'GRAIN_NOT_KEPT',
+    `The entries of ${day.date} are past the retention: of ${metricTypes[0]} only the sum of the merchant is kept.`,
+    { details: { ask: ['days from `keptFrom` on', 'the same without filters'] } },
+  );
+}
+
+function parseHead(text: string, context: z.RefinementCtx): z.infer<typeof Head> {
+  try {
+    return Head.parse(JSON.parse(text));
+  } catch {
+    context.addIssue('no head');
+    return z.NEVER;
+  }
 }

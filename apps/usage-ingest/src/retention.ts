@@ -8,9 +8,11 @@ import type { Db } from '@tally/db';
 export type CloseDays = () => Promise<Day[]>;
 
 const PRUNED_AT_ONCE = 10_000;
+/** How long changes are logged: `usage.changes` starts over for an older cursor. */
+const CHANGES_KEPT_MS = 7 * DAY_MS;
 
 export function createCloseDays(options: {
-  db: Pick<Db, 'partitions' | 'derivations'>;
+  db: Pick<Db, 'partitions' | 'derivations' | 'changeLog'>;
   derive(): Promise<void>;
   retentionDays: number;
   now: () => number;
@@ -24,6 +26,7 @@ export function createCloseDays(options: {
       if (await db.partitions.close(day)) closed.push(day);
     }
     while ((await db.derivations.prune(PRUNED_AT_ONCE)) === PRUNED_AT_ONCE);
+    await db.changeLog.prune(new Date(now() - CHANGES_KEPT_MS));
     return closed;
   };
 }

@@ -3,6 +3,7 @@ import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
+import type { Changes } from './changes.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
@@ -23,6 +24,7 @@ export type Parts = {
   accept: Accept;
   track: Track;
   current: CurrentTotals;
+  changes: Changes;
   conflicts: Conflicts;
   recent: RecentEntries;
   explain: Explain;
@@ -80,8 +82,11 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       async explain({ input, caller }) {
         assertMerchant(caller, input.merchantId);
-        return explain(input);
+        const { date, startDate = date!, endDate = date! } = input;
+        assertRange(startDate, endDate);
+        return explain({ ...input, startDate, endDate });
       },
+      changes: async ({ input, caller }) => parts.changes({ ...input, merchantIds: merchantsFor(caller, undefined) }),
       async conflicts({ input, caller }) {
         assertRange(input.startDate, input.endDate);
         const merchantIds = merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]);

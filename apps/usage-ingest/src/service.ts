@@ -22,6 +22,7 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
 import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
@@ -306,12 +307,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
 
   const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
   releasers.push('sources', () => sources.stop());
-  const adjust = createAdjust({ db, repair, now, fault });
+  const adjust = createAdjust({ db, repair, flushSoon: flush.flushSoon, now, fault });
   const handlers = createHandlers({
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
-    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
+    changes: createChanges(db),
+    conflicts: createConflicts({ db, flushSoon: flush.flushSoon }),
     recent: createRecentEntries({
       counters,
       pending,
@@ -323,7 +325,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     voidEvent: createVoidEvent({
       db,
       adjust,
-      drain: flush.drainMerchants,
+      flushSoon: flush.flushSoon,
       retentionDays: env.JOURNAL_RETENTION_DAYS,
       now,
     }),

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
-import { Dimension, MerchantId, MetricType, record, SentDimension } from './entry.ts';
+import { Dimension, DimensionValues, MerchantId, MetricType, record, SentDimension } from './entry.ts';
 import { MAX_METER_DIMENSIONS, MeterDimension, MeterKey } from './meters.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, name, text } from './text.ts';
@@ -9,22 +9,17 @@ import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime, Time
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
-/** Values of a dimension: each as it is written and in NFC, since producers' names are stored in NFC. */
-const dimensions = list(Dimension).overwrite(
-  (values) => values && [...new Set(values.flatMap((value) => [value, value.normalize('NFC')]))],
-);
-
 /** Which entries a question is about. All given filters hold at once; an empty list is no filter. */
 export const Filters = z.strictObject({
   startDate: Day,
   endDate: Day,
   merchantIds: list(MerchantId),
-  userIds: dimensions,
-  models: dimensions,
-  providers: dimensions,
-  apiKeys: dimensions,
+  userIds: DimensionValues,
+  models: DimensionValues,
+  providers: DimensionValues,
+  apiKeys: DimensionValues,
   /** Of the directory: the team of the API key, else of the user. `unknown`: usage without a team. */
-  teams: dimensions,
+  teams: DimensionValues,
 });
 export type Filters = z.infer<typeof Filters>;
 

@@ -37,6 +37,13 @@ export const EntryId = z
 /** A dimension as readers name it: whatever is stored, and `unknown` for calls without it. */
 export const Dimension = text(256).meta({ examples: ['ada'] });
 
+/** Values of a dimension that a question names: each as it is written and in NFC, as producers' names are stored. */
+export const DimensionValues = z
+  .array(Dimension)
+  .max(1000)
+  .optional()
+  .overwrite((values) => values && [...new Set(values.flatMap((value) => [value, value.normalize('NFC')]))]);
+
 /** A dimension as producers send it. Absent, empty and `unknown` all mean that it is not known. */
 export const SentDimension = name(256, 400)
   .refine((value) => value !== '(other)', '`(other)` is what Tally calls values beyond a limit; leave it out')

@@ -2,7 +2,16 @@ import { z } from 'zod';
 import { Role } from './access.ts';
 import { audit } from './audit.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
-import { Dimension, EntryId, MAX_BATCH, MerchantId, MetricType, record, type UsageEntry } from './entry.ts';
+import {
+  Dimension,
+  DimensionValues,
+  EntryId,
+  MAX_BATCH,
+  MerchantId,
+  MetricType,
+  record,
+  type UsageEntry,
+} from './entry.ts';
 import { litellm } from './litellm.ts';
 import { meters } from './meters.ts';
 import { prices } from './prices.ts';
@@ -133,9 +142,12 @@ export type Adjustment = z.infer<typeof Adjustment>;
 
 export const Explanation = z.object({
   merchantId: z.string(),
-  date: StoredDay,
+  /** Where one day was asked for. */
+  date: StoredDay.optional(),
+  startDate: StoredDay,
+  endDate: StoredDay,
   metricType: z.string(),
-  /** The number: entries and adjustments, as `merchant_usage` has it. */
+  /** The number: entries and adjustments of all days. */
   value: Quantity,
   /** False where events that wait could not be flushed in time: the number is then that of before. */
   complete: z.boolean(),
@@ -144,6 +156,26 @@ export const Explanation = z.object({
   callCount: Quantity,
   flushCount: z.number().int(),
   adjustmentCount: z.number().int(),
+  /** Whether entries and adjustments make the stored number on all days; null where no day could be compared. */
+  agrees: z.boolean().nullable(),
+  /** The first day from which no entries were dropped; null where none ever were. */
+  keptFrom: StoredDay.nullable(),
+  /** Days with some of it, in order; on the first page only. */
+  byDay: z.array(
+    z.object({
+      date: StoredDay,
+      value: Quantity,
+      /** What the adjustments are of it. */
+      adjusted: Quantity,
+      /** Of the entries that are kept. */
+      entryCount: Quantity,
+      callCount: Quantity,
+      /** False where the entries were dropped; their sum is kept. */
+      kept: z.boolean(),
+      /** Whether entries and adjustments make the stored number; null where nothing is stored to compare with. */
+      agrees: z.boolean().nullable(),
+    }),
+  ),
   /** The newest 100 flushes, on the first page only. */
   flushes: z.array(
     z.object({
@@ -157,8 +189,9 @@ export const Explanation = z.object({
   ),
   /** The newest 100 adjustments, oldest first, on the first page only. */
   adjustments: z.array(Adjustment),
-  /** A page of the entries that made it, in order of their ids. */
+  /** A page of the entries that made it, in order of their days and ids. */
   entries: z.array(StoredEntry),
+  /** The pages after the first repeat its figures. */
   nextCursor: z.string().nullable(),
 });
 export type Explanation = z.infer<typeof Explanation>;
@@ -284,17 +317,37 @@ export const ingest = {
       /** `complete` is false where a store was unavailable, so that newer events may be missing. */
       output: z.object({ rows: z.array(StoredEntry), nextCursor: z.null(), complete: z.boolean() }),
     }),
-    /** From a number to its entries. Flushes first, so the number is whole. JOURNAL_DROPPED for a closed day. */
+    /**
+     * From a number to its entries. Flushes first, so the number is whole. A closed `date` is JOURNAL_DROPPED; a closed day
+     * of a range has its number but no entries. NOT_FOUND for a merchant without usage and for a metric type it never had.
+     * TOO_MANY_ROWS where a range may have over 5 million entries.
+     */
     explain: query({
       summary: 'Lists the events, adjustments and flushes behind a number.',
       access: 'read',
-      input: z.strictObject({
-        merchantId: MerchantId,
-        date: Day,
-        metricType: MetricType,
-        limit: z.number().int().min(1).max(1000).default(100),
-        cursor: Cursor.optional(),
-      }),
+      input: z
+        .strictObject({
+          merchantId: MerchantId,
+          /** One day; or both ends of a range. */
+          date: Day.optional(),
+          startDate: Day.optional(),
+          endDate: Day.optional(),
+          metricType: MetricType,
+          userIds: DimensionValues,
+          models: DimensionValues,
+          providers: DimensionValues,
+          apiKeys: DimensionValues,
+          limit: z.number().int().min(1).max(1000).default(100),
+          cursor: Cursor.optional(),
+        })
+        .refine(
+          ({ date, startDate, endDate }) =>
+            date === undefined
+              ? startDate !== undefined && endDate !== undefined
+              : startDate === undefined && endDate === undefined,
+          { error: 'Give `date`, or `startDate` and `endDate`.' },
+        )
+        .meta({ examples: [{ merchantId: 'acme', date: '2026-11-22', metricType: 'cost' }] }),
       output: Explanation,
     }),
     /**
@@ -311,7 +364,36 @@ export const ingest = {
         limit: z.number().int().min(1).max(1000).default(100),
         cursor: Cursor.optional(),
       }),
-      output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable() }),
+      /** `complete` is false where events still wait to be flushed, which may be conflicts. */
+      output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable(), complete: z.boolean() }),
+    }),
+    /**
+     * For copies of the numbers that are kept up to date: read the numbers of each row again, call after call. The first
+     * call, and a cursor older than 7 days, start with every merchant's day. No commit is missed, whatever its order.
+     */
+    changes: query({
+      summary: 'Lists the days of merchants whose numbers changed since a cursor.',
+      access: 'read',
+      input: z
+        .strictObject({
+          /** The `nextCursor` of the call before. */
+          since: Cursor.optional(),
+          limit: z.number().int().min(1).max(10_000).default(1000),
+        })
+        .prefault({}),
+      output: z.object({
+        rows: z.array(
+          z.object({
+            merchantId: z.string(),
+            date: StoredDay,
+            /** Null in the list of all days that a reader begins with. */
+            changedAt: StoredTime.nullable(),
+          }),
+        ),
+        nextCursor: z.string(),
+        /** False where every change so far was listed: ask again later with `nextCursor`. */
+        hasMore: z.boolean(),
+      }),
     }),
     adjust: mutation({
       summary: 'Corrects the sums of a day by signed amounts, with a reason.',

@@ -151,6 +151,12 @@ changes as (
   order by 1, 2, 3
   on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
 ),
+logged as (
+  insert into usage_change_log (merchant_ids, dates)
+  select array_agg(merchant_id), array_agg(date)
+  from by_merchant_day
+  having count(*) > 0
+),
 stale as (
   -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
   insert into usage_stale_totals as old (merchant_id, date)

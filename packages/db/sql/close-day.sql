@@ -28,6 +28,12 @@ kept as (
   union all
   select merchant_id, $1, metric_type, metric_value, entries
   from others
+),
+logged as (
+  insert into usage_change_log (merchant_ids, dates)
+  select array_agg(merchant_id), array_agg($1::date)
+  from sums
+  having count(*) > 0
 )
 insert into usage_closed_days (date, entries)
 select $1, coalesce(sum(entries), 0)

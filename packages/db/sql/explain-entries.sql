@@ -1,17 +1,23 @@
--- A page of the entries that made a number, in order of their ids.
--- $1 merchant   $2 date   $3 metric types that make it   $4 the id to go on after   $5 how many
+-- A page of the entries that made a number, in order of their days and ids.
+-- $1 merchant   $2 first date   $3 last date   $4 metric types that make it
+-- $5 users   $6 API keys   $7 models   $8 providers, each null for all
+-- $9, $10 the date and the id to go on after   $11 how many
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
   requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties, price_version
 from usage_events
-where merchant_id = $1 and date = $2 and id > $4
+where merchant_id = $1 and date between $2 and $3 and (date, id) > ($9, $10)
   and (
-    ('requests' = any($3::text[]) and requests <> 0)
-    or ('failed_requests' = any($3) and failed_requests <> 0)
-    or ('prompt_tokens' = any($3) and prompt_tokens <> 0)
-    or ('completion_tokens' = any($3) and completion_tokens <> 0)
-    or ('cost' = any($3) and cost <> 0)
-    or metrics ?| $3
+    ('requests' = any($4::text[]) and requests <> 0)
+    or ('failed_requests' = any($4) and failed_requests <> 0)
+    or ('prompt_tokens' = any($4) and prompt_tokens <> 0)
+    or ('completion_tokens' = any($4) and completion_tokens <> 0)
+    or ('cost' = any($4) and cost <> 0)
+    or metrics ?| $4
   )
-order by id
-limit $5
+  and ($5::text[] is null or user_id = any($5) or (folded & 1 <> 0 and '(other)' = any($5)))
+  and ($6::text[] is null or api_key = any($6) or (folded & 2 <> 0 and '(other)' = any($6)))
+  and ($7::text[] is null or model = any($7) or (folded & 4 <> 0 and '(other)' = any($7)))
+  and ($8::text[] is null or provider = any($8) or (folded & 8 <> 0 and '(other)' = any($8)))
+order by date, id
+limit $11

@@ -191,6 +191,12 @@ changes as (
   order by 1, 2, 3
   on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
 ),
+logged as (
+  insert into usage_change_log (merchant_ids, dates)
+  select array_agg(merchant_id), array_agg(date)
+  from by_merchant_day
+  having count(*) > 0
+),
 stale as (
   -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
   insert into usage_stale_totals as old (merchant_id, date)
@@ -631,6 +637,12 @@ kept as (
   union all
   select merchant_id, $1, metric_type, metric_value, entries
   from others
+),
+logged as (
+  insert into usage_change_log (merchant_ids, dates)
+  select array_agg(merchant_id), array_agg($1::date)
+  from sums
+  having count(*) > 0
 )
 insert into usage_closed_days (date, entries)
 select $1, coalesce(sum(entries), 0)

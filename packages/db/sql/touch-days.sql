@@ -10,6 +10,10 @@ with changed as (
   ) as periods
   order by 1, 2
   on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
+),
+logged as (
+  insert into usage_change_log (merchant_ids, dates)
+  select array_fill($1::text, array[cardinality($2::date[])]), $2
 )
 insert into usage_touched_days as old (merchant_id, date)
 select $1, date

@@ -2,6 +2,7 @@ import { type Day, TallyError, type Units as UnitsType } from '@tally/contracts'
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
+import { type Explained, filtersOf } from './events-store.ts';
 import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import { holdRolledUp } from './rolled-up.ts';
@@ -28,13 +29,8 @@ export type CorrectionsStore = {
    * recorded. CONFLICT where the id stands for another adjustment. `voids`: the event of that day which it takes back.
    */
   adjust(adjustment: Omit<Adjustment, 'createdAt'> & { voids?: string | undefined }): Promise<Adjustment>;
-  /** The newest adjustments of some metric types of a merchant's day, oldest first, and how many there are. */
-  adjustments(
-    merchantId: string,
-    date: Day,
-    metricTypes: readonly string[],
-    limit: number,
-  ): Promise<{ newest: Adjustment[]; count: number }>;
+  /** The newest adjustments that made a number, oldest first, and how many did. */
+  adjustments(number: Explained, limit: number): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
 /** Whether it is new, and how many rollups of days it changed, whose months and years have that day: 0 or 1 each. */
@@ -84,14 +80,16 @@ export function createCorrectionsStore(
   admission: Admission,
   meters: Pick<MeterRollups, 'adjusted'>,
 ): CorrectionsStore {
-  type Question = { date?: Day; id?: string; metricTypes?: readonly string[]; limit: number };
-  const find = (merchantId: string, { date, id, metricTypes, limit }: Question) =>
-    runSql(dataSource, 'adjustments', [merchantId, date ?? null, id ?? null, metricTypes ?? null, limit], Row);
+  type Question = Partial<Explained> & { merchantId: string; id?: string; limit: number };
+  const find = ({ merchantId, startDate, endDate, id, metricTypes, limit, ...filters }: Question) => {
+    const chosen = [startDate ?? null, endDate ?? null, id ?? null, metricTypes ?? null];
+    return runSql(dataSource, 'adjustments', [merchantId, ...chosen, ...filtersOf(filters), limit], Row);
+  };
 
   return {
-    async adjustments(merchantId, date, metricTypes, limit) {
-      const rows = await find(merchantId, { date, metricTypes, limit: Math.max(limit, 1) });
-      return { newest: limit === 0 ? [] : rows.map(withoutCount).reverse(), count: rows[0]?.all ?? 0 };
+    async adjustments(number, limit) {
+      const rows = await find({ ...number, limit });
+      return { newest: rows.map(withoutCount).reverse(), count: rows[0]?.all ?? 0 };
     },
 
     async adjust({ voids, ...adjustment }) {
@@ -109,7 +107,7 @@ export function createCorrectionsStore(
         return committed;
       });
       committed();
-      const [found] = await find(adjustment.merchantId, { id: adjustment.id, limit: 1 });
+      const [found] = await find({ merchantId: adjustment.merchantId, id: adjustment.id, limit: 1 });
       const recorded = found && withoutCount(found);
       if (!recorded || !isSame(recorded, adjustment)) {
         throw new TallyError('CONFLICT', `Adjustment ${adjustment.id} of this merchant exists, with other contents.`);

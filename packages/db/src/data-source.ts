@@ -34,9 +34,11 @@ import { Checks1763856000090 } from './migrations/90-checks.ts';
 import { RollupRows1763856000094 } from './migrations/94-rollup-rows.ts';
 import { Teams1763856000095 } from './migrations/95-teams.ts';
 import { RolledUpDays1763856000100 } from './migrations/100-rolled-up-days.ts';
+import { ChangeLog1763856000105 } from './migrations/105-change-log.ts';
 import { Sources1763856000110 } from './migrations/110-sources.ts';
 import { Meters1763856000120 } from './migrations/120-meters.ts';
 import { Prices1763856000130 } from './migrations/130-prices.ts';
+
 export type DbOptions = {
   /** Connections of this process. */
   poolSize?: number;
@@ -110,6 +112,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Checks1763856000090,
       RollupRows1763856000094,
       Teams1763856000095,
+      ChangeLog1763856000105,
       RolledUpDays1763856000100,
       Meters1763856000120,
       Sources1763856000110,

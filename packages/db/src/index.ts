@@ -1,5 +1,6 @@
 export type { DimensionColumn, FoldedLine } from './admission.ts';
 export type { BookRow } from './books-store.ts';
+export type { Change, ChangePlace } from './change-log-store.ts';
 export type { DayVersion } from './checks-store.ts';
 export type { Conflict } from './conflicts-store.ts';
 export type { Adjustment } from './corrections-store.ts';
@@ -9,6 +10,7 @@ export type { DayStatus, FlatDay } from './days-store.ts';
 export { originOf } from './dead-letters-store.ts';
 export type { MeterRow } from './entities/meter.ts';
 export type { PriceRow } from './entities/price.ts';
+export type { DayPart, Explained } from './events-store.ts';
 export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal-line.ts';
 export {
   type Appended,

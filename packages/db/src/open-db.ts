@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { createAdmission } from './admission.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
+import { type ChangeLogStore, createChangeLogStore } from './change-log-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type ChecksStore, createChecksStore } from './checks-store.ts';
 import { type ConflictsStore, createConflictsStore } from './conflicts-store.ts';
@@ -50,6 +51,7 @@ export type Db = {
   prices: PricesStore;
   audit: AuditStore;
   changes: ChangesStore;
+  changeLog: ChangeLogStore;
   directory: DirectoryStore;
   days: DaysStore;
   rollups: RollupsStore;
@@ -121,6 +123,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     prices: createPricesStore(dataSource),
     audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
+    changeLog: createChangeLogStore(dataSource),
     directory: createDirectoryStore(dataSource),
     days: createDaysStore(dataSource),
     rollups: createRollupsStore(dataSource),

@@ -77,6 +77,10 @@ export type UsageReader = {
   series(
     scope: Scope & { starts: readonly number[]; end: number; by?: Grouping | undefined; limit: number },
   ): Promise<Slot[]>;
+  /** Sums by window and by any dimensions; like `series`, with the keys of a row in the order of `by`. */
+  windows(
+    scope: Scope & { starts: readonly number[]; end: number; by: readonly GroupBy[]; limit: number },
+  ): Promise<(Sums & { slot: number; keys: string[] })[]>;
   /** Counts the keys of each period of the rollups read, at most `limit`. */
   keysByPeriod(scope: Scope & { by: GroupBy; limit: number }): Promise<number>;
   /** The first and last day whose entries are no longer in the journal; undefined where it has them all. */
@@ -234,6 +238,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     activeUsers: (scope) => snapshot((reader) => reader.activeUsers(scope)),
     topUsers: (scope) => snapshot((reader) => reader.topUsers(scope)),
     series: (scope) => snapshot((reader) => reader.series(scope)),
+    windows: (scope) => snapshot((reader) => reader.windows(scope)),
     values: (scope) => snapshot((reader) => reader.values(scope)),
     keysByPeriod: (scope) => snapshot((reader) => reader.keysByPeriod(scope)),
     daysWithoutEntries: nothingDerived.daysWithoutEntries,
@@ -480,6 +485,25 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       return rows.map((row) => SlotRow.parse(row));
     },
 
+    async windows({ starts, end, by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const moments = bind(starts.map((at) => new Date(at).toISOString()));
+      const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
+      const columns = by.map((name) => DIMENSIONS[name]);
+      const keys = columns.map(known);
+      const rows = await rowsOf(
+        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot,
+           ${keys.length > 0 ? `array[${keys.join(', ')}]` : 'array[]::text[]'} as keys, ${sumsOf(scope)}
+         from (${source(scope, columns.join(', '), bind, { at: true, missing })}) as part
+         where at >= ${from}::timestamptz and at < ${to}::timestamptz
+         group by ${['slot', ...columns].join(', ')}
+         order by ${['slot', ...columns].join(', ')}
+         limit ${bind(limit)}`,
+        values,
+      );
+      return rows.map((row) => WindowRow.parse(row));
+    },
+
     async keysByPeriod({ by, limit, ...scope }) {
       const { bind, values } = bindings();
       const column = DIMENSIONS[by];
@@ -559,6 +583,7 @@ const ActiveRow = z.object({ users: z.string().transform(Number) });
 const CountRow = z.object({ count: z.string().transform(Number) });
 const TopRow = ActiveRow.extend({ top: z.array(z.string()) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
+const WindowRow = z.object({ slot: z.number().int(), keys: z.array(z.string()), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 const MissingRow = z.object({
   ids: z.array(z.string()),

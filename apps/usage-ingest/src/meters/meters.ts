@@ -42,6 +42,11 @@ export function createMeters({ db }: { db: Pick<Db, 'meters'> }): Meters {
       const builtIn = BUILT_IN_METERS.find(({ key }) => key === metricType);
       if (builtIn && definition.scale !== undefined && definition.scale !== builtIn.scale)
         throw new TallyError('CONFLICT', `${metricType} has the scale ${builtIn.scale}, for ever.`);
+      if (metricType !== undefined && !builtIn && definition.scale)
+        throw new TallyError(
+          'INVALID_INPUT',
+          `scale: ${metricType} is a whole number; only a valueProperty has decimals.`,
+        );
       const counts = aggregation === 'COUNT' || aggregation === 'UNIQUE';
       const scale = counts ? 0 : (builtIn?.scale ?? definition.scale ?? 0);
       return present(await db.meters.create({ ...definition, scale }, by));

@@ -156,13 +156,15 @@ const versionOf = ({ id, version, name, unit }: MeterRow, createdBy: string) => 
   createdBy,
 });
 
-/** Days that the journal has. */
+/** Days that the journal has, and those that have adjustments only. */
 async function journalDays(executor: Executor): Promise<Day[]> {
   const rows = (await executor.query(`
     select case when child.relname ~ '^usage_events_\\d{8}$' then to_date(right(child.relname, 8), 'YYYYMMDD') end as date
     from pg_inherits
     join pg_class as child on child.oid = inhrelid
     where inhparent = 'usage_events'::regclass
+    union
+    select date from usage_adjustments where date not in (select date from usage_closed_days)
     order by 1`)) as unknown[];
   return rows.map((row) => DayRow.parse(row).date);
 }

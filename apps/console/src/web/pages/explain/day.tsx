@@ -1,9 +1,9 @@
-import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
+import { useInfiniteQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { Plus, Scale } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, codeOf, detailsOf, messageOf } from '../../api.ts';
-import { apiFilters, type FilterSearch, kindOfMetric, labelOfMetric, measureOfMetric } from '../../measures.ts';
+import { client, codeOf, detailsOf, messageOf } from '../../api.ts';
+import { apiFilters, type FilterSearch, kindOfMetric, labelOfMetric } from '../../measures.ts';
 import { add, format, type Kind, subtract } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { dayText } from '../../time.ts';
@@ -15,8 +15,6 @@ import { Events } from './events.tsx';
 import { Reconciliation } from './reconciliation.tsx';
 
 const EVENTS = 50;
-/** Events of a page when filters will leave few of them. */
-const NARROW_EVENTS = 1_000;
 
 /** Shows the events and adjustments behind a number of one merchant and day. */
 export function DayOfMerchant({
@@ -32,29 +30,23 @@ export function DayOfMerchant({
 }) {
   const who = useWho();
   const kind = kindOfMetric(metric);
-  const measure = measureOfMetric(metric);
   const range = { startDate: date, endDate: date };
-  const { merchants: _merchants, ...narrow } = filters;
+  const { merchants: _merchants, teams, ...narrow } = filters;
   const isNarrow = Object.keys(narrow).length > 0;
   const explained = useInfiniteQuery({
-    queryKey: ['explain', merchantId, date, metric, isNarrow],
+    queryKey: ['explain', merchantId, date, metric, narrow],
     queryFn: ({ pageParam }) =>
       client.usage.explain.query({
         merchantId,
         date,
         metricType: metric,
-        limit: isNarrow ? NARROW_EVENTS : EVENTS,
+        ...apiFilters(narrow),
+        limit: EVENTS,
         ...(pageParam ? { cursor: pageParam } : {}),
       }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
   });
-  const narrowed = useQuery(
-    api.analytics.breakdown.queryOptions(
-      { ...range, ...apiFilters(filters), by: 'merchant', limit: 1 },
-      { enabled: isNarrow && measure !== undefined },
-    ),
-  );
   const [adjusting, setAdjusting] = useState(false);
   const first = explained.data?.pages[0];
 
@@ -68,11 +60,7 @@ export function DayOfMerchant({
         </Card>
       );
   }
-  // The newest 100 are listed; the sum of more is not known here.
-  const adjusted =
-    first && first.adjustmentCount === first.adjustments.length
-      ? add(...first.adjustments.map(({ metrics }) => amountOf(metrics, metric)))
-      : undefined;
+  const adjusted = first && add(...first.byDay.map((day) => day.adjusted));
   return (
     <>
       <div className="equation">
@@ -91,7 +79,7 @@ export function DayOfMerchant({
         <div className="card term">
           <span className="label">Events</span>
           <span className="value">
-            <Part first={first} value={first && adjusted && subtract(first.value, adjusted)} kind={kind} />
+            <Part value={first && subtract(first.value, adjusted!)} kind={kind} />
           </span>
           <small>
             {first ? `${format(first.entryCount, 'count')} events, ${format(first.callCount, 'count')} calls` : ' '}
@@ -103,22 +91,15 @@ export function DayOfMerchant({
         <div className="card term">
           <span className="label">Adjustments</span>
           <span className="value">
-            <Part first={first} value={adjusted} kind={kind} />
+            <Part value={adjusted} kind={kind} />
           </span>
           <small>{first ? countText(first.adjustmentCount, 'adjustment') : ' '}</small>
         </div>
       </div>
-      {isNarrow && measure && (
+      {(isNarrow || teams) && (
         <Banner tone="info">
-          <b>
-            <Answer query={narrowed} waiting="…">
-              {({ totals }) => <Num value={totals[measure.id]} kind={kind} />}
-            </Answer>
-          </b>{' '}
-          of it is {Object.values(narrow).flat().join(', ')}
-          {narrow.teams
-            ? '. Events do not know teams: those of all teams are below.'
-            : ': the events below are only these.'}{' '}
+          {isNarrow && <>Only {Object.values(narrow).flat().join(', ')}. </>}
+          {teams && <>Events do not know teams: those of all teams are below. </>}
           <Link to="/app/explain" search={{ metric, from: date, to: date, merchants: [merchantId] }}>
             Show all events of the day
           </Link>
@@ -199,10 +180,8 @@ export function DayOfMerchant({
         query={explained}
         metric={metric}
         kind={kind}
-        narrow={narrow}
         merchantId={merchantId}
-        date={date}
-        voided={new Set(first?.adjustments.flatMap(({ id }) => voidedId(id, date) ?? []))}
+        adjustments={first?.adjustments ?? []}
       />
       <Adjust
         open={adjusting}
@@ -216,11 +195,9 @@ export function DayOfMerchant({
   );
 }
 
-/** Shows a part of the equation; "many" if its adjustments are too many to add up here. */
-function Part({ first, value, kind }: { first: object | undefined; value: string | undefined; kind: Kind }) {
-  if (!first) return <Skeleton width={90} height={26} />;
-  return value === undefined ? <>many</> : <Num value={value} kind={kind} />;
-}
+/** Shows a part of the equation. */
+const Part = ({ value, kind }: { value: string | undefined; kind: Kind }) =>
+  value === undefined ? <Skeleton width={90} height={26} /> : <Num value={value} kind={kind} />;
 
 const countText = (count: number, name: string) =>
   `${count === 0 ? 'no' : format(String(count), 'count')} ${name}${count === 1 ? '' : 's'}`;

@@ -1,16 +1,17 @@
 import { Search, Undo2 } from 'lucide-react';
 import { useState } from 'react';
-import { type FilterSearch, kindOfMetric, labelOfMetric } from '../../measures.ts';
+import { kindOfMetric, labelOfMetric } from '../../measures.ts';
 import { format, type Kind } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { Answer, Button, Card, Chip, Empty, Moment } from '../../ui/parts.tsx';
 import { Dialog } from '../../ui/popups.tsx';
 import { numbers, Table } from '../../ui/table.tsx';
-import { amountOf } from './amounts.ts';
+import { amountOf, voidedId } from './amounts.ts';
 import { VoidEvent } from './correct.tsx';
 
 type Event = {
   id: string;
+  date: string;
   time: string;
   metrics: Record<string, string>;
   userId: string | null;
@@ -22,26 +23,13 @@ type Event = {
   properties: Record<string, string | number | boolean>;
 };
 
-/** Returns whether an event has one of the chosen values in every chosen dimension. */
-function isOf(event: Event, narrow: FilterSearch): boolean {
-  const has = (chosen: string[] | undefined, value: string | null) => !chosen || chosen.includes(value ?? 'unknown');
-  return (
-    has(narrow.users, event.userId) &&
-    has(narrow.keys, event.apiKey) &&
-    has(narrow.models, event.model) &&
-    has(narrow.providers, event.provider)
-  );
-}
-
 /** Shows the events that made a number, in pages, with a search by id; voids one for those who may. */
 export function Events({
   query,
   metric,
   kind,
-  narrow,
   merchantId,
-  date,
-  voided,
+  adjustments,
 }: {
   query: {
     data: { pages: { entries: Event[]; entryCount: string }[] } | undefined;
@@ -53,19 +41,19 @@ export function Events({
   };
   metric: string;
   kind: Kind;
-  narrow: FilterSearch;
   merchantId: string;
-  date: string;
-  /** Ids of events that an adjustment took back. */
-  voided: ReadonlySet<string>;
+  /** Adjustments of the number; some of them void an event. */
+  adjustments: readonly { id: string; date: string }[];
 }) {
   const who = useWho();
-  const [voiding, setVoiding] = useState<string | null>(null);
+  const isVoided = ({ date, id }: Event) =>
+    adjustments.some((each) => each.date === date && voidedId(each.id, date) === id);
+  const [voiding, setVoiding] = useState<Event | null>(null);
   const [search, setSearch] = useState('');
   const [open, setOpen] = useState<Event | null>(null);
   const all = query.data?.pages.flatMap(({ entries }) => entries);
   const wanted = search.trim();
-  const shown = all?.filter((event) => isOf(event, narrow) && event.id.includes(wanted));
+  const shown = all?.filter((event) => event.id.includes(wanted));
   return (
     <Card
       title="Events"
@@ -86,15 +74,13 @@ export function Events({
           <>
             {events.length === 0 ? (
               <Empty title={wanted ? `No event with “${wanted}” so far` : 'No events here'}>
-                {query.hasNextPage
-                  ? 'There are more events: load them to look further.'
-                  : 'All events of the day were looked at.'}
+                {query.hasNextPage ? 'There are more events: load them to look further.' : 'All events were looked at.'}
               </Empty>
             ) : (
               <Table
                 label="Events"
                 rows={events}
-                keyOf={({ id }) => id}
+                keyOf={({ date, id }) => `${date} ${id}`}
                 columns={[
                   { title: 'Time', cell: ({ time }) => <Moment time={time} /> },
                   {
@@ -110,10 +96,10 @@ export function Events({
                   { title: 'API key', cell: ({ apiKey }) => apiKey ?? '–' },
                   {
                     title: 'Status',
-                    cell: ({ id, status }) => (
+                    cell: (event) => (
                       <>
-                        <Chip tone={status === 'failure' ? 'bad' : 'good'}>{status}</Chip>{' '}
-                        {voided.has(id) && <Chip tone="warn">voided</Chip>}
+                        <Chip tone={event.status === 'failure' ? 'bad' : 'good'}>{event.status}</Chip>{' '}
+                        {isVoided(event) && <Chip tone="warn">voided</Chip>}
                       </>
                     ),
                   },
@@ -123,7 +109,7 @@ export function Events({
             )}
             {query.hasNextPage && (
               <div className="pager">
-                <span>In the order of their ids.</span>
+                <span>In the order of their days and ids.</span>
                 <Button small disabled={query.isFetchingNextPage} onClick={() => void query.fetchNextPage()}>
                   {query.isFetchingNextPage ? 'Loading…' : 'Load more'}
                 </Button>
@@ -166,11 +152,11 @@ export function Events({
               ))}
             </dl>
             <div className="dialog-actions">
-              {who.may('admin') && !voided.has(open.id) && (
+              {who.may('admin') && !isVoided(open) && (
                 <Button
                   kind="danger"
                   onClick={() => {
-                    setVoiding(open.id);
+                    setVoiding(open);
                     setOpen(null);
                   }}
                 >
@@ -186,7 +172,7 @@ export function Events({
         )}
       </Dialog>
       {voiding !== null && (
-        <VoidEvent merchantId={merchantId} date={date} id={voiding} onClose={() => setVoiding(null)} />
+        <VoidEvent merchantId={merchantId} date={voiding.date} id={voiding.id} onClose={() => setVoiding(null)} />
       )}
     </Card>
   );

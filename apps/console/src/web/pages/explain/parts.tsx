@@ -9,6 +9,7 @@ import { Coverage } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
 import { Answer, Card, Empty, Num, padOf, Skeleton } from '../../ui/parts.tsx';
 import { Table } from '../../ui/table.tsx';
+import { EventsOfRange } from './range.tsx';
 import { Reconciliation } from './reconciliation.tsx';
 
 /** Shows the parts of a number of several days or merchants, each as a link. */
@@ -207,7 +208,12 @@ export function Parts({
           </Card>
         )}
       </div>
-      {merchantId !== undefined && <Reconciliation merchantId={merchantId} range={range} metric={metric} />}
+      {merchantId !== undefined && (
+        <>
+          <Reconciliation merchantId={merchantId} range={range} metric={metric} />
+          <EventsOfRange merchantId={merchantId} range={range} metric={metric} filters={filters} />
+        </>
+      )}
     </>
   );
 }

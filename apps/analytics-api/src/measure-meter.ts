@@ -1,0 +1,138 @@
+import {
+  type Coverage,
+  type Day,
+  dayOf,
+  formatCost,
+  type GroupBy,
+  type MeterWindow,
+  type PlanPart,
+  TallyError,
+} from '@tally/contracts';
+import type { Db, Sums } from '@tally/db';
+import { covering, type Documents, kindsOf } from './documents.ts';
+import type { FairQueue } from './fair-queue.ts';
+import type { Freshness } from './fresh.ts';
+import { add, NOTHING, tokensOf, unknownOf } from './measures.ts';
+import { knownRows, needsOf, planOf, planSeries, rowsIn, typicalRows } from './plan.ts';
+import type { Period } from './zone.ts';
+
+export type MeasureQuestion = {
+  merchantIds: string[] | undefined;
+  range: { startDate: Day; endDate: Day };
+  windows: readonly Period[];
+  window: MeterWindow;
+  /** Whether every window is of whole UTC days. */
+  isUtc: boolean;
+  groupBy: readonly GroupBy[];
+  /** Of each dimension the values that are asked for; `''` is an event without it. */
+  filters: Readonly<Record<string, readonly string[]>>;
+};
+
+export type ReadMeasure = (
+  key: string,
+  question: MeasureQuestion,
+  callerId: string,
+) => Promise<{ rows: { window: number; keys: string[]; value: string }[]; coverage: Coverage }>;
+
+const MAX_ROWS = 100_000;
+
+/** What each built-in meter takes from sums of the measures. */
+const MEASURE: Record<string, (sums: Sums) => bigint> = {
+  requests: (sums) => sums.requests,
+  failed_requests: (sums) => sums.failed_requests,
+  prompt_tokens: (sums) => sums.prompt_tokens,
+  completion_tokens: (sums) => sums.completion_tokens,
+  total_tokens: tokensOf,
+  cost: (sums) => sums.cost,
+};
+
+/** Answers the built-in meters from the rollups of the measures. */
+export function createReadMeasure({
+  db,
+  freshness,
+  documents,
+  queue,
+  maxRows,
+}: {
+  db: Pick<Db, 'usage'>;
+  freshness: Freshness;
+  documents: Documents;
+  queue: FairQueue;
+  maxRows: number;
+}): ReadMeasure {
+  return async (key, { merchantIds, range, windows, window, isUtc, groupBy, filters }, callerId) => {
+    const named = (name: string) => filters[name] && [...filters[name]];
+    const asked = {
+      ...range,
+      merchantIds,
+      userIds: named('user'),
+      apiKeys: named('apiKey'),
+      models: named('model'),
+      providers: named('provider'),
+    };
+    const needs = { ...needsOf(asked, ...groupBy), days: false };
+    const [starts, end] = [windows.map(({ from }) => from), windows.at(-1)!.to];
+    const coverage = await freshness.cover(asked);
+
+    /** Whole months and years where windows have them; each window by itself. */
+    async function plan(): Promise<PlanPart[]> {
+      if (!isUtc) return planSeries({ starts, end }, needs);
+      if (window === 'hour' || window === 'day') return planSeries({ starts, end }, { ...needs, days: true });
+      const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, everyDay: false })) : typicalRows();
+      const parts = windows.flatMap(({ from, to }) =>
+        planOf({ startDate: dayOf(from), endDate: dayOf(to - 1) }, needs, rowsOf),
+      );
+      const estimatedRows = rowsIn(parts, rowsOf);
+      if (estimatedRows <= maxRows) return parts;
+      throw new TallyError(
+        'TOO_MANY_ROWS',
+        `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
+        {
+          details: { estimatedRows, maxRows },
+        },
+      );
+    }
+
+    if (!isUtc && needs.entities) await assertEntries();
+    const rows = await queue(callerId, async () => {
+      const imported = await documents.within(range, isUtc ? kindsOf(asked, ...groupBy) : undefined);
+      const parts = [...(await plan()), ...imported.parts];
+      const { usage } = db;
+      return {
+        imported,
+        found: await usage.windows({ ...asked, parts, starts, end, by: groupBy, limit: MAX_ROWS + 1 }),
+      };
+    });
+    if (rows.found.length > MAX_ROWS)
+      throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
+        details: { maxRows: MAX_ROWS },
+      });
+    const unknown = unknownOf(rows.found.reduce(add, NOTHING));
+    return {
+      rows: rows.found.flatMap(({ slot, keys, ...sums }) => {
+        const units = MEASURE[key]!(sums);
+        // The measures of a row are kept together: one without this measure is no row of it.
+        return units === 0n
+          ? []
+          : [{ window: slot, keys, value: key === 'cost' ? formatCost(units) : units.toString() }];
+      }),
+      coverage: covering(coverage, rows.imported, unknown),
+    };
+
+    /** GRAIN_NOT_KEPT where a window cuts days by user or API key that have no events any more. */
+    async function assertEntries(): Promise<void> {
+      const gap = await db.usage.daysWithoutEntries(asked);
+      if (!gap) return;
+      throw new TallyError(
+        'GRAIN_NOT_KEPT',
+        `Users and API keys of ${gap.first} to ${gap.last} are kept by whole UTC days only.`,
+        {
+          details: {
+            ...{ firstDay: gap.first, lastDay: gap.last },
+            ask: ['windows of whole UTC days', 'a meter of its own, by these dimensions'],
+          },
+        },
+      );
+    }
+  };
+}

@@ -1,0 +1,28 @@
+import type { Day } from '@tally/contracts';
+import type { Change, ChangePlace, Db } from '@tally/db';
+import { decodeCursor, encodeCursor } from '@tally/service';
+import { z } from 'zod';
+
+export type ChangesQuestion = { since?: string | undefined; limit: number; merchantIds: readonly string[] | undefined };
+
+/** Returns the days of merchants whose numbers changed after a cursor; without one, and after a pruned one, all days. */
+export type Changes = (question: ChangesQuestion) => Promise<{ rows: Change[]; nextCursor: string; hasMore: boolean }>;
+
+const Num = z.string().regex(/^\d{1,18}$/);
+const Place = z.union([
+  z
+    .tuple([z.literal('all'), Num, z.string(), z.iso.date()])
+    .transform(([kind, xact, merchantId, date]): ChangePlace => ({ kind, xact, merchantId, date: date as Day })),
+  z
+    .tuple([z.literal('log'), Num, Num, z.string().regex(/^\d{1,9}$/)])
+    .transform(([kind, xact, id, position]): ChangePlace => ({ kind, xact, id, position: Number(position) })),
+]);
+
+export function createChanges({ changeLog }: Pick<Db, 'changeLog'>): Changes {
+  return async ({ since, limit, merchantIds }) => {
+    const of = { changes: merchantIds ?? null };
+    const place = since === undefined ? undefined : decodeCursor(since, of, Place);
+    const { rows, next, hasMore } = await changeLog.after(place, { limit, merchantIds });
+    return { rows, nextCursor: encodeCursor(Object.values(next).map(String), of), hasMore };
+  };
+}
