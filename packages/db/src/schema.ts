@@ -1,5 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
+import { commentColumns } from './comments.ts';
 import { connect, createDataSource } from './data-source.ts';
 
 const LOCK = 7420;
@@ -10,10 +11,11 @@ const LOCK_RETRY_MS = 50;
  * Returns the names of the migrations that ran now.
  */
 export async function migrate(url: string): Promise<string[]> {
-  return locked(url, async () => {
+  return locked(url, async (client) => {
     const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
     try {
       const ran = await dataSource.runMigrations({ transaction: 'each' });
+      if (ran.length > 0) await commentColumns(client);
       return ran.map((migration) => migration.name);
     } finally {
       await dataSource.destroy();
@@ -42,7 +44,7 @@ async function applied(dataSource: { query(text: string): Promise<{ count: strin
 }
 
 /** The lock lives on a connection of its own, so that it outlasts every transaction and dies with the process. */
-async function locked<T>(url: string, work: () => Promise<T>): Promise<T> {
+async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate' });
   await client.connect();
   try {
@@ -53,7 +55,7 @@ async function locked<T>(url: string, work: () => Promise<T>): Promise<T> {
       if (rows[0].mine) break;
       await wait(LOCK_RETRY_MS);
     }
-    return await work();
+    return await work(client);
   } finally {
     await client.end();
   }
