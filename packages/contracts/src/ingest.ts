@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { audit } from './audit.ts';
+import { budgets } from './budgets.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import {
   Dimension,
@@ -618,6 +619,7 @@ export const ingest = {
   },
   meters,
   prices,
+  budgets,
   sessions,
   audit,
   sources,
