@@ -1,6 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
 import { createAdmission } from './admission.ts';
+import { type Archive, createArchive } from './archive.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type BudgetsStore, createBudgetsStore } from './budgets-store.ts';
@@ -35,6 +36,7 @@ import { createSourcesStore, type SourcesStore } from './sources-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
+  archive: Archive;
   journal: Journal;
   shards: ShardsStore;
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
@@ -108,6 +110,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
   const journal = createJournal(dataSource, partitions, admission);
   const meterRollups = createMeterRollups(dataSource, partitions, dimensionValuesPerDay);
   return {
+    archive: createArchive(dataSource),
     journal,
     shards: createShardsStore(dataSource),
     partitions,
