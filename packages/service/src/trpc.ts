@@ -17,6 +17,7 @@ import { ZodError, type z } from 'zod';
 import type { Audit } from './audit.ts';
 import { type Caller, merchantsFor } from './auth.ts';
 import { problemsOf } from './problems.ts';
+import { textOfReady } from './ready-json.ts';
 import { isServiceUnavailable, isStatementTimeout, storeFaultOf } from './store-errors.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
@@ -168,7 +169,9 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
       }
     });
   }
-  const stated = guarded.output(definition.output);
+  const stated = guarded.output((answer: unknown) =>
+    textOfReady(answer) === undefined ? definition.output.parse(answer) : answer,
+  );
   return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
 }
 
