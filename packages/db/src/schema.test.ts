@@ -54,7 +54,9 @@ test('the entities agree with the migrated tables', async () => {
   const dataSource = await createDataSource(url).initialize();
   const { upQueries } = await dataSource.driver.createSchemaBuilder().log();
   // Names and comments are the migrations' own; types, nullability and columns must agree.
-  const differing = upQueries.map(({ query }) => query).filter((query) => !/COMMENT|CONSTRAINT|DEFAULT|INDEX/.test(query));
+  const differing = upQueries
+    .map(({ query }) => query)
+    .filter((query) => !/COMMENT|CONSTRAINT|DEFAULT|INDEX/.test(query));
   expect(differing).toEqual([]);
   await dataSource.destroy();
   await drop();
