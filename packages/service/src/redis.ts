@@ -32,6 +32,7 @@ export function createRedis(
         ...(repeats ? {} : { retryDelayOnFailover: 0, retryDelayOnClusterDown: 0 }),
         redisOptions: {
           ...options,
+          ...(address.protocol === 'rediss:' ? { tls: {} } : {}),
           ...(address.password ? { password: decodeURIComponent(address.password) } : {}),
           ...(address.username ? { username: decodeURIComponent(address.username) } : {}),
         },
