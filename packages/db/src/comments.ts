@@ -69,7 +69,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   entity_type: 'merchant, user, model, provider or platform.',
   entries: 'Events.',
   entry_id: 'Id of the event.',
-  epoch: 'Life of the value: raised when it starts anew.',
+  epoch: 'Life of the value: raised when it starts again.',
   error: 'What failed.',
   errors: 'What failed, by period.',
   event_id: 'Id of the event.',

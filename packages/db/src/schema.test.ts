@@ -41,7 +41,7 @@ test('every migration can be undone and done again', async () => {
   await drop();
 });
 
-test('the schema is the one in git; `pnpm schema` writes it anew', async () => {
+test('the schema is the one in git; `pnpm schema` writes it', async () => {
   const { url, drop } = await freshDatabase(migrate);
   const schema = await schemaOf(url);
   if (process.env.TALLY_WRITE_SCHEMA) await writeFile(SNAPSHOT, schema);

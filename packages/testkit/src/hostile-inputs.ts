@@ -61,6 +61,7 @@ const SOUND_TEXTS = [
   'http://127.0.0.1:9/',
   'model',
   'model=gpt-4o',
+  `whsec_${'A'.repeat(32)}`,
 ];
 
 /** An input that fits the schema, with every optional field given. */

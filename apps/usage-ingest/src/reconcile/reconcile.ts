@@ -56,7 +56,7 @@ export type Reconcile = {
    * no service uses yet.
    */
   checkRestored(scope: { startDate: Day; endDate: Day }): Promise<CheckReport>;
-  /** Makes what is summed of merchants and days anew from the journal. */
+  /** Rebuilds the rollups of merchants and days from the journal. */
   rebuild(scope: Scope): Promise<{ merchants: number; days: number; closedDays: number; durationMs: number }>;
   /** Sets the totals of Redis right from Postgres where they are known to be behind; returns how many days it set. */
   settle(): Promise<number>;
