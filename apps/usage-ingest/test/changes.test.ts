@@ -64,7 +64,7 @@ test.each(['', 'e1', 'WyJhIl0'])('refuses a cursor that is made up: %j', async (
 
 test('refuses the cursor of another question', async () => {
   const { nextCursor } = await ingest.admin.usage.changes.query({});
-  await expect(
-    ingest.admin.usage.changes.query({ since: nextCursor, merchantIds: ['acme'] }),
-  ).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
+  await expect(ingest.admin.usage.changes.query({ since: nextCursor, merchantIds: ['acme'] })).rejects.toMatchObject({
+    data: { code: 'INVALID_CURSOR' },
+  });
 });

@@ -376,7 +376,6 @@ export const ingest = {
     changes: query({
       summary: 'Lists the days of merchants whose numbers changed since a cursor.',
       access: 'read',
-      merchants: 'own',
       input: z
         .strictObject({
           /** The `nextCursor` of the call before. */
