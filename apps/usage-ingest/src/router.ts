@@ -11,6 +11,7 @@ import type { Explain } from './explain.ts';
 import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
 import type { Meters } from './meters/meters.ts';
+import type { Scales } from './meters/registry.ts';
 import type { Prices } from './prices/prices.ts';
 import type { RecentEntries } from './recent.ts';
 import { presentDrift, type Reconcile } from './reconcile/index.ts';
@@ -36,6 +37,7 @@ export type Parts = {
   flush: Flush;
   keys: Keys;
   meters: Meters;
+  scales: Scales;
   sessions: Sessions;
   prices: Prices;
   audit: AuditLog;
@@ -45,7 +47,7 @@ export type Parts = {
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, meters, sessions, prices, audit } = parts;
+  const { voidEvent, keys, meters, scales, sessions, prices, audit } = parts;
   /** A bound caller's merchant, else the one that is named. */
   const ofMerchant = <Named extends { merchantId?: string | undefined }>(caller: Caller, named: Named) => {
     const [merchantId] = merchantsFor(caller, named.merchantId === undefined ? undefined : [named.merchantId]) ?? [];
@@ -106,7 +108,8 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(startDate, endDate);
         const scope = { startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) };
         const report = await reconcile.check(scope, isGone);
-        return { ...report, drift: report.drift.map(presentDrift) };
+        const scaleOf = await scales(report.drift.map(({ metricType }) => metricType));
+        return { ...report, drift: report.drift.map((each) => presentDrift(each, scaleOf)) };
       },
       async rebuild({ input: { startDate, endDate, merchantIds }, caller }) {
         assertRange(startDate, endDate);
@@ -114,7 +117,8 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       async repair({ isGone }) {
         const { balanced, drift, repaired } = await reconcile.repair(isGone);
-        return { balanced, drift: drift.map(presentDrift), repaired };
+        const scaleOf = await scales(drift.map(({ metricType }) => metricType));
+        return { balanced, drift: drift.map((each) => presentDrift(each, scaleOf)), repaired };
       },
     },
     deadLetters: {
