@@ -111,17 +111,17 @@ describe('signing in', () => {
   });
 
   test.each([
-    ['member', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
-    ['viewer', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
-    ['analyst', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['member', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['viewer', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['analyst', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
     [
       'admin',
       [
-        ...['Overview', 'Explorer', 'Live', 'Custom metrics', 'API keys', 'Directory'],
-        ...['Data sources', 'Jobs', 'Health', 'Audit log'],
+        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices'],
+        ...['API keys', 'Directory', 'Data sources', 'Jobs', 'Health', 'Audit log'],
       ],
     ],
-    ['bound', ['Overview', 'Explorer', 'Live', 'Custom metrics', 'Directory', 'Health']],
+    ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Health']],
   ])('shows a key of the role %s what is for it', async (role, pages) => {
     await as(keys[role]!, async (page) => {
       const links = page.getByRole('navigation', { name: 'Pages' }).getByRole('link');
@@ -272,6 +272,76 @@ test('formulas are completed as they are typed', async () => {
     await page.keyboard.press('Escape');
     await expect.poll(() => page.getByRole('option').count()).toBe(0);
     expect(await page.getByRole('dialog').count()).toBe(1);
+  });
+});
+
+test('a meter is created, and counts the events that are kept, by its dimensions', async () => {
+  await as(keys.admin!, async (page) => {
+    await open(page, '/app/meters');
+    await page.getByRole('button', { name: 'New meter' }).first().click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Key').fill('pages');
+    await dialog.getByLabel('Name').fill('Pages read');
+    await dialog.getByLabel('Metric type').fill('pages');
+    await dialog.getByLabel('Dimensions').fill('model');
+    await dialog.getByRole('button', { name: 'Create the meter' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    const answer = async () =>
+      (await analytics.analytics.meter.query({ meter: 'pages', ...week, window: 'total' })).rows[0]?.value;
+    await expect.poll(answer).toBeTruthy();
+    await expect
+      .poll(async () => {
+        await open(page, `/app/meters?key=pages&by=model&from=${week.startDate}&to=${today}`);
+        return numberIn(page, '.meter-total');
+      })
+      .toBe(await answer());
+    const { rows } = await analytics.analytics.meter.query({
+      meter: 'pages',
+      ...week,
+      window: 'total',
+      groupBy: ['model'],
+    });
+    const shown = page.getByRole('group', { name: 'Pages read by model' }).locator('tbody td');
+    expect((await shown.allInnerTexts()).map(parseFormatted).sort()).toEqual(rows.map(({ value }) => value).sort());
+    await page.getByRole('button', { name: 'Remove Pages read' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.waitForSelector('text=No meters of your own yet');
+  });
+});
+
+test('usage without a price is listed, and priced once a price is set', async () => {
+  const record = (id: string) =>
+    ingest.usage.record.mutate({
+      entries: [{ id, merchantId: 'acme', model: 'house-model', metrics: { prompt_tokens: '1000' } }],
+    });
+  await ingest.prices.set.mutate({ model: 'other', component: 'input', amount: '1', validFrom: `${today}T00:00:00Z` });
+  await record('unpriced');
+  await as(keys.admin!, async (page) => {
+    await expect
+      .poll(async () => {
+        await open(page, '/app/prices');
+        return page
+          .getByRole('group', { name: 'Usage without a price' })
+          .getByRole('row', { name: 'house-model' })
+          .count();
+      })
+      .toBe(1);
+    await page.getByRole('row', { name: 'house-model' }).getByRole('button', { name: 'Set a price' }).click();
+    const dialog = page.getByRole('dialog');
+    expect(await dialog.getByLabel('Model').inputValue()).toBe('house-model');
+    await dialog.getByLabel('Amount in USD').fill('2.50');
+    await dialog.getByRole('button', { name: 'Set the price' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    const price = page.getByRole('group', { name: 'Prices' }).getByRole('row', { name: 'house-model' });
+    expect(await price.innerText()).toMatch(/\$2\.50\s+per 1,000,000/);
+    let calls = 0;
+    await expect
+      .poll(async () => {
+        await record(`priced-${calls++}`);
+        const { rows } = await ingest.usage.recent.query({ merchantId: 'acme', limit: 1 });
+        return rows[0]!.metrics.cost;
+      })
+      .toBe('0.0025');
   });
 });
 
@@ -494,7 +564,9 @@ const PAGES = {
   explain: explainLink({ metric: 'cost', from: addDays(yesterday, -20), to: yesterday }),
   day: explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: ['acme'] }),
   live: '/app/live?merchant=acme',
+  meters: '/app/meters',
   custom: '/app/custom-metrics',
+  prices: '/app/prices',
   keys: '/app/keys',
   directory: '/app/directory',
   jobs: '/app/jobs',

@@ -16,6 +16,7 @@ import {
   type FoldedLine,
   isRefusal,
   type Journal,
+  type JournalLine,
   NO_PRICE,
   StaleRegistryError,
 } from '@tally/db';
@@ -43,6 +44,8 @@ export type AcceptOptions = {
   onConflicts(count: number): void;
   /** Called with the events whose values rollups count under `(other)`. */
   onFolded(folded: readonly FoldedLine[]): void;
+  /** Called with events that Redis has accepted and Postgres does not show yet. */
+  onAccepted(lines: readonly JournalLine[]): void;
   /** Called before events of these merchants, of days that Redis keeps, are written past it. */
   onDirect(merchantIds: ReadonlySet<string>): void;
   fault: FaultPoint;
@@ -50,13 +53,21 @@ export type AcceptOptions = {
 
 export type Accept = {
   /** Stores a batch durably before it answers; UNAVAILABLE where a store failed: send the same batch again. */
-  record(batch: BatchToCheck): Promise<Accepted>;
+  record(batch: BatchToRecord): Promise<Accepted>;
   /** Stores plain counters. Makes the lines of a registry, again where that is stale. */
   store(linesOf: (registry: Registry) => readonly CheckedLine[]): Promise<Accepted>;
 };
 
+export type BatchToRecord = BatchToCheck & {
+  /** Called with the events that may be counted, before they are stored; `onAccepted` is then not called with them. */
+  beforeStore?(lines: readonly JournalLine[]): Promise<void>;
+};
+
 /** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
 export type Accepted = { accepted: number; repeats: number[]; rejected: Rejection[]; warnings: RecordWarning[] };
+
+/** By which registry lines were made, and whether `onAccepted` is not to be called with them. */
+type StoreOptions = { version: number; isNoted: boolean };
 
 /** `stale`: what must be checked again, since the registry of meters has changed. */
 type Stored = Accepted & { stale: CheckedLine[] };
@@ -75,6 +86,7 @@ export function createAccept(options: AcceptOptions): Accept {
   async function throughRedis(
     entries: readonly CheckedLine[],
     version: number,
+    isNoted: boolean,
   ): Promise<Stored & { left: CheckedLine[] }> {
     await fault('record.before-redis');
     const refusals = await counters.record(
@@ -82,6 +94,7 @@ export function createAccept(options: AcceptOptions): Accept {
       version,
     );
     const result = { ...none(), left: [] as CheckedLine[] };
+    if (!isNoted) options.onAccepted(entries.flatMap(({ line }, at) => (refusals[at] === undefined ? [line] : [])));
     entries.forEach((entry, index) => {
       const refusal = refusals[index];
       if (refusal === undefined) {
@@ -134,7 +147,7 @@ export function createAccept(options: AcceptOptions): Accept {
   /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
   async function storeFresh(
     fresh: readonly CheckedLine[],
-    version: number,
+    { version, isNoted }: StoreOptions,
     add: (part: Stored) => void,
   ): Promise<void> {
     const past = async (lines: readonly CheckedLine[]) => {
@@ -151,7 +164,7 @@ export function createAccept(options: AcceptOptions): Accept {
     }
     let left = fresh;
     try {
-      const stored = await throughRedis(fresh, version);
+      const stored = await throughRedis(fresh, version, isNoted);
       add(stored);
       left = stored.left;
     } catch (error) {
@@ -161,7 +174,8 @@ export function createAccept(options: AcceptOptions): Accept {
     if (left.length > 0) add(await past(left));
   }
 
-  async function store(lines: readonly CheckedLine[], version: number): Promise<Stored> {
+  async function store(lines: readonly CheckedLine[], how: StoreOptions): Promise<Stored> {
+    const { version } = how;
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
@@ -172,14 +186,14 @@ export function createAccept(options: AcceptOptions): Accept {
     const fresh = lines.filter(({ line }) => hot(line.date));
     const direct = lines.filter(({ line }) => !hot(line.date) && kept(line.date));
     const backfill = lines.filter(({ line }) => !kept(line.date));
-    if (fresh.length > 0) await storeFresh(fresh, version, add);
+    if (fresh.length > 0) await storeFresh(fresh, how, add);
     if (direct.length > 0) add(await directly(direct, 'direct', version));
     if (backfill.length > 0) add(await directly(backfill, 'backfill', version));
     return result;
   }
 
   /** Checks and stores a batch by one registry. Entries that it returns as stale are to be tried again. */
-  async function recordBy(registry: Registry, batch: BatchToCheck): Promise<Accepted & { stale: number[] }> {
+  async function recordBy(registry: Registry, batch: BatchToRecord): Promise<Accepted & { stale: number[] }> {
     const checked = await checkBatch(batch, { now: now(), retentionDays: options.retentionDays, registry });
     // A meter may have been created since this process loaded the registry.
     if (checked.byRegistry.length > 0 && (await options.registry.reload()).version !== registry.version)
@@ -193,7 +207,8 @@ export function createAccept(options: AcceptOptions): Accept {
           index,
           line: hasCost(batch.entries[index]) ? line : priced(line, list),
         }));
-    const stored = await store(lines, registry.version);
+    await batch.beforeStore?.(lines.map(({ line }) => line));
+    const stored = await store(lines, { version: registry.version, isNoted: batch.beforeStore !== undefined });
     const { accepted, repeats, rejected, warnings } = stored;
     const stale = stored.stale.map(({ index }) => index);
     const all = [...checked.rejected, ...rejected];
@@ -210,7 +225,7 @@ export function createAccept(options: AcceptOptions): Accept {
     async store(linesOf) {
       let result = none() as Accepted;
       await whileStale(options.registry, async (registry) => {
-        const { stale, ...stored } = await store(linesOf(registry), registry.version);
+        const { stale, ...stored } = await store(linesOf(registry), { version: registry.version, isNoted: false });
         result = stored;
         return stale.length > 0;
       });
@@ -220,10 +235,18 @@ export function createAccept(options: AcceptOptions): Accept {
       let result: Accepted = none();
       /** The places of the entries that are still to be stored. */
       let places = batch.entries.map((_, index) => index);
+      // What is noted before it is stored is noted once, also where it must be stored again.
+      let isBefore = true;
+      const beforeStore = batch.beforeStore && {
+        async beforeStore(lines: readonly JournalLine[]) {
+          if (isBefore) await batch.beforeStore?.(lines);
+          isBefore = false;
+        },
+      };
       try {
         await whileStale(options.registry, async (registry) => {
           const entries = places.map((place) => batch.entries[place]);
-          const { stale, ...part } = await recordBy(registry, { ...batch, entries });
+          const { stale, ...part } = await recordBy(registry, { ...batch, ...beforeStore, entries });
           const placed = <Each extends { index: number }>(each: Each): Each => ({
             ...each,
             index: places[each.index]!,

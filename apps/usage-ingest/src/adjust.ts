@@ -35,12 +35,15 @@ export function createAdjust({
   db,
   scales,
   repair,
+  flushSoon,
   now,
   fault,
 }: {
   db: Pick<Db, 'corrections'>;
   scales: Scales;
   repair: Pick<Repair, 'days'>;
+  /** Flushes what waits of these merchants, for a bounded time. Never throws. */
+  flushSoon(merchantIds: readonly string[]): Promise<unknown>;
   now: () => number;
   fault: FaultPoint;
 }): Adjust {
@@ -52,6 +55,8 @@ export function createAdjust({
       dimension === undefined || dimension === 'unknown' ? '' : dimension;
     const dimensions = { userId: known(userId), apiKey: known(apiKey), model: known(model), provider: known(provider) };
     const scaleOf = await scales(Object.keys(metrics));
+    // A repair reads what waits in the shard of the merchant: it should be little.
+    await flushSoon([call.merchantId]);
     await fault('adjust.before-commit');
     const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics, scaleOf), actor });
     // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.

@@ -39,6 +39,7 @@ import { Sources1763856000110 } from './migrations/110-sources.ts';
 import { Meters1763856000120 } from './migrations/120-meters.ts';
 import { MetricTypes1763856000121 } from './migrations/121-metric-types.ts';
 import { Prices1763856000130 } from './migrations/130-prices.ts';
+import { Budgets1763856000131 } from './migrations/131-budgets.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -105,6 +106,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Sources1763856000110,
       MetricTypes1763856000121,
       Prices1763856000130,
+      Budgets1763856000131,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

@@ -12,15 +12,18 @@ import {
   KeyRound,
   LayoutDashboard,
   LogOut,
+  type LucideIcon,
   Menu as MenuIcon,
   Monitor,
   Moon,
   ScrollText,
   Sigma,
   Sun,
+  Tag,
+  UserRound,
   Users,
 } from 'lucide-react';
-import { type ReactNode, useEffect, useState } from 'react';
+import { Fragment, type ReactNode, useEffect, useState } from 'react';
 import { api, codeOf } from './api.ts';
 import { signOut, useWho, type Who, WhoContext } from './session.tsx';
 import { Banner, Button, Failure, Skeleton, Tip } from './ui/parts.tsx';
@@ -38,6 +41,55 @@ export const Brand = () => (
     Tally
   </span>
 );
+
+type PageAddress =
+  | '/app/overview'
+  | '/app/explorer'
+  | '/app/live'
+  | '/app/meters'
+  | '/app/custom-metrics'
+  | '/app/prices'
+  | '/app/keys'
+  | '/app/directory'
+  | '/app/jobs'
+  | '/app/health'
+  | '/app/audit'
+  | '/app/sources';
+
+type NavPage = {
+  to: PageAddress;
+  title: string;
+  icon: LucideIcon;
+  /** Who may use the page; absent: everybody who may read. */
+  needs?: (who: ReturnType<typeof useWho>) => boolean;
+};
+
+const admin: NavPage['needs'] = (who) => who.mayPlatform('admin');
+
+/** The navigation: what was used, what it costs, and what keeps it going. */
+const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
+  {
+    pages: [
+      { to: '/app/overview', title: 'Overview', icon: LayoutDashboard },
+      { to: '/app/explorer', title: 'Explorer', icon: ChartColumn },
+      { to: '/app/live', title: 'Live', icon: Activity },
+      { to: '/app/meters', title: 'Meters', icon: Gauge },
+      { to: '/app/custom-metrics', title: 'Custom metrics', icon: Sigma },
+    ],
+  },
+  { label: 'Money', pages: [{ to: '/app/prices', title: 'Prices', icon: Tag, needs: admin }] },
+  {
+    label: 'Manage',
+    pages: [
+      { to: '/app/keys', title: 'API keys', icon: KeyRound, needs: admin },
+      { to: '/app/directory', title: 'Directory', icon: Users },
+      { to: '/app/sources', title: 'Data sources', icon: Database, needs: admin },
+      { to: '/app/jobs', title: 'Jobs', icon: Clock, needs: (who) => who.mayPlatform('read') },
+      { to: '/app/health', title: 'Health', icon: HeartPulse },
+      { to: '/app/audit', title: 'Audit log', icon: ScrollText, needs: admin },
+    ],
+  },
+];
 
 const DOOR = '/app/sign-in';
 
@@ -124,45 +176,20 @@ function Sidebar() {
     <aside className="sidebar">
       <Brand />
       <nav aria-label="Pages" className="nav-group">
-        <NavLink to="/app/overview" icon={<LayoutDashboard size={17} />}>
-          Overview
-        </NavLink>
-        <NavLink to="/app/explorer" icon={<ChartColumn size={17} />}>
-          Explorer
-        </NavLink>
-        <NavLink to="/app/live" icon={<Activity size={17} />}>
-          Live
-        </NavLink>
-        <NavLink to="/app/custom-metrics" icon={<Sigma size={17} />}>
-          Custom metrics
-        </NavLink>
-        {(who.mayPlatform('admin') || who.mayPlatform('read')) && <span className="nav-label">Manage</span>}
-        {who.mayPlatform('admin') && (
-          <NavLink to="/app/keys" icon={<KeyRound size={17} />}>
-            API keys
-          </NavLink>
-        )}
-        <NavLink to="/app/directory" icon={<Users size={17} />}>
-          Directory
-        </NavLink>
-        {who.mayPlatform('admin') && (
-          <NavLink to="/app/sources" icon={<Database size={17} />}>
-            Data sources
-          </NavLink>
-        )}
-        {who.mayPlatform('read') && (
-          <NavLink to="/app/jobs" icon={<Clock size={17} />}>
-            Jobs
-          </NavLink>
-        )}
-        <NavLink to="/app/health" icon={<HeartPulse size={17} />}>
-          Health
-        </NavLink>
-        {who.mayPlatform('admin') && (
-          <NavLink to="/app/audit" icon={<ScrollText size={17} />}>
-            Audit log
-          </NavLink>
-        )}
+        {GROUPS.map(({ label, pages }) => {
+          const shown = pages.filter(({ needs }) => needs === undefined || needs(who));
+          if (shown.length === 0) return null;
+          return (
+            <Fragment key={label ?? ''}>
+              {label && <span className="nav-label">{label}</span>}
+              {shown.map(({ to, title, icon: Icon }) => (
+                <NavLink key={to} to={to} icon={<Icon size={17} />}>
+                  {title}
+                </NavLink>
+              ))}
+            </Fragment>
+          );
+        })}
       </nav>
       <div className="nav-foot">
         <NavLink to="/docs" icon={<BookOpen size={17} />}>
@@ -170,7 +197,7 @@ function Sidebar() {
         </NavLink>
         <div className="who">
           <span className="who-mark">
-            <Gauge size={16} aria-hidden="true" />
+            <UserRound size={16} aria-hidden="true" />
           </span>
           <span className="who-name">
             <b title={who.name}>{who.name}</b>
@@ -188,26 +215,7 @@ function Sidebar() {
   );
 }
 
-const NavLink = ({
-  to,
-  icon,
-  children,
-}: {
-  to:
-    | '/app/overview'
-    | '/app/explorer'
-    | '/app/live'
-    | '/app/custom-metrics'
-    | '/app/keys'
-    | '/app/directory'
-    | '/app/jobs'
-    | '/app/health'
-    | '/app/audit'
-    | '/app/sources'
-    | '/docs';
-  icon: ReactNode;
-  children: ReactNode;
-}) => (
+const NavLink = ({ to, icon, children }: { to: PageAddress | '/docs'; icon: ReactNode; children: ReactNode }) => (
   <Link to={to} className="nav-link">
     {icon}
     {children}

@@ -57,6 +57,11 @@ export function quantityOf(units: bigint): string {
 export const add = (...quantities: string[]): string =>
   quantityOf(quantities.reduce((sum, each) => sum + unitsOf(each), 0n));
 export const subtract = (from: string, quantity: string): string => quantityOf(unitsOf(from) - unitsOf(quantity));
+/** Negative where `left` is less than `right`, positive where it is more. */
+export const compare = (left: string, right: string): number => {
+  const difference = unitsOf(left) - unitsOf(right);
+  return difference < 0n ? -1 : difference > 0n ? 1 : 0;
+};
 export const isZero = (quantity: string): boolean => /^-?0*(\.0*)?$/.test(quantity);
 export const isNegative = (quantity: string): boolean => quantity.startsWith('-') && !isZero(quantity);
 

@@ -200,6 +200,34 @@ const sources = createRoute({
   pendingComponent,
 });
 
+export type MetersSearch = { key?: string; of?: string; by?: string; from?: string; to?: string; merchants?: string[] };
+
+const meters = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/meters',
+  validateSearch: (search: Search): MetersSearch => {
+    const [from, to] = [search.from, search.to];
+    const { merchants } = readFilters(search);
+    return compact({
+      key: textOf(search.key),
+      of: textOf(search.of),
+      by: textOf(search.by),
+      ...(isDay(from) && isDay(to) ? inOrder(from, to) : {}),
+      merchants,
+    });
+  },
+  component: lazyRouteComponent(() => import('./pages/meters/meters.tsx'), 'Meters'),
+  pendingComponent,
+});
+
+const prices = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/prices',
+  validateSearch: (search: Search): { model?: string } => compact({ model: textOf(search.model) }),
+  component: lazyRouteComponent(() => import('./pages/prices.tsx'), 'Prices'),
+  pendingComponent,
+});
+
 const jobs = createRoute({
   getParentRoute: () => frame,
   path: '/app/jobs',
@@ -236,7 +264,10 @@ export const router = createRouter({
     start('/app'),
     door,
     docs,
-    frame.addChildren([overview, explorer, explain, live, keys, directory, sources, jobs, health, audit, custom]),
+    frame.addChildren([
+      ...[overview, explorer, explain, live, meters, custom, prices],
+      ...[keys, directory, sources, jobs, health, audit],
+    ]),
   ]),
   defaultPreload: 'intent',
   scrollRestoration: true,

@@ -182,7 +182,7 @@ describe('pull', () => {
     world.litellm.asked = [];
     await process.start();
     await expect
-      .poll(async () => (await world.running.client.litellm.status.query({})).pulls[0], { timeout: 10_000 })
+      .poll(async () => (await world.running.client.litellm.status.query({})).pulls[0])
       .toMatchObject({ kind: 'hand', status: 'COMPLETED', accepted: 2, duplicates: 0 });
     // It went on where it was, not from the start.
     expect(world.litellm.asked.map((query) => query.get('start_date')!.slice(0, 10))).toEqual([addDays(world.day, 1)]);
@@ -216,9 +216,7 @@ describe('pull', () => {
     clock = Date.parse(`${next}T03:00:00Z`);
     await expect.poll(counted).toBe('4');
     await expect
-      .poll(async () => (await status()).days.map(({ date, seen, differs }) => [date, seen?.requests, differs]), {
-        timeout: 10_000,
-      })
+      .poll(async () => (await status()).days.map(({ date, seen, differs }) => [date, seen?.requests, differs]))
       .toEqual([
         [before, '1', true],
         [world.day, '3', true],

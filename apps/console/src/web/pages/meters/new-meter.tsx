@@ -1,0 +1,152 @@
+import type { MeterAggregation } from '@tally/contracts';
+import { useMutation } from '@tanstack/react-query';
+import { useState } from 'react';
+import { client } from '../../api.ts';
+import { Field } from '../../ui/field.tsx';
+import { Dialog, DialogForm, Select, tell } from '../../ui/popups.tsx';
+import { refreshMeters } from './meter.ts';
+
+const AGGREGATIONS: readonly { value: MeterAggregation; label: string; note: string }[] = [
+  { value: 'SUM', label: 'Sum', note: 'of a metric type or a property' },
+  { value: 'COUNT', label: 'Count', note: 'of calls' },
+  { value: 'UNIQUE', label: 'Different values', note: 'of a property or a dimension' },
+  { value: 'MAX', label: 'Greatest', note: 'value' },
+  { value: 'MIN', label: 'Least', note: 'value' },
+  { value: 'LATEST', label: 'Latest', note: 'value, by time and id' },
+  { value: 'PERCENTILE', label: 'Percentile', note: 'of values' },
+];
+
+const EMPTY = {
+  key: '',
+  name: '',
+  unit: '',
+  scale: '0',
+  aggregation: 'SUM' as MeterAggregation,
+  of: 'metric' as 'metric' | 'property',
+  source: '',
+  eventType: '',
+  dimensions: '',
+  merchantId: '',
+};
+
+/** Creates a meter; what it counts cannot be changed afterwards. */
+export function NewMeter({ bound, onClose }: { bound: string | null; onClose: () => void }) {
+  const [draft, setDraft] = useState({ ...EMPTY, merchantId: bound ?? '' });
+  const change = (next: Partial<typeof draft>) => setDraft({ ...draft, ...next });
+  const { aggregation } = draft;
+  const counts = aggregation === 'COUNT';
+  const whole = counts || aggregation === 'UNIQUE';
+  const ofProperty = aggregation === 'UNIQUE' || draft.of === 'property';
+  const save = useMutation({
+    mutationFn: () => {
+      const dimensions = draft.dimensions.split(/[\s,]+/).filter(Boolean);
+      return client.meters.create.mutate({
+        key: draft.key,
+        aggregation,
+        ...(draft.name && { name: draft.name }),
+        ...(draft.unit && { unit: draft.unit }),
+        ...(!whole && { scale: Number(draft.scale) }),
+        ...(!counts && (ofProperty ? { valueProperty: draft.source } : { metricType: draft.source })),
+        ...(draft.eventType && { eventType: draft.eventType }),
+        ...(dimensions.length > 0 && { dimensions }),
+        ...(draft.merchantId && { merchantId: draft.merchantId }),
+      });
+    },
+    onSuccess: async ({ name, history }) => {
+      tell('Created', history.days > 0 ? `${name}: ${history.days} days of history are being computed` : name);
+      onClose();
+      await refreshMeters();
+    },
+  });
+  return (
+    <Dialog
+      open
+      wide
+      onClose={onClose}
+      title="New meter"
+      text="It counts new events from now on, and those that are still kept. What it counts cannot be changed later; its name and unit can."
+    >
+      <DialogForm save={save} action="Create the meter" working="Creating…" onClose={onClose}>
+        <div className="form-row">
+          <Field
+            label="Key"
+            mono
+            required
+            placeholder="gpu_hours"
+            value={draft.key}
+            onChange={(key) => change({ key })}
+          />
+          <Field label="Name" placeholder="GPU hours" value={draft.name} onChange={(name) => change({ name })} />
+          <Field label="Unit" placeholder="h" value={draft.unit} onChange={(unit) => change({ unit })} />
+        </div>
+        <div className="tools">
+          <Select
+            label="Aggregation"
+            value={aggregation}
+            options={AGGREGATIONS}
+            onChange={(next) => change({ aggregation: next })}
+          />
+          {!whole && (
+            <Select
+              label="Of what"
+              prefix="of a"
+              value={draft.of}
+              options={[
+                { value: 'metric' as const, label: 'metric type' },
+                { value: 'property' as const, label: 'property' },
+              ]}
+              onChange={(of) => change({ of })}
+            />
+          )}
+        </div>
+        <div className="form-row">
+          {!counts && (
+            <Field
+              label={ofProperty ? 'Property' : 'Metric type'}
+              mono
+              required
+              placeholder={ofProperty ? 'duration' : 'gpu_hours'}
+              note={aggregation === 'UNIQUE' ? 'Or user, apiKey, model, provider' : undefined}
+              value={draft.source}
+              onChange={(source) => change({ source })}
+            />
+          )}
+          {!whole && (
+            <Field
+              label="Decimals"
+              type="number"
+              min={0}
+              max={9}
+              note="They belong to the metric type for ever"
+              value={draft.scale}
+              onChange={(scale) => change({ scale })}
+            />
+          )}
+          <Field
+            label="Event type"
+            mono
+            note="Only events whose property event_type is this"
+            value={draft.eventType}
+            onChange={(eventType) => change({ eventType })}
+          />
+        </div>
+        <Field
+          label="Dimensions"
+          mono
+          placeholder="user, property:region"
+          note="At most 4: user, apiKey, model, provider or property:<name>"
+          value={draft.dimensions}
+          onChange={(dimensions) => change({ dimensions })}
+        />
+        {bound === null && (
+          <Field
+            label="Merchant"
+            note="Empty: events of every merchant count"
+            value={draft.merchantId}
+            onChange={(merchantId) => change({ merchantId })}
+          />
+        )}
+      </DialogForm>
+    </Dialog>
+  );
+}

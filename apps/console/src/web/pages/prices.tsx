@@ -1,0 +1,403 @@
+import type { Price, PriceComponent } from '@tally/contracts';
+import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { CircleCheck, CloudDownload, Plus, Tag, Trash2 } from 'lucide-react';
+import { useState } from 'react';
+import { api, client, messageOf, queryClient } from '../api.ts';
+import { format } from '../quantity.ts';
+import { useWho } from '../session.tsx';
+import { addDays, rangeText, today } from '../time.ts';
+import { Field } from '../ui/field.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../ui/parts.tsx';
+import { Confirm, Dialog, DialogForm, Select, tell, tellError } from '../ui/popups.tsx';
+import { numbers, Table } from '../ui/table.tsx';
+
+const COMPONENTS: readonly { value: PriceComponent; label: string; note: string }[] = [
+  { value: 'input', label: 'Input tokens', note: 'less cached ones' },
+  { value: 'cached_input', label: 'Cached input', note: 'read from a cache' },
+  { value: 'cache_write', label: 'Cache writes', note: 'written to a cache' },
+  { value: 'output', label: 'Output tokens', note: 'less reasoning' },
+  { value: 'reasoning', label: 'Reasoning', note: 'of the output' },
+  { value: 'request', label: 'Requests', note: 'that did not fail' },
+  { value: 'unit', label: 'Units of a metric', note: 'of your own' },
+];
+const componentText = (value: string) => COMPONENTS.find((each) => each.value === value)?.label ?? value;
+
+const UNPRICED_DAYS = 30;
+const refresh = () => queryClient.invalidateQueries({ queryKey: ['prices'] });
+
+/** Lists prices, sets and imports them, and says what has usage without a price. */
+export function Prices() {
+  const { model } = useSearch({ from: '/frame/app/prices' });
+  const navigate = useNavigate({ from: '/app/prices' });
+  const who = useWho();
+  const isAdmin = who.mayPlatform('admin');
+  const [adding, setAdding] = useState<Partial<Draft> | null>(null);
+  const [importing, setImporting] = useState(false);
+  const [removing, setRemoving] = useState<Price | null>(null);
+  const list = useInfiniteQuery({
+    queryKey: ['prices', model ?? ''],
+    queryFn: ({ pageParam }) =>
+      client.prices.list.query({ ...(model && { model }), ...(pageParam && { cursor: pageParam }) }),
+    initialPageParam: '',
+    getNextPageParam: ({ nextCursor }) => nextCursor,
+    enabled: isAdmin,
+  });
+  const remove = useMutation({
+    mutationFn: ({ id }: Price) => client.prices.remove.mutate({ id }),
+    onSuccess: async () => {
+      setRemoving(null);
+      tell('Removed', 'Events that it priced keep their cost.');
+      await refresh();
+    },
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+  if (!isAdmin) return <Banner>Only admins of all merchants may see prices.</Banner>;
+  const rows = list.data?.pages.flatMap((page) => page.rows as Price[]);
+  const set = (
+    <Button kind="primary" onClick={() => setAdding({})}>
+      <Plus size={16} aria-hidden="true" />
+      Set a price
+    </Button>
+  );
+  const load = (
+    <Button onClick={() => setImporting(true)}>
+      <CloudDownload size={16} aria-hidden="true" />
+      Import list prices
+    </Button>
+  );
+  return (
+    <div className="stack">
+      <PageHead title="Prices" note="What events cost that were sent without a cost, by the time of the event.">
+        {load}
+        {set}
+      </PageHead>
+      <Unpriced onPrice={(next) => setAdding(next)} />
+      <Card
+        title="Price list"
+        note={list.data && `version ${list.data.pages[0]!.version}`}
+        tools={
+          <form
+            className="search-box"
+            onSubmit={(event) => {
+              event.preventDefault();
+              const named = String(new FormData(event.currentTarget).get('model') ?? '').trim();
+              void navigate({ search: named ? { model: named } : {}, replace: true });
+            }}
+          >
+            <Tag size={15} aria-hidden="true" />
+            <label className="visually-hidden" htmlFor="prices-model">
+              Prices of the model
+            </label>
+            <input id="prices-model" name="model" placeholder="Model, as it is written" defaultValue={model ?? ''} />
+          </form>
+        }
+        flush
+      >
+        <Answer query={{ ...list, data: rows }}>
+          {(all) =>
+            all.length === 0 ? (
+              <Empty
+                icon={Tag}
+                title={model ? `No price of ${model}` : 'No prices yet'}
+                tools={
+                  <>
+                    {load}
+                    {set}
+                  </>
+                }
+              >
+                Events keep the cost that producers send. With prices, Tally computes it for those without one.
+              </Empty>
+            ) : (
+              <Table
+                label="Prices"
+                rows={all}
+                keyOf={({ id }) => id}
+                columns={[
+                  { title: 'Model', mono: true, cell: ({ model: name, meter }) => name ?? meter ?? 'any' },
+                  { title: 'Provider', cell: ({ provider }) => provider ?? <span className="muted">any</span> },
+                  {
+                    title: 'Of',
+                    cell: ({ component, overPromptTokens }) => (
+                      <>
+                        {componentText(component)}{' '}
+                        {overPromptTokens > 0 && (
+                          <Chip>over {format(String(overPromptTokens), 'count')} prompt tokens</Chip>
+                        )}
+                      </>
+                    ),
+                  },
+                  {
+                    title: 'Price',
+                    right: true,
+                    cell: ({ amount, per }) => (
+                      <>
+                        <Num value={amount} kind="money" />{' '}
+                        <span className="muted">per {per === 1 ? 'unit' : format(String(per), 'count')}</span>
+                      </>
+                    ),
+                  },
+                  { title: 'Merchant', cell: ({ merchantId }) => merchantId ?? <span className="muted">all</span> },
+                  { title: 'From', cell: ({ validFrom }) => <Moment time={validFrom} /> },
+                  { title: 'Until', cell: ({ validTo }) => (validTo ? <Moment time={validTo} /> : '–') },
+                  { title: 'Source', cell: ({ source }) => <Chip>{source}</Chip> },
+                  {
+                    title: 'Actions',
+                    untitled: true,
+                    right: true,
+                    cell: (price) => (
+                      <Button
+                        kind="plain"
+                        small
+                        icon
+                        aria-label={`Remove the price of ${price.model ?? price.meter ?? 'any model'}, ${componentText(price.component)}`}
+                        onClick={() => setRemoving(price)}
+                      >
+                        <Trash2 size={15} aria-hidden="true" />
+                      </Button>
+                    ),
+                  },
+                ]}
+              >
+                {list.hasNextPage && (
+                  <div className="pager">
+                    <span>{format(String(all.length), 'count')} shown</span>
+                    <Button small disabled={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
+                      {list.isFetchingNextPage ? 'Loading…' : 'Load more'}
+                    </Button>
+                  </div>
+                )}
+              </Table>
+            )
+          }
+        </Answer>
+      </Card>
+      {adding && <SetPrice given={adding} onClose={() => setAdding(null)} />}
+      {importing && <Import onClose={() => setImporting(false)} />}
+      <Confirm
+        open={removing !== null}
+        onClose={() => setRemoving(null)}
+        title="Remove this price?"
+        text="Events that it priced keep their cost. New ones are priced by what else fits, or not at all."
+        action="Remove"
+        busy={remove.isPending}
+        run={() => removing && remove.mutate(removing)}
+      />
+    </div>
+  );
+}
+
+/** Models with usage that no price was known for. */
+function Unpriced({ onPrice }: { onPrice: (draft: Partial<Draft>) => void }) {
+  const range = { startDate: addDays(today(), 1 - UNPRICED_DAYS), endDate: today() };
+  const query = useQuery(api.prices.unpriced.queryOptions(range));
+  const rows = query.data?.rows;
+  if (rows?.length === 0)
+    return (
+      <div className="banner" data-tone="good" role="status">
+        <CircleCheck size={16} aria-hidden="true" />
+        <div>No usage of {rangeText(range)} waits for a price.</div>
+      </div>
+    );
+  return (
+    <Card title="Usage without a price" note={rangeText(range)} flush>
+      <Answer query={query}>
+        {({ rows: found }) => (
+          <Table
+            label="Usage without a price"
+            tall
+            rows={found}
+            keyOf={(row) => JSON.stringify([row.merchantId, row.provider, row.model])}
+            columns={[
+              { title: 'Model', mono: true, cell: (row) => row.model ?? 'unknown' },
+              { title: 'Provider', cell: ({ provider }) => provider ?? '–' },
+              { title: 'Merchant', cell: ({ merchantId }) => merchantId },
+              numbers('Events', found, ({ events }) => events),
+              numbers('Input tokens', found, ({ promptTokens }) => promptTokens),
+              numbers('Output tokens', found, ({ completionTokens }) => completionTokens),
+              { title: 'Last', cell: ({ lastTime }) => <Moment time={lastTime} ago /> },
+              {
+                title: 'Actions',
+                untitled: true,
+                right: true,
+                cell: (row) => (
+                  <Button
+                    small
+                    onClick={() =>
+                      onPrice({
+                        model: row.model ?? '',
+                        provider: row.provider ?? '',
+                        validFrom: row.firstTime.slice(0, 10),
+                      })
+                    }
+                  >
+                    Set a price
+                  </Button>
+                ),
+              },
+            ]}
+          />
+        )}
+      </Answer>
+    </Card>
+  );
+}
+
+type Draft = {
+  provider: string;
+  model: string;
+  meter: string;
+  merchantId: string;
+  component: PriceComponent;
+  amount: string;
+  per: string;
+  validFrom: string;
+};
+
+function SetPrice({ given, onClose }: { given: Partial<Draft>; onClose: () => void }) {
+  const [draft, setDraft] = useState<Draft>({
+    ...{ provider: '', model: '', meter: '', merchantId: '', component: 'input', amount: '', per: '1000000' },
+    validFrom: today(),
+    ...given,
+  });
+  const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
+  const isUnit = draft.component === 'unit';
+  const save = useMutation({
+    mutationFn: () =>
+      client.prices.set.mutate({
+        component: draft.component,
+        amount: draft.amount,
+        per: Number(draft.per),
+        validFrom: `${draft.validFrom}T00:00:00Z`,
+        ...(isUnit && { meter: draft.meter }),
+        ...(draft.provider && { provider: draft.provider }),
+        ...(draft.model && { model: draft.model }),
+        ...(draft.merchantId && { merchantId: draft.merchantId }),
+      }),
+    onSuccess: async ({ model, meter }) => {
+      tell('Set', model ?? meter ?? 'any model');
+      onClose();
+      await refresh();
+    },
+  });
+  return (
+    <Dialog
+      open
+      wide
+      onClose={onClose}
+      title="Set a price"
+      text="It holds for events from that day on. What is priced already stays as it is."
+    >
+      <DialogForm save={save} action="Set the price" working="Setting…" onClose={onClose}>
+        <div className="tools">
+          <Select
+            label="Component"
+            prefix="Price of"
+            value={draft.component}
+            options={COMPONENTS}
+            onChange={(component) =>
+              change({ component, per: component === 'unit' || component === 'request' ? '1' : '1000000' })
+            }
+          />
+        </div>
+        <div className="form-row">
+          {isUnit ? (
+            <Field
+              label="Metric type"
+              mono
+              required
+              placeholder="images"
+              value={draft.meter}
+              onChange={(meter) => change({ meter })}
+            />
+          ) : (
+            <Field
+              label="Model"
+              mono
+              placeholder="gpt-4o"
+              note="* stands for any text; empty: any model"
+              value={draft.model}
+              onChange={(model) => change({ model })}
+            />
+          )}
+          <Field
+            label="Provider"
+            placeholder="openai"
+            note="Empty: any"
+            value={draft.provider}
+            onChange={(provider) => change({ provider })}
+          />
+          <Field
+            label="Merchant"
+            note="Empty: all; a merchant's own price wins"
+            value={draft.merchantId}
+            onChange={(merchantId) => change({ merchantId })}
+          />
+        </div>
+        <div className="form-row">
+          <Field
+            label="Amount in USD"
+            required
+            inputMode="decimal"
+            placeholder="2.50"
+            value={draft.amount}
+            onChange={(amount) => change({ amount })}
+          />
+          <Field
+            label="For how many"
+            type="number"
+            min={1}
+            required
+            value={draft.per}
+            onChange={(per) => change({ per })}
+          />
+          <Field
+            label="From"
+            type="date"
+            required
+            note="Days of UTC"
+            value={draft.validFrom}
+            onChange={(validFrom) => change({ validFrom })}
+          />
+        </div>
+      </DialogForm>
+    </Dialog>
+  );
+}
+
+function Import({ onClose }: { onClose: () => void }) {
+  const [providers, setProviders] = useState('openai, anthropic');
+  const [validFrom, setValidFrom] = useState(`${today().slice(0, 4)}-01-01`);
+  const save = useMutation({
+    mutationFn: () => {
+      const named = providers.split(/[\s,]+/).filter(Boolean);
+      return client.prices.import.mutate({
+        source: 'genai-prices',
+        validFrom: `${validFrom}T00:00:00Z`,
+        ...(named.length > 0 && { providers: named }),
+      });
+    },
+    onSuccess: async ({ added, replaced, unchanged, skipped }) => {
+      tell(
+        'Imported',
+        `${added} added, ${replaced} replaced, ${unchanged} unchanged, ${skipped.length} models skipped`,
+      );
+      onClose();
+      await refresh();
+    },
+  });
+  return (
+    <Dialog
+      open
+      onClose={onClose}
+      title="Import list prices"
+      text="From the package genai-prices that Tally was installed with; nothing is asked of the internet. Prices that are there with the same amounts stay."
+    >
+      <DialogForm save={save} action="Import" working="Importing…" onClose={onClose}>
+        <Field label="Providers" note="Empty: the large ones" value={providers} onChange={setProviders} />
+        <Field label="From" type="date" required note="Days of UTC" value={validFrom} onChange={setValidFrom} />
+      </DialogForm>
+    </Dialog>
+  );
+}
