@@ -2,6 +2,7 @@ import { type ScaleOf, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { JournalLine } from '../journal-line.ts';
+import { LOCKS } from '../locks.ts';
 import type { Executor } from '../run-sql.ts';
 
 /** A value of a property that a meter reads as a number. */
@@ -35,9 +36,6 @@ export type MetricTypes = {
   scales(metricTypes: Iterable<string>): Promise<ScaleOf>;
   registry(): Promise<RegistrySnapshot>;
 };
-
-/** Held shared by who counts events directly, alone by who declares a scale. */
-const LOCK = 7434;
 
 const ScaleRow = z.object({ metric_type: z.string(), scale: z.number() });
 const SnapshotRow = z.object({
@@ -110,7 +108,7 @@ export function createTypeNotes() {
 
 /** Throws StaleRegistryError unless the registry has this version, and keeps it so until the transaction ends. */
 export async function holdRegistry(transaction: Executor, version: number): Promise<void> {
-  await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCK]);
+  await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCKS.scales]);
   const [row] = (await transaction.query('select version from meter_state')) as { version: string }[];
   if (Number(row!.version) !== version) throw new StaleRegistryError('the registry of meters has changed');
 }
@@ -121,7 +119,7 @@ export async function declareScale(
   metricType: string,
   scale: number | undefined,
 ): Promise<number> {
-  if (scale !== undefined && scale > 0) await transaction.query('select pg_advisory_xact_lock($1)', [LOCK]);
+  if (scale !== undefined && scale > 0) await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.scales]);
   await transaction.query('insert into metric_types (metric_type, scale) values ($1, $2) on conflict do nothing', [
     metricType,
     scale ?? 0,
