@@ -205,7 +205,7 @@ export function createAccept(options: AcceptOptions): Accept {
       ? checked.lines
       : checked.lines.map(({ index, line }) => ({
           index,
-          line: hasCost(batch.entries[index]) ? line : priced(line, list),
+          line: hasCost(batch.entries[index]) ? line : priced(line, list, registry.scaleOf),
         }));
     await batch.beforeStore?.(lines.map(({ line }) => line));
     const stored = await store(lines, { version: registry.version, isNoted: batch.beforeStore !== undefined });

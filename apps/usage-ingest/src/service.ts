@@ -373,6 +373,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     rerate: createRerate({
       db,
       registry: priceRegistry,
+      meters: meterRegistry,
       repair,
       drain: async () => (await flush.drainAll()).errors.length === 0,
     }),

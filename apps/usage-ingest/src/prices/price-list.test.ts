@@ -86,6 +86,8 @@ describe('the cost of an event', () => {
     const images = listOf(price({ component: 'unit', meter: 'images', amount: '0.04' }));
     expect(images.costOf(line({ metrics: { images: '2', other: '9' } }))).toBe(80_000_000n);
     expect(images.costOf(line({ metrics: { other: '9' } }))).toBe('nothing');
+    // 0.25 images, of a metric type with two decimals.
+    expect(images.costOf(line({ metrics: { images: '25' } }), () => 2)).toBe(10_000_000n);
   });
 
   test('prices a long call by the highest threshold that it passes', () => {

@@ -1,4 +1,4 @@
-import { MAX_ENTRY_UNITS, type PriceComponent, type Units } from '@tally/contracts';
+import { MAX_ENTRY_UNITS, type PriceComponent, type ScaleOf, type Units } from '@tally/contracts';
 import { type JournalLine, NO_PRICE, type PriceRow } from '@tally/db';
 
 /** A version of the price list, ready to price events. */
@@ -6,7 +6,7 @@ export type PriceList = {
   readonly version: string;
   readonly isEmpty: boolean;
   /** Returns the cost of an event in nano-USD; `unknown` where a part of it has no price, `nothing` where none is due. */
-  costOf(line: JournalLine): Units | 'unknown' | 'nothing';
+  costOf(line: JournalLine, scaleOf?: ScaleOf): Units | 'unknown' | 'nothing';
 };
 
 /** Metric types whose amounts are classes of the prompt and the completion. */
@@ -62,7 +62,7 @@ export function createPriceList({ version, prices }: { version: string; prices: 
   return {
     version,
     isEmpty: prices.length === 0,
-    costOf(line) {
+    costOf(line, scaleOf = () => 0) {
       const rates = ratesFor(line);
       const prompt = BigInt(line.prompt_tokens ?? 0);
       const calls = BigInt(line.calls ?? 1);
@@ -106,7 +106,12 @@ export function createPriceList({ version, prices }: { version: string; prices: 
       if (perRequest) terms.push({ units: calls, rate: perRequest });
       for (const type in line.metrics) {
         const rate = rateAt(`unit:${type}`);
-        if (rate) terms.push({ units: BigInt(line.metrics[type]!), rate });
+        // Amounts of a line have the decimals of their metric type; prices are for whole ones.
+        if (rate)
+          terms.push({
+            units: BigInt(line.metrics[type]!),
+            rate: { ...rate, per: rate.per * 10n ** BigInt(scaleOf(type)) },
+          });
       }
       if (unknown) return 'unknown';
       if (terms.length === 0) return 'nothing';
@@ -120,10 +125,16 @@ export function createPriceList({ version, prices }: { version: string; prices: 
  * Returns the line with the cost that Tally finds for it, and with the version of the list. Of a line that has a cost, and where
  * there is nothing to price, the line itself. The derived fields stand before the time, so that they are not part of the digest.
  */
-export function priced(line: JournalLine, list: PriceList | undefined): JournalLine {
+export function priced(line: JournalLine, list: PriceList | undefined, scaleOf?: ScaleOf): JournalLine {
   // A list that is not known yet may have a price.
   const cost =
-    list === undefined ? (hasTokens(line) ? 'unknown' : 'nothing') : list.isEmpty ? 'nothing' : list.costOf(line);
+    list === undefined
+      ? hasTokens(line)
+        ? 'unknown'
+        : 'nothing'
+      : list.isEmpty
+        ? 'nothing'
+        : list.costOf(line, scaleOf);
   if (cost === 'nothing') return line;
   const { merchant_id, date, id, ...rest } = line;
   if (cost === 'unknown') return { merchant_id, date, id, price: NO_PRICE, ...rest };

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { type Day, formatCost, type ingest, TallyError, type Units } from '@tally/contracts';
 import type { Db, JournalLine } from '@tally/db';
 import type { z } from 'zod';
+import type { Registry, RegistryReader } from '../meters/registry.ts';
 import type { Repair } from '../reconcile/index.ts';
 import type { PriceList } from './price-list.ts';
 import type { PriceRegistry } from './registry.ts';
@@ -14,6 +15,8 @@ export type Rerate = (scope: z.output<Contract['input']>, actor: string) => Prom
 const PAGE = 5_000;
 const MAX_ROWS = 10_000;
 
+/** What events are priced by. */
+type By = { list: PriceList; scaleOf: Registry['scaleOf'] };
 type Dimensions = { user_id: string; api_key: string; model: string; provider: string };
 /** The events of a merchant's day with the same dimensions. */
 type Group = Dimensions & { events: number; unpriced: number; old: Units; new: Units; times: number };
@@ -21,16 +24,18 @@ type Group = Dimensions & { events: number; unpriced: number; old: Units; new: U
 export function createRerate({
   db,
   registry,
+  meters,
   repair,
   drain,
 }: {
   db: Pick<Db, 'prices' | 'corrections'>;
   registry: Pick<PriceRegistry, 'current' | 'refresh'>;
+  meters: Pick<RegistryReader, 'reload'>;
   repair: Pick<Repair, 'days'>;
   /** Flushes everything that was acknowledged before the call; returns whether that was all. */
   drain(): Promise<boolean>;
 }): Rerate {
-  async function groupsOf(merchantId: string, date: Day, list: PriceList): Promise<Group[]> {
+  async function groupsOf(merchantId: string, date: Day, by: By): Promise<Group[]> {
     const groups = new Map<string, Group>();
     const groupOf = ({ user_id, api_key, model, provider }: Dimensions) => {
       const key = JSON.stringify([user_id, api_key, model, provider]);
@@ -48,15 +53,15 @@ export function createRerate({
     let after = '';
     for (;;) {
       const lines = await db.prices.pricedEvents(merchantId, date, { after, limit: PAGE });
-      for (const line of lines) add(groupOf(dimensionsOf(line)), line, list);
+      for (const line of lines) add(groupOf(dimensionsOf(line)), line, by);
       if (lines.length < PAGE) return [...groups.values()];
       after = lines.at(-1)!.id;
     }
   }
 
-  function add(group: Group, line: JournalLine, list: PriceList): void {
+  function add(group: Group, line: JournalLine, { list, scaleOf }: By): void {
     const before = BigInt(line.cost ?? 0);
-    const cost = list.costOf(line);
+    const cost = list.costOf(line, scaleOf);
     group.events++;
     if (cost === 'unknown') group.unpriced++;
     group.old += before;
@@ -66,11 +71,12 @@ export function createRerate({
   return async ({ startDate, endDate, merchantIds, dryRun }, actor) => {
     await registry.refresh();
     const list = registry.current()!;
+    const { scaleOf } = await meters.reload();
     const complete = await drain();
     const rows = new Map<string, { merchantId: string; date: Day; group: Group }>();
     let adjustments = 0;
     for (const { merchantId, date } of await db.prices.pricedDays({ startDate, endDate, merchantIds })) {
-      const groups = await groupsOf(merchantId, date, list);
+      const groups = await groupsOf(merchantId, date, { list, scaleOf });
       for (const group of groups) sumInto(rows, merchantId, date, group);
       if (rows.size > MAX_ROWS)
         throw new TallyError(
