@@ -100,7 +100,7 @@ test('counts values of a property beyond the limit of a day under (other), also 
   const small = await startIngest({ MAX_DIMENSION_VALUES_PER_DAY: '3' });
   small.clock.now = ingest.clock.now;
   try {
-    const create = { key: 'jobs', aggregation: 'COUNT', dimensions: ['property:job'] } as const;
+    const create = { key: 'jobs', aggregation: 'COUNT' as const, dimensions: ['property:job'] };
     await small.admin.meters.create.mutate(create);
     const send = async (jobs: readonly string[]) => {
       const entries = jobs.map((job) => ({ id: `e${events++}`, merchantId: 'acme', metrics: {}, properties: { job } }));
