@@ -1,5 +1,5 @@
 import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
-import { type Handlers, merchantsFor } from '@tally/service';
+import type { Handlers } from '@tally/service';
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
@@ -75,7 +75,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(startDate, endDate);
         return explain({ ...input, startDate, endDate });
       },
-      changes: async ({ input, caller }) => parts.changes({ ...input, merchantIds: merchantsFor(caller, undefined) }),
+      changes: async ({ input }) => parts.changes(input),
       async conflicts({ input }) {
         assertRange(input.startDate, input.endDate);
         return parts.conflicts({
