@@ -118,7 +118,7 @@ describe('signing in', () => {
       'admin',
       [
         ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices'],
-        ...['API keys', 'Directory', 'Data sources', 'Jobs', 'Health', 'Audit log'],
+        ...['API keys', 'Directory', 'Sources', 'Data sources', 'Jobs', 'Health', 'Audit log'],
       ],
     ],
     ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Health']],
@@ -306,6 +306,28 @@ test('a meter is created, and counts the events that are kept, by its dimensions
     await page.getByRole('button', { name: 'Remove Pages read' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
     await page.waitForSelector('text=No meters of your own yet');
+  });
+});
+
+test('what a source sends is counted, and what it may not send is listed with the reason', async () => {
+  const answer = await fetch(`${stack.url}/sources/litellm/logs`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': 'application/json' },
+    body: JSON.stringify([{ id: 'call-1', call_type: 'acompletion', startTime: 'no time', spend: 0.5 }]),
+  });
+  expect(answer.status).toBeLessThan(500);
+  await as(keys.admin!, async (page) => {
+    const rejected = page.getByRole('group', { name: 'Rejections' }).locator('tbody tr');
+    await expect
+      .poll(async () => {
+        await open(page, '/app/sources');
+        return rejected.count();
+      })
+      .toBe(1);
+    const { rows } = await ingest.sources.rejections.query({});
+    expect(await rejected.innerText()).toContain(rows[0]!.message);
+    const sent = page.getByRole('group', { name: 'Sources' }).getByRole('row', { name: 'LiteLLM' });
+    expect((await sent.locator('td').allInnerTexts()).slice(0, 4)).toEqual(['1', '0', '0', '1']);
   });
 });
 
@@ -573,6 +595,7 @@ const PAGES = {
   health: '/app/health',
   audit: '/app/audit',
   sources: '/app/sources',
+  dataSources: '/app/data-sources',
   api: '/docs',
   operation: '/docs?search=usage.record#usage.record',
 };

@@ -9,6 +9,7 @@ import {
   Database,
   Gauge,
   HeartPulse,
+  Import,
   KeyRound,
   LayoutDashboard,
   LogOut,
@@ -54,7 +55,8 @@ type PageAddress =
   | '/app/jobs'
   | '/app/health'
   | '/app/audit'
-  | '/app/sources';
+  | '/app/sources'
+  | '/app/data-sources';
 
 type NavPage = {
   to: PageAddress;
@@ -83,7 +85,8 @@ const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
     pages: [
       { to: '/app/keys', title: 'API keys', icon: KeyRound, needs: admin },
       { to: '/app/directory', title: 'Directory', icon: Users },
-      { to: '/app/sources', title: 'Data sources', icon: Database, needs: admin },
+      { to: '/app/sources', title: 'Sources', icon: Import, needs: admin },
+      { to: '/app/data-sources', title: 'Data sources', icon: Database, needs: admin },
       { to: '/app/jobs', title: 'Jobs', icon: Clock, needs: (who) => who.mayPlatform('read') },
       { to: '/app/health', title: 'Health', icon: HeartPulse },
       { to: '/app/audit', title: 'Audit log', icon: ScrollText, needs: admin },

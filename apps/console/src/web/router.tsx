@@ -196,7 +196,15 @@ const audit = createRoute({
 const sources = createRoute({
   getParentRoute: () => frame,
   path: '/app/sources',
+  validateSearch: (search: Search): { source?: string } => compact({ source: textOf(search.source)?.slice(0, 100) }),
   component: lazyRouteComponent(() => import('./pages/sources.tsx'), 'Sources'),
+  pendingComponent,
+});
+
+const dataSources = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/data-sources',
+  component: lazyRouteComponent(() => import('./pages/data-sources.tsx'), 'DataSources'),
   pendingComponent,
 });
 
@@ -266,7 +274,7 @@ export const router = createRouter({
     docs,
     frame.addChildren([
       ...[overview, explorer, explain, live, meters, custom, prices],
-      ...[keys, directory, sources, jobs, health, audit],
+      ...[keys, directory, sources, dataSources, jobs, health, audit],
     ]),
   ]),
   defaultPreload: 'intent',
