@@ -470,6 +470,44 @@ describe('the explorer', () => {
     });
   });
 
+  test('draws a year of days and ten series once, and not again while it is pointed at', async () => {
+    const year = { startDate: addDays(today, -364), endDate: today };
+    await as(keys.viewer!, async (page) => {
+      await open(page, `/app/explorer?by=user&measure=requests&from=${year.startDate}&to=${today}`);
+      await page.locator('.chart canvas').waitFor();
+      expect(await page.locator('.legend li').count()).toBe(10);
+      await page.evaluate(`
+        window.draws = 0;
+        const { clearRect } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.clearRect = function (...area) {
+          window.draws++;
+          return clearRect.apply(this, area);
+        };
+        window.canvas = document.querySelector('.chart canvas');
+      `);
+      const { x, y, width, height } = (await page.locator('.chart canvas').boundingBox())!;
+      for (let step = 0; step <= 60; step++) await page.mouse.move(x + 70 + ((width - 90) * step) / 60, y + height / 2);
+      const tip = page.locator('.chart-tip');
+      const numbers = (await tip.locator('.num').allInnerTexts()).map(parseFormatted);
+      // The last that was pointed at is among the newest days.
+      const [, number] = /(\d+)/.exec(await tip.locator('h3').innerText())!;
+      const day = Array.from({ length: 20 }, (_, ago) => addDays(today, -ago)).find(
+        (date) => Number(date.slice(8)) === Number(number),
+      )!;
+      const { totals } = await analytics.analytics.breakdown.query({ startDate: day, endDate: day, by: 'user' });
+      expect(add(...numbers)).toBe(totals.requests);
+      expect(await page.evaluate('[window.draws, window.canvas === document.querySelector(".chart canvas")]')).toEqual([
+        0,
+        true,
+      ]);
+      await page.getByRole('button', { name: 'Lines' }).click();
+      await page.waitForURL('**chart=lines**');
+      await expect.poll(() => page.evaluate('window.canvas.isConnected')).toBe(false);
+      await page.evaluate('new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))');
+      expect(await page.evaluate('window.draws')).toBe(1);
+    });
+  });
+
   test('writes programs that ask for what it shows', async () => {
     const address = `/app/explorer?by=team&and=model&from=${week.startDate}&to=${today}&merchants=%5B"globex"%5D`;
     const shown = { ...week, by: ['team', 'model'] as [Grouping, Grouping], merchantIds: ['globex'] };
