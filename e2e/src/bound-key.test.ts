@@ -28,7 +28,7 @@ let services: Record<string, ServiceProcess> = {};
 let releases: (() => Promise<unknown>)[] = [];
 let client: pg.Client;
 let bound: string;
-let ids: { mine: string; public: string; theirs: string };
+let ids: { mine: string; public: string; theirs: string; budget: string; theirBudget: string };
 
 const entry = (merchantId: string, id: string) => ({
   id,
@@ -38,6 +38,7 @@ const entry = (merchantId: string, id: string) => ({
   apiKey: `${merchantId}-key`,
   metrics: { prompt_tokens: '5', [`${merchantId}_units`]: '7' },
 });
+const limit = { measure: 'requests', limit: '1000', period: 'month', enforcement: 'hard' } as const;
 const formula = { metricType: 'COUNT', dataSource: 'usage', calculationFormula: 'COUNT(*)' } as const;
 
 beforeAll(async () => {
@@ -81,7 +82,13 @@ beforeAll(async () => {
     tally.engine.custom.create.mutate({ ...formula, name: `of ${merchantId}`, visibility, merchantId });
   const [own, theirs] = [await metric('mine', 'ORGANIZATION'), await metric(MARK, 'ORGANIZATION')];
   const shared = await metric('mine', 'PUBLIC');
-  ids = { mine: own.id, public: shared.id, theirs: theirs.id };
+  const budget = (merchantId: string) =>
+    tally.ingest.budgets.create.mutate({ ...limit, scope: { merchantId }, name: `of ${merchantId}` });
+  const [ownBudget, theirBudget] = [await budget('mine'), await budget(MARK)];
+  ids = {
+    ...{ mine: own.id, public: shared.id, theirs: theirs.id },
+    ...{ budget: ownBudget.id, theirBudget: theirBudget.id },
+  };
   await tally.engine.custom.calculate.mutate({ id: shared.id, ...RANGE, merchantId: MARK });
   await tally.analytics.directory.upsert.mutate({
     entries: [
@@ -119,6 +126,15 @@ const OWN: Record<string, () => Input> = {
   'deadLetters.retry': () => ({}),
   'flush.merchant': () => ({ merchantId: 'mine' }),
   'prices.unpriced': () => RANGE,
+  'budgets.create': () => limit,
+  'budgets.update': () => ({ id: ids.budget, limit: '2000' }),
+  'budgets.get': () => ({ id: ids.budget }),
+  'budgets.list': () => ({}),
+  'budgets.remove': () => ({ id: ids.budget }),
+  'budgets.status': () => ({}),
+  'budgets.reserve': () => ({ id: 'a', merchantId: 'mine', amounts: {} }),
+  'budgets.settle': () => ({ reservationId: 'mine/a' }),
+  'budgets.release': () => ({ reservationId: 'mine/a' }),
   'flush.drain': () => ({}),
   'meters.create': () => ({ key: 'own_calls', aggregation: 'COUNT' }),
   'meters.update': () => ({ key: 'own_calls', name: 'Calls' }),
@@ -163,6 +179,13 @@ const OWN: Record<string, () => Input> = {
 /** Ways to name another merchant beside `merchantId` and `merchantIds`. */
 const FOREIGN: Record<string, () => Input[]> = {
   'usage.record': () => [{ entries: [entry(MARK, 'c')] }],
+  'budgets.create': () => [{ ...limit, scope: { merchantId: MARK } }],
+  'budgets.update': () => [{ id: ids.theirBudget, limit: '1' }],
+  'budgets.get': () => [{ id: ids.theirBudget }],
+  'budgets.remove': () => [{ id: ids.theirBudget }],
+  'budgets.status': () => [{ id: ids.theirBudget }],
+  'budgets.settle': () => [{ reservationId: `${MARK}/a` }, { reservationId: 'mine/b', entry: entry(MARK, 'c') }],
+  'budgets.release': () => [{ reservationId: `${MARK}/a` }],
   'custom.update': () => [{ id: ids.theirs, description: 'mine now' }],
   'custom.calculate': () => [{ id: ids.theirs, ...RANGE }],
   'custom.get': () => [{ id: ids.theirs }],

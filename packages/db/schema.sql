@@ -52,6 +52,40 @@ CREATE INDEX audit_log_action ON public.audit_log USING btree (action, id);
 CREATE INDEX audit_log_actor ON public.audit_log USING btree (actor, id);
 CREATE INDEX audit_log_at ON public.audit_log USING btree (at);
 
+table budget_list (
+  version bigint not null
+);
+
+table budget_spend (
+  budget_id uuid not null,
+  period_start timestamp with time zone not null,
+  units numeric not null,
+  constraint budget_spend_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES budgets(id),
+  constraint budget_spend_pkey PRIMARY KEY (budget_id, period_start)
+);
+
+table budgets (
+  id uuid not null default gen_random_uuid(),
+  name text not null,
+  merchant_id text not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  measure text not null,
+  "limit" bigint not null,
+  period text not null,
+  time_zone text not null,
+  enforcement text not null,
+  when_unavailable text not null,
+  thresholds integer[] not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  created_by text not null,
+  removed_at timestamp with time zone,
+  constraint budgets_limit_check CHECK (("limit" >= 0)),
+  constraint budgets_pkey PRIMARY KEY (id)
+);
+CREATE INDEX budgets_active ON public.budgets USING btree (merchant_id) WHERE (removed_at IS NULL);
+
 table custom_metric_audit (
   id bigint not null generated always as identity,
   at timestamp with time zone not null default clock_timestamp(),

@@ -30,6 +30,7 @@ import { createFairQueue } from './fair-queue.ts';
 import { createFallback } from './fallback.ts';
 import { formerRoutes } from './former.ts';
 import { createFreshness } from './fresh.ts';
+import { gaugesRoute } from './gauges.ts';
 import { createImport } from './import.ts';
 import { createLabels } from './labels.ts';
 import { createReadMeasure } from './measure-meter.ts';
@@ -167,6 +168,7 @@ export async function createAnalyticsService(
     routes: [
       ...contractRoutes('analytics-api'),
       ...exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
+      gaugesRoute({ db, freshness, rates, now }),
       ...formerRoutes(env),
     ],
     registry,

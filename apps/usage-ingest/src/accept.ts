@@ -10,7 +10,15 @@ import {
   TallyError,
   type UsageEntry,
 } from '@tally/contracts';
-import { type DimensionColumn, type FlushSource, type FoldedLine, isRefusal, type Journal, NO_PRICE } from '@tally/db';
+import {
+  type DimensionColumn,
+  type FlushSource,
+  type FoldedLine,
+  isRefusal,
+  type Journal,
+  type JournalLine,
+  NO_PRICE,
+} from '@tally/db';
 import { type BatchToCheck, type CheckedLine, CONFLICT, checkBatch } from './check.ts';
 import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
@@ -33,6 +41,8 @@ export type AcceptOptions = {
   onConflicts(count: number): void;
   /** Called with the events whose values rollups count under `(other)`. */
   onFolded(folded: readonly FoldedLine[]): void;
+  /** Called with events that Redis has accepted and Postgres does not show yet. */
+  onAccepted(lines: readonly JournalLine[]): void;
   /** Called before events of these merchants, of days that Redis keeps, are written past it. */
   onDirect(merchantIds: ReadonlySet<string>): void;
   fault: FaultPoint;
@@ -40,9 +50,14 @@ export type AcceptOptions = {
 
 export type Accept = {
   /** Stores a batch durably before it answers; UNAVAILABLE where a store failed: send the same batch again. */
-  record(batch: BatchToCheck): Promise<Accepted>;
+  record(batch: BatchToRecord): Promise<Accepted>;
   /** Stores lines that were already checked: plain counters. */
   store(lines: readonly CheckedLine[]): Promise<Accepted>;
+};
+
+export type BatchToRecord = BatchToCheck & {
+  /** Called with the events that may be counted, before they are stored; `onAccepted` is then not called with them. */
+  beforeStore?(lines: readonly JournalLine[]): Promise<void>;
 };
 
 /** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
@@ -59,10 +74,14 @@ export function createAccept(options: AcceptOptions): Accept {
   const { counters, journal, now, fault } = options;
 
   /** Stores what Redis can count; `left` must be written to Postgres. */
-  async function throughRedis(entries: readonly CheckedLine[]): Promise<Accepted & { left: CheckedLine[] }> {
+  async function throughRedis(
+    entries: readonly CheckedLine[],
+    isNoted: boolean,
+  ): Promise<Accepted & { left: CheckedLine[] }> {
     await fault('record.before-redis');
     const refusals = await counters.record(entries.map(({ line }) => line));
     const result = { ...none(), left: [] as CheckedLine[] };
+    if (!isNoted) options.onAccepted(entries.flatMap(({ line }, at) => (refusals[at] === undefined ? [line] : [])));
     entries.forEach((entry, index) => {
       const refusal = refusals[index];
       if (refusal === undefined) {
@@ -109,7 +128,11 @@ export function createAccept(options: AcceptOptions): Accept {
   }
 
   /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
-  async function storeFresh(fresh: readonly CheckedLine[], add: (part: Accepted) => void): Promise<void> {
+  async function storeFresh(
+    fresh: readonly CheckedLine[],
+    add: (part: Accepted) => void,
+    isNoted: boolean,
+  ): Promise<void> {
     const past = async (lines: readonly CheckedLine[]) => {
       options.onDirect(new Set(lines.map(({ line }) => line.merchant_id)));
       return directly(lines, 'direct');
@@ -124,7 +147,7 @@ export function createAccept(options: AcceptOptions): Accept {
     }
     let left = fresh;
     try {
-      const stored = await throughRedis(fresh);
+      const stored = await throughRedis(fresh, isNoted);
       add(stored);
       left = stored.left;
     } catch (error) {
@@ -134,7 +157,7 @@ export function createAccept(options: AcceptOptions): Accept {
     if (left.length > 0) add(await past(left));
   }
 
-  async function store(lines: readonly CheckedLine[]): Promise<Accepted> {
+  async function store(lines: readonly CheckedLine[], isNoted = false): Promise<Accepted> {
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
@@ -145,14 +168,14 @@ export function createAccept(options: AcceptOptions): Accept {
     const fresh = lines.filter(({ line }) => hot(line.date));
     const direct = lines.filter(({ line }) => !hot(line.date) && kept(line.date));
     const backfill = lines.filter(({ line }) => !kept(line.date));
-    if (fresh.length > 0) await storeFresh(fresh, add);
+    if (fresh.length > 0) await storeFresh(fresh, add, isNoted);
     if (direct.length > 0) add(await directly(direct, 'direct'));
     if (backfill.length > 0) add(await directly(backfill, 'backfill'));
     return result;
   }
 
   return {
-    store,
+    store: (lines) => store(lines),
     async record(batch) {
       const checked = await checkBatch(batch, { now: now(), retentionDays: options.retentionDays });
       options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
@@ -165,7 +188,8 @@ export function createAccept(options: AcceptOptions): Accept {
               index,
               line: hasCost(batch.entries[index]) ? line : priced(line, list),
             }));
-        const { accepted, repeats, rejected, warnings } = await store(lines);
+        await batch.beforeStore?.(lines.map(({ line }) => line));
+        const { accepted, repeats, rejected, warnings } = await store(lines, batch.beforeStore !== undefined);
         const all = [...checked.rejected, ...rejected];
         for (const { index, of } of checked.repeats) {
           const refusal = rejected.find((each) => each.index === of);

@@ -32,11 +32,14 @@ export type Adjust = (call: AdjustCall, actor: string) => Promise<Adjustment>;
 export function createAdjust({
   db,
   repair,
+  flushSoon,
   now,
   fault,
 }: {
   db: Pick<Db, 'corrections'>;
   repair: Pick<Repair, 'days'>;
+  /** Flushes what waits of these merchants, for a bounded time. Never throws. */
+  flushSoon(merchantIds: readonly string[]): Promise<unknown>;
   now: () => number;
   fault: FaultPoint;
 }): Adjust {
@@ -47,6 +50,8 @@ export function createAdjust({
     const known = (dimension: string | undefined) =>
       dimension === undefined || dimension === 'unknown' ? '' : dimension;
     const dimensions = { userId: known(userId), apiKey: known(apiKey), model: known(model), provider: known(provider) };
+    // A repair reads what waits in the shard of the merchant: it should be little.
+    await flushSoon([call.merchantId]);
     await fault('adjust.before-commit');
     const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics), actor });
     // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.

@@ -12,22 +12,25 @@ export type ConflictsQuestion = {
   cursor?: string | undefined;
 };
 
-/** Returns events that were not counted because their id stands for another one, in order of its day. */
-export type Conflicts = (question: ConflictsQuestion) => Promise<{ rows: IdConflict[]; nextCursor: string | null }>;
+/**
+ * Returns events that were not counted because their id stands for another one, in order of its day. `complete` is false
+ * where events still wait to be flushed, which may be conflicts.
+ */
+export type Conflicts = (
+  question: ConflictsQuestion,
+) => Promise<{ rows: IdConflict[]; nextCursor: string | null; complete: boolean }>;
 
 const Place = z.tuple([z.string(), z.string()]);
 
 export function createConflicts(options: {
   db: Pick<Db, 'conflicts'>;
-  drain(): Promise<unknown>;
-  drainMerchants(merchantIds: readonly string[]): Promise<unknown>;
+  /** Flushes what waits, for a bounded time; returns whether that was all. Never throws. */
+  flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
 }): Conflicts {
   return async ({ limit, cursor, ...question }) => {
     const { startDate, endDate, merchantIds } = question;
     // A conflict in what waits is found by the flush. While Redis is unavailable, those that were found are answered.
-    if (cursor === undefined) {
-      await (merchantIds ? options.drainMerchants(merchantIds) : options.drain()).catch(() => {});
-    }
+    const complete = cursor !== undefined || (await options.flushSoon(merchantIds));
     const of = { startDate, endDate, merchantIds: merchantIds ?? null };
     const [date, id] = cursor === undefined ? [] : decodeCursor(cursor, of, Place);
     const after = date === undefined || id === undefined ? undefined : { date, id };
@@ -44,6 +47,7 @@ export function createConflicts(options: {
         recordedAt: each.recordedAt,
       })),
       nextCursor: last ? encodeCursor([last.date, last.id], of) : null,
+      complete,
     };
   };
 }

@@ -10,7 +10,7 @@ const Settings = z.object({
   FLUSH_INTERVAL_MS: whole(1_000, 10, 3_600_000),
   FLUSH_PIECE_ENTRIES: whole(10_000, 1, 100_000),
   DERIVE_INTERVAL_MS: whole(2_000, 10, 3_600_000),
-  DERIVE_SLICE_EVENTS: whole(20_000, 1, 1_000_000),
+  DERIVE_SLICE_EVENTS: whole(60_000, 1, 1_000_000),
   METER_QUARTER_HOURS_DAYS: whole(90, 1, 3_650),
   TRACK_MERGE_MS: whole(5, 0, 1_000),
   JOURNAL_RETENTION_DAYS: whole(35, 7, 3_650),
@@ -28,6 +28,10 @@ const Settings = z.object({
   MAX_DIMENSION_VALUES_PER_DAY: whole(10_000, 1, 100_000),
   /** For crash tests: a named point at which the process kills itself. */
   TALLY_FAULT: z.string().optional(),
+  /** Answers the queries of sources. */
+  ANALYTICS_API_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4003'),
+  /** The merchant of spans that name none, and whose key is bound to none. */
+  OTLP_MERCHANT_FROM: z.enum(['service.name', 'service.namespace']).default('service.name'),
   /** LiteLLM to pull from; without it nothing is pulled. */
   LITELLM_URL: z.url({ protocol: /^https?$/ }).optional(),
   LITELLM_KEY: z

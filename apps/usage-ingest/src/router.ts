@@ -3,6 +3,7 @@ import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
+import type { Budgets } from './budgets/budgets.ts';
 import type { Changes } from './changes.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
@@ -38,6 +39,7 @@ export type Parts = {
   meters: Meters;
   sessions: Sessions;
   prices: Prices;
+  budgets: Budgets;
   audit: AuditLog;
   sources: Pick<Sources, 'handlers'>;
 };
@@ -45,7 +47,7 @@ export type Parts = {
 /** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, meters, sessions, prices, audit } = parts;
+  const { voidEvent, keys, meters, sessions, prices, budgets, audit } = parts;
   /** A bound caller's merchant, else the one that is named. */
   const ofMerchant = <Named extends { merchantId?: string | undefined }>(caller: Caller, named: Named) => {
     const [merchantId] = merchantsFor(caller, named.merchantId === undefined ? undefined : [named.merchantId]) ?? [];
@@ -187,6 +189,20 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(input.startDate, input.endDate);
         return prices.unpriced({ ...input, merchantIds: merchantsFor(caller, input.merchantIds) });
       },
+    },
+    budgets: {
+      create: async ({ input, caller }) => budgets.create(input, caller),
+      update: async ({ input, caller }) => budgets.update(input, caller),
+      get: async ({ input, caller }) => budgets.get(input, caller),
+      list: async ({ input, caller }) => budgets.list(input, caller),
+      remove: async ({ input, caller }) => budgets.remove(input, caller),
+      status: async ({ input, caller }) => budgets.status(input, caller),
+      async reserve({ input, caller }) {
+        assertMerchant(caller, input.merchantId);
+        return budgets.reserve(input, caller);
+      },
+      settle: async ({ input, caller }) => budgets.settle(input, caller),
+      release: async ({ input, caller }) => budgets.release(input, caller),
     },
     audit: {
       list: async ({ input }) => audit(input),

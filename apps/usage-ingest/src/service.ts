@@ -22,6 +22,10 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { createBudgets } from './budgets/budgets.ts';
+import { createLedger } from './budgets/ledger.ts';
+import { createBudgetRegistry } from './budgets/registry.ts';
+import { createSpend } from './budgets/spend.ts';
 import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
@@ -171,6 +175,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     metrics.conflicts.inc(count);
     log.warn({ conflicts: count }, 'events were not counted: their ids stand for other events (usage.conflicts)');
   };
+  const budgetRegistry = createBudgetRegistry({ store: db.budgets, redis, now });
+  await budgetRegistry.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without budgets'));
+  const ledger = createLedger(redis);
+  const spend = createSpend({
+    ledger,
+    registry: budgetRegistry,
+    store: db.budgets,
+    drain: async () => (await flush.drainAll()).errors.length === 0,
+    now,
+    onError: (error) => log.warn({ err: error }, 'spend of budgets was not read or noted; it is tried again'),
+  });
   const accept = createAccept({
     counters,
     journal: {
@@ -188,6 +203,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
     onConflicts: sawConflicts,
     onFolded: metrics.folded,
+    onAccepted: spend.note,
     onDirect(merchantIds) {
       const time = performance.now();
       for (const merchantId of merchantIds) directAt.set(merchantId, time);
@@ -229,6 +245,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
   });
   const flush = createFlush({ counters, oldLayout, db, drain, now });
+  const reading = spend.start();
+  releasers.push('budgets', () => reading.stop());
   const pending = createPending({ counters, oldLayout, db });
   const totals = createRunningTotals({
     counters,
@@ -307,13 +325,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
 
   const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
   releasers.push('sources', () => sources.stop());
-  const adjust = createAdjust({ db, repair, now, fault });
+  const adjust = createAdjust({ db, repair, flushSoon: flush.flushSoon, now, fault });
   const handlers = createHandlers({
     accept,
     track,
     current: createCurrentTotals({ totals, now }),
     changes: createChanges(db),
-    conflicts: createConflicts({ db, drain: flush.drainAll, drainMerchants: flush.drainMerchants }),
+    conflicts: createConflicts({ db, flushSoon: flush.flushSoon }),
     recent: createRecentEntries({
       counters,
       pending,
@@ -325,7 +343,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     voidEvent: createVoidEvent({
       db,
       adjust,
-      drain: flush.drainMerchants,
+      flushSoon: flush.flushSoon,
       retentionDays: env.JOURNAL_RETENTION_DAYS,
       now,
     }),
@@ -337,6 +355,15 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     meters: createMeters({ db }),
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
+    budgets: createBudgets({
+      store: db.budgets,
+      registry: budgetRegistry,
+      ledger,
+      spend,
+      accept,
+      now,
+      onDegraded: (error) => log.warn({ err: error }, 'budgets could not be asked; their settings decided'),
+    }),
     audit: createAuditLog(db.audit),
     sources,
   });

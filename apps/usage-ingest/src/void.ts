@@ -7,7 +7,7 @@ export type VoidCall = { merchantId: string; id: string; date?: Day | undefined;
 
 /**
  * Takes one event back: an adjustment by everything that it counted, once. The event stays in the journal. Without `date` the
- * only event with this id is meant. NOT_FOUND where there is none, CONFLICT where several days have one, or where it is voided
+ * only event with this id is meant. NOT_FOUND where there is none, UNAVAILABLE where it may still wait in Redis, CONFLICT where several days have one, or where it is voided
  * for another reason; JOURNAL_DROPPED where the events of the day are no longer kept.
  */
 export type VoidEvent = (call: VoidCall, actor: string) => Promise<Adjustment>;
@@ -15,19 +15,20 @@ export type VoidEvent = (call: VoidCall, actor: string) => Promise<Adjustment>;
 export function createVoidEvent({
   db,
   adjust,
-  drain,
+  flushSoon,
   retentionDays,
   now,
 }: {
   db: Pick<Db, 'events' | 'partitions'>;
   adjust: Adjust;
-  drain(merchantIds: readonly string[]): Promise<unknown>;
+  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  flushSoon(merchantIds: readonly string[]): Promise<boolean>;
   retentionDays: number;
   now: () => number;
 }): VoidEvent {
   return async ({ merchantId, id, date, reason }, actor) => {
     // An event that waits in Redis can be voided too.
-    await drain([merchantId]);
+    const complete = await flushSoon([merchantId]);
     const today = dayOf(now());
     const dates = date ? [date] : eachDay(addDays(today, -retentionDays), dayOf(now() + DAY_MS));
     const found = (await db.events.withId(merchantId, id, dates)).map((line) => presentLine(line, true));
@@ -37,6 +38,11 @@ export function createVoidEvent({
         throw new TallyError(
           'JOURNAL_DROPPED',
           `The events of ${date} are past the retention; adjust its sums instead.`,
+        );
+      if (!complete)
+        throw new TallyError(
+          'UNAVAILABLE',
+          `Event ${id} is not counted yet: events of merchant ${merchantId} still wait to be flushed. Call again.`,
         );
       throw new TallyError('NOT_FOUND', `Merchant ${merchantId} has no event ${id}${date ? ` on ${date}` : ''}.`);
     }

@@ -53,14 +53,14 @@ test('adds what was counted to the coarse rollups in slices, and shows how much 
   expect(await metric('tally_derive_slice_seconds_count')).toBe(3);
 });
 
-test('the flush derives, too, while more than 25 slices wait', async () => {
+test('the flush derives, too, while more than 8 slices wait', async () => {
   const batches = Array.from({ length: 8 }, (_, batch) => Array.from({ length: 10 }, (_, id) => `${batch}-${id}`));
   for (const ids of batches) {
     await record(ids);
-    expect((await ingest.db.derivations.lag()).events).toBeLessThanOrEqual(60);
+    expect((await ingest.db.derivations.lag()).events).toBeLessThanOrEqual(26);
   }
   expect(await requestsOf('usage_monthly')).toBe(85n);
-  expect(await metric('tally_derive_events_total')).toBe(5 + 20);
+  expect(await metric('tally_derive_events_total')).toBe(5 + 60);
   await ingest.derive.run();
   expect(await requestsOf('usage_monthly')).toBe(85n);
 });

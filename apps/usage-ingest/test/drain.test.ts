@@ -61,3 +61,45 @@ test('what was counted and not removed by one of two pieces is counted once', as
     [],
   );
 });
+
+test('calls that need a flush end in time while another process holds the shard, and say what may be missing', async () => {
+  ingest = await startIngest();
+  const entry = (id: string) => ({ id, merchantId: 'm1', metrics: { prompt_tokens: '1' } });
+  await ingest.admin.usage.record.mutate({ entries: [entry('counted')] });
+  await ingest.flush.drainAll();
+  await ingest.admin.usage.record.mutate({ entries: [entry('waiting')] });
+  const all = Array.from({ length: 64 }, (_, shard) => shard);
+  const lease = await ingest.db.shards.take(all, all.length, 'another process', 600_000);
+  const day = { startDate: '2026-11-22', endDate: '2026-11-22' };
+  const reason = 'a test';
+  const [adjusted, voided, notFound, conflicts, ofAll, merchant] = await Promise.allSettled([
+    ingest.admin.usage.adjust.mutate({
+      ...{ id: 'a', merchantId: 'm1', date: '2026-11-22', reason },
+      metrics: { prompt_tokens: '5' },
+    }),
+    ingest.admin.usage.void.mutate({ merchantId: 'm1', id: 'counted', reason }),
+    ingest.admin.usage.void.mutate({ merchantId: 'm1', id: 'waiting', reason }),
+    ingest.admin.usage.conflicts.query({ ...day, merchantId: 'm1' }),
+    ingest.admin.usage.conflicts.query(day),
+    ingest.admin.flush.merchant.mutate({ merchantId: 'm1' }),
+  ]);
+  expect(adjusted).toMatchObject({ status: 'fulfilled' });
+  expect(voided).toMatchObject({ status: 'fulfilled' });
+  const unavailable = (text: string) => ({
+    status: 'rejected',
+    reason: { data: { code: 'UNAVAILABLE' }, message: expect.stringContaining(text) },
+  });
+  expect(notFound).toMatchObject(unavailable('Event waiting is not counted yet'));
+  for (const found of [conflicts, ofAll])
+    expect(found).toMatchObject({ status: 'fulfilled', value: { rows: [], complete: false } });
+  expect(merchant).toMatchObject(unavailable('merchant m1 still wait after 10 s'));
+  await ingest.db.shards.release(lease!);
+  expect(await ingest.admin.flush.merchant.mutate({ merchantId: 'm1' })).toMatchObject({ success: true });
+  expect(await ingest.admin.usage.conflicts.query(day)).toMatchObject({ complete: true });
+  await ingest.admin.usage.void.mutate({ merchantId: 'm1', id: 'waiting', reason });
+  expect(await ingest.admin.usage.current.query({ merchantId: 'm1' })).toMatchObject({
+    metrics: { prompt_tokens: '5', requests: '0' },
+    complete: true,
+  });
+  expect((await ingest.admin.reconcile.check.query(day)).drift).toEqual([]);
+});

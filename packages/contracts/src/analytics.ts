@@ -232,7 +232,7 @@ export const analytics = {
     summary: query({
       summary: 'Returns totals, days, top users and models, and trends of a range.',
       rest: [
-        { method: 'GET', path: '/api/v1/usage/summary' },
+        { method: 'GET', path: '/api/v1/usage/summary', numbers: true },
         { method: 'POST', path: `${ADMIN_USAGE}/analytics`, ...FOREIGN },
       ],
       access: 'read',
@@ -265,7 +265,7 @@ export const analytics = {
     breakdown: query({
       summary: 'Returns the usage of a range by one dimension, sorted, in pages.',
       rest: [
-        { method: 'GET', path: '/api/v1/usage/breakdown' },
+        { method: 'GET', path: '/api/v1/usage/breakdown', numbers: true },
         { method: 'POST', path: `${ADMIN_USAGE}/by-user`, fixed: { by: 'user' }, ...FOREIGN },
         { method: 'POST', path: `${ADMIN_USAGE}/by-model`, fixed: { by: 'model' }, ...FOREIGN },
         { method: 'POST', path: `${ADMIN_USAGE}/by-provider`, fixed: { by: 'provider' }, ...FOREIGN },
@@ -290,7 +290,7 @@ export const analytics = {
     }),
     timeseries: query({
       summary: 'Returns the usage of a range over time, without holes.',
-      rest: [{ method: 'GET', path: '/api/v1/usage/timeseries' }],
+      rest: [{ method: 'GET', path: '/api/v1/usage/timeseries', numbers: true }],
       access: 'read',
       /** `startDate` and `endDate` are days in `timeZone`. */
       input: Filters.extend({
@@ -353,7 +353,7 @@ export const analytics = {
      */
     meter: query({
       summary: 'Returns a meter by windows of time and by its dimensions.',
-      rest: [{ method: 'GET', path: '/api/v1/usage/meter', omit: ['filters'] }],
+      rest: [{ method: 'GET', path: '/api/v1/usage/meter', omit: ['filters'], numbers: true }],
       access: 'read',
       input: MeterQuery,
       output: z.object({
@@ -463,12 +463,13 @@ export const analyticsEndpoints = [
     summary: 'Downloads the usage of a range as a file.',
     access: 'read',
     group: 'files',
-    parameters: { format: ['csv', 'json', 'ndjson', 'xlsx'] },
+    parameters: { format: ['csv', 'json', 'ndjson', 'parquet', 'xlsx'] },
     query: ExportQuery,
     produces: [
       'text/csv',
       'application/json',
       'application/x-ndjson',
+      'application/vnd.apache.parquet',
       'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
     ],
   },
@@ -481,6 +482,14 @@ export const analyticsEndpoints = [
     parameters: { format: ['csv', 'ndjson'] },
     query: Filters,
     produces: ['text/csv', 'application/x-ndjson'],
+  },
+  {
+    method: 'GET',
+    path: '/metrics/usage',
+    summary: 'Returns the usage of today and of this month per merchant and metric, for Prometheus.',
+    access: 'read',
+    group: 'metrics',
+    produces: ['text/plain'],
   },
 ] as const satisfies readonly Endpoint[];
 

@@ -39,6 +39,8 @@ export type Rest = {
   readonly fixed?: Readonly<Record<string, string>>;
   /** Fields that the path does not take. */
   readonly omit?: readonly string[];
+  /** With the query parameter `numbers=true` quantities are JSON numbers, those that a number holds exactly. */
+  readonly numbers?: true;
   /** Other names of fields, and the field of the input that each stands for. */
   readonly aliases?: Readonly<Record<string, string>>;
   /** The body is read as JSON whatever its content type is. */
@@ -52,7 +54,7 @@ export type Endpoint = {
   readonly path: string;
   readonly summary: string;
   readonly access: Access;
-  readonly group: 'files' | 'sources';
+  readonly group: 'files' | 'metrics' | 'sources';
   /** The values that a parameter of the path can have, or one example where it can have any. */
   readonly parameters?: Readonly<Record<string, readonly string[] | string>>;
   readonly query?: z.ZodType;

@@ -21,6 +21,7 @@ export {
   Trend,
 } from './analytics.ts';
 export { AuditRow } from './audit.ts';
+export { Budget, type BudgetFields, BudgetStatus, MAX_BUDGETS } from './budgets.ts';
 export {
   type Contract,
   type Endpoint,

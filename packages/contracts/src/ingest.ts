@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { Role } from './access.ts';
 import { audit } from './audit.ts';
+import { budgets } from './budgets.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
 import {
   Dimension,
@@ -364,7 +365,8 @@ export const ingest = {
         limit: z.number().int().min(1).max(1000).default(100),
         cursor: Cursor.optional(),
       }),
-      output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable() }),
+      /** `complete` is false where events still wait to be flushed, which may be conflicts. */
+      output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable(), complete: z.boolean() }),
     }),
     /**
      * For copies of the numbers that are kept up to date: read the numbers of each row again, call after call. The first
@@ -617,6 +619,7 @@ export const ingest = {
   },
   meters,
   prices,
+  budgets,
   sessions,
   audit,
   sources,

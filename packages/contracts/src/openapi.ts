@@ -135,7 +135,12 @@ function restOperation(name: string, procedure: Procedure, rest: Rest, schemas: 
     description: [`Answers like \`${name}\`.`, descriptionOf(procedure), ...also].join(' '),
     tags: [groupOf(name)],
     ...(rest.method === 'GET'
-      ? { parameters: fields.map(([field, schema]) => parameter(field, schema as Json, required.includes(field))) }
+      ? {
+          parameters: [
+            ...fields.map(([field, schema]) => parameter(field, schema as Json, required.includes(field))),
+            ...(rest.numbers ? [NUMBERS] : []),
+          ],
+        }
       : bodyOf(
           procedure,
           Object.keys(fixed).length > 0
@@ -151,9 +156,24 @@ function restOperation(name: string, procedure: Procedure, rest: Rest, schemas: 
   };
 }
 
+const NUMBERS = {
+  name: 'numbers',
+  in: 'query',
+  required: false,
+  schema: { type: 'boolean' },
+  description: 'With `true`, quantities are JSON numbers, those that a number holds exactly; others stay strings.',
+};
+
 const ENDPOINT_GROUPS = {
   files: 'Files to download.',
+  metrics: 'Numbers for monitoring.',
   sources: 'APIs of other products, whose clients can send their usage to Tally.',
+};
+
+const ANSWER_OF: Record<Endpoint['group'], string> = {
+  files: 'The file.',
+  metrics: 'The numbers.',
+  sources: 'As the product answers whose API this is.',
 };
 
 function endpointOperation(endpoint: Endpoint, schemas: Schemas): OpenApiOperation {
@@ -179,7 +199,7 @@ function endpointOperation(endpoint: Endpoint, schemas: Schemas): OpenApiOperati
     ],
     responses: {
       200: {
-        description: endpoint.group === 'files' ? 'The file.' : 'As the product answers whose API this is.',
+        description: ANSWER_OF[endpoint.group],
         content: Object.fromEntries(endpoint.produces.map((type) => [type, { schema: { type: 'string' } }])),
       },
       default: FAILED,

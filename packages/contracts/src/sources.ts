@@ -73,4 +73,28 @@ export const sourceEndpoints = [
     group: 'sources',
     produces: ['application/json'],
   },
+  {
+    method: 'POST',
+    path: '/api/v1/events',
+    summary: 'Takes CloudEvents: one in its headers, one as JSON, or several.',
+    access: 'record',
+    group: 'sources',
+    produces: ['application/json'],
+  },
+  {
+    method: 'POST',
+    path: '/v1/traces',
+    summary: 'Takes OTLP traces: spans of model calls are counted, all others are not read.',
+    access: 'record',
+    group: 'sources',
+    produces: ['application/json', 'application/x-protobuf'],
+  },
+  {
+    method: 'POST',
+    path: '/sources/langfuse/api/public/otel/v1/traces',
+    summary: "Takes OTLP traces from Langfuse's clients.",
+    access: 'record',
+    group: 'sources',
+    produces: ['application/json', 'application/x-protobuf'],
+  },
 ] as const satisfies readonly Endpoint[];

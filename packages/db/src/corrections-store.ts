@@ -102,8 +102,10 @@ export function createCorrectionsStore(
         const [counted] = await runSql(transaction, 'adjust', ['adjustment', json], CountedRow);
         if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
         const { merchantId, id, date } = adjustment;
-        if (counted!.inserted > 0)
+        if (counted!.inserted > 0) {
           await meters.adjusted(transaction, { merchantId, id, date, ...(voids !== undefined && { voids }) });
+          await transaction.query(sql('count-budget-adjustment'), [merchantId, id]);
+        }
         return committed;
       });
       committed();

@@ -38,6 +38,7 @@ import { ChangeLog1763856000105 } from './migrations/105-change-log.ts';
 import { Sources1763856000110 } from './migrations/110-sources.ts';
 import { Meters1763856000120 } from './migrations/120-meters.ts';
 import { Prices1763856000130 } from './migrations/130-prices.ts';
+import { Budgets1763856000131 } from './migrations/131-budgets.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -103,6 +104,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Meters1763856000120,
       Sources1763856000110,
       Prices1763856000130,
+      Budgets1763856000131,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

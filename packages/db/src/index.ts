@@ -1,5 +1,6 @@
 export type { DimensionColumn, FoldedLine } from './admission.ts';
 export type { BookRow } from './books-store.ts';
+export type { BudgetPeriod, NewBudget, NotedEvent } from './budgets-store.ts';
 export type { Change, ChangePlace } from './change-log-store.ts';
 export type { DayVersion } from './checks-store.ts';
 export type { Conflict } from './conflicts-store.ts';
@@ -8,6 +9,7 @@ export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus, FlatDay } from './days-store.ts';
 export { originOf } from './dead-letters-store.ts';
+export type { BudgetRow } from './entities/budget.ts';
 export type { MeterRow } from './entities/meter.ts';
 export type { PriceRow } from './entities/price.ts';
 export type { DayPart, Explained } from './events-store.ts';

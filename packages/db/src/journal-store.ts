@@ -2,6 +2,7 @@ import { type Day, isTallyError, midnightNear } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission, DimensionColumn, FoldedLine } from './admission.ts';
+import { countBudgets } from './budgets-store.ts';
 import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf, textArray } from './line-columns.ts';
 import type { Partitions } from './partitions.ts';
@@ -62,6 +63,8 @@ export type Journal = {
    * connection, so a second one may not be had.
    */
   exclusively<T>(merchantIds: readonly string[], work: (transaction: Executor) => Promise<T>): Promise<T>;
+  /** The same for all merchants. */
+  exclusivelyAll<T>(work: (transaction: Executor) => Promise<T>): Promise<T>;
   /**
    * Keeps an event that Postgres rejects as a dead letter, with the reason. False where a dead letter of the same identity
    * is another line: this one is a repeat.
@@ -122,6 +125,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
     const { inserted, changed } = row!;
+    if (inserted > 0) await countBudgets(transaction, placed);
     let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
     if (inserted < placed.length) {
       repeats = await repeatsOf(transaction, columns);
@@ -243,6 +247,11 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     },
     predictFolded: admission.predict,
     exclusively,
+    exclusivelyAll: (work) =>
+      inTransaction(dataSource, async (transaction) => {
+        await transaction.query(sql('lock-all-merchants'), [MERCHANT_LOCK, MERCHANT_LOCKS]);
+        return work(transaction);
+      }),
     async bury(line, { code, message }) {
       const values = [JSON.stringify(line), code, message];
       const [row] = await exclusively([line.merchant_id], (transaction) =>

@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { createAdmission } from './admission.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
+import { type BudgetsStore, createBudgetsStore } from './budgets-store.ts';
 import { type ChangeLogStore, createChangeLogStore } from './change-log-store.ts';
 import { type ChangesStore, createChangesStore } from './changes-store.ts';
 import { type ChecksStore, createChecksStore } from './checks-store.ts';
@@ -49,6 +50,7 @@ export type Db = {
   keys: KeysStore;
   sessions: SessionsStore;
   prices: PricesStore;
+  budgets: BudgetsStore;
   audit: AuditStore;
   changes: ChangesStore;
   changeLog: ChangeLogStore;
@@ -119,6 +121,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     keys: createKeysStore(dataSource),
     sessions: createSessionsStore(dataSource),
     prices: createPricesStore(dataSource),
+    budgets: createBudgetsStore(dataSource, journal),
     audit: createAuditStore(dataSource),
     changes: createChangesStore(dataSource),
     changeLog: createChangeLogStore(dataSource),

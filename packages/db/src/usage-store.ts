@@ -112,6 +112,17 @@ export type UsageStore = UsageReader & {
   ): Promise<Record<KnownPeriods, Map<Day, number>>>;
   /** When Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
+  /**
+   * Sums of a day and of its month up to that day, by merchant and metric type: of at most `merchants` merchants, those
+   * that counted most often in the month, and at most `limit` rows.
+   */
+  gauges(question: {
+    month: Day;
+    day: Day;
+    merchantIds?: readonly string[] | undefined;
+    merchants: number;
+    limit: number;
+  }): Promise<Gauge[]>;
   /** Counts the rows of `merchant_usage` of a date. */
   countMerchantUsage(date: Day): Promise<number>;
   /** Whether one of these dimensions had more values than rollups hold on a day of these merchants, or of any. */
@@ -122,6 +133,17 @@ export type UsageStore = UsageReader & {
     dimensions: readonly DimensionColumn[];
   }): Promise<boolean>;
 };
+
+/** What a merchant used of a metric type today and this month. */
+export type Gauge = { merchantId: string; metricType: string; today: UnitsType; month: UnitsType };
+
+const GaugeRow = z.object({ merchant_id: z.string(), metric_type: z.string(), today: Units, month: Units }).transform(
+  ({ merchant_id, metric_type, ...row }): Gauge => ({
+    ...row,
+    merchantId: merchant_id,
+    metricType: metric_type,
+  }),
+);
 
 type KnownPeriods = 'years' | 'months' | 'requests';
 
@@ -320,6 +342,8 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const [row] = await runSql(dataSource, 'last-flush', [], z.object({ started_at: z.date() }));
       return row?.started_at.toISOString() ?? null;
     },
+    gauges: ({ month, day, merchantIds, merchants, limit }) =>
+      runSql(dataSource, 'usage-gauges', [month, day, merchantIds ?? null, merchants, limit], GaugeRow),
     async countMerchantUsage(date) {
       const [row] = await runSql(dataSource, 'count-merchant-usage', [date], z.object({ rows: z.number() }));
       return row!.rows;

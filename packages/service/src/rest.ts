@@ -1,6 +1,7 @@
 import { type Procedure, proceduresOf, type Rest, SERVICES, type ServiceName, TallyError } from '@tally/contracts';
 import { openApi } from '@tally/contracts/openapi';
 import { z } from 'zod';
+import { numbersOf } from './numbers.ts';
 import { queryOf } from './query.ts';
 import type { Route } from './route.ts';
 
@@ -28,6 +29,7 @@ function routeOf(name: string, procedure: Procedure, rest: Rest): Route {
   const { method, path, anyType } = rest;
   const fromQuery = method === 'GET' ? queryReader(procedure) : undefined;
   const { fixed } = rest;
+  const asNumbers = rest.numbers ? numbersOf(procedure.output) : undefined;
   return {
     method,
     path,
@@ -36,11 +38,23 @@ function routeOf(name: string, procedure: Procedure, rest: Rest): Route {
     ...(maxItems && { maxItems }),
     ...(anyType && { anyType }),
     async answer(c, { call, json }) {
-      const given = fromQuery ? fromQuery(c.req.url) : json();
+      const { url, numbers } = rest.numbers ? withoutNumbers(c.req.url) : { url: c.req.url, numbers: false };
+      const given = fromQuery ? fromQuery(url) : json();
       const input = rest.aliases || fixed ? { ...renamed(given, rest), ...fixed } : given;
-      return c.json((await call(name, input)) as object);
+      const answer = await call(name, input);
+      return c.json((numbers && asNumbers ? asNumbers(answer) : answer) as object);
     },
   };
+}
+
+/** Takes the parameter `numbers` out of a URL. */
+function withoutNumbers(text: string): { url: string; numbers: boolean } {
+  const url = new URL(text);
+  const given = url.searchParams.getAll('numbers');
+  if (given.length > 1 || (given.length === 1 && given[0] !== 'true' && given[0] !== 'false'))
+    throw new TallyError('INVALID_INPUT', 'numbers: Expected true or false, once.');
+  url.searchParams.delete('numbers');
+  return { url: url.href, numbers: given[0] === 'true' };
 }
 
 function renamed(given: unknown, { aliases = {} }: Rest): Record<string, unknown> {

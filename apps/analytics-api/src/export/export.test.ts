@@ -1,5 +1,7 @@
-import { type BreakdownBy, type BreakdownRow, Grouping } from '@tally/contracts';
+import { type BreakdownBy, type BreakdownRow, Grouping, parseQuantity } from '@tally/contracts';
+import { tableFromIPC } from 'apache-arrow';
 import { strFromU8, unzipSync } from 'fflate';
+import { readParquet } from 'parquet-wasm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../../test/start.ts';
 
@@ -71,6 +73,31 @@ test('the rows of every format add up to what the API answers, with the same fil
       'xl/worksheets/sheet1.xml',
     ]);
   }
+});
+
+test('a Parquet file has the rows and the exact quantities of the other formats', async () => {
+  const path = (ending: string) => `/export/usage.${ending}?${query({ models: 'gpt' })}`;
+  const lines = (await (await get(path('ndjson'))).text()).trim().split('\n');
+  const answer = await get(path('parquet'));
+  expect(answer.headers.get('content-type')).toBe('application/vnd.apache.parquet');
+  const table = tableFromIPC(readParquet(new Uint8Array(await answer.arrayBuffer())).intoIPCStream());
+  expect(table.schema.fields.map(({ name, type }) => `${name}: ${type}`)).toEqual([
+    'date: Date32<DAY>',
+    ...['merchantId', 'userId', 'apiKey', 'model', 'provider', 'username'].map((name) => `${name}: Utf8`),
+    ...['requests', 'failedRequests', 'promptTokens', 'completionTokens', 'totalTokens'].map(
+      (name) => `${name}: Decimal[38e0]`,
+    ),
+    'cost: Decimal[38e+9]',
+    'successRate: Decimal[38e+2]',
+  ]);
+  const rows = lines.map((line) => JSON.parse(line) as Record<string, string>);
+  const units = (words: Uint32Array) => [...words].reduceRight((value, word) => (value << 32n) | BigInt(word), 0n);
+  expect(
+    table.toArray().map((row) => [new Date(row.date).toISOString().slice(0, 10), row.userId, units(row.cost)]),
+  ).toEqual(rows.map((row) => [row.date, row.userId, parseQuantity('cost', row.cost!)]));
+  expect(table.toArray().map((row) => units(row.promptTokens).toString())).toEqual(rows.map((row) => row.promptTokens));
+  const nothing = await get(`/export/usage.parquet?${query({ userIds: 'nobody' })}`);
+  expect(tableFromIPC(readParquet(new Uint8Array(await nothing.arrayBuffer())).intoIPCStream()).numRows).toBe(0);
 });
 
 const ONE_OR_TWO: BreakdownBy[] = [...Grouping.options, ['user', 'model'], ['team', 'user']];

@@ -1,4 +1,5 @@
 import { csvText } from './csv-text.ts';
+import { parquet } from './parquet.ts';
 import type { Cell, Row, Table } from './table.ts';
 import { xlsx } from './xlsx.ts';
 
@@ -9,6 +10,7 @@ export const FORMATS: Record<string, Format> = {
   csv: { contentType: 'text/csv; charset=utf-8', write: (table) => encoded(csv(table)) },
   json: { contentType: 'application/json; charset=utf-8', write: (table) => encoded(json(table)) },
   ndjson: { contentType: 'application/x-ndjson; charset=utf-8', write: (table) => encoded(ndjson(table)) },
+  parquet: { contentType: 'application/vnd.apache.parquet', write: parquet },
   xlsx: { contentType: 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet', write: xlsx },
 };
 

@@ -22,8 +22,11 @@ export type ExportOptions = {
 
 const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys', 'teams', 'by'] as const;
 
+/** Files that are compressed by themselves. */
+const COMPRESSED = ['parquet', 'xlsx'];
+
 /**
- * GET /export/usage.{csv,json,ndjson,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
+ * GET /export/usage.{csv,json,ndjson,parquet,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
  * parameter that is repeated or as `name=a,b`. GET /export/events.{csv,ndjson}: the events themselves, as far as the journal
  * has them, by the same filters. What the file covers is in `x-tally-*` headers.
  */
@@ -49,8 +52,7 @@ export function exportRoutes({ db, labels, freshness, documents, rates, download
       const filters = { ...query, merchantIds: merchantsFor(caller, query.merchantIds) };
       const coverage = await freshness.cover(filters);
       const { complete, table } = await read(filters);
-      // A workbook is compressed by itself.
-      const gzip = ending !== 'xlsx' && acceptsGzip(c.req.header('accept-encoding'));
+      const gzip = !COMPRESSED.includes(ending) && acceptsGzip(c.req.header('accept-encoding'));
       return c.body(await downloads.open(caller.id, table, format, { gzip }), 200, {
         'content-type': format.contentType,
         ...(gzip && { 'content-encoding': 'gzip' }),

@@ -1,6 +1,7 @@
 import {
   type BreakdownBy,
   type BreakdownRow,
+  COST_DECIMALS,
   type Filters,
   formatQuantity,
   type Measures,
@@ -22,7 +23,8 @@ export type Row = BreakdownRow | DayRow | EventRow;
 type DayRow = Measures & Dimensions & { username: string };
 type Dimensions = { [dimension in (typeof DIMENSIONS)[number]]: string };
 
-export type Column = { name: string; cell(row: Row): Cell };
+/** `type` where it is not text: a day, or a quantity with at most so many decimals. */
+export type Column = { name: string; type?: 'date' | { scale: number }; cell(row: Row): Cell };
 
 /** A table that is read as it is written, with the columns that a sheet of it has; `rows` may be left at any time. */
 export type Table = { columns: readonly Column[]; rows: AsyncIterable<Row[]> };
@@ -40,6 +42,9 @@ const QUANTITIES = [
   'cost',
   'successRate',
 ] as const;
+
+/** Decimals of quantities that are not whole. */
+const SCALES: Partial<Record<(typeof QUANTITIES)[number], number>> = { cost: COST_DECIMALS, successRate: 2 };
 
 /**
  * Usage as a table: with `by` a row for each key or pair of keys, as a breakdown has it; without, the rows of each day with
@@ -83,6 +88,7 @@ function columnsOf(by: BreakdownBy | undefined): Column[] {
     by === undefined
       ? [...DIMENSIONS, 'username'].map((name) => ({
           name,
+          ...(name === 'date' && { type: 'date' }),
           cell: (row) => text((row as Record<string, unknown>)[name]),
         }))
       : typeof by === 'string'
@@ -105,6 +111,7 @@ function columnsOf(by: BreakdownBy | undefined): Column[] {
     ...texts,
     ...QUANTITIES.map((name) => ({
       name,
+      type: { scale: SCALES[name] ?? 0 },
       cell: (row: Row): Cell => {
         const value = (row as Measures)[name];
         return value === null ? null : { quantity: String(value) };

@@ -6,7 +6,7 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 export type DeriveOptions = {
   db: Pick<Db, 'derivations'>;
   register: Registry;
-  /** Events, or rows of a day, of one slice, which is one transaction; larger slices merge better and lock for longer. */
+  /** Events of one slice, which is one transaction; larger slices merge better and hold their locks longer. */
   sliceEvents: number;
   now: () => number;
 };
@@ -24,8 +24,10 @@ export type Derive = {
 };
 
 /** Slices that may wait to be derived before the flush stops and derives, too. */
-const MAX_PENDING_SLICES = 25;
+const MAX_PENDING_SLICES = 8;
 
+/** A slice of a day is so many times smaller: it keeps adjustments waiting. */
+const ROLL_UP_SHARE = 6;
 /** A day is rolled up this long after its end, since retries of late events come then; later ones cost more. */
 const ROLL_UP_AFTER_MS = 3_600_000;
 
@@ -87,7 +89,7 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
 
   async function rollUp(): Promise<boolean> {
     const done = sliceSeconds.startTimer();
-    const more = await db.derivations.rollUp(over(), sliceEvents);
+    const more = await db.derivations.rollUp(over(), Math.ceil(sliceEvents / ROLL_UP_SHARE));
     if (more) done();
     return more;
   }

@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import { addDays, type Day, dayOf, eachDay, type FlushResult, formatQuantity } from '@tally/contracts';
+import { addDays, type Day, dayOf, eachDay, type FlushResult, formatQuantity, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { coalesce } from '@tally/service';
 import type { Counters, LiveTotal } from '../counters/counters.ts';
@@ -20,11 +20,14 @@ export type Flush = {
   drainAll(): Promise<DrainReport>;
   drainMerchants(merchantIds: readonly string[]): Promise<DrainReport>;
   /**
-   * Asks for a flush of the shards of these merchants, and waits for it for at most 2 s: what is behind by more than
-   * that goes on in the background. Returns whether all that waited was flushed. Never throws.
+   * Asks for a flush of the shards of these merchants, without a list of all shards, and waits for it for at most 2 s:
+   * what is behind by more than that goes on in the background. Returns whether all that waited was flushed. Never throws.
    */
-  flushSoon(merchantIds: readonly string[]): Promise<boolean>;
-  /** The documented job: drains, then compares each total of the date with `merchant_usage`. Default: yesterday. */
+  flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
+  /**
+   * The documented job: drains, then compares each total of the date with `merchant_usage`. Default: yesterday. Of one
+   * merchant UNAVAILABLE where events still wait after 10 s; the flush goes on.
+   */
   run(scope: { date?: Day | undefined; merchantId?: string | undefined }): Promise<FlushResult>;
   /** `run` for every day of a range. */
   range(startDate: Day, endDate: Day): Promise<(FlushResult & { date: Day })[]>;
@@ -35,6 +38,8 @@ export type Flush = {
 
 /** How long readers wait for a flush. */
 const SOON_MS = 2_000;
+/** How long a caller who flushes one merchant waits. */
+const MERCHANT_MS = 10_000;
 
 export type FlushStatus = {
   date: Day;
@@ -61,23 +66,19 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
 
   /** Readers of one shard share its flushes. */
   const ofShard: (() => Promise<DrainReport>)[] = [];
-  const flushSoon: Flush['flushSoon'] = async (merchantIds) => {
-    const shards = [...new Set(merchantIds.map((merchantId) => counters.keys.shardOf(merchantId)))];
-    const flushed = Promise.all(
-      shards.map((shard) => {
-        const of = merchantIds.find((merchantId) => counters.keys.shardOf(merchantId) === shard)!;
-        ofShard[shard] ??= coalesce(() => drainMerchants([of]));
+  const flushShards = (merchantIds: readonly string[]) =>
+    [...new Map(merchantIds.map((merchantId) => [counters.keys.shardOf(merchantId), merchantId]))].map(
+      ([shard, merchantId]) => {
+        ofShard[shard] ??= coalesce(() => drainMerchants([merchantId]));
         return ofShard[shard]();
-      }),
-    ).then(
+      },
+    );
+  const flushSoon: Flush['flushSoon'] = async (merchantIds) => {
+    const flushed = Promise.all(merchantIds ? flushShards(merchantIds) : [drainAll()]).then(
       (reports) => reports.every(({ errors }) => errors.length === 0),
       () => false,
     );
-    const deadline = new AbortController();
-    const late = wait(SOON_MS, false, { signal: deadline.signal, ref: false });
-    const complete = await Promise.race([flushed, late]);
-    deadline.abort();
-    return complete;
+    return (await within(SOON_MS, flushed)) ?? false;
   };
 
   async function compare(date: Day, page: readonly LiveTotal[]): Promise<FlushResult['disagreeing']> {
@@ -108,7 +109,13 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
 
   const run: Flush['run'] = async ({ date = addDays(dayOf(now()), -1), merchantId }) => {
     const started = performance.now();
-    const drained = merchantId === undefined ? await drainAll() : await drainMerchants([merchantId]);
+    const drained =
+      merchantId === undefined ? await drainAll() : await within(MERCHANT_MS, drainMerchants([merchantId]));
+    if (!drained)
+      throw new TallyError(
+        'UNAVAILABLE',
+        `Events of the shard of merchant ${merchantId} still wait after ${MERCHANT_MS / 1000} s. The flush goes on; call again.`,
+      );
     const errors = [...drained.errors];
     let keysProcessed = 0;
     const disagreeing: FlushResult['disagreeing'] = [];
@@ -173,6 +180,19 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
       };
     },
   };
+}
+
+/** What `work` resolves to; undefined where that takes longer than `ms`, and then its outcome is nobody's. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
+  const deadline = new AbortController();
+  const late = wait(ms, undefined, { signal: deadline.signal, ref: false });
+  work.catch(() => {});
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    deadline.abort();
+    late.catch(() => {});
+  }
 }
 
 function both(old: Awaited<ReturnType<OldLayout['drain']>>, report: DrainReport): DrainReport {

@@ -4,7 +4,10 @@ import { type Handlers, type Log, type Route, startLoop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Accept } from '../accept.ts';
 import type { Env } from '../env.ts';
+import { cloudevents } from './cloudevents.ts';
 import { createLitellm } from './litellm/index.ts';
+import { createMeteredFields } from './metered-fields.ts';
+import { langfuse, otlp } from './otlp/index.ts';
 import { createPipeline } from './pipeline.ts';
 import type { Source } from './source.ts';
 
@@ -31,7 +34,7 @@ export function createSources({
   now,
 }: {
   env: Env;
-  db: Pick<Db, 'litellm' | 'sources'>;
+  db: Pick<Db, 'litellm' | 'meters' | 'sources'>;
   accept: Accept;
   others: readonly Source[];
   registry: Registry;
@@ -40,7 +43,14 @@ export function createSources({
 }): Sources {
   const pipeline = createPipeline({ accept, store: db.sources, registry, log, now });
   const litellm = createLitellm({ env, db, pipeline, registry, log, now });
-  const all: readonly Source[] = [...litellm.sources, ...others];
+  const metered = createMeteredFields({ meters: db.meters, log, now });
+  const all: readonly Source[] = [
+    ...litellm.sources,
+    cloudevents(metered),
+    otlp(env.OTLP_MERCHANT_FROM),
+    langfuse(env.OTLP_MERCHANT_FROM),
+    ...others,
+  ];
   const saving = startLoop(SAVE_MS, pipeline.save, (error) =>
     log.warn({ err: error }, 'the counts of sources were not saved; it is tried again'),
   );

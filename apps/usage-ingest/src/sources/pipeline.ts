@@ -49,7 +49,7 @@ export function createPipeline({
 }): Pipeline {
   const events = new Counter({
     name: 'tally_source_events_total',
-    help: 'Events of sources by what became of them; a request that cannot be read counts as one rejected event.',
+    help: 'Events of sources by what became of them; a request that cannot be read is one rejected event; without_tokens: accepted calls whose source does not report tokens.',
     labelNames: ['source', 'result'],
     registers: [registry],
   });
@@ -109,6 +109,8 @@ export function createPipeline({
     }
     for (const index of readable) results[index] = bySource(results[index]!, index, items[index]!);
     const outcome = outcomeOf(results);
+    const lacking = readable.filter((index) => results[index] === 'accepted' && lacksTokens(items[index]!)).length;
+    if (lacking > 0) events.inc({ source, result: 'without_tokens' }, lacking);
     note(source, outcome, options.boundTo);
     return outcome;
   }
@@ -222,6 +224,8 @@ const NOTHING = { accepted: 0, duplicates: 0, skipped: 0, rejected: [] };
 const common = ({ errorBody }: Source) => ({ source: true as const, ...(errorBody && { errorBody }) });
 
 const isForbidden = ({ code }: Rejection) => code === 'MERCHANT_FORBIDDEN';
+
+const lacksTokens = (item: Item) => item !== 'skipped' && 'lacks' in item && item.lacks === 'tokens';
 
 const entryOf = (item: Item) => (item as Extract<Item, { entry: unknown }>).entry;
 

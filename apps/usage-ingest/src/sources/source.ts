@@ -18,9 +18,10 @@ export type SourceRequest = {
  * One event of a request: the entry to count; why it cannot be read; or `skipped` for what is no usage.
  * `seen` says that the source knows an earlier report of the event, and how the two differ (undefined where they agree): the
  * answer is then a duplicate or ID_CONFLICT by this, not by the content of the entries.
+ * `lacks` says what the source could not know of the call; metrics show how many were accepted so.
  */
 export type Item =
-  | { entry: UsageEntry; seen?: { differs: string | undefined } | undefined }
+  | { entry: UsageEntry; seen?: { differs: string | undefined } | undefined; lacks?: 'tokens' }
   | { refused: Pick<Rejection, 'code' | 'message'>; id?: string | null | undefined }
   | 'skipped';
 

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { type CheckedEntry, formatCost, formatQuantity, isMissingId, parseTime, TallyError } from '@tally/contracts';
+import { type CheckedEntry, formatCost, formatQuantity, parseTime, TallyError } from '@tally/contracts';
 import { z } from 'zod';
-import { parseExactly, unitsOf } from './exact-json.ts';
+import { parseExactly, unitsOf } from '../exact-json.ts';
+import { decoration, dimension, idOf, present } from '../naming.ts';
 
 /** How calls of LiteLLM become entries: the same for pulled and pushed calls, so that both become one entry. */
 export type Rules = {
@@ -25,9 +26,6 @@ export type CallIds = {
 
 /** One call as it is recorded; `at` is the start of the call in milliseconds, which decides its day. */
 export type Call = { entry: CheckedEntry; at: number; ids: CallIds };
-
-/** Null for text that stands for a missing value: it identifies nothing. */
-const present = (text: string | null | undefined): string | null => (text && !isMissingId(text) ? text : null);
 
 /** Text, or a number, which is read as its text; anything else counts as absent, also text for a missing value. */
 const Text = z.string().nullish().catch(null).transform(present);
@@ -328,13 +326,6 @@ export function startOf(text: string): number {
   return at;
 }
 
-const PLAIN_ID = /^[\x20-\x7e]{1,128}$/;
-
-/** Returns the id, or the hash of one that is longer than ids may be, as those of the responses API are. */
-export function idOf(id: string): string {
-  return PLAIN_ID.test(id) ? id : `sha256:${createHash('sha256').update(id).digest('hex')}`;
-}
-
 /**
  * Returns the id of a cache hit: LiteLLM adds the time of writing to it, which differs in row and payload. The start of
  * the call is the same in both (rows have it rounded to the millisecond), so it takes that place.
@@ -368,21 +359,6 @@ function keyOf(key: string): string {
 function modelOf(model: string | null | undefined, provider: string | null | undefined) {
   const named = provider || (model?.includes('/') ? model.slice(0, model.indexOf('/')) : '');
   return { ...dimension('model', model), ...dimension('provider', named) };
-}
-
-const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/gu;
-
-/**
- * Returns a dimension as entries may have it, or {} where nothing is left: a name that LiteLLM took must not prevent
- * counting. Invisible characters go; of a name that is too long the beginning and a hash stay.
- */
-function dimension(name: 'userId' | 'apiKey' | 'model' | 'provider', text: string | null | undefined) {
-  const clean = (text ?? '').normalize('NFC').replace(INVISIBLE, '');
-  if (clean.trim() === '' || clean === '(other)') return {};
-  if (clean.length <= 256 && Buffer.byteLength(clean) <= 400) return { [name]: clean };
-  const hash = createHash('sha256').update(clean).digest('hex').slice(0, 16);
-  const start = clean.slice(0, 120).replace(/[\ud800-\udbff]$/, '');
-  return { [name]: `${start}:${hash}` };
 }
 
 /** Returns the entries for a day of one model and key by its sums: one for successes, one for failures. */
@@ -427,16 +403,6 @@ export function fromDailySums(
       },
     }));
 }
-
-// biome-ignore lint/suspicious/noControlCharactersInRegex: entries may not have them.
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/gu;
-
-/** Makes a text fit into a property: its content must not prevent counting. */
-const decoration = (text: string) =>
-  text
-    .replace(UNPRINTABLE, ' ')
-    .slice(0, 500)
-    .replace(/[\ud800-\udbff]$/, '');
 
 function metadataOf(value: unknown): Metadata {
   return Metadata.catch({}).parse(objectOf(value));

@@ -1,6 +1,7 @@
 import { dayOf, HOUR_MS, midnightNear, parseQuantity } from '@tally/contracts';
 import type { LitellmCall } from '@tally/db';
-import { type Call, idOf } from './call.ts';
+import { idOf } from '../naming.ts';
+import type { Call } from './call.ts';
 
 /** The entry that a report of a call counts as. */
 export type Claim = {

@@ -1,10 +1,10 @@
 import { isTallyError, LITELLM_PATHS, type LitellmReceipt, TallyError } from '@tally/contracts';
 import type { Caller } from '@tally/service';
+import { type BodyItem, readItems } from '../items.ts';
 import { refusalOf } from '../pipeline.ts';
 import { problemDetails } from '../problem-details.ts';
 import type { EventsRoute, Outcome, Source } from '../source.ts';
 import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
-import { type BodyItem, readItems } from './items.ts';
 import type { Recorder, Report } from './record.ts';
 
 /** Array elements and object members of all items together: a call has some hundred. */

@@ -3,11 +3,15 @@ const TOKEN = /["\d\-NI]/g;
 /** What Python writes and JSON does not have. */
 const NOT_A_NUMBER = /NaN|-?Infinity/y;
 
+/** What `parseExactly` may put before numbers, to tell them from text. */
+export const NUMBER_MARK = '\u0001';
+
 /**
  * Reads JSON with every number as the text it was written in, so that none goes through a float; NaN and Infinity, which
- * Python writes, become null. SyntaxError where the text is no JSON.
+ * Python writes, become null. SyntaxError where the text is no JSON. `mark` is put before each number.
  */
-export function parseExactly(text: string): unknown {
+export function parseExactly(text: string, mark: '' | typeof NUMBER_MARK = ''): unknown {
+  const quote = mark === '' ? '"' : '"\\u0001';
   const parts: string[] = [];
   let copied = 0;
   TOKEN.lastIndex = 0;
@@ -22,7 +26,7 @@ export function parseExactly(text: string): unknown {
     const number = matchAt(NUMBER, text, at);
     const taken = number ?? matchAt(NOT_A_NUMBER, text, at);
     if (taken === undefined) break;
-    parts.push(text.slice(copied, at), number === undefined ? 'null' : `"${number}"`);
+    parts.push(text.slice(copied, at), number === undefined ? 'null' : `${quote}${number}"`);
     copied = at + taken.length;
     TOKEN.lastIndex = copied;
   }

@@ -1,6 +1,8 @@
 import { setImmediate as othersTurn } from 'node:timers/promises';
 import { TallyError } from '@tally/contracts';
-import { parseExactly } from './exact-json.ts';
+import { type NUMBER_MARK, parseExactly } from './exact-json.ts';
+
+type Mark = '' | typeof NUMBER_MARK;
 
 /** An item as it stood in a body, or why it could not be read. */
 export type BodyItem = { value: unknown } | { error: TallyError };
@@ -17,22 +19,22 @@ const UTF8 = new TextDecoder();
 /**
  * Reads the items of a body: a JSON array, one object, or an object a line, whatever its content type says. A line that is
  * no JSON rejects itself; INVALID_JSON where nothing can be read. Items are read one by one, so that a large body does not
- * keep other requests waiting.
+ * keep other requests waiting. `mark`: see `parseExactly`.
  */
-export async function readItems(body: Buffer): Promise<BodyItem[]> {
+export async function readItems(body: Buffer, mark: Mark = ''): Promise<BodyItem[]> {
   const start = skipSpace(body, body.subarray(0, 3).equals(BYTE_ORDER_MARK) ? 3 : 0);
   if (start === body.length) throw new TallyError('INVALID_JSON', 'The body is empty.');
-  if (body[start] === OPEN) return readAll(body, elementsOf(body, start), parsed);
+  if (body[start] === OPEN) return readAll(body, elementsOf(body, start), (text) => parsed(text, mark));
   const end = body.indexOf(LINE, start);
   const isOneLine = end < 0 || skipSpace(body, end) === body.length;
   // Where the first line is whole, the others are items too, and the body need not be tried as one.
-  if (!isOneLine && 'value' in parsedLine(UTF8.decode(body.subarray(start, end))))
-    return readAll(body, linesOf(body, start), parsedLine);
+  if (!isOneLine && 'value' in parsedLine(UTF8.decode(body.subarray(start, end)), mark))
+    return readAll(body, linesOf(body, start), (text) => parsedLine(text, mark));
   try {
-    return [parsed(UTF8.decode(body))];
+    return [parsed(UTF8.decode(body), mark)];
   } catch (error) {
     if (isOneLine) throw error;
-    return readAll(body, linesOf(body, start), parsedLine);
+    return readAll(body, linesOf(body, start), (text) => parsedLine(text, mark));
   }
 }
 
@@ -84,17 +86,17 @@ function* linesOf(body: Buffer, start: number): Generator<Place> {
   }
 }
 
-function parsed(text: string): BodyItem {
+function parsed(text: string, mark: Mark): BodyItem {
   try {
-    return { value: parseExactly(text) };
+    return { value: parseExactly(text, mark) };
   } catch (error) {
     throw unreadable(error);
   }
 }
 
-function parsedLine(text: string): BodyItem {
+function parsedLine(text: string, mark: Mark): BodyItem {
   try {
-    return { value: parseExactly(text) };
+    return { value: parseExactly(text, mark) };
   } catch (error) {
     return { error: new TallyError('INVALID_ENTRY', 'The line is not readable as JSON.', { cause: error }) };
   }

@@ -1,0 +1,166 @@
+import type { RedisClient } from '@tally/service';
+import type { Result } from 'ioredis';
+import { createGather } from '../counters/gather.ts';
+import { lua } from '../counters/lua.ts';
+
+/** An amount of one budget's period. Amounts are units, as text. */
+export type SlotAmount = { slot: string; amount: string };
+
+export type Request = {
+  id: string;
+  lifetimeMs: number;
+  /** Tells requests with the same id apart. */
+  digest: string;
+  /** `limit` undefined: a soft budget. */
+  parts: readonly (SlotAmount & { limit: string | undefined })[];
+};
+
+export type Verdict = 'refused' | 'allowed' | 'conflict' | 'full' | 'unknown';
+
+export type Reserved = { verdict: Verdict; expiresAt: number; parts: { used: bigint; refuses: boolean }[] };
+
+export type Settlement = {
+  /** The reservation to end. */
+  id?: string;
+  /** What an event adds, by an identity that the journal can be asked for. */
+  event?: { identity: string; amounts: readonly SlotAmount[] };
+};
+
+export type Reading = { token: string; run: string; isWhole: boolean; now: number };
+
+/** The sums must be rebuilt before anything is allowed or refused. */
+export class RebuildNeeded extends Error {}
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    budgetReserve(...keysAndArgs: (string | number)[]): Result<(string | number)[] | '', Context>;
+    budgetSettle(...keysAndArgs: (string | number)[]): Result<number[], Context>;
+    budgetBegin(...keys: string[]): Result<[number, string, number, string], Context>;
+    budgetSet(...keysAndArgs: (string | number)[]): Result<number, Context>;
+  }
+}
+
+/** One slot of a cluster holds all of it, so that a request may touch any budgets at once. */
+const SUMS = 'budget:{all}:sums';
+const RESERVATIONS = 'budget:{all}:reservations';
+const EXPIRIES = 'budget:{all}:expiries';
+const NOTES = 'budget:{all}:notes';
+const LEASE = 'budget:{all}:reader';
+const KEYS = [SUMS, RESERVATIONS, EXPIRIES, NOTES] as const;
+
+/** Reservations, open ones and those that ended within 10 minutes. */
+const MAX_RESERVATIONS = 1_000_000;
+/** Events that Postgres does not show yet. Beyond it they count once they are flushed. */
+const MAX_NOTES = 500_000;
+const VERDICTS: readonly Verdict[] = ['refused', 'allowed', 'conflict', 'full', 'unknown'];
+/** A call of more would hold up other calls of Redis for longer than some milliseconds. */
+const CALL = { maxItems: 200, maxBytes: 256 * 1024 };
+const ROUGH_BYTES = 200;
+const PAGE = 1_000;
+
+export type Ledger = ReturnType<typeof createLedger>;
+
+/**
+ * What is spent and reserved of budgets, in Redis, by its clock. Concurrent calls share round trips. All calls may be repeated:
+ * a reservation is made and ended once.
+ */
+export function createLedger(redis: RedisClient) {
+  const define = (name: string, file: string) =>
+    redis.defineCommand(name, { numberOfKeys: KEYS.length, lua: `${lua('budget-common')}\n${lua(file)}` });
+  define('budgetReserve', 'budget-reserve');
+  define('budgetSettle', 'budget-settle');
+  define('budgetBegin', 'budget-begin');
+  define('budgetSet', 'budget-set');
+
+  const reserving = createGather<Request, Reserved>({
+    ...CALL,
+    async send(requests) {
+      const args = requests.flatMap(({ id, lifetimeMs, digest, parts }) => [
+        ...[id, lifetimeMs, digest, parts.length],
+        ...parts.flatMap(({ slot, limit, amount }) => [slot, limit ?? '', amount]),
+      ]);
+      const answer = await redis.budgetReserve(...KEYS, MAX_RESERVATIONS, ...args);
+      if (answer === '') throw new RebuildNeeded();
+      let at = 0;
+      return requests.map(({ parts }) => {
+        const [verdict, expiresAt] = [VERDICTS[Number(answer[at++])]!, Number(answer[at++])];
+        const read = parts.map(() => ({ used: BigInt(answer[at++]!), refuses: Number(answer[at++]) === 1 }));
+        return { verdict, expiresAt, parts: read };
+      });
+    },
+  });
+
+  const settling = createGather<Settlement, boolean>({
+    ...CALL,
+    async send(items) {
+      const args = items.flatMap(({ id = '', event }) => [
+        id,
+        event?.identity ?? '',
+        (event?.amounts ?? []).map(({ slot, amount }) => `${slot}=${amount}`).join(','),
+      ]);
+      return (await redis.budgetSettle(...KEYS, MAX_NOTES, ...args)).map((open) => open === 1);
+    },
+  });
+
+  return {
+    /** Decides one request. Throws RebuildNeeded. */
+    async reserve(request: Request): Promise<Reserved> {
+      const [reserved] = await reserving({ items: [request], bytes: ROUGH_BYTES * (1 + request.parts.length) });
+      return reserved!;
+    },
+    /** Ends reservations and notes events; returns for each whether its reservation was open. */
+    settle: (items: readonly Settlement[]) => settling({ items, bytes: ROUGH_BYTES * items.length }),
+
+    /** Begins a reading of what was spent. */
+    async begin(): Promise<Reading> {
+      const [token, run, isWhole, now] = await redis.budgetBegin(...KEYS);
+      return { token: String(token), run, isWhole: isWhole === 1, now: Number(now) };
+    },
+    /** The events that are noted, and since when. */
+    async notes(): Promise<{ identity: string; at: number }[]> {
+      const all = new Map<string, number>();
+      let cursor = '0';
+      do {
+        const [next, found] = await redis.hscan(NOTES, cursor, 'COUNT', PAGE);
+        cursor = next;
+        for (let at = 0; at < found.length; at += 2) all.set(found[at]!, Number.parseInt(found[at + 1]!, 10));
+      } while (cursor !== '0');
+      return [...all].map(([identity, at]) => ({ identity, at }));
+    },
+    /** Sets what was read; false where another reading began or Redis was started again meanwhile. */
+    async set({ token, run }: Reading, spent: readonly SlotAmount[], counted: readonly string[]): Promise<boolean> {
+      const slots = spent.flatMap(({ slot, amount }) => [slot, amount]);
+      // Arguments of one call are bounded; what is left is dropped by the next reading, which finds it counted again.
+      const drop = counted.slice(0, MAX_DROPPED);
+      return (await redis.budgetSet(...KEYS, token, run, spent.length, ...slots, ...drop)) === 1;
+    },
+    /** What is used and reserved of slots; undefined for one that is not known, and all while the sums are rebuilt. */
+    async read(slots: readonly string[]): Promise<({ used: bigint; reserved: bigint } | undefined)[]> {
+      if (slots.length === 0) return [];
+      const fields = slots.flatMap((slot) => [`${slot}:spent`, `${slot}:used`, `${slot}:reserved`]);
+      const [run, ...values] = await redis.hmget(SUMS, 'run', ...fields);
+      return slots.map((_, index) => {
+        const [spent, used, reserved] = values.slice(index * 3, index * 3 + 3);
+        if (run == null || spent == null) return undefined;
+        return { used: BigInt(used ?? 0), reserved: BigInt(reserved ?? 0) };
+      });
+    },
+    /** Removes slots that no budget has any more. */
+    async forget(isKnown: (slot: string) => boolean): Promise<void> {
+      const old = (await redis.hkeys(SUMS)).filter((field) => {
+        const slot = field.slice(0, field.lastIndexOf(':'));
+        return field.includes('/') && !isKnown(slot);
+      });
+      for (let at = 0; at < old.length; at += PAGE) await redis.hdel(SUMS, ...old.slice(at, at + PAGE));
+    },
+    /** Takes or keeps the right to read regularly, so that one process does it for all. */
+    async lead(name: string, forMs: number): Promise<boolean> {
+      if ((await redis.set(LEASE, name, 'PX', forMs, 'NX')) === 'OK') return true;
+      if ((await redis.get(LEASE)) !== name) return false;
+      await redis.pexpire(LEASE, forMs);
+      return true;
+    },
+  };
+}
+
+const MAX_DROPPED = 50_000;

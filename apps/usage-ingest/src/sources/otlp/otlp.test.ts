@@ -1,0 +1,201 @@
+import { readFileSync } from 'node:fs';
+import { gzipSync } from 'node:zlib';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { ADMIN_KEY, type Fixture, startIngest } from '../../../test/ingest-fixture.ts';
+import { isWanted, itemOfSpan } from './genai.ts';
+import { spansOfJson } from './json.ts';
+import { spansOfProtobuf } from './protobuf.ts';
+import type { Span } from './span.ts';
+
+/** Bodies that the libraries sent for the same calls of a model; see test/fixtures/otlp/README.md. */
+const LIBRARIES = ['otel', 'traceloop', 'vercel', 'openinference', 'langfuse'] as const;
+const fixture = (name: string) => readFileSync(new URL(`../../../test/fixtures/otlp/${name}`, import.meta.url));
+
+let ingest: Fixture;
+beforeAll(async () => {
+  ingest = await startIngest();
+  ingest.clock.now = Date.parse('2026-11-26T06:00:00Z');
+});
+afterAll(() => ingest.close());
+
+const caller = { id: 'test', role: 'producer', merchantId: 'acme', teamId: null } as const;
+const PROTOBUF = { 'content-type': 'application/x-protobuf' };
+const JSON_TYPE = { 'content-type': 'application/json' };
+
+let key: string;
+let merchantId = 'm';
+beforeEach(async () => {
+  merchantId = `${merchantId}x`;
+  ({ key } = await ingest.admin.keys.create.mutate({ name: 'spans', role: 'member', merchantId }));
+});
+
+const send = (body: string | Buffer, headers: Record<string, string>, path = '/v1/traces') =>
+  ingest.app.request(path, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, ...headers },
+    body: body as unknown as string,
+  });
+const spansIn = (library: string) => [...spansOfJson(fixture(`${library}.body`), isWanted)];
+const totals = async () => (await ingest.admin.usage.current.query({ merchantId })).metrics;
+
+/** 374 prompt and 44 completion tokens a call, 8 of an embedding; what a library does not report is not counted. */
+const EXPECTED = {
+  // chat, responses, stream, embedding, one that failed
+  otel: { requests: '5', failed_requests: '1', prompt_tokens: '1130', completion_tokens: '132' },
+  // chat, responses; a stream without tokens
+  traceloop: { requests: '3', prompt_tokens: '748', completion_tokens: '88' },
+  // generateText, streamText, embed, one that failed
+  vercel: {
+    ...{ requests: '4', failed_requests: '1', prompt_tokens: '756', completion_tokens: '88' },
+    ...{ cached_tokens: '200', reasoning_tokens: '24' },
+  },
+  // chat, responses; a stream and an embedding without tokens
+  openinference: {
+    ...{ requests: '4', prompt_tokens: '748', completion_tokens: '88' },
+    ...{ cached_tokens: '200', reasoning_tokens: '24' },
+  },
+  langfuse: { requests: '1', prompt_tokens: '374', completion_tokens: '44', cached_tokens: '100', cost: '0.0023' },
+};
+
+describe.each(LIBRARIES)('spans of %s', (library) => {
+  test.each([
+    ['body', JSON_TYPE],
+    ['pb', PROTOBUF],
+  ])('are counted once as %s, plain and compressed, and repeats are not', async (ending, headers) => {
+    const body = fixture(`${library}.${ending}`);
+    for (const sent of [
+      () => send(body, headers),
+      () => send(gzipSync(body), { ...headers, 'content-encoding': 'gzip' }),
+    ]) {
+      const response = await sent();
+      expect(response.status).toBe(200);
+      expect(response.headers.get('content-type')).toBe(headers['content-type']);
+      expect(await response.text()).toBe(ending === 'pb' ? '' : '{}');
+      const { total_tokens: _, ...metrics } = await totals();
+      expect(metrics).toEqual(EXPECTED[library]);
+    }
+  });
+
+  test('say the same in both encodings, and nothing of prompts and answers is read', () => {
+    const [json, protobuf] = [spansIn(library), [...spansOfProtobuf(fixture(`${library}.pb`), isWanted)]];
+    const parts = (spans: Span[]) =>
+      spans.map(({ start: _, ...span }) => span).sort((a, b) => (a.spanId < b.spanId ? -1 : 1));
+    expect(parts(protobuf)).toEqual(parts(json));
+    const items = json.map((span) => itemOfSpan(span, caller, 'service.name'));
+    expect(JSON.stringify(items)).toContain('gpt-4o');
+    expect(JSON.stringify([json.map(({ attributes }) => [...attributes]), items])).not.toMatch(/secret|answer\./i);
+    expect(fixture(`${library}.body`).toString()).toMatch(library === 'otel' ? /gpt-4o/ : /The secret prompt/);
+  });
+});
+
+test('a call has its model as it was asked for, its provider, its user and the time of its start', () => {
+  const [call] = spansIn('vercel').map((span) => itemOfSpan(span, caller, 'service.name'));
+  expect(call).toMatchObject({
+    entry: {
+      ...{ id: expect.stringMatching(/^otel:[0-9a-f]{32}:[0-9a-f]{16}$/), merchantId: 'acme' },
+      ...{ model: 'gpt-4o', provider: 'openai', userId: 'ada', status: 'success' },
+      time: expect.stringMatching(/^2026-11-26T05:/),
+      properties: { event_type: 'chat' },
+    },
+  });
+});
+
+const attribute = (name: string, value: object) => ({ key: name, value });
+const spanOf = (id: number, more: object[] = [], span: object = {}) => ({
+  traceId: '5b8efff798038103d269b633813fc60c',
+  spanId: id.toString(16).padStart(16, '0'),
+  startTimeUnixNano: '1795664800123456789',
+  status: {},
+  attributes: [attribute('gen_ai.request.model', { stringValue: 'gpt-4o' }), ...more],
+  ...span,
+});
+const requestOf = (spans: object[], resource: object[] = []) =>
+  JSON.stringify({ resourceSpans: [{ resource: { attributes: resource }, scopeSpans: [{ spans }] }] });
+const tokens = (value: object) => attribute('gen_ai.usage.input_tokens', value);
+
+test('amounts are exact in both ways of writing them, and what is no amount is rejected alone', async () => {
+  const spans = [
+    spanOf(1, [tokens({ intValue: '999999999999999' })]),
+    spanOf(2, [tokens({ intValue: 1 })]),
+    spanOf(3, [tokens({ doubleValue: 2 })]),
+    spanOf(4, [tokens({ doubleValue: 2.5 })]),
+    spanOf(5, [tokens({ intValue: '-1' })]),
+    spanOf(6, [tokens({ intValue: '1152921504606846976' })]),
+    spanOf(7, [], { traceId: '0'.repeat(32) }),
+    spanOf(8, [], { startTimeUnixNano: undefined }),
+  ];
+  const response = await send(requestOf(spans), JSON_TYPE);
+  expect(await response.json()).toEqual({
+    partialSuccess: { rejectedSpans: '5', errorMessage: expect.stringContaining('prompt_tokens') },
+  });
+  expect(await totals()).toMatchObject({ requests: '3', prompt_tokens: '1000000000000002' });
+  const { rows } = await ingest.admin.sources.rejections.query({ source: 'otlp' });
+  expect(rows.slice(0, 5).map(({ code, merchantId: of }) => [code, of])).toEqual(
+    Array.from({ length: 5 }, () => ['INVALID_ENTRY', merchantId]),
+  );
+});
+
+test('calls without tokens are counted, and metrics say how many', async () => {
+  const count = async () => {
+    const text = await (await ingest.app.request('/metrics')).text();
+    return Number(/tally_source_events_total\{source="otlp",result="without_tokens"\} (\d+)/.exec(text)?.[1] ?? 0);
+  };
+  const before = await count();
+  expect(await (await send(requestOf([spanOf(1), spanOf(2, [tokens({ intValue: 3 })])]), JSON_TYPE)).json()).toEqual(
+    {},
+  );
+  expect(await count()).toBe(before + 1);
+});
+
+test('a key that is bound to no merchant takes it from the span, its resource, or the name of the service', async () => {
+  const all = { ...JSON_TYPE, authorization: `Bearer ${ADMIN_KEY}` };
+  const name = (value: string) => attribute('service.name', { stringValue: value });
+  const merchant = (value: string) => attribute('tally.merchant', { stringValue: value });
+  await send(requestOf([spanOf(1), spanOf(2, [merchant(`${merchantId}-c`)])], [name(`${merchantId}-a`)]), all);
+  await send(requestOf([spanOf(3)], [name('x'), merchant(`${merchantId}-b`)]), all);
+  const usage = (of: string) => ingest.admin.usage.current.query({ merchantId: `${merchantId}-${of}` });
+  for (const of of ['a', 'b', 'c']) expect((await usage(of)).metrics).toMatchObject({ requests: '1' });
+  expect(await (await send(requestOf([spanOf(4)]), all)).json()).toMatchObject({
+    partialSuccess: { rejectedSpans: '1', errorMessage: expect.stringContaining('tally.merchant') },
+  });
+  // The key that is bound counts for its own merchant whatever the service is called, and never for another.
+  expect(await (await send(requestOf([spanOf(5)], [name('x')]), JSON_TYPE)).json()).toEqual({});
+  expect((await send(requestOf([spanOf(6)], [merchant('another')]), JSON_TYPE)).status).toBe(403);
+});
+
+describe('a request that cannot be read', () => {
+  test.each([
+    ['no key', 401, { authorization: '' }, '{}'],
+    ['no JSON', 400, {}, '{'],
+    ['a list', 400, {}, '[]'],
+    ['text', 415, { 'content-type': 'text/plain' }, 'x'],
+    ['broken protobuf', 400, PROTOBUF, Buffer.from([0x0a, 0x05, 0x01])],
+    ['broken gzip', 400, { ...PROTOBUF, 'content-encoding': 'gzip' }, Buffer.from('no')],
+    ['too large when inflated', 413, { ...PROTOBUF, 'content-encoding': 'gzip' }, gzipSync(Buffer.alloc(17 * 2 ** 20))],
+  ])('is answered as OTLP does: %s', async (_, status, headers, body) => {
+    const response = await send(body, { ...JSON_TYPE, ...headers });
+    expect(response.status).toBe(status);
+    const type = { ...JSON_TYPE, ...headers }['content-type'];
+    if (type === PROTOBUF['content-type']) {
+      expect(response.headers.get('content-type')).toBe(type);
+      const bytes = Buffer.from(await response.arrayBuffer());
+      expect([bytes[0], bytes[2]]).toEqual([8, 18]);
+    } else expect(await response.json()).toEqual({ code: expect.any(Number), message: expect.any(String) });
+  });
+
+  test('has every length of a cut body refused or taken, never failed', async () => {
+    const body = fixture('langfuse.pb');
+    for (let length = 0; length < body.length; length += 7) {
+      const { status } = await send(body.subarray(0, length), PROTOBUF);
+      expect([length, [200, 400].includes(status)]).toEqual([length, true]);
+    }
+  });
+});
+
+test('Langfuse sends its key as the password of Basic', async () => {
+  const basic = `Basic ${Buffer.from(`pk-lf-1:${key}`).toString('base64')}`;
+  const path = '/sources/langfuse/api/public/otel/v1/traces';
+  const response = await send(fixture('langfuse.body'), { ...JSON_TYPE, authorization: basic }, path);
+  expect([response.status, await response.text()]).toEqual([200, '{}']);
+  expect(await totals()).toMatchObject({ requests: '1', cost: '0.0023' });
+});

@@ -1,0 +1,263 @@
+import { formatCost, type UsageEntry } from '@tally/contracts';
+import type { IngestClient } from '@tally/contracts/client';
+import fc from 'fast-check';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { type Fixture, startIngest } from './ingest-fixture.ts';
+
+let ingest: Fixture;
+let merchants = 0;
+let merchantId: string;
+
+beforeAll(async () => {
+  ingest = await startIngest();
+});
+beforeEach(() => {
+  merchantId = `budgeted-${merchants++}`;
+});
+afterAll(() => ingest.close());
+
+type Create = Parameters<IngestClient['budgets']['create']['mutate']>[0];
+const create = (limit: string, more: Partial<Create> = {}) =>
+  ingest.admin.budgets.create.mutate({
+    ...{ scope: { merchantId }, measure: 'cost', limit, period: 'month', enforcement: 'hard' },
+    ...more,
+  });
+const reserve = (id: string, cost: string, more: object = {}) =>
+  ingest.admin.budgets.reserve.mutate({ id, merchantId, amounts: { cost }, ...more });
+const entry = (id: string, cost: string, more: Partial<UsageEntry> = {}): UsageEntry => ({
+  ...{ id, merchantId, time: '2026-11-22T10:00:00Z', metrics: { cost } },
+  ...more,
+});
+const record = (...entries: UsageEntry[]) => ingest.admin.usage.record.mutate({ entries });
+const settle = (id: string, used?: UsageEntry) =>
+  ingest.admin.budgets.settle.mutate({ reservationId: `${merchantId}/${id}`, ...(used && { entry: used }) });
+const status = async (id: string) => (await ingest.admin.budgets.status.query({ id })).rows[0]!;
+const spentOf = async (id: string) => {
+  const { spent, reserved, complete } = await status(id);
+  return { spent, reserved, complete };
+};
+const flush = () => ingest.admin.flush.run.mutate({});
+/** Waits until the notes of flushed events are gone: what is spent is then what Postgres shows. */
+const settled = () => expect.poll(() => ingest.redis.hlen('budget:{all}:notes'), { timeout: 30_000 }).toBe(0);
+
+describe('reserving', () => {
+  test('allows up to the limit, and says which budget refuses', async () => {
+    const { id } = await create('10');
+    const first = await reserve('a', '6');
+    expect(first).toMatchObject({
+      ...{ allowed: true, reservationId: `${merchantId}/a`, refusedBy: [], degraded: false },
+      remaining: [{ budgetId: id, remaining: '4' }],
+    });
+    expect(await reserve('b', '4.000000001')).toMatchObject({
+      ...{ allowed: false, reservationId: null, refusedBy: [id], expiresAt: null },
+      remaining: [{ budgetId: id, remaining: '4' }],
+    });
+    expect(await reserve('c', '4')).toMatchObject({ allowed: true });
+    expect(await reserve('d', '0')).toMatchObject({ allowed: false });
+    expect(await spentOf(id)).toEqual({ spent: '0', reserved: '10', complete: true });
+  });
+
+  test('answers the same for the same id, and rejects another request with it', async () => {
+    const { id } = await create('10');
+    const first = await reserve('a', '6');
+    expect(await reserve('a', '6')).toEqual(first);
+    await expect(reserve('a', '5')).rejects.toMatchObject({ data: { code: 'CONFLICT' } });
+    await settle('a');
+    expect(await reserve('a', '6')).toMatchObject({ allowed: true, expiresAt: first.expiresAt });
+    expect(await spentOf(id)).toEqual({ spent: '0', reserved: '0', complete: true });
+  });
+
+  test('takes from all matching budgets, or from none', async () => {
+    const all = await create('10');
+    const user = await create('3', { scope: { merchantId, userId: 'ada' }, measure: 'requests' });
+    const soft = await create('1', { enforcement: 'soft' });
+    const other = await create('1', { scope: { merchantId, model: 'gpt-4o' } });
+    const ada = { userId: 'ada' };
+    expect(await reserve('a', '2', { ...ada, amounts: { cost: '2', requests: '3' } })).toMatchObject({ allowed: true });
+    expect(await reserve('b', '2', ada)).toMatchObject({ allowed: false, refusedBy: [user.id] });
+    expect(await reserve('c', '2', { userId: 'bob' })).toMatchObject({ allowed: true });
+    const reserved = await Promise.all([all, user, soft, other].map(async ({ id }) => (await status(id)).reserved));
+    expect(reserved).toEqual(['4', '3', '4', '0']);
+  });
+
+  test('allows whatever no budget is for', async () => {
+    expect(await reserve('a', '1000')).toMatchObject({ allowed: true, remaining: [] });
+    expect(await settle('a', entry('a', '3'))).toEqual({ settled: false, accepted: 1, duplicates: 0 });
+  });
+
+  test('never allows more than the limit to many at once', async () => {
+    const { id } = await create('50', { measure: 'requests' });
+    const answers = await Promise.all(
+      Array.from({ length: 200 }, (_, n) =>
+        ingest.admin.budgets.reserve.mutate({ id: `r${n}`, merchantId, amounts: {} }),
+      ),
+    );
+    expect(answers.filter(({ allowed }) => allowed)).toHaveLength(50);
+    expect(await status(id)).toMatchObject({ reserved: '50', remaining: '0' });
+  });
+
+  test('ends by itself, by the clock of Redis', async () => {
+    const { id } = await create('10');
+    await reserve('a', '10', { ttlSeconds: 1 });
+    await expect.poll(async () => (await reserve('b', '10')).allowed, { timeout: 30_000 }).toBe(true);
+    expect(await settle('a', entry('a', '3'))).toMatchObject({ settled: false, accepted: 1 });
+    expect(await spentOf(id)).toMatchObject({ spent: '3', reserved: '10' });
+  });
+});
+
+describe('settling', () => {
+  test('turns a reservation into spend, once, also when it is sent again', async () => {
+    const { id } = await create('10');
+    await reserve('a', '6');
+    expect(await settle('a', entry('a', '2.5'))).toEqual({ settled: true, accepted: 1, duplicates: 0 });
+    expect(await settle('a', entry('a', '2.5'))).toEqual({ settled: false, accepted: 0, duplicates: 1 });
+    expect(await spentOf(id)).toEqual({ spent: '2.5', reserved: '0', complete: true });
+    await flush();
+    await settled();
+    expect(await spentOf(id)).toEqual({ spent: '2.5', reserved: '0', complete: true });
+    expect(await reserve('b', '7.5')).toMatchObject({ allowed: true });
+  });
+
+  test('keeps the reservation where the event is rejected', async () => {
+    const { id } = await create('10');
+    await reserve('a', '6');
+    await expect(settle('a', entry('a', '-1'))).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+    await expect(settle('a', { ...entry('a', '1'), merchantId: 'another' })).rejects.toMatchObject({
+      data: { code: 'MERCHANT_FORBIDDEN' },
+    });
+    expect(await spentOf(id)).toMatchObject({ spent: '0', reserved: '6' });
+    expect(await ingest.admin.budgets.release.mutate({ reservationId: `${merchantId}/a` })).toEqual({ released: true });
+    expect(await spentOf(id)).toMatchObject({ reserved: '0' });
+  });
+});
+
+describe('what is spent', () => {
+  test('has recorded events at once, repeats and flushed events once, and what is taken back no longer', async () => {
+    const { id } = await create('10');
+    await record(entry('a', '3'), entry('b', '4'), entry('old', '9', { time: '2026-10-31T23:00:00Z' }));
+    await expect.poll(async () => (await status(id)).spent).toBe('7');
+    await record(entry('a', '3'));
+    await flush();
+    await settled();
+    expect(await spentOf(id)).toEqual({ spent: '7', reserved: '0', complete: true });
+    await ingest.admin.usage.void.mutate({ merchantId, id: 'b', reason: 'never happened' });
+    const adjustment = { id: 'x', merchantId, date: '2026-11-20', metrics: { cost: '-1' }, reason: 'credit' };
+    await ingest.admin.usage.adjust.mutate(adjustment);
+    await ingest.admin.usage.adjust.mutate(adjustment);
+    await expect.poll(async () => (await status(id)).spent, { timeout: 30_000 }).toBe('2');
+  });
+
+  test('is rebuilt after Redis was started again with old sums: reservations go, spend stays', async () => {
+    const { id } = await create('10');
+    await record(entry('a', '3'));
+    await flush();
+    await settled();
+    await record(entry('b', '2'));
+    await reserve('r', '1');
+    // What an older snapshot looks like: sums of another run of Redis.
+    const fields = await ingest.redis.hkeys('budget:{all}:sums');
+    for (const field of fields)
+      if (/:(used|spent)$/.test(field)) await ingest.redis.hset('budget:{all}:sums', field, '9999');
+    await ingest.redis.hset('budget:{all}:sums', 'run', 'another');
+    await ingest.redis.del('budget:{all}:notes');
+    expect(await reserve('s', '5.000000001')).toMatchObject({ allowed: false, degraded: false });
+    expect(await reserve('s', '5')).toMatchObject({ allowed: true, degraded: false });
+    expect(await spentOf(id)).toEqual({ spent: '5', reserved: '5', complete: true });
+    expect(await settle('r', entry('r', '1'))).toMatchObject({ settled: false, accepted: 1 });
+    expect(await spentOf(id)).toEqual({ spent: '6', reserved: '5', complete: true });
+  });
+
+  test('counts from the start of the period in the zone of the budget, the same before and after the events', async () => {
+    const times = fc.integer({ min: Date.parse('2026-10-20T00:00:00Z'), max: Date.parse('2026-11-22T12:00:00Z') });
+    const zones = fc.constantFrom('UTC', 'America/Los_Angeles', 'Asia/Kathmandu', 'Europe/Berlin', 'America/Santiago');
+    const periods = fc.constantFrom(
+      'hour' as const,
+      'day' as const,
+      'week' as const,
+      'month' as const,
+      'total' as const,
+    );
+    let round = 0;
+    const now = ingest.clock.now;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(times, { minLength: 1, maxLength: 12 }),
+        times,
+        zones,
+        periods,
+        async (events, at, timeZone, period) => {
+          merchantId = `zone-${round++}`;
+          ingest.clock.now = at;
+          const budget = { timeZone, period };
+          const before = await create('1000', budget);
+          ingest.clock.now = now;
+          await record(
+            ...events.map((time, n) =>
+              entry(`e${n}`, formatCost(1n + BigInt(n)), { time: new Date(time).toISOString() }),
+            ),
+          );
+          const adjusted = {
+            id: 'x',
+            merchantId,
+            date: new Date(events[0]!).toISOString().slice(0, 10),
+            reason: 'test',
+          };
+          await ingest.admin.usage.adjust.mutate({ ...adjusted, metrics: { cost: '0.001' } });
+          await flush();
+          ingest.clock.now = at;
+          const after = await create('1000', budget);
+          const stored = await Promise.all(
+            [before, after].map(async ({ id }) => {
+              const { periodStart, spent } = await status(id);
+              return { periodStart, spent };
+            }),
+          );
+          ingest.clock.now = now;
+          for (const { id } of [before, after]) await ingest.admin.budgets.remove.mutate({ id });
+          expect(stored[1]).toEqual(stored[0]);
+        },
+      ),
+      { numRuns: 12 },
+    );
+    ingest.clock.now = now;
+  });
+});
+
+describe('budgets', () => {
+  test('are changed, listed and removed', async () => {
+    const budget = await create('10', { name: 'November', thresholds: [80, 100] });
+    expect(await ingest.admin.budgets.get.query({ id: budget.id })).toEqual(budget);
+    const changed = await ingest.admin.budgets.update.mutate({ id: budget.id, limit: '20', enforcement: 'soft' });
+    expect(changed).toEqual({ ...budget, limit: '20', enforcement: 'soft' });
+    expect((await ingest.admin.budgets.list.query({ merchantId })).rows).toEqual([changed]);
+    expect(await reserve('a', '100')).toMatchObject({ allowed: true });
+    const removed = await ingest.admin.budgets.remove.mutate({ id: budget.id });
+    expect(await ingest.admin.budgets.remove.mutate({ id: budget.id })).toEqual(removed);
+    expect((await ingest.admin.budgets.list.query({ merchantId })).rows).toEqual([]);
+    await expect(ingest.admin.budgets.update.mutate({ id: budget.id, limit: '1' })).rejects.toMatchObject({
+      data: { code: 'NOT_FOUND' },
+    });
+  });
+
+  test('of another merchant do not exist for a bound key', async () => {
+    const budget = await create('10');
+    const { key } = await ingest.admin.keys.create.mutate({ name: 'bound', role: 'admin', merchantId: 'someone-else' });
+    const bound = ingest.clientWith(key);
+    await expect(bound.budgets.get.query({ id: budget.id })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+    await expect(bound.budgets.remove.mutate({ id: budget.id })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+    expect((await bound.budgets.list.query()).rows).toEqual([]);
+    await expect(bound.budgets.release.mutate({ reservationId: `${merchantId}/a` })).rejects.toMatchObject({
+      data: { code: 'MERCHANT_FORBIDDEN' },
+    });
+  });
+
+  test.each([
+    [{ limit: '1.5', measure: 'tokens' as const }, 'limit'],
+    [{ timeZone: 'Mars/Base' }, 'timeZone'],
+  ])('refuse %o', async (more, field) => {
+    await expect(create('1', more)).rejects.toMatchObject({
+      data: { code: 'INVALID_INPUT' },
+      message: expect.stringContaining(field),
+    });
+  });
+});

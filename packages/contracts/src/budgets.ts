@@ -1,0 +1,203 @@
+import { z } from 'zod';
+import { TimeZone } from './analytics.ts';
+import { mutation, query } from './contract.ts';
+import { EntryId, MerchantId, SentDimension, UsageEntry } from './entry.ts';
+import { DecimalText, Quantity } from './quantity.ts';
+import { Cursor, label, name } from './text.ts';
+import { StoredTime } from './time.ts';
+
+/** The most active budgets. */
+export const MAX_BUDGETS = 5_000;
+
+const Measure = z.enum(['cost', 'requests', 'tokens']);
+const Period = z.enum(['hour', 'day', 'week', 'month', 'total']);
+
+/** Whose usage a budget is for: an event must agree with every field that is there. */
+const Scope = z.strictObject({
+  merchantId: MerchantId.optional(),
+  userId: SentDimension.optional(),
+  apiKey: SentDimension.optional(),
+  model: SentDimension.optional(),
+});
+
+const Changeable = {
+  name: label(100),
+  /** USD for cost, else a whole number. */
+  limit: DecimalText,
+  /** hard: `budgets.reserve` refuses beyond the limit; soft: it never does. */
+  enforcement: z.enum(['soft', 'hard']),
+  /** What `budgets.reserve` answers for a hard budget while its store is unavailable. */
+  whenUnavailable: z.enum(['allow', 'refuse']),
+  /** Percents of the limit at which alerts fire. */
+  thresholds: z.array(z.number().int().min(1).max(1000)).max(10),
+};
+
+const Fields = z.strictObject({
+  name: Changeable.name.optional(),
+  scope: Scope.default({}),
+  measure: Measure,
+  limit: Changeable.limit,
+  period: Period,
+  /** The zone in which the period's hour, day, week (from Monday) or month begins. */
+  timeZone: TimeZone.default('UTC'),
+  enforcement: Changeable.enforcement,
+  whenUnavailable: Changeable.whenUnavailable.default('allow'),
+  thresholds: Changeable.thresholds.default([]),
+});
+export type BudgetFields = z.output<typeof Fields>;
+
+export const Budget = z.object({
+  id: z.string(),
+  name: z.string(),
+  scope: z.object({
+    merchantId: z.string().nullable(),
+    userId: z.string().nullable(),
+    apiKey: z.string().nullable(),
+    model: z.string().nullable(),
+  }),
+  measure: Measure,
+  limit: Quantity,
+  period: Period,
+  timeZone: z.string(),
+  enforcement: z.enum(['soft', 'hard']),
+  whenUnavailable: z.enum(['allow', 'refuse']),
+  thresholds: z.array(z.number().int()),
+  createdAt: StoredTime,
+  createdBy: z.string(),
+  removedAt: StoredTime.nullable(),
+});
+export type Budget = z.infer<typeof Budget>;
+
+export const BudgetStatus = z.object({
+  budgetId: z.string(),
+  periodStart: StoredTime,
+  /** Null for `total`. */
+  periodEnd: StoredTime.nullable(),
+  limit: Quantity,
+  /** Counted, and accepted but not counted yet. */
+  spent: Quantity,
+  /** Reserved and neither settled nor released nor expired. */
+  reserved: Quantity,
+  /** limit − spent − reserved; negative beyond the limit. */
+  remaining: Quantity,
+  /** spent / limit, rounded to 2 decimals; null for a limit of 0. */
+  percent: z.number().nullable(),
+  /** False while Redis is unavailable or being rebuilt: reservations and what waits to be flushed are then missing. */
+  complete: z.boolean(),
+});
+export type BudgetStatus = z.infer<typeof BudgetStatus>;
+
+/** `merchant/id`; who has it may settle or release it. */
+const ReservationId = name(600).meta({ examples: ['acme/call-7f3a'] });
+
+/** Limits on usage. Recording never refuses or waits for a budget; only `reserve` refuses. */
+export const budgets = {
+  /** What was used in the current period counts from the start. */
+  create: mutation({
+    summary: 'Creates a budget: a limit on a measure for a scope and period.',
+    access: 'admin',
+    input: Fields.meta({
+      examples: [
+        {
+          scope: { merchantId: 'acme' },
+          measure: 'cost',
+          limit: '50',
+          period: 'month',
+          enforcement: 'hard',
+          thresholds: [80, 100],
+        },
+      ],
+    }),
+    output: Budget,
+  }),
+  update: mutation({
+    summary: 'Changes the limit, name, thresholds or enforcement of a budget.',
+    access: 'admin',
+    input: z.strictObject({ id: z.uuid(), ...z.strictObject(Changeable).partial().shape }),
+    output: Budget,
+  }),
+  get: query({
+    summary: 'Returns a budget.',
+    access: 'read',
+    input: z.strictObject({ id: z.uuid() }),
+    output: Budget,
+  }),
+  list: query({
+    summary: 'Lists budgets, oldest first.',
+    access: 'read',
+    input: z
+      .strictObject({
+        merchantId: MerchantId.optional(),
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: Cursor.optional(),
+      })
+      .prefault({}),
+    output: z.object({ rows: z.array(Budget), nextCursor: z.string().nullable() }),
+  }),
+  /** Removing it again changes nothing. */
+  remove: mutation({
+    summary: 'Removes a budget.',
+    access: 'admin',
+    input: z.strictObject({ id: z.uuid() }),
+    output: Budget,
+  }),
+  status: query({
+    summary: 'Returns what is spent and reserved of budgets in their current period.',
+    access: 'read',
+    input: z.strictObject({ id: z.uuid().optional(), merchantId: MerchantId.optional() }).prefault({}),
+    output: z.object({ rows: z.array(BudgetStatus) }),
+  }),
+  /**
+   * Reserves amounts of all budgets that the usage would count in, or of none. The same id again answers the same, as long as
+   * the reservation is known: until it expires, and for 10 minutes after it ended. A refusal is decided again.
+   */
+  reserve: mutation({
+    summary: 'Reserves an amount of every budget that usage would count in, or says which ones refuse.',
+    access: 'record',
+    input: z.strictObject({
+      id: EntryId,
+      merchantId: MerchantId,
+      userId: SentDimension.optional(),
+      apiKey: SentDimension.optional(),
+      model: SentDimension.optional(),
+      /** The most that the usage may be; requests: 1 by default. */
+      amounts: z.strictObject({
+        cost: DecimalText.optional(),
+        requests: DecimalText.optional(),
+        tokens: DecimalText.optional(),
+      }),
+      ttlSeconds: z.number().int().min(1).max(86_400).default(300),
+    }),
+    output: z.object({
+      allowed: z.boolean(),
+      /** Null where it was refused. */
+      reservationId: z.string().nullable(),
+      remaining: z.array(z.object({ budgetId: z.string(), remaining: Quantity })),
+      refusedBy: z.array(z.string()),
+      expiresAt: StoredTime.nullable(),
+      /** True where the store of budgets was unavailable, so that each budget's setting decided. */
+      degraded: z.boolean(),
+    }),
+  }),
+  /**
+   * Ends a reservation and records the event. Where the event is rejected the reservation stays, and its code is thrown.
+   * Also after the reservation has expired; sent again it counts once.
+   */
+  settle: mutation({
+    summary: 'Ends a reservation and records what was used.',
+    access: 'record',
+    input: z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() }),
+    output: z.object({
+      /** False where the reservation had ended, expired or was lost before. */
+      settled: z.boolean(),
+      accepted: z.number().int(),
+      duplicates: z.number().int(),
+    }),
+  }),
+  release: mutation({
+    summary: 'Ends a reservation without usage.',
+    access: 'record',
+    input: z.strictObject({ reservationId: ReservationId }),
+    output: z.object({ released: z.boolean() }),
+  }),
+} as const;

@@ -1,0 +1,165 @@
+import { type Day, MAX_BUDGETS, TallyError } from '@tally/contracts';
+import { type DataSource, type EntityManager, IsNull } from 'typeorm';
+import { z } from 'zod';
+import { BudgetEntity, type BudgetRow } from './entities/budget.ts';
+import type { JournalLine } from './journal-line.ts';
+import type { Journal } from './journal-store.ts';
+import { Units } from './rows.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
+import { sqlState } from './transactions.ts';
+
+export type NewBudget = Omit<BudgetRow, 'id' | 'createdAt' | 'removedAt'>;
+
+/** A period of a budget, and what was spent in it as far as Postgres knows. `ends` null: never. */
+export type BudgetPeriod = { budgetId: string; start: number; ends: number | null; spent: bigint };
+
+/** An event by its identity; near a midnight it may be counted on either of two days. */
+export type NotedEvent = { merchantId: string; id: string; dates: readonly Day[] };
+
+export type BudgetsStore = {
+  /**
+   * Creates a budget with what was spent in the period of `at`. Nothing is counted for its merchants meanwhile. Throws
+   * CARDINALITY_LIMIT beyond MAX_BUDGETS.
+   */
+  create(budget: NewBudget, at: Date): Promise<BudgetRow>;
+  /** Changes a budget; NOT_FOUND for an unknown or removed one. */
+  update(id: string, change: Partial<NewBudget>): Promise<BudgetRow>;
+  /** Removes a budget, once; removing it again changes nothing. NOT_FOUND for an unknown id. */
+  remove(id: string, at: Date): Promise<BudgetRow>;
+  find(id: string): Promise<BudgetRow | undefined>;
+  /** A page of active budgets in order of (created, id), that begins after the budget `after`. */
+  list(page: { merchantId: string | undefined; limit: number; after: string | undefined }): Promise<BudgetRow[]>;
+  /** The version of the list of budgets. */
+  version(): Promise<string>;
+  /** All active budgets, and the version of the list. */
+  active(): Promise<{ version: string; budgets: BudgetRow[] }>;
+  /** The previous, current and next period of every active budget. */
+  periods(at: Date): Promise<BudgetPeriod[]>;
+  /**
+   * The same as `periods`, and those of the events that `noted` returns that are in the journal: both of one snapshot, which is
+   * taken before `noted` is called.
+   */
+  snapshot<T extends NotedEvent>(
+    at: Date,
+    noted: () => Promise<readonly T[]>,
+  ): Promise<{ periods: BudgetPeriod[]; counted: T[] }>;
+};
+
+const PeriodRow = z
+  .object({ id: z.string(), start: z.date(), ends: z.date().nullable(), units: Units })
+  .transform(({ id, start, ends, units }) => ({
+    budgetId: id,
+    start: Number(start),
+    ends: ends && Number(ends),
+    spent: units,
+  }));
+const PositionRow = z.object({ position: z.number().int() });
+const IdRow = z.object({ id: z.string() });
+
+const INVALID_PARAMETER = '22023';
+
+/** Budgets, in `budgets`, and what was spent of them, in `budget_spend`. */
+export function createBudgetsStore(
+  dataSource: DataSource,
+  journal: Pick<Journal, 'exclusively' | 'exclusivelyAll'>,
+): BudgetsStore {
+  const budgets = dataSource.getRepository(BudgetEntity);
+  const nextVersion = (executor: Executor | EntityManager) =>
+    executor.query('update budget_list set version = version + 1');
+
+  const changed = (id: string, change: (row: BudgetRow) => Partial<BudgetRow> | undefined) =>
+    dataSource.transaction(async (manager) => {
+      const row = await manager.findOne(BudgetEntity, { where: { id }, lock: { mode: 'pessimistic_write' } });
+      if (!row) throw unknownBudget(id);
+      const fields = change(row);
+      if (!fields) return row;
+      await nextVersion(manager);
+      return manager.save(BudgetEntity, { ...row, ...fields });
+    });
+
+  const store: BudgetsStore = {
+    async create(budget, at) {
+      const active = await budgets.countBy({ removedAt: IsNull() });
+      if (active >= MAX_BUDGETS)
+        throw new TallyError('CARDINALITY_LIMIT', `There are ${active} budgets; at most ${MAX_BUDGETS}. Remove some.`);
+      const work = async (transaction: Executor) => {
+        const [row] = await runSql(transaction, 'create-budget', [JSON.stringify(budget)], IdRow);
+        await transaction.query(sql('first-budget-spend'), [row!.id, at]);
+        await nextVersion(transaction);
+        return row!.id;
+      };
+      try {
+        const id = await (budget.merchantId === ''
+          ? journal.exclusivelyAll(work)
+          : journal.exclusively([budget.merchantId], work));
+        return (await store.find(id))!;
+      } catch (error) {
+        if (sqlState(error) !== INVALID_PARAMETER) throw error;
+        throw new TallyError('INVALID_INPUT', `timeZone: Postgres does not know the zone ${budget.timeZone}.`);
+      }
+    },
+    update: (id, change) =>
+      changed(id, (row) => {
+        if (row.removedAt) throw unknownBudget(id);
+        return change;
+      }),
+    remove: (id, at) => changed(id, (row) => (row.removedAt ? undefined : { removedAt: at })),
+    async find(id) {
+      return (await budgets.findOneBy({ id })) ?? undefined;
+    },
+    list({ merchantId, limit, after }) {
+      const page = budgets
+        .createQueryBuilder('budget')
+        .orderBy('budget.createdAt')
+        .addOrderBy('budget.id')
+        .limit(limit);
+      page.where({ removedAt: IsNull(), ...(merchantId !== undefined && { merchantId }) });
+      if (after !== undefined)
+        page.andWhere('(budget.created_at, budget.id) > (select created_at, id from budgets where id = :after)', {
+          after,
+        });
+      return page.getMany();
+    },
+    async version() {
+      const [row] = await dataSource.query('select version::text from budget_list');
+      return row.version;
+    },
+    active: () =>
+      dataSource.transaction('REPEATABLE READ', async (manager) => {
+        const rows = await manager.findBy(BudgetEntity, { removedAt: IsNull() });
+        const [list] = await manager.query('select version::text from budget_list');
+        return { version: list.version, budgets: rows };
+      }),
+    periods: (at) => runSql(dataSource, 'budget-spends', [at], PeriodRow),
+    snapshot: (at, noted) =>
+      dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) => {
+        const transaction: Executor = queryRunner!;
+        const periods = await runSql(transaction, 'budget-spends', [at], PeriodRow);
+        const events = await noted();
+        if (events.length === 0) return { periods, counted: [] };
+        const wanted = events.flatMap(({ merchantId, id, dates }, position) =>
+          dates.map((date) => ({ position, merchantId, date, id })),
+        );
+        const columns = [
+          wanted.map(({ position }) => position),
+          wanted.map(({ merchantId }) => merchantId),
+          wanted.map(({ date }) => date),
+          wanted.map(({ id }) => id),
+        ];
+        const found = await runSql(transaction, 'noted-events', columns, PositionRow);
+        return { periods, counted: found.map(({ position }) => events[position]!) };
+      }),
+  };
+  return store;
+}
+
+/** Adds the lines that this transaction has counted to the spend of budgets; for the journal, after its append. */
+export async function countBudgets(transaction: Executor, lines: readonly JournalLine[]): Promise<void> {
+  const merchants = [...new Set(lines.map((line) => line.merchant_id))];
+  const found = await runSql(transaction, 'budgets-of', [merchants], IdRow);
+  if (found.length === 0) return;
+  const days = [...new Set(lines.map((line) => line.date))];
+  await transaction.query(sql('count-budgets'), [days, found.map(({ id }) => id)]);
+}
+
+const unknownBudget = (id: string) => new TallyError('NOT_FOUND', `There is no budget ${id}.`);
