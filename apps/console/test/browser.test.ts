@@ -11,7 +11,7 @@ import {
 } from '@tally/contracts/client';
 import type { Browser, Locator, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { add, change, parseFormatted } from '../src/web/quantity.ts';
+import { add, change, format, parseFormatted, subtract } from '../src/web/quantity.ts';
 import { findings, launch, screenshot, signIn, visit } from './browser.ts';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
@@ -111,17 +111,17 @@ describe('signing in', () => {
   });
 
   test.each([
-    ['member', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
-    ['viewer', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
-    ['analyst', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['member', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Jobs', 'Health']],
+    ['viewer', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Jobs', 'Health']],
+    ['analyst', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Jobs', 'Health']],
     [
       'admin',
       [
-        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices'],
+        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets'],
         ...['API keys', 'Directory', 'Sources', 'Data sources', 'Jobs', 'Health', 'Audit log'],
       ],
     ],
-    ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Health']],
+    ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Health']],
   ])('shows a key of the role %s what is for it', async (role, pages) => {
     await as(keys[role]!, async (page) => {
       const links = page.getByRole('navigation', { name: 'Pages' }).getByRole('link');
@@ -306,6 +306,36 @@ test('a meter is created, and counts the events that are kept, by its dimensions
     await page.getByRole('button', { name: 'Remove Pages read' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
     await page.waitForSelector('text=No meters of your own yet');
+  });
+});
+
+test('a budget is made, shows what is spent of it, and its limit is changed', async () => {
+  await as(keys.admin!, async (page) => {
+    await open(page, '/app/budgets');
+    await page.getByRole('button', { name: 'New budget' }).first().click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Name').fill('Acme, monthly');
+    await dialog.getByLabel('Limit').fill('2.5');
+    await dialog.getByLabel('Merchant').fill('acme');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    const row = page.getByRole('group', { name: 'Budgets' }).getByRole('row', { name: 'Acme, monthly' });
+    const { totals } = await analytics.analytics.breakdown.query({ ...month, by: 'merchant', merchantIds: ['acme'] });
+    await expect
+      .poll(async () => {
+        await open(page, '/app/budgets');
+        return parseFormatted(await row.locator('td').first().locator('.num').first().innerText());
+      })
+      .toBe(totals.cost);
+    await page.getByRole('button', { name: 'Change Acme, monthly' }).click();
+    await dialog.getByLabel('Limit').fill('1000');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    await expect.poll(async () => parseFormatted(await row.locator('td').nth(1).innerText())).toBe('1000');
+    expect(await row.locator('td').nth(2).innerText()).toBe(format(subtract('1000', totals.cost), 'money'));
+    await page.getByRole('button', { name: 'Remove Acme, monthly' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.waitForSelector('text=No budgets yet');
   });
 });
 
@@ -627,6 +657,7 @@ const PAGES = {
   meters: '/app/meters',
   custom: '/app/custom-metrics',
   prices: '/app/prices',
+  budgets: '/app/budgets',
   keys: '/app/keys',
   directory: '/app/directory',
   jobs: '/app/jobs',

@@ -23,6 +23,7 @@ import {
   Tag,
   UserRound,
   Users,
+  Wallet,
 } from 'lucide-react';
 import { Fragment, type ReactNode, useEffect, useState } from 'react';
 import { api, codeOf } from './api.ts';
@@ -50,6 +51,7 @@ type PageAddress =
   | '/app/meters'
   | '/app/custom-metrics'
   | '/app/prices'
+  | '/app/budgets'
   | '/app/keys'
   | '/app/directory'
   | '/app/jobs'
@@ -79,7 +81,13 @@ const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
       { to: '/app/custom-metrics', title: 'Custom metrics', icon: Sigma },
     ],
   },
-  { label: 'Money', pages: [{ to: '/app/prices', title: 'Prices', icon: Tag, needs: admin }] },
+  {
+    label: 'Money',
+    pages: [
+      { to: '/app/prices', title: 'Prices', icon: Tag, needs: admin },
+      { to: '/app/budgets', title: 'Budgets', icon: Wallet },
+    ],
+  },
   {
     label: 'Manage',
     pages: [

@@ -236,6 +236,13 @@ const prices = createRoute({
   pendingComponent,
 });
 
+const budgets = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/budgets',
+  component: lazyRouteComponent(() => import('./pages/budgets.tsx'), 'Budgets'),
+  pendingComponent,
+});
+
 const jobs = createRoute({
   getParentRoute: () => frame,
   path: '/app/jobs',
@@ -273,7 +280,7 @@ export const router = createRouter({
     door,
     docs,
     frame.addChildren([
-      ...[overview, explorer, explain, live, meters, custom, prices],
+      ...[overview, explorer, explain, live, meters, custom, prices, budgets],
       ...[keys, directory, sources, dataSources, jobs, health, audit],
     ]),
   ]),
