@@ -29,3 +29,9 @@ function processes() {
   }
   return found;
 }
+
+/** Resident memory of a process, in MiB. Linux. */
+export function memoryOf(pid) {
+  const [, kib] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  return Number(kib) / 1024;
+}

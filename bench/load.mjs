@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
 import { KEY } from './servers.mjs';
 
 /** Makes bodies of `usage.record`, each with ids of its own. */
@@ -23,19 +24,26 @@ export function bodies({ batch, merchants, prefix = 'bench' }) {
   return () => template.replaceAll('"id":"#', `"id":"${session}-${number++}-`);
 }
 
-/** Sends as fast as the answers come, over kept connections, for the time of one measurement. */
-export async function load({ port, path, bodyOf, connections, seconds, warmUpMs = 1500 }) {
+/**
+ * Sends as fast as the answers come, over kept connections, for the time of one measurement. With `callsPerSecond` calls are
+ * due at that rate, and their times count from then on, so that a stall counts for all calls that it delays.
+ */
+export async function load({ port, path, bodyOf, connections, seconds, warmUpMs = 1500, callsPerSecond }) {
   const head = `POST ${path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer ${KEY}\r\ncontent-type: application/json\r\n`;
   const lines = await Promise.all(Array.from({ length: connections }, () => open(port)));
   const send = (line, body) => line(`${head}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
   const times = [];
   const run = async (until, count) => {
-    let calls = 0;
+    let [calls, taken] = [0, 0];
+    const begun = performance.now();
+    const next = () => (callsPerSecond ? begun + (taken++ * 1000) / callsPerSecond : performance.now());
     await Promise.all(
       lines.map(async (line) => {
-        while (performance.now() < until) {
+        for (let due = next(); due < until; due = next()) {
           const body = bodyOf();
-          const started = performance.now();
+          const early = due - performance.now();
+          if (early > 0) await wait(early);
+          const started = callsPerSecond ? due : performance.now();
           await send(line, body);
           if (count) times.push(performance.now() - started);
           calls++;

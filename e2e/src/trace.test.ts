@@ -50,7 +50,7 @@ test('a trace imported twice, its service killed in the middle of the first time
   }
   await ingest.kill();
   await ingest.start();
-  expect(await first).toMatchObject({ code: 0, output: expect.stringContaining(`${ROWS} entries read`) });
+  expect(await first).toMatchObject({ code: 0, output: expect.stringContaining(`${ROWS} events read`) });
   expect(await runImport(file)).toMatchObject({
     code: 0,
     output: expect.stringContaining(`0 counted, ${ROWS} already there`),
@@ -90,7 +90,7 @@ async function writeTrace(file: string): Promise<{ prompt: number; completion: n
 }
 
 async function runImport(file: string): Promise<{ code: number; output: string }> {
-  const script = new URL('../../apps/usage-ingest/dist/import/main.js', import.meta.url).pathname;
+  const script = new URL('../../apps/usage-ingest/dist/sources/files/main.js', import.meta.url).pathname;
   const child = spawn(process.execPath, [script, 'azure-llm', file], {
     env: { PATH: process.env.PATH, ...KEYS, USAGE_INGEST_URL: ingest.url },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { addDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { coalesceBy, type RedisClient } from '@tally/service';
+import { coalesceBy, type RedisClient, textOfReady } from '@tally/service';
 
 export type CacheScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
@@ -24,6 +24,16 @@ export type Cache = {
    * and give plain JSON.
    */
   through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T>;
+  /**
+   * The same for an answer of which a part is sent as it is: that part is kept as its JSON, and only `more`, what is needed
+   * to finish the answer, is parsed again.
+   */
+  sent<More>(
+    kind: string,
+    question: unknown,
+    scope: CacheScope,
+    compute: () => Promise<{ sent: object; more: More }>,
+  ): Promise<{ text: string; more: More }>;
   /** Keeps an answer by its question alone, at most once a minute: for when nothing better can be had. */
   remember(kind: string, question: unknown, answer: unknown): void;
   recall<T>(kind: string, question: unknown): Promise<T | undefined>;
@@ -51,7 +61,7 @@ const REMEMBER_SECONDS = MINUTE;
 const SETTLED_DAYS = 7;
 const PREFIX = 'metrics:dashboard';
 /** To be raised whenever what is kept of an answer changes its shape: another version of this code may have kept it. */
-const SHAPE = 3;
+const SHAPE = 4;
 /** A larger answer is cheaper to compute again than to carry. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
@@ -72,7 +82,7 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     }
   }
 
-  async function find(key: string, ttlSeconds: number, compute: () => Promise<unknown>): Promise<string> {
+  async function find(key: string, ttlSeconds: number, compute: () => Promise<string>): Promise<string> {
     const stored = await fromRedis(key);
     if (stored !== null) {
       counts.redisHits++;
@@ -80,7 +90,7 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
       return stored;
     }
     counts.misses++;
-    const text = JSON.stringify(await compute());
+    const text = await compute();
     if (text.length > MAX_ANSWER_BYTES) return text;
     memory.set(key, text, ttlSeconds);
     // Nobody waits for it: an answer that is not kept is computed again.
@@ -88,29 +98,50 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     return text;
   }
 
+  /** The text of the answer to a question: kept, joined, or computed. */
+  async function textOf(
+    kind: string,
+    question: unknown,
+    { merchantIds, startDate, endDate }: CacheScope,
+    compute: () => Promise<string>,
+  ): Promise<string> {
+    if (!redis) return compute();
+    const version = await versionOf({ merchantIds, startDate, endDate });
+    const key = `${PREFIX}:${kind}:${startDate}..${endDate}:${version}:${digest(question)}`;
+    const kept = memory.get(key);
+    if (kept !== undefined) {
+      counts.memoryHits++;
+      return kept;
+    }
+    const joined = underWay.get(key);
+    if (joined) counts.joined++;
+    const answer = joined ?? find(key, ttlOf(endDate, dayOf(now())), compute);
+    if (!joined) {
+      underWay.set(key, answer);
+      const done = () => underWay.delete(key);
+      answer.then(done, done);
+    }
+    return answer;
+  }
+
   return {
     async through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T> {
-      if (!redis) return compute();
-      const version = await versionOf({
-        merchantIds: scope.merchantIds,
-        startDate: scope.startDate,
-        endDate: scope.endDate,
+      const text = await textOf(kind, question, scope, async () => JSON.stringify(await compute()));
+      return JSON.parse(text) as T;
+    },
+    async sent<More>(
+      kind: string,
+      question: unknown,
+      scope: CacheScope,
+      compute: () => Promise<{ sent: object; more: More }>,
+    ) {
+      const both = await textOf(kind, question, scope, async () => {
+        const { sent, more } = await compute();
+        // JSON has no line ends of its own.
+        return `${JSON.stringify(more)}\n${JSON.stringify(sent)}`;
       });
-      const key = `${PREFIX}:${kind}:${scope.startDate}..${scope.endDate}:${version}:${digest(question)}`;
-      const kept = memory.get(key);
-      if (kept !== undefined) {
-        counts.memoryHits++;
-        return JSON.parse(kept) as T;
-      }
-      const joined = underWay.get(key);
-      if (joined) counts.joined++;
-      const answer = joined ?? find(key, ttlOf(scope.endDate, dayOf(now())), compute);
-      if (!joined) {
-        underWay.set(key, answer);
-        const done = () => underWay.delete(key);
-        answer.then(done, done);
-      }
-      return JSON.parse(await answer) as T;
+      const end = both.indexOf('\n');
+      return { text: both.slice(end + 1), more: JSON.parse(both.slice(0, end)) as More };
     },
     remember(kind, question, answer) {
       if (!redis) return;
@@ -118,7 +149,7 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
       const lately = `${key}:lately`;
       if (memory.get(lately) !== undefined) return;
       memory.set(lately, '', REMEMBER_SECONDS);
-      const text = JSON.stringify(answer);
+      const text = textOfReady(answer) ?? JSON.stringify(answer);
       if (text.length > MAX_ANSWER_BYTES) return;
       memory.set(key, text, TTL_SECONDS.long);
       redis.set(key, text, 'EX', TTL_SECONDS.long).catch(() => counts.errors++);

@@ -1,6 +1,8 @@
 import {
   addDays,
+  analytics,
   type BreakdownBy,
+  type Coverage,
   countDays,
   type DayRange,
   dayOf,
@@ -17,7 +19,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import type { Db, Sums } from '@tally/db';
-import { decodeCursor, encodeCursor } from '@tally/service';
+import { decodeCursor, encodeCursor, readyJson } from '@tally/service';
 import { z } from 'zod';
 import type { Cache } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
@@ -30,6 +32,15 @@ import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
 import { knownRows, type Needs, needsOf, planOf, planSeries, type RowsOf, rowsIn, typicalRows } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
+
+/** What is kept of answers: all but what belongs to one call. */
+const OF_A_CALL = { coverage: true, plan: true } as const;
+const BreakdownSent = analytics.analytics.breakdown.output.omit(OF_A_CALL);
+const SummarySent = analytics.analytics.summary.output.omit(OF_A_CALL);
+const SeriesSent = analytics.analytics.timeseries.output.omit(OF_A_CALL);
+type BreakdownAnswer = z.infer<typeof analytics.analytics.breakdown.output>;
+type SummaryAnswer = z.infer<typeof analytics.analytics.summary.output>;
+type SeriesAnswer = z.infer<typeof analytics.analytics.timeseries.output>;
 
 type Explain = { explain?: boolean | undefined };
 
@@ -112,7 +123,7 @@ export function createRead({
       const groupings = [by].flat();
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
       const coverage = await freshness.cover(filters);
-      const { imported, parts, unknown, ...answer } = await cache.through(
+      const { text, more } = await cache.sent(
         'breakdown',
         [question, after],
         filters,
@@ -125,22 +136,17 @@ export function createRead({
           const parts = [...plan, ...imported.parts];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
           const last = rows.length === limit ? rows.at(-1) : undefined;
-          return {
-            imported,
-            parts,
+          const sent = BreakdownSent.parse({
             rows: await labels.rows(by, rows, filters.merchantIds),
             totals: measuresOf(totals),
-            unknown: unknownOf(totals),
             total,
             nextCursor: last ? encodeCursor([last.sort_value, ...last.keys], paged) : null,
-          };
+          });
+          return { sent, more: { imported, parts, unknown: unknownOf(totals) } };
         }),
       );
-      return {
-        ...answer,
-        coverage: covering(coverage, imported, unknown),
-        ...planned(parts, explain),
-      };
+      const { imported, parts, unknown } = more;
+      return finished<BreakdownAnswer>(text, covering(coverage, imported, unknown), planned(parts, explain));
     },
 
     async summary({ explain, ...filters }: Filters & Explain, callerId: string) {
@@ -182,7 +188,6 @@ export function createRead({
         const [{ users, models, byDay, sums }, then] = await Promise.all([current, previous]);
         const answer = {
           totals: measuresOf(sums),
-          unknown: unknownOf(add(sums, then)),
           activeUsers: users.active,
           byDay: byDay.map(({ date, ...day }) => ({ date, ...measuresOf(day) })),
           trends: trendsOf({ ...sums, users: users.active }, then),
@@ -191,22 +196,21 @@ export function createRead({
           labels.rows('user', users.rows, filters.merchantIds),
           labels.rows('model', models.rows, filters.merchantIds),
         ]);
-        return { ...answer, topUsers, topModels, plan: Object.values(plan).flat(), importedNow, importedBefore };
+        const { startDate, endDate } = filters;
+        const sent = SummarySent.parse({
+          period: { startDate, endDate, days: countDays(startDate, endDate) },
+          ...answer,
+          topUsers,
+          topModels,
+          comparedWith: before,
+        });
+        const unknown = unknownOf(add(sums, then));
+        return { sent, more: { unknown, plan: Object.values(plan).flat(), importedNow, importedBefore } };
       };
-      const { unknown, plan, importedNow, importedBefore, ...answer } = await cache.through(
-        'summary',
-        filters,
-        scope,
-        inTurn(callerId, compute),
-      );
-      const { startDate, endDate } = filters;
-      return {
-        period: { startDate, endDate, days: countDays(startDate, endDate) },
-        ...answer,
-        comparedWith: before,
-        coverage: covering(covering(coverage, importedNow), importedBefore, unknown),
-        ...planned(plan, explain),
-      };
+      const { text, more } = await cache.sent('summary', filters, scope, inTurn(callerId, compute));
+      const { unknown, plan, importedNow, importedBefore } = more;
+      const covered = covering(covering(coverage, importedNow), importedBefore, unknown);
+      return finished<SummaryAnswer>(text, covered, planned(plan, explain));
     },
 
     async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion, callerId: string) {
@@ -236,16 +240,17 @@ export function createRead({
         const parts = [...cubes, ...imported.parts];
         const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
         const rows = await db.usage.series({ ...filters, parts, starts, end, by: groupBy, limit });
-        return { slots: rows.map(({ slot, key, ...sums }) => ({ slot, key, sums: textOf(sums) })), imported, parts };
+        if (rows.length > MAX_SERIES_ROWS) throw tooManyGroups();
+        const slots = rows.map(({ slot, key, ...sums }) => ({ slot, key, sums }));
+        const unknown = unknownOf(slots.reduce((whole, { sums }) => add(whole, sums), NOTHING));
+        return {
+          sent: SeriesSent.parse({ points: pointsOf(periods, slots, groupBy) }),
+          more: { imported, parts, unknown },
+        };
       };
-      const { slots, imported, parts } = await cache.through('timeseries', asked, utc, inTurn(callerId, compute));
-      if (slots.length > MAX_SERIES_ROWS) throw tooManyGroups();
-      const unknown = unknownOf(slots.reduce((whole, { sums }) => add(whole, sumsOf(sums)), NOTHING));
-      return {
-        points: pointsOf(periods, slots, groupBy),
-        coverage: covering(coverage, imported, unknown),
-        ...planned(parts, explain),
-      };
+      const { text, more } = await cache.sent('timeseries', asked, utc, inTurn(callerId, compute));
+      const { imported, parts, unknown } = more;
+      return finished<SeriesAnswer>(text, covering(coverage, imported, unknown), planned(parts, explain));
     },
 
     async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }, callerId: string) {
@@ -383,6 +388,10 @@ const placeOf = (sortBy: SortBy, keys: number) =>
 
 export type Read = ReturnType<typeof createRead>;
 
+/** An answer as JSON: what is kept of it, then what belongs to this call. */
+const finished = <Answer>(text: string, coverage: Coverage, planned: { plan?: PlanPart[] }): Answer =>
+  readyJson(`${text.slice(0, -1)},${JSON.stringify({ coverage, ...planned }).slice(1)}`);
+
 function planned(plan: PlanPart[], explain: boolean | undefined): { plan?: PlanPart[] } {
   return explain ? { plan } : {};
 }
@@ -408,19 +417,12 @@ function assertQuarters(moments: readonly number[], timeZone: string): void {
   });
 }
 
-type TextSums = Record<keyof Sums, string>;
-type Slot = { slot: number; key: string | null; sums: TextSums };
-
-const textOf = (sums: Sums) =>
-  Object.fromEntries(Object.entries(sums).map(([name, units]) => [name, units?.toString()])) as TextSums;
-
-const sumsOf = (sums: TextSums) =>
-  Object.fromEntries(Object.entries(sums).map(([name, text]) => [name, BigInt(text)])) as Sums;
+type Slot = { slot: number; key: string | null; sums: Sums };
 
 function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: Grouping | undefined) {
   const bySlot = group(slots);
   return periods.map(({ start, from, to }, index) => {
-    const found = (bySlot.get(index) ?? []).map(({ key, sums }) => ({ key, sums: sumsOf(sums) }));
+    const found = bySlot.get(index) ?? [];
     return {
       start: new Date(start).toISOString(),
       from: new Date(from).toISOString(),

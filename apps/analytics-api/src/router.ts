@@ -1,5 +1,5 @@
 import type { analytics } from '@tally/contracts';
-import { assertMerchant, type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
+import { type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
 import type { Cache } from './cache.ts';
 import { assertRange } from './dates.ts';
 import type { Days } from './days.ts';
@@ -25,7 +25,7 @@ export type Parts = {
   rates: RateLimit;
 };
 
-/** analytics-api's procedures: each counts the call, narrows the question to what the caller may see, and asks. */
+/** analytics-api's procedures: each counts the call, and asks. */
 export function createHandlers({
   read,
   readMeter,
@@ -37,15 +37,12 @@ export function createHandlers({
   warm,
   rates,
 }: Parts): Handlers<typeof analytics> {
-  /** A question about what the caller may see, counted while it is answered. */
-  const asked = async <Question extends { merchantIds?: string[] | undefined }, Answer>(
+  /** A query, counted while it is answered. */
+  const asked = async <Question, Answer>(
     caller: Caller,
     question: Question,
     read: (question: Question, callerId: string) => Promise<Answer>,
-  ) =>
-    rates.during('analytics', caller.id, async () =>
-      read({ ...question, merchantIds: merchantsFor(caller, question.merchantIds) }, caller.id),
-    );
+  ) => rates.during('analytics', caller.id, async () => read(question, caller.id));
   return {
     analytics: {
       summary: ({ input, caller }) => asked(caller, input, read.summary),
@@ -53,11 +50,7 @@ export function createHandlers({
       timeseries: ({ input, caller }) => asked(caller, input, read.timeseries),
       meter: ({ input, caller }) => asked(caller, input, readMeter),
       filterOptions: ({ input, caller }) => asked(caller, input, read.filterOptions),
-      merchantUsage: ({ input, caller }) =>
-        rates.during('analytics', caller.id, async () => {
-          assertMerchant(caller, input.merchantId);
-          return read.merchantUsage(input, caller.id);
-        }),
+      merchantUsage: ({ input, caller }) => asked(caller, input, read.merchantUsage),
       async refresh({ caller }) {
         await rates.take('analytics', caller.id);
         return freshness.refresh(merchantsFor(caller, undefined));
@@ -68,7 +61,7 @@ export function createHandlers({
         return directory.upsert(input.entries, caller);
       },
       async list({ input: { merchantId, ...page }, caller }) {
-        const merchantIds = merchantsFor(caller, merchantId ? [merchantId] : undefined);
+        const merchantIds = merchantId === undefined ? undefined : [merchantId];
         return directory.list({ ...page, merchantIds, boundTo: caller.merchantId });
       },
       remove: async ({ input, caller }) => directory.remove(input, caller),
@@ -89,13 +82,12 @@ export function createHandlers({
       stats: async () => cache.stats(),
       async invalidate({ input, caller }) {
         await rates.take('rebuild', caller.id);
-        for (const merchantId of input.merchantIds) assertMerchant(caller, merchantId);
         assertRange(input, Math.floor(MAX_INVALIDATED / input.merchantIds.length));
         return { invalidated: await cache.invalidate(input) };
       },
       async warm({ input, caller }) {
         await rates.take('rebuild', caller.id);
-        return warm({ ...input, merchantIds: merchantsFor(caller, input.merchantIds) });
+        return warm(input);
       },
       async clear({ caller }) {
         await rates.take('rebuild', caller.id);

@@ -1,5 +1,5 @@
 import type { engine, RollupGrain } from '@tally/contracts';
-import { assertMerchant, type Caller, type Handlers } from '@tally/service';
+import type { Caller, Handlers } from '@tally/service';
 import type { Custom } from './custom/custom.ts';
 import type { Sources } from './custom/sources.ts';
 import type { Realtime } from './realtime/realtime.ts';
@@ -18,7 +18,7 @@ export type Parts = {
   reconcileRealtime(): Promise<Reconciled>;
 };
 
-/** metrics-engine's procedures: each narrows the question to what the caller may see, and asks. */
+/** metrics-engine's procedures: each calls one function, and returns. */
 export function createHandlers({
   rollups,
   reader,
@@ -31,8 +31,7 @@ export function createHandlers({
   const grain = (name: RollupGrain): Handlers<typeof engine>['rollups'][RollupGrain] => ({
     run: async ({ input }) => rollups.run(name, input),
     backfill: async ({ input }) => rollups.backfill(name, input),
-    list: async ({ input, caller }) =>
-      reader.list(name, { ...input, merchantId: merchantOf(caller, input.merchantId) }),
+    list: async ({ input }) => reader.list(name, input),
   });
 
   return {
@@ -53,40 +52,39 @@ export function createHandlers({
       },
     },
     realtime: {
-      async increment({ input, caller }) {
-        await realtime.increment(scoped(caller, input), input.by);
+      async increment({ input }) {
+        await realtime.increment(scoped(input), input.by);
         return { ok: true };
       },
-      async gauge({ input, caller }) {
-        await realtime.gauge(scoped(caller, input), input.value, input.unit);
+      async gauge({ input }) {
+        await realtime.gauge(scoped(input), input.value, input.unit);
         return { ok: true };
       },
-      async observe({ input, caller }) {
-        await realtime.observe(scoped(caller, input), input.values, input.windowSeconds);
+      async observe({ input }) {
+        await realtime.observe(scoped(input), input.values, input.windowSeconds);
         return { ok: true };
       },
-      async mark({ input, caller }) {
-        await realtime.mark(scoped(caller, input), input.count, input.windowSeconds);
+      async mark({ input }) {
+        await realtime.mark(scoped(input), input.count, input.windowSeconds);
         return { ok: true };
       },
-      get: async ({ input, caller }) => realtime.get(scoped(caller, input), input.windowSeconds),
-      list: async ({ input, caller }) => realtime.list(merchantOf(caller, input.merchantId) ?? null, input),
+      get: async ({ input }) => realtime.get(scoped(input), input.windowSeconds),
+      list: async ({ input }) => realtime.list(input.merchantId ?? null, input),
       reconcile: async () => reconcileRealtime(),
-      watch: ({ input, caller, signal }) =>
-        realtime.watch(scoped(caller, input), input.windowSeconds, caller.id, signal),
+      watch: ({ input, caller, signal }) => realtime.watch(scoped(input), input.windowSeconds, caller.id, signal),
     },
     custom: {
       create: async ({ input: { merchantId, ...fields }, caller }) =>
-        custom.create(viewerOf(caller), merchantOf(caller, merchantId) ?? null, fields),
+        custom.create(viewerOf(caller), merchantId ?? null, fields),
       update: async ({ input: { id, ...changes }, caller }) => custom.update(viewerOf(caller), id, changes),
-      test: async ({ input, caller }) => custom.test(viewerOf(caller), scoped(caller, input)),
-      estimate: async ({ input, caller }) => custom.estimate(viewerOf(caller), scoped(caller, input)),
-      calculate: async ({ input, caller }) => custom.calculate(viewerOf(caller), scoped(caller, input)),
+      test: async ({ input, caller }) => custom.test(viewerOf(caller), scoped(input)),
+      estimate: async ({ input, caller }) => custom.estimate(viewerOf(caller), scoped(input)),
+      calculate: async ({ input, caller }) => custom.calculate(viewerOf(caller), scoped(input)),
       get: async ({ input, caller }) => custom.get(viewerOf(caller), input.id, input.version),
       list: async ({ input, caller }) => custom.list(viewerOf(caller), input),
       versions: async ({ input, caller }) => custom.versions(viewerOf(caller), input.id, input),
       values: async ({ input, caller }) =>
-        custom.values(viewerOf(caller), input.id, merchantOf(caller, input.merchantId) ?? null, input.limit),
+        custom.values(viewerOf(caller), input.id, input.merchantId ?? null, input.limit),
       audit: async ({ input, caller }) => custom.audit(viewerOf(caller), input.id, input),
       remove: async ({ input, caller }) => custom.remove(viewerOf(caller), input.id),
       sources: {
@@ -100,12 +98,7 @@ export function createHandlers({
 
 const viewerOf = ({ id, merchantId, teamId, role }: Caller) => ({ id, merchantId, teamId, all: role === 'admin' });
 
-function scoped<I extends { merchantId?: string | undefined }>(caller: Caller, input: I) {
-  return { ...input, merchantId: merchantOf(caller, input.merchantId) ?? null };
-}
-
-/** The merchant a call is about: the bound one, or the one named; undefined: none named by a caller that is not bound. */
-function merchantOf(caller: Caller, named: string | undefined): string | undefined {
-  if (named !== undefined) assertMerchant(caller, named);
-  return caller.merchantId ?? named;
-}
+const scoped = <I extends { merchantId?: string | undefined }>(input: I) => ({
+  ...input,
+  merchantId: input.merchantId ?? null,
+});

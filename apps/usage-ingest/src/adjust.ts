@@ -38,8 +38,8 @@ export function createAdjust({
 }: {
   db: Pick<Db, 'corrections'>;
   repair: Pick<Repair, 'days'>;
-  /** Flushes what waits of these merchants, for a bounded time. Never throws. */
-  flushSoon(merchantIds: readonly string[]): Promise<unknown>;
+  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  flushSoon(merchantIds: readonly string[]): Promise<boolean>;
   now: () => number;
   fault: FaultPoint;
 }): Adjust {
@@ -50,12 +50,12 @@ export function createAdjust({
     const known = (dimension: string | undefined) =>
       dimension === undefined || dimension === 'unknown' ? '' : dimension;
     const dimensions = { userId: known(userId), apiKey: known(apiKey), model: known(model), provider: known(provider) };
-    // A repair reads what waits in the shard of the merchant: it should be little.
-    await flushSoon([call.merchantId]);
+    const flushed = await flushSoon([call.merchantId]);
     await fault('adjust.before-commit');
     const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics), actor });
-    // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.
-    await repair.days([{ merchantId: call.merchantId, date: call.date }]).catch(() => {});
+    // A repair reads all that waits in the shard. While that is much, or Redis is unavailable, the day stays marked as
+    // stale, and its totals are repaired later.
+    if (flushed) await repair.days([{ merchantId: call.merchantId, date: call.date }]).catch(() => {});
     return presentAdjustment(recorded);
   };
 }

@@ -1,5 +1,5 @@
 import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
-import { assertMerchant, type Caller, type Handlers, merchantsFor } from '@tally/service';
+import { type Handlers, merchantsFor } from '@tally/service';
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
@@ -44,15 +44,10 @@ export type Parts = {
   sources: Pick<Sources, 'handlers'>;
 };
 
-/** usage-ingest's procedures: each checks whom it is about, calls one function, and returns. */
+/** usage-ingest's procedures: each calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
   const { voidEvent, keys, meters, sessions, prices, budgets, audit } = parts;
-  /** A bound caller's merchant, else the one that is named. */
-  const ofMerchant = <Named extends { merchantId?: string | undefined }>(caller: Caller, named: Named) => {
-    const [merchantId] = merchantsFor(caller, named.merchantId === undefined ? undefined : [named.merchantId]) ?? [];
-    return { ...named, merchantId };
-  };
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -70,49 +65,34 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         Object.assign(event, { ...result, rejected: result.rejected.length, warnings: result.warnings.length });
         return result;
       },
-      async track({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
-        return track.track(input);
-      },
-      async current({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
-        return current(input);
-      },
-      async recent({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
-        return { ...(await recent(input.merchantId, input.limit)), nextCursor: null };
-      },
-      async explain({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
+      track: async ({ input }) => track.track(input),
+      current: async ({ input }) => current(input),
+      recent: async ({ input }) => ({ ...(await recent(input.merchantId, input.limit)), nextCursor: null }),
+      async explain({ input }) {
         const { date, startDate = date!, endDate = date! } = input;
         assertRange(startDate, endDate);
         return explain({ ...input, startDate, endDate });
       },
       changes: async ({ input, caller }) => parts.changes({ ...input, merchantIds: merchantsFor(caller, undefined) }),
-      async conflicts({ input, caller }) {
+      async conflicts({ input }) {
         assertRange(input.startDate, input.endDate);
-        const merchantIds = merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]);
-        return parts.conflicts({ ...input, merchantIds });
+        return parts.conflicts({
+          ...input,
+          merchantIds: input.merchantId === undefined ? undefined : [input.merchantId],
+        });
       },
-      async adjust({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
-        return adjust(input, caller.id);
-      },
-      async void({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
-        return voidEvent(input, caller.id);
-      },
+      adjust: async ({ input, caller }) => adjust(input, caller.id),
+      void: async ({ input, caller }) => voidEvent(input, caller.id),
     },
     reconcile: {
-      async check({ input: { startDate, endDate, merchantIds }, caller, isGone }) {
-        assertRange(startDate, endDate);
-        const scope = { startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) };
-        const report = await reconcile.check(scope, isGone);
+      async check({ input, isGone }) {
+        assertRange(input.startDate, input.endDate);
+        const report = await reconcile.check(input, isGone);
         return { ...report, drift: report.drift.map(presentDrift) };
       },
-      async rebuild({ input: { startDate, endDate, merchantIds }, caller }) {
-        assertRange(startDate, endDate);
-        return reconcile.rebuild({ startDate, endDate, merchantIds: merchantsFor(caller, merchantIds) });
+      async rebuild({ input }) {
+        assertRange(input.startDate, input.endDate);
+        return reconcile.rebuild(input);
       },
       async repair({ isGone }) {
         const { balanced, drift, repaired } = await reconcile.repair(isGone);
@@ -120,26 +100,15 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
     },
     deadLetters: {
-      async list({ input, caller }) {
-        const [merchantId] =
-          merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]) ?? [];
-        return deadLetters.list({ ...input, merchantId });
-      },
-      async retry({ input, caller }) {
-        const [merchantId] =
-          merchantsFor(caller, input.merchantId === undefined ? undefined : [input.merchantId]) ?? [];
-        return deadLetters.retry({ ...input, merchantId });
-      },
+      list: async ({ input }) => deadLetters.list(input),
+      retry: async ({ input }) => deadLetters.retry(input),
     },
     journal: {
       close: async () => ({ closed: await closeDays() }),
     },
     flush: {
       run: async ({ input }) => flush.run(input),
-      async merchant({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
-        return flush.run(input);
-      },
+      merchant: async ({ input }) => flush.run(input),
       async range({ input: { startDate, endDate } }) {
         assertRange(startDate, endDate);
         const started = performance.now();
@@ -151,8 +120,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         };
       },
       status: async ({ input }) => flush.status(input.date),
-      async drain({ input, caller }) {
-        const merchantIds = caller.merchantId === null ? input.merchantIds : merchantsFor(caller, input.merchantIds);
+      async drain({ input: { merchantIds } }) {
         const drained = await (merchantIds ? flush.drainMerchants(merchantIds) : flush.drainAll());
         return {
           recordsAggregated: drained.inserted,
@@ -168,12 +136,12 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       revoke: async ({ input, caller }) => keys.revoke(input, caller),
     },
     meters: {
-      create: async ({ input, caller }) => meters.create(ofMerchant(caller, input), caller.id),
-      update: async ({ input, caller }) => meters.update(ofMerchant(caller, input), caller.id),
-      list: async ({ input, caller }) => meters.list(ofMerchant(caller, input)),
-      get: async ({ input, caller }) => meters.get(ofMerchant(caller, input)),
-      remove: async ({ input, caller }) => meters.remove(ofMerchant(caller, input)),
-      rebuild: async ({ input, caller }) => meters.rebuild(ofMerchant(caller, input)),
+      create: async ({ input, caller }) => meters.create(input, caller.id),
+      update: async ({ input, caller }) => meters.update(input, caller.id),
+      list: async ({ input }) => meters.list(input),
+      get: async ({ input }) => meters.get(input),
+      remove: async ({ input }) => meters.remove(input),
+      rebuild: async ({ input }) => meters.rebuild(input),
     },
     sessions: {
       create: async ({ caller }) => sessions.create(caller),
@@ -185,9 +153,9 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       list: async ({ input }) => prices.list(input),
       remove: async ({ input }) => prices.remove(input),
       import: async ({ input, caller }) => prices.import(input, caller),
-      async unpriced({ input, caller }) {
+      async unpriced({ input }) {
         assertRange(input.startDate, input.endDate);
-        return prices.unpriced({ ...input, merchantIds: merchantsFor(caller, input.merchantIds) });
+        return prices.unpriced(input);
       },
     },
     budgets: {
@@ -197,10 +165,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       list: async ({ input, caller }) => budgets.list(input, caller),
       remove: async ({ input, caller }) => budgets.remove(input, caller),
       status: async ({ input, caller }) => budgets.status(input, caller),
-      async reserve({ input, caller }) {
-        assertMerchant(caller, input.merchantId);
-        return budgets.reserve(input, caller);
-      },
+      reserve: async ({ input, caller }) => budgets.reserve(input, caller),
       settle: async ({ input, caller }) => budgets.settle(input, caller),
       release: async ({ input, caller }) => budgets.release(input, caller),
     },

@@ -27,7 +27,11 @@ const closedDays = new Set<Day>();
 
 async function start(shards: number): Promise<void> {
   // Each call begins a generation of ids, and none may take any memory once its events are flushed.
-  const settings = { MAX_METRIC_TYPES_PER_DAY: '20', USAGE_SHARDS: String(shards), DEDUPLICATION_MEMORY_SHARE: '0' };
+  // Of three users of a day the third is beyond the limit, and rollups count it under `(other)`.
+  const settings = {
+    ...{ MAX_METRIC_TYPES_PER_DAY: '20', MAX_DIMENSION_VALUES_PER_DAY: '2' },
+    ...{ USAGE_SHARDS: String(shards), DEDUPLICATION_MEMORY_SHARE: '0' },
+  };
   ingest = await startIngest(settings, (point) => {
     if (point !== armed) return;
     armed = undefined;
@@ -49,6 +53,8 @@ type Spec = { id: number; daysAgo: number };
 type Op =
   | { do: 'record'; entries: Spec[]; fault: Point | undefined; backfill: boolean }
   | { do: 'repeat' }
+  | { do: 'repeat before midnight' }
+  | { do: 'conflict' }
   | { do: 'track'; by: number; id: string | undefined }
   | { do: 'drain'; fault: Point | undefined; at: number }
   | { do: 'derive' }
@@ -96,6 +102,7 @@ const op: fc.Arbitrary<Op> = fc.oneof(
     }),
   },
   { weight: 3, arbitrary: fc.constant({ do: 'repeat' as const }) },
+  { weight: 2, arbitrary: fc.constantFrom<Op>({ do: 'repeat before midnight' }, { do: 'conflict' }) },
   {
     weight: 2,
     arbitrary: fc.record({
@@ -198,6 +205,8 @@ class World {
   readonly sums = new Map<string, bigint>();
   readonly ids = new Set<string>();
   readonly adjusted = new Map<string, { date: Day; tokens: number }>();
+  /** Identities whose other content was acknowledged: `usage.conflicts` has them as long as their day is kept. */
+  readonly conflicts = new Set<string>();
   last: { entries: CheckedEntry[]; backfill: boolean } | undefined;
   /** Keys of Redis at an earlier moment, with nothing accepted since that was not flushed. */
   older: { key: string; value: Buffer; ttl: number }[] | undefined;
@@ -225,6 +234,10 @@ class World {
       case 'repeat':
         if (this.last) await this.record(this.last.entries, this.last.backfill, undefined);
         return;
+      case 'repeat before midnight':
+        return this.repeatBeforeMidnight();
+      case 'conflict':
+        return this.conflict();
       case 'track':
         return this.track(step.by, step.id);
       case 'drain':
@@ -320,6 +333,38 @@ class World {
       this.count(date, 'requests', 1n);
       if (entry.status === 'failure') this.count(date, 'failed_requests', 1n);
       for (const [type, text] of Object.entries(entry.metrics)) this.count(date, type, unitsOf(type, text));
+    });
+  }
+
+  /** Events of the last call that count, of days that take events in any case. */
+  counted(): CheckedEntry[] {
+    const first = addDays(this.today, -30);
+    const entries = this.last?.entries.filter((entry) => {
+      const date = entry.time!.slice(0, 10);
+      return date >= first && this.ids.has(`${date} ${entry.id}`);
+    });
+    return [...new Map(entries?.map((entry) => [`${entry.time} ${entry.id}`, entry])).values()];
+  }
+
+  /** A producer that stamps the time anew: events of the first moment of a day again, a minute before it. */
+  async repeatBeforeMidnight(): Promise<void> {
+    const entries = this.counted().map((entry) => ({
+      ...entry,
+      time: new Date(Date.parse(entry.time!) - 60_000).toISOString(),
+    }));
+    if (entries.length === 0) return;
+    expect((await ingest.admin.usage.record.mutate({ entries })).rejected).toEqual([]);
+  }
+
+  /** Other events with the ids of events that count: they are not counted, and never silently. */
+  async conflict(): Promise<void> {
+    const entries = this.counted().map((entry) => ({ ...entry, metrics: { ...entry.metrics, prompt_tokens: '3' } }));
+    if (entries.length === 0) return;
+    const { rejected } = await ingest.admin.usage.record.mutate({ entries });
+    for (const { code } of rejected) expect(code).toBe('ID_CONFLICT');
+    const known = new Set(rejected.map(({ index }) => index));
+    entries.forEach(({ id, time }, index) => {
+      if (!known.has(index)) this.conflicts.add(`${time!.slice(0, 10)} ${id}`);
     });
   }
 
@@ -429,7 +474,8 @@ class World {
         .split('\n')
         .map((text) => JSON.parse(text))
         .forEach((line, position) => {
-          const identity = `${line.date} ${line.id}`;
+          // Only copies come just before a midnight: of an event of the day after it.
+          const identity = `${dayOf(line.time + 60_000)} ${line.id}`;
           if (origins.get(identity) === `${field('batch')}:${position}`) return;
           const { requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics } = line;
           const amounts = { requests, failed_requests, prompt_tokens, completion_tokens, cost, ...metrics };
@@ -478,6 +524,11 @@ class World {
   async settle(): Promise<void> {
     armed = undefined;
     await this.drain();
+    const scope = { startDate: '2000-01-01', endDate: '2999-01-01', merchantIds: [this.merchantId], limit: 1_000 };
+    const listed = await ingest.db.conflicts.list({ ...scope, after: undefined });
+    const known = new Set(listed.map(({ date, entryId }) => `${date} ${entryId}`));
+    for (const identity of this.conflicts)
+      if (!closedDays.has(identity.slice(0, 10))) expect(known, 'acknowledged conflicts').toContain(identity);
   }
 
   compare(rows: readonly MerchantMetric[]): void {

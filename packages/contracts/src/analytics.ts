@@ -367,6 +367,7 @@ export const analytics = {
     refresh: mutation({
       summary: 'Flushes what is pending, so that the next answer is complete.',
       access: 'read',
+      merchants: 'own',
       input: z.strictObject({}).prefault({}),
       output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), refreshedAt: StoredTime }),
     }),
@@ -377,6 +378,7 @@ export const analytics = {
       summary: 'Writes names, e-mail addresses and roles of users, keys and merchants.',
       maxItems: 60_000,
       access: 'admin',
+      merchants: 'each',
       input: z.strictObject({ entries: z.array(DirectoryEntry).min(1).max(5000) }),
       output: z.object({ written: z.number().int() }),
     }),

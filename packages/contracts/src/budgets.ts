@@ -96,6 +96,7 @@ export const budgets = {
   create: mutation({
     summary: 'Creates a budget: a limit on a measure for a scope and period.',
     access: 'admin',
+    merchants: 'each',
     input: Fields.meta({
       examples: [
         {
@@ -113,12 +114,14 @@ export const budgets = {
   update: mutation({
     summary: 'Changes the limit, name, thresholds or enforcement of a budget.',
     access: 'admin',
+    merchants: 'own',
     input: z.strictObject({ id: z.uuid(), ...z.strictObject(Changeable).partial().shape }),
     output: Budget,
   }),
   get: query({
     summary: 'Returns a budget.',
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({ id: z.uuid() }),
     output: Budget,
   }),
@@ -138,6 +141,7 @@ export const budgets = {
   remove: mutation({
     summary: 'Removes a budget.',
     access: 'admin',
+    merchants: 'own',
     input: z.strictObject({ id: z.uuid() }),
     output: Budget,
   }),
@@ -186,6 +190,7 @@ export const budgets = {
   settle: mutation({
     summary: 'Ends a reservation and records what was used.',
     access: 'record',
+    merchants: 'own',
     input: z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() }),
     output: z.object({
       /** False where the reservation had ended, expired or was lost before. */
@@ -197,6 +202,7 @@ export const budgets = {
   release: mutation({
     summary: 'Ends a reservation without usage.',
     access: 'record',
+    merchants: 'own',
     input: z.strictObject({ reservationId: ReservationId }),
     output: z.object({ released: z.boolean() }),
   }),

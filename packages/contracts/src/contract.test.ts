@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { Access } from './access.ts';
 import { analytics } from './analytics.ts';
-import { type Contract, isProcedure, type Procedure } from './contract.ts';
+import { type Contract, isProcedure, merchantFieldOf, type Procedure } from './contract.ts';
 import { engine } from './engine.ts';
 import { UsageEntry } from './entry.ts';
 import { ERRORS } from './errors.ts';
@@ -69,3 +69,8 @@ function flatten(contract: Contract, path: string): [string, Procedure][] {
     isProcedure(node) ? [[`${path}.${name}`, node]] : flatten(node, `${path}.${name}`),
   );
 }
+
+test.each(procedures)('%s says which merchants a bound key may use it for', (_, procedure) => {
+  const said = [procedure.platform ? 'platform' : merchantFieldOf(procedure), procedure.merchants];
+  expect(said.filter((each) => each !== undefined)).toHaveLength(1);
+});

@@ -5,7 +5,7 @@ import type {
   TRPCQueryProcedure,
   TRPCSubscriptionProcedure,
 } from '@trpc/server';
-import type { z } from 'zod';
+import { z } from 'zod';
 import type { Access } from './access.ts';
 import type { ErrorCode } from './errors.ts';
 
@@ -22,6 +22,11 @@ export type Procedure = {
   readonly access: Access;
   /** About all merchants: refused to a caller that is bound to one. */
   readonly platform?: true;
+  /**
+   * Needed where the input has neither `merchantId` nor `merchantIds`, by which a bound caller is kept to its merchant.
+   * each: every item names its own, and the service checks it; own: about what belongs to the caller, and nothing else is found.
+   */
+  readonly merchants?: 'each' | 'own';
   /** Array elements and object members that its JSON may have; default: `MAX_ITEMS`. */
   readonly maxItems?: number;
   /** Recorded in the audit log like what admins do, see `isAudited`. */
@@ -72,6 +77,7 @@ type Parts<I extends z.ZodType, O extends z.ZodType> = {
   rest?: readonly Rest[];
   access: Access;
   platform?: true;
+  merchants?: 'each' | 'own';
   audited?: true;
   maxItems?: number;
   input: I;
@@ -91,6 +97,12 @@ export const subscription = <I extends z.ZodType, O extends z.ZodType>(parts: Pa
 /** True for a procedure, false for a group of them. */
 export function isProcedure(node: Procedure | Contract): node is Procedure {
   return typeof (node as Procedure).kind === 'string' && 'output' in node;
+}
+
+/** The field of an input that names the merchants which a call is about; undefined where it has none. */
+export function merchantFieldOf({ input }: Pick<Procedure, 'input'>): 'merchantId' | 'merchantIds' | undefined {
+  const { properties = {} } = z.toJSONSchema(input, { io: 'input', unrepresentable: 'any' });
+  return (['merchantId', 'merchantIds'] as const).find((name) => Object.hasOwn(properties, name));
 }
 
 /** True for administrative mutations, each call of which leaves one row in the audit log. */

@@ -194,6 +194,7 @@ export const custom = {
   update: mutation({
     summary: 'Changes a custom metric; the change is a new version.',
     access: 'define',
+    merchants: 'own',
     maxItems: MAX_FILTER_ITEMS,
     audited: true,
     input: Fields.partial().extend({ id: Id }),
@@ -224,6 +225,7 @@ export const custom = {
   get: query({
     summary: 'Returns the definition of a custom metric.',
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({ id: Id, version: Version.optional() }),
     output: MetricDefinition,
   }),
@@ -231,6 +233,7 @@ export const custom = {
     summary: 'Lists custom metrics that the caller may see.',
     rest: [{ method: 'GET', path: '/api/admin/metrics/custom-definitions' }],
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({ ...page, search: text(200).optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
@@ -238,6 +241,7 @@ export const custom = {
   versions: query({
     summary: 'Lists the versions of a custom metric, newest first.',
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({ id: Id, ...page }),
     output: z.object({
       rows: z.array(
@@ -279,6 +283,7 @@ export const custom = {
   audit: query({
     summary: 'Lists the audit trail of a custom metric, newest first.',
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({ id: Id, ...page }),
     output: z.object({
       rows: z.array(
@@ -297,6 +302,7 @@ export const custom = {
   remove: mutation({
     summary: 'Removes a custom metric.',
     access: 'define',
+    merchants: 'own',
     audited: true,
     input: z.strictObject({ id: Id }),
     output: z.object({ id: z.string(), removed: z.literal(true) }),

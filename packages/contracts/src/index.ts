@@ -28,6 +28,7 @@ export {
   isAudited,
   isProcedure,
   MAX_ITEMS,
+  merchantFieldOf,
   mutation,
   type Procedure,
   query,

@@ -271,6 +271,7 @@ export const ingest = {
     record: mutation({
       summary: 'Records up to 1,000 events; a bad event rejects itself, never the batch.',
       access: 'record',
+      merchants: 'each',
       // 1,000 entries with all fields, metrics and properties.
       // 1,000 events with all fields, 32 metrics and 16 properties have 60,000.
       maxItems: 61_000,
@@ -375,6 +376,7 @@ export const ingest = {
     changes: query({
       summary: 'Lists the days of merchants whose numbers changed since a cursor.',
       access: 'read',
+      merchants: 'own',
       input: z
         .strictObject({
           /** The `nextCursor` of the call before. */

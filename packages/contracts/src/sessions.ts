@@ -19,6 +19,7 @@ export const sessions = {
   create: mutation({
     summary: "Starts a session of the caller's key.",
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({}).prefault({}),
     /** `secret` is shown here once; only its hash is kept. */
     output: Who.extend({ id: z.string(), secret: z.string(), expiresAt: StoredTime }),
@@ -27,6 +28,7 @@ export const sessions = {
   current: query({
     summary: 'Returns who the caller is.',
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({}).prefault({}),
     output: Who.extend({ expiresAt: StoredTime.nullable() }),
   }),
@@ -34,6 +36,7 @@ export const sessions = {
   end: mutation({
     summary: "Ends the caller's session.",
     access: 'read',
+    merchants: 'own',
     input: z.strictObject({}).prefault({}),
     output: z.object({ ended: z.boolean() }),
   }),

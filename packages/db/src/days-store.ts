@@ -1,6 +1,7 @@
 import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { LOCKS } from './locks.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
@@ -91,9 +92,6 @@ const GroupRow = z.object({
   cost: z.string(),
 });
 
-/** Writing documents, with the day: two writers would make the same days twice. */
-const LOCK = 7430;
-
 /** Those of `days` whose document is missing, older than what was counted, or partial where it can be complete now. */
 async function staleOf(executor: Executor, days: readonly DayToWrite[]): Promise<DayToWrite[]> {
   const dates = days.map((day) => day.date).sort();
@@ -112,7 +110,7 @@ export function createDaysStore(dataSource: DataSource): DaysStore {
     rebuild: (days, { onlyStale }) =>
       dataSource.transaction(async ({ queryRunner }) => {
         const executor = queryRunner as Executor;
-        await executor.query(sql('lock-days'), [LOCK, days.map((day) => day.date)]);
+        await executor.query(sql('lock-days'), [LOCKS.dayDocument, days.map((day) => day.date)]);
         await executor.query(`set local work_mem = '64MB'`);
         const wanted = onlyStale ? await staleOf(executor, days) : days;
         const values = [wanted.map((day) => day.date), wanted.map((day) => day.status)];

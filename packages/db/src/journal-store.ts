@@ -5,6 +5,7 @@ import type { Admission, DimensionColumn, FoldedLine } from './admission.ts';
 import { countBudgets } from './budgets-store.ts';
 import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf, textArray } from './line-columns.ts';
+import { LOCKS } from './locks.ts';
 import type { Partitions } from './partitions.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
@@ -74,8 +75,6 @@ export type Journal = {
 
 const INDEX_ROW_TOO_LARGE = '54000';
 
-/** Seed of the advisory locks of merchants. */
-const MERCHANT_LOCK = 7421;
 /**
  * Merchants share this many locks (a power of two), so that a batch of ten thousand merchants does not fill the lock
  * table of Postgres. Two merchants of one lock only wait for each other.
@@ -100,7 +99,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
   ): Promise<{ appended: Appended; committed(): void }> {
     if (fence) await checkFence(transaction, fence);
     const merchantIds = [...new Set(lines.map((line) => line.merchant_id))];
-    const locks = [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds, source !== 'stream'];
+    const locks = [LOCKS.merchant, MERCHANT_LOCKS, merchantIds, source !== 'stream'];
     const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);
     const left = skipped.length === 0 ? lines : lines.filter((line) => !skipped.includes(line.merchant_id));
     if (left.length === 0) {
@@ -235,7 +234,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
 
   const exclusively: Journal['exclusively'] = (merchantIds, work) =>
     inTransaction(dataSource, async (transaction) => {
-      await transaction.query(sql('lock-merchants'), [MERCHANT_LOCK, MERCHANT_LOCKS, merchantIds]);
+      await transaction.query(sql('lock-merchants'), [LOCKS.merchant, MERCHANT_LOCKS, merchantIds]);
       return work(transaction);
     });
 
@@ -249,7 +248,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     exclusively,
     exclusivelyAll: (work) =>
       inTransaction(dataSource, async (transaction) => {
-        await transaction.query(sql('lock-all-merchants'), [MERCHANT_LOCK, MERCHANT_LOCKS]);
+        await transaction.query(sql('lock-all-merchants'), [LOCKS.merchant, MERCHANT_LOCKS]);
         return work(transaction);
       }),
     async bury(line, { code, message }) {

@@ -1,6 +1,7 @@
 import type { Day } from '@tally/contracts';
 import type { DataSource, QueryRunner } from 'typeorm';
 import { z } from 'zod';
+import { LOCKS } from './locks.ts';
 import { DateText, Moment, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
@@ -110,8 +111,6 @@ export type LitellmStore = {
   prune(before: Day): Promise<void>;
 };
 
-const PULL_LOCK = 7425;
-const CLAIM_LOCK = 7446;
 const COLUMNS =
   'id, kind, status, range_start, range_end, position, calls, accepted, duplicates, rejected, missing, rejections, day_sums, error, started_at, finished_at';
 
@@ -122,7 +121,7 @@ export function createLitellmStore(dataSource: DataSource): LitellmStore {
       const runner = dataSource.createQueryRunner();
       await runner.connect();
       try {
-        const [lock] = await runner.query('select pg_try_advisory_lock($1) as held', [PULL_LOCK]);
+        const [lock] = await runner.query('select pg_try_advisory_lock($1) as held', [LOCKS.litellmPull]);
         if (lock.held === true) return lockOn(runner);
         await runner.release();
         return undefined;
@@ -192,7 +191,7 @@ export function createLitellmStore(dataSource: DataSource): LitellmStore {
 
     async claimCalls(asked, decide) {
       await dataSource.transaction(async (transaction) => {
-        await transaction.query('select pg_advisory_xact_lock($1)', [CLAIM_LOCK]);
+        await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.litellmClaims]);
         const of = asked.map(({ merchantId, alias }) => [merchantId, alias] as const);
         const columns = [of.map(([merchantId]) => merchantId), of.map(([, alias]) => alias)];
         const notes = decide(await runSql(transaction, 'find-litellm-calls', columns, CallRow));
@@ -274,7 +273,7 @@ function lockOn(runner: QueryRunner): PullLock {
       return pull!;
     },
     async release() {
-      await runner.query('select pg_advisory_unlock($1)', [PULL_LOCK]).catch(() => {});
+      await runner.query('select pg_advisory_unlock($1)', [LOCKS.litellmPull]).catch(() => {});
       await runner.release().catch(() => {});
     },
   };

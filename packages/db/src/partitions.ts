@@ -1,6 +1,7 @@
 import { addDays, type Day, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { LOCKS } from './locks.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
@@ -23,18 +24,13 @@ export type Partitions = {
   isClosed(day: Day): Promise<boolean>;
 };
 
-/** Held shared by those who write to the journal, alone by who makes or drops a partition. */
-const LOCK = 7422;
-/** Held by who makes partitions. */
-const CREATE_LOCK = 7426;
-
 /** The journal's partitions, one per day, `usage_events_20261122`: made when first written to, dropped whole. */
 export function createPartitions(dataSource: DataSource): Partitions {
   const known = new Set<Day>();
 
   return {
     async ensure(transaction, days) {
-      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCK]);
+      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCKS.closing]);
       const closed = await runSql(transaction, 'closed-days', [[...new Set(days)]], z.object({ date: DateText }));
       if (closed[0]) {
         throw new TallyError('DAY_CLOSED', `The journal of ${closed[0].date} is closed; use an adjustment.`);
@@ -47,7 +43,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
     },
 
     async open(transaction, days) {
-      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCK]);
+      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCKS.closing]);
       const closed = await runSql(transaction, 'closed-days', [days], z.object({ date: DateText }));
       return days.filter((day) => !closed.some(({ date }) => date === day));
     },
@@ -60,7 +56,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
     close: (day) =>
       dataSource.transaction(async ({ queryRunner }) => {
         const transaction: Executor = queryRunner!;
-        await transaction.query('select pg_advisory_xact_lock($1)', [LOCK]);
+        await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.closing]);
         const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
         if (closed.length > 0) return false;
         // Nobody appends while this lock is held, so what waits now is all that can.
@@ -88,7 +84,7 @@ async function missingOf(transaction: Executor, days: readonly Day[]): Promise<D
 
 /** ATTACH does not block writers, as CREATE … PARTITION OF does; but it blocks another ATTACH, so creators queue. */
 async function create(transaction: Executor, days: readonly Day[]): Promise<void> {
-  await transaction.query('select pg_advisory_xact_lock($1)', [CREATE_LOCK]);
+  await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.partitions]);
   for (const day of await missingOf(transaction, days)) {
     const name = partitionOf(day);
     await transaction.query(`create table ${name} (like usage_events including defaults including constraints)`);

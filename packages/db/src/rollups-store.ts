@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Day, EntityType, JobKind, JobStatus, RollupGrain } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { LOCKS } from './locks.ts';
 import { DateText, Moment, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
@@ -125,9 +126,6 @@ const JOB_COLUMNS =
 const KEY =
   'period_start, entity_type collate "C", merchant_id collate "C", entity_id collate "C", metric_type collate "C"';
 
-/** Seeds of the advisory locks: of a run, of a period. */
-const RUN_LOCK = 7423;
-const PERIOD_LOCK = 7424;
 const MAX_ERRORS_KEPT = 100;
 
 /** Rollups: `daily_metrics`, `weekly_metrics`, `monthly_metrics`, and the log of the runs that compute them. */
@@ -137,13 +135,15 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     const runner = dataSource.createQueryRunner();
     await runner.connect();
     const release = async () => {
-      await runner.query('select pg_advisory_unlock(hashtextextended($1, $2))', [jobId, RUN_LOCK]).catch(() => {});
+      await runner
+        .query('select pg_advisory_unlock(hashtextextended($1, $2))', [jobId, LOCKS.rollupRun])
+        .catch(() => {});
       await runner.release();
     };
     try {
       const [lock] = await runner.query('select pg_try_advisory_lock(hashtextextended($1, $2)) as held', [
         jobId,
-        RUN_LOCK,
+        LOCKS.rollupRun,
       ]);
       if (lock.held !== true) {
         await runner.release();
@@ -167,7 +167,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
         try {
           await runner.query('select pg_advisory_xact_lock(hashtextextended($1, $2))', [
             `${grain} ${start}`,
-            PERIOD_LOCK,
+            LOCKS.rollupPeriod,
           ]);
           // Before the rows are read: a mark that is set meanwhile waits for this transaction, and stays.
           const [stale] = await runner.query(

@@ -1,8 +1,8 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
 import { createDataSource } from './data-source.ts';
+import { LOCKS } from './locks.ts';
 
-const LOCK = 7420;
 const LOCK_RETRY_MS = 50;
 
 /**
@@ -49,7 +49,7 @@ async function locked<T>(url: string, work: () => Promise<T>): Promise<T> {
     // Asked for again and again: who waits inside a statement holds a snapshot, and an index that is made concurrently
     // waits for those.
     for (;;) {
-      const { rows } = await client.query('select pg_try_advisory_lock($1) as mine', [LOCK]);
+      const { rows } = await client.query('select pg_try_advisory_lock($1) as mine', [LOCKS.migrations]);
       if (rows[0].mine) break;
       await wait(LOCK_RETRY_MS);
     }

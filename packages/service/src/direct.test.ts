@@ -7,6 +7,7 @@ import { createAuthenticate } from './auth.ts';
 import { createDirect } from './direct.ts';
 import { type App, createApp } from './http.ts';
 import { createLog } from './log.ts';
+import { readyJson } from './ready-json.ts';
 import { edgeSettings, READY } from './testing.ts';
 import { serveContract } from './trpc.ts';
 
@@ -27,7 +28,7 @@ const router = serveContract(contract, {
       return { text: how };
     },
   },
-  ask: async ({ input: { how } }) => ({ text: how }),
+  ask: async ({ input: { how } }) => (how === 'ready' ? readyJson('{"text":"kept as its JSON"}') : { text: how }),
   idle: async () => ({}),
 });
 
@@ -61,7 +62,7 @@ const seen = async (response: Response) => ({
 });
 
 test('the fast path answers what the fetch adapter answers', async () => {
-  const how = fc.oneof(fc.constantFrom('busy', 'away', 'broken'), fc.string(), fc.string({ unit: 'grapheme' }));
+  const how = fc.oneof(fc.constantFrom('busy', 'away', 'broken', 'ready'), fc.string(), fc.string({ unit: 'grapheme' }));
   const value = fc.oneof(fc.record({ how }), fc.record({ 0: fc.record({ how }) }), fc.jsonValue({ maxDepth: 2 }));
   const body = fc.oneof(
     { weight: 5, arbitrary: value.map((each) => JSON.stringify(each)) },

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { type AnyRouter, callTRPCProcedure, getTRPCErrorFromUnknown, getTRPCErrorShape, TRPCError } from '@trpc/server';
 import { getHTTPStatusCode } from '@trpc/server/http';
+import { textOfReady } from './ready-json.ts';
 import type { Context } from './trpc.ts';
 
 /** One query or mutation in JSON; `input` where it came in the URL. */
@@ -46,18 +47,21 @@ export function createDirect(router: AnyRouter): Direct {
     },
     async answer({ path, type, batched, input }, body, context) {
       let shape: object;
+      let ready: string | undefined;
       let error: TRPCError | undefined;
       try {
         const call = { router, path, type, ctx: context, signal: undefined, batchIndex: 0 };
         const getRawInput = async () => inputOf(input ?? UTF8.decode(body), batched);
         const data: unknown = await callTRPCProcedure({ ...call, getRawInput });
         shape = { result: { data } };
+        ready = textOfReady(data);
       } catch (cause) {
         error = getTRPCErrorFromUnknown(cause);
         shape = { error: getTRPCErrorShape({ config, error, path, type, input: undefined, ctx: context }) };
       }
       const status = getHTTPStatusCode(shape as Parameters<typeof getHTTPStatusCode>[0], [error]);
-      return { status, text: JSON.stringify(batched ? [shape] : shape), error };
+      const text = ready === undefined ? JSON.stringify(shape) : `{"result":{"data":${ready}}}`;
+      return { status, text: batched ? `[${text}]` : text, error };
     },
   };
 }

@@ -28,6 +28,7 @@ export { runProcess, settingsOrExit } from './process.ts';
 export { queryOf } from './query.ts';
 export { createRateLimit, type RateLimit } from './rate-limit.ts';
 export { createReadiness, type Readiness } from './readiness.ts';
+export { readyJson, textOfReady } from './ready-json.ts';
 export { createRedis, mastersOf, type RedisClient, redisReady } from './redis.ts';
 export { createReleasers, type Releasers } from './releasers.ts';
 export { contractRoutes } from './rest.ts';

@@ -3,6 +3,7 @@ import { openApi } from '@tally/contracts/openapi';
 import { z } from 'zod';
 import { numbersOf } from './numbers.ts';
 import { queryOf } from './query.ts';
+import { textOfReady } from './ready-json.ts';
 import type { Route } from './route.ts';
 
 /**
@@ -42,7 +43,11 @@ function routeOf(name: string, procedure: Procedure, rest: Rest): Route {
       const given = fromQuery ? fromQuery(url) : json();
       const input = rest.aliases || fixed ? { ...renamed(given, rest), ...fixed } : given;
       const answer = await call(name, input);
-      return c.json((numbers && asNumbers ? asNumbers(answer) : answer) as object);
+      const ready = textOfReady(answer);
+      if (numbers && asNumbers) return c.json(asNumbers(ready === undefined ? answer : JSON.parse(ready)) as object);
+      return ready === undefined
+        ? c.json(answer as object)
+        : c.body(ready, 200, { 'content-type': 'application/json' });
     },
   };
 }

@@ -28,6 +28,16 @@ const contract = {
     input: z.strictObject({ how: z.string().default('well') }).prefault({}),
     output: z.object({ how: z.string() }),
   }),
+  one: query({
+    access: 'read',
+    input: z.strictObject({ merchantId: z.string().optional() }).prefault({}),
+    output: z.object({ merchantId: z.string().optional() }),
+  }),
+  many: query({
+    access: 'read',
+    input: z.strictObject({ merchantIds: z.array(z.string()).optional() }).prefault({}),
+    output: z.object({ merchantIds: z.array(z.string()).optional() }),
+  }),
 } as const;
 
 const router = serveContract(contract, {
@@ -38,16 +48,21 @@ const router = serveContract(contract, {
   },
   crowd: async () => ({}),
   idle: async ({ input }) => input,
+  one: async ({ input }) => input,
+  many: async ({ input }) => input,
 });
 
-function app(options: { maxBodyBytes?: number } = {}) {
+const boundTo = (merchantId: string) =>
+  ({ id: 'bound', role: 'admin', merchantId, teamId: null, expiresAt: null }) as const;
+
+function app(options: { maxBodyBytes?: number; merchantId?: string } = {}) {
   return createApp({
     name: 'test',
     log: createLog('test', 'silent'),
     router,
     authenticate: createAuthenticate({
       env: { TALLY_ADMIN_KEY: 'the-admin-key-is-long' },
-      keys: { findByHash: async () => undefined },
+      keys: { findByHash: async () => (options.merchantId === undefined ? undefined : boundTo(options.merchantId)) },
     }),
     env: edgeSettings({ MAX_BODY_BYTES: String(options.maxBodyBytes ?? 10_000) }),
     registry: new Registry(),
@@ -66,7 +81,7 @@ describe('serveContract', () => {
     const served = Object.entries(
       router._def.procedures as Record<string, { _def: { meta: unknown; inputs: unknown[]; output?: unknown } }>,
     );
-    expect(served.map(([name]) => name).sort()).toEqual(['crowd', 'fail', 'greet.loudly', 'idle']);
+    expect(served.map(([name]) => name).sort()).toEqual(['crowd', 'fail', 'greet.loudly', 'idle', 'many', 'one']);
     for (const [, { _def }] of served) {
       expect(_def.meta).toHaveProperty('access');
       expect(_def.inputs).toHaveLength(1);
@@ -223,5 +238,32 @@ describe('serveContract', () => {
     expect(metrics.headers.get('content-type')).toContain('text/plain');
     service.stopAccepting();
     expect((await service.request('/readyz')).status).toBe(503);
+  });
+});
+
+describe('a key that is bound to a merchant', () => {
+  const ask = async (path: string, input: object, merchantId?: string) => {
+    const response = await app(merchantId === undefined ? {} : { merchantId }).request(`/trpc/${path}`, {
+      method: 'POST',
+      headers: merchantId === undefined ? bearer : { ...bearer, authorization: 'Bearer a-key-that-is-bound' },
+      body: JSON.stringify(input),
+    });
+    const { result, error } = (await response.json()) as {
+      result?: { data: object };
+      error?: { data: { code: string } };
+    };
+    return result?.data ?? error?.data.code;
+  };
+
+  test.each([
+    ['one', {}, {}, { merchantId: 'acme' }],
+    ['one', { merchantId: 'acme' }, { merchantId: 'acme' }, { merchantId: 'acme' }],
+    ['one', { merchantId: 'globex' }, { merchantId: 'globex' }, 'MERCHANT_FORBIDDEN'],
+    ['many', {}, {}, { merchantIds: ['acme'] }],
+    ['many', { merchantIds: [] }, {}, { merchantIds: ['acme'] }],
+    ['many', { merchantIds: ['acme', 'globex'] }, { merchantIds: ['acme', 'globex'] }, 'MERCHANT_FORBIDDEN'],
+  ])('is kept to it by the input that the contract states: %s %j', async (path, input, unbound, bound) => {
+    expect(await ask(path, input)).toEqual(unbound);
+    expect(await ask(path, input, 'acme')).toEqual(bound);
   });
 });

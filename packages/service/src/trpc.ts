@@ -6,6 +6,7 @@ import {
   isAudited,
   isProcedure,
   isTallyError,
+  merchantFieldOf,
   type Procedure,
   TallyError,
   type TallyErrorShape,
@@ -14,8 +15,9 @@ import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@
 import { TRPC_ERROR_CODES_BY_KEY } from '@trpc/server/rpc';
 import { ZodError, type z } from 'zod';
 import type { Audit } from './audit.ts';
-import type { Caller } from './auth.ts';
+import { type Caller, merchantsFor } from './auth.ts';
 import { problemsOf } from './problems.ts';
+import { textOfReady } from './ready-json.ts';
 import { isServiceUnavailable, isStatementTimeout, storeFaultOf } from './store-errors.ts';
 
 /** One per HTTP request; a batch of calls shares it. */
@@ -102,7 +104,8 @@ export const noProcedure = (name: string) =>
   new TallyError('NOT_FOUND', `There is no procedure \`${cut(name)}\`; ${LISTED}`);
 
 /**
- * Makes the tRPC router of a contract: input, output and access come from the contract, so none can be forgotten.
+ * Makes the tRPC router of a contract: input, output, access and the merchants that a bound caller may name come from the
+ * contract, so none can be forgotten. Handlers get `merchantId` or `merchantIds` as the caller may have them.
  * Errors leave as codes of `ERRORS`; what is not expected becomes INTERNAL and never shows its message. Administrative
  * mutations run through `audit`; a contract that has some is not served without it.
  */
@@ -138,21 +141,24 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
       throw asTrpcError(result.error.cause ?? result.error, result.error);
     })
     .input(definition.input);
+  const field = platform ? undefined : merchantFieldOf(definition);
   // biome-ignore lint/suspicious/noExplicitAny: tRPC infers three resolver types where here is one.
-  const run = async ({ ctx, input, path }: any) => {
+  const run = async ({ ctx, input: sent, path }: any) => {
+    const input = field === undefined ? sent : ofMerchants(sent, field, ctx.caller);
     const call = { input, caller: ctx.caller as Caller, event: ctx.event, isGone: ctx.isGone };
     return audit ? audit({ name: path, caller: call.caller, input }, async () => handler(call)) : handler(call);
   };
   if (definition.kind === 'subscription') {
     // biome-ignore lint/suspicious/noExplicitAny: as above.
-    return guarded.subscription(async function* ({ ctx, input, signal }: any) {
+    return guarded.subscription(async function* ({ ctx, input: sent, signal }: any) {
       const ended = new AbortController();
       const end = () => ended.abort();
       const ends: (AbortSignal | undefined)[] = [signal, ctx.stopping];
       for (const each of ends) each?.addEventListener('abort', end);
       if (ends.some((each) => each?.aborted)) end();
-      const call = { input, caller: ctx.caller, event: ctx.event, isGone: ctx.isGone, signal: ended.signal };
       try {
+        const input = field === undefined ? sent : ofMerchants(sent, field, ctx.caller);
+        const call = { input, caller: ctx.caller, event: ctx.event, isGone: ctx.isGone, signal: ended.signal };
         for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
         // Clients come back after this error, to another instance.
         if (ctx.stopping.aborted) throw new TallyError('UNAVAILABLE', 'The service is stopping.');
@@ -163,8 +169,18 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
       }
     });
   }
-  const stated = guarded.output(definition.output);
+  const stated = guarded.output((answer: unknown) =>
+    textOfReady(answer) === undefined ? definition.output.parse(answer) : answer,
+  );
   return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
+}
+
+/** Keeps a call to the merchants that its caller may name: those named, else the bound one. Throws MERCHANT_FORBIDDEN. */
+function ofMerchants(input: Record<string, unknown>, field: 'merchantId' | 'merchantIds', caller: Caller): object {
+  if (field === 'merchantIds') return { ...input, merchantIds: merchantsFor(caller, input.merchantIds as string[]) };
+  const named = input.merchantId as string | undefined;
+  const [merchantId] = merchantsFor(caller, named === undefined ? undefined : [named]) ?? [];
+  return { ...input, merchantId };
 }
 
 /** The seconds to wait that an error names. */

@@ -1,7 +1,7 @@
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
-import { progressBar } from '../import/progress.ts';
-import { sendEntries } from '../import/send.ts';
+import { progressBar } from '../sources/files/progress.ts';
+import { sendEntries } from '../sources/files/send.ts';
 import { demoDirectory, demoTraffic } from './traffic.ts';
 
 const DAYS = 90;

@@ -1,6 +1,6 @@
 import { addDays, type Day, dayOf, eachDay, isDay } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
-import { progressBar } from '../import/progress.ts';
+import { progressBar } from '../sources/files/progress.ts';
 
 export type Output = { log(line: string): void; error(line: string): void; now(): number };
 

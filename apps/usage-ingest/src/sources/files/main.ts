@@ -1,0 +1,56 @@
+import { stat } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import { addDays, dayOf, isDay } from '@tally/contracts';
+import { createIngestClient } from '@tally/contracts/client';
+import { readAzureTrace } from './azure-llm.ts';
+import { readEvents } from './events.ts';
+import { progressBar } from './progress.ts';
+import { sendEntries } from './send.ts';
+
+const USAGE = `Usage: npm run import -- events FILE.{csv,ndjson} [--merchant M] [--backfill]
+       npm run import -- azure-llm FILE [--merchant M] [--on YYYY-MM-DD]`;
+/** Bytes of a line, to tell how far along we are before the end is known. */
+const BYTES_PER_LINE = { 'azure-llm': 37, events: 200 };
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { merchant: { type: 'string' }, on: { type: 'string' }, backfill: { type: 'boolean', default: false } },
+});
+const [format, file] = positionals;
+const on = values.on ?? addDays(dayOf(Date.now()), -1);
+if ((format !== 'azure-llm' && format !== 'events') || !file || positionals.length > 2 || !isDay(on)) {
+  console.error(USAGE);
+  process.exit(1);
+}
+const url = process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001';
+
+try {
+  const client = createIngestClient({ url, key: process.env.TALLY_ADMIN_KEY ?? '' });
+  const { size } = await stat(file);
+  const bar = progressBar('events', Math.round(size / BYTES_PER_LINE[format]));
+  const started = performance.now();
+  const merchantId = values.merchant;
+  const events =
+    format === 'events'
+      ? readEvents(file, { merchantId })
+      : readAzureTrace(file, { merchantId: merchantId ?? 'azure', on });
+  const summary = await sendEntries(events, {
+    client,
+    backfill: values.backfill,
+    onBatch: (count) => bar.advance(count),
+  }).finally(() => bar.stop());
+  const seconds = (performance.now() - started) / 1000;
+  const rejected = summary.entries - summary.accepted - summary.duplicates;
+  console.log(`${file}, in ${seconds.toFixed(1)} s`);
+  console.log(
+    `  ${summary.entries} events read: ${summary.accepted} counted, ${summary.duplicates} already there, ${rejected} rejected`,
+  );
+  for (const { id, code, message } of summary.rejected.slice(0, 5)) console.log(`  ${id}: ${code} ${message}`);
+  if (rejected > 0) process.exitCode = 1;
+} catch (error) {
+  const message = error instanceof Error ? error.message : String(error);
+  console.error(
+    `Import failed: ${message}\nWhat was counted stays counted; run it again and only the rest is added. Is ${url} up (npm start)?`,
+  );
+  process.exitCode = 1;
+}
