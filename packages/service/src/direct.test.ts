@@ -62,7 +62,11 @@ const seen = async (response: Response) => ({
 });
 
 test('the fast path answers what the fetch adapter answers', async () => {
-  const how = fc.oneof(fc.constantFrom('busy', 'away', 'broken', 'ready'), fc.string(), fc.string({ unit: 'grapheme' }));
+  const how = fc.oneof(
+    fc.constantFrom('busy', 'away', 'broken', 'ready'),
+    fc.string(),
+    fc.string({ unit: 'grapheme' }),
+  );
   const value = fc.oneof(fc.record({ how }), fc.record({ 0: fc.record({ how }) }), fc.jsonValue({ maxDepth: 2 }));
   const body = fc.oneof(
     { weight: 5, arbitrary: value.map((each) => JSON.stringify(each)) },
