@@ -702,6 +702,7 @@ test('a service that is down is named, and the rest works', async () => {
       await page.waitForSelector('[role=alert]:has-text("analytics-api does not answer")');
       await open(page, '/app/live?merchant=acme');
       await page.waitForSelector('tbody tr:has-text("visitor-")');
+      await page.waitForSelector('.stat:has-text("Throughput") .stat-value:has-text("/s")');
     } finally {
       await stack.services.analytics.start();
     }

@@ -285,17 +285,32 @@ const WITHOUT: Record<string, string> = {
   'analytics-api': 'Totals and charts do not work.',
 };
 
+/** Names services that do not answer, and says what others work without. */
 function ServiceBanner() {
   const { data } = useQuery(healthQuery);
-  const down = Object.entries(data?.services ?? {}).filter(([, { ok }]) => !ok);
-  if (down.length === 0) return null;
+  const services = Object.entries(data?.services ?? {});
+  const down = services.filter(([, { ok }]) => !ok);
+  const limited = services.filter(([, { ok, degraded, notes }]) => ok && degraded && notes && notes.length > 0);
   return (
-    <Banner tone="bad">
-      {down.map(([name]) => (
-        <div key={name}>
-          <b>{name} does not answer.</b> {WITHOUT[name]}
-        </div>
-      ))}
-    </Banner>
+    <>
+      {down.length > 0 && (
+        <Banner tone="bad">
+          {down.map(([name]) => (
+            <div key={name}>
+              <b>{name} does not answer.</b> {WITHOUT[name]}
+            </div>
+          ))}
+        </Banner>
+      )}
+      {limited.length > 0 && (
+        <Banner>
+          {limited.map(([name, { notes }]) => (
+            <div key={name}>
+              <b>{name} works with less:</b> {notes!.join(' ')}
+            </div>
+          ))}
+        </Banner>
+      )}
+    </>
   );
 }
