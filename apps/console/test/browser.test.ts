@@ -364,7 +364,9 @@ test('what a source sends is counted, and what it may not send is listed with th
 test('usage without a price is listed, and priced once a price is set', async () => {
   const record = (id: string) =>
     ingest.usage.record.mutate({
-      entries: [{ id, merchantId: 'acme', model: 'house-model', metrics: { prompt_tokens: '1000' } }],
+      entries: [
+        { id, merchantId: 'acme', userId: 'visitor-0', model: 'house-model', metrics: { prompt_tokens: '1000' } },
+      ],
     });
   await ingest.prices.set.mutate({ model: 'other', component: 'input', amount: '1', validFrom: `${today}T00:00:00Z` });
   await record('unpriced');
