@@ -7,7 +7,7 @@ import { bodies, load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
 // Accepting and flushing at once, on one machine with this generator: what is accepted, what gets into every cube, how long
-// an entry takes into an answer, and what memory it takes when more comes in than the flush can bring over.
+// an entry takes into an answer, and what memory it takes when more comes in than the flush can move.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 15);
 const SERVICE_KEY = 'the-service-key-of-the-bench';
 

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { migrate } from '@tally/db';
 import { freshDatabase, freshRedis, startServiceProcess } from '@tally/testkit';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { parse } from 'yaml';
 
@@ -33,8 +34,10 @@ const metricsIn = (expression: string): string[] =>
 
 const releases: (() => Promise<unknown>)[] = [];
 let served: Set<string>;
+let databaseUrl: string;
 beforeAll(async () => {
   const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
+  databaseUrl = database.url;
   releases.push(database.drop, redis.drop);
   const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: 'the-admin-key-of-monitoring' };
   const ingest = await startServiceProcess('usage-ingest', env);
@@ -81,6 +84,21 @@ test('each dashboard has an identity, and each of its panels a query', () => {
   for (const { file, panels } of dashboards)
     for (const { title, targets } of panels)
       for (const { expr, rawSql } of targets) expect(`${file} ${title}: ${expr ?? rawSql}`).toMatch(/: .+/s);
+});
+
+test('the SQL of dashboards runs on the views for BI tools', async () => {
+  const queries = dashboards.flatMap(({ panels }) =>
+    panels.flatMap(({ targets }) => targets.flatMap(({ rawSql }) => rawSql ?? [])),
+  );
+  expect(queries.length).toBeGreaterThan(3);
+  const client = new pg.Client({ connectionString: databaseUrl });
+  await client.connect();
+  for (const query of queries) {
+    const filled = query.replace(/\$__time(From|To)\(\)/g, 'now()').replaceAll('$merchant', 'All');
+    expect(query).not.toMatch(/from (?!tally_bi\.)/);
+    await client.query(filled);
+  }
+  await client.end();
 });
 
 test.skipIf(!hasPromtool)('promtool accepts the rules, and its tests of them pass', () => {

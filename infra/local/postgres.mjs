@@ -13,6 +13,8 @@ const SHARED = '/var/lib/tally';
 const OWNER = 'tally_owner';
 /** The role that formulas of custom metrics run as. */
 const READER = 'tally_reader';
+/** The role whose members may read the views for BI tools. */
+const BI_READER = 'tally_bi_reader';
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
@@ -177,7 +179,7 @@ async function rememberOwner({ data, user, ownerPassword }) {
 }
 
 const ownerFileOf = (data) => join(data, 'tally-owner');
-const fingerprintOf = (ownerPassword) => createHash('sha256').update(`1 ${ownerPassword}`).digest('hex');
+const fingerprintOf = (ownerPassword) => createHash('sha256').update(`2 ${ownerPassword}`).digest('hex');
 
 /** Runs statements as the only user of a server that takes no connections. */
 function runAlone({ run, data, database, sql }) {
@@ -189,6 +191,7 @@ const rolesSql = ({ ownerPassword, createDb }) => `
 do $$ begin
   if not exists (select from pg_roles where rolname = '${OWNER}') then create role ${OWNER}; end if;
   if not exists (select from pg_roles where rolname = '${READER}') then create role ${READER} nologin; end if;
+  if not exists (select from pg_roles where rolname = '${BI_READER}') then create role ${BI_READER} nologin; end if;
 end $$;
 
 alter role ${OWNER} with login nosuperuser ${createDb ? 'createdb' : 'nocreatedb'} password '${ownerPassword}';

@@ -18,7 +18,7 @@ let code = 1;
 
 try {
   await ensureInstalled({ signal });
-  // A test that runs `npm start` must not build anew what others run.
+  // A test that runs `npm start` must not rebuild what others run.
   await ensureBuilt({ signal });
   const tested = testedWorkspaces();
   await Promise.all(tested.map((folder) => rm(reportOf(folder), { force: true })));

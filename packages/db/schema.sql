@@ -878,6 +878,20 @@ view public.usage_imported_days (date date, cache_status text, aggregated_by_use
 
 view public.usage_pending (date date, merchant_id text, flush_id bigint, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
 
+view tally_bi.adjustments (date date, id text, merchant_id text, merchant_name text, user_id text, user_name text, user_email text, team text, api_key text, api_key_name text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint, cost_usd numeric, reason text, actor text, created_at timestamp with time zone, void_of text)
+
+view tally_bi.directory (kind text, id text, merchant_id text, name text, email text, role text, team text, updated_at timestamp with time zone)
+
+view tally_bi.events (date date, "time" timestamp with time zone, id text, merchant_id text, merchant_name text, user_id text, user_name text, user_email text, team text, api_key text, api_key_name text, model text, provider text, status text, calls bigint, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint, cost_usd numeric, properties jsonb)
+
+view tally_bi.focus_1_2 ("BilledCost" numeric, "BillingAccountId" text, "BillingAccountName" text, "BillingCurrency" text, "BillingPeriodEnd" timestamp with time zone, "BillingPeriodStart" timestamp with time zone, "ChargeCategory" text, "ChargeClass" text, "ChargeDescription" text, "ChargeFrequency" text, "ChargePeriodEnd" timestamp with time zone, "ChargePeriodStart" timestamp with time zone, "ConsumedQuantity" bigint, "ConsumedUnit" text, "ContractedCost" numeric, "EffectiveCost" numeric, "InvoiceIssuerName" text, "ListCost" numeric, "PricingQuantity" bigint, "PricingUnit" text, "PricingCategory" text, "ProviderName" text, "PublisherName" text, "ResourceId" text, "ResourceName" text, "ResourceType" text, "ServiceCategory" text, "ServiceName" text, "ServiceSubcategory" text, "SkuId" text, "SubAccountId" text, "SubAccountName" text, "SubAccountType" text, "Tags" jsonb)
+
+view tally_bi.metrics_daily (date date, merchant_id text, merchant_name text, metric_type text, value numeric, unit text)
+
+view tally_bi.usage_daily (date date, merchant_id text, merchant_name text, user_id text, user_name text, user_email text, team text, api_key text, api_key_name text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint, cost_usd numeric)
+
+view tally_bi.usage_monthly (month date, merchant_id text, merchant_name text, user_id text, user_name text, user_email text, team text, api_key text, api_key_name text, model text, provider text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost_usd numeric)
+
 view tally_sources.daily_metrics (date date, merchant_id text, entity_type text, entity_id text, metric_type text, period_start date, period_end date, value numeric, daily_average numeric, previous numeric, growth_percent numeric)
 
 view tally_sources.events ("time" timestamp with time zone, date date, merchant_id text, user_id text, api_key text, model text, provider text, status text, requests numeric, failed_requests numeric, prompt_tokens numeric, completion_tokens numeric, total_tokens numeric, cost numeric, metrics jsonb, properties jsonb, requests_units bigint, failed_requests_units bigint, prompt_tokens_units bigint, completion_tokens_units bigint, total_tokens_units bigint, cost_units bigint)

@@ -55,7 +55,7 @@ export type CacheOptions = {
 const MINUTE = 60;
 /** Versions already keep answers right; these bound how long an answer nobody can reach any more takes room. */
 const TTL_SECONDS = { short: 5 * MINUTE, default: 60 * MINUTE, long: 24 * 60 * MINUTE };
-/** How often the same question's answer is remembered anew. */
+/** How often the same question's answer is remembered again. */
 const REMEMBER_SECONDS = MINUTE;
 /** Entries dated up to this many days back arrive in the normal way. */
 const SETTLED_DAYS = 7;

@@ -57,7 +57,7 @@ test('a day is sealed with its sums by user, model and provider, a model of two 
   expect(rows).toEqual([{ rows: 3 }]);
 });
 
-test('a late entry makes the document stale, and it is made anew before it is given', async () => {
+test('a late entry makes the document stale, and it is rebuilt before it is returned', async () => {
   await record('4', 'late', 'one', 'globex');
   await running.client.analytics.refresh.mutate({});
   const status = async () =>

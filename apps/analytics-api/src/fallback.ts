@@ -3,7 +3,7 @@ import { storeFaultOf } from '@tally/service';
 import type { Cache } from './cache.ts';
 
 /**
- * Answers about closed days are remembered, and given again while Postgres is away: as of then, and not complete, because
+ * Answers about closed days are remembered, and given again while Postgres is unavailable: as of then, and not complete, because
  * a late entry may have come since. What was never asked, and what covers today, is UNAVAILABLE.
  */
 export function createFallback({ cache, now }: { cache: Pick<Cache, 'remember' | 'recall'>; now: () => number }) {

@@ -151,7 +151,7 @@ test('a job that fell due while no engine ran is done by the next one that start
   await own.drop();
 });
 
-test('a job whose service is away fails, is kept and counted, and the daily rollup does not wait for it', async () => {
+test('a job whose service is unavailable fails, is kept and counted, and the daily rollup does not wait for it', async () => {
   const job = await queue.add('reconcile', {}, { attempts: 1 });
   await expect.poll(() => job.isFailed()).toBe(true);
   const { id } = await engine.jobs.run.mutate({ name: 'daily' });

@@ -18,6 +18,7 @@ const Settings = z.object({
   ENABLE_JOB_SCHEDULER: flag(false),
   ENABLE_USAGE_AGGREGATION: flag(true),
   USAGE_AGGREGATION_INTERVAL: whole(3_600_000, 1_000, 86_400_000),
+  ARCHIVE_FOLDER: z.string().startsWith('/', 'Expected an absolute path').optional(),
   AUDIT_RETENTION_DAYS: whole(400, 1, 36_500),
   RECONCILE_INTERVAL_MS: whole(3_600_000, 1_000, 86_400_000),
   USAGE_SHARDS: whole(64, 1, 1_024),

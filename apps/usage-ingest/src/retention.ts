@@ -12,18 +12,33 @@ const PRUNED_AT_ONCE = 10_000;
 const CHANGES_KEPT_MS = 7 * DAY_MS;
 
 export function createCloseDays(options: {
-  db: Pick<Db, 'partitions' | 'derivations' | 'changeLog'>;
+  db: Pick<Db, 'archive' | 'partitions' | 'derivations' | 'changeLog'>;
   derive(): Promise<void>;
   retentionDays: number;
+  /** Where the events of a day are kept before they are dropped; a day that cannot be written there stays open. */
+  archiveFolder: string | undefined;
+  onArchiveError(day: Day, error: unknown): void;
   now: () => number;
 }): CloseDays {
-  const { db, derive, retentionDays, now } = options;
+  const { db, derive, retentionDays, archiveFolder, onArchiveError, now } = options;
+
+  /** Resolves with whether the day was closed. */
+  async function close(day: Day): Promise<boolean> {
+    if (archiveFolder === undefined) return db.partitions.close(day);
+    try {
+      return await db.partitions.close(day, await db.archive.day(day, archiveFolder));
+    } catch (error) {
+      onArchiveError(day, error);
+      return false;
+    }
+  }
+
   return async () => {
     const closed: Day[] = [];
     await derive();
     const firstKept = addDays(dayOf(now()), -retentionDays);
     for (const day of await db.partitions.closable(firstKept, new Date(now() - retentionDays * DAY_MS))) {
-      if (await db.partitions.close(day)) closed.push(day);
+      if (await close(day)) closed.push(day);
     }
     while ((await db.derivations.prune(PRUNED_AT_ONCE)) === PRUNED_AT_ONCE);
     await db.changeLog.prune(new Date(now() - CHANGES_KEPT_MS));

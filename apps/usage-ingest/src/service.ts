@@ -273,7 +273,14 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     await derive.run();
     await deriveMeters.run();
   };
-  const closeDays = createCloseDays({ db, derive: deriveAll, retentionDays: env.JOURNAL_RETENTION_DAYS, now });
+  const closeDays = createCloseDays({
+    db,
+    derive: deriveAll,
+    retentionDays: env.JOURNAL_RETENTION_DAYS,
+    archiveFolder: env.ARCHIVE_FOLDER,
+    onArchiveError: (day, err) => log.error({ err, day }, 'a day was not archived; its events stay in the journal'),
+    now,
+  });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
     releasers.push('derive', () => deriving.stop());

@@ -346,7 +346,7 @@ class World {
     return [...new Map(entries?.map((entry) => [`${entry.time} ${entry.id}`, entry])).values()];
   }
 
-  /** A producer that stamps the time anew: events of the first moment of a day again, a minute before it. */
+  /** A producer that stamps the time on each try: events of the first moment of a day again, a minute before it. */
   async repeatBeforeMidnight(): Promise<void> {
     const entries = this.counted().map((entry) => ({
       ...entry,

@@ -49,7 +49,7 @@ test('ranges, merchants, the status and the books have their commands', async ()
   expect(await run('reconcile')).toMatchObject({ code: 0, out: expect.stringContaining('every book agrees') });
   expect(await run('rebuild', '2026-10-30', '2026-11-21')).toMatchObject({
     code: 0,
-    out: expect.stringMatching(/^\d+ days of merchants made anew, 0 of them without their entries$/),
+    out: expect.stringMatching(/^\d+ days of merchants rebuilt, 0 of them without their entries$/),
   });
   expect(await run('reconcile', '2026-11-21', '2026-11-21')).toMatchObject({
     code: 0,
@@ -102,7 +102,7 @@ test.each([
   expect(await run(...args)).toMatchObject({ code: 1, out: '', err: expect.stringContaining('Usage:') });
 });
 
-test('the Lambda handler answers 500 where the service is away', async () => {
+test('the Lambda handler answers 500 where the service is unavailable', async () => {
   vi.stubEnv('USAGE_INGEST_URL', 'http://127.0.0.1:1');
   const { statusCode, body } = await handler();
   vi.unstubAllEnvs();

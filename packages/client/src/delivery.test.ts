@@ -105,7 +105,7 @@ describe('delivery', () => {
     );
   });
 
-  test('counts once what a killed server had taken, and merges on while it is away', async () => {
+  test('counts once what a killed server had taken, and keeps merging while it is unavailable', async () => {
     const merchantId = newMerchant();
     const { tally } = open({ fetch: faultyFetch((request) => (request === 0 ? 'answer lost' : 'none')) });
     tally.record({ merchantId, metrics: { prompt_tokens: 1 } });

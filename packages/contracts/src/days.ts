@@ -22,7 +22,7 @@ export const DayState = z.object({
   cachedAt: StoredTime.nullable(),
   /** Nothing was counted for the day since its document was made. */
   current: z.boolean(),
-  /** It came from another system as flat sums: it is never made anew. */
+  /** It came from another system as flat sums: it is never rebuilt. */
   imported: z.boolean(),
 });
 
@@ -80,7 +80,7 @@ export type DayDocument = z.infer<typeof DayDocument>;
 /** The day documents, `daily_usage_cache`: of all merchants, so for callers that are bound to none. */
 export const days = {
   /**
-   * Writes the documents of a range anew; with `onlyStale` those that are missing or no longer current. Without a range: of all
+   * Rebuilds the documents of a range; with `onlyStale` those that are missing or no longer current. Without a range: of all
    * closed days that a question may reach. Asked twice at once, no day is made twice; ended half-way, what is done stays.
    */
   rebuild: mutation({

@@ -439,7 +439,7 @@ export const ingest = {
       }),
     }),
     /**
-     * Makes all that is summed anew from the entries and adjustments of these days, merchant by merchant and month by month; of
+     * Rebuilds all rollups from the entries and adjustments of these days, merchant by merchant and month by month; of
      * days whose entries were dropped from their daily sums. Doing it again changes nothing; ended half-way, what is done stays.
      */
     rebuild: mutation({
@@ -549,7 +549,7 @@ export const ingest = {
         /** Rows of `merchant_usage` for the date. */
         recordCount: z.number().int(),
         lastFlushAt: StoredTime.nullable(),
-        /** Age of the oldest entry that waits; 0 where none does, null where Redis is away. */
+        /** Age of the oldest entry that waits; 0 where none does, null where Redis is unavailable. */
         lagMs: z.number().nullable(),
       }),
     }),

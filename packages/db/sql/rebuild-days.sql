@@ -1,4 +1,4 @@
--- Writes the documents of some days anew from what is counted; a day without usage gets an empty one. Documents that were
+-- Rebuilds the documents of some days from what is counted; a day without usage gets an empty one. Documents that were
 -- imported as flat sums (without a version) are kept as they are: they cannot be made again.
 -- $1 days   $2 cache status of each
 -- Documents are written as JSON text and read once: building them of jsonb objects took twice as long.

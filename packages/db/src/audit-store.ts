@@ -1,7 +1,7 @@
-import { type AuditRow, type Day, Role } from '@tally/contracts';
-import type { DataSource } from 'typeorm';
+import { type AuditRow, addDays, type Day, startOfDay } from '@tally/contracts';
+import { And, type DataSource, LessThan, MoreThanOrEqual } from 'typeorm';
 import { z } from 'zod';
-import { Moment } from './rows.ts';
+import { AuditEntryEntity } from './entities/audit-entry.ts';
 import { runSql } from './run-sql.ts';
 
 export type AuditedAction = Pick<
@@ -32,6 +32,7 @@ const PRUNED_AT_ONCE = 10_000;
 
 /** The audit log, in `audit_log`. */
 export function createAuditStore(dataSource: DataSource): AuditStore {
+  const entries = dataSource.getRepository(AuditEntryEntity);
   return {
     async begin({ service, action, actor, role, actorMerchantId, merchantIds, targetId, input }) {
       const values = [service, action, actor, role, actorMerchantId, merchantIds, targetId, JSON.stringify(input)];
@@ -41,8 +42,20 @@ export function createAuditStore(dataSource: DataSource): AuditStore {
     async finish(id, { outcome, targetId, durationMs }) {
       await runSql(dataSource, 'finish-audit', [id, outcome, targetId, durationMs], z.unknown());
     },
-    async list({ startDate = null, endDate = null, actor = null, action = null, before = null, limit }) {
-      return runSql(dataSource, 'list-audit', [startDate, endDate, actor, action, before, limit], Row);
+    async list({ startDate, endDate, actor, action, before, limit }) {
+      const since = startDate === undefined ? [] : [MoreThanOrEqual(new Date(startOfDay(startDate)))];
+      const until = endDate === undefined ? [] : [LessThan(new Date(startOfDay(addDays(endDate, 1))))];
+      const rows = await entries.find({
+        where: {
+          ...((since.length > 0 || until.length > 0) && { at: And(...since, ...until) }),
+          ...(actor !== undefined && { actor }),
+          ...(action !== undefined && { action }),
+          ...(before !== undefined && { id: LessThan(before) }),
+        },
+        order: { id: 'desc' },
+        take: limit,
+      });
+      return rows.map(({ at, ...row }) => ({ ...row, at: at.toISOString() }));
     },
     async prune(days) {
       for (let removed = 0; ; ) {
@@ -53,28 +66,3 @@ export function createAuditStore(dataSource: DataSource): AuditStore {
     },
   };
 }
-
-const Row = z
-  .object({
-    id: z.string(),
-    at: Moment,
-    service: z.string(),
-    action: z.string(),
-    actor: z.string(),
-    role: Role,
-    actor_merchant_id: z.string().nullable(),
-    merchant_ids: z.array(z.string()),
-    target_id: z.string().nullable(),
-    input: z.record(z.string(), z.unknown()),
-    outcome: z.string().nullable(),
-    duration_ms: z.number().nullable(),
-  })
-  .transform(
-    ({ actor_merchant_id, merchant_ids, target_id, duration_ms, ...row }): AuditRow => ({
-      ...row,
-      actorMerchantId: actor_merchant_id,
-      merchantIds: merchant_ids,
-      targetId: target_id,
-      durationMs: duration_ms,
-    }),
-  );

@@ -39,6 +39,7 @@ import { Sources1763856000110 } from './migrations/110-sources.ts';
 import { Meters1763856000120 } from './migrations/120-meters.ts';
 import { Prices1763856000130 } from './migrations/130-prices.ts';
 import { Budgets1763856000131 } from './migrations/131-budgets.ts';
+import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -57,6 +58,20 @@ export type DbOptions = {
   stream?: () => Socket;
 };
 
+/** Thrown where the settings of our connections do not reach Postgres. */
+export class PoolerError extends Error {
+  constructor(cause: unknown) {
+    super(
+      'DATABASE_URL leads to a pooler that does not pass on the settings of a connection, such as PgBouncer. Tally needs ' +
+        'sessions of its own (time limits, advisory locks, LISTEN) and pools them itself: connect to Postgres directly, ' +
+        'and bound the connections of a process with POSTGRES_POOL_SIZE.',
+      { cause },
+    );
+    this.name = 'PoolerError';
+  }
+}
+
+const STATEMENT_TIMEOUT_MS = 60_000;
 const DATE = 1082;
 const { types } = pg;
 
@@ -105,6 +120,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Sources1763856000110,
       Prices1763856000130,
       Budgets1763856000131,
+      BiViews1763856000160,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,
@@ -114,9 +130,10 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     extra: {
       application_name: options.applicationName ?? 'tally',
       ...(options.stream && { stream: options.stream }),
-      statement_timeout: options.statementTimeoutMs ?? 60_000,
+      statement_timeout: options.statementTimeoutMs ?? STATEMENT_TIMEOUT_MS,
       options: [
-        '-c TimeZone=UTC -c synchronous_commit=on',
+        // The last one is no setting of Postgres: where it arrives, so do the others.
+        '-c TimeZone=UTC -c synchronous_commit=on -c tally.session=own',
         ...(options.parallelWorkers === undefined
           ? []
           : [`-c max_parallel_workers_per_gather=${options.parallelWorkers}`]),
@@ -128,4 +145,24 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       },
     },
   });
+}
+
+/** Opens the pool; throws PoolerError where Postgres did not get the settings of its connections. */
+export async function connect(dataSource: DataSource): Promise<DataSource> {
+  await dataSource.initialize().catch((error: unknown) => {
+    throw /unsupported startup parameter/.test(String(error)) ? new PoolerError(error) : error;
+  });
+  try {
+    const { statement_timeout: wanted } = dataSource.options.extra as { statement_timeout: number };
+    const [found] = await dataSource.query(
+      `select current_setting('tally.session', true) as session, setting as timeout
+       from pg_settings
+       where name = 'statement_timeout'`,
+    );
+    if (found.session !== 'own' || Number(found.timeout) !== wanted) throw new PoolerError(found);
+    return dataSource;
+  } catch (error) {
+    await dataSource.destroy();
+    throw error;
+  }
 }

@@ -47,7 +47,7 @@ export type DayGroup = {
 
 export type DaysStore = {
   /**
-   * Writes these days' documents anew, all in one statement and from one moment; returns how many. One caller at a time
+   * Rebuilds these days' documents, all in one statement and from one moment; returns how many. One caller at a time
    * for a day: with `onlyStale` the next one finds what this one made, and makes only the rest. Imported documents stay.
    */
   rebuild(days: readonly DayToWrite[], options: { onlyStale: boolean }): Promise<number>;

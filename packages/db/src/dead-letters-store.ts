@@ -1,9 +1,10 @@
 import type { Day, Units as UnitsType } from '@tally/contracts';
-import type { DataSource } from 'typeorm';
+import { And, type DataSource, In, IsNull, MoreThan } from 'typeorm';
 import { z } from 'zod';
+import { DeadLetterEntity, type DeadLetterRow } from './entities/dead-letter.ts';
 import type { JournalLine } from './journal-line.ts';
 import type { MerchantDay } from './journal-store.ts';
-import { DateText, Moment, Units } from './rows.ts';
+import { DateText, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
 export type DeadLetter = {
@@ -42,27 +43,7 @@ export type DeadLettersStore = {
   among(day: MerchantDay, entryIds: readonly string[], transaction: Executor): Promise<Set<string>>;
 };
 
-const Row = z
-  .object({
-    id: z.string(),
-    merchant_id: z.string(),
-    date: DateText,
-    entry_id: z.string(),
-    line: z.custom<JournalLine>((value) => typeof value === 'object' && value !== null),
-    code: z.string(),
-    message: z.string(),
-    created_at: Moment,
-    attempts: z.number(),
-    resolved_at: Moment.nullable(),
-  })
-  .transform(({ merchant_id, entry_id, created_at, resolved_at, ...row }) => ({
-    ...row,
-    merchantId: merchant_id,
-    entryId: entry_id,
-    createdAt: created_at,
-    resolvedAt: resolved_at,
-  }));
-
+const EntryRow = z.object({ entry_id: z.string() });
 const WaitingRow = z
   .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), metric_value: Units })
   .transform(({ merchant_id, date, metric_type, metric_value }) => ({
@@ -74,39 +55,47 @@ const WaitingRow = z
 
 /** Entries that were acknowledged and that Postgres refused for their own sake. */
 export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore {
+  const letters = dataSource.getRepository(DeadLetterEntity);
   return {
-    list: ({ merchantId, ids, after, limit, includeResolved }) =>
-      runSql(dataSource, 'dead-letters', [merchantId ?? null, ids ?? null, after ?? '0', limit, includeResolved], Row),
+    async list({ merchantId, ids, after, limit, includeResolved }) {
+      const rows = await letters.find({
+        where: {
+          ...(merchantId !== undefined && { merchantId }),
+          id: And(...(ids === undefined ? [] : [In([...ids])]), MoreThan(after ?? '0')),
+          ...(!includeResolved && { resolvedAt: IsNull() }),
+        },
+        order: { id: 'asc' },
+        take: limit,
+      });
+      return rows.map(present);
+    },
     async resolve(id) {
-      await dataSource.query('update usage_dead_letters set resolved_at = now() where id = $1', [id]);
+      await letters.update({ id }, { resolvedAt: () => 'now()' });
     },
     async refused(id, { code, message }) {
-      const [rows] = await dataSource.query(
-        'update usage_dead_letters set attempts = attempts + 1, code = $2, message = $3 where id = $1 returning attempts',
-        [id, code, message],
-      );
-      return rows[0].attempts;
+      await letters.update({ id }, { attempts: () => 'attempts + 1', code, message });
+      return (await letters.findOneByOrFail({ id })).attempts;
     },
-    async count({ merchantId, ids } = {}) {
-      const [row] = await dataSource.query(
-        `select count(*) as count from usage_dead_letters
-         where resolved_at is null and ($1::text is null or merchant_id = $1) and ($2::bigint[] is null or id = any($2))`,
-        [merchantId ?? null, ids ?? null],
-      );
-      return Number(row.count);
-    },
+    count: ({ merchantId, ids } = {}) =>
+      letters.countBy({
+        resolvedAt: IsNull(),
+        ...(merchantId !== undefined && { merchantId }),
+        ...(ids !== undefined && { id: In([...ids]) }),
+      }),
     waiting: ({ merchantIds, startDate, endDate }, transaction) =>
       runSql(transaction, 'waiting-dead-letters', [merchantIds, startDate, endDate], WaitingRow),
     async among({ merchantId, date }, entryIds, transaction) {
-      const rows = (await transaction.query(
-        `select entry_id from usage_dead_letters
-         where merchant_id = $1 and date = $2 and entry_id = any($3::text[]) and resolved_at is null`,
-        [merchantId, date, entryIds],
-      )) as { entry_id: string }[];
+      const rows = await runSql(transaction, 'dead-letters-among', [merchantId, date, entryIds], EntryRow);
       return new Set(rows.map((row) => row.entry_id));
     },
   };
 }
+
+const present = ({ createdAt, resolvedAt, ...row }: DeadLetterRow): DeadLetter => ({
+  ...row,
+  createdAt: createdAt.toISOString(),
+  resolvedAt: resolvedAt?.toISOString() ?? null,
+});
 
 /** Where a dead letter came from; those of the previous release did not keep it. */
 export function originOf(id: string, line: JournalLine & { origin?: string }): string {

@@ -1,6 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
 import { createAdmission } from './admission.ts';
+import { type Archive, createArchive } from './archive.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type BudgetsStore, createBudgetsStore } from './budgets-store.ts';
@@ -11,7 +12,7 @@ import { type ConflictsStore, createConflictsStore } from './conflicts-store.ts'
 import { type CorrectionsStore, createCorrectionsStore } from './corrections-store.ts';
 import { type CubesStore, createCubesStore } from './cubes-store.ts';
 import { type CustomStore, createCustomStore } from './custom-store.ts';
-import { createDataSource, type DbOptions } from './data-source.ts';
+import { connect, createDataSource, type DbOptions, PoolerError } from './data-source.ts';
 import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
 import { createDerivationsStore, type DerivationsStore } from './derivations-store.ts';
@@ -35,6 +36,7 @@ import { createSourcesStore, type SourcesStore } from './sources-store.ts';
 import { createUsageStore, type UsageStore } from './usage-store.ts';
 
 export type Db = {
+  archive: Archive;
   journal: Journal;
   shards: ShardsStore;
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
@@ -95,17 +97,20 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     formulaPoolSize === undefined ? dataSource : createDataSource(url, { ...pool, poolSize: formulaPoolSize });
   const pools = [...new Set([dataSource, formulas])];
   const closing = new AbortController();
-  if (onUnavailable) await connectSoon(pools, onUnavailable, closing.signal);
-  else
-    await Promise.all(pools.map((each) => each.initialize())).catch((error: unknown) => {
-      guard.close();
-      throw error;
-    });
+  const connecting = onUnavailable
+    ? connectSoon(pools, onUnavailable, closing.signal)
+    : Promise.all(pools.map((each) => connect(each)));
+  await connecting.catch((error: unknown) => {
+    closing.abort();
+    guard.close();
+    throw error;
+  });
   const partitions = createPartitions(dataSource);
   const admission = createAdmission(dimensionValuesPerDay);
   const journal = createJournal(dataSource, partitions, admission);
   const meterRollups = createMeterRollups(dataSource, partitions, dimensionValuesPerDay);
   return {
+    archive: createArchive(dataSource),
     journal,
     shards: createShardsStore(dataSource),
     partitions,
@@ -156,7 +161,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
 
 /**
  * Connects pools, and returns when that is done or was tried for `START_WAIT_MS`. What is not connected by then goes on
- * being tried until it is, or until `closing`.
+ * being tried until it is, or until `closing`. Rejects with PoolerError, which waiting does not fix.
  */
 async function connectSoon(
   pools: readonly DataSource[],
@@ -164,16 +169,19 @@ async function connectSoon(
   closing: AbortSignal,
 ): Promise<void> {
   const tried = pools.map(async (pool) => {
-    const connect = async () => {
-      await pool.initialize();
+    const open = async () => {
+      await connect(pool);
       if (closing.aborted) await pool.destroy();
     };
-    await connect().catch((error: unknown) => {
+    await open().catch((error: unknown) => {
+      if (error instanceof PoolerError) throw error;
       onUnavailable(error);
       void (async () => {
         while (!pool.isInitialized && !closing.aborted) {
           await wait(RETRY_MS, undefined, { ref: false });
-          await connect().catch(() => {});
+          await open().catch((again: unknown) => {
+            if (again instanceof PoolerError) onUnavailable(again);
+          });
         }
       })();
     });

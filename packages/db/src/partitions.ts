@@ -17,9 +17,10 @@ export type Partitions = {
   closable(firstKept: Day, quietSince: Date): Promise<Day[]>;
   /**
    * Keeps the sums of a day's events and drops its partition; false where it was closed already, and where something still
-   * waits for the events: a derivation, or a dead letter of the day.
+   * waits for the events: a derivation, or a dead letter of the day. With `archived`, also false where the day has not as
+   * many events: one was counted after they were archived.
    */
-  close(day: Day): Promise<boolean>;
+  close(day: Day, archived?: number): Promise<boolean>;
   /** Whether the entries of a day were dropped. */
   isClosed(day: Day): Promise<boolean>;
 };
@@ -53,7 +54,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
       return rows.map((row) => row.date);
     },
 
-    close: (day) =>
+    close: (day, archived) =>
       dataSource.transaction(async ({ queryRunner }) => {
         const transaction: Executor = queryRunner!;
         await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.closing]);
@@ -62,6 +63,11 @@ export function createPartitions(dataSource: DataSource): Partitions {
         // Nobody appends while this lock is held, so what waits now is all that can.
         const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
         if (waiting!.found) return false;
+        if (archived !== undefined) {
+          const count = 'select count(*)::int as events from usage_events where date = $1';
+          const [row] = (await transaction.query(count, [day])) as { events: number }[];
+          if (row!.events !== archived) return false;
+        }
         await transaction.query(sql('close-day'), [day]);
         await transaction.query(sql('forget-identities'), [day]);
         await transaction.query(`drop table if exists ${partitionOf(day)}`);

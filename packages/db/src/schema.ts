@@ -1,6 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
-import { createDataSource } from './data-source.ts';
+import { commentColumns } from './comments.ts';
+import { connect, createDataSource } from './data-source.ts';
 import { LOCKS } from './locks.ts';
 
 const LOCK_RETRY_MS = 50;
@@ -10,10 +11,11 @@ const LOCK_RETRY_MS = 50;
  * Returns the names of the migrations that ran now.
  */
 export async function migrate(url: string): Promise<string[]> {
-  return locked(url, async () => {
-    const dataSource = await createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }).initialize();
+  return locked(url, async (client) => {
+    const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
     try {
       const ran = await dataSource.runMigrations({ transaction: 'each' });
+      if (ran.length > 0) await commentColumns(client);
       return ran.map((migration) => migration.name);
     } finally {
       await dataSource.destroy();
@@ -24,7 +26,7 @@ export async function migrate(url: string): Promise<string[]> {
 /** Undoes the newest migration; returns false where there was none. */
 export async function undoMigration(url: string): Promise<boolean> {
   return locked(url, async () => {
-    const dataSource = await createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }).initialize();
+    const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
     try {
       const before = await applied(dataSource);
       if (before === 0) return false;
@@ -42,7 +44,7 @@ async function applied(dataSource: { query(text: string): Promise<{ count: strin
 }
 
 /** The lock lives on a connection of its own, so that it outlasts every transaction and dies with the process. */
-async function locked<T>(url: string, work: () => Promise<T>): Promise<T> {
+async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate' });
   await client.connect();
   try {
@@ -53,7 +55,7 @@ async function locked<T>(url: string, work: () => Promise<T>): Promise<T> {
       if (rows[0].mine) break;
       await wait(LOCK_RETRY_MS);
     }
-    return await work();
+    return await work(client);
   } finally {
     await client.end();
   }

@@ -90,7 +90,7 @@ const MAX_SMALL_BYTES = 64 * 1024;
 const CHECK_AGAIN_MS = 5_000;
 
 /**
- * The one way in of all requests. In this order: the route; the key, from the headers; access and limits of the caller; the
+ * Every request passes here. In this order: the route; the key, from the headers; access and limits of the caller; the
  * body, within the budget; then the endpoint. Nothing of a body is kept before its key is checked.
  */
 export function createEdge({ log, authenticate, limits, bodies, onError, count, find }: EdgeOptions): Edge {

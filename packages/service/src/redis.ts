@@ -4,7 +4,7 @@ export type RedisClient = Redis | Cluster;
 
 /**
  * Connects to Redis, or to a Redis Cluster when the address says so (`?cluster=true`).
- * Commands fail at once while Redis is away: whoever calls knows another way or says 503.
+ * Commands fail at once while Redis is unavailable: the caller falls back or answers 503.
  * `patient`: they wait for it instead, and may block; for queues, whose work has no caller.
  * `repeats` false: a command whose connection breaks before its answer fails, and is not sent again, nor while a cluster
  * has no master for it; for commands that would count twice, and for callers who had rather do without.
@@ -32,6 +32,7 @@ export function createRedis(
         ...(repeats ? {} : { retryDelayOnFailover: 0, retryDelayOnClusterDown: 0 }),
         redisOptions: {
           ...options,
+          ...(address.protocol === 'rediss:' ? { tls: {} } : {}),
           ...(address.password ? { password: decodeURIComponent(address.password) } : {}),
           ...(address.username ? { username: decodeURIComponent(address.username) } : {}),
         },

@@ -40,7 +40,7 @@ const CASES: [how: string, error: unknown, code: string][] = [
   ['no error at all', 'a text', 'INTERNAL'],
 ];
 
-test.each(CASES)('a store that was %s is told by its code, never by its words', (_, error, code) => {
+test.each(CASES)('a store that was %s is recognised by its code, never by its message', (_, error, code) => {
   const told = understand(error);
   expect(told.code).toBe(code);
   expect(told.message).not.toMatch(/ECONN|127|words|terminat|memory|syntax|a text/);

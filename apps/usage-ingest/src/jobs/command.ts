@@ -121,7 +121,7 @@ async function rebuild(client: IngestClient, out: Output, startDate: Day, endDat
     bar.advance(own.length);
   }
   bar.stop();
-  out.log(`${merchantDays} days of merchants made anew, ${closedDays} of them without their entries`);
+  out.log(`${merchantDays} days of merchants rebuilt, ${closedDays} of them without their entries`);
   return 0;
 }
 

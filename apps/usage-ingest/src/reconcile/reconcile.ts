@@ -51,7 +51,12 @@ export type Reconcile = {
    * `isGone` says that nobody waits for it. UNAVAILABLE where the flush is behind.
    */
   check(scope: Scope, isGone?: () => boolean): Promise<CheckReport>;
-  /** Makes what is summed of merchants and days anew from the journal. */
+  /**
+   * The same without repairing anything, also for merchants that only Redis knows: for stores that were restored and that
+   * no service uses yet.
+   */
+  checkRestored(scope: { startDate: Day; endDate: Day }): Promise<CheckReport>;
+  /** Rebuilds the rollups of merchants and days from the journal. */
   rebuild(scope: Scope): Promise<{ merchants: number; days: number; closedDays: number; durationMs: number }>;
   /** Sets the totals of Redis right from Postgres where they are known to be behind; returns how many days it set. */
   settle(): Promise<number>;
@@ -185,8 +190,12 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     return [...new Set([...counted, ...pending])].sort();
   }
 
-  const check: Reconcile['check'] = async ({ startDate, endDate, merchantIds }, isGone = () => false) => {
+  const check: Reconcile['check'] = async (scope, isGone = () => false) => {
     await settle();
+    return compare(scope, isGone);
+  };
+
+  async function compare({ startDate, endDate, merchantIds }: Scope, isGone = () => false): Promise<CheckReport> {
     const merchants = await merchantsOf({ startDate, endDate, merchantIds });
     const { drift, unrepaired, numbers } = await checkGroups(groupsOf(merchants, startDate, endDate), isGone);
     drift.push(...unrepaired);
@@ -195,6 +204,13 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
       ...(await periodDrift({ merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate })),
     );
     return { balanced: drift.length === 0, drift, merchantsChecked: merchants.length, numbersChecked: numbers };
+  }
+
+  const checkRestored: Reconcile['checkRestored'] = async (scope) => {
+    const merchants = new Set(await merchantsOf(scope));
+    for (const date of eachDay(scope.startDate, scope.endDate).filter(isLive))
+      for await (const page of counters.scanTotals(date)) for (const { merchantId } of page) merchants.add(merchantId);
+    return compare({ ...scope, merchantIds: [...merchants].sort() });
   };
 
   /** Merchants of one shard, of whom the same days are compared. */
@@ -240,6 +256,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
 
   return {
     check,
+    checkRestored,
     settle,
     async rebuild(scope) {
       const started = performance.now();

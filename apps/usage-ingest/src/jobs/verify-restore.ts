@@ -1,0 +1,45 @@
+import { addDays, Day, dayOf } from '@tally/contracts';
+import { createLog, createReleasers, settingsOrExit } from '@tally/service';
+import { readEnv } from '../env.ts';
+import { presentDrift } from '../reconcile/index.ts';
+import { createIngestService } from '../service.ts';
+
+// `npm run job:verify-restore [from] [to]`, before any service is started on restored stores. It compares all stored forms
+// without repairing any: a service would set the totals of Redis to what the restored Postgres knows, and what is missing
+// there would show nowhere any more. Exits with 1 where something differs.
+const MAX_IDS = 20;
+
+const args = process.argv.slice(2);
+const env = settingsOrExit(() => readEnv({ ...process.env, ENABLE_FLUSH: 'false', ENABLE_JOB_SCHEDULER: 'false' }));
+const today = dayOf(Date.now());
+const [startDate, endDate] = [args[0] ?? addDays(today, -env.JOURNAL_RETENTION_DAYS), args[1] ?? addDays(today, 1)];
+if (args.length > 2 || ![startDate, endDate].every((day) => Day.safeParse(day).success) || startDate > endDate) {
+  console.error('usage: verify-restore [from] [to], days as YYYY-MM-DD');
+  process.exit(1);
+}
+
+const log = createLog('verify-restore', env.LOG_LEVEL === 'info' ? 'error' : env.LOG_LEVEL);
+const releasers = createReleasers((name, error) => log.error({ err: error, resource: name }, 'release failed'));
+try {
+  const { reconcile, flush, redis } = await createIngestService(env, { log, releasers });
+  if (redis.status !== 'ready') throw new Error('Redis is unavailable.');
+  const { pendingKeys } = await flush.status();
+  const { drift, merchantsChecked, numbersChecked } = await reconcile.checkRestored({ startDate, endDate });
+  for (const row of drift.map(presentDrift)) {
+    const { merchantId, date, metricType, journal, live } = row;
+    const missing = live === null ? '' : ` Redis counted ${live}, so events of ${row.drift} are missing or too many;`;
+    console.log(`${merchantId} ${date} ${metricType}: Postgres has ${journal};${missing} difference ${row.drift}`);
+    for (const { id, why } of row.suspects.slice(0, MAX_IDS)) console.log(`    event ${id}: ${why}`);
+  }
+  console.log(`${pendingKeys ?? 'an unknown number of'} merchants have events in Redis that the next flush counts`);
+  console.log(
+    `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ` +
+      (drift.length === 0 ? 'every stored form agrees' : `${drift.length} differ`),
+  );
+  process.exitCode = drift.length === 0 ? 0 : 1;
+} catch (error) {
+  console.error(`The comparison failed: ${error instanceof Error ? error.message : String(error)}`);
+  process.exitCode = 1;
+} finally {
+  await releasers.releaseAll();
+}

@@ -1,0 +1,133 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as wait } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { dayOf } from '@tally/contracts';
+import { createIngestClient } from '@tally/contracts/client';
+import { migrate } from '@tally/db';
+import { type FreshStore, freshDatabase, freshRedis, serverUrls, startServiceProcess } from '@tally/testkit';
+import { Redis } from 'ioredis';
+import pg from 'pg';
+import { expect, test } from 'vitest';
+
+const KEY = 'the-admin-key-of-restores';
+const VERIFY = fileURLToPath(new URL('../../apps/usage-ingest/dist/jobs/verify-restore.js', import.meta.url));
+const SENT_BEFORE = 300;
+
+test('a backup taken under load restores with drift 0, and events acknowledged after it are listed as missing', {
+  timeout: 600_000,
+}, async () => {
+  const [database, redis, restoredRedis] = await Promise.all([freshDatabase(migrate), freshRedis(), freshRedis()]);
+  const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY, FLUSH_INTERVAL_MS: '50' };
+  const ingest = await startServiceProcess('usage-ingest', { ...env, LOG_LEVEL: 'fatal' });
+  const client = createIngestClient({ url: ingest.url, key: KEY });
+  let [sent, acknowledged, isLoading] = [0, 0, true];
+  const load = async () => {
+    while (isLoading) {
+      const entries = Array.from({ length: 5 }, () => ({
+        id: String(sent++),
+        merchantId: `m${sent % 3}`,
+        metrics: { queries: '1' },
+      }));
+      acknowledged += (await client.usage.record.mutate({ entries })).accepted;
+    }
+  };
+  const loading = load();
+  while (acknowledged < SENT_BEFORE) await wait(10);
+
+  // Redis first, then Postgres: what left Redis in between is in Postgres.
+  await copyRedis(redis.url, restoredRedis.url);
+  const restored = await copyDatabase(database.url);
+  const before = acknowledged;
+  while (acknowledged < before + 50) await wait(10);
+  isLoading = false;
+  await loading;
+  await client.usage.record.mutate({ entries: [{ id: 'late', merchantId: 'only-later', metrics: { queries: '7' } }] });
+  await client.flush.drain.mutate({});
+  const today = dayOf(Date.now());
+  expect(await client.reconcile.check.query({ startDate: today, endDate: today })).toMatchObject({ balanced: true });
+  await ingest.stop();
+
+  const of = (stores: Record<string, string>) => ({ ...env, LOG_LEVEL: 'fatal', ...stores });
+  // Redis survived, Postgres is restored: Redis still knows what Postgres lacks.
+  const newer = await verify(of({ DATABASE_URL: restored.url }));
+  expect(newer.code).toBe(1);
+  expect(newer.output).toMatch(/^only-later \S+ queries: Postgres has 0; Redis counted 7/m);
+  expect(newer.output).toMatch(/^ +event late: acknowledged, but not in the journal$/m);
+  expect(newer.output).toMatch(/\d+ differ$/m);
+
+  // Both are of the same backup: the service repairs the totals, counts what waits, and everything agrees.
+  const again = await startServiceProcess(
+    'usage-ingest',
+    of({ DATABASE_URL: restored.url, REDIS_URL: restoredRedis.url }),
+  );
+  const restoredClient = createIngestClient({ url: again.url, key: KEY });
+  await restoredClient.flush.drain.mutate({});
+  await restoredClient.reconcile.repair.mutate({});
+  await again.stop();
+  const same = await verify(of({ DATABASE_URL: restored.url, REDIS_URL: restoredRedis.url }));
+  expect([same.code, same.output]).toEqual([0, expect.stringContaining('every stored form agrees')]);
+
+  await Promise.all([database, restored, redis, restoredRedis].map(({ drop }) => drop()));
+});
+
+async function verify(env: Record<string, string>): Promise<{ code: number | null; output: string }> {
+  const child = spawn(process.execPath, [VERIFY], {
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+  const [code] = await once(child, 'close');
+  return { code, output };
+}
+
+/** Copies all keys at one moment, as a snapshot of Redis does. */
+async function copyRedis(from: string, to: string): Promise<void> {
+  const [source, target] = [new Redis(from), new Redis(to)];
+  try {
+    const keys = await source.keys('*');
+    const dumped = await source
+      .multi(
+        keys.flatMap((key) => [
+          ['dumpBuffer', key],
+          ['pttl', key],
+        ]),
+      )
+      .exec();
+    for (const [index, key] of keys.entries()) {
+      const [dump, ttl] = [dumped![index * 2]![1] as Buffer | null, dumped![index * 2 + 1]![1] as number];
+      if (dump) await target.restore(key, Math.max(ttl, 0), dump);
+    }
+  } finally {
+    source.disconnect();
+    target.disconnect();
+  }
+}
+
+/** Copies a database while a service uses it; its connections are cut for as long as the copy takes. */
+async function copyDatabase(url: string): Promise<FreshStore> {
+  const name = new URL(url).pathname.slice(1);
+  const copy = new URL(url);
+  copy.pathname = `/${name}_restored`;
+  const elsewhere = serverUrls().databaseUrl;
+  const client = new pg.Client({ connectionString: elsewhere });
+  await client.connect();
+  const run = (text: string) => client.query(text);
+  await run(`alter database ${name} allow_connections false`);
+  await client.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [name]);
+  await run(`create database ${name}_restored template ${name}`);
+  await run(`alter database ${name} allow_connections true`);
+  await run(`alter database ${name}_restored allow_connections true`);
+  await client.end();
+  const drop = async () => {
+    const last = new pg.Client({ connectionString: elsewhere });
+    await last.connect();
+    await last.query(`drop database ${name}_restored with (force)`);
+    await last.end();
+  };
+  return { url: copy.toString(), drop };
+}

@@ -1,0 +1,105 @@
+import { createWriteStream } from 'node:fs';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGzip } from 'node:zlib';
+import { addDays, type Day, dayOf, eachDay } from '@tally/contracts';
+import pg from 'pg';
+
+/** The views that have a row for each day, with the column that has the day. */
+const DATED: Readonly<Record<string, string>> = {
+  usage_daily: 'date',
+  metrics_daily: 'date',
+  adjustments: 'date',
+  events: 'date',
+  focus_1_2: `("ChargePeriodStart" at time zone 'UTC')::date`,
+};
+export const EXPORTED_VIEWS = Object.keys(DATED);
+const PAGE_ROWS = 5_000;
+
+export type ExportOptions = {
+  /** Each view gets a folder in it, each day a file. */
+  folder: string;
+  startDate: Day;
+  endDate: Day;
+  /** Names of views in tally_bi; throws for a name that is not in `EXPORTED_VIEWS`. */
+  views: readonly string[];
+};
+
+/**
+ * Writes `<folder>/<view>/<date>.csv.gz` for each view and day, with a header. A file is complete when it has its name, and
+ * writing it again replaces it. Returns the rows by view. Reads in pages of one transaction, so memory stays bounded.
+ */
+export async function exportViews(url: string, options: ExportOptions): Promise<Record<string, number>> {
+  const { folder, startDate, endDate, views } = options;
+  const unknown = views.filter((view) => !Object.hasOwn(DATED, view));
+  if (unknown.length > 0)
+    throw new Error(`Cannot export ${unknown.join(', ')}: choose of ${EXPORTED_VIEWS.join(', ')}.`);
+  const client = new pg.Client({ connectionString: url, application_name: 'tally-export', options: '-c TimeZone=UTC' });
+  await client.connect();
+  const written: Record<string, number> = {};
+  try {
+    for (const view of views) {
+      await mkdir(join(folder, view), { recursive: true });
+      written[view] = 0;
+      for (const date of eachDay(startDate, endDate)) written[view] += await exportDay(client, { folder, view, date });
+    }
+  } finally {
+    await client.end();
+  }
+  return written;
+}
+
+async function exportDay(
+  client: pg.Client,
+  { folder, view, date }: { folder: string; view: string; date: Day },
+): Promise<number> {
+  const file = join(folder, view, `${date}.csv.gz`);
+  const draft = `${file}.${process.pid}.part`;
+  let rows = 0;
+  async function* lines() {
+    await client.query('begin transaction read only');
+    try {
+      // As text, so that no number passes through a float and every timestamp has one form.
+      const { rows: columns } = await client.query(
+        `select quote_ident(attname) as name, attname from pg_attribute
+         where attrelid = $1::regclass and attnum > 0 order by attnum`,
+        [`tally_bi.${view}`],
+      );
+      yield `${columns.map(({ attname }) => csv(attname)).join(',')}\n`;
+      const fields = columns.map(({ name }) => `usage.${name}::text`).join(', ');
+      await client.query(
+        `declare page no scroll cursor for
+         select ${fields} from tally_bi.${view} as usage where ${DATED[view]} = ${pg.escapeLiteral(date)}::date`,
+      );
+      for (;;) {
+        const page = await client.query({ text: `fetch ${PAGE_ROWS} from page`, rowMode: 'array' });
+        for (const row of page.rows) yield `${(row as (string | null)[]).map(csv).join(',')}\n`;
+        rows += page.rows.length;
+        if (page.rows.length < PAGE_ROWS) break;
+      }
+    } finally {
+      await client.query('rollback');
+    }
+  }
+  try {
+    await pipeline(Readable.from(lines()), createGzip(), createWriteStream(draft));
+    await rename(draft, file);
+  } finally {
+    await rm(draft, { force: true });
+  }
+  return rows;
+}
+
+/** Quoted where RFC 4180 asks for it; null is an empty field, and an empty text is "". */
+function csv(value: string | null): string {
+  if (value === null) return '';
+  return value === '' || /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+}
+
+/** The days of a run without days: yesterday, and the six before it, since late events may have changed them. */
+export function defaultDays(now: number): { startDate: Day; endDate: Day } {
+  const endDate = addDays(dayOf(now), -1);
+  return { startDate: addDays(endDate, -6), endDate };
+}
