@@ -7,21 +7,8 @@ import { SOUND_BODIES } from './sound-bodies.ts';
 /** What is put into every place of a sound body. */
 const HOSTILE: readonly unknown[] = [
   ...UNSTORABLE_TEXTS,
-  ...[
-    '',
-    '\u0001',
-    '\u00015',
-    '__proto__',
-    'constructor',
-    '%',
-    '9'.repeat(40),
-    '1e400',
-    '-0',
-    '(other)',
-    'unknown',
-    'é',
-  ],
-  ...[null, true, -1, 1e21, 0.1, 2 ** 53, [], {}, [null], [[[[]]]], JSON.parse('{"__proto__":{"a":1}}')],
+  ...['', '\u00015', '__proto__', 'constructor', '%', '9'.repeat(40), '1e400', '-0', '(other)', 'é'],
+  ...[null, true, -1, 1e21, 0.1, {}, [null], JSON.parse('{"__proto__":{"a":1}}')],
 ];
 /** Those that a path or a form can have. */
 const TEXTS = HOSTILE.filter((each) => typeof each === 'string').filter(
@@ -61,9 +48,15 @@ afterAll(() => ingest.close());
 
 type Sent = [method: string, path: string, body: string | undefined, type: string];
 
-/** Sends all, some at a time. */
+/** Yields every fourth: all values come to stand somewhere, each place has some, and the test stays quick. */
+function* someOf(all: Iterable<Sent>): Generator<Sent> {
+  let index = 0;
+  for (const each of all) if (index++ % 4 === 0) yield each;
+}
+
+/** Sends requests, some at a time. */
 async function expectAnswers(all: Iterable<Sent>): Promise<void> {
-  const sent = all[Symbol.iterator]();
+  const sent = someOf(all);
   const sender = async () => {
     for (let next = sent.next(); !next.done; next = sent.next()) await expectAnswer(next.value);
   };

@@ -55,46 +55,71 @@ export const sources = {
   }),
 } as const;
 
+const JSON_TYPE = ['application/json'] as const;
+const OPENMETER = '/sources/openmeter/api/v1';
+const LAGO = '/sources/lago/api/v1';
+
+const endpoint = <const Path extends string>(
+  method: Endpoint['method'],
+  path: Path,
+  access: Endpoint['access'],
+  summary: string,
+  more: Pick<Endpoint, 'parameters'> & { produces?: readonly string[] } = {},
+) => ({ method, path, access, summary, group: 'sources', produces: JSON_TYPE, ...more }) as const;
+
+const METER = { parameters: { meter: 'tokens' } } as const;
+const TRACES = { produces: ['application/json', 'application/x-protobuf'] } as const;
+
 /** The paths of all sources. Those that are not here, no source may serve. */
 export const sourceEndpoints = [
-  {
-    method: 'POST',
-    path: LITELLM_PATHS.logs,
-    summary: "Takes calls from LiteLLM's generic_api callback.",
-    access: 'record',
-    group: 'sources',
-    produces: ['application/json'],
-  },
-  {
-    method: 'POST',
-    path: LITELLM_PATHS.events,
-    summary: "Takes events from LiteLLM's openmeter callback.",
-    access: 'record',
-    group: 'sources',
-    produces: ['application/json'],
-  },
-  {
-    method: 'POST',
-    path: '/api/v1/events',
-    summary: 'Takes CloudEvents: one in its headers, one as JSON, or several.',
-    access: 'record',
-    group: 'sources',
-    produces: ['application/json'],
-  },
-  {
-    method: 'POST',
-    path: '/v1/traces',
-    summary: 'Takes OTLP traces: spans of model calls are counted, all others are not read.',
-    access: 'record',
-    group: 'sources',
-    produces: ['application/json', 'application/x-protobuf'],
-  },
-  {
-    method: 'POST',
-    path: '/sources/langfuse/api/public/otel/v1/traces',
-    summary: "Takes OTLP traces from Langfuse's clients.",
-    access: 'record',
-    group: 'sources',
-    produces: ['application/json', 'application/x-protobuf'],
-  },
+  endpoint('POST', LITELLM_PATHS.logs, 'record', "Takes calls from LiteLLM's generic_api callback."),
+  endpoint('POST', LITELLM_PATHS.events, 'record', "Takes events from LiteLLM's openmeter callback."),
+  endpoint('POST', '/api/v1/events', 'record', 'Takes CloudEvents: one in its headers, one as JSON, or several.'),
+  endpoint('POST', `${OPENMETER}/events`, 'record', "Takes events from OpenMeter's clients."),
+  endpoint('GET', `${OPENMETER}/meters`, 'read', 'Lists meters as OpenMeter does.'),
+  endpoint('POST', `${OPENMETER}/meters`, 'admin', 'Creates a meter as OpenMeter does.'),
+  endpoint('GET', `${OPENMETER}/meters/{meter}`, 'read', 'Returns a meter as OpenMeter does.', METER),
+  endpoint('GET', `${OPENMETER}/meters/{meter}/query`, 'read', 'Queries a meter as OpenMeter does.', METER),
+  endpoint('POST', `${OPENMETER}/meters/{meter}/query`, 'read', 'Queries a meter by lists of values.', METER),
+  endpoint(
+    'GET',
+    `${OPENMETER}/meters/{meter}/group-by/{key}/values`,
+    'read',
+    'Lists the values that a meter was grouped by in the last 30 days.',
+    { parameters: { meter: 'tokens', key: 'model' } },
+  ),
+  endpoint('GET', `${OPENMETER}/subjects`, 'read', 'Lists the merchants of the last 30 days as subjects.'),
+  endpoint('POST', `${OPENMETER}/subjects`, 'admin', 'Names merchants in the directory.'),
+  endpoint(
+    'POST',
+    '/v1/traces',
+    'record',
+    'Takes OTLP traces: spans of model calls are counted, all others are not read.',
+    TRACES,
+  ),
+  endpoint(
+    'POST',
+    '/sources/langfuse/api/public/otel/v1/traces',
+    'record',
+    "Takes OTLP traces from Langfuse's clients.",
+    TRACES,
+  ),
+  endpoint('POST', '/v1/billing/meter_events', 'record', "Takes a meter event of Stripe's v1, as a form."),
+  endpoint('POST', '/v2/billing/meter_events', 'record', "Takes a meter event of Stripe's v2."),
+  endpoint('POST', '/v2/billing/meter_event_session', 'record', 'Returns the key as the token of a stream.'),
+  endpoint('POST', '/v2/billing/meter_event_stream', 'record', 'Takes up to 100 meter events.'),
+  endpoint('GET', '/v1/billing/meters', 'read', 'Lists meters as Stripe does.'),
+  endpoint('POST', '/v1/billing/meters', 'admin', 'Creates a meter as Stripe does.'),
+  endpoint('GET', '/v1/billing/meters/{meter}', 'read', 'Returns a meter as Stripe does.', METER),
+  endpoint('GET', '/v1/billing/meters/{meter}/event_summaries', 'read', 'Sums a meter as Stripe does.', METER),
+  endpoint('POST', '/v1/billing/meter_event_adjustments', 'admin', 'Takes a meter event back.'),
+  endpoint('POST', `${LAGO}/events`, 'record', "Takes an event from Lago's clients."),
+  endpoint('POST', `${LAGO}/events/batch`, 'record', "Takes up to 100 events from Lago's clients."),
+  endpoint('POST', `${LAGO}/billable_metrics`, 'admin', 'Creates a meter as Lago does.'),
+  endpoint('GET', `${LAGO}/customers/{customer}/current_usage`, 'read', 'Sums the meters of a customer this month.', {
+    parameters: { customer: 'acme' },
+  }),
+  endpoint('POST', '/sources/metronome/v1/ingest', 'record', "Takes events from Metronome's clients."),
+  endpoint('POST', '/sources/orb/v1/ingest', 'record', "Takes events from Orb's clients."),
+  endpoint('POST', '/sources/polar/v1/events/ingest', 'record', "Takes events from Polar's clients."),
 ] as const satisfies readonly Endpoint[];

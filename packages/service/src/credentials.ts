@@ -26,7 +26,8 @@ export function credentialsOf(request: IncomingMessage, basic: boolean): Credent
   };
 }
 
-function secretOf(authorization: string | undefined, apiKey: string | string[] | undefined, basic: boolean) {
+/** The key that these headers show; see `credentialsOf`. */
+export function secretOf(authorization: string | undefined, apiKey: string | string[] | undefined, basic: boolean) {
   if (authorization === undefined) return typeof apiKey === 'string' ? apiKey : undefined;
   const [, scheme, value = ''] = SCHEME.exec(authorization) ?? [];
   if (scheme === undefined) return undefined;

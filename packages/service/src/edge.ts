@@ -35,11 +35,14 @@ export type Endpoint = {
   answer(exchange: Exchange, caller: Caller | undefined, body: Buffer): Promise<void>;
 };
 
-/** Presents an error in the shape of another product: its body, as JSON or bytes, and its status where that differs. */
+/**
+ * Presents an error in the shape of another product: its body, as JSON or bytes, its status where that differs, and headers of
+ * its own.
+ */
 export type ErrorBody = (
   error: TallyError,
   request: IncomingMessage,
-) => { status?: number | undefined; type: string; body: object | Uint8Array };
+) => { status?: number | undefined; type: string; headers?: Record<string, string>; body: object | Uint8Array };
 
 /** One request and its response. */
 export type Exchange = {
@@ -237,6 +240,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     const seconds = retryAfterOf(known);
     const left = unread(request);
     exchange.head(status, {
+      ...own?.headers,
       'content-type': type,
       'content-length': String(Buffer.byteLength(text)),
       ...(seconds !== undefined && { 'retry-after': String(seconds) }),

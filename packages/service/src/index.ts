@@ -13,7 +13,7 @@ export { type Bodies, createBodies, RequestAborted } from './bodies.ts';
 export { type Breaker, createBreaker, StoreUnusableError } from './breaker.ts';
 export { type CallerLimits, createCallerLimits } from './caller-limits.ts';
 export { coalesce, coalesceBy } from './coalesce.ts';
-export { credentialsOf, FORWARDED_BY } from './credentials.ts';
+export { credentialsOf, FORWARDED_BY, secretOf } from './credentials.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { dropBody } from './drop-body.ts';
 export type { ErrorBody } from './edge.ts';

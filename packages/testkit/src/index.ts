@@ -9,5 +9,5 @@ export {
   UNSTORABLE_TEXTS,
 } from './hostile-inputs.ts';
 export { OPEN_PATHS, pathsWithoutKey, servedAndStated } from './paths.ts';
-export { type ServiceProcess, startServiceProcess } from './service-process.ts';
+export { freePort, type ServiceProcess, startServiceProcess } from './service-process.ts';
 export { type FreshStore, freshDatabase, freshRedis, serverUrls } from './stores.ts';

@@ -19,9 +19,9 @@ export type ServiceProcess = {
   start(until?: 'ready' | 'live'): Promise<void>;
 };
 
-/** A built service as a real process on a free port. */
+/** A built service as a real process on a free port, or on the `PORT` of `env`. */
 export async function startServiceProcess(app: string, env: Record<string, string>): Promise<ServiceProcess> {
-  const port = await freePort();
+  const port = env.PORT ?? (await freePort());
   const url = `http://127.0.0.1:${port}`;
   let child: ChildProcess | undefined;
   let output = '';
@@ -70,7 +70,8 @@ const answers = (url: string) =>
     () => false,
   );
 
-async function freePort(): Promise<number> {
+/** A port that nobody listens on, for services that must know each other's. */
+export async function freePort(): Promise<number> {
   const server = createServer();
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');

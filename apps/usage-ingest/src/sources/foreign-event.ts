@@ -22,6 +22,8 @@ export type ForeignEvent = {
   metrics?: Readonly<Record<string, string>>;
   /** Where the event came from: the property `event_source`. */
   origin?: unknown;
+  /** The metric type of a field of `data`; undefined for fields that are none. Default: `metricOf`. */
+  metric?: (path: string) => string | undefined;
 };
 
 /** Whom events are read for, and when. */
@@ -66,7 +68,7 @@ function identityOf({ family, identity }: ForeignEvent): string {
 }
 
 function entryOf(event: ForeignEvent, id: string, { caller, now, metered }: Reading): UsageEntry {
-  const { customer, time, type, origin, data, metrics: more = {} } = event;
+  const { customer, time, type, origin, data, metrics: more = {}, metric = metricOf } = event;
   const named = present(textOf(customer));
   const merchantId = named === null ? caller.merchantId : merchantOf(named);
   if (merchantId === null) throw invalid('The event names no customer, and the key is bound to no merchant.');
@@ -90,8 +92,8 @@ function entryOf(event: ForeignEvent, id: string, { caller, now, metered }: Read
     const isMetered = metered.has(path) && METERED.test(text);
     (isMetered ? amounts : isNumber ? numbers : texts).push([path, text]);
     if (!COUNT_TEXT.test(text) && (isMetered || !isNumber)) continue;
-    const name = metricOf(path);
-    if (RESERVED_METRICS.includes(name)) continue;
+    const name = metric(path);
+    if (name === undefined || RESERVED_METRICS.includes(name)) continue;
     if (!METRIC.test(name)) {
       if (!isNumber) continue;
       throw invalid(`The field ${path.slice(0, 80)} has a number, but its name cannot be that of a metric type.`);
@@ -134,6 +136,7 @@ export const metricOf = (path: string): string =>
   path
     .replace(/([a-z0-9])([A-Z])/g, '$1_$2')
     .replace(/[^A-Za-z0-9]+/g, '_')
+    .replace(/^_+(?=.)/, '')
     .toLowerCase();
 
 /** Yields the values in an object and in objects within it, each with its path. Arrays are passed over. */
@@ -190,4 +193,11 @@ export function plainNumber(text: string): string {
     return cut === '' ? whole : `${whole}.${cut}`;
   }
   return text;
+}
+
+/** Reads Unix seconds, whole or with a fraction, as an ISO 8601 time; undefined where it is none. */
+export function timeOfSeconds(text: string): string | undefined {
+  if (!/^\d{1,11}(?:\.\d{1,30})?$/.test(text)) return undefined;
+  const ms = Number(unitsOf(text, 3)!.floor);
+  return new Date(ms).toISOString();
 }

@@ -4,12 +4,17 @@ import { type Handlers, type Log, type Route, startLoop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Accept } from '../accept.ts';
 import type { Env } from '../env.ts';
+import { createAskAnalytics } from './ask.ts';
+import { metronome, orb, polar } from './batches.ts';
 import { cloudevents } from './cloudevents.ts';
+import { lago } from './lago.ts';
 import { createLitellm } from './litellm/index.ts';
 import { createMeteredFields } from './metered-fields.ts';
+import { openmeter } from './openmeter.ts';
 import { langfuse, otlp } from './otlp/index.ts';
 import { createPipeline } from './pipeline.ts';
 import type { Source } from './source.ts';
+import { stripe } from './stripe.ts';
 
 export type Sources = {
   handlers: Handlers<Pick<typeof ingest, 'sources' | 'litellm'>>;
@@ -44,11 +49,18 @@ export function createSources({
   const pipeline = createPipeline({ accept, store: db.sources, registry, log, now });
   const litellm = createLitellm({ env, db, pipeline, registry, log, now });
   const metered = createMeteredFields({ meters: db.meters, log, now });
+  const ask = createAskAnalytics(env.ANALYTICS_API_URL);
   const all: readonly Source[] = [
     ...litellm.sources,
     cloudevents(metered),
+    openmeter({ metered, ask }),
     otlp(env.OTLP_MERCHANT_FROM),
     langfuse(env.OTLP_MERCHANT_FROM),
+    stripe({ metered, ask }),
+    lago({ metered, ask }),
+    metronome(metered),
+    orb(metered),
+    polar(metered),
     ...others,
   ];
   const saving = startLoop(SAVE_MS, pipeline.save, (error) =>

@@ -3,7 +3,11 @@ import type { Db } from '@tally/db';
 import type { Log } from '@tally/service';
 
 /** Returns the names of properties that meters take amounts from. Never throws: the names may be some seconds old. */
-export type MeteredFields = () => Promise<ReadonlySet<string>>;
+export type MeteredFields = {
+  (): Promise<ReadonlySet<string>>;
+  /** Says that this process has changed the registry. */
+  changed(): void;
+};
 
 const KEPT_MS = 2_000;
 /** Events do not wait longer for a Postgres that does not answer. */
@@ -34,9 +38,14 @@ export function createMeteredFields({
     reading = undefined;
   }
 
-  return async () => {
+  const fields = async () => {
     if (Math.abs(now() - readAt) > KEPT_MS) reading ??= read();
     if (reading) await Promise.race([reading, wait(MAX_WAIT_MS, undefined, { ref: false })]);
     return known;
   };
+  return Object.assign(fields, {
+    changed() {
+      readAt = Number.NEGATIVE_INFINITY;
+    },
+  });
 }

@@ -259,7 +259,7 @@ function merged(before: SourceCounts, after: SourceCounts | undefined): SourceCo
   };
 }
 
-function requestOf(c: Parameters<Route['answer']>[0], { caller, body }: Admitted, now: number): SourceRequest {
+function requestOf(c: Parameters<Route['answer']>[0], { caller, body, call }: Admitted, now: number): SourceRequest {
   const { url, headers } = c.req.raw;
-  return { caller, body, headers, params: c.req.param(), query: new URL(url).searchParams, now };
+  return { caller, body, headers, params: c.req.param(), query: new URL(url).searchParams, now, call };
 }

@@ -12,6 +12,8 @@ export type SourceRequest = {
   query: URLSearchParams;
   /** The time of the service, in milliseconds. */
   now: number;
+  /** Calls a procedure of usage-ingest as the caller. */
+  call(procedure: string, input: unknown): Promise<unknown>;
 };
 
 /**
@@ -55,7 +57,7 @@ export type EventsRoute = {
 export type OtherRoute = {
   method: 'GET' | 'POST';
   path: string;
-  access: 'read' | 'record';
+  access: 'read' | 'record' | 'admin';
   maxBodyBytes?: number;
   answer(request: SourceRequest): Response | Promise<Response>;
 };

@@ -1,0 +1,36 @@
+import { ERRORS, type ErrorCode, TallyError } from '@tally/contracts';
+import { type AnalyticsClient, createAnalyticsClient } from '@tally/contracts/client';
+import { fetchWithin, secretOf } from '@tally/service';
+import { TRPCClientError } from '@trpc/client';
+import type { SourceRequest } from './source.ts';
+
+/**
+ * Asks analytics-api with the key of the request, so that its access, its merchant and its limits apply there. Throws what
+ * analytics-api refuses as the same error, and UNAVAILABLE where it does not answer.
+ */
+export type AskAnalytics = <T>(request: SourceRequest, query: (client: AnalyticsClient) => Promise<T>) => Promise<T>;
+
+/** Longer than the longest query of analytics-api. */
+const TIMEOUT_MS = 30_000;
+
+/** Creates the function that asks the analytics-api at `url`. */
+export function createAskAnalytics(url: string): AskAnalytics {
+  const fetch = fetchWithin(TIMEOUT_MS);
+  return async ({ headers }, query) => {
+    const key = secretOf(headers.get('authorization') ?? undefined, headers.get('x-api-key') ?? undefined, true);
+    if (key === undefined) throw new TallyError('UNAUTHORIZED', 'Send an API key; a session is not enough here.');
+    try {
+      return await query(createAnalyticsClient({ url, key, fetch }));
+    } catch (error) {
+      throw understood(error);
+    }
+  };
+}
+
+function understood(error: unknown): unknown {
+  if (!(error instanceof TRPCClientError)) return error;
+  const { code, details } = (error.data ?? {}) as { code?: string; details?: unknown };
+  if (code !== undefined && Object.hasOwn(ERRORS, code))
+    return new TallyError(code as ErrorCode, error.message, { details, cause: error });
+  return new TallyError('UNAVAILABLE', 'analytics-api does not answer; send the query again.', { cause: error });
+}

@@ -1,0 +1,65 @@
+import { Client } from 'lago-javascript-client';
+import { expect, test } from 'vitest';
+import { clientsWorld } from '../../test/clients-world.ts';
+
+const world = clientsWorld();
+const clientOf = (key = world.adminKey) => Client(key, { baseUrl: `${world.url}/sources/lago/api/v1` });
+const seconds = () => Math.floor(world.clock.now / 1000) - 60;
+const eventOf = (subscription: string, id: string, properties: Record<string, unknown> = { tokens: 5 }) => ({
+  ...{ transaction_id: id, external_subscription_id: subscription, code: 'prompt' },
+  properties: properties as Record<string, string>,
+});
+const refused = (status: number, more: object = {}) => expect.objectContaining({ status, ...more });
+
+test('the client sends an event, counted once by its transaction', async () => {
+  const { events } = clientOf(await world.keyOf('member'));
+  const event = { ...eventOf('sub/1', 't/1', { tokens: 5, model: 'gpt-4o' }), timestamp: `${seconds()}.5` };
+  const { data } = await events.createEvent({ event });
+  expect(data.event).toMatchObject({
+    ...{ transaction_id: 't/1', external_subscription_id: 'sub/1', code: 'prompt', lago_id: expect.any(String) },
+    timestamp: new Date(seconds() * 1000 + 500).toISOString(),
+  });
+  await events.createEvent({ event });
+  expect(await world.totalsOf('sub/1')).toEqual({ requests: '1', tokens: '5' });
+  const { rows } = await world.admin.usage.recent.query({ merchantId: 'sub/1' });
+  expect(rows).toMatchObject([
+    { id: 'lago:t/1', model: 'gpt-4o', properties: { event_type: 'prompt' }, time: data.event.timestamp },
+  ]);
+});
+
+test('a batch names its bad events by their place, and counts the others', async () => {
+  const { events } = clientOf();
+  const batch = [eventOf('sub2', '1'), eventOf('sub2', '2', { tokens: -1 }), eventOf('sub2', '3')];
+  await expect(events.createBatchEvents({ events: batch })).rejects.toEqual(
+    refused(422, {
+      error: expect.objectContaining({
+        code: 'validation_errors',
+        error_details: { 1: { event: [expect.any(String)] } },
+      }),
+    }),
+  );
+  const { data } = await events.createBatchEvents({ events: [batch[0]!, batch[2]!] });
+  expect(data.events.map(({ transaction_id }) => transaction_id)).toEqual(['1', '3']);
+  expect(await world.totalsOf('sub2')).toEqual({ requests: '2', tokens: '10' });
+  const many = Array.from({ length: 101 }, (_, index) => eventOf('sub2', `m${index}`));
+  await expect(events.createBatchEvents({ events: many })).rejects.toEqual(
+    refused(422, { error: expect.objectContaining({ error_details: { events: ['too_many_events'] } }) }),
+  );
+});
+
+test('the client throws the answer where an event, a key or a store is at fault', async () => {
+  const { events } = clientOf();
+  const iso = { ...eventOf('sub3', '1'), timestamp: '2026-11-22T10:00:00Z' };
+  await expect(events.createEvent({ event: iso })).rejects.toEqual(refused(422));
+  await expect(events.createEvent({ event: eventOf('', '1') })).rejects.toEqual(refused(422));
+  await expect(events.createEvent({ event: eventOf('sub3', '') })).rejects.toEqual(refused(422));
+  await expect(clientOf('unknown').events.createEvent({ event: eventOf('sub3', '1') })).rejects.toEqual(refused(401));
+  const bound = clientOf(await world.keyOf('producer', 'sub4'));
+  await expect(bound.events.createEvent({ event: eventOf('sub3', '1') })).rejects.toEqual(refused(403));
+  const viewer = clientOf(await world.keyOf('viewer'));
+  await expect(viewer.events.createEvent({ event: eventOf('sub3', '1') })).rejects.toEqual(refused(403));
+  world.failing.before = 1;
+  await expect(events.createEvent({ event: eventOf('sub3', '1') })).rejects.toEqual(refused(503));
+  await events.createEvent({ event: eventOf('sub3', '1') });
+  expect(await world.totalsOf('sub3')).toEqual({ requests: '1', tokens: '5' });
+});

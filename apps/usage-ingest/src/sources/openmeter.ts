@@ -1,0 +1,341 @@
+import { type Meter, TallyError } from '@tally/contracts';
+import type { AskAnalytics } from './ask.ts';
+import { cloudEventsRoute } from './cloudevents.ts';
+import { isRecord } from './foreign-event.ts';
+import type { MeteredFields } from './metered-fields.ts';
+import { merchantOf } from './naming.ts';
+import { problemDetails } from './problem-details.ts';
+import type { Source, SourceRequest } from './source.ts';
+
+const BASE = '/sources/openmeter/api/v1';
+/** OpenMeter's names of aggregations, and ours; it has others, which Tally cannot answer exactly. */
+const AGGREGATIONS = {
+  SUM: 'SUM',
+  COUNT: 'COUNT',
+  MAX: 'MAX',
+  MIN: 'MIN',
+  LATEST: 'LATEST',
+  UNIQUE_COUNT: 'UNIQUE',
+} as const;
+/** Days that subjects and values of a group are looked for in. */
+const RECENT_DAYS = 30;
+const DAY_MS = 86_400_000;
+
+/** OpenMeter's events, meters, queries of meters, and subjects. A subject is a merchant. */
+export function openmeter({ metered, ask }: { metered: MeteredFields; ask: AskAnalytics }): Source {
+  return {
+    name: 'openmeter',
+    prefix: '/sources/openmeter',
+    errorBody: problemDetails,
+    events: [cloudEventsRoute(`${BASE}/events`, metered)],
+    others: [
+      {
+        method: 'GET',
+        path: `${BASE}/meters`,
+        access: 'read',
+        answer: async (request) => Response.json((await metersOf(request)).map(presentMeter)),
+      },
+      { method: 'POST', path: `${BASE}/meters`, access: 'admin', answer: (request) => createMeter(request, metered) },
+      {
+        method: 'GET',
+        path: `${BASE}/meters/:meter`,
+        access: 'read',
+        answer: async (request) => Response.json(presentMeter(await meterOf(request))),
+      },
+      {
+        method: 'GET',
+        path: `${BASE}/meters/:meter/query`,
+        access: 'read',
+        answer: (request) => answerQuery(request, fromParameters(request.query), ask),
+      },
+      {
+        method: 'POST',
+        path: `${BASE}/meters/:meter/query`,
+        access: 'read',
+        answer: (request) => answerQuery(request, fromBody(request), ask),
+      },
+      {
+        method: 'GET',
+        path: `${BASE}/meters/:meter/group-by/:key/values`,
+        access: 'read',
+        answer: (request) => answerValues(request, ask),
+      },
+      { method: 'GET', path: `${BASE}/subjects`, access: 'read', answer: (request) => answerSubjects(request, ask) },
+      { method: 'POST', path: `${BASE}/subjects`, access: 'admin', answer: (request) => writeSubjects(request, ask) },
+    ],
+  };
+}
+
+const invalid = (message: string) => new TallyError('INVALID_INPUT', message);
+
+async function metersOf({ call }: SourceRequest): Promise<Meter[]> {
+  const { rows } = (await call('meters.list', {})) as { rows: Meter[] };
+  return rows.filter(({ id, aggregation }) => id !== null && aggregation !== 'PERCENTILE');
+}
+
+async function meterOf(request: SourceRequest): Promise<Meter> {
+  const { meter: named } = request.params;
+  const found = (await metersOf(request)).find(({ id, key }) => key === named || id === named);
+  if (!found) throw new TallyError('NOT_FOUND', `There is no meter ${named!.slice(0, 80)}.`);
+  return found;
+}
+
+const USERS = ['user', 'user_id', 'userId'];
+
+/** Returns the dimension that a path such as `$.model` stands for, and the name it is grouped by. */
+function dimensionOf(path: unknown): string {
+  const name = fieldOf(path);
+  if (name === 'model' || name === 'provider') return name;
+  return USERS.includes(name) ? 'user' : `property:${name}`;
+}
+
+function fieldOf(path: unknown): string {
+  if (typeof path !== 'string' || !/^\$\.[^[\]*?]+$/.test(path))
+    throw invalid('Expected the path of one field, such as $.tokens.');
+  return path.slice(2);
+}
+
+const nameOf = (dimension: string) => dimension.replace(/^property:/, '');
+
+function presentMeter({
+  id,
+  key,
+  name,
+  aggregation,
+  eventType,
+  valueProperty,
+  metricType,
+  dimensions,
+  ...meter
+}: Meter) {
+  const value = valueProperty ?? metricType;
+  return {
+    id,
+    slug: key,
+    name,
+    aggregation: aggregation === 'UNIQUE' ? 'UNIQUE_COUNT' : aggregation,
+    eventType: eventType ?? '*',
+    ...(value !== null && { valueProperty: `$.${nameOf(value)}` }),
+    groupBy: Object.fromEntries(dimensions.map((each) => [nameOf(each), `$.${nameOf(each)}`])),
+    createdAt: meter.createdAt,
+    updatedAt: meter.updatedAt,
+  };
+}
+
+async function createMeter(request: SourceRequest, metered: MeteredFields): Promise<Response> {
+  const { slug, name, aggregation, eventType, valueProperty, groupBy = {} } = objectIn(request);
+  if (typeof aggregation !== 'string' || !Object.hasOwn(AGGREGATIONS, aggregation))
+    throw invalid(
+      `Tally has no exact aggregation ${String(aggregation).slice(0, 40)}; it has ${Object.keys(AGGREGATIONS).join(', ')}.`,
+    );
+  if (!isRecord(groupBy)) throw invalid('groupBy: expected names with the paths of fields.');
+  const own = AGGREGATIONS[aggregation as keyof typeof AGGREGATIONS];
+  const dimensions = Object.entries(groupBy).map(([key, path]) => {
+    const dimension = dimensionOf(path);
+    if (key !== fieldOf(path) && key !== dimension)
+      throw invalid(
+        `groupBy.${key.slice(0, 40)}: Tally groups by the name of the field; call it ${nameOf(dimension)}.`,
+      );
+    return dimension;
+  });
+  const created = (await request.call('meters.create', {
+    key: slug,
+    ...(typeof name === 'string' && { name }),
+    aggregation: own,
+    ...(eventType !== undefined && eventType !== '*' && { eventType }),
+    ...(own === 'UNIQUE' && { valueProperty: dimensionOf(valueProperty) }),
+    // Of any event, fractions too: up to 9 decimals.
+    ...(own !== 'UNIQUE' && own !== 'COUNT' && { valueProperty: fieldOf(valueProperty), scale: 9 }),
+    dimensions,
+  })) as Meter;
+  metered.changed();
+  return Response.json(presentMeter(created), { status: 201 });
+}
+
+type Query = {
+  from?: string | undefined;
+  to?: string | undefined;
+  windowSize?: string | undefined;
+  windowTimeZone?: string | undefined;
+  subjects: string[];
+  groupBy: string[];
+  filters: Record<string, string[]>;
+};
+
+function fromParameters(query: URLSearchParams): Query {
+  const filters: Record<string, string[]> = {};
+  for (const [name, value] of query) {
+    const [, key] = /^filterGroupBy\[([^\]]{1,80})\]$/.exec(name) ?? [];
+    if (key !== undefined) filters[`${key}`] = [...(Object.hasOwn(filters, key) ? filters[key]! : []), value];
+  }
+  return {
+    from: query.get('from') ?? undefined,
+    to: query.get('to') ?? undefined,
+    windowSize: query.get('windowSize') ?? undefined,
+    windowTimeZone: query.get('windowTimeZone') ?? undefined,
+    subjects: query.getAll('subject'),
+    groupBy: query.getAll('groupBy'),
+    filters,
+  };
+}
+
+function fromBody(request: SourceRequest): Query {
+  const body = objectIn(request);
+  for (const name of ['filterCustomerId', 'advancedMeterGroupByFilters'])
+    if (Object.hasOwn(body, name)) throw invalid(`${name}: Tally does not have it; use subject and filterGroupBy.`);
+  const text = (name: string) => {
+    const value = body[name];
+    if (value !== undefined && value !== null && typeof value !== 'string') throw invalid(`${name}: expected text.`);
+    return value ?? undefined;
+  };
+  const given = body.filterGroupBy ?? {};
+  if (!isRecord(given)) throw invalid('filterGroupBy: expected names with lists of values.');
+  return {
+    from: text('from'),
+    to: text('to'),
+    windowSize: text('windowSize'),
+    windowTimeZone: text('windowTimeZone'),
+    subjects: textsOf(body.subject, 'subject'),
+    groupBy: textsOf(body.groupBy, 'groupBy'),
+    filters: Object.fromEntries(Object.entries(given).map(([name, values]) => [name, textsOf(values, name)])),
+  };
+}
+
+function textsOf(value: unknown, name: string): string[] {
+  const list = value === undefined || value === null ? [] : Array.isArray(value) ? value : [value];
+  if (!list.every((each) => typeof each === 'string')) throw invalid(`${name.slice(0, 80)}: expected texts.`);
+  return list;
+}
+
+const WINDOWS = { HOUR: 'hour', DAY: 'day', MONTH: 'month' } as const;
+
+async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalytics): Promise<Response> {
+  const meter = await meterOf(request);
+  const { windowSize, windowTimeZone: timeZone = 'UTC', subjects } = query;
+  if (windowSize !== undefined && !Object.hasOwn(WINDOWS, windowSize))
+    throw invalid(`Tally has no windows of ${windowSize.slice(0, 40)}; it has ${Object.keys(WINDOWS).join(', ')}.`);
+  const window = windowSize === undefined ? 'total' : WINDOWS[windowSize as keyof typeof WINDOWS];
+  // A filter by subject also groups by subject, as at OpenMeter.
+  const names = [...new Set([...query.groupBy, ...(subjects.length > 0 ? ['subject'] : [])])];
+  const groupBy = names.map((name) => (name === 'subject' ? 'merchant' : known(meter, name)));
+  const filters = Object.fromEntries(
+    Object.entries(query.filters).map(([name, values]) => [known(meter, name), values]),
+  );
+  const range = rangeOf(query, window, timeZone, meter, request.now);
+  const { rows } = await ask(request, (client) =>
+    client.analytics.meter.query({
+      meter: meter.key,
+      ...range,
+      window,
+      timeZone,
+      ...(subjects.length > 0 && { merchantIds: subjects.map((subject) => merchantOf(subject) ?? subject) }),
+      ...(groupBy.length > 0 && { groupBy }),
+      ...(Object.keys(filters).length > 0 && { filters }),
+    }),
+  );
+  return Response.json({
+    ...('from' in range && range),
+    ...(windowSize !== undefined && { windowSize }),
+    data: rows.map(({ start, end, group, value }) => ({
+      value: Number(value),
+      windowStart: start,
+      windowEnd: end,
+      subject: group.merchant ?? null,
+      groupBy: Object.fromEntries(
+        names.flatMap((name, index) => {
+          const own = group[groupBy[index]!];
+          return name === 'subject' ? [] : [[name, own === 'unknown' ? null : own]];
+        }),
+      ),
+    })),
+  });
+}
+
+/** Returns the dimension of a meter that OpenMeter's clients call `name`. */
+function known({ key, dimensions }: Meter, name: string): string {
+  const found = dimensions.find((each) => nameOf(each) === name || (each === 'user' && USERS.includes(name)));
+  if (found === undefined) throw invalid(`The meter ${key} is not grouped by ${name.slice(0, 80)}.`);
+  return found;
+}
+
+/** A range without one end: from the first day of the meter, or to the end of the window that runs now. */
+function rangeOf({ from, to }: Query, window: string, timeZone: string, meter: Meter, now: number) {
+  if (from !== undefined && to !== undefined) return { from, to };
+  const first = meter.history.from ?? (meter.createdAt ?? '').slice(0, 10);
+  const begin = from ?? `${first}T00:00:00.000Z`;
+  if (window === 'hour' || window === 'total') {
+    const step = window === 'hour' ? 3_600_000 : 900_000;
+    return { from: begin, to: to ?? new Date((Math.floor(now / step) + 1) * step).toISOString() };
+  }
+  if (to !== undefined) throw invalid('Give both `from` and `to`, or none.');
+  const startDate = from === undefined ? first : dayIn(from, timeZone);
+  const today = dayIn(new Date(now).toISOString(), timeZone);
+  const [year, month] = today.split('-').map(Number) as [number, number];
+  const last = new Date(Date.UTC(year, month, 0)).toISOString().slice(0, 10);
+  const start = window === 'month' ? `${startDate.slice(0, 8)}01` : startDate;
+  return { startDate: start, endDate: window === 'month' ? last : today };
+}
+
+/** The day of a moment in a time zone; INVALID_INPUT where it is not the beginning of that day. */
+function dayIn(time: string, timeZone: string): string {
+  const ms = Date.parse(time);
+  if (Number.isNaN(ms)) throw invalid('`from` is no time.');
+  try {
+    return new Intl.DateTimeFormat('en-CA', { timeZone, dateStyle: 'short' }).format(ms);
+  } catch {
+    throw invalid('windowTimeZone: expected a name of the IANA time zone database.');
+  }
+}
+
+const daysAgo = (now: number, days: number) => new Date(now - days * DAY_MS).toISOString().slice(0, 10);
+
+async function answerValues(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const meter = await meterOf(request);
+  const dimension = known(meter, request.params.key!);
+  const { now } = request;
+  const { rows } = await ask(request, (client) =>
+    client.analytics.meter.query({
+      meter: meter.key,
+      startDate: daysAgo(now, RECENT_DAYS),
+      endDate: daysAgo(now, 0),
+      groupBy: [dimension],
+    }),
+  );
+  return Response.json([...new Set(rows.map(({ group }) => group[dimension]!))].filter((each) => each !== 'unknown'));
+}
+
+async function answerSubjects(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const { now } = request;
+  const { merchants } = await ask(request, (client) =>
+    client.analytics.filterOptions.query({ startDate: daysAgo(now, RECENT_DAYS), endDate: daysAgo(now, 0) }),
+  );
+  return Response.json(merchants.map(({ id, label }) => presentSubject(id, label)));
+}
+
+async function writeSubjects(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const given: unknown = jsonIn(request);
+  const subjects = (Array.isArray(given) ? given : [given]).map((each) => {
+    const { key, displayName } = isRecord(each) ? each : {};
+    if (typeof key !== 'string' || key === '') throw invalid('A subject needs a key.');
+    return { key, name: typeof displayName === 'string' && displayName.trim() !== '' ? displayName : key };
+  });
+  const entries = subjects.map(({ key, name }) => ({ kind: 'merchant' as const, id: merchantOf(key) ?? key, name }));
+  await ask(request, (client) => client.directory.upsert.mutate({ entries }));
+  return Response.json(subjects.map(({ key, name }) => presentSubject(key, name)));
+}
+
+const presentSubject = (key: string, displayName: string) => ({ id: key, key, displayName });
+
+function jsonIn({ body }: SourceRequest): unknown {
+  try {
+    return JSON.parse(body.toString());
+  } catch (cause) {
+    throw new TallyError('INVALID_JSON', 'The body is not readable as JSON.', { cause });
+  }
+}
+
+function objectIn(request: SourceRequest): Record<string, unknown> {
+  const value = jsonIn(request);
+  if (!isRecord(value)) throw invalid('Expected an object.');
+  return value;
+}

@@ -1,0 +1,162 @@
+import { OpenMeter } from '@openmeter/sdk';
+import { dayOf, startOfDay } from '@tally/contracts';
+import { createIngestClient } from '@tally/contracts/client';
+import { migrate } from '@tally/db';
+import { freePort, freshDatabase, freshRedis, startServiceProcess } from '@tally/testkit';
+import { Client } from 'lago-javascript-client';
+import Stripe from 'stripe';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+/** Clients of other products that send usage and ask for its sums at one address, with one key. */
+const KEY = 'the-admin-key-of-the-sources';
+const HOUR = 3_600_000;
+const releases: (() => Promise<unknown>)[] = [];
+let url: string;
+let member: string;
+let bound: string;
+/** Noon of yesterday: so many hours lie before and after it on its day, however late the test runs. */
+const noon = startOfDay(dayOf(Date.now())) - 12 * HOUR;
+const at = (hours: number) => new Date(noon + hours * HOUR).toISOString();
+const seconds = (hours: number) => (noon + hours * HOUR) / 1000;
+
+beforeAll(async () => {
+  const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
+  const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY };
+  releases.push(database.drop, redis.drop);
+  const port = String(await freePort());
+  const ingest = await startServiceProcess('usage-ingest', { ...env, ANALYTICS_API_URL: `http://127.0.0.1:${port}` });
+  const analytics = await startServiceProcess('analytics-api', { ...env, PORT: port, USAGE_INGEST_URL: ingest.url });
+  releases.unshift(analytics.stop, ingest.stop);
+  ({ url } = ingest);
+  const { create } = createIngestClient({ url: ingest.url, key: KEY }).keys;
+  ({ key: member } = await create.mutate({ name: 'member', role: 'member' }));
+  ({ key: bound } = await create.mutate({ name: 'bound', role: 'member', merchantId: 'globex' }));
+});
+afterAll(async () => {
+  for (const release of releases) await release();
+});
+
+test("OpenMeter's client asks for what it sent, by windows, subjects and groups", async () => {
+  const baseUrl = `${url}/sources/openmeter`;
+  const admin = new OpenMeter({ baseUrl, apiKey: KEY });
+  const { events, meters, subjects } = new OpenMeter({ baseUrl, apiKey: member });
+  const groupBy = { model: '$.model', region: '$.region' };
+  const meter = { eventType: 'prompt', valueProperty: '$.tokens', groupBy };
+  await admin.meters.create({ ...meter, slug: 'om_tokens', aggregation: 'SUM' });
+  await admin.meters.create({ eventType: 'prompt', groupBy, slug: 'om_calls', aggregation: 'COUNT' });
+  const eventOf = (id: number, subject: string, hour: number, data: object) => ({
+    ...{ id: String(id), source: 'app', type: 'prompt', subject, time: new Date(at(hour)), data: { ...data } },
+  });
+  const batch = [
+    eventOf(1, 'acme', 0, { tokens: 5, model: 'gpt-4o', region: 'eu' }),
+    eventOf(2, 'acme', 0.5, { tokens: '0.25', model: 'gpt-4o-mini' }),
+    eventOf(3, 'acme', 2, { tokens: 7, model: 'gpt-4o', region: 'us' }),
+    eventOf(4, 'globex', 0, { tokens: 100, model: 'gpt-4o' }),
+    { ...eventOf(5, 'acme', 0, { tokens: 1000 }), type: 'other' },
+  ];
+  await events.ingest(batch);
+  await events.ingest(batch[1]!);
+  const day = { from: new Date(at(-12)), to: new Date(at(12)) };
+
+  expect(await meters.query('om_tokens', day)).toMatchObject({ data: [{ value: 112.25, subject: null, groupBy: {} }] });
+  const hours = await meters.query('om_tokens', { ...day, windowSize: 'HOUR', subject: ['acme'] });
+  expect(hours?.data).toEqual([
+    { value: 5.25, windowStart: new Date(at(0)), windowEnd: new Date(at(1)), subject: 'acme', groupBy: {} },
+    { value: 7, windowStart: new Date(at(2)), windowEnd: new Date(at(3)), subject: 'acme', groupBy: {} },
+  ]);
+  const days = { ...day, windowSize: 'DAY' as const, windowTimeZone: 'UTC' };
+  const models = await meters.query('om_tokens', {
+    ...days,
+    groupBy: ['model', 'subject'],
+    filterGroupBy: { model: 'gpt-4o' },
+  });
+  expect(models?.data.map(({ value, subject, groupBy: by }) => [value, subject, by]).sort()).toEqual([
+    [100, 'globex', { model: 'gpt-4o' }],
+    [12, 'acme', { model: 'gpt-4o' }],
+  ]);
+  const posted = (await meters.queryPost('om_calls', {
+    ...day,
+    ...{ subject: ['acme'], groupBy: ['region'], filterGroupBy: { region: ['eu', 'us'] } },
+  })) as typeof models;
+  expect(posted?.data.map(({ value, groupBy: by }) => [value, by.region]).sort()).toEqual([
+    [1, 'eu'],
+    [1, 'us'],
+  ]);
+  expect((await meters.listGroupByValues('om_tokens', 'region'))?.sort()).toEqual(['eu', 'us']);
+  expect((await subjects.list())?.map(({ key }) => key)).toEqual(expect.arrayContaining(['acme', 'globex']));
+  expect(await admin.subjects.upsert([{ key: 'acme', displayName: 'Acme Inc' }])).toMatchObject([{ key: 'acme' }]);
+
+  const refused = (status: number) => expect.objectContaining({ status });
+  await expect(meters.query('om_tokens', { ...day, windowSize: 'MINUTE' })).rejects.toEqual(refused(400));
+  await expect(meters.query('om_tokens', { ...day, groupBy: ['nothing'] })).rejects.toEqual(refused(400));
+  await expect(meters.query('none', day)).rejects.toEqual(refused(404));
+  const own = new OpenMeter({ baseUrl, apiKey: bound });
+  expect((await own.meters.query('om_tokens', day))?.data).toMatchObject([{ value: 100 }]);
+  await expect(own.meters.query('om_tokens', { ...day, subject: ['acme'] })).rejects.toEqual(refused(403));
+});
+
+test("Stripe's client asks for the sums of a customer by hour and day", async () => {
+  const { hostname, port } = new URL(url);
+  const of = (key: string) => new Stripe(key, { host: hostname, port, protocol: 'http' });
+  const stripe = of(member);
+  await of(KEY).billing.meters.create({
+    ...{ display_name: 'Tokens', event_name: 'stripe_tokens', default_aggregation: { formula: 'sum' } },
+  });
+  const send = (identifier: string, hour: number, value: string, customer = 'cus_1') =>
+    stripe.billing.meterEvents.create({
+      ...{ event_name: 'stripe_tokens', identifier, timestamp: seconds(hour) },
+      payload: { stripe_customer_id: customer, value },
+    });
+  await send('1', 0, '25');
+  await send('1', 0, '25');
+  await send('2', 0.5, '5');
+  await send('3', 2, '7');
+  await send('4', 0, '1000', 'cus_2');
+  const range = { customer: 'cus_1', start_time: seconds(-12), end_time: seconds(12) };
+  const summaries = async (more: object = {}) =>
+    (await stripe.billing.meters.listEventSummaries('stripe_tokens', { ...range, ...more })).data.map((each) => [
+      each.start_time,
+      each.end_time,
+      each.aggregated_value,
+    ]);
+  expect(await summaries()).toEqual([[seconds(-12), seconds(12), 37]]);
+  expect(await summaries({ value_grouping_window: 'day' })).toEqual([[seconds(-12), seconds(12), 37]]);
+  expect(await summaries({ value_grouping_window: 'hour' })).toEqual([
+    [seconds(2), seconds(3), 7],
+    [seconds(0), seconds(1), 30],
+  ]);
+  await expect(of(bound).billing.meters.listEventSummaries('stripe_tokens', range)).rejects.toMatchObject({
+    type: 'StripePermissionError',
+  });
+});
+
+test("Lago's client asks for the current usage of a subscription", async () => {
+  const of = (key: string) => Client(key, { baseUrl: `${url}/sources/lago/api/v1` });
+  const { events, customers } = of(member);
+  await of(KEY).billableMetrics.createBillableMetric({
+    billable_metric: {
+      name: 'Tokens',
+      code: 'lago_tokens',
+      aggregation_type: 'sum_agg',
+      field_name: 'units',
+      recurring: false,
+    },
+  });
+  await of(KEY).billableMetrics.createBillableMetric({
+    billable_metric: { name: 'Calls', code: 'lago_calls', aggregation_type: 'count_agg', recurring: false },
+  });
+  const eventOf = (id: string, code: string, units: number) => ({
+    ...{ transaction_id: id, external_subscription_id: 'sub_1', code, properties: { units: String(units) } },
+  });
+  const batch = [eventOf('1', 'lago_tokens', 3), eventOf('2', 'lago_tokens', 4), eventOf('3', 'lago_calls', 1)];
+  await events.createBatchEvents({ events: batch });
+  await events.createBatchEvents({ events: batch });
+  const { data } = await customers.findCustomerCurrentUsage('acme', { external_subscription_id: 'sub_1' });
+  const units = data.customer_usage.charges_usage.map((charge) => [charge.billable_metric.code, charge.units]);
+  expect(units).toEqual(
+    expect.arrayContaining([
+      ['lago_tokens', '7'],
+      ['lago_calls', '1'],
+    ]),
+  );
+});
