@@ -394,6 +394,14 @@ table meters (
 );
 CREATE UNIQUE INDEX meters_key ON public.meters USING btree (merchant_id, key) WHERE (removed_at IS NULL);
 
+table metric_types (
+  metric_type text not null,
+  scale smallint not null,
+  declared_at timestamp with time zone not null default clock_timestamp(),
+  constraint metric_types_pkey PRIMARY KEY (metric_type),
+  constraint metric_types_scale_check CHECK (((scale >= 0) AND (scale <= 9)))
+);
+
 table metrics_aggregation_jobs_log (
   id uuid not null,
   kind text not null,

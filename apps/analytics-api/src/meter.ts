@@ -3,6 +3,7 @@ import {
   type Coverage,
   type Day,
   dayOf,
+  formatUnits,
   type GroupBy,
   type MeterQuery,
   parseTime,
@@ -101,7 +102,7 @@ export function createReadMeter({
     const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
     return {
       rows: sums.map(({ window, group, value }) =>
-        rowOf(windows, window, groupBy, group, byElement ? value : decimalOf(value, scale)),
+        rowOf(windows, window, groupBy, group, byElement ? value : formatUnits(BigInt(value), scale)),
       ),
       coverage: {
         ...coverage,
@@ -249,15 +250,6 @@ function assertDimensions(
   throw new TallyError('INVALID_INPUT', `The meter ${key} has ${has}; it cannot be asked by ${unknown}.`, {
     details: { dimensions },
   });
-}
-
-/** Whole units as a decimal, without zeros at its end. */
-function decimalOf(units: string, scale: number): string {
-  if (scale === 0) return units;
-  const sign = units.startsWith('-') ? '-' : '';
-  const digits = units.replace('-', '').padStart(scale + 1, '0');
-  const fraction = digits.slice(-scale).replace(/0+$/, '');
-  return `${sign}${digits.slice(0, -scale)}${fraction === '' ? '' : `.${fraction}`}`;
 }
 
 /** Digits of a percentile: its sketch is within 1 %. */

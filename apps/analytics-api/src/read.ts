@@ -57,7 +57,7 @@ export type SeriesQuestion = Filters &
   Explain & { interval: Interval; timeZone: string; groupBy?: Grouping | undefined };
 
 export type ReadOptions = {
-  db: Pick<Db, 'usage'>;
+  db: Pick<Db, 'usage' | 'metricTypes'>;
   freshness: Freshness;
   cache: Cache;
   documents: Documents;
@@ -320,12 +320,13 @@ export function createRead({
       const coverage = await freshness.cover({ ...question, merchantIds });
       const imported = await documents.within(question, undefined);
       const rows = await queue(callerId, () => db.usage.merchantUsage({ ...question, merchantIds }));
+      const scaleOf = await db.metricTypes.scales(rows.map(({ metric_type }) => metric_type));
       return {
         rows: rows.map(({ merchant_id, date, metric_type, metric_value }) => ({
           merchantId: merchant_id,
           date,
           metricType: metric_type,
-          metricValue: formatQuantity(metric_type, metric_value),
+          metricValue: formatQuantity(metric_type, metric_value, scaleOf),
         })),
         nextCursor: null,
         coverage: covering(coverage, imported),

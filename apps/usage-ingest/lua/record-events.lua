@@ -1,14 +1,16 @@
 -- Stores the events of one or more requests: drops repeats, checks the limits of each event by itself, appends what is
 -- left to the journals of its shards, and adds it to the running totals.
 -- KEYS three for each shard: journal stream, list of generations, ends of generations
+-- KEYS then for each shard: the version of the registry of meters
 -- KEYS then for each group (the events of one merchant's day): set of metric types, totals
 -- ARGV[1] random text   ARGV[2] metric types a merchant may have a day   ARGV[3] ids at which a generation is cut
 -- ARGV[4] age in ms at which it is cut   ARGV[5] age in ms at which it may go   ARGV[6] generations at most
--- ARGV[7] number of shards
+-- ARGV[7] number of shards   ARGV[8] version of the registry that the events were checked with; empty: any
 -- ARGV then for each shard: prefix and suffix of its id sets, events, groups, lines (separated by newlines), the ids;
 --   for each group: events, merchant, expiry (Unix seconds), totals, the amount of each total
 -- Returns for each event that was not stored: its index from 0, and 1 repeat, 2 too many metric types,
---   3 a total would pass its limit, 4 the totals are unusable.
+--   3 a total would pass its limit, 4 the totals are unusable. Stores nothing and returns only -1 where the registry has
+--   another version.
 -- Why atomic: an id is remembered exactly when its event is in the journal and in the totals. Every group and every
 --   event is decided by itself, so requests may be gathered. Amounts stay strings: Lua's numbers are doubles.
 local REPEAT, TYPES, LIMIT, UNUSABLE = 1, 2, 3, 4
@@ -22,6 +24,11 @@ local batch = ARGV[1] .. string.format('%x', time[1] * 1000000 + time[2])
 local max_types, cut_size, cut_age, max_age, max_generations =
   tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local shards = tonumber(ARGV[7])
+if ARGV[8] ~= '' then
+  for s = 1, shards do
+    if redis.call('GET', KEYS[shards * 3 + s]) ~= ARGV[8] then return { -1 } end
+  end
+end
 
 local function passes(stream_id, other)
   local a, b = string.match(stream_id, '(%d+)-(%d+)')
@@ -143,7 +150,7 @@ local function amounts_of(line, key_of)
   return keys, amounts
 end
 
-local answer, event, at, key = {}, 0, 8, shards * 3
+local answer, event, at, key = {}, 0, 9, shards * 4
 for s = 1, shards do
   local journal, window, ends = KEYS[s * 3 - 2], KEYS[s * 3 - 1], KEYS[s * 3]
   local prefix, suffix, events, groups, text =

@@ -18,11 +18,13 @@ import {
   type Journal,
   type JournalLine,
   NO_PRICE,
+  StaleRegistryError,
 } from '@tally/db';
 import { type BatchToCheck, type CheckedLine, CONFLICT, checkBatch } from './check.ts';
 import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
+import { type Registry, type RegistryReader, whileStale } from './meters/registry.ts';
 import { type PriceList, priced } from './prices/price-list.ts';
 
 export type AcceptOptions = {
@@ -30,6 +32,7 @@ export type AcceptOptions = {
   journal: Pick<Journal, 'append' | 'predictFolded'>;
   /** Days for which the journal keeps entries; older ones need `backfill`. */
   retentionDays: number;
+  registry: RegistryReader;
   /** The price list; undefined while it is not known. */
   priceList: () => PriceList | undefined;
   now: () => number;
@@ -51,8 +54,8 @@ export type AcceptOptions = {
 export type Accept = {
   /** Stores a batch durably before it answers; UNAVAILABLE where a store failed: send the same batch again. */
   record(batch: BatchToRecord): Promise<Accepted>;
-  /** Stores lines that were already checked: plain counters. */
-  store(lines: readonly CheckedLine[]): Promise<Accepted>;
+  /** Stores plain counters. Makes the lines of a registry, again where that is stale. */
+  store(linesOf: (registry: Registry) => readonly CheckedLine[]): Promise<Accepted>;
 };
 
 export type BatchToRecord = BatchToCheck & {
@@ -62,6 +65,12 @@ export type BatchToRecord = BatchToCheck & {
 
 /** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
 export type Accepted = { accepted: number; repeats: number[]; rejected: Rejection[]; warnings: RecordWarning[] };
+
+/** By which registry lines were made, and whether `onAccepted` is not to be called with them. */
+type StoreOptions = { version: number; isNoted: boolean };
+
+/** `stale`: what must be checked again, since the registry of meters has changed. */
+type Stored = Accepted & { stale: CheckedLine[] };
 
 /** Presents what became of a batch as `usage.record` answers it. */
 export const presentAccepted = ({ repeats, ...rest }: Accepted): RecordResult => ({
@@ -76,10 +85,14 @@ export function createAccept(options: AcceptOptions): Accept {
   /** Stores what Redis can count; `left` must be written to Postgres. */
   async function throughRedis(
     entries: readonly CheckedLine[],
+    version: number,
     isNoted: boolean,
-  ): Promise<Accepted & { left: CheckedLine[] }> {
+  ): Promise<Stored & { left: CheckedLine[] }> {
     await fault('record.before-redis');
-    const refusals = await counters.record(entries.map(({ line }) => line));
+    const refusals = await counters.record(
+      entries.map(({ line }) => line),
+      version,
+    );
     const result = { ...none(), left: [] as CheckedLine[] };
     if (!isNoted) options.onAccepted(entries.flatMap(({ line }, at) => (refusals[at] === undefined ? [line] : [])));
     entries.forEach((entry, index) => {
@@ -90,6 +103,7 @@ export function createAccept(options: AcceptOptions): Accept {
         if (dimensions.length > 0) result.warnings.push(overflowOf(entry, dimensions));
         if (entry.line.price === NO_PRICE) result.warnings.push(unpricedOf(entry));
       } else if (refusal === 'unusable') result.left.push(entry);
+      else if (refusal === 'stale') result.stale.push(entry);
       else if (refusal === 'repeat') result.repeats.push(entry.index);
       else {
         const { code, message } = REJECTIONS[refusal];
@@ -100,11 +114,12 @@ export function createAccept(options: AcceptOptions): Accept {
     return result;
   }
 
-  async function directly(entries: readonly CheckedLine[], source: FlushSource): Promise<Accepted> {
+  async function directly(entries: readonly CheckedLine[], source: FlushSource, version: number): Promise<Stored> {
     const lines = entries.map(({ line }) => line);
     try {
       const { inserted, known, conflicts, folded } = await journal.append({
         source,
+        registryVersion: version,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
       options.onConflicts(conflicts.length);
@@ -114,15 +129,17 @@ export function createAccept(options: AcceptOptions): Accept {
         ...folded.map(({ position, dimensions }) => overflowOf(entries[position]!, dimensions)),
         ...entries.filter(({ line }, at) => line.price === NO_PRICE && !conflicts.includes(at)).map(unpricedOf),
       ];
-      return { accepted: inserted, repeats: known.map((position) => entries[position]!.index), rejected, warnings };
+      const repeats = known.map((position) => entries[position]!.index);
+      return { accepted: inserted, repeats, rejected, warnings, stale: [] };
     } catch (error) {
+      if (error instanceof StaleRegistryError) return { ...none(), stale: [...entries] };
       if (!isRefusal(error)) throw error;
       const [entry] = entries;
       if (entries.length === 1) return { ...none(), rejected: [rejectionOf(entry!, ...reasonOf(error))] };
       // Halves, until those that are refused stand alone.
       const half = Math.ceil(entries.length / 2);
-      const first = await directly(entries.slice(0, half), source);
-      const second = await directly(entries.slice(half), source);
+      const first = await directly(entries.slice(0, half), source, version);
+      const second = await directly(entries.slice(half), source, version);
       return both(first, second);
     }
   }
@@ -130,12 +147,12 @@ export function createAccept(options: AcceptOptions): Accept {
   /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
   async function storeFresh(
     fresh: readonly CheckedLine[],
-    add: (part: Accepted) => void,
-    isNoted: boolean,
+    { version, isNoted }: StoreOptions,
+    add: (part: Stored) => void,
   ): Promise<void> {
     const past = async (lines: readonly CheckedLine[]) => {
       options.onDirect(new Set(lines.map(({ line }) => line.merchant_id)));
-      return directly(lines, 'direct');
+      return directly(lines, 'direct', version);
     };
     if (options.isFull()) {
       try {
@@ -147,7 +164,7 @@ export function createAccept(options: AcceptOptions): Accept {
     }
     let left = fresh;
     try {
-      const stored = await throughRedis(fresh, isNoted);
+      const stored = await throughRedis(fresh, version, isNoted);
       add(stored);
       left = stored.left;
     } catch (error) {
@@ -157,51 +174,98 @@ export function createAccept(options: AcceptOptions): Accept {
     if (left.length > 0) add(await past(left));
   }
 
-  async function store(lines: readonly CheckedLine[], isNoted = false): Promise<Accepted> {
+  async function store(lines: readonly CheckedLine[], how: StoreOptions): Promise<Stored> {
+    const { version } = how;
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
     let result = none();
-    const add = (part: Accepted) => {
+    const add = (part: Stored) => {
       result = both(result, part);
     };
     const fresh = lines.filter(({ line }) => hot(line.date));
     const direct = lines.filter(({ line }) => !hot(line.date) && kept(line.date));
     const backfill = lines.filter(({ line }) => !kept(line.date));
-    if (fresh.length > 0) await storeFresh(fresh, add, isNoted);
-    if (direct.length > 0) add(await directly(direct, 'direct'));
-    if (backfill.length > 0) add(await directly(backfill, 'backfill'));
+    if (fresh.length > 0) await storeFresh(fresh, how, add);
+    if (direct.length > 0) add(await directly(direct, 'direct', version));
+    if (backfill.length > 0) add(await directly(backfill, 'backfill', version));
     return result;
   }
 
+  /** Checks and stores a batch by one registry. Entries that it returns as stale are to be tried again. */
+  async function recordBy(registry: Registry, batch: BatchToRecord): Promise<Accepted & { stale: number[] }> {
+    const checked = await checkBatch(batch, { now: now(), retentionDays: options.retentionDays, registry });
+    // A meter may have been created since this process loaded the registry.
+    if (checked.byRegistry.length > 0 && (await options.registry.reload()).version !== registry.version)
+      return { ...none(), stale: batch.entries.map((_, index) => index) };
+    options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
+    await fault('record.before-store');
+    const list = options.priceList();
+    const lines = list?.isEmpty
+      ? checked.lines
+      : checked.lines.map(({ index, line }) => ({
+          index,
+          line: hasCost(batch.entries[index]) ? line : priced(line, list),
+        }));
+    await batch.beforeStore?.(lines.map(({ line }) => line));
+    const stored = await store(lines, { version: registry.version, isNoted: batch.beforeStore !== undefined });
+    const { accepted, repeats, rejected, warnings } = stored;
+    const stale = stored.stale.map(({ index }) => index);
+    const all = [...checked.rejected, ...rejected];
+    for (const { index, of } of checked.repeats) {
+      const refusal = rejected.find((each) => each.index === of);
+      if (stale.includes(of)) stale.push(index);
+      else if (refusal) all.push({ ...refusal, index });
+      else repeats.push(index);
+    }
+    return { accepted, repeats, rejected: all, warnings, stale };
+  }
+
   return {
-    store: (lines) => store(lines),
+    async store(linesOf) {
+      let result = none() as Accepted;
+      await whileStale(options.registry, async (registry) => {
+        const { stale, ...stored } = await store(linesOf(registry), { version: registry.version, isNoted: false });
+        result = stored;
+        return stale.length > 0;
+      });
+      return result;
+    },
     async record(batch) {
-      const checked = await checkBatch(batch, { now: now(), retentionDays: options.retentionDays });
-      options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
+      let result: Accepted = none();
+      /** The places of the entries that are still to be stored. */
+      let places = batch.entries.map((_, index) => index);
+      // What is noted before it is stored is noted once, also where it must be stored again.
+      let isBefore = true;
+      const beforeStore = batch.beforeStore && {
+        async beforeStore(lines: readonly JournalLine[]) {
+          if (isBefore) await batch.beforeStore?.(lines);
+          isBefore = false;
+        },
+      };
       try {
-        await fault('record.before-store');
-        const list = options.priceList();
-        const lines = list?.isEmpty
-          ? checked.lines
-          : checked.lines.map(({ index, line }) => ({
-              index,
-              line: hasCost(batch.entries[index]) ? line : priced(line, list),
-            }));
-        await batch.beforeStore?.(lines.map(({ line }) => line));
-        const { accepted, repeats, rejected, warnings } = await store(lines, batch.beforeStore !== undefined);
-        const all = [...checked.rejected, ...rejected];
-        for (const { index, of } of checked.repeats) {
-          const refusal = rejected.find((each) => each.index === of);
-          if (refusal) all.push({ ...refusal, index });
-          else repeats.push(index);
-        }
+        await whileStale(options.registry, async (registry) => {
+          const entries = places.map((place) => batch.entries[place]);
+          const { stale, ...part } = await recordBy(registry, { ...batch, ...beforeStore, entries });
+          const placed = <Each extends { index: number }>(each: Each): Each => ({
+            ...each,
+            index: places[each.index]!,
+          });
+          result = {
+            accepted: result.accepted + part.accepted,
+            repeats: [...result.repeats, ...part.repeats.map((index) => places[index]!)],
+            rejected: [...result.rejected, ...part.rejected.map(placed)],
+            warnings: [...result.warnings, ...part.warnings.map(placed)],
+          };
+          places = stale.map((index) => places[index]!).sort((a, b) => a - b);
+          return places.length > 0;
+        });
         const byPlace = (a: { index: number }, b: { index: number }) => a.index - b.index;
         return {
-          accepted,
-          repeats: repeats.sort((a, b) => a - b),
-          rejected: all.sort(byPlace),
-          warnings: warnings.sort(byPlace),
+          accepted: result.accepted,
+          repeats: result.repeats.sort((a, b) => a - b),
+          rejected: result.rejected.sort(byPlace),
+          warnings: result.warnings.sort(byPlace),
         };
       } catch (error) {
         if (isTallyError(error)) throw error;
@@ -211,13 +275,14 @@ export function createAccept(options: AcceptOptions): Accept {
   };
 }
 
-const none = (): Accepted => ({ accepted: 0, repeats: [], rejected: [], warnings: [] });
+const none = (): Stored => ({ accepted: 0, repeats: [], rejected: [], warnings: [], stale: [] });
 
-const both = (one: Accepted, other: Accepted): Accepted => ({
+const both = (one: Stored, other: Stored): Stored => ({
   accepted: one.accepted + other.accepted,
   repeats: [...one.repeats, ...other.repeats],
   rejected: [...one.rejected, ...other.rejected],
   warnings: [...one.warnings, ...other.warnings],
+  stale: [...one.stale, ...other.stale],
 });
 
 const NAMES: Record<DimensionColumn, string> = {

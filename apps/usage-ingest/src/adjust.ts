@@ -5,11 +5,13 @@ import {
   formatQuantity,
   MAX_ENTRY_UNITS,
   parseSignedQuantity,
+  type ScaleOf,
   TallyError,
   type Units,
 } from '@tally/contracts';
 import type { Db, Adjustment as Recorded } from '@tally/db';
 import type { FaultPoint } from './faults.ts';
+import type { Scales } from './meters/registry.ts';
 import type { Repair } from './reconcile/index.ts';
 
 export type AdjustCall = {
@@ -31,12 +33,14 @@ export type Adjust = (call: AdjustCall, actor: string) => Promise<Adjustment>;
 
 export function createAdjust({
   db,
+  scales,
   repair,
   flushSoon,
   now,
   fault,
 }: {
   db: Pick<Db, 'corrections'>;
+  scales: Scales;
   repair: Pick<Repair, 'days'>;
   /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
@@ -50,21 +54,22 @@ export function createAdjust({
     const known = (dimension: string | undefined) =>
       dimension === undefined || dimension === 'unknown' ? '' : dimension;
     const dimensions = { userId: known(userId), apiKey: known(apiKey), model: known(model), provider: known(provider) };
+    const scaleOf = await scales(Object.keys(metrics));
     const flushed = await flushSoon([call.merchantId]);
     await fault('adjust.before-commit');
-    const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics), actor });
+    const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics, scaleOf), actor });
     // A repair reads all that waits in the shard. While that is much, or Redis is unavailable, the day stays marked as
     // stale, and its totals are repaired later.
     if (flushed) await repair.days([{ merchantId: call.merchantId, date: call.date }]).catch(() => {});
-    return presentAdjustment(recorded);
+    return presentAdjustment(recorded, scaleOf);
   };
 }
 
-export function presentAdjustment({ amounts, dimensions, ...adjustment }: Recorded): Adjustment {
+export function presentAdjustment({ amounts, dimensions, ...adjustment }: Recorded, scaleOf: ScaleOf): Adjustment {
   const named = (dimension: string) => (dimension === '' ? null : dimension);
   return {
     ...adjustment,
-    metrics: Object.fromEntries([...amounts].map(([type, units]) => [type, formatQuantity(type, units)])),
+    metrics: Object.fromEntries([...amounts].map(([type, units]) => [type, formatQuantity(type, units, scaleOf)])),
     dimensions: {
       userId: named(dimensions.userId),
       apiKey: named(dimensions.apiKey),
@@ -74,11 +79,11 @@ export function presentAdjustment({ amounts, dimensions, ...adjustment }: Record
   };
 }
 
-function amountsOf(metrics: Record<string, string>): Map<string, Units> {
+function amountsOf(metrics: Record<string, string>, scaleOf: ScaleOf): Map<string, Units> {
   const amounts = new Map<string, Units>();
   for (const [type, text] of Object.entries(metrics)) {
     if (type === 'total_tokens') throw new TallyError('RESERVED_METRIC', 'Adjust prompt_tokens or completion_tokens.');
-    const units = parseSignedQuantity(type, text);
+    const units = parseSignedQuantity(type, text, scaleOf);
     if (units === undefined || units > MAX_ENTRY_UNITS * 1000n || units < -MAX_ENTRY_UNITS * 1000n) {
       throw new TallyError('INVALID_INPUT', `metrics.${type}: Expected a quantity from -10^18 to 10^18 units.`);
     }

@@ -3,7 +3,12 @@ import type { Change, ChangePlace, Db } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 
-export type ChangesQuestion = { since?: string | undefined; limit: number; merchantIds: readonly string[] | undefined };
+export type ChangesQuestion = {
+  since?: string | undefined;
+  limit: number;
+  /** None, or an empty list: all. */
+  merchantIds?: readonly string[] | undefined;
+};
 
 /** Returns the days of merchants whose numbers changed after a cursor; without one, and after a pruned one, all days. */
 export type Changes = (question: ChangesQuestion) => Promise<{ rows: Change[]; nextCursor: string; hasMore: boolean }>;
@@ -20,9 +25,10 @@ const Place = z.union([
 
 export function createChanges({ changeLog }: Pick<Db, 'changeLog'>): Changes {
   return async ({ since, limit, merchantIds }) => {
-    const of = { changes: merchantIds ?? null };
+    const some = merchantIds?.length ? merchantIds : undefined;
+    const of = { changes: some ?? null };
     const place = since === undefined ? undefined : decodeCursor(since, of, Place);
-    const { rows, next, hasMore } = await changeLog.after(place, { limit, merchantIds });
+    const { rows, next, hasMore } = await changeLog.after(place, { limit, merchantIds: some });
     return { rows, nextCursor: encodeCursor(Object.values(next).map(String), of), hasMore };
   };
 }

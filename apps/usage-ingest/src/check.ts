@@ -15,6 +15,8 @@ import {
 import type { JournalLine } from '@tally/db';
 import { problemsOf } from '@tally/service';
 import { hasSameContent, lineOf, placeOf } from './line.ts';
+import { metricProblem, propertyProblem } from './meters/amounts.ts';
+import type { Registry } from './meters/registry.ts';
 import { isPlainEntry } from './plain-entry.ts';
 
 /** An entry that may be counted, with its place in the batch. */
@@ -30,7 +32,7 @@ export type BatchToCheck = {
   boundTo: string | null;
 };
 
-export type Clock = { now: number; retentionDays: number };
+export type Clock = { now: number; retentionDays: number; registry: Registry };
 
 /** Checking gives way to other work after this time. */
 const SLICE_MS = 10;
@@ -43,6 +45,8 @@ export const MAX_AHEAD_MS = 10 * MINUTE_MS;
 export type CheckedBatch = {
   lines: CheckedLine[];
   rejected: Rejection[];
+  /** Those of the rejected that the registry of meters decided about. */
+  byRegistry: number[];
   /** Entries that repeat an earlier one of the batch: what becomes of that one becomes of them. */
   repeats: { index: number; of: number }[];
 };
@@ -55,7 +59,9 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
   const lines = new Map<string, CheckedLine>();
   const rejected: Rejection[] = [];
   const repeats: CheckedBatch['repeats'] = [];
-  const bounds = { oldest: addDays(dayOf(clock.now), -clock.retentionDays), now: clock.now };
+  const byRegistry: number[] = [];
+  const { now, registry } = clock;
+  const bounds = { oldest: addDays(dayOf(now), -clock.retentionDays), now, registry };
   let since = performance.now();
   for (const [index, value] of batch.entries.entries()) {
     // What is wrong with an entry can take 0.1 ms to say, and others wait for the event loop.
@@ -65,7 +71,9 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
     }
     const checked = checkEntry(value, batch, bounds);
     if ('code' in checked) {
-      rejected.push({ index, id: idOf(value), ...checked });
+      const { code, message, isOfRegistry } = checked;
+      rejected.push({ index, id: idOf(value), code, message });
+      if (isOfRegistry) byRegistry.push(index);
       continue;
     }
     const { line } = checked;
@@ -79,7 +87,7 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
   if (rejected.length === batch.entries.length && rejected.every(({ code }) => code === 'MERCHANT_FORBIDDEN')) {
     throw new TallyError('MERCHANT_FORBIDDEN', rejected[0]!.message, { details: { rejected } });
   }
-  return { lines: [...lines.values()], rejected, repeats };
+  return { lines: [...lines.values()], rejected, byRegistry, repeats };
 }
 
 /** Why an event is rejected whose id stands for another one. */
@@ -88,12 +96,12 @@ export const CONFLICT = {
   message: 'An event with this id is counted already, and differs.',
 } as const satisfies Refusal;
 
-type Refusal = { code: ErrorCode; message: string };
+type Refusal = { code: ErrorCode; message: string; isOfRegistry?: true };
 
 function checkEntry(
   value: unknown,
   batch: BatchToCheck,
-  { oldest, now }: { oldest: Day; now: number },
+  { oldest, now, registry }: { oldest: Day; now: number; registry: Registry },
 ): { line: JournalLine } | Refusal {
   const entry = isPlainEntry(value) ? value : parseEntry(value);
   if ('code' in entry) return entry;
@@ -105,7 +113,9 @@ function checkEntry(
   if (dayOf(time) < oldest && !batch.backfill) {
     return { code: 'TIME_TOO_OLD', message: `time is before ${oldest}; an admin may send it with backfill: true.` };
   }
-  return { line: lineOf(entry, time) };
+  const problem = metricProblem(entry.metrics, registry) ?? propertyProblem(entry, registry);
+  if (problem) return { code: 'INVALID_ENTRY', message: problem, isOfRegistry: true };
+  return { line: lineOf(entry, time, registry.scaleOf) };
 }
 
 /** Names both clocks: either may be the wrong one. */

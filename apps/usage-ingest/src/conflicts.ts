@@ -2,7 +2,8 @@ import type { Day, IdConflict } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
-import { presentLine } from './recent.ts';
+import type { Scales } from './meters/registry.ts';
+import { presentLine, typesOf } from './recent.ts';
 
 export type ConflictsQuestion = {
   startDate: Day;
@@ -24,6 +25,7 @@ const Place = z.tuple([z.string(), z.string()]);
 
 export function createConflicts(options: {
   db: Pick<Db, 'conflicts'>;
+  scales: Scales;
   /** Flushes what waits, for a bounded time; returns whether that was all. Never throws. */
   flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
 }): Conflicts {
@@ -35,6 +37,7 @@ export function createConflicts(options: {
     const [date, id] = cursor === undefined ? [] : decodeCursor(cursor, of, Place);
     const after = date === undefined || id === undefined ? undefined : { date, id };
     const found = await options.db.conflicts.list({ ...question, after, limit });
+    const scaleOf = await options.scales(typesOf(found.map(({ line }) => line)));
     const last = found.length === limit ? found.at(-1) : undefined;
     return {
       rows: found.map((each) => ({
@@ -42,7 +45,7 @@ export function createConflicts(options: {
         id: each.entryId,
         date: each.date,
         counted: { digest: each.countedDigest, time: each.countedTime },
-        notCounted: { digest: each.digest, time: each.time, entry: presentLine(each.line, true) },
+        notCounted: { digest: each.digest, time: each.time, entry: presentLine(each.line, true, scaleOf) },
         source: each.source,
         recordedAt: each.recordedAt,
       })),

@@ -1,4 +1,5 @@
 import { type Day, dayOf, formatQuantity, type Quantity } from '@tally/contracts';
+import type { Scales } from './meters/registry.ts';
 import type { RunningTotals } from './running-totals.ts';
 
 type Question = { merchantId: string; date?: Day | undefined; metricTypes?: string[] | undefined };
@@ -11,7 +12,12 @@ export type CurrentTotals = (
   question: Question,
 ) => Promise<{ date: Day; metrics: Record<string, Quantity>; asOf: string; complete: boolean }>;
 
-export function createCurrentTotals({ totals, now }: { totals: RunningTotals; now: () => number }): CurrentTotals {
+export function createCurrentTotals(options: {
+  totals: RunningTotals;
+  scales: Scales;
+  now: () => number;
+}): CurrentTotals {
+  const { totals, scales, now } = options;
   return async ({ merchantId, date = dayOf(now()), metricTypes }) => {
     const asOf = new Date(now()).toISOString();
     const types = metricTypes?.flatMap((type) =>
@@ -24,7 +30,8 @@ export function createCurrentTotals({ totals, now }: { totals: RunningTotals; no
       type === 'total_tokens'
         ? (units.get('prompt_tokens') ?? 0n) + (units.get('completion_tokens') ?? 0n)
         : (units.get(type) ?? 0n);
-    const metrics = Object.fromEntries(wanted.map((type) => [type, formatQuantity(type, unitsOf(type))]));
+    const scaleOf = await scales(wanted);
+    const metrics = Object.fromEntries(wanted.map((type) => [type, formatQuantity(type, unitsOf(type), scaleOf)]));
     return { date, metrics, asOf, complete };
   };
 }

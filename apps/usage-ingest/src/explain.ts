@@ -1,9 +1,10 @@
 import { type Day, type Explanation, formatQuantity, TallyError, type Units } from '@tally/contracts';
-import type { DayPart, Db, Explained } from '@tally/db';
+import type { DayPart, Db, Explained, Adjustment as Recorded } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 import { presentAdjustment } from './adjust.ts';
-import { presentLine } from './recent.ts';
+import type { Scales } from './meters/registry.ts';
+import { presentLine, typesOf } from './recent.ts';
 
 export type ExplainQuestion = {
   merchantId: string;
@@ -27,6 +28,7 @@ export type Explain = (question: ExplainQuestion) => Promise<Explanation>;
 
 type Sources = {
   db: Pick<Db, 'events' | 'corrections' | 'partitions' | 'usage'>;
+  scales: Scales;
   /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
 };
@@ -53,7 +55,7 @@ const Head = z.strictObject({
 });
 const Place = z.tuple([z.iso.date(), z.string(), z.string().transform(parseHead)]);
 
-export function createExplain({ db, flushSoon }: Sources): Explain {
+export function createExplain({ db, scales, flushSoon }: Sources): Explain {
   /** The figures, the days, the flushes and the adjustments of a number. */
   async function first(number: Explained, { date, metricType }: ExplainQuestion) {
     const { merchantId, startDate, endDate, metricTypes } = number;
@@ -63,8 +65,9 @@ export function createExplain({ db, flushSoon }: Sources): Explain {
     if (complete) await assertRecorded(merchantId, metricType, known);
     if (date === undefined) await assertReadable(merchantId, startDate, endDate);
 
-    const format = (units: Units) => formatQuantity(metricType, units);
     const days = (await db.events.daysOf(number)).map((day) => valued(day, number));
+    const scaleOf = await scales([metricType]);
+    const format = (units: Units) => formatQuantity(metricType, units, scaleOf);
     const total = (of: (day: (typeof days)[number]) => bigint) => days.reduce((sum, day) => sum + of(day), 0n);
     const value = format(total((day) => day.value));
     if (date !== undefined && (await db.partitions.isClosed(date))) {
@@ -103,9 +106,14 @@ export function createExplain({ db, flushSoon }: Sources): Explain {
         calls: part.calls.toString(),
         value: format(part.value),
       })),
-      adjustments: adjustments.newest.map(presentAdjustment),
+      adjustments: await presentAll(adjustments.newest),
     };
     return { head, lists };
+  }
+
+  async function presentAll(adjustments: readonly Recorded[]) {
+    const scaleOf = await scales(adjustments.flatMap(({ amounts }) => [...amounts.keys()]));
+    return adjustments.map((each) => presentAdjustment(each, scaleOf));
   }
 
   async function assertRecorded(
@@ -149,6 +157,7 @@ export function createExplain({ db, flushSoon }: Sources): Explain {
       ? { head: repeated, lists: { byDay: [], flushes: [], adjustments: [] } }
       : await first(number, { ...asked, limit });
     const entries = await db.events.entriesOf(number, { after: { date: afterDate, id: afterId }, limit });
+    const scaleOf = await scales(typesOf(entries));
     const last = entries.length === limit ? entries.at(-1) : undefined;
     return {
       merchantId,
@@ -158,7 +167,7 @@ export function createExplain({ db, flushSoon }: Sources): Explain {
       metricType,
       ...head,
       ...lists,
-      entries: entries.map((line) => presentLine(line, true)),
+      entries: entries.map((line) => presentLine(line, true, scaleOf)),
       nextCursor: last ? encodeCursor([last.date, last.id, JSON.stringify(head)], asked) : null,
     };
   };

@@ -1,10 +1,10 @@
-import { type CheckedEntry, dayOf, midnightNear, type Units, unitsText } from '@tally/contracts';
+import { type CheckedEntry, dayOf, midnightNear, type ScaleOf, type Units, unitsText } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 
 const MEASURED = new Set(['prompt_tokens', 'completion_tokens', 'cost']);
 
 /** The journal line of a checked entry: what Tally derives is put in, what is 0 or none is left out. */
-export function lineOf(entry: CheckedEntry, time: number): JournalLine {
+export function lineOf(entry: CheckedEntry, time: number, scaleOf?: ScaleOf): JournalLine {
   const count = String(entry.count ?? 1);
   const line: JournalLine = { merchant_id: entry.merchantId, date: dayOf(time), id: entry.id, time, requests: count };
   if (isKnown(entry.userId)) line.user_id = entry.userId;
@@ -16,7 +16,7 @@ export function lineOf(entry: CheckedEntry, time: number): JournalLine {
     line.failed_requests = count;
   }
   if (count !== '1') line.calls = count;
-  addMetrics(line, entry.metrics);
+  addMetrics(line, entry.metrics, scaleOf);
   if (entry.properties && Object.keys(entry.properties).length > 0) line.properties = entry.properties;
   return line;
 }
@@ -27,9 +27,9 @@ function isKnown(dimension: string | undefined): dimension is string {
 }
 
 /** Puts amounts into a line, in units; zeros are left out. */
-export function addMetrics(line: JournalLine, metrics: Record<string, string>): void {
+export function addMetrics(line: JournalLine, metrics: Record<string, string>, scaleOf?: ScaleOf): void {
   for (const type in metrics) {
-    const units = unitsText(type, metrics[type]!);
+    const units = unitsText(type, metrics[type]!, scaleOf);
     if (units === '0') continue;
     if (MEASURED.has(type)) {
       line[type as 'cost'] = units;

@@ -1,7 +1,8 @@
-import { formatQuantity, type StoredEntry } from '@tally/contracts';
+import { formatQuantity, type ScaleOf, type StoredEntry } from '@tally/contracts';
 import type { Db, JournalLine } from '@tally/db';
 import type { Counters } from './counters/counters.ts';
 import { amountsOf } from './line.ts';
+import type { Scales } from './meters/registry.ts';
 import type { Pending } from './pending.ts';
 
 /**
@@ -17,6 +18,7 @@ export function createRecentEntries(options: {
   counters: Counters;
   pending: Pending;
   db: Pick<Db, 'events'>;
+  scales: Scales;
   /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
 }): RecentEntries {
@@ -24,26 +26,33 @@ export function createRecentEntries(options: {
   return async (merchantId, limit) => {
     try {
       const complete = await options.flushSoon([merchantId]);
-      const rows = (await db.events.recent(merchantId, limit)).map((line) => presentLine(line, true));
-      return { rows, complete };
+      const lines = await db.events.recent(merchantId, limit);
+      const scaleOf = await options.scales(typesOf(lines));
+      return { rows: lines.map((line) => presentLine(line, true, scaleOf)), complete };
     } catch (error) {
       const lines = await pending.newest(counters.keys.shardOf(merchantId), merchantId, MAX_LINES).catch(() => {
         throw error;
       });
       const newest = lines.sort((a, b) => b.time - a.time).slice(0, limit);
-      return { rows: newest.map((line) => presentLine(line, false)), complete: false };
+      const scaleOf = await options.scales(typesOf(newest));
+      return { rows: newest.map((line) => presentLine(line, false, scaleOf)), complete: false };
     }
   };
 }
 
+/** The metric types of lines that are not measures. */
+export const typesOf = (lines: readonly JournalLine[]): string[] => [
+  ...new Set(lines.flatMap(({ metrics }) => Object.keys(metrics ?? {}))),
+];
+
 /** A journal line as callers see it. */
-export function presentLine(line: JournalLine, flushed: boolean): StoredEntry {
+export function presentLine(line: JournalLine, flushed: boolean, scaleOf: ScaleOf): StoredEntry {
   return {
     id: line.id,
     merchantId: line.merchant_id,
     time: new Date(line.time).toISOString(),
     date: line.date,
-    metrics: Object.fromEntries(amountsOf(line).map(([type, units]) => [type, formatQuantity(type, units)])),
+    metrics: Object.fromEntries(amountsOf(line).map(([type, units]) => [type, formatQuantity(type, units, scaleOf)])),
     userId: line.user_id ?? null,
     apiKey: line.api_key ?? null,
     model: line.model ?? null,

@@ -1,5 +1,5 @@
 import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
-import { type Handlers, merchantsFor } from '@tally/service';
+import type { Handlers } from '@tally/service';
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
@@ -12,6 +12,7 @@ import type { Explain } from './explain.ts';
 import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
 import type { Meters } from './meters/meters.ts';
+import type { Scales } from './meters/registry.ts';
 import type { Prices } from './prices/prices.ts';
 import type { RecentEntries } from './recent.ts';
 import { presentDrift, type Reconcile } from './reconcile/index.ts';
@@ -37,6 +38,7 @@ export type Parts = {
   flush: Flush;
   keys: Keys;
   meters: Meters;
+  scales: Scales;
   sessions: Sessions;
   prices: Prices;
   budgets: Budgets;
@@ -47,7 +49,7 @@ export type Parts = {
 /** usage-ingest's procedures: each calls one function, and returns. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, meters, sessions, prices, budgets, audit } = parts;
+  const { voidEvent, keys, meters, scales, sessions, prices, budgets, audit } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -73,7 +75,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(startDate, endDate);
         return explain({ ...input, startDate, endDate });
       },
-      changes: async ({ input, caller }) => parts.changes({ ...input, merchantIds: merchantsFor(caller, undefined) }),
+      changes: async ({ input }) => parts.changes(input),
       async conflicts({ input }) {
         assertRange(input.startDate, input.endDate);
         return parts.conflicts({
@@ -88,7 +90,8 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       async check({ input, isGone }) {
         assertRange(input.startDate, input.endDate);
         const report = await reconcile.check(input, isGone);
-        return { ...report, drift: report.drift.map(presentDrift) };
+        const scaleOf = await scales(report.drift.map(({ metricType }) => metricType));
+        return { ...report, drift: report.drift.map((each) => presentDrift(each, scaleOf)) };
       },
       async rebuild({ input }) {
         assertRange(input.startDate, input.endDate);
@@ -96,7 +99,8 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       async repair({ isGone }) {
         const { balanced, drift, repaired } = await reconcile.repair(isGone);
-        return { balanced, drift: drift.map(presentDrift), repaired };
+        const scaleOf = await scales(drift.map(({ metricType }) => metricType));
+        return { balanced, drift: drift.map((each) => presentDrift(each, scaleOf)), repaired };
       },
     },
     deadLetters: {

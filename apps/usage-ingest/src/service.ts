@@ -47,6 +47,7 @@ import { startScheduler } from './jobs/scheduler.ts';
 import { createKeys } from './keys.ts';
 import { createDeriveMeters, type DeriveMeters } from './meters/derive-meters.ts';
 import { createMeters } from './meters/meters.ts';
+import { createRegistry } from './meters/registry.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
 import { createPrices } from './prices/prices.ts';
@@ -160,7 +161,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const unguarded = createCounters(redis, keys, limits, window);
   const counters: Counters = {
     ...unguarded,
-    record: (lines) => stores.redis.run(() => unguarded.record(lines)),
+    record: (lines, version) => stores.redis.run(() => unguarded.record(lines, version)),
     readDays: (shard, days) => stores.redis.run(() => unguarded.readDays(shard, days)),
   };
   const priceRegistry = createPriceRegistry({ store: db.prices, redis });
@@ -175,6 +176,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     metrics.conflicts.inc(count);
     log.warn({ conflicts: count }, 'events were not counted: their ids stand for other events (usage.conflicts)');
   };
+  const meterRegistry = createRegistry({ db, redis, keys });
+  const { scales } = meterRegistry;
   const budgetRegistry = createBudgetRegistry({ store: db.budgets, redis, now });
   await budgetRegistry.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without budgets'));
   const ledger = createLedger(redis);
@@ -187,6 +190,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     onError: (error) => log.warn({ err: error }, 'spend of budgets was not read or noted; it is tried again'),
   });
   const accept = createAccept({
+    registry: meterRegistry,
     counters,
     journal: {
       append: (batch) => stores.postgres.run(() => db.journal.append(batch)),
@@ -256,7 +260,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     mayBeBehind: (merchantId) => performance.now() - (directAt.get(merchantId) ?? -BEHIND_MS) < BEHIND_MS,
     now,
   });
-  const track = createTrack({ accept, totals, mergeMs: env.TRACK_MERGE_MS, now });
+  const track = createTrack({ accept, registry: meterRegistry, totals, mergeMs: env.TRACK_MERGE_MS, now });
   const repair = createRepair({ counters, pending, db, now, fault });
   metrics.showUnrepaired(repair.unrepaired);
   const reconcile = createReconcile({
@@ -309,7 +313,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
         const report = await reconcile.repairChanged();
         metrics.reconciled(report.drift, performance.now() - started);
         metrics.waitingDeadLetters.set(await db.deadLetters.count());
-        if (!report.balanced) log.error({ drift: report.drift.slice(0, 20).map(presentDrift) }, 'drift found');
+        if (!report.balanced)
+          log.error({ drift: report.drift.slice(0, 20).map((each) => presentDrift(each)) }, 'drift found');
       },
     });
     releasers.push('flush', () => flusher.stop());
@@ -332,24 +337,26 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
 
   const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
   releasers.push('sources', () => sources.stop());
-  const adjust = createAdjust({ db, repair, flushSoon: flush.flushSoon, now, fault });
+  const adjust = createAdjust({ db, scales, repair, flushSoon: flush.flushSoon, now, fault });
   const handlers = createHandlers({
     accept,
     track,
-    current: createCurrentTotals({ totals, now }),
+    current: createCurrentTotals({ totals, scales, now }),
     changes: createChanges(db),
-    conflicts: createConflicts({ db, flushSoon: flush.flushSoon }),
+    conflicts: createConflicts({ db, scales, flushSoon: flush.flushSoon }),
     recent: createRecentEntries({
+      scales,
       counters,
       pending,
       db: { events: { ...db.events, recent: (...asked) => stores.postgres.run(() => db.events.recent(...asked)) } },
       flushSoon: flush.flushSoon,
     }),
-    explain: createExplain({ db, flushSoon: flush.flushSoon }),
+    explain: createExplain({ db, scales, flushSoon: flush.flushSoon }),
     adjust,
     voidEvent: createVoidEvent({
       db,
       adjust,
+      scales,
       flushSoon: flush.flushSoon,
       retentionDays: env.JOURNAL_RETENTION_DAYS,
       now,
@@ -359,7 +366,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, redis, now }),
-    meters: createMeters({ db }),
+    meters: createMeters({ db, registry: meterRegistry, drain: flush.drainAll }),
+    scales,
     sessions: createSessions({ store: db.sessions, redis, adminKey: env.TALLY_ADMIN_KEY, now }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     budgets: createBudgets({

@@ -9,6 +9,7 @@ import {
   parseQuantity,
   parseTime,
   RESERVED_METRICS,
+  type ScaleOf,
   TallyError,
 } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
@@ -16,10 +17,12 @@ import type { Accept } from './accept.ts';
 import { MAX_AHEAD_MS, tooFarAhead } from './check.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import { addMetrics } from './line.ts';
+import type { RegistryReader } from './meters/registry.ts';
 import type { RunningTotals } from './running-totals.ts';
 
 export type TrackOptions = {
   accept: Accept;
+  registry: RegistryReader;
   totals: RunningTotals;
   /** How long calls are gathered into one entry. */
   mergeMs: number;
@@ -48,22 +51,28 @@ type Waiting = {
 };
 
 /** The plain counter: the calls of a few milliseconds become one entry, and are acknowledged when that is stored. */
-export function createTrack({ accept, totals, mergeMs, now }: TrackOptions): Track {
+export function createTrack({ accept, registry, totals, mergeMs, now }: TrackOptions): Track {
   const open = new Map<string, Waiting>();
 
-  async function storeLine(line: JournalLine, metricType: string): Promise<string> {
-    const { rejected } = await accept.store([{ index: 0, line }]);
+  /** Stores a line with an amount in it; the units of an amount are those of the registry that holds then. */
+  async function storeLine(line: JournalLine, metricType: string, amount: string): Promise<string> {
+    const { rejected } = await accept.store(({ scaleOf }) => {
+      const own = { ...line };
+      addMetrics(own, { [metricType]: amount }, scaleOf);
+      return [{ index: 0, line: own }];
+    });
     if (rejected[0]) throw new TallyError(rejected[0].code as ErrorCode, rejected[0].message);
     return totalOf(line.merchant_id, line.date, metricType);
   }
 
   async function totalOf(merchantId: string, date: Day, metricType: string): Promise<string> {
     const known = await totals(merchantId, date, [metricType]);
-    return formatQuantity(metricType, known.totals.get(metricType) ?? 0n);
+    const scaleOf = await registry.scales([metricType]);
+    return formatQuantity(metricType, known.totals.get(metricType) ?? 0n, scaleOf);
   }
 
-  function merged(line: JournalLine, metricType: string, units: bigint): Promise<string> {
-    const key = `${line.merchant_id}\n${line.date} ${metricType}`;
+  function merged(line: JournalLine, metricType: string, units: bigint, scaleOf: ScaleOf): Promise<string> {
+    const key = `${line.merchant_id}\n${line.date} ${metricType} ${scaleOf(metricType)}`;
     const waiting = open.get(key);
     if (waiting && waiting.units + units <= MAX_ENTRY_UNITS) {
       waiting.units += units;
@@ -78,9 +87,8 @@ export function createTrack({ accept, totals, mergeMs, now }: TrackOptions): Tra
     open.set(key, entry);
     setTimeout(() => {
       if (open.get(key) === entry) open.delete(key);
-      addMetrics(entry.line, { [metricType]: formatQuantity(metricType, entry.units) });
       if (entry.calls > 1n) entry.line.calls = entry.calls.toString();
-      entry.settle(storeLine(entry.line, metricType));
+      entry.settle(storeLine(entry.line, metricType, formatQuantity(metricType, entry.units, scaleOf)));
     }, mergeMs);
     return done;
   }
@@ -90,7 +98,13 @@ export function createTrack({ accept, totals, mergeMs, now }: TrackOptions): Tra
       if (RESERVED_METRICS.includes(metricType)) {
         throw new TallyError('RESERVED_METRIC', `${metricType} is derived by Tally and may not be sent.`);
       }
-      const units = parseQuantity(metricType, String(by));
+      let { scaleOf } = await registry.current();
+      let units = parseQuantity(metricType, String(by), scaleOf);
+      // A meter may have been created since this process loaded the registry.
+      if (units === undefined) {
+        ({ scaleOf } = await registry.reload());
+        units = parseQuantity(metricType, String(by), scaleOf);
+      }
       if (units === undefined || units > MAX_ENTRY_UNITS) {
         throw new TallyError('INVALID_INPUT', `by: Expected a quantity of ${metricType}, from 0 to 10^15 units.`);
       }
@@ -105,9 +119,8 @@ export function createTrack({ accept, totals, mergeMs, now }: TrackOptions): Tra
       const line: JournalLine = { merchant_id: merchantId, date: dayOf(at), id: id ?? '', time: at };
       try {
         if (units === 0n) return { total: await totalOf(merchantId, line.date, metricType) };
-        if (id === undefined) return { total: await merged(line, metricType, units) };
-        addMetrics(line, { [metricType]: formatQuantity(metricType, units) });
-        return { total: await storeLine(line, metricType) };
+        if (id === undefined) return { total: await merged(line, metricType, units, scaleOf) };
+        return { total: await storeLine(line, metricType, formatQuantity(metricType, units, scaleOf)) };
       } catch (error) {
         if (error instanceof TallyError) throw error;
         throw new TallyError('UNAVAILABLE', 'The call could not be stored; send it again.', { cause: error });

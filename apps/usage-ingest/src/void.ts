@@ -1,7 +1,8 @@
 import { type Adjustment, addDays, DAY_MS, type Day, dayOf, eachDay, isTallyError, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import type { Adjust } from './adjust.ts';
-import { presentLine } from './recent.ts';
+import type { Scales } from './meters/registry.ts';
+import { presentLine, typesOf } from './recent.ts';
 
 export type VoidCall = { merchantId: string; id: string; date?: Day | undefined; reason: string };
 
@@ -15,12 +16,14 @@ export type VoidEvent = (call: VoidCall, actor: string) => Promise<Adjustment>;
 export function createVoidEvent({
   db,
   adjust,
+  scales,
   flushSoon,
   retentionDays,
   now,
 }: {
   db: Pick<Db, 'events' | 'partitions'>;
   adjust: Adjust;
+  scales: Scales;
   /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
   retentionDays: number;
@@ -31,7 +34,9 @@ export function createVoidEvent({
     const complete = await flushSoon([merchantId]);
     const today = dayOf(now());
     const dates = date ? [date] : eachDay(addDays(today, -retentionDays), dayOf(now() + DAY_MS));
-    const found = (await db.events.withId(merchantId, id, dates)).map((line) => presentLine(line, true));
+    const lines = await db.events.withId(merchantId, id, dates);
+    const scaleOf = await scales(typesOf(lines));
+    const found = lines.map((line) => presentLine(line, true, scaleOf));
     const [event, ...others] = found;
     if (!event) {
       if (date && (await db.partitions.isClosed(date)))

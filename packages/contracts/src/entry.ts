@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { MAX_ENTRY_UNITS, parseQuantity } from './quantity.ts';
+import { COST_DECIMALS, MAX_ENTRY_UNITS, parseQuantity } from './quantity.ts';
 import { name, text } from './text.ts';
 import { Time } from './time.ts';
 
@@ -52,7 +52,12 @@ export const SentDimension = name(256, 400)
 /** Calls that one entry stands for: a whole number from 1 to 10^15. */
 export const Count = z.union([
   z.number().int().min(1).max(Number(MAX_ENTRY_UNITS)),
-  z.string().refine((value) => withinEntry('count', value) && value !== '0', 'Expected a whole number from 1 to 10^15'),
+  z
+    .string()
+    .refine(
+      (value) => /^\d+$/.test(value) && withinEntry('count', value) && value !== '0',
+      'Expected a whole number from 1 to 10^15',
+    ),
 ]);
 
 /**
@@ -83,7 +88,10 @@ const Amount = z
 const Metrics = record(32, MetricType, Amount).superRefine((metrics, ctx) => {
   for (const [type, amount] of Object.entries(metrics)) {
     if (withinEntry(type, amount)) continue;
-    const rule = type === 'cost' ? 'USD from 0 to 1000000 with at most 9 decimals' : 'a whole number from 0 to 10^15';
+    const rule =
+      type === 'cost'
+        ? 'USD from 0 to 1000000 with at most 9 decimals'
+        : 'a number from 0 to 10^15 with at most 9 decimals';
     ctx.addIssue({ code: 'custom', path: [type], message: `Expected ${rule}` });
   }
 });
@@ -128,7 +136,9 @@ export type UsageEntry = z.input<typeof UsageEntry>;
 /** An entry that passed its contract: all amounts are decimal strings. */
 export type CheckedEntry = z.output<typeof UsageEntry>;
 
+/** Any decimals may be right here: how many a metric type may have is in the registry of meters. */
 function withinEntry(metricType: string, value: string): boolean {
-  const units = parseQuantity(metricType, value);
-  return units !== undefined && units <= MAX_ENTRY_UNITS;
+  const units = parseQuantity(metricType, value, () => COST_DECIMALS);
+  const max = metricType === 'cost' ? MAX_ENTRY_UNITS : MAX_ENTRY_UNITS * 10n ** BigInt(COST_DECIMALS);
+  return units !== undefined && units <= max;
 }

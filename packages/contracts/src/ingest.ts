@@ -376,11 +376,12 @@ export const ingest = {
     changes: query({
       summary: 'Lists the days of merchants whose numbers changed since a cursor.',
       access: 'read',
-      merchants: 'own',
       input: z
         .strictObject({
           /** The `nextCursor` of the call before. */
           since: Cursor.optional(),
+          /** Default: all that the key may read. */
+          merchantIds: z.array(MerchantId).max(1000).optional(),
           limit: z.number().int().min(1).max(10_000).default(1000),
         })
         .prefault({}),

@@ -13,7 +13,6 @@ export const MAX_ENTRY_UNITS: Units = 10n ** 15n;
 export const MAX_SUM_UNITS: Units = 9n * 10n ** 18n;
 
 export const COST_DECIMALS = 9;
-const NANO = 10n ** BigInt(COST_DECIMALS);
 
 /** A quantity as Tally answers it: `"12"`, `"0.0023"`, never an exponent, never a trailing zero. */
 export const Quantity = z
@@ -31,39 +30,55 @@ export const DecimalText = z
 const INTEGER = /^(0|[1-9]\d{0,18})$/;
 const DECIMAL = /^(0|[1-9]\d{0,18})(?:\.(\d{1,9}))?$/;
 
+/** Returns the decimals of a metric type's unit, from 0 to 9; `cost` has 9 whatever it returns. */
+export type ScaleOf = (metricType: string) => number;
+
+/** Every metric type but cost is a whole number. */
+const WHOLE: ScaleOf = () => 0;
+
+const decimalsOf = (metricType: string, scaleOf: ScaleOf) =>
+  metricType === 'cost' ? COST_DECIMALS : scaleOf(metricType);
+
 /** Reads a quantity of a metric type; undefined when it is not one (negative, fractional where whole, too precise). */
-export function parseQuantity(metricType: string, text: string): Units | undefined {
-  if (metricType !== 'cost') return INTEGER.test(text) ? BigInt(text) : undefined;
+export function parseQuantity(metricType: string, text: string, scaleOf: ScaleOf = WHOLE): Units | undefined {
+  const scale = decimalsOf(metricType, scaleOf);
+  if (scale === 0) return INTEGER.test(text) ? BigInt(text) : undefined;
   const parts = DECIMAL.exec(text);
-  if (!parts) return undefined;
-  return BigInt(parts[1]!) * NANO + BigInt((parts[2] ?? '').padEnd(COST_DECIMALS, '0'));
+  const fraction = parts?.[2] ?? '';
+  if (!parts || fraction.length > scale) return undefined;
+  return BigInt(parts[1]! + fraction.padEnd(scale, '0'));
 }
 
 /** The units of a quantity that parseQuantity reads, as text: no number is made where none is needed. */
-export function unitsText(metricType: string, text: string): string {
-  if (metricType !== 'cost') return text;
+export function unitsText(metricType: string, text: string, scaleOf: ScaleOf = WHOLE): string {
+  const scale = decimalsOf(metricType, scaleOf);
+  if (scale === 0) return text;
   const [whole, fraction = ''] = text.split('.') as [string, string?];
-  return (whole + fraction.padEnd(COST_DECIMALS, '0')).replace(/^0+(?=\d)/, '');
+  return (whole + fraction.padEnd(scale, '0')).replace(/^0+(?=\d)/, '');
 }
 
 /** Like parseQuantity, with a leading minus allowed: for adjustments. */
-export function parseSignedQuantity(metricType: string, text: string): Units | undefined {
-  if (!text.startsWith('-')) return parseQuantity(metricType, text);
-  const units = parseQuantity(metricType, text.slice(1));
+export function parseSignedQuantity(metricType: string, text: string, scaleOf: ScaleOf = WHOLE): Units | undefined {
+  if (!text.startsWith('-')) return parseQuantity(metricType, text, scaleOf);
+  const units = parseQuantity(metricType, text.slice(1), scaleOf);
   return units === undefined ? undefined : -units;
 }
 
 /** Prints units of a metric type as the shortest exact decimal. */
-export function formatQuantity(metricType: string, units: Units): Quantity {
-  return metricType === 'cost' ? formatCost(units) : units.toString();
+export function formatQuantity(metricType: string, units: Units, scaleOf: ScaleOf = WHOLE): Quantity {
+  return formatUnits(units, decimalsOf(metricType, scaleOf));
 }
 
 /** Prints nano-USD as dollars: 2300000n is `"0.0023"`. */
-export function formatCost(nanoUsd: Units): Quantity {
-  const sign = nanoUsd < 0n ? '-' : '';
-  const digits = (nanoUsd < 0n ? -nanoUsd : nanoUsd).toString().padStart(COST_DECIMALS + 1, '0');
-  const fraction = digits.slice(-COST_DECIMALS).replace(/0+$/, '');
-  return `${sign}${digits.slice(0, -COST_DECIMALS)}${fraction === '' ? '' : `.${fraction}`}`;
+export const formatCost = (nanoUsd: Units): Quantity => formatUnits(nanoUsd, COST_DECIMALS);
+
+/** Prints units with so many decimals as the shortest exact decimal. */
+export function formatUnits(units: Units, scale: number): Quantity {
+  if (scale === 0) return units.toString();
+  const sign = units < 0n ? '-' : '';
+  const digits = (units < 0n ? -units : units).toString().padStart(scale + 1, '0');
+  const fraction = digits.slice(-scale).replace(/0+$/, '');
+  return `${sign}${digits.slice(0, -scale)}${fraction === '' ? '' : `.${fraction}`}`;
 }
 
 /**

@@ -51,6 +51,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   date_type: 'Type of the date column.',
   dates: 'UTC days.',
   day_sums: 'Sums of each day of the pull.',
+  declared_at: 'When the scale of the metric type was declared.',
   definition: 'The whole definition of this version.',
   definition_id: 'The custom metric.',
   derived_at: 'When its events were added to the coarse rollups; null: not yet.',

@@ -37,6 +37,7 @@ import { RolledUpDays1763856000100 } from './migrations/100-rolled-up-days.ts';
 import { ChangeLog1763856000105 } from './migrations/105-change-log.ts';
 import { Sources1763856000110 } from './migrations/110-sources.ts';
 import { Meters1763856000120 } from './migrations/120-meters.ts';
+import { MetricTypes1763856000121 } from './migrations/121-metric-types.ts';
 import { Prices1763856000130 } from './migrations/130-prices.ts';
 import { Budgets1763856000131 } from './migrations/131-budgets.ts';
 import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
@@ -118,6 +119,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       RolledUpDays1763856000100,
       Meters1763856000120,
       Sources1763856000110,
+      MetricTypes1763856000121,
       Prices1763856000130,
       Budgets1763856000131,
       BiViews1763856000160,

@@ -35,6 +35,12 @@ export type {
   ToldBy,
 } from './litellm-store.ts';
 export type { MeterValue } from './meters/meter-reader.ts';
+export {
+  type MetricTypes,
+  type RegistrySnapshot,
+  StaleRegistryError,
+  type ValueCheck,
+} from './meters/metric-types-store.ts';
 export { type StoredMeter, unknownMeter } from './meters/registry-store.ts';
 export { bucketOf, quantilesOf, RELATIVE_ERROR } from './meters/sketch.ts';
 export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';

@@ -6,6 +6,7 @@ import { countBudgets } from './budgets-store.ts';
 import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf, textArray } from './line-columns.ts';
 import { LOCKS } from './locks.ts';
+import { createTypeNotes, holdRegistry } from './meters/metric-types-store.ts';
 import type { Partitions } from './partitions.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
@@ -22,6 +23,8 @@ export type BatchToAppend = {
   lines: readonly LineToAppend[];
   /** The lease of the shards that the lines come from: who lost it counts nothing. */
   fence?: Fence | undefined;
+  /** The version of the registry of meters that the lines were checked with; StaleRegistryError where it is another. */
+  registryVersion?: number | undefined;
   /** Called just before the commit; crash tests stop here. */
   beforeCommit?: (() => Promise<void> | void) | undefined;
 };
@@ -93,11 +96,14 @@ const PositionRow = z.object({ position: z.number().int() });
 
 /** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
 export function createJournal(dataSource: DataSource, partitions: Partitions, admission: Admission): Journal {
+  const typeNotes = createTypeNotes();
+
   async function append(
     transaction: Executor,
-    { source, lines, fence, beforeCommit }: BatchToAppend,
+    { source, lines, fence, registryVersion, beforeCommit }: BatchToAppend,
   ): Promise<{ appended: Appended; committed(): void }> {
     if (fence) await checkFence(transaction, fence);
+    if (registryVersion !== undefined) await holdRegistry(transaction, registryVersion);
     const merchantIds = [...new Set(lines.map((line) => line.merchant_id))];
     const locks = [LOCKS.merchant, MERCHANT_LOCKS, merchantIds, source !== 'stream'];
     const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);
@@ -121,6 +127,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     );
     const placed = await onFirstDays(transaction, left);
     const { bits, folded, committed } = await admission.admit(transaction, placed);
+    const noted = await typeNotes.note(transaction, placed);
     const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
     const { inserted, changed } = row!;
@@ -149,7 +156,13 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
       changed,
       skipped,
     };
-    return { appended, committed };
+    return {
+      appended,
+      committed() {
+        committed();
+        noted();
+      },
+    };
   }
 
   /** Gives lines near a midnight the day of the first copy of their event. */

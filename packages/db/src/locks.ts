@@ -19,6 +19,8 @@ export const LOCKS = {
   /** Of the document of a day. */
   dayDocument: 7430,
   meters: 7431,
+  /** Shared by those that count events directly, exclusive for who declares the scale of a metric type. */
+  scales: 7434,
   /** Matching reports of calls of LiteLLM. */
   litellmClaims: 7446,
 } as const;

@@ -52,7 +52,8 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
       case 'literal':
         return bind(expr.value, SQL_TYPE[expr.type]);
       case 'metric':
-        return `(source.metrics ->> ${bind(expr.name, 'text')})::numeric`;
+        // Asked once for a statement: the unit of a metric type is the same for ever.
+        return `((source.metrics ->> ${bind(expr.name, 'text')})::numeric * (select tally_sources.unit_of(${bind(expr.name, 'text')})))`;
       case 'property': {
         const name = bind(expr.name, 'text');
         if (expr.as === 'text') return `(source.properties ->> ${name})`;

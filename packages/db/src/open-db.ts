@@ -24,6 +24,7 @@ import { createKeysStore, type KeysStore } from './keys-store.ts';
 import { createLitellmStore, type LitellmStore } from './litellm-store.ts';
 import { createMeterReader, type MeterReader } from './meters/meter-reader.ts';
 import { createMeterRollups, type MeterRollups } from './meters/meter-rollups-store.ts';
+import { createMetricTypes, type MetricTypes } from './meters/metric-types-store.ts';
 import { createMeterRegistry, type MeterRegistry } from './meters/registry-store.ts';
 import { createMetricSourcesStore, type MetricSourcesStore } from './metric-sources-store.ts';
 import { createPartitions, type Partitions } from './partitions.ts';
@@ -65,6 +66,7 @@ export type Db = {
   litellm: LitellmStore;
   sources: SourcesStore;
   meters: MeterRegistry & MeterReader & MeterRollups;
+  metricTypes: MetricTypes;
   /** Resolves when Postgres answers at all, on a connection of its own that no statement holds up. */
   ping(): Promise<void>;
   /** Asks Postgres for its clock, and whether it takes writes. */
@@ -138,6 +140,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     realtime: createRealtimeStore(dataSource),
     litellm: createLitellmStore(dataSource),
     sources: createSourcesStore(dataSource),
+    metricTypes: createMetricTypes(dataSource),
     meters: { ...createMeterRegistry(dataSource), ...createMeterReader(dataSource), ...meterRollups },
     ping: guard.ping,
     async look() {

@@ -6,6 +6,7 @@ import {
   formatQuantity,
   type Measures,
   type PlanPart,
+  type ScaleOf,
 } from '@tally/contracts';
 import type { Db, ExportRow, JournalLine } from '@tally/db';
 import type { Labels } from '../labels.ts';
@@ -124,9 +125,14 @@ const EVENT_TEXTS = ['time', 'date', 'id', 'merchantId', 'userId', 'apiKey', 'mo
 const EVENT_QUANTITIES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
 /** The events of a range as a table, those that the journal still has. In sheets other metrics and properties are JSON. */
-export function eventsOf(filters: Filters, db: Pick<Db, 'usage'>): Table {
+export function eventsOf(filters: Filters, db: Pick<Db, 'usage' | 'metricTypes'>): Table {
   async function* rows(): AsyncGenerator<Row[]> {
-    for await (const piece of db.usage.scanEvents(filters)) yield piece.map(eventOf);
+    for await (const piece of db.usage.scanEvents(filters)) yield await presented(piece);
+  }
+  async function presented(piece: readonly JournalLine[]) {
+    const types = new Set(piece.flatMap(({ metrics }) => Object.keys(metrics ?? {})));
+    const scaleOf = await db.metricTypes.scales(types);
+    return piece.map((line) => eventOf(line, scaleOf));
   }
   const column = (name: string, cell: (event: EventRow) => Cell): Column => ({
     name,
@@ -146,7 +152,7 @@ export function eventsOf(filters: Filters, db: Pick<Db, 'usage'>): Table {
   };
 }
 
-function eventOf(line: JournalLine) {
+function eventOf(line: JournalLine, scaleOf: ScaleOf) {
   const amounts = [
     ...EVENT_QUANTITIES.flatMap((name) => (line[name] === undefined ? [] : [[name, line[name]] as const])),
     ...Object.entries(line.metrics ?? {}),
@@ -162,7 +168,7 @@ function eventOf(line: JournalLine) {
     provider: line.provider ?? null,
     status: line.failed ? 'failure' : 'success',
     count: line.calls ?? '1',
-    metrics: Object.fromEntries(amounts.map(([type, units]) => [type, formatQuantity(type, BigInt(units))])),
+    metrics: Object.fromEntries(amounts.map(([type, units]) => [type, formatQuantity(type, BigInt(units), scaleOf)])),
     properties: line.properties ?? {},
   };
 }

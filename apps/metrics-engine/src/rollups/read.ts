@@ -1,9 +1,10 @@
 import {
+  COST_DECIMALS,
   Dimension,
   dayOf,
   EntityType,
-  formatCost,
   formatQuantity,
+  formatUnits,
   type JobRow,
   MerchantId,
   MetricType,
@@ -11,6 +12,7 @@ import {
   type RollupGrain,
   type RollupList,
   type RollupRow,
+  type ScaleOf,
   TallyError,
   Time,
 } from '@tally/contracts';
@@ -19,7 +21,7 @@ import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 
 /** Reads rollups and the log of their runs, page by page. */
-export function createRollupReader(db: Pick<Db, 'rollups'>) {
+export function createRollupReader(db: Pick<Db, 'rollups' | 'metricTypes'>) {
   return {
     async list(grain: RollupGrain, { cursor, limit, ...question }: RollupList) {
       if (question.startDate > question.endDate)
@@ -35,7 +37,11 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
         last.entity_id,
         last.metric_type,
       ];
-      return { rows: rows.map(present), nextCursor: position ? encodeCursor(position, asked) : null };
+      const scaleOf = await db.metricTypes.scales(rows.map(({ metric_type }) => metric_type));
+      return {
+        rows: rows.map((row) => present(row, scaleOf)),
+        nextCursor: position ? encodeCursor(position, asked) : null,
+      };
     },
 
     async log({ limit, cursor }: { limit: number; cursor?: string | undefined }) {
@@ -64,8 +70,8 @@ export function createRollupReader(db: Pick<Db, 'rollups'>) {
 
 export type RollupReader = ReturnType<typeof createRollupReader>;
 
-function present(row: StoredRow): RollupRow {
-  const quantity = (units: bigint) => formatQuantity(row.metric_type, units);
+function present(row: StoredRow, scaleOf: ScaleOf): RollupRow {
+  const quantity = (units: bigint) => formatQuantity(row.metric_type, units, scaleOf);
   return {
     merchantId: row.merchant_id === '' ? null : row.merchant_id,
     entityType: row.entity_type,
@@ -74,11 +80,19 @@ function present(row: StoredRow): RollupRow {
     periodEnd: row.period_end,
     metricType: row.metric_type,
     value: quantity(row.value),
-    dailyAverage: row.metric_type === 'cost' ? formatCost(BigInt(row.daily_average)) : shortest(row.daily_average),
+    dailyAverage: averageOf(row, scaleOf),
     previous: row.previous === null ? null : quantity(row.previous),
     growthPercent: row.growth_percent === null ? null : Number(row.growth_percent),
     ...(row.breakdown && { breakdown: row.breakdown.map((week) => ({ ...week, value: quantity(week.value) })) }),
   };
+}
+
+/** An average is in units, and of whole units it has decimals. */
+function averageOf({ metric_type, daily_average }: StoredRow, scaleOf: ScaleOf): string {
+  const scale = metric_type === 'cost' ? COST_DECIMALS : scaleOf(metric_type);
+  if (scale === 0) return shortest(daily_average);
+  const [whole = '0', fraction = ''] = daily_average.split('.');
+  return formatUnits(BigInt(whole + fraction), scale + fraction.length);
 }
 
 const shortest = (decimal: string): string => (decimal.includes('.') ? decimal.replace(/\.?0+$/, '') : decimal);

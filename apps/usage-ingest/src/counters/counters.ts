@@ -44,7 +44,7 @@ export type CounterLimits = {
 export type Counters = {
   readonly keys: RedisKeys;
   /** Stores events. Returns for each undefined, or why it was not stored. Concurrent calls share round trips. */
-  record(lines: readonly JournalLine[]): Promise<(Refusal | undefined)[]>;
+  record(lines: readonly JournalLine[], registryVersion?: number): Promise<(Refusal | undefined)[]>;
   /** The totals of days of one shard, and where its journal ends. */
   readDays(shard: number, days: readonly DayToRead[]): Promise<DaysRead>;
   /** Adds differences to totals of one shard; the only place besides `record` that creates a total. */
@@ -121,11 +121,22 @@ export function createCounters(
   redis.defineCommand('oldestItems', { numberOfKeys: 1, lua: lua('oldest-items') });
   redis.defineCommand('waitingMerchants', { numberOfKeys: 1, lua: lua('waiting-merchants') });
 
+  /** Sends the events of the newest registry; those that were checked with an older one are stale. */
   async function send(events: readonly Recorded[]): Promise<(Refusal | undefined)[]> {
+    const newest = Math.max(...events.map(({ version = 0 }) => version));
+    const isCurrent = ({ version = 0 }: Recorded) => version === newest;
+    if (events.every(isCurrent)) return sendAll(events, newest);
+    const sent = await sendAll(events.filter(isCurrent), newest);
+    let at = 0;
+    return events.map((event) => (isCurrent(event) ? sent[at++] : 'stale'));
+  }
+
+  async function sendAll(events: readonly Recorded[], version: number): Promise<(Refusal | undefined)[]> {
     const generations = { cutAgeMs: CUT_AGE_MS, maxAgeMs: MAX_AGE_MS, maxGenerations: MAX_GENERATIONS };
     const call = recordCall(events, keys, {
       typesPerDay: limits.typesPerDay,
       window: { cutSize: window.cutSize(), ...generations },
+      registryVersion: version || undefined,
     });
     const answer = await redis.recordEvents(call.keys.length, ...call.keys, ...call.args);
     await replicated(call.keys[0]!);
@@ -154,7 +165,7 @@ export function createCounters(
   return {
     keys,
 
-    async record(lines) {
+    async record(lines, version) {
       const refusals: (Refusal | undefined)[] = new Array(lines.length).fill(undefined);
       type Part = { lane: number; positions: number[]; items: Recorded[]; bytes: number };
       const parts: Part[] = [];
@@ -169,7 +180,7 @@ export function createCounters(
           parts.push(part);
         }
         part.positions.push(position);
-        part.items.push({ line, text });
+        part.items.push({ line, text, version });
         part.bytes += text.length;
       });
       await Promise.all(

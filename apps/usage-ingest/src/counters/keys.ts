@@ -25,6 +25,8 @@ export type RedisKeys = {
   windowEnds(shard: number): string;
   /** A generation's set of event ids, as the parts before and after its name. */
   ids(shard: number): { prefix: string; suffix: string };
+  /** The version of the registry of meters that events must be checked with, or `changing`. */
+  registry(shard: number): string;
   /** How often repeats left the totals; see `repair`. */
   subtractions(shard: number): string;
   /** The run of Redis in which all totals of the shard were last repaired. */
@@ -67,6 +69,7 @@ export function createRedisKeys({ clustered, ...first }: { shards: number; clust
     window: (shard) => ofShard(shard, 'window'),
     windowEnds: (shard) => ofShard(shard, 'window-ends'),
     ids: (shard) => parts(shard, 'ids'),
+    registry: (shard) => ofShard(shard, 'registry'),
     subtractions: (shard) => ofShard(shard, 'subtractions'),
     life: (shard) => ofShard(shard, 'life'),
     repaired: (shard) => parts(shard, 'repaired'),

@@ -4,11 +4,14 @@ import type { JournalLine } from '@tally/db';
 import { eachAmount, MIDNIGHT, placeOf } from '../line.ts';
 import { expiryOf, type RedisKeys } from './keys.ts';
 
-/** A line to record, with its text in the journal stream. */
-export type Recorded = { line: JournalLine; text: string };
+/** A line to record, with its text in the journal stream, and the registry that it was checked with: undefined for any. */
+export type Recorded = { line: JournalLine; text: string; version: number | undefined };
 
-/** Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres. */
-export type Refusal = 'repeat' | 'types' | 'limit' | 'unusable';
+/**
+ * Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres. `stale`: it
+ * was checked with another registry of meters than the one that holds, so it must be checked again.
+ */
+export type Refusal = 'repeat' | 'types' | 'limit' | 'unusable' | 'stale';
 
 const REFUSALS: readonly (Refusal | undefined)[] = [undefined, 'repeat', 'types', 'limit', 'unusable'];
 
@@ -27,17 +30,18 @@ type Group = { merchantId: string; date: Day; events: number[]; sums: Map<string
 export function recordCall(
   events: readonly Recorded[],
   keys: RedisKeys,
-  limits: { typesPerDay: number; window: WindowLimits },
+  limits: { typesPerDay: number; window: WindowLimits; registryVersion?: number | undefined },
 ): RecordCall {
   const shards = groupsByShard(events, keys);
-  const [shardKeys, groupKeys]: [string[], string[]] = [[], []];
+  const [shardKeys, registryKeys, groupKeys]: [string[], string[], string[]] = [[], [], []];
   const { cutSize, cutAgeMs, maxAgeMs, maxGenerations } = limits.window;
   const seed = randomBytes(6).toString('base64url');
   const args: (string | number)[] = [seed, limits.typesPerDay, cutSize, cutAgeMs, maxAgeMs, maxGenerations];
-  args.push(shards.size);
+  args.push(shards.size, limits.registryVersion ?? '');
   const order: number[] = [];
   for (const [shard, groups] of shards) {
     shardKeys.push(keys.journal(shard), keys.window(shard), keys.windowEnds(shard));
+    registryKeys.push(keys.registry(shard));
     const ids = keys.ids(shard);
     const first = order.length;
     for (const group of groups.values()) order.push(...group.events);
@@ -56,9 +60,10 @@ export function recordCall(
     }
   }
   return {
-    keys: shardKeys.concat(groupKeys),
+    keys: shardKeys.concat(registryKeys, groupKeys),
     args,
     read(answer) {
+      if (answer[0] === -1) return new Array(events.length).fill('stale');
       const refusals: (Refusal | undefined)[] = new Array(events.length).fill(undefined);
       for (let at = 0; at < answer.length; at += 2) refusals[order[answer[at]!]!] = REFUSALS[answer[at + 1]!];
       return refusals;

@@ -10,7 +10,7 @@ import type { Drain, DrainReport } from './drain.ts';
 export type FlushOptions = {
   counters: Counters;
   oldLayout: Pick<OldLayout, 'drain' | 'merchants'>;
-  db: Pick<Db, 'usage'>;
+  db: Pick<Db, 'usage' | 'metricTypes'>;
   drain: Drain;
   now: () => number;
 };
@@ -85,10 +85,14 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     const merchantIds = [...new Set(page.map((total) => total.merchantId))];
     const rows = await db.usage.merchantUsage({ merchantIds, startDate: date, endDate: date });
     const counted = new Map(rows.map((row) => [`${row.merchant_id}\n${row.metric_type}`, row.metric_value]));
+    const scaleOf = await db.metricTypes.scales(page.map(({ metricType }) => metricType));
     return page.flatMap(({ merchantId, metricType, units }) => {
       const value = counted.get(`${merchantId}\n${metricType}`) ?? 0n;
       if (value === units) return [];
-      const [live, merchantUsage] = [formatQuantity(metricType, units), formatQuantity(metricType, value)];
+      const [live, merchantUsage] = [units, value].map((each) => formatQuantity(metricType, each, scaleOf)) as [
+        string,
+        string,
+      ];
       return [{ merchantId, date, metricType, live, merchantUsage }];
     });
   }

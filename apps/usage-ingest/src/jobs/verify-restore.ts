@@ -25,7 +25,7 @@ try {
   if (redis.status !== 'ready') throw new Error('Redis is unavailable.');
   const { pendingKeys } = await flush.status();
   const { drift, merchantsChecked, numbersChecked } = await reconcile.checkRestored({ startDate, endDate });
-  for (const row of drift.map(presentDrift)) {
+  for (const row of drift.map((each) => presentDrift(each))) {
     const { merchantId, date, metricType, journal, live } = row;
     const missing = live === null ? '' : ` Redis counted ${live}, so events of ${row.drift} are missing or too many;`;
     console.log(`${merchantId} ${date} ${metricType}: Postgres has ${journal};${missing} difference ${row.drift}`);

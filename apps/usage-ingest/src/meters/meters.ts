@@ -2,6 +2,7 @@ import { BUILT_IN_METERS, countDays, type ingest, type Meter, TallyError } from 
 import { type Db, type StoredMeter, unknownMeter } from '@tally/db';
 import type { z } from 'zod';
 import { MAX_RANGE_DAYS } from '../flush/flush.ts';
+import type { RegistryReader } from './registry.ts';
 
 type Input<Name extends keyof typeof ingest.meters> = z.output<(typeof ingest.meters)[Name]['input']>;
 type Output<Name extends keyof typeof ingest.meters> = z.output<(typeof ingest.meters)[Name]['output']>;
@@ -17,7 +18,16 @@ export type Meters = {
 };
 
 /** The registry of meters. What they count is derived in the background: see derive-meters.ts. */
-export function createMeters({ db }: { db: Pick<Db, 'meters'> }): Meters {
+export function createMeters({
+  db,
+  registry,
+  drain,
+}: {
+  db: Pick<Db, 'meters' | 'metricTypes'>;
+  registry: RegistryReader;
+  /** Flushes everything that was accepted before the call. */
+  drain(): Promise<{ errors: { message: string }[] }>;
+}): Meters {
   const named = ({ key, merchantId }: { key: string; merchantId?: string | undefined }) => ({
     key,
     merchantId: merchantId ?? '',
@@ -35,26 +45,38 @@ export function createMeters({ db }: { db: Pick<Db, 'meters'> }): Meters {
     return found;
   }
 
+  /** Declares a scale: first whatever was accepted is counted, so that a type that is in use has the scale 0. */
+  const declaring = async <T>(create: () => Promise<T>): Promise<T> => {
+    // What is left to flush while nothing is accepted is little.
+    await drain();
+    return registry.alone(async () => {
+      const { errors } = await drain();
+      if (errors[0])
+        throw new TallyError('UNAVAILABLE', `A scale cannot be declared before all is flushed: ${errors[0].message}`);
+      return create();
+    });
+  };
+
   return {
     async create(definition, by) {
       assertOwn(definition.key);
-      const { aggregation, metricType } = definition;
+      const { metricType } = definition;
       const builtIn = BUILT_IN_METERS.find(({ key }) => key === metricType);
       if (builtIn && definition.scale !== undefined && definition.scale !== builtIn.scale)
         throw new TallyError('CONFLICT', `${metricType} has the scale ${builtIn.scale}, for ever.`);
-      if (metricType !== undefined && !builtIn && definition.scale)
-        throw new TallyError(
-          'INVALID_INPUT',
-          `scale: ${metricType} is a whole number; only a valueProperty has decimals.`,
-        );
-      const counts = aggregation === 'COUNT' || aggregation === 'UNIQUE';
-      const scale = counts ? 0 : (builtIn?.scale ?? definition.scale ?? 0);
-      return present(await db.meters.create({ ...definition, scale }, by));
+      const create = () => db.meters.create(definition, by);
+      const declares = metricType !== undefined && !builtIn && (definition.scale ?? 0) > 0;
+      const isNew = declares && (await db.metricTypes.scales([metricType]))(metricType) !== definition.scale;
+      const created = isNew ? await declaring(create) : await create();
+      await registry.reload().catch(() => {});
+      return present(created);
     },
 
     async update({ name, unit, ...of }, by) {
       assertOwn(of.key);
-      return present(await db.meters.update(named(of), { name, unit }, by));
+      const updated = await db.meters.update(named(of), { name, unit }, by);
+      await registry.reload().catch(() => {});
+      return present(updated);
     },
 
     async list({ merchantId }) {
@@ -79,6 +101,7 @@ export function createMeters({ db }: { db: Pick<Db, 'meters'> }): Meters {
     async remove(name) {
       assertOwn(name.key);
       await db.meters.remove(named(name));
+      await registry.reload().catch(() => {});
       return { removed: true };
     },
 

@@ -1,23 +1,15 @@
-import { formatQuantity, type Units } from '@tally/contracts';
+import { formatQuantity, type ScaleOf, type Units } from '@tally/contracts';
 import type { Drift } from './reconcile.ts';
 
 export { createReconcile, type Drift, type Reconcile } from './reconcile.ts';
 export { createRepair, type Repair } from './repair.ts';
 
 /** A drift as callers see it: quantities in place of units. */
-export function presentDrift({
-  journal,
-  daily,
-  usage,
-  live,
-  dailyModels,
-  quarterHours,
-  monthly,
-  yearly,
-  drift,
-  ...row
-}: Drift) {
-  const format = (units: Units) => formatQuantity(row.metricType, units);
+export function presentDrift(
+  { journal, daily, usage, live, dailyModels, quarterHours, monthly, yearly, drift, ...row }: Drift,
+  scaleOf?: ScaleOf,
+) {
+  const format = (units: Units) => formatQuantity(row.metricType, units, scaleOf);
   const kept = (units: Units | null) => (units === null ? null : format(units));
   return {
     ...row,

@@ -1,10 +1,11 @@
-import { type Day, MAX_METERS, type MeterDefinition, TallyError } from '@tally/contracts';
+import { BUILT_IN_METERS, type Day, MAX_METERS, type MeterDefinition, TallyError } from '@tally/contracts';
 import { type DataSource, type EntityManager, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { MeterEntity, type MeterRow, MeterVersionEntity, type MeterVersionRow } from '../entities/meter.ts';
 import { DateText } from '../rows.ts';
 import type { Executor } from '../run-sql.ts';
 import { lockMeters } from './meter-lock.ts';
+import { declareScale } from './metric-types-store.ts';
 
 export type StoredMeter = MeterRow & {
   /** Days of its history, and how many of them are computed. */
@@ -18,7 +19,7 @@ export type MeterRegistry = {
    * Adds a meter, with every day that the journal still has as its history. CONFLICT where the key is taken, among them by a
    * meter of every merchant; CARDINALITY_LIMIT where there are as many meters as there may be.
    */
-  create(definition: MeterDefinition & { scale: number }, by: string): Promise<StoredMeter>;
+  create(definition: MeterDefinition, by: string): Promise<StoredMeter>;
   /** Changes name and unit, as a new version. NOT_FOUND for an unknown meter. */
   update(
     name: { key: string; merchantId: string },
@@ -85,7 +86,7 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
           merchantId,
           name: definition.name ?? key,
           unit: definition.unit ?? null,
-          scale: definition.scale,
+          scale: await scaleOf(manager, definition),
           aggregation: definition.aggregation,
           metricType: definition.metricType ?? null,
           valueProperty: definition.valueProperty ?? null,
@@ -155,6 +156,17 @@ const versionOf = ({ id, version, name, unit }: MeterRow, createdBy: string) => 
   unit,
   createdBy,
 });
+
+/** The scale of a meter: that of its metric type, else its own. */
+async function scaleOf(
+  executor: Executor,
+  { aggregation, metricType, scale }: Omit<MeterDefinition, 'merchantId'>,
+): Promise<number> {
+  if (aggregation === 'COUNT' || aggregation === 'UNIQUE') return 0;
+  if (metricType === undefined) return scale ?? 0;
+  const builtIn = BUILT_IN_METERS.find(({ key }) => key === metricType);
+  return builtIn ? builtIn.scale : declareScale(executor, metricType, scale);
+}
 
 /** Days that the journal has, and those that have adjustments only. */
 async function journalDays(executor: Executor): Promise<Day[]> {

@@ -1,0 +1,160 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import { type ScaleOf, TallyError } from '@tally/contracts';
+import type { Db, RegistrySnapshot, ValueCheck } from '@tally/db';
+import { coalesce, type RedisClient } from '@tally/service';
+import type { Result } from 'ioredis';
+import { z } from 'zod';
+import type { RedisKeys } from '../counters/keys.ts';
+import { lua } from '../counters/lua.ts';
+
+/** What of the meters decides how events are checked, all of one version. */
+export type Registry = {
+  version: number;
+  scaleOf: ScaleOf;
+  /** Whether a metric type has decimals at all: most installations have none. */
+  hasScales: boolean;
+  values: readonly ValueCheck[];
+};
+
+/** Returns the decimals of metric types whose amounts were read before. */
+export type Scales = (metricTypes: Iterable<string>) => Promise<ScaleOf>;
+
+export type RegistryReader = {
+  /** The registry that this process last loaded. UNAVAILABLE where it could never load one. */
+  current(): Promise<Registry>;
+  /** Loads the registry again and publishes its version: no process counts by an older one from then on. */
+  reload(): Promise<Registry>;
+  /**
+   * Runs work while no event is accepted through Redis, and publishes what it changed. UNAVAILABLE where Redis is
+   * unavailable: then what it would let in is not known.
+   */
+  alone<T>(work: () => Promise<T>): Promise<T>;
+  scales: Scales;
+};
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    publishRegistry(key: string, version: number): Result<number, Context>;
+  }
+}
+
+const CHANGING = 'changing';
+/** A change whose process died ends by itself; Postgres ends its transaction before. */
+const CHANGING_MS = 60_000;
+const MIRROR = 'registry:meters';
+
+const Mirrored = z.object({
+  version: z.number(),
+  scales: z.array(z.tuple([z.string(), z.number()])),
+  values: z.array(
+    z.object({
+      meter: z.string(),
+      merchantId: z.string(),
+      eventType: z.string().nullable(),
+      property: z.string(),
+      scale: z.number(),
+    }),
+  ),
+});
+
+/**
+ * The registry of meters as ingest uses it. Redis has its version, once for each shard: the script that stores events
+ * answers `stale` to a process that has another one. It has a copy as well, for a process that starts without Postgres.
+ */
+export function createRegistry({
+  db,
+  redis,
+  keys,
+}: {
+  db: Pick<Db, 'metricTypes'>;
+  redis: RedisClient;
+  keys: RedisKeys;
+}): RegistryReader {
+  redis.defineCommand('publishRegistry', { numberOfKeys: 1, lua: lua('publish-registry') });
+  let known: Registry | undefined;
+  let loaded: RegistrySnapshot | undefined;
+
+  const versionKeys = () => Array.from({ length: keys.shards }, (_, shard) => keys.registry(shard));
+
+  async function publish(snapshot: RegistrySnapshot): Promise<void> {
+    await Promise.all([
+      redis.set(MIRROR, JSON.stringify(snapshot)),
+      ...versionKeys().map((key) => redis.publishRegistry(key, snapshot.version)),
+    ]);
+  }
+
+  async function fromMirror(): Promise<RegistrySnapshot | undefined> {
+    const text = await redis.get(MIRROR).catch(() => null);
+    return text === null ? undefined : Mirrored.safeParse(JSON.parse(text)).data;
+  }
+
+  const reload = coalesce(async (): Promise<Registry> => {
+    const stored = await db.metricTypes.registry().catch(() => undefined);
+    const snapshot = stored ?? (await fromMirror());
+    if (snapshot && (!loaded || snapshot.version >= loaded.version)) {
+      loaded = snapshot;
+      known = registryOf(snapshot);
+    }
+    if (!known || !loaded)
+      throw new TallyError('UNAVAILABLE', 'The meters are not known yet: Postgres is unavailable.', {
+        details: { retryAfter: 1 },
+      });
+    // Redis may be unavailable; the script answers `stale` until a version is there.
+    await publish(loaded).catch(() => {});
+    return known;
+  });
+
+  return {
+    current: async () => known ?? reload(),
+    reload,
+    async alone(work) {
+      try {
+        await Promise.all(versionKeys().map((key) => redis.set(key, CHANGING, 'PX', CHANGING_MS)));
+      } catch (cause) {
+        throw new TallyError('UNAVAILABLE', 'A scale cannot be declared while Redis is unavailable; try again.', {
+          cause,
+        });
+      }
+      try {
+        return await work();
+      } finally {
+        await Promise.all(versionKeys().map((key) => redis.del(key))).catch(() => {});
+        await reload().catch(() => {});
+      }
+    },
+    async scales(metricTypes) {
+      try {
+        return await db.metricTypes.scales(metricTypes);
+      } catch (error) {
+        if (known) return known.scaleOf;
+        throw error;
+      }
+    },
+  };
+}
+
+function registryOf({ version, scales, values }: RegistrySnapshot): Registry {
+  const byType = new Map(scales);
+  return { version, scaleOf: (type) => byType.get(type) ?? 0, hasScales: byType.size > 0, values };
+}
+
+/** How long a request waits for a change of the registry before it is answered 503. */
+const PATIENCE_MS = 10_000;
+const RETRY_MS = 25;
+
+/** Loads the registry until an attempt is not stale; UNAVAILABLE where it is being changed for too long. */
+export async function whileStale(
+  registry: RegistryReader,
+  attempt: (registry: Registry) => Promise<boolean>,
+): Promise<void> {
+  const started = performance.now();
+  let now = await registry.current();
+  while (await attempt(now)) {
+    if (performance.now() - started > PATIENCE_MS)
+      throw new TallyError('UNAVAILABLE', 'The meters are being changed; send the same batch again.', {
+        details: { retryAfter: 1 },
+      });
+    await wait(RETRY_MS);
+    now = await registry.reload();
+  }
+}

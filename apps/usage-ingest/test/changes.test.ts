@@ -1,0 +1,70 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Fixture, startIngest } from './ingest-fixture.ts';
+
+let ingest: Fixture;
+const DAY = '2026-11-22';
+beforeAll(async () => {
+  ingest = await startIngest();
+});
+afterAll(() => ingest.close());
+
+const record = (id: string, ...merchantIds: string[]) =>
+  ingest.admin.usage.record.mutate({
+    entries: merchantIds.map((merchantId) => ({ id, merchantId, time: `${DAY}T10:00:00Z`, metrics: { seats: '1' } })),
+  });
+
+type Asked = { merchantIds?: string[]; limit?: number };
+
+/** Reads all changes after a cursor, and waits for those of transactions that others run on the same server. */
+async function follow(client: Fixture['admin'], since: string | undefined, expected: string[], asked: Asked = {}) {
+  let cursor = since;
+  const found = new Set<string>();
+  await expect
+    .poll(
+      async () => {
+        for (let hasMore = true; hasMore; ) {
+          const page = await client.usage.changes.query({ ...asked, ...(cursor && { since: cursor }) });
+          for (const { merchantId, date } of page.rows) found.add(`${merchantId} ${date}`);
+          ({ hasMore, nextCursor: cursor } = page);
+        }
+        return [...found].sort();
+      },
+      { timeout: 60_000, interval: 50 },
+    )
+    .toEqual(expected);
+  return cursor!;
+}
+
+test('lists what was counted, corrected and closed since a cursor; a bound key sees its merchant only', async () => {
+  await record('a', 'acme', 'globex');
+  await ingest.admin.flush.drain.mutate({});
+  const all = await follow(ingest.admin, undefined, [`acme ${DAY}`, `globex ${DAY}`], { limit: 1 });
+  const { key } = await ingest.admin.keys.create.mutate({ name: 'copy', role: 'viewer', merchantId: 'acme' });
+  const bound = ingest.clientWith(key);
+  const own = await follow(bound, undefined, [`acme ${DAY}`]);
+
+  await record('b', 'globex');
+  await ingest.admin.flush.drain.mutate({});
+  const next = await follow(ingest.admin, all, [`globex ${DAY}`]);
+  await ingest.admin.usage.adjust.mutate({
+    ...{ id: 'x', merchantId: 'acme', date: '2026-11-20', metrics: { seats: '1' }, reason: 'a credit' },
+  });
+  const corrected = await follow(ingest.admin, next, ['acme 2026-11-20']);
+  await follow(bound, own, ['acme 2026-11-20']);
+
+  await ingest.admin.usage.void.mutate({ merchantId: 'globex', id: 'b', date: DAY, reason: 'a test call' });
+  const voided = await follow(ingest.admin, corrected, [`globex ${DAY}`]);
+  await ingest.admin.reconcile.rebuild.mutate({ startDate: DAY, endDate: DAY, merchantIds: ['acme'] });
+  await follow(ingest.admin, voided, [`acme ${DAY}`]);
+});
+
+test.each(['', 'e1', 'WyJhIl0'])('refuses a cursor that is made up: %j', async (since) => {
+  await expect(ingest.admin.usage.changes.query({ since })).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
+});
+
+test('refuses the cursor of another question', async () => {
+  const { nextCursor } = await ingest.admin.usage.changes.query({});
+  await expect(ingest.admin.usage.changes.query({ since: nextCursor, merchantIds: ['acme'] })).rejects.toMatchObject({
+    data: { code: 'INVALID_CURSOR' },
+  });
+});
