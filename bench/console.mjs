@@ -7,7 +7,8 @@ import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
 // What someone who opens the console waits for, in a real browser with an empty cache: the first paint, the first exact
-// number, and a chart of a year of days and ten series. Everything runs on this machine.
+// number, and a chart of a year of days and ten series; and how long that chart takes to be drawn again, and a frame while
+// it is pointed at. Everything runs on this machine.
 const { chromium } = createRequire(new URL('../apps/console/package.json', import.meta.url))('playwright-core');
 const LOADS = Number(process.env.BENCH_LOADS ?? 5);
 const DAYS = 365;
@@ -60,7 +61,63 @@ async function load(browser, { url, path, selector, signedIn }) {
   }
 }
 
+const MOVES = 200;
+
+/** Draws a chart again and points at it, day after day; returns milliseconds of drawing and of frames. */
+async function useChart(browser, { url, path }) {
+  const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+  try {
+    await context.request.post(`${url}/session`, { data: { key: KEY }, headers: { origin: url } });
+    const page = await context.newPage();
+    await page.goto(url + path);
+    await page.waitForSelector('.chart canvas');
+    const redraws = [];
+    for (const name of ['Lines', 'Bars', 'Lines', 'Bars', 'Lines']) {
+      const button = page.getByRole('button', { name, exact: true });
+      redraws.push(
+        await button.evaluate(
+          (element) =>
+            new Promise((done) => {
+              const began = performance.now();
+              const canvas = document.querySelector('.chart canvas');
+              const seen = new MutationObserver(() => {
+                if (canvas.isConnected) return;
+                seen.disconnect();
+                requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)));
+              });
+              seen.observe(document.body, { childList: true, subtree: true });
+              element.click();
+            }),
+        ),
+      );
+    }
+    await page.evaluate(() => {
+      globalThis.frames_ = [];
+      let last = performance.now();
+      const tick = (now) => {
+        globalThis.frames_.push(now - last);
+        last = now;
+        globalThis.ticking = requestAnimationFrame(tick);
+      };
+      globalThis.ticking = requestAnimationFrame(tick);
+    });
+    const { x, y, width, height } = await page.locator('.chart canvas').boundingBox();
+    for (let move = 0; move <= MOVES; move++)
+      await page.mouse.move(x + 70 + ((width - 90) * move) / MOVES, y + height / 2);
+    const frames = await page.evaluate(() => {
+      cancelAnimationFrame(globalThis.ticking);
+      return globalThis.frames_.slice(1);
+    });
+    return { redraws, frames };
+  } finally {
+    await context.close();
+  }
+}
+
+const share = (values, part) => Math.round(values.sort((a, b) => a - b)[Math.floor((values.length - 1) * part)]);
+
 const rows = [];
+const chart = {};
 await withServers(async (servers) => {
   const settings = { TALLY_SERVICE_KEY: SERVICE_KEY };
   const all = (ingest) => ({ ...settings, USAGE_INGEST_URL: ingest.url });
@@ -99,6 +156,15 @@ await withServers(async (servers) => {
                   'assets kB': Math.round(loads[0].bytes / 1000),
                 });
               }
+              const path = `/app/explorer?by=model&interval=day&from=${day(DAYS - 1)}&to=${day(0)}`;
+              const { redraws, frames } = await useChart(browser, { url, path });
+              Object.assign(chart, {
+                'drawn again ms, median': median(redraws),
+                'frame ms, median': share(frames, 0.5),
+                'frame ms, p95': share(frames, 0.95),
+                'longest frame ms': share(frames, 1),
+                frames: frames.length,
+              });
             } finally {
               await browser.close();
             }
@@ -108,7 +174,9 @@ await withServers(async (servers) => {
     ),
   );
 });
-const result = { machine: machine(), date: day(0), load: loadavg()[0], loads: LOADS, rows };
+const result = { machine: machine(), date: day(0), load: loadavg()[0], loads: LOADS, rows, chart };
 console.log(result.machine, `load ${result.load.toFixed(1)}`);
 console.table(rows);
+console.log(`chart of ${DAYS} days × ${MODELS} series, pointed at ${MOVES} times`);
+console.table([chart]);
 await writeFile(new URL('results/console.json', import.meta.url), `${JSON.stringify(result, null, 2)}\n`);

@@ -48,7 +48,14 @@ for (const meters of [0, 10]) {
 }
 const ratio = Math.round((rows[1].micros / rows[0].micros) * 100) / 100;
 const query = await withServers(queryYear);
-const result = { machine: machine(), date: new Date().toISOString().slice(0, 10), seconds: SECONDS, rows, ratio, query };
+const result = {
+  machine: machine(),
+  date: new Date().toISOString().slice(0, 10),
+  seconds: SECONDS,
+  rows,
+  ratio,
+  query,
+};
 console.log(result);
 await writeFile(new URL('results/meters.json', import.meta.url), `${JSON.stringify(result, null, 2)}\n`);
 

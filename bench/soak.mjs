@@ -114,7 +114,7 @@ async function soak(servers, redis, ingest, analytics) {
   if (counted !== acknowledged) problems.push(`${acknowledged} events were acknowledged, ${counted} are counted`);
   const { balanced, drift } = await client.reconcile.check.query({ startDate, endDate: today() });
   if (!balanced) problems.push(`${drift.length} numbers differ between stored forms`);
-  return { acknowledged, unanswered, problems, memory, minutes };
+  return { acknowledged, unanswered, problems, memory, perMinute: minutes };
 }
 
 async function countedIn({ databaseUrl }) {

@@ -104,6 +104,24 @@ const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
   'meters.update': { input: () => ({ key: 'calls', name: 'Calls' }) },
   'meters.rebuild': { input: () => ({ key: 'calls', ...RANGE }) },
   'meters.remove': { input: () => ({ key: 'unheard_of' }), outcome: 'NOT_FOUND' },
+  'prices.set': { input: () => ({ component: 'request', amount: '1', per: 1, validFrom: `${TODAY}T00:00:00Z` }) },
+  'prices.remove': { input: () => ({ id: '999999' }), outcome: 'NOT_FOUND' },
+  'prices.import': {
+    // A cost map without prices.
+    input: () => ({ source: 'litellm', file: '{}', validFrom: `${TODAY}T00:00:00Z` }),
+    outcome: 'INVALID_INPUT',
+  },
+  'budgets.create': {
+    input: () => ({
+      scope: { merchantId: 'acme' },
+      measure: 'cost',
+      limit: '50',
+      period: 'month',
+      enforcement: 'soft',
+    }),
+  },
+  'budgets.update': { input: () => ({ id: UNKNOWN, name: 'other' }), outcome: 'NOT_FOUND' },
+  'budgets.remove': { input: () => ({ id: UNKNOWN }), outcome: 'NOT_FOUND' },
   'rollups.daily.run': { input: () => ({ date: TODAY }) },
   'rollups.weekly.run': { input: () => ({ date: TODAY }) },
   'rollups.monthly.run': { input: () => ({ date: TODAY }) },

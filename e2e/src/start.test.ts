@@ -37,15 +37,18 @@ test('npm start with a setting that no service can use fails at once, and says w
   await Promise.all([rm(home, { recursive: true }), database.drop(), redis.drop()]);
 });
 
-test.each(['usage-ingest', 'metrics-engine', 'analytics-api'])('%s does not start without any key', async (app) => {
-  const child = spawn(process.execPath, [new URL(`../../apps/${app}/dist/main.js`, import.meta.url).pathname], {
-    env: { PATH: process.env.PATH, DATABASE_URL: 'postgres://127.0.0.1:1/tally', REDIS_URL: 'redis://127.0.0.1:1' },
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  let output = '';
-  child.stderr.on('data', (chunk: Buffer) => {
-    output += chunk.toString();
-  });
-  const [code] = await once(child, 'close');
-  expect([code, output]).toEqual([78, expect.stringContaining('TALLY_ADMIN_KEY and TALLY_SERVICE_KEY are not set')]);
-});
+test.each(['usage-ingest', 'metrics-engine', 'analytics-api', 'console'])(
+  '%s does not start without any key',
+  async (app) => {
+    const child = spawn(process.execPath, [new URL(`../../apps/${app}/dist/main.js`, import.meta.url).pathname], {
+      env: { PATH: process.env.PATH, DATABASE_URL: 'postgres://127.0.0.1:1/tally', REDIS_URL: 'redis://127.0.0.1:1' },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let output = '';
+    child.stderr.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+    const [code] = await once(child, 'close');
+    expect([code, output]).toEqual([78, expect.stringContaining('TALLY_ADMIN_KEY and TALLY_SERVICE_KEY are not set')]);
+  },
+);

@@ -18,6 +18,7 @@ const LEFT = new Set([
   'packages/db/src/meters/meter-reader.ts',
   'packages/db/src/meters/meter-rollups-store.ts',
   'packages/db/src/meters/meter-sql.ts',
+  'packages/db/src/meters/metric-types-store.ts',
   'packages/db/src/meters/registry-store.ts',
   'packages/db/src/open-db.ts',
   'packages/db/src/partitions.ts',

@@ -11,7 +11,7 @@ import {
 } from '@tally/contracts/client';
 import type { Browser, Locator, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { add, change, parseFormatted } from '../src/web/quantity.ts';
+import { add, change, format, parseFormatted, subtract } from '../src/web/quantity.ts';
 import { findings, launch, screenshot, signIn, visit } from './browser.ts';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
@@ -111,17 +111,17 @@ describe('signing in', () => {
   });
 
   test.each([
-    ['member', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
-    ['viewer', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
-    ['analyst', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Jobs', 'Health']],
+    ['member', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Jobs', 'Health']],
+    ['viewer', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Jobs', 'Health']],
+    ['analyst', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Jobs', 'Health']],
     [
       'admin',
       [
-        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices'],
-        ...['API keys', 'Directory', 'Data sources', 'Jobs', 'Health', 'Audit log'],
+        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets'],
+        ...['API keys', 'Directory', 'Sources', 'Data sources', 'Jobs', 'Health', 'Audit log'],
       ],
     ],
-    ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Directory', 'Health']],
+    ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Health']],
   ])('shows a key of the role %s what is for it', async (role, pages) => {
     await as(keys[role]!, async (page) => {
       const links = page.getByRole('navigation', { name: 'Pages' }).getByRole('link');
@@ -309,10 +309,64 @@ test('a meter is created, and counts the events that are kept, by its dimensions
   });
 });
 
+test('a budget is made, shows what is spent of it, and its limit is changed', async () => {
+  await as(keys.admin!, async (page) => {
+    await open(page, '/app/budgets');
+    await page.getByRole('button', { name: 'New budget' }).first().click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Name').fill('Acme, monthly');
+    await dialog.getByLabel('Limit').fill('2.5');
+    await dialog.getByLabel('Merchant').fill('acme');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    const row = page.getByRole('group', { name: 'Budgets' }).getByRole('row', { name: 'Acme, monthly' });
+    const { totals } = await analytics.analytics.breakdown.query({ ...month, by: 'merchant', merchantIds: ['acme'] });
+    await expect
+      .poll(async () => {
+        await open(page, '/app/budgets');
+        return parseFormatted(await row.locator('td').first().locator('.num').first().innerText());
+      })
+      .toBe(totals.cost);
+    await page.getByRole('button', { name: 'Change Acme, monthly' }).click();
+    await dialog.getByLabel('Limit').fill('1000');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    await expect.poll(async () => parseFormatted(await row.locator('td').nth(1).innerText())).toBe('1000');
+    expect(await row.locator('td').nth(2).innerText()).toBe(format(subtract('1000', totals.cost), 'money'));
+    await page.getByRole('button', { name: 'Remove Acme, monthly' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.waitForSelector('text=No budgets yet');
+  });
+});
+
+test('what a source sends is counted, and what it may not send is listed with the reason', async () => {
+  const answer = await fetch(`${stack.url}/sources/litellm/logs`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': 'application/json' },
+    body: JSON.stringify([{ id: 'call-1', call_type: 'acompletion', startTime: 'no time', spend: 0.5 }]),
+  });
+  expect(answer.status).toBeLessThan(500);
+  await as(keys.admin!, async (page) => {
+    const rejected = page.getByRole('group', { name: 'Rejections' }).locator('tbody tr');
+    await expect
+      .poll(async () => {
+        await open(page, '/app/sources');
+        return rejected.count();
+      })
+      .toBe(1);
+    const { rows } = await ingest.sources.rejections.query({});
+    expect(await rejected.innerText()).toContain(rows[0]!.message);
+    const sent = page.getByRole('group', { name: 'Sources' }).getByRole('row', { name: 'LiteLLM' });
+    expect((await sent.locator('td').allInnerTexts()).slice(0, 4)).toEqual(['1', '0', '0', '1']);
+  });
+});
+
 test('usage without a price is listed, and priced once a price is set', async () => {
   const record = (id: string) =>
     ingest.usage.record.mutate({
-      entries: [{ id, merchantId: 'acme', model: 'house-model', metrics: { prompt_tokens: '1000' } }],
+      entries: [
+        { id, merchantId: 'acme', userId: 'visitor-0', model: 'house-model', metrics: { prompt_tokens: '1000' } },
+      ],
     });
   await ingest.prices.set.mutate({ model: 'other', component: 'input', amount: '1', validFrom: `${today}T00:00:00Z` });
   await record('unpriced');
@@ -448,6 +502,44 @@ describe('the explorer', () => {
     });
   });
 
+  test('draws a year of days and ten series once, and not again while it is pointed at', async () => {
+    const year = { startDate: addDays(today, -364), endDate: today };
+    await as(keys.viewer!, async (page) => {
+      await open(page, `/app/explorer?by=user&measure=requests&from=${year.startDate}&to=${today}`);
+      await page.locator('.chart canvas').waitFor();
+      expect(await page.locator('.legend li').count()).toBe(10);
+      await page.evaluate(`
+        window.draws = 0;
+        const { clearRect } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.clearRect = function (...area) {
+          window.draws++;
+          return clearRect.apply(this, area);
+        };
+        window.canvas = document.querySelector('.chart canvas');
+      `);
+      const { x, y, width, height } = (await page.locator('.chart canvas').boundingBox())!;
+      for (let step = 0; step <= 60; step++) await page.mouse.move(x + 70 + ((width - 90) * step) / 60, y + height / 2);
+      const tip = page.locator('.chart-tip');
+      const numbers = (await tip.locator('.num').allInnerTexts()).map(parseFormatted);
+      // The last that was pointed at is among the newest days.
+      const [, number] = /(\d+)/.exec(await tip.locator('h3').innerText())!;
+      const day = Array.from({ length: 20 }, (_, ago) => addDays(today, -ago)).find(
+        (date) => Number(date.slice(8)) === Number(number),
+      )!;
+      const { totals } = await analytics.analytics.breakdown.query({ startDate: day, endDate: day, by: 'user' });
+      expect(add(...numbers)).toBe(totals.requests);
+      expect(await page.evaluate('[window.draws, window.canvas === document.querySelector(".chart canvas")]')).toEqual([
+        0,
+        true,
+      ]);
+      await page.getByRole('button', { name: 'Lines' }).click();
+      await page.waitForURL('**chart=lines**');
+      await expect.poll(() => page.evaluate('window.canvas.isConnected')).toBe(false);
+      await page.evaluate('new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))');
+      expect(await page.evaluate('window.draws')).toBe(1);
+    });
+  });
+
   test('writes programs that ask for what it shows', async () => {
     const address = `/app/explorer?by=team&and=model&from=${week.startDate}&to=${today}&merchants=%5B"globex"%5D`;
     const shown = { ...week, by: ['team', 'model'] as [Grouping, Grouping], merchantIds: ['globex'] };
@@ -567,12 +659,14 @@ const PAGES = {
   meters: '/app/meters',
   custom: '/app/custom-metrics',
   prices: '/app/prices',
+  budgets: '/app/budgets',
   keys: '/app/keys',
   directory: '/app/directory',
   jobs: '/app/jobs',
   health: '/app/health',
   audit: '/app/audit',
   sources: '/app/sources',
+  dataSources: '/app/data-sources',
   api: '/docs',
   operation: '/docs?search=usage.record#usage.record',
 };
@@ -610,6 +704,7 @@ test('a service that is down is named, and the rest works', async () => {
       await page.waitForSelector('[role=alert]:has-text("analytics-api does not answer")');
       await open(page, '/app/live?merchant=acme');
       await page.waitForSelector('tbody tr:has-text("visitor-")');
+      await page.waitForSelector('.stat:has-text("Throughput") .stat-value:has-text("/s")');
     } finally {
       await stack.services.analytics.start();
     }

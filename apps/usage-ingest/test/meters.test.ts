@@ -95,3 +95,47 @@ test('updates name and unit as a new version, and removes a meter', async () => 
     'cost',
   ]);
 });
+
+test('counts values of a property beyond the limit of a day under (other), also when it is computed again', async () => {
+  const small = await startIngest({ MAX_DIMENSION_VALUES_PER_DAY: '3' });
+  small.clock.now = ingest.clock.now;
+  try {
+    const create = { key: 'jobs', aggregation: 'COUNT' as const, dimensions: ['property:job'] };
+    await small.admin.meters.create.mutate(create);
+    const send = async (jobs: readonly string[]) => {
+      const entries = jobs.map((job) => ({ id: `e${events++}`, merchantId: 'acme', metrics: {}, properties: { job } }));
+      await small.admin.usage.record.mutate({ entries });
+      await small.admin.flush.run.mutate({});
+      await small.deriveMeters.run();
+    };
+    const meter = (await small.db.meters.find({ key: 'jobs', merchantId: '' }))!;
+    const byJob = async () => {
+      const [starts, end] = [[Date.parse(`${today}T00:00:00Z`)], Date.parse(`${addDays(today, 1)}T00:00:00Z`)];
+      const rows = await small.db.meters.read(meter, {
+        starts,
+        end,
+        groupBy: ['property:job'],
+        filters: {},
+        limit: 99,
+      });
+      return Object.fromEntries(rows.map(({ group, value }) => [group[0], value]));
+    };
+    await send(['a', 'b']);
+    await send(['c', 'd', 'e', 'a', 'x'.repeat(500)]);
+    await send(['d', 'b']);
+    const counted = { a: '2', b: '2', c: '1', '(other)': '4' };
+    expect(await byJob()).toEqual(counted);
+    await small.admin.meters.rebuild.mutate({ key: 'jobs', startDate: today, endDate: today });
+    expect(await byJob()).toEqual(counted);
+    const range = { startDate: today, endDate: today, dimensions: ['property:job'] };
+    expect(await small.db.meters.overflowed(range)).toBe(true);
+    // What is not derived yet is counted alike.
+    await small.admin.usage.record.mutate({
+      entries: [{ id: `e${events++}`, merchantId: 'acme', metrics: {}, properties: { job: 'f' } }],
+    });
+    await small.admin.flush.run.mutate({});
+    expect(await byJob()).toEqual({ ...counted, '(other)': '5' });
+  } finally {
+    await small.close();
+  }
+});

@@ -9,6 +9,7 @@ import {
   Database,
   Gauge,
   HeartPulse,
+  Import,
   KeyRound,
   LayoutDashboard,
   LogOut,
@@ -22,6 +23,7 @@ import {
   Tag,
   UserRound,
   Users,
+  Wallet,
 } from 'lucide-react';
 import { Fragment, type ReactNode, useEffect, useState } from 'react';
 import { api, codeOf } from './api.ts';
@@ -49,12 +51,14 @@ type PageAddress =
   | '/app/meters'
   | '/app/custom-metrics'
   | '/app/prices'
+  | '/app/budgets'
   | '/app/keys'
   | '/app/directory'
   | '/app/jobs'
   | '/app/health'
   | '/app/audit'
-  | '/app/sources';
+  | '/app/sources'
+  | '/app/data-sources';
 
 type NavPage = {
   to: PageAddress;
@@ -77,13 +81,20 @@ const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
       { to: '/app/custom-metrics', title: 'Custom metrics', icon: Sigma },
     ],
   },
-  { label: 'Money', pages: [{ to: '/app/prices', title: 'Prices', icon: Tag, needs: admin }] },
+  {
+    label: 'Money',
+    pages: [
+      { to: '/app/prices', title: 'Prices', icon: Tag, needs: admin },
+      { to: '/app/budgets', title: 'Budgets', icon: Wallet },
+    ],
+  },
   {
     label: 'Manage',
     pages: [
       { to: '/app/keys', title: 'API keys', icon: KeyRound, needs: admin },
       { to: '/app/directory', title: 'Directory', icon: Users },
-      { to: '/app/sources', title: 'Data sources', icon: Database, needs: admin },
+      { to: '/app/sources', title: 'Sources', icon: Import, needs: admin },
+      { to: '/app/data-sources', title: 'Data sources', icon: Database, needs: admin },
       { to: '/app/jobs', title: 'Jobs', icon: Clock, needs: (who) => who.mayPlatform('read') },
       { to: '/app/health', title: 'Health', icon: HeartPulse },
       { to: '/app/audit', title: 'Audit log', icon: ScrollText, needs: admin },
@@ -274,17 +285,32 @@ const WITHOUT: Record<string, string> = {
   'analytics-api': 'Totals and charts do not work.',
 };
 
+/** Names services that do not answer, and says what others work without. */
 function ServiceBanner() {
   const { data } = useQuery(healthQuery);
-  const down = Object.entries(data?.services ?? {}).filter(([, { ok }]) => !ok);
-  if (down.length === 0) return null;
+  const services = Object.entries(data?.services ?? {});
+  const down = services.filter(([, { ok }]) => !ok);
+  const limited = services.filter(([, { ok, degraded, notes }]) => ok && degraded && notes && notes.length > 0);
   return (
-    <Banner tone="bad">
-      {down.map(([name]) => (
-        <div key={name}>
-          <b>{name} does not answer.</b> {WITHOUT[name]}
-        </div>
-      ))}
-    </Banner>
+    <>
+      {down.length > 0 && (
+        <Banner tone="bad">
+          {down.map(([name]) => (
+            <div key={name}>
+              <b>{name} does not answer.</b> {WITHOUT[name]}
+            </div>
+          ))}
+        </Banner>
+      )}
+      {limited.length > 0 && (
+        <Banner>
+          {limited.map(([name, { notes }]) => (
+            <div key={name}>
+              <b>{name} works with less:</b> {notes!.join(' ')}
+            </div>
+          ))}
+        </Banner>
+      )}
+    </>
   );
 }

@@ -196,7 +196,15 @@ const audit = createRoute({
 const sources = createRoute({
   getParentRoute: () => frame,
   path: '/app/sources',
+  validateSearch: (search: Search): { source?: string } => compact({ source: textOf(search.source)?.slice(0, 100) }),
   component: lazyRouteComponent(() => import('./pages/sources.tsx'), 'Sources'),
+  pendingComponent,
+});
+
+const dataSources = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/data-sources',
+  component: lazyRouteComponent(() => import('./pages/data-sources.tsx'), 'DataSources'),
   pendingComponent,
 });
 
@@ -225,6 +233,13 @@ const prices = createRoute({
   path: '/app/prices',
   validateSearch: (search: Search): { model?: string } => compact({ model: textOf(search.model) }),
   component: lazyRouteComponent(() => import('./pages/prices.tsx'), 'Prices'),
+  pendingComponent,
+});
+
+const budgets = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/budgets',
+  component: lazyRouteComponent(() => import('./pages/budgets.tsx'), 'Budgets'),
   pendingComponent,
 });
 
@@ -265,8 +280,8 @@ export const router = createRouter({
     door,
     docs,
     frame.addChildren([
-      ...[overview, explorer, explain, live, meters, custom, prices],
-      ...[keys, directory, sources, jobs, health, audit],
+      ...[overview, explorer, explain, live, meters, custom, prices, budgets],
+      ...[keys, directory, sources, dataSources, jobs, health, audit],
     ]),
   ]),
   defaultPreload: 'intent',

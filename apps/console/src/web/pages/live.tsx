@@ -2,9 +2,9 @@ import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useSubscription } from '@trpc/tanstack-react-query';
 import { Activity, Pause, Play, Radio } from 'lucide-react';
-import { useState } from 'react';
+import { useEffect, useState } from 'react';
 import { api } from '../api.ts';
-import { add, format } from '../quantity.ts';
+import { add, format, isNegative, scale, subtract } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
@@ -87,6 +87,7 @@ export function Live() {
         <>
           <div className="quarters">
             <Totals query={current} merchantId={merchantId} />
+            <Throughput key={merchantId} current={current.isPlaceholderData ? undefined : current.data} />
             {who.mayPlatform('admin') && <Counting query={status} />}
           </div>
           <div className="wide-two">
@@ -166,6 +167,35 @@ function Totals({
       <span className="stat-note">running total in Redis</span>
     </div>
   ));
+}
+
+const WINDOW_MS = 30_000;
+/** A rate of less than this says more about the moment of asking than about usage. */
+const SHORTEST_MS = 3_000;
+
+/** Shows the requests a second of the last half minute, from running totals. */
+function Throughput({ current }: { current: { metrics: Record<string, string>; asOf: string } | undefined }) {
+  const [samples, setSamples] = useState<{ at: number; requests: string }[]>([]);
+  const at = current && Date.parse(current.asOf);
+  const requests = current?.metrics.requests ?? '0';
+  useEffect(() => {
+    if (at !== undefined)
+      setSamples((known) => [...known.filter((each) => each.at > at - WINDOW_MS && each.at < at), { at, requests }]);
+  }, [at, requests]);
+  const [first, last] = [samples[0], samples.at(-1)];
+  const ms = first && last ? last.at - first.at : 0;
+  // A total is smaller than before at midnight only.
+  const added = first && last ? subtract(last.requests, first.requests) : '0';
+  const rate = ms < SHORTEST_MS || isNegative(added) ? null : scale(added, 1000, ms).replace(/(\.\d).*$/, '$1');
+  return (
+    <div className="card stat">
+      <span className="stat-label">Throughput</span>
+      <span className="stat-value num">
+        {rate === null ? <Skeleton width={60} height={26} /> : `${format(rate, 'count')}/s`}
+      </span>
+      <span className="stat-note">requests, last {WINDOW_MS / 1000} seconds</span>
+    </div>
+  );
 }
 
 /** Unknown while Redis is unavailable. */

@@ -1,190 +1,217 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
-import { Database, Plus, Trash2 } from 'lucide-react';
-import { useState } from 'react';
-import { api, client, messageOf, queryClient } from '../api.ts';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { CircleCheck, Import, RefreshCw } from 'lucide-react';
+import { api, client, messageOf } from '../api.ts';
+import { format, type Kind } from '../quantity.ts';
 import { useWho } from '../session.tsx';
+import { dayText } from '../time.ts';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, tell, tellError } from '../ui/popups.tsx';
-import { Table } from '../ui/table.tsx';
+import { tell, tellError } from '../ui/popups.tsx';
+import { numbers, Table } from '../ui/table.tsx';
 
-const refresh = () => queryClient.invalidateQueries({ queryKey: [['custom', 'sources']] });
+const REFRESH_MS = 10_000;
+const REJECTIONS = 100;
+const NAMES: Record<string, string> = {
+  cloudevents: 'CloudEvents',
+  langfuse: 'Langfuse',
+  litellm: 'LiteLLM',
+  openmeter: 'OpenMeter',
+  otlp: 'OpenTelemetry',
+};
+const nameOf = (source: string) => NAMES[source] ?? source.replace(/^./, (first) => first.toUpperCase());
 
-/** Lists views of the host application that custom metrics can use, and registers them. */
+/** Shows what feeds usage into Tally, what became of it, and why some of it was rejected. */
 export function Sources() {
+  const { source } = useSearch({ from: '/frame/app/sources' });
+  const navigate = useNavigate({ from: '/app/sources' });
   const who = useWho();
   const isAdmin = who.mayPlatform('admin');
-  const list = useQuery(api.custom.sources.list.queryOptions(undefined, { enabled: isAdmin }));
-  const [adding, setAdding] = useState(false);
-  const [removing, setRemoving] = useState<string | null>(null);
-  const remove = useMutation({
-    mutationFn: (name: string) => client.custom.sources.remove.mutate({ name }),
-    onSuccess: async ({ name }) => {
-      setRemoving(null);
-      tell('Removed', name);
-      await refresh();
-    },
-    onError: (error) => tellError('That did not work', messageOf(error)),
-  });
-  if (!isAdmin) return <Banner>Only admins of all merchants may see data sources.</Banner>;
-  const add = (
-    <Button kind="primary" onClick={() => setAdding(true)}>
-      <Plus size={16} aria-hidden="true" />
-      Add a source
-    </Button>
+  const status = useQuery(
+    api.sources.status.queryOptions(undefined, { enabled: isAdmin, refetchInterval: REFRESH_MS }),
   );
+  const rejections = useQuery(
+    api.sources.rejections.queryOptions(
+      { limit: REJECTIONS, ...(source && { source }) },
+      { enabled: isAdmin, refetchInterval: REFRESH_MS },
+    ),
+  );
+  if (!isAdmin) return <Banner>Only admins of all merchants may see sources.</Banner>;
+  const count = (value: number) => format(String(value), 'count');
   return (
     <div className="stack">
-      <PageHead title="Data sources" note="Views of your own database that custom metrics can compute from.">
-        {add}
-      </PageHead>
-      <Card flush>
-        <Answer query={list}>
-          {({ rows }) =>
-            rows.length === 0 ? (
-              <Empty icon={Database} title="No data sources yet" tools={add}>
-                Custom metrics compute from events, daily usage and rollups. Add a view of your own tables to compute
-                cost per order or usage per seat.
+      <PageHead
+        title="Sources"
+        note="Programs of others that send usage in their own formats. Events of usage.record are not among them."
+      />
+      <Card title="What was sent" note="since each was first seen" flush>
+        <Answer query={status}>
+          {({ sources }) =>
+            sources.length === 0 ? (
+              <Empty icon={Import} title="No source has sent anything">
+                Tally takes usage from other programs at <code>/sources/…</code> with a key that may record. Each shows
+                up here with its first request; the <a href="/docs?search=/sources">API page</a> lists the paths.
               </Empty>
             ) : (
               <Table
-                label="Data sources"
-                rows={rows}
-                keyOf={({ name }) => name}
+                label="Sources"
+                rows={sources}
+                keyOf={({ source: name }) => name}
                 columns={[
-                  { title: 'Name', mono: true, cell: ({ name }) => name },
-                  { title: 'View', mono: true, cell: ({ view }) => view },
                   {
-                    title: 'Columns',
-                    wrap: true,
-                    cell: ({ columns }) => (
-                      <span className="filters">
-                        {columns.map(({ name, type, unit }) => (
-                          <Chip key={name}>
-                            {name} · {type}
-                            {unit && ` in ${unit}`}
-                          </Chip>
-                        ))}
+                    title: 'Source',
+                    cell: ({ source: name }) => (
+                      <button
+                        type="button"
+                        className="link"
+                        title="Show its rejections"
+                        onClick={() =>
+                          void navigate({ search: name === source ? {} : { source: name }, replace: true })
+                        }
+                      >
+                        {nameOf(name)}
+                      </button>
+                    ),
+                  },
+                  numbers('Received', sources, ({ received }) => String(received)),
+                  numbers('Accepted', sources, ({ accepted }) => String(accepted)),
+                  numbers('Duplicates', sources, ({ duplicates }) => String(duplicates)),
+                  {
+                    title: 'Rejected',
+                    right: true,
+                    cell: ({ rejected }) => (
+                      <span className="num" data-bad={rejected > 0 ? '' : undefined}>
+                        {count(rejected)}
                       </span>
                     ),
                   },
-                  { title: 'Day', mono: true, cell: ({ dateColumn }) => dateColumn },
-                  {
-                    title: 'Merchant',
-                    cell: ({ merchantColumn }) =>
-                      merchantColumn ? (
-                        <span className="mono">{merchantColumn}</span>
-                      ) : (
-                        <span className="muted">for keys of all merchants only</span>
-                      ),
-                  },
-                  { title: 'Added', cell: ({ createdAt }) => <Moment time={createdAt} ago /> },
-                  {
-                    title: 'Actions',
-                    untitled: true,
-                    right: true,
-                    cell: ({ name }) => (
-                      <Button kind="plain" small icon aria-label={`Remove ${name}`} onClick={() => setRemoving(name)}>
-                        <Trash2 size={15} aria-hidden="true" />
-                      </Button>
-                    ),
-                  },
+                  numbers('No usage', sources, ({ skipped }) => String(skipped)),
+                  { title: 'Last seen', cell: ({ lastSeenAt }) => <Moment time={lastSeenAt} ago /> },
+                  { title: 'First seen', cell: ({ firstSeenAt }) => <Moment time={firstSeenAt} /> },
                 ]}
               />
             )
           }
         </Answer>
       </Card>
-      {adding && <Register onClose={() => setAdding(false)} />}
-      <Confirm
-        open={removing !== null}
-        onClose={() => setRemoving(null)}
-        title={`Remove ${removing ?? ''}?`}
-        text="Metrics that use it stay, and fail until it is added again."
-        action="Remove"
-        busy={remove.isPending}
-        run={() => removing && remove.mutate(removing)}
-      />
+      <Card
+        title="Rejections"
+        note={source ? `of ${nameOf(source)}, newest first` : 'newest first'}
+        tools={
+          source && (
+            <Button small onClick={() => void navigate({ search: {}, replace: true })}>
+              Of all sources
+            </Button>
+          )
+        }
+        flush
+      >
+        <Answer query={rejections}>
+          {({ rows }) =>
+            rows.length === 0 ? (
+              <Empty icon={CircleCheck} title="Nothing was rejected">
+                An event that cannot be counted shows up here with its reason. The newest {REJECTIONS} of each source
+                are kept.
+              </Empty>
+            ) : (
+              <Table
+                label="Rejections"
+                tall
+                rows={rows.map((row, index) => ({ ...row, index }))}
+                keyOf={({ index }) => String(index)}
+                columns={[
+                  { title: 'When', cell: ({ at }) => <Moment time={at} ago /> },
+                  { title: 'Source', cell: ({ source: name }) => nameOf(name) },
+                  { title: 'Event', mono: true, cell: ({ eventId }) => eventId ?? '–' },
+                  { title: 'Merchant', cell: ({ merchantId }) => merchantId ?? '–' },
+                  { title: 'Code', cell: ({ code }) => <Chip tone="bad">{code}</Chip> },
+                  { title: 'Why', wrap: true, cell: ({ message }) => message },
+                ]}
+              />
+            )
+          }
+        </Answer>
+      </Card>
+      <Litellm />
     </div>
   );
 }
 
-const FIELDS = [
-  ['name', 'Name', 'licenses', 'How formulas and the editor call it', true],
-  ['view', 'View', 'app.licenses', 'The schema and the view, or a view of the schema public', true],
-  ['dateColumn', 'Column of the day', 'day', 'A date or a time: ranges select by it', true],
-  ['merchantColumn', 'Column of the merchant', 'customer', 'Empty: only for keys of all merchants', false],
-] as const;
+const COMPARED = [
+  ['requests', 'Requests', 'count'],
+  ['cost', 'Cost', 'money'],
+] as const satisfies readonly [string, string, Kind][];
 
-type ColumnType = 'number' | 'text' | 'boolean' | 'date' | 'time';
-
-/** Reads `name type`, one a line. */
-export function columnsOf(text: string): { name: string; type: ColumnType; unit?: string }[] {
-  return text
-    .split('\n')
-    .map((line) => line.trim())
-    .filter(Boolean)
-    .map((line) => {
-      const [name = '', type = 'number', unit] = line.split(/\s+/);
-      return { name, type: type as ColumnType, ...(unit && { unit }) };
-    });
-}
-
-function Register({ onClose }: { onClose: () => void }) {
-  const [draft, setDraft] = useState({ name: '', view: '', dateColumn: '', merchantColumn: '' });
-  const [columns, setColumns] = useState('');
-  const save = useMutation({
-    mutationFn: () => {
-      const { merchantColumn, ...rest } = draft;
-      return client.custom.sources.register.mutate({
-        ...rest,
-        columns: columnsOf(columns),
-        ...(merchantColumn && { merchantColumn }),
-      });
+/** Shows pulls from LiteLLM and days whose sums differ from its own; nothing where it is not pulled from. */
+function Litellm() {
+  const status = useQuery(api.litellm.status.queryOptions(undefined, { refetchInterval: REFRESH_MS }));
+  const pull = useMutation({
+    mutationFn: () => client.litellm.pull.mutate({}),
+    onSuccess: async ({ accepted, duplicates, status: state }) => {
+      tell(
+        state === 'RUNNING' ? 'Still pulling' : 'Pulled',
+        `${accepted} new calls, ${duplicates} that were recorded before`,
+      );
+      await status.refetch();
     },
-    onSuccess: async ({ name }) => {
-      tell('Added', name);
-      onClose();
-      await refresh();
-    },
+    onError: (error) => tellError('That did not work', messageOf(error)),
   });
+  const { data } = status;
+  if (!data?.configured) return null;
+  const differing = data.days.filter(({ differs }) => differs === true);
   return (
-    <Dialog
-      open
-      onClose={onClose}
-      title="Add a source"
-      text="Formulas read the view with the rights of tally_reader: grant it usage of the schema and select on the view."
+    <Card
+      title="Pulls from LiteLLM"
+      note={data.intervalMs ? `every ${Math.round(data.intervalMs / 1000)} s` : 'by hand only'}
+      tools={
+        <Button small disabled={pull.isPending} onClick={() => pull.mutate()}>
+          <RefreshCw size={14} aria-hidden="true" />
+          {pull.isPending ? 'Pulling…' : 'Pull now'}
+        </Button>
+      }
+      flush
     >
-      <DialogForm save={save} action="Add" working="Adding…" onClose={onClose}>
-        <div className="form-row">
-          {FIELDS.map(([field, label, placeholder, note, required]) => (
-            <div className="field" key={field}>
-              <label htmlFor={`source-${field}`}>{label}</label>
-              <input
-                id={`source-${field}`}
-                className="input formula"
-                required={required}
-                placeholder={placeholder}
-                value={draft[field]}
-                onChange={(event) => setDraft({ ...draft, [field]: event.target.value.trim() })}
-              />
-              <small>{note}</small>
-            </div>
-          ))}
-        </div>
-        <div className="field">
-          <label htmlFor="source-columns">Columns</label>
-          <textarea
-            id="source-columns"
-            className="input formula"
-            required
-            spellCheck={false}
-            placeholder={'seats number\nplan text\nprice number USD'}
-            value={columns}
-            onChange={(event) => setColumns(event.target.value)}
-          />
-          <small>One a line: name, kind (number, text, boolean, date, time) and, if you like, its unit.</small>
-        </div>
-      </DialogForm>
-    </Dialog>
+      {differing.length > 0 && (
+        <Table
+          label="Days that differ from LiteLLM"
+          rows={differing}
+          keyOf={({ date }) => date}
+          columns={[
+            { title: 'Day that differs', cell: ({ date }) => dayText(date) },
+            ...COMPARED.flatMap(([id, name, kind]) => [
+              numbers<(typeof differing)[number]>(`${name} seen`, differing, ({ seen }) => seen?.[id] ?? null, kind),
+              numbers<(typeof differing)[number]>(
+                `${name} of LiteLLM`,
+                differing,
+                ({ reported }) => reported?.[id] ?? null,
+                kind,
+              ),
+            ]),
+          ]}
+        />
+      )}
+      <Table
+        label="Pulls"
+        tall
+        rows={data.pulls}
+        keyOf={({ id }) => id}
+        columns={[
+          { title: 'Begun', cell: ({ startedAt }) => <Moment time={startedAt} ago /> },
+          { title: 'Kind', cell: ({ kind }) => kind },
+          {
+            title: 'State',
+            cell: ({ status: state, percent }) => (
+              <Chip tone={state === 'FAILED' ? 'bad' : state === 'COMPLETED' ? 'good' : undefined}>
+                {state === 'RUNNING' ? `${Math.round(percent)}%` : state.toLowerCase()}
+              </Chip>
+            ),
+          },
+          numbers('Calls', data.pulls, ({ calls }) => String(calls)),
+          numbers('New', data.pulls, ({ accepted }) => String(accepted)),
+          numbers('Duplicates', data.pulls, ({ duplicates }) => String(duplicates)),
+          numbers('Rejected', data.pulls, ({ rejected }) => String(rejected)),
+          { title: 'Error', wrap: true, cell: ({ error }) => error?.message ?? '–' },
+        ]}
+      />
+    </Card>
   );
 }

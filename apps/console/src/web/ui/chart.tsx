@@ -50,7 +50,10 @@ export function Chart(props: ChartProps) {
   useEffect(() => {
     const element = box.current!;
     const plot = draw(element, latest.current, setAt);
-    const observer = new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height }));
+    // It also reports the size that the plot was just drawn in.
+    const observer = new ResizeObserver(() => {
+      if (element.clientWidth !== plot.width) plot.setSize({ width: element.clientWidth, height });
+    });
     observer.observe(element);
     return () => {
       observer.disconnect();

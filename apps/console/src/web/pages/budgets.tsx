@@ -1,0 +1,391 @@
+import type { Budget, BudgetFields, BudgetStatus } from '@tally/contracts';
+import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
+import { Pencil, Plus, Trash2, Wallet } from 'lucide-react';
+import { useState } from 'react';
+import { api, client, messageOf, queryClient } from '../api.ts';
+import { format, type Kind } from '../quantity.ts';
+import { useWho } from '../session.tsx';
+import { timeText } from '../time.ts';
+import { Field } from '../ui/field.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Num, PageHead, Skeleton } from '../ui/parts.tsx';
+import { Confirm, Dialog, DialogForm, Select, tell, tellError } from '../ui/popups.tsx';
+import { Table } from '../ui/table.tsx';
+
+const REFRESH_MS = 10_000;
+const refresh = () => queryClient.invalidateQueries({ queryKey: ['budgets'] });
+const kindOf = ({ measure }: Pick<Budget, 'measure'>): Kind => (measure === 'cost' ? 'money' : 'count');
+
+/** Lists budgets with what is spent of them, and sets them. */
+export function Budgets() {
+  const who = useWho();
+  const isAdmin = who.may('admin');
+  const [editing, setEditing] = useState<Budget | 'new' | null>(null);
+  const [removing, setRemoving] = useState<Budget | null>(null);
+  const list = useInfiniteQuery({
+    queryKey: ['budgets'],
+    queryFn: ({ pageParam }) => client.budgets.list.query(pageParam ? { cursor: pageParam } : {}),
+    initialPageParam: '',
+    getNextPageParam: ({ nextCursor }) => nextCursor,
+  });
+  const status = useQuery(api.budgets.status.queryOptions(undefined, { refetchInterval: REFRESH_MS }));
+  const remove = useMutation({
+    mutationFn: ({ id }: Budget) => client.budgets.remove.mutate({ id }),
+    onSuccess: async ({ name }) => {
+      setRemoving(null);
+      tell('Removed', name);
+      await refresh();
+    },
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+  const states = new Map(status.data?.rows.map((row) => [row.budgetId, row as BudgetStatus]));
+  const rows = list.data?.pages.flatMap((page) => page.rows as Budget[]);
+  const add = (
+    <Button kind="primary" onClick={() => setEditing('new')}>
+      <Plus size={16} aria-hidden="true" />
+      New budget
+    </Button>
+  );
+  return (
+    <div className="stack">
+      <PageHead title="Budgets" note="Limits on usage. Recording never waits for them; only reservations are refused.">
+        {isAdmin && add}
+      </PageHead>
+      {status.data?.rows.some(({ complete }) => !complete) && (
+        <Banner>
+          Redis is unavailable or being rebuilt: reservations and usage that is not counted yet are missing below.
+        </Banner>
+      )}
+      <Card flush>
+        <Answer query={{ ...list, data: rows }}>
+          {(all) =>
+            all.length === 0 ? (
+              <Empty icon={Wallet} title="No budgets yet" tools={isAdmin ? add : undefined}>
+                A budget limits cost, requests or tokens of a merchant, user, API key or model in a period. What was
+                used before it was made counts.
+              </Empty>
+            ) : (
+              <Table
+                label="Budgets"
+                rows={all}
+                keyOf={({ id }) => id}
+                columns={[
+                  {
+                    title: 'Budget',
+                    cell: ({ name, scope }) => (
+                      <span className="cell-name">
+                        <span>
+                          {name}
+                          <small>{scopeText(scope)}</small>
+                        </span>
+                      </span>
+                    ),
+                  },
+                  {
+                    title: 'Spent',
+                    cell: (budget) => <Spent budget={budget} state={states.get(budget.id)} failed={status.isError} />,
+                  },
+                  {
+                    title: 'Limit',
+                    right: true,
+                    cell: (budget) => (
+                      <>
+                        <Num value={budget.limit} kind={kindOf(budget)} />{' '}
+                        <span className="muted">{budget.measure === 'cost' ? '' : budget.measure}</span>
+                      </>
+                    ),
+                  },
+                  {
+                    title: 'Remaining',
+                    right: true,
+                    cell: (budget) => {
+                      const state = states.get(budget.id);
+                      return state ? <Num value={state.remaining} kind={kindOf(budget)} /> : '–';
+                    },
+                  },
+                  {
+                    title: 'Period',
+                    cell: (budget) => <Period budget={budget} state={states.get(budget.id)} />,
+                  },
+                  {
+                    title: 'Beyond it',
+                    cell: ({ enforcement }) => (
+                      <Chip tone={enforcement === 'hard' ? 'accent' : undefined}>
+                        {enforcement === 'hard' ? 'refuses' : 'allows'}
+                      </Chip>
+                    ),
+                  },
+                  {
+                    title: 'Alerts at',
+                    cell: ({ thresholds }) => (
+                      <span className="num">{thresholds.map((percent) => `${percent}%`).join(', ') || '–'}</span>
+                    ),
+                  },
+                  isAdmin && {
+                    title: 'Actions',
+                    untitled: true,
+                    right: true,
+                    cell: (budget) => (
+                      <>
+                        <Button
+                          kind="plain"
+                          small
+                          icon
+                          aria-label={`Change ${budget.name}`}
+                          onClick={() => setEditing(budget)}
+                        >
+                          <Pencil size={15} aria-hidden="true" />
+                        </Button>
+                        <Button
+                          kind="plain"
+                          small
+                          icon
+                          aria-label={`Remove ${budget.name}`}
+                          onClick={() => setRemoving(budget)}
+                        >
+                          <Trash2 size={15} aria-hidden="true" />
+                        </Button>
+                      </>
+                    ),
+                  },
+                ]}
+              >
+                {list.hasNextPage && (
+                  <div className="pager">
+                    <span>{format(String(all.length), 'count')} shown</span>
+                    <Button small disabled={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
+                      {list.isFetchingNextPage ? 'Loading…' : 'Load more'}
+                    </Button>
+                  </div>
+                )}
+              </Table>
+            )
+          }
+        </Answer>
+      </Card>
+      {editing && (
+        <Edit
+          budget={editing === 'new' ? null : editing}
+          bound={who.merchantId}
+          onClose={() => setEditing(null)}
+          onSaved={() => Promise.all([refresh(), status.refetch()])}
+        />
+      )}
+      <Confirm
+        open={removing !== null}
+        onClose={() => setRemoving(null)}
+        title={`Remove ${removing?.name ?? ''}?`}
+        text="Nothing is refused because of it from then on. What was recorded stays."
+        action="Remove"
+        busy={remove.isPending}
+        run={() => removing && remove.mutate(removing)}
+      />
+    </div>
+  );
+}
+
+const scopeText = ({ merchantId, userId, apiKey, model }: Budget['scope']): string =>
+  [merchantId ?? 'all merchants', userId && `user ${userId}`, apiKey && `API key ${apiKey}`, model && `model ${model}`]
+    .filter(Boolean)
+    .join(' · ');
+
+const WARN_PERCENT = 80;
+
+/** What is spent, as a number and as a bar of the limit; reserved amounts are named. */
+function Spent({ budget, state, failed }: { budget: Budget; state: BudgetStatus | undefined; failed: boolean }) {
+  if (!state) return failed ? <>–</> : <Skeleton width={160} height={20} />;
+  const kind = kindOf(budget);
+  const percent = state.percent ?? 100;
+  const color = percent >= 100 ? 'var(--bad)' : percent >= WARN_PERCENT ? 'var(--warn)' : 'var(--accent)';
+  return (
+    <span className="spent">
+      <span>
+        <Num value={state.spent} kind={kind} />
+        {state.reserved !== '0' && <small className="muted"> + {format(state.reserved, kind)} reserved</small>}
+      </span>
+      <span className="meter">
+        <svg aria-hidden="true" preserveAspectRatio="none">
+          <rect width="100%" height="4" rx="2" fill="var(--line)" />
+          <rect width={`${Math.min(100, Math.max(0, percent))}%`} height="4" rx="2" fill={color} />
+        </svg>
+        <span>{state.percent === null ? '–' : `${state.percent}%`}</span>
+      </span>
+    </span>
+  );
+}
+
+function Period({ budget: { period, timeZone }, state }: { budget: Budget; state: BudgetStatus | undefined }) {
+  if (period === 'total') return <>in total</>;
+  const until = state?.periodEnd ? `Until ${timeText(state.periodEnd)}` : undefined;
+  return (
+    <span title={until}>
+      a {period} <small className="muted">{timeZone}</small>
+    </span>
+  );
+}
+
+type Draft = {
+  name: string;
+  measure: BudgetFields['measure'];
+  limit: string;
+  period: BudgetFields['period'];
+  timeZone: string;
+  enforcement: BudgetFields['enforcement'];
+  thresholds: string;
+  merchantId: string;
+  userId: string;
+  apiKey: string;
+  model: string;
+};
+
+const MEASURES = [
+  { value: 'cost' as const, label: 'cost in USD' },
+  { value: 'requests' as const, label: 'requests' },
+  { value: 'tokens' as const, label: 'tokens' },
+];
+const PERIODS = (['hour', 'day', 'week', 'month'] as const).map((value) => ({ value, label: `a ${value}` }));
+const ENFORCEMENTS = [
+  { value: 'soft' as const, label: 'allows more', note: 'alerts only' },
+  { value: 'hard' as const, label: 'refuses', note: 'reservations beyond the limit' },
+];
+
+const draftOf = (budget: Budget | null, bound: string | null): Draft => ({
+  name: budget?.name ?? '',
+  measure: budget?.measure ?? 'cost',
+  limit: budget?.limit ?? '',
+  period: budget?.period ?? 'month',
+  timeZone: budget?.timeZone ?? 'UTC',
+  enforcement: budget?.enforcement ?? 'soft',
+  thresholds: (budget?.thresholds ?? [80, 100]).join(', '),
+  merchantId: budget?.scope.merchantId ?? bound ?? '',
+  userId: budget?.scope.userId ?? '',
+  apiKey: budget?.scope.apiKey ?? '',
+  model: budget?.scope.model ?? '',
+});
+
+/** Makes a budget, or changes what of one may change: its limit, name, thresholds and enforcement. */
+function Edit({
+  budget,
+  bound,
+  onClose,
+  onSaved,
+}: {
+  budget: Budget | null;
+  bound: string | null;
+  onClose: () => void;
+  onSaved: () => Promise<unknown>;
+}) {
+  const [draft, setDraft] = useState(draftOf(budget, bound));
+  const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
+  const save = useMutation({
+    mutationFn: () => {
+      const { limit, enforcement, measure, period, timeZone } = draft;
+      const thresholds = draft.thresholds
+        .split(/[\s,%]+/)
+        .filter(Boolean)
+        .map(Number);
+      const changeable = { limit, enforcement, thresholds, ...(draft.name && { name: draft.name }) };
+      if (budget) return client.budgets.update.mutate({ id: budget.id, ...changeable });
+      const scope = Object.fromEntries(
+        (['merchantId', 'userId', 'apiKey', 'model'] as const).flatMap((name) =>
+          draft[name] ? [[name, draft[name]]] : [],
+        ),
+      );
+      return client.budgets.create.mutate({ ...changeable, scope, measure, period, timeZone });
+    },
+    onSuccess: async ({ name }) => {
+      tell(budget ? 'Changed' : 'Created', name);
+      onClose();
+      await onSaved();
+    },
+  });
+  return (
+    <Dialog
+      open
+      wide
+      onClose={onClose}
+      title={budget ? `Change ${budget.name}` : 'New budget'}
+      text={
+        budget
+          ? 'Whose usage it limits, what it measures and its period stay.'
+          : 'It counts what was used in the running period from its beginning.'
+      }
+    >
+      <DialogForm save={save} action="Save" working="Saving…" onClose={onClose}>
+        <div className="form-row">
+          <Field label="Name" placeholder="Acme, monthly" value={draft.name} onChange={(name) => change({ name })} />
+          <Field
+            label="Limit"
+            required
+            inputMode="decimal"
+            placeholder="50"
+            note={draft.measure === 'cost' ? 'USD' : draft.measure}
+            value={draft.limit}
+            onChange={(limit) => change({ limit })}
+          />
+          <Field
+            label="Alerts at percent"
+            placeholder="80, 100"
+            value={draft.thresholds}
+            onChange={(thresholds) => change({ thresholds })}
+          />
+        </div>
+        <div className="tools">
+          {!budget && (
+            <>
+              <Select
+                label="Measure"
+                prefix="Limits"
+                value={draft.measure}
+                options={MEASURES}
+                onChange={(measure) => change({ measure })}
+              />
+              <Select
+                label="Period"
+                prefix="in"
+                value={draft.period}
+                options={[...PERIODS, { value: 'total' as const, label: 'total' }]}
+                onChange={(period) => change({ period })}
+              />
+            </>
+          )}
+          <Select
+            label="Enforcement"
+            prefix="and beyond it"
+            value={draft.enforcement}
+            options={ENFORCEMENTS}
+            onChange={(enforcement) => change({ enforcement })}
+          />
+        </div>
+        {!budget && (
+          <>
+            <div className="form-row">
+              <Field
+                label="Merchant"
+                readOnly={bound !== null}
+                note="Empty: all merchants together"
+                value={draft.merchantId}
+                onChange={(merchantId) => change({ merchantId })}
+              />
+              <Field label="User" note="Empty: any" value={draft.userId} onChange={(userId) => change({ userId })} />
+            </div>
+            <div className="form-row">
+              <Field
+                label="API key"
+                note="Its alias in events; empty: any"
+                value={draft.apiKey}
+                onChange={(apiKey) => change({ apiKey })}
+              />
+              <Field label="Model" note="Empty: any" value={draft.model} onChange={(model) => change({ model })} />
+              <Field
+                label="Time zone"
+                note="Where the period begins"
+                value={draft.timeZone}
+                onChange={(timeZone) => change({ timeZone })}
+              />
+            </div>
+          </>
+        )}
+      </DialogForm>
+    </Dialog>
+  );
+}
