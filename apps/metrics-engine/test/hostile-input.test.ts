@@ -136,7 +136,8 @@ const known = (name: string): object[] =>
     'custom.sources.remove': [{ name: 'theirs' }],
   })[name] ?? [];
 
-const CALLED = proceduresOf(contract).filter(([, { kind }]) => kind !== 'subscription');
+const isSubscription = ([, { kind }]: [string, Procedure]) => kind === 'subscription';
+const CALLED = proceduresOf(contract).filter((each) => !isSubscription(each));
 /** Their sound inputs name what does not exist. */
 const REFUSED = ['custom.remove', 'jobs.retry', 'alerts.remove', 'webhooks.replay', 'webhooks.remove'];
 
@@ -158,10 +159,14 @@ function expectRefusal({ response, body }: Awaited<ReturnType<typeof send>>, ask
   return code;
 }
 
+/** Whether the contract takes what JSON makes of an input. */
+const isAllowed = (input: Procedure['input'], sent: unknown) =>
+  input.safeParse(sent === undefined ? undefined : JSON.parse(JSON.stringify(sent))).success;
+
 async function expectAnswer(name: string, { kind, input, output }: Procedure, sent: unknown) {
   const asked = `${name} ${JSON.stringify(sent)?.slice(0, 500)}`;
   const answer = await send(callOf(name, kind, sent));
-  const allowed = input.safeParse(sent === undefined ? undefined : JSON.parse(JSON.stringify(sent))).success;
+  const allowed = isAllowed(input, sent);
   if (answer.body.error) {
     const code = expectRefusal(answer, asked);
     if (!allowed) expect(REFUSALS, asked).toContain(code);
@@ -195,6 +200,29 @@ test.each(CALLED.filter(([, { rest }]) => rest))(
         if (answer.body.error) expectRefusal(answer, asked);
         else expect(answer.response.status, asked).toBe(200);
       }
+    }
+  },
+);
+
+test.each(proceduresOf(contract).filter(isSubscription))(
+  '%s begins, or refuses hostile input with a code',
+  async (name, { input }) => {
+    const sound = { name: 'counter', labels: { a: 'b' }, merchantId: 'm' };
+    for (const sent of [sound, ...hostileInputs(input, sound, HOSTILE)]) {
+      const { path, init } = callOf(name, 'query', sent);
+      const asked = `${name} ${JSON.stringify(sent)?.slice(0, 500)}`;
+      const response = await engine.app.request(path, { ...init, headers: { authorization: `Bearer ${ADMIN}` } });
+      if (response.status !== 200) {
+        expectRefusal({ response, body: (await response.json()) as { error: Refusal } }, asked);
+        continue;
+      }
+      const events = response.body!.pipeThrough(new TextDecoderStream())[Symbol.asyncIterator]();
+      let text = '';
+      while (!/^event: serialized-error\n|^data: .*\n\n$/m.test(text)) text += (await events.next()).value;
+      await events.return?.();
+      const [, refusal] = /^event: serialized-error\ndata: (.*)$/m.exec(text) ?? [];
+      if (isAllowed(input, sent)) expect(refusal, asked).toBeUndefined();
+      else expect(REFUSALS, asked).toContain((JSON.parse(refusal!) as { data: { code: string } }).data.code);
     }
   },
 );
