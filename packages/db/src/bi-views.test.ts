@@ -23,6 +23,7 @@ beforeAll(async () => {
   await sql.query(`
     insert into merchant_usage values ('acme', '2026-11-01', 'cost', 1234567890), ('acme', '2026-11-01', 'gpu_hours', 2500),
       ('acme', '2026-11-01', 'queries', 7)`);
+  await sql.query(`insert into metric_types (metric_type, scale) values ('gpu_hours', 3)`);
   await sql.query(`
     insert into meters (key, name, unit, scale, aggregation, metric_type, filters, dimensions, created_by, created_run)
     values ('gpu', 'GPU hours', 'hours', 3, 'SUM', 'gpu_hours', '{}', '{}', 'test', 1)`);
@@ -57,15 +58,18 @@ test('months add up days exactly', async () => {
   expect(rows).toEqual([{ month: '2026-11-01', cost_usd: '1.234567891', requests: '4' }]);
 });
 
-test('metrics have the scale and the unit of their meter', async () => {
-  const rows = await rowsOf(
-    `select metric_type, trim_scale(value) as value, unit from tally_bi.metrics_daily order by 1`,
-  );
+test('metrics have the scale of their type, and the unit of a meter', async () => {
+  const metrics = `select metric_type, trim_scale(value) as value, unit from tally_bi.metrics_daily order by 1`;
+  const rows = await rowsOf(metrics);
   expect(rows).toEqual([
     { metric_type: 'cost', value: '1.23456789', unit: 'USD' },
     { metric_type: 'gpu_hours', value: '2.5', unit: 'hours' },
     { metric_type: 'queries', value: '7', unit: null },
   ]);
+  await sql.query('begin');
+  await sql.query('delete from meters');
+  expect((await rowsOf(metrics))[1]).toEqual({ metric_type: 'gpu_hours', value: '2.5', unit: null });
+  await sql.query('rollback');
 });
 
 test('FOCUS rows have the columns that version 1.2 makes mandatory, and costs that add up', async () => {

@@ -51,12 +51,13 @@ const VIEWS: readonly (readonly [name: string, text: string])[] = [
        usage.metric_type,
        case
          when usage.metric_type = 'cost' then usage.metric_value * 0.000000001
-         else usage.metric_value / power(10::numeric, coalesce(meter.scale, 0))
+         else usage.metric_value / power(10::numeric, coalesce(metric_types.scale, 0))
        end as value,
        case when usage.metric_type = 'cost' then 'USD' else meter.unit end as unit
      from merchant_usage as usage
+     left join metric_types using (metric_type)
      left join (
-       select metric_type, max(scale) as scale, max(unit) as unit
+       select metric_type, max(unit) as unit
        from meters
        where metric_type is not null
        group by metric_type
