@@ -28,7 +28,7 @@ export function credentialsOf(request: IncomingMessage, basic: boolean): Credent
 
 /** The key that these headers show; see `credentialsOf`. */
 export function secretOf(authorization: string | undefined, apiKey: string | string[] | undefined, basic: boolean) {
-  if (authorization === undefined) return typeof apiKey === 'string' ? apiKey : undefined;
+  if (!authorization) return typeof apiKey === 'string' ? apiKey : undefined;
   const [, scheme, value = ''] = SCHEME.exec(authorization) ?? [];
   if (scheme === undefined) return undefined;
   if (scheme.toLowerCase() === 'bearer') return value;

@@ -307,6 +307,7 @@ describe('callers', () => {
     ['Bearer', '/trpc/echo', key(), 200],
     ['x-api-key', '/trpc/echo', { 'x-api-key': ADMIN }, 200],
     ['x-api-key', '/source', { 'x-api-key': ADMIN }, 200],
+    ['x-api-key beside an empty Authorization', '/trpc/echo', { 'x-api-key': ADMIN, authorization: '' }, 200],
     ['Basic with the key as password', '/source', basic(`anybody:${ADMIN}`), 200],
     ['Basic with the key as name', '/source', basic(`${ADMIN}:`), 200],
     ['Basic with another password', '/source', basic(`${ADMIN}:wrong`), 401],
