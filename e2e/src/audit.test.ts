@@ -111,6 +111,7 @@ const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
     input: () => ({ source: 'litellm', file: '{}', validFrom: `${TODAY}T00:00:00Z` }),
     outcome: 'INVALID_INPUT',
   },
+  'prices.rerate': { input: () => ({ ...RANGE, dryRun: false }) },
   'budgets.create': {
     input: () => ({
       scope: { merchantId: 'acme' },
@@ -142,6 +143,16 @@ const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
     }),
   },
   'custom.sources.remove': { input: () => ({ name: 'seats' }) },
+  'alerts.create': {
+    input: () => ({ name: 'Quiet', on: 'silence', target: 'acme', condition: { minutes: 60 } }),
+  },
+  'alerts.update': { input: () => ({ id: UNKNOWN, name: 'other' }), outcome: 'NOT_FOUND' },
+  'alerts.remove': { input: () => ({ id: UNKNOWN }), outcome: 'NOT_FOUND' },
+  'webhooks.create': { input: () => ({ url: 'https://hooks.example.com/path' }) },
+  'webhooks.update': { input: () => ({ id: UNKNOWN, events: [] }), outcome: 'NOT_FOUND' },
+  'webhooks.remove': { input: () => ({ id: UNKNOWN }), outcome: 'NOT_FOUND' },
+  'webhooks.replay': { input: () => ({ id: UNKNOWN }), outcome: 'NOT_FOUND' },
+  'webhooks.test': { input: () => ({ id: UNKNOWN }), outcome: 'NOT_FOUND' },
   'directory.upsert': {
     input: () => ({ entries: [{ kind: 'user', id: 'u', name: 'U', merchantId: 'acme' }] }),
   },

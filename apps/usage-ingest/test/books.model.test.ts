@@ -353,6 +353,8 @@ class World {
       time: new Date(Date.parse(entry.time!) - 60_000).toISOString(),
     }));
     if (entries.length === 0) return;
+    // A copy of a day without totals in Redis goes directly to the journal, past what waits there: see ADR 86.
+    if (entries.some(({ time }) => time < addDays(this.today, -6))) await this.drain();
     expect((await ingest.admin.usage.record.mutate({ entries })).rejected).toEqual([]);
   }
 
