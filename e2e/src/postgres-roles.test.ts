@@ -92,7 +92,7 @@ describe("a Postgres of one's own", () => {
   beforeAll(async () => {
     const text = await readFile(new URL('../../docs/operations.md', import.meta.url), 'utf8');
     documented = /```sql\n([\s\S]*?)```/.exec(text)![1]!.trim().split('\n');
-    expect(documented).toHaveLength(4);
+    expect(documented).toHaveLength(5);
   });
   beforeEach(async () => {
     const url = withPath(servers.superuserUrl, 'postgres');
@@ -100,6 +100,7 @@ describe("a Postgres of one's own", () => {
       'drop database if exists tally with (force)',
       'drop role if exists tally_owner',
       'drop role if exists tally_reader',
+      'drop role if exists tally_bi_reader',
     ])
       await query(url, statement);
   });

@@ -41,7 +41,10 @@ const procedures = Object.entries(contracts).flatMap(([service, contract]) =>
   flatten(contract).map(([path, procedure]) => ({ service, path, procedure })),
 );
 
-/** `isSource`: it speaks another product's API, errors too, so that only the status tells whether a key was let in. */
+/**
+ * `isSource`: it speaks another product's API, errors too. `byStatus`: only the status tells whether a key was let in,
+ * as of such errors, and of what takes no input that could be refused.
+ */
 type Path = {
   service: string;
   method: 'GET' | 'POST';
@@ -49,6 +52,7 @@ type Path = {
   access: Access;
   body?: string;
   isSource?: boolean;
+  byStatus?: boolean;
 };
 /** What is served beside tRPC (tests of the services check that no route is missing here), each with a request that is refused for its input where the key is good. */
 const PATHS: Path[] = [
@@ -60,13 +64,14 @@ const PATHS: Path[] = [
     ),
   ),
   ...Object.entries(SERVICES).flatMap(([service, { endpoints }]) =>
-    endpoints.flatMap(({ method, path, access, group, parameters = {} }) =>
+    endpoints.flatMap(({ method, path, access, group, query, parameters = {} }) =>
       expand(path, parameters).map((each) => ({
         service,
         method,
         path: each,
         access,
         isSource: group === 'sources',
+        byStatus: group === 'sources' || query === undefined,
         ...(method === 'POST' && { body: '7' }),
       })),
     ),
@@ -76,6 +81,7 @@ const PATHS: Path[] = [
     (path): Path => ({
       ...{ service: 'analytics-api', method: 'POST', path, access: 'record', body: '7' },
       isSource: true,
+      byStatus: true,
     }),
   ),
 ];
@@ -254,7 +260,7 @@ async function answers(keys: Key[], call: (key: Key) => Promise<string>): Promis
 
 function send(
   service: string,
-  { method, path, body, isSource }: Omit<Path, 'service' | 'access'>,
+  { method, path, body, byStatus }: Omit<Path, 'service' | 'access'>,
   { secret }: Key,
 ): Promise<string> {
   const init = {
@@ -265,14 +271,14 @@ function send(
     },
     ...(body !== undefined && { body }),
   };
-  return codeOf(`${services[service]!.url}${path}`, init, isSource);
+  return codeOf(`${services[service]!.url}${path}`, init, byStatus);
 }
 
 /** Returns `let in` where the input is what was refused, else the code of the refusal. */
-async function codeOf(url: string, init: RequestInit, isSource = false): Promise<string> {
+async function codeOf(url: string, init: RequestInit, byStatus = false): Promise<string> {
   const response = await fetch(url, init);
   const text = await response.text();
-  if (isSource) {
+  if (byStatus) {
     const code = { 401: 'UNAUTHORIZED', 403: 'FORBIDDEN', 500: text }[response.status];
     return code ?? 'let in';
   }
