@@ -209,12 +209,12 @@ const ATTACKS = [
   },
   {
     name: '4 items of 15 MiB, one key',
-    of: 'analytics',
+    of: 'ingest',
     attack: (to, { attacker }) => many(4, () => send(to, ...whole(LOGS, attacker, LONG_TEXT))),
   },
   {
     name: '4 arrays of 8 million numbers, one key',
-    of: 'analytics',
+    of: 'ingest',
     attack: (to, { attacker }) => many(4, () => send(to, ...whole(LOGS, attacker, ONES))),
   },
   {

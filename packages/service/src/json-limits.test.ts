@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { createJsonCounter } from './json-limits.ts';
+import { createJsonCounter, MAX_FIELDS } from './json-limits.ts';
 
 /** Items and depth as the parsed value has them; an array or object counts for itself too, and an empty one for one. */
 function measure(value: unknown): { items: number; depth: number } {
@@ -55,4 +55,12 @@ test('it stops at the item that is too many', () => {
     for (; pieces < 16_000; pieces++) count(Buffer.from('[1,1,1,1,1],'.repeat(10)));
   }).toThrow('1000 items');
   expect(pieces).toBe(16);
+});
+
+test('no object has more fields than may be, and a longer array is none', () => {
+  const limits = [1_000_000, 8] as const;
+  const fields = (count: number) => Array.from({ length: count }, (_, index) => `"f${index}":[1,2]`).join(',');
+  expect(passes([Buffer.from(`{"a":[{},{${fields(MAX_FIELDS)}}],"b":1}`)], ...limits)).toBe(true);
+  expect(passes([Buffer.from(`{"a":[{},{${fields(MAX_FIELDS + 1)}}]}`)], ...limits)).toBe(false);
+  expect(passes([Buffer.from(`{"a":[${'{},'.repeat(MAX_FIELDS)}{}]}`)], ...limits)).toBe(true);
 });

@@ -67,3 +67,15 @@ test.each([
 ])('a body with %s is refused', async (_, text, code) => {
   await expect(readItems(Buffer.from(text))).rejects.toMatchObject({ code });
 });
+
+test('long texts are not read, and what is too large beside them rejects itself', async () => {
+  const long = `a"\\${'x'.repeat(600 * 1024)}`;
+  const call = { id: 'x', messages: [long, 'short', `${long}\\`], cost: 0.5 };
+  const [read] = await readItems(Buffer.from(JSON.stringify(call)));
+  expect(read).toEqual({ value: { id: 'x', messages: ['', 'short', ''], cost: '0.5' } });
+  const large = { id: 'y', messages: Array.from({ length: 150 }, () => 'y'.repeat(60 * 1024)) };
+  const [first, second, third] = await readItems(Buffer.from(JSON.stringify([call, large, { id: 'z' }])));
+  expect([first, third]).toEqual([read, { value: { id: 'z' } }]);
+  expect(second).toMatchObject({ error: { code: 'BODY_TOO_LARGE' } });
+  await expect(readItems(Buffer.from(JSON.stringify(large)))).rejects.toMatchObject({ code: 'BODY_TOO_LARGE' });
+});

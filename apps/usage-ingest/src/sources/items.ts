@@ -10,6 +10,10 @@ export type BodyItem = { value: unknown } | { error: TallyError };
 const MAX_ITEMS = 10_000;
 /** Bytes that are read before other requests get their turn. */
 const BYTES_AT_ONCE = 512 * 1024;
+/** Longer texts are of messages, which are dropped anyway: they are not read. */
+const LONG_TEXT = 64 * 1024;
+/** Parsing more than this at once keeps other requests waiting for over 50 ms. */
+const MAX_ITEM_BYTES = 8 * 1024 * 1024;
 const [LINE, QUOTE, COMMA, BACKSLASH] = [0x0a, 0x22, 0x2c, 0x5c];
 const [OPEN, CLOSE, OPEN_BRACE, CLOSE_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d];
 const SPACE = new Set([0x09, LINE, 0x0d, 0x20]);
@@ -28,10 +32,10 @@ export async function readItems(body: Buffer, mark: Mark = ''): Promise<BodyItem
   const end = body.indexOf(LINE, start);
   const isOneLine = end < 0 || skipSpace(body, end) === body.length;
   // Where the first line is whole, the others are items too, and the body need not be tried as one.
-  if (!isOneLine && 'value' in parsedLine(UTF8.decode(body.subarray(start, end)), mark))
+  if (!isOneLine && 'value' in parsedLine(textOf(body, start, end), mark))
     return readAll(body, linesOf(body, start), (text) => parsedLine(text, mark));
   try {
-    return [parsed(UTF8.decode(body), mark)];
+    return [parsed(textOf(body, start, body.length), mark)];
   } catch (error) {
     if (isOneLine) throw error;
     return readAll(body, linesOf(body, start), (text) => parsedLine(text, mark));
@@ -49,9 +53,36 @@ async function readAll(body: Buffer, places: Iterable<Place>, read: (text: strin
       await othersTurn();
       turn = to;
     }
-    items.push(read(UTF8.decode(body.subarray(from, to))));
+    try {
+      items.push(read(textOf(body, from, to)));
+    } catch (error) {
+      if (!(error instanceof TallyError && error.code === 'BODY_TOO_LARGE')) throw error;
+      items.push({ error });
+    }
   }
   return items;
+}
+
+/** The text of an item without its long texts. Throws BODY_TOO_LARGE where the rest is too large to parse at once. */
+function textOf(body: Buffer, from: number, to: number): string {
+  if (to - from <= BYTES_AT_ONCE) return UTF8.decode(body.subarray(from, to));
+  const item = body.subarray(from, to);
+  const parts: Buffer[] = [];
+  let copied = 0;
+  for (let start = item.indexOf(QUOTE); start >= 0; ) {
+    const end = endOfString(item, start);
+    if (end - start > LONG_TEXT && end < item.length) {
+      parts.push(item.subarray(copied, start + 1));
+      copied = end;
+    }
+    start = item.indexOf(QUOTE, end + 1);
+  }
+  const rest = Buffer.concat([...parts, item.subarray(copied)]);
+  if (rest.length > MAX_ITEM_BYTES)
+    throw new TallyError('BODY_TOO_LARGE', `A call has more than ${MAX_ITEM_BYTES} bytes beside its long texts.`, {
+      details: { maxBytes: MAX_ITEM_BYTES },
+    });
+  return UTF8.decode(rest);
 }
 
 /** Where the elements of an array stand; what is in them is not looked at, but for its strings and its depth. */
