@@ -77,5 +77,7 @@ test('long texts are not read, and what is too large beside them rejects itself'
   const [first, second, third] = await readItems(Buffer.from(JSON.stringify([call, large, { id: 'z' }])));
   expect([first, third]).toEqual([read, { value: { id: 'z' } }]);
   expect(second).toMatchObject({ error: { code: 'BODY_TOO_LARGE' } });
+  const lines = [large, call].map((each) => JSON.stringify(each)).join('\n');
+  expect(await readItems(Buffer.from(lines))).toMatchObject([{ error: { code: 'BODY_TOO_LARGE' } }, read!]);
   await expect(readItems(Buffer.from(JSON.stringify(large)))).rejects.toMatchObject({ code: 'BODY_TOO_LARGE' });
 });

@@ -1,5 +1,5 @@
 import { setImmediate as othersTurn } from 'node:timers/promises';
-import { TallyError } from '@tally/contracts';
+import { isTallyError, TallyError } from '@tally/contracts';
 import { type NUMBER_MARK, parseExactly } from './exact-json.ts';
 
 type Mark = '' | typeof NUMBER_MARK;
@@ -28,43 +28,38 @@ const UTF8 = new TextDecoder();
 export async function readItems(body: Buffer, mark: Mark = ''): Promise<BodyItem[]> {
   const start = skipSpace(body, body.subarray(0, 3).equals(BYTE_ORDER_MARK) ? 3 : 0);
   if (start === body.length) throw new TallyError('INVALID_JSON', 'The body is empty.');
-  if (body[start] === OPEN) return readAll(body, elementsOf(body, start), (text) => parsed(text, mark));
+  if (body[start] === OPEN) return readAll(elementsOf(body, start), (at) => elementAt(body, at, mark));
+  const readLine = (at: Place) => lineAt(body, at, mark);
   const end = body.indexOf(LINE, start);
   const isOneLine = end < 0 || skipSpace(body, end) === body.length;
   // Where the first line is whole, the others are items too, and the body need not be tried as one.
-  if (!isOneLine && 'value' in parsedLine(textOf(body, start, end), mark))
-    return readAll(body, linesOf(body, start), (text) => parsedLine(text, mark));
+  if (!isOneLine && 'value' in readLine({ from: start, to: end })) return readAll(linesOf(body, start), readLine);
   try {
-    return [parsed(textOf(body, start, body.length), mark)];
+    return [{ value: valueAt(body, { from: start, to: body.length }, mark) }];
   } catch (error) {
     if (isOneLine) throw error;
-    return readAll(body, linesOf(body, start), (text) => parsedLine(text, mark));
+    return readAll(linesOf(body, start), readLine);
   }
 }
 
 type Place = { from: number; to: number };
 
-async function readAll(body: Buffer, places: Iterable<Place>, read: (text: string) => BodyItem): Promise<BodyItem[]> {
+async function readAll(places: Iterable<Place>, read: (at: Place) => BodyItem): Promise<BodyItem[]> {
   const items: BodyItem[] = [];
   let turn = 0;
-  for (const { from, to } of places) {
+  for (const at of places) {
     if (items.length === MAX_ITEMS) throw new TallyError('BATCH_TOO_LARGE', `At most ${MAX_ITEMS} items at once.`);
-    if (to - turn > BYTES_AT_ONCE) {
+    if (at.to - turn > BYTES_AT_ONCE) {
       await othersTurn();
-      turn = to;
+      turn = at.to;
     }
-    try {
-      items.push(read(textOf(body, from, to)));
-    } catch (error) {
-      if (!(error instanceof TallyError && error.code === 'BODY_TOO_LARGE')) throw error;
-      items.push({ error });
-    }
+    items.push(read(at));
   }
   return items;
 }
 
 /** The text of an item without its long texts. Throws BODY_TOO_LARGE where the rest is too large to parse at once. */
-function textOf(body: Buffer, from: number, to: number): string {
+function textOf(body: Buffer, { from, to }: Place): string {
   if (to - from <= BYTES_AT_ONCE) return UTF8.decode(body.subarray(from, to));
   const item = body.subarray(from, to);
   const parts: Buffer[] = [];
@@ -117,17 +112,30 @@ function* linesOf(body: Buffer, start: number): Generator<Place> {
   }
 }
 
-function parsed(text: string, mark: Mark): BodyItem {
+/** Throws INVALID_JSON and BODY_TOO_LARGE. */
+function valueAt(body: Buffer, at: Place, mark: Mark): unknown {
+  const text = textOf(body, at);
   try {
-    return { value: parseExactly(text, mark) };
+    return parseExactly(text, mark);
   } catch (error) {
     throw unreadable(error);
   }
 }
 
-function parsedLine(text: string, mark: Mark): BodyItem {
+/** An element that is too large rejects itself; one that is no JSON leaves no array. */
+function elementAt(body: Buffer, at: Place, mark: Mark): BodyItem {
   try {
-    return { value: parseExactly(text, mark) };
+    return { value: valueAt(body, at, mark) };
+  } catch (error) {
+    if (isTallyError(error) && error.code === 'BODY_TOO_LARGE') return { error };
+    throw error;
+  }
+}
+
+/** A line that is too large, or no JSON, rejects itself. */
+function lineAt(body: Buffer, at: Place, mark: Mark): BodyItem {
+  try {
+    return elementAt(body, at, mark);
   } catch (error) {
     return { error: new TallyError('INVALID_ENTRY', 'The line is not readable as JSON.', { cause: error }) };
   }
