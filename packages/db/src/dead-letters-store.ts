@@ -7,16 +7,8 @@ import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
-export type DeadLetter = {
-  id: string;
-  merchantId: string;
-  date: Day;
-  entryId: string;
-  line: JournalLine;
-  code: string;
-  message: string;
+export type DeadLetter = Omit<DeadLetterRow, 'createdAt' | 'resolvedAt'> & {
   createdAt: string;
-  attempts: number;
   resolvedAt: string | null;
 };
 

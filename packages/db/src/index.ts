@@ -39,7 +39,7 @@ export type {
 export type { MeterValue } from './meters/meter-reader.ts';
 export {
   type MetricTypes,
-  type RegistrySnapshot,
+  RegistrySnapshot,
   StaleRegistryError,
   type ValueCheck,
 } from './meters/metric-types-store.ts';

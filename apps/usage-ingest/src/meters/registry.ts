@@ -1,9 +1,8 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { type ScaleOf, TallyError } from '@tally/contracts';
-import type { Db, RegistrySnapshot, ValueCheck } from '@tally/db';
+import { type Db, RegistrySnapshot, type ValueCheck } from '@tally/db';
 import { coalesce, type RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { z } from 'zod';
 import type { RedisKeys } from '../counters/keys.ts';
 import { lua } from '../counters/lua.ts';
 
@@ -43,20 +42,6 @@ const CHANGING = 'changing';
 const CHANGING_MS = 60_000;
 const MIRROR = 'registry:meters';
 
-const Mirrored = z.object({
-  version: z.number(),
-  scales: z.array(z.tuple([z.string(), z.number()])),
-  values: z.array(
-    z.object({
-      meter: z.string(),
-      merchantId: z.string(),
-      eventType: z.string().nullable(),
-      property: z.string(),
-      scale: z.number(),
-    }),
-  ),
-});
-
 /**
  * The registry of meters as ingest uses it. Redis has its version, once for each shard: the script that stores events
  * answers `stale` to a process that has another one. It has a copy as well, for a process that starts without Postgres.
@@ -85,7 +70,7 @@ export function createRegistry({
 
   async function fromMirror(): Promise<RegistrySnapshot | undefined> {
     const text = await redis.get(MIRROR).catch(() => null);
-    return text === null ? undefined : Mirrored.safeParse(JSON.parse(text)).data;
+    return text === null ? undefined : RegistrySnapshot.safeParse(JSON.parse(text)).data;
   }
 
   const reload = coalesce(async (): Promise<Registry> => {

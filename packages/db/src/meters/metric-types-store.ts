@@ -6,22 +6,24 @@ import { LOCKS } from '../locks.ts';
 import type { Executor } from '../run-sql.ts';
 
 /** A value of a property that a meter reads as a number. */
-export type ValueCheck = {
-  meter: string;
+const ValueCheck = z.object({
+  meter: z.string(),
   /** '': of every merchant. */
-  merchantId: string;
-  eventType: string | null;
-  property: string;
-  scale: number;
-};
+  merchantId: z.string(),
+  eventType: z.string().nullable(),
+  property: z.string(),
+  scale: z.number(),
+});
+export type ValueCheck = z.infer<typeof ValueCheck>;
 
 /** What ingest must know of meters, all of one moment. */
-export type RegistrySnapshot = {
-  version: number;
-  /** Metric types with decimals; all others are whole numbers. */
-  scales: [metricType: string, scale: number][];
-  values: ValueCheck[];
-};
+export const RegistrySnapshot = z.object({
+  version: z.number(),
+  /** Metric types with decimals, and how many; all others are whole numbers. */
+  scales: z.array(z.tuple([z.string(), z.number()])),
+  values: z.array(ValueCheck),
+});
+export type RegistrySnapshot = z.infer<typeof RegistrySnapshot>;
 
 /** The events were checked by an older registry of meters than the one that holds. */
 export class StaleRegistryError extends Error {
@@ -38,19 +40,7 @@ export type MetricTypes = {
 };
 
 const ScaleRow = z.object({ metric_type: z.string(), scale: z.number() });
-const SnapshotRow = z.object({
-  version: z.string().transform(Number),
-  scales: z.array(z.tuple([z.string(), z.number()])),
-  values: z.array(
-    z.object({
-      meter: z.string(),
-      merchantId: z.string(),
-      eventType: z.string().nullable(),
-      property: z.string(),
-      scale: z.number(),
-    }),
-  ),
-});
+const SnapshotRow = RegistrySnapshot.extend({ version: z.string().transform(Number) });
 
 /** The scales of metric types, in `metric_types`. */
 export function createMetricTypes(dataSource: DataSource): MetricTypes {
