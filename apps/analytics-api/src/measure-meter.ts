@@ -13,7 +13,7 @@ import { covering, type Documents, kindsOf } from './documents.ts';
 import type { FairQueue } from './fair-queue.ts';
 import type { Freshness } from './fresh.ts';
 import { add, NOTHING, tokensOf, unknownOf } from './measures.ts';
-import { knownRows, needsOf, planOf, planSeries, rowsIn, typicalRows } from './plan.ts';
+import { bounded, knownRows, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
 import type { Period } from './zone.ts';
 
 export type MeasureQuestion = {
@@ -82,15 +82,7 @@ export function createReadMeasure({
       const parts = windows.flatMap(({ from, to }) =>
         planOf({ startDate: dayOf(from), endDate: dayOf(to - 1) }, needs, rowsOf),
       );
-      const estimatedRows = rowsIn(parts, rowsOf);
-      if (estimatedRows <= maxRows) return parts;
-      throw new TallyError(
-        'TOO_MANY_ROWS',
-        `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
-        {
-          details: { estimatedRows, maxRows },
-        },
-      );
+      return bounded(parts, rowsOf, maxRows);
     }
 
     if (!isUtc && needs.entities) await assertEntries();

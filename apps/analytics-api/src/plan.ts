@@ -8,6 +8,7 @@ import {
   type Grouping,
   monthOf,
   type PlanPart,
+  TallyError,
 } from '@tally/contracts';
 
 type Range = { startDate: Day; endDate: Day };
@@ -103,6 +104,17 @@ export function rowsIn(plan: readonly PlanPart[], rowsOf: RowsOf): number {
     }
     return rows;
   }, 0);
+}
+
+/** Returns a plan; TOO_MANY_ROWS where it reads too much, decided before anything of it is read. */
+export function bounded(plan: PlanPart[], rowsOf: RowsOf, maxRows: number): PlanPart[] {
+  const estimatedRows = rowsIn(plan, rowsOf);
+  if (estimatedRows <= maxRows) return plan;
+  throw new TallyError(
+    'TOO_MANY_ROWS',
+    `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
+    { details: { estimatedRows, maxRows } },
+  );
 }
 
 /** Periods of one length, and the rollup that has their sums. */

@@ -29,7 +29,7 @@ import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
-import { knownRows, type Needs, needsOf, planOf, planSeries, type RowsOf, rowsIn, typicalRows } from './plan.ts';
+import { bounded, knownRows, type Needs, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
 
@@ -95,24 +95,11 @@ export function createRead({
     () =>
       queue(callerId, compute);
 
-  /** TOO_MANY_ROWS where a plan reads too much; decided before anything of it is read. */
-  const bounded = (plan: PlanPart[], rowsOf: RowsOf) => {
-    const estimatedRows = rowsIn(plan, rowsOf);
-    if (estimatedRows <= maxRows) return plan;
-    throw new TallyError(
-      'TOO_MANY_ROWS',
-      `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
-      {
-        details: { estimatedRows, maxRows },
-      },
-    );
-  };
-
   /** Returns how to plan sums within a scope: by the rows that it has, where the choice of rollups matters. */
   const planner = async (scope: Filters, needs: Needs) => {
     if (!needs.entities) return (range: DayRange) => planOf(range, needs, typicalRows(dayOf(now())));
     const rowsOf = knownRows(await db.usage.rows({ ...scope, everyDay: needs.days }));
-    return (range: DayRange) => bounded(planOf(range, needs, rowsOf), rowsOf);
+    return (range: DayRange) => bounded(planOf(range, needs, rowsOf), rowsOf, maxRows);
   };
 
   const answers = {
