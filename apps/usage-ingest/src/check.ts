@@ -38,7 +38,7 @@ export type Clock = { now: number; retentionDays: number; registry: Registry };
 const SLICE_MS = 10;
 /** Naming every unknown field of a larger object would take long. */
 const MAX_FIELDS = 100;
-/** Events of a batch whose parsing, checking and storing each have a turn of the event loop. */
+/** Parsing, checking and storing a batch of more events each have a turn of the event loop. */
 const LARGE = 200;
 
 /** How far ahead of our clock a producer's may be. */
@@ -64,8 +64,9 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
   const byRegistry: number[] = [];
   const { now, registry } = clock;
   const bounds = { oldest: addDays(dayOf(now), -clock.retentionDays), now, registry };
-  // A large batch was just parsed, which takes as long as a slice of its check.
-  let since = batch.entries.length > LARGE ? 0 : performance.now();
+  const isLarge = batch.entries.length > LARGE;
+  if (isLarge) await nextTurn();
+  let since = performance.now();
   for (const [index, value] of batch.entries.entries()) {
     // What is wrong with an entry can take 0.1 ms to say, and others wait for the event loop.
     if (performance.now() - since > SLICE_MS) {
@@ -87,7 +88,7 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
     else if (line.compared || hasSameContent(first.line, line)) repeats.push({ index, of: first.index });
     else rejected.push({ index, id: line.id, ...CONFLICT });
   }
-  if (batch.entries.length > LARGE) await nextTurn();
+  if (isLarge) await nextTurn();
   if (rejected.length === batch.entries.length && rejected.every(({ code }) => code === 'MERCHANT_FORBIDDEN')) {
     throw new TallyError('MERCHANT_FORBIDDEN', rejected[0]!.message, { details: { rejected } });
   }
