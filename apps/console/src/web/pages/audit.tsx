@@ -9,7 +9,7 @@ import { addDays, today } from '../time.ts';
 import { Answer, Banner, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Dialog } from '../ui/popups.tsx';
 import { RangePicker } from '../ui/range.tsx';
-import { Table } from '../ui/table.tsx';
+import { LoadMore, Table } from '../ui/table.tsx';
 
 type Row = {
   id: string;
@@ -125,14 +125,7 @@ export function Audit() {
                   },
                 ]}
               >
-                {log.hasNextPage && (
-                  <div className="pager">
-                    <span>Newest first.</span>
-                    <Button small disabled={log.isFetchingNextPage} onClick={() => void log.fetchNextPage()}>
-                      Load more
-                    </Button>
-                  </div>
-                )}
+                <LoadMore list={log}>Newest first.</LoadMore>
               </Table>
             )
           }

@@ -9,7 +9,7 @@ import { timeText } from '../time.ts';
 import { Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Num, PageHead, Skeleton } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Select, tell, tellError } from '../ui/popups.tsx';
-import { Table } from '../ui/table.tsx';
+import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
 const refresh = () => queryClient.invalidateQueries({ queryKey: ['budgets'] });
@@ -149,14 +149,7 @@ export function Budgets() {
                   },
                 ]}
               >
-                {list.hasNextPage && (
-                  <div className="pager">
-                    <span>{format(String(all.length), 'count')} shown</span>
-                    <Button small disabled={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
-                      {list.isFetchingNextPage ? 'Loading…' : 'Load more'}
-                    </Button>
-                  </div>
-                )}
+                <LoadMore list={list}>{format(String(all.length), 'count')} shown</LoadMore>
               </Table>
             )
           }

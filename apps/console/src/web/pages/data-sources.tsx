@@ -3,6 +3,7 @@ import { Database, Plus, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { api, client, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
+import { Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, tell, tellError } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
@@ -157,18 +158,16 @@ function Register({ onClose }: { onClose: () => void }) {
       <DialogForm save={save} action="Add" working="Adding…" onClose={onClose}>
         <div className="form-row">
           {FIELDS.map(([field, label, placeholder, note, required]) => (
-            <div className="field" key={field}>
-              <label htmlFor={`source-${field}`}>{label}</label>
-              <input
-                id={`source-${field}`}
-                className="input formula"
-                required={required}
-                placeholder={placeholder}
-                value={draft[field]}
-                onChange={(event) => setDraft({ ...draft, [field]: event.target.value.trim() })}
-              />
-              <small>{note}</small>
-            </div>
+            <Field
+              key={field}
+              label={label}
+              mono
+              required={required}
+              placeholder={placeholder}
+              note={note}
+              value={draft[field]}
+              onChange={(value) => setDraft({ ...draft, [field]: value.trim() })}
+            />
           ))}
         </div>
         <div className="field">

@@ -7,7 +7,7 @@ import { client, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, CopyButton, Dialog, DialogForm, Menu, Segments, Select, tell, tellError } from '../ui/popups.tsx';
-import { Table } from '../ui/table.tsx';
+import { LoadMore, Table } from '../ui/table.tsx';
 
 const ROLES: readonly { value: Exclude<Role, 'service'>; label: string; note: string }[] = [
   { value: 'producer', label: 'Producer', note: 'records usage' },
@@ -144,14 +144,7 @@ export function Keys() {
                   },
                 ]}
               >
-                {keys.hasNextPage && (
-                  <div className="pager">
-                    <span>Oldest first.</span>
-                    <Button small onClick={() => void keys.fetchNextPage()}>
-                      Load more
-                    </Button>
-                  </div>
-                )}
+                <LoadMore list={keys}>Oldest first.</LoadMore>
               </Table>
             )
           }

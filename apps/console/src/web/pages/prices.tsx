@@ -10,7 +10,7 @@ import { addDays, rangeText, today } from '../time.ts';
 import { Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Select, tell, tellError } from '../ui/popups.tsx';
-import { numbers, Table } from '../ui/table.tsx';
+import { LoadMore, numbers, Table } from '../ui/table.tsx';
 
 const COMPONENTS: readonly { value: PriceComponent; label: string; note: string }[] = [
   { value: 'input', label: 'Input tokens', note: 'less cached ones' },
@@ -160,14 +160,7 @@ export function Prices() {
                   },
                 ]}
               >
-                {list.hasNextPage && (
-                  <div className="pager">
-                    <span>{format(String(all.length), 'count')} shown</span>
-                    <Button small disabled={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
-                      {list.isFetchingNextPage ? 'Loading…' : 'Load more'}
-                    </Button>
-                  </div>
-                )}
+                <LoadMore list={list}>{format(String(all.length), 'count')} shown</LoadMore>
               </Table>
             )
           }

@@ -1,7 +1,7 @@
 import { ArrowDown, ArrowUp } from 'lucide-react';
 import type { ReactNode } from 'react';
 import type { Kind } from '../quantity.ts';
-import { Num, padOf } from './parts.tsx';
+import { Button, Num, padOf } from './parts.tsx';
 
 /** A column of a table; the first one names its rows. */
 export type Column<Row> = {
@@ -103,6 +103,25 @@ export function Table<Row>({
 }
 
 const idOf = ({ id, title }: Column<never>): string => id ?? title;
+
+/** Below a list that is read page by page: what is shown, and a button for more; nothing where there is no more. */
+export function LoadMore({
+  list,
+  children,
+}: {
+  list: { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown };
+  children: ReactNode;
+}) {
+  if (!list.hasNextPage) return null;
+  return (
+    <div className="pager">
+      <span>{children}</span>
+      <Button small disabled={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
+        {list.isFetchingNextPage ? 'Loading…' : 'Load more'}
+      </Button>
+    </div>
+  );
+}
 
 function Head<Row>({
   column: { title, right, untitled, sort },

@@ -5,7 +5,7 @@ import { format, type Kind } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { Answer, Button, Card, Chip, Empty, Moment } from '../../ui/parts.tsx';
 import { Dialog } from '../../ui/popups.tsx';
-import { numbers, Table } from '../../ui/table.tsx';
+import { LoadMore, numbers, Table } from '../../ui/table.tsx';
 import { amountOf, voidedId } from './amounts.ts';
 import { VoidEvent } from './correct.tsx';
 
@@ -107,14 +107,7 @@ export function Events({
                 ]}
               />
             )}
-            {query.hasNextPage && (
-              <div className="pager">
-                <span>In the order of their days and ids.</span>
-                <Button small disabled={query.isFetchingNextPage} onClick={() => void query.fetchNextPage()}>
-                  {query.isFetchingNextPage ? 'Loading…' : 'Load more'}
-                </Button>
-              </div>
-            )}
+            <LoadMore list={query}>In the order of their days and ids.</LoadMore>
           </>
         )}
       </Answer>
