@@ -387,6 +387,23 @@ ${groupsOf('adjustment')},
 ${addToPeriods}
 select count(*) as groups from groups`;
 
+/** Rollups and meters are derived from the same flushes, each at its own pace. */
+const takeFlushes = (isLeft) => `
+-- Takes flushes that are still to be derived, oldest first; those that another process has taken are left to it.
+-- $1 events at most; the first flush is taken whatever it has   $2 flushes at most
+with free as materialized (
+  select id, inserted, first_date, last_date
+  from usage_flushes
+  where ${isLeft}
+  order by id
+  limit $2
+  for update skip locked
+)
+select id, inserted, first_date, last_date
+from (select *, sum(inserted) over (order by id) - inserted as before from free) as slice
+where before = 0 or before + inserted <= $1
+order by id`;
+
 const [[DAY_MODELS, DAY_MODEL_KEYS, , DAILY_MODELS], DAYS] = OF_DAYS;
 const derive = `
 -- Adds the events of some flushes to the derived rollups of days, many flushes at a time.
@@ -858,6 +875,8 @@ export const files = () =>
       conflicts,
       adjust,
       'adjust-periods': adjustPeriods,
+      'take-flushes': takeFlushes('derived_at is null'),
+      'take-flushes-for-meters': takeFlushes('metered is null'),
       derive,
       'derive-periods': derivePeriods,
       'roll-up': rollUp,

@@ -5,7 +5,7 @@ import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { MerchantDay } from '../journal-store.ts';
 import type { Partitions } from '../partitions.ts';
 import { DateText } from '../rows.ts';
-import type { Executor } from '../run-sql.ts';
+import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { lockMeters, tryLockMeters } from './meter-lock.ts';
 import {
@@ -215,23 +215,7 @@ export function createMeterRollups(
       inTransaction(dataSource, async (transaction) => {
         const none = { flushes: 0, events: 0 };
         if (!(await tryLockMeters(transaction))) return none;
-        const flushes = await rows(
-          transaction,
-          `with free as materialized (
-             select id, inserted, first_date, last_date
-             from usage_flushes
-             where metered is null
-             order by id
-             limit $2
-             for update skip locked
-           )
-           select id, inserted, first_date, last_date
-           from (select *, sum(inserted) over (order by id) - inserted as before from free) as slice
-           where before = 0 or before + inserted <= $1
-           order by id`,
-          [maxEvents, MAX_FLUSHES],
-          FlushRow,
-        );
+        const flushes = await runSql(transaction, 'take-flushes-for-meters', [maxEvents, MAX_FLUSHES], FlushRow);
         if (flushes.length === 0) return none;
         const ids = flushes.map(({ id }) => id);
         const dates = flushes.flatMap((flush) => [flush.first_date ?? [], flush.last_date ?? []].flat()).sort();

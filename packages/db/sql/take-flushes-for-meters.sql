@@ -1,0 +1,14 @@
+-- Takes flushes that are still to be derived, oldest first; those that another process has taken are left to it.
+-- $1 events at most; the first flush is taken whatever it has   $2 flushes at most
+with free as materialized (
+  select id, inserted, first_date, last_date
+  from usage_flushes
+  where metered is null
+  order by id
+  limit $2
+  for update skip locked
+)
+select id, inserted, first_date, last_date
+from (select *, sum(inserted) over (order by id) - inserted as before from free) as slice
+where before = 0 or before + inserted <= $1
+order by id
