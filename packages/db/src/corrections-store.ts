@@ -2,6 +2,7 @@ import { type Day, TallyError, type Units as UnitsType } from '@tally/contracts'
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
+import { withPseudonyms } from './erasures-store.ts';
 import { type Explained, filtersOf } from './events-store.ts';
 import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
@@ -93,10 +94,10 @@ export function createCorrectionsStore(
     },
 
     async adjust({ voids, ...adjustment }) {
-      const record = recordOf(adjustment);
-      const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
-        const { bits, committed } = await admission.admit(transaction, [record]);
-        const row = { ...record, folded: bits?.[0] ?? null };
+      const { committed, userId } = await journal.exclusively([adjustment.merchantId], async (transaction) => {
+        const [record] = await withPseudonyms(transaction, [recordOf(adjustment)]);
+        const { bits, committed } = await admission.admit(transaction, [record!]);
+        const row = { ...record!, folded: bits?.[0] ?? null };
         await holdRolledUp(transaction);
         const json = JSON.stringify(row);
         const [counted] = await runSql(transaction, 'adjust', ['adjustment', json], CountedRow);
@@ -106,12 +107,13 @@ export function createCorrectionsStore(
           await meters.adjusted(transaction, { merchantId, id, date, ...(voids !== undefined && { voids }) });
           await transaction.query(sql('count-budget-adjustment'), [merchantId, id]);
         }
-        return committed;
+        return { committed, userId: record!.user_id };
       });
       committed();
       const [found] = await find({ merchantId: adjustment.merchantId, id: adjustment.id, limit: 1 });
       const recorded = found && withoutCount(found);
-      if (!recorded || !isSame(recorded, adjustment)) {
+      const sent = { ...adjustment, dimensions: { ...adjustment.dimensions, userId } };
+      if (!recorded || !isSame(recorded, sent)) {
         throw new TallyError('CONFLICT', `Adjustment ${adjustment.id} of this merchant exists, with other contents.`);
       }
       return recorded;
