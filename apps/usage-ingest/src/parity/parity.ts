@@ -1,0 +1,89 @@
+import { parseArgs } from 'node:util';
+import { addDays, type Day, dayOf, isDay } from '@tally/contracts';
+import { compare, printResult } from './compare.ts';
+import type { Comparison, Foreign } from './foreign.ts';
+import { lago } from './lago.ts';
+import { litellm } from './litellm.ts';
+import { openmeter } from './openmeter.ts';
+import { createOurs } from './ours.ts';
+import { stripe } from './stripe.ts';
+
+export const USAGE = `Usage: npm run parity -- --source openmeter|stripe|lago --meter M [--url U] [options]
+       npm run parity -- --source litellm --url U [options]
+
+Compares the sums of another product with Tally's, for each day and customer (LiteLLM: model).
+
+  --url U           the product's API (default: that of its cloud); its key is in the variable PARITY_KEY
+  --meter M         the name of the meter in both: OpenMeter's slug, Stripe's event name, Lago's code
+  --from D --to D   UTC days, both included, at most 31; default: the last seven whole days
+  --by D,...        OpenMeter: further dimensions, such as model or property:region
+  --customers C,... Stripe: only these customers; default: all
+  --merchants M,... only these merchants of Tally; default: all
+
+Exit code: 0 if all sums agree, 1 if some differ, 2 on errors.`;
+
+const CLOUDS = {
+  openmeter: 'https://openmeter.cloud',
+  stripe: 'https://api.stripe.com',
+  lago: 'https://api.getlago.com/api/v1',
+};
+const MAX_DAYS = 31;
+
+/** Runs a comparison as its arguments say and prints the result. Returns the exit code. */
+export async function parity(
+  args: string[],
+  env: Record<string, string | undefined>,
+  out: { print(text: string): void; complain(text: string): void },
+  now = Date.now(),
+): Promise<0 | 1 | 2> {
+  try {
+    const { foreign, comparison, merchants } = read(args, env, now);
+    const ours = createOurs(
+      {
+        analyticsUrl: env.ANALYTICS_API_URL ?? 'http://127.0.0.1:4003',
+        ingestUrl: env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001',
+        key: env.TALLY_ADMIN_KEY ?? '',
+        merchants,
+      },
+      comparison,
+    );
+    const result = await compare(foreign, ours, comparison);
+    out.print(printResult(foreign, comparison, result));
+    return result.differences.length === 0 ? 0 : 1;
+  } catch (error) {
+    out.complain(error instanceof Error ? error.message : String(error));
+    return 2;
+  }
+}
+
+function read(args: string[], env: Record<string, string | undefined>, now: number) {
+  const text = { type: 'string' } as const;
+  const { values } = parseArgs({
+    args,
+    options: { source: text, url: text, meter: text, from: text, to: text, by: text, customers: text, merchants: text },
+  });
+  const { source, meter } = values;
+  if (source !== 'openmeter' && source !== 'litellm' && source !== 'stripe' && source !== 'lago')
+    throw new Error(USAGE);
+  const url = values.url ?? (source === 'litellm' ? undefined : CLOUDS[source]);
+  if (!url) throw new Error(`--url is missing.\n\n${USAGE}`);
+  if (source !== 'litellm' && !meter) throw new Error(`--meter is missing.\n\n${USAGE}`);
+  if (values.by !== undefined && source !== 'openmeter') throw new Error('--by is only for OpenMeter.');
+  if (values.customers !== undefined && source !== 'stripe') throw new Error('--customers is only for Stripe.');
+  const key = env.PARITY_KEY;
+  if (!key) throw new Error(`Set PARITY_KEY to an API key of ${source}.`);
+  const endDate = values.to ?? addDays(dayOf(now), -1);
+  const startDate = values.from ?? (isDay(endDate) ? addDays(endDate, -6) : '');
+  if (!isDay(startDate) || !isDay(endDate)) throw new Error('--from and --to must be days, such as 2026-11-20.');
+  const days: Day[] = [];
+  for (let day = startDate; day <= endDate && days.length <= MAX_DAYS; day = addDays(day, 1)) days.push(day);
+  if (days.length === 0) throw new Error('--from must not be after --to.');
+  if (days.length > MAX_DAYS) throw new Error(`Compare at most ${MAX_DAYS} days.`);
+  const by = source === 'litellm' ? ['model'] : ['merchant', ...listOf(values.by)];
+  const comparison: Comparison = { startDate, endDate, days, by };
+  const options = { url, key, meter: meter ?? '', customers: listOf(values.customers) };
+  const foreign: Foreign = { openmeter, stripe, lago, litellm }[source](options, comparison);
+  return { foreign, comparison, merchants: listOf(values.merchants) };
+}
+
+const listOf = (text: string | undefined): string[] => text?.split(',').filter((each) => each !== '') ?? [];
