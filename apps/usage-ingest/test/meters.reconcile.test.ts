@@ -163,7 +163,11 @@ test('a day with events that are still to be derived is not noted as right', asy
 });
 
 test('a new meter makes every day unchecked, and its history is compared', async () => {
-  await ingest.admin.meters.create.mutate({ key: 'by_session', aggregation: 'COUNT', dimensions: ['property:session'] });
+  await ingest.admin.meters.create.mutate({
+    key: 'by_session',
+    aggregation: 'COUNT',
+    dimensions: ['property:session'],
+  });
   expect(await check()).toEqual([]);
   await ingest.deriveMeters.run();
   const { rows } = await sql.query(`select id from meters where key = 'by_session'`);

@@ -24,7 +24,10 @@ try {
   const { reconcile, flush, redis } = await createIngestService(env, { log, releasers });
   if (redis.status !== 'ready') throw new Error('Redis is unavailable.');
   const { pendingKeys } = await flush.status();
-  const { balanced, drift, meters, merchantsChecked, numbersChecked } = await reconcile.checkRestored({ startDate, endDate });
+  const { balanced, drift, meters, merchantsChecked, numbersChecked } = await reconcile.checkRestored({
+    startDate,
+    endDate,
+  });
   for (const row of drift.map((each) => presentDrift(each))) {
     const { merchantId, date, metricType, journal, live } = row;
     const missing = live === null ? '' : ` Redis counted ${live}, so events of ${row.drift} are missing or too many;`;

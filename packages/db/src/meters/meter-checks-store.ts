@@ -9,7 +9,15 @@ import { DateText } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { lockMeters } from './meter-lock.ts';
-import { bindings, compareFolds, compareRows, type Kind, kindOf, type QuarterHours, type RollupTable } from './meter-sql.ts';
+import {
+  bindings,
+  compareFolds,
+  compareRows,
+  type Kind,
+  kindOf,
+  type QuarterHours,
+  type RollupTable,
+} from './meter-sql.ts';
 
 /** Rows of a meter's rollup that are not what they are made of: the journal, or the finer rollup. */
 export type MeterDrift = MerchantDay & {
@@ -125,49 +133,66 @@ export function createMeterChecks(
     return { found: drift, rows: found.reduce((sum, { compared }) => sum + compared, 0) };
   }
 
+  /** Changes what answers about a day are made of. Corrections take these locks in this order, too. */
+  const changing = ({ merchantId, date }: MerchantDay, work: (transaction: Executor) => Promise<void>) =>
+    inTransaction(dataSource, async (transaction) => {
+      await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
+      await lockMeters(transaction);
+      await work(transaction);
+    });
+
   const byKind = (meters: readonly MeterRow[]): [Kind, MeterRow[]][] =>
     KINDS.map((kind): [Kind, MeterRow[]] => [kind, meters.filter((meter) => kindOf(meter) === kind)]).filter(
       ([, own]) => own.length > 0,
     );
 
   return {
-    compareDay: ({ merchantIds, date, within }, repair) =>
-      inTransaction(dataSource, async (transaction) => {
-        const all: MeterComparison & { pending: Set<string> } = { drift: [], rows: 0, pending: new Set() };
+    async compareDay({ merchantIds, date, within }, repair) {
+      const wrong: Found[] = [];
+      const compared = await inTransaction(dataSource, async (transaction) => {
+        wrong.length = 0;
+        const pending = new Set<string>();
         await lockMeters(transaction);
         const meters = await rollups.metersOf(transaction);
-        if (meters.length === 0 || (await partitions.open(transaction, [date])).length === 0) return all;
+        if (meters.length === 0 || (await partitions.open(transaction, [date])).length === 0)
+          return { rows: 0, pending };
         const isOld = date < (await rollups.horizonOf(transaction));
         const table = isOld ? 'meter_days' : 'meter_quarters';
         const scope = { of: 'day' as const, merchantIds, date, within: isOld ? undefined : within };
-        const wrong: Found[] = [];
         const checksValues = await rollups.overflowed(transaction, merchantIds, date);
+        let rows = 0;
         for (const [kind, own] of byKind(meters)) {
           const { bind, values } = bindings();
           const text = compareRows(kind, table, own, { scope, checksValues }, bind);
-          const { found, rows } = await run(transaction, meters, table, { text, values });
-          wrong.push(...found);
-          all.rows += rows;
+          const each = await run(transaction, meters, table, { text, values });
+          wrong.push(...each.found);
+          rows += each.rows;
         }
-        all.drift.push(...wrong.map(({ row }) => row));
-        const pending = await runSql(transaction, 'meter-pending-merchants', [merchantIds, date], MerchantRow);
-        for (const { merchant_id } of pending) all.pending.add(merchant_id);
-        if (repair)
-          for (const merchantId of new Set(all.drift.map((each) => each.merchantId))) {
-            const own = new Set(wrong.filter(({ row }) => row.merchantId === merchantId).map(({ meter }) => meter));
-            await rollups.recompute(transaction, [...own], { merchantId, date, within: scope.within });
-          }
-        return all;
-      }),
+        const waiting = await runSql(transaction, 'meter-pending-merchants', [merchantIds, date], MerchantRow);
+        for (const { merchant_id } of waiting) pending.add(merchant_id);
+        return { rows, pending };
+      });
+      if (repair)
+        for (const merchantId of new Set(wrong.map(({ row }) => row.merchantId))) {
+          const ids = new Set(wrong.filter(({ row }) => row.merchantId === merchantId).map(({ meter }) => meter.id));
+          await changing({ merchantId, date }, async (transaction) => {
+            const own = (await rollups.metersOf(transaction)).filter(({ id }) => ids.has(id));
+            await rollups.recompute(transaction, own, { merchantId, date, within });
+          });
+        }
+      return { ...compared, drift: wrong.map(({ row }) => row) };
+    },
 
-    compareFolds: ({ merchantIds, startDate, endDate }, repair) =>
-      inTransaction(dataSource, async (transaction) => {
-        const all: MeterComparison = { drift: [], rows: 0 };
+    async compareFolds({ merchantIds, startDate, endDate }, repair) {
+      const drift: MeterDrift[] = [];
+      const rows = await inTransaction(dataSource, async (transaction) => {
+        drift.length = 0;
         await lockMeters(transaction);
         const meters = await rollups.metersOf(transaction);
         const horizon = await rollups.horizonOf(transaction);
         const days = { first: startDate < horizon ? horizon : startDate, last: endDate };
         const months = { first: monthOf(startDate).startDate, last: monthOf(endDate).startDate };
+        let compared = 0;
         for (const [kind, own] of byKind(meters))
           for (const [table, { first, last }] of [
             ['meter_days', days],
@@ -176,25 +201,25 @@ export function createMeterChecks(
             if (first > last) continue;
             const { bind, values } = bindings();
             const text = compareFolds(kind, table, own, { merchantIds, first, last }, bind);
-            const { found, rows } = await run(transaction, meters, table, { text, values });
-            all.drift.push(...found.map(({ row }) => row));
-            all.rows += rows;
+            const each = await run(transaction, meters, table, { text, values });
+            drift.push(...each.found.map(({ row }) => row));
+            compared += each.rows;
           }
-        if (repair)
-          for (const { merchantId, date, rollup } of all.drift)
-            await rollups.mark(transaction, merchantId, date, rollup === 'meter_days' ? horizon : '9999-12-31');
-        return all;
-      }),
+        return compared;
+      });
+      if (repair)
+        for (const { merchantId, date, rollup } of drift)
+          await changing({ merchantId, date }, async (transaction) => {
+            const horizon = rollup === 'meter_days' ? await rollups.horizonOf(transaction) : '9999-12-31';
+            await rollups.mark(transaction, merchantId, date, horizon);
+          });
+      return { drift, rows };
+    },
 
     unchecked: async ({ startDate, endDate }, after, limit) =>
       (await dataSource.getRepository(MeterEntity).countBy({ removedAt: IsNull() })) === 0
         ? []
-        : runSql(
-            dataSource,
-            'meter-unchecked-days',
-            [startDate, endDate, after.date, after.merchantId, limit],
-            DayRow,
-          ),
+        : runSql(dataSource, 'meter-unchecked-days', [startDate, endDate, after.date, after.merchantId, limit], DayRow),
 
     async markChecked(days) {
       const values = [days.map((day) => day.date), days.map((day) => day.merchantId), days.map((day) => day.changes)];

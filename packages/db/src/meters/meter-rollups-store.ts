@@ -222,7 +222,8 @@ export function createMeterRollups(
   const checks = createMeterChecks(dataSource, partitions, {
     ...{ recompute, mark, metersOf, horizonOf },
     async overflowed(transaction, merchantIds, date) {
-      const text = 'select exists (select from meter_overflows where merchant_id = any($1) and date = $2) as overflowed';
+      const text =
+        'select exists (select from meter_overflows where merchant_id = any($1) and date = $2) as overflowed';
       return (await rows(transaction, text, [merchantIds, date], OverflowRow))[0]!.overflowed;
     },
   });
@@ -444,6 +445,8 @@ export function createMeterRollups(
         );
         for (const { merchant_id: merchantId } of merchants) {
           const isOpen = await inTransaction(dataSource, async (transaction) => {
+            // Kept answers were made of what is made again; corrections take these locks in this order, too.
+            await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
             await lockMeters(transaction);
             if ((await partitions.open(transaction, [date])).length === 0) return false;
             const meters = (await metersOf(transaction)).filter((meter) => meter.id === id);
