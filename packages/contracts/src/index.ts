@@ -67,10 +67,8 @@ export {
   Dimension,
   isMissingId,
   MAX_BATCH,
-  MEASURES,
   MerchantId,
   MetricType,
-  RESERVED_METRICS,
   UsageEntry,
 } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
@@ -89,6 +87,7 @@ export {
   StoredEntry,
 } from './ingest.ts';
 export { LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
+export { DIMENSIONS, isMeasure, MEASURES, type Measure, RESERVED_METRICS, STATED_MEASURES } from './measures.ts';
 export {
   BUILT_IN_METERS,
   EVENT_TYPE_PROPERTY,

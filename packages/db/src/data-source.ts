@@ -43,6 +43,7 @@ import { Budgets1763856000131 } from './migrations/131-budgets.ts';
 import { Alerts1763856000132 } from './migrations/132-alerts.ts';
 import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
 import { MeterChecks1763856000185 } from './migrations/185-meter-checks.ts';
+import { sql } from './run-sql.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -160,11 +161,7 @@ export async function connect(dataSource: DataSource): Promise<DataSource> {
   });
   try {
     const { statement_timeout: wanted } = dataSource.options.extra as { statement_timeout: number };
-    const [found] = await dataSource.query(
-      `select current_setting('tally.session', true) as session, setting as timeout
-       from pg_settings
-       where name = 'statement_timeout'`,
-    );
+    const [found] = await dataSource.query(sql('schema/session'));
     if (found.session !== 'own' || Number(found.timeout) !== wanted) throw new PoolerError(found);
     return dataSource;
   } catch (error) {
