@@ -49,7 +49,11 @@ const MEASURE: Record<string, (sums: Sums) => bigint> = {
 };
 
 /** The filters of a query about a measure, by their names elsewhere. */
-export function measureFilters({ range, merchantIds, filters }: Pick<MeasureQuestion, 'range' | 'merchantIds' | 'filters'>) {
+export function measureFilters({
+  range,
+  merchantIds,
+  filters,
+}: Pick<MeasureQuestion, 'range' | 'merchantIds' | 'filters'>) {
   const named = (name: string) => filters[name] && [...filters[name]];
   return {
     ...range,

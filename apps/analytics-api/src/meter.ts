@@ -124,9 +124,7 @@ export function createReadMeter({
             details: { maxRows: MAX_ROWS },
           });
         const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
-        const rows = byElement
-          ? sums
-          : sums.map((row) => ({ ...row, value: formatUnits(BigInt(row.value), scale) }));
+        const rows = byElement ? sums : sums.map((row) => ({ ...row, value: formatUnits(BigInt(row.value), scale) }));
         const kept = keepZeros ? rows : rows.filter(({ value }) => value !== '0');
         return { sent: answerOf(kept, windows, groupBy), more: null };
       });

@@ -1,4 +1,4 @@
-import { type Day, monthOf } from '@tally/contracts';
+import { addDays, type Day, monthOf } from '@tally/contracts';
 import { type DataSource, IsNull } from 'typeorm';
 import { z } from 'zod';
 import type { DayVersion } from '../checks-store.ts';
@@ -108,7 +108,7 @@ export function createMeterChecks(
       meters: readonly MeterRow[],
       day: MerchantDay & { within?: QuarterHours | undefined },
     ): Promise<void>;
-    /** Marks periods as dirty. */
+    /** Marks a month as dirty, and the day unless it is before the horizon. */
     mark(transaction: Executor, merchantId: string, date: Day, horizon: Day): Promise<void>;
     metersOf(transaction: Executor): Promise<MeterRow[]>;
     horizonOf(executor: Executor): Promise<Day>;
@@ -134,9 +134,14 @@ export function createMeterChecks(
   }
 
   /** Changes what answers about a day are made of. Corrections take these locks in this order, too. */
-  const changing = ({ merchantId, date }: MerchantDay, work: (transaction: Executor) => Promise<void>) =>
+  const changing = (
+    { merchantId, date }: MerchantDay,
+    grain: 'day' | 'month',
+    work: (transaction: Executor) => Promise<void>,
+  ) =>
     inTransaction(dataSource, async (transaction) => {
-      await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
+      if (grain === 'day') await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
+      else await runSql(transaction, 'touch-month', [merchantId, date], z.unknown());
       await lockMeters(transaction);
       await work(transaction);
     });
@@ -175,7 +180,7 @@ export function createMeterChecks(
       if (repair)
         for (const merchantId of new Set(wrong.map(({ row }) => row.merchantId))) {
           const ids = new Set(wrong.filter(({ row }) => row.merchantId === merchantId).map(({ meter }) => meter.id));
-          await changing({ merchantId, date }, async (transaction) => {
+          await changing({ merchantId, date }, 'day', async (transaction) => {
             const own = (await rollups.metersOf(transaction)).filter(({ id }) => ids.has(id));
             await rollups.recompute(transaction, own, { merchantId, date, within });
           });
@@ -208,11 +213,12 @@ export function createMeterChecks(
         return compared;
       });
       if (repair)
-        for (const { merchantId, date, rollup } of drift)
-          await changing({ merchantId, date }, async (transaction) => {
-            const horizon = rollup === 'meter_days' ? await rollups.horizonOf(transaction) : '9999-12-31';
-            await rollups.mark(transaction, merchantId, date, horizon);
-          });
+        for (const { merchantId, date, rollup } of drift) {
+          const grain = rollup === 'meter_days' ? 'day' : 'month';
+          await changing({ merchantId, date }, grain, (transaction) =>
+            rollups.mark(transaction, merchantId, date, grain === 'day' ? date : addDays(date, 1)),
+          );
+        }
       return { drift, rows };
     },
 
