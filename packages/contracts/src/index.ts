@@ -60,7 +60,8 @@ export {
   type MetricSourceFields,
   MetricVisibility,
 } from './custom.ts';
-export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
+export { readAmounts } from './day-amounts.ts';
+export type { DayDocument, DayRows, DocumentRow, RejectedRow } from './days.ts';
 export { type EngineRouter, engine } from './engine.ts';
 export {
   type CheckedEntry,

@@ -1,5 +1,5 @@
 import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
-import { type DataSource, IsNull } from 'typeorm';
+import { type DataSource, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { MerchantDay } from '../journal-store.ts';
@@ -20,6 +20,7 @@ import {
   MARKED,
   type QuarterHours,
   rawEvents,
+  renameRows,
   rowsOf,
 } from './meter-sql.ts';
 
@@ -54,6 +55,8 @@ export type MeterRollups = {
     merchantId: string,
     days: { open: readonly Day[]; closed: readonly Day[] },
   ): Promise<void>;
+  /** Gives a merchant's user another name in all meters, one meter a transaction; values stay. Returns how many rows. */
+  renameUser(merchantId: string, userId: string, name: string): Promise<number>;
   /** Makes one meter again; `merchantIds`: of these merchants only. */
   rebuild(
     meter: Pick<MeterRow, 'id' | 'merchantId'>,
@@ -422,6 +425,26 @@ export function createMeterRollups(
       if (closed.length === 0) return;
       const horizon = await horizonOf(transaction);
       for (const date of closed) await mark(transaction, merchantId, date, horizon);
+    },
+
+    async renameUser(merchantId, userId, name) {
+      let renamed = 0;
+      const meters = dataSource.getRepository(MeterEntity);
+      for (const meter of await meters.findBy({ merchantId: In(['', merchantId]), purged: false })) {
+        const place = meter.dimensions.indexOf('user');
+        const isElement = meter.aggregation === 'UNIQUE' && meter.valueProperty === 'user';
+        if (place < 0 && !isElement) continue;
+        renamed += await inTransaction(dataSource, async (transaction) => {
+          await lockMeters(transaction);
+          let rows = 0;
+          for (const table of ['meter_quarters', 'meter_days', 'meter_months'] as const) {
+            const text = renameRows(kindOf(meter), table, { place, isElement });
+            rows += ((await transaction.query(text, [meter.id, merchantId, userId, name])) as unknown[]).length;
+          }
+          return rows;
+        });
+      }
+      return renamed;
     },
 
     async rebuild({ id, merchantId: own }, { startDate, endDate, merchantIds }) {
