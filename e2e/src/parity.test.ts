@@ -137,7 +137,7 @@ test('OpenMeter: names missing and rejected events, and finds days of another zo
   const both = [7, 6, 5, 4, 3, 2, 1].flatMap((ago) => [
     event(`a${ago}`, ago, 1, ago),
     event(`b${ago}`, ago, 13, 0.1),
-    event(`c${ago}`, ago, 23, 0.2),
+    event(`c${ago}`, ago, 22.5, ago % 2 === 0 ? 0.2 : 0.4),
     event(`d${ago}`, ago, 12, 5, 'globex'),
   ]);
   await there.events.ingest(both);

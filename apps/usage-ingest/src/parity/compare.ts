@@ -30,7 +30,9 @@ const DAY_HOURS = 24;
 
 /** Compares every sum of a product with ours, and looks for the reason of each difference. */
 export async function compare(foreign: Foreign, ours: Ours, comparison: Comparison): Promise<Result> {
-  const theirs = await foreign.sums();
+  const { merchants, by } = comparison;
+  const isAsked = ({ group }: Cell) => by[0] !== 'merchant' || merchants.length === 0 || merchants.includes(group[0]!);
+  const theirs = (await foreign.sums()).filter(isAsked);
   const result: Result = { equal: 0, rounded: 0, differences: [], complete: true };
   const rejections = await ours.rejections();
   for (const measure of foreign.measures) {

@@ -2,8 +2,14 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Day } from '@tally/contracts';
 import { parseExactly, unitsOf } from '../sources/exact-json.ts';
 
-/** Days from the first to the last, both included, and what is compared. */
-export type Comparison = { startDate: Day; endDate: Day; days: readonly Day[]; by: readonly string[] };
+/** Days from the first to the last, both included, the dimensions, and the merchants; none: all. */
+export type Comparison = {
+  startDate: Day;
+  endDate: Day;
+  days: readonly Day[];
+  by: readonly string[];
+  merchants: readonly string[];
+};
 
 /** What a product counted for one group on a day. The group has a value for each of `by`. */
 export type Cell = {

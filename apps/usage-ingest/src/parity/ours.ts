@@ -8,15 +8,15 @@ export type Ours = ReturnType<typeof createOurs>;
 
 const MAX_BYTES_OF_LINE = 1024 * 1024;
 
-/** Reads what Tally counted. `merchants`: only theirs; empty: everybody's. */
+/** Reads what Tally counted. */
 export function createOurs(
-  options: { analyticsUrl: string; ingestUrl: string; key: string; merchants: readonly string[] },
-  { startDate, endDate, by }: Comparison,
+  options: { analyticsUrl: string; ingestUrl: string; key: string },
+  { startDate, endDate, by, merchants: asked }: Comparison,
 ) {
   const { key } = options;
   const { analytics } = createAnalyticsClient({ url: options.analyticsUrl, key });
   const ingest = createIngestClient({ url: options.ingestUrl, key });
-  const only = options.merchants.length > 0 ? { merchantIds: [...options.merchants] } : {};
+  const only = asked.length > 0 ? { merchantIds: [...asked] } : {};
   const groupBy = [...by];
 
   /** Narrows a query to one group. */
@@ -61,7 +61,7 @@ export function createOurs(
 
     /** Reads the events of a group's merchant from the day before to the day after: an event may count on another day. */
     async events(meter: Meter, group: readonly string[], date: Day): Promise<OurEvent[]> {
-      const merchants = by[0] === 'merchant' ? [group[0]!] : options.merchants;
+      const merchants = by[0] === 'merchant' ? [group[0]!] : asked;
       const query = new URLSearchParams({ startDate: addDays(date, -1), endDate: addDays(date, 1) });
       for (const merchant of merchants) query.append('merchantIds', merchant);
       const url = `${options.analyticsUrl.replace(/\/+$/, '')}/export/events.ndjson?${query}`;

@@ -37,13 +37,12 @@ export async function parity(
   now = Date.now(),
 ): Promise<0 | 1 | 2> {
   try {
-    const { foreign, comparison, merchants } = read(args, env, now);
+    const { foreign, comparison } = read(args, env, now);
     const ours = createOurs(
       {
         analyticsUrl: env.ANALYTICS_API_URL ?? 'http://127.0.0.1:4003',
         ingestUrl: env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001',
         key: env.TALLY_ADMIN_KEY ?? '',
-        merchants,
       },
       comparison,
     );
@@ -80,10 +79,10 @@ function read(args: string[], env: Record<string, string | undefined>, now: numb
   if (days.length === 0) throw new Error('--from must not be after --to.');
   if (days.length > MAX_DAYS) throw new Error(`Compare at most ${MAX_DAYS} days.`);
   const by = source === 'litellm' ? ['model'] : ['merchant', ...listOf(values.by)];
-  const comparison: Comparison = { startDate, endDate, days, by };
+  const comparison: Comparison = { startDate, endDate, days, by, merchants: listOf(values.merchants) };
   const options = { url, key, meter: meter ?? '', customers: listOf(values.customers) };
   const foreign: Foreign = { openmeter, stripe, lago, litellm }[source](options, comparison);
-  return { foreign, comparison, merchants: listOf(values.merchants) };
+  return { foreign, comparison };
 }
 
 const listOf = (text: string | undefined): string[] => text?.split(',').filter((each) => each !== '') ?? [];
