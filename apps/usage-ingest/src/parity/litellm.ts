@@ -6,7 +6,7 @@ import { add, type Cell, type Comparison, decimal, type Foreign, type ForeignEve
 
 const PAGE = 100;
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
-const RULES: Rules = { merchantFrom: 'fixed', merchant: 'litellm' };
+const RULES: Rules = { merchantFrom: 'fixed', merchant: 'litellm', eventType: 'litellm_tokens' };
 
 /** LiteLLM's own daily sums by model; its spend logs name the calls behind them. */
 export function litellm(options: { url: string; key: string }, { days }: Comparison): Foreign {
