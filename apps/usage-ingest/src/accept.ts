@@ -20,10 +20,12 @@ import {
   NO_PRICE,
   StaleRegistryError,
 } from '@tally/db';
+import { activeRequest, recordStep } from '@tally/service';
 import { type BatchToCheck, type CheckedLine, CONFLICT, checkBatch } from './check.ts';
 import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
+import { flushKey } from './flush/drain.ts';
 import { type Registry, type RegistryReader, whileStale } from './meters/registry.ts';
 import { type PriceList, priced } from './prices/price-list.ts';
 
@@ -116,12 +118,19 @@ export function createAccept(options: AcceptOptions): Accept {
 
   async function directly(entries: readonly CheckedLine[], source: FlushSource, version: number): Promise<Stored> {
     const lines = entries.map(({ line }) => line);
+    const startedAt = Date.now();
     try {
-      const { inserted, known, conflicts, folded } = await journal.append({
+      const { flushes, inserted, known, conflicts, folded } = await journal.append({
         source,
         registryVersion: version,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
+      for (const flush of flushes)
+        recordStep(() => ({
+          ...{ name: 'tally.flush', key: flushKey(flush), startedAt },
+          requests: [activeRequest()],
+          attributes: { 'tally.events': lines.length, 'tally.inserted': inserted },
+        }));
       options.onConflicts(conflicts.length);
       const rejected = conflicts.map((position) => rejectionOf(entries[position]!, CONFLICT.code, CONFLICT.message));
       options.onFolded(folded);

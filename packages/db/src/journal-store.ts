@@ -33,6 +33,8 @@ export type BatchToAppend = {
 export type Appended = {
   /** Lines that were appended, repeats included; those of `skipped` are not among them. */
   entries: number;
+  /** The flushes that are recorded of it. */
+  flushes: string[];
   /** Lines that were new, and so were counted. */
   inserted: number;
   /** Positions in the batch of lines whose journal row has another origin. */
@@ -87,6 +89,7 @@ const INDEX_ROW_TOO_LARGE = '54000';
 const MERCHANT_LOCKS = 256;
 
 const AppendRow = z.object({
+  flush_id: z.string(),
   inserted: z.string().transform(Number),
   changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
 });
@@ -113,6 +116,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     if (left.length === 0) {
       const appended = {
         entries: 0,
+        flushes: [],
         inserted: 0,
         repeats: [],
         known: [],
@@ -132,7 +136,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const noted = await typeNotes.note(transaction, placed);
     const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
-    const { inserted, changed } = row!;
+    const { flush_id: flushId, inserted, changed } = row!;
     if (inserted > 0) await countBudgets(transaction, placed);
     let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
     if (inserted < placed.length) {
@@ -150,6 +154,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const inBatch = (position: number) => (left === lines ? position : lines.indexOf(left[position]!));
     const appended: Appended = {
       entries: left.length,
+      flushes: [flushId],
       inserted,
       repeats: repeats.map(inBatch),
       known: known.map(inBatch),
