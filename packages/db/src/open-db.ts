@@ -18,6 +18,7 @@ import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
 import { createDerivationsStore, type DerivationsStore } from './derivations-store.ts';
 import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
+import { createErasuresStore, type ErasuresStore } from './erasures-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createHangGuard } from './hang-guard.ts';
 import { createJournal, type Journal } from './journal-store.ts';
@@ -32,6 +33,7 @@ import { createPartitions, type Partitions } from './partitions.ts';
 import { createPricesStore, type PricesStore } from './prices-store.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
+import { sql } from './run-sql.ts';
 import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
 import { createShardsStore, type ShardsStore } from './shards-store.ts';
 import { createSourcesStore, type SourcesStore } from './sources-store.ts';
@@ -47,6 +49,7 @@ export type Db = {
   conflicts: ConflictsStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
+  erasures: ErasuresStore;
   books: BooksStore;
   checks: ChecksStore;
   events: EventsStore;
@@ -113,6 +116,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
   const admission = createAdmission(dimensionValuesPerDay);
   const journal = createJournal(dataSource, partitions, admission);
   const meterRollups = createMeterRollups(dataSource, partitions, dimensionValuesPerDay);
+  const days = createDaysStore(dataSource);
   return {
     archive: createArchive(dataSource),
     journal,
@@ -123,6 +127,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     conflicts: createConflictsStore(dataSource),
     corrections: createCorrectionsStore(dataSource, journal, admission, meterRollups),
     deadLetters: createDeadLettersStore(dataSource),
+    erasures: createErasuresStore(dataSource, journal, days, meterRollups),
     books: createBooksStore(dataSource),
     checks: createChecksStore(dataSource),
     events: createEventsStore(dataSource),
@@ -136,7 +141,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     changes: createChangesStore(dataSource),
     changeLog: createChangeLogStore(dataSource),
     directory: createDirectoryStore(dataSource),
-    days: createDaysStore(dataSource),
+    days,
     rollups: createRollupsStore(dataSource),
     custom: createCustomStore(dataSource, formulas),
     metricSources: createMetricSourcesStore(dataSource),
@@ -147,14 +152,11 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     meters: { ...createMeterRegistry(dataSource), ...createMeterReader(dataSource), ...meterRollups },
     ping: guard.ping,
     async look() {
-      const [row] = await dataSource.query(
-        `select extract(epoch from clock_timestamp()) * 1000 as at,
-                current_setting('transaction_read_only') = 'on' as read_only`,
-      );
+      const [row] = await dataSource.query(sql('clock'));
       return { at: Number(row.at), readOnly: row.read_only };
     },
     async durabilityProblems() {
-      const [row] = await dataSource.query(`select current_setting('synchronous_commit') as setting`);
+      const [row] = await dataSource.query(sql('commit-setting'));
       return row.setting === 'off' ? ['synchronous_commit is off: a commit could be lost'] : [];
     },
     async close() {

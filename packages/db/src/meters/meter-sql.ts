@@ -1,4 +1,4 @@
-import { EVENT_TYPE_PROPERTY } from '@tally/contracts';
+import { EVENT_TYPE_PROPERTY, isMeasure } from '@tally/contracts';
 import type { MeterRow } from '../entities/meter.ts';
 import { LOG_GAMMA } from './sketch.ts';
 
@@ -66,7 +66,6 @@ const BUILT_IN: Record<string, [column: string, bit: number]> = {
   model: ['model', 4],
   provider: ['provider', 8],
 };
-const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
 
 const PROPERTY = 'property:';
 /** The name of the property that a dimension is; undefined for a built-in one. */
@@ -217,7 +216,7 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
       return column(numberIn(`properties ->> ${parameter(name)}`, scale));
     }
     if (metricType === 'total_tokens') return column('nullif(prompt_tokens + completion_tokens, 0)');
-    if (MEASURES.includes(metricType!)) return column(`nullif(${metricType}, 0)`);
+    if (isMeasure(metricType!)) return column(`nullif(${metricType}, 0)`);
     return column(`(metrics ->> ${parameter(metricType!)})::bigint`);
   };
 
@@ -253,7 +252,7 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
     } else if (meter.aggregation === 'UNIQUE') {
       const name = meter.valueProperty!;
       const given = BUILT_IN[name] ? column(BUILT_IN[name][0]) : property(propertyOf(name) ?? name);
-      element = `encode(substring(sha256(convert_to(${given}, 'UTF8')) from 1 for 16), 'base64')`;
+      element = elementOf(given);
       value = 'count(*)';
       where.push('not adjusted', `${given} <> ''`);
     } else {
@@ -330,6 +329,41 @@ from (
 ) as fine
 group by meter_id, merchant_id, period, ${KEYS}
 order by 1, 2, 3, 4, 5, 6, 7, 8`;
+}
+
+/** A value as an element of UNIQUE. */
+const elementOf = (text: string) => `encode(substring(sha256(convert_to(${text}, 'UTF8')) from 1 for 16), 'base64')`;
+
+/**
+ * Moves the rows of a user to another name: $1 meter, $2 merchant, $3 user, $4 name. `place`: which dimension is the user, from
+ * 0, or -1; `isElement`: users are the values that the meter counts.
+ */
+export function renameRows(
+  kind: Kind,
+  table: RollupTable,
+  { place, isElement }: { place: number; isElement: boolean },
+): string {
+  const renamed = ['d1', 'd2', 'd3', 'd4'].map((name, index) =>
+    index === place ? `case when ${name} = $3 then $4 else ${name} end` : name,
+  );
+  const element = isElement
+    ? `case when element = ${elementOf('$3')} then ${elementOf('$4')} else element end`
+    : 'element';
+  const isOfUser = [
+    ...(place >= 0 ? [`d${place + 1} = $3::text`] : []),
+    ...(isElement ? [`element = ${elementOf('$3::text')}`] : []),
+  ];
+  return `
+with moved as (
+  delete from ${table}
+  where meter_id = $1 and merchant_id = $2 and (${isOfUser.join(' or ')})
+  returning *
+)
+insert into ${table} as old (meter_id, merchant_id, ${PERIOD[table]}, ${KEYS}, value, at, event_id)
+select meter_id, merchant_id, ${PERIOD[table]}, ${renamed.join(', ')}, ${element}, value, at, event_id
+from moved
+on conflict (meter_id, merchant_id, ${PERIOD[table]}, ${KEYS}) do update set ${MERGED[kind]}
+returning old.meter_id`;
 }
 
 /** Marks the days and months of `rows` as dirty; days that have no quarter hours are summed as they are. */
