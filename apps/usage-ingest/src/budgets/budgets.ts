@@ -326,12 +326,12 @@ export function createBudgets(options: {
     reserve: async (input: Input<'reserve'>, caller: Caller): Promise<Reserved> =>
       unwrapped((await reserveAll([input], caller))[0]!),
     reserveMany: async ({ requests }: Input<'reserveMany'>, caller: Caller): Promise<Output<'reserveMany'>> => ({
-      items: (await reserveAll(requests, caller)).map(presentItem),
+      items: presentItems(await reserveAll(requests, caller)),
     }),
     settle: async (input: Input<'settle'>, caller: Caller): Promise<Settled> =>
       unwrapped((await settleAll([input], caller))[0]!),
     settleMany: async ({ settlements }: Input<'settleMany'>, caller: Caller): Promise<Output<'settleMany'>> => ({
-      items: (await settleAll(settlements, caller)).map(presentItem),
+      items: presentItems(await settleAll(settlements, caller)),
     }),
 
     async release({ reservationId }: Input<'release'>, caller: Caller): Promise<Output<'release'>> {
@@ -355,6 +355,13 @@ function attempt<Result>(work: () => Result): Item<Result> {
 function unwrapped<Result>(item: Item<Result>): Result {
   if (item instanceof TallyError) throw item;
   return item;
+}
+
+/** Throws MERCHANT_FORBIDDEN where all items are about merchants that the caller may not name, as `usage.record` does. */
+function presentItems<Result>(items: readonly Item<Result>[]) {
+  const isForbidden = (item: Item<Result>) => item instanceof TallyError && item.code === 'MERCHANT_FORBIDDEN';
+  if (items.every(isForbidden)) throw items[0];
+  return items.map(presentItem);
 }
 
 const presentItem = <Result>(item: Item<Result>) =>
