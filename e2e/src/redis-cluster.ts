@@ -4,6 +4,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { until } from '@tally/testkit';
 import { setTimeout as wait } from 'node:timers/promises';
 
 /** A real Redis Cluster on this machine. */
@@ -109,7 +110,7 @@ const cli = (port: number, ...args: string[]) =>
   spawnSync('redis-cli', ['-p', String(port), ...args], { encoding: 'utf8' }).stdout;
 
 async function untilCluster(port: number, is: (info: string) => boolean): Promise<void> {
-  while (!is(cli(port, 'cluster', 'info'))) await wait(50);
+  await until(`the Redis Cluster on port ${port}`, () => is(cli(port, 'cluster', 'info')));
 }
 
 async function untilReplicated(ports: number[], replicas: number): Promise<void> {
