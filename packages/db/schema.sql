@@ -234,6 +234,19 @@ table directory_entries (
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );
 
+table erased_users (
+  merchant_id text not null,
+  digest text not null,
+  pseudonym text not null,
+  requested_at timestamp with time zone not null default clock_timestamp(),
+  requested_by text not null,
+  after_date date not null default '0001-01-01'::date,
+  after_id text not null default ''::text,
+  completed_at timestamp with time zone,
+  constraint erased_users_pkey PRIMARY KEY (merchant_id, digest),
+  constraint erased_users_pseudonym_key UNIQUE (pseudonym)
+);
+
 table litellm_calls (
   merchant_id text not null,
   alias text not null,

@@ -8,6 +8,7 @@ import type { Changes } from './changes.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
+import type { EraseUser } from './erase.ts';
 import type { Explain } from './explain.ts';
 import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
@@ -35,6 +36,7 @@ export type Parts = {
   voidEvent: VoidEvent;
   reconcile: Reconcile;
   deadLetters: DeadLetters;
+  eraseUser: EraseUser;
   closeDays: CloseDays;
   flush: Flush;
   keys: Keys;
@@ -181,6 +183,9 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
     },
     audit: {
       list: async ({ input }) => audit(input),
+    },
+    users: {
+      erase: async ({ input, caller }) => parts.eraseUser(input, caller),
     },
     ...parts.sources.handlers,
   };

@@ -38,6 +38,7 @@ import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
 import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
+import { createEraseUser } from './erase.ts';
 import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
@@ -364,6 +365,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     }),
     reconcile,
     deadLetters: createDeadLetters(db),
+    eraseUser: createEraseUser({ db, flushSoon: flush.flushSoon }),
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, redis, now }),

@@ -21,6 +21,7 @@ import { sessions } from './sessions.ts';
 import { sources } from './sources.ts';
 import { Cursor, label, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
+import { users } from './users.ts';
 
 export const Rejection = z.object({
   index: z.number().int(),
@@ -627,6 +628,7 @@ export const ingest = {
   audit,
   sources,
   litellm,
+  users,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;

@@ -1,5 +1,5 @@
 import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
-import { type DataSource, IsNull } from 'typeorm';
+import { type DataSource, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { MerchantDay } from '../journal-store.ts';
@@ -18,6 +18,7 @@ import {
   kindOf,
   MARKED,
   rawEvents,
+  renameRows,
   rowsOf,
 } from './meter-sql.ts';
 
@@ -45,6 +46,8 @@ export type MeterRollups = {
   ): Promise<void>;
   /** Makes all meters of a merchant's open days again from the journal, in the given transaction. */
   rebuildDays(transaction: Executor, merchantId: string, days: readonly Day[]): Promise<void>;
+  /** Gives a merchant's user another name in all meters, one meter a transaction; values stay. Returns how many rows. */
+  renameUser(merchantId: string, userId: string, name: string): Promise<number>;
   /** Makes one meter again; `merchantIds`: of these merchants only. */
   rebuild(
     meter: Pick<MeterRow, 'id' | 'merchantId'>,
@@ -400,6 +403,26 @@ export function createMeterRollups(
       await lockMeters(transaction);
       const meters = await metersOf(transaction);
       for (const date of days) await recompute(transaction, meters, { merchantId, date });
+    },
+
+    async renameUser(merchantId, userId, name) {
+      let renamed = 0;
+      const meters = dataSource.getRepository(MeterEntity);
+      for (const meter of await meters.findBy({ merchantId: In(['', merchantId]), purged: false })) {
+        const place = meter.dimensions.indexOf('user');
+        const isElement = meter.aggregation === 'UNIQUE' && meter.valueProperty === 'user';
+        if (place < 0 && !isElement) continue;
+        renamed += await inTransaction(dataSource, async (transaction) => {
+          await lockMeters(transaction);
+          let rows = 0;
+          for (const table of ['meter_quarters', 'meter_days', 'meter_months'] as const) {
+            const text = renameRows(kindOf(meter), table, { place, isElement });
+            rows += ((await transaction.query(text, [meter.id, merchantId, userId, name])) as unknown[]).length;
+          }
+          return rows;
+        });
+      }
+      return renamed;
     },
 
     async rebuild({ id, merchantId: own }, { startDate, endDate, merchantIds }) {

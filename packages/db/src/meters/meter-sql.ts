@@ -252,7 +252,7 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
     } else if (meter.aggregation === 'UNIQUE') {
       const name = meter.valueProperty!;
       const given = BUILT_IN[name] ? column(BUILT_IN[name][0]) : property(propertyOf(name) ?? name);
-      element = `encode(substring(sha256(convert_to(${given}, 'UTF8')) from 1 for 16), 'base64')`;
+      element = elementOf(given);
       value = 'count(*)';
       where.push('not adjusted', `${given} <> ''`);
     } else {
@@ -329,6 +329,41 @@ from (
 ) as fine
 group by meter_id, merchant_id, period, ${KEYS}
 order by 1, 2, 3, 4, 5, 6, 7, 8`;
+}
+
+/** A value as an element of UNIQUE. */
+const elementOf = (text: string) => `encode(substring(sha256(convert_to(${text}, 'UTF8')) from 1 for 16), 'base64')`;
+
+/**
+ * Moves the rows of a user to another name: $1 meter, $2 merchant, $3 user, $4 name. `place`: which dimension is the user, from
+ * 0, or -1; `isElement`: users are the values that the meter counts.
+ */
+export function renameRows(
+  kind: Kind,
+  table: RollupTable,
+  { place, isElement }: { place: number; isElement: boolean },
+): string {
+  const renamed = ['d1', 'd2', 'd3', 'd4'].map((name, index) =>
+    index === place ? `case when ${name} = $3 then $4 else ${name} end` : name,
+  );
+  const element = isElement
+    ? `case when element = ${elementOf('$3')} then ${elementOf('$4')} else element end`
+    : 'element';
+  const isOfUser = [
+    ...(place >= 0 ? [`d${place + 1} = $3::text`] : []),
+    ...(isElement ? [`element = ${elementOf('$3::text')}`] : []),
+  ];
+  return `
+with moved as (
+  delete from ${table}
+  where meter_id = $1 and merchant_id = $2 and (${isOfUser.join(' or ')})
+  returning *
+)
+insert into ${table} as old (meter_id, merchant_id, ${PERIOD[table]}, ${KEYS}, value, at, event_id)
+select meter_id, merchant_id, ${PERIOD[table]}, ${renamed.join(', ')}, ${element}, value, at, event_id
+from moved
+on conflict (meter_id, merchant_id, ${PERIOD[table]}, ${KEYS}) do update set ${MERGED[kind]}
+returning old.meter_id`;
 }
 
 /** Marks the days and months of `rows` as dirty; days that have no quarter hours are summed as they are. */
