@@ -2,7 +2,14 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type FreshStore, freshDatabase, freshRedis, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
+import {
+  type FreshStore,
+  freshDatabase,
+  freshRedis,
+  type ServiceProcess,
+  startServiceProcess,
+  until,
+} from '@tally/testkit';
 import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { startRedisCluster } from './redis-cluster.ts';
@@ -173,7 +180,10 @@ test('on a Redis Cluster of three masters a job put in runs once and realtime me
     const settings = { REDIS_URL: cluster.url, REALTIME_WATCH_MS: '10', REALTIME_SAVE_MS: '200' };
     const engines = [await start('metrics-engine', settings), await start('metrics-engine', settings)];
     for (const { url } of engines) {
-      await until('Redis in /readyz', async () => ((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis);
+      await until(
+        'Redis in /readyz',
+        async () => ((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis,
+      );
     }
     const clients = engines.map(engineOf);
     const merchants = Array.from({ length: 12 }, (_, index) => `cluster-${index}`);

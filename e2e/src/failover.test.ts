@@ -37,7 +37,10 @@ beforeAll(async () => {
     ['analytics-api', 'metrics-engine', 'metrics-engine'].map((app) => startServiceProcess(app, env)),
   )) as [ServiceProcess, ServiceProcess, ServiceProcess];
   for (const { url } of engines) {
-    await until('Redis in /readyz', async () => ((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis);
+    await until(
+      'Redis in /readyz',
+      async () => ((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis,
+    );
   }
 });
 

@@ -4,8 +4,8 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { until } from '@tally/testkit';
 import { setTimeout as wait } from 'node:timers/promises';
+import { until } from '@tally/testkit';
 
 /** A real Redis Cluster on this machine. */
 export type RedisCluster = {
