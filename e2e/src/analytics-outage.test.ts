@@ -10,7 +10,7 @@ import {
   type IngestClient,
 } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Servers, startServers } from '../../infra/local/servers.mjs';
 
@@ -119,7 +119,7 @@ test('with Postgres away closed days that were asked before are answered, and al
   await untilReady(`${analytics.url}/readyz`);
   await untilReady(`${ingest.url}/readyz`);
   const settled = async () => (await questions(CLOSED).summary()).coverage.complete;
-  while (!(await settled())) await wait(50);
+  await until('complete answers', settled);
   expect((await questions(CLOSED).summary()).totals).toMatchObject({ requests: '2', cost: '1' });
   expect((await questions(CLOSED).breakdown()).rows).toMatchObject([{ key: 'ann', requests: '2' }]);
 });
@@ -136,7 +136,7 @@ test('with Redis away questions are answered from Postgres, uncached', async () 
   });
   for (const ask of Object.values(questions(LIVE))) await ask();
   await servers.redis.start();
-  while (!(await questions(CLOSED).summary()).coverage.complete) await wait(50);
+  await until('complete answers', async () => (await questions(CLOSED).summary()).coverage.complete);
 });
 
 test('with ingest away questions are answered up to the last flush, and say so', async () => {

@@ -2,7 +2,14 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type FreshStore, freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import {
+  type FreshStore,
+  freshDatabase,
+  freshRedis,
+  type ServiceProcess,
+  startServiceProcess,
+  until,
+} from '@tally/testkit';
 import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { startRedisCluster } from './redis-cluster.ts';
@@ -68,11 +75,11 @@ async function backfillCutOffBy(cut: (engine: ServiceProcess) => Promise<unknown
       (error) => error.data?.code ?? 'cut off',
     );
   const run = async () => (await client.query('select * from metrics_aggregation_jobs_log')).rows[0];
-  while (!((await run())?.periods_done >= 3)) await wait(5);
+  await until('three periods of the run', async () => (await run())?.periods_done >= 3, 5);
   await cut(engine);
   const cutOff = await run();
   await engine.start();
-  while ((await run()).status === 'RUNNING') await wait(20);
+  await until('the end of the run', async () => (await run()).status !== 'RUNNING', 20);
   const { rows: wrong } = await client.query(
     `with usage as (select date, user_id, sum(requests) as value from usage_daily group by 1, 2),
      rollups as (
@@ -173,7 +180,10 @@ test('on a Redis Cluster of three masters a job put in runs once and realtime me
     const settings = { REDIS_URL: cluster.url, REALTIME_WATCH_MS: '10', REALTIME_SAVE_MS: '200' };
     const engines = [await start('metrics-engine', settings), await start('metrics-engine', settings)];
     for (const { url } of engines) {
-      while (!((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis) await wait(20);
+      await until(
+        'Redis in /readyz',
+        async () => ((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis,
+      );
     }
     const clients = engines.map(engineOf);
     const merchants = Array.from({ length: 12 }, (_, index) => `cluster-${index}`);

@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient } from '@tally/contracts/client';
 import { type Db, migrate, openDb } from '@tally/db';
-import { type FreshStore, freshDatabase, type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { type FreshStore, freshDatabase, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type RedisCluster, startRedisCluster } from './redis-cluster.ts';
@@ -37,7 +37,10 @@ beforeAll(async () => {
     ['analytics-api', 'metrics-engine', 'metrics-engine'].map((app) => startServiceProcess(app, env)),
   )) as [ServiceProcess, ServiceProcess, ServiceProcess];
   for (const { url } of engines) {
-    while (!((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis) await wait(20);
+    await until(
+      'Redis in /readyz',
+      async () => ((await (await fetch(`${url}/readyz`)).json()) as { redis: boolean }).redis,
+    );
   }
 });
 

@@ -8,7 +8,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { type ServerHandle, type Servers, startServers } from '../../infra/local/servers.mjs';
@@ -127,7 +127,7 @@ async function readiness(): Promise<Readiness> {
 
 async function bothOk(): Promise<void> {
   for (const url of [services.ingest.url, services.analytics.url]) {
-    while (!(await fetch(`${url}/readyz`)).ok) await wait(50);
+    await until(`${url} to be ready`, async () => (await fetch(`${url}/readyz`)).ok);
   }
   // A store that comes back is looked at before it is used.
   for (const store of ['postgres', 'redis']) await untilUsed(store);
@@ -141,7 +141,7 @@ async function expectCounted(acknowledged: Acknowledged): Promise<void> {
   const client = createIngestClient({ url: services.ingest.url, key: KEY });
   const merchantIds = [...acknowledged.keys()];
   // Postgres may come back a moment after the services say that they work without it.
-  while (!(await client.flush.drain.mutate({ merchantIds }).then(() => true, failsUnlessUnavailable))) await wait(50);
+  await until('a drain', () => client.flush.drain.mutate({ merchantIds }).then(() => true, failsUnlessUnavailable));
   const rows = await query(
     'select merchant_id, date::text as date, id, prompt_tokens::text as tokens from usage_events where merchant_id = any($1)',
     [merchantIds],
@@ -305,7 +305,9 @@ async function recordOfMany(id: string, date: string): Promise<number> {
 
 async function untilUsed(store: string): Promise<void> {
   const metrics = async () => (await fetch(`${services.ingest.url}/metrics`)).text();
-  while (!(await metrics()).includes(`tally_store_in_use{store="${store}"} 1\n`)) await wait(50);
+  await until(`${store} to be in use`, async () =>
+    (await metrics()).includes(`tally_store_in_use{store="${store}"} 1\n`),
+  );
 }
 
 test.each([-2, 2])(
@@ -375,10 +377,10 @@ test('npm start brings back each service and store that is killed, and nothing a
     });
   }
   try {
-    while (!/^ready$/m.test(output)) {
+    await until('`npm start` to be ready', () => {
       expect(child.exitCode, output).toBeNull();
-      await wait(50);
-    }
+      return /^ready$/m.test(output);
+    });
     const url = `http://127.0.0.1:${base + 1}`;
     const client = createIngestClient({ url, key: KEY });
     const analytics = createAnalyticsClient({ url: `http://127.0.0.1:${base + 3}`, key: KEY });
@@ -387,7 +389,7 @@ test('npm start brings back each service and store that is killed, and nothing a
       const again = `${name} runs again`;
       const before = output.split(again).length;
       process.kill(await pidOf(home, name), 'SIGKILL');
-      while (output.split(again).length === before) await wait(50);
+      await until(again, () => output.split(again).length > before);
     }
     const acknowledged = await load.stop();
     for (const port of [1, 2, 3]) {
@@ -396,7 +398,7 @@ test('npm start brings back each service and store that is killed, and nothing a
           (answer) => answer.ok,
           () => false,
         );
-      while (!(await ready())) await wait(50);
+      await until(`port ${port} to be ready`, ready);
     }
     const merchantIds = [...acknowledged.keys()];
     let drained = await client.flush.drain.mutate({ merchantIds });

@@ -5,6 +5,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { until } from '@tally/testkit';
 
 /** A real Redis Cluster on this machine. */
 export type RedisCluster = {
@@ -109,7 +110,7 @@ const cli = (port: number, ...args: string[]) =>
   spawnSync('redis-cli', ['-p', String(port), ...args], { encoding: 'utf8' }).stdout;
 
 async function untilCluster(port: number, is: (info: string) => boolean): Promise<void> {
-  while (!is(cli(port, 'cluster', 'info'))) await wait(50);
+  await until(`the Redis Cluster on port ${port}`, () => is(cli(port, 'cluster', 'info')));
 }
 
 async function untilReplicated(ports: number[], replicas: number): Promise<void> {

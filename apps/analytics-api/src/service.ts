@@ -17,6 +17,7 @@ import {
   redisReady,
   serveContract,
   serviceKeyOf,
+  startTelemetry,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createCache } from './cache.ts';
@@ -54,6 +55,8 @@ export async function createAnalyticsService(
   env: Env,
   { log, releasers, now = Date.now }: { log: Log; releasers: Releasers; now?: () => number },
 ): Promise<AnalyticsService> {
+  const registry = new Registry();
+  await startTelemetry(env, { service: 'analytics-api', registry, releasers });
   const db = await openDb(env.DATABASE_URL, {
     applicationName: 'analytics-api',
     poolSize: env.POSTGRES_POOL_SIZE,
@@ -120,7 +123,6 @@ export async function createAnalyticsService(
     onProgress: (progress) => log.info(progress, 'day documents'),
   });
   const directory = createDirectory(db.directory);
-  const registry = new Registry();
   const downloads = createDownloads({
     queue: createFairQueue({
       places: exportsAtOnce,

@@ -17,6 +17,7 @@ import {
   serveContract,
   serviceKeyOf,
   startLoop,
+  startTelemetry,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAfterDaily } from './after-daily.ts';
@@ -61,6 +62,8 @@ export async function createEngineService(
     patterns,
   }: { log: Log; releasers: Releasers; now?: () => number; patterns?: ScheduleOptions['patterns'] },
 ): Promise<EngineService> {
+  const registry = new Registry();
+  await startTelemetry(env, { service: 'metrics-engine', registry, releasers });
   const db = await openDb(env.DATABASE_URL, {
     poolSize: env.POSTGRES_POOL_SIZE,
     formulaPoolSize: env.CUSTOM_POOL_SIZE,
@@ -69,7 +72,6 @@ export async function createEngineService(
     onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
-  const registry = new Registry();
   const metrics = createEngineMetrics(registry);
   const called = (url: string, timeoutMs = env.JOB_CALL_TIMEOUT_MS) => ({
     url,

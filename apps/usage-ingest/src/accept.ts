@@ -20,10 +20,12 @@ import {
   NO_PRICE,
   StaleRegistryError,
 } from '@tally/db';
+import { activeRequest, recordStep } from '@tally/service';
 import { type BatchToCheck, type CheckedLine, CONFLICT, checkBatch } from './check.ts';
 import type { Counters } from './counters/counters.ts';
 import { LIVE_DAYS } from './counters/keys.ts';
 import type { FaultPoint } from './faults.ts';
+import { flushKey } from './flush/drain.ts';
 import { type Registry, type RegistryReader, whileStale } from './meters/registry.ts';
 import { type PriceList, priced } from './prices/price-list.ts';
 
@@ -60,7 +62,7 @@ export type Accept = {
 
 export type BatchToRecord = BatchToCheck & {
   /** Called with the events that may be counted, before they are stored; `onAccepted` is then not called with them. */
-  beforeStore?(lines: readonly JournalLine[]): Promise<void>;
+  beforeStore?(lines: readonly CheckedLine[]): Promise<void>;
 };
 
 /** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
@@ -116,12 +118,19 @@ export function createAccept(options: AcceptOptions): Accept {
 
   async function directly(entries: readonly CheckedLine[], source: FlushSource, version: number): Promise<Stored> {
     const lines = entries.map(({ line }) => line);
+    const startedAt = Date.now();
     try {
-      const { inserted, known, conflicts, folded } = await journal.append({
+      const { flushes, inserted, known, conflicts, folded } = await journal.append({
         source,
         registryVersion: version,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
+      for (const flush of flushes)
+        recordStep(() => ({
+          ...{ name: 'tally.flush', key: flushKey(flush), startedAt },
+          requests: [activeRequest()],
+          attributes: { 'tally.events': lines.length, 'tally.inserted': inserted },
+        }));
       options.onConflicts(conflicts.length);
       const rejected = conflicts.map((position) => rejectionOf(entries[position]!, CONFLICT.code, CONFLICT.message));
       options.onFolded(folded);
@@ -207,7 +216,7 @@ export function createAccept(options: AcceptOptions): Accept {
           index,
           line: hasCost(batch.entries[index]) ? line : priced(line, list, registry.scaleOf),
         }));
-    await batch.beforeStore?.(lines.map(({ line }) => line));
+    await batch.beforeStore?.(lines);
     const stored = await store(lines, { version: registry.version, isNoted: batch.beforeStore !== undefined });
     const { accepted, repeats, rejected, warnings } = stored;
     const stale = stored.stale.map(({ index }) => index);
@@ -238,7 +247,7 @@ export function createAccept(options: AcceptOptions): Accept {
       // What is noted before it is stored is noted once, also where it must be stored again.
       let isBefore = true;
       const beforeStore = batch.beforeStore && {
-        async beforeStore(lines: readonly JournalLine[]) {
+        async beforeStore(lines: readonly CheckedLine[]) {
           if (isBefore) await batch.beforeStore?.(lines);
           isBefore = false;
         },

@@ -17,6 +17,7 @@ import {
   redisReady,
   serveContract,
   startLoop,
+  startTelemetry,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
@@ -99,6 +100,8 @@ export type IngestOptions = {
 /** Opens the stores and builds usage-ingest on them; everything opened is pushed to `releasers`. Does not listen. */
 export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
   const { log, releasers, now = Date.now } = options;
+  const registry = new Registry();
+  await startTelemetry(env, { service: 'usage-ingest', registry, releasers });
   const db = await openDb(env.DATABASE_URL, {
     applicationName: 'usage-ingest',
     poolSize: env.POSTGRES_POOL_SIZE,
@@ -111,7 +114,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   await redisReady(redis, START_WAIT_MS).catch((error: unknown) => log.warn({ err: error }, 'starting without Redis'));
 
   const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
-  const registry = new Registry();
   const metrics = createIngestMetrics(registry);
   let durability: Durability = { level: 'unknown', notes: ['Redis has not answered yet.'] };
   const readDurability = async () => {

@@ -12,9 +12,9 @@ export type DerivationsStore = {
   /**
    * Adds the oldest flushes that are still to be derived to the coarse rollups of days, in one transaction: as many as
    * have `maxEvents` events, at least one. Events of days that are rolled up are added to months and years, too. Flushes
-   * that another process derives are left to it. Returns how much it derived.
+   * that another process derives are left to it. Returns what it derived.
    */
-  derive(maxEvents: number): Promise<Derived>;
+  derive(maxEvents: number): Promise<Derived & { ids: string[] }>;
   /**
    * Adds the oldest open day before `before` to the rollups of months and years, in one transaction: of as many merchants
    * as have `maxRows` rows of it, at least one. Returns false where every day before `before` is rolled up.
@@ -57,7 +57,7 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
       inTransaction(dataSource, async (transaction) => {
         const rolledUp = await holdRolledUp(transaction);
         const flushes = await runSql(transaction, 'take-flushes', [maxEvents, MAX_FLUSHES], FlushRow);
-        if (flushes.length === 0) return { flushes: 0, events: 0 };
+        if (flushes.length === 0) return { flushes: 0, events: 0, ids: [] };
         const ids = flushes.map(({ id }) => id);
         const dates = flushes.flatMap((flush) => [flush.first_date, flush.last_date]).sort();
         const [first, last] = [dates[0]!, dates.at(-1)!];
@@ -65,7 +65,8 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
         if (first <= rolledUp.date)
           await transaction.query(sql('derive-periods'), [ids, first, min(last, rolledUp.date)]);
         await transaction.query(sql('derived-flushes'), [ids]);
-        return { flushes: flushes.length, events: flushes.reduce((sum, { inserted }) => sum + inserted, 0) };
+        const events = flushes.reduce((sum, { inserted }) => sum + inserted, 0);
+        return { flushes: flushes.length, events, ids };
       }),
 
     rollUp: (before, maxRows) =>

@@ -33,6 +33,8 @@ export type BatchToAppend = {
 export type Appended = {
   /** Lines that were appended, repeats included; those of `skipped` are not among them. */
   entries: number;
+  /** The flushes that are recorded of it. */
+  flushes: string[];
   /** Lines that were new, and so were counted. */
   inserted: number;
   /** Positions in the batch of lines whose journal row has another origin. */
@@ -87,8 +89,10 @@ const INDEX_ROW_TOO_LARGE = '54000';
 const MERCHANT_LOCKS = 256;
 
 const AppendRow = z.object({
+  flush_id: z.string(),
   inserted: z.string().transform(Number),
   changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
+  budgets: z.array(z.string()),
 });
 const MerchantRow = z.object({ merchant_id: z.string() });
 const BuryRow = z.object({ own: z.boolean() });
@@ -113,6 +117,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     if (left.length === 0) {
       const appended = {
         entries: 0,
+        flushes: [],
         inserted: 0,
         repeats: [],
         known: [],
@@ -132,8 +137,8 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const noted = await typeNotes.note(transaction, placed);
     const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
-    const { inserted, changed } = row!;
-    if (inserted > 0) await countBudgets(transaction, placed);
+    const { flush_id: flushId, inserted, changed, budgets } = row!;
+    if (budgets.length > 0 && inserted > 0) await countBudgets(transaction, placed, budgets);
     let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
     if (inserted < placed.length) {
       repeats = await repeatsOf(transaction, columns);
@@ -150,6 +155,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const inBatch = (position: number) => (left === lines ? position : lines.indexOf(left[position]!));
     const appended: Appended = {
       entries: left.length,
+      flushes: [flushId],
       inserted,
       repeats: repeats.map(inBatch),
       known: known.map(inBatch),

@@ -1,19 +1,26 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { z } from 'zod';
 
 /** Whatever runs a statement: the pool, or one transaction. */
 export type Executor = { query(text: string, values?: readonly unknown[]): Promise<unknown> };
 
 const SQL_FOLDER = new URL('../sql/', import.meta.url);
-const loaded = new Map<string, string>();
+let statements: ReadonlyMap<string, string> | undefined;
 
-/** Returns the text of `sql/<name>.sql`, read once. */
+/** Returns the text of `sql/<name>.sql`. The first call reads all: a process runs the statements that it began with. */
 export function sql(name: string): string {
-  const known = loaded.get(name);
-  if (known !== undefined) return known;
-  const text = readFileSync(new URL(`${name}.sql`, SQL_FOLDER), 'utf8');
-  loaded.set(name, text);
+  statements ??= statementsIn(fileURLToPath(SQL_FOLDER));
+  const text = statements.get(name);
+  if (text === undefined) throw new Error(`There is no statement sql/${name}.sql.`);
   return text;
+}
+
+/** Reads all statements of a folder, by their path in it without `.sql`. */
+export function statementsIn(folder: string): Map<string, string> {
+  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.sql'));
+  return new Map(files.map((file) => [file.slice(0, -'.sql'.length), readFileSync(join(folder, file), 'utf8')]));
 }
 
 /** Runs `sql/<name>.sql` with bound values and checks every row: drivers return what they like, we do not. */

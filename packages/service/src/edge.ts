@@ -8,6 +8,7 @@ import { credentialsOf } from './credentials.ts';
 import { dropBody } from './drop-body.ts';
 import type { JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
+import { requestSpan } from './tracing.ts';
 import { errorShape, refusalOf, retryAfterOf, TRPC_PATH, understand } from './trpc.ts';
 
 /** What the edge knows of a procedure or a route before it lets a request through to it. */
@@ -140,7 +141,11 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       log.warn({ err: known.cause, path: event.procedure }, 'unavailable');
   }
 
-  async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async function serve(
+    request: IncomingMessage,
+    response: ServerResponse,
+    span: ReturnType<typeof requestSpan>,
+  ): Promise<void> {
     const started = performance.now();
     const { method = '', url = '' } = request;
     const question = url.indexOf('?');
@@ -176,6 +181,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       const status = response.writableFinished ? response.statusCode : (exchange.brokenBy ?? CLIENT_LEFT);
       const durationMs = Math.round((performance.now() - started) * 100) / 100;
       count(label, status, durationMs);
+      span?.end(label, status);
       const line = { requestId, method, path: cut(path), route: label, status, durationMs, ...event };
       if (status >= 500) log.error(line, 'request');
       else log.info(line, 'request');
@@ -264,7 +270,9 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       // A client that goes away is seen by the response's `close`.
       request.on('error', () => {});
       response.on('error', () => {});
-      serve(request, response).catch((error: unknown) => {
+      const span = requestSpan(request);
+      const work = () => serve(request, response, span);
+      (span ? span.run(work) : work()).catch((error: unknown) => {
         log.error({ err: error }, 'a request could not be answered');
         response.destroy();
       });

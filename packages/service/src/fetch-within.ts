@@ -1,4 +1,5 @@
 import { request } from 'undici';
+import { traceHeaders } from './tracing.ts';
 
 /**
  * The `fetch` of a typed client of another service: every call ends within `timeoutMs`, or with the caller's signal. It does
@@ -13,7 +14,7 @@ export function fetchWithin(timeoutMs: number): typeof fetch {
     const timeout = AbortSignal.timeout(timeoutMs);
     const response = await request(url, {
       method: method as 'GET',
-      headers: Object.fromEntries(new Headers(headers)),
+      headers: { ...Object.fromEntries(new Headers(headers)), ...traceHeaders() },
       signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
       ...(body && { body }),
     });

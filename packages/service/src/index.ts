@@ -35,4 +35,6 @@ export { contractRoutes } from './rest.ts';
 export type { Admitted, Route } from './route.ts';
 export { isSameOrigin, SESSION_COOKIE, sessionOf } from './session-cookie.ts';
 export { storeFaultOf } from './store-errors.ts';
+export { startTelemetry } from './telemetry.ts';
+export { activeRequest, recordStep } from './tracing.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';

@@ -1,3 +1,4 @@
+export { assertBuilt } from './built.ts';
 export {
   callOf,
   type HostileRequest,
@@ -11,3 +12,4 @@ export {
 export { OPEN_PATHS, pathsWithoutKey, servedAndStated } from './paths.ts';
 export { freePort, type ServiceProcess, startServiceProcess } from './service-process.ts';
 export { type FreshStore, freshDatabase, freshRedis, serverUrls } from './stores.ts';
+export { until } from './until.ts';

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { assertBuilt } from './built.ts';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const READY_DEADLINE_MS = 120_000;
@@ -21,6 +22,7 @@ export type ServiceProcess = {
 
 /** A built service as a real process on a free port, or on the `PORT` of `env`. */
 export async function startServiceProcess(app: string, env: Record<string, string>): Promise<ServiceProcess> {
+  assertBuilt(`apps/${app}`);
   const port = env.PORT ?? (await freePort());
   const url = `http://127.0.0.1:${port}`;
   let child: ChildProcess | undefined;

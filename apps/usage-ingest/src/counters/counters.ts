@@ -1,11 +1,11 @@
 import type { Day, Units } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
-import { mastersOf, type RedisClient } from '@tally/service';
+import { activeRequest, mastersOf, type RedisClient, recordStep } from '@tally/service';
 import type { Cluster, Redis, Result } from 'ioredis';
 import { createGather } from './gather.ts';
 import { expiryOf, FLUSHERS_KEY, parseTotalKey, type RedisKeys, totalsPattern } from './keys.ts';
 import { lua } from './lua.ts';
-import { parseWindowId, type Recorded, type Refusal, recordCall } from './record-call.ts';
+import { batchKey, parseWindowId, type Recorded, type Refusal, recordCall } from './record-call.ts';
 import { CUT_AGE_MS, type DeduplicationWindow, MAX_AGE_MS, MAX_GENERATIONS } from './window.ts';
 
 /** An item of a shard's journal stream: events of one script call. `lines` are JSON texts, separated by newlines. */
@@ -138,8 +138,14 @@ export function createCounters(
       window: { cutSize: window.cutSize(), ...generations },
       registryVersion: version || undefined,
     });
+    const startedAt = Date.now();
     const answer = await redis.recordEvents(call.keys.length, ...call.keys, ...call.args);
     await replicated(call.keys[0]!);
+    recordStep(() => ({
+      ...{ name: 'tally.accept', key: batchKey(call.seed), startedAt },
+      requests: events.map(({ request }) => request),
+      attributes: { 'tally.events': events.length },
+    }));
     return call.read(answer);
   }
 
@@ -170,6 +176,7 @@ export function createCounters(
       type Part = { lane: number; positions: number[]; items: Recorded[]; bytes: number };
       const parts: Part[] = [];
       const open = new Map<number, Part>();
+      const request = activeRequest();
       lines.forEach((line, position) => {
         const lane = laneOf(line);
         const text = JSON.stringify(line);
@@ -180,7 +187,7 @@ export function createCounters(
           parts.push(part);
         }
         part.positions.push(position);
-        part.items.push({ line, text, version });
+        part.items.push({ line, text, version, request });
         part.bytes += text.length;
       });
       await Promise.all(

@@ -1,11 +1,24 @@
 import { hash, randomBytes } from 'node:crypto';
 import { addDays, type Day, type Units } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
+import type { activeRequest } from '@tally/service';
 import { eachAmount, MIDNIGHT, placeOf } from '../line.ts';
 import { expiryOf, type RedisKeys } from './keys.ts';
 
 /** A line to record, with its text in the journal stream, and the registry that it was checked with: undefined for any. */
-export type Recorded = { line: JournalLine; text: string; version: number | undefined };
+export type Recorded = {
+  line: JournalLine;
+  text: string;
+  version: number | undefined;
+  /** The request that it came with; undefined while nothing is traced. */
+  request?: ReturnType<typeof activeRequest>;
+};
+
+const SEED_BYTES = 6;
+const SEED_LENGTH = (SEED_BYTES * 4) / 3;
+
+/** Names a call in traces; a batch id begins with the seed of its call. */
+export const batchKey = (batchId: string): string => `batch:${batchId.slice(0, SEED_LENGTH)}`;
 
 /**
  * Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres. `stale`: it
@@ -18,6 +31,8 @@ const REFUSALS: readonly (Refusal | undefined)[] = [undefined, 'repeat', 'types'
 export type WindowLimits = { cutSize: number; cutAgeMs: number; maxAgeMs: number; maxGenerations: number };
 
 export type RecordCall = {
+  /** Random; begins the ids of its batches. */
+  seed: string;
   keys: string[];
   args: (string | number)[];
   /** Reads the script's answer: one refusal, or undefined where stored, for each event in its order. */
@@ -35,7 +50,7 @@ export function recordCall(
   const shards = groupsByShard(events, keys);
   const [shardKeys, registryKeys, groupKeys]: [string[], string[], string[]] = [[], [], []];
   const { cutSize, cutAgeMs, maxAgeMs, maxGenerations } = limits.window;
-  const seed = randomBytes(6).toString('base64url');
+  const seed = randomBytes(SEED_BYTES).toString('base64url');
   const args: (string | number)[] = [seed, limits.typesPerDay, cutSize, cutAgeMs, maxAgeMs, maxGenerations];
   args.push(shards.size, limits.registryVersion ?? '');
   const order: number[] = [];
@@ -60,6 +75,7 @@ export function recordCall(
     }
   }
   return {
+    seed,
     keys: shardKeys.concat(registryKeys, groupKeys),
     args,
     read(answer) {

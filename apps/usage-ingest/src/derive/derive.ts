@@ -1,7 +1,8 @@
 import { countDays, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type Log, type Loop, startLoop } from '@tally/service';
+import { type Log, type Loop, recordStep, startLoop } from '@tally/service';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+import { flushKey } from '../flush/drain.ts';
 
 export type DeriveOptions = {
   db: Pick<Db, 'derivations'>;
@@ -76,9 +77,15 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
   async function derive(events: number): Promise<void> {
     for (let left = events; left > 0; ) {
       const done = sliceSeconds.startTimer();
+      const startedAt = Date.now();
       const derived = await db.derivations.derive(sliceEvents);
       if (derived.flushes === 0) return;
       done();
+      recordStep(() => ({
+        ...{ name: 'tally.derive', key: `derive:${derived.ids[0]}`, startedAt },
+        after: derived.ids.map(flushKey),
+        attributes: { 'tally.events': derived.events, 'tally.flushes': derived.flushes },
+      }));
       derivedEvents.inc(derived.events);
       left -= derived.events;
     }

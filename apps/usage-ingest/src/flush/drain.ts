@@ -10,8 +10,10 @@ import {
   type ShardsStore,
   sqlState,
 } from '@tally/db';
+import { recordStep } from '@tally/service';
 import type { Amount, Counters, JournalItem, Removal } from '../counters/counters.ts';
 import { SHARD_COUNT_KEY } from '../counters/keys.ts';
+import { batchKey } from '../counters/record-call.ts';
 import { reasonOf } from '../dead-letters.ts';
 import type { FaultPoint } from '../faults.ts';
 import { eachAmount } from '../line.ts';
@@ -73,6 +75,9 @@ type Work = {
 
 type ReadItems = { work: Work; items: JournalItem[]; lines: LineToAppend[][] };
 
+/** Names a flush in traces. */
+export const flushKey = (id: string): string => `flush:${id}`;
+
 /** Losing a lease is harmless, and one of a process that died blocks its shards for so long. */
 const LEASE_MS = 5_000;
 /** How often a drain looks again for shards that are held by others, and for merchants that are locked. */
@@ -99,7 +104,17 @@ export function createDrain(options: DrainOptions): Drain {
 
   async function append(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
     if (lines.length === 0)
-      return { entries: 0, inserted: 0, repeats: [], known: [], conflicts: [], folded: [], changed: [], skipped: [] };
+      return {
+        entries: 0,
+        flushes: [],
+        inserted: 0,
+        repeats: [],
+        known: [],
+        conflicts: [],
+        folded: [],
+        changed: [],
+        skipped: [],
+      };
     return journal.append({ source: 'stream', lines, fence, beforeCommit: () => fault('flush.before-commit') });
   }
 
@@ -116,6 +131,7 @@ export function createDrain(options: DrainOptions): Drain {
         const second = await appendByHalves(fence, lines.slice(half));
         return {
           entries: first.entries + second.entries,
+          flushes: [...first.flushes, ...second.flushes],
           inserted: first.inserted + second.inserted,
           repeats: [...first.repeats, ...second.repeats.map((position) => position + half)],
           known: [],
@@ -129,6 +145,7 @@ export function createDrain(options: DrainOptions): Drain {
       options.onDeadLetter(line!, error);
       return {
         entries: 1,
+        flushes: [],
         inserted: 0,
         repeats: isFirst ? [] : [0],
         known: [],
@@ -142,11 +159,17 @@ export function createDrain(options: DrainOptions): Drain {
 
   /** Counts what was read, then removes it from the streams with what its repeats had counted. */
   async function flushItems(fence: Fence, reads: readonly ReadItems[], byHalves: boolean): Promise<number> {
-    const started = performance.now();
+    const [started, startedAt] = [performance.now(), Date.now()];
     const lines = reads.flatMap((each) => each.lines.flat());
     await fault('flush.before-append');
     const appended = await (byHalves ? appendByHalves : append)(fence, lines);
     await fault('flush.after-commit');
+    for (const flush of appended.flushes)
+      recordStep(() => ({
+        ...{ name: 'tally.flush', key: flushKey(flush), startedAt },
+        after: reads.flatMap(({ items }) => items.map(({ batchId }) => batchKey(batchId))),
+        attributes: { 'tally.events': appended.entries, 'tally.inserted': appended.inserted },
+      }));
     const [skipped, repeats] = [new Set(appended.skipped), new Set(appended.repeats)];
     let position = 0;
     const removals = reads.map(({ work, items, lines }) => {

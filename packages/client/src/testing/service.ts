@@ -1,13 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { request } from 'node:http';
 import { createRequire } from 'node:module';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate, openDb } from '@tally/db';
-import { freshDatabase, freshRedis } from '@tally/testkit';
+import { assertBuilt, freshDatabase, freshRedis } from '@tally/testkit';
 
 const require = createRequire(import.meta.url);
 const MAIN = join(dirname(require.resolve('@tally/usage-ingest/package.json')), 'dist/main.js');
@@ -15,7 +14,7 @@ export const ADMIN_KEY = 'test-admin-key-0123456789';
 
 /** usage-ingest as a process of its own on real stores, to be killed and started again on the same port. */
 export async function startIngest(settings: Record<string, string> = {}) {
-  if (!existsSync(MAIN)) throw new Error('usage-ingest is not built: npx turbo run build --filter @tally/usage-ingest');
+  assertBuilt('apps/usage-ingest');
   const database = await freshDatabase(migrate);
   const redis = await freshRedis();
   const port = await freePort();

@@ -1,0 +1,98 @@
+import { createHash } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import {
+  type Attributes,
+  context,
+  type Link,
+  propagation,
+  ROOT_CONTEXT,
+  type SpanContext,
+  SpanKind,
+  SpanStatusCode,
+  TraceFlags,
+  type Tracer,
+  trace,
+} from '@opentelemetry/api';
+
+/** A step of the path of events that has ended. */
+export type Step = {
+  name: string;
+  /** Names the step to those that come after it, in any process. */
+  key: string;
+  /** The steps that it goes on from, by their keys, and the requests that it is for. */
+  after?: Iterable<string>;
+  requests?: Iterable<SpanContext | undefined>;
+  /** Milliseconds since 1970. */
+  startedAt: number;
+  attributes?: Attributes;
+};
+
+export type SpanIds = { traceId: string; spanId: string };
+
+/** What the SDK gives once it has started; see otel.ts. `withIds` makes a span with these ids. */
+type Sdk = { tracer: Tracer; withIds<T>(ids: SpanIds, start: () => T): T };
+
+/** Asked every few seconds, by machines. */
+const UNTRACED = /^\/(livez|readyz|metrics)$/;
+
+/** Like the global API of OpenTelemetry, one for the process; undefined: nothing is traced, and nothing costs. */
+let sdk: Sdk | undefined;
+
+/** Switches tracing on, or with undefined off. */
+export function setTracing(next: Sdk | undefined): void {
+  sdk = next;
+}
+
+/**
+ * Begins the span of a request, as a child of its `traceparent`. `run` makes it the active one; `end` ends it. Undefined
+ * while nothing is traced.
+ */
+export function requestSpan({ method = '', url = '', headers }: IncomingMessage) {
+  if (!sdk || UNTRACED.test(url)) return undefined;
+  const parent = propagation.extract(ROOT_CONTEXT, headers);
+  const span = sdk.tracer.startSpan(method, { kind: SpanKind.SERVER }, parent);
+  const own = trace.setSpan(parent, span);
+  return {
+    run: <T>(work: () => T): T => context.with(own, work),
+    end(route: string, status: number): void {
+      span.updateName(`${method} ${route}`);
+      span.setAttributes({ 'http.request.method': method, 'http.route': route, 'http.response.status_code': status });
+      if (status >= 500) span.setStatus({ code: SpanStatusCode.ERROR });
+      span.end();
+    },
+  };
+}
+
+/** The span of the request that the caller works for; undefined where there is none, or nothing is traced. */
+export function activeRequest(): SpanContext | undefined {
+  return sdk && trace.getSpanContext(context.active());
+}
+
+/** Headers that make a call to another service part of the active trace. */
+export function traceHeaders(): Record<string, string> {
+  const headers: Record<string, string> = {};
+  if (sdk) propagation.inject(context.active(), headers);
+  return headers;
+}
+
+/**
+ * Records a step that ends now. Its ids are made of its key, so that a later step in another process can link to it
+ * although nothing but the key is stored on the way. `stepOf` is not called while nothing is traced.
+ */
+export function recordStep(stepOf: () => Step): void {
+  if (!sdk) return;
+  const { name, key, after = [], requests = [], startedAt, attributes = {} } = stepOf();
+  const spans = new Map([...requests].flatMap((span) => (span ? [[span.spanId, span] as const] : [])));
+  const links: Link[] = [
+    ...[...spans.values()].map((span) => ({ context: span })),
+    ...[...new Set(after)].map((before) => ({ context: { ...idsOf(before), traceFlags: TraceFlags.SAMPLED } })),
+  ];
+  const { tracer } = sdk;
+  const options = { root: true, startTime: startedAt, links, attributes };
+  sdk.withIds(idsOf(key), () => tracer.startSpan(name, options)).end();
+}
+
+function idsOf(key: string): SpanIds {
+  const hash = createHash('sha256').update(key).digest('hex');
+  return { traceId: hash.slice(0, 32), spanId: hash.slice(32, 48) };
+}

@@ -1,0 +1,19 @@
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** Holds the hash of the sources that a package was built from. */
+export const STAMP = '.built';
+
+/** Returns a hash of what the build of a package reads: its sources without tests, and its settings. */
+export function hashOfSources(folder) {
+  const sources = readdirSync(join(folder, 'src'), { recursive: true, encoding: 'utf8' })
+    .filter((file) => /\.\w+$/.test(file) && !/\.test\.tsx?$/.test(file))
+    .map((file) => join('src', file));
+  const hash = createHash('sha256');
+  for (const file of [...sources, 'package.json', 'tsconfig.build.json'].sort()) {
+    const path = join(folder, file);
+    if (existsSync(path)) hash.update(`${file}\0`).update(readFileSync(path)).update('\0');
+  }
+  return hash.digest('hex');
+}

@@ -1,0 +1,25 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { hashOfSources, STAMP } from '../sources.mjs';
+
+const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
+const checked = new Set<string>();
+
+/**
+ * Throws unless a package of `root`, such as `apps/usage-ingest`, and the packages that it uses are built from their present
+ * sources. A test that runs a build calls it first, so that it never tests yesterday's code.
+ */
+export function assertBuilt(folder: string, root = ROOT): void {
+  const path = join(root, folder);
+  if (checked.has(path)) return;
+  const stamp = join(path, STAMP);
+  if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== hashOfSources(path))
+    throw new Error(`${folder} is not built from its present sources: run \`npm run build\`.`);
+  const { dependencies = {} } = JSON.parse(readFileSync(join(path, 'package.json'), 'utf8')) as {
+    dependencies?: Record<string, string>;
+  };
+  for (const [name, version] of Object.entries(dependencies))
+    if (version.startsWith('workspace:')) assertBuilt(`packages/${name.replace('@tally/', '')}`, root);
+  checked.add(path);
+}

@@ -1,0 +1,13 @@
+import { setTimeout as wait } from 'node:timers/promises';
+
+/** Long enough for a service to start beside others on a slow machine. */
+const DEADLINE_MS = 120_000;
+
+/** Waits until a condition holds. After two minutes it throws an error that says what was waited for. */
+export async function until(what: string, holds: () => Promise<boolean> | boolean, everyMs = 50): Promise<void> {
+  const deadline = Date.now() + DEADLINE_MS;
+  while (!(await holds())) {
+    if (Date.now() > deadline) throw new Error(`waited ${DEADLINE_MS / 1000} s for: ${what}`);
+    await wait(everyMs);
+  }
+}
