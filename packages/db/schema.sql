@@ -308,6 +308,14 @@ table merchant_usage (
 );
 CREATE INDEX merchant_usage_date ON public.merchant_usage USING btree (date);
 
+table meter_checks (
+  date date not null,
+  merchant_id text not null,
+  changes bigint not null,
+  checked_at timestamp with time zone not null default clock_timestamp(),
+  constraint meter_checks_pkey PRIMARY KEY (date, merchant_id)
+);
+
 table meter_days (
   meter_id integer not null,
   merchant_id text not null,

@@ -17,7 +17,7 @@ import type { Scales } from './meters/registry.ts';
 import type { Prices } from './prices/prices.ts';
 import type { Rerate } from './prices/rerate.ts';
 import type { RecentEntries } from './recent.ts';
-import { presentDrift, type Reconcile } from './reconcile/index.ts';
+import { presentDrift, presentMeterDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
 import type { Sessions } from './sessions.ts';
 import type { Sources } from './sources/index.ts';
@@ -95,16 +95,25 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(input.startDate, input.endDate);
         const report = await reconcile.check(input, isGone);
         const scaleOf = await scales(report.drift.map(({ metricType }) => metricType));
-        return { ...report, drift: report.drift.map((each) => presentDrift(each, scaleOf)) };
+        return {
+          ...report,
+          drift: report.drift.map((each) => presentDrift(each, scaleOf)),
+          meters: report.meters.map(presentMeterDrift),
+        };
       },
       async rebuild({ input }) {
         assertRange(input.startDate, input.endDate);
         return reconcile.rebuild(input);
       },
       async repair({ isGone }) {
-        const { balanced, drift, repaired } = await reconcile.repair(isGone);
+        const { balanced, drift, meters, repaired } = await reconcile.repair(isGone);
         const scaleOf = await scales(drift.map(({ metricType }) => metricType));
-        return { balanced, drift: drift.map((each) => presentDrift(each, scaleOf)), repaired };
+        return {
+          balanced,
+          drift: drift.map((each) => presentDrift(each, scaleOf)),
+          meters: meters.map(presentMeterDrift),
+          repaired,
+        };
       },
     },
     deadLetters: {

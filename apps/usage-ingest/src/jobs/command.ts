@@ -70,14 +70,14 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
       const given = days(0, 2);
       if (!given) break;
       const [startDate = addDays(today, -6), endDate = today] = given;
-      const { balanced, drift, merchantsChecked, numbersChecked } = await client.reconcile.check.query({
+      const { balanced, drift, meters, merchantsChecked, numbersChecked } = await client.reconcile.check.query({
         startDate,
         endDate,
       });
       out.log(
-        `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ${balanced ? 'every book agrees' : `${drift.length} differ`}`,
+        `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ${balanced ? 'every book agrees' : `${drift.length + meters.length} differ`}`,
       );
-      for (const row of drift.slice(0, 50)) out.error(JSON.stringify(row));
+      for (const row of [...drift.slice(0, 50), ...meters.slice(0, 50)]) out.error(JSON.stringify(row));
       return balanced ? 0 : 1;
     }
     case 'rebuild': {

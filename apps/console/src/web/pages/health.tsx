@@ -125,7 +125,7 @@ function Agreement({ platform }: { platform: boolean }) {
             {format(String(check.data.merchantsChecked), 'count')} merchants were compared over the journal, all rollups
             and Redis.
           </Empty>
-        ) : (
+        ) : check.data.drift.length === 0 ? null : (
           <Table
             label="Differences"
             rows={check.data.drift}
@@ -155,6 +155,20 @@ function Agreement({ platform }: { platform: boolean }) {
             ]}
           />
         ))}
+      {check.data && check.data.meters.length > 0 && (
+        <Table
+          label="Meters that differ"
+          rows={check.data.meters}
+          keyOf={(row) => `${row.meter} ${row.merchantId} ${row.date} ${row.rollup}`}
+          columns={[
+            { title: 'Merchant', cell: ({ merchantId }) => merchantId },
+            { title: 'Day', cell: ({ date }) => dayText(date) },
+            { title: 'Meter', cell: ({ meter }) => meter },
+            { title: 'Rollup', cell: ({ rollup }) => rollup },
+            { title: 'Rows that differ', right: true, cell: ({ rows }) => <Num value={String(rows)} kind="count" /> },
+          ]}
+        />
+      )}
       {check.error && <Empty title={messageOf(check.error)} />}
     </Card>
   );
