@@ -1,12 +1,17 @@
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { addDays, dayOf, type Grouping } from '@tally/contracts';
 import {
   type AnalyticsClient,
   createAnalyticsClient,
+  createEngineClient,
   createIngestClient,
+  type EngineClient,
   type IngestClient,
 } from '@tally/contracts/client';
 import type { Browser, BrowserContext, BrowserContextOptions, Locator, Page } from 'playwright-core';
@@ -15,6 +20,8 @@ import { add, change, format, parseFormatted, subtract } from '../src/web/quanti
 import { findings, launch, newContext, screenshot, settle, signIn, visit } from './browser.ts';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
+/** Services, a browser and 25,000 events of a demo, on a machine that does much else. */
+const SETUP_MS = 300_000;
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const today = dayOf(Date.now());
 const yesterday = addDays(today, -1);
@@ -25,6 +32,7 @@ let stack: Stack;
 let browser: Browser;
 let ingest: IngestClient;
 let analytics: AnalyticsClient;
+let engine: EngineClient;
 const keys: Record<string, string> = {};
 
 beforeAll(async () => {
@@ -35,6 +43,7 @@ beforeAll(async () => {
   const client = { url: stack.url, key: ADMIN_KEY };
   ingest = createIngestClient(client);
   analytics = createAnalyticsClient(client);
+  engine = createEngineClient(client);
   for (const role of ['producer', 'member', 'viewer', 'analyst', 'admin'] as const)
     keys[role] = (await ingest.keys.create.mutate({ name: `the ${role}`, role })).key;
   keys.bound = (await ingest.keys.create.mutate({ name: 'acme portal', role: 'viewer', merchantId: 'acme' })).key;
@@ -49,7 +58,7 @@ beforeAll(async () => {
       metrics: { prompt_tokens: '10', cost: '0.000000001' },
     })),
   });
-});
+}, SETUP_MS);
 afterAll(async () => {
   await browser?.close();
   await stack?.stop();
@@ -145,7 +154,7 @@ describe('signing in', () => {
     [
       'admin',
       [
-        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets'],
+        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets', 'Alerts', 'Webhooks'],
         ...['API keys', 'Directory', 'Sources', 'Data sources', 'Jobs', 'Health', 'Audit log'],
       ],
     ],
@@ -426,6 +435,82 @@ test('usage without a price is listed, and priced once a price is set', async ()
   });
 });
 
+test('a webhook gets what an alert fires, shows its secret once, and is sent again', async () => {
+  const heard: string[] = [];
+  const receiver = createServer((request, response) => {
+    heard.push(String(request.headers['webhook-id']));
+    request.resume().on('end', () => response.writeHead(heard.length === 1 ? 410 : 204).end());
+  });
+  receiver.listen(0, '127.0.0.1');
+  await once(receiver, 'listening');
+  const url = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/hook`;
+  try {
+    await as(keys.admin!, async (page) => {
+      // A toast is a dialog as well.
+      const dialog = page.locator('.dialog');
+      await open(page, '/app/webhooks');
+      await page.getByRole('button', { name: 'New webhook' }).first().click();
+      await dialog.getByLabel('URL').fill(url);
+      await dialog.getByLabel('An alert fires').check();
+      await dialog.getByRole('button', { name: 'Save' }).click();
+      const first = await dialog.locator('code').innerText();
+      expect(first).toMatch(/^whsec_/);
+      await page.getByRole('button', { name: 'I have copied it' }).click();
+      expect(await page.locator('body').innerText()).not.toContain(first);
+
+      await page.getByRole('button', { name: `Actions for ${url}` }).click();
+      await page.getByRole('menuitem', { name: 'New secret' }).click();
+      await dialog.getByRole('button', { name: 'Make it' }).click();
+      await expect.poll(() => dialog.locator('code').innerText()).not.toBe(first);
+      await page.getByRole('button', { name: 'I have copied it' }).click();
+      await page.waitForSelector('tr:has-text("signed with the old secret, too")');
+
+      await open(page, '/app/alerts');
+      await page.getByRole('button', { name: 'New alert' }).first().click();
+      await dialog.getByLabel('Name').fill('Nobody is silent');
+      await dialog.getByRole('combobox', { name: 'Kind' }).click();
+      await page.getByRole('option', { name: 'silence of a merchant' }).click();
+      await dialog.getByLabel('Merchant').fill('nobody');
+      await dialog.getByLabel('Minutes without an event').fill('30');
+      await dialog.getByRole('button', { name: 'Save' }).click();
+      await dialog.waitFor({ state: 'hidden' });
+      const [rule] = (await engine.alerts.list.query()).rows;
+      expect(rule).toMatchObject({ on: 'silence', target: 'nobody', condition: { minutes: 30 }, webhookIds: [] });
+      await page.getByRole('button', { name: 'Actions for Nobody is silent' }).click();
+      await page.getByRole('menuitem', { name: 'Change' }).click();
+      await dialog.getByLabel('Name').fill('Nobody');
+      await dialog.getByRole('button', { name: 'Save' }).click();
+      await page.getByRole('button', { name: 'Actions for Nobody', exact: true }).click();
+      await page.getByRole('menuitem', { name: 'Measure now' }).click();
+      await page.waitForSelector('.toast:has-text("Nobody would")');
+      await page.getByRole('button', { name: 'Actions for Nobody', exact: true }).click();
+      await page.getByRole('menuitem', { name: 'Remove' }).click();
+      await dialog.getByRole('button', { name: 'Remove' }).click();
+      await page.waitForSelector('text=No alert rules yet');
+
+      await open(page, '/app/webhooks');
+      await page.getByRole('button', { name: `Actions for ${url}` }).click();
+      await page.getByRole('menuitem', { name: 'Send a test' }).click();
+      const delivery = page.getByRole('group', { name: 'Deliveries' }).getByRole('row', { name: 'webhook.test' });
+      await delivery.getByText('failed', { exact: true }).waitFor();
+      expect(await delivery.innerText()).toContain('410');
+      await delivery.getByRole('button', { name: 'Send again' }).click();
+      await delivery.getByText('delivered', { exact: true }).waitFor();
+      expect(heard[1]).toBe(heard[0]);
+      await delivery.getByRole('button', { name: 'webhook.test' }).click();
+      await dialog.locator('pre:has-text("webhook.test")').waitFor();
+      expect(await dialog.innerText()).toContain(heard[0]);
+      await dialog.getByRole('button', { name: 'Close' }).click();
+      await page.getByRole('button', { name: `Actions for ${url}` }).click();
+      await page.getByRole('menuitem', { name: 'Remove' }).click();
+      await dialog.getByRole('button', { name: 'Remove' }).click();
+      await page.waitForSelector('text=No webhooks yet');
+    });
+  } finally {
+    receiver.close();
+  }
+});
+
 test('the API page shows every operation to everybody, and calls them for those who are signed in', async () => {
   await asVisitor(async (page) => {
     await page.goto(`${stack.url}/docs?search=sessions.current`);
@@ -686,6 +771,8 @@ const PAGES = {
   custom: '/app/custom-metrics',
   prices: '/app/prices',
   budgets: '/app/budgets',
+  alerts: '/app/alerts',
+  webhooks: '/app/webhooks',
   keys: '/app/keys',
   directory: '/app/directory',
   jobs: '/app/jobs',

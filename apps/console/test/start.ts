@@ -45,7 +45,7 @@ export async function startStack({
   };
   const ingest = await startServiceProcess('usage-ingest', common);
   const [engine, analytics] = await Promise.all([
-    startServiceProcess('metrics-engine', { ...common, USAGE_INGEST_URL: ingest.url }),
+    startServiceProcess('metrics-engine', { ...common, USAGE_INGEST_URL: ingest.url, WEBHOOK_ALLOW_PRIVATE: 'true' }),
     startServiceProcess('analytics-api', { ...common, USAGE_INGEST_URL: ingest.url }),
   ]);
   const folder = webFolder ?? (await stubPage());

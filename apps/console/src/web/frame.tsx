@@ -3,6 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import { Link, Navigate, Outlet, useRouterState } from '@tanstack/react-router';
 import {
   Activity,
+  BellRing,
   BookOpen,
   ChartColumn,
   Clock,
@@ -24,6 +25,7 @@ import {
   UserRound,
   Users,
   Wallet,
+  Webhook,
 } from 'lucide-react';
 import { Fragment, type ReactNode, useEffect, useState } from 'react';
 import { api, codeOf } from './api.ts';
@@ -52,6 +54,8 @@ type PageAddress =
   | '/app/custom-metrics'
   | '/app/prices'
   | '/app/budgets'
+  | '/app/alerts'
+  | '/app/webhooks'
   | '/app/keys'
   | '/app/directory'
   | '/app/jobs'
@@ -86,6 +90,8 @@ const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
     pages: [
       { to: '/app/prices', title: 'Prices', icon: Tag, needs: admin },
       { to: '/app/budgets', title: 'Budgets', icon: Wallet },
+      { to: '/app/alerts', title: 'Alerts', icon: BellRing, needs: admin },
+      { to: '/app/webhooks', title: 'Webhooks', icon: Webhook, needs: admin },
     ],
   },
   {

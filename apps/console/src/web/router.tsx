@@ -243,6 +243,26 @@ const budgets = createRoute({
   pendingComponent,
 });
 
+const alerts = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/alerts',
+  validateSearch: (search: Search): { rule?: string } => compact({ rule: textOf(search.rule)?.slice(0, 100) }),
+  component: lazyRouteComponent(() => import('./pages/alerts.tsx'), 'Alerts'),
+  pendingComponent,
+});
+
+export const DELIVERY_STATES = ['pending', 'delivered', 'failed'] as const;
+export type DeliveryState = (typeof DELIVERY_STATES)[number];
+
+const webhooks = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/webhooks',
+  validateSearch: (search: Search): { status?: DeliveryState } =>
+    compact({ status: oneOf(search.status, DELIVERY_STATES) }),
+  component: lazyRouteComponent(() => import('./pages/webhooks.tsx'), 'Webhooks'),
+  pendingComponent,
+});
+
 const jobs = createRoute({
   getParentRoute: () => frame,
   path: '/app/jobs',
@@ -280,7 +300,7 @@ export const router = createRouter({
     door,
     docs,
     frame.addChildren([
-      ...[overview, explorer, explain, live, meters, custom, prices, budgets],
+      ...[overview, explorer, explain, live, meters, custom, prices, budgets, alerts, webhooks],
       ...[keys, directory, sources, dataSources, jobs, health, audit],
     ]),
   ]),

@@ -8,7 +8,7 @@ import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Answer, Banner, Button, Card, Empty, PageHead } from '../ui/parts.tsx';
 import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
-import { Table } from '../ui/table.tsx';
+import { Pager, Table } from '../ui/table.tsx';
 
 const KINDS = [
   { value: 'user', label: 'Users' },
@@ -100,23 +100,13 @@ export function Directory() {
                   },
                 ]}
               >
-                {(nextCursor || search.cursor) && (
-                  <div className="pager">
-                    <span>{PAGE} a page</span>
-                    <span className="tools">
-                      {search.cursor && (
-                        <Button small onClick={() => void navigate({ search: { kind } })}>
-                          First page
-                        </Button>
-                      )}
-                      {nextCursor && (
-                        <Button small onClick={() => void navigate({ search: { kind, cursor: nextCursor } })}>
-                          Next page
-                        </Button>
-                      )}
-                    </span>
-                  </div>
-                )}
+                <Pager
+                  cursor={search.cursor}
+                  nextCursor={nextCursor}
+                  onTurn={(cursor) => void navigate({ search: { kind, ...(cursor && { cursor }) } })}
+                >
+                  {PAGE} a page
+                </Pager>
               </Table>
             )
           }

@@ -6,7 +6,7 @@ import { useState } from 'react';
 import { client, messageOf, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, CopyButton, Dialog, DialogForm, Menu, Segments, Select, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, Select, tell, tellError } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const ROLES: readonly { value: Exclude<Role, 'service'>; label: string; note: string }[] = [
@@ -160,22 +160,12 @@ export function Keys() {
           }}
         />
       )}
-      <Dialog
-        open={shown !== null}
-        onClose={() => setShown(null)}
+      <Secret
         title={`The secret of ${shown?.name ?? ''}`}
         text="Copy it now: it is shown here once, and only its hash is kept."
-      >
-        <div className="key-shown">
-          <code>{shown?.key}</code>
-          <CopyButton text={shown?.key ?? ''} />
-        </div>
-        <div className="dialog-actions">
-          <Button kind="primary" onClick={() => setShown(null)}>
-            I have copied it
-          </Button>
-        </div>
-      </Dialog>
+        secret={shown?.key ?? null}
+        onClose={() => setShown(null)}
+      />
       <Confirm
         open={asked !== null}
         onClose={() => setAsked(null)}

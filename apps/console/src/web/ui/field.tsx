@@ -29,3 +29,37 @@ export function Field({
     </div>
   );
 }
+
+/** Checkboxes under one label; `note` says what none of them means. */
+export function Checks({
+  label,
+  note,
+  options,
+  values,
+  onChange,
+}: {
+  label: string;
+  note?: string;
+  options: readonly { value: string; label: string }[];
+  values: readonly string[];
+  onChange: (values: string[]) => void;
+}) {
+  return (
+    <fieldset className="checks-field">
+      <legend>{label}</legend>
+      {options.map(({ value, label: text }) => (
+        <label key={value}>
+          <input
+            type="checkbox"
+            checked={values.includes(value)}
+            onChange={({ target }) =>
+              onChange(target.checked ? [...values, value] : values.filter((each) => each !== value))
+            }
+          />
+          <span>{text}</span>
+        </label>
+      ))}
+      {note && <small>{note}</small>}
+    </fieldset>
+  );
+}

@@ -20,12 +20,15 @@ export function Select<T extends string>({
   options,
   onChange,
   prefix,
+  placeholder,
 }: {
   label: string;
   value: T;
   options: readonly Option<T>[];
   onChange: (value: T) => void;
   prefix?: string;
+  /** Shown while nothing is chosen. */
+  placeholder?: string;
 }) {
   const chosen = options.find((option) => option.value === value);
   return (
@@ -33,7 +36,7 @@ export function Select<T extends string>({
       <BaseSelect.Trigger className="button" aria-label={label}>
         <span>
           {prefix && <span className="select-prefix">{prefix} </span>}
-          {chosen?.label ?? value}
+          {chosen?.label ?? (value || placeholder)}
         </span>
         <ChevronDown size={15} aria-hidden="true" />
       </BaseSelect.Trigger>
@@ -315,6 +318,33 @@ export function DialogForm({
         </Button>
       </div>
     </form>
+  );
+}
+
+/** Shows a secret, once; null shows nothing. */
+export function Secret({
+  title,
+  text,
+  secret,
+  onClose,
+}: {
+  title: string;
+  text: string;
+  secret: string | null;
+  onClose: () => void;
+}) {
+  return (
+    <Dialog open={secret !== null} onClose={onClose} title={title} text={text}>
+      <div className="key-shown">
+        <code>{secret}</code>
+        <CopyButton text={secret ?? ''} />
+      </div>
+      <div className="dialog-actions">
+        <Button kind="primary" onClick={onClose}>
+          I have copied it
+        </Button>
+      </div>
+    </Dialog>
   );
 }
 

@@ -123,6 +123,39 @@ export function LoadMore({
   );
 }
 
+/** Below a page of a list whose address names the page: a way to the first page and to the next; nothing where it is all. */
+export function Pager({
+  cursor,
+  nextCursor,
+  onTurn,
+  children,
+}: {
+  cursor: string | undefined;
+  nextCursor: string | null;
+  /** Called with the cursor of the page to show; undefined is the first. */
+  onTurn: (cursor: string | undefined) => void;
+  children: ReactNode;
+}) {
+  if (!cursor && !nextCursor) return null;
+  return (
+    <div className="pager">
+      <span>{children}</span>
+      <span className="tools">
+        {cursor && (
+          <Button small onClick={() => onTurn(undefined)}>
+            First page
+          </Button>
+        )}
+        {nextCursor && (
+          <Button small onClick={() => onTurn(nextCursor)}>
+            Next page
+          </Button>
+        )}
+      </span>
+    </div>
+  );
+}
+
 function Head<Row>({
   column: { title, right, untitled, sort },
   sorting,

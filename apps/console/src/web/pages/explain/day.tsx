@@ -1,9 +1,8 @@
-import { useInfiniteQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { Plus, Scale } from 'lucide-react';
 import { useState } from 'react';
-import { client, codeOf, detailsOf, messageOf } from '../../api.ts';
-import { apiFilters, type FilterSearch, kindOfMetric, labelOfMetric } from '../../measures.ts';
+import { codeOf, detailsOf, messageOf } from '../../api.ts';
+import { type FilterSearch, kindOfMetric, labelOfMetric } from '../../measures.ts';
 import { add, format, type Kind, subtract } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { dayText } from '../../time.ts';
@@ -12,9 +11,8 @@ import { numbers, Table } from '../../ui/table.tsx';
 import { amountOf, voidedId } from './amounts.ts';
 import { Adjust } from './correct.tsx';
 import { Events } from './events.tsx';
+import { useExplained } from './explained-events.ts';
 import { Reconciliation } from './reconciliation.tsx';
-
-const EVENTS = 50;
 
 /** Shows the events and adjustments behind a number of one merchant and day. */
 export function DayOfMerchant({
@@ -33,20 +31,7 @@ export function DayOfMerchant({
   const range = { startDate: date, endDate: date };
   const { merchants: _merchants, teams, ...narrow } = filters;
   const isNarrow = Object.keys(narrow).length > 0;
-  const explained = useInfiniteQuery({
-    queryKey: ['explain', merchantId, date, metric, narrow],
-    queryFn: ({ pageParam }) =>
-      client.usage.explain.query({
-        merchantId,
-        date,
-        metricType: metric,
-        ...apiFilters(narrow),
-        limit: EVENTS,
-        ...(pageParam ? { cursor: pageParam } : {}),
-      }),
-    initialPageParam: '',
-    getNextPageParam: ({ nextCursor }) => nextCursor,
-  });
+  const explained = useExplained({ merchantId, range, metric, filters });
   const [adjusting, setAdjusting] = useState(false);
   const first = explained.data?.pages[0];
 

@@ -1,13 +1,10 @@
-import { useInfiniteQuery } from '@tanstack/react-query';
 import { List } from 'lucide-react';
 import { useState } from 'react';
-import { client } from '../../api.ts';
-import { apiFilters, type FilterSearch, kindOfMetric } from '../../measures.ts';
+import { type FilterSearch, kindOfMetric } from '../../measures.ts';
 import { dayText, type Range } from '../../time.ts';
 import { Banner, Button, Card, Num } from '../../ui/parts.tsx';
 import { Events } from './events.tsx';
-
-const EVENTS = 50;
+import { useExplained } from './explained-events.ts';
 
 /** Shows the events behind a number of several days, when asked to: they are counted again for it. */
 export function EventsOfRange({
@@ -22,23 +19,7 @@ export function EventsOfRange({
   filters: FilterSearch;
 }) {
   const [asked, setAsked] = useState(false);
-  // Events do not know teams.
-  const { merchants: _merchants, teams: _teams, ...narrow } = filters;
-  const explained = useInfiniteQuery({
-    queryKey: ['explain', merchantId, range, metric, narrow],
-    queryFn: ({ pageParam }) =>
-      client.usage.explain.query({
-        merchantId,
-        ...range,
-        metricType: metric,
-        ...apiFilters(narrow),
-        limit: EVENTS,
-        ...(pageParam ? { cursor: pageParam } : {}),
-      }),
-    initialPageParam: '',
-    getNextPageParam: ({ nextCursor }) => nextCursor,
-    enabled: asked,
-  });
+  const explained = useExplained({ merchantId, range, metric, filters, enabled: asked });
   const first = explained.data?.pages[0];
   if (!asked)
     return (

@@ -9,8 +9,8 @@ import { before, rangeText } from '../../time.ts';
 import { Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
-import { Answer, Button, Card, Delta, Empty, padOf, Skeleton } from '../../ui/parts.tsx';
-import { type Column, Table } from '../../ui/table.tsx';
+import { Answer, Card, Delta, Empty, padOf, Skeleton } from '../../ui/parts.tsx';
+import { type Column, Pager, Table } from '../../ui/table.tsx';
 import { CHARTED, OTHERS, OverTime } from './over-time.tsx';
 import { Pivot } from './pivot.tsx';
 import { nothingFound, type Shown } from './shown.ts';
@@ -204,25 +204,13 @@ function Rows({
                   },
                 ]}
               />
-              {(answer.nextCursor || cursor) && (
-                <div className="pager">
-                  <span>
-                    {answer.rows.length} of {format(String(answer.total), 'count')}
-                  </span>
-                  <span className="tools">
-                    {cursor && (
-                      <Button small onClick={() => change({ cursor: undefined } as Partial<ExplorerSearch>)}>
-                        First page
-                      </Button>
-                    )}
-                    {answer.nextCursor && (
-                      <Button small onClick={() => change({ cursor: answer.nextCursor! })}>
-                        Next page
-                      </Button>
-                    )}
-                  </span>
-                </div>
-              )}
+              <Pager
+                cursor={cursor}
+                nextCursor={answer.nextCursor}
+                onTurn={(next) => change({ cursor: next } as Partial<ExplorerSearch>)}
+              >
+                {answer.rows.length} of {format(String(answer.total), 'count')}
+              </Pager>
             </>
           );
         }}

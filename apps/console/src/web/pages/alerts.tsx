@@ -1,0 +1,380 @@
+import type { Alert, AlertCondition, AlertKind } from '@tally/contracts';
+import { useMutation, useQuery } from '@tanstack/react-query';
+import { Link, useNavigate, useSearch } from '@tanstack/react-router';
+import { BellRing, Ellipsis, History as HistoryIcon, Pencil, Plus, ScanSearch, Trash2 } from 'lucide-react';
+import { useState } from 'react';
+import { api, client, messageOf, queryClient } from '../api.ts';
+import { format } from '../quantity.ts';
+import { useWho } from '../session.tsx';
+import { Checks, Field } from '../ui/field.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellError } from '../ui/popups.tsx';
+import { Table } from '../ui/table.tsx';
+
+const REFRESH_MS = 10_000;
+const HISTORY = 100;
+/** The most budgets and metrics that a rule can be chosen from; others are named by their id. */
+const CHOICES = 200;
+
+const refresh = () => queryClient.invalidateQueries({ queryKey: [['alerts']] });
+
+/** Lists alert rules and what fired; creates, changes, tries and removes rules. */
+export function Alerts() {
+  const who = useWho();
+  const isAdmin = who.mayPlatform('admin');
+  const list = useQuery(api.alerts.list.queryOptions(undefined, { enabled: isAdmin }));
+  const webhooks = useQuery(api.webhooks.list.queryOptions(undefined, { enabled: isAdmin }));
+  const names = useNames(isAdmin);
+  const navigate = useNavigate({ from: '/app/alerts' });
+  const [editing, setEditing] = useState<Alert | 'new' | null>(null);
+  const [removing, setRemoving] = useState<Alert | null>(null);
+  const remove = useMutation({
+    mutationFn: ({ id }: Alert) => client.alerts.remove.mutate({ id }),
+    onSuccess: async ({ name }) => {
+      setRemoving(null);
+      tell('Removed', name);
+      await refresh();
+    },
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+  const check = useMutation({
+    mutationFn: ({ id }: Alert) => client.alerts.test.query({ id }),
+    onSuccess: ({ fires, value }, { name }) =>
+      tell(fires ? `${name} would fire` : `${name} would not fire`, `It measures ${value ?? 'nothing'} now.`),
+    onError: (error) => tellError('That did not work', messageOf(error)),
+  });
+  if (!isAdmin) return <Banner>Only admins of all merchants may see alerts.</Banner>;
+  const urls = new Map(webhooks.data?.rows.map(({ id, url }) => [id, url]));
+  const add = (
+    <Button kind="primary" onClick={() => setEditing('new')}>
+      <Plus size={16} aria-hidden="true" />
+      New alert
+    </Button>
+  );
+  return (
+    <div className="stack">
+      <PageHead title="Alerts" note="Rules that fire once per period, and what fired.">
+        {add}
+      </PageHead>
+      {webhooks.data?.rows.length === 0 && (
+        <Banner tone="info">
+          Alerts show up below, and nobody is told: there is no <Link to="/app/webhooks">webhook</Link> yet.
+        </Banner>
+      )}
+      <Card flush>
+        <Answer query={list}>
+          {({ rows }) =>
+            rows.length === 0 ? (
+              <Empty icon={BellRing} title="No alert rules yet" tools={add}>
+                A rule fires when a budget or a custom metric passes a limit, or when a merchant falls silent.
+                Thresholds of budgets need no rule.
+              </Empty>
+            ) : (
+              <Table
+                label="Alert rules"
+                rows={rows}
+                keyOf={({ id }) => id}
+                columns={[
+                  { title: 'Name', cell: ({ name }) => <span className="clip">{name}</span> },
+                  {
+                    title: 'On',
+                    cell: ({ on, target }) => (
+                      <span className="cell-name">
+                        <span className="clip" title={target}>
+                          {names.get(target) ?? target}
+                          <small>{kindText(on)}</small>
+                        </span>
+                      </span>
+                    ),
+                  },
+                  { title: 'Fires', cell: ({ condition }) => conditionText(condition) },
+                  {
+                    title: 'Tells',
+                    cell: ({ webhookIds }) =>
+                      webhookIds.length === 0 ? (
+                        <span className="muted">all webhooks</span>
+                      ) : (
+                        <span className="clip">{webhookIds.map((id) => urls.get(id) ?? id).join(', ')}</span>
+                      ),
+                  },
+                  { title: 'Created', cell: ({ createdAt }) => <Moment time={createdAt} ago /> },
+                  {
+                    title: 'Actions',
+                    untitled: true,
+                    right: true,
+                    cell: (alert) => (
+                      <Menu
+                        button={
+                          <Button kind="plain" small icon aria-label={`Actions for ${alert.name}`}>
+                            <Ellipsis size={16} aria-hidden="true" />
+                          </Button>
+                        }
+                        actions={[
+                          { label: 'Measure now', icon: <ScanSearch size={15} />, run: () => check.mutate(alert) },
+                          {
+                            label: 'What it fired',
+                            icon: <HistoryIcon size={15} />,
+                            run: () => void navigate({ search: { rule: alert.id } }),
+                          },
+                          { label: 'Change', icon: <Pencil size={15} />, run: () => setEditing(alert) },
+                          { label: 'Remove', icon: <Trash2 size={15} />, run: () => setRemoving(alert) },
+                        ]}
+                      />
+                    ),
+                  },
+                ]}
+              />
+            )
+          }
+        </Answer>
+      </Card>
+      <Fired rules={list.data?.rows ?? []} names={names} />
+      {editing && (
+        <Edit
+          alert={editing === 'new' ? null : editing}
+          webhooks={(webhooks.data?.rows ?? []).map(({ id, url }) => ({ value: id, label: url }))}
+          onClose={() => setEditing(null)}
+        />
+      )}
+      <Confirm
+        open={removing !== null}
+        onClose={() => setRemoving(null)}
+        title={`Remove ${removing?.name ?? ''}?`}
+        text="It does not fire from then on. What it fired stays in the history."
+        action="Remove"
+        busy={remove.isPending}
+        run={() => removing && remove.mutate(removing)}
+      />
+    </div>
+  );
+}
+
+/** The names of budgets and custom metrics by their ids. */
+function useNames(enabled: boolean): ReadonlyMap<string, string> {
+  const budgets = useQuery(api.budgets.list.queryOptions({ limit: CHOICES }, { enabled }));
+  const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled }));
+  return new Map(
+    [...((budgets.data?.rows ?? []) as { id: string; name: string }[]), ...(metrics.data?.rows ?? [])].map(
+      ({ id, name }) => [id, name],
+    ),
+  );
+}
+
+function Fired({ rules, names }: { rules: readonly Alert[]; names: ReadonlyMap<string, string> }) {
+  const { rule } = useSearch({ from: '/frame/app/alerts' });
+  const history = useQuery(
+    api.alerts.history.queryOptions({ ...(rule && { rule }), limit: HISTORY }, { refetchInterval: REFRESH_MS }),
+  );
+  const nameOf = (id: string) =>
+    rules.find((each) => each.id === id)?.name ?? names.get(id.replace('budget:', '')) ?? 'a removed rule';
+  return (
+    <Card
+      title="What fired"
+      note={rule ? `of ${nameOf(rule)}` : `newest first, at most ${HISTORY}`}
+      flush
+      tools={
+        rule && (
+          <Link to="/app/alerts" search={{}} className="button" data-small="">
+            Of all rules
+          </Link>
+        )
+      }
+    >
+      <Answer query={history}>
+        {({ rows }) =>
+          rows.length === 0 ? (
+            <Empty icon={BellRing} title="Nothing fired yet">
+              Rules are looked at every minute, thresholds of budgets every few seconds.
+            </Empty>
+          ) : (
+            <Table
+              label="What fired"
+              rows={rows}
+              keyOf={({ rule: of, periodStart, threshold }) => `${of} ${periodStart} ${threshold}`}
+              columns={[
+                { title: 'At', cell: ({ firedAt }) => <Moment time={firedAt} clock /> },
+                { title: 'Rule', cell: ({ rule: of }) => <span className="clip">{nameOf(of)}</span> },
+                { title: 'What happened', wrap: true, cell: ({ text }) => text },
+                {
+                  title: 'State',
+                  cell: ({ event, resolvedAt }) =>
+                    resolvedAt ? (
+                      <>
+                        <Chip tone="good">resolved</Chip> <Moment time={resolvedAt} clock />
+                      </>
+                    ) : (
+                      <Chip tone={event === 'budget.threshold' ? 'accent' : 'warn'}>
+                        {event === 'budget.threshold' ? 'threshold' : 'fired'}
+                      </Chip>
+                    ),
+                },
+                {
+                  title: 'Value',
+                  right: true,
+                  cell: ({ value }) => <span className="num">{value === null ? '–' : format(value, 'count')}</span>,
+                },
+              ]}
+            />
+          )
+        }
+      </Answer>
+    </Card>
+  );
+}
+
+const KINDS = [
+  { value: 'budget', label: 'a budget' },
+  { value: 'custom', label: 'a custom metric' },
+  { value: 'silence', label: 'silence of a merchant' },
+] as const satisfies readonly { value: AlertKind; label: string }[];
+type Kind = (typeof KINDS)[number]['value'];
+
+/** A kind that this page does not know is shown by its name. */
+const kindText = (on: string) => KINDS.find(({ value }) => value === on)?.label ?? on;
+
+const WORDS: Record<string, string> = { above: 'above', below: 'below', forecastAbove: 'forecast above' };
+
+/** Writes a condition in words; fields that this page does not know are written as they are. */
+function conditionText({ percentOf, minutes, ...limits }: AlertCondition): string {
+  const percent = percentOf ? '% of the limit' : '';
+  return [
+    ...Object.entries(limits).map(([name, value]) =>
+      typeof value === 'string' && WORDS[name]
+        ? `${WORDS[name]} ${format(value, 'count')}${percent}`
+        : `${name} ${value}`,
+    ),
+    ...(minutes === undefined ? [] : [`after ${format(String(minutes), 'count')} minutes without an event`]),
+  ].join(', ');
+}
+
+const LIMITS: Record<
+  Exclude<Kind, 'silence'>,
+  readonly { value: 'above' | 'below' | 'forecastAbove'; label: string }[]
+> = {
+  budget: [
+    { value: 'above', label: 'spent above' },
+    { value: 'forecastAbove', label: 'forecast above' },
+  ],
+  custom: [
+    { value: 'above', label: 'above' },
+    { value: 'below', label: 'below' },
+  ],
+};
+
+/** Creates a rule, or changes its name and webhooks: what it watches stays. */
+function Edit({
+  alert,
+  webhooks,
+  onClose,
+}: {
+  alert: Alert | null;
+  webhooks: readonly { value: string; label: string }[];
+  onClose: () => void;
+}) {
+  const [name, setName] = useState(alert?.name ?? '');
+  const [told, setTold] = useState<readonly string[]>(alert?.webhookIds ?? []);
+  const [on, setOn] = useState<Kind>('budget');
+  const [target, setTarget] = useState('');
+  const [limit, setLimit] = useState<'above' | 'below' | 'forecastAbove'>('above');
+  const [amount, setAmount] = useState('');
+  const [unit, setUnit] = useState<'limit' | 'amount'>('limit');
+  const budgets = useQuery(api.budgets.list.queryOptions({ limit: CHOICES }, { enabled: !alert && on === 'budget' }));
+  const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled: !alert && on === 'custom' }));
+  const targets = (
+    ((on === 'budget' ? budgets.data?.rows : metrics.data?.rows) ?? []) as { id: string; name: string }[]
+  ).map((each) => ({ value: each.id, label: each.name }));
+  const save = useMutation({
+    mutationFn: () => {
+      const webhookIds = [...told];
+      if (alert) return client.alerts.update.mutate({ id: alert.id, name, webhookIds });
+      const condition: AlertCondition =
+        on === 'silence'
+          ? { minutes: Number(amount) }
+          : { [limit]: amount.trim(), ...(on === 'budget' && unit === 'limit' && { percentOf: 'limit' as const }) };
+      return client.alerts.create.mutate({ name, on, target: target.trim(), condition, webhookIds });
+    },
+    onSuccess: async (made) => {
+      tell(alert ? 'Changed' : 'Created', made.name);
+      onClose();
+      await refresh();
+    },
+  });
+  return (
+    <Dialog
+      open
+      wide
+      onClose={onClose}
+      title={alert ? `Change ${alert.name}` : 'New alert'}
+      text={alert ? 'What it watches stays: make another rule for something else.' : 'It fires once per period.'}
+    >
+      <DialogForm
+        save={save}
+        action="Save"
+        working="Saving…"
+        disabled={!alert && target.trim() === ''}
+        onClose={onClose}
+      >
+        <Field label="Name" required maxLength={100} placeholder="Acme is silent" value={name} onChange={setName} />
+        {!alert && (
+          <>
+            <div className="tools">
+              <Select
+                label="Kind"
+                prefix="On"
+                value={on}
+                options={KINDS}
+                onChange={(next) => {
+                  setOn(next);
+                  setTarget('');
+                  setLimit('above');
+                }}
+              />
+              {on !== 'silence' && (
+                <Select
+                  label="Target"
+                  value={target}
+                  options={targets.length > 0 ? targets : [{ value: '', label: `no ${kindText(on).slice(2)} yet` }]}
+                  placeholder="choose one"
+                  onChange={setTarget}
+                />
+              )}
+              {on !== 'silence' && <Select label="Limit" value={limit} options={LIMITS[on]} onChange={setLimit} />}
+              {on === 'budget' && (
+                <Select
+                  label="Unit"
+                  prefix="in"
+                  value={unit}
+                  options={[
+                    { value: 'limit' as const, label: 'percent of its limit' },
+                    { value: 'amount' as const, label: 'what it measures' },
+                  ]}
+                  onChange={setUnit}
+                />
+              )}
+            </div>
+            <div className="form-row">
+              {on === 'silence' && <Field label="Merchant" required value={target} onChange={setTarget} />}
+              <Field
+                label={on === 'silence' ? 'Minutes without an event' : 'Value'}
+                required
+                inputMode={on === 'silence' ? 'numeric' : 'decimal'}
+                placeholder={on === 'silence' ? '60' : on === 'budget' && unit === 'limit' ? '80' : '1000'}
+                value={amount}
+                onChange={setAmount}
+              />
+            </div>
+          </>
+        )}
+        {webhooks.length > 0 && (
+          <Checks
+            label="Tells"
+            note="None chosen: every webhook that takes alerts"
+            options={webhooks}
+            values={told}
+            onChange={setTold}
+          />
+        )}
+      </DialogForm>
+    </Dialog>
+  );
+}

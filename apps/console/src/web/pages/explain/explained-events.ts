@@ -1,0 +1,40 @@
+import { useInfiniteQuery } from '@tanstack/react-query';
+import { client } from '../../api.ts';
+import { apiFilters, type FilterSearch } from '../../measures.ts';
+import type { Range } from '../../time.ts';
+
+const EVENTS = 50;
+
+/** Asks for the events behind a number of a merchant, page by page. Events do not know teams. */
+export function useExplained({
+  merchantId,
+  range,
+  metric,
+  filters,
+  enabled = true,
+}: {
+  merchantId: string;
+  range: Range;
+  metric: string;
+  filters: FilterSearch;
+  enabled?: boolean;
+}) {
+  const { merchants: _merchants, teams: _teams, ...narrow } = filters;
+  // Of one day the answer has its flushes, too.
+  const days = range.startDate === range.endDate ? { date: range.startDate } : range;
+  return useInfiniteQuery({
+    queryKey: ['explain', merchantId, days, metric, narrow],
+    queryFn: ({ pageParam }) =>
+      client.usage.explain.query({
+        merchantId,
+        ...days,
+        metricType: metric,
+        ...apiFilters(narrow),
+        limit: EVENTS,
+        ...(pageParam ? { cursor: pageParam } : {}),
+      }),
+    initialPageParam: '',
+    getNextPageParam: ({ nextCursor }) => nextCursor,
+    enabled,
+  });
+}
