@@ -26,9 +26,19 @@ export function bodies({ batch, merchants, prefix = 'bench' }) {
 
 /**
  * Sends as fast as the answers come, over kept connections, for the time of one measurement. With `callsPerSecond` calls are
- * due at that rate, and their times count from then on, so that a stall counts for all calls that it delays.
+ * due at that rate, and their times count from then on, so that a stall counts for all calls that it delays. It ends after
+ * `most` calls if these come first.
  */
-export async function load({ port, path, bodyOf, connections, seconds, warmUpMs = 1500, callsPerSecond }) {
+export async function load({
+  port,
+  path,
+  bodyOf,
+  connections,
+  seconds,
+  warmUpMs = 1500,
+  callsPerSecond,
+  most = Infinity,
+}) {
   const head = `POST ${path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer ${KEY}\r\ncontent-type: application/json\r\n`;
   const lines = await Promise.all(Array.from({ length: connections }, () => open(port)));
   const send = (line, body) => line(`${head}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
@@ -39,14 +49,14 @@ export async function load({ port, path, bodyOf, connections, seconds, warmUpMs 
     const next = () => (callsPerSecond ? begun + (taken++ * 1000) / callsPerSecond : performance.now());
     await Promise.all(
       lines.map(async (line) => {
-        for (let due = next(); due < until; due = next()) {
+        for (let due = next(); due < until && calls < most; due = next()) {
+          calls++;
           const body = bodyOf();
           const early = due - performance.now();
           if (early > 0) await wait(early);
           const started = callsPerSecond ? due : performance.now();
           await send(line, body);
           if (count) times.push(performance.now() - started);
-          calls++;
         }
       }),
     );
