@@ -1,42 +1,35 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-// Checks that SQL is in `packages/db/sql`, not in strings of TypeScript (ADR 112). The files of LEFT still have some; a file
-// leaves the list with its last statement, and no other joins. Prints each problem and exits with 1 where there is one.
+// Checks that SQL is in `packages/db/sql`, not in strings of TypeScript (ADR 112). Prints each problem and exits with 1
+// where there is one. The files of COMPOSED write statements whose text depends on a question, a formula, a meter or the
+// catalogue; those of LEFT have statements that still have to move. A file leaves a list with its last statement.
 const STATEMENT =
   /[`'](?:\s*|\()(?:select (?!the\b)[\w(*$]|insert into \w|update \w+ (?:set|as)|delete from \w|with \w+ as)/;
-const LEFT = new Set([
-  'packages/db/src/books-store.ts',
-  'packages/db/src/budgets-store.ts',
-  'packages/db/src/checks-store.ts',
-  'packages/db/src/custom-store.ts',
-  'packages/db/src/events-store.ts',
-  'packages/db/src/litellm-store.ts',
+const COMPOSED = [
+  // The text depends on the dimensions, measures and periods of a question.
+  'packages/db/src/usage-store.ts',
+  // The table is that of a grain.
+  'packages/db/src/rollups-store.ts',
+  // A formula of a custom metric.
   'packages/db/src/metric-query.ts',
-  'packages/db/src/metric-sources-store.ts',
-  'packages/db/src/meters/meter-lock.ts',
+  // The aggregation, dimensions and filters of a meter.
   'packages/db/src/meters/meter-reader.ts',
   'packages/db/src/meters/meter-rollups-store.ts',
   'packages/db/src/meters/meter-sql.ts',
-  'packages/db/src/meters/metric-types-store.ts',
-  'packages/db/src/meters/registry-store.ts',
-  'packages/db/src/open-db.ts',
-  'packages/db/src/partitions.ts',
-  'packages/db/src/prices-store.ts',
-  'packages/db/src/realtime-store.ts',
-  'packages/db/src/rolled-up.ts',
-  'packages/db/src/rollups-store.ts',
-  'packages/db/src/shards-store.ts',
-  'packages/db/src/schema.ts',
-  'packages/db/src/usage-store.ts',
-  // Read the catalogue or the settings of Postgres, whatever the schema is.
-  'packages/db/src/data-source.ts',
+  // The columns of a view, as the catalogue has them.
   'packages/db/src/export-views.ts',
   // Wraps formulas for the parser; it is never run.
   'apps/metrics-engine/src/custom/formula.ts',
+];
+const LEFT = [
+  'packages/db/src/budgets-store.ts',
   'packages/db/src/dump-schema.ts',
-  'packages/db/src/hang-guard.ts',
-]);
+  'packages/db/src/meters/metric-types-store.ts',
+  'packages/db/src/meters/registry-store.ts',
+  'packages/db/src/prices-store.ts',
+];
+const allowed = new Set([...COMPOSED, ...LEFT]);
 
 const files = execFileSync('git', ['ls-files', 'packages/db/*.ts', 'apps/*.ts'], { encoding: 'utf8' })
   .trim()
@@ -50,9 +43,9 @@ const having = files.flatMap((file) => {
 });
 const problems = [
   ...having
-    .filter(({ file }) => !LEFT.has(file))
+    .filter(({ file }) => !allowed.has(file))
     .map(({ file, line }) => `${file}:${line}: put SQL into packages/db/sql`),
-  ...[...LEFT]
+  ...[...allowed]
     .filter((file) => !having.some((each) => each.file === file))
     .map((file) => `infra/local/check-sql.mjs: ${file} has no SQL any more; take it off the list`),
 ];

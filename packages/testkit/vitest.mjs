@@ -10,6 +10,7 @@ export function tallyProject(test = {}) {
     ssr: { resolve: { conditions: ['source'] } },
     test: {
       include: ['src/**/*.test.ts', 'test/**/*.test.ts'],
+      setupFiles: [new URL('./src/seed.ts', import.meta.url).pathname],
       globalSetup: [new URL('./src/global-setup.ts', import.meta.url).pathname],
       reporters: ['default', 'json'],
       outputFile: { json: '.results/vitest.json' },

@@ -85,6 +85,25 @@ describe('rows with all dimensions', () => {
     expect(await running.client.days.get.query({ date })).toMatchObject({ status: 'complete', imported: false });
   });
 
+  test('are a source with its counts and rejections', async () => {
+    const stateOf = async () => {
+      const { sources } = await running.ingest.sources.status.query();
+      return sources.find(({ source }) => source === 'day_snapshots') ?? { accepted: 0, duplicates: 0, rejected: 0 };
+    };
+    const before = await stateOf();
+    const [good, bad] = [row(1, 1, 1, '1'), { ...row(1, 1, 1, '2000000'), userId: 'ann' }];
+    const { counted, rejected } = await send([{ date: '2024-05-04', raw_data: [good, bad] }], 'old');
+    expect({ counted, rejected }).toMatchObject({
+      counted: { days: 1, accepted: 1, duplicates: 0 },
+      rejected: [{ date: '2024-05-04', row: 1, code: 'INVALID_ENTRY' }],
+    });
+    expect(await stateOf()).toMatchObject({
+      accepted: before.accepted + 1,
+      duplicates: before.duplicates,
+      rejected: before.rejected + 1,
+    });
+  });
+
   test('take the place of the flat sums that the day had before', async () => {
     const date = '2024-05-02';
     await send([{ date, aggregated_by_user: { ann: row(9, 1, 1, '9') } }]);

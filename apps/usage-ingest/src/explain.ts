@@ -1,4 +1,4 @@
-import { type Day, type Explanation, formatQuantity, TallyError, type Units } from '@tally/contracts';
+import { type Day, type Explanation, formatQuantity, isMeasure, TallyError, type Units } from '@tally/contracts';
 import type { DayPart, Db, Explained, Adjustment as Recorded } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
@@ -39,8 +39,6 @@ const NAMED = 100;
 const MAX_ENTRIES = 5_000_000n;
 /** Metric types that an error names. */
 const LISTED_TYPES = 20;
-
-const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
 
 /** What later pages repeat of the first one. */
 const Head = z.strictObject({
@@ -127,7 +125,7 @@ export function createExplain({ db, scales, flushSoon }: Sources): Explain {
         `Nothing was ever recorded for the merchant "${merchantId}". Check the spelling.`,
       );
     // A merchant without a failure has 0 failed requests.
-    if (hasMetric || MEASURES.includes(metricType) || metricType === 'total_tokens') return;
+    if (hasMetric || isMeasure(metricType) || metricType === 'total_tokens') return;
     const types = await db.events.metricTypesOf(merchantId, LISTED_TYPES);
     throw new TallyError(
       'NOT_FOUND',
@@ -179,9 +177,9 @@ function valued(day: DayPart, { metricTypes, userIds, apiKeys, models, providers
   const stored = day.storedAmount;
   const isFiltered = [userIds, apiKeys, models, providers].some((names) => names && names.length > 0);
   if (!isFiltered) return { ...day, value: stored, agrees: counted + (day.closedAmount ?? 0n) === stored };
-  const isMeasure = metricTypes.every((type) => MEASURES.includes(type));
-  if (!day.isClosed) return { ...day, value: counted, agrees: isMeasure ? day.rolledAmount === stored : null };
-  if (isMeasure) return { ...day, value: stored, agrees: null };
+  const areMeasures = metricTypes.every(isMeasure);
+  if (!day.isClosed) return { ...day, value: counted, agrees: areMeasures ? day.rolledAmount === stored : null };
+  if (areMeasures) return { ...day, value: stored, agrees: null };
   throw new TallyError(
     'GRAIN_NOT_KEPT',
     `The entries of ${day.date} are past the retention: of ${metricTypes[0]} only the sum of the merchant is kept.`,

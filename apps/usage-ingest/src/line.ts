@@ -1,7 +1,16 @@
-import { type CheckedEntry, dayOf, midnightNear, type ScaleOf, type Units, unitsText } from '@tally/contracts';
+import {
+  type CheckedEntry,
+  dayOf,
+  MEASURES,
+  midnightNear,
+  type ScaleOf,
+  STATED_MEASURES,
+  type Units,
+  unitsText,
+} from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 
-const MEASURED = new Set(['prompt_tokens', 'completion_tokens', 'cost']);
+const STATED = new Set<string>(STATED_MEASURES);
 
 /** The journal line of a checked entry: what Tally derives is put in, what is 0 or none is left out. */
 export function lineOf(entry: CheckedEntry, time: number, scaleOf?: ScaleOf): JournalLine {
@@ -31,7 +40,7 @@ export function addMetrics(line: JournalLine, metrics: Record<string, string>, s
   for (const type in metrics) {
     const units = unitsText(type, metrics[type]!, scaleOf);
     if (units === '0') continue;
-    if (MEASURED.has(type)) {
+    if (STATED.has(type)) {
       line[type as 'cost'] = units;
     } else {
       line.metrics ??= {};
@@ -63,11 +72,9 @@ export function hasSameContent(one: JournalLine, other: JournalLine): boolean {
   return content(one) === content(other);
 }
 
-const OWN_COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
-
 /** Tells what a line adds to its day, by metric type, as units in text. */
 export function eachAmount(line: JournalLine, tell: (metricType: string, units: string) => void): void {
-  for (const type of OWN_COLUMNS) {
+  for (const type of MEASURES) {
     const units = line[type];
     if (units !== undefined) tell(type, units);
   }

@@ -80,7 +80,7 @@ describe('an explanation of a range', () => {
           expect(ids).toEqual(counted.map(({ day, id }) => `${DAYS[day]} ${id}`).sort());
         },
       ),
-      { numRuns: Number(process.env.TALLY_FC_RUNS ?? 15) },
+      { numRuns: Number(process.env.FC_RUNS ?? 15) },
     );
   });
 

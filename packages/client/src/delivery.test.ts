@@ -14,11 +14,13 @@ import { ADMIN_KEY, startIngest } from './testing/service.ts';
 
 let ingest: Awaited<ReturnType<typeof startIngest>>;
 let home: string;
+let shortLived: string;
 let merchants = 0;
 const children: ChildProcess[] = [];
 
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'tally-client-'));
+  shortLived = await bundle(new URL('./testing/short-lived.ts', import.meta.url));
   ingest = await startIngest({ MAX_BODY_BYTES: '200000' });
 });
 afterAll(async () => {
@@ -28,6 +30,21 @@ afterAll(async () => {
 });
 
 const newMerchant = () => `merchant-${merchants++}`;
+
+/** Bundles a script so that it runs as a process of its own. */
+async function bundle(script: URL): Promise<string> {
+  const outfile = join(home, `${basename(script.pathname, '.ts')}.mjs`);
+  await build({
+    entryPoints: [script.pathname],
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    conditions: ['source'],
+    logLevel: 'silent',
+  });
+  return outfile;
+}
 
 function open(options: Partial<TallyOptions> = {}) {
   const rejected: Rejected[] = [];
@@ -71,6 +88,29 @@ describe('delivery', () => {
       cost: '9000',
       queries: '6000',
     });
+  });
+
+  test('counts fractions of a metric type by the scale of its meter, exactly', async () => {
+    const merchantId = newMerchant();
+    const admin = open().tally;
+    await admin.ingest.meters.create.mutate({
+      key: 'audio_minutes',
+      aggregation: 'SUM',
+      metricType: 'audio_minutes',
+      scale: 3,
+    });
+    const { rows } = await admin.ingest.meters.list.query();
+    const scales = Object.fromEntries(rows.flatMap((row) => (row.metricType ? [[row.metricType, row.scale]] : [])));
+    const { tally, rejected } = open({ scales });
+    for (let each = 0; each < 1000; each++) {
+      tally.record({ merchantId, metrics: { audio_minutes: '0.1' } });
+      tally.track({ merchantId, metricType: 'audio_minutes', by: '0.001' });
+    }
+    expect(tally.record({ merchantId, metrics: { audio_minutes: '0.0001' } })).toMatchObject({ code: 'INVALID_ENTRY' });
+    await Promise.all([admin.close(), tally.close()]);
+    expect(rejected).toEqual([]);
+    const { metrics } = await tally.ingest.usage.current.query({ merchantId });
+    expect(metrics).toMatchObject({ requests: '1000', audio_minutes: '101' });
   });
 
   test('loses and doubles nothing over random failures of the way', async () => {
@@ -334,44 +374,56 @@ describe('with a spool', () => {
     createSpool(options).close();
   });
 
-  const bundle = async (script: URL) => {
-    const outfile = join(home, `${basename(script.pathname, '.ts')}.mjs`);
-    await build({
-      entryPoints: [script.pathname],
-      outfile,
-      bundle: true,
-      platform: 'node',
-      format: 'esm',
-      conditions: ['source'],
-      logLevel: 'silent',
-    });
-    return outfile;
-  };
-
-  test('a process that ends without a word has sent all it recorded, or left it in the spool', async () => {
-    const script = await bundle(new URL('./testing/short-lived.ts', import.meta.url));
-    for (const [end, exits] of [
-      ['idle', [0, null]],
-      ['signal', [null, 'SIGTERM']],
-      ['exit', [0, null]],
-    ] as const) {
-      const merchantId = newMerchant();
-      const { directory } = spoolOf('batch');
-      const spooled = end === 'exit' ? directory : '';
-      const child = spawn(process.execPath, [script, ingest.url, ADMIN_KEY, merchantId, spooled, end], {
-        stdio: ['ignore', 'pipe', 'inherit'],
-      });
-      children.push(child);
-      const exited = once(child, 'exit');
-      await once(child.stdout, 'data');
-      if (end === 'signal') child.kill('SIGTERM');
-      expect(await exited).toEqual(exits);
-      if (spooled) {
-        const next = open({ spool: createSpool({ directory }) });
-        expect(await next.tally.close()).toMatchObject({ ok: true });
-      }
-      expect(await ingest.counted(merchantId)).toEqual({ requests: '500', queries: '1' });
+  /** Runs a process that records 500 events and a counter, then ends. Returns its exit and the lines it printed. */
+  async function runShortLived(merchantId: string, directory: string, promise: string, end: string) {
+    const args = [shortLived, ingest.url, ADMIN_KEY, merchantId, directory, promise, end];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+    children.push(child);
+    const exited = once(child, 'exit');
+    const lines: string[] = [];
+    for await (const line of createInterface({ input: child.stdout })) {
+      lines.push(line);
+      if (line === 'recorded' && end.endsWith('signal')) child.kill('SIGTERM');
     }
+    return { exit: await exited, lines };
+  }
+  const all = { requests: '500', queries: '1' };
+
+  test.each([
+    ['idle', [0, null]],
+    ['signal', [null, 'SIGTERM']],
+  ])('a process without a spool has sent all it recorded when it ends: %s', async (end, exits) => {
+    const merchantId = newMerchant();
+    expect(await runShortLived(merchantId, '', '', end)).toEqual({ exit: exits, lines: ['recorded'] });
+    expect(await ingest.counted(merchantId)).toEqual(all);
+  });
+
+  test.each([
+    ['batch', 'exit', 3],
+    ['batch', 'exit at signal', 3],
+    ['batch', 'exit in close', 3],
+    ['batch', 'uncaught', 1],
+    ['batch', 'rejection', 1],
+    ['overflow', 'exit in close', 3],
+    ['overflow', 'uncaught', 1],
+    ['record', 'exit at signal', 3],
+  ] as const)('a spool (%s) keeps what a process recorded that ends at once: %s', async (promise, end, code) => {
+    const merchantId = newMerchant();
+    const { directory } = spoolOf(promise);
+    const ended = await runShortLived(merchantId, directory, promise, end);
+    expect(ended).toEqual({ exit: [code, null], lines: ['recorded'] });
+    const next = open({ spool: createSpool({ directory, promise }) });
+    expect(await next.tally.close()).toMatchObject({ ok: true });
+    expect(await ingest.counted(merchantId)).toEqual(all);
+  });
+
+  test.each(['exit', 'uncaught'])('a process without a spool names what it loses when it ends: %s', async (end) => {
+    const merchantId = newMerchant();
+    const { lines } = await runShortLived(merchantId, '', '', end);
+    const records = lines.slice(1).map((line) => /^UNSENT (\d+)$/.exec(line)?.[1]);
+    expect(records).toHaveLength(10);
+    expect(records.reduce((sum, each) => sum + Number(each), 0)).toBe(501);
+    expect(await ingest.counted(merchantId)).toEqual({});
   });
 
   test('a producer killed at any moment doubles nothing, and loses no more than its spool says', async () => {

@@ -48,8 +48,11 @@ export type Delivery = {
   flush(deadlineMs: number): Promise<number>;
   /** Flushes, then stops. Returns the number of entries left in the spool, and those that are in no spool. */
   close(deadlineMs: number): Promise<{ spooled: number; unsent: Item[] }>;
-  /** Writes what is in memory to the spool, synchronously. Returns false without a spool or where the disk refuses. */
-  saveToSpool(): boolean;
+  /**
+   * For a process that ends now: writes what is in memory to the spool, synchronously. Returns what is lost without one;
+   * some of it may be stored all the same, if a request is under way.
+   */
+  saveNow(): Item[];
 };
 
 /** `asked`: the server named the pause. `keyRejected`: the pause after a 401 or 403. */
@@ -328,6 +331,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     }
   }
 
+  /** Writes what is in memory to the spool, synchronously. Returns false where it is in no spool afterwards. */
   function saveToSpool(): boolean {
     if (!sealer) return false;
     try {
@@ -337,9 +341,12 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       return true;
     } catch (error) {
       spoolFailed(error);
-      return false;
+      return spool!.promise === 'record';
     }
   }
+
+  const itemsInMemory = (batches: Iterable<Batch>): Item[] =>
+    [...batches].flatMap(({ source }) => ('groups' in source ? itemsOf(source.groups) : []));
 
   function spooled(): number {
     return [...ready, ...inFlight].reduce((sum, { source, entries }) => sum + ('ref' in source ? entries : 0), 0);
@@ -372,16 +379,17 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       clearTimeout(timer);
       for (const { wake } of sleepers) wake();
       await sealRun;
-      const kept = saveToSpool() || spool?.promise === 'record';
+      const kept = saveToSpool();
       const left = spooled();
       attempts.abort();
       // A fetch that does not mind being aborted is not waited for.
       await within(Promise.all(running), performance.now() + 1000);
-      const inMemory = ready.flatMap(({ source }) => ('groups' in source ? itemsOf(source.groups) : []));
-      return { spooled: left, unsent: kept ? [] : [...unsent, ...inMemory] };
+      return { spooled: left, unsent: kept ? [] : [...unsent, ...itemsInMemory(ready)] };
     },
 
-    saveToSpool,
+    saveNow() {
+      return saveToSpool() ? [] : [...unsent, ...itemsInMemory([...inFlight, ...ready]), ...itemsOf(merger.take())];
+    },
   };
 }
 

@@ -1,8 +1,12 @@
 /**
- * An amount of a metric type: a whole number (number, bigint or decimal string) from 0 to 10^15. `cost` is USD as a
- * decimal string with at most 9 decimals, never a number: money does not go through a float here.
+ * An amount of a metric type, from 0 to 10^15 units: a whole number (number, bigint or decimal string), or a decimal
+ * string with as many decimals as the type's scale (option `scales`). `cost` is USD as a decimal string with at most 9
+ * decimals, never a number: money does not go through a float here.
  */
 export type Amount = string | number | bigint;
+
+/** Decimals by metric type, each 0 to 9: the scales of the meters that Tally has. `cost` always has 9. */
+export type Scales = { readonly [metricType: string]: number };
 
 /** Usage of one call, or of `count` calls. */
 export type RecordInput = {
@@ -57,16 +61,35 @@ export const MAX_METRICS = 32;
 const ZERO = 48;
 const POINT = 46;
 const COST_DECIMALS = 9;
-const NANO = 1e9;
+const UNITS_OF_ONE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9] as const;
 
-/** The amount in units (cost: nano-USD) as an exact whole number; -1 when it is none or too large. */
-export function unitsOf(metricType: string, value: unknown): number {
-  const isCost = metricType === 'cost';
-  if (typeof value === 'string') return isCost ? nanosOf(value) : wholeOf(value, value.length);
-  if (isCost) return -1;
-  if (typeof value === 'number') return Number.isInteger(value) && value >= 0 && value <= MAX_UNITS ? value : -1;
-  if (typeof value === 'bigint') return value >= 0n && value <= BigInt(MAX_UNITS) ? Number(value) : -1;
-  return -1;
+/** Units of the amount 1 at a scale of 0 to 9. */
+export const unitsOfOne = (scale: number): number => UNITS_OF_ONE[scale]!;
+
+/** Returns the function that tells the scale of a metric type. Throws a TypeError where `scales` is not usable. */
+export function scaleReader(scales: Scales = {}): (metricType: string) => number {
+  const known = new Map(Object.entries(scales));
+  for (const [metricType, scale] of known) {
+    if (!METRIC_TYPE.test(metricType)) throw new TypeError(`scales: ${metricType} is not a metric type`);
+    if (!Number.isInteger(scale) || UNITS_OF_ONE[scale] === undefined) {
+      throw new TypeError(`scales.${metricType}: Expected a whole number from 0 to 9, not ${String(scale)}`);
+    }
+    if (metricType === 'cost' && scale !== COST_DECIMALS) throw new TypeError('scales.cost: it is always 9');
+  }
+  known.set('cost', COST_DECIMALS);
+  return (metricType) => known.get(metricType) ?? 0;
+}
+
+/** Returns the amount as an exact whole number of units; -1 if it is none of this scale, or too large. */
+export function unitsOf(metricType: string, value: unknown, scale: number): number {
+  if (typeof value === 'string') return scale === 0 ? wholeOf(value, value.length) : decimalOf(value, scale);
+  if (metricType === 'cost') return -1;
+  const most = MAX_UNITS / unitsOfOne(scale);
+  const fits =
+    typeof value === 'number'
+      ? Number.isInteger(value) && value >= 0 && value <= most
+      : typeof value === 'bigint' && value >= 0n && value <= most;
+  return fits ? Number(value) * unitsOfOne(scale) : -1;
 }
 
 /** Reads the digits before `end`: at most 16, so that nothing is rounded that is not too large anyway. */
@@ -82,31 +105,32 @@ function wholeOf(text: string, end: number): number {
   return whole <= MAX_UNITS ? whole : -1;
 }
 
-function nanosOf(text: string): number {
+function decimalOf(text: string, scale: number): number {
   let point = 0;
   while (point < text.length && text.charCodeAt(point) !== POINT) point++;
   const whole = wholeOf(text, point);
-  if (whole < 0 || whole > MAX_UNITS / NANO) return -1;
-  if (point === text.length) return whole * NANO;
+  const one = unitsOfOne(scale);
+  if (whole < 0 || whole > MAX_UNITS / one) return -1;
+  if (point === text.length) return whole * one;
   const decimals = text.length - point - 1;
-  if (decimals < 1 || decimals > COST_DECIMALS) return -1;
+  if (decimals < 1 || decimals > scale) return -1;
   let fraction = 0;
   for (let at = point + 1; at < text.length; at++) {
     const digit = text.charCodeAt(at) - ZERO;
     if (digit < 0 || digit > 9) return -1;
     fraction = fraction * 10 + digit;
   }
-  const nanos = whole * NANO + fraction * 10 ** (COST_DECIMALS - decimals);
-  return nanos <= MAX_UNITS ? nanos : -1;
+  const units = whole * one + fraction * unitsOfOne(scale - decimals);
+  return units <= MAX_UNITS ? units : -1;
 }
 
-/** Prints units as the decimal that the contract wants. */
-export function printUnits(metricType: string, units: number): string {
-  if (metricType !== 'cost') return String(units);
-  const fraction = units % NANO;
-  const whole = String((units - fraction) / NANO);
+/** Prints units of a scale as the decimal that the contract wants. */
+export function printUnits(units: number, scale: number): string {
+  if (scale === 0) return String(units);
+  const fraction = units % unitsOfOne(scale);
+  const whole = String((units - fraction) / unitsOfOne(scale));
   if (fraction === 0) return whole;
-  return `${whole}.${String(fraction).padStart(COST_DECIMALS, '0').replace(/0+$/, '')}`;
+  return `${whole}.${String(fraction).padStart(scale, '0').replace(/0+$/, '')}`;
 }
 
 const TIME = /^(\d{4}-\d{2}-\d{2})T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
@@ -202,12 +226,24 @@ export function checkMetricType(metricType: unknown): Refusal | undefined {
   return undefined;
 }
 
-export function refuseAmount(field: string, metricType: string): Refusal {
-  const rule =
-    metricType === 'cost'
-      ? 'USD from 0 to 1,000,000 as a decimal string with at most 9 decimals, such as "0.0023"'
-      : 'a whole number from 0 to 10^15';
-  return refusal('INVALID_ENTRY', `${field.slice(0, 72)}: Expected ${rule}`);
+const FRACTION = /^\d+\.(\d{1,9})$/;
+
+/** Says what an amount of a metric type must be. For a fraction of a type without a scale, says how to declare one. */
+export function refuseAmount(field: string, metricType: string, value: unknown, scale: number): Refusal {
+  if (metricType === 'cost') {
+    const rule = 'USD from 0 to 1,000,000 as a decimal string with at most 9 decimals, such as "0.0023"';
+    return refusal('INVALID_ENTRY', `${field}: Expected ${rule}`);
+  }
+  if (scale > 0) {
+    const rule = `0 to 10^${15 - scale} as a decimal string with at most ${scale} decimals, the scale of ${metricType}`;
+    return refusal('INVALID_ENTRY', `${field}: Expected ${rule}`);
+  }
+  const decimals = FRACTION.exec(String(value))?.[1]?.length;
+  const remedy =
+    decimals === undefined
+      ? ''
+      : `. For fractions create a meter with metricType ${metricType} and scale ${decimals} or more, and give createTally that scale, such as scales: { ${metricType}: ${decimals} }`;
+  return refusal('INVALID_ENTRY', `${field}: Expected a whole number from 0 to 10^15${remedy}`);
 }
 
 function checkId(id: unknown): Refusal | undefined {

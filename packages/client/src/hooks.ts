@@ -2,8 +2,8 @@ export type Hooked = {
   readonly pending: boolean;
   flush(): Promise<unknown>;
   close(options?: { deadlineMs: number }): Promise<unknown>;
-  /** Writes what is in memory to the spool, without waiting. */
-  saveToSpool(): void;
+  /** Saves what is in memory, without waiting. */
+  save(): void;
 };
 
 type Listener = (...args: never[]) => void;
@@ -19,8 +19,8 @@ const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
 /**
  * Flushes the queue when the process ends: at SIGTERM and SIGINT (within the deadline, then the signal ends the process
- * unless others listen to it too), when nothing is left to do, and at `process.exit()` into the spool. Does nothing
- * outside Node. Returns a function that removes the hooks.
+ * unless others listen to it too), and when nothing is left to do. Saves it at `process.exit()`, at an uncaught exception
+ * and at an unhandled rejection. Does nothing outside Node. Returns a function that removes the hooks.
  */
 export function installHooks(hooked: Hooked): () => void {
   const { process } = globalThis as unknown as { process?: Process };
@@ -35,7 +35,7 @@ export function installHooks(hooked: Hooked): () => void {
       void hooked.close({ deadlineMs: 0 });
     }
   };
-  const exit = () => hooked.saveToSpool();
+  const exit = () => hooked.save();
   const signals = SIGNALS.map((signal) => {
     const listener = () => {
       void hooked.close().then(() => {

@@ -1,14 +1,16 @@
-import { type CheckedEntry, UsageEntry } from '@tally/contracts';
+import { type CheckedEntry, MAX_ENTRY_UNITS, parseQuantity, UsageEntry } from '@tally/contracts';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { RecordInput } from './entry.ts';
+import { type RecordInput, type Scales, scaleReader } from './entry.ts';
 import { createMerger, printGroup } from './merge.ts';
 
 const NOON = Date.parse('2026-11-22T12:00:00Z');
 
-function merger(merge = true) {
+const SCALES = { minutes: 3, nanos: 9 };
+
+function merger(merge = true, scales: Scales = SCALES) {
   let ids = 0;
-  return createMerger({ merge, newId: () => `id-${ids++}`, admit: () => undefined });
+  return createMerger({ merge, scaleOf: scaleReader(scales), newId: () => `id-${ids++}`, admit: () => undefined });
 }
 
 const amount = fc.oneof(
@@ -20,12 +22,16 @@ const amount = fc.oneof(
 const cost = fc
   .tuple(fc.integer({ min: 0, max: 999_999 }), fc.string({ unit: fc.constantFrom(...'0123456789'), maxLength: 9 }))
   .map(([whole, fraction]) => (fraction === '' ? String(whole) : `${whole}.${fraction}`));
+const minutes = fc
+  .tuple(fc.integer({ min: 0, max: 1e12 - 1 }), fc.integer({ min: 0, max: 999 }))
+  .map(([whole, thousandths]) => `${whole}.${String(thousandths).padStart(3, '0')}`);
+const nanos = fc.oneof(fc.constantFrom('0.1', '0.000000001', '999999.999999999'), fc.integer({ min: 0, max: 1e6 }));
 const few = (...names: string[]) => fc.constantFrom(undefined, '', 'unknown', ...names);
 
 const entry: fc.Arbitrary<RecordInput> = fc.record({
   merchantId: fc.constantFrom('m1', 'm2'),
   time: fc.integer({ min: 0, max: 3_000_000 }).map((ms) => NOON + ms),
-  metrics: fc.record({ prompt_tokens: amount, completion_tokens: amount, cost, images: amount }, { requiredKeys: [] }),
+  metrics: fc.record({ prompt_tokens: amount, cost, images: amount, minutes, nanos }, { requiredKeys: [] }),
   userId: few('u1', 'u2'),
   apiKey: few('k'),
   model: few('gpt', 'claude', 'g', 'pt'),
@@ -54,7 +60,7 @@ function sums(entries: readonly CheckedEntry[]): Map<string, bigint> {
     add('calls', BigInt(count ?? 1));
     for (const [type, text] of Object.entries(metrics)) {
       const [whole, fraction = ''] = text.split('.');
-      add(type, type === 'cost' ? BigInt(whole!) * 10n ** 9n + BigInt(fraction.padEnd(9, '0')) : BigInt(text));
+      add(type, BigInt(whole!) * 10n ** 9n + BigInt(fraction.padEnd(9, '0')));
     }
   }
   return result;
@@ -75,9 +81,25 @@ describe('merging', () => {
     expect(merger().record({ merchantId: 'm', metrics: cost }, NOON)?.message).toBe(`metrics.cost: ${money}`);
     expect(merger().track({ merchantId: 'm', metricType: 'cost', by: 1 }, NOON)?.message).toBe(`by: ${money}`);
     const whole = 'Expected a whole number from 0 to 10^15';
-    const metrics = { images: 0.5 };
-    expect(merger().record({ merchantId: 'm', metrics }, NOON)?.message).toBe(`metrics.images: ${whole}`);
+    const declare =
+      'For fractions create a meter with metricType images and scale 2 or more, and give createTally that scale, such as scales: { images: 2 }';
+    const metrics = { images: '0.25' };
+    expect(merger().record({ merchantId: 'm', metrics }, NOON)?.message).toBe(`metrics.images: ${whole}. ${declare}`);
     expect(merger().track({ merchantId: 'm', metricType: 'images', by: -1 }, NOON)?.message).toBe(`by: ${whole}`);
+    const scaled = 'Expected 0 to 10^12 as a decimal string with at most 3 decimals, the scale of minutes';
+    for (const by of ['0.1234', 0.5, '1000000000000.001'])
+      expect(merger().track({ merchantId: 'm', metricType: 'minutes', by }, NOON)?.message).toBe(`by: ${scaled}`);
+  });
+
+  test('rejects scales that no meter can have', () => {
+    for (const [scales, problem] of [
+      [{ minutes: 10 }, 'scales.minutes: Expected a whole number from 0 to 9, not 10'],
+      [{ minutes: '3' as never }, 'scales.minutes: Expected a whole number from 0 to 9, not 3'],
+      [{ Minutes: 3 }, 'scales: Minutes is not a metric type'],
+      [{ cost: 2 }, 'scales.cost: it is always 9'],
+    ] as const)
+      expect(() => scaleReader(scales)).toThrow(problem);
+    expect(scaleReader({ cost: 9, requests: 0 })('cost')).toBe(9);
   });
 
   test('conserves every sum exactly, whatever the order of the records', () => {
@@ -164,6 +186,14 @@ describe('merging', () => {
     });
     expect(plain!.kind).toBe('record');
   });
+
+  test('counts one for a counter with a scale that names no amount', () => {
+    const open = merger();
+    open.track({ merchantId: 'm', metricType: 'minutes' }, NOON);
+    open.track({ merchantId: 'm', metricType: 'minutes', by: '0.125' }, NOON);
+    open.track({ merchantId: 'm', metricType: 'minutes', by: 2n }, NOON);
+    expect(JSON.parse(printGroup(open.take()[0]!))).toMatchObject({ by: '3.125' });
+  });
 });
 
 describe('checking', () => {
@@ -205,6 +235,8 @@ describe('checking', () => {
 
   test('takes exactly the entries that the contract takes', () => {
     const reserved = new Set(['requests', 'failed_requests', 'total_tokens']);
+    const scale = fc.integer({ min: 0, max: 9 });
+    const scales = fc.record({ prompt_tokens: scale, a1_: scale }, { requiredKeys: [] });
     const strange = fc.record({
       merchantId: fc.oneof({ weight: 3, arbitrary: fc.constant('m') }, { weight: 1, arbitrary: name }),
       id: maybe(name),
@@ -219,8 +251,12 @@ describe('checking', () => {
       properties: maybe(fc.dictionary(name, fc.oneof(name, fc.double(), fc.boolean()), { maxKeys: 3 })),
     });
     fc.assert(
-      fc.property(strange, (input) => {
-        // Unlike the contract, the client takes whole numbers beyond 2^53, and no number for money.
+      fc.property(strange, scales, (input, known) => {
+        const isOfScale = (type: string, amount: unknown) => {
+          const units = parseQuantity(type, String(amount), (name) => known[name as keyof typeof known] ?? 0);
+          return units !== undefined && units <= MAX_ENTRY_UNITS;
+        };
+        // Unlike the contract, the client takes whole numbers beyond 2^53, no number for money, and knows the scales.
         const metrics = Object.fromEntries(
           Object.entries(input.metrics).map(([type, value]) => [type, Number.isInteger(value) ? String(value) : value]),
         );
@@ -228,8 +264,8 @@ describe('checking', () => {
           typeof input.metrics.cost !== 'number' &&
           UsageEntry.safeParse({ ...input, id: input.id ?? 'x', metrics }).success &&
           input.id?.trim() !== '' &&
-          !Object.keys(metrics).some((type) => reserved.has(type));
-        expect(merger().record(input as never, NOON) === undefined).toBe(expected);
+          Object.entries(metrics).every(([type, amount]) => !reserved.has(type) && isOfScale(type, amount));
+        expect(merger(true, known).record(input as never, NOON) === undefined).toBe(expected);
       }),
       { numRuns: 300 },
     );

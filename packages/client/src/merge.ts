@@ -13,6 +13,7 @@ import {
   type TrackInput,
   timeOf,
   unitsOf,
+  unitsOfOne,
 } from './entry.ts';
 
 /** Entries summed into one: what will be sent under one id. `''` stands for a dimension that is not known. */
@@ -32,6 +33,8 @@ export type Group = {
   /** What it takes in memory, roughly. */
   readonly bytes: number;
   readonly types: string[];
+  /** The scale of each type: how many decimals a unit stands for. */
+  readonly scales: number[];
   /** Units; whole numbers of at most 10^15, so that adding two of them is exact in a double. */
   readonly sums: number[];
   /** Calls that the sum stands for. */
@@ -45,6 +48,8 @@ export type Kind = 'record' | 'track';
 
 export type MergerOptions = {
   merge: boolean;
+  /** Returns the decimals of a metric type. */
+  scaleOf(metricType: string): number;
   newId(): string;
   /** Asked before a group is opened; a refusal refuses the record. */
   admit(bytes: number): Refusal | undefined;
@@ -72,7 +77,7 @@ const GOLDEN = 0x9e37_79b1;
  * Sums entries that share merchant, 15-minute bucket, status and dimensions. A group that would pass the limit of one
  * entry is left as it is and a new one begun, so sums need no more than a double's whole numbers.
  */
-export function createMerger({ merge, newId, admit, log }: MergerOptions): Merger {
+export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOptions): Merger {
   // The exact way is the map; the slots before it spare the building of its key for groups met a moment ago.
   const groups = new Map<string, Group>();
   const slots: (Group | undefined)[] = new Array(SLOTS).fill(undefined);
@@ -110,8 +115,9 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
           newTypes.push(type);
         }
       }
-      const amount = unitsOf(type, value);
-      if (amount < 0) return refuseAmount(`metrics.${type}`, type);
+      const scale = group?.scales[place] ?? scaleOf(type);
+      const amount = unitsOf(type, value, scale);
+      if (amount < 0) return refuseAmount(`metrics.${type}`, type, value, scale);
       if (group !== undefined && place < group.sums.length && group.sums[place]! + amount > MAX_UNITS) fits = false;
       units[read] = amount;
       places[read] = place;
@@ -189,6 +195,7 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
         properties: entry.properties === undefined ? undefined : { ...entry.properties },
         bytes: size,
         types: [],
+        scales: [],
         sums: [],
         calls: 0,
         records: 0,
@@ -201,6 +208,7 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
     if (slot >= 0) slots[slot] = group;
     for (let at = 0; at < newTypes.length; at++) {
       group.types.push(newTypes[at]!);
+      group.scales.push(scaleOf(newTypes[at]!));
       group.sums.push(0);
     }
     for (let at = 0; at < read; at++) group.sums[places[at]!]! += units[at]!;
@@ -218,8 +226,9 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
         return refusal('INVALID_ENTRY', 'time: Expected ISO 8601 with its zone, or milliseconds since 1970');
       }
     }
-    const amount = call.by === undefined && call.metricType !== 'cost' ? 1 : unitsOf(call.metricType, call.by ?? '1');
-    if (amount < 0) return refuseAmount('by', call.metricType);
+    const scale = scaleOf(call.metricType);
+    const amount = call.by === undefined ? unitsOfOne(scale) : unitsOf(call.metricType, call.by, scale);
+    if (amount < 0) return refuseAmount('by', call.metricType, call.by, scale);
     const bucket = Math.floor(time / QUARTER_HOUR_MS);
     const mergeable = merge && call.id === undefined;
     let slot = -1;
@@ -274,6 +283,7 @@ export function createMerger({ merge, newId, admit, log }: MergerOptions): Merge
         properties: undefined,
         bytes: GROUP_BYTES,
         types: [call.metricType],
+        scales: [scale],
         sums: [0],
         calls: 0,
         records: 0,
@@ -318,12 +328,12 @@ export function printGroup(group: Group): string {
   const time = new Date(group.time).toISOString();
   if (group.kind === 'track') {
     const metricType = group.types[0]!;
-    const by = printUnits(metricType, group.sums[0]!);
+    const by = printUnits(group.sums[0]!, group.scales[0]!);
     return JSON.stringify({ id: group.id, merchantId: group.merchantId, metricType, by, time });
   }
   const metrics: Record<string, string> = {};
   for (let at = 0; at < group.types.length; at++)
-    metrics[group.types[at]!] = printUnits(group.types[at]!, group.sums[at]!);
+    metrics[group.types[at]!] = printUnits(group.sums[at]!, group.scales[at]!);
   return JSON.stringify({
     id: group.id,
     merchantId: group.merchantId,

@@ -6,9 +6,17 @@ import {
   type EngineClient,
   type IngestClient,
 } from '@tally/contracts/client';
-import { type AttemptError, createAttempts } from './attempt.ts';
+import { type AttemptError, createAttempts, type Item } from './attempt.ts';
 import { type Backoff, createDelivery, type Delivery } from './delivery.ts';
-import { type RecordInput, type Refusal, refusal, type Taken, type TrackInput } from './entry.ts';
+import {
+  type RecordInput,
+  type Refusal,
+  refusal,
+  type Scales,
+  scaleReader,
+  type Taken,
+  type TrackInput,
+} from './entry.ts';
 import { installHooks } from './hooks.ts';
 import { createMerger, type Kind } from './merge.ts';
 import type { Spool } from './spool/spool.ts';
@@ -21,6 +29,12 @@ export type TallyOptions = {
   /** Where metrics-engine and analytics-api listen, for `tally.engine` and `tally.analytics`. Default: `url`. */
   engineUrl?: string;
   analyticsUrl?: string;
+  /**
+   * Decimals of the metric types that have a meter with a scale, such as `{ audio_minutes: 3 }`; other types, but `cost`,
+   * take whole numbers only. `meters.list` has the scales; they never change. Amounts with more decimals are rejected,
+   * never rounded.
+   */
+  scales?: Scales;
   /**
    * Default true: entries without an id of their own that share merchant, 15-minute bucket, status, dimensions and
    * properties are summed into one entry with a `count`; sums and counts are exact, the single calls are no longer told
@@ -59,16 +73,18 @@ export type TallyOptions = {
   /** Pauses after failures, with full jitter; `Retry-After` is waited for at least. Default 100 ms, 30 s, 30 s. */
   backoff?: Partial<Backoff>;
   /**
-   * Told of each entry that was taken and will not be counted: refused by the server for its own sake, or left unsent
-   * by `close` without a spool (code UNSENT; it may have been stored all the same, so send it again only under its id).
+   * Told of each entry that was taken and will not be counted: refused by the server for its own sake, or left unsent by
+   * `close` or the end of the process without a spool (code UNSENT; it may have been stored all the same, so send it
+   * again only under its id). At the end of the process only synchronous work is done.
    * Default: a line on standard error.
    */
   onRejected?(rejected: Rejected): void;
   /** Told of each failed request and of a spool that fails; nothing is lost by it. Default: a line on standard error for each new kind. */
   onError?(error: AttemptError): void;
   /**
-   * Default true where there is a Node process: flush at SIGTERM, SIGINT and when nothing is left to do, spool at
-   * `process.exit()`. After a signal the process ends as it would have, unless others listen for it too.
+   * Default true where there is a Node process: flush at SIGTERM, SIGINT and when nothing is left to do. At
+   * `process.exit()`, an uncaught exception or an unhandled rejection, write what is queued to the spool, also while
+   * `close` is under way. After a signal the process ends as it would have, unless others listen for it too.
    */
   hooks?: boolean;
   /** How long `close` and the hooks may take, default 10,000 ms. */
@@ -160,6 +176,7 @@ export function createTally(options: TallyOptions): Tally {
 
   const merger = createMerger({
     merge,
+    scaleOf: scaleReader(options.scales),
     newId: () => `${prefix}-${(ids++).toString(36)}`,
     admit(bytes) {
       const { memory } = delivery;
@@ -231,6 +248,10 @@ export function createTally(options: TallyOptions): Tally {
     if (merger.size > 0) delivery.schedule();
   }
 
+  function rejectUnsent(items: readonly Item[], message: string): void {
+    for (const { json, records } of items) onRejected({ entry: JSON.parse(json), code: 'UNSENT', message, records });
+  }
+
   function count(result: Refusal | undefined): Taken {
     if (result === undefined) {
       recorded++;
@@ -268,10 +289,7 @@ export function createTally(options: TallyOptions): Tally {
       closing ??= (async () => {
         const { spooled, unsent } = await delivery.close(deadlineMs);
         removeHooks();
-        for (const { json, records } of unsent) {
-          const message = 'The client was closed before it could be sent.';
-          onRejected({ entry: JSON.parse(json), code: 'UNSENT', message, records });
-        }
+        rejectUnsent(unsent, 'The client was closed before it could be sent.');
         spool?.close();
         return { ok: unsent.length === 0 && spooled === 0, spooled, unsent: unsent.length };
       })();
@@ -310,9 +328,7 @@ export function createTally(options: TallyOptions): Tally {
           },
           flush: () => tally.flush({ deadlineMs: closeDeadlineMs }),
           close: (closeOptions) => tally.close(closeOptions),
-          saveToSpool() {
-            if (closing === undefined) delivery.saveToSpool();
-          },
+          save: () => rejectUnsent(delivery.saveNow(), 'The process ended before it could be sent.'),
         });
 
   const clients: { ingest?: IngestClient; engine?: EngineClient; analytics?: AnalyticsClient } = {};

@@ -66,10 +66,27 @@ const DocumentRow = Amounts.extend({
 });
 export type DocumentRow = z.infer<typeof DocumentRow>;
 
+/** 10,000 rows with all fields; checking more would hold up other callers for over 50 ms. */
+const MAX_ROWS = 10_000;
+export const MAX_ROW_ITEMS = 120_000;
+
+/** The rows of a closed day of another system. */
+export const DayRows = z.strictObject({ date: Day, rows: z.array(DocumentRow).min(1).max(MAX_ROWS) });
+export type DayRows = z.infer<typeof DayRows>;
+
+/** What was not counted, and why. Without `row`: nothing of the day was. */
+export const RejectedRow = z.object({
+  date: StoredDay,
+  row: z.number().int().optional(),
+  code: z.string(),
+  message: z.string(),
+});
+export type RejectedRow = z.infer<typeof RejectedRow>;
+
 /** A closed day of another system's `daily_usage_cache`. */
 export const DayDocument = z.object({
   date: Day,
-  raw_data: z.array(DocumentRow).max(10_000).nullish(),
+  raw_data: z.array(DocumentRow).max(MAX_ROWS).nullish(),
   aggregated_by_user: Grouping,
   aggregated_by_model: Grouping,
   aggregated_by_provider: Grouping,
@@ -101,15 +118,14 @@ export const days = {
     output: DayState.extend({ byUser: Groups, byModel: Groups, byProvider: Groups }),
   }),
   /**
-   * Takes in days of another system. Rows with all dimensions become entries whose ids come from their dimensions, so
+   * Imports days of another system. Rows with all dimensions become entries whose ids come from their dimensions, so
    * doing it again, also after a crash half-way, adds nothing. A day of more rows than a call takes may come in several
    * calls, with rows of the same dimensions in one. A document with only flat sums stays a document: it answers its own
    * groupings.
    */
   import: mutation({
     summary: 'Imports day snapshots of another system.',
-    // 10,000 rows with all fields; checking more would hold up other callers for over 50 ms.
-    maxItems: 120_000,
+    maxItems: MAX_ROW_ITEMS,
     access: 'admin',
     platform: true,
     input: z.strictObject({
@@ -129,9 +145,7 @@ export const days = {
       /** Days that stay documents. */
       kept: z.object({ days: z.number().int() }),
       /** What was not taken in, and why; at most 100. Of a day without `row` nothing was. */
-      rejected: z.array(
-        z.object({ date: StoredDay, row: z.number().int().optional(), code: z.string(), message: z.string() }),
-      ),
+      rejected: z.array(RejectedRow),
     }),
   }),
   /** The days of a range that have usage or a document. */

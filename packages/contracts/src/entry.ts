@@ -6,12 +6,6 @@ import { Time } from './time.ts';
 /** The largest batch of `usage.record`. */
 export const MAX_BATCH = 1000;
 
-/** Metric types that Tally derives itself; an entry that sends one is rejected. */
-export const RESERVED_METRICS: readonly string[] = ['requests', 'failed_requests', 'total_tokens'];
-
-/** What every LLM entry has, kept by all dimensions. */
-export const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
-
 /** A merchant: any name that looks like itself, such as an e-mail address or a URL. */
 export const MerchantId = name(128, 128)
   .refine((value) => value.length > 0, 'Expected at least 1 character')

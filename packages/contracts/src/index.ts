@@ -60,17 +60,16 @@ export {
   type MetricSourceFields,
   MetricVisibility,
 } from './custom.ts';
-export type { Amount, Amounts, DayDocument, DocumentRow } from './days.ts';
+export { readAmounts } from './day-amounts.ts';
+export type { DayDocument, DayRows, DocumentRow, RejectedRow } from './days.ts';
 export { type EngineRouter, engine } from './engine.ts';
 export {
   type CheckedEntry,
   Dimension,
   isMissingId,
   MAX_BATCH,
-  MEASURES,
   MerchantId,
   MetricType,
-  RESERVED_METRICS,
   UsageEntry,
 } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
@@ -89,6 +88,7 @@ export {
   StoredEntry,
 } from './ingest.ts';
 export { LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
+export { DIMENSIONS, isMeasure, MEASURES, type Measure, RESERVED_METRICS, STATED_MEASURES } from './measures.ts';
 export {
   BUILT_IN_METERS,
   EVENT_TYPE_PROPERTY,

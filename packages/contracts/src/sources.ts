@@ -1,5 +1,7 @@
 import { z } from 'zod';
-import { type Endpoint, query } from './contract.ts';
+import { type Endpoint, mutation, query } from './contract.ts';
+import { DayRows, MAX_ROW_ITEMS, RejectedRow } from './days.ts';
+import { MerchantId } from './entry.ts';
 import { LITELLM_PATHS } from './litellm.ts';
 import { text } from './text.ts';
 import { StoredTime } from './time.ts';
@@ -52,6 +54,26 @@ export const sources = {
       .strictObject({ source: text(100).optional(), limit: z.number().int().min(1).max(1000).default(100) })
       .prefault({}),
     output: z.object({ rows: z.array(SourceRejection), nextCursor: z.null() }),
+  }),
+  /**
+   * Counts the rows of day snapshots for `days.import` of analytics-api. Ids of entries come from dimensions, so the same rows
+   * again add nothing. A day of which a row cannot be read is not counted at all.
+   */
+  importDays: mutation({
+    summary: 'Counts the rows of day snapshots of another system.',
+    maxItems: MAX_ROW_ITEMS,
+    access: 'internal',
+    platform: true,
+    input: z.strictObject({
+      days: z.array(DayRows).min(1).max(366),
+      /** Whose usage rows without a merchant are. */
+      merchantId: MerchantId.optional(),
+    }),
+    output: z.object({
+      accepted: z.number().int(),
+      duplicates: z.number().int(),
+      rejected: z.array(RejectedRow),
+    }),
   }),
 } as const;
 

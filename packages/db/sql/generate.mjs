@@ -1,9 +1,8 @@
 import { writeFile } from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
+import { DIMENSIONS, MEASURES } from '@tally/contracts';
 
-/** The measures of every rollup. Their list is here, and every statement that repeats it is written from here. */
-const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
-const DIMENSIONS = ['user_id', 'api_key', 'model', 'provider'];
+// Writes every statement that repeats the measures or the dimensions, from their lists in contracts.
 
 /** Rollups that the counting transaction adds to. */
 const FINEST = {

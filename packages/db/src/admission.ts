@@ -1,12 +1,11 @@
-import type { Day } from '@tally/contracts';
+import { type Day, DIMENSIONS } from '@tally/contracts';
 import { z } from 'zod';
 import type { JournalLine } from './journal-line.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
 /** The dimensions in the order of their bits and of `usage_admitted_values.dimension`. */
-export const DIMENSION_COLUMNS = ['user_id', 'api_key', 'model', 'provider'] as const;
-export type DimensionColumn = (typeof DIMENSION_COLUMNS)[number];
+export type DimensionColumn = (typeof DIMENSIONS)[number];
 
 type Values = Pick<JournalLine, 'merchant_id' | 'date' | DimensionColumn>;
 
@@ -149,8 +148,8 @@ export function createAdmission(limit: number): Admission {
     for (let position = 0; position < lines.length; position++) {
       const [line, key] = [lines[position]!, keys[position]!];
       const day = batch.get(key)!;
-      for (let dimension = 0; dimension < DIMENSION_COLUMNS.length; dimension++) {
-        const value = line[DIMENSION_COLUMNS[dimension]!];
+      for (let dimension = 0; dimension < DIMENSIONS.length; dimension++) {
+        const value = line[DIMENSIONS[dimension]!];
         if (value === undefined || value === '' || day.values[dimension]?.has(value)) continue;
         const name = partOf(key, dimension);
         const part = own.get(name) ?? wanted.get(name);
@@ -213,7 +212,7 @@ export function createAdmission(limit: number): Admission {
     predict(line) {
       const day = full.size === 0 ? undefined : full.get(keyOf(line));
       if (!day) return [];
-      return DIMENSION_COLUMNS.filter((name, dimension) => {
+      return DIMENSIONS.filter((name, dimension) => {
         const [value, set] = [line[name], day.values[dimension]];
         return value !== undefined && value !== '' && set !== undefined && set.size >= limit && !set.has(value);
       });
@@ -231,4 +230,4 @@ const weightOf = (day: Day4 | undefined): number =>
   day ? day.values.reduce((sum, set) => sum + (set?.size ?? 0), WEIGHT_OF_DAY) : 0;
 const keyOf = ({ merchant_id, date }: Values): string => `${merchant_id}\n${date}`;
 const partOf = (key: string, dimension: number): string => `${dimension} ${key}`;
-const namesOf = (bits: number): DimensionColumn[] => DIMENSION_COLUMNS.filter((_, bit) => bits & (1 << bit));
+const namesOf = (bits: number): DimensionColumn[] => DIMENSIONS.filter((_, bit) => bits & (1 << bit));

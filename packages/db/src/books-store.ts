@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
-import { type Executor, runSql } from './run-sql.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 
 /** One merchant, day and metric type in every book of Postgres; null where a book does not keep the type. */
 export type BookRow = MerchantDay & {
@@ -159,21 +159,16 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
     suspects: (merchantId, date, limit, transaction) =>
       runSql(transaction, 'suspects', [merchantId, date, limit], z.object({ id: z.string(), why: z.string() })),
     async staleTotals(limit) {
-      const rows = (await dataSource.query(
-        'select merchant_id, date from usage_stale_totals order by marked_at limit $1',
-        [limit],
-      )) as { merchant_id: string; date: Day }[];
+      const Row = z.object({ merchant_id: z.string(), date: DateText });
+      const rows = await runSql(dataSource, 'stale-totals', [limit], Row);
       return rows.map((row) => ({ merchantId: row.merchant_id, date: row.date }));
     },
     async settled({ merchantId, date }, before) {
-      await dataSource.query(
-        'delete from usage_stale_totals where merchant_id = $1 and date = $2 and marked_at <= $3',
-        [merchantId, date, before],
-      );
+      await dataSource.query(sql('settle-totals'), [merchantId, date, before]);
     },
     async now() {
-      const [row] = await dataSource.query('select clock_timestamp() as now');
-      return row.now;
+      const [row] = await runSql(dataSource, 'clock', [], z.object({ now: z.date() }));
+      return row!.now;
     },
   };
 }

@@ -133,7 +133,7 @@ test('whoever reads what changed has every number, in whatever order transaction
       for (let pages = 0; await copy.read(1_000); pages++) expect(pages).toBeLessThan(200);
       expect(copy.numbers).toEqual(await numbersOf(prefix));
     }),
-    { numRuns: Number(process.env.TALLY_FC_RUNS ?? 15) },
+    { numRuns: Number(process.env.FC_RUNS ?? 15) },
   );
 });
 

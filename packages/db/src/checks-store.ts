@@ -3,7 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { MerchantDay } from './journal-store.ts';
 import { DateText } from './rows.ts';
-import { runSql } from './run-sql.ts';
+import { runSql, sql } from './run-sql.ts';
 
 /** A merchant's day with how often it had changed when it was read. */
 export type DayVersion = MerchantDay & { changes: string };
@@ -34,7 +34,7 @@ export function createChecksStore(dataSource: DataSource): ChecksStore {
       await runSql(dataSource, 'mark-checked', values, z.unknown());
     },
     async forget(before) {
-      await dataSource.query('delete from usage_checks where date < $1', [before]);
+      await dataSource.query(sql('forget-checks'), [before]);
     },
   };
 }

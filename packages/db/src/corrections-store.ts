@@ -1,12 +1,13 @@
-import { type Day, TallyError, type Units as UnitsType } from '@tally/contracts';
+import { type Day, MEASURES, type Measure, TallyError, type Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
+import { AdjustmentEntity } from './entities/adjustment.ts';
 import { type Explained, filtersOf } from './events-store.ts';
 import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import { holdRolledUp } from './rolled-up.ts';
-import { DateText, MeasureRow, Moment, Units } from './rows.ts';
+import { DateText, Moment, Units } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 
 export type Dimensions = { userId: string; apiKey: string; model: string; provider: string };
@@ -39,39 +40,46 @@ const CountedRow = z.object({
   rolled_up: z.string().transform(Number),
 });
 
-const COLUMNS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
-
 const Row = z
   .object({
-    merchant_id: z.string(),
+    merchantId: z.string(),
     id: z.string(),
     date: DateText,
-    user_id: z.string(),
-    api_key: z.string(),
+    userId: z.string(),
+    apiKey: z.string(),
     model: z.string(),
     provider: z.string(),
-    ...MeasureRow,
+    requests: Units,
+    failedRequests: Units,
+    promptTokens: Units,
+    completionTokens: Units,
+    cost: Units,
     metrics: z.record(z.string(), Units).nullable(),
     reason: z.string(),
     actor: z.string(),
-    created_at: Moment,
-    all_adjustments: z.string().transform(Number),
+    createdAt: Moment,
   })
-  .transform((row): Adjustment & { all: number } => {
-    const own = COLUMNS.map((column): [string, UnitsType] => [column, row[column]]);
-    const amounts = [...own, ...Object.entries(row.metrics ?? {})].filter(([, units]) => units !== 0n);
+  .transform(({ userId, apiKey, model, provider, metrics, ...row }): Adjustment => {
+    const measures: [string, UnitsType][] = [
+      ['requests', row.requests],
+      ['failed_requests', row.failedRequests],
+      ['prompt_tokens', row.promptTokens],
+      ['completion_tokens', row.completionTokens],
+      ['cost', row.cost],
+    ];
+    const amounts = [...measures, ...Object.entries(metrics ?? {})].filter(([, units]) => units !== 0n);
     return {
       id: row.id,
-      merchantId: row.merchant_id,
+      merchantId: row.merchantId,
       date: row.date,
-      dimensions: { userId: row.user_id, apiKey: row.api_key, model: row.model, provider: row.provider },
+      dimensions: { userId, apiKey, model, provider },
       amounts: new Map(amounts),
       reason: row.reason,
       actor: row.actor,
-      createdAt: row.created_at,
-      all: row.all_adjustments,
+      createdAt: row.createdAt,
     };
   });
+const CountRow = z.object({ count: z.string().transform(Number) });
 
 /** Corrections: a number is never edited, it is adjusted, and says why and by whom. */
 export function createCorrectionsStore(
@@ -80,16 +88,17 @@ export function createCorrectionsStore(
   admission: Admission,
   meters: Pick<MeterRollups, 'adjusted'>,
 ): CorrectionsStore {
-  type Question = Partial<Explained> & { merchantId: string; id?: string; limit: number };
-  const find = ({ merchantId, startDate, endDate, id, metricTypes, limit, ...filters }: Question) => {
-    const chosen = [startDate ?? null, endDate ?? null, id ?? null, metricTypes ?? null];
-    return runSql(dataSource, 'adjustments', [merchantId, ...chosen, ...filtersOf(filters), limit], Row);
-  };
+  const recorded = dataSource.getRepository(AdjustmentEntity);
 
   return {
     async adjustments(number, limit) {
-      const rows = await find({ ...number, limit });
-      return { newest: rows.map(withoutCount).reverse(), count: rows[0]?.all ?? 0 };
+      const { merchantId, startDate, endDate, metricTypes, ...filters } = number;
+      const values = [merchantId, startDate, endDate, metricTypes, ...filtersOf(filters), limit];
+      const rows = await runSql(dataSource, 'adjustments', values, z.unknown());
+      return {
+        newest: rows.map((row) => Row.parse(row)).reverse(),
+        count: rows.length === 0 ? 0 : CountRow.parse(rows[0]).count,
+      };
     },
 
     async adjust({ voids, ...adjustment }) {
@@ -109,20 +118,19 @@ export function createCorrectionsStore(
         return committed;
       });
       committed();
-      const [found] = await find({ merchantId: adjustment.merchantId, id: adjustment.id, limit: 1 });
-      const recorded = found && withoutCount(found);
-      if (!recorded || !isSame(recorded, adjustment)) {
+      const { merchantId, id } = adjustment;
+      const row = await recorded.findOneBy({ merchantId, id });
+      const found = row && Row.parse(row);
+      if (!found || !isSame(found, adjustment)) {
         throw new TallyError('CONFLICT', `Adjustment ${adjustment.id} of this merchant exists, with other contents.`);
       }
-      return recorded;
+      return found;
     },
   };
 }
 
-const withoutCount = ({ all: _, ...adjustment }: Adjustment & { all: number }): Adjustment => adjustment;
-
 function recordOf({ id, merchantId, date, dimensions, amounts, reason, actor }: Omit<Adjustment, 'createdAt'>) {
-  const others = [...amounts].filter(([type]) => !COLUMNS.includes(type as (typeof COLUMNS)[number]));
+  const others = [...amounts].filter(([type]) => !MEASURES.includes(type as Measure));
   return {
     merchant_id: merchantId,
     id,
@@ -131,7 +139,7 @@ function recordOf({ id, merchantId, date, dimensions, amounts, reason, actor }: 
     api_key: dimensions.apiKey,
     model: dimensions.model,
     provider: dimensions.provider,
-    ...Object.fromEntries(COLUMNS.map((column) => [column, (amounts.get(column) ?? 0n).toString()])),
+    ...Object.fromEntries(MEASURES.map((measure) => [measure, (amounts.get(measure) ?? 0n).toString()])),
     metrics: others.length === 0 ? null : Object.fromEntries(others.map(([type, units]) => [type, units.toString()])),
     reason,
     actor,

@@ -1,10 +1,11 @@
 import type { Day, MetricCost, MetricFields, MetricVisibility } from '@tally/contracts';
-import type { DataSource } from 'typeorm';
+import { type DataSource, type FindOptionsWhere, IsNull, MoreThan, Raw } from 'typeorm';
 import { z } from 'zod';
+import { CustomMetricEntity, type CustomMetricRow, CustomMetricVersionEntity } from './entities/custom-metric.ts';
 import { priceOf } from './metric-price.ts';
 import { type MetricQuery, writeCount, writeMetricQuery } from './metric-query.ts';
 import { DateText, Moment } from './rows.ts';
-import { runSql } from './run-sql.ts';
+import { runSql, sql } from './run-sql.ts';
 
 /** The caller: decides which definitions are visible, and whose they are. */
 export type Viewer = { id: string; merchantId: string | null; teamId: string | null; all: boolean };
@@ -104,27 +105,25 @@ export type CustomStore = {
 
 const ROLE = 'tally_reader';
 
-const COLUMNS = `
-  metric.id, version.version, metric.owner_id, metric.merchant_id, metric.team_id, metric.visibility, version.definition,
-  metric.uses, metric.last_used_at, metric.created_at, metric.updated_at`;
-
-/** $1 caller   $2 its merchant, '' for none   $3 its team   $4 sees everything (of its merchant where it is bound) */
-const VISIBLE = `
-  (
-    metric.visibility = 'PUBLIC'
-    or ($4::boolean and ($2::text = '' or metric.merchant_id = $2))
-    or metric.owner_id = $1
-    or (metric.merchant_id = $2 and (
-      metric.visibility = 'ORGANIZATION'
-      or (metric.visibility = 'TEAM' and metric.team_id = $3::text)
-    ))
-  )`;
+/** The definitions that a viewer may see, as alternatives. */
+const visibleTo = ({ id, merchantId, teamId, all }: Viewer): FindOptionsWhere<CustomMetricRow>[] => {
+  const own = { merchantId: merchantId ?? '' };
+  return [
+    { visibility: 'PUBLIC' },
+    { ownerId: id },
+    { ...own, visibility: 'ORGANIZATION' },
+    ...(teamId === null ? [] : [{ ...own, visibility: 'TEAM' as const, teamId }]),
+    ...(all ? [merchantId === null ? {} : own] : []),
+  ];
+};
 
 /**
  * Custom metrics: their definitions, versions, values and audit trail, and the one way to compute a formula. Formulas run
  * on connections of their own, so that nothing else waits for one.
  */
 export function createCustomStore(dataSource: DataSource, formulas: DataSource): CustomStore {
+  const metrics = dataSource.getRepository(CustomMetricEntity);
+  const versions = dataSource.getRepository(CustomMetricVersionEntity);
   let hasRole: boolean | undefined;
 
   async function reading<T>(
@@ -136,19 +135,8 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
     await runner.connect();
     try {
       await runner.query('begin read only');
-      hasRole ??=
-        (
-          await runner.query(
-            `select exists (
-            select from pg_roles where rolname = $1 and pg_has_role(current_user, oid, 'member')) as found`,
-            [ROLE],
-          )
-        )[0].found === true;
-      await runner.query(
-        `select set_config('tally.merchant_id', $1, true), set_config('statement_timeout', $2, true),
-        set_config('jit', 'off', true)`,
-        [merchantId ?? '*', String(timeoutMs)],
-      );
+      hasRole ??= (await runner.query(sql('custom/has-reader'), [ROLE]))[0].found === true;
+      await runner.query(sql('custom/prepare'), [merchantId ?? '*', String(timeoutMs)]);
       if (hasRole) await runner.query(`set local role ${ROLE}`);
       return await work((text, values) => runner.query(text, values));
     } finally {
@@ -164,7 +152,9 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
         const [row] = await run(`explain (format json, verbose) ${text}`, values);
         const [{ Plan: plan }] = PlanRow.parse(row)['QUERY PLAN'];
         const nodes = nodesOf(plan);
-        const [{ stale }] = StatisticsRow.parse(await run(STATISTICS, [schemasOf(nodes), tablesOf(nodes)]));
+        const [{ stale }] = StatisticsRow.parse(
+          await run(sql('custom/statistics'), [schemasOf(nodes), tablesOf(nodes)]),
+        );
         let rows = Math.max(...nodes.map((node) => node['Plan Rows']));
         if (stale) {
           const count = writeCount(query, MAX_COUNTED);
@@ -190,133 +180,103 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
       }),
 
     async closedDays(merchantId, { startDate, endDate }) {
-      const [row] = await dataSource.query(
+      const [row] =
         merchantId === null
-          ? `select min(date) as first, max(date) as last from usage_closed_days
-             where date between $1 and $2 and entries > 0`
-          : `select min(date) as first, max(date) as last from usage_journal_closings
-             where date between $1 and $2 and merchant_id = $3`,
-        merchantId === null ? [startDate, endDate] : [startDate, endDate, merchantId],
-      );
-      const { first, last } = ClosedRow.parse(row);
+          ? await runSql(dataSource, 'custom/closed-days', [startDate, endDate], ClosedRow)
+          : await runSql(dataSource, 'custom/closed-days-of-merchant', [startDate, endDate, merchantId], ClosedRow);
+      const { first, last } = row!;
       return first === null || last === null ? undefined : { first, last };
     },
 
-    async create({ merchantId, ownerId, fields }) {
-      const [row] = await dataSource.query(
-        `with metric as (
-           insert into custom_metric_definitions (merchant_id, owner_id, team_id, visibility, name, version)
-           values ($1, $2, $3, $4, $5, 1) returning *),
-         version as (
-           insert into custom_metric_versions (definition_id, version, definition, created_by)
-           select id, 1, $6::jsonb, $2 from metric returning *)
-         select ${COLUMNS} from metric cross join version`,
-        [merchantId, ownerId, fields.teamId ?? null, fields.visibility, fields.name, JSON.stringify(fields)],
-      );
-      return MetricRow.parse(row);
-    },
+    create: ({ merchantId, ownerId, fields }) =>
+      dataSource.transaction(async (manager) => {
+        const fresh = { merchantId, ownerId, ...columnsOf(fields), version: 1, lastUsedAt: null, removedAt: null };
+        const row = await manager.save(CustomMetricEntity, fresh);
+        await manager.insert(CustomMetricVersionEntity, versionOf(row.id, 1, fields, ownerId));
+        return present(row, { version: 1, definition: fields });
+      }),
 
-    async update(id, before, fields, by) {
-      const [row] = await dataSource.query(
-        `with metric as (
-           update custom_metric_definitions
-           set version = version + 1, team_id = $3, visibility = $4, name = $5, updated_at = now()
-           where id = $1 and version = $2 and removed_at is null returning *),
-         version as (
-           insert into custom_metric_versions (definition_id, version, definition, created_by)
-           select id, version, $6::jsonb, $7 from metric returning *)
-         select ${COLUMNS} from metric cross join version`,
-        [id, before, fields.teamId ?? null, fields.visibility, fields.name, JSON.stringify(fields), by],
-      );
-      return row === undefined ? undefined : MetricRow.parse(row);
-    },
+    update: (id, before, fields, by) =>
+      dataSource.transaction(async (manager) => {
+        const version = before + 1;
+        const { affected } = await manager.update(
+          CustomMetricEntity,
+          { id, version: before, removedAt: IsNull() },
+          { ...columnsOf(fields), version, updatedAt: () => 'now()' },
+        );
+        if (affected !== 1) return undefined;
+        await manager.insert(CustomMetricVersionEntity, versionOf(id, version, fields, by));
+        return present(await manager.findOneByOrFail(CustomMetricEntity, { id }), { version, definition: fields });
+      }),
 
     async find(viewer, id, { version, removed = false } = {}) {
-      const [row] = await dataSource.query(
-        `select ${COLUMNS}
-         from custom_metric_definitions as metric
-         join custom_metric_versions as version
-           on version.definition_id = metric.id and version.version = coalesce($6::int, metric.version)
-         where metric.id = $5 and ($7::boolean or metric.removed_at is null) and ${VISIBLE}`,
-        [...who(viewer), id, version ?? null, removed],
-      );
-      return row === undefined ? undefined : MetricRow.parse(row);
+      const which = { id, ...(!removed && { removedAt: IsNull() }) };
+      const row = await metrics.findOneBy(visibleTo(viewer).map((visible) => ({ ...visible, ...which })));
+      const found = row && (await versions.findOneBy({ definitionId: id, version: version ?? row.version }));
+      return found ? present(row, found) : undefined;
     },
 
     async list(viewer, { search, limit, after }) {
-      const rows = (await dataSource.query(
-        `select ${COLUMNS}
-         from custom_metric_definitions as metric
-         join custom_metric_versions as version
-           on version.definition_id = metric.id and version.version = metric.version
-         where metric.removed_at is null and ${VISIBLE}
-           and ($5::text is null or position(lower($5) in lower(metric.name)) > 0)
-           and ($6::uuid is null or metric.id > $6)
-         order by metric.id
-         limit $7`,
-        [...who(viewer), search ?? null, after ?? null, limit],
-      )) as unknown[];
-      return rows.map((row) => MetricRow.parse(row));
+      const which = {
+        removedAt: IsNull(),
+        ...(after !== undefined && { id: MoreThan(after) }),
+        ...(search !== undefined && {
+          name: Raw((name) => `position(lower(:search) in lower(${name})) > 0`, { search }),
+        }),
+      };
+      const rows = await metrics.find({
+        where: visibleTo(viewer).map((visible) => ({ ...visible, ...which })),
+        order: { id: 'asc' },
+        take: limit,
+      });
+      if (rows.length === 0) return [];
+      const newest = await versions.findBy(rows.map(({ id, version }) => ({ definitionId: id, version })));
+      const byId = new Map(newest.map((each) => [each.definitionId, each]));
+      return rows.map((row) => present(row, byId.get(row.id)!));
     },
 
     async versions(id, { limit, before }) {
-      const rows = (await dataSource.query(
-        `select version, definition, created_by, created_at from custom_metric_versions
-         where definition_id = $1 and ($2::bigint is null or version < $2)
-         order by version desc
-         limit $3`,
-        [id, before ?? null, limit],
-      )) as unknown[];
-      return rows.map((row) => VersionRow.parse(row));
+      const rows = await versions.find({
+        where: {
+          definitionId: id,
+          ...(before !== undefined && { version: Raw((version) => `${version} < :before::bigint`, { before }) }),
+        },
+        order: { version: 'desc' },
+        take: limit,
+      });
+      return rows.map(({ version, definition, createdBy, createdAt }) => ({
+        version,
+        definition,
+        createdBy,
+        createdAt: createdAt.toISOString(),
+      }));
     },
 
     async remove(id) {
-      await dataSource.query(`update custom_metric_definitions set removed_at = now() where id = $1`, [id]);
+      await metrics.update({ id }, { removedAt: () => 'now()' });
     },
 
     async keep(id, value) {
-      await dataSource.query(
-        `with used as (
-           update custom_metric_definitions set uses = uses + 1, last_used_at = now() where id = $1)
-         insert into custom_metric_values (definition_id, version, merchant_id, period_type, period_start, period_end,
-           value, rows, cost, duration_ms, calculated_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-         on conflict (definition_id, version, merchant_id, period_start, period_end) do update set
-           period_type = excluded.period_type, value = excluded.value, rows = excluded.rows, cost = excluded.cost,
-           duration_ms = excluded.duration_ms, calculated_by = excluded.calculated_by, calculated_at = now()`,
-        [
-          id,
-          value.version,
-          value.merchantId,
-          value.periodType,
-          value.startDate,
-          value.endDate,
-          value.value,
-          JSON.stringify(value.rows),
-          value.cost,
-          value.durationMs,
-          value.calculatedBy,
-        ],
-      );
+      await dataSource.query(sql('custom/keep-value'), [
+        id,
+        value.version,
+        value.merchantId,
+        value.periodType,
+        value.startDate,
+        value.endDate,
+        value.value,
+        JSON.stringify(value.rows),
+        value.cost,
+        value.durationMs,
+        value.calculatedBy,
+      ]);
     },
 
-    async values(id, merchantId, limit) {
-      const rows = (await dataSource.query(
-        `select * from custom_metric_values
-         where definition_id = $1 and ($2::text is null or merchant_id = $2)
-         order by calculated_at desc, version desc, period_start desc
-         limit $3`,
-        [id, merchantId, limit],
-      )) as unknown[];
-      return rows.map((row) => ValueRow.parse(row));
-    },
+    values: (id, merchantId, limit) => runSql(dataSource, 'custom/values', [id, merchantId, limit], ValueRow),
 
     async audit({ definitionId, version, action, callerId, callerMerchantId, outcome, details }) {
-      await dataSource.query(
-        `insert into custom_metric_audit (definition_id, version, action, caller_id, caller_merchant_id, outcome, details)
-         values ($1, $2, $3, $4, $5, $6, $7)`,
-        [definitionId, version, action, callerId, callerMerchantId, outcome, JSON.stringify(details)],
-      );
+      const step = [definitionId, version, action, callerId, callerMerchantId, outcome, JSON.stringify(details)];
+      await dataSource.query(sql('custom/add-audit'), step);
     },
 
     async prune(before) {
@@ -328,25 +288,34 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
       }
     },
 
-    async audited(id, { limit, before, merchantId }) {
-      const rows = (await dataSource.query(
-        `select id, at, version, action, caller_id, outcome, details
-         from custom_metric_audit
-         where definition_id = $1 and ($2::bigint is null or id < $2)
-           and ($4::text is null or (
-             coalesce(caller_merchant_id, $4) = $4 and coalesce(details ->> 'merchantId', $4) = $4))
-         order by id desc
-         limit $3`,
-        [id, before ?? null, limit, merchantId],
-      )) as unknown[];
-      return rows.map((row) => AuditRow.parse(row));
-    },
+    audited: (id, { limit, before, merchantId }) =>
+      runSql(dataSource, 'custom/audited', [id, before ?? null, limit, merchantId], AuditRow),
   };
 }
 
 const PRUNED_AT_ONCE = 10_000;
 
-const who = ({ id, merchantId, teamId, all }: Viewer) => [id, merchantId ?? '', teamId, all];
+const columnsOf = ({ teamId, visibility, name }: MetricFields) => ({ teamId: teamId ?? null, visibility, name });
+
+const versionOf = (definitionId: string, version: number, definition: MetricFields, createdBy: string) => ({
+  definitionId,
+  version,
+  definition: definition as object,
+  createdBy,
+});
+
+const present = (
+  { lastUsedAt, createdAt, updatedAt, removedAt: _, name: __, ...row }: CustomMetricRow,
+  { version, definition }: { version: number; definition: MetricFields },
+): StoredMetric => ({
+  ...row,
+  version,
+  fields: definition,
+  uses: Number(row.uses),
+  lastUsedAt: lastUsedAt?.toISOString() ?? null,
+  createdAt: createdAt.toISOString(),
+  updatedAt: updatedAt.toISOString(),
+});
 
 const ClosedRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 
@@ -373,14 +342,6 @@ const nodesOf = (plan: PlanNode): PlanNode[] => [plan, ...(plan.Plans ?? []).fla
 const schemasOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node.Schema ?? null);
 const tablesOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node['Relation Name'] ?? null);
 
-/** Whether a table was never analyzed, or has changed by half since. $1 schemas   $2 tables */
-const STATISTICS = `
-  select coalesce(bool_or(
-    coalesce(pg_stat_get_last_analyze_time(class.oid), pg_stat_get_last_autoanalyze_time(class.oid)) is null
-    or 2 * pg_stat_get_mod_since_analyze(class.oid) > class.reltuples), false) as stale
-  from unnest($1::text[], $2::text[]) as read (schema, name)
-  join pg_namespace as space on space.nspname = read.schema
-  join pg_class as class on class.relnamespace = space.oid and class.relname = read.name`;
 const StatisticsRow = z.tuple([z.object({ stale: z.boolean() })]);
 /** Rows counted at most: more would be too costly anyway. */
 const MAX_COUNTED = 1_000_000;
@@ -389,47 +350,6 @@ const shortest = (text: string) => (text.includes('.') ? text.replace(/\.?0+$/, 
 const Decimal = z.string().transform(shortest).nullable();
 const AnswerRow = z.object({ value: Decimal }).catchall(z.unknown());
 const Rows = z.array(z.object({ dimensions: z.record(z.string(), z.string()), value: z.string().nullable() }));
-
-const Fields = z.custom<MetricFields>((value) => typeof value === 'object' && value !== null);
-
-const MetricRow = z
-  .object({
-    id: z.string(),
-    version: z.number(),
-    owner_id: z.string(),
-    merchant_id: z.string(),
-    team_id: z.string().nullable(),
-    visibility: z.enum(['PRIVATE', 'TEAM', 'ORGANIZATION', 'PUBLIC']),
-    definition: Fields,
-    uses: z.string().transform(Number),
-    last_used_at: Moment.nullable(),
-    created_at: Moment,
-    updated_at: Moment,
-  })
-  .transform(
-    (row): StoredMetric => ({
-      id: row.id,
-      version: row.version,
-      ownerId: row.owner_id,
-      merchantId: row.merchant_id,
-      teamId: row.team_id,
-      visibility: row.visibility,
-      fields: row.definition,
-      uses: row.uses,
-      lastUsedAt: row.last_used_at,
-      createdAt: row.created_at,
-      updatedAt: row.updated_at,
-    }),
-  );
-
-const VersionRow = z
-  .object({ version: z.number(), definition: Fields, created_by: z.string(), created_at: Moment })
-  .transform(({ version, definition, created_by, created_at }) => ({
-    version,
-    definition,
-    createdBy: created_by,
-    createdAt: created_at,
-  }));
 
 const ValueRow = z
   .object({

@@ -42,6 +42,7 @@ import { Prices1763856000130 } from './migrations/130-prices.ts';
 import { Budgets1763856000131 } from './migrations/131-budgets.ts';
 import { Alerts1763856000132 } from './migrations/132-alerts.ts';
 import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
+import { sql } from './run-sql.ts';
 
 export type DbOptions = {
   /** Connections of this process. */
@@ -158,11 +159,7 @@ export async function connect(dataSource: DataSource): Promise<DataSource> {
   });
   try {
     const { statement_timeout: wanted } = dataSource.options.extra as { statement_timeout: number };
-    const [found] = await dataSource.query(
-      `select current_setting('tally.session', true) as session, setting as timeout
-       from pg_settings
-       where name = 'statement_timeout'`,
-    );
+    const [found] = await dataSource.query(sql('schema/session'));
     if (found.session !== 'own' || Number(found.timeout) !== wanted) throw new PoolerError(found);
     return dataSource;
   } catch (error) {

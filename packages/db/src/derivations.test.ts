@@ -9,7 +9,7 @@ import { type Db, openDb } from './open-db.ts';
 import { migrate } from './schema.ts';
 import type { Scope, UsageReader } from './usage-store.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 30);
+const RUNS = Number(process.env.FC_RUNS ?? 20);
 
 let store: FreshStore;
 let db: Db;

@@ -1,6 +1,7 @@
 import type { DirectoryEntry, DirectoryKind } from '@tally/contracts';
-import type { DataSource } from 'typeorm';
+import { type DataSource, In } from 'typeorm';
 import { z } from 'zod';
+import { DirectoryEntryEntity } from './entities/directory-entry.ts';
 import { runSql } from './run-sql.ts';
 
 export type Known = { id: string; name: string; email: string | null; role: string | null };
@@ -38,6 +39,7 @@ const EntryRow = KnownRow.extend({ merchant_id: z.string(), team: z.string().nul
 
 /** Users, api keys and merchants as people call them, in `directory_entries`. */
 export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
+  const directory = dataSource.getRepository(DirectoryEntryEntity);
   return {
     async upsert(entries) {
       const unique = new Map(entries.map((entry) => [JSON.stringify([entry.kind, entry.id, entry.merchantId]), entry]));
@@ -66,9 +68,8 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
       return rows.map(({ merchant_id, ...row }) => ({ kind, ...row, merchantId: merchant_id || null }));
     },
     async remove({ kind, ids, merchantId }) {
-      const values = [kind, ids, merchantId ?? ''];
-      const [row] = await runSql(dataSource, 'remove-directory', values, z.object({ removed: z.string() }));
-      return Number(row!.removed);
+      const { affected } = await directory.delete({ kind, id: In([...ids]), merchantId: merchantId ?? '' });
+      return affected ?? 0;
     },
     async find({ kind, ids, merchantIds }) {
       if (ids.length === 0) return new Map();

@@ -150,10 +150,8 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
       return { hasMetric: row!.has_metric, hasAny: row!.has_any, keptFrom: row!.kept_from };
     },
     async metricTypesOf(merchantId, limit) {
-      const rows = (await dataSource.query(
-        'select distinct metric_type from merchant_usage where merchant_id = $1 order by 1 limit $2',
-        [merchantId, limit],
-      )) as { metric_type: string }[];
+      const Row = z.object({ metric_type: z.string() });
+      const rows = await runSql(dataSource, 'metric-types-of', [merchantId, limit], Row);
       return rows.map((row) => row.metric_type);
     },
     async withId(merchantId, id, dates) {

@@ -1,9 +1,10 @@
 import { Socket } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';
 import pg from 'pg';
+import { sql } from './run-sql.ts';
 
 const PROBE_MS = 1_000;
-/** Longer than a busy server takes for `select 1` on a connection of its own. */
+/** Longer than a busy server takes for the simplest statement on a connection of its own. */
 const DEADLINE_MS = 5_000;
 
 export type HangGuard = {
@@ -46,7 +47,7 @@ export function createHangGuard(url: string): HangGuard {
         throw error;
       });
     }
-    await probe?.client.query('select 1');
+    await probe?.client.query(sql('schema/ping'));
   }
 
   function drop(): void {

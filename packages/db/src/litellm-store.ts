@@ -1,26 +1,25 @@
 import type { Day } from '@tally/contracts';
-import type { DataSource, QueryRunner } from 'typeorm';
+import { Between, type DataSource, type EntityManager, type QueryRunner } from 'typeorm';
 import { z } from 'zod';
-import { LOCKS } from './locks.ts';
-import { DateText, Moment, Units } from './rows.ts';
-import { type Executor, runSql, sql } from './run-sql.ts';
+import {
+  type DaySums,
+  LitellmDayEntity,
+  type LitellmDayRow,
+  LitellmPullEntity,
+  type LitellmPullRow,
+} from './entities/litellm.ts';
+import { holdLock, LOCKS } from './locks.ts';
+import { DateText, Units } from './rows.ts';
+import { runSql, sql } from './run-sql.ts';
 
-/** schedule: from the end of the last one; hand: a range that was asked for; day: a whole day, once it is complete. */
-export type PullKind = 'schedule' | 'hand' | 'day';
+export type { DaySums };
 
-/** Sums of a day, in units, as text. */
-export type DaySums = {
-  requests: string;
-  failed: string;
-  prompt_tokens: string;
-  completion_tokens: string;
-  cost: string;
-};
+export type PullKind = LitellmPullRow['kind'];
 
 export type Pull = {
   id: string;
   kind: PullKind;
-  status: 'RUNNING' | 'COMPLETED' | 'FAILED';
+  status: LitellmPullRow['status'];
   start: string;
   end: string;
   /** Everything before this time is recorded. */
@@ -44,18 +43,10 @@ export type PullProgress = Pick<
   'position' | 'calls' | 'accepted' | 'duplicates' | 'rejected' | 'missing' | 'rejections' | 'daySums'
 >;
 
-export type ToldBy = 'calls' | 'sums';
+export type ToldBy = NonNullable<LitellmDayRow['toldBy']>;
 
 /** A day of the source: whether calls or daily sums are counted, the sums of its calls, and LiteLLM's daily sums. */
-export type LitellmDay = {
-  date: Day;
-  toldBy: ToldBy | null;
-  seen: DaySums | null;
-  reported: DaySums | null;
-  differs: boolean | null;
-  error: string | null;
-  checkedAt: string | null;
-};
+export type LitellmDay = Omit<LitellmDayRow, 'checkedAt'> & { checkedAt: string | null };
 
 /** An id of a call, and the entry it stands for. Amounts are in units; null: not reported. */
 export type LitellmCall = {
@@ -111,17 +102,15 @@ export type LitellmStore = {
   prune(before: Day): Promise<void>;
 };
 
-const COLUMNS =
-  'id, kind, status, range_start, range_end, position, calls, accepted, duplicates, rejected, missing, rejections, day_sums, error, started_at, finished_at';
-
 /** Owns `litellm_pulls`, `litellm_days` and `litellm_calls`. */
 export function createLitellmStore(dataSource: DataSource): LitellmStore {
+  const pulls = dataSource.getRepository(LitellmPullEntity);
   return {
     async lock() {
       const runner = dataSource.createQueryRunner();
       await runner.connect();
       try {
-        const [lock] = await runner.query('select pg_try_advisory_lock($1) as held', [LOCKS.litellmPull]);
+        const [lock] = await runner.query(sql('locks/try-session'), [LOCKS.litellmPull]);
         if (lock.held === true) return lockOn(runner);
         await runner.release();
         return undefined;
@@ -132,20 +121,17 @@ export function createLitellmStore(dataSource: DataSource): LitellmStore {
     },
 
     async pulls(limit) {
-      return read(dataSource, `select ${COLUMNS} from litellm_pulls order by started_at desc, id limit $1`, [limit]);
+      const rows = await pulls.find({ order: { startedAt: 'desc', id: 'asc' }, take: limit });
+      return rows.map(present);
     },
 
     async scheduled() {
-      const [row] = await dataSource.query(
-        `select min(range_start) as began, max(position) as came from litellm_pulls where kind = 'schedule'`,
-      );
+      const [row] = await dataSource.query(sql('litellm/scheduled'));
       return row.began === null ? null : { from: row.began.getTime(), to: row.came.getTime() };
     },
 
     async lastCompleted() {
-      const [row] = await dataSource.query(
-        `select max(finished_at) as at from litellm_pulls where status = 'COMPLETED'`,
-      );
+      const [row] = await dataSource.query(sql('litellm/last-completed'));
       return row.at === null ? null : row.at.getTime();
     },
 
@@ -157,41 +143,30 @@ export function createLitellmStore(dataSource: DataSource): LitellmStore {
     async noteDay(date, note) {
       const given = (name: keyof typeof note) => Object.hasOwn(note, name);
       const json = (value: unknown) => (value == null ? null : JSON.stringify(value));
-      await dataSource.query(
-        `insert into litellm_days as known (date, seen, reported, differs, error, checked_at)
-         values ($1, $2::jsonb, $3::jsonb, $4, $5, clock_timestamp())
-         on conflict (date) do update set
-           seen = case when $6 then excluded.seen else known.seen end,
-           reported = case when $7 then excluded.reported else known.reported end,
-           differs = case when $8 then excluded.differs else known.differs end,
-           error = case when $9 then excluded.error else known.error end,
-           checked_at = excluded.checked_at`,
-        [
-          date,
-          json(note.seen),
-          json(note.reported),
-          note.differs ?? null,
-          note.error ?? null,
-          given('seen'),
-          given('reported'),
-          given('differs'),
-          given('error'),
-        ],
-      );
+      await dataSource.query(sql('litellm/note-day'), [
+        date,
+        json(note.seen),
+        json(note.reported),
+        note.differs ?? null,
+        note.error ?? null,
+        given('seen'),
+        given('reported'),
+        given('differs'),
+        given('error'),
+      ]);
     },
 
     async days(from, to) {
-      const rows = (await dataSource.query(
-        `select date, told_by, seen, reported, differs, error, checked_at from litellm_days
-         where date between $1 and $2 order by date`,
-        [from, to],
-      )) as unknown[];
-      return rows.map((row) => DayRow.parse(row));
+      const rows = await dataSource.getRepository(LitellmDayEntity).find({
+        where: { date: Between(from, to) },
+        order: { date: 'asc' },
+      });
+      return rows.map((row) => ({ ...row, checkedAt: row.checkedAt?.toISOString() ?? null }));
     },
 
     async claimCalls(asked, decide) {
       await dataSource.transaction(async (transaction) => {
-        await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.litellmClaims]);
+        await holdLock(transaction, LOCKS.litellmClaims);
         const of = asked.map(({ merchantId, alias }) => [merchantId, alias] as const);
         const columns = [of.map(([merchantId]) => merchantId), of.map(([, alias]) => alias)];
         const notes = decide(await runSql(transaction, 'find-litellm-calls', columns, CallRow));
@@ -212,116 +187,73 @@ export function createLitellmStore(dataSource: DataSource): LitellmStore {
     },
 
     async prune(before) {
-      await dataSource.query(
-        `delete from litellm_pulls where started_at < $1::date and status <> 'RUNNING'
-           and id <> all (select id from litellm_pulls where kind = 'schedule' order by position desc limit 1)`,
-        [before],
-      );
-      await dataSource.query(
-        `delete from litellm_calls where date <= (select max(date) from usage_closed_days)
-           and date in (select date from usage_closed_days)`,
-      );
+      await dataSource.query(sql('litellm/prune-pulls'), [before]);
+      await dataSource.query(sql('litellm/prune-calls'));
     },
   };
 }
 
 function lockOn(runner: QueryRunner): PullLock {
-  const executor = runner as Executor;
+  const { manager } = runner;
   return {
     async unfinished() {
-      const [pull] = await read(
-        executor,
-        `select ${COLUMNS} from litellm_pulls where status = 'RUNNING' order by started_at limit 1`,
-      );
-      return pull;
+      const row = await manager.findOne(LitellmPullEntity, {
+        where: { status: 'RUNNING' },
+        order: { startedAt: 'asc' },
+      });
+      return row ? present(row) : undefined;
     },
     async begin({ kind, start, end }) {
-      const [pull] = await read(
-        executor,
-        `insert into litellm_pulls (kind, status, range_start, range_end, position)
-         values ($1, 'RUNNING', to_timestamp($2::bigint / 1000.0), to_timestamp($3::bigint / 1000.0),
-           to_timestamp($2::bigint / 1000.0))
-         returning ${COLUMNS}`,
-        [kind, start, end],
-      );
-      return pull!;
+      const range = { start: new Date(start), end: new Date(end), position: new Date(start) };
+      const { identifiers } = await manager.insert(LitellmPullEntity, { kind, status: 'RUNNING', ...range });
+      return pullOf(manager, identifiers[0]!.id);
     },
-    async advance(id, progress) {
-      await executor.query(
-        `update litellm_pulls set position = $2, calls = $3, accepted = $4, duplicates = $5, rejected = $6, missing = $7,
-           rejections = $8::jsonb, day_sums = $9::jsonb, updated_at = clock_timestamp()
-         where id = $1`,
-        [
-          id,
-          progress.position,
-          progress.calls,
-          progress.accepted,
-          progress.duplicates,
-          progress.rejected,
-          progress.missing,
-          JSON.stringify(progress.rejections),
-          progress.daySums === null ? null : JSON.stringify(progress.daySums),
-        ],
+    async advance(id, { position, calls, accepted, duplicates, rejected, missing, rejections, daySums }) {
+      await manager.update(
+        LitellmPullEntity,
+        { id },
+        {
+          position: new Date(position),
+          calls: `${calls}`,
+          accepted: `${accepted}`,
+          duplicates: `${duplicates}`,
+          rejected: `${rejected}`,
+          missing: `${missing}`,
+          rejections,
+          daySums,
+          updatedAt: () => 'clock_timestamp()',
+        },
       );
     },
     async finish(id, error) {
-      await executor.query(
-        `update litellm_pulls set status = $2, error = $3::jsonb, finished_at = clock_timestamp() where id = $1`,
-        [id, error ? 'FAILED' : 'COMPLETED', error ? JSON.stringify(error) : null],
-      );
-      const [pull] = await read(executor, `select ${COLUMNS} from litellm_pulls where id = $1`, [id]);
-      return pull!;
+      const status = error ? 'FAILED' : 'COMPLETED';
+      await manager.update(LitellmPullEntity, { id }, { status, error, finishedAt: () => 'clock_timestamp()' });
+      return pullOf(manager, id);
     },
     async release() {
-      await runner.query('select pg_advisory_unlock($1)', [LOCKS.litellmPull]).catch(() => {});
+      await runner.query(sql('locks/release-session'), [LOCKS.litellmPull]).catch(() => {});
       await runner.release().catch(() => {});
     },
   };
 }
 
-async function read(executor: Executor, text: string, values: readonly unknown[] = []): Promise<Pull[]> {
-  const rows = (await executor.query(text, values)) as unknown[];
-  return rows.map((row) => PullRow.parse(row));
+async function pullOf(manager: EntityManager, id: string): Promise<Pull> {
+  return present(await manager.findOneByOrFail(LitellmPullEntity, { id }));
 }
 
-const Amount = z.string().transform(Number);
-const Sums = z.object({
-  requests: z.string(),
-  failed: z.string(),
-  prompt_tokens: z.string(),
-  completion_tokens: z.string(),
-  cost: z.string(),
+const present = ({ updatedAt: _, ...row }: LitellmPullRow): Pull => ({
+  ...row,
+  start: row.start.toISOString(),
+  end: row.end.toISOString(),
+  position: row.position.toISOString(),
+  calls: Number(row.calls),
+  accepted: Number(row.accepted),
+  duplicates: Number(row.duplicates),
+  rejected: Number(row.rejected),
+  missing: Number(row.missing),
+  startedAt: row.startedAt.toISOString(),
+  finishedAt: row.finishedAt?.toISOString() ?? null,
 });
-
-const PullRow = z
-  .object({
-    id: z.string(),
-    kind: z.enum(['schedule', 'hand', 'day']),
-    status: z.enum(['RUNNING', 'COMPLETED', 'FAILED']),
-    range_start: Moment,
-    range_end: Moment,
-    position: Moment,
-    calls: Amount,
-    accepted: Amount,
-    duplicates: Amount,
-    rejected: Amount,
-    missing: Amount,
-    rejections: z.array(z.object({ id: z.string().nullable(), code: z.string(), message: z.string() })),
-    day_sums: Sums.extend({ date: DateText }).nullable(),
-    error: z.object({ code: z.string(), message: z.string() }).nullable(),
-    started_at: Moment,
-    finished_at: Moment.nullable(),
-  })
-  .transform(
-    ({ range_start, range_end, day_sums, started_at, finished_at, ...row }): Pull => ({
-      ...row,
-      start: range_start,
-      end: range_end,
-      daySums: day_sums,
-      startedAt: started_at,
-      finishedAt: finished_at,
-    }),
-  );
 
 const ToldRow = z.object({ date: DateText, told_by: z.enum(['calls', 'sums']) });
 
@@ -352,15 +284,3 @@ const CallRow = z
       cost: row.cost,
     }),
   );
-
-const DayRow = z
-  .object({
-    date: DateText,
-    told_by: z.enum(['calls', 'sums']).nullable(),
-    seen: Sums.nullable(),
-    reported: Sums.nullable(),
-    differs: z.boolean().nullable(),
-    error: z.string().nullable(),
-    checked_at: Moment.nullable(),
-  })
-  .transform(({ told_by, checked_at, ...row }): LitellmDay => ({ ...row, toldBy: told_by, checkedAt: checked_at }));

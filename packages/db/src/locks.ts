@@ -1,3 +1,5 @@
+import { type Executor, sql } from './run-sql.ts';
+
 /**
  * The advisory locks of Tally, each with its number. Where a lock is of one thing among many (a merchant, a day, a run), the
  * number is the first of two keys or the seed of a hash.
@@ -24,3 +26,19 @@ export const LOCKS = {
   /** Matching reports of calls of LiteLLM. */
   litellmClaims: 7446,
 } as const;
+
+/** Waits for a lock; the transaction holds it alone until it ends. */
+export async function holdLock(transaction: Executor, lock: number): Promise<void> {
+  await transaction.query(sql('locks/hold'), [lock]);
+}
+
+/** Waits until nobody holds a lock alone, and shares it until the transaction ends. */
+export async function shareLock(transaction: Executor, lock: number): Promise<void> {
+  await transaction.query(sql('locks/share'), [lock]);
+}
+
+/** Takes a lock for the transaction; returns false where someone holds it. */
+export async function tryLock(transaction: Executor, lock: number): Promise<boolean> {
+  const [row] = (await transaction.query(sql('locks/try'), [lock])) as { held: boolean }[];
+  return row!.held;
+}

@@ -1,7 +1,9 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { MetricSourceEntity, type MetricSourceRow } from './entities/metric-source.ts';
 import { type HostSource, hostShape, quoted, type SourceShape, type ValueType, viewOf } from './metric-sources.ts';
-import { Moment } from './rows.ts';
+import { runSql } from './run-sql.ts';
 
 export type StoredSource = HostSource & { createdAt: string };
 
@@ -31,25 +33,12 @@ const OWN_SCHEMAS = ['pg_catalog', 'information_schema', 'pg_toast', 'tally_sour
 
 /** Views of the host application as data sources, in `custom_metric_sources`. */
 export function createMetricSourcesStore(dataSource: DataSource): MetricSourcesStore {
+  const sources = dataSource.getRepository(MetricSourceEntity);
   return {
     async inspect(view) {
       const { schema, name } = viewOf({ view });
       if (OWN_SCHEMAS.includes(schema)) return undefined;
-      const rows = (await dataSource.query(
-        `select
-           coalesce(role.rolname, current_user)::text as reader,
-           has_schema_privilege(coalesce(role.oid, current_user::regrole), space.oid, 'usage')
-             and has_table_privilege(coalesce(role.oid, current_user::regrole), view.oid, 'select') as readable,
-           attribute.attname as name, format_type(type.oid, null) as "sqlType", type.typcategory as category
-         from pg_class as view
-         join pg_namespace as space on space.oid = view.relnamespace
-         join pg_attribute as attribute on attribute.attrelid = view.oid and attnum > 0 and not attisdropped
-         join pg_type as type on type.oid = attribute.atttypid
-         left join pg_roles as role on role.rolname = $3 and pg_has_role(current_user, role.oid, 'member')
-         where space.nspname = $1 and view.relname = $2 and view.relkind in ('v', 'm')`,
-        [schema, name, ROLE],
-      )) as unknown[];
-      const columns = rows.map((row) => ColumnRow.parse(row));
+      const columns = await runSql(dataSource, 'custom/inspect-view', [schema, name, ROLE], ColumnRow);
       const [first] = columns;
       return (
         first && {
@@ -62,41 +51,26 @@ export function createMetricSourcesStore(dataSource: DataSource): MetricSourcesS
       );
     },
 
-    async register({ name, view, columns, merchantColumn, dateColumn }, dateType) {
-      const values = [name, view, JSON.stringify(columns), merchantColumn ?? null, dateColumn, dateType];
-      await dataSource.query(
-        `insert into custom_metric_sources (name, view, columns, merchant_column, date_column, date_type)
-         values ($1, $2, $3, $4, $5, $6) on conflict do nothing`,
-        values,
-      );
-      const [row] = await dataSource.query(
-        `select * from custom_metric_sources
-         where name = $1 and view = $2 and columns = $3::jsonb and merchant_column is not distinct from $4::text
-           and date_column = $5 and date_type = $6`,
-        values,
-      );
-      return row && SourceRow.parse(row).source;
+    async register({ name, view, columns, merchantColumn = null, dateColumn }, dateType) {
+      const wanted = { name, view, columns, merchantColumn, dateColumn, dateType };
+      await sources.createQueryBuilder().insert().values(wanted).orIgnore().execute();
+      const stored = await sources.findOneBy({ name });
+      return stored && isDeepStrictEqual({ ...stored, ...wanted }, stored) ? present(stored) : undefined;
     },
 
     async find(name) {
-      const [row] = await dataSource.query(`select * from custom_metric_sources where name = $1`, [name]);
-      if (row === undefined) return undefined;
-      const { source, dateType } = SourceRow.parse(row);
-      return hostShape(source, dateType);
+      const row = await sources.findOneBy({ name });
+      return row ? hostShape(present(row), row.dateType) : undefined;
     },
 
     async list() {
-      const rows = (await dataSource.query(`select * from custom_metric_sources order by name`)) as unknown[];
-      return rows.map((row) => SourceRow.parse(row).source);
+      const rows = await sources.find({ order: { name: 'asc' } });
+      return rows.map(present);
     },
 
     async remove(name) {
-      const [row] = await dataSource.query(
-        `with removed as (delete from custom_metric_sources where name = $1 returning 1)
-         select exists (select from removed) as removed`,
-        [name],
-      );
-      return row.removed === true;
+      const { affected } = await sources.delete({ name });
+      return affected === 1;
     },
   };
 }
@@ -118,30 +92,8 @@ const ColumnRow = z.object({
   category: z.string(),
 });
 
-const SourceRow = z
-  .object({
-    name: z.string(),
-    view: z.string(),
-    columns: z.array(
-      z.object({
-        name: z.string(),
-        type: z.enum(['number', 'text', 'boolean', 'date', 'time']),
-        unit: z.string().optional(),
-      }),
-    ),
-    merchant_column: z.string().nullable(),
-    date_column: z.string(),
-    date_type: z.enum(['date', 'timestamp', 'timestamptz']),
-    created_at: Moment,
-  })
-  .transform((row) => ({
-    dateType: row.date_type,
-    source: {
-      name: row.name,
-      view: row.view,
-      columns: row.columns,
-      ...(row.merchant_column !== null && { merchantColumn: row.merchant_column }),
-      dateColumn: row.date_column,
-      createdAt: row.created_at,
-    } satisfies StoredSource,
-  }));
+const present = ({ merchantColumn, dateType: _, createdAt, ...row }: MetricSourceRow): StoredSource => ({
+  ...row,
+  ...(merchantColumn !== null && { merchantColumn }),
+  createdAt: createdAt.toISOString(),
+});

@@ -1,4 +1,4 @@
-import type { BuiltInSource, ColumnType } from '@tally/contracts';
+import { type BuiltInSource, type ColumnType, DIMENSIONS, MEASURES } from '@tally/contracts';
 
 export type ValueType = ColumnType;
 
@@ -35,8 +35,7 @@ export type HostSource = {
   dateColumn: string;
 };
 
-const AMOUNTS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'total_tokens', 'cost'];
-const DIMENSIONS = ['merchant_id', 'user_id', 'api_key', 'model', 'provider'];
+const AMOUNTS = [...MEASURES, 'total_tokens'];
 
 const plain = (type: ValueType, names: readonly string[]): [string, SourceColumn][] =>
   names.map((name) => [name, { type, sql: `source.${name}` }]);
@@ -46,7 +45,7 @@ const amounts = AMOUNTS.map((name): [string, SourceColumn] => {
   return [name, { type: 'number', sql: `source.${name}`, units }];
 });
 
-const usage = [...plain('date', ['date']), ...plain('text', DIMENSIONS), ...amounts];
+const usage = [...plain('date', ['date']), ...plain('text', ['merchant_id', ...DIMENSIONS]), ...amounts];
 const rollup = [
   ...plain('date', ['date', 'period_start', 'period_end']),
   ...plain('text', ['merchant_id', 'entity_type', 'entity_id', 'metric_type']),

@@ -32,6 +32,7 @@ import { createPartitions, type Partitions } from './partitions.ts';
 import { createPricesStore, type PricesStore } from './prices-store.ts';
 import { createRealtimeStore, type RealtimeStore } from './realtime-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups-store.ts';
+import { sql } from './run-sql.ts';
 import { createSessionsStore, type SessionsStore } from './sessions-store.ts';
 import { createShardsStore, type ShardsStore } from './shards-store.ts';
 import { createSourcesStore, type SourcesStore } from './sources-store.ts';
@@ -147,14 +148,11 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     meters: { ...createMeterRegistry(dataSource), ...createMeterReader(dataSource), ...meterRollups },
     ping: guard.ping,
     async look() {
-      const [row] = await dataSource.query(
-        `select extract(epoch from clock_timestamp()) * 1000 as at,
-                current_setting('transaction_read_only') = 'on' as read_only`,
-      );
+      const [row] = await dataSource.query(sql('clock'));
       return { at: Number(row.at), readOnly: row.read_only };
     },
     async durabilityProblems() {
-      const [row] = await dataSource.query(`select current_setting('synchronous_commit') as setting`);
+      const [row] = await dataSource.query(sql('commit-setting'));
       return row.setting === 'off' ? ['synchronous_commit is off: a commit could be lost'] : [];
     },
     async close() {

@@ -1,7 +1,7 @@
 import { addDays, type Day, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { LOCKS } from './locks.ts';
+import { holdLock, LOCKS, shareLock } from './locks.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
@@ -31,7 +31,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
 
   return {
     async ensure(transaction, days) {
-      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCKS.closing]);
+      await shareLock(transaction, LOCKS.closing);
       const closed = await runSql(transaction, 'closed-days', [[...new Set(days)]], z.object({ date: DateText }));
       if (closed[0]) {
         throw new TallyError('DAY_CLOSED', `The journal of ${closed[0].date} is closed; use an adjustment.`);
@@ -44,7 +44,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
     },
 
     async open(transaction, days) {
-      await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCKS.closing]);
+      await shareLock(transaction, LOCKS.closing);
       const closed = await runSql(transaction, 'closed-days', [days], z.object({ date: DateText }));
       return days.filter((day) => !closed.some(({ date }) => date === day));
     },
@@ -57,15 +57,14 @@ export function createPartitions(dataSource: DataSource): Partitions {
     close: (day, archived) =>
       dataSource.transaction(async ({ queryRunner }) => {
         const transaction: Executor = queryRunner!;
-        await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.closing]);
+        await holdLock(transaction, LOCKS.closing);
         const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
         if (closed.length > 0) return false;
         // Nobody appends while this lock is held, so what waits now is all that can.
         const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
         if (waiting!.found) return false;
         if (archived !== undefined) {
-          const count = 'select count(*)::int as events from usage_events where date = $1';
-          const [row] = (await transaction.query(count, [day])) as { events: number }[];
+          const [row] = await runSql(transaction, 'events-of-day', [day], z.object({ events: z.number() }));
           if (row!.events !== archived) return false;
         }
         await transaction.query(sql('close-day'), [day]);
@@ -90,7 +89,7 @@ async function missingOf(transaction: Executor, days: readonly Day[]): Promise<D
 
 /** ATTACH does not block writers, as CREATE … PARTITION OF does; but it blocks another ATTACH, so creators queue. */
 async function create(transaction: Executor, days: readonly Day[]): Promise<void> {
-  await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.partitions]);
+  await holdLock(transaction, LOCKS.partitions);
   for (const day of await missingOf(transaction, days)) {
     const name = partitionOf(day);
     await transaction.query(`create table ${name} (like usage_events including defaults including constraints)`);

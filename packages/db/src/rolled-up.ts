@@ -1,6 +1,6 @@
 import type { Day } from '@tally/contracts';
 import { z } from 'zod';
-import { LOCKS } from './locks.ts';
+import { holdLock, LOCKS, shareLock } from './locks.ts';
 import { DateText } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
@@ -19,7 +19,7 @@ const Row = z
  * months holds this, since a day is rolled up only while nobody does. Take it after the locks of merchants.
  */
 export async function holdRolledUp(transaction: Executor): Promise<RolledUp> {
-  await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCKS.rolledUp]);
+  await shareLock(transaction, LOCKS.rolledUp);
   // In a statement of its own: the one that waited for the lock sees what was before.
   const [row] = await runSql(transaction, 'rolled-up', [], Row);
   return row!;
@@ -27,5 +27,5 @@ export async function holdRolledUp(transaction: Executor): Promise<RolledUp> {
 
 /** Waits until nobody holds the days that are rolled up; then only the caller may change them. */
 export async function lockRolledUp(transaction: Executor): Promise<void> {
-  await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.rolledUp]);
+  await holdLock(transaction, LOCKS.rolledUp);
 }

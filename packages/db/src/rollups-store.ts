@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import type { Day, EntityType, JobKind, JobStatus, RollupGrain } from '@tally/contracts';
-import type { DataSource } from 'typeorm';
+import { type DataSource, LessThan, type QueryRunner } from 'typeorm';
 import { z } from 'zod';
+import { RollupJobEntity, type RollupJobRow } from './entities/rollup-job.ts';
 import { LOCKS } from './locks.ts';
-import { DateText, Moment, Units } from './rows.ts';
+import { DateText, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Period = { start: Day; end: Day };
@@ -121,8 +122,6 @@ const TABLE: Record<RollupGrain, string> = {
 const LONGEST_DAYS: Record<RollupGrain, number> = { daily: 1, weekly: 7, monthly: 31 };
 const COLUMNS =
   'merchant_id, entity_type, entity_id, metric_type, period_start, period_end, value, daily_average, previous, growth_percent, breakdown';
-const JOB_COLUMNS =
-  'id, kind, period_start, period_end, status, periods_total, periods_done, periods_failed, rows_written, attempts, errors, started_at, finished_at';
 const KEY =
   'period_start, entity_type collate "C", merchant_id collate "C", entity_id collate "C", metric_type collate "C"';
 
@@ -130,26 +129,23 @@ const MAX_ERRORS_KEPT = 100;
 
 /** Rollups: `daily_metrics`, `weekly_metrics`, `monthly_metrics`, and the log of the runs that compute them. */
 export function createRollupsStore(dataSource: DataSource): RollupsStore {
+  const jobs = dataSource.getRepository(RollupJobEntity);
+
   /** Takes the lock before it writes the row: a RUNNING row without a lock counts as the run of a dead process. */
-  async function lease(jobId: string, row: (runner: Executor) => Promise<RollupJob | undefined>) {
+  async function lease(jobId: string, row: (runner: QueryRunner) => Promise<RollupJob | undefined>) {
     const runner = dataSource.createQueryRunner();
     await runner.connect();
     const release = async () => {
-      await runner
-        .query('select pg_advisory_unlock(hashtextextended($1, $2))', [jobId, LOCKS.rollupRun])
-        .catch(() => {});
+      await runner.query(sql('locks/release-session-one'), [jobId, LOCKS.rollupRun]).catch(() => {});
       await runner.release();
     };
     try {
-      const [lock] = await runner.query('select pg_try_advisory_lock(hashtextextended($1, $2)) as held', [
-        jobId,
-        LOCKS.rollupRun,
-      ]);
+      const [lock] = await runner.query(sql('locks/try-session-one'), [jobId, LOCKS.rollupRun]);
       if (lock.held !== true) {
         await runner.release();
         return undefined;
       }
-      const job = await row(runner as Executor);
+      const job = await row(runner);
       if (job) return { runner, job, release };
       await release();
       return undefined;
@@ -165,18 +161,10 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
       async recompute(grain, { start, end, previousStart, weeksFrom }, which) {
         await runner.startTransaction('READ COMMITTED');
         try {
-          await runner.query('select pg_advisory_xact_lock(hashtextextended($1, $2))', [
-            `${grain} ${start}`,
-            LOCKS.rollupPeriod,
-          ]);
+          await runner.query(sql('locks/hold-one'), [`${grain} ${start}`, LOCKS.rollupPeriod]);
           // Before the rows are read: a mark that is set meanwhile waits for this transaction, and stays.
-          const [stale] = await runner.query(
-            `with cleared as (
-               delete from metrics_stale_periods where grain = $1 and period_start = $2 returning merchant_id)
-             select coalesce(array_agg(merchant_id order by merchant_id), '{}') as merchants from cleared`,
-            [grain, start],
-          );
-          const { merchants } = StaleRow.parse(stale);
+          const [stale] = await runSql(runner as Executor, 'clear-stale-period', [grain, start], StaleRow);
+          const { merchants } = stale!;
           const merchantIds = which === 'all' || merchants.includes('') ? null : merchants;
           await runner.query(
             `delete from ${TABLE[grain]}
@@ -225,19 +213,11 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
       },
 
       async stalePeriods() {
-        const rows = (await runner.query(
-          `select grain, period_start as start from metrics_stale_periods
-           group by grain, period_start
-           order by array_position('{daily,weekly,monthly}'::text[], grain), period_start`,
-        )) as unknown[];
-        return rows.map((row) => PeriodRow.parse(row));
+        return runSql(runner as Executor, 'stale-periods', [], PeriodRow);
       },
 
       async markStale({ grain, start }) {
-        await runner.query(
-          `insert into metrics_stale_periods (grain, period_start, merchant_id) values ($1, $2, '') on conflict do nothing`,
-          [grain, start],
-        );
+        await runner.query(sql('mark-stale-period'), [grain, start]);
       },
 
       async advance(rows, failure) {
@@ -245,26 +225,23 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
         job.rows += rows;
         if (failure) job.periodsFailed++;
         if (failure && job.errors.length < MAX_ERRORS_KEPT) job.errors.push(failure);
-        await runner.query(
-          `update metrics_aggregation_jobs_log
-           set periods_done = $2, periods_failed = $3, rows_written = $4, errors = $5
-           where id = $1`,
-          [job.id, job.periodsDone, job.periodsFailed, job.rows, JSON.stringify(job.errors)],
+        const { id, periodsDone, periodsFailed, errors } = job;
+        await runner.manager.update(
+          RollupJobEntity,
+          { id },
+          { periodsDone, periodsFailed, rows: `${job.rows}`, errors },
         );
       },
 
       async finish() {
         const { periodsDone, periodsFailed } = job;
-        const status = periodsFailed === 0 ? 'COMPLETED' : periodsFailed < periodsDone ? 'PARTIAL' : 'FAILED';
-        const [row] = await runner.query(
-          `with closed as (
-             update metrics_aggregation_jobs_log
-             set status = $2, periods_total = $3, finished_at = clock_timestamp()
-             where id = $1 returning *)
-           select ${JOB_COLUMNS} from closed`,
-          [job.id, status, Math.max(job.periodsTotal, periodsDone)],
-        );
-        return JobRow.parse(row);
+        const status: JobStatus =
+          periodsFailed === 0 ? 'COMPLETED' : periodsFailed < periodsDone ? 'PARTIAL' : 'FAILED';
+        const { id } = job;
+        const periodsTotal = Math.max(job.periodsTotal, periodsDone);
+        const end = { status, periodsTotal, finishedAt: () => 'clock_timestamp()' };
+        await runner.manager.update(RollupJobEntity, { id }, end);
+        return present(await runner.manager.findOneByOrFail(RollupJobEntity, { id }));
       },
 
       release,
@@ -275,35 +252,24 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     async begin({ kind, period, periodsTotal }) {
       const id = randomUUID();
       const opened = await lease(id, async (runner) => {
-        const [row] = (await runner.query(
-          `insert into metrics_aggregation_jobs_log (id, kind, period_start, period_end, status, periods_total)
-           values ($1, $2, $3, $4, 'RUNNING', $5)
-           returning ${JOB_COLUMNS}`,
-          [id, kind, period.start, period.end, periodsTotal],
-        )) as unknown[];
-        return JobRow.parse(row);
+        const run = { id, kind, start: period.start, end: period.end, status: 'RUNNING' as const, periodsTotal };
+        await runner.manager.insert(RollupJobEntity, run);
+        return present(await runner.manager.findOneByOrFail(RollupJobEntity, { id }));
       });
       return working(opened!);
     },
 
     async claim(jobId) {
       const opened = await lease(jobId, async (runner) => {
-        const [row] = (await runner.query(
-          `with claimed as (
-             update metrics_aggregation_jobs_log set attempts = attempts + 1
-             where id = $1 and status = 'RUNNING' returning *)
-           select ${JOB_COLUMNS} from claimed`,
-          [jobId],
-        )) as unknown[];
-        return row === undefined ? undefined : JobRow.parse(row);
+        const which = { id: jobId, status: 'RUNNING' as const };
+        const { affected } = await runner.manager.increment(RollupJobEntity, which, 'attempts', 1);
+        return affected ? present(await runner.manager.findOneByOrFail(RollupJobEntity, { id: jobId })) : undefined;
       });
       return opened && working(opened);
     },
 
     async running() {
-      const rows = (await dataSource.query(
-        `select id from metrics_aggregation_jobs_log where status = 'RUNNING' order by started_at`,
-      )) as { id: string }[];
+      const rows = await jobs.find({ select: { id: true }, where: { status: 'RUNNING' }, order: { startedAt: 'asc' } });
       return rows.map((row) => row.id);
     },
 
@@ -333,35 +299,27 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     },
 
     async hasStale(grain, { startDate, endDate }) {
-      const [row] = await dataSource.query(
-        `select
-           exists (select from metrics_stale_periods where grain = $1 and period_start between $2 and $3)
-           or exists (select from usage_touched_days where date between $2 and $3::date + $4::int) as found`,
-        [grain, startDate, endDate, LONGEST_DAYS[grain] - 1],
-      );
-      return row.found === true;
+      const values = [grain, startDate, endDate, LONGEST_DAYS[grain] - 1];
+      const [row] = await runSql(dataSource, 'has-stale-period', values, z.object({ found: z.boolean() }));
+      return row!.found;
     },
 
     async prune(before) {
-      const [row] = await dataSource.query(
-        `with pruned as (
-           delete from metrics_aggregation_jobs_log where finished_at < $1::date returning 1)
-         select count(*) as rows from pruned`,
-        [before],
-      );
-      return Number(row.rows);
+      const { affected } = await jobs.delete({ finishedAt: LessThan(new Date(before)) });
+      return affected ?? 0;
     },
 
     async log({ limit, after }) {
-      const rows = (await dataSource.query(
-        `select ${JOB_COLUMNS}
-         from metrics_aggregation_jobs_log
-         where $2::timestamptz is null or (date_trunc('milliseconds', started_at), id) < ($2, $3::uuid)
-         order by date_trunc('milliseconds', started_at) desc, id desc
-         limit $1`,
-        [limit, after?.started ?? null, after?.id ?? null],
-      )) as unknown[];
-      return rows.map((row) => JobRow.parse(row));
+      const page = jobs
+        .createQueryBuilder('job')
+        // Callers know the start of a run to the millisecond.
+        .addSelect(`date_trunc('milliseconds', job.started_at)`, 'moment')
+        .orderBy('moment', 'DESC')
+        .addOrderBy('job.id', 'DESC')
+        .limit(limit);
+      if (after)
+        page.where(`(date_trunc('milliseconds', job.started_at), job.id) < (:started::timestamptz, :id::uuid)`, after);
+      return (await page.getMany()).map(present);
     },
   };
 }
@@ -386,35 +344,10 @@ const StoredRow = z.object({
   breakdown: z.array(z.object({ startDate: DateText, endDate: DateText, value: Units })).nullable(),
 });
 
-const JobRow = z
-  .object({
-    id: z.string(),
-    kind: z.enum(['daily', 'weekly', 'monthly', 'refresh']),
-    period_start: DateText,
-    period_end: DateText,
-    status: z.enum(['RUNNING', 'COMPLETED', 'FAILED', 'PARTIAL']),
-    periods_total: z.number(),
-    periods_done: z.number(),
-    periods_failed: z.number(),
-    rows_written: z.string().transform(Number),
-    attempts: z.number(),
-    errors: z.array(z.object({ period: z.string(), message: z.string() })),
-    started_at: Moment,
-    finished_at: Moment.nullable(),
-  })
-  .transform(
-    (row): RollupJob => ({
-      id: row.id,
-      kind: row.kind,
-      period: { start: row.period_start, end: row.period_end },
-      status: row.status,
-      periodsTotal: row.periods_total,
-      periodsDone: row.periods_done,
-      periodsFailed: row.periods_failed,
-      rows: row.rows_written,
-      attempts: row.attempts,
-      errors: row.errors,
-      started: row.started_at,
-      finished: row.finished_at,
-    }),
-  );
+const present = ({ start, end, rows, startedAt, finishedAt, ...row }: RollupJobRow): RollupJob => ({
+  ...row,
+  period: { start, end },
+  rows: Number(rows),
+  started: startedAt.toISOString(),
+  finished: finishedAt?.toISOString() ?? null,
+});

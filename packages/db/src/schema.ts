@@ -3,6 +3,7 @@ import pg from 'pg';
 import { commentColumns } from './comments.ts';
 import { connect, createDataSource } from './data-source.ts';
 import { LOCKS } from './locks.ts';
+import { sql } from './run-sql.ts';
 
 const LOCK_RETRY_MS = 50;
 
@@ -39,7 +40,7 @@ export async function undoMigration(url: string): Promise<boolean> {
 }
 
 async function applied(dataSource: { query(text: string): Promise<{ count: string }[]> }): Promise<number> {
-  const [row] = await dataSource.query('select count(*) as count from tally_migrations');
+  const [row] = await dataSource.query(sql('schema/migrations'));
   return Number(row!.count);
 }
 
@@ -51,8 +52,8 @@ async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): 
     // Asked for again and again: who waits inside a statement holds a snapshot, and an index that is made concurrently
     // waits for those.
     for (;;) {
-      const { rows } = await client.query('select pg_try_advisory_lock($1) as mine', [LOCKS.migrations]);
-      if (rows[0].mine) break;
+      const { rows } = await client.query(sql('locks/try-session'), [LOCKS.migrations]);
+      if (rows[0].held) break;
       await wait(LOCK_RETRY_MS);
     }
     return await work(client);

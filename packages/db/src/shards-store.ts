@@ -32,8 +32,8 @@ export function createShardsStore(dataSource: DataSource): ShardsStore {
   return {
     async count(wanted) {
       const count = async () => {
-        const [row] = await dataSource.query('select count(*)::int as count from usage_shards');
-        return row.count as number;
+        const [row] = await runSql(dataSource, 'count-shards', [], z.object({ count: z.number() }));
+        return row!.count;
       };
       const known = await count();
       if (known > 0) return known;

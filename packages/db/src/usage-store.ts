@@ -2,10 +2,13 @@ import {
   addDays,
   type BreakdownBy,
   type Day,
+  DIMENSIONS as DIMENSION_ORDER,
   eachDay,
   type Filters,
   type GroupBy,
   type Grouping,
+  isMeasure,
+  MEASURES,
   monthOf,
   type PlanPart,
   type SortBy,
@@ -13,7 +16,7 @@ import {
 } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { DIMENSION_COLUMNS, type DimensionColumn } from './admission.ts';
+import type { DimensionColumn } from './admission.ts';
 import { EventRow } from './events-store.ts';
 import type { JournalLine } from './journal-line.ts';
 import type { RolledUp } from './rolled-up.ts';
@@ -174,7 +177,6 @@ const SORT: Record<SortBy, string> = {
 };
 const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
-const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
 /** What only documents of imported days leave open; asked for only where they are read. */
 const UNTOLD = ['other_tokens', 'untold_requests'];
 
@@ -332,7 +334,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     },
 
     async overflowed({ startDate, endDate, merchantIds, dimensions }) {
-      const numbers = dimensions.map((name) => DIMENSION_COLUMNS.indexOf(name));
+      const numbers = dimensions.map((name) => DIMENSION_ORDER.indexOf(name));
       const merchants = merchantIds?.length ? merchantIds : null;
       const values = [startDate, endDate, merchants, numbers];
       const [row] = await runSql(dataSource, 'overflowed', values, z.object({ found: z.boolean() }));
@@ -746,7 +748,7 @@ function source(
         ...(columns ? [columns] : []),
         ...(at ? [`${time}::timestamptz as at`] : []),
         ...measures.map((name) =>
-          MEASURES.includes(name) ? `${less ? '-' : ''}coalesce(${sum}(${name}), 0) as ${name}` : `0 as ${name}`,
+          isMeasure(name) ? `${less ? '-' : ''}coalesce(${sum}(${name}), 0) as ${name}` : `0 as ${name}`,
         ),
       ];
       const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';

@@ -102,7 +102,22 @@ export function soundInput(schema: z.ZodType): unknown {
 }
 
 /**
- * Yields each of `values`, then `sound` once for each place and value, with that value in that place; also as keys of records.
+ * Returns the values that a place is tried with: all that its own schema takes, since those reach what is behind it, all
+ * that cannot be stored, and one of each JSON type that the schema refuses.
+ */
+function telling(schema: z.ZodType, values: readonly unknown[]): unknown[] {
+  const refused = new Set<string>();
+  return values.filter((value) => {
+    if (UNSTORABLE_TEXTS.includes(value as string) || schema.safeParse(value).success) return true;
+    const type = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value;
+    const first = !refused.has(type);
+    refused.add(type);
+    return first;
+  });
+}
+
+/**
+ * Yields each telling one of `values`, then `sound` once for each place and value, with that value in that place; also as keys of records.
  * Places that `sound` lacks are filled with a sound value of their own.
  */
 export function* inputsWith(
@@ -110,7 +125,7 @@ export function* inputsWith(
   values: readonly unknown[],
   sound: unknown = soundInput(schema),
 ): Generator<unknown> {
-  yield* values;
+  yield* telling(schema, values);
   yield* withinParts(schema, values, sound);
 }
 

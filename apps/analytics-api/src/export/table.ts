@@ -4,6 +4,8 @@ import {
   COST_DECIMALS,
   type Filters,
   formatQuantity,
+  isMeasure,
+  MEASURES,
   type Measures,
   type PlanPart,
   type ScaleOf,
@@ -122,7 +124,6 @@ function columnsOf(by: BreakdownBy | undefined): Column[] {
 }
 
 const EVENT_TEXTS = ['time', 'date', 'id', 'merchantId', 'userId', 'apiKey', 'model', 'provider', 'status'] as const;
-const EVENT_QUANTITIES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
 /** The events of a range as a table, those that the journal still has. In sheets other metrics and properties are JSON. */
 export function eventsOf(filters: Filters, db: Pick<Db, 'usage' | 'metricTypes'>): Table {
@@ -138,13 +139,12 @@ export function eventsOf(filters: Filters, db: Pick<Db, 'usage' | 'metricTypes'>
     name,
     cell: (row) => cell(row as EventRow),
   });
-  const others = ({ metrics }: EventRow) =>
-    Object.entries(metrics).filter(([type]) => !(EVENT_QUANTITIES as readonly string[]).includes(type));
+  const others = ({ metrics }: EventRow) => Object.entries(metrics).filter(([type]) => !isMeasure(type));
   return {
     columns: [
       ...EVENT_TEXTS.map((name) => column(name, (event) => text(event[name]))),
       column('count', ({ count }) => ({ quantity: count })),
-      ...EVENT_QUANTITIES.map((name) => column(name, ({ metrics }) => ({ quantity: metrics[name] ?? '0' }))),
+      ...MEASURES.map((name) => column(name, ({ metrics }) => ({ quantity: metrics[name] ?? '0' }))),
       column('metrics', (event) => text(JSON.stringify(Object.fromEntries(others(event))))),
       column('properties', ({ properties }) => text(JSON.stringify(properties))),
     ],
@@ -154,7 +154,7 @@ export function eventsOf(filters: Filters, db: Pick<Db, 'usage' | 'metricTypes'>
 
 function eventOf(line: JournalLine, scaleOf: ScaleOf) {
   const amounts = [
-    ...EVENT_QUANTITIES.flatMap((name) => (line[name] === undefined ? [] : [[name, line[name]] as const])),
+    ...MEASURES.flatMap((name) => (line[name] === undefined ? [] : [[name, line[name]] as const])),
     ...Object.entries(line.metrics ?? {}),
   ];
   return {

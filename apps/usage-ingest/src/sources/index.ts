@@ -7,6 +7,7 @@ import type { Env } from '../env.ts';
 import { createAskAnalytics } from './ask.ts';
 import { metronome, orb, polar } from './batches.ts';
 import { cloudevents } from './cloudevents.ts';
+import { createDayRows } from './day-rows.ts';
 import { lago } from './lago.ts';
 import { createLitellm } from './litellm/index.ts';
 import { createMeteredFields } from './metered-fields.ts';
@@ -63,6 +64,7 @@ export function createSources({
     polar(metered),
     ...others,
   ];
+  const importDays = createDayRows(pipeline);
   const saving = startLoop(SAVE_MS, pipeline.save, (error) =>
     log.warn({ err: error }, 'the counts of sources were not saved; it is tried again'),
   );
@@ -72,6 +74,7 @@ export function createSources({
     handlers: {
       litellm: litellm.handlers,
       sources: {
+        importDays: ({ input }) => importDays(input),
         async status() {
           await pipeline.save();
           const states = await db.sources.states();

@@ -136,7 +136,7 @@ export function listPrice({ provider, model, usage }: PricedCall): string | unde
 /** Rounds a float of the price list to whole nano-USD, once, before anything is added. */
 function dollars(amount: number): string | undefined {
   const nanos = Math.round(amount * 1e9);
-  return Number.isSafeInteger(nanos) && nanos >= 0 ? printUnits('cost', nanos) : undefined;
+  return Number.isSafeInteger(nanos) && nanos >= 0 ? printUnits(nanos, 9) : undefined;
 }
 
 export const isObject = (value: unknown): value is Record<string, unknown> =>

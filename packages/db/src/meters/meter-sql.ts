@@ -1,4 +1,4 @@
-import { EVENT_TYPE_PROPERTY } from '@tally/contracts';
+import { EVENT_TYPE_PROPERTY, isMeasure } from '@tally/contracts';
 import type { MeterRow } from '../entities/meter.ts';
 import { LOG_GAMMA } from './sketch.ts';
 
@@ -66,7 +66,6 @@ const BUILT_IN: Record<string, [column: string, bit: number]> = {
   model: ['model', 4],
   provider: ['provider', 8],
 };
-const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'];
 
 const PROPERTY = 'property:';
 /** The name of the property that a dimension is; undefined for a built-in one. */
@@ -217,7 +216,7 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
       return column(numberIn(`properties ->> ${parameter(name)}`, scale));
     }
     if (metricType === 'total_tokens') return column('nullif(prompt_tokens + completion_tokens, 0)');
-    if (MEASURES.includes(metricType!)) return column(`nullif(${metricType}, 0)`);
+    if (isMeasure(metricType!)) return column(`nullif(${metricType}, 0)`);
     return column(`(metrics ->> ${parameter(metricType!)})::bigint`);
   };
 

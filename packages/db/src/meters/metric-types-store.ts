@@ -1,8 +1,8 @@
-import { type ScaleOf, TallyError } from '@tally/contracts';
+import { MEASURES, type ScaleOf, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { JournalLine } from '../journal-line.ts';
-import { LOCKS } from '../locks.ts';
+import { holdLock, LOCKS, shareLock } from '../locks.ts';
 import type { Executor } from '../run-sql.ts';
 
 /** A value of a property that a meter reads as a number. */
@@ -47,7 +47,7 @@ export function createMetricTypes(dataSource: DataSource): MetricTypes {
   const known = new Map<string, number>();
   return {
     async scales(metricTypes) {
-      const wanted = [...new Set(metricTypes)].filter((type) => !known.has(type) && !MEASURES.has(type));
+      const wanted = [...new Set(metricTypes)].filter((type) => !known.has(type) && !DECLARED.has(type));
       if (wanted.length > 0) {
         const rows = (await dataSource.query(
           'select metric_type, scale from metric_types where metric_type = any($1)',
@@ -72,7 +72,7 @@ export function createMetricTypes(dataSource: DataSource): MetricTypes {
   };
 }
 
-const MEASURES = new Set(['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost', 'total_tokens']);
+const DECLARED = new Set<string>([...MEASURES, 'total_tokens']);
 
 /** Metric types that are declared, in the transactions of this process that were committed. */
 export function createTypeNotes() {
@@ -98,7 +98,7 @@ export function createTypeNotes() {
 
 /** Throws StaleRegistryError unless the registry has this version, and keeps it so until the transaction ends. */
 export async function holdRegistry(transaction: Executor, version: number): Promise<void> {
-  await transaction.query('select pg_advisory_xact_lock_shared($1)', [LOCKS.scales]);
+  await shareLock(transaction, LOCKS.scales);
   const [row] = (await transaction.query('select version from meter_state')) as { version: string }[];
   if (Number(row!.version) !== version) throw new StaleRegistryError('the registry of meters has changed');
 }
@@ -109,7 +109,7 @@ export async function declareScale(
   metricType: string,
   scale: number | undefined,
 ): Promise<number> {
-  if (scale !== undefined && scale > 0) await transaction.query('select pg_advisory_xact_lock($1)', [LOCKS.scales]);
+  if (scale !== undefined && scale > 0) await holdLock(transaction, LOCKS.scales);
   await transaction.query('insert into metric_types (metric_type, scale) values ($1, $2) on conflict do nothing', [
     metricType,
     scale ?? 0,

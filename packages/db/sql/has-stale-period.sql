@@ -1,0 +1,5 @@
+-- Whether a period of a grain that begins in a range is to be computed again, or one of its days was written to.
+-- $1 grain   $2 first day   $3 last day   $4 days of the longest period, less one
+select
+  exists (select from metrics_stale_periods where grain = $1 and period_start between $2 and $3)
+  or exists (select from usage_touched_days where date between $2 and $3::date + $4::int) as found

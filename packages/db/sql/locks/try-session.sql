@@ -1,0 +1,3 @@
+-- Takes an advisory lock for the connection, unless another connection holds it.
+-- $1 number
+select pg_try_advisory_lock($1) as held

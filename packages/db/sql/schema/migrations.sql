@@ -1,0 +1,3 @@
+-- How many migrations ran.
+select count(*) as count
+from tally_migrations

@@ -1,0 +1,54 @@
+import type { Day } from '@tally/contracts';
+import { EntitySchema } from 'typeorm';
+
+/** A correction. Its measures are bigints, which the driver returns as text; `metrics` has the other metric types. */
+export type AdjustmentRow = {
+  merchantId: string;
+  id: string;
+  date: Day;
+  userId: string;
+  apiKey: string;
+  model: string;
+  provider: string;
+  requests: string;
+  failedRequests: string;
+  promptTokens: string;
+  completionTokens: string;
+  cost: string;
+  metrics: Record<string, string> | null;
+  reason: string;
+  actor: string;
+  createdAt: Date;
+  /** The dimensions that rollups have as `(other)`, a bit each. */
+  folded: number | null;
+  /** The run of meters that derived it. */
+  metered: string | null;
+  /** The event that it takes back. */
+  voidOf: string | null;
+};
+
+export const AdjustmentEntity = new EntitySchema<AdjustmentRow>({
+  name: 'Adjustment',
+  tableName: 'usage_adjustments',
+  columns: {
+    merchantId: { name: 'merchant_id', type: 'text', primary: true },
+    id: { type: 'text', primary: true },
+    date: { type: 'date' },
+    userId: { name: 'user_id', type: 'text' },
+    apiKey: { name: 'api_key', type: 'text' },
+    model: { type: 'text' },
+    provider: { type: 'text' },
+    requests: { type: 'bigint', default: 0 },
+    failedRequests: { name: 'failed_requests', type: 'bigint', default: 0 },
+    promptTokens: { name: 'prompt_tokens', type: 'bigint', default: 0 },
+    completionTokens: { name: 'completion_tokens', type: 'bigint', default: 0 },
+    cost: { type: 'bigint', default: 0 },
+    metrics: { type: 'jsonb', nullable: true },
+    reason: { type: 'text' },
+    actor: { type: 'text' },
+    createdAt: { name: 'created_at', type: 'timestamptz', default: () => 'clock_timestamp()' },
+    folded: { type: 'smallint', nullable: true },
+    metered: { type: 'bigint', nullable: true },
+    voidOf: { name: 'void_of', type: 'text', nullable: true },
+  },
+});
