@@ -305,7 +305,8 @@ function expectSame(actual: unknown, wanted: unknown, name = ''): void {
     expect(Object.keys(actual as object).sort()).toEqual(Object.keys(wanted).sort());
     for (const [key, value] of Object.entries(wanted)) expectSame((actual as Record<string, unknown>)[key], value, key);
   } else if (QUANTITIES.has(name) && typeof actual === 'number') {
-    expect(actual.toFixed(9).replace(/\.?0+$/, '')).toBe(wanted);
+    // Less than a millionth prints with an exponent.
+    expect(actual > 0 && actual < 1e-6 ? actual.toFixed(9).replace(/0+$/, '') : String(actual)).toBe(wanted);
   } else {
     expect(actual).toBe(wanted);
     if (QUANTITIES.has(name)) expect(String(wanted).replace('.', '').length).toBeGreaterThan(EXACT_DIGITS);
