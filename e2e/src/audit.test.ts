@@ -90,6 +90,7 @@ const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
     input: () => ({ id: 'x', merchantId: 'acme', date: TODAY, metrics: { queries: '1' }, reason: 'why' }),
   },
   'usage.void': { input: () => ({ merchantId: 'acme', id: 'nobody sent it', reason: 'why' }), outcome: 'NOT_FOUND' },
+  'users.erase': { input: () => ({ merchantId: 'acme', userId: 'ada' }) },
   'reconcile.rebuild': { input: () => RANGE },
   'reconcile.repair': {},
   'deadLetters.retry': {},

@@ -118,6 +118,7 @@ const OWN: Record<string, () => Input> = {
   'usage.explain': () => ({ merchantId: 'mine', date: TODAY, metricType: 'prompt_tokens' }),
   'usage.adjust': () => ({ id: 'x', merchantId: 'mine', date: TODAY, metrics: { queries: '1' }, reason: 'why' }),
   'usage.void': () => ({ merchantId: 'mine', id: 'a', reason: 'why' }),
+  'users.erase': () => ({ merchantId: 'mine', userId: 'somebody' }),
   'usage.conflicts': () => RANGE,
   'usage.changes': () => ({}),
   'reconcile.check': () => RANGE,

@@ -234,6 +234,19 @@ table directory_entries (
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );
 
+table erased_users (
+  merchant_id text not null,
+  digest text not null,
+  pseudonym text not null,
+  requested_at timestamp with time zone not null default clock_timestamp(),
+  requested_by text not null,
+  after_date date not null default '0001-01-01'::date,
+  after_id text not null default ''::text,
+  completed_at timestamp with time zone,
+  constraint erased_users_pkey PRIMARY KEY (merchant_id, digest),
+  constraint erased_users_pseudonym_key UNIQUE (pseudonym)
+);
+
 table litellm_calls (
   merchant_id text not null,
   alias text not null,
@@ -294,6 +307,14 @@ table merchant_usage (
   constraint merchant_usage_pkey PRIMARY KEY (merchant_id, date, metric_type)
 );
 CREATE INDEX merchant_usage_date ON public.merchant_usage USING btree (date);
+
+table meter_checks (
+  date date not null,
+  merchant_id text not null,
+  changes bigint not null,
+  checked_at timestamp with time zone not null default clock_timestamp(),
+  constraint meter_checks_pkey PRIMARY KEY (date, merchant_id)
+);
 
 table meter_days (
   meter_id integer not null,

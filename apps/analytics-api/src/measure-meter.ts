@@ -9,9 +9,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import type { Db, Sums } from '@tally/db';
-import { covering, type Documents, kindsOf } from './documents.ts';
-import type { FairQueue } from './fair-queue.ts';
-import type { Freshness } from './fresh.ts';
+import { type Documents, type Imported, kindsOf } from './documents.ts';
 import { add, NOTHING, tokensOf, unknownOf } from './measures.ts';
 import { bounded, knownRows, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
 import type { Period } from './zone.ts';
@@ -31,8 +29,12 @@ export type MeasureQuestion = {
 export type ReadMeasure = (
   key: string,
   question: MeasureQuestion,
-  callerId: string,
-) => Promise<{ rows: { window: number; keys: string[]; value: string }[]; coverage: Coverage }>;
+) => Promise<{
+  rows: { window: number; group: string[]; value: string }[];
+  imported: Imported;
+  /** Measures that are not known of all events. */
+  unknown: NonNullable<Coverage['unknown']>;
+}>;
 
 const MAX_ROWS = 100_000;
 
@@ -46,33 +48,38 @@ const MEASURE: Record<string, (sums: Sums) => bigint> = {
   cost: (sums) => sums.cost,
 };
 
+/** The filters of a query about a measure, by their names elsewhere. */
+export function measureFilters({
+  range,
+  merchantIds,
+  filters,
+}: Pick<MeasureQuestion, 'range' | 'merchantIds' | 'filters'>) {
+  const named = (name: string) => filters[name] && [...filters[name]];
+  return {
+    ...range,
+    merchantIds,
+    userIds: named('user'),
+    apiKeys: named('apiKey'),
+    models: named('model'),
+    providers: named('provider'),
+  };
+}
+
 /** Answers the built-in meters from the rollups of the measures. */
 export function createReadMeasure({
   db,
-  freshness,
   documents,
-  queue,
   maxRows,
 }: {
   db: Pick<Db, 'usage'>;
-  freshness: Freshness;
   documents: Documents;
-  queue: FairQueue;
   maxRows: number;
 }): ReadMeasure {
-  return async (key, { merchantIds, range, windows, window, isUtc, groupBy, filters }, callerId) => {
-    const named = (name: string) => filters[name] && [...filters[name]];
-    const asked = {
-      ...range,
-      merchantIds,
-      userIds: named('user'),
-      apiKeys: named('apiKey'),
-      models: named('model'),
-      providers: named('provider'),
-    };
+  return async (key, question) => {
+    const { range, windows, window, isUtc, groupBy } = question;
+    const asked = measureFilters(question);
     const needs = { ...needsOf(asked, ...groupBy), days: false };
     const [starts, end] = [windows.map(({ from }) => from), windows.at(-1)!.to];
-    const coverage = await freshness.cover(asked);
 
     /** Whole months and years where windows have them; each window by itself. */
     async function plan(): Promise<PlanPart[]> {
@@ -86,29 +93,23 @@ export function createReadMeasure({
     }
 
     if (!isUtc && needs.entities) await assertEntries();
-    const rows = await queue(callerId, async () => {
-      const imported = await documents.within(range, isUtc ? kindsOf(asked, ...groupBy) : undefined);
-      const parts = [...(await plan()), ...imported.parts];
-      const { usage } = db;
-      return {
-        imported,
-        found: await usage.windows({ ...asked, parts, starts, end, by: groupBy, limit: MAX_ROWS + 1 }),
-      };
-    });
-    if (rows.found.length > MAX_ROWS)
+    const imported = await documents.within(range, isUtc ? kindsOf(asked, ...groupBy) : undefined);
+    const parts = [...(await plan()), ...imported.parts];
+    const found = await db.usage.windows({ ...asked, parts, starts, end, by: groupBy, limit: MAX_ROWS + 1 });
+    if (found.length > MAX_ROWS)
       throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
         details: { maxRows: MAX_ROWS },
       });
-    const unknown = unknownOf(rows.found.reduce(add, NOTHING));
     return {
-      rows: rows.found.flatMap(({ slot, keys, ...sums }) => {
+      rows: found.flatMap(({ slot, keys, ...sums }) => {
         const units = MEASURE[key]!(sums);
         // The measures of a row are kept together: one without this measure is no row of it.
         return units === 0n
           ? []
-          : [{ window: slot, keys, value: key === 'cost' ? formatCost(units) : units.toString() }];
+          : [{ window: slot, group: keys, value: key === 'cost' ? formatCost(units) : units.toString() }];
       }),
-      coverage: covering(coverage, rows.imported, unknown),
+      imported,
+      unknown: unknownOf(found.reduce(add, NOTHING)),
     };
 
     /** GRAIN_NOT_KEPT where a window cuts days by user or API key that have no events any more. */

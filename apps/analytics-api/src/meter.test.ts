@@ -1,5 +1,6 @@
 import { addDays, dayOf, type UsageEntry } from '@tally/contracts';
 import fc from 'fast-check';
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../test/start.ts';
 
@@ -164,6 +165,74 @@ describe('windows', () => {
     await expect(query({ meter: 'nothing', startDate: first, endDate: today })).rejects.toMatchObject(
       refusal('NOT_FOUND'),
     );
+  });
+
+  test('of a measure by user that cut days are answered by a meter of the same, without the events', async () => {
+    const zoned = { startDate: first, endDate: addDays(today, -1), window: 'day', timeZone: 'Asia/Kathmandu' } as const;
+    const ofAda = { ...zoned, meter: 'requests', filters: { user: ['ada'] } };
+    const byUser = { ...zoned, meter: 'requests', groupBy: ['user'] };
+    const [before, grouped] = [(await query(ofAda)).rows, (await query(byUser)).rows];
+    await running.ingest.meters.create.mutate({ key: 'calls', aggregation: 'COUNT', dimensions: ['user', 'model'] });
+    while ((await running.db.meters.derive(1_000)).flushes > 0);
+    while (await running.db.meters.computeHistory(1_000));
+    const sql = new pg.Client({ connectionString: running.databaseUrl });
+    await sql.connect();
+    await sql.query('begin; alter table usage_events rename to hidden_events');
+    await sql.query(
+      'create table usage_events (like hidden_events including defaults); create table gone (like usage_events); commit',
+    );
+    try {
+      const uncached = await running.another({ ENABLE_ANALYTICS_CACHE: 'false' });
+      const ask = (question: typeof ofAda | typeof byUser) =>
+        uncached.client.analytics.meter.query({ merchantIds: ['acme'], ...question } as never);
+      expect((await ask(ofAda)).rows).toEqual(before);
+      expect((await ask(byUser)).rows).toEqual(grouped);
+      await uncached.end();
+    } finally {
+      await sql.query('drop table usage_events, gone; alter table hidden_events rename to usage_events');
+      await sql.end();
+    }
+    await running.ingest.meters.remove.mutate({ key: 'calls' });
+  });
+
+  test('are kept, until something changes them', async () => {
+    const question = { startDate: first, endDate: today, groupBy: ['user'] };
+    const rate = async () => {
+      const { memoryHits, misses } = await running.client.cache.stats.query();
+      return { memoryHits, misses };
+    };
+    const answer = await query(question);
+    const kept = await rate();
+    expect((await query(question)).rows).toEqual(answer.rows);
+    expect(await rate()).toEqual({ ...kept, memoryHits: kept.memoryHits + 1 });
+    const late = {
+      id: 'late',
+      merchantId: 'acme',
+      userId: 'eve',
+      metrics: { images: '5' },
+      time: `${first}T01:00:00Z`,
+    };
+    await running.ingest.usage.record.mutate({ entries: [late] });
+    const group = { user: 'eve' };
+    expect((await query(question)).rows).toContainEqual(expect.objectContaining({ group, value: '5' }));
+    // A meter that is made again gives other answers, although no event came.
+    const sql = new pg.Client({ connectionString: running.databaseUrl });
+    await sql.connect();
+    while ((await running.db.meters.derive(1_000)).flushes > 0);
+    await sql.query(`update meter_quarters set value = 7 where d1 = 'eve'`);
+    const rebuild = { key: 'images_made', startDate: first, endDate: first };
+    await running.client.cache.clear.mutate();
+    expect((await query(question)).rows).toContainEqual(expect.objectContaining({ group, value: '7' }));
+    await running.ingest.meters.rebuild.mutate(rebuild);
+    expect((await query(question)).rows).toContainEqual(expect.objectContaining({ group, value: '5' }));
+    await running.ingest.usage.void.mutate({ merchantId: 'acme', id: 'late', date: first, reason: 'wrong' });
+    expect((await query(question)).rows).toEqual(answer.rows);
+    await sql.end();
+    const requests = { ...question, meter: 'requests' };
+    const counted = await query(requests);
+    const again = await rate();
+    expect((await query(requests)).rows).toEqual(counted.rows);
+    expect(await rate()).toEqual({ ...again, memoryHits: again.memoryHits + 1 });
   });
 
   test('are refused where they cut days whose quarter hours are gone, and whole days stay', async () => {

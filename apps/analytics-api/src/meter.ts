@@ -11,11 +11,14 @@ import {
   startOfDay,
   TallyError,
 } from '@tally/contracts';
-import { type Db, type MeterRow, type MeterValue, quantilesOf, unknownMeter } from '@tally/db';
+import { type Db, type MeterRow, type MeterValue, quantilesOf, type StoredMeter, unknownMeter } from '@tally/db';
+import { readyJson } from '@tally/service';
+import type { Cache } from './cache.ts';
 import { assertRange } from './dates.ts';
+import { covering } from './documents.ts';
 import type { FairQueue } from './fair-queue.ts';
 import type { Freshness } from './fresh.ts';
-import type { ReadMeasure } from './measure-meter.ts';
+import { measureFilters, type ReadMeasure } from './measure-meter.ts';
 import { type Period, periodsOf } from './zone.ts';
 
 export type MeterAnswer = {
@@ -30,11 +33,22 @@ const MAX_ROWS = 100_000;
 /** A row of PERCENTILE is made of its buckets. */
 const MAX_BUCKETS = 1_000_000;
 
+/** What was asked, with its windows and filters as they are read. */
+type Asked = {
+  merchantIds: string[] | undefined;
+  range: { startDate: Day; endDate: Day };
+  windows: readonly Period[];
+  groupBy: readonly string[];
+  filters: Readonly<Record<string, readonly string[]>>;
+  percentile: number;
+};
+
 /** Answers queries about meters, from their rollups alone. */
 export function createReadMeter({
   db,
   readMeasure,
   freshness,
+  cache,
   queue,
   maxDays,
   now,
@@ -43,12 +57,13 @@ export function createReadMeter({
   /** Answers the built-in meters. */
   readMeasure: ReadMeasure;
   freshness: Freshness;
+  cache: Cache;
   queue: FairQueue;
   maxDays: number;
   now: () => number;
 }): ReadMeter {
   /** The meter of every merchant with this name, else the one of the only merchant that is asked for. */
-  async function find(key: string, merchantIds: readonly string[] | undefined): Promise<MeterRow> {
+  async function find(key: string, merchantIds: readonly string[] | undefined): Promise<StoredMeter> {
     const [own] = merchantIds?.length === 1 ? merchantIds : [];
     const found =
       (own === undefined ? undefined : await db.meters.find({ key, merchantId: own })) ??
@@ -61,55 +76,90 @@ export function createReadMeter({
     const windows = windowsOf(question);
     const range = { startDate: dayOf(windows[0]!.from), endDate: dayOf(windows.at(-1)!.to - 1) };
     assertRange(range, maxDays);
-    const { merchantIds } = question;
+    const { merchantIds, groupBy = [], percentile } = question;
+    const asked: Asked = { merchantIds, range, windows, groupBy, filters: filtersOf(question), percentile };
+    const dimensions = [...groupBy.filter((name) => name !== 'merchant'), ...Object.keys(asked.filters)];
     const builtIn = BUILT_IN_METERS.find(({ key }) => key === question.meter);
     const meter = builtIn ?? (await find(question.meter, merchantIds));
-    const groupBy = question.groupBy ?? [];
-    const filters = filtersOf(question);
-    assertDimensions(meter, [...groupBy.filter((name) => name !== 'merchant'), ...Object.keys(filters)]);
-    if (builtIn) {
-      const isUtc = windows.every(({ from, to }) => isMidnight(from) && isMidnight(to));
-      const asked = {
-        merchantIds,
-        range,
-        windows,
-        window: question.window,
-        isUtc,
-        groupBy: groupBy as GroupBy[],
-        filters,
-      };
-      const { rows, coverage } = await readMeasure(builtIn.key, asked, callerId);
-      return { rows: rows.map(({ window, keys, value }) => rowOf(windows, window, groupBy, keys, value)), coverage };
+    assertDimensions(meter, dimensions);
+    if (!builtIn) {
+      await assertQuarters(windows);
+      return ofMeter(meter as StoredMeter, asked, callerId, { keepZeros: true });
     }
-    await assertQuarters(windows);
-    const coverage = await freshness.cover({ ...range, merchantIds });
-    const byElement = meter.aggregation === 'PERCENTILE';
-    const values = await queue(callerId, () =>
-      db.meters.read(meter as MeterRow, {
-        merchantIds,
-        starts: windows.map(({ from }) => from),
-        end: windows.at(-1)!.to,
-        groupBy,
-        filters,
-        limit: (byElement ? MAX_BUCKETS : MAX_ROWS) + 1,
+    const isUtc = windows.every(({ from, to }) => isMidnight(from) && isMidnight(to));
+    const declared = isUtc ? undefined : await declaredFor(builtIn.key, dimensions, asked);
+    if (declared) return ofMeter(declared, asked, callerId, { keepZeros: false });
+    const measured = { ...asked, window: question.window, isUtc, groupBy: groupBy as GroupBy[] };
+    const coverage = await freshness.cover(measureFilters(measured));
+    const { text, more } = await cache.sent('meter', keyOf(builtIn.key, asked), { ...range, merchantIds }, () =>
+      queue(callerId, async () => {
+        const { rows, ...more } = await readMeasure(builtIn.key, measured);
+        return { sent: answerOf(rows, windows, groupBy), more };
       }),
     );
-    const sums = byElement ? percentilesOf(values, question.percentile) : values;
-    if (values.length > (byElement ? MAX_BUCKETS : MAX_ROWS) || sums.length > MAX_ROWS)
-      throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
-        details: { maxRows: MAX_ROWS },
-      });
-    const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
-    return {
-      rows: sums.map(({ window, group, value }) =>
-        rowOf(windows, window, groupBy, group, byElement ? value : formatUnits(BigInt(value), scale)),
-      ),
-      coverage: {
-        ...coverage,
-        ...(await limitsOf(meter as MeterRow, range, Object.keys(filters), merchantIds, coverage)),
-      },
-    };
+    return finished(text, covering(coverage, more.imported, more.unknown));
   };
+
+  /** A meter that somebody declared. A measure has no row where its sum is 0. */
+  async function ofMeter(
+    meter: StoredMeter,
+    asked: Asked,
+    callerId: string,
+    { keepZeros }: { keepZeros: boolean },
+  ): Promise<MeterAnswer> {
+    const { range, merchantIds, windows, groupBy, filters, percentile } = asked;
+    const coverage = await freshness.cover({ ...range, merchantIds });
+    // Asked before the sums are read: what was computed then is in them.
+    const limits = await limitsOf(meter, range, Object.keys(filters), merchantIds, coverage);
+    const byElement = meter.aggregation === 'PERCENTILE';
+    const limit = byElement ? MAX_BUCKETS : MAX_ROWS;
+    const compute = () =>
+      queue(callerId, async () => {
+        const [starts, end] = [windows.map(({ from }) => from), windows.at(-1)!.to];
+        const read = { merchantIds, starts, end, groupBy, filters, limit: limit + 1 };
+        const values = await db.meters.read(meter, read);
+        const sums = byElement ? percentilesOf(values, percentile) : values;
+        if (values.length > limit || sums.length > MAX_ROWS)
+          throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
+            details: { maxRows: MAX_ROWS },
+          });
+        const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
+        const rows = byElement ? sums : sums.map((row) => ({ ...row, value: formatUnits(BigInt(row.value), scale) }));
+        const kept = keepZeros ? rows : rows.filter(({ value }) => value !== '0');
+        return { sent: answerOf(kept, windows, groupBy), more: null };
+      });
+    // History that is being computed changes an answer, and no version of it.
+    const text =
+      limits.complete === coverage.complete
+        ? (await cache.sent('meter', [keepZeros, keyOf(meter.id, asked)], { ...range, merchantIds }, compute)).text
+        : JSON.stringify((await compute()).sent);
+    return finished(text, { ...coverage, ...limits });
+  }
+
+  /**
+   * A declared meter that counts the same as a built-in one by these dimensions. The measures have no quarter hours by user
+   * or API key, so their windows that cut days are read from the events where there is none.
+   */
+  async function declaredFor(
+    key: string,
+    dimensions: readonly string[],
+    { range, merchantIds, windows }: Asked,
+  ): Promise<StoredMeter | undefined> {
+    if (!dimensions.includes('user') && !dimensions.includes('apiKey')) return undefined;
+    const [own] = merchantIds?.length === 1 ? merchantIds : [];
+    const found = (await db.meters.list(own ?? '')).find(
+      ({ aggregation, metricType, eventType, filters, historyFrom, history, ...meter }) =>
+        ((aggregation === 'SUM' && metricType === key) || (aggregation === 'COUNT' && key === 'requests')) &&
+        eventType === null &&
+        Object.keys(filters).length === 0 &&
+        dimensions.every((name) => meter.dimensions.includes(name)) &&
+        (historyFrom === null || historyFrom <= range.startDate) &&
+        history.daysDone === history.days,
+    );
+    if (!found) return undefined;
+    const cut = windows.flatMap(({ from, to }) => [from, to]).find((ms) => !isMidnight(ms));
+    return cut === undefined || dayOf(cut) >= (await db.meters.quartersFrom()) ? found : undefined;
+  }
 
   /** What an answer lacks: history that is still computed or was dropped, and values beyond the limit of their day. */
   async function limitsOf(
@@ -146,17 +196,37 @@ export function createReadMeter({
 
 const isMidnight = (ms: number) => startOfDay(dayOf(ms)) === ms;
 
-function rowOf(
+/** What an answer depends on beside the numbers of its days. */
+const keyOf = (meter: string | number, { windows, groupBy, filters, merchantIds, percentile }: Asked) => [
+  meter,
+  windows.map(({ from, to }) => [from, to]),
+  groupBy,
+  filters,
+  merchantIds,
+  percentile,
+];
+
+/** The rows of an answer, as they are sent. */
+function answerOf(
+  rows: readonly { window: number; group: readonly string[]; value: string }[],
   windows: readonly Period[],
-  window: number,
   groupBy: readonly string[],
-  keys: readonly string[],
-  value: string,
-): MeterAnswer['rows'][number] {
-  const { from, to } = windows[window]!;
-  const group = Object.fromEntries(groupBy.map((name, index) => [name, keys[index] || 'unknown']));
-  return { start: new Date(from).toISOString(), end: new Date(to).toISOString(), group, value };
+): Pick<MeterAnswer, 'rows'> {
+  const times = windows.map(({ from, to }) => ({
+    start: new Date(from).toISOString(),
+    end: new Date(to).toISOString(),
+  }));
+  return {
+    rows: rows.map(({ window, group, value }) => ({
+      ...times[window]!,
+      group: Object.fromEntries(groupBy.map((name, index) => [name, group[index] || 'unknown'])),
+      value,
+    })),
+  };
 }
+
+const finished = (text: string, coverage: Coverage): MeterAnswer =>
+  readyJson(`${text.slice(0, -1)},${JSON.stringify({ coverage }).slice(1)}`);
 
 /** The windows of a query, in order, without holes. INVALID_INPUT where the range does not begin and end with one. */
 function windowsOf({ window, timeZone, ...range }: MeterQuery): Period[] {

@@ -141,8 +141,9 @@ export async function createAnalyticsService(
         read,
         readMeter: createReadMeter({
           db,
-          readMeasure: createReadMeasure({ db, freshness, documents, queue, maxRows: env.ANALYTICS_MAX_ROWS }),
+          readMeasure: createReadMeasure({ db, documents, maxRows: env.ANALYTICS_MAX_ROWS }),
           freshness,
+          cache,
           queue,
           maxDays: env.ANALYTICS_MAX_DAYS,
           now,

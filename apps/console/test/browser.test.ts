@@ -9,10 +9,10 @@ import {
   createIngestClient,
   type IngestClient,
 } from '@tally/contracts/client';
-import type { Browser, Locator, Page } from 'playwright-core';
+import type { Browser, BrowserContext, BrowserContextOptions, Locator, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { add, change, format, parseFormatted, subtract } from '../src/web/quantity.ts';
-import { findings, launch, screenshot, signIn, visit } from './browser.ts';
+import { findings, launch, newContext, screenshot, settle, signIn, visit } from './browser.ts';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
@@ -55,21 +55,49 @@ afterAll(async () => {
   await stack?.stop();
 });
 
-/** Runs a test in a browser of its own, signed in with a key; its console must stay clean. */
-async function as(key: string, run: (page: Page) => Promise<void>, options = {}) {
-  const { page, problems, close } = await visit(browser, options);
-  try {
+const signedIn = new Map<string, Promise<BrowserContext>>();
+
+/** A context that is signed in with a key, once for all tests: signing in and loading the scripts takes a second. */
+function contextOf(key: string, options: BrowserContextOptions): Promise<BrowserContext> {
+  const name = JSON.stringify([key, options]);
+  const create = async () => {
+    const context = await newContext(browser, options);
+    const { page } = await visit(context);
     await signIn(page, stack.url, key);
+    await page.close();
+    return context;
+  };
+  const known = signedIn.get(name) ?? create();
+  signedIn.set(name, known);
+  return known;
+}
+
+/** Runs a test in a page of its own, signed in with a key; its console must stay clean. */
+async function as(key: string, run: (page: Page) => Promise<void>, options: BrowserContextOptions = {}) {
+  const { page, problems } = await visit(await contextOf(key, options));
+  try {
     await run(page);
     expect(problems).toEqual([]);
   } finally {
-    await close();
+    await page.close();
+  }
+}
+
+/** Runs a test as a visitor who is not signed in. */
+async function asVisitor(run: (page: Page) => Promise<void>) {
+  const context = await newContext(browser);
+  const { page, problems } = await visit(context);
+  try {
+    await run(page);
+    expect(problems).toEqual([]);
+  } finally {
+    await context.close();
   }
 }
 
 const open = async (page: Page, path: string) => {
   await page.goto(stack.url + path);
-  await page.waitForLoadState('networkidle');
+  await settle(page);
 };
 const explainLink = (search: Record<string, string | string[]>) => {
   const query = new URLSearchParams();
@@ -83,23 +111,23 @@ const numberIn = async (page: Page, selector: string) =>
 
 describe('signing in', () => {
   test('says what is wrong with a key, and lets nobody in who may not read', async () => {
-    const { page, problems, close } = await visit(browser);
-    await page.goto(`${stack.url}/`);
-    await page.waitForURL('**/app/sign-in**');
-    for (const [key, says] of [
-      ['tally_viewer_nobody', 'unknown, expired or revoked'],
-      [keys.producer!, 'may not read usage'],
-    ] as const) {
-      await page.getByLabel('API key').fill(key);
-      await page.getByRole('button', { name: 'Sign in' }).click();
-      await expect.poll(() => page.getByRole('alert').innerText()).toContain(says);
-    }
-    expect(problems).toEqual([]);
-    await close();
+    await asVisitor(async (page) => {
+      await page.goto(`${stack.url}/`);
+      await page.waitForURL('**/app/sign-in**');
+      for (const [key, says] of [
+        ['tally_viewer_nobody', 'unknown, expired or revoked'],
+        [keys.producer!, 'may not read usage'],
+      ] as const) {
+        await page.getByLabel('API key').fill(key);
+        await page.getByRole('button', { name: 'Sign in' }).click();
+        await expect.poll(() => page.getByRole('alert').innerText()).toContain(says);
+      }
+    });
   });
 
   test('keeps the key nowhere in the browser', async () => {
-    await as(keys.viewer!, async (page) => {
+    await asVisitor(async (page) => {
+      await signIn(page, stack.url, keys.viewer!);
       const kept = await page.evaluate<string>(
         'JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])',
       );
@@ -124,10 +152,9 @@ describe('signing in', () => {
     ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Health']],
   ])('shows a key of the role %s what is for it', async (role, pages) => {
     await as(keys[role]!, async (page) => {
-      const links = page.getByRole('navigation', { name: 'Pages' }).getByRole('link');
-      await links.first().waitFor();
-      expect(await links.allInnerTexts()).toEqual(pages);
       await open(page, '/app/custom-metrics');
+      const links = page.getByRole('navigation', { name: 'Pages' }).getByRole('link');
+      expect(await links.allInnerTexts()).toEqual(pages);
       expect((await page.getByRole('button', { name: 'New metric' }).count()) > 0).toBe(
         ['analyst', 'admin'].includes(role),
       );
@@ -135,27 +162,27 @@ describe('signing in', () => {
   });
 
   test('leads back to the page that was asked for, and out again', async () => {
-    const { page, close } = await visit(browser);
-    await page.goto(`${stack.url}/app/explorer?by=user`);
-    await page.waitForURL('**/app/sign-in**');
-    await page.getByLabel('API key').fill(keys.viewer!);
-    await page.keyboard.press('Enter');
-    await page.waitForURL('**/app/explorer?by=user');
-    await page.getByRole('button', { name: 'Sign out' }).click();
-    await page.waitForURL('**/app/sign-in');
-    expect(await page.context().cookies()).toEqual([]);
-    await close();
+    await asVisitor(async (page) => {
+      await page.goto(`${stack.url}/app/explorer?by=user`);
+      await page.waitForURL('**/app/sign-in**');
+      await page.getByLabel('API key').fill(keys.viewer!);
+      await page.keyboard.press('Enter');
+      await page.waitForURL('**/app/explorer?by=user');
+      await page.getByRole('button', { name: 'Sign out' }).click();
+      await page.waitForURL('**/app/sign-in');
+      expect(await page.context().cookies()).toEqual([]);
+    });
   });
 
   test('ends with the key', async () => {
     const { id, key } = await ingest.keys.create.mutate({ name: 'leaver', role: 'viewer' });
-    const { page, close } = await visit(browser);
-    await signIn(page, stack.url, key);
-    await ingest.keys.revoke.mutate({ id });
-    await expect.poll(async () => (await page.request.get(`${stack.url}/trpc/sessions.current`)).status()).toBe(401);
-    await page.goto(`${stack.url}/app/explorer`);
-    await page.waitForURL('**/app/sign-in**');
-    await close();
+    await asVisitor(async (page) => {
+      await signIn(page, stack.url, key);
+      await ingest.keys.revoke.mutate({ id });
+      await expect.poll(async () => (await page.request.get(`${stack.url}/trpc/sessions.current`)).status()).toBe(401);
+      await page.goto(`${stack.url}/app/explorer`);
+      await page.waitForURL('**/app/sign-in**');
+    });
   });
 });
 
@@ -163,7 +190,7 @@ describe('numbers on screen', () => {
   test('are those of the API, to the last digit', async () => {
     const { totals, activeUsers } = await analytics.analytics.summary.query(month);
     await as(keys.viewer!, async (page) => {
-      await page.waitForSelector('.stats .stat-value a');
+      await open(page, '/app/overview');
       const shown = await page.locator('.stats .stat-value').allInnerTexts();
       expect(shown.map(parseFormatted)).toEqual([
         totals.cost,
@@ -400,18 +427,17 @@ test('usage without a price is listed, and priced once a price is set', async ()
 });
 
 test('the API page shows every operation to everybody, and calls them for those who are signed in', async () => {
-  const { page, problems, close } = await visit(browser);
-  await page.goto(`${stack.url}/docs?search=sessions.current`);
-  await page.getByText('/trpc/sessions.current').click();
-  await page.waitForSelector('pre:has-text("curl")');
-  expect(await page.getByRole('button', { name: 'Send' }).count()).toBe(0);
-  expect(problems).toEqual([]);
-  await close();
-  await as(keys.viewer!, async (signedIn) => {
-    await signedIn.goto(`${stack.url}/docs?search=sessions.current`);
-    await signedIn.getByText('/trpc/sessions.current').click();
-    await signedIn.getByRole('button', { name: 'Send' }).click();
-    await signedIn.waitForSelector('pre:has-text("the viewer")');
+  await asVisitor(async (page) => {
+    await page.goto(`${stack.url}/docs?search=sessions.current`);
+    await page.getByText('/trpc/sessions.current').click();
+    await page.waitForSelector('pre:has-text("curl")');
+    expect(await page.getByRole('button', { name: 'Send' }).count()).toBe(0);
+  });
+  await as(keys.viewer!, async (page) => {
+    await page.goto(`${stack.url}/docs?search=sessions.current`);
+    await page.getByText('/trpc/sessions.current').click();
+    await page.getByRole('button', { name: 'Send' }).click();
+    await page.waitForSelector('pre:has-text("the viewer")');
   });
 });
 
@@ -583,6 +609,7 @@ describe('the explorer', () => {
 
 test('a bound key cannot reach another merchant, whatever the address says', async () => {
   await as(keys.bound!, async (page) => {
+    await open(page, '/app/overview');
     expect(await page.locator('body').innerText()).not.toContain('globex');
     for (const path of [
       '/app/overview?merchants=%5B"globex"%5D',
@@ -623,29 +650,28 @@ test('keys are made, shown once, and revoked', async () => {
 });
 
 test('everything can be reached by keyboard', async () => {
-  const { page, problems, close } = await visit(browser);
-  await page.goto(`${stack.url}/app/sign-in`);
-  // Keys that are pressed before the page is there are lost.
-  await page.getByLabel('API key').waitFor();
-  await page.keyboard.press('Tab');
-  await page.keyboard.type(keys.admin!);
-  await page.keyboard.press('Enter');
-  await page.waitForURL('**/app/overview');
-  await page.waitForSelector('.stats a');
-  await page.keyboard.press('Tab');
-  expect(await page.evaluate('document.activeElement.textContent')).toBe('Skip to the page');
-  await page.getByRole('link', { name: 'Explorer' }).focus();
-  await page.keyboard.press('Enter');
-  await page.waitForURL('**/app/explorer');
-  await page.getByRole('combobox', { name: 'Measure' }).focus();
-  await page.keyboard.press('Enter');
-  await page.waitForSelector('[role=option][data-highlighted]');
-  await page.keyboard.press('ArrowDown');
-  await page.waitForSelector('[role=option][data-highlighted]:has-text("Requests")');
-  await page.keyboard.press('Enter');
-  await page.waitForURL('**measure=requests**');
-  expect(problems).toEqual([]);
-  await close();
+  await asVisitor(async (page) => {
+    await page.goto(`${stack.url}/app/sign-in`);
+    // Keys that are pressed before the page is there are lost.
+    await page.getByLabel('API key').waitFor();
+    await page.keyboard.press('Tab');
+    await page.keyboard.type(keys.admin!);
+    await page.keyboard.press('Enter');
+    await page.waitForURL('**/app/overview');
+    await page.waitForSelector('.stats a');
+    await page.keyboard.press('Tab');
+    expect(await page.evaluate('document.activeElement.textContent')).toBe('Skip to the page');
+    await page.getByRole('link', { name: 'Explorer' }).focus();
+    await page.keyboard.press('Enter');
+    await page.waitForURL('**/app/explorer');
+    await page.getByRole('combobox', { name: 'Measure' }).focus();
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('[role=option][data-highlighted]');
+    await page.keyboard.press('ArrowDown');
+    await page.waitForSelector('[role=option][data-highlighted]:has-text("Requests")');
+    await page.keyboard.press('Enter');
+    await page.waitForURL('**measure=requests**');
+  });
 });
 
 const PAGES = {

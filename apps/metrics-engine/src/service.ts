@@ -161,9 +161,11 @@ export async function createEngineService(
     rollups,
     work: {
       async reconcile() {
-        const { balanced, drift, repaired } = await ingest.reconcile.repair.mutate({});
+        const { balanced, drift, meters, repaired } = await ingest.reconcile.repair.mutate({});
         if (!balanced)
-          throw new Error(`${drift.length} numbers differ between the stored forms, ${repaired} days repaired`);
+          throw new Error(
+            `${drift.length} numbers and ${meters.length} rollups of meters differ, ${repaired} days repaired`,
+          );
         return { repaired };
       },
       afterDaily: createAfterDaily(createAnalyticsClient(called(env.ANALYTICS_API_URL))),

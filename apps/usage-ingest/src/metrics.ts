@@ -1,7 +1,6 @@
 import type { FoldedLine } from '@tally/db';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { Durability } from './durability.ts';
-import type { Drift } from './reconcile/index.ts';
 
 export type IngestMetrics = {
   fallbacks: Counter;
@@ -18,7 +17,8 @@ export type IngestMetrics = {
   inUse(store: 'postgres' | 'redis', isUsed: boolean): void;
   /** Shows how many shards have totals that are still to be repaired, as they are when somebody asks. */
   showUnrepaired(count: () => Promise<number>): void;
-  reconciled(drift: readonly Drift[], durationMs: number): void;
+  /** `drift`: numbers that differed. */
+  reconciled(drift: number, durationMs: number): void;
   flushed(entries: number, inserted: number, durationMs: number): void;
 };
 
@@ -40,7 +40,7 @@ export function createIngestMetrics(register: Registry): IngestMetrics {
   for (const store of ['postgres', 'redis']) inUse.set({ store }, 1);
   const driftRows = new Gauge({
     name: 'tally_reconcile_drift',
-    help: 'Numbers that differed between stored forms at the last reconciliation; it must be 0.',
+    help: 'Numbers and rollups of meters that differed at the last reconciliation; it must be 0.',
     registers,
   });
   const lastReconciled = new Gauge({
@@ -133,7 +133,7 @@ export function createIngestMetrics(register: Registry): IngestMetrics {
       });
     },
     reconciled(drift, durationMs) {
-      driftRows.set(drift.length);
+      driftRows.set(drift);
       reconcileSeconds.set(durationMs / 1000);
       lastReconciled.set(Date.now() / 1000);
     },

@@ -8,6 +8,7 @@ import type { Changes } from './changes.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
 import type { DeadLetters } from './dead-letters.ts';
+import type { EraseUser } from './erase.ts';
 import type { Explain } from './explain.ts';
 import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
@@ -16,7 +17,7 @@ import type { Scales } from './meters/registry.ts';
 import type { Prices } from './prices/prices.ts';
 import type { Rerate } from './prices/rerate.ts';
 import type { RecentEntries } from './recent.ts';
-import { presentDrift, type Reconcile } from './reconcile/index.ts';
+import { presentDrift, presentMeterDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
 import type { Sessions } from './sessions.ts';
 import type { Sources } from './sources/index.ts';
@@ -35,6 +36,7 @@ export type Parts = {
   voidEvent: VoidEvent;
   reconcile: Reconcile;
   deadLetters: DeadLetters;
+  eraseUser: EraseUser;
   closeDays: CloseDays;
   flush: Flush;
   keys: Keys;
@@ -93,16 +95,25 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(input.startDate, input.endDate);
         const report = await reconcile.check(input, isGone);
         const scaleOf = await scales(report.drift.map(({ metricType }) => metricType));
-        return { ...report, drift: report.drift.map((each) => presentDrift(each, scaleOf)) };
+        return {
+          ...report,
+          drift: report.drift.map((each) => presentDrift(each, scaleOf)),
+          meters: report.meters.map(presentMeterDrift),
+        };
       },
       async rebuild({ input }) {
         assertRange(input.startDate, input.endDate);
         return reconcile.rebuild(input);
       },
       async repair({ isGone }) {
-        const { balanced, drift, repaired } = await reconcile.repair(isGone);
+        const { balanced, drift, meters, repaired } = await reconcile.repair(isGone);
         const scaleOf = await scales(drift.map(({ metricType }) => metricType));
-        return { balanced, drift: drift.map((each) => presentDrift(each, scaleOf)), repaired };
+        return {
+          balanced,
+          drift: drift.map((each) => presentDrift(each, scaleOf)),
+          meters: meters.map(presentMeterDrift),
+          repaired,
+        };
       },
     },
     deadLetters: {
@@ -181,6 +192,9 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
     },
     audit: {
       list: async ({ input }) => audit(input),
+    },
+    users: {
+      erase: async ({ input, caller }) => parts.eraseUser(input, caller),
     },
     ...parts.sources.handlers,
   };

@@ -38,6 +38,7 @@ import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
 import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
+import { createEraseUser } from './erase.ts';
 import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
@@ -54,7 +55,7 @@ import { createPrices } from './prices/prices.ts';
 import { createPriceRegistry } from './prices/registry.ts';
 import { createRerate } from './prices/rerate.ts';
 import { createRecentEntries } from './recent.ts';
-import { createReconcile, createRepair, presentDrift, type Reconcile } from './reconcile/index.ts';
+import { createReconcile, createRepair, presentDrift, presentMeterDrift, type Reconcile } from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
@@ -312,10 +313,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
         if (closed.length > 0) log.info({ closed }, 'journal days closed');
         const started = performance.now();
         const report = await reconcile.repairChanged();
-        metrics.reconciled(report.drift, performance.now() - started);
+        metrics.reconciled(report.drift.length + report.meters.length, performance.now() - started);
         metrics.waitingDeadLetters.set(await db.deadLetters.count());
         if (!report.balanced)
-          log.error({ drift: report.drift.slice(0, 20).map((each) => presentDrift(each)) }, 'drift found');
+          log.error(
+            {
+              drift: report.drift.slice(0, 20).map((each) => presentDrift(each)),
+              meters: report.meters.slice(0, 20).map(presentMeterDrift),
+            },
+            'drift found',
+          );
       },
     });
     releasers.push('flush', () => flusher.stop());
@@ -364,6 +371,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     }),
     reconcile,
     deadLetters: createDeadLetters(db),
+    eraseUser: createEraseUser({ db, flushSoon: flush.flushSoon }),
     closeDays,
     flush,
     keys: createKeys({ store: db.keys, redis, now }),

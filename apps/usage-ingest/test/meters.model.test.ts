@@ -267,6 +267,8 @@ test(`after ${RUNS} random histories every meter equals the plain model`, async 
       while ((await ingest.db.meters.derive(10)).flushes > 0);
       await ingest.db.meters.fold(addDays(today, 40), 0, 100);
       await world.compare();
+      const scope = { startDate: addDays(today, 1 - DAYS), endDate: today, merchantIds: [world.merchantId] };
+      expect((await ingest.admin.reconcile.check.query(scope)).meters).toEqual([]);
       await world.end();
     }),
     { numRuns: RUNS },

@@ -21,6 +21,7 @@ import { sessions } from './sessions.ts';
 import { sources } from './sources.ts';
 import { Cursor, label, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
+import { users } from './users.ts';
 
 export const Rejection = z.object({
   index: z.number().int(),
@@ -221,6 +222,25 @@ export const Drift = z.object({
   drift: Quantity,
   /** Entries that the difference can come from. */
   suspects: z.array(z.object({ id: z.string(), why: z.string() })),
+});
+
+/** Rows of a meter's rollup that are not what they are made of: the journal, or the finer rollup. */
+export const MeterDrift = z.object({
+  meter: z.string(),
+  merchantId: z.string(),
+  /** Of a month: its first day. */
+  date: StoredDay,
+  rollup: z.enum(['meter_quarters', 'meter_days', 'meter_months']),
+  /** How many rows differ. */
+  rows: z.number().int(),
+  /** One of them. A side is null where it has no such row; of UNIQUE and PERCENTILE it is a count. */
+  first: z.object({
+    period: z.string(),
+    /** Values of the meter's dimensions, in their order. */
+    group: z.array(z.string()),
+    journal: Quantity.nullable(),
+    stored: Quantity.nullable(),
+  }),
 });
 
 export const DeadLetter = z.object({
@@ -434,8 +454,9 @@ export const ingest = {
       output: z.object({
         balanced: z.boolean(),
         drift: z.array(Drift),
+        meters: z.array(MeterDrift),
         merchantsChecked: z.number().int(),
-        /** Merchant, day and metric type, each compared over all books. */
+        /** Merchant, day and metric type, each compared over all books, and rows of meters. */
         numbersChecked: z.number().int(),
       }),
     }),
@@ -455,13 +476,21 @@ export const ingest = {
         durationMs: z.number().int(),
       }),
     }),
-    /** Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. */
+    /**
+     * Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. Rollups of meters that
+     * differ are made again.
+     */
     repair: mutation({
-      summary: 'Checks the days that Redis keeps and corrects its totals from Postgres.',
+      summary: 'Checks the days that Redis keeps; corrects its totals and the rollups of meters.',
       access: 'admin',
       platform: true,
       input: z.strictObject({}).prefault({}),
-      output: z.object({ balanced: z.boolean(), drift: z.array(Drift), repaired: z.number().int() }),
+      output: z.object({
+        balanced: z.boolean(),
+        drift: z.array(Drift),
+        meters: z.array(MeterDrift),
+        repaired: z.number().int(),
+      }),
     }),
   },
   deadLetters: {
@@ -627,6 +656,7 @@ export const ingest = {
   audit,
   sources,
   litellm,
+  users,
 } as const;
 
 export type IngestRouter = RouterOf<typeof ingest>;

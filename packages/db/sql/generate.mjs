@@ -854,6 +854,69 @@ from (
 where parts <> whole
 order by 2, 1, 3, 4`;
 
+/** Moves the rows of one user to its pseudonym, which may have rows already: what came during the erasure. */
+const moveUser = (table, period) => {
+  const keys = ['merchant_id', period, ...DIMENSIONS];
+  return `
+-- Moves a user's rows of \`${table}\` to the pseudonym.
+-- $1 merchant   $2 user   $3 pseudonym   $4 first day   $5 day after the last
+-- Returns the periods that changed.
+with moved as (
+  delete from ${table}
+  where merchant_id = $1 and user_id = $2 and ${period} >= $4::date and ${period} < $5::date
+  returning merchant_id, ${period}, $3::text as user_id, api_key, model, provider, ${list}
+),
+added as (
+  ${indent(addTo(table, keys, 'moved', { merged: true, returning: period }))}
+)
+select distinct ${period} as date
+from added
+order by 1`;
+};
+
+const eraseUser = {
+  'erase/daily': moveUser('usage_daily', 'date'),
+  'erase/monthly': moveUser('usage_monthly', 'month'),
+  'erase/yearly': moveUser('usage_yearly', 'year'),
+  'erase/platform-users': `
+-- Moves what a merchant has of a user in the rollup of all merchants to the pseudonym, before \`usage_monthly\` is moved.
+-- $1 merchant   $2 user   $3 pseudonym   $4 first day   $5 day after the last
+with own as (
+  select month, ${numericSums}
+  from usage_monthly
+  where merchant_id = $1 and user_id = $2 and month >= $4::date and month < $5::date
+  group by month
+),
+moved as (
+  select month, user_id, ${MEASURES.map((name) => `sign * ${name} as ${name}`).join(', ')}
+  from own
+  cross join (values ($2::text, -1), ($3::text, 1)) as side (user_id, sign)
+)
+${addTo('usage_platform_users', PLATFORM.usage_platform_users, 'moved', { merged: true }).trim()}`,
+  ...Object.fromEntries(
+    ['daily', 'weekly', 'monthly'].map((grain) => [
+      `erase/${grain}-metrics`,
+      `
+-- Renames a user in \`${grain}_metrics\`; a row that the pseudonym has already is newer, and stays.
+-- $1 merchant   $2 user   $3 pseudonym
+with known as (
+  select period_start, metric_type
+  from ${grain}_metrics
+  where merchant_id = $1 and entity_type = 'user' and entity_id = $3
+),
+removed as (
+  delete from ${grain}_metrics
+  where merchant_id = $1 and entity_type = 'user' and entity_id = $2
+    and (period_start, metric_type) in (select period_start, metric_type from known)
+)
+update ${grain}_metrics
+set entity_id = $3
+where merchant_id = $1 and entity_type = 'user' and entity_id = $2
+  and (period_start, metric_type) not in (select period_start, metric_type from known)`,
+    ]),
+  ),
+};
+
 /** Breaks lines that are too long after a comma or before an `or`. */
 function wrapped(line, indent = line.search(/\S/) + 2) {
   if (line.length <= MAX_LINE || line.startsWith('--')) return line;
@@ -881,6 +944,7 @@ export const files = () =>
       'roll-up': rollUp,
       'roll-up-platform': rollUpPlatform,
       ...rebuild,
+      ...eraseUser,
       'close-day': closeDay,
       books,
       'period-books': periodBooks,

@@ -7,6 +7,8 @@ const COLUMNS: Readonly<Record<string, string>> = {
   actor: 'The key that did it; admin and service are the keys from the settings.',
   actor_merchant_id: 'The merchant that the key is bound to; null: none.',
   added_in: 'Version of the price list that added the row.',
+  after_date: 'Day up to which the events of the journal are renamed.',
+  after_id: 'Event of that day up to which they are renamed.',
   after_merchant: 'Merchants up to this one are done; null: none yet.',
   aggregated_by_model: 'Sums of the day by model.',
   aggregated_by_provider: 'Sums of the day by provider.',
@@ -34,6 +36,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   code: 'Error code.',
   columns: 'Columns of the view, with their types.',
   completion_tokens: 'Completion tokens.',
+  completed_at: 'When nothing was left to rename; null: not yet.',
   component: 'Token class or unit that the price is for.',
   computed_at: 'When the row was computed.',
   condition: 'When the rule fires.',
@@ -159,6 +162,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   prompt_tokens: 'Prompt tokens.',
   properties: 'Properties of the event.',
   provider: 'Provider of the event; empty: absent.',
+  pseudonym: 'The name that stands for the user.',
   purged: 'Whether the values of a removed meter are gone.',
   quarters_from: 'First day whose quarter hours are kept.',
   range_end: 'End of the range, exclusive.',
@@ -171,6 +175,8 @@ const COLUMNS: Readonly<Record<string, string>> = {
   removed_at: 'When it was removed; null: it is not.',
   removed_in: 'Version of the price list that removed the row; null: none.',
   reported: 'Sums that LiteLLM reports.',
+  requested_at: 'When it was first asked for.',
+  requested_by: 'The key that asked for it.',
   requests: 'Calls.',
   resolved_at: 'When it was resolved; null: it waits.',
   response_id: 'Id of the response of LiteLLM.',
@@ -232,6 +238,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
 
 /** Where a column of a table means more, or something else. */
 const EXCEPTIONS: Readonly<Record<string, string>> = {
+  'erased_users.digest': 'SHA-256 of the merchant and the user.',
   'directory_entries.merchant_id': 'The merchant whose name it is; empty: the name for all merchants.',
   'directory_entries.kind': 'user, apiKey or merchant.',
   'api_keys.kind': 'key or session.',

@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
 import { AdjustmentEntity } from './entities/adjustment.ts';
+import { withPseudonyms } from './erasures-store.ts';
 import { type Explained, filtersOf } from './events-store.ts';
 import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
@@ -102,10 +103,10 @@ export function createCorrectionsStore(
     },
 
     async adjust({ voids, ...adjustment }) {
-      const record = recordOf(adjustment);
-      const committed = await journal.exclusively([adjustment.merchantId], async (transaction) => {
-        const { bits, committed } = await admission.admit(transaction, [record]);
-        const row = { ...record, folded: bits?.[0] ?? null };
+      const { committed, userId } = await journal.exclusively([adjustment.merchantId], async (transaction) => {
+        const [record] = await withPseudonyms(transaction, [recordOf(adjustment)]);
+        const { bits, committed } = await admission.admit(transaction, [record!]);
+        const row = { ...record!, folded: bits?.[0] ?? null };
         await holdRolledUp(transaction);
         const json = JSON.stringify(row);
         const [counted] = await runSql(transaction, 'adjust', ['adjustment', json], CountedRow);
@@ -115,13 +116,14 @@ export function createCorrectionsStore(
           await meters.adjusted(transaction, { merchantId, id, date, ...(voids !== undefined && { voids }) });
           await transaction.query(sql('count-budget-adjustment'), [merchantId, id]);
         }
-        return committed;
+        return { committed, userId: record!.user_id };
       });
       committed();
       const { merchantId, id } = adjustment;
       const row = await recorded.findOneBy({ merchantId, id });
       const found = row && Row.parse(row);
-      if (!found || !isSame(found, adjustment)) {
+      const sent = { ...adjustment, dimensions: { ...adjustment.dimensions, userId } };
+      if (!found || !isSame(found, sent)) {
         throw new TallyError('CONFLICT', `Adjustment ${adjustment.id} of this merchant exists, with other contents.`);
       }
       return found;

@@ -68,8 +68,9 @@ export function createCubesStore(
           await transaction.query(sql('rebuild/platform'), [merchantId, of.month, 1]);
           await transaction.query(sql('rebuild/rollup-rows'), [merchantId, of.month, of.year]);
           await transaction.query(sql('touch-days'), [merchantId, days]);
-          await meters.rebuildDays(transaction, merchantId, open);
-          return days.length - open.length;
+          const closed = days.filter((day) => !open.includes(day));
+          await meters.rebuildDays(transaction, merchantId, { open, closed });
+          return closed.length;
         });
       }
       return { closedDays };

@@ -42,6 +42,8 @@ import { Prices1763856000130 } from './migrations/130-prices.ts';
 import { Budgets1763856000131 } from './migrations/131-budgets.ts';
 import { Alerts1763856000132 } from './migrations/132-alerts.ts';
 import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
+import { MeterChecks1763856000185 } from './migrations/185-meter-checks.ts';
+import { ErasedUsers1763856000190 } from './migrations/190-erased-users.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -126,6 +128,8 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Budgets1763856000131,
       Alerts1763856000132,
       BiViews1763856000160,
+      MeterChecks1763856000185,
+      ErasedUsers1763856000190,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

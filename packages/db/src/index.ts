@@ -36,6 +36,7 @@ export type {
   PullLock,
   ToldBy,
 } from './litellm-store.ts';
+export type { MeterDrift } from './meters/meter-checks-store.ts';
 export type { MeterValue } from './meters/meter-reader.ts';
 export {
   type MetricTypes,

@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission, DimensionColumn, FoldedLine } from './admission.ts';
 import { countBudgets } from './budgets-store.ts';
+import { withPseudonyms } from './erasures-store.ts';
 import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf, textArray } from './line-columns.ts';
 import { LOCKS } from './locks.ts';
@@ -54,6 +55,7 @@ export type Journal = {
    * summed from the new rows by the same statement. The batch is recorded as a flush, from which the others are derived.
    * A batch may be repeated: lines that are there add nothing. Within 2 hours of a midnight an identity spans both days:
    * a line takes the day of the first copy. A line with other content than the row of its identity is kept as a conflict.
+   * A line of an erased user counts under its pseudonym.
    * From a stream, merchants whose lock is held by `exclusively` are left out; other sources wait for them.
    * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and LeaseLostError.
    */
@@ -125,7 +127,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
       transaction,
       left.map((line) => line.date),
     );
-    const placed = await onFirstDays(transaction, left);
+    const placed = await onFirstDays(transaction, await withPseudonyms(transaction, left));
     const { bits, folded, committed } = await admission.admit(transaction, placed);
     const noted = await typeNotes.note(transaction, placed);
     const columns = columnsOf(placed, bits);
@@ -265,11 +267,11 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
         return work(transaction);
       }),
     async bury(line, { code, message }) {
-      const values = [JSON.stringify(line), code, message];
-      const [row] = await exclusively([line.merchant_id], (transaction) =>
-        runSql(transaction, 'bury', values, BuryRow),
-      );
-      return row!.own;
+      return exclusively([line.merchant_id], async (transaction) => {
+        const [named] = await withPseudonyms(transaction, [line]);
+        const [row] = await runSql(transaction, 'bury', [JSON.stringify(named), code, message], BuryRow);
+        return row!.own;
+      });
     },
   };
 }

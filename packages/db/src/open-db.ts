@@ -18,6 +18,7 @@ import { createDaysStore, type DaysStore } from './days-store.ts';
 import { createDeadLettersStore, type DeadLettersStore } from './dead-letters-store.ts';
 import { createDerivationsStore, type DerivationsStore } from './derivations-store.ts';
 import { createDirectoryStore, type DirectoryStore } from './directory-store.ts';
+import { createErasuresStore, type ErasuresStore } from './erasures-store.ts';
 import { createEventsStore, type EventsStore } from './events-store.ts';
 import { createHangGuard } from './hang-guard.ts';
 import { createJournal, type Journal } from './journal-store.ts';
@@ -48,6 +49,7 @@ export type Db = {
   conflicts: ConflictsStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
+  erasures: ErasuresStore;
   books: BooksStore;
   checks: ChecksStore;
   events: EventsStore;
@@ -114,6 +116,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
   const admission = createAdmission(dimensionValuesPerDay);
   const journal = createJournal(dataSource, partitions, admission);
   const meterRollups = createMeterRollups(dataSource, partitions, dimensionValuesPerDay);
+  const days = createDaysStore(dataSource);
   return {
     archive: createArchive(dataSource),
     journal,
@@ -124,6 +127,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     conflicts: createConflictsStore(dataSource),
     corrections: createCorrectionsStore(dataSource, journal, admission, meterRollups),
     deadLetters: createDeadLettersStore(dataSource),
+    erasures: createErasuresStore(dataSource, journal, days, meterRollups),
     books: createBooksStore(dataSource),
     checks: createChecksStore(dataSource),
     events: createEventsStore(dataSource),
@@ -137,7 +141,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     changes: createChangesStore(dataSource),
     changeLog: createChangeLogStore(dataSource),
     directory: createDirectoryStore(dataSource),
-    days: createDaysStore(dataSource),
+    days,
     rollups: createRollupsStore(dataSource),
     custom: createCustomStore(dataSource, formulas),
     metricSources: createMetricSourcesStore(dataSource),

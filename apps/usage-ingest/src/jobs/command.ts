@@ -12,6 +12,7 @@ const USAGE = `Usage:
   npm run job:status [DATE]
   npm run job:reconcile [START END]            compares all stored forms; default: the last 7 days
   npm run job:rebuild START END                recomputes the rollups of these days from the journal
+  npm run job:erase-user MERCHANT USER         replaces a user by a pseudonym everywhere; all numbers stay
   npm run job:drain                            flushes all that waits; before going back to the previous release
   npm run job:scheduler                        the job, every USAGE_AGGREGATION_INTERVAL ms`;
 
@@ -60,18 +61,23 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
       if (rest.length > 0) break;
       return drain(client, out);
     }
+    case 'erase-user': {
+      const [merchantId, userId] = rest;
+      if (!merchantId || !userId || rest.length > 2) break;
+      return eraseUser(client, out, merchantId, userId);
+    }
     case 'reconcile': {
       const given = days(0, 2);
       if (!given) break;
       const [startDate = addDays(today, -6), endDate = today] = given;
-      const { balanced, drift, merchantsChecked, numbersChecked } = await client.reconcile.check.query({
+      const { balanced, drift, meters, merchantsChecked, numbersChecked } = await client.reconcile.check.query({
         startDate,
         endDate,
       });
       out.log(
-        `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ${balanced ? 'every book agrees' : `${drift.length} differ`}`,
+        `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ${balanced ? 'every book agrees' : `${drift.length + meters.length} differ`}`,
       );
-      for (const row of drift.slice(0, 50)) out.error(JSON.stringify(row));
+      for (const row of [...drift.slice(0, 50), ...meters.slice(0, 50)]) out.error(JSON.stringify(row));
       return balanced ? 0 : 1;
     }
     case 'rebuild': {
@@ -82,6 +88,16 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
   }
   out.error(USAGE);
   return 1;
+}
+
+/** Erases a user, call after call, until nothing is left. */
+async function eraseUser(client: IngestClient, out: Output, merchantId: string, userId: string): Promise<number> {
+  for (let renamed = 0; ; ) {
+    const { pseudonym, complete, events } = await client.users.erase.mutate({ merchantId, userId });
+    renamed += events;
+    out.log(`${renamed} events renamed to ${pseudonym}${complete ? '; nothing is left' : ', going on'}`);
+    if (complete) return 0;
+  }
 }
 
 /** Moves all that waits in Redis to Postgres; 1 where something still waits, as while producers go on sending. */

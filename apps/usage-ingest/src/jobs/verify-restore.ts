@@ -1,7 +1,7 @@
 import { addDays, Day, dayOf } from '@tally/contracts';
 import { createLog, createReleasers, settingsOrExit } from '@tally/service';
 import { readEnv } from '../env.ts';
-import { presentDrift } from '../reconcile/index.ts';
+import { presentDrift, presentMeterDrift } from '../reconcile/index.ts';
 import { createIngestService } from '../service.ts';
 
 // `npm run job:verify-restore [from] [to]`, before any service is started on restored stores. It compares all stored forms
@@ -24,19 +24,27 @@ try {
   const { reconcile, flush, redis } = await createIngestService(env, { log, releasers });
   if (redis.status !== 'ready') throw new Error('Redis is unavailable.');
   const { pendingKeys } = await flush.status();
-  const { drift, merchantsChecked, numbersChecked } = await reconcile.checkRestored({ startDate, endDate });
+  const { balanced, drift, meters, merchantsChecked, numbersChecked } = await reconcile.checkRestored({
+    startDate,
+    endDate,
+  });
   for (const row of drift.map((each) => presentDrift(each))) {
     const { merchantId, date, metricType, journal, live } = row;
     const missing = live === null ? '' : ` Redis counted ${live}, so events of ${row.drift} are missing or too many;`;
     console.log(`${merchantId} ${date} ${metricType}: Postgres has ${journal};${missing} difference ${row.drift}`);
     for (const { id, why } of row.suspects.slice(0, MAX_IDS)) console.log(`    event ${id}: ${why}`);
   }
+  for (const { meter, merchantId, date, rollup, rows, first } of meters.map(presentMeterDrift))
+    console.log(
+      `${merchantId} ${date} meter ${meter}: ${rows} rows of ${rollup} differ; first ${first.period} ${first.group.join()}: ` +
+        `made of ${first.journal ?? 'nothing'}, stored ${first.stored ?? 'nothing'}`,
+    );
   console.log(`${pendingKeys ?? 'an unknown number of'} merchants have events in Redis that the next flush counts`);
   console.log(
     `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ` +
-      (drift.length === 0 ? 'every stored form agrees' : `${drift.length} differ`),
+      (balanced ? 'every stored form agrees' : `${drift.length + meters.length} differ`),
   );
-  process.exitCode = drift.length === 0 ? 0 : 1;
+  process.exitCode = balanced ? 0 : 1;
 } catch (error) {
   console.error(`The comparison failed: ${error instanceof Error ? error.message : String(error)}`);
   process.exitCode = 1;

@@ -1,4 +1,5 @@
-import { formatQuantity, type ScaleOf, type Units } from '@tally/contracts';
+import { formatQuantity, formatUnits, type ScaleOf, type Units } from '@tally/contracts';
+import type { MeterDrift } from '@tally/db';
 import type { Drift } from './reconcile.ts';
 
 export { createReconcile, type Drift, type Reconcile } from './reconcile.ts';
@@ -23,4 +24,10 @@ export function presentDrift(
     yearly: kept(yearly),
     drift: format(drift),
   };
+}
+
+/** A drift of a meter as callers see it: amounts by its scale. */
+export function presentMeterDrift({ scale, first, ...row }: MeterDrift) {
+  const format = (units: string | null) => units && formatUnits(BigInt(units), scale);
+  return { ...row, first: { ...first, journal: format(first.journal), stored: format(first.stored) } };
 }

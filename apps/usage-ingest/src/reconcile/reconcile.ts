@@ -1,11 +1,12 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, countDays, type Day, dayOf, eachDay, isTallyError, TallyError, type Units } from '@tally/contracts';
-import type { BookRow, DayVersion, Db, Executor, JournalLine, MerchantDay } from '@tally/db';
+import type { BookRow, DayVersion, Db, Executor, JournalLine, MerchantDay, MeterDrift } from '@tally/db';
 import type { Counters } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
 import { identityOf } from '../line.ts';
 import type { Pending } from '../pending.ts';
+import { createMeterCheck } from './meter-check.ts';
 import type { Repair } from './repair.ts';
 
 export type ReconcileOptions = {
@@ -13,7 +14,7 @@ export type ReconcileOptions = {
   oldLayout: Pick<OldLayout, 'sweep'>;
   pending: Pending;
   repair: Repair;
-  db: Pick<Db, 'journal' | 'books' | 'checks' | 'cubes' | 'deadLetters'>;
+  db: Pick<Db, 'journal' | 'books' | 'checks' | 'cubes' | 'deadLetters' | 'meters'>;
   /** Flushes everything that waits. */
   drain(): Promise<unknown>;
   /** Flushes what waits of the shards of these merchants, for a bounded time. Never throws. */
@@ -41,7 +42,14 @@ export type Drift = MerchantDay & {
   suspects: { id: string; why: string }[];
 };
 
-export type CheckReport = { balanced: boolean; drift: Drift[]; merchantsChecked: number; numbersChecked: number };
+export type CheckReport = {
+  balanced: boolean;
+  drift: Drift[];
+  /** Rollups of meters that differ from what they are made of. */
+  meters: MeterDrift[];
+  merchantsChecked: number;
+  numbersChecked: number;
+};
 
 type Scope = { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined };
 
@@ -60,7 +68,10 @@ export type Reconcile = {
   rebuild(scope: Scope): Promise<{ merchants: number; days: number; closedDays: number; durationMs: number }>;
   /** Sets the totals of Redis right from Postgres where they are known to be behind; returns how many days it set. */
   settle(): Promise<number>;
-  /** Compares the last days of all merchants, and sets the totals of Redis right where they differ. */
+  /**
+   * Compares the last days of all merchants, sets the totals of Redis right where they differ, and makes rollups of meters
+   * that differ again.
+   */
   repair(isGone?: () => boolean): Promise<CheckReport & { repaired: number }>;
   /** The same for the merchants' days that changed since they were last found right. */
   repairChanged(isGone?: () => boolean): Promise<CheckReport & { repaired: number }>;
@@ -190,12 +201,17 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     return [...new Set([...counted, ...pending])].sort();
   }
 
+  const meterCheck = createMeterCheck({ db, share: SHARE });
+
   const check: Reconcile['check'] = async (scope, isGone = () => false) => {
     await settle();
-    return compare(scope, isGone);
+    return compare(scope, { isGone, repairMeters: false });
   };
 
-  async function compare({ startDate, endDate, merchantIds }: Scope, isGone = () => false): Promise<CheckReport> {
+  async function compare(
+    { startDate, endDate, merchantIds }: Scope,
+    { isGone, repairMeters }: { isGone: () => boolean; repairMeters: boolean },
+  ): Promise<CheckReport> {
     const merchants = await merchantsOf({ startDate, endDate, merchantIds });
     const { drift, unrepaired, numbers } = await checkGroups(groupsOf(merchants, startDate, endDate), isGone);
     drift.push(...unrepaired);
@@ -203,14 +219,26 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     drift.push(
       ...(await periodDrift({ merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate })),
     );
-    return { balanced: drift.length === 0, drift, merchantsChecked: merchants.length, numbersChecked: numbers };
+    const scope = { startDate, endDate, merchantIds: merchants };
+    const meters = await meterCheck.check(scope, {
+      isGone,
+      repair: repairMeters,
+      everyMerchant: !merchantIds?.length,
+    });
+    return {
+      balanced: drift.length === 0 && meters.drift.length === 0,
+      drift,
+      meters: meters.drift,
+      merchantsChecked: merchants.length,
+      numbersChecked: numbers + meters.rows,
+    };
   }
 
   const checkRestored: Reconcile['checkRestored'] = async (scope) => {
     const merchants = new Set(await merchantsOf(scope));
     for (const date of eachDay(scope.startDate, scope.endDate).filter(isLive))
       for await (const page of counters.scanTotals(date)) for (const { merchantId } of page) merchants.add(merchantId);
-    return compare({ ...scope, merchantIds: [...merchants].sort() });
+    return compare({ ...scope, merchantIds: [...merchants].sort() }, { isGone: () => false, repairMeters: false });
   };
 
   /** Merchants of one shard, of whom the same days are compared. */
@@ -271,7 +299,8 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     async repair(isGone) {
       await oldLayout.sweep();
       await drain();
-      const report = await check(liveRange(), isGone);
+      await settle();
+      const report = await compare(liveRange(), { isGone: isGone ?? (() => false), repairMeters: true });
       const repaired = await repairTotals(report.drift);
       await repair.afterRestart();
       return { ...report, repaired };
@@ -280,7 +309,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
       await settle();
       const range = liveRange();
       await db.checks.forget(range.startDate);
-      const report: CheckReport = { balanced: true, drift: [], merchantsChecked: 0, numbersChecked: 0 };
+      const report: CheckReport = { balanced: true, drift: [], meters: [], merchantsChecked: 0, numbersChecked: 0 };
       let after: MerchantDay = { merchantId: '', date: range.startDate };
       let repaired = 0;
       for (;;) {
@@ -304,9 +333,13 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
         repaired += await repairTotals(drift);
         report.drift.push(...drift);
         report.merchantsChecked += merchants.size;
-        if (page.length < PAGE_DAYS) return { ...report, balanced: report.drift.length === 0, repaired };
+        if (page.length < PAGE_DAYS) break;
         after = page.at(-1)!;
       }
+      const meters = await meterCheck.repairChanged(range, isGone);
+      report.meters.push(...meters.drift);
+      report.numbersChecked += meters.rows;
+      return { ...report, balanced: report.drift.length === 0 && report.meters.length === 0, repaired };
     },
   };
 }

@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import type { RecordInput } from '../entry.ts';
 import { tallyMiddleware } from './ai-sdk.ts';
 import { observeAnthropic, recordAnthropic, wrapAnthropic } from './anthropic.ts';
+import { observeGoogle, recordGoogle } from './google.ts';
 import { observeOpenAI, recordOpenAI, wrapOpenAI } from './openai.ts';
 
 function recorder() {
@@ -266,6 +267,51 @@ describe('Anthropic', () => {
   });
 });
 
+describe('Google', () => {
+  const usageMetadata = {
+    promptTokenCount: 900,
+    toolUsePromptTokenCount: 100,
+    cachedContentTokenCount: 400,
+    candidatesTokenCount: 40,
+    thoughtsTokenCount: 60,
+    totalTokenCount: 1100,
+  };
+  const chunk = (finishReason?: string) => ({ modelVersion: 'gemini-2.5-pro', candidates: [{ finishReason }] });
+
+  test('adds thoughts to the output and what tools read to the input, once', () => {
+    const { entries, options } = recorder();
+    recordGoogle({ ...chunk('STOP'), usageMetadata }, options);
+    recordGoogle(
+      { ...chunk('STOP'), usageMetadata: { ...usageMetadata, trafficType: 'PROVISIONED_THROUGHPUT' } },
+      options,
+    );
+    const metrics = { prompt_tokens: 1000, completion_tokens: 100, cached_tokens: 400, reasoning_tokens: 60 };
+    // 600 at 1.25, 400 at 0.125 and 100 at 10 USD for a million.
+    expect(entries[0]).toMatchObject({ provider: 'google', model: 'gemini-2.5-pro', metrics });
+    expect(entries[0]!.metrics.cost).toBe('0.0018');
+    expect(entries[1]!.metrics).toEqual(metrics);
+  });
+
+  test('reports no output where none is known, and 0 where the model only thought', () => {
+    const { entries, options } = recorder();
+    recordGoogle({ usageMetadata: { promptTokenCount: 7 } }, options, { model: 'x' });
+    recordGoogle({ usageMetadata: { promptTokenCount: 7, thoughtsTokenCount: 9 } }, options, { model: 'x' });
+    recordGoogle({}, options, { model: 'x' });
+    expect(entries.map(({ metrics }) => metrics)).toEqual([
+      { prompt_tokens: 7 },
+      { prompt_tokens: 7, completion_tokens: 9, reasoning_tokens: 9 },
+      {},
+    ]);
+  });
+
+  test('marks a stream that is left or broken as partial', async () => {
+    const { entries, options } = recorder();
+    for await (const _ of observeGoogle(streamOf<object>({ ...chunk(), usageMetadata }, chunk('STOP')), options)) break;
+    await drain(observeGoogle(streamOf<object>({ ...chunk(), usageMetadata }, chunk('STOP')), options));
+    expect(entries.map(({ properties }) => properties?.partial)).toEqual([true, undefined]);
+  });
+});
+
 describe('the AI SDK', () => {
   const usage = {
     inputTokens: { total: 1000, noCache: 600, cacheRead: 400, cacheWrite: undefined },
@@ -321,6 +367,22 @@ describe('the AI SDK', () => {
       ['failure', undefined],
       ['success', true],
     ]);
+  });
+
+  test('takes the zeros of a stream that the vendor never ended for no report', async () => {
+    const { entries, options } = recorder();
+    const { wrapStream } = tallyMiddleware(options);
+    const zeros = { inputTokens: { total: 0, noCache: 0, cacheRead: 0 }, outputTokens: { total: 0, text: 0 } };
+    const finish = { type: 'finish', finishReason: { unified: 'other', raw: undefined }, usage: zeros };
+    const stream = simulateReadableStream({ chunks: [{ type: 'error' }, finish] });
+    const { stream: seen } = await wrapStream({
+      model: { provider: 'xai.responses', modelId: 'grok-4' },
+      params: {},
+      doStream: async () => ({ stream }),
+    });
+    await drain(seen as unknown as AsyncIterable<unknown>);
+    expect(entries).toMatchObject([{ status: 'failure', properties: { partial: true } }]);
+    expect(entries[0]!.metrics).toEqual({});
   });
 
   test('records neither tokens nor a cost where all counts are undefined', async () => {

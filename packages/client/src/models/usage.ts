@@ -32,10 +32,15 @@ export type Convention = { cache: Place; reasoning: Place };
 const OPENAI: Convention = { cache: 'inside', reasoning: 'inside' };
 const ANTHROPIC: Convention = { cache: 'beside', reasoning: 'inside' };
 const BEDROCK: Convention = { cache: 'beside', reasoning: 'inside' };
+const XAI: Convention = { cache: 'inside', reasoning: 'beside' };
 const GOOGLE: Convention = { cache: 'inside', reasoning: 'beside' };
 
 /** The vendors' own APIs, as their clients return them. */
-export const API: { openai: Convention; anthropic: Convention } = { openai: OPENAI, anthropic: ANTHROPIC };
+export const API: { openai: Convention; anthropic: Convention; google: Convention } = {
+  openai: OPENAI,
+  anthropic: ANTHROPIC,
+  google: GOOGLE,
+};
 
 /** Versions 6 and 7 of the AI SDK report sums that include everything, whichever provider answered. */
 export const AI_SDK_6: Convention = { cache: 'inside', reasoning: 'inside' };
@@ -50,6 +55,10 @@ const AI_SDK_5: readonly (readonly [RegExp, Convention])[] = [
   [/maas|xai|openai/i, OPENAI],
   [/google|vertex|gemini/i, GOOGLE],
 ];
+
+/** Returns what the usage of AI SDK 4 includes. It has no total, which for xAI would show what the output leaves out. */
+export const aiSdk4Convention = (provider: string): Convention =>
+  /^xai\b/.test(provider) ? XAI : aiSdk5Convention(provider, undefined);
 
 /** Returns what the flat usage of AI SDK 5 includes; a gateway passes on what the model's vendor reports. */
 export function aiSdk5Convention(provider: string, model: string | undefined): Convention {
@@ -85,7 +94,8 @@ export function tokensOf(reported: ReportedUsage, convention: Convention): Parti
 export const count = (value: unknown): number | undefined =>
   typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 ? value : undefined;
 
-/** Returns true where a usage object holds any number at all, at any depth. */
-export const reportsAnything = (usage: unknown): boolean =>
-  typeof usage === 'number' ||
-  (typeof usage === 'object' && usage !== null && Object.values(usage).some(reportsAnything));
+/** Returns true where a usage object holds any number of at least `least`, at any depth. */
+export const reportsAnything = (usage: unknown, least = Number.NEGATIVE_INFINITY): boolean =>
+  typeof usage === 'number'
+    ? usage >= least
+    : typeof usage === 'object' && usage !== null && Object.values(usage).some((each) => reportsAnything(each, least));

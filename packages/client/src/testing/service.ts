@@ -93,7 +93,7 @@ const alone = (input: unknown, init: { method?: string; headers?: object; body?:
 
 /** Resolves when an address answers with 200. */
 async function answers(url: string): Promise<void> {
-  for (let tries = 0; tries < 600; tries++) {
+  for (let tries = 0; tries < 4_800; tries++) {
     const ok = await fetch(url).then(
       (response) => response.ok,
       () => false,

@@ -40,9 +40,12 @@ export type MeterReader = {
   }): Promise<boolean>;
 };
 
-const ValueRow = z
-  .object({ slot: z.number().int(), group: z.array(z.string()), element: z.string(), value: z.string() })
-  .transform(({ slot, ...row }): MeterValue => ({ window: slot, ...row }));
+const MAX_GROUPS = 4;
+/** Rows that are grouped by none to four dimensions. A column each: the driver needs three times the CPU for arrays. */
+const ValueRows = Array.from({ length: MAX_GROUPS + 1 }, (_, groups) => {
+  const keys = Object.fromEntries(Array.from({ length: groups }, (_, index) => [`k${index}`, z.string()]));
+  return z.array(z.object({ slot: z.number().int(), element: z.string(), value: z.string(), ...keys }));
+});
 const FoundRow = z.object({ found: z.boolean() });
 
 /** The days of a range by how they are read. */
@@ -111,8 +114,11 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
           .concat(['element', 'value', 'at', 'event_id'].map((name) => `${alias}.${name}`))
           .join(', ');
       const midnight = (text: string) => `${text}::timestamp at time zone 'UTC'`;
+      // Marks of one merchant are an array: a join of 120,000 rows with none cost a fifth of the query.
       const isMarked = (grain: string, alias: string, period: string) =>
-        `exists (select from marks where marks.grain = '${grain}' and marks.merchant_id = ${alias}.merchant_id
+        merchantIds?.length === 1
+          ? `${period} = any(array(select period from marks where grain = '${grain}'))`
+          : `exists (select from marks where marks.grain = '${grain}' and marks.merchant_id = ${alias}.merchant_id
           and marks.period = ${period})`;
 
       const parts: string[] = [];
@@ -168,11 +174,11 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
 
       const keys = groupBy.map((name) => (name === 'merchant' ? 'merchant_id' : placeOf(name)));
       const grouped = ['slot', ...keys].join(', ');
+      const named = keys.map((key, index) => `, ${key} as k${index}`).join('');
       const slot =
         starts.length === 1
           ? '0'
           : `width_bucket(moment, ${bind(starts.map((ms) => new Date(ms).toISOString()))}::timestamptz[]) - 1`;
-      const result = keys.length === 0 ? `array[]::text[]` : `array[${keys.join(', ')}]::text[]`;
       const isUnique = meter.aggregation === 'UNIQUE';
       const byElement = meter.aggregation === 'PERCENTILE';
       const summed =
@@ -196,13 +202,19 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         parts as (
           ${parts.join('\n union all\n')}
         )
-        select slot, ${result} as group, ${byElement ? 'element' : `''`} as element,
+        select slot${named}, ${byElement ? 'element' : `''`} as element,
           ${isUnique ? 'count(*)' : `trim_scale(${summed})`}::text as value
         from ${source} as placed
         group by ${grouped}${byElement ? ', element' : ''}
         order by ${grouped}${byElement ? ', element' : ''}
         limit ${bind(limit)}`;
-      return ((await dataSource.query(text, values)) as unknown[]).map((row) => ValueRow.parse(row));
+      const found: Record<string, unknown>[] = ValueRows[keys.length]!.parse(await dataSource.query(text, values));
+      return found.map(({ slot, element, value, ...groups }) => ({
+        window: slot as number,
+        group: keys.map((_, index) => groups[`k${index}`] as string),
+        element: element as string,
+        value: value as string,
+      }));
     },
 
     async quartersFrom() {

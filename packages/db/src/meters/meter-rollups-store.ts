@@ -1,5 +1,5 @@
 import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
-import { type DataSource, IsNull } from 'typeorm';
+import { type DataSource, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { MerchantDay } from '../journal-store.ts';
@@ -7,6 +7,7 @@ import type { Partitions } from '../partitions.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
+import { createMeterChecks, type MeterChecks } from './meter-checks-store.ts';
 import { lockMeters, tryLockMeters } from './meter-lock.ts';
 import {
   addRows,
@@ -17,7 +18,9 @@ import {
   type Kind,
   kindOf,
   MARKED,
+  type QuarterHours,
   rawEvents,
+  renameRows,
   rowsOf,
 } from './meter-sql.ts';
 
@@ -43,14 +46,23 @@ export type MeterRollups = {
     transaction: Executor,
     adjustment: { merchantId: string; id: string; date: Day; voids?: string },
   ): Promise<void>;
-  /** Makes all meters of a merchant's open days again from the journal, in the given transaction. */
-  rebuildDays(transaction: Executor, merchantId: string, days: readonly Day[]): Promise<void>;
+  /**
+   * Makes all meters of a merchant's days again, in the given transaction: of open days from the journal, of others what is
+   * made of their quarter hours.
+   */
+  rebuildDays(
+    transaction: Executor,
+    merchantId: string,
+    days: { open: readonly Day[]; closed: readonly Day[] },
+  ): Promise<void>;
+  /** Gives a merchant's user another name in all meters, one meter a transaction; values stay. Returns how many rows. */
+  renameUser(merchantId: string, userId: string, name: string): Promise<number>;
   /** Makes one meter again; `merchantIds`: of these merchants only. */
   rebuild(
     meter: Pick<MeterRow, 'id' | 'merchantId'>,
     scope: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined },
   ): Promise<{ merchantDays: number; closedDays: number }>;
-};
+} & MeterChecks;
 
 const KINDS: readonly Kind[] = ['add', 'MAX', 'MIN', 'LATEST'];
 const MAX_FLUSHES = 500;
@@ -182,11 +194,11 @@ export function createMeterRollups(
     );
   }
 
-  /** Makes a merchant's day, or one quarter hour of it, again from the journal. */
+  /** Makes a merchant's day, or some quarter hours of it, again from the journal. */
   async function recompute(
     transaction: Executor,
     meters: readonly MeterRow[],
-    { merchantId, date, bucket }: MerchantDay & { bucket?: string },
+    { merchantId, date, within }: MerchantDay & { within?: QuarterHours | undefined },
   ): Promise<void> {
     const horizon = await horizonOf(transaction);
     const own = meters.filter((meter) => meter.merchantId === '' || meter.merchantId === merchantId);
@@ -203,14 +215,24 @@ export function createMeterRollups(
       await transaction.query(
         `delete from meter_quarters
          where meter_id = any($1) and merchant_id = $2 and bucket >= $3::timestamptz and bucket < $4::timestamptz`,
-        [ids, merchantId, bucket ?? `${date}T00:00:00Z`, endOf(bucket) ?? `${addDays(date, 1)}T00:00:00Z`],
+        [ids, merchantId, within?.from ?? `${date}T00:00:00Z`, within?.until ?? `${addDays(date, 1)}T00:00:00Z`],
       );
-    const scope: EventScope = { of: 'day', merchantId, date, bucket: isOld ? undefined : bucket };
+    const scope: EventScope = { of: 'day', merchantIds: [merchantId], date, within: isOld ? undefined : within };
     await add(transaction, own, scope, { first: date, last: date, horizon });
     await mark(transaction, merchantId, date, horizon);
   }
 
+  const checks = createMeterChecks(dataSource, partitions, {
+    ...{ recompute, mark, metersOf, horizonOf },
+    async overflowed(transaction, merchantIds, date) {
+      const text =
+        'select exists (select from meter_overflows where merchant_id = any($1) and date = $2) as overflowed';
+      return (await rows(transaction, text, [merchantIds, date], OverflowRow))[0]!.overflowed;
+    },
+  });
+
   return {
+    ...checks,
     derive: (maxEvents) =>
       inTransaction(dataSource, async (transaction) => {
         const none = { flushes: 0, events: 0 };
@@ -381,7 +403,7 @@ export function createMeterRollups(
           [date, merchantId, voids],
           TimeRow,
         );
-        if (event) await recompute(transaction, meters, { merchantId, date, bucket: bucketOf(event.time) });
+        if (event) await recompute(transaction, meters, { merchantId, date, within: quarterHourOf(event.time) });
         return;
       }
       // A day that was closed before a meter was created is not known to it.
@@ -396,10 +418,33 @@ export function createMeterRollups(
       await add(transaction, knowing, { of: 'adjustment', merchantId, id }, { first: date, last: date, horizon });
     },
 
-    async rebuildDays(transaction, merchantId, days) {
+    async rebuildDays(transaction, merchantId, { open, closed }) {
       await lockMeters(transaction);
       const meters = await metersOf(transaction);
-      for (const date of days) await recompute(transaction, meters, { merchantId, date });
+      for (const date of open) await recompute(transaction, meters, { merchantId, date });
+      if (closed.length === 0) return;
+      const horizon = await horizonOf(transaction);
+      for (const date of closed) await mark(transaction, merchantId, date, horizon);
+    },
+
+    async renameUser(merchantId, userId, name) {
+      let renamed = 0;
+      const meters = dataSource.getRepository(MeterEntity);
+      for (const meter of await meters.findBy({ merchantId: In(['', merchantId]), purged: false })) {
+        const place = meter.dimensions.indexOf('user');
+        const isElement = meter.aggregation === 'UNIQUE' && meter.valueProperty === 'user';
+        if (place < 0 && !isElement) continue;
+        renamed += await inTransaction(dataSource, async (transaction) => {
+          await lockMeters(transaction);
+          let rows = 0;
+          for (const table of ['meter_quarters', 'meter_days', 'meter_months'] as const) {
+            const text = renameRows(kindOf(meter), table, { place, isElement });
+            rows += ((await transaction.query(text, [meter.id, merchantId, userId, name])) as unknown[]).length;
+          }
+          return rows;
+        });
+      }
+      return renamed;
     },
 
     async rebuild({ id, merchantId: own }, { startDate, endDate, merchantIds }) {
@@ -423,6 +468,8 @@ export function createMeterRollups(
         );
         for (const { merchant_id: merchantId } of merchants) {
           const isOpen = await inTransaction(dataSource, async (transaction) => {
+            // Kept answers were made of what is made again; corrections take these locks in this order, too.
+            await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
             await lockMeters(transaction);
             if ((await partitions.open(transaction, [date])).length === 0) return false;
             const meters = (await metersOf(transaction)).filter((meter) => meter.id === id);
@@ -443,8 +490,7 @@ const FOLDS = [
   ['month', 'meter_months', 'meter_days', (today: Day) => monthOf(today).startDate],
 ] as const;
 
-const bucketOf = (time: Date): string =>
-  new Date(Math.floor(Number(time) / QUARTER_HOUR_MS) * QUARTER_HOUR_MS).toISOString();
-
-const endOf = (bucket: string | undefined): string | undefined =>
-  bucket && new Date(Date.parse(bucket) + QUARTER_HOUR_MS).toISOString();
+function quarterHourOf(time: Date): QuarterHours {
+  const from = Math.floor(Number(time) / QUARTER_HOUR_MS) * QUARTER_HOUR_MS;
+  return { from: new Date(from).toISOString(), until: new Date(from + QUARTER_HOUR_MS).toISOString() };
+}

@@ -75,14 +75,17 @@ export const propertyOf = (dimension: string): string | undefined =>
 /** Longer values do not fit into a key of a rollup. */
 const MAX_VALUE_BYTES = 400;
 
+/** From one quarter hour to before another. */
+export type QuarterHours = { from: string; until: string };
+
 /** Which events are read. */
 export type EventScope =
   /** Those of flushes, between these days. */
   | { of: 'flushes'; ids: readonly string[]; first: string; last: string }
   /** Those of flushes that are still to be derived. */
   | { of: 'pending'; merchantIds?: readonly string[] | undefined; first: string; last: string }
-  /** Those of a merchant's day that were derived, adjustments among them; with `bucket` only this quarter hour. */
-  | { of: 'day'; merchantId: string; date: string; bucket?: string | undefined }
+  /** Those of merchants' day that were derived, adjustments among them; with `within` only those of some quarter hours. */
+  | { of: 'day'; merchantIds: readonly string[]; date: string; within?: QuarterHours | undefined }
   /** What a meter's history has of a day: what was derived before the run, of merchants after one and up to another. */
   | { of: 'history'; date: string; after: string; upTo: string | null; before: string }
   /** One adjustment. */
@@ -124,21 +127,21 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
           and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}`;
     }
     case 'day': {
-      const [merchant, date] = [bind(scope.merchantId), bind(scope.date)];
-      const from = scope.bucket === undefined ? undefined : bind(scope.bucket);
-      const within = from
-        ? `and event.time >= ${from}::timestamptz and event.time < ${from}::timestamptz + interval '15 minutes'`
+      const [merchants, date] = [`${bind(scope.merchantIds)}::text[]`, bind(scope.date)];
+      const bounds = scope.within && [bind(scope.within.from), bind(scope.within.until)];
+      const within = bounds
+        ? `and event.time >= ${bounds[0]}::timestamptz and event.time < ${bounds[1]}::timestamptz`
         : '';
-      const first = from ? `and ${from}::timestamptz = ${date}::date::timestamp at time zone 'UTC'` : '';
+      const first = bounds ? `and ${bounds[0]}::timestamptz = ${date}::date::timestamp at time zone 'UTC'` : '';
       return `select ${EVENT}, event.flush_id as place, flush.metered as run
         from usage_events as event
         join usage_flushes as flush on flush.id = event.flush_id
-        where event.merchant_id = ${merchant} and event.date = ${date}::date and flush.metered is not null ${within}
+        where event.merchant_id = any(${merchants}) and event.date = ${date}::date and flush.metered is not null ${within}
           and ${NOT_VOIDED}
         union all
         select ${ADJUSTMENT}, 0, coalesce(event.metered, 0)
         from usage_adjustments as event
-        where event.merchant_id = ${merchant} and event.date = ${date}::date and event.void_of is null ${first}`;
+        where event.merchant_id = any(${merchants}) and event.date = ${date}::date and event.void_of is null ${first}`;
     }
     case 'history': {
       const upTo = scope.upTo === null ? '' : `and event.merchant_id <= ${bind(scope.upTo)}`;
@@ -252,7 +255,7 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
     } else if (meter.aggregation === 'UNIQUE') {
       const name = meter.valueProperty!;
       const given = BUILT_IN[name] ? column(BUILT_IN[name][0]) : property(propertyOf(name) ?? name);
-      element = `encode(substring(sha256(convert_to(${given}, 'UTF8')) from 1 for 16), 'base64')`;
+      element = elementOf(given);
       value = 'count(*)';
       where.push('not adjusted', `${given} <> ''`);
     } else {
@@ -317,18 +320,136 @@ order by meter_id, merchant_id collate "C", ${period}, d1 collate "C", d2 collat
 on conflict (meter_id, merchant_id, ${period}, ${KEYS}) do update set ${MERGED[kind]}`;
 }
 
-/** Makes coarser rows of finer ones: `from` has the wanted ones, `period` is the coarser period of each. */
-export function foldRows(kind: Kind, from: string, to: 'meter_days' | 'meter_months', period: string): string {
-  return `
-insert into ${to} (meter_id, merchant_id, ${PERIOD[to]}, ${KEYS}, value, at, event_id)
+/** What finer rows make of a coarser period: `from` has the wanted ones as `fine`, `period` is the coarser period of each. */
+const folded = (kind: Kind, from: string, period: string): string => `
 select meter_id, merchant_id, period, ${KEYS}, ${COMBINED[kind]}
 from (
   select fine.meter_id, fine.merchant_id, ${period} as period, fine.d1, fine.d2, fine.d3, fine.d4, fine.element,
     fine.value, fine.at, fine.event_id
   from ${from}
 ) as fine
-group by meter_id, merchant_id, period, ${KEYS}
+group by meter_id, merchant_id, period, ${KEYS}`;
+
+/** Makes coarser rows of finer ones: `from` has the wanted ones as `fine`, `period` is the coarser period of each. */
+export function foldRows(kind: Kind, from: string, to: 'meter_days' | 'meter_months', period: string): string {
+  return `
+insert into ${to} (meter_id, merchant_id, ${PERIOD[to]}, ${KEYS}, value, at, event_id)
+${folded(kind, from, period)}
 order by 1, 2, 3, 4, 5, 6, 7, 8`;
+}
+
+/** Compares what events make with what a rollup has of it: a row for each meter and merchant, as `compared` writes it. */
+export function compareRows(
+  kind: Kind,
+  table: 'meter_quarters' | 'meter_days',
+  meters: readonly MeterSpec[],
+  options: RowsOptions & { scope: EventScope & { of: 'day' } },
+  bind: Bind,
+): string {
+  const { merchantIds, date, within } = options.scope;
+  const rows = rowsOf(meters, options, bind);
+  const day = `${bind(date)}::date`;
+  const midnight = (of: string) => `${of}::timestamp at time zone 'UTC'`;
+  const stored =
+    table === 'meter_days'
+      ? `date = ${day}`
+      : `bucket >= ${within ? `${bind(within.from)}::timestamptz` : midnight(day)}
+    and bucket < ${within ? `${bind(within.until)}::timestamptz` : midnight(`(${day} + 1)`)}`;
+  return `with ${rows},
+made as (${folded(kind, 'rows as fine', `fine.${PERIOD[table]}`)}),
+${compared(table, meters, merchantIds, stored, bind)}`;
+}
+
+/** Compares what finer rows make with what a coarser rollup has of it, for clean periods of a range. */
+export function compareFolds(
+  kind: Kind,
+  table: 'meter_days' | 'meter_months',
+  meters: readonly MeterSpec[],
+  { merchantIds, first, last }: { merchantIds: readonly string[]; first: string; last: string },
+  bind: Bind,
+): string {
+  const merchants = `${bind(merchantIds)}::text[]`;
+  const [ids, from, to] = [bind(meters.map(({ id }) => id)), `${bind(first)}::date`, `${bind(last)}::date`];
+  const isClean = (period: string) => `not exists (
+      select from meter_marks as dirty
+      where dirty.merchant_id = rollup.merchant_id and dirty.grain = '${table === 'meter_days' ? 'day' : 'month'}'
+        and dirty.period = ${period})`;
+  const ofDay = "(rollup.bucket at time zone 'UTC')::date";
+  const ofMonth = "date_trunc('month', rollup.date)::date";
+  const fine =
+    table === 'meter_days'
+      ? `(select *, ${ofDay} as period from meter_quarters as rollup
+          where bucket >= ${from}::timestamp at time zone 'UTC' and bucket < (${to} + 1)::timestamp at time zone 'UTC'
+            and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(ofDay)})`
+      : `(select *, ${ofMonth} as period from meter_days as rollup
+          where date >= ${from} and date < (${to} + interval '1 month')::date
+            and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(ofMonth)})`;
+  const own = PERIOD[table];
+  return `with made as (${folded(kind, `${fine} as fine`, 'fine.period')}),
+${compared(table, meters, merchantIds, `${own} between ${from} and ${to} and ${isClean(`rollup.${own}`)}`, bind)}`;
+}
+
+/** The end of a comparison of `made` with a rollup: rows by meter, merchant and day; how many differ, and one of these. */
+function compared(
+  table: RollupTable,
+  meters: readonly MeterSpec[],
+  merchantIds: readonly string[],
+  where: string,
+  bind: Bind,
+): string {
+  const day = table === 'meter_quarters' ? "(period at time zone 'UTC')::date" : 'period';
+  const isApart = '(made.value, made.at, made.event_id) is distinct from (stored.value, stored.at, stored.event_id)';
+  return `stored as (
+  select meter_id, merchant_id, ${PERIOD[table]} as period, ${KEYS}, value, at, event_id
+  from ${table} as rollup
+  where meter_id = any(${bind(meters.map(({ id }) => id))}::int[]) and merchant_id = any(${bind(merchantIds)}::text[])
+    and ${where}
+)
+select meter_id, merchant_id, ${day} as date, count(*)::int as compared, (count(*) filter (where ${isApart}))::int as apart,
+  (array_agg(json_build_object('period', period::text, 'group', array[d1, d2, d3, d4], 'journal', made.value::text,
+    'stored', stored.value::text) order by period, d1, d2, d3, d4, element) filter (where ${isApart}))[1] as first
+from (
+  select meter_id, merchant_id collate "C" as merchant_id, period, d1 collate "C" as d1, d2 collate "C" as d2,
+    d3 collate "C" as d3, d4 collate "C" as d4, element collate "C" as element, value, at, event_id collate "C" as event_id
+  from made
+) as made
+full join stored using (meter_id, merchant_id, period, d1, d2, d3, d4, element)
+group by 1, 2, 3`;
+}
+
+/** A value as an element of UNIQUE. */
+const elementOf = (text: string) => `encode(substring(sha256(convert_to(${text}, 'UTF8')) from 1 for 16), 'base64')`;
+
+/**
+ * Moves the rows of a user to another name: $1 meter, $2 merchant, $3 user, $4 name. `place`: which dimension is the user, from
+ * 0, or -1; `isElement`: users are the values that the meter counts.
+ */
+export function renameRows(
+  kind: Kind,
+  table: RollupTable,
+  { place, isElement }: { place: number; isElement: boolean },
+): string {
+  const renamed = ['d1', 'd2', 'd3', 'd4'].map((name, index) =>
+    index === place ? `case when ${name} = $3 then $4 else ${name} end` : name,
+  );
+  const element = isElement
+    ? `case when element = ${elementOf('$3')} then ${elementOf('$4')} else element end`
+    : 'element';
+  const isOfUser = [
+    ...(place >= 0 ? [`d${place + 1} = $3::text`] : []),
+    ...(isElement ? [`element = ${elementOf('$3::text')}`] : []),
+  ];
+  return `
+with moved as (
+  delete from ${table}
+  where meter_id = $1 and merchant_id = $2 and (${isOfUser.join(' or ')})
+  returning *
+)
+insert into ${table} as old (meter_id, merchant_id, ${PERIOD[table]}, ${KEYS}, value, at, event_id)
+select meter_id, merchant_id, ${PERIOD[table]}, ${renamed.join(', ')}, ${element}, value, at, event_id
+from moved
+on conflict (meter_id, merchant_id, ${PERIOD[table]}, ${KEYS}) do update set ${MERGED[kind]}
+returning old.meter_id`;
 }
 
 /** Marks the days and months of `rows` as dirty; days that have no quarter hours are summed as they are. */

@@ -3,7 +3,7 @@ import { type DataSource, type EntityManager, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { MeterEntity, type MeterRow, MeterVersionEntity, type MeterVersionRow } from '../entities/meter.ts';
 import { DateText } from '../rows.ts';
-import type { Executor } from '../run-sql.ts';
+import { type Executor, runSql } from '../run-sql.ts';
 import { lockMeters } from './meter-lock.ts';
 import { declareScale } from './metric-types-store.ts';
 
@@ -102,6 +102,8 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
         });
         await manager.query(`insert into meter_history (meter_id, date) select $1, unnest($2::date[])`, [row.id, days]);
         await manager.insert(MeterVersionEntity, versionOf(row, by));
+        // No day is known to be right for a meter that was not there.
+        await runSql(manager, 'forget-meter-checks', [null], z.unknown());
         return { ...row, history: { days: days.length, daysDone: 0 } };
       }),
 

@@ -7,7 +7,7 @@ import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addDays, dayText, today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, Part, Skeleton } from '../ui/parts.tsx';
 import { tell, tellError } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
@@ -93,39 +93,27 @@ function Agreement({ platform }: { platform: boolean }) {
           <dl className="facts">
             <dt>Waiting to be counted</dt>
             <dd className="num">
-              {status.data ? (
-                status.data.pendingKeys === null ? (
-                  'unknown: Redis does not answer'
-                ) : (
-                  `${format(String(status.data.pendingKeys), 'count')} merchants`
-                )
-              ) : (
-                <Skeleton width={80} />
-              )}
+              <Part query={status} width={80} height={14}>
+                {({ pendingKeys }) =>
+                  pendingKeys === null
+                    ? 'unknown: Redis does not answer'
+                    : `${format(String(pendingKeys), 'count')} merchants`
+                }
+              </Part>
             </dd>
             <dt>Oldest event that waits</dt>
             <dd className="num">
-              {status.data ? (
-                status.data.lagMs === null ? (
-                  'unknown: Redis does not answer'
-                ) : (
-                  `${format(String(Math.round(status.data.lagMs)), 'count')} ms`
-                )
-              ) : (
-                <Skeleton width={60} />
-              )}
+              <Part query={status} height={14}>
+                {({ lagMs }) =>
+                  lagMs === null ? 'unknown: Redis does not answer' : `${format(String(Math.round(lagMs)), 'count')} ms`
+                }
+              </Part>
             </dd>
             <dt>Last flush</dt>
             <dd>
-              {status.data ? (
-                status.data.lastFlushAt ? (
-                  <Moment time={status.data.lastFlushAt} ago />
-                ) : (
-                  'none yet'
-                )
-              ) : (
-                <Skeleton width={60} />
-              )}
+              <Part query={status} height={14}>
+                {({ lastFlushAt }) => (lastFlushAt ? <Moment time={lastFlushAt} ago /> : 'none yet')}
+              </Part>
             </dd>
           </dl>
         </div>
@@ -137,7 +125,7 @@ function Agreement({ platform }: { platform: boolean }) {
             {format(String(check.data.merchantsChecked), 'count')} merchants were compared over the journal, all rollups
             and Redis.
           </Empty>
-        ) : (
+        ) : check.data.drift.length === 0 ? null : (
           <Table
             label="Differences"
             rows={check.data.drift}
@@ -167,6 +155,20 @@ function Agreement({ platform }: { platform: boolean }) {
             ]}
           />
         ))}
+      {check.data && check.data.meters.length > 0 && (
+        <Table
+          label="Meters that differ"
+          rows={check.data.meters}
+          keyOf={(row) => `${row.meter} ${row.merchantId} ${row.date} ${row.rollup}`}
+          columns={[
+            { title: 'Merchant', cell: ({ merchantId }) => merchantId },
+            { title: 'Day', cell: ({ date }) => dayText(date) },
+            { title: 'Meter', cell: ({ meter }) => meter },
+            { title: 'Rollup', cell: ({ rollup }) => rollup },
+            { title: 'Rows that differ', right: true, cell: ({ rows }) => <Num value={String(rows)} kind="count" /> },
+          ]}
+        />
+      )}
       {check.error && <Empty title={messageOf(check.error)} />}
     </Card>
   );

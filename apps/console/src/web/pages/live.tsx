@@ -8,7 +8,7 @@ import { add, format, isNegative, scale, subtract } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, PageHead, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Chip, Empty, Moment, PageHead, Part } from '../ui/parts.tsx';
 import { Select } from '../ui/popups.tsx';
 import { numbers, Table } from '../ui/table.tsx';
 
@@ -144,25 +144,24 @@ function Totals({
   query,
   merchantId,
 }: {
-  query: { data: { date: string; metrics: Record<string, string>; asOf: string } | undefined };
+  query: { data: { date: string; metrics: Record<string, string>; asOf: string } | undefined; error: unknown };
   merchantId: string | undefined;
 }) {
-  const { data } = query;
   return SHOWN.map(([metric, label, kind]) => (
     <div className="card stat" key={metric}>
       <span className="stat-label">{label}</span>
       <span className="stat-value">
-        {data ? (
-          <Explained
-            value={data.metrics[metric] ?? '0'}
-            kind={kind}
-            metric={metric}
-            range={{ startDate: data.date, endDate: data.date }}
-            filters={merchantId ? { merchants: [merchantId] } : {}}
-          />
-        ) : (
-          <Skeleton width={120} height={26} />
-        )}
+        <Part query={query} width={120}>
+          {({ metrics, date }) => (
+            <Explained
+              value={metrics[metric] ?? '0'}
+              kind={kind}
+              metric={metric}
+              range={{ startDate: date, endDate: date }}
+              filters={merchantId ? { merchants: [merchantId] } : {}}
+            />
+          )}
+        </Part>
       </span>
       <span className="stat-note">running total in Redis</span>
     </div>
@@ -191,7 +190,7 @@ function Throughput({ current }: { current: { metrics: Record<string, string>; a
     <div className="card stat">
       <span className="stat-label">Throughput</span>
       <span className="stat-value num">
-        {rate === null ? <Skeleton width={60} height={26} /> : `${format(rate, 'count')}/s`}
+        {rate === null ? <span className="muted">measuring…</span> : `${format(rate, 'count')}/s`}
       </span>
       <span className="stat-note">requests, last {WINDOW_MS / 1000} seconds</span>
     </div>
@@ -204,7 +203,10 @@ const pendingText = (count: number | null) => (count === null ? 'unknown' : form
 function Counting({
   query,
 }: {
-  query: { data: { pendingKeys: number | null; lagMs: number | null; lastFlushAt: string | null } | undefined };
+  query: {
+    data: { pendingKeys: number | null; lagMs: number | null; lastFlushAt: string | null } | undefined;
+    error: unknown;
+  };
 }) {
   const { data } = query;
   return (
@@ -212,15 +214,9 @@ function Counting({
       <div className="card stat">
         <span className="stat-label">Accepted → counted</span>
         <span className="stat-value num">
-          {data ? (
-            data.lagMs === null ? (
-              'unknown'
-            ) : (
-              `${format(String(Math.round(data.lagMs)), 'count')} ms`
-            )
-          ) : (
-            <Skeleton width={90} height={26} />
-          )}
+          <Part query={query} width={90}>
+            {({ lagMs }) => (lagMs === null ? 'unknown' : `${format(String(Math.round(lagMs)), 'count')} ms`)}
+          </Part>
         </span>
         <span className="stat-note">
           {data?.lagMs === null ? 'Redis does not answer' : 'age of the oldest event that waits'}
@@ -229,7 +225,9 @@ function Counting({
       <div className="card stat">
         <span className="stat-label">Merchants with events waiting</span>
         <span className="stat-value num">
-          {data ? pendingText(data.pendingKeys) : <Skeleton width={40} height={26} />}
+          <Part query={query} width={40}>
+            {({ pendingKeys }) => pendingText(pendingKeys)}
+          </Part>
         </span>
         <span className="stat-note">
           {data?.lastFlushAt ? (
@@ -307,11 +305,9 @@ function SeriesRow({
         <small>{[type.toLowerCase(), ...about].join(' · ')}</small>
       </span>
       <span className="series-value num">
-        {value === undefined || value === null ? (
-          <Skeleton width={50} height={20} />
-        ) : (
-          `${format(value, 'count')}${unit}`
-        )}
+        <Part query={{ data: value ?? undefined, error: watched.error }} width={50} height={20}>
+          {(shown) => `${format(shown, 'count')}${unit}`}
+        </Part>
       </span>
     </li>
   );

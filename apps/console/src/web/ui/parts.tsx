@@ -233,6 +233,22 @@ export function Answer<T>({
   return <>{waiting ?? <SkeletonRows />}</>;
 }
 
+/** Shows a part of an answer in a line: before it, a skeleton; a dash where it failed, which something else says. */
+export function Part<T>({
+  query,
+  width = 60,
+  height = 26,
+  children,
+}: {
+  query: { data: T | undefined; error: unknown };
+  width?: number;
+  height?: number;
+  children: (data: T) => ReactNode;
+}) {
+  if (query.data !== undefined) return <>{children(query.data)}</>;
+  return query.error ? <>–</> : <Skeleton width={width} height={height} />;
+}
+
 /** Text as programs write it. It scrolls where it is long, also by the keyboard. */
 export const Code = ({ children }: { children: string }) => (
   // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by the keyboard.

@@ -1,4 +1,4 @@
-import { useId, useRef, useState } from 'react';
+import { useId, useLayoutEffect, useRef, useState } from 'react';
 import { type Completions, complete, completionsOf } from '../../completion.ts';
 
 const NOTHING: Completions = { start: 0, options: [] };
@@ -22,6 +22,7 @@ export function FormulaField({
   onChange: (value: string) => void;
 }) {
   const field = useRef<HTMLTextAreaElement>(null);
+  const caretAfter = useRef<number | null>(null);
   const listId = useId();
   const [found, setFound] = useState(NOTHING);
   const [chosen, setChosen] = useState(0);
@@ -32,13 +33,16 @@ export function FormulaField({
     const caret = field.current?.selectionStart ?? value.length;
     const next = complete(value, caret, start, options[index]!.word);
     setFound(NOTHING);
+    caretAfter.current = next.caret;
     onChange(next.formula);
-    // The caret can be set once the new text is in the field.
-    requestAnimationFrame(() => {
-      field.current?.focus();
-      field.current?.setSelectionRange(next.caret, next.caret);
-    });
   };
+  // As soon as the new text is in the field: a key that is pressed next must not find the caret elsewhere.
+  useLayoutEffect(() => {
+    if (caretAfter.current === null || field.current?.value !== value) return;
+    field.current.focus();
+    field.current.setSelectionRange(caretAfter.current, caretAfter.current);
+    caretAfter.current = null;
+  }, [value]);
 
   return (
     <div className="completing">

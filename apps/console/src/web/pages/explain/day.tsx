@@ -79,7 +79,7 @@ export function DayOfMerchant({
         <div className="card term">
           <span className="label">Events</span>
           <span className="value">
-            <Part value={first && subtract(first.value, adjusted!)} kind={kind} />
+            <Term value={first && subtract(first.value, adjusted!)} kind={kind} />
           </span>
           <small>
             {first ? `${format(first.entryCount, 'count')} events, ${format(first.callCount, 'count')} calls` : ' '}
@@ -91,7 +91,7 @@ export function DayOfMerchant({
         <div className="card term">
           <span className="label">Adjustments</span>
           <span className="value">
-            <Part value={adjusted} kind={kind} />
+            <Term value={adjusted} kind={kind} />
           </span>
           <small>{first ? countText(first.adjustmentCount, 'adjustment') : ' '}</small>
         </div>
@@ -196,7 +196,7 @@ export function DayOfMerchant({
 }
 
 /** Shows a part of the equation. */
-const Part = ({ value, kind }: { value: string | undefined; kind: Kind }) =>
+const Term = ({ value, kind }: { value: string | undefined; kind: Kind }) =>
   value === undefined ? <Skeleton width={90} height={26} /> : <Num value={value} kind={kind} />;
 
 const countText = (count: number, name: string) =>

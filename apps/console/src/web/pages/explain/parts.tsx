@@ -7,7 +7,7 @@ import { countDays, dayText, type Range, rangeText, startOf } from '../../time.t
 import { Chart } from '../../ui/chart.tsx';
 import { Coverage } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
-import { Answer, Card, Empty, Num, padOf, Skeleton } from '../../ui/parts.tsx';
+import { Answer, Card, Empty, Num, Part, padOf } from '../../ui/parts.tsx';
 import { Table } from '../../ui/table.tsx';
 import { EventsOfRange } from './range.tsx';
 import { Reconciliation } from './reconciliation.tsx';
@@ -68,7 +68,9 @@ export function Parts({
         <div className="card term" data-result="">
           <span className="label">{labelOfMetric(metric)}</span>
           <span className="value">
-            {total === undefined ? <Skeleton width={150} height={26} /> : <Num value={total} kind={kind} />}
+            <Part query={{ ...source, data: total }} width={150}>
+              {(value) => <Num value={value} kind={kind} />}
+            </Part>
           </span>
           <small>the sum of what is below</small>
         </div>
@@ -78,7 +80,9 @@ export function Parts({
         <div className="card term">
           <span className="label">Days with usage</span>
           <span className="value num">
-            {used ? format(String(used.length), 'count') : <Skeleton width={40} height={26} />}
+            <Part query={{ ...source, data: used }} width={40}>
+              {(found) => format(String(found.length), 'count')}
+            </Part>
           </span>
           <small>of {format(String(countDays(range)), 'count')}</small>
         </div>
@@ -86,7 +90,9 @@ export function Parts({
           <div className="card term">
             <span className="label">Merchants</span>
             <span className="value num">
-              {byMerchant.data ? format(String(byMerchant.data.total), 'count') : <Skeleton width={40} height={26} />}
+              <Part query={byMerchant} width={40}>
+                {({ total: count }) => format(String(count), 'count')}
+              </Part>
             </span>
             <small>with usage</small>
           </div>

@@ -55,7 +55,7 @@ export function Reconciliation({ merchantId, range, metric }: { merchantId: stri
         <CircleCheck size={16} aria-hidden="true" />
         <div>
           <b>All stored forms agree.</b> The journal, every rollup and the Redis total hold the same number
-          {query.data.drift.length > 0 && '; other metrics of this merchant differ, see Health'}.
+          {!query.data.balanced && '; other metrics or meters of this merchant differ, see Health'}.
         </div>
       </div>
     );

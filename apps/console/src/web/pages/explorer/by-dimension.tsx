@@ -196,7 +196,7 @@ function Rows({
                       <Change
                         current={row[measure]}
                         previous={then && (then.get(idOf(row)) ?? (earlier.data!.nextCursor ? undefined : '0'))}
-                        waiting={earlier.data === undefined}
+                        waiting={earlier.data === undefined && !earlier.error}
                         about={`${measureOf(measure).label.toLowerCase()} of ${rangeText(past)}`}
                         kind={measureOf(measure).kind}
                       />

@@ -1,0 +1,7 @@
+-- The day snapshots that name a user, after a day; imported ones are never written again, so they are left out.
+-- $1 user   $2 day   $3 days at most
+select date, cache_status as status
+from daily_usage_cache
+where document_keys(aggregated_by_user) @> array[$1::text] and changes is not null and date > $2::date
+order by date
+limit $3

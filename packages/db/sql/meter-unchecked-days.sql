@@ -1,0 +1,20 @@
+-- Merchants' days that changed since the reconciliation last found their meters right, with the version they have now, and
+-- how many events they have; a page.
+-- $1 first date   $2 last date   $3, $4 the date and merchant that the page before ended with   $5 how many at most
+with page as materialized (
+  select day.merchant_id, day.period as date, day.changes
+  from usage_changes as day
+  left join meter_checks as done on done.date = day.period and done.merchant_id = day.merchant_id
+  where day.grain = 'day'
+    and day.period between $1 and $2
+    and (day.period, day.merchant_id) > ($3::date, $4::text)
+    and done.changes is distinct from day.changes
+  order by day.period, day.merchant_id
+  limit $5
+)
+select merchant_id, date, changes, (
+  select count(*)
+  from usage_events as event
+  where event.date = page.date and event.merchant_id = page.merchant_id) as events
+from page
+order by date, merchant_id

@@ -1,0 +1,247 @@
+import { addDays, type Day, monthOf } from '@tally/contracts';
+import { type DataSource, IsNull } from 'typeorm';
+import { z } from 'zod';
+import type { DayVersion } from '../checks-store.ts';
+import { MeterEntity, type MeterRow } from '../entities/meter.ts';
+import type { MerchantDay } from '../journal-store.ts';
+import type { Partitions } from '../partitions.ts';
+import { DateText } from '../rows.ts';
+import { type Executor, runSql } from '../run-sql.ts';
+import { inTransaction } from '../transactions.ts';
+import { lockMeters } from './meter-lock.ts';
+import {
+  bindings,
+  compareFolds,
+  compareRows,
+  type Kind,
+  kindOf,
+  type QuarterHours,
+  type RollupTable,
+} from './meter-sql.ts';
+
+/** Rows of a meter's rollup that are not what they are made of: the journal, or the finer rollup. */
+export type MeterDrift = MerchantDay & {
+  /** The key of the meter. */
+  meter: string;
+  /** Decimals of its amounts. */
+  scale: number;
+  rollup: 'meter_quarters' | 'meter_days' | 'meter_months';
+  /** How many rows differ. */
+  rows: number;
+  /** One of them: units; null where a side has no such row. */
+  first: { period: string; group: string[]; journal: string | null; stored: string | null };
+};
+
+export type MeterComparison = {
+  drift: MeterDrift[];
+  /** Rows that were compared. */
+  rows: number;
+};
+
+export type MeterChecks = {
+  /**
+   * Compares what the journal makes of merchants' day with the rollups of all meters, or of some quarter hours of it. With
+   * `repair` the rows that differ are made again. `pending`: merchants with events of the day that are still to be derived,
+   * of which nothing is known. A day whose events were dropped has nothing to compare.
+   */
+  compareDay(
+    scope: { merchantIds: readonly string[]; date: Day; within?: QuarterHours | undefined },
+    repair: boolean,
+  ): Promise<MeterComparison & { pending: ReadonlySet<string> }>;
+  /**
+   * Compares days with their quarter hours, and months of the range with their days. With `repair` periods that differ are
+   * read from the finer rows at once, and made again by the next fold.
+   */
+  compareFolds(
+    scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
+    repair: boolean,
+  ): Promise<MeterComparison>;
+  /** The next days that changed since they were last found right, and how many events they have; at most `limit`. */
+  unchecked(
+    range: { startDate: Day; endDate: Day },
+    after: MerchantDay,
+    limit: number,
+  ): Promise<(DayVersion & { events: number })[]>;
+  /** Notes that these versions of days were found right. */
+  markChecked(days: readonly DayVersion[]): Promise<void>;
+  /** Forgets what was found right of days before this one. */
+  forgetChecked(before: Day): Promise<void>;
+  /** How many events each of these merchants has on a day. */
+  dayEvents(merchantIds: readonly string[], date: Day): Promise<Map<string, number>>;
+  /** Every merchant that a rollup of meters has rows of. */
+  merchants(): Promise<string[]>;
+};
+
+type Found = { row: MeterDrift; meter: MeterRow };
+
+const KINDS: readonly Kind[] = ['add', 'MAX', 'MIN', 'LATEST'];
+
+const DayRow = z
+  .object({ merchant_id: z.string(), date: DateText, changes: z.string(), events: z.string().transform(Number) })
+  .transform(({ merchant_id, ...row }) => ({ ...row, merchantId: merchant_id }));
+const MerchantRow = z.object({ merchant_id: z.string() });
+const EventsRow = z.object({ merchant_id: z.string(), events: z.string().transform(Number) });
+const ComparedRow = z.object({
+  meter_id: z.number(),
+  merchant_id: z.string(),
+  date: DateText,
+  compared: z.number(),
+  apart: z.number(),
+  first: z
+    .object({
+      period: z.string(),
+      group: z.array(z.string()),
+      journal: z.string().nullable(),
+      stored: z.string().nullable(),
+    })
+    .nullable(),
+});
+
+/** Compares the rollups of meters with what they are made of. */
+export function createMeterChecks(
+  dataSource: DataSource,
+  partitions: Pick<Partitions, 'open'>,
+  rollups: {
+    /** Makes a merchant's day, or some quarter hours of it, again from the journal. */
+    recompute(
+      transaction: Executor,
+      meters: readonly MeterRow[],
+      day: MerchantDay & { within?: QuarterHours | undefined },
+    ): Promise<void>;
+    /** Marks a month as dirty, and the day unless it is before the horizon. */
+    mark(transaction: Executor, merchantId: string, date: Day, horizon: Day): Promise<void>;
+    metersOf(transaction: Executor): Promise<MeterRow[]>;
+    horizonOf(executor: Executor): Promise<Day>;
+    overflowed(transaction: Executor, merchantIds: readonly string[], date: Day): Promise<boolean>;
+  },
+): MeterChecks {
+  async function run(
+    transaction: Executor,
+    meters: readonly MeterRow[],
+    rollup: RollupTable,
+    { text, values }: { text: string; values: unknown[] },
+  ): Promise<{ found: Found[]; rows: number }> {
+    const found = ((await transaction.query(text, values)) as unknown[]).map((row) => ComparedRow.parse(row));
+    const drift = found.flatMap(({ meter_id, merchant_id, date, apart, first }): Found[] => {
+      if (apart === 0 || first === null) return [];
+      const meter = meters.find(({ id }) => id === meter_id)!;
+      const { key, scale } = meter;
+      const group = first.group.slice(0, meter.dimensions.length);
+      const row = { meter: key, scale, merchantId: merchant_id, date, rollup, rows: apart, first: { ...first, group } };
+      return [{ row, meter }];
+    });
+    return { found: drift, rows: found.reduce((sum, { compared }) => sum + compared, 0) };
+  }
+
+  /** Changes what answers about a day are made of. Corrections take these locks in this order, too. */
+  const changing = (
+    { merchantId, date }: MerchantDay,
+    grain: 'day' | 'month',
+    work: (transaction: Executor) => Promise<void>,
+  ) =>
+    inTransaction(dataSource, async (transaction) => {
+      if (grain === 'day') await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
+      else await runSql(transaction, 'touch-month', [merchantId, date], z.unknown());
+      await lockMeters(transaction);
+      await work(transaction);
+    });
+
+  const byKind = (meters: readonly MeterRow[]): [Kind, MeterRow[]][] =>
+    KINDS.map((kind): [Kind, MeterRow[]] => [kind, meters.filter((meter) => kindOf(meter) === kind)]).filter(
+      ([, own]) => own.length > 0,
+    );
+
+  return {
+    async compareDay({ merchantIds, date, within }, repair) {
+      const wrong: Found[] = [];
+      const compared = await inTransaction(dataSource, async (transaction) => {
+        wrong.length = 0;
+        const pending = new Set<string>();
+        await lockMeters(transaction);
+        const meters = await rollups.metersOf(transaction);
+        if (meters.length === 0 || (await partitions.open(transaction, [date])).length === 0)
+          return { rows: 0, pending };
+        const isOld = date < (await rollups.horizonOf(transaction));
+        const table = isOld ? 'meter_days' : 'meter_quarters';
+        const scope = { of: 'day' as const, merchantIds, date, within: isOld ? undefined : within };
+        const checksValues = await rollups.overflowed(transaction, merchantIds, date);
+        let rows = 0;
+        for (const [kind, own] of byKind(meters)) {
+          const { bind, values } = bindings();
+          const text = compareRows(kind, table, own, { scope, checksValues }, bind);
+          const each = await run(transaction, meters, table, { text, values });
+          wrong.push(...each.found);
+          rows += each.rows;
+        }
+        const waiting = await runSql(transaction, 'meter-pending-merchants', [merchantIds, date], MerchantRow);
+        for (const { merchant_id } of waiting) pending.add(merchant_id);
+        return { rows, pending };
+      });
+      if (repair)
+        for (const merchantId of new Set(wrong.map(({ row }) => row.merchantId))) {
+          const ids = new Set(wrong.filter(({ row }) => row.merchantId === merchantId).map(({ meter }) => meter.id));
+          await changing({ merchantId, date }, 'day', async (transaction) => {
+            const own = (await rollups.metersOf(transaction)).filter(({ id }) => ids.has(id));
+            await rollups.recompute(transaction, own, { merchantId, date, within });
+          });
+        }
+      return { ...compared, drift: wrong.map(({ row }) => row) };
+    },
+
+    async compareFolds({ merchantIds, startDate, endDate }, repair) {
+      const drift: MeterDrift[] = [];
+      const rows = await inTransaction(dataSource, async (transaction) => {
+        drift.length = 0;
+        await lockMeters(transaction);
+        const meters = await rollups.metersOf(transaction);
+        const horizon = await rollups.horizonOf(transaction);
+        const days = { first: startDate < horizon ? horizon : startDate, last: endDate };
+        const months = { first: monthOf(startDate).startDate, last: monthOf(endDate).startDate };
+        let compared = 0;
+        for (const [kind, own] of byKind(meters))
+          for (const [table, { first, last }] of [
+            ['meter_days', days],
+            ['meter_months', months],
+          ] as const) {
+            if (first > last) continue;
+            const { bind, values } = bindings();
+            const text = compareFolds(kind, table, own, { merchantIds, first, last }, bind);
+            const each = await run(transaction, meters, table, { text, values });
+            drift.push(...each.found.map(({ row }) => row));
+            compared += each.rows;
+          }
+        return compared;
+      });
+      if (repair)
+        for (const { merchantId, date, rollup } of drift) {
+          const grain = rollup === 'meter_days' ? 'day' : 'month';
+          await changing({ merchantId, date }, grain, (transaction) =>
+            rollups.mark(transaction, merchantId, date, grain === 'day' ? date : addDays(date, 1)),
+          );
+        }
+      return { drift, rows };
+    },
+
+    unchecked: async ({ startDate, endDate }, after, limit) =>
+      (await dataSource.getRepository(MeterEntity).countBy({ removedAt: IsNull() })) === 0
+        ? []
+        : runSql(dataSource, 'meter-unchecked-days', [startDate, endDate, after.date, after.merchantId, limit], DayRow),
+
+    async markChecked(days) {
+      const values = [days.map((day) => day.date), days.map((day) => day.merchantId), days.map((day) => day.changes)];
+      await runSql(dataSource, 'mark-meters-checked', values, z.unknown());
+    },
+
+    async forgetChecked(before) {
+      await runSql(dataSource, 'forget-meter-checks', [before], z.unknown());
+    },
+
+    async dayEvents(merchantIds, date) {
+      const rows = await runSql(dataSource, 'meter-day-events', [merchantIds, date], EventsRow);
+      return new Map(rows.map(({ merchant_id, events }) => [merchant_id, events]));
+    },
+
+    merchants: async () =>
+      (await runSql(dataSource, 'meter-merchants', [], MerchantRow)).map(({ merchant_id }) => merchant_id),
+  };
+}
