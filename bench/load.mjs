@@ -25,7 +25,8 @@ export function bodies({ batch, merchants, prefix = 'bench' }) {
 }
 
 /**
- * Sends as fast as the answers come, over kept connections, for the time of one measurement. With `callsPerSecond` calls are
+ * Sends as fast as the answers come, over kept connections, for the time of one measurement: the bodies of `bodyOf` to one
+ * path, or the calls of `callOf`, each to its own. With `callsPerSecond` calls are
  * due at that rate, and their times count from then on, so that a stall counts for all calls that it delays. It ends after
  * `most` calls if these come first.
  */
@@ -33,29 +34,33 @@ export async function load({
   port,
   path,
   bodyOf,
+  callOf,
   connections,
   seconds,
   warmUpMs = 1500,
   callsPerSecond,
   most = Infinity,
 }) {
-  const head = `POST ${path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer ${KEY}\r\ncontent-type: application/json\r\n`;
+  const headOf = (to) =>
+    `POST ${to} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer ${KEY}\r\ncontent-type: application/json\r\n`;
+  const next = callOf ?? (() => ({ path, body: bodyOf() }));
   const lines = await Promise.all(Array.from({ length: connections }, () => open(port)));
-  const send = (line, body) => line(`${head}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+  const send = (line, { path: to, body }) =>
+    line(`${headOf(to)}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
   const times = [];
   const run = async (until, count) => {
     let [calls, taken] = [0, 0];
     const begun = performance.now();
-    const next = () => (callsPerSecond ? begun + (taken++ * 1000) / callsPerSecond : performance.now());
+    const nextDue = () => (callsPerSecond ? begun + (taken++ * 1000) / callsPerSecond : performance.now());
     await Promise.all(
       lines.map(async (line) => {
-        for (let due = next(); due < until && calls < most; due = next()) {
+        for (let due = nextDue(); due < until && calls < most; due = nextDue()) {
           calls++;
-          const body = bodyOf();
+          const call = next();
           const early = due - performance.now();
           if (early > 0) await wait(early);
           const started = callsPerSecond ? due : performance.now();
-          await send(line, body);
+          await send(line, call);
           if (count) times.push(performance.now() - started);
         }
       }),

@@ -60,7 +60,7 @@ export type Accept = {
 
 export type BatchToRecord = BatchToCheck & {
   /** Called with the events that may be counted, before they are stored; `onAccepted` is then not called with them. */
-  beforeStore?(lines: readonly JournalLine[]): Promise<void>;
+  beforeStore?(lines: readonly CheckedLine[]): Promise<void>;
 };
 
 /** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
@@ -207,7 +207,7 @@ export function createAccept(options: AcceptOptions): Accept {
           index,
           line: hasCost(batch.entries[index]) ? line : priced(line, list, registry.scaleOf),
         }));
-    await batch.beforeStore?.(lines.map(({ line }) => line));
+    await batch.beforeStore?.(lines);
     const stored = await store(lines, { version: registry.version, isNoted: batch.beforeStore !== undefined });
     const { accepted, repeats, rejected, warnings } = stored;
     const stale = stored.stale.map(({ index }) => index);
@@ -238,7 +238,7 @@ export function createAccept(options: AcceptOptions): Accept {
       // What is noted before it is stored is noted once, also where it must be stored again.
       let isBefore = true;
       const beforeStore = batch.beforeStore && {
-        async beforeStore(lines: readonly JournalLine[]) {
+        async beforeStore(lines: readonly CheckedLine[]) {
           if (isBefore) await batch.beforeStore?.(lines);
           isBefore = false;
         },

@@ -43,6 +43,7 @@ const Settings = z.object({
   LITELLM_PULL_INTERVAL_MS: whole(300_000, 0, 86_400_000),
   LITELLM_MERCHANT_FROM: z.enum(['fixed', 'team', 'organization', 'key_alias']).default('fixed'),
   LITELLM_MERCHANT: MerchantId.default('litellm'),
+  LITELLM_EVENT_TYPE: z.string().min(1).default('litellm_tokens'),
   LITELLM_DAILY: z.enum(['off', 'check', 'fill']).default('check'),
   LITELLM_LATE_MINUTES: whole(120, 1, 10_080),
   LITELLM_TIMEOUT_MS: whole(30_000, 100, 600_000),

@@ -131,6 +131,71 @@ describe('settling', () => {
   });
 });
 
+describe('many in one call', () => {
+  const reserveMany = (...requests: { id: string; cost: string; merchantId?: string }[]) =>
+    ingest.admin.budgets.reserveMany.mutate({
+      requests: requests.map(({ id, cost, ...more }) => ({ id, merchantId, amounts: { cost }, ...more })),
+    });
+
+  test('are decided in order, each by itself', async () => {
+    const { id } = await create('10');
+    const { items } = await reserveMany(
+      { id: 'a', cost: '6' },
+      { id: 'b', cost: '5' },
+      { id: 'a', cost: '7' },
+      { id: 'c', cost: '99999999999' },
+      { id: 'd', cost: '4' },
+    );
+    expect(items.map(({ result, error }) => error?.code ?? result?.allowed)).toEqual([
+      ...[true, false, 'CONFLICT', 'INVALID_INPUT', true],
+    ]);
+    expect(items[1]!.result).toMatchObject({ refusedBy: [id], remaining: [{ budgetId: id, remaining: '4' }] });
+    expect(await spentOf(id)).toEqual({ spent: '0', reserved: '10', complete: true });
+  });
+
+  test('are settled each by itself: a rejected event keeps its reservation, a repeated one counts once', async () => {
+    const { id } = await create('100');
+    await reserveMany(...['a', 'b', 'c', 'd', 'e'].map((name) => ({ id: name, cost: '1' })));
+    const settlement = (name: string, used?: UsageEntry) => ({
+      reservationId: `${merchantId}/${name}`,
+      ...(used && { entry: used }),
+    });
+    const settlements = [
+      settlement('a', entry('a', '2')),
+      settlement('b', entry('a', '2')),
+      settlement('c', entry('c', '-1')),
+      settlement('d'),
+      settlement('e', { ...entry('e', '1'), merchantId: 'another' }),
+      settlement('never', entry('n', '3')),
+    ];
+    const { items } = await ingest.admin.budgets.settleMany.mutate({ settlements });
+    expect(items).toEqual([
+      { result: { settled: true, accepted: 1, duplicates: 0 }, error: null },
+      { result: { settled: true, accepted: 0, duplicates: 1 }, error: null },
+      { result: null, error: { code: 'INVALID_ENTRY', message: expect.any(String) } },
+      { result: { settled: true, accepted: 0, duplicates: 0 }, error: null },
+      { result: null, error: { code: 'MERCHANT_FORBIDDEN', message: expect.any(String) } },
+      { result: { settled: false, accepted: 1, duplicates: 0 }, error: null },
+    ]);
+    expect(await spentOf(id)).toEqual({ spent: '5', reserved: '2', complete: true });
+    await ingest.admin.budgets.settleMany.mutate({ settlements });
+    await flush();
+    await settled();
+    expect(await spentOf(id)).toEqual({ spent: '5', reserved: '2', complete: true });
+  });
+
+  test('say of each item that is of another merchant that it is forbidden', async () => {
+    const { key } = await ingest.admin.keys.create.mutate({ name: 'bound', role: 'producer', merchantId });
+    const bound = ingest.clientWith(key);
+    const requests = [merchantId, 'another'].map((own) => ({ id: 'a', merchantId: own, amounts: {} }));
+    const { items } = await bound.budgets.reserveMany.mutate({ requests });
+    expect(items.map(({ result, error }) => error?.code ?? result?.allowed)).toEqual([true, 'MERCHANT_FORBIDDEN']);
+    const settlements = [{ reservationId: `${merchantId}/a` }, { reservationId: 'another/a' }];
+    const ended = await bound.budgets.settleMany.mutate({ settlements });
+    expect(ended.items.map(({ error }) => error?.code)).toEqual([undefined, 'MERCHANT_FORBIDDEN']);
+  });
+});
+
 describe('what is spent', () => {
   test('has recorded events at once, repeats and flushed events once, and what is taken back no longer', async () => {
     const { id } = await create('10');

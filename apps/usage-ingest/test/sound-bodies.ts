@@ -27,7 +27,7 @@ const lagoEvent = {
 /** A body that each path of the sources takes: JSON, or the text of a form. */
 export const SOUND_BODIES: Readonly<Record<string, object | string>> = {
   '/sources/litellm/logs': { id: '1', startTime: 1_795_345_200, prompt_tokens: 1, metadata: {} },
-  '/sources/litellm/api/v1/events': event,
+  '/sources/litellm/api/v1/events': { ...event, type: 'litellm_tokens' },
   '/api/v1/events': [event],
   '/v1/traces': traces,
   '/sources/langfuse/api/public/otel/v1/traces': traces,

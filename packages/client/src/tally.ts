@@ -17,8 +17,9 @@ import {
   type Taken,
   type TrackInput,
 } from './entry.ts';
+import { createGuards, type Guarded, type GuardRequest, type Guards } from './guard.ts';
 import { installHooks } from './hooks.ts';
-import { createMerger, type Kind } from './merge.ts';
+import { createMerger, type Kind, printGroup } from './merge.ts';
 import type { Spool } from './spool/spool.ts';
 
 export type TallyOptions = {
@@ -133,6 +134,13 @@ export type Tally = {
   /** Adds to a plain counter (`usage.track`); promises what `record` promises. Calls of a 15-minute bucket are summed. */
   track(call: TrackInput): Taken;
   /**
+   * Reserves the most that a call may use from all budgets that it counts in, makes the call, and settles with the first
+   * entry that the call records with `guarded.record`, also after it returned, as streams do. Throws a GuardError where a
+   * budget refuses, before the call is made. A call that throws without recording releases its reservation. Where the
+   * settlement fails, the entry is sent like all others, and the reservation expires.
+   */
+  guard<Result>(request: GuardRequest, call: (guarded: Guarded) => Promise<Result>): Promise<Result>;
+  /**
    * Resolves when all recorded before is acknowledged or rejected, when the server rejects the key, or after
    * `deadlineMs` (default 30 s). Never rejects.
    */
@@ -172,12 +180,13 @@ export function createTally(options: TallyOptions): Tally {
   let openedGroups = 0;
   let recoveredRecords = 0;
   let bytesSent = 0;
+  let isClosed = false;
   let closing: ReturnType<Tally['close']> | undefined;
 
   const merger = createMerger({
     merge,
     scaleOf: scaleReader(options.scales),
-    newId: () => `${prefix}-${(ids++).toString(36)}`,
+    newId: () => newId(),
     admit(bytes) {
       const { memory } = delivery;
       const full =
@@ -248,6 +257,37 @@ export function createTally(options: TallyOptions): Tally {
     if (merger.size > 0) delivery.schedule();
   }
 
+  const newId = () => `${prefix}-${(ids++).toString(36)}`;
+  let ownGuards: Guards | undefined;
+  const guards = () => (ownGuards ??= openGuards());
+
+  function openGuards(): Guards {
+    const sealer = createMerger({
+      ...{ merge: false, scaleOf: scaleReader(options.scales), newId },
+      admit: () => undefined,
+    });
+    const reject = (entry: Record<string, unknown>, code: string, message: string) =>
+      onRejected({ entry, code, message, records: 1 });
+    return createGuards({
+      ingest: () => (tally as Tally).ingest,
+      newId,
+      timeoutMs: whole('timeoutMs', options.timeoutMs, 10_000, 1, 600_000),
+      seal(entry) {
+        try {
+          return sealer.record(entry, Date.now()) ?? JSON.parse(printGroup(sealer.take()[0]!));
+        } catch {
+          return UNREADABLE;
+        }
+      },
+      record(entry) {
+        // What was begun before `close` is sent with the rest; later nothing is.
+        const taken = isClosed ? CLOSED : count(merger.record(entry as RecordInput, Date.now()));
+        if (!taken.ok) reject(entry, taken.code, taken.message);
+      },
+      onRejected: reject,
+    });
+  }
+
   function rejectUnsent(items: readonly Item[], message: string): void {
     for (const { json, records } of items) onRejected({ entry: JSON.parse(json), code: 'UNSENT', message, records });
   }
@@ -280,14 +320,20 @@ export function createTally(options: TallyOptions): Tally {
       }
     },
 
+    guard: (request, call) =>
+      closing === undefined ? guards().guard(request, call) : Promise.reject(new Error(CLOSED.message)),
+
     async flush({ deadlineMs = 30_000 } = {}) {
+      await within(deadlineMs, ownGuards?.idle());
       const queued = await delivery.flush(deadlineMs);
       return { ok: queued === 0, queued };
     },
 
     close({ deadlineMs = closeDeadlineMs } = {}) {
       closing ??= (async () => {
+        await within(deadlineMs, ownGuards?.idle());
         const { spooled, unsent } = await delivery.close(deadlineMs);
+        isClosed = true;
         removeHooks();
         rejectUnsent(unsent, 'The client was closed before it could be sent.');
         spool?.close();
@@ -324,7 +370,7 @@ export function createTally(options: TallyOptions): Tally {
       ? () => {}
       : installHooks({
           get pending() {
-            return merger.size + delivery.memory.entries + delivery.spooled > 0;
+            return (ownGuards?.pending ?? 0) + merger.size + delivery.memory.entries + delivery.spooled > 0;
           },
           flush: () => tally.flush({ deadlineMs: closeDeadlineMs }),
           close: (closeOptions) => tally.close(closeOptions),
@@ -364,6 +410,17 @@ function whole(name: string, value: number | undefined, fallback: number, min: n
 }
 
 /** A caller's callback that throws must not stop the delivery. */
+/** Waits for `work`, at most `ms`. */
+async function within(ms: number, work: Promise<void> | undefined): Promise<void> {
+  if (work === undefined) return;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work, late]);
+  clearTimeout(timer);
+}
+
 function catchErrorsOf<T>(callback: (value: T) => void): (value: T) => void {
   return (value) => {
     try {

@@ -1,13 +1,16 @@
 import { z } from 'zod';
 import { TimeZone } from './analytics.ts';
 import { mutation, query } from './contract.ts';
-import { EntryId, MerchantId, SentDimension, UsageEntry } from './entry.ts';
+import { AnyEntry, EntryId, MerchantId, SentDimension, UsageEntry } from './entry.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { Cursor, label, name } from './text.ts';
 import { StoredTime } from './time.ts';
 
 /** The most active budgets. */
 export const MAX_BUDGETS = 5_000;
+
+/** The most reservations, or settlements, of one call. */
+export const MAX_RESERVATIONS_PER_CALL = 200;
 
 const Measure = z.enum(['cost', 'requests', 'tokens']);
 const Period = z.enum(['hour', 'day', 'week', 'month', 'total']);
@@ -90,6 +93,50 @@ export type BudgetStatus = z.infer<typeof BudgetStatus>;
 /** `merchant/id`; who has it may settle or release it. */
 const ReservationId = name(600).meta({ examples: ['acme/call-7f3a'] });
 
+const Reserve = z.strictObject({
+  id: EntryId,
+  merchantId: MerchantId,
+  userId: SentDimension.optional(),
+  apiKey: SentDimension.optional(),
+  model: SentDimension.optional(),
+  /** The most that the usage may be; requests: 1 by default. */
+  amounts: z.strictObject({
+    cost: DecimalText.optional(),
+    requests: DecimalText.optional(),
+    tokens: DecimalText.optional(),
+  }),
+  ttlSeconds: z.number().int().min(1).max(86_400).default(300),
+});
+export type ReserveRequest = z.output<typeof Reserve>;
+
+const Reserved = z.object({
+  allowed: z.boolean(),
+  /** Null where it was refused. */
+  reservationId: z.string().nullable(),
+  remaining: z.array(z.object({ budgetId: z.string(), remaining: Quantity })),
+  refusedBy: z.array(z.string()),
+  expiresAt: StoredTime.nullable(),
+  /** True where the store of budgets was unavailable, so that each budget's setting decided. */
+  degraded: z.boolean(),
+});
+export type Reserved = z.infer<typeof Reserved>;
+
+const Settle = z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() });
+
+const Settled = z.object({
+  /** False where the reservation had ended, expired or was lost before. */
+  settled: z.boolean(),
+  accepted: z.number().int(),
+  duplicates: z.number().int(),
+});
+export type Settled = z.infer<typeof Settled>;
+
+/** The error of one item of a call, with the code that the item would have got in a call of its own. */
+const ItemError = z.object({ code: z.string(), message: z.string() });
+const itemOf = <Output extends z.ZodType>(output: Output) =>
+  z.union([z.object({ result: output, error: z.null() }), z.object({ result: z.null(), error: ItemError })]);
+const many = <Input extends z.ZodType>(input: Input) => z.array(input).min(1).max(MAX_RESERVATIONS_PER_CALL);
+
 /** Limits on usage. Recording never refuses or waits for a budget; only `reserve` refuses. */
 export const budgets = {
   /** What was used in the current period counts from the start. */
@@ -158,30 +205,16 @@ export const budgets = {
   reserve: mutation({
     summary: 'Reserves an amount of every budget that usage would count in, or says which ones refuse.',
     access: 'record',
-    input: z.strictObject({
-      id: EntryId,
-      merchantId: MerchantId,
-      userId: SentDimension.optional(),
-      apiKey: SentDimension.optional(),
-      model: SentDimension.optional(),
-      /** The most that the usage may be; requests: 1 by default. */
-      amounts: z.strictObject({
-        cost: DecimalText.optional(),
-        requests: DecimalText.optional(),
-        tokens: DecimalText.optional(),
-      }),
-      ttlSeconds: z.number().int().min(1).max(86_400).default(300),
-    }),
-    output: z.object({
-      allowed: z.boolean(),
-      /** Null where it was refused. */
-      reservationId: z.string().nullable(),
-      remaining: z.array(z.object({ budgetId: z.string(), remaining: Quantity })),
-      refusedBy: z.array(z.string()),
-      expiresAt: StoredTime.nullable(),
-      /** True where the store of budgets was unavailable, so that each budget's setting decided. */
-      degraded: z.boolean(),
-    }),
+    input: Reserve,
+    output: Reserved,
+  }),
+  /** Each request is decided by itself, in order. The items stand in the order of the requests. */
+  reserveMany: mutation({
+    summary: 'Reserves for up to 200 requests in one call, each decided by itself.',
+    access: 'record',
+    merchants: 'each',
+    input: z.strictObject({ requests: many(Reserve) }),
+    output: z.object({ items: z.array(itemOf(Reserved)) }),
   }),
   /**
    * Ends a reservation and records the event. Where the event is rejected the reservation stays, and its code is thrown.
@@ -191,13 +224,17 @@ export const budgets = {
     summary: 'Ends a reservation and records what was used.',
     access: 'record',
     merchants: 'own',
-    input: z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() }),
-    output: z.object({
-      /** False where the reservation had ended, expired or was lost before. */
-      settled: z.boolean(),
-      accepted: z.number().int(),
-      duplicates: z.number().int(),
-    }),
+    input: Settle,
+    output: Settled,
+  }),
+  /** Each settlement ends by itself, as `settle` would. The items stand in the order of the settlements. */
+  settleMany: mutation({
+    summary: 'Settles up to 200 reservations in one call.',
+    access: 'record',
+    merchants: 'each',
+    // Entries are checked one by one, so that a bad one rejects its own settlement only.
+    input: z.strictObject({ settlements: many(Settle.extend({ entry: AnyEntry.optional() })) }),
+    output: z.object({ items: z.array(itemOf(Settled)) }),
   }),
   release: mutation({
     summary: 'Ends a reservation without usage.',

@@ -127,6 +127,8 @@ z.globalRegistry.add(UsageEntry, {
   ],
 });
 export type UsageEntry = z.input<typeof UsageEntry>;
+/** An event that is not checked yet; in the OpenAPI document it is a `UsageEntry`. */
+export const AnyEntry = z.custom<UsageEntry>(() => true).meta({ $ref: '#/components/schemas/UsageEntry' });
 /** An entry that passed its contract: all amounts are decimal strings. */
 export type CheckedEntry = z.output<typeof UsageEntry>;
 

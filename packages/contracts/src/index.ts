@@ -31,7 +31,15 @@ export {
   Trend,
 } from './analytics.ts';
 export { AuditRow } from './audit.ts';
-export { Budget, type BudgetFields, BudgetStatus, MAX_BUDGETS } from './budgets.ts';
+export {
+  Budget,
+  type BudgetFields,
+  BudgetStatus,
+  MAX_BUDGETS,
+  type Reserved,
+  type ReserveRequest,
+  type Settled,
+} from './budgets.ts';
 export {
   type Contract,
   type Endpoint,

@@ -3,16 +3,7 @@ import { Role } from './access.ts';
 import { audit } from './audit.ts';
 import { budgets } from './budgets.ts';
 import { mutation, query, type RouterOf } from './contract.ts';
-import {
-  Dimension,
-  DimensionValues,
-  EntryId,
-  MAX_BATCH,
-  MerchantId,
-  MetricType,
-  record,
-  type UsageEntry,
-} from './entry.ts';
+import { AnyEntry, Dimension, DimensionValues, EntryId, MAX_BATCH, MerchantId, MetricType, record } from './entry.ts';
 import { litellm } from './litellm.ts';
 import { meters } from './meters.ts';
 import { prices } from './prices.ts';
@@ -281,9 +272,6 @@ export type ApiKey = z.infer<typeof ApiKey>;
 const NewApiKey = ApiKey.extend({ key: z.string() });
 
 const KeyName = label(100);
-
-/** An event that is not checked yet; in the OpenAPI document it is a `UsageEntry`. */
-const AnyEntry = z.custom<UsageEntry>(() => true).meta({ $ref: '#/components/schemas/UsageEntry' });
 
 /** usage-ingest: records usage, counts it, brings it to Postgres. */
 export const ingest = {

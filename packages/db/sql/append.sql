@@ -1,7 +1,7 @@
 -- The statement that counts: inserts the lines that are new into the journal, and adds those to the finest rollups. The
 -- coarser ones are derived later from the journal, by flush: see derive.sql.
 -- $1 source of the flush   $2 to $21 one array a column, of one element a line; empty where no line has a value
--- Returns one row: lines inserted, and the merchants' days it changed.
+-- Returns one row: lines inserted, the merchants' days it changed, and the active budgets that these merchants count in.
 -- Of a repeat within the batch the first one counts, as in Redis.
 -- Sums are taken from `inserted` or its `groups` alone and never joined: the planner guesses one row for a CTE, and
 -- would loop.
@@ -185,4 +185,9 @@ select
   coalesce((
     select json_agg(json_build_object('merchantId', merchant_id, 'date', date) order by merchant_id, date)
     from by_merchant_day
-  ), '[]') as changed
+  ), '[]') as changed,
+  coalesce((
+    select array_agg(id)
+    from budgets
+    where removed_at is null and (merchant_id = '' or merchant_id in (select merchant_id from by_merchant_day))
+  ), '{}') as budgets

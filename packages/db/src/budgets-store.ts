@@ -153,13 +153,14 @@ export function createBudgetsStore(
   return store;
 }
 
-/** Adds the lines that this transaction has counted to the spend of budgets; for the journal, after its append. */
-export async function countBudgets(transaction: Executor, lines: readonly JournalLine[]): Promise<void> {
-  const merchants = [...new Set(lines.map((line) => line.merchant_id))];
-  const found = await runSql(transaction, 'budgets-of', [merchants], IdRow);
-  if (found.length === 0) return;
+/** Adds the lines that this transaction has counted to the spend of these budgets; for the journal, after its append. */
+export async function countBudgets(
+  transaction: Executor,
+  lines: readonly JournalLine[],
+  budgets: readonly string[],
+): Promise<void> {
   const days = [...new Set(lines.map((line) => line.date))];
-  await transaction.query(sql('count-budgets'), [days, found.map(({ id }) => id)]);
+  await transaction.query(sql('count-budgets'), [days, budgets]);
 }
 
 const unknownBudget = (id: string) => new TallyError('NOT_FOUND', `There is no budget ${id}.`);

@@ -89,6 +89,7 @@ const MERCHANT_LOCKS = 256;
 const AppendRow = z.object({
   inserted: z.string().transform(Number),
   changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
+  budgets: z.array(z.string()),
 });
 const MerchantRow = z.object({ merchant_id: z.string() });
 const BuryRow = z.object({ own: z.boolean() });
@@ -132,8 +133,8 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const noted = await typeNotes.note(transaction, placed);
     const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
-    const { inserted, changed } = row!;
-    if (inserted > 0) await countBudgets(transaction, placed);
+    const { inserted, changed, budgets } = row!;
+    if (budgets.length > 0 && inserted > 0) await countBudgets(transaction, placed, budgets);
     let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
     if (inserted < placed.length) {
       repeats = await repeatsOf(transaction, columns);

@@ -7,14 +7,18 @@ import {
   MAX_SUM_UNITS,
   parseQuantity,
   percentOf,
+  type Reserved,
+  type ReserveRequest,
+  type Settled,
   TallyError,
   type Units,
+  type UsageEntry,
 } from '@tally/contracts';
 import type { BudgetRow, Db, NewBudget } from '@tally/db';
 import { assertMerchant, type Caller, decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
 import type { Accept } from '../accept.ts';
-import { type Ledger, RebuildNeeded, type Reserved, type Settlement } from './ledger.ts';
+import { type Decided, type Ledger, RebuildNeeded, type Request } from './ledger.ts';
 import { type BudgetList, type BudgetRegistry, slotOf } from './registry.ts';
 import type { Spend } from './spend.ts';
 
@@ -22,6 +26,16 @@ type Input<Name extends keyof typeof ingest.budgets> = z.output<(typeof ingest.b
 type Output<Name extends keyof typeof ingest.budgets> = z.input<(typeof ingest.budgets)[Name]['output']>;
 
 export type Budgets = ReturnType<typeof createBudgets>;
+
+/** What became of one item of a call. */
+type Item<Result> = Result | TallyError;
+
+/** A request to reserve, with what it wants of each budget it counts in. */
+type Wish = {
+  input: ReserveRequest;
+  reservationId: string;
+  parts: { budget: BudgetRow; span: ReturnType<BudgetList['spanOf']>; amount: string }[];
+};
 
 /** A request waits this long for spend to be rebuilt; then each budget's setting decides. */
 const PATIENCE_MS = 5_000;
@@ -61,18 +75,172 @@ export function createBudgets(options: {
     return registry.current()!;
   }
 
-  /** Decides a request, after what was spent is rebuilt where that is needed. */
-  async function decide(request: Parameters<Ledger['reserve']>[0]): Promise<Reserved> {
+  /** Decides requests, after what was spent is rebuilt where that is needed. */
+  async function decide(requests: readonly Request[]): Promise<readonly Decided[]> {
+    const isKnown = ({ verdict }: Decided) => verdict !== 'unknown';
     try {
-      const reserved = await ledger.reserve(request);
-      if (reserved.verdict !== 'unknown') return reserved;
+      const decided = await ledger.reserve(requests);
+      if (decided.every(isKnown)) return decided;
     } catch (error) {
       if (!(error instanceof RebuildNeeded)) throw error;
     }
     await within(PATIENCE_MS, spend.read());
-    const reserved = await ledger.reserve(request);
-    if (reserved.verdict === 'unknown') throw new Error('what was spent of a budget is not known');
-    return reserved;
+    // Those that were decided already answer the same again.
+    const decided = await ledger.reserve(requests);
+    if (!decided.every(isKnown)) throw new Error('what was spent of a budget is not known');
+    return decided;
+  }
+
+  /** The budgets that a request counts in, with the amounts it wants of each. Throws INVALID_INPUT. */
+  function wishOf(list: BudgetList, at: number, input: ReserveRequest): Wish {
+    const { id, amounts, ttlSeconds, ...usage } = input;
+    const parts = list.matching(usage).map((budget) => {
+      const span = list.spanOf(budget.id, at);
+      const amount = amounts[budget.measure] ?? (budget.measure === 'requests' ? '1' : '0');
+      return { budget, span, amount: unitsOf(budget.measure, amount, `amounts.${budget.measure}`).toString() };
+    });
+    return { input, reservationId: `${usage.merchantId}/${encodeURIComponent(id)}`, parts };
+  }
+
+  function requestOf({ input, reservationId, parts }: Wish): Request {
+    const { id: _, amounts, ttlSeconds, ...usage } = input;
+    return {
+      id: reservationId,
+      lifetimeMs: ttlSeconds * 1_000,
+      digest: digestOf([usage, amounts]),
+      // A period that is not known is one that Postgres could not be asked for.
+      parts: parts.map(({ budget, span, amount }) => {
+        if (!span) throw new Error('the period is not known');
+        const limit = budget.enforcement === 'hard' ? budget.limit : undefined;
+        return { slot: slotOf(budget.id, span.start), limit, amount };
+      }),
+    };
+  }
+
+  function answerOf({ input, reservationId, parts }: Wish, decided: Decided, caller: Caller): Reserved {
+    const { verdict, expiresAt, parts: read } = decided;
+    if (verdict === 'conflict')
+      throw new TallyError('CONFLICT', `Reservation ${input.id} of ${input.merchantId} exists, with other contents.`);
+    if (verdict === 'full')
+      throw new TallyError('UNAVAILABLE', 'Too many reservations are open; settle or release some.');
+    const allowed = verdict === 'allowed';
+    return {
+      allowed,
+      reservationId: allowed ? reservationId : null,
+      // A caller that is bound to a merchant sees nothing of budgets for all merchants.
+      remaining: parts.flatMap(({ budget }, index) =>
+        caller.merchantId !== null && budget.merchantId === ''
+          ? []
+          : [
+              {
+                budgetId: budget.id,
+                remaining: formatQuantity(budget.measure, BigInt(budget.limit) - read[index]!.used),
+              },
+            ],
+      ),
+      refusedBy: parts.filter((_, index) => read[index]!.refuses).map(({ budget }) => budget.id),
+      expiresAt: allowed ? new Date(expiresAt).toISOString() : null,
+      degraded: false,
+    };
+  }
+
+  /** The answer while the store of budgets is unavailable: the settings of hard budgets decide. */
+  function degradedAnswerOf({ reservationId, parts }: Wish): Reserved {
+    const refusedBy = parts
+      .filter(({ budget }) => budget.enforcement === 'hard' && budget.whenUnavailable === 'refuse')
+      .map(({ budget }) => budget.id);
+    const allowed = refusedBy.length === 0;
+    return {
+      ...{ allowed, refusedBy, degraded: true, remaining: [], expiresAt: null },
+      reservationId: allowed ? reservationId : null,
+    };
+  }
+
+  const unlimited = (reservationId: string): Reserved => ({
+    ...{ allowed: true, reservationId, remaining: [], refusedBy: [], expiresAt: null, degraded: false },
+  });
+
+  async function reserveAll(inputs: readonly ReserveRequest[], caller: Caller): Promise<Item<Reserved>[]> {
+    const list = await listNow();
+    const at = now();
+    const wishes = inputs.map((input) =>
+      attempt(() => {
+        assertMerchant(caller, input.merchantId);
+        return wishOf(list, at, input);
+      }),
+    );
+    const limited = wishes.flatMap((wish) => (wish instanceof TallyError || wish.parts.length === 0 ? [] : [wish]));
+    const decided = new Map<Wish, Decided>();
+    let isDegraded = false;
+    try {
+      const answers = limited.length === 0 ? [] : await decide(limited.map(requestOf));
+      for (const [index, wish] of limited.entries()) decided.set(wish, answers[index]!);
+    } catch (error) {
+      options.onDegraded(error);
+      isDegraded = true;
+    }
+    return wishes.map((wish) => {
+      if (wish instanceof TallyError) return wish;
+      if (wish.parts.length === 0) return unlimited(wish.reservationId);
+      return isDegraded ? degradedAnswerOf(wish) : attempt(() => answerOf(wish, decided.get(wish)!, caller));
+    });
+  }
+
+  /** Ends reservations without an event. Where Redis is unavailable they are lost or expire by themselves. */
+  const end = async (ids: readonly string[]): Promise<readonly boolean[]> =>
+    ids.length === 0 ? [] : ledger.settle(ids.map((id) => ({ id }))).ended.catch(() => ids.map(() => false));
+
+  async function settleAll(
+    settlements: readonly { reservationId: string; entry?: UsageEntry | undefined }[],
+    caller: Caller,
+  ): Promise<Item<Settled>[]> {
+    const items: (Item<Settled> | undefined)[] = settlements.map(({ reservationId, entry }) => {
+      const merchantId = attempt(() => merchantOf(reservationId, caller));
+      if (merchantId instanceof TallyError) return merchantId;
+      const named = (entry as { merchantId?: unknown } | undefined)?.merchantId;
+      if (typeof named !== 'string' || named === merchantId) return undefined;
+      return new TallyError('MERCHANT_FORBIDDEN', `The reservation is of merchant ${merchantId}, not of the entry's.`);
+    });
+    const places = [...settlements.keys()].filter((place) => items[place] === undefined);
+    const withEntry = places.filter((place) => settlements[place]!.entry !== undefined);
+    const ending = new Map<number, Promise<boolean>>();
+    if (withEntry.length > 0) {
+      const result = await options.accept.record({
+        ...{
+          entries: withEntry.map((place) => settlements[place]!.entry),
+          backfill: false,
+          boundTo: caller.merchantId,
+        },
+        async beforeStore(lines) {
+          const { isSure, ended } = ledger.settle(
+            lines.map(({ index, line }) => ({
+              id: settlements[withEntry[index]!]!.reservationId,
+              event: { identity: spend.identityOf(line), amounts: spend.amountsOf(line) },
+            })),
+          );
+          lines.forEach(({ index }, at) => {
+            const own = ended.then((all) => all[at]!).catch(() => false);
+            ending.set(withEntry[index]!, own);
+          });
+          await isSure;
+        },
+      });
+      for (const { index, code, message } of result.rejected)
+        items[withEntry[index]!] = new TallyError(code as TallyError['code'], message);
+      const repeats = new Set(result.repeats.map((index) => withEntry[index]!));
+      for (const place of withEntry)
+        items[place] ??= {
+          settled: (await ending.get(place)) ?? false,
+          ...{ accepted: repeats.has(place) ? 0 : 1, duplicates: repeats.has(place) ? 1 : 0 },
+        };
+    }
+    // Without an entry; or with the one of another settlement of this call, which has noted it.
+    const rest = places.filter((place) => !ending.has(place) && !(items[place] instanceof TallyError));
+    const ended = await end(rest.map((place) => settlements[place]!.reservationId));
+    rest.forEach((place, at) => {
+      items[place] = { accepted: 0, duplicates: 0, ...(items[place] as Settled | undefined), settled: ended[at]! };
+    });
+    return items as Item<Settled>[];
   }
 
   return {
@@ -155,97 +323,51 @@ export function createBudgets(options: {
       return { rows };
     },
 
-    async reserve({ id, amounts, ttlSeconds, ...usage }: Input<'reserve'>, caller: Caller): Promise<Output<'reserve'>> {
-      const list = await listNow();
-      const at = now();
-      const matched = list.matching(usage).flatMap((budget) => {
-        const span = list.spanOf(budget.id, at);
-        const amount = amounts[budget.measure] ?? (budget.measure === 'requests' ? '1' : '0');
-        const units = unitsOf(budget.measure, amount, `amounts.${budget.measure}`);
-        return [{ budget, span, amount: units.toString() }];
-      });
-      const reservationId = `${usage.merchantId}/${encodeURIComponent(id)}`;
-      const answer = { reservationId, remaining: [], refusedBy: [], expiresAt: null, degraded: false };
-      if (matched.length === 0) return { ...answer, allowed: true };
-      const hard = matched.filter(({ budget }) => budget.enforcement === 'hard');
-      try {
-        // A period that is not known is one that Postgres could not be asked for.
-        const parts = matched.map(({ budget, span, amount }) => {
-          if (!span) throw new Error('the period is not known');
-          const limit = budget.enforcement === 'hard' ? budget.limit : undefined;
-          return { slot: slotOf(budget.id, span.start), limit, amount };
-        });
-        const digest = digestOf([usage, amounts]);
-        const {
-          verdict,
-          expiresAt,
-          parts: read,
-        } = await decide({
-          ...{ id: reservationId, lifetimeMs: ttlSeconds * 1_000, digest, parts },
-        });
-        if (verdict === 'conflict')
-          throw new TallyError('CONFLICT', `Reservation ${id} of ${usage.merchantId} exists, with other contents.`);
-        if (verdict === 'full')
-          throw new TallyError('UNAVAILABLE', 'Too many reservations are open; settle or release some.');
-        return {
-          ...answer,
-          allowed: verdict === 'allowed',
-          reservationId: verdict === 'allowed' ? reservationId : null,
-          // A caller that is bound to a merchant sees nothing of budgets for all merchants.
-          remaining: matched.flatMap(({ budget }, index) =>
-            caller.merchantId !== null && budget.merchantId === ''
-              ? []
-              : [
-                  {
-                    budgetId: budget.id,
-                    remaining: formatQuantity(budget.measure, BigInt(budget.limit) - read[index]!.used),
-                  },
-                ],
-          ),
-          refusedBy: matched.filter((_, index) => read[index]!.refuses).map(({ budget }) => budget.id),
-          expiresAt: verdict === 'allowed' ? new Date(expiresAt).toISOString() : null,
-        };
-      } catch (error) {
-        if (error instanceof TallyError) throw error;
-        options.onDegraded(error);
-        const refusedBy = hard
-          .filter(({ budget }) => budget.whenUnavailable === 'refuse')
-          .map(({ budget }) => budget.id);
-        const allowed = refusedBy.length === 0;
-        return { ...answer, allowed, reservationId: allowed ? reservationId : null, refusedBy, degraded: true };
-      }
-    },
-
-    async settle({ reservationId, entry }: Input<'settle'>, caller: Caller): Promise<Output<'settle'>> {
-      const merchantId = merchantOf(reservationId, caller);
-      const end = async (event?: Settlement['event']) => {
-        const [open] = await ledger.settle([{ id: reservationId, ...(event && { event }) }]);
-        return open!;
-      };
-      // Where Redis is unavailable the reservation is lost or expires, and usage is recorded all the same.
-      if (entry === undefined) return { settled: await end().catch(() => false), accepted: 0, duplicates: 0 };
-      let settled = false;
-      const { accepted, repeats, rejected } = await options.accept.record({
-        ...{ entries: [entry], backfill: false, boundTo: merchantId },
-        async beforeStore([line]) {
-          if (line)
-            settled = await end({ identity: spend.identityOf(line), amounts: spend.amountsOf(line) }).catch(
-              () => false,
-            );
-        },
-      });
-      const [refusal] = rejected;
-      if (refusal) throw new TallyError(refusal.code as TallyError['code'], refusal.message);
-      return { settled, accepted, duplicates: repeats.length };
-    },
+    reserve: async (input: Input<'reserve'>, caller: Caller): Promise<Reserved> =>
+      unwrapped((await reserveAll([input], caller))[0]!),
+    reserveMany: async ({ requests }: Input<'reserveMany'>, caller: Caller): Promise<Output<'reserveMany'>> => ({
+      items: presentItems(await reserveAll(requests, caller)),
+    }),
+    settle: async (input: Input<'settle'>, caller: Caller): Promise<Settled> =>
+      unwrapped((await settleAll([input], caller))[0]!),
+    settleMany: async ({ settlements }: Input<'settleMany'>, caller: Caller): Promise<Output<'settleMany'>> => ({
+      items: presentItems(await settleAll(settlements, caller)),
+    }),
 
     async release({ reservationId }: Input<'release'>, caller: Caller): Promise<Output<'release'>> {
       merchantOf(reservationId, caller);
-      const [released] = await ledger.settle([{ id: reservationId }]);
+      const [released] = await ledger.settle([{ id: reservationId }]).ended;
       return { released: released! };
     },
   };
 }
+
+/** The result of `work`, or the error that it throws for its caller. */
+function attempt<Result>(work: () => Result): Item<Result> {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof TallyError) return error;
+    throw error;
+  }
+}
+
+function unwrapped<Result>(item: Item<Result>): Result {
+  if (item instanceof TallyError) throw item;
+  return item;
+}
+
+/** Throws MERCHANT_FORBIDDEN where all items are about merchants that the caller may not name, as `usage.record` does. */
+function presentItems<Result>(items: readonly Item<Result>[]) {
+  const isForbidden = (item: Item<Result>) => item instanceof TallyError && item.code === 'MERCHANT_FORBIDDEN';
+  if (items.every(isForbidden)) throw items[0];
+  return items.map(presentItem);
+}
+
+const presentItem = <Result>(item: Item<Result>) =>
+  item instanceof TallyError
+    ? { result: null, error: { code: item.code, message: item.message } }
+    : { result: item, error: null };
 
 /** A bound caller may define budgets of its own merchant only. */
 function assertMayName(caller: Caller, merchantId: string): void {

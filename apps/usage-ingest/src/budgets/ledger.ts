@@ -1,6 +1,6 @@
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { createGather } from '../counters/gather.ts';
+import { createGather, createTurnGather } from '../counters/gather.ts';
 import { lua } from '../counters/lua.ts';
 
 /** An amount of one budget's period. Amounts are units, as text. */
@@ -17,7 +17,7 @@ export type Request = {
 
 export type Verdict = 'refused' | 'allowed' | 'conflict' | 'full' | 'unknown';
 
-export type Reserved = { verdict: Verdict; expiresAt: number; parts: { used: bigint; refuses: boolean }[] };
+export type Decided = { verdict: Verdict; expiresAt: number; parts: { used: bigint; refuses: boolean }[] };
 
 export type Settlement = {
   /** The reservation to end. */
@@ -72,7 +72,7 @@ export function createLedger(redis: RedisClient) {
   define('budgetBegin', 'budget-begin');
   define('budgetSet', 'budget-set');
 
-  const reserving = createGather<Request, Reserved>({
+  const reserving = createGather<Request, Decided>({
     ...CALL,
     async send(requests) {
       const args = requests.flatMap(({ id, lifetimeMs, digest, parts }) => [
@@ -90,26 +90,45 @@ export function createLedger(redis: RedisClient) {
     },
   });
 
-  const settling = createGather<Settlement, boolean>({
-    ...CALL,
+  // On one connection commands are done in the order in which they are sent, once the script is loaded there.
+  let isLoaded = false;
+  redis.on('close', () => {
+    isLoaded = false;
+  });
+  const settling = createTurnGather<Settlement, boolean>({
+    maxItems: CALL.maxItems,
     async send(items) {
       const args = items.flatMap(({ id = '', event }) => [
         id,
         event?.identity ?? '',
         (event?.amounts ?? []).map(({ slot, amount }) => `${slot}=${amount}`).join(','),
       ]);
-      return (await redis.budgetSettle(...KEYS, MAX_NOTES, ...args)).map((open) => open === 1);
+      const open = await redis.budgetSettle(...KEYS, MAX_NOTES, ...args);
+      isLoaded = !('nodes' in redis);
+      return open.map((each) => each === 1);
     },
   });
 
   return {
-    /** Decides one request. Throws RebuildNeeded. */
-    async reserve(request: Request): Promise<Reserved> {
-      const [reserved] = await reserving({ items: [request], bytes: ROUGH_BYTES * (1 + request.parts.length) });
-      return reserved!;
+    /** Decides requests, at most 200, each by itself. Throws RebuildNeeded. */
+    reserve(requests: readonly Request[]): Promise<readonly Decided[]> {
+      const parts = requests.reduce((sum, request) => sum + request.parts.length, requests.length);
+      return reserving({ items: requests, bytes: ROUGH_BYTES * parts });
     },
-    /** Ends reservations and notes events; returns for each whether its reservation was open. */
-    settle: (items: readonly Settlement[]) => settling({ items, bytes: ROUGH_BYTES * items.length }),
+    /**
+     * Ends reservations and notes events, at most 200. `isSure` resolves when all of it is certain to be done before what is
+     * sent to the same Redis afterwards; `ended` says for each whether its reservation was open, and may reject later.
+     */
+    settle(items: readonly Settlement[]): { isSure: Promise<void>; ended: Promise<readonly boolean[]> } {
+      const { sent, results: ended } = settling(items);
+      const isSure = isLoaded
+        ? sent
+        : ended.then(
+            () => {},
+            () => {},
+          );
+      return { isSure, ended };
+    },
 
     /** Begins a reading of what was spent. */
     async begin(): Promise<Reading> {

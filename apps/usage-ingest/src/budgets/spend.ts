@@ -12,6 +12,8 @@ const LEASE_MS = 5_000;
 /** An event that is noted for so long and is in no store will never come. */
 const STALE_MS = 600_000;
 const ATTEMPTS = 5;
+/** More would hold up other calls of Redis for longer than some milliseconds. */
+const NOTES_PER_CALL = 200;
 const HOUR_MS = 3_600_000;
 
 export type Spend = ReturnType<typeof createSpend>;
@@ -107,7 +109,8 @@ export function createSpend(options: {
         return amounts.length === 0 ? [] : [{ event: { identity: identityOf(line), amounts } }];
       });
       // What is not noted counts when it is flushed.
-      if (items.length > 0) ledger.settle(items).catch(options.onError);
+      for (let at = 0; at < items.length; at += NOTES_PER_CALL)
+        ledger.settle(items.slice(at, at + NOTES_PER_CALL)).ended.catch(options.onError);
     },
     start: (): Loop => startLoop(READ_MS, tick, options.onError),
   };

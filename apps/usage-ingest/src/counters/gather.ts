@@ -1,3 +1,5 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
 export type Gathered<Item> = { items: readonly Item[]; bytes: number };
 
 /**
@@ -53,4 +55,38 @@ export function createGather<Item, Result>(options: {
       waiting.push({ ...request, resolve, reject });
       if (!underWay) void sendAll();
     });
+}
+
+/**
+ * Sends the requests of one turn of the event loop together, however many calls are under way. `sent` resolves once the call
+ * is written, so that what is sent on the same connection afterwards is done after it.
+ */
+export function createTurnGather<Item, Result>(options: {
+  maxItems: number;
+  send(items: readonly Item[]): Promise<readonly Result[]>;
+}): (items: readonly Item[]) => { sent: Promise<void>; results: Promise<readonly Result[]> } {
+  type Turn = { items: Item[]; sent: Promise<void>; results: Promise<readonly Result[]> };
+  let turn: Turn | undefined;
+
+  function begin(): Turn {
+    const items: Item[] = [];
+    const sending = nextTurn().then(() => {
+      if (turn?.items === items) turn = undefined;
+      return { call: options.send(items) };
+    });
+    const results = sending.then(({ call }) => call);
+    // A caller may want `sent` only.
+    results.catch(() => {});
+    return { items, sent: sending.then(() => {}), results };
+  }
+
+  return (items) => {
+    if (!turn || turn.items.length + items.length > options.maxItems) turn = begin();
+    const { sent, results } = turn;
+    const from = turn.items.length;
+    turn.items.push(...items);
+    const own = results.then((all) => all.slice(from, from + items.length));
+    own.catch(() => {});
+    return { sent, results: own };
+  };
 }

@@ -12,6 +12,8 @@ export type Rules = {
    */
   merchantFrom: 'fixed' | 'team' | 'organization' | 'key_alias';
   merchant: string;
+  /** The type of the events of the `openmeter` callback. */
+  eventType: string;
 };
 
 /** The ids that one report of a call has. */
@@ -53,6 +55,7 @@ const Common = {
   custom_llm_provider: Text,
   end_user: Text,
   status: Text,
+  request_tags: z.unknown().optional(),
   metadata: z.unknown().optional(),
   cache_hit: z.union([z.boolean(), z.string()]).nullish(),
   prompt_tokens: Needed,
@@ -166,6 +169,11 @@ export function fromEvent(value: unknown, rules: Rules, now: number): Call {
     throw invalid(
       'Events of the openmeter callback name neither team, organisation nor key; use the generic_api callback.',
     );
+  if (event.type !== rules.eventType)
+    throw invalid(
+      `type: Expected ${rules.eventType} (LITELLM_EVENT_TYPE), not ${decoration(event.type)}. ` +
+        'Send events of other programs to /api/v1/events.',
+    );
   const response = present(event.id);
   if (response === null) throw invalid(`id: ${JSON.stringify(event.id)} identifies nothing.`);
   const at = event.time ? startOf(event.time) : now;
@@ -224,6 +232,7 @@ function callOf(report: Report, rules: Rules): Call {
   decorate('key_alias', metadata.user_api_key_alias);
   decorate('team', report.team);
   decorate('tool', report.tool);
+  for (const [name, value] of tagsOf(row.request_tags)) decorate(name, value);
   if (cacheHit) properties.cache_hit = true;
   const identify = (id: string) => (cacheHit ? cacheHitId(id, start) : idOf(id));
   const all = [report.response, ...report.others].flatMap((id) => (present(id) === null ? [] : [identify(id!)]));
@@ -249,6 +258,35 @@ function callOf(report: Report, rules: Rules): Call {
       properties: { ...properties, ...tokens.properties },
     },
   };
+}
+
+const NAMED_TAG = /^([A-Za-z][\w-]{0,30}):\s*(\S.*)$/;
+/** An event has at most 16 properties; LiteLLM's other ones are ten. */
+const MAX_NAMED_TAGS = 4;
+
+/**
+ * Returns tags as properties: all of them as `tags`, in order, and each `name:value` also as `tag_name`. Tags that LiteLLM
+ * adds by itself, of the client's program, are left out.
+ */
+function tagsOf(value: unknown): [name: string, value: string][] {
+  const list = typeof value === 'string' && value.startsWith('[') ? listOf(value) : value;
+  if (!Array.isArray(list)) return [];
+  const all = list.filter((tag): tag is string => typeof tag === 'string' && present(tag) !== null);
+  const tags = [...new Set(all.map((tag) => tag.trim()).filter((tag) => !tag.startsWith('User-Agent:')))].sort();
+  if (tags.length === 0) return [];
+  const named = tags.flatMap((tag): [string, string][] => {
+    const [, name, of] = NAMED_TAG.exec(tag) ?? [];
+    return name && of ? [[`tag_${name.toLowerCase().replaceAll('-', '_')}`, of]] : [];
+  });
+  return [['tags', tags.join(',')], ...named.slice(0, MAX_NAMED_TAGS)];
+}
+
+function listOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /**

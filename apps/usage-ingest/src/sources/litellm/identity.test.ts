@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { type Call, fromEvent, fromPayload, fromSpendLog, type Rules } from './call.ts';
 import { claim } from './identity.ts';
 
-const rules: Rules = { merchantFrom: 'fixed', merchant: 'm' };
+const rules: Rules = { merchantFrom: 'fixed', merchant: 'm', eventType: 'litellm_tokens' };
 const NOON = Date.parse('2026-11-22T12:00:00Z');
 
 type Made = { response: string; call: string; at: number; prompt: number; failed?: boolean };

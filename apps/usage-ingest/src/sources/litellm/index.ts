@@ -41,6 +41,7 @@ export function createLitellm({
   const rules: Rules = {
     merchantFrom: env.LITELLM_MERCHANT_FROM,
     merchant: env.LITELLM_MERCHANT,
+    eventType: env.LITELLM_EVENT_TYPE,
   };
   const metrics = createLitellmMetrics(registry);
   const recorder = createRecorder({ pipeline, store, now });

@@ -1,3 +1,4 @@
+import { gzipSync } from 'node:zlib';
 import { dayOf } from '@tally/contracts';
 import { describe, expect, test } from 'vitest';
 import { EVENTS, eventOf, KEY, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
@@ -44,6 +45,33 @@ describe('push', () => {
       [200, { accepted: 1, duplicates: 0, empty: 0, rejected: [] }],
       [200, { accepted: 2, duplicates: 0, empty: 0, rejected: [] }],
     ]);
+  });
+
+  test('reads gzip, and stores the end user and tags as properties, which meters can have as dimensions', async () => {
+    const more = { end_user: 'eve', request_tags: ['env: prod', 'fast', 'User-Agent: curl', 'env: prod', null] };
+    const asText = { request_tags: '["fast","env:test"]' };
+    const payloads = [payloadOf(world.recent('tag-1'), more), payloadOf(world.recent('tag-2'), asText)];
+    const answer = await world.running.app.request(LOGS, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${KEY}`, 'content-encoding': 'gzip' },
+      body: gzipSync(JSON.stringify(payloads)),
+    });
+    expect(await answer.json()).toMatchObject({ accepted: 2, rejected: [] });
+    const { rows } = await world.running.client.usage.recent.query({ merchantId: 'litellm', limit: 100 });
+    const propertiesOf = (id: string) => rows.find((row) => row.id === id)?.properties;
+    expect([propertiesOf('tag-1'), propertiesOf('tag-2')]).toEqual([
+      expect.objectContaining({ end_user: 'eve', tags: 'env: prod,fast', tag_env: 'prod' }),
+      expect.objectContaining({ tags: 'env:test,fast', tag_env: 'test' }),
+    ]);
+  });
+
+  test('rejects CloudEvents of types that are none of LiteLLM', async () => {
+    const event = eventOf(`other-${Date.now()}`, new Date().toISOString());
+    const { status, text } = await world.push(JSON.stringify({ ...event, type: 'prompt', data: { tokens: 5 } }), {
+      path: EVENTS,
+    });
+    expect(status).toBe(400);
+    expect(text).toContain('LITELLM_EVENT_TYPE');
   });
 
   test('rejects a bad item by itself and names it', async () => {

@@ -1,0 +1,100 @@
+import { writeFile } from 'node:fs/promises';
+import { loadavg } from 'node:os';
+import { createIngestClient } from '../packages/contracts/dist/client.js';
+import { cpuSecondsOf } from './cpu.mjs';
+import { load } from './load.mjs';
+import { KEY, machine, withProgram, withServers, withService } from './servers.mjs';
+
+// `budgets.reserve` and `budgets.settle`: their latency at a fixed rate (open loop: a stall counts for every call that it
+// delays), and how many go through as fast as answers come, beside the naive design, which locks a row of Postgres. Each
+// request meets two hard budgets in Tally, one in the naive design. CPU per call is that of the service, so it holds also
+// where other work loads the machine. BENCH_SECONDS (10); BENCH_RATE (2000): reservations per second, each settled.
+const SECONDS = Number(process.env.BENCH_SECONDS ?? 10);
+const RATE = Number(process.env.BENCH_RATE ?? 2_000);
+const MERCHANTS = 100;
+const CONNECTIONS = 32;
+const BATCH = 200;
+
+const loadBefore = loadavg()[0];
+const result = await withServers(async (servers) => {
+  const tally = await withService('usage-ingest', servers, {}, async (ingest) => {
+    const client = createIngestClient({ url: ingest.url, key: KEY });
+    const budget = { measure: 'cost', period: 'month', limit: '1000000', enforcement: 'hard' };
+    for (let merchant = 0; merchant < MERCHANTS; merchant++)
+      await client.budgets.create.mutate({ ...budget, scope: { merchantId: `shop-${merchant}` } });
+    await client.budgets.create.mutate(budget);
+    const rows = [await measure('Tally', ingest, { callsPerSecond: RATE * 2 }), await measure('Tally', ingest)];
+    rows.push(await measure('Tally', ingest, { batch: BATCH }));
+    return rows;
+  });
+  const naive = await withProgram('bench/naive/budgets-server.mjs', servers, {}, async (server) => [
+    await measure('naive', server, { callsPerSecond: RATE * 2 }),
+    await measure('naive', server),
+  ]);
+  return [...tally, ...naive];
+});
+console.log(`${machine()}, load ${loadBefore.toFixed(1)} before`);
+console.table(result);
+await writeFile(
+  new URL('results/budgets.json', import.meta.url),
+  `${JSON.stringify({ machine: machine(), date: new Date().toISOString().slice(0, 10), seconds: SECONDS, loadBefore, rows: result }, null, 2)}\n`,
+);
+
+async function measure(of, { port, pid }, { callsPerSecond, batch = 1 } = {}) {
+  const next = callsOf(batch);
+  const options = { port, connections: CONNECTIONS, callOf: next, callsPerSecond };
+  await load({ ...options, seconds: 1, warmUpMs: 1_000 });
+  const before = cpuSecondsOf(pid);
+  const { calls, seconds, latencies } = await load({ ...options, seconds: SECONDS, warmUpMs: 0 });
+  const used = cpuSecondsOf(pid) - before;
+  const pairs = (calls * batch) / 2;
+  return {
+    of,
+    how: `${callsPerSecond ? `${callsPerSecond / 2}/s wanted` : 'as fast as answers come'}${batch > 1 ? `, ${batch} in a call` : ''}`,
+    'reserved and settled/s': Math.round(pairs / seconds),
+    ...latencies,
+    'CPU µs a pair': Math.round((used / pairs) * 1e6),
+  };
+}
+
+/** Calls in turn: a reservation, and the settlement of the one that was made by the same connection before. */
+function callsOf(batch) {
+  const session = Math.random().toString(36).slice(2, 8);
+  const time = new Date().toISOString();
+  let number = 0;
+  const reserved = [];
+  return () => {
+    const ready = reserved.length > CONNECTIONS * 2 ? reserved.shift() : undefined;
+    if (ready) {
+      const settlements = ready.map(({ id, merchantId }) => ({
+        reservationId: `${merchantId}/${id}`,
+        entry: {
+          id,
+          merchantId,
+          time,
+          userId: 'ada',
+          model: 'gpt-4o',
+          metrics: { prompt_tokens: '374', completion_tokens: '44', cost: '0.0023' },
+        },
+      }));
+      return call('budgets.settle', settlements, 'settlements');
+    }
+    const requests = Array.from({ length: batch }, () => {
+      const id = `${session}-${number++}`;
+      return {
+        id,
+        merchantId: `shop-${number % MERCHANTS}`,
+        userId: 'ada',
+        model: 'gpt-4o',
+        amounts: { cost: '0.05' },
+      };
+    });
+    reserved.push(requests);
+    return call('budgets.reserve', requests, 'requests');
+  };
+}
+
+function call(name, items, field) {
+  if (items.length === 1) return { path: `/trpc/${name}`, body: JSON.stringify(items[0]) };
+  return { path: `/trpc/${name}Many`, body: JSON.stringify({ [field]: items }) };
+}
