@@ -27,9 +27,20 @@ export function bodies({ batch, merchants, prefix = 'bench' }) {
 /**
  * Sends as fast as the answers come, over kept connections, for the time of one measurement: the bodies of `bodyOf` to one
  * path, or the calls of `callOf`, each to its own. With `callsPerSecond` calls are
- * due at that rate, and their times count from then on, so that a stall counts for all calls that it delays.
+ * due at that rate, and their times count from then on, so that a stall counts for all calls that it delays. It ends after
+ * `most` calls if these come first.
  */
-export async function load({ port, path, bodyOf, callOf, connections, seconds, warmUpMs = 1500, callsPerSecond }) {
+export async function load({
+  port,
+  path,
+  bodyOf,
+  callOf,
+  connections,
+  seconds,
+  warmUpMs = 1500,
+  callsPerSecond,
+  most = Infinity,
+}) {
   const headOf = (to) =>
     `POST ${to} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer ${KEY}\r\ncontent-type: application/json\r\n`;
   const next = callOf ?? (() => ({ path, body: bodyOf() }));
@@ -43,14 +54,14 @@ export async function load({ port, path, bodyOf, callOf, connections, seconds, w
     const nextDue = () => (callsPerSecond ? begun + (taken++ * 1000) / callsPerSecond : performance.now());
     await Promise.all(
       lines.map(async (line) => {
-        for (let due = nextDue(); due < until; due = nextDue()) {
+        for (let due = nextDue(); due < until && calls < most; due = nextDue()) {
+          calls++;
           const call = next();
           const early = due - performance.now();
           if (early > 0) await wait(early);
           const started = callsPerSecond ? due : performance.now();
           await send(line, call);
           if (count) times.push(performance.now() - started);
-          calls++;
         }
       }),
     );

@@ -1,11 +1,13 @@
 // How fast queries are answered, beside the naive design (one table of events and GROUP BY) in the same run.
 //   node bench/query.mjs [merchants] [users] [what]      (after a build; servers of its own)
-// `what`: any of plans, http, exports, documents, joined by commas; default: plans,http,exports.
+// `what`: any of plans, http, readers, exports, documents, joined by commas; default: plans,http,exports.
 // One merchant, acme, has `users` users on each of 365 days; up to 2,000 others have two users each day, further ones ten on
 // the last day. On each of the last 30 days 5 % of the merchants have events that are still to be derived.
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
+import { connect } from 'node:net';
 import { createCache } from '../apps/analytics-api/dist/cache.js';
 import { createDays } from '../apps/analytics-api/dist/days.js';
 import { createDocuments } from '../apps/analytics-api/dist/documents.js';
@@ -15,7 +17,8 @@ import { createRead } from '../apps/analytics-api/dist/read.js';
 import { createAnalyticsClient } from '../packages/contracts/dist/client.js';
 import { openDb } from '../packages/db/dist/index.js';
 import { cpuSecondsOf } from './cpu.mjs';
-import { KEY, machine, withServers, withService } from './servers.mjs';
+import { load } from './load.mjs';
+import { KEY, machine, withProgram, withServers, withService } from './servers.mjs';
 
 const pg = createRequire(new URL('../packages/db/package.json', import.meta.url))('pg');
 const merchants = Number(process.argv[2] ?? 2_000);
@@ -68,12 +71,13 @@ await withServers(async (servers) => {
   if (what.has('plans')) await took('plans', () => measurePlans(servers.databaseUrl));
   if (what.has('documents')) report.documents = await measureDocuments(servers.databaseUrl);
   if (what.has('http')) report.cached = await took('http', () => measureHttp(servers));
+  if (what.has('readers')) report.readers = await took('readers', () => measureBesideReaders(servers));
   if (what.has('exports')) report.exports = await took('exports', () => measureExports(servers));
   report.rows = rows;
   await mkdir(new URL('./results/', import.meta.url), { recursive: true });
   await writeFile(new URL('./results/query.json', import.meta.url), `${JSON.stringify(report, null, 2)}\n`);
   console.table(rows);
-  for (const part of ['cached', 'exports']) if (report[part]) console.table(report[part]);
+  for (const part of ['cached', 'readers', 'exports']) if (report[part]) console.table(report[part]);
 });
 
 async function withClient(url, work) {
@@ -285,49 +289,127 @@ async function measureDocuments(url) {
   });
 }
 
-/** Answers from the cache over HTTP: by one caller and by 16, just started and warm. */
+const BY_USER = { path: '/trpc/analytics.breakdown', body: JSON.stringify({ ...ROLLING, by: 'user' }) };
+const SUMMARY = { path: '/trpc/analytics.summary', body: JSON.stringify(MONTH) };
+
+/**
+ * Answers from the cache over HTTP: by one caller and by 16, just started and warm. The calls come over kept sockets, since a
+ * client costs more than the service. Beside them a bare Node server that sends the same bytes: the limit.
+ */
 async function measureHttp(servers) {
   const ways = [];
-  await withService('usage-ingest', servers, {}, async (ingest) =>
-    withService('analytics-api', servers, { ...SETTINGS, USAGE_INGEST_URL: ingest.url }, async ({ url, pid }) => {
-      const client = createAnalyticsClient({ url, key: KEY });
-      const started = performance.now();
-      await client.analytics.breakdown.query({ ...ROLLING, by: 'user' });
-      report.firstAfterStartMs = Math.round(performance.now() - started);
-      const breakdown = () => client.analytics.breakdown.query({ ...ROLLING, by: 'user' });
-      const summary = () => client.analytics.summary.query(MONTH);
-      // CPU of analytics-api alone, so that other load on the machine counts less.
-      const cached = async (...asked) => {
-        const before = cpuSecondsOf(pid);
-        const row = await answered(...asked);
-        return { ...row, cpuMsPerCall: Math.round(((cpuSecondsOf(pid) - before) / asked[3]) * 1e5) / 100 };
-      };
-      ways.push(await cached('by user, the first 2,000 calls', breakdown, 16, 2_000));
-      ways.push(await cached('by user', breakdown, 16, 4_000));
-      ways.push(await cached('summary of 30 days', summary, 16, 2_000));
-      ways.push(await cached('by user', breakdown, 1, 500));
-    }),
-  );
+  await withAnalytics(servers, async ({ url, port, pid, ingest }) => {
+    const client = createAnalyticsClient({ url, key: KEY });
+    const started = performance.now();
+    const answer = await client.analytics.breakdown.query({ ...ROLLING, by: 'user' });
+    report.firstAfterStartMs = Math.round(performance.now() - started);
+    // CPU, so that other load on the machine counts less.
+    const cached = async (question, { path, body }, connections, most, program = { port, pid }) => {
+      const before = [cpuSecondsOf(program.pid), cpuSecondsOf(ingest.pid), await flushes(ingest.url)];
+      const { calls, seconds, latencies } = await load({
+        port: program.port,
+        path,
+        bodyOf: () => body,
+        connections,
+        seconds: 30,
+        warmUpMs: 0,
+        most,
+      });
+      const ms = (pid, start) => Math.round(((cpuSecondsOf(pid) - start) / calls) * 1e5) / 100;
+      ways.push({
+        question,
+        callers: connections,
+        perSecond: Math.round(calls / seconds),
+        ...latencies,
+        cpuMsPerCall: ms(program.pid, before[0]),
+        ingestCpuMsPerCall: ms(ingest.pid, before[1]),
+        flushesPerCall: Math.round((((await flushes(ingest.url)) - before[2]) * 100) / calls) / 100,
+      });
+    };
+    await cached('by user, the first 2,000 calls', BY_USER, 16, 2_000);
+    await cached('by user', BY_USER, 16, 10_000);
+    await cached('summary of 30 days', SUMMARY, 16, 5_000);
+    await cached('by user', BY_USER, 1, 1_000);
+    const settings = { ANSWER: JSON.stringify({ result: { data: answer } }) };
+    await withProgram('bench/bare-http.mjs', servers, settings, (bare) =>
+      cached('the same bytes from a bare Node server', BY_USER, 16, 10_000, bare),
+    );
+  });
   return ways;
 }
 
-async function answered(question, ask, callers, calls) {
-  const taken = [];
-  let left = calls;
-  const started = performance.now();
-  await Promise.all(
-    Array.from({ length: callers }, async () => {
-      while (left-- > 0) {
-        const begun = performance.now();
-        await ask();
-        taken.push(performance.now() - begun);
-      }
-    }),
+const withAnalytics = (servers, work) =>
+  withService('usage-ingest', servers, {}, async (ingest) =>
+    withService('analytics-api', servers, { ...SETTINGS, USAGE_INGEST_URL: ingest.url }, async (analytics) =>
+      work({ ...analytics, ingest }),
+    ),
   );
-  const perSecond = Math.round(taken.length / ((performance.now() - started) / 1000));
-  taken.sort((a, b) => a - b);
-  const at = (share) => Math.round(taken[Math.floor(share * taken.length)] * 10) / 10;
-  return { question, callers, perSecond, p50Ms: at(0.5), p99Ms: at(0.99) };
+
+/** Requests for a flush that usage-ingest has answered. */
+async function flushes(url) {
+  const response = await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } });
+  const [, count = 0] =
+    /^tally_http_requests_total\{route="flush.drain",status="200"\} (\d+)$/m.exec(await response.text()) ?? [];
+  return Number(count);
+}
+
+const SLOW_READERS = 10;
+
+/** Queries that are not cached, alone and beside readers of exports that take a few KiB a second. */
+async function measureBesideReaders(servers) {
+  const ways = [];
+  await withAnalytics(servers, async ({ port }) => {
+    const until = Array.from({ length: 60 }, (_, index) => back(index + 2));
+    let asked = 0;
+    const bodyOf = () =>
+      JSON.stringify({
+        startDate: back(DAYS),
+        endDate: until[asked++ % until.length],
+        by: 'user',
+        merchantIds: ['acme'],
+        limit: 1 + Math.floor(asked / until.length),
+      });
+    const measured = async (question) => {
+      const { calls, seconds, latencies } = await load({
+        port,
+        path: BY_USER.path,
+        bodyOf,
+        connections: 4,
+        seconds: 60,
+        warmUpMs: 0,
+        most: 120,
+      });
+      ways.push({ question, perSecond: Math.round((10 * calls) / seconds) / 10, ...latencies });
+    };
+    await measured('alone, just started');
+    await measured('alone');
+    const readers = await Promise.all(Array.from({ length: SLOW_READERS }, () => slowReader(port)));
+    await measured(`beside ${SLOW_READERS} slow readers of exports`);
+    ways.at(-1).stillReading = readers.filter((reader) => reader.isReading()).length;
+    for (const reader of readers) reader.close();
+    await measured('alone again');
+  });
+  return ways;
+}
+
+/** Resolves when the first bytes of an export have come; then takes some 16 KiB a second. */
+async function slowReader(port) {
+  const socket = connect({ port, host: '127.0.0.1', highWaterMark: 4096 });
+  socket.write(
+    `GET /export/usage.csv?merchantIds=acme&startDate=${back(Math.min(DAYS, Math.ceil(1_000_000 / users)))}&endDate=${END} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer ${KEY}\r\n\r\n`,
+  );
+  const [first] = await once(socket, 'data');
+  if (!String(first).startsWith('HTTP/1.1 200')) throw new Error(String(first));
+  socket.pause();
+  socket.on('data', () => socket.pause());
+  const taking = setInterval(() => socket.resume(), 250);
+  return {
+    isReading: () => !socket.destroyed && !socket.readableEnded,
+    close() {
+      clearInterval(taking);
+      socket.destroy();
+    },
+  };
 }
 
 /** About a million rows in each format. */

@@ -2,40 +2,27 @@ import {
   addDays,
   type BreakdownBy,
   type BreakdownRow,
-  type CheckedEntry,
   countDays,
   DAY_MS,
   dayOf,
   type Grouping,
   type Interval,
-  type Measures,
-  parseQuantity,
   type SortBy,
 } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
 import fc from 'fast-check';
 import pg from 'pg';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Running, startAnalytics } from '../test/start.ts';
-import { periodBefore } from './dates.ts';
-import { measuresOf, NOTHING } from './measures.ts';
-import { periodsOf } from './zone.ts';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { createModel, dollars, MODEL_METRICS, type ModelEvent, type ModelMetric } from '../test/model.ts';
+import { KEY, type Running, startAnalytics } from '../test/start.ts';
 
 /** Runs of the property; `FC_RUNS` asks for more. */
 const RUNS = Number(process.env.FC_RUNS ?? 40);
 const TODAY = dayOf(Date.now());
 /** Some days of the years before, so that years and months are read whole, in part and less the rest. */
 const LONG_AGO = [101, 250, 330, 366, 400, 480, 700];
-const FIRST = addDays(TODAY, -720);
 /** Of longer series the brute force would take most of the time. */
 const MOST_DAYS = { '15m': 30, hour: 120, day: 800, week: 800, month: 800 };
-const DIMENSION = {
-  user: 'userId',
-  model: 'model',
-  provider: 'provider',
-  apiKey: 'apiKey',
-  merchant: 'merchantId',
-} as const;
 const GROUPINGS = ['user', 'model', 'provider', 'apiKey', 'merchant', 'team'] as const satisfies Grouping[];
 /** Teams by kind, id and merchant; '' for every merchant. */
 const TEAMS = new Map([
@@ -58,8 +45,8 @@ const ZONES = [
 let running: Running;
 let uncached: AnalyticsClient;
 let cached: AnalyticsClient[];
-/** Everything that was acknowledged: the brute force counts it again for every question. */
-const book: CheckedEntry[] = [];
+/** Everything that was acknowledged, counted again for every query. */
+const model = createModel(TEAMS);
 
 beforeAll(async () => {
   running = await startAnalytics();
@@ -146,77 +133,185 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
     interval: fc.constantFrom<Interval>('15m', 'hour', 'day', 'week', 'month'),
     timeZone: fc.constantFrom(...ZONES),
     groupBy: fc.option(fc.constantFrom(...GROUPINGS), { nil: undefined }),
+    explained: merchant,
+    metricType: fc.constantFrom(...MODEL_METRICS),
   });
+  type Step = typeof step extends fc.Arbitrary<infer S> ? S : never;
+
+  async function record(entries: Step['entries']): Promise<void> {
+    if (entries.length === 0) return;
+    const now = Date.now();
+    const events = entries.map(
+      ({ ago, ...event }): ModelEvent => ({
+        ...(Object.fromEntries(Object.entries(event).filter(([, value]) => value !== undefined)) as typeof event),
+        id: `entry-${serial++}`,
+        time: new Date(now - ago).toISOString(),
+      }),
+    );
+    const sent = events.map(({ prompt, completion, nanoUsd, failed, ...event }) => ({
+      ...event,
+      metrics: { prompt_tokens: `${prompt}`, completion_tokens: `${completion}`, cost: dollars(nanoUsd) },
+      status: failed ? ('failure' as const) : ('success' as const),
+    }));
+    const result = await running.ingest.usage.record.mutate({ entries: sent, backfill: true });
+    expect(result).toMatchObject({ accepted: sent.length, rejected: [] });
+    model.add(events);
+    for (const { merchantId, time } of events) changedSince.set(`${merchantId} ${time.slice(0, 10)}`, now);
+  }
+
+  // From here on each change is listed with its moment.
+  await readChanges();
   await fc.assert(
-    fc.asyncProperty(
-      step,
-      async ({ entries, flush, deriveEvents, rollUp, rebuild, question, by, sortBy, order, limit, ...series }) => {
-        const now = Date.now();
-        const sent = entries.map(({ prompt, completion, nanoUsd, failed, ago, ...rest }): CheckedEntry => {
-          const known = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
-          return {
-            ...(known as typeof rest & { merchantId: string }),
-            id: `entry-${serial++}`,
-            time: new Date(now - ago).toISOString(),
-            metrics: { prompt_tokens: `${prompt}`, completion_tokens: `${completion}`, cost: dollars(nanoUsd) },
-            status: failed ? 'failure' : 'success',
-          } as CheckedEntry;
-        });
-        if (sent.length > 0) {
-          const result = await running.ingest.usage.record.mutate({ entries: sent, backfill: true });
-          expect(result).toMatchObject({ accepted: sent.length, rejected: [] });
-          book.push(...sent);
+    fc.asyncProperty(step, async ({ entries, flush, deriveEvents, rollUp, rebuild, question, by, ...more }) => {
+      await record(entries);
+      // Under way while the questions are asked.
+      const meanwhile = Promise.all([
+        flush && running.ingest.flush.drain.mutate({}),
+        deriveEvents && running.db.derivations.derive(deriveEvents),
+        rollUp && running.db.derivations.rollUp(addDays(TODAY, -rollUp.ago), rollUp.rows),
+        rebuild && running.db.cubes.rebuild(rebuild, addDays(TODAY, -40), TODAY),
+      ]);
+
+      const { sortBy, order, limit, explained, metricType, ...series } = more;
+      const paged = { ...question, by, sortBy, order, limit };
+      const wanted = model.breakdown(question, by, sortBy, order);
+      const asked = [...cached, uncached, ...cached];
+      const pages = await Promise.all(asked.map((client) => everyPage(client, paged)));
+      for (const page of pages) expect(page).toEqual(wanted);
+      expectSame(await inNumbers({ ...paged, by: [by].flat() }), {
+        rows: wanted.rows.slice(0, limit),
+        totals: wanted.totals,
+      });
+
+      const inZone = { ...question, ...series };
+      if (countDays(question.startDate, question.endDate) <= MOST_DAYS[series.interval]) {
+        const points = model.series(question, series);
+        for (const client of [...cached, uncached]) {
+          const answer = await client.analytics.timeseries.query(inZone);
+          expect(
+            answer.points.map(({ start: _, groups, ...point }) => ({
+              ...point,
+              ...(groups && { groups: sorted(groups) }),
+            })),
+          ).toEqual(points);
         }
-        // Under way while the questions are asked.
-        const meanwhile = Promise.all([
-          flush && running.ingest.flush.drain.mutate({}),
-          deriveEvents && running.db.derivations.derive(deriveEvents),
-          rollUp && running.db.derivations.rollUp(addDays(TODAY, -rollUp.ago), rollUp.rows),
-          rebuild && running.db.cubes.rebuild(rebuild, addDays(TODAY, -40), TODAY),
-        ]);
+      }
 
-        const paged = { ...question, by, sortBy, order, limit };
-        const wanted = bruteBreakdown(question, by, sortBy, order);
-        const asked = [...cached, uncached, ...cached];
-        const pages = await Promise.all(asked.map((client) => everyPage(client, paged)));
-        for (const page of pages) expect(page).toEqual(wanted);
+      const [summary, again] = await Promise.all(
+        [cached[0]!, uncached].map((client) => client.analytics.summary.query(question)),
+      );
+      expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
+      expect(summary!.totals).toEqual(model.totals(question));
+      expect(summary!.activeUsers).toBe(model.activeUsers(question));
+      const { rows: users } = model.breakdown(question, 'user', 'cost', 'desc');
+      expect(summary!.topUsers.map(({ key, cost }) => ({ key, cost }))).toEqual(
+        users.flatMap(({ key, cost }) => (key === 'unknown' ? [] : [{ key, cost }])).slice(0, 5),
+      );
+      const length = countDays(question.startDate, question.endDate);
+      const before = {
+        ...question,
+        startDate: addDays(question.startDate, -length),
+        endDate: addDays(question.startDate, -1),
+      };
+      const { successRate: _, ...sums } = model.totals(before);
+      for (const [name, value] of Object.entries({ ...sums, activeUsers: String(model.activeUsers(before)) }))
+        expect(summary!.trends[name as keyof NonNullable<typeof summary>['trends']].previous, name).toBe(value);
+      for (const { date, ...day } of summary!.byDay)
+        expect(day).toEqual(model.totals({ ...question, startDate: date, endDate: date }));
 
-        const inZone = { ...question, ...series };
-        if (countDays(question.startDate, question.endDate) <= MOST_DAYS[series.interval]) {
-          const points = bruteSeries(inZone);
-          for (const client of [...cached, uncached]) {
-            const answer = await client.analytics.timeseries.query(inZone);
-            expect(
-              answer.points.map(({ start: _, groups, ...point }) => ({
-                ...point,
-                ...(groups && { groups: sorted(groups) }),
-              })),
-            ).toEqual(points);
-          }
-        }
-
-        const [summary, again] = await Promise.all(
-          [cached[0]!, uncached].map((client) => client.analytics.summary.query(question)),
-        );
-        expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
-        expect(summary!.totals).toEqual(measures(within(question)));
-        expect(summary!.activeUsers).toBe(activeUsers(within(question)));
-        const { rows: users } = bruteBreakdown(question, 'user', 'cost', 'desc');
-        expect(summary!.topUsers.map(({ key, cost }) => ({ key, cost }))).toEqual(
-          users.flatMap(({ key, cost }) => (key === 'unknown' ? [] : [{ key, cost }])).slice(0, 5),
-        );
-        const before = within({ ...question, ...periodBefore(question) });
-        const { successRate: _, ...sums } = measures(before);
-        for (const [name, value] of Object.entries({ ...sums, activeUsers: String(activeUsers(before)) }))
-          expect(summary!.trends[name as keyof NonNullable<typeof summary>['trends']].previous, name).toBe(value);
-        for (const { date, ...day } of summary!.byDay)
-          expect(day).toEqual(measures(within({ ...question, startDate: date, endDate: date })));
-        await meanwhile;
-      },
-    ),
+      await expectExplained({ ...question, merchantId: explained, metricType, limit });
+      await readChanges();
+      await meanwhile;
+    }),
     { numRuns: RUNS },
   );
+
+  // Other transactions of the server hold back what is listed.
+  await vi.waitFor(
+    async () => {
+      await readChanges();
+      for (const [place, at] of changedSince) expect(listedAt.get(place) ?? 0, place).toBeGreaterThanOrEqual(at);
+    },
+    { timeout: 60_000, interval: 200 },
+  );
 });
+
+/** When the last event of a merchant's day was sent, and when the reader of `usage.changes` saw the day change. */
+const changedSince = new Map<string, number>();
+const listedAt = new Map<string, number>();
+let since: string | undefined;
+
+async function readChanges(): Promise<void> {
+  for (let hasMore = true; hasMore; ) {
+    const answer = await running.ingest.usage.changes.query({ since, limit: 7 });
+    for (const { merchantId, date, changedAt } of answer.rows)
+      listedAt.set(`${merchantId} ${date}`, changedAt === null ? 0 : Date.parse(changedAt));
+    ({ nextCursor: since, hasMore } = answer);
+  }
+}
+
+type Explained = Question & { merchantId: string; metricType: ModelMetric; limit: number };
+
+/** Compares the explanation of a number, on all its pages, with the events behind it. */
+async function expectExplained({
+  merchantIds: _,
+  teams: __,
+  merchantId,
+  limit,
+  ...question
+}: Explained): Promise<void> {
+  const { metricType, ...filters } = question;
+  if (!model.events().some((event) => event.merchantId === merchantId)) return;
+  const { ids, byDay, ...head } = model.explained({ ...filters, merchantIds: [merchantId] }, metricType);
+  const found: string[] = [];
+  for (let cursor: string | undefined, first = true; ; first = false) {
+    const page = await running.ingest.usage.explain.query({ ...question, merchantId, limit: 3 * limit, cursor });
+    expect(page).toMatchObject({ ...head, complete: true, adjustmentCount: 0 });
+    if (first)
+      expect(page.byDay).toEqual(
+        byDay.map((day) => ({
+          ...day,
+          adjusted: '0',
+          kept: true,
+          agrees: expect.toSatisfy((agrees) => agrees !== false),
+        })),
+      );
+    found.push(...page.entries.map(({ id }) => id));
+    if (page.nextCursor === null) break;
+    cursor = page.nextCursor;
+  }
+  expect(found).toEqual(ids);
+}
+
+/** A page over REST with `numbers=true`. */
+async function inNumbers(question: object): Promise<{ rows: object[]; totals: object }> {
+  const parameters = Object.entries(question).flatMap(([name, value]) =>
+    [value].flat().flatMap((each): [string, string][] => (each === undefined ? [] : [[name, String(each)]])),
+  );
+  const address = `http://analytics/api/v1/usage/breakdown?${new URLSearchParams([...parameters, ['numbers', 'true']])}`;
+  const response = await running.app.request(address, { headers: { authorization: `Bearer ${KEY}` } });
+  expect(response.status).toBe(200);
+  const { rows, totals } = (await response.json()) as { rows: Record<string, unknown>[]; totals: object };
+  return { rows: rows.map(({ label: _, labels: __, details: ___, ...row }) => row), totals };
+}
+
+const QUANTITIES = new Set(['requests', 'failedRequests', 'promptTokens', 'completionTokens', 'totalTokens', 'cost']);
+/** Decimals with more digits may be no number that prints them back. */
+const EXACT_DIGITS = 15;
+
+/** Expects quantities to be numbers that print as the decimals wanted, and all else to be equal. */
+function expectSame(actual: unknown, wanted: unknown, name = ''): void {
+  if (typeof wanted === 'object' && wanted !== null) {
+    expect(Object.keys(actual as object).sort()).toEqual(Object.keys(wanted).sort());
+    for (const [key, value] of Object.entries(wanted)) expectSame((actual as Record<string, unknown>)[key], value, key);
+  } else if (QUANTITIES.has(name) && typeof actual === 'number') {
+    // Less than a millionth prints with an exponent.
+    expect(actual > 0 && actual < 1e-6 ? actual.toFixed(9).replace(/0+$/, '') : String(actual)).toBe(wanted);
+  } else {
+    expect(actual).toBe(wanted);
+    if (QUANTITIES.has(name)) expect(String(wanted).replace('.', '').length).toBeGreaterThan(EXACT_DIGITS);
+  }
+}
 
 async function everyPage(
   client: AnalyticsClient,
@@ -234,95 +329,5 @@ async function everyPage(
   }
 }
 
-/** A user of two merchants is two. */
-const activeUsers = (entries: readonly CheckedEntry[]) =>
-  new Set(entries.flatMap(({ merchantId, userId }) => (userId ? [`${merchantId} ${userId}`] : []))).size;
-
-function within({ startDate, endDate, ...filters }: Question): CheckedEntry[] {
-  const passes = (list: string[] | undefined, value: string | undefined) =>
-    !list || list.length === 0 || list.includes(value ?? 'unknown');
-  return book.filter((each) => {
-    const date = each.time!.slice(0, 10);
-    return date >= startDate && date <= endDate && matches(each, filters, passes);
-  });
-}
-
-function matches(
-  each: CheckedEntry,
-  filters: Omit<Question, 'startDate' | 'endDate'>,
-  passes: (list: string[] | undefined, value: string | undefined) => boolean,
-): boolean {
-  return (
-    passes(filters.merchantIds, each.merchantId) &&
-    passes(filters.userIds, each.userId) &&
-    passes(filters.models, each.model) &&
-    passes(filters.providers, each.provider) &&
-    passes(filters.apiKeys, each.apiKey) &&
-    passes(filters.teams, groupOf(each, 'team'))
-  );
-}
-
-function measures(entries: readonly CheckedEntry[]): Measures {
-  return measuresOf(
-    entries.reduce((sums, { count, status, metrics }) => {
-      const calls = BigInt(count ?? 1);
-      return {
-        requests: sums.requests + calls,
-        failed_requests: sums.failed_requests + (status === 'failure' ? calls : 0n),
-        prompt_tokens: sums.prompt_tokens + BigInt(metrics.prompt_tokens!),
-        completion_tokens: sums.completion_tokens + BigInt(metrics.completion_tokens!),
-        cost: sums.cost + parseQuantity('cost', metrics.cost!)!,
-      };
-    }, NOTHING),
-  );
-}
-
-function groupOf({ merchantId, userId, apiKey, ...entry }: CheckedEntry, by: Grouping): string {
-  if (by !== 'team') return { merchantId, userId, apiKey, ...entry }[DIMENSION[by]] ?? 'unknown';
-  const teamOf = (kind: string, id: string | undefined) =>
-    TEAMS.get(`${kind} ${id} ${merchantId}`) ?? TEAMS.get(`${kind} ${id} `);
-  return teamOf('apiKey', apiKey) ?? teamOf('user', userId) ?? 'unknown';
-}
-
-function grouped(entries: readonly CheckedEntry[], by: BreakdownBy) {
-  const keysOf = (entry: CheckedEntry) => [by].flat().map((each) => groupOf(entry, each));
-  const groups = new Map(entries.map((entry) => [JSON.stringify(keysOf(entry)), keysOf(entry)]));
-  return [...groups].map(([text, keys]) => ({
-    ...(typeof by === 'string' ? { key: keys[0]! } : { key: text, keys: keys as [string, string] }),
-    ...measures(entries.filter((entry) => JSON.stringify(keysOf(entry)) === text)),
-  }));
-}
-
-function bruteBreakdown(question: Question, by: BreakdownBy, sortBy: SortBy, order: 'asc' | 'desc') {
-  const entries = within(question);
-  const value = (row: { key: string } & Measures) =>
-    sortBy === 'key' ? 0n : sortBy === 'cost' ? parseQuantity('cost', row.cost)! : BigInt(row[sortBy]);
-  const place = ({ keys, key }: { keys?: [string, string]; key: string }) => (keys ?? [key]).join('\0');
-  const rows = grouped(entries, by).sort((left, right) => {
-    const difference = value(left) - value(right);
-    const ascending = difference === 0n ? (place(left) < place(right) ? -1 : 1) : difference < 0n ? -1 : 1;
-    return order === 'asc' ? ascending : -ascending;
-  });
-  return { rows, totals: measures(entries), total: rows.length };
-}
-
-function bruteSeries(question: Question & { interval: Interval; timeZone: string; groupBy?: Grouping | undefined }) {
-  const { startDate, endDate, interval, timeZone, groupBy, ...filters } = question;
-  const all = within({ ...filters, startDate: FIRST, endDate: addDays(TODAY, 1) });
-  return periodsOf({ startDate, endDate }, interval, timeZone).map(({ from, to }) => {
-    const entries = all.filter((each) => Date.parse(each.time!) >= from && Date.parse(each.time!) < to);
-    return {
-      from: new Date(from).toISOString(),
-      to: new Date(to).toISOString(),
-      ...measures(entries),
-      ...(groupBy && { groups: sorted(grouped(entries, groupBy)) }),
-    };
-  });
-}
-
 const sorted = <T extends { key: string }>(groups: readonly T[]): T[] =>
   [...groups].sort((left, right) => (left.key < right.key ? -1 : 1));
-
-function dollars(nano: bigint): string {
-  return `${nano / 10n ** 9n}.${(nano % 10n ** 9n).toString().padStart(9, '0')}`;
-}

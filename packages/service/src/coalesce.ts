@@ -1,3 +1,5 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
 /**
  * Runs `work` so that callers share runs: a caller joins a run only if that has not begun when it asks, so what was
  * acknowledged before the call is always in the run it gets. At most one run is under way and one waits.
@@ -9,6 +11,8 @@ export function coalesce<T>(work: () => Promise<T>): () => Promise<T> {
   return () => {
     waiting ??= (async () => {
       await running?.catch(() => {});
+      // Requests that have arrived by now are read in this turn of the event loop, one after the other.
+      await nextTurn();
       waiting = undefined;
       const run = work();
       running = run;

@@ -1,4 +1,5 @@
 import { TallyError } from '@tally/contracts';
+import { coalesceBy } from './coalesce.ts';
 import type { RedisClient } from './redis.ts';
 
 export type RateLimit = {
@@ -29,6 +30,26 @@ export function createRateLimit({
   /** Callers that have made their calls of a window, as far as this process knows. */
   const spent = { window: 0, keys: new Set<string>() };
 
+  /** Calls that no command has counted yet, by their keys: those that come together are counted by one. */
+  const uncounted = new Map<string, number>();
+  const countCalls = coalesceBy(async (key: string) => {
+    const calls = uncounted.get(key) ?? 0;
+    uncounted.delete(key);
+    const replies = await redis
+      .multi()
+      .incrby(key, calls)
+      .pexpire(key, 2 * WINDOW_MS)
+      .exec();
+    return Number(replies?.[0]?.[1] ?? 0) - calls;
+  });
+
+  /** Counts a call; returns which one of its window it is. */
+  async function countCall(key: string): Promise<number> {
+    const place = (uncounted.get(key) ?? 0) + 1;
+    uncounted.set(key, place);
+    return (await countCalls(key)) + place;
+  }
+
   function limitOf(kind: string): number {
     const limit = limits[kind];
     if (limit === undefined) throw new Error(`There is no rate limit "${kind}"`);
@@ -44,8 +65,8 @@ export function createRateLimit({
     async take(kind, callerId) {
       const limit = limitOf(kind);
       const { window, key } = windowOf(kind, callerId);
-      const calls = await countCall(redis, key).catch(() => 0);
-      if (calls <= limit) return;
+      const call = await countCall(key).catch(() => 0);
+      if (call <= limit) return;
       if (spent.window !== window) spent.keys.clear();
       spent.window = window;
       spent.keys.add(key);
@@ -66,13 +87,4 @@ function limited(limit: number, waitMs: number): TallyError {
   return new TallyError('RATE_LIMITED', `Too many requests: at most ${limit} per minute.`, {
     details: { limit, windowSeconds: WINDOW_MS / 1000, retryAfter },
   });
-}
-
-async function countCall(redis: RedisClient, key: string): Promise<number> {
-  const replies = await redis
-    .multi()
-    .incr(key)
-    .pexpire(key, 2 * WINDOW_MS)
-    .exec();
-  return Number(replies?.[0]?.[1] ?? 0);
 }

@@ -80,14 +80,18 @@ function queryReader({ input }: Procedure): (url: string) => object {
   const { properties = {} } = z.toJSONSchema(input, { io: 'input', unrepresentable: 'any' });
   const ofType = (...types: unknown[]) =>
     Object.keys(properties).filter((key) => types.includes((properties[key] as { type?: string }).type));
-  const lists = ofType('array');
+  /** One value or several of them. */
+  const either = Object.keys(properties).filter((key) =>
+    (properties[key] as { anyOf?: { type?: string }[] }).anyOf?.some(({ type }) => type === 'array'),
+  );
+  const lists = [...ofType('array'), ...either];
   const numbers = ofType('integer', 'number');
   const flags = ofType('boolean');
   // What is no number or no flag is refused by the schema.
   const read = (key: string, value: string | string[]) => {
     if (numbers.includes(key) && DECIMAL.test(String(value))) return Number(value);
     if (flags.includes(key) && (value === 'true' || value === 'false')) return value === 'true';
-    return value;
+    return either.includes(key) && value.length === 1 ? value[0] : value;
   };
   return (url) =>
     Object.fromEntries(Object.entries(queryOf(url, lists)).map(([key, value]) => [key, read(key, value)]));

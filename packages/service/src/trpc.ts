@@ -11,7 +11,7 @@ import {
   TallyError,
   type TallyErrorShape,
 } from '@tally/contracts';
-import { type AnyRouter, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
+import { type AnyRouter, getTRPCErrorFromUnknown, initTRPC, type TRPC_ERROR_CODE_KEY, TRPCError } from '@trpc/server';
 import { TRPC_ERROR_CODES_BY_KEY } from '@trpc/server/rpc';
 import { ZodError, type z } from 'zod';
 import type { Audit } from './audit.ts';
@@ -128,51 +128,75 @@ function build(contract: Contract, handlers: Functions, audit: Audit | undefined
   );
 }
 
+/** What one call needs, as tRPC hands it to resolvers. */
+type Asked = { ctx: Context; getRawInput(): Promise<unknown>; path: string; signal?: AbortSignal };
+
+/**
+ * Checks and answers in the resolver itself: tRPC copies a call's options for each middleware, which cost more than all
+ * that the middlewares did.
+ */
 function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | undefined) {
-  const { access, platform, maxItems } = definition;
-  const guarded = t.procedure
-    .meta({ access, ...(platform && { platform }), ...(maxItems && { maxItems }) })
-    .use(async ({ ctx, next, path }) => {
-      // The edge has asked the same of a single call; the calls of a batch are asked here alone.
-      const refusal = refusalOf(ctx.caller, definition, path);
-      if (refusal) throw asTrpcError(refusal);
-      const result = await next();
-      if (result.ok) return result;
-      throw asTrpcError(result.error.cause ?? result.error, result.error);
-    })
-    .input(definition.input);
+  const { access, platform, maxItems, kind } = definition;
+  const served = t.procedure.meta({ access, ...(platform && { platform }), ...(maxItems && { maxItems }) });
   const field = platform ? undefined : merchantFieldOf(definition);
-  // biome-ignore lint/suspicious/noExplicitAny: tRPC infers three resolver types where here is one.
-  const run = async ({ ctx, input: sent, path }: any) => {
-    const input = field === undefined ? sent : ofMerchants(sent, field, ctx.caller);
-    const call = { input, caller: ctx.caller as Caller, event: ctx.event, isGone: ctx.isGone };
-    return audit ? audit({ name: path, caller: call.caller, input }, async () => handler(call)) : handler(call);
-  };
-  if (definition.kind === 'subscription') {
-    // biome-ignore lint/suspicious/noExplicitAny: as above.
-    return guarded.subscription(async function* ({ ctx, input: sent, signal }: any) {
-      const ended = new AbortController();
-      const end = () => ended.abort();
-      const ends: (AbortSignal | undefined)[] = [signal, ctx.stopping];
-      for (const each of ends) each?.addEventListener('abort', end);
-      if (ends.some((each) => each?.aborted)) end();
-      try {
-        const input = field === undefined ? sent : ofMerchants(sent, field, ctx.caller);
-        const call = { input, caller: ctx.caller, event: ctx.event, isGone: ctx.isGone, signal: ended.signal };
-        for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
-        // Clients come back after this error, to another instance.
-        if (ctx.stopping.aborted) throw new TallyError('UNAVAILABLE', 'The service is stopping.');
-      } catch (error) {
-        throw asTrpcError(error);
-      } finally {
-        for (const each of ends) each?.removeEventListener('abort', end);
-      }
-    });
+
+  async function callOf({ ctx, getRawInput, path }: Asked): Promise<Call<Procedure>> {
+    // The edge has asked the same of a single call; the calls of a batch are asked here alone.
+    const refusal = refusalOf(ctx.caller, definition, path);
+    if (refusal) throw refusal;
+    const raw = await getRawInput();
+    let sent: unknown;
+    try {
+      sent = await definition.input.parseAsync(raw);
+    } catch (cause) {
+      throw new TRPCError({ code: 'BAD_REQUEST', cause });
+    }
+    const input = field === undefined ? sent : ofMerchants(sent as Record<string, unknown>, field, ctx.caller);
+    return { input, caller: ctx.caller, event: ctx.event, isGone: ctx.isGone };
   }
-  const stated = guarded.output((answer: unknown) =>
-    textOfReady(answer) === undefined ? definition.output.parse(answer) : answer,
-  );
-  return definition.kind === 'query' ? stated.query(run) : stated.mutation(run);
+
+  async function answer(asked: Asked): Promise<unknown> {
+    try {
+      const call = await callOf(asked);
+      const answered = audit
+        ? await audit({ name: asked.path, caller: call.caller, input: call.input }, async () => handler(call))
+        : await handler(call);
+      return textOfReady(answered) === undefined ? outputOf(definition, answered) : answered;
+    } catch (error) {
+      throw asTrpcError(error);
+    }
+  }
+
+  async function* messages(asked: Asked): AsyncGenerator<unknown> {
+    const { ctx, signal } = asked;
+    const ended = new AbortController();
+    const end = () => ended.abort();
+    const ends: (AbortSignal | undefined)[] = [signal, ctx.stopping];
+    for (const each of ends) each?.addEventListener('abort', end);
+    if (ends.some((each) => each?.aborted)) end();
+    try {
+      const call = { ...(await callOf(asked)), signal: ended.signal };
+      for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
+      // Clients come back after this error, to another instance.
+      if (ctx.stopping.aborted) throw new TallyError('UNAVAILABLE', 'The service is stopping.');
+    } catch (error) {
+      throw asTrpcError(error);
+    } finally {
+      for (const each of ends) each?.removeEventListener('abort', end);
+    }
+  }
+
+  // tRPC's types leave out what resolvers get beside the input.
+  if (kind === 'subscription') return served.subscription(messages as never);
+  return kind === 'query' ? served.query(answer as never) : served.mutation(answer as never);
+}
+
+function outputOf({ output }: Procedure, answer: unknown): unknown {
+  try {
+    return output.parse(answer);
+  } catch (cause) {
+    throw new TRPCError({ code: 'INTERNAL_SERVER_ERROR', message: 'Output validation failed', cause });
+  }
 }
 
 /** Keeps a call to the merchants that its caller may name: those named, else the bound one. Throws MERCHANT_FORBIDDEN. */
@@ -270,8 +294,10 @@ const TRPC_CODE_BY_STATUS: Record<number, TRPC_ERROR_CODE_KEY> = {
   503: 'SERVICE_UNAVAILABLE',
 };
 
-function asTrpcError(error: unknown, original?: TRPCError): TRPCError {
-  if (!isTallyError(error) && original) return original;
-  const known = understand(error);
+/** What tRPC would make of anything thrown, with the status of a known error. */
+function asTrpcError(error: unknown): TRPCError {
+  const thrown = getTRPCErrorFromUnknown(error);
+  const known = thrown.cause;
+  if (!isTallyError(known)) return thrown;
   return new TRPCError({ code: TRPC_CODE_BY_STATUS[ERRORS[known.code].status]!, message: known.message, cause: known });
 }

@@ -94,6 +94,7 @@ declare module 'ioredis' {
     removeItems(numberOfKeys: number, ...keysAndArgs: (string | number)[]): Result<number, Context>;
     oldestItems(key: string, ...args: (string | number)[]): Result<[string, string[]][], Context>;
     waitingMerchants(key: string): Result<string[], Context>;
+    itemIds(numberOfKeys: number, ...keysAndEnd: string[]): Result<string[], Context>;
   }
 }
 
@@ -120,6 +121,7 @@ export function createCounters(
   redis.defineCommand('removeItems', { lua: lua('remove-items') });
   redis.defineCommand('oldestItems', { numberOfKeys: 1, lua: lua('oldest-items') });
   redis.defineCommand('waitingMerchants', { numberOfKeys: 1, lua: lua('waiting-merchants') });
+  redis.defineCommand('itemIds', { lua: lua('item-ids') });
 
   /** Sends the events of the newest registry; those that were checked with an older one are stale. */
   async function send(events: readonly Recorded[]): Promise<(Refusal | undefined)[]> {
@@ -165,8 +167,15 @@ export function createCounters(
   };
   const laneOf = (line: JournalLine) => (keys.clustered ? keys.shardOf(line.merchant_id) : 0);
 
-  const eachShard = <T>(shards: readonly number[], read: (shard: number) => Promise<T>) =>
-    Promise.all(shards.map(read));
+  /** Readers of one moment ask this often: one call on one Redis, one for each shard on a cluster. */
+  async function itemIds(shards: readonly number[], end: 'newest' | 'oldest'): Promise<(string | null)[]> {
+    if (shards.length === 0) return [];
+    const calls = keys.clustered ? shards.map((shard) => [shard]) : [shards];
+    const found = await Promise.all(
+      calls.map((own) => redis.itemIds(own.length, ...own.map((shard) => keys.journal(shard)), end)),
+    );
+    return found.flat().map((id) => id || null);
+  }
 
   return {
     keys,
@@ -264,17 +273,8 @@ export function createCounters(
       }
     },
 
-    newestItems: (shards) =>
-      eachShard(shards, async (shard) => {
-        const [newest] = await redis.xrevrange(keys.journal(shard), '+', '-', 'COUNT', 1);
-        return newest?.[0] ?? null;
-      }),
-
-    oldestItemIds: (shards) =>
-      eachShard(shards, async (shard) => {
-        const [oldest] = await redis.xrange(keys.journal(shard), '-', '+', 'COUNT', 1);
-        return oldest?.[0] ?? null;
-      }),
+    newestItems: (shards) => itemIds(shards, 'newest'),
+    oldestItemIds: (shards) => itemIds(shards, 'oldest'),
 
     async oldestItems(shard, { after, until }, { events, bytes }) {
       return (await redis.oldestItems(keys.journal(shard), after ?? '-', until, events, bytes)).map(itemOf);
@@ -322,7 +322,7 @@ export function createCounters(
 
     async waitingMerchants() {
       const all = Array.from({ length: keys.shards }, (_, shard) => shard);
-      const waiting = await eachShard(all, (shard) => redis.waitingMerchants(keys.journal(shard)));
+      const waiting = await Promise.all(all.map((shard) => redis.waitingMerchants(keys.journal(shard))));
       return waiting.flat();
     },
 

@@ -53,15 +53,18 @@ export type FlushStatus = {
 /** What an operator, a job or a reader asks of the flush. */
 export function createFlush({ counters, oldLayout, db, drain, now }: FlushOptions): Flush {
   const drainAll = coalesce(async () => {
-    const old = await oldLayout.drain();
-    return both(old, await drain.drain({ wait: true }));
+    const [old, report] = await Promise.all([oldLayout.drain(), drain.drain({ wait: true })]);
+    return both(old, report);
   });
   const drainMerchants = async (merchantIds: readonly string[]) => {
     const shards = [...new Set(merchantIds.map((merchantId) => counters.keys.shardOf(merchantId)))];
-    const old = await oldLayout.merchants();
-    const isOld = merchantIds.some((merchantId) => old.includes(merchantId));
-    const drained = isOld ? await oldLayout.drain() : { inserted: 0, errors: [] };
-    return both(drained, await drain.drain({ shards, wait: true }));
+    const drainOld = async () => {
+      const old = await oldLayout.merchants();
+      const isOld = merchantIds.some((merchantId) => old.includes(merchantId));
+      return isOld ? oldLayout.drain() : { inserted: 0, errors: [] };
+    };
+    const [old, report] = await Promise.all([drainOld(), drain.drain({ shards, wait: true })]);
+    return both(old, report);
   };
 
   /** Readers of one shard share its flushes. */
