@@ -25,13 +25,16 @@ async function expectAnswer({ sent, path, init }: HostileRequest) {
   for (const { code } of answer.result?.data.rejected ?? []) expect(Object.keys(ERRORS), shown).toContain(code);
 }
 
-/** Entries are checked one by one, so the batch's own schema does not show what is in them. */
-const BATCH = z.strictObject({ entries: z.array(UsageEntry), backfill: z.boolean() });
+/** Entries are checked one by one, so the schemas of these inputs do not show what is in them. */
+const WITH_ENTRIES: Record<string, z.ZodType> = {
+  'usage.record': z.strictObject({ entries: z.array(UsageEntry), backfill: z.boolean() }),
+  'budgets.settleMany': z.strictObject({ settlements: z.array(contract.budgets.settle.input) }),
+};
 
 test.each(proceduresOf(contract))(
   '%s answers or refuses whatever it is sent, with a code of ours',
   async (name, { kind, input, rest = [] }) => {
-    const schema = name === 'usage.record' ? BATCH : input;
+    const schema = WITH_ENTRIES[name] ?? input;
     for (const sent of hostileInputs(schema)) await expectAnswer(callOf(name, kind, sent));
     for (const each of rest) for (const request of hostileRequests(each, schema)) await expectAnswer(request);
   },

@@ -197,7 +197,8 @@ describe('delivery', () => {
     let key = 'wrong';
     const way: typeof fetch = (input, init) =>
       fetch(input, { ...init, headers: { ...init?.headers, authorization: `Bearer ${key}` } });
-    const kept = open({ fetch: way });
+    // No try of its own is under way when it is closed, so the last try has the right key.
+    const kept = open({ fetch: way, backoff: { firstMs: 5, mostMs: 40, slowMs: 600_000 } });
     kept.tally.record({ merchantId, metrics: {} });
     await vi.waitFor(() => expect(kept.errors).toContain('UNAUTHORIZED'), { timeout: 20_000 });
     expect(await kept.tally.flush({ deadlineMs: 100 })).toEqual({ ok: false, queued: 1 });

@@ -175,6 +175,7 @@ export function createTally(options: TallyOptions): Tally {
   const onRejected = catchErrorsOf(options.onRejected ?? printRejected);
   const prefix = crypto.randomUUID().replaceAll('-', '').slice(0, 20);
   let ids = 0;
+  const newId = () => `${prefix}-${(ids++).toString(36)}`;
   let recorded = 0;
   let refused = 0;
   let openedGroups = 0;
@@ -186,7 +187,7 @@ export function createTally(options: TallyOptions): Tally {
   const merger = createMerger({
     merge,
     scaleOf: scaleReader(options.scales),
-    newId: () => newId(),
+    newId,
     admit(bytes) {
       const { memory } = delivery;
       const full =
@@ -257,7 +258,6 @@ export function createTally(options: TallyOptions): Tally {
     if (merger.size > 0) delivery.schedule();
   }
 
-  const newId = () => `${prefix}-${(ids++).toString(36)}`;
   let ownGuards: Guards | undefined;
   const guards = () => (ownGuards ??= openGuards());
 
