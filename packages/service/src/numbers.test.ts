@@ -22,9 +22,12 @@ test('makes numbers of quantities only, at any depth', () => {
   expect(numbersOf(z.object({ key: z.string() }))).toBeUndefined();
 });
 
-test.each(['9007199254740993', '0.1234567890123456789', '1000000000000000000000'])('leaves %s a string', (text) => {
-  expect(numbersOf(Quantity)!(text)).toBe(text);
-});
+test.each(['9007199254740993', '12086457.298363101', '0.1234567890123456789', '1000000000000000000000'])(
+  'leaves %s a string',
+  (text) => {
+    expect(numbersOf(Quantity)!(text)).toBe(text);
+  },
+);
 
 test.each([
   ['0.000000001', 1e-9],

@@ -45,5 +45,7 @@ function exactNumber(value: unknown): unknown {
   const text = value as string;
   const point = text.indexOf('.');
   const number = Number(text);
-  return number.toFixed(point < 0 ? 0 : text.length - point - 1) === text ? number : text;
+  // JSON has the shortest decimal that reads as this number, which may lack digits; below a millionth it has an exponent.
+  const printed = Math.abs(number) < 1e-6 ? number.toFixed(point < 0 ? 0 : text.length - point - 1) : String(number);
+  return printed === text ? number : text;
 }
