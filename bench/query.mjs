@@ -64,6 +64,9 @@ const naiveSummary = (range) => async (pool) => {
   await naiveBy('model', range)(pool);
 };
 
+const BY_USER = { path: '/trpc/analytics.breakdown', body: JSON.stringify({ ...ROLLING, by: 'user' }) };
+const SUMMARY = { path: '/trpc/analytics.summary', body: JSON.stringify(MONTH) };
+const SLOW_READERS = 10;
 const SETTINGS = { ADMIN_ANALYTICS_RATE_LIMIT: '1000000', ADMIN_EXPORT_RATE_LIMIT: '1000000' };
 
 await withServers(async (servers) => {
@@ -289,9 +292,6 @@ async function measureDocuments(url) {
   });
 }
 
-const BY_USER = { path: '/trpc/analytics.breakdown', body: JSON.stringify({ ...ROLLING, by: 'user' }) };
-const SUMMARY = { path: '/trpc/analytics.summary', body: JSON.stringify(MONTH) };
-
 /**
  * Answers from the cache over HTTP: by one caller and by 16, just started and warm. The calls come over kept sockets, since a
  * client costs more than the service. Beside them a bare Node server that sends the same bytes: the limit.
@@ -338,12 +338,14 @@ async function measureHttp(servers) {
   return ways;
 }
 
-const withAnalytics = (servers, work) =>
-  withService('usage-ingest', servers, {}, async (ingest) =>
+/** usage-ingest and analytics-api as processes of their own. */
+async function withAnalytics(servers, work) {
+  return withService('usage-ingest', servers, {}, async (ingest) =>
     withService('analytics-api', servers, { ...SETTINGS, USAGE_INGEST_URL: ingest.url }, async (analytics) =>
       work({ ...analytics, ingest }),
     ),
   );
+}
 
 /** Requests for a flush that usage-ingest has answered. */
 async function flushes(url) {
@@ -352,8 +354,6 @@ async function flushes(url) {
     /^tally_http_requests_total\{route="flush.drain",status="200"\} (\d+)$/m.exec(await response.text()) ?? [];
   return Number(count);
 }
-
-const SLOW_READERS = 10;
 
 /** Queries that are not cached, alone and beside readers of exports that take a few KiB a second. */
 async function measureBesideReaders(servers) {
