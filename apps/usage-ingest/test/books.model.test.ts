@@ -169,7 +169,7 @@ test.each([1, 64])(
       { numRuns: Math.ceil(RUNS / 2 / PAGE) },
     );
   },
-  900_000,
+  1_800_000,
 );
 
 /** Between pages time passes and Redis is empty, so that a page meets no other's merchants. */
