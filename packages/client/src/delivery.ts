@@ -396,7 +396,8 @@ export function createDelivery(options: DeliveryOptions): Delivery {
 const unref = (timer: unknown): void => (timer as { unref?(): void } | undefined)?.unref?.();
 const ref = (timer: unknown): void => (timer as { ref?(): void } | undefined)?.ref?.();
 
-async function within(promise: Promise<unknown>, until: number): Promise<void> {
+/** Waits for a promise, at most until a moment of `performance.now()`. */
+export async function within(promise: Promise<unknown>, until: number): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<void>((resolve) => {
     timer = setTimeout(resolve, Math.max(0, Math.min(until - performance.now(), 2 ** 31 - 1)));

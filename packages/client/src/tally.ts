@@ -7,7 +7,7 @@ import {
   type IngestClient,
 } from '@tally/contracts/client';
 import { type AttemptError, createAttempts, type Item } from './attempt.ts';
-import { type Backoff, createDelivery, type Delivery } from './delivery.ts';
+import { type Backoff, createDelivery, type Delivery, within } from './delivery.ts';
 import {
   type RecordInput,
   type Refusal,
@@ -171,6 +171,8 @@ export function createTally(options: TallyOptions): Tally {
   const maxQueuedEntries = whole('maxQueuedEntries', options.maxQueuedEntries, 100_000, 1, 10_000_000);
   const maxQueuedBytes = whole('maxQueuedBytes', options.maxQueuedBytes, 64 * MIB, 1024, 2 ** 40);
   const closeDeadlineMs = whole('closeDeadlineMs', options.closeDeadlineMs, 10_000, 0, 3_600_000);
+  const timeoutMs = whole('timeoutMs', options.timeoutMs, 10_000, 1, 600_000);
+  const scaleOf = scaleReader(options.scales);
   const onError = catchErrorsOf(options.onError ?? warnOnChange());
   const onRejected = catchErrorsOf(options.onRejected ?? printRejected);
   const prefix = crypto.randomUUID().replaceAll('-', '').slice(0, 20);
@@ -186,7 +188,7 @@ export function createTally(options: TallyOptions): Tally {
 
   const merger = createMerger({
     merge,
-    scaleOf: scaleReader(options.scales),
+    scaleOf,
     newId,
     admit(bytes) {
       const { memory } = delivery;
@@ -212,7 +214,7 @@ export function createTally(options: TallyOptions): Tally {
       url,
       key,
       fetch: options.fetch ?? fetch,
-      timeoutMs: whole('timeoutMs', options.timeoutMs, 10_000, 1, 600_000),
+      timeoutMs,
       authFailure: options.authFailure ?? 'retry',
       onRequest(bytes) {
         delivery.counts.requests++;
@@ -263,7 +265,7 @@ export function createTally(options: TallyOptions): Tally {
 
   function openGuards(): Guards {
     const sealer = createMerger({
-      ...{ merge: false, scaleOf: scaleReader(options.scales), newId },
+      ...{ merge: false, scaleOf, newId },
       admit: () => undefined,
     });
     const reject = (entry: Record<string, unknown>, code: string, message: string) =>
@@ -271,7 +273,7 @@ export function createTally(options: TallyOptions): Tally {
     return createGuards({
       ingest: () => (tally as Tally).ingest,
       newId,
-      timeoutMs: whole('timeoutMs', options.timeoutMs, 10_000, 1, 600_000),
+      timeoutMs,
       seal(entry) {
         try {
           return sealer.record(entry, Date.now()) ?? JSON.parse(printGroup(sealer.take()[0]!));
@@ -286,6 +288,11 @@ export function createTally(options: TallyOptions): Tally {
       },
       onRejected: reject,
     });
+  }
+
+  /** Waits for settlements and releases under way, at most `ms`. */
+  async function settled(ms: number): Promise<void> {
+    if (ownGuards) await within(ownGuards.idle(), performance.now() + ms);
   }
 
   function rejectUnsent(items: readonly Item[], message: string): void {
@@ -324,14 +331,14 @@ export function createTally(options: TallyOptions): Tally {
       closing === undefined ? guards().guard(request, call) : Promise.reject(new Error(CLOSED.message)),
 
     async flush({ deadlineMs = 30_000 } = {}) {
-      await within(deadlineMs, ownGuards?.idle());
+      await settled(deadlineMs);
       const queued = await delivery.flush(deadlineMs);
       return { ok: queued === 0, queued };
     },
 
     close({ deadlineMs = closeDeadlineMs } = {}) {
       closing ??= (async () => {
-        await within(deadlineMs, ownGuards?.idle());
+        await settled(deadlineMs);
         const { spooled, unsent } = await delivery.close(deadlineMs);
         isClosed = true;
         removeHooks();
@@ -409,18 +416,7 @@ function whole(name: string, value: number | undefined, fallback: number, min: n
   throw new TypeError(`${name}: Expected a whole number from ${min} to ${max}, not ${String(value)}`);
 }
 
-/** A caller's callback that throws must not stop the delivery. */
-/** Waits for `work`, at most `ms`. */
-async function within(ms: number, work: Promise<void> | undefined): Promise<void> {
-  if (work === undefined) return;
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([work, late]);
-  clearTimeout(timer);
-}
-
+/** Wraps a caller's callback: one that throws must not stop the delivery. */
 function catchErrorsOf<T>(callback: (value: T) => void): (value: T) => void {
   return (value) => {
     try {

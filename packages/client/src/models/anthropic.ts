@@ -1,6 +1,6 @@
 import { type CallOptions, type FinishedCall, isObject, recordCall } from './call.ts';
 import { API, count, type TokenUsage, tokensOf } from './usage.ts';
-import { type Method, type StreamReader, watchClient, watchStream } from './watch.ts';
+import { recordedMethod, type StreamReader, watchClient, watchStream } from './watch.ts';
 
 export type { Attributes, CallOptions, PricedCall, TokenUsage } from './call.ts';
 export { listPrice } from './call.ts';
@@ -9,11 +9,7 @@ type Request = Record<string, unknown>;
 
 /** Wraps an Anthropic client so that its messages are recorded, including streams and the `stream()` helper. */
 export function wrapAnthropic<Client extends object>(client: Client, options: CallOptions<Request>): Client {
-  const method: Method = {
-    done: (response, request) => recordAnthropic(response, options, request),
-    failed: (request) => recordCall(options, request, { ...callOf({}, request), failed: true }),
-    reader: (request) => readerOf(options, request),
-  };
+  const method = recordedMethod({ callOf, readerOf }, options);
   return watchClient(client, {
     'messages.create': method,
     'messages.parse': method,
@@ -24,7 +20,7 @@ export function wrapAnthropic<Client extends object>(client: Client, options: Ca
 
 /** Records one finished message. */
 export function recordAnthropic(message: unknown, options: CallOptions<Request>, request: Request = {}): void {
-  recordCall(options, request, callOf(isObject(message) ? message : {}, request));
+  recordCall(options, request, callOf(message, request));
 }
 
 /** Records a stream of message events when it ends; returns it. */
@@ -63,7 +59,8 @@ function readerOf(options: CallOptions<Request>, request: Request): StreamReader
   };
 }
 
-function callOf(message: Record<string, unknown>, request: Request): FinishedCall {
+function callOf(answer: unknown, request: Request): FinishedCall {
+  const message = isObject(answer) ? answer : {};
   const usage = isObject(message.usage) ? message.usage : {};
   const model = message.model ?? request.model;
   return {

@@ -1,6 +1,6 @@
 import { type CallOptions, type FinishedCall, isObject, recordCall } from './call.ts';
 import { API, count, type TokenUsage, tokensOf } from './usage.ts';
-import { type Method, type StreamReader, watchClient, watchStream } from './watch.ts';
+import { recordedMethod, type StreamReader, watchClient, watchStream } from './watch.ts';
 
 export type { Attributes, CallOptions, PricedCall, TokenUsage } from './call.ts';
 export { listPrice } from './call.ts';
@@ -12,17 +12,13 @@ type Request = Record<string, unknown>;
  * recorded. Chats call the models behind the wrapper: give their responses to `recordGoogle`.
  */
 export function wrapGoogle<Client extends object>(client: Client, options: CallOptions<Request>): Client {
-  const method: Method = {
-    done: (response, request) => recordGoogle(response, options, request),
-    failed: (request) => recordCall(options, request, { ...callOf({}, request), failed: true }),
-    reader: (request) => readerOf(options, request),
-  };
+  const method = recordedMethod({ callOf, readerOf }, options);
   return watchClient(client, { 'models.generateContent': method, 'models.generateContentStream': method });
 }
 
 /** Records one finished response of `generateContent`. */
 export function recordGoogle(response: unknown, options: CallOptions<Request>, request: Request = {}): void {
-  recordCall(options, request, callOf(isObject(response) ? response : {}, request));
+  recordCall(options, request, callOf(response, request));
 }
 
 /** Records a stream of responses when it ends; returns it. */
@@ -51,7 +47,8 @@ function readerOf(options: CallOptions<Request>, request: Request): StreamReader
   };
 }
 
-function callOf(response: Record<string, unknown>, request: Request): FinishedCall {
+function callOf(answer: unknown, request: Request): FinishedCall {
+  const response = isObject(answer) ? answer : {};
   const usage = isObject(response.usageMetadata) ? response.usageMetadata : {};
   const model = response.modelVersion ?? request.model;
   return {

@@ -1,6 +1,6 @@
 import { type CallOptions, type FinishedCall, isObject, recordCall } from './call.ts';
 import { API, count, type TokenUsage, tokensOf } from './usage.ts';
-import { type Method, type StreamReader, watchClient, watchStream } from './watch.ts';
+import { recordedMethod, type StreamReader, watchClient, watchStream } from './watch.ts';
 
 export type { Attributes, CallOptions, PricedCall, TokenUsage } from './call.ts';
 export { listPrice } from './call.ts';
@@ -13,20 +13,15 @@ type Request = Record<string, unknown>;
  * the extra event. The `stream()` helpers are not covered: give their final response to `recordOpenAI`.
  */
 export function wrapOpenAI<Client extends object>(client: Client, options: CallOptions<Request>): Client {
-  const method = (prepare?: Method['prepare']): Method => ({
-    ...(prepare ? { prepare } : {}),
-    done: (response, request) => recordOpenAI(response, options, request),
-    failed: (request) => recordCall(options, request, { ...nothing(request), failed: true }),
-    reader: (request) => readerOf(options, request),
-  });
-  const chat = method(withUsage);
+  const method = recordedMethod({ callOf, readerOf }, options);
+  const chat = { ...method, prepare: withUsage };
   return watchClient(client, {
     'chat.completions.create': chat,
-    'chat.completions.parse': method(),
+    'chat.completions.parse': method,
     'completions.create': chat,
-    'responses.create': method(),
-    'responses.parse': method(),
-    'embeddings.create': method(),
+    'responses.create': method,
+    'responses.parse': method,
+    'embeddings.create': method,
   });
 }
 

@@ -1,4 +1,4 @@
-import { isObject } from './call.ts';
+import { type CallOptions, type FinishedCall, isObject, recordCall } from './call.ts';
 
 /** Reads the usage of a call from the events of its stream. */
 export type StreamReader = {
@@ -11,11 +11,28 @@ export type StreamReader = {
 /** How the calls of one method of a vendor's client are recorded. */
 export type Method = {
   /** Returns the request to make in place of the given one. */
-  prepare?(request: Record<string, unknown>): Record<string, unknown>;
-  done(response: unknown, request: Record<string, unknown>): void;
-  failed(request: Record<string, unknown>): void;
-  reader(request: Record<string, unknown>): StreamReader;
+  prepare?(request: Request): Request;
+  done(response: unknown, request: Request): void;
+  failed(request: Request): void;
+  reader(request: Request): StreamReader;
 };
+
+type Request = Record<string, unknown>;
+
+/** How to read what a vendor's answers report: a whole response (of no call: nothing but the request), and a stream. */
+export type Vendor = {
+  callOf(response: unknown, request: Request): FinishedCall;
+  readerOf(options: CallOptions<Request>, request: Request): StreamReader;
+};
+
+/** Returns the method of a vendor's client whose calls are recorded by what `vendor` reads of their answers. */
+export function recordedMethod({ callOf, readerOf }: Vendor, options: CallOptions<Request>): Method {
+  return {
+    done: (response, request) => recordCall(options, request, callOf(response, request)),
+    failed: (request) => recordCall(options, request, { ...callOf(undefined, request), failed: true }),
+    reader: (request) => readerOf(options, request),
+  };
+}
 
 type Callable = (this: unknown, ...args: unknown[]) => unknown;
 
