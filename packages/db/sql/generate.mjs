@@ -409,6 +409,75 @@ from (select *, sum(inserted) over (order by id) - inserted as before from free)
 where before = 0 or before + inserted <= $1
 order by id`;
 
+/** Numbers and meters are checked by themselves: each has its own table of the versions that it found right. */
+const uncheckedDays = (checks) => `
+select day.merchant_id, day.period as date, day.changes
+from usage_changes as day
+left join ${checks} as done on done.date = day.period and done.merchant_id = day.merchant_id
+where day.grain = 'day'
+  and day.period between $1 and $2
+  and (day.period, day.merchant_id) > ($3::date, $4::text)
+  and done.changes is distinct from day.changes
+order by day.period, day.merchant_id
+limit $5`;
+
+const unchecked = {
+  'unchecked-days': `
+-- Merchants' days that changed since the reconciliation last found them right, with the version they have now; a page.
+-- $1 first date   $2 last date   $3, $4 the date and merchant that the page before ended with   $5 how many at most
+${uncheckedDays('usage_checks').trim()}`,
+  'meter-unchecked-days': `
+-- Merchants' days that changed since the reconciliation last found their meters right, with the version they have now, and
+-- how many events they have; a page.
+-- $1 first date   $2 last date   $3, $4 the date and merchant that the page before ended with   $5 how many at most
+with page as materialized (
+  ${indent(uncheckedDays('meter_checks'))}
+)
+select merchant_id, date, changes, (
+  select count(*)
+  from usage_events as event
+  where event.date = page.date and event.merchant_id = page.merchant_id) as events
+from page
+order by date, merchant_id`,
+};
+
+/** Rows behind a number: $4 has its metric types, $5 to $8 a list for each dimension, null for all. */
+const makesNumber = `(
+    ${MEASURES.map((name, index) => `('${name}' = any($4${index === 0 ? '::text[]' : ''}) and ${name} <> 0)`).join('\n    or ')}
+    or metrics ?| $4
+  )
+  ${DIMENSIONS.map((name, bit) => `and ($${bit + 5}::text[] is null or ${name} = any($${bit + 5}) or (folded & ${1 << bit} <> 0 and '(other)' = any($${bit + 5})))`).join('\n  ')}`;
+
+const explained = {
+  adjustments: `
+-- The newest adjustments of a merchant's days, each beside how many there are, named as the entity names them.
+-- $1 merchant   $2 first date   $3 last date   $4 metric types that they change
+-- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 how many at most
+select
+  merchant_id as "merchantId", id, date, user_id as "userId", api_key as "apiKey", model, provider,
+  requests, failed_requests as "failedRequests", prompt_tokens as "promptTokens",
+  completion_tokens as "completionTokens", cost, metrics, reason, actor, created_at as "createdAt",
+  count(*) over () as count
+from usage_adjustments
+where merchant_id = $1 and date between $2 and $3
+  and ${makesNumber}
+order by created_at desc, id desc
+limit $9`,
+  'explain-entries': `
+-- A page of the entries that made a number, in order of their days and ids.
+-- $1 merchant   $2 first date   $3 last date   $4 metric types that make it
+-- $5 users   $6 API keys   $7 models   $8 providers, each null for all
+-- $9, $10 the date and the id to go on after   $11 how many
+select
+  date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
+  ${list}, metrics, properties, price_version
+from usage_events
+where merchant_id = $1 and date between $2 and $3 and (date, id) > ($9, $10)
+  and ${makesNumber}
+order by date, id
+limit $11`,
+};
+
 const [[DAY_MODELS, DAY_MODEL_KEYS, , DAILY_MODELS], DAYS] = OF_DAYS;
 const derive = `
 -- Adds the events of some flushes to the derived rollups of days, many flushes at a time.
@@ -949,6 +1018,8 @@ export const files = () =>
       'derive-periods': derivePeriods,
       'roll-up': rollUp,
       'roll-up-platform': rollUpPlatform,
+      ...unchecked,
+      ...explained,
       ...rebuild,
       ...eraseUser,
       'close-day': closeDay,
