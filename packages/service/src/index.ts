@@ -38,3 +38,4 @@ export { storeFaultOf } from './store-errors.ts';
 export { startTelemetry } from './telemetry.ts';
 export { activeRequest, recordStep } from './tracing.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';
+export { within } from './within.ts';

@@ -1,6 +1,7 @@
 import { type ApiKey, TallyError } from '@tally/contracts';
 import { createFailedLookups } from './failed-lookups.ts';
 import type { KeyMirror } from './key-mirror.ts';
+import { within } from './within.ts';
 
 /** The facts about a key that decide what its caller may do. */
 export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'expiresAt'> & {
@@ -181,20 +182,6 @@ function createTurns(size: number) {
 function put<V>(map: Map<string, V>, key: string, value: V, max: number): void {
   if (map.size >= max) map.delete(map.keys().next().value!);
   map.set(key, value);
-}
-
-/** Rejects when `work` takes longer than `ms`. */
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
-    timer.unref();
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 const after = (ms: number) =>
