@@ -23,6 +23,7 @@ export {
   isRefusal,
   type Journal,
   type MerchantDay,
+  NOTHING_APPENDED,
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
 export { type Listener, listen } from './listen.ts';

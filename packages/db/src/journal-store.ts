@@ -51,6 +51,19 @@ export type Appended = {
   skipped: string[];
 };
 
+/** The outcome of a batch without lines. */
+export const NOTHING_APPENDED: Appended = {
+  entries: 0,
+  flushes: [],
+  inserted: 0,
+  repeats: [],
+  known: [],
+  conflicts: [],
+  folded: [],
+  changed: [],
+  skipped: [],
+};
+
 export type Journal = {
   /**
    * Counts a batch in one transaction: a line counts when its row is new in `usage_events`, and the finest rollups are
@@ -115,18 +128,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const skipped = (await runSql(transaction, 'share-merchants', locks, MerchantRow)).map((row) => row.merchant_id);
     const left = skipped.length === 0 ? lines : lines.filter((line) => !skipped.includes(line.merchant_id));
     if (left.length === 0) {
-      const appended = {
-        entries: 0,
-        flushes: [],
-        inserted: 0,
-        repeats: [],
-        known: [],
-        conflicts: [],
-        folded: [],
-        changed: [],
-        skipped,
-      };
-      return { appended, committed() {} };
+      return { appended: { ...NOTHING_APPENDED, skipped }, committed() {} };
     }
     await partitions.ensure(
       transaction,

@@ -15,7 +15,7 @@ import {
   type UsageEntry,
 } from '@tally/contracts';
 import type { BudgetRow, Db, NewBudget } from '@tally/db';
-import { assertMerchant, type Caller, decodeCursor, encodeCursor } from '@tally/service';
+import { assertMerchant, type Caller, decodeCursor, encodeCursor, within } from '@tally/service';
 import { z } from 'zod';
 import type { Accept } from '../accept.ts';
 import { type Decided, type Ledger, RebuildNeeded, type Request } from './ledger.ts';
@@ -27,7 +27,7 @@ type Output<Name extends keyof typeof ingest.budgets> = z.input<(typeof ingest.b
 
 export type Budgets = ReturnType<typeof createBudgets>;
 
-/** What became of one item of a call. */
+/** The outcome of one item of a call. */
 type Item<Result> = Result | TallyError;
 
 /** A request to reserve, with what it wants of each budget it counts in. */
@@ -417,17 +417,4 @@ function present(row: BudgetRow): Budget {
     createdBy: row.createdBy,
     removedAt: row.removedAt?.toISOString() ?? null,
   };
-}
-
-/** Rejects when `work` takes longer than `ms`. */
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms).unref();
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

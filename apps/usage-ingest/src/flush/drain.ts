@@ -7,6 +7,7 @@ import {
   type JournalLine,
   LeaseLostError,
   type LineToAppend,
+  NOTHING_APPENDED,
   type ShardsStore,
   sqlState,
 } from '@tally/db';
@@ -103,18 +104,7 @@ export function createDrain(options: DrainOptions): Drain {
   }
 
   async function append(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
-    if (lines.length === 0)
-      return {
-        entries: 0,
-        flushes: [],
-        inserted: 0,
-        repeats: [],
-        known: [],
-        conflicts: [],
-        folded: [],
-        changed: [],
-        skipped: [],
-      };
+    if (lines.length === 0) return NOTHING_APPENDED;
     return journal.append({ source: 'stream', lines, fence, beforeCommit: () => fault('flush.before-commit') });
   }
 
@@ -143,17 +133,7 @@ export function createDrain(options: DrainOptions): Drain {
       }
       const isFirst = await journal.bury(line!, reasonOf(error));
       options.onDeadLetter(line!, error);
-      return {
-        entries: 1,
-        flushes: [],
-        inserted: 0,
-        repeats: isFirst ? [] : [0],
-        known: [],
-        conflicts: [],
-        folded: [],
-        changed: [],
-        skipped: [],
-      };
+      return { ...NOTHING_APPENDED, entries: 1, repeats: isFirst ? [] : [0] };
     }
   }
 

@@ -9,15 +9,7 @@ import { DateText } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { lockMeters } from './meter-lock.ts';
-import {
-  bindings,
-  compareFolds,
-  compareRows,
-  type Kind,
-  kindOf,
-  type QuarterHours,
-  type RollupTable,
-} from './meter-sql.ts';
+import { bindings, byKind, compareFolds, compareRows, type QuarterHours, type RollupTable } from './meter-sql.ts';
 
 /** Rows of a meter's rollup that are not what they are made of: the journal, or the finer rollup. */
 export type MeterDrift = MerchantDay & {
@@ -73,8 +65,6 @@ export type MeterChecks = {
 };
 
 type Found = { row: MeterDrift; meter: MeterRow };
-
-const KINDS: readonly Kind[] = ['add', 'MAX', 'MIN', 'LATEST'];
 
 const DayRow = z
   .object({ merchant_id: z.string(), date: DateText, changes: z.string(), events: z.string().transform(Number) })
@@ -145,11 +135,6 @@ export function createMeterChecks(
       await lockMeters(transaction);
       await work(transaction);
     });
-
-  const byKind = (meters: readonly MeterRow[]): [Kind, MeterRow[]][] =>
-    KINDS.map((kind): [Kind, MeterRow[]] => [kind, meters.filter((meter) => kindOf(meter) === kind)]).filter(
-      ([, own]) => own.length > 0,
-    );
 
   return {
     async compareDay({ merchantIds, date, within }, repair) {

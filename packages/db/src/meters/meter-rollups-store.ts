@@ -13,9 +13,10 @@ import {
   addRows,
   bindings,
   boundedProperties,
+  byKind,
   type EventScope,
   foldRows,
-  type Kind,
+  KINDS,
   kindOf,
   MARKED,
   type QuarterHours,
@@ -64,7 +65,6 @@ export type MeterRollups = {
   ): Promise<{ merchantDays: number; closedDays: number }>;
 } & MeterChecks;
 
-const KINDS: readonly Kind[] = ['add', 'MAX', 'MIN', 'LATEST'];
 const MAX_FLUSHES = 500;
 const MERCHANTS_LOOKED_AT = 1_000;
 const ROWS_REMOVED_AT_ONCE = 20_000;
@@ -168,9 +168,7 @@ export function createMeterRollups(
     { first, last, horizon }: { first: Day; last: Day; horizon: Day },
   ): Promise<void> {
     const checksValues = await admit(transaction, meters, scope);
-    for (const kind of KINDS) {
-      const own = meters.filter((meter) => kindOf(meter) === kind);
-      if (own.length === 0) continue;
+    for (const [kind, own] of byKind(meters)) {
       for (const table of ['meter_quarters', 'meter_days'] as const) {
         if (table === 'meter_days' ? first >= horizon : last < horizon) continue;
         const { bind, values } = bindings();

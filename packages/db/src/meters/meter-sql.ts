@@ -25,10 +25,17 @@ export const bindings = (): { bind: Bind; values: unknown[] } => {
 };
 
 /** How rows of one place are made one. */
-export type Kind = 'add' | 'MAX' | 'MIN' | 'LATEST';
+export type Kind = (typeof KINDS)[number];
+export const KINDS = ['add', 'MAX', 'MIN', 'LATEST'] as const;
 
 export const kindOf = ({ aggregation }: Pick<MeterSpec, 'aggregation'>): Kind =>
   aggregation === 'MAX' || aggregation === 'MIN' || aggregation === 'LATEST' ? aggregation : 'add';
+
+/** Returns meters by how their rows are made one, without the kinds that none of them has. */
+export const byKind = <Meter extends Pick<MeterSpec, 'aggregation'>>(meters: readonly Meter[]): [Kind, Meter[]][] =>
+  KINDS.map((kind): [Kind, Meter[]] => [kind, meters.filter((meter) => kindOf(meter) === kind)]).filter(
+    ([, own]) => own.length > 0,
+  );
 
 /** Aggregates of rows that have `value`, `at` and `event_id`. */
 export const COMBINED: Record<Kind, string> = {
@@ -84,7 +91,7 @@ export type EventScope =
   | { of: 'flushes'; ids: readonly string[]; first: string; last: string }
   /** Those of flushes that are still to be derived. */
   | { of: 'pending'; merchantIds?: readonly string[] | undefined; first: string; last: string }
-  /** Those of merchants' day that were derived, adjustments among them; with `within` only those of some quarter hours. */
+  /** Derived events of merchants' day and its adjustments; with `within` only those of some quarter hours. */
   | { of: 'day'; merchantIds: readonly string[]; date: string; within?: QuarterHours | undefined }
   /** What a meter's history has of a day: what was derived before the run, of merchants after one and up to another. */
   | { of: 'history'; date: string; after: string; upTo: string | null; before: string }
@@ -320,7 +327,7 @@ order by meter_id, merchant_id collate "C", ${period}, d1 collate "C", d2 collat
 on conflict (meter_id, merchant_id, ${period}, ${KEYS}) do update set ${MERGED[kind]}`;
 }
 
-/** What finer rows make of a coarser period: `from` has the wanted ones as `fine`, `period` is the coarser period of each. */
+/** Selects coarser rows from finer ones: `from` has the wanted ones as `fine`, `period` is the coarser period of each. */
 const folded = (kind: Kind, from: string, period: string): string => `
 select meter_id, merchant_id, period, ${KEYS}, ${COMBINED[kind]}
 from (
