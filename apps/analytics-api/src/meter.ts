@@ -12,8 +12,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import { type Db, type MeterRow, type MeterValue, quantilesOf, type StoredMeter, unknownMeter } from '@tally/db';
-import { readyJson } from '@tally/service';
-import type { Cache } from './cache.ts';
+import { type Cache, finished } from './cache.ts';
 import { assertRange } from './dates.ts';
 import { covering } from './documents.ts';
 import type { FairQueue } from './fair-queue.ts';
@@ -33,7 +32,7 @@ const MAX_ROWS = 100_000;
 /** A row of PERCENTILE is made of its buckets. */
 const MAX_BUCKETS = 1_000_000;
 
-/** What was asked, with its windows and filters as they are read. */
+/** The query, with its windows and filters as they are read. */
 type Asked = {
   merchantIds: string[] | undefined;
   range: { startDate: Day; endDate: Day };
@@ -97,7 +96,7 @@ export function createReadMeter({
         return { sent: answerOf(rows, windows, groupBy), more };
       }),
     );
-    return finished(text, covering(coverage, more.imported, more.unknown));
+    return finished(text, { coverage: covering(coverage, more.imported, more.unknown) });
   };
 
   /** A meter that somebody declared. A measure has no row where its sum is 0. */
@@ -133,7 +132,7 @@ export function createReadMeter({
       limits.complete === coverage.complete
         ? (await cache.sent('meter', [keepZeros, keyOf(meter.id, asked)], { ...range, merchantIds }, compute)).text
         : JSON.stringify((await compute()).sent);
-    return finished(text, { ...coverage, ...limits });
+    return finished(text, { coverage: { ...coverage, ...limits } });
   }
 
   /**
@@ -196,7 +195,7 @@ export function createReadMeter({
 
 const isMidnight = (ms: number) => startOfDay(dayOf(ms)) === ms;
 
-/** What an answer depends on beside the numbers of its days. */
+/** Returns all that an answer depends on beside the numbers of its days. */
 const keyOf = (meter: string | number, { windows, groupBy, filters, merchantIds, percentile }: Asked) => [
   meter,
   windows.map(({ from, to }) => [from, to]),
@@ -224,9 +223,6 @@ function answerOf(
     })),
   };
 }
-
-const finished = (text: string, coverage: Coverage): MeterAnswer =>
-  readyJson(`${text.slice(0, -1)},${JSON.stringify({ coverage }).slice(1)}`);
 
 /** The windows of a query, in order, without holes. INVALID_INPUT where the range does not begin and end with one. */
 function windowsOf({ window, timeZone, ...range }: MeterQuery): Period[] {

@@ -2,7 +2,6 @@ import {
   addDays,
   analytics,
   type BreakdownBy,
-  type Coverage,
   countDays,
   type DayRange,
   dayOf,
@@ -19,9 +18,9 @@ import {
   TallyError,
 } from '@tally/contracts';
 import type { Db, Sums } from '@tally/db';
-import { decodeCursor, encodeCursor, readyJson } from '@tally/service';
+import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
-import type { Cache } from './cache.ts';
+import { type Cache, finished } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
 import { covering, type Documents, kindsOf } from './documents.ts';
 import type { FairQueue } from './fair-queue.ts';
@@ -133,7 +132,10 @@ export function createRead({
         }),
       );
       const { imported, parts, unknown } = more;
-      return finished<BreakdownAnswer>(text, covering(coverage, imported, unknown), planned(parts, explain));
+      return finished<BreakdownAnswer>(text, {
+        coverage: covering(coverage, imported, unknown),
+        ...planned(parts, explain),
+      });
     },
 
     async summary({ explain, ...filters }: Filters & Explain, callerId: string) {
@@ -197,7 +199,7 @@ export function createRead({
       const { text, more } = await cache.sent('summary', filters, scope, inTurn(callerId, compute));
       const { unknown, plan, importedNow, importedBefore } = more;
       const covered = covering(covering(coverage, importedNow), importedBefore, unknown);
-      return finished<SummaryAnswer>(text, covered, planned(plan, explain));
+      return finished<SummaryAnswer>(text, { coverage: covered, ...planned(plan, explain) });
     },
 
     async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion, callerId: string) {
@@ -237,7 +239,10 @@ export function createRead({
       };
       const { text, more } = await cache.sent('timeseries', asked, utc, inTurn(callerId, compute));
       const { imported, parts, unknown } = more;
-      return finished<SeriesAnswer>(text, covering(coverage, imported, unknown), planned(parts, explain));
+      return finished<SeriesAnswer>(text, {
+        coverage: covering(coverage, imported, unknown),
+        ...planned(parts, explain),
+      });
     },
 
     async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }, callerId: string) {
@@ -375,10 +380,6 @@ const placeOf = (sortBy: SortBy, keys: number) =>
     .transform(([value, ...keys]) => ({ value, keys }));
 
 export type Read = ReturnType<typeof createRead>;
-
-/** An answer as JSON: what is kept of it, then what belongs to this call. */
-const finished = <Answer>(text: string, coverage: Coverage, planned: { plan?: PlanPart[] }): Answer =>
-  readyJson(`${text.slice(0, -1)},${JSON.stringify({ coverage, ...planned }).slice(1)}`);
 
 function planned(plan: PlanPart[], explain: boolean | undefined): { plan?: PlanPart[] } {
   return explain ? { plan } : {};
