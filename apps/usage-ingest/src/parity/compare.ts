@@ -8,7 +8,7 @@ export type Difference = {
   group: readonly string[];
   theirs: string;
   ours: string;
-  /** Why they differ, as far as it can be told. */
+  /** The reason, as far as it can be found. */
   cause: string;
   /** One line for each event that differs. */
   events: string[];

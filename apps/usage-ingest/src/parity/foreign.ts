@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import type { Day } from '@tally/contracts';
+import { type Day, formatUnits } from '@tally/contracts';
 import { parseExactly, unitsOf } from '../sources/exact-json.ts';
 
 /** Days from the first to the last, both included, the dimensions, and the merchants; none: all. */
@@ -11,7 +11,7 @@ export type Comparison = {
   merchants: readonly string[];
 };
 
-/** What a product counted for one group on a day. The group has a value for each of `by`. */
+/** A product's sum for one group on a day. The group has a value for each of `by`. */
 export type Cell = {
   measure: string;
   date: Day;
@@ -40,6 +40,9 @@ export type Foreign = {
   events?: (group: readonly string[], date: Day, measure: string) => Promise<ForeignEvent[]>;
 };
 
+/** Decimals of the numbers that are compared: the most that a meter can have. */
+const DECIMALS = 9;
+
 /** A number in units of 10^-9; `exact` is false where its text has more decimals. */
 export type Decimal = { nanos: bigint; text: string; exact: boolean };
 
@@ -50,7 +53,7 @@ export const MAX_EVENTS = 100_000;
 export function decimal(text: unknown): Decimal {
   const written = String(text);
   const isNegative = written.startsWith('-');
-  const read = unitsOf(isNegative ? written.slice(1) : written, 9);
+  const read = unitsOf(isNegative ? written.slice(1) : written, DECIMALS);
   if (!read) throw new Error(`${written.slice(0, 60)} is no number.`);
   return { nanos: isNegative ? -read.units : read.units, text: written, exact: !read.rest };
 }
@@ -61,11 +64,7 @@ export const add = (a: Decimal, b: Decimal): Decimal => {
 };
 
 /** Prints units of 10^-9 as the shortest decimal. */
-export function decimalText(nanos: bigint): string {
-  const digits = (nanos < 0n ? -nanos : nanos).toString().padStart(10, '0');
-  const fraction = digits.slice(-9).replace(/0+$/, '');
-  return `${nanos < 0n ? '-' : ''}${digits.slice(0, -9)}${fraction && `.${fraction}`}`;
-}
+export const decimalText = (nanos: bigint): string => formatUnits(nanos, DECIMALS);
 
 const ATTEMPTS = 4;
 

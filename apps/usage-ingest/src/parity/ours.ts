@@ -81,7 +81,7 @@ export function createOurs(
       return events;
     },
 
-    /** Why events of sources were not counted, by the id that they would have. Empty for keys that may not ask. */
+    /** Returns the reasons for rejected events of sources, by the id that they would have. Empty for keys that may not ask. */
     async rejections(): Promise<Map<string, string>> {
       const { rows } = await ingest.sources.rejections.query({ limit: 1000 }).catch(() => ({ rows: [] }));
       return new Map(rows.map(({ eventId, code, message }) => [eventId ?? '', `${code}: ${message}`]));

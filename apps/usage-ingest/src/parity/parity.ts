@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import { addDays, type Day, dayOf, isDay } from '@tally/contracts';
+import { addDays, countDays, dayOf, eachDay, isDay } from '@tally/contracts';
 import { compare, printResult } from './compare.ts';
 import type { Comparison, Foreign } from './foreign.ts';
 import { lago } from './lago.ts';
@@ -74,10 +74,10 @@ function read(args: string[], env: Record<string, string | undefined>, now: numb
   const endDate = values.to ?? addDays(dayOf(now), -1);
   const startDate = values.from ?? (isDay(endDate) ? addDays(endDate, -6) : '');
   if (!isDay(startDate) || !isDay(endDate)) throw new Error('--from and --to must be days, such as 2026-11-20.');
-  const days: Day[] = [];
-  for (let day = startDate; day <= endDate && days.length <= MAX_DAYS; day = addDays(day, 1)) days.push(day);
-  if (days.length === 0) throw new Error('--from must not be after --to.');
-  if (days.length > MAX_DAYS) throw new Error(`Compare at most ${MAX_DAYS} days.`);
+  const count = countDays(startDate, endDate);
+  if (count < 1) throw new Error('--from must not be after --to.');
+  if (count > MAX_DAYS) throw new Error(`Compare at most ${MAX_DAYS} days.`);
+  const days = eachDay(startDate, endDate);
   const by = source === 'litellm' ? ['model'] : ['merchant', ...listOf(values.by)];
   const comparison: Comparison = { startDate, endDate, days, by, merchants: listOf(values.merchants) };
   const options = { url, key, meter: meter ?? '', customers: listOf(values.customers) };
