@@ -3,12 +3,12 @@ import { useMutation, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { BellRing, Ellipsis, History as HistoryIcon, Pencil, Plus, ScanSearch, Trash2 } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, messageOf, queryClient } from '../api.ts';
+import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Checks, Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
@@ -35,13 +35,13 @@ export function Alerts() {
       tell('Removed', name);
       await refresh();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   const check = useMutation({
     mutationFn: ({ id }: Alert) => client.alerts.test.query({ id }),
     onSuccess: ({ fires, value }, { name }) =>
       tell(fires ? `${name} would fire` : `${name} would not fire`, `It measures ${value ?? 'nothing'} now.`),
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   if (!isAdmin) return <Banner>Only admins of all merchants may see alerts.</Banner>;
   const urls = new Map(webhooks.data?.rows.map(({ id, url }) => [id, url]));

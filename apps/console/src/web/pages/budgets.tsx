@@ -2,13 +2,13 @@ import type { Budget, BudgetFields, BudgetStatus } from '@tally/contracts';
 import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { Pencil, Plus, Trash2, Wallet } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, messageOf, queryClient } from '../api.ts';
+import { api, client, queryClient } from '../api.ts';
 import { format, type Kind } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
 import { Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Num, PageHead, Skeleton } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Select, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
@@ -35,7 +35,7 @@ export function Budgets() {
       tell('Removed', name);
       await refresh();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   const states = new Map(status.data?.rows.map((row) => [row.budgetId, row as BudgetStatus]));
   const rows = list.data?.pages.flatMap((page) => page.rows as Budget[]);

@@ -1,11 +1,11 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { Database, Plus, Trash2 } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, messageOf, queryClient } from '../api.ts';
+import { api, client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, tell, tellFailure } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
 const refresh = () => queryClient.invalidateQueries({ queryKey: [['custom', 'sources']] });
@@ -24,7 +24,7 @@ export function DataSources() {
       tell('Removed', name);
       await refresh();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   if (!isAdmin) return <Banner>Only admins of all merchants may see data sources.</Banner>;
   const add = (

@@ -7,7 +7,7 @@ import { type Entry, entriesOf } from '../csv.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Answer, Banner, Button, Card, Empty, PageHead } from '../ui/parts.tsx';
-import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
+import { Dialog, Segments, tell, tellFailure } from '../ui/popups.tsx';
 import { Pager, Table } from '../ui/table.tsx';
 
 const KINDS = [
@@ -166,7 +166,7 @@ function Edit({
       onClose();
       void onDone();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   const known = entry.id !== '';
   return (

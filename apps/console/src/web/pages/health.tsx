@@ -8,7 +8,7 @@ import { useWho } from '../session.tsx';
 import { addDays, dayText, today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
 import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, Part, Skeleton } from '../ui/parts.tsx';
-import { tell, tellError } from '../ui/popups.tsx';
+import { tell, tellError, tellFailure } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
 const ROLES: Record<string, string> = {
@@ -183,7 +183,7 @@ function DeadLetters() {
       else tell('Counted', `${counted} events`);
       await list.refetch();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   return (
     <Card title="Dead letters" note="events that Postgres rejected because of their content" flush>

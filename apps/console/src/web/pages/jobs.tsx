@@ -6,7 +6,7 @@ import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addMonths, daysOfMonth, monthOf, rangeText, today } from '../time.ts';
 import { Answer, Banner, Button, Card, Chip, Empty, Failure, Moment, PageHead } from '../ui/parts.tsx';
-import { Dialog, Segments, tell, tellError } from '../ui/popups.tsx';
+import { Dialog, Segments, tell, tellFailure } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
 const WHAT: Record<string, string> = {
@@ -41,12 +41,12 @@ export function Jobs() {
       tell('Put into the queue', name);
       await refresh();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   const retry = useMutation({
     mutationFn: (id: string) => client.jobs.retry.mutate({ id }),
     onSuccess: refresh,
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
 
   return (

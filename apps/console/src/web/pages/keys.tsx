@@ -3,10 +3,10 @@ import { useInfiniteQuery, useMutation } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { Ban, Ellipsis, KeyRound, Plus, RefreshCw } from 'lucide-react';
 import { useState } from 'react';
-import { client, messageOf, queryClient } from '../api.ts';
+import { client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, Select, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const ROLES: readonly { value: Exclude<Role, 'service'>; label: string; note: string }[] = [
@@ -59,7 +59,7 @@ export function Keys() {
       else tell(what === 'revoke' ? 'Revoked' : 'Rotated', key.name);
       await refresh();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   const rows = keys.data?.pages.flatMap((page) => page.rows as Key[]);
 

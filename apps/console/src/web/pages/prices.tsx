@@ -3,13 +3,13 @@ import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { CircleCheck, CloudDownload, Plus, Tag, Trash2 } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, messageOf, queryClient } from '../api.ts';
+import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addDays, rangeText, today } from '../time.ts';
 import { Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Select, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, numbers, Table } from '../ui/table.tsx';
 
 const COMPONENTS: readonly { value: PriceComponent; label: string; note: string }[] = [
@@ -50,7 +50,7 @@ export function Prices() {
       tell('Removed', 'Events that it priced keep their cost.');
       await refresh();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   if (!isAdmin) return <Banner>Only admins of all merchants may see prices.</Banner>;
   const rows = list.data?.pages.flatMap((page) => page.rows as Price[]);

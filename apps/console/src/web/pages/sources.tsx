@@ -1,12 +1,12 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { CircleCheck, Import, RefreshCw } from 'lucide-react';
-import { api, client, messageOf } from '../api.ts';
+import { api, client } from '../api.ts';
 import { format, type Kind } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { dayText } from '../time.ts';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { tell, tellError } from '../ui/popups.tsx';
+import { tell, tellFailure } from '../ui/popups.tsx';
 import { numbers, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
@@ -153,7 +153,7 @@ function Litellm() {
       );
       await status.refetch();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   const { data } = status;
   if (!data?.configured) return null;

@@ -3,14 +3,14 @@ import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { Ellipsis, Pencil, Plus, RefreshCw, RotateCcw, Send, Trash2, Webhook as WebhookIcon } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, messageOf, queryClient } from '../api.ts';
+import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { DELIVERY_STATES, type DeliveryState } from '../router.tsx';
 import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
 import { Checks, Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, tell, tellError } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 5_000;
@@ -21,7 +21,6 @@ const refresh = () =>
     queryClient.invalidateQueries({ queryKey: [['webhooks']] }),
     queryClient.invalidateQueries({ queryKey: [DELIVERIES] }),
   ]);
-const failed = (error: Error) => tellError('That did not work', messageOf(error));
 
 /** Lists webhooks and what was sent to them; creates, changes, tests and removes them, and sends again. */
 export function Webhooks() {
@@ -42,7 +41,7 @@ export function Webhooks() {
       else tell(what === 'remove' ? 'Removed' : 'Rotated', url);
       await refresh();
     },
-    onError: failed,
+    onError: tellFailure,
   });
   const test = useMutation({
     mutationFn: ({ id }: Webhook) => client.webhooks.test.mutate({ id }),
@@ -50,7 +49,7 @@ export function Webhooks() {
       tell('Test event queued', 'How it ended is in the deliveries below.');
       await refresh();
     },
-    onError: failed,
+    onError: tellFailure,
   });
   if (!isAdmin) return <Banner>Only admins of all merchants may see webhooks.</Banner>;
   const add = (
@@ -193,7 +192,7 @@ function Deliveries({ webhooks }: { webhooks: readonly Webhook[] }) {
       tell('Queued again', event);
       await refresh();
     },
-    onError: failed,
+    onError: tellFailure,
   });
   const urls = new Map(webhooks.map(({ id, url }) => [id, url]));
   const rows = list.data?.pages.flatMap((page) => page.rows);

@@ -399,6 +399,8 @@ export const toasts = Toast.createToastManager();
 export const tell = (title: string, description?: string) => toasts.add({ title, description, type: 'done' });
 export const tellError = (title: string, description?: string) =>
   toasts.add({ title, description, type: 'error', timeout: 10_000 });
+/** Tells why a call failed. */
+export const tellFailure = (error: Error) => tellError('That did not work', messageOf(error));
 
 export function Toasts() {
   return (

@@ -1,11 +1,11 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { Pencil, Trash2 } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, messageOf, queryClient } from '../../api.ts';
+import { api, client, queryClient } from '../../api.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, rangeText, today } from '../../time.ts';
 import { Answer, Button, Card, Moment, Skeleton } from '../../ui/parts.tsx';
-import { Confirm, tell, tellError } from '../../ui/popups.tsx';
+import { Confirm, tell, tellFailure } from '../../ui/popups.tsx';
 import { type Definition, PREVIEW_DAYS } from './definition.ts';
 import { Result } from './result.tsx';
 
@@ -29,7 +29,7 @@ export function Metric({ metric, onEdit, onGone }: { metric: Definition; onEdit:
       await queryClient.invalidateQueries({ queryKey: [['custom']] });
       onGone();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   return (
     <div className="wide-two">

@@ -3,11 +3,11 @@ import { useMutation, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { Gauge, Plus, Trash2 } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, messageOf } from '../../api.ts';
+import { api, client } from '../../api.ts';
 import { measureOfMetric } from '../../measures.ts';
 import { useWho } from '../../session.tsx';
 import { Answer, Button, Card, Chip, Empty, PageHead } from '../../ui/parts.tsx';
-import { Confirm, tell, tellError } from '../../ui/popups.tsx';
+import { Confirm, tell, tellFailure } from '../../ui/popups.tsx';
 import { Table } from '../../ui/table.tsx';
 import { dimensionText, refreshMeters } from './meter.ts';
 import { NewMeter } from './new-meter.tsx';
@@ -29,7 +29,7 @@ export function Meters() {
       tell('Removed', name);
       await refreshMeters();
     },
-    onError: (error) => tellError('That did not work', messageOf(error)),
+    onError: tellFailure,
   });
   const rows = list.data?.rows as Meter[] | undefined;
   // Built-in meters are the measures of the explorer.
