@@ -12,7 +12,7 @@ export type GuardRequest = {
   id?: string;
   /** The reservation ends by itself after so long, default 300. */
   ttlSeconds?: number;
-  /** What is done where Tally cannot be asked, or does not answer in time. Default `allow`. */
+  /** Allows or refuses the call if Tally is unavailable or does not answer in time. Default `allow`. */
   whenUnreachable?: 'allow' | 'refuse';
   /** How long the answer is waited for, default 2,000 ms. */
   timeoutMs?: number;
@@ -167,7 +167,7 @@ export function createGuards(options: {
   };
 }
 
-/** Why Tally rejects a request for its own sake; undefined where it may be sent again. */
+/** Returns the code and message of a permanent rejection; undefined where the request may be sent again. */
 function rejectionOf(error: unknown): { code: string; message: string } | undefined {
   const { data, message } = (error ?? {}) as { data?: { code?: unknown; httpStatus?: unknown }; message?: unknown };
   const status = data?.httpStatus;

@@ -74,7 +74,7 @@ export const MAX_ROW_ITEMS = 120_000;
 export const DayRows = z.strictObject({ date: Day, rows: z.array(DocumentRow).min(1).max(MAX_ROWS) });
 export type DayRows = z.infer<typeof DayRows>;
 
-/** What was not counted, and why. Without `row`: nothing of the day was. */
+/** A row that was not counted, and why. Without `row`, nothing of the day was counted. */
 export const RejectedRow = z.object({
   date: StoredDay,
   row: z.number().int().optional(),
@@ -136,7 +136,7 @@ export const days = {
         .refine((documents) => new Set(documents.map(({ date }) => date)).size === documents.length, {
           error: 'Send each day once',
         }),
-      /** Whose usage rows without a merchant are. */
+      /** The merchant of rows that name none. */
       merchantId: MerchantId.optional(),
     }),
     output: z.object({

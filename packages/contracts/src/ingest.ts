@@ -219,7 +219,7 @@ export const Drift = z.object({
 export const MeterDrift = z.object({
   meter: z.string(),
   merchantId: z.string(),
-  /** Of a month: its first day. */
+  /** The day, or the first day of the month. */
   date: StoredDay,
   rollup: z.enum(['meter_quarters', 'meter_days', 'meter_months']),
   /** How many rows differ. */

@@ -66,7 +66,7 @@ export const sources = {
     platform: true,
     input: z.strictObject({
       days: z.array(DayRows).min(1).max(366),
-      /** Whose usage rows without a merchant are. */
+      /** The merchant of rows that name none. */
       merchantId: MerchantId.optional(),
     }),
     output: z.object({

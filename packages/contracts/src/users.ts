@@ -18,7 +18,7 @@ export const users = {
       userId: SentDimension.refine((userId) => userId !== '' && userId !== 'unknown', 'Expected the id of a user'),
     }),
     output: z.object({
-      /** What reports show in place of the user from now on. */
+      /** Reports show this in place of the user from now on. */
       pseudonym: z.string(),
       /** False: call again. */
       complete: z.boolean(),

@@ -13,7 +13,7 @@ import { inTransaction } from './transactions.ts';
 export type Erasure = {
   merchantId: string;
   userId: string;
-  /** What stands for the user from now on: random, so that it says nothing about the user. */
+  /** Replaces the user's id from now on. It is random, so it reveals nothing about the user. */
   pseudonym: string;
   /** Also what belongs to no merchant: the user's general directory entry, imported day snapshots. */
   everywhere: boolean;
@@ -39,7 +39,7 @@ export type ErasuresStore = {
 const PAGE_EVENTS = 10_000;
 const SNAPSHOTS_AT_ONCE = 10;
 
-/** What is small, or has few rows of a user: each statement takes merchant, user and pseudonym. */
+/** Statements on tables that are small, or have few rows of a user; each takes merchant, user and pseudonym. */
 const SMALL = [
   ...['admitted-values', 'dead-letters', 'conflicts', 'budgets', 'meters'],
   ...['custom-values', 'custom-versions', 'custom-audit'],

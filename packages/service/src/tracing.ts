@@ -29,7 +29,7 @@ export type Step = {
 
 export type SpanIds = { traceId: string; spanId: string };
 
-/** What the SDK gives once it has started; see otel.ts. `withIds` makes a span with these ids. */
+/** The parts of the SDK that tracing uses; see otel.ts. `withIds` makes a span with these ids. */
 type Sdk = { tracer: Tracer; withIds<T>(ids: SpanIds, start: () => T): T };
 
 /** Asked every few seconds, by machines. */

@@ -128,7 +128,7 @@ function build(contract: Contract, handlers: Functions, audit: Audit | undefined
   );
 }
 
-/** What one call needs, as tRPC hands it to resolvers. */
+/** The parts of a call that tRPC hands to resolvers. */
 type Asked = { ctx: Context; getRawInput(): Promise<unknown>; path: string; signal?: AbortSignal };
 
 /**
@@ -294,7 +294,7 @@ const TRPC_CODE_BY_STATUS: Record<number, TRPC_ERROR_CODE_KEY> = {
   503: 'SERVICE_UNAVAILABLE',
 };
 
-/** What tRPC would make of anything thrown, with the status of a known error. */
+/** Returns anything thrown as tRPC would, with the status of a known error. */
 function asTrpcError(error: unknown): TRPCError {
   const thrown = getTRPCErrorFromUnknown(error);
   const known = thrown.cause;

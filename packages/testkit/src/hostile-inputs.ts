@@ -117,8 +117,8 @@ function telling(schema: z.ZodType, values: readonly unknown[]): unknown[] {
 }
 
 /**
- * Yields each telling one of `values`, then `sound` once for each place and value, with that value in that place; also as keys of records.
- * Places that `sound` lacks are filled with a sound value of their own.
+ * Yields each telling one of `values`, then `sound` once for each place and value, with that value in that place; also as
+ * keys of records. Places that `sound` lacks are filled with a sound value of their own.
  */
 export function* inputsWith(
   schema: z.ZodType,

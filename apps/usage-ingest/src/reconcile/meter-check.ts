@@ -40,7 +40,7 @@ export function createMeterCheck(options: {
 }): MeterCheck {
   const { meters } = options.db;
   const { share, maxPass = MAX_PASS } = options;
-  /** Where the next pass begins: after a day, or with the rest of one that was too large for a pass. */
+  /** The next pass begins after this day, or with the rest of one that was too large for a pass. */
   let next: { after: MerchantDay; rest?: { day: Sized; slice: number; isRight: boolean } } | undefined;
 
   async function paused<T>(work: () => Promise<T>, isGone: () => boolean): Promise<T> {

@@ -1,4 +1,4 @@
--- Those of some merchants that have erased users.
+-- Returns which of some merchants have erased users.
 -- $1 merchant ids
 select distinct merchant_id
 from erased_users
