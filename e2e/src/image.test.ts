@@ -66,16 +66,16 @@ test('the steps of the Dockerfile, in an empty folder, make a tree that migrates
   expect(migration.output()).toContain('migrated: ');
 
   const names = ['usage-ingest', 'metrics-engine', 'analytics-api', 'console'];
-  const ports = await Promise.all(names.map(freePort));
+  const ports = await Promise.all([...names, 'flusher'].map(freePort));
   const [ingestUrl, engineUrl, analyticsUrl, consoleUrl] = ports.map((port) => `http://127.0.0.1:${port}`) as string[];
   const addresses = { USAGE_INGEST_URL: ingestUrl!, METRICS_ENGINE_URL: engineUrl!, ANALYTICS_API_URL: analyticsUrl! };
   const services = names.map((name, index) =>
     run(`apps/${name}/dist/main.js`, { ...addresses, PORT: String(ports[index]), ENABLE_FLUSH: 'false' }),
   );
-  const flusher = run('apps/usage-ingest/dist/flusher.js');
+  const flusher = run('apps/usage-ingest/dist/flusher.js', { PORT: String(ports[names.length]) });
   const all = [...services, flusher];
   undo.push(() => Promise.all(all.map(({ end }) => end())));
-  for (const [index, service] of services.entries()) await ready(`http://127.0.0.1:${ports[index]}/readyz`, service);
+  for (const [index, service] of all.entries()) await ready(`http://127.0.0.1:${ports[index]}/readyz`, service);
 
   const client = createIngestClient({ url: consoleUrl!, key: KEYS.TALLY_ADMIN_KEY });
   const entries = [{ id: '1', merchantId: 'image', metrics: { queries: '1' } }];

@@ -15,6 +15,7 @@ export type { BudgetRow } from './entities/budget.ts';
 export type { MeterRow } from './entities/meter.ts';
 export type { PriceRow } from './entities/price.ts';
 export type { DayPart, Explained } from './events-store.ts';
+export { isFilesLocation } from './files.ts';
 export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal-line.ts';
 export {
   type Appended,
