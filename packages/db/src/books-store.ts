@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
+import { isDistributed } from './distribution.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
 /** One merchant, day and metric type in every book of Postgres; null where a book does not keep the type. */
@@ -121,12 +122,8 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
     periodsApart: ({ merchantIds, startDate, endDate }) =>
       runSql(dataSource, 'period-books', [merchantIds ?? null, startDate, endDate], Period),
     async merchants(startDate, endDate) {
-      const rows = await runSql(
-        dataSource,
-        'merchants-between',
-        [startDate, endDate],
-        z.object({ merchant_id: z.string() }),
-      );
+      const name = (await isDistributed(dataSource)) ? 'merchants-between-nodes' : 'merchants-between';
+      const rows = await runSql(dataSource, name, [startDate, endDate], z.object({ merchant_id: z.string() }));
       return rows.map((row) => row.merchant_id);
     },
     async known(merchantId, entries, transaction) {

@@ -3,7 +3,7 @@ import { freshDatabase } from '@tally/testkit';
 import { loadModule, parseSync } from 'libpg-query';
 import pg from 'pg';
 import { beforeAll, expect, test, vi } from 'vitest';
-import { DISTRIBUTED, DISTRIBUTION_COLUMN, REFERENCE } from './distribution.ts';
+import { COLOCATED, DISTRIBUTED, DISTRIBUTION_COLUMN, REFERENCE } from './distribution.ts';
 import type { MeterRow } from './entities/meter.ts';
 import { openDb } from './open-db.ts';
 import { statementsIn } from './run-sql.ts';
@@ -30,6 +30,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
   'All merchants by nature, hourly or by hand: lists of merchants, gauges, the platform.': [
     'count-merchant-usage',
     'merchants-between',
+    'merchants-between-nodes',
     'meter-merchants',
     'period-books',
     'rebuild-days',
@@ -38,6 +39,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
     'rollup-period',
     'usage-gauges',
   ],
+  'Only the days of imported documents, seldom any.': ['schema/imported-days-view'],
   'Once for each new budget, which may be for all merchants.': ['first-budget-spend'],
   'The condition is a level above: the planner pulls the subquery up.': ['rebuild/yearly'],
 };
@@ -253,9 +255,16 @@ test('tables that grow with events are distributed, and each of their keys has t
      union all
      select tgrelid::regclass::text, tgname from pg_trigger where tgrelid = any($1::text[]::regclass[]) and not tgisinternal
      union all
+     select attrelid::regclass::text, 'another collation than ' || first
+     from jsonb_each($3) as kept (first, others)
+     cross join jsonb_array_elements_text(others) as other (name)
+     join pg_attribute on attrelid = other.name::regclass and attname = $2
+     where attcollation <> (
+       select attcollation from pg_attribute where attrelid = kept.first::regclass and attname = $2)
+     union all
      select name, 'no primary key' from unnest($1::text[]) as name
      where not exists (select from pg_constraint where conrelid = name::regclass and contype = 'p')`,
-    [DISTRIBUTED, DISTRIBUTION_COLUMN],
+    [DISTRIBUTED, DISTRIBUTION_COLUMN, JSON.stringify(COLOCATED)],
   );
   expect(problems, 'Citus cannot distribute such a table').toEqual([]);
   await client.end();

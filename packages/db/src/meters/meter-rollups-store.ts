@@ -5,6 +5,7 @@ import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { MerchantDay } from '../journal-store.ts';
 import type { Partitions } from '../partitions.ts';
 import { DateText } from '../rows.ts';
+import { isDistributed } from '../distribution.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { createMeterChecks, type MeterChecks } from './meter-checks-store.ts';
@@ -360,13 +361,17 @@ export function createMeterRollups(
         );
       });
       let removed = 0;
+      // A node of Citus has no row of another one by its place; there each removes its own in one statement.
+      const atOnce = await isDistributed(dataSource);
       const removeFrom = async (table: string, where: string) => {
+        const some = `ctid = any(array(select ctid from ${table} where ${where} limit ${ROWS_REMOVED_AT_ONCE}))`;
         for (;;) {
-          const [, count] = (await dataSource.query(
-            `delete from ${table} where ctid = any(array(select ctid from ${table} where ${where} limit ${ROWS_REMOVED_AT_ONCE}))`,
-          )) as [unknown, number];
+          const [, count] = (await dataSource.query(`delete from ${table} where ${atOnce ? where : some}`)) as [
+            unknown,
+            number,
+          ];
           removed += count;
-          if (count < ROWS_REMOVED_AT_ONCE) return;
+          if (atOnce || count < ROWS_REMOVED_AT_ONCE) return;
         }
       };
       const horizon = await horizonOf(dataSource);
