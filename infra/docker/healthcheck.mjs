@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 
-// Exits with 0 while the program of this container (process 1) answers `/livez`, or where it is a job that listens to nobody.
+// Exits with 0 while the program of this container (process 1) answers `/livez`, or if that is a job without a port.
 const PORTS = {
   'console/dist/main.js': 4000,
   'usage-ingest/dist/main.js': 4001,

@@ -4,7 +4,7 @@ import { createIngestService } from './service.ts';
 
 const env = settingsOrExit(() => readEnv({ ...process.env, PORT: process.env.PORT || '4004', ENABLE_FLUSH: 'true' }));
 
-// A flusher beside the ingests: it takes its part of the shards, and answers health and metrics only.
+// Runs a flusher beside the ingests: it takes its part of the shards, and answers health and metrics only.
 await runProcess(
   { name: 'usage-flusher', level: env.LOG_LEVEL, deadlineMs: env.SHUTDOWN_DEADLINE_MS },
   async ({ log, releasers }) => {
