@@ -76,8 +76,13 @@ test('with both stores there it is not degraded', async () => {
 test('a flusher answers health and metrics only, and is ready while both stores are', async () => {
   const own = createReleasers();
   const flusherOn = async (settings: Record<string, string>) =>
-    (await createIngestService(envWith(settings), { log: createLog('test', 'silent'), releasers: own, isFlusher: true }))
-      .app;
+    (
+      await createIngestService(envWith(settings), {
+        log: createLog('test', 'silent'),
+        releasers: own,
+        isFlusher: true,
+      })
+    ).app;
   const flusher = await flusherOn({});
   expect(flusher.routes.map(({ path }) => path)).toEqual(['/livez', '/readyz', '/metrics']);
   expect((await flusher.request('/readyz')).status).toBe(200);

@@ -21,7 +21,9 @@ afterAll(async () => {
 
 test('is refused while a service is connected, by its name', async () => {
   const db = await openDb(database.url, { applicationName: 'usage-ingest', poolSize: 1 });
-  await expect(planDistribution(client, 4)).rejects.toThrow(/Others are connected: .*usage-ingest \(\d+\).*Stop all services/);
+  await expect(planDistribution(client, 4)).rejects.toThrow(
+    /Others are connected: .*usage-ingest \(\d+\).*Stop all services/,
+  );
   await db.close();
 });
 

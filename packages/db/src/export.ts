@@ -8,7 +8,9 @@ const views = rest.filter((each) => !days.includes(each));
 const url = process.env.DATABASE_URL;
 const { startDate, endDate } = days.length === 2 ? { startDate: days[0]!, endDate: days[1]! } : defaultDays(Date.now());
 if (!url || !target || days.length === 1 || days.length > 2 || startDate > endDate) {
-  console.error('usage: DATABASE_URL=… export TARGET [FROM TO] [VIEW …], TARGET a folder or s3://bucket/prefix, days as YYYY-MM-DD');
+  console.error(
+    'usage: DATABASE_URL=… export TARGET [FROM TO] [VIEW …], TARGET a folder or s3://bucket/prefix, days as YYYY-MM-DD',
+  );
   process.exit(1);
 }
 try {

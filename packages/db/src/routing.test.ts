@@ -208,7 +208,9 @@ test('each statement file runs on the node of its merchant, or is listed with th
 
 test('each statement that the stores compose for one merchant runs on its node', { timeout: 300_000 }, async () => {
   const texts = await composed();
-  expect(texts.filter((text) => /usage_(events|daily|monthly|yearly|quarter_hours)/.test(text)).length).toBeGreaterThan(60);
+  expect(texts.filter((text) => /usage_(events|daily|monthly|yearly|quarter_hours)/.test(text)).length).toBeGreaterThan(
+    60,
+  );
   expect(texts.filter(isOnAllNodes)).toEqual([]);
 });
 
@@ -273,7 +275,14 @@ test('tables that grow with events are distributed, and each of their keys has t
 
 const METER: MeterRow = {
   ...{ id: 1, key: 'calls', merchantId: '', name: 'Calls', unit: null, scale: 0, version: 1, createdRun: '1' },
-  ...{ aggregation: 'SUM', metricType: 'calls', valueProperty: null, eventType: null, filters: {}, dimensions: ['user'] },
+  ...{
+    aggregation: 'SUM',
+    metricType: 'calls',
+    valueProperty: null,
+    eventType: null,
+    filters: {},
+    dimensions: ['user'],
+  },
   ...{ createdAt: new Date(0), createdBy: 'admin', updatedAt: new Date(0), historyFrom: null, removedAt: null },
   purged: false,
 };

@@ -38,14 +38,21 @@ export async function freshDatabase(prepare?: (url: string) => Promise<unknown>)
 }
 
 /** Not cloned: Citus keeps a connection to each of its databases, and a template must have none. */
-async function onCitus(serverUrl: string, name: string, prepare: (url: string) => Promise<unknown>): Promise<FreshStore> {
+async function onCitus(
+  serverUrl: string,
+  name: string,
+  prepare: (url: string) => Promise<unknown>,
+): Promise<FreshStore> {
   const url = withPath(serverUrl, name);
   await onServer(serverUrl, (client) => client.query(`create database ${name}`));
   await onServer(url, (client) => client.query('create extension citus'));
   await prepare(url);
   const env = { ...process.env, DATABASE_URL: url, CITUS_SHARDS: '4' };
   await promisify(execFile)(process.execPath, [DISTRIBUTE, '--yes'], { env });
-  return { url, drop: () => onServer(serverUrl, (client) => client.query(`drop database if exists ${name} with (force)`)) };
+  return {
+    url,
+    drop: () => onServer(serverUrl, (client) => client.query(`drop database if exists ${name} with (force)`)),
+  };
 }
 
 async function ensureTemplate(databaseUrl: string, prepare: (url: string) => Promise<unknown>): Promise<void> {

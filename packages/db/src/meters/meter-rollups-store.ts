@@ -1,11 +1,11 @@
 import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
 import { type DataSource, In, IsNull } from 'typeorm';
 import { z } from 'zod';
+import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { MerchantDay } from '../journal-store.ts';
 import type { Partitions } from '../partitions.ts';
 import { DateText } from '../rows.ts';
-import { isDistributed } from '../distribution.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { createMeterChecks, type MeterChecks } from './meter-checks-store.ts';
