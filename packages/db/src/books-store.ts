@@ -33,6 +33,8 @@ export type BooksStore = {
   read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
   /** Periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
   periodsApart(scope: BookScope): Promise<PeriodRow[]>;
+  /** Days of merchants whose `usage_priced` is not what their events and re-ratings make, as one transaction sees them. */
+  pricedApart(scope: BookScope, transaction: Executor): Promise<PeriodRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
   /** Which of these entries the journal has, as `date id`. */
@@ -120,6 +122,8 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
       runSql(transaction, 'books', [merchantIds ?? null, startDate, endDate], Book),
     periodsApart: ({ merchantIds, startDate, endDate }) =>
       runSql(dataSource, 'period-books', [merchantIds ?? null, startDate, endDate], Period),
+    pricedApart: ({ merchantIds, startDate, endDate }, transaction) =>
+      runSql(transaction, 'priced-books', [merchantIds ?? null, startDate, endDate], Period),
     async merchants(startDate, endDate) {
       const rows = await runSql(
         dataSource,

@@ -42,10 +42,10 @@ export type MeterRollups = {
   fold(today: Day, quietMs: number, limit: number): Promise<number>;
   /** Drops quarter hours of days before `firstKept`, once these days are made of them. Returns how many rows went. */
   prune(firstKept: Day): Promise<number>;
-  /** Counts an adjustment that was just recorded, in its transaction; one that voids an event takes that event out. */
+  /** Counts adjustments that were just recorded, in their transaction; one that voids an event takes that event out. */
   adjusted(
     transaction: Executor,
-    adjustment: { merchantId: string; id: string; date: Day; voids?: string },
+    adjustments: { merchantId: string; ids: readonly string[]; date: Day; voids?: string },
   ): Promise<void>;
   /**
    * Makes all meters of a merchant's days again, in the given transaction: of open days from the journal, of others what is
@@ -383,12 +383,12 @@ export function createMeterRollups(
       return removed;
     },
 
-    async adjusted(transaction, { merchantId, id, date, voids }) {
+    async adjusted(transaction, { merchantId, ids, date, voids }) {
       await lockMeters(transaction);
       const { run, quarters_from: horizon } = await nextRun(transaction);
       await transaction.query(
-        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = $4',
-        [run, voids ?? null, merchantId, id],
+        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = any($4)',
+        [run, voids ?? null, merchantId, ids],
       );
       const meters = (await metersOf(transaction)).filter(
         (meter) => meter.merchantId === '' || meter.merchantId === merchantId,
@@ -413,7 +413,7 @@ export function createMeterRollups(
           (aggregation === 'SUM' || aggregation === 'COUNT') && !(closed[0] && closed[0].closed_at <= createdAt),
       );
       if (knowing.length === 0) return;
-      await add(transaction, knowing, { of: 'adjustment', merchantId, id }, { first: date, last: date, horizon });
+      await add(transaction, knowing, { of: 'adjustments', merchantId, ids }, { first: date, last: date, horizon });
     },
 
     async rebuildDays(transaction, merchantId, { open, closed }) {
