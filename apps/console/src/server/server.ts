@@ -46,7 +46,7 @@ export async function createConsole(
     'metrics-engine': env.METRICS_ENGINE_URL,
     'analytics-api': env.ANALYTICS_API_URL,
   };
-  const upstream = createUpstream({ addresses, serviceKey: serviceKeyOf(env) });
+  const upstream = createUpstream({ addresses, serviceKey: serviceKeyOf(env), log });
   releasers.push('services', () => upstream.close());
   const stopping = new AbortController();
   let leaving = false;

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
-import { FORWARDED_BY, SESSION_COOKIE, sessionOf } from '@tally/service';
+import { FORWARDED_BY, type Log, SESSION_COOKIE, sessionOf } from '@tally/service';
 import { Agent, type Dispatcher } from 'undici';
 import type { Service } from './owners.ts';
 
@@ -30,7 +30,8 @@ export type Upstream = {
   close(): Promise<void>;
 };
 
-const CONNECT_TIMEOUT_MS = 2_000;
+/** A service that is gone refuses at once; a busy machine takes seconds to accept. */
+const CONNECT_TIMEOUT_MS = 10_000;
 /** The longest exports, backfills and checks answer within this. */
 const ANSWER_TIMEOUT_MS = 300_000;
 /** Shorter than the services keep idle connections (75 s), so that they never close one that is about to be used. */
@@ -41,9 +42,10 @@ export type UpstreamOptions = {
   addresses: Readonly<Record<Service, string>>;
   /** Shown to the services, so that they believe us whom we forward for. */
   serviceKey: string | undefined;
+  log: Log;
 };
 
-export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upstream {
+export function createUpstream({ addresses, serviceKey, log }: UpstreamOptions): Upstream {
   const agent = new Agent({
     connect: { timeout: CONNECT_TIMEOUT_MS },
     headersTimeout: ANSWER_TIMEOUT_MS,
@@ -52,7 +54,7 @@ export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upst
     pipelining: 1,
   });
   return {
-    send({ service, method, path, headers, body, signal, endless = false }) {
+    async send({ service, method, path, headers, body, signal, endless = false }) {
       const options = {
         origin: addresses[service],
         method: method as Dispatcher.HttpMethod,
@@ -61,7 +63,12 @@ export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upst
         body,
         signal,
       };
-      return agent.request({ ...options, bodyTimeout: endless ? 0 : ANSWER_TIMEOUT_MS });
+      try {
+        return await agent.request({ ...options, bodyTimeout: endless ? 0 : ANSWER_TIMEOUT_MS });
+      } catch (error) {
+        if (!signal.aborted) log.warn({ err: error, service, requestId: headers['x-request-id'] }, 'no answer');
+        throw error;
+      }
     },
     headersFor(request, requestId) {
       const headers = endToEnd(request.headers);
