@@ -1,10 +1,5 @@
-<<<<<<< HEAD:packages/db/sql/count-budget-adjustments.sql
 -- Adds adjustments that this transaction has just recorded to the spend of budgets. They stand at the start of their day.
 -- $1 merchant   $2 ids of the adjustments
-=======
--- Adds an adjustment recorded by this transaction to the spend of budgets. It counts at the start of its day.
--- $1 merchant   $2 id of the adjustment
->>>>>>> main:packages/db/sql/count-budget-adjustment.sql
 insert into budget_spend as old (budget_id, period_start, units)
 select
   budget.id,
