@@ -20,6 +20,8 @@ export const COLOCATED = {
     'merchant_usage',
     'usage_adjustments',
     'usage_journal_closings',
+    'usage_priced',
+    'usage_priced_closings',
     'usage_admitted_values',
     'usage_midnight_days',
   ],

@@ -10,7 +10,7 @@ import { statementsIn } from './run-sql.ts';
 import { migrate } from './schema.ts';
 
 /** Views whose rows are those of distributed tables, with their merchant. */
-const VIEWS = ['usage_counted_events', 'usage_counted_adjustments', 'usage_pending'];
+const VIEWS = ['usage_counted_events', 'usage_counted_adjustments', 'usage_pending', 'usage_priced_events'];
 const SPREAD = new Set<string>([...DISTRIBUTED, ...VIEWS]);
 
 /** Statements on all nodes, with the reason. All others name the merchant, or may (`$1 is null or merchant_id = any($1)`). */
@@ -37,7 +37,6 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
     'rebuild/platform-daily',
     'rebuild/platform-users',
     'rollup-period',
-    'usage-gauges',
   ],
   'Only the days of imported documents, seldom any.': ['schema/imported-days-view'],
   'Once for each new budget, which may be for all merchants.': ['first-budget-spend'],
@@ -104,23 +103,31 @@ function visit(node: unknown, found: string[]): void {
 function level(query: Node, found: string[], changes = false): void {
   const tables = new Map<string, string>();
   const conditions: { quals: unknown; left: ReadonlySet<string> }[] = [];
+  const shared: Node[] = [];
+  const nameOf = ({ RangeVar: table }: Node) => table as { relname: string; alias?: { aliasname: string } } | undefined;
+  const isSpread = (side: Node) => nameOf(side) === undefined || SPREAD.has(nameOf(side)!.relname);
   const from = (item: Node) => {
     if (item.RangeVar) {
       const { relname, alias } = item.RangeVar as { relname: string; alias?: { aliasname: string } };
       tables.set(alias?.aliasname ?? relname, relname);
     }
     if (item.JoinExpr) {
-      const { jointype, larg, rarg, quals } = item.JoinExpr as {
+      const { jointype, larg, rarg, quals, usingClause } = item.JoinExpr as {
         jointype: string;
         larg: Node;
         rarg: Node;
         quals?: Node;
+        usingClause?: { String: { sval: string } }[];
       };
       from(larg);
       // The condition of an outer join chooses no rows of its left side.
       const left = new Set(jointype === 'JOIN_INNER' ? [] : tables.keys());
       from(rarg);
       if (quals) conditions.push({ quals, left });
+      // `using (merchant_id)` with rows that name their merchant, such as those of a CTE.
+      const isShared = usingClause?.some(({ String: { sval } }) => sval === DISTRIBUTION_COLUMN);
+      if (isShared && jointype === 'JOIN_INNER' && [larg, rarg].some((side) => !isSpread(side)))
+        shared.push(larg, rarg);
     }
   };
   if (changes) from({ RangeVar: query.relation } as Node);
@@ -172,6 +179,10 @@ function level(query: Node, found: string[], changes = false): void {
     condition(quals, 'merchant');
   }
   unbound = new Set();
+  for (const side of shared) {
+    const table = nameOf(side);
+    if (table) bind(table.alias?.aliasname ?? table.relname, 'merchant');
+  }
   // What equals a merchant that is known is known.
   for (const _ of equal)
     for (const [one, other] of equal) {
@@ -224,6 +235,8 @@ test.each([
   ['select from usage_daily as d join lines on lines.user_id = d.user_id', 'all'],
   ['select from usage_daily as d join lines on lines.merchant_id = d.merchant_id', 'merchant'],
   ['select from usage_daily as d left join lines on lines.merchant_id = d.merchant_id', 'all'],
+  ['select from lines join usage_daily using (merchant_id, date)', 'merchant'],
+  ['select from lines join usage_daily using (date)', 'all'],
   ['select from (select from usage_daily) as d where merchant_id = $1', 'all'],
   ['select 1 union all select from usage_daily', 'all'],
   ['with d as (select from usage_daily) select from d where merchant_id = $1', 'all'],
