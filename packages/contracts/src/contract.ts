@@ -63,6 +63,8 @@ export type Endpoint = {
   /** The values that a parameter of the path can have, or one example where it can have any. */
   readonly parameters?: Readonly<Record<string, readonly string[] | string>>;
   readonly query?: z.ZodType;
+  /** Fields of `query` that the path does not take. */
+  readonly omit?: readonly string[];
   /** Content types of its answers. */
   readonly produces: readonly string[];
 };

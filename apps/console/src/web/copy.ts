@@ -1,10 +1,13 @@
-import type { DimensionId } from './measures.ts';
+import type { DimensionId, GroupId } from './measures.ts';
 
 /** A question about usage, as the API takes it. */
-export type Question = {
+type UsageQuestion = {
   startDate: string;
   endDate: string;
   by?: DimensionId | [DimensionId, DimensionId];
+  /** Of a series over time. */
+  interval?: string;
+  timeZone?: string;
   sortBy?: string;
   order?: 'asc' | 'desc';
   merchantIds?: string[];
@@ -15,31 +18,69 @@ export type Question = {
   providers?: string[];
 };
 
+/** A question about a meter, as the API takes it. */
+type MeterQuestion = {
+  meter: string;
+  startDate: string;
+  endDate: string;
+  merchantIds?: string[];
+  filters?: Record<string, string[]>;
+  window: string;
+  timeZone: string;
+  groupBy?: GroupId[];
+};
+
+export type Question = UsageQuestion | MeterQuestion;
+
 const LISTS = ['merchantIds', 'teams', 'userIds', 'apiKeys', 'models', 'providers'] as const;
 
 /** The address of a file with the answer to a question. */
 export function exportLink(question: Question, ending: 'csv' | 'xlsx' | 'json'): string {
   const query = new URLSearchParams({ startDate: question.startDate, endDate: question.endDate });
-  if (question.by) query.set('by', [question.by].flat().join(','));
-  for (const name of LISTS) {
-    const values = question[name] ?? [];
+  const list = (name: string, values: readonly string[] = []) => {
     // A list that is given once is split at its commas; with an empty one beside it, it is not.
     if (values.length === 1 && values[0]!.includes(',')) query.append(name, '');
     for (const value of values) query.append(name, value);
+  };
+  if ('meter' in question) {
+    const { meter, window, timeZone, groupBy, filters = {}, merchantIds } = question;
+    for (const [name, value] of Object.entries({ meter, window, timeZone })) query.set(name, value);
+    list('merchantIds', merchantIds);
+    list('groupBy', groupBy);
+    list(
+      'filter',
+      Object.entries(filters).flatMap(([name, values]) => values.map((value) => `${name}=${value}`)),
+    );
+    return `/export/meter.${ending}?${query}`;
   }
+  if (question.by) query.set('by', [question.by].flat().join(','));
+  if (question.interval) query.set('interval', question.interval);
+  if (question.interval && question.timeZone) query.set('timeZone', question.timeZone);
+  for (const name of LISTS) list(name, question[name]);
   return `/export/usage.${ending}?${query}`;
 }
 
 type Series = { interval: string; timeZone: string };
 
-function callOf(question: Question, series: Series): { procedure: 'breakdown' | 'timeseries'; input: object } {
-  if (question.by) return { procedure: 'breakdown', input: question };
-  return { procedure: 'timeseries', input: { ...question, ...series } };
+/** Returns the question about each period of the first dimension; the question itself where it is about periods already. */
+export function overTime(question: Question, { interval, timeZone }: Series): Question {
+  if ('meter' in question) {
+    const { groupBy, ...rest } = question;
+    return { ...rest, window: interval, ...(groupBy && { groupBy: groupBy.slice(0, 1) }) };
+  }
+  const { by, sortBy: _sortBy, order: _order, ...rest } = question;
+  const [first] = by === undefined ? [] : [by].flat();
+  return { ...rest, ...(first && { by: first }), interval, timeZone };
+}
+
+function callOf(question: Question): { procedure: 'breakdown' | 'timeseries' | 'meter'; input: object } {
+  if ('meter' in question) return { procedure: 'meter', input: question };
+  return { procedure: question.by ? 'breakdown' : 'timeseries', input: question };
 }
 
 /** A command that asks the same question. */
-export function curlOf(question: Question, series: Series): string {
-  const { procedure, input } = callOf(question, series);
+export function curlOf(question: Question): string {
+  const { procedure, input } = callOf(question);
   const text = JSON.stringify(input).replaceAll("'", "'\\''");
   return [
     `curl -sG '${location.origin}/trpc/analytics.${procedure}' \\`,
@@ -49,8 +90,8 @@ export function curlOf(question: Question, series: Series): string {
 }
 
 /** A program that asks the same question. */
-export function typescriptOf(question: Question, series: Series): string {
-  const { procedure, input } = callOf(question, series);
+export function typescriptOf(question: Question): string {
+  const { procedure, input } = callOf(question);
   const text = JSON.stringify(input, null, 2).replace(/^( +)"(\w+)":/gm, '$1$2:');
   return [
     `import { createAnalyticsClient } from '@tally/contracts/client';`,

@@ -101,7 +101,7 @@ export function Chart(props: ChartProps) {
           {series.slice(0, LEGEND_MAX).map((each, index) => (
             <li key={`${index} ${each.label}`}>
               <Swatch color={each.color} />
-              {each.label}
+              <span title={each.label}>{each.label}</span>
             </li>
           ))}
         </ul>
