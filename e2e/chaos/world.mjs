@@ -29,7 +29,7 @@ export async function createWorld(home) {
   return {
     servers,
     ingests,
-    /** A connection for looking; made when it is needed, since the server may be killed at any time. */
+    /** A connection for checks; opened on demand, since the server may be killed at any time. */
     async query(text, values) {
       const client = new pg.Client({ connectionString: servers.databaseUrl });
       await client.connect();
@@ -62,12 +62,12 @@ async function createIngest(name, env) {
       fetch: (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(15_000) }),
     }),
     alive,
-    /** Starts it where it is not running, and again while the stores it needs are not there yet. */
+    /** Starts it unless it runs, and again while the stores it needs are unavailable. */
     async start(fault) {
       const deadline = Date.now() + READY_DEADLINE_MS;
       for (let started = false; ; ) {
         if (!alive()) {
-          // It may reach the point while it starts: then it has struck, and is not started again.
+          // It may reach the fault point while it starts: then the fault has struck, and it is not started again.
           if (fault && started) return;
           started = true;
           output = '';

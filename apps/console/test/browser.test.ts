@@ -270,7 +270,7 @@ describe('the explorer', () => {
       for (let step = 0; step <= 60; step++) await page.mouse.move(x + 70 + ((width - 90) * step) / 60, y + height / 2);
       const tip = page.locator('.chart-tip');
       const numbers = (await tip.locator('.num').allInnerTexts()).map(parseFormatted);
-      // The last that was pointed at is among the newest days.
+      // The last hovered one is among the newest days.
       const [, number] = /(\d+)/.exec(await tip.locator('h3').innerText())!;
       const day = Array.from({ length: 20 }, (_, ago) => addDays(today, -ago)).find(
         (date) => Number(date.slice(8)) === Number(number),
@@ -358,7 +358,7 @@ test('a bound key cannot reach another merchant, whatever the address says', asy
 test('everything can be reached by keyboard', async () => {
   await asVisitor(async (page) => {
     await page.goto(`${stack.url}/app/sign-in`);
-    // Keys that are pressed before the page is there are lost.
+    // Keys pressed before the page is ready are lost.
     await page.getByLabel('API key').waitFor();
     await page.keyboard.press('Tab');
     await page.keyboard.type(keys.admin);

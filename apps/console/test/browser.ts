@@ -35,10 +35,10 @@ function findOnPath(program: string): string {
   return program;
 }
 
-/** What slow machines may take until something is on a page. */
+/** The time until something is on a page, on a slow machine. */
 const WAIT_MS = 60_000;
 
-/** A context with no animations: they would only cost time here. */
+/** A context without animations, which would only take time here. */
 export const newContext = (browser: Browser, options: BrowserContextOptions = {}): Promise<BrowserContext> =>
   browser.newContext({ viewport: { width: 1440, height: 900 }, reducedMotion: 'reduce', ...options });
 
@@ -49,7 +49,7 @@ const EXPECTED = /Failed to load resource: the server responded with a status of
 
 const asked = new WeakMap<Page, Set<Request>>();
 
-/** A new page, with what its console said of errors. */
+/** Opens a page and records errors on its console. */
 export async function visit(context: BrowserContext): Promise<Visitor> {
   const page = await context.newPage();
   page.setDefaultTimeout(WAIT_MS);
@@ -69,7 +69,7 @@ export async function visit(context: BrowserContext): Promise<Visitor> {
 
 const FRAMES = 'new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))';
 
-/** Resolves once a page waits for no answer and shows no skeleton. */
+/** Resolves once a page has no pending requests and no skeletons. */
 export async function settle(page: Page): Promise<void> {
   const waiting = asked.get(page)!;
   const isQuiet = async () => {
@@ -99,7 +99,7 @@ export async function signIn(page: Page, url: string, key: string): Promise<void
 /** Rows after the third are like those before them. */
 const REPEATED = ['tbody tr:nth-child(n+4)', '.top-list li:nth-child(n+4)'];
 
-/** Returns the serious and critical findings of axe, one line each; of what is not in `known`, which was looked at before. */
+/** Returns the serious and critical findings of axe, one line each. `known`: selectors that were checked before. */
 export async function findings(page: Page, known: readonly string[] = []): Promise<string[]> {
   // Over the protocol, as developer tools do: the page's own policy lets no script in.
   await page.evaluate(`window.axe === undefined && (() => { ${AXE} })()`);

@@ -30,17 +30,17 @@ const LISTS = [
   ...['groupBy', 'filter'],
 ];
 
-/** Files that are compressed by themselves. */
+/** Formats with compression of their own. */
 const COMPRESSED = ['parquet', 'xlsx'];
 
-/** A table, and what it covers. */
+/** A table and its coverage. */
 type Answer = { coverage: Coverage; table: Table };
 
 /**
  * GET /export/usage.{csv,json,ndjson,parquet,xlsx}: the filters and `by` of a breakdown as query parameters, or with
- * `interval` those of a time series; a list is a parameter that is repeated, or `name=a,b`. GET /export/meter.{…}: a meter
- * by windows and dimensions. GET /export/events.{csv,ndjson}: the events themselves, as far as the journal has them. What
- * the file covers is in `x-tally-*` headers.
+ * `interval` those of a time series; a list is a repeated parameter or `name=a,b`. GET /export/meter.{…}: a meter by
+ * windows and dimensions. GET /export/events.{csv,ndjson}: the events in the journal, by the same filters. `x-tally-*`
+ * headers have the coverage of the file.
  */
 export function exportRoutes(options: ExportOptions): Route[] {
   const { db, read, readMeter, labels, freshness, documents, rates, downloads, maxDays } = options;
@@ -91,7 +91,7 @@ export function exportRoutes(options: ExportOptions): Route[] {
           return { coverage, table: await seriesOf(points, { ...filters, interval, timeZone, by: groupBy }, labels) };
         }
         const coverage = await freshness.cover(filters);
-        // A document of imported days has sums by one grouping.
+        // An imported snapshot has sums by one grouping.
         const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
         return {
           coverage: { ...coverage, complete: coverage.complete && imported.complete },
@@ -116,13 +116,13 @@ export function exportRoutes(options: ExportOptions): Route[] {
   ];
 }
 
-/** The name of a file, without its ending. */
+/** Returns the name of a file, without its ending. */
 function fileOf(name: string, query: object): string {
   const { meter, startDate, endDate, from, to } = query as Partial<Record<string, string>>;
   return `${meter ?? name}-${startDate ?? from?.slice(0, 10)}-to-${endDate ?? to?.slice(0, 10)}`;
 }
 
-/** Whether a header says that gzip may be used (RFC 9110, 12.5.3). */
+/** Returns true if a header allows gzip (RFC 9110, 12.5.3). */
 function acceptsGzip(header: string | undefined): boolean {
   const weights = (header ?? '').split(',').map((each) =>
     each
@@ -135,7 +135,7 @@ function acceptsGzip(header: string | undefined): boolean {
 }
 
 /**
- * A list given once is split at its commas; a repeated one is taken whole, so `userIds=&userIds=a,b` asks for `a,b`. One
+ * A list given once is split at its commas; a repeated one is not, so `userIds=&userIds=a,b` selects `a,b`. One
  * grouping is no list, and a percentile is a number.
  */
 function questionOf(query: Record<string, string | string[]>): Record<string, unknown> {

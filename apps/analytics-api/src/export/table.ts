@@ -20,23 +20,23 @@ import type { MeterAnswer } from '../meter.ts';
 import { needsOf, planOf } from '../plan.ts';
 import type { SeriesAnswer } from '../read.ts';
 
-/** An event as `usage.record` took it, with what Tally derived from it. */
+/** An event as `usage.record` received it, plus what Tally derived. */
 type EventRow = ReturnType<typeof eventOf>;
 
-/** A cell: text, or a quantity, which is never taken for text nor passes a float. */
+/** A cell: text, or a quantity, which is never treated as text and never passes a float. */
 export type Cell = { text: string } | { quantity: string } | null;
 
-/** A row as JSON has it: of a grouping the breakdown's own, else the dimensions of a day with their measures. */
+/** A row in JSON: with a grouping the breakdown's row, else the dimensions of a day with their measures. */
 export type Row = BreakdownRow | DayRow | EventRow | SeriesRow | MeterRow;
 type SeriesRow = Measures & { start: string; from: string; to: string; period: string; key?: string; label?: string };
 type MeterRow = MeterAnswer['rows'][number] & { period: string };
 type DayRow = Measures & Dimensions & { username: string };
 type Dimensions = { [dimension in (typeof DIMENSIONS)[number]]: string };
 
-/** `type` where it is not text: a day, or a quantity with at most so many decimals. */
+/** `type` is set unless the column is text: a day, or a quantity with a number of decimals. */
 export type Column = { name: string; type?: 'date' | { scale: number }; cell(row: Row): Cell };
 
-/** A table that is read as it is written, with the columns that a sheet of it has; `rows` may be left at any time. */
+/** A table that is read while it is written, with the columns of its sheet; readers of `rows` may stop at any time. */
 export type Table = { columns: readonly Column[]; rows: AsyncIterable<Row[]> };
 
 export type ExportQuestion = Filters & { by?: BreakdownBy | undefined };
@@ -62,14 +62,14 @@ const PIECE = 500;
 const SCALES: Partial<Record<(typeof QUANTITIES)[number], number>> = { cost: COST_DECIMALS, successRate: 2 };
 
 /**
- * Usage as a table: with `by` a row for each key or pair of keys, as a breakdown has it; without, the rows of each day with
- * all dimensions. Read through a cursor, so that a million rows take no more memory than a thousand.
+ * Returns usage as a table: with `by` a row per key or pair of keys, like a breakdown; otherwise the rows of each day
+ * with all dimensions. Reads through a cursor, so that a million rows take no more memory than a thousand.
  */
 export function tableOf(
   { by, ...filters }: ExportQuestion,
   { db, labels, imported }: { db: Db; labels: Labels; imported: PlanPart[] },
 ): Table {
-  // Without `by` every dimension and every day is told apart.
+  // Without `by`, every dimension and every day stays separate.
   const needs = by ? { ...needsOf(filters, ...[by].flat()), days: false } : { entities: true, days: true };
   const pieces = db.usage.scan({ ...filters, by, parts: [...planOf(filters, needs), ...imported] });
 
@@ -97,7 +97,7 @@ const keyed = ({ dimensions: { key_1, key_2 }, ...row }: ExportRow) => ({
   keys: key_2 === undefined ? [key_1!] : [key_1!, key_2],
 });
 
-/** Of two groupings each has its key and its label; of one, details of a user have columns of their own. */
+/** With two groupings, each has a key and a label; with one, details of a user have columns of their own. */
 function columnsOf(by: BreakdownBy | undefined): Column[] {
   const own: Column[] =
     by === undefined
@@ -137,7 +137,7 @@ const MEASURE_COLUMNS = QUANTITIES.map(
 );
 
 /**
- * A time series as a table: a row for each period, or with `by` one for each period and key with usage. `period` is the
+ * Returns a time series as a table: a row for each period, or with `by` one for each period and key with usage. `period` is the
  * local time of its start: the day, or the day and the minute.
  */
 export async function seriesOf(
@@ -160,7 +160,7 @@ export async function seriesOf(
 
 const keysOf = ({ groups = [] }: SeriesAnswer['points'][number]) => groups.map(({ key }) => key);
 
-/** A meter as a table: a row for each window and group, with a column for each dimension. */
+/** Returns a meter as a table: a row for each window and group, with a column for each dimension. */
 export function meterOf(rows: MeterAnswer['rows'], { groupBy = [], window, timeZone }: MeterQuery): Table {
   const local = localTime(timeZone, window === 'hour');
   return {
@@ -177,7 +177,7 @@ export function meterOf(rows: MeterAnswer['rows'], { groupBy = [], window, timeZ
   };
 }
 
-/** Writes a moment in a time zone: the day, or the day and the minute. */
+/** Returns a function that formats a moment in a time zone: the day, or the day and the minute. */
 function localTime(timeZone: string, withMinute: boolean): (time: string) => string {
   const format = new Intl.DateTimeFormat('sv-SE', {
     timeZone,
@@ -193,7 +193,10 @@ async function* inPieces<T>(items: readonly T[], rowsOf: (item: T) => Row[]): As
 
 const EVENT_TEXTS = ['time', 'date', 'id', 'merchantId', 'userId', 'apiKey', 'model', 'provider', 'status'] as const;
 
-/** The events of a range as a table, those that the journal still has. In sheets other metrics and properties are JSON. */
+/**
+ * Returns the events of a range as a table, as far as the journal has them. In sheets, other metrics and properties are
+ * JSON.
+ */
 export function eventsOf(filters: Filters, db: Pick<Db, 'usage' | 'metricTypes'>): Table {
   async function* rows(): AsyncGenerator<Row[]> {
     for await (const piece of db.usage.scanEvents(filters)) yield await presented(piece);

@@ -1,6 +1,6 @@
 import type { DimensionId, GroupId } from './measures.ts';
 
-/** A question about usage, as the API takes it. */
+/** A query about usage, in the API's form. */
 type UsageQuestion = {
   startDate: string;
   endDate: string;
@@ -18,7 +18,7 @@ type UsageQuestion = {
   providers?: string[];
 };
 
-/** A question about a meter, as the API takes it. */
+/** A query about a meter, in the API's form. */
 type MeterQuestion = {
   meter: string;
   startDate: string;
@@ -34,11 +34,11 @@ export type Question = UsageQuestion | MeterQuestion;
 
 const LISTS = ['merchantIds', 'teams', 'userIds', 'apiKeys', 'models', 'providers'] as const;
 
-/** The address of a file with the answer to a question. */
+/** Returns the address of a file with the answer to a query. */
 export function exportLink(question: Question, ending: 'csv' | 'xlsx' | 'json'): string {
   const query = new URLSearchParams({ startDate: question.startDate, endDate: question.endDate });
   const list = (name: string, values: readonly string[] = []) => {
-    // A list that is given once is split at its commas; with an empty one beside it, it is not.
+    // The API splits a list given once at its commas; an empty one beside it prevents that.
     if (values.length === 1 && values[0]!.includes(',')) query.append(name, '');
     for (const value of values) query.append(name, value);
   };
@@ -62,7 +62,7 @@ export function exportLink(question: Question, ending: 'csv' | 'xlsx' | 'json'):
 
 type Series = { interval: string; timeZone: string };
 
-/** Returns the question about each period of the first dimension; the question itself where it is about periods already. */
+/** Returns the query for each period of the first dimension. */
 export function overTime(question: Question, { interval, timeZone }: Series): Question {
   if ('meter' in question) {
     const { groupBy, ...rest } = question;
@@ -78,7 +78,7 @@ function callOf(question: Question): { procedure: 'breakdown' | 'timeseries' | '
   return { procedure: question.by ? 'breakdown' : 'timeseries', input: question };
 }
 
-/** A command that asks the same question. */
+/** Returns a command that runs the same query. */
 export function curlOf(question: Question): string {
   const { procedure, input } = callOf(question);
   const text = JSON.stringify(input).replaceAll("'", "'\\''");
@@ -89,7 +89,7 @@ export function curlOf(question: Question): string {
   ].join('\n');
 }
 
-/** A program that asks the same question. */
+/** Returns a program that runs the same query. */
 export function typescriptOf(question: Question): string {
   const { procedure, input } = callOf(question);
   const text = JSON.stringify(input, null, 2).replace(/^( +)"(\w+)":/gm, '$1$2:');

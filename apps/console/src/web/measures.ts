@@ -53,7 +53,7 @@ export function namesOf(id: GroupId): { label: string; name: string; plural: str
   return { label: name.replace(/^./u, (first) => first.toUpperCase()), name, plural: `values of ${name}` };
 }
 
-/** Filters as they stand in an address. */
+/** Filters in the form of an address. */
 export type FilterSearch = {
   merchants?: string[];
   teams?: string[];
@@ -67,7 +67,7 @@ const MAX_VALUES = 100;
 /** The most dimensions of a meter. */
 const MAX_PROPERTIES = 4;
 
-/** Reads filters from an address; leaves out invalid values. */
+/** Parses filters from an address; leaves out invalid values. */
 export function readFilters(search: Record<string, unknown>): FilterSearch {
   const filters: FilterSearch = {};
   for (const { filter } of DIMENSIONS) {
@@ -78,10 +78,10 @@ export function readFilters(search: Record<string, unknown>): FilterSearch {
   return filters;
 }
 
-/** Filters by properties as they stand in an address. */
+/** Filters by properties in the form of an address. */
 export type PropertyFilters = Record<PropertyId, string[]>;
 
-/** Reads filters by properties from an address; leaves out invalid ones. */
+/** Parses filters by properties from an address; leaves out invalid ones. */
 export function readProperties(given: unknown): PropertyFilters | undefined {
   if (typeof given !== 'object' || given === null || Array.isArray(given)) return undefined;
   const read = Object.entries(given).flatMap(([id, values]) =>
@@ -92,7 +92,7 @@ export function readProperties(given: unknown): PropertyFilters | undefined {
   return read.length > 0 ? Object.fromEntries(read.slice(0, MAX_PROPERTIES)) : undefined;
 }
 
-/** Filters as the API takes them. */
+/** Returns filters in the API's form. */
 export function apiFilters(filters: FilterSearch) {
   const named: {
     merchantIds?: string[];

@@ -31,7 +31,7 @@ import { ExportMenu } from './export-menu.tsx';
 import { groupsOf, isAdditive, meterFilters, WINDOWS, wholeWindows } from './meter.ts';
 import { INTERVAL_NAMES } from './shown.ts';
 
-/** Returns an interval that gives a chart 50 to 400 points, where it can. */
+/** Returns an interval that gives a chart 50 to 400 points, if possible. */
 const usualInterval = (range: Range): Interval => {
   const days = countDays(range);
   return days <= 3 ? 'hour' : days <= 400 ? 'day' : 'month';
@@ -246,7 +246,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
       ) : by === 'time' ? (
         <ByTime {...shown} {...{ measure, interval }} />
       ) : (
-        // Rows of other dimensions must not stand in for those that are asked for.
+        // Rows of other dimensions must not stand in for the requested ones.
         <ByDimension
           key={`${by} ${and}`}
           {...shown}

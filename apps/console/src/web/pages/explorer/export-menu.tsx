@@ -16,7 +16,7 @@ const FILES = [
 
 const PROGRAMS = { curl: ['curl', curlOf], typescript: ['TypeScript', typescriptOf] } as const;
 
-/** Downloads what is shown as a file, or writes a program that asks for it. `about` says what is shown. */
+/** Downloads the shown data as a file, or writes a program that queries it. `about` describes the data. */
 export function ExportMenu({ question, about, series }: { question: Question; about: string; series: Series }) {
   const [code, setCode] = useState<keyof typeof PROGRAMS | null>(null);
   const [name, textOf] = PROGRAMS[code ?? 'curl'];

@@ -18,7 +18,9 @@ import { nothingFound } from './shown.ts';
 const ROWS = 25;
 const COLUMNS = 8;
 
-/** Shows a measure with one dimension down and the other across: the largest of both, and what the others have. */
+/**
+ * Shows a measure with one dimension down and the other across: the largest values of both, and the sum of the others.
+ */
 export function Pivot({
   range,
   measure,

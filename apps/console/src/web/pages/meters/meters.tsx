@@ -12,7 +12,7 @@ import { Table } from '../../ui/table.tsx';
 import { dimensionText, refreshMeters } from './meter.ts';
 import { NewMeter } from './new-meter.tsx';
 
-/** Lists meters, and creates and removes them. What they counted is in the explorer. */
+/** Lists, creates and removes meters; the explorer shows their usage. */
 export function Meters() {
   const who = useWho();
   const list = useQuery(api.meters.list.queryOptions());
