@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { addDays } from '@tally/contracts';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { add, format, parseFormatted, subtract } from '../src/web/quantity.ts';
-import { screenshot, settle, signIn } from './browser.ts';
+import { go, screenshot, settle, signIn } from './browser.ts';
 import { ADMIN_KEY } from './start.ts';
 import { explainLink, month, numberIn, SETUP_MS, startVisits, today, type Visits, week, yesterday } from './visits.ts';
 
@@ -105,11 +105,8 @@ test('a meter is created, and explored by its dimensions', async () => {
     await page.locator('.chart canvas').waitFor();
     const { rows } = await analytics.analytics.meter.query({ ...ask, groupBy });
     const list = page.getByRole('group', { name: 'Pages read by model and region' });
-    const shown = await list
-      .locator('tbody tr')
-      .evaluateAll<string[][], HTMLTableRowElement>((each) =>
-        each.map(({ cells }) => [...cells].slice(0, 3).map((cell) => cell.textContent ?? '')),
-      );
+    const cells = (await list.locator('tbody tr').all()).map((row) => row.locator('th, td').allInnerTexts());
+    const shown = (await Promise.all(cells)).map((row) => row.slice(0, 3));
     const listed = rows.map(({ group, value }) => [group.model!, group['property:region']!, value]);
     expect(shown.sort()).toEqual(listed.sort());
 
@@ -416,8 +413,9 @@ test('what numbers lack is said above them', async () => {
     expect(await banners.count()).toBe(0);
     await stack.services.ingest.stop();
     try {
-      await open(page, '/app/overview');
+      await go(page, '/app/health');
       await page.waitForSelector('.banner:has-text("usage-ingest does not answer")');
+      await go(page, `/app/explorer?by=model&from=${yesterday}&to=${yesterday}`);
       await page.waitForSelector('.banner:has-text("Some usage is not in these numbers")');
     } finally {
       await stack.services.ingest.start();

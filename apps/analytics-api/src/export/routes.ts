@@ -2,6 +2,7 @@ import { type Coverage, ExportQuery, Filters, MeterQuery, TallyError } from '@ta
 import type { Db } from '@tally/db';
 import { type Caller, merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
 import type { z } from 'zod';
+import { opened } from '../cache.ts';
 import { assertRange } from '../dates.ts';
 import { type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
@@ -87,8 +88,9 @@ export function exportRoutes(options: ExportOptions): Route[] {
         assertRange(filters, maxDays);
         if (interval) {
           const groupBy = by as Exclude<typeof by, string[]>;
-          const { points, coverage } = await read.timeseries({ ...filters, interval, timeZone, groupBy }, caller.id);
-          return { coverage, table: await seriesOf(points, { ...filters, interval, timeZone, by: groupBy }, labels) };
+          const series = { ...filters, interval, timeZone, groupBy };
+          const { points, coverage } = opened(await read.timeseries(series, caller.id));
+          return { coverage, table: await seriesOf(points, series, labels) };
         }
         const coverage = await freshness.cover(filters);
         // An imported snapshot has sums by one grouping.
@@ -100,7 +102,7 @@ export function exportRoutes(options: ExportOptions): Route[] {
       },
     ),
     route('meter', Object.keys(FORMATS), MeterQuery, async (question, caller) => {
-      const { rows, coverage } = await readMeter(question, caller.id);
+      const { rows, coverage } = opened(await readMeter(question, caller.id));
       return { coverage, table: meterOf(rows, question) };
     }),
     route('events', ['csv', 'ndjson'], Filters, async (filters) => {

@@ -4,8 +4,6 @@ import {
   COST_DECIMALS,
   type Filters,
   formatQuantity,
-  type Grouping,
-  type Interval,
   isMeasure,
   MEASURES,
   type Measures,
@@ -18,7 +16,7 @@ import type { Labels } from '../labels.ts';
 import { measuresOf } from '../measures.ts';
 import type { MeterAnswer } from '../meter.ts';
 import { needsOf, planOf } from '../plan.ts';
-import type { SeriesAnswer } from '../read.ts';
+import type { SeriesAnswer, SeriesQuestion } from '../read.ts';
 
 /** An event as `usage.record` received it, plus what Tally derived. */
 type EventRow = ReturnType<typeof eventOf>;
@@ -137,28 +135,27 @@ const MEASURE_COLUMNS = QUANTITIES.map(
 );
 
 /**
- * Returns a time series as a table: a row for each period, or with `by` one for each period and key with usage. `period` is the
+ * Returns a time series as a table: a row for each period, or with `groupBy` one for each period and key with usage. `period` is the
  * local time of its start: the day, or the day and the minute.
  */
 export async function seriesOf(
   points: SeriesAnswer['points'],
-  { by, interval, timeZone, merchantIds }: { by: Grouping | undefined; interval: Interval; timeZone: string } & Filters,
+  { groupBy, interval, timeZone, merchantIds }: SeriesQuestion,
   labels: Labels,
 ): Promise<Table> {
   const local = localTime(timeZone, interval === '15m' || interval === 'hour');
-  const label = by && (await labels.of(by, [...new Set(points.flatMap(keysOf))], merchantIds));
+  const keys = new Set(points.flatMap(({ groups = [] }) => groups.map(({ key }) => key)));
+  const label = groupBy && (await labels.of(groupBy, [...keys], merchantIds));
   const rowsOf = ({ groups = [], start, from, to, ...measures }: SeriesAnswer['points'][number]): SeriesRow[] => {
     const period = { period: local(start), start, from, to };
     if (!label) return [{ ...period, ...measures }];
     return groups.map((group) => ({ ...period, ...group, label: label(group.key).label }));
   };
   return {
-    columns: [...texts(['period', 'start', ...(by ? ['key', 'label'] : [])]), ...MEASURE_COLUMNS],
+    columns: [...texts(['period', 'start', ...(groupBy ? ['key', 'label'] : [])]), ...MEASURE_COLUMNS],
     rows: inPieces(points, rowsOf),
   };
 }
-
-const keysOf = ({ groups = [] }: SeriesAnswer['points'][number]) => groups.map(({ key }) => key);
 
 /** Returns a meter as a table: a row for each window and group, with a column for each dimension. */
 export function meterOf(rows: MeterAnswer['rows'], { groupBy = [], window, timeZone }: MeterQuery): Table {

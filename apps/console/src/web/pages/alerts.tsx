@@ -266,7 +266,9 @@ function conditionText({ percentOf, minutes, ...limits }: AlertCondition): strin
         ? `${WORDS[name]} ${format(value, 'count')}${percent}`
         : `${name} ${value}`,
     ),
-    ...(minutes === undefined ? [] : [`after ${format(String(minutes), 'count')} ${minutes === 1 ? 'minute' : 'minutes'} without an event`]),
+    ...(minutes === undefined
+      ? []
+      : [`after ${format(String(minutes), 'count')} ${minutes === 1 ? 'minute' : 'minutes'} without an event`]),
   ].join(', ');
 }
 
