@@ -249,6 +249,12 @@ test('a bad question is refused before the file begins, in the one shape of erro
     expect([odd, await code(`/export/usage.csv?${query()}&${odd}`)]).toEqual([odd, [400, 'INVALID_INPUT']]);
   expect(await code(`/export/usage.pdf?${query()}`)).toEqual([404, 'NOT_FOUND']);
   expect(await code(`/export/usage.csv?${query()}`, 'nobody')).toEqual([401, 'UNAUTHORIZED']);
+  const bound = await running.ingest.keys.create.mutate({ name: 'bound', role: 'viewer', merchantId: 'acme' });
+  for (const path of ['usage.csv?interval=day', 'usage.csv?by=user', 'meter.csv?meter=cost', 'events.csv?models='])
+    expect(await code(`/export/${path}&${query({ merchantIds: 'other' })}`, bound.key)).toEqual([
+      403,
+      'MERCHANT_FORBIDDEN',
+    ]);
 });
 
 test('callers beyond their rate are told how long to wait', async () => {
