@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { addDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { coalesceBy, type RedisClient, readyJson, textOfReady } from '@tally/service';
@@ -64,8 +64,8 @@ const REMEMBER_SECONDS = MINUTE;
 /** Entries dated up to this many days back arrive in the normal way. */
 const SETTLED_DAYS = 7;
 const PREFIX = 'metrics:dashboard';
-/** To be raised whenever what is kept of an answer changes its shape: another version of this code may have kept it. */
-const SHAPE = 4;
+/** To be raised whenever what is kept of an answer, or what its version counts, changes: another release may have kept it. */
+const SHAPE = 5;
 /** A larger answer is cheaper to compute again than to carry. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
@@ -188,10 +188,7 @@ function ttlOf(endDate: Day, today: Day): number {
 
 const rememberedKey = (kind: string, question: unknown) => `${PREFIX}:${kind}:remembered:${digest(question)}`;
 
-const digest = (question: unknown) =>
-  createHash('sha256')
-    .update(JSON.stringify([SHAPE, question]))
-    .digest('base64url');
+const digest = (question: unknown) => hash('sha256', JSON.stringify([SHAPE, question]), 'base64url');
 
 /** Answers as text, the least recently used first out. */
 function createMemory(maxBytes: number, now: () => number) {
