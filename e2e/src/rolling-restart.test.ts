@@ -12,7 +12,9 @@ const KEY = 'the-admin-key-of-the-rollout';
 const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api', 'console'];
 const CHECK_MS = 100;
 /** What a balancer takes to notice, with room for a busy machine. */
-const DRAIN_MS = 5_000;
+const DRAIN_MS = 10_000;
+/** Longer than callers keep idle connections, as for any balancer: whoever closes first must not be it. */
+const KEEP_ALIVE_MS = 600_000;
 const CALLERS = 6;
 
 type Balancer = {
@@ -43,6 +45,7 @@ async function startBalancer(): Promise<Balancer> {
     );
     incoming.pipe(onward);
   });
+  server.keepAliveTimeout = KEEP_ALIVE_MS;
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const watch = async (target: string) => {
@@ -88,7 +91,7 @@ beforeAll(async () => {
     SHUTDOWN_DELAY_MS: String(DRAIN_MS),
     SHUTDOWN_DEADLINE_MS: '60000',
     POSTGRES_POOL_SIZE: '4',
-    LOG_LEVEL: 'error',
+    LOG_LEVEL: 'warn',
   };
   releases.push(database.drop, redis.drop);
   instances = [];

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
-import { FORWARDED_BY, SESSION_COOKIE, sessionOf } from '@tally/service';
+import { FORWARDED_BY, type Log, SESSION_COOKIE, sessionOf } from '@tally/service';
 import { Agent, type Dispatcher } from 'undici';
 import type { Service } from './owners.ts';
 
@@ -14,24 +14,25 @@ export type UpstreamRequest = {
   headers: Headers;
   body: Readable | string | null;
   signal: AbortSignal;
-  /** The answer may stay silent for as long as it likes: a subscription. */
+  /** True if the answer may stay silent indefinitely: a subscription. */
   endless?: boolean;
 };
 
 /** The services behind this origin. */
 export type Upstream = {
-  /** Rejects where the service does not answer. */
+  /** Rejects if the service does not answer. */
   send(request: UpstreamRequest): Promise<Dispatcher.ResponseData>;
   /**
-   * Returns the headers with which a request is passed on: `host` as the client wrote it, so that services can compare it
-   * with `origin`; the client's address in place of whatever it claims; of its cookies the session alone.
+   * Returns the headers of a forwarded request: `host` as the client wrote it, so that services can compare it with
+   * `origin`; the client's real address; and of its cookies only the session.
    */
   headersFor(request: IncomingMessage, requestId: string): Headers;
   close(): Promise<void>;
 };
 
-const CONNECT_TIMEOUT_MS = 2_000;
-/** The longest exports, backfills and checks answer within this. */
+/** A service that is gone refuses at once; a busy machine takes seconds to accept. */
+const CONNECT_TIMEOUT_MS = 10_000;
+/** The longest exports, backfills and checks answer within this time. */
 const ANSWER_TIMEOUT_MS = 300_000;
 /** Shorter than the services keep idle connections (75 s), so that they never close one that is about to be used. */
 const KEEP_ALIVE_MS = 30_000;
@@ -39,11 +40,12 @@ const MAX_HEADER_BYTES = 16 * 1024;
 
 export type UpstreamOptions = {
   addresses: Readonly<Record<Service, string>>;
-  /** Shown to the services, so that they believe us whom we forward for. */
+  /** Presented to the services, so that they trust our forwarded addresses. */
   serviceKey: string | undefined;
+  log: Log;
 };
 
-export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upstream {
+export function createUpstream({ addresses, serviceKey, log }: UpstreamOptions): Upstream {
   const agent = new Agent({
     connect: { timeout: CONNECT_TIMEOUT_MS },
     headersTimeout: ANSWER_TIMEOUT_MS,
@@ -52,7 +54,7 @@ export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upst
     pipelining: 1,
   });
   return {
-    send({ service, method, path, headers, body, signal, endless = false }) {
+    async send({ service, method, path, headers, body, signal, endless = false }) {
       const options = {
         origin: addresses[service],
         method: method as Dispatcher.HttpMethod,
@@ -61,7 +63,12 @@ export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upst
         body,
         signal,
       };
-      return agent.request({ ...options, bodyTimeout: endless ? 0 : ANSWER_TIMEOUT_MS });
+      try {
+        return await agent.request({ ...options, bodyTimeout: endless ? 0 : ANSWER_TIMEOUT_MS });
+      } catch (error) {
+        if (!signal.aborted) log.warn({ err: error, service, requestId: headers['x-request-id'] }, 'no answer');
+        throw error;
+      }
     },
     headersFor(request, requestId) {
       const headers = endToEnd(request.headers);
@@ -77,7 +84,7 @@ export function createUpstream({ addresses, serviceKey }: UpstreamOptions): Upst
   };
 }
 
-/** About one connection only (RFC 9110, 7.6.1), or set by us for the next one. */
+/** About one connection only (RFC 9110, 7.6.1), or set by the console for the next one. */
 const HOP_BY_HOP = new Set([
   'connection',
   'expect',
@@ -91,7 +98,7 @@ const HOP_BY_HOP = new Set([
   'upgrade',
 ]);
 
-/** Returns headers that are for the other end, without those about the connection they came on. */
+/** Returns end-to-end headers, without those about the incoming connection. */
 export function endToEnd(headers: IncomingHttpHeaders): Headers {
   const named = String(headers.connection ?? '')
     .toLowerCase()
@@ -104,7 +111,7 @@ export function endToEnd(headers: IncomingHttpHeaders): Headers {
   return kept;
 }
 
-/** Headers that only we may write. */
+/** Headers that only the console may write. */
 const OURS = [
   FORWARDED_BY,
   'cookie',
