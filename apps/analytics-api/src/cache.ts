@@ -64,7 +64,7 @@ const REMEMBER_SECONDS = MINUTE;
 /** Events dated up to this many days back arrive through the normal path. */
 const SETTLED_DAYS = 7;
 const PREFIX = 'metrics:dashboard';
-/** Raise it whenever cached answers, or what versions count, change: another version of this code may have cached them. */
+/** Raise it whenever cached answers, or what versions count, change: another release may have cached them. */
 const SHAPE = 5;
 /** A larger answer is cheaper to compute again than to transfer. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;

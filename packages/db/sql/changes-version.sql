@@ -1,5 +1,5 @@
--- Returns the version of a range of some merchants: changes of its whole months, of the days at its edges, of names, and
--- of everything.
+-- Returns the version of a range of some merchants: changes of its whole months, of the days at its edges, of names,
+-- and of everything.
 -- $1, $2 first days of the first and the last whole month   $3, $4 and $5, $6 the days before and after them; from >
 -- to: none
 -- $7 merchant ids with '' among them, which stands for every merchant

@@ -1,4 +1,5 @@
--- Returns the version of a range over all merchants: changes of its whole months, of the days at its edges, and of everything.
+-- Returns the version of a range over all merchants: changes of its whole months, of the days at its edges, and of
+-- everything.
 -- $1, $2 first days of the first and the last whole month   $3, $4 and $5, $6 the days before and after them; from >
 -- to: none
 select coalesce(sum(changes), 0)::text as version

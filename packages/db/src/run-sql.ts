@@ -40,8 +40,8 @@ export async function runSql<Row extends z.ZodType>(
 }
 
 /**
- * Does the same as runSql for a small statement that runs for most requests: each connection plans it once, and the pool below
- * TypeORM runs it, since TypeORM takes longer than such a statement itself.
+ * Does the same as runSql for a small statement that runs for most requests: each connection plans it once, and the
+ * pool below TypeORM runs it, since TypeORM takes longer than such a statement itself.
  */
 export async function runPrepared<Row extends z.ZodType>(
   dataSource: DataSource,

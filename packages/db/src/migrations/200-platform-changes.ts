@@ -3,8 +3,8 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 const EVENTS = ['insert', 'update'];
 
 /**
- * How often the sums of all merchants changed, by day and month, so that the version of a query over all merchants reads a
- * few rows however many merchants there are. Connections write to slots of their own: none waits for the commit of another.
+ * Adds how often the sums of all merchants changed, by day and month, so that the version of a query over all merchants
+ * reads a few rows however many merchants there are. Connections write to 16 slots, so they seldom wait for each other.
  */
 export class PlatformChanges1763856000200 implements MigrationInterface {
   name = 'PlatformChanges1763856000200';
