@@ -137,7 +137,9 @@ async function step(name, ingests, checkers) {
   if (!isEqual || !balanced) failed = true;
 }
 
-const isSame = (one, other) => Object.keys(other).every((name) => one[name] === other[name]);
+function isSame(one, other) {
+  return Object.keys(other).every((name) => one[name] === other[name]);
+}
 
 function eventOf(id, index) {
   return {
