@@ -4,7 +4,10 @@ import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
 import { runProgram } from './processes.mjs';
 
 // Runs a built script of this checkout with what it needs to reach the services that `npm start` runs.
-const [script, ...args] = process.argv.slice(2);
+// `--failure <code>`: the exit code where the script cannot run at all, for scripts to which 1 means something else.
+const given = process.argv.slice(2);
+const failure = given[0] === '--failure' ? Number(given.splice(0, 2)[1]) : 1;
+const [script, ...args] = given;
 try {
   if (!script) throw new Error('usage: node infra/local/run.mjs <script.js> [args]');
   await ensureInstalled();
@@ -12,5 +15,5 @@ try {
   process.exit(await runProgram(process.execPath, [resolve(ROOT, script), ...args], { env: await clientEnv() }));
 } catch (error) {
   console.error(error.message);
-  process.exit(1);
+  process.exit(failure);
 }
