@@ -44,6 +44,7 @@ import { Alerts1763856000132 } from './migrations/132-alerts.ts';
 import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
 import { MeterChecks1763856000185 } from './migrations/185-meter-checks.ts';
 import { ErasedUsers1763856000190 } from './migrations/190-erased-users.ts';
+import { LearnedNames1763856000210 } from './migrations/210-learned-names.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -130,6 +131,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       BiViews1763856000160,
       MeterChecks1763856000185,
       ErasedUsers1763856000190,
+      LearnedNames1763856000210,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

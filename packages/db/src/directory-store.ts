@@ -6,9 +6,24 @@ import { runSql } from './run-sql.ts';
 
 export type Known = { id: string; name: string; email: string | null; role: string | null };
 
+/** A name that a source reported, at a time in milliseconds. */
+export type LearnedName = {
+  kind: DirectoryKind;
+  id: string;
+  /** '' is for every merchant. */
+  merchantId: string;
+  /** Null where only the team is reported. */
+  name: string | null;
+  email: string | null;
+  team: string | null;
+  at: number;
+};
+
 export type DirectoryStore = {
   /** Writes entries, all or none; of two with the same identity the last counts. An entry without `team` keeps its team. */
   upsert(entries: readonly DirectoryEntry[]): Promise<number>;
+  /** Writes names that a source reported, each identity once; what somebody wrote stays. */
+  learn(names: readonly LearnedName[]): Promise<void>;
   /**
    * Entries of a kind by id; of one merchant: its own and those for every merchant, but of merchants only itself. With
    * `boundTo` the entries for every merchant are only those whose ids occur in the usage of that merchant.
@@ -61,6 +76,19 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
         z.unknown(),
       );
       return rows.length;
+    },
+    async learn(names) {
+      const column = <Value>(value: (name: LearnedName) => Value) => names.map(value);
+      const values = [
+        column(({ kind }) => kind),
+        column(({ id }) => id),
+        column(({ merchantId }) => merchantId),
+        column(({ name }) => name),
+        column(({ email }) => email),
+        column(({ team }) => team),
+        column(({ at }) => new Date(at).toISOString()),
+      ];
+      await runSql(dataSource, 'learn-directory', values, z.unknown());
     },
     async list({ kind, merchantIds, boundTo, limit, after }) {
       const values = [kind, merchantIds ?? null, after?.id ?? null, after?.merchantId ?? null, limit, boundTo];
