@@ -25,8 +25,8 @@ try {
   home = await mkdtemp(join(tmpdir(), 'tally-test-'));
   servers = await startServers({ home, durable: false, signal });
   // `--only`: everything is built, and a build that is restored from the cache would pull `dist` away from running tests.
-  // Each package runs two files at once, each with servers and services: more packages would only wait for the processor.
-  const run = ['run', 'test', '--only', '--continue=always', '--concurrency=2', '--output-logs=new-only'];
+  // A package runs two files at once, beside those of `e2e`: more would only wait for the processor, and for each other.
+  const run = ['run', 'test', '--only', '--continue=always', '--concurrency=1', '--output-logs=new-only'];
   const env = { ...toolEnv(), TEST_DATABASE_URL: servers.databaseUrl, TEST_REDIS_URL: servers.redisUrl };
   const statuses = await Promise.all(
     parts().map((part) => runProgram(TURBO, [...run, ...part], { cwd: ROOT, env, signal })),
