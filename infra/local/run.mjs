@@ -3,8 +3,8 @@ import { clientEnv, ROOT } from './home.mjs';
 import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
 import { runProgram } from './processes.mjs';
 
-// Runs a built script of this checkout with what it needs to reach the services that `npm start` runs.
-// `--failure <code>`: the exit code where the script cannot run at all, for scripts to which 1 means something else.
+// Runs a built script of this checkout with the environment that reaches the services of `npm start`.
+// `--failure <code>`: the exit code if the script cannot run, for scripts that use 1 for another result.
 const given = process.argv.slice(2);
 const failure = given[0] === '--failure' ? Number(given.splice(0, 2)[1]) : 1;
 const [script, ...args] = given;

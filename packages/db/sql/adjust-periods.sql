@@ -1,4 +1,4 @@
--- Adds an adjustment that was recorded now, of a day that is rolled up, to the rollups of months and years.
+-- Adds an adjustment recorded by this transaction, of a rolled-up day, to the rollups of months and years.
 -- $1 json object of the adjustment
 with adjustment as (
   select

@@ -1,6 +1,6 @@
 -- Records an adjustment and counts it in the rollups of days, once per id.
 -- $1 source   $2 json object of the adjustment
--- Returns one row: whether it was new, and whether months and years have its day and lack it.
+-- Returns one row: whether it was new, and whether it must be added to months and years, which have its day.
 with inserted as (
   insert into usage_adjustments (
     merchant_id, id, date, user_id, api_key, model, provider,
@@ -13,7 +13,7 @@ with inserted as (
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
     metrics jsonb, folded smallint, reason text, actor text)
   on conflict (merchant_id, id) do nothing
-  -- It has a day but no time: intraday it stands at the beginning of its day.
+  -- It has a day but no time: intraday it counts at the start of its day.
   returning
     merchant_id, date, date::timestamp at time zone 'UTC' as time, requests, failed_requests, prompt_tokens,
       completion_tokens, cost, metrics,
@@ -99,7 +99,7 @@ added_to_merchant_usage as (
     metric_value = old.metric_value + excluded.metric_value
 ),
 touched as (
-  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
+  -- Always an update: the lock on the row keeps the mark from being taken before this commits.
   insert into usage_touched_days as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day
@@ -124,7 +124,7 @@ logged as (
   having count(*) > 0
 ),
 stale as (
-  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
+  -- Running totals lack what did not come through Redis; they are corrected soon after.
   insert into usage_stale_totals as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day

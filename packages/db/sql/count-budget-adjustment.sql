@@ -1,4 +1,4 @@
--- Adds an adjustment that this transaction has just recorded to the spend of budgets. It stands at the start of its day.
+-- Adds an adjustment recorded by this transaction to the spend of budgets. It counts at the start of its day.
 -- $1 merchant   $2 id of the adjustment
 insert into budget_spend as old (budget_id, period_start, units)
 select

@@ -1,5 +1,5 @@
--- Writes names that a source reports. Entries that somebody wrote stay: the merchant's own, and those for every merchant. A
--- report of an earlier time does not replace a later one. Users that were erased are not named again.
+-- Stores names that a source reports. Entries that somebody wrote stay: the merchant's own, and those for every merchant.
+-- A report of an earlier time does not replace a later one. Erased users are skipped.
 -- $1 kinds   $2 ids   $3 merchant ids ('' for every merchant)   $4 names, null where only the team is reported   $5 emails
 -- $6 teams   $7 times
 insert into directory_entries as known (kind, id, merchant_id, name, email, team, learned_at)
@@ -25,6 +25,6 @@ on conflict (kind, id, merchant_id) do update set
   team = excluded.team,
   learned_at = excluded.learned_at,
   updated_at = now()
--- What is the same is not written: a change of names makes every kept answer of its merchant stale.
+-- Skips unchanged rows: a change of names makes every cached answer of its merchant stale.
 where known.learned_at <= excluded.learned_at
   and (known.name, known.email, known.team) is distinct from (excluded.name, excluded.email, excluded.team)

@@ -1,4 +1,4 @@
--- Merchants' days with events that Tally priced, or tried to.
+-- Returns merchants' days with events that Tally priced, or tried to price.
 -- $1 first day   $2 last day   $3 merchants, or null for all
 select distinct merchant_id, date
 from usage_events

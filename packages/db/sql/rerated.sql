@@ -1,4 +1,4 @@
--- What earlier re-ratings added to the cost of a merchant's day, by dimensions, and how many there were of each.
+-- Returns what earlier re-ratings added to the cost of a merchant's day, by dimensions, and their number.
 -- $1 merchant   $2 date
 select user_id, api_key, model, provider, sum(cost) as cost, count(*)::int as times
 from usage_adjustments

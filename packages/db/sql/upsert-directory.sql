@@ -1,6 +1,7 @@
+-- Stores directory entries.
 -- $1 kinds   $2 ids   $3 merchant ids ('' for every merchant)   $4 names   $5 emails   $6 roles   $7 teams
--- $8 whether the team is given: where it is not, the team that is known stays
--- What sources reported gives way: an entry for every merchant takes the place of all that was learned of its id.
+-- $8 whether the team is given; otherwise the stored team stays
+-- An entry for every merchant replaces all entries that sources reported for its id.
 with entry as materialized (
   select kind, id, merchant_id, sent.name, sent.email, sent.role,
     case
@@ -31,7 +32,7 @@ on conflict (kind, id, merchant_id) do update set
   team = excluded.team,
   learned_at = null,
   updated_at = now()
--- What is the same is not written: a change of names makes every kept answer of its merchant stale.
+-- Skips unchanged rows: a change of names makes every cached answer of its merchant stale.
 where known.learned_at is not null
   or (known.name, known.email, known.role, known.team)
     is distinct from (excluded.name, excluded.email, excluded.role, excluded.team)

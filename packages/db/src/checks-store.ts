@@ -5,18 +5,18 @@ import type { MerchantDay } from './journal-store.ts';
 import { DateText } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 
-/** A merchant's day with how often it had changed when it was read. */
+/** A merchant's day with its version when it was read. */
 export type DayVersion = MerchantDay & { changes: string };
 
 export type ChecksStore = {
   /**
    * Returns the next days of the range, by date and merchant after `after`, that changed since they were last found
-   * right; at most `limit`.
+   * correct; at most `limit`.
    */
   unchecked(range: { startDate: Day; endDate: Day }, after: MerchantDay, limit: number): Promise<DayVersion[]>;
-  /** Notes that these versions of days were found right. */
+  /** Records that these versions of days were found correct. */
   mark(days: readonly DayVersion[]): Promise<void>;
-  /** Forgets days before this one. */
+  /** Deletes the records of days before this one. */
   forget(before: Day): Promise<void>;
 };
 
@@ -24,7 +24,7 @@ const Row = z
   .object({ merchant_id: z.string(), date: DateText, changes: z.string() })
   .transform(({ merchant_id, ...row }) => ({ ...row, merchantId: merchant_id }));
 
-/** What the reconciliation has found right, in `usage_checks`. */
+/** Records of reconciliation: days found correct, in `usage_checks`. */
 export function createChecksStore(dataSource: DataSource): ChecksStore {
   return {
     unchecked: ({ startDate, endDate }, after, limit) =>

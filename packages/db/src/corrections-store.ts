@@ -27,15 +27,18 @@ export type Adjustment = {
 
 export type CorrectionsStore = {
   /**
-   * Records an adjustment and counts it in the same transaction, once per id; sent again it is answered as it was
-   * recorded. CONFLICT where the id stands for another adjustment. `voids`: the event of that day which it takes back.
+   * Records an adjustment and counts it in the same transaction, once per id; a repeat returns the recorded one. Throws
+   * CONFLICT if another adjustment has the id. `voids`: the event of that day that it takes back.
    */
   adjust(adjustment: Omit<Adjustment, 'createdAt'> & { voids?: string | undefined }): Promise<Adjustment>;
-  /** The newest adjustments that made a number, oldest first, and how many did. */
+  /** Returns the newest adjustments behind a number, oldest first, and the number of all. */
   adjustments(number: Explained, limit: number): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
-/** Whether it is new, and how many rollups of days it changed, whose months and years have that day: 0 or 1 each. */
+/**
+ * Whether the adjustment is new, and how many rollups of days it changed whose months and years have that day: 0 or 1
+ * each.
+ */
 const CountedRow = z.object({
   inserted: z.string().transform(Number),
   rolled_up: z.string().transform(Number),
@@ -82,7 +85,7 @@ const Row = z
   });
 const CountRow = z.object({ count: z.string().transform(Number) });
 
-/** Corrections: a number is never edited, it is adjusted, and says why and by whom. */
+/** Corrections: a number is never edited but adjusted, with author and reason. */
 export function createCorrectionsStore(
   dataSource: DataSource,
   journal: Journal,

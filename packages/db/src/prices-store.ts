@@ -10,21 +10,21 @@ import { runSql } from './run-sql.ts';
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
 
 export type PriceVersion = {
-  /** "0" where no price was ever set. */
+  /** "0" if no price was ever set. */
   version: string;
   prices: PriceRow[];
 };
 
 export type PricesStore = {
   /**
-   * Adds prices in one new version of the list. Of a price with the same key and `validFrom`: one with the same amount stays,
-   * another is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
+   * Adds prices in one new version of the list. A price with the same key, `validFrom` and amount stays; one with
+   * another amount is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
    */
   add(
     prices: readonly NewPrice[],
     actor: string,
   ): Promise<{ added: number; replaced: number; unchanged: number; version: string; rows: PriceRow[] }>;
-  /** Removes a price, once; removing it again changes nothing. NOT_FOUND for an unknown id. */
+  /** Removes a price; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
   remove(id: string): Promise<PriceRow>;
   list(page: {
     filters: Partial<Pick<PriceRow, 'provider' | 'model' | 'meter' | 'merchantId'>>;
@@ -32,21 +32,21 @@ export type PricesStore = {
     after: string | undefined;
     limit: number;
   }): Promise<PriceRow[]>;
-  /** The version of the list. */
+  /** Returns the version of the list. */
   version(): Promise<string>;
-  /** All active prices, at one moment. */
+  /** Returns all active prices, at one moment. */
   current(): Promise<PriceVersion>;
-  /** Merchants' days with events that Tally priced, or tried to. */
+  /** Returns merchants' days with events that Tally priced, or tried to price. */
   pricedDays(scope: {
     startDate: Day;
     endDate: Day;
     merchantIds?: readonly string[] | undefined;
   }): Promise<{ merchantId: string; date: Day }[]>;
-  /** A page of such events of a merchant's day, in order of their ids; voided ones are left out. */
+  /** Returns a page of such events of a merchant's day, in order of their ids, without voided ones. */
   pricedEvents(merchantId: string, date: Day, page: { after: string; limit: number }): Promise<JournalLine[]>;
-  /** What earlier re-ratings added to the cost of a merchant's day, by dimensions. */
+  /** Returns what earlier re-ratings added to the cost of a merchant's day, by dimensions. */
   rerated(merchantId: string, date: Day): Promise<z.output<typeof ReratedRow>[]>;
-  /** Models with events that no price was known for, most events first. */
+  /** Returns models with events without a known price, most events first. */
   unpriced(scope: {
     startDate: Day;
     endDate: Day;
@@ -84,7 +84,7 @@ const ReratedRow = z.object({
 export function createPricesStore(dataSource: DataSource): PricesStore {
   const prices = dataSource.getRepository(PriceEntity);
 
-  /** Runs a change of the list, one at a time, so that versions are committed in order. */
+  /** Changes the list, one change at a time, so that versions are committed in order. */
   const changing = <T>(change: (manager: EntityManager, version: string) => Promise<T>) =>
     dataSource.transaction(async (manager) => {
       const [row] = await manager.query('select version::text from price_list for update');
@@ -181,14 +181,14 @@ type Key = Pick<
 const keyOf = ({ merchantId, model, provider, meter, component, overPromptTokens, validFrom }: Key) =>
   JSON.stringify([merchantId, model, provider, meter, component, overPromptTokens, Number(validFrom)]);
 
-/** Whether a price says what is there already. Amounts are compared without trailing zeros. */
+/** Returns whether a price equals the stored one. Compares amounts without trailing zeros. */
 function isSame(row: PriceRow | undefined, price: NewPrice): boolean {
   if (!row) return false;
   const said = ({ amount, per, validTo }: NewPrice) => [plain(amount), per, validTo && Number(validTo)].join();
   return said(row) === said(price);
 }
 
-/** An amount without zeros at its end: Postgres answers all 12 decimals. */
+/** Removes trailing zeros: Postgres returns all 12 decimals. */
 export const plain = (amount: string): string => (amount.includes('.') ? amount.replace(/\.?0+$/, '') : amount);
 
 function chunksOf<T>(all: readonly T[]): T[][] {

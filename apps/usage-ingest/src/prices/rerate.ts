@@ -9,13 +9,13 @@ import type { PriceRegistry } from './registry.ts';
 
 type Contract = (typeof ingest.prices)['rerate'];
 
-/** Prices recorded events again by the list of now; see the contract. */
+/** Prices recorded events again by the current list; see the contract. */
 export type Rerate = (scope: z.output<Contract['input']>, actor: string) => Promise<z.input<Contract['output']>>;
 
 const PAGE = 5_000;
 const MAX_ROWS = 10_000;
 
-/** What events are priced by. */
+/** The fields that determine an event's price. */
 type By = { list: PriceList; scaleOf: Registry['scaleOf'] };
 type Dimensions = { user_id: string; api_key: string; model: string; provider: string };
 /** The events of a merchant's day with the same dimensions. */
@@ -32,7 +32,7 @@ export function createRerate({
   registry: Pick<PriceRegistry, 'current' | 'refresh'>;
   meters: Pick<RegistryReader, 'reload'>;
   repair: Pick<Repair, 'days'>;
-  /** Flushes everything that was acknowledged before the call; returns whether that was all. */
+  /** Flushes everything acknowledged before the call; returns true if nothing is left. */
   drain(): Promise<boolean>;
 }): Rerate {
   async function groupsOf(merchantId: string, date: Day, by: By): Promise<Group[]> {
@@ -87,7 +87,7 @@ export function createRerate({
       const different = groups.filter((group) => group.new !== group.old);
       for (const group of different) await db.corrections.adjust(adjustmentOf(merchantId, date, group, list, actor));
       adjustments += different.length;
-      // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.
+      // While Redis is unavailable, the day stays marked as stale, and its totals are repaired later.
       if (different.length > 0) await repair.days([{ merchantId, date }]).catch(() => {});
     }
     const all = [...rows.values()];
@@ -129,7 +129,7 @@ function sumInto(
   row.group.new += group.new;
 }
 
-/** The adjustment of a group. Its id says which re-rating of the group it is, so that two at once make it once. */
+/** The adjustment of a group. Its id numbers the re-ratings of the group, so that two concurrent ones make it once. */
 function adjustmentOf(merchantId: string, date: Day, group: Group, list: PriceList, actor: string) {
   const { user_id: userId, api_key: apiKey, model, provider, times } = group;
   const digest = createHash('sha256')

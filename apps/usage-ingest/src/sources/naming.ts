@@ -3,7 +3,7 @@ import { isMissingId } from '@tally/contracts';
 
 const PLAIN_ID = /^[\x20-\x7e]{1,128}$/;
 
-/** Returns the id, or the hash of one that is longer than ids may be or is not printable ASCII. */
+/** Returns the id, or a hash if it is too long or not printable ASCII. */
 export function idOf(id: string): string {
   return PLAIN_ID.test(id) ? id : `sha256:${createHash('sha256').update(id).digest('hex')}`;
 }
@@ -14,22 +14,22 @@ export const present = (text: string | null | undefined): string | null => (text
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/gu;
 
 /**
- * Returns a dimension as entries may have it, or {} where nothing is left: a foreign name must not prevent counting.
- * Invisible characters go; of a name that is too long the beginning and a hash stay.
+ * Returns a dimension as events may have it, or {} if nothing is left: a foreign name must not prevent counting.
+ * Removes invisible characters; cuts a long name and appends a hash.
  */
 export function dimension(name: 'userId' | 'apiKey' | 'model' | 'provider', text: string | null | undefined) {
   const value = dimensionValue(text);
   return value === null ? {} : { [name]: value };
 }
 
-/** Returns text as a value of a dimension; null where nothing is left of it. */
+/** Returns text as a value of a dimension; null if nothing is left of it. */
 export function dimensionValue(text: string | null | undefined): string | null {
   const clean = visible(text ?? '');
   if (clean.trim() === '' || clean === '(other)') return null;
   return shortened(clean, { length: 256, bytes: 400, kept: 120 });
 }
 
-/** Returns a name that people read, cut to `max` characters; null where nothing is left of it. */
+/** Returns a name that people read, cut to `max` characters; null if nothing is left of it. */
 export const readable = (text: string | null | undefined, max = 256): string | null =>
   visible(text ?? '')
     .slice(0, max)

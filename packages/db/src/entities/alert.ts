@@ -5,10 +5,10 @@ export type WebhookRow = {
   id: string;
   url: string;
   secret: string;
-  /** The secret from before the last rotation, which signs too until then. */
+  /** The secret from before the last rotation, which also signs until then. */
   previousSecret: string | null;
   previousUntil: Date | null;
-  /** Empty: all. */
+  /** Empty: all events. */
   events: WebhookEvent[];
   createdAt: Date;
   createdBy: string;
@@ -35,7 +35,7 @@ export type AlertRow = {
   id: string;
   name: string;
   on: AlertKind;
-  /** A budget, a custom metric or a merchant. */
+  /** The id of a budget, a custom metric or a merchant. */
   target: string;
   condition: AlertCondition;
   webhookIds: string[];
