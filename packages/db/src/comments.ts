@@ -243,6 +243,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   webhook_id: 'The webhook.',
   webhook_ids: 'The webhooks that are told.',
   when_unavailable: 'What reserve answers while spend is not known: allow or refuse.',
+  written_at: 'When an event of the day was last counted.',
   xact: 'Transaction that wrote the row.',
   year: 'First day of the year.',
 };

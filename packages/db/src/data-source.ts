@@ -45,6 +45,7 @@ import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
 import { MeterChecks1763856000185 } from './migrations/185-meter-checks.ts';
 import { ErasedUsers1763856000190 } from './migrations/190-erased-users.ts';
 import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
+import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -132,6 +133,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       MeterChecks1763856000185,
       ErasedUsers1763856000190,
       PricedUsage1763856000230,
+      KnownOn1763856000231,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,
