@@ -14,6 +14,7 @@ export const WebhookEvent = z.enum([
   'alert.fired',
   'alert.resolved',
   'source.rejected',
+  'drift.found',
   'webhook.test',
 ]);
 export type WebhookEvent = z.infer<typeof WebhookEvent>;
@@ -128,7 +129,7 @@ export const webhooks = {
   }),
 } as const;
 
-export const AlertKind = z.enum(['budget', 'meter', 'custom', 'silence', 'rejections']);
+export const AlertKind = z.enum(['budget', 'meter', 'custom', 'silence', 'rejections', 'drift']);
 export type AlertKind = z.infer<typeof AlertKind>;
 
 const Condition = z.strictObject({
@@ -161,9 +162,9 @@ const Rule = z.strictObject({
   on: AlertKind,
   /**
    * The id of a budget or of a custom metric; a meter, for all merchants by its key or for one as `merchant/key`; the merchant
-   * whose silence alerts; or the source whose rejections do.
+   * whose silence alerts; or the source whose rejections do. `drift` is of all numbers, so it has no target.
    */
-  target: z.union([z.uuid(), MerchantId]),
+  target: z.union([z.uuid(), MerchantId]).default(''),
   condition: Condition,
   webhookIds: z.array(z.uuid()).max(20).default([]),
 });
@@ -173,6 +174,7 @@ const isWhole = ({ on, condition: { above, below, forecastAbove, percentOf, minu
   if (on === 'silence') return limits === 0 && minutes !== undefined && percentOf === undefined;
   if (limits !== 1 || minutes !== undefined) return false;
   if (on === 'rejections') return above !== undefined && /^\d{1,2}$/.test(above) && percentOf === undefined;
+  if (on === 'drift') return above !== undefined && /^\d{1,9}$/.test(above) && percentOf === undefined;
   return on === 'budget' ? below === undefined : forecastAbove === undefined && percentOf === undefined;
 };
 
@@ -191,12 +193,15 @@ const Firing = z.object({
 /** Rules that fire once per period, whatever restarts and however many engines run. */
 export const alerts = {
   create: mutation({
-    summary: 'Creates an alert rule on a budget, a meter, a custom metric, silence or rejections.',
+    summary: 'Creates an alert rule on a budget, a meter, a custom metric, silence, rejections or drift.',
     access: 'admin',
     platform: true,
-    input: Rule.refine(isWhole, {
+    input: Rule.refine(({ on, target }) => (on === 'drift') === (target === ''), {
+      error: 'Expected a target, of drift none.',
+      path: ['target'],
+    }).refine(isWhole, {
       error:
-        'Expected of a budget above or forecastAbove, of a meter or a custom metric above or below, of silence minutes, and of rejections above, at most 99.',
+        'Expected of a budget above or forecastAbove, of a meter or a custom metric above or below, of silence minutes, of rejections above, at most 99, and of drift above.',
       path: ['condition'],
     }).meta({
       examples: [{ name: 'No usage of acme', on: 'silence', target: 'acme', condition: { minutes: 60 } }],

@@ -46,6 +46,7 @@ import { MeterChecks1763856000185 } from './migrations/185-meter-checks.ts';
 import { ErasedUsers1763856000190 } from './migrations/190-erased-users.ts';
 import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
 import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
+import { Drift1763856000232 } from './migrations/232-drift.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -134,6 +135,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       ErasedUsers1763856000190,
       PricedUsage1763856000230,
       KnownOn1763856000231,
+      Drift1763856000232,
     ],
     // Nothing needs one, and the role of the services may have no right to make one.
     installExtensions: false,

@@ -6,6 +6,7 @@ import {
   type engine,
   formatQuantity,
   formatUnits,
+  isMeasure,
   MINUTE_MS,
   parseQuantity,
   percentOf,
@@ -42,7 +43,7 @@ export type Alerts = ReturnType<typeof createAlerts>;
 
 /** Alert rules: checked by every engine, fired by whichever comes first, once per period and threshold. */
 export function createAlerts(options: {
-  db: Pick<Db, 'alerts' | 'budgets' | 'meters' | 'sources'>;
+  db: Pick<Db, 'alerts' | 'budgets' | 'meters' | 'sources' | 'checks' | 'usage'>;
   custom: Pick<Custom, 'calculate'>;
   drain: Drain;
   now: () => number;
@@ -84,7 +85,7 @@ export function createAlerts(options: {
     rule: string;
     periodStart: number;
     threshold: string;
-    event: 'budget.threshold' | 'alert.fired' | 'source.rejected';
+    event: 'budget.threshold' | 'alert.fired' | 'source.rejected' | 'drift.found';
     value: string | null;
     text: string;
     data: object;
@@ -137,6 +138,15 @@ export function createAlerts(options: {
       const text = `${rule.name}: source ${rule.target} had ${value} events rejected today, the last one: ${today[0]?.code ?? 'none'}.`;
       return { fires: today.length > Number(above), value, periodStart: startOfDay(day), threshold: above!, text };
     }
+    if (rule.on === 'drift') {
+      const { numbers = 0, examples: [example] = [] } = (await db.checks.driftOn(day)) ?? {};
+      const where = example ? `, one of ${example.merchantId || 'all merchants'} on ${example.date} (${example.what})` : '';
+      const text = `${rule.name}: reconciliation found ${numbers} numbers that differ${where}.`;
+      return {
+        fires: numbers > Number(above),
+        ...{ value: `${numbers}`, periodStart: startOfDay(day), threshold: above!, text },
+      };
+    }
     if (rule.on === 'meter') {
       const value = await valueOfMeter(rule.target, day);
       return value === undefined ? undefined : comparedTo(rule, value, day);
@@ -153,10 +163,11 @@ export function createAlerts(options: {
 
   /** What a meter has of a UTC day; undefined where the meter is gone, or not all is flushed. */
   async function valueOfMeter(target: string, day: Day): Promise<string | null | undefined> {
-    const { meter, merchantId } = await meterOf(target);
-    if (!meter) return undefined;
+    const { meter, merchantId, key } = await meterOf(target);
+    if (!meter && !isBuiltIn(key)) return undefined;
     const { complete } = await drain(merchantId);
     if (!complete) return undefined;
+    if (!meter) return valueOfMeasure(key, merchantId, day);
     const start = startOfDay(day);
     const [row] = await db.meters.read(meter, {
       ...{ merchantIds: merchantId === null ? undefined : [merchantId], starts: [start], end: start + DAY_MS },
@@ -166,12 +177,25 @@ export function createAlerts(options: {
     return formatUnits(BigInt(row.value), isCounted(meter) ? 0 : meter.scale);
   }
 
-  /** The meter of a rule: of one merchant its own first, else the one for all. */
-  async function meterOf(target: string): Promise<{ meter: MeterRow | undefined; merchantId: string | null }> {
+  async function valueOfMeasure(key: string, merchantId: string | null, day: Day): Promise<string> {
+    const rows = await db.usage.merchantUsage({
+      ...(merchantId !== null && { merchantIds: [merchantId] }),
+      ...{ startDate: day, endDate: day, metricTypes: key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key] },
+    });
+    return formatQuantity(
+      key,
+      rows.reduce((sum, row) => sum + row.metric_value, 0n),
+    );
+  }
+
+  /** The declared meter of a rule: of one merchant its own first, else the one for all. */
+  async function meterOf(
+    target: string,
+  ): Promise<{ meter: MeterRow | undefined; merchantId: string | null; key: string }> {
     const at = target.lastIndexOf('/');
     const [merchantId, key] = at < 0 ? [null, target] : [target.slice(0, at), target.slice(at + 1)];
     const own = merchantId === null ? undefined : await db.meters.find({ key, merchantId });
-    return { meter: own ?? (await db.meters.find({ key, merchantId: '' })), merchantId };
+    return { meter: own ?? (await db.meters.find({ key, merchantId: '' })), merchantId, key };
   }
 
   async function check(rule: AlertRow, spent: Spending): Promise<void> {
@@ -184,11 +208,11 @@ export function createAlerts(options: {
     if (fires)
       return fire({
         ...{ rule: id, periodStart, threshold, value, text },
-        event: rule.on === 'rejections' ? 'source.rejected' : 'alert.fired',
+        event: EVENTS[rule.on] ?? 'alert.fired',
         ...{ data: { ...data, periodStart: start }, webhookIds },
       });
-    // Neither is below its alert again before its next period.
-    if (rule.on === 'budget' || rule.on === 'rejections') return;
+    // These are not below their alert again before their next period.
+    if (rule.on === 'budget' || EVENTS[rule.on]) return;
     const at = new Date(now());
     const event = 'alert.resolved';
     const body = messageOf(event, Number(at), `${rule.name}: resolved.`, { ...data, periodStart: start });
@@ -247,9 +271,9 @@ export function createAlerts(options: {
   };
 
   async function assertMeter(target: string): Promise<void> {
-    const { meter } = await meterOf(target);
-    if (!meter) throw new TallyError('NOT_FOUND', `There is no meter ${target}.`);
-    if (meter.aggregation === 'PERCENTILE')
+    const { meter, key } = await meterOf(target);
+    if (!meter && !isBuiltIn(key)) throw new TallyError('NOT_FOUND', `There is no meter ${target}.`);
+    if (meter?.aggregation === 'PERCENTILE')
       throw new TallyError('INVALID_INPUT', 'target: A meter of PERCENTILE has no one value; use a custom metric.');
   }
 
@@ -274,6 +298,16 @@ function comparedTo(rule: AlertRow, value: string | null, day: Day): Measured {
     text: `${rule.name}: ${value} is ${above === undefined ? 'below' : 'above'} ${wanted}.`,
   };
 }
+
+/** Rules that are sent as an event of their own. */
+const EVENTS: Partial<Record<AlertRow['on'], 'source.rejected' | 'drift.found'>> = {
+  rejections: 'source.rejected',
+  drift: 'drift.found',
+};
+
+const TOTAL_TOKENS = 'total_tokens';
+/** Built-in meters whose sums of a day are kept for each merchant. */
+const isBuiltIn = (key: string) => key === TOTAL_TOKENS || isMeasure(key);
 
 const isCounted = ({ aggregation }: MeterRow) => aggregation === 'COUNT' || aggregation === 'UNIQUE';
 
