@@ -11,10 +11,9 @@ import { gzipSync } from 'node:zlib';
 import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// What attackers cost everybody else. One caller makes a call every 10 ms, alone and under each attack; the table has the
-// p99 of both, the longest stall of the event loop (time on a core, see stall-probe.mjs), and the most memory the service
-// took. All on this machine.
-// BENCH_SECONDS (6): length of each attack.
+// Measures what attackers cost everybody else. One caller makes a call every 10 ms, alone and under each attack; the
+// table has the p99 of both, the longest stall of the event loop (time on a core, see stall-probe.mjs), and the most
+// memory the service took. All on this machine. BENCH_SECONDS (6): length of each attack.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 6);
 const MIB = 2 ** 20;
 const GAP_MS = 10;
@@ -41,7 +40,7 @@ async function measure(name, service, call, keys) {
   await during(service, call, wait(2_000));
   const quiet = await during(service, call, wait(SECONDS * 1000));
   const began = Date.now();
-  // In a thread of its own, so that the caller measured waits for the service only.
+  // In a thread of its own, so that the measured caller waits only for the service.
   const attacker = new Worker(new URL(import.meta.url), {
     workerData: { name, service: { port: service.port, url: service.url }, keys },
   });
@@ -61,7 +60,7 @@ async function measure(name, service, call, keys) {
   };
 }
 
-/** The other thread: attacks until it is told to end, and lets go of its connections then. */
+/** The other thread: attacks until it is stopped, and then closes its connections. */
 async function attackUntilTold({ name, service, keys }) {
   const told = once(parentPort, 'message');
   const sockets = await ATTACKS.find((each) => each.name === name).attack(service, keys);
@@ -101,7 +100,7 @@ async function during({ pid }, call, until) {
 const memoryOf = (pid) =>
   Math.round(Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024);
 
-/** The longest stall since a time, in ms; 0 where none was long. */
+/** Returns the longest stall since a time, in ms; 0 if none was long. */
 const longestStall = ({ stalls }, since) =>
   Math.max(
     0,
@@ -111,7 +110,7 @@ const longestStall = ({ stalls }, since) =>
       .flatMap(([at, ms]) => (at >= since ? [ms] : [])),
   );
 
-/** An open connection that has sent `text`; what it is answered is dropped. */
+/** Opens a connection that has sent `text`; drops the answer. */
 async function send({ port }, ...texts) {
   const socket = connect({ port, host: '127.0.0.1' });
   socket.on('error', () => {});

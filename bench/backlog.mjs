@@ -5,9 +5,9 @@ import { memoryOf } from './cpu.mjs';
 import { load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// Calls about a merchant with a backlog: all its events wait in one shard, whose lease another process holds, so that no
-// call can have them flushed. Then the lease ends and the backlog is flushed. Time and memory of each.
-// BENCH_EVENTS (1000000): events that wait.
+// Measures calls about a merchant with a backlog: all its events wait in one shard, whose lease another process holds,
+// so that no call can flush them. Then the lease ends and the backlog is flushed. Time and memory of each. BENCH_EVENTS
+// (1000000): pending events.
 const EVENTS = Number(process.env.BENCH_EVENTS ?? 1_000_000);
 const BATCH = 1_000;
 const MERCHANT = 'busy';
@@ -73,7 +73,7 @@ async function fill(port) {
   console.log(`${batch * BATCH} events recorded`);
 }
 
-/** Looks every 50 ms how much memory a process has; returns a function that ends this and returns the most, in MiB. */
+/** Reads every 50 ms the memory of a process; returns a function that stops this and returns the maximum, in MiB. */
 function watch(pid) {
   let most = memoryOf(pid);
   const timer = setInterval(() => {

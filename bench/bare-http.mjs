@@ -1,4 +1,4 @@
-// A server that answers every request with `ANSWER`, as JSON: what Node's own HTTP costs.
+// A server that answers every request with `ANSWER`, as JSON: the cost of Node's own HTTP.
 import { createServer } from 'node:http';
 
 const { ANSWER = '{}', PORT } = process.env;

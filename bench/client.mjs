@@ -9,7 +9,7 @@ import { createSpool } from '../packages/client/dist/spool/index.js';
 
 const QUARTER_HOUR_MS = 900_000;
 
-/** Answers as Tally does and stores nothing: what is measured is the producer's side. */
+/** Answers like Tally and stores nothing: only the producer's side is measured. */
 function serve() {
   createServer((request, response) => {
     let body = '';
@@ -35,7 +35,7 @@ const answering = async (url, { body }) => Response.json(answerTo(String(url), b
 const open = (options = {}) =>
   createTally({ url: 'http://127.0.0.1:1', key: 'k', hooks: false, fetch: answering, onError: () => {}, ...options });
 
-/** What a gateway knows of its calls: 1 model, or 50 models and 200 users. */
+/** A gateway's calls: 1 model, or 50 models and 200 users. */
 function calls(kind, count) {
   const models = kind === 'same' ? 1 : 50;
   const users = kind === 'same' ? 1 : 200;
@@ -55,7 +55,7 @@ function percentiles(samples) {
   return { p50: at(0.5), p99: at(0.99), p999: at(0.999) };
 }
 
-/** Microseconds of each call, the clock's own included, with a turn of the event loop after every thousand. */
+/** Microseconds of each call, including the clock, with a turn of the event loop after every thousand. */
 async function latency(inputs, call) {
   const samples = new Float64Array(inputs.length);
   for (let at = 0; at < inputs.length; at++) {
@@ -157,7 +157,7 @@ async function oneCallPerRecord() {
   return { microseconds: percentiles(samples), perSecond };
 }
 
-/** Five million records while no server answers: what the client holds of them (with --expose-gc). */
+/** Five million records while no server answers: the memory of the client (with --expose-gc). */
 async function whileAway(inputs) {
   const heap = async () => {
     await new Promise((resolve) => setTimeout(resolve, 100));

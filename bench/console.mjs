@@ -6,9 +6,9 @@ import { chromiumBinary } from '../infra/local/chromium.mjs';
 import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// What someone who opens the console waits for, in a real browser with an empty cache: the first paint, the first exact
-// number, and a chart of a year of days and ten series; and how long that chart takes to be drawn again, and a frame while
-// it is pointed at. Everything runs on this machine.
+// Measures what a visitor of the console waits for, in a real browser with an empty cache: the first paint, the first
+// exact number, and a chart of a year of days and ten series; and how long that chart takes to be drawn again, and a
+// frame while the pointer moves over it. Everything runs on this machine.
 const { chromium } = createRequire(new URL('../apps/console/package.json', import.meta.url))('playwright-core');
 const LOADS = Number(process.env.BENCH_LOADS ?? 5);
 const DAYS = 365;
@@ -40,7 +40,7 @@ async function record(url) {
   await ingest.flush.drain.mutate({});
 }
 
-/** Opens a page with an empty cache, waits for `selector`, and returns what took how long, in milliseconds. */
+/** Opens a page with an empty cache, waits for `selector`, and returns the durations in milliseconds. */
 async function load(browser, { url, path, selector, signedIn }) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
   try {
@@ -63,7 +63,7 @@ async function load(browser, { url, path, selector, signedIn }) {
 
 const MOVES = 200;
 
-/** Draws a chart again and points at it, day after day; returns milliseconds of drawing and of frames. */
+/** Draws a chart again and moves the pointer over it, day after day; returns milliseconds of drawing and of frames. */
 async function useChart(browser, { url, path }) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
   try {

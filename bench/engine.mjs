@@ -1,6 +1,6 @@
-// What metrics-engine reaches, each beside a baseline in the same run: observations over HTTP beside HINCRBY; rollups of
-// 365 days × users beside loading the rows and summing them in the service; a custom metric beside hand-written SQL.
-//   node bench/engine.mjs [users] [users of the daily backfill]
+// Measures metrics-engine, each part beside a baseline in the same run: observations over HTTP beside HINCRBY; rollups
+// of 365 days × users beside loading the rows and summing them in the service; a custom metric beside hand-written SQL.
+// node bench/engine.mjs [users] [users of the daily backfill]
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { createEngineClient } from '../packages/contracts/dist/client.js';
@@ -43,7 +43,7 @@ await mkdir(new URL('./results/', import.meta.url), { recursive: true });
 await writeFile(new URL('./results/engine.json', import.meta.url), `${JSON.stringify(report, null, 2)}\n`);
 for (const name of ['observations', 'rollups', 'custom', 'backfill']) console.table(report[name]);
 
-/** Acknowledged observations a second; each way ends with the count that is stored. */
+/** Acknowledged observations per second; each variant ends with the stored count. */
 async function observe(servers, engine, port, pid) {
   const limit = redisIncrBy(servers.redisUrl, { command: ['HINCRBY', 'bench:hash', '__rand_int__', '1'] });
   const rows = [{ way: 'redis-benchmark HINCRBY, 50 clients', perSecond: Math.round(limit) }];
@@ -81,7 +81,7 @@ async function observe(servers, engine, port, pid) {
   return rows;
 }
 
-/** Calls of TypeScript's client, which sends those of one moment together. */
+/** Calls of the TypeScript client, which sends those of one moment together. */
 async function gather(engine, { name, labels, values, callers, count }) {
   let calls = 0;
   const started = performance.now();
@@ -98,13 +98,13 @@ async function gather(engine, { name, labels, values, callers, count }) {
   return { calls, seconds: (performance.now() - started) / 1000 };
 }
 
-/** Seconds of processor that a process has used. */
+/** Returns the CPU seconds that a process has used. */
 async function cpuOf(pid) {
   const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1].split(' ');
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
-/** One row for each user and day; the sums as the flush would have made them. */
+/** Writes one row per user and day, with the sums that the flush would have written. */
 async function seed(client, count) {
   await client.query(
     `insert into usage_daily

@@ -4,7 +4,8 @@ import pg from 'pg';
 import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// From Redis into every book of Postgres, beside COPY of the same rows (the limit) and the plain ways.
+// Measures the flush from Redis into every table of Postgres, beside COPY of the same rows (the limit) and simple
+// alternatives.
 const ENTRIES = Number(process.env.BENCH_ENTRIES ?? 60_000);
 const BATCH = 500;
 
@@ -12,7 +13,7 @@ const rows = [];
 await withServers(async (servers) => {
   const sql = new pg.Client({ connectionString: servers.databaseUrl });
   await sql.connect();
-  // Entries of a user each merge in no book but those without users: the dearest there are.
+  // Entries of one user each merge in no rollup except those without users: the most expensive ones.
   for (const [merchants, flushers, users] of [
     [1, 1, 100],
     [10, 1, 100],
@@ -23,7 +24,7 @@ await withServers(async (servers) => {
     const session = `f${merchants}-${flushers}-${users}`;
     rows.push({ what: name, 'per second': await flush(servers, { merchants, flushers, users, session }) });
   }
-  // A file of the server's own may be read and written by its superuser only.
+  // Only the superuser may read and write a file of the server.
   const superuser = new pg.Client({ connectionString: servers.superuserUrl });
   await superuser.connect();
   rows.push({ what: 'COPY into the journal table alone (the limit)', 'per second': await copy(superuser) });
@@ -61,7 +62,7 @@ function entriesOf(session, batch, { merchants, users }) {
   }));
 }
 
-/** Fills the streams with nobody flushing, then times the drain alone. */
+/** Fills the streams without a flush, then times the drain only. */
 async function flush(servers, { merchants, flushers, users, session }) {
   const settings = { ENABLE_FLUSH: 'false' };
   return withService('usage-ingest', servers, settings, async (first) => {
@@ -82,7 +83,7 @@ async function flush(servers, { merchants, flushers, users, session }) {
   });
 }
 
-/** COPY of whole rows, from a file of the server's own, into a table like the journal. */
+/** COPY of whole rows, from a file of the server, into a table like the journal. */
 async function copy(sql) {
   await sql.query('create table bench_source (like usage_events including all)');
   await sql.query(
@@ -99,7 +100,7 @@ async function copy(sql) {
   return Math.round(ENTRIES / ((performance.now() - started) / 1000));
 }
 
-/** The plain job: SCAN the totals, and for each key a GET and an upsert. Keys a second. */
+/** The simple job: SCAN the totals, and for each key a GET and an upsert. Keys per second. */
 async function scanAndUpsert(sql, redisUrl) {
   const redis = new Redis(redisUrl);
   const keys = 2000;
@@ -124,7 +125,7 @@ async function scanAndUpsert(sql, redisUrl) {
   return Math.round(done / ((performance.now() - started) / 1000));
 }
 
-/** What most meters do: for each event a transaction that notes it and adds to a row. */
+/** A common meter: for each event, a transaction that records it and adds to a row. */
 async function upsertEach(sql) {
   await sql.query('create table bench_plain (id text primary key, at timestamptz)');
   await sql.query(

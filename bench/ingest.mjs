@@ -2,7 +2,8 @@ import { writeFile } from 'node:fs/promises';
 import { bodies, load } from './load.mjs';
 import { machine, redisIncrBy, withServers, withService } from './servers.mjs';
 
-// Accepting over HTTP: durable, deduplicated, with all dimensions. Everything on one machine, this generator included.
+// Measures acceptance over HTTP: durable, deduplicated, with all dimensions. Everything on one machine, including this
+// generator.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 5);
 
 const rows = [];

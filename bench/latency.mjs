@@ -7,9 +7,9 @@ import { load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 import { BATCH, bodiesOf } from './workloads.mjs';
 
-// Latency under load, 50,000 merchants: how long an acknowledged event takes into an answer; and how long `usage.record` of
-// one event takes at half of its maximum rate, alone and beside queries over a year and reconciliations.
-// BENCH_SECONDS (10): length of each load. BENCH_RATE (5000): events per second of the first part.
+// Measures latency under load, 50,000 merchants: how long an acknowledged event takes into an answer; and how long
+// `usage.record` of one event takes at half of its maximum rate, alone and beside queries over a year and
+// reconciliations. BENCH_SECONDS (10): length of each load. BENCH_RATE (5000): events per second of the first part.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 10);
 const RATE = Number(process.env.BENCH_RATE ?? 5_000);
 const CONNECTIONS = 16;
@@ -83,7 +83,7 @@ async function measure(servers, ingest, analytics) {
   return { rows, rollUp: { rows: USERS * 365, ms: Math.round(rollUpMs) } };
 }
 
-/** A year of days as the counting transaction leaves them; rolls them up, and returns how long that took in all. */
+/** Writes a year of days like the counting transaction; rolls them up, and returns the time for all of it. */
 async function seedYear({ databaseUrl }) {
   const sql = new pg.Client({ connectionString: databaseUrl });
   await sql.connect();
@@ -110,7 +110,7 @@ async function seedYear({ databaseUrl }) {
   return performance.now() - started;
 }
 
-/** Records an event of a new user, then asks until it is in the answer. */
+/** Records an event of a new user, then queries until it is in the answer. */
 async function askForMarkers(client, asking, asker, state) {
   const times = [];
   for (let marker = 0; !state.done; marker++) {

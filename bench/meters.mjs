@@ -7,9 +7,8 @@ import { load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 import { BATCH, bodiesOf } from './workloads.mjs';
 
-// What meters cost: the same load without meters and with ten of two dimensions each, until every event is in every
-// rollup; and what a query over a year of 10,000 values takes.
-// BENCH_SECONDS (8): length of a load.
+// Measures the cost of meters: the same load without meters and with ten of two dimensions each, until every event is
+// in every rollup; and the time of a query over a year of 10,000 values. BENCH_SECONDS (8): length of a load.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 8);
 const VALUES = 10_000;
 const QUERIES = 30;
@@ -93,7 +92,7 @@ async function allCounted(service, servers) {
   await sql.end();
 }
 
-/** A meter that had 10,000 users in every month of a year, and 500 of them on each day of the last. */
+/** A meter with 10,000 users in every month of a year, and 500 of them on each day of the last. */
 async function queryYear(servers) {
   return withService('usage-ingest', servers, { ENABLE_FLUSH: 'false' }, async (ingest) => {
     await createIngestClient({ url: ingest.url, key: KEY }).meters.create.mutate({

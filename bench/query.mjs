@@ -49,7 +49,7 @@ const naiveBy = (column, range, merchant) => (pool) =>
   pool.query(
     `select ${column}, ${SUMS} from events where ${within(range, merchant)} group by 1 order by cost desc limit 50`,
   );
-/** What a summary shows, asked in the plain way: totals and users, now and before, days, the first users and models. */
+/** A summary in the simple design: totals and users, now and before, days, the first users and models. */
 const naiveSummary = (range) => async (pool) => {
   const days = (Date.parse(range.endDate) - Date.parse(range.startDate)) / 86_400_000 + 1;
   const before = { endDate: back(2, range.startDate), startDate: back(days + 1, range.startDate) };
@@ -272,7 +272,7 @@ async function measurePlans(url) {
   await db.close();
 }
 
-/** Makes the documents of the last 90 days, and says what their indexes weigh. */
+/** Makes the snapshots of the last 90 days, and prints the size of their indexes. */
 async function measureDocuments(url) {
   const db = await openDb(url, { poolSize: 4, applicationName: 'bench', parallelWorkers: 0 });
   const cover = async () => ({ complete: true, dataSource: 'cache', asOf: null });
@@ -347,7 +347,7 @@ async function withAnalytics(servers, work) {
   );
 }
 
-/** Requests for a flush that usage-ingest has answered. */
+/** Returns the number of flush requests that usage-ingest has answered. */
 async function flushes(url) {
   const response = await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } });
   const [, count = 0] =
@@ -355,7 +355,7 @@ async function flushes(url) {
   return Number(count);
 }
 
-/** Queries that are not cached, alone and beside readers of exports that take a few KiB a second. */
+/** Queries that are not cached, alone and beside readers of exports that take a few KiB per second. */
 async function measureBesideReaders(servers) {
   const ways = [];
   await withAnalytics(servers, async ({ port }) => {
@@ -383,7 +383,7 @@ async function measureBesideReaders(servers) {
     };
     await measured('alone, just started');
     await measured('alone');
-    // One after the other: exports that are being made have few places.
+    // One after the other: exports being written have few slots.
     const readers = [];
     while (readers.length < SLOW_READERS) readers.push(await slowReader(port));
     await measured(`beside ${SLOW_READERS} slow readers of exports`);
@@ -394,7 +394,7 @@ async function measureBesideReaders(servers) {
   return ways;
 }
 
-/** Resolves when the first bytes of an export have come; then takes some 16 KiB a second. */
+/** Resolves when the first bytes of an export have arrived; then reads some 16 KiB per second. */
 async function slowReader(port) {
   const socket = connect({ port, host: '127.0.0.1', highWaterMark: 4096 });
   socket.write(
@@ -426,7 +426,7 @@ async function measureExports(servers) {
   return files;
 }
 
-/** Read by curl as fast as they come; the peak of the service's memory is its own (VmHWM). */
+/** Read by curl at full speed; returns the peak memory of the service (VmHWM). */
 async function exported(url, pid, format) {
   const count = Math.min(DAYS, Math.ceil(1_000_000 / users));
   const address = `${url}/export/usage.${format}?merchantIds=acme&startDate=${back(count)}&endDate=${END}`;

@@ -4,15 +4,15 @@ import pg from 'pg';
 import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// The hourly reconciliation of many merchants of which a part changed since the last one, beside traffic, with the flush lag
-// meanwhile; then the nightly comparison of all.
-// BENCH_MERCHANTS (53,000); BENCH_CHANGED (0.01): the part that changes; BENCH_NIGHTLY=0 leaves the nightly one out.
+// Measures the hourly reconciliation of many merchants of which a part changed since the last one, beside traffic, with
+// the flush lag meanwhile; then the nightly comparison of all. BENCH_MERCHANTS (53,000); BENCH_CHANGED (0.01): the part
+// that changes; BENCH_NIGHTLY=0 leaves the nightly one out.
 const MERCHANTS = Number(process.env.BENCH_MERCHANTS ?? 53_000);
 const CHANGED = Math.round(MERCHANTS * Number(process.env.BENCH_CHANGED ?? 0.01));
 const EVERY_MS = 20_000;
 const BATCH = 500;
 const DAY_MS = 86_400_000;
-/** Merchants' days that the next pass has to compare. */
+/** Merchants' days that the next pass must compare. */
 const UNCHECKED = `
   left join usage_checks as done on done.date = day.period and done.merchant_id = day.merchant_id
   where day.grain = 'day' and done.changes is distinct from day.changes`;
@@ -29,7 +29,7 @@ const result = await withServers((servers) =>
     await untilChecked(sql);
     console.error('all checked once', await lastPass(url));
 
-    // Every third of those that change does so on an earlier day.
+    // A third of the changed merchants change an earlier day.
     const changed = all.filter((_, index) => index % Math.floor(MERCHANTS / CHANGED) === 0).slice(0, CHANGED);
     const before = await lastPass(url);
     await record(client, changed, 'second', 0);
@@ -83,7 +83,7 @@ async function record(client, merchantIds, session, ageMs) {
   await Promise.all([worker(), worker(), worker(), worker()]);
 }
 
-/** Traffic of the merchants that changed: others would add to what the pass has to compare. */
+/** Traffic of the changed merchants: others would add to the work of the pass. */
 function startTraffic(client, merchantIds) {
   let stopping = false;
   const done = (async () => {
@@ -108,7 +108,7 @@ async function drained(client) {
   while (!(await client.flush.drain.mutate({})).complete) await wait(100);
 }
 
-/** When the last hourly pass ended, and how long it took. */
+/** Returns when the last hourly pass ended, and how long it took. */
 async function lastPass(url) {
   const text = await (await fetch(`${url}/metrics`)).text();
   const value = (name) => Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1] ?? 0);

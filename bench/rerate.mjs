@@ -27,7 +27,10 @@ const result = await withServers((servers) =>
        cross join lateral (select 100 + n % 900 as input, 50 + n % 400 as output) as tokens`,
       [since, END, users],
     );
-    await sql.query('insert into usage_closed_days select day, 0 from generate_series($1::date, $2::date, interval $$1 day$$) as day', [since, END]);
+    await sql.query(
+      'insert into usage_closed_days select day, 0 from generate_series($1::date, $2::date, interval $$1 day$$) as day',
+      [since, END],
+    );
     await sql.query('vacuum analyze usage_priced');
     const price = { per: 1_000_000, validFrom: '2025-01-01T00:00:00Z' };
     await client.prices.set.mutate({ ...price, component: 'input', amount: '3' });

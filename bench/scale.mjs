@@ -5,18 +5,19 @@ import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 import { BATCH, bodiesOf } from './workloads.mjs';
 
-// How much of each part a rate needs. Measured here: bytes on disk and in Redis per event and per row, from real events in
-// real stores. From results/write-path.json: CPU per event. The rest is arithmetic, with the assumptions below.
+// Computes the resources that a rate needs. Measured here: bytes on disk and in Redis per event and per row, from real
+// events in real stores. From results/write-path.json: CPU per event. The rest is arithmetic, with the assumptions
+// below.
 const WORKLOADS = ['varied', 'interleaved', 'rich'];
 const BODIES = 100;
 const RATES = [1_000, 10_000, 100_000, 1_000_000];
-/** Share of a core that may be busy. */
+/** The share of a core that may be busy. */
 const BUSY = 0.7;
 const POSTGRES_CORES = 16;
 const REDIS_GIB = 64;
 const DISK_TIB = 16;
 const RETENTION_DAYS = 35;
-/** Of one id in the deduplication window (docs/operations.md). */
+/** Bytes of one id in the deduplication window (docs/operations.md). */
 const ID_BYTES = 140;
 const WINDOW_HOURS = 1;
 const [GIB, TIB, DAY_SECONDS] = [2 ** 30, 2 ** 40, 86_400];
@@ -41,7 +42,7 @@ await writeFile(
   `${JSON.stringify({ machine: machine(), date: new Date().toISOString().slice(0, 10), costs: { machine: costMachine, date }, sizes, needs }, null, 2)}\n`,
 );
 
-/** Counts events and reads what they take. */
+/** Counts events and measures their size. */
 async function measure(workload, servers) {
   return withService('usage-ingest', servers, {}, async ({ url }) => {
     const bodyOf = bodiesOf(workload);

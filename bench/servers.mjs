@@ -11,7 +11,7 @@ import { migrate } from '../packages/db/dist/index.js';
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 export const KEY = 'the-admin-key-of-the-bench';
 
-/** Private servers that sync every write, migrated, and gone when `work` ends. */
+/** Starts private servers that sync every write, migrated; removes them after `work`. */
 export async function withServers(work) {
   const home = await mkdtemp(join(tmpdir(), 'tally-bench-'));
   const servers = await startServers({ home, durable: true });
@@ -24,11 +24,11 @@ export async function withServers(work) {
   }
 }
 
-/** A built service as a process of its own, as it runs in production. */
+/** Starts a built service as a process of its own, like in production. */
 export const withService = (app, servers, settings, work) =>
   withProgram(join('apps', app, 'dist/main.js'), servers, settings, work);
 
-/** A program of the repository as a process of its own, listening on a free port; `work` gets its address. */
+/** Starts a program of the repository as a process of its own, listening on a free port; `work` gets its address. */
 export async function withProgram(program, servers, settings, work) {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -64,7 +64,7 @@ export async function withProgram(program, servers, settings, work) {
   }
 }
 
-/** What INCRBY, or another command, alone reaches on the same Redis, from its own benchmark: the limit. Operations a second. */
+/** Measures INCRBY, or another command, on the same Redis, with its own benchmark: the limit. Operations per second. */
 export function redisIncrBy(
   redisUrl,
   { clients = 50, pipeline = 1, command = ['INCRBY', 'bench:__rand_int__', '1'] } = {},

@@ -9,8 +9,8 @@ import { load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 import { BATCH, bodiesOf } from './workloads.mjs';
 
-// A long run at a steady rate: memory of Redis and of the services, latency and flush lag, a line a minute. Ends with 1
-// where memory grew, an acknowledged event is missing or counted twice, or stored forms differ.
+// Runs at a steady rate for long: memory of Redis and of the services, latency and flush lag, a line per minute. Exits
+// with 1 if memory grew, an acknowledged event is missing or counted twice, or stored forms differ.
 const { values } = parseArgs({
   options: {
     minutes: { type: 'string', default: '60' },
@@ -20,10 +20,10 @@ const { values } = parseArgs({
 });
 const [MINUTES, RATE] = [Number(values.minutes), Number(values.rate)];
 if (!(MINUTES > 0 && RATE >= BATCH)) throw new Error(`Expected --minutes above 0 and --rate of at least ${BATCH}.`);
-/** Small, so that the deduplication window is full after so many events, and its oldest ids are dropped from then on. */
+/** Small, so that the deduplication window is full after some events, and drops its oldest ids from then on. */
 const [REDIS_MEMORY, WINDOW_EVENTS] = ['128mb', 350_000];
 const SAMPLE_MS = 2_000;
-/** Memory is flat where the median of the last quarter is at most so much above that of the second; from 10 minutes on. */
+/** Memory is flat if the median of the last quarter exceeds that of the second by at most this; from 10 minutes on. */
 const ALLOWED = { share: 1.1, mib: 16, fromMinutes: 10 };
 
 const today = () => new Date().toISOString().slice(0, 10);
@@ -104,7 +104,7 @@ async function soak(servers, redis, ingest, analytics) {
     const quarter = Math.floor(samples.length / 4);
     const mib = (from) => Math.round(median(samples.slice(from, from + quarter).map((sample) => sample[of])));
     const [early, late] = [mib(quarter), mib(samples.length - quarter)];
-    // Redis is judged only where its window was full after a quarter of the time.
+    // Redis is judged only if its window was full after a quarter of the time.
     const isJudged = MINUTES >= ALLOWED.fromMinutes && (of !== 'redis' || acknowledged / 4 >= WINDOW_EVENTS);
     if (isJudged && late > early * ALLOWED.share + ALLOWED.mib)
       problems.push(`memory of ${of} grew from ${early} to ${late} MiB`);

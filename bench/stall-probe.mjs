@@ -1,8 +1,8 @@
 import { appendFileSync, readFileSync } from 'node:fs';
 
-// Loaded into a service (`node --import`): writes a line `<time> <ms>` to STALL_FILE for each time the main thread computed
-// for long without coming back to its event loop. It counts time on a core, not on the clock, so other processes on the same
-// cores do not count.
+// Loaded into a service (`node --import`): writes a line `<time> <ms>` to STALL_FILE for each time the main thread
+// blocked its event loop for long. Counts time on a core, not on the clock, so other processes on the same cores do not
+// count.
 const TICK_MS = 5;
 const STALL_MS = 10;
 const file = process.env.STALL_FILE;

@@ -6,8 +6,8 @@ import { createAnalyticsClient, createIngestClient } from '../packages/contracts
 import { bodies, load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// Accepting and flushing at once, on one machine with this generator: what is accepted, what gets into every cube, how long
-// an entry takes into an answer, and what memory it takes when more comes in than the flush can move.
+// Measures accepting and flushing at once, on one machine with this generator: accepted events, events in every rollup,
+// the time of an entry into an answer, and the memory used when more arrives than the flush can move.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 15);
 const SERVICE_KEY = 'the-service-key-of-the-bench';
 
@@ -66,7 +66,7 @@ async function measure(servers, ingest, analytics) {
   };
 }
 
-/** Requests that Postgres has counted of the merchants of the load. */
+/** Requests of the load's merchants that Postgres has counted. */
 async function countedIn(sql) {
   const { rows } = await sql.query(
     `select coalesce(sum(metric_value), 0)::float8 as requests from merchant_usage where metric_type = 'requests'`,
@@ -74,7 +74,7 @@ async function countedIn(sql) {
   return rows[0].requests;
 }
 
-/** Records a marker, then asks until it is in the answer. */
+/** Records a marker, then queries until it is in the answer. */
 async function askForMarkers(client, asking, state) {
   const latencies = [];
   const today = new Date().toISOString().slice(0, 10);

@@ -4,8 +4,8 @@ import { Agent, request } from 'node:http';
 import { cpuSecondsOf } from './cpu.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// Accepting OTLP traces in protobuf: each span is a call of a model, as a library sent it, with its prompt and its answer.
-// Everything on one machine, this generator included.
+// Measures the acceptance of OTLP traces in protobuf: each span is a call of a model, as a library sent it, with its
+// prompt and its answer. Everything on one machine, including this generator.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 5);
 const SPANS = 512;
 const CONNECTIONS = 4;
@@ -20,7 +20,7 @@ const span = firstSpan(sent);
 const rows = await withServers((servers) =>
   withService('usage-ingest', servers, { ENABLE_FLUSH: 'false' }, async ({ port, pid }) => {
     await load(port, performance.now() + 1_500);
-    // A busy machine is told from a slow service by the CPU time of the service.
+    // CPU time of the service shows whether the service or the machine is slow.
     const cpuBefore = cpuSecondsOf(pid);
     const started = performance.now();
     const { requests, bytes } = await load(port, started + SECONDS * 1_000);
@@ -98,7 +98,10 @@ function field(number, bytes) {
   return Buffer.concat([Buffer.from([...head, rest]), bytes]);
 }
 
-/** The first span of a recorded request as a field of its scope, with its start set to now, and where its id stands. */
+/**
+ * Returns the first span of a recorded request as a field of its scope, with its start set to now, and the position of
+ * its id.
+ */
 function firstSpan(body) {
   const inside = (bytes, number) => {
     const { from, to } = placeOf(bytes, number);
@@ -110,7 +113,7 @@ function firstSpan(body) {
   return { bytes, idAt: bytes.length - own.length + placeOf(own, SPAN_ID).from };
 }
 
-/** Where the content of the first field with this number stands in a message. */
+/** Returns the position of the first field with this number in a message. */
 function placeOf(bytes, number) {
   for (let at = 0; at < bytes.length; ) {
     const [tag, afterTag] = varint(bytes, at);

@@ -4,7 +4,7 @@
 
 export const BATCH = 500;
 
-/** What each workload is, for the tables. */
+/** The description of each workload, for the tables. */
 export const WORKLOADS = {
   varied: '20 merchants × 500 users × 8 models',
   interleaved: '1,000 merchants in each two batches, 500 in a batch',

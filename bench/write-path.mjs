@@ -8,10 +8,10 @@ import { load } from './load.mjs';
 import { KEY, machine, withProgram, withServers, withService } from './servers.mjs';
 import { BATCH, bodiesOf, WORKLOADS } from './workloads.mjs';
 
-// The write path in realistic workloads, flush on, beside the naive design (naive/server.mjs) on the same machine in the
-// same run: fresh stores, the same bodies, the same load, every write synced on both sides. `accepted` is what callers
-// were answered; `counted` is over the time until the last event is in every rollup.
-// BENCH_SECONDS (15): length of a load. BENCH_WORKLOADS (all): a list, such as varied,rich.
+// Measures the write path in realistic workloads, flush on, beside the naive design (naive/server.mjs) on the same
+// machine in the same run: fresh stores, the same bodies, the same load, every write synced on both sides. `accepted`
+// is what callers were answered; `counted` is over the time until the last event is in every rollup. BENCH_SECONDS
+// (15): length of a load. BENCH_WORKLOADS (all): a list, such as varied,rich.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 15);
 const CONNECTIONS = 16;
 const NAMES = process.env.BENCH_WORKLOADS?.split(',') ?? Object.keys(WORKLOADS);
@@ -28,7 +28,7 @@ for (const name of NAMES) {
       measure(name, service, servers, '/trpc/usage.record', () => allCounted(service, servers)),
     ),
   );
-  // What else the machine does: above 2 the two sides compete with it, and more processes get more of the machine.
+  // Other load of the machine: above 2 the two sides compete with it, and more processes get more of the machine.
   const load = Math.round(loadavg()[0] * 10) / 10;
   rows.push({ workload: name, load, naive, tally });
   console.table([tableRow(name, naive, tally)]);

@@ -6,11 +6,11 @@ import react from '@vitejs/plugin-react';
 import { defineConfig } from 'vite';
 
 const OUT = fileURLToPath(new URL('./dist/web', import.meta.url));
-/** The largest first load, gzipped: all that the browser needs before it shows the overview. */
+/** The largest first load, gzipped: everything the browser needs before it shows the overview. */
 const MAX_FIRST_LOAD_BYTES = 350_000;
 const COMPRESSED = new Set(['.css', '.html', '.js', '.svg', '.webmanifest']);
 
-/** Names the files of the first load: the entry, the overview, what they import, and the font. */
+/** Lists the files of the first load: the entry, the overview, their imports, and the font. */
 function firstLoad(bundle) {
   const outputs = Object.values(bundle);
   const files = new Set(['index.html', 'theme.js']);
@@ -26,7 +26,7 @@ function firstLoad(bundle) {
   return [...files];
 }
 
-/** Writes a .br and a .gz beside every text file, and fails the build when the first load is too large. */
+/** Writes a .br and a .gz beside every text file, and fails the build if the first load is too large. */
 function finish() {
   return {
     name: 'tally-finish',

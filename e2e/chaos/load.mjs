@@ -2,11 +2,11 @@ import { setTimeout as wait } from 'node:timers/promises';
 
 const BATCH = 20;
 const WORKERS = 4;
-const GIVE_UP_MS = 90_000;
+const GIVE_UP_MS = 300_000;
 
 /**
- * Sends batches through random ingests until it is told to stop, each again, whole, until it is acknowledged, and some
- * again after that, until all are. Returns what was acknowledged: merchant → Map of `date id` → tokens.
+ * Sends batches through random ingests until it is stopped. Repeats each whole until it is acknowledged, and some again
+ * after that. Returns what was acknowledged: merchant → Map of `date id` → tokens.
  */
 export function startLoad(run, ingests, random) {
   const acknowledged = new Map();

@@ -7,7 +7,7 @@ import { FAULT_POINTS } from '../../apps/usage-ingest/dist/faults.js';
 import { startLoad } from './load.mjs';
 import { createWorld } from './world.mjs';
 
-/** Those on the way of the load: nothing is adjusted here, and a repair is rare. */
+/** Fault points on the path of the load: nothing is adjusted here, and a repair is rare. */
 const POINTS = FAULT_POINTS.filter((point) => /^(record|flush)\./.test(point));
 
 const { values } = parseArgs({ options: { runs: { type: 'string', default: '20' }, seed: { type: 'string' } } });
@@ -47,7 +47,9 @@ console.table(strikes);
 console.table([totals]);
 process.exit(totals.lost + totals.doubled + totals.drift === 0 && totals.runs === runs ? 0 : 1);
 
-/** Load, one or two strikes in the middle of it, everything started again, and all of the load acknowledged. */
+/**
+ * Runs load with one or two kills in the middle of it, restarts everything, and waits until all of it is acknowledged.
+ */
 async function oneRun(name) {
   const load = startLoad(name, world.ingests, random);
   const struck = [];
@@ -87,10 +89,10 @@ async function revive(handle) {
   if (ended) await handle.start();
 }
 
-/** What was acknowledged against what both books have. */
+/** Compares what was acknowledged with the journal and the running totals. */
 async function compare(acknowledged) {
   const found = { acknowledged: 0, lost: 0, doubled: 0, drift: 0 };
-  const { client } = world.ingests[0];
+  const { patientClient: client } = world.ingests[0];
   const merchantIds = [...acknowledged.keys()];
   const { complete } = await client.flush.drain.mutate({ merchantIds });
   if (!complete) throw new Error('not everything could be brought to Postgres, with all servers up');
@@ -121,7 +123,7 @@ function pick(list) {
   return list[Math.floor(random() * list.length)];
 }
 
-/** Numbers from 0 to 1 that depend on the seed alone (mulberry32). */
+/** Yields numbers from 0 to 1 that depend only on the seed (mulberry32). */
 function randomOf(from) {
   let state = from;
   return () => {

@@ -58,7 +58,7 @@ const count = (id: string, date = CLOSED.startDate) =>
     ],
   });
 
-/** Every question there is, about a range. */
+/** Runs every query about a range. */
 const questions = (range: { startDate: string; endDate: string }) => ({
   summary: () => client.analytics.summary.query(range),
   breakdown: () => client.analytics.breakdown.query({ ...range, by: 'user' }),
@@ -113,7 +113,7 @@ test('with Postgres away closed days that were asked before are answered, and al
   expect((await fetch(`${analytics.url}/readyz`)).status).toBe(503);
   expect((await fetch(`${analytics.url}/livez`)).status).toBe(200);
 
-  // Accepted meanwhile by Redis: in the answers once Postgres is back.
+  // Accepted by Redis meanwhile: in the answers once Postgres is back.
   expect(await count('meanwhile')).toMatchObject({ accepted: 1 });
   await servers.postgres.start();
   await untilReady(`${analytics.url}/readyz`);

@@ -8,14 +8,14 @@ import { migrate } from '@tally/db';
 import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } from '@tally/testkit';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 
-/** Attacks on all services: an attacker costs others nothing, is told what is wrong, and never makes a service fail. */
+/** Attacks on all services: an attacker costs others nothing, gets a clear error, and never makes a service fail. */
 const KEY = 'the-admin-key-of-the-attack';
 const TODAY = dayOf(Date.now());
 const MIB = 2 ** 20;
 const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api'] as const;
 type Name = (typeof SERVICES)[number];
 
-/** Of each service: a procedure that takes a body, other paths, and a call that everybody else makes. */
+/** For each service: a procedure with a body, other paths, and a call of ordinary callers. */
 const KNOWN: Record<Name, { mutation: string; paths: string[]; call: [path: string, input: object] }> = {
   'usage-ingest': {
     mutation: '/trpc/usage.record',
@@ -97,7 +97,7 @@ async function statusOf({ socket, answer }: Connection): Promise<number> {
   return Number(answer().slice(9, 12));
 }
 
-/** Calls as everybody else makes them, of all services. */
+/** Calls of ordinary callers, of all services. */
 async function bystander(): Promise<number[]> {
   const statuses: number[] = [];
   for (const name of SERVICES) {
@@ -164,7 +164,7 @@ test.each(SERVICES)('%s serves others while one caller withholds 100 bodies, and
     connections.push(await open(name, head('POST', KNOWN[name].mutation, lines), Buffer.alloc(MIB, 0x20)));
   }
   expect(await bystander()).toEqual([200, 200, 200]);
-  // A quarter of the room at most is one caller's.
+  // At most a quarter of the budget is for one caller.
   expect(await metric(name, 'tally_http_body_bytes')).toBeLessThanOrEqual(32 * MIB);
   const statuses = await Promise.all(connections.map(statusOf));
   expect(statuses.filter((status) => ![408, 429, 503].includes(status))).toEqual([]);
@@ -220,7 +220,7 @@ test.each(SERVICES)('%s refuses deep, long and wide JSON, and goes on', async (n
 });
 
 test.each(SERVICES)('%s makes no metric of what callers invent', async (name) => {
-  // Of Node's own metrics some come and go with what it does.
+  // Some of Node's own metrics come and go with its activity.
   const series = async () =>
     (await metricsOf(name)).split('\n').filter((line) => line.startsWith('tally_http_')).length;
   const flood = async (mark: string) => {
@@ -249,7 +249,7 @@ test.each(SERVICES)('%s makes no metric of what callers invent', async (name) =>
     }
   };
   await flood(randomBytes(8).toString('hex'));
-  // The first look makes the series of /metrics itself.
+  // The first scrape creates the series of /metrics itself.
   await series();
   const before = await series();
   const marks = Array.from({ length: 10 }, () => randomBytes(8).toString('hex'));

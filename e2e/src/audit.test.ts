@@ -36,7 +36,7 @@ const audited = Object.entries(contracts).flatMap(([service, contract]) =>
 let services: Record<string, ServiceProcess> = {};
 let releases: (() => Promise<unknown>)[] = [];
 let client: IngestClient;
-/** An admin's key whose use is looked at; what the services do among themselves is of another actor. */
+/** An admin's key whose use is checked; calls between the services have another actor. */
 let actor: { id: string; key: string };
 const ids: Record<string, string> = {};
 
@@ -84,7 +84,7 @@ const definition = (name: string) => ({
   visibility: 'PRIVATE',
 });
 
-/** An input for every administrative mutation, and the outcome that it has here. */
+/** An input for every administrative mutation, and its outcome here. */
 const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
   'usage.adjust': {
     input: () => ({ id: 'x', merchantId: 'acme', date: TODAY, metrics: { queries: '1' }, reason: 'why' }),

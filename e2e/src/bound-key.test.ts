@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 const KEY = 'the-admin-key-of-the-platform';
 const TODAY = dayOf(Date.now());
 const RANGE = { startDate: TODAY, endDate: TODAY };
-/** In every name of the other merchant, so that any answer that shows one can be told. */
+/** In every name of the other merchant, so that any answer that shows one is recognised. */
 const MARK = 'theirs';
 
 type Input = Record<string, unknown>;
@@ -98,7 +98,7 @@ beforeAll(async () => {
   });
   for (const merchantId of ['mine', MARK])
     await tally.ingest.meters.create.mutate({ key: `${merchantId}_calls`, aggregation: 'COUNT', merchantId });
-  // What waits in Redis, for nobody but its own merchant to flush.
+  // Pending in Redis, for nobody but its own merchant to flush.
   await tally.ingest.usage.record.mutate({ entries: [entry(MARK, 'waiting')] });
 });
 
@@ -106,7 +106,7 @@ afterAll(async () => {
   for (const release of releases) await release();
 });
 
-/** What its own merchant's key may ask or do, for every procedure that is not about all merchants. */
+/** What the merchant's own key may query or do, for every procedure that is not about all merchants. */
 const OWN: Record<string, () => Input> = {
   'sessions.create': () => ({}),
   'sessions.current': () => ({}),
@@ -255,7 +255,7 @@ async function call(service: string, path: string, { kind }: Procedure, input: I
   return { status: response.status, body: kind === 'subscription' ? text : (JSON.parse(text) as unknown) };
 }
 
-/** Every row that the other merchant has in Postgres: a flush of what it has waiting would show there. */
+/** Every row of the other merchant in Postgres: a flush of its pending events would show there. */
 async function stateOfTheirs(): Promise<Record<string, string>> {
   const { rows: tables } = await client.query<{ name: string }>(
     `select c.table_name as name from information_schema.columns as c

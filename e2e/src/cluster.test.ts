@@ -63,7 +63,7 @@ test('two ingests on a cluster count each entry once, through the death of a mas
 
   const today = dayOf(Date.parse(time));
   const scope = { startDate: addDays(today, -1), endDate: addDays(today, 1) };
-  // A client that still asks the dead master finds the new one within a few tries.
+  // A client that still calls the dead master finds the new one within a few tries.
   for (;;) {
     const drained = await clients[0]!.flush.drain.mutate({}).catch(() => undefined);
     if (drained?.complete && (await clients[0]!.flush.status.query({})).pendingKeys === 0) break;

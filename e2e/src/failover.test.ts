@@ -123,7 +123,8 @@ test('while replicas take over, points are refused or counted once, answers are 
   expect([...refusals.keys()]).toEqual(['503 UNAVAILABLE 1']);
   for (const [index, merchantId] of MERCHANTS.entries()) {
     const counted = Number((await realtime.get.query({ merchantId, name: 'load' })).value);
-    // One is under way at a time. With its master it may have died unanswered though it reached the replica, or the reverse.
+    // One is in flight at a time. It may have died with its master, unanswered although it reached the replica, or the
+    // reverse.
     expect(Math.abs(counted - acknowledged[index]!), merchantId).toBeLessThanOrEqual(killed.length);
   }
 
@@ -168,7 +169,7 @@ test('realtime metrics come back after one master, and after every master, has l
     );
     for (const merchantId of MERCHANTS) {
       const { value } = await two.get.query({ merchantId, name: 'kept' });
-      // What came after the last copy is what a loss may cost.
+      // A loss may cost what came after the last copy.
       expect(Number(value), merchantId).toBeGreaterThanOrEqual(6);
       expect(Number(value), merchantId).toBeLessThanOrEqual(6 + round);
       expect(await one.get.query({ merchantId, name: 'sizes' })).toMatchObject({ count: '3', max: '3' });

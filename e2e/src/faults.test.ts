@@ -15,8 +15,8 @@ import { type ServerHandle, type Servers, startServers } from '../../infra/local
 import { type Acknowledged, startLoad } from '../chaos/load.mjs';
 
 /**
- * Faults of the world around Tally, each under load: what was acknowledged is counted, and callers see 200 or 503.
- * Each store lies on a small disk of its own where this machine lets us mount one.
+ * Faults of the environment, each under load: everything acknowledged is counted, and callers see 200 or 503. Each
+ * store is on a small disk of its own if this machine allows mounting one.
  */
 const KEY = 'the-admin-key-of-the-faults';
 const TODAY = dayOf(Date.now());
@@ -83,7 +83,7 @@ async function endure(name: string, { begin, end }: Fault, whileBroken: () => Pr
   await expectCounted(acknowledged);
 }
 
-/** Calls that read, write and administer, from both services; their statuses are added to `seen`. */
+/** Calls that read, write and administer, on both services; adds their statuses to `seen`. */
 async function ask(seen: number[]): Promise<void> {
   const { ingest, analytics } = services;
   const merchantId = 'asked';
@@ -129,7 +129,7 @@ async function bothOk(): Promise<void> {
   for (const url of [services.ingest.url, services.analytics.url]) {
     await until(`${url} to be ready`, async () => (await fetch(`${url}/readyz`)).ok);
   }
-  // A store that comes back is looked at before it is used.
+  // A store that returns is checked before it is used.
   for (const store of ['postgres', 'redis']) await untilUsed(store);
 }
 
@@ -140,7 +140,7 @@ async function untilDegraded(): Promise<void> {
 async function expectCounted(acknowledged: Acknowledged): Promise<void> {
   const client = createIngestClient({ url: services.ingest.url, key: KEY });
   const merchantIds = [...acknowledged.keys()];
-  // Postgres may come back a moment after the services say that they work without it.
+  // Postgres may return a moment after the services report that they work without it.
   await until('a drain', () => client.flush.drain.mutate({ merchantIds }).then(() => true, failsUnlessUnavailable));
   const rows = await query(
     'select merchant_id, date::text as date, id, prompt_tokens::text as tokens from usage_events where merchant_id = any($1)',
@@ -275,7 +275,8 @@ test.each(['postgres', 'redis'] as const)(
         },
         end: async () => signalAll('SIGCONT'),
       },
-      // Answered while the store still hangs: only the first batches wait for it, so twenty take little longer than one.
+      // Answered while the store still hangs: only the first batches wait for it, so twenty take little longer than
+      // one.
       async () => {
         await untilDegraded();
         for (let batch = 0; batch < 20; batch++) {
@@ -414,7 +415,7 @@ test('npm start brings back each service and store that is killed, and nothing a
   }
 });
 
-/** The process of a service or store that `npm start` runs. */
+/** Returns the process of a service or store that `npm start` runs. */
 async function pidOf(home: string, name: string): Promise<number> {
   const known = join(home, 'run', `${name}.pid`);
   const text = await readFile(known, 'utf8').catch(() => undefined);
@@ -428,10 +429,10 @@ async function pidOf(home: string, name: string): Promise<number> {
   throw new Error(`no process of ${name} under ${home}`);
 }
 
-/** A home whose data of one store lies on a small disk of its own; an ordinary home where none can be mounted. */
+/** A home with the data of one store on a small disk of its own; an ordinary home if none can be mounted. */
 async function makeDisk(store: 'postgres' | 'redis'): Promise<Disk> {
   const home = await mkdtemp(join(tmpdir(), 'tally-disk-'));
-  // As root the private Postgres keeps its data outside of a home that its user cannot enter, under this id.
+  // As root, the private Postgres keeps its data outside of a home that its user cannot enter, under this id.
   const id = randomBytes(8).toString('hex');
   const folder = store === 'redis' ? join(home, 'redis') : join('/var/lib/tally', id);
   const isRoot = process.getuid?.() === 0;
@@ -448,7 +449,7 @@ async function makeDisk(store: 'postgres' | 'redis'): Promise<Disk> {
     async fill() {
       const file = await open(filler, 'w');
       try {
-        // Smaller and smaller blocks, until there is room for none.
+        // Blocks of decreasing size, until none fits.
         for (let size = 2 ** 20; size >= 1; size /= 2) await fillWith(file, Buffer.alloc(size));
       } finally {
         await file.close();

@@ -15,7 +15,7 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const DOCKERFILE = join(ROOT, 'infra/docker/Dockerfile');
 const KEYS = { TALLY_ADMIN_KEY: 'the-admin-key-of-the-image', TALLY_SERVICE_KEY: 'the-service-key-of-the-image' };
 const MEBIBYTE = 2 ** 20;
-/** All files without the base image; measured: 34 MiB. */
+/** The limit for all files without the base image; measured: 34 MiB. */
 const MOST_MEBIBYTES = 45;
 /** The services run as a user that owns nothing, like `node` in the image. */
 const NOBODY = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
@@ -124,7 +124,7 @@ async function ready(url: string, service: ReturnType<typeof runIn>): Promise<vo
   }
 }
 
-/** The bytes of all files, without what symbolic links lead to. */
+/** Returns the bytes of all files, without targets of symbolic links. */
 async function bytesIn(folder: string): Promise<number> {
   const entries = await readdir(folder, { withFileTypes: true });
   const sizes = entries.map(async (entry) => {

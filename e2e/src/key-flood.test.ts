@@ -56,7 +56,7 @@ test('a flood of made-up keys costs few lookups, and a good key works through it
 
     await servers.postgres.kill();
     expect(await record(good.key)).toEqual({ status: 200, code: 'OK' });
-    // Never 401: whether these are good cannot be known.
+    // Never 401: nobody can know whether these are valid.
     for (const key of [unused.key, 'tally_admin_made-up'])
       expect(['RATE_LIMITED', 'UNAVAILABLE']).toContain((await record(key)).code);
   } finally {

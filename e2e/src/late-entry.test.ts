@@ -10,7 +10,7 @@ import { type FreshStore, freshDatabase, freshRedis, type ServiceProcess, startS
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 const KEY = 'the-admin-key-of-the-late-entry';
-/** Days back, of a month that is over: its day, week, month and year are all closed. */
+/** Days back, of a past month: its day, week, month and year are all closed. */
 const LATE = addDays(dayOf(Date.now()), -40);
 
 let stores: FreshStore[];
@@ -80,7 +80,7 @@ async function requestsIn({ client, url }: (typeof readers)[number]): Promise<Re
 test('an entry that comes weeks late is in the first answer after it, of every kind, though two processes had kept them', async () => {
   await record('in time');
   for (const expected of ['1', '2', '3']) {
-    // Twice: the second time from what each process keeps.
+    // Twice: the second time from the caches of the processes.
     for (const reader of [...readers, ...readers]) {
       const answers = await requestsIn(reader);
       expect(answers).toEqual(Object.fromEntries(Object.keys(answers).map((name) => [name, expected])));

@@ -7,7 +7,7 @@ import { cutLogs } from '../../infra/local/logs.mjs';
 test('a log of npm start that grows beyond its size is cut, while its program writes on', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tally-logs-'));
   const file = join(folder, 'usage-ingest.log');
-  // As a program has it: opened once, to append.
+  // Like a program: opened once, to append.
   const log = await open(file, 'a');
   await writeFile(join(folder, 'small.log'), 'small');
   for (let round = 0; round < 3; round++) {

@@ -28,7 +28,7 @@ const dashboards: { file: string; uid: string; panels: Panel[] }[] = await Promi
 const expressionsOf = ({ panels }: { panels: Panel[] }) =>
   panels.flatMap(({ targets }) => targets.flatMap(({ expr }) => expr ?? []));
 
-/** The metrics that an expression reads; those that a histogram or summary makes stand for it. */
+/** Returns the metrics that an expression reads; those of a histogram or summary count as its own. */
 const metricsIn = (expression: string): string[] =>
   [...expression.replaceAll(/\{[^}]*\}/g, '').matchAll(/\b(tally[_:][\w:]*)/g)].map(([, name]) => name!);
 
@@ -42,7 +42,7 @@ beforeAll(async () => {
   const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: 'the-admin-key-of-monitoring' };
   const ingest = await startServiceProcess('usage-ingest', env);
   const addresses = { ...env, USAGE_INGEST_URL: ingest.url };
-  // A LiteLLM that nobody runs: its metrics are there all the same.
+  // A LiteLLM that nobody runs: its metrics exist all the same.
   const litellm = { LITELLM_URL: 'http://127.0.0.1:1', LITELLM_KEY: 'none', LITELLM_PULL_INTERVAL_MS: '0' };
   const others = await Promise.all([
     startServiceProcess('metrics-engine', addresses),

@@ -56,7 +56,7 @@ const send = async (merchantId: string): Promise<UsageEntry[]> => {
   return entries;
 };
 
-/** Resolves when totals are repaired after Redis was started: from then on they are answered without Postgres. */
+/** Resolves when totals are repaired after Redis restarted: from then on they are answered without Postgres. */
 async function repaired(): Promise<void> {
   for (;;) {
     const response = await fetch(`${ingest.url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } });
@@ -65,7 +65,7 @@ async function repaired(): Promise<void> {
   }
 }
 
-/** The state of the service, asked until it is the one that is waited for. */
+/** Reads the state of the service until it is the expected one. */
 async function until(wanted: (state: Record<string, unknown>) => boolean): Promise<Response> {
   for (;;) {
     const response = await fetch(`${ingest.url}/readyz`);
@@ -74,7 +74,7 @@ async function until(wanted: (state: Record<string, unknown>) => boolean): Promi
   }
 }
 
-/** Resolves when batches are given to both stores: a store that comes back is looked at before it is used. */
+/** Resolves when both stores receive batches: a store that returns is checked before it is used. */
 async function bothInUse(): Promise<void> {
   for (;;) {
     const response = await fetch(`${ingest.url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } });

@@ -35,7 +35,7 @@ async function query<Row extends object>(url: string, text: string): Promise<Row
   }
 }
 
-/** Owners of what is in a database beside what belongs to Postgres. */
+/** Returns the owners of objects in a database, except those of Postgres. */
 const OWNERS = `
   select distinct pg_get_userbyid(owner) as owner from (
     select relowner as owner, relnamespace as space from pg_class
@@ -79,7 +79,7 @@ describe('the private Postgres', () => {
     const after = await openDb(servers.databaseUrl);
     expect(await after.keys.list({ includeRevoked: false, limit: 10 })).toMatchObject([{ id }]);
     await after.close();
-    // What the role owns it can change.
+    // The role can change what it owns.
     expect(await migrate(servers.databaseUrl)).toEqual([]);
     while (await undoMigration(servers.databaseUrl));
     await migrate(servers.databaseUrl);

@@ -10,15 +10,15 @@ import { until } from '@tally/testkit';
 /** A real Redis Cluster on this machine. */
 export type RedisCluster = {
   url: string;
-  /** Ends a node as `kill -9` does. */
+  /** Ends a node like `kill -9`. */
   kill(node: number): Promise<void>;
-  /** Resolves when a node sees the cluster whole. */
+  /** Resolves when a node sees a complete cluster. */
   untilOk(node: number): Promise<void>;
-  /** Removes all that a master holds, and its replica: a loss of memory. */
+  /** Deletes all data of a master and its replica: a loss of memory. */
   flush(node: number): void;
-  /** The master that serves a key. */
+  /** Returns the master that serves a key. */
   nodeOf(key: string): number;
-  /** The nodes that serve keys. */
+  /** Returns the nodes that serve keys. */
   masters(): number[];
   remove(): Promise<void>;
 };
@@ -51,7 +51,7 @@ export async function startRedisCluster({
     await exited;
   };
   const alive = () => nodes.findIndex(({ process }) => process.exitCode === null && process.signalCode === null);
-  /** The masters that have slots, as a node that is alive sees it: `id ip:port@bus … slots`. */
+  /** Returns the masters that have slots, as a living node sees them: `id ip:port@bus … slots`. */
   const serving = () =>
     cli(ports[alive()]!, 'cluster', 'nodes')
       .trim()
@@ -119,7 +119,9 @@ async function untilReplicated(ports: number[], replicas: number): Promise<void>
   while (linked() < replicas) await wait(50);
 }
 
-/** Ports whose cluster bus, 10,000 above, is free too; both below those that the system gives to connections. */
+/**
+ * Returns ports whose cluster bus, 10,000 above, is free too; both below those that the system gives to connections.
+ */
 async function freePorts(count: number): Promise<number[]> {
   const ports: number[] = [];
   for (let port = 12_000 + (process.pid % 8_000); ports.length < count; port++) {

@@ -35,7 +35,7 @@ test('a backup taken under load restores with drift 0, and events acknowledged a
   const loading = load();
   while (acknowledged < SENT_BEFORE) await wait(10);
 
-  // Redis first, then Postgres: what left Redis in between is in Postgres.
+  // Redis first, then Postgres: events flushed in between are in Postgres.
   await copyRedis(redis.url, restoredRedis.url);
   const restored = await copyDatabase(database.url);
   const before = acknowledged;
@@ -56,7 +56,7 @@ test('a backup taken under load restores with drift 0, and events acknowledged a
   expect(newer.output).toMatch(/^ +event late: acknowledged, but not in the journal$/m);
   expect(newer.output).toMatch(/\d+ differ$/m);
 
-  // Both are of the same backup: the service repairs the totals, counts what waits, and everything agrees.
+  // Both are from the same backup: the service repairs the totals, counts pending events, and everything agrees.
   const again = await startServiceProcess(
     'usage-ingest',
     of({ DATABASE_URL: restored.url, REDIS_URL: restoredRedis.url }),
@@ -85,7 +85,7 @@ async function verify(env: Record<string, string>): Promise<{ code: number | nul
   return { code, output };
 }
 
-/** Copies all keys at one moment, as a snapshot of Redis does. */
+/** Copies all keys at one moment, like a snapshot of Redis. */
 async function copyRedis(from: string, to: string): Promise<void> {
   const [source, target] = [new Redis(from), new Redis(to)];
   try {

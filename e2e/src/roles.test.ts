@@ -17,11 +17,11 @@ import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } f
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-/** Who may call what: every role, bound to a merchant and not, against every procedure and every other path. */
+/** Permissions: every role, bound to a merchant and not, against every procedure and every other path. */
 const KEYS = { TALLY_ADMIN_KEY: 'the-admin-key-of-the-platform', TALLY_SERVICE_KEY: 'the-service-key-of-the-platform' };
 const TODAY = dayOf(Date.now());
 
-/** What each role may do, written down beside the code that decides it. */
+/** The permissions of each role, written independently of the code that decides them. */
 const MAY: Record<Role, Access[]> = {
   producer: ['record'],
   member: ['record', 'read'],
@@ -42,8 +42,8 @@ const procedures = Object.entries(contracts).flatMap(([service, contract]) =>
 );
 
 /**
- * `isSource`: it speaks another product's API, errors too. `byStatus`: only the status tells whether a key was let in,
- * as of such errors, and of what takes no input that could be refused.
+ * `isSource`: it speaks another product's API, including its errors. `byStatus`: only the status shows whether a key
+ * was accepted, for such errors, and for procedures without an input that could be refused.
  */
 type Path = {
   service: string;
@@ -54,7 +54,10 @@ type Path = {
   isSource?: boolean;
   byStatus?: boolean;
 };
-/** What is served beside tRPC (tests of the services check that no route is missing here), each with a request that is refused for its input where the key is good. */
+/**
+ * The paths beside tRPC (tests of the services check that no route is missing here), each with a request that is
+ * refused for its input if the key is valid.
+ */
 const PATHS: Path[] = [
   ...procedures.flatMap(({ service, procedure: { access, rest = [] } }) =>
     rest.map(({ method, path }) =>
@@ -76,7 +79,7 @@ const PATHS: Path[] = [
       })),
     ),
   ),
-  // Former addresses, which pass them on.
+  // Former addresses, which forward.
   ...Object.values(LITELLM_PATHS).map(
     (path): Path => ({
       ...{ service: 'analytics-api', method: 'POST', path, access: 'record', body: '7' },
@@ -100,7 +103,7 @@ beforeAll(async () => {
   const usageIngest = await startServiceProcess('usage-ingest', {
     ...env,
     ENABLE_FLUSH: 'false',
-    // Queries of sources are asked there: that they get so far says that their key was let in.
+    // analytics-api answers queries of sources: reaching it shows that the key was accepted.
     ANALYTICS_API_URL: 'http://127.0.0.1:1',
   });
   const urls = {
@@ -130,7 +133,7 @@ beforeAll(async () => {
   const { keys } = createIngestClient({ url: usageIngest.url, key: KEYS.TALLY_ADMIN_KEY });
   for (const role of ROLES) {
     for (const bound of [false, true]) {
-      // The merchant that paths of sources name as their example.
+      // The example merchant in the paths of sources.
       const made = await keys.create.mutate({ name: role, role, ...(bound && { merchantId: 'acme' }) });
       living.push({ name: `${role}${bound ? ', bound' : ''}`, secret: made.key, role, bound });
     }
@@ -173,7 +176,7 @@ afterAll(async () => {
 
 describe.each(procedures)('$service: $path', ({ service, path, procedure }) => {
   const { kind, access, platform } = procedure;
-  // No procedure takes a field that it does not know, so nothing is read or changed by a key that is let in.
+  // No procedure accepts unknown fields, so an accepted key reads and changes nothing.
   const input = { unheardOf: 1 };
   const call = (key: Key) =>
     kind === 'mutation'
@@ -274,7 +277,7 @@ function send(
   return codeOf(`${services[service]!.url}${path}`, init, byStatus);
 }
 
-/** Returns `let in` where the input is what was refused, else the code of the refusal. */
+/** Returns `let in` if the input was refused, else the code of the refusal. */
 async function codeOf(url: string, init: RequestInit, byStatus = false): Promise<string> {
   const response = await fetch(url, init);
   const text = await response.text();
@@ -282,7 +285,7 @@ async function codeOf(url: string, init: RequestInit, byStatus = false): Promise
     const code = { 401: 'UNAUTHORIZED', 403: 'FORBIDDEN', 500: text }[response.status];
     return code ?? 'let in';
   }
-  // A stream may begin with 200 and then say that it was refused, so the status is not asked.
+  // A stream may begin with 200 and then report a refusal, so the status does not count.
   const code = /"code":"([A-Z_]+)"/.exec(text)?.[1] ?? text.slice(0, 200);
   return /^INVALID_/.test(code) ? 'let in' : code;
 }

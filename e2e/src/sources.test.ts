@@ -14,7 +14,7 @@ const releases: (() => Promise<unknown>)[] = [];
 let url: string;
 let member: string;
 let bound: string;
-/** Noon of yesterday: so many hours lie before and after it on its day, however late the test runs. */
+/** Noon of yesterday: many hours before and after it are on its day, however late the test runs. */
 const noon = startOfDay(dayOf(Date.now())) - 12 * HOUR;
 const at = (hours: number) => new Date(noon + hours * HOUR).toISOString();
 const seconds = (hours: number) => (noon + hours * HOUR) / 1000;

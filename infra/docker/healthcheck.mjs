@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 
-// Exits with 0 while the program of this container (process 1) answers `/livez`, or where it is a job that listens to nobody.
+// Exits with 0 while the program of this container (process 1) answers `/livez`, or if that is a job without a port.
 const PORTS = { console: 4000, 'usage-ingest': 4001, 'metrics-engine': 4002, 'analytics-api': 4003 };
 
 const command = readFileSync('/proc/1/cmdline', 'utf8');

@@ -3,13 +3,13 @@ import { once } from 'node:events';
 import { cp, mkdir, readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 
-/** What is passed from the machine to the steps: everything else comes from the Dockerfile. */
+/** Environment variables passed from the machine to the steps; all others come from the Dockerfile. */
 const PASSED = ['PATH', 'HOME', 'npm_config_registry', 'npm_config_store_dir', 'npm_config_cache'];
 
 /**
  * Executes the FROM, WORKDIR, ENV, COPY and RUN instructions of a Dockerfile without a Docker engine: each stage is a
  * folder in `folder`, and base images are the programs of this machine. Returns the root of the last stage, its working
- * folder and its instructions. Throws where a step fails, or has a form that it does not know.
+ * folder and its instructions. Throws if a step fails or has an unknown form.
  */
 export async function runDockerfile({ file, context, folder }) {
   const ignored = await ignoredBy(join(context, '.dockerignore'));
@@ -39,7 +39,7 @@ export async function runDockerfile({ file, context, folder }) {
   return { root: stage.root, workdir: join(stage.root, stage.workdir), instructions: stage.instructions };
 }
 
-/** The instructions of a Dockerfile in order; comments are left out and continued lines joined. */
+/** Returns the instructions of a Dockerfile in order, without comments and with continued lines joined. */
 export function instructionsOf(text) {
   return text
     .split('\n')
@@ -85,7 +85,7 @@ async function run(command, { root, workdir, env }) {
   if (code !== 0) throw new Error(`RUN ${command} failed (${code}):\n${output}`);
 }
 
-// Reads the patterns of .dockerignore: a path from the root, or a name anywhere (two stars and a slash before it).
+// Parses the patterns of .dockerignore: a path from the root, or a name anywhere (two stars and a slash before it).
 async function ignoredBy(file) {
   const lines = (await readFile(file, 'utf8')).split('\n').filter((line) => line !== '');
   const anywhere = new Set(lines.filter((line) => line.startsWith('**/')).map((line) => line.slice(3)));

@@ -7,7 +7,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 const FOLDER = fileURLToPath(new URL('.', import.meta.url));
 const EXAMPLE = fileURLToPath(new URL('../kubernetes/tally.yaml', import.meta.url));
 
-/** Returns the digest of all that decides the rendered example: templates, values and the chart's own file. */
+/** Returns the digest of everything that determines the rendered example: templates, values and Chart.yaml. */
 export function chartDigest() {
   const templates = readdirSync(join(FOLDER, 'tally/templates')).map((name) => `tally/templates/${name}`);
   const files = ['example-values.yaml', 'tally/Chart.yaml', 'tally/values.yaml', ...templates].sort();
@@ -16,7 +16,7 @@ export function chartDigest() {
   return hash.digest('hex');
 }
 
-/** Renders the chart with the example's values; throws what helm says where it fails. */
+/** Renders the chart with the example's values. Throws helm's message on failure. */
 export function renderChart(helm = process.env.HELM ?? 'helm') {
   const args = ['template', 'tally', join(FOLDER, 'tally'), '-f', join(FOLDER, 'example-values.yaml')];
   const { status, stdout, stderr, error } = spawnSync(helm, args, { encoding: 'utf8' });

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
-// Bundles the handler with all that it imports into infra/lambda/dist/handler.mjs: the folder that the template uploads.
+// Bundles the handler and its imports into infra/lambda/dist/handler.mjs: the folder that the template uploads.
 const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 
 await build({
@@ -12,6 +12,6 @@ await build({
   format: 'esm',
   target: 'node22',
   logLevel: 'warning',
-  // Packages that are CommonJS ask for Node's modules by `require`.
+  // CommonJS packages load Node's modules by `require`.
   banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
 });

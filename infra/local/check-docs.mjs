@@ -2,8 +2,8 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-// Checks the Markdown files of the repository: links and named paths exist, and lines have at most 120 columns.
-// Prints each problem as `file:line: problem` and exits with 1 where there is one.
+// Checks the Markdown files of the repository: links and named paths exist, and lines have at most 120 columns. Prints
+// each problem as `file:line: problem` and exits with 1 if there is any.
 const MAX_COLUMNS = 120;
 const LINK = /\]\(([^)\s]+)\)/g;
 /** A path from the root of the repository, in backticks. */

@@ -1,10 +1,10 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-// Checks that docs, code and messages have none of the words that docs/glossary.md tells not to use.
-// Prints each as `file:line: word: write …` and exits with 1 where there is one.
+// Checks docs, code and messages for the words that docs/glossary.md rejects. Prints each as `file:line: word: write …`
+// and exits with 1 if there is any.
 const GLOSSARY = 'docs/glossary.md';
-/** The changelog keeps what was written, and migrations do not change. */
+/** The changelog and migrations never change. */
 const EXEMPT = /CHANGELOG\.md$|\/migrations\/|^docs\/glossary\.md$/;
 
 const [, table] = readFileSync(GLOSSARY, 'utf8').split('## Words that Tally does not use');
@@ -12,7 +12,7 @@ const words = [...table.matchAll(/^\| (?!instead|-)([^|]+?) +\| ([^|]+?) +\|$/gm
   bad.split(', ').map((word) => ({ word, good })),
 );
 if (words.length === 0) throw new Error(`${GLOSSARY} has no table of words`);
-// "Away" is a word of its own in "right away" and "goes away"; only what is said of a store or service is meant.
+// "Right away" and "goes away" are fine; only a store or service must not be "away".
 const patternOf = (word) => new RegExp(word === 'away' ? '\\b(?:is|are|was) away\\b' : `\\b${word}\\b`, 'i');
 const patterns = words.map(({ word, good }) => ({ word, good, pattern: patternOf(word) }));
 

@@ -2,7 +2,7 @@ import { programOf } from './program.mjs';
 
 const MAC = '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome';
 
-/** Returns a Chromium for tests: CHROMIUM_PATH, or one from PATH, installed first where we may. */
+/** Returns a Chromium for tests: CHROMIUM_PATH, or one from PATH, installed first if allowed. */
 export function chromiumBinary(env = process.env) {
   if (env.CHROMIUM_PATH) return env.CHROMIUM_PATH;
   return programOf({

@@ -6,22 +6,22 @@ import { fileURLToPath } from 'node:url';
 
 export const ROOT = resolve(fileURLToPath(new URL('../..', import.meta.url)));
 
-/** Where a private installation keeps its data, its keys and its logs. */
+/** The folder of a private installation: data, keys and logs. */
 export function homeOf(env = process.env) {
   return resolve(ROOT, env.TALLY_HOME || '.tally');
 }
 
-/** Makes a home where there is none; returns its one true path, by which its processes are known. */
+/** Creates a home if needed; returns its real path, by which its processes are recognised. */
 export async function makeHome(home) {
   await mkdir(home, { recursive: true });
-  // Others may pass through to what is theirs (Postgres runs as another user than root) but not look around.
-  // A folder that holds something already is the user's to protect.
+  // Others may pass through to their own files (Postgres runs as another user than root) but not list it. A folder with
+  // content is the user's to protect.
   if ((await readdir(home)).length === 0) await chmod(home, 0o711);
   for (const folder of ['run', 'logs']) await mkdir(join(home, folder), { recursive: true, mode: 0o700 });
   return realpath(home);
 }
 
-/** A secret that is made once and kept in a file only we may read. */
+/** Returns a secret that is created once and kept in a file that only its owner may read. */
 export async function secretIn(file, make = () => randomBytes(24).toString('base64url')) {
   const known = await readFile(file, 'utf8').catch(() => '');
   if (known.trim()) return known.trim();
@@ -30,7 +30,7 @@ export async function secretIn(file, make = () => randomBytes(24).toString('base
   return secret;
 }
 
-/** A free port of the loopback interface: the one remembered in `file` if it is still free. */
+/** Returns a free port of the loopback interface: the one remembered in `file` if it is still free. */
 export async function portIn(file) {
   const known = Number(await readFile(file, 'utf8').catch(() => '0'));
   if (known > 0 && (await isFree(known))) return known;
@@ -46,7 +46,7 @@ export async function portIn(file) {
   return port;
 }
 
-/** Whether nothing listens on a port of the loopback interface. */
+/** Returns true if nothing listens on a port of the loopback interface. */
 export function isFree(port) {
   return new Promise((done) => {
     const server = createServer();
@@ -55,7 +55,7 @@ export function isFree(port) {
   });
 }
 
-/** What scripts of this checkout need to reach the services that `npm start` runs. */
+/** Environment variables by which scripts of this checkout reach the services of `npm start`. */
 export async function clientEnv(env = process.env) {
   const home = homeOf(env);
   const base = Number(env.TALLY_PORT_BASE || 4000);

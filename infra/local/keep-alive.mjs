@@ -1,12 +1,12 @@
 import { setTimeout as wait } from 'node:timers/promises';
 
 const BACKOFF_MS = [250, 10_000];
-/** A process that lived this long starts with a short pause again. */
+/** After running this long, a process restarts with a short pause again. */
 const STEADY_MS = 30_000;
 
 /**
- * Starts again what died, after a pause that grows while it keeps dying, until `signal` aborts. Throws, with what it said,
- * where `isHopeless` says of how it ended that starting it again helps nothing.
+ * Restarts processes that died, after a pause that grows while they keep dying, until `signal` aborts. Throws with
+ * their output if `isHopeless` decides from the exit that a restart cannot help.
  */
 export async function keepAlive({ name, start, current, signal, isHopeless = () => false }) {
   let pause = BACKOFF_MS[0];

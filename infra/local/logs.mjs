@@ -5,9 +5,9 @@ const MAX_BYTES = 64 * 1024 * 1024;
 const EVERY_MS = 10_000;
 
 /**
- * Keeps each log of a folder below a size, until `signal` is aborted: what is larger becomes `<name>.log.1`, in place of the
- * one before. The programs write to their files themselves, so these are copied and emptied; a line that is written between
- * the two is lost.
+ * Keeps each log of a folder below a size until `signal` is aborted: a larger one becomes `<name>.log.1`, replacing the
+ * previous one. Programs write to their files themselves, so files are copied and emptied; a line written in between is
+ * lost.
  */
 export function boundLogs(folder, signal) {
   const timer = setInterval(() => cutLogs(folder).catch(() => {}), EVERY_MS).unref();

@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto';
 import { ROOT } from './home.mjs';
 
 // Runs the whole test suite on each supported major version of Node.js. The package `node` brings the versions. Random
-// tests begin at another seed each time, so that these runs find what `npm test` with its fixed seed does not.
+// tests use another seed each time, so that these runs find what `npm test` with its fixed seed does not.
 const VERSIONS = ['20', '22', '24'];
 
 const results = VERSIONS.map((version) => {

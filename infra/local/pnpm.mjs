@@ -10,7 +10,7 @@ const BUILT = join(ROOT, 'node_modules', '.tally-built');
 const BIN = join(ROOT, 'node_modules', '.bin');
 const GROUPS = ['packages', 'apps'];
 
-/** The environment in which the tools of node_modules find each other; nobody is called home. */
+/** The environment in which the tools of node_modules find each other, without telemetry. */
 export const toolEnv = () => ({
   ...process.env,
   PATH: `${BIN}:${process.env.PATH}`,
@@ -18,7 +18,7 @@ export const toolEnv = () => ({
   DO_NOT_TRACK: '1',
 });
 
-/** Installs the dependencies unless those of the lockfile are there already. An abort of `signal` ends it. */
+/** Installs the dependencies of the lockfile unless they are installed. Aborting `signal` ends it. */
 export async function ensureInstalled({ signal } = {}) {
   const wanted = fingerprint([
     'pnpm-lock.yaml',
@@ -28,14 +28,14 @@ export async function ensureInstalled({ signal } = {}) {
   ]);
   if (existsSync(INSTALLED) && readFileSync(INSTALLED, 'utf8') === wanted) return;
   const { packageManager } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
-  // The field may carry a hash, which npx does not know.
+  // The field may contain a hash, which npx does not accept.
   const [exact] = packageManager.split('+');
   const install = ['install', '--frozen-lockfile', '--reporter=append-only', '--loglevel=warn'];
   await run('npx', ['-y', exact, ...install], process.env, signal);
   writeFileSync(INSTALLED, wanted);
 }
 
-/** Builds all workspaces unless no source changed since. An abort of `signal` ends it. */
+/** Builds all workspaces unless no source changed since. Aborting `signal` ends it. */
 export async function ensureBuilt({ signal } = {}) {
   const wanted = createHash('sha256').update(sources().map(stampOf).join('\n')).digest('hex');
   const whole = workspaces().every(
@@ -52,7 +52,7 @@ async function run(command, args, env, signal = new AbortController().signal) {
   if (code !== 0) throw new Error(`${command} ${args.join(' ')} failed`);
 }
 
-/** The folders of all workspaces. */
+/** Returns the folders of all workspaces. */
 export function workspaces() {
   const grouped = GROUPS.flatMap((group) => readdirSync(join(ROOT, group)).map((name) => join(ROOT, group, name)));
   return [...grouped, join(ROOT, 'e2e')].filter((folder) => existsSync(join(folder, 'package.json')));

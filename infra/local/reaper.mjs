@@ -5,8 +5,8 @@ import { text } from 'node:stream/consumers';
 import { endPostgresOf, removePostgresOf } from './postgres.mjs';
 import { endRedisOf } from './redis.mjs';
 
-// Waits until the process at the other end of stdin is gone, however it went, and ends the test servers it left:
-// vitest that is stopped by Ctrl-C does not come to its teardown.
+// Waits until the process at the other end of stdin is gone, and ends the test servers it left: vitest does not run its
+// teardown after Ctrl-C.
 const [home] = process.argv.slice(2);
 await text(process.stdin);
 await Promise.all([endPostgresOf(home), endRedisOf(home)]);

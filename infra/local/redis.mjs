@@ -9,7 +9,7 @@ import { programOf } from './program.mjs';
 
 const HOW_TO_GET =
   'No redis-server or valkey-server on PATH: install one (apt-get install redis-server, brew install redis).';
-/** Reading a large journal of writes takes its time. */
+/** Loading a large append-only file takes time. */
 const READY_DEADLINE_MS = 300_000;
 
 /** The private Redis: redis-server or valkey-server of PATH, a password, loopback only, every write synced. */
@@ -22,7 +22,7 @@ export async function privateRedis({ home, durable }) {
   await endLeftovers();
   const port = await portIn(portFileOf(home));
   const config = join(folder, 'redis.conf');
-  // In a file, not on the command line, where everyone could read the password.
+  // In a file: everyone could read the password on a command line.
   await writeFile(config, configuration({ folder, port, password, durable }), { mode: 0o600 });
 
   return {
@@ -74,7 +74,7 @@ function configuration({ folder, port, password, durable }) {
   ].join('\n')}\n`;
 }
 
-/** True when the server takes commands: it listens before it has read its data. */
+/** Returns true when the server accepts commands: it listens before it has loaded its data. */
 function answers(port, password) {
   return new Promise((done) => {
     const socket = connect({ port, host: '127.0.0.1' }, () => socket.write(`AUTH ${password}\r\nPING\r\n`));
@@ -93,14 +93,14 @@ function answers(port, password) {
   });
 }
 
-/** The server's program; installed first where we may. */
+/** Returns the program of the server; installs it first if allowed. */
 const redisBinary = () =>
   programOf({
     names: ['redis-server', 'valkey-server'],
     packages: ['redis-server'],
     howToGet: HOW_TO_GET,
     afterInstall() {
-      // systemd does not listen to RUNLEVEL; it was not here before us, so nobody misses it.
+      // systemd ignores RUNLEVEL; the service is new, so nobody misses it.
       if (existsSync('/run/systemd/system')) spawnSync('systemctl', ['disable', '--now', 'redis-server']);
     },
   });

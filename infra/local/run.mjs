@@ -3,7 +3,7 @@ import { clientEnv, ROOT } from './home.mjs';
 import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
 import { runProgram } from './processes.mjs';
 
-// Runs a built script of this checkout with what it needs to reach the services that `npm start` runs.
+// Runs a built script of this checkout with the environment that reaches the services of `npm start`.
 const [script, ...args] = process.argv.slice(2);
 try {
   if (!script) throw new Error('usage: node infra/local/run.mjs <script.js> [args]');

@@ -5,13 +5,13 @@ import { makeHome } from './home.mjs';
 import { privatePostgres } from './postgres.mjs';
 import { privateRedis } from './redis.mjs';
 
-/** How long to try again what passes by itself. */
+/** How long temporary failures are retried. */
 const RETRY_MS = 20_000;
 
 /**
- * Starts the private Postgres and the private Redis of a home, or only those named. `durable: false` is for tests.
- * The returned handles can be killed and started again at the same address, which is what crash tests do. An abort of
- * `signal` while they start stops them and rejects.
+ * Starts the private Postgres and Redis of a home, or only the named ones. `durable: false` is for tests. The returned
+ * handles can be killed and started again at the same address, for crash tests. Aborting `signal` during the start
+ * stops them and rejects.
  */
 export async function startServers({ home, durable = true, only = ['postgres', 'redis'], signal }) {
   const place = await makeHome(home);
@@ -41,7 +41,7 @@ export async function startServers({ home, durable = true, only = ['postgres', '
     redisUrl: redis?.url,
     handles,
     stop,
-    /** Stops, and removes what is kept outside of the home. */
+    /** Stops, and removes what is stored outside of the home. */
     async remove() {
       await stop();
       await Promise.all(servers.map((server) => server.remove()));
@@ -68,12 +68,12 @@ function handleOf(server) {
     get pid() {
       return running?.pid;
     },
-    /** Resolves when the process that runs now has ended. */
+    /** Resolves when the current process has ended. */
     get exited() {
       return running?.exited;
     },
     tail: () => running?.tail() ?? '',
-    /** Starts it, at the same address, after ending what may still run of it; resolves when it takes commands. */
+    /** Starts it at the same address, after ending any earlier process; resolves when it accepts commands. */
     async start() {
       const mine = ++starts;
       for (const deadline = Date.now() + RETRY_MS; ; await wait(100)) {
@@ -91,7 +91,7 @@ function handleOf(server) {
       await handle.stop();
       await handle.start();
     },
-    /** Ends it as a crash does; resolves when it is gone. */
+    /** Ends it like a crash; resolves once it is gone. */
     kill(signal = 'SIGKILL') {
       running?.kill(signal);
       return running?.exited;

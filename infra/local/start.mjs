@@ -14,20 +14,20 @@ import { startServers } from './servers.mjs';
 const SERVICES = ['console', 'usage-ingest', 'metrics-engine', 'analytics-api'];
 const READY_DEADLINE_MS = 120_000;
 const STOP_DEADLINE_MS = 20_000;
-/** How a service ends whose settings are not usable (EX_CONFIG). */
+/** The exit code of a service with invalid settings (EX_CONFIG). */
 const UNUSABLE_SETTINGS = 78;
 
-/** `npm run dev`: builds again what changes, and restarts the services that use it. */
+/** `npm run dev`: rebuilds what changes, and restarts the services that use it. */
 const isDev = process.argv.includes('--watch');
 const started = Date.now();
 const portBase = Number(process.env.TALLY_PORT_BASE || 4000);
 const addressOf = (index) => `http://127.0.0.1:${portBase + index}`;
 const mainOf = (name) => join(ROOT, 'apps', name, 'dist', 'main.js');
 const signal = stopSignal();
-/** Aborted when all is to end, whether someone asked for it or it could not be started: nothing is started again then. */
+/** Aborted on a stop or a failed start: nothing is started again then. */
 const ending = new AbortController();
 const watching = AbortSignal.any([signal, ending.signal]);
-/** What undoes what was done, pushed before it is done and run last first. */
+/** Cleanup steps, pushed before each action and run last first. */
 const undo = [];
 let home;
 let hadAdminKey = false;
@@ -63,7 +63,7 @@ async function up() {
   step('migrations');
   const env = await serviceEnv(stores);
   signal.throwIfAborted();
-  // A service that ends for its settings after that is started again like any other: the others go on meanwhile.
+  // Later, a service that exits for its settings is restarted like any other while the others continue.
   await Promise.race([allReady(), runServices(env)]);
   signal.throwIfAborted();
   ready = true;
@@ -78,7 +78,7 @@ function step(what) {
   console.log(`  ${((Date.now() - started) / 1000).toFixed(1).padStart(5)} s  ${what}`);
 }
 
-/** One `npm start` per home: two would fight over the data. What a killed one left running ends here. */
+/** One `npm start` per home: two would write the same data. Ends what a killed one left running. */
 async function claimHome() {
   const file = join(home, 'run', 'start.pid');
   const other = claimPidFile(file, 'start.mjs');
@@ -143,7 +143,7 @@ async function serviceEnv(stores) {
     ...process.env,
     ...stores,
     NODE_ENV: process.env.NODE_ENV || 'production',
-    // No load balancer sends callers here, so nobody has to notice first.
+    // No load balancer sends callers here, so none needs time to notice.
     SHUTDOWN_DELAY_MS: process.env.SHUTDOWN_DELAY_MS || '0',
     HOST: process.env.HOST || '127.0.0.1',
     TALLY_ADMIN_KEY: process.env.TALLY_ADMIN_KEY || (await secretIn(join(home, 'admin-key'), key('admin'))),
@@ -154,7 +154,7 @@ async function serviceEnv(stores) {
   };
 }
 
-/** The key itself only when it was generated just now: what is printed at each start ends up in logs. */
+/** Prints the key only when it was just generated: output of each start ends up in logs. */
 function whereAdminKeyIs(env) {
   if (process.env.TALLY_ADMIN_KEY) return 'TALLY_ADMIN_KEY';
   const file = join(home, 'admin-key');
@@ -177,7 +177,7 @@ function pidFileOf(name) {
   return join(home, 'run', `${name}.pid`);
 }
 
-/** Ends when all is to end; throws where a service cannot be started with these settings. */
+/** Resolves when everything stops; throws if a service cannot start with these settings. */
 async function runServices(env) {
   const running = new Map();
   undo.push(() => Promise.all(SERVICES.map((name) => endService(name, running.get(name)))));

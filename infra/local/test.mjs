@@ -18,15 +18,15 @@ let code = 1;
 
 try {
   await ensureInstalled({ signal });
-  // A test that runs `npm start` must not rebuild what others run.
+  // A test that runs `npm start` must not rebuild what other tests run.
   await ensureBuilt({ signal });
   const tested = testedWorkspaces();
   await Promise.all(tested.map((folder) => rm(reportOf(folder), { force: true })));
   home = await mkdtemp(join(tmpdir(), 'tally-test-'));
   servers = await startServers({ home, durable: false, signal });
-  // `--only`: everything is built, and a build that is restored from the cache would pull `dist` away from running tests.
-  // Each package runs two files at once, each with servers and services: more packages would only wait for the processor.
-  const run = ['run', 'test', '--only', '--continue=always', '--concurrency=2', '--output-logs=new-only'];
+  // `--only`: everything is built, and a build restored from the cache would pull `dist` away from running tests. A
+  // package runs two files at once, beside those of `e2e`: more would only wait for the processor, and for each other.
+  const run = ['run', 'test', '--only', '--continue=always', '--concurrency=1', '--output-logs=new-only'];
   const env = { ...toolEnv(), TEST_DATABASE_URL: servers.databaseUrl, TEST_REDIS_URL: servers.redisUrl };
   const statuses = await Promise.all(
     parts().map((part) => runProgram(TURBO, [...run, ...part], { cwd: ROOT, env, signal })),
@@ -34,7 +34,7 @@ try {
   const { passed, failed, skipped, failures } = addUp(tested);
   code = statuses.some((status) => status !== 0) || failed > 0 || passed === 0 ? 1 : 0;
   await clear();
-  // Last, so that what failed is seen in an excerpt of a long log too.
+  // Last, so that an excerpt of a long log shows what failed.
   for (const failure of failures) console.log(`FAILED ${failure}\n`);
   console.log(`${((Date.now() - started) / 1000).toFixed(0)} s`);
   console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
@@ -49,12 +49,15 @@ async function clear() {
   if (home) await rm(home, { recursive: true, force: true });
 }
 
-/** The arguments of each run of turbo. The tests of `e2e` take longest, one at a time, and mostly wait: they begin at once. */
+/**
+ * The arguments of each run of turbo. The tests of `e2e` take longest, one at a time, and mostly wait: they start at
+ * once.
+ */
 function parts() {
   return args.length > 0 ? [args] : [['--filter=@tally/e2e'], ['--filter=!@tally/e2e']];
 }
 
-/** The workspaces with tests; those that the arguments leave, where there are any. */
+/** The workspaces with tests, limited to those of the arguments. */
 function testedWorkspaces() {
   const all = workspaces().filter(
     (folder) => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).scripts?.test,
@@ -84,7 +87,7 @@ function addUp(folders) {
     }
     const report = JSON.parse(readFileSync(reportOf(folder), 'utf8'));
     sum.passed += report.numPassedTests;
-    // A file that could not be loaded failed without a test of it having failed.
+    // A file that could not be loaded has no failed test.
     sum.failed += report.numFailedTests + (report.success || report.numFailedTests > 0 ? 0 : 1);
     sum.failures.push(...failuresOf(report));
     sum.skipped += report.numPendingTests + report.numTodoTests;
@@ -92,7 +95,7 @@ function addUp(folders) {
   return sum;
 }
 
-/** Each failed test, and each file that could not be loaded, with the first lines of its message. */
+/** Returns each failed test, and each file that could not be loaded, with the first lines of its message. */
 function failuresOf(report) {
   return report.testResults.flatMap((file) => {
     const name = relative(ROOT, file.name);

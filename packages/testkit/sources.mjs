@@ -2,10 +2,10 @@ import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** Holds the hash of the sources that a package was built from. */
+/** The file with the hash of the sources that a package was built from. */
 export const STAMP = '.built';
 
-/** Returns a hash of what the build of a package reads: its sources without tests, and its settings. */
+/** Returns a hash of the files that the build of a package reads: its sources without tests, and its settings. */
 export function hashOfSources(folder) {
   const sources = readdirSync(join(folder, 'src'), { recursive: true, encoding: 'utf8' })
     .filter((file) => /\.\w+$/.test(file) && !/\.test\.tsx?$/.test(file))

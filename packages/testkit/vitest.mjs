@@ -1,8 +1,8 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * The vitest configuration of every workspace: sources in place of builds, real servers, no retries, and a report
- * that `npm test` adds up.
+ * The vitest configuration of every workspace: sources in place of builds, real servers, no retries, and a report for
+ * `npm test`.
  */
 export function tallyProject(test = {}) {
   return defineConfig({

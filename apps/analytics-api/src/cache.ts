@@ -16,21 +16,21 @@ export type CacheStats = {
   memoryBytes: number;
 };
 
-/** Returns an answer as its JSON: the part that is kept, then `more`, which belongs to this call. */
+/** Returns an answer as its JSON: the cached part, then `more`, which belongs to this call. */
 export const finished = <Answer>(text: string, more: object): Answer =>
   readyJson(`${text.slice(0, -1)},${JSON.stringify(more).slice(1)}`);
 
 export type Cache = {
   /**
-   * The answer to a question about what was counted: kept, joined if it is being computed, or computed. Its key has the
-   * version of the merchants and days of `scope` in it, read after the question was asked: no answer is older than any
-   * commit before the call. `compute` must depend on the question, these days' sums and the names of the directory alone,
-   * and give plain JSON.
+   * Returns the answer to a query over counted events: cached, shared with a running computation, or computed. Its key
+   * contains the version of the merchants and days of `scope`, read after the query arrived: no answer is older than
+   * any commit before the call. `compute` must depend only on the query, the sums of these days and the names of the
+   * directory, and return plain JSON.
    */
   through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T>;
   /**
-   * The same for an answer of which a part is sent as it is: that part is kept as its JSON, and only `more`, what is needed
-   * to finish the answer, is parsed again.
+   * The same for an answer of which a part is sent unchanged: that part is cached as its JSON, and only `more`, which
+   * is needed to finish the answer, is parsed again.
    */
   sent<More>(
     kind: string,
@@ -38,18 +38,18 @@ export type Cache = {
     scope: CacheScope,
     compute: () => Promise<{ sent: object; more: More }>,
   ): Promise<{ text: string; more: More }>;
-  /** Keeps an answer by its question alone, at most once a minute: for when nothing better can be had. */
+  /** Caches an answer by its query only, at most once a minute: for when nothing better is available. */
   remember(kind: string, question: unknown, answer: unknown): void;
   recall<T>(kind: string, question: unknown): Promise<T | undefined>;
   stats(): CacheStats;
-  /** Forgets the answers about some merchants and days, in every process. */
+  /** Drops the answers about some merchants and days, in every process. */
   invalidate(scope: CacheScope & { merchantIds: readonly string[] }): Promise<number>;
-  /** Forgets everything, in every process. */
+  /** Drops all answers, in every process. */
   clear(): Promise<void>;
 };
 
 export type CacheOptions = {
-  /** Undefined: nothing is kept, every question is computed. */
+  /** Undefined: nothing is cached, every query is computed. */
   redis: RedisClient | undefined;
   changes: Db['changes'];
   now: () => number;
@@ -57,23 +57,25 @@ export type CacheOptions = {
 };
 
 const MINUTE = 60;
-/** Versions already keep answers right; these bound how long an answer nobody can reach any more takes room. */
+/** Versions already keep answers correct; these limit how long an unreachable answer takes memory. */
 const TTL_SECONDS = { short: 5 * MINUTE, default: 60 * MINUTE, long: 24 * 60 * MINUTE };
-/** How often the same question's answer is remembered again. */
+/** The interval at which the same query's answer is remembered again. */
 const REMEMBER_SECONDS = MINUTE;
-/** Entries dated up to this many days back arrive in the normal way. */
+/** Events dated up to this many days back arrive through the normal path. */
 const SETTLED_DAYS = 7;
 const PREFIX = 'metrics:dashboard';
-/** To be raised whenever what is kept of an answer changes its shape: another version of this code may have kept it. */
+/** Raise it whenever the form of cached answers changes: another version of this code may have cached them. */
 const SHAPE = 4;
-/** A larger answer is cheaper to compute again than to carry. */
+/** A larger answer is cheaper to compute again than to transfer. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
-/** Two tiers, this process and Redis, in front of Postgres. Redis away: the process alone. */
+/**
+ * A cache in front of Postgres with two tiers: this process and Redis. While Redis is unavailable: only the process.
+ */
 export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 1024 }: CacheOptions): Cache {
   const memory = createMemory(maxMemoryBytes, now);
   const underWay = new Map<string, Promise<string>>();
-  /** Read after each question was asked, and shared by those that ask at the same time. */
+  /** Read after each query arrived, and shared by concurrent queries. */
   const versionOf = coalesceBy((scope: CacheScope) => changes.versionOf(scope));
   const counts = { memoryHits: 0, redisHits: 0, misses: 0, joined: 0, errors: 0 };
 
@@ -97,12 +99,12 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     const text = await compute();
     if (text.length > MAX_ANSWER_BYTES) return text;
     memory.set(key, text, ttlSeconds);
-    // Nobody waits for it: an answer that is not kept is computed again.
+    // Nobody waits for it: an answer that is not cached is computed again.
     redis?.set(key, text, 'EX', ttlSeconds).catch(() => counts.errors++);
     return text;
   }
 
-  /** The text of the answer to a question: kept, joined, or computed. */
+  /** Returns the text of the answer to a query: cached, shared, or computed. */
   async function textOf(
     kind: string,
     question: unknown,
@@ -141,7 +143,7 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     ) {
       const both = await textOf(kind, question, scope, async () => {
         const { sent, more } = await compute();
-        // JSON has no line ends of its own.
+        // Compact JSON has no line ends, so one can separate the parts.
         return `${JSON.stringify(more)}\n${JSON.stringify(sent)}`;
       });
       const end = both.indexOf('\n');
@@ -193,7 +195,7 @@ const digest = (question: unknown) =>
     .update(JSON.stringify([SHAPE, question]))
     .digest('base64url');
 
-/** Answers as text, the least recently used first out. */
+/** Answers as text; evicts the least recently used first. */
 function createMemory(maxBytes: number, now: () => number) {
   const kept = new Map<string, { text: string; until: number }>();
   let bytes = 0;

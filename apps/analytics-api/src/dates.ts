@@ -1,9 +1,9 @@
 import { addDays, countDays, type Day, type DayRange, TallyError } from '@tally/contracts';
 
-/** No answer suggests more ranges than this. */
+/** The most ranges that an error suggests. */
 const MAX_SUGGESTIONS = 100;
 
-/** INVALID_DATE_ORDER, or DATE_RANGE_TOO_LARGE with ranges that are small enough; both ends of a range count. */
+/** Throws INVALID_DATE_ORDER, or DATE_RANGE_TOO_LARGE with ranges that are small enough; both ends of a range count. */
 export function assertRange({ startDate, endDate }: DayRange, maxAllowedDays: number): void {
   if (startDate > endDate)
     throw new TallyError('INVALID_DATE_ORDER', 'Start date must be before or equal to end date.', {
@@ -25,7 +25,7 @@ export function assertRange({ startDate, endDate }: DayRange, maxAllowedDays: nu
   );
 }
 
-/** Ranges of at most `maxDays` that follow each other and cover the whole. */
+/** Returns consecutive ranges of at most `maxDays` that cover the whole. */
 export function suggestRanges(startDate: Day, endDate: Day, maxDays: number): DayRange[] {
   const ranges: DayRange[] = [];
   for (let from = startDate; from <= endDate && ranges.length < MAX_SUGGESTIONS; from = addDays(from, maxDays)) {
@@ -35,7 +35,7 @@ export function suggestRanges(startDate: Day, endDate: Day, maxDays: number): Da
   return ranges;
 }
 
-/** The same number of days just before. */
+/** Returns the range of the same number of days just before. */
 export function periodBefore({ startDate, endDate }: DayRange): DayRange {
   return { startDate: addDays(startDate, -countDays(startDate, endDate)), endDate: addDays(startDate, -1) };
 }

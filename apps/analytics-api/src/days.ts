@@ -3,13 +3,13 @@ import type { Db } from '@tally/db';
 import { assertRange } from './dates.ts';
 import type { Freshness } from './fresh.ts';
 
-/** Days written by one statement, and statements at once: making JSON keeps a core of Postgres busy. */
+/** Days per statement, and concurrent statements: making JSON keeps a core of Postgres busy. */
 const BATCH = 7;
 const AT_ONCE = 2;
 
 type DaysToRebuild = { [K in keyof DayRange]?: Day | undefined } & { onlyStale: boolean };
 
-/** The day documents: complete for closed days of which all was counted, partial for others. */
+/** Day snapshots: complete for closed days whose events are all counted, partial for others. */
 export function createDays({
   db,
   freshness,
@@ -21,7 +21,7 @@ export function createDays({
   freshness: Freshness;
   maxDays: number;
   now: () => number;
-  /** Called after each batch: how many days were gone through, of how many, and how many documents were made. */
+  /** Called after each batch with the days handled, the days in all, and the snapshots made. */
   onProgress(progress: { days: number; of: number; rebuilt: number }): void;
 }) {
   async function rebuild(dates: readonly Day[], complete: boolean, onlyStale = false): Promise<number> {
@@ -45,7 +45,7 @@ export function createDays({
     return rebuilt;
   }
 
-  /** All that a question may reach and that is over. */
+  /** All closed days that a query may reach. */
   const closed = (): DayRange => {
     const yesterday = addDays(dayOf(now()), -1);
     return { startDate: addDays(yesterday, 1 - maxDays), endDate: yesterday };
@@ -57,7 +57,7 @@ export function createDays({
       assertRange(range, maxDays);
       const started = performance.now();
       const { complete } = await freshness.cover(range);
-      // Without usage and without a document there is nothing that could be stale.
+      // Without usage and without a snapshot, nothing can be stale.
       const known = async () => (await db.days.status(range.startDate, range.endDate)).map(({ date }) => date);
       const dates = onlyStale ? await known() : eachDay(range.startDate, range.endDate);
       const rebuilt = await rebuild(dates, complete, onlyStale);

@@ -16,12 +16,12 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { createModel, dollars, MODEL_METRICS, type ModelEvent, type ModelMetric } from '../test/model.ts';
 import { KEY, type Running, startAnalytics } from '../test/start.ts';
 
-/** Runs of the property; `FC_RUNS` asks for more. */
+/** Runs of the property; `FC_RUNS` sets more. */
 const RUNS = Number(process.env.FC_RUNS ?? 40);
 const TODAY = dayOf(Date.now());
-/** Some days of the years before, so that years and months are read whole, in part and less the rest. */
+/** Some days of earlier years, so that years and months are read whole, in part, and minus the rest. */
 const LONG_AGO = [101, 250, 330, 366, 400, 480, 700];
-/** Of longer series the brute force would take most of the time. */
+/** Longer series would spend most of the time in the brute force. */
 const MOST_DAYS = { '15m': 30, hour: 120, day: 800, week: 800, month: 800 };
 const GROUPINGS = ['user', 'model', 'provider', 'apiKey', 'merchant', 'team'] as const satisfies Grouping[];
 /** Teams by kind, id and merchant; '' for every merchant. */
@@ -45,15 +45,15 @@ const ZONES = [
 let running: Running;
 let uncached: AnalyticsClient;
 let cached: AnalyticsClient[];
-/** Everything that was acknowledged, counted again for every query. */
+/** Every acknowledged event, counted again for every query. */
 const model = createModel(TEAMS);
 
 beforeAll(async () => {
   running = await startAnalytics();
-  // Two caching processes, so that neither can live on its own memory.
+  // Two caching processes, so that neither can rely on its own memory.
   cached = [running.client, (await running.another()).client];
   uncached = (await running.another({ ENABLE_ANALYTICS_CACHE: 'false' })).client;
-  // Most days of the questions are open at first, and are rolled up while they are asked.
+  // Most queried days are open at first, and are rolled up during the queries.
   const sql = new pg.Client({ connectionString: running.databaseUrl });
   await sql.connect();
   await sql.query('update usage_rolled_up set date = $1', [addDays(TODAY, -120)]);
@@ -84,7 +84,7 @@ const entry = fc.record({
   prompt: fc.integer({ min: 0, max: 9_000 }),
   completion: fc.integer({ min: 0, max: 9_000 }),
   nanoUsd: fc.bigInt({ min: 0n, max: 10n ** 15n }),
-  // Mostly near now, so that days of UTC and of the zones differ within the range asked.
+  // Mostly near now, so that days of UTC and of the zones differ within the queried range.
   ago: fc.oneof(
     fc.integer({ min: 0, max: 3 * DAY_MS }),
     fc.integer({ min: 0, max: 100 * DAY_MS }),
@@ -164,7 +164,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
   await fc.assert(
     fc.asyncProperty(step, async ({ entries, flush, deriveEvents, rollUp, rebuild, question, by, ...more }) => {
       await record(entries);
-      // Under way while the questions are asked.
+      // Runs during the queries.
       const meanwhile = Promise.all([
         flush && running.ingest.flush.drain.mutate({}),
         deriveEvents && running.db.derivations.derive(deriveEvents),
@@ -226,7 +226,7 @@ test('whatever is asked, whenever, cached or not, equals a count of every acknow
     { numRuns: RUNS },
   );
 
-  // Other transactions of the server hold back what is listed.
+  // Other transactions of the server delay the list.
   await vi.waitFor(
     async () => {
       await readChanges();
@@ -250,12 +250,12 @@ async function readChanges(): Promise<void> {
   }
 }
 
-/** A call explains no longer range. */
+/** The longest range of one explanation. */
 const MOST_EXPLAINED_DAYS = 366;
 
 type Explained = Question & { merchantId: string; metricType: ModelMetric; limit: number };
 
-/** Compares the explanation of a number, on all its pages, with the events behind it. */
+/** Compares the explanation of a number, on all its pages, with its events. */
 async function expectExplained({
   merchantIds: _,
   teams: __,
@@ -288,7 +288,7 @@ async function expectExplained({
   expect(found).toEqual(ids);
 }
 
-/** A page over REST with `numbers=true`. */
+/** Returns a page over REST with `numbers=true`. */
 async function inNumbers(question: object): Promise<{ rows: object[]; totals: object }> {
   const parameters = Object.entries(question).flatMap(([name, value]) =>
     [value].flat().flatMap((each): [string, string][] => (each === undefined ? [] : [[name, String(each)]])),
@@ -301,10 +301,10 @@ async function inNumbers(question: object): Promise<{ rows: object[]; totals: ob
 }
 
 const QUANTITIES = new Set(['requests', 'failedRequests', 'promptTokens', 'completionTokens', 'totalTokens', 'cost']);
-/** Decimals with more digits may be no number that prints them back. */
+/** Decimals with more digits may have no number that prints the same. */
 const EXACT_DIGITS = 15;
 
-/** Expects quantities to be numbers that print as the decimals wanted, and all else to be equal. */
+/** Expects quantities to be numbers that print as the wanted decimals, and everything else to be equal. */
 function expectSame(actual: unknown, wanted: unknown, name = ''): void {
   if (typeof wanted === 'object' && wanted !== null) {
     expect(Object.keys(actual as object).sort()).toEqual(Object.keys(wanted).sort());

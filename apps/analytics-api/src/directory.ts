@@ -5,8 +5,8 @@ import { assertMerchant, type Caller, decodeCursor, encodeCursor } from '@tally/
 import { z } from 'zod';
 
 /**
- * The names of users, API keys and merchants. A caller bound to a merchant writes its own entries only, and lists those and
- * entries for every merchant whose ids occur in its own usage.
+ * The names of users, API keys and merchants. A caller bound to a merchant writes only its own entries. It lists those,
+ * and general entries whose ids occur in its own usage.
  */
 export function createDirectory(directory: Db['directory']) {
   return {

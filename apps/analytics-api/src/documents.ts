@@ -1,14 +1,14 @@
 import type { Coverage, DayRange, Filters, Grouping, PlanPart } from '@tally/contracts';
 import type { Db } from '@tally/db';
 
-/** What days that were imported as flat sums add to an answer: the part it is to read too, and whether that is all. */
+/** The part of imported snapshots that an answer must also read, and whether that is complete. */
 export type Imported = { parts: PlanPart[]; complete: boolean };
 
 type Kind = 'user' | 'model' | 'provider';
 
 /**
- * Which groupings of a flat document answer a question: several where it asks for several, none for its sums alone.
- * Undefined where it needs what no flat document has: a filter, a merchant, an api key, a time of day.
+ * Returns the groupings of an imported snapshot that answer a query: several if the query has several, none for sums
+ * only. Undefined if the query needs what no such snapshot has: a filter, a merchant, an API key, a time of day.
  */
 export function kindsOf(filters: Omit<Filters, 'startDate' | 'endDate'>, ...groups: (Grouping | undefined)[]) {
   const { merchantIds, userIds, models, providers, apiKeys, teams } = filters;
@@ -19,8 +19,8 @@ export function kindsOf(filters: Omit<Filters, 'startDate' | 'endDate'>, ...grou
 }
 
 /**
- * A day that was imported as flat sums is answered from its document if it has no usage of its own, else from that usage
- * alone: nothing counts twice, and what is left out makes the answer not complete.
+ * Adds imported snapshots to answers. A day imported as flat sums is answered from its snapshot if it has no counted
+ * usage, else only from that usage: nothing counts twice, and an answer that leaves something out is not complete.
  */
 export function createDocuments(days: Db['days']) {
   return {
@@ -42,7 +42,7 @@ export function createDocuments(days: Db['days']) {
 
 export type Documents = ReturnType<typeof createDocuments>;
 
-/** What an answer covers, with its imported days. */
+/** Returns the coverage of an answer, with its imported days. */
 export function covering(
   coverage: Coverage,
   { complete }: Imported,

@@ -4,7 +4,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../test/start.ts';
 import { suggestRanges } from './dates.ts';
 
-/** What an analytics service of the same shape got wrong, one test each: its day of one model and three keys. */
+/**
+ * Known faults of another analytics service with the same contract, one test each: its day of one model and three keys.
+ */
 let running: Running;
 const DAY = '2025-01-15';
 const TODAY = dayOf(Date.now());

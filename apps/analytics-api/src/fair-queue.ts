@@ -1,25 +1,25 @@
 import { TallyError } from '@tally/contracts';
 
 export type FairQueueOptions = {
-  /** Pieces of work that run at once. */
+  /** Tasks that run concurrently. */
   places: number;
-  /** Pieces of work of one caller that wait at once. */
+  /** Tasks of one caller that may wait. */
   waitingPerCaller: number;
-  /** Milliseconds that work waits for a place. */
+  /** Milliseconds that a task waits for a slot. */
   waitMs: number;
 };
 
 /**
- * Runs work of a caller when there is a place, and returns what it returns. RATE_LIMITED where the caller has too much
- * waiting, or where no place came free in time.
+ * Runs a caller's work in a free slot, and returns its result. Throws RATE_LIMITED if the caller has too many tasks
+ * waiting, or if no slot became free in time.
  */
 export type FairQueue = <T>(callerId: string, work: () => Promise<T>) => Promise<T>;
 
 type Caller = { running: number; waiting: Set<() => void> };
 
 /**
- * Limits how much runs at once in this process. Callers take turns, whatever each has waiting, and one caller never has the
- * last place, so that another is served at once.
+ * Limits concurrent work in this process. Callers take turns, however many tasks each has waiting, and one caller never
+ * has the last slot, so that another is served at once.
  */
 export function createFairQueue({ places, waitingPerCaller, waitMs }: FairQueueOptions): FairQueue {
   const perCaller = Math.max(1, places - 1);

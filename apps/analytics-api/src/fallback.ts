@@ -3,8 +3,9 @@ import { storeFaultOf } from '@tally/service';
 import type { Cache } from './cache.ts';
 
 /**
- * Answers about closed days are remembered, and given again while Postgres is unavailable: as of then, and not complete, because
- * a late entry may have come since. What was never asked, and what covers today, is UNAVAILABLE.
+ * Remembers answers about closed days, and returns them while Postgres is unavailable: with the earlier time, and not
+ * complete, because late events may have arrived since. Throws UNAVAILABLE for new queries, and for those that cover
+ * today.
  */
 export function createFallback({ cache, now }: { cache: Pick<Cache, 'remember' | 'recall'>; now: () => number }) {
   return <Question extends DayRange, Answer extends { coverage: Coverage }>(

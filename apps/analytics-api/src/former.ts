@@ -3,10 +3,10 @@ import type { Route } from '@tally/service';
 import type { Env } from './env.ts';
 
 const TIMEOUT_MS = 30_000;
-/** What says who calls and what the body is; the body itself is inflated by now. */
+/** Headers that identify the caller and describe the body; the body itself is inflated by now. */
 const PASSED_ON = ['authorization', 'x-api-key', 'content-type', 'x-request-id'];
 
-/** Passes LiteLLM's callbacks on to usage-ingest, which serves these paths now. Removed in the next release. */
+/** Forwards LiteLLM's callbacks to usage-ingest, which serves these paths now. Removed in the next release. */
 export function formerRoutes(env: Pick<Env, 'USAGE_INGEST_URL' | 'LITELLM_MAX_BODY_BYTES'>): Route[] {
   return Object.values(LITELLM_PATHS).map((path) => ({
     method: 'POST',

@@ -22,17 +22,17 @@ const isFiltered = ({ userIds, apiKeys, models, providers, teams }: Scope): bool
 
 export type Freshness = {
   /**
-   * Makes sure that what was acknowledged before the call is in Postgres, and says what an answer that reads Postgres
-   * afterwards covers. Live and stored can so never overlap.
+   * Ensures that everything acknowledged before the call is in Postgres, and returns the coverage of an answer that
+   * reads Postgres afterwards. Live and stored data thus never overlap.
    */
   cover(scope: Scope): Promise<Coverage>;
-  /** Flushes what is pending now: of some merchants, or of all. */
+  /** Flushes pending events: of some merchants, or of all. */
   refresh(
     merchantIds?: readonly string[],
   ): Promise<{ recordsAggregated: number; complete: boolean; refreshedAt: string }>;
 };
 
-/** Closed days still get late entries through Redis, so a question about them asks for what is pending too. */
+/** Closed days still get late events through Redis, so queries about them flush, too. */
 export function createFreshness({
   ingest,
   lastFlushAt,
@@ -40,20 +40,20 @@ export function createFreshness({
   now,
 }: {
   ingest: IngestClient;
-  /** When Postgres last counted anything. */
+  /** Returns when Postgres last counted anything. */
   lastFlushAt: () => Promise<string | null>;
-  /** Whether one of these dimensions had more values on a day than rollups hold. */
+  /** Returns whether one of these dimensions exceeded its limit of values on a day. */
   overflowed: Db['usage']['overflowed'];
   now: () => number;
 }): Freshness {
-  // Many ask at once: whoever asks while a flush is under way shares the next one.
+  // Concurrent callers share flushes: a caller during a flush shares the next one.
   const drain = coalesceBy(async (merchantIds: readonly string[] | undefined) => {
-    // A longer list than one request takes is answered by flushing all.
+    // A list too long for one request is answered by flushing all merchants.
     const some = merchantIds && merchantIds.length <= 1000 ? { merchantIds: [...merchantIds] } : {};
     return ingest.flush.drain.mutate(some);
   });
 
-  /** A filter names values; those that rollups do not hold are found nowhere in them. */
+  /** A filter names values; values beyond the limit are not in rollups under their name. */
   const overflowOf = coalesceBy(async ({ startDate, endDate, merchantIds, ...filters }: Scope) => {
     const lists = {
       // A team is found by the user and the key of a row.
@@ -76,7 +76,7 @@ export function createFreshness({
         const { complete, asOf } = await drain(merchantIds);
         return { dataSource, asOf, complete, ...(isFiltered(scope) && (await overflowOf(scope))) };
       } catch {
-        // Postgres alone still answers, up to its last flush at best.
+        // Postgres still answers, up to its last flush at best.
         return {
           dataSource: dataSource === 'live' ? 'none' : 'cache',
           asOf: await lastFlushAt().catch(() => null),

@@ -10,13 +10,13 @@ export type GaugesOptions = {
   now: () => number;
 };
 
-/** Merchants of an answer; a key that is bound to one asks for that one. */
+/** The limit of merchants in an answer; a key bound to one merchant gets only that one. */
 const MAX_MERCHANTS = 1_000;
 const MAX_ROWS = 20_000;
 
 /**
- * GET /metrics/usage: the usage of today and of this month, per merchant and metric, in Prometheus's text format. Of more
- * than 1,000 merchants those that counted most often this month, then `tally_usage_truncated` is 1.
+ * GET /metrics/usage: the usage of today and of this month, per merchant and metric, in Prometheus's text format. With
+ * more than 1,000 merchants: those that counted most often this month, and `tally_usage_truncated` is 1.
  */
 export function gaugesRoute({ db, freshness, rates, now }: GaugesOptions): Route {
   return {
@@ -79,5 +79,5 @@ function textOf(
   ].join('\n');
 }
 
-/** A label's value, as the format asks for. */
+/** Escapes a label value as the format requires. */
 const escaped = (text: string) => text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');

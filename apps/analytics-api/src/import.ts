@@ -16,9 +16,9 @@ type Question = { documents: readonly DayDocument[]; merchantId?: string | undef
 const MAX_REJECTIONS = 100;
 
 /**
- * Imports days of another system. Rows with all dimensions are counted by usage-ingest; documents with only flat sums stay
- * snapshots. Rows go first, and the flat sums of their days are forgotten only when all rows are counted: a crash in between
- * leaves days that are answered from entries, and importing them again completes them.
+ * Imports days of another system. usage-ingest counts rows with all dimensions; documents with only flat sums stay
+ * snapshots. Rows go first, and the flat sums of their days are deleted only when all rows are counted: a crash in
+ * between leaves days that are answered from events, and importing them again completes them.
  */
 export function createImport({
   ingest,
@@ -86,11 +86,11 @@ function inOrder(rejected: readonly RejectedRow[], documents: readonly DayDocume
   return [...wholeDays, ...rejected.filter(({ row }) => row !== undefined)];
 }
 
-/** Returns the rows to count; undefined where the document has only flat sums that can stay. */
+/** Returns the rows to count; undefined if the document has only flat sums that can stay. */
 function rowsOf({ date, raw_data: rows, cache_status, ...flat }: DayDocument): DayRows['rows'] | undefined {
   if (!rows || rows.length === 0) return undefined;
   if (hasGroups(flat) && !rows.every(hasTokensByKind)) return undefined;
-  // The rest of the day would come under the ids of this part, and be taken for repeats.
+  // The rest of the day would come under the ids of this part, and count as repeats.
   if (cache_status === 'partial')
     throw new TallyError('INVALID_INPUT', `${date} is partial: import its rows when they are complete.`);
   return rows;
@@ -104,7 +104,7 @@ const GROUPINGS = ['aggregated_by_user', 'aggregated_by_model', 'aggregated_by_p
 const hasGroups = (document: Pick<DayDocument, (typeof GROUPINGS)[number]>) =>
   GROUPINGS.some((name) => document[name] !== null && document[name] !== undefined);
 
-/** A document as it is kept: its numbers as JSON text, because they may be longer than a double holds. */
+/** A document as stored: its numbers as JSON text, because they may be longer than a double holds. */
 function flatOf(document: DayDocument): FlatDay {
   if (!hasGroups(document))
     throw new TallyError('INVALID_INPUT', `${document.date}: the document has neither rows nor sums.`);

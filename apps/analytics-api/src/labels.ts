@@ -9,15 +9,15 @@ type Keyed = Sums & { keys: readonly string[]; providers?: string[] | undefined 
 
 export type Labels = {
   /**
-   * What people call the keys of a grouping, in one look-up for all of them. What nobody named is shown as it is; a user
-   * who is nobody is the "Unknown User".
+   * Finds the names of all keys of a grouping, in one lookup. A key without a name is shown as it is; usage without a
+   * user as "Unknown User".
    */
   of(
     by: Grouping,
     keys: readonly string[],
     merchantIds: readonly string[] | undefined,
   ): Promise<(key: string) => Labelled>;
-  /** Rows of one grouping or of two, as a breakdown has them, with their names. */
+  /** Presents rows of one or two groupings, like a breakdown, with their names. */
   rows(by: BreakdownBy, rows: readonly Keyed[], merchantIds: readonly string[] | undefined): Promise<BreakdownRow[]>;
 };
 

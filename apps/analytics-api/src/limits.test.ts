@@ -43,7 +43,7 @@ test('a query that would read too many rows is refused before it reads any', asy
   const { client: strict } = await running.another({ ANALYTICS_MAX_ROWS: '100000', ENABLE_ANALYTICS_CACHE: 'false' });
   const acme = { ...year, merchantIds: ['acme'] };
   const refusal = { data: { code: 'TOO_MANY_ROWS', details: { maxRows: 100_000 } } };
-  // A year of the coarsest rollup is little.
+  // A year of the coarsest rollup is small.
   await strict.analytics.breakdown.query({ ...acme, by: 'user' });
   await withoutDays(async () => {
     const most = { ...acme, startDate: '2025-01-02', by: 'user' as const };

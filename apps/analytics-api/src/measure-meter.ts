@@ -22,10 +22,10 @@ export type MeasureQuestion = {
   range: { startDate: Day; endDate: Day };
   windows: readonly Period[];
   window: MeterWindow;
-  /** Whether every window is of whole UTC days. */
+  /** True if every window consists of whole UTC days. */
   isUtc: boolean;
   groupBy: readonly GroupBy[];
-  /** Of each dimension the values that are asked for; `''` is an event without it. */
+  /** The wanted values per dimension; `''` is an event without it. */
   filters: Readonly<Record<string, readonly string[]>>;
 } & KnownOn;
 
@@ -35,13 +35,13 @@ export type ReadMeasure = (
 ) => Promise<{
   rows: { window: number; group: string[]; value: string }[];
   imported: Imported;
-  /** Measures that are not known of all events. */
+  /** Measures that some events do not report. */
   unknown: NonNullable<Coverage['unknown']>;
 }>;
 
 const MAX_ROWS = 100_000;
 
-/** What each built-in meter takes from sums of the measures. */
+/** How each built-in meter is computed from sums of the measures. */
 const MEASURE: Record<string, (sums: Sums) => bigint> = {
   requests: (sums) => sums.requests,
   failed_requests: (sums) => sums.failed_requests,
@@ -84,7 +84,7 @@ export function measureFilters({
   };
 }
 
-/** Answers the built-in meters from the rollups of the measures. */
+/** Answers queries about the built-in meters from the rollups of the measures. */
 export function createReadMeasure({
   db,
   documents,
@@ -137,7 +137,7 @@ export function createReadMeasure({
     const needs = { ...needsOf(asked, ...groupBy), days: false };
     const [starts, end] = [windows.map(({ from }) => from), windows.at(-1)!.to];
 
-    /** Whole months and years where windows have them; each window by itself. */
+    /** Whole months and years inside windows; each window by itself. */
     async function plan(): Promise<PlanPart[]> {
       if (!isUtc) return planSeries({ starts, end }, needs);
       if (window === 'hour' || window === 'day') return planSeries({ starts, end }, { ...needs, days: true });
@@ -156,7 +156,7 @@ export function createReadMeasure({
     return {
       rows: found.flatMap(({ slot, keys, ...sums }) => {
         const units = MEASURE[key]!(sums);
-        // The measures of a row are kept together: one without this measure is no row of it.
+        // The measures of a row are stored together: a row without this measure does not count.
         return units === 0n
           ? []
           : [{ window: slot, group: keys, value: key === 'cost' ? formatCost(units) : units.toString() }];
@@ -165,7 +165,7 @@ export function createReadMeasure({
       unknown: unknownOf(found.reduce(add, NOTHING)),
     };
 
-    /** GRAIN_NOT_KEPT where a window cuts days by user or API key that have no events any more. */
+    /** Throws GRAIN_NOT_KEPT if a window cuts days by user or API key whose events were dropped. */
     async function assertEntries(): Promise<void> {
       const gap = await db.usage.daysWithoutEntries(asked);
       if (!gap) return;

@@ -1,9 +1,9 @@
 import { type Coverage, formatCost, type Measures, percentOf } from '@tally/contracts';
 import type { Sums } from '@tally/db';
 
-/** Sums as they are answered: quantities, the derived total, the success rate. */
+/** Presents sums: quantities, the derived total, the success rate. */
 export function measuresOf(sums: Sums): Measures {
-  // A rate is of the requests of which it is known how they ended.
+  // The rate covers the requests whose outcome is known.
   const told = sums.requests - (sums.untold_requests ?? 0n);
   return {
     requests: sums.requests.toString(),
@@ -28,7 +28,7 @@ export const add = (left: Sums, right: Sums): Sums => ({
   untold_requests: (left.untold_requests ?? 0n) + (right.untold_requests ?? 0n),
 });
 
-/** What sums that took in imported days leave open. */
+/** Measures missing from sums that include imported days. */
 export function unknownOf({ other_tokens, untold_requests }: Sums): NonNullable<Coverage['unknown']> {
   return [
     ...(untold_requests ? ['failedRequests' as const] : []),

@@ -44,7 +44,7 @@ beforeAll(async () => {
       ...(region && { properties: { region } }),
     }),
   );
-  // Half of them is derived and folded, the rest is still to be derived.
+  // Half of them is derived and folded, the rest is not derived yet.
   await running.ingest.usage.record.mutate({ entries: entries.slice(0, 200) });
   await running.ingest.flush.drain.mutate({});
   while ((await running.db.meters.derive(1_000)).flushes > 0);
@@ -53,7 +53,7 @@ beforeAll(async () => {
 }, 120_000);
 afterAll(() => running.stop());
 
-/** Where the window of a moment begins on the clock of a zone, as that clock shows it. */
+/** Where the window of a moment begins on a wall clock in a zone. */
 function windowOf(ms: number, window: 'hour' | 'day', timeZone: string): string {
   const format = new Intl.DateTimeFormat('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'medium' });
   return format.format(ms).slice(0, window === 'hour' ? 13 : 10);
@@ -249,7 +249,7 @@ describe('windows', () => {
     await running.ingest.usage.record.mutate({ entries: [late] });
     const group = { user: 'eve' };
     expect((await query(question)).rows).toContainEqual(expect.objectContaining({ group, value: '5' }));
-    // A meter that is made again gives other answers, although no event came.
+    // A rebuilt meter gives other answers, although no event arrived.
     const sql = new pg.Client({ connectionString: running.databaseUrl });
     await sql.connect();
     while ((await running.db.meters.derive(1_000)).flushes > 0);

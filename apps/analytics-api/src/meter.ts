@@ -28,12 +28,12 @@ export type MeterAnswer = {
 
 export type ReadMeter = (question: MeterQuery, callerId: string) => Promise<MeterAnswer>;
 
-/** Rows of one answer; a bounded answer, whoever asks. */
+/** The limit of rows in one answer. */
 const MAX_ROWS = 100_000;
-/** A row of PERCENTILE is made of its buckets. */
+/** A row of PERCENTILE is computed from its buckets. */
 const MAX_BUCKETS = 1_000_000;
 
-/** The query, with its windows and filters as they are read. */
+/** The query, with its parsed windows and filters. */
 type Asked = {
   merchantIds: string[] | undefined;
   range: { startDate: Day; endDate: Day };
@@ -43,7 +43,7 @@ type Asked = {
   percentile: number;
 } & KnownOn;
 
-/** Answers queries about meters, from their rollups alone. */
+/** Answers queries about meters, only from their rollups. */
 export function createReadMeter({
   db,
   readMeasure,
@@ -54,7 +54,7 @@ export function createReadMeter({
   now,
 }: {
   db: Pick<Db, 'meters' | 'usage'>;
-  /** Answers the built-in meters. */
+  /** Answers queries about the built-in meters. */
   readMeasure: ReadMeasure;
   freshness: Freshness;
   cache: Cache;
@@ -62,7 +62,7 @@ export function createReadMeter({
   maxDays: number;
   now: () => number;
 }): ReadMeter {
-  /** The meter of every merchant with this name, else the one of the only merchant that is asked for. */
+  /** Returns the meter for every merchant with this key, else that of the query's only merchant. */
   async function find(key: string, merchantIds: readonly string[] | undefined): Promise<StoredMeter> {
     const [own] = merchantIds?.length === 1 ? merchantIds : [];
     const found =
@@ -102,7 +102,7 @@ export function createReadMeter({
     return finished(text, { coverage: covering(coverage, more.imported, more.unknown) });
   };
 
-  /** A meter that somebody declared. A measure has no row where its sum is 0. */
+  /** Answers from a declared meter. A measure has no row for a sum of 0. */
   async function ofMeter(
     meter: StoredMeter,
     asked: Asked,
@@ -112,7 +112,7 @@ export function createReadMeter({
     const { range, merchantIds, windows, groupBy, filters, percentile, asKnownOn } = asked;
     if (asKnownOn !== undefined) await assertJournal(range);
     const coverage = knownOn(await freshness.cover({ ...range, merchantIds }), asked);
-    // Asked before the sums are read: what was computed then is in them.
+    // Checked before the sums are read: history computed until then is in them.
     const limits = await limitsOf(meter, range, Object.keys(filters), merchantIds, coverage);
     const byElement = meter.aggregation === 'PERCENTILE';
     const limit = byElement ? MAX_BUCKETS : MAX_ROWS;
@@ -131,7 +131,7 @@ export function createReadMeter({
         const kept = keepZeros ? rows : rows.filter(({ value }) => value !== '0');
         return { sent: answerOf(kept, windows, groupBy), more: null };
       });
-    // History that is being computed changes an answer, and no version of it.
+    // History still being computed changes an answer, and no version covers that.
     const text =
       limits.complete === coverage.complete
         ? (await cache.sent('meter', [keepZeros, keyOf(meter.id, asked)], { ...range, merchantIds }, compute)).text
@@ -140,8 +140,8 @@ export function createReadMeter({
   }
 
   /**
-   * A declared meter that counts the same as a built-in one by these dimensions. The measures have no quarter hours by user
-   * or API key, so their windows that cut days are read from the events where there is none.
+   * Finds a declared meter that counts the same as a built-in one by these dimensions. The measures have no quarter
+   * hours by user or API key, so without such a meter, windows that cut days are read from the events.
    */
   async function declaredFor(
     key: string,
@@ -164,7 +164,10 @@ export function createReadMeter({
     return cut === undefined || dayOf(cut) >= (await db.meters.quartersFrom()) ? found : undefined;
   }
 
-  /** What an answer lacks: history that is still computed or was dropped, and values beyond the limit of their day. */
+  /**
+   * Returns what an answer lacks: history that is still computed or was dropped, and values beyond the limit of their
+   * day.
+   */
   async function limitsOf(
     meter: MeterRow,
     range: { startDate: Day; endDate: Day },
@@ -184,7 +187,7 @@ export function createReadMeter({
     };
   }
 
-  /** JOURNAL_DROPPED where days of a range have no events any more: a declared meter is read from those, as known then. */
+  /** Throws JOURNAL_DROPPED if days of the range lost their events: earlier answers of a declared meter are read from those. */
   async function assertJournal(range: { startDate: Day; endDate: Day }): Promise<void> {
     if ((await db.usage.knownFrom(range)) === null) return;
     throw new TallyError(
@@ -193,7 +196,7 @@ export function createReadMeter({
     );
   }
 
-  /** GRAIN_NOT_KEPT where a window cuts a day whose quarter hours are no longer kept. */
+  /** Throws GRAIN_NOT_KEPT if a window cuts a day whose quarter hours were dropped. */
   async function assertQuarters(windows: readonly Period[]): Promise<void> {
     const cuts = [...windows.map(({ from }) => from), windows.at(-1)!.to].filter((ms) => !isMidnight(ms));
     const [first] = cuts;
@@ -208,7 +211,7 @@ export function createReadMeter({
 
 const isMidnight = (ms: number) => startOfDay(dayOf(ms)) === ms;
 
-/** Returns all that an answer depends on beside the numbers of its days. */
+/** Returns everything that an answer depends on beside the numbers of its days. */
 const keyOf = (meter: string | number, { windows, groupBy, filters, merchantIds, percentile, asKnownOn }: Asked) => [
   meter,
   windows.map(({ from, to }) => [from, to]),
@@ -219,7 +222,7 @@ const keyOf = (meter: string | number, { windows, groupBy, filters, merchantIds,
   asKnownOn,
 ];
 
-/** The rows of an answer, as they are sent. */
+/** Presents the rows of an answer. */
 function answerOf(
   rows: readonly { window: number; group: readonly string[]; value: string }[],
   windows: readonly Period[],
@@ -238,7 +241,10 @@ function answerOf(
   };
 }
 
-/** The windows of a query, in order, without holes. INVALID_INPUT where the range does not begin and end with one. */
+/**
+ * Returns the windows of a query, in order, without holes. Throws INVALID_INPUT unless the range begins and ends on
+ * window borders.
+ */
 function windowsOf({ window, timeZone, ...range }: MeterQuery): Period[] {
   const moments = range.from !== undefined && range.to !== undefined;
   const [from, to] = moments ? [parseTime(range.from!)!, parseTime(range.to!)!] : [0, 0];
@@ -260,7 +266,7 @@ function windowsOf({ window, timeZone, ...range }: MeterQuery): Period[] {
   );
   const [first, last] = [periods[0], periods.at(-1)];
   if (!first || !last) throw noDays(timeZone);
-  // A window that the range cuts begins before it, or would end after it.
+  // A window cut by the range begins before it, or would end after it.
   const isCut =
     first.start !== first.from ||
     (moments ? first.from !== from || last.to !== to : endsEarly(last, whole.endDate, window, timeZone));
@@ -275,7 +281,7 @@ function windowsOf({ window, timeZone, ...range }: MeterQuery): Period[] {
 
 const noDays = (timeZone: string) => new TallyError('INVALID_INPUT', `The range has no day in ${timeZone}.`);
 
-/** True where the last window of a range of days goes on after it. */
+/** Returns true if the last window of a range of days ends after the range. */
 function endsEarly(last: Period, endDate: Day, window: MeterQuery['window'], timeZone: string): boolean {
   if (window === 'hour' || window === 'day') return false;
   const [whole] = periodsOf({ startDate: endDate, endDate: later(endDate, 31) }, window as 'week' | 'month', timeZone);
@@ -284,7 +290,7 @@ function endsEarly(last: Period, endDate: Day, window: MeterQuery['window'], tim
 
 const later = (day: Day, days: number): Day => dayOf(startOfDay(day) + days * 86_400_000);
 
-/** Days around a range that whole windows of it lie in. */
+/** Returns days around a range that contain its whole windows. */
 function wholeDays({ startDate, endDate }: { startDate: Day; endDate: Day }, window: MeterQuery['window']) {
   if (window === 'hour' || window === 'day') return { startDate, endDate };
   const month = window === 'month';
@@ -299,13 +305,13 @@ function localDay(ms: number, timeZone: string): Day {
   return new Intl.DateTimeFormat('en-CA', { timeZone, year: 'numeric', month: '2-digit', day: '2-digit' }).format(ms);
 }
 
-/** INVALID_INPUT where a window does not begin or end on a quarter hour. */
+/** Throws INVALID_INPUT if a window does not begin or end on a quarter hour. */
 function quarters(period: Period): Period {
   if (period.from % QUARTER_HOUR_MS === 0 && period.to % QUARTER_HOUR_MS === 0) return period;
   throw new TallyError('INVALID_INPUT', 'The range must begin and end on a quarter hour of UTC.');
 }
 
-/** The filters of a query, from both forms; `unknown` is an event without the dimension. */
+/** Merges both forms of a query's filters; `unknown` is an event without the dimension. */
 function filtersOf({ filters = {}, filter = [] }: MeterQuery): Record<string, string[]> {
   const all = new Map<string, Set<string>>();
   const add = (name: string, value: string) => {

@@ -7,7 +7,7 @@ const date = '2025-01-15';
 
 beforeAll(async () => {
   running = await startAnalytics();
-  // A process that lets rollups hold one value a dimension and day.
+  // A process whose rollups hold one value per dimension and day.
   const db = await openDb(running.databaseUrl, { dimensionValuesPerDay: 1 });
   const lines = ['ada', 'bob'].map((user_id) => ({
     ...{ merchant_id: 'acme', date, id: user_id, time: Date.parse(`${date}T12:00:00Z`), user_id, model: 'm' },

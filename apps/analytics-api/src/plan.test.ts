@@ -61,7 +61,7 @@ describe('where sums alone are asked for', () => {
         100,
       ]),
     );
-    // Users who came in November 2026 alone: the year has their rows, too.
+    // Users active only in November 2026: the year has their rows, too.
     months.set('2026-11-01', 5_000);
     const known = {
       years: new Map([
@@ -175,7 +175,7 @@ const someNeeds = fc
     platform: fc.option(fc.constantFrom('models' as const, 'users' as const), { nil: undefined }),
   })
   .map((needs): Needs => ({ ...needs, entities: needs.platform ? needs.platform === 'users' : needs.entities }));
-/** Any estimate of rows, the same whenever it is asked for. */
+/** An arbitrary but stable estimate of rows. */
 const someRows: fc.Arbitrary<RowsOf> = fc.oneof(
   fc
     .option(fc.integer({ min: 0, max: 2600 }), { nil: undefined })
@@ -219,7 +219,7 @@ test('a plan never reads more rows than one that takes nothing away, whatever th
     fc.property(someRange, someRows, (range, rowsOf) => {
       const needs = { entities: true, days: false };
       const [best, plain] = [planOf(range, { ...needs, sums: true }, rowsOf), planOf(range, needs, rowsOf)];
-      // What periods cost by themselves may decide between plans that read about the same.
+      // The cost of periods themselves may decide between plans that read about the same.
       expect(rowsIn(best, rowsOf)).toBeLessThanOrEqual(rowsIn(plain, rowsOf) + 1);
     }),
   );

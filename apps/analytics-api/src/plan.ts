@@ -13,17 +13,20 @@ import {
 
 type Range = { startDate: Day; endDate: Day };
 
-/** What a query needs of the rollups it is read from. */
+/** What a query requires of the rollups it reads. */
 export type Needs = {
-  /** It groups or filters by user or API key, which the model rollups have dropped. */
+  /** It groups or filters by user or API key, which the model rollups lack. */
   entities: boolean;
-  /** It covers all merchants and tells none apart: `models`, by no other dimension than those; `users`, by users alone. */
+  /**
+   * It covers all merchants without distinguishing them: `models`, by no other dimension than model and provider;
+   * `users`, only by users.
+   */
   platform?: 'models' | 'users' | undefined;
-  /** It tells days apart, which months and years have dropped. */
+  /** It distinguishes days, which months and years do not. */
   days: boolean;
   /**
-   * It asks for sums alone, so that days may be taken away from a month and months from a year. Where names are listed
-   * without their sums, those of what is taken away would be among them.
+   * It needs only sums, so days may be subtracted from a month and months from a year. Lists of names do not allow
+   * that: names of the subtracted part would be among them.
    */
   sums?: boolean;
 };
@@ -33,13 +36,13 @@ type Length = 'year' | 'month' | 'day';
 /** Estimates the rows of one period, which begins at `first`. */
 export type RowsOf = (length: Length, first: Day) => number;
 
-/** Estimates where nothing was counted: fewer than all who come in a period come every day. None after `today`. */
+/** Estimates for periods without counts: fewer users come every day than in a whole period. None after `today`. */
 export const typicalRows =
   (today?: Day): RowsOf =>
   (length, first) =>
     today && first > today ? 0 : { day: 1, month: 2, year: 4 }[length];
 
-/** What is known of the rows of months and years, and of the requests of days, each by its first day. */
+/** The known rows of months and years, and the requests of days, each by its first day. */
 export type KnownRows = Record<'years' | 'months' | 'requests', ReadonlyMap<Day, number>>;
 
 /** Estimates from counts: a day has at most as many rows as requests, and as its month has. */
@@ -52,7 +55,7 @@ export const knownRows =
     return length === 'month' ? month : Math.min(month, of(requests, first));
   };
 
-/** Returns what the filters and the groupings of a query need. */
+/** Returns what the filters and the groupings of a query require. */
 export function needsOf(
   filters: Omit<Filters, 'startDate' | 'endDate'>,
   ...groupings: readonly Grouping[]
@@ -70,8 +73,8 @@ export function needsOf(
 }
 
 /**
- * Returns the rollups from which a query reads the fewest rows, by the estimates given; added up, less those marked
- * `less`, the parts cover every day of the range once.
+ * Returns the rollups from which a query reads the fewest rows, by the estimates given. The sum of the parts, minus
+ * those marked `less`, covers every day of the range once.
  */
 export function planOf(
   range: Range,
@@ -106,7 +109,7 @@ export function rowsIn(plan: readonly PlanPart[], rowsOf: RowsOf): number {
   }, 0);
 }
 
-/** Returns a plan; TOO_MANY_ROWS where it reads too much, decided before anything of it is read. */
+/** Returns a plan. Throws TOO_MANY_ROWS, before any read, if it would read too much. */
 export function bounded(plan: PlanPart[], rowsOf: RowsOf, maxRows: number): PlanPart[] {
   const estimatedRows = rowsIn(plan, rowsOf);
   if (estimatedRows <= maxRows) return plan;
@@ -120,7 +123,7 @@ export function bounded(plan: PlanPart[], rowsOf: RowsOf, maxRows: number): Plan
 /** Periods of one length, and the rollup that has their sums. */
 type Grain = { cube: PlanPart['cube']; length: Length; periodOf(day: Day): Range };
 
-/** What a period costs beside its rows: of two plans with the same rows the one with fewer periods is better. */
+/** The cost of a period beside its rows: of two plans with the same rows, the one with fewer periods is better. */
 const PERIOD_COST = 0.01;
 
 const lastBefore = (day: Day): Day => addDays(day, -1);
@@ -146,8 +149,8 @@ const USERS = [months('usage_platform_users'), days('usage_daily')];
 type Cover = { parts: PlanPart[]; cost: number };
 
 /**
- * A range as whole periods of the first grain and, at its edges, of the finer ones. An edge that is most of its period is
- * that period less the rest of it.
+ * Splits a range into whole periods of the first grain and, at its edges, of the finer ones. An edge that covers most
+ * of its period becomes that period minus the rest.
  */
 function cover(range: Range, [grain, ...finer]: Grain[], needs: { sums: boolean; rowsOf: RowsOf }): Cover {
   const covers: Cover[] = [];
@@ -176,12 +179,12 @@ function together(covers: readonly Cover[]): Cover {
   return { parts: covers.flatMap(({ parts }) => parts), cost: covers.reduce((whole, { cost }) => whole + cost, 0) };
 }
 
-/** What is taken away from something that is taken away is read after all. */
+/** Subtracting from a subtracted part adds again. */
 function takenAway({ parts, cost }: Cover): Cover {
   return { parts: parts.map(({ less, ...part }) => (less ? part : { ...part, less: true })), cost };
 }
 
-/** Parts of the same sums that follow each other as one. */
+/** Merges consecutive parts of the same rollup. */
 function joined(parts: readonly PlanPart[]): PlanPart[] {
   const whole: PlanPart[] = [];
   for (const part of parts) {
@@ -193,8 +196,8 @@ function joined(parts: readonly PlanPart[]): PlanPart[] {
 }
 
 /**
- * Like planOf, for periods that begin at the moments `starts` and end at `end`: days of UTC where all of them are, else
- * quarters of an hour, and the journal where users or keys must be told apart within a day.
+ * Like planOf, for periods that begin at the moments `starts` and end at `end`: UTC days if all borders are, else
+ * quarter hours, and the journal for users or keys within a day.
  */
 export function planSeries(
   { starts, end }: { starts: readonly number[]; end: number },

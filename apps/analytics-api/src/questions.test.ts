@@ -8,7 +8,7 @@ const today = dayOf(Date.now());
 const DAY = '2025-01-15';
 const day = (date: string, more: object = {}) => ({ startDate: date, endDate: date, ...more });
 
-/** Entries of one call each: `ok` that succeeded and `failed` that did not; the first carries the amounts. */
+/** Events of one call each: `ok` successful and `failed` failed ones; the first carries the amounts. */
 const calls = (
   id: string,
   dimensions: Pick<UsageEntry, 'userId' | 'apiKey' | 'model' | 'provider'>,
@@ -310,7 +310,7 @@ test('calls beyond the rate are refused, in every process, and without asking wh
     const { memoryHits, redisHits, joined, misses } = await one.client.cache.stats.query({});
     return memoryHits + redisHits + joined + misses;
   };
-  // A call that is refused does not wait for what it has begun to read.
+  // A refused call does not wait for reads that it has started.
   const wasKnown = [first[0], first[2], first[4]].includes('RATE_LIMITED');
   await vi.waitFor(async () => expect(await lookups()).toBe(wasKnown ? 3 : 4), { timeout: 20_000 });
   expect([await ask(one), await ask(one)]).toEqual(Array(2).fill('RATE_LIMITED'));

@@ -33,7 +33,7 @@ import { bounded, knownRows, type Needs, needsOf, planOf, planSeries, typicalRow
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
 
-/** What is kept of answers: all but what belongs to one call. */
+/** The cached part of an answer: everything that does not belong to one call. */
 const OF_A_CALL = { coverage: true, plan: true } as const;
 const BreakdownSent = analytics.analytics.breakdown.output.omit(OF_A_CALL);
 const SummarySent = analytics.analytics.summary.output.omit(OF_A_CALL);
@@ -64,21 +64,21 @@ export type ReadOptions = {
   documents: Documents;
   labels: Labels;
   fallback: Fallback;
-  /** Where queries that are not kept wait for their turn. */
+  /** The queue of uncached queries. */
   queue: FairQueue;
   maxDays: number;
-  /** Rows that a query may read, as its plan estimates them. */
+  /** Rows that a query may read, as estimated by its plan. */
   maxRows: number;
   now: () => number;
 };
 
 const TOP_USERS = 5;
 const TOP_MODELS = 10;
-/** Rows of a grouped series; a bounded answer, whoever asks. */
+/** The limit of rows in a grouped series. */
 const MAX_SERIES_ROWS = 100_000;
 const MAX_OPTIONS = 10_000;
 
-/** Answers queries about usage from what has been counted. Each says whose it is, since callers take turns. */
+/** Answers queries over counted events. Each query names its caller, since callers take turns. */
 export function createRead({
   db,
   freshness,
@@ -96,7 +96,7 @@ export function createRead({
     () =>
       queue(callerId, compute);
 
-  /** Returns how to plan sums within a scope: by the rows that it has, where the choice of rollups matters. */
+  /** Returns how to plan sums within a scope: by its number of rows, if the choice of rollups matters. */
   const planner = async (scope: Filters, needs: Needs) => {
     if (!needs.entities) return (range: DayRange) => planOf(range, needs, typicalRows(dayOf(now())));
     const rowsOf = knownRows(await db.usage.rows({ ...scope, everyDay: needs.days }));
@@ -118,9 +118,9 @@ export function createRead({
         filters,
         inTurn(callerId, async () => {
           const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
-          // The providers of a model are listed beside its sums, so nothing is taken away there.
+          // The providers of a model are listed beside its sums, so nothing is subtracted there.
           const plan = (await planner(filters, needs))(filters);
-          // A document of imported days has sums by one grouping.
+          // An imported snapshot has sums by one grouping.
           const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
           const parts = [...plan, ...imported.parts, ...laterThan(question, filters)];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
@@ -175,7 +175,7 @@ export function createRead({
           const byDay = await reader.byDay({ ...filters, parts: plan.days });
           return { users, models, byDay, sums: byDay.reduce((whole, day) => add(whole, day), NOTHING) };
         });
-        // Beside it, on another connection: what each period shows of itself is of one moment, the two need not be.
+        // Concurrently on another connection: each period is of one moment, the two may differ.
         const previous = db.usage.snapshot(async (reader) => ({
           ...(await reader.totals({ ...filters, parts: plan.before })),
           users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
@@ -211,7 +211,7 @@ export function createRead({
     async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion, callerId: string) {
       assertRange(filters, maxDays);
       const periods = periodsOf(filters, interval, timeZone);
-      // A day that a zone left out has no moments, so nothing can have been used on it.
+      // A day that a zone skipped has no moments, so nothing can have been used on it.
       if (periods.length === 0) return { points: [], coverage: await freshness.cover(filters) };
       const starts = periods.map((period) => period.from);
       const end = periods.at(-1)!.to;
@@ -265,7 +265,7 @@ export function createRead({
               limit: MAX_OPTIONS + 1,
               parts: [
                 ...planOf(question, { ...needsOf({ merchantIds }, by), days: false }),
-                // A document names neither merchants nor keys; what it does name can be asked for.
+                // An imported snapshot names neither merchants nor keys; the dimensions it names can be listed.
                 ...(by === 'merchant' || by === 'apiKey' ? [] : imported.parts),
               ],
             });
@@ -340,7 +340,7 @@ export function createRead({
     merchantUsage: fallback('merchantUsage', answers.merchantUsage),
   };
 
-  /** TOO_MANY_POINTS where the months of a range alone have too many keys: days have at least as many. */
+  /** Throws TOO_MANY_POINTS if even the months of a range have too many keys: days have at least as many. */
   async function assertGroups({ startDate, endDate, ...filters }: Filters, by: GroupBy): Promise<void> {
     const [first, last] = [monthOf(startDate), monthOf(endDate)];
     const months = {
@@ -378,7 +378,7 @@ const tooManyGroups = () =>
     details: { maxRows: MAX_SERIES_ROWS },
   });
 
-/** What a row was sorted by, and its keys. */
+/** The sort value of a row, and its keys. */
 const placeOf = (sortBy: SortBy, keys: number) =>
   z
     .tuple([sortBy === 'key' ? z.string() : z.string().regex(/^-?\d{1,40}$/)], z.string())
@@ -404,7 +404,7 @@ function trendsOf(now: Sums & { users: number }, then: Sums & { users: number })
   };
 }
 
-/** Zones of today are all whole quarters of an hour from UTC; some of long ago were not. */
+/** Today's zones are whole quarter hours from UTC; some earlier ones were not. */
 function assertQuarters(moments: readonly number[], timeZone: string): void {
   if (moments.every((at) => at % QUARTER_HOUR_MS === 0)) return;
   throw new TallyError('GRAIN_NOT_KEPT', `${timeZone} was not whole quarters of an hour from UTC then.`, {

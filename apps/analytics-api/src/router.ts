@@ -10,7 +10,7 @@ import type { ReadMeter } from './meter.ts';
 import type { Read } from './read.ts';
 import type { Warm } from './warm.ts';
 
-/** Days of merchants that one call forgets; what is more is for `cache.clear`. */
+/** Days of merchants dropped by one call; `cache.clear` is for more. */
 const MAX_INVALIDATED = 10_000;
 
 export type Parts = {
@@ -25,7 +25,7 @@ export type Parts = {
   rates: RateLimit;
 };
 
-/** analytics-api's procedures: each counts the call, and asks. */
+/** analytics-api's procedures: each counts the call and calls one function. */
 export function createHandlers({
   read,
   readMeter,
@@ -37,7 +37,7 @@ export function createHandlers({
   warm,
   rates,
 }: Parts): Handlers<typeof analytics> {
-  /** A query, counted while it is answered. */
+  /** A query that is counted while it runs. */
   const asked = async <Question, Answer>(
     caller: Caller,
     question: Question,

@@ -50,7 +50,7 @@ const EXPORTS_WAITING_PER_CALLER = 10;
 const EXPORTS_UNDER_WAY = 64;
 const EXPORT_WAIT_MS = 120_000;
 
-/** Opens the stores and builds analytics-api on them; everything opened is pushed to `releasers`. Does not listen. */
+/** Opens the stores and builds analytics-api on them; pushes everything opened to `releasers`. Does not listen. */
 export async function createAnalyticsService(
   env: Env,
   { log, releasers, now = Date.now }: { log: Log; releasers: Releasers; now?: () => number },
@@ -60,7 +60,8 @@ export async function createAnalyticsService(
   const db = await openDb(env.DATABASE_URL, {
     applicationName: 'analytics-api',
     poolSize: env.POSTGRES_POOL_SIZE,
-    // Over several cubes the planner expects 200 groups and shares them among workers: with 10,000 that took twice as long.
+    // Over several rollups the planner expects 200 groups and shares them among workers: with 10,000 that took twice as
+    // long.
     parallelWorkers: 0,
     onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
@@ -75,7 +76,7 @@ export async function createAnalyticsService(
   const recording = ingestWithin(RECORD_TIMEOUT_MS);
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { repeats: false });
   releasers.push('redis', () => redis.disconnect());
-  // Without Redis questions are answered all the same, uncached and uncounted.
+  // Without Redis, queries are answered all the same, uncached and uncounted.
   await redisReady(redis, REDIS_DEADLINE_MS).catch((error: unknown) => log.warn({ err: error }, 'redis'));
   const freshness = createFreshness({
     ingest,
@@ -175,7 +176,7 @@ export async function createAnalyticsService(
       ...formerRoutes(env),
     ],
     registry,
-    // Without Redis answers are not kept and calls are not limited: no reason to send callers elsewhere.
+    // Without Redis, answers are not cached and calls are not limited: no reason to send callers elsewhere.
     readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
   return { app, db };

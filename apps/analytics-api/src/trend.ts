@@ -1,9 +1,9 @@
 import type { Trend, Units } from '@tally/contracts';
 
-/** A change of at most this many percent is none. */
+/** A change of at most this many percent counts as none. */
 const STABLE_PERCENT = 1n;
 
-/** How far `current` is from `previous`; exact until the one rounding of the percentage. */
+/** Compares `current` with `previous`; exact until the one rounding of the percentage. */
 export function trendOf(current: Units, previous: Units, format: (units: Units) => string): Trend {
   const quantities = { current: format(current), previous: format(previous) };
   if (previous === 0n) {
@@ -22,7 +22,7 @@ export function trendOf(current: Units, previous: Units, format: (units: Units) 
 
 const direct = (change: Units) => (change > 0n ? 'up' : change < 0n ? 'down' : 'stable');
 
-/** Rounds towards minus infinity, as Math.round does with its half. */
+/** Divides and rounds towards minus infinity, so that halves round like in Math.round. */
 function floorDivide(dividend: bigint, divisor: bigint): bigint {
   const quotient = dividend / divisor;
   return dividend % divisor !== 0n && dividend < 0n ? quotient - 1n : quotient;

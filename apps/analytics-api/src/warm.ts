@@ -6,7 +6,7 @@ const DASHBOARD_DAYS = [7, 30, 90, 365];
 /** Warming takes turns with callers. */
 const WARM = 'cache.warm';
 
-/** Asks what a dashboard asks first, one question after the other: warming must not crowd out callers. */
+/** Runs the first queries of a dashboard, one after the other, so that warming does not displace callers. */
 export function createWarm(read: Read, now: () => number) {
   async function warm(scope: DayRange & { merchantIds?: string[] | undefined }): Promise<number> {
     const page = { ...scope, sortBy: 'cost', order: 'desc', limit: 50 } as const;

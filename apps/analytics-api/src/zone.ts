@@ -11,18 +11,18 @@ import {
   TallyError,
 } from '@tally/contracts';
 
-/** A period of a series: `start` is where it begins by the calendar; `from` to `to` is what of it the range covers. */
+/** A period of a series: `start` is its beginning by the calendar; `from` to `to` is the part inside the range. */
 export type Period = { start: number; from: number; to: number };
 
-/** Points of one series; more is a mistake of the caller, or an export. */
+/** The limit of points in one series; more is a mistake of the caller, or an export. */
 const MAX_POINTS = 10_000;
 /** No zone is further from UTC, or ever was. */
 const MAX_OFFSET_MS = 16 * HOUR_MS;
 
 /**
- * The periods of a range of days in a time zone, in order, without holes or overlaps. A day begins at its first moment
- * there, so it has 23, 24 or 25 hours; hours begin on the full hour of the local clock. A day that a zone left out
- * (Samoa, 2011-12-30) has no period.
+ * Returns the periods of a range of days in a time zone, in order, without holes or overlaps. A day begins at its first
+ * moment there, so it has 23, 24 or 25 hours; hours begin on the full hour of the local clock. A day that a zone
+ * skipped (Samoa, 2011-12-30) has no period.
  */
 export function periodsOf(
   { startDate, endDate }: { startDate: Day; endDate: Day },
@@ -69,7 +69,7 @@ function nextPeriod(first: Day, interval: Interval): Day {
 
 type OffsetAt = (ms: number) => number;
 
-/** How far the local clock is ahead of UTC, by the time zone database of this process. */
+/** Returns how far the local clock is ahead of UTC, by the time zone database of this process. */
 function offsetsOf(timeZone: string): OffsetAt {
   const format = new Intl.DateTimeFormat('en-US', {
     timeZone,
@@ -89,7 +89,7 @@ function offsetsOf(timeZone: string): OffsetAt {
   };
 }
 
-/** The first moment at which the local date is `day`, or later where the zone has no such day. */
+/** Returns the first moment with the local date `day`, or later if the zone has no such day. */
 function startOfLocalDay(day: Day, offset: OffsetAt): number {
   const midnight = startOfDay(day);
   let [before, after] = [midnight - MAX_OFFSET_MS, midnight + MAX_OFFSET_MS];
@@ -104,7 +104,7 @@ function startOfLocalDay(day: Day, offset: OffsetAt): number {
   return after;
 }
 
-/** Where the quarters or hours of the local clock begin within a day; the day's own beginning is the first. */
+/** Returns where the quarters or hours of the local clock begin within a day, starting with the day itself. */
 function clockStarts(from: number, to: number, minutes: number, offset: OffsetAt): number[] {
   const first = offset(from);
   const constant = to - from <= DAY_MS && first === offset(to - 1000);

@@ -13,7 +13,7 @@ afterAll(() => running.stop());
 
 const headers = { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' };
 
-/** Sends everything, a few at once: many answers wait for the stores. */
+/** Sends all requests, a few at once: many answers wait for the stores. */
 async function sendAll(requests: Generator<HostileRequest>) {
   const sender = async () => {
     for (const request of requests) await expectAnswer(request);

@@ -1,6 +1,6 @@
 import type { BreakdownBy, Grouping, Interval, Measures, SortBy } from '@tally/contracts';
 
-// What acknowledged events add up to, counted in the plainest way. Only types are imported: no code that is tested.
+// The plain model: sums acknowledged events in the simplest way. Imports only types, no code under test.
 
 export type ModelEvent = {
   id: string;
@@ -85,7 +85,7 @@ export function createModel(teams: Teams) {
     events: () => events as readonly ModelEvent[],
     totals: (question: ModelRange & ModelFilters) => measures(within(question)),
 
-    /** A user of two merchants is two. */
+    /** A user of two merchants counts twice. */
     activeUsers: (question: ModelRange & ModelFilters) =>
       new Set(within(question).flatMap(({ merchantId, userId }) => (userId ? [`${merchantId} ${userId}`] : []))).size,
 
@@ -118,7 +118,7 @@ export function createModel(teams: Teams) {
       });
     },
 
-    /** The events behind a measure of one merchant: its value by day, and the ids of those that made it, in order. */
+    /** Returns the events behind a measure of one merchant: its value by day, and the ids of its events, in order. */
     explained(question: ModelRange & ModelFilters, metricType: ModelMetric) {
       const some = within(question).filter((event) => amountOf(event, metricType) !== 0n);
       const days = [...new Set(some.map(({ time }) => time.slice(0, 10)))].sort();
@@ -200,7 +200,7 @@ function nano(decimal: string): bigint {
   return BigInt(whole + fraction.padEnd(9, '0'));
 }
 
-/** The periods of a range of local days: all its quarters of an hour, one after the other, those of one period together. */
+/** Returns the periods of a range of local days: all its quarter hours, in order, grouped by period. */
 function periods({ startDate, endDate }: ModelRange, interval: Interval, timeZone: string) {
   const clock = clockOf(timeZone);
   const found: { from: number; to: number; name: string }[] = [];
@@ -222,7 +222,7 @@ const mondayOf = (date: string) =>
 
 const clocks = new Map<string, (at: number) => { date: string; minute: number }>();
 
-/** What a clock on the wall shows in a zone. */
+/** Returns what a wall clock shows in a zone. */
 function clockOf(timeZone: string) {
   const format = new Intl.DateTimeFormat('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'short' });
   const known = new Map<number, { date: string; minute: number }>();

@@ -24,12 +24,12 @@ export type Running = {
     now?: () => number,
   ): Promise<{ app: App; client: AnalyticsClient; end(): Promise<void> }>;
   clientOf(app: App, key?: string): AnalyticsClient;
-  /** What an analytics-api as a process of its own needs. */
+  /** The settings of an analytics-api in its own process. */
   serviceEnv(): Record<string, string>;
   stop(): Promise<void>;
 };
 
-/** analytics-api in this process, beside a usage-ingest that flushes only when it is asked. */
+/** analytics-api in this process, beside a usage-ingest that flushes only on demand. */
 export async function startAnalytics(env: Record<string, string> = {}): Promise<Running> {
   const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
   const common = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY, POSTGRES_POOL_SIZE: '4' };

@@ -20,7 +20,7 @@ import { add, change, format, parseFormatted, subtract } from '../src/web/quanti
 import { findings, launch, newContext, screenshot, settle, signIn, visit } from './browser.ts';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
-/** Services, a browser and 25,000 events of a demo, on a machine that does much else. */
+/** Starts services, a browser and 25,000 demo events, on a busy machine. */
 const SETUP_MS = 300_000;
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const today = dayOf(Date.now());
@@ -66,7 +66,7 @@ afterAll(async () => {
 
 const signedIn = new Map<string, Promise<BrowserContext>>();
 
-/** A context that is signed in with a key, once for all tests: signing in and loading the scripts takes a second. */
+/** A context signed in with a key, once for all tests: signing in and loading the scripts takes a second. */
 function contextOf(key: string, options: BrowserContextOptions): Promise<BrowserContext> {
   const name = JSON.stringify([key, options]);
   const create = async () => {
@@ -114,7 +114,7 @@ const explainLink = (search: Record<string, string | string[]>) => {
     query.set(name, typeof value === 'string' ? value : JSON.stringify(value));
   return `/app/explain?${query}`;
 };
-/** The number that a part of a page shows, as the API writes it. */
+/** Returns the number in a part of a page, in the API's form. */
 const numberIn = async (page: Page, selector: string) =>
   parseFormatted(await page.locator(selector).first().innerText());
 
@@ -632,7 +632,7 @@ describe('the explorer', () => {
       for (let step = 0; step <= 60; step++) await page.mouse.move(x + 70 + ((width - 90) * step) / 60, y + height / 2);
       const tip = page.locator('.chart-tip');
       const numbers = (await tip.locator('.num').allInnerTexts()).map(parseFormatted);
-      // The last that was pointed at is among the newest days.
+      // The last hovered one is among the newest days.
       const [, number] = /(\d+)/.exec(await tip.locator('h3').innerText())!;
       const day = Array.from({ length: 20 }, (_, ago) => addDays(today, -ago)).find(
         (date) => Number(date.slice(8)) === Number(number),
@@ -737,7 +737,7 @@ test('keys are made, shown once, and revoked', async () => {
 test('everything can be reached by keyboard', async () => {
   await asVisitor(async (page) => {
     await page.goto(`${stack.url}/app/sign-in`);
-    // Keys that are pressed before the page is there are lost.
+    // Keys pressed before the page is ready are lost.
     await page.getByLabel('API key').waitFor();
     await page.keyboard.press('Tab');
     await page.keyboard.type(keys.admin!);

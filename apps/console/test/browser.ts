@@ -35,10 +35,10 @@ function findOnPath(program: string): string {
   return program;
 }
 
-/** What slow machines may take until something is on a page. */
+/** The time until something is on a page, on a slow machine. */
 const WAIT_MS = 60_000;
 
-/** A context with no animations: they would only cost time here. */
+/** A context without animations, which would only take time here. */
 export const newContext = (browser: Browser, options: BrowserContextOptions = {}): Promise<BrowserContext> =>
   browser.newContext({ viewport: { width: 1440, height: 900 }, reducedMotion: 'reduce', ...options });
 
@@ -49,7 +49,7 @@ const EXPECTED = /Failed to load resource: the server responded with a status of
 
 const asked = new WeakMap<Page, Set<Request>>();
 
-/** A new page, with what its console said of errors. */
+/** Opens a page and records errors on its console. */
 export async function visit(context: BrowserContext): Promise<Visitor> {
   const page = await context.newPage();
   page.setDefaultTimeout(WAIT_MS);
@@ -69,7 +69,7 @@ export async function visit(context: BrowserContext): Promise<Visitor> {
 
 const FRAMES = 'new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))';
 
-/** Resolves once a page waits for no answer and shows no skeleton. */
+/** Resolves once a page has no pending requests and no skeletons. */
 export async function settle(page: Page): Promise<void> {
   const waiting = asked.get(page)!;
   const isQuiet = async () => {
@@ -92,9 +92,9 @@ export async function signIn(page: Page, url: string, key: string): Promise<void
 
 /** Returns the serious and critical findings of axe, one line each. */
 export async function findings(page: Page): Promise<string[]> {
-  // Over the protocol, as developer tools do: the page's own policy lets no script in.
+  // Over the protocol, like developer tools: the page's own policy allows no script.
   await page.evaluate(AXE);
-  // Every rule runs; only what passes is not described, which takes most of the time.
+  // Every rule runs; only passes are not described, which takes most of the time.
   const { violations } = await page.evaluate<AxeResults>(`axe.run({ resultTypes: ['violations'] })`);
   return violations
     .filter(({ impact }) => impact === 'serious' || impact === 'critical')

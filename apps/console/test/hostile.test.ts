@@ -6,7 +6,7 @@ import { Agent, request } from 'undici';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
-/** Runs of the property; `FC_RUNS` asks for more. */
+/** Runs of the property; `FC_RUNS` sets more. */
 const RUNS = Number(process.env.FC_RUNS ?? 300);
 
 let stack: Stack;
@@ -30,14 +30,14 @@ afterAll(() => stack.stop());
 
 type Answer = { status: number; head: string; body: string };
 
-/** Sends bytes as they are, and reads until the server closes the connection. */
+/** Sends raw bytes, and reads until the server closes the connection. */
 async function exchange(bytes: string): Promise<Answer> {
   const socket = connect(Number(new URL(stack.url).port), '127.0.0.1');
   let text = '';
   socket.on('data', (chunk) => {
     text += chunk.toString('latin1');
   });
-  // A refusal may reset the connection while we still write.
+  // A refusal may reset the connection during the sending.
   socket.on('error', () => {});
   const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
   socket.write(bytes, 'latin1');
@@ -172,12 +172,12 @@ const message = fc.record({
   body: fc.constantFrom(...BODIES),
 });
 
-/** Fails where an answer is not one of ours: an error of a server, or an error without a code. */
+/** Fails unless an answer is one of ours: no server error, and no error without a code. */
 function expectAnswered({ status, head, body }: Answer, { method, path, headers }: Message): void {
   const shown = `${method} ${path.slice(0, 80)} ${JSON.stringify(headers).slice(0, 300)}: ${head.slice(0, 60)} ${body.slice(0, 200)}`;
   // 0: the connection was closed without an answer, as Node does with CONNECT.
   if (status === 0) expect(method, shown).toBe('CONNECT');
-  // All services run, so none may be said not to answer.
+  // All services run, so none may be reported as unavailable.
   else expect(status, shown).toBeLessThan(500);
   if (status < 400 || method === 'HEAD' || !/content-type: application\/json/i.test(head)) return;
   const codes = [...body.matchAll(/"code":"([A-Z_]+)"/g)].map(([, code]) => code!);
@@ -235,7 +235,7 @@ describe('which host is meant', () => {
       await get(path, ['console'], [cookie, ['origin', 'http://evil.example']]),
       await get(path, ['console'], [cookie, ['sec-fetch-site', 'cross-site']]),
       await get(path, ['evil.example'], [cookie, ['origin', 'http://console']]),
-      // Headers that are said to be about the connection are not passed on, so the session is not, either.
+      // Headers named as connection headers are not forwarded, so the session is not, either.
       await get(path, ['console'], [cookie, ['origin', 'http://console'], ['connection', 'cookie, host']]),
     ].map(({ status }) => status);
     expect(statuses).toEqual([200, 401, 401, 401, 401]);
@@ -267,7 +267,7 @@ test('a console with the admin key derives the service key: a flood from one add
     };
     expect(await floodUntilRefused(stack.url)).toBe(true);
     expect(await ask(other, stack.url)).toBe(401);
-    // Of a console with another key no addresses are believed, so all of its clients are one.
+    // Addresses from a console with another key are ignored, so all its clients count as one.
     const stranger = await stack.addConsole({ TALLY_SERVICE_KEY: 'the-key-of-another-platform' });
     expect(await floodUntilRefused(stranger)).toBe(true);
     expect(await ask(other, stranger)).toBe(429);

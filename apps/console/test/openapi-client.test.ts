@@ -7,11 +7,11 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
 const run = promisify(execFile);
-/** Within the package, so that `openapi-fetch` is found from there. */
+/** Within the package, so that `openapi-fetch` resolves from there. */
 const FOLDER = fileURLToPath(new URL('../.generated/', import.meta.url));
 const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.meta.url));
 
-/** What someone writes who has the document and nothing else of Tally. */
+/** A client written from the document only. */
 const PROGRAM = `
 import createClient from 'openapi-fetch';
 import type { components, paths } from './schema.js';

@@ -18,7 +18,7 @@ afterAll(() => stack.stop());
 const own = () => ({ origin: stack.url, 'sec-fetch-site': 'same-origin' });
 type Headers = Record<string, string>;
 
-/** As a browser sends it; fetch would not let us say where it comes from. */
+/** Like a browser sends it; fetch does not allow its origin to be set. */
 async function send(
   path: string,
   { method = 'POST', headers = {}, body }: { method?: string; headers?: Headers; body?: object } = {},

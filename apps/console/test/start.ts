@@ -12,7 +12,7 @@ import { createConsole, listenOn } from '../src/server/server.ts';
 export const ADMIN_KEY = 'the-admin-key-of-the-tests';
 
 export type Stack = {
-  /** The one address. */
+  /** The address of the console. */
   url: string;
   services: Record<'ingest' | 'engine' | 'analytics', ServiceProcess>;
   /** Starts another console in front of the same services; returns its address. */
@@ -21,8 +21,8 @@ export type Stack = {
 };
 
 /**
- * All services as real processes on stores of their own, behind the console. Without `webFolder` the page is a stub. With
- * an empty `serviceKey` the services and the console derive one.
+ * All services as real processes on stores of their own, behind the console. Without `webFolder` the page is a stub.
+ * With an empty `serviceKey` the services and the console derive one.
  */
 export async function startStack({
   settings = {},
@@ -83,7 +83,7 @@ async function stubPage(): Promise<string> {
   return folder;
 }
 
-/** Resolves with the next value that `wanted` accepts, of those that `subscribe` hears. */
+/** Resolves with the next value among those of `subscribe` that `wanted` accepts. */
 export async function nextOf<T>(
   subscribe: (hear: (value: T) => void) => { unsubscribe(): void },
   wanted: (value: T) => boolean,

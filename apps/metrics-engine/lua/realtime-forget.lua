@@ -1,9 +1,9 @@
--- Forgets series that have had no point for long, and names without series, so that they take no room of others.
+-- Removes series without points for some time, and names without series, so that they do not count towards the limits.
 -- KEYS[1] names   KEYS[2] series of a name
 -- ARGV[1] the name   ARGV[2] milliseconds since 1970   ARGV[3] milliseconds that a series is kept after its last point;
--- one whose window is longer is kept for its window
--- Returns how many series it forgot, and whether it forgot the name.
--- Why atomic: a point that comes meanwhile must not lose its registration.
+-- one with a longer window is kept for its window
+-- Returns the number of removed series, and whether the name was removed.
+-- Why atomic: a concurrent point must not lose its registration.
 local forgotten = 0
 local all = redis.call('HGETALL', KEYS[2])
 for i = 1, #all, 2 do

@@ -1,9 +1,10 @@
--- Brings a piece of a merchant's saved realtime metrics back to a server that lost them or came back with older ones.
+-- Restores a part of a merchant's saved realtime metrics to a server that lost them or returned with older ones.
 -- KEYS[1] marker of the merchant   KEYS[2] names   KEYS[3…] pairs: series of the name, value hash
--- ARGV[1] 'more' or 'last': whether pieces follow   ARGV[2] seconds the registers are kept   ARGV[3…] for each pair: name,
+-- ARGV[1] 'more' or 'last': whether parts follow   ARGV[2] seconds the registers are kept   ARGV[3…] for each pair:
+-- name,
 -- type, labels, meta, epoch of the copy, milliseconds that the value is kept, value as JSON
--- Returns how many values came back; -1 where nothing is to be brought back any more.
--- Why atomic: the last piece opens the way for points; only a value that is older than its copy, or gone, is replaced by it.
+-- Returns the number of restored values; -1 if nothing needs restoring any more.
+-- Why atomic: the last part lets points in; only a value that is missing or older than its copy is replaced.
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if redis.call('HGET', KEYS[1], 'run') == run then return -1 end
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')

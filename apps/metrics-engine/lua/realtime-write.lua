@@ -1,15 +1,20 @@
--- Writes points of a merchant's realtime metrics: registers names and labels within the limits, then changes the values.
--- KEYS[1] marker of the merchant   KEYS[2] names (name -> type)   KEYS[3…] pairs: the name's series (labels -> meta), and
+-- Writes points of a merchant's realtime metrics: registers names and labels within the limits, then changes the
+-- values.
+-- KEYS[1] marker of the merchant   KEYS[2] names (name -> type)   KEYS[3…] pairs: the name's series (labels -> meta),
+-- and
 -- the value, a hash
--- ARGV[1] most names   ARGV[2] most series of a name   ARGV[3…] for each pair: name, type, labels, meta, window ('' for
--- none), seconds the value is kept, seconds the registers are kept, number of fields to add to, number of fields to set,
+-- ARGV[1] limit of names   ARGV[2] limit of series per name   ARGV[3…] for each pair: name, type, labels, meta, window
+-- ('' for
+-- none), seconds the value is kept, seconds the registers are kept, number of fields to add to, number of fields to
+-- set,
 -- pairs field, amount, then pairs field, value
--- `low` and `high` are set only where they widen the range: texts of one length, whose order is that of the numbers
--- Returns for each pair 'ok', 'lost' (this server is not the one that the marker was set on), 'type' (the name has another
--- type), 'window <seconds>' (the series has another window), 'names', 'series' (a limit is reached), 'sum' (too large a sum)
--- Why atomic: two first points of a name must not pass the limit together, nor disagree about type or window; and a
--- server that came back with older data takes no point before its copy is brought back.
--- Amounts are strings all the way: Lua's numbers are doubles.
+-- `low` and `high` are set only if they widen the range: texts of one length, whose order is that of the numbers
+-- Returns for each pair 'ok', 'lost' (the marker was set on another server), 'type' (the name has another
+-- type), 'window <seconds>' (the series has another window), 'names', 'series' (a limit is reached), 'sum' (too large a
+-- sum)
+-- Why atomic: two first points of a name must not exceed the limit together, nor disagree about type or window; and a
+-- server that returned with older data takes no point before its copy is restored.
+-- Amounts are always strings: Lua's numbers are doubles.
 local info = redis.call('INFO', 'server')
 local _, at = string.find(info, 'run_id:', 1, true)
 local whole = redis.call('HGET', KEYS[1], 'run') == string.match(info, '^%w+', at + 1)
@@ -17,16 +22,16 @@ local whole = redis.call('HGET', KEYS[1], 'run') == string.match(info, '^%w+', a
 local function keep(key, seconds)
   if redis.call('TTL', key) < seconds then redis.call('EXPIRE', key, seconds) end
 end
--- Fields whose sum is checked. Buckets need no check: none is larger than the count. Nor do nano-units: they carry.
+-- Fields whose sum is checked. Buckets need no check: none exceeds the count. Nor do nano-units: they carry.
 local summed = { i = true, count = true }
 
--- Whether adding would bring a sum, already of 18 digits, further away from 0.
+-- Returns whether adding would move a sum of 18 digits further away from 0.
 local function full(sum, added)
   local sign, digits = string.match(sum, '^(-?)(%d*)$')
   return #digits >= 18 and sign == string.match(added, '^-?') and added ~= '0'
 end
 
--- Moves whole units out of the nano-units. The digits stay text: a number of Lua is a double.
+-- Moves whole units out of the nano-units. Digits stay text: a number of Lua is a double.
 local function carry(value)
   local sign, digits = string.match(redis.call('HGET', value, 'n') or '0', '^(-?)(%d+)$')
   if #digits <= 9 then return end

@@ -6,8 +6,8 @@ const SEALED_DAYS = 92;
 const WARMED_DAYS = 30;
 
 /**
- * What follows the daily rollups: documents of closed days are sealed, and a dashboard's questions are asked. Nothing
- * is invalidated: answers are kept under the version of what they read, which whoever counts has already changed.
+ * Runs after the daily rollups: rebuilds snapshots of closed days and warms the cache. Invalidates nothing: answers are
+ * cached under the version of their data, which every count changes.
  */
 export function createAfterDaily(analytics: Pick<AnalyticsClient, 'days' | 'cache'>) {
   return async (yesterday: Day): Promise<{ rebuilt: number; warmed: number }> => {

@@ -2,12 +2,12 @@ import type { Drained } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 
 /**
- * Brings what was acknowledged before the call to Postgres, of a merchant or of all (null), and reports what an answer
- * that reads Postgres afterwards has. Never fails: without usage-ingest the answer is not complete.
+ * Flushes what was acknowledged before the call to Postgres, for a merchant or all (null), and returns the freshness of
+ * an answer that reads Postgres afterwards. Never fails: without usage-ingest the answer is not complete.
  */
 export type Drain = (merchantId: string | null) => Promise<Drained>;
 
-/** Calls that come while another of the same merchant is in progress share the next one. */
+/** Calls during another one of the same merchant share the next one. */
 export function createDrain({
   ingest,
   lastFlushAt,

@@ -3,7 +3,7 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { Reconciled } from './realtime/reconcile.ts';
 
 export type EngineMetrics = {
-  /** Records an attempt of a scheduled job that ended. */
+  /** Records a finished attempt of a scheduled job. */
   jobEnded(job: string, result: 'completed' | 'failed', durationMs: number): void;
   failedJobs: Gauge;
   runEnded(kind: string, status: string): void;
@@ -81,7 +81,7 @@ export function createEngineMetrics(register: Registry): EngineMetrics {
     help: 'Scheduled jobs that failed after all their attempts and wait to be retried (jobs.failed, jobs.retry).',
     registers,
   });
-  // Unknown until Redis was asked, which is not 0.
+  // Unknown until Redis has answered, which is not 0.
   failedJobs.set(Number.NaN);
   const seconds = () => Date.now() / 1000;
   return {

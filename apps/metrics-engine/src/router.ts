@@ -22,7 +22,7 @@ export type Parts = {
   reconcileRealtime(): Promise<Reconciled>;
 };
 
-/** metrics-engine's procedures: each calls one function, and returns. */
+/** metrics-engine's procedures: each calls one function and returns its result. */
 export function createHandlers({
   rollups,
   reader,

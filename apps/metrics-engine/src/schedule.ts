@@ -7,11 +7,11 @@ export type ScheduleOptions = {
   /** Opens a connection for the queue; a `patient` one waits while Redis is unavailable, and may block. */
   connect(options: { patient: boolean }): RedisClient;
   rollups: Rollups;
-  /** Jobs beside rollups. Each throws where it fails, and is retried. */
+  /** Jobs beside rollups. Each throws on failure, and is retried. */
   work: {
-    /** Compares the books of usage-ingest and sets its totals right. */
+    /** Runs the reconciliation of usage-ingest, which corrects running totals. */
     reconcile(): Promise<unknown>;
-    /** Seals day documents, and warms the cache, up to a day. */
+    /** Rebuilds day snapshots, and warms the cache, up to a day. */
     afterDaily(yesterday: Day): Promise<unknown>;
     /** Compares realtime metrics with their sources. */
     realtime(): Promise<unknown>;
@@ -25,7 +25,7 @@ export type ScheduleOptions = {
   patterns?: Partial<Record<JobName, string>>;
   log: Log;
   onEnded(job: string, result: 'completed' | 'failed', durationMs: number): void;
-  /** Called now and then with the number of jobs that wait to be retried by hand. */
+  /** Called regularly with the number of failed jobs that wait to be retried by hand. */
   onFailedJobs(count: number): void;
 };
 
@@ -33,18 +33,18 @@ export type ScheduledJob = { name: string; pattern: string; next: string | null 
 export type FailedJob = { id: string; name: string; attempts: number; failedAt: string | null; error: string };
 
 export type Schedule = {
-  /** Works on what the schedules make, and makes the schedules, once however many instances do; waits for no Redis. */
+  /** Runs scheduled jobs, and creates the schedules, once for all instances; does not wait for Redis. */
   start(): void;
   list(): Promise<ScheduledJob[]>;
-  /** Jobs that failed for good, newest first. */
+  /** Returns jobs that failed for good, newest first. */
   failed(limit: number): Promise<FailedJob[]>;
-  /** Puts a failed job back; NOT_FOUND for any other. */
+  /** Queues a failed job again; throws NOT_FOUND for any other. */
   retry(id: string): Promise<void>;
-  /** Puts a job into the queue now; returns its id. */
+  /** Queues a job now; returns its id. */
   run(name: JobName): Promise<string>;
-  /** Does now what a schedule does at its time. */
+  /** Runs now what a schedule runs at its time. */
   perform(name: JobName, scheduledAt: number): Promise<unknown>;
-  /** Lets the job under way end, and closes. */
+  /** Waits for the running job, and closes. */
   stop(): Promise<void>;
 };
 
@@ -56,7 +56,7 @@ const CONNECT_MS = 2_000;
 const KEPT_COMPLETED = 100;
 const KEPT_FAILED = 1_000;
 const ENSURE_MS = 30_000;
-/** An engine that dies gives its job back; so many may die of one job. */
+/** A job of an engine that dies is queued again, at most this many times. */
 const MAX_STALLED = 10;
 
 /** Cron patterns of the jobs, in UTC. */
@@ -71,7 +71,9 @@ export const PATTERNS = {
   cleanup: '15 1 * * *',
 } as const satisfies Record<JobName, string>;
 
-/** Runs jobs at their times. BullMQ makes one job per time; a failed one is retried with growing pauses, then kept. */
+/**
+ * Runs jobs at their times. BullMQ creates one job per time; a failed one is retried with growing pauses, then kept.
+ */
 export function createSchedule(options: ScheduleOptions): Schedule {
   const { rollups, work, log, patterns = PATTERNS } = options;
   let opened: { queue: Queue; client: RedisClient } | undefined;
@@ -85,7 +87,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     removeOnFail: { count: KEPT_FAILED },
   };
 
-  /** Asks the queue; UNAVAILABLE at once where Redis is unavailable. */
+  /** Calls the queue; throws UNAVAILABLE at once while Redis is unavailable. */
   async function ask<T>(question: (queue: Queue) => Promise<T>): Promise<T> {
     if (!opened) {
       const client = options.connect({ patient: false });
@@ -102,7 +104,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     }
   }
 
-  /** Creates the schedules that are missing. Replacing one would drop a job that is due and has not begun. */
+  /** Creates missing schedules. Replacing one would drop a job that is due and has not begun. */
   async function ensure(): Promise<void> {
     await ask(async (queue) => {
       for (const [name, pattern] of Object.entries(patterns)) {
@@ -121,7 +123,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     if (name === 'cleanup') return work.cleanup(dayOf(scheduledAt - options.logRetentionDays * DAY_MS));
     await rollups.recover();
     const runs: RollupBackfill[] = [await rollups.refresh()];
-    // The last period that was complete at the scheduled time, so that a job that waited computes what it was made for.
+    // The last period complete at the scheduled time, so that a delayed job computes the period it was created for.
     if (name !== 'refresh') runs.push(await rollups.run(name, { at: scheduledAt }));
     const unsound = runs.find((run) => run.status !== 'COMPLETED');
     if (unsound) throw new Error(`run ${unsound.jobId} ended ${unsound.status}: ${unsound.errors[0]?.message ?? ''}`);
@@ -159,7 +161,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
         log.error({ err: error, job: job?.name, attempts: job?.attemptsMade }, 'job failed'),
       );
       worker.worker.on('error', (error) => log.warn({ err: error }, 'scheduler'));
-      // Again and again: a Redis that lost its data has lost the schedules too.
+      // Repeated: a Redis that lost its data has lost the schedules too.
       ensuring = startLoop(ENSURE_MS, ensure, (error) => log.warn({ err: error }, 'schedules could not be made'));
     },
 
@@ -187,7 +189,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
 
     retry: (id) =>
       ask(async (queue) => {
-        // Looked for among them first: an id may be the name of another key of the queue.
+        // Searched among failed jobs first: an id may be the name of another key of the queue.
         const failed = await queue.getRanges(['failed'], 0, KEPT_FAILED);
         const job = failed.includes(id) ? await queue.getJob(id) : undefined;
         if (!job) throw new TallyError('NOT_FOUND', `There is no failed job ${id}.`);
@@ -195,7 +197,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
       }),
 
     async stop() {
-      // Told at once, so that no job is begun; the loop may be waiting for Redis.
+      // Signalled at once, so that no job is begun; the loop may be waiting for Redis.
       const closed = worker && close(worker.client, worker.worker);
       await ensuring?.stop();
       await closed;

@@ -47,12 +47,12 @@ export type EngineService = {
   deliver: Pick<Deliver, 'run'>;
 };
 
-/** Milliseconds after which runs of dead engines are asked for again, until Postgres has told them. */
+/** Milliseconds until runs of dead engines are searched again, until Postgres has answered. */
 const RECOVER_MS = 1_000;
-/** Milliseconds that a formula waits for one of the places. */
+/** Milliseconds that a formula waits for a slot. */
 const FORMULA_WAIT_MS = 5_000;
 
-/** Opens the stores and builds metrics-engine on them; everything opened is pushed to `releasers`. Does not listen. */
+/** Opens the stores and builds metrics-engine on them; pushes everything opened to `releasers`. Does not listen. */
 export async function createEngineService(
   env: Env,
   {
@@ -97,7 +97,7 @@ export async function createEngineService(
   });
   const reader = createRollupReader(db);
   releasers.push('rollups', () => rollups.stop());
-  // Runs that a dead engine left: taken over in the background, so that starting waits neither for them nor for Postgres.
+  // Takes over runs of a dead engine in the background, so that starting waits neither for them nor for Postgres.
   let recovered = false;
   const recovering = startLoop(
     RECOVER_MS,
@@ -189,7 +189,7 @@ export async function createEngineService(
     onEnded: metrics.jobEnded,
     onFailedJobs: (count) => metrics.failedJobs.set(count),
   });
-  // Runs end between two periods, so that the job they belong to does.
+  // Runs end between two periods, so that their job ends, too.
   releasers.push('schedule', () => Promise.all([rollups.stop(), schedule.stop()]));
   if (env.ENABLE_METRICS_SCHEDULER) schedule.start();
 
@@ -251,10 +251,10 @@ export async function createEngineService(
     }),
     env,
     registry,
-    // Without Redis all but realtime metrics and the schedule answers.
+    // Without Redis, everything but realtime metrics and the schedule works.
     readiness: createReadiness({ postgres: db, redis, isOk: ({ postgres }) => postgres, log, now }),
   });
-  // A backfill that someone waits for ends between two periods; the next engine goes on with it.
+  // A backfill with a waiting caller ends between two periods; the next engine continues it.
   app.stopping.addEventListener('abort', () => void rollups.stop());
   return { app, db, schedule, redis, alerts, deliver };
 }

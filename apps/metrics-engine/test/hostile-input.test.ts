@@ -15,7 +15,7 @@ beforeAll(async () => {
 
 afterAll(() => stores.close());
 
-/** Hostile to what this service computes, in every place too. */
+/** Values hostile to this service's computations, in every place too. */
 const HOSTILE: unknown[] = [
   '*',
   'Infinity',
@@ -46,7 +46,7 @@ const FORMULAS = [
   'pg_sleep(9)',
   `${'('.repeat(900)}1`,
 ];
-/** Hostile formulas that are sound all the same. */
+/** Hostile formulas that are valid all the same. */
 const SOUND_FORMULAS = ['SUM(cost) % 0', 'SUM(999999999999999999 * 999999999999999999 * cost)'];
 
 const RANGE = { startDate: '2026-03-01', endDate: '2026-03-02' };
@@ -95,7 +95,7 @@ beforeAll(async () => {
   ({ id: alertId } = await engine.engine.alerts.create.mutate(RULE));
 });
 
-/** Sound inputs of procedures whose schema does not show what is behind it. */
+/** Valid inputs of procedures whose schema does not describe them. */
 const known = (name: string): object[] =>
   ({
     'jobs.log': [{ limit: 3 }],
@@ -138,7 +138,7 @@ const known = (name: string): object[] =>
 
 const isSubscription = ([, { kind }]: [string, Procedure]) => kind === 'subscription';
 const CALLED = proceduresOf(contract).filter((each) => !isSubscription(each));
-/** Their sound inputs name what does not exist. */
+/** Procedures whose valid inputs name missing objects. */
 const REFUSED = ['custom.remove', 'jobs.retry', 'alerts.remove', 'webhooks.replay', 'webhooks.remove'];
 
 async function send({ path, init }: HostileRequest) {
@@ -150,7 +150,7 @@ type Refusal = { data: { code: string } };
 
 const REFUSALS = ['INVALID_INPUT', 'INVALID_JSON', 'INVALID_DATE_FORMAT'];
 
-/** Checks that an error has a code of ours and its status. */
+/** Checks that an error has one of our codes and its status. */
 function expectRefusal({ response, body }: Awaited<ReturnType<typeof send>>, asked: string) {
   const { code } = body.error!.data;
   expect(Object.keys(ERRORS), asked).toContain(code);
@@ -159,7 +159,7 @@ function expectRefusal({ response, body }: Awaited<ReturnType<typeof send>>, ask
   return code;
 }
 
-/** Whether the contract takes what JSON makes of an input. */
+/** Returns true if the contract accepts an input after JSON. */
 const isAllowed = (input: Procedure['input'], sent: unknown) =>
   input.safeParse(sent === undefined ? undefined : JSON.parse(JSON.stringify(sent))).success;
 

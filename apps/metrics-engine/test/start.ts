@@ -16,7 +16,7 @@ export type Engine = EngineService & {
 
 export type Stores = Awaited<ReturnType<typeof prepareStores>>;
 
-/** Stores of a test's own, and engines on them in this process: no scheduler but where it is asked for. */
+/** Stores of a test's own, and engines on them in this process: with a scheduler only on demand. */
 export async function prepareStores() {
   const [store, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
   const db = await openDb(store.url);

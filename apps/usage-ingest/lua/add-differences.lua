@@ -1,4 +1,4 @@
--- Repairs totals of some merchants' days of one shard, by adding what they are short of.
+-- Repairs running totals of some merchants' days of one shard by adding differences.
 -- KEYS for each total: the day's set of metric types, the total   ARGV for each total: metric type, difference, expiry
 -- Returns nothing of interest.
 -- Why a difference: events recorded since the totals were read stay in them, so a busy merchant never delays a repair.

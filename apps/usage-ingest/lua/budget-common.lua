@@ -1,4 +1,4 @@
--- Shared by the scripts of budgets, which are this text and their own.
+-- Shared prefix of the budget scripts.
 -- KEYS[1] sums: hash of `<slot>:used|spent|reserved|noted`, `run`, `rebuilding`, `token`; a slot is a budget's period
 -- KEYS[2] reservations: hash of id to `<o open, e ended>|<expiry ms>|<digest>|<slot=amount,…>`
 -- KEYS[3] expiries: sorted set of reservation ids by the time at which they expire, or are forgotten
@@ -24,7 +24,7 @@ local function each(list, act)
   for slot, amount in string.gmatch(list, '([^=,]+)=(%-?%d+)') do act(slot, amount) end
 end
 
--- In another run of Redis the sums may be of the past: they go, and are rebuilt from Postgres and what waits.
+-- Sums of another run of Redis may be outdated: they are dropped, and rebuilt from Postgres and pending events.
 local function is_whole()
   if redis.call('HGET', SUMS, 'run') == run then return true end
   if redis.call('HGET', SUMS, 'rebuilding') ~= run then

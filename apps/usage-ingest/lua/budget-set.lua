@@ -1,7 +1,7 @@
--- Sets what Postgres shows as spent, and drops the notes of events that it includes.
+-- Sets the spend that Postgres shows, and drops the notes of events included in it.
 -- ARGV[1] token   ARGV[2] run   ARGV[3] number of slots   ARGV then for each slot: slot, spent; then the events to drop
--- Returns 1, or 0 where another reading began, or Redis was started again: read again.
--- Why atomic: an event leaves the notes in the step in which it is part of what is spent.
+-- Returns 1, or 0 if another reading started or Redis restarted: read again.
+-- Why atomic: an event leaves the notes in the same step in which it becomes part of the spend.
 is_whole()
 if redis.call('HGET', SUMS, 'token') ~= ARGV[1] or run ~= ARGV[2] then return 0 end
 local slots = tonumber(ARGV[3])

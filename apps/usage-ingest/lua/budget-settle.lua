@@ -1,7 +1,7 @@
 -- Ends reservations, and notes what events add to budgets until Postgres shows it.
 -- ARGV[1] notes at most   ARGV then for each item: reservation id or '', event or '', `slot=amount,…` of the event
--- Returns for each item 1 where its reservation was open, else 0.
--- Why atomic: a reservation becomes spend in one step, so that nothing is free in between, and counts twice at no time.
+-- Returns for each item 1 if its reservation was open, else 0.
+-- Why atomic: a reservation becomes spend in one step, so its amount is never free and never counted twice.
 local whole = is_whole()
 local ended = {}
 for at = 2, #ARGV, 3 do
@@ -13,7 +13,7 @@ for at = 2, #ARGV, 3 do
     if state == 'o' then
       was_open = 1
       each(amounts, function(slot, amount) add(slot, 'reserved', negated(amount)) end)
-      -- It is kept for a while, so that a retry is answered alike.
+      -- Kept for a while, so that a retry gets the same answer.
       redis.call('HSET', RESERVATIONS, id, 'e|' .. string.format('%.0f', expiry) .. '|' .. digest .. '|')
       redis.call('ZADD', EXPIRIES, now + KEEP_MS, id)
     end

@@ -1,4 +1,4 @@
--- The id of the newest, or the oldest, item of each of some journals; '' where nothing waits.
+-- Returns the id of the newest, or the oldest, item of each of some journals; '' for an empty one.
 -- KEYS journal streams   ARGV[1] 'newest' or 'oldest'
 -- Why a script: an answer with the items themselves would carry up to a MiB for each journal.
 local ids = {}

@@ -1,8 +1,8 @@
--- The oldest items of a shard's journal stream, until they hold enough events or bytes.
--- KEYS[1] journal stream   ARGV[1] id to begin after ('-' for the first)   ARGV[2] id of the last item that may be read
+-- Returns the oldest items of a shard's journal stream, until they hold enough events or bytes.
+-- KEYS[1] journal stream   ARGV[1] id to start after ('-' for the first)   ARGV[2] id of the last item that may be read
 -- ARGV[3] number of events   ARGV[4] number of bytes
--- Returns stream items, as XRANGE does: as many as hold that much, all where they hold less.
--- Why a script: items hold 1 to 2,000 events, and a piece must be neither a few events nor more than memory bears.
+-- Returns stream items, as XRANGE does: enough to reach a limit, or all.
+-- Why a script: items hold 1 to 2,000 events, and a batch should have neither a few events nor more than memory allows.
 local ITEMS = 32
 local found, events, bytes = {}, 0, 0
 local from = ARGV[1] == '-' and '-' or '(' .. ARGV[1]

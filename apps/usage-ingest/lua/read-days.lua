@@ -1,10 +1,10 @@
--- The totals of some merchants' days of one shard, with the end of its journal, at one moment.
+-- Returns the running totals of some merchants' days of one shard, with the end of its journal, at one moment.
 -- KEYS[1] journal stream   KEYS[2] count of subtractions   KEYS[3] life   KEYS[4…] for each day: set of metric types
 -- ARGV[1] and ARGV[2] prefix and suffix of the set of repaired merchants
 -- ARGV[3…] for each day: merchant, prefix and suffix of its totals, more metric types (separated by commas)
 -- Returns {id of the last item or '', count of subtractions, then for each day {trusted, type, total, type, total, …}}.
---   trusted is 1 where the totals were repaired since Redis was started; a total that does not exist is left out.
--- Why atomic: totals and the journal they include are compared.
+-- trusted is 1 if the totals were repaired since Redis started; missing totals are left out.
+-- Why atomic: totals are compared with the journal they include.
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local whole = redis.call('GET', KEYS[3]) == run
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]

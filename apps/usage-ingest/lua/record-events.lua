@@ -1,25 +1,26 @@
--- Stores the events of one or more requests: drops repeats, checks the limits of each event by itself, appends what is
--- left to the journals of its shards, and adds it to the running totals.
+-- Stores the events of one or more requests: drops repeats, checks the limits of each event by itself, appends the
+-- others
+-- to the journals of their shards, and adds them to the running totals.
 -- KEYS three for each shard: journal stream, list of generations, ends of generations
 -- KEYS then for each shard: the version of the registry of meters
 -- KEYS then for each group (the events of one merchant's day): set of metric types, totals
--- ARGV[1] random text   ARGV[2] metric types a merchant may have a day   ARGV[3] ids at which a generation is cut
--- ARGV[4] age in ms at which it is cut   ARGV[5] age in ms at which it may go   ARGV[6] generations at most
+-- ARGV[1] random text   ARGV[2] metric types per merchant and day   ARGV[3] ids at which a generation is cut
+-- ARGV[4] age in ms at which it is cut   ARGV[5] age in ms at which it may be dropped   ARGV[6] generations at most
 -- ARGV[7] number of shards   ARGV[8] version of the registry that the events were checked with; empty: any
 -- ARGV then for each shard: prefix and suffix of its id sets, events, groups, lines (separated by newlines), the ids;
---   for each group: events, merchant, expiry (Unix seconds), totals, the amount of each total
+-- for each group: events, merchant, expiry (Unix seconds), totals, the amount of each total
 -- Returns for each event that was not stored: its index from 0, and 1 repeat, 2 too many metric types,
---   3 a total would pass its limit, 4 the totals are unusable. Stores nothing and returns only -1 where the registry has
---   another version.
--- Why atomic: an id is remembered exactly when its event is in the journal and in the totals. Every group and every
---   event is decided by itself, so requests may be gathered. Amounts stay strings: Lua's numbers are doubles.
+-- 3 a total would exceed its limit, 4 the totals are unusable. Stores nothing and returns only -1 if the registry has
+-- another version.
+-- Why atomic: an id is remembered exactly when its event is in the journal and in the totals. Each group and each
+-- event is decided by itself, so requests may share a call. Amounts stay strings: Lua's numbers are doubles.
 local REPEAT, TYPES, LIMIT, UNUSABLE = 1, 2, 3, 4
 local MAX, NEAR_MAX, EXACT = '9000000000000000000', 8e18, 9e15
 local FULL_WINDOW = 8
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- Sent again after a broken connection, a call gets another batch id: its lines are another origin.
+-- Sent again after a broken connection, a call gets another batch id, so its lines have another origin.
 local batch = ARGV[1] .. string.format('%x', time[1] * 1000000 + time[2])
 local max_types, cut_size, cut_age, max_age, max_generations =
   tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -37,7 +38,7 @@ local function passes(stream_id, other)
   return a > c or (a == c and b > d)
 end
 
--- The generations of a shard, newest first, after cutting a new one and dropping what is too old.
+-- The generations of a shard, newest first, after cutting a new one and dropping old ones.
 local function generations(journal, window, ends, prefix, suffix)
   local names = redis.call('LRANGE', window, 0, -1)
   local newest = tonumber(names[1] or 0)
@@ -71,7 +72,7 @@ local function exceeds(key)
   return string.sub(total, 1, 1) ~= '-' and (#total > #MAX or (#total == #MAX and total > MAX))
 end
 
--- Remembers the metric types of new totals. Returns those that are new to the day, or nil where the day has too many.
+-- Records the metric types of new totals. Returns those new to the day, or nil if the day has too many.
 local function remember(types, names, expiry)
   local known, added = redis.call('SMISMEMBER', types, unpack(names)), {}
   for n = 1, #names do
@@ -87,7 +88,7 @@ local function remember(types, names, expiry)
   return added
 end
 
--- Adds amounts to totals, all or none. Returns nil, or why none was added.
+-- Adds amounts to totals, all or none. Returns nil, or the reason for adding none.
 local function add(keys, k, amounts, a, count, types, expiry, suffix)
   local created, names, refused, done = {}, nil, nil, 0
   for i = 1, count do
@@ -137,7 +138,7 @@ end
 
 local MEASURES = { 'requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost' }
 
--- The totals that one line adds to, and by how much.
+-- The totals that one line adds to, and the amounts.
 local function amounts_of(line, key_of)
   local event, keys, amounts = cjson.decode(line), {}, {}
   local function put(metric_type, amount)
@@ -180,7 +181,7 @@ for s = 1, shards do
     end
     local before = refused
     if fresh < count or add(KEYS, key + 1, ARGV, amount, totals, types, expiry, suffix) then
-      -- Something of the group may not be stored: each event by itself, in order.
+      -- A part of the group may be refused: decide each event by itself, in order.
       lines = lines or (fresh > 0 and split(text))
       local key_of, taken = {}, {}
       for t = 1, totals do

@@ -1,10 +1,11 @@
--- Removes flushed items from a shard's journal, each only if it still carries the batch that was read, and takes the
--- amounts of its repeats out of the totals that still exist.
+-- Removes flushed items from a shard's journal, each only if it still carries the batch that was read, and subtracts
+-- the
+-- amounts of its repeats from the totals that still exist.
 -- KEYS[1] journal stream   KEYS[2] count of subtractions   KEYS[3…] totals, in the order of their amounts
 -- ARGV for each item: stream id, batch id, number of amounts, the amounts
--- Returns how many items were removed.
+-- Returns the number of removed items.
 -- Why atomic: a repeat leaves the totals exactly when its item goes. After a failover to a replica with a slower clock
---   another batch may carry the same stream id. A total is never created: where it is missing, repair makes it.
+-- another batch may carry the same stream id. Never creates a total: a missing one is left to the repair.
 local at, key, removed = 1, 2, 0
 while ARGV[at] do
   local id, batch, amounts = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])

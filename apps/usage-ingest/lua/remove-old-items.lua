@@ -1,6 +1,6 @@
 -- Removes flushed items from a stream of the previous release, each only if it still carries the batch that was read.
 -- KEYS[1] journal stream   ARGV pairs: stream id, batch id
--- Returns how many items the stream still has; an empty stream is removed.
+-- Returns the number of items left in the stream; removes an empty stream.
 -- Why atomic: after a failover to a replica with a slower clock another batch may carry the same stream id.
 for i = 1, #ARGV, 2 do
   local item = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]

@@ -1,7 +1,6 @@
--- The merchants that have events waiting in a shard's journal.
+-- Returns the merchants with pending events in a shard's journal, each once.
 -- KEYS[1] journal stream
--- Returns the merchants, each once.
--- Why a script: the events themselves need not leave Redis to be counted by merchant.
+-- Why a script: the events need not leave Redis to be counted by merchant.
 local ITEMS = 100
 local found, known, from = {}, {}, '-'
 while true do

@@ -32,49 +32,49 @@ import { type PriceList, priced } from './prices/price-list.ts';
 export type AcceptOptions = {
   counters: Counters;
   journal: Pick<Journal, 'append' | 'predictFolded'>;
-  /** Days for which the journal keeps entries; older ones need `backfill`. */
+  /** Days for which the journal keeps events; older ones need `backfill`. */
   retentionDays: number;
   registry: RegistryReader;
-  /** The price list; undefined while it is not known. */
+  /** The price list; undefined while it is unknown. */
   priceList: () => PriceList | undefined;
   now: () => number;
-  /** Whether Redis is above its high-water mark: events are then written directly to Postgres. */
+  /** Returns true while Redis is above its high-water mark: events then go directly to Postgres. */
   isFull: () => boolean;
-  /** Called when one store could not take a batch, which is then given to the other. */
+  /** Called when a store could not take a batch, which the other store then gets. */
   onFallback(error: unknown): void;
-  /** Called with how many events were not counted because their id stands for another one. */
+  /** Called with the number of events not counted because another event has their id. */
   onConflicts(count: number): void;
   /** Called with the events whose values rollups count under `(other)`. */
   onFolded(folded: readonly FoldedLine[]): void;
   /** Called with events that Redis has accepted and Postgres does not show yet. */
   onAccepted(lines: readonly JournalLine[]): void;
-  /** Called before events of these merchants, of days that Redis keeps, are written past it. */
+  /** Called before events of these merchants, of days that Redis keeps, are written directly to Postgres. */
   onDirect(merchantIds: ReadonlySet<string>): void;
   fault: FaultPoint;
 };
 
 export type Accept = {
-  /** Stores a batch durably before it answers; UNAVAILABLE where a store failed: send the same batch again. */
+  /** Stores a batch durably before it answers. Throws UNAVAILABLE if a store failed: send the same batch again. */
   record(batch: BatchToRecord): Promise<Accepted>;
-  /** Stores plain counters. Makes the lines of a registry, again where that is stale. */
+  /** Stores plain counters. Makes their lines by a registry, and again if that is stale. */
   store(linesOf: (registry: Registry) => readonly CheckedLine[]): Promise<Accepted>;
 };
 
 export type BatchToRecord = BatchToCheck & {
-  /** Called with the events that may be counted, before they are stored; `onAccepted` is then not called with them. */
+  /** Called with the valid events before they are stored; `onAccepted` is then not called with them. */
   beforeStore?(lines: readonly CheckedLine[]): Promise<void>;
 };
 
-/** What became of a batch; `repeats` and `rejected` name entries by their place in it, all others are accepted. */
+/** The result of a batch; `repeats` and `rejected` name events by their index, all others are accepted. */
 export type Accepted = { accepted: number; repeats: number[]; rejected: Rejection[]; warnings: RecordWarning[] };
 
-/** By which registry lines were made, and whether `onAccepted` is not to be called with them. */
+/** The registry that lines were made by, and whether `onAccepted` is skipped for them. */
 type StoreOptions = { version: number; isNoted: boolean };
 
-/** `stale`: what must be checked again, since the registry of meters has changed. */
+/** `stale`: events to check again, since the registry of meters has changed. */
 type Stored = Accepted & { stale: CheckedLine[] };
 
-/** Presents what became of a batch as `usage.record` answers it. */
+/** Presents the result of a batch as `usage.record` answers it. */
 export const presentAccepted = ({ repeats, ...rest }: Accepted): RecordResult => ({
   ...rest,
   duplicates: repeats.length,
@@ -145,7 +145,7 @@ export function createAccept(options: AcceptOptions): Accept {
       if (!isRefusal(error)) throw error;
       const [entry] = entries;
       if (entries.length === 1) return { ...none(), rejected: [rejectionOf(entry!, ...reasonOf(error))] };
-      // Halves, until those that are refused stand alone.
+      // Halves the batch until refused lines are alone.
       const half = Math.ceil(entries.length / 2);
       const first = await directly(entries.slice(0, half), source, version);
       const second = await directly(entries.slice(half), source, version);
@@ -153,7 +153,7 @@ export function createAccept(options: AcceptOptions): Accept {
     }
   }
 
-  /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or cannot take them. */
+  /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or unavailable. */
   async function storeFresh(
     fresh: readonly CheckedLine[],
     { version, isNoted }: StoreOptions,
@@ -167,7 +167,7 @@ export function createAccept(options: AcceptOptions): Accept {
       try {
         return add(await past(fresh));
       } catch (error) {
-        // A full Redis may have room for it, when Postgres is unavailable.
+        // A full Redis may have room for it, if Postgres is unavailable.
         options.onFallback(error);
       }
     }
@@ -177,7 +177,7 @@ export function createAccept(options: AcceptOptions): Accept {
       add(stored);
       left = stored.left;
     } catch (error) {
-      // The journal finds an event whichever path it took, so a batch half-known to Redis may take this one, too.
+      // The journal recognises an event whichever path it took, so it may take a batch of which Redis has a part.
       options.onFallback(error);
     }
     if (left.length > 0) add(await past(left));
@@ -201,7 +201,7 @@ export function createAccept(options: AcceptOptions): Accept {
     return result;
   }
 
-  /** Checks and stores a batch by one registry. Entries that it returns as stale are to be tried again. */
+  /** Checks and stores a batch by one registry. Returns stale events to be tried again. */
   async function recordBy(registry: Registry, batch: BatchToRecord): Promise<Accepted & { stale: number[] }> {
     const checked = await checkBatch(batch, { now: now(), retentionDays: options.retentionDays, registry });
     // A meter may have been created since this process loaded the registry.
@@ -242,9 +242,9 @@ export function createAccept(options: AcceptOptions): Accept {
     },
     async record(batch) {
       let result: Accepted = none();
-      /** The places of the entries that are still to be stored. */
+      /** Returns the indexes of the events that are still to be stored. */
       let places = batch.entries.map((_, index) => index);
-      // What is noted before it is stored is noted once, also where it must be stored again.
+      // Noted before they are stored, events are noted once, even if they must be stored again.
       let isBefore = true;
       const beforeStore = batch.beforeStore && {
         async beforeStore(lines: readonly CheckedLine[]) {
@@ -307,7 +307,7 @@ function overflowOf({ index, line }: CheckedLine, dimensions: readonly Dimension
   return { index, code: 'DIMENSION_OVERFLOW', message };
 }
 
-/** Whether the producer sent a cost, be it 0: Tally then computes none. */
+/** Returns true if the producer sent a cost, even 0: Tally then computes none. */
 const hasCost = (entry: unknown) => (entry as UsageEntry).metrics.cost !== undefined;
 
 function unpricedOf({ index, line: { provider, model } }: CheckedLine): RecordWarning {

@@ -21,13 +21,13 @@ export type AdjustCall = {
   metrics: Record<string, string>;
   dimensions?: { userId?: string; apiKey?: string; model?: string; provider?: string } | undefined;
   reason: string;
-  /** The event of that day which it takes back. */
+  /** The event of that day that it takes back. */
   voids?: string;
 };
 
 /**
- * Corrects a day's sums: the amounts are added in the transaction that records them, once per id, and the totals of
- * Redis are set right soon after. An entry is never edited.
+ * Corrects a day's sums. The transaction that records the amounts adds them, once per id; running totals are corrected
+ * soon after. Events are never edited.
  */
 export type Adjust = (call: AdjustCall, actor: string) => Promise<Adjustment>;
 
@@ -42,7 +42,7 @@ export function createAdjust({
   db: Pick<Db, 'corrections'>;
   scales: Scales;
   repair: Pick<Repair, 'days'>;
-  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  /** Flushes pending events of these merchants, for a bounded time; returns true if none are left. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
   now: () => number;
   fault: FaultPoint;
@@ -58,8 +58,8 @@ export function createAdjust({
     const flushed = await flushSoon([call.merchantId]);
     await fault('adjust.before-commit');
     const recorded = await db.corrections.adjust({ ...call, dimensions, amounts: amountsOf(metrics, scaleOf), actor });
-    // A repair reads all that waits in the shard. While that is much, or Redis is unavailable, the day stays marked as
-    // stale, and its totals are repaired later.
+    // A repair reads all pending events of the shard. While there are many, or Redis is unavailable, the day stays
+    // marked as stale, and its totals are repaired later.
     if (flushed) await repair.days([{ merchantId: call.merchantId, date: call.date }]).catch(() => {});
     return presentAdjustment(recorded, scaleOf);
   };

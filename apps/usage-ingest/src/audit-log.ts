@@ -7,7 +7,7 @@ type Question = z.output<(typeof ingest.audit.list)['input']>;
 
 export type AuditLog = (question: Question) => Promise<{ rows: AuditRow[]; nextCursor: string | null }>;
 
-/** Returns what administrators of all services did, in pages, newest first. */
+/** Returns administrative mutations of all services, in pages, newest first. */
 export function createAuditLog(store: Db['audit']): AuditLog {
   return async ({ cursor, limit, ...question }) => {
     const { startDate, endDate } = question;

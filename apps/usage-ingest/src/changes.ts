@@ -6,11 +6,11 @@ import { z } from 'zod';
 export type ChangesQuestion = {
   since?: string | undefined;
   limit: number;
-  /** None, or an empty list: all. */
+  /** Absent or empty: all merchants. */
   merchantIds?: readonly string[] | undefined;
 };
 
-/** Returns the days of merchants whose numbers changed after a cursor; without one, and after a pruned one, all days. */
+/** Returns merchants' days whose numbers changed after a cursor; without a cursor, or with a pruned one, all days. */
 export type Changes = (question: ChangesQuestion) => Promise<{ rows: Change[]; nextCursor: string; hasMore: boolean }>;
 
 const Num = z.string().regex(/^\d{1,18}$/);

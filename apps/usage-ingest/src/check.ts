@@ -19,43 +19,43 @@ import { metricProblem, propertyProblem } from './meters/amounts.ts';
 import type { Registry } from './meters/registry.ts';
 import { isPlainEntry } from './plain-entry.ts';
 
-/** An entry that may be counted, with its place in the batch. */
+/** A valid event, with its index in the batch. */
 export type CheckedLine = { index: number; line: JournalLine };
 
 export type BatchToCheck = {
   entries: readonly unknown[];
-  /** Take entries older than the retention. */
+  /** Accepts events older than the retention. */
   backfill: boolean;
-  /** The caller has compared the events of one id itself: a repeat may differ. */
+  /** The caller has compared reports with one id itself: a repeat may differ. */
   isCompared?: boolean;
-  /** The only merchant that the caller may name; null for any. */
+  /** The only merchant that the caller may name; null: any. */
   boundTo: string | null;
 };
 
 export type Clock = { now: number; retentionDays: number; registry: Registry };
 
-/** Checking gives way to other work after this time. */
+/** After this time, checking yields to other work. */
 const SLICE_MS = 10;
 /** Naming every unknown field of a larger object would take long. */
 const MAX_FIELDS = 100;
-/** Parsing, checking and storing a batch of more events each have a turn of the event loop. */
+/** For larger batches, parsing, checking and storing each get a turn of the event loop. */
 const LARGE = 200;
 
-/** How far ahead of our clock a producer's may be. */
+/** How far a producer's clock may be ahead. */
 export const MAX_AHEAD_MS = 10 * MINUTE_MS;
 
 export type CheckedBatch = {
   lines: CheckedLine[];
   rejected: Rejection[];
-  /** Those of the rejected that the registry of meters decided about. */
+  /** Rejections decided by the registry of meters. */
   byRegistry: number[];
-  /** Entries that repeat an earlier one of the batch: what becomes of that one becomes of them. */
+  /** Events that repeat an earlier one of the batch: they share its outcome. */
   repeats: { index: number; of: number }[];
 };
 
 /**
- * Checks every entry by itself; of a repeated identity within the batch the first one stays. MERCHANT_FORBIDDEN where
- * all of the batch is about merchants that the caller may not name.
+ * Checks every event by itself; of repeats within the batch, the first one stays. Throws MERCHANT_FORBIDDEN if all
+ * events are about merchants that the caller may not name.
  */
 export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<CheckedBatch> {
   const lines = new Map<string, CheckedLine>();
@@ -68,7 +68,7 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
   if (isLarge) await nextTurn();
   let since = performance.now();
   for (const [index, value] of batch.entries.entries()) {
-    // What is wrong with an entry can take 0.1 ms to say, and others wait for the event loop.
+    // Describing what is wrong with an event can take 0.1 ms, which blocks the event loop.
     if (performance.now() - since > SLICE_MS) {
       await nextTurn();
       since = performance.now();
@@ -95,7 +95,7 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
   return { lines: [...lines.values()], rejected, byRegistry, repeats };
 }
 
-/** Why an event is rejected whose id stands for another one. */
+/** The error of an event whose id belongs to another one. */
 export const CONFLICT = {
   code: 'ID_CONFLICT',
   message: 'An event with this id is counted already, and differs.',
@@ -123,7 +123,7 @@ function checkEntry(
   return { line: lineOf(entry, time, registry.scaleOf) };
 }
 
-/** Names both clocks: either may be the wrong one. */
+/** Names both clocks: either may be wrong. */
 export function tooFarAhead(time: number, now: number): string {
   const seconds = Math.round((time - now) / 1000);
   return `time is ${seconds} s ahead of the clock of this service (${new Date(now).toISOString()}); at most ${MAX_AHEAD_MS / 1000} s.`;

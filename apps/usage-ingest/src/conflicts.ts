@@ -14,8 +14,8 @@ export type ConflictsQuestion = {
 };
 
 /**
- * Returns events that were not counted because their id stands for another one, in order of its day. `complete` is false
- * where events still wait to be flushed, which may be conflicts.
+ * Returns events that were not counted because another event has their id, in order of day. `complete` is false if
+ * pending events, which may be conflicts, were not flushed.
  */
 export type Conflicts = (
   question: ConflictsQuestion,
@@ -26,12 +26,12 @@ const Place = z.tuple([z.string(), z.string()]);
 export function createConflicts(options: {
   db: Pick<Db, 'conflicts'>;
   scales: Scales;
-  /** Flushes what waits, for a bounded time; returns whether that was all. Never throws. */
+  /** Flushes pending events, for a bounded time; returns true if none are left. Never throws. */
   flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
 }): Conflicts {
   return async ({ limit, cursor, ...question }) => {
     const { startDate, endDate, merchantIds } = question;
-    // A conflict in what waits is found by the flush. While Redis is unavailable, those that were found are answered.
+    // The flush finds conflicts among pending events. While Redis is unavailable, known conflicts are returned.
     const complete = cursor !== undefined || (await options.flushSoon(merchantIds));
     const of = { startDate, endDate, merchantIds: merchantIds ?? null };
     const [date, id] = cursor === undefined ? [] : decodeCursor(cursor, of, Place);

@@ -5,8 +5,8 @@ import type { RunningTotals } from './running-totals.ts';
 type Question = { merchantId: string; date?: Day | undefined; metricTypes?: string[] | undefined };
 
 /**
- * The running totals of a merchant's day. `total_tokens` is answered where it is asked for by name. `complete` is false
- * where they may be behind what was acknowledged.
+ * Returns the running totals of a merchant's day. Includes `total_tokens` only if it is named. `complete` is false if
+ * they may miss acknowledged events.
  */
 export type CurrentTotals = (
   question: Question,

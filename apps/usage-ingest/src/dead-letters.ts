@@ -11,7 +11,7 @@ export type DeadLetters = {
     rows: DeadLetter[];
     nextCursor: string | null;
   }>;
-  /** Counts what Postgres takes now; what it still refuses stays. `left` were not tried because of `limit`. */
+  /** Counts what Postgres accepts now; the rest stays. `left` were not tried because of `limit`. */
   retry(options: {
     merchantId?: string | undefined;
     ids?: string[] | undefined;
@@ -19,7 +19,7 @@ export type DeadLetters = {
   }): Promise<{ counted: number; stillRefused: DeadLetter[]; left: number }>;
 };
 
-/** Acknowledged entries that Postgres refused: listed, and counted once it takes them. */
+/** Dead letters: acknowledged events that Postgres rejected. Lists them, and counts them once Postgres accepts them. */
 export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): DeadLetters {
   return {
     async list({ cursor, ...options }) {
@@ -54,7 +54,7 @@ export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): Dead
   };
 }
 
-/** Why Postgres refused an entry, as its dead letter says. */
+/** Returns why Postgres rejected an event, as its dead letter records it. */
 export const reasonOf = (error: unknown): { code: string; message: string } => ({
   code: isTallyError(error) ? error.code : 'REFUSED',
   message: error instanceof Error ? error.message : String(error),

@@ -3,13 +3,13 @@ import { mastersOf, type RedisClient } from '@tally/service';
 export type Durability = {
   /**
    * What an acknowledgement survives. always: a crash of Redis or its machine; everysec: all but the last second;
-   * snapshot: all since the last snapshot; none: nothing once Redis ends; unknown: the server does not tell.
+   * snapshot: all since the last snapshot; none: nothing once Redis ends; unknown: the server does not report it.
    */
   level: 'always' | 'everysec' | 'snapshot' | 'none' | 'unknown';
   notes: string[];
 };
 
-/** Returns what the settings of Redis promise. */
+/** Returns what the settings of Redis guarantee. */
 export async function durabilityOf(redis: RedisClient): Promise<Durability> {
   return levelOf(await settingsOf(redis));
 }

@@ -29,11 +29,11 @@ const Settings = z.object({
   MAX_DIMENSION_VALUES_PER_DAY: whole(10_000, 1, 100_000),
   /** For crash tests: a named point at which the process kills itself. */
   TALLY_FAULT: z.string().optional(),
-  /** Answers the queries of sources. */
+  /** The analytics-api that answers the queries of sources. */
   ANALYTICS_API_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4003'),
-  /** The merchant of spans that name none, and whose key is bound to none. */
+  /** The merchant of spans without one whose key is bound to none. */
   OTLP_MERCHANT_FROM: z.enum(['service.name', 'service.namespace']).default('service.name'),
-  /** LiteLLM to pull from; without it nothing is pulled. */
+  /** The LiteLLM to pull from; without it nothing is pulled. */
   LITELLM_URL: z.url({ protocol: /^https?$/ }).optional(),
   LITELLM_KEY: z
     .string()

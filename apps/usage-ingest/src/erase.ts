@@ -6,13 +6,12 @@ export type EraseUser = (
   caller: { id: string; merchantId: string | null },
 ) => Promise<{ pseudonym: string; complete: boolean; events: number }>;
 
-/** A call works for so long, then answers; the next one goes on. */
+/** A call works this long, then answers; the next call continues. */
 const MAX_MS = 10_000;
 
 /**
- * Replaces a user of a merchant by a pseudonym, in what is stored and in what comes later. `complete: false` where time is
- * over, or where events of the merchant still wait in Redis: call again. CONFLICT where an active budget or meter names
- * the user.
+ * Replaces a user of a merchant by a pseudonym, in stored data and future events. `complete: false` if time is up, or
+ * events of the merchant still wait in Redis: call again. Throws CONFLICT if an active budget or meter names the user.
  */
 export function createEraseUser({
   db,
@@ -20,7 +19,7 @@ export function createEraseUser({
   isOver = (started) => performance.now() - started > MAX_MS,
 }: {
   db: Pick<Db, 'erasures'>;
-  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  /** Flushes pending events of these merchants, for a bounded time; returns true if none are left. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
   isOver?: (started: number) => boolean;
 }): EraseUser {
@@ -33,7 +32,7 @@ export function createEraseUser({
       });
     const everywhere = caller.merchantId === null;
     const erasure = await db.erasures.begin({ merchantId, userId, everywhere }, caller.id);
-    // From now on Postgres takes events of the user under the pseudonym, so that what is flushed needs no renaming.
+    // From now on Postgres stores events of the user under the pseudonym, so flushed events need no renaming.
     const isFlushed = await flushSoon([merchantId]);
     const { complete, events } = await db.erasures.run(erasure, () => isOver(started));
     return { pseudonym: erasure.pseudonym, complete: complete && isFlushed, events };

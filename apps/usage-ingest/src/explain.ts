@@ -21,26 +21,27 @@ export type ExplainQuestion = {
 };
 
 /**
- * Returns what made a number: its days, flushes, adjustments and entries. JOURNAL_DROPPED for a closed `date`, NOT_FOUND
- * for what was never recorded, GRAIN_NOT_KEPT for a metric of its own with filters on closed days, TOO_MANY_ROWS.
+ * Returns the parts of a number: its days, flushes, adjustments and events. Throws JOURNAL_DROPPED for a closed `date`,
+ * NOT_FOUND for what was never recorded, GRAIN_NOT_KEPT for a metric type that is no measure with filters on closed
+ * days, and TOO_MANY_ROWS.
  */
 export type Explain = (question: ExplainQuestion) => Promise<Explanation>;
 
 type Sources = {
   db: Pick<Db, 'events' | 'corrections' | 'partitions' | 'usage'>;
   scales: Scales;
-  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  /** Flushes pending events of these merchants, for a bounded time; returns true if none are left. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
 };
 
-/** Flushes and adjustments that an explanation names; it counts all of them. */
+/** The number of flushes and adjustments listed; all of them are counted. */
 const NAMED = 100;
-/** Entries that the explanation of a range may read. */
+/** Events that the explanation of a range may read. */
 const MAX_ENTRIES = 5_000_000n;
 /** Metric types that an error names. */
 const LISTED_TYPES = 20;
 
-/** What later pages repeat of the first one. */
+/** The parts of the first page that later pages repeat. */
 const Head = z.strictObject({
   value: z.string(),
   complete: z.boolean(),
@@ -54,10 +55,10 @@ const Head = z.strictObject({
 const Place = z.tuple([z.iso.date(), z.string(), z.string().transform(parseHead)]);
 
 export function createExplain({ db, scales, flushSoon }: Sources): Explain {
-  /** The figures, the days, the flushes and the adjustments of a number. */
+  /** The figures, days, flushes and adjustments of a number. */
   async function first(number: Explained, { date, metricType }: ExplainQuestion) {
     const { merchantId, startDate, endDate, metricTypes } = number;
-    // What waits belongs to the number. Where it could not be flushed, the number of Postgres is explained.
+    // Pending events belong to the number. If they could not be flushed, the number of Postgres is explained.
     const complete = await flushSoon([merchantId]);
     const { keptFrom, ...known } = await db.events.recorded(merchantId, metricTypes);
     if (complete) await assertRecorded(merchantId, metricType, known);
@@ -133,7 +134,7 @@ export function createExplain({ db, scales, flushSoon }: Sources): Explain {
     );
   }
 
-  /** TOO_MANY_ROWS before anything is read: a day has at most as many entries as requests. */
+  /** Throws TOO_MANY_ROWS before anything is read: a day has at most as many events as requests. */
   async function assertReadable(merchantId: string, startDate: Day, endDate: Day): Promise<void> {
     const scope = { merchantIds: [merchantId], startDate, endDate, metricTypes: ['requests'] };
     const requests = (await db.usage.merchantUsage(scope)).reduce((sum, row) => sum + row.metric_value, 0n);
@@ -171,7 +172,7 @@ export function createExplain({ db, scales, flushSoon }: Sources): Explain {
   };
 }
 
-/** The number of a day, and whether its parts make what is stored. */
+/** Returns the number of a day, and whether its parts add up to the stored one. */
 function valued(day: DayPart, { metricTypes, userIds, apiKeys, models, providers }: Explained) {
   const counted = day.eventAmount + day.adjustmentAmount;
   const stored = day.storedAmount;

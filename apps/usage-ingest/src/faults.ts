@@ -1,4 +1,4 @@
-/** Named points at which a crash test may strike; elsewhere they do nothing. */
+/** Named points at which a crash test may strike; otherwise they do nothing. */
 export const FAULT_POINTS = [
   'record.before-store',
   'record.before-redis',
@@ -14,12 +14,12 @@ export const FAULT_POINTS = [
 
 export type FaultPoint = (point: (typeof FAULT_POINTS)[number]) => Promise<void> | void;
 
-/** Does nothing: what every process but a crash test's uses. */
+/** Does nothing: used by every process outside of crash tests. */
 export const noFaults: FaultPoint = () => {};
 
 /**
- * Reads `TALLY_FAULT`, such as `flush.after-commit:3`: the process kills itself, as `kill -9` does, the third time it
- * comes to that point. For crash tests alone.
+ * Parses `TALLY_FAULT`, such as `flush.after-commit:3`: the process kills itself, like `kill -9`, when it reaches that
+ * point for the third time. Only for crash tests.
  */
 export function faultsOf(setting: string | undefined): FaultPoint {
   if (!setting) return noFaults;

@@ -4,7 +4,7 @@ import { createIngestService } from './service.ts';
 
 const env = settingsOrExit(() => readEnv({ ...process.env, ENABLE_FLUSH: 'true', ENABLE_JOB_SCHEDULER: 'false' }));
 
-// A flusher beside the ingests: it takes its part of the shards, and listens to nobody.
+// Runs a flusher beside the ingests: it takes its part of the shards, and has no port.
 await runProcess(
   { name: 'usage-flusher', level: env.LOG_LEVEL, deadlineMs: env.SHUTDOWN_DEADLINE_MS },
   async ({ log, releasers }) => {

@@ -7,14 +7,14 @@ type Input<Name extends keyof typeof ingest.keys> = z.output<(typeof ingest.keys
 
 export type Keys = ReturnType<typeof createKeys>;
 
-/** API keys: created, rotated, listed and revoked by admins. */
+/** API keys: admins create, rotate, list and revoke them. */
 export function createKeys({
   store,
   redis,
   now,
 }: {
   store: Db['keys'];
-  /** Where copies of keys are. */
+  /** The copies of keys. */
   redis: RedisClient;
   now: () => number;
 }) {

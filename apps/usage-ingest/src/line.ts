@@ -12,7 +12,7 @@ import type { JournalLine } from '@tally/db';
 
 const STATED = new Set<string>(STATED_MEASURES);
 
-/** The journal line of a checked entry: what Tally derives is put in, what is 0 or none is left out. */
+/** Returns the journal line of a checked event: adds what Tally derives, leaves out zero and missing values. */
 export function lineOf(entry: CheckedEntry, time: number, scaleOf?: ScaleOf): JournalLine {
   const count = String(entry.count ?? 1);
   const line: JournalLine = { merchant_id: entry.merchantId, date: dayOf(time), id: entry.id, time, requests: count };
@@ -30,12 +30,12 @@ export function lineOf(entry: CheckedEntry, time: number, scaleOf?: ScaleOf): Jo
   return line;
 }
 
-/** Answers call an absent dimension `unknown`, so an entry that says so says nothing. */
+/** Answers call an absent dimension `unknown`, so sending that is the same as sending none. */
 function isKnown(dimension: string | undefined): dimension is string {
   return dimension !== undefined && dimension !== '' && dimension !== 'unknown';
 }
 
-/** Puts amounts into a line, in units; zeros are left out. */
+/** Puts amounts into a line, in units; leaves out zeros. */
 export function addMetrics(line: JournalLine, metrics: Record<string, string>, scaleOf?: ScaleOf): void {
   for (const type in metrics) {
     const units = unitsText(type, metrics[type]!, scaleOf);
@@ -49,30 +49,30 @@ export function addMetrics(line: JournalLine, metrics: Record<string, string>, s
   }
 }
 
-/** What makes a line one of its merchant's and no other. */
+/** Returns the identity of a line within its merchant. */
 export function identityOf(line: JournalLine): string {
   return `${line.date} ${line.id}`;
 }
 
 /**
- * Where the id of a line is looked for before the journal decides: on its day, or around the midnight that it is near.
+ * Returns where to look for the id of a line before the journal decides: on its day, or around the midnight it is near.
  */
 export function placeOf({ date, time }: JournalLine): string {
   const midnight = midnightNear(time);
   return midnight === undefined ? date : `${MIDNIGHT}${midnight}`;
 }
 
-/** Begins a place around a midnight. */
+/** Prefix of a place around a midnight. */
 export const MIDNIGHT = '~';
 
-/** Whether two lines say the same, whatever their times. */
+/** Returns true if two lines have the same content, whatever their times. */
 export function hasSameContent(one: JournalLine, other: JournalLine): boolean {
   const content = ({ merchant_id: _, date: __, time: ___, metrics = {}, properties = {}, ...more }: JournalLine) =>
     JSON.stringify([more, metrics, properties].map((part) => Object.entries(part).sort()));
   return content(one) === content(other);
 }
 
-/** Tells what a line adds to its day, by metric type, as units in text. */
+/** Calls back with the amounts that a line adds to its day, by metric type, as units in text. */
 export function eachAmount(line: JournalLine, tell: (metricType: string, units: string) => void): void {
   for (const type of MEASURES) {
     const units = line[type];
@@ -81,7 +81,7 @@ export function eachAmount(line: JournalLine, tell: (metricType: string, units: 
   for (const type in line.metrics) tell(type, line.metrics[type]!);
 }
 
-/** What a line adds to its day, by metric type. */
+/** Returns the amounts that a line adds to its day, by metric type. */
 export function amountsOf(line: JournalLine): [metricType: string, units: Units][] {
   const amounts: [string, Units][] = [];
   eachAmount(line, (type, units) => amounts.push([type, BigInt(units)]));

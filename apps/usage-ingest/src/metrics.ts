@@ -15,14 +15,14 @@ export type IngestMetrics = {
   lagSeconds: Gauge;
   durability(durability: Durability): void;
   inUse(store: 'postgres' | 'redis', isUsed: boolean): void;
-  /** Shows how many shards have totals that are still to be repaired, as they are when somebody asks. */
+  /** Shows how many shards have totals to repair, read on each scrape. */
   showUnrepaired(count: () => Promise<number>): void;
-  /** `drift`: numbers that differed. */
+  /** `drift`: the number of drifts. */
   reconciled(drift: number, durationMs: number): void;
   flushed(entries: number, inserted: number, durationMs: number): void;
 };
 
-/** What usage-ingest shows on /metrics beside what every service shows. */
+/** The metrics of usage-ingest, beside those of every service. */
 export function createIngestMetrics(register: Registry): IngestMetrics {
   const registers = [register];
   const durability = new Gauge({

@@ -5,21 +5,21 @@ import type { OldLayout } from './counters/old-layout.ts';
 import { eachAmount } from './line.ts';
 
 /**
- * What Redis has accepted and Postgres has not counted. Running total = sums in Postgres + all lines that wait, except
- * lines whose journal row has their own origin: those are counted, and only not yet removed. A repeat waits, too, until
- * it is removed, since its total includes it.
+ * What Redis has accepted and Postgres has not counted. Running total = sums in Postgres + all lines in the stream,
+ * except lines whose journal row has their own origin: those are counted, and only not removed yet. A repeat is pending
+ * until it is removed, since its total includes it.
  */
 export type Pending = {
-  /** The lines of merchants of one shard that wait; at most about `limit` lines of the shard are read. */
+  /** Returns the pending lines of merchants of one shard; reads at most about `limit` lines of the shard. */
   lines(shard: number, merchantIds: readonly string[], limit: number): Promise<{ lines: LineToAppend[]; all: boolean }>;
-  /** The newest lines of a merchant that wait, among about the newest `limit` lines of its shard. */
+  /** Returns the newest pending lines of a merchant, among about the newest `limit` lines of its shard. */
   newest(shard: number, merchantId: string, limit: number): Promise<LineToAppend[]>;
-  /** Of these lines, those that Postgres has not counted by themselves. */
+  /** Returns those of these lines that Postgres has not counted themselves. */
   notCounted(lines: readonly LineToAppend[], transaction?: Executor): Promise<LineToAppend[]>;
   /**
-   * The totals of some days of one shard, with all that waits of them at that moment. Nothing of these merchants may be
-   * counted meanwhile: hold their locks in `transaction`. Throws UNAVAILABLE where more than `MAX_WAITING` events wait in
-   * the shard, or a repeat leaves the totals whenever they are read.
+   * Returns the totals of some days of one shard, with everything pending at that moment. Nothing of these merchants
+   * may be counted meanwhile: hold their locks in `transaction`. Throws UNAVAILABLE if more than `MAX_WAITING` events
+   * wait in the shard, or a repeat is subtracted during every attempt.
    */
   compare(
     shard: number,
@@ -30,7 +30,7 @@ export type Pending = {
 
 export type DayCompared = MerchantDay & {
   trusted: boolean;
-  /** Totals in Redis; absent where there is none. */
+  /** Totals in Redis; absent if missing. */
   totals: ReadonlyMap<string, Units>;
   /** What the totals include and Postgres does not. */
   outstanding: ReadonlyMap<string, Units>;
@@ -38,11 +38,11 @@ export type DayCompared = MerchantDay & {
 };
 
 const PAGE = { events: 1_000, bytes: 4 * 1024 * 1024 };
-/** Items of a call, of at most 1,000 events and 1 MiB each, that are read at once from the newest on. */
+/** Items per read, newest first, each of at most 1,000 events and 1 MiB. */
 const NEWEST_ITEMS = 5;
-/** Events of one shard that are read for a comparison; with more the flush is behind, and has to catch up first. */
+/** The limit of events of one shard read for a comparison; with more, the flush is behind and must catch up first. */
 const MAX_WAITING = 100_000;
-/** Reading is repeated when a repeat left the totals meanwhile; that takes milliseconds, so few attempts do. */
+/** Reading is repeated if a repeat was subtracted meanwhile; that takes milliseconds, so few attempts are enough. */
 const ATTEMPTS = 50;
 
 export function createPending(options: {
@@ -135,7 +135,7 @@ export function createPending(options: {
               `More than ${MAX_WAITING} events of shard ${shard} wait to be flushed; totals can be compared when fewer do.`,
             );
           const old = await oldLayout.waiting(ids);
-          // A repeat that was in the totals and left them before its item was read would be missing here.
+          // A repeat that left the totals before its item was read would be missing here.
           if ((await counters.subtractions(shard)) === totals.subtractions)
             return { totals, lines: [...lines, ...old] };
           if (attempt === ATTEMPTS)
@@ -149,7 +149,7 @@ export function createPending(options: {
 const nameOf = ({ merchantId, date }: { merchantId: string; date: Day }) => `${merchantId}\n${date}`;
 const nameOfLine = (line: JournalLine) => `${line.merchant_id}\n${line.date}`;
 
-/** The events of an item, each with its origin. */
+/** Returns the events of an item, each with its origin. */
 export function linesOf({ batchId, lines }: JournalItem): LineToAppend[] {
   const parsed = JSON.parse(`[${lines.replaceAll('\n', ',')}]`) as LineToAppend[];
   parsed.forEach((line, position) => {
@@ -158,7 +158,7 @@ export function linesOf({ batchId, lines }: JournalItem): LineToAppend[] {
   return parsed;
 }
 
-/** What lines add to their day, by metric type. */
+/** Sums what lines add to their day, by metric type. */
 export function sumOf(lines: readonly JournalLine[]): Map<string, Units> {
   const sums = new Map<string, Units>();
   for (const line of lines) {

@@ -12,8 +12,8 @@ const PROPERTY_TEXT = /^[\x20-\x7e]{0,512}$/;
 const MAX_PROPERTIES = 16;
 
 /**
- * Returns true for an entry of the usual form, checked without the schema, which takes 5 to 20 µs an entry. Only true
- * counts: everything else is for `UsageEntry`, which alone may reject.
+ * Returns true for an event of the usual form, without the schema, which takes 5 to 20 µs per event. Only true decides:
+ * anything else goes to `UsageEntry`, which alone may reject.
  */
 export function isPlainEntry(value: unknown): value is CheckedEntry {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;

@@ -6,12 +6,12 @@ import type { Scales } from './meters/registry.ts';
 import type { Pending } from './pending.ts';
 
 /**
- * The newest events of a merchant. What waits is flushed first, then the journal is read. While Postgres is unavailable
- * the newest events that wait in Redis are answered. `complete` is false where newer ones may be missing.
+ * Returns the newest events of a merchant: flushes pending ones, then reads the journal. While Postgres is unavailable,
+ * returns the newest pending events of Redis. `complete` is false if newer ones may be missing.
  */
 export type RecentEntries = (merchantId: string, limit: number) => Promise<{ rows: StoredEntry[]; complete: boolean }>;
 
-/** Waiting events that are read while Postgres is unavailable. */
+/** Pending events read while Postgres is unavailable. */
 const MAX_LINES = 10_000;
 
 export function createRecentEntries(options: {
@@ -19,7 +19,7 @@ export function createRecentEntries(options: {
   pending: Pending;
   db: Pick<Db, 'events'>;
   scales: Scales;
-  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  /** Flushes pending events of these merchants, for a bounded time; returns true if none are left. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
 }): RecentEntries {
   const { counters, pending, db } = options;
@@ -45,7 +45,7 @@ export const typesOf = (lines: readonly JournalLine[]): string[] => [
   ...new Set(lines.flatMap(({ metrics }) => Object.keys(metrics ?? {}))),
 ];
 
-/** A journal line as callers see it. */
+/** Presents a journal line to callers. */
 export function presentLine(line: JournalLine, flushed: boolean, scaleOf: ScaleOf): StoredEntry {
   return {
     id: line.id,

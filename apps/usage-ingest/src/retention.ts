@@ -15,14 +15,14 @@ export function createCloseDays(options: {
   db: Pick<Db, 'archive' | 'partitions' | 'derivations' | 'changeLog'>;
   derive(): Promise<void>;
   retentionDays: number;
-  /** Where the events of a day are kept before they are dropped; a day that cannot be written there stays open. */
+  /** Archives the events of a day before they are dropped; if that fails, the day stays open. */
   archiveFolder: string | undefined;
   onArchiveError(day: Day, error: unknown): void;
   now: () => number;
 }): CloseDays {
   const { db, derive, retentionDays, archiveFolder, onArchiveError, now } = options;
 
-  /** Resolves with whether the day was closed. */
+  /** Resolves with true if the day was closed. */
   async function close(day: Day): Promise<boolean> {
     if (archiveFolder === undefined) return db.partitions.close(day);
     try {

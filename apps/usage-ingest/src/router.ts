@@ -50,7 +50,7 @@ export type Parts = {
   sources: Pick<Sources, 'handlers'>;
 };
 
-/** usage-ingest's procedures: each calls one function, and returns. */
+/** usage-ingest's procedures: each calls one function and returns its result. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
   const { voidEvent, keys, meters, scales, sessions, prices, budgets, audit } = parts;

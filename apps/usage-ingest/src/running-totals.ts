@@ -5,9 +5,9 @@ import { LIVE_DAYS } from './counters/keys.ts';
 import { type Pending, sumOf } from './pending.ts';
 
 /**
- * The running totals of a merchant's day: from Redis where they are whole; else from Postgres with what waits. They may
- * be less than what was acknowledged only where `complete` is false: a store was unavailable, or too much waits.
- * Without `metricTypes` all types that are known.
+ * Returns the running totals of a merchant's day: from Redis if they are complete; else from Postgres plus pending
+ * events. They may miss acknowledged events only if `complete` is false: a store was unavailable, or too much is
+ * pending. Without `metricTypes`, returns all known types.
  */
 export type RunningTotals = (
   merchantId: string,
@@ -15,16 +15,19 @@ export type RunningTotals = (
   metricTypes?: readonly string[],
 ) => Promise<{ totals: ReadonlyMap<string, Units>; complete: boolean }>;
 
-/** Waiting lines that are read for one answer; where more wait, they are flushed first. */
+/** Pending lines read for one answer; if there are more, they are flushed first. */
 const MAX_LINES = 10_000;
 
 export function createRunningTotals(options: {
   counters: Counters;
   pending: Pending;
   db: Pick<Db, 'usage' | 'books'>;
-  /** Flushes what waits of these merchants, for a bounded time. Never throws. */
+  /** Flushes pending events of these merchants, for a bounded time. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<unknown>;
-  /** Whether this process lately wrote events of the merchant past Redis, so that its totals may be too low. */
+  /**
+   * Returns true if this process lately wrote events of the merchant directly to Postgres, so that its totals may be
+   * too low.
+   */
   mayBeBehind(merchantId: string): boolean;
   now: () => number;
 }): RunningTotals {
@@ -40,7 +43,7 @@ export function createRunningTotals(options: {
     return new Map(rows.map((row): [string, Units] => [row.metric_type, row.metric_value]));
   }
 
-  /** The stream first: what is flushed meanwhile is then known by its row, and the sums include it. */
+  /** The stream first: events flushed meanwhile are then recognised by their row, and the sums include them. */
   async function storedAndWaiting(merchantId: string, date: Day, metricTypes: readonly string[] | undefined) {
     const shard = counters.keys.shardOf(merchantId);
     let read = await pending.lines(shard, [merchantId], MAX_LINES);
@@ -68,7 +71,7 @@ export function createRunningTotals(options: {
     const inRedis = await counters
       .readDays(shard, [{ merchantId, date, metricTypes: metricTypes ?? [] }])
       .catch(() => undefined);
-    // What waits in Redis is missing from the sums of Postgres.
+    // Pending events are missing from the sums of Postgres.
     if (!inRedis) return { totals: await inPostgres(), complete: false };
     const { trusted, totals } = inRedis.days[0]!;
     if (trusted && !options.mayBeBehind(merchantId)) return { totals, complete: true };

@@ -67,13 +67,13 @@ import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
 import { createVoidEvent } from './void.ts';
 
-/** A service that starts waits this long for each store, then goes on without it. */
+/** A starting service waits this long for each store, then continues without it. */
 const START_WAIT_MS = 2_000;
-/** How often the number of shards is asked for until both stores have told it. */
+/** The interval at which the number of shards is read until both stores have answered. */
 const AGREE_MS = 500;
-/** After a write past Redis its totals are repaired within seconds; until then answers come from Postgres. */
+/** After a direct write to Postgres, totals are repaired within seconds; until then answers come from Postgres. */
 const BEHIND_MS = 60_000;
-/** From so many merchants on, those whose time is over are forgotten. */
+/** From this many merchants on, expired ones are removed. */
 const MAX_BEHIND = 100_000;
 
 export type IngestService = {
@@ -97,7 +97,7 @@ export type IngestOptions = {
   sources?: readonly Source[];
 };
 
-/** Opens the stores and builds usage-ingest on them; everything opened is pushed to `releasers`. Does not listen. */
+/** Opens the stores and builds usage-ingest on them; pushes everything opened to `releasers`. Does not listen. */
 export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
   const { log, releasers, now = Date.now } = options;
   const registry = new Registry();
@@ -125,7 +125,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     postgres: db,
     redis,
     memoryMark: env.REDIS_MEMORY_HIGH_MARK,
-    // Either store alone is enough to accept usage; without both nothing can be promised.
+    // Either store is enough to accept usage; without both nothing can be promised.
     isOk: (stores) => stores.postgres || stores.redis,
     facts: () => ({ durability }),
     log,
@@ -173,7 +173,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const refreshing = priceRegistry.start((error) => log.warn({ err: error }, 'the price list was not refreshed'));
   releasers.push('price list', () => refreshing.stop());
   const oldLayout = createOldLayout(redis, db.journal);
-  /** When events of a merchant were last written past Redis. */
+  /** When events of a merchant were last written directly to Postgres. */
   const directAt = new Map<string, number>();
   const sawConflicts = (count: number) => {
     if (count === 0) return;

@@ -4,12 +4,12 @@ import { type Caller, changeKey, type RedisClient } from '@tally/service';
 
 export type Sessions = ReturnType<typeof createSessions>;
 
-/** A working day: whoever comes back the next day signs in again. */
+/** A working day: users sign in again the next day. */
 const LIFETIME_MS = 12 * 3_600_000;
 /** The caller of the admin's key of the settings, which has no row. */
 const ADMIN = 'admin';
 
-/** Sessions of browsers: started by a key, shown in its place, ended by sign-out. */
+/** Browser sessions: started by a key, presented in its place, ended by sign-out. */
 export function createSessions({
   store,
   redis,
@@ -17,7 +17,7 @@ export function createSessions({
   now,
 }: {
   store: Db['sessions'];
-  /** Where copies of sessions are. */
+  /** The copies of sessions. */
   redis: RedisClient;
   adminKey: string | undefined;
   now: () => number;

@@ -4,7 +4,7 @@ import { type Breaker, createBreaker, mastersOf, type RedisClient, StoreUnusable
 export type Stores = {
   postgres: Breaker;
   redis: Breaker;
-  /** Whether Redis uses more of its memory than the high-water mark allows. False while it does not answer. */
+  /** Returns true if Redis uses more of its memory than the high-water mark allows. False while it does not answer. */
   isRedisFull(): boolean;
   stop(): void;
 };
@@ -14,7 +14,7 @@ export type StoresOptions = {
   redis: RedisClient;
   /** Share of `maxmemory` above which events are written directly to Postgres. */
   highMark: number;
-  /** Whether the number of shards of this Redis is known. */
+  /** Returns true if the number of shards of this Redis is known. */
   isShardCountKnown(): boolean;
   onChange(store: 'postgres' | 'redis', reason: Error | undefined): void;
 };
@@ -22,8 +22,8 @@ export type StoresOptions = {
 const LOOK_MS = 1_000;
 
 /**
- * Decides which stores take events: one that hangs, a Redis that evicts keys and a Postgres that may lose commits are left
- * out until they answer as they should.
+ * Decides which stores take events. Leaves out a store that hangs, a Redis that evicts keys and a Postgres that may
+ * lose commits, until they are fine again.
  */
 export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }: StoresOptions): Stores {
   let [full, looking, isDurable] = [false, false, false];
@@ -40,7 +40,7 @@ export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }
     onChange: (reason) => onChange('postgres', reason),
   });
 
-  /** Returns why Redis must not be used by its own settings. */
+  /** Returns the setting of Redis that forbids its use. */
   async function lookAtMemory(): Promise<string | undefined> {
     const facts = await Promise.all(mastersOf(redis).map((node) => node.info('memory')));
     full = facts.some((info) => isAbove(info, highMark));
@@ -57,7 +57,7 @@ export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }
     },
     onChange: (reason) => onChange('redis', reason),
   });
-  // What comes back may be another Redis, or be set up otherwise: it is looked at before it is used.
+  // A returning Redis may be another one, or have other settings: check it before use.
   const disconnected = () => {
     full = false;
     breaker.open(new StoreUnusableError('Redis is not connected.'));
@@ -67,7 +67,7 @@ export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }
   const timer = setInterval(async () => {
     if (looking) return;
     looking = true;
-    // Whoever uses Redis finds out that it does not answer.
+    // Any user of Redis notices that it does not answer.
     const problem = await lookAtMemory().catch(() => undefined);
     if (problem) breaker.open(new StoreUnusableError(`Redis is not used: ${problem}`));
     looking = false;
@@ -91,7 +91,7 @@ function isAbove(info: string, highMark: number): boolean {
   return max > 0 && used > max * highMark;
 }
 
-/** A server that does not say does not count as one that does. */
+/** A server that does not report it does not count as one that does. */
 function evicts(info: string): boolean {
   const policy = fact(info, 'maxmemory_policy');
   return policy !== undefined && policy !== 'noeviction';

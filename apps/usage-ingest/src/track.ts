@@ -24,7 +24,7 @@ export type TrackOptions = {
   accept: Accept;
   registry: RegistryReader;
   totals: RunningTotals;
-  /** How long calls are gathered into one entry. */
+  /** How long calls are gathered into one event. */
   mergeMs: number;
   now: () => number;
 };
@@ -50,11 +50,11 @@ type Waiting = {
   settle(result: Promise<string>): void;
 };
 
-/** The plain counter: the calls of a few milliseconds become one entry, and are acknowledged when that is stored. */
+/** Plain counters: the calls of a few milliseconds become one event, and are acknowledged when that is stored. */
 export function createTrack({ accept, registry, totals, mergeMs, now }: TrackOptions): Track {
   const open = new Map<string, Waiting>();
 
-  /** Stores a line with an amount in it; the units of an amount are those of the registry that holds then. */
+  /** Stores a line with an amount; the units of an amount are those of the current registry. */
   async function storeLine(line: JournalLine, metricType: string, amount: string): Promise<string> {
     const { rejected } = await accept.store(({ scaleOf }) => {
       const own = { ...line };

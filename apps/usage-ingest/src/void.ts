@@ -7,9 +7,10 @@ import { presentLine, typesOf } from './recent.ts';
 export type VoidCall = { merchantId: string; id: string; date?: Day | undefined; reason: string };
 
 /**
- * Takes one event back: an adjustment by everything that it counted, once. The event stays in the journal. Without `date` the
- * only event with this id is meant. NOT_FOUND where there is none, UNAVAILABLE where it may still wait in Redis, CONFLICT where several days have one, or where it is voided
- * for another reason; JOURNAL_DROPPED where the events of the day are no longer kept.
+ * Takes one event back: records an adjustment by its amounts, once. The event stays in the journal. Without `date`,
+ * takes the only event with this id. Throws NOT_FOUND for an unknown id, UNAVAILABLE if the event may still wait in
+ * Redis, CONFLICT if several days have one or it is voided for another reason, and JOURNAL_DROPPED if the events of the
+ * day were dropped.
  */
 export type VoidEvent = (call: VoidCall, actor: string) => Promise<Adjustment>;
 
@@ -24,7 +25,7 @@ export function createVoidEvent({
   db: Pick<Db, 'events' | 'partitions'>;
   adjust: Adjust;
   scales: Scales;
-  /** Flushes what waits of these merchants, for a bounded time; returns whether that was all. Never throws. */
+  /** Flushes pending events of these merchants, for a bounded time; returns true if none are left. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<boolean>;
   retentionDays: number;
   now: () => number;

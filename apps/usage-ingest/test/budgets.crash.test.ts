@@ -11,11 +11,11 @@ import { Redis } from 'ioredis';
 import { expect, test } from 'vitest';
 import { startIngest } from './ingest-fixture.ts';
 
-/** USD, as whole numbers: what callers reserve, and what they may spend in all. */
+/** USD, as whole numbers: the amount of each reservation, and the limit. */
 const RESERVED = 10;
 const LIMIT = 600;
 const CALLERS = 8;
-/** Redis is killed after so many reservations. */
+/** Redis is killed after this many reservations. */
 const KILLS = [15, 40];
 
 async function startRedis() {
@@ -131,7 +131,7 @@ test.each([
     const journal = Number((await ingest.admin.usage.explain.query(asked)).value);
     expect(wrong).toEqual([]);
     expect(kills).toEqual([]);
-    // Nothing that is durable is lost; an emptied Redis loses what was not flushed.
+    // Nothing durable is lost; an emptied Redis loses pending events.
     if (isEmptied) expect(journal).toBeLessThanOrEqual(acknowledged);
     else expect(journal).toBe(acknowledged);
     expect(acknowledged).toBeLessThanOrEqual(LIMIT + reservedAtKills + (acknowledged - journal));

@@ -37,7 +37,7 @@ const spentOf = async (id: string) => {
   return { spent, reserved, complete };
 };
 const flush = () => ingest.admin.flush.run.mutate({});
-/** Waits until the notes of flushed events are gone: what is spent is then what Postgres shows. */
+/** Waits until the notes of flushed events are gone: spend then equals that in Postgres. */
 const settled = () => expect.poll(() => ingest.redis.hlen('budget:{all}:notes'), { timeout: 30_000 }).toBe(0);
 
 describe('reserving', () => {
@@ -219,7 +219,7 @@ describe('what is spent', () => {
     await settled();
     await record(entry('b', '2'));
     await reserve('r', '1');
-    // What an older snapshot looks like: sums of another run of Redis.
+    // Simulates an older snapshot: sums of another run of Redis.
     const fields = await ingest.redis.hkeys('budget:{all}:sums');
     for (const field of fields)
       if (/:(used|spent)$/.test(field)) await ingest.redis.hset('budget:{all}:sums', field, '9999');

@@ -32,7 +32,7 @@ const record = (id: string, ...merchantIds: string[]) =>
 type Asked = { merchantIds?: string[]; limit?: number };
 
 /**
- * Reads all changes after a cursor until what is expected is among them: a change may be told again while another
+ * Reads all changes after a cursor until the expected ones are among them: a change may be repeated while another
  * transaction was open.
  */
 async function follow(client: Fixture['admin'], since: string | undefined, expected: string[], asked: Asked = {}) {

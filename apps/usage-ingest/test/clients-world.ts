@@ -3,14 +3,14 @@ import { ADMIN_KEY, type Fixture, startIngest } from './ingest-fixture.ts';
 
 /** A listening usage-ingest for the clients of other products, whose stores fail when a test says so. */
 export type ClientsWorld = Fixture & {
-  /** The address that clients are given. */
+  /** The address for clients. */
   url: string;
   adminKey: string;
   /** How many of the next batches fail: before anything is stored, or afterwards, so that the answer is lost. */
   failing: { before: number; after: number };
-  /** A new key. */
+  /** Creates a key. */
   keyOf(role: 'producer' | 'member' | 'viewer' | 'admin', merchantId?: string): Promise<string>;
-  /** Current totals of a merchant, without the sum of all tokens. */
+  /** Returns current totals of a merchant, without the sum of all tokens. */
   totalsOf(merchantId: string): Promise<Record<string, string>>;
   resultsOf(source: string): Promise<{ accepted: number; duplicates: number; rejected: number; skipped: number }>;
 };

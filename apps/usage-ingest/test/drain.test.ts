@@ -8,7 +8,7 @@ afterEach(() => ingest.close());
 const EVENTS = 6;
 const MERCHANTS = Array.from({ length: 20 }, (_, index) => `m${index}`);
 
-/** More events in each shard than the first piece reads. */
+/** More events in each shard than the first batch reads. */
 async function record(): Promise<void> {
   for (let id = 0; id < EVENTS; id++) {
     const entries = MERCHANTS.map((merchantId) => ({ id: `e${id}`, merchantId, metrics: { prompt_tokens: '1' } }));
@@ -33,7 +33,7 @@ test('a backlog of more than one piece is counted once, two pieces at a time', a
   ingest = await startIngest({ FLUSH_PIECE_ENTRIES: '1', POSTGRES_POOL_SIZE: '4' }, async (point) => {
     if (point !== 'flush.before-append') return;
     pieces++;
-    // The second piece waits until a third one is under way.
+    // The second batch waits until a third one is in flight.
     if (pieces === 3) isTwo();
     if (pieces === 2) await two;
   });

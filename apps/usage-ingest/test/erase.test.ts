@@ -29,7 +29,7 @@ afterAll(async () => {
 
 const rows = async (text: string, values: unknown[] = []) => (await postgres.query(text, values)).rows;
 
-/** Tables with a row whose text has `needle`, whatever column it is in. */
+/** Returns tables with a row whose text contains `needle`, in any column. */
 async function tablesWith(needle: string): Promise<string[]> {
   const tables = await rows(`
     select relname as name from pg_class
@@ -41,7 +41,7 @@ async function tablesWith(needle: string): Promise<string[]> {
   return (await rows(found.join(' union all '), [needle])).map(({ name }) => name).sort();
 }
 
-/** Keys of Redis whose name or content has `needle`. */
+/** Returns keys of Redis whose name or content contains `needle`. */
 async function keysWith(needle: string): Promise<string[]> {
   const { redis } = ingest;
   if ('nodes' in redis) throw new Error('of one Redis');
@@ -146,7 +146,7 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
   const audited = await admin.audit.list.query({ action: 'users.erase' });
   expect(audited.rows[0]).toMatchObject({ input: { merchantId, userId: pseudonym }, outcome: 'ok' });
   expect(await db.directory.find({ kind: 'user', ids: [ada, bob], merchantIds: [merchantId] })).toHaveLength(1);
-  // A copy that a producer sends again is the same event; a new one is of the same pseudonym.
+  // A repeated copy is the same event; a new event gets the same pseudonym.
   const again = await admin.usage.record.mutate({ entries: [event('a', ada), event('later', ada)] });
   expect(again).toMatchObject({ accepted: 1, duplicates: 1, rejected: [] });
   await db.journal.append({

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 
-/** A row of LiteLLM_SpendLogs as JSON text would have it; `spend` is written as it stands, so that its text is kept. */
+/** A row of LiteLLM_SpendLogs as JSON text would have it; `spend` is written unchanged, so that its text is kept. */
 export type Row = { request_id: string; startTime: string; spend?: string | null; [field: string]: unknown };
 
 /** A row of LiteLLM_DailyUserSpend. */
@@ -21,13 +21,13 @@ export type FakeLitellm = {
   rows: Row[];
   daily: DailyRow[];
   dailyPageSize: number;
-  /** The largest page_size that is taken. */
+  /** The largest accepted page_size. */
   maxPageSize: number;
   /** Queries of /spend/logs/v2, in order. */
   asked: URLSearchParams[];
-  /** Asked before each answer; one it gives is given in place of the usual one. */
+  /** Called before each answer; if it returns one, that is sent instead. */
   before: (path: string, query: URLSearchParams) => Promise<Trouble> | Trouble;
-  /** Forgets all rows and settings. */
+  /** Removes all rows and settings. */
   reset(): void;
   stop(): Promise<void>;
 };
@@ -92,7 +92,7 @@ export async function startFakeLitellm(key: string): Promise<FakeLitellm> {
     };
   }
 
-  /** Pages are of table rows; the sums on a page are of its rows alone. */
+  /** Pages are of table rows; the sums on a page are of its rows only. */
   function dailyActivity(query: URLSearchParams): Answer {
     if (!query.get('start_date') || !query.get('end_date'))
       return { status: 400, body: '{"detail":{"error":"Please provide start_date and end_date"}}' };
@@ -150,7 +150,7 @@ function startOf({ startTime }: Row): number {
   return Date.parse(/(Z|[+-]\d{2}:\d{2})$/.test(text) ? text : `${text}Z`);
 }
 
-/** JSON with `spend` as the number whose text it is. */
+/** JSON with `spend` as the number with that text. */
 export function textOf({ spend = '0.0', ...row }: Record<string, unknown> & { spend?: string | null }): string {
   return JSON.stringify({ ...row, spend: '\u0001' }).replace('"\\u0001"', () => String(spend));
 }

@@ -25,7 +25,7 @@ async function expectAnswer({ sent, path, init }: HostileRequest) {
   for (const { code } of answer.result?.data.rejected ?? []) expect(Object.keys(ERRORS), shown).toContain(code);
 }
 
-/** Entries are checked one by one, so the schemas of these inputs do not show what is in them. */
+/** Entries are checked one by one, so the schemas of these inputs do not describe them. */
 const WITH_ENTRIES: Record<string, z.ZodType> = {
   'usage.record': z.strictObject({ entries: z.array(UsageEntry), backfill: z.boolean() }),
   'budgets.settleMany': z.strictObject({ settlements: z.array(contract.budgets.settle.input) }),

@@ -4,13 +4,13 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ADMIN_KEY, type Fixture, startIngest } from './ingest-fixture.ts';
 import { SOUND_BODIES } from './sound-bodies.ts';
 
-/** What is put into every place of a sound body. */
+/** The values put into every place of a valid body. */
 const HOSTILE: readonly unknown[] = [
   ...UNSTORABLE_TEXTS,
   ...['', '\u00015', '__proto__', 'constructor', '%', '9'.repeat(40), '1e400', '-0', '(other)', 'é'],
   ...[null, true, -1, 1e21, 0.1, {}, [null], JSON.parse('{"__proto__":{"a":1}}')],
 ];
-/** Those that a path or a form can have. */
+/** Values that a path or a form can have. */
 const TEXTS = HOSTILE.filter((each) => typeof each === 'string').filter(
   (text) => text.length < 5_000 && isWellFormed(text),
 );
@@ -41,14 +41,14 @@ const sourceEndpoints = SERVICES['usage-ingest'].endpoints;
 
 let ingest: Fixture;
 beforeAll(async () => {
-  // Queries of sources ask a service that does not answer: 503.
+  // Queries of sources call a service that does not answer: 503.
   ingest = await startIngest({ ANALYTICS_API_URL: 'http://127.0.0.1:1' });
 });
 afterAll(() => ingest.close());
 
 type Sent = [method: string, path: string, body: string | undefined, type: string];
 
-/** Yields every fourth: all values come to stand somewhere, each place has some, and the test stays quick. */
+/** Yields every fourth: all values appear somewhere, each place has some, and the test stays quick. */
 function* someOf(all: Iterable<Sent>): Generator<Sent> {
   let index = 0;
   for (const each of all) if (index++ % 4 === 0) yield each;

@@ -8,7 +8,7 @@ import { type Fixture, startIngest } from './ingest-fixture.ts';
 
 /**
  * Copies of events on both sides of a midnight, with equal and with other content, by every path and with every crash:
- * each identity is counted once, and what differs from it is never silent.
+ * each identity counts once, and differing copies are never silent.
  */
 const RUNS = Number(process.env.FC_RUNS ?? 40);
 const MIDNIGHT = Date.parse('2026-11-22T00:00:00Z');
@@ -172,7 +172,7 @@ test('rejects other content under a known id where that is known when answering,
   const conflict = (index: number) => ({ index, id: 'retried', code: 'ID_CONFLICT' });
   const inBatch = await send(entryAt(merchantId, 125), entryAt(merchantId, 125, other));
   expect(inBatch).toMatchObject({ accepted: 1, duplicates: 0, rejected: [conflict(1)] });
-  // Redis does not know what the id stands for; the flush does.
+  // Redis does not know the event of the id; the flush does.
   await send(entryAt(merchantId, 125, other));
   const range = { merchantId, startDate: '2026-11-22', endDate: '2026-11-22' };
   const { rows } = await ingest.admin.usage.conflicts.query(range);

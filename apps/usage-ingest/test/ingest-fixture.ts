@@ -20,8 +20,8 @@ export type Fixture = IngestService & {
 };
 
 /**
- * usage-ingest in process, with a clock that stands still and no flush but those asked for; on stores of its own, or on
- * those of another one.
+ * usage-ingest in process, with a clock that stands still and only explicit flushes; on stores of its own, or on those
+ * of another one.
  */
 export async function startIngest(
   settings: Record<string, string> = {},
@@ -45,7 +45,7 @@ export async function startIngest(
     TALLY_SERVICE_KEY: 'the-service-key-of-the-tests',
     ENABLE_FLUSH: 'false',
     TRACK_MERGE_MS: '1',
-    // With one connection, work that holds a merchant's lock and asks for another connection fails every time.
+    // With one connection, work that holds a merchant's lock and requests another connection fails every time.
     POSTGRES_POOL_SIZE: '1',
     ...settings,
   });

@@ -20,9 +20,9 @@ type Service = { app: App; client: IngestClient; end(): Promise<void> };
 export type Running = Service & {
   /** Another usage-ingest on the same stores, until its `end` or the end of all. */
   another(env?: Record<string, string>, now?: () => number): Promise<Service>;
-  /** What a usage-ingest as a process of its own needs. */
+  /** The settings of a usage-ingest in its own process. */
   serviceEnv(): Record<string, string>;
-  /** Flushes, and returns what is counted of days, of one merchant or of all. */
+  /** Flushes, and returns the counted usage of days, of one merchant or of all. */
   counted(startDate: Day, endDate: Day, merchantId?: string): Promise<Counted>;
 };
 
@@ -35,7 +35,7 @@ type Counted = {
   merchants: string[];
 };
 
-/** usage-ingest in this process, which flushes only when it is asked. */
+/** usage-ingest in this process; it flushes only on demand. */
 export async function startBesideLitellm(env: Record<string, string>): Promise<Running> {
   const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
   const common = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY, ENABLE_FLUSH: 'false' };
@@ -81,7 +81,7 @@ export class LitellmWorld {
   readonly #env: Record<string, string>;
   litellm!: FakeLitellm;
   running!: Running;
-  /** How a day is counted stays as it is once decided, so no test may use the day of another. */
+  /** How a day is counted never changes once decided, so no test may use the day of another. */
   day = addDays(dayOf(Date.now()), -3);
 
   /** Starts both before the tests of a file, and ends them after. */
@@ -167,7 +167,7 @@ export class LitellmWorld {
   }
 }
 
-/** The StandardLoggingPayload of the call that a row is of. */
+/** Returns the StandardLoggingPayload of a row's call. */
 export function payloadOf(
   { request_id, startTime, spend, user, api_key, cache_hit, metadata, ...rest }: Row,
   more: Record<string, unknown> = {},

@@ -5,8 +5,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
 /**
- * Random histories against a plain model: whatever is late, repeated with other content, voided, adjusted, derived, folded
- * or rebuilt, and whenever a meter was created, its answers equal those of a loop over the events that count.
+ * Random histories against a plain model: whatever is late, repeated with other content, voided, adjusted, derived,
+ * folded or rebuilt, and whenever a meter was created, its answers equal those of a loop over the counted events.
  */
 const RUNS = Number(process.env.FC_RUNS ?? 8);
 const DAYS = 4;
@@ -132,9 +132,9 @@ class World {
       const date = addDays(today, -each.daysAgo);
       const at = Date.parse(`${date}T00:00:00Z`) + each.minute * 60_000 + each.id;
       const key = `${date} ${each.id}`;
-      // What a meter could not count exactly is rejected once it exists.
+      // Amounts that a meter could not count exactly are rejected once it exists.
       const isRejected = this.created && (each.took === '1e3' || each.took === '12.125');
-      // The first with an id counts, whatever the later ones say.
+      // The first event with an id counts, whatever the later ones contain.
       if (!isRejected && !this.events.has(key)) this.events.set(key, { ...each, key, at, date });
       const { region, session, took, type } = each;
       const properties = Object.fromEntries(
@@ -154,7 +154,7 @@ class World {
     await ingest.admin.flush.merchant.mutate({ merchantId: this.merchantId });
   }
 
-  /** Every meter by day and by its dimensions, and in all. */
+  /** Every meter by day and by its dimensions, and in total. */
   async compare(): Promise<void> {
     await this.create();
     while (await ingest.db.meters.computeHistory(1_000));

@@ -10,7 +10,7 @@ const RUNS = Number(process.env.FC_RUNS ?? 4);
 let ingest: Fixture;
 let sql: pg.Client;
 let today: Day;
-/** A day of the month before, so that its month is over and folded. */
+/** A day of the previous month, so that its month is over and folded. */
 let before: Day;
 
 const METERS: Omit<MeterDefinition, 'merchantId'>[] = [
@@ -135,7 +135,7 @@ test('the hourly pass reports meters, compares what changed only, and goes on wh
   expect(new Set(nightly.meters.map(({ merchantId }) => merchantId))).toEqual(new Set(['gamma']));
   expect(await ingest.admin.reconcile.repair.mutate({})).toMatchObject({ balanced: true, meters: [] });
 
-  // A pass of one row at most ends after each group of days.
+  // A pass of at most one row ends after each group of days.
   await sql.query('delete from meter_checks');
   const small = createMeterCheck({ db: ingest.db, share: 1, maxPass: 1 });
   const range = { startDate: before, endDate: today };

@@ -79,7 +79,7 @@ test('a process with an older registry counts by the new one', async () => {
   expect((await record(other, { seconds: '2' })).accepted).toBe(1);
   expect(await currentOf(other, 'seconds')).toBe('2.125');
   expect(await currentOf(one, 'seconds')).toBe('2.125');
-  // Written directly to Postgres, since a day so old is not in Redis.
+  // Written directly to Postgres, since Redis keeps no day so old.
   await meter('minutes', 1);
   const time = new Date(one.clock.now - 20 * 86_400_000).toISOString();
   expect((await record(other, { minutes: '1.5' }, { time })).accepted).toBe(1);
@@ -121,7 +121,7 @@ test('a property that a meter counts must be a number of its scale', async () =>
   });
   const sent = (took: string | number, event_type = 'chat') =>
     record(other, {}, { properties: { took, event_type } }).then(({ rejected }) => rejected[0]?.message);
-  // The registry of the other process is stale only when events go through the script.
+  // The registry of the other process is stale only for events that go through the script.
   expect(await sent(1.5)).toBeUndefined();
   expect(await sent('fast')).toBe(
     'properties.took: Expected a number with at most 1 decimals, since the meter latency counts it.',

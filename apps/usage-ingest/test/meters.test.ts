@@ -49,7 +49,7 @@ test('sums a metric type by dimensions, before and after it is derived, and with
     dimensions,
   });
   expect(created).toMatchObject({ version: 1, scale: 0, history: { from: null, daysDone: 0 } });
-  // What was not derived yet is known at once, the rest is its history.
+  // Events not derived yet are known at once, the others are its history.
   expect(await sums('images_made', dimensions)).toEqual({ 'ada,us': '8' });
   const all = { 'ada,eu': '3', 'ada,us': '8', 'bob,': '4' };
   await ingest.deriveMeters.run();
@@ -129,7 +129,7 @@ test('counts values of a property beyond the limit of a day under (other), also 
     expect(await byJob()).toEqual(counted);
     const range = { startDate: today, endDate: today, dimensions: ['property:job'] };
     expect(await small.db.meters.overflowed(range)).toBe(true);
-    // What is not derived yet is counted alike.
+    // Events not derived yet are counted the same way.
     await small.admin.usage.record.mutate({
       entries: [{ id: `e${events++}`, merchantId: 'acme', metrics: {}, properties: { job: 'f' } }],
     });

@@ -86,7 +86,7 @@ describe('recording', () => {
     await setPrice('output', '20');
     expect(await record(entry('a'))).toMatchObject({ accepted: 0, duplicates: 1, rejected: [] });
     await ingest.admin.flush.merchant.mutate({ merchantId });
-    // The journal decides alone once Redis has forgotten the id.
+    // Only the journal decides once Redis has forgotten the id.
     await ingest.redis.flushdb();
     expect(await record(entry('a'))).toMatchObject({ rejected: [] });
     await ingest.admin.flush.merchant.mutate({ merchantId });

@@ -138,7 +138,7 @@ describe('reconcile.check', () => {
     }
     await sql.query('delete from merchant_usage where merchant_id = $1', [merchantId]);
     expect((await check(merchantId)).balanced).toBe(false);
-    // A merchant that is gone from every sum is still found.
+    // A merchant missing from every sum is still found.
     for (const table of tables) await sql.query(`delete from ${table} where merchant_id = $1`, [merchantId]);
     const { drift } = await ingest.admin.reconcile.check.query({ startDate: '2026-10-31', endDate: '2026-10-31' });
     expect(drift).toContainEqual(
@@ -346,7 +346,7 @@ describe('retention', () => {
       reason: 'late correction',
     });
     expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true });
-    // Of a closed day the daily sums stay as they are, and all others come from them and from what was kept.
+    // A closed day keeps its daily sums, and all others come from them and the kept sums.
     const client = new pg.Client({ connectionString: own.databaseUrl });
     await client.connect();
     for (const table of ['merchant_usage', 'usage_daily_models', 'usage_monthly', 'usage_yearly'])

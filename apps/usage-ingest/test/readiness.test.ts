@@ -79,7 +79,7 @@ test('a full disk of Postgres is noticed by the flush, and usage is taken all th
   await vi.waitFor(async () => expect(await readyz()).toEqual(degradedBy('Postgres takes no writes.')), SOON);
   await postgres.query('drop trigger full_disk on usage_flushes');
   await vi.waitFor(async () => expect(await client.flush.status.query({})).toMatchObject({ pendingKeys: 0 }), SOON);
-  // What was seen is news for half a minute.
+  // An observation counts for half a minute.
   clock.ahead = 31_000;
   expect((await readyz()).notes).not.toContain('Postgres takes no writes.');
   clock.ahead = 0;
@@ -95,7 +95,7 @@ test('a Redis that was told to evict while it runs is noticed', async () => {
 
 test('a Redis above its memory mark is noticed, and bypassed until the mark clears itself', async () => {
   let events = 0;
-  /** Whether an event was written directly to Postgres. */
+  /** Returns true if an event was written directly to Postgres. */
   const isDirect = async () => {
     const id = `full-${events++}`;
     const entry = { id, merchantId: 'full', time: new Date().toISOString(), metrics: { queries: '1' } };
@@ -162,7 +162,7 @@ test('every path asks for a key, but those that are open to all', async () => {
   // The roles × paths test takes its paths from the contract.
   const { served, stated } = servedAndStated(app, pathsOf('usage-ingest'));
   expect(served).toEqual(stated);
-  // The fast path of tRPC passes by whatever is registered for all paths.
+  // The fast path of tRPC bypasses anything registered for all paths.
   const registered = app.hono.routes.map(({ method, path }) => `${method} ${path}`);
   expect(registered).toEqual(['ALL /trpc/*', ...app.routes.map(({ method, path }) => `${method} ${path}`)]);
 });

@@ -69,7 +69,7 @@ test('totals that Redis lost are repaired by the hourly pass, and are no drift',
   await record(merchants, false);
   await ingest.flush.drainAll();
   const { metrics } = await ingest.admin.usage.current.query({ merchantId: 'merchant-2' });
-  // As after a start from an empty snapshot: the totals are gone, and so is the mark that they were repaired.
+  // Like after a start from an empty snapshot: the totals are gone, and so is the mark of their repair.
   await ingest.redis.flushdb();
   expect(await ingest.reconcile.repairChanged()).toMatchObject({ balanced: true, drift: [], repaired: 12 });
   expect((await ingest.admin.usage.current.query({ merchantId: 'merchant-2' })).metrics).toEqual(metrics);

@@ -289,7 +289,7 @@ describe('usage.track', () => {
     expect(await track({ id: 'once', by: 8 })).toEqual({ total: '50' });
     expect(await track({ id: 'once', by: 8 })).toEqual({ total: '50' });
     const totals = await Promise.all(Array.from({ length: 100 }, () => track()));
-    // Calls that were merged are answered the same total; the last ones that of all.
+    // Merged calls get the same total; the last ones that of all.
     expect(Math.max(...totals.map(({ total }) => Number(total)))).toBe(150);
     expect(Math.min(...totals.map(({ total }) => Number(total)))).toBeGreaterThan(50);
     await ingest.admin.flush.merchant.mutate({ merchantId });

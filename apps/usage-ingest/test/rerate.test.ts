@@ -78,7 +78,7 @@ test('prices what had no price, and leaves what has none now and what was voided
 });
 
 test('prices days whose events are no longer in the journal, from what is kept of them', async () => {
-  const date = '2026-11-17';
+  const date = '2026-11-12';
   const time = `${date}T10:00:00Z`;
   await setInput('2');
   const long = { metrics: { prompt_tokens: '300000' }, userId: 'bob' };

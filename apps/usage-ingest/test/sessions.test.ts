@@ -8,7 +8,7 @@ beforeAll(async () => {
 afterAll(() => ingest.close());
 
 const HOUR = 3_600_000;
-/** Longer than any process keeps what it knows of a key. */
+/** Longer than any process caches a key. */
 const LATER_MS = 2_000;
 const codeOf = (call: Promise<unknown>) =>
   call.then(

@@ -24,7 +24,7 @@ const lagoEvent = {
   properties: { tokens: 5 },
 };
 
-/** A body that each path of the sources takes: JSON, or the text of a form. */
+/** A valid body for each path of the sources: JSON, or the text of a form. */
 export const SOUND_BODIES: Readonly<Record<string, object | string>> = {
   '/sources/litellm/logs': { id: '1', startTime: 1_795_345_200, prompt_tokens: 1, metadata: {} },
   '/sources/litellm/api/v1/events': { ...event, type: 'litellm_tokens' },

@@ -3,8 +3,8 @@ import { refusalOf } from '../src/sources/pipeline.ts';
 import type { Item, Source } from '../src/sources/source.ts';
 
 /**
- * The API of a made-up product, Meterly, as docs/extend/sources.md walks through it: single events in JSON or as a form, batches
- * as lines or in a binary form, a query, and errors of its own shape.
+ * The API of a made-up product, Meterly, as docs/extend/sources.md walks through it: single events in JSON or as a
+ * form, batches as lines or in a binary form, a query, and errors of its own shape.
  */
 export function meterly(usageOf: (merchantId: string) => Promise<object>): Source {
   return {

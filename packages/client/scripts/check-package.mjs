@@ -1,4 +1,5 @@
-// Checks what would be published (after a build): publint, are-the-types-wrong, and the size of each entry point.
+// Checks the package that would be published (after a build): publint, are-the-types-wrong, and the size of each entry
+// point.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -39,7 +40,7 @@ try {
       write: false,
       format: 'esm',
       platform: 'node',
-      // The price list is data, of a size that is its own.
+      // The price list is data, with a limit of its own.
       external: ['@pydantic/genai-prices'],
     });
     const { contents } = outputFiles[0];

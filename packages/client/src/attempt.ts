@@ -1,22 +1,22 @@
 import type { Kind } from './merge.ts';
 
-/** One entry or counter as it is sent: JSON, and how many records it stands for. */
+/** One entry or counter in the form sent: JSON, and the number of records it stands for. */
 export type Item = { readonly json: string; readonly records: number };
 
-/** What became of one request. `again` items are sent again as they are; Tally drops those it has. */
+/** The outcome of one request. Items in `again` are sent again unchanged; Tally drops those it has. */
 export type Outcome =
   | { kind: 'answered'; duplicates: number; refused: RefusedItem[]; again: Item[]; error?: AttemptError }
   /**
-   * It is not known what was stored. `slow`: only a person can fix the cause, so retries are rare. `keyRejected`: a 401
-   * or 403; servers count requests with a bad key against the address, so not even a waiting caller makes retries faster.
+   * It is unknown what was stored. `slow`: only a person can fix the cause, so retries are rare. `keyRejected`: a 401
+   * or 403; servers count requests with a bad key per address, so retries stay slow even for a waiting caller.
    */
   | { kind: 'again'; slow: boolean; keyRejected?: boolean; afterMs: number; error: AttemptError }
-  /** Too large, or refused as a whole for the sake of some item: halves are sent. */
+  /** Too large, or refused as a whole because of some item: halves are sent. */
   | { kind: 'split'; tooLarge: boolean; error: AttemptError };
 
 export type RefusedItem = { item: Item; code: string; message: string };
 
-/** What a request met; also handed to `onError`. */
+/** The error of a request; also passed to `onError`. */
 export type AttemptError = { code: string; message: string; status?: number };
 
 export type AttemptOptions = {
@@ -31,7 +31,7 @@ export type AttemptOptions = {
 export type Attempts = {
   /** Sends items in one request; never rejects. */
   send(kind: Kind, items: readonly Item[]): Promise<Outcome>;
-  /** Ends the requests under way; nothing is known about what they did. */
+  /** Ends the requests in flight; their effect is unknown. */
   abort(): void;
 };
 
@@ -39,7 +39,7 @@ type Answer = { status: number; afterMs: number; body: unknown };
 
 const TOO_LARGE = new Set(['BATCH_TOO_LARGE', 'BODY_TOO_LARGE']);
 
-/** Makes requests and says what each answer means for what was sent. */
+/** Sends requests and interprets each answer for its items. */
 export function createAttempts(options: AttemptOptions): Attempts {
   const base = `${options.url.replace(/\/+$/, '')}/trpc`;
   const { fetch: request } = options;
@@ -66,7 +66,7 @@ export function createAttempts(options: AttemptOptions): Attempts {
     }
   }
 
-  /** What an answer means that is not a success. */
+  /** Interprets an answer that is no success. */
   function failed(answer: Answer, items: readonly Item[]): Outcome {
     const { code, message } = errorIn(Array.isArray(answer.body) ? answer.body[0] : answer.body);
     const { status } = answer;
@@ -85,17 +85,17 @@ export function createAttempts(options: AttemptOptions): Attempts {
     if (status === 413 || (code !== undefined && TOO_LARGE.has(code))) {
       return items.length > 1 ? { kind: 'split', tooLarge: true, error } : refuse();
     }
-    // Said of a whole batch only where it holds for every entry of it.
+    // Reported for a whole batch only if it is true for every entry.
     if (code === 'MERCHANT_FORBIDDEN') return refuse();
     if (status === 401 || status === 403) {
       return options.authFailure === 'reject'
         ? refuse()
         : { kind: 'again', slow: true, keyRejected: true, afterMs: answer.afterMs, error };
     }
-    // One item may be what is not liked (by Tally, or by what stands before it): the others shall not wait for it.
+    // One item may be refused (by Tally, or by something in front of it): the others must not wait for it.
     if (status === 400 || status === 422)
       return items.length > 1 ? { kind: 'split', tooLarge: false, error } : refuse();
-    // Other answers below 500 come from a wrong address, not from what was sent.
+    // Other answers below 500 come from a wrong address, not from the items.
     const slow = status < 500 && status !== 408 && status !== 425 && status !== 429;
     return { kind: 'again', slow, afterMs: answer.afterMs, error };
   }
@@ -109,7 +109,7 @@ export function createAttempts(options: AttemptOptions): Attempts {
       typeof duplicates === 'number' &&
       Array.isArray(rejected) &&
       accepted + duplicates + rejected.length === items.length;
-    // Whatever answered so was not Tally; it has stored nothing.
+    // This answer is not from Tally, which has stored nothing.
     if (!whole) return notTally(answer);
     const refused = rejected.map(({ index, code, message }) => ({ item: items[index]!, code, message }));
     return { kind: 'answered', duplicates, refused, again: [] };
@@ -162,7 +162,7 @@ export function createAttempts(options: AttemptOptions): Attempts {
   };
 }
 
-/** Seconds or a date, in milliseconds from now; 0 where it says nothing. At most an hour is believed. */
+/** Parses seconds or a date to milliseconds from now; 0 if invalid. At most an hour. */
 function retryAfter(header: string | null): number {
   if (!header) return 0;
   const ms = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();

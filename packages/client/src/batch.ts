@@ -2,13 +2,13 @@ import type { Item } from './attempt.ts';
 import { type Group, type Kind, printGroup } from './merge.ts';
 import type { Ref } from './spool/spool.ts';
 
-/** Entries that are sent and settled together: held in memory, or read from the spool when their turn comes. */
+/** Entries that are sent and settled together: held in memory, or read from the spool when they are next. */
 export type Batch = { kind: Kind; entries: number; bytes: number; source: { groups: Group[] } | { ref: Ref } };
 
-/** The most entries and bytes of a batch, and the most calls of a batch of counters. */
+/** The limits of a batch: entries, bytes, and calls of counters. */
 export type BatchLimits = { entries: number; bytes: number; calls: number };
 
-/** A batch of counters is one call per counter; services accept so many calls at once unless set otherwise. */
+/** A batch of counters is one call per counter; the default limit of concurrent calls of a service. */
 export const MAX_CALLS = 20;
 
 /** Cuts groups into batches of one kind each, within the limits. */
@@ -39,7 +39,7 @@ export const itemsOf = (groups: readonly Group[]): Item[] =>
 
 export const recordsIn = (items: readonly Item[]): number => items.reduce((sum, { records }) => sum + records, 0);
 
-/** A batch in the spool: a line with its kind and the records of each item, then one line of JSON per item. */
+/** A batch in the spool: a line with its kind and the records per item, then one line of JSON per item. */
 export function printBatch(kind: Kind, items: readonly Item[]): string {
   return [JSON.stringify([kind, ...items.map(({ records }) => records)]), ...items.map(({ json }) => json)].join('\n');
 }

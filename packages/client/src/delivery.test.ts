@@ -197,7 +197,7 @@ describe('delivery', () => {
     let key = 'wrong';
     const way: typeof fetch = (input, init) =>
       fetch(input, { ...init, headers: { ...init?.headers, authorization: `Bearer ${key}` } });
-    // No try of its own is under way when it is closed, so the last try has the right key.
+    // No retry of its own is in flight when it is closed, so the last try has the correct key.
     const kept = open({ fetch: way, backoff: { firstMs: 5, mostMs: 40, slowMs: 600_000 } });
     kept.tally.record({ merchantId, metrics: {} });
     await vi.waitFor(() => expect(kept.errors).toContain('UNAUTHORIZED'), { timeout: 20_000 });
@@ -461,7 +461,7 @@ describe('with a spool', () => {
         for await (const line of createInterface({ input: run(0).stdout })) report = line;
         expect(JSON.parse(report)).toMatchObject({ ok: true });
         const { requests = '0', prompt_tokens = '0', cost = '0' } = await ingest.counted(merchantId);
-        // The turn under way when it was killed was taken too, though nobody was told.
+        // The turn in flight when it was killed was recorded too, although no result was reported.
         if (promise === 'record') expect(Number(requests)).toBeGreaterThanOrEqual(taken);
         expect(Number(requests)).toBeLessThanOrEqual(taken + perTurn);
         expect([prompt_tokens, cost]).toEqual([String(3 * Number(requests)), requests]);

@@ -12,7 +12,7 @@ export type DeliveryOptions = {
   maxBatch: number;
   maxBatchBytes: number;
   concurrency: number;
-  /** Entries in memory above which an overflowing spool takes some. */
+  /** An overflowing spool takes over entries above this number in memory. */
   spillAbove: number;
   backoff: Backoff;
   random: () => number;
@@ -20,7 +20,9 @@ export type DeliveryOptions = {
   onError(error: AttemptError): void;
 };
 
-/** Pauses after failures: `firstMs`, doubled each time up to `mostMs`; `slowMs` after what only a person can fix. */
+/**
+ * Pauses after failures: `firstMs`, doubled each time up to `mostMs`; `slowMs` for failures that only a person can fix.
+ */
 export type Backoff = { firstMs: number; mostMs: number; slowMs: number };
 
 type Counts = {
@@ -36,21 +38,24 @@ type Counts = {
 
 export type Delivery = {
   readonly counts: Counts;
-  /** What was taken out of the merger and is neither acknowledged nor rejected: in memory, and only on disk. */
+  /** Entries taken from the merger that are neither acknowledged nor rejected: in memory, and only on disk. */
   readonly memory: { entries: number; bytes: number };
   readonly spooled: number;
   readonly inFlight: number;
   /** Sets the timer for a group about to be opened, or for a seal that the spool wants. Cheap; sends nothing itself. */
   schedule(): void;
-  /** Moves the oldest groups into an overflowing spool at once. Returns false where that is not possible. */
+  /** Moves the oldest groups into an overflowing spool at once. Returns false if that is not possible. */
   spill(): boolean;
-  /** Resolves with the number of entries left: when all before is settled, the key is rejected, or at the deadline. */
+  /**
+   * Resolves with the number of entries left: when everything before is settled, the key is rejected, or at the
+   * deadline.
+   */
   flush(deadlineMs: number): Promise<number>;
-  /** Flushes, then stops. Returns the number of entries left in the spool, and those that are in no spool. */
+  /** Flushes, then stops. Returns the number of entries left in the spool, and of those in no spool. */
   close(deadlineMs: number): Promise<{ spooled: number; unsent: Item[] }>;
   /**
-   * For a process that ends now: writes what is in memory to the spool, synchronously. Returns what is lost without one;
-   * some of it may be stored all the same, if a request is under way.
+   * For a process that ends now: writes everything in memory to the spool, synchronously. Without a spool, returns the
+   * lost entries; a request in flight may still store some.
    */
   saveNow(): Item[];
 };
@@ -64,8 +69,8 @@ type Waiter = { batches: Set<Batch>; done(): void };
 const URGENT_PAUSE_MS = 500;
 
 /**
- * Sends what the merger holds, in batches that never change once made: a retry repeats the same entries with the same
- * ids and times, so Tally counts them once. While no answer comes, entries continue to be merged.
+ * Sends the contents of the merger, in batches that never change: a retry repeats the same entries with the same ids
+ * and times, so Tally counts them once. While no answer arrives, entries continue to be merged.
  */
 export function createDelivery(options: DeliveryOptions): Delivery {
   const { merger, attempts, spool, backoff, onError } = options;
@@ -105,7 +110,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   }
   if (ready.length > 0) arm(0);
 
-  /** Runs what is due after at most `ms`. The timer keeps the process alive only while a caller waits. */
+  /** Runs due work after at most `ms`. The timer keeps the process alive only while a caller waits. */
   function arm(ms: number): void {
     const at = performance.now() + ms;
     if (stopped || timerAt <= at) return;
@@ -118,7 +123,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     if (urgent === 0) unref(timer);
   }
 
-  /** Seals and sends what is due, and sets the timer for what is due next. */
+  /** Seals and sends what is due, and sets the timer for the rest. */
   function runDue(): void {
     if (stopped) return;
     const now = performance.now();
@@ -175,7 +180,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       arm(0);
       return true;
     } catch (error) {
-      // The sealer holds what it took, and tries again.
+      // The sealer keeps the groups, and tries again.
       spoolFailed(error);
       arm(1000);
       return false;
@@ -223,7 +228,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     }
   }
 
-  /** Handles an outcome. Returns what is to be sent again, as one array of items per request. */
+  /** Handles an outcome. Returns the items to send again, one array per request. */
   async function follow(outcome: Outcome, items: Item[], kind: Batch['kind']): Promise<Item[][]> {
     if (outcome.kind === 'split') {
       const half = items.length >> 1;
@@ -285,7 +290,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   const isKeyRejected = () => [...sleepers].some(({ keyRejected }) => keyRejected);
 
   /**
-   * Ends pauses, except those that the server asked for, which then keep the process alive. After a rejected key, only
+   * Ends pauses, except those requested by the server, which then keep the process alive. After a rejected key, only
    * close ends the pause, for one last try.
    */
   function endPauses(): void {
@@ -297,7 +302,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     if (![...sleepers].some(({ asked, keyRejected }) => asked || keyRejected)) pausedUntil = 0;
   }
 
-  /** Lets the process end although pauses are under way: no caller waits any more. */
+  /** Lets the process end despite active pauses: no caller waits any more. */
   function releaseTimers(): void {
     unref(timer);
     for (const sleeper of sleepers) unref(sleeper.timer);
@@ -308,7 +313,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     urgent++;
     try {
       endPauses();
-      // The seal under way began before the call; one more takes what was recorded since.
+      // The running seal began before the call; one more takes later records.
       for (let round = 0; round < 2; round++) {
         runDue();
         if (sealRun) await within(sealRun, until);
@@ -331,7 +336,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     }
   }
 
-  /** Writes what is in memory to the spool, synchronously. Returns false where it is in no spool afterwards. */
+  /** Writes everything in memory to the spool, synchronously. Returns false if entries are in no spool afterwards. */
   function saveToSpool(): boolean {
     if (!sealer) return false;
     try {
@@ -382,7 +387,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       const kept = saveToSpool();
       const left = spooled();
       attempts.abort();
-      // A fetch that does not mind being aborted is not waited for.
+      // A fetch that ignores its abort is not waited for.
       await within(Promise.all(running), performance.now() + 1000);
       return { spooled: left, unsent: kept ? [] : [...unsent, ...itemsInMemory(ready)] };
     },

@@ -1,19 +1,19 @@
 /**
  * An amount of a metric type, from 0 to 10^15 units: a whole number (number, bigint or decimal string), or a decimal
  * string with as many decimals as the type's scale (option `scales`). `cost` is USD as a decimal string with at most 9
- * decimals, never a number: money does not go through a float here.
+ * decimals, never a number: money never goes through a float here.
  */
 export type Amount = string | number | bigint;
 
-/** Decimals by metric type, each 0 to 9: the scales of the meters that Tally has. `cost` always has 9. */
+/** Decimals by metric type, each 0 to 9: the scales of Tally's meters. `cost` always has 9. */
 export type Scales = { readonly [metricType: string]: number };
 
 /** Usage of one call, or of `count` calls. */
 export type RecordInput = {
   /**
-   * With an id the entry is sent as it is and counts once, however often it is recorded with the same time. Without an
-   * id the client may merge entries, and gives the sum an id of its own. Text that stands for a missing value (`None`,
-   * `undefined`, blank …) is rejected.
+   * An entry with an id is sent unchanged and counts once, however often it is recorded with the same time. Without an
+   * id, the client may merge entries, and gives the sum an id. Rejects text that stands for a missing value (`None`,
+   * `undefined`, blank …).
    */
   id?: string | undefined;
   merchantId: string;
@@ -32,7 +32,7 @@ export type RecordInput = {
   properties?: { [name: string]: string | number | boolean } | undefined;
 };
 
-/** A plain counter: adds to its metric type alone, and not to `requests`. */
+/** A plain counter: adds to its metric type only, and not to `requests`. */
 export type TrackInput = {
   merchantId: string;
   metricType: string;
@@ -43,12 +43,12 @@ export type TrackInput = {
   id?: string | undefined;
 };
 
-/** Why a record was not taken. The first two are mistakes of the caller; after the others it may be tried again. */
+/** Why a record was rejected. The first two are mistakes of the caller; after the others it may be tried again. */
 export type RefusalCode = 'INVALID_ENTRY' | 'RESERVED_METRIC' | 'QUEUE_FULL' | 'SPOOL_FULL' | 'SPOOL_FAILED' | 'CLOSED';
 
 export type Refusal = { readonly ok: false; readonly code: RefusalCode; readonly message: string };
 
-/** What `record` and `track` answer: taken, or not and why. They never throw. */
+/** The result of `record` and `track`: accepted, or the reason for rejecting it. They never throw. */
 export type Taken = { readonly ok: true } | Refusal;
 
 export const refusal = (code: RefusalCode, message: string): Refusal => ({ ok: false, code, message });
@@ -66,7 +66,7 @@ const UNITS_OF_ONE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9] as const;
 /** Units of the amount 1 at a scale of 0 to 9. */
 export const unitsOfOne = (scale: number): number => UNITS_OF_ONE[scale]!;
 
-/** Returns the function that tells the scale of a metric type. Throws a TypeError where `scales` is not usable. */
+/** Returns the function that returns the scale of a metric type. Throws a TypeError if `scales` is invalid. */
 export function scaleReader(scales: Scales = {}): (metricType: string) => number {
   const known = new Map(Object.entries(scales));
   for (const [metricType, scale] of known) {
@@ -80,7 +80,7 @@ export function scaleReader(scales: Scales = {}): (metricType: string) => number
   return (metricType) => known.get(metricType) ?? 0;
 }
 
-/** Returns the amount as an exact whole number of units; -1 if it is none of this scale, or too large. */
+/** Returns the amount as an exact whole number of units; -1 if it is invalid at this scale, or too large. */
 export function unitsOf(metricType: string, value: unknown, scale: number): number {
   if (typeof value === 'string') return scale === 0 ? wholeOf(value, value.length) : decimalOf(value, scale);
   if (metricType === 'cost') return -1;
@@ -92,7 +92,7 @@ export function unitsOf(metricType: string, value: unknown, scale: number): numb
   return fits ? Number(value) * unitsOfOne(scale) : -1;
 }
 
-/** Reads the digits before `end`: at most 16, so that nothing is rounded that is not too large anyway. */
+/** Parses the digits before `end`: at most 16, so that nothing valid is rounded. */
 function wholeOf(text: string, end: number): number {
   if (end === 0 || end > 16) return -1;
   if (end > 1 && text.charCodeAt(0) === ZERO) return -1;
@@ -124,7 +124,7 @@ function decimalOf(text: string, scale: number): number {
   return units <= MAX_UNITS ? units : -1;
 }
 
-/** Prints units of a scale as the decimal that the contract wants. */
+/** Prints units of a scale as a decimal in the contract's form. */
 export function printUnits(units: number, scale: number): string {
   if (scale === 0) return String(units);
   const fraction = units % unitsOfOne(scale);
@@ -137,14 +137,14 @@ const TIME = /^(\d{4}-\d{2}-\d{2})T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}
 const YEAR_1000 = -30_610_224_000_000;
 const YEAR_9999 = 253_402_300_799_999;
 
-/** The moment in milliseconds; NaN when it is none. */
+/** Returns the moment in milliseconds; NaN if invalid. */
 export function timeOf(value: unknown): number {
   if (typeof value === 'number')
     return Number.isInteger(value) && value >= YEAR_1000 && value <= YEAR_9999 ? value : NaN;
   if (typeof value !== 'string') return NaN;
   const day = TIME.exec(value)?.[1];
   if (day === undefined || day < '1000') return NaN;
-  // A day that does not exist rolls over to one that is written otherwise.
+  // A day that does not exist rolls over to one that prints differently.
   const midnight = Date.parse(`${day}T00:00:00Z`);
   if (Number.isNaN(midnight) || !new Date(midnight).toISOString().startsWith(day)) return NaN;
   return Date.parse(value);
@@ -152,11 +152,11 @@ export function timeOf(value: unknown): number {
 
 const METRIC_TYPE = /^[a-z][a-z0-9_]{0,63}$/;
 const ENTRY_ID = /^[\x20-\x7e]{1,128}$/;
-/** What programs print for a missing value. Taken as an id, all such entries of a day would count as one. */
+/** Text that programs print for a missing value. As an id it would merge all such entries of a day into one. */
 const NO_ID = /^\s*(?:none|null|nil|undefined|nan|unknown|\[object object\])?\s*$/i;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: it is there to refuse them.
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/u;
-/** What a reader cannot see, or what a later Unicode version may normalise to something else. */
+/** Invisible characters, and unassigned ones that a later Unicode version may normalise. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/u;
 const PLAIN_MERCHANT = /^[A-Za-z0-9_.:@/-]{1,128}$/;
 const MERCHANT_RULE =
@@ -185,7 +185,7 @@ function isMerchantId(value: unknown): boolean {
   return value.length <= 128 && new TextEncoder().encode(normal).length <= 128;
 }
 
-/** Checks all of an entry that is the same for every entry of its group: its names, not its amounts. */
+/** Checks the fields that are equal for every entry of a group: its names, not its amounts. */
 export function checkNames(entry: RecordInput): Refusal | undefined {
   for (const name of Object.keys(entry)) {
     if (!KNOWN.has(name)) return refusal('INVALID_ENTRY', `${name.slice(0, 64)}: an entry has no such field.`);
@@ -206,7 +206,7 @@ export function checkNames(entry: RecordInput): Refusal | undefined {
   );
 }
 
-/** Checks all of a counter's call but its amount and its time. */
+/** Checks a counter's call except its amount and its time. */
 export function checkCounter(call: TrackInput): Refusal | undefined {
   for (const name of Object.keys(call)) {
     if (!KNOWN_OF_TRACK.has(name))
@@ -228,7 +228,10 @@ export function checkMetricType(metricType: unknown): Refusal | undefined {
 
 const FRACTION = /^\d+\.(\d{1,9})$/;
 
-/** Says what an amount of a metric type must be. For a fraction of a type without a scale, says how to declare one. */
+/**
+ * Describes the allowed amounts of a metric type. For a fraction of a type without a scale, explains how to declare
+ * one.
+ */
 export function refuseAmount(field: string, metricType: string, value: unknown, scale: number): Refusal {
   if (metricType === 'cost') {
     const rule = 'USD from 0 to 1,000,000 as a decimal string with at most 9 decimals, such as "0.0023"';

@@ -6,29 +6,33 @@ export type GuardRequest = {
   userId?: string | undefined;
   apiKey?: string | undefined;
   model?: string | undefined;
-  /** The most that the call may use: USD as a decimal string, whole numbers of calls and tokens. `requests`: default 1. */
+  /**
+   * The most that the call may use: USD as a decimal string, whole numbers of calls and tokens. `requests`: default 1.
+   */
   amounts: { cost?: string; requests?: number | string; tokens?: number | string };
-  /** Names the call; a retry with the same id takes nothing more from the budgets. Default: a random one. */
+  /** Identifies the call; a retry with the same id reserves nothing more. Default: a random one. */
   id?: string;
-  /** The reservation ends by itself after so long, default 300. */
+  /** Seconds after which the reservation expires, default 300. */
   ttlSeconds?: number;
   /** Allows or refuses the call if Tally is unavailable or does not answer in time. Default `allow`. */
   whenUnreachable?: 'allow' | 'refuse';
-  /** How long the answer is waited for, default 2,000 ms. */
+  /** How long to wait for the answer, default 2,000 ms. */
   timeoutMs?: number;
 };
 
-/** A call whose cost is reserved; give it to the helpers of model calls in place of `tally`. */
+/** A call whose cost is reserved; pass it to the helpers of model calls in place of `tally`. */
 export type Guarded = {
   /** The first entry settles the reservation; later ones are recorded as usual. Never throws. */
   record(entry: RecordInput): Taken;
   /** Ends the reservation of a call that used nothing. */
   release(): void;
-  /** True where no budget was asked: Tally, or its store of budgets, was unavailable. */
+  /** True if no budget was checked: Tally, or its store of budgets, was unavailable. */
   readonly degraded: boolean;
 };
 
-/** A call was not made, since a budget refuses it, or since Tally could not be asked and `whenUnreachable` is `refuse`. */
+/**
+ * A call was not made, because a budget refuses it, or because Tally is unavailable and `whenUnreachable` is `refuse`.
+ */
 export class GuardError extends Error {
   override readonly name = 'GuardError';
   readonly code: 'BUDGET_EXCEEDED' | 'BUDGET_UNREACHABLE';
@@ -43,27 +47,27 @@ export class GuardError extends Error {
 
 export type Guards = {
   guard<Result>(request: GuardRequest, call: (guarded: Guarded) => Promise<Result>): Promise<Result>;
-  /** Settlements and releases under way. */
+  /** Settlements and releases in flight. */
   readonly pending: number;
-  /** Resolves when none is under way. */
+  /** Resolves when none is in flight. */
   idle(): Promise<void>;
 };
 
-/** An entry as the contract takes it. */
+/** An entry in the contract's form. */
 type Sealed = Parameters<IngestClient['budgets']['settle']['mutate']>[0]['entry'] & {};
 
 const RESERVE_TIMEOUT_MS = 2_000;
-/** Statuses that say nothing about the request itself. */
+/** Statuses that do not concern the request itself. */
 const TRANSIENT = new Set([408, 429]);
 
 /** Reserves before a call, and settles or releases after it. */
 export function createGuards(options: {
   ingest: () => IngestClient;
   newId: () => string;
-  /** How long a settlement may take before the entry goes with the others. */
+  /** How long a settlement may take before the entry is sent like any other. */
   timeoutMs: number;
   seal(entry: RecordInput): Sealed | Refusal;
-  /** Records what could not be settled; it counts once, since it has an id. */
+  /** Records an entry that could not be settled; it counts once, since it has an id. */
   record(entry: Sealed): void;
   onRejected(entry: Sealed, code: string, message: string): void;
 }): Guards {
@@ -90,7 +94,7 @@ export function createGuards(options: {
 
   async function release(reservationId: string): Promise<void> {
     const signal = AbortSignal.timeout(options.timeoutMs);
-    // Where it cannot be released, it expires.
+    // If it cannot be released, it expires.
     await ingest()
       .budgets.release.mutate({ reservationId }, { signal })
       .catch(() => {});
@@ -167,7 +171,7 @@ export function createGuards(options: {
   };
 }
 
-/** Returns the code and message of a permanent rejection; undefined where the request may be sent again. */
+/** Returns the code and message of a permanent rejection; undefined if the request may be sent again. */
 function rejectionOf(error: unknown): { code: string; message: string } | undefined {
   const { data, message } = (error ?? {}) as { data?: { code?: unknown; httpStatus?: unknown }; message?: unknown };
   const status = data?.httpStatus;

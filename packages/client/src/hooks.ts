@@ -2,7 +2,7 @@ export type Hooked = {
   readonly pending: boolean;
   flush(): Promise<unknown>;
   close(options?: { deadlineMs: number }): Promise<unknown>;
-  /** Saves what is in memory, without waiting. */
+  /** Saves everything in memory, without waiting. */
   save(): void;
 };
 
@@ -19,8 +19,8 @@ const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
 /**
  * Flushes the queue when the process ends: at SIGTERM and SIGINT (within the deadline, then the signal ends the process
- * unless others listen to it too), and when nothing is left to do. Saves it at `process.exit()`, at an uncaught exception
- * and at an unhandled rejection. Does nothing outside Node. Returns a function that removes the hooks.
+ * unless others listen to it too), and when nothing is left to do. Saves it at `process.exit()`, at an uncaught
+ * exception and at an unhandled rejection. Does nothing outside Node. Returns a function that removes the hooks.
  */
 export function installHooks(hooked: Hooked): () => void {
   const { process } = globalThis as unknown as { process?: Process };

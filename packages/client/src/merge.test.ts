@@ -47,7 +47,7 @@ const entry: fc.Arbitrary<RecordInput> = fc.record({
   ),
 });
 
-/** Sums by what must not be mixed, from the wire's own words. */
+/** Sums by everything that must not be mixed, in the contract's terms. */
 function sums(entries: readonly CheckedEntry[]): Map<string, bigint> {
   const result = new Map<string, bigint>();
   for (const { merchantId, time, metrics, userId, apiKey, model, provider, status, count, properties } of entries) {
@@ -256,7 +256,8 @@ describe('checking', () => {
           const units = parseQuantity(type, String(amount), (name) => known[name as keyof typeof known] ?? 0);
           return units !== undefined && units <= MAX_ENTRY_UNITS;
         };
-        // Unlike the contract, the client takes whole numbers beyond 2^53, no number for money, and knows the scales.
+        // Unlike the contract, the client accepts whole numbers beyond 2^53, refuses numbers for money, and knows the
+        // scales.
         const metrics = Object.fromEntries(
           Object.entries(input.metrics).map(([type, value]) => [type, Number.isInteger(value) ? String(value) : value]),
         );

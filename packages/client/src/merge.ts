@@ -16,7 +16,7 @@ import {
   unitsOfOne,
 } from './entry.ts';
 
-/** Entries summed into one: what will be sent under one id. `''` stands for a dimension that is not known. */
+/** Entries summed into one, to be sent under one id. `''` stands for an unknown dimension. */
 export type Group = {
   readonly id: string;
   readonly kind: Kind;
@@ -30,16 +30,16 @@ export type Group = {
   readonly provider: string;
   readonly failed: boolean;
   readonly properties: RecordInput['properties'];
-  /** What it takes in memory, roughly. */
+  /** Its approximate size in memory. */
   readonly bytes: number;
   readonly types: string[];
-  /** The scale of each type: how many decimals a unit stands for. */
+  /** The scale of each type: the decimals of a unit. */
   readonly scales: number[];
   /** Units; whole numbers of at most 10^15, so that adding two of them is exact in a double. */
   readonly sums: number[];
   /** Calls that the sum stands for. */
   calls: number;
-  /** How often `record` or `track` was called for it. */
+  /** The number of `record` and `track` calls in it. */
   records: number;
   open: boolean;
 };
@@ -51,16 +51,16 @@ export type MergerOptions = {
   /** Returns the decimals of a metric type. */
   scaleOf(metricType: string): number;
   newId(): string;
-  /** Asked before a group is opened; a refusal refuses the record. */
+  /** Called before a group is opened; a refusal refuses the record. */
   admit(bytes: number): Refusal | undefined;
-  /** Told of each record before it is counted; a refusal refuses it. Absent: nobody wants to know. */
+  /** Called with each record before it is counted; a refusal refuses it. */
   log?:
     | ((kind: Kind, input: RecordInput | TrackInput, time: number, id: string | undefined) => Refusal | undefined)
     | undefined;
 };
 
 export type Merger = {
-  /** Adds an entry to its group, or refuses it whole. `logged`: it is in the log already, so there must be room. */
+  /** Adds an entry to its group, or refuses it whole. `logged`: it is in the log already, so it always fits. */
   record(entry: RecordInput, arrival: number, logged?: boolean): Refusal | undefined;
   track(call: TrackInput, arrival: number, logged?: boolean): Refusal | undefined;
   /** Takes the oldest groups, by default all: they are closed and never change again. */
@@ -74,11 +74,11 @@ const GROUP_BYTES = 400;
 const GOLDEN = 0x9e37_79b1;
 
 /**
- * Sums entries that share merchant, 15-minute bucket, status and dimensions. A group that would pass the limit of one
- * entry is left as it is and a new one begun, so sums need no more than a double's whole numbers.
+ * Sums entries that share merchant, 15-minute bucket, status and dimensions. A group that would exceed the limit of one
+ * entry stays unchanged and a new one begins, so sums need no more than a double's whole numbers.
  */
 export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOptions): Merger {
-  // The exact way is the map; the slots before it spare the building of its key for groups met a moment ago.
+  // The map is exact; the slots before it avoid building its key for recently used groups.
   const groups = new Map<string, Group>();
   const slots: (Group | undefined)[] = new Array(SLOTS).fill(undefined);
   const counterSlots: (Group | undefined)[] = new Array(SLOTS).fill(undefined);
@@ -95,7 +95,7 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
     return group;
   }
 
-  /** Reads amounts into `units` and `places`; how many there are, -1 where they pass a limit, or a refusal. */
+  /** Parses amounts into `units` and `places`. Returns their number, -1 if they exceed a limit, or a refusal. */
   function readAmounts(metrics: RecordInput['metrics'], group: Group | undefined, calls: number): number | Refusal {
     let read = 0;
     let fits = group === undefined || group.calls + calls <= MAX_UNITS;
@@ -323,7 +323,7 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
   };
 }
 
-/** A group as the contract's input of `usage.record` or `usage.track`, in JSON. */
+/** Prints a group as the contract's input of `usage.record` or `usage.track`, in JSON. */
 export function printGroup(group: Group): string {
   const time = new Date(group.time).toISOString();
   if (group.kind === 'track') {
@@ -363,7 +363,7 @@ function isOf(group: Group, entry: RecordInput, bucket: number, failed: boolean)
   );
 }
 
-/** Unambiguous whatever the names contain, since each is preceded by its length. */
+/** Unambiguous for any names, since each is preceded by its length. */
 function keyOf(entry: RecordInput, bucket: number, failed: boolean): string {
   const userId = known(entry.userId);
   const apiKey = known(entry.apiKey);
@@ -376,7 +376,7 @@ function keyOf(entry: RecordInput, bucket: number, failed: boolean): string {
   return names.length === 0 ? key : key + JSON.stringify(names.map((name) => [name, entry.properties![name]]));
 }
 
-/** Tally takes absent, empty and `unknown` for the same. */
+/** Tally treats absent, empty and `unknown` alike. */
 const known = (dimension: string | undefined): string =>
   dimension === undefined || dimension === 'unknown' ? '' : dimension;
 
@@ -388,7 +388,7 @@ function slotOf(a: string, b: string | undefined, c: string | undefined, d: stri
   return (hash ^ (hash >>> 15)) & (SLOTS - 1);
 }
 
-/** Names mostly differ at their ends; what collides here only takes the longer way. */
+/** Names mostly differ at their ends; collisions here only take the longer path. */
 function mix(hash: number, text: string): number {
   const end = text.length - 1;
   if (end < 2) return end < 0 ? hash : Math.imul(hash ^ (text.charCodeAt(0) + (text.charCodeAt(end) << 8)), GOLDEN) | 0;

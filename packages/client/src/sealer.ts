@@ -3,23 +3,23 @@ import type { Group, Merger } from './merge.ts';
 import type { Position, Spool } from './spool/spool.ts';
 
 export type Sealer = {
-  /** Groups taken from the merger that are not yet in a batch that counts. */
+  /** Groups taken from the merger that are not yet in a counted batch. */
   readonly held: { entries: number; bytes: number };
-  /** Brings all that is open into the spool, pausing between writes; the batches, once they may be sent. */
+  /** Moves all open groups into the spool, pausing between writes; returns the batches, once they may be sent. */
   seal(): Promise<Batch[]>;
-  /** The same at once, for a process that ends. */
+  /** The same, synchronously, for a process that ends. */
   sealNow(): Batch[];
   /** The oldest groups only; for a spool without records of its own. */
   spill(): Batch[];
-  /** A batch from memory, as it is and under the same ids. */
+  /** Stores a batch from memory, unchanged and under the same ids. */
   keep(batch: Batch): void;
 };
 
 type Sealing = { batches: Batch[]; next: number; covered: Position; counts: boolean; entries: number; bytes: number };
 
 /**
- * Makes batches on disk. They count from one frame on, the seal, in place of the records they are the sums of: a
- * process killed before it leaves records, one killed after it leaves batches, never both. What fails is tried again.
+ * Makes batches on disk. They count from one frame on, the seal, in place of the records they sum: a process killed
+ * before it leaves records, one killed after it leaves batches, never both. Failures are retried.
  */
 export function createSealer(spool: Spool, merger: Merger, limits: BatchLimits): Sealer {
   let current: Sealing | undefined;

@@ -23,136 +23,141 @@ import { createMerger, type Kind, printGroup } from './merge.ts';
 import type { Spool } from './spool/spool.ts';
 
 export type TallyOptions = {
-  /** Where usage-ingest listens, such as `http://127.0.0.1:4001`. */
+  /** The address of usage-ingest, such as `http://127.0.0.1:4001`. */
   url: string;
   /** An API key of the role producer or admin. */
   key: string;
-  /** Where metrics-engine and analytics-api listen, for `tally.engine` and `tally.analytics`. Default: `url`. */
+  /** The addresses of metrics-engine and analytics-api, for `tally.engine` and `tally.analytics`. Default: `url`. */
   engineUrl?: string;
   analyticsUrl?: string;
   /**
-   * Decimals of the metric types that have a meter with a scale, such as `{ audio_minutes: 3 }`; other types, but `cost`,
-   * take whole numbers only. `meters.list` has the scales; they never change. Amounts with more decimals are rejected,
-   * never rounded.
+   * Decimals of the metric types that have a meter with a scale, such as `{ audio_minutes: 3 }`; all other types except
+   * `cost` take only whole numbers. `meters.list` returns the scales; they never change. Amounts with more decimals are
+   * rejected, never rounded.
    */
   scales?: Scales;
   /**
-   * Default true: entries without an id of their own that share merchant, 15-minute bucket, status, dimensions and
-   * properties are summed into one entry with a `count`; sums and counts are exact, the single calls are no longer told
-   * apart. False: each is sent as an entry of its own, under an id that the client gives it.
+   * Default true: sums entries without an id that share merchant, 15-minute bucket, status, dimensions and properties
+   * into one entry with a `count`; sums and counts are exact, single calls are lost. False: sends each as an entry of
+   * its own, under an id from the client.
    */
   merge?: boolean;
   /** How long an entry may wait for others before it is sent, default 1000 ms. */
   lingerMs?: number;
-  /** Entries of one request, default and at most 1000. Made smaller by itself where the server says that it is too large. */
+  /**
+   * Entries per request, default and at most 1000. Lowered automatically if the server reports that a request is too
+   * large.
+   */
   maxBatch?: number;
-  /** Bytes of one request, roughly; default 1 MiB. */
+  /** Bytes of one request, approximately; default 1 MiB. */
   maxBatchBytes?: number;
-  /** Requests at the same time while all goes well, default 2; after a failure one until it succeeds. */
+  /** Concurrent requests while they succeed, default 2; after a failure one until it succeeds. */
   concurrency?: number;
-  /** How long an answer is waited for, default 10,000 ms. The request is then repeated, and counts once all the same. */
+  /** How long to wait for an answer, default 10,000 ms. The request is then repeated, and still counts once. */
   timeoutMs?: number;
   /**
-   * The bound of what waits in memory, in entries after merging (default 100,000) and in bytes, roughly (default
-   * 64 MiB). Past it `record` refuses with QUEUE_FULL: nothing that was taken is dropped to make room. With a spool that
-   * promises `overflow` the oldest go to disk instead, until that is full too.
+   * The limit of the queue in memory, in entries after merging (default 100,000) and in bytes, approximately (default
+   * 64 MiB). Beyond it `record` refuses with QUEUE_FULL: accepted entries are never dropped to make room. With a spool
+   * that promises `overflow`, the oldest go to disk instead, until that is full too.
    */
   maxQueuedEntries?: number;
   maxQueuedBytes?: number;
   /**
-   * Absent: what `record` took is in memory until the server has it. It survives a server that is down, slow or killed
-   * and answers that are lost; it does not survive this process being killed. With `createSpool` of
-   * `@tally/client/spool` it survives that too, as far as the spool promises: see SpoolPromise and Fsync there.
+   * Absent: accepted records stay in memory until the server has them. They survive a server that is down, slow or
+   * killed, and lost answers; they do not survive this process being killed. With `createSpool` of
+   * `@tally/client/spool` they survive that too, as far as the spool promises: see SpoolPromise and Fsync there.
    */
   spool?: Spool;
   /**
-   * What a 401 or 403 does. `retry` (default): entries are kept, `onError` is told, and they are tried again every
-   * `backoff.slowMs`, so a key that is set right loses nothing; `flush` and `close` do not wait for that. `reject`: they
+   * The reaction to a 401 or 403. `retry` (default): entries are kept, `onError` is called, and they are tried again
+   * every `backoff.slowMs`, so a corrected key loses nothing; `flush` and `close` do not wait for that. `reject`: they
    * go to `onRejected`.
    */
   authFailure?: 'retry' | 'reject';
-  /** Pauses after failures, with full jitter; `Retry-After` is waited for at least. Default 100 ms, 30 s, 30 s. */
+  /** Pauses after failures, with full jitter and at least `Retry-After`. Default 100 ms, 30 s, 30 s. */
   backoff?: Partial<Backoff>;
   /**
-   * Told of each entry that was taken and will not be counted: refused by the server for its own sake, or left unsent by
-   * `close` or the end of the process without a spool (code UNSENT; it may have been stored all the same, so send it
-   * again only under its id). At the end of the process only synchronous work is done.
-   * Default: a line on standard error.
+   * Called with each accepted entry that will not be counted: refused by the server for its content, or left unsent by
+   * `close` or the end of the process without a spool (code UNSENT; it may have been stored, so send it again only
+   * under its id). At the end of the process only synchronous work is done. Default: a line on standard error.
    */
   onRejected?(rejected: Rejected): void;
-  /** Told of each failed request and of a spool that fails; nothing is lost by it. Default: a line on standard error for each new kind. */
+  /**
+   * Called with each failed request and each failure of the spool; nothing is lost by them. Default: a line on standard
+   * error for each new kind.
+   */
   onError?(error: AttemptError): void;
   /**
-   * Default true where there is a Node process: flush at SIGTERM, SIGINT and when nothing is left to do. At
-   * `process.exit()`, an uncaught exception or an unhandled rejection, write what is queued to the spool, also while
-   * `close` is under way. After a signal the process ends as it would have, unless others listen for it too.
+   * Default true in a Node process: flushes at SIGTERM, SIGINT and when nothing is left to do. At `process.exit()`, an
+   * uncaught exception or an unhandled rejection, writes the queue to the spool, also during `close`. After a signal
+   * the process ends as it would have, unless others listen for it too.
    */
   hooks?: boolean;
   /** How long `close` and the hooks may take, default 10,000 ms. */
   closeDeadlineMs?: number;
-  /** In place of the global fetch. */
+  /** Replaces the global fetch. */
   fetch?: typeof fetch;
 };
 
-/** An entry or counter as it was to be sent, why it is not counted, and how many records it stands for. */
+/** An entry or counter in the form to be sent, why it is not counted, and the number of records it stands for. */
 export type Rejected = { entry: Record<string, unknown>; code: string; message: string; records: number };
 
 export type Stats = {
-  /** Calls of `record` and `track` that were taken. */
+  /** Accepted calls of `record` and `track`. */
   recorded: number;
-  /** Of these, those summed into an entry that was there. */
+  /** Those of them that were summed into an existing entry. */
   merged: number;
-  /** Calls that were not taken. */
+  /** Refused calls. */
   refused: number;
-  /** Records that Tally has acknowledged; entries they were sent as; entries of these that it had already. */
+  /** Records that Tally has acknowledged; the entries they were sent as; entries of these that Tally already had. */
   sent: number;
   sentEntries: number;
   duplicates: number;
-  /** Records that were taken and handed to `onRejected`. */
+  /** Accepted records that were passed to `onRejected`. */
   rejected: number;
   /** Entries now waiting: in memory, on disk. */
   queued: number;
   queuedOnDisk: number;
   inFlight: number;
-  /** Requests made, those of them that were repeats of a failed one, characters sent. */
+  /** Requests made, those of them that repeated a failed one, characters sent. */
   requests: number;
   retried: number;
   bytesSent: number;
   /** Entries acknowledged per request made. */
   entriesPerRequest: number;
-  /** Entries written to the spool; entries and records that the last life left there. */
+  /** Entries written to the spool; entries and records that the previous process left there. */
   spooled: number;
   recovered: number;
 };
 
 export type Tally = {
   /**
-   * Records usage. Returns at once and never throws; `ok: false` says why it was not taken. Taken means: it will be
-   * counted exactly once, or handed to `onRejected`, within what `spool` promises.
+   * Records usage. Returns at once and never throws; `ok: false` has the reason for refusing it. An accepted record is
+   * counted exactly once, or passed to `onRejected`, within what `spool` promises.
    */
   record(entry: RecordInput): Taken;
-  /** Adds to a plain counter (`usage.track`); promises what `record` promises. Calls of a 15-minute bucket are summed. */
+  /** Adds to a plain counter (`usage.track`), with the promise of `record`. Sums calls of a 15-minute bucket. */
   track(call: TrackInput): Taken;
   /**
-   * Reserves the most that a call may use from all budgets that it counts in, makes the call, and settles with the first
-   * entry that the call records with `guarded.record`, also after it returned, as streams do. Throws a GuardError where a
-   * budget refuses, before the call is made. A call that throws without recording releases its reservation. Where the
-   * settlement fails, the entry is sent like all others, and the reservation expires.
+   * Reserves the most that a call may use in all budgets that it counts in, makes the call, and settles with the first
+   * entry that the call records with `guarded.record`, also after it returned, as streams do. Throws a GuardError if a
+   * budget refuses, before the call is made. A call that throws without recording releases its reservation. If the
+   * settlement fails, the entry is sent like any other, and the reservation expires.
    */
   guard<Result>(request: GuardRequest, call: (guarded: Guarded) => Promise<Result>): Promise<Result>;
   /**
-   * Resolves when all recorded before is acknowledged or rejected, when the server rejects the key, or after
+   * Resolves when everything recorded before is acknowledged or rejected, when the server rejects the key, or after
    * `deadlineMs` (default 30 s). Never rejects.
    */
   flush(options?: { deadlineMs?: number }): Promise<{ ok: boolean; queued: number }>;
   /**
-   * Takes nothing more, sends what is queued, and stops. Past the deadline (default `closeDeadlineMs`), or at once when
-   * the server rejects the key (`onError` gets its 401 or 403), what is left goes to the spool, for the next
-   * life, or to `onRejected` as UNSENT. Closing again gives the same answer.
+   * Accepts nothing more, sends the queue, and stops. Past the deadline (default `closeDeadlineMs`), or at once when
+   * the server rejects the key (`onError` gets its 401 or 403), the rest goes to the spool, for the next process, or to
+   * `onRejected` as UNSENT. Closing again returns the same result.
    */
   close(options?: { deadlineMs?: number }): Promise<{ ok: boolean; spooled: number; unsent: number }>;
   stats(): Stats;
-  /** Typed clients of the services, for all else. */
+  /** Typed clients of the services, for everything else. */
   readonly ingest: IngestClient;
   readonly engine: EngineClient;
   readonly analytics: AnalyticsClient;
@@ -163,7 +168,7 @@ const TAKEN: Taken = Object.freeze({ ok: true });
 const CLOSED = refusal('CLOSED', 'This client is closed.');
 const UNREADABLE = refusal('INVALID_ENTRY', 'The entry could not be read.');
 
-/** A client that records usage in the background. Throws only where its options are not usable. */
+/** Creates a client that records usage in the background. Throws only if its options are invalid. */
 export function createTally(options: TallyOptions): Tally {
   const { url, key, merge = true, spool } = options;
   if (typeof url !== 'string' || !/^https?:\/\//.test(url)) throw new TypeError('url: Expected http://… or https://…');
@@ -282,7 +287,7 @@ export function createTally(options: TallyOptions): Tally {
         }
       },
       record(entry) {
-        // What was begun before `close` is sent with the rest; later nothing is.
+        // Guards begun before `close` are settled with the rest; later nothing is.
         const taken = isClosed ? CLOSED : count(merger.record(entry as RecordInput, Date.now()));
         if (!taken.ok) reject(entry, taken.code, taken.message);
       },
@@ -290,7 +295,7 @@ export function createTally(options: TallyOptions): Tally {
     });
   }
 
-  /** Waits for settlements and releases under way, at most `ms`. */
+  /** Waits for settlements and releases in flight, at most `ms`. */
   async function settled(ms: number): Promise<void> {
     if (ownGuards) await within(ownGuards.idle(), performance.now() + ms);
   }
@@ -393,7 +398,7 @@ export function createTally(options: TallyOptions): Tally {
   }) as Tally;
 }
 
-/** A record for the log: what it takes to count it again, and nothing a later check could stumble over. */
+/** A record for the log: the fields needed to count it again, in a form that later checks accept. */
 function textOf(kind: Kind, input: RecordInput | TrackInput, time: number, id: string | undefined): string {
   const { merchantId } = input;
   let fields: object;

@@ -5,9 +5,8 @@ export const Role = z.enum(['producer', 'member', 'viewer', 'analyst', 'admin', 
 export type Role = z.infer<typeof Role>;
 
 /**
- * What a procedure needs of its caller.
- * record: write usage; read: see usage; define: make custom metrics; admin: change what others see;
- * internal: only Tally's own services.
+ * The permission a procedure requires. record: write usage; read: see usage; define: create custom metrics; admin:
+ * change what others see; internal: only Tally's own services.
  */
 export const Access = z.enum(['record', 'read', 'define', 'admin', 'internal']);
 export type Access = z.infer<typeof Access>;
@@ -21,7 +20,7 @@ const GRANTS: Record<Role, readonly Access[]> = {
   service: ['record', 'read', 'admin', 'internal'],
 };
 
-/** Whether a role may call a procedure that declares `access`. */
+/** Returns true if a role may call a procedure that declares `access`. */
 export function grants(role: Role, access: Access): boolean {
   return GRANTS[role].includes(access);
 }

@@ -5,7 +5,7 @@ import { DecimalText, Quantity } from './quantity.ts';
 import { Cursor, label, text } from './text.ts';
 import { StoredTime } from './time.ts';
 
-/** The most active webhooks, and the most active alert rules. */
+/** The largest number of active webhooks, and of active alert rules. */
 export const MAX_WEBHOOKS = 100;
 export const MAX_ALERTS = 1_000;
 
@@ -24,7 +24,7 @@ const Url = text(2_000)
   .refine((value) => !URL.canParse(value) || new URL(value).username === '', 'A user name in a URL is not allowed')
   .meta({ examples: ['https://hooks.example.com/tally'] });
 
-/** `whsec_` and base64 of 24 to 64 bytes, as Standard Webhooks has it. */
+/** `whsec_` and base64 of 24 to 64 bytes, as in Standard Webhooks. */
 const Secret = z.string().regex(/^whsec_[A-Za-z0-9+/]{32,88}={0,2}$/, 'Expected whsec_ and base64 of 24 to 64 bytes');
 
 export const Webhook = z.object({
@@ -34,12 +34,12 @@ export const Webhook = z.object({
   events: z.array(z.string()),
   createdAt: StoredTime,
   createdBy: z.string(),
-  /** Until then requests are signed with the secret from before the rotation, too. */
+  /** Until then, requests are also signed with the secret from before the rotation. */
   previousSecretExpiresAt: StoredTime.nullable(),
 });
 export type Webhook = z.infer<typeof Webhook>;
 
-/** `secret` is shown here once. */
+/** The secret. Only this answer contains it. */
 const WithSecret = Webhook.extend({ secret: z.string().nullable() });
 
 export const WebhookDelivery = z.object({
@@ -50,7 +50,7 @@ export const WebhookDelivery = z.object({
   status: z.enum(['pending', 'delivered', 'failed']),
   attempts: z.number().int(),
   nextAttemptAt: StoredTime.nullable(),
-  /** The HTTP status of the last answer; null where there was none. */
+  /** The HTTP status of the last response; null without one. */
   lastStatus: z.number().int().nullable(),
   lastError: z.string().nullable(),
   createdAt: StoredTime,
@@ -58,7 +58,7 @@ export const WebhookDelivery = z.object({
 });
 export type WebhookDelivery = z.infer<typeof WebhookDelivery>;
 
-/** Requests that tell others what happened, signed in the format of Standard Webhooks. */
+/** Webhooks: requests that notify other systems, signed in the format of Standard Webhooks. */
 export const webhooks = {
   create: mutation({
     summary: 'Creates a webhook; its secret is shown once.',
@@ -71,7 +71,7 @@ export const webhooks = {
     }),
     output: WithSecret,
   }),
-  /** With `rotateSecret` there is a new secret; requests are signed with the old one as well for a day. */
+  /** `rotateSecret` creates a new secret. For a day, requests are also signed with the old one. */
   update: mutation({
     summary: 'Changes a webhook, or gives it a new secret.',
     access: 'admin',
@@ -112,7 +112,7 @@ export const webhooks = {
       .prefault({}),
     output: z.object({ rows: z.array(WebhookDelivery), nextCursor: z.string().nullable() }),
   }),
-  /** The same message with the same id, so that a receiver can tell that it has it already. */
+  /** Sends the same message with the same id, so that receivers can recognise the repeat. */
   replay: mutation({
     summary: 'Sends a delivery again.',
     access: 'admin',
@@ -135,11 +135,11 @@ export type AlertKind = z.infer<typeof AlertKind>;
 const Condition = z.strictObject({
   above: DecimalText.optional(),
   below: DecimalText.optional(),
-  /** Of a budget: what is spent at the end of the period, if it goes on as so far. */
+  /** Budgets only: projects the spend at the end of the period from the spend so far. */
   forecastAbove: DecimalText.optional(),
-  /** Of a budget: the number is a percentage of its limit. */
+  /** Budgets only: the number is a percentage of the limit. */
   percentOf: z.literal('limit').optional(),
-  /** Of silence: minutes without an event. */
+  /** Silence only: minutes without an event. */
   minutes: z.number().int().min(1).max(43_200).optional(),
 });
 export type AlertCondition = z.output<typeof Condition>;
@@ -150,7 +150,7 @@ export const Alert = z.object({
   on: AlertKind,
   target: z.string(),
   condition: Condition,
-  /** Empty: every webhook that takes the event. */
+  /** Empty: every webhook that accepts the event. */
   webhookIds: z.array(z.string()),
   createdAt: StoredTime,
   createdBy: z.string(),
@@ -190,7 +190,7 @@ const Firing = z.object({
   resolvedAt: StoredTime.nullable(),
 });
 
-/** Rules that fire once per period, whatever restarts and however many engines run. */
+/** Alert rules. Each fires once per period, whatever restarts and however many engines run. */
 export const alerts = {
   create: mutation({
     summary: 'Creates an alert rule on a budget, a meter, a custom metric, silence, rejections or drift.',

@@ -9,7 +9,7 @@ import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime, Time
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
 
-/** Which entries a question is about. All given filters hold at once; an empty list is no filter. */
+/** Selects the events that a query covers. All given filters hold at once; an empty list is no filter. */
 export const Filters = z.strictObject({
   startDate: Day,
   endDate: Day,
@@ -18,7 +18,7 @@ export const Filters = z.strictObject({
   models: DimensionValues,
   providers: DimensionValues,
   apiKeys: DimensionValues,
-  /** Of the directory: the team of the API key, else of the user. `unknown`: usage without a team. */
+  /** A team of the directory: the team of the API key, else of the user. `unknown`: usage without a team. */
   teams: DimensionValues,
 });
 export type Filters = z.infer<typeof Filters>;
@@ -36,22 +36,25 @@ export const Measures = z.object({
 });
 export type Measures = z.infer<typeof Measures>;
 
-/** What an answer covers. */
+/** How complete and how fresh an answer is. */
 export const Coverage = z.object({
   /** cache: closed days only; live: today only; mixed: both; none: no source answered. */
   dataSource: z.enum(['cache', 'live', 'mixed', 'none']),
-  /** Everything acknowledged before this moment is in the answer; null where nothing is known. */
+  /** The answer contains every event acknowledged before this moment; null if unknown. */
   asOf: StoredTime.nullable(),
-  /** False where a source failed, or where days were imported as sums that cannot answer this. */
+  /** False if a source failed, or if days were imported as sums that cannot answer this query. */
   complete: z.boolean(),
-  /** Measures that imported days in the answer do not tell: too low by what these days had. */
+  /** Measures that imported days in the range do not contain. These measures are too low by the usage of those days. */
   unknown: z.array(z.enum(['failedRequests', 'promptTokens', 'completionTokens'])).optional(),
   /**
-   * True where a filtered dimension had more values on a day than rollups hold: usage of the named values may be counted
-   * under `(other)` there.
+   * True if a filtered dimension exceeded its limit of values on a day: usage of the named values may be counted under
+   * `(other)` there.
    */
   overflow: z.literal(true).optional(),
-  /** Of a meter: events of days before this one are not in it, since they were dropped before it was created. */
+  /**
+   * Meters only: the answer has no events of days before this one, since they were dropped before the meter was
+   * created.
+   */
   knownFrom: StoredDay.optional(),
 });
 export type Coverage = z.infer<typeof Coverage>;
@@ -83,7 +86,10 @@ export type SortBy = z.infer<typeof SortBy>;
 
 const Pair = z.tuple([z.string(), z.string()]);
 
-/** Of two groupings: `keys` and `labels` in the order asked for, `key` and `label` made of both, `details` by grouping. */
+/**
+ * With two groupings: `keys` and `labels` are in the order of the query, `key` and `label` join both, `details` are by
+ * grouping.
+ */
 export const BreakdownRow = Measures.extend({
   key: z.string(),
   label: z.string(),
@@ -94,9 +100,8 @@ export const BreakdownRow = Measures.extend({
 export type BreakdownRow = z.infer<typeof BreakdownRow>;
 
 /**
- * A part of an answer: the rollup it was read from, and the days of UTC it read there; `daily_usage_cache`: imported days;
- * `usage_later`: what was counted after `asKnownOn`.
- * Rollups of `usage_platform_*` have all merchants in one row.
+ * One part of an answer: the rollup it was read from and the UTC days read there. `daily_usage_cache`: imported days.
+ * `usage_later`: usage counted after `asKnownOn`. `usage_platform_*` rollups hold all merchants in one row.
  */
 export const PlanPart = z.object({
   cube: z.enum([
@@ -115,7 +120,7 @@ export const PlanPart = z.object({
   ]),
   startDate: StoredDay,
   endDate: StoredDay,
-  /** Taken away: what a month or a year that is read whole has and the range has not. */
+  /** Subtracted: the days of a month or year read as a whole that are outside the range. */
   less: z.literal(true).optional(),
 });
 export type PlanPart = z.infer<typeof PlanPart>;
@@ -123,7 +128,7 @@ export type PlanPart = z.infer<typeof PlanPart>;
 export const Trend = z.object({
   current: Quantity,
   previous: Quantity,
-  /** Rounded to 2 decimals; 100 where there was nothing before and there is something now. */
+  /** Rounded to 2 decimals; 100 if the previous value is 0 and the current one is not. */
   percentageChange: z.number(),
   /** `stable` is a change of at most 1 percent. */
   direction: z.enum(['up', 'down', 'stable']),
@@ -150,17 +155,17 @@ function isTimeZone(name: string): boolean {
 export const DirectoryKind = z.enum(['user', 'apiKey', 'merchant']);
 export type DirectoryKind = z.infer<typeof DirectoryKind>;
 
-/** What Tally knows of a user, an api key or a merchant: where its labels come from. */
+/** A directory entry of a user, an API key or a merchant. Labels come from it. */
 export const DirectoryEntry = z.strictObject({
   kind: DirectoryKind,
   id: SentDimension.min(1),
-  /** The name shown: the username, the alias of the key, the name of the merchant. */
+  /** The displayed name: the username, the alias of the key, or the name of the merchant. */
   name: label(256),
   email: name(320).nullable().default(null),
   role: label(64).nullable().default(null),
   /** Null: for every merchant. An entry of the merchant itself comes first. */
   merchantId: MerchantId.nullable().default(null),
-  /** The team of a user or an API key. Absent: as it is; null: none. */
+  /** The team of a user or an API key. Absent: unchanged; null: none. */
   team: SentDimension.min(1).nullable().optional(),
 });
 export type DirectoryEntry = z.infer<typeof DirectoryEntry>;
@@ -189,10 +194,10 @@ export type MeterWindow = z.infer<typeof MeterWindow>;
 
 const GroupOfMeter = z.union([z.literal('merchant'), MeterDimension]);
 
-/** Filters of a query over a meter: every dimension one of its values. */
+/** Filters of a meter query: every dimension must have one of its listed values. */
 const MeterFilter = record(MAX_METER_DIMENSIONS, MeterDimension, z.array(Dimension).min(1).max(1000));
 
-/** A range is named by its days in `timeZone`, or by moments; `from` is in it and `to` is not. */
+/** A range given as days in `timeZone`, or as moments; `from` is inclusive and `to` exclusive. */
 export const MeterQuery = z
   .strictObject({
     meter: MeterKey,
@@ -205,12 +210,12 @@ export const MeterQuery = z
     timeZone: TimeZone.default('UTC'),
     groupBy: z.array(GroupOfMeter).max(3).optional(),
     filters: MeterFilter.optional(),
-    /** The same as text, `dimension=value` each: for plain query parameters. */
+    /** The same filters as text, `dimension=value` each, for query parameters. */
     filter: z
       .array(text(400).regex(/^[^=]+=/, 'Expected dimension=value, such as model=gpt-4o'))
       .max(1000)
       .optional(),
-    /** Which percentile of a PERCENTILE meter, from 0 to 100. */
+    /** The percentile of a PERCENTILE meter, from 0 to 100. */
     percentile: z.number().min(0).max(100).default(50),
     asKnownOn,
   })
@@ -229,13 +234,13 @@ z.globalRegistry.add(MeterQuery, {
 export type MeterQuery = z.infer<typeof MeterQuery>;
 
 const ADMIN_USAGE = '/api/v1/admin/usage';
-/** Paths and names of fields of the API that these paths come from. */
+/** Path and field names of the existing API that these paths reproduce. */
 const FOREIGN = {
   anyType: true,
   aliases: { modelIds: 'models', providerIds: 'providers', apiKeyIds: 'apiKeys' },
 } as const;
 
-/** analytics-api: answers questions about usage. With `explain: true` an answer says how it was read. */
+/** analytics-api: answers queries about usage. With `explain: true`, an answer reports how it was read. */
 export const analytics = {
   analytics: {
     summary: query({
@@ -249,13 +254,16 @@ export const analytics = {
       output: z.object({
         period: z.object({ startDate: StoredDay, endDate: StoredDay, days: z.number().int() }),
         totals: Measures,
-        /** Users with at least one request: the same id in two merchants is two users. Events without a user are no user. */
+        /**
+         * Users with at least one request. The same id in two merchants is two users; events without a user count for
+         * none.
+         */
         activeUsers: z.number().int(),
         /** Days with usage, in order. */
         byDay: z.array(Measures.extend({ date: StoredDay })),
         topUsers: z.array(BreakdownRow),
         topModels: z.array(BreakdownRow),
-        /** Against the same number of days just before, per measure and for the active users. */
+        /** Compares with the same number of days just before, per measure and for the active users. */
         trends: z.object({
           requests: Trend,
           failedRequests: Trend,
@@ -265,7 +273,7 @@ export const analytics = {
           cost: Trend,
           activeUsers: Trend,
         }),
-        /** Days that may lie before the first that can be asked for. */
+        /** How many days may precede the first day that a query can name. */
         comparedWith: z.object({ startDate: StoredDay, endDate: StoredDay }),
         coverage: Coverage,
         plan,
@@ -310,12 +318,12 @@ export const analytics = {
         explain,
       }),
       output: z.object({
-        /** One for every period of the range, also where nothing was used. */
+        /** One entry per period of the range, also for periods without usage. */
         points: z.array(
           Measures.extend({
-            /** Where the period begins: a week on Monday, a month on the 1st, in the time zone. */
+            /** Start of the period in the time zone: weeks begin on Monday, months on the 1st. */
             start: StoredTime,
-            /** What of the period lies in the range: from this moment to just before the other. */
+            /** The part of the period inside the range: `from` inclusive, `to` exclusive. */
             from: StoredTime,
             to: StoredTime,
             groups: z.array(Measures.extend({ key: z.string() })).optional(),
@@ -335,7 +343,7 @@ export const analytics = {
         users: z.array(z.object({ id: z.string(), label: z.string(), email: z.string().nullable() })),
         apiKeys: z.array(z.object({ id: z.string(), label: z.string() })),
         merchants: z.array(z.object({ id: z.string(), label: z.string() })),
-        /** True where there are more than the 10,000 that are listed of a kind. */
+        /** True if a list was cut at 10,000 values. */
         truncated: z.boolean(),
         coverage: Coverage,
       }),
@@ -358,8 +366,8 @@ export const analytics = {
       }),
     }),
     /**
-     * Any meter by windows and dimensions. Windows without events have no row. INVALID_INPUT where the range does not begin
-     * and end with a window, GRAIN_NOT_KEPT where it needs quarter hours that are no longer kept.
+     * Reads any meter by windows and dimensions. Windows without events have no row. Throws INVALID_INPUT if the range
+     * does not begin and end on window borders, and GRAIN_NOT_KEPT if it needs quarter hours that are no longer kept.
      */
     meter: query({
       summary: 'Returns a meter by windows of time and by its dimensions.',
@@ -373,7 +381,7 @@ export const analytics = {
         coverage: Coverage,
       }),
     }),
-    /** Flushes what is pending, of all merchants that the caller may name. */
+    /** Flushes pending events of all merchants that the caller may name. */
     refresh: mutation({
       summary: 'Flushes what is pending, so that the next answer is complete.',
       access: 'read',
@@ -383,7 +391,7 @@ export const analytics = {
     }),
   },
   directory: {
-    /** Writes entries, new or changed; all or none. */
+    /** Inserts or replaces entries; all or none. */
     upsert: mutation({
       summary: 'Writes names, e-mail addresses and roles of users, keys and merchants.',
       maxItems: 60_000,
@@ -422,20 +430,20 @@ export const analytics = {
       platform: true,
       input: z.strictObject({}).prefault({}),
       output: z.object({
-        /** Of this process, since it started. */
+        /** Of this process since its start. */
         memoryHits: z.number().int(),
         redisHits: z.number().int(),
         misses: z.number().int(),
-        /** Questions that joined one under way. */
+        /** Queries that joined a running one. */
         joined: z.number().int(),
-        /** Redis calls that failed; the question was answered all the same. */
+        /** Failed Redis calls. The queries were answered all the same. */
         errors: z.number().int(),
         hitRate: z.number().nullable(),
         memoryEntries: z.number().int(),
         memoryBytes: z.number().int(),
       }),
     }),
-    /** Forgets the answers about these merchants and days, in every process. Not needed after a flush. */
+    /** Drops cached answers about these merchants and days in every process. Not needed after a flush. */
     invalidate: mutation({
       summary: 'Removes cached answers about some merchants and days.',
       access: 'admin',
@@ -443,8 +451,8 @@ export const analytics = {
       output: z.object({ invalidated: z.number().int() }),
     }),
     /**
-     * Asks the questions of a dashboard, so that the next one who asks finds them answered. Without a range: of the last
-     * 7, 30, 90 and 365 days.
+     * Runs the queries of a dashboard, so that the next reader gets cached answers. Without a range: the last 7, 30, 90
+     * and 365 days.
      */
     warm: mutation({
       summary: 'Fills the cache with the answers of a dashboard.',
@@ -454,7 +462,7 @@ export const analytics = {
         .prefault({}),
       output: z.object({ questions: z.number().int(), durationMs: z.number() }),
     }),
-    /** Forgets everything, in every process. */
+    /** Drops all cached answers in every process. */
     clear: mutation({
       summary: 'Removes all cached answers.',
       access: 'admin',
@@ -465,7 +473,7 @@ export const analytics = {
   },
 } as const;
 
-/** The query of an export: the filters of a breakdown, and its groupings: one, or two as `by=user,model`. */
+/** Query parameters of an export: the filters of a breakdown and its groupings, one or two (`by=user,model`). */
 export const ExportQuery = Filters.extend({ by: BreakdownBy.optional() });
 
 export const analyticsEndpoints = [

@@ -11,20 +11,20 @@ export const AuditRow = z.object({
   service: z.string(),
   /** The procedure, such as `keys.create`. */
   action: z.string(),
-  /** The id of the key that called; `admin` and `service` are the keys from the settings. */
+  /** The id of the calling key. `admin` and `service` are the keys from the settings. */
   actor: z.string(),
   role: Role,
   /** The merchant the key is bound to; null: none. */
   actorMerchantId: z.string().nullable(),
-  /** The merchants that the call named, at most 100; the bound one where it named none. */
+  /** The merchants that the call named, at most 100; without any, the merchant of the key. */
   merchantIds: z.array(z.string()),
-  /** The id of what was changed or created. */
+  /** The id of the changed or created object. */
   targetId: z.string().nullable(),
   /** The input, shortened and without secrets. */
   input: z.record(z.string(), z.unknown()),
   /**
-   * `ok`; `failed` where the answer says so; else the code of the error. Null while it runs, and where the process ended or the
-   * database was unavailable before the outcome was recorded.
+   * `ok`, `failed` if the answer reports a failure, or the error code. Null while the call runs, and if the process
+   * ended or the database was unavailable before the outcome was recorded.
    */
   outcome: z.string().nullable(),
   durationMs: z.number().int().nullable(),
@@ -32,7 +32,7 @@ export const AuditRow = z.object({
 export type AuditRow = z.infer<typeof AuditRow>;
 
 export const audit = {
-  /** Newest first. Calls refused before they ran (no access, invalid input) are in the request log only. */
+  /** Newest first. Calls refused before they ran (no access, invalid input) appear only in the request log. */
   list: query({
     summary: 'Lists calls of administrative mutations, newest first.',
     access: 'admin',

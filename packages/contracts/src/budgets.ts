@@ -6,16 +6,16 @@ import { DecimalText, Quantity } from './quantity.ts';
 import { Cursor, label, name } from './text.ts';
 import { StoredTime } from './time.ts';
 
-/** The most active budgets. */
+/** The largest number of active budgets. */
 export const MAX_BUDGETS = 5_000;
 
-/** The most reservations, or settlements, of one call. */
+/** The largest number of reservations, or settlements, per call. */
 export const MAX_RESERVATIONS_PER_CALL = 200;
 
 const Measure = z.enum(['cost', 'requests', 'tokens']);
 const Period = z.enum(['hour', 'day', 'week', 'month', 'total']);
 
-/** Whose usage a budget is for: an event must agree with every field that is there. */
+/** The usage that a budget covers: an event must match every field present. */
 const Scope = z.strictObject({
   merchantId: MerchantId.optional(),
   userId: SentDimension.optional(),
@@ -27,11 +27,11 @@ const Changeable = {
   name: label(100),
   /** USD for cost, else a whole number. */
   limit: DecimalText,
-  /** hard: `budgets.reserve` refuses beyond the limit; soft: it never does. */
+  /** hard: `budgets.reserve` refuses beyond the limit; soft: it never refuses. */
   enforcement: z.enum(['soft', 'hard']),
-  /** What `budgets.reserve` answers for a hard budget while its store is unavailable. */
+  /** The answer of `budgets.reserve` for a hard budget while its store is unavailable. */
   whenUnavailable: z.enum(['allow', 'refuse']),
-  /** Percents of the limit at which alerts fire. */
+  /** Percentages of the limit at which alerts fire. */
   thresholds: z.array(z.number().int().min(1).max(1000)).max(10),
 };
 
@@ -41,7 +41,7 @@ const Fields = z.strictObject({
   measure: Measure,
   limit: Changeable.limit,
   period: Period,
-  /** The zone in which the period's hour, day, week (from Monday) or month begins. */
+  /** The time zone in which hours, days, weeks (from Monday) and months begin. */
   timeZone: TimeZone.default('UTC'),
   enforcement: Changeable.enforcement,
   whenUnavailable: Changeable.whenUnavailable.default('allow'),
@@ -77,20 +77,20 @@ export const BudgetStatus = z.object({
   /** Null for `total`. */
   periodEnd: StoredTime.nullable(),
   limit: Quantity,
-  /** Counted, and accepted but not counted yet. */
+  /** Counted spend, and accepted spend that is not counted yet. */
   spent: Quantity,
-  /** Reserved and neither settled nor released nor expired. */
+  /** Reserved amounts that are not settled, released or expired. */
   reserved: Quantity,
   /** limit − spent − reserved; negative beyond the limit. */
   remaining: Quantity,
   /** spent / limit, rounded to 2 decimals; null for a limit of 0. */
   percent: z.number().nullable(),
-  /** False while Redis is unavailable or being rebuilt: reservations and what waits to be flushed are then missing. */
+  /** False while Redis is unavailable or being rebuilt: reservations and pending events are then missing. */
   complete: z.boolean(),
 });
 export type BudgetStatus = z.infer<typeof BudgetStatus>;
 
-/** `merchant/id`; who has it may settle or release it. */
+/** `merchant/id`; whoever has it may settle or release the reservation. */
 const ReservationId = name(600).meta({ examples: ['acme/call-7f3a'] });
 
 const Reserve = z.strictObject({
@@ -99,7 +99,7 @@ const Reserve = z.strictObject({
   userId: SentDimension.optional(),
   apiKey: SentDimension.optional(),
   model: SentDimension.optional(),
-  /** The most that the usage may be; requests: 1 by default. */
+  /** The most that the usage may amount to; `requests` is 1 by default. */
   amounts: z.strictObject({
     cost: DecimalText.optional(),
     requests: DecimalText.optional(),
@@ -111,12 +111,12 @@ export type ReserveRequest = z.output<typeof Reserve>;
 
 const Reserved = z.object({
   allowed: z.boolean(),
-  /** Null where it was refused. */
+  /** Null if the reservation was refused. */
   reservationId: z.string().nullable(),
   remaining: z.array(z.object({ budgetId: z.string(), remaining: Quantity })),
   refusedBy: z.array(z.string()),
   expiresAt: StoredTime.nullable(),
-  /** True where the store of budgets was unavailable, so that each budget's setting decided. */
+  /** True if the store of budgets was unavailable, so each budget's setting decided. */
   degraded: z.boolean(),
 });
 export type Reserved = z.infer<typeof Reserved>;
@@ -124,14 +124,14 @@ export type Reserved = z.infer<typeof Reserved>;
 const Settle = z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() });
 
 const Settled = z.object({
-  /** False where the reservation had ended, expired or was lost before. */
+  /** False if the reservation had already ended, expired or been lost. */
   settled: z.boolean(),
   accepted: z.number().int(),
   duplicates: z.number().int(),
 });
 export type Settled = z.infer<typeof Settled>;
 
-/** The error of one item of a call, with the code that the item would have got in a call of its own. */
+/** The error of one item of a call, with the code that a call of its own would return. */
 const ItemError = z.object({ code: z.string(), message: z.string() });
 const itemOf = <Output extends z.ZodType>(output: Output) =>
   z.union([z.object({ result: output, error: z.null() }), z.object({ result: z.null(), error: ItemError })]);
@@ -139,7 +139,7 @@ const many = <Input extends z.ZodType>(input: Input) => z.array(input).min(1).ma
 
 /** Limits on usage. Recording never refuses or waits for a budget; only `reserve` refuses. */
 export const budgets = {
-  /** What was used in the current period counts from the start. */
+  /** Usage of the current period counts from the start. */
   create: mutation({
     summary: 'Creates a budget: a limit on a measure for a scope and period.',
     access: 'admin',
@@ -184,7 +184,7 @@ export const budgets = {
       .prefault({}),
     output: z.object({ rows: z.array(Budget), nextCursor: z.string().nullable() }),
   }),
-  /** Removing it again changes nothing. */
+  /** Removing a budget again changes nothing. */
   remove: mutation({
     summary: 'Removes a budget.',
     access: 'admin',
@@ -199,8 +199,8 @@ export const budgets = {
     output: z.object({ rows: z.array(BudgetStatus) }),
   }),
   /**
-   * Reserves amounts of all budgets that the usage would count in, or of none. The same id again answers the same, as long as
-   * the reservation is known: until it expires, and for 10 minutes after it ended. A refusal is decided again.
+   * Reserves amounts in all matching budgets, or in none. The same id repeats its answer while the reservation is
+   * known: until it expires, and for 10 minutes after it ended. A refusal is decided again.
    */
   reserve: mutation({
     summary: 'Reserves an amount of every budget that usage would count in, or says which ones refuse.',
@@ -208,7 +208,7 @@ export const budgets = {
     input: Reserve,
     output: Reserved,
   }),
-  /** Each request is decided by itself, in order. The items stand in the order of the requests. */
+  /** Decides each request by itself, in order. Items have the order of the requests. */
   reserveMany: mutation({
     summary: 'Reserves for up to 200 requests in one call, each decided by itself.',
     access: 'record',
@@ -217,8 +217,8 @@ export const budgets = {
     output: z.object({ items: z.array(itemOf(Reserved)) }),
   }),
   /**
-   * Ends a reservation and records the event. Where the event is rejected the reservation stays, and its code is thrown.
-   * Also after the reservation has expired; sent again it counts once.
+   * Ends a reservation and records the event, also after the reservation expired; a repeat counts once. If the event is
+   * rejected, the reservation stays and the call throws the event's code.
    */
   settle: mutation({
     summary: 'Ends a reservation and records what was used.',
@@ -227,7 +227,7 @@ export const budgets = {
     input: Settle,
     output: Settled,
   }),
-  /** Each settlement ends by itself, as `settle` would. The items stand in the order of the settlements. */
+  /** Ends each reservation by itself, as `settle` would. Items have the order of the settlements. */
   settleMany: mutation({
     summary: 'Settles up to 200 reservations in one call.',
     access: 'record',

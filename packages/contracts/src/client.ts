@@ -16,7 +16,7 @@ export type ClientOptions = {
   url: string;
   /** An API key; sent as `Authorization: Bearer`. */
   key: string;
-  /** In place of the global fetch: for tests in process, proxies, timeouts. */
+  /** Replaces the global fetch, for in-process tests, proxies and timeouts. */
   fetch?: typeof fetch;
 };
 
@@ -28,7 +28,7 @@ export type AnalyticsClient = TRPCClient<AnalyticsRouter>;
 export const createIngestClient = (options: ClientOptions): IngestClient =>
   createTRPCClient<IngestRouter>({ links: links(options) });
 
-/** A typed client of metrics-engine. Subscriptions come back by themselves after a lost connection; `unsubscribe` ends them. */
+/** A typed client of metrics-engine. Subscriptions reconnect after a lost connection; `unsubscribe` ends them. */
 export const createEngineClient = (options: ClientOptions): EngineClient =>
   createTRPCClient<EngineRouter>({
     links: [
@@ -40,7 +40,7 @@ export const createEngineClient = (options: ClientOptions): EngineClient =>
 export const createAnalyticsClient = (options: ClientOptions): AnalyticsClient =>
   createTRPCClient<AnalyticsRouter>({ links: links(options) });
 
-/** Server-sent events; the EventSource of browsers can send no header, and Node 20 has none. */
+/** Server-sent events by fetch: the EventSource of browsers cannot send headers, and Node 20 has none. */
 // biome-ignore lint/suspicious/noExplicitAny: as below.
 function watching({ url, key, fetch = globalThis.fetch }: ClientOptions): TRPCLink<any> {
   return httpSubscriptionLink({
@@ -61,7 +61,7 @@ function links({ url, key, fetch }: ClientOptions): TRPCLink<any>[] {
     httpLink({
       url: addressOf(url),
       headers: { authorization: `Bearer ${key}` },
-      // The filters of a question may be longer than a URL may be.
+      // Filters of a query may be longer than a URL may be.
       methodOverride: 'POST',
       ...(fetch ? { fetch } : {}),
     }),

@@ -13,9 +13,9 @@ const procedures = Object.entries({ ingest, analytics, engine }).flatMap(([servi
   flatten(contract, service),
 );
 
-/** Procedures that take any entry, so that a bad one rejects only itself. */
+/** Procedures that take any event, so that a bad one rejects only itself. */
 const OF_ENTRIES = ['ingest.usage.record', 'ingest.budgets.settleMany'];
-/** The inputs of all others, and an entry. */
+/** The inputs of all other procedures, and an event. */
 const checked: [string, z.ZodType][] = [
   ...procedures
     .filter(([path]) => !OF_ENTRIES.includes(path))

@@ -15,44 +15,44 @@ import type { ErrorCode } from './errors.ts';
  */
 export type Procedure = {
   readonly kind: 'query' | 'mutation' | 'subscription';
-  /** What it does, in one short sentence: the title of its operation in the OpenAPI document. */
+  /** What the procedure does, in one short sentence: the title of its operation in the OpenAPI document. */
   readonly summary?: string;
   /** The same procedure at plain HTTP paths. */
   readonly rest?: readonly Rest[];
   readonly access: Access;
-  /** About all merchants: refused to a caller that is bound to one. */
+  /** Covers all merchants: callers bound to one merchant are refused. */
   readonly platform?: true;
   /**
-   * Needed where the input has neither `merchantId` nor `merchantIds`, by which a bound caller is kept to its merchant.
-   * each: every item names its own, and the service checks it; own: about what belongs to the caller, and nothing else is found.
+   * Required if the input has neither `merchantId` nor `merchantIds`. each: every item names its merchant, and the
+   * service checks it; own: the procedure finds only what belongs to the caller.
    */
   readonly merchants?: 'each' | 'own';
   /** Array elements and object members that its JSON may have; default: `MAX_ITEMS`. */
   readonly maxItems?: number;
-  /** Recorded in the audit log like what admins do, see `isAudited`. */
+  /** Recorded in the audit log like admin mutations, see `isAudited`. */
   readonly audited?: true;
-  /** Where every field may be left out, so may all of it: `.prefault({})`. */
+  /** An input whose fields are all optional may itself be left out: `.prefault({})`. */
   readonly input: z.ZodType;
   readonly output: z.ZodType;
 };
 
-/** A plain HTTP path that answers what a procedure answers: input from the query (GET) or a JSON body (POST). */
+/** A plain HTTP path for a procedure: input from the query (GET) or a JSON body (POST). */
 export type Rest = {
   readonly method: 'GET' | 'POST';
   readonly path: string;
-  /** Fields of the input that the path states, so that callers do not send them. */
+  /** Fields of the input that the path fixes; callers do not send them. */
   readonly fixed?: Readonly<Record<string, string>>;
-  /** Fields that the path does not take. */
+  /** Fields of the input that the path does not accept. */
   readonly omit?: readonly string[];
-  /** With the query parameter `numbers=true` quantities are JSON numbers, those that a number holds exactly. */
+  /** The query parameter `numbers=true` returns quantities as JSON numbers where a number is exact. */
   readonly numbers?: true;
-  /** Other names of fields, and the field of the input that each stands for. */
+  /** Other names of fields, each with the input field that it stands for. */
   readonly aliases?: Readonly<Record<string, string>>;
   /** The body is read as JSON whatever its content type is. */
   readonly anyType?: true;
 };
 
-/** A path beside the procedures: a file to download, or the API of another product that a source speaks. */
+/** A path beside the procedures: a download, or the API of another product that a source implements. */
 export type Endpoint = {
   readonly method: 'GET' | 'POST';
   /** Parameters in braces: `/export/usage.{format}`. */
@@ -60,16 +60,16 @@ export type Endpoint = {
   readonly summary: string;
   readonly access: Access;
   readonly group: 'files' | 'metrics' | 'sources';
-  /** The values that a parameter of the path can have, or one example where it can have any. */
+  /** All possible values of a path parameter, or one example if it is free. */
   readonly parameters?: Readonly<Record<string, readonly string[] | string>>;
   readonly query?: z.ZodType;
-  /** Content types of its answers. */
+  /** Content types of its responses. */
   readonly produces: readonly string[];
 };
 
 export type Contract = { readonly [name: string]: Procedure | Contract };
 
-/** Array elements and object members that the JSON of a call may have, unless its procedure says otherwise. */
+/** The default limit on array elements and object members in the JSON of a call. */
 export const MAX_ITEMS = 20_000;
 
 type Parts<I extends z.ZodType, O extends z.ZodType> = {
@@ -99,7 +99,7 @@ export function isProcedure(node: Procedure | Contract): node is Procedure {
   return typeof (node as Procedure).kind === 'string' && 'output' in node;
 }
 
-/** The field of an input that names the merchants which a call is about; undefined where it has none. */
+/** Returns the input field that names the merchants of a call; undefined if there is none. */
 export function merchantFieldOf({ input }: Pick<Procedure, 'input'>): 'merchantId' | 'merchantIds' | undefined {
   const { properties = {} } = z.toJSONSchema(input, { io: 'input', unrepresentable: 'any' });
   return (['merchantId', 'merchantIds'] as const).find((name) => Object.hasOwn(properties, name));
@@ -109,16 +109,16 @@ export function merchantFieldOf({ input }: Pick<Procedure, 'input'>): 'merchantI
 export const isAudited = ({ kind, access, audited }: Procedure): boolean =>
   kind === 'mutation' && (access === 'admin' || audited === true);
 
-/** What a client sees of an error: the domain's code in `data.code`, tRPC's own beside it. */
+/** The client's view of an error: the domain's code in `data.code`, beside tRPC's own. */
 export type TallyErrorShape = Omit<TRPCDefaultErrorShape, 'data'> & {
   data: {
     code: ErrorCode;
     trpcCode: string;
     httpStatus: number;
     path?: string;
-    /** What to do about it: the `action` of its code. */
+    /** What the caller should do: the `action` of the code. */
     action: string;
-    /** What the caller can act on: the failing fields, the limit, the seconds to wait. */
+    /** Details to act on: the failing fields, the limit, the seconds to wait. */
     details?: unknown;
   };
 };
@@ -139,7 +139,7 @@ type RecordOf<C extends Contract> = {
   [K in keyof C]: C[K] extends Procedure ? ProcedureOf<C[K]> : C[K] extends Contract ? RecordOf<C[K]> : never;
 };
 
-/** The router type a client needs, derived from the contract alone. */
+/** The router type that a client needs, derived from the contract only. */
 export type RouterOf<C extends Contract> = TRPCBuiltRouter<
   { ctx: object; meta: object; errorShape: TallyErrorShape; transformer: false },
   RecordOf<C>

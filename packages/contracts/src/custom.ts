@@ -11,7 +11,7 @@ export type MetricKind = z.infer<typeof MetricKind>;
 export const MetricVisibility = z.enum(['PRIVATE', 'TEAM', 'ORGANIZATION', 'PUBLIC']);
 export type MetricVisibility = z.infer<typeof MetricVisibility>;
 
-/** Data sources that Tally has; others are registered with `custom.sources.register`. */
+/** Built-in data sources. `custom.sources.register` adds others. */
 export const BuiltInSource = z.enum(['events', 'usage', 'daily_metrics', 'weekly_metrics', 'monthly_metrics']);
 export type BuiltInSource = z.infer<typeof BuiltInSource>;
 
@@ -20,11 +20,11 @@ export const MetricSource = z
   .string()
   .regex(/^[a-z][a-z0-9_]{0,62}$/, 'Expected the name of a data source, such as "events"');
 
-/** How a formula without an aggregate is aggregated. */
+/** The aggregation applied to a formula that has none. */
 export const AggregationMethod = z.enum(['COUNT', 'COUNT_DISTINCT', 'SUM', 'AVG', 'MIN', 'MAX']);
 export type AggregationMethod = z.infer<typeof AggregationMethod>;
 
-/** Metric types whose method has another name, or none: their formulas have aggregates of their own. */
+/** Metric types without a method of the same name: their formulas contain the aggregates. */
 const METHOD_OF: Readonly<Record<string, AggregationMethod | undefined>> = {
   AVERAGE: 'AVG',
   DISTINCT_COUNT: 'COUNT_DISTINCT',
@@ -43,7 +43,7 @@ const GivenMethod = text(32).transform((given, ctx) => {
   return z.NEVER;
 });
 
-/** The kind of a column's values: what can be done with it in a formula. */
+/** The kind of a column's values. It determines which operations a formula may use. */
 export const ColumnType = z.enum(['number', 'text', 'boolean', 'date', 'time']);
 export type ColumnType = z.infer<typeof ColumnType>;
 
@@ -69,7 +69,7 @@ const StoredValue = z.union([z.string(), z.number(), z.boolean()]);
 
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
 
-/** 50 filters of 1,000 values, and what is beside them. */
+/** Room for 50 filters of 1,000 values and the other fields. */
 const MAX_FILTER_ITEMS = 60_000;
 
 const fields = {
@@ -83,7 +83,7 @@ const fields = {
   dimensions: z.array(Column).max(5).optional(),
   /** `{ column: value | [values] }`; all must hold. `unknown` selects rows without the dimension. */
   filters: record(50, Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
-  /** For a formula without an aggregate; default: that of metricType. */
+  /** The aggregation of a formula that has none; default: that of `metricType`. */
   aggregationMethod: GivenMethod.optional(),
   visibility: MetricVisibility,
   teamId: MerchantId.optional(),
@@ -92,7 +92,7 @@ const fields = {
 const Fields = z.strictObject(fields);
 export type MetricFields = z.infer<typeof Fields>;
 
-/** A definition as it was stored, under whatever limits there were then. */
+/** A definition as stored. The limits may have been others at that time. */
 const StoredFields = z.object({
   name: z.string(),
   description: z.string().optional(),
@@ -107,15 +107,15 @@ const StoredFields = z.object({
 });
 
 /**
- * A definition as the caller may see it. Callers of other merchants see of a PUBLIC metric its name, description, type,
- * source and formula only.
+ * A definition as the caller may see it. Of a PUBLIC metric, callers of other merchants see only name, description,
+ * type, source and formula.
  */
 export const MetricDefinition = StoredFields.extend({
   id: z.string(),
   version: z.number().int(),
-  /** The key that created it. */
+  /** The id of the key that created it. */
   ownerId: z.string().optional(),
-  /** Null: the platform's. */
+  /** Null: the metric belongs to the platform. */
   merchantId: z.string().nullable().optional(),
   uses: z.number().int().optional(),
   lastUsedAt: StoredTime.nullable().optional(),
@@ -129,12 +129,12 @@ export type MetricCost = z.infer<typeof MetricCost>;
 
 const Rows = z.array(z.object({ dimensions: z.record(z.string(), z.string()), value: Quantity.nullable() }));
 
-/** `value` is over all, `rows` by the dimensions, largest first; null where a division by zero or no row left nothing. */
+/** `value` is over all rows; `rows` are by dimensions, largest first. Null after a division by zero or without rows. */
 export const MetricResult = z.object({
   value: Quantity.nullable(),
   rows: Rows,
   cost: MetricCost,
-  /** The planner's cost of the statement, and that of the sorts inside its aggregates. */
+  /** The planner's cost of the statement, plus the cost of sorts inside its aggregates. */
   planCost: z.number(),
   durationMs: z.number(),
   coverage: Drained,
@@ -142,10 +142,10 @@ export const MetricResult = z.object({
 export type MetricResult = z.infer<typeof MetricResult>;
 
 const Id = z.uuid();
-/** As the database counts them. */
+/** A Postgres `integer`. */
 const Version = z.number().int().min(1).max(2_147_483_647);
 const range = { startDate: Day, endDate: Day };
-/** The merchant whose usage is computed over: the one the caller is bound to, or the one named; all where none is. */
+/** The merchant whose usage is computed: the caller's, or the named one. Null: all merchants. */
 const scope = { merchantId: MerchantId.optional() };
 const draft = z.strictObject({
   ...fields,
@@ -160,12 +160,12 @@ const DatabaseName = text(63).min(1);
 /** A view of the host application as a data source of custom metrics. */
 const SourceFields = z.strictObject({
   name: MetricSource,
-  /** `view` of the schema `public`, or `schema.view`; letters count as they are written. */
+  /** `view` in the schema `public`, or `schema.view`; case-sensitive. */
   view: text(127).regex(/^[^."]+(\.[^."]+)?$/, 'Expected `view` or `schema.view`'),
   columns: z.array(SourceColumn).min(1).max(200),
-  /** The column that names the merchant of a row; without it, only callers bound to no merchant can use the source. */
+  /** The column with the merchant of a row. Without it, only callers bound to no merchant can use the source. */
   merchantColumn: DatabaseName.optional(),
-  /** The day or the time of a row: `startDate` and `endDate` select by it. */
+  /** The day or time of a row. `startDate` and `endDate` select by it. */
   dateColumn: DatabaseName,
 });
 export type MetricSourceFields = z.infer<typeof SourceFields>;
@@ -190,7 +190,9 @@ export const custom = {
     input: Fields.extend(scope),
     output: MetricDefinition,
   }),
-  /** Makes a new version of the changed fields; the old ones stay readable and computable. Owner and admins only. */
+  /**
+   * Creates a new version with the changed fields; old versions stay readable and computable. Owner and admins only.
+   */
   update: mutation({
     summary: 'Changes a custom metric; the change is a new version.',
     access: 'define',
@@ -255,7 +257,7 @@ export const custom = {
       nextCursor: z.string().nullable(),
     }),
   }),
-  /** Values computed before, newest first, also of a removed metric. */
+  /** Earlier computed values, newest first, also of a removed metric. */
   values: query({
     summary: 'Lists values computed before, newest first.',
     access: 'read',
@@ -279,7 +281,7 @@ export const custom = {
       nextCursor: z.null(),
     }),
   }),
-  /** Steps of a definition's audit trail, newest first, also of a removed one. Owner and admins only. */
+  /** Audit trail of a definition, newest first, also of a removed one. Owner and admins only. */
   audit: query({
     summary: 'Lists the audit trail of a custom metric, newest first.',
     access: 'read',
@@ -308,7 +310,7 @@ export const custom = {
     output: z.object({ id: z.string(), removed: z.literal(true) }),
   }),
   sources: {
-    /** Makes a view of the host application's own tables a data source. The same again changes nothing. */
+    /** Registers a view of the host application as a data source. Registering it again changes nothing. */
     register: mutation({
       summary: 'Registers a view of the host application as a data source of custom metrics.',
       access: 'admin',
@@ -323,7 +325,7 @@ export const custom = {
       input: z.strictObject({}).prefault({}),
       output: z.object({ rows: z.array(SourceDefinition), nextCursor: z.null() }),
     }),
-    /** Metrics of a removed source stay, and can be computed again once it is registered again. */
+    /** Metrics of a removed source stay, and can be computed again once the source is registered again. */
     remove: mutation({
       summary: 'Removes a registered data source.',
       access: 'admin',

@@ -3,9 +3,9 @@ import { TallyError } from './errors.ts';
 import { COST_DECIMALS, MAX_SUM_UNITS, type Units } from './quantity.ts';
 
 /**
- * Returns the amounts of a row or a group of a day snapshot in units, whichever shape they have; undefined where prompt or
- * completion tokens are not stated. Throws INVALID_INPUT, with `where` in the message, for amounts that contradict each
- * other, are not whole or too large.
+ * Returns the amounts of a row or group of a day snapshot in units, in any of its shapes; undefined if prompt or
+ * completion tokens are missing. Throws INVALID_INPUT naming `where` for amounts that are contradictory, fractional or
+ * too large.
  */
 export function readAmounts(amounts: Amounts, where: string) {
   const whole = (amount: Amount | undefined) => (amount === undefined ? undefined : unitsOf(amount, 0, where));
@@ -23,7 +23,7 @@ export function readAmounts(amounts: Amounts, where: string) {
   return { requests, failed, prompt, completion, total, cost };
 }
 
-/** Reads the decimal text of an amount, also one with an exponent; what is finer than a unit is rounded half up. */
+/** Reads the decimal text of an amount, also with an exponent. Rounds half up to whole units. */
 function unitsOf(amount: Amount, decimals: number, where: string): Units {
   const [, whole, fraction = '', exponent = '0'] = /^(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(String(amount)) ?? [];
   if (whole === undefined) throw new TallyError('INVALID_INPUT', `${where}: ${amount} is no amount.`);

@@ -7,7 +7,7 @@ import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime } fro
 const DayGroup = z.object({
   requests: z.string(),
   totalTokens: z.string(),
-  /** Null in a document that has only the total. */
+  /** Null if the document has only total tokens. */
   promptTokens: z.string().nullable(),
   completionTokens: z.string().nullable(),
   /** USD. */
@@ -17,18 +17,18 @@ const Groups = z.record(z.string(), DayGroup);
 
 export const DayState = z.object({
   date: StoredDay,
-  /** Null where there is no document yet. */
+  /** Null if there is no document yet. */
   status: z.enum(['complete', 'partial']).nullable(),
   cachedAt: StoredTime.nullable(),
-  /** Nothing was counted for the day since its document was made. */
+  /** True if nothing was counted for the day since its document was made. */
   current: z.boolean(),
-  /** It came from another system as flat sums: it is never rebuilt. */
+  /** True if the day was imported from another system as flat sums. It is never rebuilt. */
   imported: z.boolean(),
 });
 
 /**
- * An amount of another system: a decimal string, or a JSON number where that is exact enough. Costs in USD are rounded to
- * 9 decimals, half up; all others are whole.
+ * An amount of another system: a decimal string, or a JSON number if that is exact enough. Costs in USD are rounded
+ * half up to 9 decimals; all others must be whole.
  */
 const Amount = z.union([
   z.number().nonnegative().max(Number.MAX_SAFE_INTEGER),
@@ -36,7 +36,9 @@ const Amount = z.union([
 ]);
 export type Amount = z.infer<typeof Amount>;
 
-/** The three shapes that amounts have there: `tokens`, or the total alone, or all three; `cost` or `totalCost`. */
+/**
+ * The three shapes of amounts there: prompt and completion tokens, the total only, or all three; `cost` or `totalCost`.
+ */
 const Amounts = z.object({
   totalRequests: Amount,
   failedRequests: Amount.optional(),
@@ -49,14 +51,14 @@ const Amounts = z.object({
 });
 export type Amounts = z.infer<typeof Amounts>;
 
-/** Of a model that came from several providers: `model|provider`. */
+/** For models of several providers the name is `model|provider`. */
 const Key = text(2 * 256 + 1).refine(
   (key) => key.split('|').every((part) => Dimension.safeParse(part).success),
   'Expected a printable name',
 );
 const Grouping = record(20_000, Key, Amounts).nullish();
 
-/** A row with all dimensions: what one user's key used of one model. */
+/** A row with all dimensions: the usage of one model by one user's key. */
 const DocumentRow = Amounts.extend({
   merchantId: MerchantId.nullish(),
   userId: Dimension.nullish(),
@@ -66,7 +68,7 @@ const DocumentRow = Amounts.extend({
 });
 export type DocumentRow = z.infer<typeof DocumentRow>;
 
-/** 10,000 rows with all fields; checking more would hold up other callers for over 50 ms. */
+/** 10,000 rows with all fields. Checking more would block other callers for over 50 ms. */
 const MAX_ROWS = 10_000;
 export const MAX_ROW_ITEMS = 120_000;
 
@@ -94,11 +96,11 @@ export const DayDocument = z.object({
 });
 export type DayDocument = z.infer<typeof DayDocument>;
 
-/** The day documents, `daily_usage_cache`: of all merchants, so for callers that are bound to none. */
+/** Day snapshots (`daily_usage_cache`). They cover all merchants, so only callers bound to no merchant may use them. */
 export const days = {
   /**
-   * Rebuilds the documents of a range; with `onlyStale` those that are missing or no longer current. Without a range: of all
-   * closed days that a question may reach. Asked twice at once, no day is made twice; ended half-way, what is done stays.
+   * Rebuilds the snapshots of a range; with `onlyStale`, the missing or outdated ones. Without a range: all closed days
+   * that a query may reach. Concurrent calls make no day twice; an interrupted call keeps what is done.
    */
   rebuild: mutation({
     summary: 'Writes the day snapshots of a range again.',
@@ -109,7 +111,7 @@ export const days = {
       .prefault({}),
     output: z.object({ rebuilt: z.number().int(), complete: z.boolean(), durationMs: z.number() }),
   }),
-  /** A day's document; one that is missing or no longer current is made first. */
+  /** Returns the snapshot of a day. Makes it first if it is missing or outdated. */
   get: query({
     summary: 'Returns the snapshot of a day.',
     access: 'admin',
@@ -118,10 +120,9 @@ export const days = {
     output: DayState.extend({ byUser: Groups, byModel: Groups, byProvider: Groups }),
   }),
   /**
-   * Imports days of another system. Rows with all dimensions become entries whose ids come from their dimensions, so
-   * doing it again, also after a crash half-way, adds nothing. A day of more rows than a call takes may come in several
-   * calls, with rows of the same dimensions in one. A document with only flat sums stays a document: it answers its own
-   * groupings.
+   * Imports days of another system. Rows with all dimensions become events with ids made from their dimensions, so a
+   * repeat, also after a crash, adds nothing. A large day may come in several calls, with rows of the same dimensions
+   * in one call. A document with only flat sums stays a document and answers its own groupings.
    */
   import: mutation({
     summary: 'Imports day snapshots of another system.',
@@ -136,19 +137,19 @@ export const days = {
         .refine((documents) => new Set(documents.map(({ date }) => date)).size === documents.length, {
           error: 'Send each day once',
         }),
-      /** The merchant of rows that name none. */
+      /** The merchant of rows without one. */
       merchantId: MerchantId.optional(),
     }),
     output: z.object({
-      /** Days that became entries, and what of those was new. */
+      /** Days that became events, and how many of those were new. */
       counted: z.object({ days: z.number().int(), accepted: z.number().int(), duplicates: z.number().int() }),
       /** Days that stay documents. */
       kept: z.object({ days: z.number().int() }),
-      /** What was not taken in, and why; at most 100. Of a day without `row` nothing was. */
+      /** At most 100 rejections with reasons. Without `row`, the whole day was rejected. */
       rejected: z.array(RejectedRow),
     }),
   }),
-  /** The days of a range that have usage or a document. */
+  /** Lists the days of a range that have usage or a snapshot. */
   status: query({
     summary: 'Lists the days of a range that have usage or a snapshot.',
     access: 'admin',

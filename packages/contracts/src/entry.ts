@@ -6,7 +6,7 @@ import { Time } from './time.ts';
 /** The largest batch of `usage.record`. */
 export const MAX_BATCH = 1000;
 
-/** A merchant: any name that looks like itself, such as an e-mail address or a URL. */
+/** A merchant: any name without invisible characters, such as an e-mail address or a URL. */
 export const MerchantId = name(128, 128)
   .refine((value) => value.length > 0, 'Expected at least 1 character')
   .refine((value) => value === value.trim(), 'Space at either end is not allowed')
@@ -16,7 +16,7 @@ export const MetricType = z
   .regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$')
   .meta({ examples: ['prompt_tokens'] });
 
-/** What programs print for a missing value. Taken as an id, all such events of a day would count as one. */
+/** Text that programs print for a missing value. As an id it would merge all such events of a day into one. */
 const NO_ID = /^\s*(?:none|null|nil|undefined|nan|unknown|\[object object\])?\s*$/i;
 
 /** Returns true for text that stands for a missing value: blank, or `null`, `undefined`, `NaN` and the like. */
@@ -28,10 +28,10 @@ export const EntryId = z
   .refine((id) => !isMissingId(id), 'This text stands for a missing value; give each event an id of its own')
   .meta({ examples: ['req-7f3a'] });
 
-/** A dimension as readers name it: whatever is stored, and `unknown` for calls without it. */
+/** A dimension as readers name it: the stored value, or `unknown` for events without one. */
 export const Dimension = text(256).meta({ examples: ['ada'] });
 
-/** Values of a dimension that a question names: each as it is written and in NFC, as producers' names are stored. */
+/** Filter values of a dimension: each as written and in NFC, as producers' names are stored. */
 export const DimensionValues = z
   .array(Dimension)
   .max(1000)
@@ -43,7 +43,7 @@ export const SentDimension = name(256, 400)
   .refine((value) => value !== '(other)', '`(other)` is what Tally calls values beyond a limit; leave it out')
   .meta({ examples: ['ada'] });
 
-/** Calls that one entry stands for: a whole number from 1 to 10^15. */
+/** The calls that one event stands for: a whole number from 1 to 10^15. */
 export const Count = z.union([
   z.number().int().min(1).max(Number(MAX_ENTRY_UNITS)),
   z
@@ -55,8 +55,8 @@ export const Count = z.union([
 ]);
 
 /**
- * A record of at most `max` fields: a larger one is refused as a whole, not field by field. A record passes over a field
- * `__proto__` in silence, so that is refused too.
+ * A record of at most `max` fields. A larger one is refused as a whole. A record would skip a field `__proto__`
+ * silently, so that is refused too.
  */
 export const record = <K extends z.core.$ZodRecordKey, V extends z.ZodType>(max: number, key: K, value: V) => {
   const inner = z.record(key, value);
@@ -69,7 +69,7 @@ export const record = <K extends z.core.$ZodRecordKey, V extends z.ZodType>(max:
   }, inner);
 };
 
-/** An amount as decimal text, or as a JSON number where that is exact: whole and below 2^53. */
+/** An amount as decimal text, or as an exact JSON number: whole and below 2^53. */
 const Amount = z
   .union([z.string(), z.number()], 'Expected a decimal string, such as "374"')
   .refine(
@@ -93,14 +93,13 @@ const Metrics = record(32, MetricType, Amount).superRefine((metrics, ctx) => {
 const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolean()]));
 
 /**
- * What a producer sends: usage of one call, or of `count` calls merged.
- * Its identity is (merchant, UTC day of its time, id): send a retry with the same id and content, and it counts once. Within
- * 2 hours of a midnight the day of the first copy holds.
+ * One event: usage of one call, or of `count` merged calls. Its identity is (merchant, UTC day of its time, id): a
+ * retry with the same id and content counts once. Within 2 hours of midnight, the day of the first copy holds.
  */
 export const UsageEntry = z.strictObject({
   id: EntryId,
   merchantId: MerchantId,
-  /** Default: arrival. A retry hours later without it would be another entry, so send it. */
+  /** Default: the time of arrival. Send it: without it, a retry on a later day would be another event. */
   time: Time.optional(),
   /** Amounts by metric type, as decimal strings or whole JSON numbers; `cost` is in USD. */
   metrics: Metrics,
@@ -127,12 +126,12 @@ z.globalRegistry.add(UsageEntry, {
   ],
 });
 export type UsageEntry = z.input<typeof UsageEntry>;
-/** An event that is not checked yet; in the OpenAPI document it is a `UsageEntry`. */
+/** An unchecked event; in the OpenAPI document it is a `UsageEntry`. */
 export const AnyEntry = z.custom<UsageEntry>(() => true).meta({ $ref: '#/components/schemas/UsageEntry' });
-/** An entry that passed its contract: all amounts are decimal strings. */
+/** A checked event: all amounts are decimal strings. */
 export type CheckedEntry = z.output<typeof UsageEntry>;
 
-/** Any decimals may be right here: how many a metric type may have is in the registry of meters. */
+/** Accepts any number of decimals: the registry of meters decides how many a metric type may have. */
 function withinEntry(metricType: string, value: string): boolean {
   const units = parseQuantity(metricType, value, () => COST_DECIMALS);
   const max = metricType === 'cost' ? MAX_ENTRY_UNITS : MAX_ENTRY_UNITS * 10n ** BigInt(COST_DECIMALS);

@@ -1,6 +1,6 @@
 /**
- * Every error a caller can meet, with its HTTP status and what the caller may do about it.
- * The code travels in `error.data.code`; the message says what was wrong with this request.
+ * Every error a caller can get, with its HTTP status and what to do about it. `error.data.code` has the code; the
+ * message describes this request.
  */
 export const ERRORS = {
   // Whole requests
@@ -47,7 +47,7 @@ export const ERRORS = {
   SOURCE_REFUSED: { status: 502, action: 'Check the key of the source: it rejected our credentials.' },
   SOURCE_UNREADABLE: { status: 502, action: 'Check the address and the version of the source.' },
   SOURCE_AWAY: { status: 503, action: 'Try again when the source is available; what was recorded stays recorded.' },
-  // Formulas of custom metrics; `details` has the place in the text and what is allowed
+  // Formulas of custom metrics; `details` has the position in the text and what is allowed
   FORMULA_SYNTAX: { status: 400, action: 'Correct the formula at `details.offset`.' },
   FORMULA_FORBIDDEN: { status: 400, action: 'Use only what `details.allowed` names.' },
   FORMULA_TYPE: { status: 400, action: 'Make the kinds of the values fit at `details.offset`.' },
@@ -55,7 +55,7 @@ export const ERRORS = {
   FORMULA_TOO_COSTLY: { status: 400, action: 'Ask for a shorter range, a filter or a coarser source.' },
   FORMULA_FAILED: { status: 400, action: 'Keep intermediate values within the range of numbers.' },
   QUERY_TIMEOUT: { status: 503, action: 'Ask for a shorter range, a filter or a coarser source.' },
-  // Single entries of a batch, or the date a request names
+  // Single events of a batch, or the date of a request
   INVALID_ENTRY: { status: 400, action: 'Correct the entry; the message names the field.' },
   RESERVED_METRIC: { status: 400, action: 'Leave it out: Tally derives requests, failed_requests and total_tokens.' },
   TIME_IN_FUTURE: { status: 400, action: 'Correct the clock of the producer: at most 10 minutes ahead.' },
@@ -76,10 +76,10 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** A message may name what it was sent, which has no bound of its own. */
+/** The longest message. Messages quote input, which may be long. */
 const MAX_MESSAGE = 2_000;
 
-/** An expected failure, said in the domain's words; every edge (tRPC, HTTP, command line) prints it its own way. */
+/** An expected failure in the domain's terms. Each edge (tRPC, HTTP, command line) prints it in its own form. */
 export class TallyError extends Error {
   readonly code: ErrorCode;
   readonly details: unknown;
@@ -95,7 +95,7 @@ export class TallyError extends Error {
   }
 }
 
-/** True for a TallyError, also one made by another copy of this module. */
+/** Returns true for a TallyError, also one made by another copy of this module. */
 export function isTallyError(error: unknown): error is TallyError {
   return error instanceof Error && error.name === 'TallyError' && 'code' in error && (error.code as string) in ERRORS;
 }

@@ -16,19 +16,19 @@ import { users } from './users.ts';
 
 export const Rejection = z.object({
   index: z.number().int(),
-  /** The entry's id as it was sent; null where it had none. */
+  /** The event's id as sent; null without one. */
   id: z.string().nullable(),
   code: z.string(),
   message: z.string(),
 });
 export type Rejection = z.infer<typeof Rejection>;
 
-/** What a producer should know of an event that was accepted. */
+/** A hint about an accepted event. */
 export const RecordWarning = z.object({
   index: z.number().int(),
   /**
-   * DIMENSION_OVERFLOW: a dimension of the merchant's day has as many values as rollups may have. UNKNOWN_PRICE: the event
-   * has no cost, and no price is known for all of its tokens.
+   * DIMENSION_OVERFLOW: the merchant's day has reached the limit of values for this dimension. UNKNOWN_PRICE: the event
+   * has no cost, and some of its tokens have no known price.
    */
   code: z.enum(['DIMENSION_OVERFLOW', 'UNKNOWN_PRICE']),
   message: z.string(),
@@ -43,7 +43,7 @@ export const RecordResult = z.object({
 });
 export type RecordResult = z.infer<typeof RecordResult>;
 
-/** An entry as it was counted: its time settled, what Tally derived beside what was sent. */
+/** An event as counted: its time, what was sent, and what Tally derived. */
 export const StoredEntry = z.object({
   id: z.string(),
   merchantId: z.string(),
@@ -55,20 +55,20 @@ export const StoredEntry = z.object({
   model: z.string().nullable(),
   provider: z.string().nullable(),
   status: z.enum(['success', 'failure']),
-  /** Calls that the entry stands for. */
+  /** Calls that the event stands for. */
   count: Quantity,
   properties: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
   /**
-   * The version of the price list by which Tally computed the cost; "0" where no price was known, null where the producer
-   * sent a cost or there was nothing to price.
+   * The price list version that Tally priced the event with; "0" if no price was known, null if the producer sent a
+   * cost or nothing needed a price.
    */
   priceVersion: z.string().nullable(),
-  /** False while the entry waits in Redis to be flushed. */
+  /** False while the event waits in Redis to be flushed. */
   flushed: z.boolean(),
 });
 export type StoredEntry = z.infer<typeof StoredEntry>;
 
-/** An event that was not counted, because its id stands for another one. */
+/** An event that was not counted, because another event has its id. */
 export const IdConflict = z.object({
   merchantId: z.string(),
   id: z.string(),
@@ -77,13 +77,13 @@ export const IdConflict = z.object({
   counted: z.object({ digest: z.string(), time: StoredTime }),
   /** The event that was not counted. */
   notCounted: z.object({ digest: z.string(), time: StoredTime, entry: StoredEntry }),
-  /** By which path it came: stream, direct or backfill. */
+  /** The path by which it arrived: stream, direct or backfill. */
   source: z.string(),
   recordedAt: StoredTime,
 });
 export type IdConflict = z.infer<typeof IdConflict>;
 
-/** One total of a day that was looked at after the drain. */
+/** A running total checked after the drain. */
 export const TotalMismatch = z.object({
   merchantId: z.string(),
   date: StoredDay,
@@ -94,18 +94,18 @@ export const TotalMismatch = z.object({
 
 export const FlushResult = z.object({
   success: z.boolean(),
-  /** Totals compared with `merchant_usage`. */
+  /** Running totals compared with `merchant_usage`. */
   keysProcessed: z.number().int(),
-  /** Entries that this run counted into Postgres. */
+  /** Events that this run counted into Postgres. */
   recordsAggregated: z.number().int(),
   errors: z.array(z.object({ key: z.string(), message: z.string() })),
   durationMs: z.number(),
-  /** Totals that did not agree; what was accepted while the run looked is not among them. */
+  /** Running totals with a difference. Events accepted during the run are not among them. */
   disagreeing: z.array(TotalMismatch),
 });
 export type FlushResult = z.infer<typeof FlushResult>;
 
-/** As they are stored: every row can be corrected. */
+/** Dimensions as stored, so that every row can be corrected. */
 const Dimensions = z.strictObject({
   userId: Dimension.optional(),
   apiKey: Dimension.optional(),
@@ -120,7 +120,7 @@ const RecordedDimensions = z.object({
   provider: z.string().nullable(),
 });
 
-/** A correction: signed amounts that were added to the sums of a day, by whom and why. */
+/** A correction: signed amounts added to the sums of a day, with author and reason. */
 export const Adjustment = z.object({
   id: z.string(),
   merchantId: z.string(),
@@ -135,37 +135,37 @@ export type Adjustment = z.infer<typeof Adjustment>;
 
 export const Explanation = z.object({
   merchantId: z.string(),
-  /** Where one day was asked for. */
+  /** Present if one day was asked for. */
   date: StoredDay.optional(),
   startDate: StoredDay,
   endDate: StoredDay,
   metricType: z.string(),
-  /** The number: entries and adjustments of all days. */
+  /** The explained number: events and adjustments of all days. */
   value: Quantity,
-  /** False where events that wait could not be flushed in time: the number is then that of before. */
+  /** False if pending events could not be flushed in time: the number does not contain them. */
   complete: z.boolean(),
-  /** Entries and calls that made it; adjustments are neither. */
+  /** Events and calls behind the number, without adjustments. */
   entryCount: Quantity,
   callCount: Quantity,
   flushCount: z.number().int(),
   adjustmentCount: z.number().int(),
-  /** Whether entries and adjustments make the stored number on all days; null where no day could be compared. */
+  /** True if events and adjustments add up to the stored number on all days; null if no day could be compared. */
   agrees: z.boolean().nullable(),
-  /** The first day from which no entries were dropped; null where none ever were. */
+  /** The first day from which on all events are kept; null if none were ever dropped. */
   keptFrom: StoredDay.nullable(),
-  /** Days with some of it, in order; on the first page only. */
+  /** Days with a part of the number, in order; on the first page only. */
   byDay: z.array(
     z.object({
       date: StoredDay,
       value: Quantity,
-      /** What the adjustments are of it. */
+      /** The part that comes from adjustments. */
       adjusted: Quantity,
-      /** Of the entries that are kept. */
+      /** Events that are kept. */
       entryCount: Quantity,
       callCount: Quantity,
-      /** False where the entries were dropped; their sum is kept. */
+      /** False if the events were dropped; their sum is kept. */
       kept: z.boolean(),
-      /** Whether entries and adjustments make the stored number; null where nothing is stored to compare with. */
+      /** True if events and adjustments add up to the stored number; null if nothing is stored. */
       agrees: z.boolean().nullable(),
     }),
   ),
@@ -182,49 +182,49 @@ export const Explanation = z.object({
   ),
   /** The newest 100 adjustments, oldest first, on the first page only. */
   adjustments: z.array(Adjustment),
-  /** A page of the entries that made it, in order of their days and ids. */
+  /** A page of the events behind the number, in order of day and id. */
   entries: z.array(StoredEntry),
-  /** The pages after the first repeat its figures. */
+  /** Later pages repeat the figures of the first. */
   nextCursor: z.string().nullable(),
 });
 export type Explanation = z.infer<typeof Explanation>;
 
 const book = Quantity.nullable();
 
-/** A number that is not the same in every book; null where a book does not keep it. */
+/** A number that differs between stored forms; null for a form that does not hold it. */
 export const Drift = z.object({
   merchantId: z.string(),
-  /** Of a month that does not equal its days, or a year that does not equal its months: its first day. */
+  /** For a month that differs from its days, or a year that differs from its months: its first day. */
   date: StoredDay,
   metricType: z.string(),
-  /** Entries and adjustments. */
+  /** Events and adjustments. */
   journal: Quantity,
   daily: book,
   usage: Quantity,
-  /** The total in Redis less what waits to be flushed. */
+  /** The running total minus pending events. */
   live: book,
   dailyModels: book,
   quarterHours: book,
   monthly: book,
   yearly: book,
-  /** The derived rollup that is not the sum of what it is derived from; `merchantId` is '' where it has all merchants. */
+  /** The derived rollup that differs from its source; `merchantId` is '' for a rollup of all merchants. */
   rollup: z.string().optional(),
-  /** The first book that differs, less the journal. */
+  /** The first differing form minus the journal. */
   drift: Quantity,
-  /** Entries that the difference can come from. */
+  /** Events that the difference may come from. */
   suspects: z.array(z.object({ id: z.string(), why: z.string() })),
 });
 
-/** Rows of a meter's rollup that are not what they are made of: the journal, or the finer rollup. */
+/** Rows of a meter's rollup that differ from their source: the journal, or the finer rollup. */
 export const MeterDrift = z.object({
   meter: z.string(),
   merchantId: z.string(),
   /** The day, or the first day of the month. */
   date: StoredDay,
   rollup: z.enum(['meter_quarters', 'meter_days', 'meter_months']),
-  /** How many rows differ. */
+  /** The number of differing rows. */
   rows: z.number().int(),
-  /** One of them. A side is null where it has no such row; of UNIQUE and PERCENTILE it is a count. */
+  /** One differing row. A side is null if it has no such row; for UNIQUE and PERCENTILE it is a count. */
   first: z.object({
     period: z.string(),
     /** Values of the meter's dimensions, in their order. */
@@ -254,26 +254,26 @@ export const ApiKey = z.object({
   merchantId: z.string().nullable(),
   teamId: z.string().nullable(),
   createdAt: StoredTime,
-  /** The id of the key that created it; null for keys from before this was recorded. */
+  /** The id of the key that created it; null for keys that are older than this field. */
   createdBy: z.string().nullable(),
   /** To the minute; null where it was never used. */
   lastUsedAt: StoredTime.nullable(),
-  /** From then on the key is refused; null: never. */
+  /** The key is refused from then on; null: never. */
   expiresAt: StoredTime.nullable(),
   rotatedAt: StoredTime.nullable(),
-  /** Until then the secret from before the last rotation works too. */
+  /** Until then, the secret from before the last rotation works too. */
   previousSecretExpiresAt: StoredTime.nullable(),
   revokedAt: StoredTime.nullable(),
   revokedBy: z.string().nullable(),
 });
 export type ApiKey = z.infer<typeof ApiKey>;
 
-/** `key` is the secret. It is shown here once; only its hash is kept. */
+/** `key` is the secret. Only this answer contains it; Tally keeps its hash. */
 const NewApiKey = ApiKey.extend({ key: z.string() });
 
 const KeyName = label(100);
 
-/** usage-ingest: records usage, counts it, brings it to Postgres. */
+/** usage-ingest: records usage, counts it, flushes it to Postgres. */
 export const ingest = {
   usage: {
     record: mutation({
@@ -284,9 +284,9 @@ export const ingest = {
       // 1,000 events with all fields, 32 metrics and 16 properties have 60,000.
       maxItems: 61_000,
       input: z.strictObject({
-        // Entries are checked one by one, so that a bad one rejects itself and never the batch.
+        // Entries are checked one by one, so that a bad one rejects only itself.
         entries: z.array(AnyEntry).min(1).max(MAX_BATCH),
-        /** Admins only: entries older than the journal's retention. */
+        /** Admins only: accepts events older than the journal's retention. */
         backfill: z.boolean().optional(),
       }),
       output: RecordResult,
@@ -312,7 +312,7 @@ export const ingest = {
         date: Day.optional(),
         metricTypes: z.array(MetricType).max(100).optional(),
       }),
-      /** `complete` is false where a store was unavailable, so that totals may be behind what was acknowledged. */
+      /** `complete` is false if a store was unavailable, so totals may miss acknowledged events. */
       output: z.object({
         date: StoredDay,
         metrics: z.record(z.string(), Quantity),
@@ -324,13 +324,13 @@ export const ingest = {
       summary: 'Lists the newest events of a merchant.',
       access: 'read',
       input: z.strictObject({ merchantId: MerchantId, limit: z.number().int().min(1).max(1000).default(100) }),
-      /** `complete` is false where a store was unavailable, so that newer events may be missing. */
+      /** `complete` is false if a store was unavailable, so newer events may be missing. */
       output: z.object({ rows: z.array(StoredEntry), nextCursor: z.null(), complete: z.boolean() }),
     }),
     /**
-     * From a number to its entries. Flushes first, so the number is whole. A closed `date` is JOURNAL_DROPPED; a closed day
-     * of a range has its number but no entries. NOT_FOUND for a merchant without usage and for a metric type it never had.
-     * TOO_MANY_ROWS where a range may have over 5 million entries.
+     * Explains a number by its events, after a flush. Throws JOURNAL_DROPPED for a closed `date`; a closed day inside a
+     * range has its number but no events. Throws NOT_FOUND for a merchant without usage and for an unknown metric type,
+     * and TOO_MANY_ROWS if a range may have over 5 million events.
      */
     explain: query({
       summary: 'Lists the events, adjustments and flushes behind a number.',
@@ -338,7 +338,7 @@ export const ingest = {
       input: z
         .strictObject({
           merchantId: MerchantId,
-          /** One day; or both ends of a range. */
+          /** One day, or both ends of a range. */
           date: Day.optional(),
           startDate: Day.optional(),
           endDate: Day.optional(),
@@ -361,8 +361,8 @@ export const ingest = {
       output: Explanation,
     }),
     /**
-     * Events with the id of another one, which is counted: other amounts, dimensions, status, count or properties. What
-     * waits is flushed first. Kept as long as the events of the day.
+     * Events whose id belongs to another, counted event with other amounts, dimensions, status, count or properties.
+     * Flushes first. Kept as long as the events of the day.
      */
     conflicts: query({
       summary: 'Lists events that were not counted because their id stands for another event.',
@@ -374,21 +374,21 @@ export const ingest = {
         limit: z.number().int().min(1).max(1000).default(100),
         cursor: Cursor.optional(),
       }),
-      /** `complete` is false where events still wait to be flushed, which may be conflicts. */
+      /** `complete` is false if pending events, which may be conflicts, were not flushed. */
       output: z.object({ rows: z.array(IdConflict), nextCursor: z.string().nullable(), complete: z.boolean() }),
     }),
     /**
-     * For copies of the numbers that are kept up to date: read the numbers of each row again, call after call. The first
-     * call, and a cursor older than 7 days, start with every merchant's day. No commit is missed, whatever its order.
+     * Lists changed merchant-days, for copies of the numbers: read the numbers of each row again. The first call, and a
+     * cursor older than 7 days, start with every merchant-day. No commit is missed, in whatever order they commit.
      */
     changes: query({
       summary: 'Lists the days of merchants whose numbers changed since a cursor.',
       access: 'read',
       input: z
         .strictObject({
-          /** The `nextCursor` of the call before. */
+          /** The `nextCursor` of the previous call. */
           since: Cursor.optional(),
-          /** Default: all that the key may read. */
+          /** Default: all merchants that the key may read. */
           merchantIds: z.array(MerchantId).max(1000).optional(),
           limit: z.number().int().min(1).max(10_000).default(1000),
         })
@@ -398,12 +398,12 @@ export const ingest = {
           z.object({
             merchantId: z.string(),
             date: StoredDay,
-            /** Null in the list of all days that a reader begins with. */
+            /** Null in the initial list of all days. */
             changedAt: StoredTime.nullable(),
           }),
         ),
         nextCursor: z.string(),
-        /** False where every change so far was listed: ask again later with `nextCursor`. */
+        /** False once every change so far was listed: ask later with `nextCursor`. */
         hasMore: z.boolean(),
       }),
     }),
@@ -414,7 +414,7 @@ export const ingest = {
         id: EntryId,
         merchantId: MerchantId,
         date: Day,
-        /** Signed amounts by metric type; `requests` and `failed_requests` may be corrected too. */
+        /** Signed amounts by metric type; `requests` and `failed_requests` are allowed too. */
         metrics: record(200, MetricType, DecimalText),
         dimensions: Dimensions.optional(),
         reason: storable(1000).trim().min(1),
@@ -424,7 +424,7 @@ export const ingest = {
     void: mutation({
       summary: 'Takes one event back, once, with a reason.',
       access: 'admin',
-      /** Without `date` the only event with this id is meant; CONFLICT names the days where there are several. */
+      /** Without `date`: the only event with this id. CONFLICT names the days if there are several. */
       input: z.strictObject({
         merchantId: MerchantId,
         id: EntryId,
@@ -444,13 +444,13 @@ export const ingest = {
         drift: z.array(Drift),
         meters: z.array(MeterDrift),
         merchantsChecked: z.number().int(),
-        /** Merchant, day and metric type, each compared over all books, and rows of meters. */
+        /** Merchant, day and metric type, each compared over all stored forms, and rows of meters. */
         numbersChecked: z.number().int(),
       }),
     }),
     /**
-     * Rebuilds all rollups from the entries and adjustments of these days, merchant by merchant and month by month; of
-     * days whose entries were dropped from their daily sums. Doing it again changes nothing; ended half-way, what is done stays.
+     * Rebuilds all rollups of these days from events and adjustments, by merchant and month; days whose events were
+     * dropped are rebuilt from their daily sums. A repeat changes nothing; an interrupted call keeps what is done.
      */
     rebuild: mutation({
       summary: 'Computes all sums of some days again from events and adjustments.',
@@ -459,14 +459,13 @@ export const ingest = {
       output: z.object({
         merchants: z.number().int(),
         days: z.number().int(),
-        /** Of all merchants' days those that have no entries any more. */
+        /** Merchant-days that have no events any more. */
         closedDays: z.number().int(),
         durationMs: z.number().int(),
       }),
     }),
     /**
-     * Checks the days that Redis keeps, and sets its totals right from Postgres where they differ. Rollups of meters that
-     * differ are made again.
+     * Checks the days that Redis keeps, and corrects running totals from Postgres. Rebuilds meter rollups that differ.
      */
     repair: mutation({
       summary: 'Checks the days that Redis keeps; corrects its totals and the rollups of meters.',
@@ -499,8 +498,8 @@ export const ingest = {
       output: z.object({ rows: z.array(DeadLetter), nextCursor: z.string().nullable() }),
     }),
     /**
-     * Tries to count them again, oldest first: those that are named, those of a merchant, or all. `left`: how many of those
-     * were not tried because of `limit`; call it again for them.
+     * Retries dead letters, oldest first: the named ones, those of a merchant, or all. `left` counts those not tried
+     * because of `limit`; call again for them.
      */
     retry: mutation({
       summary: 'Tries again to count events that Postgres rejected.',
@@ -519,7 +518,7 @@ export const ingest = {
     }),
   },
   journal: {
-    /** Closes days that are past the retention: their sums stay, their entries go. */
+    /** Closes days past the retention: drops their events and keeps their sums. */
     close: mutation({
       summary: 'Closes days that are past the retention: their sums stay, their events go.',
       access: 'admin',
@@ -560,18 +559,21 @@ export const ingest = {
       input: z.strictObject({ date: Day.optional() }).prefault({}),
       output: z.object({
         date: StoredDay,
-        /** True when nothing waits in Redis and the day has rows in Postgres. */
+        /** True if no events wait in Redis and the day has rows in Postgres. */
         aggregated: z.boolean(),
-        /** Merchants with entries waiting in Redis; null while Redis is unavailable. */
+        /** Merchants with pending events in Redis; null while Redis is unavailable. */
         pendingKeys: z.number().int().nullable(),
         /** Rows of `merchant_usage` for the date. */
         recordCount: z.number().int(),
         lastFlushAt: StoredTime.nullable(),
-        /** Age of the oldest entry that waits; 0 where none does, null where Redis is unavailable. */
+        /** Age of the oldest pending event; 0 without one, null while Redis is unavailable. */
         lagMs: z.number().nullable(),
       }),
     }),
-    /** Flushes what was acknowledged before the call, of all merchants that the caller may name; what a reader asks for before it reads. */
+    /**
+     * Flushes what was acknowledged before the call, of all merchants that the caller may name. Readers call it before
+     * they read.
+     */
     drain: mutation({
       summary: 'Flushes everything that was acknowledged before the call.',
       access: 'internal',
@@ -595,8 +597,9 @@ export const ingest = {
       output: NewApiKey,
     }),
     /**
-     * Gives a key a new secret. Its id, and all that belongs to it, stay. The secret from before works for the overlap, the one
-     * before that no longer. CONFLICT for a revoked key, and for an expired one without a later `expiresAt`.
+     * Gives a key a new secret. Its id and everything that belongs to it stay. The previous secret works for the
+     * overlap; any older one stops. Throws CONFLICT for a revoked key, and for an expired key without a later
+     * `expiresAt`.
      */
     rotate: mutation({
       summary: 'Gives an API key a new secret; the old one works for the overlap.',
@@ -628,7 +631,7 @@ export const ingest = {
         .prefault({}),
       output: z.object({ rows: z.array(ApiKey), nextCursor: z.string().nullable() }),
     }),
-    /** Refused within a second, everywhere. Revoking a key again changes nothing. */
+    /** All processes refuse the key within a second. Revoking it again changes nothing. */
     revoke: mutation({
       summary: 'Revokes an API key.',
       access: 'admin',

@@ -3,24 +3,24 @@ import { mutation, query } from './contract.ts';
 import { Quantity } from './quantity.ts';
 import { Day, StoredDay, StoredTime } from './time.ts';
 
-/** Paths that LiteLLM posts calls to; its `openmeter` callback has `/sources/litellm` as OPENMETER_API_ENDPOINT. */
+/** Paths that LiteLLM posts calls to. Its `openmeter` callback has `/sources/litellm` as OPENMETER_API_ENDPOINT. */
 export const LITELLM_PATHS = { logs: '/sources/litellm/logs', events: '/sources/litellm/api/v1/events' } as const;
 
 export const LitellmPull = z.object({
   id: z.string(),
-  /** schedule: from the end of the last one; hand: a range that was asked for; day: a whole day, once it is complete. */
+  /** schedule: from the end of the previous pull; hand: a requested range; day: a whole day, once it is complete. */
   kind: z.enum(['schedule', 'hand', 'day']),
   status: z.enum(['RUNNING', 'COMPLETED', 'FAILED']),
-  /** The range of starts of calls; the end is not included. */
+  /** Start times of the calls; the end is exclusive. */
   start: StoredTime,
   end: StoredTime,
-  /** Every call that started before this time is recorded; a pull that was cut off continues from here. */
+  /** Every call that started before this time is recorded; an interrupted pull continues from here. */
   position: StoredTime,
-  /** The share of the range that is done, 0 to 100. */
+  /** The finished share of the range, 0 to 100. */
   percent: z.number(),
   calls: z.number().int(),
   accepted: z.number().int(),
-  /** Calls that were recorded before, pulled or pushed. */
+  /** Calls that had already been recorded, by a pull or a push. */
   duplicates: z.number().int(),
   rejected: z.number().int(),
   /** The first rejected calls. */
@@ -44,8 +44,8 @@ const Sums = z.object({
 /** LiteLLM as a source of usage. Only for callers that are bound to no merchant. */
 export const litellm = {
   /**
-   * Pulls what LiteLLM logged of these days; without dates, what is new since the last pull. Answers when it has ended, or
-   * after 20 seconds with its progress; then see `litellm.status`. SOURCE_BUSY while another pull runs.
+   * Pulls LiteLLM's log of these days; without dates, what is new since the last pull. Answers at the end, or after 20
+   * seconds with the progress; then see `litellm.status`. Throws SOURCE_BUSY while another pull runs.
    */
   pull: mutation({
     summary: 'Pulls calls that LiteLLM logged.',
@@ -60,18 +60,20 @@ export const litellm = {
     platform: true,
     input: z.strictObject({ startDate: Day.optional(), endDate: Day.optional() }).prefault({}),
     output: z.object({
-      /** True if there is an address to pull from. */
+      /** True if an address to pull from is configured. */
       configured: z.boolean(),
-      /** Milliseconds between two pulls; null if they are started only by hand. */
+      /** Milliseconds between two pulls; null if they only start by hand. */
       intervalMs: z.number().nullable(),
       lastCompletedAt: StoredTime.nullable(),
       /** The newest 20. */
       pulls: z.array(LitellmPull),
-      /** The days of the range, at most 400 (default: the last 31): the sums of their calls and LiteLLM's own sums. */
+      /**
+       * The days of the range, at most 400 (default: the last 31), with the sums of their calls and LiteLLM's own sums.
+       */
       days: z.array(
         z.object({
           date: StoredDay,
-          /** Whether its calls or its daily sums are counted; null if nothing is. */
+          /** What is counted, its calls or its daily sums; null if neither. */
           toldBy: z.enum(['calls', 'sums']).nullable(),
           seen: Sums.nullable(),
           reported: Sums.nullable(),
@@ -85,11 +87,11 @@ export const litellm = {
   }),
 } as const;
 
-/** What the receivers answer. */
+/** The answer of the receivers. */
 export const LitellmReceipt = z.object({
   accepted: z.number().int(),
   duplicates: z.number().int(),
-  /** `null` items, which LiteLLM sends where it has no payload. */
+  /** `null` items, which LiteLLM sends for missing payloads. */
   empty: z.number().int(),
   rejected: z.array(
     z.object({ index: z.number().int(), id: z.string().nullable(), code: z.string(), message: z.string() }),

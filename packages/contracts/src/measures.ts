@@ -1,15 +1,15 @@
 /**
- * The measures: quantities that every LLM event has, kept by all dimensions. The names are those of metric types and of
- * columns. All lists of measures, in TypeScript and in generated SQL, come from here.
+ * The measures: quantities that every LLM event has, kept by all dimensions. The names are those of metric types and
+ * columns. All lists of measures, in TypeScript and generated SQL, come from here.
  */
 export const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 export type Measure = (typeof MEASURES)[number];
 
-/** The measures that an event states. The others follow from its status and its number of calls. */
+/** The measures that a producer sends. The others follow from the status and the number of calls. */
 export const STATED_MEASURES = ['prompt_tokens', 'completion_tokens', 'cost'] as const satisfies readonly Measure[];
 
 /**
- * What Tally keeps of events that it priced, or knew no price for: their number, calls that did not fail, tokens by the class that
+ * Sums of events that Tally priced, or knew no price for: their number, calls that did not fail, tokens by the class that
  * has a price, and the cost with its re-ratings. The names are those of built-in meters and of columns of `usage_priced`.
  */
 export const PRICED_MEASURES = [

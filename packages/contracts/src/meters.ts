@@ -8,29 +8,29 @@ import { Day, StoredDay, StoredTime } from './time.ts';
 export const MeterAggregation = z.enum(['SUM', 'COUNT', 'UNIQUE', 'MAX', 'MIN', 'LATEST', 'PERCENTILE']);
 export type MeterAggregation = z.infer<typeof MeterAggregation>;
 
-/** The name of a meter. Names of built-in meters are taken. */
+/** The key of a meter. Keys of built-in meters are taken. */
 export const MeterKey = z
   .string()
   .regex(/^[A-Za-z][A-Za-z0-9_.-]{0,63}$/, 'Expected ^[A-Za-z][A-Za-z0-9_.-]{0,63}$')
   .meta({ examples: ['gpu_hours'] });
 
-/** Most dimensions of one meter. */
+/** The largest number of dimensions of a meter. */
 export const MAX_METER_DIMENSIONS = 4;
-/** Most meters that are in use at a time, over all merchants: each event may have to be counted by all of them. */
+/** The largest number of active meters over all merchants. Each event may count in all of them. */
 export const MAX_METERS = 200;
-/** The property of an event that `eventType` is compared with. Sources put the type of a foreign event there. */
+/** The property that `eventType` is compared with. Sources store the type of a foreign event there. */
 export const EVENT_TYPE_PROPERTY = 'event_type';
 
 const DIMENSION = /^(?:user|apiKey|model|provider|property:.{1,64})$/u;
 const EXPECTED_DIMENSION = 'Expected user, apiKey, model, provider or property:<name>';
 
-/** A dimension of a meter: one that every event may have, or a property. */
+/** A dimension of a meter: a built-in one, or a property. */
 export const MeterDimension = name(73)
   .refine((value) => DIMENSION.test(value), EXPECTED_DIMENSION)
   .meta({ examples: ['model'] });
 export type MeterDimension = string;
 
-/** What an event must have to be counted: every dimension one of its values; `status` is `success` or `failure`. */
+/** Conditions on an event: every dimension has one of its listed values; `status` is `success` or `failure`. */
 const MeterFilters = record(
   8,
   name(73).refine((value) => value === 'status' || DIMENSION.test(value), `${EXPECTED_DIMENSION}, or status`),
@@ -45,19 +45,19 @@ const unique = (values: readonly string[]) => new Set(values).size === values.le
 
 const Definition = z.strictObject({
   key: MeterKey,
-  /** Only events of this merchant count; without it those of every merchant do. */
+  /** Counts only events of this merchant; absent: of every merchant. */
   merchantId: MerchantId.optional(),
   name: label(200).optional(),
-  /** What one unit is, such as `GPU-hours`; shown only. */
+  /** The unit, such as `GPU-hours`; for display only. */
   unit: label(50).optional(),
-  /** Decimals of the quantity; it belongs to the metric type, for all merchants and for ever. */
+  /** Decimals of the quantity. The scale belongs to the metric type, for all merchants and for ever. */
   scale: z.number().int().min(0).max(9).optional(),
   aggregation: MeterAggregation,
-  /** The metric type that is aggregated; or `valueProperty`. */
+  /** The aggregated metric type; or use `valueProperty`. */
   metricType: MetricType.optional(),
-  /** The property that has the value. UNIQUE also takes `user`, `apiKey`, `model`, `provider` or `property:<name>`. */
+  /** The property with the value. UNIQUE also takes `user`, `apiKey`, `model`, `provider` or `property:<name>`. */
   valueProperty: PropertyName.optional(),
-  /** Only events whose property `event_type` is this. */
+  /** Counts only events whose property `event_type` has this value. */
   eventType: text(256).min(1).optional(),
   filters: MeterFilters.optional(),
   dimensions: z
@@ -67,7 +67,7 @@ const Definition = z.strictObject({
     .optional(),
 });
 
-/** What a meter counts. All but its name and unit stay as they are. */
+/** The definition of a meter. Only name and unit can change. */
 export const MeterDefinition = Definition.superRefine(({ aggregation, metricType, valueProperty, scale }, ctx) => {
   const refuse = (field: string, message: string) => ctx.addIssue({ code: 'custom', path: [field], message });
   if (metricType !== undefined && valueProperty !== undefined)
@@ -113,12 +113,12 @@ export const Meter = z.object({
   eventType: z.string().nullable(),
   filters: z.record(z.string(), z.array(z.string())),
   dimensions: z.array(z.string()),
-  /** 1, and 1 more after each change. */
+  /** Starts at 1; each change adds 1. */
   version: z.number().int(),
   createdAt: StoredTime.nullable(),
   createdBy: z.string().nullable(),
   updatedAt: StoredTime.nullable(),
-  /** Events from before the meter was created, which the journal still had: `from` is the first such day. */
+  /** The history computed at creation from events in the journal; `from` is its first day. */
   history: z.object({
     from: StoredDay.nullable(),
     days: z.number().int(),
@@ -132,7 +132,7 @@ const MeterName = z.strictObject({ key: MeterKey, merchantId: MerchantId.optiona
 /** Meters: named quantities that are kept for years, by dimensions of their own. */
 export const meters = {
   /**
-   * Creates a meter and begins to compute its history from the journal. CONFLICT where the key is taken, and where the
+   * Creates a meter and starts computing its history from the journal. Throws CONFLICT if the key is taken, or if the
    * metric type has another scale.
    */
   create: mutation({
@@ -147,7 +147,7 @@ export const meters = {
     input: MeterName.extend({ name: label(200).optional(), unit: label(50).nullable().optional() }),
     output: Meter,
   }),
-  /** Built-in meters first, then those of every merchant, then those of one. */
+  /** Built-in meters first, then those for every merchant, then those of one merchant. */
   list: query({
     summary: 'Lists the meters, built-in ones among them.',
     access: 'read',

@@ -89,7 +89,7 @@ export function openApi(only?: ServiceName): OpenApiDocument {
   };
 }
 
-/** A procedure under its name. Queries take POST as well as GET: their input may be longer than a URL. */
+/** Adds a procedure under its name. Queries accept POST as well as GET: their input may be longer than a URL. */
 function callOperation(name: string, procedure: Procedure, schemas: Schemas): OpenApiOperation {
   const input = schemas.of(procedure.input, 'input');
   const output = schemas.of(procedure.output, 'output');
@@ -216,7 +216,7 @@ const responses = (type: string, schema: Json, example: unknown) => ({
   default: FAILED,
 });
 
-/** Nothing where the input has no fields: then no body is sent. */
+/** Returns undefined for input without fields: no body is sent. */
 function bodyOf({ input }: Procedure, schema: Json, schemas: Schemas): { requestBody?: Json } {
   const { properties } = schemas.resolve(schema);
   if (properties && Object.keys(properties).length === 0) return {};
@@ -241,8 +241,8 @@ type Schemas = {
 };
 
 /**
- * Gives names to the schemas of the procedures: those that `@tally/contracts` exports have theirs, all others are called by
- * their procedure. One that reads otherwise than it writes (defaults, transforms) is two: `Name` and `NameInput`.
+ * Names the schemas of the procedures: exported ones keep their names, the others are named after their procedure. A
+ * schema that reads and writes differently (defaults, transforms) becomes `Name` and `NameInput`.
  */
 function schemasOf(served: readonly { service: ServiceName; name: string; procedure: Procedure }[]): Schemas {
   const named = new Map<z.ZodType, string>();
@@ -322,7 +322,7 @@ function formsOf(named: ReadonlyMap<z.ZodType, string>, io: Io): Record<string, 
   );
 }
 
-/** Leaves out the bounds that every safe integer has; and answers may get more fields in later versions. */
+/** Removes the bounds of safe integers, and lets answers gain fields in later versions. */
 function simplified(schema: Json, io: Io): Json {
   return JSON.parse(JSON.stringify(schema), (key, value) => {
     if (key === 'additionalProperties' && value === false && io === 'output') return undefined;
@@ -352,7 +352,7 @@ function reach(roots: Iterable<string>, forms: Record<string, Json>): Set<string
   return seen;
 }
 
-/** Returns the parts that all names have: `rollups.run` for `rollups.daily.run` and `rollups.weekly.run`. */
+/** Returns the parts that all names share: `rollups.run` for `rollups.daily.run` and `rollups.weekly.run`. */
 const sharedName = ([first = '', ...others]: readonly string[]): string =>
   first
     .split('.')
@@ -369,7 +369,7 @@ const operationIdOf = ({ method, path }: { method: 'GET' | 'POST'; path: string 
   methodOf({ method }) + pascal(path);
 const object = (properties: Json): Json => ({ type: 'object', properties, required: Object.keys(properties) });
 
-/** Makes a value of a schema: of its own examples where it has some. Fields that may be left out are. */
+/** Makes a value of a schema from its examples. Leaves out optional fields without one. */
 function exampleOf(schema: Json, resolve: (schema: Json) => Json): unknown {
   const {
     examples,

@@ -5,7 +5,7 @@ import { Quantity } from './quantity.ts';
 import { Cursor, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
 
-/** A part of a call that has a price of its own. `unit` prices a metric type; the others price model calls. */
+/** A part of a call with its own price. `unit` prices a metric type; the others price model calls. */
 export const PriceComponent = z.enum([
   'input',
   'cached_input',
@@ -17,9 +17,9 @@ export const PriceComponent = z.enum([
 ]);
 export type PriceComponent = z.infer<typeof PriceComponent>;
 
-/** The most active prices of a list. */
+/** The largest number of active prices. */
 export const MAX_PRICES = 50_000;
-/** The longest file that `prices.import` takes, in characters. */
+/** The longest file that `prices.import` accepts, in characters. */
 const MAX_FILE = 7_000_000;
 
 /** USD, exact: at most 12 digits before and 12 after the point. */
@@ -33,7 +33,7 @@ const UsdAmount = z
 
 const Whole = (max: number) => z.number().int().min(0).max(max);
 
-/** What a price is for: an event must agree with every field that is there. */
+/** What a price applies to: an event must match every field present. */
 const PriceKey = {
   /** Absent: any provider. */
   provider: SentDimension.optional(),
@@ -41,10 +41,10 @@ const PriceKey = {
   model: SentDimension.optional(),
   /** The metric type that `unit` prices. */
   meter: MetricType.optional(),
-  /** A negotiated rate of one merchant, which wins over general ones. */
+  /** A negotiated rate of one merchant. It wins over general prices. */
   merchantId: MerchantId.optional(),
   component: PriceComponent,
-  /** The price holds for calls with more prompt tokens than this; of several the highest that fits. */
+  /** The price applies to calls with more prompt tokens than this; the highest that fits wins. */
   overPromptTokens: Whole(1_000_000_000).optional(),
 };
 
@@ -61,11 +61,11 @@ export const Price = z.object({
   per: z.number().int(),
   validFrom: StoredTime,
   validTo: StoredTime.nullable(),
-  /** Where the price comes from: `set`, `genai-prices` or `litellm`. */
+  /** Origin of the price: `set`, `genai-prices` or `litellm`. */
   source: z.string(),
   createdAt: StoredTime,
   createdBy: z.string(),
-  /** The version of the price list that added it, and the one that removed or replaced it. */
+  /** The price list version that added it, and the one that removed or replaced it. */
   addedIn: z.string(),
   removedIn: z.string().nullable(),
 });
@@ -73,7 +73,7 @@ export type Price = z.infer<typeof Price>;
 
 const Version = z.string().meta({ description: 'A version of the price list.', examples: ['17'] });
 
-/** Which models have usage without a price. */
+/** Models whose usage has no price. */
 const Unpriced = z.object({
   merchantId: z.string(),
   provider: z.string().nullable(),
@@ -91,17 +91,17 @@ const Rerated = z.object({
   provider: z.string().nullable(),
   model: z.string().nullable(),
   events: z.number().int(),
-  /** Events that the list has no price for; their cost stays as it is. */
+  /** Events without a price in the list; their cost stays as it is. */
   unpriced: z.number().int(),
   old: Quantity,
   new: Quantity,
   difference: Quantity,
 });
 
-/** Prices by model and token class, or by metric type; with them Tally prices events that were sent without a cost. */
+/** Prices by model and token class, or by metric type. Tally prices events that are sent without a cost. */
 export const prices = {
   /**
-   * A price of the same key and `validFrom` is replaced: for events from then on. What is priced stays as it is, see
+   * Replaces the price of the same key and `validFrom` for future events. Priced events keep their cost, see
    * `prices.rerate`.
    */
   set: mutation({
@@ -115,7 +115,7 @@ export const prices = {
         /** Units that `amount` pays for. */
         per: z.number().int().min(1).max(1_000_000_000_000).default(1),
         validFrom: Time,
-        /** The first moment at which it no longer holds. */
+        /** The first moment at which it is no longer valid. */
         validTo: Time.optional(),
       })
       .refine(({ component, meter }) => (component === 'unit') === (meter !== undefined), {
@@ -150,7 +150,7 @@ export const prices = {
         model: SentDimension.optional(),
         meter: MetricType.optional(),
         merchantId: MerchantId.optional(),
-        /** Also those that were removed or replaced. */
+        /** Includes removed and replaced prices. */
         includeRemoved: z.boolean().default(false),
         limit: z.number().int().min(1).max(1000).default(100),
         cursor: Cursor.optional(),
@@ -167,8 +167,8 @@ export const prices = {
     output: Price,
   }),
   /**
-   * Prices that are there with the same amounts stay; others of the same key are replaced. `skipped` names models whose
-   * prices cannot be said by this list, such as those that depend on the time of day.
+   * Keeps prices with the same amounts and replaces others of the same key. `skipped` names models whose prices do not
+   * fit the list, such as those that depend on the time of day.
    */
   import: mutation({
     summary: 'Imports list prices from `@pydantic/genai-prices` or from a cost map file of LiteLLM.',
@@ -177,11 +177,11 @@ export const prices = {
     input: z
       .strictObject({
         source: z.enum(['genai-prices', 'litellm']),
-        /** Of LiteLLM: the text of `model_prices_and_context_window.json`. */
+        /** For LiteLLM: the text of `model_prices_and_context_window.json`. */
         file: storable(MAX_FILE).optional(),
-        /** Only these providers; of genai-prices by default the large ones. */
+        /** Limits the import to these providers; the default of genai-prices is the large ones. */
         providers: z.array(SentDimension).min(1).max(100).optional(),
-        /** From when on the prices hold; where the source states a later date, from that. */
+        /** Start of validity. A later date in the source wins. */
         validFrom: Time,
       })
       .refine(({ source, file }) => (source === 'litellm') === (file !== undefined), {
@@ -198,9 +198,9 @@ export const prices = {
     }),
   }),
   /**
-   * Prices again, by the list of now, the events that Tally priced or knew no price for: those in the journal. Voided events are
-   * left out. The differences are applied as adjustments, by user, API key, model, provider and day. Doing it again adds
-   * nothing; ended half-way, the next call goes on. Without `dryRun: false` nothing is changed.
+   * Prices events in the journal again, by the current list, if Tally priced them or knew no price. Skips voided
+   * events. Applies the differences as adjustments, by user, API key, model, provider and day. A repeat adds nothing;
+   * after an interruption the next call continues. Changes nothing unless `dryRun` is false.
    */
   rerate: mutation({
     summary: 'Prices recorded events again by the list of now, and reports or applies the differences.',
@@ -215,18 +215,18 @@ export const prices = {
     output: z.object({
       version: Version,
       dryRun: z.boolean(),
-      /** False where events that wait could not be flushed: call it again. */
+      /** False if pending events could not be flushed: call it again. */
       complete: z.boolean(),
-      /** By merchant, day and model; rows without a difference too. */
+      /** By merchant, day and model, with rows that have no difference. */
       rows: z.array(Rerated),
       old: Quantity,
       new: Quantity,
       difference: Quantity,
-      /** Adjustments that were made. */
+      /** Adjustments made by this call. */
       adjustments: z.number().int(),
     }),
   }),
-  /** From the journal, so within its retention. */
+  /** From the journal, so only within its retention. */
   unpriced: query({
     summary: 'Lists models with usage that no price was known for, most events first.',
     access: 'admin',

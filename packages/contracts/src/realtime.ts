@@ -11,7 +11,7 @@ export type RealtimeType = z.infer<typeof RealtimeType>;
 const Name = z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.:-]{0,99}$/, 'Expected 1 to 100 of A-Z a-z 0-9 _ . : -');
 const Labels = record(8, z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), text(128));
 
-/** An exact decimal with at most 15 digits before the point and 9 after it; numbers are read as they print. */
+/** An exact decimal with at most 15 digits before the point and 9 after it; a JSON number is taken as it prints. */
 const Amount = z
   .union([z.string(), z.number().transform(String)])
   .refine(
@@ -27,7 +27,7 @@ const Window = z.number().int().min(1).max(86_400);
 const target = { name: Name, labels: Labels.optional(), merchantId: MerchantId.optional() };
 const done = z.object({ ok: z.literal(true) });
 
-/** One series as it is now; which fields it has depends on its type. */
+/** The current state of one series; its fields depend on its type. */
 export const RealtimeValue = z.object({
   name: z.string(),
   type: RealtimeType,
@@ -37,8 +37,8 @@ export const RealtimeValue = z.object({
   value: Quantity.optional(),
   unit: z.string().optional(),
   /**
-   * Histograms and rates: the seconds that the figures cover, to the millisecond. They cover whole steps, each a 30th of the
-   * series' window, so this is what was asked for or up to a step more.
+   * Histograms and rates: the seconds that the figures cover, to the millisecond. Figures cover whole steps of a 30th
+   * of the series' window, so up to a step more than asked.
    */
   windowSeconds: z.number().optional(),
   count: Quantity.optional(),
@@ -72,7 +72,7 @@ export const realtime = {
     input: z.strictObject({ ...target, value: Amount, unit: text(32).optional() }),
     output: done,
   }),
-  /** Adds a value to a histogram, or up to 1000. The first point of a series settles its window (default 300 s). */
+  /** Adds a value to a histogram, or up to 1000. The first point of a series fixes its window (default 300 s). */
   observe: mutation({
     summary: 'Adds values to a realtime histogram.',
     access: 'record',
@@ -88,7 +88,7 @@ export const realtime = {
       .transform(({ value, values, ...series }) => ({ ...series, values: values ?? [value!] })),
     output: done,
   }),
-  /** Counts events of a rate. The first point of a series settles its window (default 60 s). */
+  /** Counts events of a rate. The first point of a series fixes its window (default 60 s). */
   mark: mutation({
     summary: 'Counts events of a realtime rate.',
     access: 'record',
@@ -115,7 +115,7 @@ export const realtime = {
       nextCursor: z.string().nullable(),
     }),
   }),
-  /** Compares realtime metrics with their copies, and mirrors of usage with the cubes, and sets them right. */
+  /** Compares realtime metrics with their copies, and mirrors of usage with the rollups, and corrects them. */
   reconcile: mutation({
     summary: 'Compares realtime metrics with their copies and corrects them.',
     access: 'admin',
@@ -123,18 +123,20 @@ export const realtime = {
     input: z.strictObject({}).prefault({}),
     output: z.object({
       merchants: z.number().int(),
-      /** Values that came back from their copies: Redis had lost them, or had older ones. */
+      /** Values restored from their copies, because Redis had lost them or had older ones. */
       restored: z.number().int(),
-      /** Counters `usage.<metric type>` of closed days, labelled with their `date`, that were not what was counted. */
+      /**
+       * Counters `usage.<metric type>` of closed days, labelled with their `date`, that differed from what was counted.
+       */
       corrected: z.array(
         z.object({ merchantId: z.string().nullable(), name: z.string(), date: StoredDay, was: Quantity, is: Quantity }),
       ),
-      /** False where usage-ingest did not bring all to the cubes, so that mirrors were not compared. */
+      /** False if usage-ingest could not flush everything, so mirrors were not compared. */
       usageCompared: z.boolean(),
       forgotten: z.number().int(),
     }),
   }),
-  /** The value at once, and again whenever it changes, until either side ends the stream. */
+  /** Sends the value at once and after each change, until either side ends the stream. */
   watch: subscription({
     summary: 'Streams a realtime metric as it changes, as server-sent events.',
     access: 'read',

@@ -19,7 +19,7 @@ export type JobKind = z.infer<typeof JobKind>;
 export const JobStatus = z.enum(['RUNNING', 'COMPLETED', 'FAILED', 'PARTIAL']);
 export type JobStatus = z.infer<typeof JobStatus>;
 
-/** A period may begin before the first day that can be asked for, and end after the last one. */
+/** A day in an answer. A period may begin before the first day that a query can name, and end after the last. */
 const Period = z.object({ startDate: StoredDay, endDate: StoredDay });
 const Failure = z.object({ period: z.string(), message: z.string() });
 
@@ -43,10 +43,10 @@ export type RollupBackfill = z.infer<typeof RollupBackfill>;
 
 /** The value of one metric type for one entity in one period. A value of 0 has no row. */
 export const RollupRow = z.object({
-  /** Null for the platform's rows. */
+  /** Null for rows of the whole platform. */
   merchantId: z.string().nullable(),
   entityType: EntityType,
-  /** `unknown` where the entries did not say. */
+  /** `unknown` for events without the dimension. */
   entityId: z.string(),
   periodStart: StoredDay,
   periodEnd: StoredDay,
@@ -54,11 +54,11 @@ export const RollupRow = z.object({
   value: Quantity,
   /** value / days of the period, rounded half away from zero: cost to 9 decimals, all others to 6. */
   dailyAverage: Quantity,
-  /** The value of the period before; null where nothing was counted in it. */
+  /** The value of the previous period; null if nothing was counted in it. */
   previous: Quantity.nullable(),
   /** (value − previous) / previous in percent with 2 decimals; null without a period before. */
   growthPercent: z.number().nullable(),
-  /** Monthly: the weeks of the month, cut off at its ends; weeks without usage are left out. */
+  /** Monthly only: the weeks of the month, cut at its ends; weeks without usage are left out. */
   breakdown: z.array(Period.extend({ value: Quantity })).optional(),
 });
 export type RollupRow = z.infer<typeof RollupRow>;
@@ -71,7 +71,7 @@ export const JobRow = z.object({
   rows: z.number().int(),
   periodsDone: z.number().int(),
   periodsTotal: z.number().int(),
-  /** 1, and one more for each time that a run was taken over from a process that died. */
+  /** Starts at 1; each time a run is taken over from a process that died adds 1. */
   attempts: z.number().int(),
   started: StoredTime,
   finished: StoredTime.nullable(),
@@ -95,7 +95,7 @@ export type RollupList = z.infer<typeof RollupList>;
 export const RollupPage = z.object({ rows: z.array(RollupRow), nextCursor: z.string().nullable() });
 
 const grain = {
-  /** Computes the period that a day lies in; without a date the last complete one. */
+  /** Computes the period of a day; without a date, the last complete period. */
   run: mutation({
     summary: 'Computes the rollup of the period that a day lies in.',
     access: 'admin',
@@ -103,7 +103,7 @@ const grain = {
     input: z.strictObject({ date: Day.optional() }).prefault({}),
     output: RollupRun,
   }),
-  /** Computes every period that a range touches; a run that is cut off goes on in any engine. */
+  /** Computes every period that a range touches. Any engine continues an interrupted run. */
   backfill: mutation({
     summary: 'Computes the rollups of every period that a range touches.',
     access: 'admin',
@@ -129,7 +129,7 @@ export const rollups = {
   daily: grainAt('daily'),
   weekly: grainAt('weekly'),
   monthly: grainAt('monthly'),
-  /** Computes every complete period that is stale: written to after it was computed, or failed. */
+  /** Computes every complete period that is stale: written to after its computation, or failed. */
   refresh: mutation({
     summary: 'Computes every complete period that is stale.',
     access: 'admin',
@@ -151,9 +151,9 @@ export const JobName = z.enum([
 ]);
 export type JobName = z.infer<typeof JobName>;
 
-/** The jobs that start runs at their times. */
+/** The scheduled jobs. */
 export const jobs = {
-  /** Puts a job into the queue now, as its schedule does at its time; any engine takes it. */
+  /** Queues a job now, as its schedule does; any engine runs it. */
   run: mutation({
     summary: 'Starts a scheduled job now.',
     access: 'admin',
@@ -171,7 +171,7 @@ export const jobs = {
       nextCursor: z.null(),
     }),
   }),
-  /** Jobs that failed after all their attempts; they are kept until they are retried. */
+  /** Jobs that failed after all attempts; they are kept until they are retried. */
   failed: query({
     summary: 'Lists jobs that failed after all their attempts.',
     access: 'admin',

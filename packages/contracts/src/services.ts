@@ -7,13 +7,13 @@ import { sourceEndpoints } from './sources.ts';
 export type ServiceName = 'usage-ingest' | 'metrics-engine' | 'analytics-api';
 
 export type ServiceContract = {
-  /** What the service does, in one sentence. */
+  /** The purpose of the service, in one sentence. */
   readonly summary: string;
   readonly contract: Contract;
   readonly endpoints: readonly Endpoint[];
 };
 
-/** What each service answers. */
+/** The contract of each service. */
 export const SERVICES: Readonly<Record<ServiceName, ServiceContract>> = {
   'usage-ingest': {
     summary: 'Records usage and explains every number.',
@@ -28,7 +28,7 @@ export const SERVICES: Readonly<Record<ServiceName, ServiceContract>> = {
   },
 };
 
-/** Returns the paths that a service answers beside tRPC, health and metrics. */
+/** Returns the paths of a service beside tRPC, health and metrics. */
 export function pathsOf(service: ServiceName): readonly Pick<Endpoint, 'method' | 'path'>[] {
   const { contract, endpoints } = SERVICES[service];
   return [...proceduresOf(contract).flatMap(([, { rest = [] }]) => rest), ...endpoints];

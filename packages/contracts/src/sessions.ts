@@ -3,7 +3,7 @@ import { Role } from './access.ts';
 import { mutation, query } from './contract.ts';
 import { StoredTime } from './time.ts';
 
-/** The caller, as the console shows it. */
+/** The caller, as the console displays it. */
 const Who = z.object({
   /** The id of the key. */
   keyId: z.string(),
@@ -13,18 +13,18 @@ const Who = z.object({
   teamId: z.string().nullable(),
 });
 
-/** Sessions of browsers: secrets with a short life that stand for an API key, so that the key itself is kept nowhere. */
+/** Browser sessions: short-lived secrets that stand for an API key, so that no browser stores the key. */
 export const sessions = {
-  /** Starts a session of the caller's key. It ends by itself, with its key, and when the key's secret is replaced. */
+  /** Starts a session for the caller's key. It ends on expiry, with its key, and when the key's secret is replaced. */
   create: mutation({
     summary: "Starts a session of the caller's key.",
     access: 'read',
     merchants: 'own',
     input: z.strictObject({}).prefault({}),
-    /** `secret` is shown here once; only its hash is kept. */
+    /** The secret. Only this answer contains it; Tally keeps its hash. */
     output: Who.extend({ id: z.string(), secret: z.string(), expiresAt: StoredTime }),
   }),
-  /** Returns who the caller is; `expiresAt` is null where it shows an API key and no session. */
+  /** Returns the caller; `expiresAt` is null for an API key. */
   current: query({
     summary: 'Returns who the caller is.',
     access: 'read',
@@ -32,7 +32,7 @@ export const sessions = {
     input: z.strictObject({}).prefault({}),
     output: Who.extend({ expiresAt: StoredTime.nullable() }),
   }),
-  /** Ends the session that the caller shows; an API key ends nothing. */
+  /** Ends the caller's session; has no effect for an API key. */
   end: mutation({
     summary: "Ends the caller's session.",
     access: 'read',

@@ -6,30 +6,30 @@ import { LITELLM_PATHS } from './litellm.ts';
 import { text } from './text.ts';
 import { StoredTime } from './time.ts';
 
-/** What one source has sent, over all processes and since it was first seen. */
+/** The counts of one source, over all processes since its first event. */
 export const SourceState = z.object({
   /** The name of the source, also in metrics. */
   source: z.string(),
-  /** All events, whatever became of them. */
+  /** All events, accepted or not. */
   received: z.number().int(),
   accepted: z.number().int(),
   duplicates: z.number().int(),
-  /** Events that were not counted, and requests that could not be read. */
+  /** Events that were not counted, and unreadable requests. */
   rejected: z.number().int(),
-  /** Events that are no usage. */
+  /** Events that are not usage. */
   skipped: z.number().int(),
   firstSeenAt: StoredTime,
   lastSeenAt: StoredTime,
 });
 export type SourceState = z.infer<typeof SourceState>;
 
-/** An event of a source that was not counted, or a request that could not be read. */
+/** An event of a source that was not counted, or an unreadable request. */
 export const SourceRejection = z.object({
   source: z.string(),
   at: StoredTime,
-  /** The merchant that the key is bound to; null: none. */
+  /** The merchant of the key; null: none. */
   merchantId: z.string().nullable(),
-  /** The id of the event as it would be counted; null where it has none. */
+  /** The id under which the event would be counted; null without one. */
   eventId: z.string().nullable(),
   code: z.string(),
   message: z.string(),
@@ -56,8 +56,8 @@ export const sources = {
     output: z.object({ rows: z.array(SourceRejection), nextCursor: z.null() }),
   }),
   /**
-   * Counts the rows of day snapshots for `days.import` of analytics-api. Ids of entries come from dimensions, so the same rows
-   * again add nothing. A day of which a row cannot be read is not counted at all.
+   * Counts the rows of day snapshots for `days.import` of analytics-api. Ids come from dimensions, so a repeat adds
+   * nothing. A day with an unreadable row is not counted at all.
    */
   importDays: mutation({
     summary: 'Counts the rows of day snapshots of another system.',
@@ -66,7 +66,7 @@ export const sources = {
     platform: true,
     input: z.strictObject({
       days: z.array(DayRows).min(1).max(366),
-      /** The merchant of rows that name none. */
+      /** The merchant of rows without one. */
       merchantId: MerchantId.optional(),
     }),
     output: z.object({
@@ -92,7 +92,7 @@ const endpoint = <const Path extends string>(
 const METER = { parameters: { meter: 'tokens' } } as const;
 const TRACES = { produces: ['application/json', 'application/x-protobuf'] } as const;
 
-/** The paths of all sources. Those that are not here, no source may serve. */
+/** The paths of all sources. A source may serve no other path. */
 export const sourceEndpoints = [
   endpoint('POST', LITELLM_PATHS.logs, 'record', "Takes calls from LiteLLM's generic_api callback."),
   endpoint('POST', LITELLM_PATHS.events, 'record', "Takes events from LiteLLM's openmeter callback."),

@@ -10,18 +10,18 @@ const tooLong = (max: number) => `Expected at most ${max} characters`;
 /** Control characters and lone surrogates. */
 const CONTROL = /[\p{Cc}\p{Cs}]/u;
 
-/** The same on more than one line, without tab, line feed and carriage return. */
+/** The same for text of several lines, in which tab, line feed and carriage return are allowed. */
 const CONTROL_IN_LINES = /[^\P{Cc}\t\n\r]|\p{Cs}/u;
 
-/** What a reader cannot see, or what a later Unicode version may normalise to something else. */
+/** Invisible characters, and unassigned ones that a later Unicode version may normalise. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/u;
 
 /** U+200C and U+200D join letters in Persian, Indic scripts and emoji: words need them, ids do not. */
 const INVISIBLE_BUT_JOINERS = /[\p{Cc}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]|(?![\u200c\u200d])\p{Cf}/u;
 
 /**
- * Text on one line that is compared with stored text. It is as wide as anything stored, so that every value in an answer
- * can be asked for.
+ * Text on one line that is compared with stored text. It allows everything that is stored, so that every value in an
+ * answer can be queried.
  */
 export const text = (max: number) =>
   z
@@ -45,7 +45,7 @@ export const name = (max: number, maxBytes = 4 * max) =>
       'Control, format and unassigned characters and lone surrogates are not allowed',
     );
 
-/** A name that is only shown to people: at least one character, in NFC, without space at either end. */
+/** A display name: at least one character, in NFC, without space at either end. */
 export const label = (max: number) =>
   z
     .string()
@@ -69,7 +69,7 @@ export const storable = (max: number) =>
       'Control characters (but tab and line ends) and lone surrogates are not allowed',
     );
 
-/** Where a page ended, as the page itself told it. */
+/** A cursor: the position at which a page ended. */
 export const Cursor = text(10_000);
 
 /** A UTF-16 unit is at most 3 bytes of UTF-8. */

@@ -8,8 +8,8 @@ export const DAY_MS = 24 * HOUR_MS;
 const DAY_PATTERN = /^[1-9]\d{3}-\d{2}-\d{2}$/;
 
 /**
- * A day of UTC as callers name it: `YYYY-MM-DD`, existing, of the years 1000 to 9998. Days compare as strings, and so do the
- * days around them.
+ * A UTC day as callers name it: `YYYY-MM-DD`, existing, of the years 1000 to 9998. Days compare as strings, and so do
+ * their neighbours.
  */
 export const Day = z
   .string()
@@ -25,35 +25,38 @@ export const StoredDay = z
   .regex(/^[+-]?\d{4,6}-\d{2}-\d{2}$/)
   .meta({ examples: ['2026-11-20'] });
 
-/** True for an existing UTC day of the years 1000 to 9998, written YYYY-MM-DD: the days around it compare as strings too. */
+/**
+ * Returns true for an existing UTC day of the years 1000 to 9998, written YYYY-MM-DD. Its neighbours compare as strings
+ * too.
+ */
 export function isDay(text: string): text is Day {
   if (!DAY_PATTERN.test(text) || text >= '9999') return false;
   const [year, month, day] = [Number(text.slice(0, 4)), Number(text.slice(5, 7)), Number(text.slice(8))];
   return day >= 1 && day <= daysIn(year, month);
 }
 
-/** The days of a month, counted from 1; none of a month that does not exist. */
+/** Returns the number of days of a month, counted from 1; 0 for a month that does not exist. */
 function daysIn(year: number, month: number): number {
   if (month === 2) return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 29 : 28;
   return [0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][month] ?? 0;
 }
 
-/** The day asked for last: batches ask for the same day thousands of times a second. */
+/** The last result: batches ask for the same day thousands of times a second. */
 let latest = { number: Number.NaN, day: '' };
 
-/** The UTC day of a moment. */
+/** Returns the UTC day of a moment. */
 export function dayOf(ms: number): Day {
   const number = Math.floor(ms / DAY_MS);
   if (latest.number !== number) latest = { number, day: new Date(ms).toISOString().slice(0, 10) };
   return latest.day;
 }
 
-/** The moment at which a UTC day begins, in milliseconds. */
+/** Returns the moment at which a UTC day begins, in milliseconds. */
 export function startOfDay(day: Day): number {
   return Date.parse(`${day}T00:00:00Z`);
 }
 
-/** Around a midnight an identity spans both days for so long on either side. */
+/** Within this distance of a midnight, an identity spans both days. */
 const NEAR_MIDNIGHT_MS = 2 * HOUR_MS;
 
 /** Returns the UTC midnight within 2 hours of a moment, as the day that begins; undefined for all other moments. */
@@ -63,22 +66,22 @@ export function midnightNear(ms: number): Day | undefined {
   return dayOf(ms + NEAR_MIDNIGHT_MS);
 }
 
-/** The day `count` days after (before, if negative). */
+/** Returns the day `count` days later (earlier if negative). */
 export function addDays(day: Day, count: number): Day {
   return dayOf(startOfDay(day) + count * DAY_MS);
 }
 
-/** How many days a range has, both ends included. */
+/** Returns the number of days of a range, both ends included. */
 export function countDays(startDate: Day, endDate: Day): number {
   return Math.round((startOfDay(endDate) - startOfDay(startDate)) / DAY_MS) + 1;
 }
 
-/** Every day of a range, both ends included. */
+/** Returns every day of a range, both ends included. */
 export function eachDay(startDate: Day, endDate: Day): Day[] {
   return Array.from({ length: Math.max(0, countDays(startDate, endDate)) }, (_, index) => addDays(startDate, index));
 }
 
-/** The month that a day is in: its first and last day. */
+/** Returns the month of a day: its first and last day. */
 export function monthOf(day: Day): { startDate: Day; endDate: Day } {
   const startDate = `${day.slice(0, 8)}01`;
   const endDate = `${day.slice(0, 8)}${daysIn(Number(day.slice(0, 4)), Number(day.slice(5, 7)))}`;
@@ -87,12 +90,12 @@ export function monthOf(day: Day): { startDate: Day; endDate: Day } {
 
 const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
-/** The time read last: it is first checked and then used, and entries of a batch often share it. */
+/** The last result: a time is first checked and then used, and events of a batch often share it. */
 let latestTime: { text: string; ms: number | undefined } = { text: '', ms: undefined };
 
 /**
- * Reads an ISO 8601 time with its zone, to the millisecond; undefined when it is none, or when its UTC day is not of the
- * years 1000 to 9998, whatever day is written.
+ * Parses an ISO 8601 time with its zone, to the millisecond; undefined if it is invalid, or if its UTC day is not of
+ * the years 1000 to 9998.
  */
 export function parseTime(text: string): number | undefined {
   if (latestTime.text !== text) latestTime = { text, ms: momentOf(text) };
@@ -120,11 +123,11 @@ export const StoredTime = z
   .regex(/^[+-]?\d{4,6}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:\d{2})$/)
   .meta({ examples: ['2026-11-20T10:00:00.000Z'] });
 
-/** How much of what was acknowledged an answer has. */
+/** The freshness of an answer. */
 export const Drained = z.object({
-  /** True where everything acknowledged before the call is in the answer. */
+  /** True if the answer has everything acknowledged before the call. */
   complete: z.boolean(),
-  /** Everything acknowledged before this moment is in the answer; null where nothing is known. */
+  /** The answer has everything acknowledged before this moment; null if unknown. */
   asOf: StoredTime.nullable(),
 });
 export type Drained = z.infer<typeof Drained>;
@@ -133,7 +136,7 @@ export type Drained = z.infer<typeof Drained>;
 export const DayRange = z.object({ startDate: Day, endDate: Day });
 export type DayRange = z.infer<typeof DayRange>;
 
-/** Both ends of a range, or none: the procedure says what is meant then. */
+/** Both ends of a range, or neither: the procedure defines the default. */
 export const OptionalRange = z.strictObject({ startDate: Day.optional(), endDate: Day.optional() });
 export const hasBothEnds = (range: z.infer<typeof OptionalRange>): boolean =>
   (range.startDate === undefined) === (range.endDate === undefined);

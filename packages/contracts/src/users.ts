@@ -5,10 +5,10 @@ import { MerchantId, SentDimension } from './entry.ts';
 /** People whose usage is counted. */
 export const users = {
   /**
-   * Replaces a user by a random pseudonym in everything that Tally stores about a merchant, and in what comes later; all
-   * numbers stay. A call works for some seconds: repeat it until `complete`. Once complete, it begins from the start, with
-   * the same pseudonym. Callers that are not bound to a merchant also erase what belongs to none: the general directory
-   * entry of the user, and imported day snapshots. CONFLICT names active budgets and meters of this user.
+   * Replaces a user by a random pseudonym in all stored data of a merchant, and in future events; all numbers stay. A
+   * call works for some seconds: repeat it until `complete`. A call after that starts again with the same pseudonym.
+   * Callers bound to no merchant also erase the general directory entry and imported day snapshots. CONFLICT names
+   * active budgets and meters of this user.
    */
   erase: mutation({
     summary: 'Replaces a user of a merchant by a pseudonym everywhere; all numbers stay.',
@@ -18,7 +18,7 @@ export const users = {
       userId: SentDimension.refine((userId) => userId !== '' && userId !== 'unknown', 'Expected the id of a user'),
     }),
     output: z.object({
-      /** Reports show this in place of the user from now on. */
+      /** Replaces the user in reports from now on. */
       pseudonym: z.string(),
       /** False: call again. */
       complete: z.boolean(),

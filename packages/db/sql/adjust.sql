@@ -100,7 +100,7 @@ added_to_merchant_usage as (
     metric_value = old.metric_value + excluded.metric_value
 ),
 touched as (
-  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
+  -- Always an update: the lock on the row keeps the mark from being taken before this commits.
   insert into usage_touched_days as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day
@@ -125,7 +125,7 @@ logged as (
   having count(*) > 0
 ),
 stale as (
-  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
+  -- Running totals lack what did not come through Redis; they are corrected soon after.
   insert into usage_stale_totals as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day

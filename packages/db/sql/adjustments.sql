@@ -1,6 +1,6 @@
--- The newest adjustments of a merchant's days, each beside how many there are, named as the entity names them.
+-- Returns the newest adjustments of a merchant's days, each with the total number, in columns named like the entity's.
 -- $1 merchant   $2 first date   $3 last date   $4 metric types that they change
--- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 how many at most
+-- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 limit
 select
   merchant_id as "merchantId", id, date, user_id as "userId", api_key as "apiKey", model, provider,
   requests, failed_requests as "failedRequests", prompt_tokens as "promptTokens",

@@ -1,5 +1,5 @@
--- The values that some merchants' days have admitted.
--- $1 merchants   $2 dates, each beside its merchant
+-- Returns the admitted values of some merchants' days.
+-- $1 merchants   $2 dates, one per merchant
 select admitted.merchant_id, admitted.date, admitted.dimension, admitted.part, admitted.values
 from unnest($1::text[], $2::date[]) as wanted (merchant_id, date)
 cross join lateral (

@@ -1,10 +1,9 @@
--- The statement that counts: inserts the lines that are new into the journal, and adds those to the finest rollups. The
--- coarser ones are derived later from the journal, by flush: see derive.sql.
--- $1 source of the flush   $2 to $21 one array a column, of one element a line; empty where no line has a value
+-- Counts lines: inserts the new ones into the journal, and adds those to the finest rollups. Coarser rollups are derived
+-- later from the journal, by flush: see derive.sql.
+-- $1 source of the flush   $2 to $21 one array per column with an element per line; empty if no line has a value
 -- Returns one row: the flush, lines inserted, the days it changed, and the active budgets of its merchants.
--- Of a repeat within the batch the first one counts, as in Redis.
--- Sums are taken from `inserted` or its `groups` alone and never joined: the planner guesses one row for a CTE, and
--- would loop.
+-- Of repeats within the batch the first line counts, as in Redis.
+-- Sums come only from `inserted` or its `groups`, without joins: the planner expects one row of a CTE, and would loop.
 with lines as materialized (
   select *
   from unnest(
@@ -134,7 +133,7 @@ added_to_merchant_usage as (
     metric_value = old.metric_value + excluded.metric_value
 ),
 touched as (
-  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
+  -- Always an update: the lock on the row keeps the mark from being taken before this commits.
   insert into usage_touched_days as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day
@@ -159,7 +158,7 @@ logged as (
   having count(*) > 0
 ),
 stale as (
-  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
+  -- Running totals lack what did not come through Redis; they are corrected soon after.
   insert into usage_stale_totals as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day

@@ -1,4 +1,4 @@
--- The events of a day, each as usage.record takes it: amounts as text, absent dimensions left out.
+-- Returns the events of a day in the form that usage.record accepts: amounts as text, without absent dimensions.
 -- $1 date
 select
   jsonb_strip_nulls(

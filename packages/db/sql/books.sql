@@ -1,7 +1,7 @@
--- All stored forms of some merchants' days, side by side: one row per merchant, day and metric type that one of them has.
+-- Compares all stored forms of some merchants' days: one row per merchant, day and metric type that any of them has.
 -- $1 merchant ids, null for all   $2 first date   $3 last date
--- `journal` is events + adjustments; of a closed day, what was kept of its events + adjustments. A derived rollup is
--- read with the events that are still to be derived. Forms that do not keep a metric type have null for it.
+-- `journal` is events + adjustments; for a closed day, the kept sums + adjustments. A derived rollup is read with the
+-- events that are not derived yet. Forms that do not keep a metric type have null for it.
 with entries as (
   select merchant_id, date, metric_type, metric_value
   from (

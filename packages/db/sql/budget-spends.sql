@@ -1,4 +1,4 @@
--- The period of a moment, the one before and the one after, of every active budget, with what was spent in each.
+-- Returns the previous, current and next period of every active budget at a moment, with the spend of each.
 -- $1 moment
 with current as materialized (
   select

@@ -1,6 +1,6 @@
--- Keeps an event that Postgres rejected; again: one more attempt. Of an identity the first line stays.
+-- Stores an event that Postgres rejected, or adds an attempt if it is stored. The first line of an identity stays.
 -- $1 json line with its origin   $2 code   $3 message
--- Returns one row: whether the line that is kept is this one.
+-- Returns one row: whether the stored line is this one.
 insert into usage_dead_letters as old (merchant_id, date, entry_id, line, code, message)
 select $1::jsonb ->> 'merchant_id', ($1::jsonb ->> 'date')::date, $1::jsonb ->> 'id', $1::jsonb, $2, $3
 on conflict (merchant_id, date, entry_id) do update set

@@ -1,7 +1,8 @@
--- Merchants' days that changed after a place of the log, in order of transactions; of finished transactions only. All of
--- them are visible: a transaction below the oldest one that runs has ended.
--- $1 transaction   $2 id   $3 position in its row   $4 how many at most
--- Returns at least one row: the oldest transaction that runs, and the oldest place that the log has.
+-- Returns merchants' days that changed after a position of the log, in order of transactions, and only of finished
+-- ones.
+-- All of them are visible: a transaction below the oldest running one has ended.
+-- $1 transaction   $2 id   $3 position in its row   $4 limit
+-- Returns at least one row: the oldest running transaction, and the oldest position in the log.
 select
   horizon.xact as horizon, start.xact as first,
   page.xact, page.id, page.position, page.merchant_id, page.date, page.at

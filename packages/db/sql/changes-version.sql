@@ -1,6 +1,7 @@
--- The version of a range: changes of its whole months, of the days at its edges, of names, and of everything.
--- $1, $2 first days of the first and the last whole month   $3, $4 and $5, $6 the days before and after them; from > to: none
--- $7 merchant ids with '' among them, which is every merchant's; null for all
+-- Returns the version of a range: changes of its whole months, of the days at its edges, of names, and of everything.
+-- $1, $2 first days of the first and the last whole month   $3, $4 and $5, $6 the days before and after them; from >
+-- to: none
+-- $7 merchant ids with '' among them, which stands for every merchant; null for all
 select coalesce(sum(changes), 0)::text as version
 from usage_changes
 where ($7::text[] is null or merchant_id = any($7))

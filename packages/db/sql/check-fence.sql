@@ -1,4 +1,4 @@
--- Which of a lease's shards are still held under it; their rows stay locked until the transaction ends.
+-- Returns the shards of a lease that it still holds; their rows stay locked until the transaction ends.
 -- $1 shards   $2 token of the lease
 select shard
 from usage_shards

@@ -1,6 +1,6 @@
--- Claims the day of events near a midnight: of the copies on both sides of it the first decides.
--- $1 midnights   $2 merchants   $3 ids   $4 days, one each a line, in the order of the batch
--- Returns one row: how many claims were new.
+-- Claims the day of events near a midnight: the first copy on either side decides.
+-- $1 midnights   $2 merchants   $3 ids   $4 days, one per line, in the order of the batch
+-- Returns one row: the number of new claims.
 with claimed as (
   insert into usage_midnight_days (midnight, merchant_id, id, date)
   select midnight, merchant_id, id, date

@@ -1,6 +1,7 @@
--- Clears marks of written days, each only if nothing was written to its day since it was read. A flush that is writing
--- holds its row: waiting for it would be in vain, and could deadlock, so such marks stay.
--- $1 merchant ids   $2 days   $3 versions   Returns how many marks it cleared.
+-- Clears marks of changed days, unless their day changed again since the marks were read. Skips rows that a running
+-- flush
+-- has locked: waiting would be useless, and could deadlock.
+-- $1 merchant ids   $2 days   $3 versions   Returns the number of cleared marks.
 with free as (
   select mark.merchant_id, mark.date
   from usage_touched_days as mark

@@ -1,4 +1,4 @@
--- Clears the marks of a stale period, and returns the merchants that had one.
+-- Clears the marks of a stale period; returns the merchants that had one.
 -- $1 grain   $2 first day
 with cleared as (
   delete from metrics_stale_periods

@@ -1,4 +1,4 @@
--- The time of Postgres, and whether it rejects writes.
+-- Returns the time of Postgres, and whether it rejects writes.
 select
   clock_timestamp() as now,
   extract(epoch from clock_timestamp()) * 1000 as at,

@@ -1,8 +1,8 @@
--- Days of the journal before $1 that nothing was written to since $2.
+-- Returns days of the journal before $1 without writes since $2.
 -- $1 the first day to keep   $2 moment
 select day.date
 from (
-  -- The case keeps other names from to_date, whatever order the planner likes.
+  -- The case keeps other names from to_date, in whatever order the planner evaluates.
   select case when child.relname ~ '^usage_events_\d{8}$' then to_date(right(child.relname, 8), 'YYYYMMDD') end as date
   from pg_inherits
   join pg_class as child on child.oid = inhrelid

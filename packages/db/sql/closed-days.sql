@@ -1,4 +1,4 @@
--- Which of these days are closed.
+-- Returns the closed days among some days.
 -- $1 dates
 select date
 from usage_closed_days

@@ -1,2 +1,2 @@
--- Whether a commit waits for the disk.
+-- Returns whether a commit waits for the disk.
 select current_setting('synchronous_commit') as setting

@@ -1,5 +1,5 @@
--- Stores lines whose content is not that of the row with their identity. The same line again stores nothing.
--- $1 source   $2 lines as json, one each   $3 to $22 the columns of the lines, as in append.sql
+-- Stores lines whose content differs from the row with their identity. The same line again stores nothing.
+-- $1 source   $2 lines as json, one element per line   $3 to $22 the columns of the lines, as in append.sql
 -- Returns their positions, counted from 0.
 with compared as materialized (
   select

@@ -1,5 +1,5 @@
--- Adds the rows of the flush that this transaction has just counted to the spend of budgets.
--- $1 days of the batch   $2 ids of the budgets that its merchants have, and of those for all merchants
+-- Adds the rows of the flush that this transaction counted to the spend of budgets.
+-- $1 days of the batch   $2 ids of the budgets of its merchants, and of those for all merchants
 -- Spend counts in the period of the event's time, in the zone of the budget.
 with matching as (
   select budget.*, event.time, event.cost, event.requests, event.prompt_tokens + event.completion_tokens as tokens

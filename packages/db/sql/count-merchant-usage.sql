@@ -1,4 +1,4 @@
--- Counts the rows of a date in the table that billing reads.
+-- Counts the rows of `merchant_usage` of a date.
 -- $1 date
 select count(*)::int as rows
 from merchant_usage

@@ -1,3 +1,3 @@
--- How many shards there are.
+-- Returns the number of shards.
 select count(*)::int as count
 from usage_shards

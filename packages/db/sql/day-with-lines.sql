@@ -1,7 +1,8 @@
--- One merchant's day as Postgres knows it at one moment: its sums, those of its dead letters (see
--- waiting-dead-letters.sql), and which of some lines are counted by themselves (see counted-lines.sql).
--- $1 merchant   $2 date   $3 ids of the lines   $4 their origins   $5 the beginning of origins from old streams
--- Returns rows of two kinds: a metric type with a sum, where a type may come twice, and a position counted from 0.
+-- Returns one merchant's day in Postgres at one moment: its sums, those of its dead letters (see
+-- waiting-dead-letters.sql),
+-- and the lines that were counted themselves (see counted-lines.sql).
+-- $1 merchant   $2 date   $3 ids of the lines   $4 their origins   $5 prefix of origins from old streams
+-- Returns rows of two kinds: a metric type with a sum (a type may come twice), and a position counted from 0.
 select metric_type, metric_value, null::int as position
 from merchant_usage
 where merchant_id = $1 and date = $2

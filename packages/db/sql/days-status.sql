@@ -1,4 +1,4 @@
--- The days of a range that have usage or a document, and whether the document is of what is counted now.
+-- Returns the days of a range that have usage or a snapshot, and whether the snapshot is up to date.
 -- $1 first date   $2 last date
 with versions as (
   select period as date, sum(changes) as changes
@@ -13,7 +13,7 @@ documents as (
 )
 select
   date, cache_status, cached_at,
-  -- A document of another system has no version; nothing counted here made it older.
+  -- A snapshot of another system has no version; nothing counted here makes it stale.
   cache_status is not null and coalesce(documents.changes, versions.changes, 0) = coalesce(versions.changes, 0) as current,
   cache_status is not null and documents.changes is null as imported
 from versions

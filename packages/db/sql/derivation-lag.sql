@@ -1,4 +1,4 @@
--- What is still to be derived, for how long the oldest of it has waited, and the first day that is not rolled up.
+-- Returns how many flushes and events are not derived yet, the age of the oldest, and the first day that is not rolled up.
 select
   count(*)::int as flushes, coalesce(sum(inserted), 0) as events,
   coalesce(extract(epoch from clock_timestamp() - min(started_at)) * 1000, 0)::float8 as oldest_ms,

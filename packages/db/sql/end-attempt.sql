@@ -1,4 +1,4 @@
--- Records how an attempt ended.
+-- Records the outcome of an attempt.
 -- $1 delivery   $2 status   $3 next attempt   $4 HTTP status   $5 error   $6 now
 update webhook_deliveries
 set status = $2, next_attempt_at = $3, last_status = $4, last_error = $5,

@@ -1,4 +1,4 @@
--- How many events the journal has of a day.
+-- Counts the events of a day in the journal.
 -- $1 day
 select count(*)::int as events
 from usage_events

@@ -1,7 +1,7 @@
--- A page of the entries that made a number, in order of their days and ids.
+-- Returns a page of the events behind a number, in order of day and id.
 -- $1 merchant   $2 first date   $3 last date   $4 metric types that make it
 -- $5 users   $6 API keys   $7 models   $8 providers, each null for all
--- $9, $10 the date and the id to go on after   $11 how many
+-- $9, $10 last date and id before the page   $11 limit
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
   requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties, price_version

@@ -1,6 +1,6 @@
--- What is known of some ids; one row each at most: of one merchant its own name first, of several the general one, which
--- none of them can change for the others.
--- $1 kind   $2 ids   $3 merchant ids that the question is about, null for all
+-- Returns at most one directory entry per id. A query over one merchant prefers its own name; over several it uses the
+-- general name, which none of them can change for the others.
+-- $1 kind   $2 ids   $3 merchant ids of the query, null for all
 select distinct on (id) id, name, email, role
 from directory_entries
 where kind = $1

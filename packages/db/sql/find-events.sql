@@ -1,4 +1,4 @@
--- The events of a merchant with an id, one a day.
+-- Returns the events of a merchant with an id, one per day.
 -- $1 merchant   $2 id   $3 dates
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,

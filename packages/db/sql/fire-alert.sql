@@ -1,7 +1,8 @@
--- Records that a rule fired, once per period and threshold, and what is to be sent of it, in one statement.
--- $1 rule   $2 start of the period   $3 threshold   $4 event   $5 data   $6 body   $7 now   $8 webhooks, or none for all
+-- Records that a rule fired, once per period and threshold, and queues its messages, in one statement.
+-- $1 rule   $2 start of the period   $3 threshold   $4 event   $5 data   $6 body   $7 now   $8 webhooks, or none for
+-- all
 -- $9 when deliveries are given up
--- Returns one row: 1 where it is new.
+-- Returns one row: 1 if it is new.
 with fired as (
   insert into alert_firings (rule, period_start, threshold, event, data, fired_at)
   values ($1, $2, $3, $4, $5::jsonb, $7)

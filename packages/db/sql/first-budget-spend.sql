@@ -1,5 +1,6 @@
--- Computes what was spent of a new budget in the period of a moment: whole UTC days from the daily rollup, the day on which
--- a period begins within it from the journal. Nothing of its merchants may be counted meanwhile.
+-- Computes the spend of a new budget in the period of a moment: whole UTC days from the daily rollup, a day on which
+-- the
+-- period begins from the journal. Nothing of its merchants may be counted meanwhile.
 -- $1 budget   $2 moment
 with period as materialized (
   select
@@ -20,7 +21,7 @@ with period as materialized (
 edges as materialized (
   select
     *,
-    -- Whole UTC days of the period begin with this one; a period within a day has none.
+    -- Whole UTC days of the period start here; a period within a day has none.
     (start at time zone 'UTC' + interval '1 day' - interval '1 microsecond')::date as first_whole,
     (start at time zone 'UTC')::date as first_day,
     (coalesce(ends, $2::timestamptz + interval '2 days') at time zone 'UTC')::date as last_day
@@ -53,7 +54,7 @@ parts as (
       and (edges.api_key = '' or event.api_key = edges.api_key)
       and (edges.model = '' or event.model = edges.model)
   union all
-  -- An adjustment stands at the start of its day; those of whole days are in the daily rollup.
+  -- An adjustment counts at the start of its day; those of whole days are in the daily rollup.
   select
     case edges.measure
       when 'cost' then cost when 'requests' then requests else prompt_tokens + completion_tokens

@@ -1,4 +1,4 @@
--- Forgets which days before one were found right.
+-- Deletes the records of checked days before a day.
 -- $1 day
 delete from usage_checks
 where date < $1

@@ -1,4 +1,4 @@
--- Forgets what was kept about events of a day that is closed: its partition takes no more of them.
+-- Deletes conflicts, identities and admitted values of a closed day: its partition accepts no more events.
 -- $1 day
 with conflicts as (
   delete from usage_conflicts where date = $1

@@ -2,14 +2,14 @@ import { writeFile } from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
 import { DIMENSIONS, MEASURES, PRICED_MEASURES } from '@tally/contracts';
 
-// Writes every statement that repeats the measures or the dimensions, from their lists in contracts.
+// Generates every statement that repeats the measures or the dimensions, from their lists in contracts.
 
 /** Rollups that the counting transaction adds to. */
 const FINEST = {
   usage_daily: ['merchant_id', 'date', ...DIMENSIONS],
   usage_quarter_hours: ['merchant_id', 'bucket', 'model', 'provider'],
 };
-/** Rollups that are derived from flushes in the background: those of a merchant, and those of all merchants. */
+/** Rollups derived from flushes in the background: those per merchant, and those of all merchants. */
 const DERIVED = {
   usage_daily_models: ['merchant_id', 'date', 'model', 'provider'],
   usage_monthly: ['merchant_id', 'month', ...DIMENSIONS],
@@ -22,7 +22,7 @@ const PLATFORM = {
   usage_platform_users: ['month', 'user_id'],
 };
 
-/** How a row of the journal or of `usage_daily` is placed in a rollup, where that is not by the column of the same name. */
+/** Rollup columns that are computed from a row of the journal or of `usage_daily`. */
 const PLACE = {
   bucket: `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`,
   month: `date_trunc('month', date)::date`,
@@ -32,11 +32,11 @@ const PLACE_OF_MONTHS = { year: `date_trunc('year', month)::date` };
 
 const list = MEASURES.join(', ');
 
-/** The dimensions of a row of the journal as rollups have them: a value beyond the limit of its day is `(other)`. */
+/** The dimensions of a journal row as rollups have them: a value beyond the limit of its day is `(other)`. */
 const rolledDimensions = DIMENSIONS.map(
   (name, bit) => `case when folded & ${1 << bit} <> 0 then '(other)' else ${name} end as ${name}`,
 );
-/** The finest rollups hold bigints, since `merchant_usage` does. Derived ones are numeric, so that nothing stops a derivation. */
+/** The finest rollups hold bigints, like `merchant_usage`. Derived ones are numeric, so that no overflow stops a derivation. */
 const NARROW = ['usage_daily', 'usage_quarter_hours'];
 const sumOf = (table) => (NARROW.includes(table) ? 'units_sum' : 'sum');
 const sumsFor = (table) => MEASURES.map((name) => `${sumOf(table)}(${name})`).join(', ');
@@ -66,12 +66,12 @@ order by ${numbers(keys)}
 on conflict (${keys.join(', ')}) do update set
   ${amounts.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}${returning && `\nreturning ${returning}`}`;
 
-/** Each coarser sum from the next finer one, so that every event is looked at once: name, keys, from, table, condition. */
+/** Each coarser sum from the next finer one, so that every event is read once: name, keys, from, table, condition. */
 const OF_DAYS = [
   ['day_models', ['merchant_id', 'date', 'model', 'provider'], 'groups', 'usage_daily_models'],
   ['days', ['date', 'model', 'provider'], 'day_models', 'usage_platform_daily'],
 ];
-/** Months of all merchants get a day when all merchants of the day are rolled up: see roll-up-platform.sql. */
+/** Months of all merchants get a day once all merchants of the day are rolled up: see roll-up-platform.sql. */
 const OF_PERIODS = [
   ['months', ['merchant_id', 'month', ...DIMENSIONS], 'groups', 'usage_monthly'],
   ['month_models', ['merchant_id', 'month', 'model', 'provider'], 'months', 'usage_monthly_models'],
@@ -86,10 +86,10 @@ const OF_PERIODS = [
   ],
 ];
 
-/** Days of merchants that months and years have; the others are open. */
+/** Merchants' days included in months and years; the others are open. */
 const isRolledUp = '(date, merchant_id) <= (select date, merchant_id from usage_rolled_up)';
 
-/** Rollups whose rows are counted, since plans choose between them: the column of their period. */
+/** Rollups with counted rows, for plans: the column of their period. */
 const ROWS_COUNTED = { usage_monthly: 'month', usage_yearly: 'year' };
 const returnNew = (table) => ROWS_COUNTED[table] && `merchant_id, ${ROWS_COUNTED[table]} as period, xmax = 0 as is_new`;
 
@@ -110,10 +110,10 @@ const addSums = ([name, keys, from, table, where]) => {
 ${added(table, keys, name)}`;
 };
 
-/** Goes on after `groups`: adds them to the derived rollups of days. */
+/** Follows `groups`: adds them to the derived rollups of days. */
 const addToDays = OF_DAYS.map(addSums).join(',\n');
 
-/** Goes on after `groups`, which are of days that are rolled up: adds them to the rollups of months and years. */
+/** Follows `groups` of rolled-up days: adds them to the rollups of months and years. */
 const addToPeriods = `${OF_PERIODS.map(addSums).join(',\n')},
 new_rows as (
   ${Object.keys(ROWS_COUNTED)
@@ -129,7 +129,7 @@ counted_rows as (
   on conflict (merchant_id, rollup, period) do update set rows = old.rows + excluded.rows
 )`;
 
-/** Goes on after `inserted`, the rows that count: adds them to the finest rollups and leaves every mark. */
+/** Follows `inserted`, the counted rows: adds them to the finest rollups and sets every mark. */
 const counted = `groups as materialized (
   select
     merchant_id, date, ${DIMENSIONS.join(', ')},
@@ -172,7 +172,7 @@ added_to_merchant_usage as (
     metric_value = old.metric_value + excluded.metric_value
 ),
 touched as (
-  -- An update, never nothing: the lock on the row keeps the mark from being taken before this commits.
+  -- Always an update: the lock on the row keeps the mark from being taken before this commits.
   insert into usage_touched_days as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day
@@ -197,7 +197,7 @@ logged as (
   having count(*) > 0
 ),
 stale as (
-  -- Totals in Redis know nothing of what did not come through Redis; they are set right soon after.
+  -- Running totals lack what did not come through Redis; they are corrected soon after.
   insert into usage_stale_totals as old (merchant_id, date)
   select merchant_id, date
   from by_merchant_day
@@ -250,13 +250,12 @@ const LINE = [
 const lineNames = LINE.map(([name]) => name).join(', ');
 
 const append = `
--- The statement that counts: inserts the lines that are new into the journal, and adds those to the finest rollups. The
--- coarser ones are derived later from the journal, by flush: see derive.sql.
--- $1 source of the flush   $2 to $${LINE.length + 1} one array a column, of one element a line; empty where no line has a value
+-- Counts lines: inserts the new ones into the journal, and adds those to the finest rollups. Coarser rollups are derived
+-- later from the journal, by flush: see derive.sql.
+-- $1 source of the flush   $2 to $${LINE.length + 1} one array per column with an element per line; empty if no line has a value
 -- Returns one row: the flush, lines inserted, the days it changed, and the active budgets of its merchants.
--- Of a repeat within the batch the first one counts, as in Redis.
--- Sums are taken from \`inserted\` or its \`groups\` alone and never joined: the planner guesses one row for a CTE, and
--- would loop.
+-- Of repeats within the batch the first line counts, as in Redis.
+-- Sums come only from \`inserted\` or its \`groups\`, without joins: the planner expects one row of a CTE, and would loop.
 with lines as materialized (
   select *
   from unnest(
@@ -307,7 +306,7 @@ select
     where removed_at is null and (merchant_id = '' or merchant_id in (select merchant_id from by_merchant_day))
   ), '{}') as budgets`;
 
-/** What a producer sent, normalised: a line of a batch, or a row of the journal. Not its time, nor anything derived. */
+/** The normalised content of a line of a batch, or of a journal row: without its time and anything derived. */
 const content = (row) => `jsonb_strip_nulls(jsonb_build_object(
     'id', ${row}.id, 'failed', nullif(${row}.failed, false), 'calls', nullif(${row}.calls, 1),
     ${DIMENSIONS.map((name) => `'${name}', nullif(${row}.${name}, '')`).join(', ')},
@@ -316,13 +315,13 @@ const content = (row) => `jsonb_strip_nulls(jsonb_build_object(
       .join(', ')},
     'metrics', ${row}.metrics::jsonb, 'properties', ${row}.properties::jsonb
   ))`;
-/** A cost that Tally computed is not content: a repeat may meet other prices. */
+/** A cost that Tally computed is not content: a repeat may be priced differently. */
 const sentCost = (row) => `case when ${row}.price_version is null then nullif(${row}.cost, 0) end`;
 const DERIVED_MEASURES = ['requests', 'failed_requests'];
 
 const conflicts = `
--- Stores lines whose content is not that of the row with their identity. The same line again stores nothing.
--- $1 source   $2 lines as json, one each   $3 to $${LINE.length + 2} the columns of the lines, as in append.sql
+-- Stores lines whose content differs from the row with their identity. The same line again stores nothing.
+-- $1 source   $2 lines as json, one element per line   $3 to $${LINE.length + 2} the columns of the lines, as in append.sql
 -- Returns their positions, counted from 0.
 with compared as materialized (
   select
@@ -535,8 +534,8 @@ order by ${PRICED_KEYS.join(', ')}`;
 
 /** Rollups and meters are derived from the same flushes, each at its own pace. */
 const takeFlushes = (isLeft) => `
--- Takes flushes that are still to be derived, oldest first; those that another process has taken are left to it.
--- $1 events at most; the first flush is taken whatever it has   $2 flushes at most
+-- Takes flushes not yet derived, oldest first; skips those that another process has taken.
+-- $1 events at most; always at least one flush   $2 flushes at most
 with free as materialized (
   select id, inserted, first_date, last_date
   from usage_flushes
@@ -550,7 +549,7 @@ from (select *, sum(inserted) over (order by id) - inserted as before from free)
 where before = 0 or before + inserted <= $1
 order by id`;
 
-/** Numbers and meters are checked by themselves: each has its own table of the versions that it found right. */
+/** Numbers and meters are checked independently: each has its own table of versions found correct. */
 const uncheckedDays = (checks) => `
 select day.merchant_id, day.period as date, day.changes
 from usage_changes as day
@@ -564,13 +563,13 @@ limit $5`;
 
 const unchecked = {
   'unchecked-days': `
--- Merchants' days that changed since the reconciliation last found them right, with the version they have now; a page.
--- $1 first date   $2 last date   $3, $4 the date and merchant that the page before ended with   $5 how many at most
+-- Returns a page of merchants' days that changed since reconciliation last found them correct, with their versions.
+-- $1 first date   $2 last date   $3, $4 last date and merchant before the page   $5 limit
 ${uncheckedDays('usage_checks').trim()}`,
   'meter-unchecked-days': `
--- Merchants' days that changed since the reconciliation last found their meters right, with the version they have now, and
--- how many events they have; a page.
--- $1 first date   $2 last date   $3, $4 the date and merchant that the page before ended with   $5 how many at most
+-- Returns a page of merchants' days that changed since reconciliation last found their meters correct, with their versions
+-- and numbers of events.
+-- $1 first date   $2 last date   $3, $4 last date and merchant before the page   $5 limit
 with page as materialized (
   ${indent(uncheckedDays('meter_checks'))}
 )
@@ -582,7 +581,7 @@ from page
 order by date, merchant_id`,
 };
 
-/** Rows behind a number: $4 has its metric types, $5 to $8 a list for each dimension, null for all. */
+/** Rows behind a number: $4 lists its metric types, $5 to $8 the values of each dimension, null for all. */
 const makesNumber = `(
     ${MEASURES.map((name, index) => `('${name}' = any($4${index === 0 ? '::text[]' : ''}) and ${name} <> 0)`).join('\n    or ')}
     or metrics ?| $4
@@ -591,9 +590,9 @@ const makesNumber = `(
 
 const explained = {
   adjustments: `
--- The newest adjustments of a merchant's days, each beside how many there are, named as the entity names them.
+-- Returns the newest adjustments of a merchant's days, each with the total number, in columns named like the entity's.
 -- $1 merchant   $2 first date   $3 last date   $4 metric types that they change
--- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 how many at most
+-- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 limit
 select
   merchant_id as "merchantId", id, date, user_id as "userId", api_key as "apiKey", model, provider,
   requests, failed_requests as "failedRequests", prompt_tokens as "promptTokens",
@@ -605,10 +604,10 @@ where merchant_id = $1 and date between $2 and $3
 order by created_at desc, id desc
 limit $9`,
   'explain-entries': `
--- A page of the entries that made a number, in order of their days and ids.
+-- Returns a page of the events behind a number, in order of day and id.
 -- $1 merchant   $2 first date   $3 last date   $4 metric types that make it
 -- $5 users   $6 API keys   $7 models   $8 providers, each null for all
--- $9, $10 the date and the id to go on after   $11 how many
+-- $9, $10 last date and id before the page   $11 limit
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
   ${list}, metrics, properties, price_version
@@ -642,7 +641,7 @@ ${addToPeriods}
 select count(*) as groups from groups`;
 
 const rollUp = `
--- Adds a day of some merchants to the rollups of months and years, less what is still to be derived of it.
+-- Adds a day of some merchants to the rollups of months and years, without its events that are not derived yet.
 -- $1 date   $2 merchant ids
 -- Returns one row: the groups that were added.
 with ${groupsOf(
@@ -673,7 +672,7 @@ ${addTo('usage_platform_monthly', PLATFORM.usage_platform_monthly, 'days').trim(
 const monthOf = (first, column = 'date') =>
   `${column} >= ${first}::date and ${column} < (${first}::date + interval '1 month')::date`;
 
-/** A merchant's rows of a derived rollup, made from a finer one; \`pending\`: less what is still to be derived. */
+/** Rebuilds a merchant's rows of a derived rollup from a finer one; \`pending\`: without what is not derived yet. */
 const remake = ({ table, note, from, where, pending }) => {
   const keys = DERIVED[table];
   const own = keys.filter((key) => key !== 'merchant_id');
@@ -689,7 +688,7 @@ const remake = ({ table, note, from, where, pending }) => {
 ) as derived`
     : `${from}\nwhere merchant_id = $1 and ${where}`;
   return `
--- A merchant's rows of \`${table}\` from ${note}
+-- Rebuilds a merchant's rows of \`${table}\` from ${note}
 insert into ${table} (
   merchant_id, ${own.join(', ')},
   ${list})
@@ -701,11 +700,11 @@ group by ${numbers(keys)}
 having ${someSum.replaceAll('units_sum', sumOf(table))}`;
 };
 
-/** A rollup of all merchants, made from a finer one: its rows of the months between two days. */
+/** Rebuilds the rows of a rollup of all merchants from a finer one, for the months between two days. */
 const remakePlatform = (table, from, { period = PLATFORM[table][0], where = '' } = {}) => {
   const keys = PLATFORM[table];
   return `
--- The rows of \`${table}\` from \`${from}\`.
+-- Rebuilds the rows of \`${table}\` from \`${from}\`.
 -- $1 a day of the first month   $2 a day of the last month
 insert into ${table} (
   ${keys.join(', ')},
@@ -730,7 +729,7 @@ const counts = (columns) => `(
 
 const rebuild = {
   'rebuild/daily': `
--- A merchant's rows of \`usage_daily\` from its events and adjustments.
+-- Rebuilds a merchant's rows of \`usage_daily\` from its events and adjustments.
 -- $1 merchant   $2 days that still have their events
 insert into usage_daily (
   merchant_id, date, ${DIMENSIONS.join(', ')},
@@ -742,7 +741,7 @@ from ${counts(`date, ${DIMENSIONS.join(', ')}`)}
 group by 1, 2, 3, 4, 5, 6
 having ${someSum}`,
   'rebuild/quarter-hours': `
--- A merchant's rows of \`usage_quarter_hours\` from its events, and its adjustments at the beginning of their days.
+-- Rebuilds a merchant's rows of \`usage_quarter_hours\` from its events, and its adjustments at the start of their days.
 -- $1 merchant   $2 days that still have their events
 insert into usage_quarter_hours (
   merchant_id, bucket, model, provider,
@@ -754,7 +753,7 @@ from ${counts('time, model, provider')}
 group by 1, 2, 3, 4
 having ${someSum}`,
   'rebuild/merchant-usage': `
--- A merchant's rows of \`merchant_usage\` from its events and adjustments; of a closed day from what was kept of them.
+-- Rebuilds a merchant's rows of \`merchant_usage\` from its events and adjustments; for a closed day from its kept sums.
 -- $1 merchant   $2 days
 insert into merchant_usage (merchant_id, date, metric_type, metric_value)
 select $1, date, metric_type, sum(metric_value)
@@ -798,21 +797,21 @@ from (
 group by ${numbers(PRICED_KEYS)}`,
   'rebuild/daily-models': remake({
     table: 'usage_daily_models',
-    note: `\`usage_daily\`, less what is still to be derived.\n-- $1 merchant   $2 days`,
+    note: `\`usage_daily\`, without what is not derived yet.\n-- $1 merchant   $2 days`,
     from: 'usage_daily',
     where: 'date = any($2::date[])',
     pending: true,
   }),
   'rebuild/monthly': remake({
     table: 'usage_monthly',
-    note: `\`usage_daily\`, less what is still to be derived; of days that are rolled up.\n-- $1 merchant   $2 first day of the month`,
+    note: `rolled-up days of \`usage_daily\`, without what is not derived yet.\n-- $1 merchant   $2 first day of the month`,
     from: 'usage_daily',
     where: `${monthOf('$2')} and ${isRolledUp}`,
     pending: true,
   }),
   'rebuild/monthly-models': remake({
     table: 'usage_monthly_models',
-    note: `\`usage_daily_models\` of days that are rolled up.\n-- $1 merchant   $2 first day of the month`,
+    note: `rolled-up days of \`usage_daily_models\`.\n-- $1 merchant   $2 first day of the month`,
     from: 'usage_daily_models',
     where: `${monthOf('$2')} and ${isRolledUp}`,
   }),
@@ -823,7 +822,7 @@ group by ${numbers(PRICED_KEYS)}`,
     where: `month >= $2::date and month < ($2::date + interval '1 year')::date`,
   }),
   'rebuild/platform': `
--- Adds what a merchant has in a month to the rollups of all merchants, or takes it away.
+-- Adds a merchant's month to the rollups of all merchants, or subtracts it.
 -- $1 merchant   $2 first day of the month   $3 1 or -1
 with days as (
   select date, model, provider, ${MEASURES.map((name) => `$3::int * ${name} as ${name}`).join(', ')}
@@ -915,10 +914,10 @@ const measuresFrom = (
   where ${where}`;
 
 const books = `
--- All stored forms of some merchants' days, side by side: one row per merchant, day and metric type that one of them has.
+-- Compares all stored forms of some merchants' days: one row per merchant, day and metric type that any of them has.
 -- $1 merchant ids, null for all   $2 first date   $3 last date
--- \`journal\` is events + adjustments; of a closed day, what was kept of its events + adjustments. A derived rollup is
--- read with the events that are still to be derived. Forms that do not keep a metric type have null for it.
+-- \`journal\` is events + adjustments; for a closed day, the kept sums + adjustments. A derived rollup is read with the
+-- events that are not derived yet. Forms that do not keep a metric type have null for it.
 with entries as (
   select merchant_id, date, metric_type, metric_value
   from (
@@ -996,7 +995,7 @@ const months = `month >= ${yearOf('$2::date')} and month < (${yearOf('$3::date')
 const some = (where) => `${ofMerchants} and ${where}`;
 const everyone = (where) => `$1::text[] is null and ${where}`;
 
-/** Each derived rollup beside what it is derived from: [rollup, period, merchant, part, table, condition, sign]. */
+/** Each derived rollup and its source: [rollup, period, merchant, part, table, condition, sign]. */
 const COMPARED = [
   ['usage_monthly', PLACE.month, 'merchant_id', 'parts', 'usage_daily', some(`${whole} and ${isRolledUp}`)],
   [
@@ -1070,8 +1069,8 @@ const COMPARED = [
 ];
 
 const periodBooks = `
--- Periods whose derived rollup does not equal the sum of what it is derived from: months and years the sum of the days
--- that are rolled up. Rollups of all merchants are compared where all are asked for, under the merchant ''.
+-- Returns periods whose derived rollup differs from the sum of its source: months and years from the sum of their
+-- rolled-up days. With $1 null, also compares rollups of all merchants, under the merchant ''.
 -- $1 merchant ids, null for all   $2 a day of the first period   $3 a day of the last period
 with sums as (
   ${COMPARED.map(
@@ -1159,7 +1158,7 @@ const eraseUser = {
   'erase/monthly': moveUser('usage_monthly', 'month'),
   'erase/yearly': moveUser('usage_yearly', 'year'),
   'erase/platform-users': `
--- Moves what a merchant has of a user in the rollup of all merchants to the pseudonym, before \`usage_monthly\` is moved.
+-- Moves a merchant's share of a user in the rollup of all merchants to the pseudonym, before \`usage_monthly\` is moved.
 -- $1 merchant   $2 user   $3 pseudonym   $4 first day   $5 day after the last
 with own as (
   select month, ${numericSums}
@@ -1177,7 +1176,7 @@ ${addTo('usage_platform_users', PLATFORM.usage_platform_users, 'moved', { merged
     ['daily', 'weekly', 'monthly'].map((grain) => [
       `erase/${grain}-metrics`,
       `
--- Renames a user in \`${grain}_metrics\`; a row that the pseudonym has already is newer, and stays.
+-- Renames a user in \`${grain}_metrics\`; an existing row of the pseudonym is newer, and stays.
 -- $1 merchant   $2 user   $3 pseudonym
 with known as (
   select period_start, metric_type
@@ -1197,7 +1196,7 @@ where merchant_id = $1 and entity_type = 'user' and entity_id = $2
   ),
 };
 
-/** Breaks lines that are too long after a comma or before an `or`. */
+/** Breaks long lines after a comma or before an `or`. */
 function wrapped(line, indent = line.search(/\S/) + 2) {
   if (line.length <= MAX_LINE || line.startsWith('--')) return line;
   const start = line.search(/\S/);

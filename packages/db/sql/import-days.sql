@@ -1,4 +1,4 @@
--- Writes days that came as flat sums, in the place of what a document of them said before.
+-- Stores days imported as flat sums, replacing earlier snapshots of them.
 -- $1 days   $2 by user   $3 by model   $4 by provider (json each, or null)   $5 cache status of each
 insert into daily_usage_cache (
   date, raw_data, aggregated_by_user, aggregated_by_model, aggregated_by_provider, cache_status, cached_at, changes)

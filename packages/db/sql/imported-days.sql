@@ -1,5 +1,5 @@
--- The documents of a range that were imported as flat sums, what each can be grouped by, and whether the day has usage of
--- its own, from which it is answered then.
+-- Returns the imported snapshots of a range, their groupings, and whether the day also has counted usage, which then
+-- answers for it.
 -- $1 first date   $2 last date
 select
   date, cache_status as status, counted,

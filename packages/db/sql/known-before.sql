@@ -1,4 +1,5 @@
--- Which lines of a batch this transaction did not count: another one wrote the journal row of their identity.
+-- Returns the lines of a batch that this transaction did not count: another one wrote the journal row of their
+-- identity.
 -- $1 dates   $2 merchants   $3 ids
 -- Returns positions, counted from 0.
 select (ordinality - 1)::int as position

@@ -1,5 +1,5 @@
--- Which of a merchant's entries are in the journal.
--- $1 merchant   $2 dates   $3 ids, each beside its date
+-- Returns a merchant's events that are in the journal.
+-- $1 merchant   $2 dates   $3 ids, one per date
 select wanted.date, wanted.id
 from unnest($2::date[], $3::text[]) as wanted (date, id)
 where exists (

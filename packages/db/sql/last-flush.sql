@@ -1,4 +1,4 @@
--- The newest flush that counted something.
+-- Returns the newest flush that counted events.
 select started_at
 from usage_flushes
 where inserted > 0

@@ -1,5 +1,6 @@
--- Events that were not counted because their id stands for another one, oldest day first.
--- $1 first date   $2 last date   $3 merchant ids, null for all   $4 date and $5 id of the last one before, null to begin   $6 how many
+-- Returns events that were not counted because another event has their id, oldest day first.
+-- $1 first date   $2 last date   $3 merchant ids, null for all   $4 date and $5 id of the last one before, null to
+-- begin   $6 limit
 select id, merchant_id, date, entry_id, time, digest, counted_time, counted_digest, line, source, recorded_at
 from usage_conflicts
 where date between $1 and $2

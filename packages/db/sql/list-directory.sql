@@ -1,7 +1,8 @@
--- Of some merchants: their own entries and those for every merchant; of merchants themselves only these.
--- $1 kind   $2 merchant ids, null for all   $3 $4 id and merchant id of the last row before the page   $5 how many
--- $6 a merchant: entries for every merchant only where their ids occur in its usage; null: all of them
--- The yearly sums are small; what is still to be added to them is read, too.
+-- Returns a page of directory entries: those of some merchants and the general ones; for the kind merchant, only their
+-- own.
+-- $1 kind   $2 merchant ids, null for all   $3 $4 id and merchant id of the last row before the page   $5 limit
+-- $6 a merchant, to include only general entries with ids from its usage; null: all of them
+-- Reads the small yearly rollup, and what is not yet added to it.
 select id, merchant_id, name, email, role, team
 from directory_entries
 where kind = $1

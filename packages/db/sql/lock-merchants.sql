@@ -1,4 +1,4 @@
--- Takes the locks of merchants for one transaction, alone, in one order, so that nobody deadlocks.
+-- Takes the locks of merchants exclusively for one transaction, in order, so that two transactions never deadlock.
 -- $1 seed   $2 locks   $3 merchant ids
 select pg_advisory_xact_lock($1, lock)
 from (

@@ -1,4 +1,4 @@
--- Notes the versions of merchants' days that were found right.
+-- Records the versions of merchants' days that reconciliation found correct.
 -- $1 dates   $2 merchants   $3 versions
 insert into usage_checks (date, merchant_id, changes)
 select * from unnest($1::date[], $2::text[], $3::bigint[])

@@ -1,4 +1,4 @@
--- Notes the versions of merchants' days whose meters were found right.
+-- Records the versions of merchants' days whose meters reconciliation found correct.
 -- $1 dates   $2 merchants   $3 versions
 insert into meter_checks (date, merchant_id, changes)
 select * from unnest($1::date[], $2::text[], $3::bigint[])

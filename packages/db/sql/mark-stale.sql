@@ -1,5 +1,5 @@
--- Marks totals that counted a repeat, as it happens when a try and its retry came by different paths.
--- $1 merchants   $2 dates, each beside its merchant
+-- Marks running totals that counted a repeat, which happens when a try and its retry take different paths.
+-- $1 merchants   $2 dates, one per merchant
 insert into usage_stale_totals as old (merchant_id, date)
 select distinct merchant_id, date
 from unnest($1::text[], $2::date[]) as repeated (merchant_id, date)

@@ -1,5 +1,5 @@
--- Every merchant's day that has numbers, in order.
--- $1 merchant ids, null for all   $2, $3 the merchant and the date to go on after   $4 how many
+-- Returns merchant-days with numbers, in order.
+-- $1 merchant ids, null for all   $2, $3 last merchant and date before the page   $4 limit
 select distinct merchant_id, date
 from merchant_usage
 where ($1::text[] is null or merchant_id = any($1)) and (merchant_id, date) > ($2::text, $3::date)

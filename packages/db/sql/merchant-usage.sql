@@ -1,4 +1,4 @@
--- The table that billing reads.
+-- Returns rows of `merchant_usage`, which billing reads.
 -- $1 merchant ids, null for all   $2 first date   $3 last date   $4 metric types, null for all
 select merchant_id, date, metric_type, metric_value
 from merchant_usage

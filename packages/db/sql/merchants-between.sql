@@ -1,6 +1,7 @@
--- Merchants with usage in a range of dates, whichever book has it: a book that lost all of a merchant must not hide it.
+-- Returns merchants with usage in a range of dates, in whichever stored form: one that lost a merchant must not hide
+-- it.
 -- $1 first date   $2 last date
--- Of the large tables' indexes only the first row of each merchant is read: from one merchant to the next.
+-- Reads only the first row of each merchant from the indexes of the large tables: from one merchant to the next.
 with recursive entries as (
   select day::date as date, (select min(merchant_id) from usage_events where date = day::date) as merchant_id
   from generate_series($1::date, $2::date, interval '1 day') as day

@@ -1,4 +1,4 @@
--- How many events merchants have on a day.
+-- Counts the events of merchants on a day.
 -- $1 merchants   $2 date
 select merchant_id, count(*) as events
 from usage_events

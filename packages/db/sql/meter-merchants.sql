@@ -1,4 +1,4 @@
--- Merchants that rollups of meters have rows of, whatever the period: from one merchant of a meter to the next.
+-- Returns merchants with rows in the rollups of meters, of any period: from one merchant of a meter to the next.
 with recursive days as (
   select id as meter_id, (select min(merchant_id) from meter_days where meter_id = meters.id) as merchant_id
   from meters

@@ -1,4 +1,4 @@
--- Merchants with events of a day that are still to be added to the rollups of meters.
+-- Returns merchants with events of a day that are not yet added to the rollups of meters.
 -- $1 merchants   $2 date
 select distinct event.merchant_id
 from usage_flushes as flush

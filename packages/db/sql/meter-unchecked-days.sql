@@ -1,6 +1,6 @@
--- Merchants' days that changed since the reconciliation last found their meters right, with the version they have now, and
--- how many events they have; a page.
--- $1 first date   $2 last date   $3, $4 the date and merchant that the page before ended with   $5 how many at most
+-- Returns a page of merchants' days that changed since reconciliation last found their meters correct, with their versions
+-- and numbers of events.
+-- $1 first date   $2 last date   $3, $4 last date and merchant before the page   $5 limit
 with page as materialized (
   select day.merchant_id, day.period as date, day.changes
   from usage_changes as day

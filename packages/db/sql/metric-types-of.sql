@@ -1,5 +1,5 @@
--- Metric types of a merchant, in order of name.
--- $1 merchant   $2 how many
+-- Returns the metric types of a merchant, in order of name.
+-- $1 merchant   $2 limit
 select distinct metric_type
 from merchant_usage
 where merchant_id = $1

@@ -1,5 +1,5 @@
--- Events near a midnight that are counted on another day than their own.
--- $1 midnights   $2 merchants   $3 ids   $4 days, one each a line
+-- Returns events near a midnight that count on another day than that of their time.
+-- $1 midnights   $2 merchants   $3 ids   $4 days, one per line
 -- Returns their positions, counted from 0, and the day.
 select (ordinality - 1)::int as position, first.date
 from unnest($1::date[], $2::text[], $3::text[], $4::date[]) with ordinality

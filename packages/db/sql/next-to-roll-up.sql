@@ -1,8 +1,9 @@
--- The next day to be rolled up, and merchants of it, in order; none where the day has no others.
--- $1 the first day that is not over   $2 merchants at most   $3 rows of `usage_daily` at most; one merchant whatever it has
--- Returns no row where no day before $1 has usage that is not rolled up.
+-- Returns the next day to roll up, and merchants of it, in order; none if the day has no others.
+-- $1 the first day that is not over   $2 merchants at most   $3 rows of `usage_daily` at most; always at least one
+-- merchant
+-- Returns no row if no day before $1 has usage that is not rolled up.
 with day as materialized (
-  -- A day that is begun is gone on with.
+  -- Continues a day that was begun.
   select
     case when merchant_id <> '' then date
     else (select min(used.date) from usage_daily as used where used.date >= usage_rolled_up.date)

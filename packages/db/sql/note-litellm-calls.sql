@@ -1,4 +1,4 @@
--- Stores which entries ids of calls stand for; of what is known, only a missing response id is filled in.
+-- Stores the events that ids of calls stand for; of known ids, only adds a missing response id.
 -- Arrays, one value per id: $1 merchants, $2 ids, $3 entries, $4 times in ms, $5 whether they are times of sending,
 -- $6 response ids, $7 failed, $8 prompt tokens, $9 completion tokens, $10 costs.
 insert into litellm_calls as known (merchant_id, alias, date, entry_id, time, is_sent_time, response_id, failed,

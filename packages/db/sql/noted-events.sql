@@ -1,5 +1,6 @@
--- Which of these events are in the journal.
--- $1 positions   $2 merchants   $3 dates   $4 ids, all of the same length; an event near a midnight stands on both days
+-- Returns which of these events are in the journal.
+-- $1 positions   $2 merchants   $3 dates   $4 ids, all of the same length; an event near a midnight appears for both
+-- days
 select distinct wanted.position
 from unnest($1::int[], $2::text[], $3::date[], $4::text[]) as wanted (position, merchant_id, date, id)
 where exists (

@@ -1,4 +1,4 @@
--- Weeks of `weekly_metrics` that begin with another weekday than $1 (ISO): rows of an older setting.
+-- Returns weeks of `weekly_metrics` that begin with another weekday than $1 (ISO): rows of an older setting.
 -- Goes from one start to the next by the primary key, so that only one row of each week is read.
 with recursive weeks (start) as (
   (select period_start from weekly_metrics order by period_start limit 1)

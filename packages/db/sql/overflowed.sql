@@ -1,4 +1,4 @@
--- Whether dimensions had more values on a day than rollups hold.
+-- Returns whether a dimension exceeded its limit of values on a day.
 -- $1 first date   $2 last date   $3 merchant ids, null for all   $4 dimensions
 select exists (
   select

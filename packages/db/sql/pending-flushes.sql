@@ -1,5 +1,5 @@
--- What derived rollups lack, at one moment: flushes that are still to be added to them, the days of their events, and which
--- days are rolled up.
+-- Returns what derived rollups lack, at one moment: flushes not yet added, the days of their events, and which days are
+-- rolled up.
 select
   coalesce(array_agg(id::text), '{}') as ids, min(first_date)::text as first, max(last_date)::text as last,
   (select date::text from usage_rolled_up) as date, (select merchant_id from usage_rolled_up) as merchant_id

@@ -1,5 +1,5 @@
--- Periods whose derived rollup does not equal the sum of what it is derived from: months and years the sum of the days
--- that are rolled up. Rollups of all merchants are compared where all are asked for, under the merchant ''.
+-- Returns periods whose derived rollup differs from the sum of its source: months and years from the sum of their
+-- rolled-up days. With $1 null, also compares rollups of all merchants, under the merchant ''.
 -- $1 merchant ids, null for all   $2 a day of the first period   $3 a day of the last period
 with sums as (
   select

@@ -1,5 +1,6 @@
--- A page of the events of a merchant's day that Tally priced, or tried to, in order of their ids. Voided ones are left out.
--- $1 merchant   $2 date   $3 the id to go on after   $4 how many
+-- Returns a page of the events of a merchant's day that Tally priced, or tried to price, in order of their ids, without
+-- voided ones.
+-- $1 merchant   $2 date   $3 last id before the page   $4 limit
 select
   date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
   requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties, price_version, folded, call_size

@@ -1,5 +1,5 @@
--- Removes the oldest rows of the audit log from before a moment, at most so many. Returns how many.
--- $1 days kept   $2 most rows
+-- Removes the oldest rows of the audit log beyond an age. Returns their number.
+-- $1 days kept   $2 limit
 with gone as (
   delete from audit_log
   where id in (

@@ -1,5 +1,5 @@
--- Removes the oldest rows of the log but for the newest of them, which says how far the log was pruned.
--- $1 rows before this moment   $2 how many are looked at
+-- Removes the oldest rows of the log, except the newest of them, which records how far the log was pruned.
+-- $1 rows before this moment   $2 limit
 with old as (
   select xact, id
   from (select xact, id, at from usage_change_log order by xact, id limit $2) as oldest

@@ -1,6 +1,7 @@
--- Removes old steps of the audit of custom metrics, and values of metrics that were removed: those of metrics in use stay,
--- since they cannot be computed again when their events are gone.
--- $1 first day that is kept   $2 rows of each table at most
+-- Removes old audit steps of custom metrics, and values of removed metrics. Values of active metrics stay, since they
+-- cannot
+-- be computed again once their events are gone.
+-- $1 first day that is kept   $2 limit per table
 with steps as (
   delete from custom_metric_audit
   where id in (select id from custom_metric_audit where at < $1::date order by id limit $2)

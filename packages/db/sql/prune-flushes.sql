@@ -1,6 +1,7 @@
--- Removes records of flushes that no event refers to: those that counted nothing, after a day, and those of which every
--- day was closed. A day before the first partition that is left has no events.
--- $1 flushes at most
+-- Removes records of flushes that no event refers to: a day after a flush that counted nothing, and once all its days
+-- are
+-- closed. A day before the first remaining partition has no events.
+-- $1 limit
 with kept as (
   select coalesce(min(to_date(right(child.relname, 8), 'YYYYMMDD')), current_date) as first_day
   from pg_inherits

@@ -1,5 +1,5 @@
 -- Keeps the newest rejections of each source.
--- $1 sources   $2 how many of each
+-- $1 sources   $2 number kept
 delete from source_rejections
 using (
   select id, row_number() over (partition by source order by id desc) as place

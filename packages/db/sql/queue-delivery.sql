@@ -1,6 +1,6 @@
 -- Queues one message for a webhook, or an ended delivery again.
 -- $1 delivery to send again, or null   $2 webhook, or null   $3 event   $4 body   $5 now   $6 when it is given up
--- Returns the id, or no row where there is no such delivery or webhook.
+-- Returns the id, or no row if the delivery or webhook does not exist.
 with again as (
   update webhook_deliveries
   set status = 'pending', attempts = 0, next_attempt_at = $5, give_up_at = $6, ended_at = null

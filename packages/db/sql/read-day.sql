@@ -1,4 +1,4 @@
--- A document's sums by key, as text, so that no number passes a float; all three shapes of a group are read:
+-- Returns the sums of a snapshot by key, as text, so that no number passes a float. Reads all three shapes of a group:
 -- { totalRequests, tokens: { total, prompt, completion }, cost }, { totalRequests, totalTokens, cost } and
 -- { totalRequests, totalTokens, promptTokens, completionTokens, totalCost }.
 -- $1 date

@@ -1,7 +1,8 @@
--- Rebuilds the documents of some days from what is counted; a day without usage gets an empty one. Documents that were
--- imported as flat sums (without a version) are kept as they are: they cannot be made again.
+-- Rebuilds the snapshots of some days from the rollups; a day without usage gets an empty one. Keeps snapshots imported
+-- as
+-- flat sums (without a version), which cannot be made again.
 -- $1 days   $2 cache status of each
--- Documents are written as JSON text and read once: building them of jsonb objects took twice as long.
+-- Writes JSON text and parses it once: building the snapshots of jsonb objects took twice as long.
 with wanted as materialized (
   select date, status
   from unnest($1::date[], $2::text[]) as day (date, status)
@@ -30,7 +31,7 @@ grouped as (
   from used
   group by 1, 3
   union all
-  -- A model that came from several providers that day has one key for each of them.
+  -- A model of several providers on that day has one key per provider.
   select date, 'model', coalesce(nullif(model, ''), 'unknown')
       || case when count(*) over (partition by date, model) > 1 then '|' || coalesce(nullif(provider, ''), 'unknown') else '' end,
     sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)

@@ -1,5 +1,5 @@
 -- Records when keys were last used; an earlier time than the recorded one changes nothing.
--- Rows that another process writes at this moment are skipped: it records the same minute.
+-- Skips rows that another process is writing: it records the same minute.
 -- $1 ids of keys   $2 the time of each
 with used as (
   select * from unnest($1::uuid[], $2::timestamptz[]) as each (id, at)

@@ -1,4 +1,4 @@
--- Records that dimensions of merchants' days have more values than rollups may have.
+-- Records dimensions of merchants' days that exceeded their limit of values.
 -- $1 merchants   $2 dates   $3 dimensions
 insert into usage_overflows (merchant_id, date, dimension)
 select distinct *

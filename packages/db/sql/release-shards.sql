@@ -1,4 +1,4 @@
--- Ends leases before their time.
+-- Ends leases early.
 -- $1 shards   $2 token of the lease
 update usage_shards
 set expires_at = '-infinity'

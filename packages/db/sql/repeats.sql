@@ -1,6 +1,8 @@
--- Which lines of a batch are repeats: the journal row of their identity has another origin. A row without origin was
--- written by the previous release: it is another one, unless the line comes from a stream which that could flush.
--- $1 dates   $2 merchants   $3 ids   $4 origins   $5 the beginning of origins from such streams
+-- Returns the lines of a batch that are repeats: the journal row of their identity has another origin. A row without
+-- origin
+-- was written by the previous release: it makes them repeats, unless they come from a stream that this release could
+-- flush.
+-- $1 dates   $2 merchants   $3 ids   $4 origins   $5 prefix of origins from such streams
 -- Returns positions, counted from 0.
 select (ordinality - 1)::int as position
 from unnest($1::date[], $2::text[], $3::text[], $4::text[]) with ordinality

@@ -1,6 +1,6 @@
--- Records that what a rule fired for is over, once, and what is to be sent of it.
+-- Records once that the condition of a rule is over, and queues its messages.
 -- $1 rule   $2 event   $3 body   $4 now   $5 webhooks, or none for all   $6 when deliveries are given up
--- Returns one row: how many firings ended.
+-- Returns one row: the number of firings that ended.
 with resolved as (
   update alert_firings set resolved_at = $4 where rule = $1 and resolved_at is null
   returning id

@@ -1,4 +1,4 @@
--- Adds a day of some merchants to the rollups of months and years, less what is still to be derived of it.
+-- Adds a day of some merchants to the rollups of months and years, without its events that are not derived yet.
 -- $1 date   $2 merchant ids
 -- Returns one row: the groups that were added.
 with groups as materialized (

@@ -1,8 +1,8 @@
--- One period, computed afresh for some merchants and for the platform; inserted by rollups-store.ts.
--- $1 first day   $2 last day   $3 first day of the period before   $4 merchant ids, null for all
--- $5 ISO weekday that weeks begin with where the weeks inside are kept, else null
--- Merchants and the platform come from merchant_usage (every metric type), users, models and providers from
--- usage_daily (the measures). piece: the week, the period as a whole, or -infinity for the period before.
+-- Computes one period for some merchants and for the platform; rollups-store.ts inserts the rows.
+-- $1 first day   $2 last day   $3 first day of the previous period   $4 merchant ids, null for all
+-- $5 ISO weekday that weeks begin with if the weeks inside are kept, else null
+-- Merchants and the platform come from merchant_usage (every metric type); users, models and providers from
+-- usage_daily (the measures). piece: the week, the whole period, or -infinity for the previous period.
 with days as (
   select
     merchant_id,
@@ -85,7 +85,7 @@ periods as (
 )
 select
   merchant_id, entity_type, entity_id, metric_type, $1::date, $2::date, value,
-  -- Rounded once, half away from zero, by whole numbers: numeric division rounds to 16 digits of its own first.
+  -- Rounded once, half away from zero, with whole numbers: numeric division first rounds to 16 digits.
   case metric_type
     when 'cost' then sign(value) * div(2 * abs(value) + days, 2 * days)
     else sign(value) * div(2000000 * abs(value) + days, 2 * days) * 0.000001

@@ -1,6 +1,7 @@
--- Estimates how many rows rollups have, for plans: of a month and a year those that were counted as they were written, of a
--- day at most its requests. Months with days that are not rolled up are always among those whose days are read.
--- $1 merchant ids, null for all   $2 first day of the first year   $3 last day   $4 months whose days are asked for
+-- Estimates the rows of rollups, for plans: counted rows of months and years, and for a day at most its requests.
+-- Months
+-- with days that are not rolled up are always among those whose days are read.
+-- $1 merchant ids, null for all   $2 first day of the first year   $3 last day   $4 months whose days are read
 -- The row `open` names the first day that is not rolled up.
 with months as materialized (
   select month from unnest($4::date[]) as month

@@ -1,5 +1,6 @@
--- Takes the locks of merchants for one transaction, shared with other writers; returns merchants whose lock was not free.
--- $1 seed   $2 locks   $3 merchant ids   $4 whether it waits for locks that are not free
+-- Takes the locks of merchants for one transaction, shared with other writers. Returns merchants whose lock was not
+-- free.
+-- $1 seed   $2 locks   $3 merchant ids   $4 whether to wait for locks that are not free
 with locks as materialized (
   select distinct (hashtextextended(merchant_id, 0) & ($2 - 1))::int as lock
   from unnest($3::text[]) as merchant_id

@@ -1,5 +1,6 @@
--- Marks the daily, weekly and monthly periods that written days lie in as stale, and those after them, whose growth
--- changes. Returns the marks that it read; clear-marks.sql clears them in the same transaction.
+-- Marks as stale the daily, weekly and monthly periods of changed days, and the periods after them, whose growth
+-- changes.
+-- Returns the marks that it read; clear-marks.sql clears them in the same transaction.
 -- $1 the day before which marks are read   $2 ISO weekday that weeks begin with
 with marks as materialized (
   select merchant_id, date, xmin::text as version
@@ -21,7 +22,7 @@ stale as (
     ('daily', day), ('daily', day + 1), ('weekly', week), ('weekly', week + 7),
     ('monthly', month), ('monthly', (month + interval '1 month')::date)
   ) as period (grain, start)
-  -- A period that has not begun has no growth to change.
+  -- A period in the future has no growth to change.
   where period.start < $1::date
   order by 1, 2, 3
   on conflict do nothing

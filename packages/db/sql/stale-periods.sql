@@ -1,4 +1,4 @@
--- Periods to compute again: days first, then weeks, then months, oldest first.
+-- Returns stale periods: days first, then weeks, then months, oldest first.
 select grain, period_start as start
 from metrics_stale_periods
 group by grain, period_start

@@ -1,5 +1,5 @@
--- Days of merchants whose totals in Redis may be wrong, those that wait longest first.
--- $1 how many
+-- Returns merchants' days whose running totals may be wrong, oldest mark first.
+-- $1 limit
 select merchant_id, date
 from usage_stale_totals
 order by marked_at

@@ -1,6 +1,7 @@
--- Entries that a difference between the journal and the daily sums can come from: those of unknown flushes, and
--- those in whose dimensions journal and sums differ.
--- $1 merchant   $2 date   $3 how many at most
+-- Returns events that may explain a difference between the journal and the daily sums: those of unknown flushes, and
+-- those
+-- in whose dimensions journal and sums differ.
+-- $1 merchant   $2 date   $3 limit
 with adjusted as (
   select
     user_id, api_key, model, provider,

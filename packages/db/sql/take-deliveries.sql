@@ -1,5 +1,5 @@
--- Takes deliveries that are due, for a while: a process that dies with one leaves it to be taken again.
--- $1 now   $2 until when they are taken   $3 how many
+-- Takes due deliveries for some time: if their process dies, another takes them again.
+-- $1 now   $2 end of the time   $3 limit
 with due as (
   select delivery.id
   from webhook_deliveries as delivery

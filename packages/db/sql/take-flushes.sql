@@ -1,5 +1,5 @@
--- Takes flushes that are still to be derived, oldest first; those that another process has taken are left to it.
--- $1 events at most; the first flush is taken whatever it has   $2 flushes at most
+-- Takes flushes not yet derived, oldest first; skips those that another process has taken.
+-- $1 events at most; always at least one flush   $2 flushes at most
 with free as materialized (
   select id, inserted, first_date, last_date
   from usage_flushes

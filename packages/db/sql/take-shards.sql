@@ -1,6 +1,6 @@
--- Leases free shards. Rows that a counting transaction or another taker has locked are left out, never waited for.
--- $1 shards wanted   $2 how many at most   $3 holder   $4 length of the lease in milliseconds
--- Returns the shards that are now held, all with one new token.
+-- Leases free shards. Skips rows that a counting transaction or another flusher has locked.
+-- $1 shards wanted   $2 limit   $3 holder   $4 length of the lease in milliseconds
+-- Returns the shards now held, all with one new token.
 with free as materialized (
   select shard
   from usage_shards

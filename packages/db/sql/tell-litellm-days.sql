@@ -1,4 +1,4 @@
--- Says of days whether their calls or their sums are counted, where nobody has said so yet; returns what was first said.
+-- Records whether days are counted by calls or by sums, unless that is recorded; returns the record of each.
 -- $1 date[]: days, $2 text: calls or sums.
 insert into litellm_days as known (date, told_by)
 select date, $2

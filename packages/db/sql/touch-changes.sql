@@ -1,4 +1,4 @@
--- Raises the versions of merchants' days, and of the months they are in, as a change would.
+-- Raises the versions of merchants' days, and of their months, like a change.
 -- $1 merchant ids   $2 first date   $3 last date
 insert into usage_changes as old (grain, period, merchant_id)
 select grain, period, merchant_id

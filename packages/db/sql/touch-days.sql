@@ -1,4 +1,4 @@
--- Marks a merchant's days as changed, for whoever derives from them and for answers that are kept.
+-- Marks a merchant's days as changed, for derivations and cached answers.
 -- $1 merchant id   $2 days
 with changed as (
   insert into usage_changes as old (grain, period, merchant_id)

@@ -1,5 +1,5 @@
--- Merchants' days that changed since the reconciliation last found them right, with the version they have now; a page.
--- $1 first date   $2 last date   $3, $4 the date and merchant that the page before ended with   $5 how many at most
+-- Returns a page of merchants' days that changed since reconciliation last found them correct, with their versions.
+-- $1 first date   $2 last date   $3, $4 last date and merchant before the page   $5 limit
 select day.merchant_id, day.period as date, day.changes
 from usage_changes as day
 left join usage_checks as done on done.date = day.period and done.merchant_id = day.merchant_id

@@ -1,5 +1,5 @@
--- Models with events that no price was known for, most events first.
--- $1 first day   $2 last day   $3 merchants, or null for all   $4 how many
+-- Returns models with events without a known price, most events first.
+-- $1 first day   $2 last day   $3 merchants, or null for all   $4 limit
 select
   merchant_id, provider, model, count(*) as events, sum(prompt_tokens) as prompt_tokens,
   sum(completion_tokens) as completion_tokens, min(time) as first_time, max(time) as last_time

@@ -1,5 +1,6 @@
+-- Stores directory entries.
 -- $1 kinds   $2 ids   $3 merchant ids ('' for every merchant)   $4 names   $5 emails   $6 roles   $7 teams
--- $8 whether the team is given: where it is not, the team that is known stays
+-- $8 whether the team is given; otherwise the stored team stays
 insert into directory_entries as known (kind, id, merchant_id, name, email, role, team)
 select
   kind, id, merchant_id, entry.name, entry.email, entry.role,
@@ -14,6 +15,6 @@ on conflict (kind, id, merchant_id) do update set
   role = excluded.role,
   team = excluded.team,
   updated_at = now()
--- What is the same is not written: a change of names makes every kept answer of its merchant stale.
+-- Skips unchanged rows: a change of names makes every cached answer of its merchant stale.
 where (known.name, known.email, known.role, known.team)
   is distinct from (excluded.name, excluded.email, excluded.role, excluded.team)

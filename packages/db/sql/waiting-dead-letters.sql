@@ -1,4 +1,5 @@
--- Sums by merchant, day and metric type over unresolved dead letters that are not counted by themselves: their identity
+-- Sums unresolved dead letters by merchant, day and metric type, without those that were counted themselves: their
+-- identity
 -- has no journal row, or one of another origin.
 -- $1 merchants   $2 first date   $3 last date
 select letter.merchant_id, letter.date, amount.metric_type, sum(amount.units) as metric_value

@@ -63,7 +63,7 @@ const lineOf = (merchant_id: string, { date, ...dimensions }: Sent, origin: stri
   ...withoutNone(dimensions),
 });
 
-/** The plain model: the first values of each dimension and day, and what rollups have of each event. */
+/** The plain model: the first values of each dimension and day, and the rollup rows of each event. */
 class Model {
   readonly admitted = new Map<string, Set<string>>();
   readonly rows = new Map<string, number>();
@@ -81,7 +81,7 @@ class Model {
     this.rows.set(row, (this.rows.get(row) ?? 0) + 1);
   }
 
-  /** What some of the columns have, as a table that keeps only those. */
+  /** Groups rows by some of their columns, like a table that keeps only those. */
   by(columns: readonly number[]): Map<string, number> {
     const sums = new Map<string, number>();
     for (const [row, requests] of this.rows) {

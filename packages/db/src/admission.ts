@@ -9,31 +9,34 @@ export type DimensionColumn = (typeof DIMENSIONS)[number];
 
 type Values = Pick<JournalLine, 'merchant_id' | 'date' | DimensionColumn>;
 
-/** A line of a batch with the dimensions that rollups count under `(other)`. */
+/** A line of a batch, and its dimensions that rollups count under `(other)`. */
 export type FoldedLine = { position: number; dimensions: DimensionColumn[] };
 
 export type Admitted = {
-  /** For each line the dimensions that are folded, one bit each; undefined where none is. */
+  /** The folded dimensions of each line, one bit each; undefined if no line has any. */
   bits: Uint8Array | undefined;
   folded: FoldedLine[];
-  /** To be called when the transaction has committed. */
+  /** Call it when the transaction has committed. */
   committed(): void;
 };
 
 export type Admission = {
   /**
-   * Admits the values of lines, in their order, until a dimension of a merchant's day has as many as it may have, and
-   * stores them with the transaction. Says which lines have others. Asks Postgres only about values that are new here.
+   * Admits the values of lines, in their order, up to the limit of each dimension of a merchant's day, and stores them
+   * with the transaction. Returns the dimensions beyond the limit per line. Asks Postgres only about values that are
+   * new to this process.
    */
   admit(transaction: Executor, lines: readonly Values[]): Promise<Admitted>;
-  /** The dimensions of a line that would be folded now, as far as this process knows. */
+  /** Predicts the folded dimensions of a line from the memory of this process. */
   predict(line: Values): DimensionColumn[];
 };
 
-/** What is known of one merchant's day, by dimension. A set that is full never changes again. */
+/** The known values of one merchant's day, by dimension. A full set never changes again. */
 type Day4 = { values: (Set<string> | undefined)[]; parts: number[]; overflowed: boolean[] };
 
-/** Values that are remembered over all merchants' days; an empty day counts as a few. Some 100 bytes each. */
+/**
+ * The limit of values remembered over all merchants' days; an empty day counts as a few. A value takes some 100 bytes.
+ */
 const MAX_REMEMBERED = 1_000_000;
 const WEIGHT_OF_DAY = 8;
 const MAX_ATTEMPTS = 100;
@@ -47,17 +50,17 @@ const PartRow = z.object({
 });
 const StoredRow = z.object({ merchant_id: z.string(), date: DateText, dimension: z.number().int() });
 
-/** Values that are added to one dimension of a merchant's day by one transaction. */
+/** The values that one transaction adds to one dimension of a merchant's day. */
 type Part = { key: string; merchantId: string; date: Day; dimension: number; part: number; values: Set<string> };
 
-/** Bounds the distinct values of a dimension that a merchant's day has in rollups. */
+/** Limits the distinct values of a dimension that a merchant's day has in rollups. */
 export function createAdmission(limit: number): Admission {
   const known = new Map<string, Day4>();
-  /** The days of these that have a full dimension: few, so that a prediction costs nothing where there are none. */
+  /** The remembered days with a full dimension. They are few, so a prediction usually costs nothing. */
   const full = new Map<string, Day4>();
   let remembered = 0;
 
-  /** Reads what days have admitted, without the parts of this transaction, into `batch`. */
+  /** Reads the admitted values of days, without the parts of this transaction, into `batch`. */
   async function load(
     transaction: Executor,
     days: readonly Values[],
@@ -85,7 +88,7 @@ export function createAdmission(limit: number): Admission {
     if (day.values.some((set) => set && set.size >= limit)) full.set(key, day);
   }
 
-  /** Forgets the days that were read first, but none of this batch. */
+  /** Drops the days that were read first, but none of this batch. */
   function makeRoom(batch: ReadonlyMap<string, Day4>): void {
     if (remembered <= MAX_REMEMBERED) return;
     for (const [key, day] of known) {
@@ -134,7 +137,7 @@ export function createAdmission(limit: number): Admission {
     throw new Error('values of a merchant are admitted by others all the time');
   }
 
-  /** What is to be admitted, and what is folded, as far as is known. */
+  /** Decides from memory which values to admit and which to fold. */
   function sortOut(
     lines: readonly Values[],
     keys: readonly string[],
@@ -174,7 +177,7 @@ export function createAdmission(limit: number): Admission {
     values: new Set([value]),
   });
 
-  /** Stores parts; returns the days of those that another transaction stored first. */
+  /** Stores parts; returns the days of parts that another transaction stored first. */
   async function store(transaction: Executor, parts: readonly Part[], own: Map<string, Part>): Promise<Values[]> {
     if (parts.length === 0) return [];
     const columns = [

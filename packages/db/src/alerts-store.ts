@@ -13,7 +13,7 @@ export type Firing = {
   data: { value: string | null; text: string };
   body: string;
   at: Date;
-  /** None: all that take the event. */
+  /** Empty: every webhook that accepts the event. */
   webhookIds: readonly string[];
 };
 
@@ -21,22 +21,22 @@ export type DueDelivery = z.output<typeof DueRow>;
 
 export type AlertsStore = {
   webhooks(): Promise<WebhookRow[]>;
-  /** CARDINALITY_LIMIT beyond MAX_WEBHOOKS. */
+  /** Throws CARDINALITY_LIMIT beyond MAX_WEBHOOKS. */
   createWebhook(webhook: Pick<WebhookRow, 'url' | 'secret' | 'events' | 'createdBy'>): Promise<WebhookRow>;
-  /** Changes an active webhook; NOT_FOUND for any other. */
+  /** Changes an active webhook; throws NOT_FOUND for any other. */
   changeWebhook(id: string, change: (row: WebhookRow) => Partial<WebhookRow>): Promise<WebhookRow>;
   alerts(): Promise<AlertRow[]>;
-  /** CARDINALITY_LIMIT beyond MAX_ALERTS. */
+  /** Throws CARDINALITY_LIMIT beyond MAX_ALERTS. */
   createAlert(alert: Omit<AlertRow, 'id' | 'createdAt' | 'removedAt'>): Promise<AlertRow>;
-  /** Changes an active rule; NOT_FOUND for any other. */
+  /** Changes an active rule; throws NOT_FOUND for any other. */
   changeAlert(id: string, change: Partial<AlertRow>): Promise<AlertRow>;
-  /** Records a firing and queues its deliveries, in one statement; false where it fired before in this period. */
+  /** Records a firing and queues its deliveries, in one statement; false if it fired before in this period. */
   fire(firing: Firing): Promise<boolean>;
-  /** Ends what a rule fired for, and queues what is sent of that; false where nothing had fired. */
+  /** Ends the firings of a rule and queues the messages about it; false if nothing had fired. */
   resolve(firing: Pick<Firing, 'rule' | 'event' | 'body' | 'at' | 'webhookIds'>): Promise<boolean>;
-  /** What fired, newest first. */
+  /** Returns firings, newest first. */
   firings(rule: string | undefined, limit: number): Promise<z.output<typeof FiringRow>[]>;
-  /** Takes deliveries that are due until a time; whoever dies with one leaves it to others. */
+  /** Takes due deliveries until a time; after that, another process may take them. */
   take(now: Date, until: Date, limit: number): Promise<DueDelivery[]>;
   ended(
     id: string,
@@ -54,7 +54,7 @@ export type AlertsStore = {
     after: string | undefined;
     limit: number;
   }): Promise<WebhookDelivery[]>;
-  /** Queues one message, or an ended delivery again; undefined where there is none. */
+  /** Queues one message, or an ended delivery again; undefined if it does not exist. */
   queue(message: {
     again?: string;
     webhookId?: string;
@@ -62,13 +62,13 @@ export type AlertsStore = {
     body: string;
     now: Date;
   }): Promise<WebhookDelivery | undefined>;
-  /** Removes ended deliveries and firings from before a day; returns how many. */
+  /** Removes ended deliveries and firings from before a day; returns their number. */
   prune(before: Day): Promise<number>;
-  /** When a merchant's last event was. */
+  /** Returns the time of a merchant's last event. */
   lastEventAt(merchantId: string): Promise<Date | undefined>;
 };
 
-/** A delivery is tried for so long. */
+/** How long a delivery is retried. */
 const GIVE_UP_MS = 24 * 3_600_000;
 
 const DueRow = z.object({
@@ -121,7 +121,7 @@ const DeliveryRow = z
     }),
   );
 
-/** Webhooks, their deliveries, alert rules and what fired. */
+/** Webhooks, their deliveries, alert rules and firings. */
 export function createAlertsStore(dataSource: DataSource): AlertsStore {
   const [webhooks, alerts] = [dataSource.getRepository(WebhookEntity), dataSource.getRepository(AlertEntity)];
   const active = { where: { removedAt: IsNull() }, order: { createdAt: 'asc', id: 'asc' } } as const;
@@ -164,7 +164,7 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
     },
     firings: (rule, limit) => runSql(dataSource, 'list-firings', [rule ?? null, limit], FiringRow),
     async take(now, until, limit) {
-      // An update answers its rows and their number.
+      // TypeORM answers an update with its rows and their number.
       const [rows] = (await dataSource.query(sql('take-deliveries'), [now, until, limit])) as [unknown[], number];
       return rows.map((row) => DueRow.parse(row));
     },

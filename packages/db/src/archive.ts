@@ -13,13 +13,13 @@ const PAGE_ROWS = 5_000;
 
 export type Archive = {
   /**
-   * Writes all events of a day to `<folder>/<date>.ndjson.gz`, one a line, as `usage.record` takes them; returns how many.
-   * The file has its name only when it is complete, and is replaced when written again. Rejects where it cannot be written.
+   * Writes all events of a day to `<folder>/<date>.ndjson.gz`, one per line, in the form that `usage.record` accepts;
+   * returns their number. Replaces an older file once the new one is complete. Rejects if it cannot write.
    */
   day(day: Day, folder: string): Promise<number>;
 };
 
-/** Keeps events outside of Postgres. Reads in pages of one transaction, so memory stays bounded. */
+/** Archives events outside of Postgres. Reads pages in one transaction, so memory stays bounded. */
 export function createArchive(dataSource: DataSource): Archive {
   return {
     async day(day, folder) {

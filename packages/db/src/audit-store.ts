@@ -12,7 +12,7 @@ export type AuditedAction = Pick<
 export type AuditStore = {
   /** Records an action before it runs; returns the row's id. */
   begin(action: AuditedAction): Promise<string>;
-  /** Records how it ended. */
+  /** Records the outcome of an action. */
   finish(id: string, end: { outcome: string; targetId: string | null; durationMs: number }): Promise<void>;
   /** Returns a page, newest first, of the rows with an id below `before`. */
   list(page: {
@@ -23,11 +23,11 @@ export type AuditStore = {
     before?: string | undefined;
     limit: number;
   }): Promise<AuditRow[]>;
-  /** Removes rows older than so many days; returns how many. */
+  /** Removes rows older than this number of days; returns how many. */
   prune(days: number): Promise<number>;
 };
 
-/** Rows removed by one statement, so that none takes long. */
+/** Rows per statement, so that no statement takes long. */
 const PRUNED_AT_ONCE = 10_000;
 
 /** The audit log, in `audit_log`. */

@@ -6,7 +6,7 @@ import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
-/** One merchant, day and metric type in every book of Postgres; null where a book does not keep the type. */
+/** One merchant, day and metric type in every stored form of Postgres; null in a form that does not keep the type. */
 export type BookRow = MerchantDay & {
   metricType: string;
   journal: UnitsType;
@@ -17,8 +17,8 @@ export type BookRow = MerchantDay & {
 };
 
 /**
- * A period, named by its first day, whose derived rollup is not the sum of what it is derived from. Rollups of all
- * merchants have the merchant ''.
+ * A period, named by its first day, whose derived rollup differs from the sum of its source. Rollups of all merchants
+ * have the merchant ''.
  */
 export type PeriodRow = MerchantDay & {
   /** The table that differs. */
@@ -29,26 +29,26 @@ export type PeriodRow = MerchantDay & {
 };
 
 export type BooksStore = {
-  /** The books of a range, as one transaction sees them. */
+  /** Returns the stored forms of a range, as one transaction sees them. */
   read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
-  /** Periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
+  /** Returns periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
   periodsApart(scope: BookScope): Promise<PeriodRow[]>;
   /** Days of merchants whose `usage_priced` is not what their events and re-ratings make, as one transaction sees them. */
   pricedApart(scope: BookScope, transaction: Executor): Promise<PeriodRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
-  /** Which of these entries the journal has, as `date id`. */
+  /** Returns those of these events that the journal has, as `date id`. */
   known(merchantId: string, entries: readonly { date: Day; id: string }[], transaction: Executor): Promise<Set<string>>;
-  /** The sums of some merchants' days, as one transaction sees them. */
+  /** Returns the sums of some merchants' days, as one transaction sees them. */
   sums(
     scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
     transaction: Executor,
   ): Promise<(MerchantDay & { metricType: string; units: UnitsType })[]>;
-  /** Positions of the lines that are counted by themselves: their journal row has their own origin. */
+  /** Positions of the lines that were counted themselves: their journal row has their own origin. */
   counted(lines: readonly LineToAppend[], transaction?: Executor): Promise<Set<number>>;
   /**
-   * A merchant's day at one moment: its sums by metric type, dead letters included, and those of these lines of the day
-   * that the sums do not include.
+   * Returns a merchant's day at one moment: its sums by metric type, dead letters included, and the sums of those of
+   * these lines that are not in them.
    */
   day(
     merchantId: string,
@@ -58,13 +58,13 @@ export type BooksStore = {
     sums: Map<string, UnitsType>;
     notCounted: LineToAppend[];
   }>;
-  /** Entries that a difference of a merchant's day can come from. */
+  /** Returns events that may explain a difference on a merchant's day. */
   suspects(merchantId: string, date: Day, limit: number, transaction: Executor): Promise<{ id: string; why: string }[]>;
-  /** Merchants' days whose totals in Redis are known to be behind. */
+  /** Returns merchants' days whose running totals are known to be too low or too high. */
   staleTotals(limit: number): Promise<MerchantDay[]>;
-  /** Forgets that totals are behind, if nothing marked them again since `before`. */
+  /** Clears such a mark unless it was set again after `before`. */
   settled(day: MerchantDay, before: Date): Promise<void>;
-  /** The clock of Postgres, for `settled`. */
+  /** Returns the clock of Postgres, for `settled`. */
   now(): Promise<Date>;
 };
 
@@ -115,7 +115,7 @@ const DayRow = z.object({
   position: z.number().int().nullable(),
 });
 
-/** The books side by side: what must be equal, and what is known to be behind. */
+/** Compares the stored forms that must be equal, and records running totals known to be wrong. */
 export function createBooksStore(dataSource: DataSource): BooksStore {
   return {
     read: ({ merchantIds, startDate, endDate }, transaction) =>

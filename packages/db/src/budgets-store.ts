@@ -10,34 +10,34 @@ import { sqlState } from './transactions.ts';
 
 export type NewBudget = Omit<BudgetRow, 'id' | 'createdAt' | 'removedAt'>;
 
-/** A period of a budget, and what was spent in it as far as Postgres knows. `ends` null: never. */
+/** A period of a budget, and its spend as far as Postgres knows. `ends` null: never. */
 export type BudgetPeriod = { budgetId: string; start: number; ends: number | null; spent: bigint };
 
-/** An event by its identity; near a midnight it may be counted on either of two days. */
+/** The identity of an event; near a midnight it may count on either of two days. */
 export type NotedEvent = { merchantId: string; id: string; dates: readonly Day[] };
 
 export type BudgetsStore = {
   /**
-   * Creates a budget with what was spent in the period of `at`. Nothing is counted for its merchants meanwhile. Throws
+   * Creates a budget with its spend in the period of `at`. Nothing is counted for its merchants meanwhile. Throws
    * CARDINALITY_LIMIT beyond MAX_BUDGETS.
    */
   create(budget: NewBudget, at: Date): Promise<BudgetRow>;
-  /** Changes a budget; NOT_FOUND for an unknown or removed one. */
+  /** Changes a budget; throws NOT_FOUND for an unknown or removed one. */
   update(id: string, change: Partial<NewBudget>): Promise<BudgetRow>;
-  /** Removes a budget, once; removing it again changes nothing. NOT_FOUND for an unknown id. */
+  /** Removes a budget; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
   remove(id: string, at: Date): Promise<BudgetRow>;
   find(id: string): Promise<BudgetRow | undefined>;
-  /** A page of active budgets in order of (created, id), that begins after the budget `after`. */
+  /** Returns a page of active budgets in order of (created, id), after the budget `after`. */
   list(page: { merchantId: string | undefined; limit: number; after: string | undefined }): Promise<BudgetRow[]>;
-  /** The version of the list of budgets. */
+  /** Returns the version of the list of budgets. */
   version(): Promise<string>;
-  /** All active budgets, and the version of the list. */
+  /** Returns all active budgets, and the version of the list. */
   active(): Promise<{ version: string; budgets: BudgetRow[] }>;
-  /** The previous, current and next period of every active budget. */
+  /** Returns the previous, current and next period of every active budget. */
   periods(at: Date): Promise<BudgetPeriod[]>;
   /**
-   * The same as `periods`, and those of the events that `noted` returns that are in the journal: both of one snapshot, which is
-   * taken before `noted` is called.
+   * Like `periods`, plus those of the events from `noted` that are in the journal. Both come from one snapshot, taken
+   * before `noted` is called.
    */
   snapshot<T extends NotedEvent>(
     at: Date,
@@ -58,7 +58,7 @@ const IdRow = z.object({ id: z.string() });
 
 const INVALID_PARAMETER = '22023';
 
-/** Budgets, in `budgets`, and what was spent of them, in `budget_spend`. */
+/** Budgets, in `budgets`, and their spend, in `budget_spend`. */
 export function createBudgetsStore(
   dataSource: DataSource,
   journal: Pick<Journal, 'exclusively' | 'exclusivelyAll'>,
@@ -153,7 +153,10 @@ export function createBudgetsStore(
   return store;
 }
 
-/** Adds the lines that this transaction has counted to the spend of these budgets; for the journal, after its append. */
+/**
+ * Adds the lines that this transaction has counted to the spend of these budgets. The journal calls it after its
+ * append.
+ */
 export async function countBudgets(
   transaction: Executor,
   lines: readonly JournalLine[],

@@ -6,8 +6,8 @@ import { DateText, Moment } from './rows.ts';
 import { runSql } from './run-sql.ts';
 
 /**
- * How far a reader of changes is: in the list of all merchants' days, with the place in the log to go on from after it; or
- * in the log, at a position in one of its rows.
+ * The position of a reader of changes: in the initial list of all merchants' days, with the position in the log to
+ * continue from; or in the log, within one of its rows.
  */
 export type ChangePlace =
   | { kind: 'all'; xact: string; merchantId: string; date: Day }
@@ -18,20 +18,20 @@ export type Change = MerchantDay & { changedAt: string | null };
 
 export type ChangeLogStore = {
   /**
-   * Returns merchants' days whose numbers changed after `place`, each once, and the place to go on from. Without a place,
-   * and for one that was pruned, it starts with every merchant's day. Whoever reads the numbers of what is returned, call
-   * after call, has those of every transaction that committed: the place never passes one that may still commit.
-   * `hasMore` is false where everything known so far was returned.
+   * Returns merchants' days whose numbers changed after `place`, each once, and the position to continue from. Without
+   * a position, and for a pruned one, starts with every merchant's day. A reader who reads the numbers of all returned
+   * days has those of every committed transaction: the position never passes one that may still commit. `hasMore` is
+   * false once everything known so far was returned.
    */
   after(
     place: ChangePlace | undefined,
     page: { limit: number; merchantIds?: readonly string[] | undefined },
   ): Promise<{ rows: Change[]; next: ChangePlace; hasMore: boolean }>;
-  /** Removes what was logged before a moment. */
+  /** Removes rows from before a moment. */
   prune(before: Date): Promise<void>;
 };
 
-/** Merchants' days of the log that one call looks at, where most of them are not the reader's. */
+/** Merchants' days of the log read per call, in case most of them are not the reader's. */
 const SCANNED = 10_000;
 const PRUNED_AT_ONCE = 10_000;
 const NO_DAY = '-infinity';
@@ -49,7 +49,7 @@ const LogRow = z.object({
 });
 const DayRow = z.object({ merchant_id: z.string(), date: DateText });
 
-/** Which merchants' days changed, in `usage_change_log`, written by the transactions that change them. */
+/** The log of changed merchants' days, in `usage_change_log`, written by the transactions that change them. */
 export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
   const logAfter = (xact: string, id: string, position: number, limit: number) =>
     runSql(dataSource, 'changes-since', [xact, id, position, limit], LogRow);
@@ -73,7 +73,7 @@ export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
       const { xact, id, position } = place ?? { xact: '0', id: '0', position: 0 };
       const found = await logAfter(xact, id, position, place ? scanned : 0);
       const { horizon, first } = found[0]!;
-      // What committed before this moment is in the list, what commits later is in the log from here on.
+      // Earlier commits are in the list, later ones in the log from here on.
       if (!place || BigInt(xact) < BigInt(first))
         return listed({ kind: 'all', xact: horizon, merchantId: '', date: NO_DAY }, limit, merchants);
 

@@ -22,7 +22,7 @@ beforeAll(async () => {
   db = await openDb(database.url, { poolSize: OPEN_AT_ONCE + 4 });
   sql = new pg.Client({ connectionString: database.url });
   await sql.connect();
-  // Who makes the partition of a day keeps others from making theirs until it ends.
+  // Creating the partition of a day blocks other creators until the transaction ends.
   await db.journal.append({ source: 'direct', lines: DAYS.map((day) => line('first', day)) });
 });
 afterAll(async () => {
@@ -37,7 +37,7 @@ const line = (merchantId: string, date: string): LineToAppend => {
   return { ...at, id, requests: '1', prompt_tokens: '3', origin: id };
 };
 
-/** A transaction that has counted and waits to commit, or to fail. */
+/** A transaction that has counted and waits to commit or to fail. */
 function begin(lines: LineToAppend[]) {
   let end = (_commit: boolean) => {};
   const decided = new Promise<boolean>((resolve) => {
@@ -137,7 +137,7 @@ test('whoever reads what changed has every number, in whatever order transaction
   );
 });
 
-/** Waits until all transactions that began so far have ended: also those of other databases hold readers back. */
+/** Waits until all transactions that began so far have ended: those of other databases delay readers too. */
 async function settled(): Promise<void> {
   const { rows } = await sql.query('select pg_current_xact_id() as now');
   await expect
@@ -151,7 +151,7 @@ async function settled(): Promise<void> {
 
 type Page = Awaited<ReturnType<Db['changeLog']['after']>>;
 
-/** Reads pages until there is nothing more. */
+/** Reads pages until there are no more. */
 async function follow(
   place: ChangePlace | undefined,
   limit = 1_000,

@@ -7,17 +7,17 @@ type Scope = { merchantIds?: readonly string[] | undefined; startDate: Day; endD
 
 export type ChangesStore = {
   /**
-   * A text that differs whenever the sums of these merchants and days or their names changed since: each commit that
-   * counts raises it, in whatever order commits come. What is derived from days and names is the same as long as it is.
+   * Returns a text that changes whenever sums of these merchants and days, or names, change: each commit that counts
+   * raises it, in whatever order commits arrive. Anything derived from days and names is valid while it stays the same.
    */
   versionOf(scope: Scope): Promise<string>;
-  /** Raises the version of these merchants and days as if they had changed. */
+  /** Raises the version of these merchants and days, like a change. */
   touch(scope: Scope & { merchantIds: readonly string[] }): Promise<number>;
   /** Raises every version. */
   touchAll(): Promise<void>;
 };
 
-/** How often sums changed, in `usage_changes`, kept by the transaction that counts. */
+/** Versions of sums, in `usage_changes`, raised by the transactions that count. */
 export function createChangesStore(dataSource: DataSource): ChangesStore {
   return {
     async versionOf({ merchantIds, startDate, endDate }) {
@@ -37,7 +37,7 @@ export function createChangesStore(dataSource: DataSource): ChangesStore {
   };
 }
 
-/** The whole months of a range and the days before and after them, each from and to; from > to: none. */
+/** Returns the whole months of a range and the days before and after them, each as from and to; from > to: none. */
 function boundsOf(startDate: Day, endDate: Day): Day[] {
   const [head, tail] = [monthOf(startDate), monthOf(endDate)];
   const first = head.startDate === startDate ? startDate : addDays(head.endDate, 1);

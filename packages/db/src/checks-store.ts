@@ -5,21 +5,21 @@ import type { MerchantDay } from './journal-store.ts';
 import { DateText } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 
-/** A merchant's day with how often it had changed when it was read. */
+/** A merchant's day with its version when it was read. */
 export type DayVersion = MerchantDay & { changes: string };
 
-/** How many numbers differed, and where some of them are. */
+/** Numbers that differed: how many, and where some of them are. */
 export type Drifted = { numbers: number; examples: { merchantId: string; date: Day; what: string }[] };
 
 export type ChecksStore = {
   /**
    * Returns the next days of the range, by date and merchant after `after`, that changed since they were last found
-   * right; at most `limit`.
+   * correct; at most `limit`.
    */
   unchecked(range: { startDate: Day; endDate: Day }, after: MerchantDay, limit: number): Promise<DayVersion[]>;
-  /** Notes that these versions of days were found right. */
+  /** Records that these versions of days were found correct. */
   mark(days: readonly DayVersion[]): Promise<void>;
-  /** Forgets days before this one. */
+  /** Deletes the records of days before this one. */
   forget(before: Day): Promise<void>;
   /** Notes on the UTC day of `at` that numbers differed; the largest number of a day stays. */
   noteDrift(at: Date, found: Drifted): Promise<void>;
@@ -36,7 +36,7 @@ const DriftRow = z.object({
   examples: z.array(z.object({ merchantId: z.string(), date: DateText, what: z.string() })),
 });
 
-/** What the reconciliation has found right, in `usage_checks`. */
+/** Records of reconciliation: days found correct in `usage_checks`, drift in `drift_days`. */
 export function createChecksStore(dataSource: DataSource): ChecksStore {
   return {
     unchecked: ({ startDate, endDate }, after, limit) =>

@@ -1,6 +1,6 @@
 import pg from 'pg';
 
-/** What columns mean wherever they occur; a table may say more below. */
+/** The meaning of columns in every table; a table may say more below. */
 const COLUMNS: Readonly<Record<string, string>> = {
   accepted: 'Events that were counted.',
   action: 'The procedure, or what was done.',
@@ -251,7 +251,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   year: 'First day of the year.',
 };
 
-/** Where a column of a table means more, or something else. */
+/** Columns with another or a more precise meaning in one table. */
 const EXCEPTIONS: Readonly<Record<string, string>> = {
   'erased_users.digest': 'SHA-256 of the merchant and the user.',
   'directory_entries.merchant_id': 'The merchant whose name it is; empty: the name for all merchants.',
@@ -307,13 +307,13 @@ const BI_COLUMNS: Readonly<Record<string, string>> = {
   void_of: COLUMNS.void_of!,
 };
 
-/** Returns what is to be known of a column; undefined where nobody wrote it down. */
+/** Returns the comment of a column; undefined if nobody wrote one. */
 function commentOf(schema: string, table: string, column: string): string | undefined {
   if (table === 'focus_1_2') return `${column} of FOCUS 1.2.`;
   return schema === 'tally_bi' ? BI_COLUMNS[column] : (EXCEPTIONS[`${table}.${column}`] ?? COLUMNS[column]);
 }
 
-/** Writes a comment on every column that has none or another one; once more does no harm. */
+/** Writes a comment on every column that has none or another one. May run again. */
 export async function commentColumns(client: Pick<pg.Client, 'query'>): Promise<void> {
   const { rows } = await client.query(`
     select n.nspname as schema, c.relname as table, attname as column, col_description(c.oid, attnum) as comment

@@ -5,11 +5,11 @@ import type { JournalLine } from './journal-line.ts';
 import { DateText, Moment } from './rows.ts';
 import { runSql } from './run-sql.ts';
 
-/** An event that was not counted, because its id stands for another one. */
+/** An event that was not counted, because another event has its id. */
 export type Conflict = {
   id: string;
   merchantId: string;
-  /** The day on which the other one is counted. */
+  /** The day on which the other event is counted. */
   date: Day;
   entryId: string;
   time: string;
@@ -22,7 +22,7 @@ export type Conflict = {
 };
 
 export type ConflictsStore = {
-  /** A page of the conflicts of some days, in order of (date, id). */
+  /** Returns a page of the conflicts of some days, in order of (date, id). */
   list(options: {
     startDate: Day;
     endDate: Day;
@@ -55,7 +55,7 @@ const Row = z
     recordedAt: recorded_at,
   }));
 
-/** Conflicts that the counting transactions stored. */
+/** Conflicts stored by the counting transactions. */
 export function createConflictsStore(dataSource: DataSource): ConflictsStore {
   return {
     list: ({ startDate, endDate, merchantIds, after, limit }) =>

@@ -29,8 +29,8 @@ export type NewAdjustment = Omit<Adjustment, 'createdAt'>;
 
 export type CorrectionsStore = {
   /**
-   * Records an adjustment and counts it in the same transaction, once per id; sent again it is answered as it was
-   * recorded. CONFLICT where the id stands for another adjustment. `voids`: the event of that day which it takes back.
+   * Records an adjustment and counts it in the same transaction, once per id; a repeat returns the recorded one. Throws
+   * CONFLICT if another adjustment has the id. `voids`: the event of that day that it takes back.
    */
   adjust(adjustment: NewAdjustment & { voids?: string | undefined }): Promise<Adjustment>;
   /**
@@ -89,7 +89,7 @@ const Row = z
   });
 const CountRow = z.object({ count: z.string().transform(Number) });
 
-/** Corrections: a number is never edited, it is adjusted, and says why and by whom. */
+/** Corrections: a number is never edited but adjusted, with author and reason. */
 export function createCorrectionsStore(
   dataSource: DataSource,
   journal: Journal,

@@ -9,19 +9,18 @@ import { inTransaction } from './transactions.ts';
 
 export type CubesStore = {
   /**
-   * Makes a merchant's sums of a range again: from its events and adjustments where the days still have their events, else
-   * from the daily sums, which are then all there is. What the rollups of all merchants have of it changes with it. Nothing
-   * is counted for the merchant meanwhile; readers see the sums as they were or as they are then. Returns how many days
-   * have no events any more.
+   * Rebuilds a merchant's sums of a range: from events and adjustments if the days still have their events, else from
+   * the daily sums. Updates the rollups of all merchants. Nothing is counted for the merchant meanwhile; readers see
+   * the sums before or after. Returns how many days have no events any more.
    */
   rebuild(merchantId: string, startDate: Day, endDate: Day): Promise<{ closedDays: number }>;
-  /** Makes the rollups of all merchants again from those of each, for the months of a range. */
+  /** Rebuilds the rollups of all merchants from those of each, for the months of a range. */
   rebuildPlatform(startDate: Day, endDate: Day): Promise<void>;
 };
 
 type Periods = { open: Day[]; days: Day[]; month: Day; year: Day };
 
-/** What is summed, each from what comes before it; `where`: the rows of a merchant ($1) and its periods ($2). */
+/** The rollups, each built from those before it; `where`: the rows of a merchant ($1) and its periods ($2). */
 const SUMS: { name: string; table: string; where: string; periods: keyof Periods }[] = [
   { name: 'daily', table: 'usage_daily', where: 'date = any($2::date[])', periods: 'open' },
   {
@@ -43,7 +42,7 @@ const PLATFORM = [
   { name: 'platform-users', table: 'usage_platform_users', day: 'month' },
 ];
 
-/** All that is summed, and how to have it again. */
+/** All rollups, and how to rebuild them. */
 export function createCubesStore(
   dataSource: DataSource,
   journal: Journal,
@@ -58,7 +57,7 @@ export function createCubesStore(
           const open = await partitions.open(transaction, days);
           const of: Periods = { open, days, month: `${month}-01`, year: `${month.slice(0, 4)}-01-01` };
           await holdRolledUp(transaction);
-          // What is still to be derived stays so: the derived rollups are made without it.
+          // What is not derived yet stays so: the derived rollups are rebuilt without it.
           await transaction.query(sql('hold-flushes'));
           await transaction.query(sql('rebuild/platform'), [merchantId, of.month, -1]);
           for (const { name, table, where, periods } of SUMS) {
@@ -80,7 +79,7 @@ export function createCubesStore(
     async rebuildPlatform(startDate, endDate) {
       await inTransaction(dataSource, async (transaction) => {
         await holdRolledUp(transaction);
-        // Whoever changes what a merchant has changes these tables in the same transaction, and waits here for ours.
+        // Every change of a merchant's sums changes these tables in the same transaction, and waits here for this one.
         const tables = PLATFORM.map(({ table }) => table).join(', ');
         await transaction.query(`lock table ${tables} in share row exclusive mode`);
         for (const { name, table, day } of PLATFORM) {

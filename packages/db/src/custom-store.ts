@@ -7,7 +7,7 @@ import { type MetricQuery, writeCount, writeMetricQuery } from './metric-query.t
 import { DateText, Moment } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 
-/** The caller: decides which definitions are visible, and whose they are. */
+/** The caller: decides which definitions are visible and who owns new ones. */
 export type Viewer = { id: string; merchantId: string | null; teamId: string | null; all: boolean };
 
 export type StoredMetric = {
@@ -28,7 +28,7 @@ export type StoredMetric = {
 export type MetricAnswer = {
   value: string | null;
   rows: { dimensions: Record<string, string>; value: string | null }[];
-  /** There were more rows than were asked for. */
+  /** True if there were more rows than the limit. */
   cut: boolean;
 };
 
@@ -59,19 +59,24 @@ export type CustomStore = {
   /** Returns the price of a formula in the planner's units, without running it. */
   plan(query: MetricQuery, timeoutMs: number): Promise<number>;
   /**
-   * Computes a formula in a read-only transaction, as the reader role where the server has it, with only the rows of its
-   * merchant visible, under a timeout.
+   * Computes a formula under a timeout in a read-only transaction that sees only the rows of its merchant, as the
+   * reader role if the server has it.
    */
   compute(query: MetricQuery, timeoutMs: number): Promise<MetricAnswer>;
-  /** The first and last day of a range whose entries, of a merchant or of anybody, were dropped from the journal. */
+  /**
+   * Returns the first and last day of the range whose events, of a merchant or of any, were dropped from the journal.
+   */
   closedDays(
     merchantId: string | null,
     range: { startDate: Day; endDate: Day },
   ): Promise<{ first: Day; last: Day } | undefined>;
   create(metric: { merchantId: string; ownerId: string; fields: MetricFields }): Promise<StoredMetric>;
-  /** Adds a version after `version`; undefined where another one came first. */
+  /** Adds a version after `version`; undefined if another one came first. */
   update(id: string, version: number, fields: MetricFields, by: string): Promise<StoredMetric | undefined>;
-  /** Returns a definition that the viewer may see, in its newest or an older version, with `removed` also a removed one. */
+  /**
+   * Returns a definition that the viewer may see, in its newest or an older version; with `removed`, also a removed
+   * one.
+   */
   find(
     viewer: Viewer,
     id: string,
@@ -81,23 +86,23 @@ export type CustomStore = {
     viewer: Viewer,
     page: { search?: string | undefined; limit: number; after?: string | undefined },
   ): Promise<StoredMetric[]>;
-  /** Versions of a definition, newest first, below `before`. */
+  /** Returns versions of a definition, newest first, below `before`. */
   versions(
     id: string,
     page: { limit: number; before?: string | undefined },
   ): Promise<{ version: number; definition: MetricFields; createdBy: string; createdAt: string }[]>;
   remove(id: string): Promise<void>;
-  /** Keeps a value in place of the one computed before for the same version, period and merchant, and counts the use. */
+  /** Stores a value, replacing that of the same version, period and merchant, and counts the use. */
   keep(id: string, value: MetricValue): Promise<void>;
   values(id: string, merchantId: string | null, limit: number): Promise<(MetricValue & { calculatedAt: string })[]>;
   audit(entry: AuditEntry): Promise<void>;
-  /** Removes audited steps from before this day, and values of metrics removed before it; returns how many rows. */
+  /** Removes audit steps from before this day, and values of metrics removed before it; returns the number of rows. */
   prune(before: Day): Promise<number>;
   audited(
     id: string,
     page: {
       limit: number;
-      before?: string | undefined /** Steps of others, and about others, are left out. */;
+      before?: string | undefined /** Steps by and about others are left out. */;
       merchantId: string | null;
     },
   ): Promise<(Omit<AuditEntry, 'definitionId' | 'callerMerchantId'> & { id: string; at: string })[]>;
@@ -105,7 +110,7 @@ export type CustomStore = {
 
 const ROLE = 'tally_reader';
 
-/** The definitions that a viewer may see, as alternatives. */
+/** Conditions for the definitions that a viewer may see, as alternatives. */
 const visibleTo = ({ id, merchantId, teamId, all }: Viewer): FindOptionsWhere<CustomMetricRow>[] => {
   const own = { merchantId: merchantId ?? '' };
   return [
@@ -118,8 +123,8 @@ const visibleTo = ({ id, merchantId, teamId, all }: Viewer): FindOptionsWhere<Cu
 };
 
 /**
- * Custom metrics: their definitions, versions, values and audit trail, and the one way to compute a formula. Formulas run
- * on connections of their own, so that nothing else waits for one.
+ * Custom metrics: definitions, versions, values and audit trail, and the only way to compute a formula. Formulas run on
+ * connections of their own, so that nothing else waits for one.
  */
 export function createCustomStore(dataSource: DataSource, formulas: DataSource): CustomStore {
   const metrics = dataSource.getRepository(CustomMetricEntity);
@@ -343,7 +348,7 @@ const schemasOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node.Schem
 const tablesOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node['Relation Name'] ?? null);
 
 const StatisticsRow = z.tuple([z.object({ stale: z.boolean() })]);
-/** Rows counted at most: more would be too costly anyway. */
+/** The largest number of rows counted: more would be too costly anyway. */
 const MAX_COUNTED = 1_000_000;
 const CountRow = z.tuple([z.object({ rows: z.string().transform(Number) })]);
 const shortest = (text: string) => (text.includes('.') ? text.replace(/\.?0+$/, '') : text);

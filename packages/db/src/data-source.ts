@@ -52,21 +52,21 @@ import { sql } from './run-sql.ts';
 export type DbOptions = {
   /** Connections of this process. */
   poolSize?: number;
-  /** Connections for formulas of custom metrics alone; without it they use those of everything else. */
+  /** Connections for formulas of custom metrics; without them, formulas share the others. */
   formulaPoolSize?: number;
-  /** Milliseconds after which Postgres gives up on a statement. */
+  /** Milliseconds after which Postgres cancels a statement. */
   statementTimeoutMs?: number;
-  /** Workers that Postgres may add to a statement; default: what the server says. */
+  /** Parallel workers per statement; default: the server's setting. */
   parallelWorkers?: number;
-  /** Distinct values that a dimension of a merchant's day has in rollups; default 10,000. */
+  /** The limit of distinct values per dimension of a merchant's day in rollups; default 10,000. */
   dimensionValuesPerDay?: number;
   /** Shown in pg_stat_activity. */
   applicationName?: string;
-  /** Makes the socket of each connection; default: pg's own. */
+  /** Creates the socket of each connection; default: pg's own. */
   stream?: () => Socket;
 };
 
-/** Thrown where the settings of our connections do not reach Postgres. */
+/** Thrown if the settings of our connections do not reach Postgres. */
 export class PoolerError extends Error {
   constructor(cause: unknown) {
     super(
@@ -83,7 +83,7 @@ const STATEMENT_TIMEOUT_MS = 60_000;
 const DATE = 1082;
 const { types } = pg;
 
-/** The one place that configures TypeORM: explicit lists, exact types, bounded waits. */
+/** Configures TypeORM in one place: explicit lists, exact types, bounded waits. */
 export function createDataSource(url: string, options: DbOptions = {}): DataSource {
   return new DataSource({
     type: 'postgres',
@@ -137,7 +137,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       KnownOn1763856000231,
       Drift1763856000232,
     ],
-    // Nothing needs one, and the role of the services may have no right to make one.
+    // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,
     migrationsTableName: 'tally_migrations',
     poolSize: options.poolSize ?? 10,
@@ -147,13 +147,13 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       ...(options.stream && { stream: options.stream }),
       statement_timeout: options.statementTimeoutMs ?? STATEMENT_TIMEOUT_MS,
       options: [
-        // The last one is no setting of Postgres: where it arrives, so do the others.
+        // The last one is no setting of Postgres: if it arrives, so do the others.
         '-c TimeZone=UTC -c synchronous_commit=on -c tally.session=own',
         ...(options.parallelWorkers === undefined
           ? []
           : [`-c max_parallel_workers_per_gather=${options.parallelWorkers}`]),
       ].join(' '),
-      // pg reads a date into a local Date: the wrong day west of Greenwich.
+      // pg parses a date into a local Date: the wrong day west of Greenwich.
       types: {
         getTypeParser: (oid: number, format?: 'text') =>
           oid === DATE ? (text: string) => text : types.getTypeParser(oid, format),
@@ -162,7 +162,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
   });
 }
 
-/** Opens the pool; throws PoolerError where Postgres did not get the settings of its connections. */
+/** Opens the pool; throws PoolerError if Postgres did not receive the settings of its connections. */
 export async function connect(dataSource: DataSource): Promise<DataSource> {
   await dataSource.initialize().catch((error: unknown) => {
     throw /unsupported startup parameter/.test(String(error)) ? new PoolerError(error) : error;

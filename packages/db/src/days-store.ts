@@ -13,7 +13,7 @@ export type DayStatus = {
   imported: boolean;
 };
 
-/** A day of another system that came as flat sums; JSON text of each grouping it has. */
+/** A day imported from another system as flat sums; JSON text per grouping. */
 export type FlatDay = {
   date: Day;
   byUser: string | null;
@@ -27,7 +27,7 @@ export type DayToWrite = { date: Day; status: 'complete' | 'partial' };
 export type ImportedDay = {
   date: Day;
   status: 'complete' | 'partial';
-  /** The day has usage of its own, and is answered from that. */
+  /** The day has counted usage, and is answered from that. */
   counted: boolean;
   by_user: boolean;
   by_model: boolean;
@@ -39,7 +39,7 @@ export type DayGroup = {
   key: string;
   requests: string;
   total_tokens: string;
-  /** Null in documents that have only the total. */
+  /** Null in snapshots that have only total tokens. */
   prompt_tokens: string | null;
   completion_tokens: string | null;
   cost: string;
@@ -47,19 +47,19 @@ export type DayGroup = {
 
 export type DaysStore = {
   /**
-   * Rebuilds these days' documents, all in one statement and from one moment; returns how many. One caller at a time
-   * for a day: with `onlyStale` the next one finds what this one made, and makes only the rest. Imported documents stay.
+   * Rebuilds the snapshots of these days in one statement and from one moment; returns their number. One caller per day
+   * at a time: with `onlyStale` the next one makes only what is still stale. Imported snapshots stay.
    */
   rebuild(days: readonly DayToWrite[], options: { onlyStale: boolean }): Promise<number>;
-  /** Writes flat documents of another system, in the place of what was there. */
+  /** Stores imported snapshots, replacing earlier ones. */
   importFlat(days: readonly FlatDay[]): Promise<void>;
-  /** The flat documents of a range, in order. */
+  /** Returns the imported snapshots of a range, in order. */
   imported(startDate: Day, endDate: Day): Promise<ImportedDay[]>;
-  /** Takes the flat documents of these days away. */
+  /** Deletes the imported snapshots of these days. */
   forgetImported(dates: readonly Day[]): Promise<void>;
-  /** Days with usage or a document, in order; `current` says that nothing was counted since it was made. */
+  /** Returns days with usage or a snapshot, in order; `current`: nothing was counted since the snapshot was made. */
   status(startDate: Day, endDate: Day): Promise<DayStatus[]>;
-  /** What a day's document says, by key. */
+  /** Returns the sums of a day's snapshot, by key. */
   groups(date: Day): Promise<DayGroup[]>;
 };
 
@@ -92,7 +92,7 @@ const GroupRow = z.object({
   cost: z.string(),
 });
 
-/** Those of `days` whose document is missing, older than what was counted, or partial where it can be complete now. */
+/** Returns those of `days` whose snapshot is missing, stale, or partial although it can be complete now. */
 async function staleOf(executor: Executor, days: readonly DayToWrite[]): Promise<DayToWrite[]> {
   const dates = days.map((day) => day.date).sort();
   const rows = await runSql(executor, 'days-status', [dates[0], dates.at(-1)], StatusRow);
@@ -104,7 +104,7 @@ async function staleOf(executor: Executor, days: readonly DayToWrite[]): Promise
   });
 }
 
-/** The day documents, in `daily_usage_cache`. */
+/** Day snapshots, in `daily_usage_cache`. */
 export function createDaysStore(dataSource: DataSource): DaysStore {
   return {
     rebuild: (days, { onlyStale }) =>

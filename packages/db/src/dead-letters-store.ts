@@ -20,18 +20,18 @@ export type DeadLettersStore = {
     limit: number;
     includeResolved: boolean;
   }): Promise<DeadLetter[]>;
-  /** Marks a letter as counted. */
+  /** Marks a dead letter as counted. */
   resolve(id: string): Promise<void>;
-  /** Records that Postgres refused a letter again; returns how often it was tried by now. */
+  /** Records another failed attempt; returns the number of attempts. */
   refused(id: string, reason: { code: string; message: string }): Promise<number>;
-  /** How many are unresolved: of all, of a merchant, or of those with these ids. */
+  /** Counts unresolved dead letters: all, those of a merchant, or those with these ids. */
   count(scope?: { merchantId?: string | undefined; ids?: readonly string[] | undefined }): Promise<number>;
-  /** Sums over the unresolved letters of some merchants' days that are not counted by themselves. */
+  /** Sums the unresolved dead letters of some merchants' days that were not counted themselves. */
   waiting(
     scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
     transaction: Executor,
   ): Promise<(MerchantDay & { metricType: string; units: UnitsType })[]>;
-  /** Which of these entries of a merchant's day are unresolved letters. */
+  /** Returns those of these events of a merchant's day that are unresolved dead letters. */
   among(day: MerchantDay, entryIds: readonly string[], transaction: Executor): Promise<Set<string>>;
 };
 
@@ -45,7 +45,7 @@ const WaitingRow = z
     units: metric_value,
   }));
 
-/** Entries that were acknowledged and that Postgres refused for their own sake. */
+/** Dead letters: acknowledged events that Postgres rejected for their content. */
 export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore {
   const letters = dataSource.getRepository(DeadLetterEntity);
   return {
@@ -89,7 +89,7 @@ const present = ({ createdAt, resolvedAt, ...row }: DeadLetterRow): DeadLetter =
   resolvedAt: resolvedAt?.toISOString() ?? null,
 });
 
-/** Where a dead letter came from; those of the previous release did not keep it. */
+/** Where a dead letter came from; the previous release did not record it. */
 export function originOf(id: string, line: JournalLine & { origin?: string }): string {
   return line.origin ?? `letter:${id}`;
 }

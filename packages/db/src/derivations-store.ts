@@ -10,29 +10,29 @@ export type Derived = { flushes: number; events: number };
 
 export type DerivationsStore = {
   /**
-   * Adds the oldest flushes that are still to be derived to the coarse rollups of days, in one transaction: as many as
-   * have `maxEvents` events, at least one. Events of days that are rolled up are added to months and years, too. Flushes
-   * that another process derives are left to it. Returns what it derived.
+   * Adds the oldest flushes not yet derived to the coarse rollups of days, in one transaction: up to `maxEvents`
+   * events, but at least one flush. Adds events of rolled-up days to months and years, too. Skips flushes that another
+   * process derives. Returns what it derived.
    */
   derive(maxEvents: number): Promise<Derived & { ids: string[] }>;
   /**
-   * Adds the oldest open day before `before` to the rollups of months and years, in one transaction: of as many merchants
-   * as have `maxRows` rows of it, at least one. Returns false where every day before `before` is rolled up.
+   * Adds the oldest open day before `before` to the rollups of months and years, in one transaction: merchants with up
+   * to `maxRows` rows, but at least one. Returns false if every day before `before` is rolled up.
    */
   rollUp(before: Day, maxRows: number): Promise<boolean>;
   /**
-   * What is still to be derived, the age of the oldest of it, and the first day that is not rolled up as a whole. Readers
-   * add up what is missing for themselves: see usage-store.
+   * Returns what is not derived yet, the age of its oldest flush, and the first day that is not completely rolled up.
+   * Readers add what is missing themselves: see usage-store.
    */
   lag(): Promise<Derived & { oldestMs: number; firstOpenDay: Day }>;
   /** Removes records of flushes that no event of the journal refers to, at most `limit`; returns how many. */
   prune(limit: number): Promise<number>;
 };
 
-/** A slice also bounds how many flushes are locked, and looked for one by one. */
+/** Also limits the flushes of a slice, which are locked and looked up one by one. */
 const MAX_FLUSHES = 200;
 
-/** A slice of a day that is rolled up also bounds its merchants. */
+/** Also limits the merchants in a slice of a rolled-up day. */
 const MAX_MERCHANTS = 1_000;
 
 const FlushRow = z.object({

@@ -43,7 +43,7 @@ async function deriveAll(): Promise<void> {
   while (await db.derivations.rollUp('2026-03-02', 1_000));
 }
 
-// The plain model: a list of what was counted. It shares nothing with the code under test but the names of columns.
+// The plain model: a list of counted events. It shares only the names of columns with the code under test.
 
 const MEASURES = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 const DAYS = [
@@ -82,7 +82,7 @@ const counted = fc.record({
     cost: amount,
   }),
 });
-/** Its content follows from its number, as with a producer that sends an event again. */
+/** Its content follows from its number, like a producer's retry. */
 const lines = fc.array(fc.record({ id: fc.integer({ min: 0, max: 40 }), what: counted }), {
   minLength: 1,
   maxLength: 8,
@@ -182,7 +182,7 @@ class World {
     this.counted.push({ ...what, amounts: amounts as Counted['amounts'] });
   }
 
-  /** Sums by a column, those that are not all zero. */
+  /** Sums by a column, without those that are all zero. */
   sums(from: string, to: string, by: 'merchant_id' | 'user_id' | 'model' | 'date', merchants?: readonly string[]) {
     const groups = new Map<string, Counted['amounts']>();
     for (const each of this.counted) {
@@ -199,7 +199,7 @@ const zero = () => ({ requests: 0n, failed_requests: 0n, prompt_tokens: 0n, comp
 const COLUMN = { merchant: 'merchant_id', user: 'user_id', model: 'model' } as const;
 
 type Cube = Scope['parts'][number]['cube'];
-/** Each derived rollup, with ranges of whole periods, and what it can be grouped by. */
+/** Each derived rollup, with ranges of whole periods, and its groupings. */
 const DERIVED: { cube: Cube; ranges: [string, string][]; by: (keyof typeof COLUMN)[]; platform?: true }[] = [
   { cube: 'usage_daily_models', ranges: [['2025-12-31', '2026-02-14']], by: ['merchant', 'model'] },
   { cube: 'usage_monthly', ranges: [['2025-12-01', '2026-01-31']], by: ['merchant', 'user', 'model'] },
@@ -304,7 +304,7 @@ test('the rows of months and years are counted as they are derived, and again by
       ['2026-02-01', 2],
     ]),
   );
-  // An open day has at most as many rows as requests, and is taken for no larger than the month before it.
+  // An open day has at most as many rows as requests, and is estimated as no larger than the month before it.
   await world.append([3, 4, 5].map((id) => ({ id, what: of('bob', '2026-03-05', `u${id}`) })));
   expect(await db.usage.rows({ startDate: '2026-02-14', endDate: '2026-03-05', merchantIds: ['bob'] })).toEqual({
     years: new Map([['2026-01-01', 4]]),
@@ -345,7 +345,7 @@ test('the order and the size of derivations change no row', async () => {
           while (left.some(({ flushes }) => flushes > 0));
         }
         await deriveAll();
-        // Only the first copy of an event counts, so the other order has the same rows where ids do not clash.
+        // Only the first copy of an event counts, so the other order gives the same rows unless ids clash.
         const clash = new Set(batches.flat().map(({ id, what }) => `${what.merchant_id} ${what.date} ${id}`)).size;
         if (way === 'last' && clash < batches.flat().length) continue;
         derived.push(await Promise.all(tables.map(rowsOf)));

@@ -7,11 +7,13 @@ import { runSql } from './run-sql.ts';
 export type Known = { id: string; name: string; email: string | null; role: string | null };
 
 export type DirectoryStore = {
-  /** Writes entries, all or none; of two with the same identity the last counts. An entry without `team` keeps its team. */
+  /**
+   * Stores entries, all or none; of two with the same identity the last wins. An entry without `team` keeps its team.
+   */
   upsert(entries: readonly DirectoryEntry[]): Promise<number>;
   /**
-   * Entries of a kind by id; of one merchant: its own and those for every merchant, but of merchants only itself. With
-   * `boundTo` the entries for every merchant are only those whose ids occur in the usage of that merchant.
+   * Returns entries of a kind by id. For one merchant: its own and the general ones; of kind merchant only its own.
+   * With `boundTo`, general entries only if their ids occur in the usage of that merchant.
    */
   list(page: {
     kind: DirectoryKind;
@@ -21,7 +23,7 @@ export type DirectoryStore = {
     after?: { id: string; merchantId: string } | undefined;
   }): Promise<(DirectoryEntry & { team: string | null })[]>;
   remove(entries: { kind: DirectoryKind; ids: readonly string[]; merchantId: string | null }): Promise<number>;
-  /** What is known of these ids, in one look-up: of one merchant its own name for it, else the one for every merchant. */
+  /** Returns the entries of these ids, in one lookup: for one merchant its own name, else the general one. */
   find(question: {
     kind: DirectoryKind;
     ids: readonly string[];
@@ -37,7 +39,7 @@ const KnownRow = z.object({
 });
 const EntryRow = KnownRow.extend({ merchant_id: z.string(), team: z.string().nullable() });
 
-/** Users, api keys and merchants as people call them, in `directory_entries`. */
+/** Names of users, API keys and merchants, in `directory_entries`. */
 export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
   const directory = dataSource.getRepository(DirectoryEntryEntity);
   return {

@@ -1,8 +1,8 @@
 import type pg from 'pg';
 
 /**
- * The schema as text, from the catalogs: tables with their columns, constraints and indexes, in order of name.
- * The journal's partitions are data, not schema.
+ * Returns the schema as text, from the catalogs: tables with columns, constraints and indexes, in order of name.
+ * Partitions of the journal are data, not schema.
  */
 export async function dumpSchema(client: pg.Client): Promise<string> {
   const { rows: tables } = await client.query<{ oid: string; name: string; partition_key: string | null }>(`
@@ -38,7 +38,7 @@ export async function dumpSchema(client: pg.Client): Promise<string> {
     const partitioned = partition_key === null ? '' : ` partition by ${partition_key}`;
     parts.push([`table ${name} (`, [...lines, ...constraints].join(',\n'), `)${partitioned};`, ...indexes].join('\n'));
   }
-  // Columns, not definitions: Postgres prints those in other words from version to version.
+  // Columns, not definitions: Postgres words those differently from version to version.
   const views = await column<string>(
     client,
     `select format('view %I.%I (%s)', n.nspname, c.relname,

@@ -15,23 +15,26 @@ export type Erasure = {
   userId: string;
   /** Replaces the user's id from now on. It is random, so it reveals nothing about the user. */
   pseudonym: string;
-  /** Also what belongs to no merchant: the user's general directory entry, imported day snapshots. */
+  /** True to include what belongs to no merchant: the user's general directory entry, imported day snapshots. */
   everywhere: boolean;
   /** Events of the journal up to this one are renamed. */
   after: { date: Day; id: string };
 };
 
 export type ErasuresStore = {
-  /** Active budgets and meters that name the user; they would stop to work, so they have to be removed first. At most 10. */
+  /**
+   * Returns active budgets and meters that name the user, at most 10. They would stop working, so they must be removed
+   * first.
+   */
   blockers(merchantId: string, userId: string): Promise<{ kind: 'budget' | 'meter'; name: string }[]>;
   /**
-   * Gives a user of a merchant a pseudonym, which everything that is counted from now on has. Again: resumes, or where the
-   * erasure was complete begins from the start, with the same pseudonym.
+   * Gives a user of a merchant a pseudonym, which everything counted from now on has. Called again, it resumes; after a
+   * complete erasure it starts again with the same pseudonym.
    */
   begin(user: Pick<Erasure, 'merchantId' | 'userId' | 'everywhere'>, actor: string): Promise<Erasure>;
   /**
-   * Renames what is stored, slice by slice, each in a transaction that leaves all sums as they are. Stops between two
-   * slices where `isOver`, and is resumed by running it again after `begin`. Returns the events that it renamed.
+   * Renames stored data, slice by slice, each in a transaction that keeps all sums. Stops between slices once `isOver`;
+   * to resume, call `begin` and this again. Returns the number of renamed events.
    */
   run(erasure: Erasure, isOver: () => boolean): Promise<{ complete: boolean; events: number }>;
 };
@@ -39,7 +42,7 @@ export type ErasuresStore = {
 const PAGE_EVENTS = 10_000;
 const SNAPSHOTS_AT_ONCE = 10;
 
-/** Statements on tables that are small, or have few rows of a user; each takes merchant, user and pseudonym. */
+/** Statements on small tables, or tables with few rows of a user; each takes merchant, user and pseudonym. */
 const SMALL = [
   ...['admitted-values', 'dead-letters', 'conflicts', 'budgets', 'meters'],
   ...['custom-values', 'custom-versions', 'custom-audit'],
@@ -56,8 +59,8 @@ const YearRow = z.object({ year: DateText });
 const SnapshotRow = z.object({ date: DateText, status: z.enum(['complete', 'partial']) });
 
 /**
- * Gives lines of erased users their pseudonyms. The caller holds the locks of the merchants, shared or alone, so that no
- * erasure begins before it commits.
+ * Replaces erased users in lines by their pseudonyms. The caller holds the locks of the merchants, so that no erasure
+ * begins before it commits.
  */
 export async function withPseudonyms<Line extends { merchant_id: string; user_id?: string }>(
   transaction: Executor,
@@ -82,7 +85,7 @@ export async function withPseudonyms<Line extends { merchant_id: string; user_id
   });
 }
 
-/** Users that were erased, in `erased_users`; and the one place that renames a user in every table that has users. */
+/** Erased users, in `erased_users`, and the one place that renames a user in every table with users. */
 export function createErasuresStore(
   dataSource: DataSource,
   journal: Pick<Journal, 'exclusively'>,
@@ -101,7 +104,7 @@ export function createErasuresStore(
     });
   }
 
-  /** Renames one page of the journal; returns what it did, and whether the day has more. */
+  /** Renames one page of the journal; returns its result, and whether the day has more. */
   async function renamePage(erasure: Erasure, date: Day, afterId: string) {
     return inTransaction(dataSource, async (transaction) => {
       const values = [...namesOf(erasure), date, afterId, PAGE_EVENTS];
@@ -113,8 +116,8 @@ export function createErasuresStore(
   }
 
   /**
-   * A year at once: queries read years less months and months less days, so these change together. Derivations wait, since
-   * one that read events before they were renamed would bring the user back.
+   * Renames a whole year at once: queries read years minus months and months minus days, so these change together.
+   * Derivations wait, since one that read events before the renaming would bring the user back.
    */
   async function renameYear(erasure: Erasure, year: Day): Promise<number> {
     const { merchantId, userId } = erasure;
@@ -162,7 +165,7 @@ export function createErasuresStore(
           if (isOver()) return stopped();
         }
       }
-      // Before the years, which mark their days as changed: an answer about a meter that was kept meanwhile is not used.
+      // Before the years, which mark their days as changed: a meter answer cached meanwhile is not used.
       if ((await meters.renameUser(merchantId, userId, pseudonym)) > 0 && isOver()) return stopped();
       for (const { year } of await runSql(dataSource, 'erase/years', [merchantId], YearRow))
         if ((await renameYear(erasure, year)) > 0 && isOver()) return stopped();

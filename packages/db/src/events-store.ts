@@ -5,7 +5,7 @@ import type { JournalLine } from './journal-line.ts';
 import { DateText, Moment, Units } from './rows.ts';
 import { runSql } from './run-sql.ts';
 
-/** A number of one merchant: some metric types that make it, on some days, for some dimension values. */
+/** A number of one merchant: its metric types, days and dimension values. */
 export type Explained = {
   merchantId: string;
   startDate: Day;
@@ -17,44 +17,46 @@ export type Explained = {
   providers?: readonly string[] | undefined;
 };
 
-/** What made a number on one day. */
+/** The parts of a number on one day. */
 export type DayPart = {
   date: Day;
   entries: bigint;
   calls: bigint;
-  /** Amounts of the events that are kept, and of the adjustments. */
+  /** Amounts of the kept events, and of the adjustments. */
   eventAmount: UnitsType;
   adjustmentAmount: UnitsType;
-  /** Both, of what rollups have under the names of the filters. */
+  /** Both, as rollups have them under the names of the filters. */
   rolledAmount: UnitsType;
-  /** What was kept of the events of a closed day, whatever the filters; null where nothing was. */
+  /** The kept sum of a closed day, whatever the filters; null if nothing was kept. */
   closedAmount: UnitsType | null;
-  /** The number in `merchant_usage`; with filters in `usage_daily`, which has the five measures only. */
+  /** The number in `merchant_usage`; with filters in `usage_daily`, which has only the five measures. */
   storedAmount: UnitsType;
   isClosed: boolean;
 };
 
 export type EventsStore = {
-  /** The newest entries of a merchant in the journal, by their own time. */
+  /** Returns the newest events of a merchant in the journal, by their own time. */
   recent(merchantId: string, limit: number): Promise<JournalLine[]>;
-  /** What made a number, by day, at one moment; days without any of it are left out. */
+  /** Returns the parts of a number, by day, at one moment, without empty days. */
   daysOf(number: Explained): Promise<DayPart[]>;
-  /** The newest flushes that made a number, and how many did. */
+  /** Returns the newest flushes behind a number, and the number of all. */
   flushesOf(number: Explained, limit: number): Promise<{ newest: FlushPart[]; count: number }>;
-  /** A page of the entries that made it, in order of their days and ids. */
+  /** Returns a page of the events behind it, in order of day and id. */
   entriesOf(number: Explained, page: { after: { date: Day; id: string }; limit: number }): Promise<JournalLine[]>;
-  /** Whether a merchant ever had one of these metric types, or any; and the first day from which no events were dropped. */
+  /**
+   * Returns whether a merchant ever had one of these metric types, or any, and the first day without dropped events.
+   */
   recorded(
     merchantId: string,
     metricTypes: readonly string[],
   ): Promise<{ hasMetric: boolean; hasAny: boolean; keptFrom: Day | null }>;
-  /** The metric types that a merchant had, at most `limit`, in order. */
+  /** Returns the metric types of a merchant, at most `limit`, in order. */
   metricTypesOf(merchantId: string, limit: number): Promise<string[]>;
-  /** The entries of a merchant with an id on some days, at most one a day, in order of the days. */
+  /** Returns the events of a merchant with an id on some days, at most one per day, in order of the days. */
   withId(merchantId: string, id: string, dates: readonly Day[]): Promise<JournalLine[]>;
 };
 
-/** What one flush brought to a number. */
+/** One flush's part of a number. */
 export type FlushPart = { flushId: string; source: string; at: string; entries: bigint; calls: bigint; value: bigint };
 
 const FlushRow = z
@@ -100,7 +102,7 @@ const RecordedRow = z.object({ has_metric: z.boolean(), has_any: z.boolean(), ke
 const none = z.string().transform((text) => (text === '' ? undefined : text));
 const amount = z.string().transform((text) => (text === '0' ? undefined : text));
 
-/** A row of `usage_events`, read back as the line that it was. */
+/** Converts a row of `usage_events` back to its line. */
 export const EventRow = z
   .object({
     date: DateText,
@@ -129,7 +131,7 @@ export const EventRow = z
     ...(properties && { properties }),
   }));
 
-/** Entries, one by one: reading the journal back. */
+/** Single events: reads the journal back. */
 export function createEventsStore(dataSource: DataSource): EventsStore {
   return {
     async recent(merchantId, limit) {
@@ -160,7 +162,7 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
   };
 }
 
-/** Users, API keys, models and providers as the statements take them: null for all, '' for `unknown`. */
+/** Converts filters to parameters of the statements: null for all, '' for `unknown`. */
 export const filtersOf = ({ userIds, apiKeys, models, providers }: Partial<Explained>): (string[] | null)[] =>
   [userIds, apiKeys, models, providers].map((values) =>
     values && values.length > 0 ? values.map((value) => (value === 'unknown' ? '' : value)) : null,

@@ -7,7 +7,7 @@ import { createGzip } from 'node:zlib';
 import { addDays, type Day, dayOf, eachDay } from '@tally/contracts';
 import pg from 'pg';
 
-/** The views that have a row for each day, with the column that has the day. */
+/** The views with a row per day, and their column of the day. */
 const DATED: Readonly<Record<string, string>> = {
   usage_daily: 'date',
   metrics_daily: 'date',
@@ -28,8 +28,8 @@ export type ExportOptions = {
 };
 
 /**
- * Writes `<folder>/<view>/<date>.csv.gz` for each view and day, with a header. A file is complete when it has its name, and
- * writing it again replaces it. Returns the rows by view. Reads in pages of one transaction, so memory stays bounded.
+ * Writes `<folder>/<view>/<date>.csv.gz` for each view and day, with a header. Replaces an older file once the new one
+ * is complete. Returns the rows by view. Reads pages in one transaction, so memory stays bounded.
  */
 export async function exportViews(url: string, options: ExportOptions): Promise<Record<string, number>> {
   const { folder, startDate, endDate, views } = options;
@@ -92,13 +92,13 @@ async function exportDay(
   return rows;
 }
 
-/** Quoted where RFC 4180 asks for it; null is an empty field, and an empty text is "". */
+/** Quotes a field if RFC 4180 requires it; null is an empty field, and an empty text is "". */
 function csv(value: string | null): string {
   if (value === null) return '';
   return value === '' || /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
 }
 
-/** The days of a run without days: yesterday, and the six before it, since late events may have changed them. */
+/** The default days: the last seven, since late events may have changed them. */
 export function defaultDays(now: number): { startDate: Day; endDate: Day } {
   const endDate = addDays(dayOf(now), -1);
   return { startDate: addDays(endDate, -6), endDate };

@@ -8,22 +8,22 @@ const PROBE_MS = 1_000;
 const DEADLINE_MS = 5_000;
 
 export type HangGuard = {
-  /** Makes the socket of a new connection of the pool. */
+  /** Creates the socket of a new connection of the pool. */
   stream(): Socket;
-  /** Asks Postgres for nothing, on a connection of its own that no statement holds up. */
+  /** Pings Postgres on a connection of its own that no statement delays. */
   ping(): Promise<void>;
   close(): void;
 };
 
 /**
- * Closes the connections of a pool when Postgres keeps them open but answers nothing, as a stopped process or a lost network
- * does. Statements under way then fail like those of a server that is down; otherwise they would wait without end. A server
- * that is only busy answers the probe, which has a connection of its own, so long statements go on.
+ * Closes the connections of a pool when Postgres keeps them open but stops answering, like a stopped process or a lost
+ * network. Running statements then fail as if the server were down, instead of waiting without end. A busy server
+ * answers the probe, which has a connection of its own, so long statements continue.
  */
 export function createHangGuard(url: string): HangGuard {
   const sockets = new Set<Socket>();
   let probe: { client: pg.Client; socket: Socket } | undefined;
-  /** The probe that is not answered yet. */
+  /** The running probe. */
   let asked: { at: number } | undefined;
 
   function opened(socket: Socket): Socket {
@@ -62,7 +62,7 @@ export function createHangGuard(url: string): HangGuard {
     if (asked) {
       if (performance.now() - asked.at < DEADLINE_MS) return;
       const late = asked;
-      // An answer may have come while this process was busy: it is read first.
+      // An answer may have arrived while this process was busy, so read it first.
       await turn();
       await turn();
       if (asked !== late) return;

@@ -60,7 +60,7 @@ class Model {
   readonly days = new Map<string, Day>();
   readonly conflicts = new Set<string>();
 
-  /** Counts a copy if it is the first of its identity; returns true where it conflicts with that. */
+  /** Counts a copy if it is the first of its identity; returns true if it conflicts with the first. */
   take({ id, minutes, tokens }: Copy): boolean {
     const time = MIDNIGHT + minutes * MINUTE;
     const [before, after] = [dayOf(time - 120 * MINUTE), dayOf(time + 120 * MINUTE)];

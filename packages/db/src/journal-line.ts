@@ -1,8 +1,8 @@
 import type { Day } from '@tally/contracts';
 
 /**
- * One entry as the journal keeps it, first as JSON in a Redis stream, then as a row of `usage_events`.
- * Amounts are units, as text. What is 0, false or none is left out.
+ * One event as the journal stores it, first as JSON in a Redis stream, then as a row of `usage_events`. Amounts are
+ * units, as text. Zero, false and missing values are left out.
  */
 export type JournalLine = {
   merchant_id: string;
@@ -15,7 +15,7 @@ export type JournalLine = {
   model?: string;
   provider?: string;
   failed?: true;
-  /** Calls that the entry stands for; default 1. */
+  /** Calls that the event stands for; default 1. */
   calls?: string;
   requests?: string;
   failed_requests?: string;
@@ -25,24 +25,27 @@ export type JournalLine = {
   /** Every other metric type. */
   metrics?: Record<string, string>;
   properties?: Record<string, string | number | boolean>;
-  /** Set where Tally had to find the cost: the version of its price list, or NO_PRICE. The cost is then no content. */
+  /**
+   * Set if Tally had to find the cost: the version of its price list, or NO_PRICE. The cost is then not part of the
+   * content.
+   */
   price?: string;
-  /** Its source compares the reports of an event itself, so a repeat with other content is no conflict. */
+  /** Set if its source compares the reports of an event itself, so that a repeat with other content is no conflict. */
   compared?: true;
 };
 
-/** In place of a version of the price list: no price was known, so the line has no cost. */
+/** Replaces the price list version: no price was known, so the line has no cost. */
 export const NO_PRICE = '0';
 
 /**
- * One line to append. `origin` says where it came from: `<batch id>:<position>` of an item in a stream, or `direct` or
- * `direct:<unique>` past Redis. Lines of the previous release's streams begin with OLD_ORIGIN.
+ * One line to append. `origin` is where it came from: `<batch id>:<position>` of an item in a stream, or `direct` or
+ * `direct:<unique>` without Redis. Lines of the previous release's streams begin with OLD_ORIGIN.
  */
 export type LineToAppend = JournalLine & { origin: string };
 
 /**
- * Begins the origin of lines from streams that the previous release could flush, too. Its flush stored no origin, so a row
- * without one may be such a line itself, flushed but not yet removed: it makes no repeat of it. Any other line cannot
- * have been flushed by the previous release, so for those a row without origin is another one.
+ * Prefix of the origin of lines from streams that the previous release could flush, too. That release stored no origin,
+ * so a row without one may be such a line itself, flushed but not yet removed: it is no proof of a repeat. Any other
+ * line was not flushed by the previous release, so a row without origin makes it a repeat.
  */
 export const OLD_ORIGIN = 'old:';

@@ -50,7 +50,7 @@ const arbitraryLine = (merchant: string): fc.Arbitrary<JournalLine> =>
     .record({
       id: fc.integer({ min: 0, max: 30 }).map(String),
       day: fc.integer({ min: 0, max: 3 }),
-      // Around a midnight other rules hold; identity.test.ts has them.
+      // Other rules hold around a midnight; identity.test.ts covers them.
       minute: fc.integer({ min: 120, max: 1319 }),
       user_id: fc.constantFrom(undefined, 'u1', 'u2'),
       model: fc.constantFrom(undefined, 'gpt', 'claude'),

@@ -14,7 +14,7 @@ import { type Executor, runSql, sql } from './run-sql.ts';
 import { checkFence, type Fence } from './shards-store.ts';
 import { inTransaction, sqlState } from './transactions.ts';
 
-/** stream: by way of Redis; direct: while Redis is unavailable, or too old for it; backfill: older than the retention. */
+/** stream: through Redis; direct: while Redis is unavailable, or too old for it; backfill: older than the retention. */
 export type FlushSource = 'stream' | 'direct' | 'backfill';
 
 export type MerchantDay = { merchantId: string; date: Day };
@@ -22,32 +22,32 @@ export type MerchantDay = { merchantId: string; date: Day };
 export type BatchToAppend = {
   source: FlushSource;
   lines: readonly LineToAppend[];
-  /** The lease of the shards that the lines come from: who lost it counts nothing. */
+  /** The lease of the shards that the lines come from; nothing is counted if it was lost. */
   fence?: Fence | undefined;
-  /** The version of the registry of meters that the lines were checked with; StaleRegistryError where it is another. */
+  /** The registry version of meters that the lines were checked with. Throws StaleRegistryError if it changed. */
   registryVersion?: number | undefined;
   /** Called just before the commit; crash tests stop here. */
   beforeCommit?: (() => Promise<void> | void) | undefined;
 };
 
 export type Appended = {
-  /** Lines that were appended, repeats included; those of `skipped` are not among them. */
+  /** Appended lines, including repeats, without those of `skipped`. */
   entries: number;
-  /** The flushes that are recorded of it. */
+  /** The recorded flushes. */
   flushes: string[];
-  /** Lines that were new, and so were counted. */
+  /** Lines that were new and counted. */
   inserted: number;
   /** Positions in the batch of lines whose journal row has another origin. */
   repeats: number[];
-  /** Positions in the batch of lines that added nothing and are no conflicts; only of lines that come from no stream. */
+  /** Positions in the batch of lines that added nothing and are no conflicts; only without a stream. */
   known: number[];
-  /** Positions in the batch of lines whose identity has a row with other content; they are kept as conflicts. */
+  /** Positions in the batch of lines whose identity has a row with other content; they are stored as conflicts. */
   conflicts: number[];
   /** Lines with values beyond the limit of their day, which rollups count under `(other)`. */
   folded: FoldedLine[];
   /** The merchants' days whose sums changed. */
   changed: MerchantDay[];
-  /** Merchants left out because a correction or a repair holds their lock: append their lines again later. */
+  /** Merchants skipped because a correction or a repair holds their lock: append their lines again later. */
   skipped: string[];
 };
 
@@ -66,29 +66,28 @@ export const NOTHING_APPENDED: Appended = {
 
 export type Journal = {
   /**
-   * Counts a batch in one transaction: a line counts when its row is new in `usage_events`, and the finest rollups are
-   * summed from the new rows by the same statement. The batch is recorded as a flush, from which the others are derived.
-   * A batch may be repeated: lines that are there add nothing. Within 2 hours of a midnight an identity spans both days:
-   * a line takes the day of the first copy. A line with other content than the row of its identity is kept as a conflict.
-   * A line of an erased user counts under its pseudonym.
-   * From a stream, merchants whose lock is held by `exclusively` are left out; other sources wait for them.
-   * 40001 and 40P01 are retried. Throws TOTAL_LIMIT where a sum would pass bigint, and LeaseLostError.
+   * Counts a batch in one transaction. A line counts if its row is new in `usage_events`; the same statement adds the
+   * new rows to the finest rollups. The batch is recorded as a flush, from which the other rollups are derived.
+   * Repeating a batch adds nothing. Within 2 hours of a midnight, a line takes the day of the first copy of its event.
+   * A line with other content than its row is stored as a conflict. A line of an erased user counts under its
+   * pseudonym. From a stream, merchants locked by `exclusively` are skipped; other sources wait for them. 40001 and
+   * 40P01 are retried. Throws TOTAL_LIMIT if a sum would exceed bigint, and LeaseLostError.
    */
   append(batch: BatchToAppend): Promise<Appended>;
-  /** The dimensions of a line that rollups would count under `(other)` now, as far as this process knows. */
+  /** Predicts the dimensions of a line that rollups would count under `(other)`. */
   predictFolded(line: JournalLine): DimensionColumn[];
   /**
-   * Runs `work` in one transaction in which nothing else is counted for these merchants, and commits when it returns.
-   * 40001 and 40P01 run `work` again, so it must bear to be repeated. Waits are bounded: 55P03 where
-   * someone holds a lock for 20 s. `work` must use the given transaction alone: who waits for the lock holds a
-   * connection, so a second one may not be had.
+   * Runs `work` in one transaction during which nothing else is counted for these merchants, and commits when it
+   * returns. 40001 and 40P01 run `work` again, so it must be repeatable. Waits are bounded: 55P03 if the lock is held
+   * for 20 s. `work` must use only the given transaction: waiters hold connections, so a second one may not be
+   * available.
    */
   exclusively<T>(merchantIds: readonly string[], work: (transaction: Executor) => Promise<T>): Promise<T>;
   /** The same for all merchants. */
   exclusivelyAll<T>(work: (transaction: Executor) => Promise<T>): Promise<T>;
   /**
-   * Keeps an event that Postgres rejects as a dead letter, with the reason. False where a dead letter of the same identity
-   * is another line: this one is a repeat.
+   * Stores an event that Postgres rejects as a dead letter, with the reason. Returns false if another line of the same
+   * identity is a dead letter: this one is a repeat.
    */
   bury(line: LineToAppend, reason: { code: string; message: string }): Promise<boolean>;
 };
@@ -96,8 +95,8 @@ export type Journal = {
 const INDEX_ROW_TOO_LARGE = '54000';
 
 /**
- * Merchants share this many locks (a power of two), so that a batch of ten thousand merchants does not fill the lock
- * table of Postgres. Two merchants of one lock only wait for each other.
+ * The number of locks (a power of two) that merchants share, so that a batch of ten thousand merchants does not fill
+ * the lock table of Postgres. Two merchants with one lock only wait for each other.
  */
 const MERCHANT_LOCKS = 256;
 
@@ -113,7 +112,7 @@ const ClaimRow = z.object({ claimed: z.number().int() });
 const MovedRow = z.object({ position: z.number().int(), date: DateText });
 const PositionRow = z.object({ position: z.number().int() });
 
-/** The journal: `usage_events`, and everything that is summed from it in the transaction that counts. */
+/** The journal: `usage_events`, and every sum updated in the counting transaction. */
 export function createJournal(dataSource: DataSource, partitions: Partitions, admission: Admission): Journal {
   const typeNotes = createTypeNotes();
 
@@ -146,7 +145,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
       repeats = await repeatsOf(transaction, columns);
       conflicts = await conflictsOf(transaction, source, placed, source === 'stream' ? repeats : [...placed.keys()]);
       if (source !== 'stream') known = await knownOf(transaction, placed, columns, conflicts);
-      // The flush takes repeats out of the totals of Redis itself.
+      // The flush removes repeats from the running totals itself.
       if (fence === undefined)
         await markStale(
           transaction,
@@ -175,7 +174,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     };
   }
 
-  /** Gives lines near a midnight the day of the first copy of their event. */
+  /** Assigns lines near a midnight the day of the first copy of their event. */
   async function onFirstDays(transaction: Executor, lines: readonly LineToAppend[]): Promise<readonly LineToAppend[]> {
     const near: { position: number; midnight: Day }[] = [];
     lines.forEach(({ time }, position) => {
@@ -192,7 +191,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     ];
     const [row] = await runSql(transaction, 'claim-midnights', claims, ClaimRow);
     if (row!.claimed === near.length) return lines;
-    // In a statement of its own: a claim that was committed meanwhile is not seen by the one that met it.
+    // A separate statement: a claim committed meanwhile is invisible to the one that conflicted with it.
     const moved = await runSql(transaction, 'midnight-days', claims, MovedRow);
     if (moved.length === 0) return lines;
     await partitions.ensure(
@@ -208,7 +207,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
   }
 
   async function repeatsOf(transaction: Executor, columns: readonly string[]): Promise<number[]> {
-    // In a statement of its own: a row that was committed during the insert conflicts with it and is not seen by it.
+    // A separate statement: a row committed during the insert conflicts with it but is invisible to it.
     const [dates, merchants, ids, origins] = [columns[0], columns[1], columns[2], columns.at(-1)];
     const rows = await runSql(transaction, 'repeats', [dates, merchants, ids, origins, OLD_ORIGIN], PositionRow);
     return rows.map(({ position }) => position);
@@ -234,7 +233,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     });
   }
 
-  /** Keeps those of these lines whose content is not that of their row; returns their positions. */
+  /** Stores those of these lines whose content differs from their row; returns their positions. */
   async function conflictsOf(
     transaction: Executor,
     source: FlushSource,
@@ -284,7 +283,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
   };
 }
 
-/** Whether Postgres rejected entries because of their content, so that trying them again as they are is no use. */
+/** Returns true if Postgres rejected events for their content, so that retrying them unchanged is useless. */
 export function isRefusal(error: unknown): boolean {
   if (isTallyError(error)) return error.code === 'TOTAL_LIMIT' || error.code === 'DAY_CLOSED';
   const state = sqlState(error);

@@ -17,38 +17,40 @@ export type NewApiKey = {
 
 export type Rotation = {
   now: Date;
-  /** Until when the secret from before works too; undefined: it ends now. */
+  /** How long the previous secret works too; undefined: it ends now. */
   previousUntil: Date | undefined;
   /** A new expiry of the key; undefined: the expiry stays. */
   expiresAt: Date | undefined;
 };
 
-/** A key by its secret. For a session it is the key that the session stands for, until the first of both expires. */
+/** A key found by its secret. For a session, the key that the session stands for, until the first of both expires. */
 export type FoundKey = ApiKey & {
   sessionId?: string;
-  /** Set for a session of a key of the settings: the hash of that key's secret. */
+  /** Set for a session of a key from the settings: the hash of that key's secret. */
   settingsHash?: string;
 };
 
 export type KeysStore = {
-  /** Creates a key. Its secret is in the answer and nowhere else, ever. */
+  /** Creates a key. Only this answer contains its secret. */
   create(key: NewApiKey): Promise<ApiKey & { key: string }>;
-  /** Gives a key a new secret. NOT_FOUND for an unknown id, CONFLICT for a revoked key or one that stays expired. */
+  /**
+   * Gives a key a new secret. Throws NOT_FOUND for an unknown id, CONFLICT for a revoked key or one that stays expired.
+   */
   rotate(id: string, rotation: Rotation): Promise<ApiKey & { key: string }>;
-  /** Returns a page of keys, oldest first, that begins after the key `after`. */
+  /** Returns a page of keys, oldest first, after the key `after`. */
   list(page: { includeRevoked: boolean; limit: number; after?: string | undefined }): Promise<ApiKey[]>;
-  /** Revokes a key, once; revoking it again changes nothing. NOT_FOUND for an unknown id. */
+  /** Revokes a key; revoking it again changes nothing. Throws NOT_FOUND for an unknown id. */
   revoke(id: string, by: string): Promise<ApiKey>;
   /**
-   * Returns the key with this secret's hash; undefined for unknown and revoked ones. `expiresAt` is when this secret expires, which
-   * for the secret from before a rotation is the end of the overlap.
+   * Returns the key with this secret's hash; undefined for unknown and revoked ones. `expiresAt` is when this secret
+   * expires: for the previous secret, the end of the overlap.
    */
   findByHash(hash: string): Promise<FoundKey | undefined>;
   /** Saves when keys were last used. */
   recordUse(uses: readonly { id: string; at: number }[]): Promise<void>;
 };
 
-/** SHA-256 of a key, in hex. The keys are 32 random bytes, so no slow hash is needed. */
+/** Returns the SHA-256 of a key, in hex. Keys are 32 random bytes, so no slow hash is needed. */
 export const hashKey = (key: string): string => createHash('sha256').update(key).digest('hex');
 
 /** API keys, in `api_keys`. */
@@ -109,7 +111,7 @@ export function createKeysStore(dataSource: DataSource): KeysStore {
     async list({ includeRevoked, limit, after }) {
       const page = keys.createQueryBuilder('key').orderBy('key.createdAt').addOrderBy('key.id').limit(limit);
       page.where({ kind: 'key', ...(includeRevoked ? {} : { revokedAt: IsNull() }) });
-      // The time is compared in the database: here it would lose its microseconds.
+      // Compared in the database: here the time would lose its microseconds.
       if (after !== undefined)
         page.andWhere('(key.created_at, key.id) > (select created_at, id from api_keys where id = :after)', { after });
       return (await page.getMany()).map(present);

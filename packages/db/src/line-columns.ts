@@ -1,12 +1,12 @@
 import type { LineToAppend } from './journal-line.ts';
 
-/** Characters and words that a text element of an array literal cannot have outside of quotes. */
+/** Matches text that an array literal must quote. */
 const QUOTED = /[\s"\\{},]|^$|^null$/i;
 const ESCAPED = /["\\]/g;
 
 /**
- * The columns of a batch as array literals, in the order of the parameters of `append.sql` after its source: one typed
- * array a column costs Postgres a fraction of parsing the same as JSON. A column that no line has is empty. `folded` has
+ * Returns the columns of a batch as array literals, in the order of the parameters of `append.sql` after its source.
+ * One typed array per column costs Postgres a fraction of parsing JSON. A column without values is empty. `folded` has
  * the dimensions of each line that rollups count under `(other)`, one bit each.
  */
 export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): string[] {
@@ -41,7 +41,7 @@ export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): 
   ];
 }
 
-/** Texts as an array literal. */
+/** Writes texts as an array literal. */
 export const textArray = (texts: readonly string[]): string => `{${texts.map(quoted).join(',')}}`;
 
 function arrayOf(

@@ -6,13 +6,13 @@ export type Listener = { close(): Promise<void> };
 export type ListenOptions = {
   /** Called for each message, in the order of the commits. */
   onMessage(payload: string): void;
-  /** Called whenever listening begins: what was said before, or while the connection was lost, was not heard. */
+  /** Called whenever listening starts: earlier messages, and those sent while the connection was lost, are missing. */
   onGap(): void;
 };
 
 /**
- * Listens to a channel of Postgres on a connection of its own, and connects again whenever it is lost.
- * `usage_changed` says, with the commit, each merchant's day whose sums changed: `<merchantId> <date>`.
+ * Listens to a channel of Postgres on a connection of its own, and reconnects when it is lost. `usage_changed`
+ * announces, with the commit, each merchant's day whose sums changed: `<merchantId> <date>`.
  */
 export function listen(url: string, channel: string, { onMessage, onGap }: ListenOptions): Listener {
   const closing = new AbortController();
@@ -32,7 +32,7 @@ export function listen(url: string, channel: string, { onMessage, onGap }: Liste
         onGap();
         await lost;
       } catch {
-        // The connection could not be had; the next round tries again.
+        // No connection was available; the next round tries again.
       }
       await client.end().catch(() => {});
       await wait(200 + Math.random() * 300, undefined, { signal: closing.signal }).catch(() => {});

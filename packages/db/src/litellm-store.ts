@@ -31,7 +31,7 @@ export type Pull = {
   /** Rows that LiteLLM counted but did not return. */
   missing: number;
   rejections: { id: string | null; code: string; message: string }[];
-  /** Sums of the day of `position`, where the pull has read all of that day so far. */
+  /** Sums of the day of `position`, if the pull has read all of that day so far. */
   daySums: (DaySums & { date: Day }) | null;
   error: { code: string; message: string } | null;
   startedAt: string;
@@ -45,17 +45,17 @@ export type PullProgress = Pick<
 
 export type ToldBy = NonNullable<LitellmDayRow['toldBy']>;
 
-/** A day of the source: whether calls or daily sums are counted, the sums of its calls, and LiteLLM's daily sums. */
+/** A day of the source: what is counted (calls or daily sums), the sums of its calls, and LiteLLM's daily sums. */
 export type LitellmDay = Omit<LitellmDayRow, 'checkedAt'> & { checkedAt: string | null };
 
-/** An id of a call, and the entry it stands for. Amounts are in units; null: not reported. */
+/** An id of a call, and the event it stands for. Amounts are in units; null: not reported. */
 export type LitellmCall = {
   merchantId: string;
   alias: string;
   entryId: string;
-  /** The entry's time, in milliseconds. */
+  /** The event's time, in milliseconds. */
   time: number;
-  /** True where `time` is when the call was reported, not when it began. */
+  /** True if `time` is when the call was reported, not when it began. */
   isSentTime: boolean;
   responseId: string | null;
   failed: boolean | null;
@@ -64,19 +64,19 @@ export type LitellmCall = {
   cost: bigint | null;
 };
 
-/** The right to pull, which one process has at a time: an advisory lock on a connection of its own. */
+/** The right to pull, held by one process at a time: an advisory lock on a connection of its own. */
 export type PullLock = {
-  /** Returns a pull whose process died before its end; undefined where there is none. */
+  /** Returns a pull whose process died before its end; undefined if there is none. */
   unfinished(): Promise<Pull | undefined>;
   begin(pull: { kind: PullKind; start: number; end: number }): Promise<Pull>;
-  /** Stores the progress of a pull. Throws where the connection, and so the lock, was lost. */
+  /** Stores the progress of a pull. Throws if the connection, and so the lock, was lost. */
   advance(id: string, progress: PullProgress): Promise<void>;
   finish(id: string, error: Pull['error']): Promise<Pull>;
   release(): Promise<void>;
 };
 
 export type LitellmStore = {
-  /** Takes the lock; undefined where another process has it. */
+  /** Takes the lock; undefined if another process has it. */
   lock(): Promise<PullLock | undefined>;
   /** Returns pulls, newest first. */
   pulls(limit: number): Promise<Pull[]>;
@@ -84,15 +84,18 @@ export type LitellmStore = {
   scheduled(): Promise<{ from: number; to: number } | null>;
   /** Returns when a pull last completed, in milliseconds. */
   lastCompleted(): Promise<number | null>;
-  /** Records whether days are counted by calls or by sums, unless that is recorded already. Returns it per day. */
+  /**
+   * Records whether days are counted by calls or by sums, unless that is recorded already. Returns the record of each
+   * day.
+   */
   tell(days: readonly Day[], by: ToldBy): Promise<Map<Day, ToldBy>>;
-  /** Stores what is known of a day; fields that are left out stay. */
+  /** Stores facts about a day; absent fields stay unchanged. */
   noteDay(date: Day, note: Partial<Omit<LitellmDay, 'date' | 'toldBy' | 'checkedAt'>>): Promise<void>;
-  /** Returns the days of a range that something is known of, in order. */
+  /** Returns the days of a range with recorded facts, in order. */
   days(from: Day, to: Day): Promise<LitellmDay[]>;
   /**
-   * Reads what is known of ids of calls, passes it to `decide` and stores what that returns, one call at a time in all
-   * processes: two reports of a call cannot both find it unknown.
+   * Reads the records of ids of calls, passes them to `decide` and stores its result, one call at a time over all
+   * processes, so that two reports of a call cannot both find it unknown.
    */
   claimCalls(
     asked: readonly Pick<LitellmCall, 'merchantId' | 'alias'>[],
@@ -102,7 +105,7 @@ export type LitellmStore = {
   prune(before: Day): Promise<void>;
 };
 
-/** Owns `litellm_pulls`, `litellm_days` and `litellm_calls`. */
+/** LiteLLM's pulls, days and calls, in `litellm_pulls`, `litellm_days` and `litellm_calls`. */
 export function createLitellmStore(dataSource: DataSource): LitellmStore {
   const pulls = dataSource.getRepository(LitellmPullEntity);
   return {

@@ -6,20 +6,20 @@ const COMPARISON = 0.005;
 const ROW = 0.02;
 
 /**
- * The price of a formula in the planner's units. The planner prices only some of the sorts inside aggregates (`planned`),
- * and where a table has no statistics it guesses few rows: `rows` are those that it expects, or those that were counted.
+ * Returns the price of a formula in the planner's units. The planner prices only some of the sorts inside aggregates
+ * (`planned`), and expects few rows of a table without statistics: `rows` is the expected or counted number.
  */
 export function priceOf(
   { formula, dimensions }: Pick<MetricQuery, 'formula' | 'dimensions'>,
   { planCost, rows, planned }: { planCost: number; rows: number; planned: number },
 ): number {
   const sort = rows * Math.log2(Math.max(2, rows)) * COMPARISON;
-  // Over all, and by the dimensions.
+  // Over all rows, and by the dimensions.
   const sorts = sortsIn(formula) * (dimensions.length > 0 ? 2 : 1);
   return Math.round((Math.max(planCost, rows * ROW) + Math.max(0, sorts - planned) * sort) * 100) / 100;
 }
 
-/** How many aggregates of a formula sort their rows. */
+/** Counts the aggregates of a formula that sort their rows. */
 function sortsIn(expr: Expr): number {
   switch (expr.kind) {
     case 'percentile':

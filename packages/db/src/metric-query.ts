@@ -1,7 +1,7 @@
 import type { Day } from '@tally/contracts';
 import { type SourceShape, SQL_TYPE, type ValueType } from './metric-sources.ts';
 
-/** A formula after its check: nothing here but what was understood, so whatever is written from it is ours. */
+/** A checked formula. It contains only what was understood, so the SQL written from it is Tally's own. */
 export type Expr =
   | { kind: 'column'; name: string; type: ValueType }
   | { kind: 'literal'; type: ValueType; value: string | boolean | null }
@@ -43,7 +43,7 @@ export type MetricQuery = {
 export function writeMetricQuery(query: MetricQuery): { text: string; values: unknown[] } {
   const { values, bind, columnOf, conditions } = begin(query);
   const column = (name: string) => columnOf(name).sql;
-  /** The whole units of a plain amount. */
+  /** Returns the whole units of a plain amount. */
   const unitsOf = (expr: Expr) => (expr.kind === 'column' ? columnOf(expr.name).units : undefined);
   const write = (expr: Expr): string => {
     switch (expr.kind) {
@@ -52,12 +52,12 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
       case 'literal':
         return bind(expr.value, SQL_TYPE[expr.type]);
       case 'metric':
-        // Asked once for a statement: the unit of a metric type is the same for ever.
+        // Read once per statement: the scale of a metric type never changes.
         return `((source.metrics ->> ${bind(expr.name, 'text')})::numeric * (select tally_sources.unit_of(${bind(expr.name, 'text')})))`;
       case 'property': {
         const name = bind(expr.name, 'text');
         if (expr.as === 'text') return `(source.properties ->> ${name})`;
-        // The kind is looked at first: a text where a number is expected is none, and no error.
+        // Checks the kind first: text where a number is expected is no number, and no error.
         return `(case jsonb_typeof(source.properties -> ${name}) when '${expr.as}' then (source.properties ->> ${name})::${SQL_TYPE[expr.as]} end)`;
       }
       case 'binary': {
@@ -95,7 +95,7 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
         const arg = units?.sql ?? write(expr.arg);
         const known = expr.filter ? `${write(expr.filter)} and ${arg} is not null` : `${arg} is not null`;
         const sorted = `array_agg(${arg} order by ${arg}${expr.descending ? ' desc' : ''}) filter (where ${known})`;
-        // Functions of our own: the server's take the fraction as a double, and PERCENTILE_CONT the values too.
+        // Tally's own functions: the server's take the fraction as a double, and PERCENTILE_CONT the values too.
         const exact = `tally_sources.percentile_${expr.exact}(${sorted}, ${bind(expr.fraction, 'numeric')})`;
         return units ? `(${exact} * ${units.worth}::numeric)` : exact;
       }
@@ -112,7 +112,7 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
     `where ${conditions()}`,
     ...(names.length === 0 ? [] : [`group by grouping sets ((), (${names.join(', ')}))`]),
   ].join('\n');
-  // Sorted outside: an output column's name may not be part of an expression in order by.
+  // Sorted outside: an expression in order by cannot use an output column's name.
   const order = ['overall desc', 'value::numeric desc nulls last', ...names.map((_, index) => `d${index} collate "C"`)];
   return {
     text: `select * from (${text}) as answer order by ${order.join(', ')} limit ${bind(query.maxRows + 2, 'bigint')}`,
@@ -127,7 +127,7 @@ export function writeCount(query: MetricQuery, limit: number): { text: string; v
   return { text: `select count(*) as rows from (${rows}) as read`, values };
 }
 
-/** The values of a statement, and how it selects its rows. */
+/** The bound values of a statement, and its row conditions. */
 function begin({ source, startDate, endDate, merchantId, filters }: MetricQuery) {
   const values: unknown[] = [];
   const bind = (value: unknown, cast: string) => `$${values.push(value)}::${cast}`;

@@ -17,11 +17,11 @@ export type SeenView = {
 };
 
 export type MetricSourcesStore = {
-  /** Describes a view; undefined where there is none of that name, or it is one of the database's own or Tally's. */
+  /** Describes a view; undefined if it does not exist, or belongs to the database or Tally. */
   inspect(view: string): Promise<SeenView | undefined>;
-  /** Stores a source; undefined where there is another of that name. */
+  /** Stores a source; undefined if another one has its name. */
   register(source: HostSource, dateType: SourceShape['date']['type']): Promise<StoredSource | undefined>;
-  /** The shape of a registered source. */
+  /** Returns the shape of a registered source. */
   find(name: string): Promise<SourceShape | undefined>;
   list(): Promise<StoredSource[]>;
   /** Returns whether there was a source of that name. */

@@ -6,18 +6,18 @@ export type SourceColumn = {
   type: ValueType;
   /** The column as SQL, of the alias `source`. */
   sql: string;
-  /** The same amount in whole units, and the worth of one: adding these takes less than half of the time. */
+  /** The amount in whole units, and the value of one: summing these takes less than half the time. */
   units?: { sql: string; worth: string };
 };
 
-/** A data source as SQL. Nothing of it comes from a formula. */
+/** A data source as SQL. None of it comes from a formula. */
 export type SourceShape = {
   name: string;
   /** The view as SQL. */
   relation: string;
   /** By name, in lower case. */
   columns: Readonly<Record<string, SourceColumn>>;
-  /** The column that the range of days selects by. */
+  /** The column that the range of days filters. */
   date: { sql: string; type: 'date' | 'timestamp' | 'timestamptz' };
   /** The expression that names the merchant of a row; null: rows belong to no merchant. */
   merchant: string | null;
@@ -25,7 +25,7 @@ export type SourceShape = {
   hasEvents: boolean;
 };
 
-/** A view of the host application, as it was registered. */
+/** A registered view of the host application. */
 export type HostSource = {
   name: string;
   /** `view` or `schema.view`. */
@@ -61,7 +61,7 @@ const builtIn = (name: BuiltInSource, columns: [string, SourceColumn][]): Source
   hasEvents: name === 'events',
 });
 
-/** The sources that Tally has. */
+/** The built-in sources. */
 export const BUILT_IN_SOURCES: Readonly<Record<BuiltInSource, SourceShape>> = {
   events: builtIn('events', [...plain('time', ['time']), ...plain('text', ['status']), ...usage]),
   usage: builtIn('usage', usage),
@@ -79,16 +79,16 @@ export const SQL_TYPE: Record<ValueType, string> = {
   time: 'timestamptz',
 };
 
-/** A name as SQL, whatever is in it. */
+/** Quotes any name as SQL. */
 export const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;
 
-/** Schema and name of a registered view. */
+/** Returns schema and name of a registered view. */
 export function viewOf({ view }: Pick<HostSource, 'view'>): { schema: string; name: string } {
   const [first = '', second] = view.split('.');
   return second === undefined ? { schema: 'public', name: first } : { schema: first, name: second };
 }
 
-/** The shape of a registered view: every name quoted, every column cast to the type that it was registered with. */
+/** The shape of a registered view: every name quoted, every column cast to its registered type. */
 export function hostShape(source: HostSource, dateType: SourceShape['date']['type']): SourceShape {
   const { schema, name } = viewOf(source);
   const column = (of: string) => `source.${quoted(of)}`;

@@ -72,27 +72,27 @@ export type Db = {
   sources: SourcesStore;
   meters: MeterRegistry & MeterReader & MeterRollups;
   metricTypes: MetricTypes;
-  /** Resolves when Postgres answers at all, on a connection of its own that no statement holds up. */
+  /** Resolves when Postgres answers, on a connection of its own that no statement delays. */
   ping(): Promise<void>;
-  /** Asks Postgres for its clock, and whether it takes writes. */
+  /** Returns the clock of Postgres, and whether it accepts writes. */
   look(): Promise<{ at: number; readOnly: boolean }>;
-  /** What of the server's settings would break the promise of a commit; empty where nothing does. */
+  /** Returns server settings that would break the promise of a commit; empty if there are none. */
   durabilityProblems(): Promise<string[]>;
   close(): Promise<void>;
 };
 
 type Unavailable = {
-  /** Called when Postgres is unavailable at first. */
+  /** Called if Postgres is unavailable at first. */
   onUnavailable?: (error: unknown) => void;
 };
 
-/** A service that starts waits this long for Postgres, then goes on without. */
+/** A starting service waits this long for Postgres, then continues without it. */
 const START_WAIT_MS = 2_000;
 const RETRY_MS = 500;
 
 /**
- * Opens a pool on a migrated database. Close it when done. Rejects where Postgres is unavailable; with `onUnavailable`
- * it calls that instead, and goes on connecting in the background: until then all statements fail.
+ * Opens a pool on a migrated database. Close it when done. Rejects if Postgres is unavailable; with `onUnavailable`,
+ * calls that instead and keeps connecting in the background: until then all statements fail.
  */
 export async function openDb(url: string, options: DbOptions & Unavailable = {}): Promise<Db> {
   const { formulaPoolSize, dimensionValuesPerDay = 10_000, onUnavailable, ...settings } = options;
@@ -168,8 +168,8 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
 }
 
 /**
- * Connects pools, and returns when that is done or was tried for `START_WAIT_MS`. What is not connected by then goes on
- * being tried until it is, or until `closing`. Rejects with PoolerError, which waiting does not fix.
+ * Connects pools; returns once that is done or after `START_WAIT_MS`. Keeps trying the others until `closing`. Rejects
+ * with PoolerError, which waiting does not fix.
  */
 async function connectSoon(
   pools: readonly DataSource[],

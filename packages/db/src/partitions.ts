@@ -7,25 +7,25 @@ import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Partitions = {
   /**
-   * Makes sure, inside a transaction, that the journal has a partition for each day. DAY_CLOSED where one of them was
-   * closed: its entries are gone, so a repeat could no longer be told from a new entry.
+   * Ensures, inside a transaction, that the journal has a partition for each day. Throws DAY_CLOSED for a closed day:
+   * its events are gone, so a repeat could no longer be recognised.
    */
   ensure(transaction: Executor, days: readonly Day[]): Promise<void>;
-  /** Those of these days that still have their entries; they keep them until the transaction ends. */
+  /** Returns those of these days that still have their events; they keep them until the transaction ends. */
   open(transaction: Executor, days: readonly Day[]): Promise<Day[]>;
-  /** Days before `firstKept` that nothing was written to since `quietSince`. */
+  /** Returns days before `firstKept` without writes since `quietSince`. */
   closable(firstKept: Day, quietSince: Date): Promise<Day[]>;
   /**
-   * Keeps the sums of a day's events and drops its partition; false where it was closed already, and where something still
-   * waits for the events: a derivation, or a dead letter of the day. With `archived`, also false where the day has not as
-   * many events: one was counted after they were archived.
+   * Stores the sums of a day's events and drops its partition. Returns false if it was closed already, and if something
+   * still needs the events: a derivation, or a dead letter of the day. With `archived`, also returns false unless the
+   * day has this many events: one was counted after the archiving.
    */
   close(day: Day, archived?: number): Promise<boolean>;
-  /** Whether the entries of a day were dropped. */
+  /** Returns whether the events of a day were dropped. */
   isClosed(day: Day): Promise<boolean>;
 };
 
-/** The journal's partitions, one per day, `usage_events_20261122`: made when first written to, dropped whole. */
+/** The journal's partitions, one per day, `usage_events_20261122`: created by the first write, dropped as a whole. */
 export function createPartitions(dataSource: DataSource): Partitions {
   const known = new Set<Day>();
 
@@ -38,7 +38,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
       }
       const asked = [...new Set(days)].filter((day) => !known.has(day));
       const missing = await missingOf(transaction, asked);
-      // One made here may still be rolled back, so only one that was found counts as known.
+      // One created here may still be rolled back, so only a found one counts as known.
       for (const day of asked) if (!missing.includes(day)) known.add(day);
       if (missing.length > 0) await create(transaction, missing);
     },
@@ -60,7 +60,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
         await holdLock(transaction, LOCKS.closing);
         const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
         if (closed.length > 0) return false;
-        // Nobody appends while this lock is held, so what waits now is all that can.
+        // Nobody appends while this lock is held, so this sees everything that waits.
         const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
         if (waiting!.found) return false;
         if (archived !== undefined) {
@@ -99,7 +99,7 @@ async function create(transaction: Executor, days: readonly Day[]): Promise<void
   }
 }
 
-/** Days are checked before they come here, so the name is digits only. */
+/** Callers validate days, so the name contains only digits. */
 function partitionOf(day: Day): string {
   return `usage_events_${day.replaceAll('-', '')}`;
 }

@@ -7,7 +7,7 @@ import { sql } from './run-sql.ts';
 import { migrate } from './schema.ts';
 import { createUsageStore, type UsageReader } from './usage-store.ts';
 
-/** A year of 2,000 users in two merchants: large enough that the planner has a choice. */
+/** A year of 2,000 users in two merchants: large enough for the planner to have a choice. */
 let database: FreshStore;
 let client: pg.Client;
 let planned: Plan[];
@@ -86,14 +86,14 @@ beforeAll(async () => {
       select '${day}', 'm' || n % 2, n::text, '${day}', 'user-' || n % 2000, '', '', '', false, 1, n % 1000
       from generate_series(1, 5000) as n`);
   }
-  // Thousands of flushes were derived; the newest three are still to be.
+  // Thousands of flushes were derived; the newest three were not.
   await client.query(`
     insert into usage_flushes (source, entries, inserted, merchants, first_date, last_date, derived_at)
     select 'stream', 5, 5, 2, day::date, day::date, case when n <= 2000 or day < '2025-06-03' then now() end
     from generate_series('2025-06-01'::date, '2025-06-03', '1 day') as day, generate_series(1, 2003) as n
     order by day, n`);
   await client.query('vacuum (analyze)');
-  // Every statement is planned as it stands, and not run; only what is still to be derived is really read.
+  // Plans every statement without running it; reads only what is not derived yet.
   const explaining = {
     async query(text: string, values: unknown[]) {
       if (text === sql('pending-flushes')) return (await client.query(text, values)).rows;
@@ -113,7 +113,7 @@ afterAll(async () => {
 
 class Planned extends Error {}
 
-/** The tables that a question reads, each with how: `seq` through all of it, `index` by what is asked for. */
+/** The tables that a query reads, and how: `seq` for a full scan, `index` for a lookup. */
 async function scans(ask: (reader: UsageReader) => Promise<unknown>): Promise<string[]> {
   planned = [];
   await expect(ask(reader)).rejects.toThrow(Planned);
@@ -147,7 +147,7 @@ test.each([
 
 test('a week by model or by day reads that week of the small rollup, and by an index what is still to be added', async () => {
   const parts = [part('usage_daily_models', '2025-06-02', '2025-06-08')];
-  // The only day of which something is pending.
+  // The only day with pending events.
   const wanted = ['index usage_daily_models', 'index usage_events_20250603'];
   expect(await scans((reader) => reader.breakdown({ ...page, by: 'model', parts }))).toEqual(wanted);
   expect(await scans((reader) => reader.byDay({ parts }))).toEqual(wanted);

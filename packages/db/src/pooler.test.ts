@@ -17,7 +17,7 @@ afterAll(async () => {
   await database.drop();
 });
 
-/** A pooler as far as its start-up goes: it refuses the parameters of a session, or ignores them as it may be told to. */
+/** The start-up of a pooler: it refuses the parameters of a session, or ignores them if it is told to. */
 async function startPooler(does: 'refuse' | 'ignore'): Promise<string> {
   const target = new URL(database.url);
   const sockets = new Set<Socket>();

@@ -18,21 +18,21 @@ import { runSql } from './run-sql.ts';
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
 
 export type PriceVersion = {
-  /** "0" where no price was ever set. */
+  /** "0" if no price was ever set. */
   version: string;
   prices: PriceRow[];
 };
 
 export type PricesStore = {
   /**
-   * Adds prices in one new version of the list. Of a price with the same key and `validFrom`: one with the same amount stays,
-   * another is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
+   * Adds prices in one new version of the list. A price with the same key, `validFrom` and amount stays; one with
+   * another amount is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
    */
   add(
     prices: readonly NewPrice[],
     actor: string,
   ): Promise<{ added: number; replaced: number; unchanged: number; version: string; rows: PriceRow[] }>;
-  /** Removes a price, once; removing it again changes nothing. NOT_FOUND for an unknown id. */
+  /** Removes a price; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
   remove(id: string): Promise<PriceRow>;
   list(page: {
     filters: Partial<Pick<PriceRow, 'provider' | 'model' | 'meter' | 'merchantId'>>;
@@ -40,11 +40,11 @@ export type PricesStore = {
     after: string | undefined;
     limit: number;
   }): Promise<PriceRow[]>;
-  /** The version of the list. */
+  /** Returns the version of the list. */
   version(): Promise<string>;
-  /** All active prices, at one moment. */
+  /** Returns all active prices, at one moment. */
   current(): Promise<PriceVersion>;
-  /** What Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells. */
+  /** Sums of what Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells. */
   pricedSums(scope: PricedScope & { limit: number }): Promise<PricedCell[]>;
   /**
    * Sums of a measure of what Tally priced, by windows of whole UTC days and by columns; those without any left out. `keys` are in the
@@ -96,7 +96,7 @@ export const PRICED_PARTS = PRICED_MEASURES.filter(
 export type UnitRates = { amounts: PricedUnits; per: bigint };
 export type RatedCell = PricedCell & UnitRates;
 
-/** What sums of what Tally priced are grouped by. */
+/** Columns by which sums of what Tally priced are grouped. */
 export const PRICED_COLUMNS = ['merchant_id', ...DIMENSIONS] as const;
 export type PricedColumn = (typeof PRICED_COLUMNS)[number];
 
@@ -146,7 +146,7 @@ const CHUNK = 1_000;
 export function createPricesStore(dataSource: DataSource): PricesStore {
   const prices = dataSource.getRepository(PriceEntity);
 
-  /** Runs a change of the list, one at a time, so that versions are committed in order. */
+  /** Changes the list, one change at a time, so that versions are committed in order. */
   const changing = <T>(change: (manager: EntityManager, version: string) => Promise<T>) =>
     dataSource.transaction(async (manager) => {
       const [row] = await manager.query('select version::text from price_list for update');
@@ -272,14 +272,14 @@ type Key = Pick<
 const keyOf = ({ merchantId, model, provider, meter, component, overPromptTokens, validFrom }: Key) =>
   JSON.stringify([merchantId, model, provider, meter, component, overPromptTokens, Number(validFrom)]);
 
-/** Whether a price says what is there already. Amounts are compared without trailing zeros. */
+/** Returns whether a price equals the stored one. Compares amounts without trailing zeros. */
 function isSame(row: PriceRow | undefined, price: NewPrice): boolean {
   if (!row) return false;
   const said = ({ amount, per, validTo }: NewPrice) => [plain(amount), per, validTo && Number(validTo)].join();
   return said(row) === said(price);
 }
 
-/** An amount without zeros at its end: Postgres answers all 12 decimals. */
+/** Removes trailing zeros: Postgres returns all 12 decimals. */
 export const plain = (amount: string): string => (amount.includes('.') ? amount.replace(/\.?0+$/, '') : amount);
 
 function chunksOf<T>(all: readonly T[]): T[][] {

@@ -3,7 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { runSql, sql } from './run-sql.ts';
 
-/** One Redis hash of a realtime metric as it was saved. `merchantId` '' is the platform; slice -1: without a window. */
+/** One Redis hash of a realtime metric as saved. `merchantId` '' is the platform; slice -1: without a window. */
 export type SavedMetric = {
   merchantId: string;
   name: string;
@@ -19,20 +19,20 @@ export type SavedMetric = {
 };
 
 export type RealtimeStore = {
-  /** Keeps hashes in place of what was kept of them before. */
+  /** Stores hashes, replacing older copies. */
   save(metrics: readonly SavedMetric[]): Promise<void>;
-  /** What was saved of a merchant and has not expired at `now`, page by page. */
+  /** Yields the copies of a merchant that have not expired at `now`, page by page. */
   saved(
     merchantId: string,
     page: { now: number; after?: Pick<SavedMetric, 'name' | 'labels' | 'slice'> | undefined; limit: number },
   ): Promise<SavedMetric[]>;
-  /** Merchants of whom something was saved. */
+  /** Returns merchants with copies. */
   merchants(): Promise<string[]>;
-  /** Removes what expired before a moment; returns how many. */
+  /** Removes copies that expired before a moment; returns their number. */
   prune(now: number): Promise<number>;
 };
 
-/** Realtime metrics as Postgres remembers them, in `realtime_metrics_cache`. */
+/** Copies of realtime metrics in Postgres, in `realtime_metrics_cache`. */
 export function createRealtimeStore(dataSource: DataSource): RealtimeStore {
   return {
     async save(metrics) {

@@ -5,8 +5,8 @@ import { DateText } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
 /**
- * Days that the rollups of months and years have: those before `date`, and of `date` the merchants up to `merchantId`.
- * The others are open: they are read from the rollups of days.
+ * The days in the rollups of months and years: those before `date`, and of `date` the merchants up to `merchantId`.
+ * Other days are open: they are read from the rollups of days.
  */
 export type RolledUp = { date: Day; merchantId: string };
 
@@ -15,17 +15,17 @@ const Row = z
   .transform(({ date, merchant_id }): RolledUp => ({ date, merchantId: merchant_id }));
 
 /**
- * Returns which days are rolled up, and keeps them so until the transaction ends. Who adds to the rollups of days and of
- * months holds this, since a day is rolled up only while nobody does. Take it after the locks of merchants.
+ * Returns which days are rolled up, and keeps them so until the transaction ends. Writers of the rollups of days and
+ * months hold this, since no day is rolled up meanwhile. Take it after the locks of merchants.
  */
 export async function holdRolledUp(transaction: Executor): Promise<RolledUp> {
   await shareLock(transaction, LOCKS.rolledUp);
-  // In a statement of its own: the one that waited for the lock sees what was before.
+  // A separate statement: the one that waited for the lock has an older snapshot.
   const [row] = await runSql(transaction, 'rolled-up', [], Row);
   return row!;
 }
 
-/** Waits until nobody holds the days that are rolled up; then only the caller may change them. */
+/** Waits until nobody holds the rolled-up days; then only the caller may change them. */
 export async function lockRolledUp(transaction: Executor): Promise<void> {
   await holdLock(transaction, LOCKS.rolledUp);
 }

@@ -9,11 +9,11 @@ import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Period = { start: Day; end: Day };
 
-/** A period with all that is needed to compute it. */
+/** A period with everything needed to compute it. */
 export type PeriodToCompute = Period & {
-  /** First day of the period before: what growth is against. */
+  /** First day of the previous period, which growth is relative to. */
   previousStart: Day;
-  /** ISO weekday (1 Monday … 7 Sunday) where the weeks inside the period are kept; null where not. */
+  /** ISO weekday (1 Monday … 7 Sunday) if the weeks inside the period are stored; else null. */
   weeksFrom: number | null;
 };
 
@@ -42,21 +42,21 @@ export type StalePeriod = { grain: RollupGrain; start: Day };
 export type RunLease = {
   job: RollupJob;
   /**
-   * Computes a period and replaces its rows, in one transaction under the period's lock; the period's stale marks of
-   * what it computed go in the same transaction. `all`: of every merchant; `stale`: of the merchants with a stale mark.
-   * The platform's rows are computed always. Returns the number of rows written.
+   * Computes a period and replaces its rows, in one transaction under the period's lock, which also clears the stale
+   * marks of what it computed. `all`: every merchant; `stale`: merchants with a stale mark. Always computes the
+   * platform's rows. Returns the number of rows written.
    */
   recompute(grain: RollupGrain, period: PeriodToCompute, which: 'all' | 'stale'): Promise<number>;
   /** Returns whether the period has rows. */
   exists(grain: RollupGrain, start: Day): Promise<boolean>;
   /**
-   * Marks the periods of every day that was written to before `before` as stale, and clears the marks of these days.
-   * A mark whose day is being written to stays for the next run. Returns the number of marks cleared.
+   * Marks the periods of every day that changed before `before` as stale, and clears the marks of these days. A mark
+   * whose day is being written stays for the next run. Returns the number of marks cleared.
    */
   spreadMarks(before: Day, weekStart: number): Promise<number>;
-  /** Removes weeks that begin with another weekday, and marks as stale what replaces them; stale ones too. */
+  /** Removes weeks that begin with another weekday, and marks their replacements as stale; converts stale marks too. */
   replaceWeeks(weekStart: number): Promise<void>;
-  /** Returns the periods that are stale now: days first, then weeks, then months, oldest first. */
+  /** Returns the stale periods: days first, then weeks, then months, oldest first. */
   stalePeriods(): Promise<StalePeriod[]>;
   /** Marks a period as stale for all merchants. */
   markStale(period: StalePeriod): Promise<void>;
@@ -64,7 +64,7 @@ export type RunLease = {
   advance(rows: number, failure?: JobFailure): Promise<void>;
   /** Closes the run. FAILED: every period failed; PARTIAL: some did. */
   finish(): Promise<RollupJob>;
-  /** Releases the run; any engine can claim one that is not finished. */
+  /** Releases the run; any engine can claim an unfinished one. */
   release(): Promise<void>;
 };
 
@@ -96,21 +96,21 @@ export type RollupQuestion = {
 };
 
 export type RollupsStore = {
-  /** Begins a run: writes its row in the log, and takes its lease. */
+  /** Starts a run: writes its row in the log, and takes its lease. */
   begin(run: { kind: JobKind; period: Period; periodsTotal: number }): Promise<RunLease>;
-  /** Takes over a run that the log says is RUNNING; undefined where its lease is held. */
+  /** Takes over a run that the log lists as RUNNING; undefined if its lease is held. */
   claim(jobId: string): Promise<RunLease | undefined>;
-  /** Runs that the log says are RUNNING, oldest first. */
+  /** Returns runs that the log lists as RUNNING, oldest first. */
   running(): Promise<string[]>;
-  /** Rows of the periods that overlap a range, in the order of their key. */
+  /** Returns rows of the periods that overlap a range, in the order of their key. */
   list(grain: RollupGrain, question: RollupQuestion): Promise<RollupRow[]>;
   /** Returns whether `weekly_metrics` has weeks that begin with another weekday. */
   hasOtherWeeks(weekStart: number): Promise<boolean>;
-  /** Returns whether a period of a grain that begins in a range waits to be computed, or computed again. */
+  /** Returns whether a period of a grain that begins in a range must be computed, or computed again. */
   hasStale(grain: RollupGrain, range: { startDate: Day; endDate: Day }): Promise<boolean>;
   /** Removes the log rows of runs that ended before a day; returns how many. */
   prune(before: Day): Promise<number>;
-  /** Runs, newest first. */
+  /** Returns runs, newest first. */
   log(question: { limit: number; after?: { started: string; id: string } | undefined }): Promise<RollupJob[]>;
 };
 
@@ -162,7 +162,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
         await runner.startTransaction('READ COMMITTED');
         try {
           await runner.query(sql('locks/hold-one'), [`${grain} ${start}`, LOCKS.rollupPeriod]);
-          // Before the rows are read: a mark that is set meanwhile waits for this transaction, and stays.
+          // Before the rows are read: a mark set meanwhile waits for this transaction, and stays.
           const [stale] = await runSql(runner as Executor, 'clear-stale-period', [grain, start], StaleRow);
           const { merchants } = stale!;
           const merchantIds = which === 'all' || merchants.includes('') ? null : merchants;
@@ -276,7 +276,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
     async list(grain, { startDate, endDate, merchantId, entityType, entityIds, metricTypes, limit, after }) {
       const values: unknown[] = [startDate, endDate];
       const bind = (value: unknown) => `$${values.push(value)}`;
-      // No period is longer than 31 days: the first condition only lets the index be used.
+      // No period is longer than 31 days: the first condition only enables the index.
       const conditions = ['period_start between $1::date - 30 and $2::date', 'period_end >= $1::date'];
       if (merchantId !== undefined) conditions.push(`merchant_id = ${bind(merchantId)}`);
       if (entityType) conditions.push(`entity_type = ${bind(entityType)}`);

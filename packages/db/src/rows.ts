@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-/** bigint and numeric columns arrive as text and become bigint here, nowhere else. */
+/** Parses bigint and numeric columns, which arrive as text, to bigint. No other code does. */
 export const Units = z
   .string()
   .regex(/^-?\d+$/)

@@ -3,13 +3,16 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { z } from 'zod';
 
-/** Whatever runs a statement: the pool, or one transaction. */
+/** Anything that runs a statement: the pool, or one transaction. */
 export type Executor = { query(text: string, values?: readonly unknown[]): Promise<unknown> };
 
 const SQL_FOLDER = new URL('../sql/', import.meta.url);
 let statements: ReadonlyMap<string, string> | undefined;
 
-/** Returns the text of `sql/<name>.sql`. The first call reads all: a process runs the statements that it began with. */
+/**
+ * Returns the text of `sql/<name>.sql`. The first call reads all files, so a process keeps the statements it started
+ * with.
+ */
 export function sql(name: string): string {
   statements ??= statementsIn(fileURLToPath(SQL_FOLDER));
   const text = statements.get(name);
@@ -23,7 +26,7 @@ export function statementsIn(folder: string): Map<string, string> {
   return new Map(files.map((file) => [file.slice(0, -'.sql'.length), readFileSync(join(folder, file), 'utf8')]));
 }
 
-/** Runs `sql/<name>.sql` with bound values and checks every row: drivers return what they like, we do not. */
+/** Runs `sql/<name>.sql` with bound values and checks every row, since drivers guarantee no types. */
 export async function runSql<Row extends z.ZodType>(
   executor: Executor,
   name: string,

@@ -53,7 +53,7 @@ test('the entities agree with the migrated tables', async () => {
   const { url, drop } = await freshDatabase(migrate);
   const dataSource = await createDataSource(url).initialize();
   const { upQueries } = await dataSource.driver.createSchemaBuilder().log();
-  // Names and comments are the migrations' own; types, nullability and columns must agree.
+  // Names and comments belong to the migrations; types, nullability and columns must agree.
   const differing = upQueries
     .map(({ query }) => query)
     .filter((query) => !/CONSTRAINT|DEFAULT|INDEX|^COMMENT/.test(query));
@@ -95,7 +95,7 @@ test('going back to the release before adds open days to months and years', asyn
   expect(pending).toBe(6);
   for (const table of ['monthly', 'yearly', 'monthly_models', 'platform_monthly', 'platform_users'])
     expect((await sum(`usage_${table}`)) + pending, table).toBe(12);
-  // Months and years have all of it now, and tomorrow belongs to a process of the release before.
+  // Months and years are complete now; tomorrow belongs to a process of the previous release.
   await migrate(url);
   const tomorrow = (await client.query(`select ((now() at time zone 'UTC')::date + 2)::text as date`)).rows[0].date;
   expect(await position()).toEqual([{ date: tomorrow, merchant_id: '' }]);

@@ -8,8 +8,8 @@ import { sql } from './run-sql.ts';
 const LOCK_RETRY_MS = 50;
 
 /**
- * Brings the schema up to date; doing it again, or from many processes at once, does no harm.
- * Returns the names of the migrations that ran now.
+ * Migrates the schema to the newest version; repeated and concurrent calls do no harm. Returns the names of the
+ * migrations that ran.
  */
 export async function migrate(url: string): Promise<string[]> {
   return locked(url, async (client) => {
@@ -24,7 +24,7 @@ export async function migrate(url: string): Promise<string[]> {
   });
 }
 
-/** Undoes the newest migration; returns false where there was none. */
+/** Reverts the newest migration; returns false if there was none. */
 export async function undoMigration(url: string): Promise<boolean> {
   return locked(url, async () => {
     const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
@@ -44,13 +44,12 @@ async function applied(dataSource: { query(text: string): Promise<{ count: strin
   return Number(row!.count);
 }
 
-/** The lock lives on a connection of its own, so that it outlasts every transaction and dies with the process. */
+/** The lock has a connection of its own, so that it outlasts every transaction and dies with the process. */
 async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate' });
   await client.connect();
   try {
-    // Asked for again and again: who waits inside a statement holds a snapshot, and an index that is made concurrently
-    // waits for those.
+    // Polls: a statement that waits holds a snapshot, and building an index concurrently waits for snapshots.
     for (;;) {
       const { rows } = await client.query(sql('locks/try-session'), [LOCKS.migrations]);
       if (rows[0].held) break;

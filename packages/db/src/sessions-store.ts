@@ -19,15 +19,15 @@ export type NewSession = {
 };
 
 export type SessionsStore = {
-  /** Starts a session; its secret is in the answer and nowhere else. Undefined where there is no such key. */
+  /** Starts a session. Only this answer contains its secret. Undefined if the key does not exist. */
   create(session: NewSession): Promise<{ id: string; secret: string } | undefined>;
   /** Ends a session; returns whether there was one. */
   end(id: string): Promise<boolean>;
-  /** The name of a key, and when a session ends; undefined for an unknown id. */
+  /** Returns the name of the key, and when the session ends; undefined for an unknown id. */
   describe(id: string): Promise<{ name: string; expiresAt: Date | null } | undefined>;
 };
 
-/** Browsers that are signed in with one key at once; the oldest session ends for a new one. */
+/** Concurrent sessions of one key; a new one ends the oldest. */
 const SESSIONS_PER_KEY = 100;
 
 /** Sessions, which are rows of `api_keys`. */

@@ -4,17 +4,17 @@ import { Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
 /**
- * The right to flush some shards, until somebody else takes one of them. `token` is larger with every lease, so a
- * transaction can tell whether its lease is still the newest.
+ * The right to flush some shards, until another flusher takes one of them. `token` grows with every lease, so a
+ * transaction can check that its lease is still the newest.
  */
 export type Fence = { shards: readonly number[]; token: bigint };
 
 export type ShardsStore = {
-  /** Returns the number of shards of this database; the first call, ever, decides it. */
+  /** Returns the number of shards of this database; the first call ever fixes it. */
   count(wanted: number): Promise<number>;
-  /** Leases at most `limit` of these shards that nobody holds; undefined where all are held. */
+  /** Leases at most `limit` free shards among these; undefined if all are held. */
   take(shards: readonly number[], limit: number, holder: string, leaseMs: number): Promise<Fence | undefined>;
-  /** Gives shards back before their lease ends. A lost lease is no error. */
+  /** Releases shards before their lease ends. A lost lease is no error. */
   release(fence: Fence): Promise<void>;
 };
 
@@ -27,7 +27,7 @@ export class LeaseLostError extends Error {
 
 const Taken = z.object({ shard: z.number(), token: Units });
 
-/** Leases on shards: rows that the counting transaction checks, so they work through any pooler. */
+/** Leases of shards: rows that the counting transaction checks, so they work through any pooler. */
 export function createShardsStore(dataSource: DataSource): ShardsStore {
   return {
     async count(wanted) {
@@ -55,7 +55,7 @@ export function createShardsStore(dataSource: DataSource): ShardsStore {
 
 /**
  * Locks the lease's rows for the transaction, so that nobody takes these shards before it ends. Call it first in the
- * counting transaction. Throws LeaseLostError where another flusher holds one of them.
+ * counting transaction. Throws LeaseLostError if another flusher holds one of them.
  */
 export async function checkFence(transaction: Executor, fence: Fence): Promise<void> {
   const Row = z.object({ shard: z.number() });

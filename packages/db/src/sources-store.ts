@@ -7,7 +7,7 @@ import {
 } from './entities/source.ts';
 import { sql } from './run-sql.ts';
 
-/** What a process received from a source since it last saved that. */
+/** Counts that a process received from a source since it last saved them. */
 export type SourceCounts = {
   source: string;
   accepted: number;
@@ -33,10 +33,10 @@ export type SourcesStore = {
   }): Promise<SourceRejectionRow[]>;
 };
 
-/** Rejections that are kept of each source. */
+/** The number of rejections kept per source. */
 export const REJECTIONS_KEPT = 100;
 
-/** What sources have sent, in `source_states` and `source_rejections`. */
+/** Counts and rejections of sources, in `source_states` and `source_rejections`. */
 export function createSourcesStore(dataSource: DataSource): SourcesStore {
   const states = dataSource.getRepository(SourceStateEntity);
   const rejected = dataSource.getRepository(SourceRejectionEntity);

@@ -15,9 +15,8 @@ const IDLE_TIMEOUT = '30s';
 const WORK_MEMORY = '32MB';
 
 /**
- * Runs `work` in one transaction and commits when it returns. 40001 and 40P01 run it again, with jitter, so it must bear to
- * be repeated. Waits are bounded: 55P03 where someone holds a lock for 20 s. Throws TOTAL_LIMIT where a sum would pass
- * bigint.
+ * Runs `work` in one transaction and commits when it returns. 40001 and 40P01 run it again, with jitter, so it must be
+ * repeatable. Waits are bounded: 55P03 if a lock is held for 20 s. Throws TOTAL_LIMIT if a sum would exceed bigint.
  */
 export async function inTransaction<T>(
   dataSource: DataSource,
@@ -37,7 +36,7 @@ export async function inTransaction<T>(
   }
 }
 
-/** The SQLSTATE of a driver error; '' where there is none, as when the connection broke. */
+/** Returns the SQLSTATE of a driver error; '' if it has none, as after a broken connection. */
 export function sqlState(error: unknown): string {
   const code = (error as { driverError?: { code?: unknown } } | null)?.driverError?.code;
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : '';

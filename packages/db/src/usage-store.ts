@@ -25,19 +25,19 @@ import { DateText, MeasureRow, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 import { OUT_OF_RANGE, sqlState } from './transactions.ts';
 
-/** The sums of some entries, in units. */
+/** The sums of some events, in units. */
 export type Sums = {
   requests: UnitsType;
   failed_requests: UnitsType;
   prompt_tokens: UnitsType;
   completion_tokens: UnitsType;
   cost: UnitsType;
-  /** Of imported days, which may not tell: tokens that are neither prompt nor completion, requests that may have failed. */
+  /** Imported days may not split them: tokens that are neither prompt nor completion, requests that may have failed. */
   other_tokens?: UnitsType | undefined;
   untold_requests?: UnitsType | undefined;
 };
 
-/** Which entries, and from which sums they are read: every part must have the dimensions that are asked for. */
+/** Selects events, and the rollups to read them from: every part must have the requested dimensions. */
 export type Scope = Omit<Filters, 'startDate' | 'endDate'> & {
   parts: readonly PlanPart[];
   /** The moment after which `usage_later` was counted. */
@@ -52,7 +52,7 @@ export type Question = Scope & {
   after?: Position | undefined;
 };
 
-/** Where a page ended: the sort value and the keys of its last row. */
+/** The position at which a page ended: the sort value and the keys of its last row. */
 export type Position = { value: string; keys: readonly string[] };
 
 /** A key for each grouping. */
@@ -67,20 +67,20 @@ export type MerchantMetric = { merchant_id: string; date: Day; metric_type: stri
 
 export type UsageReader = {
   /**
-   * Sums by one grouping or two; an event without one has the key `unknown`, and a group whose sums are all zero is no row.
-   * `total` counts the rows of all pages.
+   * Sums by one grouping or two. An event without a dimension has the key `unknown`; a group whose sums are all zero is
+   * no row. `total` counts the rows of all pages.
    */
   breakdown(question: Question): Promise<Grouped>;
-  /** Sums by day, days without usage left out. */
+  /** Sums by day, without days that have no usage. */
   byDay(scope: Scope): Promise<(Sums & { date: Day })[]>;
   totals(scope: Scope): Promise<Sums>;
-  /** Users with at least one request; events without a user are no user, and a user of two merchants is two. */
+  /** Counts users with at least one request. Events without a user count for none; a user of two merchants is two. */
   activeUsers(scope: Scope): Promise<number>;
-  /** The same, and which of those with requests or costs cost most, in order. */
+  /** The same count, plus the users with the highest cost among those with requests or costs, in order. */
   topUsers(scope: Scope & { limit: number }): Promise<{ active: number; rows: GroupRow[] }>;
   /**
-   * Sums by period, counted from 0: `starts` are the moments at which the periods begin, in order; the last ends at
-   * `end`. Periods without usage are left out. With `by` one row for each key of a period. At most `limit` rows.
+   * Sums by period, counted from 0: `starts` are the starts of the periods, in order; the last ends at `end`. Leaves
+   * out periods without usage. With `by`, one row per key and period. At most `limit` rows.
    */
   series(
     scope: Scope & { starts: readonly number[]; end: number; by?: Grouping | undefined; limit: number },
@@ -91,11 +91,11 @@ export type UsageReader = {
   ): Promise<(Sums & { slot: number; keys: string[] })[]>;
   /** Counts the keys of each period of the rollups read, at most `limit`. */
   keysByPeriod(scope: Scope & { by: GroupBy; limit: number }): Promise<number>;
-  /** The first and last day whose entries are no longer in the journal; undefined where it has them all. */
+  /** Returns the first and last day whose events are no longer in the journal; undefined if it has all. */
   daysWithoutEntries(filters: Filters): Promise<{ first: Day; last: Day } | undefined>;
-  /** Every value of a dimension, at most `limit`; of a model its providers too. */
+  /** Returns every value of a dimension, at most `limit`; for a model with its providers. */
   values(scope: Scope & { by: GroupBy; limit: number }): Promise<{ key: string; providers?: string[] | undefined }[]>;
-  /** Rows of `merchant_usage`, by date and metric type. */
+  /** Returns rows of `merchant_usage`, by date and metric type. */
   merchantUsage(question: {
     merchantIds?: readonly string[];
     startDate: Day;
@@ -105,26 +105,26 @@ export type UsageReader = {
 };
 
 export type UsageStore = UsageReader & {
-  /** Reads of one moment: what is counted meanwhile is in all of them or in none. */
+  /** Runs reads at one moment: events counted meanwhile are in all of them or in none. */
   snapshot<T>(work: (reader: UsageReader) => Promise<T>): Promise<T>;
-  /** The events of a range in the journal, by day, merchant and id, piece by piece: bounded memory, one moment. */
+  /** Yields the events of a range in the journal, by day, merchant and id, in chunks: bounded memory, one moment. */
   scanEvents(filters: Filters): AsyncGenerator<JournalLine[]>;
-  /** The rows of a statement piece by piece, through a cursor of the server: bounded memory, one moment. */
+  /** Yields the rows of a statement in chunks, through a cursor of the server: bounded memory, one moment. */
   scan(question: ExportQuestion): AsyncGenerator<ExportRow[]>;
   /**
-   * Estimates the rows of rollups by user and API key, for plans: of the years and months of the range, and the requests of
-   * the days in its first and last month; with `everyDay` of all.
+   * Estimates the rows of rollups by user and API key, for plans: of the years and months of the range, and the
+   * requests of the days in its first and last month; with `everyDay`, of all days.
    */
   rows(
     scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'> & { everyDay?: boolean },
   ): Promise<Record<KnownPeriods, Map<Day, number>>>;
-  /** The moment from which all that was counted of these days is in the journal; null where it all is. */
+  /** Returns the moment from which all that was counted of these days is in the journal; null where it all is. */
   knownFrom(range: DayRange): Promise<Date | null>;
-  /** When Postgres last counted anything; null before the first time. */
+  /** Returns when Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
   /**
-   * Sums of a day and of its month up to that day, by merchant and metric type: of at most `merchants` merchants, those
-   * that counted most often in the month, and at most `limit` rows.
+   * Sums a day and its month up to that day, by merchant and metric type, for at most `merchants` merchants, those that
+   * counted most often in the month, and at most `limit` rows.
    */
   gauges(question: {
     month: Day;
@@ -135,7 +135,7 @@ export type UsageStore = UsageReader & {
   }): Promise<Gauge[]>;
   /** Counts the rows of `merchant_usage` of a date. */
   countMerchantUsage(date: Day): Promise<number>;
-  /** Whether one of these dimensions had more values than rollups hold on a day of these merchants, or of any. */
+  /** Returns whether one of these dimensions exceeded its limit on a day of these merchants, or of any. */
   overflowed(scope: {
     startDate: Day;
     endDate: Day;
@@ -144,7 +144,7 @@ export type UsageStore = UsageReader & {
   }): Promise<boolean>;
 };
 
-/** What a merchant used of a metric type today and this month. */
+/** A merchant's usage of a metric type today and this month. */
 export type Gauge = { merchantId: string; metricType: string; today: UnitsType; month: UnitsType };
 
 const GaugeRow = z.object({ merchant_id: z.string(), metric_type: z.string(), today: Units, month: Units }).transform(
@@ -157,13 +157,13 @@ const GaugeRow = z.object({ merchant_id: z.string(), metric_type: z.string(), to
 
 type KnownPeriods = 'years' | 'months' | 'requests';
 
-/** Without `by`: the rows of each day with all dimensions. What sums up to nothing is no row. */
+/** Without `by`: the rows of each day with all dimensions, without rows that sum to zero. */
 export type ExportQuestion = Scope & { by?: BreakdownBy | undefined };
 
-/** With `by` the dimensions are `key_1` and, of two groupings, `key_2`. A model has its providers. */
+/** With `by`, the dimensions are `key_1` and, for two groupings, `key_2`. A model has its providers. */
 export type ExportRow = Sums & { dimensions: Record<string, string>; providers?: string[] | undefined };
 
-/** Dimensions of an entry, as columns of the cubes. */
+/** Dimensions of an event, as columns of the rollups. */
 export const DIMENSIONS: Record<GroupBy, string> = {
   user: 'user_id',
   model: 'model',
@@ -184,7 +184,7 @@ const SORT: Record<SortBy, string> = {
 };
 const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
-/** What only documents of imported days leave open; asked for only where they are read. */
+/** Measures that only imported snapshots leave open; read only from them. */
 const UNTOLD = ['other_tokens', 'untold_requests'];
 
 const readsDocuments = ({ parts }: Scope) => parts.some(({ cube }) => cube === 'daily_usage_cache');
@@ -199,10 +199,10 @@ const anySum = (scope: Scope, sum: SumOf = 'sum') =>
     .map((name) => `${sum}(${name}) <> 0`)
     .join(' or ');
 
-/** `units_sum` adds bigints and fails where the sum is none; `sum` makes a numeric of each group, which takes twice as long. */
+/** `units_sum` adds bigints and fails on overflow; `sum` makes a numeric of each group, which takes twice as long. */
 type SumOf = 'sum' | 'units_sum';
 
-/** Asks with the faster sum, and with the other one where a group is beyond a bigint. */
+/** Queries with the faster sum, and with the other one if a group exceeds a bigint. */
 async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
   try {
     return await ask('units_sum');
@@ -212,7 +212,7 @@ async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
   }
 }
 
-/** The first day of the period that a row of a cube sums. */
+/** The first day of the period that a row of a rollup sums. */
 const TIME = {
   usage_yearly: 'year',
   usage_monthly: 'month',
@@ -226,9 +226,9 @@ const TIME = {
 
 const EXPORT_PIECE = 2_000;
 
-/** Reading what has been counted. */
+/** Queries over what has been counted. */
 export function createUsageStore(dataSource: DataSource): UsageStore {
-  /** Reads of one moment, the flushes that are still to be derived among them. */
+  /** Runs reads at one moment, including the flushes that are not derived yet. */
   const snapshot: UsageStore['snapshot'] = (work) =>
     exactly((sum) =>
       dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) =>
@@ -238,7 +238,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
   /** For reads of tables that the counting transaction writes. */
   const nothingDerived = readerOf(dataSource, 'sum', NOTHING_MISSING);
 
-  /** The rows of a statement, through a cursor of the server, in one snapshot. */
+  /** Yields the rows of a statement, through a cursor of the server, in one snapshot. */
   async function* cursor<Row extends z.ZodType>(
     row: Row,
     values: unknown[],
@@ -255,7 +255,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
         if (rows.length < EXPORT_PIECE) return;
       }
     } finally {
-      // Read only: there is nothing to keep, whether the reader stayed to the end or left.
+      // Read only: there is nothing to commit, whether the reader finished or left.
       await runner.rollbackTransaction().catch(() => {});
       await runner.release();
     }
@@ -324,7 +324,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const of = (rollup: string) =>
         new Map(found.filter((row) => row.rollup === rollup).map((row) => [row.period, row.rows]));
       const [years, counted, requests] = [of('usage_yearly'), of('usage_monthly'), of('usage_daily')];
-      // An open day adds at most as many rows as it has requests, and seldom more than a whole month before it.
+      // An open day adds at most as many rows as it has requests, and rarely more than the whole month before it.
       const months = new Map(counted);
       const add = (rows: Map<Day, number>, period: Day, more: number) =>
         rows.set(period, (rows.get(period) ?? 0) + more);
@@ -373,9 +373,9 @@ const ALL_DIMENSIONS = {
   provider: 'provider',
 };
 
-/** What derived rollups lack at one moment: whoever reads those reads it beside them. */
+/** What derived rollups lack at one moment; read together with them. */
 type Missing = {
-  /** Flushes that are still to be derived, and the days of their events. */
+  /** Flushes that are not derived yet, and the days of their events. */
   flushes?: { ids: string[]; first: Day; last: Day } | undefined;
   /** Months and years lack the days that are not rolled up. */
   rolledUp: RolledUp;
@@ -390,7 +390,9 @@ async function missingOf(transaction: Executor): Promise<Missing> {
   return first === null || last === null ? { rolledUp } : { flushes: { ids, first, last }, rolledUp };
 }
 
-/** A reader that adds up what may have many groups with `fastest`, and reads what is `missing` beside derived rollups. */
+/**
+ * Creates a reader that sums possibly many groups with `fastest`, and reads what is `missing` beside derived rollups.
+ */
 function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageReader {
   const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
   const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
@@ -421,7 +423,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
             .map((key) => `${bind(key)} collate "C"`)
             .join(', ')})`
         : '';
-      // Text is made of the page alone, and the groups are read once for all that is said of all of them.
+      // Only the page is made into text, and the groups are read once for everything derived from them.
       const [answer] = await rowsOf(
         `${groups}
         select
@@ -482,7 +484,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const { bind, values } = bindings();
       const sum = sumFor(scope);
       const user = userOf(scope);
-      // Of all users what ranks them is added up, and all there is of the few that come first.
+      // Sums only the ranking measure of all users, and all measures of the few that come first.
       const [row] = await rowsOf(
         `with active as materialized (
           select ${user}, ${sum}(requests) as requests, ${sum}(cost) as cost
@@ -639,7 +641,7 @@ const GroupedRow = z.object({
   rows: z.array(z.object({ keys: z.array(z.string()), sort_value: z.string(), providers, ...SumsRow })).nullable(),
 });
 
-/** What tells users apart: an id of a user is a name within a merchant. */
+/** Identifies users: a user id is a name within a merchant. */
 const userOf = ({ merchantIds }: Scope) => (merchantIds?.length === 1 ? 'user_id' : 'merchant_id, user_id');
 
 type Bind = (value: unknown) => string;
@@ -649,12 +651,12 @@ function bindings(): { bind: Bind; values: unknown[] } {
   return { values, bind: (value) => `$${values.push(value)}` };
 }
 
-/** A dimension as it is answered: '' in the cubes is an entry without it. */
+/** Returns a dimension as answered: '' in the rollups is an event without it. */
 const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 /** The providers that the rows of a group came from. */
 const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
 
-/** The columns that groupings are found from. The providers of a model are listed beside its sums. */
+/** The columns that groupings are computed from. The providers of a model are listed beside its sums. */
 function columnsOf(groupings: readonly Grouping[]): string {
   const columns = groupings.flatMap((by) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]));
   const byModel = groupings.length === 1 && groupings[0] === 'model';
@@ -664,8 +666,8 @@ function columnsOf(groupings: readonly Grouping[]): string {
 const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
 
 /**
- * The team of a row of `table`: that of its API key, else that of its user; of either what the merchant says, else what is
- * said for all merchants; '' without a team.
+ * The team of a row of `table`: that of its API key, else that of its user; for each, the merchant's entry wins over
+ * the general one; '' without a team.
  */
 function teamOf(table: string): string {
   const team = (kind: string, column: string, merchant: string) =>
@@ -679,11 +681,13 @@ function teamOf(table: string): string {
   return `coalesce(${candidates.join(', ')}, '')`;
 }
 
-/** The rows of a part as they can be grouped: with their team where that is asked for. `time`: the column that tells times apart. */
+/**
+ * The rows of a part in the form needed for grouping: with their team if requested. `time`: the column of the period.
+ */
 function grouped(groupings: readonly Grouping[], part: string, sums: string, time?: string): string {
   if (!groupings.includes('team')) return `(${part}) as part`;
   const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
-  // Looked up once for each key and user, not for each row of theirs.
+  // Looked up once per key and user, not once per row.
   return `(
     select *, ${teamOf('groups')} as team
     from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as groups
@@ -693,9 +697,9 @@ function grouped(groupings: readonly Grouping[], part: string, sums: string, tim
 type SourceOptions = { at?: boolean; sum?: SumOf; missing: Missing };
 
 /**
- * The rows of all parts that pass the filters; all filters hold at once, an empty list is no filter. A derived rollup is
- * read with what it lacks at the same moment, so that sums are always exact: open days, and events of flushes that are
- * still to be derived.
+ * The rows of all parts that pass the filters; all filters hold at once, and an empty list is no filter. A derived
+ * rollup is read with what it lacks at the same moment, open days and events of flushes not yet derived, so that sums
+ * are always exact.
  */
 function source(
   scope: Scope,
@@ -711,7 +715,7 @@ function source(
       const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
         const type = sum === 'units_sum' && NUMERIC.has(table) ? '::bigint' : '';
         const selected = [
-          // Imported days are of no merchant.
+          // Imported days belong to no merchant.
           ...(columns
             ? [cube === 'daily_usage_cache' ? columns.replace('merchant_id', `'' as merchant_id`) : columns]
             : []),
@@ -726,7 +730,7 @@ function source(
       if (cube === 'usage_quarter_hours')
         return [rowsOf(cube, 'bucket', `bucket >= ${first}::date and bucket < ${last}::date + 1`, MEASURES)];
       if (cube === 'usage_events') {
-        // A correction is no entry: it has a day and no time, and stands at the beginning of its day.
+        // A correction is no event: it has a day and no time, and counts at the start of its day.
         return [
           rowsOf(cube, 'time', within('date'), MEASURES),
           rowsOf('usage_adjustments', 'date', within('date'), MEASURES),
@@ -747,22 +751,22 @@ function source(
       const open = OPEN_DAYS[cube];
       const time = TIME[cube] === 'date' ? 'date' : `date_trunc('${TIME[cube]}', date)`;
       const days = (from: Day, to: Day) => `date between ${bind(from)}::date and ${bind(to)}::date`;
-      // Of one day some merchants are rolled up; the order of their ids is that of Postgres.
+      // Some merchants of one day are rolled up; the order of their ids is that of Postgres.
       const begun = () => `(${bind(rolledUp.date)}::date, ${bind(rolledUp.merchantId)}::text)`;
       const isBegun = rolledUp.merchantId !== '' && open !== 'usage_platform_daily';
       if (open && endDate >= rolledUp.date) {
         const range = days(max(startDate, rolledUp.date), endDate);
         arms.push(rowsOf(open, time, isBegun ? `${range} and (date, merchant_id) > ${begun()}` : range, MEASURES));
       }
-      // The finest rollups have events at once; the others only when their flush is derived.
+      // The finest rollups have events at once; the others once their flush is derived.
       const isFinest = cube === 'usage_daily' || open === 'usage_daily';
       const lastRolledUp = isBegun ? rolledUp.date : addDays(rolledUp.date, -1);
       const lastMissing = isFinest ? min(endDate, lastRolledUp) : endDate;
       if (cube === 'usage_daily' || !flushes || flushes.first > lastMissing || flushes.last < startDate) return arms;
-      // Days without pending events are named, so that their partitions are not even planned.
+      // Names the days with pending events, so that other partitions are not even planned.
       const range = `flush_id = any(${bind(flushes.ids)}::bigint[]) and ${days(max(startDate, flushes.first), min(lastMissing, flushes.last))}`;
       const ofRolledUp = isFinest && isBegun ? `and (date, merchant_id) <= ${begun()}` : '';
-      // Thousands of events are few groups: those are what the rest of the statement sorts and adds.
+      // Thousands of events are few groups: the rest of the statement sorts and adds those.
       const keys = [...(columns ? [columns] : []), ...(at ? [time] : [])];
       const selected = [
         ...(columns ? [columns] : []),
@@ -787,7 +791,7 @@ function source(
     ${keys.length > 0 ? `group by ${keys.join(', ')}` : ''} having ${some}`;
 }
 
-/** Where the days of months and years are read that are not rolled up. */
+/** The rollups for days of months and years that are not rolled up. */
 const OPEN_DAYS: Partial<Record<PlanPart['cube'], 'usage_daily' | 'usage_daily_models' | 'usage_platform_daily'>> = {
   usage_yearly: 'usage_daily',
   usage_monthly: 'usage_daily',
@@ -799,7 +803,7 @@ const OPEN_DAYS: Partial<Record<PlanPart['cube'], 'usage_daily' | 'usage_daily_m
 const max = (left: Day, right: Day) => (left > right ? left : right);
 const min = (left: Day, right: Day) => (left < right ? left : right);
 
-/** Derived rollups: their sums can pass a bigint. */
+/** Derived rollups: their sums can exceed a bigint. */
 const NUMERIC = new Set<string>([
   'usage_daily_models',
   'usage_yearly',
@@ -810,7 +814,7 @@ const NUMERIC = new Set<string>([
   'usage_platform_daily',
 ]);
 
-/** Which of a document's groupings has what is asked for. */
+/** Returns the grouping of a snapshot that has the requested dimension. */
 function kindOf(columns: string): string {
   if (columns.includes('user_id')) return `kind = 'user'`;
   if (columns.includes('model')) return `kind = 'model'`;

@@ -23,8 +23,8 @@ export type AuditOptions = {
 const MAX_MERCHANTS = 100;
 
 /**
- * The row is written before the mutation runs: one that cannot be recorded does not run, and one that a crash cut off is
- * there without an outcome. Where only the outcome cannot be recorded the caller gets its answer all the same.
+ * The row is written before the mutation runs. A mutation that cannot be recorded does not run, and one that a crash
+ * interrupts leaves a row without an outcome. If only the outcome cannot be recorded, the caller still gets its answer.
  */
 export function createAudit({ service, store, log }: AuditOptions): Audit {
   return async ({ name, caller, input }, run) => {
@@ -59,7 +59,7 @@ type Fields = { [name: string]: unknown };
 const fieldsOf = (value: unknown): Fields =>
   typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {};
 
-/** Mutations that do much at once answer although part of it failed. */
+/** Bulk mutations answer even if a part failed. */
 function saysFailed(answer: unknown): boolean {
   const { success, status } = fieldsOf(answer);
   return success === false || status === 'FAILED';
@@ -88,7 +88,7 @@ function merchantsOf(input: unknown, caller: Caller): string[] {
 const MAX_DEPTH = 5;
 const MAX_ITEMS = 10;
 const MAX_TEXT = 200;
-/** Characters of all names and texts of a summary together. */
+/** Characters of all names and texts of a summary. */
 const MAX_CHARACTERS = 4_000;
 const SECRET_NAME = /(secret|password|token|credentials?|authorization)$/i;
 const SECRET_TEXT = /^(tally|sk|pk|whsec)[_-]/;
@@ -96,7 +96,7 @@ const URL_NAME = /url$/i;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: Postgres cannot keep it.
 const UNSTORABLE = /[\u0000\p{Cs}]/gu;
 
-/** Returns an input that is small enough to keep, and that has no secrets in it: not those of Tally nor those of others. */
+/** Returns an input shortened for storage, without secrets, Tally's or others'. */
 export function summaryOf(input: unknown): Fields {
   let left = MAX_CHARACTERS;
   const take = (text: string) => {
@@ -139,7 +139,7 @@ function textOf(name: string, text: string): string {
   return cut(text);
 }
 
-/** Text as Postgres can keep it, of bounded length. */
+/** Returns text of bounded length that Postgres can store. */
 function cut(text: string): string {
   const short = text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text;
   return short.replace(UNSTORABLE, '\ufffd');

@@ -6,14 +6,14 @@ import type { KnownKey } from './known-keys.ts';
 
 const ADDRESS = '192.0.2.1';
 
-/** A table of keys whose answers a test holds back, fails or counts, and a clock that moves when a test moves it. */
+/** A table of keys whose answers a test delays, fails or counts, and a clock that a test moves. */
 function setUp({ limit = 100 } = {}) {
   const table = new Map<string, KnownKey>();
   const state = {
     now: Date.parse('2026-11-22T12:00:00Z'),
     lookups: 0,
     unavailable: false,
-    /** Answers wait for it, where there is one. */
+    /** If set, answers wait for it. */
     held: undefined as Promise<void> | undefined,
     uses: [] as { id: string; at: number }[][],
   };

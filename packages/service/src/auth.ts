@@ -4,21 +4,21 @@ import type { KeyMirror } from './key-mirror.ts';
 import { createKeyUse } from './key-use.ts';
 import { createKnownKeys, type KnownKey } from './known-keys.ts';
 
-/** Who calls. `merchantId` null: bound to no merchant, so any may be named. */
+/** The caller. A null `merchantId` means bound to no merchant, so any may be named. */
 export type Caller = {
   id: string;
   role: Role;
   merchantId: string | null;
   teamId: string | null;
-  /** Set where a session was shown in place of the key. */
+  /** Set if a session was presented in place of the key. */
   sessionId?: string;
 };
 
-/** What a request shows of its caller. `secret` is undefined where it shows no key; `address` is the client's IP address. */
+/** The credentials of a request. `secret` is undefined without a key; `address` is the client's IP address. */
 export type Credentials = {
   secret: string | undefined;
   address: string;
-  /** The address that a proxy names, and the key of the services with which the console proves that it is the proxy. */
+  /** The address that a proxy forwards, and the service key by which the console proves that it is that proxy. */
   forwarded?: { address: string; proof: string };
 };
 
@@ -26,7 +26,7 @@ export type Authenticate = (credentials: Credentials) => Promise<Caller>;
 
 export type AuthOptions = {
   env: {
-    /** Keys from the settings, which are not in the database: the admin's, and the one that services use. */
+    /** Keys from the settings, not from the database: the admin's, and the one of the services. */
     TALLY_ADMIN_KEY?: string | undefined;
     TALLY_SERVICE_KEY?: string | undefined;
     UNKNOWN_KEYS_PER_MINUTE?: number | undefined;
@@ -39,17 +39,17 @@ export type AuthOptions = {
   };
   /** Copies of keys, for a process that starts while the database is unavailable. */
   mirror?: KeyMirror;
-  /** Called with errors that no caller sees. */
+  /** Called with errors that no caller gets. */
   onError?: (error: unknown) => void;
   now?: () => number;
 };
 
-/** Unknown API keys that one address may send within a minute, where the settings do not say. */
+/** The default for unknown API keys that one address may send within a minute. */
 export const UNKNOWN_KEYS_PER_MINUTE = 100;
 
 /**
- * Returns the key that services send each other: `TALLY_SERVICE_KEY`, else one that every service with the same admin key
- * derives from it, so that callers with the role `service` can be told from the admin. Undefined without either.
+ * Returns the key that services send each other: `TALLY_SERVICE_KEY`, else a key derived from the admin key, so that
+ * the role `service` differs from the admin. Undefined without either.
  */
 export function serviceKeyOf(env: AuthOptions['env']): string | undefined {
   if (env.TALLY_SERVICE_KEY || !env.TALLY_ADMIN_KEY) return env.TALLY_SERVICE_KEY;
@@ -57,8 +57,9 @@ export function serviceKeyOf(env: AuthOptions['env']): string | undefined {
 }
 
 /**
- * Checks an API key. UNAUTHORIZED for a missing, unknown, revoked or expired key; RATE_LIMITED for a key that is not known
- * yet and comes from an address that sent too many unknown ones; UNAVAILABLE, never UNAUTHORIZED, when it cannot be checked.
+ * Checks an API key. Throws UNAUTHORIZED for a missing, unknown, revoked or expired key; RATE_LIMITED for a key not
+ * known yet from an address that sent too many unknown ones; UNAVAILABLE, never UNAUTHORIZED, if the key cannot be
+ * checked.
  */
 export function createAuthenticate(options: AuthOptions): Authenticate {
   const { env, keys, mirror, onError = () => {}, now = Date.now } = options;
@@ -106,8 +107,8 @@ export function createAuthenticate(options: AuthOptions): Authenticate {
 }
 
 /**
- * The merchants a question may cover: those it names, checked against the caller's binding; the bound one where it
- * names none; undefined for all. MERCHANT_FORBIDDEN where a bound caller names another.
+ * Returns the merchants that a query may cover: the named ones, else the caller's own; undefined for all. Throws
+ * MERCHANT_FORBIDDEN if a bound caller names another merchant.
  */
 export function merchantsFor(caller: Caller, named: readonly string[] | undefined): string[] | undefined {
   const own = caller.merchantId;
@@ -116,13 +117,13 @@ export function merchantsFor(caller: Caller, named: readonly string[] | undefine
   return [own];
 }
 
-/** MERCHANT_FORBIDDEN where the caller is bound to another merchant. */
+/** Throws MERCHANT_FORBIDDEN if the caller is bound to another merchant. */
 export function assertMerchant(caller: Caller, merchantId: string): void {
   if (caller.merchantId === null || caller.merchantId === merchantId) return;
   throw new TallyError('MERCHANT_FORBIDDEN', `This key is bound to merchant ${caller.merchantId}.`);
 }
 
-/** Printable ASCII, as headers carry it. */
+/** Printable ASCII, as HTTP headers require. */
 const KEY = /^[\x21-\x7e]{1,512}$/;
 
 const platform = (role: Role): Caller => ({ id: role, role, merchantId: null, teamId: null });

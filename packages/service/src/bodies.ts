@@ -7,16 +7,16 @@ import { createJsonCounter, HARMLESS_BYTES, type JsonLimits } from './json-limit
 
 export type Body = {
   readonly bytes: Buffer;
-  /** Gives the room back. Call it once the request is answered. */
+  /** Releases the memory budget of the body. Call it once the request is answered. */
   release(): void;
 };
 
 export type Bodies = {
   /**
-   * Reads a body whole. Throws BODY_TOO_LARGE beyond `limit` inflated bytes, RATE_LIMITED or UNAVAILABLE where the room of
-   * the caller or of all callers is used up, BODY_TIMEOUT without progress, UNSUPPORTED_MEDIA_TYPE for an encoding other
-   * than gzip, INVALID_INPUT for JSON over its limits (where there are some), and RequestAborted when the client leaves. Each as soon as it is
-   * known; nothing is held after a throw.
+   * Reads a whole body. Throws BODY_TOO_LARGE beyond `limit` inflated bytes, RATE_LIMITED or UNAVAILABLE if the budget
+   * of the caller or of all callers is used up, BODY_TIMEOUT without progress, UNSUPPORTED_MEDIA_TYPE for an encoding
+   * other than gzip, INVALID_INPUT for JSON over its limits, and RequestAborted when the client leaves. Each is thrown
+   * as soon as it is known and releases the budget.
    */
   read(
     request: IncomingMessage,
@@ -27,14 +27,14 @@ export type Bodies = {
 };
 
 export type BodiesOptions = {
-  /** Bytes of all bodies held at once, and those of one caller. */
+  /** Budgets in bytes: of all bodies held at once, and of one caller. */
   total: number;
   perCaller: number;
-  /** A body that brings less than a KiB in this time is given up. */
+  /** A body that makes less than a KiB of progress in this time is abandoned. */
   progressMs: number;
 };
 
-/** Thrown when a client leaves before its request is complete: there is nobody to answer. */
+/** Thrown when a client leaves before its request is complete, so nobody waits for an answer. */
 export class RequestAborted extends Error {
   override readonly name = 'RequestAborted';
 }
@@ -42,12 +42,12 @@ export class RequestAborted extends Error {
 type Reading = { received: number; before: number | undefined; fail(error: Error): void };
 
 const MIN_PROGRESS_BYTES = 1024;
-/** Parsing and checking a larger body takes milliseconds: one of them in each turn of the event loop. */
+/** Parsing and checking a larger body takes milliseconds, so each turn of the event loop handles one. */
 const HEAVY_BYTES = 32 * 1024;
 const NOTHING = Buffer.alloc(0);
 const INFLATED_PIECE = 64 * 1024;
 
-/** The one budget of request bodies: whatever path, encoding and transfer coding they come by. */
+/** The one budget of request bodies, whatever their path, encoding and transfer coding. */
 export function createBodies({ total, perCaller, progressMs }: BodiesOptions): Bodies {
   const byCaller = new Map<string, number>();
   const reading = new Set<Reading>();
@@ -55,7 +55,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
   let turn: Promise<unknown> = Promise.resolve();
   let watch: NodeJS.Timeout | undefined;
 
-  /** Takes room, or says why there is none. */
+  /** Reserves budget, or returns why it is refused. */
   function take(callerId: string, bytes: number): TallyError | undefined {
     const own = (byCaller.get(callerId) ?? 0) + bytes;
     if (own > perCaller) return ownRoomUsed(perCaller);
@@ -72,12 +72,12 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
     else byCaller.delete(callerId);
   }
 
-  /** Runs the parts of work on large bodies one in each turn of the event loop. `work` does not throw. */
+  /** Runs steps of work on large bodies, one per turn of the event loop. `work` must not throw. */
   function inTurn(work: () => void): void {
     turn = turn.then(() => nextTurn()).then(work);
   }
 
-  /** Ends what made no progress since the last look; one timer for all bodies. */
+  /** Ends bodies without progress since the last check; one timer serves all bodies. */
   function look(): void {
     for (const each of reading) {
       if (each.before !== undefined && each.received - each.before < MIN_PROGRESS_BYTES) each.fail(tooSlow(progressMs));
@@ -92,7 +92,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
     held: () => held,
     read(request, { limit, callerId, json }) {
       const { 'content-length': length, 'content-encoding': named } = request.headers;
-      // Names of codings have no case, and `x-gzip` is an old name of gzip (RFC 9110, 8.4.1).
+      // Coding names are case-insensitive, and `x-gzip` is an old name of gzip (RFC 9110, 8.4.1).
       const encoding = named?.toLowerCase().replace(/^x-gzip$/, 'gzip');
       const says = length === undefined ? undefined : Number(length);
       if (says === undefined && request.headers['transfer-encoding'] === undefined)
@@ -142,7 +142,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
           chunks.push(chunk);
           if (!gunzip) state.received = own;
           if (own <= HARMLESS_BYTES || !json) return;
-          // Not at once: pieces of many bodies arrive in one turn of the event loop, and counting them takes longer than reading.
+          // Counted later: many chunks arrive in one turn of the event loop, and counting takes longer than reading.
           source.pause();
           inTurn(() => {
             if (isOver()) return;
@@ -167,7 +167,7 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
             },
           };
           if (own <= HEAVY_BYTES) return resolve(body);
-          // Many that end at once would block the event loop for the sum of their times.
+          // Many bodies that end in one turn would block the event loop for the sum of their times.
           inTurn(() => resolve(body));
         };
         const onBroken = () =>

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { createBreaker } from './breaker.ts';
 
-/** A store whose probe a test answers, holds back or refuses. */
+/** A store whose probe a test answers, delays or refuses. */
 function setUp() {
   const store = { state: 'fine' as 'fine' | 'hangs' | 'refuses', probes: 0, changes: [] as string[] };
   const release: (() => void)[] = [];
@@ -37,7 +37,7 @@ test('all work under way fails once when a store hangs; later work is not begun 
   );
   for (const each of later) await expect(each).rejects.toMatchObject({ code: 'ETIMEDOUT' });
   expect(begun).toBe(0);
-  // A store that hangs is asked once, and not again until that is answered.
+  // A store that hangs is probed once, and not again until it answers.
   expect(store.probes).toBe(1);
   goOn();
   await expect.poll(() => breaker.run(async () => 'done').catch(() => 'refused'), { timeout: 30_000 }).toBe('done');

@@ -2,11 +2,11 @@ import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises';
 
 export type Breaker = {
   /**
-   * Runs work of the store. While the store is known not to answer it throws `StoreUnusableError` at once; work under way
-   * when the store stops answering is given up with the same error, and may still take effect.
+   * Runs work of the store. Throws `StoreUnusableError` at once while the store does not answer. Work in progress when
+   * the store stops answering gets the same error and may still take effect.
    */
   run<T>(work: () => Promise<T>): Promise<T>;
-  /** Probes the store now; resolves when it answered, failed or took too long. */
+  /** Probes the store now; resolves once it answered, failed or timed out. */
   look(): Promise<void>;
   /** Refuses work until the store answers its probe. */
   open(reason: Error): void;
@@ -16,27 +16,30 @@ export type Breaker = {
 export type BreakerOptions = {
   /** The name of the store in errors. */
   name: string;
-  /** Asks the store for something small, past whatever may queue up; rejects where it must not be used. */
+  /** Sends the store a small request, past anything queued; rejects if the store must not be used. */
   probe(): Promise<unknown>;
-  /** Called when the store stops being used, with the reason, and when it is used again. */
+  /** Called when the store becomes unusable, with the reason, and when it is usable again. */
   onChange?(reason: Error | undefined): void;
 };
 
-/** Work that takes longer has the store probed: it may be slow, or the store may hang. */
+/** Slower work triggers a probe: the work may be slow, or the store may hang. */
 const SLOW_MS = 500;
-/** A store that does not answer its probe within this time hangs. */
+/** A store that does not answer a probe within this time hangs. */
 const DEADLINE_MS = 500;
-/** While a store is not used it is probed this often. */
+/** The interval of probes while a store is unusable. */
 const RETRY_MS = 100;
 
-/** A store that does not answer, or must not be used. Has the code of a connection that timed out: callers handle both alike. */
+/**
+ * The store does not answer, or must not be used. Has the code of a timed-out connection, so that callers handle both
+ * alike.
+ */
 export class StoreUnusableError extends Error {
   readonly code = 'ETIMEDOUT';
 }
 
 /**
- * A circuit breaker: a store that hangs costs its callers one time-out of `SLOW_MS + DEADLINE_MS` together, not one each.
- * Only the probe decides, so slow work never opens it, and no caller's work is spent on finding out whether it may close.
+ * A circuit breaker: a store that hangs costs its callers one time-out of `SLOW_MS + DEADLINE_MS` together, not one
+ * each. Only the probe decides, so slow work never opens it, and no caller's work tests whether it may close.
  */
 export function createBreaker({ name, probe, onChange = () => {} }: BreakerOptions): Breaker {
   const stopping = new AbortController();
@@ -44,7 +47,7 @@ export function createBreaker({ name, probe, onChange = () => {} }: BreakerOptio
   let reason: Error | undefined;
   let asked: Promise<Error | undefined> | undefined;
 
-  /** One probe at a time; resolves with why the store must not be used. */
+  /** One probe at a time; resolves with the reason why the store must not be used. */
   function ask(): Promise<Error | undefined> {
     asked ??= probe()
       .then(
@@ -64,7 +67,7 @@ export function createBreaker({ name, probe, onChange = () => {} }: BreakerOptio
     const outcome = await Promise.race([mine, wait(DEADLINE_MS, late, { signal: deadline.signal, ref: false })]);
     deadline.abort();
     if (outcome !== late) return outcome;
-    // An answer may have come while this process was busy: it is read first.
+    // An answer may have arrived while this process was busy, so read it first.
     await turn();
     await turn();
     return Promise.race([mine, Promise.resolve(late)]);

@@ -3,16 +3,17 @@ import type { Caller } from './auth.ts';
 
 export type CallerLimits = {
   /**
-   * Counts calls of a caller and takes places for them; the returned function gives the places back. RATE_LIMITED where it
-   * has no more, at once or in this minute. Tally's own services are not limited: their callers are.
+   * Counts calls of a caller and reserves slots for them; the returned function releases the slots. Throws RATE_LIMITED
+   * if the caller has none left, concurrently or in this minute. Tally's own services are exempt: their callers are
+   * limited.
    */
   enter(caller: Pick<Caller, 'id' | 'role'>, taken: { calls: number; places: number }): () => void;
 };
 
 export type CallerLimitsOptions = {
-  /** Calls of one caller under way at once. */
+  /** Concurrent calls of one caller. */
   atOnce: number;
-  /** Calls of one caller a minute of the clock. */
+  /** Calls of one caller per minute of the clock. */
   perMinute: number;
   now?: () => number;
 };
@@ -46,7 +47,7 @@ export function createCallerLimits({ atOnce, perMinute, now = Date.now }: Caller
     enter({ id, role }, { calls, places }) {
       if (role === 'service') return FREE;
       const before = running.get(id) ?? 0;
-      // One batch may be larger than the limit; it runs when nothing else of the caller does.
+      // One batch may exceed the limit; it runs when no other call of the caller runs.
       if (places > 0 && before > 0 && before + places > atOnce) {
         throw new TallyError('RATE_LIMITED', `Too many calls at once: at most ${atOnce}.`, {
           details: { atOnce, retryAfter: 1 },

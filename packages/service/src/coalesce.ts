@@ -1,8 +1,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
 /**
- * Runs `work` so that callers share runs: a caller joins a run only if that has not begun when it asks, so what was
- * acknowledged before the call is always in the run it gets. At most one run is under way and one waits.
+ * Shares runs of `work` between callers. A caller joins only a run that starts after its call, so everything
+ * acknowledged before the call is in its run. At most one run is active and one waits.
  */
 export function coalesce<T>(work: () => Promise<T>): () => Promise<T> {
   let running: Promise<unknown> | undefined;
@@ -11,7 +11,7 @@ export function coalesce<T>(work: () => Promise<T>): () => Promise<T> {
   return () => {
     waiting ??= (async () => {
       await running?.catch(() => {});
-      // Requests that have arrived by now are read in this turn of the event loop, one after the other.
+      // Requests that have already arrived are read in this turn of the event loop, one after the other.
       await nextTurn();
       waiting = undefined;
       const run = work();
@@ -22,7 +22,7 @@ export function coalesce<T>(work: () => Promise<T>): () => Promise<T> {
   };
 }
 
-/** The same for work on something: callers that ask for equal things, by their JSON, share runs. */
+/** The same for work with an argument: callers with equal arguments, compared as JSON, share runs. */
 export function coalesceBy<Asked, T>(work: (asked: Asked) => Promise<T>): (asked: Asked) => Promise<T> {
   const known = new Map<string, { run: () => Promise<T>; callers: number }>();
   return async (asked) => {

@@ -2,16 +2,16 @@ import type { IncomingMessage } from 'node:http';
 import type { Credentials } from './auth.ts';
 import { sessionOf } from './session-cookie.ts';
 
-/** The header in which the console shows the key of the services, to be believed whom it forwards for. */
+/** The header with which the console presents the service key, so that services trust its forwarded addresses. */
 export const FORWARDED_BY = 'x-tally-forwarded-by';
 
 const SECRET = /^[\x21-\x7e]{1,512}$/;
 const SCHEME = /^(Bearer|Basic) +([\x21-\x7e]+)$/i;
 
 /**
- * What a request shows of its caller: the key of `Authorization: Bearer` or `x-api-key`; where `basic` is allowed also the
- * password of `Authorization: Basic`, or its user name where the password is empty. Without either header, the session in the
- * cookie of a page of the same origin. `X-Forwarded-For` counts where the console proves that it wrote it.
+ * Returns the credentials of a request: the key of `Authorization: Bearer` or `x-api-key`; if `basic` is allowed, also
+ * the password of `Authorization: Basic`, or its user name if the password is empty. Without either header, the session
+ * cookie of a page of the same origin. `X-Forwarded-For` counts only if the console proves that it wrote it.
  */
 export function credentialsOf(request: IncomingMessage, basic: boolean): Credentials {
   const { headers, socket } = request;
@@ -26,7 +26,7 @@ export function credentialsOf(request: IncomingMessage, basic: boolean): Credent
   };
 }
 
-/** The key that these headers show; see `credentialsOf`. */
+/** The key in these headers; see `credentialsOf`. */
 export function secretOf(authorization: string | undefined, apiKey: string | string[] | undefined, basic: boolean) {
   if (!authorization) return typeof apiKey === 'string' ? apiKey : undefined;
   const [, scheme, value = ''] = SCHEME.exec(authorization) ?? [];

@@ -2,11 +2,14 @@ import { createHash } from 'node:crypto';
 import { TallyError } from '@tally/contracts';
 import type { z } from 'zod';
 
-/** The place of a page's last row, as callers carry it to the next page of the same question (without limit and cursor). */
+/** Encodes the position of a page's last row, for the next page of the same query (without limit and cursor). */
 export const encodeCursor = (place: readonly string[], question: unknown): string =>
   Buffer.from(JSON.stringify([...place, fingerprint(question)])).toString('base64url');
 
-/** The place in a cursor; INVALID_CURSOR for what has none of this shape or of another question: callers make up any. */
+/**
+ * Decodes the position in a cursor. Throws INVALID_CURSOR if it has another shape or belongs to another query: callers
+ * can forge cursors.
+ */
 export function decodeCursor<Place extends z.ZodType>(
   cursor: string,
   question: unknown,
@@ -19,7 +22,7 @@ export function decodeCursor<Place extends z.ZodType>(
   throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
 }
 
-/** NUL and lone surrogates, which no stored place has and Postgres refuses. */
+/** NUL and lone surrogates. No stored position has them, and Postgres refuses them. */
 const UNSTORABLE = /[\0\p{Cs}]/u;
 
 function parsed(text: string): unknown[] {

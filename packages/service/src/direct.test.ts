@@ -11,7 +11,7 @@ import { readyJson } from './ready-json.ts';
 import { edgeSettings, READY } from './testing.ts';
 import { serveContract } from './trpc.ts';
 
-/** What the fast path answers must be, to the byte, what tRPC's fetch adapter answers behind the same edge. */
+/** Compares answers of the fast path, byte by byte, with those of tRPC's fetch adapter behind the same edge. */
 const input = z.strictObject({ how: z.string() });
 const contract = {
   echo: { once: mutation({ access: 'record', input, output: z.object({ text: z.string() }) }) },
@@ -87,7 +87,7 @@ test('the fast path answers what the fetch adapter answers', async () => {
         const init = isGet ? { headers } : { method, headers, body: text };
         return [isPlain, await seen(await fetch(`${address}${to}?${question}`, init))] as const;
       };
-      // A parameter that nobody reads leaves a request to the adapter.
+      // An unknown parameter leaves the request to the adapter.
       const [fast, slow] = [await ask(parts.join('&')), await ask([...parts, 'x=1'].join('&'))];
       expect([fast[0], slow[0]]).toEqual([true, false]);
       expect(fast[1]).toEqual(slow[1]);

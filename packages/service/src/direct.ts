@@ -4,7 +4,7 @@ import { getHTTPStatusCode } from '@trpc/server/http';
 import { textOfReady } from './ready-json.ts';
 import type { Context } from './trpc.ts';
 
-/** One query or mutation in JSON; `input` where it came in the URL. */
+/** One query or mutation in JSON; `input` is set if it was in the URL. */
 export type PlainCall = { path: string; type: 'query' | 'mutation'; batched: boolean; input?: string };
 
 export type PlainRequest = { method: string; search: string; headers: IncomingHttpHeaders };
@@ -12,20 +12,22 @@ export type PlainRequest = { method: string; search: string; headers: IncomingHt
 export type DirectAnswer = { status: number; text: string; error: TRPCError | undefined };
 
 export type Direct = {
-  /** The call of a request whose path is the name of a procedure; undefined where it is left to tRPC's fetch adapter. */
+  /**
+   * Returns the call of a request whose path is the name of a procedure; undefined to leave it to tRPC's fetch adapter.
+   */
   read(path: string, request: PlainRequest): PlainCall | undefined;
   answer(call: PlainCall, body: Buffer, context: Context): Promise<DirectAnswer>;
 };
 
-/** As Web requests read their text, a byte order mark left out. */
+/** Decodes UTF-8 like Web requests do: without a byte order mark. */
 const UTF8 = new TextDecoder();
 const BATCH_OF_ONE = 'batch=1';
 export const DIRECT_HEADERS = { vary: 'trpc-accept, accept', 'content-type': 'application/json' } as const;
 
 /**
- * A fast path behind the edge: one query or mutation in JSON, as callers send them all day, is answered to the byte as tRPC's
- * fetch adapter would, without making Web requests, responses and signals, which cost more than the call itself. It begins
- * where the edge has checked the key, the limits and the body, as Hono's routes do; it skips Hono, which has no middleware.
+ * A fast path behind the edge for single queries and mutations in JSON. It answers byte for byte like tRPC's fetch
+ * adapter, without Web requests, responses and signals, which cost more than the call itself. It starts after the edge
+ * has checked key, limits and body, like Hono's routes; it skips Hono, which has no middleware.
  */
 export function createDirect(router: AnyRouter): Direct {
   const config = router._def._config;
@@ -66,7 +68,7 @@ export function createDirect(router: AnyRouter): Direct {
   };
 }
 
-/** The input in a body, as tRPC reads it; an empty body is no input. */
+/** Parses the input of a body like tRPC; an empty body is no input. */
 function inputOf(body: string, batched: boolean): unknown {
   if (body === '') return undefined;
   let input: unknown;

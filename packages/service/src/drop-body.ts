@@ -4,8 +4,8 @@ const MAX_DROPPED_BYTES = 1024 * 1024;
 const DROPPING_MS = 2_000;
 
 /**
- * Gives a client that still sends its body time to read the answer. Drops up to 1 MiB of the rest, then leaves the client
- * waiting; calls `then` when the body or its connection ends, or after 2 seconds.
+ * Gives a client that is still sending its body time to read the answer. Drops up to 1 MiB of the rest, then stops
+ * reading. Calls `then` when the body or its connection ends, or after 2 seconds.
  */
 export function dropBody(request: IncomingMessage, then: () => void): void {
   let left = MAX_DROPPED_BYTES;
@@ -17,7 +17,7 @@ export function dropBody(request: IncomingMessage, then: () => void): void {
   };
   const drop = (chunk: Buffer) => {
     left -= chunk.length;
-    // Closing now would reset the connection, and a client that is still writing would not get to read its answer.
+    // Closing now would reset the connection, and a client that is still sending could not read its answer.
     if (left < 0) request.pause();
   };
   const timer = setTimeout(done, DROPPING_MS);

@@ -132,13 +132,13 @@ async function serve(settings: Record<string, string> = {}) {
     stop,
     url,
     lines,
-    /** Lets all calls of `wait` go on. */
+    /** Releases all calls of `wait`. */
     go() {
       for (const each of waiting) each();
       waiting = [];
     },
     waiting: () => waiting.length,
-    /** For each call of `wait` whether its caller has gone. */
+    /** For each call of `wait`, true if its caller has left. */
     gone: () => gone.map((isGone) => isGone()),
     revoke: (secret: string) => revoked.add(secret),
     async post(path: string, body: RequestInit['body'] = '{}', headers: Record<string, string> = {}) {
@@ -169,7 +169,7 @@ const codeOf = async (response: Response) =>
 
 type Raw = Awaited<ReturnType<typeof raw>>;
 
-/** A connection that sends what it is told, and keeps what it is answered. */
+/** A raw connection: sends given text and keeps what it receives. */
 async function raw(port: number, text: string) {
   const socket: Socket = connect(port, '127.0.0.1');
   opened.push(() => void socket.destroy());
@@ -231,7 +231,7 @@ describe('bodies', () => {
       expect(refused).toHaveLength(16);
     });
     expect(await metric('tally_http_body_bytes')).toBe(59_999);
-    // A viewer posts its question.
+    // A viewer posts its query.
     const body = JSON.stringify({ how: 'x'.repeat(50_000) });
     expect((await post('/trpc/ask', body, key(BOB))).status).toBe(200);
     for (const { socket } of withheld) socket.destroy();

@@ -11,35 +11,32 @@ import type { Log } from './log.ts';
 import { requestSpan } from './tracing.ts';
 import { errorShape, refusalOf, retryAfterOf, TRPC_PATH, understand } from './trpc.ts';
 
-/** What the edge knows of a procedure or a route before it lets a request through to it. */
+/** The edge's view of a procedure or a route, before it lets a request through. */
 export type Endpoint = {
-  /** The name of a procedure or the pattern of a route: what metrics call it. */
+  /** The name of a procedure or the pattern of a route; also the label in metrics. */
   readonly label: string;
-  /** `key`: any valid key, the rest is asked later; `open`: none. */
+  /** `key`: any valid key, since access is checked later; `open`: none. */
   readonly access: Access | 'key' | 'open';
   readonly platform?: true;
-  /** Whether `Authorization: Basic` is taken. */
+  /** True if `Authorization: Basic` is accepted. */
   readonly basic: boolean;
-  /** Calls it counts as, and how many of the caller's places they take while they run. */
+  /** The calls it counts as, and the slots of the caller that they take while they run. */
   readonly calls: number;
   readonly places: number;
   readonly maxBodyBytes: number;
   readonly json: JsonLimits;
-  /** Whether a body need not have the content type of JSON. */
+  /** True if a body need not have the content type of JSON. */
   readonly anyType: boolean;
   /** The content type of bodies that are not text. */
   readonly binaryType?: string;
-  /** Why it is refused to everybody whose key is valid, before its body. */
+  /** The error for every caller with a valid key, thrown before the body is read. */
   readonly refusal?: TallyError;
   /** Default: the error of tRPC. */
   readonly errorBody?: ErrorBody;
   answer(exchange: Exchange, caller: Caller | undefined, body: Buffer): Promise<void>;
 };
 
-/**
- * Presents an error in the shape of another product: its body, as JSON or bytes, its status where that differs, and headers of
- * its own.
- */
+/** Presents an error in the shape of another product: body (JSON or bytes), status if it differs, and extra headers. */
 export type ErrorBody = (
   error: TallyError,
   request: IncomingMessage,
@@ -51,13 +48,13 @@ export type Exchange = {
   readonly response: ServerResponse;
   readonly method: string;
   readonly path: string;
-  /** Without its question mark. */
+  /** The query string without its question mark. */
   readonly search: string;
-  /** Fields for the request's one log line. */
+  /** Fields of the request's one log line. */
   readonly event: Record<string, unknown>;
-  /** The status of the error that broke an answer which had begun. */
+  /** The status of the error that interrupted an answer after its start. */
   brokenBy?: number;
-  /** Writes the status and the headers, with those that every answer has. */
+  /** Writes the status and the headers, plus those that every answer has. */
   head(status: number, headers: Record<string, string>): void;
 };
 
@@ -66,11 +63,11 @@ export type EdgeOptions = {
   authenticate: Authenticate;
   limits: CallerLimits;
   bodies: Bodies;
-  /** Told every error that a call was answered with. */
+  /** Called with every error that a call was answered with. */
   onError(error: unknown): void;
   /** Counts an answered request. */
   count(label: string, status: number, durationMs: number): void;
-  /** The endpoint of a request; throws NOT_FOUND or METHOD_NOT_ALLOWED where there is none. */
+  /** Finds the endpoint of a request; throws NOT_FOUND or METHOD_NOT_ALLOWED without one. */
   find(request: { method: string; path: string; search: string }): Endpoint;
 };
 
@@ -84,18 +81,18 @@ export type Edge = {
 
 const UNKNOWN = 'unknown';
 const RETRY_AFTER_SECONDS = '1';
-/** What metrics and logs say where the client left before its answer. */
+/** The status in metrics and logs when the client left before its answer. */
 const CLIENT_LEFT = 499;
 const MAX_LOGGED = 200;
 const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
 const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
 const MAX_SMALL_BYTES = 64 * 1024;
-/** How often the key is checked again of an answer that lasts: a subscription or an export. */
+/** The interval at which the key of a long answer (a subscription or an export) is checked again. */
 const CHECK_AGAIN_MS = 5_000;
 
 /**
- * Every request passes here. In this order: the route; the key, from the headers; access and limits of the caller; the
- * body, within the budget; then the endpoint. Nothing of a body is kept before its key is checked.
+ * The edge: every request passes here. In this order: the route; the key, from the headers; access and limits of the
+ * caller; the body, within the budget; then the endpoint. No part of a body is kept before its key is checked.
  */
 export function createEdge({ log, authenticate, limits, bodies, onError, count, find }: EdgeOptions): Edge {
   let underWay = 0;
@@ -103,14 +100,14 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
   let checkingAgain: NodeJS.Timeout | undefined;
   let isChecking = false;
 
-  /** Checks the key of `exchange` again as long as it lasts; the returned function ends that. */
+  /** Checks the key of `exchange` repeatedly; the returned function stops that. */
   function keepChecking(exchange: Exchange, credentials: Credentials): () => void {
     keyed.set(exchange, credentials);
     checkingAgain ??= setInterval(checkAgain, CHECK_AGAIN_MS).unref();
     return () => void keyed.delete(exchange);
   }
 
-  /** Ends the answers of keys that were revoked or have expired since they began. */
+  /** Ends the answers of keys that were revoked or have expired since the answer started. */
   async function checkAgain(): Promise<void> {
     if (keyed.size === 0) {
       clearInterval(checkingAgain);
@@ -125,7 +122,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
         () => undefined,
         (refusal: unknown) => refusal,
       );
-      // Where it cannot be checked now, nothing says that it has ended.
+      // A key that cannot be checked now has not ended.
       if (error && understand(error).code === 'UNAUTHORIZED') refuse(exchange, undefined, error);
     }
     isChecking = false;
@@ -232,7 +229,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     const own = endpoint?.errorBody?.(known, request);
     const status = own?.status ?? ERRORS[known.code].status;
     if (response.headersSent) {
-      // The client sees a transfer that breaks off, never a short answer that looks whole.
+      // Breaks off the transfer, so that a short answer never looks complete.
       exchange.brokenBy = status;
       response.destroy();
       return;
@@ -280,19 +277,19 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
   };
 }
 
-/** What errors call an endpoint: a procedure by its name, all else by the path as it was sent. */
+/** The name of an endpoint in errors: a procedure's name, or the path as sent. */
 const nameOf = ({ path }: Exchange, label: string) => (path === TRPC_PATH + label ? label : cut(path));
 
 /** A content type without its parameters, in lower case. */
 const mediaTypeOf = (type = '') => type.split(';', 1)[0]!.trim().toLowerCase();
 
-/** Whether more of a body is to come than Node may drop by itself, to keep the connection. */
+/** Returns true if more of a body is to come than Node drops by itself to keep the connection. */
 function unread({ headers, readableEnded }: IncomingMessage): boolean {
   if (readableEnded) return false;
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > MAX_SMALL_BYTES;
 }
 
-/** Of HTTP/1.1 exactly one Host is asked; health checks of old proxies speak HTTP/1.0 without. */
+/** HTTP/1.1 requires exactly one Host; health checks of old proxies speak HTTP/1.0 without one. */
 function assertHost({ rawHeaders, httpVersionMinor }: IncomingMessage): void {
   let hosts = 0;
   for (let index = 0; index < rawHeaders.length; index += 2) {

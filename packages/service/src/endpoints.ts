@@ -18,7 +18,7 @@ export type EndpointsOptions = {
 
 const MAX_DEPTH = 64;
 
-/** Makes the function that finds the endpoint of a request, among the procedures of a router and the routes. */
+/** Creates the function that finds the endpoint of a request among the procedures of a router and the routes. */
 export function createEndpoints({ router, routes, env, web, stopping, failed }: EndpointsOptions) {
   const direct = createDirect(router);
   const procedures = new Map(
@@ -29,7 +29,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
   );
   const byRoute = new Map(routes.map((route) => [`${route.method} ${route.path}`, routeOf(route)]));
 
-  // Open endpoints have no caller, and none of them asks for one.
+  // Open endpoints have no caller and need none.
   const contextOf = ({ event, response }: Exchange, caller: Context['caller'] | undefined) =>
     ({ event, caller, stopping, isGone: () => response.destroyed || stopping.aborted }) as Context;
 
@@ -41,7 +41,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
       ...(platform && { platform }),
       basic: false,
       calls: 1,
-      // Subscriptions last, and have bounds of their own.
+      // Subscriptions last, and have limits of their own.
       places: type === 'subscription' ? 0 : 1,
       maxBodyBytes: env.MAX_BODY_BYTES,
       json: { maxItems, maxDepth: MAX_DEPTH },
@@ -82,7 +82,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
     };
   }
 
-  /** Calls of several procedures in one request, or of one that is not known: the key is checked, then what it is. */
+  /** Several procedures in one request, or an unknown one: the key is checked first, then the procedures. */
   function otherCall(path: string): Endpoint {
     const names = decoded(path.slice(TRPC_PATH.length)).split(',');
     const known = names.map((name) => procedures.get(name));
@@ -114,7 +114,8 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
       const procedure = procedures.get(path.slice(TRPC_PATH.length));
       if (procedure) return procedure;
     }
-    // What answers resolves `..` and the like: a path that becomes another one would be checked as this, and answered as that.
+    // The router resolves `..` and the like. A path that changes thereby would be checked as one path and answered as
+    // another.
     if (!isResolved(path))
       throw new TallyError('NOT_FOUND', 'There is nothing at this path. Send it without `.` and `..`.');
     if (path.startsWith(TRPC_PATH)) return otherCall(path);
@@ -126,7 +127,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
   };
 }
 
-/** Whether a path is the one that it is read as. */
+/** Returns true if resolving leaves the path unchanged. */
 function isResolved(path: string): boolean {
   const text = `http://localhost${path}`;
   return URL.canParse(text) && new URL(text).pathname === path;

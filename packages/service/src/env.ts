@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { UNKNOWN_KEYS_PER_MINUTE } from './auth.ts';
 
-/** Thrown at start with every problem of the settings at once; values are never shown, they may be secrets. */
+/** Thrown at start with every invalid setting at once. Never shows values, which may be secrets. */
 export class SettingsError extends Error {
   constructor(problems: readonly string[]) {
     super(`The settings are not usable:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`);
@@ -9,7 +9,7 @@ export class SettingsError extends Error {
   }
 }
 
-/** Parses settings once; an empty variable is an unset one. */
+/** Parses settings once; an empty variable counts as unset. */
 export function parseEnv<Schema extends z.ZodObject>(
   schema: Schema,
   env: NodeJS.ProcessEnv = process.env,
@@ -27,44 +27,44 @@ export function parseEnv<Schema extends z.ZodObject>(
 }
 
 const KEYS = ['TALLY_ADMIN_KEY', 'TALLY_SERVICE_KEY'];
-/** Without either a service would start, look healthy, and refuse all administration and the other services. */
+/** Without either key, a service would start, look healthy, and refuse all administration and the other services. */
 const NO_KEYS =
   'TALLY_ADMIN_KEY and TALLY_SERVICE_KEY are not set: set at least one. TALLY_ADMIN_KEY is the API key of the admin; ' +
   'TALLY_SERVICE_KEY, the same for all services, is what they send each other (default: derived from the admin key). ' +
   'A key has 16 characters or more: `openssl rand -base64 32`. `npm start` generates both.';
 
-/** `true`, `false`, `1`, `0`. */
+/** Accepts `true`, `false`, `1` and `0`. */
 export const flag = (fallback: boolean) =>
   z
     .enum(['true', 'false', '1', '0'])
     .default(fallback ? 'true' : 'false')
     .transform((text) => text === 'true' || text === '1');
 
-/** A whole number within bounds. */
+/** Accepts a whole number within bounds. */
 export const whole = (fallback: number, min: number, max: number) =>
   z.coerce.number().int().min(min).max(max).default(fallback);
 
-/** What the HTTP edge of every service needs. */
+/** Settings of the HTTP edge, for every service. */
 export const edgeEnv = {
   HOST: z.string().default('127.0.0.1'),
   MAX_BODY_BYTES: whole(8 * 1024 * 1024, 1024, 256 * 1024 * 1024),
-  /** Of all requests at once, inflated; one caller may have a quarter. */
+  /** Bytes of all request bodies at once, inflated; one caller may have a quarter. */
   MAX_HELD_BODY_BYTES: whole(128 * 1024 * 1024, 1024, 64 * 1024 * 1024 * 1024),
-  /** In which a body must bring at least a KiB. */
+  /** The time in which a body must make a KiB of progress. */
   BODY_PROGRESS_MS: whole(5_000, 100, 60_000),
-  /** After which a reader that takes nothing more of its answer is given up. */
+  /** A reader that takes nothing of its answer for this long is disconnected. */
   STALLED_READER_MS: whole(30_000, 100, 600_000),
   MAX_CONNECTIONS: whole(2_048, 1, 1_000_000),
-  /** Calls of one caller, at once and a minute, in one process. */
+  /** Calls of one caller in one process, concurrently and per minute. */
   MAX_CALLS_AT_ONCE: whole(64, 1, 1_000_000),
   MAX_CALLS_PER_MINUTE: whole(120_000, 1, 1_000_000_000),
   MAX_BATCH_CALLS: whole(20, 1, 1_000),
-  /** How long a service that is stopping says so before it closes its port: as long as load balancers take to notice. */
+  /** How long a stopping service reports it before it closes its port: the time that load balancers need to notice. */
   SHUTDOWN_DELAY_MS: whole(process.env.NODE_ENV === 'production' ? 3_000 : 0, 0, 60_000),
 };
 export type EdgeEnv = z.output<z.ZodObject<typeof edgeEnv>>;
 
-/** What every service needs. */
+/** Settings that every service needs. */
 export const serviceEnv = {
   ...edgeEnv,
   DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'Expected postgres://…'),

@@ -1,17 +1,17 @@
 import { isIPv6 } from 'node:net';
 import { MINUTE_MS, TallyError } from '@tally/contracts';
 
-/** Counts the unknown API keys that each address has sent within the current minute. */
+/** Counts the unknown API keys that each address sent within the current minute. */
 export type FailedLookups = {
-  /** RATE_LIMITED when the address has sent as many unknown keys in this minute as it may. */
+  /** Throws RATE_LIMITED once the address has sent its number of unknown keys in this minute. */
   assertBelowLimit(address: string): void;
   count(address: string): void;
 };
 
-/** With more addresses than this in a minute the oldest is forgotten. */
+/** Beyond this many addresses per minute, the oldest is dropped. */
 const MAX_ADDRESSES = 10_000;
 
-/** Keeps at most 10,000 addresses; all are forgotten when a new minute of the clock begins. */
+/** Keeps at most 10,000 addresses; each minute of the clock starts empty. */
 export function createFailedLookups({ limit, now }: { limit: number; now: () => number }): FailedLookups {
   let minute = 0;
   const failures = new Map<string, number>();
@@ -40,7 +40,7 @@ export function createFailedLookups({ limit, now }: { limit: number; now: () => 
   };
 }
 
-/** Returns what one sender controls: an IPv4 address, or the /64 network of an IPv6 address. */
+/** Returns the part of an address that one sender controls: an IPv4 address, or the /64 network of an IPv6 address. */
 function networkOf(address: string): string {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
   if (mapped !== undefined) return mapped;

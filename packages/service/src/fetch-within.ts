@@ -2,9 +2,9 @@ import { request } from 'undici';
 import { traceHeaders } from './tracing.ts';
 
 /**
- * The `fetch` of a typed client of another service: every call ends within `timeoutMs`, or with the caller's signal. It does
- * without the Web streams of the global one, which take longer than a small call itself. Throws for what such a client does
- * not send, rather than leave it out.
+ * Returns a `fetch` for typed clients of other services. Every call ends within `timeoutMs`, or with the caller's
+ * signal. Avoids the Web streams of the global one, which take longer than a small call itself. Throws for options that
+ * such a client does not use.
  */
 export function fetchWithin(timeoutMs: number): typeof fetch {
   const call = async (url: string | URL, { method = 'GET', headers, body, signal, ...more }: RequestInit = {}) => {
@@ -21,6 +21,6 @@ export function fetchWithin(timeoutMs: number): typeof fetch {
     const { statusCode: status } = response;
     return { status, ok: status >= 200 && status < 300, json: () => response.body.json() };
   };
-  // All that a client of queries and mutations reads of an answer.
+  // The only parts of a response that a client of queries and mutations reads.
   return call as unknown as typeof fetch;
 }

@@ -23,16 +23,16 @@ export type AppOptions = {
   authenticate: Authenticate;
   env: EdgeEnv;
   registry: Registry;
-  /** Asked by `/readyz`; a service that is stopping is not ready whatever this says. */
+  /** Called by `/readyz`. A stopping service is not ready, whatever this returns. */
   readiness: Readiness;
 };
 
 export type App = {
-  /** Everything beside tRPC that is answered, health and metrics too. */
+  /** Handles everything beside tRPC, including health and metrics. */
   readonly routes: readonly Route[];
-  /** Composed of tRPC and the routes; it has no middleware, since the fast path would pass it by. */
+  /** The app of tRPC and the routes. Adds no middleware, since the fast path would bypass it. */
   readonly hono: Web['hono'];
-  /** Aborted when the service begins to stop: what lasts long ends now. */
+  /** Aborted when the service begins to stop, to end long answers. */
   readonly stopping: AbortSignal;
   stopAccepting(): void;
   listen(address: { host: string; port: number }): Promise<Listening>;
@@ -40,11 +40,14 @@ export type App = {
   request(path: string, init?: RequestInit): Promise<Response>;
 };
 
-/** One caller may have this part of the room for bodies, and in any case one body of the largest size. */
+/** The share of the body budget that one caller may have; never less than one body of the largest size. */
 const SHARES = 4;
 const LOOPBACK = /^(localhost|127(\.\d+){3}|::1)$/;
 
-/** The HTTP face that all services share: tRPC, the routes of the service, /livez, /readyz and /metrics, behind one edge. */
+/**
+ * Creates the HTTP server that all services share: tRPC, the routes of the service, /livez, /readyz and /metrics,
+ * behind one edge.
+ */
 export function createApp(options: AppOptions): App {
   const { log, registry, router, env, readiness, authenticate } = options;
   const stopping = new AbortController();
@@ -68,7 +71,7 @@ export function createApp(options: AppOptions): App {
     {
       method: 'GET',
       path: '/metrics',
-      // It tells of callers, routes and memory: to this machine, and to those who may read.
+      // Metrics reveal callers, routes and memory: only loopback and callers with read access see them.
       access: LOOPBACK.test(env.HOST) ? 'open' : 'read',
       answer: async (c: HonoContext) => c.body(await registry.metrics(), 200, { 'content-type': registry.contentType }),
     },

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { createJsonCounter, MAX_FIELDS } from './json-limits.ts';
 
-/** Items and depth as the parsed value has them; an array or object counts for itself too, and an empty one for one. */
+/** Counts items and depth of the parsed value. An array or object counts as an item too, and an empty one as one. */
 function measure(value: unknown): { items: number; depth: number } {
   if (typeof value !== 'object' || value === null) return { items: 0, depth: 0 };
   const inner = Object.values(value).map(measure);

@@ -1,33 +1,33 @@
 import { TallyError } from '@tally/contracts';
 
 export type JsonLimits = {
-  /** Elements of arrays and members of objects, of all of them together. */
+  /** Array elements and object members in the whole text. */
   maxItems: number;
-  /** Arrays and objects inside of each other. */
+  /** Nesting depth of arrays and objects. */
   maxDepth: number;
 };
 
-/** JSON.parse takes some 30 ms for the deepest text of this size, so the usual body is not looked through. */
+/** JSON.parse takes at most some 30 ms for text of this size, so smaller bodies are not scanned. */
 export const HARMLESS_BYTES = 128 * 1024;
 
-/** Parsing an object takes longer with each of its fields: 60,000 of them hold up all other callers for 60 ms. */
+/** Parsing an object slows with each of its fields: 60,000 of them block all other callers for 60 ms. */
 export const MAX_FIELDS = 20_000;
 
 const [QUOTE, BACKSLASH, COMMA, OPEN, CLOSE, OPEN_BRACE, CLOSE_BRACE] = [0x22, 0x5c, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d];
 
 /**
- * Counts the items, the depth and the fields of each object of JSON text while it arrives, piece by piece. The returned
- * function throws INVALID_INPUT at the piece that has too many. Whether the text is JSON is left to the parser.
+ * Counts items, depth and fields per object of JSON text as it arrives, chunk by chunk. The returned function throws
+ * INVALID_INPUT at the chunk that exceeds a limit. Does not check that the text is valid JSON.
  */
 export function createJsonCounter({ maxItems, maxDepth }: JsonLimits): (piece: Uint8Array) => void {
   let depth = 0;
   let items = 0;
-  /** Of each object around the place that is read; 0: it is an array. */
+  /** The number of fields of each open object; 0 stands for an array. */
   const fields = new Int32Array(maxDepth + 1);
   let isText = false;
   let isEscaped = false;
   return (piece) => {
-    // By index: iterating a Buffer takes five times as long, and this runs for every byte of a large body.
+    // Loops by index: iterating a Buffer takes five times as long, and this runs for every byte of a large body.
     for (let index = 0; index < piece.length; index++) {
       const byte = piece[index];
       if (isText) {

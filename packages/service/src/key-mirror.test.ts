@@ -24,7 +24,7 @@ const now = () => clock.now;
 const table = new Map<string, KnownKey>();
 const database = { isUnavailable: false };
 
-/** A process that has just started, on the same stores. */
+/** A freshly started process on the same stores. */
 function startProcess() {
   const authenticate = createAuthenticate({
     env: {},
@@ -49,7 +49,7 @@ function add(secret: string, key: Partial<KnownKey> = {}) {
   table.set(hashKey(secret), row);
 }
 
-/** Uses a key through a process that runs, until its copy is in Redis. */
+/** Uses a key through a running process until its copy is in Redis. */
 async function use(secret: string) {
   const id = await startProcess()(secret);
   await expect.poll(() => redis.exists(`registry:key:${hashKey(secret)}`), { timeout: 30_000 }).toBe(1);

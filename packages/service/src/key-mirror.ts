@@ -4,17 +4,17 @@ import type { KnownKey } from './known-keys.ts';
 import type { RedisClient } from './redis.ts';
 
 export type KeyMirror = {
-  /** Returns the copy of the key with this hash, and when Postgres had it; undefined where there is none to rely on. */
+  /** Returns the copy of the key with this hash and its time in Postgres; undefined without a usable copy. */
   find(hash: string): Promise<{ key: KnownKey; at: number } | undefined>;
-  /** Keeps a copy of what Postgres answered at this time. */
+  /** Stores a copy of what Postgres answered at this time. */
   keep(hash: string, key: KnownKey, at: number): Promise<void>;
   /** Removes the copy of a key that Postgres no longer has. */
   drop(hash: string): Promise<void>;
 };
 
-/** Copies are of no use for longer: services rely on what Postgres last said for an hour. */
+/** The longest age of a copy: services rely on the last answer of Postgres for an hour. */
 const KEPT_SECONDS = 3_600;
-/** The clocks of two processes may differ by this much. */
+/** The largest assumed difference between the clocks of two processes. */
 const MAX_SKEW_MS = 5_000;
 
 const KEY = 'registry:key:';
@@ -34,8 +34,8 @@ const Copy = z.object({
 });
 
 /**
- * Copies of the keys and sessions used within the last hour, in Redis: a service that starts while Postgres is unavailable
- * knows its callers by them. They have hashes of secrets, never secrets.
+ * Copies in Redis of the keys and sessions used within the last hour, so that a service that starts without Postgres
+ * knows its callers. Copies hold hashes of secrets, never secrets.
  */
 export function createKeyMirror(redis: RedisClient): KeyMirror {
   return {
@@ -63,9 +63,9 @@ export function createKeyMirror(redis: RedisClient): KeyMirror {
 }
 
 /**
- * Changes a key or session so that no copy of it from before is relied on afterwards, whoever kept it. The copies go
- * first, and again when the change is made, since one may be kept in between. Redis may be unavailable: copies then
- * live for the rest of their hour, and count only if Postgres is unavailable as well.
+ * Changes a key or session so that no older copy is used afterwards. Removes the copies before the change and again
+ * after it, since another process may store one in between. If Redis is unavailable, copies live for the rest of their
+ * hour, but count only if Postgres is unavailable as well.
  */
 export async function changeKey<T>(
   redis: RedisClient,

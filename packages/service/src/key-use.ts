@@ -1,16 +1,16 @@
-/** Records that a key was used: in memory, so that a call never waits for it. */
+/** Records the use of a key in memory, so that calls never wait. */
 export type KeyUse = (id: string) => void;
 
 export type KeyUseOptions = {
   save(uses: readonly { id: string; at: number }[]): Promise<void>;
-  /** Called when a batch of uses could not be saved; those are lost. */
+  /** Called if a batch of uses could not be saved; those uses are lost. */
   onError(error: unknown): void;
   now: () => number;
 };
 
-/** The last use of a key is saved at most this often. */
+/** The last use of a key is saved at most once in this time. */
 const GRAIN_MS = 60_000;
-/** Uses are gathered for this long and saved with one statement. */
+/** Uses are collected for this long and saved with one statement. */
 const GATHER_MS = 1_000;
 const MAX_KEYS = 10_000;
 

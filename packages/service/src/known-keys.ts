@@ -5,9 +5,9 @@ import { within } from './within.ts';
 
 /** The facts about a key that decide what its caller may do. */
 export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'expiresAt'> & {
-  /** Set where a session was shown: the other facts are those of the key it stands for. */
+  /** Set if a session was presented: the other facts are those of its key. */
   sessionId?: string;
-  /** Set for a session of a key of the settings: the hash of that key's secret. */
+  /** Set for a session of a key from the settings: the hash of that key's secret. */
   settingsHash?: string;
 };
 
@@ -16,26 +16,26 @@ export type KnownKeysOptions = {
   find(hash: string): Promise<KnownKey | undefined>;
   /** Copies of keys outside of the database, for a process that starts without it. */
   mirror?: KeyMirror | undefined;
-  /** Unknown keys that one address may send within a minute. */
+  /** The unknown keys that one address may send within a minute. */
   failuresPerMinute: number;
   now: () => number;
 };
 
-/** A known key is looked up again after this long, so every process refuses a revoked key within a second. */
+/** A known key is looked up again after this time, so every process refuses a revoked key within a second. */
 const FRESH_MS = 1_000;
-/** An unknown key is looked up again after this long. */
+/** An unknown key is looked up again after this time. */
 const UNKNOWN_FRESH_MS = 10_000;
 /** A known key works for this long while the database is unavailable: metering must not stop with Postgres. */
 const STALE_MS = 60 * 60_000;
-/** How often the copy of a key in use is kept again. */
+/** The interval at which the copy of a key in use is renewed. */
 const MIRROR_MS = 60_000;
-/** A known key waits this long for a slow database, then keeps its last answer. */
+/** For a known key, a slow database gets this long; then the last answer holds. */
 const PATIENCE_MS = 250;
-/** A key that is neither known nor mirrored waits this long, then gets UNAVAILABLE. */
+/** For a key that is neither known nor mirrored, the lookup may take this long; then it is UNAVAILABLE. */
 const DEADLINE_MS = 5_000;
 const MAX_KNOWN = 10_000;
 const MAX_UNKNOWN = 1_000;
-/** First lookups at once, so that a flood of made-up keys never takes all connections to Postgres. */
+/** Concurrent first lookups, so that a flood of made-up keys never takes all connections to Postgres. */
 const FIRST_LOOKUPS = 4;
 const MAX_WAITING = 1_000;
 
@@ -44,10 +44,10 @@ type Outcome = { key: KnownKey | undefined } | { error: unknown };
 type Lookup = { outcome: Promise<Outcome>; patience: Promise<undefined> };
 
 /**
- * Returns a function that finds the key with a hash; undefined for an unknown or revoked one. Answers are cached: known keys
- * and unknown keys apart, so that a flood of made-up keys evicts none that works. Throws RATE_LIMITED for a key that is not
- * cached and comes from an address that sent too many unknown ones, UNAVAILABLE where the database is needed and unavailable.
- * A key that is not cached is looked up in the mirror where the database fails, or takes longer than `PATIENCE_MS`.
+ * Returns a function that finds the key with a hash; undefined for an unknown or revoked one. Caches known and unknown
+ * keys separately, so that a flood of made-up keys evicts no working key. Throws RATE_LIMITED for an uncached key from
+ * an address that sent too many unknown ones, and UNAVAILABLE if the database is needed and unavailable. Looks an
+ * uncached key up in the mirror if the database fails or takes longer than `PATIENCE_MS`.
  */
 export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownKeysOptions) {
   const known = new Map<string, Known>();
@@ -55,10 +55,10 @@ export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownK
   const running = new Map<string, Lookup>();
   const failed = createFailedLookups({ limit: failuresPerMinute, now });
   const turns = createTurns(FIRST_LOOKUPS);
-  /** When a lookup last failed or took too long. */
+  /** The time at which a lookup last failed or timed out. */
   let troubledAt = Number.NEGATIVE_INFINITY;
 
-  /** Looks a key up once, however many callers ask at the same time. */
+  /** Looks a key up once for all concurrent callers. */
   function lookUp(hash: string, address: string): Lookup {
     const already = running.get(hash);
     if (already) return already;
@@ -83,7 +83,7 @@ export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownK
 
   function remember(hash: string, key: KnownKey | undefined, address: string, asked: number): void {
     const before = known.get(hash);
-    // Deleted first, so that what was looked up last is evicted last.
+    // Deleted first, so that the latest lookup is evicted last.
     known.delete(hash);
     unknown.delete(hash);
     if (key) {
@@ -109,11 +109,11 @@ export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownK
 
   async function findFirst(hash: string, address: string): Promise<KnownKey | undefined> {
     failed.assertBelowLimit(address);
-    // While the database has trouble, callers of a process that has just started would otherwise wait for a turn each.
+    // Otherwise each caller of a process that just started would wait for its turn while the database has trouble.
     const copy = now() - troubledAt < FRESH_MS ? await findCopy(hash) : undefined;
     if (copy) return copy;
     return turns.run(async () => {
-      // Others may have answered for this key, or for its address, while it waited.
+      // Other callers may have looked up this key, or exhausted its address, meanwhile.
       const cached = known.get(hash);
       if (cached) return cached.key;
       if (isUnknown(hash)) return undefined;
@@ -149,7 +149,7 @@ function unavailable(cause: unknown): TallyError {
   });
 }
 
-/** Runs at most `size` pieces of work at once; the others wait, in order, for at most DEADLINE_MS. */
+/** Runs at most `size` tasks at once; the others wait, in order, for at most DEADLINE_MS. */
 function createTurns(size: number) {
   const waiting: (() => void)[] = [];
   let taken = 0;

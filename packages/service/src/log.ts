@@ -2,7 +2,7 @@ import { pino } from 'pino';
 
 export type Log = pino.Logger;
 
-/** JSON lines on standard output; what could hold a secret is removed. */
+/** Writes JSON lines to standard output, without fields that may hold secrets. */
 export function createLog(service: string, level: string): Log {
   return pino({
     level,

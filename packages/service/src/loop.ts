@@ -5,8 +5,8 @@ export type Loop = { stop(): Promise<void> };
 const MAX_BACKOFF_MS = 10_000;
 
 /**
- * Calls `work` again and again, `intervalMs` after it ended; after a failure with growing pauses and jitter, so that
- * instances do not come back all at once. `stop` lets the call under way end.
+ * Calls `work` repeatedly, `intervalMs` after its end; after failures with growing, jittered pauses, so that instances
+ * do not return all at once. `stop` waits for the running call.
  */
 export function startLoop(intervalMs: number, work: () => Promise<void>, onError: (error: unknown) => void): Loop {
   const stopping = new AbortController();

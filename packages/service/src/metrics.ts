@@ -1,11 +1,14 @@
 import { Counter, collectDefaultMetrics, Histogram, type Registry } from 'prom-client';
 
-/** Node's own figures: memory, event loop lag, garbage collection. */
+/** Node's own metrics: memory, event loop lag, garbage collection. */
 export function collectProcess(register: Registry): void {
   collectDefaultMetrics({ register, prefix: 'tally_' });
 }
 
-/** Counts requests by route and status. `route` is the name of a procedure or the pattern of a route, never what was sent. */
+/**
+ * Counts requests by route and status. `route` is the name of a procedure or the pattern of a route, never the path as
+ * sent.
+ */
 export function countRequests(register: Registry): (route: string, status: number, durationMs: number) => void {
   const total = new Counter({
     name: 'tally_http_requests_total',

@@ -4,9 +4,9 @@ import { z } from 'zod';
 type Convert = (value: unknown) => unknown;
 
 /**
- * Returns a function that makes JSON numbers of the quantities in a value of a schema; undefined where it has none. Only
- * strings that the schema calls quantities are meant, never ids. A quantity that a number does not print back digit by
- * digit stays a string.
+ * Returns a function that converts the quantities in a value of a schema to JSON numbers; undefined if the schema has
+ * none. Converts only strings that the schema declares as quantities, never ids. A quantity that a number cannot
+ * represent digit by digit stays a string.
  */
 export function numbersOf(schema: z.core.$ZodType): Convert | undefined {
   if (schema === Quantity) return exactNumber;
@@ -45,7 +45,8 @@ function exactNumber(value: unknown): unknown {
   const text = value as string;
   const point = text.indexOf('.');
   const number = Number(text);
-  // JSON has the shortest decimal that reads as this number, which may lack digits; below a millionth it has an exponent.
+  // JSON prints the shortest decimal that reads as this number, which may lack digits; below a millionth it has an
+  // exponent.
   const printed = Math.abs(number) < 1e-6 ? number.toFixed(point < 0 ? 0 : text.length - point - 1) : String(number);
   return printed === text ? number : text;
 }

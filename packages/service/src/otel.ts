@@ -18,11 +18,14 @@ import type { MetricObjectWithValues, MetricValue, Registry } from 'prom-client'
 import { type SpanIds, setTracing } from './tracing.ts';
 
 const EXPORT_INTERVAL_MS = 60_000;
-/** Longest wait for the receiver, at each export and at the end. */
+/** The longest wait for the receiver, per export and at the end. */
 const EXPORT_TIMEOUT_MS = 5_000;
 const NAME = 'tally';
 
-/** Sends traces, and the metrics of a registry every minute, to an OTLP receiver over HTTP. Returns how to end that. */
+/**
+ * Sends traces, and the metrics of a registry every minute, to an OTLP receiver over HTTP. Returns a function that
+ * stops it.
+ */
 export function startSdk(endpoint: string, service: string, registry: Registry): () => Promise<void> {
   const base = endpoint.replace(/\/+$/, '');
   const resource = resourceFromAttributes({ 'service.name': service });
@@ -52,7 +55,7 @@ export function startSdk(endpoint: string, service: string, registry: Registry):
     setTracing(undefined);
     context.disable();
     propagation.disable();
-    // A receiver that is gone must not keep a service from stopping.
+    // A missing receiver must not keep a service from stopping.
     await Promise.allSettled([traces.shutdown(), metrics.shutdown()]);
   };
 }
@@ -73,7 +76,7 @@ function createIds(): IdGenerator & { using<T>(own: SpanIds, start: () => T): T 
   };
 }
 
-/** The metrics of `/metrics` under their names there, so that dashboards and alerts need no second list. */
+/** Reads the metrics of `/metrics` under the same names, so that dashboards and alerts need no second list. */
 function producerOf(registry: Registry, resource: ReturnType<typeof resourceFromAttributes>): MetricProducer {
   const startTime = hrTime();
   return {
@@ -114,7 +117,7 @@ function metricOf(
   }
   const dataPoints = [...series.values()].map(({ labels, buckets, sum, count }) => {
     const sorted = buckets.sort(([a], [b]) => a - b);
-    // Prometheus counts what is below each bound, OTLP what is between two.
+    // Prometheus counts values below each bound, OTLP values between two bounds.
     const counts = sorted.map(([, below], index) => below - (sorted[index - 1]?.[1] ?? 0));
     const boundaries = sorted.map(([bound]) => bound).filter((bound) => bound !== Infinity);
     return { ...point, attributes: attributesOf(labels), value: { buckets: { boundaries, counts }, sum, count } };

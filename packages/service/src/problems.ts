@@ -7,18 +7,18 @@ const SENTENCE = 200;
 const NAMES = 3;
 
 export type Problems = {
-  /** The first few, and how many more there are. */
+  /** The problems listed, and the number beyond them. */
   message: string;
   fields: { field: string; message: string }[];
 };
 
 type Path = readonly PropertyKey[];
-/** `sentence`: the message with the name of the field, as it stands among others. */
+/** `sentence`: the message with the name of the field, for a list of problems. */
 type Problem = { field: string; message: string; sentence: string };
 
 /**
- * Returns what is wrong with an input in bounded text, however much that is. Names and sentences of the input's own are
- * cut. `root` is what an input without a field is called.
+ * Describes what is wrong with an input, in bounded text. Cuts names and sentences of the input. `root` names an input
+ * without a field.
  */
 export function problemsOf({ issues }: ZodError, root = ''): Problems {
   const problems = issues.slice(0, LISTED).map((issue) => problemsIn(issue, [], root));
@@ -33,7 +33,7 @@ export function problemsOf({ issues }: ZodError, root = ''): Problems {
   };
 }
 
-/** Returns at least one problem; one per field for fields that are not known. */
+/** Returns at least one problem; one per field for unknown fields. */
 function problemsIn(issue: z.core.$ZodIssue, above: Path, root: string): Problem[] {
   const path = [...above, ...issue.path];
   const field = nameOf(path);
@@ -43,7 +43,7 @@ function problemsIn(issue: z.core.$ZodIssue, above: Path, root: string): Problem
   if (isMissing(issue)) return [{ field, message: 'Missing', sentence: `${name || 'The input'} is missing` }];
   if (issue.code === 'invalid_union') {
     const alternative = issue.errors.find((each) => each.length > 0 && each.every((inner) => !isTypeProblem(inner)));
-    // The input has the type of this alternative, so what is wrong inside helps most.
+    // The input has the type of this alternative, so its inner problems help most.
     if (alternative) return problemsIn(alternative[0]!, path, root);
   }
   if (issue.code === 'unrecognized_keys') {
@@ -62,11 +62,11 @@ function isMissing(issue: z.core.$ZodIssue): boolean {
   return issue.errors.some(([first]) => first?.path.length === 0 && isMissing(first));
 }
 
-/** Whether the value as a whole is none of a schema: another type, or none of its values. */
+/** Returns true if the value as a whole does not fit: another type, or none of the allowed values. */
 const isTypeProblem = ({ code, path }: z.core.$ZodIssue) =>
   path.length === 0 && (code === 'invalid_type' || code === 'invalid_value' || code === 'invalid_union');
 
-/** The sentence of an issue. A schema's own sentence stays; those of zod, which start with fixed words, are rewritten. */
+/** Returns the sentence of an issue. Keeps a schema's own sentence; rewrites zod's, which start with fixed words. */
 function said(issue: z.core.$ZodIssue): string {
   const { message } = issue;
   switch (issue.code) {
@@ -90,7 +90,7 @@ function said(issue: z.core.$ZodIssue): string {
   }
 }
 
-/** The values that are allowed where there are some, else the rule of each alternative. */
+/** Lists the allowed values if there are any, else the rule of each alternative. */
 function saidOfUnion({ errors, message }: z.core.$ZodIssueInvalidUnion): string {
   const firsts = errors.flatMap((issues) => issues.slice(0, 1));
   const values = firsts.flatMap((each) => (each.code === 'invalid_value' ? each.values : []));
@@ -104,7 +104,7 @@ const oneOf = (values: readonly unknown[]) => {
   return names.length === 1 ? `Expected ${names[0]}` : `Expected one of ${names.join(', ')}`;
 };
 
-/** Made once: making one takes longer than all else here. */
+/** Created once: creating one takes longer than everything else here. */
 const NUMBER = new Intl.NumberFormat('en-US', { maximumFractionDigits: 20 });
 const UNITS: Record<string, [one: string, many: string]> = {
   string: ['character', 'characters'],

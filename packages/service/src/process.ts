@@ -5,13 +5,13 @@ import { createReleasers, type Releasers } from './releasers.ts';
 export type ProcessOptions = {
   name: string;
   level: string;
-  /** How long a graceful stop may take before the process gives up. */
+  /** The time that a graceful stop may take before the process exits. */
   deadlineMs: number;
 };
 
 /**
- * Runs a service until SIGTERM or SIGINT, then releases what it opened, last first, within the deadline.
- * A second signal forces. Half a start is released too. The exit status says how it ended.
+ * Runs a service until SIGTERM or SIGINT, then releases what it opened, last first, within the deadline; also after a
+ * failed start. A second signal forces the exit. The exit status reports the outcome.
  */
 export async function runProcess(
   options: ProcessOptions,
@@ -60,7 +60,7 @@ export async function runProcess(
   }
 }
 
-/** Reads the settings, or prints what is wrong with them and exits with 78 (EX_CONFIG). */
+/** Reads the settings. Prints what is wrong with them and exits with 78 (EX_CONFIG). */
 export function settingsOrExit<T>(read: () => T): T {
   try {
     return read();

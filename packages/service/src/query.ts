@@ -1,8 +1,8 @@
 import { TallyError } from '@tally/contracts';
 
 /**
- * The query parameters of a URL, for a schema to check: `lists` may be repeated and come as arrays. INVALID_INPUT where
- * another one is repeated: which of its values is meant, nobody can know. Any name is kept, also one that objects have.
+ * Returns the query parameters of a URL for a schema to check. Those of `lists` may repeat and become arrays. Throws
+ * INVALID_INPUT for any other repeated parameter, which is ambiguous. Keeps any name, also one that every object has.
  */
 export function queryOf(url: string, lists: readonly string[]): Record<string, string | string[]> {
   const given = new Map<string, string[]>();

@@ -3,11 +3,11 @@ import { coalesceBy } from './coalesce.ts';
 import type { RedisClient } from './redis.ts';
 
 export type RateLimit = {
-  /** Counts one call of an authenticated caller; RATE_LIMITED where it has made its calls of this minute. */
+  /** Counts one call of an authenticated caller. Throws RATE_LIMITED if its calls of this minute are used up. */
   take(kind: string, callerId: string): Promise<void>;
   /**
-   * The same while `read` is under way, so that nobody waits for the count: what it gives is lost where the call was one
-   * too many. A caller that is known to have made its calls of this minute is refused before anything is read.
+   * Counts while `read` runs, so that nobody waits for the count; discards the result if the call exceeded the limit. A
+   * caller known to be over the limit is refused before the read.
    */
   during<T>(kind: string, callerId: string, read: () => Promise<T>): Promise<T>;
 };
@@ -15,8 +15,8 @@ export type RateLimit = {
 const WINDOW_MS = 60_000;
 
 /**
- * So many calls per caller and minute of the clock, counted in Redis so that all processes agree. Lossy on purpose: with
- * Redis away every call passes. Count callers after their key was checked, never by what a request claims.
+ * Limits calls per caller and minute of the clock, counted in Redis for all processes. Lossy on purpose: while Redis is
+ * unavailable, every call passes. Call it after the key was checked, never with what a request claims.
  */
 export function createRateLimit({
   redis,
@@ -27,10 +27,10 @@ export function createRateLimit({
   limits: Readonly<Record<string, number>>;
   now?: () => number;
 }): RateLimit {
-  /** Callers that have made their calls of a window, as far as this process knows. */
+  /** Callers known to this process to have used up a window. */
   const spent = { window: 0, keys: new Set<string>() };
 
-  /** Calls that no command has counted yet, by their keys: those that come together are counted by one. */
+  /** Uncounted calls by key: one command counts those that arrive together. */
   const uncounted = new Map<string, number>();
   const countCalls = coalesceBy(async (key: string) => {
     const calls = uncounted.get(key) ?? 0;
@@ -43,7 +43,7 @@ export function createRateLimit({
     return Number(replies?.[0]?.[1] ?? 0) - calls;
   });
 
-  /** Counts a call; returns which one of its window it is. */
+  /** Counts a call; returns its number within the window. */
   async function countCall(key: string): Promise<number> {
     const place = (uncounted.get(key) ?? 0) + 1;
     uncounted.set(key, place);

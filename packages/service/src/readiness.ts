@@ -2,7 +2,7 @@ import type { Log } from './log.ts';
 import { mastersOf, type RedisClient } from './redis.ts';
 import { storeFaultOf } from './store-errors.ts';
 
-/** What `/readyz` says: `ok` false sends callers elsewhere, `notes` are what is worth knowing either way. */
+/** The answer of `/readyz`: `ok` false sends callers elsewhere; `notes` are hints in both cases. */
 export type Health = {
   ok: boolean;
   degraded: boolean;
@@ -13,38 +13,38 @@ export type Health = {
 };
 
 export type Readiness = {
-  /** Looks at the stores; answers within `DEADLINE_MS`, whatever they do. */
+  /** Probes the stores; answers within `DEADLINE_MS` in any case. */
   health(): Promise<Health>;
-  /** Remembers an error of a store: that it takes no writes shows nowhere else. */
+  /** Remembers an error of a store: nothing else shows that it refuses writes. */
   sawError(error: unknown): void;
 };
 
 export type ReadinessOptions = {
   postgres: {
-    /** Asks Postgres for its clock, and whether it takes writes. */
+    /** Reads the clock of Postgres, and whether it accepts writes. */
     look(): Promise<{ at: number; readOnly: boolean }>;
   };
   redis: RedisClient;
-  /** Share of Redis' `maxmemory` above which it counts as full. */
+  /** The share of Redis' `maxmemory` above which Redis counts as full. */
   memoryMark?: number;
-  /** Whether the service can do its work with the stores that answer. */
+  /** Returns true if the service can work with the stores that answer. */
   isOk(stores: { postgres: boolean; redis: boolean }): boolean;
-  /** More to tell. */
+  /** Further notes. */
   facts?(): Record<string, unknown>;
   log: Log;
   now?: () => number;
 };
 
-/** Notes have no words and no addresses of a store: the log has those. */
+/** Notes never contain words or addresses of a store: those are in the log. */
 type Look = { available: boolean; notes: string[] };
 
 const DEADLINE_MS = 1_500;
 const MAX_SKEW_MS = 5_000;
-/** An error of a write is news for this long; the loops that write try again more often. */
+/** An error of a write counts for this long; the loops that write retry more often. */
 const WRITE_ERROR_MS = 30_000;
 const MEMORY_MARK = 0.9;
 
-/** Looks at the stores for `/readyz`, at most once at a time each, however often it is asked. */
+/** Probes the stores for `/readyz`, each at most once at a time. */
 export function createReadiness(options: ReadinessOptions): Readiness {
   const { postgres, redis, memoryMark = MEMORY_MARK, log, now = Date.now } = options;
   const refusedWrites = new Map<'postgres' | 'redis', number>();
@@ -77,13 +77,13 @@ export function createReadiness(options: ReadinessOptions): Readiness {
     return [...new Set(found.flat())];
   });
 
-  /** One look at a time: a store that hangs must not be asked again and again. */
+  /** One probe at a time, since a store that hangs must not get more of them. */
   function single(name: string, look: () => Promise<string[]>): () => Promise<Look> {
     let running: Promise<Look> | undefined;
     let hanging = false;
     const unavailable = { available: false, notes: [`${name} is unavailable.`] };
     return async () => {
-      // A look that began before its question says nothing new, but one that hangs does.
+      // A probe that began before the call may be outdated, but a hanging one is not.
       if (hanging) return unavailable;
       running ??= look()
         .then(
@@ -130,7 +130,7 @@ export function createReadiness(options: ReadinessOptions): Readiness {
   };
 }
 
-/** That a store's clock and ours differ, by more than the question took. */
+/** Reports a difference between a store's clock and ours beyond the duration of the probe. */
 function skewOf(name: string, at: number, sent: number, received: number): string[] {
   const ahead = at > received ? at - received : at < sent ? at - sent : 0;
   if (Math.abs(ahead) <= MAX_SKEW_MS) return [];

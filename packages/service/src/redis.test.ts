@@ -3,7 +3,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { expect, test } from 'vitest';
 import { createRedis } from './redis.ts';
 
-/** The first byte of a TLS connection: a record of its handshake. */
+/** The first byte of a TLS connection: a handshake record. */
 const TLS_HANDSHAKE = 0x16;
 
 test.each(['', '?cluster=true'])('rediss://…%s speaks TLS', async (query) => {

@@ -3,11 +3,10 @@ import { Cluster, Redis } from 'ioredis';
 export type RedisClient = Redis | Cluster;
 
 /**
- * Connects to Redis, or to a Redis Cluster when the address says so (`?cluster=true`).
- * Commands fail at once while Redis is unavailable: the caller falls back or answers 503.
- * `patient`: they wait for it instead, and may block; for queues, whose work has no caller.
- * `repeats` false: a command whose connection breaks before its answer fails, and is not sent again, nor while a cluster
- * has no master for it; for commands that would count twice, and for callers who had rather do without.
+ * Connects to Redis, or to a Redis Cluster if the address says so (`?cluster=true`). Commands fail at once while Redis
+ * is unavailable: the caller falls back or answers 503. `patient`: commands wait instead and may block, for queues,
+ * whose work has no caller. `repeats` false: a command is never sent twice. It fails if its connection breaks before
+ * the answer, or while a cluster has no master for it. Use it for commands that would count twice.
  */
 export function createRedis(
   url: string,
@@ -22,7 +21,7 @@ export function createRedis(
     enableOfflineQueue: patient,
     autoResendUnfulfilledCommands: repeats,
     connectTimeout: 2_000,
-    // A Redis that hangs costs one of these; until it answers again commands fail at once.
+    // Redis may hang: this bounds one command; later ones fail at once until Redis answers again.
     ...(patient ? {} : { socketTimeout: 2_000, commandTimeout: 4_000 }),
     retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 2_000),
   };
@@ -44,8 +43,9 @@ export function createRedis(
 }
 
 /**
- * A master is connected when it is heard of. By itself it would be at its first command, and fail those that come until it
- * is: a service's first calls, and those after a failover. Not at once: a command may be about to do it and must not fail.
+ * Connects a master when it is discovered. Otherwise it connects at its first command, and commands fail meanwhile:
+ * those of a starting service, and those after a failover. Deferred, since a command that already connects must not
+ * fail.
  */
 function connectSoon(node: Redis): void {
   queueMicrotask(() => {
@@ -53,12 +53,12 @@ function connectSoon(node: Redis): void {
   });
 }
 
-/** The servers that hold the data: the masters of a cluster, or the one there is. */
+/** Returns the servers with the data: the masters of a cluster, or the single server. */
 export function mastersOf(client: RedisClient): Redis[] {
   return 'nodes' in client ? client.nodes('master') : [client];
 }
 
-/** Resolves when the client can take commands; rejects after the deadline. */
+/** Resolves when the client accepts commands; rejects after the deadline. */
 export async function redisReady(client: RedisClient, deadlineMs = 10_000): Promise<void> {
   if (client.status === 'ready') return;
   await new Promise<void>((resolve, reject) => {

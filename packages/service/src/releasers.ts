@@ -1,4 +1,4 @@
-/** What was opened, closed in reverse; the first error is kept and the rest still runs. */
+/** Collects closing functions and runs them in reverse. Keeps the first error and still runs the rest. */
 export type Releasers = {
   push(name: string, release: () => Promise<unknown> | unknown): void;
   releaseAll(): Promise<void>;

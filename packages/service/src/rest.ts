@@ -7,8 +7,8 @@ import { textOfReady } from './ready-json.ts';
 import type { Route } from './route.ts';
 
 /**
- * Makes the REST paths that the contract of a service states, and its `/openapi.json`. A REST call becomes the call of its
- * procedure: the same access, checks and errors. The answer is the procedure's own, without the wrapping of tRPC.
+ * Creates the REST paths of a service's contract, and its `/openapi.json`. A REST call becomes the call of its
+ * procedure, with the same access, checks and errors. The answer has no tRPC wrapper.
  */
 export function contractRoutes(service: ServiceName): Route[] {
   const document = JSON.stringify(openApi(service));
@@ -52,7 +52,7 @@ function routeOf(name: string, procedure: Procedure, rest: Rest): Route {
   };
 }
 
-/** Takes the parameter `numbers` out of a URL. */
+/** Removes the parameter `numbers` from a URL. */
 function withoutNumbers(text: string): { url: string; numbers: boolean } {
   const url = new URL(text);
   const given = url.searchParams.getAll('numbers');
@@ -80,14 +80,14 @@ function queryReader({ input }: Procedure): (url: string) => object {
   const { properties = {} } = z.toJSONSchema(input, { io: 'input', unrepresentable: 'any' });
   const ofType = (...types: unknown[]) =>
     Object.keys(properties).filter((key) => types.includes((properties[key] as { type?: string }).type));
-  /** One value or several of them. */
+  /** Returns one value or several of them. */
   const either = Object.keys(properties).filter((key) =>
     (properties[key] as { anyOf?: { type?: string }[] }).anyOf?.some(({ type }) => type === 'array'),
   );
   const lists = [...ofType('array'), ...either];
   const numbers = ofType('integer', 'number');
   const flags = ofType('boolean');
-  // What is no number or no flag is refused by the schema.
+  // The schema rejects anything that is no number or flag.
   const read = (key: string, value: string | string[]) => {
     if (numbers.includes(key) && DECIMAL.test(String(value))) return Number(value);
     if (flags.includes(key) && (value === 'true' || value === 'false')) return value === 'true';

@@ -3,12 +3,12 @@ import type { Context as HonoContext } from 'hono';
 import type { Caller } from './auth.ts';
 import type { Endpoint } from './edge.ts';
 
-/** What an admitted request of a route comes with. */
+/** The context of an admitted request of a route. */
 export type Admitted = {
   caller: Caller;
-  /** The body, inflated; empty where none was sent. */
+  /** The inflated body; empty if none was sent. */
   body: Buffer;
-  /** The body as JSON; INVALID_JSON where it is none. */
+  /** The body as JSON. Throws INVALID_JSON. */
   json(): unknown;
   /** Calls a procedure of the service's router as the caller. */
   call(procedure: string, input: unknown): Promise<unknown>;
@@ -17,12 +17,12 @@ export type Admitted = {
 type Answer = Response | Promise<Response>;
 
 /**
- * A path beside tRPC. The edge checks the key, the access, the limits and the body before `answer` is called; what it throws
- * is answered as an error.
+ * A path beside tRPC. The edge checks key, access, limits and body before it calls `answer`, and answers with any error
+ * thrown.
  */
 export type Route = {
   readonly method: 'GET' | 'POST';
-  /** As Hono writes it; also its name in metrics. */
+  /** The path pattern in Hono's syntax; also its name in metrics. */
   readonly path: string;
 } & (
   | { readonly access: 'open'; answer(c: HonoContext): Answer }
@@ -32,13 +32,13 @@ export type Route = {
       readonly platform?: true;
       /** For clients of other systems, which may send their key as `Authorization: Basic`. */
       readonly source?: true;
-      /** Inflated; default: `MAX_BODY_BYTES`. */
+      /** The largest inflated body; default: `MAX_BODY_BYTES`. */
       readonly maxBodyBytes?: number;
       /** Array elements and object members of the body; default: `MAX_ITEMS`. */
       readonly maxItems?: number;
-      /** Whatever its content type says, the route reads its body. */
+      /** Accepts a body of any content type. */
       readonly anyType?: true;
-      /** The content type of bodies that are not text, so that the limits of JSON do not apply to them. */
+      /** The content type of binary bodies, to which the limits of JSON do not apply. */
       readonly binaryType?: string;
       readonly errorBody?: Endpoint['errorBody'];
       answer(c: HonoContext, admitted: Admitted): Answer;

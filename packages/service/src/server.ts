@@ -7,7 +7,10 @@ import type { EdgeEnv } from './env.ts';
 
 export type Listening = {
   port: number;
-  /** Says that the service is leaving, ends intake after `SHUTDOWN_DELAY_MS`, resolves when all requests are answered. */
+  /**
+   * Reports that the service is stopping, closes the port after `SHUTDOWN_DELAY_MS`, resolves once all requests are
+   * answered.
+   */
   stop(): Promise<void>;
 };
 
@@ -17,9 +20,9 @@ export type ServerOptions = {
   underWay(): number;
   env: EdgeEnv;
   registry: Registry;
-  /** Called when a stop begins: load balancers should send callers elsewhere. */
+  /** Called when a stop begins, so that load balancers send callers elsewhere. */
   leave(): void;
-  /** Called before the port is closed: what lasts long ends now. */
+  /** Called before the port is closed, to end long answers. */
   stopAccepting(): void;
 };
 
@@ -27,10 +30,10 @@ const CLOSE_IDLE_MS = 20;
 const REQUEST_TIMEOUT_MS = 60_000;
 const HEADERS_TIMEOUT_MS = 10_000;
 const CHECK_CONNECTIONS_MS = 2_000;
-/** Longer than clients and load balancers keep idle connections: whoever closes first must not be us. */
+/** Longer than clients and load balancers keep idle connections, so that they close first. */
 const KEEP_ALIVE_MS = 75_000;
 
-/** Makes the function that listens, with bounds on connections and on the time that a request may take to arrive. */
+/** Creates the function that listens, with limits on connections and on the time a request may take to arrive. */
 export function createListen({ handle, underWay, env, registry, leave, stopAccepting }: ServerOptions) {
   const dropped = new Counter({
     name: 'tally_http_connections_dropped_total',
@@ -41,7 +44,7 @@ export function createListen({ handle, underWay, env, registry, leave, stopAccep
   return async ({ host, port }: { host: string; port: number }): Promise<Listening> => {
     const server = createServer({ requireHostHeader: false, connectionsCheckingInterval: CHECK_CONNECTIONS_MS });
     server.on('request', handle);
-    // The client asks before it sends its body: the edge answers when it wants it.
+    // The client asks before it sends its body; the edge answers when it wants the body.
     server.on('checkContinue', handle);
     server.on('drop', () => dropped.inc());
     server.maxConnections = env.MAX_CONNECTIONS;
@@ -57,8 +60,8 @@ export function createListen({ handle, underWay, env, registry, leave, stopAccep
         await wait(env.SHUTDOWN_DELAY_MS);
         stopAccepting();
         const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-        // Again and again: a connection whose request ends now would stay open for as long as it may be idle. One that never
-        // sent a request is not idle for Node, and its timeouts end with `close`.
+        // Repeated: a connection whose request just ended would stay open for its whole idle time. One that never sent
+        // a request is not idle for Node, and its timeouts end with `close`.
         const closing = setInterval(() => {
           if (underWay() === 0) server.closeAllConnections();
           else server.closeIdleConnections();

@@ -1,13 +1,13 @@
 import type { IncomingMessage } from 'node:http';
 
-/** The cookie in which a browser keeps the secret of its session. */
+/** The cookie that holds the secret of a browser session. */
 export const SESSION_COOKIE = 'tally_session';
 
 const SECRET = /^[\w-]{1,512}$/;
 
 type Request = Pick<IncomingMessage, 'headers' | 'method'>;
 
-/** Returns the secret in the session cookie of a request; undefined where there is none, or where another site sent it. */
+/** Returns the secret in the session cookie; undefined without one, or if another site sent the request. */
 export function sessionOf(request: Request): string | undefined {
   const { cookie } = request.headers;
   if (cookie === undefined) return undefined;
@@ -19,8 +19,8 @@ export function sessionOf(request: Request): string | undefined {
 }
 
 /**
- * Returns whether a request comes from a page of its own origin. Browsers say so in `sec-fetch-site` (to HTTPS and localhost) and
- * `origin`; what changes something must show one of them. The cookie is `SameSite=Strict` besides.
+ * Returns true if a request comes from a page of its own origin. Browsers report it in `sec-fetch-site` (for HTTPS and
+ * localhost) and `origin`; a mutation must have one of them. The cookie is also `SameSite=Strict`.
  */
 export function isSameOrigin({ headers, method }: Request): boolean {
   const site = headers['sec-fetch-site'];

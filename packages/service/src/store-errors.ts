@@ -1,4 +1,4 @@
-/** Why a store could not do its work; every case is the store's, and may end by itself. */
+/** Why a store failed. Each case is the store's fault and may pass. */
 type Fault = 'unreachable' | 'readOnly' | 'overloaded';
 
 const MESSAGES: Record<Fault, string> = {
@@ -7,7 +7,7 @@ const MESSAGES: Record<Fault, string> = {
   overloaded: 'A data store is overloaded.',
 };
 
-/** Codes of Postgres, and of Node's and undici's connections. */
+/** Error codes of Postgres, and of connections in Node and undici. */
 const CODES: [RegExp, Fault][] = [
   [
     /^(ECONNREFUSED|ECONNRESET|ECONNABORTED|ENOTFOUND|EAI_AGAIN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH)$/,
@@ -22,7 +22,7 @@ const CODES: [RegExp, Fault][] = [
   [/^(53200|53300|53400|40001|40P01|55P03)$/, 'overloaded'],
 ];
 
-/** What pg and ioredis say where they have no code. Redis begins its errors with a word for their kind. */
+/** Messages of pg and ioredis without a code. Redis errors start with a word for their kind. */
 const WORDS: [RegExp, Fault][] = [
   // TypeORM, until it has connected for the first time.
   [/^(Driver not Connected|No metadata for )/, 'unreachable'],
@@ -44,13 +44,13 @@ const CANCELED = '57014';
 
 export type StoreFault = {
   fault: Fault;
-  /** Where the error tells it. */
+  /** Set if the error contains it. */
   store: 'postgres' | 'redis' | undefined;
-  /** For callers; the words of the store stay out of answers. */
+  /** For callers: answers never contain the store's own words. */
   message: string;
 };
 
-/** Why a store failed, for an error of a store; undefined for all others. */
+/** Returns why a store failed; undefined for any other error. */
 export function storeFaultOf(error: unknown): StoreFault | undefined {
   for (const { code, message, name } of chain(error)) {
     const byCode = CODES.find(([pattern]) => pattern.test(String(code)));
@@ -63,14 +63,14 @@ export function storeFaultOf(error: unknown): StoreFault | undefined {
   return undefined;
 }
 
-/** Whether a call of another service of Tally was answered that it cannot be done now. */
+/** Returns true if another Tally service answered that it is temporarily unavailable. */
 export function isServiceUnavailable(error: unknown): boolean {
   return chain(error).some(
     ({ name, data }) => name === 'TRPCClientError' && [429, 502, 503, 504].includes(data?.httpStatus ?? 0),
   );
 }
 
-/** Whether Postgres gave a statement up after its time. */
+/** Returns true if Postgres cancelled a statement at its time limit. */
 export function isStatementTimeout(error: unknown): boolean {
   return chain(error).some(({ code }) => code === CANCELED);
 }
@@ -86,7 +86,7 @@ type Cause = {
   data?: { httpStatus?: number };
 };
 
-/** An error and what it wraps: TypeORM's, undici's, those of a MULTI and of a cluster. */
+/** Yields an error and those it wraps: of TypeORM, undici, a MULTI and a cluster. */
 function chain(error: unknown): Cause[] {
   const found: Cause[] = [];
   for (let each = error; each instanceof Error && found.length < 5; ) {

@@ -2,8 +2,8 @@ import type { Registry } from 'prom-client';
 import type { Releasers } from './releasers.ts';
 
 /**
- * Sends traces and metrics by OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` is set, until what is opened is released; else the
- * SDK is not even loaded.
+ * Sends traces and metrics by OTLP if `OTEL_EXPORTER_OTLP_ENDPOINT` is set, until the releasers run. Otherwise the SDK
+ * is not even loaded.
  */
 export async function startTelemetry(
   { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint }: { OTEL_EXPORTER_OTLP_ENDPOINT?: string | undefined },

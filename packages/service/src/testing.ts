@@ -2,10 +2,10 @@ import { z } from 'zod';
 import { type EdgeEnv, edgeEnv, parseEnv } from './env.ts';
 import type { Readiness } from './readiness.ts';
 
-/** The settings of the edge, with those that a test changes. */
+/** The settings of the edge, with a test's changes. */
 export const edgeSettings = (changed: Record<string, string> = {}): EdgeEnv => parseEnv(z.object(edgeEnv), changed);
 
-/** Stores that are always there. */
+/** Stores that are always available. */
 export const READY: Readiness = {
   health: async () => ({ ok: true, degraded: false, postgres: true, redis: true, notes: [] }),
   sawError() {},

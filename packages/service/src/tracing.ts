@@ -14,12 +14,12 @@ import {
   trace,
 } from '@opentelemetry/api';
 
-/** A step of the path of events that has ended. */
+/** A finished step on the path of events. */
 export type Step = {
   name: string;
-  /** Names the step to those that come after it, in any process. */
+  /** Identifies the step for later ones, in any process. */
   key: string;
-  /** The steps that it goes on from, by their keys, and the requests that it is for. */
+  /** The steps it continues, by key, and the requests it serves. */
   after?: Iterable<string>;
   requests?: Iterable<SpanContext | undefined>;
   /** Milliseconds since 1970. */
@@ -29,23 +29,23 @@ export type Step = {
 
 export type SpanIds = { traceId: string; spanId: string };
 
-/** The parts of the SDK that tracing uses; see otel.ts. `withIds` makes a span with these ids. */
+/** The parts of the SDK that tracing uses; see otel.ts. `withIds` creates a span with these ids. */
 type Sdk = { tracer: Tracer; withIds<T>(ids: SpanIds, start: () => T): T };
 
-/** Asked every few seconds, by machines. */
+/** Machines call these every few seconds. */
 const UNTRACED = /^\/(livez|readyz|metrics)$/;
 
-/** Like the global API of OpenTelemetry, one for the process; undefined: nothing is traced, and nothing costs. */
+/** The tracer of the process, like OpenTelemetry's global API. Undefined: nothing is traced, and nothing costs. */
 let sdk: Sdk | undefined;
 
-/** Switches tracing on, or with undefined off. */
+/** Switches tracing on, or off with undefined. */
 export function setTracing(next: Sdk | undefined): void {
   sdk = next;
 }
 
 /**
- * Begins the span of a request, as a child of its `traceparent`. `run` makes it the active one; `end` ends it. Undefined
- * while nothing is traced.
+ * Starts the span of a request, as a child of its `traceparent`. `run` makes it the active one; `end` ends it. Returns
+ * undefined while nothing is traced.
  */
 export function requestSpan({ method = '', url = '', headers }: IncomingMessage) {
   if (!sdk || UNTRACED.test(url)) return undefined;
@@ -63,12 +63,12 @@ export function requestSpan({ method = '', url = '', headers }: IncomingMessage)
   };
 }
 
-/** The span of the request that the caller works for; undefined where there is none, or nothing is traced. */
+/** The span of the request that the caller works for; undefined without one, or while nothing is traced. */
 export function activeRequest(): SpanContext | undefined {
   return sdk && trace.getSpanContext(context.active());
 }
 
-/** Headers that make a call to another service part of the active trace. */
+/** Returns headers that add a call to another service to the active trace. */
 export function traceHeaders(): Record<string, string> {
   const headers: Record<string, string> = {};
   if (sdk) propagation.inject(context.active(), headers);
@@ -76,8 +76,8 @@ export function traceHeaders(): Record<string, string> {
 }
 
 /**
- * Records a step that ends now. Its ids are made of its key, so that a later step in another process can link to it
- * although nothing but the key is stored on the way. `stepOf` is not called while nothing is traced.
+ * Records a step that ends now. Its ids are derived from its key, so that a later step in another process can link to
+ * it with only the key stored on the way. Does not call `stepOf` while nothing is traced.
  */
 export function recordStep(stepOf: () => Step): void {
   if (!sdk) return;

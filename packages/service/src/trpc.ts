@@ -20,15 +20,15 @@ import { problemsOf } from './problems.ts';
 import { textOfReady } from './ready-json.ts';
 import { isServiceUnavailable, isStatementTimeout, storeFaultOf } from './store-errors.ts';
 
-/** One per HTTP request; a batch of calls shares it. */
+/** The context of one HTTP request; a batch of calls shares it. */
 export type Context = {
-  /** Whose key the edge has checked. */
+  /** The caller whose key the edge has checked. */
   caller: Caller;
-  /** Fields for the request's one log line. */
+  /** Fields of the request's one log line. */
   event: Record<string, unknown>;
   /** Aborted when the service begins to stop. */
   stopping: AbortSignal;
-  /** Whether nobody waits for the answer any more. */
+  /** Returns true once nobody waits for the answer. */
   isGone(): boolean;
 };
 
@@ -36,27 +36,27 @@ export type Call<P extends Procedure> = {
   input: z.output<P['input']>;
   caller: Caller;
   event: Record<string, unknown>;
-  /** Whether nobody waits for the answer any more, or the service stops: long work then ends. */
+  /** Returns true once nobody waits for the answer, or the service stops, so that long work ends. */
   isGone(): boolean;
 };
 
-/** The signal of a subscription is aborted when its client goes or the service begins to stop. */
+/** The signal of a subscription is aborted when its client leaves or the service begins to stop. */
 type Handler<P extends Procedure> = P['kind'] extends 'subscription'
   ? (call: Call<P> & { signal: AbortSignal }) => AsyncIterable<z.input<P['output']>>
   : (call: Call<P>) => Promise<z.input<P['output']>>;
 
-/** A function for every procedure of a contract, in the contract's own shape. */
+/** One function per procedure of a contract, in the contract's own shape. */
 export type Handlers<C extends Contract> = {
   [K in keyof C]: C[K] extends Procedure ? Handler<C[K]> : C[K] extends Contract ? Handlers<C[K]> : never;
 };
 
-/** Where tRPC's procedures are. */
+/** The path of tRPC's procedures. */
 export const TRPC_PATH = '/trpc/';
 
 /** A procedure as a router holds it. */
 export type ServedProcedure = { _def: { type: 'query' | 'mutation' | 'subscription'; meta: Needs } };
 
-/** What a procedure needs, as the edge reads it from the router. */
+/** The requirements of a procedure, as the edge reads them from the router. */
 export type Needs = { access: Procedure['access']; platform?: true | undefined; maxItems?: number };
 
 const t = initTRPC
@@ -64,11 +64,11 @@ const t = initTRPC
   .meta<Needs>()
   .create({
     errorFormatter: ({ shape, error }) => errorShape(understand(error), shape.data.path),
-    // A client that is gone without a word shows only when something is sent to it.
+    // A client that vanished is noticed only when something is sent to it.
     sse: { ping: { enabled: true, intervalMs: 15_000 } },
   });
 
-/** Builds the one body of errors, inside and outside of tRPC. `path`: the procedure, or the path as it was sent. */
+/** Builds the body of an error, inside and outside of tRPC. `path`: the procedure, or the path as sent. */
 export function errorShape(error: TallyError, path?: string): TallyErrorShape {
   const { code, message, details } = error;
   const { status } = ERRORS[code];
@@ -87,7 +87,7 @@ export function errorShape(error: TallyError, path?: string): TallyErrorShape {
   };
 }
 
-/** What the caller may do about an error, with what is known only of some of its occasions. */
+/** Returns what the caller may do about an error, with details known only in some cases. */
 function actionOf({ code, details }: TallyError, path: string | undefined): string {
   if (code === 'UNAVAILABLE' && (path === 'usage.record' || path === 'usage.track'))
     return 'Nothing was acknowledged. Send it again after `Retry-After` seconds: events with an id are counted once.';
@@ -99,15 +99,15 @@ function actionOf({ code, details }: TallyError, path: string | undefined): stri
 const LISTED = "`GET /openapi.json` and the console's page /docs list all.";
 const cut = (text: string) => text.slice(0, 200);
 
-/** Builds the error of a call of a procedure that does not exist. */
+/** Builds the error for a call of an unknown procedure. */
 export const noProcedure = (name: string) =>
   new TallyError('NOT_FOUND', `There is no procedure \`${cut(name)}\`; ${LISTED}`);
 
 /**
- * Makes the tRPC router of a contract: input, output, access and the merchants that a bound caller may name come from the
- * contract, so none can be forgotten. Handlers get `merchantId` or `merchantIds` as the caller may have them.
- * Errors leave as codes of `ERRORS`; what is not expected becomes INTERNAL and never shows its message. Administrative
- * mutations run through `audit`; a contract that has some is not served without it.
+ * Creates the tRPC router of a contract: input, output, access and allowed merchants come from the contract, so none
+ * can be forgotten. Handlers get `merchantId` or `merchantIds` already checked. Errors leave as codes of `ERRORS`; an
+ * unexpected one becomes INTERNAL without its message. Administrative mutations run through `audit`; a contract that
+ * has some cannot be served without it.
  */
 export function serveContract<C extends Contract>(contract: C, handlers: Handlers<C>, audit?: Audit): AnyRouter {
   return t.router(build(contract, handlers as Functions, audit));
@@ -128,12 +128,12 @@ function build(contract: Contract, handlers: Functions, audit: Audit | undefined
   );
 }
 
-/** The parts of a call that tRPC hands to resolvers. */
+/** The parts of a call that tRPC passes to resolvers. */
 type Asked = { ctx: Context; getRawInput(): Promise<unknown>; path: string; signal?: AbortSignal };
 
 /**
- * Checks and answers in the resolver itself: tRPC copies a call's options for each middleware, which cost more than all
- * that the middlewares did.
+ * Checks and answers in the resolver itself: tRPC copies a call's options for each middleware, which cost more than the
+ * middlewares did.
  */
 function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | undefined) {
   const { access, platform, maxItems, kind } = definition;
@@ -141,7 +141,7 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
   const field = platform ? undefined : merchantFieldOf(definition);
 
   async function callOf({ ctx, getRawInput, path }: Asked): Promise<Call<Procedure>> {
-    // The edge has asked the same of a single call; the calls of a batch are asked here alone.
+    // The edge already checked a single call; calls of a batch are checked only here.
     const refusal = refusalOf(ctx.caller, definition, path);
     if (refusal) throw refusal;
     const raw = await getRawInput();
@@ -177,7 +177,7 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
     try {
       const call = { ...(await callOf(asked)), signal: ended.signal };
       for await (const message of handler(call) as AsyncIterable<unknown>) yield definition.output.parse(message);
-      // Clients come back after this error, to another instance.
+      // Clients reconnect after this error, to another instance.
       if (ctx.stopping.aborted) throw new TallyError('UNAVAILABLE', 'The service is stopping.');
     } catch (error) {
       throw asTrpcError(error);
@@ -186,7 +186,7 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
     }
   }
 
-  // tRPC's types leave out what resolvers get beside the input.
+  // tRPC's types omit what resolvers get beside the input.
   if (kind === 'subscription') return served.subscription(messages as never);
   return kind === 'query' ? served.query(answer as never) : served.mutation(answer as never);
 }
@@ -199,7 +199,10 @@ function outputOf({ output }: Procedure, answer: unknown): unknown {
   }
 }
 
-/** Keeps a call to the merchants that its caller may name: those named, else the bound one. Throws MERCHANT_FORBIDDEN. */
+/**
+ * Limits a call to the merchants that its caller may name: the named ones, else the caller's own. Throws
+ * MERCHANT_FORBIDDEN.
+ */
 function ofMerchants(input: Record<string, unknown>, field: 'merchantId' | 'merchantIds', caller: Caller): object {
   if (field === 'merchantIds') return { ...input, merchantIds: merchantsFor(caller, input.merchantIds as string[]) };
   const named = input.merchantId as string | undefined;
@@ -213,7 +216,7 @@ export function retryAfterOf({ details }: { details?: unknown }): number | undef
   return typeof seconds === 'number' ? seconds : undefined;
 }
 
-/** Why a caller may not call a procedure or a route at all; undefined where it may. */
+/** Returns why a caller may not call a procedure or route at all; undefined if it may. */
 export function refusalOf({ role, merchantId }: Caller, { access, platform }: Needs, name: string) {
   if (!grants(role, access))
     return new TallyError('FORBIDDEN', `The role ${role} may not call ${name}: it needs the access "${access}".`);
@@ -225,7 +228,7 @@ export function refusalOf({ role, merchantId }: Caller, { access, platform }: Ne
   return undefined;
 }
 
-/** The domain's error for anything thrown on the way of a call. */
+/** Converts anything thrown during a call to the domain's error. */
 export function understand(error: unknown): TallyError {
   if (isTallyError(error)) return error;
   const cause = (error as { cause?: unknown } | null)?.cause;
@@ -237,7 +240,7 @@ export function understand(error: unknown): TallyError {
     return new TallyError('QUERY_TIMEOUT', 'The database gave this question up after its time.', { cause: error });
   if (error instanceof TRPCError) {
     if (error.code === 'BAD_REQUEST' && cause instanceof ZodError) return invalidInput(cause);
-    // zod hands problems on as arguments of one call, of which the stack takes some 100,000.
+    // zod passes problems as arguments of one call, of which the stack holds some 100,000.
     if (error.code === 'BAD_REQUEST' && cause instanceof RangeError)
       return new TallyError('INVALID_INPUT', 'The input has more problems than can be named.', { cause });
     if (error.code === 'BAD_REQUEST' && cause instanceof SyntaxError)
@@ -294,7 +297,7 @@ const TRPC_CODE_BY_STATUS: Record<number, TRPC_ERROR_CODE_KEY> = {
   503: 'SERVICE_UNAVAILABLE',
 };
 
-/** Returns anything thrown as tRPC would, with the status of a known error. */
+/** Returns anything thrown in tRPC's form, with the status of a known error. */
 function asTrpcError(error: unknown): TRPCError {
   const thrown = getTRPCErrorFromUnknown(error);
   const known = thrown.cause;

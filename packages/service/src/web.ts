@@ -17,20 +17,20 @@ export type WebOptions = {
   router: AnyRouter;
   routes: readonly Route[];
   env: EdgeEnv;
-  /** Told of errors of single calls; see edge.ts. */
+  /** Called with errors of single calls; see edge.ts. */
   failed(event: Record<string, unknown>, error: unknown, path: string | undefined): void;
 };
 
 export type Web = {
   hono: Pick<Hono, 'routes'>;
-  /** The method and the pattern of the route that a request would have, as one text. */
+  /** Returns the method and route pattern of a request as one text. */
   match(method: string, path: string): string | undefined;
-  /** Answers a request that the edge let through. */
+  /** Answers a request that passed the edge. */
   answer(exchange: Exchange, context: Context, body: Buffer): Promise<void>;
 };
 
 const UTF8 = new TextDecoder();
-/** What is said of a body that is inflated and whole no more. */
+/** Headers about the body that no longer hold once it is inflated and complete. */
 const OF_THE_TRANSFER = new Set([
   'connection',
   'content-length',
@@ -40,16 +40,16 @@ const OF_THE_TRANSFER = new Set([
   'host',
 ]);
 
-/** The Hono app: tRPC's fetch adapter and the routes. Composed here and nowhere else; it has no middleware. */
+/** The Hono app: tRPC's fetch adapter and the routes. It is composed only here and has no middleware. */
 export function createWeb({ router, routes, env, failed }: WebOptions): Web {
-  // As the edge read it: Hono's own would decode it first, and so may find another route than was checked.
+  // Uses the path as the edge read it: Hono would decode it first and might find another route than was checked.
   const hono = new Hono<{ Bindings: Bindings }>({ getPath: ({ url }) => new URL(url).pathname });
   hono.all(`${TRPC_PATH}*`, (c) =>
     fetchRequestHandler({
       endpoint: '/trpc',
       req: c.req.raw,
       router,
-      // A question may be longer than a URL.
+      // A query may be longer than a URL.
       allowMethodOverride: true,
       maxBatchSize: env.MAX_BATCH_CALLS,
       createContext: () => c.env.context,
@@ -66,7 +66,7 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
       return route.access === 'open' ? route.answer(plain) : route.answer(plain, c.env.admitted);
     });
   }
-  // Errors of routes go to the edge, which answers them.
+  // The edge answers errors of routes.
   hono.onError((error) => Promise.reject(error));
 
   const procedures = router._def.procedures as Record<string, ServedProcedure>;
@@ -107,7 +107,7 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
       const left = new AbortController();
       response.once('close', () => left.abort());
       const web = new Request(`http://localhost${request.url}`, {
-        // Hono would drop the body of its answer to a HEAD, and not end what it is read from.
+        // Hono would drop the body of its answer to a HEAD without closing its source.
         method: method === 'HEAD' ? 'GET' : method,
         headers: headersOf(request, body),
         signal: left.signal,
@@ -133,14 +133,14 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
   };
 }
 
-/** As the client sent them, for a body that is inflated and whole. */
+/** Returns the headers as sent, adapted to an inflated and complete body. */
 function headersOf({ headersDistinct, method }: IncomingMessage, body: Buffer): Headers {
   const headers = new Headers();
   for (const [name, values] of Object.entries(headersDistinct)) {
     if (OF_THE_TRANSFER.has(name)) continue;
     for (const value of values ?? []) headers.append(name, value);
   }
-  // tRPC refuses what does not say its type; a request without a body has nothing to say.
+  // tRPC refuses requests without a content type; a request without a body needs none.
   if (method === 'POST' && body.length === 0) headers.set('content-type', 'application/json');
   return headers;
 }

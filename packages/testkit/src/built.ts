@@ -7,8 +7,8 @@ const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const checked = new Set<string>();
 
 /**
- * Throws unless a package of `root`, such as `apps/usage-ingest`, and the packages that it uses are built from their present
- * sources. A test that runs a build calls it first, so that it never tests yesterday's code.
+ * Throws unless a package of `root`, such as `apps/usage-ingest`, and the packages it uses are built from their present
+ * sources. Tests that run a build call it first, so that they never test an old build.
  */
 export function assertBuilt(folder: string, root = ROOT): void {
   const path = join(root, folder);

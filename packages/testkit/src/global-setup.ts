@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 /**
- * Gives a run of vitest a real Postgres and a real Redis: those of `npm test` where it started them, else its own,
- * gone when the run ends.
+ * Gives a vitest run a real Postgres and Redis: those of `npm test` if it started them, else its own until the run
+ * ends.
  */
 export default async function setup(): Promise<(() => Promise<void>) | undefined> {
   if (process.env.TEST_DATABASE_URL && process.env.TEST_REDIS_URL) return undefined;

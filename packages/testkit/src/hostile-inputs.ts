@@ -1,9 +1,9 @@
 import { z } from 'zod';
 
-/** Text that no contract may take: Postgres and JSON cannot store the first two, and nothing bounds the third. */
+/** Text that no contract may accept: Postgres and JSON cannot store the first two, and the third is unbounded. */
 export const UNSTORABLE_TEXTS: readonly string[] = ['a\u0000b', 'a\ud800', 'x'.repeat(20_000)];
 
-/** Text that a contract may take or reject, and that must not break what reads it: URLs, JSON, SQL. */
+/** Text that a contract may accept or reject, and that must not break its readers: URLs, JSON, SQL. */
 const SYNTAX_TEXTS: readonly string[] = [
   '',
   'a\u0001b',
@@ -15,7 +15,7 @@ const SYNTAX_TEXTS: readonly string[] = [
   '9'.repeat(40),
 ];
 
-/** The same for what is stored and computed. */
+/** Odd values for fields that are stored and computed with. */
 const ODD_TEXTS: readonly string[] = [
   ...SYNTAX_TEXTS,
   'a\tb',
@@ -49,7 +49,7 @@ const ODD_VALUES: readonly unknown[] = [
   JSON.parse('{"__proto__":"x"}'),
 ];
 
-/** The first of these that a string schema takes stands for a sound value of it. */
+/** A string schema gets the first of these that it accepts as a valid value. */
 const SOUND_TEXTS = [
   'a',
   '1',
@@ -64,7 +64,7 @@ const SOUND_TEXTS = [
   `whsec_${'A'.repeat(32)}`,
 ];
 
-/** An input that fits the schema, with every optional field given. */
+/** Returns an input that fits the schema, with every optional field. */
 export function soundInput(schema: z.ZodType): unknown {
   const part = schema as unknown as Part;
   const { def } = part;
@@ -102,8 +102,8 @@ export function soundInput(schema: z.ZodType): unknown {
 }
 
 /**
- * Returns the values that a place is tried with: all that its own schema takes, since those reach what is behind it, all
- * that cannot be stored, and one of each JSON type that the schema refuses.
+ * Returns the values to try in a place: all that its schema accepts, since those reach the code behind it, all that
+ * cannot be stored, and one of each JSON type that the schema refuses.
  */
 function telling(schema: z.ZodType, values: readonly unknown[]): unknown[] {
   const refused = new Set<string>();
@@ -117,8 +117,8 @@ function telling(schema: z.ZodType, values: readonly unknown[]): unknown[] {
 }
 
 /**
- * Yields each telling one of `values`, then `sound` once for each place and value, with that value in that place; also as
- * keys of records. Places that `sound` lacks are filled with a sound value of their own.
+ * Yields each distinguishing one of `values`, then `sound` once for each place and value, with that value in that
+ * place; also as keys of records. Places that `sound` lacks get a valid value first.
  */
 export function* inputsWith(
   schema: z.ZodType,
@@ -162,11 +162,11 @@ function* withinParts(schema: z.ZodType, values: readonly unknown[], sound: unkn
   }
 }
 
-/** Yields hostile inputs of a procedure: bad text and values in every place of a sound input, and `more` values there. */
+/** Yields hostile inputs of a procedure: bad text and values, and those of `more`, in every place of a valid input. */
 export const hostileInputs = (schema: z.ZodType, sound?: unknown, more: readonly unknown[] = []): Generator<unknown> =>
   inputsWith(schema, [...UNSTORABLE_TEXTS, ...ODD_TEXTS, ...ODD_VALUES, ...more], sound);
 
-/** A request, and the input that it carries. */
+/** A request, and the input in it. */
 export type HostileRequest = {
   sent: unknown;
   path: string;
@@ -176,7 +176,7 @@ export type HostileRequest = {
 /** Node refuses longer request lines by itself. */
 const MAX_QUERY = 10_000;
 
-/** Makes the tRPC call of a procedure with an input, which POST carries where a URL has no room for it. */
+/** Builds the tRPC call of a procedure with an input. Uses POST if the input does not fit a URL. */
 export function callOf(name: string, kind: string, sent: unknown): HostileRequest {
   const body = JSON.stringify(sent) ?? '';
   if (kind === 'query' && body.length < MAX_QUERY)
@@ -186,8 +186,8 @@ export function callOf(name: string, kind: string, sent: unknown): HostileReques
 }
 
 /**
- * Yields requests of a path beside tRPC: hostile text in every string of its input and as the name of a field, and queries or
- * bodies that cannot be read. GET sends the input as query parameters, POST as JSON.
+ * Yields requests of a path beside tRPC: hostile text in every string of its input and as a field name, and unreadable
+ * queries or bodies. GET sends the input as query parameters, POST as JSON.
  */
 export function* hostileRequests(
   { method, path, fixed = {}, aliases = {} }: RestPath,
@@ -236,7 +236,7 @@ function queryOf(fields: object): string {
   return `${query}`.slice(0, MAX_QUERY);
 }
 
-/** Every string schema inside a schema. */
+/** Yields every string schema inside a schema. */
 export function* stringSchemas(schema: z.ZodType): Generator<z.ZodType> {
   const part = schema as unknown as Part;
   const { def } = part;
@@ -255,7 +255,7 @@ export function* stringSchemas(schema: z.ZodType): Generator<z.ZodType> {
   for (const each of parts) if (each) yield* stringSchemas(each);
 }
 
-/** What this file reads of a schema: zod's public `def`, of any type. */
+/** The parts of a schema that this file reads: zod's public `def`, of any type. */
 type Part = {
   def: {
     type: string;
@@ -273,7 +273,7 @@ type Part = {
   };
 };
 
-/** The schema that a wrapper is about: of an optional its own, of a pipe the side that is no function. */
+/** Returns the schema inside a wrapper: of an optional its inner one, of a pipe the side that is no function. */
 function innerOf({ def }: Part): z.ZodType | undefined {
   if (def.type !== 'pipe') return def.innerType;
   return def.in instanceof z.ZodTransform ? def.out : def.in;

@@ -10,13 +10,13 @@ const READY_DEADLINE_MS = 120_000;
 
 export type ServiceProcess = {
   readonly url: string;
-  /** The process that runs now. */
+  /** The running process. */
   readonly pid: number;
-  /** Ends it as `kill -9` does; resolves when it is gone. */
+  /** Ends it like `kill -9`; resolves once it is gone. */
   kill(): Promise<void>;
   /** Asks it to end, and resolves with its exit code. */
   stop(): Promise<number | null>;
-  /** Starts it again, on the same port, and resolves when it is ready; with `live` when it listens. */
+  /** Starts it again on the same port. Resolves when it is ready; with `live` when it listens. */
   start(until?: 'ready' | 'live'): Promise<void>;
 };
 
@@ -72,7 +72,7 @@ const answers = (url: string) =>
     () => false,
   );
 
-/** A port that nobody listens on, for services that must know each other's. */
+/** Returns a free port, for services that must know each other's. */
 export async function freePort(): Promise<number> {
   const server = createServer();
   server.listen(0, '127.0.0.1');

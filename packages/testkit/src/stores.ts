@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 
-/** Where the test servers listen. */
+/** The addresses of the test servers. */
 export function serverUrls(): { databaseUrl: string; redisUrl: string } {
   const { TEST_DATABASE_URL: databaseUrl, TEST_REDIS_URL: redisUrl } = process.env;
   if (!databaseUrl || !redisUrl) throw new Error('No test servers: run through vitest with tallyProject()');
@@ -15,8 +15,8 @@ const TEMPLATE = 'tally_template';
 const TEMPLATE_LOCK = 7430;
 
 /**
- * A database of one's own, cloned from a template that `prepare` filled once per run of the servers.
- * Without `prepare` it is empty.
+ * Creates a database of its own, cloned from a template that `prepare` filled once per run of the servers. Without
+ * `prepare` it is empty.
  */
 export async function freshDatabase(prepare?: (url: string) => Promise<unknown>): Promise<FreshStore> {
   const { databaseUrl } = serverUrls();
@@ -36,7 +36,7 @@ async function ensureTemplate(databaseUrl: string, prepare: (url: string) => Pro
     await client.query('select pg_advisory_lock($1)', [TEMPLATE_LOCK]);
     const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [TEMPLATE]);
     if (rowCount) return;
-    // It takes its name only when it is whole: a run that died half-way leaves none.
+    // Named only when complete, so that an interrupted run leaves no half template.
     const draft = `${TEMPLATE}_${randomBytes(4).toString('hex')}`;
     await client.query(`create database ${draft}`);
     await prepare(withPath(databaseUrl, draft));
@@ -44,7 +44,7 @@ async function ensureTemplate(databaseUrl: string, prepare: (url: string) => Pro
   });
 }
 
-/** A logical database of the test Redis, for one file alone. */
+/** Returns a logical database of the test Redis for one file only. */
 export async function freshRedis(): Promise<FreshStore> {
   const { redisUrl } = serverUrls();
   const client = new Redis(redisUrl);

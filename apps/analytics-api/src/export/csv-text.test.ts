@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { csvText } from './csv-text.ts';
 
-/** A file as a spreadsheet reads it, which is lenient: what follows a closing quote belongs to the cell. */
+/** Parses a file like a spreadsheet, which is lenient: text after a closing quote belongs to the cell. */
 function cellsOf(file: string, separator: string): string[] {
   const cells: string[] = [];
   let cell = '';

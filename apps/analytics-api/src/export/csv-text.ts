@@ -1,24 +1,28 @@
-/** What a spreadsheet may skip in front of a formula: quotes, spaces, control, format and other invisible characters. */
+/**
+ * Characters that a spreadsheet may skip before a formula: quotes, spaces, control, format and other invisible ones.
+ */
 const SKIPPED = String.raw`["\s\p{C}\p{Z}\p{DI}]*`;
 
-/** What begins a formula, and everything that NFKC makes begin so: full width, small, raised, lowered, doubled. */
+/**
+ * Characters that begin a formula, and those that NFKC turns into them: full width, small, raised, lowered, doubled.
+ */
 const STARTS = '=+\\-@−＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋﬩⩵⩶';
 
 /**
- * Where a cell may begin: at the beginning of the text, and behind what a spreadsheet of another locale takes for the end
- * of a cell. Our quotes do not help there: they stand in the middle of its cell.
+ * Where a cell may begin: at the start of the text, and after characters that a spreadsheet of another locale takes for
+ * the end of a cell. Quotes do not help there: they stand in the middle of its cell.
  */
 const FORMULA = new RegExp(`(?<=^|[;\\t\\r\\n])(?=${SKIPPED}[${STARTS}])`, 'gu');
 
 /** Most texts: nothing to neutralise, nothing to quote. */
 const PLAIN = /^\w(?:[\w .:/@+=-]*\w)?$/;
 
-/** Control characters but tab and line ends. */
+/** Control characters except tab and line ends. */
 const CONTROL = /[^\P{Cc}\t\r\n]/gu;
 
 /**
- * Returns text as a CSV cell (RFC 4180) in which no spreadsheet finds a formula, whether it separates by comma, semicolon or
- * tab: an apostrophe goes in front of each place that would begin one. Control characters are left out.
+ * Returns text as a CSV cell (RFC 4180) in which no spreadsheet finds a formula, whether it separates by comma,
+ * semicolon or tab: each place that would begin one gets an apostrophe. Removes control characters.
  */
 export function csvText(text: string): string {
   if (PLAIN.test(text)) return text;

@@ -30,7 +30,7 @@ afterAll(async () => {
   await running.stop();
 });
 
-/** The address of an analytics-api that listens, with settings of its own. */
+/** Starts an analytics-api with settings of its own; returns its address. */
 async function listening(settings: Record<string, string>): Promise<{ port: number; ask: () => Promise<unknown> }> {
   const { app, client } = await running.another(settings);
   const { port, stop } = await app.listen({ host: '127.0.0.1', port: 0 });
@@ -51,7 +51,7 @@ async function begin(port: number, path: string, headers: Record<string, string>
   return response;
 }
 
-/** Reads to the end, whatever that is. */
+/** Reads to the end, whether complete or not. */
 async function rest(response: IncomingMessage): Promise<{ text: string; whole: boolean }> {
   const chunks: Buffer[] = [];
   try {

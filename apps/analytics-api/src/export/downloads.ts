@@ -8,23 +8,23 @@ import { openSpool, type Spool } from './spool.ts';
 import type { Row, Table } from './table.ts';
 
 export type DownloadOptions = {
-  /** Where exports wait to be written: each holds a connection until it is. */
+  /** The queue for writing exports: each holds a connection until it is written. */
   queue: FairQueue;
-  /** Exports that are written or read at once; one caller has a quarter of them. */
+  /** Exports written or read concurrently; one caller may have a quarter of them. */
   atOnce: number;
-  /** Bytes that all of them have on disk. */
+  /** Bytes on disk for all of them. */
   maxBytes: number;
-  /** How long a reader may take nothing. */
+  /** How long a reader may stall. */
   stallMs: number;
   log: Log;
 };
 
 export type Downloads = {
   /**
-   * Writes a table as a file, as fast as Postgres gives it, and returns it to be read at any pace. Throws errors that occur
-   * before the first row; UNAVAILABLE where too many exports are under way or the disk's share is used up, RATE_LIMITED where
-   * too many are of this caller. After that the stream fails on an error, or when its reader stalls: the edge then ends the connection, so that a part of a file never
-   * looks whole.
+   * Writes a table as a file, as fast as Postgres delivers it, and returns it for reading at any pace. Throws errors
+   * that occur before the first row; UNAVAILABLE if too many exports are active or the disk space is used up;
+   * RATE_LIMITED if this caller has too many. Later, the stream fails on an error, or when its reader stalls: the edge
+   * then breaks the connection, so that a partial file never looks complete.
    */
   open(callerId: string, table: Table, format: Format, options: { gzip: boolean }): Promise<ReadableStream<Uint8Array>>;
 };
@@ -34,7 +34,7 @@ const SHARES = 4;
 
 /** Exports hold a connection and a snapshot while they are written to a file, whatever the pace of their readers. */
 export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: DownloadOptions): Downloads {
-  /** Taken before its file is opened, so that many at once never pass the limits together. */
+  /** Reserved before the file is opened, so that concurrent exports never exceed the limits together. */
   const places = new Set<{ callerId: string; spool?: Spool }>();
 
   const bytesOnDisk = () => [...places].reduce((sum, { spool }) => sum + (spool?.bytes ?? 0), 0);
@@ -42,7 +42,7 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
   function assertRoom(callerId: string): void {
     const own = [...places].filter((place) => place.callerId === callerId).length;
     const share = Math.max(1, Math.floor(atOnce / SHARES));
-    // A reader that takes a little now and then keeps its place for hours.
+    // A reader that takes a little now and then keeps its slot for hours.
     if (own >= share && places.size < atOnce)
       throw new TallyError('RATE_LIMITED', `${own} exports of this key are under way, which is the most at once.`, {
         details: { atOnce: share, retryAfter: RETRY_AFTER_SECONDS },

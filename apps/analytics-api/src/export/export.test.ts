@@ -27,7 +27,7 @@ beforeAll(async () => {
       { kind: 'merchant', id: 'acme', name: 'Acme' },
     ],
   });
-  // Usage that was taken back, and usage without most dimensions that failed.
+  // Voided usage, and failed usage without most dimensions.
   const time = '2026-01-05T12:00:00Z';
   await running.ingest.usage.record.mutate({
     entries: [
@@ -245,7 +245,7 @@ test('the events of a range are exported as they were recorded, corrections left
     'time,date,id,merchantId,userId,apiKey,model,provider,status,count,requests,failed_requests,prompt_tokens,completion_tokens,cost,metrics,properties',
     `${time},2026-01-20,rich,acme,user-1,,'=1,,failure,3,3,3,7,0,0.000000001,"{""pages"":""2""}","{""cached"":true,""region"":""eu"",""retries"":2}"`,
   ]);
-  // All of a range, each once, in an order that stays.
+  // All events of a range, each once, in a stable order.
   const all = (await (await get(`/export/events.ndjson?${query()}`)).text()).trim().split('\n');
   const { totals } = await running.client.analytics.breakdown.query({
     ...range,
@@ -255,9 +255,9 @@ test('the events of a range are exported as they were recorded, corrections left
   const events = all.map((line) => JSON.parse(line));
   expect(new Set(events.map(({ merchantId, date, id }) => `${merchantId} ${date} ${id}`)).size).toBe(all.length);
   const requests = events.reduce((sum, { merchantId, count }) => sum + (merchantId === 'acme' ? Number(count) : 0), 0);
-  // One request was taken back by a correction, which is no event.
+  // A correction, which is no event, took one request back.
   expect(requests).toBe(Number(totals.requests) + 1);
-  // A caller bound to a merchant gets its own.
+  // A caller bound to a merchant gets its own events.
   const { key } = await running.ingest.keys.create.mutate({ name: 'zeta', role: 'viewer', merchantId: 'zeta' });
   const own = (await (await get(`/export/events.ndjson?${query()}`, key)).text()).trim().split('\n');
   expect(own.map((line) => JSON.parse(line).id)).toEqual(['other']);

@@ -5,7 +5,7 @@ import { xlsx } from './xlsx.ts';
 
 export type Format = { contentType: string; write(table: Table): AsyncIterable<Uint8Array> };
 
-/** What a table can be written as, by the ending of the file. */
+/** Writers of a table, by file extension. */
 export const FORMATS: Record<string, Format> = {
   csv: { contentType: 'text/csv; charset=utf-8', write: (table) => encoded(csv(table)) },
   json: { contentType: 'application/json; charset=utf-8', write: (table) => encoded(json(table)) },
@@ -14,7 +14,7 @@ export const FORMATS: Record<string, Format> = {
   xlsx: { contentType: 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet', write: xlsx },
 };
 
-/** RFC 4180 with LF. Text that a spreadsheet would run is neutralised; quantities are left as they are. */
+/** RFC 4180 with LF. Neutralises text that a spreadsheet would run; leaves quantities unchanged. */
 async function* csv({ columns, rows }: Table): AsyncGenerator<string> {
   yield `${columns.map(({ name }) => name).join(',')}\n`;
   const line = (row: Row) => columns.map(({ cell }) => csvCell(cell(row))).join(',');
@@ -38,7 +38,7 @@ async function* json({ rows }: Table): AsyncGenerator<string> {
   yield '\n]\n';
 }
 
-/** One object on each line. A file that was cut off ends with a line `{"error": …}`. */
+/** One object per line. A file that was cut off ends with a line `{"error": …}`. */
 async function* ndjson({ rows }: Table): AsyncGenerator<string> {
   try {
     for await (const piece of rows) yield piece.map((row) => `${JSON.stringify(row)}\n`).join('');

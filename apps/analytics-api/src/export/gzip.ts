@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { constants, createGzip } from 'node:zlib';
 
-/** Compresses a file as it is written. Where the source fails, what it gave before is there whole, then its error. */
+/** Compresses a file while it is written. If the source fails, everything before is in the output, then its error. */
 export async function* gzipped(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const gzip = createGzip({ level: constants.Z_BEST_SPEED });
   let out: Uint8Array[] = [];

@@ -15,7 +15,7 @@ const columns: Column[] = [
 ];
 const quantity = (text: string): Cell => (text === '' ? null : { quantity: text });
 
-/** Reads a file with another library than the one that wrote it: parquet of Rust, and Arrow. */
+/** Reads a file with other libraries than its writer: parquet of Rust, and Arrow. */
 async function read(pieces: Given[][]): Promise<Given[]> {
   async function* rows() {
     for (const piece of pieces) yield piece as unknown as Row[];
@@ -34,7 +34,7 @@ async function read(pieces: Given[][]): Promise<Given[]> {
   });
 }
 
-/** The digits of a Decimal128: four words, the lowest first, as a number with a sign. */
+/** Prints a Decimal128 of four words, the lowest first, as a number with a sign. */
 function decimal(words: Uint32Array | null, scale: number): string {
   if (words === null) return '';
   const unscaled = BigInt.asIntN(

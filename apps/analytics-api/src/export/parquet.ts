@@ -1,7 +1,7 @@
 import { ByteWriter, ParquetWriter } from 'hyparquet-writer';
 import type { Cell, Column, Row, Table } from './table.ts';
 
-/** Rows of a row group. Encoding one takes a few tens of milliseconds, in which nothing else runs. */
+/** Rows per row group. Encoding one blocks the process for a few tens of milliseconds. */
 const GROUP_ROWS = 5_000;
 /** Digits of a DECIMAL of 16 bytes. */
 const PRECISION = 38;
@@ -20,7 +20,7 @@ export async function* parquet({ columns, rows }: Table): AsyncGenerator<Uint8Ar
   const writer = new ParquetWriter({ writer: bytes, schema, createdBy: 'tally' });
   const taken = () => {
     const chunk = bytes.getBytes().slice();
-    // The offset goes on; only the buffer is used again.
+    // The offset continues; only the buffer is used again.
     bytes.index = 0;
     return chunk;
   };
@@ -46,11 +46,11 @@ export async function* parquet({ columns, rows }: Table): AsyncGenerator<Uint8Ar
   yield isEmpty ? withListOfStructs(taken()) : taken();
 }
 
-/** In a footer: 0 rows, then an empty list of nothing. */
+/** In a footer: 0 rows, then an empty list without a type. */
 const NO_ROWS = Buffer.from([0x16, 0x00, 0x19, 0x00]);
 const EMPTY_STRUCTS = 0x0c;
 
-/** The writer does not say what an empty list of row groups is a list of, so readers refuse it: it is one of structs. */
+/** The writer omits the type of an empty list of row groups, so readers refuse it: it is a list of structs. */
 function withListOfStructs(file: Uint8Array): Uint8Array {
   const at = Buffer.from(file.buffer, file.byteOffset, file.byteLength).lastIndexOf(NO_ROWS);
   if (at >= 0) file[at + NO_ROWS.length - 1] = EMPTY_STRUCTS;
@@ -77,7 +77,7 @@ function cellValue({ type }: Column, cell: Cell): string | number | bigint | nul
   return type === 'date' ? Date.parse(cell.text) / DAY_MS : cell.text;
 }
 
-/** The digits of a decimal with at most `scale` decimals, as a whole number. */
+/** Returns the digits of a decimal with at most `scale` decimals, as a whole number. */
 function unscaled(text: string, scale: number): bigint {
   const [whole, fraction = ''] = text.split('.') as [string, string?];
   return BigInt(whole + fraction.padEnd(scale, '0'));

@@ -22,13 +22,13 @@ export type ExportOptions = {
 
 const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys', 'teams', 'by'] as const;
 
-/** Files that are compressed by themselves. */
+/** Formats with compression of their own. */
 const COMPRESSED = ['parquet', 'xlsx'];
 
 /**
- * GET /export/usage.{csv,json,ndjson,parquet,xlsx}: the filters and `by` of a breakdown as query parameters, a list as a
- * parameter that is repeated or as `name=a,b`. GET /export/events.{csv,ndjson}: the events themselves, as far as the journal
- * has them, by the same filters. What the file covers is in `x-tally-*` headers.
+ * GET /export/usage.{csv,json,ndjson,parquet,xlsx}: the filters and `by` of a breakdown as query parameters, a list as
+ * a repeated parameter or as `name=a,b`. GET /export/events.{csv,ndjson}: the events in the journal, by the same
+ * filters. `x-tally-*` headers have the coverage of the file.
  */
 export function exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays }: ExportOptions): Route[] {
   const route = <Query extends Filters>(
@@ -68,7 +68,7 @@ export function exportRoutes({ db, labels, freshness, documents, rates, download
   return [
     route('usage', Object.keys(FORMATS), ExportQuery, async (filters) => {
       const { by } = filters;
-      // A document of imported days has sums by one grouping.
+      // An imported snapshot has sums by one grouping.
       const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
       return { complete: imported.complete, table: tableOf(filters, { db, labels, imported: imported.parts }) };
     }),
@@ -80,7 +80,7 @@ export function exportRoutes({ db, labels, freshness, documents, rates, download
   ];
 }
 
-/** Whether a header says that gzip may be used (RFC 9110, 12.5.3). */
+/** Returns true if a header allows gzip (RFC 9110, 12.5.3). */
 function acceptsGzip(header: string | undefined): boolean {
   const weights = (header ?? '').split(',').map((each) =>
     each
@@ -93,7 +93,7 @@ function acceptsGzip(header: string | undefined): boolean {
 }
 
 /**
- * A list given once is split at its commas; a repeated one is taken whole, so `userIds=&userIds=a,b` asks for `a,b`. One
+ * A list given once is split at its commas; a repeated one is not, so `userIds=&userIds=a,b` selects `a,b`. One
  * grouping is no list.
  */
 function questionOf(query: Record<string, string | string[]>): Record<string, unknown> {

@@ -3,14 +3,17 @@ import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** A file that one writes and another reads at once; gone from the disk when it is closed, or when the process dies. */
+/** A file written and read concurrently; deleted when it is closed, or when the process dies. */
 export type Spool = {
   append(chunk: Uint8Array): Promise<void>;
-  /** Nothing more is appended: the reader gets what is there, then the end, or the error. */
+  /** Ends the file: the reader gets the rest, then the end, or the error. */
   finish(error?: unknown): void;
-  /** The next bytes, as soon as there are some; undefined at the end. Throws the error that the writer finished with. */
+  /**
+   * Returns the next bytes, as soon as there are some; undefined at the end. Throws the error that the writer finished
+   * with.
+   */
   read(): Promise<Uint8Array | undefined>;
-  /** Appended so far. */
+  /** Bytes appended so far. */
   readonly bytes: number;
   close(): Promise<void>;
 };
@@ -21,7 +24,7 @@ const READ_BYTES = 64 * 1024;
 export async function openSpool(): Promise<Spool> {
   const path = join(tmpdir(), `tally-export-${randomUUID()}`);
   const file: FileHandle = await open(path, 'wx+', 0o600);
-  // Without a name it takes no room once it is closed, however that happens.
+  // Without a name it uses no disk space once it is closed, however that happens.
   await unlink(path);
   let written = 0;
   let taken = 0;

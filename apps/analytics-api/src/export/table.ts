@@ -15,21 +15,21 @@ import type { Labels } from '../labels.ts';
 import { measuresOf } from '../measures.ts';
 import { needsOf, planOf } from '../plan.ts';
 
-/** An event as `usage.record` took it, with what Tally derived from it. */
+/** An event as `usage.record` received it, plus what Tally derived. */
 type EventRow = ReturnType<typeof eventOf>;
 
-/** A cell: text, or a quantity, which is never taken for text nor passes a float. */
+/** A cell: text, or a quantity, which is never treated as text and never passes a float. */
 export type Cell = { text: string } | { quantity: string } | null;
 
-/** A row as JSON has it: of a grouping the breakdown's own, else the dimensions of a day with their measures. */
+/** A row in JSON: with a grouping the breakdown's row, else the dimensions of a day with their measures. */
 export type Row = BreakdownRow | DayRow | EventRow;
 type DayRow = Measures & Dimensions & { username: string };
 type Dimensions = { [dimension in (typeof DIMENSIONS)[number]]: string };
 
-/** `type` where it is not text: a day, or a quantity with at most so many decimals. */
+/** `type` is set unless the column is text: a day, or a quantity with a number of decimals. */
 export type Column = { name: string; type?: 'date' | { scale: number }; cell(row: Row): Cell };
 
-/** A table that is read as it is written, with the columns that a sheet of it has; `rows` may be left at any time. */
+/** A table that is read while it is written, with the columns of its sheet; readers of `rows` may stop at any time. */
 export type Table = { columns: readonly Column[]; rows: AsyncIterable<Row[]> };
 
 export type ExportQuestion = Filters & { by?: BreakdownBy | undefined };
@@ -50,14 +50,14 @@ const QUANTITIES = [
 const SCALES: Partial<Record<(typeof QUANTITIES)[number], number>> = { cost: COST_DECIMALS, successRate: 2 };
 
 /**
- * Usage as a table: with `by` a row for each key or pair of keys, as a breakdown has it; without, the rows of each day with
- * all dimensions. Read through a cursor, so that a million rows take no more memory than a thousand.
+ * Returns usage as a table: with `by` a row per key or pair of keys, like a breakdown; otherwise the rows of each day
+ * with all dimensions. Reads through a cursor, so that a million rows take no more memory than a thousand.
  */
 export function tableOf(
   { by, ...filters }: ExportQuestion,
   { db, labels, imported }: { db: Db; labels: Labels; imported: PlanPart[] },
 ): Table {
-  // Without `by` every dimension and every day is told apart.
+  // Without `by`, every dimension and every day stays separate.
   const needs = by ? { ...needsOf(filters, ...[by].flat()), days: false } : { entities: true, days: true };
   const pieces = db.usage.scan({ ...filters, by, parts: [...planOf(filters, needs), ...imported] });
 
@@ -85,7 +85,7 @@ const keyed = ({ dimensions: { key_1, key_2 }, ...row }: ExportRow) => ({
   keys: key_2 === undefined ? [key_1!] : [key_1!, key_2],
 });
 
-/** Of two groupings each has its key and its label; of one, details of a user have columns of their own. */
+/** With two groupings, each has a key and a label; with one, details of a user have columns of their own. */
 function columnsOf(by: BreakdownBy | undefined): Column[] {
   const texts: Column[] =
     by === undefined
@@ -125,7 +125,10 @@ function columnsOf(by: BreakdownBy | undefined): Column[] {
 
 const EVENT_TEXTS = ['time', 'date', 'id', 'merchantId', 'userId', 'apiKey', 'model', 'provider', 'status'] as const;
 
-/** The events of a range as a table, those that the journal still has. In sheets other metrics and properties are JSON. */
+/**
+ * Returns the events of a range as a table, as far as the journal has them. In sheets, other metrics and properties are
+ * JSON.
+ */
 export function eventsOf(filters: Filters, db: Pick<Db, 'usage' | 'metricTypes'>): Table {
   async function* rows(): AsyncGenerator<Row[]> {
     for await (const piece of db.usage.scanEvents(filters)) yield await presented(piece);

@@ -1,7 +1,7 @@
 import { strToU8, Zip, ZipDeflate } from 'fflate';
 import type { Cell, Table } from './table.ts';
 
-/** Excel opens no sheet with more. */
+/** The most rows of a sheet that Excel opens. */
 const MAX_SHEET_ROWS = 1_048_576;
 /** Digits that a spreadsheet's double holds; a longer quantity is written as text, so that it stays exact. */
 const EXACT_DIGITS = 15;
@@ -12,8 +12,8 @@ const PACKAGE = 'http://schemas.openxmlformats.org/package/2006';
 const TYPE = 'application/vnd.openxmlformats-officedocument.spreadsheetml';
 
 /**
- * A workbook written as it is read: the sheets first, then the parts that name them. Text is inline text, which no
- * spreadsheet runs as a formula. Rows past what a sheet holds go on in the next one.
+ * Writes a workbook while it is read: the sheets first, then the parts that name them. Text is inline text, which no
+ * spreadsheet runs as a formula. Rows beyond the limit of a sheet continue in the next one.
  */
 export async function* xlsx({ columns, rows }: Table): AsyncGenerator<Uint8Array> {
   const chunks: Uint8Array[] = [];

@@ -3,13 +3,13 @@ import { MAX_CALLS } from './limits.ts';
 import { ownerOfProcedure, type Service } from './owners.ts';
 import { type Problem, problemOf } from './problem.ts';
 
-/** Answers of the calls of a batch, or the one error that all of them get. */
+/** The answers to the calls of a batch, or the one error that all of them get. */
 export type Answers = unknown[] | Problem;
 
-/** The calls of a batch that one service answers, by their places in the whole batch. */
+/** The calls of a batch that one service answers, by their positions in the whole batch. */
 export type Part = { service: Service; names: string[]; places: number[] };
 
-/** The calls of a batch by service; `unknown` are the places of those that no service has. */
+/** The calls of a batch by service; `unknown` has the positions of calls that no service owns. */
 export type Split = { parts: Part[]; unknown: number[] };
 
 /** Divides the calls of a batch among the services that own them, in order. */
@@ -30,7 +30,7 @@ export function splitBatch(names: readonly string[]): Split {
   return { parts: [...parts.values()], unknown };
 }
 
-/** The inputs of a part, numbered as the part's own batch. */
+/** Returns the inputs of a part, numbered as the part's own batch. */
 export function inputsOfPart(part: Part, inputs: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const own = part.places.flatMap((place, index) =>
     Object.hasOwn(inputs, place) ? [[String(index), inputs[place]] as const] : [],
@@ -38,7 +38,7 @@ export function inputsOfPart(part: Part, inputs: Readonly<Record<string, unknown
   return Object.fromEntries(own);
 }
 
-/** Reads the inputs of a batch; INVALID_JSON where they are not an object by place. */
+/** Parses the inputs of a batch. Throws INVALID_JSON unless they are an object by position. */
 export function parseInputs(text: string): Record<string, unknown> {
   if (text === '') return {};
   let inputs: unknown;
@@ -72,13 +72,13 @@ export const unknownProcedure = (name: string): Problem =>
 export const tooManyCalls = (): Problem =>
   problemOf('INVALID_INPUT', `A batch has at most ${MAX_CALLS} calls.`, { details: { maxCalls: MAX_CALLS } });
 
-/** The HTTP status of a merged answer: that of its calls where they agree, else 207, as tRPC has it. */
+/** Returns the HTTP status of a merged answer: that of its calls if they agree, else 207, like tRPC. */
 export function statusOf(answers: readonly unknown[]): number {
   const statuses = new Set(answers.map((answer) => (answer as Partial<Problem>).error?.data.httpStatus ?? 200));
   return statuses.size === 1 ? [...statuses][0]! : 207;
 }
 
-/** The longest wait that an answer asks for, in seconds; undefined where none does. */
+/** Returns the longest wait that an answer requests, in seconds; undefined without one. */
 export function retryAfterOf(answers: readonly unknown[]): number | undefined {
   const waits = answers.flatMap((answer) => {
     const details = (answer as Partial<Problem>).error?.data.details as { retryAfter?: unknown } | undefined;

@@ -1,6 +1,6 @@
 import { type Readable, Transform } from 'node:stream';
 
-/** Thrown while a body is read that is larger than it may be. */
+/** Thrown while reading a body that exceeds its limit. */
 export class BodyTooLarge extends Error {
   readonly limit: number;
 
@@ -10,7 +10,7 @@ export class BodyTooLarge extends Error {
   }
 }
 
-/** Passes bytes on until there are more than `limit`. */
+/** Passes bytes on, up to `limit`. */
 export function limited(limit: number): Transform {
   let bytes = 0;
   return new Transform({
@@ -22,7 +22,7 @@ export function limited(limit: number): Transform {
   });
 }
 
-/** Reads a body whole; rejects with BodyTooLarge as soon as there are more than `limit` bytes. */
+/** Reads a whole body; rejects with BodyTooLarge as soon as it exceeds `limit` bytes. */
 export async function readWithin(body: Readable, limit: number): Promise<string> {
   const chunks: Buffer[] = [];
   let bytes = 0;

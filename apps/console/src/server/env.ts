@@ -18,7 +18,7 @@ const Schema = z.object({
   USAGE_INGEST_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4001'),
   METRICS_ENGINE_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4002'),
   ANALYTICS_API_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4003'),
-  /** The largest body that is passed on; the services have limits of their own. */
+  /** The largest forwarded body; the services have limits of their own. */
   MAX_FORWARDED_BYTES: whole(64 * 1024 * 1024, 1024, 1024 * 1024 * 1024),
 });
 export type Env = z.infer<typeof Schema>;

@@ -32,25 +32,25 @@ export type Exchange = {
 
 export type ForwardOptions = {
   upstream: Upstream;
-  /** The room for batches that mix services, each of at most `maxBodyBytes`: they are held whole. */
+  /** The budget for batches that mix services, each of at most `maxBodyBytes`: they are buffered completely. */
   bodies: Bodies;
   maxBodyBytes: number;
   /** The limits of each caller that sends such batches. */
   limits: CallerLimits;
-  /** The largest body that is passed on. */
+  /** The largest forwarded body. */
   maxForwardedBytes: number;
-  /** Aborted when the server begins to stop: subscriptions end, and come back elsewhere. */
+  /** Aborted when the server begins to stop: subscriptions end, and clients reconnect elsewhere. */
   stopping: AbortSignal;
 };
 
-/** Passes a request on to the service that answers it. Returns false, untouched, where no service does. */
+/** Forwards a request to the service that answers it. Returns false, without reading, if no service does. */
 export type Forward = (exchange: Exchange) => Promise<boolean>;
 
 export function createForward(options: ForwardOptions): Forward {
   const { upstream, bodies, maxBodyBytes, limits, maxForwardedBytes, stopping } = options;
   let mixedAtOnce = 0;
 
-  /** Streams a request to one service, and its answer back, as it is. */
+  /** Streams a request to one service and its answer back, unchanged. */
   async function pass(exchange: Exchange, service: Service, endless = false): Promise<void> {
     const { request, response, url } = exchange;
     const { headers } = request;
@@ -59,7 +59,7 @@ export function createForward(options: ForwardOptions): Forward {
     const body = hasBody ? limited(maxForwardedBytes) : null;
     let tooLarge = false;
     if (body) {
-      // Not `pipeline`: it gives the request up where a service answers before it has read the body.
+      // Not `pipeline`: it aborts the request if a service answers before it has read the body.
       request.pipe(body).once('error', (error) => {
         tooLarge = error instanceof BodyTooLarge;
       });
@@ -76,7 +76,7 @@ export function createForward(options: ForwardOptions): Forward {
         endless,
       });
       response.writeHead(answer.statusCode, endToEnd(answer.headers));
-      // Headers of a stream without messages are of use by themselves.
+      // Headers of a stream without messages are useful by themselves.
       response.flushHeaders();
       await pipeline(answer.body, response);
     } catch {
@@ -86,7 +86,7 @@ export function createForward(options: ForwardOptions): Forward {
     }
   }
 
-  /** Asks one service its part of a batch; every failure is an answer. */
+  /** Sends one service its part of a batch; every failure becomes an answer. */
   async function ask(
     exchange: Exchange,
     part: Part,
@@ -117,12 +117,12 @@ export function createForward(options: ForwardOptions): Forward {
     }
   }
 
-  /** Throws the refusal of a key that no service takes. */
+  /** Throws the refusal of a key that no service accepts. */
   async function checkKey({ request, requestId }: Exchange, services: readonly Service[], gone: AbortSignal) {
     const headers = upstream.headersFor(request, requestId);
     for (const name of ['content-length', 'content-type', 'content-encoding', 'accept-encoding']) delete headers[name];
     for (const service of services) {
-      // Only usage-ingest has it; the others say so after they have checked the key.
+      // Only usage-ingest has this procedure; the other services refuse it after checking the key.
       const path = '/trpc/sessions.current';
       const problem = await upstream
         .send({ service, method: 'GET', path, headers, body: null, signal: gone })
@@ -141,7 +141,7 @@ export function createForward(options: ForwardOptions): Forward {
     if (names.length > MAX_CALLS) throw new Refused(tooManyCalls());
     if (split.parts.length === 0) return answerAll(response, names, split, []);
     const gone = goneSignal(response);
-    // Before its body is read, and before it takes a place.
+    // Before its body is read, and before it takes a slot.
     if (request.method === 'POST')
       await checkKey(
         exchange,
@@ -174,7 +174,7 @@ export function createForward(options: ForwardOptions): Forward {
     }
   }
 
-  /** Answers the calls of a mixed batch as they come, in the lines that tRPC's streaming client reads. */
+  /** Sends the answers of a mixed batch as they arrive, in the lines that tRPC's streaming client reads. */
   async function stream({ response }: Exchange, names: string[], asked: Promise<Answers>[], gone: AbortSignal) {
     const split = splitBatch(names);
     const data = names.map(async (name, place) => {
@@ -228,7 +228,7 @@ export function createForward(options: ForwardOptions): Forward {
   };
 }
 
-/** Thrown where a batch gets one answer for all of its calls. */
+/** Thrown if all calls of a batch get one answer. */
 class Refused extends Error {
   readonly problem: Problem;
 
@@ -274,7 +274,7 @@ const crowded = (): Problem =>
     details: { retryAfter: RETRY_AFTER_SECONDS },
   });
 
-/** Aborted when the client went away before its answer was whole. */
+/** Aborted when the client left before its answer was complete. */
 function goneSignal(response: ServerResponse): AbortSignal {
   const gone = new AbortController();
   response.once('close', () => {

@@ -4,7 +4,7 @@ import type { Upstream } from './upstream.ts';
 
 export type ServiceState = { ok: boolean; [fact: string]: unknown };
 export type ConsoleHealth = {
-  /** True while at least one service answers: the rest works without those that do not. */
+  /** True while at least one service answers: its functions work without the others. */
   ok: boolean;
   degraded: boolean;
   service: 'console';
@@ -14,7 +14,7 @@ export type ConsoleHealth = {
 const ANSWER_WITHIN_MS = 2_000;
 const MAX_ANSWER_BYTES = 64 * 1024;
 
-/** Asks every service whether it is ready. */
+/** Requests the readiness of every service. */
 export async function readHealth(upstream: Upstream): Promise<ConsoleHealth> {
   const states = await Promise.all(
     SERVICES.map(async (service) => [service, await stateOf(upstream, service)] as const),

@@ -29,10 +29,10 @@ const procedures = new Map<string, Owned>(
   ),
 );
 
-/** Returns who answers a tRPC procedure, its kind, and how many items its JSON may have; undefined for an unknown name. */
+/** Returns the owner of a tRPC procedure, its kind, and its limit of JSON items; undefined for an unknown name. */
 export const ownerOfProcedure = (name: string): Owned | undefined => procedures.get(name);
 
-/** Returns the service that answers a path outside of tRPC; undefined where none does. */
+/** Returns the service that answers a path outside of tRPC; undefined without one. */
 export function ownerOfPath(path: string): Service | undefined {
   return PATHS.find(([prefix]) => (prefix.endsWith('/') ? path.startsWith(prefix) : isWithin(path, prefix)))?.[1];
 }

@@ -5,7 +5,7 @@ export type Page = { status: number; headers: Record<string, string>; body: Buff
 
 /** The built web page, held in memory: a few hundred kilobytes. */
 export type Pages = {
-  /** Returns the answer to a path, compressed where `acceptEncoding` allows it; undefined where nothing is there. */
+  /** Returns the answer to a path, compressed if `acceptEncoding` allows it; undefined if there is none. */
   find(path: string, acceptEncoding: string | undefined): Page | undefined;
 };
 
@@ -21,16 +21,16 @@ const TYPES: Readonly<Record<string, string>> = {
   '.woff2': 'font/woff2',
 };
 
-/** The best first. */
+/** In order of preference. */
 const ENCODINGS = [
   { name: 'br', suffix: '.br' },
   { name: 'gzip', suffix: '.gz' },
 ] as const;
 
-/** Names of files under here have a hash of their content. */
+/** File names in this folder contain a hash of their content. */
 const IMMUTABLE = '/assets/';
 
-/** Nothing comes from elsewhere, nothing is inline, and nobody may frame the page. */
+/** Forbids foreign and inline content, and frames. */
 const CSP = [
   "default-src 'none'",
   "script-src 'self'",
@@ -48,7 +48,7 @@ const HEADERS = {
   'x-content-type-options': 'nosniff',
   'cross-origin-opener-policy': 'same-origin',
   'cross-origin-resource-policy': 'same-origin',
-  // Addresses carry names of merchants and users.
+  // Addresses contain names of merchants and users.
   'referrer-policy': 'no-referrer',
 };
 

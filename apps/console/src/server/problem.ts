@@ -1,6 +1,6 @@
 import { ERRORS, type ErrorCode } from '@tally/contracts';
 
-/** An error as every door of Tally answers it, tRPC or not. */
+/** An error as every part of Tally answers it, with or without tRPC. */
 export type Problem = {
   error: { message: string; code: number; data: { code: ErrorCode; httpStatus: number } & Record<string, unknown> };
 };
@@ -9,7 +9,7 @@ const JSON_RPC_CODES: Partial<Record<ErrorCode, number>> = { NOT_FOUND: -32004, 
 const JSON_RPC_INTERNAL = -32603;
 const JSON_RPC_INVALID = -32600;
 
-/** Builds the body of an error; `path` is the procedure it is about. */
+/** Builds the body of an error; `path` is the procedure. */
 export function problemOf(code: ErrorCode, message: string, facts: { path?: string; details?: unknown } = {}): Problem {
   const { status, action } = ERRORS[code];
   const known = JSON_RPC_CODES[code] ?? (status >= 500 ? JSON_RPC_INTERNAL : JSON_RPC_INVALID);
@@ -19,7 +19,7 @@ export function problemOf(code: ErrorCode, message: string, facts: { path?: stri
 /** Seconds after which a caller may try again; set on every 503. */
 export const RETRY_AFTER_SECONDS = 1;
 
-/** The error of a service that did not answer. */
+/** The error for a service that did not answer. */
 export const unavailable = (service: string, path?: string): Problem =>
   problemOf('UNAVAILABLE', `${service} does not answer.`, {
     ...(path === undefined ? {} : { path }),

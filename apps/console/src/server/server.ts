@@ -16,7 +16,7 @@ import { createUpstream } from './upstream.ts';
 const REQUEST_TIMEOUT_MS = 60_000;
 const HEADERS_TIMEOUT_MS = 10_000;
 const SERVER_OPTIONS = { maxHeaderSize: MAX_HEADER_BYTES, connectionsCheckingInterval: 2_000 };
-/** Longer than browsers and load balancers keep idle connections: whoever closes first must not be us. */
+/** Longer than browsers and load balancers keep idle connections, so that they close first. */
 const KEEP_ALIVE_MS = 75_000;
 const CLOSE_IDLE_MS = 20;
 /** The status in logs and metrics of a request whose client left before its answer. */
@@ -24,22 +24,22 @@ const CLIENT_LEFT = 499;
 const LOOPBACK = /^(localhost|127(\.\d+){3}|::1)$/;
 
 export type ConsoleServer = Server & {
-  /** `/readyz` answers 503 from now on: load balancers should send callers elsewhere. */
+  /** `/readyz` answers 503 from now on, so that load balancers send callers elsewhere. */
   leave(): void;
-  /** Ends what lasts long. */
+  /** Ends long answers. */
   stopAccepting(): void;
 };
 
 /**
- * The one origin: serves the page in `webFolder`, and passes everything else on to the service that owns it. Everything
- * opened is pushed to `releasers`.
+ * The one origin: serves the page in `webFolder`, and forwards everything else to the service that owns it. Pushes
+ * everything opened to `releasers`.
  */
 export async function createConsole(
   env: Env,
   { log, releasers, webFolder }: { log: Log; releasers: Releasers; webFolder: string },
 ): Promise<ConsoleServer> {
   const pages = await readPages(webFolder);
-  /** All services in one: it needs none of them to answer. */
+  /** All services in one; none of them has to answer. */
   const document = JSON.stringify(openApi());
   const addresses = {
     'usage-ingest': env.USAGE_INGEST_URL,
@@ -99,7 +99,7 @@ export async function createConsole(
     const requestId = requestIdOf(request);
     const url = urlOf(request.url ?? '');
     response.setHeader('x-request-id', requestId);
-    // Node forgets the socket of a request that it has given up.
+    // Node forgets the socket of a request that it has aborted.
     const { socket } = request;
     response.once('finish', () => {
       if (request.complete) return;
@@ -144,8 +144,8 @@ function requestIdOf({ headers }: IncomingMessage): string {
 }
 
 /**
- * Returns whether a request says once, and readably, which host it is for. Node keeps the first of several, where a proxy
- * before us may have checked another; services hang up on what no URL can hold.
+ * Returns true if a request names its host once, and readably. Node keeps the first of several, where an earlier proxy
+ * may have checked another; services hang up on one that no URL can hold.
  */
 function hasReadableHost({ rawHeaders, headers: { host = '' } }: IncomingMessage): boolean {
   const hosts = rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host');
@@ -163,7 +163,7 @@ function send(response: ServerResponse, status: number, type: string, text: stri
   response.end(response.req.method === 'HEAD' ? undefined : text);
 }
 
-/** Reads a request's target, with `..` resolved, so that what is checked is what is passed on. */
+/** Parses a request's target with `..` resolved, so that the checked path is the forwarded one. */
 function urlOf(target: string): URL | undefined {
   const text = `http://console${target}`;
   return target.startsWith('/') && URL.canParse(text) ? new URL(text) : undefined;
@@ -176,8 +176,8 @@ function kindOf(path: string): string {
 }
 
 /**
- * Listens. The returned function says that the console is leaving, stops intake after `shutdownDelayMs`, and resolves when
- * the requests under way are answered.
+ * Listens. The returned function reports that the console is stopping, closes the port after `shutdownDelayMs`, and
+ * resolves when all requests are answered.
  */
 export async function listenOn(
   server: ConsoleServer,

@@ -6,11 +6,11 @@ import { answerProblem, type Exchange } from './forward.ts';
 import { type Problem, problemOf, unavailable } from './problem.ts';
 import type { Headers, Upstream } from './upstream.ts';
 
-/** Signing in and out. What a session may do is for the services to say: they know its cookie. */
+/** Signs users in and out. The services decide what a session may do: they read its cookie. */
 export type Sessions = {
   /** Answers `POST /session` (exchanges an API key for a cookie) and `DELETE /session` (ends it). */
   answer(exchange: Exchange): Promise<void>;
-  /** Returns whether a request shows a key or a session with read access. */
+  /** Returns true if a request presents a key or a session with read access. */
   mayRead(exchange: Exchange): Promise<boolean>;
 };
 
@@ -25,7 +25,7 @@ const Created = z.object({
 });
 
 export function createSessions({ upstream, now = Date.now }: { upstream: Upstream; now?: () => number }): Sessions {
-  /** Calls a procedure as the request does, or with a key in place of what it shows. */
+  /** Calls a procedure with the request's credentials, or with a key in their place. */
   async function call({ request, requestId }: Exchange, procedure: string, key?: string) {
     const { authorization, cookie: _cookie, ...shown } = upstream.headersFor(request, requestId);
     const headers: Headers = { ...shown, 'content-type': 'application/json' };
@@ -56,7 +56,7 @@ export function createSessions({ upstream, now = Date.now }: { upstream: Upstrea
 
   async function signOut(exchange: Exchange): Promise<void> {
     const secret = sessionOf(exchange.request);
-    // Whatever the service answers, this browser forgets the session.
+    // Whatever the service answers, this browser drops the session.
     if (secret) await call(exchange, 'sessions.end', secret).catch(() => {});
     end(exchange.response, { ended: true }, cookieOf(exchange.request, '', 0));
   }

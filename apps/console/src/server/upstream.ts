@@ -14,17 +14,17 @@ export type UpstreamRequest = {
   headers: Headers;
   body: Readable | string | null;
   signal: AbortSignal;
-  /** The answer may stay silent for as long as it likes: a subscription. */
+  /** True if the answer may stay silent indefinitely: a subscription. */
   endless?: boolean;
 };
 
 /** The services behind this origin. */
 export type Upstream = {
-  /** Rejects where the service does not answer. */
+  /** Rejects if the service does not answer. */
   send(request: UpstreamRequest): Promise<Dispatcher.ResponseData>;
   /**
-   * Returns the headers with which a request is passed on: `host` as the client wrote it, so that services can compare it
-   * with `origin`; the client's address in place of whatever it claims; of its cookies the session alone.
+   * Returns the headers of a forwarded request: `host` as the client wrote it, so that services can compare it with
+   * `origin`; the client's real address; and of its cookies only the session.
    */
   headersFor(request: IncomingMessage, requestId: string): Headers;
   close(): Promise<void>;
@@ -32,7 +32,7 @@ export type Upstream = {
 
 /** A service that is gone refuses at once; a busy machine takes seconds to accept. */
 const CONNECT_TIMEOUT_MS = 10_000;
-/** The longest exports, backfills and checks answer within this. */
+/** The longest exports, backfills and checks answer within this time. */
 const ANSWER_TIMEOUT_MS = 300_000;
 /** Shorter than the services keep idle connections (75 s), so that they never close one that is about to be used. */
 const KEEP_ALIVE_MS = 30_000;
@@ -40,7 +40,7 @@ const MAX_HEADER_BYTES = 16 * 1024;
 
 export type UpstreamOptions = {
   addresses: Readonly<Record<Service, string>>;
-  /** Shown to the services, so that they believe us whom we forward for. */
+  /** Presented to the services, so that they trust our forwarded addresses. */
   serviceKey: string | undefined;
   log: Log;
 };
@@ -84,7 +84,7 @@ export function createUpstream({ addresses, serviceKey, log }: UpstreamOptions):
   };
 }
 
-/** About one connection only (RFC 9110, 7.6.1), or set by us for the next one. */
+/** About one connection only (RFC 9110, 7.6.1), or set by the console for the next one. */
 const HOP_BY_HOP = new Set([
   'connection',
   'expect',
@@ -98,7 +98,7 @@ const HOP_BY_HOP = new Set([
   'upgrade',
 ]);
 
-/** Returns headers that are for the other end, without those about the connection they came on. */
+/** Returns end-to-end headers, without those about the incoming connection. */
 export function endToEnd(headers: IncomingHttpHeaders): Headers {
   const named = String(headers.connection ?? '')
     .toLowerCase()
@@ -111,7 +111,7 @@ export function endToEnd(headers: IncomingHttpHeaders): Headers {
   return kept;
 }
 
-/** Headers that only we may write. */
+/** Headers that only the console may write. */
 const OURS = [
   FORWARDED_BY,
   'cookie',

@@ -3,7 +3,7 @@ import { QueryCache, QueryClient } from '@tanstack/react-query';
 import { createTRPCClient, httpLink, httpSubscriptionLink, splitLink, TRPCClientError } from '@trpc/client';
 import { createTRPCOptionsProxy } from '@trpc/tanstack-react-query';
 
-/** Every procedure of every service: the one origin answers them all. */
+/** Every procedure of every service, at the one origin. */
 export type TallyRouter = RouterOf<typeof ingest & typeof engine & typeof analytics>;
 
 export const client = createTRPCClient<TallyRouter>({
@@ -11,7 +11,7 @@ export const client = createTRPCClient<TallyRouter>({
     splitLink({
       condition: (operation) => operation.type === 'subscription',
       true: httpSubscriptionLink({ url: '/trpc' }),
-      // One request a question: each answer is shown as it comes. Questions may be longer than a URL may be.
+      // One request per query: each answer is shown as it arrives. Queries may be longer than a URL may be.
       false: httpLink({ url: '/trpc', methodOverride: 'POST' }),
     }),
   ],
@@ -22,7 +22,7 @@ const FRESH_MS = 20_000;
 export const queryClient = new QueryClient({
   queryCache: new QueryCache({
     onError(error, query) {
-      // The session ended: the page that asks who we are shows the door.
+      // The session ended: the check of who is signed in leads to the sign-in page.
       if (codeOf(error) === 'UNAUTHORIZED' && !isSession(query.queryKey))
         void queryClient.invalidateQueries({ predicate: ({ queryKey }) => isSession(queryKey) });
     },
@@ -31,7 +31,7 @@ export const queryClient = new QueryClient({
     queries: {
       staleTime: FRESH_MS,
       refetchOnWindowFocus: false,
-      // What a service refuses it refuses again; what is unavailable may come back.
+      // Services refuse the same call again; unavailable ones may return.
       retry: (count, error) => count < 2 && (codeOf(error) ?? 'UNAVAILABLE') === 'UNAVAILABLE',
     },
   },
@@ -46,12 +46,12 @@ type Data = { code?: ErrorCode; action?: string; details?: unknown };
 const dataOf = (error: unknown): Data | undefined =>
   error instanceof TRPCClientError ? (error.data as Data | undefined) : undefined;
 
-/** Returns the code of an error; undefined if no answer came. */
+/** Returns the code of an error; undefined if no answer arrived. */
 export const codeOf = (error: unknown): ErrorCode | undefined => dataOf(error)?.code;
 export const detailsOf = (error: unknown): Record<string, unknown> =>
   (dataOf(error)?.details as Record<string, unknown> | undefined) ?? {};
 
-/** Returns what to do about an error, where the service says so. */
+/** Returns what to do about an error, if the service reports it. */
 export const actionOf = (error: unknown): string | undefined => dataOf(error)?.action;
 
 /** Returns the message of an error. */

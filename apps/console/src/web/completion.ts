@@ -1,6 +1,6 @@
 export type Completion = { word: string; about: string };
 
-/** What the word at the caret may become, and where it begins. */
+/** The completions of the word at the caret, and where it begins. */
 export type Completions = { start: number; options: readonly Completion[] };
 
 const MAX_OPTIONS = 8;
@@ -19,7 +19,7 @@ const WORDS: readonly Completion[] = [
 
 const WORD_AT_END = /[A-Za-z_][A-Za-z0-9_]*$/;
 
-/** Returns what the word before the caret may become; no options inside of a text in quotes, or where nothing fits. */
+/** Returns completions of the word before the caret; none inside quoted text, or if nothing fits. */
 export function completionsOf(formula: string, caret: number, columns: readonly string[]): Completions {
   const before = formula.slice(0, caret);
   const found = WORD_AT_END.exec(before);
@@ -31,14 +31,14 @@ export function completionsOf(formula: string, caret: number, columns: readonly 
   return { start: found.index, options: options.slice(0, MAX_OPTIONS) };
 }
 
-/** Puts a completion in the place of the word before the caret. The new caret is where the reader goes on to write. */
+/** Replaces the word before the caret by a completion. Returns the new caret, where typing continues. */
 export function complete(
   formula: string,
   caret: number,
   start: number,
   word: string,
 ): { formula: string; caret: number } {
-  // Inside of the last pair of brackets, where it is empty; `WHEN` and its like come before their spaces.
+  // Inside an empty last pair of brackets; `WHEN` and the like end before their spaces.
   const hole = /\(\s?\)|\( \)|(?<=[A-Z] )(?= [A-Z])|(?<=[A-Z] )\)/.exec(word);
   const within = hole ? hole.index + (hole[0].startsWith('(') ? 1 : 0) : word.length;
   return { formula: formula.slice(0, start) + word + formula.slice(caret), caret: start + within };

@@ -1,6 +1,6 @@
 import type { DimensionId } from './measures.ts';
 
-/** A question about usage, as the API takes it. */
+/** A query about usage, in the API's form. */
 export type Question = {
   startDate: string;
   endDate: string;
@@ -17,13 +17,13 @@ export type Question = {
 
 const LISTS = ['merchantIds', 'teams', 'userIds', 'apiKeys', 'models', 'providers'] as const;
 
-/** The address of a file with the answer to a question. */
+/** Returns the address of a file with the answer to a query. */
 export function exportLink(question: Question, ending: 'csv' | 'xlsx' | 'json'): string {
   const query = new URLSearchParams({ startDate: question.startDate, endDate: question.endDate });
   if (question.by) query.set('by', [question.by].flat().join(','));
   for (const name of LISTS) {
     const values = question[name] ?? [];
-    // A list that is given once is split at its commas; with an empty one beside it, it is not.
+    // The API splits a list given once at its commas; an empty one beside it prevents that.
     if (values.length === 1 && values[0]!.includes(',')) query.append(name, '');
     for (const value of values) query.append(name, value);
   }
@@ -37,7 +37,7 @@ function callOf(question: Question, series: Series): { procedure: 'breakdown' | 
   return { procedure: 'timeseries', input: { ...question, ...series } };
 }
 
-/** A command that asks the same question. */
+/** Returns a command that runs the same query. */
 export function curlOf(question: Question, series: Series): string {
   const { procedure, input } = callOf(question, series);
   const text = JSON.stringify(input).replaceAll("'", "'\\''");
@@ -48,7 +48,7 @@ export function curlOf(question: Question, series: Series): string {
   ].join('\n');
 }
 
-/** A program that asks the same question. */
+/** Returns a program that runs the same query. */
 export function typescriptOf(question: Question, series: Series): string {
   const { procedure, input } = callOf(question, series);
   const text = JSON.stringify(input, null, 2).replace(/^( +)"(\w+)":/gm, '$1$2:');

@@ -11,7 +11,7 @@ test('reads whatever was written as CSV', () => {
       fc.constantFrom('\n', '\r\n'),
       (rows, end) => {
         const text = rows.map((row) => row.map(write).join(',')).join(end);
-        // A mark of the byte order, where one begins the file, is none of its text.
+        // A byte order mark at the start of the file is not part of its text.
         fc.pre(!text.startsWith('\uFEFF'));
         expect(parseCsv(text)).toEqual(rows.filter((row) => row.some((value) => value !== '')));
       },

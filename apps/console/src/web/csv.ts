@@ -1,4 +1,4 @@
-/** Reads CSV (RFC 4180): the fields of each row; a byte order mark, empty lines and either line end are understood. */
+/** Parses CSV (RFC 4180) to the fields of each row; accepts a byte order mark, empty lines and either line end. */
 export function parseCsv(text: string): string[][] {
   const rows: string[][] = [];
   let row: string[] = [];
@@ -37,13 +37,13 @@ export type Entry = {
   email: string | null;
   role: string | null;
   merchantId: string | null;
-  /** Absent: the team stays as it is. */
+  /** Absent: the team stays unchanged. */
   team?: string | null;
 };
 
 const COLUMNS = 'id, name, and if you like email, role, team, merchantId';
 
-/** Reads entries of the directory from CSV whose first row names the columns. */
+/** Parses entries of the directory from CSV whose first row names the columns. */
 export function entriesOf(text: string): { entries: Entry[]; problem: string | null } {
   const [header = [], ...rows] = parseCsv(text);
   const columns = header.map((name) => name.trim().toLowerCase());

@@ -10,8 +10,8 @@ export type Forecast = {
 };
 
 /**
- * Estimates the spend of the month of `today`: `spent`, plus the mean of the days before today for each day after it.
- * Returns null where there is nothing to estimate from, or no day left. Never below `spent`.
+ * Estimates the spend of the month of `today`: `spent`, plus the mean of the earlier days for each later day. Returns
+ * null without earlier or later days. Never below `spent`.
  */
 export function forecast({
   spent,

@@ -68,13 +68,13 @@ type NavPage = {
   to: PageAddress;
   title: string;
   icon: LucideIcon;
-  /** Who may use the page; absent: everybody who may read. */
+  /** The role needed for the page; absent: any reader. */
   needs?: (who: ReturnType<typeof useWho>) => boolean;
 };
 
 const admin: NavPage['needs'] = (who) => who.mayPlatform('admin');
 
-/** The navigation: what was used, what it costs, and what keeps it going. */
+/** The navigation: usage, cost, and operation. */
 const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
   {
     pages: [
@@ -110,14 +110,14 @@ const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
 
 const DOOR = '/app/sign-in';
 
-/** Shows the navigation and the page to those who are signed in; sends all others to the sign-in. */
+/** Shows the navigation and the page to signed-in users; sends all others to the sign-in. */
 export function Frame() {
   const session = useQuery(
     api.sessions.current.queryOptions(undefined, { staleTime: 60_000, refetchInterval: 300_000 }),
   );
   const path = useRouterState({ select: ({ location }) => location.href });
   if (session.error && codeOf(session.error) === 'UNAUTHORIZED')
-    // While the door opens this page is still here, and its address is the door's.
+    // During the redirect this page is still mounted, and its address is that of the sign-in.
     return path.startsWith(DOOR) ? null : <Navigate to={DOOR} search={{ next: path }} replace />;
   if (session.error && !session.data)
     return (
@@ -278,7 +278,7 @@ export type ServiceHealth = {
   services: Record<string, { ok: boolean; degraded?: boolean; notes?: string[]; [fact: string]: unknown }>;
 };
 
-/** Asks for the readiness of all services. */
+/** Queries the readiness of all services. */
 export const healthQuery = {
   queryKey: ['readyz'],
   queryFn: async (): Promise<ServiceHealth> => (await fetch('/readyz')).json() as Promise<ServiceHealth>,
@@ -291,7 +291,7 @@ const WITHOUT: Record<string, string> = {
   'analytics-api': 'Totals and charts do not work.',
 };
 
-/** Names services that do not answer, and says what others work without. */
+/** Names services that do not answer, and what works without them. */
 function ServiceBanner() {
   const { data } = useQuery(healthQuery);
   const services = Object.entries(data?.services ?? {});

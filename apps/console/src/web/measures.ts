@@ -39,7 +39,7 @@ export type DimensionId = (typeof DIMENSIONS)[number]['id'];
 export const dimensionOf = (id: DimensionId) => DIMENSIONS.find((dimension) => dimension.id === id)!;
 export const isDimension = (id: unknown): id is DimensionId => DIMENSIONS.some((dimension) => dimension.id === id);
 
-/** Filters as they stand in an address. */
+/** Filters in the form of an address. */
 export type FilterSearch = {
   merchants?: string[];
   teams?: string[];
@@ -51,7 +51,7 @@ export type FilterSearch = {
 
 const MAX_VALUES = 100;
 
-/** Reads filters from an address; leaves out invalid values. */
+/** Parses filters from an address; leaves out invalid values. */
 export function readFilters(search: Record<string, unknown>): FilterSearch {
   const filters: FilterSearch = {};
   for (const { filter } of DIMENSIONS) {
@@ -62,7 +62,7 @@ export function readFilters(search: Record<string, unknown>): FilterSearch {
   return filters;
 }
 
-/** Filters as the API takes them. */
+/** Returns filters in the API's form. */
 export function apiFilters(filters: FilterSearch) {
   const named: {
     merchantIds?: string[];

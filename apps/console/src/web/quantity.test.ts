@@ -13,7 +13,7 @@ import {
   unitsOf,
 } from './quantity.ts';
 
-/** Quantities as the API answers them: in the shortest form, with at most 9 decimals. */
+/** Quantities as the API returns them: in the shortest form, with at most 9 decimals. */
 const quantities = fc.bigInt({ min: -(10n ** 28n), max: 10n ** 28n }).map(quantityOf);
 
 describe('a quantity on screen', () => {

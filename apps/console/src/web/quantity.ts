@@ -6,15 +6,15 @@
 /** The format of a quantity: US dollars, a plain number, or a percentage. */
 export type Kind = 'money' | 'count' | 'percent';
 
-/** A quantity in the pieces in which it is shown: `tail` are the decimals that most readers skip. */
+/** A quantity in the parts in which it is shown: `tail` has the decimals that most readers skip. */
 export type Written = { sign: string; whole: string; decimals: string; tail: string };
 
 const MONEY_DECIMALS = 2;
-/** All quantities of the API have at most so many decimals. */
+/** The most decimals of any quantity of the API. */
 const SCALE = 9;
 const ONE = 10n ** BigInt(SCALE);
 
-/** Splits a quantity into the pieces in which it is shown; together they are the exact value. */
+/** Splits a quantity into the parts in which it is shown; together they are the exact value. */
 export function write(quantity: string, kind: Kind): Written {
   const negative = quantity.startsWith('-');
   const [whole = '0', fraction = ''] = (negative ? quantity.slice(1) : quantity).split('.');
@@ -27,13 +27,13 @@ export function write(quantity: string, kind: Kind): Written {
   };
 }
 
-/** Writes a quantity exactly: `1234.5` dollars are `$1,234.50`. */
+/** Writes a quantity exactly: `1234.5` dollars become `$1,234.50`. */
 export function format(quantity: string, kind: Kind): string {
   const { sign, whole, decimals, tail } = write(quantity, kind);
   return `${sign}${whole}${decimals}${tail}${kind === 'percent' ? '%' : ''}`;
 }
 
-/** Reads what `format` wrote. */
+/** Parses what `format` wrote. */
 export function parseFormatted(text: string): string {
   const plain = text.replace(/[$,%]/g, '').replace('−', '-');
   return plain.includes('.') ? plain.replace(/0+$/, '').replace(/\.$/, '') : plain;
@@ -57,7 +57,7 @@ export function quantityOf(units: bigint): string {
 export const add = (...quantities: string[]): string =>
   quantityOf(quantities.reduce((sum, each) => sum + unitsOf(each), 0n));
 export const subtract = (from: string, quantity: string): string => quantityOf(unitsOf(from) - unitsOf(quantity));
-/** Negative where `left` is less than `right`, positive where it is more. */
+/** Compares: negative if `left` is less than `right`, positive if it is more. */
 export const compare = (left: string, right: string): number => {
   const difference = unitsOf(left) - unitsOf(right);
   return difference < 0n ? -1 : difference > 0n ? 1 : 0;

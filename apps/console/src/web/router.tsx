@@ -20,7 +20,7 @@ import { SignIn } from './pages/sign-in.tsx';
 import { isDay, isMonth } from './time.ts';
 import { Empty, Failure, SkeletonRows } from './ui/parts.tsx';
 
-/** Search parameters as they stand in the address: they are all the state of a page. */
+/** Search parameters as they stand in the address: the whole state of a page. */
 type Search = Record<string, unknown>;
 
 const oneOf = <T extends string>(value: unknown, options: readonly T[]): T | undefined =>
@@ -30,7 +30,7 @@ const textOf = (value: unknown): string | undefined =>
 
 const inOrder = (from: string, to: string) => (from <= to ? { from, to } : { from: to, to: from });
 
-/** Leaves out what is not set, so that addresses stay short. */
+/** Leaves out unset parameters, so that addresses stay short. */
 function compact<T extends object>(search: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(search).filter(([, value]) => value !== undefined)) as never;
 }

@@ -11,7 +11,7 @@ export type Who = {
   expiresAt: string | null;
 };
 
-/** The access of each role, as `grants` of the contracts has it. A test compares them. */
+/** The access of each role, like `grants` of the contracts. A test compares them. */
 export const GRANTS: Record<Role, readonly Access[]> = {
   producer: ['record'],
   member: ['record', 'read'],
@@ -23,21 +23,21 @@ export const GRANTS: Record<Role, readonly Access[]> = {
 
 export const WhoContext = createContext<Who | null>(null);
 
-/** Returns who is signed in, and what they may do. */
+/** Returns the signed-in caller and its permissions. */
 export function useWho() {
   const who = useContext(WhoContext);
   if (!who) throw new Error('There is no session here.');
   return {
     ...who,
     may: (access: Access) => GRANTS[who.role].includes(access),
-    /** About all merchants: not for a key that is bound to one. */
+    /** About all merchants: not for a key bound to one. */
     mayPlatform: (access: Access) => GRANTS[who.role].includes(access) && who.merchantId === null,
   };
 }
 
 type Problem = { error?: { message?: string; data?: { code?: string; action?: string } } };
 
-/** Exchanges an API key for a session; the key stays nowhere. Throws with what to do. */
+/** Exchanges an API key for a session; the key is stored nowhere. Throws with what to do. */
 export async function signIn(key: string): Promise<void> {
   const answer = await fetch('/session', {
     method: 'POST',
@@ -57,7 +57,7 @@ export async function signIn(key: string): Promise<void> {
   );
 }
 
-/** Ends the session, and forgets what it saw. */
+/** Ends the session, and clears its cached data. */
 export async function signOut(): Promise<void> {
   await fetch('/session', { method: 'DELETE' }).catch(() => {});
   queryClient.clear();

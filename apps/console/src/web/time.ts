@@ -25,7 +25,7 @@ export const daysOfMonth = (month: string): Range => {
   return { startDate: `${month}-01`, endDate: addDays(`${next}-01`, -1) };
 };
 
-/** The same number of days just before. */
+/** Returns the same number of days just before. */
 export function before(range: Range): Range {
   const days = countDays(range);
   return { startDate: addDays(range.startDate, -days), endDate: addDays(range.startDate, -1) };
@@ -78,14 +78,14 @@ export const timeText = (time: string, zone?: string): string =>
 
 export const clockText = (time: string): string => formatter({ timeStyle: 'medium' }).format(new Date(time));
 
-/** `14:03:59`, with the day where it is not today. */
+/** `14:03:59`, with the day unless it is today. */
 export function recentText(time: string): string {
   const at = new Date(time);
   const isToday = at.toDateString() === new Date().toDateString();
   return isToday ? clockText(time) : `${formatter({ day: 'numeric', month: 'short' }).format(at)}, ${clockText(time)}`;
 }
 
-/** The start of a period of a chart, as short as its interval allows. */
+/** The start of a chart's period, as short as its interval allows. */
 export function periodText(start: string, interval: string, timeZone: string): string {
   const at = new Date(start);
   if (interval === 'month') return formatter({ month: 'short', year: 'numeric', timeZone }).format(at);

@@ -4,7 +4,7 @@ import { BlockList, isIP, type LookupFunction } from 'node:net';
 /** A request would go to an address that is not public. */
 export class PrivateAddressError extends Error {}
 
-/** Everything that is not a public unicast address. */
+/** Every range outside of public unicast addresses. */
 const PRIVATE: readonly [string, number, 'ipv4' | 'ipv6'][] = [
   ['0.0.0.0', 8, 'ipv4'],
   ['10.0.0.0', 8, 'ipv4'],
@@ -21,7 +21,7 @@ const PRIVATE: readonly [string, number, 'ipv4' | 'ipv6'][] = [
   ['203.0.113.0', 24, 'ipv4'],
   ['224.0.0.0', 3, 'ipv4'],
 ];
-/** Only 2000::/3 is public, and of it not what carries an IPv4 address or is for documents. */
+/** Only 2000::/3 is public, except ranges that carry an IPv4 address or are for documentation. */
 const PUBLIC_V6 = blockListOf([['2000::', 3, 'ipv6']]);
 const PRIVATE_V6 = blockListOf([
   ['2001::', 23, 'ipv6'],
@@ -37,22 +37,22 @@ function blockListOf(ranges: readonly [string, number, 'ipv4' | 'ipv6'][]): Bloc
   return list;
 }
 
-/** Whether an IP address is a public one. */
+/** Returns true for a public IP address. */
 export function isPublic(address: string): boolean {
   const family = isIP(address);
   if (family === 4) return !PRIVATE_V4.check(address, 'ipv4');
   return family === 6 && PUBLIC_V6.check(address, 'ipv6') && !PRIVATE_V6.check(address, 'ipv6');
 }
 
-/** Throws where a URL names an address that is not public. Names are checked when they are looked up. */
+/** Throws if a URL names an address that is not public. Names are checked when they are resolved. */
 export function assertPublicHost(url: URL): void {
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
   if (isIP(host) !== 0 && !isPublic(host)) throw new PrivateAddressError(`${host} is no public address`);
 }
 
 /**
- * Looks a name up for a connection, and fails where any of its addresses is not public. What is checked is what is connected
- * to: a name that answers differently the next time gains nothing.
+ * Resolves a name for a connection, and fails if any of its addresses is not public. The checked address is the one
+ * connected to, so a name that resolves differently later gains nothing.
  */
 export const lookupPublic: LookupFunction = (hostname, options, callback) => {
   lookup(hostname, { ...options, all: true }, (error, addresses) => {

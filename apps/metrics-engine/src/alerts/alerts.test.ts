@@ -16,7 +16,7 @@ let receiver: Server;
 let url: string;
 type Received = { path: string; headers: Record<string, string>; body: string };
 let received: Received[];
-/** What the receiver answers next; 204 when there is nothing. */
+/** The receiver's next answers; 204 when there are none. */
 let answers: number[];
 
 beforeAll(async () => {
@@ -53,7 +53,7 @@ afterEach(async () => {
 
 const verify = ({ headers, body }: Received, secret: string) => new Webhook(secret).verify(body, headers);
 
-/** A budget with what was spent of it, as usage-ingest keeps them. */
+/** A budget with its spend, as usage-ingest stores them. */
 async function budgetOf(spent: string, more: { thresholds?: number[]; period?: string } = {}): Promise<string> {
   const { thresholds = [], period = 'month' } = more;
   const { rows } = await stores.client.query(
@@ -255,7 +255,7 @@ describe('an alert', () => {
     await alerts.run();
     expect(await history()).toMatchObject([{ value: '61', resolvedAt: null }]);
     await event('b', clock.now);
-    // Slow rules are checked once a minute by a process; a new process checks at once.
+    // A process checks slow rules once a minute; a new process checks at once.
     const next = createAlerts({
       ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
       ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now, onError: () => {} },

@@ -24,12 +24,12 @@ import { messageOf } from './message.ts';
 type Input<Name extends keyof typeof engine.alerts> = z.output<(typeof engine.alerts)[Name]['input']>;
 
 const CHECK_MS = 5_000;
-/** Rules that read much are checked this often. */
+/** The interval of checks for rules that read much. */
 const SLOW_MS = MINUTE_MS;
-/** A forecast of less than this part of a period says nothing yet. */
+/** A forecast after less than this part of a period is meaningless. */
 const FORECAST_FROM = 20n;
 
-/** What a rule measures now. */
+/** The current value that a rule watches. */
 type Measured = {
   fires: boolean;
   value: string | null;
@@ -103,7 +103,7 @@ export function createAlerts(options: {
     if (rule.on === 'silence') {
       const { complete } = await drain(rule.target);
       const last = await db.alerts.lastEventAt(rule.target);
-      // Where not all is flushed, there may be newer events.
+      // If not everything is flushed, there may be newer events.
       if (!complete || last === undefined) return undefined;
       const silent = Math.floor((at - Number(last)) / MINUTE_MS);
       const text = `No usage of ${rule.target} for ${silent} minutes, since ${last.toISOString()}.`;
@@ -161,7 +161,7 @@ export function createAlerts(options: {
     return comparedTo(rule, value, day);
   }
 
-  /** What a meter has of a UTC day; undefined where the meter is gone, or not all is flushed. */
+  /** Reads the value of a meter on a UTC day; undefined where the meter is gone, or not all is flushed. */
   async function valueOfMeter(target: string, day: Day): Promise<string | null | undefined> {
     const { meter, merchantId, key } = await meterOf(target);
     if (!meter && !isBuiltIn(key)) return undefined;
@@ -219,7 +219,7 @@ export function createAlerts(options: {
     await db.alerts.resolve({ rule: id, event, body, at, webhookIds });
   }
 
-  /** Checks all rules once; a rule that cannot be measured keeps no other from being checked. */
+  /** Checks all rules once; a rule that cannot be measured does not stop the others. */
   async function run(): Promise<void> {
     const rules = await db.alerts.alerts();
     const spent = await spending();
@@ -287,7 +287,7 @@ export function createAlerts(options: {
   }
 }
 
-/** Compares the value of a UTC day with what a rule wants. */
+/** Compares the value of a UTC day with the limit of a rule. */
 function comparedTo(rule: AlertRow, value: string | null, day: Day): Measured {
   const { above, below } = rule.condition;
   const wanted = (above ?? below)!;
@@ -311,14 +311,14 @@ const isBuiltIn = (key: string) => key === TOTAL_TOKENS || isMeasure(key);
 
 const isCounted = ({ aggregation }: MeterRow) => aggregation === 'COUNT' || aggregation === 'UNIQUE';
 
-/** What is spent at the end of a period that goes on as so far; undefined while too little of it is over. */
+/** Projects the spend at the end of a period from the spend so far; undefined while too little of it has passed. */
 function forecastOf({ start, ends, spent }: BudgetPeriod, at: number): Units | undefined {
   if (ends === null) return undefined;
   const [whole, over] = [BigInt(ends - start), BigInt(Math.max(at - start, 0))];
   return over * FORECAST_FROM < whole ? undefined : (spent * whole) / over;
 }
 
-/** A percentage of a limit, rounded up to whole units: what is at least that has reached it. */
+/** A percentage of a limit, rounded up to whole units: amounts of at least that have reached it. */
 function percentUnits(percent: string, limit: Units): Units | undefined {
   const nano = parseQuantity('cost', percent);
   const divisor = 100n * 10n ** 9n;

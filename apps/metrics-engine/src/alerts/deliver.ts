@@ -5,26 +5,26 @@ import { assertPublicHost, lookupPublic } from './address-guard.ts';
 import { signedHeaders } from './signature.ts';
 
 const POLL_MS = 1_000;
-/** Requests at once. */
+/** Concurrent requests. */
 const AT_ONCE = 20;
 const CONNECT_MS = 5_000;
 const REQUEST_MS = 15_000;
-/** Another process may take a delivery when its request must have ended. */
+/** Another process may take a delivery once its request must have ended. */
 const TAKEN_MS = 60_000;
-/** Of an answer no more is read. */
+/** No more of a response is read. */
 const MAX_ANSWER_BYTES = 16 * 1024;
 const MAX_ERROR = 300;
-/** Receivers that answer it want no more of this message. */
+/** Receivers that answer with it want no more of this message. */
 const GONE = 410;
-/** Pauses after each attempt; then the last one again until the delivery is given up, a day after it was made. */
+/** Pauses after each attempt. The last one repeats until the delivery is given up, a day after its creation. */
 const PAUSES_MS = [5, 30, 120, 600, 1_800, 3_600, 7_200].map((seconds) => seconds * 1_000);
 
 export type Deliver = ReturnType<typeof createDeliver>;
 
-/** Sends what is due. A delivery is sent at least once; its id tells a receiver that it has it already. */
+/** Sends due deliveries. Each is sent at least once; its id lets a receiver recognise repeats. */
 export function createDeliver(options: {
   store: Pick<Db['alerts'], 'take' | 'ended'>;
-  /** Take addresses that are not public, such as those of one's own network. */
+  /** Allows addresses that are not public, such as those of a private network. */
   allowPrivate: boolean;
   now: () => number;
   onError(error: unknown): void;
@@ -54,7 +54,7 @@ export function createDeliver(options: {
         signal: AbortSignal.timeout(REQUEST_MS),
         headersTimeout: REQUEST_MS,
       });
-      // Redirects are not followed: they would lead around the check of the address.
+      // Redirects are not followed: they would bypass the check of the address.
       await response.body.dump({ limit: MAX_ANSWER_BYTES }).catch(() => {});
       return { status: response.statusCode };
     } catch (error) {
@@ -79,7 +79,7 @@ export function createDeliver(options: {
     });
   }
 
-  /** Sends what is due now; returns how many deliveries were tried. */
+  /** Sends due deliveries; returns the number of attempts. */
   async function run(): Promise<number> {
     const due = await store.take(new Date(now()), new Date(now() + TAKEN_MS), AT_ONCE);
     await Promise.all(due.map((delivery) => deliver(delivery).catch(options.onError)));

@@ -8,7 +8,7 @@ import { newSecret } from './signature.ts';
 
 type Input<Name extends keyof typeof engine.webhooks> = z.output<(typeof engine.webhooks)[Name]['input']>;
 
-/** After a rotation requests are signed with the old secret, too, for so long. */
+/** How long requests are signed with the old secret, too, after a rotation. */
 const OVERLAP_MS = DAY_MS;
 
 export type Webhooks = ReturnType<typeof createWebhooks>;

@@ -66,7 +66,7 @@ const D = `from usage_daily where date between '2026-03-01' and '2026-03-10'`;
 const R = `from daily_metrics where period_start between '2026-03-01' and '2026-03-10'`;
 const USD = '0.000000001';
 
-/** Name, formula, source, the same as hand-written SQL. */
+/** Name, formula, source, and the equivalent SQL written by hand. */
 const USEFUL: [string, string, string, string][] = [
   ['entries', 'COUNT(*)', 'events', `select count(*) ${E}`],
   ['cost', 'SUM(cost)', 'events', `select sum(cost) * ${USD} ${E}`],
@@ -389,7 +389,7 @@ test('only a caller bound to no merchant publishes a metric', async () => {
   const own = await bound.custom.create.mutate({ ...PUBLIC, visibility: 'ORGANIZATION' });
   await expect(bound.custom.update.mutate({ id: own.id, visibility: 'PUBLIC' })).rejects.toMatchObject(refused);
   expect(await unbound.custom.create.mutate(PUBLIC)).toMatchObject({ visibility: 'PUBLIC' });
-  // One that a bound caller published before can be withdrawn, and not be rewritten.
+  // A metric that a bound caller published earlier can be withdrawn, but not rewritten.
   await client.query(`update custom_metric_definitions set visibility = 'PUBLIC' where id = $1`, [own.id]);
   await client.query(
     `update custom_metric_versions set definition = definition || '{"visibility": "PUBLIC"}' where definition_id = $1`,
@@ -692,7 +692,7 @@ test('over entries that are past the retention a metric says so, and of their su
       definition('SUM(requests)', { startDate: '2025-05-30', endDate: '2025-06-02', merchantId, ...more }),
     );
   expect((await of('old')).value).toBe('1');
-  // A day is closed when all that is derived from its events is.
+  // A day is closed once everything is derived from its events.
   while ((await db.derivations.derive(1_000)).flushes > 0);
   while ((await db.meters.derive(1_000)).flushes > 0);
   expect(await db.partitions.close(day)).toBe(true);

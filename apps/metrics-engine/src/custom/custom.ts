@@ -40,7 +40,7 @@ export type CustomOptions = {
     high: number;
     refused: number;
     timeoutMs: number;
-    /** Groups of one answer. */
+    /** The limit of groups in one answer. */
     maxRows: number;
     maxDays: number;
   };
@@ -48,17 +48,17 @@ export type CustomOptions = {
   onComputed?(outcome: string, durationMs: number): void;
 };
 
-/** A definition and what it is computed over: the usage of a merchant, or of all (null). */
+/** A definition, and the merchant whose usage it is computed over; null: all merchants. */
 type Question = Omit<MetricFields, 'name' | 'visibility'> & { startDate: Day; endDate: Day; merchantId: string | null };
 
 const PERIODS = { 1: 'DAILY', 7: 'WEEKLY' } as const;
 const TIMED_OUT = '57014';
 const WRONG_DATA = /^22/;
 const TOO_LARGE = /^54/;
-/** A table, column or schema that is not there, a type that no longer fits, a right that was revoked. */
+/** A missing table, column or schema, a type that no longer fits, a revoked right. */
 const GONE = new Set(['42P01', '42703', '3F000', '42846', '42883', '42804', '42501']);
 
-/** Custom metrics: who may see, change and compute them, and every step in the audit trail. */
+/** Custom metrics: who may see, change and compute them, with an audit trail of every step. */
 export function createCustom({
   db: { custom: store, rollups },
   sources,
@@ -93,7 +93,7 @@ export function createCustom({
   const costOf = (planCost: number): MetricCost =>
     planCost >= limits.high ? 'high' : planCost >= limits.medium ? 'medium' : 'low';
 
-  /** Rejects a range whose entries are partly dropped: the rest would pass for all. */
+  /** Rejects a range with partly dropped events: the rest would look like all. */
   async function assertKept({ source, startDate, endDate, merchantId }: MetricQuery): Promise<void> {
     if (!source.hasEvents) return;
     const gone = await store.closedDays(merchantId, { startDate, endDate });
@@ -105,7 +105,7 @@ export function createCustom({
     );
   }
 
-  /** Brings what the source reads up to date as far as that is quick, and reports how far it is. */
+  /** Flushes what the source reads, if that is quick, and returns how fresh it is. */
   async function cover({ source: { name }, startDate, endDate, merchantId }: MetricQuery): Promise<Drained> {
     if (name === 'events' || name === 'usage') return drain(merchantId);
     const asOf = new Date(now()).toISOString();
@@ -140,7 +140,7 @@ export function createCustom({
         details: { planCost, limit: limits.refused },
       });
     const { value, rows, cut } = await withCodes(query, store.compute(query, limits.timeoutMs));
-    // Once more: a day may have been closed while it was read.
+    // Again: a day may have been closed during the read.
     await assertKept(query);
     if (cut)
       throw new TallyError('FORMULA_TOO_COSTLY', `There are more than ${limits.maxRows} groups; filter them.`, {
@@ -151,7 +151,7 @@ export function createCustom({
     return { value, rows, cost: costOf(planCost), planCost, durationMs: elapsed(started), coverage };
   }
 
-  /** Runs a step and records it with its outcome in the audit trail. The step may add what it is about. */
+  /** Runs a step and records it with its outcome in the audit trail. The step may add its subject. */
   async function audited<T>(
     viewer: Viewer,
     action: string,
@@ -174,7 +174,7 @@ export function createCustom({
       return result;
     } catch (error) {
       const outcome = isTallyError(error) ? error.code : 'INTERNAL';
-      // Nothing was done, and as many rows as there are refusals would fill the trail.
+      // Nothing was done, and a row per refusal would fill the trail.
       if (outcome === 'RATE_LIMITED') throw error;
       await note(outcome, { ...about.details, message: isTallyError(error) ? error.message : '' }).catch(() => {});
       throw error;
@@ -202,7 +202,7 @@ export function createCustom({
     throw new TallyError('FORBIDDEN', 'Only the owner of a metric and admins may do this.');
   }
 
-  /** Throws for everything that can be wrong with a definition, whatever it is computed over. */
+  /** Throws for any error in a definition that does not depend on the merchant. */
   async function check(fields: MetricFields, viewer: Viewer): Promise<MetricFields> {
     const team = fields.teamId ?? viewer.teamId ?? undefined;
     if (fields.visibility === 'TEAM' && team === undefined)
@@ -301,7 +301,7 @@ export function createCustom({
       };
     },
 
-    /** Values of the merchant that the caller is bound to, or names; all of them for others. */
+    /** Values of the caller's or the named merchant; otherwise of all. */
     async values(viewer: Viewer, id: string, merchantId: string | null, limit: number) {
       await visible(viewer, id, { removed: true });
       const rows = await store.values(id, merchantId, limit);
@@ -397,7 +397,7 @@ function checkFields({
   };
 }
 
-/** Turns what Postgres reports while it computes into a code. */
+/** Converts errors of Postgres during a computation to codes. */
 async function withCodes<T>({ source }: MetricQuery, answer: Promise<T>): Promise<T> {
   try {
     return await answer;
@@ -426,7 +426,10 @@ function periodTypeOf({ startDate, endDate }: { startDate: Day; endDate: Day }) 
   return wholeMonth ? 'MONTHLY' : (PERIODS[days as keyof typeof PERIODS] ?? 'CUSTOM');
 }
 
-/** Whether a viewer may see all of a definition: other merchants see what a PUBLIC one is, not whose and of what. */
+/**
+ * Returns true if a viewer may see all of a definition: other merchants see neither owner nor parameters of a PUBLIC
+ * one.
+ */
 const seesAll = (viewer: Viewer, metric: StoredMetric): boolean =>
   viewer.merchantId === null || viewer.merchantId === metric.merchantId || viewer.id === metric.ownerId;
 

@@ -11,7 +11,7 @@ import { hasSqlDetails, loadModule, parseSync } from 'libpg-query';
 
 export type FormulaOptions = {
   source: SourceShape;
-  /** How a formula without an aggregate is aggregated; undefined: it is rejected. */
+  /** The aggregation of a formula that has none; undefined: it is rejected. */
   method: AggregationMethod | undefined;
 };
 
@@ -31,7 +31,7 @@ const MAX_NODES = 300;
 const MAX_DEPTH = 48;
 const MAX_TEXT = 512;
 
-/** The parser sees the formula in parentheses, so that it can be one expression only. */
+/** The parser sees the formula in parentheses, so that it can only be one expression. */
 const BEFORE = 'select (';
 
 const METHODS: Partial<Record<MetricKind, AggregationMethod>> = {
@@ -43,7 +43,7 @@ const METHODS: Partial<Record<MetricKind, AggregationMethod>> = {
   MIN: 'MIN',
 };
 
-/** How a metric of a kind is summed up where its formula does not say. */
+/** The default aggregation of a metric type. */
 export const methodOf = (kind: MetricKind): AggregationMethod | undefined => METHODS[kind];
 
 let loading: Promise<void> | undefined;
@@ -52,8 +52,8 @@ let loading: Promise<void> | undefined;
 export const loadParser = (): Promise<void> => (loading ??= loadModule());
 
 /**
- * Reads a formula with PostgreSQL's own grammar and lets through what the white list knows, node by node.
- * Throws FORMULA_SYNTAX, FORMULA_FORBIDDEN, FORMULA_TYPE or FORMULA_TOO_COMPLEX with the place in the text.
+ * Parses a formula with PostgreSQL's own grammar and accepts only nodes of the white list. Throws FORMULA_SYNTAX,
+ * FORMULA_FORBIDDEN, FORMULA_TYPE or FORMULA_TOO_COMPLEX with the position in the text.
  */
 export function parseFormula(text: string, { source, method }: FormulaOptions): Expr {
   scan(text);
@@ -63,7 +63,7 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
   let aggregates = 0;
   let bare: number | undefined;
 
-  /** `inside` names the aggregate whose rows are being read; undefined: over the groups. */
+  /** `inside` names the aggregate whose rows are read; undefined: over the groups. */
   function read(node: Node, depth: number, inside: string | undefined): Typed {
     const [[kind, body] = ['', {}]] = Object.entries(node) as [string, Body][];
     const at = placeOf(text, body);
@@ -242,7 +242,7 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
     return { expr: { kind: 'fold', name: name as 'sum' | 'avg' | 'min' | 'max', arg, filter }, type: 'number', at };
   }
 
-  // A formula of rows is read as the argument of the aggregate that the method names.
+  // A formula over rows is parsed as the argument of the method's aggregate.
   const first = read(root, 0, undefined);
   if (aggregates > 0) {
     if (bare !== undefined)
@@ -264,7 +264,7 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
 
 type Node = Record<string, unknown>;
 type Body = Record<string, unknown>;
-/** property: of the kind that its place asks for. */
+/** property: of the kind that its position requires. */
 type Typed = { expr: Expr; type: ValueType | 'null' | 'property'; at: number };
 
 const NULL: Expr = { kind: 'literal', type: 'text', value: null };
@@ -284,7 +284,7 @@ const NODE_NAMES: Record<string, string> = {
   BooleanTest: 'IS TRUE or IS FALSE',
 };
 
-/** What is not even a word of formulas: refused before the parser sees it. */
+/** Text that is no token of formulas: refused before the parser sees it. */
 const TOKEN =
   /[ \t\r\n]+|'(?:[^'\p{Cc}]|'')*'(?!')|(?:\d{1,18}(?:\.\d{1,12})?|\.\d{1,12})(?![\w.$'])|[A-Za-z_]\w*(?!['"$\w])|<>|!=|<=|>=|[<>=+*/%(),]|-(?!-)/uy;
 
@@ -339,7 +339,7 @@ function literal(body: Body, at: number): Typed {
   return { expr: { kind: 'literal', type: 'number', value }, type: 'number', at };
 }
 
-/** A literal from 0 to 1, as it was written: it never becomes a double. */
+/** A literal from 0 to 1, as written: it never becomes a double. */
 function fractionOf(node: Node): string | undefined {
   const body = node.A_Const as Body | undefined;
   if (!body || body.isnull || body.sval || body.boolval) return undefined;
@@ -355,7 +355,7 @@ function compare(op: BinaryOp, left: Typed, right: Typed, at: number): Expr {
   return { kind: 'binary', op, left: as(left, type), right: as(right, type) };
 }
 
-/** The one type that all can be read as; a text in quotes gives way to a day or a time. */
+/** Returns the one type that all can be read as; quoted text yields to a day or a time. */
 function common(all: readonly Typed[], at: number): ValueType {
   const types = new Set(all.flatMap(({ type }) => (type === 'null' || type === 'property' ? [] : [type])));
   const timed = types.has('time') ? 'time' : types.has('date') ? 'date' : undefined;
@@ -395,11 +395,11 @@ function inUtc(time: string): string {
   return `${new Date(parseTime(time)!).toISOString().slice(0, 19)}.${digits.padEnd(3, '0')}Z`;
 }
 
-/** An expression whose type nobody asks for. */
+/** An expression whose type does not matter. */
 const settled = (typed: Typed): Expr =>
   as(typed, typed.type === 'null' || typed.type === 'property' ? 'text' : typed.type);
 
-/** Refuses a node that carries anything beside what is understood here. */
+/** Refuses a node with any field that is not understood here. */
 function known(body: Body, keys: readonly string[], at: number): void {
   const other = Object.keys(body).find((key) => !keys.includes(key));
   if (other === undefined) return;

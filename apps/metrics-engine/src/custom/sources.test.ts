@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
 
 const RANGE = { startDate: '2026-03-01', endDate: '2026-03-31' };
-/** Their licenses: seats that were bought and are used, by account. */
+/** The host's licenses: purchased and used seats, by account. */
 const LICENSES = {
   name: 'licenses',
   view: 'app.licenses',

@@ -2,7 +2,7 @@ import { BuiltInSource, type MetricSourceFields, TallyError } from '@tally/contr
 import { BUILT_IN_SOURCES, type Db, type SourceShape } from '@tally/db';
 
 const MAX_SOURCES = 200;
-/** SQL types of a column that days can be selected by. */
+/** SQL types of columns that days can be selected by. */
 const DATE_TYPES: Readonly<Record<string, SourceShape['date']['type']>> = {
   date: 'date',
   'timestamp without time zone': 'timestamp',

@@ -33,7 +33,7 @@ test('never more run at once than there are places, nor more of a caller than it
         );
         await scheduler.waitFor(Promise.all(asked));
         expect(outcomes.every((each) => ['ok', 'failed', 'RATE_LIMITED'].includes(each))).toBe(true);
-        // Of every caller as many are taken as it may have at once; all places are free again.
+        // Each caller runs as many as it may have at once; all slots are free again.
         const again = await Promise.all(
           Array.from({ length: perCaller }, () => turns('d', { prepare: nothing, work: async () => 'ok' })),
         );

@@ -1,17 +1,17 @@
 import { TallyError } from '@tally/contracts';
 
 export type TurnsOptions = {
-  /** Formulas that run at once. */
+  /** Formulas that run concurrently. */
   places: number;
-  /** Formulas of one caller that run or wait at once. */
+  /** Formulas of one caller that run or wait concurrently. */
   perCaller: number;
-  /** Milliseconds that a caller waits for a place. */
+  /** Milliseconds that a caller waits for a slot. */
   waitMs: number;
 };
 
 /**
- * Runs work of a caller when there is a place; RATE_LIMITED where the caller, or everybody, has too much. What is prepared
- * takes no place.
+ * Runs a caller's work in a free slot. Throws RATE_LIMITED if the caller, or everybody, has too much. Preparation takes
+ * no slot.
  */
 export type Turns = <P, T>(
   callerId: string,
@@ -43,7 +43,7 @@ export function createTurns({ places, perCaller, waitMs }: TurnsOptions): Turns 
     });
   }
 
-  /** A place goes on to whoever waits longest. */
+  /** A slot goes to the longest waiting caller. */
   function leave(): void {
     const [next] = waiting;
     if (next) next();

@@ -9,16 +9,16 @@ import { script } from './scripts.ts';
 export type BackupOptions = { db: Pick<Db, 'realtime'>; redis: RedisClient; ttlSeconds: number; now: () => number };
 
 export type Backup = {
-  /** Brings back what Redis lost, of every merchant, then saves what changed since the last copy. */
+  /** Restores what Redis lost, for every merchant, then saves changes since the last copy. */
   run(): Promise<{ restored: number; saved: number }>;
   /**
-   * Brings a merchant's metrics back where Redis lost them or came back with older ones: values older than their copy
-   * are replaced by it. Until then no point of the merchant is taken, so a loss costs what came after the last copy.
+   * Restores a merchant's metrics if Redis lost them or returned with older ones: values older than their copy are
+   * replaced. Until then no point of the merchant is accepted, so a loss costs only what came after the last copy.
    */
   restore(merchantId: string | null): Promise<number>;
-  /** Values that Redis does not have though their copies have not expired; they are put back. Returns how many. */
+  /** Restores values that Redis lacks although their copies have not expired. Returns their number. */
   missing(merchantId: string | null): Promise<number>;
-  /** Merchants that have realtime metrics here or copies of them; null is the platform. */
+  /** Returns merchants with realtime metrics here or copies of them; null is the platform. */
   merchants(): Promise<(string | null)[]>;
 };
 
@@ -30,14 +30,14 @@ declare module 'ioredis' {
 }
 
 const WITHOUT_WINDOW = -1;
-/** Copies brought back by one call. */
+/** Copies restored by one call. */
 const PIECE = 500;
 /** Series are saved again for this long after their last point: the clocks of two engines may differ. */
 const CLOCKS_DIFFER_MS = 60_000;
 /** A copy that is about to expire may have expired in Redis a moment before. */
 const EXPIRING_MS = 2_000;
 
-/** Saves realtime metrics to `realtime_metrics_cache` and brings them back. */
+/** Saves realtime metrics to `realtime_metrics_cache` and restores them. */
 export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }: BackupOptions): Backup {
   redis.defineCommand('realtimeRestore', { lua: script('realtime-restore') });
   redis.defineCommand('realtimeEpoch', { numberOfKeys: 1, lua: script('realtime-epoch') });
@@ -45,12 +45,12 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
   /** Seconds of inactivity after which all realtime data of a merchant has expired. */
   const keptSeconds = Math.max(ttlSeconds, 2 * 86_400);
 
-  /** Merchants that are being brought back: whoever needs one waits for the same. */
+  /** Merchants being restored: concurrent callers wait for the same run. */
   const restoring = new Map<string | null, Promise<number>>();
 
   async function bringBack(merchantId: string | null): Promise<number> {
     if ((await redis.realtimeEpoch(markerKey(merchantId), '', '0', '')).length > 0) return 0;
-    // Before the way for points is open: whoever takes one may have registered the merchant with what was lost.
+    // Before points are accepted: the first point may have registered the merchant together with the lost values.
     await redis.zadd(OWNERS, now(), merchantId ?? '');
     let restored = 0;
     let after: SavedMetric | undefined;
@@ -97,7 +97,7 @@ export function createBackup({ db: { realtime: store }, redis, ttlSeconds, now }
         const found = await Promise.all(
           changed.slice(from, from + PIECE).map((each) => valuesOf(merchantId, name, each)),
         );
-        // What was read is newer than every copy only while Redis is the one that it was read from.
+        // Values read are newer than every copy only while Redis is the one they were read from.
         const [, epoch] = await redis.realtimeEpoch(marker, run, '1', '');
         if (epoch === undefined) return saved;
         const metrics = found.flat().filter(({ value }) => Object.keys(value).length > 0);

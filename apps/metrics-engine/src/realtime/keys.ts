@@ -18,7 +18,7 @@ export const seriesKey = (merchantId: string | null, name: string) => `${of(merc
 export const valueKey = (merchantId: string | null, name: string, labels: string, slice?: number) =>
   `${of(merchantId)}:value:${name}:${labels}${slice === undefined ? '' : `:${slice}`}`;
 
-/** Sorted set: merchants that have realtime metrics ('' is the platform) → when they last registered. */
+/** Sorted set: merchants with realtime metrics ('' is the platform) → when they last registered. */
 export const OWNERS = 'metrics:realtime:owners';
 
 /** Hash: `run`, the server process that has lost nothing of the merchant; `epoch`, the number of its newest copy. */

@@ -138,7 +138,7 @@ test('a connection that breaks before the answer comes counts no point twice', a
   await link.close();
 });
 
-/** A way to Redis that can be cut when Redis has done what it was asked, and before its answer is passed on. */
+/** A connection to Redis that can be cut after Redis has run a command, and before its answer is passed on. */
 async function cuttableLink() {
   let cutting = false;
   const sockets = new Set<Socket>();

@@ -1,5 +1,5 @@
 export type MergerOptions<P> = {
-  /** Adds a point to others of its key; false where they may not grow further. */
+  /** Adds a point to others of its key; returns false if they may not grow further. */
   merge(into: P, point: P): boolean;
   store(points: P): Promise<void>;
 };
@@ -7,8 +7,8 @@ export type MergerOptions<P> = {
 type Waiting<P> = { points: P; stored: Promise<void>; settle(stored: Promise<void>): void };
 
 /**
- * Points of one key that come while others of it are on their way go together, in the next call of `store`: the more
- * come, the more share a call, and the first never waits. Each caller is told when its own are stored.
+ * Merges points of one key that arrive while others of it are being stored: they go together, in the next call of
+ * `store`. The first never waits. Each caller is answered when its own points are stored.
  */
 export function createMerger<P>({ merge, store }: MergerOptions<P>): (key: string, point: P) => Promise<void> {
   const calls = new Map<string, { waiting: Waiting<P> | undefined }>();

@@ -89,7 +89,7 @@ test('quantiles of a histogram are within the stated error, count, min, max and 
           sorted.at(-1),
         ]);
         const sum = thousandths.reduce((total, each) => total + BigInt(each) * 1_000_000n, 0n);
-        // Half away from zero, as averages are everywhere.
+        // Half away from zero, like all averages.
         const [size, whole] = [sum < 0n ? -sum : sum, BigInt(values.length)];
         const mean = (2n * size + whole) / (2n * whole);
         expect(answer.mean).toBe(formatCost(sum < 0n ? -mean : mean));
@@ -249,7 +249,7 @@ test('fractions carry into whole units, so that only a sum that is too large is 
   const metrics = realtime();
   const series = (name: string) => ({ merchantId: 'carry', name });
   const key = (name: string) => `metrics:realtime:{carry}:value:${name}:[]`;
-  // 10^8 whole units in nano-units, as they were kept before they carried.
+  // 10^8 whole units in nano-units, as stored before they carried.
   await metrics.increment(series('old'), '1');
   await redis.hset(key('old'), 'i', '5', 'n', '100000000999999999');
   await metrics.increment(series('old'), '0.000000002');
@@ -265,7 +265,7 @@ test('fractions carry into whole units, so that only a sum that is too large is 
     }),
     { numRuns: 20 },
   );
-  // The sign is no digit, and what brings a large sum back towards 0 is no larger sum.
+  // The sign is no digit, and an amount that moves a large sum back towards 0 does not enlarge it.
   for (const [sum, by, outcome] of [
     ['-10000000000000000', '-5', 'stored'],
     ['99999999999999999', '5', 'stored'],

@@ -11,22 +11,22 @@ import { script } from './scripts.ts';
 export type RealtimeOptions = {
   redis: RedisClient;
   limits: { names: number; seriesPerName: number };
-  /** Seconds that a series is kept after its last point; one whose window is longer is kept for its window. */
+  /** Seconds that a series is kept after its last point; one with a longer window is kept for its window. */
   ttlSeconds: number;
   /** Milliseconds between two polls of a watcher. */
   watchMs: number;
   now: () => number;
-  /** Brings a merchant's metrics back where Redis lost them; nothing is counted before. */
+  /** Restores a merchant's metrics if Redis lost them; nothing is counted before. */
   restore(merchantId: string | null): Promise<unknown>;
   /** Called when points were stored. */
   onStored?(type: RealtimeType, points: number): void;
-  /** Watchers of this process at once, and those of one caller. */
+  /** Concurrent watchers of this process, and of one caller. */
   maxWatchers?: { all: number; perCaller: number };
   /** Called with the number of watchers when it changes. */
   onWatchers?(count: number): void;
 };
 
-/** A series; merchantId null: the platform's. */
+/** A series; merchantId null: of the platform. */
 export type Series = { merchantId: string | null; name: string; labels?: Record<string, string> | undefined };
 
 declare module 'ioredis' {
@@ -41,14 +41,14 @@ const SLICES = 30;
 const HISTOGRAM_WINDOW = 300;
 const RATE_WINDOW = 60;
 const QUANTILES = [0.5, 0.9, 0.95, 0.99];
-/** The largest amount of one call: added to the largest sum that a field may hold, it stays below 2^63. */
+/** The largest amount of one call: added to the largest allowed sum of a field, it stays below 2^63. */
 const MAX_ADDED = 8n * 10n ** 18n * NANO;
 const MAX_ATTEMPTS = 5;
 /** Names whose series are read at once for a list. */
 const NAMES_AT_ONCE = 32;
-/** Arguments of one call of the script: Redis does nothing else meanwhile, which stays at a few milliseconds. */
+/** Arguments of one call of the script: it blocks Redis, for a few milliseconds at this number. */
 const MAX_ARGUMENTS = 4_000;
-/** A merchant's registration is repeated after this long: its node may lose it while others lose nothing. */
+/** A merchant's registration is repeated after this time: its node may lose it while others lose nothing. */
 const REGISTERED_MS = 1_000;
 
 /** Name and labels of the last series of a page. */
@@ -56,12 +56,12 @@ const Place = z.tuple([z.string(), z.string()]);
 
 export type Meta = { at: number; window?: number; unit?: string };
 
-/** Points of one series, folded: what to add, and what to set. */
+/** Merged points of one series: amounts to add, and values to set. */
 type Points = {
   series: Series;
   type: RealtimeType;
   count: number;
-  /** Nano-units: what is added to a counter or a histogram, what a gauge is set to. */
+  /** Nano-units: amounts added to a counter or histogram, or the value of a gauge. */
   sum: bigint;
   buckets: Map<string, number>;
   low?: bigint;
@@ -70,14 +70,14 @@ type Points = {
   unit?: string;
 };
 
-/** Points of one series on their way to Redis, and the script's answer. */
+/** Points of one series being sent to Redis, and the script's answer. */
 type Write = { keys: [series: string, value: string]; args: string[]; answer?: string };
 /** Writes of one merchant that share a call. */
 type Call = { merchantId: string | null; writes: Write[]; size: number };
 
 /**
- * Realtime metrics in Redis: counters and gauges are exact decimals, kept as whole units and nano-units; histograms and
- * rates are slices of a sliding window. A point that is not acknowledged may have been counted: at most once per try.
+ * Realtime metrics in Redis: counters and gauges are exact decimals, stored as whole units and nano-units; histograms
+ * and rates are slices of a sliding window. An unacknowledged point may have been counted, at most once per try.
  */
 export function createRealtime({
   redis,
@@ -95,7 +95,7 @@ export function createRealtime({
 
   const places = createPlaces(maxWatchers, onWatchers);
   let registered = { at: 0, merchants: new Set<string | null>() };
-  /** Points of a series fold while others of it are on their way; writes of a merchant's series share a call. */
+  /** Points of a series merge while others of it are being sent; writes of a merchant's series share a call. */
   const fold = createMerger<Points>({ merge, store });
   const send = createMerger<Call>({ merge: join, store: call });
   const write = (points: Points): Promise<void> => {
@@ -115,7 +115,7 @@ export function createRealtime({
       if (answer === 'type') throw new TallyError('CONFLICT', `${name} is not a ${type.toLowerCase()}.`);
       if (answer === 'sum') throw new TallyError('TOTAL_LIMIT', `The sum of ${name} would become too large.`);
       if (answer === 'lost') await available(restore(merchantId));
-      // The first point of a series settles its window: slices of another width would not add up.
+      // The first point of a series fixes its window: slices of another width would not add up.
       else if (answer.startsWith('window ')) window = Number(answer.slice('window '.length));
       else if (!(await makeRoom(merchantId, answer === 'names' ? undefined : name))) {
         const [limit, of] = answer === 'names' ? [limits.names, 'names'] : [limits.seriesPerName, `series of ${name}`];
@@ -125,7 +125,7 @@ export function createRealtime({
     throw new TallyError('UNAVAILABLE', `Redis lost its data ${MAX_ATTEMPTS} times in a row.`);
   }
 
-  /** One call of the script for writes of a merchant: one that is saved, or nothing is counted. */
+  /** One script call for writes of a merchant whose metrics are complete; otherwise nothing is counted. */
   async function call({ merchantId, writes }: Call): Promise<void> {
     const keys = [markerKey(merchantId), namesKey(merchantId), ...writes.flatMap((each) => each.keys)];
     const args = [String(limits.names), String(limits.seriesPerName), ...writes.flatMap((each) => each.args)];
@@ -176,7 +176,7 @@ export function createRealtime({
     };
   }
 
-  /** Forgets what has had no point for its time to live, of one name or of all; true where that made room. */
+  /** Removes series whose time to live is over, of one name or of all; returns true if that freed space. */
   async function makeRoom(merchantId: string | null, name: string | undefined): Promise<boolean> {
     const forgotten = await forget(merchantId, name === undefined ? undefined : [name]);
     return name === undefined ? forgotten.names > 0 : forgotten.series > 0;
@@ -200,7 +200,7 @@ export function createRealtime({
     return text === null ? undefined : (JSON.parse(text) as Meta);
   }
 
-  /** Reads whole slices: the fewest that cover so many seconds. `spanMs` is the time that they cover. */
+  /** Reads whole slices: the fewest that cover the given seconds. `spanMs` is the time that they cover. */
   async function slices(series: Series, window: number, seconds: number) {
     const width = widthOf(window);
     const last = sliceAt(now(), width);
@@ -278,7 +278,7 @@ export function createRealtime({
 
     get,
 
-    /** Names with their labels, page by page; series that have expired are left out. */
+    /** Returns names with their labels, page by page, without expired series. */
     async list(merchantId: string | null, { limit, cursor }: { limit: number; cursor?: string | undefined }) {
       const [after, behind] = cursor === undefined ? ['', ''] : decodeCursor(cursor, merchantId, Place);
       const names = Object.entries(await available(redis.hgetall(namesKey(merchantId))))
@@ -307,8 +307,8 @@ export function createRealtime({
     },
 
     /**
-     * The value now and whenever it changes; ends when the client goes. RATE_LIMITED where all places, or those of the
-     * caller, are taken.
+     * Yields the value now and whenever it changes; ends when the client leaves. Throws RATE_LIMITED if all slots, or
+     * those of the caller, are taken.
      */
     async *watch(series: Series, windowSeconds: number | undefined, callerId: string, signal: AbortSignal) {
       const leave = places.take(callerId);
@@ -316,7 +316,7 @@ export function createRealtime({
         let last = '';
         while (!signal.aborted) {
           const value = await get(series, windowSeconds);
-          // The span of a window moves all the time; that alone is no change.
+          // The span of a window moves all the time; that is no change by itself.
           const seen = JSON.stringify({ ...value, asOf: '', windowSeconds: 0, perSecond: '' });
           if (seen !== last) yield value;
           last = seen;
@@ -331,12 +331,12 @@ export function createRealtime({
 
 export type Realtime = ReturnType<typeof createRealtime>;
 
-/** Places of watchers: so many in all, and so many of each caller. */
+/** Slots of watchers: a number in total, and a number per caller. */
 function createPlaces({ all, perCaller }: { all: number; perCaller: number }, onChange: (count: number) => void) {
   const ofCaller = new Map<string, number>();
   let taken = 0;
   return {
-    /** Takes a place, and returns what gives it back. */
+    /** Takes a slot, and returns the function that frees it. */
     take(callerId: string): () => void {
       const own = ofCaller.get(callerId) ?? 0;
       if (own >= perCaller) throw noPlace(perCaller, `At most ${perCaller} watchers of one key.`);
@@ -358,13 +358,13 @@ const noPlace = (limit: number, message: string) =>
 
 const byKey = ([a]: [string, string], [b]: [string, string]): number => (a < b ? -1 : 1);
 
-/** Labels in one order, so that the same ones are the same series. */
+/** Sorts labels, so that equal ones are the same series. */
 const canonical = (labels: Record<string, string> = {}): string => JSON.stringify(Object.entries(labels).sort());
 
 /** Milliseconds of one slice. */
 const widthOf = (window: number): number => Math.max(100, Math.ceil((window * 1000) / SLICES));
 
-/** The number of the slice that a moment is in. A slice includes its end and not its start. */
+/** The number of the slice of a moment. A slice includes its end and not its start. */
 const sliceAt = (ms: number, width: number): number => Math.ceil(ms / width) - 1;
 
 /** The slices that a query of a window can read, newest first. */
@@ -375,7 +375,7 @@ export function slicesKept(window: number, now: number): number[] {
 
 const unitsIn = (value: string): bigint => parseSignedQuantity('cost', value)!;
 
-/** Values of a histogram as one point. */
+/** Merges values of a histogram into one point. */
 function folded(values: readonly string[]): Pick<Points, 'count' | 'sum' | 'buckets' | 'low' | 'high'> {
   const buckets = new Map<string, number>();
   let [low, high] = [unitsIn(values[0]!), unitsIn(values[0]!)];
@@ -391,7 +391,7 @@ function folded(values: readonly string[]): Pick<Points, 'count' | 'sum' | 'buck
   return { count: values.length, sum, buckets, low, high };
 }
 
-/** Folds a point into others of its series; false where the sum would pass what one call may add. */
+/** Merges a point into others of its series; returns false if the sum would exceed the limit of one call. */
 function merge(into: Points, point: Points): boolean {
   if (point.type === 'GAUGE') {
     Object.assign(into, { sum: point.sum, unit: point.unit, count: into.count + point.count });
@@ -407,7 +407,7 @@ function merge(into: Points, point: Points): boolean {
   return true;
 }
 
-/** Lets a write share the call of others of its merchant; false where that call would become too long. */
+/** Lets a write share the call of others of its merchant; returns false if that call would become too long. */
 function join(into: Call, { writes, size }: Call): boolean {
   if (into.size + size > MAX_ARGUMENTS) return false;
   into.writes.push(...writes);
@@ -415,7 +415,7 @@ function join(into: Call, { writes, size }: Call): boolean {
   return true;
 }
 
-/** Nano-units as texts of one length whose order is that of the numbers: Lua's numbers are too short. */
+/** Writes nano-units as texts of one length whose order is that of the numbers: Lua's numbers are too short. */
 const OFFSET = 10n ** 24n;
 const sortable = (units: bigint): string => (units + OFFSET).toString().padStart(25, '0');
 const unsorted = (text: string): bigint => BigInt(text) - OFFSET;
@@ -448,7 +448,7 @@ function rounded(dividend: bigint, divisor: bigint): bigint {
   return dividend < 0n ? -size : size;
 }
 
-/** Turns the error of an unavailable store into a code. */
+/** Converts the error of an unavailable store to a code. */
 async function available<T>(answer: Promise<T>): Promise<T> {
   try {
     return await answer;

@@ -12,34 +12,34 @@ export type ReconcileOptions = {
   db: Pick<Db, 'usage'>;
   backup: Backup;
   realtime: Pick<Realtime, 'forget'>;
-  /** Flushes what was acknowledged so far to Postgres; false where that failed. */
+  /** Flushes what was acknowledged so far to Postgres; returns false on failure. */
   drain(): Promise<boolean>;
   now: () => number;
 };
 
-/** A counter that mirrored counted usage with another value than was counted. */
+/** A counter that mirrors counted usage, with a wrong value. */
 export type Corrected = { merchantId: string | null; name: string; date: Day; was: string; is: string };
 
 export type Reconciled = {
   merchants: number;
-  /** Values that came back from their copies: Redis had lost them, or had older ones. */
+  /** Values restored from their copies: Redis had lost them, or had older ones. */
   restored: number;
   corrected: Corrected[];
-  /** False where usage-ingest could not flush what was pending, so mirrors were not compared. */
+  /** False if usage-ingest could not flush everything, so mirrors were not compared. */
   usageCompared: boolean;
-  /** Series that were forgotten: they had no point for their time to live. */
+  /** Removed series: they had no point for their time to live. */
   forgotten: number;
 };
 
-/** Counters `usage.<metric type>` with the one label `date` mirror `merchant_usage`. */
+/** Counters `usage.<metric type>` with the only label `date` mirror `merchant_usage`. */
 const MIRROR = 'usage.';
-/** Metric types that are sums of those that are stored. */
+/** Metric types that are sums of stored ones. */
 const DERIVED: Readonly<Record<string, readonly string[]>> = { total_tokens: ['prompt_tokens', 'completion_tokens'] };
 const NANO = 1_000_000_000n;
 
 /**
- * Compares realtime metrics with what they come from, and corrects them: every value with its copy, and counters that
- * mirror counted usage with `merchant_usage`. Mirrors of a day are compared when the day is over.
+ * Compares realtime metrics with their sources, and corrects them: every value with its copy, and counters that mirror
+ * counted usage with `merchant_usage`. Mirrors of a day are compared when the day is over.
  */
 export function createReconcile({ redis, db, backup, realtime, drain, now }: ReconcileOptions) {
   redis.defineCommand('realtimeCorrect', { numberOfKeys: 1, lua: script('realtime-correct') });
@@ -67,7 +67,8 @@ export function createReconcile({ redis, db, backup, realtime, drain, now }: Rec
         endDate: date,
         metricTypes: DERIVED[type] ?? [type],
       });
-      // Nothing stored is unknown, not 0: the mirror may be of another type of metric, or of a source that Tally has not.
+      // Missing in the store means unknown, not 0: the mirror may be of another metric type, or of a source outside of
+      // Tally.
       if (rows.length === 0) continue;
       const sum = rows.reduce((total, row) => total + row.metric_value, 0n);
       const right = type === 'cost' ? sum : sum * NANO;

@@ -4,7 +4,7 @@ import type { Period } from '@tally/db';
 /** ISO weekday: 1 Monday … 7 Sunday. */
 export type Weekday = number;
 
-/** The period that a day lies in. Weeks begin with `weekStart`; months are those of the calendar. */
+/** Returns the period of a day. Weeks begin with `weekStart`; months are those of the calendar. */
 export function periodOf(grain: RollupGrain, day: Day, weekStart: Weekday): Period {
   if (grain === 'daily') return { start: day, end: day };
   if (grain === 'weekly') {
@@ -21,11 +21,11 @@ export const periodAfter = (grain: RollupGrain, period: Period, weekStart: Weekd
 export const periodBefore = (grain: RollupGrain, period: Period, weekStart: Weekday): Period =>
   periodOf(grain, addDays(period.start, -1), weekStart);
 
-/** The last period that was complete when `day` began. */
+/** Returns the last period that was complete when `day` began. */
 export const lastComplete = (grain: RollupGrain, day: Day, weekStart: Weekday): Period =>
   periodBefore(grain, periodOf(grain, day, weekStart), weekStart);
 
-/** Every period that a range of days touches, in order. */
+/** Returns every period that a range of days touches, in order. */
 export function periodsOf(grain: RollupGrain, startDate: Day, endDate: Day, weekStart: Weekday): Period[] {
   const periods: Period[] = [];
   for (let period = periodOf(grain, startDate, weekStart); period.start <= endDate; ) {

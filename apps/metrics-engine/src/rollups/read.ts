@@ -87,7 +87,7 @@ function present(row: StoredRow, scaleOf: ScaleOf): RollupRow {
   };
 }
 
-/** An average is in units, and of whole units it has decimals. */
+/** Formats an average in units; averages of whole units have decimals. */
 function averageOf({ metric_type, daily_average }: StoredRow, scaleOf: ScaleOf): string {
   const scale = metric_type === 'cost' ? COST_DECIMALS : scaleOf(metric_type);
   if (scale === 0) return shortest(daily_average);
@@ -97,7 +97,7 @@ function averageOf({ metric_type, daily_average }: StoredRow, scaleOf: ScaleOf):
 
 const shortest = (decimal: string): string => (decimal.includes('.') ? decimal.replace(/\.?0+$/, '') : decimal);
 
-/** A day that a period begins with; the first of all begins before the first day that can be asked for. */
+/** The first day of a period; the earliest period begins before the first day that a query can name. */
 const PeriodStart = z.string().refine((day) => {
   const at = Date.parse(`${day}T00:00:00Z`);
   return day > '0999' && !Number.isNaN(at) && dayOf(at) === day;

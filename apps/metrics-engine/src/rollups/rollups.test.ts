@@ -74,7 +74,7 @@ const all = async (grain: 'daily' | 'weekly' | 'monthly', range: { startDate: Da
   }
 };
 
-/** The rollups by brute force: every entry added to every row it belongs to. */
+/** The rollups by brute force: every event added to every row it belongs to. */
 function expected(grain: 'daily' | 'weekly' | 'monthly', entries: readonly Entry[], start: Day, end: Day): RollupRow[] {
   const sums = new Map<string, bigint>();
   const add = (entry: Entry, type: string, id: string, own: string | null, metric: string, units: bigint) => {
@@ -129,7 +129,7 @@ function expected(grain: 'daily' | 'weekly' | 'monthly', entries: readonly Entry
         metric === 'cost' ? formatCost(round(value, days)) : formatCost(round(value * 1_000_000n, days) * 1000n);
       const change = previous === undefined ? undefined : (value - previous) * 10_000n;
       const cents = change === undefined ? null : change < 0n ? -round(-change, previous!) : round(change, previous!);
-      // By way of its text: dividing a rounded double again would lose the last digit.
+      // Through its text: dividing a rounded double again would lose the last digit.
       const growth = cents === null ? null : Number(formatCost(cents * 10_000_000n));
       const weeks = eachDay(period.start, period.end).map((day) => periodOf('weekly', day, 1));
       const breakdown = [...new Map(weeks.map((week) => [week.start, week])).values()].flatMap((week) => {
@@ -249,7 +249,7 @@ test('marks of today stay until the day is over', async () => {
   expect(rows.filter((row) => row.entityType === 'merchant').map((row) => row.value)).toEqual(['1']);
 });
 
-/** The value of a merchant in each period of a range. */
+/** Returns the value of a merchant in each period of a range. */
 const valuesOf = async (grain: 'daily' | 'weekly' | 'monthly', range: { startDate: Day; endDate: Day }) => {
   const { rows } = await engine.rollups[grain].list.query({
     ...range,
@@ -403,7 +403,7 @@ test('a backfill that an engine leaves in the middle is ended by another one', a
   }
   const survivor = createRollups({ db, weekStart: 1, maxBackfillDays: 100, now: () => now, drain });
   expect(await survivor.recover()).toBe(0);
-  // As a kill does: the connection ends, and with it the lock.
+  // Like a kill: the connection ends, and with it the lock.
   await client.query(`select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()
     and database = (select oid from pg_database where datname = current_database())`);
   await lease.release().catch(() => {});
@@ -486,7 +486,7 @@ test('weeks are those of ISO 8601 and months those of the calendar, for every da
   }
 });
 
-/** A cursor with another place in it, of the same question. */
+/** A cursor with another position, for the same query. */
 function changed(cursor: string | null, change: (place: unknown[]) => unknown[]): string {
   const place = JSON.parse(Buffer.from(cursor!, 'base64url').toString()) as unknown[];
   const question = place.pop();
@@ -495,7 +495,7 @@ function changed(cursor: string | null, change: (place: unknown[]) => unknown[])
 
 const ID = '7f3d1c1e-0000-4000-8000-000000000000';
 
-/** The log after a place that a caller made up. */
+/** The log after a position that a caller made up. */
 async function logAfter(...place: string[]) {
   await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
   const { nextCursor } = await engine.jobs.log.query({ limit: 1 });

@@ -18,7 +18,7 @@ export type RollupsOptions = {
   /** The longest range of one backfill, in days. */
   maxBackfillDays: number;
   now: () => number;
-  /** Brings what was acknowledged before the call to Postgres; reports what a run that begins afterwards counts. */
+  /** Flushes what was acknowledged before the call to Postgres; returns how fresh a run that begins afterwards is. */
   drain(): Promise<Drained>;
   /** Called for every run that ends, and for every period that fails. */
   onFinished?(job: RollupJob): void;
@@ -26,22 +26,22 @@ export type RollupsOptions = {
 };
 
 export type Rollups = {
-  /** Computes the period that `date` lies in; without a date, the last one that was complete at `at` (default: now). */
+  /** Computes the period of `date`; without a date, the last one that was complete at `at` (default: now). */
   run(grain: RollupGrain, which?: { date?: Day | undefined; at?: number }): Promise<RollupBackfill>;
   /** Computes every period that overlaps the range; one that fails does not stop the others. */
   backfill(grain: RollupGrain, range: { startDate: Day; endDate: Day }): Promise<RollupBackfill>;
   /**
-   * Computes every stale period that is complete: those of days that were written to, those after them, whose growth
-   * changed, and those that failed before. Each period is computed once; what is written meanwhile is for the next
-   * refresh. A period stays stale until it is computed, so a crash or a failure loses none.
+   * Computes every stale period that is complete: those of changed days, those after them, whose growth changed, and
+   * those that failed before. Each period is computed once; later writes are for the next refresh. A period stays stale
+   * until it is computed, so a crash or a failure loses none.
    */
   refresh(): Promise<RollupBackfill & { daysTouched: number }>;
   /**
-   * Takes over the runs of processes that died, and replaces weeks of an older `weekStart`. Returns how many runs it
-   * finished.
+   * Takes over the runs of processes that died, and replaces weeks of an older `weekStart`. Returns the number of
+   * finished runs.
    */
   recover(): Promise<number>;
-  /** Stops between two periods; runs under way stay RUNNING and are taken over by the next engine. */
+  /** Stops between two periods; interrupted runs stay RUNNING and the next engine takes them over. */
   stop(): Promise<void>;
 };
 
@@ -92,7 +92,7 @@ export function createRollups(options: RollupsOptions): Rollups {
     return done;
   }
 
-  /** Computes the periods of a run that are not done yet. */
+  /** Computes the remaining periods of a run. */
   async function work(lease: RunLease): Promise<Done[]> {
     const { kind, period, periodsDone } = lease.job;
     if (kind === 'refresh') return (await computeStale(lease)).done;
@@ -106,7 +106,7 @@ export function createRollups(options: RollupsOptions): Rollups {
     for (const { grain, start } of await lease.stalePeriods()) {
       if (stopping) throw new TallyError('UNAVAILABLE', 'The engine is stopping; another one goes on.');
       const period = periodOf(grain, start, weekStart);
-      // A period that is not over is computed only where somebody has run it already.
+      // A period that is not over is computed only if somebody has run it already.
       if (period.end >= today() && !(await lease.exists(grain, start))) continue;
       const started = performance.now();
       try {
@@ -123,7 +123,7 @@ export function createRollups(options: RollupsOptions): Rollups {
     return { done, daysTouched };
   }
 
-  /** Counts a run among those that `stop` waits for. */
+  /** Adds a run to those that `stop` waits for. */
   function track<T>(work: () => Promise<T>): Promise<T> {
     if (stopping) return Promise.reject(new TallyError('UNAVAILABLE', 'The engine is stopping.'));
     if (underWay.size >= MAX_RUNS)

@@ -30,7 +30,7 @@ export type Budgets = ReturnType<typeof createBudgets>;
 /** The outcome of one item of a call. */
 type Item<Result> = Result | TallyError;
 
-/** A request to reserve, with what it wants of each budget it counts in. */
+/** A request to reserve, and its amount in each budget it counts in. */
 type Wish = {
   input: ReserveRequest;
   reservationId: string;
@@ -52,7 +52,7 @@ export function createBudgets(options: {
 }) {
   const { store, registry, ledger, spend, now } = options;
 
-  /** Makes a change known to this process and to Redis. Where that fails, the loop does it. */
+  /** Publishes a change to this process and to Redis. If that fails, the loop does it. */
   async function publish(): Promise<void> {
     await registry.refresh().catch(() => {});
     await spend.read().catch(() => {});
@@ -60,7 +60,7 @@ export function createBudgets(options: {
 
   async function known(id: string, caller: Caller): Promise<BudgetRow> {
     const row = await store.find(id);
-    // Of another merchant's budget nothing is said, not even that it exists.
+    // Says nothing about another merchant's budget, not even that it exists.
     if (!row || (caller.merchantId !== null && row.merchantId !== caller.merchantId))
       throw new TallyError('NOT_FOUND', `There is no budget ${id}.`);
     return row;
@@ -75,7 +75,7 @@ export function createBudgets(options: {
     return registry.current()!;
   }
 
-  /** Decides requests, after what was spent is rebuilt where that is needed. */
+  /** Decides requests, after rebuilding spend if needed. */
   async function decide(requests: readonly Request[]): Promise<readonly Decided[]> {
     const isKnown = ({ verdict }: Decided) => verdict !== 'unknown';
     try {
@@ -85,13 +85,13 @@ export function createBudgets(options: {
       if (!(error instanceof RebuildNeeded)) throw error;
     }
     await within(PATIENCE_MS, spend.read());
-    // Those that were decided already answer the same again.
+    // Already decided requests repeat their answer.
     const decided = await ledger.reserve(requests);
     if (!decided.every(isKnown)) throw new Error('what was spent of a budget is not known');
     return decided;
   }
 
-  /** The budgets that a request counts in, with the amounts it wants of each. Throws INVALID_INPUT. */
+  /** Returns the budgets that a request counts in, with its amount in each. Throws INVALID_INPUT. */
   function wishOf(list: BudgetList, at: number, input: ReserveRequest): Wish {
     const { id, amounts, ttlSeconds, ...usage } = input;
     const parts = list.matching(usage).map((budget) => {
@@ -108,7 +108,7 @@ export function createBudgets(options: {
       id: reservationId,
       lifetimeMs: ttlSeconds * 1_000,
       digest: digestOf([usage, amounts]),
-      // A period that is not known is one that Postgres could not be asked for.
+      // Periods are unknown only if Postgres was unavailable.
       parts: parts.map(({ budget, span, amount }) => {
         if (!span) throw new Error('the period is not known');
         const limit = budget.enforcement === 'hard' ? budget.limit : undefined;
@@ -127,7 +127,7 @@ export function createBudgets(options: {
     return {
       allowed,
       reservationId: allowed ? reservationId : null,
-      // A caller that is bound to a merchant sees nothing of budgets for all merchants.
+      // A caller bound to a merchant learns nothing about budgets for all merchants.
       remaining: parts.flatMap(({ budget }, index) =>
         caller.merchantId !== null && budget.merchantId === ''
           ? []
@@ -186,7 +186,7 @@ export function createBudgets(options: {
     });
   }
 
-  /** Ends reservations without an event. Where Redis is unavailable they are lost or expire by themselves. */
+  /** Ends reservations without an event. While Redis is unavailable, they are lost or expire by themselves. */
   const end = async (ids: readonly string[]): Promise<readonly boolean[]> =>
     ids.length === 0 ? [] : ledger.settle(ids.map((id) => ({ id }))).ended.catch(() => ids.map(() => false));
 
@@ -234,7 +234,7 @@ export function createBudgets(options: {
           ...{ accepted: repeats.has(place) ? 0 : 1, duplicates: repeats.has(place) ? 1 : 0 },
         };
     }
-    // Without an entry; or with the one of another settlement of this call, which has noted it.
+    // Without an event, or with the event of another settlement of this call, which has noted it.
     const rest = places.filter((place) => !ending.has(place) && !(items[place] instanceof TallyError));
     const ended = await end(rest.map((place) => settlements[place]!.reservationId));
     rest.forEach((place, at) => {
@@ -342,7 +342,7 @@ export function createBudgets(options: {
   };
 }
 
-/** The result of `work`, or the error that it throws for its caller. */
+/** Returns the result of `work`, or the error that it throws for its caller. */
 function attempt<Result>(work: () => Result): Item<Result> {
   try {
     return work();
@@ -357,7 +357,7 @@ function unwrapped<Result>(item: Item<Result>): Result {
   return item;
 }
 
-/** Throws MERCHANT_FORBIDDEN where all items are about merchants that the caller may not name, as `usage.record` does. */
+/** Throws MERCHANT_FORBIDDEN if all items are about merchants that the caller may not name, like `usage.record`. */
 function presentItems<Result>(items: readonly Item<Result>[]) {
   const isForbidden = (item: Item<Result>) => item instanceof TallyError && item.code === 'MERCHANT_FORBIDDEN';
   if (items.every(isForbidden)) throw items[0];
@@ -369,12 +369,12 @@ const presentItem = <Result>(item: Item<Result>) =>
     ? { result: null, error: { code: item.code, message: item.message } }
     : { result: item, error: null };
 
-/** A bound caller may define budgets of its own merchant only. */
+/** A bound caller may define only budgets of its own merchant. */
 function assertMayName(caller: Caller, merchantId: string): void {
   if (merchantId !== '') assertMerchant(caller, merchantId);
 }
 
-/** The merchant of a reservation; its own id has no slash. */
+/** Returns the merchant of a reservation; its own id has no slash. */
 function merchantOf(reservationId: string, caller: Caller): string {
   const at = reservationId.lastIndexOf('/');
   if (at < 1) throw new TallyError('INVALID_INPUT', 'reservationId: Expected what budgets.reserve answered.');

@@ -3,13 +3,13 @@ import type { Result } from 'ioredis';
 import { createGather, createTurnGather } from '../counters/gather.ts';
 import { lua } from '../counters/lua.ts';
 
-/** An amount of one budget's period. Amounts are units, as text. */
+/** An amount in one period of a budget. Amounts are units, as text. */
 export type SlotAmount = { slot: string; amount: string };
 
 export type Request = {
   id: string;
   lifetimeMs: number;
-  /** Tells requests with the same id apart. */
+  /** Distinguishes requests with the same id. */
   digest: string;
   /** `limit` undefined: a soft budget. */
   parts: readonly (SlotAmount & { limit: string | undefined })[];
@@ -22,13 +22,13 @@ export type Decided = { verdict: Verdict; expiresAt: number; parts: { used: bigi
 export type Settlement = {
   /** The reservation to end. */
   id?: string;
-  /** What an event adds, by an identity that the journal can be asked for. */
+  /** What an event adds, by an identity that the journal can look up. */
   event?: { identity: string; amounts: readonly SlotAmount[] };
 };
 
 export type Reading = { token: string; run: string; isWhole: boolean; now: number };
 
-/** The sums must be rebuilt before anything is allowed or refused. */
+/** Thrown while the sums must be rebuilt before anything is allowed or refused. */
 export class RebuildNeeded extends Error {}
 
 declare module 'ioredis' {
@@ -40,7 +40,7 @@ declare module 'ioredis' {
   }
 }
 
-/** One slot of a cluster holds all of it, so that a request may touch any budgets at once. */
+/** One slot of a cluster holds everything, so that a request may touch any budgets at once. */
 const SUMS = 'budget:{all}:sums';
 const RESERVATIONS = 'budget:{all}:reservations';
 const EXPIRIES = 'budget:{all}:expiries';
@@ -48,12 +48,12 @@ const NOTES = 'budget:{all}:notes';
 const LEASE = 'budget:{all}:reader';
 const KEYS = [SUMS, RESERVATIONS, EXPIRIES, NOTES] as const;
 
-/** Reservations, open ones and those that ended within 10 minutes. */
+/** Reservations: open ones, and those that ended within 10 minutes. */
 const MAX_RESERVATIONS = 1_000_000;
-/** Events that Postgres does not show yet. Beyond it they count once they are flushed. */
+/** Events that Postgres does not show yet. Beyond this number, events count once they are flushed. */
 const MAX_NOTES = 500_000;
 const VERDICTS: readonly Verdict[] = ['refused', 'allowed', 'conflict', 'full', 'unknown'];
-/** A call of more would hold up other calls of Redis for longer than some milliseconds. */
+/** A larger call would block other calls of Redis for more than some milliseconds. */
 const CALL = { maxItems: 200, maxBytes: 256 * 1024 };
 const ROUGH_BYTES = 200;
 const PAGE = 1_000;
@@ -61,8 +61,8 @@ const PAGE = 1_000;
 export type Ledger = ReturnType<typeof createLedger>;
 
 /**
- * What is spent and reserved of budgets, in Redis, by its clock. Concurrent calls share round trips. All calls may be repeated:
- * a reservation is made and ended once.
+ * Spent and reserved amounts of budgets, in Redis, by its clock. Concurrent calls share round trips. Every call may be
+ * repeated: a reservation is made and ended once.
  */
 export function createLedger(redis: RedisClient) {
   const define = (name: string, file: string) =>
@@ -90,7 +90,7 @@ export function createLedger(redis: RedisClient) {
     },
   });
 
-  // On one connection commands are done in the order in which they are sent, once the script is loaded there.
+  // On one connection, commands run in the order of sending, once the script is loaded.
   let isLoaded = false;
   redis.on('close', () => {
     isLoaded = false;
@@ -116,8 +116,8 @@ export function createLedger(redis: RedisClient) {
       return reserving({ items: requests, bytes: ROUGH_BYTES * parts });
     },
     /**
-     * Ends reservations and notes events, at most 200. `isSure` resolves when all of it is certain to be done before what is
-     * sent to the same Redis afterwards; `ended` says for each whether its reservation was open, and may reject later.
+     * Ends reservations and notes events, at most 200. `isSure` resolves once everything is certain to run before later
+     * commands to the same Redis; `ended` returns for each whether its reservation was open, and may reject later.
      */
     settle(items: readonly Settlement[]): { isSure: Promise<void>; ended: Promise<readonly boolean[]> } {
       const { sent, results: ended } = settling(items);
@@ -130,12 +130,12 @@ export function createLedger(redis: RedisClient) {
       return { isSure, ended };
     },
 
-    /** Begins a reading of what was spent. */
+    /** Starts a reading of spend. */
     async begin(): Promise<Reading> {
       const [token, run, isWhole, now] = await redis.budgetBegin(...KEYS);
       return { token: String(token), run, isWhole: isWhole === 1, now: Number(now) };
     },
-    /** The events that are noted, and since when. */
+    /** The noted events, and the time of each. */
     async notes(): Promise<{ identity: string; at: number }[]> {
       const all = new Map<string, number>();
       let cursor = '0';
@@ -146,14 +146,16 @@ export function createLedger(redis: RedisClient) {
       } while (cursor !== '0');
       return [...all].map(([identity, at]) => ({ identity, at }));
     },
-    /** Sets what was read; false where another reading began or Redis was started again meanwhile. */
+    /** Stores a reading; returns false if another one started or Redis restarted meanwhile. */
     async set({ token, run }: Reading, spent: readonly SlotAmount[], counted: readonly string[]): Promise<boolean> {
       const slots = spent.flatMap(({ slot, amount }) => [slot, amount]);
-      // Arguments of one call are bounded; what is left is dropped by the next reading, which finds it counted again.
+      // Arguments of one call are bounded; the next reading drops the rest, which it finds counted again.
       const drop = counted.slice(0, MAX_DROPPED);
       return (await redis.budgetSet(...KEYS, token, run, spent.length, ...slots, ...drop)) === 1;
     },
-    /** What is used and reserved of slots; undefined for one that is not known, and all while the sums are rebuilt. */
+    /**
+     * Returns used and reserved amounts of slots; undefined for an unknown one, and for all while the sums are rebuilt.
+     */
     async read(slots: readonly string[]): Promise<({ used: bigint; reserved: bigint } | undefined)[]> {
       if (slots.length === 0) return [];
       const fields = slots.flatMap((slot) => [`${slot}:spent`, `${slot}:used`, `${slot}:reserved`]);
@@ -164,7 +166,7 @@ export function createLedger(redis: RedisClient) {
         return { used: BigInt(used ?? 0), reserved: BigInt(reserved ?? 0) };
       });
     },
-    /** Removes slots that no budget has any more. */
+    /** Removes slots without a budget. */
     async forget(isKnown: (slot: string) => boolean): Promise<void> {
       const old = (await redis.hkeys(SUMS)).filter((field) => {
         const slot = field.slice(0, field.lastIndexOf(':'));
@@ -172,7 +174,7 @@ export function createLedger(redis: RedisClient) {
       });
       for (let at = 0; at < old.length; at += PAGE) await redis.hdel(SUMS, ...old.slice(at, at + PAGE));
     },
-    /** Takes or keeps the right to read regularly, so that one process does it for all. */
+    /** Takes or renews the right to read regularly, so that one process does it for all. */
     async lead(name: string, forMs: number): Promise<boolean> {
       if ((await redis.set(LEASE, name, 'PX', forMs, 'NX')) === 'OK') return true;
       if ((await redis.get(LEASE)) !== name) return false;

@@ -2,7 +2,7 @@ import type { BudgetPeriod, BudgetRow, Db, JournalLine } from '@tally/db';
 import type { RedisClient } from '@tally/service';
 import { z } from 'zod';
 
-/** A period of a budget, as Redis names it. */
+/** A period of a budget, as named in Redis. */
 export const slotOf = (budgetId: string, start: number) => `${budgetId}/${start}`;
 
 export type Usage = {
@@ -17,11 +17,11 @@ type Span = { start: number; ends: number | null };
 export type BudgetList = {
   readonly version: string;
   readonly budgets: readonly BudgetRow[];
-  /** The budgets that usage counts in. */
+  /** Returns the budgets that usage counts in. */
   matching(usage: Usage): BudgetRow[];
-  /** Whether any budget can match usage of a merchant. */
+  /** Returns true if any budget can match usage of a merchant. */
   concerns(merchantId: string): boolean;
-  /** The period of a budget that a moment is in: the previous, current or next one; else undefined. */
+  /** Returns the budget's period of a moment: the previous, current or next one; else undefined. */
   spanOf(budgetId: string, at: number): Span | undefined;
   /** Every period that is kept in Redis. */
   has(slot: string): boolean;
@@ -57,7 +57,7 @@ const Mirror = z.object({
 
 export type BudgetRegistry = ReturnType<typeof createBudgetRegistry>;
 
-/** Knows the active budgets and their periods: at most some seconds behind `budgets`. */
+/** Caches the active budgets and their periods, at most some seconds behind `budgets`. */
 export function createBudgetRegistry({
   store,
   redis,
@@ -87,7 +87,7 @@ export function createBudgetRegistry({
 
   return {
     current: (): BudgetList | undefined => list,
-    /** Loads the list if it has changed, or a period has ended. Rejects where neither store has it. */
+    /** Loads the list if it has changed, or a period has ended. Rejects if neither store has it. */
     async refresh(): Promise<void> {
       try {
         const version = await store.version();
@@ -142,13 +142,13 @@ function listOf(
   };
 }
 
-/** What a line adds to a measure, in units. */
+/** Returns the amount that a line adds to a measure, in units. */
 export function amountOf(line: JournalLine, measure: BudgetRow['measure']): bigint {
   if (measure === 'tokens') return BigInt(line.prompt_tokens ?? 0) + BigInt(line.completion_tokens ?? 0);
   return BigInt(line[measure] ?? 0);
 }
 
-/** Spent amounts as Redis can hold them. */
+/** Returns spent amounts in the form that Redis can hold. */
 export const storable = ({ spent }: Pick<BudgetPeriod, 'spent'>): string =>
   (spent > MAX_SPENT ? MAX_SPENT : spent < -MAX_SPENT ? -MAX_SPENT : spent).toString();
 const MAX_SPENT = 4n * 10n ** 18n;

@@ -6,27 +6,27 @@ import { placeOf } from '../line.ts';
 import type { Ledger, SlotAmount } from './ledger.ts';
 import { amountOf, type BudgetRegistry, slotOf, storable } from './registry.ts';
 
-/** How often what Postgres shows as spent is brought to Redis. */
+/** The interval at which spend in Postgres is copied to Redis. */
 const READ_MS = 1_000;
 const LEASE_MS = 5_000;
-/** An event that is noted for so long and is in no store will never come. */
+/** A noted event that is in no store after this time will never arrive. */
 const STALE_MS = 600_000;
 const ATTEMPTS = 5;
-/** More would hold up other calls of Redis for longer than some milliseconds. */
+/** A larger call would block other calls of Redis for more than some milliseconds. */
 const NOTES_PER_CALL = 200;
 const HOUR_MS = 3_600_000;
 
 export type Spend = ReturnType<typeof createSpend>;
 
 /**
- * Keeps what is spent of budgets in Redis equal to Postgres and what waits. An event is noted in Redis when it is accepted, and its
- * note goes in the step in which what Postgres shows includes it, so that it counts at all times, once.
+ * Keeps the spend of budgets in Redis equal to Postgres plus pending events. An accepted event is noted in Redis; its
+ * note goes in the same step in which the spend from Postgres includes it, so that it always counts once.
  */
 export function createSpend(options: {
   ledger: Ledger;
   registry: Pick<BudgetRegistry, 'current' | 'refresh'>;
   store: Pick<Db['budgets'], 'snapshot'>;
-  /** Flushes everything that was acknowledged before the call; returns whether that was all. */
+  /** Flushes everything acknowledged before the call; returns true if nothing is left. */
   drain(): Promise<boolean>;
   now: () => number;
   onError(error: unknown): void;
@@ -36,7 +36,7 @@ export function createSpend(options: {
   let reading: Promise<void> | undefined;
   let cleanedAt = 0;
 
-  /** What an event adds to the budgets it counts in. */
+  /** Returns what an event adds to the budgets it counts in. */
   function amountsOf(line: JournalLine): SlotAmount[] {
     const list = registry.current();
     if (!list?.concerns(line.merchant_id)) return [];
@@ -48,7 +48,7 @@ export function createSpend(options: {
     });
   }
 
-  /** How the journal can be asked for an event. */
+  /** The identities by which the journal can look up an event. */
   const identityOf = (line: JournalLine) => `${line.merchant_id}\n${placeOf(line)} ${line.id}\n`;
 
   async function readOnce(): Promise<boolean> {
@@ -66,17 +66,17 @@ export function createSpend(options: {
     return ledger.set(begun, spent, counted.map(({ identity }) => identity).concat(gone));
   }
 
-  /** Of old notes those whose event is neither in the journal nor waits: it was rejected, or lost by Redis. */
+  /** Returns old notes whose event is neither in the journal nor pending: it was rejected, or lost by Redis. */
   async function neverCounted(stale: readonly string[], counted: ReadonlySet<string>): Promise<string[]> {
     const left = stale.filter((identity) => !counted.has(identity));
     if (left.length === 0 || !(await options.drain())) return [];
     const events = left.map((identity) => ({ identity, ...parseWindowId(identity) }));
     const { counted: found } = await store.snapshot(new Date(now()), async () => events);
-    // What is found now is part of the next reading.
+    // Events found now are part of the next reading.
     return left.filter((identity) => !found.some((event) => event.identity === identity));
   }
 
-  /** Brings what Postgres shows to Redis; calls at the same time share one reading. */
+  /** Copies spend from Postgres to Redis; concurrent calls share one reading. */
   function read(): Promise<void> {
     reading ??= (async () => {
       for (let attempt = 1; !(await readOnce()); attempt++)
@@ -102,13 +102,13 @@ export function createSpend(options: {
     amountsOf,
     identityOf,
     read,
-    /** Notes events that were accepted; never throws, and nobody waits for it. */
+    /** Notes accepted events in the background; never throws. */
     note(lines: readonly JournalLine[]): void {
       const items = lines.flatMap((line) => {
         const amounts = amountsOf(line);
         return amounts.length === 0 ? [] : [{ event: { identity: identityOf(line), amounts } }];
       });
-      // What is not noted counts when it is flushed.
+      // An event without a note counts once it is flushed.
       for (let at = 0; at < items.length; at += NOTES_PER_CALL)
         ledger.settle(items.slice(at, at + NOTES_PER_CALL)).ended.catch(options.onError);
     },

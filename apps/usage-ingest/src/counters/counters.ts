@@ -11,7 +11,7 @@ import { CUT_AGE_MS, type DeduplicationWindow, MAX_AGE_MS, MAX_GENERATIONS } fro
 /** An item of a shard's journal stream: events of one script call. `lines` are JSON texts, separated by newlines. */
 export type JournalItem = { streamId: string; batchId: string; count: number; lines: string };
 
-/** What a repeat counted, to be taken out of a total. */
+/** The amount of a repeat, to be subtracted from a total. */
 export type Amount = { merchantId: string; date: Day; metricType: string; units: string };
 
 /** A flushed item with the amounts of its repeats. */
@@ -19,14 +19,14 @@ export type Removal = { item: JournalItem; repeats: readonly Amount[] };
 
 export type DayToRead = { merchantId: string; date: Day; metricTypes: readonly string[] };
 
-/** The totals of some merchants' days of one shard, at one moment. */
+/** The running totals of some merchants' days of one shard, at one moment. */
 export type DaysRead = {
-  /** The last item that the totals include; null where nothing waits. */
+  /** The last item that the totals include; null without pending items. */
   lastItem: string | null;
-  /** How often repeats have left totals of the shard. */
+  /** How often repeats were subtracted from totals of the shard. */
   subtractions: string;
   days: {
-    /** False where Redis was started since the totals were last repaired. */
+    /** False if Redis restarted since the totals were last repaired. */
     trusted: boolean;
     totals: Map<string, Units>;
   }[];
@@ -35,7 +35,7 @@ export type DaysRead = {
 export type LiveTotal = { merchantId: string; date: Day; metricType: string; units: Units };
 
 export type CounterLimits = {
-  /** Metric types that a merchant may have a day. */
+  /** The limit of metric types per merchant and day. */
   typesPerDay: number;
   /** Replicas that must have a batch before it is acknowledged. */
   waitReplicas: number;
@@ -43,42 +43,47 @@ export type CounterLimits = {
 
 export type Counters = {
   readonly keys: RedisKeys;
-  /** Stores events. Returns for each undefined, or why it was not stored. Concurrent calls share round trips. */
+  /**
+   * Stores events. Returns for each undefined, or the reason for not storing it. Concurrent calls share round trips.
+   */
   record(lines: readonly JournalLine[], registryVersion?: number): Promise<(Refusal | undefined)[]>;
-  /** The totals of days of one shard, and where its journal ends. */
+  /** Returns the totals of days of one shard, and the end of its journal. */
   readDays(shard: number, days: readonly DayToRead[]): Promise<DaysRead>;
-  /** Adds differences to totals of one shard; the only place besides `record` that creates a total. */
+  /** Adds differences to totals of one shard; besides `record`, the only function that creates a total. */
   addDifferences(differences: readonly LiveTotal[]): Promise<void>;
   /**
-   * Remembers that a repair of a shard began, that these merchants are repaired, or that all are. Without effect where
-   * Redis was started again, or emptied, since the repair began.
+   * Records that a repair of a shard began, that these merchants are repaired, or that all are. Has no effect if Redis
+   * restarted, or was emptied, since the repair began.
    */
   markRepaired(shard: number, run: string, step: 'begin' | 'end' | readonly string[]): Promise<void>;
-  /** The id of the run of Redis that holds a shard, and whether all of its totals were repaired in it. */
+  /** Returns the id of the run of Redis that holds a shard, and whether all its totals were repaired in it. */
   lifeOf(shard: number): Promise<{ run: string; repaired: boolean }>;
-  /** Pages of at most 100 totals of a date, over all merchants, or of one merchant. */
+  /** Yields pages of at most 100 totals of a date, over all merchants, or of one merchant. */
   scanTotals(date: Day, merchantId?: string): AsyncGenerator<LiveTotal[]>;
-  /** The id of the newest item of each of these shards; null where nothing waits. */
+  /** Returns the id of the newest item of each of these shards; null if empty. */
   newestItems(shards: readonly number[]): Promise<(string | null)[]>;
-  /** The id of the oldest item of each of these shards; null where nothing waits. */
+  /** Returns the id of the oldest item of each of these shards; null if empty. */
   oldestItemIds(shards: readonly number[]): Promise<(string | null)[]>;
-  /** The oldest items of a shard after `after` and up to `until`, that hold so much, or all there are. */
+  /** Returns the oldest items of a shard after `after` and up to `until`: enough to reach a limit, or all. */
   oldestItems(
     shard: number,
     range: { after: string | null; until: string },
     most: { events: number; bytes: number },
   ): Promise<JournalItem[]>;
-  /** The newest items of a shard before `before`, newest first; at most `count`. */
+  /** Returns the newest items of a shard before `before`, newest first; at most `count`. */
   itemsBefore(shard: number, before: string | null, count: number): Promise<JournalItem[]>;
-  /** Removes flushed items of a shard, and takes their repeats out of the totals. */
+  /** Removes flushed items of a shard, and subtracts their repeats from the totals. */
   remove(shard: number, removals: readonly Removal[]): Promise<void>;
-  /** How often repeats have left totals of a shard. */
+  /** Returns how often repeats were subtracted from totals of a shard. */
   subtractions(shard: number): Promise<string>;
-  /** Ids of a merchant's day in the deduplication window; `dates`: near a midnight either day can be theirs. */
+  /**
+   * Returns the ids of a merchant's day in the deduplication window; `dates`: near a midnight, an id may belong to
+   * either day.
+   */
   knownIds(merchantId: string, date: Day): Promise<{ id: string; dates: Day[] }[]>;
-  /** Merchants with events waiting, over all shards. */
+  /** Returns merchants with pending events, over all shards. */
   waitingMerchants(): Promise<string[]>;
-  /** Reports a flusher process; returns how many there are. */
+  /** Reports a flusher process; returns the number of flushers. */
   reportFlusher(name: string, now: number): Promise<number>;
 };
 
@@ -98,13 +103,13 @@ declare module 'ioredis' {
   }
 }
 
-/** What one script call may carry: more would hold up other calls of Redis for longer than 10 ms or so. */
+/** Limits of one script call: more would block other calls of Redis for more than about 10 ms. */
 const CALL_EVENTS = 2_000;
 const CALL_BYTES = 1024 * 1024;
 
 /** How long an acknowledgement waits for replicas. */
 const WAIT_MS = 1_000;
-/** A flusher that has not reported for so long is gone. */
+/** A flusher without a report for this long is gone. */
 const FLUSHER_MS = 10_000;
 
 /** All `usage:*` and `usage-shard:*` keys: totals, journal streams, event ids. */
@@ -123,7 +128,7 @@ export function createCounters(
   redis.defineCommand('waitingMerchants', { numberOfKeys: 1, lua: lua('waiting-merchants') });
   redis.defineCommand('itemIds', { lua: lua('item-ids') });
 
-  /** Sends the events of the newest registry; those that were checked with an older one are stale. */
+  /** Sends the events of the newest registry; those checked with an older one are stale. */
   async function send(events: readonly Recorded[]): Promise<(Refusal | undefined)[]> {
     const newest = Math.max(...events.map(({ version = 0 }) => version));
     const isCurrent = ({ version = 0 }: Recorded) => version === newest;
@@ -159,7 +164,7 @@ export function createCounters(
     if (reached < limits.waitReplicas) throw new Error(`only ${reached} replicas have the batch`);
   }
 
-  // On one Redis a call may touch all shards; on a cluster those of one slot, so each shard gathers by itself.
+  // On one Redis a call may touch all shards; on a cluster only those of one slot, so each shard gathers by itself.
   const lanes: ReturnType<typeof createGather<Recorded, Refusal | undefined>>[] = [];
   const gather = (lane: number) => {
     lanes[lane] ??= createGather({ maxItems: CALL_EVENTS, maxBytes: CALL_BYTES, send });
@@ -167,7 +172,7 @@ export function createCounters(
   };
   const laneOf = (line: JournalLine) => (keys.clustered ? keys.shardOf(line.merchant_id) : 0);
 
-  /** Readers of one moment ask this often: one call on one Redis, one for each shard on a cluster. */
+  /** Readers of one moment call this often: one call on one Redis, one per shard on a cluster. */
   async function itemIds(shards: readonly number[], end: 'newest' | 'oldest'): Promise<(string | null)[]> {
     if (shards.length === 0) return [];
     const calls = keys.clustered ? shards.map((shard) => [shard]) : [shards];
@@ -262,7 +267,7 @@ export function createCounters(
           const [next, found] = await node.scan(cursor, 'MATCH', totalsPattern(date), 'COUNT', 100);
           cursor = next;
           const own = [...new Set(found)].filter((key) => parseTotalKey(key)?.date === date);
-          // One GET per key: a cluster node takes an MGET within one slot only.
+          // One GET per key: a cluster node accepts an MGET only within one slot.
           const values = await Promise.all(own.map((key) => redis.get(key)));
           const page = own.flatMap((key, index) => {
             const value = values[index];

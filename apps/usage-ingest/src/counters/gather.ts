@@ -3,8 +3,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 export type Gathered<Item> = { items: readonly Item[]; bytes: number };
 
 /**
- * Group commit: sends a request at once when no call is under way; else it waits and goes with the next call. A call
- * takes requests in order while they fit its limits, and at least one. A call that fails rejects all its requests.
+ * Group commit: sends a request at once if no call is running; otherwise it goes with the next call. A call takes
+ * requests in order, up to its limits, and at least one. A call that fails rejects all its requests.
  */
 export function createGather<Item, Result>(options: {
   maxItems: number;
@@ -58,8 +58,8 @@ export function createGather<Item, Result>(options: {
 }
 
 /**
- * Sends the requests of one turn of the event loop together, however many calls are under way. `sent` resolves once the call
- * is written, so that what is sent on the same connection afterwards is done after it.
+ * Sends the requests of one turn of the event loop together, however many calls are running. `sent` resolves once the
+ * call is written, so that later commands on the same connection run after it.
  */
 export function createTurnGather<Item, Result>(options: {
   maxItems: number;
@@ -75,7 +75,7 @@ export function createTurnGather<Item, Result>(options: {
       return { call: options.send(items) };
     });
     const results = sending.then(({ call }) => call);
-    // A caller may want `sent` only.
+    // A caller may use only `sent`.
     results.catch(() => {});
     return { items, sent: sending.then(() => {}), results };
   }

@@ -8,26 +8,26 @@ import slotOf from 'cluster-key-slot';
  */
 export type RedisKeys = {
   readonly shards: number;
-  /** Sets the number of shards, where it is learnt after the start. */
+  /** Sets the number of shards, if it becomes known after the start. */
   adopt(shards: number): void;
-  /** True on a Redis Cluster: one call may touch the keys of one shard only. */
+  /** True on a Redis Cluster: one call may touch only keys of one shard. */
   readonly clustered: boolean;
   shardOf(merchantId: string): number;
   /** A total's key, as the parts before and after its metric type. */
   total(merchantId: string, date: Day): { prefix: string; suffix: string };
-  /** The set of metric types that a merchant's day has totals of. */
+  /** The set of metric types with totals for a merchant's day. */
   types(merchantId: string, date: Day): string;
   /** The stream of accepted events that are not yet in Postgres. */
   journal(shard: number): string;
   /** The names of the generations of event ids, newest first. */
   window(shard: number): string;
-  /** For each closed generation the last stream item whose ids it holds. */
+  /** For each closed generation, the last stream item whose ids it holds. */
   windowEnds(shard: number): string;
   /** A generation's set of event ids, as the parts before and after its name. */
   ids(shard: number): { prefix: string; suffix: string };
   /** The version of the registry of meters that events must be checked with, or `changing`. */
   registry(shard: number): string;
-  /** How often repeats left the totals; see `repair`. */
+  /** How often repeats were subtracted from the totals; see `repair`. */
   subtractions(shard: number): string;
   /** The run of Redis in which all totals of the shard were last repaired. */
   life(shard: number): string;
@@ -38,7 +38,7 @@ export type RedisKeys = {
 /** The number of shards that this Redis was first used with. */
 export const SHARD_COUNT_KEY = 'usage-shard:count';
 
-/** The flusher processes, by the time they last reported. */
+/** The flusher processes, by the time of their last report. */
 export const FLUSHERS_KEY = 'usage-shard:flushers';
 
 /** Slots of a Redis Cluster. */
@@ -79,7 +79,7 @@ export function createRedisKeys({ clustered, ...first }: { shards: number; clust
 /** Matches the totals of a date, and some keys that `parseTotalKey` sorts out. */
 export const totalsPattern = (date: Day) => `usage:*:${date}:*`;
 
-/** Reads a total's key back, from its right end; undefined for any other key. */
+/** Parses a total's key from its right end; undefined for any other key. */
 export function parseTotalKey(key: string): { merchantId: string; date: Day; metricType: string } | undefined {
   const pattern = /^usage:([^{}\s]+):(\d{4}-\d{2}-\d{2}):([a-z0-9_]+)(?::\{[a-z0-9]+\})?$/;
   const [, merchant, date, metricType] = pattern.exec(key) ?? [];
@@ -88,7 +88,7 @@ export function parseTotalKey(key: string): { merchantId: string; date: Day; met
 
 const SPECIAL = /[%{}\s]/u;
 
-/** A merchant id as keys spell it: braces would be a hash tag, and white space ends an argument of redis-cli. */
+/** Encodes a merchant id for keys: braces would be a hash tag, and white space ends an argument of redis-cli. */
 function encode(merchantId: string): string {
   return SPECIAL.test(merchantId) ? merchantId.replace(/[%{}\s]/gu, encodeURIComponent) : merchantId;
 }
@@ -97,7 +97,7 @@ function decode(merchant: string): string {
   return merchant.includes('%') ? decodeURIComponent(merchant) : merchant;
 }
 
-/** The hash tag of a shard: the first number whose slot lies in the shard's own part of all slots. */
+/** Returns the hash tag of a shard: the first number whose slot lies in the shard's own part of all slots. */
 function tagOf(shard: number, shards: number): string {
   const [from, to] = [shard, shard + 1].map((each) => Math.floor((each * SLOTS) / shards));
   for (let tag = 0; ; tag++) {
@@ -106,10 +106,10 @@ function tagOf(shard: number, shards: number): string {
   }
 }
 
-/** Totals expire 7 days after their date; the last events for them come 6 days after it. */
+/** Totals expire 7 days after their date; the last events for them arrive 6 days after it. */
 export const LIVE_DAYS = 6;
 
-/** The day asked for last: the groups of a call are of one day, or a few. */
+/** The last result: the groups of a call are of one day, or a few. */
 let latest = { date: '', expiry: 0 };
 
 /** Returns when a day's totals expire, in Unix seconds. */

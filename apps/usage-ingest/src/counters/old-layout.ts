@@ -11,17 +11,17 @@ declare module 'ioredis' {
 }
 
 /**
- * The keys of the previous release, whose braces are hash tags: `usage:{acme}:journal` and so on. Its streams are drained
- * as long as they appear, also beside processes of that release. Its totals and ids expire by themselves.
+ * The keys of the previous release, whose braces are hash tags: `usage:{acme}:journal` and so on. Drains its streams as
+ * long as they appear, also beside processes of that release. Its totals and ids expire by themselves.
  */
 export type OldLayout = {
-  /** Moves to Postgres what waits in old streams; an error of one stream stops no other. Totals are repaired after it. */
+  /** Flushes old streams to Postgres; an error of one stream stops no other. Totals are repaired after it. */
   drain(): Promise<{ inserted: number; errors: { key: string; message: string }[] }>;
   /** Finds old streams by a scan, whatever their sets say. */
   sweep(): Promise<void>;
-  /** The lines of these merchants that wait in old streams. */
+  /** Returns the lines of these merchants that wait in old streams. */
   waiting(merchantIds: readonly string[]): Promise<LineToAppend[]>;
-  /** Merchants that may have events waiting in old streams. */
+  /** Returns merchants that may have events in old streams. */
   merchants(): Promise<string[]>;
 };
 
@@ -30,7 +30,7 @@ const LEAVING = '{usage:pending}:leaving';
 const JOURNALS = 'usage:{*}:journal';
 const journalOf = (merchantId: string) => `usage:{${merchantId}}:journal`;
 
-/** Items read at once; each holds at most 1,000 events. */
+/** Items per read; each holds at most 1,000 events. */
 const ITEMS = 10;
 
 type OldItem = { streamId: string; batchId: string; lines: LineToAppend[] };
@@ -56,7 +56,7 @@ export function createOldLayout(redis: RedisClient, journal: Journal): OldLayout
       await redis.removeOldItems(journalOf(merchantId), ...args);
       if (found.length < ITEMS) break;
     }
-    // The previous release adds a merchant after it stored a batch, so either this look or the next drain finds it.
+    // The previous release adds a merchant after it stored a batch, so either this check or the next drain finds it.
     const marks = (await redis.smembers(LEAVING)).filter((mark) => mark.endsWith(` ${merchantId}`));
     await redis.srem(PENDING, merchantId);
     if (marks.length > 0) await redis.srem(LEAVING, ...marks);
@@ -64,7 +64,7 @@ export function createOldLayout(redis: RedisClient, journal: Journal): OldLayout
     return inserted;
   }
 
-  /** `direct`: the totals of this release do not include these lines, so they are marked to be repaired. */
+  /** `direct`: the totals of this release do not include these lines, so they are marked for repair. */
   async function appendByHalves(lines: readonly LineToAppend[]): Promise<number> {
     try {
       return (await journal.append({ source: 'direct', lines })).inserted;

@@ -5,24 +5,24 @@ import type { activeRequest } from '@tally/service';
 import { eachAmount, MIDNIGHT, placeOf } from '../line.ts';
 import { expiryOf, type RedisKeys } from './keys.ts';
 
-/** A line to record, with its text in the journal stream, and the registry that it was checked with: undefined for any. */
+/** A line to record, with its text in the journal stream, and the registry it was checked with: undefined for any. */
 export type Recorded = {
   line: JournalLine;
   text: string;
   version: number | undefined;
-  /** The request that it came with; undefined while nothing is traced. */
+  /** The request that it arrived with; undefined while nothing is traced. */
   request?: ReturnType<typeof activeRequest>;
 };
 
 const SEED_BYTES = 6;
 const SEED_LENGTH = (SEED_BYTES * 4) / 3;
 
-/** Names a call in traces; a batch id begins with the seed of its call. */
+/** Identifies a call in traces; a batch id begins with the seed of its call. */
 export const batchKey = (batchId: string): string => `batch:${batchId.slice(0, SEED_LENGTH)}`;
 
 /**
- * Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres. `stale`: it
- * was checked with another registry of meters than the one that holds, so it must be checked again.
+ * Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres. `stale`:
+ * it was checked with another registry of meters than the current one, so it must be checked again.
  */
 export type Refusal = 'repeat' | 'types' | 'limit' | 'unusable' | 'stale';
 
@@ -35,13 +35,13 @@ export type RecordCall = {
   seed: string;
   keys: string[];
   args: (string | number)[];
-  /** Reads the script's answer: one refusal, or undefined where stored, for each event in its order. */
+  /** Parses the script's answer: one refusal, or undefined if stored, for each event in its order. */
   read(answer: readonly number[]): (Refusal | undefined)[];
 };
 
 type Group = { merchantId: string; date: Day; events: number[]; sums: Map<string, Sum> };
 
-/** The keys and arguments of `record-events.lua` for some events. */
+/** Builds the keys and arguments of `record-events.lua` for some events. */
 export function recordCall(
   events: readonly Recorded[],
   keys: RedisKeys,
@@ -87,24 +87,24 @@ export function recordCall(
   };
 }
 
-/** How many characters of a hash tell contents apart. The journal compares what this misses or takes for different. */
+/** The characters of a hash that distinguish contents. The journal compares where this is not enough. */
 const HASH_CHARS = 8;
 
 /**
- * An event as the window remembers it: merchant, day or midnight, id and content. So a repeat with other content is no
+ * Encodes an event for the window: merchant, day or midnight, id and content. A repeat with other content is thus no
  * repeat for Redis, and goes to the journal, which finds the conflict. A merchant id contains no newline.
  */
 function windowIdOf({ line, text }: Recorded): string {
   return `${line.merchant_id}\n${placeOf(line)} ${line.id}\n${line.compared ? '' : hashOf(text)}`;
 }
 
-/** Hashes what stands behind the time in a line's text: neither its identity nor its time. */
+/** Hashes the text of a line behind its time: neither its identity nor its time. */
 function hashOf(text: string): string {
   const time = text.indexOf(',"time":');
   return hash('sha1', text.slice(text.indexOf(',', time + 1)), 'base64url').slice(0, HASH_CHARS);
 }
 
-/** Reads an event in the window back; around a midnight it is of one of two days. */
+/** Decodes an event of the window; around a midnight it is of one of two days. */
 export function parseWindowId(name: string): { merchantId: string; dates: Day[]; id: string } {
   const [merchantId, identity] = name.split('\n') as [string, string];
   const [place] = identity.split(' ', 1) as [string];
@@ -140,7 +140,7 @@ function groupsByShard(events: readonly Recorded[], keys: RedisKeys): Map<number
   return shards;
 }
 
-/** An exact sum: doubles while they are exact, which amounts of at most 10^15 let us see in time. */
+/** An exact sum: doubles while they are exact, which amounts of at most 10^15 make easy to detect. */
 type Sum = { small: number; large: Units };
 
 const EXACT_DIGITS = 15;

@@ -3,24 +3,24 @@ import type { RedisClient } from '@tally/service';
 import { type RedisKeys, SHARD_COUNT_KEY } from './keys.ts';
 
 export type ShardCount = {
-  /** Reads the number of shards that both stores keep, until it is known from both. Never throws. */
+  /** Reads the number of shards from both stores, until both have answered. Never throws. */
   agree(): Promise<void>;
-  /** Whether this Redis is known to have as many shards as its keys are built for. */
+  /** Returns true if this Redis is known to have as many shards as its keys are built for. */
   isKnown(): boolean;
-  /** Why nothing may be flushed; undefined once both stores have the same number. */
+  /** Returns why nothing may be flushed; undefined once both stores have the same number. */
   problem(): string | undefined;
 };
 
 /**
- * The number of shards, which both stores keep; the first call that reaches Postgres decides it. Either store alone is
- * enough to accept events. Where the stores disagree, ingest goes on with the number of Redis, whose streams it writes.
+ * The number of shards, which both stores keep; the first call that reaches Postgres fixes it. Either store is enough
+ * to accept events. If the stores disagree, ingest uses the number of Redis, whose streams it writes.
  */
 export function createShardCount(options: {
   redis: RedisClient;
   store: Pick<ShardsStore, 'count'>;
   keys: RedisKeys;
   wanted: number;
-  /** Called when the stores disagree. */
+  /** Called if the stores disagree. */
   onProblem(problem: string): void;
 }): ShardCount {
   const { redis, store, keys, wanted } = options;

@@ -4,30 +4,30 @@ import type { Result } from 'ioredis';
 import type { RedisKeys } from './keys.ts';
 import { lua } from './lua.ts';
 
-/** Event ids older than this are of no use: the journal knows them. */
+/** Older event ids are not needed: the journal knows them. */
 export const MAX_AGE_MS = 48 * HOUR_MS;
 export const MAX_GENERATIONS = 16;
 /** A quiet shard has half of its generations when its oldest ids are too old; the others are for busy hours. */
 export const CUT_AGE_MS = (2 * MAX_AGE_MS) / MAX_GENERATIONS;
 
-/** Memory of one id, as measured: a UUID beside a merchant id of ten characters. */
+/** Measured memory of one id: a UUID with a merchant id of ten characters. */
 const BYTES_PER_ID = 128;
 const CUT_SIZE = { first: 5_000, min: 1 };
 
 export type WindowReport = {
-  /** Memory of all event ids, and how much they may take. */
+  /** Memory of all event ids, and its limit. */
   bytes: number;
   budget: number;
-  /** How long a repeat is recognised by Redis, in milliseconds; 0 while there are no ids. */
+  /** How long Redis recognises a repeat, in milliseconds; 0 while there are no ids. */
   windowMs: number;
-  /** Generations dropped for memory by this look. */
+  /** Generations dropped for memory by this run. */
   dropped: number;
 };
 
 export type DeduplicationWindow = {
-  /** How many ids a shard's generation holds before another one is begun. */
+  /** The number of ids after which a shard starts another generation. */
   cutSize(): number;
-  /** Measures the ids of all shards; drops the oldest generations of all shards while they are over the budget. */
+  /** Measures the ids of all shards; drops the oldest generations of all shards while they exceed the budget. */
   look(): Promise<WindowReport>;
 };
 
@@ -43,8 +43,8 @@ declare module 'ioredis' {
 type Generation = { shard: number; name: string; bytes: number; ids: number; mayGo: boolean };
 
 /**
- * The memory of event ids: one budget for all shards, a share of what Redis may use. Ids whose events are not flushed
- * are kept, so that repeats do not fill the journal streams; a repeat of a dropped id is found by the journal.
+ * Limits the memory of event ids: one budget for all shards, a share of Redis' memory. Ids of pending events stay, so
+ * that repeats do not fill the journal streams; the journal finds repeats of dropped ids.
  */
 export function createDeduplicationWindow(
   redis: RedisClient,

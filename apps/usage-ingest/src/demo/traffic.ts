@@ -3,7 +3,7 @@ import { type Day, type DirectoryEntry, eachDay, formatCost, startOfDay, type Us
 
 type Model = { model: string; provider: string; promptNano: bigint; completionNano: bigint; upTo: number };
 
-/** Prices per token in nano-USD, believable ones; a model is picked by a number from 0 to 1 below its `upTo`. */
+/** Realistic prices per token in nano-USD; a number from 0 to 1 below its `upTo` selects a model. */
 const MODELS: readonly Model[] = [
   { model: 'gpt-4o', provider: 'openai', promptNano: 2_500n, completionNano: 10_000n, upTo: 0.3 },
   { model: 'gpt-4o-mini', provider: 'openai', promptNano: 150n, completionNano: 600n, upTo: 0.65 },
@@ -54,8 +54,8 @@ function entryFor(kind: DirectoryEntry['kind'], id: string, name: string, mercha
 }
 
 /**
- * Believable traffic: busy office hours, quiet weekends, growth over the range, a few failures, a metric of its own.
- * The same range gives the same entries with the same ids, so sending it twice adds nothing.
+ * Generates realistic traffic: busy office hours, quiet weekends, growth over the range, a few failures, a custom
+ * metric. The same range gives the same events with the same ids, so sending it twice adds nothing.
  */
 export function* demoTraffic(startDate: Day, endDate: Day): Generator<UsageEntry> {
   const days = eachDay(startDate, endDate);
@@ -96,7 +96,7 @@ function entryOf({ merchantId, users, day, hour, call }: Place, random: () => nu
       prompt_tokens: prompt.toString(),
       completion_tokens: completion.toString(),
       cost: formatCost(prompt * promptNano + completion * completionNano),
-      // Of calls that read a document.
+      // Calls that read a document.
       ...(pages > 0 && { pages: String(pages) }),
     },
   };
@@ -106,7 +106,7 @@ function pick(at: number): Model {
   return MODELS.find(({ upTo }) => at < upTo)!;
 }
 
-/** Numbers from 0 to 1 that depend on the seed alone (mulberry32). */
+/** Yields numbers from 0 to 1 that depend only on the seed (mulberry32). */
 function randomOf(seed: string): () => number {
   let state = createHash('sha256').update(seed).digest().readUInt32LE(0);
   return () => {

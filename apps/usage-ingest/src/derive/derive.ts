@@ -7,34 +7,37 @@ import { flushKey } from '../flush/drain.ts';
 export type DeriveOptions = {
   db: Pick<Db, 'derivations'>;
   register: Registry;
-  /** Events of one slice, which is one transaction; larger slices merge better and hold their locks longer. */
+  /** Events per slice, which is one transaction; larger slices merge better and hold their locks longer. */
   sliceEvents: number;
   now: () => number;
 };
 
 export type Derive = {
   /**
-   * Derives, slice by slice, what was counted before the call, and rolls up days that are over; what other processes have
-   * taken is left to them.
+   * Derives, slice by slice, everything counted before the call, and rolls up finished days; skips what other processes
+   * have taken.
    */
   run(): Promise<void>;
-  /** Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves. */
+  /**
+   * Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves.
+   */
   catchUp(): Promise<void>;
-  /** Runs again and again, `intervalMs` apart. */
+  /** Runs repeatedly, `intervalMs` apart. */
   start(intervalMs: number, log: Log): Loop;
 };
 
-/** Slices that may wait to be derived before the flush stops and derives, too. */
+/** The number of waiting slices above which the flush stops and derives, too. */
 const MAX_PENDING_SLICES = 8;
 
-/** A slice of a day is so many times smaller: it keeps adjustments waiting. */
+/** Slices of a day are smaller by this factor, since they block adjustments. */
 const ROLL_UP_SHARE = 6;
-/** A day is rolled up this long after its end, since retries of late events come then; later ones cost more. */
+/** A day is rolled up this long after its end, when most retries of late events have arrived; later ones cost more. */
 const ROLL_UP_AFTER_MS = 3_600_000;
 
 /**
- * Adds flushes to the coarse rollups of days in the background, and days to months and years once they are over. Readers
- * add what is missing themselves, so a lag makes queries slower, never wrong. Any number of processes may run it.
+ * Adds flushes to the coarse rollups of days in the background, and days to months and years once they are over.
+ * Readers add what is missing themselves, so a lag makes queries slower, never wrong. Any number of processes may run
+ * it.
  */
 export function createDerive({ db, register, sliceEvents, now }: DeriveOptions): Derive {
   const registers = [register];
@@ -73,7 +76,7 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
     return events;
   }
 
-  /** Derives at most so many events; what others have taken is left to them. */
+  /** Derives up to a number of events; skips what others have taken. */
   async function derive(events: number): Promise<void> {
     for (let left = events; left > 0; ) {
       const done = sliceSeconds.startTimer();
@@ -91,7 +94,7 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
     }
   }
 
-  /** The first day that is not to be rolled up yet. */
+  /** The first day that must not be rolled up yet. */
   const over = () => dayOf(now() - ROLL_UP_AFTER_MS);
 
   async function rollUp(): Promise<boolean> {
@@ -102,9 +105,9 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
   }
 
   async function run(): Promise<void> {
-    // Flushes that come meanwhile wait for the next run, so a run ends whatever the load.
+    // Later flushes wait for the next run, so a run ends under any load.
     await derive(await look());
-    // A long day must not keep flushes waiting.
+    // A long day must not delay flushes.
     while (await rollUp()) await derive(sliceEvents);
     await look();
   }

@@ -24,11 +24,11 @@ export type DrainOptions = {
   counters: Counters;
   journal: Journal;
   leases: ShardsStore;
-  /** Why nothing may be flushed, such as stores that disagree on the number of shards. */
+  /** Returns why nothing may be flushed, such as stores that disagree on the number of shards. */
   problem(): string | undefined;
-  /** Names this process as the holder of leases. */
+  /** Identifies this process as the holder of leases. */
   holder: string;
-  /** Events read in one piece; more while the flush is behind. */
+  /** Events per batch; more while the flush is behind. */
   pieceEntries: number;
   now: () => number;
   /** Called before shards are taken: derives while too many events wait for it, so that the flush cannot outrun it. */
@@ -44,55 +44,55 @@ export type DrainOptions = {
 export type DrainReport = {
   /** Events that this drain counted into Postgres. */
   inserted: number;
-  /** One per shard that failed; the rest was drained. */
+  /** One error per failed shard; the others were drained. */
   errors: { key: string; message: string }[];
-  /** Everything acknowledged before this moment is in Postgres, if there are no errors. */
+  /** If there are no errors, everything acknowledged before this moment is in Postgres. */
   asOf: number;
 };
 
 export type Drain = {
   /**
-   * Moves to Postgres all that was acknowledged before the call, exactly once. With `wait: false` shards that another
-   * process flushes are left to it, and shards that failed lately to a later call.
+   * Moves everything acknowledged before the call to Postgres, exactly once. With `wait: false`, skips shards that
+   * another process flushes, and shards that failed lately.
    */
   drain(scope: {
     shards?: readonly number[] | undefined;
     wait: boolean;
-    /** How many shards to hold at once; the rest is for other flushers. */
+    /** How many shards to hold at once; the others are for other flushers. */
     limit?: number | undefined;
   }): Promise<DrainReport>;
 };
 
-/** What is left to do in one shard. */
+/** The remaining work of one shard. */
 type Work = {
   shard: number;
   /** The last item to flush. */
   until: string;
-  /** The last item that was read; items before it that are still there were left out. */
+  /** The last item that was read; earlier ones that still exist were left out. */
   after: string | null;
-  /** Whether events were left out, because their merchant was locked. */
+  /** True if events were left out because their merchant was locked. */
   leftOut: boolean;
 };
 
 type ReadItems = { work: Work; items: JournalItem[]; lines: LineToAppend[][] };
 
-/** Names a flush in traces. */
+/** Identifies a flush in traces. */
 export const flushKey = (id: string): string => `flush:${id}`;
 
-/** Losing a lease is harmless, and one of a process that died blocks its shards for so long. */
+/** The length of a lease. Losing one is harmless; that of a dead process blocks its shards this long. */
 const LEASE_MS = 5_000;
-/** How often a drain looks again for shards that are held by others, and for merchants that are locked. */
+/** The interval at which a drain retries shards held by others, and locked merchants. */
 const POLL_MS = 20;
 /** How long a drain waits for others without any progress. */
 const PATIENCE_MS = 30_000;
 const BACKOFF_MS = { first: 500, max: 60_000 };
 const PIECE_BYTES = 16 * 1024 * 1024;
-/** A piece may grow to so many times its size while the flush is behind. */
+/** A batch may grow by this factor while the flush is behind. */
 const PIECE_GROWTH = 4;
 
 /**
- * The flush: reads a piece of some shards' streams, appends it to the journal table, and only after the commit removes
- * it from the streams. Interrupted anywhere it is repeated, and the repeat adds nothing.
+ * The flush: reads a batch of some shards' streams, appends it to the journal table, and removes it from the streams
+ * only after the commit. Interrupted anywhere it is repeated, and the repeat adds nothing.
  */
 export function createDrain(options: DrainOptions): Drain {
   const { counters, journal, leases, holder, pieceEntries, now, fault } = options;
@@ -108,7 +108,7 @@ export function createDrain(options: DrainOptions): Drain {
     return journal.append({ source: 'stream', lines, fence, beforeCommit: () => fault('flush.before-commit') });
   }
 
-  /** Appends by halves what Postgres rejects, until the rejected events stand alone and become dead letters. */
+  /** Halves a batch that Postgres rejects until the rejected events are alone and become dead letters. */
   async function appendByHalves(fence: Fence, lines: readonly LineToAppend[]): Promise<Appended> {
     try {
       return await append(fence, lines);
@@ -137,7 +137,7 @@ export function createDrain(options: DrainOptions): Drain {
     }
   }
 
-  /** Counts what was read, then removes it from the streams with what its repeats had counted. */
+  /** Counts a batch, then removes it from the streams and subtracts its repeats from the totals. */
   async function flushItems(fence: Fence, reads: readonly ReadItems[], byHalves: boolean): Promise<number> {
     const [started, startedAt] = [performance.now(), Date.now()];
     const lines = reads.flatMap((each) => each.lines.flat());
@@ -169,7 +169,7 @@ export function createDrain(options: DrainOptions): Drain {
     return appended.inserted;
   }
 
-  /** Flushes one piece. One shard's failure must not stop the others, so a piece that fails is tried shard by shard. */
+  /** Flushes one batch. One shard's failure must not stop the others, so a failed batch is retried shard by shard. */
   async function flushPiece(
     fence: Fence,
     works: readonly Work[],
@@ -189,7 +189,7 @@ export function createDrain(options: DrainOptions): Drain {
       inserted += await flushItems(fence, reads, false);
     } catch (error) {
       if (error instanceof LeaseLostError) throw error;
-      // Where Postgres cannot be reached, it cannot be reached for each shard either.
+      // An unavailable Postgres is unavailable for each shard.
       if (!isRefusal(error) && (reads.length === 1 || sqlState(error) === '')) {
         for (const { work } of reads) failed(work.shard, error);
         return inserted;
@@ -233,13 +233,13 @@ export function createDrain(options: DrainOptions): Drain {
       };
       let [inserted, size, progress] = [0, pieceEntries, performance.now()];
       const most = Math.min(limit ?? todo.size, todo.size);
-      /** One piece was not enough: from then on two are in flight, each of half of the shards. */
+      /** One batch was not enough: from now on two are in flight, each of half of the shards. */
       let isBehind = false;
       let second: Promise<PromiseSettledResult<void>[]> | undefined;
-      /** Shards of the leases under way: a slow piece outlasts its lease, and the other one must not do it again. */
+      /** Shards of active leases: a slow batch outlasts its lease, and the other half must not repeat it. */
       const held = new Set<number>();
 
-      /** Flushes shards under one lease, until they are done or the lease has run for half of its time. */
+      /** Flushes shards under one lease, until they are done or half of the lease has passed. */
       const flushLeased = async (fence: Fence) => {
         const taken = performance.now();
         for (;;) {
@@ -268,7 +268,7 @@ export function createDrain(options: DrainOptions): Drain {
         while (todo.size > 0) {
           if (isBehind && !isSecond) second ??= Promise.allSettled([flushAll(true)]);
           await options.catchUp().catch((error: unknown) => {
-            // Events count whether or not they can be derived.
+            // Events count even if derivation fails.
             if (sqlState(error) === '') throw error;
             options.onError(error);
           });
@@ -317,7 +317,7 @@ function amountsOf(line: JournalLine): Amount[] {
   return amounts;
 }
 
-/** Whether one stream id is smaller than another. */
+/** Returns true if one stream id is smaller than another. */
 export function isBefore(one: string, other: string): boolean {
   const [a, b] = [one, other].map((id) => id.split('-').map(Number) as [number, number]);
   return a![0] < b![0] || (a![0] === b![0] && a![1] < b![1]);

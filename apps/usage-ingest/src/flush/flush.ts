@@ -20,19 +20,19 @@ export type Flush = {
   drainAll(): Promise<DrainReport>;
   drainMerchants(merchantIds: readonly string[]): Promise<DrainReport>;
   /**
-   * Asks for a flush of the shards of these merchants, without a list of all shards, and waits for it for at most 2 s:
-   * what is behind by more than that goes on in the background. Returns whether all that waited was flushed. Never throws.
+   * Flushes the shards of these merchants, without listing all shards, and waits for at most 2 s; a longer flush
+   * continues in the background. Returns true if everything pending was flushed. Never throws.
    */
   flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
   /**
-   * The documented job: drains, then compares each total of the date with `merchant_usage`. Default: yesterday. Of one
-   * merchant UNAVAILABLE where events still wait after 10 s; the flush goes on.
+   * Runs the documented job: drains, then compares each total of the date with `merchant_usage`. Default: yesterday.
+   * For one merchant, throws UNAVAILABLE if events still wait after 10 s; the flush continues.
    */
   run(scope: { date?: Day | undefined; merchantId?: string | undefined }): Promise<FlushResult>;
   /** `run` for every day of a range. */
   range(startDate: Day, endDate: Day): Promise<(FlushResult & { date: Day })[]>;
   status(date?: Day): Promise<FlushStatus>;
-  /** The age of the oldest entry that waits, in milliseconds; 0 where none does. */
+  /** Returns the age of the oldest pending event, in milliseconds; 0 without one. */
   lagMs(): Promise<number>;
 };
 
@@ -50,7 +50,7 @@ export type FlushStatus = {
   lagMs: number | null;
 };
 
-/** What an operator, a job or a reader asks of the flush. */
+/** The flush as operators, jobs and readers call it. */
 export function createFlush({ counters, oldLayout, db, drain, now }: FlushOptions): Flush {
   const drainAll = coalesce(async () => {
     const [old, report] = await Promise.all([oldLayout.drain(), drain.drain({ wait: true })]);
@@ -100,7 +100,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     });
   }
 
-  /** Differences that a second look, after another drain, does not find were only traffic in between. */
+  /** Differences that a second check, after another drain, does not find were only concurrent traffic. */
   async function settled(date: Day, found: FlushResult['disagreeing']): Promise<FlushResult['disagreeing']> {
     if (found.length === 0) return [];
     const merchantIds = [...new Set(found.map((each) => each.merchantId))];
@@ -126,7 +126,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     const errors = [...drained.errors];
     let keysProcessed = 0;
     const disagreeing: FlushResult['disagreeing'] = [];
-    // Totals of older days are expired or expiring, and no longer kept up with late entries.
+    // Totals of older days are expired or expiring, and no longer updated with late events.
     if (date >= addDays(dayOf(now()), -LIVE_DAYS)) {
       for await (const page of counters.scanTotals(date, merchantId)) {
         keysProcessed += page.length;
@@ -154,7 +154,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     const oldest = (await counters.oldestItemIds(allShards)).filter((id) => id !== null);
     return oldest.reduce((lag, id) => Math.max(lag, now() - Number(id.split('-')[0]), 1), 0);
   };
-  /** Merchants with events waiting, those of the previous release included. */
+  /** Merchants with pending events, including those of the previous release. */
   const waiting = async () => new Set([...(await counters.waitingMerchants()), ...(await oldLayout.merchants())]);
 
   return {
@@ -189,7 +189,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
   };
 }
 
-/** What `work` resolves to; undefined where that takes longer than `ms`, and then its outcome is nobody's. */
+/** Returns the result of `work`; undefined if it takes longer than `ms`, and then its outcome is ignored. */
 async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
   const deadline = new AbortController();
   const late = wait(ms, undefined, { signal: deadline.signal, ref: false });

@@ -19,7 +19,7 @@ export type FlusherOptions = {
   window: DeduplicationWindow;
   /** Repairs totals that are known to be stale. */
   settle(): Promise<unknown>;
-  /** Called when all totals that were stale at this moment (performance.now) are repaired. */
+  /** Called once all totals that were stale at this moment (performance.now) are repaired. */
   onSettled(since: number): void;
   /** The hourly comparison of all stored forms. */
   reconcile(): Promise<void>;
@@ -28,12 +28,12 @@ export type FlusherOptions = {
   log: Log;
 };
 
-/** How often totals that Redis may have lost, and the memory of ids, are looked at. */
+/** The interval of checks for lost totals and of the memory of ids. */
 const LOOK_MS = 1_000;
 
 /**
  * Runs the background work of a flusher process: the flush, repairs, the deduplication window and the hourly
- * reconciliation. Each is a loop of its own, so the flush never waits for the others.
+ * reconciliation. Each has its own loop, so the flush never waits for the others.
  */
 export function startFlusher(options: FlusherOptions): Loop {
   const { counters, oldLayout, drain, flush, repair, window, metrics, log } = options;
@@ -43,7 +43,7 @@ export function startFlusher(options: FlusherOptions): Loop {
     startLoop(intervalMs, work, (error) => log.error({ err: error }, `${what} failed; it is tried again`));
 
   const flushOnce = async () => {
-    // Each flusher holds its part of the shards at most, so that the others have something to do.
+    // Each flusher holds at most its part of the shards, so that the others have work.
     const flushers = await counters.reportFlusher(name, options.now());
     const limit = Math.ceil(counters.keys.shards / Math.max(1, flushers));
     const { errors } = await drain.drain({ wait: false, limit });
@@ -57,7 +57,7 @@ export function startFlusher(options: FlusherOptions): Loop {
       try {
         await flushOnce();
       } catch (error) {
-        // Until Redis has answered nobody knows what waits.
+        // The pending events are unknown until Redis has answered.
         metrics.lagSeconds.set(Number.NaN);
         throw error;
       }

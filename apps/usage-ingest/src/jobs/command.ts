@@ -24,11 +24,13 @@ type Run = {
   durationMs: number;
 };
 
-/** Runs one of the documented commands; returns its exit code: 0 done, 1 failed or not understood. */
+/** Runs one of the documented commands. Returns its exit code: 0 done, 1 failed or not understood. */
 export async function runCommand(args: readonly string[], client: IngestClient, out: Output): Promise<number> {
   const [command, ...rest] = args;
   const today = dayOf(out.now());
-  /** All that was given, where that is so many days in their order: what is left out in silence would not be counted. */
+  /**
+   * Returns all arguments if they are the expected number of days in order: silently ignored ones would not be counted.
+   */
   const days = (...counts: number[]) =>
     counts.includes(rest.length) && rest.every((word) => isDay(word)) && !(rest[0]! > rest[1]!) ? rest : undefined;
   switch (command) {
@@ -90,7 +92,7 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
   return 1;
 }
 
-/** Erases a user, call after call, until nothing is left. */
+/** Erases a user, repeating the call until nothing is left. */
 async function eraseUser(client: IngestClient, out: Output, merchantId: string, userId: string): Promise<number> {
   for (let renamed = 0; ; ) {
     const { pseudonym, complete, events } = await client.users.erase.mutate({ merchantId, userId });
@@ -100,7 +102,7 @@ async function eraseUser(client: IngestClient, out: Output, merchantId: string, 
   }
 }
 
-/** Moves all that waits in Redis to Postgres; 1 where something still waits, as while producers go on sending. */
+/** Flushes everything in Redis to Postgres; returns 1 if events still wait, as while producers continue. */
 async function drain(client: IngestClient, out: Output): Promise<number> {
   const { recordsAggregated, complete } = await client.flush.drain.mutate({});
   const { pendingKeys } = await client.flush.status.query({});
@@ -128,7 +130,7 @@ async function rebuild(client: IngestClient, out: Output, startDate: Day, endDat
   const all = eachDay(startDate, endDate);
   const bar = progressBar('days', all.length);
   let [merchantDays, closedDays] = [0, 0];
-  // A month a call: each also makes the sums of its month and year.
+  // One month per call: each also rebuilds the sums of its month and year.
   for (const month of new Set(all.map((day) => day.slice(0, 7)))) {
     const own = all.filter((day) => day.startsWith(month));
     const made = await client.reconcile.rebuild.mutate({ startDate: own[0]!, endDate: own.at(-1)! });

@@ -1,4 +1,4 @@
-// `npm run health`: both stores, as the services see them.
+// `npm run health`: checks both stores, as the services see them.
 const services = {
   'usage-ingest': process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001',
   'metrics-engine': process.env.METRICS_ENGINE_URL ?? 'http://127.0.0.1:4002',

@@ -1,8 +1,8 @@
 import { createIngestClient } from '@tally/contracts/client';
 
 /**
- * AWS Lambda handler of the documented job, for EventBridge `cron(0 * * * ? *)`: 200 where all of it succeeded, else
- * 500. `USAGE_INGEST_URL` and `TALLY_ADMIN_KEY` say whom to ask; the event may name a `date`.
+ * AWS Lambda handler of the documented job, for EventBridge `cron(0 * * * ? *)`: 200 if everything succeeded, else 500.
+ * `USAGE_INGEST_URL` and `TALLY_ADMIN_KEY` name the service; the event may name a `date`.
  */
 export async function handler(event: { date?: string } = {}): Promise<{ statusCode: number; body: string }> {
   const client = createIngestClient({

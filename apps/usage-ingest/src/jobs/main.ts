@@ -17,7 +17,7 @@ try {
   process.exitCode = 1;
 }
 
-/** The job from outside of the service, again and again: for those who keep schedulers apart. */
+/** Runs the job repeatedly from outside of the service: for separate schedulers. */
 async function schedule(): Promise<never> {
   const intervalMs = Number(process.env.USAGE_AGGREGATION_INTERVAL) || 3_600_000;
   for (;;) {

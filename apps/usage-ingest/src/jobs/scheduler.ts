@@ -8,7 +8,7 @@ export type SchedulerOptions = {
   log: Log;
 };
 
-/** The documented job in the process: every interval, for yesterday. A failed run is tried again with growing pauses. */
+/** Runs the documented job in the process: every interval, for yesterday. Retries a failed run with growing pauses. */
 export function startScheduler({ intervalMs, run, log }: SchedulerOptions): Loop {
   return startLoop(
     intervalMs,

@@ -4,9 +4,9 @@ import { readEnv } from '../env.ts';
 import { presentDrift, presentMeterDrift } from '../reconcile/index.ts';
 import { createIngestService } from '../service.ts';
 
-// `npm run job:verify-restore [from] [to]`, before any service is started on restored stores. It compares all stored forms
-// without repairing any: a service would set the totals of Redis to what the restored Postgres knows, and what is missing
-// there would show nowhere any more. Exits with 1 where something differs.
+// `npm run job:verify-restore [from] [to]`, before any service starts on restored stores. Compares all stored forms
+// without repairing any: a service would set the running totals to what the restored Postgres knows, and hide what is
+// missing there. Exits with 1 if anything differs.
 const MAX_IDS = 20;
 
 const args = process.argv.slice(2);

@@ -1,7 +1,7 @@
 import { type CheckedEntry, EVENT_TYPE_PROPERTY, MAX_ENTRY_UNITS, parseQuantity } from '@tally/contracts';
 import type { Registry } from './registry.ts';
 
-/** Returns why an amount does not fit its metric type; the answer names the meter that would be needed. */
+/** Returns why an amount does not fit its metric type; the message names the meter it would need. */
 export function metricProblem(metrics: Record<string, string>, { scaleOf, hasScales }: Registry): string | undefined {
   for (const type in metrics) {
     const amount = metrics[type]!;
@@ -20,7 +20,7 @@ export function metricProblem(metrics: Record<string, string>, { scaleOf, hasSca
 
 const NUMBER = /^-?\d{1,15}(?:\.(\d{1,30}))?$/;
 
-/** Returns why a property is no number that a meter could count: it would be left out, or rounded. */
+/** Returns why a property is no number that a meter can count: it would be left out, or rounded. */
 export function propertyProblem(entry: CheckedEntry, { values }: Registry): string | undefined {
   if (values.length === 0 || !entry.properties) return undefined;
   for (const { meter, merchantId, eventType, property, scale } of values) {

@@ -4,24 +4,26 @@ import { type Log, type Loop, startLoop } from '@tally/service';
 import { Gauge, type Registry } from 'prom-client';
 
 export type DeriveMeters = {
-  /** Derives what was counted before the call, computes histories, and folds quarter hours into days and months. */
+  /** Derives everything counted before the call, computes histories, and folds quarter hours into days and months. */
   run(): Promise<void>;
-  /** Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves. */
+  /**
+   * Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves.
+   */
   catchUp(): Promise<void>;
-  /** Runs again and again, `intervalMs` apart. */
+  /** Runs repeatedly, `intervalMs` apart. */
   start(intervalMs: number, log: Log): Loop;
 };
 
-/** Slices that may wait to be derived before the flush stops and derives, too. */
+/** The number of waiting slices above which the flush stops and derives, too. */
 const MAX_PENDING_SLICES = 25;
 /** Larger slices merge better: ten meters cost several times as many rows as the rollups of the measures. */
 const SLICE_FACTOR = 2;
 const HISTORY_EVENTS = 50_000;
-/** A day is folded once it was not written to for so long, since each late event makes it dirty again. */
+/** A day is folded after this long without writes, since each late event makes it dirty again. */
 const QUIET_MS = 10_000;
 const FOLDED_AT_ONCE = 200;
 
-/** Adds flushes to the rollups of meters in the background. Readers add what is still to be derived themselves. */
+/** Adds flushes to the rollups of meters in the background. Readers add what is not derived yet themselves. */
 export function createDeriveMeters(options: {
   db: Pick<Db, 'meters'>;
   register: Registry;
@@ -61,7 +63,7 @@ export function createDeriveMeters(options: {
   }
 
   async function run(): Promise<void> {
-    // Flushes that come meanwhile wait for the next run, so a run ends whatever the load.
+    // Later flushes wait for the next run, so a run ends under any load.
     await derive(await look());
     while (await db.meters.computeHistory(HISTORY_EVENTS)) await derive(slice);
     const today = dayOf(now());

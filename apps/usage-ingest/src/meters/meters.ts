@@ -11,13 +11,13 @@ export type Meters = {
   create(definition: Input<'create'>, by: string): Promise<Output<'create'>>;
   update(change: Input<'update'>, by: string): Promise<Output<'update'>>;
   list(question: Input<'list'>): Promise<Output<'list'>>;
-  /** A merchant's own meter, else the one of every merchant. */
+  /** Returns a merchant's own meter, else the one for every merchant. */
   get(name: Input<'get'>): Promise<Output<'get'>>;
   remove(name: Input<'remove'>): Promise<Output<'remove'>>;
   rebuild(scope: Input<'rebuild'>): Promise<Output<'rebuild'>>;
 };
 
-/** The registry of meters. What they count is derived in the background: see derive-meters.ts. */
+/** The registry of meters. Their amounts are derived in the background: see derive-meters.ts. */
 export function createMeters({
   db,
   registry,
@@ -25,7 +25,7 @@ export function createMeters({
 }: {
   db: Pick<Db, 'meters' | 'metricTypes'>;
   registry: RegistryReader;
-  /** Flushes everything that was accepted before the call. */
+  /** Flushes everything accepted before the call. */
   drain(): Promise<{ errors: { message: string }[] }>;
 }): Meters {
   const named = ({ key, merchantId }: { key: string; merchantId?: string | undefined }) => ({
@@ -45,9 +45,9 @@ export function createMeters({
     return found;
   }
 
-  /** Declares a scale: first whatever was accepted is counted, so that a type that is in use has the scale 0. */
+  /** Declares a scale: first counts everything accepted, so that a type in use has the scale 0. */
   const declaring = async <T>(create: () => Promise<T>): Promise<T> => {
-    // What is left to flush while nothing is accepted is little.
+    // Little is left to flush while nothing is accepted.
     await drain();
     return registry.alone(async () => {
       const { errors } = await drain();

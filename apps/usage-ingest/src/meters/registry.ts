@@ -6,11 +6,11 @@ import type { Result } from 'ioredis';
 import type { RedisKeys } from '../counters/keys.ts';
 import { lua } from '../counters/lua.ts';
 
-/** What of the meters decides how events are checked, all of one version. */
+/** What meters determine about checking events, from one version. */
 export type Registry = {
   version: number;
   scaleOf: ScaleOf;
-  /** Whether a metric type has decimals at all: most installations have none. */
+  /** True if any metric type has decimals: most installations have none. */
   hasScales: boolean;
   values: readonly ValueCheck[];
 };
@@ -19,13 +19,13 @@ export type Registry = {
 export type Scales = (metricTypes: Iterable<string>) => Promise<ScaleOf>;
 
 export type RegistryReader = {
-  /** The registry that this process last loaded. UNAVAILABLE where it could never load one. */
+  /** Returns the registry that this process last loaded. Throws UNAVAILABLE if it never could. */
   current(): Promise<Registry>;
-  /** Loads the registry again and publishes its version: no process counts by an older one from then on. */
+  /** Loads the registry again and publishes its version: from then on no process uses an older one. */
   reload(): Promise<Registry>;
   /**
-   * Runs work while no event is accepted through Redis, and publishes what it changed. UNAVAILABLE where Redis is
-   * unavailable: then what it would let in is not known.
+   * Runs work while no event is accepted through Redis, and publishes the change. Throws UNAVAILABLE if Redis is
+   * unavailable, since pending events are then unknown.
    */
   alone<T>(work: () => Promise<T>): Promise<T>;
   scales: Scales;
@@ -38,13 +38,13 @@ declare module 'ioredis' {
 }
 
 const CHANGING = 'changing';
-/** A change whose process died ends by itself; Postgres ends its transaction before. */
+/** A change whose process died ends after this time; Postgres ends its transaction before. */
 const CHANGING_MS = 60_000;
 const MIRROR = 'registry:meters';
 
 /**
- * The registry of meters as ingest uses it. Redis has its version, once for each shard: the script that stores events
- * answers `stale` to a process that has another one. It has a copy as well, for a process that starts without Postgres.
+ * The registry of meters as ingest uses it. Redis has its version, once per shard: the script that stores events
+ * answers `stale` to a process with another one. Redis also has a copy, for a process that starts without Postgres.
  */
 export function createRegistry({
   db,
@@ -84,7 +84,7 @@ export function createRegistry({
       throw new TallyError('UNAVAILABLE', 'The meters are not known yet: Postgres is unavailable.', {
         details: { retryAfter: 1 },
       });
-    // Redis may be unavailable; the script answers `stale` until a version is there.
+    // Redis may be unavailable; the script answers `stale` until it has a version.
     await publish(loaded).catch(() => {});
     return known;
   });
@@ -123,11 +123,11 @@ function registryOf({ version, scales, values }: RegistrySnapshot): Registry {
   return { version, scaleOf: (type) => byType.get(type) ?? 0, hasScales: byType.size > 0, values };
 }
 
-/** How long a request waits for a change of the registry before it is answered 503. */
+/** How long a request waits for a change of the registry before it gets 503. */
 const PATIENCE_MS = 10_000;
 const RETRY_MS = 25;
 
-/** Loads the registry until an attempt is not stale; UNAVAILABLE where it is being changed for too long. */
+/** Loads the registry until an attempt is not stale. Throws UNAVAILABLE if a change takes too long. */
 export async function whileStale(
   registry: RegistryReader,
   attempt: (registry: Registry) => Promise<boolean>,

@@ -8,9 +8,9 @@ export type Difference = {
   group: readonly string[];
   theirs: string;
   ours: string;
-  /** The reason, as far as it can be found. */
+  /** The reason, if one was found. */
   cause: string;
-  /** One line for each event that differs. */
+  /** One line per differing event. */
   events: string[];
 };
 
@@ -19,7 +19,7 @@ export type Result = {
   equal: number;
   rounded: number;
   differences: Difference[];
-  /** False where Tally did not know everything yet. */
+  /** False if Tally had not counted everything yet. */
   complete: boolean;
 };
 
@@ -66,7 +66,7 @@ export async function compare(foreign: Foreign, ours: Ours, comparison: Comparis
 
 const keyOf = ({ date, group }: Cell): string => JSON.stringify([date, group]);
 
-/** Products that add in floats differ from exact sums by less than this share. */
+/** Products that add floats differ from exact sums by less than this share. */
 const FLOAT_SHARE = 10n ** 12n;
 
 function verdictOf(their: Cell | undefined, our: Cell | undefined, scale: number): 'equal' | 'rounded' | 'different' {
@@ -74,7 +74,7 @@ function verdictOf(their: Cell | undefined, our: Cell | undefined, scale: number
   const difference = abs((our?.value ?? ZERO).nanos - theirs.nanos);
   if (difference === 0n && theirs.exact) return 'equal';
   const isFloat = isMorePrecise(theirs, scale);
-  // Each amount is rounded by itself here, so every event may add half a unit.
+  // Each amount is rounded separately here, so every event may add half a unit.
   if (2n * difference <= events || (isFloat && difference * FLOAT_SHARE <= abs(theirs.nanos)) || difference === 0n)
     return 'rounded';
   return 'different';
@@ -84,7 +84,7 @@ const abs = (value: bigint) => (value < 0n ? -value : value);
 
 const isMorePrecise = ({ nanos, exact }: Decimal, scale: number) => !exact || nanos % 10n ** BigInt(9 - scale) !== 0n;
 
-/** Returns the zone by whose days our sums of a group equal theirs, on all days but the first and the last. */
+/** Returns the time zone in which our daily sums of a group equal theirs, on all days but the first and the last. */
 async function zoneOf(about: {
   measure: string;
   group: string[];
@@ -106,7 +106,7 @@ async function zoneOf(about: {
       const our = { measure: about.measure, date, group: about.group, value: { nanos, text: '', exact: true } };
       return verdictOf(theirs.get(date), our, about.scale) !== 'different';
     });
-  // Where UTC fits on the inner days the difference is one of events at the edges, not of days.
+  // If UTC fits on the inner days, the difference comes from events at the edges, not from days.
   if (isZone(0)) return undefined;
   const offset = OFFSETS.find(isZone);
   if (offset === undefined) return undefined;
@@ -143,7 +143,7 @@ async function causeOf(about: {
   return { cause: `not known: ${silent}`, events: [] };
 }
 
-/** One line for each event that only one side has, has on another day, or with another amount. */
+/** Returns one line per event that only one side has, or has on another day or with another amount. */
 function differingEvents(
   listed: readonly { ids: readonly string[]; at: number; arrived?: number; value: string }[],
   known: readonly OurEvent[],
@@ -176,7 +176,7 @@ const isSame = (ours: string | undefined, theirs: string): boolean =>
 
 const SHOWN = 20;
 
-/** Prints a result for a person. */
+/** Prints a result for people. */
 export function printResult(foreign: Foreign, comparison: Comparison, result: Result): string {
   const { equal, rounded, differences, complete } = result;
   const lines = [

@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { type Day, formatUnits } from '@tally/contracts';
 import { parseExactly, unitsOf } from '../sources/exact-json.ts';
 
-/** Days from the first to the last, both included, the dimensions, and the merchants; none: all. */
+/** Days from the first to the last, both included; the dimensions; and the merchants, or none for all. */
 export type Comparison = {
   startDate: Day;
   endDate: Day;
@@ -17,11 +17,11 @@ export type Cell = {
   date: Day;
   group: readonly string[];
   value: Decimal;
-  /** How many amounts were added, each of which may have been rounded. */
+  /** The number of added amounts, each of which may have been rounded. */
   events?: bigint;
 };
 
-/** One event as the product has it. `ids` are those that Tally may know it by. */
+/** One event as the product has it. `ids` are those under which Tally may know it. */
 export type ForeignEvent = {
   ids: readonly string[];
   at: number;
@@ -33,14 +33,14 @@ export type ForeignEvent = {
 /** Another product whose sums are compared with ours. */
 export type Foreign = {
   name: string;
-  /** The meters of Tally that it is compared with. */
+  /** The meters of Tally to compare with. */
   measures: readonly string[];
   sums(): Promise<Cell[]>;
-  /** Lists the events of a group on a day; absent where the product cannot. */
+  /** Lists the events of a group on a day; absent if the product cannot. */
   events?: (group: readonly string[], date: Day, measure: string) => Promise<ForeignEvent[]>;
 };
 
-/** Decimals of the numbers that are compared: the most that a meter can have. */
+/** Decimals of the compared numbers: the most that a meter can have. */
 const DECIMALS = 9;
 
 /** A number in units of 10^-9; `exact` is false where its text has more decimals. */
@@ -49,7 +49,7 @@ export type Decimal = { nanos: bigint; text: string; exact: boolean };
 /** The most events that are read for one day of a group. */
 export const MAX_EVENTS = 100_000;
 
-/** Reads a decimal number, which may be negative or have an exponent. Throws where it is none. */
+/** Parses a decimal number, which may be negative or have an exponent. Throws for anything else. */
 export function decimal(text: unknown): Decimal {
   const written = String(text);
   const isNegative = written.startsWith('-');

@@ -13,7 +13,7 @@ import {
 
 const PAGE = 100;
 
-/** Lago's events of a billable metric, added up by day and subscription: its own sums are of whole billing periods. */
+/** Lago's events of a billable metric, summed by day and subscription: its own sums cover whole billing periods. */
 export function lago(
   options: { url: string; key: string; meter: string },
   { startDate, endDate }: Comparison,

@@ -12,7 +12,7 @@ import {
 
 const PAGE = 100;
 
-/** OpenMeter's meter of the same slug, by subject and further group-by keys. It lists events of 32 days. */
+/** OpenMeter's meter of the same slug, by subject and further group-by keys. OpenMeter lists events of 32 days. */
 export function openmeter(options: { url: string; key: string; meter: string }, comparison: Comparison): Foreign {
   const read = createReader(options);
   const { startDate, endDate, by } = comparison;
@@ -45,7 +45,7 @@ export function openmeter(options: { url: string; key: string; meter: string }, 
     async events(group, date) {
       const found = new Map<string, ForeignEvent>();
       let to = startOfDay(addDays(date, 1));
-      // Newest first; the next page ends where this one did.
+      // Newest first; the next page starts at the end of this one.
       for (;;) {
         const page = await read('/api/v1/events', {
           subject: subjects.get(group[0]!) ?? group[0]!,
@@ -77,7 +77,7 @@ export function openmeter(options: { url: string; key: string; meter: string }, 
 
 const iso = (ms: number) => new Date(ms).toISOString();
 
-/** Reads `$.usage.tokens` of an event's data. */
+/** Reads a path such as `$.usage.tokens` of an event's data. */
 const valueAt = (data: Json, path: string | undefined): unknown =>
   path
     ?.replace(/^\$\.?/, '')

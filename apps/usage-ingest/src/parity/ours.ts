@@ -50,7 +50,7 @@ export function createOurs(
       return { cells, complete: coverage.complete };
     },
 
-    /** Sums of a group by hour, from a day before the range to a day after it. */
+    /** Returns sums of a group by hour, from a day before the range to a day after it. */
     async hours(measure: string, group: readonly string[]): Promise<Map<number, bigint>> {
       const [from, to] = [addDays(startDate, -1), addDays(endDate, 2)].map((day) =>
         new Date(startOfDay(day)).toISOString(),
@@ -59,7 +59,9 @@ export function createOurs(
       return new Map(rows.map(({ start, value }) => [Date.parse(start), decimal(value).nanos]));
     },
 
-    /** Reads the events of a group's merchant from the day before to the day after: an event may count on another day. */
+    /**
+     * Returns the events of a group's merchant from the day before to the day after: an event may count on another day.
+     */
     async events(meter: Meter, group: readonly string[], date: Day): Promise<OurEvent[]> {
       const merchants = by[0] === 'merchant' ? [group[0]!] : asked;
       const query = new URLSearchParams({ startDate: addDays(date, -1), endDate: addDays(date, 1) });
@@ -81,7 +83,10 @@ export function createOurs(
       return events;
     },
 
-    /** Returns the reasons for rejected events of sources, by the id that they would have. Empty for keys that may not ask. */
+    /**
+     * Returns the reasons for rejected events of sources, by the id that they would have. Empty for keys without
+     * access.
+     */
     async rejections(): Promise<Map<string, string>> {
       const { rows } = await ingest.sources.rejections.query({ limit: 1000 }).catch(() => ({ rows: [] }));
       return new Map(rows.map(({ eventId, code, message }) => [eventId ?? '', `${code}: ${message}`]));

@@ -29,7 +29,7 @@ const CLOUDS = {
 };
 const MAX_DAYS = 31;
 
-/** Runs a comparison as its arguments say and prints the result. Returns the exit code. */
+/** Runs a comparison from its arguments and prints the result. Returns the exit code. */
 export async function parity(
   args: string[],
   env: Record<string, string | undefined>,

@@ -2,7 +2,9 @@ import { addDays, dayOf, startOfDay } from '@tally/contracts';
 import { merchantOf } from '../sources/naming.ts';
 import { type Cell, type Comparison, createReader, decimal, type Foreign, type Json } from './foreign.ts';
 
-/** Stripe's meter of the same event name, for each customer. Stripe lists no meter events, so none are compared by id. */
+/**
+ * Stripe's meter of the same event name, for each customer. Stripe lists no meter events, so none are compared by id.
+ */
 export function stripe(
   options: { url: string; key: string; meter: string; customers: readonly string[] },
   { startDate, endDate }: Comparison,

@@ -4,7 +4,7 @@ import type { NewPrice } from '@tally/db';
 
 export type Imported = { prices: NewPrice[]; skipped: { model: string; reason: string }[] };
 
-/** Providers of genai-prices that are imported where none is named. */
+/** The providers of genai-prices that are imported by default. */
 const PROVIDERS = [
   ...['openai', 'anthropic', 'google', 'azure', 'aws', 'mistral', 'deepseek', 'groq', 'cohere', 'x-ai'],
   ...['together', 'fireworks', 'cerebras', 'perplexity', 'moonshotai'],
@@ -12,7 +12,10 @@ const PROVIDERS = [
 
 const MILLION = 1_000_000;
 
-/** How genai-prices names the prices of a million tokens of each class. Prices of other units have no token class. */
+/**
+ * The names that genai-prices uses for prices of a million tokens of each class. Prices of other units have no token
+ * class.
+ */
 const GENAI: Record<string, PriceComponent> = {
   input_mtok: 'input',
   cache_read_mtok: 'cached_input',
@@ -21,7 +24,7 @@ const GENAI: Record<string, PriceComponent> = {
   output_reasoning_mtok: 'reasoning',
 };
 
-/** How LiteLLM names the prices of one token of each class. */
+/** The names that LiteLLM uses for prices of one token of each class. */
 const LITELLM: Record<string, PriceComponent> = {
   input_cost_per_token: 'input',
   cache_read_input_token_cost: 'cached_input',
@@ -36,8 +39,8 @@ const ABOVE = /^(.+)_above_(\d{1,6})k_tokens$/;
 type Base = { provider: string; model: string; source: string; validFrom: Date; validTo: Date | null };
 
 /**
- * Reads list prices of the installed `@pydantic/genai-prices`. Its data are JavaScript numbers; their shortest decimal is what its
- * authors wrote. Skips models with prices by time of day, and those found by a regular expression.
+ * Reads list prices of the installed `@pydantic/genai-prices`. Its data are JavaScript numbers, whose shortest decimal
+ * is the original text. Skips models with prices by time of day, and those matched by a regular expression.
  */
 export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validFrom: Date): Imported {
   const result: Imported = { prices: [], skipped: [] };
@@ -67,7 +70,7 @@ export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validF
       starts.sort((a, b) => Number(a.from) - Number(b.from));
       starts.forEach(({ from, prices }, at) => {
         const validTo = starts[at + 1]?.from ?? null;
-        // What ended before the import begins has no time left.
+        // A price that ended before the import begins is never valid.
         if (validTo !== null && validTo <= validFrom) return;
         const begin = from < validFrom ? validFrom : from;
         for (const [key, component] of Object.entries(GENAI)) {
@@ -103,7 +106,7 @@ type Match = Model['match'];
 type Dated = Extract<Model['prices'], readonly unknown[]>[number];
 type ModelPrices = Dated['prices'];
 
-/** The patterns that say the same as a rule; undefined where none do. */
+/** Returns the patterns equivalent to a rule; undefined if there are none. */
 function patternsOf(match: Match): string[] | undefined {
   if ('equals' in match) return literal(match.equals, (text) => text);
   if ('starts_with' in match) return literal(match.starts_with, (text) => `${text}*`);
@@ -117,8 +120,8 @@ function patternsOf(match: Match): string[] | undefined {
 const literal = (text: string, pattern: (text: string) => string) => (text.includes('*') ? undefined : [pattern(text)]);
 
 /**
- * Reads LiteLLM's `model_prices_and_context_window.json`. Numbers are read as they are written, never as floats. A model has two
- * names where its key begins with its provider: `azure/gpt-4o` is also `gpt-4o` of azure.
+ * Reads LiteLLM's `model_prices_and_context_window.json`. Reads numbers as text, never as floats. A model has two names
+ * if its key begins with its provider: `azure/gpt-4o` is also `gpt-4o` of azure.
  */
 export function readLitellmPrices(file: string, providers: readonly string[] | undefined, validFrom: Date): Imported {
   const result: Imported = { prices: [], skipped: [] };
@@ -165,7 +168,7 @@ function priceOf(
   return { ...about, meter: '', merchantId: '', component, overPromptTokens: String(over), amount, per: String(per) };
 }
 
-/** The first price of each key: an earlier model of the source wins, as it does there. */
+/** Keeps the first price of each key: an earlier model of the source wins, like there. */
 function withoutRepeats(prices: readonly NewPrice[]): NewPrice[] {
   const first = new Map<string, NewPrice>();
   for (const price of prices) {
@@ -179,7 +182,7 @@ function withoutRepeats(prices: readonly NewPrice[]): NewPrice[] {
 const NUMBER = /^(\d{1,20})(?:\.(\d{1,30}))?(?:e([+-]?\d{1,3}))?$/i;
 const DECIMALS = 12;
 
-/** Reads a number as it is written, times 10^shift, as a plain decimal; undefined for what needs more than 12 decimals. */
+/** Returns a number's text times 10^shift as a plain decimal; undefined if it needs more than 12 decimals. */
 export function decimalOf(text: string, shift = 0): string | undefined {
   const [, whole, fraction = '', exponent = '0'] = NUMBER.exec(text) ?? [];
   if (whole === undefined) return undefined;
@@ -201,7 +204,7 @@ function parseExactly(file: string): Record<string, unknown> {
     const value: unknown = JSON.parse(text);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   } catch {
-    // Said below.
+    // Reported below.
   }
   throw new TallyError('INVALID_INPUT', 'file: Expected the JSON object of a LiteLLM cost map.');
 }

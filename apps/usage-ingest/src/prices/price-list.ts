@@ -22,7 +22,7 @@ import {
 export type PriceList = {
   readonly version: string;
   readonly isEmpty: boolean;
-  /** Returns the cost of an event in nano-USD; `unknown` where a part of it has no price, `nothing` where none is due. */
+  /** Returns the cost of an event in nano-USD; `unknown` if a part of it has no price, `nothing` if none is due. */
   costOf(line: JournalLine, scaleOf?: ScaleOf): Units | 'unknown' | 'nothing';
   /**
    * Returns the rates of calls of a day with these sums; `unknown` where none of them has a price. `unclear` where not all of these
@@ -46,20 +46,20 @@ const COMPONENT_OF: Record<PricedPart, PriceComponent> = {
   priced_reasoning_tokens: 'reasoning',
 };
 
-/** What rollups have in place of values beyond the limit of their day. */
+/** Stands in rollups for values beyond the limit of their day. */
 const OTHER = '(other)';
 
 /** Metric types whose amounts are classes of the prompt and the completion. */
 const CLASSES = { cached: 'cached_tokens', cacheWrite: 'cache_write_tokens', reasoning: 'reasoning_tokens' };
 
-/** Tokens of a class without a price of its own are charged as the class that they are part of. */
+/** Tokens of a class without its own price are charged as the class that contains them. */
 const PART_OF: Partial<Record<PriceComponent, PriceComponent>> = {
   cached_input: 'input',
   cache_write: 'input',
   reasoning: 'output',
 };
 
-/** Resolved (merchant, provider, model) triples that are remembered. */
+/** The limit of remembered (merchant, provider, model) triples. */
 const MAX_RESOLVED = 10_000;
 
 const AMOUNT_DECIMALS = 12;
@@ -71,9 +71,9 @@ type Resolved = Map<string, Rate[]>;
 type Term = { units: bigint; rate: Rate };
 
 /**
- * Prices events: the most specific price of each component wins. A merchant's own price wins over a general one, then an exact
- * model over a pattern (the longest first) over any model, then a provider over any, then the highest `overPromptTokens` that
- * fits, then the latest `validFrom`.
+ * Prices events: the most specific price of each component wins. A merchant's own price wins over a general one, then
+ * an exact model over a pattern (the longest first) over any model, then a provider over any, then the highest
+ * `overPromptTokens` that fits, then the latest `validFrom`.
  */
 export function createPriceList({ version, prices }: { version: string; prices: readonly PriceRow[] }): PriceList {
   const byMerchant = groupBy(prices, (price) => price.merchantId);
@@ -140,7 +140,7 @@ export function createPriceList({ version, prices }: { version: string; prices: 
         for (const rate of rates.get(component) ?? []) {
           if (line.time < rate.from || line.time >= rate.to) continue;
           if (rate.over > 0n && prompt <= rate.over) continue;
-          // Of several calls together it is not known which of them had so many tokens.
+          // For several calls in one event, the tokens of each are unknown.
           if (rate.over > 0n && calls > 1n) unknown = true;
           return rate;
         }
@@ -163,7 +163,7 @@ export function createPriceList({ version, prices }: { version: string; prices: 
         classOf(CLASSES.cacheWrite),
         classOf(CLASSES.reasoning),
       ];
-      // Classes are parts of their sums. Where they are not, it is not known what was meant.
+      // Classes are parts of their sums. If they are not, the meaning is unknown.
       if (cached + written > prompt || reasoning > completion) return 'unknown';
       charge('input', prompt - cached - written);
       charge('cached_input', cached);
@@ -174,7 +174,7 @@ export function createPriceList({ version, prices }: { version: string; prices: 
       if (perRequest) terms.push({ units: calls, rate: perRequest });
       for (const type in line.metrics) {
         const rate = rateAt(`unit:${type}`);
-        // Amounts of a line have the decimals of their metric type; prices are for whole ones.
+        // Amounts of a line have the decimals of their metric type; prices are per whole unit.
         if (rate)
           terms.push({
             units: BigInt(line.metrics[type]!),
@@ -190,11 +190,11 @@ export function createPriceList({ version, prices }: { version: string; prices: 
 }
 
 /**
- * Returns the line with the cost that Tally finds for it, and with the version of the list. Of a line that has a cost, and where
- * there is nothing to price, the line itself. The derived fields stand before the time, so that they are not part of the digest.
+ * Returns the line with the cost that Tally computes, and the version of the list. Returns the line itself if it has a
+ * cost, or if nothing needs a price. The derived fields stand before the time, so that they are not part of the digest.
  */
 export function priced(line: JournalLine, list: PriceList | undefined, scaleOf?: ScaleOf): JournalLine {
-  // A list that is not known yet may have a price.
+  // A list that is not loaded yet may have a price.
   const cost =
     list === undefined
       ? hasTokens(line)
@@ -251,7 +251,7 @@ function unitRatesOf(rates: ReadonlyMap<PricedPart, Rate>): UnitRates {
 
 const hasTokens = (line: JournalLine) => line.prompt_tokens !== undefined || line.completion_tokens !== undefined;
 
-/** The exact sum of a call's terms, rounded once, half away from zero, to nano-USD. */
+/** Returns the exact sum of a call's terms, rounded once, half away from zero, to nano-USD. */
 function sumOf(terms: readonly Term[]): Units {
   const per = terms.reduce((common, { rate }) => lcm(common, rate.per), 1n);
   const total = terms.reduce((sum, { units, rate }) => sum + units * rate.amount * (per / rate.per), 0n);
@@ -268,7 +268,7 @@ function gcd(a: bigint, b: bigint): bigint {
   return x;
 }
 
-/** Prices of one merchant, or of all, found by model. */
+/** Prices of one merchant, or the general ones, found by model. */
 function indexOf(rows: readonly PriceRow[]) {
   const exact = groupBy(
     rows.filter(({ model }) => !model.includes('*')),
@@ -278,7 +278,7 @@ function indexOf(rows: readonly PriceRow[]) {
     .filter(({ model }) => model.includes('*'))
     .sort((a, b) => literalsOf(b.model) - literalsOf(a.model) || (a.model < b.model ? -1 : a.model > b.model ? 1 : 0));
   return {
-    /** Those that fit a provider and a model, the most specific first. */
+    /** Returns those that fit a provider and a model, the most specific first. */
     matching(provider: string, model: string): PriceRow[] {
       const fits = (row: PriceRow) => row.provider === '' || row.provider === provider;
       const matched = groupBy(
@@ -302,7 +302,7 @@ function bySpecificity(a: PriceRow, b: PriceRow): number {
 
 const literalsOf = (pattern: string) => pattern.replaceAll('*', '').length;
 
-/** Whether a text fits a pattern in which `*` stands for any text, also for none. */
+/** Returns true if a text matches a pattern in which `*` stands for any text, even none. */
 export function matches(pattern: string, text: string): boolean {
   const [first, ...parts] = pattern.split('*') as [string, ...string[]];
   const last = parts.pop();

@@ -9,14 +9,14 @@ type Input<Name extends keyof typeof ingest.prices> = z.output<(typeof ingest.pr
 
 export type Prices = ReturnType<typeof createPrices>;
 
-/** Models that `prices.unpriced` names. */
+/** The number of models that `prices.unpriced` lists. */
 const MAX_UNPRICED = 1_000;
-/** Models that an import names as skipped. */
+/** The number of skipped models that an import lists. */
 const MAX_SKIPPED = 1_000;
 
-/** The price list as admins change it. What changes holds in this process at once, in others within some seconds. */
+/** The price list as admins change it. Changes take effect in this process at once, in others within some seconds. */
 export function createPrices({ store, registry }: { store: Db['prices']; registry: Pick<PriceRegistry, 'refresh'> }) {
-  // The change is made; where it cannot be loaded now, the loop loads it.
+  // The change is stored; if it cannot be loaded now, the loop loads it.
   const refresh = () => registry.refresh().catch(() => {});
 
   return {

@@ -3,7 +3,7 @@ import { type Loop, type RedisClient, startLoop } from '@tally/service';
 import { z } from 'zod';
 import { createPriceList, type PriceList } from './price-list.ts';
 
-/** How often a process asks whether the list has changed. */
+/** The interval at which a process checks the version of the list. */
 const REFRESH_MS = 1_000;
 
 /** The copy of the list in Redis, for a service that starts while Postgres is unavailable. */
@@ -34,15 +34,15 @@ const Mirror = z.object({
 });
 
 export type PriceRegistry = {
-  /** The newest list that this process knows; undefined until it knows one. */
+  /** The newest list that this process knows; undefined without one. */
   current(): PriceList | undefined;
-  /** Loads the list if it has changed. Rejects where neither store has it. */
+  /** Loads the list if it has changed. Rejects if neither store has it. */
   refresh(): Promise<void>;
   /** Refreshes every second until it is stopped. */
   start(onError: (error: unknown) => void): Loop;
 };
 
-/** The price list as this process prices with it: at most some seconds behind `prices`. */
+/** The price list that this process uses: at most some seconds behind `prices`. */
 export function createPriceRegistry({
   store,
   redis,
@@ -54,12 +54,12 @@ export function createPriceRegistry({
   let mirrored: string | undefined;
 
   const use = (loaded: PriceVersion) => {
-    // A list that was loaded earlier may arrive later.
+    // An older list may arrive later.
     if (list !== undefined && BigInt(loaded.version) < BigInt(list.version)) return;
     list = createPriceList(loaded);
   };
 
-  /** An emptied Redis gets its copy with the next version; a failed copy is tried again. */
+  /** An emptied Redis gets its copy with the next version; a failed copy is retried. */
   async function mirror(loaded: PriceVersion): Promise<void> {
     await redis.set(MIRROR_KEY, JSON.stringify(loaded));
     mirrored = loaded.version;

@@ -21,7 +21,7 @@ const ROWS_AT_ONCE = 500_000;
 /** Adjustments of one transaction. */
 const ADJUSTED_AT_ONCE = 2_000;
 
-/** What events are priced by. */
+/** The fields that determine an event's price. */
 type By = { list: PriceList; scaleOf: Registry['scaleOf'] };
 /** A row of what Tally priced, with another cost. */
 type Difference = PricedKey & { reratings: number; old: Units; new: Units };
@@ -42,7 +42,7 @@ export function createRerate({
   registry: Pick<PriceRegistry, 'current' | 'refresh'>;
   meters: Pick<RegistryReader, 'reload'>;
   repair: Pick<Repair, 'days'>;
-  /** Flushes everything that was acknowledged before the call; returns whether that was all. */
+  /** Flushes everything acknowledged before the call; returns true if nothing is left. */
   drain(): Promise<boolean>;
 }): Rerate {
   /** Finds rates for the cells of a range. Where sums cannot tell, events do, as long as the journal has them. */

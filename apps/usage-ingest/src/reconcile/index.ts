@@ -5,7 +5,7 @@ import type { Drift } from './reconcile.ts';
 export { createReconcile, type Drift, type Reconcile } from './reconcile.ts';
 export { createRepair, type Repair } from './repair.ts';
 
-/** A drift as callers see it: quantities in place of units. */
+/** Presents a drift to callers: quantities in place of units. */
 export function presentDrift(
   { journal, daily, usage, live, dailyModels, quarterHours, monthly, yearly, drift, ...row }: Drift,
   scaleOf?: ScaleOf,
@@ -29,7 +29,7 @@ export function presentDrift(
   };
 }
 
-/** A drift of a meter as callers see it: amounts by its scale. */
+/** Presents a drift of a meter to callers: amounts by its scale. */
 export function presentMeterDrift({ scale, first, ...row }: MeterDrift) {
   const format = (units: string | null) => units && formatUnits(BigInt(units), scale);
   return { ...row, first: { ...first, journal: format(first.journal), stored: format(first.stored) } };

@@ -3,22 +3,22 @@ import { type Day, eachDay, QUARTER_HOUR_MS, startOfDay, TallyError } from '@tal
 import type { DayVersion, Db, MerchantDay, MeterDrift } from '@tally/db';
 
 type Report = { drift: MeterDrift[]; rows: number };
-/** A day with how many events it has. */
+/** A day with its number of events. */
 type Sized = DayVersion & { events: number };
 type Range = { startDate: Day; endDate: Day };
 
 export type MeterCheck = {
   /**
-   * Compares the rollups of meters with the journal for these merchants and days; `everyMerchant`: also for those that only
-   * rollups of meters know. Ends with UNAVAILABLE when `isGone` says that nobody waits for it.
+   * Compares the rollups of meters with the journal for these merchants and days; `everyMerchant`: also for merchants
+   * that only rollups of meters have. Throws UNAVAILABLE once `isGone` returns that nobody waits for it.
    */
   check(
     scope: Range & { merchantIds: readonly string[] },
     options: { isGone: () => boolean; repair: boolean; everyMerchant: boolean },
   ): Promise<Report>;
   /**
-   * Compares days that changed since they were last found right, and makes again what differs. A pass reads a bounded number
-   * of rows; the next one goes on where it ended.
+   * Compares days that changed since they were last found correct, and rebuilds those that differ. A pass reads a
+   * bounded number of rows; the next one continues.
    */
   repairChanged(range: Range, isGone: () => boolean): Promise<Report>;
 };
@@ -28,13 +28,13 @@ const EVENTS_AT_ONCE = 50_000;
 const MERCHANTS_AT_ONCE = 200;
 const QUARTER_HOURS = 96;
 const PAGE_DAYS = 1_000;
-/** Events and rows that one pass over what changed reads. */
+/** Events and rows that one pass over changed days reads. */
 const MAX_PASS = 2_000_000;
 
 /** Compares what meters have counted with what they count. */
 export function createMeterCheck(options: {
   db: Pick<Db, 'meters'>;
-  /** Part of the time in which comparisons work; they pause for the rest. */
+  /** The share of time in which comparisons work; otherwise they pause. */
   share: number;
   maxPass?: number;
 }): MeterCheck {
@@ -87,7 +87,7 @@ export function createMeterCheck(options: {
         return drift.length === 0;
       };
 
-      /** Compares days of one date from a slice on; returns the slice to go on with where the pass is over before its end. */
+      /** Compares days of one date from a slice on; returns the slice to continue with if the pass ends early. */
       async function compare(days: readonly Sized[], slice: number, wasRight: boolean) {
         const { date } = days[0]!;
         const merchantIds = days.map(({ merchantId }) => merchantId);
@@ -137,7 +137,7 @@ export function createMeterCheck(options: {
   };
 }
 
-/** Days of one date that are compared under one lock; a large day is by itself. */
+/** Days of one date that are compared under one lock; a large day is alone. */
 function groupsOf<Day extends { date: string; events: number }>(days: readonly Day[]): Day[][] {
   const groups: Day[][] = [];
   let events = Number.POSITIVE_INFINITY;
@@ -154,7 +154,7 @@ function groupsOf<Day extends { date: string; events: number }>(days: readonly D
   return groups;
 }
 
-/** The quarter hours of a day in parts of about EVENTS_AT_ONCE; one part without bounds where that is enough. */
+/** The quarter hours of a day in parts of about EVENTS_AT_ONCE; one part without bounds if that is enough. */
 function slicesOf(date: Day, days: readonly { events: number }[]): ({ from: string; until: string } | undefined)[] {
   const parts = Math.ceil(days.reduce((sum, day) => sum + day.events, 0) / EVENTS_AT_ONCE);
   if (parts <= 1) return [undefined];

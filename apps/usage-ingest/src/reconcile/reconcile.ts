@@ -15,37 +15,37 @@ export type ReconcileOptions = {
   pending: Pending;
   repair: Repair;
   db: Pick<Db, 'journal' | 'books' | 'checks' | 'cubes' | 'deadLetters' | 'meters'>;
-  /** Flushes everything that waits. */
+  /** Flushes all pending events. */
   drain(): Promise<unknown>;
-  /** Flushes what waits of the shards of these merchants, for a bounded time. Never throws. */
+  /** Flushes pending events of the shards of these merchants, for a bounded time. Never throws. */
   flushOf(merchantIds: readonly string[]): Promise<unknown>;
   now: () => number;
 };
 
-/** A number that is not the same in every book; null where a book does not keep it. */
+/** A number that differs between stored forms; null for a form that does not hold it. */
 export type Drift = MerchantDay & {
   metricType: string;
   journal: Units;
   daily: Units | null;
   usage: Units;
-  /** The total in Redis less what is not yet in Postgres; null outside of the days that Redis keeps. */
+  /** The running total minus pending events; null for days that Redis does not keep. */
   live: Units | null;
   dailyModels: Units | null;
   quarterHours: Units | null;
   monthly: Units | null;
   yearly: Units | null;
-  /** The derived rollup that is not the sum of what it is derived from; `merchantId` is '' where it has all merchants. */
+  /** The derived rollup that differs from its source; `merchantId` is '' for a rollup of all merchants. */
   rollup?: string;
-  /** The first book that differs, less the journal. */
+  /** The first differing form minus the journal. */
   drift: Units;
-  /** Entries that the difference can come from. */
+  /** Events that the difference may come from. */
   suspects: { id: string; why: string }[];
 };
 
 export type CheckReport = {
   balanced: boolean;
   drift: Drift[];
-  /** Rollups of meters that differ from what they are made of. */
+  /** Rollups of meters that differ from their source. */
   meters: MeterDrift[];
   merchantsChecked: number;
   numbersChecked: number;
@@ -55,25 +55,24 @@ type Scope = { startDate: Day; endDate: Day; merchantIds?: readonly string[] | u
 
 export type Reconcile = {
   /**
-   * Compares all books of merchants and days, entry by entry where they differ. Live traffic makes no drift. Ends when
-   * `isGone` says that nobody waits for it. UNAVAILABLE where the flush is behind.
+   * Compares all stored forms of merchants and days, event by event where they differ. Live traffic makes no drift.
+   * Ends once `isGone` returns that nobody waits for it. Throws UNAVAILABLE if the flush is behind.
    */
   check(scope: Scope, isGone?: () => boolean): Promise<CheckReport>;
   /**
-   * The same without repairing anything, also for merchants that only Redis knows: for stores that were restored and that
-   * no service uses yet.
+   * The same without repairs, also for merchants that only Redis knows: for restored stores that no service uses yet.
    */
   checkRestored(scope: { startDate: Day; endDate: Day }): Promise<CheckReport>;
   /** Rebuilds the rollups of merchants and days from the journal. */
   rebuild(scope: Scope): Promise<{ merchants: number; days: number; closedDays: number; durationMs: number }>;
-  /** Sets the totals of Redis right from Postgres where they are known to be behind; returns how many days it set. */
+  /** Corrects running totals from Postgres that are known to be wrong; returns how many days it corrected. */
   settle(): Promise<number>;
   /**
-   * Compares the last days of all merchants, sets the totals of Redis right where they differ, and makes rollups of meters
-   * that differ again.
+   * Compares the last days of all merchants, corrects running totals that differ, and rebuilds rollups of meters that
+   * differ.
    */
   repair(isGone?: () => boolean): Promise<CheckReport & { repaired: number }>;
-  /** The same for the merchants' days that changed since they were last found right. */
+  /** The same for merchants' days that changed since they were last found correct. */
   repairChanged(isGone?: () => boolean): Promise<CheckReport & { repaired: number }>;
 };
 
@@ -81,20 +80,20 @@ const MAX_SUSPECTS = 20;
 const SETTLED_AT_ONCE = 1_000;
 /** Differing numbers that are named to whoever is alerted. */
 const MAX_EXAMPLES = 10;
-/** Days of merchants compared under one set of locks: the flush leaves these merchants out meanwhile. */
+/** Days of merchants compared under one set of locks; the flush skips these merchants meanwhile. */
 const DAYS_AT_ONCE = 160;
-/** Days of merchants that a pass over what changed reads at once. */
+/** Days of merchants that a pass over changed days reads at once. */
 const PAGE_DAYS = 10_000;
-/** Part of the time in which comparisons work; they pause for the rest. */
+/** The share of time in which comparisons work; otherwise they pause. */
 const SHARE = 0.5;
 
 type Group = { shard: number; merchantIds: readonly string[]; startDate: Day; endDate: Day };
-/** `unrepaired`: totals that differ in a Redis that was started again and is still to be repaired. */
+/** `unrepaired`: totals that differ in a restarted Redis whose repair is not finished. */
 type Checked = { drift: Drift[]; unrepaired: Drift[]; numbers: number };
 
 /**
- * The two books: totals that Redis counted and the journal that Postgres keeps, made by different means from the same
- * acceptance. They are compared while the merchant's flush lock is held, so nothing moves from one to the other.
+ * Compares running totals in Redis with the journal in Postgres, which count the same events independently. The
+ * merchant's flush lock is held meanwhile, so no event moves between them.
  */
 export function createReconcile(options: ReconcileOptions): Reconcile {
   const { counters, oldLayout, pending, repair, db, drain, flushOf, now } = options;
@@ -144,7 +143,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     });
   }
 
-  /** Compares one group after another, with pauses; what is behind is flushed and tried once more. */
+  /** Compares group after group, with pauses; one that is behind is flushed and tried once more. */
   async function checkGroups(groups: readonly Group[], isGone: () => boolean): Promise<Checked> {
     const all: Checked = { drift: [], unrepaired: [], numbers: 0 };
     for (const group of groups) {
@@ -209,7 +208,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     const merchants = await merchantsOf({ startDate, endDate, merchantIds });
     const { drift, unrepaired, numbers } = await checkGroups(groupsOf(merchants, startDate, endDate), isGone);
     drift.push(...unrepaired);
-    // Without a list, rollups of all merchants are compared, too.
+    // Without a list of merchants, rollups of all merchants are compared, too.
     drift.push(
       ...(await periodDrift({ merchantIds: merchantIds?.length ? merchants : undefined, startDate, endDate })),
     );
@@ -235,7 +234,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     return compare({ ...scope, merchantIds: [...merchants].sort() }, { isGone: () => false, repairMeters: false });
   };
 
-  /** Merchants of one shard, of whom the same days are compared. */
+  /** Merchants of one shard, compared on the same days. */
   function groupsOf(merchantIds: readonly string[], startDate: Day, endDate: Day): Group[] {
     const most = Math.max(1, Math.floor(DAYS_AT_ONCE / countDays(startDate, endDate)));
     const groups: Group[] = [];
@@ -274,7 +273,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     return days.size;
   }
 
-  /** Keeps what a pass found where alerts look for it. */
+  /** Stores the drift that a pass found, for alerts. */
   async function note({ drift, meters }: CheckReport): Promise<void> {
     if (drift.length + meters.length === 0) return;
     const examples = [
@@ -351,7 +350,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
   };
 }
 
-/** Whether the totals of Redis differ, and nothing else does. */
+/** Returns true if only the running total differs. */
 const isOfTotals = ({ journal, usage, daily, dailyModels, quarterHours }: Drift) =>
   [usage, daily, dailyModels, quarterHours].every((form) => form === null || form === journal);
 

@@ -7,25 +7,25 @@ import type { Pending } from '../pending.ts';
 
 export type Repair = {
   /**
-   * Repairs the totals of these days, where Redis keeps them, and clears their stale marks. Throws the first error after
-   * all others were tried.
+   * Repairs the totals of these days, if Redis keeps them, and clears their stale marks. Throws the first error after
+   * trying all others.
    */
   days(days: readonly MerchantDay[]): Promise<void>;
   /**
-   * Repairs all totals that Redis may have lost: those of shards whose Redis was started, or emptied, since they were last
-   * repaired. Merchants with events waiting come first, then those of today. Returns how many merchants it repaired.
+   * Repairs all totals that Redis may have lost: of shards whose Redis restarted, or was emptied, since their last
+   * repair. Merchants with pending events come first, then those of today. Returns how many merchants it repaired.
    */
   afterRestart(stopped?: () => boolean): Promise<number>;
-  /** How many shards have totals that are still to be repaired. */
+  /** Returns how many shards have totals to repair. */
   unrepaired(): Promise<number>;
 };
 
-/** Merchants repaired under one set of locks: the flush leaves them out meanwhile. */
+/** Merchants repaired under one set of locks; the flush skips them meanwhile. */
 const MERCHANTS_AT_ONCE = 20;
 
 /**
- * Sets the totals of Redis right from Postgres and what waits, by adding the difference: a total is never replaced, so
- * traffic neither disturbs a repair nor is disturbed by it.
+ * Corrects running totals from Postgres and pending events by adding the difference: a total is never replaced, so
+ * traffic and repair never disturb each other.
  */
 export function createRepair(options: {
   counters: Counters;
@@ -68,7 +68,7 @@ export function createRepair(options: {
     });
   }
 
-  /** Days of one shard each, as many as are repaired under one set of locks. */
+  /** Groups days of one shard each, as many as are repaired under one set of locks. */
   function groupsOf(days: readonly MerchantDay[]): { shard: number; days: MerchantDay[] }[] {
     const groups: { shard: number; days: MerchantDay[] }[] = [];
     const open = new Map<number, MerchantDay[]>();
@@ -90,7 +90,7 @@ export function createRepair(options: {
     return new Map(lives.flatMap(({ run, repaired }, shard) => (repaired ? [] : [[shard, run]])));
   }
 
-  /** Each merchant once, those that somebody is likely to ask about first. */
+  /** Yields each merchant once, those first that are likely to be queried first. */
   async function merchantsByUrgency(): Promise<string[]> {
     const today = dayOf(now());
     const days = liveDays();
@@ -115,7 +115,7 @@ export function createRepair(options: {
           if (kept.length > 0) await repairDays(shard, kept);
           for (const day of own) await db.books.settled(day, before);
         } catch (error) {
-          // One shard that cannot be compared now must not keep the others waiting.
+          // One shard that cannot be compared now must not delay the others.
           failures.push(error);
         }
       }

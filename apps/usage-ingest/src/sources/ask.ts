@@ -5,15 +5,15 @@ import { TRPCClientError } from '@trpc/client';
 import type { SourceRequest } from './source.ts';
 
 /**
- * Asks analytics-api with the key of the request, so that its access, its merchant and its limits apply there. Throws what
- * analytics-api refuses as the same error, and UNAVAILABLE where it does not answer.
+ * Calls analytics-api with the key of the request, so that its access, merchant and limits apply there. Throws errors
+ * of analytics-api unchanged, and UNAVAILABLE if it does not answer.
  */
 export type AskAnalytics = <T>(request: SourceRequest, query: (client: AnalyticsClient) => Promise<T>) => Promise<T>;
 
 /** Longer than the longest query of analytics-api. */
 const TIMEOUT_MS = 30_000;
 
-/** Creates the function that asks the analytics-api at `url`. */
+/** Creates the function that calls the analytics-api at `url`. */
 export function createAskAnalytics(url: string): AskAnalytics {
   const fetch = fetchWithin(TIMEOUT_MS);
   return async ({ headers }, query) => {

@@ -7,7 +7,7 @@ import { clientsWorld } from '../../test/clients-world.ts';
 const world = clientsWorld();
 const at = () => new Date(world.clock.now - 60_000).toISOString();
 
-/** A client of each product, as a function that sends events of a customer; the tests say what is the same for all. */
+/** A client of each product, as a function that sends events of a customer; the tests cover what all share. */
 const PRODUCTS = {
   metronome: {
     send: (key: string, events: Event[]) =>

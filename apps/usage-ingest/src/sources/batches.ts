@@ -21,7 +21,7 @@ async function itemsOf(
   });
 }
 
-/** Throws where nothing of a request was counted; otherwise those that were not are in `sources.rejections`. */
+/** Throws if no event of a request was counted; otherwise `sources.rejections` lists those that were not. */
 function assertAnyCounted({ rejected, results }: Outcome): void {
   const [first] = rejected;
   if (first && rejected.length === results.length)
@@ -166,7 +166,7 @@ function polarEvent(event: Fields): ForeignEvent {
   const tokens = { prompt_tokens: input_tokens, completion_tokens: output_tokens, cached_tokens: cached_input_tokens };
   return {
     family: 'polar',
-    // Without an id of its own, a repeat cannot be told; Polar does not either.
+    // Without an id, a repeat cannot be recognised; Polar cannot either.
     identity: [event.external_id ?? crypto.randomUUID()],
     customer: event.external_customer_id ?? event.customer_id,
     time: event.timestamp,

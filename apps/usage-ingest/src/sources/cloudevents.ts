@@ -14,7 +14,7 @@ export const cloudevents = (metered: MeteredFields): Source => ({
   errorBody: problemDetails,
 });
 
-/** Returns a route that takes CloudEvents in each of their three modes, and answers 204 where all were counted. */
+/** Returns a route that accepts CloudEvents in each of their three modes, and answers 204 if all were counted. */
 export function cloudEventsRoute(path: string, metered: MeteredFields): EventsRoute {
   return { path, maxItems: 200_000, read: (request) => readCloudEvents(request, metered), answer: answerEvents };
 }
@@ -42,7 +42,7 @@ async function readCloudEvents({ body, headers, caller, now }: SourceRequest, me
   });
 }
 
-/** Answers 204 where every event was counted, before or now; names those that were not, where others were. */
+/** Answers 204 if every event was counted, before or now; otherwise names those that were not. */
 function answerEvents({ rejected, results, accepted, duplicates, skipped }: Outcome): Response {
   const [first] = rejected;
   if (!first) return new Response(null, { status: 204 });
@@ -88,7 +88,7 @@ function fromHeaders(headers: Headers, body: Buffer): ForeignEvent {
   }, jsonOf(body.toString()));
 }
 
-/** Data that is no JSON has no amounts; the event counts by itself. */
+/** Data that is no JSON has no amounts; the event itself counts. */
 function jsonOf(text: string): unknown {
   if (text.trim() === '') return undefined;
   try {

@@ -13,13 +13,13 @@ import {
 } from '@tally/contracts';
 import type { Pipeline } from './pipeline.ts';
 
-/** An entry, and the row it came from. */
+/** An event, and its row. */
 type Sent = { entry: UsageEntry; date: Day; row: number };
 
 /**
- * Counts the rows of day snapshots of another system, as analytics-api takes them in `days.import`. The ids of entries come
- * from their dimensions, so the same rows again add nothing. A day of which one row cannot be read is not counted at all.
- * Throws UNAVAILABLE where it is not certain what was counted.
+ * Counts the rows of day snapshots of another system, as analytics-api accepts them in `days.import`. Event ids come
+ * from dimensions, so the same rows again add nothing. A day with an unreadable row is not counted at all. Throws
+ * UNAVAILABLE if the outcome is uncertain.
  */
 export const createDayRows =
   (pipeline: Pick<Pipeline, 'record'>) =>
@@ -48,7 +48,7 @@ export const createDayRows =
 
 type Sums = { requests: Units; failed: Units; prompt: Units; completion: Units; cost: Units };
 
-/** Returns the entries of a day: one for the successful and one for the failed requests of the same dimensions. */
+/** Returns the events of a day: one for the successful and one for the failed requests of the same dimensions. */
 function entriesOf({ date, rows }: DayRows, merchantId: string | undefined): Sent[] {
   const groups = new Map<string, { dimensions: Dimensions; sums: Sums; row: number }>();
   for (const [row, each] of rows.entries()) {
@@ -61,7 +61,7 @@ function entriesOf({ date, rows }: DayRows, merchantId: string | undefined): Sen
     const sums = { ...amounts, prompt: amounts.prompt, completion: amounts.completion };
     const key = JSON.stringify(dimensions);
     const known = groups.get(key);
-    // Rows of the same dimensions are one: an entry's id is made of them.
+    // Rows of the same dimensions are merged: an event's id is made of them.
     if (known) known.sums = plus(known.sums, sums);
     else groups.set(key, { dimensions, sums, row });
   }

@@ -1,14 +1,14 @@
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const TOKEN = /["\d\-NI]/g;
-/** What Python writes and JSON does not have. */
+/** Values that Python writes and JSON does not have. */
 const NOT_A_NUMBER = /NaN|-?Infinity/y;
 
-/** What `parseExactly` may put before numbers, to tell them from text. */
+/** A mark that `parseExactly` can put before numbers, to distinguish them from text. */
 export const NUMBER_MARK = '\u0001';
 
 /**
- * Reads JSON with every number as the text it was written in, so that none goes through a float; NaN and Infinity, which
- * Python writes, become null. SyntaxError where the text is no JSON. `mark` is put before each number.
+ * Parses JSON with every number as its own text, so that none goes through a float; NaN and Infinity, which Python
+ * writes, become null. Throws SyntaxError for invalid JSON. Puts `mark` before each number.
  */
 export function parseExactly(text: string, mark: '' | typeof NUMBER_MARK = ''): unknown {
   const quote = mark === '' ? '"' : '"\\u0001';
@@ -34,7 +34,7 @@ export function parseExactly(text: string, mark: '' | typeof NUMBER_MARK = ''): 
   return JSON.parse(parts.join(''));
 }
 
-/** The place after a string's closing quote; -1 where it has none. */
+/** The index of a string's closing quote; -1 without one. */
 function endOfString(text: string, start: number): number {
   for (let quote = text.indexOf('"', start + 1); quote >= 0; quote = text.indexOf('"', quote + 1)) {
     let backslashes = 0;
@@ -53,8 +53,8 @@ const DECIMAL = /^(-?)(\d{1,400})(?:\.(\d{1,400}))?(?:[eE]([+-]?\d{1,4}))?$/;
 const MAX_DIGITS = 40;
 
 /**
- * A decimal number's text in units of 10^-decimals, rounded half up; `rest` says whether something was rounded away.
- * Undefined for what is no number, is negative, or is longer than any amount can be.
+ * Returns a decimal number's text in units of 10^-decimals, rounded half up; `rest` is true if it was rounded.
+ * Undefined for text that is no number, is negative, or is longer than any amount.
  */
 export function unitsOf(text: string, decimals: number): { units: bigint; floor: bigint; rest: boolean } | undefined {
   const [matched, sign, whole, fraction = '', exponent = '0'] = DECIMAL.exec(text) ?? [];

@@ -6,11 +6,11 @@ import type { Item } from './source.ts';
 
 /** An event of another product: its parts as values of JSON that `parseExactly` read with `NUMBER_MARK`. */
 export type ForeignEvent = {
-  /** What the product tells repeats by; it becomes part of the entry's id. */
+  /** The product's id for repeats; it becomes part of the event's id. */
   identity: readonly unknown[];
-  /** The prefix of the entry's id: one for each product, so that the same id of two products is two events. */
+  /** The prefix of the event's id: one per product, so that the same id of two products is two events. */
   family: string;
-  /** Whose usage it is. */
+  /** The customer, which becomes the merchant. */
   customer: unknown;
   /** ISO 8601 text; absent: now. */
   time: unknown;
@@ -26,11 +26,11 @@ export type ForeignEvent = {
   metric?: (path: string) => string | undefined;
 };
 
-/** Whom events are read for, and when. */
+/** The caller and the time of reading. */
 export type Reading = {
   caller: Caller;
   now: number;
-  /** Properties that meters take amounts from: fractions and negative amounts are counted by them alone. */
+  /** Properties that meters take amounts from: only those meters count fractions and negative amounts. */
   metered: ReadonlySet<string>;
 };
 
@@ -38,16 +38,16 @@ const MAX_DEPTH = 4;
 const MAX_PROPERTIES = 16;
 const MAX_PROPERTY = 512;
 const METRIC = /^[a-z][a-z0-9_]{0,63}$/;
-/** Text that is counted as a number would be. Longer ones are ids. */
+/** Text that counts like a number. Longer ones are ids. */
 const COUNT_TEXT = /^(?:0|[1-9]\d{0,14})$/;
-/** What a meter can take from a property. */
+/** Values of a property that a meter can count. */
 const METERED = /^-?\d{1,15}(?:\.\d{1,9})?$/;
 const SECRET = /(?:^|\.)(?:api_?key|authorization|secret|password|access_?token)$/i;
 const USER = new Set(['user', 'user_id', 'userId']);
 
 /**
- * Turns a foreign event into an item. Numbers become metrics named like their field, in snake case. Texts and numbers become
- * properties as long as there is room. `model`, `provider` and `user` become dimensions.
+ * Turns a foreign event into an item. Numbers become metrics named like their field, in snake case. Texts and numbers
+ * become properties as long as there is room. `model`, `provider` and `user` become dimensions.
  */
 export function itemOf(event: ForeignEvent, reading: Reading): Item {
   let id: string | null = null;
@@ -139,7 +139,7 @@ export const metricOf = (path: string): string =>
     .replace(/^_+(?=.)/, '')
     .toLowerCase();
 
-/** Yields the values in an object and in objects within it, each with its path. Arrays are passed over. */
+/** Yields the values in an object and in objects within it, each with its path. Skips arrays. */
 function* leavesOf(value: unknown, prefix = '', depth = 0): Generator<[path: string, value: string | boolean]> {
   if (!isRecord(value) || depth === MAX_DEPTH) return;
   for (const [key, each] of Object.entries(value)) {
@@ -180,7 +180,7 @@ function timeOf(value: unknown, now: number): string {
   return time;
 }
 
-/** Writes a number of JSON without an exponent; as it is where it is negative or too long to be an amount. */
+/** Writes a number of JSON without an exponent; unchanged if it is negative or too long for an amount. */
 export function plainNumber(text: string): string {
   if (!/[eE.]/.test(text)) return text;
   for (const decimals of [0, 9]) {
@@ -195,7 +195,7 @@ export function plainNumber(text: string): string {
   return text;
 }
 
-/** Reads Unix seconds, whole or with a fraction, as an ISO 8601 time; undefined where it is none. */
+/** Returns Unix seconds, whole or with a fraction, as an ISO 8601 time; undefined if invalid. */
 export function timeOfSeconds(text: string): string | undefined {
   if (!/^\d{1,11}(?:\.\d{1,30})?$/.test(text)) return undefined;
   const ms = Number(unitsOf(text, 3)!.floor);

@@ -21,12 +21,12 @@ export type Sources = {
   handlers: Handlers<Pick<typeof ingest, 'sources' | 'litellm'>>;
   /** The paths of all sources. */
   routes: readonly Route[];
-  /** Starts what pulls by itself. */
+  /** Starts sources that pull. */
   start(): void;
   stop(): Promise<void>;
 };
 
-/** How often the counts of sources and their rejections are saved. */
+/** The interval at which counts and rejections of sources are saved. */
 const SAVE_MS = 1_000;
 
 /** Creates all sources on one pipeline. A new source is one line here; see docs/extend/sources.md. */

@@ -35,7 +35,7 @@ test('lines are items, and one that is no JSON rejects itself', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(json, { minLength: 2 }), async (values) => {
       const text = `\ufeff${values.map((value) => JSON.stringify(value)).join('\n\r\n')}\n`;
-      // A line that begins as an array begins an array.
+      // A line that begins like an array begins an array.
       fc.pre(!Array.isArray(values[0]));
       expect(await readItems(Buffer.from(text))).toEqual(values.map(exactly));
       const [first, ...others] = await readItems(Buffer.from(`{"a":\n${text.slice(1)}`));

@@ -8,11 +8,11 @@ type Mark = '' | typeof NUMBER_MARK;
 export type BodyItem = { value: unknown } | { error: TallyError };
 
 const MAX_ITEMS = 10_000;
-/** Bytes that are read before other requests get their turn. */
+/** Bytes read before other requests get their turn. */
 const BYTES_AT_ONCE = 512 * 1024;
-/** Longer texts are of messages, which are dropped anyway: they are not read. */
+/** Longer texts belong to messages, which are dropped anyway, so they are skipped. */
 const LONG_TEXT = 64 * 1024;
-/** Parsing more than this at once keeps other requests waiting for over 50 ms. */
+/** Parsing more than this at once blocks other requests for over 50 ms. */
 const MAX_ITEM_BYTES = 8 * 1024 * 1024;
 const [LINE, QUOTE, COMMA, BACKSLASH] = [0x0a, 0x22, 0x2c, 0x5c];
 const [OPEN, CLOSE, OPEN_BRACE, CLOSE_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d];
@@ -21,9 +21,9 @@ const BYTE_ORDER_MARK = Buffer.from('\ufeff');
 const UTF8 = new TextDecoder();
 
 /**
- * Reads the items of a body: a JSON array, one object, or an object a line, whatever its content type says. A line that is
- * no JSON rejects itself; INVALID_JSON where nothing can be read. Items are read one by one, so that a large body does not
- * keep other requests waiting. `mark`: see `parseExactly`.
+ * Reads the items of a body: a JSON array, one object, or one object per line, whatever its content type is. A line
+ * that is no JSON rejects itself; throws INVALID_JSON if nothing can be read. Reads items one by one, so that a large
+ * body does not block other requests. `mark`: see `parseExactly`.
  */
 export async function readItems(body: Buffer, mark: Mark = ''): Promise<BodyItem[]> {
   const start = skipSpace(body, body.subarray(0, 3).equals(BYTE_ORDER_MARK) ? 3 : 0);
@@ -32,7 +32,7 @@ export async function readItems(body: Buffer, mark: Mark = ''): Promise<BodyItem
   const readLine = (at: Place) => lineAt(body, at, mark);
   const end = body.indexOf(LINE, start);
   const isOneLine = end < 0 || skipSpace(body, end) === body.length;
-  // Where the first line is whole, the others are items too, and the body need not be tried as one.
+  // If the first line is complete, the others are items too, and the body need not be tried as one.
   if (!isOneLine && 'value' in readLine({ from: start, to: end })) return readAll(linesOf(body, start), readLine);
   try {
     return [{ value: valueAt(body, { from: start, to: body.length }, mark) }];
@@ -58,7 +58,9 @@ async function readAll(places: Iterable<Place>, read: (at: Place) => BodyItem): 
   return items;
 }
 
-/** The text of an item without its long texts. Throws BODY_TOO_LARGE where the rest is too large to parse at once. */
+/**
+ * Returns the text of an item without its long texts. Throws BODY_TOO_LARGE if the rest is too large to parse at once.
+ */
 function textOf(body: Buffer, { from, to }: Place): string {
   if (to - from <= BYTES_AT_ONCE) return UTF8.decode(body.subarray(from, to));
   const item = body.subarray(from, to);
@@ -80,7 +82,7 @@ function textOf(body: Buffer, { from, to }: Place): string {
   return UTF8.decode(rest);
 }
 
-/** Where the elements of an array stand; what is in them is not looked at, but for its strings and its depth. */
+/** Finds the elements of an array, without parsing them; tracks only strings and depth. */
 function* elementsOf(body: Buffer, open: number): Generator<Place> {
   let from = open + 1;
   let depth = 1;
@@ -122,7 +124,7 @@ function valueAt(body: Buffer, at: Place, mark: Mark): unknown {
   }
 }
 
-/** An element that is too large rejects itself; one that is no JSON leaves no array. */
+/** An element that is too large rejects itself; one that is no JSON makes the array unreadable. */
 function elementAt(body: Buffer, at: Place, mark: Mark): BodyItem {
   try {
     return { value: valueAt(body, at, mark) };
@@ -141,7 +143,7 @@ function lineAt(body: Buffer, at: Place, mark: Mark): BodyItem {
   }
 }
 
-/** The place of a string's closing quote, or the end of the body. */
+/** The index of a string's closing quote, or the end of the body. */
 function endOfString(body: Buffer, start: number): number {
   for (let quote = body.indexOf(QUOTE, start + 1); quote >= 0; quote = body.indexOf(QUOTE, quote + 1)) {
     let backslashes = 0;

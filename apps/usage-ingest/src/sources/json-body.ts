@@ -1,10 +1,10 @@
 import { TallyError } from '@tally/contracts';
 import { NUMBER_MARK, parseExactly } from './exact-json.ts';
 
-/** Events of one request of a product that states no limit of its own. */
+/** The limit of events per request for a product that documents none. */
 export const MAX_EVENTS = 10_000;
 
-/** Reads a body as JSON, its numbers marked; INVALID_JSON where it is none. */
+/** Parses a body as JSON with marked numbers. Throws INVALID_JSON. */
 export function jsonOf(body: Buffer): unknown {
   try {
     return parseExactly(body.toString(), NUMBER_MARK);
@@ -13,7 +13,7 @@ export function jsonOf(body: Buffer): unknown {
   }
 }
 
-/** Returns a list of events; INVALID_INPUT where it is none, BATCH_TOO_LARGE where it has more than `max`. */
+/** Returns a list of events. Throws INVALID_INPUT if it is none, BATCH_TOO_LARGE if it has more than `max`. */
 export function eventsOf(value: unknown, name: string, max = MAX_EVENTS): unknown[] {
   if (!Array.isArray(value)) throw new TallyError('INVALID_INPUT', `Expected a list of events in ${name}.`);
   if (value.length > max)

@@ -10,7 +10,7 @@ import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source
 type Fields = Readonly<Record<string, unknown>>;
 
 const BASE = '/sources/lago/api/v1';
-/** As at Lago. */
+/** The same limit as Lago's. */
 const MAX_BATCH = 100;
 
 const TITLES: Record<number, string> = {
@@ -56,7 +56,7 @@ export function lago({ metered, ask }: { metered: MeteredFields; ask: AskAnalyti
       return batchIn(request).map((event) => itemOfEvent(event, reading));
     },
     answer({ rejected }: Outcome, request) {
-      // Lago names bad events by their place; those that are good are counted, and a repeat of them is no harm.
+      // Lago names bad events by their index; good ones are counted, and repeating them does no harm.
       if (rejected.length > 0)
         throw new TallyError('INVALID_ENTRY', 'Some events were not counted.', { details: { rejected } });
       return Response.json({ events: batchIn(request).map((event) => presentEvent(fieldsOf(event), request.now)) });
@@ -168,7 +168,7 @@ async function createMetric(request: SourceRequest, metered: MeteredFields): Pro
 
 const MAX_METERS = 50;
 
-/** The current month of UTC: Tally knows no billing periods. */
+/** The current month of UTC: Tally has no billing periods. */
 async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
   const { params, query, now } = request;
   const subscription = query.get('external_subscription_id') ?? params.customer!;
@@ -218,7 +218,7 @@ const AGGREGATIONS: Record<string, string> = {
 
 const fieldsOf = (value: unknown): Fields => (isRecord(value) ? value : {});
 
-/** The same id for the same text. */
+/** Returns the same id for the same text. */
 function uuidOf(text: string): string {
   const hex = createHash('sha256').update(text).digest('hex');
   return [hex.slice(0, 8), hex.slice(8, 12), `4${hex.slice(13, 16)}`, `8${hex.slice(17, 20)}`, hex.slice(20, 32)].join(
@@ -226,7 +226,7 @@ function uuidOf(text: string): string {
   );
 }
 
-/** Returns JSON as it was sent, its numbers as text. */
+/** Returns JSON as it was sent, with its numbers as text. */
 function plain(value: unknown): unknown {
   if (typeof value === 'string') return textOf(value);
   if (Array.isArray(value)) return value.map(plain);

@@ -5,12 +5,12 @@ import type { Log } from '@tally/service';
 /** Returns the names of properties that meters take amounts from. Never throws: the names may be some seconds old. */
 export type MeteredFields = {
   (): Promise<ReadonlySet<string>>;
-  /** Says that this process has changed the registry. */
+  /** Reports that this process has changed the registry. */
   changed(): void;
 };
 
 const KEPT_MS = 2_000;
-/** Events do not wait longer for a Postgres that does not answer. */
+/** Events wait no longer than this for a Postgres that does not answer. */
 const MAX_WAIT_MS = 500;
 
 /** Reads the registry of meters at most every two seconds; while Postgres is unavailable, the last names stay. */

@@ -3,7 +3,7 @@ import { isMissingId } from '@tally/contracts';
 
 const PLAIN_ID = /^[\x20-\x7e]{1,128}$/;
 
-/** Returns the id, or the hash of one that is longer than ids may be or is not printable ASCII. */
+/** Returns the id, or a hash if it is too long or not printable ASCII. */
 export function idOf(id: string): string {
   return PLAIN_ID.test(id) ? id : `sha256:${createHash('sha256').update(id).digest('hex')}`;
 }
@@ -14,8 +14,8 @@ export const present = (text: string | null | undefined): string | null => (text
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/gu;
 
 /**
- * Returns a dimension as entries may have it, or {} where nothing is left: a foreign name must not prevent counting.
- * Invisible characters go; of a name that is too long the beginning and a hash stay.
+ * Returns a dimension as events may have it, or {} if nothing is left: a foreign name must not prevent counting.
+ * Removes invisible characters; cuts a long name and appends a hash.
  */
 export function dimension(name: 'userId' | 'apiKey' | 'model' | 'provider', text: string | null | undefined) {
   const clean = visible(text ?? '');
@@ -23,7 +23,7 @@ export function dimension(name: 'userId' | 'apiKey' | 'model' | 'provider', text
   return { [name]: shortened(clean, { length: 256, bytes: 400, kept: 120 }) };
 }
 
-/** Returns a foreign customer as a merchant id; null where nothing of it is left. */
+/** Returns a foreign customer as a merchant id; null if nothing of it is left. */
 export function merchantOf(customer: string): string | null {
   const clean = visible(customer).trim();
   return clean === '' ? null : shortened(clean, { length: 128, bytes: 128, kept: 36 });

@@ -7,7 +7,7 @@ const clientOf = (apiKey = world.adminKey) => new OpenMeter({ baseUrl: `${world.
 const eventOf = (subject: string, id: string, data: Record<string, unknown>) => ({
   ...{ type: 'prompt', subject, id, source: 'app', data },
 });
-/** What the client throws: its fields are those of the problem that was answered. */
+/** The error of the client: its fields are those of the problem in the answer. */
 const refused = (status: number) => expect.objectContaining({ status });
 
 test('the client sends one event and several, each counted once', async () => {

@@ -17,7 +17,7 @@ const AGGREGATIONS = {
   LATEST: 'LATEST',
   UNIQUE_COUNT: 'UNIQUE',
 } as const;
-/** Days that subjects and values of a group are looked for in. */
+/** Days in which subjects and values of a group are searched. */
 const RECENT_DAYS = 30;
 const DAY_MS = 86_400_000;
 
@@ -82,7 +82,7 @@ async function meterOf(request: SourceRequest): Promise<Meter> {
 
 const USERS = ['user', 'user_id', 'userId'];
 
-/** Returns the dimension that a path such as `$.model` stands for, and the name it is grouped by. */
+/** Returns the dimension of a path such as `$.model`, and the name it is grouped by. */
 function dimensionOf(path: unknown): string {
   const name = fieldOf(path);
   if (name === 'model' || name === 'provider') return name;
@@ -144,7 +144,7 @@ async function createMeter(request: SourceRequest, metered: MeteredFields): Prom
     aggregation: own,
     ...(eventType !== undefined && eventType !== '*' && { eventType }),
     ...(own === 'UNIQUE' && { valueProperty: dimensionOf(valueProperty) }),
-    // Of any event, fractions too: up to 9 decimals.
+    // Of any event, including fractions: up to 9 decimals.
     ...(own !== 'UNIQUE' && own !== 'COUNT' && { valueProperty: fieldOf(valueProperty), scale: 9 }),
     dimensions,
   })) as Meter;
@@ -215,7 +215,7 @@ async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalyti
   if (windowSize !== undefined && !Object.hasOwn(WINDOWS, windowSize))
     throw invalid(`Tally has no windows of ${windowSize.slice(0, 40)}; it has ${Object.keys(WINDOWS).join(', ')}.`);
   const window = windowSize === undefined ? 'total' : WINDOWS[windowSize as keyof typeof WINDOWS];
-  // A filter by subject also groups by subject, as at OpenMeter.
+  // A filter by subject also groups by subject, like at OpenMeter.
   const names = [...new Set([...query.groupBy, ...(subjects.length > 0 ? ['subject'] : [])])];
   const groupBy = names.map((name) => (name === 'subject' ? 'merchant' : known(meter, name)));
   const filters = Object.fromEntries(
@@ -258,7 +258,7 @@ function known({ key, dimensions }: Meter, name: string): string {
   return found;
 }
 
-/** A range without one end: from the first day of the meter, or to the end of the window that runs now. */
+/** Completes a range without one end: from the first day of the meter, or to the end of the current window. */
 function rangeOf({ from, to }: Query, window: string, timeZone: string, meter: Meter, now: number) {
   if (from !== undefined && to !== undefined) return { from, to };
   const first = meter.history.from ?? (meter.createdAt ?? '').slice(0, 10);
@@ -276,7 +276,7 @@ function rangeOf({ from, to }: Query, window: string, timeZone: string, meter: M
   return { startDate: start, endDate: window === 'month' ? last : today };
 }
 
-/** The day of a moment in a time zone; INVALID_INPUT where it is not the beginning of that day. */
+/** Returns the day of a moment in a time zone. Throws INVALID_INPUT if it is not the beginning of that day. */
 function dayIn(time: string, timeZone: string): string {
   const ms = Date.parse(time);
   if (Number.isNaN(ms)) throw invalid('`from` is no time.');

@@ -7,7 +7,7 @@ import type { Accept, Accepted } from '../accept.ts';
 import type { EventsRoute, Item, OtherRoute, Outcome, Source, SourceRequest } from './source.ts';
 
 export type Recording = {
-  /** The only merchant whose events may be counted; null for any. */
+  /** The only merchant whose events may be counted; null: any. */
   boundTo: string | null;
   backfill: boolean;
   /** See `Source.comparesReports`. */
@@ -18,21 +18,21 @@ export type Pipeline = {
   /** Returns the routes of a source. */
   routes(source: Source): Route[];
   /**
-   * Counts items of a source that is pulled from or read from files. Resolves when each is stored or rejected. Throws
-   * UNAVAILABLE where that is not certain: the same items can be recorded again.
+   * Counts items of a source that pulls or reads files. Resolves when each is stored or rejected. Throws UNAVAILABLE if
+   * that is uncertain: the same items can be recorded again.
    */
   record(source: string, items: readonly Item[], options: Recording): Promise<Outcome>;
-  /** Saves what was received since the last time. */
+  /** Saves what was received since the last save. */
   save(): Promise<void>;
 };
 
-/** Longest message of a rejection that is kept. */
+/** The longest message kept of a rejection. */
 const MAX_MESSAGE = 500;
 const MAX_ID = 128;
 
 /**
- * Creates the one way from a source to the journal: it checks and counts events as `usage.record` does, and keeps what each
- * source has sent and the last events of it that were rejected.
+ * Creates the one path from a source to the journal: checks and counts events like `usage.record`, and stores the
+ * counts and the last rejections of each source.
  */
 export function createPipeline({
   accept,
@@ -115,7 +115,7 @@ export function createPipeline({
     return outcome;
   }
 
-  /** Rejects entries of other merchants one by one, also where they are the whole piece. */
+  /** Rejects events of other merchants one by one, even if the whole batch is theirs. */
   async function recordPiece(entries: object[], { boundTo, backfill, isCompared }: Recording): Promise<Accepted> {
     try {
       return await accept.record({ entries, boundTo, backfill, isCompared });
@@ -126,7 +126,7 @@ export function createPipeline({
     }
   }
 
-  /** The result of an event that the source knows an earlier report of. */
+  /** The result of an event with an earlier report known to the source. */
   function bySource(result: Outcome['results'][number], index: number, item: Item): Outcome['results'][number] {
     if (item === 'skipped' || !('entry' in item) || !item.seen) return result;
     const { differs } = item.seen;
@@ -207,7 +207,7 @@ export function createPipeline({
       try {
         await store.add([...saved.values()], kept);
       } catch (error) {
-        // Bounded: one row a source, and so many rejections of each.
+        // Bounded: one row per source, and a limited number of rejections of each.
         for (const [source, before] of saved) counts.set(source, merged(before, counts.get(source)));
         rejections = [...kept, ...rejections].slice(-REJECTIONS_KEPT * counts.size);
         throw error;

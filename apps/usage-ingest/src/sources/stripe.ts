@@ -19,7 +19,7 @@ import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source
 
 type Fields = Readonly<Record<string, unknown>>;
 
-/** As at Stripe. */
+/** The same limit as Stripe's. */
 const MAX_STREAM = 100;
 const SESSION_MS = 15 * 60_000;
 const MAX_FIELDS = 100;
@@ -27,7 +27,7 @@ const AGGREGATIONS: Record<string, 'SUM' | 'COUNT' | 'LATEST'> = { sum: 'SUM', c
 
 const TYPES: Record<number, string> = { 401: 'authentication_error', 403: 'permission_error', 429: 'rate_limit_error' };
 
-/** Stripe's clients repeat 503, and 429 only where the answer says so. */
+/** Stripe's clients repeat 503, and 429 only if the answer says so. */
 const errorBody: ErrorBody = ({ code, message, details }) => {
   const { status } = ERRORS[code];
   const { param } = (details ?? {}) as { param?: string };
@@ -113,7 +113,7 @@ const readingOf = async ({ caller, now }: SourceRequest, metered: MeteredFields)
   metered: await metered(),
 });
 
-/** Without an identifier, the key that Stripe's clients send again with a retry identifies the event. */
+/** Without an identifier, the idempotency key, which Stripe's clients repeat with a retry, identifies the event. */
 function itemOfEvent(event: MeterEvent, { headers }: SourceRequest, reading: Reading, index?: number): Item {
   const { name, payload, time } = event;
   const type = textOf(name);
@@ -144,7 +144,7 @@ function assertAnyCounted({ rejected, results }: Outcome): void {
 
 const fieldsOf = (value: unknown): Fields => (isRecord(value) ? value : {});
 
-/** Reads a form with brackets: `payload[value]=25` is a field of `payload`. */
+/** Parses a form with brackets: `payload[value]=25` is a field of `payload`. */
 function formOf({ body }: SourceRequest): Record<string, unknown> {
   const form: Record<string, unknown> = Object.create(null);
   let fields = 0;
@@ -330,7 +330,7 @@ async function listSummaries(request: SourceRequest, ask: AskAnalytics): Promise
       livemode: false,
       meter: meter.key,
     }))
-    // The newest first, as at Stripe.
+    // Newest first, like at Stripe.
     .sort((a, b) => b.start_time - a.start_time);
   return pageOf(summaries, ({ id }) => id, request, `/v1/billing/meters/${meter.key}/event_summaries`);
 }

@@ -23,10 +23,9 @@ export type TallyMiddleware<Version extends string> = {
 };
 
 /**
- * Returns a middleware that records the calls of a model:
- * `wrapLanguageModel({ model, middleware: tallyMiddleware({ tally, attributes }) })`. Each step of a tool loop is a call.
- * `specificationVersion` is that of the SDK's types: `v3` for version 6 (default), `v4` for version 7; versions 4 and 5
- * take either.
+ * Returns a middleware that records the calls of a model: `wrapLanguageModel({ model, middleware: tallyMiddleware({
+ * tally, attributes }) })`. Each step of a tool loop is a call. `specificationVersion` is that of the SDK's types: `v3`
+ * for version 6 (default), `v4` for version 7; versions 4 and 5 accept either.
  */
 export function tallyMiddleware<Version extends string = 'v3'>(
   options: CallOptions & { specificationVersion?: Version },
@@ -40,7 +39,7 @@ export function tallyMiddleware<Version extends string = 'v3'>(
     };
     let tooLow = false;
     return {
-      /** Reads what a result, or a part of a stream, reports. */
+      /** Reads the usage in a result, or in a part of a stream. */
       learn(part: unknown) {
         if (!isObject(part)) return;
         const response = isObject(part.response) ? part.response : part;
@@ -88,7 +87,7 @@ export function tallyMiddleware<Version extends string = 'v3'>(
 
 type Watched = { learn(part: unknown): void; end(failed: boolean, partial: boolean): void };
 
-/** Returns the same stream; `call` reads its parts and ends once, also where the reader leaves early. */
+/** Returns the same stream; `call` reads its parts and ends once, also if the reader leaves early. */
 function watch(stream: ReadableStream<unknown>, call: Watched) {
   const reader = stream.getReader();
   let failed = false;
@@ -125,7 +124,7 @@ function watch(stream: ReadableStream<unknown>, call: Watched) {
   });
 }
 
-/** Returns false for the reason that the SDK gives where the vendor's stream ended without one. */
+/** Returns false for the reason that the SDK gives if the vendor's stream ended without one. */
 const isFinal = (reason: unknown): boolean =>
   isObject(reason) ? reason.unified !== 'other' || reason.raw !== undefined : reason !== 'unknown';
 
@@ -157,7 +156,7 @@ function usageOf(
   }
   const { cacheWriteHour } = ofVendor;
   if (isObject(input) && isObject(output)) {
-    // The SDK fills in 0 for what the vendor left out; its `raw` has what the vendor reported.
+    // The SDK fills in 0 for missing counts; its `raw` has what the vendor reported.
     if (isObject(usage.raw) && !reportsAnything(usage.raw)) return {};
     const parts = [input.noCache, input.cacheRead, input.cacheWrite].map(count);
     return tokensOf(
@@ -194,11 +193,13 @@ const sum = (counts: readonly unknown[]): number =>
 const isOfVersion4 = (usage: Record<string, unknown>): boolean =>
   'promptTokens' in usage || 'completionTokens' in usage;
 
-/** Returns true where version 4 reports a Gemini's output without its reasoning, and the reasoning nowhere else. */
+/** Returns true if version 4 reports a Gemini's output without its reasoning, and the reasoning nowhere else. */
 const hidesReasoning = (usage: Record<string, unknown>, { provider, modelId }: Model): boolean =>
   isOfVersion4(usage) && /^google/.test(provider) && /gemini/.test(modelId) && !/gemini-(?:1|2\.0)/.test(modelId);
 
-/** Returns the reasoning tokens of Gemini's own answer, which version 4 keeps for calls that are no streams; 0 for none. */
+/**
+ * Returns the reasoning tokens of Gemini's own answer, which version 4 keeps for calls without a stream; 0 for none.
+ */
 function thoughtsIn(rawResponse: unknown): number | undefined {
   const body = isObject(rawResponse) ? rawResponse.body : undefined;
   const usage = isObject(body) ? body.usageMetadata : undefined;

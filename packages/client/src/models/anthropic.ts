@@ -45,7 +45,8 @@ function readerOf(options: CallOptions<Request>, request: Request): StreamReader
         message = { ...event.message, usage };
       }
       if (event.type === 'error') failed = true;
-      // The counts of a delta are those of the whole message so far: they replace the earlier ones; null reports nothing.
+      // The counts of a delta are those of the whole message so far: they replace the earlier ones; null reports
+      // nothing.
       if (event.type === 'message_delta' && isObject(event.usage)) {
         const reported = Object.entries(event.usage).filter(([, value]) => value !== null && value !== undefined);
         message = { ...message, usage: { ...(message.usage as object), ...Object.fromEntries(reported) } };

@@ -5,23 +5,23 @@ import type { TokenUsage } from './usage.ts';
 
 export type { TokenUsage } from './usage.ts';
 
-/** The merchant, user and so on that a call belongs to. */
+/** The dimensions of a call: merchant, user and so on. */
 export type Attributes = {
   merchantId: string;
   userId?: string | undefined;
   apiKey?: string | undefined;
   properties?: { [name: string]: string | number | boolean } | undefined;
-  /** The provider, where it is not the one that the helper is named after: `groq`, `azure`, `openrouter`. */
+  /** The provider, if it is not the one in the helper's name: `groq`, `azure`, `openrouter`. */
   provider?: string | undefined;
 };
 
 export type CallOptions<Request = unknown> = {
   tally: Pick<Tally, 'record'>;
-  /** Names the merchant and the other dimensions; a function where they depend on the request. */
+  /** Returns the merchant and the other dimensions; a function if they depend on the request. */
   attributes: Attributes | ((request: Request) => Attributes);
   /**
-   * Returns the USD of a call as a decimal string, or undefined where the price is not known: the entry then has no cost,
-   * never 0. Called only where both token counts are known and final, and the provider reports no price. Default: list
+   * Returns the USD of a call as a decimal string, or undefined if the price is unknown: the entry then has no cost,
+   * never 0. Called only if both token counts are known and final, and the provider reports no price. Default: list
    * prices of `@pydantic/genai-prices`, rounded to nano-USD, for the models it lists, at their standard tier.
    */
   price?: (call: PricedCall) => string | undefined;
@@ -35,11 +35,11 @@ export type FinishedCall = {
   /** Counts that the provider did not report are absent: the call is counted, those tokens are not. */
   usage: Partial<TokenUsage>;
   failed: boolean;
-  /** True where a stream was left or broke before its final counts: those reported so far may be too low. */
+  /** True if a stream was left or broke before its final counts: those reported so far may be too low. */
   partial?: boolean;
-  /** USD, where the provider reports it. */
+  /** USD, if the provider reports it. */
   cost?: number | string | undefined;
-  /** False where list prices do not apply: batches, priority, flex. */
+  /** False if list prices do not apply: batches, priority, flex. */
   standardTier?: boolean;
 };
 
@@ -47,7 +47,7 @@ export type FinishedCall = {
 const MAX_PROPERTIES = 16;
 
 /**
- * Records one call. Cached and reasoning tokens are metrics of their own beside the two sums that include them. Never
+ * Records one call. Cached and reasoning tokens are separate metrics beside the two sums that include them. Never
  * throws: an error of a caller's function is logged, and the caller still gets the model's answer.
  */
 export function recordCall<Request>(options: CallOptions<Request>, request: Request, call: FinishedCall): void {
@@ -94,7 +94,7 @@ function entryOf<Request>(options: CallOptions<Request>, request: Request, call:
 const isComplete = (usage: Partial<TokenUsage>): usage is TokenUsage =>
   usage.prompt !== undefined && usage.completion !== undefined;
 
-/** Marks a partial call. Properties that fill the entry stay as they are: an entry with one more would be refused. */
+/** Marks a partial call. An entry whose properties are full stays unchanged: one more would be refused. */
 function marked(properties: Attributes['properties'] = {}): Attributes['properties'] {
   const isFull = Object.keys(properties).length >= MAX_PROPERTIES && !Object.hasOwn(properties, 'partial');
   return isFull ? properties : { ...properties, partial: true };
@@ -107,7 +107,7 @@ function reportedCost(cost: unknown): string | undefined {
   return typeof cost === 'string' && DECIMAL.test(cost) ? dollars(Number(cost)) : undefined;
 }
 
-/** Returns the list price of a call; undefined for a model that is not in the list, or is there without a price. */
+/** Returns the list price of a call; undefined for a model without a price in the list. */
 export function listPrice({ provider, model, usage }: PricedCall): string | undefined {
   try {
     const found = calcPrice(
@@ -133,7 +133,7 @@ export function listPrice({ provider, model, usage }: PricedCall): string | unde
   }
 }
 
-/** Rounds a float of the price list to whole nano-USD, once, before anything is added. */
+/** Rounds a float of the price list to whole nano-USD, once, before any addition. */
 function dollars(amount: number): string | undefined {
   const nanos = Math.round(amount * 1e9);
   return Number.isSafeInteger(nanos) && nanos >= 0 ? printUnits(nanos, 9) : undefined;

@@ -64,7 +64,7 @@ function usageOf(usage: Record<string, unknown>): Partial<TokenUsage> {
   const prompt = count(usage.promptTokenCount);
   return tokensOf(
     {
-      // What tools add to the prompt is beside it.
+      // Tokens that tools add to the prompt are beside it.
       input: prompt === undefined ? undefined : prompt + (count(usage.toolUsePromptTokenCount) ?? 0),
       output: count(usage.candidatesTokenCount) ?? outputOf(usage),
       cacheRead: count(usage.cachedContentTokenCount),
@@ -74,6 +74,6 @@ function usageOf(usage: Record<string, unknown>): Partial<TokenUsage> {
   );
 }
 
-/** Returns 0 where the model only thought: the API leaves counts of 0 out. */
+/** Returns 0 if the model only reasoned: the API leaves out counts of 0. */
 const outputOf = (usage: Record<string, unknown>): number | undefined =>
   count(usage.thoughtsTokenCount) === undefined ? undefined : 0;

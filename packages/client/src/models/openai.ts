@@ -9,8 +9,8 @@ type Request = Record<string, unknown>;
 
 /**
  * Wraps an OpenAI client (or a compatible one) so that its calls are recorded: chat completions, responses, completions
- * and embeddings, including streams. The request of a stream asks for usage; callers who did not ask for it do not see
- * the extra event. The `stream()` helpers are not covered: give their final response to `recordOpenAI`.
+ * and embeddings, including streams. Streams request usage; callers who did not request it do not see the extra event.
+ * The `stream()` helpers are not covered: pass their final response to `recordOpenAI`.
  */
 export function wrapOpenAI<Client extends object>(client: Client, options: CallOptions<Request>): Client {
   const method = recordedMethod({ callOf, readerOf }, options);

@@ -21,7 +21,7 @@ const SUMS = { prompt_tokens: 1000, completion_tokens: 100 };
 const OF_CACHE = { cached_tokens: 400, cache_write_tokens: 100 };
 const REASONING = { reasoning_tokens: 60 };
 
-/** What else is reported beside the sums: it differs by API and by what the package passes on. */
+/** Counts beside the sums: they differ by API and by what the package passes on. */
 function partsOf({ name, api, stream }: Call): object {
   if (api === 'anthropic' || api === 'converse') return OF_CACHE;
   if (api === 'cohere') return {};
@@ -38,7 +38,7 @@ function partsOf({ name, api, stream }: Call): object {
 
 let calls: Call[];
 beforeAll(async () => {
-  // Beside the packages, so that Node finds them.
+  // Beside the packages, so that Node resolves them.
   const outfile = `${root}.results/vendor-calls.mjs`;
   await build({
     entryPoints: [`${root}src/testing/vendor-calls.ts`],
@@ -65,7 +65,7 @@ test('calls a model through every package', () => {
 
 test('records each call once, with every token counted once, whole and as a stream', () => {
   const wrong = calls.filter((call) => {
-    // Version 4 hides the reasoning of a stream of Gemini: its count is too low, and marked so.
+    // Version 4 hides the reasoning of a Gemini stream: its count is too low, and marked so.
     const isTooLow = call.name.startsWith('@ai-sdk-4/google') && call.stream;
     const sums = isTooLow ? { ...SUMS, completion_tokens: 40 } : SUMS;
     const expected = {

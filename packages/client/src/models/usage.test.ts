@@ -15,7 +15,7 @@ test('gives the true counts whatever a provider includes, with or without a tota
       const completion = parts.text + parts.reasoning;
       const input = cache === 'inside' ? prompt : parts.fresh;
       const output = reasoning === 'inside' ? completion : parts.text;
-      // A total is the vendor's input and all of its output.
+      // The total is the vendor's input and all of its output.
       const total = hasTotal ? input + completion : undefined;
       const reported = { input, output, total, ...parts };
       expect(tokensOf(reported, { cache, reasoning })).toMatchObject({ prompt, completion });

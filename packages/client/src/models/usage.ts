@@ -5,28 +5,28 @@ export type ReportedUsage = {
   total?: number | undefined;
   cacheRead?: number | undefined;
   cacheWrite?: number | undefined;
-  /** Of `cacheWrite`, what is kept for an hour, at another price. */
+  /** The part of `cacheWrite` that is kept for an hour, at another price. */
   cacheWriteHour?: number | undefined;
   reasoning?: number | undefined;
   webSearches?: number | undefined;
 };
 
-/** Tokens of a call. `prompt` includes what was read from or written to a cache, `completion` includes reasoning. */
+/** Tokens of a call. `prompt` includes cache reads and writes, `completion` includes reasoning. */
 export type TokenUsage = {
   prompt: number;
   completion: number;
   cacheRead?: number | undefined;
   cacheWrite?: number | undefined;
-  /** Of `cacheWrite`, what is kept for an hour, at another price. */
+  /** The part of `cacheWrite` that is kept for an hour, at another price. */
   cacheWriteHour?: number | undefined;
   reasoning?: number | undefined;
   webSearches?: number | undefined;
 };
 
-/** Whether a part is `inside` the sum it belongs to, or reported `beside` it and has to be added. */
+/** `inside`: the sum includes the part; `beside`: the part must be added. */
 type Place = 'inside' | 'beside';
 
-/** What a provider's numbers include: cached tokens in `input`, reasoning tokens in `output`. */
+/** Whether a provider's `input` includes cached tokens, and its `output` reasoning tokens. */
 export type Convention = { cache: Place; reasoning: Place };
 
 const OPENAI: Convention = { cache: 'inside', reasoning: 'inside' };
@@ -46,8 +46,8 @@ export const API: { openai: Convention; anthropic: Convention; google: Conventio
 export const AI_SDK_6: Convention = { cache: 'inside', reasoning: 'inside' };
 
 /**
- * Version 5 of the AI SDK passes on what the vendor reports. The first pattern found in the provider's whole name
- * decides: `vertex.anthropic.messages` is Anthropic's API behind Google's address.
+ * Version 5 of the AI SDK passes on the vendor's report. The first pattern found in the provider's whole name decides:
+ * `vertex.anthropic.messages` is Anthropic's API behind Google's address.
  */
 const AI_SDK_5: readonly (readonly [RegExp, Convention])[] = [
   [/anthropic/i, ANTHROPIC],
@@ -56,20 +56,22 @@ const AI_SDK_5: readonly (readonly [RegExp, Convention])[] = [
   [/google|vertex|gemini/i, GOOGLE],
 ];
 
-/** Returns what the usage of AI SDK 4 includes. It has no total, which for xAI would show what the output leaves out. */
+/**
+ * Returns the convention of AI SDK 4's usage. It has no total, which for xAI would reveal what the output leaves out.
+ */
 export const aiSdk4Convention = (provider: string): Convention =>
   /^xai\b/.test(provider) ? XAI : aiSdk5Convention(provider, undefined);
 
-/** Returns what the flat usage of AI SDK 5 includes; a gateway passes on what the model's vendor reports. */
+/** Returns the convention of AI SDK 5's flat usage; a gateway passes on the report of the model's vendor. */
 export function aiSdk5Convention(provider: string, model: string | undefined): Convention {
   const name = /^gateway\b/.test(provider) ? (model ?? '') : provider;
   return AI_SDK_5.find(([pattern]) => pattern.test(name))?.[1] ?? OPENAI;
 }
 
 /**
- * Returns the tokens of a call with every part inside its sum, by one rule for all providers. What was not reported
- * stays absent. Two contradictions overrule the convention: a part cannot be larger than the sum it is inside of, and a
- * total that needs the reasoning tokens to add up shows them to be beside the output.
+ * Returns the tokens of a call with every part inside its sum, by one rule for all providers. Missing counts stay
+ * absent. Two contradictions overrule the convention: a part cannot exceed the sum that includes it, and a total that
+ * only adds up with the reasoning tokens shows that they are beside the output.
  */
 export function tokensOf(reported: ReportedUsage, convention: Convention): Partial<TokenUsage> {
   const { input, output, total, cacheRead, cacheWrite, cacheWriteHour, reasoning, webSearches } = reported;
@@ -90,11 +92,11 @@ export function tokensOf(reported: ReportedUsage, convention: Convention): Parti
   return { prompt, completion, cacheRead, cacheWrite, cacheWriteHour, reasoning, webSearches };
 }
 
-/** Returns a count of somebody else's object; undefined for anything but a whole number from 0 on. */
+/** Returns a count of a foreign object; undefined for anything but a whole number from 0 on. */
 export const count = (value: unknown): number | undefined =>
   typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 ? value : undefined;
 
-/** Returns true where a usage object holds any number of at least `least`, at any depth. */
+/** Returns true if a usage object contains a number of at least `least`, at any depth. */
 export const reportsAnything = (usage: unknown, least = Number.NEGATIVE_INFINITY): boolean =>
   typeof usage === 'number'
     ? usage >= least

@@ -12,7 +12,7 @@ import { describe, expect, test } from 'vitest';
 import type { RecordInput } from '../entry.ts';
 import { tallyMiddleware } from './ai-sdk.ts';
 
-// The vendors' own packages, of AI SDK 5 and 6, over answers as the vendors' servers give them.
+// The vendors' own packages, of AI SDK 5 and 6, over answers in the vendors' format.
 
 type Model = {
   provider: string;
@@ -47,7 +47,7 @@ async function generate(model: Model): Promise<RecordInput> {
   return entries[0]!;
 }
 
-/** Streams a call; `most` is the number of parts after which its reader leaves. */
+/** Streams a call; `most` is the number of parts after which its reader stops. */
 async function stream(model: Model, most = Number.POSITIVE_INFINITY): Promise<RecordInput> {
   const { entries, middleware } = recorder();
   const result = await middleware.wrapStream({ model, params, doStream: () => model.doStream(params) });

@@ -2,13 +2,13 @@ import { type CallOptions, type FinishedCall, isObject, recordCall } from './cal
 
 /** Reads the usage of a call from the events of its stream. */
 export type StreamReader = {
-  /** Returns false for an event that only we asked for: the caller does not get it. */
+  /** Returns false for an event that only we requested: the caller does not get it. */
   see(event: unknown): boolean;
   /** Called once, when the stream has ended; `failed`: by an error, `left`: because its caller stopped reading. */
   end(failed: boolean, left: boolean): void;
 };
 
-/** How the calls of one method of a vendor's client are recorded. */
+/** How to record the calls of one method of a vendor's client. */
 export type Method = {
   /** Returns the request to make in place of the given one. */
   prepare?(request: Request): Request;
@@ -19,13 +19,13 @@ export type Method = {
 
 type Request = Record<string, unknown>;
 
-/** How to read what a vendor's answers report: a whole response (of no call: nothing but the request), and a stream. */
+/** How to read a vendor's answers: a whole response (only the request if there was none), and a stream. */
 export type Vendor = {
   callOf(response: unknown, request: Request): FinishedCall;
   readerOf(options: CallOptions<Request>, request: Request): StreamReader;
 };
 
-/** Returns the method of a vendor's client whose calls are recorded by what `vendor` reads of their answers. */
+/** Returns the method of a vendor's client, recording its calls by what `vendor` reads from the answers. */
 export function recordedMethod({ callOf, readerOf }: Vendor, options: CallOptions<Request>): Method {
   return {
     done: (response, request) => recordCall(options, request, callOf(response, request)),
@@ -116,7 +116,7 @@ const isStream = (value: unknown): value is Stream => isObject(value) && Symbol.
 
 /** Patches a stream in place so that all its events pass the reader, however the stream is read. */
 export function watchStream<S extends AsyncIterable<unknown>>(stream: S, reader: StreamReader): S {
-  // The vendors' streams read all ways (iteration, tee, toReadableStream) through this one function.
+  // The vendors' streams are always read (iteration, tee, toReadableStream) through this one function.
   const own = stream as S & Stream;
   const place = typeof own.iterator === 'function' ? 'iterator' : Symbol.asyncIterator;
   const original = (own[place as typeof Symbol.asyncIterator] as () => AsyncIterator<unknown>).bind(stream);

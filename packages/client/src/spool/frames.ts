@@ -1,6 +1,6 @@
 import { crc32 } from 'node:zlib';
 
-/** One thing written down: L a record (loose), P a batch put, S a seal, D a batch done. */
+/** The kind of a frame: L a record (loose), P a batch put, S a seal, D a batch done. */
 export type Frame = { kind: 'L' | 'P' | 'S' | 'D'; text: string; offset: number; bytes: number };
 
 /**
@@ -30,9 +30,9 @@ export function frameOf(kind: Frame['kind'], text: string): Buffer {
 }
 
 /**
- * Reads all intact frames of a file. After bytes that are no frame it continues with the next frame that is one, and
- * counts the bytes between as damaged. A frame that the end of the file cuts off is not damage: its write never
- * returned, so no caller was told that the record was taken.
+ * Reads all intact frames of a file. After bytes that are no frame, continues with the next frame, and counts the bytes
+ * between as damaged. A frame cut off by the end of the file is not damage: its write never returned, so no caller was
+ * told that the record was accepted.
  */
 export function readFrames(buffer: Buffer, format: Format): { frames: Frame[]; damagedBytes: number } {
   const frames: Frame[] = [];
@@ -51,7 +51,7 @@ export function readFrames(buffer: Buffer, format: Format): { frames: Frame[]; d
   return { frames, damagedBytes };
 }
 
-/** Returns the length of the payload that a head at this place announces; undefined where there is no intact head. */
+/** Returns the length of the payload from an intact head at this position; undefined without one. */
 function lengthAt(buffer: Buffer, offset: number, format: Format): number | undefined {
   if (offset + HEAD_BYTES[format] > buffer.length) return undefined;
   if (format === 1) return buffer.readUInt32LE(offset) || undefined;

@@ -4,20 +4,20 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 
 export type Lock = {
-  /** Says that the holder lives; false when another took the directory. */
+  /** Renews the sign of life; returns false if another process took the directory. */
   renew(): boolean;
   release(): void;
 };
 
 type Holder = { pid: number; host: string; started: string; token: string };
 
-/** The holder of another machine counts as gone after this long without a sign of life. */
+/** A holder on another machine counts as gone after this time without a sign of life. */
 const FOREIGN_STALE_MS = 30_000;
 const held = new Set<string>();
 
 /**
- * Takes a directory for this process alone, at once or not at all: throws where a living process holds it. What a
- * killed process left is taken over, also where its process id has been given to another since.
+ * Locks a directory for this process: throws at once if a living process holds it. Takes over a dead process's lock,
+ * also if its process id belongs to another process now.
  */
 export function takeLock(directory: string): Lock {
   const path = join(directory, 'lock');
@@ -55,7 +55,7 @@ export function takeLock(directory: string): Lock {
   throw new Error(`The lock of the spool ${directory} could not be taken: others are taking it too.`);
 }
 
-/** Moves a dead holder's lock aside; where a quicker one has just put its own there, that is put back. */
+/** Moves a dead holder's lock aside; if a faster process has just put its own there, puts that back. */
 function takeAway(path: string, dead: Holder | undefined): void {
   const aside = `${path}.${randomUUID()}`;
   try {
@@ -63,7 +63,7 @@ function takeAway(path: string, dead: Holder | undefined): void {
     if (read(aside)?.token !== dead?.token) renameSync(aside, path);
     else unlinkSync(aside);
   } catch {
-    // Another was quicker: the next try sees its lock.
+    // Another process was faster: the next try sees its lock.
   }
 }
 
@@ -84,7 +84,7 @@ function lives(holder: Holder, path: string): boolean {
   return holder.started === startOf(holder.pid);
 }
 
-/** When a process began, in the kernel's own ticks; '' where that is not to be had. */
+/** Returns when a process began, in the kernel's own ticks; '' if unknown. */
 function startOf(pid: number): string {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');

@@ -17,7 +17,7 @@ afterAll(() => rmSync(home, { recursive: true, force: true }));
 const newDirectory = () => join(home, String(directories++));
 const open = (directory: string, more = {}) => createSpool({ directory, promise: 'record', fsync: 'never', ...more });
 
-/** A frame as earlier releases wrote it: length, CRC-32, payload. */
+/** A frame in the format of earlier releases: length, CRC-32, payload. */
 function oldFrameOf(kind: Frame['kind'], text: string): Buffer {
   const payload = Buffer.from(kind + text);
   const head = Buffer.alloc(8);
@@ -138,7 +138,7 @@ describe('a spool', () => {
           const next = open(directory);
           const left = [...next.left.records, ...next.left.batches.flatMap((ref) => next.read(ref).split(' '))];
           next.close();
-          // Nothing twice, and all there that was written whole and not acknowledged.
+          // Nothing twice, and everything that was written whole and not acknowledged.
           expect(new Set(left).size).toBe(left.length);
           const unsettled = written.filter(({ kind, text }) => kind === 'L' && !settled.includes(text));
           expect(left).toEqual(expect.arrayContaining(unsettled.map(({ text }) => text)));

@@ -46,41 +46,43 @@ export type SpoolOptions = {
   promise?: SpoolPromise;
   /** Default `batch`. */
   fsync?: Fsync;
-  /** The size at which the spool is full, default 256 MiB; one seal may pass it. */
+  /** The size at which the spool is full, default 256 MiB; one seal may exceed it. */
   maxBytes?: number;
-  /** The size of one file, default 8 MiB. A file is deleted when everything in it was acknowledged. */
+  /** The size of one file, default 8 MiB. A file is deleted once everything in it was acknowledged. */
   segmentBytes?: number;
 };
 
-/** The place of a batch in the files. */
+/** The position of a batch in the files. */
 export type Ref = { readonly segment: number; readonly offset: number; readonly bytes: number };
 
-/** A place in the log; records before it are covered by sealed batches. */
+/** A position in the log; records before it are covered by sealed batches. */
 export type Position = { readonly segment: number; readonly offset: number };
 
 export type Spool = {
   readonly promise: SpoolPromise;
   readonly fsync: Fsync;
-  /** What the last process left: batches in the order they were made, and the text of records not in any batch. */
+  /**
+   * The data of the previous process: batches in the order they were made, and the text of records not in any batch.
+   */
   readonly left: { batches: Ref[]; records: string[] };
-  /** Bytes that are part of no intact frame. A copy of each damaged file is kept as `*.damaged`. */
+  /** Bytes that belong to no intact frame. A copy of each damaged file is kept as `*.damaged`. */
   readonly damagedBytes: number;
   readonly bytes: number;
   readonly full: boolean;
-  /** True when the records logged since the last seal fill one file. */
+  /** True once the records logged since the last seal fill one file. */
   readonly wantsSeal: boolean;
-  /** Writes a record. Throws where the disk refuses; the log then contains nothing of it. */
+  /** Writes a record. Throws if the disk refuses; the log then contains nothing of it. */
   log(text: string): void;
   position(): Position;
-  /** Writes a batch that counts only from `seal` on. */
+  /** Writes a batch that counts only once `seal` is called. */
   put(text: string): Ref;
-  /** Makes the last `batches` put count, in place of all records logged before `covered`. */
+  /** Makes the last `batches` batches count, in place of all records logged before `covered`. */
   seal(batches: number, covered: Position): void;
-  /** Resolves when everything written survives a crash of the machine, as far as `fsync` asks for it. */
+  /** Resolves once everything written survives a crash of the machine, as far as `fsync` requires. */
   sync(): Promise<void>;
   syncNow(): void;
   read(ref: Ref): string;
-  /** Notes that the batch was acknowledged. If this cannot be written, the batch is sent again and Tally drops it. */
+  /** Records that the batch was acknowledged. If this cannot be written, the batch is sent again and Tally drops it. */
   done(ref: Ref): void;
   close(): void;
 };
@@ -101,8 +103,8 @@ const HEARTBEAT_MS = 5_000;
 const NAME = /^spool-([12])-(\d{10})\.log$/;
 
 /**
- * Opens a spool on a directory: append-only files of frames with checksums. Throws where another living process holds
- * the directory. Reads what the last process left, which takes about a second per 256 MiB.
+ * Opens a spool on a directory: append-only files of frames with checksums. Throws if another living process holds the
+ * directory. Reads the previous process's data, which takes about a second per 256 MiB.
  */
 export function createSpool(options: SpoolOptions): Spool {
   const { directory, promise = 'batch', fsync = 'batch', maxBytes = 256 * MIB } = options;
@@ -116,7 +118,7 @@ export function createSpool(options: SpoolOptions): Spool {
   let damagedBytes = 0;
   let closed = false;
   let taken = false;
-  /** Batches put since the last seal. */
+  /** Batches written since the last seal. */
   let unsealed: Ref[] = [];
   // Files written since the last sync: a batch may begin in one and be sealed in the next.
   const dirty = new Set<Segment>();
@@ -157,7 +159,7 @@ export function createSpool(options: SpoolOptions): Spool {
         else if (frame.kind === 'S') {
           const [batches, coveredSegment, coveredOffset, firstSegment, firstOffset] = numbersOf(frame);
           const first = firstSegment === undefined ? undefined : { segment: firstSegment, offset: firstOffset! };
-          // A damaged batch is not replaced by one that an earlier life put and never sealed.
+          // A damaged batch is not replaced by one that an earlier process wrote and never sealed.
           const sealed = first
             ? put.filter((each) => !isBefore(each, first))
             : put.slice(Math.max(0, put.length - batches!));
@@ -172,7 +174,7 @@ export function createSpool(options: SpoolOptions): Spool {
     }
     left.batches = [...waiting.values()];
     for (const { segment } of left.batches) segments.find(({ id }) => id === segment)!.waiting++;
-    // Seals tell which records are covered: those are in `left.batches` or done.
+    // Seals determine which records are covered: those are in `left.batches` or done.
     for (const segment of segments) {
       if (segment.lastLoose < 0 || isCovered(segment, segment.lastLoose)) continue;
       for (const frame of readFrames(readAll(segment), segment.format).frames) {
@@ -243,7 +245,7 @@ export function createSpool(options: SpoolOptions): Spool {
         written += writeSync(segment.file, frame, written, frame.length - written, offset + written);
       }
     } catch (error) {
-      // No part of a frame may stay before whole ones.
+      // A partial frame must not precede complete ones.
       ftruncateSync(segment.file, offset);
       throw error;
     }
@@ -269,7 +271,7 @@ export function createSpool(options: SpoolOptions): Spool {
       return bytes;
     },
     get full() {
-      // A seal writes again, merged, what was logged: there must be room for it.
+      // A seal writes logged records again, merged: it must fit.
       return bytes + looseBytes >= maxBytes;
     },
     get wantsSeal() {
@@ -294,7 +296,7 @@ export function createSpool(options: SpoolOptions): Spool {
       const seal = `${batches} ${nameOf(upTo)} ${nameOf(first)}`;
       append('S', seal);
       try {
-        // Were its seal damaged, a batch would count again as the records it is made of: so there are two copies.
+        // If its seal were damaged, a batch would count again as its records, so there are two copies.
         append('S', seal);
       } catch {
         // The first copy is written.

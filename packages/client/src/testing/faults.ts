@@ -1,4 +1,4 @@
-/** What a faulty way does with one request: the answer comes late, never, or is lost after the server has done its work. */
+/** The fault of one request: the answer comes late, never, or is lost after the server has done its work. */
 export type Fault = 'none' | 'no way there' | 'answer lost' | 'busy' | 'slow' | 'not tally';
 
 export type FaultyFetch = typeof fetch & {
@@ -6,7 +6,7 @@ export type FaultyFetch = typeof fetch & {
   readonly bodies: string[];
 };
 
-/** A fetch over a way that fails as told; what reaches the server reaches it for real. */
+/** A fetch with prescribed faults; requests that reach the server are real. */
 export function faultyFetch(next: (request: number) => Fault = () => 'none'): FaultyFetch {
   const bodies: string[] = [];
   let requests = 0;
@@ -20,7 +20,7 @@ export function faultyFetch(next: (request: number) => Fault = () => 'none'): Fa
     if (fault === 'none') return response;
     await response.arrayBuffer();
     if (fault === 'answer lost') throw new TypeError('terminated');
-    // Slow: the answer is there, but the client gives up on it, or has while the body came.
+    // Slow: the answer exists, but the client stops waiting for it, or did while the body arrived.
     init?.signal?.throwIfAborted();
     await new Promise((_, reject) => {
       init?.signal?.addEventListener('abort', () => reject(new DOMException('aborted', 'AbortError')), { once: true });

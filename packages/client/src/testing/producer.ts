@@ -2,8 +2,8 @@ import { createTally } from '../index.ts';
 import { createSpool, type SpoolPromise } from '../spool/index.ts';
 
 /**
- * A producer as a process: records one entry after the other and says on standard output how many were taken, until it
- * is killed. Arguments: url, key, merchant, directory, promise, records of a turn (0: only send what is left, then end).
+ * A producer as a process: records entries one by one and prints the number of accepted ones, until it is killed.
+ * Arguments: url, key, merchant, directory, promise, records per turn (0: only send what is left, then end).
  */
 const [url, key, merchantId, directory, promise, perTurn] = process.argv.slice(2) as [
   string,

@@ -51,7 +51,7 @@ export async function startIngest(settings: Record<string, string> = {}) {
     url,
     start,
     kill,
-    /** What Postgres has counted for a merchant, over all days, once all is flushed. */
+    /** Returns what Postgres has counted for a merchant, over all days, after a flush. */
     async counted(merchantId: string): Promise<Record<string, string>> {
       await client.flush.merchant.mutate({ merchantId });
       const db = await openDb(database.url);
@@ -77,7 +77,7 @@ export async function startIngest(settings: Record<string, string> = {}) {
   };
 }
 
-/** A fetch on a connection of its own: those that others left may belong to a process that was killed. */
+/** A fetch on a connection of its own: existing ones may belong to a killed process. */
 const alone = (input: unknown, init: { method?: string; headers?: object; body?: unknown } = {}) =>
   new Promise<Response>((resolve, reject) => {
     const { method = 'GET', body } = init;

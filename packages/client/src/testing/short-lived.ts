@@ -2,7 +2,7 @@ import { createTally } from '../index.ts';
 import { createSpool, type SpoolPromise } from '../spool/index.ts';
 
 /**
- * A process that records and ends without a word to the client. Arguments: url, key, merchant, directory of a spool (''
+ * A process that records and ends without telling the client. Arguments: url, key, merchant, directory of a spool (''
  * for none), its promise, and how the process ends: `idle` (nothing left to do), `signal` (waits for one), `exit`
  * (process.exit), `exit at signal` (its own listener calls process.exit), `exit in close` (close is not awaited),
  * `uncaught` (an exception) or `rejection` (a rejected promise that nobody handles).

@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib';
 
 type Fetch = () => Promise<Response>;
 
-/** What a vendor's server answers, as a whole and as a stream. All stand for the same call: see `SUMS` in its test. */
+/** Answers of a vendor's server, as a whole and as a stream. All stand for the same call: see `SUMS` in its test. */
 export type Answer = { whole(name: string): Fetch; stream(name: string): Fetch };
 
 const json =

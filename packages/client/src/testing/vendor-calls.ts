@@ -21,7 +21,7 @@ const token = { getAccessToken: async () => ({ token: 'token' }) };
 const project = { project: 'p', location: 'us-central1', googleAuthOptions: { authClient: token } };
 const named = { name: 'own', baseURL: 'http://own/v1', url: 'http://own/v1/responses', includeUsage: true };
 
-/** How each provider of the AI SDK makes a model, for each API that it speaks. */
+/** Creates a model of each provider of the AI SDK, for each of its APIs. */
 const PROVIDERS: { [name: string]: { [api: string]: (module: Any, fetch: Fetch) => Any } } = {
   openai: {
     chat: (m, fetch) => m.createOpenAI({ ...key, compatibility: 'strict', fetch }).chat('gpt-4o'),
@@ -64,7 +64,7 @@ const PROVIDERS: { [name: string]: { [api: string]: (module: Any, fetch: Fetch) 
   gateway: { gateway: (m, fetch) => m.createGateway({ ...key, fetch })('openai/gpt-4o') },
 };
 
-/** APIs that a package does not speak though others of its name do. */
+/** APIs that a package lacks although others of its name have them. */
 const SPEAKS: { [name: string]: string[] } = {
   '@ai-sdk-4/xai': ['xai'],
   '@ai-sdk-7/xai': ['responses'],
@@ -76,7 +76,7 @@ const SPEAKS: { [name: string]: string[] } = {
 
 const messages = [{ role: 'user', content: 'Hi' }];
 
-/** Calls through the vendors' own clients; `stream` says whether as a stream. */
+/** Calls through the vendors' own clients; `stream` is true for a stream. */
 const CLIENTS: { [api: string]: (module: Any, fetch: Fetch, stream: boolean, options: Any) => Promise<Any> } = {
   'openai chat': ({ default: OpenAI }, fetch, stream, options) =>
     wrapOpenAI<Any>(new OpenAI({ ...key, fetch }), options).chat.completions.create({

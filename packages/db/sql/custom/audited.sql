@@ -1,5 +1,5 @@
--- A page of the audit trail of a custom metric, newest first; for a merchant without steps of others, and about others.
--- $1 definition   $2 id of the last step before the page   $3 how many   $4 merchant, null for all
+-- Returns a page of the audit trail of a custom metric, newest first; for a merchant, without steps by or about others.
+-- $1 definition   $2 id of the last step before the page   $3 limit   $4 merchant, null for all
 select id, at, version, action, caller_id, outcome, details
 from custom_metric_audit
 where definition_id = $1

@@ -1,4 +1,4 @@
--- The first and last day of a range on which events of a merchant were dropped from the journal.
+-- Returns the first and last day of a range on which events of a merchant were dropped from the journal.
 -- $1 first day   $2 last day   $3 merchant
 select min(date) as first, max(date) as last
 from usage_journal_closings

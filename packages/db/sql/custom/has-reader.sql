@@ -1,4 +1,4 @@
--- Whether the server has the role that reads for formulas, and this user may become it.
+-- Returns whether the server has the role that reads for formulas, and this user may become it.
 -- $1 role
 select exists (
   select from pg_roles

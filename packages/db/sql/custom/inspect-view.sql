@@ -1,5 +1,5 @@
--- The columns of a view, and whether the role that reads for formulas may read it: one row per column.
--- $1 schema   $2 view   $3 role, replaced by the current user where it is missing
+-- Returns the columns of a view, one row each, and whether the role that reads for formulas may read it.
+-- $1 schema   $2 view   $3 role; the current user if it does not exist
 select
   coalesce(role.rolname, current_user)::text as reader,
   has_schema_privilege(coalesce(role.oid, current_user::regrole), space.oid, 'usage')

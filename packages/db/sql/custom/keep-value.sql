@@ -1,4 +1,4 @@
--- Counts a use of a custom metric, and keeps its value in place of the one for the same version, period and merchant.
+-- Counts a use of a custom metric, and stores its value, replacing that of the same version, period and merchant.
 -- $1 definition   $2 version   $3 merchant, '*' for all   $4 type of the period   $5 first day   $6 last day
 -- $7 value   $8 rows   $9 cost   $10 milliseconds   $11 caller
 with used as (

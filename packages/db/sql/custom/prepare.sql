@@ -1,4 +1,4 @@
--- Prepares a transaction for a formula: whose rows it sees, and how long it may take.
+-- Prepares a transaction for a formula: the merchant whose rows it sees, and its time limit.
 -- $1 merchant, '*' for all   $2 milliseconds
 select
   set_config('tally.merchant_id', $1, true),

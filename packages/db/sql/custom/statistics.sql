@@ -1,4 +1,4 @@
--- Whether one of some tables was never analyzed, or has changed by half since.
+-- Returns whether any of some tables was never analyzed, or has changed by half since.
 -- $1 schemas   $2 tables
 select coalesce(bool_or(
   coalesce(pg_stat_get_last_analyze_time(class.oid), pg_stat_get_last_autoanalyze_time(class.oid)) is null

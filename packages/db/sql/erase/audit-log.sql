@@ -1,5 +1,5 @@
--- Renames a user in the audit log. What was written into the directory about it goes: names and addresses.
--- $1 merchant   $2 user   $3 pseudonym   $4 whether rows that name no merchant are of interest
+-- Renames a user in the audit log, and removes names and addresses that were written into the directory.
+-- $1 merchant   $2 user   $3 pseudonym   $4 whether rows that name no merchant are included
 update audit_log
 set input = case
   when action = 'directory.upsert' then jsonb_build_object('erased', $3::text)

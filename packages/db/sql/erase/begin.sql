@@ -1,5 +1,5 @@
--- Records that a user of a merchant is erased; again, once that is complete: begins from the start. The pseudonym stays.
--- $1 merchant   $2 user   $3 pseudonym, where it has none yet   $4 actor
+-- Records that a user of a merchant is being erased. If that was complete, starts again; the pseudonym stays.
+-- $1 merchant   $2 user   $3 pseudonym, if it has none yet   $4 actor
 insert into erased_users as known (merchant_id, digest, pseudonym, requested_by)
 values ($1, encode(sha256(convert_to($1 || chr(10) || $2, 'UTF8')), 'hex'), $3, $4)
 on conflict (merchant_id, digest) do update set

@@ -1,4 +1,4 @@
--- Active budgets of a user, and active meters that count only some users, this one among them.
+-- Returns active budgets of a user, and active meters whose filters name the user.
 -- $1 merchant   $2 user
 select 'budget' as kind, id::text as name
 from budgets

@@ -1,3 +1,4 @@
+-- Renames a user in conflicts.
 -- $1 merchant   $2 user   $3 pseudonym
 update usage_conflicts
 set line = tally_renamed(line, $2, $3)

@@ -1,3 +1,4 @@
+-- Renames a user in the audit trail of custom metrics.
 -- $1 merchant   $2 user   $3 pseudonym
 update custom_metric_audit
 set details = tally_renamed(details, $2, $3)

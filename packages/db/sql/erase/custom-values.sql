@@ -1,3 +1,4 @@
+-- Renames a user in the stored values of custom metrics.
 -- $1 merchant   $2 user   $3 pseudonym
 update custom_metric_values
 set rows = tally_renamed(rows, $2, $3)

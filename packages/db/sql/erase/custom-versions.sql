@@ -1,3 +1,4 @@
+-- Renames a user in the versions of custom metrics.
 -- $1 merchant   $2 user   $3 pseudonym
 update custom_metric_versions
 set definition = tally_renamed(definition, $2, $3)

@@ -1,4 +1,4 @@
--- Renames a user in `daily_metrics`; a row that the pseudonym has already is newer, and stays.
+-- Renames a user in `daily_metrics`; an existing row of the pseudonym is newer, and stays.
 -- $1 merchant   $2 user   $3 pseudonym
 with known as (
   select period_start, metric_type

@@ -1,3 +1,4 @@
+-- Renames a user in dead letters.
 -- $1 merchant   $2 user   $3 pseudonym
 update usage_dead_letters
 set line = tally_renamed(line, $2, $3)

@@ -1,6 +1,6 @@
 -- Renames a user in the next events of a merchant's day, in order of their ids.
--- $1 merchant   $2 user   $3 pseudonym   $4 day   $5 event after which it begins   $6 events at most
--- Returns one row: how many events it looked at, how many of them it renamed, and the last one.
+-- $1 merchant   $2 user   $3 pseudonym   $4 day   $5 last event before the page   $6 events at most
+-- Returns one row: the number of events read, the number renamed, and the last one.
 with page as materialized (
   select id, user_id
   from usage_events

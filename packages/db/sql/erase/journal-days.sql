@@ -1,4 +1,4 @@
--- Days of the journal from one on, in order.
+-- Returns the days of the journal from a day on, in order.
 -- $1 day
 select to_date(right(partition.relname, 8), 'YYYYMMDD') as date
 from pg_inherits

@@ -1,4 +1,4 @@
--- Returns which of some merchants have erased users.
+-- Returns those of some merchants that have erased users.
 -- $1 merchant ids
 select distinct merchant_id
 from erased_users

@@ -1,5 +1,5 @@
--- The pseudonyms of those of some users that are erased.
--- $1 merchant ids   $2 users, one each
+-- Returns the pseudonyms of the erased users among some users.
+-- $1 merchant ids   $2 users, one per merchant
 select pair.merchant_id, pair.user_id, erased.pseudonym
 from unnest($1::text[], $2::text[]) as pair (merchant_id, user_id)
 join erased_users as erased

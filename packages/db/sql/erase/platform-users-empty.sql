@@ -1,4 +1,4 @@
--- Removes what nobody has usage of any more.
+-- Removes rows of a user without usage.
 -- $1 user   $2 first day   $3 day after the last
 delete from usage_platform_users
 where user_id = $1 and month >= $2::date and month < $3::date

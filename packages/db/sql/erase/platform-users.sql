@@ -1,4 +1,4 @@
--- Moves what a merchant has of a user in the rollup of all merchants to the pseudonym, before `usage_monthly` is moved.
+-- Moves a merchant's share of a user in the rollup of all merchants to the pseudonym, before `usage_monthly` is moved.
 -- $1 merchant   $2 user   $3 pseudonym   $4 first day   $5 day after the last
 with own as (
   select month, sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,

@@ -1,4 +1,4 @@
--- The day snapshots that name a user, after a day; imported ones are never written again, so they are left out.
+-- Returns the day snapshots after a day that name a user. Imported ones are never rebuilt, so they are left out.
 -- $1 user   $2 day   $3 days at most
 select date, cache_status as status
 from daily_usage_cache

@@ -1,4 +1,4 @@
--- The years that a merchant has usage of, newest first.
+-- Returns the years in which a merchant has usage, newest first.
 -- $1 merchant
 select make_date(year, 1, 1) as year
 from (

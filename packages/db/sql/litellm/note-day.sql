@@ -1,5 +1,6 @@
--- Stores what is known of a day of LiteLLM; what is not given stays as it was.
--- $1 day   $2 sums of its calls   $3 LiteLLM's sums   $4 whether they differ   $5 error   $6 to $9 whether each is given
+-- Stores facts about a day of LiteLLM; absent ones stay unchanged.
+-- $1 day   $2 sums of its calls   $3 LiteLLM's sums   $4 whether they differ   $5 error   $6 to $9 whether each is
+-- given
 insert into litellm_days as known (date, seen, reported, differs, error, checked_at)
 values ($1, $2::jsonb, $3::jsonb, $4, $5, clock_timestamp())
 on conflict (date) do update set

@@ -1,4 +1,4 @@
--- Deletes pulls from before a day, except those under way and the scheduled one that came furthest.
+-- Deletes pulls from before a day, except running ones and the scheduled one that came furthest.
 -- $1 day
 delete from litellm_pulls
 where started_at < $1::date

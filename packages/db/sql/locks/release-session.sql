@@ -1,3 +1,3 @@
--- Releases an advisory lock of the connection.
+-- Releases the connection's advisory lock.
 -- $1 number
 select pg_advisory_unlock($1)

@@ -1,4 +1,5 @@
--- Merchants that have copies of realtime metrics. Goes from one to the next by the primary key; their rows are not read.
+-- Returns merchants with copies of realtime metrics. Goes from one to the next by the primary key, without reading
+-- rows.
 with recursive merchant (id) as (
   (select merchant_id from realtime_metrics_cache order by merchant_id limit 1)
   union all

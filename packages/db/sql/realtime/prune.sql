@@ -1,4 +1,4 @@
--- Deletes copies that expired.
+-- Deletes expired copies.
 -- $1 now, in milliseconds
 with pruned as (
   delete from realtime_metrics_cache

@@ -1,4 +1,4 @@
--- Keeps copies of realtime metrics in place of older ones.
+-- Stores copies of realtime metrics, replacing older ones.
 -- $1 metrics, as JSON
 insert into realtime_metrics_cache (merchant_id, name, labels, slice, type, meta, value, epoch, expires_at)
 select "merchantId", name, labels, slice, type, meta, value, epoch, to_timestamp("expiresAt" / 1000.0)
@@ -13,5 +13,5 @@ on conflict (merchant_id, name, labels, slice) do update set
   epoch = excluded.epoch,
   saved_at = now(),
   expires_at = excluded.expires_at
--- Two engines may save at once: the copy that was numbered later was read later.
+-- Two engines may save at once: the copy with the higher number was read later.
 where realtime_metrics_cache.epoch <= excluded.epoch

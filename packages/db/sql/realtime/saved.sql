@@ -1,5 +1,5 @@
--- A page of the copies of a merchant's realtime metrics that have not expired.
--- $1 merchant   $2 now, in milliseconds   $3 to $5 name, labels and slice of the last one before the page   $6 how many
+-- Returns a page of the copies of a merchant's realtime metrics that have not expired.
+-- $1 merchant   $2 now, in milliseconds   $3 to $5 name, labels and slice of the last one before the page   $6 limit
 select *
 from realtime_metrics_cache
 where merchant_id = $1

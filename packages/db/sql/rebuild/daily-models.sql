@@ -1,4 +1,4 @@
--- A merchant's rows of `usage_daily_models` from `usage_daily`, less what is still to be derived.
+-- Rebuilds a merchant's rows of `usage_daily_models` from `usage_daily`, without what is not derived yet.
 -- $1 merchant   $2 days
 insert into usage_daily_models (
   merchant_id, date, model, provider,

@@ -1,4 +1,4 @@
--- A merchant's rows of `usage_daily` from its events and adjustments.
+-- Rebuilds a merchant's rows of `usage_daily` from its events and adjustments.
 -- $1 merchant   $2 days that still have their events
 insert into usage_daily (
   merchant_id, date, user_id, api_key, model, provider,

@@ -1,4 +1,4 @@
--- A merchant's rows of `merchant_usage` from its events and adjustments; of a closed day from what was kept of them.
+-- Rebuilds a merchant's rows of `merchant_usage` from its events and adjustments; for a closed day from its kept sums.
 -- $1 merchant   $2 days
 insert into merchant_usage (merchant_id, date, metric_type, metric_value)
 select $1, date, metric_type, sum(metric_value)

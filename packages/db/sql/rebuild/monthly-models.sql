@@ -1,4 +1,4 @@
--- A merchant's rows of `usage_monthly_models` from `usage_daily_models` of days that are rolled up.
+-- Rebuilds a merchant's rows of `usage_monthly_models` from rolled-up days of `usage_daily_models`.
 -- $1 merchant   $2 first day of the month
 insert into usage_monthly_models (
   merchant_id, month, model, provider,

@@ -1,4 +1,4 @@
--- A merchant's rows of `usage_monthly` from `usage_daily`, less what is still to be derived; of days that are rolled up.
+-- Rebuilds a merchant's rows of `usage_monthly` from rolled-up days of `usage_daily`, without what is not derived yet.
 -- $1 merchant   $2 first day of the month
 insert into usage_monthly (
   merchant_id, month, user_id, api_key, model, provider,

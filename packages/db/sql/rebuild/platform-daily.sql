@@ -1,4 +1,4 @@
--- The rows of `usage_platform_daily` from `usage_daily_models`.
+-- Rebuilds the rows of `usage_platform_daily` from `usage_daily_models`.
 -- $1 a day of the first month   $2 a day of the last month
 insert into usage_platform_daily (
   date, model, provider,

@@ -1,4 +1,4 @@
--- The rows of `usage_platform_monthly` from `usage_platform_daily`.
+-- Rebuilds the rows of `usage_platform_monthly` from `usage_platform_daily`.
 -- $1 a day of the first month   $2 a day of the last month
 insert into usage_platform_monthly (
   month, model, provider,

@@ -1,4 +1,4 @@
--- The rows of `usage_platform_users` from `usage_monthly`.
+-- Rebuilds the rows of `usage_platform_users` from `usage_monthly`.
 -- $1 a day of the first month   $2 a day of the last month
 insert into usage_platform_users (
   month, user_id,

@@ -1,4 +1,4 @@
--- Adds what a merchant has in a month to the rollups of all merchants, or takes it away.
+-- Adds a merchant's month to the rollups of all merchants, or subtracts it.
 -- $1 merchant   $2 first day of the month   $3 1 or -1
 with days as (
   select date, model, provider, $3::int * requests as requests, $3::int * failed_requests as failed_requests,

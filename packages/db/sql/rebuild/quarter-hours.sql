@@ -1,4 +1,4 @@
--- A merchant's rows of `usage_quarter_hours` from its events, and its adjustments at the beginning of their days.
+-- Rebuilds a merchant's rows of `usage_quarter_hours` from its events, and its adjustments at the start of their days.
 -- $1 merchant   $2 days that still have their events
 insert into usage_quarter_hours (
   merchant_id, bucket, model, provider,

@@ -1,4 +1,4 @@
--- Counts a merchant's rows of a month and of its year again, for plans.
+-- Recounts a merchant's rows of a month and of its year, for plans.
 -- $1 merchant   $2 first day of the month   $3 first day of the year
 with counted as (
   select 'usage_monthly' as rollup, $2::date as period, count(*) as rows

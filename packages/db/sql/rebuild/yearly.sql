@@ -1,4 +1,4 @@
--- A merchant's rows of `usage_yearly` from `usage_monthly`.
+-- Rebuilds a merchant's rows of `usage_yearly` from `usage_monthly`.
 -- $1 merchant   $2 first day of the year
 insert into usage_yearly (
   merchant_id, year, user_id, api_key, model, provider,

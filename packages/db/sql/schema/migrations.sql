@@ -1,3 +1,3 @@
--- How many migrations ran.
+-- Returns the number of migrations that ran.
 select count(*) as count
 from tally_migrations

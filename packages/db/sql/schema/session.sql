@@ -1,4 +1,4 @@
--- Whether this connection has the settings that the pool asked for; a pooler between loses them.
+-- Returns whether this connection has the settings that the pool requested; a pooler in between loses them.
 select current_setting('tally.session', true) as session, setting as timeout
 from pg_settings
 where name = 'statement_timeout'

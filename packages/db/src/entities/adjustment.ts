@@ -19,9 +19,9 @@ export type AdjustmentRow = {
   reason: string;
   actor: string;
   createdAt: Date;
-  /** The dimensions that rollups have as `(other)`, a bit each. */
+  /** The dimensions that rollups count under `(other)`, one bit each. */
   folded: number | null;
-  /** The run of meters that derived it. */
+  /** The derivation run of meters that included it. */
   metered: string | null;
   /** The event that it takes back. */
   voidOf: string | null;

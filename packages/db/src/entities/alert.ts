@@ -5,10 +5,10 @@ export type WebhookRow = {
   id: string;
   url: string;
   secret: string;
-  /** The secret from before the last rotation, which signs too until then. */
+  /** The secret from before the last rotation, which also signs until then. */
   previousSecret: string | null;
   previousUntil: Date | null;
-  /** Empty: all. */
+  /** Empty: all events. */
   events: WebhookEvent[];
   createdAt: Date;
   createdBy: string;

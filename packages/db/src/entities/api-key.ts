@@ -18,7 +18,10 @@ export type ApiKeyRow = {
   previousExpiresAt: Date | null;
   revokedAt: Date | null;
   revokedBy: string | null;
-  /** A session stands for the key `parentId`, or for the admin's key of the settings, whose hash is `parentHash`. */
+  /**
+   * Set for a session: it stands for the key `parentId`, or for the admin's key of the settings with the hash
+   * `parentHash`.
+   */
   kind: 'key' | 'session';
   parentId: string | null;
   parentHash: string | null;

@@ -1,7 +1,7 @@
 import type { BudgetFields } from '@tally/contracts';
 import { EntitySchema } from 'typeorm';
 
-/** A budget; texts of its scope are '' where it is for any. `limit` is units, as text. */
+/** A budget; empty texts in its scope match everything. `limit` is units, as text. */
 export type BudgetRow = {
   id: string;
   name: string;

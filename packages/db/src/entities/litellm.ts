@@ -13,7 +13,7 @@ export type DaySums = {
 /** A pull of LiteLLM's spend logs. Counts are bigints, which the driver returns as text. */
 export type LitellmPullRow = {
   id: string;
-  /** schedule: from the end of the last one; hand: a range that was asked for; day: a whole day, once it is complete. */
+  /** schedule: from the end of the previous pull; hand: a requested range; day: a whole day, once it is complete. */
   kind: 'schedule' | 'hand' | 'day';
   status: 'RUNNING' | 'COMPLETED' | 'FAILED';
   start: Date;
@@ -56,7 +56,7 @@ export const LitellmPullEntity = new EntitySchema<LitellmPullRow>({
   },
 });
 
-/** A day of LiteLLM: whether calls or daily sums are counted, the sums of its calls, and LiteLLM's daily sums. */
+/** A day of LiteLLM: what is counted (calls or daily sums), the sums of its calls, and LiteLLM's daily sums. */
 export type LitellmDayRow = {
   date: Day;
   toldBy: 'calls' | 'sums' | null;

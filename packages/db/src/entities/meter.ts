@@ -4,7 +4,7 @@ import { EntitySchema } from 'typeorm';
 export type MeterRow = {
   id: number;
   key: string;
-  /** '': of every merchant. */
+  /** '': for every merchant. */
   merchantId: string;
   name: string;
   unit: string | null;
@@ -19,11 +19,11 @@ export type MeterRow = {
   createdAt: Date;
   createdBy: string;
   updatedAt: Date;
-  /** The run of derivations after which it was created: what was derived before is its history. */
+  /** The derivation run after which it was created: earlier events are its history. */
   createdRun: string;
   historyFrom: string | null;
   removedAt: Date | null;
-  /** Whether the rollups of a removed meter are gone. */
+  /** True once the rollups of a removed meter are deleted. */
   purged: boolean;
 };
 

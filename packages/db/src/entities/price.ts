@@ -1,7 +1,7 @@
 import type { PriceComponent } from '@tally/contracts';
 import { EntitySchema } from 'typeorm';
 
-/** A price; texts are '' where the price is for any. bigint and numeric columns are text. */
+/** A price; an empty text matches everything. bigint and numeric columns are text. */
 export type PriceRow = {
   id: string;
   provider: string;

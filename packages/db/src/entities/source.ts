@@ -1,6 +1,6 @@
 import { EntitySchema } from 'typeorm';
 
-/** What a source has sent, over all processes. Counts are bigints, which the driver returns as text. */
+/** Counts of a source, over all processes. Counts are bigints, which the driver returns as text. */
 export type SourceStateRow = {
   source: string;
   accepted: string;

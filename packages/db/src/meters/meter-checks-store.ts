@@ -11,56 +11,58 @@ import { inTransaction } from '../transactions.ts';
 import { lockMeters } from './meter-lock.ts';
 import { bindings, byKind, compareFolds, compareRows, type QuarterHours, type RollupTable } from './meter-sql.ts';
 
-/** Rows of a meter's rollup that are not what they are made of: the journal, or the finer rollup. */
+/** Rows of a meter's rollup that differ from their source: the journal, or the finer rollup. */
 export type MeterDrift = MerchantDay & {
   /** The key of the meter. */
   meter: string;
   /** Decimals of its amounts. */
   scale: number;
   rollup: 'meter_quarters' | 'meter_days' | 'meter_months';
-  /** How many rows differ. */
+  /** The number of differing rows. */
   rows: number;
-  /** One of them: units; null where a side has no such row. */
+  /** One differing row, in units; null on a side without such a row. */
   first: { period: string; group: string[]; journal: string | null; stored: string | null };
 };
 
 export type MeterComparison = {
   drift: MeterDrift[];
-  /** Rows that were compared. */
+  /** The number of compared rows. */
   rows: number;
 };
 
 export type MeterChecks = {
   /**
-   * Compares what the journal makes of merchants' day with the rollups of all meters, or of some quarter hours of it. With
-   * `repair` the rows that differ are made again. `pending`: merchants with events of the day that are still to be derived,
-   * of which nothing is known. A day whose events were dropped has nothing to compare.
+   * Compares the rollups of all meters with the journal, for merchants' day or some quarter hours of it. `repair`
+   * rebuilds the rows that differ. `pending`: merchants with events of the day that are not derived yet, which are
+   * skipped. A day whose events were dropped has nothing to compare.
    */
   compareDay(
     scope: { merchantIds: readonly string[]; date: Day; within?: QuarterHours | undefined },
     repair: boolean,
   ): Promise<MeterComparison & { pending: ReadonlySet<string> }>;
   /**
-   * Compares days with their quarter hours, and months of the range with their days. With `repair` periods that differ are
-   * read from the finer rows at once, and made again by the next fold.
+   * Compares days with their quarter hours, and months of the range with their days. `repair` marks differing periods:
+   * readers use the finer rows at once, and the next fold rebuilds the periods.
    */
   compareFolds(
     scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
     repair: boolean,
   ): Promise<MeterComparison>;
-  /** The next days that changed since they were last found right, and how many events they have; at most `limit`. */
+  /**
+   * Returns the next days that changed since they were last found correct, and their number of events; at most `limit`.
+   */
   unchecked(
     range: { startDate: Day; endDate: Day },
     after: MerchantDay,
     limit: number,
   ): Promise<(DayVersion & { events: number })[]>;
-  /** Notes that these versions of days were found right. */
+  /** Records that these versions of days were found correct. */
   markChecked(days: readonly DayVersion[]): Promise<void>;
-  /** Forgets what was found right of days before this one. */
+  /** Deletes the records of days before this one. */
   forgetChecked(before: Day): Promise<void>;
-  /** How many events each of these merchants has on a day. */
+  /** Counts the events of each of these merchants on a day. */
   dayEvents(merchantIds: readonly string[], date: Day): Promise<Map<string, number>>;
-  /** Every merchant that a rollup of meters has rows of. */
+  /** Returns every merchant with rows in a rollup of meters. */
   merchants(): Promise<string[]>;
 };
 
@@ -87,12 +89,12 @@ const ComparedRow = z.object({
     .nullable(),
 });
 
-/** Compares the rollups of meters with what they are made of. */
+/** Compares the rollups of meters with their sources. */
 export function createMeterChecks(
   dataSource: DataSource,
   partitions: Pick<Partitions, 'open'>,
   rollups: {
-    /** Makes a merchant's day, or some quarter hours of it, again from the journal. */
+    /** Rebuilds a merchant's day, or some quarter hours of it, from the journal. */
     recompute(
       transaction: Executor,
       meters: readonly MeterRow[],
@@ -123,7 +125,7 @@ export function createMeterChecks(
     return { found: drift, rows: found.reduce((sum, { compared }) => sum + compared, 0) };
   }
 
-  /** Changes what answers about a day are made of. Corrections take these locks in this order, too. */
+  /** Invalidates answers about the day. Corrections take these locks in this order, too. */
   const changing = (
     { merchantId, date }: MerchantDay,
     grain: 'day' | 'month',

@@ -7,14 +7,14 @@ import { bindings, kindOf, propertyOf, rowsOf } from './meter-sql.ts';
 
 export type MeterScope = {
   merchantIds?: readonly string[] | undefined;
-  /** The moments at which windows begin, in order; the last ends at `end`. All on quarter hours. */
+  /** The starts of the windows, in order; the last ends at `end`. All are on quarter hours. */
   starts: readonly number[];
   end: number;
   /** Dimensions of the meter, or `merchant`. */
   groupBy: readonly string[];
-  /** Of each dimension the values that are asked for; `''` is an event without it. */
+  /** The wanted values per dimension; `''` is an event without it. */
   filters: Readonly<Record<string, readonly string[]>>;
-  /** Most rows that are returned. */
+  /** The limit of returned rows. */
   limit: number;
   /** Only what was known at this moment: read from the journal, which must have all of the range. */
   asKnownOn?: string | undefined;
@@ -25,15 +25,15 @@ export type MeterValue = { window: number; group: string[]; element: string; val
 
 export type MeterReader = {
   /**
-   * Reads a meter by windows and dimensions: whole months and days where they are clean, quarter hours where they are not or
-   * where a window cuts a day, and what is still to be derived. Everything is of one moment.
+   * Reads a meter by windows and dimensions, at one moment: clean months and days as a whole, quarter hours for dirty
+   * ones and at window borders, plus what is not derived yet.
    */
   read(meter: MeterRow, scope: MeterScope): Promise<MeterValue[]>;
-  /** The first day of which quarter hours are kept. */
+  /** The first day with quarter hours. */
   quartersFrom(): Promise<Day>;
-  /** Whether days of the range are still to be computed for the meter. */
+  /** Returns whether days of the range are still to be computed for the meter. */
   isComputing(meterId: number, range: { startDate: Day; endDate: Day }): Promise<boolean>;
-  /** Whether one of these dimensions had more values than rollups hold on a day of these merchants, or of any. */
+  /** Returns whether one of these dimensions exceeded its limit on a day of these merchants, or of any. */
   overflowed(scope: {
     startDate: Day;
     endDate: Day;
@@ -43,24 +43,24 @@ export type MeterReader = {
 };
 
 const MAX_GROUPS = 4;
-/** Rows that are grouped by none to four dimensions. A column each: the driver needs three times the CPU for arrays. */
+/** Rows grouped by up to four dimensions. One column each: arrays cost the driver three times the CPU. */
 const ValueRows = Array.from({ length: MAX_GROUPS + 1 }, (_, groups) => {
   const keys = Object.fromEntries(Array.from({ length: groups }, (_, index) => [`k${index}`, z.string()]));
   return z.array(z.object({ slot: z.number().int(), element: z.string(), value: z.string(), ...keys }));
 });
 const FoundRow = z.object({ found: z.boolean() });
 
-/** The days of a range by how they are read. */
+/** The days of a range by the rollup that they are read from. */
 export type ReadPlan = {
-  /** First days of the first and the last month that lie in one window each; undefined where there is none. */
+  /** First days of the first and the last month that lie in one window each; undefined without any. */
   months: { first: Day; last: Day } | undefined;
   /** Ranges of days that lie in one window each and are not in `months`. */
   days: { first: Day; last: Day }[];
-  /** Days that a window cuts. */
+  /** Days that contain a window border. */
   cut: Day[];
 };
 
-/** Chooses the rollups of a range: a pure function, so that a plan can be looked at. */
+/** Chooses the rollups of a range. Pure, so that tests can check plans. */
 export function planMeter({ starts, end }: Pick<MeterScope, 'starts' | 'end'>): ReadPlan {
   const plan: ReadPlan = { months: undefined, days: [], cut: [] };
   const bounds = [...starts, end];
@@ -91,7 +91,7 @@ export function planMeter({ starts, end }: Pick<MeterScope, 'starts' | 'end'>): 
 
 const NO_ROLLUPS: ReadPlan = { months: undefined, days: [], cut: [] };
 
-/** More days than this that are cut are read as one range. */
+/** More such days than this are read as one range. */
 const CUT_ONE_BY_ONE = 40;
 
 /** Reads what meters have counted. */

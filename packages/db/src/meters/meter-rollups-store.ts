@@ -27,20 +27,22 @@ import {
 
 export type MeterRollups = {
   /**
-   * Adds flushes that are still to be derived to the rollups of all meters, in one transaction: as many as have `maxEvents`
-   * events, at least one. Derives nothing while another process does, or changes meters.
+   * Adds flushes not yet derived to the rollups of all meters, in one transaction: up to `maxEvents` events, but at
+   * least one flush. Does nothing while another process derives, or changes meters.
    */
   derive(maxEvents: number): Promise<{ flushes: number; events: number }>;
-  /** Events that are still to be derived, and the age of the oldest of them. */
+  /** Returns the number of events not derived yet, and the age of the oldest. */
   lag(): Promise<{ events: number; oldestMs: number }>;
-  /** Computes a part of a meter's history, newest days first; false where nothing is left to compute. */
+  /** Computes a part of a meter's history, newest days first; false once nothing is left. */
   computeHistory(maxEvents: number): Promise<boolean>;
   /**
-   * Makes days before `today` of their quarter hours again, and months of their days, where they are dirty and were not
-   * written to for `quietMs`; at most `limit` of each. Returns how many.
+   * Rebuilds dirty days before `today` from their quarter hours, and dirty months from their days, after `quietMs`
+   * without writes; at most `limit` of each. Returns their number.
    */
   fold(today: Day, quietMs: number, limit: number): Promise<number>;
-  /** Drops quarter hours of days before `firstKept`, once these days are made of them. Returns how many rows went. */
+  /**
+   * Drops quarter hours of days before `firstKept`, once the days are rebuilt from them. Returns the number of rows.
+   */
   prune(firstKept: Day): Promise<number>;
   /** Counts adjustments that were just recorded, in their transaction; one that voids an event takes that event out. */
   adjusted(
@@ -48,17 +50,17 @@ export type MeterRollups = {
     adjustments: { merchantId: string; ids: readonly string[]; date: Day; voids?: string },
   ): Promise<void>;
   /**
-   * Makes all meters of a merchant's days again, in the given transaction: of open days from the journal, of others what is
-   * made of their quarter hours.
+   * Rebuilds all meters of a merchant's days in the given transaction: open days from the journal, others from their
+   * quarter hours.
    */
   rebuildDays(
     transaction: Executor,
     merchantId: string,
     days: { open: readonly Day[]; closed: readonly Day[] },
   ): Promise<void>;
-  /** Gives a merchant's user another name in all meters, one meter a transaction; values stay. Returns how many rows. */
+  /** Renames a merchant's user in all meters, one meter per transaction; values stay. Returns the number of rows. */
   renameUser(merchantId: string, userId: string, name: string): Promise<number>;
-  /** Makes one meter again; `merchantIds`: of these merchants only. */
+  /** Rebuilds one meter; `merchantIds`: only for these merchants. */
   rebuild(
     meter: Pick<MeterRow, 'id' | 'merchantId'>,
     scope: { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined },
@@ -84,7 +86,7 @@ const OverflowRow = z.object({ overflowed: z.boolean() });
 const TimeRow = z.object({ time: z.date() });
 const MerchantRow = z.object({ merchant_id: z.string() });
 
-/** What meters have counted: `meter_quarters`, `meter_days` and `meter_months`. */
+/** Rollups of meters: `meter_quarters`, `meter_days` and `meter_months`. */
 export function createMeterRollups(
   dataSource: DataSource,
   partitions: Pick<Partitions, 'open'>,
@@ -93,14 +95,14 @@ export function createMeterRollups(
   const rows = async <Row extends z.ZodType>(executor: Executor, text: string, values: unknown[], row: Row) =>
     ((await executor.query(text, values)) as unknown[]).map((each) => row.parse(each) as z.output<Row>);
 
-  /** The meters in use; inside a transaction of the registry's lock they stay these. */
+  /** The active meters; within a transaction that holds the registry's lock they do not change. */
   async function metersOf(transaction: Executor): Promise<MeterRow[]> {
     const repository = dataSource.getRepository(MeterEntity);
     const { manager } = transaction as { manager?: { findBy: typeof repository.manager.findBy } };
     return (manager ?? dataSource.manager).findBy(MeterEntity, { removedAt: IsNull() });
   }
 
-  /** Begins the next run. */
+  /** Starts the next derivation run. */
   async function nextRun(transaction: Executor) {
     const answer = (await transaction.query(
       'update meter_state set run = run + 1 returning run, quarters_from',
@@ -111,7 +113,10 @@ export function createMeterRollups(
   const horizonOf = async (executor: Executor): Promise<Day> =>
     (await rows(executor, 'select run, quarters_from from meter_state', [], StateRow))[0]!.quarters_from;
 
-  /** Stores the values of properties that are dimensions, up to the limit of each merchant's day; true where one is full. */
+  /**
+   * Stores the values of properties that are dimensions, up to the limit of each merchant's day; returns true if one is
+   * full.
+   */
   async function admit(transaction: Executor, meters: readonly MeterRow[], scope: EventScope): Promise<boolean> {
     const properties = boundedProperties(meters);
     if (properties.length === 0) return false;
@@ -160,7 +165,7 @@ export function createMeterRollups(
     return (await rows(transaction, text, values, OverflowRow))[0]!.overflowed;
   }
 
-  /** Adds what events make for these meters; days before the horizon have no quarter hours. */
+  /** Adds events to these meters; days before the horizon have no quarter hours. */
   async function add(
     transaction: Executor,
     meters: readonly MeterRow[],
@@ -192,7 +197,7 @@ export function createMeterRollups(
     );
   }
 
-  /** Makes a merchant's day, or some quarter hours of it, again from the journal. */
+  /** Rebuilds a merchant's day, or some quarter hours of it, from the journal. */
   async function recompute(
     transaction: Executor,
     meters: readonly MeterRow[],
@@ -404,7 +409,7 @@ export function createMeterRollups(
         if (event) await recompute(transaction, meters, { merchantId, date, within: quarterHourOf(event.time) });
         return;
       }
-      // A day that was closed before a meter was created is not known to it.
+      // A meter does not know days that were closed before it was created.
       const closed = (await transaction.query('select closed_at from usage_closed_days where date = $1', [date])) as {
         closed_at: Date;
       }[];
@@ -466,7 +471,7 @@ export function createMeterRollups(
         );
         for (const { merchant_id: merchantId } of merchants) {
           const isOpen = await inTransaction(dataSource, async (transaction) => {
-            // Kept answers were made of what is made again; corrections take these locks in this order, too.
+            // Invalidates cached answers about the rebuilt days. Corrections take these locks in this order, too.
             await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
             await lockMeters(transaction);
             if ((await partitions.open(transaction, [date])).length === 0) return false;

@@ -2,7 +2,7 @@ import { EVENT_TYPE_PROPERTY, isMeasure } from '@tally/contracts';
 import type { MeterRow } from '../entities/meter.ts';
 import { LOG_GAMMA } from './sketch.ts';
 
-/** What of a meter decides which events it counts, and how. */
+/** The parts of a meter that decide which events it counts, and how. */
 export type MeterSpec = Pick<
   MeterRow,
   | 'id'
@@ -24,20 +24,20 @@ export const bindings = (): { bind: Bind; values: unknown[] } => {
   return { values, bind: (value) => `$${values.push(value)}` };
 };
 
-/** How rows of one place are made one. */
+/** How rows with the same key are merged. */
 export type Kind = (typeof KINDS)[number];
 export const KINDS = ['add', 'MAX', 'MIN', 'LATEST'] as const;
 
 export const kindOf = ({ aggregation }: Pick<MeterSpec, 'aggregation'>): Kind =>
   aggregation === 'MAX' || aggregation === 'MIN' || aggregation === 'LATEST' ? aggregation : 'add';
 
-/** Returns meters by how their rows are made one, without the kinds that none of them has. */
+/** Groups meters by how their rows are merged, without empty groups. */
 export const byKind = <Meter extends Pick<MeterSpec, 'aggregation'>>(meters: readonly Meter[]): [Kind, Meter[]][] =>
   KINDS.map((kind): [Kind, Meter[]] => [kind, meters.filter((meter) => kindOf(meter) === kind)]).filter(
     ([, own]) => own.length > 0,
   );
 
-/** Aggregates of rows that have `value`, `at` and `event_id`. */
+/** Aggregates of rows with `value`, `at` and `event_id`. */
 export const COMBINED: Record<Kind, string> = {
   add: 'sum(value) as value, null::timestamptz as at, null::text as event_id',
   MAX: 'max(value) as value, null::timestamptz as at, null::text as event_id',
@@ -75,27 +75,27 @@ const BUILT_IN: Record<string, [column: string, bit: number]> = {
 };
 
 const PROPERTY = 'property:';
-/** The name of the property that a dimension is; undefined for a built-in one. */
+/** Returns the property name of a dimension; undefined for a built-in one. */
 export const propertyOf = (dimension: string): string | undefined =>
   dimension.startsWith(PROPERTY) ? dimension.slice(PROPERTY.length) : undefined;
 
 /** Longer values do not fit into a key of a rollup. */
 const MAX_VALUE_BYTES = 400;
 
-/** From one quarter hour to before another. */
+/** From one quarter hour (inclusive) to another (exclusive). */
 export type QuarterHours = { from: string; until: string };
 
-/** Which events are read. */
+/** Selects the events to read. */
 export type EventScope =
-  /** Those of flushes, between these days. */
+  /** Events of flushes, between these days. */
   | { of: 'flushes'; ids: readonly string[]; first: string; last: string }
-  /** Those of flushes that are still to be derived. */
+  /** Events of flushes that are not derived yet. */
   | { of: 'pending'; merchantIds?: readonly string[] | undefined; first: string; last: string }
   /** Those that were counted, and adjustments that were made, until a moment, between these days. */
   | { of: 'known'; on: string; merchantIds?: readonly string[] | undefined; first: string; last: string }
-  /** Derived events of merchants' day and its adjustments; with `within` only those of some quarter hours. */
+  /** Derived events of merchants' day and its adjustments; with `within`, only some quarter hours. */
   | { of: 'day'; merchantIds: readonly string[]; date: string; within?: QuarterHours | undefined }
-  /** What a meter's history has of a day: what was derived before the run, of merchants after one and up to another. */
+  /** The history of a meter on a day: events derived before its run, of merchants after one and up to another. */
   | { of: 'history'; date: string; after: string; upTo: string | null; before: string }
   /** Some adjustments. */
   | { of: 'adjustments'; merchantId: string; ids: readonly string[] };
@@ -108,7 +108,7 @@ export const boundedProperties = (meters: readonly MeterSpec[]): string[] => [
 const EVENT = `false as adjusted, event.merchant_id, event.date, event.id, event.time, event.failed, event.user_id,
     event.api_key, event.model, event.provider, event.requests, event.failed_requests, event.prompt_tokens,
     event.completion_tokens, event.cost, event.metrics, event.properties, event.folded`;
-/** It has a day but no time: intraday it stands at the beginning of its day. */
+/** It has a day but no time: intraday it counts at the start of its day. */
 const ADJUSTMENT = `true as adjusted, event.merchant_id, event.date, event.id,
     event.date::timestamp at time zone 'UTC' as time, null::boolean as failed, event.user_id, event.api_key,
     event.model, event.provider, event.requests, event.failed_requests, event.prompt_tokens, event.completion_tokens,
@@ -118,7 +118,7 @@ const NOT_VOIDED = `not exists (
     where voided.void_of is not null and voided.merchant_id = event.merchant_id and voided.date = event.date
       and voided.void_of = event.id)`;
 
-/** The rows of the journal that are read, before anything is taken from them; those that were voided are left out. */
+/** The unchanged rows of the journal to read, without voided ones. */
 export function rawEvents(scope: EventScope, bind: Bind): string {
   switch (scope.of) {
     case 'flushes':
@@ -190,17 +190,18 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
 
 export type RowsOptions = {
   scope: EventScope;
-  /** Whether a value of a property may be beyond the limit of its day. */
+  /** Returns whether a value of a property may exceed the limit of its day. */
   checksValues: boolean;
 };
 
 /**
- * Writes the rows that events make for meters of one kind, as common table expressions: `events`, then `rows`. A row is of a
- * merchant, a quarter hour, values of the meter's dimensions and an element: a value of UNIQUE, a bucket of PERCENTILE.
+ * Writes the meter rows of events for meters of one kind, as common table expressions: `events`, then `rows`. The key
+ * of a row: merchant, quarter hour, values of the meter's dimensions, and an element (a value of UNIQUE, a bucket of
+ * PERCENTILE).
  */
 export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: RowsOptions, bind: Bind): string {
   const columns = new Map<string, string>();
-  /** A column of `events` with this expression. */
+  /** Adds a column with this expression to `events`. */
   const column = (expression: string): string => {
     const known = columns.get(expression);
     if (known) return known;
@@ -237,7 +238,7 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
     );
   };
 
-  /** The units of an event; null where it has none. */
+  /** The units of an event; null if it has none. */
   const amount = ({ metricType, valueProperty, scale }: MeterSpec): string => {
     if (valueProperty !== null) {
       const name = propertyOf(valueProperty) ?? valueProperty;
@@ -318,20 +319,20 @@ rows as (
 )`;
 }
 
-/** Units of a decimal text; null for what is none, or has more decimals than the scale. */
+/** The units of a decimal text; null if it is no decimal, or has more decimals than the scale. */
 const numberIn = (text: string, scale: number): string => `case
       when ${text} ~ '^-?\\d{1,15}(\\.\\d{1,30})?$' then
         case when scale(trim_scale((${text})::numeric)) <= ${scale} then trim_scale((${text})::numeric * ${10 ** scale}) end
     end`;
 
-/** The bucket of DDSketch that units fall into, written as sketch.ts writes it. */
+/** The DDSketch bucket of units, written like in sketch.ts. */
 const bucketOf = (units: string, scale: number): string => `case
       when ${units} = 0 then 'z'
       else (case when ${units} > 0 then 'p' else 'm' end)
         || ceil(ln(abs(${units})::float8 / ${10 ** scale}) / ${LOG_GAMMA})::int
     end`;
 
-/** Adds those of `rows` that `where` chooses to a rollup, in the order of its keys. */
+/** Adds those of `rows` that match `where` to a rollup, in the order of its keys. */
 export function addRows(kind: Kind, table: 'meter_quarters' | 'meter_days', where: string): string {
   const period = PERIOD[table];
   const isCoarser = table === 'meter_days';
@@ -345,7 +346,10 @@ order by meter_id, merchant_id collate "C", ${period}, d1 collate "C", d2 collat
 on conflict (meter_id, merchant_id, ${period}, ${KEYS}) do update set ${MERGED[kind]}`;
 }
 
-/** Selects coarser rows from finer ones: `from` has the wanted ones as `fine`, `period` is the coarser period of each. */
+/**
+ * Selects coarser rows from finer ones: `from` yields the wanted rows as `fine`, `period` is the coarser period of
+ * each.
+ */
 const folded = (kind: Kind, from: string, period: string): string => `
 select meter_id, merchant_id, period, ${KEYS}, ${COMBINED[kind]}
 from (
@@ -355,7 +359,10 @@ from (
 ) as fine
 group by meter_id, merchant_id, period, ${KEYS}`;
 
-/** Makes coarser rows of finer ones: `from` has the wanted ones as `fine`, `period` is the coarser period of each. */
+/**
+ * Rebuilds coarser rows from finer ones: `from` yields the wanted rows as `fine`, `period` is the coarser period of
+ * each.
+ */
 export function foldRows(kind: Kind, from: string, to: 'meter_days' | 'meter_months', period: string): string {
   return `
 insert into ${to} (meter_id, merchant_id, ${PERIOD[to]}, ${KEYS}, value, at, event_id)
@@ -363,7 +370,7 @@ ${folded(kind, from, period)}
 order by 1, 2, 3, 4, 5, 6, 7, 8`;
 }
 
-/** Compares what events make with what a rollup has of it: a row for each meter and merchant, as `compared` writes it. */
+/** Compares events with a rollup: a row per meter and merchant, as `compared` writes it. */
 export function compareRows(
   kind: Kind,
   table: 'meter_quarters' | 'meter_days',
@@ -385,7 +392,7 @@ made as (${folded(kind, 'rows as fine', `fine.${PERIOD[table]}`)}),
 ${compared(table, meters, merchantIds, stored, bind)}`;
 }
 
-/** Compares what finer rows make with what a coarser rollup has of it, for clean periods of a range. */
+/** Compares finer rows with a coarser rollup, for clean periods of a range. */
 export function compareFolds(
   kind: Kind,
   table: 'meter_days' | 'meter_months',
@@ -414,7 +421,10 @@ export function compareFolds(
 ${compared(table, meters, merchantIds, `${own} between ${from} and ${to} and ${isClean(`rollup.${own}`)}`, bind)}`;
 }
 
-/** The end of a comparison of `made` with a rollup: rows by meter, merchant and day; how many differ, and one of these. */
+/**
+ * Ends a comparison of `made` with a rollup: rows by meter, merchant and day, with the number of differences and one
+ * example.
+ */
 function compared(
   table: RollupTable,
   meters: readonly MeterSpec[],
@@ -446,8 +456,8 @@ group by 1, 2, 3`;
 const elementOf = (text: string) => `encode(substring(sha256(convert_to(${text}, 'UTF8')) from 1 for 16), 'base64')`;
 
 /**
- * Moves the rows of a user to another name: $1 meter, $2 merchant, $3 user, $4 name. `place`: which dimension is the user, from
- * 0, or -1; `isElement`: users are the values that the meter counts.
+ * Renames a user in rows: $1 meter, $2 merchant, $3 user, $4 name. `place`: the position of the user among the
+ * dimensions, from 0, or -1; `isElement`: the meter counts users as values.
  */
 export function renameRows(
   kind: Kind,
@@ -477,7 +487,7 @@ on conflict (meter_id, merchant_id, ${PERIOD[table]}, ${KEYS}) do update set ${M
 returning old.meter_id`;
 }
 
-/** Marks the days and months of `rows` as dirty; days that have no quarter hours are summed as they are. */
+/** Marks the days and months of `rows` as dirty; days without quarter hours are summed as they are. */
 export const MARKED = `
 marked as (
   insert into meter_marks as old (merchant_id, grain, period)

@@ -5,10 +5,10 @@ import type { JournalLine } from '../journal-line.ts';
 import { holdLock, LOCKS, shareLock } from '../locks.ts';
 import type { Executor } from '../run-sql.ts';
 
-/** A value of a property that a meter reads as a number. */
+/** A property value that a meter reads as a number. */
 const ValueCheck = z.object({
   meter: z.string(),
-  /** '': of every merchant. */
+  /** '': for every merchant. */
   merchantId: z.string(),
   eventType: z.string().nullable(),
   property: z.string(),
@@ -16,7 +16,7 @@ const ValueCheck = z.object({
 });
 export type ValueCheck = z.infer<typeof ValueCheck>;
 
-/** What ingest must know of meters, all of one moment. */
+/** What ingest must know about meters, from one moment. */
 export const RegistrySnapshot = z.object({
   version: z.number(),
   /** Metric types with decimals, and how many; all others are whole numbers. */
@@ -25,15 +25,15 @@ export const RegistrySnapshot = z.object({
 });
 export type RegistrySnapshot = z.infer<typeof RegistrySnapshot>;
 
-/** The events were checked by an older registry of meters than the one that holds. */
+/** The events were checked with an older registry of meters than the current one. */
 export class StaleRegistryError extends Error {
   override name = 'StaleRegistryError';
 }
 
 export type MetricTypes = {
   /**
-   * Returns the decimals of metric types. A scale is declared before the first event has decimals, so ask after the amounts
-   * were read. Asks Postgres only about types that this process does not know.
+   * Returns the decimals of metric types. A scale is declared before the first event has decimals, so call it after
+   * reading the amounts. Asks Postgres only about types that are new to this process.
    */
   scales(metricTypes: Iterable<string>): Promise<ScaleOf>;
   registry(): Promise<RegistrySnapshot>;
@@ -74,11 +74,11 @@ export function createMetricTypes(dataSource: DataSource): MetricTypes {
 
 const DECLARED = new Set<string>([...MEASURES, 'total_tokens']);
 
-/** Metric types that are declared, in the transactions of this process that were committed. */
+/** Metric types declared by committed transactions of this process. */
 export function createTypeNotes() {
   const noted = new Set<string>();
   return {
-    /** Declares the types of lines that nobody declared: with the scale 0. Call the answer when the transaction commits. */
+    /** Declares undeclared types of lines with the scale 0. Call the returned function when the transaction commits. */
     async note(transaction: Executor, lines: readonly JournalLine[]): Promise<() => void> {
       const fresh = new Set<string>();
       for (const { metrics } of lines) for (const type in metrics) if (!noted.has(type)) fresh.add(type);
@@ -96,14 +96,14 @@ export function createTypeNotes() {
   };
 }
 
-/** Throws StaleRegistryError unless the registry has this version, and keeps it so until the transaction ends. */
+/** Throws StaleRegistryError unless the registry has this version; keeps it so until the transaction ends. */
 export async function holdRegistry(transaction: Executor, version: number): Promise<void> {
   await shareLock(transaction, LOCKS.scales);
   const [row] = (await transaction.query('select version from meter_state')) as { version: string }[];
   if (Number(row!.version) !== version) throw new StaleRegistryError('the registry of meters has changed');
 }
 
-/** Declares a scale, once and for ever; returns it. CONFLICT where the type has another one. */
+/** Declares a scale, once and for ever; returns it. Throws CONFLICT if the type has another one. */
 export async function declareScale(
   transaction: Executor,
   metricType: string,

@@ -16,19 +16,19 @@ export type MeterVersion = MeterVersionRow;
 
 export type MeterRegistry = {
   /**
-   * Adds a meter, with every day that the journal still has as its history. CONFLICT where the key is taken, among them by a
-   * meter of every merchant; CARDINALITY_LIMIT where there are as many meters as there may be.
+   * Adds a meter, with every day of the journal as its history. Throws CONFLICT if the key is taken, also by a meter
+   * for every merchant, and CARDINALITY_LIMIT at the limit of meters.
    */
   create(definition: MeterDefinition, by: string): Promise<StoredMeter>;
-  /** Changes name and unit, as a new version. NOT_FOUND for an unknown meter. */
+  /** Changes name and unit, as a new version. Throws NOT_FOUND for an unknown meter. */
   update(
     name: { key: string; merchantId: string },
     change: { name?: string | undefined; unit?: string | null | undefined },
     by: string,
   ): Promise<StoredMeter>;
-  /** Removes a meter; its sums go later. NOT_FOUND for an unknown one. */
+  /** Removes a meter; its sums are deleted later. Throws NOT_FOUND for an unknown one. */
   remove(name: { key: string; merchantId: string }): Promise<void>;
-  /** Meters in use: of every merchant and, where one is named, its own; all without `merchantId`. */
+  /** Returns active meters: those for every merchant and, with `merchantId`, its own; without `merchantId`, all. */
   list(merchantId?: string): Promise<StoredMeter[]>;
   find(name: { key: string; merchantId: string }): Promise<StoredMeter | undefined>;
   versions(id: number): Promise<MeterVersion[]>;
@@ -38,11 +38,11 @@ const RunRow = z.object({ run: z.string() });
 const DayRow = z.object({ date: DateText });
 const HistoryRow = z.object({ meter_id: z.number(), days: z.number(), done: z.number() });
 
-/** The meters that are declared, in `meters`. */
+/** The declared meters, in `meters`. */
 export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
   const meters = dataSource.getRepository(MeterEntity);
 
-  /** Runs work while nothing is counted by meters, and raises the version of the registry. */
+  /** Runs work while meters count nothing, and raises the version of the registry. */
   const changing = <T>(work: (manager: EntityManager, run: string) => Promise<T>) =>
     dataSource.transaction(async (manager) => {
       await lockMeters(manager);
@@ -102,7 +102,7 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
         });
         await manager.query(`insert into meter_history (meter_id, date) select $1, unnest($2::date[])`, [row.id, days]);
         await manager.insert(MeterVersionEntity, versionOf(row, by));
-        // No day is known to be right for a meter that was not there.
+        // No day has been checked for a new meter.
         await runSql(manager, 'forget-meter-checks', [null], z.unknown());
         return { ...row, history: { days: days.length, daysDone: 0 } };
       }),
@@ -170,7 +170,7 @@ async function scaleOf(
   return builtIn ? builtIn.scale : declareScale(executor, metricType, scale);
 }
 
-/** Days that the journal has, and those that have adjustments only. */
+/** Days in the journal, and days with adjustments only. */
 async function journalDays(executor: Executor): Promise<Day[]> {
   const rows = (await executor.query(`
     select case when child.relname ~ '^usage_events_\\d{8}$' then to_date(right(child.relname, 8), 'YYYYMMDD') end as date
@@ -183,7 +183,7 @@ async function journalDays(executor: Executor): Promise<Day[]> {
   return rows.map((row) => DayRow.parse(row).date);
 }
 
-/** The day after the last that was closed; null where none was. */
+/** The day after the last closed one; null if none was closed. */
 async function firstKnownDay(executor: Executor): Promise<Day | null> {
   const [row] = (await executor.query('select max(date) + 1 as date from usage_closed_days')) as unknown[];
   return z.object({ date: DateText.nullable() }).parse(row).date;

@@ -15,7 +15,7 @@ const DIMENSIONS = ['user_id', 'api_key', 'model', 'provider'];
 const rolled = DIMENSIONS.map((name, bit) => `case when folded & ${1 << bit} <> 0 then '(other)' else ${name} end`);
 
 /**
- * What Tally priced, by merchant, day and all dimensions, by token class: kept for years, so that days whose events are no longer in
+ * Keeps what Tally priced by merchant, day and all dimensions, by token class, for years, so that days whose events are no longer in
  * the journal can be priced again. A re-rating is an adjustment that knows the size of the calls it is about.
  */
 export class PricedUsage1763856000230 implements MigrationInterface {

@@ -13,12 +13,12 @@ import { Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
 const HISTORY = 100;
-/** The most budgets and metrics that a rule can be chosen from; others are named by their id. */
+/** The number of budgets and metrics to choose from; others are named by their id. */
 const CHOICES = 200;
 
 const refresh = () => queryClient.invalidateQueries({ queryKey: [['alerts']] });
 
-/** Lists alert rules and what fired; creates, changes, tries and removes rules. */
+/** Lists alert rules and firings; creates, changes, tests and removes rules. */
 export function Alerts() {
   const who = useWho();
   const isAdmin = who.mayPlatform('admin');
@@ -232,12 +232,12 @@ const KINDS = [
 ] as const satisfies readonly { value: AlertKind; label: string }[];
 type Kind = (typeof KINDS)[number]['value'];
 
-/** A kind that this page does not know is shown by its name. */
+/** Shows a kind that this page does not know by its name. */
 const kindText = (on: string) => KINDS.find(({ value }) => value === on)?.label ?? on;
 
 const WORDS: Record<string, string> = { above: 'above', below: 'below', forecastAbove: 'forecast above' };
 
-/** Writes a condition in words; fields that this page does not know are written as they are. */
+/** Describes a condition in words; writes fields that this page does not know unchanged. */
 function conditionText({ percentOf, minutes, ...limits }: AlertCondition): string {
   const percent = percentOf ? '% of the limit' : '';
   return [
@@ -277,7 +277,7 @@ const WRITTEN: Partial<Record<Kind, { label: string; example: string }>> = {
   rejections: { label: 'Source', example: 'otlp' },
 };
 
-/** Creates a rule, or changes its name and webhooks: what it watches stays. */
+/** Creates a rule, or changes its name and webhooks; its subject and condition stay. */
 function Edit({
   alert,
   webhooks,

@@ -33,7 +33,7 @@ async function readDocument(): Promise<OpenApiDocument> {
   return answer.json() as Promise<OpenApiDocument>;
 }
 
-/** Shows every operation of every service, and calls them for those who are signed in. */
+/** Shows every operation of every service, and calls them for signed-in users. */
 export function ApiDocs() {
   const { search = '' } = useSearch({ from: '/docs' });
   const navigate = useNavigate({ from: '/docs' });
@@ -84,7 +84,7 @@ function Operations({ document, search, signedIn }: { document: OpenApiDocument;
   const groups = document.tags
     .map((tag) => ({ ...tag, operations: matching.filter(({ operation }) => operation.tags.includes(tag.name)) }))
     .filter(({ operations }) => operations.length > 0);
-  // The operations come after the page, so the browser has not found the one in the address.
+  // The operations load after the page, so the browser has not found the one in the address.
   useEffect(() => {
     if (location.hash) window.document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
   }, []);
@@ -164,7 +164,7 @@ function Details({
   const parameters = (operation.parameters ?? []) as Parameter[];
   const body = Object.values((operation.requestBody as Content | undefined)?.content ?? {})[0];
   const [answerType, answer] = Object.entries((operation.responses[200] as Content).content ?? {})[0] ?? [];
-  // What tRPC wraps answers in is the same everywhere.
+  // tRPC wraps all answers in the same way.
   const inner = path.startsWith('/trpc/') ? answer?.schema.properties?.result?.properties?.data : undefined;
   const curl = curlOf(path, method, parameters, body?.example);
   return (
@@ -344,7 +344,7 @@ function typeOf(schema: Schema): string {
   return [schema.type ?? 'any'].flat().join(' | ');
 }
 
-/** The part of a schema that has fields of its own: of an array or a union that of its items. */
+/** Returns the part of a schema with fields of its own: of an array or a union, that of its items. */
 function fieldsOf(schema: Schema, document: OpenApiDocument): Schema | undefined {
   const found = resolved(schema, document);
   if (found.properties) return found;

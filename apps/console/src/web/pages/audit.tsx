@@ -28,7 +28,7 @@ type Row = {
 const PAGE = 100;
 const DAYS = 30;
 
-/** Shows who changed what: every administrative call, newest first. */
+/** Shows every administrative call, newest first. */
 export function Audit() {
   const search = useSearch({ from: '/frame/app/audit' });
   const navigate = useNavigate({ from: '/app/audit' });

@@ -15,7 +15,7 @@ const REFRESH_MS = 10_000;
 const refresh = () => queryClient.invalidateQueries({ queryKey: ['budgets'] });
 const kindOf = ({ measure }: Pick<Budget, 'measure'>): Kind => (measure === 'cost' ? 'money' : 'count');
 
-/** Lists budgets with what is spent of them, and sets them. */
+/** Lists budgets with their spend, and sets them. */
 export function Budgets() {
   const who = useWho();
   const isAdmin = who.may('admin');
@@ -183,7 +183,7 @@ const scopeText = ({ merchantId, userId, apiKey, model }: Budget['scope']): stri
 
 const WARN_PERCENT = 80;
 
-/** What is spent, as a number and as a bar of the limit; reserved amounts are named. */
+/** Shows spend as a number and as a bar of the limit, with reserved amounts. */
 function Spent({ budget, state, failed }: { budget: Budget; state: BudgetStatus | undefined; failed: boolean }) {
   if (!state) return failed ? <>–</> : <Skeleton width={160} height={20} />;
   const kind = kindOf(budget);
@@ -255,7 +255,7 @@ const draftOf = (budget: Budget | null, bound: string | null): Draft => ({
   model: budget?.scope.model ?? '',
 });
 
-/** Makes a budget, or changes what of one may change: its limit, name, thresholds and enforcement. */
+/** Creates a budget, or changes its limit, name, thresholds and enforcement. */
 function Edit({
   budget,
   bound,

@@ -118,7 +118,7 @@ const FIELDS = [
 
 type ColumnType = 'number' | 'text' | 'boolean' | 'date' | 'time';
 
-/** Reads `name type`, one a line. */
+/** Parses `name type`, one per line. */
 export function columnsOf(text: string): { name: string; type: ColumnType; unit?: string }[] {
   return text
     .split('\n')

@@ -15,7 +15,7 @@ import { numbers, Table } from '../ui/table.tsx';
 const EVERY_MS = 2_000;
 const EVENTS = 50;
 
-/** Shows events as they come, the lag of counting, and realtime metrics. */
+/** Shows events as they arrive, the lag of counting, and realtime metrics. */
 export function Live() {
   const search = useSearch({ from: '/frame/app/live' });
   const navigate = useNavigate({ from: '/app/live' });
@@ -169,10 +169,10 @@ function Totals({
 }
 
 const WINDOW_MS = 30_000;
-/** A rate of less than this says more about the moment of asking than about usage. */
+/** A lower rate depends more on the moment of the query than on usage. */
 const SHORTEST_MS = 3_000;
 
-/** Shows the requests a second of the last half minute, from running totals. */
+/** Shows the requests per second of the last half minute, from running totals. */
 function Throughput({ current }: { current: { metrics: Record<string, string>; asOf: string } | undefined }) {
   const [samples, setSamples] = useState<{ at: number; requests: string }[]>([]);
   const at = current && Date.parse(current.asOf);
@@ -183,7 +183,7 @@ function Throughput({ current }: { current: { metrics: Record<string, string>; a
   }, [at, requests]);
   const [first, last] = [samples[0], samples.at(-1)];
   const ms = first && last ? last.at - first.at : 0;
-  // A total is smaller than before at midnight only.
+  // A total decreases only at midnight.
   const added = first && last ? subtract(last.requests, first.requests) : '0';
   const rate = ms < SHORTEST_MS || isNegative(added) ? null : scale(added, 1000, ms).replace(/(\.\d).*$/, '$1');
   return (

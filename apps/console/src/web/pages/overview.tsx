@@ -26,7 +26,7 @@ import { Explained } from '../ui/explained.tsx';
 import { Answer, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
 import { FilterChip, Segments } from '../ui/popups.tsx';
 
-/** Returns the days of a month until today, and the same days of the month before. */
+/** Returns the days of a month until today, and the same days of the previous month. */
 function rangesOf(month: string): { current: Range; previous: Range; whole: Range; running: boolean } {
   const whole = daysOfMonth(month);
   const running = month === monthOf(today());
@@ -40,7 +40,7 @@ function rangesOf(month: string): { current: Range; previous: Range; whole: Rang
 const CHARTED = ['cost', 'requests', 'totalTokens'] as const;
 const TOP = 5;
 
-/** Shows a month against the same days of the month before, and where the usage went. */
+/** Compares a month with the same days of the previous month, and shows the largest shares of usage. */
 export function Overview() {
   const search = useSearch({ from: '/frame/app/overview' });
   const navigate = useNavigate({ from: '/app/overview' });
@@ -260,10 +260,10 @@ const StatsWaiting = () => (
   </div>
 );
 
-/** The mean of some days, as a whole number. */
+/** Returns the mean of some days, as a whole number. */
 const perDay = (quantity: string, days: number): string => scale(quantity, 1, days).split('.')[0]!;
 
-/** Shows the estimate of the running month, if there is one. */
+/** Shows the estimate of the current month, if there is one. */
 function ForecastNote({ spent, byDay }: { spent: string; byDay: readonly { date: string; cost: string }[] }) {
   const found = forecast({ spent, byDay, today: today() });
   if (!found) return null;

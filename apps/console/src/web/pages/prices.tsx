@@ -26,7 +26,7 @@ const componentText = (value: string) => COMPONENTS.find((each) => each.value ==
 const UNPRICED_DAYS = 30;
 const refresh = () => queryClient.invalidateQueries({ queryKey: ['prices'] });
 
-/** Lists prices, sets and imports them, and says what has usage without a price. */
+/** Lists prices, sets and imports them, and names usage without a price. */
 export function Prices() {
   const { model } = useSearch({ from: '/frame/app/prices' });
   const navigate = useNavigate({ from: '/app/prices' });
@@ -181,7 +181,7 @@ export function Prices() {
   );
 }
 
-/** Models with usage that no price was known for. */
+/** Models whose usage has no known price. */
 function Unpriced({ onPrice }: { onPrice: (draft: Partial<Draft>) => void }) {
   const range = { startDate: addDays(today(), 1 - UNPRICED_DAYS), endDate: today() };
   const query = useQuery(api.prices.unpriced.queryOptions(range));

@@ -17,7 +17,7 @@ export function SignIn() {
     onSuccess: async () => {
       setKey('');
       queryClient.clear();
-      // Only to our own pages.
+      // Only to pages of the console.
       const target = next?.startsWith('/app/') || next === '/docs' ? next : '/app/overview';
       await navigate({ href: target, replace: true });
     },

@@ -20,7 +20,7 @@ const NAMES: Record<string, string> = {
 };
 const nameOf = (source: string) => NAMES[source] ?? source.replace(/^./, (first) => first.toUpperCase());
 
-/** Shows what feeds usage into Tally, what became of it, and why some of it was rejected. */
+/** Shows the sources of usage, their counts, and rejections with reasons. */
 export function Sources() {
   const { source } = useSearch({ from: '/frame/app/sources' });
   const navigate = useNavigate({ from: '/app/sources' });
@@ -141,7 +141,7 @@ const COMPARED = [
   ['cost', 'Cost', 'money'],
 ] as const satisfies readonly [string, string, Kind][];
 
-/** Shows pulls from LiteLLM and days whose sums differ from its own; nothing where it is not pulled from. */
+/** Shows pulls from LiteLLM and days whose sums differ from its own; nothing if no pull is configured. */
 function Litellm() {
   const status = useQuery(api.litellm.status.queryOptions(undefined, { refetchInterval: REFRESH_MS }));
   const pull = useMutation({

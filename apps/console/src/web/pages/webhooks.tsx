@@ -22,7 +22,7 @@ const refresh = () =>
     queryClient.invalidateQueries({ queryKey: [DELIVERIES] }),
   ]);
 
-/** Lists webhooks and what was sent to them; creates, changes, tests and removes them, and sends again. */
+/** Lists webhooks and their deliveries; creates, changes, tests and removes webhooks, and sends deliveries again. */
 export function Webhooks() {
   const who = useWho();
   const isAdmin = who.mayPlatform('admin');
@@ -172,7 +172,7 @@ export function Webhooks() {
 
 const TONES = { pending: 'warn', delivered: 'good', failed: 'bad' } as const;
 
-/** Shows what was sent, newest first, with the answer; sends again. */
+/** Shows deliveries, newest first, with the response; sends them again. */
 function Deliveries({ webhooks }: { webhooks: readonly Webhook[] }) {
   const { status } = useSearch({ from: '/frame/app/webhooks' });
   const navigate = useNavigate({ from: '/app/webhooks' });
@@ -331,7 +331,7 @@ function Edit({
 }) {
   const [url, setUrl] = useState(webhook?.url ?? '');
   const [events, setEvents] = useState<readonly string[]>(webhook?.events ?? []);
-  // An event that this page does not know stays chosen.
+  // An event that this page does not know stays selected.
   const options = [
     ...EVENTS,
     ...events.filter((event) => !EVENTS.some(({ value }) => value === event)).map((value) => ({ value, label: value })),

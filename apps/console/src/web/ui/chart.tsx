@@ -5,14 +5,14 @@ import { approximate, format, type Kind } from '../quantity.ts';
 
 export type Series = {
   label: string;
-  /** Exact quantities, one for each point; null where there is none. */
+  /** Exact quantities, one per point; null without a value. */
   values: readonly (string | null)[];
   /** A colour of the palette, from 1; 0 is the dashed line of a comparison, 11 the pale bars of an estimate. */
   color: number;
 };
 
 export type ChartProps = {
-  /** Names the chart for those who do not see it. */
+  /** Describes the chart to screen readers. */
   label: string;
   /** The time of each point, in seconds since 1970. */
   times: readonly number[];
@@ -20,11 +20,11 @@ export type ChartProps = {
   names: readonly string[];
   series: readonly Series[];
   kind: Kind;
-  /** Bars stand on each other. */
+  /** True to stack the bars. */
   mode: 'bars' | 'lines';
   height?: number;
   timeZone?: string;
-  /** Called with the point that was clicked. */
+  /** Called with the clicked point. */
   onPick?: (index: number) => void;
 };
 
@@ -38,7 +38,7 @@ const axisText = (value: number, kind: Kind): string => {
 const LEGEND_MAX = 12;
 const ESTIMATE = 11;
 
-/** A chart over time. Pixels are approximate; its tip shows the exact quantities. */
+/** A chart over time. Pixels are approximate; its tooltip shows the exact quantities. */
 export function Chart(props: ChartProps) {
   const { label, names, series, kind, height = 260 } = props;
   const box = useRef<HTMLDivElement>(null);
@@ -128,7 +128,7 @@ function draw(
   const numbers = series.map(({ values }) => values.map((value) => (value === null ? null : approximate(value))));
   const bars = series.map((each, index) => ({ each, index })).filter(({ each }) => each.color > 0);
   const dashed = series.map((each, index) => ({ each, index })).filter(({ each }) => each.color === 0);
-  // The tallest pile is painted first, and what stands on less is painted over it.
+  // The tallest bar is painted first, and smaller ones over it.
   const piles = stacked ? pile(bars.map(({ index }) => numbers[index]!)) : bars.map(({ index }) => numbers[index]!);
   const order = stacked ? bars.map((_, at) => at).reverse() : bars.map((_, at) => at);
   const gap = times.length > 1 ? Math.min(...times.slice(1).map((time, index) => time - times[index]!)) : 86_400;
@@ -235,7 +235,7 @@ function draw(
   return new uPlot(options, data, element);
 }
 
-/** Stacks series: returns each with the sum of those before it added. */
+/** Stacks series: adds to each the sum of those before it. */
 function pile(series: readonly (readonly (number | null)[])[]): (number | null)[][] {
   const sums: number[] = [];
   return series.map((values) =>
@@ -246,7 +246,7 @@ function pile(series: readonly (readonly (number | null)[])[]): (number | null)[
   );
 }
 
-/** Reads colours of the theme as the canvas needs them. */
+/** Reads colours of the theme in the canvas's form. */
 function colorsOf(element: HTMLElement): (name: string) => string {
   const probe = document.createElement('span');
   element.append(probe);

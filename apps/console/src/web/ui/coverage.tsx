@@ -16,7 +16,7 @@ const UNKNOWN: Record<string, string> = {
   completionTokens: 'output tokens',
 };
 
-/** Says what the numbers of a page lack; nothing where they lack nothing. */
+/** States what the numbers of a page lack; shows nothing if they are complete. */
 export function CoverageBanner({ coverage }: { coverage: CoverageOf | undefined }) {
   const { complete = true, unknown = [], overflow = false } = coverage ?? {};
   if (complete && unknown.length === 0 && !overflow) return null;

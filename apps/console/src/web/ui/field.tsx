@@ -1,6 +1,6 @@
 import { type ComponentProps, type ReactNode, useId } from 'react';
 
-/** A labelled input of a form; `note` says what to write. */
+/** A labelled input of a form; `note` explains what to write. */
 export function Field({
   label,
   note,
@@ -30,7 +30,7 @@ export function Field({
   );
 }
 
-/** Checkboxes under one label; `note` says what none of them means. */
+/** Checkboxes under one label; `note` explains what no selection means. */
 export function Checks({
   label,
   note,

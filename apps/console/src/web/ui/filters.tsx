@@ -31,7 +31,7 @@ export function Filters({
   const every = useQuery(
     api.analytics.filterOptions.queryOptions(range, { staleTime: OPTIONS_FRESH_MS, enabled: who.merchantId === null }),
   );
-  // Teams are of the directory: those with usage are found by asking for it, once somebody looks.
+  // Teams come from the directory: those with usage are queried once a user opens the list.
   const [askTeams, setAskTeams] = useState(false);
   const teams = useQuery(
     api.analytics.breakdown.queryOptions(

@@ -31,7 +31,7 @@ export const Button = ({ kind, small, icon, ...props }: ButtonProps) => (
   />
 );
 
-/** Shows `text` when its child is pointed at or focused. */
+/** Shows `text` while its child is hovered or focused. */
 export function Tip({ text, children }: { text: ReactNode; children: ReactElement }) {
   return (
     <Tooltip.Root>
@@ -45,7 +45,10 @@ export function Tip({ text, children }: { text: ReactNode; children: ReactElemen
   );
 }
 
-/** The exact digits of a quantity; decimals that most readers skip are small. `pad` aligns the decimal points of a column. */
+/**
+ * Shows the exact digits of a quantity; decimals that most readers skip are small. `pad` aligns the decimal points of a
+ * column.
+ */
 export function Digits({ value, kind, pad = 0 }: { value: string; kind: Kind; pad?: number }) {
   const { sign, whole, decimals, tail } = write(value, kind);
   return (
@@ -60,7 +63,7 @@ export function Digits({ value, kind, pad = 0 }: { value: string; kind: Kind; pa
   );
 }
 
-/** A number that stands for itself. Numbers that can be explained are links: see `Explained`. */
+/** A number without an explanation. Numbers that can be explained are links: see `Explained`. */
 export const Num = (props: { value: string; kind: Kind; pad?: number }) => (
   <span className="num">
     <Digits {...props} />
@@ -71,7 +74,7 @@ export const Num = (props: { value: string; kind: Kind; pad?: number }) => (
 export const padOf = (values: readonly string[], kind: Kind): number =>
   values.reduce((most, value) => Math.max(most, write(value, kind).tail.length), 0);
 
-/** The change against a quantity before; `rising` says what growth means. */
+/** Shows the change from an earlier quantity; `rising` is the meaning of growth. */
 export function Delta({
   current,
   previous,
@@ -102,7 +105,7 @@ export function Delta({
   );
 }
 
-/** A moment in the viewer's zone, with UTC when pointed at. */
+/** A moment in the viewer's zone; hovering shows UTC. */
 export function Moment({ time, ago = false, clock = false }: { time: string; ago?: boolean; clock?: boolean }) {
   const exact = timeText(time);
   return (
@@ -205,7 +208,7 @@ export function Failure({ error, retry }: { error: unknown; retry?: () => void }
   );
 }
 
-/** Holds the place of content that loads, in its size, so that nothing moves when it comes. */
+/** Reserves the space of content that loads, so that nothing moves when it arrives. */
 export const Skeleton = ({ width = '100%', height = 14 }: { width?: string | number; height?: number }) => (
   <span className="skeleton" style={{ width, height }} aria-hidden="true" />
 );
@@ -218,7 +221,7 @@ export const SkeletonRows = ({ rows = 5, height = 18 }: { rows?: number; height?
   </div>
 );
 
-/** Shows an answer; before it, a skeleton; in place of it, its error. */
+/** Shows an answer; a skeleton while it loads; its error if it failed. */
 export function Answer<T>({
   query,
   waiting,
@@ -233,7 +236,7 @@ export function Answer<T>({
   return <>{waiting ?? <SkeletonRows />}</>;
 }
 
-/** Shows a part of an answer in a line: before it, a skeleton; a dash where it failed, which something else says. */
+/** Shows a part of an answer in a line; a skeleton while it loads; a dash if it failed, which is reported elsewhere. */
 export function Part<T>({
   query,
   width = 60,
@@ -249,7 +252,7 @@ export function Part<T>({
   return query.error ? <>–</> : <Skeleton width={width} height={height} />;
 }
 
-/** Text as programs write it. It scrolls where it is long, also by the keyboard. */
+/** Text of programs. Long text scrolls, also by the keyboard. */
 export const Code = ({ children }: { children: string }) => (
   // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by the keyboard.
   <pre className="code" tabIndex={0}>

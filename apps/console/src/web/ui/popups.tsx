@@ -13,7 +13,7 @@ import { Banner, Button } from './parts.tsx';
 
 export type Option<T extends string = string> = { value: T; label: string; note?: string };
 
-/** One of a few, in a menu. */
+/** Selects one of a few, in a menu. */
 export function Select<T extends string>({
   label,
   value,
@@ -27,7 +27,7 @@ export function Select<T extends string>({
   options: readonly Option<T>[];
   onChange: (value: T) => void;
   prefix?: string;
-  /** Shown while nothing is chosen. */
+  /** Shown while nothing is selected. */
   placeholder?: string;
 }) {
   const chosen = options.find((option) => option.value === value);
@@ -59,7 +59,7 @@ export function Select<T extends string>({
   );
 }
 
-/** One of very few, side by side. */
+/** Selects one of very few, side by side. */
 export function Segments<T extends string>({
   label,
   value,
@@ -89,7 +89,7 @@ export function Segments<T extends string>({
 
 const MAX_SHOWN = 200;
 
-/** Many of many, with a search: a filter as a chip. */
+/** Selects many of many, with a search: a filter as a chip. */
 export function FilterChip({
   label,
   options,
@@ -191,7 +191,7 @@ export function FilterChip({
   );
 }
 
-/** Something that opens below a button. */
+/** A panel that opens below a button. */
 export function PopoverButton({
   button,
   label,
@@ -280,7 +280,7 @@ export function Dialog({
   );
 }
 
-/** Renders the form of a dialog that saves its fields: why saving failed, a way out, and the button that saves. */
+/** Renders the form of a dialog that saves its fields: the error of saving, a way to cancel, and the save button. */
 export function DialogForm({
   save,
   action,
@@ -348,7 +348,7 @@ export function Secret({
   );
 }
 
-/** Asks before something that cannot be undone. */
+/** Asks for confirmation before an action that cannot be undone. */
 export function Confirm({
   open,
   onClose,
@@ -399,7 +399,7 @@ export const toasts = Toast.createToastManager();
 export const tell = (title: string, description?: string) => toasts.add({ title, description, type: 'done' });
 export const tellError = (title: string, description?: string) =>
   toasts.add({ title, description, type: 'error', timeout: 10_000 });
-/** Tells why a call failed. */
+/** Shows why a call failed. */
 export const tellFailure = (error: Error) => tellError('That did not work', messageOf(error));
 
 export function Toasts() {

@@ -4,7 +4,7 @@ import { PRESETS, type Range, rangeText } from '../time.ts';
 import { Button } from './parts.tsx';
 import { PopoverButton } from './popups.tsx';
 
-/** Chooses a range of days: one of the usual ones, or from and to. */
+/** Selects a range of days: one of the usual ones, or from and to. */
 export function RangePicker({ range, onChange }: { range: Range; onChange: (range: Range) => void }) {
   const preset = PRESETS.find(({ range: make }) => {
     const { startDate, endDate } = make();

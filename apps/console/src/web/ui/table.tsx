@@ -5,7 +5,7 @@ import { Button, Num, padOf } from './parts.tsx';
 
 /** A column of a table; the first one names its rows. */
 export type Column<Row> = {
-  /** Tells columns apart whose titles may be the same. */
+  /** Distinguishes columns with the same title. */
   id?: string;
   title: string;
   cell: (row: Row) => ReactNode;
@@ -14,14 +14,14 @@ export type Column<Row> = {
   /** For sentences, which may take several lines. */
   wrap?: true;
   mono?: true;
-  /** The title is for screen readers only. */
+  /** Shows the title only to screen readers. */
   untitled?: true;
-  /** The name by which rows can be sorted by this column. */
+  /** The sort key of this column; absent: not sortable. */
   sort?: string;
   foot?: ReactNode;
 };
 
-/** How rows are sorted; `onSort` is called with the column that was chosen. */
+/** The order of rows; `onSort` is called with the clicked column. */
 export type Sorting = { by: string; order: 'asc' | 'desc'; onSort: (by: string) => void };
 
 /** Shows rows under their columns. The keyboard can reach and scroll it. `tall`: it scrolls by itself. */
@@ -39,7 +39,7 @@ export function Table<Row>({
   rows: readonly Row[];
   columns: readonly (Column<Row> | false | undefined)[];
   keyOf: (row: Row) => string;
-  /** Shown when a row is pointed at. */
+  /** The tooltip of a row. */
   titleOf?: (row: Row) => string | undefined;
   sorting?: Sorting;
   tall?: boolean;
@@ -104,7 +104,7 @@ export function Table<Row>({
 
 const idOf = ({ id, title }: Column<never>): string => id ?? title;
 
-/** Below a list that is read page by page: what is shown, and a button for more; nothing where there is no more. */
+/** Below a list that is read page by page: the number shown, and a button for more; nothing if there is no more. */
 export function LoadMore({
   list,
   children,
@@ -123,7 +123,7 @@ export function LoadMore({
   );
 }
 
-/** Below a page of a list whose address names the page: a way to the first page and to the next; nothing where it is all. */
+/** Below a list whose address names the page: links to the first and the next page; nothing if there is only one. */
 export function Pager({
   cursor,
   nextCursor,
@@ -186,7 +186,7 @@ function Head<Row>({
   );
 }
 
-/** Makes a column of exact quantities, their decimal points under each other. */
+/** Makes a column of exact quantities with aligned decimal points. */
 export function numbers<Row>(
   title: string,
   rows: readonly Row[],

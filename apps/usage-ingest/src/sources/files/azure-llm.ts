@@ -7,8 +7,8 @@ const HEADER = 'TIMESTAMP,ContextTokens,GeneratedTokens';
 const ROW = /^\d{4}-\d{2}-\d{2} (\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?),(\d+),(\d+)$/;
 
 /**
- * Reads a trace of the Azure Public Dataset (AzureLLMInferenceDataset2023) as entries of one merchant, one per line,
- * moved to `on` with their time of day kept. Ids come from file and line, so reading it again makes the same entries.
+ * Reads a trace of the Azure Public Dataset (AzureLLMInferenceDataset2023) as events of one merchant, one per line,
+ * moved to the day `on` with their time of day. Ids come from file and line, so reading it again makes the same events.
  */
 export async function* readAzureTrace(file: string, to: { merchantId: string; on: Day }): AsyncGenerator<UsageEntry> {
   const lines = createInterface({ input: createReadStream(file), crlfDelay: Number.POSITIVE_INFINITY });

@@ -9,8 +9,8 @@ export type CsvRow = {
 const MAX_ROW = 1024 * 1024;
 
 /**
- * Reads CSV (RFC 4180, lines that end with LF or CRLF) row by row. Empty lines are left out. INVALID_INPUT for a row of over
- * 1 MiB, as an open quote makes one, and for text behind a closing quote.
+ * Parses CSV (RFC 4180, lines end with LF or CRLF) row by row. Skips empty lines. Throws INVALID_INPUT for a row of
+ * over 1 MiB, as an open quote makes one, and for text behind a closing quote.
  */
 export async function* csvRows(source: AsyncIterable<string>): AsyncGenerator<CsvRow> {
   let [line, start, length] = [1, 1, 0];

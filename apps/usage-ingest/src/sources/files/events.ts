@@ -5,20 +5,21 @@ import { RESERVED_METRICS, TallyError, type UsageEntry } from '@tally/contracts'
 import { csvRows } from './csv.ts';
 
 export type EventsFile = {
-  /** The merchant of rows that name none. */
+  /** The merchant of rows without one. */
   merchantId?: string | undefined;
 };
 
 const TEXTS = ['id', 'merchantId', 'time', 'userId', 'apiKey', 'model', 'provider', 'status', 'count'] as const;
 /** Columns that hold JSON objects. */
 const OBJECTS = ['metrics', 'properties'] as const;
-/** What exports have and Tally derives. */
+/** Fields of exports that Tally derives. */
 const DERIVED: ReadonlySet<string> = new Set(['date', ...RESERVED_METRICS]);
 
 /**
- * Reads events from a file: NDJSON with one `UsageEntry` a line, or CSV (by the ending `.csv`) whose columns are the fields of
- * a `UsageEntry` or metric types. What `/export/events` writes is read as well. An event without an id gets one of file and
- * line, so reading the file again makes the same events. INVALID_INPUT, naming the line, where one cannot be read or has no time.
+ * Reads events from a file: NDJSON with one `UsageEntry` per line, or CSV (by the ending `.csv`) whose columns are the
+ * fields of a `UsageEntry` or metric types. Also reads the output of `/export/events`. An event without an id gets one
+ * from file and line, so reading the file again makes the same events. Throws INVALID_INPUT, naming the line, for an
+ * unreadable event or one without a time.
  */
 export async function* readEvents(file: string, { merchantId }: EventsFile): AsyncGenerator<UsageEntry> {
   const source = createReadStream(file, 'utf8');

@@ -9,7 +9,7 @@ import { sendEntries } from './send.ts';
 
 const USAGE = `Usage: npm run import -- events FILE.{csv,ndjson} [--merchant M] [--backfill]
        npm run import -- azure-llm FILE [--merchant M] [--on YYYY-MM-DD]`;
-/** Bytes of a line, to tell how far along we are before the end is known. */
+/** Bytes of a line, to show the progress before the end is known. */
 const BYTES_PER_LINE = { 'azure-llm': 37, events: 200 };
 
 const { values, positionals } = parseArgs({

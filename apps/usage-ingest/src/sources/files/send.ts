@@ -8,7 +8,7 @@ export type SendOptions = {
   backfill?: boolean;
   /** Batches on their way at once. */
   concurrency?: number;
-  /** How long one batch is tried before the import gives up. */
+  /** How long one batch is retried before the import gives up. */
   patienceMs?: number;
   onBatch(entries: number, result: RecordResult): void;
 };
@@ -17,13 +17,13 @@ export type SendSummary = {
   entries: number;
   accepted: number;
   duplicates: number;
-  /** The first 100 rejections; the rest of `entries` beyond `accepted` and `duplicates` was rejected too. */
+  /** The first 100 rejections; all events beyond `accepted` and `duplicates` were rejected. */
   rejected: RecordResult['rejected'];
 };
 
 /**
- * Sends entries in batches, a bounded number at once, and sends a batch again, whole, until it is answered: with ids
- * that stay the same nothing is counted twice. Throws what cannot be helped by trying again.
+ * Sends events in batches, a bounded number at once, and repeats a whole batch until it is answered: with stable ids
+ * nothing is counted twice. Throws errors that retrying cannot fix.
  */
 export async function sendEntries(
   entries: AsyncIterable<UsageEntry> | Iterable<UsageEntry>,
@@ -74,7 +74,7 @@ async function untilAnswered<T>(call: () => Promise<T>, patienceMs: number): Pro
   }
 }
 
-/** No answer, or one that says try again. */
+/** No answer, or one that asks for a retry. */
 function mayPass(error: unknown): boolean {
   if (!(error instanceof TRPCClientError)) return false;
   const status = error.data?.httpStatus as number | undefined;

@@ -4,11 +4,14 @@ import { z } from 'zod';
 import { parseExactly, unitsOf } from '../exact-json.ts';
 import { decoration, dimension, idOf, present } from '../naming.ts';
 
-/** How calls of LiteLLM become entries: the same for pulled and pushed calls, so that both become one entry. */
+/**
+ * Settings for turning calls of LiteLLM into events: the same for pulled and pushed calls, so that both become one
+ * event.
+ */
 export type Rules = {
   /**
-   * The merchant of a call: always `merchant`, or its team, its organisation, the alias of its key; `merchant` where the
-   * call has none.
+   * The merchant of a call: a fixed `merchant`, or its team, its organisation, or the alias of its key; `merchant` if
+   * the call has none.
    */
   merchantFrom: 'fixed' | 'team' | 'organization' | 'key_alias';
   merchant: string;
@@ -16,13 +19,13 @@ export type Rules = {
   eventType: string;
 };
 
-/** The ids that one report of a call has. */
+/** The ids in one report of a call. */
 export type CallIds = {
-  /** The id of the model's answer, where the report names it as that. */
+  /** The id of the model's answer, if the report names it. */
   response: string | undefined;
-  /** All ids, also that; the first is the entry's id if no other report of the call came before. */
+  /** All ids, including that; the first becomes the event's id unless another report of the call came before. */
   all: readonly string[];
-  /** True where `at` is the time of sending, not the start. */
+  /** True if `at` is the time of sending, not the start. */
   isSentTime: boolean;
 };
 
@@ -31,7 +34,7 @@ export type Call = { entry: CheckedEntry; at: number; ids: CallIds };
 
 /** Text, or a number, which is read as its text; anything else counts as absent, also text for a missing value. */
 const Text = z.string().nullish().catch(null).transform(present);
-/** What is counted: a value that is no text or number makes the item unreadable. */
+/** A counted value: one that is no text or number makes the item unreadable. */
 const Needed = z.string().nullish().transform(present);
 const Metadata = z
   .looseObject({
@@ -77,14 +80,14 @@ const SpendLog = z.object({
   response: z.unknown().optional(),
 });
 
-/** A StandardLoggingPayload; `usage` and `cost` are how LiteLLM's documentation shows it. */
+/** A StandardLoggingPayload; `usage` and `cost` follow LiteLLM's documentation. */
 const Payload = z.object({
   ...Common,
   id: Needed,
   litellm_call_id: Text,
   startTime: Needed,
   response_cost: Needed,
-  /** Says why LiteLLM knows no price; the cost beside it is then no amount. */
+  /** Set if LiteLLM knows no price; the cost beside it is then no amount. */
   response_cost_failure_debug_info: z.unknown().optional(),
   cost: Needed,
   usage: z.unknown().optional(),
@@ -103,7 +106,7 @@ const Event = z.object({
     .nullish(),
 });
 
-/** Reads a row of /spend/logs/v2. INVALID_ENTRY where it cannot be read. */
+/** Reads a row of /spend/logs/v2. Throws INVALID_ENTRY. */
 export function fromSpendLog(value: unknown, rules: Rules): Call {
   const row = parse(SpendLog, value);
   const metadata = metadataOf(row.metadata);
@@ -127,7 +130,7 @@ export function fromSpendLog(value: unknown, rules: Rules): Call {
   );
 }
 
-/** Reads a StandardLoggingPayload. INVALID_ENTRY where it cannot be read. */
+/** Reads a StandardLoggingPayload. Throws INVALID_ENTRY. */
 export function fromPayload(value: unknown, rules: Rules): Call {
   const payload = parse(Payload, value);
   if (typeof payload.usage === 'string')
@@ -142,7 +145,7 @@ export function fromPayload(value: unknown, rules: Rules): Call {
   };
   return callOf(
     {
-      // A call that failed has no answer: its id is that of the call.
+      // A failed call has no answer: its id is that of the call.
       response: payload.id === payload.litellm_call_id ? null : payload.id,
       others: [payload.litellm_call_id],
       start: payload.startTime,
@@ -160,7 +163,7 @@ export function fromPayload(value: unknown, rules: Rules): Call {
 }
 
 /**
- * Reads an event of the `openmeter` callback. It names neither team, organisation nor key, so it is rejected where the
+ * Reads an event of the `openmeter` callback. It names neither team, organisation nor key, so it is rejected if the
  * merchant depends on one of them.
  */
 export function fromEvent(value: unknown, rules: Rules, now: number): Call {
@@ -195,7 +198,7 @@ export function fromEvent(value: unknown, rules: Rules, now: number): Call {
   };
 }
 
-/** What rows and payloads have in common. */
+/** The fields that rows and payloads share. */
 type Report = {
   response: string | null;
   others: readonly (string | null)[];
@@ -265,8 +268,8 @@ const NAMED_TAG = /^([A-Za-z][\w-]{0,30}):\s*(\S.*)$/;
 const MAX_NAMED_TAGS = 4;
 
 /**
- * Returns tags as properties: all of them as `tags`, in order, and each `name:value` also as `tag_name`. Tags that LiteLLM
- * adds by itself, of the client's program, are left out.
+ * Returns tags as properties: all of them as `tags`, in order, and each `name:value` also as `tag_name`. Leaves out
+ * tags that LiteLLM adds for the client's program.
  */
 function tagsOf(value: unknown): [name: string, value: string][] {
   const list = typeof value === 'string' && value.startsWith('[') ? listOf(value) : value;
@@ -290,8 +293,8 @@ function listOf(text: string): unknown {
 }
 
 /**
- * Returns tokens as LiteLLM counts them: prompt includes what a cache gave, completion includes reasoning. What is not
- * reported stays absent; of a total alone it is not known which tokens it is of, so it is a property.
+ * Returns tokens as LiteLLM counts them: prompt includes cached tokens, completion includes reasoning. Missing counts
+ * stay absent. A total without its parts becomes a property.
  */
 function tokensOf(report: {
   prompt_tokens?: string | null | undefined;
@@ -301,7 +304,7 @@ function tokensOf(report: {
   const prompt = whole('prompt_tokens', report.prompt_tokens);
   const completion = whole('completion_tokens', report.completion_tokens);
   const total = whole('total_tokens', report.total_tokens);
-  // LiteLLM's columns are 0 where nothing was reported.
+  // LiteLLM's columns are 0 if nothing was reported.
   if (total && !prompt && !completion) return { metrics: {}, properties: { total_tokens: String(total) } };
   return {
     metrics: {
@@ -312,7 +315,7 @@ function tokensOf(report: {
   };
 }
 
-/** Returns the parts of both token counts as metric types of their own, in no sum, named as our client names them. */
+/** Returns the parts of both token counts as separate metric types, in no sum, named like in our client. */
 function partsOf(usage: unknown): Record<string, string> {
   const object = objectOf(usage);
   const prompt = objectOf(object.prompt_tokens_details);
@@ -330,7 +333,7 @@ function partsOf(usage: unknown): Record<string, string> {
   return metrics;
 }
 
-/** Reads a count; undefined where it is absent. */
+/** Parses a count; undefined if absent. */
 export function whole(name: string, text: string | null | undefined): bigint | undefined {
   if (!text) return undefined;
   const read = unitsOf(text, 0);
@@ -338,7 +341,7 @@ export function whole(name: string, text: string | null | undefined): bigint | u
   return read.units;
 }
 
-/** Reads dollars as nano-USD, rounded half up from their text; undefined where they are absent. */
+/** Parses dollars as nano-USD, rounded half up from their text; undefined if absent. */
 export function nanoUsd(text: string | null | undefined): bigint | undefined {
   if (!text) return undefined;
   const read = unitsOf(text, 9);
@@ -354,7 +357,7 @@ function costOf(text: string | null | undefined): { cost?: string } {
 const SECONDS = /^\d{9,11}(?:\.\d+)?$/;
 const ISO = /^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?\d*\s?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2})?$/;
 
-/** Reads a start as milliseconds: Unix seconds, or ISO 8601, in UTC where it names no zone. Cuts to the millisecond. */
+/** Parses a start as milliseconds: Unix seconds, or ISO 8601, in UTC if it names no zone. Cuts to the millisecond. */
 export function startOf(text: string): number {
   if (SECONDS.test(text)) return Number(unitsOf(text, 3)!.floor);
   const [, day, time, fraction = '', zone = 'Z'] = ISO.exec(text.trim()) ?? [];
@@ -365,8 +368,8 @@ export function startOf(text: string): number {
 }
 
 /**
- * Returns the id of a cache hit: LiteLLM adds the time of writing to it, which differs in row and payload. The start of
- * the call is the same in both (rows have it rounded to the millisecond), so it takes that place.
+ * Returns the id of a cache hit: LiteLLM appends the time of writing, which differs in row and payload. The start of
+ * the call is the same in both (rows round it to the millisecond), so it replaces that time.
  */
 function cacheHitId(id: string, start: string): string {
   const base = id.replace(/_cache_hit[\d.]+$/, '');
@@ -393,13 +396,13 @@ function keyOf(key: string): string {
   return key.startsWith('sk-') ? createHash('sha256').update(key).digest('hex') : key;
 }
 
-/** LiteLLM writes `provider/model` or only the model; the provider is a field of its own where it is known. */
+/** LiteLLM writes `provider/model` or only the model; the provider also has its own field if it is known. */
 function modelOf(model: string | null | undefined, provider: string | null | undefined) {
   const named = provider || (model?.includes('/') ? model.slice(0, model.indexOf('/')) : '');
   return { ...dimension('model', model), ...dimension('provider', named) };
 }
 
-/** Returns the entries for a day of one model and key by its sums: one for successes, one for failures. */
+/** Returns the events for a day of one model and key from its sums: one for successes, one for failures. */
 export function fromDailySums(
   sums: {
     date: string;

@@ -39,7 +39,7 @@ test('retries after 429, 5xx, an answer that is too slow and a connection that b
   ] as const;
   litellm.before = () => {
     const trouble = troubles[deadlines.length - 1];
-    // The time is over as soon as the request has arrived.
+    // The time is up as soon as the request has arrived.
     if (trouble === 'silent') deadlines.at(-1)!.abort(new DOMException('too slow', 'TimeoutError'));
     return trouble;
   };

@@ -11,7 +11,7 @@ export type LitellmOptions = {
   maxBodyBytes: number;
   /** First pause between two attempts; it doubles. */
   backoffMs?: number;
-  /** Returns a signal that aborts after so many milliseconds. */
+  /** Returns a signal that aborts after some milliseconds. */
   deadline?: (ms: number) => AbortSignal;
 };
 
@@ -20,7 +20,7 @@ export type SpendLogPage = { rows: unknown[]; total: number | undefined; totalPa
 export type LitellmClient = {
   /**
    * Reads one page of /spend/logs/v2: rows that started from `start` to `end`, both included, in milliseconds of whole
-   * seconds. `isTooLarge` is true of the error where a smaller page may work.
+   * seconds. `isTooLarge` returns true for an error that a smaller page may avoid.
    */
   spendLogs(
     page: { start: number; end: number; page: number; pageSize: number; order: 'asc' | 'desc' },
@@ -72,7 +72,7 @@ const ActivityPage = z.object({
 export type ActivityPage = z.infer<typeof ActivityPage>;
 export type ActivityMetrics = z.infer<typeof Metrics>;
 
-/** Creates a client of LiteLLM's API: bounded in time and size; retries temporary failures, never a rejection. */
+/** Creates a client of LiteLLM's API, bounded in time and size. Retries temporary failures, never a rejection. */
 export function createLitellmClient(options: LitellmOptions): LitellmClient {
   const base = options.url.replace(/\/+$/, '');
   const { backoffMs = BACKOFF_MS, deadline = AbortSignal.timeout } = options;
@@ -97,7 +97,8 @@ export function createLitellmClient(options: LitellmOptions): LitellmClient {
     let response: Response;
     let text: string;
     try {
-      // Both headers: which one is read depends on LiteLLM's version. A redirect would carry the key to somebody else.
+      // Sends both headers: LiteLLM's version decides which one is read. A redirect would reveal the key to another
+      // server.
       const headers = { authorization: `Bearer ${options.key}`, 'x-litellm-api-key': options.key };
       response = await fetch(url, { headers, signal: limit, redirect: 'error' });
       text = await bounded(response, options.maxBodyBytes);
@@ -145,12 +146,12 @@ function refusal(response: Response, text: string): TallyError {
     const retryAfterMs = Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : undefined;
     return new TallyError('SOURCE_AWAY', message, { details: { retryAfterMs } });
   }
-  // Older versions take at most 100 rows a page.
+  // Older versions return at most 100 rows per page.
   const tooLarge = status === 422 && text.includes('page_size');
   return new TallyError('SOURCE_UNREADABLE', message, { details: { tooLarge } });
 }
 
-/** Returns true where a smaller page may work. */
+/** Returns true if a smaller page may work. */
 export function isTooLarge(error: unknown): boolean {
   return isTallyError(error) && (error.details as { tooLarge?: boolean } | undefined)?.tooLarge === true;
 }
@@ -181,7 +182,7 @@ function read<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
 
 const numberOf = (text: string | null | undefined) => (text == null ? undefined : Number(text));
 
-/** Formats a time as the handler reads it: `2026-11-22 10:00:00`. */
+/** Formats a time as the handler parses it: `2026-11-22 10:00:00`. */
 const secondsText = (ms: number) => new Date(ms).toISOString().slice(0, 19).replace('T', ' ');
 
 const quoted = (text: string) => JSON.stringify(text.slice(0, 200));

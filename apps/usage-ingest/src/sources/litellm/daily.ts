@@ -22,8 +22,8 @@ const MAX_PAGES = 10_000;
 const MAX_PARTS = 100_000;
 
 /**
- * Reads a day of /user/daily/activity. Its pages are of rows, not of days: each has a part of the day, and the totals of
- * only that page, so the parts are added up here.
+ * Reads a day of /user/daily/activity. Its pages contain rows, not days: each has a part of the day, with totals of
+ * that page only, so the parts are added up here.
  */
 export async function readDailySums(client: LitellmClient, date: Day, signal: AbortSignal): Promise<DailySums> {
   const total = zero();
@@ -69,7 +69,7 @@ export async function readDailySums(client: LitellmClient, date: Day, signal: Ab
   throw new TallyError('SOURCE_UNREADABLE', `LiteLLM shows over ${MAX_PAGES} pages of ${date}.`);
 }
 
-/** Returns the entries that stand for a day. Their ids are made of day, model and key, so repeating it adds nothing. */
+/** Returns the events that stand for a day. Their ids are made of day, model and key, so repeating it adds nothing. */
 export function entriesOf(date: Day, { parts }: DailySums, rules: Rules) {
   return parts.flatMap(({ sums: { requests, failed, ...metrics }, ...part }) =>
     fromDailySums({ date, ...part, requests, failed, metrics }, rules),
@@ -77,7 +77,7 @@ export function entriesOf(date: Day, { parts }: DailySums, rules: Rules) {
 }
 
 /**
- * Returns whether calls do not add up to LiteLLM's own sums. LiteLLM adds money in floats; we round it to a nano-dollar
+ * Returns true if calls do not add up to LiteLLM's own sums. LiteLLM adds money in floats; we round it to a nano-dollar
  * once per call. So a nano-dollar per request and a millionth of a dollar are no difference.
  */
 export function differ(seen: DaySums, reported: DaySums): boolean {
@@ -107,7 +107,7 @@ export const readSums = (sums: DaySums): Sums =>
 
 const NAMES = ['requests', 'failed', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
-/** Subtracts sums; never below 0, in case LiteLLM's parts are more than its whole. */
+/** Subtracts sums; never below 0, in case LiteLLM's parts exceed its total. */
 function less(whole: Sums, part: Sums): Sums {
   const left = zero();
   for (const name of NAMES) left[name] = whole[name] > part[name] ? whole[name] - part[name] : 0n;
@@ -122,7 +122,7 @@ const sumsOf = (metrics: ActivityMetrics): Sums => ({
   cost: needed('spend', nanoUsd(metrics.spend)),
 });
 
-/** A sum that is missing is not 0: counted as such, the day would look complete. */
+/** A missing sum is not 0: otherwise the day would look complete. */
 function needed(name: string, value: bigint | undefined): bigint {
   if (value === undefined) throw new TallyError('SOURCE_UNREADABLE', `LiteLLM's daily sums have no ${name}.`);
   return value;

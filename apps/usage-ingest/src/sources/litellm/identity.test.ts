@@ -233,14 +233,14 @@ test('counts each call once in any order of reports, with ids of calls that clie
       const report = memory();
       const entries = new Map<Made, string>();
       for (let at = 0; at < plan.length; ) {
-        // A batch: up to the next one that is said to be the last of its batch.
+        // A batch: up to the next report marked as the last of its batch.
         const last = plan.findIndex(([, , isLast], index) => index >= at && isLast);
         const batch = plan.slice(at, last < 0 ? plan.length : last + 1).map(([which, way]) => {
           const call = made[which % made.length]!;
-          // `request_id` is unique: of calls that share an id LiteLLM keeps one row.
+          // `request_id` is unique: for calls that share an id, LiteLLM keeps one row.
           const hasRow = !rowsByCall || made.find((each) => each.call === call.call) === call;
           if (way === 1 && hasRow) return [call, row(call, rowsByCall ? call.call : call.response)] as const;
-          // An event names the response alone, so it is of no use beside rows that name the call alone.
+          // An event names only the response, so it does not connect to rows that name only the call.
           if (way === 2 && !rowsByCall) return [call, event(call, call.at + 90 * MINUTE_MS)] as const;
           return [call, payload(call)] as const;
         });

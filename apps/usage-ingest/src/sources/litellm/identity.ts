@@ -3,29 +3,27 @@ import type { LitellmCall } from '@tally/db';
 import { idOf } from '../naming.ts';
 import type { Call } from './call.ts';
 
-/** The entry that a report of a call counts as. */
+/** The event that a report of a call counts as. */
 export type Claim = {
   entryId: string;
-  /** The entry's time in milliseconds: that of the first report. */
+  /** The event's time in milliseconds: that of the first report. */
   at: number;
-  /** True where the call was reported before. */
+  /** True if the call was reported before. */
   isRepeat: boolean;
-  /** What an earlier report of the same call says otherwise; undefined where both agree. */
+  /** The contradiction with an earlier report of the same call; undefined if both agree. */
   conflict: string | undefined;
 };
 
-/** Events of the `openmeter` callback have the time of sending: so much later than the start it can be. */
+/** Events of the `openmeter` callback have the time of sending, at most this long after the start. */
 const LONGEST_CALL_MS = 2 * HOUR_MS;
-/** Starts of one call differ by rounding, and by the clocks of LiteLLM's workers where a report passes several. */
+/** Starts of one call differ by rounding, and by the clocks of LiteLLM's workers if a report passes several. */
 const START_TOLERANCE_MS = 1_000;
 
 /**
- * Decides which reports are of the same call. `known` is what earlier reports left, by ids of these calls; `notes` is to
- * be stored beside it.
- *
- * Two reports with the same response id are of one call: the model's provider chose that id. LiteLLM's own id of a call
- * can be chosen by the client that is metered (`x-litellm-call-id`), so sharing it proves nothing where both response ids
- * are known and differ, or where the starts or the outcomes differ: such calls are counted each.
+ * Decides which reports are of the same call. `known` has the records of earlier reports, by ids of these calls;
+ * `notes` must be stored beside it. Two reports with the same response id are of one call: the model's provider chose
+ * that id. The metered client can choose LiteLLM's own call id (`x-litellm-call-id`), so sharing it proves nothing if
+ * both response ids are known and differ, or if the starts or the outcomes differ: such calls count separately.
  */
 export function claim(
   calls: readonly Call[],
@@ -104,7 +102,7 @@ function amountsOf({ entry: { metrics } }: Call): Amounts {
 
 const NAMES = { promptTokens: 'prompt tokens', completionTokens: 'completion tokens', cost: 'nano-USD' } as const;
 
-/** Compares what both reports say; what one of them leaves out is no conflict. */
+/** Compares the fields in both reports; an absent field is no conflict. */
 function conflictOf(reported: Amounts, first: Amounts): string | undefined {
   const differing = (Object.keys(NAMES) as (keyof Amounts)[]).filter(
     (name) => reported[name] !== null && first[name] !== null && reported[name] !== first[name],
@@ -114,7 +112,7 @@ function conflictOf(reported: Amounts, first: Amounts): string | undefined {
   return `The call is counted already, and differs: ${parts.join(', ')}.`;
 }
 
-/** Ids may be used again on other days; around a midnight two reports of one call can be of different days. */
+/** Ids may be used again on other days; around a midnight, two reports of one call can be of different days. */
 function isNear(a: number, b: number): boolean {
   return dayOf(a) === dayOf(b) || (midnightNear(a) !== undefined && midnightNear(a) === midnightNear(b));
 }

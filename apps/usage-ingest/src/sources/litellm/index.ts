@@ -91,7 +91,7 @@ export function createLitellm({
         };
       },
     },
-    // Their bodies have the messages of the calls in them.
+    // Their bodies contain the messages of the calls.
     sources: receivers({ recorder, rules, maxBodyBytes: env.LITELLM_MAX_BODY_BYTES }),
     start() {
       if (!puller) return;
@@ -106,7 +106,7 @@ export function createLitellm({
   };
 }
 
-/** Returns the range: from `startDate` to today, or the single day `endDate`, where the other is absent. */
+/** Returns the range: from `startDate` to today, or the single day `endDate`, if the other is absent. */
 function rangeOf({ startDate, endDate }: { startDate?: Day | undefined; endDate?: Day | undefined }, today: Day) {
   if (startDate) return { startDate, endDate: endDate ?? (today > startDate ? today : startDate) };
   return endDate ? { startDate: endDate, endDate } : undefined;

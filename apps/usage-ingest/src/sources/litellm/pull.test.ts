@@ -66,7 +66,7 @@ describe('pull', () => {
     );
     let calls = 0;
     world.litellm.before = (path) => {
-      // In front of what was read: every later row moves to the next place.
+      // Inserted before rows already read: every later row moves by one.
       if (path === '/spend/logs/v2' && ++calls === 2)
         world.litellm.rows.unshift(
           world.row('came late', { spend: '0.000000001', startTime: `${world.day}T09:00:00.000Z` }),
@@ -106,7 +106,7 @@ describe('pull', () => {
         startTime: new Date(Date.parse(`${world.day}T00:00:00Z`) + index * 4_000).toISOString(),
       }),
     );
-    // On a slow machine it answers after 20 seconds with what it has so far, and goes on.
+    // On a slow machine it answers after 20 seconds with its progress, and continues.
     await world.pull();
     const newest = async () => (await world.running.client.litellm.status.query({})).pulls[0];
     await expect.poll(async () => (await newest())?.status).not.toBe('RUNNING');
@@ -184,7 +184,7 @@ describe('pull', () => {
     await expect
       .poll(async () => (await world.running.client.litellm.status.query({})).pulls[0])
       .toMatchObject({ kind: 'hand', status: 'COMPLETED', accepted: 2, duplicates: 0 });
-    // It went on where it was, not from the start.
+    // It continued, and did not start over.
     expect(world.litellm.asked.map((query) => query.get('start_date')!.slice(0, 10))).toEqual([addDays(world.day, 1)]);
     expect(await world.totals(world.day, addDays(world.day, 1))).toMatchObject({ requests: '2' });
     await process.stop();
@@ -211,7 +211,7 @@ describe('pull', () => {
     await expect.poll(() => pulledSince(1)).toBe(true);
     const counted = async () => (await own.counted(before, next)).requests;
     expect(await counted()).toBe('2');
-    // Later than the overlap of two pulls reaches back: only the whole day finds it.
+    // Later than the overlap of two pulls: only the pull of the whole day finds it.
     world.litellm.rows.push(world.row('late', { startTime: `${world.day}T09:00:00Z` }));
     clock = Date.parse(`${next}T03:00:00Z`);
     await expect.poll(counted).toBe('4');

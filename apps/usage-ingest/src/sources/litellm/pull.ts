@@ -27,7 +27,7 @@ export type PullerOptions = {
   store: LitellmStore;
   recorder: Recorder;
   rules: Rules;
-  /** How LiteLLM's daily sums are used: not at all, to check pulled days, or to fill days of which no call is known. */
+  /** How LiteLLM's daily sums are used: not at all, to check pulled days, or to fill days without known calls. */
   daily: 'off' | 'check' | 'fill';
   /** How long after its start a call can still appear in LiteLLM's logs. */
   lateMs: number;
@@ -38,16 +38,17 @@ export type PullerOptions = {
 
 export type Puller = {
   /**
-   * Pulls the calls that started on these days; without a range, what is new since the last scheduled pull. Resolves when
-   * the pull has ended, or with its progress after `answerWithinMs`. Throws SOURCE_BUSY while another pull runs anywhere.
+   * Pulls the calls that started on these days; without a range, what is new since the last scheduled pull. Resolves at
+   * the end of the pull, or with its progress after `answerWithinMs`. Throws SOURCE_BUSY while another pull runs
+   * anywhere.
    */
   pull(range: { startDate: Day; endDate: Day } | undefined, answerWithinMs?: number): Promise<Pull>;
-  /** Pulls what is new, pulls complete days again, and checks them. Does nothing where another process pulls. */
+  /** Pulls what is new, pulls complete days again, and checks them. Does nothing while another process pulls. */
   tick(): Promise<void>;
-  /** Continues the pull of a process that died. Does nothing where another process pulls. */
+  /** Continues the pull of a process that died. Does nothing while another process pulls. */
   recover(): Promise<void>;
   schedule(intervalMs: number): Loop;
-  /** Ends the pull that runs here; it continues at the next start. */
+  /** Ends the pull of this process; it continues at the next start. */
   stop(): Promise<void>;
 };
 
@@ -118,7 +119,7 @@ export function createPuller(options: PullerOptions): Puller {
     await store.noteDay(date, { seen: textOf(sums), reported: null, differs: null, error: null });
   }
 
-  /** Compares a complete day with its daily sums; returns false where those cannot be read. */
+  /** Compares a complete day with its daily sums; returns false if those cannot be read. */
   async function check(date: Day, seen: DaySums): Promise<boolean> {
     try {
       const daily = await readDailySums(client, date, stopping.signal);
@@ -128,7 +129,7 @@ export function createPuller(options: PullerOptions): Puller {
       const fill = options.daily === 'fill' && silent && reported.requests !== '0' && (await recorder.tellBySums(date));
       const { rejected } = fill ? await recorder.recordSums(entriesOf(date, daily, rules)) : { rejected: [] };
       const error = rejected[0] ? `${rejected.length} sums were rejected: ${rejected[0].message}` : null;
-      // Stored last: a process that dies before this does it all again, which adds nothing.
+      // Stored last: a process that dies before this repeats it, which adds nothing.
       await store.noteDay(date, { reported, differs: differ(seen, reported), error });
       return true;
     } catch (error) {
@@ -151,7 +152,7 @@ export function createPuller(options: PullerOptions): Puller {
     }
   }
 
-  /** Checks the days that were pulled as a whole and whose daily sums are not known. */
+  /** Checks the days that were pulled as a whole and whose daily sums are unknown. */
   async function checkDays(from: Day, to: Day): Promise<void> {
     if (options.daily === 'off') return;
     for (const { date, seen, reported } of await store.days(from, to)) {
@@ -176,7 +177,7 @@ export function createPuller(options: PullerOptions): Puller {
     return lock.begin({ kind: 'schedule', start: Math.min(start, until), end: until });
   }
 
-  /** Finishes what was left, runs one pull, then checks the days that it completed. */
+  /** Finishes pulls left over, runs one pull, then checks the days that it completed. */
   async function run(lock: PullLock, range: { startDate: Day; endDate: Day } | undefined, begun: (pull: Pull) => void) {
     await finishOthers(lock);
     const pull = await begin(lock, range);
@@ -216,7 +217,7 @@ export function createPuller(options: PullerOptions): Puller {
     },
 
     async tick() {
-      // The gauge must be right also where another process pulls.
+      // The gauge must be correct also if another process pulls.
       const completed = await store.lastCompleted();
       if (completed !== null) metrics.pulled(completed);
       const lock = await store.lock();
@@ -234,7 +235,7 @@ export function createPuller(options: PullerOptions): Puller {
     },
 
     async recover() {
-      // Holding the lock only to look would refuse the pulls that are asked for right after a start.
+      // Holding the lock only to look would refuse pulls requested right after a start.
       if (!(await store.pulls(20)).some(({ status }) => status === 'RUNNING')) return;
       const lock = await store.lock();
       if (lock) await track(finishOthers(lock).finally(() => lock.release()));
@@ -251,14 +252,14 @@ export function createPuller(options: PullerOptions): Puller {
   };
 }
 
-/** Presents a pull as the contract has it. */
+/** Presents a pull in the contract's form. */
 export function presentPull({ daySums: _, ...pull }: Pull): LitellmPull {
   const [start, end, position] = [pull.start, pull.end, pull.position].map((time) => Date.parse(time));
   const percent = end! > start! ? Math.floor((100 * (position! - start!)) / (end! - start!)) : 100;
   return { ...pull, percent };
 }
 
-/** Presents sums as the contract has them. */
+/** Presents sums in the contract's form. */
 export const presentSums = (sums: DaySums | null) =>
   sums && {
     requests: sums.requests,
@@ -272,14 +273,14 @@ function sumsOf({ entry: { status, metrics } }: Call): Sums {
   return {
     requests: 1n,
     failed: status === 'failure' ? 1n : 0n,
-    // LiteLLM's own sums, which these are compared with, have 0 where a call reports nothing.
+    // LiteLLM's own sums, which these are compared with, have 0 for what a call does not report.
     prompt_tokens: BigInt(metrics.prompt_tokens ?? 0),
     completion_tokens: BigInt(metrics.completion_tokens ?? 0),
     cost: parseQuantity('cost', metrics.cost ?? '0')!,
   };
 }
 
-/** Reads a row as a call; one that cannot be read rejects itself only. */
+/** Reads a row as a call; an unreadable one rejects only itself. */
 function reportOf(row: unknown, rules: Rules): Report {
   try {
     return fromSpendLog(row, rules);

@@ -22,7 +22,7 @@ describe('the merchant of a call', () => {
       headers: { authorization: `Bearer ${KEY}` },
       body: JSON.stringify(world.litellm.rows.map((each) => payloadOf(each))),
     });
-    // Old days are for admins to backfill; what is known there already is a repeat or too old, never another entry.
+    // Only admins may backfill old days; known calls of such days are repeats or too old, never another event.
     expect(await pushed.json()).toMatchObject({ accepted: 0 });
     const { merchants } = await world.totals();
     expect(merchants).toContainEqual(merchant);

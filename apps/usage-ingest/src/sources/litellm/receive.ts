@@ -7,12 +7,12 @@ import type { EventsRoute, Outcome, Source } from '../source.ts';
 import { type Call, fromEvent, fromPayload, type Rules } from './call.ts';
 import type { Recorder, Report } from './record.ts';
 
-/** Array elements and object members of all items together: a call has some hundred. */
+/** The limit of array elements and object members of all items: a call has some hundred. */
 const MAX_JSON_ITEMS = 200_000;
 
 /**
  * Returns the receivers of LiteLLM's callbacks. An answer below 300 means that every item was stored or is among the
- * rejected. LiteLLM never retries, so what gets another answer must be pulled.
+ * rejected. LiteLLM never retries, so items with another answer must be pulled.
  */
 export function receivers({
   recorder,
@@ -61,11 +61,14 @@ const receiptOf = ({ accepted, duplicates, skipped, rejected }: Outcome): Litell
   rejected,
 });
 
-/** Reads an item as a call. What is no call, or one of a merchant that the caller may not name, must not claim an id. */
+/**
+ * Reads an item as a call. An item that is no call, or of a merchant that the caller may not name, must not claim an
+ * id.
+ */
 function reportOf(item: BodyItem, read: (value: unknown) => Call, { merchantId }: Caller): Report {
   if ('error' in item) return { refused: item.error };
   const { value } = item;
-  // LiteLLM sends `null` where it has no payload.
+  // LiteLLM sends `null` for a missing payload.
   if (value === null) return 'skipped';
   const sentId = (value as { id?: unknown }).id;
   const id = typeof sentId === 'string' ? sentId : null;

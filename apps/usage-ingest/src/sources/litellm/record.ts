@@ -7,27 +7,27 @@ import { type Claim, claim } from './identity.ts';
 
 export type Recorder = {
   /**
-   * Gives each call the id and the time of the entry that it counts as, in whichever way and order it is reported. What is no
-   * call stays as it is.
+   * Gives each call the id and the time of the event that it counts as, in whichever way and order it is reported.
+   * Leaves other items unchanged.
    */
   itemsOf(reports: readonly Report[]): Promise<Item[]>;
-  /** Counts pulled calls. Throws UNAVAILABLE where that is not certain: the same calls can be recorded again. */
+  /** Counts pulled calls. Throws UNAVAILABLE if the outcome is uncertain: the same calls can be recorded again. */
   recordPulled(reports: readonly Report[]): Promise<Outcome>;
-  /** Counts the entries that stand for a day; throws as above. */
+  /** Counts the events that stand for a day; throws the same. */
   recordSums(entries: readonly Timed[]): Promise<Outcome>;
-  /** Makes the daily sums of a day be counted; returns false where its calls are counted already. */
+  /** Decides that the daily sums of a day are counted; returns false if its calls are counted already. */
   tellBySums(day: Day): Promise<boolean>;
 };
 
-/** A call, or what was read in place of one. */
+/** A call, or the error of reading one. */
 export type Report = Call | Exclude<Item, { entry: unknown }>;
 
-/** An entry and its time in milliseconds. */
+/** An event and its time in milliseconds. */
 type Timed = Pick<Call, 'entry' | 'at'>;
 
 const MAX_KNOWN_DAYS = 10_000;
 
-/** Turns calls into entries whose identity does not depend on the way they came. */
+/** Turns calls into events whose identity does not depend on the path they took. */
 export function createRecorder({
   pipeline,
   store,
@@ -62,9 +62,9 @@ export function createRecorder({
     return all;
   }
 
-  /** Rejects entries of days that are counted by the other one of calls and sums. */
+  /** Rejects events of days that are counted by the other kind, calls or sums. */
   async function ofTheirDays(entries: readonly (Timed & { item: Item })[], by: ToldBy): Promise<Item[]> {
-    // Ingest rejects what is ahead; that must not decide how its day is counted.
+    // Ingest rejects future events; those must not decide how their day is counted.
     const latest = dayOf(now() + DAY_MS);
     await tell(new Set(entries.map(({ at }) => dayOf(at)).filter((day) => day <= latest)), by);
     return entries.map(({ entry, at, item }) => {
@@ -109,7 +109,7 @@ export function createRecorder({
 
 export const isCall = (report: Report): report is Call => typeof report === 'object' && 'ids' in report;
 
-/** Of what LiteLLM was asked for, all is counted, however old. */
+/** Counts everything requested from LiteLLM, however old. */
 const OWN = { boundTo: null, backfill: true, isCompared: true };
 
 async function orUnavailable<T>(work: () => Promise<T>): Promise<T> {

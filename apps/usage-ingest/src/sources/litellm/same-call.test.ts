@@ -34,7 +34,7 @@ describe('a call that is pushed and pulled', () => {
   });
 
   beforeEach(() => {
-    // Pushes are taken of recent days alone.
+    // Only pushes of recent days are accepted.
     world.day = addDays(dayOf(Date.now()), -2);
   });
   const promptsOf = async (merchant: string) => {
@@ -64,7 +64,7 @@ describe('a call that is pushed and pulled', () => {
     });
     expect((await world.push(calls, { app })).json()).toMatchObject({ accepted: 2, duplicates: 0, rejected: [] });
     expect(await promptsOf('chosen-ids')).toEqual(['2', '87']);
-    // LiteLLM's log keeps the first alone, as its ids are unique.
+    // LiteLLM's log keeps only the first, as its ids are unique.
     world.litellm.rows = [world.row('chosen', { prompt_tokens: 10, startTime: `${world.day}T10:00:00Z` })];
     expect(await client.litellm.pull.mutate({ startDate: world.day })).toMatchObject({ accepted: 0, duplicates: 1 });
     expect(await promptsOf('chosen-ids')).toEqual(['2', '87']);
@@ -129,7 +129,7 @@ describe('a call that is pushed and pulled', () => {
         spend: fc.double({ min: 0, max: 2, noNaN: true }),
         failed: fc.boolean(),
         hit: fc.boolean(),
-        /** Of few: clients choose it, and may choose the same again. */
+        /** One of few: clients choose it, and may choose the same again. */
         chosen: fc.nat(3),
       }),
       { selector: ({ id }) => id, minLength: 1, maxLength: 8 },
@@ -222,7 +222,7 @@ const nanosOf = (usd: string) => {
   return BigInt(whole) * 1_000_000_000n + BigInt(fraction.padEnd(9, '0'));
 };
 
-/** Half up, by the digits of the shortest decimal: written another way than the code under test does it. */
+/** Half up, by the digits of the shortest decimal: written differently from the code under test. */
 function roundedNanos(text: string): bigint {
   const [mantissa = '0', exponent = '0'] = text.split('e');
   const [whole = '0', fraction = ''] = mantissa.split('.');

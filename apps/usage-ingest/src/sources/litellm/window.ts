@@ -6,14 +6,14 @@ import { isTooLarge, type LitellmClient, type SpendLogPage } from './client.ts';
 export type Window = {
   /** The rows that started in it, each once. */
   rows: unknown[];
-  /** Rows that LiteLLM counted but did not return, however often it was asked. */
+  /** Rows that LiteLLM counted but did not return, however often they were requested. */
   missing: number;
   /** The end of the window; not included. */
   end: number;
 };
 
 export type Windows = {
-  /** Reads rows that started from `start` up to `end`, or less where there are too many rows. */
+  /** Reads rows that started from `start` up to `end`, or less if there are too many rows. */
   read(start: number, end: number): Promise<Window>;
 };
 
@@ -27,14 +27,14 @@ const PAGE_SIZES = [1000, 100, 10, 1];
 const Identity = z.object({ request_id: z.string().nullish(), startTime: z.string() });
 
 /**
- * Reads LiteLLM's rows in windows of time. Pages are by offset, so a row can be on two pages or on none while others are
- * added or deleted: a window is read again, also in reverse order, until every row that LiteLLM counts was read.
+ * Reads LiteLLM's rows in windows of time. Pages are by offset, so a row can be on two pages or on none while others
+ * are added or deleted: a window is read again, also in reverse order, until every row that LiteLLM counts was read.
  */
 export function createWindows(client: LitellmClient, signal: AbortSignal): Windows {
   let width = DAY_MS;
   let size = 0;
 
-  /** Reads all pages once; returns 'too many' where the window has too many rows. */
+  /** Reads all pages once; returns 'too many' if the window has too many rows. */
   async function pass(start: number, end: number, order: 'asc' | 'desc', rows: Map<string, unknown>) {
     let first: SpendLogPage | undefined;
     for (let page = 1; page <= MAX_PAGES; page++) {
@@ -88,14 +88,14 @@ export function createWindows(client: LitellmClient, signal: AbortSignal): Windo
   };
 }
 
-/** Returns the same text for a row that is on two pages, and another one for each other row, whatever its id is. */
+/** Returns the same text for a row on two pages, and another text for every other row, whatever its id. */
 function identityOf(row: unknown): string {
   const { request_id: id, startTime } = (row ?? {}) as { request_id?: unknown; startTime?: unknown };
   const isIdentified = typeof id === 'string' && id !== '' && typeof startTime === 'string';
   return isIdentified ? `${id}\n${startTime}` : JSON.stringify(row);
 }
 
-/** Returns undefined where the start cannot be read: such a row is rejected in the window that contains it. */
+/** Returns undefined if the start is unreadable: such a row is rejected in the window that contains it. */
 function startTimeOf(row: unknown): number | undefined {
   const parsed = Identity.safeParse(row);
   if (!parsed.success) return undefined;

@@ -6,9 +6,12 @@ import type { Item } from '../source.ts';
 import type { Attributes, Span } from './span.ts';
 
 const MERCHANT = 'tally.merchant';
-/** Names of one thing, the one that decides first: OpenTelemetry's, then OpenInference's, Langfuse's and the AI SDK's. */
+/**
+ * Attribute names of one value, in order of precedence: OpenTelemetry's, then OpenInference's, Langfuse's and the AI
+ * SDK's.
+ */
 const NAMES = {
-  // Dated names of the model that answered would split what was asked for.
+  // The dated name of the answering model would split usage of the requested one.
   model: [
     'gen_ai.request.model',
     'llm.model_name',
@@ -55,7 +58,7 @@ const WANTED: ReadonlySet<string> = new Set([
   ...['service.name', 'service.namespace', 'deployment.environment.name'],
 ]);
 
-/** Whether an attribute says something of usage. Prompts and answers do not, and are never read. */
+/** Returns true if an attribute is about usage. Prompts and answers are not, and are never read. */
 export const isWanted = (name: string): boolean => WANTED.has(name);
 
 /** Operations that are one call of a model. Agents, tools and workflows repeat the sums of the calls within them. */
@@ -68,10 +71,10 @@ const TOKENS = [
   'reasoning_tokens',
 ] as const;
 
-/** The merchant of spans that name none, and whose key is bound to none: this attribute of their resource. */
+/** The resource attribute that names the merchant of spans without one whose key is bound to none. */
 export type MerchantFrom = 'service.name' | 'service.namespace';
 
-/** Returns the entry of a span that is one call of a model; `skipped` for any other span. */
+/** Returns the event of a span that is one call of a model; `skipped` for any other span. */
 export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFrom): Item {
   const { attributes, resource, traceId, spanId } = span;
   const call = callOf(attributes);
@@ -109,11 +112,11 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
   return lacksTokens ? { entry, lacks: 'tokens' } : { entry };
 }
 
-/** Returns what a span calls; undefined where it is not one call of a model. */
+/** Returns the operation of a span; undefined if it is not one call of a model. */
 function callOf(attributes: Attributes): { model: string; operation: string; isEmbed: boolean } | undefined {
   const ai = attributes.get(AI_OPERATION);
   const isEmbed = ai?.endsWith('.doEmbed') ?? false;
-  // The outer spans of the AI SDK, as `ai.generateText`, repeat what the inner ones say.
+  // The outer spans of the AI SDK, such as `ai.generateText`, repeat the inner ones.
   if (ai !== undefined && !isEmbed && !/\.do[A-Z]/.test(ai)) return undefined;
   const operation = attributes.get(OPERATION);
   if (operation !== undefined && !CALLS.has(operation)) return undefined;
@@ -136,7 +139,7 @@ function* tokensOf(attributes: Attributes, isEmbed: boolean): Generator<[type: s
   if (embedded !== undefined) yield ['prompt_tokens', embedded];
 }
 
-/** The names of Langfuse's `usage_details`, which its callers choose; these are documented. */
+/** Documented names of Langfuse's `usage_details`; its callers may choose others. */
 const LANGFUSE_TOKENS: Record<string, readonly string[]> = {
   prompt_tokens: ['input', 'input_tokens', 'prompt_tokens'],
   completion_tokens: ['output', 'output_tokens', 'completion_tokens'],
@@ -156,12 +159,12 @@ function* langfuseOf(attributes: Attributes): Generator<[type: string, value: st
   const parts = total === undefined ? [...costs.values()] : [total];
   if (parts.length === 0) return;
   let nanos = 0n;
-  // Each is rounded to nano-USD from its text, half up.
+  // Each is rounded half up to nano-USD from its text.
   for (const part of parts) nanos += unitsOf(part, 9)?.units ?? 0n;
   yield ['cost', formatCost(nanos)];
 }
 
-/** Reads JSON text as numbers by name, each as its text. */
+/** Parses JSON text as numbers by name, each as its text. */
 function detailsOf(text: string | undefined): Map<string, string> {
   const details = new Map<string, string>();
   if (text === undefined || text.length > 10_000) return details;
@@ -169,7 +172,7 @@ function detailsOf(text: string | undefined): Map<string, string> {
     for (const [name, value] of Object.entries(parseExactly(text) ?? {}))
       if (typeof value === 'string') details.set(name, value);
   } catch {
-    // Its callers write it; the call counts without.
+    // Callers write it by hand; the call counts without it.
   }
   return details;
 }
@@ -184,5 +187,5 @@ function firstOf(attributes: Attributes, names: readonly string[]): string | und
 
 const isHex = (text: string, length: number) => text.length === length && !/[^0-9a-f]/.test(text) && /[^0]/.test(text);
 
-/** ISO 8601 of what a date can be; what is later is refused as a time in the future. */
+/** Returns an ISO 8601 time within the range of a date; a later one is rejected as a time in the future. */
 const timeOf = (ms: number) => new Date(Math.min(ms, 8.64e15)).toISOString();

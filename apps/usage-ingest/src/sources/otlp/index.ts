@@ -11,14 +11,13 @@ const JSON_TYPE = 'application/json';
 const MAX_BODY_BYTES = 16 * 1024 * 1024;
 /** A span in JSON has some hundred elements and members. */
 const MAX_JSON_ITEMS = 1_500_000;
-/** Spans that are read before other requests get their turn. */
+/** Spans read before other requests get their turn. */
 const SPANS_AT_ONCE = 1_000;
-/** Characters of the message that says why spans were not counted. */
+/** Characters of the message about rejected spans. */
 const MAX_MESSAGE = 500;
 
 /**
- * OTLP traces over HTTP, in JSON or protobuf: each span that is one call of a model is an event. All else in them is passed
- * over.
+ * OTLP traces over HTTP, in JSON or protobuf: each span that is one call of a model is an event. Skips all other spans.
  */
 export const otlp = (merchantFrom: MerchantFrom): Source => ({
   name: 'otlp',
@@ -26,7 +25,7 @@ export const otlp = (merchantFrom: MerchantFrom): Source => ({
   errorBody,
 });
 
-/** Langfuse's clients from version 4 on: OTLP at a path of theirs, with the key as the password of Basic. */
+/** Langfuse's clients from version 4 on: OTLP at their own path, with the key as the password of Basic. */
 export const langfuse = (merchantFrom: MerchantFrom): Source => ({
   name: 'langfuse',
   prefix: '/sources/langfuse',
@@ -54,7 +53,7 @@ async function readSpans({ body, headers, caller }: SourceRequest, merchantFrom:
   return items;
 }
 
-/** Answers in the type of the request; names how many spans were rejected, and why the first was. */
+/** Answers in the type of the request, with the number of rejected spans and the reason of the first. */
 function answerSpans({ rejected }: Outcome, { headers }: SourceRequest): Response {
   const type = typeOf(headers.get('content-type'));
   const [first] = rejected;

@@ -2,7 +2,7 @@ import { TallyError } from '@tally/contracts';
 import { parseExactly } from '../exact-json.ts';
 import type { Attributes, IsWanted, Span } from './span.ts';
 
-/** Yields the spans of an ExportTraceServiceRequest in JSON. INVALID_JSON or INVALID_INPUT where it is none. */
+/** Yields the spans of an ExportTraceServiceRequest in JSON. Throws INVALID_JSON or INVALID_INPUT. */
 export function* spansOfJson(body: Buffer, isWanted: IsWanted): Generator<Span> {
   let request: unknown;
   try {

@@ -38,7 +38,7 @@ const send = (body: string | Buffer, headers: Record<string, string>, path = '/v
 const spansIn = (library: string) => [...spansOfJson(fixture(`${library}.body`), isWanted)];
 const totals = async () => (await ingest.admin.usage.current.query({ merchantId })).metrics;
 
-/** 374 prompt and 44 completion tokens a call, 8 of an embedding; what a library does not report is not counted. */
+/** 374 prompt and 44 completion tokens per call, 8 of an embedding; what a library does not report is not counted. */
 const EXPECTED = {
   // chat, responses, stream, embedding, one that failed
   otel: { requests: '5', failed_requests: '1', prompt_tokens: '1130', completion_tokens: '132' },
@@ -158,7 +158,7 @@ test('a key that is bound to no merchant takes it from the span, its resource, o
   expect(await (await send(requestOf([spanOf(4)]), all)).json()).toMatchObject({
     partialSuccess: { rejectedSpans: '1', errorMessage: expect.stringContaining('tally.merchant') },
   });
-  // The key that is bound counts for its own merchant whatever the service is called, and never for another.
+  // A bound key counts only for its own merchant, whatever the service is called.
   expect(await (await send(requestOf([spanOf(5)], [name('x')]), JSON_TYPE)).json()).toEqual({});
   expect((await send(requestOf([spanOf(6)], [merchant('another')]), JSON_TYPE)).status).toBe(403);
 });

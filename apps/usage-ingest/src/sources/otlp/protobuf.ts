@@ -1,7 +1,7 @@
 import { TallyError } from '@tally/contracts';
 import type { Attributes, IsWanted, Span } from './span.ts';
 
-/** Yields the spans of an ExportTraceServiceRequest. INVALID_INPUT where the bytes are none; unknown fields are passed over. */
+/** Yields the spans of an ExportTraceServiceRequest. Throws INVALID_INPUT for other bytes; skips unknown fields. */
 export function* spansOfProtobuf(body: Buffer, isWanted: IsWanted): Generator<Span> {
   for (const request of fieldsOf(body, 0, body.length)) {
     if (request.field !== 1 || request.type !== BYTES) continue;
@@ -19,20 +19,20 @@ export function* spansOfProtobuf(body: Buffer, isWanted: IsWanted): Generator<Sp
   }
 }
 
-/** Writes an ExportTraceServiceResponse; empty where every span was taken. */
+/** Encodes an ExportTraceServiceResponse; empty if every span was accepted. */
 export function responseOf(rejected: number, message: string): Uint8Array<ArrayBuffer> {
   if (rejected === 0) return new Uint8Array();
   return concat(bytesField(1, concat(varintField(1, rejected), bytesField(2, Buffer.from(message)))));
 }
 
-/** Writes a google.rpc.Status, which answers errors. */
+/** Encodes a google.rpc.Status, which answers errors. */
 export const statusOf = (code: number, message: string): Uint8Array<ArrayBuffer> =>
   concat(varintField(1, code), bytesField(2, Buffer.from(message)));
 
 const NONE: Attributes = new Map();
 const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 
-/** A field: `from` and `to` are where its bytes are, or those of its number. */
+/** A field: `from` and `to` delimit its bytes, or those of its number. */
 type Field = { field: number; type: number; from: number; to: number };
 
 /** Yields the fields of a message; the same object each time. */
@@ -98,7 +98,7 @@ function addAttribute(attributes: Map<string, string>, body: Buffer, start: numb
       if (!isWanted(name)) return;
     } else if (field === 2) value = textOfValue(body, from, to);
   }
-  // Whoever writes the value before the name has had it read in vain.
+  // A value before its name was decoded for nothing.
   if (name !== undefined && value !== undefined) attributes.set(name, value);
 }
 
@@ -115,7 +115,7 @@ function textOfValue(body: Buffer, start: number, end: number): string | undefin
   return value;
 }
 
-/** Reads a number below 2^53 and where it ends; larger ones are no tag, length or code. */
+/** Decodes a number below 2^53 and its end; larger ones are no tag, length or code. */
 function varint(body: Buffer, start: number, end: number): [value: number, next: number] {
   let value = 0;
   let factor = 1;

@@ -1,7 +1,7 @@
-/** Attributes by name, with their values as text. Only those that `isWanted` names are read. */
+/** Attributes by name, with their values as text. Contains only those selected by `isWanted`. */
 export type Attributes = ReadonlyMap<string, string>;
 
-/** What is read of a span. */
+/** The parts of a span that are read. */
 export type Span = {
   /** Lower-case hex. */
   traceId: string;
@@ -14,5 +14,5 @@ export type Span = {
   resource: Attributes;
 };
 
-/** Which attributes are read. All others, prompts and answers among them, are passed over unread. */
+/** Selects attributes to read. All others, including prompts and answers, are skipped unread. */
 export type IsWanted = (name: string) => boolean;

@@ -1,4 +1,4 @@
-/** What a custom metric can be made of, in words. */
+/** The parts of a custom metric, in words. */
 export type Kind = 'COUNT' | 'SUM' | 'AVERAGE' | 'DISTINCT_COUNT' | 'PERCENTILE' | 'RATIO' | 'MAX' | 'MIN';
 export type Visibility = 'PRIVATE' | 'TEAM' | 'ORGANIZATION' | 'PUBLIC';
 
@@ -87,7 +87,7 @@ export type Definition = {
   version: number;
 };
 
-/** A definition as it is edited. */
+/** A definition while it is edited. */
 export type Draft = {
   id: string | null;
   name: string;

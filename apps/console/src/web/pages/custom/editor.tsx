@@ -10,7 +10,7 @@ import { COLUMNS, type Draft, EXAMPLES, KINDS, PREVIEW_DAYS, SOURCES, VISIBILITI
 import { FormulaField } from './formula-field.tsx';
 import { COST_TONES, Result } from './result.tsx';
 
-/** Edits a definition: checks and prices it while it is typed, tries it, and saves it as a new version. */
+/** Edits a definition: checks and prices it while the user types, tries it, and saves it as a new version. */
 export function Editor({
   draft: given,
   onClose,
@@ -23,7 +23,7 @@ export function Editor({
   const [draft, setDraft] = useState(given);
   const change = (next: Partial<Draft>) => {
     setDraft({ ...draft, ...next });
-    // What was said of the definition before is not about this one.
+    // The earlier check belongs to the earlier definition.
     if (save.error) save.reset();
     if (COMPUTED.some((field) => field in next)) preview.reset();
   };
@@ -56,7 +56,7 @@ export function Editor({
       onSaved(saved.id);
     },
   });
-  // Of what was typed a moment ago: an answer about every letter would be late and costly.
+  // Debounced: an answer about every letter would be late and costly.
   const settled = useSettled(JSON.stringify(fields));
   const estimate = useQuery({
     queryKey: ['custom-estimate', settled, range],
@@ -215,7 +215,7 @@ export function Editor({
   );
 }
 
-/** Fields that change what a formula gives. */
+/** The fields that change the result of a formula. */
 const COMPUTED: readonly (keyof Draft)[] = ['formula', 'dimensions', 'dataSource', 'metricType'];
 
 const isOfFormula = (error: unknown): boolean => (codeOf(error) ?? '').startsWith('FORMULA');
@@ -232,7 +232,7 @@ function useSettled(value: string): string {
   return settled;
 }
 
-/** Shows an error of a formula, underlined at its offset. */
+/** Shows an error of a formula, underlined at its position. */
 function FormulaError({ error, formula }: { error: unknown; formula: string }) {
   const { offset, allowed } = detailsOf(error) as { offset?: unknown; allowed?: unknown };
   const at = typeof offset === 'number' && offset < formula.length ? offset : null;

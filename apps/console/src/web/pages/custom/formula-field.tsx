@@ -3,7 +3,7 @@ import { type Completions, complete, completionsOf } from '../../completion.ts';
 
 const NOTHING: Completions = { start: 0, options: [] };
 
-/** A field for formulas, which completes columns and functions as they are typed. */
+/** A field for formulas that completes columns and functions while the user types. */
 export function FormulaField({
   id,
   value,
@@ -36,7 +36,7 @@ export function FormulaField({
     caretAfter.current = next.caret;
     onChange(next.formula);
   };
-  // As soon as the new text is in the field: a key that is pressed next must not find the caret elsewhere.
+  // As soon as the new text is in the field: the next key must not find the caret elsewhere.
   useLayoutEffect(() => {
     if (caretAfter.current === null || field.current?.value !== value) return;
     field.current.focus();

@@ -9,7 +9,7 @@ import { Confirm, tell, tellFailure } from '../../ui/popups.tsx';
 import { type Definition, PREVIEW_DAYS } from './definition.ts';
 import { Result } from './result.tsx';
 
-/** Shows a metric: its value of the last days, its versions, and who changed it. */
+/** Shows a metric: its value of the last days, its versions, and its changes. */
 export function Metric({ metric, onEdit, onGone }: { metric: Definition; onEdit: () => void; onGone: () => void }) {
   const who = useWho();
   const range = { startDate: addDays(today(), 1 - PREVIEW_DAYS), endDate: today() };

@@ -9,7 +9,7 @@ type Calculated = {
 
 export const COST_TONES: Record<string, 'good' | 'warn' | 'bad'> = { low: 'good', medium: 'warn', high: 'bad' };
 
-/** Shows what a formula gives, and what it cost. */
+/** Shows the result of a formula and its cost. */
 export function Result({ answer: { value, rows, cost, durationMs } }: { answer: Calculated }) {
   const grouped = rows.filter(({ dimensions }) => Object.keys(dimensions).length > 0);
   return (

@@ -6,7 +6,7 @@ export function amountOf(metrics: Record<string, string>, metric: string): strin
   return metrics[metric] ?? '0';
 }
 
-/** Returns the id of the event that an adjustment takes back; undefined where it is another adjustment. */
+/** Returns the id of the event that an adjustment takes back; undefined for any other adjustment. */
 export function voidedId(adjustmentId: string, date: string): string | undefined {
   const start = `void:${date}:`;
   return adjustmentId.startsWith(start) ? adjustmentId.slice(start.length) : undefined;

@@ -23,7 +23,7 @@ type Event = {
   properties: Record<string, string | number | boolean>;
 };
 
-/** Shows the events that made a number, in pages, with a search by id; voids one for those who may. */
+/** Shows the events behind a number, in pages, with a search by id; lets permitted users void one. */
 export function Events({
   query,
   metric,

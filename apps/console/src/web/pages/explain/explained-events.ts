@@ -5,7 +5,7 @@ import type { Range } from '../../time.ts';
 
 const EVENTS = 50;
 
-/** Asks for the events behind a number of a merchant, page by page. Events do not know teams. */
+/** Queries the events behind a number of a merchant, page by page. Events have no teams. */
 export function useExplained({
   merchantId,
   range,
@@ -20,7 +20,7 @@ export function useExplained({
   enabled?: boolean;
 }) {
   const { merchants: _merchants, teams: _teams, ...narrow } = filters;
-  // Of one day the answer has its flushes, too.
+  // For one day the answer has its flushes, too.
   const days = range.startDate === range.endDate ? { date: range.startDate } : range;
   return useInfiniteQuery({
     queryKey: ['explain', merchantId, days, metric, narrow],

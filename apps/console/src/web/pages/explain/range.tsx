@@ -6,7 +6,7 @@ import { Banner, Button, Card, Num } from '../../ui/parts.tsx';
 import { Events } from './events.tsx';
 import { useExplained } from './explained-events.ts';
 
-/** Shows the events behind a number of several days, when asked to: they are counted again for it. */
+/** Shows the events behind a number of several days on demand: they are counted again for it. */
 export function EventsOfRange({
   merchantId,
   range,

@@ -19,7 +19,7 @@ const STORED = [
   ['yearly', 'Yearly rollup'],
 ] as const;
 
-/** The longest range that is compared without being asked to. */
+/** The longest range that is compared automatically. */
 const AUTOMATIC_DAYS = 1;
 
 /** Shows whether all stored forms of a number agree. */

@@ -16,7 +16,7 @@ import { Pivot } from './pivot.tsx';
 import { nothingFound, type Shown } from './shown.ts';
 
 const PAGE = 50;
-/** The most rows of one answer: the rows of a page are compared with at most so many of the period before. */
+/** The limit of rows in one answer: the rows of a page are compared with at most this many of the previous period. */
 const MOST = 200;
 
 type Props = Shown & {
@@ -55,7 +55,7 @@ export function ByDimension(props: Props) {
 
 type Row = Omit<BreakdownRow, 'key' | 'label' | 'keys' | 'labels' | 'details'> & { keys: string[]; labels: string[] };
 
-/** Gives rows of one dimension the shape of those of two. */
+/** Gives rows of one dimension the shape of rows of two. */
 const rowOf = ({ key, label, keys, labels, details: _details, ...row }: BreakdownRow): Row => ({
   ...row,
   keys: keys ?? [key],
@@ -225,7 +225,7 @@ const Percent = ({ value }: { value: string | null }) => (
 
 const Rate = ({ value }: { value: number | null }) => <span className="num">{rateText(value)}</span>;
 
-/** The change against the period before; a dash where that period has more rows than were read. */
+/** Shows the change from the previous period; a dash if that period has more rows than were read. */
 function Change({
   current,
   previous,

@@ -13,7 +13,7 @@ import { ByTime } from './by-time.tsx';
 import { ExportMenu } from './export-menu.tsx';
 import { INTERVAL_NAMES } from './shown.ts';
 
-/** Returns an interval that gives a chart 50 to 400 points, where it can. */
+/** Returns an interval that gives a chart 50 to 400 points, if possible. */
 const usualInterval = (range: Range): Interval => {
   const days = countDays(range);
   return days <= 3 ? 'hour' : days <= 400 ? 'day' : 'month';
@@ -149,7 +149,7 @@ export function Explorer() {
       {by === 'time' ? (
         <ByTime {...shown} />
       ) : (
-        // Rows of other dimensions must not stand in for those that are asked for.
+        // Rows of other dimensions must not stand in for the requested ones.
         <ByDimension
           key={`${by} ${and}`}
           {...shown}

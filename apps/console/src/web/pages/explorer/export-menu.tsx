@@ -14,7 +14,7 @@ const FILES = [
 
 const PROGRAMS = { curl: ['curl', curlOf], typescript: ['TypeScript', typescriptOf] } as const;
 
-/** Downloads what is shown as a file, or writes a program that asks for it. */
+/** Downloads the shown data as a file, or writes a program that queries it. */
 export function ExportMenu({
   question,
   measure,
@@ -41,7 +41,7 @@ export function ExportMenu({
         actions={[
           ...FILES.map(([label, ending, Icon]) => ({
             label,
-            // Without a grouping a file has every dimension of every day.
+            // Without a grouping, a file has every dimension of every day.
             note: question.by ? `.${ending}` : `days, .${ending}`,
             icon: <Icon size={15} />,
             href: exportLink(question, ending),

@@ -12,7 +12,7 @@ import { INTERVAL_NAMES, nothingFound, type Shown } from './shown.ts';
 export const CHARTED = 9;
 export const OTHERS = 10;
 
-/** Draws the values of a dimension over time, those named and all others. `top` is undefined until they are known. */
+/** Draws the named values of a dimension over time, and the sum of all others. `top` is undefined while it loads. */
 export function OverTime({
   range,
   measure,

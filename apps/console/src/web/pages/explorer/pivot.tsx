@@ -23,7 +23,9 @@ const HEAT = 26;
 
 type Row = { key: string; label: string; cells: string[]; others: string; total: string };
 
-/** Shows a measure with one dimension down and the other across: the largest of both, and what the others have. */
+/**
+ * Shows a measure with one dimension down and the other across: the largest values of both, and the sum of the others.
+ */
 export function Pivot({
   range,
   measure,

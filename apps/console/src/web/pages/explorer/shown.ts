@@ -2,7 +2,7 @@ import type { FilterSearch, MeasureId } from '../../measures.ts';
 import type { Interval } from '../../router.tsx';
 import type { Range } from '../../time.ts';
 
-/** What the explorer shows: the address, with defaults for what it leaves open. */
+/** The view of the explorer: the address, with defaults for what it leaves open. */
 export type Shown = {
   range: Range;
   measure: MeasureId;
@@ -21,7 +21,7 @@ export const INTERVAL_NAMES: Record<Interval, string> = {
   month: 'Month',
 };
 
-/** Says why nothing is shown, and what to do. */
+/** Explains why nothing is shown, and what to do. */
 export const nothingFound = (filters: FilterSearch): string =>
   Object.keys(filters).length > 0
     ? 'Nothing matches all filters in this range. Remove a filter, or choose other days.'

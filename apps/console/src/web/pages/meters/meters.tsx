@@ -13,7 +13,7 @@ import { dimensionText, refreshMeters } from './meter.ts';
 import { NewMeter } from './new-meter.tsx';
 import { MeterUsage } from './usage.tsx';
 
-/** Lists meters, shows what one of them counted, and creates them. */
+/** Lists meters, shows the usage of one, and creates them. */
 export function Meters() {
   const search = useSearch({ from: '/frame/app/meters' });
   const navigate = useNavigate({ from: '/app/meters' });

@@ -29,7 +29,7 @@ const EMPTY = {
   merchantId: '',
 };
 
-/** Creates a meter; what it counts cannot be changed afterwards. */
+/** Creates a meter; its definition cannot be changed afterwards. */
 export function NewMeter({ bound, onClose }: { bound: string | null; onClose: () => void }) {
   const [draft, setDraft] = useState({ ...EMPTY, merchantId: bound ?? '' });
   const change = (next: Partial<typeof draft>) => setDraft({ ...draft, ...next });

@@ -19,7 +19,7 @@ const ROWS = 50;
 
 const kindOf = ({ unit }: Meter): Kind => (unit === 'USD' ? 'money' : 'count');
 
-/** Shows what a meter counted: by day, and by one of its dimensions. */
+/** Shows the usage of a meter: by day, and by one of its dimensions. */
 export function MeterUsage({ meter }: { meter: Meter }) {
   const search = useSearch({ from: '/frame/app/meters' });
   const navigate = useNavigate({ from: '/app/meters' });
@@ -129,7 +129,7 @@ export function MeterUsage({ meter }: { meter: Meter }) {
 
 type Row = { start: string; group: Record<string, string>; value: string };
 
-/** Draws windows of a day; windows without events are left out by the API, and have no value here. */
+/** Draws windows of a day; the API leaves out windows without events, which have no value here. */
 function Windows({
   rows,
   range,
@@ -168,7 +168,7 @@ function Windows({
       names={starts.map((start) => periodText(start, 'day', 'UTC'))}
       series={series}
       kind={kindOf(meter)}
-      // Only sums can stand on each other.
+      // Only sums can be stacked.
       mode={isAdded ? 'bars' : 'lines'}
     />
   );

@@ -9,7 +9,7 @@ import { type Fixture, startIngest } from './ingest-fixture.ts';
 
 /**
  * Random histories against a plain model: whatever is repeated, interrupted, late, lost by Redis or corrected, in the
- * end every book equals the set of acknowledged entries, each once, plus the adjustments.
+ * end every stored form equals the set of acknowledged events, each once, plus the adjustments.
  */
 const RUNS = Number(process.env.FC_RUNS ?? 1_000);
 /** Histories that share days and the last comparison, each with a merchant of its own. */
@@ -26,8 +26,8 @@ let runs = 0;
 const closedDays = new Set<Day>();
 
 async function start(shards: number): Promise<void> {
-  // Each call begins a generation of ids, and none may take any memory once its events are flushed.
-  // Of three users of a day the third is beyond the limit, and rollups count it under `(other)`.
+  // Each call begins a generation of ids, and no generation may take memory once its events are flushed. The third user
+  // of a day is beyond the limit, and rollups count it under `(other)`.
   const settings = {
     ...{ MAX_METRIC_TYPES_PER_DAY: '20', MAX_DIMENSION_VALUES_PER_DAY: '2' },
     ...{ USAGE_SHARDS: String(shards), DEDUPLICATION_MEMORY_SHARE: '0' },
@@ -141,11 +141,12 @@ const op: fc.Arbitrary<Op> = fc.oneof(
   { weight: 1, arbitrary: fc.constant<Op>({ do: 'months pass' }) },
 );
 
-afterEach(stop);
-
-test.each([1, 64])(
-  `with %i shards, after ${RUNS / 2} random histories every stored form equals the plain model`,
-  async (shards) => {
+/** Tests half of the histories with so many shards. Each number has a file of its own: they take longest, side by side. */
+export function testHistories(shards: number): void {
+  afterEach(stop);
+  test(`with ${shards} shards, after ${RUNS / 2} random histories every stored form equals the plain model`, {
+    timeout: 1_800_000,
+  }, async () => {
     await start(shards);
     const history = fc.array(op, { minLength: 1, maxLength: 12 });
     await fc.assert(
@@ -156,7 +157,7 @@ test.each([1, 64])(
         for (const steps of histories) {
           const world = new World(`m${runs++}`);
           worlds.push(world);
-          // Only totals that are trusted are compared.
+          // Compares only trusted totals.
           if (!(await world.isTrusted())) await ingest.admin.reconcile.repair.mutate({});
           for (const step of steps) {
             await world.take(step);
@@ -168,11 +169,10 @@ test.each([1, 64])(
       }),
       { numRuns: Math.ceil(RUNS / 2 / PAGE) },
     );
-  },
-  1_800_000,
-);
+  });
+}
 
-/** Between pages time passes and Redis is empty, so that a page meets no other's merchants. */
+/** Between pages time passes and Redis is empty, so that pages do not share merchants. */
 async function turnThePage(): Promise<void> {
   await (ingest.redis as Redis).flushdb();
   ingest.clock.now += 60 * 24 * 3_600_000;
@@ -184,7 +184,7 @@ async function closeDays(): Promise<void> {
   for (const day of closed) closedDays.add(day);
 }
 
-/** Every stored form of these merchants, over all days since `begun` and those that late entries may have. */
+/** Returns every stored form of these merchants, over all days since `begun` and those of late events. */
 async function compare(worlds: readonly World[], begun: Day): Promise<void> {
   await ingest.admin.reconcile.repair.mutate({});
   const merchantIds = worlds.map((world) => world.merchantId);
@@ -196,7 +196,7 @@ async function compare(worlds: readonly World[], begun: Day): Promise<void> {
   const all = { merchantIds, startDate: '2000-01-01', endDate: '2999-01-01' };
   const rows = await ingest.db.usage.merchantUsage(all);
   for (const world of worlds) world.compare(rows.filter((row) => row.merchant_id === world.merchantId));
-  // Older histories have lost the totals that they had in Redis; of the last one each answer is compared.
+  // Older histories have lost their totals in Redis; for the last one each answer is compared.
   await worlds.at(-1)!.compareCurrent();
 }
 
@@ -208,7 +208,7 @@ class World {
   /** Identities whose other content was acknowledged: `usage.conflicts` has them as long as their day is kept. */
   readonly conflicts = new Set<string>();
   last: { entries: CheckedEntry[]; backfill: boolean } | undefined;
-  /** Keys of Redis at an earlier moment, with nothing accepted since that was not flushed. */
+  /** Keys of Redis at an earlier moment, with all events accepted since then flushed. */
   older: { key: string; value: Buffer; ttl: number }[] | undefined;
 
   constructor(readonly merchantId: string) {}
@@ -292,7 +292,7 @@ class World {
     }
   }
 
-  /** All of an entry follows from its identity: who sends one again sends it whole. */
+  /** An event's content follows from its identity: a producer that repeats it sends it whole. */
   entryOf({ id, daysAgo }: Spec): CheckedEntry {
     const pick = <T>(choices: readonly T[]) => choices[id % choices.length]!;
     const extra = pick([undefined, 'queries', 'constructor', undefined, 'queries']);
@@ -336,7 +336,7 @@ class World {
     });
   }
 
-  /** Events of the last call that count, of days that take events in any case. */
+  /** Counted events of the last call, on days that accept events in any case. */
   counted(): CheckedEntry[] {
     const first = addDays(this.today, -30);
     const entries = this.last?.entries.filter((entry) => {
@@ -353,12 +353,12 @@ class World {
       time: new Date(Date.parse(entry.time!) - 60_000).toISOString(),
     }));
     if (entries.length === 0) return;
-    // A copy of a day without totals in Redis goes directly to the journal, past what waits there: see ADR 86.
+    // A copy of a day without totals in Redis goes directly to the journal, past pending events: see ADR 86.
     if (entries.some(({ time }) => time < addDays(this.today, -6))) await this.drain();
     expect((await ingest.admin.usage.record.mutate({ entries })).rejected).toEqual([]);
   }
 
-  /** Other events with the ids of events that count: they are not counted, and never silently. */
+  /** Other events with the ids of counted ones: they are not counted, and never silently. */
   async conflict(): Promise<void> {
     const entries = this.counted().map((entry) => ({ ...entry, metrics: { ...entry.metrics, prompt_tokens: '3' } }));
     if (entries.length === 0) return;
@@ -379,7 +379,7 @@ class World {
     const more = id === undefined ? {} : { id };
     await ingest.admin.usage.track.mutate({ merchantId: this.merchantId, metricType: 'queries', by, ...more });
     const identity = `${this.today} ${id}`;
-    // A plain call of 0 is no entry, so it does not claim its id.
+    // A plain call of 0 is no event, so it does not claim its id.
     if (by === 0 || (id !== undefined && this.ids.has(identity))) return;
     if (id !== undefined) this.ids.add(identity);
     this.count(this.today, 'queries', BigInt(by));
@@ -425,7 +425,7 @@ class World {
     if (keys.length > 0) await ingest.redis.del(...keys);
   }
 
-  /** Redis comes back with what it had a while ago: old totals, old ids, items that were flushed since. */
+  /** Redis returns with older data: old totals, old ids, items that were flushed since. */
   async goBack(): Promise<void> {
     armed = undefined;
     if (this.older) {
@@ -433,7 +433,7 @@ class World {
       expect(await ingest.redis.xlen(ingest.keys.journal(ingest.keys.shardOf(this.merchantId)))).toBe(0);
       await this.forget('*');
       for (const { key, value, ttl } of this.older) await ingest.redis.restore(key, ttl, value, 'REPLACE');
-      // It was started again, so that nobody trusts its totals.
+      // It restarted, so nobody trusts its totals.
       await this.forget('usage-shard:*:life');
     }
     this.older = await Promise.all(
@@ -446,8 +446,8 @@ class World {
   }
 
   /**
-   * What must hold at every moment: an answer is never less than what was acknowledged, and more only by repeats that
-   * wait; and a total of Redis that is not known to be stale is the sums of Postgres and what waits.
+   * Invariants: an answer never misses acknowledged events, and exceeds them only by pending repeats; and a total that
+   * is not known to be stale is the sum of Postgres and pending events.
    */
   async compareTotals(): Promise<void> {
     const { merchantId, today } = this;
@@ -476,7 +476,7 @@ class World {
         .split('\n')
         .map((text) => JSON.parse(text))
         .forEach((line, position) => {
-          // Only copies come just before a midnight: of an event of the day after it.
+          // Only copies arrive just before a midnight: of events of the day after it.
           const identity = `${dayOf(line.time + 60_000)} ${line.id}`;
           if (origins.get(identity) === `${field('batch')}:${position}`) return;
           const { requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics } = line;
@@ -516,13 +516,13 @@ class World {
     await Promise.all([...days].map(compareDay));
   }
 
-  /** Whether Redis has lost nothing since its totals were repaired. */
+  /** Returns true if Redis has lost nothing since its totals were repaired. */
   async isTrusted(): Promise<boolean> {
     const life = await ingest.redis.get(ingest.keys.life(ingest.keys.shardOf(this.merchantId)));
     return life !== null && !life.startsWith('repairing');
   }
 
-  /** Ends the history: what it left in Redis is counted, so nothing that happens to Redis later can lose it. */
+  /** Ends the history: flushes its events, so that a later loss of Redis cannot affect them. */
   async settle(): Promise<void> {
     armed = undefined;
     await this.drain();

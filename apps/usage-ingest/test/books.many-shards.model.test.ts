@@ -1,0 +1,3 @@
+import { testHistories } from './books-world.ts';
+
+testHistories(64);
