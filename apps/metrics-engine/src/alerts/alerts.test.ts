@@ -279,10 +279,11 @@ describe('an alert', () => {
       });
     const rule = (target: string, condition: object) =>
       one.engine.alerts.create.mutate({ name: target, on: 'meter', target, condition });
-    const [all, acme, below] = [
+    const [all, acme, below, builtIn] = [
       await rule('alerted', { above: '2.5' }),
       await rule('acme/alerted', { above: '2.5' }),
       await rule('acme/alerted', { below: '1.3' }),
+      await rule('globex/requests', { above: '1' }),
     ];
     /** What fired and is not over; a new process checks slow rules at once. */
     const fired = async () => {
@@ -297,17 +298,17 @@ describe('an alert', () => {
       );
       await Promise.all(engines.map((each) => each.run()));
       const { rows } = await one.engine.alerts.history.query();
-      return [all, acme, below].map(({ id }) =>
+      return [all, acme, below, builtIn].map(({ id }) =>
         rows.filter((row) => row.rule === id && row.resolvedAt === null).map(({ value }) => value),
       );
     };
     await record('acme', 'm1', '125');
     await record('globex', 'm2', '125');
-    expect(await fired()).toEqual([[], [], ['1.25']]);
+    expect(await fired()).toEqual([[], [], ['1.25'], []]);
     await record('globex', 'm3', '1');
-    expect(await fired()).toEqual([['2.51'], [], ['1.25']]);
+    expect(await fired()).toEqual([['2.51'], [], ['1.25'], ['2']]);
     await record('acme', 'm4', '126');
-    expect(await fired()).toEqual([['2.51'], ['2.51'], []]);
+    expect(await fired()).toEqual([['2.51'], ['2.51'], [], ['2']]);
     await expect(rule('acme/unheard_of', { above: '1' })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
   });
 
@@ -343,6 +344,31 @@ describe('an alert', () => {
     });
     await expect(
       one.engine.alerts.create.mutate({ name: 'r', on: 'rejections', target: 'otlp', condition: { above: '100' } }),
+    ).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+  });
+
+  test('of drift fires once a day with what reconciliation found, as drift.found', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url, events: ['drift.found'] });
+    const rule = await one.engine.alerts.create.mutate({ name: 'drift', on: 'drift', condition: { above: '1' } });
+    const found = (numbers: number) =>
+      stores.db.checks.noteDrift(new Date(clock.now), {
+        numbers,
+        examples: [{ merchantId: 'acme', date: '2026-11-20', what: 'cost' }],
+      });
+    const measured = async () => one.engine.alerts.test.query({ id: rule.id });
+    expect(await measured()).toMatchObject({ fires: false, value: '0' });
+    await found(1);
+    expect(await measured()).toMatchObject({ fires: false, value: '1' });
+    await found(3);
+    await found(2);
+    await Promise.all([one.alerts.run(), other.alerts.run()]);
+    await one.deliver.run();
+    expect(received).toHaveLength(1);
+    expect(verify(received[0]!, webhook.secret!)).toMatchObject({
+      ...{ type: 'drift.found', text: expect.stringContaining('acme on 2026-11-20'), data: { target: '', value: '3' } },
+    });
+    await expect(
+      one.engine.alerts.create.mutate({ name: 'd', on: 'drift', target: 'acme', condition: { above: '1' } }),
     ).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
   });
 
