@@ -9,9 +9,9 @@ const first = addDays(today, -40);
 
 beforeAll(async () => {
   running = await startAnalytics();
-  const meter = { metricType: 'images', dimensions: ['user'] } as const;
-  await running.ingest.meters.create.mutate({ ...meter, key: 'images_sum', aggregation: 'SUM' });
-  await running.ingest.meters.create.mutate({ ...meter, key: 'images_max', aggregation: 'MAX' });
+  const meter = { metricType: 'images', dimensions: ['user'] };
+  await running.ingest.meters.create.mutate({ ...meter, key: 'images_sum', aggregation: 'SUM' as const });
+  await running.ingest.meters.create.mutate({ ...meter, key: 'images_max', aggregation: 'MAX' as const });
 }, 120_000);
 afterAll(() => running.stop());
 
@@ -42,8 +42,17 @@ async function answers(merchantId: string, asKnownOn?: string) {
 
 const day = fc.constantFrom(0, 1, 38);
 const step = fc.oneof(
-  fc.record({ do: fc.constant('record' as const), day, user: fc.constantFrom('ada', 'bob'), amount: fc.integer({ min: 1, max: 9 }) }),
-  fc.record({ do: fc.constant('adjust' as const), day, amount: fc.integer({ min: -5, max: 5 }).filter((amount) => amount !== 0) }),
+  fc.record({
+    do: fc.constant('record' as const),
+    day,
+    user: fc.constantFrom('ada', 'bob'),
+    amount: fc.integer({ min: 1, max: 9 }),
+  }),
+  fc.record({
+    do: fc.constant('adjust' as const),
+    day,
+    amount: fc.integer({ min: -5, max: 5 }).filter((amount) => amount !== 0),
+  }),
   fc.record({ do: fc.constant('void' as const) }),
   fc.record({ do: fc.constant('derive' as const) }),
 );
@@ -68,8 +77,16 @@ test('an answer as of a moment is the answer that was given then', async () => {
             const adjustment = { id: `a${at}`, merchantId, date, metrics, reason: 'credit' };
             await ingest.usage.adjust.mutate({ ...adjustment, dimensions: { userId: 'bob' } });
           } else {
-            const entry: UsageEntry = { id: `e${at}`, merchantId, userId: each.user, time: `${date}T00:00:01Z`, metrics };
-            await ingest.usage.record.mutate({ entries: [{ ...entry, model: `m${each.amount % 2}`, provider: `p${each.amount % 3}` }] });
+            const entry: UsageEntry = {
+              id: `e${at}`,
+              merchantId,
+              userId: each.user,
+              time: `${date}T00:00:01Z`,
+              metrics,
+            };
+            await ingest.usage.record.mutate({
+              entries: [{ ...entry, model: `m${each.amount % 2}`, provider: `p${each.amount % 3}` }],
+            });
             events.push({ id: entry.id, date });
           }
         }
@@ -108,7 +125,9 @@ test('a moment that is ahead, or whose later events are no longer kept, is refus
   ])
     await expect(refused).rejects.toMatchObject(isRefused('JOURNAL_DROPPED'));
   const ahead = new Date(Date.now() + 3_600_000).toISOString();
-  await expect(analytics.summary.query({ ...scope, asKnownOn: ahead })).rejects.toMatchObject(isRefused('INVALID_INPUT'));
+  await expect(analytics.summary.query({ ...scope, asKnownOn: ahead })).rejects.toMatchObject(
+    isRefused('INVALID_INPUT'),
+  );
   const credit = { id: 'later', merchantId, date: old, metrics: { cost: '5' }, reason: 'credit' };
   await ingest.usage.adjust.mutate(credit);
   const known = await analytics.breakdown.query({ ...scope, by: 'user', asKnownOn: after });

@@ -151,7 +151,15 @@ export function createReadMeasure({
     if (!isUtc && needs.entities) await assertEntries();
     const imported = await documents.within(range, isUtc ? kindsOf(asked, ...groupBy) : undefined);
     const parts = [...(await plan()), ...imported.parts, ...laterThan(question, range)];
-    const found = await db.usage.windows({ ...asked, asKnownOn: question.asKnownOn, parts, starts, end, by: groupBy, limit: MAX_ROWS + 1 });
+    const found = await db.usage.windows({
+      ...asked,
+      asKnownOn: question.asKnownOn,
+      parts,
+      starts,
+      end,
+      by: groupBy,
+      limit: MAX_ROWS + 1,
+    });
     assertRows(found.length);
     return {
       rows: found.flatMap(({ slot, keys, ...sums }) => {

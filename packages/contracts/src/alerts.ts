@@ -199,13 +199,15 @@ export const alerts = {
     input: Rule.refine(({ on, target }) => (on === 'drift') === (target === ''), {
       error: 'Expected a target, of drift none.',
       path: ['target'],
-    }).refine(isWhole, {
-      error:
-        'Expected of a budget above or forecastAbove, of a meter or a custom metric above or below, of silence minutes, of rejections above, at most 99, and of drift above.',
-      path: ['condition'],
-    }).meta({
-      examples: [{ name: 'No usage of acme', on: 'silence', target: 'acme', condition: { minutes: 60 } }],
-    }),
+    })
+      .refine(isWhole, {
+        error:
+          'Expected of a budget above or forecastAbove, of a meter or a custom metric above or below, of silence minutes, of rejections above, at most 99, and of drift above.',
+        path: ['condition'],
+      })
+      .meta({
+        examples: [{ name: 'No usage of acme', on: 'silence', target: 'acme', condition: { minutes: 60 } }],
+      }),
     output: Alert,
   }),
   update: mutation({

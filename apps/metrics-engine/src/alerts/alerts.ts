@@ -140,7 +140,9 @@ export function createAlerts(options: {
     }
     if (rule.on === 'drift') {
       const { numbers = 0, examples: [example] = [] } = (await db.checks.driftOn(day)) ?? {};
-      const where = example ? `, one of ${example.merchantId || 'all merchants'} on ${example.date} (${example.what})` : '';
+      const where = example
+        ? `, one of ${example.merchantId || 'all merchants'} on ${example.date} (${example.what})`
+        : '';
       const text = `${rule.name}: reconciliation found ${numbers} numbers that differ${where}.`;
       return {
         fires: numbers > Number(above),
@@ -180,7 +182,11 @@ export function createAlerts(options: {
   async function valueOfMeasure(key: string, merchantId: string | null, day: Day): Promise<string> {
     const rows = await db.usage.merchantUsage({
       ...(merchantId !== null && { merchantIds: [merchantId] }),
-      ...{ startDate: day, endDate: day, metricTypes: key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key] },
+      ...{
+        startDate: day,
+        endDate: day,
+        metricTypes: key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key],
+      },
     });
     return formatQuantity(
       key,

@@ -17,7 +17,9 @@ export class KnownOn1763856000231 implements MigrationInterface {
 
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(adjustments(', created_at'));
-    await runner.query('alter table usage_closed_days add column written_at timestamptz not null default clock_timestamp()');
+    await runner.query(
+      'alter table usage_closed_days add column written_at timestamptz not null default clock_timestamp()',
+    );
     await runner.query('update usage_closed_days set written_at = closed_at');
   }
 
