@@ -811,6 +811,15 @@ table usage_overflows (
 );
 CREATE INDEX usage_overflows_date ON public.usage_overflows USING btree (date);
 
+table usage_platform_changes (
+  grain text not null,
+  period date not null,
+  slot smallint not null,
+  changes bigint not null default 1,
+  constraint usage_platform_changes_grain_check CHECK ((grain = ANY (ARRAY['all'::text, 'day'::text, 'month'::text]))),
+  constraint usage_platform_changes_pkey PRIMARY KEY (grain, period, slot)
+);
+
 table usage_platform_daily (
   date date not null,
   model text not null,

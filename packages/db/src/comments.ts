@@ -212,6 +212,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   single: 'Always true: the table has one row.',
   skipped: 'Items that count nothing.',
   slice: 'Start of the slice of time.',
+  slot: 'Which connections write the row; the sum over all slots counts.',
   source: 'Where it came from.',
   started_at: 'When it began.',
   status: 'How far it is, or how it ended.',

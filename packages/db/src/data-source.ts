@@ -44,6 +44,7 @@ import { Alerts1763856000132 } from './migrations/132-alerts.ts';
 import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
 import { MeterChecks1763856000185 } from './migrations/185-meter-checks.ts';
 import { ErasedUsers1763856000190 } from './migrations/190-erased-users.ts';
+import { PlatformChanges1763856000200 } from './migrations/200-platform-changes.ts';
 import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
 import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
 import { Drift1763856000232 } from './migrations/232-drift.ts';
@@ -133,6 +134,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       BiViews1763856000160,
       MeterChecks1763856000185,
       ErasedUsers1763856000190,
+      PlatformChanges1763856000200,
       PricedUsage1763856000230,
       KnownOn1763856000231,
       Drift1763856000232,
