@@ -120,7 +120,7 @@ describe("a Postgres of one's own", () => {
     expect(await query(DATABASE_URL, reads)).toEqual([{ found: hasReader }]);
     await work(DATABASE_URL);
     while (await undoMigration(DATABASE_URL));
-  });
+  }, 350_000);
 });
 
 /** Makes the services write to every group of tables once, partitions included. */

@@ -14,14 +14,13 @@ import {
   type EngineClient,
   type IngestClient,
 } from '@tally/contracts/client';
+import { assertBuilt } from '@tally/testkit';
 import type { Browser, BrowserContext, BrowserContextOptions, Locator, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { add, change, format, parseFormatted, subtract } from '../src/web/quantity.ts';
 import { findings, launch, newContext, screenshot, settle, signIn, visit } from './browser.ts';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
-/** Starts services, a browser and 25,000 demo events, on a busy machine. */
-const SETUP_MS = 300_000;
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const today = dayOf(Date.now());
 const yesterday = addDays(today, -1);
@@ -36,6 +35,7 @@ let engine: EngineClient;
 const keys: Record<string, string> = {};
 
 beforeAll(async () => {
+  assertBuilt('apps/console');
   [stack, browser] = await Promise.all([
     startStack({ webFolder: fileURLToPath(new URL('../dist/web', import.meta.url)) }),
     launch(),
@@ -58,7 +58,7 @@ beforeAll(async () => {
       metrics: { prompt_tokens: '10', cost: '0.000000001' },
     })),
   });
-}, SETUP_MS);
+});
 afterAll(async () => {
   await browser?.close();
   await stack?.stop();
@@ -805,7 +805,7 @@ describe.each([
       },
       options,
     );
-  });
+  }, 670_000);
 });
 
 test('a service that is down is named, and the rest works', async () => {

@@ -637,7 +637,7 @@ test('every procedure about a definition says the same of who may see it, throug
     }
     await owner.client.custom.remove.mutate({ id });
   }
-});
+}, 600_000);
 
 test('texts and versions that the database cannot hold are refused with a code', async () => {
   const fields = { ...definition('SUM(cost)'), name: 'n', visibility: 'PRIVATE' as const };
