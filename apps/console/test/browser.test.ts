@@ -375,7 +375,7 @@ test('a budget is made, shows what is spent of it, and its limit is changed', as
   });
 });
 
-test('what a source sends is counted, and what it may not send is listed with the reason', async () => {
+test('shows the counts of a source, and its rejections with reasons', async () => {
   const answer = await fetch(`${stack.url}/sources/litellm/logs`, {
     method: 'POST',
     headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': 'application/json' },

@@ -514,7 +514,7 @@ test('a day is closed only when all of it was derived, and its flushes are forgo
   await compare(world);
 });
 
-test('what two processes derive is derived once', async () => {
+test('two processes derive each flush once', async () => {
   const world = new World();
   const what = {
     merchant_id: 'ada',

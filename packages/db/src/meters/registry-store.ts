@@ -70,7 +70,7 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
         const { key } = definition;
         const active = await manager.countBy(MeterEntity, { removedAt: IsNull() });
         if (active >= MAX_METERS)
-          throw new TallyError('CARDINALITY_LIMIT', `There are ${active} meters, as many as there may be; remove one.`);
+          throw new TallyError('CARDINALITY_LIMIT', `There are ${active} meters, the most allowed; remove one.`);
         const taken = await manager.findOneBy(MeterEntity, {
           key,
           removedAt: IsNull(),
