@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 
 const BATCH = 20;
 const WORKERS = 4;
-const GIVE_UP_MS = 90_000;
+const GIVE_UP_MS = 300_000;
 
 /**
  * Sends batches through random ingests until it is stopped. Repeats each whole until it is acknowledged, and some again

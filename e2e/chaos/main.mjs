@@ -92,7 +92,7 @@ async function revive(handle) {
 /** Compares what was acknowledged with the journal and the running totals. */
 async function compare(acknowledged) {
   const found = { acknowledged: 0, lost: 0, doubled: 0, drift: 0 };
-  const { client } = world.ingests[0];
+  const { patientClient: client } = world.ingests[0];
   const merchantIds = [...acknowledged.keys()];
   const { complete } = await client.flush.drain.mutate({ merchantIds });
   if (!complete) throw new Error('not everything could be brought to Postgres, with all servers up');
