@@ -162,6 +162,13 @@ async function seed(url) {
     await ask(
       `insert into merchant_usage select merchant_id, date, 'requests', sum(requests) from usage_daily group by 1, 2`,
     );
+    // A version of each merchant's days and months, as flushes leave them.
+    for (const [grain, period] of [
+      ['day', 'date'],
+      ['month', month],
+    ])
+      await ask(`insert into usage_changes (grain, period, merchant_id, changes)
+        select '${grain}', ${period}, merchant_id, count(*) from merchant_usage group by 2, 3 order by 2, 3`);
     for (let count = DIRTY_DAYS; count > 0; count--) {
       const date = back(count);
       await ask(`create table if not exists usage_events_${date.replaceAll('-', '')} partition of usage_events
@@ -356,10 +363,10 @@ async function flushes(url) {
   return Number(count);
 }
 
-/** Queries that are not cached, alone and beside readers of exports that take a few KiB per second. */
+/** Queries that are not cached: alone, while exports are made, and beside readers that take a few KiB a second of them. */
 async function measureBesideReaders(servers) {
   const ways = [];
-  await withAnalytics(servers, async ({ port }) => {
+  await withAnalytics(servers, async ({ port, pid }) => {
     const until = Array.from({ length: 60 }, (_, index) => back(index + 2));
     let asked = 0;
     const bodyOf = () =>
@@ -387,12 +394,23 @@ async function measureBesideReaders(servers) {
     // One after the other: exports being written have few slots.
     const readers = [];
     while (readers.length < SLOW_READERS) readers.push(await slowReader(port));
+    await measured('while exports are made');
+    await idle(pid);
     await measured(`beside ${SLOW_READERS} slow readers of exports`);
     ways.at(-1).stillReading = readers.filter((reader) => reader.isReading()).length;
     for (const reader of readers) reader.close();
     await measured('alone again');
   });
   return ways;
+}
+
+/** Resolves when a process has used little CPU for a second: what it was making is made. */
+async function idle(pid) {
+  for (;;) {
+    const before = cpuSecondsOf(pid);
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+    if (cpuSecondsOf(pid) - before < 0.1) return;
+  }
 }
 
 /** Resolves when the first bytes of an export have arrived; then reads some 16 KiB per second. */

@@ -589,6 +589,7 @@ table usage_adjustments (
   folded smallint,
   metered bigint,
   void_of text,
+  rerated_size smallint,
   constraint usage_adjustments_pkey PRIMARY KEY (merchant_id, id)
 );
 CREATE INDEX usage_adjustments_date ON public.usage_adjustments USING btree (merchant_id, date);
@@ -801,6 +802,15 @@ table usage_overflows (
 );
 CREATE INDEX usage_overflows_date ON public.usage_overflows USING btree (date);
 
+table usage_platform_changes (
+  grain text not null,
+  period date not null,
+  slot smallint not null,
+  changes bigint not null default 1,
+  constraint usage_platform_changes_grain_check CHECK ((grain = ANY (ARRAY['all'::text, 'day'::text, 'month'::text]))),
+  constraint usage_platform_changes_pkey PRIMARY KEY (grain, period, slot)
+);
+
 table usage_platform_daily (
   date date not null,
   model text not null,
@@ -834,6 +844,41 @@ table usage_platform_users (
   completion_tokens numeric not null default 0,
   cost numeric not null default 0,
   constraint usage_platform_users_pkey PRIMARY KEY (month, user_id)
+);
+
+table usage_priced (
+  merchant_id text not null,
+  date date not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  provider text not null,
+  call_size smallint not null,
+  priced_events bigint not null default 0,
+  priced_requests bigint not null default 0,
+  priced_input_tokens bigint not null default 0,
+  priced_cached_tokens bigint not null default 0,
+  priced_cache_write_tokens bigint not null default 0,
+  priced_output_tokens bigint not null default 0,
+  priced_reasoning_tokens bigint not null default 0,
+  priced_cost bigint not null default 0,
+  reratings integer not null default 0,
+  constraint usage_priced_pkey PRIMARY KEY (merchant_id, date, user_id, api_key, model, provider, call_size)
+);
+CREATE INDEX usage_priced_date ON public.usage_priced USING btree (date);
+
+table usage_priced_closings (
+  merchant_id text not null,
+  date date not null,
+  priced_events bigint not null default 0,
+  priced_requests bigint not null default 0,
+  priced_input_tokens bigint not null default 0,
+  priced_cached_tokens bigint not null default 0,
+  priced_cache_write_tokens bigint not null default 0,
+  priced_output_tokens bigint not null default 0,
+  priced_reasoning_tokens bigint not null default 0,
+  priced_cost bigint not null default 0,
+  constraint usage_priced_closings_pkey PRIMARY KEY (merchant_id, date)
 );
 
 table usage_quarter_hours (
@@ -965,6 +1010,8 @@ view public.usage_documents (date date, kind text, whole boolean, user_id text, 
 view public.usage_imported_days (date date, cache_status text, aggregated_by_user jsonb, aggregated_by_model jsonb, aggregated_by_provider jsonb, counted boolean)
 
 view public.usage_pending (date date, merchant_id text, flush_id bigint, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
+
+view public.usage_priced_events (date date, merchant_id text, user_id text, api_key text, model text, provider text, call_size smallint, priced_events bigint, priced_requests bigint, priced_input_tokens bigint, priced_cached_tokens bigint, priced_cache_write_tokens bigint, priced_output_tokens bigint, priced_reasoning_tokens bigint, priced_cost bigint)
 
 view tally_bi.adjustments (date date, id text, merchant_id text, merchant_name text, user_id text, user_name text, user_email text, team text, api_key text, api_key_name text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint, cost_usd numeric, reason text, actor text, created_at timestamp with time zone, void_of text)
 

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { addDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { coalesceBy, type RedisClient, readyJson, textOfReady } from '@tally/service';
@@ -64,8 +64,8 @@ const REMEMBER_SECONDS = MINUTE;
 /** Events dated up to this many days back arrive through the normal path. */
 const SETTLED_DAYS = 7;
 const PREFIX = 'metrics:dashboard';
-/** Raise it whenever the form of cached answers changes: another version of this code may have cached them. */
-const SHAPE = 4;
+/** Raise it whenever cached answers, or what versions count, change: another release may have cached them. */
+const SHAPE = 5;
 /** A larger answer is cheaper to compute again than to transfer. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
@@ -190,10 +190,7 @@ function ttlOf(endDate: Day, today: Day): number {
 
 const rememberedKey = (kind: string, question: unknown) => `${PREFIX}:${kind}:remembered:${digest(question)}`;
 
-const digest = (question: unknown) =>
-  createHash('sha256')
-    .update(JSON.stringify([SHAPE, question]))
-    .digest('base64url');
+const digest = (question: unknown) => hash('sha256', JSON.stringify([SHAPE, question]), 'base64url');
 
 /** Answers as text; evicts the least recently used first. */
 function createMemory(maxBytes: number, now: () => number) {

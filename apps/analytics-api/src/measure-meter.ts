@@ -4,11 +4,13 @@ import {
   dayOf,
   formatCost,
   type GroupBy,
+  isPricedMeasure,
   type MeterWindow,
   type PlanPart,
+  type PricedMeasure,
   TallyError,
 } from '@tally/contracts';
-import type { Db, Sums } from '@tally/db';
+import { type Db, PRICED_COLUMNS, type PricedColumn, type Sums } from '@tally/db';
 import { type Documents, type Imported, kindsOf } from './documents.ts';
 import { add, NOTHING, tokensOf, unknownOf } from './measures.ts';
 import { bounded, knownRows, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
@@ -48,6 +50,22 @@ const MEASURE: Record<string, (sums: Sums) => bigint> = {
   cost: (sums) => sums.cost,
 };
 
+/** The columns of what Tally priced. */
+const COLUMN = {
+  merchant: 'merchant_id',
+  user: 'user_id',
+  apiKey: 'api_key',
+  model: 'model',
+  provider: 'provider',
+} as const satisfies Record<GroupBy, PricedColumn>;
+
+function assertRows(rows: number): void {
+  if (rows > MAX_ROWS)
+    throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
+      details: { maxRows: MAX_ROWS },
+    });
+}
+
 /** The filters of a query about a measure, by their names elsewhere. */
 export function measureFilters({
   range,
@@ -71,11 +89,46 @@ export function createReadMeasure({
   documents,
   maxRows,
 }: {
-  db: Pick<Db, 'usage'>;
+  db: Pick<Db, 'usage' | 'prices'>;
   documents: Documents;
   maxRows: number;
 }): ReadMeasure {
+  /** What Tally priced is kept by whole UTC days. Days of another system have none of it. */
+  async function readPriced(measure: PricedMeasure, question: MeasureQuestion): ReturnType<ReadMeasure> {
+    const { windows, isUtc, groupBy, merchantIds, filters } = question;
+    if (!isUtc)
+      throw new TallyError('GRAIN_NOT_KEPT', `${measure} is kept by whole UTC days only.`, {
+        details: { ask: ['windows of whole UTC days'] },
+      });
+    const valuesOf = (by: GroupBy) => (by === 'merchant' ? merchantIds : filters[by]);
+    const found = await db.prices.pricedWindows({
+      measure,
+      starts: windows.map(({ from }) => dayOf(from)),
+      end: dayOf(windows.at(-1)!.to),
+      by: groupBy.map((by) => COLUMN[by]),
+      filters: Object.fromEntries(
+        Object.entries(COLUMN).map(([by, column]) => {
+          const values = valuesOf(by as GroupBy);
+          return [column, values?.length ? values : undefined];
+        }),
+      ),
+      limit: MAX_ROWS + 1,
+    });
+    assertRows(found.length);
+    const stored = PRICED_COLUMNS.filter((column) => groupBy.some((by) => COLUMN[by] === column));
+    return {
+      rows: found.map(({ slot, keys, units }) => ({
+        window: slot,
+        group: groupBy.map((by) => keys[stored.indexOf(COLUMN[by])]!),
+        value: measure === 'priced_cost' ? formatCost(units) : units.toString(),
+      })),
+      imported: { parts: [], complete: true },
+      unknown: [],
+    };
+  }
+
   return async (key, question) => {
+    if (isPricedMeasure(key)) return readPriced(key, question);
     const { range, windows, window, isUtc, groupBy } = question;
     const asked = measureFilters(question);
     const needs = { ...needsOf(asked, ...groupBy), days: false };
@@ -96,10 +149,7 @@ export function createReadMeasure({
     const imported = await documents.within(range, isUtc ? kindsOf(asked, ...groupBy) : undefined);
     const parts = [...(await plan()), ...imported.parts];
     const found = await db.usage.windows({ ...asked, parts, starts, end, by: groupBy, limit: MAX_ROWS + 1 });
-    if (found.length > MAX_ROWS)
-      throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
-        details: { maxRows: MAX_ROWS },
-      });
+    assertRows(found.length);
     return {
       rows: found.flatMap(({ slot, keys, ...sums }) => {
         const units = MEASURE[key]!(sums);

@@ -129,6 +129,40 @@ describe('windows', () => {
     },
   );
 
+  test('of what Tally priced have token classes, by whole UTC days', async () => {
+    const merchantId = 'priced';
+    const per = { merchantId, per: 1, validFrom: '2026-01-01T00:00:00Z' };
+    await running.ingest.prices.set.mutate({ ...per, component: 'input', amount: '2' });
+    await running.ingest.prices.set.mutate({ ...per, component: 'cached_input', amount: '1' });
+    const event = (id: string, userId: string, metrics: Record<string, string>): UsageEntry => ({
+      ...{ id, merchantId, userId, model: 'm', time: `${first}T10:00:00Z`, metrics },
+    });
+    await running.ingest.usage.record.mutate({
+      entries: [
+        event('a', 'ada', { prompt_tokens: '10', cached_tokens: '4' }),
+        event('b', 'bob', { prompt_tokens: '5' }),
+        event('c', 'bob', { prompt_tokens: '5', cost: '7' }),
+      ],
+    });
+    const asked = { merchantIds: [merchantId], startDate: first, endDate: today };
+    const { rows } = await query({ ...asked, meter: 'priced_cost', window: 'day', groupBy: ['model', 'user'] });
+    const start = `${first}T00:00:00.000Z`;
+    expect(rows).toMatchObject([
+      { start, group: { user: 'ada', model: 'm' }, value: '16' },
+      { start, group: { user: 'bob', model: 'm' }, value: '10' },
+    ]);
+    const total = async (meter: string) => (await query({ ...asked, meter })).rows.map(({ value }) => value);
+    expect(await total('priced_events')).toEqual(['2']);
+    expect(await total('priced_input_tokens')).toEqual(['11']);
+    expect(await total('priced_cached_tokens')).toEqual(['4']);
+    expect(await total('priced_output_tokens')).toEqual([]);
+    const ofBob = await query({ ...asked, meter: 'priced_cost', groupBy: ['merchant'], filters: { user: ['bob'] } });
+    expect(ofBob.rows).toMatchObject([{ group: { merchant: merchantId }, value: '10' }]);
+    await expect(query({ ...asked, meter: 'priced_cost', window: 'hour' })).rejects.toMatchObject(
+      refusal('GRAIN_NOT_KEPT'),
+    );
+  });
+
   test('of built-in meters take filters, and have no row for a measure that no event has', async () => {
     const range = { startDate: first, endDate: today };
     const { rows } = await query({ ...range, meter: 'requests', filters: { user: ['ada'] } });

@@ -74,7 +74,9 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
     ...{ id, merchantId, userId, model: 'm', time: `${date}T11:00:00Z`, metrics: { images: '3', cost: '0.5' } },
   });
   const old = addDays(TODAY, -32);
+  await admin.prices.set.mutate({ merchantId, component: 'input', amount: '1', validFrom: '2020-01-01T00:00:00Z' });
   await admin.usage.record.mutate({ entries: [event('a', ada), event('b', bob), event('c', ada, old)] });
+  await admin.usage.record.mutate({ entries: [{ ...event('priced', ada, old), metrics: { prompt_tokens: '1' } }] });
   await admin.flush.run.mutate({});
   // The same id with other content, and an event that Postgres rejected.
   await db.journal.append({
@@ -129,7 +131,7 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
   expect(await tablesWith(pseudonym)).toEqual([
     ...['audit_log', 'daily_usage_cache', 'erased_users', 'meter_days', 'meter_months', 'meter_quarters'],
     ...['usage_adjustments', 'usage_admitted_values', 'usage_conflicts', 'usage_daily', 'usage_dead_letters'],
-    ...['usage_events', 'usage_monthly', 'usage_platform_users', 'usage_yearly', 'weekly_metrics'],
+    ...['usage_events', 'usage_monthly', 'usage_platform_users', 'usage_priced', 'usage_yearly', 'weekly_metrics'],
   ]);
   expect(await keysWith(ada)).toEqual([]);
   expect(await redis.exists(`usage:${merchantId}:${TODAY}:images`)).toBe(1);

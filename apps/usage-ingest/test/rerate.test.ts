@@ -1,5 +1,6 @@
 import type { UsageEntry } from '@tally/contracts';
 import fc from 'fast-check';
+import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
@@ -20,14 +21,10 @@ const entry = (id: string, more: Partial<UsageEntry> = {}): UsageEntry => ({
   ...more,
 });
 const record = (...entries: UsageEntry[]) => ingest.admin.usage.record.mutate({ entries });
-const setInput = (amount: string) =>
-  ingest.admin.prices.set.mutate({
-    ...{ merchantId, component: 'input', amount, per: 1_000_000, validFrom: '2026-01-01T00:00:00Z' },
-  });
-const rerate = (dryRun: boolean) =>
-  ingest.admin.prices.rerate.mutate({
-    ...{ startDate: '2026-11-20', endDate: '2026-11-22', merchantIds: [merchantId], dryRun },
-  });
+const setInput = (amount: string, validFrom = '2026-01-01T00:00:00Z') =>
+  ingest.admin.prices.set.mutate({ merchantId, component: 'input', amount, per: 1_000_000, validFrom });
+const rerate = (dryRun: boolean, date = '2026-11-22') =>
+  ingest.admin.prices.rerate.mutate({ startDate: date, endDate: date, merchantIds: [merchantId], dryRun });
 const costOf = async () => {
   const asked = { merchantId, date: '2026-11-22', metricType: 'cost' };
   return (await ingest.admin.usage.explain.query(asked)).value;
@@ -80,27 +77,96 @@ test('prices what had no price, and leaves what has none now and what was voided
   expect(await balanced()).toBe(true);
 });
 
+test('prices days whose events are no longer in the journal, from what is kept of them', async () => {
+  const date = '2026-11-12';
+  const time = `${date}T10:00:00Z`;
+  await setInput('2');
+  const long = { metrics: { prompt_tokens: '300000' }, userId: 'bob' };
+  await record(entry('a', { time, userId: 'ada' }), entry('b', { time, userId: 'ada' }), entry('c', { time, ...long }));
+  await ingest.admin.flush.drain.mutate({});
+  await ingest.admin.usage.void.mutate({ merchantId, id: 'b', date, reason: 'never happened' });
+  await ingest.derive.run();
+  await ingest.deriveMeters.run();
+  expect(await ingest.db.partitions.close(date)).toBe(true);
+  await setInput('3');
+  expect(await rerate(true, date)).toMatchObject({ old: '2.6', new: '3.9', rows: [{ events: 2, unpriced: 0 }] });
+  expect(await rerate(false, date)).toMatchObject({ adjustments: 2, difference: '1.3' });
+  expect(await rerate(false, date)).toMatchObject({ adjustments: 0, old: '3.9', difference: '0' });
+  // Prices that begin within the day, and thresholds between the sizes that are kept, need the events: the cost stays.
+  const halfDay = await setInput('9', time);
+  expect(await rerate(false, date)).toMatchObject({ adjustments: 0, old: '3.9', rows: [{ unpriced: 2 }] });
+  await ingest.admin.prices.remove.mutate({ id: halfDay.id });
+  const tier = { merchantId, component: 'input', amount: '5', per: 1_000_000, overPromptTokens: 300_000 } as const;
+  await ingest.admin.prices.set.mutate({ ...tier, validFrom: '2026-01-01T00:00:00Z' });
+  expect(await rerate(false, date)).toMatchObject({
+    adjustments: 1,
+    new: '5.9',
+    rows: [{ unpriced: 1, difference: '2' }],
+  });
+  const report = await ingest.admin.reconcile.check.query({
+    startDate: date,
+    endDate: date,
+    merchantIds: [merchantId],
+  });
+  expect(report.drift).toEqual([]);
+});
+
+test('prices from events where the prices of a day are not all the same', async () => {
+  await setInput('2');
+  await record(entry('early', { time: '2026-11-22T09:00:00Z' }), entry('late', { time: '2026-11-22T11:00:00Z' }));
+  await setInput('5', '2026-11-22T10:00:00Z');
+  expect(await rerate(true)).toMatchObject({ old: '4', new: '7' });
+  expect(await rerate(false)).toMatchObject({ adjustments: 1 });
+  expect(await rerate(false)).toMatchObject({ adjustments: 0, old: '7', new: '7' });
+  expect(await balanced()).toBe(true);
+});
+
+test('a damaged sum of what was priced is drift, and a rebuild repairs it', async () => {
+  await setInput('2');
+  await record(entry('a', { userId: 'ada' }));
+  await ingest.admin.flush.drain.mutate({});
+  const { rows } = await ingest.admin.prices.list.query({ merchantId });
+  expect(rows).toHaveLength(1);
+  const postgres = new pg.Client({ connectionString: ingest.databaseUrl });
+  await postgres.connect();
+  await postgres.query('update usage_priced set priced_cost = priced_cost - 1 where merchant_id = $1', [merchantId]);
+  await postgres.end();
+  const range = { startDate: '2026-11-22', endDate: '2026-11-22', merchantIds: [merchantId] };
+  expect((await ingest.admin.reconcile.check.query(range)).drift).toMatchObject([
+    { rollup: 'usage_priced', metricType: 'priced_cost', journal: '2', drift: '-0.000000001' },
+  ]);
+  await ingest.admin.reconcile.rebuild.mutate(range);
+  expect(await balanced()).toBe(true);
+});
+
 test('ends where pricing at first would have ended, whatever happened before', async () => {
   const amount = fc.integer({ min: 0, max: 9 });
   const step = fc.oneof(
     fc.record({ set: amount }),
     fc.record({ record: fc.integer({ min: 1, max: 3 }) }),
     fc.constant({ rerate: true }),
+    fc.constant({ void: true }),
+    fc.constant({ rebuild: true }),
   );
   let round = 0;
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 8 }), amount, async (steps, last) => {
       merchantId = `law-${round++}`;
-      let events = 0;
+      let [events, voided] = [0, 0];
       for (const each of steps) {
         if ('set' in each) await setInput(String(each.set));
         else if ('rerate' in each) await rerate(false);
-        else for (let n = 0; n < each.record; n++) await record(entry(`e${events++}`, { userId: `u${events % 2}` }));
+        else if ('rebuild' in each) await ingest.db.cubes.rebuild(merchantId, '2026-11-22', '2026-11-22');
+        else if ('void' in each) {
+          if (voided < events)
+            await ingest.admin.usage.void.mutate({ merchantId, id: `e${voided++}`, reason: 'wrong' });
+        } else for (let n = 0; n < each.record; n++) await record(entry(`e${events++}`, { userId: `u${events % 2}` }));
       }
       await setInput(String(last));
       await rerate(false);
       expect(await rerate(false)).toMatchObject({ adjustments: 0, difference: '0' });
-      if (events > 0) expect(await costOf().catch(() => '0')).toBe(String(events * last));
+      if (events > 0) expect(await costOf().catch(() => '0')).toBe(String((events - voided) * last));
+      expect(await balanced()).toBe(true);
     }),
     { numRuns: 6 },
   );

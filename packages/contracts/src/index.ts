@@ -96,7 +96,18 @@ export {
   StoredEntry,
 } from './ingest.ts';
 export { LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
-export { DIMENSIONS, isMeasure, MEASURES, type Measure, RESERVED_METRICS, STATED_MEASURES } from './measures.ts';
+export {
+  CALL_SIZES,
+  DIMENSIONS,
+  isMeasure,
+  isPricedMeasure,
+  MEASURES,
+  type Measure,
+  PRICED_MEASURES,
+  type PricedMeasure,
+  RESERVED_METRICS,
+  STATED_MEASURES,
+} from './measures.ts';
 export {
   BUILT_IN_METERS,
   EVENT_TYPE_PROPERTY,

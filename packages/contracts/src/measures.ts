@@ -8,6 +8,28 @@ export type Measure = (typeof MEASURES)[number];
 /** The measures that a producer sends. The others follow from the status and the number of calls. */
 export const STATED_MEASURES = ['prompt_tokens', 'completion_tokens', 'cost'] as const satisfies readonly Measure[];
 
+/**
+ * Sums of events that Tally priced, or knew no price for: their number, calls that did not fail, tokens by the class that
+ * has a price, and the cost with its re-ratings. The names are those of built-in meters and of columns of `usage_priced`.
+ */
+export const PRICED_MEASURES = [
+  'priced_events',
+  'priced_requests',
+  'priced_input_tokens',
+  'priced_cached_tokens',
+  'priced_cache_write_tokens',
+  'priced_output_tokens',
+  'priced_reasoning_tokens',
+  'priced_cost',
+] as const;
+export type PricedMeasure = (typeof PRICED_MEASURES)[number];
+
+export const isPricedMeasure = (key: string): key is PricedMeasure =>
+  (PRICED_MEASURES as readonly string[]).includes(key);
+
+/** Prompts by which long calls are told apart: `usage_priced` has a row for each size between two of them. */
+export const CALL_SIZES = [128_000, 199_999, 200_000, 256_000, 271_999, 272_000, 512_000] as const;
+
 /** Metric types that Tally derives itself; an event that sends one is rejected. */
 export const RESERVED_METRICS: readonly string[] = ['requests', 'failed_requests', 'total_tokens'];
 

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Dimension, MerchantId, MetricType, record } from './entry.ts';
+import type { PricedMeasure } from './measures.ts';
 import { label, name, text } from './text.ts';
 import { Day, StoredDay, StoredTime } from './time.ts';
 
@@ -185,7 +186,7 @@ export const meters = {
   }),
 } as const;
 
-const builtIn = (key: string, name: string, unit: string, scale = 0): Meter => ({
+const builtIn = (key: string, name: string, unit: string, scale = 0, metricType: string | null = key): Meter => ({
   id: null,
   key,
   merchantId: null,
@@ -193,7 +194,7 @@ const builtIn = (key: string, name: string, unit: string, scale = 0): Meter => (
   unit,
   scale,
   aggregation: 'SUM',
-  metricType: key,
+  metricType,
   valueProperty: null,
   eventType: null,
   filters: {},
@@ -205,7 +206,10 @@ const builtIn = (key: string, name: string, unit: string, scale = 0): Meter => (
   history: { from: null, days: 0, daysDone: 0 },
 });
 
-/** Built-in meters: the measures of model calls. */
+/** Meters of what Tally priced, or knew no price for; no metric type has the name of one. */
+const priced = (key: PricedMeasure, name: string, unit: string, scale = 0) => builtIn(key, name, unit, scale, null);
+
+/** Meters that every Tally has: the measures of model calls, and what Tally priced. */
 export const BUILT_IN_METERS: readonly Meter[] = [
   builtIn('requests', 'Requests', 'requests'),
   builtIn('failed_requests', 'Failed requests', 'requests'),
@@ -213,4 +217,12 @@ export const BUILT_IN_METERS: readonly Meter[] = [
   builtIn('completion_tokens', 'Completion tokens', 'tokens'),
   builtIn('total_tokens', 'Tokens', 'tokens'),
   builtIn('cost', 'Cost', 'USD', 9),
+  priced('priced_events', 'Priced events', 'events'),
+  priced('priced_requests', 'Priced requests', 'requests'),
+  priced('priced_input_tokens', 'Priced input tokens', 'tokens'),
+  priced('priced_cached_tokens', 'Priced cached input tokens', 'tokens'),
+  priced('priced_cache_write_tokens', 'Priced cache write tokens', 'tokens'),
+  priced('priced_output_tokens', 'Priced output tokens', 'tokens'),
+  priced('priced_reasoning_tokens', 'Priced reasoning tokens', 'tokens'),
+  priced('priced_cost', 'Cost that Tally found', 'USD', 9),
 ];

@@ -1,5 +1,5 @@
--- Adds an adjustment recorded by this transaction, of a rolled-up day, to the rollups of months and years.
--- $1 json object of the adjustment
+-- Adds adjustments that were recorded now, of a day that is rolled up, to the rollups of months and years.
+-- $1 json array of the adjustments
 with adjustment as (
   select
     merchant_id, date, requests, failed_requests, prompt_tokens, completion_tokens, cost,
@@ -7,10 +7,10 @@ with adjustment as (
     case when folded & 2 <> 0 then '(other)' else api_key end as api_key,
     case when folded & 4 <> 0 then '(other)' else model end as model,
     case when folded & 8 <> 0 then '(other)' else provider end as provider
-  from json_to_record($1::json) as adjustment (
+  from json_to_recordset($1::json) as adjustment (
     merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-    metrics jsonb, folded smallint, reason text, actor text)
+    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint)
 ),
 groups as materialized (
   select

@@ -1,21 +1,22 @@
--- Records an adjustment and counts it in the rollups of days, once per id.
--- $1 source   $2 json object of the adjustment
--- Returns one row: whether it was new, and whether it must be added to months and years, which have its day.
+-- Records adjustments and counts them in the rollups of days, once per id.
+-- $1 source   $2 json array of the adjustments, of one merchant and one day
+-- Returns one row: the ids of those that were new, and whether months and years have their day and lack them.
 with inserted as (
   insert into usage_adjustments (
     merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor)
+    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size)
   select
     merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor
-  from json_to_record($2::json) as adjustment (
+    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size
+  from json_to_recordset($2::json) as adjustment (
     merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-    metrics jsonb, folded smallint, reason text, actor text)
+    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint)
+  order by merchant_id, id
   on conflict (merchant_id, id) do nothing
-  -- It has a day but no time: intraday it counts at the start of its day.
+  -- They have a day but no time: intraday they stand at the beginning of their day.
   returning
-    merchant_id, date, date::timestamp at time zone 'UTC' as time, requests, failed_requests, prompt_tokens,
+    merchant_id, id, date, date::timestamp at time zone 'UTC' as time, requests, failed_requests, prompt_tokens,
       completion_tokens, cost, metrics,
     case when folded & 1 <> 0 then '(other)' else user_id end as user_id,
     case when folded & 2 <> 0 then '(other)' else api_key end as api_key,
@@ -183,7 +184,7 @@ added_to_usage_platform_daily as (
     cost = old.cost + excluded.cost
 )
 select
-  (select count(*) from inserted) as inserted,
+  coalesce((select array_agg(id) from inserted), '{}') as inserted,
   (select count(*) from groups where (date, merchant_id) <= (select date,
     merchant_id from usage_rolled_up)) as rolled_up,
   (select count from told) as told

@@ -49,7 +49,8 @@ inserted as (
   order by lines.date, lines.merchant_id, lines.id, lines.ordinality
   on conflict (date, merchant_id, id) do nothing
   returning
-    merchant_id, date, time, requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics,
+    merchant_id, date, time, requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, calls, failed,
+      price_version,
     case when folded & 1 <> 0 then '(other)' else user_id end as user_id,
     case when folded & 2 <> 0 then '(other)' else api_key end as api_key,
     case when folded & 4 <> 0 then '(other)' else model end as model,
@@ -168,6 +169,39 @@ stale as (
 told as materialized (
   select count(pg_notify('usage_changed', merchant_id || ' ' || date))
   from by_merchant_day
+),
+priced as materialized (
+  select
+    merchant_id, date, user_id, api_key, model, provider, call_size, count(*) as priced_events,
+    units_sum(priced_requests) as priced_requests, units_sum(priced_input_tokens) as priced_input_tokens,
+      units_sum(priced_cached_tokens) as priced_cached_tokens,
+      units_sum(priced_cache_write_tokens) as priced_cache_write_tokens,
+      units_sum(priced_output_tokens) as priced_output_tokens,
+      units_sum(priced_reasoning_tokens) as priced_reasoning_tokens, units_sum(cost) as priced_cost
+  from inserted
+  cross join lateral usage_priced_parts(prompt_tokens, completion_tokens, calls, failed, metrics) as parts
+  where price_version is not null
+  group by 1, 2, 3, 4, 5, 6, 7
+),
+added_to_usage_priced as (
+  insert into usage_priced as old (merchant_id, date, user_id, api_key, model, provider, call_size, priced_events,
+    priced_requests, priced_input_tokens, priced_cached_tokens, priced_cache_write_tokens, priced_output_tokens,
+    priced_reasoning_tokens, priced_cost)
+  select
+    merchant_id, date, user_id, api_key, model, provider, call_size,
+    priced_events, priced_requests, priced_input_tokens, priced_cached_tokens, priced_cache_write_tokens,
+      priced_output_tokens, priced_reasoning_tokens, priced_cost
+  from priced
+  order by 1, 2, 3, 4, 5, 6, 7
+  on conflict (merchant_id, date, user_id, api_key, model, provider, call_size) do update set
+    priced_events = old.priced_events + excluded.priced_events,
+    priced_requests = old.priced_requests + excluded.priced_requests,
+    priced_input_tokens = old.priced_input_tokens + excluded.priced_input_tokens,
+    priced_cached_tokens = old.priced_cached_tokens + excluded.priced_cached_tokens,
+    priced_cache_write_tokens = old.priced_cache_write_tokens + excluded.priced_cache_write_tokens,
+    priced_output_tokens = old.priced_output_tokens + excluded.priced_output_tokens,
+    priced_reasoning_tokens = old.priced_reasoning_tokens + excluded.priced_reasoning_tokens,
+    priced_cost = old.priced_cost + excluded.priced_cost
 ),
 recorded as (
   -- A flush that counted nothing has nothing to derive.

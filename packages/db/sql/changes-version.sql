@@ -1,10 +1,11 @@
--- Returns the version of a range: changes of its whole months, of the days at its edges, of names, and of everything.
+-- Returns the version of a range of some merchants: changes of its whole months, of the days at its edges, of names,
+-- and of everything.
 -- $1, $2 first days of the first and the last whole month   $3, $4 and $5, $6 the days before and after them; from >
 -- to: none
--- $7 merchant ids with '' among them, which stands for every merchant; null for all
+-- $7 merchant ids with '' among them, which stands for every merchant
 select coalesce(sum(changes), 0)::text as version
 from usage_changes
-where ($7::text[] is null or merchant_id = any($7))
+where merchant_id = any($7::text[])
   and (
     grain = 'all'
     or (grain = 'month' and period between $1::date and $2::date)

@@ -29,6 +29,16 @@ kept as (
   select merchant_id, $1, metric_type, metric_value, entries
   from others
 ),
+kept_prices as (
+  insert into usage_priced_closings (merchant_id, date, priced_events, priced_requests, priced_input_tokens,
+    priced_cached_tokens, priced_cache_write_tokens, priced_output_tokens, priced_reasoning_tokens, priced_cost)
+  select merchant_id, date, sum(priced_events), sum(priced_requests), sum(priced_input_tokens),
+    sum(priced_cached_tokens), sum(priced_cache_write_tokens), sum(priced_output_tokens), sum(priced_reasoning_tokens),
+    sum(priced_cost)
+  from usage_priced_events
+  where date = $1
+  group by 1, 2
+),
 logged as (
   insert into usage_change_log (merchant_ids, dates)
   select array_agg(merchant_id), array_agg($1::date)

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
-import { DIMENSIONS, MEASURES } from '@tally/contracts';
+import { DIMENSIONS, MEASURES, PRICED_MEASURES } from '@tally/contracts';
 
 // Generates every statement that repeats the measures or the dimensions, from their lists in contracts.
 
@@ -54,16 +54,16 @@ const eachMeasure = `cross join lateral (values
   ${MEASURES.map((name) => `('${name}', ${name})`).join(', ')}
 ) as measure (metric_type, metric_value)`;
 
-/** Adds the rows of `from` to a rollup, in order of its keys, so that two transactions never deadlock. */
-const addTo = (table, keys, from, { where = '', merged = false, returning = '' } = {}) => `
-insert into ${table} as old (${keys.join(', ')}, ${list})
+/** Adds the rows of `from` to a rollup, its keys in order, so that two who add never wait for each other in turn. */
+const addTo = (table, keys, from, { where = '', merged = false, returning = '', amounts = MEASURES } = {}) => `
+insert into ${table} as old (${keys.join(', ')}, ${amounts.join(', ')})
 select
   ${keys.map(merged ? String : placed).join(', ')},
-  ${merged ? list : sumsFor(table)}
+  ${merged ? amounts.join(', ') : sumsFor(table)}
 from ${from}${where && `\nwhere ${where}`}${merged ? '' : `\ngroup by ${numbers(keys)}`}
 order by ${numbers(keys)}
 on conflict (${keys.join(', ')}) do update set
-  ${MEASURES.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}${returning && `\nreturning ${returning}`}`;
+  ${amounts.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}${returning && `\nreturning ${returning}`}`;
 
 /** Each coarser sum from the next finer one, so that every event is read once: name, keys, from, table, condition. */
 const OF_DAYS = [
@@ -209,7 +209,28 @@ told as materialized (
   from by_merchant_day
 )`;
 
-/** Columns of \`append.sql\`: name, type of its array, and the value for an absent one. */
+/** What Tally priced: a row for each size of calls, so that a price of long calls can be found again. */
+const PRICED_KEYS = ['merchant_id', 'date', ...DIMENSIONS, 'call_size'];
+const PRICED_PARTS = PRICED_MEASURES.filter((name) => !['priced_events', 'priced_cost'].includes(name));
+const PRICED_AMOUNTS = [...PRICED_MEASURES, 'reratings'];
+const partsOf = (row) =>
+  `usage_priced_parts(${['prompt_tokens', 'completion_tokens', 'calls', 'failed', 'metrics'].map((name) => `${row}${name}`).join(', ')}) as parts`;
+
+/** Goes on after `inserted`: adds what Tally priced, or knew no price for. */
+const priced = `priced as materialized (
+  select
+    ${PRICED_KEYS.join(', ')}, count(*) as priced_events,
+    ${PRICED_PARTS.map((name) => `units_sum(${name}) as ${name}`).join(', ')}, units_sum(cost) as priced_cost
+  from inserted
+  cross join lateral ${partsOf('')}
+  where price_version is not null
+  group by ${numbers(PRICED_KEYS)}
+),
+added_to_usage_priced as (
+  ${indent(addTo('usage_priced', PRICED_KEYS, 'priced', { merged: true, amounts: PRICED_MEASURES }))}
+)`;
+
+/** Columns of \`append.sql\`: name, type of its array, and what stands for an absent value. */
 const LINE = [
   ['date', 'date'],
   ['merchant_id', 'text'],
@@ -256,10 +277,11 @@ inserted as (
   order by lines.date, lines.merchant_id, lines.id, lines.ordinality
   on conflict (date, merchant_id, id) do nothing
   returning
-    merchant_id, date, time, ${list}, metrics,
+    merchant_id, date, time, ${list}, metrics, calls, failed, price_version,
     ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
+${priced},
 recorded as (
   -- A flush that counted nothing has nothing to derive.
   insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at)
@@ -336,33 +358,34 @@ where sent <> counted
 order by 1`;
 
 const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
-    ${list}, metrics, folded, reason, actor`;
+    ${list}, metrics, folded, reason, actor, rerated_size`;
 
-const fromAdjustment = (json) => `from json_to_record(${json}::json) as adjustment (
+const fromAdjustments = (json) => `from json_to_recordset(${json}::json) as adjustment (
     merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
     ${MEASURES.map((name) => `${name} bigint`).join(', ')},
-    metrics jsonb, folded smallint, reason text, actor text)`;
+    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint)`;
 
 const adjust = `
--- Records an adjustment and counts it in the rollups of days, once per id.
--- $1 source   $2 json object of the adjustment
--- Returns one row: whether it was new, and whether it must be added to months and years, which have its day.
+-- Records adjustments and counts them in the rollups of days, once per id.
+-- $1 source   $2 json array of the adjustments, of one merchant and one day
+-- Returns one row: the ids of those that were new, and whether months and years have their day and lack them.
 with inserted as (
   insert into usage_adjustments (
     ${ADJUSTMENT})
   select
     ${ADJUSTMENT}
-  ${fromAdjustment('$2')}
+  ${fromAdjustments('$2')}
+  order by merchant_id, id
   on conflict (merchant_id, id) do nothing
-  -- It has a day but no time: intraday it counts at the start of its day.
+  -- They have a day but no time: intraday they stand at the beginning of their day.
   returning
-    merchant_id, date, date::timestamp at time zone 'UTC' as time, ${list}, metrics,
+    merchant_id, id, date, date::timestamp at time zone 'UTC' as time, ${list}, metrics,
     ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
 ${addToDays}
 select
-  (select count(*) from inserted) as inserted,
+  coalesce((select array_agg(id) from inserted), '{}') as inserted,
   (select count(*) from groups where ${isRolledUp}) as rolled_up,
   (select count from told) as told`;
 
@@ -378,19 +401,137 @@ const groupsOf = (from, where = '') =>
   `groups as materialized ${summedBy(['merchant_id', 'date', ...DIMENSIONS], from, where)}`;
 
 const adjustPeriods = `
--- Adds an adjustment recorded by this transaction, of a rolled-up day, to the rollups of months and years.
--- $1 json object of the adjustment
+-- Adds adjustments that were recorded now, of a day that is rolled up, to the rollups of months and years.
+-- $1 json array of the adjustments
 with adjustment as (
   select
     merchant_id, date, ${list},
     ${rolledDimensions.join(',\n    ')}
-  ${fromAdjustment('$1')}
+  ${fromAdjustments('$1')}
 ),
 ${groupsOf('adjustment')},
 ${addToPeriods}
 select count(*) as groups from groups`;
 
-/** Rollups and meters are derived from the same flushes, independently. */
+/** Re-ratings, as rows of `usage_priced`. */
+const reratings = (where) => `
+select
+  merchant_id, date,
+  ${rolledDimensions.join(',\n  ')},
+  rerated_size, ${PRICED_MEASURES.map((name) => (name === 'priced_cost' ? 'cost' : '0')).join(', ')}, 1
+from usage_adjustments
+where ${where} and rerated_size is not null`;
+
+const countPriced = `
+-- Adds re-ratings that this transaction has just recorded to what Tally priced, and takes events that it voids out of it.
+-- $1 merchant   $2 ids of the adjustments
+insert into usage_priced as old (
+  ${PRICED_KEYS.join(', ')},
+  ${PRICED_AMOUNTS.join(', ')})
+select
+  ${PRICED_KEYS.join(', ')},
+  ${PRICED_MEASURES.map((name) => `units_sum(${name})`).join(', ')}, sum(reratings)
+from (
+  ${indent(reratings('merchant_id = $1 and id = any($2::text[])'))}
+  union all
+  select
+    event.merchant_id, event.date,
+    ${rolledDimensions.map((text) => text.replace('folded', 'event.folded').replace(/else (\w+) end/, 'else event.$1 end')).join(',\n    ')},
+    call_size, -1, ${PRICED_PARTS.map((name) => `-${name}`).join(', ')}, -event.cost, 0
+  from usage_adjustments as void
+  join usage_events as event
+    on event.date = void.date and event.merchant_id = void.merchant_id and event.id = void.void_of
+  cross join lateral ${partsOf('event.')}
+  where void.merchant_id = $1 and void.id = any($2::text[]) and event.price_version is not null
+) as changed (${PRICED_KEYS.join(', ')}, ${PRICED_AMOUNTS.join(', ')})
+group by ${numbers(PRICED_KEYS)}
+order by ${numbers(PRICED_KEYS)}
+on conflict (${PRICED_KEYS.join(', ')}) do update set
+  ${PRICED_AMOUNTS.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}`;
+
+const pricedSums = `
+-- What Tally priced, summed over users and API keys: by merchant, day, model, provider and size of calls.
+-- $1 first day   $2 last day   $3 merchants, or null for all   $4 how many at most
+select cells.*, exists (select from usage_closed_days as closed where closed.date = cells.date) as is_closed
+from (
+  select
+    merchant_id, date, model, provider, call_size, count(*)::int as rows,
+    ${PRICED_MEASURES.map((name) => `sum(${name}) as ${name}`).join(', ')}
+  from usage_priced
+  where date between $1::date and $2::date and ($3::text[] is null or merchant_id = any($3))
+  group by 1, 2, 3, 4, 5
+  order by 1, 2, 3, 4, 5
+  limit $4
+) as cells`;
+
+const FILTERED = ['merchant_id', ...DIMENSIONS];
+const pricedWindows = `
+-- Sums of one measure of what Tally priced, by windows of UTC days and dimensions; windows and groups without any left out.
+-- $1 the measure   $2 the beginnings of the windows   $3 the end of the last one   $4 columns to group by
+-- ${FILTERED.map((name, index) => `$${index + 5} ${name}`).join('   ')}: values of each, or null for all   $${FILTERED.length + 5} how many at most
+select slot, keys, sum(units) as units
+from (
+  select
+    width_bucket(date, $2::date[]) - 1 as slot,
+    array_remove(array[${FILTERED.map((name) => `case when '${name}' = any($4::text[]) then ${name} end`).join(', ')}], null) as keys,
+    case $1::text ${PRICED_MEASURES.map((name) => `when '${name}' then ${name}`).join(' ')} end as units
+  from usage_priced
+  where date >= ($2::date[])[1] and date < $3::date
+    ${FILTERED.map((name, index) => `and ($${index + 5}::text[] is null or ${name} = any($${index + 5}))`).join('\n    ')}
+) as counted
+group by 1, 2
+having sum(units) <> 0
+order by 1, 2
+limit $${FILTERED.length + 5}`;
+
+/** Rows of \`usage_priced\` with their cost by given rates: what cannot be told from a rounding stays as it is. */
+const rerated = `cells as (
+  select *
+  from unnest(
+    $1::text[], $2::date[], $3::text[], $4::text[], $5::smallint[],
+    ${PRICED_PARTS.map((_, index) => `$${index + 6}::numeric[]`).join(', ')}, $${PRICED_PARTS.length + 6}::numeric[]
+  ) as cell (
+    merchant_id, date, model, provider, call_size,
+    ${PRICED_PARTS.map((name) => name.replace('priced_', 'rate_')).join(', ')}, per)
+),
+computed as (
+  select
+    priced.*, per,
+    div(2 * (
+      ${PRICED_PARTS.map((name) => `${name} * ${name.replace('priced_', 'rate_')}`).join('\n      + ')}
+    ) + per, 2 * per) as cost
+  from cells
+  join usage_priced as priced using (merchant_id, date, model, provider, call_size)
+),
+rerated as (
+  select
+    *, priced_cost as old,
+    case when per > 1 and 2 * abs(cost - priced_cost) <= priced_events then priced_cost else cost end as new
+  from computed
+)`;
+const ratesOfCells = `-- $1 merchants, $2 days, $3 models, $4 providers and $5 sizes of cells, one element each
+-- $6 to $${PRICED_PARTS.length + 5} nano-USD of a unit of each class, times $${PRICED_PARTS.length + 6}
+-- A cost is rounded once for a row, half away from zero. The cost before was rounded for each event: a difference that small
+-- is none.`;
+const rerateSums = `
+-- What Tally priced by other rates, summed over users and API keys.
+${ratesOfCells}
+with ${rerated}
+select
+  merchant_id, date, model, provider, sum(priced_events) as events, sum(old) as old, sum(new) as new,
+  count(*) filter (where new <> old)::int as different
+from rerated
+group by 1, 2, 3, 4`;
+const rerateRows = `
+-- Rows of what Tally priced whose cost is another by other rates.
+${ratesOfCells}
+with ${rerated}
+select merchant_id, date, ${DIMENSIONS.join(', ')}, call_size, reratings, old, new
+from rerated
+where new <> old
+order by ${PRICED_KEYS.join(', ')}`;
+
+/** Rollups and meters are derived from the same flushes, each at its own pace. */
 const takeFlushes = (isLeft) => `
 -- Takes flushes not yet derived, oldest first; skips those that another process has taken.
 -- $1 events at most; always at least one flush   $2 flushes at most
@@ -745,6 +886,23 @@ from (
   where merchant_id = $1 and date = any($2::date[])
 ) as metrics
 group by 1, 2, 3`,
+  'rebuild/priced': `
+-- A merchant's rows of \`usage_priced\` from its events that were not voided, and its re-ratings.
+-- $1 merchant   $2 days that still have their events
+insert into usage_priced (
+  ${PRICED_KEYS.join(', ')},
+  ${PRICED_AMOUNTS.join(', ')})
+select
+  ${PRICED_KEYS.join(', ')},
+  ${PRICED_AMOUNTS.map((name) => `sum(${name})`).join(', ')}
+from (
+  select ${PRICED_KEYS.join(', ')}, ${PRICED_MEASURES.join(', ')}, 0 as reratings
+  from usage_priced_events
+  where merchant_id = $1 and date = any($2::date[])
+  union all
+  ${indent(reratings('merchant_id = $1 and date = any($2::date[])'))}
+) as counted
+group by ${numbers(PRICED_KEYS)}`,
   'rebuild/daily-models': remake({
     table: 'usage_daily_models',
     note: `\`usage_daily\`, without what is not derived yet.\n-- $1 merchant   $2 days`,
@@ -835,6 +993,13 @@ kept as (
   union all
   select merchant_id, $1, metric_type, metric_value, entries
   from others
+),
+kept_prices as (
+  insert into usage_priced_closings (merchant_id, date, ${PRICED_MEASURES.join(', ')})
+  select merchant_id, date, ${PRICED_MEASURES.map((name) => `sum(${name})`).join(', ')}
+  from usage_priced_events
+  where date = $1
+  group by 1, 2
 ),
 logged as (
   insert into usage_change_log (merchant_ids, dates)
@@ -1036,9 +1201,46 @@ from (
 where parts <> whole
 order by 2, 1, 3, 4`;
 
-/** Moves the rows of one user to its pseudonym, which may already have rows from during the erasure. */
-const moveUser = (table, period) => {
-  const keys = ['merchant_id', period, ...DIMENSIONS];
+const pricedOf = (table) => `select merchant_id, date, ${PRICED_MEASURES.join(', ')} from ${table} where ${inRange}`;
+const pricedBooks = `
+-- Merchants' days of which \`usage_priced\` is not what their events and re-ratings make. Nothing is read before there was a
+-- price.
+-- $1 merchant ids, null for all   $2 first date   $3 last date
+with forms as (
+  select 'parts' as form, priced.* from (${pricedOf('usage_priced_events')}) as priced
+  union all
+  select 'parts', priced.* from (${pricedOf('usage_priced_closings')}) as priced
+  union all
+  select 'parts', merchant_id, date, ${PRICED_MEASURES.map((name) => (name === 'priced_cost' ? 'cost' : '0')).join(', ')}
+  from usage_adjustments
+  where ${inRange} and rerated_size is not null
+  union all
+  select 'whole', priced.* from (${pricedOf('usage_priced')}) as priced
+),
+sums as (
+  select form, merchant_id, date, ${PRICED_MEASURES.map((name) => `sum(${name}) as ${name}`).join(', ')}
+  from forms
+  where exists (select from price_list where version > 0)
+  group by 1, 2, 3
+)
+select rollup, merchant_id, date, metric_type, parts, whole
+from (
+  select
+    'usage_priced' as rollup, merchant_id, date, metric_type,
+    coalesce(sum(metric_value) filter (where form = 'parts'), 0) as parts,
+    coalesce(sum(metric_value) filter (where form = 'whole'), 0) as whole
+  from sums
+  cross join lateral (values
+    ${PRICED_MEASURES.map((name) => `('${name}', ${name})`).join(', ')}
+  ) as measure (metric_type, metric_value)
+  group by 2, 3, 4
+) as compared
+where parts <> whole
+order by 2, 3, 4`;
+
+/** Moves the rows of one user to its pseudonym, which may have rows already: what came during the erasure. */
+const moveUser = (table, period, { more = [], amounts = MEASURES } = {}) => {
+  const keys = ['merchant_id', period, ...DIMENSIONS, ...more];
   return `
 -- Moves a user's rows of \`${table}\` to the pseudonym.
 -- $1 merchant   $2 user   $3 pseudonym   $4 first day   $5 day after the last
@@ -1046,10 +1248,10 @@ const moveUser = (table, period) => {
 with moved as (
   delete from ${table}
   where merchant_id = $1 and user_id = $2 and ${period} >= $4::date and ${period} < $5::date
-  returning merchant_id, ${period}, $3::text as user_id, api_key, model, provider, ${list}
+  returning ${keys.map((key) => (key === 'user_id' ? '$3::text as user_id' : key)).join(', ')}, ${amounts.join(', ')}
 ),
 added as (
-  ${indent(addTo(table, keys, 'moved', { merged: true, returning: period }))}
+  ${indent(addTo(table, keys, 'moved', { merged: true, returning: period, amounts }))}
 )
 select distinct ${period} as date
 from added
@@ -1058,6 +1260,7 @@ order by 1`;
 
 const eraseUser = {
   'erase/daily': moveUser('usage_daily', 'date'),
+  'erase/priced': moveUser('usage_priced', 'date', { more: ['call_size'], amounts: PRICED_AMOUNTS }),
   'erase/monthly': moveUser('usage_monthly', 'month'),
   'erase/yearly': moveUser('usage_yearly', 'year'),
   'erase/platform-users': `
@@ -1119,6 +1322,11 @@ export const files = () =>
       conflicts,
       adjust,
       'adjust-periods': adjustPeriods,
+      'count-priced-adjustments': countPriced,
+      'priced-sums': pricedSums,
+      'priced-windows': pricedWindows,
+      'rerate-sums': rerateSums,
+      'rerate-rows': rerateRows,
       'take-flushes': takeFlushes('derived_at is null'),
       'take-flushes-for-meters': takeFlushes('metered is null'),
       derive,
@@ -1132,6 +1340,7 @@ export const files = () =>
       'close-day': closeDay,
       books,
       'period-books': periodBooks,
+      'priced-books': pricedBooks,
     }).map(([name, text]) => [
       `${name}.sql`,
       `${text

@@ -33,7 +33,9 @@ export type BooksStore = {
   read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
   /** Returns periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
   periodsApart(scope: BookScope): Promise<PeriodRow[]>;
-  /** Returns merchants with usage in the range. */
+  /** Days of merchants whose `usage_priced` is not what their events and re-ratings make, as one transaction sees them. */
+  pricedApart(scope: BookScope, transaction: Executor): Promise<PeriodRow[]>;
+  /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
   /** Returns those of these events that the journal has, as `date id`. */
   known(merchantId: string, entries: readonly { date: Day; id: string }[], transaction: Executor): Promise<Set<string>>;
@@ -120,6 +122,8 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
       runSql(transaction, 'books', [merchantIds ?? null, startDate, endDate], Book),
     periodsApart: ({ merchantIds, startDate, endDate }) =>
       runSql(dataSource, 'period-books', [merchantIds ?? null, startDate, endDate], Period),
+    pricedApart: ({ merchantIds, startDate, endDate }, transaction) =>
+      runSql(transaction, 'priced-books', [merchantIds ?? null, startDate, endDate], Period),
     async merchants(startDate, endDate) {
       const rows = await runSql(
         dataSource,

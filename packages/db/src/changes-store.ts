@@ -1,7 +1,7 @@
 import { addDays, type Day, monthOf } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { runSql } from './run-sql.ts';
+import { runPrepared, runSql } from './run-sql.ts';
 
 type Scope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
@@ -17,13 +17,16 @@ export type ChangesStore = {
   touchAll(): Promise<void>;
 };
 
-/** Versions of sums, in `usage_changes`, raised by the transactions that count. */
+const VersionRow = z.object({ version: z.string() });
+
+/** Versions of sums, in `usage_changes` and `usage_platform_changes`, raised by the transactions that count. */
 export function createChangesStore(dataSource: DataSource): ChangesStore {
   return {
     async versionOf({ merchantIds, startDate, endDate }) {
-      const merchants = merchantIds?.length ? [...merchantIds, ''] : null;
-      const values = [...boundsOf(startDate, endDate), merchants];
-      const [row] = await runSql(dataSource, 'changes-version', values, z.object({ version: z.string() }));
+      const bounds = boundsOf(startDate, endDate);
+      const [row] = merchantIds?.length
+        ? await runPrepared(dataSource, 'changes-version', [...bounds, [...merchantIds, '']], VersionRow)
+        : await runPrepared(dataSource, 'platform-version', bounds, VersionRow);
       return row!.version;
     },
     async touch({ merchantIds, startDate, endDate }) {

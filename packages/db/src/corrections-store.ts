@@ -9,7 +9,7 @@ import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import { holdRolledUp } from './rolled-up.ts';
 import { DateText, Moment, Units } from './rows.ts';
-import { runSql, sql } from './run-sql.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Dimensions = { userId: string; apiKey: string; model: string; provider: string };
 
@@ -25,22 +25,26 @@ export type Adjustment = {
   createdAt: string;
 };
 
+export type NewAdjustment = Omit<Adjustment, 'createdAt'>;
+
 export type CorrectionsStore = {
   /**
    * Records an adjustment and counts it in the same transaction, once per id; a repeat returns the recorded one. Throws
    * CONFLICT if another adjustment has the id. `voids`: the event of that day that it takes back.
    */
-  adjust(adjustment: Omit<Adjustment, 'createdAt'> & { voids?: string | undefined }): Promise<Adjustment>;
-  /** Returns the newest adjustments behind a number, oldest first, and the number of all. */
+  adjust(adjustment: NewAdjustment & { voids?: string | undefined }): Promise<Adjustment>;
+  /**
+   * Records re-ratings of a merchant's day in one transaction, those with a new id; counts them also as part of what Tally priced.
+   * Returns how many were new.
+   */
+  rerate(adjustments: readonly (NewAdjustment & { reratedSize: number })[]): Promise<number>;
+  /** The newest adjustments that made a number, oldest first, and how many did. */
   adjustments(number: Explained, limit: number): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
-/**
- * Whether the adjustment is new, and how many rollups of days it changed whose months and years have that day: 0 or 1
- * each.
- */
+/** Those that are new, and how many rollups of days they changed, whose months and years have that day. */
 const CountedRow = z.object({
-  inserted: z.string().transform(Number),
+  inserted: z.array(z.string()),
   rolled_up: z.string().transform(Number),
 });
 
@@ -94,6 +98,30 @@ export function createCorrectionsStore(
 ): CorrectionsStore {
   const recorded = dataSource.getRepository(AdjustmentEntity);
 
+  /** Records adjustments of one merchant and one day; returns the ids of those that are new. */
+  async function record(
+    transaction: Executor,
+    adjustments: readonly (NewAdjustment & { reratedSize?: number })[],
+    voids?: string,
+  ) {
+    const records = await withPseudonyms(transaction, adjustments.map(recordOf));
+    const { bits, committed } = await admission.admit(transaction, records);
+    const rows = records.map((row, position) => ({ ...row, folded: bits?.[position] || null }));
+    await holdRolledUp(transaction);
+    const [counted] = await runSql(transaction, 'adjust', ['adjustment', JSON.stringify(rows)], CountedRow);
+    const ids = counted!.inserted;
+    if (ids.length > 0) {
+      const isNew = new Set(ids);
+      const json = JSON.stringify(rows.filter(({ id }) => isNew.has(id)));
+      if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
+      const { merchantId, date } = adjustments[0]!;
+      await meters.adjusted(transaction, { merchantId, ids, date, ...(voids !== undefined && { voids }) });
+      await transaction.query(sql('count-priced-adjustments'), [merchantId, ids]);
+      await transaction.query(sql('count-budget-adjustments'), [merchantId, ids]);
+    }
+    return { ids, committed, records };
+  }
+
   return {
     async adjustments(number, limit) {
       const { merchantId, startDate, endDate, metricTypes, ...filters } = number;
@@ -106,35 +134,33 @@ export function createCorrectionsStore(
     },
 
     async adjust({ voids, ...adjustment }) {
-      const { committed, userId } = await journal.exclusively([adjustment.merchantId], async (transaction) => {
-        const [record] = await withPseudonyms(transaction, [recordOf(adjustment)]);
-        const { bits, committed } = await admission.admit(transaction, [record!]);
-        const row = { ...record!, folded: bits?.[0] ?? null };
-        await holdRolledUp(transaction);
-        const json = JSON.stringify(row);
-        const [counted] = await runSql(transaction, 'adjust', ['adjustment', json], CountedRow);
-        if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
-        const { merchantId, id, date } = adjustment;
-        if (counted!.inserted > 0) {
-          await meters.adjusted(transaction, { merchantId, id, date, ...(voids !== undefined && { voids }) });
-          await transaction.query(sql('count-budget-adjustment'), [merchantId, id]);
-        }
-        return { committed, userId: record!.user_id };
-      });
-      committed();
       const { merchantId, id } = adjustment;
+      const { committed, records } = await journal.exclusively([merchantId], (transaction) =>
+        record(transaction, [adjustment], voids),
+      );
+      committed();
       const row = await recorded.findOneBy({ merchantId, id });
       const found = row && Row.parse(row);
-      const sent = { ...adjustment, dimensions: { ...adjustment.dimensions, userId } };
+      const sent = { ...adjustment, dimensions: { ...adjustment.dimensions, userId: records[0]!.user_id } };
       if (!found || !isSame(found, sent)) {
         throw new TallyError('CONFLICT', `Adjustment ${adjustment.id} of this merchant exists, with other contents.`);
       }
       return found;
     },
+
+    async rerate(adjustments) {
+      if (adjustments.length === 0) return 0;
+      const { ids, committed } = await journal.exclusively([adjustments[0]!.merchantId], (transaction) =>
+        record(transaction, adjustments),
+      );
+      committed();
+      return ids.length;
+    },
   };
 }
 
-function recordOf({ id, merchantId, date, dimensions, amounts, reason, actor }: Omit<Adjustment, 'createdAt'>) {
+function recordOf(adjustment: NewAdjustment & { reratedSize?: number }) {
+  const { id, merchantId, date, dimensions, amounts, reason, actor, reratedSize } = adjustment;
   const others = [...amounts].filter(([type]) => !MEASURES.includes(type as Measure));
   return {
     merchant_id: merchantId,
@@ -148,11 +174,12 @@ function recordOf({ id, merchantId, date, dimensions, amounts, reason, actor }: 
     metrics: others.length === 0 ? null : Object.fromEntries(others.map(([type, units]) => [type, units.toString()])),
     reason,
     actor,
+    rerated_size: reratedSize ?? null,
   };
 }
 
-function isSame(recorded: Adjustment, sent: Omit<Adjustment, 'createdAt'>): boolean {
-  const comparable = ({ date, dimensions, amounts, reason }: Omit<Adjustment, 'createdAt'>) =>
+function isSame(recorded: Adjustment, sent: NewAdjustment): boolean {
+  const comparable = ({ date, dimensions, amounts, reason }: NewAdjustment) =>
     JSON.stringify([
       date,
       dimensions,

@@ -29,6 +29,7 @@ const SUMS: { name: string; table: string; where: string; periods: keyof Periods
     where: `(bucket at time zone 'UTC')::date = any($2::date[])`,
     periods: 'open',
   },
+  { name: 'priced', table: 'usage_priced', where: 'date = any($2::date[])', periods: 'open' },
   { name: 'merchant-usage', table: 'merchant_usage', where: 'date = any($2::date[])', periods: 'days' },
   { name: 'daily-models', table: 'usage_daily_models', where: 'date = any($2::date[])', periods: 'days' },
   { name: 'monthly', table: 'usage_monthly', where: 'month = $2::date', periods: 'month' },

@@ -131,6 +131,7 @@ export function createErasuresStore(
       const changed = await runSql(transaction, 'erase/daily', values, DateRow);
       const months = await runSql(transaction, 'erase/monthly', values, DateRow);
       await runSql(transaction, 'erase/yearly', values, DateRow);
+      await runSql(transaction, 'erase/priced', values, DateRow);
       for (const { date } of months) await transaction.query(sql('rebuild/rollup-rows'), [merchantId, date, year]);
       if (changed.length > 0) await transaction.query(sql('touch-days'), [merchantId, changed.map(({ date }) => date)]);
       return changed.length + months.length;

@@ -1,6 +1,6 @@
 export type { DimensionColumn, FoldedLine } from './admission.ts';
 export type { DueDelivery } from './alerts-store.ts';
-export type { BookRow } from './books-store.ts';
+export type { BookRow, PeriodRow } from './books-store.ts';
 export type { BudgetPeriod, NewBudget, NotedEvent } from './budgets-store.ts';
 export type { Change, ChangePlace } from './change-log-store.ts';
 export type { DayVersion } from './checks-store.ts';
@@ -51,7 +51,20 @@ export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
 export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
 export type { StoredSource } from './metric-sources-store.ts';
 export { type Db, openDb } from './open-db.ts';
-export { type NewPrice, type PriceVersion, plain } from './prices-store.ts';
+export {
+  type NewPrice,
+  PRICED_COLUMNS,
+  PRICED_PARTS,
+  type PricedCell,
+  type PricedColumn,
+  type PricedKey,
+  type PricedPart,
+  type PricedUnits,
+  type PriceVersion,
+  plain,
+  type RatedCell,
+  type UnitRates,
+} from './prices-store.ts';
 export type { SavedMetric } from './realtime-store.ts';
 export type {
   Period,

@@ -1,4 +1,12 @@
-import { type Day, MAX_PRICES, TallyError } from '@tally/contracts';
+import {
+  type Day,
+  DIMENSIONS,
+  MAX_PRICES,
+  PRICED_MEASURES,
+  type PricedMeasure,
+  TallyError,
+  type Units as UnitsType,
+} from '@tally/contracts';
 import { type DataSource, type EntityManager, IsNull, MoreThan } from 'typeorm';
 import { z } from 'zod';
 import { PriceEntity, type PriceRow } from './entities/price.ts';
@@ -36,17 +44,31 @@ export type PricesStore = {
   version(): Promise<string>;
   /** Returns all active prices, at one moment. */
   current(): Promise<PriceVersion>;
-  /** Returns merchants' days with events that Tally priced, or tried to price. */
-  pricedDays(scope: {
-    startDate: Day;
-    endDate: Day;
-    merchantIds?: readonly string[] | undefined;
-  }): Promise<{ merchantId: string; date: Day }[]>;
-  /** Returns a page of such events of a merchant's day, in order of their ids, without voided ones. */
-  pricedEvents(merchantId: string, date: Day, page: { after: string; limit: number }): Promise<JournalLine[]>;
-  /** Returns what earlier re-ratings added to the cost of a merchant's day, by dimensions. */
-  rerated(merchantId: string, date: Day): Promise<z.output<typeof ReratedRow>[]>;
-  /** Returns models with events without a known price, most events first. */
+  /** Sums of what Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells. */
+  pricedSums(scope: PricedScope & { limit: number }): Promise<PricedCell[]>;
+  /**
+   * Sums of a measure of what Tally priced, by windows of whole UTC days and by columns; those without any left out. `keys` are in the
+   * order of PRICED_COLUMNS.
+   */
+  pricedWindows(question: {
+    measure: PricedMeasure;
+    starts: readonly Day[];
+    end: Day;
+    by: readonly PricedColumn[];
+    filters: Partial<Record<PricedColumn, readonly string[]>>;
+    limit: number;
+  }): Promise<z.output<typeof WindowRow>[]>;
+  /** Sums of cells by other rates, by merchant, day, model and provider; `different`: how many rows have another cost. */
+  rerateSums(cells: readonly RatedCell[]): Promise<z.output<typeof ReratedSum>[]>;
+  /** The rows of cells that have another cost by other rates. */
+  rerateRows(cells: readonly RatedCell[]): Promise<z.output<typeof ReratedRow>[]>;
+  /** The rows of a merchant's day that Tally priced, with their cost. */
+  pricedRows(merchantId: string, date: Day): Promise<z.output<typeof PricedRow>[]>;
+  /** A page of the events of these rows, in order of their ids, each with its row; voided ones are left out. */
+  pricedEvents(merchantId: string, date: Day, page: { after: string; limit: number }): Promise<PricedEvent[]>;
+  /** Merchants' days that have one of these metric types. */
+  metricDays(scope: PricedScope & { metricTypes: readonly string[] }): Promise<z.output<typeof MetricDayRow>[]>;
+  /** Models with events that no price was known for, most events first. */
   unpriced(scope: {
     startDate: Day;
     endDate: Day;
@@ -54,6 +76,58 @@ export type PricesStore = {
     limit: number;
   }): Promise<z.output<typeof UnpricedRow>[]>;
 };
+
+export type PricedScope = { startDate: Day; endDate: Day; merchantIds?: readonly string[] | undefined };
+
+/** The dimensions of a row of what Tally priced; values beyond the limit of their day are `(other)`. */
+export type PricedKey = { user_id: string; api_key: string; model: string; provider: string; call_size: number };
+
+/** An event that Tally priced, and the row that counts it. */
+export type PricedEvent = { line: JournalLine; key: PricedKey };
+
+/** Units of each class that have a price. */
+export type PricedUnits = Record<PricedPart, UnitsType>;
+export type PricedPart = Exclude<PricedMeasure, 'priced_events' | 'priced_cost'>;
+export const PRICED_PARTS = PRICED_MEASURES.filter(
+  (name): name is PricedPart => name !== 'priced_events' && name !== 'priced_cost',
+);
+
+/** Nano-USD of a unit of each class, times `per`. */
+export type UnitRates = { amounts: PricedUnits; per: bigint };
+export type RatedCell = PricedCell & UnitRates;
+
+/** Columns by which sums of what Tally priced are grouped. */
+export const PRICED_COLUMNS = ['merchant_id', ...DIMENSIONS] as const;
+export type PricedColumn = (typeof PRICED_COLUMNS)[number];
+
+const CELL = {
+  merchant_id: z.string(),
+  date: DateText,
+  model: z.string(),
+  provider: z.string(),
+};
+const PricedCellRow = z.object({
+  ...CELL,
+  call_size: z.number().int(),
+  rows: z.number().int(),
+  is_closed: z.boolean(),
+  ...(Object.fromEntries(PRICED_MEASURES.map((name) => [name, Units])) as Record<PricedMeasure, typeof Units>),
+});
+/** `rows`: how many rows it sums; `is_closed`: whether the events are no longer in the journal. */
+export type PricedCell = z.output<typeof PricedCellRow>;
+const ReratedSum = z.object({ ...CELL, events: Units, old: Units, new: Units, different: z.number().int() });
+const KEY = {
+  user_id: z.string(),
+  api_key: z.string(),
+  model: z.string(),
+  provider: z.string(),
+  call_size: z.number().int(),
+};
+const PricedRow = z.object({ ...KEY, reratings: z.number().int(), old: Units });
+const ReratedRow = PricedRow.extend({ merchant_id: z.string(), date: DateText, new: Units });
+const MetricDayRow = z.object({ merchant_id: z.string(), date: DateText, metric_type: z.string() });
+const WindowRow = z.object({ slot: z.number().int(), keys: z.array(z.string()), units: Units });
+const EventKey = z.object({ ...KEY, folded: z.number().nullable() });
 
 const UnpricedRow = z.object({
   merchant_id: z.string(),
@@ -69,17 +143,6 @@ const UnpricedRow = z.object({
 const CHUNK = 1_000;
 
 const VersionRow = z.object({ version: z.string() });
-const PricedDayRow = z
-  .object({ merchant_id: z.string(), date: DateText })
-  .transform(({ merchant_id, date }) => ({ merchantId: merchant_id, date }));
-const ReratedRow = z.object({
-  user_id: z.string(),
-  api_key: z.string(),
-  model: z.string(),
-  provider: z.string(),
-  cost: Units,
-  times: z.number().int(),
-});
 
 /** The price list, in `prices`. */
 export function createPricesStore(dataSource: DataSource): PricesStore {
@@ -153,12 +216,30 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         return { version: await versionBy(manager, 'prices/version'), prices: rows };
       }),
 
-    pricedDays: ({ startDate, endDate, merchantIds }) =>
-      runSql(dataSource, 'priced-days', [startDate, endDate, merchantIds ?? null], PricedDayRow),
+    pricedSums: ({ startDate, endDate, merchantIds, limit }) =>
+      runSql(dataSource, 'priced-sums', [startDate, endDate, merchantIds ?? null, limit], PricedCellRow),
+    pricedWindows: ({ measure, starts, end, by, filters, limit }) =>
+      runSql(
+        dataSource,
+        'priced-windows',
+        [measure, starts, end, by, ...PRICED_COLUMNS.map((column) => filters[column] ?? null), limit],
+        WindowRow,
+      ),
+    rerateSums: (cells) => runSql(dataSource, 'rerate-sums', columnsOfCells(cells), ReratedSum),
+    rerateRows: (cells) => runSql(dataSource, 'rerate-rows', columnsOfCells(cells), ReratedRow),
+    pricedRows: (merchantId, date) => runSql(dataSource, 'priced-rows', [merchantId, date], PricedRow),
     async pricedEvents(merchantId, date, { after, limit }) {
-      return (await runSql(dataSource, 'priced-events', [merchantId, date, after, limit], EventRow)) as JournalLine[];
+      const rows = await runSql(dataSource, 'priced-events', [merchantId, date, after, limit], z.unknown());
+      return rows.map((row) => {
+        const { folded, ...key } = EventKey.parse(row);
+        DIMENSIONS.forEach((name, bit) => {
+          if ((folded ?? 0) & (1 << bit)) key[name] = '(other)';
+        });
+        return { line: EventRow.parse(row) as JournalLine, key };
+      });
     },
-    rerated: (merchantId, date) => runSql(dataSource, 'rerated', [merchantId, date], ReratedRow),
+    metricDays: ({ startDate, endDate, merchantIds, metricTypes }) =>
+      runSql(dataSource, 'metric-days', [startDate, endDate, merchantIds ?? null, metricTypes], MetricDayRow),
     unpriced: ({ startDate, endDate, merchantIds, limit }) =>
       runSql(dataSource, 'unpriced-models', [startDate, endDate, merchantIds ?? null, limit], UnpricedRow),
   };
@@ -168,6 +249,17 @@ async function versionBy(executor: Executor, statement: string): Promise<string>
   const [row] = await runSql(executor, statement, [], VersionRow);
   return row!.version;
 }
+
+/** The columns of cells, as the parameters of `rerate-sums.sql`. */
+const columnsOfCells = (cells: readonly RatedCell[]): unknown[] => [
+  cells.map((cell) => cell.merchant_id),
+  cells.map((cell) => cell.date),
+  cells.map((cell) => cell.model),
+  cells.map((cell) => cell.provider),
+  cells.map((cell) => cell.call_size),
+  ...PRICED_PARTS.map((name) => cells.map(({ amounts }) => amounts[name].toString())),
+  cells.map(({ per }) => per.toString()),
+];
 
 type Key = Pick<
   PriceRow,

@@ -1,4 +1,4 @@
-import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { createHmac, hash, timingSafeEqual } from 'node:crypto';
 import { type Role, TallyError } from '@tally/contracts';
 import type { KeyMirror } from './key-mirror.ts';
 import { createKeyUse } from './key-use.ts';
@@ -84,10 +84,10 @@ export function createAuthenticate(options: AuthOptions): Authenticate {
     const { secret } = credentials;
     if (secret === undefined || !KEY.test(secret))
       throw new TallyError('UNAUTHORIZED', 'Send an API key as `Authorization: Bearer <key>` or `x-api-key: <key>`.');
-    const hash = sha256(secret);
-    const own = fixed.find((each) => timingSafeEqual(each.hash, hash));
+    const digest = sha256(secret);
+    const own = fixed.find((each) => timingSafeEqual(each.hash, digest));
     if (own) return own.caller;
-    const key = await find(hash.toString('hex'), addressOf(credentials));
+    const key = await find(digest.toString('hex'), addressOf(credentials));
     if (!key) throw new TallyError('UNAUTHORIZED', 'This API key is unknown or revoked.');
     const { id, role, merchantId, teamId, expiresAt, sessionId, settingsHash } = key;
     if (expiresAt !== null && now() >= Date.parse(expiresAt))
@@ -128,4 +128,4 @@ const KEY = /^[\x21-\x7e]{1,512}$/;
 
 const platform = (role: Role): Caller => ({ id: role, role, merchantId: null, teamId: null });
 
-const sha256 = (text: string): Buffer => createHash('sha256').update(text).digest();
+const sha256 = (text: string): Buffer => hash('sha256', text, 'buffer');

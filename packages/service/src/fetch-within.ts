@@ -11,15 +11,27 @@ export function fetchWithin(timeoutMs: number): typeof fetch {
     const unknown = Object.keys(more).filter((name) => more[name as keyof typeof more] !== undefined);
     if (unknown.length > 0) throw new TypeError(`fetchWithin does not know ${unknown.join(', ')}`);
     if (body !== undefined && body !== null && typeof body !== 'string') throw new TypeError('fetchWithin sends texts');
-    const timeout = AbortSignal.timeout(timeoutMs);
-    const response = await request(url, {
-      method: method as 'GET',
-      headers: { ...Object.fromEntries(new Headers(headers)), ...traceHeaders() },
-      signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-      ...(body && { body }),
-    });
-    const { statusCode: status } = response;
-    return { status, ok: status >= 200 && status < 300, json: () => response.body.json() };
+    // Not `AbortSignal.timeout`: its timer fires, and makes an error, also when the call has long ended.
+    const ended = new AbortController();
+    const leave = () => ended.abort(signal?.reason);
+    const late = () => ended.abort(new DOMException(`no answer within ${timeoutMs} ms`, 'TimeoutError'));
+    const timer = setTimeout(late, timeoutMs);
+    signal?.addEventListener('abort', leave);
+    if (signal?.aborted) leave();
+    try {
+      const response = await request(url, {
+        method: method as 'GET',
+        headers: { ...Object.fromEntries(new Headers(headers)), ...traceHeaders() },
+        signal: ended.signal,
+        ...(body && { body }),
+      });
+      const { statusCode: status } = response;
+      const text = await response.body.text();
+      return { status, ok: status >= 200 && status < 300, json: async () => JSON.parse(text) };
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', leave);
+    }
   };
   // The only parts of a response that a client of queries and mutations reads.
   return call as unknown as typeof fetch;

@@ -147,7 +147,8 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
     const raw = await getRawInput();
     let sent: unknown;
     try {
-      sent = await definition.input.parseAsync(raw);
+      // Not `parseAsync`: zod compiles the checks of objects for synchronous parsing alone.
+      sent = definition.input.parse(raw);
     } catch (cause) {
       throw new TRPCError({ code: 'BAD_REQUEST', cause });
     }

@@ -1,4 +1,5 @@
-import type { JournalLine, PriceRow } from '@tally/db';
+import { CALL_SIZES } from '@tally/contracts';
+import { type JournalLine, PRICED_PARTS, type PricedUnits, type PriceRow } from '@tally/db';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decimalOf, readGenaiPrices, readLitellmPrices } from './import.ts';
@@ -251,5 +252,86 @@ describe('importing', () => {
     });
     // 900 × 0.8 + 100 × 0.08 + 10 × 4, for a million.
     expect(list.costOf({ ...call, metrics: { cached_tokens: '100' } })).toBe(768_000n);
+  });
+});
+
+describe('the rates of a day', () => {
+  const parts = fc.record({
+    input: fc.nat(9),
+    cached: fc.nat(3),
+    written: fc.nat(3),
+    output: fc.nat(9),
+    reasoning: fc.nat(3),
+    failed: fc.boolean(),
+  });
+  const ruled = fc.record({
+    component: fc.constantFrom('input', 'cached_input', 'cache_write', 'output', 'reasoning', 'request'),
+    amount: fc.integer({ min: 1, max: 9 }).map(String),
+    model: fc.constantFrom('', 'gpt-4o', 'gpt-*'),
+    overPromptTokens: fc.constantFrom('0', '0', '200000', '250000'),
+    validFrom: fc.constantFrom(
+      '2026-01-01T00:00:00Z',
+      '2026-11-22T00:00:00Z',
+      '2026-11-22T12:00:00Z',
+      '2026-11-23T00:00:00Z',
+    ),
+    validTo: fc.constantFrom(undefined, undefined, '2026-11-22T18:00:00Z', '2027-01-01T00:00:00Z'),
+  });
+
+  test('make the same of the sums of events as pricing each event, or say that they cannot', () => {
+    let told = 0;
+    fc.assert(
+      fc.property(
+        fc.array(ruled, { minLength: 1, maxLength: 8 }),
+        fc.array(parts, { minLength: 1, maxLength: 5 }),
+        fc.constantFrom(0, 2, 4),
+        fc.boolean(),
+        (rules, events, size, many) => {
+          const list = listOf(...rules.map((rule) => price({ ...rule, per: '1000' } as Given)));
+          const least = size === 0 ? 0 : CALL_SIZES[size - 1]! + 1;
+          const lines = events.map(({ input, cached, written, output, reasoning, failed }, index) =>
+            line({
+              time: Date.parse('2026-11-22T00:00:00Z') + index * 4 * 3_600_000,
+              ...(failed && { failed: true as const }),
+              ...(many && { calls: '2' }),
+              prompt_tokens: String(least + input + cached + written),
+              completion_tokens: String(output + reasoning),
+              metrics: {
+                cached_tokens: String(cached),
+                cache_write_tokens: String(written),
+                reasoning_tokens: String(reasoning),
+              },
+            }),
+          );
+          const sum = (of: (event: (typeof events)[number]) => number) =>
+            BigInt(events.reduce((all, event) => all + of(event), 0));
+          const units: PricedUnits = {
+            priced_requests: sum(({ failed }) => (failed ? 0 : many ? 2 : 1)),
+            priced_input_tokens: sum(({ input }) => least + input),
+            priced_cached_tokens: sum(({ cached }) => cached),
+            priced_cache_write_tokens: sum(({ written }) => written),
+            priced_output_tokens: sum(({ output }) => output),
+            priced_reasoning_tokens: sum(({ reasoning }) => reasoning),
+          };
+          const calls = {
+            ...{ merchant_id: 'acme', provider: 'openai', model: 'gpt-4o', date: '2026-11-22' },
+            call_size: many ? -size : size,
+          };
+          const rates = list.ratesOf(calls, units, new Set());
+          const costs = lines.map((each) => list.costOf(each));
+          if (rates === 'unclear') return;
+          if (rates === 'unknown') expect(costs.some((cost) => typeof cost === 'bigint')).toBe(false);
+          else {
+            told++;
+            expect(rates.per).toBe(1n);
+            const fresh = PRICED_PARTS.reduce((all, part) => all + units[part] * rates.amounts[part], 0n);
+            expect(fresh).toBe(costs.reduce<bigint>((all, cost) => all + (typeof cost === 'bigint' ? cost : 0n), 0n));
+            expect(costs).not.toContain('unknown');
+          }
+        },
+      ),
+      { numRuns: 500 },
+    );
+    expect(told).toBeGreaterThan(0);
   });
 });

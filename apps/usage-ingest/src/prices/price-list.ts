@@ -1,5 +1,22 @@
-import { MAX_ENTRY_UNITS, type PriceComponent, type ScaleOf, type Units } from '@tally/contracts';
-import { type JournalLine, NO_PRICE, type PriceRow } from '@tally/db';
+import {
+  CALL_SIZES,
+  DAY_MS,
+  type Day,
+  MAX_ENTRY_UNITS,
+  type PriceComponent,
+  type ScaleOf,
+  startOfDay,
+  type Units,
+} from '@tally/contracts';
+import {
+  type JournalLine,
+  NO_PRICE,
+  PRICED_PARTS,
+  type PricedPart,
+  type PricedUnits,
+  type PriceRow,
+  type UnitRates,
+} from '@tally/db';
 
 /** A version of the price list, ready to price events. */
 export type PriceList = {
@@ -7,7 +24,30 @@ export type PriceList = {
   readonly isEmpty: boolean;
   /** Returns the cost of an event in nano-USD; `unknown` if a part of it has no price, `nothing` if none is due. */
   costOf(line: JournalLine, scaleOf?: ScaleOf): Units | 'unknown' | 'nothing';
+  /**
+   * Returns the rates of calls of a day with these sums; `unknown` where none of them has a price. `unclear` where not all of these
+   * calls have the same prices, so that only the events can tell.
+   */
+  ratesOf(calls: DayCalls, units: PricedUnits, metricTypes: ReadonlySet<string>): UnitRates | 'unknown' | 'unclear';
+  /** The metric types that have a price. */
+  readonly metricTypes: readonly string[];
 };
+
+/** Calls of a UTC day whose prompts are of one size; see `CALL_SIZES`. Negative: of several calls in one event. */
+export type DayCalls = { merchant_id: string; provider: string; model: string; date: Day; call_size: number };
+
+/** The price of each class that Tally keeps sums of. */
+const COMPONENT_OF: Record<PricedPart, PriceComponent> = {
+  priced_requests: 'request',
+  priced_input_tokens: 'input',
+  priced_cached_tokens: 'cached_input',
+  priced_cache_write_tokens: 'cache_write',
+  priced_output_tokens: 'output',
+  priced_reasoning_tokens: 'reasoning',
+};
+
+/** Stands in rollups for values beyond the limit of their day. */
+const OTHER = '(other)';
 
 /** Metric types whose amounts are classes of the prompt and the completion. */
 const CLASSES = { cached: 'cached_tokens', cacheWrite: 'cache_write_tokens', reasoning: 'reasoning_tokens' };
@@ -41,7 +81,11 @@ export function createPriceList({ version, prices }: { version: string; prices: 
   const own = new Map([...byMerchant].filter(([id]) => id !== '').map(([id, rows]) => [id, indexOf(rows)]));
   const resolved = new Map<string, Resolved>();
 
-  function ratesFor({ merchant_id, provider = '', model = '' }: JournalLine): Resolved {
+  function ratesFor({
+    merchant_id,
+    provider = '',
+    model = '',
+  }: Pick<JournalLine, 'merchant_id' | 'provider' | 'model'>) {
     const merchant = own.get(merchant_id);
     const key = `${merchant ? merchant_id : ''}\n${provider}\n${model}`;
     const known = resolved.get(key);
@@ -62,6 +106,30 @@ export function createPriceList({ version, prices }: { version: string; prices: 
   return {
     version,
     isEmpty: prices.length === 0,
+    metricTypes: [...new Set(prices.flatMap(({ meter }) => (meter === '' ? [] : [meter])))],
+    ratesOf(calls, units, metricTypes) {
+      if (calls.model === OTHER || calls.provider === OTHER) return 'unclear';
+      const rates = ratesFor(calls);
+      const from = startOfDay(calls.date);
+      const rateAt = (component: PriceComponent) => {
+        const parent = PART_OF[component];
+        const rate = rateOfDay(rates.get(component) ?? [], from, calls.call_size);
+        return rate ?? (parent && rateOfDay(rates.get(parent) ?? [], from, calls.call_size));
+      };
+      for (const type of metricTypes) if (rates.has(`unit:${type}`)) return 'unclear';
+      const found = new Map<PricedPart, Rate>();
+      let lacking = false;
+      for (const part of PRICED_PARTS) {
+        if (units[part] === 0n) continue;
+        const rate = rateAt(COMPONENT_OF[part]);
+        if (rate === 'unclear') return 'unclear';
+        if (rate) found.set(part, rate);
+        else if (part !== 'priced_requests') lacking = true;
+      }
+      if (found.size === 0) return 'unknown';
+      if (lacking) return 'unclear';
+      return unitRatesOf(found);
+    },
     costOf(line, scaleOf = () => 0) {
       const rates = ratesFor(line);
       const prompt = BigInt(line.prompt_tokens ?? 0);
@@ -148,6 +216,39 @@ export function priced(line: JournalLine, list: PriceList | undefined, scaleOf?:
   };
 }
 
+/** The rate that all calls of a day and a size have, of candidates in their order. */
+function rateOfDay(candidates: readonly Rate[], from: number, size: number): Rate | 'unclear' | undefined {
+  const until = from + DAY_MS;
+  for (const rate of candidates) {
+    if (rate.to <= from || rate.from >= until) continue;
+    const passes = passesThreshold(rate.over, size);
+    if (passes === false) continue;
+    return passes === true && rate.from <= from && rate.to >= until ? rate : 'unclear';
+  }
+  return undefined;
+}
+
+/** Whether calls of a size have more prompt tokens than a threshold. */
+function passesThreshold(over: bigint, size: number): boolean | 'unclear' {
+  if (over === 0n) return true;
+  const [least, most] = [CALL_SIZES[Math.abs(size) - 1] ?? 0, CALL_SIZES[Math.abs(size)]];
+  if (most !== undefined && BigInt(most) <= over) return false;
+  return size > 0 && BigInt(least) >= over ? true : 'unclear';
+}
+
+/** Rates as nano-USD of a unit over one divisor, the least one. */
+function unitRatesOf(rates: ReadonlyMap<PricedPart, Rate>): UnitRates {
+  const common = [...rates.values()].reduce((all, { per }) => lcm(all, per), 1n);
+  const amounts = [...rates].map(([part, { amount, per }]) => [part, amount * (common / per)] as const);
+  const divisor = common * TO_NANO;
+  const shared = amounts.reduce((all, [, amount]) => gcd(all, amount), divisor);
+  const none = Object.fromEntries(PRICED_PARTS.map((part) => [part, 0n])) as PricedUnits;
+  return {
+    amounts: { ...none, ...Object.fromEntries(amounts.map(([part, amount]) => [part, amount / shared])) },
+    per: divisor / shared,
+  };
+}
+
 const hasTokens = (line: JournalLine) => line.prompt_tokens !== undefined || line.completion_tokens !== undefined;
 
 /** Returns the exact sum of a call's terms, rounded once, half away from zero, to nano-USD. */
@@ -159,10 +260,12 @@ function sumOf(terms: readonly Term[]): Units {
   return (2n * total + divisor) / (2n * divisor);
 }
 
-function lcm(a: bigint, b: bigint): bigint {
+const lcm = (a: bigint, b: bigint): bigint => (a / gcd(a, b)) * b;
+
+function gcd(a: bigint, b: bigint): bigint {
   let [x, y] = [a, b];
   while (y !== 0n) [x, y] = [y, x % y];
-  return (a / x) * b;
+  return x;
 }
 
 /** Prices of one merchant, or the general ones, found by model. */

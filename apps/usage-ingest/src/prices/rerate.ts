@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { type Day, formatCost, type ingest, TallyError, type Units } from '@tally/contracts';
-import type { Db, JournalLine } from '@tally/db';
+import type { Db, PricedCell, PricedKey, RatedCell } from '@tally/db';
 import type { z } from 'zod';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
 import type { Repair } from '../reconcile/index.ts';
@@ -9,17 +9,27 @@ import type { PriceRegistry } from './registry.ts';
 
 type Contract = (typeof ingest.prices)['rerate'];
 
-/** Prices recorded events again by the current list; see the contract. */
+/** Prices what Tally priced again by the list of now; see the contract. */
 export type Rerate = (scope: z.output<Contract['input']>, actor: string) => Promise<z.input<Contract['output']>>;
 
 const PAGE = 5_000;
 const MAX_ROWS = 10_000;
+/** Cells of one call of `prices.rerate`: a row of the report has one for each size of its calls. */
+const MAX_CELLS = 30_000;
+/** Rows of what Tally priced that one statement reads, at least one cell. */
+const ROWS_AT_ONCE = 500_000;
+/** Adjustments of one transaction. */
+const ADJUSTED_AT_ONCE = 2_000;
 
 /** The fields that determine an event's price. */
 type By = { list: PriceList; scaleOf: Registry['scaleOf'] };
-type Dimensions = { user_id: string; api_key: string; model: string; provider: string };
-/** The events of a merchant's day with the same dimensions. */
-type Group = Dimensions & { events: number; unpriced: number; old: Units; new: Units; times: number };
+/** A row of what Tally priced, with another cost. */
+type Difference = PricedKey & { reratings: number; old: Units; new: Units };
+type Sums = { events: number; unpriced: number; old: Units; new: Units };
+type MerchantDay = { merchantId: string; date: Day };
+
+/** Cells by how they are priced: by their sums, by their events, or not at all. */
+type Sorted = { rated: RatedCell[]; unclear: Map<string, PricedCell[]>; unpriced: PricedCell[] };
 
 export function createRerate({
   db,
@@ -35,110 +45,188 @@ export function createRerate({
   /** Flushes everything acknowledged before the call; returns true if nothing is left. */
   drain(): Promise<boolean>;
 }): Rerate {
-  async function groupsOf(merchantId: string, date: Day, by: By): Promise<Group[]> {
-    const groups = new Map<string, Group>();
-    const groupOf = ({ user_id, api_key, model, provider }: Dimensions) => {
-      const key = JSON.stringify([user_id, api_key, model, provider]);
-      const known = groups.get(key);
-      if (known) return known;
-      const group = { user_id, api_key, model, provider, events: 0, unpriced: 0, old: 0n, new: 0n, times: 0 };
-      groups.set(key, group);
-      return group;
-    };
-    for (const row of await db.prices.rerated(merchantId, date)) {
-      const group = groupOf(row);
-      group.old += row.cost;
-      group.times = row.times;
+  /** Finds rates for the cells of a range. Where sums cannot tell, events do, as long as the journal has them. */
+  async function sort(
+    scope: Pick<z.output<Contract['input']>, 'startDate' | 'endDate' | 'merchantIds'>,
+    list: PriceList,
+  ) {
+    const cells = await db.prices.pricedSums({ ...scope, limit: MAX_CELLS + 1 });
+    if (cells.length > MAX_CELLS) throw tooMany();
+    const types = new Map<string, Set<string>>();
+    const metricTypes = list.metricTypes;
+    if (metricTypes.length > 0) {
+      for (const { merchant_id, date, metric_type } of await db.prices.metricDays({ ...scope, metricTypes })) {
+        const day = dayKey(merchant_id, date);
+        types.set(day, (types.get(day) ?? new Set()).add(metric_type));
+      }
     }
-    let after = '';
-    for (;;) {
-      const lines = await db.prices.pricedEvents(merchantId, date, { after, limit: PAGE });
-      for (const line of lines) add(groupOf(dimensionsOf(line)), line, by);
-      if (lines.length < PAGE) return [...groups.values()];
-      after = lines.at(-1)!.id;
+    const sorted: Sorted = { rated: [], unclear: new Map(), unpriced: [] };
+    for (const cell of cells) {
+      const day = dayKey(cell.merchant_id, cell.date);
+      const rates = list.ratesOf(cell, cell, types.get(day) ?? NO_TYPES);
+      if (rates === 'unknown' || (rates === 'unclear' && cell.is_closed)) sorted.unpriced.push(cell);
+      else if (rates === 'unclear') sorted.unclear.set(day, [...(sorted.unclear.get(day) ?? []), cell]);
+      else sorted.rated.push({ ...cell, ...rates });
     }
+    return sorted;
   }
 
-  function add(group: Group, line: JournalLine, { list, scaleOf }: By): void {
-    const before = BigInt(line.cost ?? 0);
-    const cost = list.costOf(line, scaleOf);
-    group.events++;
-    if (cost === 'unknown') group.unpriced++;
-    group.old += before;
-    group.new += typeof cost === 'bigint' ? cost : before;
+  /** Prices the events of some cells of a merchant's day. */
+  async function byEvents(
+    { merchantId, date }: MerchantDay,
+    cells: readonly PricedCell[],
+    by: By,
+  ): Promise<{ sums: Map<string, Sums>; different: Difference[] }> {
+    const asked = new Set(cells.map(cellKey));
+    const groups = new Map<string, Difference & Sums>();
+    for (const row of await db.prices.pricedRows(merchantId, date))
+      if (asked.has(cellKey(row))) groups.set(rowKey(row), { ...row, new: 0n, events: 0, unpriced: 0 });
+    for (let after = ''; ; ) {
+      const page = await db.prices.pricedEvents(merchantId, date, { after, limit: PAGE });
+      for (const { line, key } of page) {
+        const group = groups.get(rowKey(key));
+        if (!group) continue;
+        const cost = by.list.costOf(line, by.scaleOf);
+        group.events++;
+        if (cost === 'unknown') group.unpriced++;
+        group.new += typeof cost === 'bigint' ? cost : BigInt(line.cost ?? 0);
+      }
+      if (page.length < PAGE) break;
+      after = page.at(-1)!.line.id;
+    }
+    const sums = new Map<string, Sums>();
+    for (const group of groups.values()) add(sums, reportKey(merchantId, date, group), group);
+    return { sums, different: [...groups.values()].filter((group) => group.new !== group.old) };
   }
 
-  return async ({ startDate, endDate, merchantIds, dryRun }, actor) => {
+  /** Applies differences of a merchant's day; returns how many adjustments were new. */
+  async function apply(day: MerchantDay, different: readonly Difference[], list: PriceList, actor: string) {
+    let adjustments = 0;
+    for (const some of chunksOf(different, ADJUSTED_AT_ONCE))
+      adjustments += await db.corrections.rerate(some.map((each) => adjustmentOf(day, each, list, actor)));
+    // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.
+    if (different.length > 0) await repair.days([day]).catch(() => {});
+    return adjustments;
+  }
+
+  return async ({ dryRun, ...scope }, actor) => {
     await registry.refresh();
     const list = registry.current()!;
     const { scaleOf } = await meters.reload();
     const complete = await drain();
-    const rows = new Map<string, { merchantId: string; date: Day; group: Group }>();
+    const { rated, unclear, unpriced } = await sort(scope, list);
+    const rows = new Map<string, Sums>();
     let adjustments = 0;
-    for (const { merchantId, date } of await db.prices.pricedDays({ startDate, endDate, merchantIds })) {
-      const groups = await groupsOf(merchantId, date, { list, scaleOf });
-      for (const group of groups) sumInto(rows, merchantId, date, group);
-      if (rows.size > MAX_ROWS)
-        throw new TallyError(
-          'TOO_MANY_ROWS',
-          `More than ${MAX_ROWS} rows of merchant, day and model; name fewer days.`,
-        );
-      if (dryRun) continue;
-      const different = groups.filter((group) => group.new !== group.old);
-      for (const group of different) await db.corrections.adjust(adjustmentOf(merchantId, date, group, list, actor));
-      adjustments += different.length;
-      // While Redis is unavailable, the day stays marked as stale, and its totals are repaired later.
-      if (different.length > 0) await repair.days([{ merchantId, date }]).catch(() => {});
+
+    for (const cell of unpriced) {
+      const [events, cost] = [Number(cell.priced_events), cell.priced_cost];
+      add(rows, reportKey(cell.merchant_id, cell.date, cell), { events, unpriced: events, old: cost, new: cost });
     }
-    const all = [...rows.values()];
-    const [old, fresh] = [
-      all.reduce((sum, { group }) => sum + group.old, 0n),
-      all.reduce((sum, { group }) => sum + group.new, 0n),
-    ];
+    for (const cells of byRows(rated)) {
+      const different = new Map<string, RatedCell[]>();
+      for (const { events, ...sum } of await db.prices.rerateSums(cells)) {
+        add(rows, reportKey(sum.merchant_id, sum.date, sum), { ...sum, events: Number(events), unpriced: 0 });
+        if (sum.different > 0) different.set(dayKey(sum.merchant_id, sum.date), []);
+      }
+      if (rows.size > MAX_ROWS) throw tooMany();
+      if (dryRun) continue;
+      for (const cell of cells) different.get(dayKey(cell.merchant_id, cell.date))?.push(cell);
+      for (const own of different.values()) {
+        const { merchant_id: merchantId, date } = own[0]!;
+        adjustments += await apply({ merchantId, date }, await db.prices.rerateRows(own), list, actor);
+      }
+    }
+    for (const cells of unclear.values()) {
+      const { merchant_id: merchantId, date } = cells[0]!;
+      const { sums, different } = await byEvents({ merchantId, date }, cells, { list, scaleOf });
+      for (const [key, sum] of sums) add(rows, key, sum);
+      if (rows.size > MAX_ROWS) throw tooMany();
+      if (!dryRun) adjustments += await apply({ merchantId, date }, different, list, actor);
+    }
+
+    const total: Sums = { events: 0, unpriced: 0, old: 0n, new: 0n };
+    for (const row of rows.values()) addTo(total, row);
     return {
       ...{ version: list.version, dryRun, complete, adjustments },
-      rows: all.map(({ merchantId, date, group }) => ({
-        ...{ merchantId, date, provider: group.provider || null, model: group.model || null },
-        ...{ events: group.events, unpriced: group.unpriced },
-        ...{ old: formatCost(group.old), new: formatCost(group.new), difference: formatCost(group.new - group.old) },
-      })),
-      ...{ old: formatCost(old), new: formatCost(fresh), difference: formatCost(fresh - old) },
+      rows: [...rows].sort().map(([key, { events, unpriced, ...sums }]) => {
+        const [merchantId, date, provider, model] = JSON.parse(key) as [string, Day, string, string];
+        return {
+          merchantId,
+          date,
+          provider: provider || null,
+          model: model || null,
+          events,
+          unpriced,
+          ...costsOf(sums),
+        };
+      }),
+      ...costsOf(total),
     };
   };
 }
 
-const dimensionsOf = ({ user_id = '', api_key = '', model = '', provider = '' }: JournalLine): Dimensions => ({
-  ...{ user_id, api_key, model, provider },
+const NO_TYPES: ReadonlySet<string> = new Set();
+
+const tooMany = () =>
+  new TallyError('TOO_MANY_ROWS', `More than ${MAX_ROWS} rows of merchant, day and model; name fewer days.`);
+
+const dayKey = (merchantId: string, date: Day) => JSON.stringify([merchantId, date]);
+const cellKey = ({ model, provider, call_size }: Pick<PricedKey, 'model' | 'provider' | 'call_size'>) =>
+  JSON.stringify([model, provider, call_size]);
+const rowKey = ({ user_id, api_key, ...cell }: PricedKey) => JSON.stringify([user_id, api_key, cellKey(cell)]);
+const reportKey = (merchantId: string, date: Day, { provider, model }: { provider: string; model: string }) =>
+  JSON.stringify([merchantId, date, provider, model]);
+
+const costsOf = ({ old, new: fresh }: Pick<Sums, 'old' | 'new'>) => ({
+  old: formatCost(old),
+  new: formatCost(fresh),
+  difference: formatCost(fresh - old),
 });
 
-function sumInto(
-  rows: Map<string, { merchantId: string; date: Day; group: Group }>,
-  merchantId: string,
-  date: Day,
-  group: Group,
-): void {
-  const key = JSON.stringify([merchantId, date, group.provider, group.model]);
+function add(rows: Map<string, Sums>, key: string, { events, unpriced, old, new: fresh }: Sums): void {
   const row = rows.get(key);
-  if (!row) {
-    rows.set(key, { merchantId, date, group: { ...group } });
-    return;
-  }
-  row.group.events += group.events;
-  row.group.unpriced += group.unpriced;
-  row.group.old += group.old;
-  row.group.new += group.new;
+  if (row) addTo(row, { events, unpriced, old, new: fresh });
+  else rows.set(key, { events, unpriced, old, new: fresh });
 }
 
-/** The adjustment of a group. Its id numbers the re-ratings of the group, so that two concurrent ones make it once. */
-function adjustmentOf(merchantId: string, date: Day, group: Group, list: PriceList, actor: string) {
-  const { user_id: userId, api_key: apiKey, model, provider, times } = group;
+function addTo(row: Sums, more: Sums): void {
+  row.events += more.events;
+  row.unpriced += more.unpriced;
+  row.old += more.old;
+  row.new += more.new;
+}
+
+/** Cells in groups that one statement can read; a merchant's day is in one group. */
+function byRows(cells: readonly RatedCell[]): RatedCell[][] {
+  const groups: RatedCell[][] = [];
+  let [rows, day] = [Number.POSITIVE_INFINITY, ''];
+  for (const cell of cells) {
+    const own = dayKey(cell.merchant_id, cell.date);
+    if (rows + cell.rows > ROWS_AT_ONCE && own !== day) {
+      groups.push([]);
+      rows = 0;
+    }
+    groups.at(-1)!.push(cell);
+    rows += cell.rows;
+    day = own;
+  }
+  return groups;
+}
+
+function chunksOf<T>(all: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(all.length / size) }, (_, n) => all.slice(n * size, (n + 1) * size));
+}
+
+/** The adjustment of a row. Its id says which re-rating of the row it is, so that two at once make it once. */
+function adjustmentOf({ merchantId, date }: MerchantDay, row: Difference, list: PriceList, actor: string) {
+  const { user_id: userId, api_key: apiKey, model, provider, call_size: reratedSize, reratings } = row;
   const digest = createHash('sha256')
-    .update(JSON.stringify([userId, apiKey, model, provider]))
+    .update(JSON.stringify([userId, apiKey, model, provider, reratedSize]))
     .digest('base64url');
   return {
-    ...{ id: `rerate:${date}:${digest.slice(0, 22)}:${times + 1}`, merchantId, date },
+    ...{ id: `rerate:${date}:${digest.slice(0, 22)}:${reratings + 1}`, merchantId, date, reratedSize },
     dimensions: { userId, apiKey, model, provider },
-    amounts: new Map([['cost', group.new - group.old]]),
+    amounts: new Map([['cost', row.new - row.old]]),
     ...{ reason: `Re-rated by version ${list.version} of the price list.`, actor },
   };
 }

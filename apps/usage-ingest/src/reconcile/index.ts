@@ -1,4 +1,4 @@
-import { formatQuantity, formatUnits, type ScaleOf, type Units } from '@tally/contracts';
+import { formatCost, formatQuantity, formatUnits, type ScaleOf, type Units } from '@tally/contracts';
 import type { MeterDrift } from '@tally/db';
 import type { Drift } from './reconcile.ts';
 
@@ -10,7 +10,10 @@ export function presentDrift(
   { journal, daily, usage, live, dailyModels, quarterHours, monthly, yearly, drift, ...row }: Drift,
   scaleOf?: ScaleOf,
 ) {
-  const format = (units: Units) => formatQuantity(row.metricType, units, scaleOf);
+  const format = (units: Units) =>
+    row.rollup === 'usage_priced' && row.metricType === 'priced_cost'
+      ? formatCost(units)
+      : formatQuantity(row.metricType, units, scaleOf);
   const kept = (units: Units | null) => (units === null ? null : format(units));
   return {
     ...row,

@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, countDays, type Day, dayOf, eachDay, isTallyError, TallyError, type Units } from '@tally/contracts';
-import type { BookRow, DayVersion, Db, Executor, JournalLine, MerchantDay, MeterDrift } from '@tally/db';
+import type { BookRow, DayVersion, Db, Executor, JournalLine, MerchantDay, MeterDrift, PeriodRow } from '@tally/db';
 import type { Counters } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
@@ -136,6 +136,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
         for (const each of found) each.suspects = suspects;
         drift.push(...found);
       }
+      drift.push(...(await db.books.pricedApart({ merchantIds, startDate, endDate }, transaction)).map(asDrift));
       return { drift, unrepaired, numbers };
     });
   }
@@ -161,16 +162,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
 
   /** Periods whose derived rollups differ, as drifts. */
   async function periodDrift(scope: Scope): Promise<Drift[]> {
-    const found = await db.books.periodsApart(scope);
-    return found.map(({ parts, whole, ...row }) => {
-      const sums = { journal: parts, daily: row.rollup === 'usage_monthly' ? parts : null, usage: parts };
-      const period = {
-        monthly: row.rollup === 'usage_monthly' ? whole : null,
-        yearly: row.rollup === 'usage_yearly' ? whole : null,
-      };
-      const none = { live: null, dailyModels: null, quarterHours: null, suspects: [] };
-      return { ...row, ...sums, ...period, ...none, drift: whole - parts };
-    });
+    return (await db.books.periodsApart(scope)).map(asDrift);
   }
 
   async function suspectsOf(merchantId: string, date: Day, waiting: readonly JournalLine[], transaction: Executor) {
@@ -357,6 +349,17 @@ function byDate(days: readonly DayVersion[]): Map<Day, DayVersion[]> {
     else groups.set(day.date, [day]);
   }
   return groups;
+}
+
+/** A rollup that is not the sum of its parts, as a drift. */
+function asDrift({ parts, whole, ...row }: PeriodRow): Drift {
+  const sums = { journal: parts, daily: row.rollup === 'usage_monthly' ? parts : null, usage: parts };
+  const period = {
+    monthly: row.rollup === 'usage_monthly' ? whole : null,
+    yearly: row.rollup === 'usage_yearly' ? whole : null,
+  };
+  const none = { live: null, dailyModels: null, quarterHours: null, suspects: [] };
+  return { ...row, ...sums, ...period, ...none, drift: whole - parts };
 }
 
 function driftOf({ daily, dailyModels, quarterHours, ...row }: BookRow, live: Units | null): Drift[] {

@@ -25,6 +25,8 @@ export type AdjustmentRow = {
   metered: string | null;
   /** The event that it takes back. */
   voidOf: string | null;
+  /** Of a re-rating: the size of the calls that it is about. */
+  reratedSize: number | null;
 };
 
 export const AdjustmentEntity = new EntitySchema<AdjustmentRow>({
@@ -50,5 +52,6 @@ export const AdjustmentEntity = new EntitySchema<AdjustmentRow>({
     folded: { type: 'smallint', nullable: true },
     metered: { type: 'bigint', nullable: true },
     voidOf: { name: 'void_of', type: 'text', nullable: true },
+    reratedSize: { name: 'rerated_size', type: 'smallint', nullable: true },
   },
 });

@@ -44,10 +44,10 @@ export type MeterRollups = {
    * Drops quarter hours of days before `firstKept`, once the days are rebuilt from them. Returns the number of rows.
    */
   prune(firstKept: Day): Promise<number>;
-  /** Counts an adjustment recorded by this transaction. If it voids an event, takes that event out. */
+  /** Counts adjustments that were just recorded, in their transaction; one that voids an event takes that event out. */
   adjusted(
     transaction: Executor,
-    adjustment: { merchantId: string; id: string; date: Day; voids?: string },
+    adjustments: { merchantId: string; ids: readonly string[]; date: Day; voids?: string },
   ): Promise<void>;
   /**
    * Rebuilds all meters of a merchant's days in the given transaction: open days from the journal, others from their
@@ -388,12 +388,12 @@ export function createMeterRollups(
       return removed;
     },
 
-    async adjusted(transaction, { merchantId, id, date, voids }) {
+    async adjusted(transaction, { merchantId, ids, date, voids }) {
       await lockMeters(transaction);
       const { run, quarters_from: horizon } = await nextRun(transaction);
       await transaction.query(
-        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = $4',
-        [run, voids ?? null, merchantId, id],
+        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = any($4)',
+        [run, voids ?? null, merchantId, ids],
       );
       const meters = (await metersOf(transaction)).filter(
         (meter) => meter.merchantId === '' || meter.merchantId === merchantId,
@@ -418,7 +418,7 @@ export function createMeterRollups(
           (aggregation === 'SUM' || aggregation === 'COUNT') && !(closed[0] && closed[0].closed_at <= createdAt),
       );
       if (knowing.length === 0) return;
-      await add(transaction, knowing, { of: 'adjustment', merchantId, id }, { first: date, last: date, horizon });
+      await add(transaction, knowing, { of: 'adjustments', merchantId, ids }, { first: date, last: date, horizon });
     },
 
     async rebuildDays(transaction, merchantId, { open, closed }) {

@@ -95,8 +95,8 @@ export type EventScope =
   | { of: 'day'; merchantIds: readonly string[]; date: string; within?: QuarterHours | undefined }
   /** The history of a meter on a day: events derived before its run, of merchants after one and up to another. */
   | { of: 'history'; date: string; after: string; upTo: string | null; before: string }
-  /** One adjustment. */
-  | { of: 'adjustment'; merchantId: string; id: string };
+  /** Some adjustments. */
+  | { of: 'adjustments'; merchantId: string; ids: readonly string[] };
 
 /** Property names whose values are bounded for each merchant's day. */
 export const boundedProperties = (meters: readonly MeterSpec[]): string[] => [
@@ -163,10 +163,10 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
         from usage_adjustments as event
         where ${where} and event.void_of is null and coalesce(event.metered, 0) < ${before}::bigint`;
     }
-    case 'adjustment':
+    case 'adjustments':
       return `select ${ADJUSTMENT}, 0 as place, null::bigint as run
         from usage_adjustments as event
-        where event.merchant_id = ${bind(scope.merchantId)} and event.id = ${bind(scope.id)}`;
+        where event.merchant_id = ${bind(scope.merchantId)} and event.id = any(${bind(scope.ids)}::text[])`;
   }
 }
 
