@@ -20,6 +20,12 @@ export type CacheStats = {
 export const finished = <Answer>(text: string, more: object): Answer =>
   readyJson(`${text.slice(0, -1)},${JSON.stringify(more).slice(1)}`);
 
+/** Returns the object of an answer that may be kept as its JSON. */
+export function opened<Answer>(answer: Answer): Answer {
+  const text = textOfReady(answer);
+  return text === undefined ? answer : (JSON.parse(text) as Answer);
+}
+
 export type Cache = {
   /**
    * Returns the answer to a query over counted events: cached, shared with a running computation, or computed. Its key

@@ -39,7 +39,7 @@ const SummarySent = analytics.analytics.summary.output.omit(OF_A_CALL);
 const SeriesSent = analytics.analytics.timeseries.output.omit(OF_A_CALL);
 type BreakdownAnswer = z.infer<typeof analytics.analytics.breakdown.output>;
 type SummaryAnswer = z.infer<typeof analytics.analytics.summary.output>;
-type SeriesAnswer = z.infer<typeof analytics.analytics.timeseries.output>;
+export type SeriesAnswer = z.infer<typeof analytics.analytics.timeseries.output>;
 
 type Explain = { explain?: boolean | undefined };
 

@@ -111,6 +111,15 @@ export async function createAnalyticsService(
     maxRows: env.ANALYTICS_MAX_ROWS,
     now,
   });
+  const readMeter = createReadMeter({
+    db,
+    readMeasure: createReadMeasure({ db, documents, maxRows: env.ANALYTICS_MAX_ROWS }),
+    freshness,
+    cache,
+    queue,
+    maxDays: env.ANALYTICS_MAX_DAYS,
+    now,
+  });
   const rates = createRateLimit({
     redis,
     limits: {
@@ -146,15 +155,7 @@ export async function createAnalyticsService(
       analytics,
       createHandlers({
         read,
-        readMeter: createReadMeter({
-          db,
-          readMeasure: createReadMeasure({ db, documents, maxRows: env.ANALYTICS_MAX_ROWS }),
-          freshness,
-          cache,
-          queue,
-          maxDays: env.ANALYTICS_MAX_DAYS,
-          now,
-        }),
+        readMeter,
         freshness,
         directory,
         days,
@@ -175,7 +176,10 @@ export async function createAnalyticsService(
     env,
     routes: [
       ...contractRoutes('analytics-api'),
-      ...exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays: env.EXPORT_MAX_DAYS }),
+      ...exportRoutes({
+        ...{ db, read, readMeter, labels, freshness, documents, rates, downloads },
+        maxDays: env.EXPORT_MAX_DAYS,
+      }),
       gaugesRoute({ db, freshness, rates, now }),
       ...formerRoutes(env),
     ],

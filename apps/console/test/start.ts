@@ -26,10 +26,13 @@ export type Stack = {
  */
 export async function startStack({
   settings = {},
+  services = {},
   webFolder,
   serviceKey = 'the-service-key-of-the-tests',
 }: {
+  /** Of the console. */
   settings?: Record<string, string>;
+  services?: Record<string, string>;
   webFolder?: string;
   serviceKey?: string;
 } = {}): Promise<Stack> {
@@ -42,6 +45,7 @@ export async function startStack({
     POSTGRES_POOL_SIZE: '4',
     ADMIN_ANALYTICS_RATE_LIMIT: '1000000',
     ADMIN_EXPORT_RATE_LIMIT: '1000000',
+    ...services,
   };
   const ingest = await startServiceProcess('usage-ingest', common);
   const [engine, analytics] = await Promise.all([

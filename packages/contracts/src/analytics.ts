@@ -464,8 +464,33 @@ export const analytics = {
   },
 } as const;
 
-/** Query parameters of an export: the filters of a breakdown and its groupings, one or two (`by=user,model`). */
-export const ExportQuery = Filters.extend({ by: BreakdownBy.optional() });
+/**
+ * Query parameters of an export: the filters of a breakdown and its groupings, one or two (`by=user,model`). With
+ * `interval`, a row is a period of a time series, or a period and a key of the one grouping, and days are those of
+ * `timeZone`.
+ */
+export const ExportQuery = Filters.extend({
+  by: BreakdownBy.optional(),
+  interval: Interval.optional(),
+  timeZone: TimeZone.optional(),
+})
+  .refine(({ timeZone, interval }) => timeZone === undefined || interval !== undefined, {
+    error: 'Expected an interval with a time zone: without one, days are days of UTC.',
+    path: ['timeZone'],
+  })
+  .refine(({ by, interval }) => typeof by !== 'object' || interval === undefined, {
+    error: 'Expected at most one grouping with an interval.',
+    path: ['by'],
+  });
+export type ExportQuery = z.infer<typeof ExportQuery>;
+
+const USAGE_FILES = [
+  'text/csv',
+  'application/json',
+  'application/x-ndjson',
+  'application/vnd.apache.parquet',
+  'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
+];
 
 export const analyticsEndpoints = [
   {
@@ -476,13 +501,18 @@ export const analyticsEndpoints = [
     group: 'files',
     parameters: { format: ['csv', 'json', 'ndjson', 'parquet', 'xlsx'] },
     query: ExportQuery,
-    produces: [
-      'text/csv',
-      'application/json',
-      'application/x-ndjson',
-      'application/vnd.apache.parquet',
-      'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
-    ],
+    produces: USAGE_FILES,
+  },
+  {
+    method: 'GET',
+    path: '/export/meter.{format}',
+    summary: 'Downloads a meter by windows of time and by its dimensions as a file.',
+    access: 'read',
+    group: 'files',
+    parameters: { format: ['csv', 'json', 'ndjson', 'parquet', 'xlsx'] },
+    query: MeterQuery,
+    omit: ['filters'],
+    produces: USAGE_FILES,
   },
   {
     method: 'GET',

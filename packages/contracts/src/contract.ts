@@ -63,6 +63,8 @@ export type Endpoint = {
   /** All possible values of a path parameter, or one example if it is free. */
   readonly parameters?: Readonly<Record<string, readonly string[] | string>>;
   readonly query?: z.ZodType;
+  /** Fields of `query` that the path does not take. */
+  readonly omit?: readonly string[];
   /** Content types of its responses. */
   readonly produces: readonly string[];
 };

@@ -193,9 +193,9 @@ function endpointOperation(endpoint: Endpoint, schemas: Schemas): OpenApiOperati
           ? { schema: { type: 'string' }, example: values }
           : { schema: { type: 'string', enum: values } }),
       })),
-      ...Object.entries((query.properties ?? {}) as Json).map(([name, schema]) =>
-        parameter(name, schema as Json, required.includes(name)),
-      ),
+      ...Object.entries((query.properties ?? {}) as Json)
+        .filter(([name]) => !endpoint.omit?.includes(name))
+        .map(([name, schema]) => parameter(name, schema as Json, required.includes(name))),
     ],
     responses: {
       200: {

@@ -1,4 +1,4 @@
-import { type BreakdownBy, type BreakdownRow, Grouping, parseQuantity } from '@tally/contracts';
+import { addDays, type BreakdownBy, type BreakdownRow, dayOf, Grouping, parseQuantity } from '@tally/contracts';
 import { tableFromIPC } from 'apache-arrow';
 import { strFromU8, unzipSync } from 'fflate';
 import { readParquet } from 'parquet-wasm';
@@ -125,6 +125,56 @@ test('two groupings are two columns with their labels, and a filter by team hold
   expect(rows.map((row) => row.split(',').slice(0, 4))).toEqual([['red', 'red', 'user-1', "'@SUM(1)"]]);
 });
 
+test('with an interval a row is a period of the API, in the time zone', async () => {
+  const yesterday = addDays(dayOf(Date.now()), -1);
+  const day = { startDate: yesterday, endDate: addDays(yesterday, 1) };
+  // In Tokyo the second is of the next day.
+  const entries = ['01', '16'].map((hour) => ({
+    ...{ id: `hour-${hour}`, merchantId: 'recent', time: `${yesterday}T${hour}:00:00Z`, userId: 'user-1' },
+    metrics: { cost: '0.5' },
+  }));
+  await running.ingest.usage.record.mutate({ entries });
+  const zone = { interval: 'day', timeZone: 'Asia/Tokyo', merchantIds: 'recent' } as const;
+  const ask = { ...day, ...zone, merchantIds: [zone.merchantIds] };
+  const { points } = await running.client.analytics.timeseries.query(ask);
+  const periods = [{ period: day.startDate }, { period: day.endDate }];
+  const json = async (more: object) =>
+    (await get(`/export/usage.json?${new URLSearchParams({ ...day, ...zone, ...more })}`)).json();
+  expect(points.map(({ cost }) => cost)).toEqual(['0.5', '0.5']);
+  expect(await json({})).toEqual(points.map((point, index) => ({ ...periods[index], ...point })));
+
+  const grouped = await running.client.analytics.timeseries.query({ ...ask, groupBy: 'user' });
+  expect(await json({ by: 'user' })).toEqual(
+    grouped.points.flatMap(({ start, from, to, groups }, index) =>
+      groups!.map((group) => ({ ...periods[index], start, from, to, ...group, label: '@SUM(1)' })),
+    ),
+  );
+  const csv = await get(
+    `/export/usage.csv?${new URLSearchParams({ ...day, ...zone, interval: 'hour', by: 'user', merchantIds: 'recent' })}`,
+  );
+  const [head, first] = (await csv.text()).split('\n');
+  expect(head).toMatch(/^period,start,key,label,requests,/);
+  expect(first).toMatch(`${yesterday} 10:00,${yesterday}T01:00:00.000Z,user-1,'@SUM(1),1,`);
+});
+
+test('a meter is a file, with a column for each dimension', async () => {
+  const ask = { meter: 'cost', startDate: '2026-01-01', endDate: '2026-01-03', window: 'day' } as const;
+  const { rows } = await running.client.analytics.meter.query({
+    ...{ ...ask, groupBy: ['merchant', 'model'] },
+    filters: { user: ['user-1', 'user-2'] },
+  });
+  const query = `${new URLSearchParams(ask)}&groupBy=merchant,model&filter=user%3Duser-1&filter=user%3Duser-2`;
+  const answer = await get(`/export/meter.json?${query}`);
+  expect(answer.headers.get('content-disposition')).toContain('cost-2026-01-01-to-2026-01-03.json');
+  expect(await answer.json()).toEqual(rows.map((row) => ({ period: row.start.slice(0, 10), ...row })));
+  expect(rows.length).toBeGreaterThan(0);
+  const csv = (await (await get(`/export/meter.csv?${query}`)).text()).trim().split('\n');
+  expect(csv[0]).toBe('period,start,end,merchant,model,value');
+  expect(csv).toHaveLength(rows.length + 1);
+  const p50 = await get(`/export/meter.csv?${new URLSearchParams(ask)}&percentile=half`);
+  expect(p50.status).toBe(400);
+});
+
 test('as JSON the rows of a day have measures as the API has them', async () => {
   const filters = { startDate: '2026-01-05', endDate: '2026-01-05', providers: 'openai' };
   expect(await (await get(`/export/usage.json?${new URLSearchParams(filters)}`)).json()).toEqual([
@@ -187,6 +237,10 @@ test('a bad question is refused before the file begins, in the one shape of erro
     'by=user&by=user',
     'by=user,model,team',
     'by=',
+    'timeZone=Asia/Tokyo',
+    'interval=fortnight',
+    'interval=day&by=user,model',
+    'interval=day&timeZone=Mars/Base',
     'startDate=2026-01-02',
     '__proto__=1',
     'constructor=1',
@@ -195,6 +249,12 @@ test('a bad question is refused before the file begins, in the one shape of erro
     expect([odd, await code(`/export/usage.csv?${query()}&${odd}`)]).toEqual([odd, [400, 'INVALID_INPUT']]);
   expect(await code(`/export/usage.pdf?${query()}`)).toEqual([404, 'NOT_FOUND']);
   expect(await code(`/export/usage.csv?${query()}`, 'nobody')).toEqual([401, 'UNAUTHORIZED']);
+  const bound = await running.ingest.keys.create.mutate({ name: 'bound', role: 'viewer', merchantId: 'acme' });
+  for (const path of ['usage.csv?interval=day', 'usage.csv?by=user', 'meter.csv?meter=cost', 'events.csv?models='])
+    expect(await code(`/export/${path}&${query({ merchantIds: 'other' })}`, bound.key)).toEqual([
+      403,
+      'MERCHANT_FORBIDDEN',
+    ]);
 });
 
 test('callers beyond their rate are told how long to wait', async () => {

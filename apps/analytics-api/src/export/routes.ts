@@ -1,17 +1,22 @@
-import { ExportQuery, Filters, TallyError } from '@tally/contracts';
+import { type Coverage, ExportQuery, Filters, MeterQuery, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
+import { type Caller, merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
 import type { z } from 'zod';
+import { opened } from '../cache.ts';
 import { assertRange } from '../dates.ts';
 import { type Documents, kindsOf } from '../documents.ts';
 import type { Freshness } from '../fresh.ts';
 import type { Labels } from '../labels.ts';
+import type { ReadMeter } from '../meter.ts';
+import type { Read } from '../read.ts';
 import type { Downloads } from './downloads.ts';
 import { FORMATS } from './formats.ts';
-import { eventsOf, type Table, tableOf } from './table.ts';
+import { eventsOf, meterOf, seriesOf, type Table, tableOf } from './table.ts';
 
 export type ExportOptions = {
   db: Db;
+  read: Pick<Read, 'timeseries'>;
+  readMeter: ReadMeter;
   labels: Labels;
   freshness: Freshness;
   documents: Documents;
@@ -20,22 +25,31 @@ export type ExportOptions = {
   maxDays: number;
 };
 
-const LISTS = ['merchantIds', 'userIds', 'models', 'providers', 'apiKeys', 'teams', 'by'] as const;
+const LISTS = [
+  ...['merchantIds', 'userIds', 'models', 'providers', 'apiKeys', 'teams', 'by'],
+  // Of a meter.
+  ...['groupBy', 'filter'],
+];
 
 /** Formats with compression of their own. */
 const COMPRESSED = ['parquet', 'xlsx'];
 
+/** A table and its coverage. */
+type Answer = { coverage: Coverage; table: Table };
+
 /**
- * GET /export/usage.{csv,json,ndjson,parquet,xlsx}: the filters and `by` of a breakdown as query parameters, a list as
- * a repeated parameter or as `name=a,b`. GET /export/events.{csv,ndjson}: the events in the journal, by the same
- * filters. `x-tally-*` headers have the coverage of the file.
+ * GET /export/usage.{csv,json,ndjson,parquet,xlsx}: the filters and `by` of a breakdown as query parameters, or with
+ * `interval` those of a time series; a list is a repeated parameter or `name=a,b`. GET /export/meter.{…}: a meter by
+ * windows and dimensions. GET /export/events.{csv,ndjson}: the events in the journal, by the same filters. `x-tally-*`
+ * headers have the coverage of the file.
  */
-export function exportRoutes({ db, labels, freshness, documents, rates, downloads, maxDays }: ExportOptions): Route[] {
-  const route = <Query extends Filters>(
-    name: 'usage' | 'events',
+export function exportRoutes(options: ExportOptions): Route[] {
+  const { db, read, readMeter, labels, freshness, documents, rates, downloads, maxDays } = options;
+  const route = <Query extends { merchantIds?: string[] | undefined }>(
+    name: 'usage' | 'events' | 'meter',
     endings: readonly string[],
     schema: z.ZodType<Query>,
-    read: (filters: Query) => Promise<{ complete: boolean; table: Table }>,
+    answer: (filters: Query, caller: Caller) => Promise<Answer>,
   ): Route => ({
     method: 'GET',
     path: `/export/:file{${name}\\.[a-z]+}`,
@@ -48,36 +62,66 @@ export function exportRoutes({ db, labels, freshness, documents, rates, download
       await rates.take('export', caller.id);
 
       const query = schema.parse(questionOf(queryOf(c.req.url, LISTS)));
-      assertRange(query, maxDays);
-      const filters = { ...query, merchantIds: merchantsFor(caller, query.merchantIds) };
-      const coverage = await freshness.cover(filters);
-      const { complete, table } = await read(filters);
+      const { coverage, table } = await answer(
+        { ...query, merchantIds: merchantsFor(caller, query.merchantIds) },
+        caller,
+      );
       const gzip = !COMPRESSED.includes(ending) && acceptsGzip(c.req.header('accept-encoding'));
       return c.body(await downloads.open(caller.id, table, format, { gzip }), 200, {
         'content-type': format.contentType,
         ...(gzip && { 'content-encoding': 'gzip' }),
         vary: 'accept-encoding',
-        'content-disposition': `attachment; filename="${name}-${filters.startDate}-to-${filters.endDate}.${ending}"`,
+        'content-disposition': `attachment; filename="${fileOf(name, query)}.${ending}"`,
         'cache-control': 'no-store',
         'x-tally-data-source': coverage.dataSource,
         'x-tally-as-of': coverage.asOf ?? '',
-        'x-tally-complete': String(coverage.complete && complete),
+        'x-tally-complete': String(coverage.complete),
       });
     },
   });
   return [
-    route('usage', Object.keys(FORMATS), ExportQuery, async (filters) => {
-      const { by } = filters;
-      // An imported snapshot has sums by one grouping.
-      const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
-      return { complete: imported.complete, table: tableOf(filters, { db, labels, imported: imported.parts }) };
+    route(
+      'usage',
+      Object.keys(FORMATS),
+      ExportQuery,
+      async ({ by, interval, timeZone = 'UTC', ...filters }, caller) => {
+        assertRange(filters, maxDays);
+        if (interval) {
+          const groupBy = by as Exclude<typeof by, string[]>;
+          const series = { ...filters, interval, timeZone, groupBy };
+          const { points, coverage } = opened(await read.timeseries(series, caller.id));
+          return { coverage, table: await seriesOf(points, series, labels) };
+        }
+        const coverage = await freshness.cover(filters);
+        // An imported snapshot has sums by one grouping.
+        const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
+        return {
+          coverage: { ...coverage, complete: coverage.complete && imported.complete },
+          table: tableOf({ ...filters, by }, { db, labels, imported: imported.parts }),
+        };
+      },
+    ),
+    route('meter', Object.keys(FORMATS), MeterQuery, async (question, caller) => {
+      const { rows, coverage } = opened(await readMeter(question, caller.id));
+      return { coverage, table: meterOf(rows, question) };
     }),
     route('events', ['csv', 'ndjson'], Filters, async (filters) => {
+      assertRange(filters, maxDays);
+      const coverage = await freshness.cover(filters);
       const imported = await documents.within(filters, undefined);
       const gap = await db.usage.daysWithoutEntries(filters);
-      return { complete: imported.complete && !gap, table: eventsOf(filters, db) };
+      return {
+        coverage: { ...coverage, complete: coverage.complete && imported.complete && !gap },
+        table: eventsOf(filters, db),
+      };
     }),
   ];
+}
+
+/** Returns the name of a file, without its ending. */
+function fileOf(name: string, query: object): string {
+  const { meter, startDate, endDate, from, to } = query as Partial<Record<string, string>>;
+  return `${meter ?? name}-${startDate ?? from?.slice(0, 10)}-to-${endDate ?? to?.slice(0, 10)}`;
 }
 
 /** Returns true if a header allows gzip (RFC 9110, 12.5.3). */
@@ -94,12 +138,12 @@ function acceptsGzip(header: string | undefined): boolean {
 
 /**
  * A list given once is split at its commas; a repeated one is not, so `userIds=&userIds=a,b` selects `a,b`. One
- * grouping is no list.
+ * grouping is no list, and a percentile is a number.
  */
 function questionOf(query: Record<string, string | string[]>): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(query).map(([name, value]) => {
-      if (typeof value === 'string') return [name, value];
+      if (typeof value === 'string') return [name, name === 'percentile' && value !== '' ? Number(value) : value];
       const values = value.length === 1 ? value[0]!.split(',') : value;
       const given = values.filter((each) => each !== '');
       return [name, name === 'by' && given.length === 1 ? given[0] : given];

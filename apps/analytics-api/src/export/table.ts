@@ -7,13 +7,16 @@ import {
   isMeasure,
   MEASURES,
   type Measures,
+  type MeterQuery,
   type PlanPart,
   type ScaleOf,
 } from '@tally/contracts';
 import type { Db, ExportRow, JournalLine } from '@tally/db';
 import type { Labels } from '../labels.ts';
 import { measuresOf } from '../measures.ts';
+import type { MeterAnswer } from '../meter.ts';
 import { needsOf, planOf } from '../plan.ts';
+import type { SeriesAnswer, SeriesQuestion } from '../read.ts';
 
 /** An event as `usage.record` received it, plus what Tally derived. */
 type EventRow = ReturnType<typeof eventOf>;
@@ -22,7 +25,9 @@ type EventRow = ReturnType<typeof eventOf>;
 export type Cell = { text: string } | { quantity: string } | null;
 
 /** A row in JSON: with a grouping the breakdown's row, else the dimensions of a day with their measures. */
-export type Row = BreakdownRow | DayRow | EventRow;
+export type Row = BreakdownRow | DayRow | EventRow | SeriesRow | MeterRow;
+type SeriesRow = Measures & { start: string; from: string; to: string; period: string; key?: string; label?: string };
+type MeterRow = MeterAnswer['rows'][number] & { period: string };
 type DayRow = Measures & Dimensions & { username: string };
 type Dimensions = { [dimension in (typeof DIMENSIONS)[number]]: string };
 
@@ -45,6 +50,11 @@ const QUANTITIES = [
   'cost',
   'successRate',
 ] as const;
+
+/** The most decimals that a meter has. */
+const METER_DECIMALS = 9;
+/** Items of an answer that become rows at a time. */
+const PIECE = 500;
 
 /** Decimals of quantities that are not whole. */
 const SCALES: Partial<Record<(typeof QUANTITIES)[number], number>> = { cost: COST_DECIMALS, successRate: 2 };
@@ -87,7 +97,7 @@ const keyed = ({ dimensions: { key_1, key_2 }, ...row }: ExportRow) => ({
 
 /** With two groupings, each has a key and a label; with one, details of a user have columns of their own. */
 function columnsOf(by: BreakdownBy | undefined): Column[] {
-  const texts: Column[] =
+  const own: Column[] =
     by === undefined
       ? [...DIMENSIONS, 'username'].map((name) => ({
           name,
@@ -97,10 +107,7 @@ function columnsOf(by: BreakdownBy | undefined): Column[] {
       : typeof by === 'string'
         ? [
             // The label of a user is a name or a key, which are there already.
-            ...(by === 'user' ? ['key'] : ['key', 'label']).map((name) => ({
-              name,
-              cell: (row: Row) => text((row as Record<string, unknown>)[name]),
-            })),
+            ...texts(by === 'user' ? ['key'] : ['key', 'label']),
             ...(by === 'user' ? DETAILS : []).map((name) => ({
               name,
               cell: (row: Row) => text((row as BreakdownRow).details[name]),
@@ -110,17 +117,75 @@ function columnsOf(by: BreakdownBy | undefined): Column[] {
             { name: grouping, cell: (row: Row) => text((row as BreakdownRow).keys?.[place]) },
             { name: `${grouping}Label`, cell: (row: Row) => text((row as BreakdownRow).labels?.[place]) },
           ]);
-  return [
-    ...texts,
-    ...QUANTITIES.map((name) => ({
-      name,
-      type: { scale: SCALES[name] ?? 0 },
-      cell: (row: Row): Cell => {
-        const value = (row as Measures)[name];
-        return value === null ? null : { quantity: String(value) };
+  return [...own, ...MEASURE_COLUMNS];
+}
+
+const texts = (names: readonly string[]): Column[] =>
+  names.map((name) => ({ name, cell: (row) => text((row as Record<string, unknown>)[name]) }));
+
+const MEASURE_COLUMNS = QUANTITIES.map(
+  (name): Column => ({
+    name,
+    type: { scale: SCALES[name] ?? 0 },
+    cell: (row) => {
+      const value = (row as Measures)[name];
+      return value === null ? null : { quantity: String(value) };
+    },
+  }),
+);
+
+/**
+ * Returns a time series as a table: a row for each period, or with `groupBy` one for each period and key with usage. `period` is the
+ * local time of its start: the day, or the day and the minute.
+ */
+export async function seriesOf(
+  points: SeriesAnswer['points'],
+  { groupBy, interval, timeZone, merchantIds }: SeriesQuestion,
+  labels: Labels,
+): Promise<Table> {
+  const local = localTime(timeZone, interval === '15m' || interval === 'hour');
+  const keys = new Set(points.flatMap(({ groups = [] }) => groups.map(({ key }) => key)));
+  const label = groupBy && (await labels.of(groupBy, [...keys], merchantIds));
+  const rowsOf = ({ groups = [], start, from, to, ...measures }: SeriesAnswer['points'][number]): SeriesRow[] => {
+    const period = { period: local(start), start, from, to };
+    if (!label) return [{ ...period, ...measures }];
+    return groups.map((group) => ({ ...period, ...group, label: label(group.key).label }));
+  };
+  return {
+    columns: [...texts(['period', 'start', ...(groupBy ? ['key', 'label'] : [])]), ...MEASURE_COLUMNS],
+    rows: inPieces(points, rowsOf),
+  };
+}
+
+/** Returns a meter as a table: a row for each window and group, with a column for each dimension. */
+export function meterOf(rows: MeterAnswer['rows'], { groupBy = [], window, timeZone }: MeterQuery): Table {
+  const local = localTime(timeZone, window === 'hour');
+  return {
+    columns: [
+      ...texts(['period', 'start', 'end']),
+      ...groupBy.map((name) => ({ name, cell: (row: Row) => text((row as MeterRow).group[name]) })),
+      {
+        name: 'value',
+        type: { scale: METER_DECIMALS },
+        cell: (row) => ({ quantity: (row as MeterRow).value }),
       },
-    })),
-  ];
+    ],
+    rows: inPieces(rows, (row) => [{ period: local(row.start), ...row }]),
+  };
+}
+
+/** Returns a function that formats a moment in a time zone: the day, or the day and the minute. */
+function localTime(timeZone: string, withMinute: boolean): (time: string) => string {
+  const format = new Intl.DateTimeFormat('sv-SE', {
+    timeZone,
+    ...{ year: 'numeric', month: '2-digit', day: '2-digit' },
+    ...(withMinute && { hour: '2-digit', minute: '2-digit' }),
+  } as const);
+  return (time) => format.format(new Date(time));
+}
+
+async function* inPieces<T>(items: readonly T[], rowsOf: (item: T) => Row[]): AsyncGenerator<Row[]> {
+  for (let from = 0; from < items.length; from += PIECE) yield items.slice(from, from + PIECE).flatMap(rowsOf);
 }
 
 const EVENT_TEXTS = ['time', 'date', 'id', 'merchantId', 'userId', 'apiKey', 'model', 'provider', 'status'] as const;

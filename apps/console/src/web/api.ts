@@ -1,5 +1,5 @@
 import type { analytics, ErrorCode, engine, ingest, RouterOf } from '@tally/contracts';
-import { QueryCache, QueryClient } from '@tanstack/react-query';
+import { MutationCache, QueryCache, QueryClient } from '@tanstack/react-query';
 import { createTRPCClient, httpLink, httpSubscriptionLink, splitLink, TRPCClientError } from '@trpc/client';
 import { createTRPCOptionsProxy } from '@trpc/tanstack-react-query';
 
@@ -20,13 +20,8 @@ export const client = createTRPCClient<TallyRouter>({
 const FRESH_MS = 20_000;
 
 export const queryClient = new QueryClient({
-  queryCache: new QueryCache({
-    onError(error, query) {
-      // The session ended: the check of who is signed in leads to the sign-in page.
-      if (codeOf(error) === 'UNAUTHORIZED' && !isSession(query.queryKey))
-        void queryClient.invalidateQueries({ predicate: ({ queryKey }) => isSession(queryKey) });
-    },
-  }),
+  queryCache: new QueryCache({ onError: (error, query) => !isSession(query.queryKey) && checkSession(error) }),
+  mutationCache: new MutationCache({ onError: checkSession }),
   defaultOptions: {
     queries: {
       staleTime: FRESH_MS,
@@ -36,6 +31,12 @@ export const queryClient = new QueryClient({
     },
   },
 });
+
+/** Where the session ended, the frame of the page asks who we are, and asks for a key. */
+function checkSession(error: unknown): void {
+  if (codeOf(error) === 'UNAUTHORIZED')
+    void queryClient.invalidateQueries({ predicate: ({ queryKey }) => isSession(queryKey) });
+}
 
 const isSession = (key: readonly unknown[]) => JSON.stringify(key).startsWith('[["sessions"');
 

@@ -1,4 +1,4 @@
-import { Dialog } from '@base-ui/react/dialog';
+import { Dialog as BaseDialog } from '@base-ui/react/dialog';
 import { useQuery } from '@tanstack/react-query';
 import { Link, Navigate, Outlet, useRouterState } from '@tanstack/react-router';
 import {
@@ -28,10 +28,11 @@ import {
   Webhook,
 } from 'lucide-react';
 import { Fragment, type ReactNode, useEffect, useState } from 'react';
-import { api, codeOf } from './api.ts';
+import { api, client, codeOf, queryClient } from './api.ts';
+import { SignInForm } from './pages/sign-in.tsx';
 import { signOut, useWho, type Who, WhoContext } from './session.tsx';
 import { Banner, Button, Failure, Skeleton, Tip } from './ui/parts.tsx';
-import { Menu } from './ui/popups.tsx';
+import { Dialog, Menu } from './ui/popups.tsx';
 
 export const Brand = () => (
   <span className="brand">
@@ -116,7 +117,8 @@ export function Frame() {
     api.sessions.current.queryOptions(undefined, { staleTime: 60_000, refetchInterval: 300_000 }),
   );
   const path = useRouterState({ select: ({ location }) => location.href });
-  if (session.error && codeOf(session.error) === 'UNAUTHORIZED')
+  const ended = codeOf(session.error) === 'UNAUTHORIZED';
+  if (ended && !session.data)
     // During the redirect this page is still mounted, and its address is that of the sign-in.
     return path.startsWith(DOOR) ? null : <Navigate to={DOOR} search={{ next: path }} replace />;
   if (session.error && !session.data)
@@ -137,6 +139,7 @@ export function Frame() {
           <Brand />
         </aside>
       )}
+      {ended && session.data && <SignInAgain who={session.data} />}
       <main className="main" id="main" tabIndex={-1}>
         {session.data ? (
           <WhoContext value={session.data}>
@@ -157,6 +160,31 @@ export function Frame() {
   );
 }
 
+/** Asks for a key when a session ends during work; forms keep what was typed. */
+function SignInAgain({ who }: { who: Who }) {
+  return (
+    <Dialog
+      open
+      onClose={() => {}}
+      title="Your session ended"
+      text={`It expired, or its key was revoked. Sign in again as ${who.name} to go on where you are.`}
+    >
+      <SignInForm
+        onSignedIn={async () => {
+          const now = await client.sessions.current.query();
+          const same = now.keyId === who.keyId && now.merchantId === who.merchantId && now.role === who.role;
+          // Somebody else must not see what was read for another key.
+          if (!same) return location.reload();
+          await queryClient.invalidateQueries();
+        }}
+      />
+      <div className="dialog-actions">
+        <Button onClick={() => void signOut()}>Sign in as somebody else</Button>
+      </div>
+    </Dialog>
+  );
+}
+
 function Navigation({ who }: { who: Who }) {
   const [open, setOpen] = useState(false);
   const path = useRouterState({ select: ({ location }) => location.pathname });
@@ -165,19 +193,19 @@ function Navigation({ who }: { who: Who }) {
     <>
       <header className="topbar">
         <Brand />
-        <Dialog.Root open={open} onOpenChange={setOpen}>
-          <Dialog.Trigger render={<Button kind="plain" icon aria-label="Open the navigation" />}>
+        <BaseDialog.Root open={open} onOpenChange={setOpen}>
+          <BaseDialog.Trigger render={<Button kind="plain" icon aria-label="Open the navigation" />}>
             <MenuIcon size={19} aria-hidden="true" />
-          </Dialog.Trigger>
-          <Dialog.Portal>
-            <Dialog.Backdrop className="backdrop" />
-            <Dialog.Popup className="drawer" aria-label="Navigation">
+          </BaseDialog.Trigger>
+          <BaseDialog.Portal>
+            <BaseDialog.Backdrop className="backdrop" />
+            <BaseDialog.Popup className="drawer" aria-label="Navigation">
               <WhoContext value={who}>
                 <Sidebar />
               </WhoContext>
-            </Dialog.Popup>
-          </Dialog.Portal>
-        </Dialog.Root>
+            </BaseDialog.Popup>
+          </BaseDialog.Portal>
+        </BaseDialog.Root>
       </header>
       <WhoContext value={who}>
         <Sidebar />
@@ -283,6 +311,8 @@ export const healthQuery = {
   queryKey: ['readyz'],
   queryFn: async (): Promise<ServiceHealth> => (await fetch('/readyz')).json() as Promise<ServiceHealth>,
   refetchInterval: 30_000,
+  // A page about health shows it as it is now.
+  staleTime: 0,
 } as const;
 
 const WITHOUT: Record<string, string> = {

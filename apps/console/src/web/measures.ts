@@ -40,6 +40,20 @@ export type DimensionId = (typeof DIMENSIONS)[number]['id'];
 export const dimensionOf = (id: DimensionId) => DIMENSIONS.find((dimension) => dimension.id === id)!;
 export const isDimension = (id: unknown): id is DimensionId => DIMENSIONS.some((dimension) => dimension.id === id);
 
+/** A property of events that a meter has as a dimension. */
+export type PropertyId = `property:${string}`;
+/** What a view can be grouped by; only meters have properties. */
+export type GroupId = DimensionId | PropertyId;
+export const isProperty = (id: unknown): id is PropertyId => typeof id === 'string' && /^property:.{1,64}$/u.test(id);
+export const isGroup = (id: unknown): id is GroupId => isDimension(id) || isProperty(id);
+
+/** Returns the names of a dimension or a property. */
+export function namesOf(id: GroupId): { label: string; name: string; plural: string } {
+  if (!isProperty(id)) return dimensionOf(id);
+  const name = id.slice('property:'.length);
+  return { label: name.replace(/^./u, (first) => first.toUpperCase()), name, plural: `values of ${name}` };
+}
+
 /** Filters in the form of an address. */
 export type FilterSearch = {
   merchants?: string[];
@@ -51,6 +65,8 @@ export type FilterSearch = {
 };
 
 const MAX_VALUES = 100;
+/** The most dimensions of a meter. */
+const MAX_PROPERTIES = 4;
 
 /** Parses filters from an address; leaves out invalid values. */
 export function readFilters(search: Record<string, unknown>): FilterSearch {
@@ -61,6 +77,20 @@ export function readFilters(search: Record<string, unknown>): FilterSearch {
     if (values.length > 0) filters[filter] = values.slice(0, MAX_VALUES);
   }
   return filters;
+}
+
+/** Filters by properties in the form of an address. */
+export type PropertyFilters = Record<PropertyId, string[]>;
+
+/** Parses filters by properties from an address; leaves out invalid ones. */
+export function readProperties(given: unknown): PropertyFilters | undefined {
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) return undefined;
+  const read = Object.entries(given).flatMap(([id, values]) =>
+    isProperty(id) && Array.isArray(values) && values.length > 0
+      ? [[id, values.slice(0, MAX_VALUES).map(String)] as const]
+      : [],
+  );
+  return read.length > 0 ? Object.fromEntries(read.slice(0, MAX_PROPERTIES)) : undefined;
 }
 
 /** Returns filters in the API's form. */

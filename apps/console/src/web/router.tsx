@@ -9,12 +9,14 @@ import {
 import { Compass } from 'lucide-react';
 import { Frame } from './frame.tsx';
 import {
-  type DimensionId,
   type FilterSearch,
-  isDimension,
+  type GroupId,
+  isGroup,
   isMeasure,
   type MeasureId,
+  type PropertyFilters,
   readFilters,
+  readProperties,
 } from './measures.ts';
 import { SignIn } from './pages/sign-in.tsx';
 import { isDay, isMonth } from './time.ts';
@@ -40,9 +42,13 @@ export type ExplorerSearch = FilterSearch & {
   from?: string;
   to?: string;
   measure?: MeasureId;
-  by?: DimensionId | 'time';
+  /** The key of a meter, in place of a measure; `of`: of the merchant that it belongs to. */
+  meter?: string;
+  of?: string;
+  where?: PropertyFilters;
+  by?: GroupId | 'time';
   /** The second dimension. */
-  and?: DimensionId;
+  and?: GroupId;
   view?: 'pivot';
   interval?: Interval;
   tz?: string;
@@ -121,8 +127,11 @@ const explorer = createRoute({
       from: isDay(search.from) ? search.from : undefined,
       to: isDay(search.to) ? search.to : undefined,
       measure: isMeasure(search.measure) ? search.measure : undefined,
-      by: search.by === 'time' ? ('time' as const) : isDimension(search.by) ? search.by : undefined,
-      and: isDimension(search.and) ? search.and : undefined,
+      meter: textOf(search.meter),
+      of: textOf(search.of),
+      where: readProperties(search.where),
+      by: search.by === 'time' ? ('time' as const) : isGroup(search.by) ? search.by : undefined,
+      and: isGroup(search.and) ? search.and : undefined,
       view: oneOf(search.view, ['pivot']),
       interval: oneOf(search.interval, INTERVALS),
       tz: textOf(search.tz),
@@ -208,22 +217,9 @@ const dataSources = createRoute({
   pendingComponent,
 });
 
-export type MetersSearch = { key?: string; of?: string; by?: string; from?: string; to?: string; merchants?: string[] };
-
 const meters = createRoute({
   getParentRoute: () => frame,
   path: '/app/meters',
-  validateSearch: (search: Search): MetersSearch => {
-    const [from, to] = [search.from, search.to];
-    const { merchants } = readFilters(search);
-    return compact({
-      key: textOf(search.key),
-      of: textOf(search.of),
-      by: textOf(search.by),
-      ...(isDay(from) && isDay(to) ? inOrder(from, to) : {}),
-      merchants,
-    });
-  },
   component: lazyRouteComponent(() => import('./pages/meters/meters.tsx'), 'Meters'),
   pendingComponent,
 });

@@ -7,7 +7,7 @@ import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Checks, Field } from '../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, Sentence } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
@@ -24,7 +24,7 @@ export function Alerts() {
   const isAdmin = who.mayPlatform('admin');
   const list = useQuery(api.alerts.list.queryOptions(undefined, { enabled: isAdmin }));
   const webhooks = useQuery(api.webhooks.list.queryOptions(undefined, { enabled: isAdmin }));
-  const names = useNames(isAdmin);
+  const targets = useTargets(isAdmin);
   const navigate = useNavigate({ from: '/app/alerts' });
   const [editing, setEditing] = useState<Alert | 'new' | null>(null);
   const [removing, setRemoving] = useState<Alert | null>(null);
@@ -39,8 +39,11 @@ export function Alerts() {
   });
   const check = useMutation({
     mutationFn: ({ id }: Alert) => client.alerts.test.query({ id }),
-    onSuccess: ({ fires, value }, { name }) =>
-      tell(fires ? `${name} would fire` : `${name} would not fire`, `It measures ${value ?? 'nothing'} now.`),
+    onSuccess: ({ fires, value }, rule) =>
+      tell(
+        fires ? `${rule.name} would fire` : `${rule.name} would not fire`,
+        `It measures ${value === null ? 'nothing' : valueText(value, unitOf(rule, targets))} now.`,
+      ),
     onError: tellFailure,
   });
   if (!isAdmin) return <Banner>Only admins of all merchants may see alerts.</Banner>;
@@ -81,7 +84,7 @@ export function Alerts() {
                     cell: ({ on, target }) => (
                       <span className="cell-name">
                         <span className="clip" title={target}>
-                          {names.get(target) ?? target}
+                          {targets.get(target)?.name ?? target}
                           <small>{kindText(on)}</small>
                         </span>
                       </span>
@@ -128,7 +131,7 @@ export function Alerts() {
           }
         </Answer>
       </Card>
-      <Fired rules={list.data?.rows ?? []} names={names} />
+      <Fired rules={list.data?.rows ?? []} targets={targets} />
       {editing && (
         <Edit
           alert={editing === 'new' ? null : editing}
@@ -149,24 +152,42 @@ export function Alerts() {
   );
 }
 
-/** The names of budgets and custom metrics by their ids. */
-function useNames(enabled: boolean): ReadonlyMap<string, string> {
+/** What a rule can be on: its name, and of a budget the metric that it limits. */
+type Target = { name: string; measure?: string };
+
+/** Returns budgets and custom metrics by their ids. */
+function useTargets(enabled: boolean): ReadonlyMap<string, Target> {
   const budgets = useQuery(api.budgets.list.queryOptions({ limit: CHOICES }, { enabled }));
   const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled }));
   return new Map(
-    [...((budgets.data?.rows ?? []) as { id: string; name: string }[]), ...(metrics.data?.rows ?? [])].map(
-      ({ id, name }) => [id, name],
-    ),
+    [...((budgets.data?.rows ?? []) as (Target & { id: string })[]), ...(metrics.data?.rows ?? [])].map((target) => [
+      target.id,
+      target,
+    ]),
   );
 }
 
-function Fired({ rules, names }: { rules: readonly Alert[]; names: ReadonlyMap<string, string> }) {
+/** Returns what the values of a rule are: a metric, or minutes; undefined for plain numbers. */
+const unitOf = ({ on, target }: Pick<Alert, 'on' | 'target'>, targets: ReadonlyMap<string, Target>) =>
+  on === 'silence' ? 'minutes' : targets.get(target)?.measure;
+
+const valueText = (value: string, unit: string | undefined) => {
+  const text = format(value, unit === 'cost' ? 'money' : 'count');
+  return unit === undefined || unit === 'cost' ? text : `${text} ${unit.replaceAll('_', ' ')}`;
+};
+
+function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyMap<string, Target> }) {
   const { rule } = useSearch({ from: '/frame/app/alerts' });
   const history = useQuery(
     api.alerts.history.queryOptions({ ...(rule && { rule }), limit: HISTORY }, { refetchInterval: REFRESH_MS }),
   );
-  const nameOf = (id: string) =>
-    rules.find((each) => each.id === id)?.name ?? names.get(id.replace('budget:', '')) ?? 'a removed rule';
+  const ruleOf = (id: string) => rules.find((each) => each.id === id);
+  const budgetOf = (id: string) => targets.get(id.replace('budget:', ''));
+  const nameOf = (id: string) => ruleOf(id)?.name ?? budgetOf(id)?.name ?? 'a removed rule';
+  const unitIn = (id: string) => {
+    const found = ruleOf(id);
+    return found ? unitOf(found, targets) : budgetOf(id)?.measure;
+  };
   return (
     <Card
       title="What fired"
@@ -194,7 +215,7 @@ function Fired({ rules, names }: { rules: readonly Alert[]; names: ReadonlyMap<s
               columns={[
                 { title: 'At', cell: ({ firedAt }) => <Moment time={firedAt} clock /> },
                 { title: 'Rule', cell: ({ rule: of }) => <span className="clip">{nameOf(of)}</span> },
-                { title: 'What happened', wrap: true, cell: ({ text }) => text },
+                { title: 'What happened', wrap: true, cell: ({ text }) => <Sentence text={text} /> },
                 {
                   title: 'State',
                   cell: ({ event, resolvedAt }) =>
@@ -211,7 +232,9 @@ function Fired({ rules, names }: { rules: readonly Alert[]; names: ReadonlyMap<s
                 {
                   title: 'Value',
                   right: true,
-                  cell: ({ value }) => <span className="num">{value === null ? '–' : format(value, 'count')}</span>,
+                  cell: ({ rule: of, value }) => (
+                    <span className="num">{value === null ? '–' : valueText(value, unitIn(of))}</span>
+                  ),
                 },
               ]}
             />
@@ -243,7 +266,9 @@ function conditionText({ percentOf, minutes, ...limits }: AlertCondition): strin
         ? `${WORDS[name]} ${format(value, 'count')}${percent}`
         : `${name} ${value}`,
     ),
-    ...(minutes === undefined ? [] : [`after ${format(String(minutes), 'count')} minutes without an event`]),
+    ...(minutes === undefined
+      ? []
+      : [`after ${format(String(minutes), 'count')} ${minutes === 1 ? 'minute' : 'minutes'} without an event`]),
   ].join(', ');
 }
 

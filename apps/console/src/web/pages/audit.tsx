@@ -132,6 +132,7 @@ export function Audit() {
         </Answer>
       </Card>
       <Dialog
+        peek
         open={open !== null}
         onClose={() => setOpen(null)}
         wide

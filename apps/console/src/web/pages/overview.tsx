@@ -4,7 +4,7 @@ import { ChevronLeft, ChevronRight, ReceiptText, Users } from 'lucide-react';
 import { api } from '../api.ts';
 import { forecast } from '../forecast.ts';
 import { type DimensionId, dimensionOf, type FilterSearch, type MeasureId, measureOf } from '../measures.ts';
-import { approximate, format, type Kind, percentage, rateText, roundUpToCents, scale } from '../quantity.ts';
+import { approximate, format, type Kind, percentage, rateText, roundUpToCents, scale, write } from '../quantity.ts';
 import type { OverviewSearch } from '../router.tsx';
 import { useWho } from '../session.tsx';
 import {
@@ -114,6 +114,7 @@ export function Overview() {
               key={id}
               label={name}
               note={note}
+              chars={widthOf(totals[id], measureOf(id).kind)}
               delta={then && <Delta current={totals[id]} previous={then[id]} rising={rising} label={label} />}
             >
               <Explained
@@ -228,22 +229,36 @@ export function Overview() {
   );
 }
 
+/** The share of a digit that a small decimal takes. */
+const TAIL = 0.56;
+
+/** Returns how many digits wide a quantity is. */
+function widthOf(value: string, kind: Kind): number {
+  const { sign, whole, decimals, tail } = write(value, kind);
+  return sign.length + whole.length + decimals.length + tail.length * TAIL;
+}
+
 const Stat = ({
   label,
   delta,
   note,
+  chars = 1,
   children,
 }: {
   label: string;
   delta: React.ReactNode;
   note?: React.ReactNode;
+  /** The width of the value in digits; long ones are written smaller. */
+  chars?: number;
   children: React.ReactNode;
 }) => (
   <div className="card stat">
     <span className="stat-label">
       {label} {delta}
     </span>
-    <span className="stat-value">{children}</span>
+    <span className="stat-value" style={{ '--chars': chars } as React.CSSProperties}>
+      {children}
+    </span>
     <span className="stat-note">{note}</span>
   </div>
 );

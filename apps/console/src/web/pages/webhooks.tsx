@@ -275,6 +275,7 @@ function Deliveries({ webhooks }: { webhooks: readonly Webhook[] }) {
         }
       </Answer>
       <Dialog
+        peek
         wide
         open={open !== null}
         onClose={() => setOpen(null)}

@@ -30,8 +30,13 @@ export type ChartProps = {
 
 const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 });
 const small = new Intl.NumberFormat('en', { maximumSignificantDigits: 2 });
+const tiny = new Intl.NumberFormat('en', { notation: 'scientific', maximumSignificantDigits: 2 });
+/** Smaller numbers have more digits than an axis has room for. */
+const SMALLEST = 0.001;
 const axisText = (value: number, kind: Kind): string => {
-  const text = Math.abs(value) < 1 && value !== 0 ? small.format(value) : compact.format(value);
+  const size = Math.abs(value);
+  const text =
+    size >= 1 || size === 0 ? compact.format(value) : (size < SMALLEST ? tiny : small).format(value).toLowerCase();
   return kind === 'money' ? `$${text}` : kind === 'percent' ? `${text}%` : text;
 };
 
@@ -101,7 +106,7 @@ export function Chart(props: ChartProps) {
           {series.slice(0, LEGEND_MAX).map((each, index) => (
             <li key={`${index} ${each.label}`}>
               <Swatch color={each.color} />
-              {each.label}
+              <span title={each.label}>{each.label}</span>
             </li>
           ))}
         </ul>

@@ -1,6 +1,6 @@
 import { Link } from '@tanstack/react-router';
 import { CircleAlert } from 'lucide-react';
-import { clockText, timeText } from '../time.ts';
+import { clockText, dayText, timeText } from '../time.ts';
 import { Banner } from './parts.tsx';
 
 type CoverageOf = {
@@ -8,6 +8,7 @@ type CoverageOf = {
   complete: boolean;
   unknown?: string[] | undefined;
   overflow?: true | undefined;
+  knownFrom?: string | undefined;
 };
 
 const UNKNOWN: Record<string, string> = {
@@ -18,8 +19,8 @@ const UNKNOWN: Record<string, string> = {
 
 /** States what the numbers of a page lack; shows nothing if they are complete. */
 export function CoverageBanner({ coverage }: { coverage: CoverageOf | undefined }) {
-  const { complete = true, unknown = [], overflow = false } = coverage ?? {};
-  if (complete && unknown.length === 0 && !overflow) return null;
+  const { complete = true, unknown = [], overflow = false, knownFrom } = coverage ?? {};
+  if (complete && unknown.length === 0 && !overflow && !knownFrom) return null;
   return (
     <Banner>
       {!complete && (
@@ -32,6 +33,12 @@ export function CoverageBanner({ coverage }: { coverage: CoverageOf | undefined 
         <div>
           Days that were imported do not say {unknown.map((name) => UNKNOWN[name] ?? name).join(', ')}: these are too
           low by what those days had.
+        </div>
+      )}
+      {knownFrom && (
+        <div>
+          Usage from before {dayText(knownFrom)} is not in this meter: its events were dropped before the meter was
+          created.
         </div>
       )}
       {overflow && (

@@ -1,7 +1,7 @@
 import { useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
 import { api } from '../api.ts';
-import { DIMENSIONS, type DimensionId, type FilterSearch } from '../measures.ts';
+import { DIMENSIONS, type DimensionId, type FilterSearch, namesOf, type PropertyId } from '../measures.ts';
 import { useWho } from '../session.tsx';
 import type { Range } from '../time.ts';
 import { FilterChip, type Option } from './popups.tsx';
@@ -10,14 +10,16 @@ const OPTIONS_FRESH_MS = 300_000;
 const MOST_TEAMS = 200;
 const UNKNOWN: Option = { value: 'unknown', label: 'unknown', note: 'not told' };
 
-/** A chip for each dimension, with the values that have usage in the range. */
+/** A chip for each dimension, or for those of `only`, with the values that have usage in the range. */
 export function Filters({
   range,
   filters,
+  only,
   onChange,
 }: {
   range: Range;
   filters: FilterSearch;
+  only?: readonly DimensionId[] | undefined;
   onChange: (filters: FilterSearch) => void;
 }) {
   const who = useWho();
@@ -52,8 +54,10 @@ export function Filters({
     provider: [...(all.data?.providers ?? []).map((id) => ({ value: id, label: id })), UNKNOWN],
   };
   return (
-    <div className="filters">
-      {DIMENSIONS.filter(({ id }) => id !== 'merchant' || who.merchantId === null).map(({ id, label, filter }) => (
+    <>
+      {DIMENSIONS.filter(
+        ({ id }) => (id !== 'merchant' || who.merchantId === null) && (only?.includes(id) ?? true),
+      ).map(({ id, label, filter }) => (
         <FilterChip
           key={id}
           label={label}
@@ -67,7 +71,39 @@ export function Filters({
           }}
         />
       ))}
-    </div>
+    </>
+  );
+}
+
+/** A chip for a property that a meter has as a dimension, with the values that it counted. */
+export function PropertyFilter({
+  property,
+  ask,
+  values,
+  onChange,
+}: {
+  property: PropertyId;
+  ask: { meter: string; startDate: string; endDate: string; timeZone: string };
+  values: readonly string[];
+  onChange: (values: string[]) => void;
+}) {
+  const [asked, setAsked] = useState(false);
+  const known = useQuery(
+    api.analytics.meter.queryOptions(
+      { ...ask, window: 'total', groupBy: [property] },
+      { staleTime: OPTIONS_FRESH_MS, enabled: asked },
+    ),
+  );
+  const options = (known.data?.rows ?? []).map(({ group }) => ({ value: group[property]!, label: group[property]! }));
+  return (
+    <FilterChip
+      label={namesOf(property).label}
+      options={options}
+      values={values}
+      waiting={known.isLoading}
+      onOpen={() => setAsked(true)}
+      onChange={onChange}
+    />
   );
 }
 

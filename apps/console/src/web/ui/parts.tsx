@@ -115,6 +115,12 @@ export function Moment({ time, ago = false, clock = false }: { time: string; ago
   );
 }
 
+const MOMENT = /(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/;
+
+/** A sentence of a service, with its moments in the viewer's zone. */
+export const Sentence = ({ text }: { text: string }) =>
+  text.split(MOMENT).map((part, place) => (place % 2 === 1 ? <Moment key={place} time={part} clock /> : part));
+
 type Tone = 'good' | 'bad' | 'warn' | 'accent';
 
 export const Chip = ({ tone, children }: { tone?: Tone | undefined; children: ReactNode }) => (

@@ -87,6 +87,23 @@ export function Segments<T extends string>({
   );
 }
 
+/** Something that is on or off. */
+export const Switch = ({
+  on,
+  onChange,
+  title,
+  children,
+}: {
+  on: boolean;
+  onChange: (on: boolean) => void;
+  title: string;
+  children: ReactNode;
+}) => (
+  <Toggle className="button" title={title} pressed={on} onPressedChange={onChange}>
+    {children}
+  </Toggle>
+);
+
 const MAX_SHOWN = 200;
 
 /** Selects many of many, with a search: a filter as a chip. */
@@ -257,6 +274,7 @@ export function Dialog({
   title,
   text,
   wide = false,
+  peek = false,
   children,
 }: {
   open: boolean;
@@ -264,10 +282,12 @@ export function Dialog({
   title: string;
   text?: ReactNode;
   wide?: boolean;
+  /** A click beside it closes it, since nothing is typed there. */
+  peek?: boolean;
   children: ReactNode;
 }) {
   return (
-    <BaseDialog.Root open={open} onOpenChange={(next) => !next && onClose()}>
+    <BaseDialog.Root open={open} disablePointerDismissal={!peek} onOpenChange={(next) => !next && onClose()}>
       <BaseDialog.Portal>
         <BaseDialog.Backdrop className="backdrop" />
         <BaseDialog.Popup className="dialog" data-wide={wide ? '' : undefined}>
@@ -367,7 +387,7 @@ export function Confirm({
   busy?: boolean;
 }) {
   return (
-    <Dialog open={open} onClose={onClose} title={title} text={text}>
+    <Dialog peek open={open} onClose={onClose} title={title} text={text}>
       <div className="dialog-actions">
         <Button onClick={onClose}>Cancel</Button>
         <Button kind="danger" disabled={busy} onClick={run}>

@@ -112,6 +112,7 @@ export function Events({
         )}
       </Answer>
       <Dialog
+        peek
         open={open !== null}
         onClose={() => setOpen(null)}
         wide

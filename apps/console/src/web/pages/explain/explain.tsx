@@ -38,11 +38,13 @@ export function Explain() {
           }
         />
       </PageHead>
-      <Filters
-        range={range}
-        filters={filters}
-        onChange={(next) => void navigate({ search: { metric, from: search.from, to: search.to, ...next } })}
-      />
+      <div className="filters">
+        <Filters
+          range={range}
+          filters={filters}
+          onChange={(next) => void navigate({ search: { metric, from: search.from, to: search.to, ...next } })}
+        />
+      </div>
       {oneDay && merchantId !== undefined ? (
         <DayOfMerchant
           key={`${merchantId} ${range.startDate} ${metric}`}

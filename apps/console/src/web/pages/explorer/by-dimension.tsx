@@ -45,7 +45,7 @@ export function ByDimension(props: Props) {
       <CoverageBanner coverage={top.data?.coverage} />
       <OverTime {...props} top={charted} tools={<Coverage coverage={top.data?.coverage} />} />
       {and && pivot ? (
-        <Pivot range={range} measure={measure} filters={filters} by={by} and={and} />
+        <Pivot range={range} measure={measure} filters={filters} compare={props.compare} by={by} and={and} />
       ) : (
         <Rows {...props} color={new Map((charted ?? []).map(({ key }, index) => [key, index + 1]))} />
       )}

@@ -1,10 +1,12 @@
 import { Braces, Download, FileSpreadsheet, FileText, Terminal } from 'lucide-react';
 import { useState } from 'react';
-import { curlOf, exportLink, type Question, typescriptOf } from '../../copy.ts';
-import { type MeasureId, measureOf } from '../../measures.ts';
+import { curlOf, exportLink, overTime, type Question, typescriptOf } from '../../copy.ts';
 import type { Interval } from '../../router.tsx';
 import { Button } from '../../ui/parts.tsx';
 import { CopyButton, Dialog, Menu } from '../../ui/popups.tsx';
+import { INTERVAL_NAMES } from './shown.ts';
+
+type Series = { interval: Interval; timeZone: string };
 
 const FILES = [
   ['Excel', 'xlsx', FileSpreadsheet],
@@ -14,21 +16,21 @@ const FILES = [
 
 const PROGRAMS = { curl: ['curl', curlOf], typescript: ['TypeScript', typescriptOf] } as const;
 
-/** Downloads the shown data as a file, or writes a program that queries it. */
-export function ExportMenu({
-  question,
-  measure,
-  interval,
-  timeZone,
-}: {
-  question: Question;
-  measure: MeasureId;
-  interval: Interval;
-  timeZone: string;
-}) {
+/** Downloads the shown data as a file, or writes a program that queries it. `about` describes the data. */
+export function ExportMenu({ question, about, series }: { question: Question; about: string; series: Series }) {
   const [code, setCode] = useState<keyof typeof PROGRAMS | null>(null);
   const [name, textOf] = PROGRAMS[code ?? 'curl'];
-  const text = code ? textOf(question, { interval, timeZone }) : '';
+  const text = code ? textOf(question) : '';
+  const every = INTERVAL_NAMES[series.interval].toLowerCase();
+  const isOverTime = 'meter' in question ? !question.groupBy : !question.by;
+  const files = (of: Question, suffix: string) =>
+    FILES.map(([label, ending, Icon]) => ({
+      label: label + suffix,
+      note: `.${ending}`,
+      icon: <Icon size={15} />,
+      href: exportLink(of, ending),
+      download: true,
+    }));
   return (
     <>
       <Menu
@@ -39,24 +41,19 @@ export function ExportMenu({
           </Button>
         }
         actions={[
-          ...FILES.map(([label, ending, Icon]) => ({
-            label,
-            // Without a grouping, a file has every dimension of every day.
-            note: question.by ? `.${ending}` : `days, .${ending}`,
-            icon: <Icon size={15} />,
-            href: exportLink(question, ending),
-            download: true,
-          })),
+          ...files(question, ''),
+          ...(isOverTime ? [] : files(overTime(question, series), `, every ${every}`)),
           { label: 'Copy as curl', icon: <Terminal size={15} />, run: () => setCode('curl') },
           { label: 'Copy as TypeScript', icon: <Braces size={15} />, run: () => setCode('typescript') },
         ]}
       />
       <Dialog
+        peek
         wide
         open={code !== null}
         onClose={() => setCode(null)}
         title={`The same with ${name}`}
-        text={`Asks for what is shown here: ${measureOf(measure).label.toLowerCase()} and all other measures. Put an API key into TALLY_KEY.`}
+        text={`Asks for what is shown here: ${about}. Put an API key into TALLY_KEY.`}
       >
         <pre className="code">{text}</pre>
         <div className="dialog-actions">

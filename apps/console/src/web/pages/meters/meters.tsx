@@ -1,6 +1,6 @@
 import type { Meter } from '@tally/contracts';
 import { useMutation, useQuery } from '@tanstack/react-query';
-import { Link, useNavigate, useSearch } from '@tanstack/react-router';
+import { Link } from '@tanstack/react-router';
 import { Gauge, Plus, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { api, client } from '../../api.ts';
@@ -11,12 +11,9 @@ import { Confirm, tell, tellFailure } from '../../ui/popups.tsx';
 import { Table } from '../../ui/table.tsx';
 import { dimensionText, refreshMeters } from './meter.ts';
 import { NewMeter } from './new-meter.tsx';
-import { MeterUsage } from './usage.tsx';
 
-/** Lists meters, shows the usage of one, and creates them. */
+/** Lists, creates and removes meters; the explorer shows their usage. */
 export function Meters() {
-  const search = useSearch({ from: '/frame/app/meters' });
-  const navigate = useNavigate({ from: '/app/meters' });
   const who = useWho();
   const list = useQuery(api.meters.list.queryOptions());
   const [creating, setCreating] = useState(false);
@@ -34,8 +31,6 @@ export function Meters() {
   const rows = list.data?.rows as Meter[] | undefined;
   // Built-in meters are the measures of the explorer.
   const own = rows?.filter(({ id }) => id !== null);
-  const chosen =
-    own?.find(({ key, merchantId }) => key === search.key && (merchantId ?? undefined) === search.of) ?? own?.[0];
   const create = (
     <Button kind="primary" onClick={() => setCreating(true)}>
       <Plus size={16} aria-hidden="true" />
@@ -48,7 +43,6 @@ export function Meters() {
       <PageHead title="Meters" note="Named quantities with dimensions of their own, kept for years.">
         {isAdmin && create}
       </PageHead>
-      {chosen && <MeterUsage key={`${chosen.key} ${chosen.merchantId}`} meter={chosen} />}
       {own?.length === 0 && (
         <Card>
           <Empty icon={Gauge} title="No meters of your own yet" tools={isAdmin ? create : undefined}>
@@ -70,23 +64,17 @@ export function Meters() {
                   cell: ({ id, key, merchantId, name }) => (
                     <span className="cell-name">
                       <span>
-                        {id === null ? (
-                          <Link
-                            className="link"
-                            to="/app/explorer"
-                            search={{ measure: measureOfMetric(key)?.id ?? 'cost' }}
-                          >
-                            {name}
-                          </Link>
-                        ) : (
-                          <button
-                            type="button"
-                            className="link"
-                            onClick={() => void navigate({ search: { key, ...(merchantId && { of: merchantId }) } })}
-                          >
-                            {name}
-                          </button>
-                        )}
+                        <Link
+                          className="link"
+                          to="/app/explorer"
+                          search={
+                            id === null
+                              ? { measure: measureOfMetric(key)?.id ?? 'cost' }
+                              : { meter: key, ...(merchantId && { of: merchantId }) }
+                          }
+                        >
+                          {name}
+                        </Link>
                         {name !== key && <small className="mono">{key}</small>}
                       </span>
                     </span>

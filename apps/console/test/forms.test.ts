@@ -1,0 +1,525 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { addDays } from '@tally/contracts';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { format, parseFormatted, subtract } from '../src/web/quantity.ts';
+import { go, screenshot, settle, signIn } from './browser.ts';
+import { ADMIN_KEY } from './start.ts';
+import { explainLink, month, numberIn, SETUP_MS, startVisits, today, type Visits, week, yesterday } from './visits.ts';
+
+/** A setting, so that some users of a day are counted under `(other)`. */
+const USERS_A_DAY = 20;
+
+/** What is made, changed and removed by the forms of the console. */
+let visits: Visits;
+let { stack, ingest, analytics, engine, keys, as, asVisitor, open } = {} as Visits;
+
+beforeAll(async () => {
+  visits = await startVisits({ settings: { MAX_DIMENSION_VALUES_PER_DAY: String(USERS_A_DAY) } });
+  ({ stack, ingest, analytics, engine, keys, as, asVisitor, open } = visits);
+  await ingest.usage.record.mutate({
+    entries: Array.from({ length: 12 }, (_, index) => ({
+      id: `call-${index}`,
+      merchantId: 'acme',
+      time: `${index % 2 ? today : yesterday}T00:00:00Z`,
+      userId: `visitor-${index % 3}`,
+      model: index % 2 ? 'gpt-4o' : 'claude-sonnet',
+      metrics: { prompt_tokens: '10', cost: '0.010000001', pages: String(index) },
+      properties: { region: index % 3 ? 'eu' : 'us' },
+    })),
+  });
+}, SETUP_MS);
+afterAll(() => visits?.stop());
+
+test('an event is voided from its explanation, with a reason that the audit log keeps', async () => {
+  const merchantId = 'to be voided';
+  await ingest.usage.record.mutate({
+    entries: ['kept', 'wrong'].map((id) => ({
+      id,
+      merchantId,
+      time: `${yesterday}T12:00:00Z`,
+      metrics: { cost: '0.25' },
+    })),
+  });
+  const address = explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: [merchantId] });
+  await as(keys.viewer, async (page) => {
+    await open(page, address);
+    await page.getByRole('button', { name: 'wrong', exact: true }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Close' }).waitFor();
+    expect(await page.getByRole('button', { name: 'Void' }).count()).toBe(0);
+  });
+  await as(keys.admin, async (page) => {
+    await open(page, address);
+    await page.getByRole('button', { name: 'wrong', exact: true }).click();
+    await page.getByRole('button', { name: 'Void' }).click();
+    await page.getByLabel('Reason').fill('a test call');
+    await page.getByRole('button', { name: 'Void the event' }).click();
+    await expect.poll(() => numberIn(page, '.term[data-result] .value')).toBe('0.25');
+    await page.waitForSelector('tr:has-text("wrong"):has-text("voided")');
+    await open(page, '/app/audit?action=usage.void');
+    await page.getByRole('button', { name: 'Details of usage.void' }).click();
+    await page.waitForSelector('[role=dialog] pre:has-text("a test call")');
+  });
+});
+
+test('formulas are completed as they are typed', async () => {
+  await as(keys.analyst, async (page) => {
+    await open(page, '/app/custom-metrics');
+    await page.getByRole('button', { name: 'New metric' }).first().click();
+    const formula = page.getByLabel('Formula');
+    await formula.pressSequentially('sum');
+    await page.getByRole('option', { name: 'SUM()' }).waitFor();
+    await page.keyboard.press('Tab');
+    await expect.poll(() => formula.inputValue()).toBe('SUM()');
+    await formula.pressSequentially('completion');
+    await page.getByRole('option', { name: 'completion_tokens' }).waitFor();
+    await page.keyboard.press('Enter');
+    await expect.poll(() => formula.inputValue()).toBe('SUM(completion_tokens)');
+    await formula.pressSequentially(' / CO');
+    await page.getByRole('option').first().waitFor();
+    await page.keyboard.press('Escape');
+    await expect.poll(() => page.getByRole('option').count()).toBe(0);
+    expect(await page.getByRole('dialog').count()).toBe(1);
+  });
+});
+
+test('a meter is created, and explored by its dimensions', async () => {
+  const ask = { meter: 'pages', ...week, window: 'total' } as const;
+  const groupBy = ['model', 'property:region'];
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/meters');
+    await page.getByRole('button', { name: 'New meter' }).first().click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Key').fill('pages');
+    await dialog.getByLabel('Name').fill('Pages read');
+    await dialog.getByLabel('Metric type').fill('pages');
+    await dialog.getByLabel('Dimensions').fill(groupBy.join(' '));
+    await dialog.getByRole('button', { name: 'Create the meter' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    await expect.poll(async () => (await analytics.analytics.meter.query(ask)).coverage.complete).toBe(true);
+    const total = async (more = {}) => (await analytics.analytics.meter.query({ ...ask, ...more })).rows[0]!.value;
+
+    await open(page, `/app/explorer?meter=pages&by=model&and=property:region&from=${week.startDate}&to=${today}`);
+    expect(await numberIn(page, '.meter-total')).toBe(await total());
+    await page.locator('.chart canvas').waitFor();
+    const { rows } = await analytics.analytics.meter.query({ ...ask, groupBy });
+    const list = page.getByRole('group', { name: 'Pages read by model and region' });
+    const cells = (await list.locator('tbody tr').all()).map((row) => row.locator('th, td').allInnerTexts());
+    const shown = (await Promise.all(cells)).map((row) => row.slice(0, 3));
+    const listed = rows.map(({ group, value }) => [group.model!, group['property:region']!, value]);
+    expect(shown.sort()).toEqual(listed.sort());
+
+    await page.getByRole('button', { name: 'Pivot' }).click();
+    await page.waitForURL('**view=pivot**');
+    await expect
+      .poll(async () => parseFormatted(await list.locator('tfoot td').last().innerText()))
+      .toBe(await total());
+
+    await page.getByRole('combobox', { name: 'Filter by region' }).click();
+    await page.getByRole('option', { name: 'eu' }).click();
+    await page.keyboard.press('Escape');
+    const filters = { 'property:region': ['eu'] };
+    await expect.poll(() => numberIn(page, '.meter-total')).toBe(await total({ filters }));
+
+    await page.getByRole('button', { name: 'Export' }).click();
+    const link = await page.getByRole('menuitem', { name: 'JSON, every day' }).getAttribute('href');
+    const file = await fetch(stack.url + link!, { headers: { authorization: `Bearer ${ADMIN_KEY}` } });
+    const days = await analytics.analytics.meter.query({ ...ask, window: 'day', groupBy: ['model'], filters });
+    expect(await file.json()).toEqual(days.rows.map((row) => ({ period: row.start.slice(0, 10), ...row })));
+    await page.keyboard.press('Escape');
+
+    await open(page, '/app/meters');
+    await page.getByRole('button', { name: 'Remove Pages read' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.waitForSelector('text=No meters of your own yet');
+  });
+});
+
+test('a session that ends in the middle of work is begun again, and what was typed stays', async () => {
+  const { id, key } = await ingest.keys.create.mutate({ name: 'the editor', role: 'analyst' });
+  await asVisitor(async (page) => {
+    await signIn(page, stack.url, key);
+    await open(page, '/app/custom-metrics');
+    await page.getByRole('button', { name: 'New metric' }).first().click();
+    await page.getByLabel('Name').fill('A long formula');
+    await page.context().clearCookies();
+    // The next call finds out.
+    await page.getByLabel('Formula').fill('SUM(cost)');
+    const again = page.getByRole('dialog', { name: 'Your session ended' });
+    await again.getByLabel('API key').fill(key);
+    await again.getByRole('button', { name: 'Sign in', exact: true }).click();
+    await again.waitFor({ state: 'hidden' });
+    expect(await page.getByLabel('Name').inputValue()).toBe('A long formula');
+    expect(await page.getByLabel('Formula').inputValue()).toBe('SUM(cost)');
+    await page.waitForSelector('.estimate:has-text("cost")');
+    // Somebody else does not see what stood there.
+    await page.context().clearCookies();
+    await page.getByLabel('Formula').fill('SUM(requests)');
+    await again.getByLabel('API key').fill(keys.bound);
+    await again.getByRole('button', { name: 'Sign in', exact: true }).click();
+    await page.waitForSelector('text=viewer of acme');
+    expect(await page.getByRole('dialog').count()).toBe(0);
+  });
+  await ingest.keys.revoke.mutate({ id });
+});
+
+test('a budget is made, shows what is spent of it, and its limit is changed', async () => {
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/budgets');
+    await page.getByRole('button', { name: 'New budget' }).first().click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Name').fill('Acme, monthly');
+    await dialog.getByLabel('Limit').fill('2.5');
+    await dialog.getByLabel('Merchant').fill('acme');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    const row = page.getByRole('group', { name: 'Budgets' }).getByRole('row', { name: 'Acme, monthly' });
+    const { totals } = await analytics.analytics.breakdown.query({ ...month, by: 'merchant', merchantIds: ['acme'] });
+    await expect
+      .poll(async () => {
+        await open(page, '/app/budgets');
+        return parseFormatted(await row.locator('td').first().locator('.num').first().innerText());
+      })
+      .toBe(totals.cost);
+    await page.getByRole('button', { name: 'Change Acme, monthly' }).click();
+    await dialog.getByLabel('Limit').fill('1000');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    await expect.poll(async () => parseFormatted(await row.locator('td').nth(1).innerText())).toBe('1000');
+    expect(await row.locator('td').nth(2).innerText()).toBe(format(subtract('1000', totals.cost), 'money'));
+    await page.getByRole('button', { name: 'Remove Acme, monthly' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.waitForSelector('text=No budgets yet');
+  });
+});
+
+test('what a source sends is counted, and what it may not send is listed with the reason', async () => {
+  const answer = await fetch(`${stack.url}/sources/litellm/logs`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': 'application/json' },
+    body: JSON.stringify([{ id: 'call-1', call_type: 'acompletion', startTime: 'no time', spend: 0.5 }]),
+  });
+  expect(answer.status).toBeLessThan(500);
+  await as(keys.admin, async (page) => {
+    const rejected = page.getByRole('group', { name: 'Rejections' }).locator('tbody tr');
+    await expect
+      .poll(async () => {
+        await open(page, '/app/sources');
+        return rejected.count();
+      })
+      .toBe(1);
+    const { rows } = await ingest.sources.rejections.query({});
+    expect(await rejected.innerText()).toContain(rows[0]!.message);
+    const sent = page.getByRole('group', { name: 'Sources' }).getByRole('row', { name: 'LiteLLM' });
+    expect((await sent.locator('td').allInnerTexts()).slice(0, 4)).toEqual(['1', '0', '0', '1']);
+  });
+});
+
+test('usage without a price is listed, and priced once a price is set', async () => {
+  const record = (id: string) =>
+    ingest.usage.record.mutate({
+      entries: [
+        { id, merchantId: 'acme', userId: 'visitor-0', model: 'house-model', metrics: { prompt_tokens: '1000' } },
+      ],
+    });
+  await ingest.prices.set.mutate({ model: 'other', component: 'input', amount: '1', validFrom: `${today}T00:00:00Z` });
+  await record('unpriced');
+  await as(keys.admin, async (page) => {
+    await expect
+      .poll(async () => {
+        await open(page, '/app/prices');
+        return page
+          .getByRole('group', { name: 'Usage without a price' })
+          .getByRole('row', { name: 'house-model' })
+          .count();
+      })
+      .toBe(1);
+    await page.getByRole('row', { name: 'house-model' }).getByRole('button', { name: 'Set a price' }).click();
+    const dialog = page.getByRole('dialog');
+    expect(await dialog.getByLabel('Model').inputValue()).toBe('house-model');
+    await dialog.getByLabel('Amount in USD').fill('2.50');
+    await dialog.getByRole('button', { name: 'Set the price' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    const price = page.getByRole('group', { name: 'Prices' }).getByRole('row', { name: 'house-model' });
+    expect(await price.innerText()).toMatch(/\$2\.50\s+per 1,000,000/);
+    let calls = 0;
+    await expect
+      .poll(async () => {
+        await record(`priced-${calls++}`);
+        const { rows } = await ingest.usage.recent.query({ merchantId: 'acme', limit: 1 });
+        return rows[0]!.metrics.cost;
+      })
+      .toBe('0.0025');
+  });
+});
+
+test('a webhook gets what an alert fires, shows its secret once, and is sent again', async () => {
+  const heard: string[] = [];
+  const receiver = createServer((request, response) => {
+    heard.push(String(request.headers['webhook-id']));
+    request.resume().on('end', () => response.writeHead(heard.length === 1 ? 410 : 204).end());
+  });
+  receiver.listen(0, '127.0.0.1');
+  await once(receiver, 'listening');
+  const url = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/hook`;
+  try {
+    await as(keys.admin, async (page) => {
+      // A toast is a dialog as well.
+      const dialog = page.locator('.dialog');
+      await open(page, '/app/webhooks');
+      await page.getByRole('button', { name: 'New webhook' }).first().click();
+      await dialog.getByLabel('URL').fill(url);
+      await dialog.getByLabel('An alert fires').check();
+      await dialog.getByRole('button', { name: 'Save' }).click();
+      const first = await dialog.locator('code').innerText();
+      expect(first).toMatch(/^whsec_/);
+      await page.getByRole('button', { name: 'I have copied it' }).click();
+      expect(await page.locator('body').innerText()).not.toContain(first);
+
+      await page.getByRole('button', { name: `Actions for ${url}` }).click();
+      await page.getByRole('menuitem', { name: 'New secret' }).click();
+      await dialog.getByRole('button', { name: 'Make it' }).click();
+      await expect.poll(() => dialog.locator('code').innerText()).not.toBe(first);
+      await page.getByRole('button', { name: 'I have copied it' }).click();
+      await page.waitForSelector('tr:has-text("signed with the old secret, too")');
+
+      await open(page, '/app/alerts');
+      await page.getByRole('button', { name: 'New alert' }).first().click();
+      await dialog.getByLabel('Name').fill('Nobody is silent');
+      await dialog.getByRole('combobox', { name: 'Kind' }).click();
+      await page.getByRole('option', { name: 'silence of a merchant' }).click();
+      await dialog.getByLabel('Merchant').fill('nobody');
+      await dialog.getByLabel('Minutes without an event').fill('30');
+      await dialog.getByRole('button', { name: 'Save' }).click();
+      await dialog.waitFor({ state: 'hidden' });
+      const [rule] = (await engine.alerts.list.query()).rows;
+      expect(rule).toMatchObject({ on: 'silence', target: 'nobody', condition: { minutes: 30 }, webhookIds: [] });
+      await page.getByRole('button', { name: 'Actions for Nobody is silent' }).click();
+      await page.getByRole('menuitem', { name: 'Change' }).click();
+      await dialog.getByLabel('Name').fill('Nobody');
+      await dialog.getByRole('button', { name: 'Save' }).click();
+      await page.getByRole('button', { name: 'Actions for Nobody', exact: true }).click();
+      await page.getByRole('menuitem', { name: 'Measure now' }).click();
+      await page.waitForSelector('.toast:has-text("Nobody would")');
+      await page.getByRole('button', { name: 'Actions for Nobody', exact: true }).click();
+      await page.getByRole('menuitem', { name: 'Remove' }).click();
+      await dialog.getByRole('button', { name: 'Remove' }).click();
+      await page.waitForSelector('text=No alert rules yet');
+
+      await open(page, '/app/webhooks');
+      await page.getByRole('button', { name: `Actions for ${url}` }).click();
+      await page.getByRole('menuitem', { name: 'Send a test' }).click();
+      const delivery = page.getByRole('group', { name: 'Deliveries' }).getByRole('row', { name: 'webhook.test' });
+      await delivery.getByText('failed', { exact: true }).waitFor();
+      expect(await delivery.innerText()).toContain('410');
+      await delivery.getByRole('button', { name: 'Send again' }).click();
+      await delivery.getByText('delivered', { exact: true }).waitFor();
+      expect(heard[1]).toBe(heard[0]);
+      await delivery.getByRole('button', { name: 'webhook.test' }).click();
+      await dialog.locator('pre:has-text("webhook.test")').waitFor();
+      expect(await dialog.innerText()).toContain(heard[0]);
+      await dialog.getByRole('button', { name: 'Close' }).click();
+      await page.getByRole('button', { name: `Actions for ${url}` }).click();
+      await page.getByRole('menuitem', { name: 'Remove' }).click();
+      await dialog.getByRole('button', { name: 'Remove' }).click();
+      await page.waitForSelector('text=No webhooks yet');
+    });
+  } finally {
+    receiver.close();
+  }
+});
+
+test('what an alert fired has a unit, and its moments are of the viewer', async () => {
+  const silence = { name: 'Quiet', on: 'silence', target: 'quiet', condition: { minutes: 1 } } as const;
+  await ingest.usage.record.mutate({
+    entries: [{ id: 'last', merchantId: 'quiet', time: `${yesterday}T12:34:56Z`, metrics: { cost: '1' } }],
+  });
+  const { id } = await engine.alerts.create.mutate(silence);
+  await as(
+    keys.admin,
+    async (page) => {
+      const fired = page.getByRole('group', { name: 'What fired' }).getByRole('row', { name: 'quiet' });
+      await expect
+        .poll(async () => {
+          await open(page, '/app/alerts');
+          return fired.count();
+        })
+        .toBe(1);
+      expect(await fired.locator('td').last().innerText()).toMatch(/^[\d,]+ minutes$/);
+      const moment = fired.locator('td.wrap time');
+      expect(await moment.innerText()).toContain('21:34:56');
+      expect(await moment.getAttribute('title')).toContain('12:34:56.000 UTC');
+    },
+    { timezoneId: 'Asia/Tokyo' },
+  );
+  await engine.alerts.remove.mutate({ id });
+});
+
+test('the API page shows every operation to everybody, and calls them for those who are signed in', async () => {
+  await asVisitor(async (page) => {
+    await page.goto(`${stack.url}/docs?search=sessions.current`);
+    await page.getByText('/trpc/sessions.current').click();
+    await page.waitForSelector('pre:has-text("curl")');
+    expect(await page.getByRole('button', { name: 'Send' }).count()).toBe(0);
+  });
+  await as(keys.viewer, async (page) => {
+    await page.goto(`${stack.url}/docs?search=sessions.current`);
+    await page.getByText('/trpc/sessions.current').click();
+    await page.getByRole('button', { name: 'Send' }).click();
+    await page.waitForSelector('pre:has-text("the viewer")');
+  });
+});
+
+test('keys are made, shown once, and revoked', async () => {
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/keys');
+    await page.getByRole('button', { name: 'New key' }).click();
+    await page.getByLabel('Name').fill('from the console');
+    await page.getByRole('button', { name: 'Make the key' }).click();
+    const secret = await page.getByRole('dialog').locator('code').innerText();
+    expect(secret).toMatch(/^tally_producer_/);
+    await page.getByRole('button', { name: 'I have copied it' }).click();
+    await page.getByRole('button', { name: 'Actions for from the console' }).click();
+    await page.getByRole('menuitem', { name: 'Revoke' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click();
+    await expect.poll(() => page.getByRole('row', { name: 'from the console' }).count()).toBe(0);
+    expect(await page.locator('body').innerText()).not.toContain(secret);
+  });
+});
+
+test('what numbers lack is said above them', async () => {
+  const date = '2024-06-03';
+  const sums = { m: { totalRequests: 3, totalTokens: 30, cost: '0.5' } };
+  await analytics.days.import.mutate({ documents: [{ date, aggregated_by_model: sums }] });
+  await ingest.usage.record.mutate({
+    entries: Array.from({ length: USERS_A_DAY + 5 }, (_, index) => ({
+      ...{ id: `crowd-${index}`, merchantId: 'crowd', time: `${yesterday}T00:00:00Z`, userId: `member-${index}` },
+      metrics: { cost: '1' },
+    })),
+  });
+  const last = encodeURIComponent(JSON.stringify([`member-${USERS_A_DAY + 4}`]));
+  await as(keys.viewer, async (page) => {
+    const banners = page.locator('main .banner');
+    for (const [path, says] of [
+      [`/app/explorer?by=model&from=${date}&to=${date}`, 'do not say which requests failed'],
+      [`/app/explorer?by=provider&from=${date}&to=${date}`, 'Some usage is not in these numbers'],
+      [`/app/explorer?by=user&from=${yesterday}&to=${yesterday}&users=${last}`, '(other)'],
+    ] as const) {
+      await open(page, path);
+      expect(await banners.allInnerTexts()).toEqual([expect.stringContaining(says)]);
+    }
+    await open(page, '/app/overview');
+    expect(await banners.count()).toBe(0);
+    await stack.services.ingest.stop();
+    try {
+      await go(page, '/app/health');
+      await page.waitForSelector('.banner:has-text("usage-ingest does not answer")');
+      await go(page, `/app/explorer?by=model&from=${yesterday}&to=${yesterday}`);
+      await page.waitForSelector('.banner:has-text("Some usage is not in these numbers")');
+    } finally {
+      await stack.services.ingest.start();
+    }
+    await expect
+      .poll(async () => {
+        await open(page, '/app/overview');
+        return banners.allInnerTexts();
+      })
+      .toEqual([]);
+  });
+});
+
+describe('what is huge', () => {
+  const date = '2024-05-02';
+  const names = ['n'.repeat(200), 'مستخدم '.repeat(28).trim(), '🧪🚀'.repeat(25)];
+  const range = `from=${date}&to=${date}`;
+
+  beforeAll(async () => {
+    const time = `${date}T12:00:00Z`;
+    const { rejected } = await ingest.usage.record.mutate({
+      entries: Array.from({ length: 1_000 }, (_, index) => ({
+        ...{ id: `huge-${index}`, merchantId: 'm'.repeat(128), time, userId: names[index % 3]!, model: names[0]! },
+        // The most of one event.
+        metrics: { cost: index === 0 ? '0.000000001' : '999999.999999999', prompt_tokens: String(10 ** 15) },
+      })),
+      backfill: true,
+    });
+    expect(rejected).toEqual([]);
+    await analytics.directory.upsert.mutate({
+      entries: [{ kind: 'merchant', id: 'm'.repeat(128), name: names[1]! }],
+    });
+  });
+
+  test.each([360, 1440])('fits on a screen of %i pixels, to the last digit', async (width) => {
+    await as(
+      keys.viewer,
+      async (page) => {
+        const found: Record<string, number> = {};
+        for (const path of [
+          `/app/explorer?by=user&${range}`,
+          `/app/explorer?by=user&and=model&view=pivot&${range}`,
+          `/app/explorer?by=time&${range}`,
+          `/app/explain?metric=cost&${range}`,
+          '/app/directory?kind=merchant',
+          '/app/overview?month=2024-05',
+        ]) {
+          await open(page, path);
+          const over = await page.evaluate<number>('document.documentElement.scrollWidth - innerWidth');
+          if (over > 0) found[path] = over;
+          await screenshot(page, `huge-${new URL(page.url()).pathname.slice(5)}-${width}`);
+        }
+        expect(found).toEqual({});
+        const spend = page.locator('.stat-value').first();
+        expect(parseFormatted(await spend.innerText())).toBe('998999999.999999002');
+        expect(await spend.evaluate((element) => element.scrollWidth - element.clientWidth)).toBeLessThanOrEqual(0);
+      },
+      { viewport: { width, height: 900 } },
+    );
+  });
+
+  test('finds one of ten thousand merchants', async () => {
+    const day = addDays(date, 1);
+    for (let from = 0; from < 10_000; from += 1_000)
+      await ingest.usage.record.mutate({
+        entries: Array.from({ length: 1_000 }, (_, index) => ({
+          ...{ id: 'one', merchantId: `shop-${from + index}`, time: `${day}T00:00:00Z` },
+          metrics: { cost: String(from + index) },
+        })),
+        backfill: true,
+      });
+    await as(keys.viewer, async (page) => {
+      await open(page, `/app/explorer?from=${day}&to=${day}`);
+      await page.getByRole('combobox', { name: 'Filter by merchant' }).click();
+      await page.waitForSelector('text=more: search to find them');
+      expect(await page.getByRole('option').count()).toBe(200);
+      await page.keyboard.type('shop-9876');
+      await page.getByRole('option', { name: 'shop-9876' }).click();
+      await expect.poll(() => numberIn(page, 'tfoot td a')).toBe('9876');
+    });
+  });
+
+  test.each(['/app/overview', '/app/explorer?by=user'])('%s moves nothing when slow answers come', async (path) => {
+    await as(keys.viewer, async (page) => {
+      let answer = () => {};
+      const held = new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+      await page.route('**/trpc/analytics.*', async (route) => {
+        await held;
+        await route.continue();
+      });
+      await page.addInitScript(`
+        window.moved = 0;
+        new PerformanceObserver((list) => {
+          for (const entry of list.getEntries()) window.moved += entry.value;
+        }).observe({ type: 'layout-shift', buffered: true });
+      `);
+      await page.goto(stack.url + path);
+      await page.locator('.skeleton').first().waitFor();
+      answer();
+      await settle(page);
+      // Of what is seen, Web Vitals call less than a tenth good.
+      expect(await page.evaluate<number>('window.moved')).toBeLessThan(0.1);
+    });
+  });
+});
