@@ -15,8 +15,8 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const DOCKERFILE = join(ROOT, 'infra/docker/Dockerfile');
 const KEYS = { TALLY_ADMIN_KEY: 'the-admin-key-of-the-image', TALLY_SERVICE_KEY: 'the-service-key-of-the-image' };
 const MEBIBYTE = 2 ** 20;
-/** The limit for all files without the base image; measured: 34 MiB. */
-const MOST_MEBIBYTES = 45;
+/** The limit for all files without the base image; measured: 47 MiB. */
+const MOST_MEBIBYTES = 55;
 /** The services run as a user that owns nothing, like `node` in the image. */
 const NOBODY = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
 
@@ -58,24 +58,30 @@ test('the steps of the Dockerfile, in an empty folder, make a tree that migrates
   const [database, redis] = await Promise.all([freshDatabase(), freshRedis()]);
   undo.push(database.drop, redis.drop);
   const env = { NODE_ENV: 'production', ...KEYS, DATABASE_URL: database.url, REDIS_URL: redis.url };
-  const run = (program: string, more: Record<string, string> = {}) =>
+  const run = (program: string | string[], more: Record<string, string> = {}) =>
     runIn(workdir, program, { ...env, SHUTDOWN_DELAY_MS: '0', ...more });
 
   const migration = run('packages/db/dist/migrate.js');
   expect(await migration.exited).toBe(0);
   expect(migration.output()).toContain('migrated: ');
 
+  // An export to a store that is not there: the SDK is loaded, and says so.
+  const store = { AWS_ENDPOINT_URL_S3: 'http://127.0.0.1:1', AWS_ACCESS_KEY_ID: 'a', AWS_SECRET_ACCESS_KEY: 'b' };
+  const exporting = run(['packages/db/dist/export.js', 's3://nowhere', 'adjustments'], store);
+  expect(await exporting.exited).toBe(1);
+  expect(exporting.output()).toContain('ECONNREFUSED');
+
   const names = ['usage-ingest', 'metrics-engine', 'analytics-api', 'console'];
-  const ports = await Promise.all(names.map(freePort));
+  const ports = await Promise.all([...names, 'flusher'].map(freePort));
   const [ingestUrl, engineUrl, analyticsUrl, consoleUrl] = ports.map((port) => `http://127.0.0.1:${port}`) as string[];
   const addresses = { USAGE_INGEST_URL: ingestUrl!, METRICS_ENGINE_URL: engineUrl!, ANALYTICS_API_URL: analyticsUrl! };
   const services = names.map((name, index) =>
     run(`apps/${name}/dist/main.js`, { ...addresses, PORT: String(ports[index]), ENABLE_FLUSH: 'false' }),
   );
-  const flusher = run('apps/usage-ingest/dist/flusher.js');
+  const flusher = run('apps/usage-ingest/dist/flusher.js', { PORT: String(ports[names.length]) });
   const all = [...services, flusher];
   undo.push(() => Promise.all(all.map(({ end }) => end())));
-  for (const [index, service] of services.entries()) await ready(`http://127.0.0.1:${ports[index]}/readyz`, service);
+  for (const [index, service] of all.entries()) await ready(`http://127.0.0.1:${ports[index]}/readyz`, service);
 
   const client = createIngestClient({ url: consoleUrl!, key: KEYS.TALLY_ADMIN_KEY });
   const entries = [{ id: '1', merchantId: 'image', metrics: { queries: '1' } }];
@@ -87,8 +93,8 @@ test('the steps of the Dockerfile, in an empty folder, make a tree that migrates
   expect(await Promise.all(all.map(({ end }) => end()))).toEqual(all.map(() => 0));
 });
 
-function runIn(cwd: string, program: string, env: Record<string, string>) {
-  const child = spawn(process.execPath, [program], {
+function runIn(cwd: string, program: string | string[], env: Record<string, string>) {
+  const child = spawn(process.execPath, [program].flat(), {
     cwd,
     env: { PATH: process.env.PATH, HOST: '127.0.0.1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

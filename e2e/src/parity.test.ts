@@ -1,8 +1,9 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { OpenMeter } from '@openmeter/sdk';
 import { addDays, type Day, dayOf, startOfDay } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
@@ -161,16 +162,81 @@ test('OpenMeter: names missing and rejected events, and finds days of another zo
   expect(shifted.out).toContain('day boundaries: their days are those of UTC+02:00');
 });
 
+test('OpenMeter: compares by further dimensions, and reads all pages of events', async () => {
+  const event = (id: number, pages: number, model: string) => ({
+    event: {
+      ...{ id: String(id), source: 'app', type: 'scan', subject: 'acme', data: { pages, model } },
+      time: new Date(at(1) + id * 1000).toISOString(),
+    },
+  });
+  const held = Array.from({ length: 250 }, (_, id) => event(id, 1, id % 2 === 0 ? 'even' : 'odd'));
+  const meter = { slug: 'scans', aggregation: 'SUM', eventType: 'scan', valueProperty: '$.pages' };
+  let asked: URLSearchParams[] = [];
+  const theirs = await fake((path, query) => {
+    if (path === 'GET /api/v1/meters/scans') return { ...meter, groupBy: { model: '$.model' } };
+    const [from, to] = ['from', 'to'].map((name) => Date.parse(query.get(name) ?? ''));
+    if (path === 'GET /api/v1/events') {
+      asked.push(query);
+      return held
+        .filter((each) => Date.parse(each.event.time) >= from! && Date.parse(each.event.time) < to!)
+        .sort((a, b) => b.event.time.localeCompare(a.event.time))
+        .slice(0, Number(query.get('limit')));
+    }
+    if (path !== 'GET /api/v1/meters/scans/query') return { status: 404 };
+    expect(query.getAll('groupBy')).toEqual(['subject', 'model']);
+    const sum = (model: string) =>
+      held.reduce((all, { event: each }) => all + (each.data.model === model ? each.data.pages : 0), 0);
+    const windowStart = new Date(startOfDay(day(1))).toISOString();
+    const data = ['even', 'odd'].map((model) => ({
+      ...{ value: sum(model), windowStart, subject: 'acme', groupBy: { model } },
+    }));
+    return { data };
+  });
+  await createIngestClient({ url, key: KEY }).meters.create.mutate({
+    ...{ key: 'scans', aggregation: 'SUM', valueProperty: 'pages', eventType: 'scan', dimensions: ['model'] },
+  });
+  const here = new OpenMeter({ baseUrl: `${url}/sources/openmeter`, apiKey: KEY });
+  await here.events.ingest(held.map(({ event: each }) => ({ ...each, time: new Date(each.time) })));
+  const args = ['--source', 'openmeter', '--url', theirs, '--meter', 'scans', '--by', 'model'];
+  expect(await parity(args)).toMatchObject({ code: 0, out: expect.stringContaining('2 of 2 sums agree') });
+  expect(asked).toEqual([]);
+
+  // The oldest event, which is on the last page: there it has another model, and one is only there.
+  held[0] = event(0, 1, 'odd');
+  held.push(event(-1, 7, 'even'));
+  const { code, out } = await parity(args);
+  expect(code).toBe(1);
+  expect(out).toContain(`${day(1)}  scans  acme, even: theirs 131, ours 125 (-6)\n  2 events differ`);
+  expect(out).toMatch(/missing here: ce:app -1 at .*, 7\n {2}missing there: ce:app 0, 1\n/);
+  expect(out).toContain(`${day(1)}  scans  acme, odd: theirs 126, ours 125 (-1)\n  1 event differs`);
+  expect(out).toMatch(/counted here for acme, even: ce:app 0 at /);
+  expect(asked).toHaveLength(6);
+  asked = [];
+  expect(await parity(['--source', 'stripe', '--meter', 'm', '--by', 'model'])).toMatchObject({
+    ...{ code: 2, out: '--by is only for OpenMeter.\n' },
+  });
+});
+
 test('Stripe: compares each customer by day, without events', async () => {
   const held: URLSearchParams[] = [];
-  const list = (data: object[]) => ({ object: 'list', data, has_more: false, url: '' });
+  const list = (data: object[], has_more = false) => ({ object: 'list', data, has_more, url: '' });
   const theirs = await fake((path, query, body) => {
     if (path === 'POST /v1/billing/meter_events') {
       held.push(new URLSearchParams(body));
       return { object: 'billing.meter_event', identifier: held.at(-1)!.get('identifier') };
     }
-    if (path === 'GET /v1/billing/meters') return list([{ id: 'mtr_1', event_name: 'stripe_calls' }]);
-    if (path === 'GET /v1/customers') return list([{ id: 'cus_1' }, { id: 'cus_2' }]);
+    if (path === 'GET /v1/billing/meters')
+      return list([
+        { id: 'mtr_1', event_name: 'stripe_calls' },
+        { id: 'mtr_2', event_name: 'stripe_hours' },
+      ]);
+    // One customer a page.
+    if (path === 'GET /v1/customers')
+      return query.get('starting_after') === 'cus_1' ? list([{ id: 'cus_2' }]) : list([{ id: 'cus_1' }], true);
+    if (path === 'GET /v1/billing/meters/mtr_2/event_summaries')
+      return list(
+        query.get('customer') === 'cus_1' ? [{ id: 'h', start_time: at(2, 0) / 1000, aggregated_value: 2.25 }] : [],
+      );
     if (path !== 'GET /v1/billing/meters/mtr_1/event_summaries') return { status: 404 };
     const sums = new Map<Day, number>();
     for (const event of held) {
@@ -210,6 +276,15 @@ test('Stripe: compares each customer by day, without events', async () => {
   expect(summary.data).toMatchObject([{ aggregated_value: 25 }]);
   const args = ['--source', 'stripe', '--url', theirs, '--meter', 'stripe_calls'];
   expect(await parity(args)).toMatchObject({ code: 0, out: expect.stringContaining('2 of 2 sums agree') });
+  await createIngestClient({ url, key: KEY }).meters.create.mutate({
+    ...{ key: 'stripe_hours', aggregation: 'SUM', valueProperty: 'value', eventType: 'stripe_hours', scale: 1 },
+  });
+  const hours = { event_name: 'stripe_hours', identifier: 'h', timestamp: at(2) / 1000 };
+  const payload = { stripe_customer_id: 'cus_1', value: '2.25' };
+  await expect(here.billing.meterEvents.create({ ...hours, payload })).rejects.toMatchObject({ statusCode: 400 });
+  const scaled = await parity(['--source', 'stripe', '--url', theirs, '--meter', 'stripe_hours']);
+  expect(scaled.code).toBe(1);
+  expect(scaled.out).toContain('scale: Stripe has decimals beyond the 1 of our meter');
   await send(there, '3', 3, '7');
   await send(here, '4', 4, '9', 'cus_2');
   const { code, out } = await parity(args);
@@ -272,10 +347,10 @@ test('Lago: adds up the events of a billable metric over its pages, and names th
 });
 
 test('LiteLLM: compares its daily sums by model, and names calls from its spend logs', async () => {
-  const call = (request_id: string, spend: number) => ({
+  const call = (request_id: string, spend: number, time = at(1)) => ({
     ...{ request_id, spend, model: 'gpt-4o', status: 'success', prompt_tokens: 10, completion_tokens: 2 },
     ...{
-      startTime: new Date(at(1)).toISOString(),
+      startTime: new Date(time).toISOString(),
       user: 'ada',
       api_key: 'hash',
       call_type: 'acompletion',
@@ -284,8 +359,18 @@ test('LiteLLM: compares its daily sums by model, and names calls from its spend 
   });
   // 0.1 + 0.2 is 0.30000000000000004 there.
   const calls = [call('one', 0.1), call('two', 0.2)];
+  const fillers: typeof calls = [];
   const theirs = await fake((path, query) => {
-    if (path === 'GET /spend/logs/v2') return { data: calls, total: calls.length, page: 1, total_pages: 1 };
+    if (path === 'GET /spend/logs/v2') {
+      const [from, to] = ['start_date', 'end_date'].map((name) => Date.parse(`${query.get(name)!.replace(' ', 'T')}Z`));
+      const of = [...fillers, ...calls].filter(
+        ({ startTime }) => Date.parse(startTime) >= from! && Date.parse(startTime) <= to!,
+      );
+      const page = Number(query.get('page'));
+      const size = Number(query.get('page_size'));
+      const data = of.slice((page - 1) * size, page * size);
+      return { data, total: of.length, page, total_pages: Math.ceil(of.length / size) };
+    }
     if (path !== 'GET /user/daily/activity') return { status: 404 };
     const metrics = {
       spend: calls.reduce((sum, { spend }) => sum + spend, 0),
@@ -314,7 +399,9 @@ test('LiteLLM: compares its daily sums by model, and names calls from its spend 
   const equal = await parity(args);
   expect(equal.out).toContain('4 of 4 sums agree');
   expect(equal.code).toBe(0);
-  calls.push(call('three', 0.5));
+  // In the last second of the day, behind a page of calls of another model.
+  fillers.push(...Array.from({ length: 110 }, (_, n) => ({ ...call(`other-${n}`, 0, at(1) + n), model: 'other' })));
+  calls.push(call('three', 0.5, at(0, 0) - 100));
   const { code, out } = await parity(args);
   expect(code).toBe(1);
   expect(out).toMatch(/requests {2}gpt-4o: theirs 3, ours 2 \(-1\)\n {2}1 event differs\n {2}missing here: three at /);
@@ -330,4 +417,6 @@ test('exits with 2 on errors, and says what to do', async () => {
     ...{ code: 2, out: expect.stringContaining('answered 401') },
   });
   expect(await parity(['--source', 'nobody'])).toMatchObject({ code: 2, out: expect.stringContaining('Usage:') });
+  const run = fileURLToPath(new URL('../../infra/local/run.mjs', import.meta.url));
+  expect(spawnSync(process.execPath, [run, '--failure', '2']).status).toBe(2);
 });

@@ -4,6 +4,7 @@ import {
   type Contract,
   dayOf,
   engine,
+  type HttpMethod,
   ingest,
   isProcedure,
   LITELLM_PATHS,
@@ -47,7 +48,7 @@ const procedures = Object.entries(contracts).flatMap(([service, contract]) =>
  */
 type Path = {
   service: string;
-  method: 'GET' | 'POST';
+  method: HttpMethod;
   path: string;
   access: Access;
   body?: string;
@@ -75,7 +76,7 @@ const PATHS: Path[] = [
         access,
         isSource: group === 'sources',
         byStatus: group === 'sources' || query === undefined,
-        ...(method === 'POST' && { body: '7' }),
+        ...((method === 'POST' || method === 'PUT') && { body: '7' }),
       })),
     ),
   ),

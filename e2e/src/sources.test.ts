@@ -1,6 +1,6 @@
 import { OpenMeter } from '@openmeter/sdk';
 import { dayOf, startOfDay } from '@tally/contracts';
-import { createIngestClient } from '@tally/contracts/client';
+import { type AnalyticsClient, createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { Client } from 'lago-javascript-client';
 import Stripe from 'stripe';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -11,6 +11,7 @@ const KEY = 'the-admin-key-of-the-sources';
 const HOUR = 3_600_000;
 let services: Services;
 let url: string;
+let questions: AnalyticsClient;
 let member: string;
 let bound: string;
 /** Noon of yesterday: many hours before and after it are on its day, however late the test runs. */
@@ -21,6 +22,7 @@ const seconds = (hours: number) => (noon + hours * HOUR) / 1000;
 beforeAll(async () => {
   services = await startServices({ TALLY_ADMIN_KEY: KEY });
   ({ url } = services.ingest);
+  questions = createAnalyticsClient({ url: services.analytics.url, key: KEY });
   const { create } = createIngestClient({ url, key: KEY }).keys;
   ({ key: member } = await create.mutate({ name: 'member', role: 'member' }));
   ({ key: bound } = await create.mutate({ name: 'bound', role: 'member', merchantId: 'globex' }));
@@ -75,12 +77,25 @@ test("OpenMeter's client asks for what it sent, by windows, subjects and groups"
   ]);
   expect((await meters.listGroupByValues('om_tokens', 'region'))?.sort()).toEqual(['eu', 'us']);
   expect((await subjects.list())?.map(({ key }) => key)).toEqual(expect.arrayContaining(['acme', 'globex']));
+  expect(await meters.listGroupByValues('om_tokens', 'region', { from: day.from, ...{ search: 'u' } })).toEqual(
+    expect.arrayContaining(['eu', 'us']),
+  );
+  expect(await meters.listGroupByValues('om_tokens', 'region', { from: day.from, ...{ search: 'eu' } })).toEqual([
+    'eu',
+  ]);
+  const listed = await events.list({ limit: 3 });
+  expect(listed?.map(({ event }) => event.id)).toEqual(['3', '2', expect.stringMatching(/^[145]$/)]);
+  expect(listed?.[0]?.event).toEqual({ specversion: '1.0', ...batch[2] });
   expect(await admin.subjects.upsert([{ key: 'acme', displayName: 'Acme Inc' }])).toMatchObject([{ key: 'acme' }]);
+  expect(await subjects.get('acme')).toMatchObject({ key: 'acme', displayName: 'Acme Inc' });
+  expect(await admin.subjects.delete('acme')).toBeUndefined();
+  expect(await subjects.get('acme')).toMatchObject({ key: 'acme', displayName: 'acme' });
 
   const refused = (status: number) => expect.objectContaining({ status });
   await expect(meters.query('om_tokens', { ...day, windowSize: 'MINUTE' })).rejects.toEqual(refused(400));
   await expect(meters.query('om_tokens', { ...day, groupBy: ['nothing'] })).rejects.toEqual(refused(400));
   await expect(meters.query('none', day)).rejects.toEqual(refused(404));
+  await expect(subjects.get('none')).rejects.toEqual(refused(404));
   const own = new OpenMeter({ baseUrl, apiKey: bound });
   expect((await own.meters.query('om_tokens', day))?.data).toMatchObject([{ value: 100 }]);
   await expect(own.meters.query('om_tokens', { ...day, subject: ['acme'] })).rejects.toEqual(refused(403));
@@ -150,4 +165,44 @@ test("Lago's client asks for the current usage of a subscription", async () => {
       ['lago_calls', '1'],
     ]),
   );
+});
+
+test('names that LiteLLM reports are shown and grouped by, and what an admin wrote stays', async () => {
+  let calls = 0;
+  const call = async (alias: string, team: string) => {
+    const metadata = {
+      ...{ user_api_key_hash: 'hash-1', user_api_key_alias: alias, user_api_key_user_id: 'u-1' },
+      ...{ user_api_key_user_email: 'ada@example.com', user_api_key_team_id: 'team-1', user_api_key_team_alias: team },
+    };
+    const body = { id: `named-${calls++}`, startTime: Date.parse(at(calls / 60)) / 1000, model: 'gpt-4o', metadata };
+    const init = { method: 'POST', headers: { authorization: `Bearer ${KEY}` }, body: JSON.stringify(body) };
+    expect(await (await fetch(`${url}/sources/litellm/logs`, init)).json()).toMatchObject({ accepted: 1 });
+  };
+  const date = dayOf(noon);
+  const rows = async (by: 'user' | 'apiKey' | 'team') => {
+    const query = { startDate: date, endDate: date, merchantIds: ['litellm'], by };
+    return (await questions.analytics.breakdown.query(query)).rows.map(({ key, label, requests }) => [
+      key,
+      label,
+      requests,
+    ]);
+  };
+  await call('Ada’s key', 'Research');
+  expect(await rows('user')).toEqual([['u-1', 'ada@example.com', '1']]);
+  expect(await rows('apiKey')).toEqual([['hash-1', 'Ada’s key', '1']]);
+  expect(await rows('team')).toEqual([['Research', 'Research', '1']]);
+  await call('The key', 'Applied');
+  expect([...(await rows('apiKey')), ...(await rows('team'))]).toEqual([
+    ['hash-1', 'The key', '2'],
+    ['Applied', 'Applied', '2'],
+  ]);
+  const { upsert } = questions.directory;
+  await upsert.mutate({ entries: [{ kind: 'user', id: 'u-1', merchantId: 'litellm', name: 'Ada' }] });
+  await upsert.mutate({ entries: [{ kind: 'apiKey', id: 'hash-1', name: 'For all merchants' }] });
+  await call('Another name', 'Another team');
+  expect([...(await rows('user')), ...(await rows('apiKey')), ...(await rows('team'))]).toEqual([
+    ['u-1', 'Ada', '3'],
+    ['hash-1', 'For all merchants', '3'],
+    ['Applied', 'Applied', '3'],
+  ]);
 });

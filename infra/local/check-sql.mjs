@@ -17,6 +17,8 @@ const COMPOSED = [
   'packages/db/src/meters/meter-reader.ts',
   'packages/db/src/meters/meter-rollups-store.ts',
   'packages/db/src/meters/meter-sql.ts',
+  // The tables that Citus places.
+  'packages/db/src/distribution.ts',
   // The text lists the columns of a view from the catalog.
   'packages/db/src/export-views.ts',
   // Wraps formulas for the parser; it is never run.

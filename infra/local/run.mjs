@@ -4,7 +4,10 @@ import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
 import { runProgram } from './processes.mjs';
 
 // Runs a built script of this checkout with the environment that reaches the services of `npm start`.
-const [script, ...args] = process.argv.slice(2);
+// `--failure <code>`: the exit code if the script cannot run, for scripts that use 1 for another result.
+const given = process.argv.slice(2);
+const failure = given[0] === '--failure' ? Number(given.splice(0, 2)[1]) : 1;
+const [script, ...args] = given;
 try {
   if (!script) throw new Error('usage: node infra/local/run.mjs <script.js> [args]');
   await ensureInstalled();
@@ -12,5 +15,5 @@ try {
   process.exit(await runProgram(process.execPath, [resolve(ROOT, script), ...args], { env: await clientEnv() }));
 } catch (error) {
   console.error(error.message);
-  process.exit(1);
+  process.exit(failure);
 }

@@ -230,6 +230,7 @@ table directory_entries (
   role text,
   updated_at timestamp with time zone not null default now(),
   team text,
+  learned_at timestamp with time zone,
   constraint directory_entries_kind_check CHECK ((kind = ANY (ARRAY['user'::text, 'apiKey'::text, 'merchant'::text]))),
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );

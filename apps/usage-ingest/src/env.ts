@@ -1,4 +1,5 @@
 import { MerchantId } from '@tally/contracts';
+import { isFilesLocation } from '@tally/db';
 import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
@@ -18,7 +19,7 @@ const Settings = z.object({
   ENABLE_JOB_SCHEDULER: flag(false),
   ENABLE_USAGE_AGGREGATION: flag(true),
   USAGE_AGGREGATION_INTERVAL: whole(3_600_000, 1_000, 86_400_000),
-  ARCHIVE_FOLDER: z.string().startsWith('/', 'Expected an absolute path').optional(),
+  ARCHIVE_FOLDER: z.string().refine(isFilesLocation, 'Expected an absolute path or s3://bucket/prefix').optional(),
   AUDIT_RETENTION_DAYS: whole(400, 1, 36_500),
   RECONCILE_INTERVAL_MS: whole(3_600_000, 1_000, 86_400_000),
   USAGE_SHARDS: whole(64, 1, 1_024),

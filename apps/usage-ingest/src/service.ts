@@ -95,11 +95,13 @@ export type IngestOptions = {
   fault?: FaultPoint;
   /** Sources beside the built-in ones. */
   sources?: readonly Source[];
+  /** A flusher answers health and metrics only, and is ready while both stores are. */
+  isFlusher?: boolean;
 };
 
 /** Opens the stores and builds usage-ingest on them; pushes everything opened to `releasers`. Does not listen. */
 export async function createIngestService(env: Env, options: IngestOptions): Promise<IngestService> {
-  const { log, releasers, now = Date.now } = options;
+  const { log, releasers, now = Date.now, isFlusher = false } = options;
   const registry = new Registry();
   await startTelemetry(env, { service: 'usage-ingest', registry, releasers });
   const db = await openDb(env.DATABASE_URL, {
@@ -125,8 +127,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     postgres: db,
     redis,
     memoryMark: env.REDIS_MEMORY_HIGH_MARK,
-    // Either store is enough to accept usage; without both nothing can be promised.
-    isOk: (stores) => stores.postgres || stores.redis,
+    // Either store is enough to accept usage; without both nothing can be promised. A flush needs both.
+    isOk: (stores) => (isFlusher ? stores.postgres && stores.redis : stores.postgres || stores.redis),
     facts: () => ({ durability }),
     log,
     now,
@@ -401,10 +403,12 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     sources,
   });
   const app = createApp({
-    name: 'usage-ingest',
+    name: isFlusher ? 'usage-flusher' : 'usage-ingest',
     log,
-    router: serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
-    routes: [...contractRoutes('usage-ingest'), ...sources.routes],
+    router: isFlusher
+      ? serveContract({}, {})
+      : serveContract(ingest, handlers, createAudit({ service: 'usage-ingest', store: db.audit, log })),
+    routes: isFlusher ? [] : [...contractRoutes('usage-ingest'), ...sources.routes],
     authenticate: createAuthenticate({
       env,
       keys: db.keys,

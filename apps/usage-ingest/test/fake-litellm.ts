@@ -14,6 +14,8 @@ export type DailyRow = {
   completion_tokens: number;
   api_requests: number;
   failed_requests: number;
+  /** What is known of the key. */
+  metadata?: Record<string, string | null>;
 };
 
 export type FakeLitellm = {
@@ -106,7 +108,8 @@ export async function startFakeLitellm(key: string): Promise<FakeLitellm> {
       const models = [...new Set(ofDate.map(({ model }) => model))].map((model) => {
         const ofModel = ofDate.filter((row) => row.model === model);
         const keys = ofModel.map(
-          (row) => `"${row.api_key}":{"metrics":${metricsOf([row])},"metadata":{"key_alias":null,"team_id":null}}`,
+          (row) =>
+            `"${row.api_key}":{"metrics":${metricsOf([row])},"metadata":${JSON.stringify(row.metadata ?? { key_alias: null, team_id: null })}}`,
         );
         return `"${model}":{"metrics":${metricsOf(ofModel)},"metadata":{},"api_key_breakdown":{${keys.join(',')}}}`;
       });

@@ -24,6 +24,8 @@ export type Running = Service & {
   serviceEnv(): Record<string, string>;
   /** Flushes, and returns the counted usage of days, of one merchant or of all. */
   counted(startDate: Day, endDate: Day, merchantId?: string): Promise<Counted>;
+  /** Runs a statement in the database of the service. */
+  sql(text: string, values: unknown[]): Promise<Record<string, unknown>[]>;
 };
 
 type Counted = {
@@ -56,6 +58,7 @@ export async function startBesideLitellm(env: Record<string, string>): Promise<R
     ...first,
     another,
     serviceEnv,
+    sql: async (text, values) => (await postgres.query(text, values)).rows,
     async counted(startDate, endDate, merchantId) {
       await first.client.flush.drain.mutate({});
       const { rows } = await postgres.query(

@@ -24,6 +24,16 @@ let client: IngestClient;
 let redis: Redis;
 let postgres: pg.Client;
 
+const envWith = (settings: Record<string, string>) =>
+  readEnv({
+    DATABASE_URL: servers.databaseUrl,
+    REDIS_URL: servers.redisUrl,
+    TALLY_ADMIN_KEY: KEY,
+    FLUSH_INTERVAL_MS: '20',
+    REDIS_MEMORY_HIGH_MARK: '0.5',
+    ...settings,
+  });
+
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'tally-readiness-'));
   servers = await startServers({ home, durable: false });
@@ -31,13 +41,7 @@ beforeAll(async () => {
   redis = new Redis(servers.redisUrl);
   postgres = new pg.Client({ connectionString: servers.superuserUrl });
   await postgres.connect();
-  const env = readEnv({
-    DATABASE_URL: servers.databaseUrl,
-    REDIS_URL: servers.redisUrl,
-    TALLY_ADMIN_KEY: KEY,
-    FLUSH_INTERVAL_MS: '20',
-    REDIS_MEMORY_HIGH_MARK: '0.5',
-  });
+  const env = envWith({});
   const log = createLog('test', 'silent');
   service = await createIngestService(env, { log, releasers, now: () => Date.now() + clock.ahead });
   client = createIngestClient({
@@ -67,6 +71,29 @@ const degradedBy = (...notes: string[]) => ({ ok: true, degraded: true, notes })
 
 test('with both stores there it is not degraded', async () => {
   expect(await readyz()).toEqual(FINE);
+});
+
+test('a flusher answers health and metrics only, and is ready while both stores are', async () => {
+  const own = createReleasers();
+  const flusherOn = async (settings: Record<string, string>) =>
+    (
+      await createIngestService(envWith(settings), {
+        log: createLog('test', 'silent'),
+        releasers: own,
+        isFlusher: true,
+      })
+    ).app;
+  const flusher = await flusherOn({});
+  expect(flusher.routes.map(({ path }) => path)).toEqual(['/livez', '/readyz', '/metrics']);
+  expect((await flusher.request('/readyz')).status).toBe(200);
+  expect(await (await flusher.request('/metrics')).text()).toContain('tally_flush_lag_seconds');
+  const headers = { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' };
+  const record = await flusher.request('/trpc/usage.record', { method: 'POST', headers, body: '{"entries":[]}' });
+  expect(record.status).toBe(404);
+  const withoutRedis = await flusherOn({ REDIS_URL: 'redis://127.0.0.1:1' });
+  expect((await withoutRedis.request('/livez')).status).toBe(200);
+  expect((await withoutRedis.request('/readyz')).status).toBe(503);
+  await own.releaseAll();
 });
 
 test('a full disk of Postgres is noticed by the flush, and usage is taken all the same', async () => {

@@ -9,7 +9,7 @@ import type { Item, Source } from '../src/sources/source.ts';
 export function meterly(usageOf: (merchantId: string) => Promise<object>): Source {
   return {
     name: 'meterly',
-    prefix: '/sources/meterly',
+    prefixes: ['/sources/meterly'],
     errorBody: ({ code, message }) => ({
       status: code === 'INVALID_ENTRY' ? 422 : code === 'NOT_FOUND' ? 404 : undefined,
       type: 'application/json',

@@ -52,9 +52,12 @@ export type Rest = {
   readonly anyType?: true;
 };
 
+/** PUT and DELETE are only for APIs of other products, whose clients send them. */
+export type HttpMethod = 'GET' | 'POST' | 'PUT' | 'DELETE';
+
 /** A path beside the procedures: a download, or the API of another product that a source implements. */
 export type Endpoint = {
-  readonly method: 'GET' | 'POST';
+  readonly method: HttpMethod;
   /** Parameters in braces: `/export/usage.{format}`. */
   readonly path: string;
   readonly summary: string;

@@ -43,6 +43,7 @@ export {
 export {
   type Contract,
   type Endpoint,
+  type HttpMethod,
   isAudited,
   isProcedure,
   MAX_ITEMS,

@@ -1,11 +1,11 @@
 import { z } from 'zod';
-import type { Endpoint, Procedure, Rest } from './contract.ts';
+import type { Endpoint, HttpMethod, Procedure, Rest } from './contract.ts';
 import * as exported from './index.ts';
 import { proceduresOf, SERVICES, type ServiceName } from './services.ts';
 
 type Json = { readonly [key: string]: unknown };
 type Io = 'input' | 'output';
-type Method = 'get' | 'post';
+type Method = Lowercase<HttpMethod>;
 
 export type OpenApiOperation = {
   operationId: string;
@@ -360,13 +360,12 @@ const sharedName = ([first = '', ...others]: readonly string[]): string =>
     .join('.');
 
 const groupOf = (name: string) => name.split('.')[0]!;
-const methodOf = ({ method }: { method: 'GET' | 'POST' }): Method => (method === 'GET' ? 'get' : 'post');
+const methodOf = ({ method }: { method: HttpMethod }): Method => method.toLowerCase() as Method;
 const pascal = (name: string) =>
   name
     .replace(/(?:^|[^A-Za-z0-9]+)([A-Za-z0-9])/g, (_, letter: string) => letter.toUpperCase())
     .replace(/[^A-Za-z0-9]/g, '');
-const operationIdOf = ({ method, path }: { method: 'GET' | 'POST'; path: string }) =>
-  methodOf({ method }) + pascal(path);
+const operationIdOf = ({ method, path }: { method: HttpMethod; path: string }) => methodOf({ method }) + pascal(path);
 const object = (properties: Json): Json => ({ type: 'object', properties, required: Object.keys(properties) });
 
 /** Makes a value of a schema from its examples. Leaves out optional fields without one. */

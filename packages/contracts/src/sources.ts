@@ -90,6 +90,8 @@ const endpoint = <const Path extends string>(
 ) => ({ method, path, access, summary, group: 'sources', produces: JSON_TYPE, ...more }) as const;
 
 const METER = { parameters: { meter: 'tokens' } } as const;
+const SUBJECT = { parameters: { subject: 'acme' } } as const;
+const METRIC = { parameters: { code: 'tokens' } } as const;
 const TRACES = { produces: ['application/json', 'application/x-protobuf'] } as const;
 
 /** The paths of all sources. A source may serve no other path. */
@@ -98,9 +100,12 @@ export const sourceEndpoints = [
   endpoint('POST', LITELLM_PATHS.events, 'record', "Takes events from LiteLLM's openmeter callback."),
   endpoint('POST', '/api/v1/events', 'record', 'Takes CloudEvents: one in its headers, one as JSON, or several.'),
   endpoint('POST', `${OPENMETER}/events`, 'record', "Takes events from OpenMeter's clients."),
+  endpoint('GET', `${OPENMETER}/events`, 'read', 'Lists the newest events of a subject as OpenMeter does.'),
   endpoint('GET', `${OPENMETER}/meters`, 'read', 'Lists meters as OpenMeter does.'),
   endpoint('POST', `${OPENMETER}/meters`, 'admin', 'Creates a meter as OpenMeter does.'),
   endpoint('GET', `${OPENMETER}/meters/{meter}`, 'read', 'Returns a meter as OpenMeter does.', METER),
+  endpoint('PUT', `${OPENMETER}/meters/{meter}`, 'admin', 'Renames a meter as OpenMeter does.', METER),
+  endpoint('DELETE', `${OPENMETER}/meters/{meter}`, 'admin', 'Removes a meter as OpenMeter does.', METER),
   endpoint('GET', `${OPENMETER}/meters/{meter}/query`, 'read', 'Queries a meter as OpenMeter does.', METER),
   endpoint('POST', `${OPENMETER}/meters/{meter}/query`, 'read', 'Queries a meter by lists of values.', METER),
   endpoint(
@@ -110,8 +115,11 @@ export const sourceEndpoints = [
     'Lists the values that a meter was grouped by in the last 30 days.',
     { parameters: { meter: 'tokens', key: 'model' } },
   ),
+  endpoint('GET', `${OPENMETER}/meters/{meter}/subjects`, 'read', 'Lists the subjects of a meter.', METER),
   endpoint('GET', `${OPENMETER}/subjects`, 'read', 'Lists the merchants of the last 30 days as subjects.'),
   endpoint('POST', `${OPENMETER}/subjects`, 'admin', 'Names merchants in the directory.'),
+  endpoint('GET', `${OPENMETER}/subjects/{subject}`, 'read', 'Returns a merchant as a subject.', SUBJECT),
+  endpoint('DELETE', `${OPENMETER}/subjects/{subject}`, 'admin', 'Takes the name of a merchant away.', SUBJECT),
   endpoint(
     'POST',
     '/v1/traces',
@@ -133,11 +141,20 @@ export const sourceEndpoints = [
   endpoint('GET', '/v1/billing/meters', 'read', 'Lists meters as Stripe does.'),
   endpoint('POST', '/v1/billing/meters', 'admin', 'Creates a meter as Stripe does.'),
   endpoint('GET', '/v1/billing/meters/{meter}', 'read', 'Returns a meter as Stripe does.', METER),
+  endpoint('POST', '/v1/billing/meters/{meter}', 'admin', 'Renames a meter as Stripe does.', METER),
   endpoint('GET', '/v1/billing/meters/{meter}/event_summaries', 'read', 'Sums a meter as Stripe does.', METER),
   endpoint('POST', '/v1/billing/meter_event_adjustments', 'admin', 'Takes a meter event back.'),
   endpoint('POST', `${LAGO}/events`, 'record', "Takes an event from Lago's clients."),
   endpoint('POST', `${LAGO}/events/batch`, 'record', "Takes up to 100 events from Lago's clients."),
+  endpoint('GET', `${LAGO}/events`, 'read', 'Lists the newest events of a subscription as Lago does.'),
+  endpoint('GET', `${LAGO}/events/{transaction}`, 'read', 'Returns one of the newest events as Lago does.', {
+    parameters: { transaction: 't1' },
+  }),
+  endpoint('GET', `${LAGO}/billable_metrics`, 'read', 'Lists meters as Lago does.'),
   endpoint('POST', `${LAGO}/billable_metrics`, 'admin', 'Creates a meter as Lago does.'),
+  endpoint('GET', `${LAGO}/billable_metrics/{code}`, 'read', 'Returns a meter as Lago does.', METRIC),
+  endpoint('PUT', `${LAGO}/billable_metrics/{code}`, 'admin', 'Renames a meter as Lago does.', METRIC),
+  endpoint('DELETE', `${LAGO}/billable_metrics/{code}`, 'admin', 'Removes a meter as Lago does.', METRIC),
   endpoint('GET', `${LAGO}/customers/{customer}/current_usage`, 'read', 'Sums the meters of a customer this month.', {
     parameters: { customer: 'acme' },
   }),

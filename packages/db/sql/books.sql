@@ -42,8 +42,8 @@ adjustments as (
   cross join lateral jsonb_each_text(metrics)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3 and metrics is not null
 ),
-rollups (book, merchant_id, date, metric_type, metric_value) as (
-  select 'daily', merchant_id, date, metric_type, metric_value
+rollups as (
+  select 'daily' as book, merchant_id, date, metric_type, metric_value
   from usage_daily
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
@@ -51,7 +51,7 @@ rollups (book, merchant_id, date, metric_type, metric_value) as (
   ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
-  select 'daily_models', merchant_id, date, metric_type, metric_value
+  select 'daily_models' as book, merchant_id, date, metric_type, metric_value
   from usage_daily_models
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
@@ -59,7 +59,7 @@ rollups (book, merchant_id, date, metric_type, metric_value) as (
   ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
-  select 'daily_models', merchant_id, date, metric_type, metric_value
+  select 'daily_models' as book, merchant_id, date, metric_type, metric_value
   from usage_pending
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
@@ -67,7 +67,7 @@ rollups (book, merchant_id, date, metric_type, metric_value) as (
   ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
-  select 'quarter_hours', merchant_id, (bucket at time zone 'UTC')::date, metric_type, metric_value
+  select 'quarter_hours' as book, merchant_id, (bucket at time zone 'UTC')::date, metric_type, metric_value
   from usage_quarter_hours
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),

@@ -12,7 +12,14 @@ with compared as materialized (
         case when line.price_version is null then nullif(line.cost, 0) end,
       'metrics', line.metrics::jsonb, 'properties', line.properties::jsonb
     )) as sent,
-    event.content as counted
+    jsonb_strip_nulls(jsonb_build_object(
+      'id', event.id, 'failed', nullif(event.failed, false), 'calls', nullif(event.calls, 1),
+      'user_id', nullif(event.user_id, ''), 'api_key', nullif(event.api_key, ''), 'model', nullif(event.model, ''),
+        'provider', nullif(event.provider, ''),
+      'prompt_tokens', nullif(event.prompt_tokens, 0), 'completion_tokens', nullif(event.completion_tokens, 0), 'cost',
+        case when event.price_version is null then nullif(event.cost, 0) end,
+      'metrics', event.metrics::jsonb, 'properties', event.properties::jsonb
+    )) as counted
   from unnest(
     $2::text[], $3::date[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[],
       $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
@@ -21,21 +28,8 @@ with compared as materialized (
     json, date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests, failed_requests,
       prompt_tokens, completion_tokens, cost, metrics, properties, price_version, folded, origin,
     ordinality)
-  cross join lateral (
-    select
-      event.time,
-      jsonb_strip_nulls(jsonb_build_object(
-        'id', event.id, 'failed', nullif(event.failed, false), 'calls', nullif(event.calls, 1),
-        'user_id', nullif(event.user_id, ''), 'api_key', nullif(event.api_key, ''), 'model', nullif(event.model, ''),
-          'provider', nullif(event.provider, ''),
-        'prompt_tokens', nullif(event.prompt_tokens, 0), 'completion_tokens', nullif(event.completion_tokens, 0),
-          'cost', case when event.price_version is null then nullif(event.cost, 0) end,
-        'metrics', event.metrics::jsonb, 'properties', event.properties::jsonb
-      )) as content
-    from usage_events as event
-    where event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
-    limit 1
-  ) as event
+  join usage_events as event
+    on event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
 ),
 stored as (
   insert into usage_conflicts (

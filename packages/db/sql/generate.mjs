@@ -326,20 +326,14 @@ with compared as materialized (
   select
     line.ordinality, line.merchant_id, line.date, line.id, line.time, event.time as counted_time, line.json,
     ${indent(content('line'))} as sent,
-    event.content as counted
+    ${indent(content('event'))} as counted
   from unnest(
     $2::text[], ${LINE.map(([, type], index) => `$${index + 3}::${type}[]`).join(', ')}
   ) with ordinality as line (
     json, ${lineNames},
     ordinality)
-  cross join lateral (
-    select
-      event.time,
-      ${indent(content('event'), 4)} as content
-    from usage_events as event
-    where event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
-    limit 1
-  ) as event
+  join usage_events as event
+    on event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
 ),
 stored as (
   insert into usage_conflicts (
@@ -1054,18 +1048,18 @@ adjustments as (
   cross join lateral jsonb_each_text(metrics)
   where ${inRange} and metrics is not null
 ),
-rollups (book, merchant_id, date, metric_type, metric_value) as (
-  ${measuresFrom('usage_daily').replace('select', `select 'daily',`)}
+rollups as (
+  ${measuresFrom('usage_daily').replace('select', `select 'daily' as book,`)}
   union all
-  ${measuresFrom('usage_daily_models').replace('select', `select 'daily_models',`)}
+  ${measuresFrom('usage_daily_models').replace('select', `select 'daily_models' as book,`)}
   union all
-  ${measuresFrom('usage_pending').replace('select', `select 'daily_models',`)}
+  ${measuresFrom('usage_pending').replace('select', `select 'daily_models' as book,`)}
   union all
   ${measuresFrom('usage_quarter_hours', {
     where: `${ofMerchants}
     and bucket >= $2::date::timestamp at time zone 'UTC' and bucket < ($3::date + 1)::timestamp at time zone 'UTC'`,
     date: `(bucket at time zone 'UTC')::date`,
-  }).replace('select', `select 'quarter_hours',`)}
+  }).replace('select', `select 'quarter_hours' as book,`)}
 ),
 books as (
   select 'journal' as book, * from entries

@@ -6,24 +6,28 @@ with day as materialized (
   -- Continues a day that was begun.
   select
     case when merchant_id <> '' then date
-    else (select min(used.date) from usage_daily as used where used.date >= usage_rolled_up.date)
+    else (select min(used.date) from usage_daily as used where used.date >= (select date from usage_rolled_up))
     end as date,
     merchant_id as after
   from usage_rolled_up
 ),
+changed as materialized (
+  select merchant_id
+  from usage_changes
+  where grain = 'day' and period = (select date from day) and merchant_id > (select after from day)
+  order by merchant_id
+  limit $2
+),
+counts as materialized (
+  select merchant_id, count(*)
+  from usage_daily
+  where merchant_id = any(array(select merchant_id from changed)) and date = (select date from day)
+  group by 1
+),
 merchants as materialized (
-  select change.merchant_id, rows.count
-  from day
-  cross join lateral (
-    select merchant_id
-    from usage_changes
-    where grain = 'day' and period = day.date and merchant_id > day.after
-    order by merchant_id
-    limit $2
-  ) as change
-  cross join lateral (
-    select count(*) from usage_daily where usage_daily.merchant_id = change.merchant_id and usage_daily.date = day.date
-  ) as rows
+  select changed.merchant_id, coalesce(counts.count, 0) as count
+  from changed
+  left join counts on counts.merchant_id = changed.merchant_id
 )
 select
   date,

@@ -7,9 +7,7 @@
 select (ordinality - 1)::int as position
 from unnest($1::date[], $2::text[], $3::text[], $4::text[]) with ordinality
   as line (date, merchant_id, id, origin, ordinality)
-where exists (
-  select from usage_events as event
-  where event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
-    and case when event.origin is null then not starts_with(line.origin, $5) else event.origin <> line.origin end
-)
+join usage_events as event
+  on event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
+where case when event.origin is null then not starts_with(line.origin, $5) else event.origin <> line.origin end
 order by 1

@@ -1,31 +1,24 @@
-import { randomUUID } from 'node:crypto';
-import { createWriteStream } from 'node:fs';
-import { mkdir, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { createGzip } from 'node:zlib';
 import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
+import { openFiles } from './files.ts';
 import { sql } from './run-sql.ts';
 
 const PAGE_ROWS = 5_000;
+const OWNER_ONLY = 0o600;
 
 export type Archive = {
   /**
-   * Writes all events of a day to `<folder>/<date>.ndjson.gz`, one per line, in the form that `usage.record` accepts;
-   * returns their number. Replaces an older file once the new one is complete. Rejects if it cannot write.
+   * Writes all events of a day to `<date>.ndjson.gz` at a location, one per line, in the form that `usage.record`
+   * accepts; returns their number. Replaces an older file once the new one is complete. Rejects if it cannot write.
    */
-  day(day: Day, folder: string): Promise<number>;
+  day(day: Day, location: string): Promise<number>;
 };
 
 /** Archives events outside of Postgres. Reads pages in one transaction, so memory stays bounded. */
 export function createArchive(dataSource: DataSource): Archive {
   return {
-    async day(day, folder) {
-      await mkdir(folder, { recursive: true });
-      const file = join(folder, `${day}.ndjson.gz`);
-      const draft = `${file}.${randomUUID()}.part`;
+    async day(day, location) {
+      const files = openFiles(location, OWNER_ONLY);
       const runner = dataSource.createQueryRunner();
       let events = 0;
       async function* lines() {
@@ -39,13 +32,11 @@ export function createArchive(dataSource: DataSource): Archive {
       }
       try {
         await runner.startTransaction();
-        await pipeline(Readable.from(lines()), createGzip(), createWriteStream(draft, { mode: 0o600 }));
-        await rename(draft, file);
+        await files.write(`${day}.ndjson.gz`, lines());
         return events;
       } finally {
         await runner.rollbackTransaction().catch(() => {});
         await runner.release();
-        await rm(draft, { force: true });
       }
     },
   };

@@ -115,7 +115,12 @@ test('exports have a file for each view and day, complete, and the same when wri
   const folder = await mkdtemp(join(tmpdir(), 'tally-export-'));
   await sql.query(`insert into usage_daily (merchant_id, date, user_id, api_key, model, provider, requests)
     values ('says "hi", twice', '2026-11-03', '', '', 'm', '', 1)`);
-  const options = { folder, startDate: '2026-11-01', endDate: '2026-11-03', views: ['usage_daily', 'focus_1_2'] };
+  const options = {
+    target: folder,
+    startDate: '2026-11-01',
+    endDate: '2026-11-03',
+    views: ['usage_daily', 'focus_1_2'],
+  };
   const first = await exportViews(database.url, options);
   expect(first).toEqual({ usage_daily: 4, focus_1_2: 2 });
   const read = async (name: string) => gunzipSync(await readFile(join(folder, name))).toString();

@@ -1,6 +1,7 @@
 import type { Day, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { isDistributed } from './distribution.ts';
 import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import type { MerchantDay } from './journal-store.ts';
 import { DateText, Units } from './rows.ts';
@@ -125,12 +126,8 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
     pricedApart: ({ merchantIds, startDate, endDate }, transaction) =>
       runSql(transaction, 'priced-books', [merchantIds ?? null, startDate, endDate], Period),
     async merchants(startDate, endDate) {
-      const rows = await runSql(
-        dataSource,
-        'merchants-between',
-        [startDate, endDate],
-        z.object({ merchant_id: z.string() }),
-      );
+      const name = (await isDistributed(dataSource)) ? 'merchants-between-nodes' : 'merchants-between';
+      const rows = await runSql(dataSource, name, [startDate, endDate], z.object({ merchant_id: z.string() }));
       return rows.map((row) => row.merchant_id);
     },
     async known(merchantId, entries, transaction) {

@@ -253,6 +253,7 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
   'erased_users.digest': 'SHA-256 of the merchant and the user.',
   'directory_entries.merchant_id': 'The merchant whose name it is; empty: the name for all merchants.',
   'directory_entries.kind': 'user, apiKey or merchant.',
+  'directory_entries.learned_at': 'Time of the call that reported the name; null: somebody wrote it.',
   'api_keys.kind': 'key or session.',
   'api_keys.merchant_id': 'The merchant that the key is bound to; null: all.',
   'meters.merchant_id': 'The merchant whose meter it is; empty: all merchants.',

@@ -1,11 +1,12 @@
-import type { Day, MetricCost, MetricFields, MetricVisibility } from '@tally/contracts';
+import { type Day, type MetricCost, type MetricFields, type MetricVisibility, TallyError } from '@tally/contracts';
 import { type DataSource, type FindOptionsWhere, IsNull, MoreThan, Raw } from 'typeorm';
 import { z } from 'zod';
+import { isDistributed } from './distribution.ts';
 import { CustomMetricEntity, type CustomMetricRow, CustomMetricVersionEntity } from './entities/custom-metric.ts';
 import { priceOf } from './metric-price.ts';
 import { type MetricQuery, writeCount, writeMetricQuery } from './metric-query.ts';
 import { DateText, Moment } from './rows.ts';
-import { runSql, sql } from './run-sql.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 
 /** The caller: decides which definitions are visible and who owns new ones. */
 export type Viewer = { id: string; merchantId: string | null; teamId: string | null; all: boolean };
@@ -130,6 +131,7 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
   const metrics = dataSource.getRepository(CustomMetricEntity);
   const versions = dataSource.getRepository(CustomMetricVersionEntity);
   let hasRole: boolean | undefined;
+  let isOnCitus: boolean | undefined;
 
   async function reading<T>(
     { merchantId }: MetricQuery,
@@ -140,6 +142,9 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
     await runner.connect();
     try {
       await runner.query('begin read only');
+      // Its nodes do not know the merchant that the views of a formula ask for: an answer would be empty without an error.
+      isOnCitus ??= await isDistributed(runner as Executor);
+      if (isOnCitus) throw new TallyError('INVALID_INPUT', 'Custom metrics are not supported on Citus.');
       hasRole ??= (await runner.query(sql('custom/has-reader'), [ROLE]))[0].found === true;
       await runner.query(sql('custom/prepare'), [merchantId ?? '*', String(timeoutMs)]);
       if (hasRole) await runner.query(`set local role ${ROLE}`);

@@ -45,6 +45,7 @@ import { BiViews1763856000160 } from './migrations/160-bi-views.ts';
 import { MeterChecks1763856000185 } from './migrations/185-meter-checks.ts';
 import { ErasedUsers1763856000190 } from './migrations/190-erased-users.ts';
 import { PlatformChanges1763856000200 } from './migrations/200-platform-changes.ts';
+import { LearnedNames1763856000210 } from './migrations/210-learned-names.ts';
 import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
 import { sql } from './run-sql.ts';
 
@@ -133,6 +134,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       MeterChecks1763856000185,
       ErasedUsers1763856000190,
       PlatformChanges1763856000200,
+      LearnedNames1763856000210,
       PricedUsage1763856000230,
     ],
     // None is needed, and the role of the services may not be allowed to create one.

@@ -6,11 +6,26 @@ import { runSql } from './run-sql.ts';
 
 export type Known = { id: string; name: string; email: string | null; role: string | null };
 
+/** A name that a source reported, at a time in milliseconds. */
+export type LearnedName = {
+  kind: DirectoryKind;
+  id: string;
+  /** '' is for every merchant. */
+  merchantId: string;
+  /** Null where only the team is reported. */
+  name: string | null;
+  email: string | null;
+  team: string | null;
+  at: number;
+};
+
 export type DirectoryStore = {
   /**
    * Stores entries, all or none; of two with the same identity the last wins. An entry without `team` keeps its team.
    */
   upsert(entries: readonly DirectoryEntry[]): Promise<number>;
+  /** Writes names that a source reported, each identity once; what somebody wrote stays. */
+  learn(names: readonly LearnedName[]): Promise<void>;
   /**
    * Returns entries of a kind by id. For one merchant: its own and the general ones; of kind merchant only its own.
    * With `boundTo`, general entries only if their ids occur in the usage of that merchant.
@@ -63,6 +78,19 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
         z.unknown(),
       );
       return rows.length;
+    },
+    async learn(names) {
+      const column = <Value>(value: (name: LearnedName) => Value) => names.map(value);
+      const values = [
+        column(({ kind }) => kind),
+        column(({ id }) => id),
+        column(({ merchantId }) => merchantId),
+        column(({ name }) => name),
+        column(({ email }) => email),
+        column(({ team }) => team),
+        column(({ at }) => new Date(at).toISOString()),
+      ];
+      await runSql(dataSource, 'learn-directory', values, z.unknown());
     },
     async list({ kind, merchantIds, boundTo, limit, after }) {
       const values = [kind, merchantIds ?? null, after?.id ?? null, after?.merchantId ?? null, limit, boundTo];

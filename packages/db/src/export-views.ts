@@ -1,11 +1,6 @@
-import { createWriteStream } from 'node:fs';
-import { mkdir, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { createGzip } from 'node:zlib';
 import { addDays, type Day, dayOf, eachDay } from '@tally/contracts';
 import pg from 'pg';
+import { type Files, openFiles } from './files.ts';
 
 /** The views with a row per day, and their column of the day. */
 const DATED: Readonly<Record<string, string>> = {
@@ -19,8 +14,8 @@ export const EXPORTED_VIEWS = Object.keys(DATED);
 const PAGE_ROWS = 5_000;
 
 export type ExportOptions = {
-  /** Each view gets a folder in it, each day a file. */
-  folder: string;
+  /** A folder, or `s3://bucket/prefix`: each view gets a folder in it, each day a file. */
+  target: string;
   startDate: Day;
   endDate: Day;
   /** Names of views in tally_bi; throws for a name that is not in `EXPORTED_VIEWS`. */
@@ -28,22 +23,22 @@ export type ExportOptions = {
 };
 
 /**
- * Writes `<folder>/<view>/<date>.csv.gz` for each view and day, with a header. Replaces an older file once the new one
+ * Writes `<target>/<view>/<date>.csv.gz` for each view and day, with a header. Replaces an older file once the new one
  * is complete. Returns the rows by view. Reads pages in one transaction, so memory stays bounded.
  */
 export async function exportViews(url: string, options: ExportOptions): Promise<Record<string, number>> {
-  const { folder, startDate, endDate, views } = options;
+  const { target, startDate, endDate, views } = options;
   const unknown = views.filter((view) => !Object.hasOwn(DATED, view));
   if (unknown.length > 0)
     throw new Error(`Cannot export ${unknown.join(', ')}: choose of ${EXPORTED_VIEWS.join(', ')}.`);
+  const files = openFiles(target);
   const client = new pg.Client({ connectionString: url, application_name: 'tally-export', options: '-c TimeZone=UTC' });
   await client.connect();
   const written: Record<string, number> = {};
   try {
     for (const view of views) {
-      await mkdir(join(folder, view), { recursive: true });
       written[view] = 0;
-      for (const date of eachDay(startDate, endDate)) written[view] += await exportDay(client, { folder, view, date });
+      for (const date of eachDay(startDate, endDate)) written[view] += await exportDay(client, files, { view, date });
     }
   } finally {
     await client.end();
@@ -53,10 +48,9 @@ export async function exportViews(url: string, options: ExportOptions): Promise<
 
 async function exportDay(
   client: pg.Client,
-  { folder, view, date }: { folder: string; view: string; date: Day },
+  files: Files,
+  { view, date }: { view: string; date: Day },
 ): Promise<number> {
-  const file = join(folder, view, `${date}.csv.gz`);
-  const draft = `${file}.${process.pid}.part`;
   let rows = 0;
   async function* lines() {
     await client.query('begin transaction read only');
@@ -83,12 +77,7 @@ async function exportDay(
       await client.query('rollback');
     }
   }
-  try {
-    await pipeline(Readable.from(lines()), createGzip(), createWriteStream(draft));
-    await rename(draft, file);
-  } finally {
-    await rm(draft, { force: true });
-  }
+  await files.write(`${view}/${date}.csv.gz`, lines());
   return rows;
 }
 

@@ -10,11 +10,13 @@ export type { StoredMetric, Viewer } from './custom-store.ts';
 export type { DbOptions } from './data-source.ts';
 export type { DayStatus, FlatDay } from './days-store.ts';
 export { originOf } from './dead-letters-store.ts';
+export type { DirectoryStore, LearnedName } from './directory-store.ts';
 export type { AlertRow, WebhookRow } from './entities/alert.ts';
 export type { BudgetRow } from './entities/budget.ts';
 export type { MeterRow } from './entities/meter.ts';
 export type { PriceRow } from './entities/price.ts';
 export type { DayPart, Explained } from './events-store.ts';
+export { isFilesLocation } from './files.ts';
 export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal-line.ts';
 export {
   type Appended,

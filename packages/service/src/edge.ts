@@ -217,7 +217,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       throw new TallyError('UNSUPPORTED_MEDIA_TYPE', 'The body is not of the type application/json.');
     if (has && headers.expect !== undefined) response.writeContinue();
     const isText = binaryType === undefined || mediaTypeOf(type) !== binaryType;
-    const limit = request.method === 'POST' ? maxBodyBytes : 0;
+    const limit = request.method === 'POST' || request.method === 'PUT' ? maxBodyBytes : 0;
     return bodies.read(request, { limit, callerId, json: isText ? json : undefined });
   }
 

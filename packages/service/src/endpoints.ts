@@ -121,7 +121,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
     if (path.startsWith(TRPC_PATH)) return otherCall(path);
     const endpoint = registered(method === 'HEAD' ? 'GET' : method, path);
     if (endpoint) return endpoint;
-    const allow = ['GET', 'POST'].filter((each) => registered(each, path));
+    const allow = ['GET', 'POST', 'PUT', 'DELETE'].filter((each) => registered(each, path));
     if (allow.length > 0) throw notAllowed(method, allow.includes('GET') ? [...allow, 'HEAD'] : allow);
     throw new TallyError('NOT_FOUND', 'There is nothing at this path.');
   };

@@ -1,4 +1,4 @@
-import type { Access } from '@tally/contracts';
+import type { Access, HttpMethod } from '@tally/contracts';
 import type { Context as HonoContext } from 'hono';
 import type { Caller } from './auth.ts';
 import type { Endpoint } from './edge.ts';
@@ -21,7 +21,7 @@ type Answer = Response | Promise<Response>;
  * thrown.
  */
 export type Route = {
-  readonly method: 'GET' | 'POST';
+  readonly method: HttpMethod;
   /** The path pattern in Hono's syntax; also its name in metrics. */
   readonly path: string;
 } & (

@@ -111,7 +111,7 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
         method: method === 'HEAD' ? 'GET' : method,
         headers: headersOf(request, body),
         signal: left.signal,
-        ...(method === 'POST' && { body }),
+        ...((method === 'POST' || method === 'PUT') && { body }),
       });
       const answer = await hono.fetch(web, { context, admitted: admittedOf(context, body) });
       if (method === 'HEAD' || response.closed) await answer.body?.cancel();

@@ -1,10 +1,14 @@
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 
 /** The addresses of the test servers. */
 export function serverUrls(): { databaseUrl: string; redisUrl: string } {
-  const { TEST_DATABASE_URL: databaseUrl, TEST_REDIS_URL: redisUrl } = process.env;
+  const { TEST_REDIS_URL: redisUrl, CITUS_DATABASE_URL, TEST_DATABASE_URL } = process.env;
+  const databaseUrl = CITUS_DATABASE_URL ?? TEST_DATABASE_URL;
   if (!databaseUrl || !redisUrl) throw new Error('No test servers: run through vitest with tallyProject()');
   return { databaseUrl, redisUrl };
 }
@@ -12,15 +16,17 @@ export function serverUrls(): { databaseUrl: string; redisUrl: string } {
 export type FreshStore = { url: string; drop(): Promise<void> };
 
 const TEMPLATE = 'tally_template';
+const DISTRIBUTE = fileURLToPath(new URL('../../db/dist/distribute.js', import.meta.url));
 const TEMPLATE_LOCK = 7430;
 
 /**
  * Creates a database of its own, cloned from a template that `prepare` filled once per run of the servers. Without
- * `prepare` it is empty.
+ * `prepare` it is empty. With CITUS_DATABASE_URL it is on that server, with its tables distributed.
  */
 export async function freshDatabase(prepare?: (url: string) => Promise<unknown>): Promise<FreshStore> {
   const { databaseUrl } = serverUrls();
   const name = `test_${randomBytes(6).toString('hex')}`;
+  if (prepare && process.env.CITUS_DATABASE_URL) return onCitus(databaseUrl, name, prepare);
   if (prepare) await ensureTemplate(databaseUrl, prepare);
   await onServer(databaseUrl, (client) =>
     client.query(prepare ? `create database ${name} template ${TEMPLATE}` : `create database ${name}`),
@@ -28,6 +34,24 @@ export async function freshDatabase(prepare?: (url: string) => Promise<unknown>)
   return {
     url: withPath(databaseUrl, name),
     drop: () => onServer(databaseUrl, (client) => client.query(`drop database if exists ${name} with (force)`)),
+  };
+}
+
+/** Not cloned: Citus keeps a connection to each of its databases, and a template must have none. */
+async function onCitus(
+  serverUrl: string,
+  name: string,
+  prepare: (url: string) => Promise<unknown>,
+): Promise<FreshStore> {
+  const url = withPath(serverUrl, name);
+  await onServer(serverUrl, (client) => client.query(`create database ${name}`));
+  await onServer(url, (client) => client.query('create extension citus'));
+  await prepare(url);
+  const env = { ...process.env, DATABASE_URL: url, CITUS_SHARDS: '4' };
+  await promisify(execFile)(process.execPath, [DISTRIBUTE, '--yes'], { env });
+  return {
+    url,
+    drop: () => onServer(serverUrl, (client) => client.query(`drop database if exists ${name} with (force)`)),
   };
 }
 

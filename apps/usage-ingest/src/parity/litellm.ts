@@ -48,7 +48,8 @@ export function litellm(options: { url: string; key: string }, { days }: Compari
     async events(group, date, measure) {
       const found: ForeignEvent[] = [];
       for (let page = 1; found.length < MAX_EVENTS; page++) {
-        const range = { start: startOfDay(date), end: startOfDay(addDays(date, 1)) - 1000 };
+        // Ends are of whole seconds: calls in the last second of the day begin after its last whole one.
+        const range = { start: startOfDay(date), end: startOfDay(addDays(date, 1)) };
         const { rows, totalPages } = await client.spendLogs({ ...range, page, pageSize: PAGE, order: 'asc' }, never);
         for (const row of rows) {
           const call = fromSpendLog(row, RULES);

@@ -33,7 +33,7 @@ function assertAnyCounted({ rejected, results }: Outcome): void {
 /** Metronome's ingest: a bare list of events. */
 export const metronome = (metered: MeteredFields): Source => ({
   name: 'metronome',
-  prefix: '/sources/metronome',
+  prefixes: ['/sources/metronome'],
   errorBody: ({ message }) => ({ type: 'application/json', body: { message } }),
   events: [
     {
@@ -90,7 +90,7 @@ const failuresOf = (rejected: readonly Rejection[]) =>
 /** Orb's ingest: events in `events`, those that were not counted in `validation_failed`. */
 export const orb = (metered: MeteredFields): Source => ({
   name: 'orb',
-  prefix: '/sources/orb',
+  prefixes: ['/sources/orb'],
   errorBody: orbError,
   events: [
     {
@@ -139,7 +139,7 @@ const polarError: ErrorBody = ({ code, message }) => {
 /** Polar's ingest; `_llm` and `_cost` of its AI strategies become tokens, model, provider and cost. */
 export const polar = (metered: MeteredFields): Source => ({
   name: 'polar',
-  prefix: '/sources/polar',
+  prefixes: ['/sources/polar'],
   errorBody: polarError,
   events: [
     {

@@ -40,7 +40,7 @@ export function createSources({
   now,
 }: {
   env: Env;
-  db: Pick<Db, 'litellm' | 'meters' | 'sources'>;
+  db: Pick<Db, 'litellm' | 'meters' | 'sources' | 'directory'>;
   accept: Accept;
   others: readonly Source[];
   registry: Registry;

@@ -63,3 +63,44 @@ test('the client throws the answer where an event, a key or a store is at fault'
   await events.createEvent({ event: eventOf('sub3', '1') });
   expect(await world.totalsOf('sub3')).toEqual({ requests: '1', tokens: '5' });
 });
+
+test('events are found and listed for a subscription, among the newest', async () => {
+  const { events } = clientOf(await world.keyOf('member', 'sub5'));
+  const at = (index: number) => ({ timestamp: String(seconds() - index) });
+  const batch = [0, 1, 2].map((index) => ({ ...eventOf('sub5', `f/${index}`, { tokens: 5 + index }), ...at(index) }));
+  await events.createBatchEvents({ events: batch });
+  const { data } = await events.findEvent('f/1');
+  expect(data.event).toMatchObject({
+    ...{ transaction_id: 'f/1', external_subscription_id: 'sub5', code: 'prompt', properties: { tokens: '6' } },
+    timestamp: new Date((seconds() - 1) * 1000).toISOString(),
+  });
+  await expect(events.findEvent('none')).rejects.toEqual(refused(404));
+  const page = await events.findAllEvents({ external_subscription_id: 'sub5', per_page: 2 });
+  expect(page.data.events.map(({ transaction_id }) => transaction_id)).toEqual(['f/0', 'f/1']);
+  expect(page.data.meta).toMatchObject({ current_page: 1, next_page: 2, total_pages: 2, total_count: 3 });
+  const next = await events.findAllEvents({ external_subscription_id: 'sub5', per_page: 2, page: 2 });
+  expect(next.data.events.map(({ transaction_id }) => transaction_id)).toEqual(['f/2']);
+  const other = await events.findAllEvents({ external_subscription_id: 'sub5', code: 'other' });
+  expect(other.data.events).toEqual([]);
+  await expect(events.findAllEvents({ per_page: 101 })).rejects.toEqual(refused(422));
+  await expect(events.findAllEvents({ external_subscription_id: 'sub6' })).rejects.toEqual(refused(403));
+});
+
+test('billable metrics are created, listed, found, renamed and removed', async () => {
+  const { billableMetrics } = clientOf();
+  const metric = { name: 'GB', code: 'gb', aggregation_type: 'sum_agg' as const, field_name: 'gb', recurring: false };
+  const created = await billableMetrics.createBillableMetric({ billable_metric: metric });
+  expect(created.data.billable_metric).toMatchObject({ ...metric, lago_id: expect.any(String) });
+  const calls = { name: 'Calls', code: 'calls', aggregation_type: 'count_agg' as const, recurring: false };
+  await billableMetrics.createBillableMetric({ billable_metric: calls });
+  const { data } = await billableMetrics.findAllBillableMetrics({ per_page: 1 });
+  expect(data).toMatchObject({ billable_metrics: [{}], meta: { total_count: 2, next_page: 2 } });
+  expect((await billableMetrics.findBillableMetric('gb')).data).toEqual(created.data);
+  const rename = (billable_metric: object) => billableMetrics.updateBillableMetric('gb', { billable_metric });
+  expect((await rename({ name: 'Gigabytes', code: 'gb' })).data.billable_metric).toMatchObject({ name: 'Gigabytes' });
+  await expect(rename({ aggregation_type: 'max_agg' })).rejects.toEqual(refused(422));
+  const member = clientOf(await world.keyOf('member'));
+  await expect(member.billableMetrics.destroyBillableMetric('gb')).rejects.toEqual(refused(403));
+  expect((await billableMetrics.destroyBillableMetric('gb')).data.billable_metric).toMatchObject({ code: 'gb' });
+  await expect(billableMetrics.findBillableMetric('gb')).rejects.toEqual(refused(404));
+});

@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto';
-import { ERRORS, type Rejection, TallyError } from '@tally/contracts';
+import { ERRORS, type Meter, parseTime, type Rejection, type StoredEntry, TallyError } from '@tally/contracts';
 import type { ErrorBody } from '@tally/service';
 import type { AskAnalytics } from './ask.ts';
 import { type ForeignEvent, invalid, isRecord, itemOf, type Reading, textOf, timeOfSeconds } from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
 import type { MeteredFields } from './metered-fields.ts';
+import { idOf, merchantOf } from './naming.ts';
+import { newestEvents } from './newest.ts';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -64,10 +66,18 @@ export function lago({ metered, ask }: { metered: MeteredFields; ask: AskAnalyti
   };
   return {
     name: 'lago',
-    prefix: '/sources/lago',
+    prefixes: ['/sources/lago'],
     errorBody,
     events: [batch, single],
     others: [
+      { method: 'GET', path: `${BASE}/events`, access: 'read', answer: (request) => listEvents(request, ask) },
+      {
+        method: 'GET',
+        // Lago's client does not encode ids.
+        path: `${BASE}/events/:transaction{.+}`,
+        access: 'read',
+        answer: (request) => findEvent(request, ask),
+      },
       {
         method: 'GET',
         path: `${BASE}/customers/:customer/current_usage`,
@@ -79,6 +89,20 @@ export function lago({ metered, ask }: { metered: MeteredFields; ask: AskAnalyti
         path: `${BASE}/billable_metrics`,
         access: 'admin',
         answer: (request) => createMetric(request, metered),
+      },
+      { method: 'GET', path: `${BASE}/billable_metrics`, access: 'read', answer: listMetrics },
+      {
+        method: 'GET',
+        path: `${BASE}/billable_metrics/:code`,
+        access: 'read',
+        answer: async (request) => metricAnswer(await metricOf(request)),
+      },
+      { method: 'PUT', path: `${BASE}/billable_metrics/:code`, access: 'admin', answer: renameMetric },
+      {
+        method: 'DELETE',
+        path: `${BASE}/billable_metrics/:code`,
+        access: 'admin',
+        answer: (request) => removeMetric(request, metered),
       },
     ],
   };
@@ -147,23 +171,147 @@ async function createMetric(request: SourceRequest, metered: MeteredFields): Pro
     throw new TallyError('INVALID_INPUT', `Tally has no aggregation ${String(type).slice(0, 40)}.`, {
       details: { field: 'aggregation_type' },
     });
-  await request.call('meters.create', {
+  const created = (await request.call('meters.create', {
     key,
     name: textOf(name),
     aggregation,
     eventType: key,
     ...(aggregation !== 'COUNT' && { valueProperty: aggregation === 'UNIQUE' ? `property:${field}` : field }),
     ...(aggregation !== 'COUNT' && aggregation !== 'UNIQUE' && { scale: 9 }),
-  });
+  })) as Meter;
   metered.changed();
-  const metric = {
-    lago_id: uuidOf(key!),
-    name: textOf(name),
+  return metricAnswer(created);
+}
+
+function presentMetric({ key, name, aggregation, metricType, valueProperty, createdAt }: Meter): object {
+  return {
+    lago_id: uuidOf(key),
+    name,
     code: key,
-    aggregation_type: type,
-    field_name: field ?? null,
+    description: null,
+    recurring: false,
+    aggregation_type: AGGREGATIONS[aggregation],
+    field_name: (valueProperty ?? metricType)?.replace(/^property:/, '') ?? null,
+    created_at: createdAt,
+    filters: [],
   };
-  return Response.json({ billable_metric: { ...metric, created_at: new Date(request.now).toISOString() } });
+}
+
+const metricAnswer = (meter: Meter) => Response.json({ billable_metric: presentMetric(meter) });
+
+async function metersOf({ call }: SourceRequest, merchantId?: string): Promise<Meter[]> {
+  const { rows } = (await call('meters.list', merchantId === undefined ? {} : { merchantId })) as { rows: Meter[] };
+  return rows.filter(({ id, aggregation }) => id !== null && AGGREGATIONS[aggregation] !== undefined);
+}
+
+async function metricOf(request: SourceRequest): Promise<Meter> {
+  const code = request.params.code!;
+  const found = (await metersOf(request)).find(({ key }) => key === code);
+  if (!found) throw new TallyError('NOT_FOUND', `There is no billable metric ${code.slice(0, 80)}.`);
+  return found;
+}
+
+async function listMetrics(request: SourceRequest): Promise<Response> {
+  const { page, meta } = pageOf(await metersOf(request), request);
+  return Response.json({ billable_metrics: page.map(presentMetric), meta });
+}
+
+/** Only the name of a billable metric can change; what it counts stays. */
+async function renameMetric(request: SourceRequest): Promise<Response> {
+  const meter = await metricOf(request);
+  const known = presentMetric(meter) as Fields;
+  const changed = fieldsOf(fieldsOf(jsonOf(request.body)).billable_metric);
+  for (const field of ['code', 'aggregation_type', 'field_name'])
+    if (changed[field] !== undefined && textOf(changed[field]) !== (known[field] ?? undefined))
+      throw new TallyError('INVALID_INPUT', 'Only the name can change; create another billable metric.', {
+        details: { field },
+      });
+  const name = textOf(changed.name);
+  if (name === undefined) return metricAnswer(meter);
+  return metricAnswer((await request.call('meters.update', { key: meter.key, name })) as Meter);
+}
+
+async function removeMetric(request: SourceRequest, metered: MeteredFields): Promise<Response> {
+  const meter = await metricOf(request);
+  await request.call('meters.remove', { key: meter.key });
+  metered.changed();
+  return metricAnswer(meter);
+}
+
+const PER_PAGE = 20;
+const MAX_PER_PAGE = 100;
+
+/** Returns a page of a list, by `page` and `per_page` as Lago's clients send them. */
+function pageOf<T>(all: readonly T[], { query }: SourceRequest): { page: T[]; meta: object } {
+  const [number, size] = [Number(query.get('page') ?? 1), Number(query.get('per_page') ?? PER_PAGE)];
+  if (!Number.isInteger(number) || number < 1)
+    throw new TallyError('INVALID_INPUT', 'page: expected 1 or more.', { details: { field: 'page' } });
+  if (!Number.isInteger(size) || size < 1 || size > MAX_PER_PAGE)
+    throw new TallyError('INVALID_INPUT', `per_page: expected 1 to ${MAX_PER_PAGE}.`, {
+      details: { field: 'per_page' },
+    });
+  const pages = Math.ceil(all.length / size);
+  return {
+    page: all.slice((number - 1) * size, number * size),
+    meta: {
+      current_page: number,
+      next_page: number < pages ? number + 1 : null,
+      prev_page: number > 1 ? number - 1 : null,
+      total_pages: pages,
+      total_count: all.length,
+    },
+  };
+}
+
+async function storedEvents(request: SourceRequest, ask: AskAnalytics): Promise<StoredEntry[]> {
+  const subscription = request.query.get('external_subscription_id');
+  const merchantId = subscription === null ? null : (merchantOf(subscription) ?? subscription);
+  return (await newestEvents(request, ask, merchantId)).filter(({ id }) => id.startsWith('lago:'));
+}
+
+/** Lists events among the newest 1,000 of a subscription, with what Tally keeps of their properties. */
+async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const { query } = request;
+  const moment = (name: string) => {
+    const value = query.get(name);
+    const ms = value === null ? undefined : parseTime(value);
+    if (value !== null && ms === undefined)
+      throw new TallyError('INVALID_INPUT', `${name}: expected a time, such as 2026-11-22T10:00:00Z.`, {
+        details: { field: name },
+      });
+    return ms;
+  };
+  const [from, to, code] = [moment('timestamp_from'), moment('timestamp_to'), query.get('code')];
+  const wanted = (await storedEvents(request, ask)).filter(({ time, properties }) => {
+    const at = Date.parse(time);
+    return at >= (from ?? at) && at <= (to ?? at) && (code === null || properties.event_type === code);
+  });
+  const { page, meta } = pageOf(wanted, request);
+  return Response.json({ events: page.map(presentStored), meta });
+}
+
+async function findEvent(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const transaction = request.params.transaction!;
+  const found = (await storedEvents(request, ask)).find(({ id }) => id === idOf(`lago:${transaction}`));
+  if (!found) throw new TallyError('NOT_FOUND', `There is no event ${transaction.slice(0, 80)} among the newest.`);
+  return Response.json({ event: presentStored(found) });
+}
+
+function presentStored({ id, merchantId, time, properties }: StoredEntry): object {
+  const { event_type: code, ...kept } = properties;
+  const transaction = id.slice('lago:'.length);
+  return {
+    lago_id: uuidOf(transaction),
+    transaction_id: transaction,
+    lago_customer_id: null,
+    code,
+    timestamp: time,
+    precise_total_amount_cents: null,
+    properties: kept,
+    lago_subscription_id: null,
+    external_subscription_id: merchantId,
+    created_at: null,
+  };
 }
 
 const MAX_METERS = 50;
@@ -171,15 +319,13 @@ const MAX_METERS = 50;
 /** The current month of UTC: Tally has no billing periods. */
 async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
   const { params, query, now } = request;
-  const subscription = query.get('external_subscription_id') ?? params.customer!;
+  const named = query.get('external_subscription_id') ?? params.customer!;
+  const subscription = merchantOf(named) ?? named;
   const month = new Date(now).toISOString().slice(0, 7);
   const [year, number] = month.split('-').map(Number) as [number, number];
   const end = new Date(Date.UTC(year, number, 0)).toISOString().slice(0, 10);
   const range = { startDate: `${month}-01`, endDate: end };
-  const { rows } = (await request.call('meters.list', { merchantId: subscription })) as {
-    rows: { id: string | null; key: string; name: string; aggregation: string; eventType: string | null }[];
-  };
-  const meters = rows.filter(({ id, aggregation }) => id !== null && aggregation !== 'PERCENTILE').slice(0, MAX_METERS);
+  const meters = (await metersOf(request, subscription)).slice(0, MAX_METERS);
   const charges_usage: object[] = [];
   for (const { key, name, aggregation } of meters) {
     const answer = await ask(request, (client) =>

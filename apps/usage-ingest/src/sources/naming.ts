@@ -18,12 +18,25 @@ const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Zl}\p{Zp}]/gu;
  * Removes invisible characters; cuts a long name and appends a hash.
  */
 export function dimension(name: 'userId' | 'apiKey' | 'model' | 'provider', text: string | null | undefined) {
-  const clean = visible(text ?? '');
-  if (clean.trim() === '' || clean === '(other)') return {};
-  return { [name]: shortened(clean, { length: 256, bytes: 400, kept: 120 }) };
+  const value = dimensionValue(text);
+  return value === null ? {} : { [name]: value };
 }
 
-/** Returns a foreign customer as a merchant id; null if nothing of it is left. */
+/** Returns text as a value of a dimension; null if nothing is left of it. */
+export function dimensionValue(text: string | null | undefined): string | null {
+  const clean = visible(text ?? '');
+  if (clean.trim() === '' || clean === '(other)') return null;
+  return shortened(clean, { length: 256, bytes: 400, kept: 120 });
+}
+
+/** Returns a name that people read, cut to `max` characters; null if nothing is left of it. */
+export const readable = (text: string | null | undefined, max = 256): string | null =>
+  visible(text ?? '')
+    .slice(0, max)
+    .replace(/[\ud800-\udbff]$/, '')
+    .trim() || null;
+
+/** Returns a foreign customer as a merchant id; null where nothing of it is left. */
 export function merchantOf(customer: string): string | null {
   const clean = visible(customer).trim();
   return clean === '' ? null : shortened(clean, { length: 128, bytes: 128, kept: 36 });

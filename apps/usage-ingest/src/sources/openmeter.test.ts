@@ -63,3 +63,52 @@ test('meters are created, listed and found; what Tally cannot sum exactly is ref
   const member = clientOf(await world.keyOf('member'));
   await expect(member.meters.create({ ...definition, slug: 'other' })).rejects.toEqual(refused(403));
 });
+
+test('a meter is renamed and removed, and its dimensions stay', async () => {
+  const { meters } = clientOf();
+  const groupBy = { region: '$.region' };
+  await meters.create({ slug: 'renamed', eventType: 'prompt', aggregation: 'COUNT', groupBy });
+  expect(await meters.update('renamed', { name: 'Calls', groupBy })).toMatchObject({ slug: 'renamed', name: 'Calls' });
+  await expect(meters.update('renamed', { groupBy: { model: '$.model' } })).rejects.toEqual(refused(400));
+  const member = clientOf(await world.keyOf('member'));
+  await expect(member.meters.update('renamed', { name: 'x' })).rejects.toEqual(refused(403));
+  await expect(member.meters.delete('renamed')).rejects.toEqual(refused(403));
+  expect(await meters.get('renamed')).toMatchObject({ name: 'Calls' });
+  expect(await meters.delete('renamed')).toBeUndefined();
+  await expect(meters.get('renamed')).rejects.toEqual(refused(404));
+  await expect(meters.delete('renamed')).rejects.toEqual(refused(404));
+});
+
+test('the newest events of a subject are listed with what is kept of their data', async () => {
+  const { events } = clientOf(await world.keyOf('member'));
+  const time = (minutes: number) => new Date(world.clock.now - minutes * 60_000);
+  const eventAt = (id: string, minutes: number, data: Record<string, unknown>) => ({
+    ...eventOf('listed', id, data),
+    time: time(minutes),
+  });
+  const data = { tokens: 5, text: 'a', ok: true, model: 'gpt-4o', user: 'ada', half: '5.0' };
+  await events.ingest([eventAt('old', 9, { tokens: 1 }), eventAt('new', 3, data)]);
+  expect(await events.list({ subject: 'listed' })).toEqual([
+    { event: { specversion: '1.0', ...eventAt('new', 3, data) } },
+    { event: { specversion: '1.0', ...eventAt('old', 9, { tokens: 1 }) } },
+  ]);
+  const idsOf = async (query: Parameters<typeof events.list>[0]) =>
+    (await events.list({ subject: 'listed', ...query }))?.map(({ event }) => event.id);
+  expect(await idsOf({ limit: 1 })).toEqual(['new']);
+  expect(await idsOf({ from: time(9), to: time(3) })).toEqual(['old']);
+  expect(await idsOf({ id: 'ne' })).toEqual(['new']);
+  await expect(events.list({ subject: 'listed', limit: 101 })).rejects.toEqual(refused(400));
+  await expect(events.list({ customerId: ['c'] })).rejects.toEqual(refused(400));
+  const bound = clientOf(await world.keyOf('member', 'listed'));
+  expect(await bound.events.list()).toHaveLength(2);
+  await expect(bound.events.list({ subject: 'other' })).rejects.toEqual(refused(403));
+});
+
+test('filters that Tally does not have are refused in both forms of a query', async () => {
+  const { meters } = clientOf();
+  await meters.create({ slug: 'filtered', eventType: 'prompt', aggregation: 'COUNT' });
+  await expect(meters.query('filtered', { filterCustomerId: ['c'] })).rejects.toEqual(refused(400));
+  await expect(meters.queryPost('filtered', { filterCustomerId: ['c'] })).rejects.toEqual(refused(400));
+  const filters = { advancedMeterGroupByFilters: { model: { $eq: 'gpt-4o' } } };
+  await expect(meters.queryPost('filtered', filters)).rejects.toEqual(refused(400));
+});

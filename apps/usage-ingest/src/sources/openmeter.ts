@@ -1,9 +1,10 @@
-import { type Meter, TallyError } from '@tally/contracts';
+import { addDays, dayOf, type Meter, parseTime, type StoredEntry, TallyError } from '@tally/contracts';
 import type { AskAnalytics } from './ask.ts';
 import { cloudEventsRoute } from './cloudevents.ts';
-import { isRecord } from './foreign-event.ts';
+import { isRecord, metricOf } from './foreign-event.ts';
 import type { MeteredFields } from './metered-fields.ts';
 import { merchantOf } from './naming.ts';
+import { newestEvents, RECENT_DAYS } from './newest.ts';
 import { problemDetails } from './problem-details.ts';
 import type { Source, SourceRequest } from './source.ts';
 
@@ -17,18 +18,16 @@ const AGGREGATIONS = {
   LATEST: 'LATEST',
   UNIQUE_COUNT: 'UNIQUE',
 } as const;
-/** Days in which subjects and values of a group are searched. */
-const RECENT_DAYS = 30;
-const DAY_MS = 86_400_000;
 
 /** OpenMeter's events, meters, queries of meters, and subjects. A subject is a merchant. */
 export function openmeter({ metered, ask }: { metered: MeteredFields; ask: AskAnalytics }): Source {
   return {
     name: 'openmeter',
-    prefix: '/sources/openmeter',
+    prefixes: ['/sources/openmeter'],
     errorBody: problemDetails,
     events: [cloudEventsRoute(`${BASE}/events`, metered)],
     others: [
+      { method: 'GET', path: `${BASE}/events`, access: 'read', answer: (request) => listEvents(request, ask) },
       {
         method: 'GET',
         path: `${BASE}/meters`,
@@ -41,6 +40,13 @@ export function openmeter({ metered, ask }: { metered: MeteredFields; ask: AskAn
         path: `${BASE}/meters/:meter`,
         access: 'read',
         answer: async (request) => Response.json(presentMeter(await meterOf(request))),
+      },
+      { method: 'PUT', path: `${BASE}/meters/:meter`, access: 'admin', answer: updateMeter },
+      {
+        method: 'DELETE',
+        path: `${BASE}/meters/:meter`,
+        access: 'admin',
+        answer: (request) => removeMeter(request, metered),
       },
       {
         method: 'GET',
@@ -58,10 +64,31 @@ export function openmeter({ metered, ask }: { metered: MeteredFields; ask: AskAn
         method: 'GET',
         path: `${BASE}/meters/:meter/group-by/:key/values`,
         access: 'read',
-        answer: (request) => answerValues(request, ask),
+        answer: async (request) => {
+          const meter = await meterOf(request);
+          return answerValues(request, meter, known(meter, request.params.key!), ask);
+        },
+      },
+      {
+        method: 'GET',
+        path: `${BASE}/meters/:meter/subjects`,
+        access: 'read',
+        answer: async (request) => answerValues(request, await meterOf(request), 'merchant', ask),
       },
       { method: 'GET', path: `${BASE}/subjects`, access: 'read', answer: (request) => answerSubjects(request, ask) },
       { method: 'POST', path: `${BASE}/subjects`, access: 'admin', answer: (request) => writeSubjects(request, ask) },
+      {
+        method: 'GET',
+        path: `${BASE}/subjects/:subject`,
+        access: 'read',
+        answer: (request) => getSubject(request, ask),
+      },
+      {
+        method: 'DELETE',
+        path: `${BASE}/subjects/:subject`,
+        access: 'admin',
+        answer: (request) => removeSubject(request, ask),
+      },
     ],
   };
 }
@@ -152,6 +179,74 @@ async function createMeter(request: SourceRequest, metered: MeteredFields): Prom
   return Response.json(presentMeter(created), { status: 201 });
 }
 
+/** Only the name of a meter can change; what it counts stays. */
+async function updateMeter(request: SourceRequest): Promise<Response> {
+  const meter = await meterOf(request);
+  const { name, groupBy } = objectIn(request);
+  if (groupBy !== undefined) {
+    if (!isRecord(groupBy)) throw invalid('groupBy: expected names with the paths of fields.');
+    const wanted = new Set(Object.values(groupBy).map(dimensionOf));
+    if (wanted.size !== meter.dimensions.length || !meter.dimensions.every((each) => wanted.has(each)))
+      throw invalid('groupBy: Tally does not change the dimensions of a meter; create another one.');
+  }
+  if (typeof name !== 'string') return Response.json(presentMeter(meter));
+  return Response.json(presentMeter((await request.call('meters.update', { key: meter.key, name })) as Meter));
+}
+
+async function removeMeter(request: SourceRequest, metered: MeteredFields): Promise<Response> {
+  const { key } = await meterOf(request);
+  await request.call('meters.remove', { key });
+  metered.changed();
+  return new Response(null, { status: 204 });
+}
+
+const MAX_LISTED = 100;
+
+/** Lists events among the newest 1,000 of a subject, with what Tally keeps of their data. */
+async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const { query } = request;
+  for (const name of ['customerId', 'ingestedAtFrom', 'ingestedAtTo'])
+    if (query.has(name)) throw invalid(`${name}: Tally does not have it; use subject, from and to.`);
+  const limit = Number(query.get('limit') ?? MAX_LISTED);
+  if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LISTED) throw invalid(`limit: expected 1 to ${MAX_LISTED}.`);
+  const moment = (name: string) => {
+    const value = query.get(name);
+    const ms = value === null ? undefined : parseTime(value);
+    if (value !== null && ms === undefined) throw invalid(`${name}: expected a time, such as 2026-11-22T10:00:00Z.`);
+    return ms;
+  };
+  const [from, to, id] = [moment('from'), moment('to'), query.get('id') ?? ''];
+  const subject = query.get('subject');
+  const events = await newestEvents(request, ask, subject === null ? null : (merchantOf(subject) ?? subject));
+  const wanted = events.filter((event) => {
+    const at = Date.parse(event.time);
+    const isOurs = event.id.startsWith('ce:') || event.properties.event_source !== undefined;
+    return isOurs && at >= (from ?? at) && at < (to ?? at + 1) && event.id.includes(id);
+  });
+  return Response.json(wanted.slice(0, limit).map(presentEvent));
+}
+
+function presentEvent({ id, merchantId, time, properties, metrics, model, provider, userId }: StoredEntry): object {
+  const { event_type: type, event_source: source, ...kept } = properties;
+  const data = Object.entries(kept).map(([name, value]) => {
+    const isAmount = typeof value === 'string' && String(Number(value)) === value;
+    return [name, isAmount && metrics[metricOf(name)] === value ? Number(value) : value];
+  });
+  const start = `ce:${source} `;
+  return {
+    event: {
+      specversion: '1.0',
+      ...{ id: id.startsWith(start) ? id.slice(start.length) : id, source, type, subject: merchantId, time },
+      data: {
+        ...Object.fromEntries(data),
+        ...(model !== null && { model }),
+        ...(provider !== null && { provider }),
+        ...(userId !== null && { user: userId }),
+      },
+    },
+  };
+}
+
 type Query = {
   from?: string | undefined;
   to?: string | undefined;
@@ -165,6 +260,7 @@ type Query = {
 function fromParameters(query: URLSearchParams): Query {
   const filters: Record<string, string[]> = {};
   for (const [name, value] of query) {
+    assertKnown(name.replace(/\[.*/s, ''));
     const [, key] = /^filterGroupBy\[([^\]]{1,80})\]$/.exec(name) ?? [];
     if (key !== undefined) filters[`${key}`] = [...(Object.hasOwn(filters, key) ? filters[key]! : []), value];
   }
@@ -181,8 +277,7 @@ function fromParameters(query: URLSearchParams): Query {
 
 function fromBody(request: SourceRequest): Query {
   const body = objectIn(request);
-  for (const name of ['filterCustomerId', 'advancedMeterGroupByFilters'])
-    if (Object.hasOwn(body, name)) throw invalid(`${name}: Tally does not have it; use subject and filterGroupBy.`);
+  Object.keys(body).forEach(assertKnown);
   const text = (name: string) => {
     const value = body[name];
     if (value !== undefined && value !== null && typeof value !== 'string') throw invalid(`${name}: expected text.`);
@@ -199,6 +294,12 @@ function fromBody(request: SourceRequest): Query {
     groupBy: textsOf(body.groupBy, 'groupBy'),
     filters: Object.fromEntries(Object.entries(given).map(([name, values]) => [name, textsOf(values, name)])),
   };
+}
+
+/** Refuses filters that Tally does not have: without them, an answer would be of more than was asked for. */
+function assertKnown(name: string): void {
+  if (name === 'filterCustomerId' || name === 'advancedMeterGroupByFilters')
+    throw invalid(`${name}: Tally does not have it; use subject and filterGroupBy.`);
 }
 
 function textsOf(value: unknown, name: string): string[] {
@@ -287,29 +388,63 @@ function dayIn(time: string, timeZone: string): string {
   }
 }
 
-const daysAgo = (now: number, days: number) => new Date(now - days * DAY_MS).toISOString().slice(0, 10);
-
-async function answerValues(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
-  const meter = await meterOf(request);
-  const dimension = known(meter, request.params.key!);
-  const { now } = request;
+/** The values of a dimension on the UTC days from `from` to `to`; default: the last 30 days. */
+async function answerValues(
+  request: SourceRequest,
+  meter: Meter,
+  dimension: string,
+  ask: AskAnalytics,
+): Promise<Response> {
+  const { now, query } = request;
+  const day = (name: string, standard: number) => {
+    const text = query.get(name);
+    const ms = text === null ? standard : parseTime(text);
+    if (ms === undefined) throw invalid(`${name}: expected a time, such as 2026-11-22T10:00:00Z.`);
+    return dayOf(ms);
+  };
+  const range = { startDate: day('from', startOfRecent(now)), endDate: day('to', now) };
+  const search = query.get('search') ?? '';
   const { rows } = await ask(request, (client) =>
-    client.analytics.meter.query({
-      meter: meter.key,
-      startDate: daysAgo(now, RECENT_DAYS),
-      endDate: daysAgo(now, 0),
-      groupBy: [dimension],
-    }),
+    client.analytics.meter.query({ meter: meter.key, ...range, groupBy: [dimension] }),
   );
-  return Response.json([...new Set(rows.map(({ group }) => group[dimension]!))].filter((each) => each !== 'unknown'));
+  const values = new Set(rows.map(({ group }) => group[dimension]!));
+  return Response.json([...values].filter((each) => each !== 'unknown' && each.includes(search)));
 }
 
-async function answerSubjects(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+const startOfRecent = (now: number) => Date.parse(addDays(dayOf(now), -RECENT_DAYS));
+
+async function recentSubjects(request: SourceRequest, ask: AskAnalytics, merchantIds?: string[]) {
   const { now } = request;
+  const range = { startDate: dayOf(startOfRecent(now)), endDate: dayOf(now) };
   const { merchants } = await ask(request, (client) =>
-    client.analytics.filterOptions.query({ startDate: daysAgo(now, RECENT_DAYS), endDate: daysAgo(now, 0) }),
+    client.analytics.filterOptions.query({ ...range, ...(merchantIds && { merchantIds }) }),
   );
-  return Response.json(merchants.map(({ id, label }) => presentSubject(id, label)));
+  return merchants.map(({ id, label }) => presentSubject(id, label));
+}
+
+const answerSubjects = async (request: SourceRequest, ask: AskAnalytics): Promise<Response> =>
+  Response.json(await recentSubjects(request, ask));
+
+const subjectIn = ({ params }: SourceRequest) => merchantOf(params.subject!) ?? params.subject!;
+
+/** A subject that has a name in the directory, or had usage in the last 30 days. */
+async function getSubject(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const merchantId = subjectIn(request);
+  const { rows } = await ask(request, (client) =>
+    client.directory.list.query({ kind: 'merchant', merchantId, limit: 1 }),
+  );
+  const found = rows[0]
+    ? presentSubject(rows[0].id, rows[0].name)
+    : (await recentSubjects(request, ask, [merchantId]))[0];
+  if (!found) throw new TallyError('NOT_FOUND', `There is no subject ${merchantId.slice(0, 80)}.`);
+  return Response.json(found);
+}
+
+/** Takes the name of a subject away; its usage stays. */
+async function removeSubject(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+  const ids = [subjectIn(request)];
+  await ask(request, (client) => client.directory.remove.mutate({ kind: 'merchant', ids }));
+  return new Response(null, { status: 204 });
 }
 
 async function writeSubjects(request: SourceRequest, ask: AskAnalytics): Promise<Response> {

@@ -186,17 +186,19 @@ export function createPipeline({
     routes: (source) => [
       ...source.events.map((route) => eventsRoute(source, route)),
       ...(source.others ?? []).map((route) => otherRoute(source, route)),
-      ...(source.prefix === undefined ? [] : (['GET', 'POST'] as const)).map(
-        (method): Route => ({
-          ...common(source),
-          method,
-          path: `${source.prefix}/*`,
-          access: 'key',
-          anyType: true,
-          answer(c) {
-            throw new TallyError('NOT_FOUND', `Tally does not have ${method} ${c.req.path}.`);
-          },
-        }),
+      ...(source.prefixes ?? []).flatMap((prefix) =>
+        METHODS.map(
+          (method): Route => ({
+            ...common(source),
+            method,
+            path: `${prefix}/*`,
+            access: 'key',
+            anyType: true,
+            answer(c) {
+              throw new TallyError('NOT_FOUND', `Tally does not have ${method} ${c.req.path}.`);
+            },
+          }),
+        ),
       ),
     ],
     async save() {
@@ -218,6 +220,8 @@ export function createPipeline({
 
 /** Returns a rejection as an error, for products that answer one event with an error of its own. */
 export const refusalOf = ({ code, message }: Rejection): TallyError => new TallyError(code as ErrorCode, message);
+
+const METHODS = ['GET', 'POST', 'PUT', 'DELETE'] as const;
 
 const NOTHING = { accepted: 0, duplicates: 0, skipped: 0, rejected: [] };
 

@@ -1,4 +1,4 @@
-import type { Rejection, UsageEntry } from '@tally/contracts';
+import type { HttpMethod, Rejection, UsageEntry } from '@tally/contracts';
 import type { Caller, ErrorBody } from '@tally/service';
 
 /** A request to a source. Its key, access and body size are already checked. */
@@ -55,7 +55,7 @@ export type EventsRoute = {
 
 /** Another path of the same product, such as a query of its usage. */
 export type OtherRoute = {
-  method: 'GET' | 'POST';
+  method: HttpMethod;
   path: string;
   access: 'read' | 'record' | 'admin';
   maxBodyBytes?: number;
@@ -68,11 +68,9 @@ export type Source = {
   name: string;
   events: readonly EventsRoute[];
   others?: readonly OtherRoute[];
-  /**
-   * All other paths below this one are answered with NOT_FOUND in the product's shape. Starts with `/`, ends without.
-   */
-  prefix?: string;
-  /** Presents errors like the product, with its own status codes. Default: the errors of tRPC. */
+  /** All other paths below these are answered with NOT_FOUND in the product's shape. Each starts with `/`, ends without. */
+  prefixes?: readonly string[];
+  /** Presents errors as the product does, with its own status codes. Default: the errors of tRPC. */
   errorBody?: ErrorBody;
   /**
    * The source compares the reports of an event itself: repeats may differ. Its items then have `seen` where needed.

@@ -127,3 +127,19 @@ test('an event is cancelled by an admin key of its merchant', async () => {
   });
   expect(await world.totalsOf('cus_7')).toMatchObject({ api_tokens: '0' });
 });
+
+test('a meter is renamed; what Tally cannot do with meters is not found', async () => {
+  const { billing } = clientOf();
+  await billing.meters.create({
+    ...{ display_name: 'Old', event_name: 'to_rename', default_aggregation: { formula: 'sum' } },
+  });
+  expect(await billing.meters.update('to_rename', { display_name: 'New' })).toMatchObject({ display_name: 'New' });
+  expect(await billing.meters.retrieve('to_rename')).toMatchObject({ display_name: 'New' });
+  const member = clientOf(await world.keyOf('member'));
+  await expect(member.billing.meters.update('to_rename', { display_name: 'x' })).rejects.toMatchObject({
+    type: 'StripePermissionError',
+  });
+  await expect(billing.meters.deactivate('to_rename')).rejects.toMatchObject({
+    ...{ type: 'StripeInvalidRequestError', statusCode: 404, code: 'resource_missing' },
+  });
+});

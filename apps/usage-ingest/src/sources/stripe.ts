@@ -44,6 +44,7 @@ const errorBody: ErrorBody = ({ code, message, details }) => {
 export function stripe({ metered, ask }: { metered: MeteredFields; ask: AskAnalytics }): Source {
   return {
     name: 'stripe',
+    prefixes: ['/v1/billing', '/v2/billing'],
     errorBody,
     events: [
       eventsRoute('/v1/billing/meter_events', fromForm, presentV1, metered),
@@ -76,6 +77,7 @@ export function stripe({ metered, ask }: { metered: MeteredFields; ask: AskAnaly
         access: 'read',
         answer: async (request) => Response.json(presentMeter(await meterOf(request))),
       },
+      { method: 'POST', path: '/v1/billing/meters/:meter', access: 'admin', answer: renameMeter },
       {
         method: 'GET',
         path: '/v1/billing/meters/:meter/event_summaries',
@@ -295,6 +297,16 @@ async function createMeter(request: SourceRequest, metered: MeteredFields): Prom
   })) as Meter;
   metered.changed();
   return Response.json(presentMeter(created));
+}
+
+/** Only the name of a meter can change; what it counts stays. */
+async function renameMeter(request: SourceRequest): Promise<Response> {
+  const { key } = await meterOf(request);
+  const { display_name } = formOf(request);
+  const name = textOf(display_name);
+  return Response.json(
+    presentMeter((await request.call('meters.update', { key, ...(name !== undefined && { name }) })) as Meter),
+  );
 }
 
 async function listSummaries(request: SourceRequest, ask: AskAnalytics): Promise<Response> {

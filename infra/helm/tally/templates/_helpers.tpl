@@ -41,7 +41,23 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
   value: http://{{ .Release.Name }}-analytics-api:{{ (index .Values.services "analytics-api").port }}
 {{- end -}}
 
+{{- /* Settings and keys of the store of archives and exports; nothing where none is set. */ -}}
+{{- define "tally.objectStoreEnv" -}}
+{{- range $setting, $value := .Values.objectStore.settings }}
+- { name: {{ $setting }}, value: {{ $value | quote }} }
+{{- end }}
+{{- with .Values.objectStore.existingSecret }}
+- name: AWS_ACCESS_KEY_ID
+  valueFrom: { secretKeyRef: { name: {{ . }}, key: AWS_ACCESS_KEY_ID } }
+- name: AWS_SECRET_ACCESS_KEY
+  valueFrom: { secretKeyRef: { name: {{ . }}, key: AWS_SECRET_ACCESS_KEY } }
+{{- end }}
+{{- end -}}
+
 {{- define "tally.podSecurity" -}}
+{{- with .Values.serviceAccountName }}
+serviceAccountName: {{ . }}
+{{ end -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
@@ -130,6 +146,9 @@ spec:
             - { name: PORT, value: {{ .port | quote }} }
             {{- range $setting, $value := .settings }}
             - { name: {{ $setting }}, value: {{ $value | quote }} }
+            {{- end }}
+            {{- if has .name (list "flusher" "usage-ingest") }}
+            {{- include "tally.objectStoreEnv" $root | trim | nindent 12 }}
             {{- end }}
           startupProbe:
             httpGet: { path: /livez, port: http }

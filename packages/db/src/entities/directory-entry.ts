@@ -12,6 +12,8 @@ export type DirectoryEntryRow = {
   role: string | null;
   team: string | null;
   updatedAt: Date;
+  /** When the call was made that reported the name; null: somebody wrote it. */
+  learnedAt: Date | null;
 };
 
 export const DirectoryEntryEntity = new EntitySchema<DirectoryEntryRow>({
@@ -26,5 +28,6 @@ export const DirectoryEntryEntity = new EntitySchema<DirectoryEntryRow>({
     role: { type: 'text', nullable: true },
     team: { type: 'text', nullable: true },
     updatedAt: { name: 'updated_at', type: 'timestamptz', default: () => 'now()' },
+    learnedAt: { name: 'learned_at', type: 'timestamptz', nullable: true },
   },
 });

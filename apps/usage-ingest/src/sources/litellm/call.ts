@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import { type CheckedEntry, formatCost, formatQuantity, parseTime, TallyError } from '@tally/contracts';
+import type { LearnedName } from '@tally/db';
 import { z } from 'zod';
 import { parseExactly, unitsOf } from '../exact-json.ts';
-import { decoration, dimension, idOf, present } from '../naming.ts';
+import { decoration, dimension, dimensionValue, idOf, present, readable } from '../naming.ts';
 
 /**
  * Settings for turning calls of LiteLLM into events: the same for pulled and pushed calls, so that both become one
@@ -30,7 +31,7 @@ export type CallIds = {
 };
 
 /** One call as it is recorded; `at` is the start of the call in milliseconds, which decides its day. */
-export type Call = { entry: CheckedEntry; at: number; ids: CallIds };
+export type Call = { entry: CheckedEntry; at: number; ids: CallIds; names: readonly LearnedName[] };
 
 /** Text, or a number, which is read as its text; anything else counts as absent, also text for a missing value. */
 const Text = z.string().nullish().catch(null).transform(present);
@@ -45,6 +46,8 @@ const Metadata = z
     user_api_key_team_id: Text,
     user_api_key_org_id: Text,
     user_api_key_user_id: Text,
+    user_api_key_user_email: Text,
+    user_api_key_team_alias: Text,
     status: Text,
     usage_object: z.unknown().optional(),
   })
@@ -185,6 +188,7 @@ export function fromEvent(value: unknown, rules: Rules, now: number): Call {
   const tokens = tokensOf(data ?? {});
   return {
     at,
+    names: [],
     ids: { response: idOf(response), all: [idOf(response)], isSentTime: true },
     entry: {
       id: idOf(response),
@@ -242,7 +246,7 @@ function callOf(report: Report, rules: Rules): Call {
   const [id] = all;
   if (id === undefined) throw invalid('It has no id.');
   const tokens = tokensOf(row);
-  return {
+  const call = {
     at,
     ids: {
       response: report.response === null ? undefined : identify(report.response),
@@ -260,7 +264,36 @@ function callOf(report: Report, rules: Rules): Call {
       metrics: { ...tokens.metrics, ...partsOf(metadata.usage_object), ...costOf(report.cost) },
       properties: { ...properties, ...tokens.properties },
     },
-  };
+  } satisfies Omit<Call, 'names'>;
+  const names = namesOf(call, rules, {
+    alias: metadata.user_api_key_alias,
+    email: metadata.user_api_key_user_email,
+    team: report.team,
+    teamAlias: metadata.user_api_key_team_alias,
+  });
+  return { ...call, names };
+}
+
+/**
+ * Returns what a report calls the user, the key and the merchant of its entry. The team is that of the key, since users may
+ * be in several; its alias is what people know it by.
+ */
+function namesOf(
+  { entry, at }: { entry: CheckedEntry; at: number },
+  rules: Rules,
+  about: Record<'alias' | 'email' | 'team' | 'teamAlias', string | null | undefined>,
+): LearnedName[] {
+  const { merchantId, userId, apiKey } = entry;
+  const [alias, email, teamAlias] = [readable(about.alias), readable(about.email, 320), readable(about.teamAlias)];
+  const team = dimensionValue(teamAlias ?? about.team);
+  const names: LearnedName[] = [];
+  if (userId && email)
+    names.push({ kind: 'user', id: userId, merchantId, name: email.slice(0, 256), email, team: null, at });
+  if (apiKey && (alias ?? team) !== null)
+    names.push({ kind: 'apiKey', id: apiKey, merchantId, name: alias, email: null, team, at });
+  if (rules.merchantFrom === 'team' && about.team && teamAlias)
+    names.push({ kind: 'merchant', id: merchantId, merchantId: '', name: teamAlias, email: null, team: null, at });
+  return names;
 }
 
 const NAMED_TAG = /^([A-Za-z][\w-]{0,30}):\s*(\S.*)$/;
@@ -410,12 +443,14 @@ export function fromDailySums(
     apiKey: string;
     team?: string | null | undefined;
     alias?: string | null | undefined;
+    user?: string | null | undefined;
+    email?: string | null | undefined;
     requests: bigint;
     failed: bigint;
     metrics: { prompt_tokens: bigint; completion_tokens: bigint; cost: bigint };
   },
   rules: Rules,
-): { at: number; entry: CheckedEntry }[] {
+): { at: number; entry: CheckedEntry; names: readonly LearnedName[] }[] {
   const at = Date.parse(`${sums.date}T00:00:00Z`);
   const owner = { fixed: null, team: sums.team, organization: null, key_alias: sums.alias }[rules.merchantFrom];
   const succeeded = sums.requests > sums.failed ? sums.requests - sums.failed : 0n;
@@ -427,9 +462,8 @@ export function fromDailySums(
   ];
   return parts
     .filter(({ count }) => count > 0n)
-    .map(({ status, count, metrics }) => ({
-      at,
-      entry: {
+    .map(({ status, count, metrics }) => {
+      const entry: CheckedEntry = {
         id: `daily:${sums.date}:${hash}:${status}`,
         merchantId: owner ? merchantOf(owner) : rules.merchant,
         time: new Date(at).toISOString(),
@@ -441,8 +475,11 @@ export function fromDailySums(
           Object.entries(metrics).map(([type, units]) => [type, formatQuantity(type, units)]),
         ),
         properties: { source: 'litellm', daily: true },
-      },
-    }));
+      };
+      const { alias, team, email } = sums;
+      const named = { ...entry, ...dimension('userId', sums.user) };
+      return { at, entry, names: namesOf({ entry: named, at }, rules, { alias, team, email, teamAlias: null }) };
+    });
 }
 
 function metadataOf(value: unknown): Metadata {

@@ -52,7 +52,14 @@ const Keys = z.record(
   z.string(),
   z.object({
     metrics: Metrics,
-    metadata: z.object({ key_alias: z.string().nullish(), team_id: z.string().nullish() }).nullish(),
+    metadata: z
+      .object({
+        key_alias: z.string().nullish(),
+        team_id: z.string().nullish(),
+        user_id: z.string().nullish().catch(null),
+        user_email: z.string().nullish().catch(null),
+      })
+      .nullish(),
   }),
 );
 const ActivityPage = z.object({

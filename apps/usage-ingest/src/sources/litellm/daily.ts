@@ -16,6 +16,8 @@ export type DailySums = {
     apiKey: string;
     team?: string | null | undefined;
     alias?: string | null | undefined;
+    user?: string | null | undefined;
+    email?: string | null | undefined;
     sums: Sums;
   }[];
 };
@@ -33,7 +35,7 @@ export async function readDailySums(client: LitellmClient, date: Day, signal: Ab
   const part = (
     model: string,
     apiKey: string,
-    key: { team?: string | null | undefined; alias?: string | null | undefined },
+    key: Pick<DailySums['parts'][number], 'team' | 'alias' | 'user' | 'email'>,
   ) => {
     const name = `${model}\n${apiKey}`;
     let found = parts.get(name);
@@ -59,7 +61,8 @@ export async function readDailySums(client: LitellmClient, date: Day, signal: Ab
         for (const [apiKey, key] of Object.entries(api_key_breakdown ?? {})) {
           const ofKey = sumsOf(key.metrics);
           keyless = less(keyless, ofKey);
-          add(part(model, apiKey, { team: key.metadata?.team_id, alias: key.metadata?.key_alias }), ofKey);
+          const { team_id: team, key_alias: alias, user_id: user, user_email: email } = key.metadata ?? {};
+          add(part(model, apiKey, { team, alias, user, email }), ofKey);
         }
         add(part(model, '', {}), keyless);
       }

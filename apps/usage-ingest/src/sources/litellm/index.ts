@@ -8,6 +8,7 @@ import type { Source } from '../source.ts';
 import type { Rules } from './call.ts';
 import { createLitellmClient } from './client.ts';
 import { createLitellmMetrics } from './metrics.ts';
+import { createNames } from './names.ts';
 import { assertPullRange, createPuller, presentPull, presentSums } from './pull.ts';
 import { receivers } from './receive.ts';
 import { createRecorder } from './record.ts';
@@ -31,7 +32,7 @@ export function createLitellm({
   now,
 }: {
   env: Env;
-  db: Pick<Db, 'litellm'>;
+  db: Pick<Db, 'litellm' | 'directory'>;
   pipeline: Pick<Pipeline, 'record'>;
   registry: Registry;
   log: Log;
@@ -44,7 +45,8 @@ export function createLitellm({
     eventType: env.LITELLM_EVENT_TYPE,
   };
   const metrics = createLitellmMetrics(registry);
-  const recorder = createRecorder({ pipeline, store, now });
+  const names = createNames({ store: db.directory, log });
+  const recorder = createRecorder({ pipeline, store, names, now });
   const onError = (error: unknown) => log.error({ err: error }, 'LiteLLM could not be pulled');
   const puller = env.LITELLM_URL
     ? createPuller({
@@ -56,6 +58,7 @@ export function createLitellm({
         }),
         store,
         recorder,
+        names,
         rules,
         daily: env.LITELLM_DAILY,
         lateMs: env.LITELLM_LATE_MINUTES * 60_000,

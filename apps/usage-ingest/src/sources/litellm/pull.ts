@@ -19,6 +19,7 @@ import { type Call, fromSpendLog, type Rules } from './call.ts';
 import type { LitellmClient } from './client.ts';
 import { add, differ, entriesOf, readDailySums, readSums, type Sums, textOf, zero } from './daily.ts';
 import type { LitellmMetrics } from './metrics.ts';
+import type { Names } from './names.ts';
 import { isCall, type Recorder, type Report } from './record.ts';
 import { createWindows } from './window.ts';
 
@@ -26,6 +27,7 @@ export type PullerOptions = {
   client: LitellmClient;
   store: LitellmStore;
   recorder: Recorder;
+  names: Names;
   rules: Rules;
   /** How LiteLLM's daily sums are used: not at all, to check pulled days, or to fill days without known calls. */
   daily: 'off' | 'check' | 'fill';
@@ -64,7 +66,7 @@ const KEPT_DAYS = 400;
 
 /** Pulls from one LiteLLM, one pull at a time over all processes. */
 export function createPuller(options: PullerOptions): Puller {
-  const { client, store, recorder, rules, metrics, now } = options;
+  const { client, store, recorder, names, rules, metrics, now } = options;
   const stopping = new AbortController();
   const underWay = new Set<Promise<unknown>>();
 
@@ -126,8 +128,10 @@ export function createPuller(options: PullerOptions): Puller {
       const reported = textOf(daily.total);
       const silent = Object.values(seen).every((amount) => amount === '0');
       // A day is counted by its calls or by its sums, whichever came first.
+      const entries = entriesOf(date, daily, rules);
+      await names.learn(entries.flatMap((each) => each.names));
       const fill = options.daily === 'fill' && silent && reported.requests !== '0' && (await recorder.tellBySums(date));
-      const { rejected } = fill ? await recorder.recordSums(entriesOf(date, daily, rules)) : { rejected: [] };
+      const { rejected } = fill ? await recorder.recordSums(entries) : { rejected: [] };
       const error = rejected[0] ? `${rejected.length} sums were rejected: ${rejected[0].message}` : null;
       // Stored last: a process that dies before this repeats it, which adds nothing.
       await store.noteDay(date, { reported, differs: differ(seen, reported), error });

@@ -4,6 +4,7 @@ import type { Pipeline } from '../pipeline.ts';
 import type { Item, Outcome } from '../source.ts';
 import type { Call } from './call.ts';
 import { type Claim, claim } from './identity.ts';
+import type { Names } from './names.ts';
 
 export type Recorder = {
   /**
@@ -31,10 +32,12 @@ const MAX_KNOWN_DAYS = 10_000;
 export function createRecorder({
   pipeline,
   store,
+  names,
   now,
 }: {
   pipeline: Pick<Pipeline, 'record'>;
   store: Pick<LitellmStore, 'tell' | 'claimCalls'>;
+  names: Names;
   now: () => number;
 }): Recorder {
   const known = new Map<Day, ToldBy>();
@@ -78,6 +81,7 @@ export function createRecorder({
   async function itemsOf(reports: readonly Report[]): Promise<Item[]> {
     return orUnavailable(async () => {
       const claims = await claimed(reports.filter(isCall));
+      await names.learn(reports.filter(isCall).flatMap((call) => call.names));
       const entries = reports.filter(isCall).map(({ entry }, index) => {
         const { entryId, at, isRepeat, conflict } = claims[index]!;
         const own = { ...entry, id: entryId, time: new Date(at).toISOString() };

@@ -28,7 +28,7 @@ export const otlp = (merchantFrom: MerchantFrom): Source => ({
 /** Langfuse's clients from version 4 on: OTLP at their own path, with the key as the password of Basic. */
 export const langfuse = (merchantFrom: MerchantFrom): Source => ({
   name: 'langfuse',
-  prefix: '/sources/langfuse',
+  prefixes: ['/sources/langfuse'],
   events: [tracesRoute('/sources/langfuse/api/public/otel/v1/traces', merchantFrom)],
   errorBody,
 });

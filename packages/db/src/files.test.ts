@@ -1,0 +1,117 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
+import { GetObjectCommand, ListObjectsV2Command, S3Client } from '@aws-sdk/client-s3';
+import S3rver from 's3rver';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { isFilesLocation, openFiles } from './files.ts';
+
+const BUCKET = 'tally';
+let folder: string;
+let store: S3rver;
+let client: S3Client;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'tally-files-'));
+  store = new S3rver({
+    ...{ address: '127.0.0.1', port: 0, silent: true, directory: join(folder, 'store') },
+    configureBuckets: [{ name: BUCKET, configs: [] }],
+  });
+  const { port } = await store.run();
+  vi.stubEnv('AWS_ENDPOINT_URL_S3', `http://127.0.0.1:${port}`);
+  vi.stubEnv('AWS_ACCESS_KEY_ID', 'S3RVER');
+  vi.stubEnv('AWS_SECRET_ACCESS_KEY', 'S3RVER');
+  client = new S3Client({ forcePathStyle: true, region: 'us-east-1' });
+});
+afterAll(async () => {
+  client.destroy();
+  await store.close();
+  vi.unstubAllEnvs();
+  await rm(folder, { recursive: true });
+});
+
+const PLACES = {
+  'a folder': {
+    location: () => join(folder, 'exports'),
+    read: (name: string) => readFile(join(folder, 'exports', name)),
+    names: async () =>
+      (await readdir(join(folder, 'exports'), { recursive: true, withFileTypes: true }))
+        .filter((entry) => entry.isFile())
+        .map(({ name }) => name),
+  },
+  'an S3-compatible store': {
+    location: () => `s3://${BUCKET}/exports/`,
+    async read(name: string) {
+      const { Body } = await client.send(new GetObjectCommand({ Bucket: BUCKET, Key: `exports/${name}` }));
+      return Buffer.from(await Body!.transformToByteArray());
+    },
+    async names() {
+      const { Contents = [] } = await client.send(new ListObjectsV2Command({ Bucket: BUCKET, Prefix: 'exports/' }));
+      return Contents.map(({ Key }) => Key!.split('/').at(-1)!);
+    },
+  },
+};
+
+describe.each(Object.entries(PLACES))('%s', (_, { location, read, names }) => {
+  async function* lines(...all: string[]) {
+    yield* all;
+  }
+  async function* broken() {
+    yield 'half of a day\n';
+    throw new Error('Postgres went away');
+  }
+
+  test('keeps a file under its name, the same bytes when written again, and replaces it', async () => {
+    const files = openFiles(location());
+    await files.write('usage_daily/2026-11-01.csv.gz', lines('a\n', 'b\n'));
+    const first = await read('usage_daily/2026-11-01.csv.gz');
+    expect(gunzipSync(first).toString()).toBe('a\nb\n');
+    await files.write('usage_daily/2026-11-01.csv.gz', lines('a\n', 'b\n'));
+    expect(await read('usage_daily/2026-11-01.csv.gz')).toEqual(first);
+    await files.write('usage_daily/2026-11-01.csv.gz', lines('c\n'));
+    expect(gunzipSync(await read('usage_daily/2026-11-01.csv.gz')).toString()).toBe('c\n');
+    await files.write('empty.gz', lines());
+    expect(gunzipSync(await read('empty.gz')).toString()).toBe('');
+  });
+
+  test('keeps what it had when the source breaks, and nothing of the broken file', async () => {
+    const files = openFiles(location());
+    await files.write('kept.gz', lines('whole\n'));
+    await expect(files.write('kept.gz', broken())).rejects.toThrow('Postgres went away');
+    await expect(files.write('new.gz', broken())).rejects.toThrow('Postgres went away');
+    expect(gunzipSync(await read('kept.gz')).toString()).toBe('whole\n');
+    expect((await names()).filter((name) => /new|part/.test(name))).toEqual([]);
+  });
+
+  test('keeps files that are larger than one part of an upload', async () => {
+    const chunks = Array.from({ length: 3 }, () => randomBytes(3 * 2 ** 20).toString('base64'));
+    await openFiles(location()).write('large.gz', lines(...chunks));
+    expect(gunzipSync(await read('large.gz')).equals(Buffer.from(chunks.join('')))).toBe(true);
+  });
+});
+
+test('a store that cannot be written to is an error, and ends the reading of the source', async () => {
+  let closed = false;
+  async function* endless() {
+    try {
+      for (;;) yield randomBytes(2 ** 20).toString('base64');
+    } finally {
+      closed = true;
+    }
+  }
+  await expect(openFiles('s3://no-such-bucket/x').write('a.gz', endless())).rejects.toThrow(/NoSuchBucket|bucket/i);
+  expect(closed).toBe(true);
+});
+
+test.each([
+  ['/data/tally', true],
+  ['s3://bucket', true],
+  ['s3://bucket/some/prefix', true],
+  ['data', false],
+  ['s3://', false],
+  ['https://store/bucket', false],
+])('%s is a location: %s', (location, expected) => {
+  expect(isFilesLocation(location)).toBe(expected);
+});

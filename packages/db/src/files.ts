@@ -1,0 +1,98 @@
+import { randomUUID } from 'node:crypto';
+import { createWriteStream } from 'node:fs';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { PassThrough, Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGzip } from 'node:zlib';
+
+/** Where archives and exports are written: a folder, or a bucket of an S3-compatible store. */
+export type Files = {
+  /**
+   * Writes text as a gzip file. The file has its name only when it is whole; writing it again replaces it. Memory stays
+   * bounded. Rejects where it cannot be written, and then leaves nothing.
+   */
+  write(path: string, text: AsyncIterable<string>): Promise<void>;
+};
+
+const S3_URL = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/(.*))?$/;
+/** A store takes 10,000 parts: files up to 80 GB. One part is filled while another is sent. */
+const PART_BYTES = 8 * 2 ** 20;
+const PARTS_AT_ONCE = 2;
+
+/** Whether archives and exports can be written to a location: an absolute path, or `s3://bucket/prefix`. */
+export const isFilesLocation = (location: string): boolean => location.startsWith('/') || S3_URL.test(location);
+
+/**
+ * Opens a folder, or `s3://bucket/prefix`. A store is reached and authenticated by the settings of the AWS SDK
+ * (`AWS_REGION`, `AWS_ENDPOINT_URL_S3`, `AWS_ACCESS_KEY_ID` …). Files of a folder get `mode`. Throws where the location is
+ * neither.
+ */
+export function openFiles(location: string, mode = 0o666): Files {
+  const [, bucket, prefix = ''] = S3_URL.exec(location) ?? [];
+  if (bucket) return createBucket(bucket, prefix.replace(/\/$/, ''));
+  if (location.includes('://')) throw new Error(`Expected a folder or s3://bucket/prefix, not ${location}.`);
+  return createFolder(location, mode);
+}
+
+function createFolder(folder: string, mode: number): Files {
+  return {
+    async write(path, text) {
+      const file = join(folder, path);
+      const draft = `${file}.${randomUUID()}.part`;
+      await mkdir(dirname(file), { recursive: true });
+      try {
+        await pipeline(Readable.from(text), createGzip(), createWriteStream(draft, { mode }));
+        await rename(draft, file);
+      } finally {
+        await rm(draft, { force: true });
+      }
+    },
+  };
+}
+
+function createBucket(bucket: string, prefix: string): Files {
+  return {
+    async write(path, text) {
+      // Loaded only here: most processes write no file, and the SDK takes memory and time.
+      const [{ S3Client }, { Upload }] = await Promise.all([
+        import('@aws-sdk/client-s3'),
+        import('@aws-sdk/lib-storage'),
+      ]);
+      const hasOwnEndpoint = Boolean(process.env.AWS_ENDPOINT_URL_S3 ?? process.env.AWS_ENDPOINT_URL);
+      const client = new S3Client({
+        // Stores other than Amazon's seldom have a host name for each bucket, or know checksums in trailers.
+        ...(hasOwnEndpoint && { forcePathStyle: true, region: process.env.AWS_REGION ?? 'us-east-1' }),
+        requestChecksumCalculation: 'WHEN_REQUIRED',
+      });
+      const stopping = new AbortController();
+      const body = new PassThrough();
+      const upload = new Upload({
+        client,
+        params: {
+          Bucket: bucket,
+          Key: prefix ? `${prefix}/${path}` : path,
+          Body: body,
+          ContentType: 'application/gzip',
+        },
+        partSize: PART_BYTES,
+        queueSize: PARTS_AT_ONCE,
+        abortController: stopping,
+      });
+      // A source that breaks must not look like its end, and a store that fails must not leave the source waiting.
+      const stop = (error: Error) => {
+        stopping.abort();
+        body.destroy(error);
+        throw error;
+      };
+      const filling = pipeline(Readable.from(text), createGzip(), body).catch(stop);
+      const sending = upload.done().catch(stop);
+      try {
+        await Promise.all([filling, sending]);
+      } finally {
+        await Promise.allSettled([filling, sending]);
+        client.destroy();
+      }
+    },
+  };
+}
