@@ -48,8 +48,8 @@ export type AcceptOptions = {
   onFolded(folded: readonly FoldedLine[]): void;
   /** Called with events that Redis has accepted and Postgres does not show yet. */
   onAccepted(lines: readonly JournalLine[]): void;
-  /** Called before events of these merchants, of days that Redis keeps, are written directly to Postgres. */
-  onDirect(merchantIds: ReadonlySet<string>): void;
+  /** Runs a write of events of these merchants, of days that Redis keeps, directly to Postgres. */
+  writeDirectly<T>(merchantIds: ReadonlySet<string>, write: () => Promise<T>): Promise<T>;
   fault: FaultPoint;
 };
 
@@ -159,10 +159,10 @@ export function createAccept(options: AcceptOptions): Accept {
     { version, isNoted }: StoreOptions,
     add: (part: Stored) => void,
   ): Promise<void> {
-    const past = async (lines: readonly CheckedLine[]) => {
-      options.onDirect(new Set(lines.map(({ line }) => line.merchant_id)));
-      return directly(lines, 'direct', version);
-    };
+    const past = (lines: readonly CheckedLine[]) =>
+      options.writeDirectly(new Set(lines.map(({ line }) => line.merchant_id)), () =>
+        directly(lines, 'direct', version),
+      );
     if (options.isFull()) {
       try {
         return add(await past(fresh));

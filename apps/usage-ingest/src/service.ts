@@ -37,6 +37,7 @@ import { createDeduplicationWindow, type DeduplicationWindow } from './counters/
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
+import { createDirectWrites } from './direct-writes.ts';
 import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createEraseUser } from './erase.ts';
@@ -71,10 +72,6 @@ import { createVoidEvent } from './void.ts';
 const START_WAIT_MS = 2_000;
 /** The interval at which the number of shards is read until both stores have answered. */
 const AGREE_MS = 500;
-/** After a direct write to Postgres, totals are repaired within seconds; until then answers come from Postgres. */
-const BEHIND_MS = 60_000;
-/** From this many merchants on, expired ones are removed. */
-const MAX_BEHIND = 100_000;
 
 export type IngestService = {
   app: App;
@@ -175,8 +172,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const refreshing = priceRegistry.start((error) => log.warn({ err: error }, 'the price list was not refreshed'));
   releasers.push('price list', () => refreshing.stop());
   const oldLayout = createOldLayout(redis, db.journal);
-  /** When events of a merchant were last written directly to Postgres. */
-  const directAt = new Map<string, number>();
+  const directWrites = createDirectWrites(() => performance.now());
   const sawConflicts = (count: number) => {
     if (count === 0) return;
     metrics.conflicts.inc(count);
@@ -214,12 +210,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     onConflicts: sawConflicts,
     onFolded: metrics.folded,
     onAccepted: spend.note,
-    onDirect(merchantIds) {
-      const time = performance.now();
-      for (const merchantId of merchantIds) directAt.set(merchantId, time);
-      if (directAt.size <= MAX_BEHIND) return;
-      for (const [merchantId, at] of directAt) if (time - at > BEHIND_MS) directAt.delete(merchantId);
-    },
+    writeDirectly: directWrites.track,
   });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now });
   const deriveMeters = createDeriveMeters({
@@ -263,7 +254,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pending,
     db,
     flushSoon: flush.flushSoon,
-    mayBeBehind: (merchantId) => performance.now() - (directAt.get(merchantId) ?? -BEHIND_MS) < BEHIND_MS,
+    mayBeBehind: directWrites.mayBeBehind,
     now,
   });
   const track = createTrack({ accept, registry: meterRegistry, totals, mergeMs: env.TRACK_MERGE_MS, now });
@@ -306,9 +297,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       repair,
       window,
       settle: reconcile.settle,
-      onSettled(since) {
-        for (const [merchantId, at] of directAt) if (at < since) directAt.delete(merchantId);
-      },
+      onSettled: directWrites.settled,
       now,
       metrics,
       log,

@@ -93,6 +93,14 @@ test('updates name and unit as a new version, and removes a meter', async () => 
     'completion_tokens',
     'total_tokens',
     'cost',
+    'priced_events',
+    'priced_requests',
+    'priced_input_tokens',
+    'priced_cached_tokens',
+    'priced_cache_write_tokens',
+    'priced_output_tokens',
+    'priced_reasoning_tokens',
+    'priced_cost',
   ]);
 });
 
