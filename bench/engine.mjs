@@ -4,6 +4,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { createEngineClient } from '../packages/contracts/dist/client.js';
+import { MEASURES } from '../packages/contracts/dist/index.js';
 import { load } from './load.mjs';
 import { KEY, machine, redisIncrBy, withServers, withService } from './servers.mjs';
 
@@ -131,13 +132,13 @@ async function seed(client, count) {
     [YEAR.startDate, YEAR.endDate, count],
   );
   await client.query(`insert into usage_monthly
-    select merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider, sum(requests),
-      sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+    select merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider,
+      ${MEASURES.map((name) => `sum(${name})`).join(', ')}
     from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
   await client.query(`insert into merchant_usage (merchant_id, date, metric_type, metric_value)
     select merchant_id, date, metric_type, sum(value) from usage_daily
-    cross join lateral (values ('requests', requests), ('cost', cost), ('prompt_tokens', prompt_tokens),
-      ('completion_tokens', completion_tokens), ('failed_requests', failed_requests)) as measure (metric_type, value)
+    cross join lateral (values ${MEASURES.map((name) => `('${name}', ${name})`).join(', ')})
+      as measure (metric_type, value)
     group by 1, 2, 3`);
   await client.query('vacuum (analyze)');
 }
@@ -153,16 +154,16 @@ async function compareRollups(client, engine) {
     const again = await engine.rollups[grain].run.mutate({ date });
     const started = performance.now();
     const { rows: found } = await client.query(
-      'select date, user_id, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost from usage_daily where date between $1 and $2',
+      `select date, user_id, model, provider, ${MEASURES.join(', ')} from usage_daily where date between $1 and $2`,
       [previous, end],
     );
     const sums = new Map();
     for (const row of found) {
       const before = row.date < new Date(start);
       for (const key of [`u${row.user_id}`, `m${row.model}`, `p${row.provider}`]) {
-        const sum = sums.get(key) ?? { now: [0n, 0n, 0n, 0n, 0n], before: [0n, 0n, 0n, 0n, 0n] };
+        const sum = sums.get(key) ?? { now: MEASURES.map(() => 0n), before: MEASURES.map(() => 0n) };
         const into = before ? sum.before : sum.now;
-        ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost'].forEach((name, index) => {
+        MEASURES.forEach((name, index) => {
           into[index] += BigInt(row[name]);
         });
         sums.set(key, sum);

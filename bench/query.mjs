@@ -15,6 +15,7 @@ import { createFairQueue } from '../apps/analytics-api/dist/fair-queue.js';
 import { createLabels } from '../apps/analytics-api/dist/labels.js';
 import { createRead } from '../apps/analytics-api/dist/read.js';
 import { createAnalyticsClient } from '../packages/contracts/dist/client.js';
+import { MEASURES } from '../packages/contracts/dist/index.js';
 import { openDb } from '../packages/db/dist/index.js';
 import { cpuSecondsOf } from './cpu.mjs';
 import { load } from './load.mjs';
@@ -95,7 +96,7 @@ async function withClient(url, work) {
 
 /** Events for the naive table, and from them the journal's last days and every rollup, as flushes and derivations leave them. */
 async function seed(url) {
-  const sums = 'sum(requests), sum(failed_requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)';
+  const sums = MEASURES.map((name) => `sum(${name})`).join(', ');
   return withClient(url, async (client) => {
     const ask = (text, values = []) => client.query(text, values);
     await ask(`set work_mem = '256MB'`);

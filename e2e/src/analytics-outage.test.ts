@@ -1,7 +1,6 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf } from '@tally/contracts';
 import {
   type AnalyticsClient,
@@ -67,15 +66,13 @@ const questions = (range: { startDate: string; endDate: string }) => ({
   merchantUsage: () => client.analytics.merchantUsage.query({ ...range, merchantId: 'acme' }),
 });
 
-async function untilReady(path: string): Promise<void> {
-  while (
-    !(await fetch(path).then(
+const untilReady = (path: string) =>
+  until(`${path} to answer 200`, () =>
+    fetch(path).then(
       (response) => response.ok,
       () => false,
-    ))
-  )
-    await wait(50);
-}
+    ),
+  );
 
 test('with Postgres away closed days that were asked before are answered, and all else says when to come back', async () => {
   const before = new Map<string, { coverage: object }>();

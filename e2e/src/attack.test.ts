@@ -5,7 +5,7 @@ import { gzipSync } from 'node:zlib';
 import { dayOf, ERRORS } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 
 /** Attacks on all services: an attacker costs others nothing, gets a clear error, and never makes a service fail. */
@@ -280,15 +280,14 @@ test.each(SERVICES)('%s knows good keys while made-up keys come by the thousand'
 test.each(SERVICES)('%s closes what is beyond its connections, and serves others when those are gone', async (name) => {
   const connections = await Promise.all(Array.from({ length: 400 }, () => open(name, 'GET /livez HT')));
   const isClosed = (connection: Connection) => connection.socket.closed || connection.socket.destroyed;
-  while (connections.filter(isClosed).length < 100)
-    await Promise.race(connections.filter((each) => !isClosed(each)).map((each) => each.closed));
+  await until('100 closed connections', () => connections.filter(isClosed).length >= 100);
   for (const { socket } of connections) socket.destroy();
   await Promise.all(connections.map(({ closed }) => closed));
-  while (
-    !(await bystander().then(
+  await until('others to be served', () =>
+    bystander().then(
       (statuses) => statuses.every((status) => status === 200),
       () => false,
-    ))
+    ),
   );
 });
 

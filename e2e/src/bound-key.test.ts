@@ -239,7 +239,7 @@ test.each(others)(
   },
 );
 
-test('what waits of the other merchant waits still', async () => {
+test('leaves pending events of the other merchant in Redis', async () => {
   const { rows } = await client.query('select id from usage_events where merchant_id = $1', [MARK]);
   expect(rows).toEqual([{ id: 'a' }]);
 });

@@ -1,10 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { assertBuilt } from '@tally/testkit';
 import { expect, test } from 'vitest';
 
 const RUNS = Number(process.env.TALLY_CHAOS_RUNS ?? 8);
 
 test(`${RUNS} runs of killed services and stores lose nothing, double nothing and leave the books balanced`, async () => {
+  assertBuilt('apps/usage-ingest');
   const script = new URL('../chaos/main.mjs', import.meta.url).pathname;
   const child = spawn(process.execPath, [script, '--runs', String(RUNS)], { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
@@ -15,4 +17,4 @@ test(`${RUNS} runs of killed services and stores lose nothing, double nothing an
   }
   const [code] = await once(child, 'exit');
   expect(code, output).toBe(0);
-}, 600_000);
+}, 980_000);

@@ -1,8 +1,7 @@
-import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type FreshStore, freshDatabase, type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { type FreshStore, freshDatabase, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type RedisCluster, startRedisCluster } from './redis-cluster.ts';
 
@@ -45,15 +44,10 @@ test('two ingests on a cluster count each entry once, through the death of a mas
         metrics: { prompt_tokens: '2' },
       })),
     );
-  const send = async (round: number) => {
-    for (;;) {
-      try {
-        return await clients[round % 2]!.usage.record.mutate({ entries: batchOf(round) });
-      } catch {
-        await wait(100);
-      }
-    }
-  };
+  const send = (round: number) =>
+    until(`batch ${round} to be acknowledged`, () =>
+      clients[round % 2]!.usage.record.mutate({ entries: batchOf(round) }).catch(() => undefined),
+    );
   await Promise.all([0, 1, 2, 3].map(send));
   await cluster.kill(0);
   // While a replica takes over, entries of its slots go to Postgres; afterwards to the new master.
@@ -64,11 +58,10 @@ test('two ingests on a cluster count each entry once, through the death of a mas
   const today = dayOf(Date.parse(time));
   const scope = { startDate: addDays(today, -1), endDate: addDays(today, 1) };
   // A client that still calls the dead master finds the new one within a few tries.
-  for (;;) {
+  await until('a complete flush', async () => {
     const drained = await clients[0]!.flush.drain.mutate({}).catch(() => undefined);
-    if (drained?.complete && (await clients[0]!.flush.status.query({})).pendingKeys === 0) break;
-    await wait(200);
-  }
+    return drained?.complete && (await clients[0]!.flush.status.query({})).pendingKeys === 0;
+  });
   expect(await clients[0]!.reconcile.check.query(scope)).toMatchObject({
     balanced: true,
     drift: [],

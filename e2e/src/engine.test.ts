@@ -1,4 +1,3 @@
-import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
@@ -125,11 +124,8 @@ test('the jobs of the night call the other services: books are compared, days se
   const done = async (name: 'reconcile' | 'daily' | 'afterDaily' | 'realtime') => {
     await jobs.run.mutate({ name });
     const line = new RegExp(`^tally_engine_job_runs_total\\{job="${name}",result="(\\w+)"\\} 1$`, 'm');
-    for (;;) {
-      const ended = line.exec(await (await fetch(`${engine.url}/metrics`)).text());
-      if (ended) return ended[1];
-      await wait(50);
-    }
+    const metrics = async () => (await fetch(`${engine.url}/metrics`)).text();
+    return (await until(`job ${name} to end`, async () => line.exec(await metrics())))?.[1];
   };
   expect(await done('reconcile')).toBe('completed');
   expect(await done('daily')).toBe('completed');
@@ -151,9 +147,7 @@ test('a watcher is told of changes through the client, survives a restart of the
     Number(/^tally_realtime_watchers (\d+)$/m.exec(await (await fetch(`${engine.url}/metrics`)).text())?.[1]);
   await realtime.increment.mutate({ name: 'calls' });
   const heard: string[] = [];
-  const hears = async (value: string) => {
-    while (heard.at(-1) !== value) await wait(5);
-  };
+  const hears = (value: string) => until(`the watcher to hear ${value}`, () => heard.at(-1) === value, 5);
   const watching = realtime.watch.subscribe({ name: 'calls' }, { onData: ({ value }) => heard.push(value!) });
   await hears('1');
   await realtime.increment.mutate({ name: 'calls', by: '41' });
@@ -165,13 +159,13 @@ test('a watcher is told of changes through the client, survives a restart of the
   await realtime.increment.mutate({ name: 'calls', by: '-2' });
   await hears('40');
   watching.unsubscribe();
-  while ((await watchers()) !== 0) await wait(10);
+  await until('no watchers', async () => (await watchers()) === 0);
 
   const refused = await new Promise<unknown>((resolve) => {
     realtime.watch.subscribe({ name: 'nothing' }, { onError: (error) => resolve(error.data?.code) });
   });
   expect(refused).toBe('NOT_FOUND');
-  while ((await watchers()) !== 0) await wait(10);
+  await until('no watchers', async () => (await watchers()) === 0);
 });
 
 test('on a Redis Cluster of three masters a job put in runs once and realtime metrics count and reconcile', async () => {
@@ -204,7 +198,7 @@ test('on a Redis Cluster of three masters a job put in runs once and realtime me
     expect(id).not.toBe('');
     const runs = async () =>
       (await clients[1]!.jobs.log.query()).rows.filter((row) => row.kind === 'daily' && row.status === 'COMPLETED');
-    while ((await runs()).length === 0) await wait(20);
+    await until('the daily run to complete', async () => (await runs()).length > 0);
     expect(await runs()).toHaveLength(1);
     const { rows } = await clients[1]!.jobs.schedules.query();
     expect(rows.map((row) => row.name).sort()).toContain('afterDaily');

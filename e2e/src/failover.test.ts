@@ -114,8 +114,12 @@ test('while replicas take over, points are refused or counted once, answers are 
   for (const node of killed) {
     await cluster.kill(node);
     const [before, asked] = [[...acknowledged], rounds];
-    while (rounds < asked + 3) await Promise.race([wait(5), asking]);
-    while (acknowledged.some((count, index) => count <= before[index]! + 1)) await wait(10);
+    await until('three more rounds of queries', async () => {
+      await Promise.race([wait(5), asking]);
+      return rounds >= asked + 3;
+    });
+    const goesOn = () => acknowledged.every((count, index) => count > before[index]! + 1);
+    await until('two more acknowledged points of each merchant', goesOn, 10);
     await cluster.untilOk(alive);
   }
   loading = false;
@@ -131,16 +135,16 @@ test('while replicas take over, points are refused or counted once, answers are 
   await jobs.run.mutate({ name: 'daily' });
   const done = async () =>
     (await jobs.log.query()).rows.filter((row) => row.kind === 'daily' && row.status === 'COMPLETED');
-  while ((await done()).length === 0) await wait(20);
+  await until('the daily run to complete', async () => (await done()).length > 0);
   expect((await jobs.schedules.query()).rows).toHaveLength(8);
   const { value } = await realtime.get.query({ merchantId: watched, name: 'load' });
-  while (heard.at(-1) !== value) await wait(5);
+  await until(`the watcher to hear ${value}`, () => heard.at(-1) === value, 5);
   watching.unsubscribe();
   const exported = () =>
     fetch(`${analytics.url}/export/usage.csv?startDate=${day}&endDate=${day}`, {
       headers: { authorization: `Bearer ${KEY}` },
     });
-  while ((await exported()).status !== 429) await wait(5);
+  await until('a refused export', async () => (await exported()).status === 429, 5);
 });
 
 test('realtime metrics come back after one master, and after every master, has lost its data', async () => {
@@ -157,7 +161,7 @@ test('realtime metrics come back after one master, and after every master, has l
     await one.increment.mutate({ merchantId, name: 'kept', by: '5' });
     await two.observe.mutate({ merchantId, name: 'sizes', values: ['1', '2', '3'], windowSeconds: 3_600 });
   }
-  while ((await copies()) < 2 * MERCHANTS.length) await wait(20);
+  await until('copies of all metrics', async () => (await copies()) >= 2 * MERCHANTS.length);
 
   const lose = [[cluster.nodeOf('metrics:realtime:owners')], cluster.masters()];
   for (const [round, masters] of lose.entries()) {

@@ -134,7 +134,7 @@ async function bothOk(): Promise<void> {
 }
 
 async function untilDegraded(): Promise<void> {
-  while ((await readiness()).degraded !== true) await wait(50);
+  await until('a degraded /readyz', async () => (await readiness()).degraded === true);
 }
 
 async function expectCounted(acknowledged: Acknowledged): Promise<void> {
@@ -286,6 +286,7 @@ test.each(['postgres', 'redis'] as const)(
       },
     );
   },
+  340_000,
 );
 
 /** Sends a batch of 200 merchants; returns the status. */
@@ -402,8 +403,7 @@ test('npm start brings back each service and store that is killed, and nothing a
       await until(`port ${port} to be ready`, ready);
     }
     const merchantIds = [...acknowledged.keys()];
-    let drained = await client.flush.drain.mutate({ merchantIds });
-    while (!drained.complete) drained = await client.flush.drain.mutate({ merchantIds });
+    await until('a complete flush', async () => (await client.flush.drain.mutate({ merchantIds })).complete);
     expect(await client.reconcile.check.query({ ...RANGE, merchantIds })).toMatchObject({ balanced: true });
     const { totals } = await analytics.analytics.breakdown.query({ ...RANGE, by: 'merchant', merchantIds });
     expect(totals.requests).toBe(String([...acknowledged.values()].reduce((sum, known) => sum + known.size, 0)));

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createIngestClient } from '@tally/contracts/client';
-import { freshDatabase, freshRedis } from '@tally/testkit';
+import { freshDatabase, freshRedis, until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { instructionsOf, runDockerfile } from '../../infra/docker/steps.mjs';
 
@@ -49,7 +49,7 @@ test('the image has an exact LTS base, a user, a health check, labels and no sec
 });
 
 test('the steps of the Dockerfile, in an empty folder, make a tree that migrates and runs all programs as nobody', {
-  timeout: 600_000,
+  timeout: 1_440_000,
 }, async () => {
   const { workdir } = await runDockerfile({ file: DOCKERFILE, context: ROOT, folder });
   expect((await bytesIn(workdir)) / MEBIBYTE).toBeLessThan(MOST_MEBIBYTES);
@@ -119,15 +119,13 @@ function runIn(cwd: string, program: string | string[], env: Record<string, stri
 }
 
 async function ready(url: string, service: ReturnType<typeof runIn>): Promise<void> {
-  while (
-    !(await fetch(url).then(
+  await until(`${url} to answer 200`, () => {
+    if (service.hasEnded()) throw new Error(service.output());
+    return fetch(url).then(
       ({ ok }) => ok,
       () => false,
-    ))
-  ) {
-    if (service.hasEnded()) throw new Error(service.output());
-    await wait(50);
-  }
+    );
+  });
 }
 
 /** Returns the bytes of all files, without targets of symbolic links. */

@@ -1,11 +1,10 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, dayOf, type UsageEntry } from '@tally/contracts';
 import { createIngestClient, type IngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Servers, startServers } from '../../infra/local/servers.mjs';
 
@@ -58,30 +57,26 @@ const send = async (merchantId: string): Promise<UsageEntry[]> => {
 
 /** Resolves when totals are repaired after Redis restarted: from then on they are answered without Postgres. */
 async function repaired(): Promise<void> {
-  for (;;) {
-    const response = await fetch(`${ingest.url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } });
-    if (/^tally_totals_unrepaired_shards 0$/m.test(await response.text())) return;
-    await wait(50);
-  }
+  const isRepaired = async () => /^tally_totals_unrepaired_shards 0$/m.test(await metrics());
+  await until('repaired totals', isRepaired);
+}
+
+async function metrics(): Promise<string> {
+  return (await fetch(`${ingest.url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } })).text();
 }
 
 /** Reads the state of the service until it is the expected one. */
-async function until(wanted: (state: Record<string, unknown>) => boolean): Promise<Response> {
-  for (;;) {
+function untilState(wanted: (state: Record<string, unknown>) => boolean): Promise<Response> {
+  return until(`/readyz: ${wanted}`, async () => {
     const response = await fetch(`${ingest.url}/readyz`);
-    if (wanted((await response.clone().json()) as Record<string, unknown>)) return response;
-    await wait(50);
-  }
+    return wanted((await response.clone().json()) as Record<string, unknown>) ? response : undefined;
+  }) as Promise<Response>;
 }
 
 /** Resolves when both stores receive batches: a store that returns is checked before it is used. */
 async function bothInUse(): Promise<void> {
-  for (;;) {
-    const response = await fetch(`${ingest.url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } });
-    const used = (await response.text()).match(/^tally_store_in_use\{store="\w+"\} 1$/gm);
-    if (used?.length === 2) return;
-    await wait(50);
-  }
+  const inUse = async () => (await metrics()).match(/^tally_store_in_use\{store="\w+"\} 1$/gm);
+  await until('both stores in use', async () => (await inUse())?.length === 2);
 }
 
 async function expectBooks(merchantId: string, requests: number): Promise<void> {
@@ -97,7 +92,7 @@ async function expectBooks(merchantId: string, requests: number): Promise<void> 
 test('with Redis away entries go to Postgres, repeats of them too, and the totals are right when it is back', async () => {
   const before = await send('redis-away');
   await servers.redis.kill();
-  await until((state) => state.redis === false);
+  await untilState((state) => state.redis === false);
   await send('redis-away');
   expect(await client.usage.record.mutate({ entries: before })).toMatchObject({
     accepted: expect.any(Number),
@@ -108,7 +103,7 @@ test('with Redis away entries go to Postgres, repeats of them too, and the total
     complete: false,
   });
   await servers.redis.start();
-  await until((state) => state.degraded === false);
+  await untilState((state) => state.degraded === false);
   await send('redis-away');
   expect(await client.usage.record.mutate({ entries: before })).toMatchObject({ accepted: 0, duplicates: 10 });
   await expectBooks('redis-away', 30);
@@ -118,7 +113,7 @@ test('with Postgres away Redis goes on accepting, and the flush catches up', asy
   await repaired();
   await send('postgres-away');
   await servers.postgres.kill();
-  const degraded = await until((state) => state.postgres === false);
+  const degraded = await untilState((state) => state.postgres === false);
   expect(degraded.status).toBe(200);
   await send('postgres-away');
   expect(await client.usage.current.query({ merchantId: 'postgres-away' })).toMatchObject({
@@ -126,7 +121,7 @@ test('with Postgres away Redis goes on accepting, and the flush catches up', asy
     complete: true,
   });
   await servers.postgres.start();
-  await until((state) => state.degraded === false);
+  await untilState((state) => state.degraded === false);
   await send('postgres-away');
   await expectBooks('postgres-away', 30);
 });
@@ -134,7 +129,7 @@ test('with Postgres away Redis goes on accepting, and the flush catches up', asy
 test('with both away nothing is acknowledged, and the answer says when to come back', async () => {
   await send('both-away');
   await Promise.all([servers.redis.kill(), servers.postgres.kill()]);
-  const unready = await until((state) => state.ok === false);
+  const unready = await untilState((state) => state.ok === false);
   expect(unready.status).toBe(503);
   const entry = {
     id: 'homeless',
@@ -151,7 +146,7 @@ test('with both away nothing is acknowledged, and the answer says when to come b
   expect(refused.headers.get('retry-after')).toMatch(/^\d+$/);
   expect(await refused.json()).toMatchObject({ error: { data: { code: 'UNAVAILABLE' } } });
   await Promise.all([servers.redis.start(), servers.postgres.start()]);
-  await until((state) => state.degraded === false);
+  await untilState((state) => state.degraded === false);
   expect(await client.usage.record.mutate({ entries: [entry] })).toMatchObject({ accepted: 1 });
   await expectBooks('both-away', 11);
 });
@@ -163,7 +158,7 @@ test('started without Redis it takes usage in Postgres, and uses Redis when that
   await send('without-redis');
   expect((await client.usage.current.query({ merchantId: 'without-redis' })).metrics.requests).toBe('10');
   await servers.redis.start();
-  await until((state) => state.degraded === false);
+  await untilState((state) => state.degraded === false);
   await repaired();
   await send('without-redis');
   await expectBooks('without-redis', 20);
@@ -188,7 +183,7 @@ test('started without Postgres it takes usage from the callers it had, and other
   expect(await record(key, 'second')).toBe(200);
   expect([await record(unused.key, 'third'), await record('made-up', 'third')]).toEqual([503, 503]);
   await servers.postgres.start();
-  await until((state) => state.degraded === false);
+  await untilState((state) => state.degraded === false);
   expect(await record(unused.key, 'third')).toBe(200);
   await expectBooks('without-postgres', 3);
 });
@@ -203,8 +198,8 @@ test('every service starts without any store, says that it is not ready, and is 
     expect(status).toBe(503);
   }
   await Promise.all([servers.redis.start(), servers.postgres.start()]);
-  for (const { url } of services) while (!(await fetch(`${url}/readyz`)).ok) await wait(50);
-  await until((state) => state.degraded === false);
+  for (const { url } of services) await until(`${url} to be ready`, async () => (await fetch(`${url}/readyz`)).ok);
+  await untilState((state) => state.degraded === false);
   await send('without-any');
   await expectBooks('without-any', 10);
 });

@@ -7,11 +7,10 @@ import { fileURLToPath } from 'node:url';
 import { OpenMeter } from '@openmeter/sdk';
 import { addDays, type Day, dayOf, startOfDay } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
-import { migrate } from '@tally/db';
-import { freePort, freshDatabase, freshRedis, startServiceProcess } from '@tally/testkit';
 import { Client } from 'lago-javascript-client';
 import Stripe from 'stripe';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { startServices } from './services.ts';
 
 /** Shadow mode: events go to another product and to Tally with the product's own client; `npm run parity` compares. */
 const KEY = 'the-admin-key-of-parity';
@@ -28,13 +27,8 @@ const day = (ago: number): Day => addDays(today, -ago);
 const at = (ago: number, hour = 12) => startOfDay(day(ago)) + hour * HOUR;
 
 beforeAll(async () => {
-  const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
-  const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY };
-  releases.push(database.drop, redis.drop);
-  const port = String(await freePort());
-  const ingest = await startServiceProcess('usage-ingest', { ...env, ANALYTICS_API_URL: `http://127.0.0.1:${port}` });
-  const analytics = await startServiceProcess('analytics-api', { ...env, PORT: port, USAGE_INGEST_URL: ingest.url });
-  releases.unshift(analytics.stop, ingest.stop);
+  const { ingest, analytics, stop } = await startServices({ TALLY_ADMIN_KEY: KEY });
+  releases.push(stop);
   ({ url } = ingest);
   analyticsUrl = analytics.url;
 });

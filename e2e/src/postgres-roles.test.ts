@@ -108,19 +108,23 @@ describe("a Postgres of one's own", () => {
   test.each([
     ['with the documented rights', true],
     ['where the role of formulas cannot be made', false],
-  ])('is migrated and does all work of the services %s', async (_, hasReader) => {
-    const statements = documented.filter((line) => hasReader || !line.includes('tally_reader'));
-    for (const statement of statements) await query(withPath(servers.superuserUrl, 'postgres'), statement);
-    const url = new URL(servers.databaseUrl);
-    url.password = 'change-me';
-    const DATABASE_URL = url.toString();
-    await migrate(DATABASE_URL);
-    const reads = `select exists (select from pg_roles where rolname = 'tally_reader'
+  ])(
+    'is migrated and does all work of the services %s',
+    async (_, hasReader) => {
+      const statements = documented.filter((line) => hasReader || !line.includes('tally_reader'));
+      for (const statement of statements) await query(withPath(servers.superuserUrl, 'postgres'), statement);
+      const url = new URL(servers.databaseUrl);
+      url.password = 'change-me';
+      const DATABASE_URL = url.toString();
+      await migrate(DATABASE_URL);
+      const reads = `select exists (select from pg_roles where rolname = 'tally_reader'
       and pg_has_role(oid, 'member')) as found`;
-    expect(await query(DATABASE_URL, reads)).toEqual([{ found: hasReader }]);
-    await work(DATABASE_URL);
-    while (await undoMigration(DATABASE_URL));
-  });
+      expect(await query(DATABASE_URL, reads)).toEqual([{ found: hasReader }]);
+      await work(DATABASE_URL);
+      while (await undoMigration(DATABASE_URL));
+    },
+    350_000,
+  );
 });
 
 /** Makes the services write to every group of tables once, partitions included. */

@@ -4,7 +4,6 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { until } from '@tally/testkit';
 
 /** A real Redis Cluster on this machine. */
@@ -99,10 +98,10 @@ async function startNode(home: string, port: number): Promise<{ port: number; pr
     '',
   ];
   const process = spawn('redis-server', [...options.map(String), '--bind', '127.0.0.1'], { stdio: 'ignore' });
-  while (cli(port, 'ping').trim() !== 'PONG') {
+  await until(`redis-server on port ${port}`, () => {
     if (process.exitCode !== null) throw new Error(`redis-server on ${port} ended with ${process.exitCode}`);
-    await wait(30);
-  }
+    return cli(port, 'ping').trim() === 'PONG';
+  });
   return { port, process };
 }
 
@@ -116,7 +115,7 @@ async function untilCluster(port: number, is: (info: string) => boolean): Promis
 async function untilReplicated(ports: number[], replicas: number): Promise<void> {
   const linked = () =>
     ports.filter((port) => cli(port, 'info', 'replication').includes('master_link_status:up')).length;
-  while (linked() < replicas) await wait(50);
+  await until(`${replicas} replicas to be linked`, () => linked() >= replicas);
 }
 
 /**

@@ -1,11 +1,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { dayOf } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type FreshStore, freshDatabase, freshRedis, serverUrls, startServiceProcess } from '@tally/testkit';
+import { type FreshStore, freshDatabase, freshRedis, serverUrls, startServiceProcess, until } from '@tally/testkit';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 import { expect, test } from 'vitest';
@@ -33,13 +32,13 @@ test('a backup taken under load restores with drift 0, and events acknowledged a
     }
   };
   const loading = load();
-  while (acknowledged < SENT_BEFORE) await wait(10);
+  await until(`${SENT_BEFORE} acknowledged events`, () => acknowledged >= SENT_BEFORE, 10);
 
   // Redis first, then Postgres: events flushed in between are in Postgres.
   await copyRedis(redis.url, restoredRedis.url);
   const restored = await copyDatabase(database.url);
   const before = acknowledged;
-  while (acknowledged < before + 50) await wait(10);
+  await until('50 more acknowledged events', () => acknowledged >= before + 50, 10);
   isLoading = false;
   await loading;
   await client.usage.record.mutate({ entries: [{ id: 'late', merchantId: 'only-later', metrics: { queries: '7' } }] });

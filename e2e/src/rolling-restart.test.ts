@@ -5,7 +5,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } from '@tally/testkit';
+import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 const KEY = 'the-admin-key-of-the-rollout';
@@ -57,7 +57,7 @@ async function startBalancer(): Promise<Balancer> {
     }
   };
   const seen = async (target: string) => {
-    while (!ready.get(target)) await wait(20);
+    await until(`${target} to be seen ready`, () => ready.get(target), 20);
   };
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
@@ -107,7 +107,7 @@ afterAll(async () => {
   for (const release of releases) await release();
 });
 
-test('two of each service restart in turn under load, and no request fails', { timeout: 600_000 }, async () => {
+test('two of each service restart in turn under load, and no request fails', { timeout: 850_000 }, async () => {
   const [ingestUrl, engineUrl, analyticsUrl, consoleUrl] = balancers.map(({ url }) => url) as [
     string,
     string,

@@ -1,16 +1,15 @@
 import { OpenMeter } from '@openmeter/sdk';
 import { dayOf, startOfDay } from '@tally/contracts';
 import { type AnalyticsClient, createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
-import { migrate } from '@tally/db';
-import { freePort, freshDatabase, freshRedis, startServiceProcess } from '@tally/testkit';
 import { Client } from 'lago-javascript-client';
 import Stripe from 'stripe';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Services, startServices } from './services.ts';
 
 /** Clients of other products that send usage and ask for its sums at one address, with one key. */
 const KEY = 'the-admin-key-of-the-sources';
 const HOUR = 3_600_000;
-const releases: (() => Promise<unknown>)[] = [];
+let services: Services;
 let url: string;
 let questions: AnalyticsClient;
 let member: string;
@@ -21,22 +20,14 @@ const at = (hours: number) => new Date(noon + hours * HOUR).toISOString();
 const seconds = (hours: number) => (noon + hours * HOUR) / 1000;
 
 beforeAll(async () => {
-  const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
-  const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: KEY };
-  releases.push(database.drop, redis.drop);
-  const port = String(await freePort());
-  const ingest = await startServiceProcess('usage-ingest', { ...env, ANALYTICS_API_URL: `http://127.0.0.1:${port}` });
-  const analytics = await startServiceProcess('analytics-api', { ...env, PORT: port, USAGE_INGEST_URL: ingest.url });
-  releases.unshift(analytics.stop, ingest.stop);
-  ({ url } = ingest);
-  questions = createAnalyticsClient({ url: analytics.url, key: KEY });
-  const { create } = createIngestClient({ url: ingest.url, key: KEY }).keys;
+  services = await startServices({ TALLY_ADMIN_KEY: KEY });
+  ({ url } = services.ingest);
+  questions = createAnalyticsClient({ url: services.analytics.url, key: KEY });
+  const { create } = createIngestClient({ url, key: KEY }).keys;
   ({ key: member } = await create.mutate({ name: 'member', role: 'member' }));
   ({ key: bound } = await create.mutate({ name: 'bound', role: 'member', merchantId: 'globex' }));
 });
-afterAll(async () => {
-  for (const release of releases) await release();
-});
+afterAll(() => services?.stop());
 
 test("OpenMeter's client asks for what it sent, by windows, subjects and groups", async () => {
   const baseUrl = `${url}/sources/openmeter`;

@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { migrate } from '@tally/db';
-import { freshDatabase, freshRedis } from '@tally/testkit';
+import { assertBuilt, freshDatabase, freshRedis } from '@tally/testkit';
 import { expect, test } from 'vitest';
 
 test('npm start with a setting that no service can use fails at once, and says which and where', async () => {
@@ -40,6 +40,7 @@ test('npm start with a setting that no service can use fails at once, and says w
 test.each(['usage-ingest', 'metrics-engine', 'analytics-api', 'console'])(
   '%s does not start without any key',
   async (app) => {
+    assertBuilt(`apps/${app}`);
     const child = spawn(process.execPath, [new URL(`../../apps/${app}/dist/main.js`, import.meta.url).pathname], {
       env: { PATH: process.env.PATH, DATABASE_URL: 'postgres://127.0.0.1:1/tally', REDIS_URL: 'redis://127.0.0.1:1' },
       stdio: ['ignore', 'ignore', 'pipe'],

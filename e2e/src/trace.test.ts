@@ -5,37 +5,24 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { addDays, dayOf, type GroupBy } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
-import { migrate } from '@tally/db';
-import { freshDatabase, freshRedis, startServiceProcess } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Services, startServices } from './services.ts';
 
 const KEYS = { TALLY_ADMIN_KEY: 'the-admin-key-of-e2e', TALLY_SERVICE_KEY: 'the-service-key-of-e2e' };
 const ROWS = 20_000;
 const ON = addDays(dayOf(Date.now()), -1);
 
-let releases: (() => Promise<unknown>)[] = [];
 let folder: string;
-let ingest: Awaited<ReturnType<typeof startServiceProcess>>;
-let analyticsUrl: string;
+let services: Services;
 
 beforeAll(async () => {
-  const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
-  const env = { ...KEYS, DATABASE_URL: database.url, REDIS_URL: redis.url };
   folder = await mkdtemp(join(tmpdir(), 'tally-trace-'));
-  ingest = await startServiceProcess('usage-ingest', env);
-  const analytics = await startServiceProcess('analytics-api', { ...env, USAGE_INGEST_URL: ingest.url });
-  analyticsUrl = analytics.url;
-  releases = [
-    () => analytics.stop(),
-    () => ingest.stop(),
-    database.drop,
-    redis.drop,
-    () => rm(folder, { recursive: true }),
-  ];
+  services = await startServices(KEYS);
 });
 
 afterAll(async () => {
-  for (const release of releases) await release();
+  await services?.stop();
+  await rm(folder, { recursive: true });
 });
 
 test('a trace imported twice, its service killed in the middle of the first time, is counted once to the token', async () => {
@@ -43,20 +30,20 @@ test('a trace imported twice, its service killed in the middle of the first time
   const { prompt, completion } = await writeTrace(file);
 
   const first = runImport(file);
-  const recorded = createIngestClient({ url: ingest.url, key: KEYS.TALLY_ADMIN_KEY });
+  const recorded = createIngestClient({ url: services.ingest.url, key: KEYS.TALLY_ADMIN_KEY });
   for (let requests = 0; requests === 0; ) {
     const { metrics } = await recorded.usage.current.query({ merchantId: 'azure', date: ON });
     requests = Number(metrics.requests ?? 0);
   }
-  await ingest.kill();
-  await ingest.start();
+  await services.ingest.kill();
+  await services.ingest.start();
   expect(await first).toMatchObject({ code: 0, output: expect.stringContaining(`${ROWS} events read`) });
   expect(await runImport(file)).toMatchObject({
     code: 0,
     output: expect.stringContaining(`0 counted, ${ROWS} already there`),
   });
 
-  const analytics = createAnalyticsClient({ url: analyticsUrl, key: KEYS.TALLY_ADMIN_KEY });
+  const analytics = createAnalyticsClient({ url: services.analytics.url, key: KEYS.TALLY_ADMIN_KEY });
   for (const by of ['user', 'model', 'provider', 'apiKey', 'merchant'] satisfies GroupBy[]) {
     const { totals, rows, coverage } = await analytics.analytics.breakdown.query({ startDate: ON, endDate: ON, by });
     const expected = { requests: String(ROWS), promptTokens: String(prompt), completionTokens: String(completion) };
@@ -67,10 +54,10 @@ test('a trace imported twice, its service killed in the middle of the first time
 });
 
 test('a service that is asked to stop flushes what it holds and exits with 0', async () => {
-  const client = createIngestClient({ url: ingest.url, key: KEYS.TALLY_ADMIN_KEY });
+  const client = createIngestClient({ url: services.ingest.url, key: KEYS.TALLY_ADMIN_KEY });
   await client.usage.record.mutate({ entries: [{ id: 'last', merchantId: 'leaving', metrics: { queries: '7' } }] });
-  expect(await ingest.stop()).toBe(0);
-  await ingest.start();
+  expect(await services.ingest.stop()).toBe(0);
+  await services.ingest.start();
   expect(await client.flush.status.query({})).toMatchObject({ pendingKeys: 0, lagMs: 0 });
 });
 
@@ -92,7 +79,7 @@ async function writeTrace(file: string): Promise<{ prompt: number; completion: n
 async function runImport(file: string): Promise<{ code: number; output: string }> {
   const script = new URL('../../apps/usage-ingest/dist/sources/files/main.js', import.meta.url).pathname;
   const child = spawn(process.execPath, [script, 'azure-llm', file], {
-    env: { PATH: process.env.PATH, ...KEYS, USAGE_INGEST_URL: ingest.url },
+    env: { PATH: process.env.PATH, ...KEYS, USAGE_INGEST_URL: services.ingest.url },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';

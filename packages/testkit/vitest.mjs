@@ -16,9 +16,9 @@ export function tallyProject(test = {}) {
       outputFile: { json: '.results/vitest.json' },
       pool: 'forks',
       maxWorkers: 2,
+      // Waits end first and name their condition: polls after 1, `until` and starts of services after 2 minutes (ADR 210).
       testTimeout: 300_000,
-      hookTimeout: 120_000,
-      // A condition is waited for until it holds, on a slow machine too.
+      hookTimeout: 300_000,
       expect: { poll: { timeout: 60_000 } },
       retry: 0,
       ...test,

@@ -126,7 +126,7 @@ describe('rows with all dimensions', () => {
   });
 });
 
-test('what cannot be taken in is told for each day, and the other days are taken in', async () => {
+test('names the reason for each rejected day, and imports the other days', async () => {
   const today = dayOf(Date.now());
   const good = { date: '2024-04-01', aggregated_by_model: { m: row(1, 1, 1, '1') } };
   const { rejected, kept } = await send([

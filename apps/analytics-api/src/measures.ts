@@ -1,4 +1,4 @@
-import { type Coverage, formatCost, type Measures, percentOf } from '@tally/contracts';
+import { type Coverage, formatCost, MEASURES, type Measures, percentOf } from '@tally/contracts';
 import type { Sums } from '@tally/db';
 
 /** Presents sums: quantities, the derived total, the success rate. */
@@ -36,10 +36,4 @@ export function unknownOf({ other_tokens, untold_requests }: Sums): NonNullable<
   ];
 }
 
-export const NOTHING: Sums = {
-  requests: 0n,
-  failed_requests: 0n,
-  prompt_tokens: 0n,
-  completion_tokens: 0n,
-  cost: 0n,
-};
+export const NOTHING = Object.fromEntries(MEASURES.map((name) => [name, 0n])) as Sums;

@@ -50,7 +50,7 @@ beforeAll(async () => {
   while ((await running.db.meters.derive(1_000)).flushes > 0);
   await running.db.meters.fold(addDays(today, 1), 0, 1_000);
   await running.ingest.usage.record.mutate({ entries: entries.slice(200) });
-}, 120_000);
+});
 afterAll(() => running.stop());
 
 /** Where the window of a moment begins on a wall clock in a zone. */

@@ -333,7 +333,7 @@ function assertDimensions(
   const unknown = asked.find((name) => !dimensions.includes(name));
   if (unknown === undefined) return;
   const has = dimensions.length === 0 ? 'no dimensions' : `the dimensions ${dimensions.join(', ')}`;
-  throw new TallyError('INVALID_INPUT', `The meter ${key} has ${has}; it cannot be asked by ${unknown}.`, {
+  throw new TallyError('INVALID_INPUT', `The meter ${key} has ${has}; it cannot be queried by ${unknown}.`, {
     details: { dimensions },
   });
 }

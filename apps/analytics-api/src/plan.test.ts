@@ -113,7 +113,7 @@ describe('where sums alone are asked for', () => {
     ]);
   });
 
-  test('what is still to come is taken away for nothing', () => {
+  test('subtracts days that are still to come at no cost', () => {
     expect(sums('2026-03-01', '2026-03-05', '2026-03-05')).toEqual([
       'usage_monthly 2026-03-01..2026-03-31',
       'less usage_daily 2026-03-06..2026-03-31',

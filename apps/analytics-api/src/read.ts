@@ -407,7 +407,7 @@ function trendsOf(now: Sums & { users: number }, then: Sums & { users: number })
 /** Today's zones are whole quarter hours from UTC; some earlier ones were not. */
 function assertQuarters(moments: readonly number[], timeZone: string): void {
   if (moments.every((at) => at % QUARTER_HOUR_MS === 0)) return;
-  throw new TallyError('GRAIN_NOT_KEPT', `${timeZone} was not whole quarters of an hour from UTC then.`, {
+  throw new TallyError('GRAIN_NOT_KEPT', `${timeZone} was not whole quarter hours from UTC at that time.`, {
     details: { ask: ['the time zone UTC'] },
   });
 }

@@ -74,10 +74,14 @@ export async function createAnalyticsService(
     });
   const ingest = ingestWithin(env.FRESHNESS_TIMEOUT_MS);
   const recording = ingestWithin(RECORD_TIMEOUT_MS);
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { repeats: false });
+  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'), {
+    repeats: false,
+  });
   releasers.push('redis', () => redis.disconnect());
   // Without Redis, queries are answered all the same, uncached and uncounted.
-  await redisReady(redis, REDIS_DEADLINE_MS).catch((error: unknown) => log.warn({ err: error }, 'redis'));
+  await redisReady(redis, REDIS_DEADLINE_MS).catch((error: unknown) =>
+    log.warn({ err: error }, 'the connection to Redis failed'),
+  );
   const freshness = createFreshness({
     ingest,
     lastFlushAt: () => db.usage.lastFlushAt(),
@@ -166,7 +170,7 @@ export async function createAnalyticsService(
       env,
       keys: db.keys,
       mirror: createKeyMirror(redis),
-      onError: (err) => log.warn({ err }, 'use of keys'),
+      onError: (err) => log.warn({ err }, 'the last use of keys was not saved'),
       now,
     }),
     env,

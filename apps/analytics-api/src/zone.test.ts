@@ -30,7 +30,7 @@ test('a day that the zone left out has no period', () => {
   expect(around.map(({ from, to }) => to - from)).toEqual([DAY_MS, DAY_MS]);
 });
 
-test('where the clock skips midnight the day begins at the first moment there is', () => {
+test('a day whose midnight the clock skips begins at its first moment', () => {
   const [period] = day('America/Havana', '2026-03-08');
   expect(iso(period!.from)).toBe('2026-03-08T05:00:00.000Z');
 });

@@ -432,7 +432,7 @@ describe.each([
       },
       options,
     );
-  });
+  }, 670_000);
 });
 
 test('a service that is down is named, and the rest works', async () => {

@@ -185,7 +185,7 @@ function expectAnswered({ status, head, body }: Answer, { method, path, headers 
   for (const code of codes) expect(Object.keys(ERRORS), shown).toContain(code);
 }
 
-test('whatever is sent is answered or refused with a code of ours, and the server goes on', async () => {
+test('answers any input or refuses it with one of our codes, and the server continues', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(message, { minLength: 10, maxLength: 10 }), async (messages) => {
       await Promise.all(

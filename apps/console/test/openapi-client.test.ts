@@ -61,12 +61,12 @@ let stack: Stack;
 
 beforeAll(async () => {
   stack = await startStack();
-}, 120_000);
+});
 
 afterAll(async () => {
   await stack?.stop();
   await rm(FOLDER, { recursive: true, force: true });
-}, 60_000);
+});
 
 test('a client that is generated from the document compiles and calls the running services', async () => {
   const answer = await fetch(`${stack.url}/openapi.json`);
@@ -92,4 +92,4 @@ test('a client that is generated from the document compiles and calls the runnin
     file: expect.stringContaining('totalTokens'),
     role: 'admin',
   });
-}, 300_000);
+});

@@ -128,7 +128,7 @@ describe('a session', () => {
   });
 });
 
-test('what is neither POST nor DELETE is refused', async () => {
+test('refuses methods other than POST and DELETE', async () => {
   expect((await send('/session', { method: 'PUT', headers: own() })).status).toBe(405);
 });
 

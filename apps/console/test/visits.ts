@@ -8,6 +8,7 @@ import {
   type EngineClient,
   type IngestClient,
 } from '@tally/contracts/client';
+import { assertBuilt } from '@tally/testkit';
 import type { BrowserContext, BrowserContextOptions, Page } from 'playwright-core';
 import { expect } from 'vitest';
 import { parseFormatted } from '../src/web/quantity.ts';
@@ -52,6 +53,7 @@ export async function startVisits({
   /** Settings of the services. */
   settings?: Record<string, string>;
 } = {}): Promise<Visits> {
+  assertBuilt('apps/console');
   const webFolder = fileURLToPath(new URL('../dist/web', import.meta.url));
   const [stack, browser] = await Promise.all([startStack({ webFolder, services: settings }), launch()]);
   const client = { url: stack.url, key: ADMIN_KEY };

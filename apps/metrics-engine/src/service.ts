@@ -109,7 +109,9 @@ export async function createEngineService(
   );
   releasers.push('recovery', () => Promise.all([rollups.stop(), recovering.stop()]));
 
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), { repeats: false });
+  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'), {
+    repeats: false,
+  });
   releasers.push('redis', () => redis.disconnect());
   const backup = createBackup({ db, redis, ttlSeconds: env.REALTIME_TTL_SECONDS, now });
   const realtime = createRealtime({
@@ -159,7 +161,8 @@ export async function createEngineService(
     return outcome;
   };
   const schedule = createSchedule({
-    connect: (options) => createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'), options),
+    connect: (options) =>
+      createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'), options),
     rollups,
     work: {
       async reconcile() {
@@ -246,7 +249,7 @@ export async function createEngineService(
       env,
       keys: db.keys,
       mirror: createKeyMirror(redis),
-      onError: (err) => log.warn({ err }, 'use of keys'),
+      onError: (err) => log.warn({ err }, 'the last use of keys was not saved'),
       now,
     }),
     env,

@@ -57,7 +57,7 @@ const entry = fc.record(
   { requiredKeys: ['id', 'merchantId', 'metrics'] },
 );
 
-test('what is plainly an entry is one by the schema', () => {
+test('accepts only plain entries that the schema accepts', () => {
   let plain = 0;
   fc.assert(
     fc.property(fc.oneof(entry, fc.anything()), (value) => {

@@ -108,7 +108,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'redis'));
+  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'));
   releasers.push('redis', () => redis.disconnect());
   await redisReady(redis, START_WAIT_MS).catch((error: unknown) => log.warn({ err: error }, 'starting without Redis'));
 
@@ -402,7 +402,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       env,
       keys: db.keys,
       mirror: createKeyMirror(redis),
-      onError: (err) => log.warn({ err }, 'use of keys'),
+      onError: (err) => log.warn({ err }, 'the last use of keys was not saved'),
       now,
     }),
     env,

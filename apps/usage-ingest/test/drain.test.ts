@@ -48,7 +48,7 @@ test('a backlog of more than one piece is counted once, two pieces at a time', a
   );
 });
 
-test('what was counted and not removed by one of two pieces is counted once', async () => {
+test('counts a batch once that one of two flushes counted and did not remove', async () => {
   let pieces = 0;
   ingest = await startIngest({ FLUSH_PIECE_ENTRIES: '1' }, (point) => {
     if (point === 'flush.after-commit' && ++pieces === 2) throw new Error('no more');

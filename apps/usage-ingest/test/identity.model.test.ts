@@ -83,7 +83,7 @@ test('counts each identity once around a midnight and shows every conflict, what
     }),
     { numRuns: RUNS },
   );
-}, 300_000);
+});
 
 async function record(merchantId: string, copies: readonly Copy[], acknowledged: Copy[]): Promise<void> {
   const entries = copies.map(

@@ -273,4 +273,4 @@ test(`after ${RUNS} random histories every meter equals the plain model`, async 
     }),
     { numRuns: RUNS },
   );
-}, 300_000);
+}, 600_000);

@@ -117,7 +117,7 @@ test(`finds and repairs any damaged row of a meter (${RUNS} random ones)`, async
     ),
     { numRuns: RUNS, seed: Number(process.env.FC_SEED ?? Date.now() % 2 ** 31) },
   );
-}, 120_000);
+});
 
 test('the hourly pass reports meters, compares what changed only, and goes on where a full pass ended', async () => {
   expect(await ingest.reconcile.repairChanged()).toMatchObject({ balanced: true });

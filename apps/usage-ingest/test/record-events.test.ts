@@ -94,7 +94,7 @@ describe('a gathered call', () => {
       }),
       { numRuns: Number(process.env.FC_RUNS ?? 200) },
     );
-  }, 300_000);
+  });
 
   test('of a total that is no number leaves the events of that total to Postgres, and stores the others', async () => {
     const [bad, good] = [`bad-${names++}`, `good-${names++}`];

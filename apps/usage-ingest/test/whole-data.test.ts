@@ -129,7 +129,7 @@ test.each(['e1', '', 'a b', 'WyJhIl0'])('a cursor that is made up (%j) explains 
   await expect(ingest.admin.usage.explain.query(question)).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
 });
 
-test('what Redis does not tell is not known, and not 0', async () => {
+test('reports values that Redis does not tell as unknown, not 0', async () => {
   const own = await startIngest({ ENABLE_FLUSH: 'true', FLUSH_INTERVAL_MS: '20' });
   const lag = async () =>
     /^tally_flush_lag_seconds (\S+)$/m.exec(await (await own.app.request('/metrics')).text())?.[1];

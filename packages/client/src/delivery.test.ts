@@ -329,28 +329,25 @@ describe('with a spool', () => {
     ...more,
   });
 
-  test.each(['record', 'batch', 'overflow'] as const)(
-    'what close leaves is sent by the next life: %s',
-    async (promise) => {
-      const merchantId = newMerchant();
-      const options = spoolOf(promise, { segmentBytes: 2000 });
-      const first = open({ spool: createSpool(options), fetch: faultyFetch(() => 'answer lost') });
-      for (let each = 0; each < 300; each++) {
-        first.tally.record({ merchantId, userId: `u${each % 50}`, metrics: { prompt_tokens: 2n } });
-        first.tally.track({ merchantId, metricType: 'queries' });
-      }
-      expect(await first.tally.close({ deadlineMs: 50 })).toEqual({ ok: false, spooled: 51, unsent: 0 });
-      expect(first.rejected).toEqual([]);
-      const second = open({ spool: createSpool(options) });
-      expect(await second.tally.close()).toMatchObject({ ok: true });
-      expect(second.tally.stats()).toMatchObject({ recovered: 51, sent: 600 });
-      expect(await ingest.counted(merchantId)).toEqual({ requests: '300', prompt_tokens: '600', queries: '300' });
-      const third = createSpool(options);
-      expect([third.left.batches, third.left.records]).toEqual([[], []]);
-      third.close();
-      expect((await readdir(options.directory)).length).toBeLessThanOrEqual(2);
-    },
-  );
+  test.each(['record', 'batch', 'overflow'] as const)('the next process sends what close left: %s', async (promise) => {
+    const merchantId = newMerchant();
+    const options = spoolOf(promise, { segmentBytes: 2000 });
+    const first = open({ spool: createSpool(options), fetch: faultyFetch(() => 'answer lost') });
+    for (let each = 0; each < 300; each++) {
+      first.tally.record({ merchantId, userId: `u${each % 50}`, metrics: { prompt_tokens: 2n } });
+      first.tally.track({ merchantId, metricType: 'queries' });
+    }
+    expect(await first.tally.close({ deadlineMs: 50 })).toEqual({ ok: false, spooled: 51, unsent: 0 });
+    expect(first.rejected).toEqual([]);
+    const second = open({ spool: createSpool(options) });
+    expect(await second.tally.close()).toMatchObject({ ok: true });
+    expect(second.tally.stats()).toMatchObject({ recovered: 51, sent: 600 });
+    expect(await ingest.counted(merchantId)).toEqual({ requests: '300', prompt_tokens: '600', queries: '300' });
+    const third = createSpool(options);
+    expect([third.left.batches, third.left.records]).toEqual([[], []]);
+    third.close();
+    expect((await readdir(options.directory)).length).toBeLessThanOrEqual(2);
+  });
 
   test('overflows to disk when memory is full, and refuses when the disk bound is reached', async () => {
     const merchantId = newMerchant();

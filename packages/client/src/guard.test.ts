@@ -112,7 +112,7 @@ test('counts a call once whose settlement fails, and its reservation expires', a
   expect(await ingest.counted(merchantId)).toMatchObject({ requests: '1', cost: '2000000000' });
   expect(rejected).toEqual([]);
   await tally.close();
-}, 120_000);
+});
 
 test('passes an entry that Tally rejects to onRejected', async () => {
   const { tally, rejected } = open();

@@ -5,7 +5,7 @@ import { formatCost, formatQuantity, parseQuantity, parseSignedQuantity, percent
 const units = fc.bigInt({ min: 0n, max: 10n ** 18n });
 
 describe('quantities', () => {
-  test('what is printed is read back to the unit, for cost and for whole numbers', () => {
+  test('parses printed quantities back to the unit, for cost and for whole numbers', () => {
     fc.assert(
       fc.property(units, fc.constantFrom('cost', 'prompt_tokens'), (value, type) => {
         expect(parseQuantity(type, formatQuantity(type, value))).toBe(value);

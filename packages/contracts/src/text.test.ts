@@ -42,7 +42,7 @@ describe('names', () => {
     expect(takes(SentDimension, '(other)')).toBe(false);
   });
 
-  test('what a name may be is in NFC and can be asked for', () => {
+  test('an accepted name is in NFC and can be queried', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary', maxLength: 300 }), (value) => {
         const sent = SentDimension.safeParse(value);

@@ -87,7 +87,7 @@ describe('times', () => {
     expect(parseTime(text)).toBeUndefined();
   });
 
-  test('what is a time is on a day of UTC, whatever its zone; a stored one can be answered', () => {
+  test('an accepted time is on a UTC day, whatever its zone, and a stored one can be answered', () => {
     const edges = fc.constantFrom('0999-12-31', '1000-01-01', '2026-03-01', '9998-12-31', '9999-01-01');
     const [hour, minute] = [fc.integer({ min: 0, max: 24 }), fc.integer({ min: 0, max: 60 })];
     const two = (number: number) => String(number).padStart(2, '0');

@@ -1,8 +1,8 @@
--- What made a number of a merchant, day by day, and the same number as it is stored, at one moment.
+-- Returns the parts of a merchant's number, by day, and the stored number, at one moment.
 -- $1 merchant   $2 first date   $3 last date   $4 metric types that make it
 -- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 whether one of them is given
--- A filter also means what was counted under a value that it names: `(other)`. `rolled_amount` is what rollups have for
--- the filters; `stored_amount` is null where no rollup has the number.
+-- A filter also selects events counted under a value that it names: `(other)`. `rolled_amount` is the amount in rollups
+-- for the filters; `stored_amount` is null if no rollup has the number.
 with counted as (
   select
     'event' as kind, date, calls, user_id, api_key, model, provider, folded,
@@ -19,23 +19,25 @@ with counted as (
 parts as (
   select
     kind, date, calls, amount,
-    ($5::text[] is null or user_id = any($5) or rolled_user = any($5))
-      and ($6::text[] is null or api_key = any($6) or rolled_key = any($6))
+    ($5::text[] is null or user_id = any($5) or rolled_user_id = any($5))
+      and ($6::text[] is null or api_key = any($6) or rolled_api_key = any($6))
       and ($7::text[] is null or model = any($7) or rolled_model = any($7))
       and ($8::text[] is null or provider = any($8) or rolled_provider = any($8)) as is_named,
-    ($5 is null or rolled_user = any($5)) and ($6 is null or rolled_key = any($6))
-      and ($7 is null or rolled_model = any($7)) and ($8 is null or rolled_provider = any($8)) as is_rolled
+    ($5::text[] is null or rolled_user_id = any($5))
+      and ($6::text[] is null or rolled_api_key = any($6))
+      and ($7::text[] is null or rolled_model = any($7))
+      and ($8::text[] is null or rolled_provider = any($8)) as is_rolled
   from counted
   cross join lateral (
     select
       case when 'requests' = any($4::text[]) then requests else 0 end
-      + case when 'failed_requests' = any($4) then failed_requests else 0 end
-      + case when 'prompt_tokens' = any($4) then prompt_tokens else 0 end
-      + case when 'completion_tokens' = any($4) then completion_tokens else 0 end
-      + case when 'cost' = any($4) then cost else 0 end
+      + case when 'failed_requests' = any($4::text[]) then failed_requests else 0 end
+      + case when 'prompt_tokens' = any($4::text[]) then prompt_tokens else 0 end
+      + case when 'completion_tokens' = any($4::text[]) then completion_tokens else 0 end
+      + case when 'cost' = any($4::text[]) then cost else 0 end
       + coalesce((select sum(value::bigint) from jsonb_each_text(metrics) where key = any($4)), 0) as amount,
-      case when folded & 1 <> 0 then '(other)' else user_id end as rolled_user,
-      case when folded & 2 <> 0 then '(other)' else api_key end as rolled_key,
+      case when folded & 1 <> 0 then '(other)' else user_id end as rolled_user_id,
+      case when folded & 2 <> 0 then '(other)' else api_key end as rolled_api_key,
       case when folded & 4 <> 0 then '(other)' else model end as rolled_model,
       case when folded & 8 <> 0 then '(other)' else provider end as rolled_provider
   ) as part
@@ -66,16 +68,18 @@ sums as (
   select
     date, 0, 0, 0, 0, 0, null,
     sum(
-      case when 'requests' = any($4) then requests else 0 end
-      + case when 'failed_requests' = any($4) then failed_requests else 0 end
-      + case when 'prompt_tokens' = any($4) then prompt_tokens else 0 end
-      + case when 'completion_tokens' = any($4) then completion_tokens else 0 end
-      + case when 'cost' = any($4) then cost else 0 end
+      case when 'requests' = any($4::text[]) then requests else 0 end
+      + case when 'failed_requests' = any($4::text[]) then failed_requests else 0 end
+      + case when 'prompt_tokens' = any($4::text[]) then prompt_tokens else 0 end
+      + case when 'completion_tokens' = any($4::text[]) then completion_tokens else 0 end
+      + case when 'cost' = any($4::text[]) then cost else 0 end
     )
   from usage_daily
   where $9 and merchant_id = $1 and date between $2 and $3
-    and ($5 is null or user_id = any($5)) and ($6 is null or api_key = any($6))
-    and ($7 is null or model = any($7)) and ($8 is null or provider = any($8))
+    and ($5::text[] is null or user_id = any($5))
+    and ($6::text[] is null or api_key = any($6))
+    and ($7::text[] is null or model = any($7))
+    and ($8::text[] is null or provider = any($8))
   group by date
 )
 select

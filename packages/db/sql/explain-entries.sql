@@ -9,10 +9,10 @@ from usage_events
 where merchant_id = $1 and date between $2 and $3 and (date, id) > ($9, $10)
   and (
     ('requests' = any($4::text[]) and requests <> 0)
-    or ('failed_requests' = any($4) and failed_requests <> 0)
-    or ('prompt_tokens' = any($4) and prompt_tokens <> 0)
-    or ('completion_tokens' = any($4) and completion_tokens <> 0)
-    or ('cost' = any($4) and cost <> 0)
+    or ('failed_requests' = any($4::text[]) and failed_requests <> 0)
+    or ('prompt_tokens' = any($4::text[]) and prompt_tokens <> 0)
+    or ('completion_tokens' = any($4::text[]) and completion_tokens <> 0)
+    or ('cost' = any($4::text[]) and cost <> 0)
     or metrics ?| $4
   )
   and ($5::text[] is null or user_id = any($5) or (folded & 1 <> 0 and '(other)' = any($5)))

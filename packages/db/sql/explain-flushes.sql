@@ -1,6 +1,6 @@
--- The newest flushes that made a number, each beside how many there are.
+-- Returns the newest flushes behind a number, each with the total number.
 -- $1 merchant   $2 first date   $3 last date   $4 metric types that make it
--- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 how many at most
+-- $5 users   $6 API keys   $7 models   $8 providers, each null for all   $9 limit
 select
   flush.id as flush_id, flush.source, flush.started_at,
   count(*) as entries, sum(event.calls) as calls, sum(part.amount) as value,
@@ -10,10 +10,10 @@ join usage_flushes as flush on flush.id = event.flush_id
 cross join lateral (
   select
     case when 'requests' = any($4::text[]) then event.requests else 0 end
-    + case when 'failed_requests' = any($4) then event.failed_requests else 0 end
-    + case when 'prompt_tokens' = any($4) then event.prompt_tokens else 0 end
-    + case when 'completion_tokens' = any($4) then event.completion_tokens else 0 end
-    + case when 'cost' = any($4) then event.cost else 0 end
+    + case when 'failed_requests' = any($4::text[]) then event.failed_requests else 0 end
+    + case when 'prompt_tokens' = any($4::text[]) then event.prompt_tokens else 0 end
+    + case when 'completion_tokens' = any($4::text[]) then event.completion_tokens else 0 end
+    + case when 'cost' = any($4::text[]) then event.cost else 0 end
     + coalesce((select sum(value::bigint) from jsonb_each_text(event.metrics) where key = any($4)), 0) as amount
 ) as part
 where event.merchant_id = $1 and event.date between $2 and $3 and part.amount <> 0

@@ -154,7 +154,7 @@ test('counts every event, and values beyond the limit under (other), alike on ev
     }),
     { numRuns: RUNS },
   );
-}, 300_000);
+});
 
 test('writers that admit values at the same time admit as many as may be, and no more', async () => {
   const merchant = `m${serial++}`;

@@ -134,7 +134,7 @@ export function createAdmission(limit: number): Admission {
         },
       };
     }
-    throw new Error('values of a merchant are admitted by others all the time');
+    throw new Error('other transactions kept admitting values of the merchant');
   }
 
   /** Decides from memory which values to admit and which to fold. */

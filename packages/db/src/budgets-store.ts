@@ -55,6 +55,7 @@ const PeriodRow = z
   }));
 const PositionRow = z.object({ position: z.number().int() });
 const IdRow = z.object({ id: z.string() });
+const VersionRow = z.object({ version: z.string() });
 
 const INVALID_PARAMETER = '22023';
 
@@ -64,8 +65,7 @@ export function createBudgetsStore(
   journal: Pick<Journal, 'exclusively' | 'exclusivelyAll'>,
 ): BudgetsStore {
   const budgets = dataSource.getRepository(BudgetEntity);
-  const nextVersion = (executor: Executor | EntityManager) =>
-    executor.query('update budget_list set version = version + 1');
+  const nextVersion = (executor: Executor | EntityManager) => executor.query(sql('budgets/next-version'));
 
   const changed = (id: string, change: (row: BudgetRow) => Partial<BudgetRow> | undefined) =>
     dataSource.transaction(async (manager) => {
@@ -120,15 +120,11 @@ export function createBudgetsStore(
         });
       return page.getMany();
     },
-    async version() {
-      const [row] = await dataSource.query('select version::text from budget_list');
-      return row.version;
-    },
+    version: () => versionOf(dataSource),
     active: () =>
       dataSource.transaction('REPEATABLE READ', async (manager) => {
         const rows = await manager.findBy(BudgetEntity, { removedAt: IsNull() });
-        const [list] = await manager.query('select version::text from budget_list');
-        return { version: list.version, budgets: rows };
+        return { version: await versionOf(manager), budgets: rows };
       }),
     periods: (at) => runSql(dataSource, 'budget-spends', [at], PeriodRow),
     snapshot: (at, noted) =>
@@ -164,6 +160,11 @@ export async function countBudgets(
 ): Promise<void> {
   const days = [...new Set(lines.map((line) => line.date))];
   await transaction.query(sql('count-budgets'), [days, budgets]);
+}
+
+async function versionOf(executor: Executor): Promise<string> {
+  const [row] = await runSql(executor, 'budgets/version', [], VersionRow);
+  return row!.version;
 }
 
 const unknownBudget = (id: string) => new TallyError('NOT_FOUND', `There is no budget ${id}.`);

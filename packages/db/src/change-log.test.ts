@@ -96,7 +96,7 @@ const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('break and rebuild' as const), merchant: fc.nat(5) }) },
 );
 
-test('whoever reads what changed has every number, in whatever order transactions end', async () => {
+test('a reader of changes gets every number, in whatever order transactions end', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 30 }), async (steps) => {
       const prefix = `world${++worlds}-`;

@@ -69,7 +69,7 @@ const arbitraryLine = (merchant: string): fc.Arbitrary<JournalLine> =>
       });
     });
 
-test('whatever is repeated, in any order and any batches, every book equals the first of each entry', async () => {
+test('every stored form equals the first copy of each event, for repeats in any order and batches', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(fc.array(arbitraryLine('x'), { maxLength: 12 }), { maxLength: 6 }), async (batches) => {
       const merchant = newMerchant();

@@ -1,3 +1,4 @@
+import { DIMENSIONS, MEASURES } from '@tally/contracts';
 import type { LineToAppend } from './journal-line.ts';
 
 /** Matches text that an array literal must quote. */
@@ -22,17 +23,10 @@ export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): 
     texts((line) => line.merchant_id),
     texts((line) => line.id),
     plain((line) => String(line.time)),
-    texts((line) => line.user_id),
-    texts((line) => line.api_key),
-    texts((line) => line.model),
-    texts((line) => line.provider),
+    ...DIMENSIONS.map((name) => texts((line) => line[name])),
     plain((line) => (line.failed ? 't' : undefined)),
     plain((line) => line.calls),
-    plain((line) => line.requests),
-    plain((line) => line.failed_requests),
-    plain((line) => line.prompt_tokens),
-    plain((line) => line.completion_tokens),
-    plain((line) => line.cost),
+    ...MEASURES.map((name) => plain((line) => line[name])),
     json((line) => line.metrics),
     json((line) => line.properties),
     plain((line) => line.price),

@@ -13,7 +13,7 @@ import { PriceEntity, type PriceRow } from './entities/price.ts';
 import { EventRow } from './events-store.ts';
 import type { JournalLine } from './journal-line.ts';
 import { DateText, Moment, Units } from './rows.ts';
-import { runSql } from './run-sql.ts';
+import { type Executor, runSql } from './run-sql.ts';
 
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
 
@@ -142,6 +142,8 @@ const UnpricedRow = z.object({
 
 const CHUNK = 1_000;
 
+const VersionRow = z.object({ version: z.string() });
+
 /** The price list, in `prices`. */
 export function createPricesStore(dataSource: DataSource): PricesStore {
   const prices = dataSource.getRepository(PriceEntity);
@@ -149,14 +151,8 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
   /** Changes the list, one change at a time, so that versions are committed in order. */
   const changing = <T>(change: (manager: EntityManager, version: string) => Promise<T>) =>
     dataSource.transaction(async (manager) => {
-      const [row] = await manager.query('select version::text from price_list for update');
-      return change(manager, row.version);
+      return change(manager, await versionBy(manager, 'prices/lock-version'));
     });
-
-  async function nextVersion(manager: EntityManager): Promise<string> {
-    const [rows] = await manager.query('update price_list set version = version + 1 returning version::text');
-    return rows[0].version;
-  }
 
   return {
     add: (wanted, actor) =>
@@ -173,7 +169,7 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         const total = active.size + fresh.size - replaced.length;
         if (total > MAX_PRICES)
           throw new TallyError('CARDINALITY_LIMIT', `The list would have ${total} prices; at most ${MAX_PRICES}.`);
-        const version = await nextVersion(manager);
+        const version = await versionBy(manager, 'prices/next-version');
         for (const ids of chunksOf(replaced.map(({ id }) => id)))
           await manager.createQueryBuilder().update(PriceEntity).set({ removedIn: version }).whereInIds(ids).execute();
         const rows = [...fresh.values()].map((price) => ({
@@ -198,7 +194,7 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         const row = await manager.findOneBy(PriceEntity, { id });
         if (!row) throw new TallyError('NOT_FOUND', `There is no price ${id}.`);
         if (row.removedIn !== null) return row;
-        return manager.save(PriceEntity, { ...row, removedIn: await nextVersion(manager) });
+        return manager.save(PriceEntity, { ...row, removedIn: await versionBy(manager, 'prices/next-version') });
       }),
 
     list: ({ filters, includeRemoved, after, limit }) =>
@@ -212,16 +208,12 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         take: limit,
       }),
 
-    async version() {
-      const [row] = await dataSource.query('select version::text from price_list');
-      return row.version;
-    },
+    version: () => versionBy(dataSource, 'prices/version'),
 
     current: () =>
       dataSource.transaction('REPEATABLE READ', async (manager) => {
         const rows = await manager.find(PriceEntity, { where: { removedIn: IsNull() }, order: { id: 'asc' } });
-        const [list] = await manager.query('select version::text from price_list');
-        return { version: list.version, prices: rows };
+        return { version: await versionBy(manager, 'prices/version'), prices: rows };
       }),
 
     pricedSums: ({ startDate, endDate, merchantIds, limit }) =>
@@ -251,6 +243,11 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
     unpriced: ({ startDate, endDate, merchantIds, limit }) =>
       runSql(dataSource, 'unpriced-models', [startDate, endDate, merchantIds ?? null, limit], UnpricedRow),
   };
+}
+
+async function versionBy(executor: Executor, statement: string): Promise<string> {
+  const [row] = await runSql(executor, statement, [], VersionRow);
+  return row!.version;
 }
 
 /** The columns of cells, as the parameters of `rerate-sums.sql`. */

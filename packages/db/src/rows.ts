@@ -1,3 +1,4 @@
+import { MEASURES, type Measure } from '@tally/contracts';
 import { z } from 'zod';
 
 /** Parses bigint and numeric columns, which arrive as text, to bigint. No other code does. */
@@ -9,13 +10,7 @@ export const Units = z
 /** `date` columns arrive as their text. */
 export const DateText = z.string().regex(/^\d{4}-\d{2}-\d{2}$/);
 
-export const MeasureRow = {
-  requests: Units,
-  failed_requests: Units,
-  prompt_tokens: Units,
-  completion_tokens: Units,
-  cost: Units,
-};
+export const MeasureRow = Object.fromEntries(MEASURES.map((name) => [name, Units])) as Record<Measure, typeof Units>;
 
 /** `timestamptz` columns arrive as Date. */
 export const Moment = z.date().transform((date) => date.toISOString());

@@ -10,6 +10,7 @@ import {
   type Grouping,
   isMeasure,
   MEASURES,
+  type Measure,
   monthOf,
   type PlanPart,
   type SortBy,
@@ -26,12 +27,7 @@ import { type Executor, runSql } from './run-sql.ts';
 import { OUT_OF_RANGE, sqlState } from './transactions.ts';
 
 /** The sums of some events, in units. */
-export type Sums = {
-  requests: UnitsType;
-  failed_requests: UnitsType;
-  prompt_tokens: UnitsType;
-  completion_tokens: UnitsType;
-  cost: UnitsType;
+export type Sums = Record<Measure, UnitsType> & {
   /** Imported days may not split them: tokens that are neither prompt nor completion, requests that may have failed. */
   other_tokens?: UnitsType | undefined;
   untold_requests?: UnitsType | undefined;

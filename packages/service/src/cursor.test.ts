@@ -19,7 +19,7 @@ test('a cursor gives back its place, to its own question alone', () => {
   );
 });
 
-test('what is made up is no cursor', () => {
+test('refuses a made-up cursor', () => {
   const anything = fc.oneof(
     fc.string(),
     fc.string().map((text) => Buffer.from(text).toString('base64url')),

@@ -19,7 +19,7 @@ export function decodeCursor<Place extends z.ZodType>(
   const known =
     place.pop() === fingerprint(question) && !UNSTORABLE.test(place.join()) ? shape.safeParse(place) : undefined;
   if (known?.success) return known.data;
-  throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this question.');
+  throw new TallyError('INVALID_CURSOR', 'This cursor does not belong to this query.');
 }
 
 /** NUL and lone surrogates. No stored position has them, and Postgres refuses them. */

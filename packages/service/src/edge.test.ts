@@ -463,7 +463,7 @@ describe('streams', () => {
     expect(lines).toContainEqual(expect.objectContaining({ err: expect.objectContaining({ code: '53100' }) }));
   });
 
-  test('what an answer is read from ends where nobody reads it: after a HEAD, or when the client has left', async () => {
+  test('closes the source of an answer that nobody reads: after a HEAD, or when the client has left', async () => {
     const { url, raw, lines, go, waiting } = await serve();
     const cancelled = () => lines.filter((line) => line.cancelled).length;
     const answer = await fetch(`${url}/endless`, { method: 'HEAD', headers: key() });
@@ -584,7 +584,7 @@ describe('HTTP', () => {
     }
   });
 
-  test('what is checked is what answers: an encoded path is not routed as another one', async () => {
+  test('routes the path that it checked: an encoded path does not become another one', async () => {
     const { get } = await serve();
     expect((await get('/file/secret', key(BOB))).status).toBe(403);
     for (const path of ['/file/%73ecret', '/file/s%65cret', '/file/%73%65%63%72%65%74'])

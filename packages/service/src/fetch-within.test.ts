@@ -37,7 +37,7 @@ test("a call ends with its caller's signal, and within its time", async () => {
   await expect(fetchWithin(50)(`${url}/hangs`)).rejects.toMatchObject({ name: 'TimeoutError' });
 });
 
-test('what it does not send is refused', async () => {
+test('refuses options that it does not use', async () => {
   await expect(fetch(url, { method: 'POST', body: new Uint8Array(1) })).rejects.toThrow(TypeError);
   await expect(fetch(url, { redirect: 'manual' })).rejects.toThrow('redirect');
 });

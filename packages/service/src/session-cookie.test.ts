@@ -30,7 +30,7 @@ test.each([
   expect(sent(headers as Record<string, string>, 'GET')).toBeUndefined();
 });
 
-test('what is no secret is none', () => {
+test('refuses text that is no secret', () => {
   for (const value of ['tally_session=', 'tally_session=a b', 'tally_session=a%20', 'session=abc', ''])
     expect(sessionOf({ headers: { cookie: value, host, origin: `https://${host}` }, method: 'POST' })).toBeUndefined();
 });

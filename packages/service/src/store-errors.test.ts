@@ -47,7 +47,7 @@ test.each(CASES)('a store that was %s is recognised by its code, never by its me
   if (code === 'UNAVAILABLE') expect(told.details).toEqual({ retryAfter: 1 });
 });
 
-test('what is said of a store is true of it', () => {
+test('reports the true state of each store', () => {
   const messageOf = (code: string) => understand(postgres(code)).message;
   expect(messageOf('08006')).toBe('A data store is unavailable.');
   expect([messageOf('53100'), messageOf('25006')]).toEqual(

@@ -187,7 +187,7 @@ describe('serveContract', () => {
     expect(text).not.toContain('stack');
   });
 
-  test('what is told of many problems are the first, and how many more there are', async () => {
+  test('lists the first of many problems, and the number of the others', async () => {
     const ages = await post('/trpc/crowd', JSON.stringify({ people: Array.from({ length: 9 }, () => ({ age: '' })) }));
     expect((await errorOf(ages)).message).toMatch(/^people\.0\.age: .*; people\.4\.age: [^;]*; and 4 more$/);
     const names = await post('/trpc/crowd', '{"people":[],"a":1,"b":1,"c":1,"d":1,"e":1}');

@@ -238,7 +238,7 @@ export function understand(error: unknown): TallyError {
   if (stores) return unavailable(stores.message, error);
   if (isServiceUnavailable(error)) return unavailable('Another service of Tally is unavailable.', error);
   if (isStatementTimeout(error))
-    return new TallyError('QUERY_TIMEOUT', 'The database gave this question up after its time.', { cause: error });
+    return new TallyError('QUERY_TIMEOUT', 'The database cancelled the query at its time limit.', { cause: error });
   if (error instanceof TRPCError) {
     if (error.code === 'BAD_REQUEST' && cause instanceof ZodError) return invalidInput(cause);
     // zod passes problems as arguments of one call, of which the stack holds some 100,000.

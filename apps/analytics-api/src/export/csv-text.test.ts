@@ -64,7 +64,7 @@ const text = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 12 }),
 );
 
-test.each([',', ';', '\t'])('whatever the texts, no cell of a sheet separated by %j begins a formula', (separator) => {
+test.each([',', ';', '\t'])('no cell of a sheet separated by %j begins a formula, for any texts', (separator) => {
   fc.assert(
     fc.property(fc.array(fc.array(text, { minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 4 }), (rows) => {
       const file = rows.map((row) => `${row.map(csvText).join(',')},12,0.5\n`).join('');

@@ -44,13 +44,13 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
     const share = Math.max(1, Math.floor(atOnce / SHARES));
     // A reader that takes a little now and then keeps its slot for hours.
     if (own >= share && places.size < atOnce)
-      throw new TallyError('RATE_LIMITED', `${own} exports of this key are under way, which is the most at once.`, {
+      throw new TallyError('RATE_LIMITED', `${own} exports of this key are active, the most allowed.`, {
         details: { atOnce: share, retryAfter: RETRY_AFTER_SECONDS },
       });
     if (places.size < atOnce && bytesOnDisk() < maxBytes) return;
     const most =
       places.size < atOnce ? `${maxBytes} bytes of exports wait for their readers` : `${atOnce} exports are under way`;
-    throw new TallyError('UNAVAILABLE', `${most}, which is the most at once.`, {
+    throw new TallyError('UNAVAILABLE', `${most}, the most allowed. Try again later.`, {
       details: { retryAfter: RETRY_AFTER_SECONDS },
     });
   }

@@ -13,7 +13,7 @@ async function sheetOf(text: string): Promise<string> {
   return strFromU8(unzipSync(Buffer.concat(chunks))['xl/worksheets/sheet1.xml']!);
 }
 
-test('whatever the text, a sheet has it as text and never as a formula', async () => {
+test('a sheet has any text as text and never as a formula', async () => {
   const nasty = fc.constantFrom(
     '=1+1',
     '<f>1+1</f>',

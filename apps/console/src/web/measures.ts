@@ -1,3 +1,4 @@
+import type { Measures } from '@tally/contracts';
 import type { Kind } from './quantity.ts';
 
 /** The measures of analytics, each with the metric type of the journal that explains it. */
@@ -8,9 +9,9 @@ export const MEASURES = [
   { id: 'totalTokens', label: 'Tokens', metric: 'total_tokens', kind: 'count' },
   { id: 'promptTokens', label: 'Input tokens', metric: 'prompt_tokens', kind: 'count' },
   { id: 'completionTokens', label: 'Output tokens', metric: 'completion_tokens', kind: 'count' },
-] as const satisfies readonly { id: string; label: string; metric: string; kind: Kind }[];
+] as const satisfies readonly { id: MeasureId; label: string; metric: string; kind: Kind }[];
 
-export type MeasureId = (typeof MEASURES)[number]['id'];
+export type MeasureId = Exclude<keyof Measures, 'successRate'>;
 export const measureOf = (id: MeasureId) => MEASURES.find((measure) => measure.id === id)!;
 export const isMeasure = (id: unknown): id is MeasureId => MEASURES.some((measure) => measure.id === id);
 export const measureOfMetric = (metric: string) => MEASURES.find((measure) => measure.metric === metric);

@@ -548,7 +548,7 @@ test('a definition is seen by those that its visibility names, and changed by it
   });
 });
 
-test('of changes made at once each is a version of its own or refused, and none is half of two', async () => {
+test('concurrent changes each become a version or are refused, and never mix', async () => {
   const { startDate: _, endDate: __, ...fields } = definition('COUNT(*)');
   const { id } = await engine.custom.create.mutate({ ...fields, name: 'at once', visibility: 'PUBLIC' });
   const change = (n: number) =>
@@ -637,7 +637,7 @@ test('every procedure about a definition says the same of who may see it, throug
     }
     await owner.client.custom.remove.mutate({ id });
   }
-});
+}, 600_000);
 
 test('texts and versions that the database cannot hold are refused with a code', async () => {
   const fields = { ...definition('SUM(cost)'), name: 'n', visibility: 'PRIVATE' as const };
@@ -650,7 +650,7 @@ test('texts and versions that the database cannot hold are refused with a code',
   await expect(engine.custom.get.query({ id, version: 2 ** 31 })).rejects.toMatchObject(refused);
 });
 
-test('what costs too much is estimated and refused', async () => {
+test('refuses a formula whose estimate is too high', async () => {
   const strict = (await stores.start({ CUSTOM_COST_MEDIUM: '1', CUSTOM_COST_HIGH: '2', CUSTOM_COST_LIMIT: '3' }))
     .engine;
   const estimate = await strict.custom.estimate.mutate(definition('COUNT(*)'));
@@ -724,7 +724,7 @@ test.each([
   await expect(engine.custom.test.mutate(definition('COUNT(*)', more))).rejects.toMatchObject({ data: { code } });
 });
 
-test('whatever is grown from the grammar is computed or refused with a code, and never INTERNAL', async () => {
+test('any formula of the grammar is computed or refused with a code, never INTERNAL', async () => {
   const { row } = fc.letrec<{ row: string; condition: string }>((tie) => ({
     row: fc.oneof(
       { maxDepth: 3 },

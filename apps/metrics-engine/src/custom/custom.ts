@@ -208,7 +208,7 @@ export function createCustom({
     if (fields.visibility === 'TEAM' && team === undefined)
       throw new TallyError('INVALID_INPUT', 'teamId: a metric of a team needs one, and this key has none.');
     if (team !== undefined && !viewer.all && team !== viewer.teamId)
-      throw new TallyError('FORBIDDEN', 'A metric can be shared with the own team only.');
+      throw new TallyError('FORBIDDEN', 'A metric can be shared only with the team of its owner.');
     if (fields.visibility === 'PUBLIC' && viewer.merchantId !== null)
       throw new TallyError('MERCHANT_FORBIDDEN', 'Only callers bound to no merchant can publish a metric (PUBLIC).');
     await understand({ ...fields, startDate: '2026-01-01', endDate: '2026-01-01', merchantId: viewer.merchantId });
@@ -233,7 +233,7 @@ export function createCustom({
       return audited(viewer, 'update', { id, version: metric.version + 1, details: formulaOf(fields) }, async () => {
         const updated = await store.update(id, metric.version, await check(fields, viewer), viewer.id);
         if (updated) return presentTo(viewer, updated);
-        throw new TallyError('CONFLICT', 'Somebody else changed this metric meanwhile; read it again.');
+        throw new TallyError('CONFLICT', 'Another caller changed this metric; read it again.');
       });
     },
 
@@ -413,7 +413,7 @@ async function withCodes<T>({ source }: MetricQuery, answer: Promise<T>): Promis
         cause: error,
       });
     if (WRONG_DATA.test(state))
-      throw new TallyError('FORMULA_FAILED', 'A value left the range of numbers.', { cause: error });
+      throw new TallyError('FORMULA_FAILED', 'A value exceeds the range of numbers.', { cause: error });
     throw error;
   }
 }

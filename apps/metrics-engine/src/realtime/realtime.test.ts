@@ -364,7 +364,7 @@ test('a watcher is told at once and of each change, and its stream ends with it'
   leaving.abort();
 });
 
-test('what Redis loses comes back from Postgres before anything is counted, once, whoever asks first', async () => {
+test('restores what Redis lost from Postgres before anything is counted, once for all callers', async () => {
   const metrics = realtime();
   const [counter, gauge, histogram, rate] = ['counter', 'gauge', 'histogram', 'rate'].map((kind) => ({
     merchantId: 'lost',

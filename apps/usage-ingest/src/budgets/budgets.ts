@@ -70,7 +70,7 @@ export function createBudgets(options: {
     const list = registry.current();
     if (list) return list;
     await registry.refresh().catch((cause: unknown) => {
-      throw new TallyError('UNAVAILABLE', 'The budgets are not known yet: no store answers.', { cause });
+      throw new TallyError('UNAVAILABLE', 'The budgets are unknown: no store answers. Try again.', { cause });
     });
     return registry.current()!;
   }
@@ -87,7 +87,7 @@ export function createBudgets(options: {
     await within(PATIENCE_MS, spend.read());
     // Already decided requests repeat their answer.
     const decided = await ledger.reserve(requests);
-    if (!decided.every(isKnown)) throw new Error('what was spent of a budget is not known');
+    if (!decided.every(isKnown)) throw new Error('the spend of a budget is unknown');
     return decided;
   }
 
@@ -110,7 +110,7 @@ export function createBudgets(options: {
       digest: digestOf([usage, amounts]),
       // Periods are unknown only if Postgres was unavailable.
       parts: parts.map(({ budget, span, amount }) => {
-        if (!span) throw new Error('the period is not known');
+        if (!span) throw new Error('the period is unknown');
         const limit = budget.enforcement === 'hard' ? budget.limit : undefined;
         return { slot: slotOf(budget.id, span.start), limit, amount };
       }),

@@ -55,7 +55,7 @@ export function createSpend(options: {
     const begun = await ledger.begin();
     const stale: string[] = [];
     if (!begun.isWhole && !(await options.drain()))
-      throw new Error('what waits could not be flushed, so spend is not known');
+      throw new Error('pending events could not be flushed, so spend is unknown');
     const { periods, counted } = await store.snapshot(new Date(now()), async () => {
       const notes = await ledger.notes();
       for (const { identity, at } of notes) if (begun.now - at > STALE_MS) stale.push(identity);
@@ -80,7 +80,7 @@ export function createSpend(options: {
   function read(): Promise<void> {
     reading ??= (async () => {
       for (let attempt = 1; !(await readOnce()); attempt++)
-        if (attempt === ATTEMPTS) throw new Error('others kept reading what was spent');
+        if (attempt === ATTEMPTS) throw new Error('other processes kept reading the spend');
     })().finally(() => {
       reading = undefined;
     });

@@ -81,7 +81,7 @@ export function createRegistry({
       known = registryOf(snapshot);
     }
     if (!known || !loaded)
-      throw new TallyError('UNAVAILABLE', 'The meters are not known yet: Postgres is unavailable.', {
+      throw new TallyError('UNAVAILABLE', 'The meters are unknown: Postgres is unavailable. Try again.', {
         details: { retryAfter: 1 },
       });
     // Redis may be unavailable; the script answers `stale` until it has a version.

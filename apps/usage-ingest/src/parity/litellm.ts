@@ -1,9 +1,10 @@
-import { addDays, dayOf, formatCost, startOfDay } from '@tally/contracts';
+import { addDays, dayOf, formatCost, STATED_MEASURES, startOfDay } from '@tally/contracts';
 import { fromDailySums, fromSpendLog, type Rules } from '../sources/litellm/call.ts';
 import { createLitellmClient } from '../sources/litellm/client.ts';
 import { readDailySums } from '../sources/litellm/daily.ts';
 import { add, type Cell, type Comparison, decimal, type Foreign, type ForeignEvent, MAX_EVENTS } from './foreign.ts';
 
+const COMPARED = ['requests', ...STATED_MEASURES] as const;
 const PAGE = 100;
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
 const RULES: Rules = { merchantFrom: 'fixed', merchant: 'litellm', eventType: 'litellm_tokens' };
@@ -23,7 +24,7 @@ export function litellm(options: { url: string; key: string }, { days }: Compari
 
   return {
     name: 'LiteLLM',
-    measures: ['requests', 'prompt_tokens', 'completion_tokens', 'cost'],
+    measures: [...COMPARED],
     async sums() {
       const cells = new Map<string, Cell>();
       for (const date of days) {
@@ -31,7 +32,7 @@ export function litellm(options: { url: string; key: string }, { days }: Compari
         for (const { model, sums } of parts) {
           const group = [modelOf(model)];
           const values = { ...sums, cost: formatCost(sums.cost) };
-          for (const measure of ['requests', 'prompt_tokens', 'completion_tokens', 'cost'] as const) {
+          for (const measure of COMPARED) {
             const value = decimal(values[measure]);
             if (value.nanos === 0n) continue;
             const key = JSON.stringify([measure, date, group]);

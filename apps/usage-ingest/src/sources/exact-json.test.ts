@@ -15,7 +15,7 @@ test('numbers keep the text they were written in, and strings are left alone', (
   });
 });
 
-test('what JSON refuses is refused', () => {
+test('refuses text that is no JSON', () => {
   for (const text of [
     '',
     '{',

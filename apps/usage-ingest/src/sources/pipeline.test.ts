@@ -117,7 +117,7 @@ test('a key that is bound to a merchant counts events of this one only', async (
   });
 });
 
-test('what a source sent is counted, and its last rejections are kept', async () => {
+test('counts the events of a source, and keeps its last rejections', async () => {
   const before = (await stateOf())!;
   await batch([event('s1'), event('s1'), { heartbeat: true }, { customer: 'nobody' }]);
   await Promise.all(Array.from({ length: 120 }, () => single({})));

@@ -61,7 +61,7 @@ test('an event without an identifier is counted once when the client sends it ag
   expect(await world.totalsOf('cus_3')).toEqual({ requests: '4', api_tokens: '12' });
 });
 
-test('what is no event is refused by the classes that the client has', async () => {
+test("refuses a body that is no event with the client's own error classes", async () => {
   const stripe = clientOf();
   const create = (event: ReturnType<typeof eventOf>, of = stripe) => of.billing.meterEvents.create(event);
   for (const value of ['many', '', '2.5', '-1'])

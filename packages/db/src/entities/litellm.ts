@@ -1,14 +1,8 @@
-import type { Day } from '@tally/contracts';
+import type { Day, Measure } from '@tally/contracts';
 import { EntitySchema } from 'typeorm';
 
 /** Sums of a day, in units, as text. */
-export type DaySums = {
-  requests: string;
-  failed: string;
-  prompt_tokens: string;
-  completion_tokens: string;
-  cost: string;
-};
+export type DaySums = Record<Exclude<Measure, 'failed_requests'> | 'failed', string>;
 
 /** A pull of LiteLLM's spend logs. Counts are bigints, which the driver returns as text. */
 export type LitellmPullRow = {

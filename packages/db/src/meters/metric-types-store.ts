@@ -3,7 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { JournalLine } from '../journal-line.ts';
 import { holdLock, LOCKS, shareLock } from '../locks.ts';
-import type { Executor } from '../run-sql.ts';
+import { type Executor, runSql, sql } from '../run-sql.ts';
 
 /** A property value that a meter reads as a number. */
 const ValueCheck = z.object({
@@ -40,7 +40,8 @@ export type MetricTypes = {
 };
 
 const ScaleRow = z.object({ metric_type: z.string(), scale: z.number() });
-const SnapshotRow = RegistrySnapshot.extend({ version: z.string().transform(Number) });
+const VersionRow = z.object({ version: z.string().transform(Number) });
+const SnapshotRow = RegistrySnapshot.extend(VersionRow.shape);
 
 /** The scales of metric types, in `metric_types`. */
 export function createMetricTypes(dataSource: DataSource): MetricTypes {
@@ -49,25 +50,14 @@ export function createMetricTypes(dataSource: DataSource): MetricTypes {
     async scales(metricTypes) {
       const wanted = [...new Set(metricTypes)].filter((type) => !known.has(type) && !DECLARED.has(type));
       if (wanted.length > 0) {
-        const rows = (await dataSource.query(
-          'select metric_type, scale from metric_types where metric_type = any($1)',
-          [wanted],
-        )) as unknown[];
-        for (const row of rows.map((each) => ScaleRow.parse(each))) known.set(row.metric_type, row.scale);
+        const rows = await runSql(dataSource, 'metric-types/scales', [wanted], ScaleRow);
+        for (const row of rows) known.set(row.metric_type, row.scale);
       }
       return (type) => known.get(type) ?? 0;
     },
     async registry() {
-      const [row] = (await dataSource.query(`
-        select version,
-          coalesce((select json_agg(json_build_array(metric_type, scale)) from metric_types where scale > 0), '[]') as scales,
-          coalesce((
-            select json_agg(json_build_object('meter', key, 'merchantId', merchant_id, 'eventType', event_type,
-              'property', regexp_replace(value_property, '^property:', ''), 'scale', scale))
-            from meters
-            where removed_at is null and value_property is not null and aggregation not in ('UNIQUE', 'COUNT')), '[]') as values
-        from meter_state`)) as unknown[];
-      return SnapshotRow.parse(row);
+      const [row] = await runSql(dataSource, 'metric-types/registry', [], SnapshotRow);
+      return row!;
     },
   };
 }
@@ -83,12 +73,7 @@ export function createTypeNotes() {
       const fresh = new Set<string>();
       for (const { metrics } of lines) for (const type in metrics) if (!noted.has(type)) fresh.add(type);
       if (fresh.size === 0) return () => {};
-      await transaction.query(
-        `insert into metric_types (metric_type, scale)
-         select type, 0 from unnest($1::text[]) as type order by 1
-         on conflict do nothing`,
-        [[...fresh]],
-      );
+      await transaction.query(sql('metric-types/declare'), [[...fresh], 0]);
       return () => {
         for (const type of fresh) noted.add(type);
       };
@@ -99,8 +84,8 @@ export function createTypeNotes() {
 /** Throws StaleRegistryError unless the registry has this version; keeps it so until the transaction ends. */
 export async function holdRegistry(transaction: Executor, version: number): Promise<void> {
   await shareLock(transaction, LOCKS.scales);
-  const [row] = (await transaction.query('select version from meter_state')) as { version: string }[];
-  if (Number(row!.version) !== version) throw new StaleRegistryError('the registry of meters has changed');
+  const [row] = await runSql(transaction, 'metric-types/registry-version', [], VersionRow);
+  if (row!.version !== version) throw new StaleRegistryError('the registry of meters has changed');
 }
 
 /** Declares a scale, once and for ever; returns it. Throws CONFLICT if the type has another one. */
@@ -110,14 +95,9 @@ export async function declareScale(
   scale: number | undefined,
 ): Promise<number> {
   if (scale !== undefined && scale > 0) await holdLock(transaction, LOCKS.scales);
-  await transaction.query('insert into metric_types (metric_type, scale) values ($1, $2) on conflict do nothing', [
-    metricType,
-    scale ?? 0,
-  ]);
-  const [row] = (await transaction.query('select metric_type, scale from metric_types where metric_type = $1', [
-    metricType,
-  ])) as unknown[];
-  const declared = ScaleRow.parse(row).scale;
+  await transaction.query(sql('metric-types/declare'), [[metricType], scale ?? 0]);
+  const [row] = await runSql(transaction, 'metric-types/scales', [[metricType]], ScaleRow);
+  const declared = row!.scale;
   if (scale !== undefined && scale !== declared)
     throw new TallyError('CONFLICT', `${metricType} has the scale ${declared}, for all merchants and for ever.`, {
       details: { metricType, scale: declared },

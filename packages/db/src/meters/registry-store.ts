@@ -3,7 +3,7 @@ import { type DataSource, type EntityManager, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { MeterEntity, type MeterRow, MeterVersionEntity, type MeterVersionRow } from '../entities/meter.ts';
 import { DateText } from '../rows.ts';
-import { type Executor, runSql } from '../run-sql.ts';
+import { type Executor, runSql, sql } from '../run-sql.ts';
 import { lockMeters } from './meter-lock.ts';
 import { declareScale } from './metric-types-store.ts';
 
@@ -36,6 +36,7 @@ export type MeterRegistry = {
 
 const RunRow = z.object({ run: z.string() });
 const DayRow = z.object({ date: DateText });
+const FirstDayRow = z.object({ date: DateText.nullable() });
 const HistoryRow = z.object({ meter_id: z.number(), days: z.number(), done: z.number() });
 
 /** The declared meters, in `meters`. */
@@ -46,8 +47,8 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
   const changing = <T>(work: (manager: EntityManager, run: string) => Promise<T>) =>
     dataSource.transaction(async (manager) => {
       await lockMeters(manager);
-      const [row] = await manager.query('update meter_state set run = run + 1, version = version + 1 returning run');
-      return work(manager, RunRow.parse(row[0] ?? row).run);
+      const [row] = await runSql(manager, 'meters/next-version', [], RunRow);
+      return work(manager, row!.run);
     });
 
   const inUse = (manager: EntityManager, { key, merchantId }: { key: string; merchantId: string }) =>
@@ -55,12 +56,8 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
 
   async function withHistory(rows: readonly MeterRow[], executor: Executor = dataSource): Promise<StoredMeter[]> {
     if (rows.length === 0) return [];
-    const found = (await executor.query(
-      `select meter_id, count(*)::int as days, (count(*) filter (where done))::int as done
-       from meter_history where meter_id = any($1) group by 1`,
-      [rows.map(({ id }) => id)],
-    )) as unknown[];
-    const counts = new Map(found.map((row) => HistoryRow.parse(row)).map((row) => [row.meter_id, row]));
+    const found = await runSql(executor, 'meters/history', [rows.map(({ id }) => id)], HistoryRow);
+    const counts = new Map(found.map((row) => [row.meter_id, row]));
     return rows.map((row) => {
       const { days = 0, done = 0 } = counts.get(row.id) ?? {};
       return { ...row, history: { days, daysDone: done } };
@@ -73,7 +70,7 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
         const { key } = definition;
         const active = await manager.countBy(MeterEntity, { removedAt: IsNull() });
         if (active >= MAX_METERS)
-          throw new TallyError('CARDINALITY_LIMIT', `There are ${active} meters, as many as there may be; remove one.`);
+          throw new TallyError('CARDINALITY_LIMIT', `There are ${active} meters, the most allowed; remove one.`);
         const taken = await manager.findOneBy(MeterEntity, {
           key,
           removedAt: IsNull(),
@@ -100,7 +97,7 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
           removedAt: null,
           purged: false,
         });
-        await manager.query(`insert into meter_history (meter_id, date) select $1, unnest($2::date[])`, [row.id, days]);
+        await manager.query(sql('meters/add-history'), [row.id, days]);
         await manager.insert(MeterVersionEntity, versionOf(row, by));
         // No day has been checked for a new meter.
         await runSql(manager, 'forget-meter-checks', [null], z.unknown());
@@ -126,7 +123,7 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
         const row = await inUse(manager, name);
         if (!row) throw unknownMeter(name.key);
         await manager.update(MeterEntity, { id: row.id }, { removedAt: new Date() });
-        await manager.query('delete from meter_history where meter_id = $1', [row.id]);
+        await manager.query(sql('meters/remove-history'), [row.id]);
       }),
 
     async list(merchantId) {
@@ -172,19 +169,12 @@ async function scaleOf(
 
 /** Days in the journal, and days with adjustments only. */
 async function journalDays(executor: Executor): Promise<Day[]> {
-  const rows = (await executor.query(`
-    select case when child.relname ~ '^usage_events_\\d{8}$' then to_date(right(child.relname, 8), 'YYYYMMDD') end as date
-    from pg_inherits
-    join pg_class as child on child.oid = inhrelid
-    where inhparent = 'usage_events'::regclass
-    union
-    select date from usage_adjustments where date not in (select date from usage_closed_days)
-    order by 1`)) as unknown[];
-  return rows.map((row) => DayRow.parse(row).date);
+  const rows = await runSql(executor, 'meters/journal-days', [], DayRow);
+  return rows.map(({ date }) => date);
 }
 
 /** The day after the last closed one; null if none was closed. */
 async function firstKnownDay(executor: Executor): Promise<Day | null> {
-  const [row] = (await executor.query('select max(date) + 1 as date from usage_closed_days')) as unknown[];
-  return z.object({ date: DateText.nullable() }).parse(row).date;
+  const [row] = await runSql(executor, 'meters/first-known-day', [], FirstDayRow);
+  return row!.date;
 }

@@ -1,9 +1,11 @@
-import { type Day, TallyError } from '@tally/contracts';
+import { type Day, MEASURES, TallyError } from '@tally/contracts';
 import type { DaySums } from '@tally/db';
 import { fromDailySums, nanoUsd, type Rules, whole } from './call.ts';
 import type { ActivityMetrics, LitellmClient } from './client.ts';
 
-export type Sums = { requests: bigint; failed: bigint; prompt_tokens: bigint; completion_tokens: bigint; cost: bigint };
+export type Sums = Record<keyof DaySums, bigint>;
+
+const NAMES = MEASURES.map((name) => (name === 'failed_requests' ? 'failed' : name));
 
 /** LiteLLM's daily sums of a day. */
 export type DailySums = {
@@ -86,17 +88,10 @@ export function entriesOf(date: Day, { parts }: DailySums, rules: Rules) {
 export function differ(seen: DaySums, reported: DaySums): boolean {
   const cost = BigInt(seen.cost) - BigInt(reported.cost);
   const slack = BigInt(reported.requests) + 1_000n;
-  return (
-    seen.requests !== reported.requests ||
-    seen.failed !== reported.failed ||
-    seen.prompt_tokens !== reported.prompt_tokens ||
-    seen.completion_tokens !== reported.completion_tokens ||
-    cost > slack ||
-    -cost > slack
-  );
+  return NAMES.some((name) => (name === 'cost' ? cost > slack || -cost > slack : seen[name] !== reported[name]));
 }
 
-export const zero = (): Sums => ({ requests: 0n, failed: 0n, prompt_tokens: 0n, completion_tokens: 0n, cost: 0n });
+export const zero = (): Sums => Object.fromEntries(NAMES.map((name) => [name, 0n])) as Sums;
 
 export function add(to: Sums, more: Sums): void {
   for (const name of NAMES) to[name] += more[name];
@@ -107,8 +102,6 @@ export const textOf = (sums: Sums): DaySums =>
 
 export const readSums = (sums: DaySums): Sums =>
   Object.fromEntries(NAMES.map((name) => [name, BigInt(sums[name])])) as Sums;
-
-const NAMES = ['requests', 'failed', 'prompt_tokens', 'completion_tokens', 'cost'] as const;
 
 /** Subtracts sums; never below 0, in case LiteLLM's parts exceed its total. */
 function less(whole: Sums, part: Sums): Sums {

@@ -1,0 +1,2 @@
+-- Raises the version of the list of budgets.
+update budget_list set version = version + 1
