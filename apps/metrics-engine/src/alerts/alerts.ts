@@ -99,7 +99,7 @@ export function createAlerts(options: {
   }
 
   async function measure(rule: AlertRow, { budgets, periods, at }: Spending): Promise<Measured | undefined> {
-    const { above, below, forecastAbove, percentOf: ofLimit, minutes } = rule.condition;
+    const { above, forecastAbove, percentOf: ofLimit, minutes } = rule.condition;
     if (rule.on === 'silence') {
       const { complete } = await drain(rule.target);
       const last = await db.alerts.lastEventAt(rule.target);
