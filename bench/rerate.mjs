@@ -16,6 +16,7 @@ const result = await withServers((servers) =>
     const client = createIngestClient({ url, key: KEY });
     const sql = new pg.Client({ connectionString: servers.databaseUrl });
     await sql.connect();
+    sql.on('error', () => {});
     const since = back(days);
     // Days as they are long after their events were dropped, with a cost by the first prices.
     await sql.query(
@@ -28,7 +29,7 @@ const result = await withServers((servers) =>
       [since, END, users],
     );
     await sql.query(
-      'insert into usage_closed_days select day, 0 from generate_series($1::date, $2::date, interval $$1 day$$) as day',
+      'insert into usage_closed_days (date, entries) select day, 0 from generate_series($1::date, $2::date, interval $$1 day$$) as day',
       [since, END],
     );
     await sql.query('vacuum analyze usage_priced');

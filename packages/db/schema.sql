@@ -235,6 +235,14 @@ table directory_entries (
   constraint directory_entries_pkey PRIMARY KEY (kind, id, merchant_id)
 );
 
+table drift_days (
+  found_on date not null,
+  numbers bigint not null,
+  examples jsonb not null,
+  found_at timestamp with time zone not null,
+  constraint drift_days_pkey PRIMARY KEY (found_on)
+);
+
 table erased_users (
   merchant_id text not null,
   digest text not null,
@@ -636,6 +644,7 @@ table usage_closed_days (
   date date not null,
   closed_at timestamp with time zone not null default clock_timestamp(),
   entries bigint not null,
+  written_at timestamp with time zone not null default clock_timestamp(),
   constraint usage_closed_days_pkey PRIMARY KEY (date)
 );
 
@@ -1002,7 +1011,7 @@ table weekly_metrics (
 );
 CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
 
-view public.usage_counted_adjustments (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
+view public.usage_counted_adjustments (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint, created_at timestamp with time zone)
 
 view public.usage_counted_events (date date, merchant_id text, flush_id bigint, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
 

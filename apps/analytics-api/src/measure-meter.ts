@@ -12,6 +12,7 @@ import {
 } from '@tally/contracts';
 import { type Db, PRICED_COLUMNS, type PricedColumn, type Sums } from '@tally/db';
 import { type Documents, type Imported, kindsOf } from './documents.ts';
+import { type KnownOn, laterThan } from './known-on.ts';
 import { add, NOTHING, tokensOf, unknownOf } from './measures.ts';
 import { bounded, knownRows, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
 import type { Period } from './zone.ts';
@@ -26,7 +27,7 @@ export type MeasureQuestion = {
   groupBy: readonly GroupBy[];
   /** The wanted values per dimension; `''` is an event without it. */
   filters: Readonly<Record<string, readonly string[]>>;
-};
+} & KnownOn;
 
 export type ReadMeasure = (
   key: string,
@@ -95,7 +96,9 @@ export function createReadMeasure({
 }): ReadMeasure {
   /** What Tally priced is kept by whole UTC days. Days of another system have none of it. */
   async function readPriced(measure: PricedMeasure, question: MeasureQuestion): ReturnType<ReadMeasure> {
-    const { windows, isUtc, groupBy, merchantIds, filters } = question;
+    const { windows, isUtc, groupBy, merchantIds, filters, asKnownOn } = question;
+    if (asKnownOn !== undefined)
+      throw new TallyError('INVALID_INPUT', `asKnownOn: ${measure} has no earlier state; ask for cost or tokens.`);
     if (!isUtc)
       throw new TallyError('GRAIN_NOT_KEPT', `${measure} is kept by whole UTC days only.`, {
         details: { ask: ['windows of whole UTC days'] },
@@ -147,8 +150,16 @@ export function createReadMeasure({
 
     if (!isUtc && needs.entities) await assertEntries();
     const imported = await documents.within(range, isUtc ? kindsOf(asked, ...groupBy) : undefined);
-    const parts = [...(await plan()), ...imported.parts];
-    const found = await db.usage.windows({ ...asked, parts, starts, end, by: groupBy, limit: MAX_ROWS + 1 });
+    const parts = [...(await plan()), ...imported.parts, ...laterThan(question, range)];
+    const found = await db.usage.windows({
+      ...asked,
+      asKnownOn: question.asKnownOn,
+      parts,
+      starts,
+      end,
+      by: groupBy,
+      limit: MAX_ROWS + 1,
+    });
     assertRows(found.length);
     return {
       rows: found.flatMap(({ slot, keys, ...sums }) => {

@@ -17,6 +17,7 @@ import { assertRange } from './dates.ts';
 import { covering } from './documents.ts';
 import type { FairQueue } from './fair-queue.ts';
 import type { Freshness } from './fresh.ts';
+import { assertKnown, type KnownOn, knownOn } from './known-on.ts';
 import { measureFilters, type ReadMeasure } from './measure-meter.ts';
 import { type Period, periodsOf } from './zone.ts';
 
@@ -40,7 +41,7 @@ type Asked = {
   groupBy: readonly string[];
   filters: Readonly<Record<string, readonly string[]>>;
   percentile: number;
-};
+} & KnownOn;
 
 /** Answers queries about meters, only from their rollups. */
 export function createReadMeter({
@@ -52,7 +53,7 @@ export function createReadMeter({
   maxDays,
   now,
 }: {
-  db: Pick<Db, 'meters'>;
+  db: Pick<Db, 'meters' | 'usage'>;
   /** Answers queries about the built-in meters. */
   readMeasure: ReadMeasure;
   freshness: Freshness;
@@ -75,8 +76,10 @@ export function createReadMeter({
     const windows = windowsOf(question);
     const range = { startDate: dayOf(windows[0]!.from), endDate: dayOf(windows.at(-1)!.to - 1) };
     assertRange(range, maxDays);
-    const { merchantIds, groupBy = [], percentile } = question;
-    const asked: Asked = { merchantIds, range, windows, groupBy, filters: filtersOf(question), percentile };
+    const { merchantIds, groupBy = [], percentile, asKnownOn } = question;
+    await assertKnown(question, range, { db, now });
+    const filters = filtersOf(question);
+    const asked: Asked = { merchantIds, range, windows, groupBy, filters, percentile, asKnownOn };
     const dimensions = [...groupBy.filter((name) => name !== 'merchant'), ...Object.keys(asked.filters)];
     const builtIn = BUILT_IN_METERS.find(({ key }) => key === question.meter);
     const meter = builtIn ?? (await find(question.meter, merchantIds));
@@ -86,10 +89,10 @@ export function createReadMeter({
       return ofMeter(meter as StoredMeter, asked, callerId, { keepZeros: true });
     }
     const isUtc = windows.every(({ from, to }) => isMidnight(from) && isMidnight(to));
-    const declared = isUtc ? undefined : await declaredFor(builtIn.key, dimensions, asked);
+    const declared = isUtc || asKnownOn !== undefined ? undefined : await declaredFor(builtIn.key, dimensions, asked);
     if (declared) return ofMeter(declared, asked, callerId, { keepZeros: false });
     const measured = { ...asked, window: question.window, isUtc, groupBy: groupBy as GroupBy[] };
-    const coverage = await freshness.cover(measureFilters(measured));
+    const coverage = knownOn(await freshness.cover(measureFilters(measured)), question);
     const { text, more } = await cache.sent('meter', keyOf(builtIn.key, asked), { ...range, merchantIds }, () =>
       queue(callerId, async () => {
         const { rows, ...more } = await readMeasure(builtIn.key, measured);
@@ -106,8 +109,9 @@ export function createReadMeter({
     callerId: string,
     { keepZeros }: { keepZeros: boolean },
   ): Promise<MeterAnswer> {
-    const { range, merchantIds, windows, groupBy, filters, percentile } = asked;
-    const coverage = await freshness.cover({ ...range, merchantIds });
+    const { range, merchantIds, windows, groupBy, filters, percentile, asKnownOn } = asked;
+    if (asKnownOn !== undefined) await assertJournal(range);
+    const coverage = knownOn(await freshness.cover({ ...range, merchantIds }), asked);
     // Checked before the sums are read: history computed until then is in them.
     const limits = await limitsOf(meter, range, Object.keys(filters), merchantIds, coverage);
     const byElement = meter.aggregation === 'PERCENTILE';
@@ -115,7 +119,7 @@ export function createReadMeter({
     const compute = () =>
       queue(callerId, async () => {
         const [starts, end] = [windows.map(({ from }) => from), windows.at(-1)!.to];
-        const read = { merchantIds, starts, end, groupBy, filters, limit: limit + 1 };
+        const read = { merchantIds, starts, end, groupBy, filters, limit: limit + 1, asKnownOn };
         const values = await db.meters.read(meter, read);
         const sums = byElement ? percentilesOf(values, percentile) : values;
         if (values.length > limit || sums.length > MAX_ROWS)
@@ -183,6 +187,15 @@ export function createReadMeter({
     };
   }
 
+  /** Throws JOURNAL_DROPPED if days of the range lost their events: earlier answers of a declared meter are read from those. */
+  async function assertJournal(range: { startDate: Day; endDate: Day }): Promise<void> {
+    if ((await db.usage.knownFrom(range)) === null) return;
+    throw new TallyError(
+      'JOURNAL_DROPPED',
+      `Some events of ${range.startDate} to ${range.endDate} are no longer in the journal, which asKnownOn needs.`,
+    );
+  }
+
   /** Throws GRAIN_NOT_KEPT if a window cuts a day whose quarter hours were dropped. */
   async function assertQuarters(windows: readonly Period[]): Promise<void> {
     const cuts = [...windows.map(({ from }) => from), windows.at(-1)!.to].filter((ms) => !isMidnight(ms));
@@ -199,13 +212,14 @@ export function createReadMeter({
 const isMidnight = (ms: number) => startOfDay(dayOf(ms)) === ms;
 
 /** Returns everything that an answer depends on beside the numbers of its days. */
-const keyOf = (meter: string | number, { windows, groupBy, filters, merchantIds, percentile }: Asked) => [
+const keyOf = (meter: string | number, { windows, groupBy, filters, merchantIds, percentile, asKnownOn }: Asked) => [
   meter,
   windows.map(({ from, to }) => [from, to]),
   groupBy,
   filters,
   merchantIds,
   percentile,
+  asKnownOn,
 ];
 
 /** Presents the rows of an answer. */

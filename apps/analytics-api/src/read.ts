@@ -26,6 +26,7 @@ import { covering, type Documents, kindsOf } from './documents.ts';
 import type { FairQueue } from './fair-queue.ts';
 import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
+import { assertKnown, type KnownOn, knownOn, laterThan } from './known-on.ts';
 import type { Labels } from './labels.ts';
 import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
 import { bounded, knownRows, type Needs, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
@@ -44,7 +45,8 @@ export type SeriesAnswer = z.infer<typeof analytics.analytics.timeseries.output>
 type Explain = { explain?: boolean | undefined };
 
 export type BreakdownQuestion = Filters &
-  Explain & {
+  Explain &
+  KnownOn & {
     by: BreakdownBy;
     sortBy: SortBy;
     order: 'asc' | 'desc';
@@ -104,11 +106,12 @@ export function createRead({
   const answers = {
     async breakdown({ cursor, explain, ...question }: BreakdownQuestion, callerId: string) {
       assertRange(question, maxDays);
+      await assertKnown(question, question, { db, now });
       const { by, sortBy, order, limit, ...filters } = question;
       const paged = { by, sortBy, order, ...filters };
       const groupings = [by].flat();
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
-      const coverage = await freshness.cover(filters);
+      const coverage = knownOn(await freshness.cover(filters), question);
       const { text, more } = await cache.sent(
         'breakdown',
         [question, after],
@@ -119,7 +122,7 @@ export function createRead({
           const plan = (await planner(filters, needs))(filters);
           // An imported snapshot has sums by one grouping.
           const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
-          const parts = [...plan, ...imported.parts];
+          const parts = [...plan, ...imported.parts, ...laterThan(question, filters)];
           const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
           const last = rows.length === limit ? rows.at(-1) : undefined;
           const sent = BreakdownSent.parse({
@@ -138,10 +141,11 @@ export function createRead({
       });
     },
 
-    async summary({ explain, ...filters }: Filters & Explain, callerId: string) {
+    async summary({ explain, ...filters }: Filters & Explain & KnownOn, callerId: string) {
       assertRange(filters, maxDays);
       const before = periodBefore(filters);
-      const coverage = await freshness.cover(filters);
+      await assertKnown(filters, { ...filters, startDate: before.startDate }, { db, now });
+      const coverage = knownOn(await freshness.cover(filters), filters);
       const [needs, ofModels] = [needsOf(filters), needsOf(filters, 'model')];
       const kinds = kindsOf(filters, 'user', 'model');
       const scope = { ...filters, startDate: before.startDate };
@@ -155,12 +159,14 @@ export function createRead({
         const planSums = await planner(scope, { ...needs, days: false, sums: true });
         const planModels = await planner(filters, { ...ofModels, days: false });
         const planDays = await planner(filters, { ...needs, days: true });
+        const ofNow = [...importedNow.parts, ...laterThan(filters, filters)];
+        const ofBefore = [...importedBefore.parts, ...laterThan(filters, before)];
         const plan = {
-          users: [...planUsers(filters), ...importedNow.parts],
-          usersBefore: [...planUsers(before), ...importedBefore.parts],
-          before: [...planSums(before), ...importedBefore.parts],
-          models: [...planModels(filters), ...importedNow.parts],
-          days: [...planDays(filters), ...importedNow.parts],
+          users: [...planUsers(filters), ...ofNow],
+          usersBefore: [...planUsers(before), ...ofBefore],
+          before: [...planSums(before), ...ofBefore],
+          models: [...planModels(filters), ...ofNow],
+          days: [...planDays(filters), ...ofNow],
         };
         const current = db.usage.snapshot(async (reader) => {
           const users = await reader.topUsers({ ...filters, parts: plan.users, limit: TOP_USERS });

@@ -127,6 +127,8 @@ test('the hourly pass reports meters, compares what changed only, and goes on wh
   await sql.query(damage, [['acme', 'gamma'], `${today}T00:00:00Z`]);
   const first = await ingest.reconcile.repairChanged();
   expect(first.balanced).toBe(false);
+  const found = await ingest.db.checks.driftOn(dayOf(ingest.clock.now));
+  expect(found).toMatchObject({ numbers: first.meters.length, examples: [{ merchantId: 'acme' }] });
   // Nothing of gamma changed, so the nightly pass finds it.
   expect(new Set(first.meters.map(({ merchantId }) => merchantId))).toEqual(new Set(['acme']));
   expect(await ingest.reconcile.repairChanged()).toMatchObject({ balanced: true });

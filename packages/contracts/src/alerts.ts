@@ -9,7 +9,14 @@ import { StoredTime } from './time.ts';
 export const MAX_WEBHOOKS = 100;
 export const MAX_ALERTS = 1_000;
 
-export const WebhookEvent = z.enum(['budget.threshold', 'alert.fired', 'alert.resolved', 'webhook.test']);
+export const WebhookEvent = z.enum([
+  'budget.threshold',
+  'alert.fired',
+  'alert.resolved',
+  'source.rejected',
+  'drift.found',
+  'webhook.test',
+]);
 export type WebhookEvent = z.infer<typeof WebhookEvent>;
 
 const Url = text(2_000)
@@ -122,7 +129,7 @@ export const webhooks = {
   }),
 } as const;
 
-export const AlertKind = z.enum(['budget', 'custom', 'silence']);
+export const AlertKind = z.enum(['budget', 'meter', 'custom', 'silence', 'rejections', 'drift']);
 export type AlertKind = z.infer<typeof AlertKind>;
 
 const Condition = z.strictObject({
@@ -153,8 +160,11 @@ export type Alert = z.infer<typeof Alert>;
 const Rule = z.strictObject({
   name: label(100),
   on: AlertKind,
-  /** The id of a budget or custom metric, or for silence the merchant. */
-  target: z.union([z.uuid(), MerchantId]),
+  /**
+   * The id of a budget or of a custom metric; a meter, for all merchants by its key or for one as `merchant/key`; the merchant
+   * whose silence alerts; or the source whose rejections do. `drift` is of all numbers, so it has no target.
+   */
+  target: z.union([z.uuid(), MerchantId]).default(''),
   condition: Condition,
   webhookIds: z.array(z.uuid()).max(20).default([]),
 });
@@ -163,6 +173,8 @@ const isWhole = ({ on, condition: { above, below, forecastAbove, percentOf, minu
   const limits = [above, below, forecastAbove].filter((each) => each !== undefined).length;
   if (on === 'silence') return limits === 0 && minutes !== undefined && percentOf === undefined;
   if (limits !== 1 || minutes !== undefined) return false;
+  if (on === 'rejections') return above !== undefined && /^\d{1,2}$/.test(above) && percentOf === undefined;
+  if (on === 'drift') return above !== undefined && /^\d{1,9}$/.test(above) && percentOf === undefined;
   return on === 'budget' ? below === undefined : forecastAbove === undefined && percentOf === undefined;
 };
 
@@ -181,15 +193,21 @@ const Firing = z.object({
 /** Alert rules. Each fires once per period, whatever restarts and however many engines run. */
 export const alerts = {
   create: mutation({
-    summary: 'Creates an alert rule on a budget, a custom metric or silence.',
+    summary: 'Creates an alert rule on a budget, a meter, a custom metric, silence, rejections or drift.',
     access: 'admin',
     platform: true,
-    input: Rule.refine(isWhole, {
-      error: 'Expected of a budget above or forecastAbove, of a custom metric above or below, and of silence minutes.',
-      path: ['condition'],
-    }).meta({
-      examples: [{ name: 'No usage of acme', on: 'silence', target: 'acme', condition: { minutes: 60 } }],
-    }),
+    input: Rule.refine(({ on, target }) => (on === 'drift') === (target === ''), {
+      error: 'Expected a target, of drift none.',
+      path: ['target'],
+    })
+      .refine(isWhole, {
+        error:
+          'Expected of a budget above or forecastAbove, of a meter or a custom metric above or below, of silence minutes, of rejections above, at most 99, and of drift above.',
+        path: ['condition'],
+      })
+      .meta({
+        examples: [{ name: 'No usage of acme', on: 'silence', target: 'acme', condition: { minutes: 60 } }],
+      }),
     output: Alert,
   }),
   update: mutation({

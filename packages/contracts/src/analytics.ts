@@ -101,7 +101,7 @@ export type BreakdownRow = z.infer<typeof BreakdownRow>;
 
 /**
  * One part of an answer: the rollup it was read from and the UTC days read there. `daily_usage_cache`: imported days.
- * `usage_platform_*` rollups hold all merchants in one row.
+ * `usage_later`: usage counted after `asKnownOn`. `usage_platform_*` rollups hold all merchants in one row.
  */
 export const PlanPart = z.object({
   cube: z.enum([
@@ -116,6 +116,7 @@ export const PlanPart = z.object({
     'usage_quarter_hours',
     'usage_events',
     'daily_usage_cache',
+    'usage_later',
   ]),
   startDate: StoredDay,
   endDate: StoredDay,
@@ -182,6 +183,12 @@ const StoredDirectoryEntry = z.object({
 const explain = z.boolean().optional();
 const plan = z.array(PlanPart).optional();
 
+/**
+ * As the numbers were known at this moment: without what was counted, adjusted or voided later. JOURNAL_DROPPED where events that
+ * came later are no longer in the journal.
+ */
+const asKnownOn = Time.optional();
+
 export const MeterWindow = z.enum(['hour', 'day', 'week', 'month', 'total']);
 export type MeterWindow = z.infer<typeof MeterWindow>;
 
@@ -210,6 +217,7 @@ export const MeterQuery = z
       .optional(),
     /** The percentile of a PERCENTILE meter, from 0 to 100. */
     percentile: z.number().min(0).max(100).default(50),
+    asKnownOn,
   })
   .refine(
     ({ startDate, endDate, from, to }) =>
@@ -242,7 +250,7 @@ export const analytics = {
         { method: 'POST', path: `${ADMIN_USAGE}/analytics`, ...FOREIGN },
       ],
       access: 'read',
-      input: Filters.extend({ explain }),
+      input: Filters.extend({ asKnownOn, explain }),
       output: z.object({
         period: z.object({ startDate: StoredDay, endDate: StoredDay, days: z.number().int() }),
         totals: Measures,
@@ -286,6 +294,7 @@ export const analytics = {
         order: z.enum(['asc', 'desc']).default('desc'),
         limit: z.number().int().min(1).max(200).default(50),
         cursor: Cursor.optional(),
+        asKnownOn,
         explain,
       }),
       output: z.object({

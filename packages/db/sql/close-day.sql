@@ -45,6 +45,8 @@ logged as (
   from sums
   having count(*) > 0
 )
-insert into usage_closed_days (date, entries)
-select $1, coalesce(sum(entries), 0)
+insert into usage_closed_days (date, entries, written_at)
+select $1, coalesce(sum(entries), 0), coalesce((
+  select max(started_at) from usage_flushes where inserted > 0 and $1 between first_date and last_date
+), clock_timestamp())
 from sums

@@ -496,6 +496,8 @@ computed as (
     ) + per, 2 * per) as cost
   from cells
   join usage_priced as priced using (merchant_id, date, model, provider, call_size)
+  -- Else each statement would read the whole table.
+  where priced.merchant_id = any($1) and priced.date between (select min(date) from cells) and (select max(date) from cells)
 ),
 rerated as (
   select
@@ -1001,8 +1003,10 @@ logged as (
   from sums
   having count(*) > 0
 )
-insert into usage_closed_days (date, entries)
-select $1, coalesce(sum(entries), 0)
+insert into usage_closed_days (date, entries, written_at)
+select $1, coalesce(sum(entries), 0), coalesce((
+  select max(started_at) from usage_flushes where inserted > 0 and $1 between first_date and last_date
+), clock_timestamp())
 from sums`;
 
 const measuresFrom = (

@@ -26,6 +26,8 @@ computed as (
     ) + per, 2 * per) as cost
   from cells
   join usage_priced as priced using (merchant_id, date, model, provider, call_size)
+  -- Else each statement would read the whole table.
+  where priced.merchant_id = any($1) and priced.date between (select min(date) from cells) and (select max(date) from cells)
 ),
 rerated as (
   select

@@ -1,4 +1,4 @@
-import { type Day, MAX_ALERTS, MAX_WEBHOOKS, TallyError, type WebhookDelivery } from '@tally/contracts';
+import { type Day, MAX_ALERTS, MAX_WEBHOOKS, TallyError, type WebhookDelivery, WebhookEvent } from '@tally/contracts';
 import { type DataSource, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { AlertEntity, type AlertRow, WebhookEntity, type WebhookRow } from './entities/alert.ts';
@@ -85,7 +85,7 @@ const FiringRow = z.object({
   rule: z.string(),
   period_start: Moment,
   threshold: z.string(),
-  event: z.enum(['budget.threshold', 'alert.fired', 'alert.resolved', 'webhook.test']),
+  event: WebhookEvent,
   data: z.object({ value: z.string().nullable(), text: z.string() }),
   fired_at: Moment,
   resolved_at: Moment.nullable(),

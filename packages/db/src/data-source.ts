@@ -47,6 +47,8 @@ import { ErasedUsers1763856000190 } from './migrations/190-erased-users.ts';
 import { PlatformChanges1763856000200 } from './migrations/200-platform-changes.ts';
 import { LearnedNames1763856000210 } from './migrations/210-learned-names.ts';
 import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
+import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
+import { Drift1763856000232 } from './migrations/232-drift.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -136,6 +138,8 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       PlatformChanges1763856000200,
       LearnedNames1763856000210,
       PricedUsage1763856000230,
+      KnownOn1763856000231,
+      Drift1763856000232,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

@@ -2,6 +2,7 @@ import {
   addDays,
   type BreakdownBy,
   type Day,
+  type DayRange,
   DIMENSIONS as DIMENSION_ORDER,
   eachDay,
   type Filters,
@@ -33,7 +34,11 @@ export type Sums = Record<Measure, UnitsType> & {
 };
 
 /** Selects events, and the rollups to read them from: every part must have the requested dimensions. */
-export type Scope = Omit<Filters, 'startDate' | 'endDate'> & { parts: readonly PlanPart[] };
+export type Scope = Omit<Filters, 'startDate' | 'endDate'> & {
+  parts: readonly PlanPart[];
+  /** The moment after which `usage_later` was counted. */
+  asKnownOn?: string | undefined;
+};
 
 export type Question = Scope & {
   by: BreakdownBy;
@@ -109,6 +114,8 @@ export type UsageStore = UsageReader & {
   rows(
     scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'> & { everyDay?: boolean },
   ): Promise<Record<KnownPeriods, Map<Day, number>>>;
+  /** Returns the moment from which all that was counted of these days is in the journal; null where it all is. */
+  knownFrom(range: DayRange): Promise<Date | null>;
   /** Returns when Postgres last counted anything; null before the first time. */
   lastFlushAt(): Promise<string | null>;
   /**
@@ -335,6 +342,11 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const values = [startDate, endDate, merchants, numbers];
       const [row] = await runSql(dataSource, 'overflowed', values, z.object({ found: z.boolean() }));
       return row!.found;
+    },
+    async knownFrom({ startDate, endDate }) {
+      const Row = z.object({ known_from: z.date().nullable() });
+      const [row] = await runSql(dataSource, 'known-from', [startDate, endDate], Row);
+      return row!.known_from;
     },
     async lastFlushAt() {
       const [row] = await runSql(dataSource, 'last-flush', [], z.object({ started_at: z.date() }));
@@ -693,7 +705,7 @@ function source(
 ): string {
   const conditions = conditionsOf(scope, bind);
   const measures = measuresOf(scope);
-  return scope.parts
+  const rows = scope.parts
     .flatMap(({ cube, startDate, endDate, less }) => {
       const [first, last] = [bind(startDate), bind(endDate)];
       const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
@@ -718,6 +730,14 @@ function source(
         return [
           rowsOf(cube, 'time', within('date'), MEASURES),
           rowsOf('usage_adjustments', 'date', within('date'), MEASURES),
+        ];
+      }
+      if (cube === 'usage_later') {
+        const moment = `${bind(scope.asKnownOn)}::timestamptz`;
+        const later = `flush_id in (select id from usage_flushes where started_at > ${moment})`;
+        return [
+          rowsOf('usage_counted_events', 'time', `${within('date')} and ${later}`, MEASURES),
+          rowsOf('usage_counted_adjustments', 'date', `${within('date')} and created_at > ${moment}`, MEASURES),
         ];
       }
       if (cube === 'daily_usage_cache')
@@ -757,6 +777,14 @@ function source(
       return arms;
     })
     .join(' union all ');
+  if (scope.asKnownOn === undefined) return rows;
+  // What was not known then has no row, also where only names are listed.
+  const keys = [...(columns ? [columns] : []), ...(at ? ['at'] : [])];
+  const type = sum === 'units_sum' ? '::bigint' : '';
+  const sums = measures.map((name) => `sum(${name})${type} as ${name}`);
+  const some = measures.map((name) => `sum(${name}) <> 0`).join(' or ');
+  return `select ${[...keys, ...sums].join(', ')} from (${rows}) as known
+    ${keys.length > 0 ? `group by ${keys.join(', ')}` : ''} having ${some}`;
 }
 
 /** The rollups for days of months and years that are not rolled up. */

@@ -264,6 +264,114 @@ describe('an alert', () => {
     expect(await history()).toMatchObject([{ value: '61', resolvedAt: expect.any(String) }]);
   });
 
+  test('of a meter fires once a day, for one merchant or for all, and resolves below it', async () => {
+    const definition = { key: 'alerted', aggregation: 'SUM', metricType: 'gpu_hours', scale: 2 } as const;
+    await stores.db.meters.create(definition, 'admin');
+    const record = (merchantId: string, id: string, units: string) =>
+      stores.db.journal.append({
+        source: 'direct',
+        lines: [
+          {
+            ...{ merchant_id: merchantId, date: new Date(clock.now).toISOString().slice(0, 10), id, time: clock.now },
+            ...{ requests: '1', metrics: { gpu_hours: units }, origin: 'direct' },
+          },
+        ],
+      });
+    const rule = (target: string, condition: object) =>
+      one.engine.alerts.create.mutate({ name: target, on: 'meter', target, condition });
+    const [all, acme, below, builtIn] = [
+      await rule('alerted', { above: '2.5' }),
+      await rule('acme/alerted', { above: '2.5' }),
+      await rule('acme/alerted', { below: '1.3' }),
+      await rule('globex/requests', { above: '1' }),
+    ];
+    /** What fired and is not over; a new process checks slow rules at once. */
+    const fired = async () => {
+      const engines = [1, 2].map(() =>
+        createAlerts({
+          ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
+          ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
+          onError(error) {
+            throw error;
+          },
+        }),
+      );
+      await Promise.all(engines.map((each) => each.run()));
+      const { rows } = await one.engine.alerts.history.query();
+      return [all, acme, below, builtIn].map(({ id }) =>
+        rows.filter((row) => row.rule === id && row.resolvedAt === null).map(({ value }) => value),
+      );
+    };
+    await record('acme', 'm1', '125');
+    await record('globex', 'm2', '125');
+    expect(await fired()).toEqual([[], [], ['1.25'], []]);
+    await record('globex', 'm3', '1');
+    expect(await fired()).toEqual([['2.51'], [], ['1.25'], ['2']]);
+    await record('acme', 'm4', '126');
+    expect(await fired()).toEqual([['2.51'], ['2.51'], [], ['2']]);
+    await expect(rule('acme/unheard_of', { above: '1' })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+  });
+
+  test('of rejections fires once a day for its source, as source.rejected', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url, events: ['source.rejected'] });
+    const rule = await one.engine.alerts.create.mutate({
+      ...{ name: 'bad spans', on: 'rejections', target: 'otlp', condition: { above: '1' } },
+    });
+    const reject = (source: string, at: number) =>
+      stores.db.sources.add(
+        [
+          {
+            source,
+            ...{ accepted: 0, duplicates: 0, rejected: 1, skipped: 0 },
+            firstSeenAt: new Date(at),
+            lastSeenAt: new Date(at),
+          },
+        ],
+        [{ source, at: new Date(at), merchantId: null, eventId: null, code: 'INVALID_ENTRY', message: 'no model' }],
+      );
+    await reject('otlp', clock.now);
+    await reject('otlp', clock.now - 24 * HOUR_MS);
+    await reject('stripe', clock.now);
+    const test = async () => (await one.engine.alerts.test.query({ id: rule.id })).fires;
+    expect(await test()).toBe(false);
+    await reject('otlp', clock.now);
+    expect(await test()).toBe(true);
+    await Promise.all([one.alerts.run(), other.alerts.run()]);
+    await one.deliver.run();
+    expect(received).toHaveLength(1);
+    expect(verify(received[0]!, webhook.secret!)).toMatchObject({
+      ...{ type: 'source.rejected', data: { target: 'otlp', value: '2' } },
+    });
+    await expect(
+      one.engine.alerts.create.mutate({ name: 'r', on: 'rejections', target: 'otlp', condition: { above: '100' } }),
+    ).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+  });
+
+  test('of drift fires once a day with what reconciliation found, as drift.found', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url, events: ['drift.found'] });
+    const rule = await one.engine.alerts.create.mutate({ name: 'drift', on: 'drift', condition: { above: '1' } });
+    const found = (numbers: number) =>
+      stores.db.checks.noteDrift(new Date(clock.now), {
+        numbers,
+        examples: [{ merchantId: 'acme', date: '2026-11-20', what: 'cost' }],
+      });
+    const measured = async () => one.engine.alerts.test.query({ id: rule.id });
+    expect(await measured()).toMatchObject({ fires: false, value: '0' });
+    await found(1);
+    expect(await measured()).toMatchObject({ fires: false, value: '1' });
+    await found(3);
+    await found(2);
+    await Promise.all([one.alerts.run(), other.alerts.run()]);
+    await one.deliver.run();
+    expect(received).toHaveLength(1);
+    expect(verify(received[0]!, webhook.secret!)).toMatchObject({
+      ...{ type: 'drift.found', text: expect.stringContaining('acme on 2026-11-20'), data: { target: '', value: '3' } },
+    });
+    await expect(
+      one.engine.alerts.create.mutate({ name: 'd', on: 'drift', target: 'acme', condition: { above: '1' } }),
+    ).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+  });
+
   test('of a custom metric fires once a day', async () => {
     const metric = await one.engine.custom.create.mutate({
       ...{ name: 'events', metricType: 'COUNT', dataSource: 'usage', calculationFormula: 'COUNT(*) + 5' },

@@ -1,8 +1,12 @@
 import {
   type Alert,
+  DAY_MS,
+  type Day,
   dayOf,
   type engine,
   formatQuantity,
+  formatUnits,
+  isMeasure,
   MINUTE_MS,
   parseQuantity,
   percentOf,
@@ -10,7 +14,7 @@ import {
   TallyError,
   type Units,
 } from '@tally/contracts';
-import type { AlertRow, BudgetPeriod, BudgetRow, Db } from '@tally/db';
+import { type AlertRow, type BudgetPeriod, type BudgetRow, type Db, type MeterRow, REJECTIONS_KEPT } from '@tally/db';
 import { type Caller, type Loop, startLoop } from '@tally/service';
 import { z } from 'zod';
 import type { Custom } from '../custom/custom.ts';
@@ -39,7 +43,7 @@ export type Alerts = ReturnType<typeof createAlerts>;
 
 /** Alert rules: checked by every engine, fired by whichever comes first, once per period and threshold. */
 export function createAlerts(options: {
-  db: Pick<Db, 'alerts' | 'budgets'>;
+  db: Pick<Db, 'alerts' | 'budgets' | 'meters' | 'sources' | 'checks' | 'usage'>;
   custom: Pick<Custom, 'calculate'>;
   drain: Drain;
   now: () => number;
@@ -81,7 +85,7 @@ export function createAlerts(options: {
     rule: string;
     periodStart: number;
     threshold: string;
-    event: 'budget.threshold' | 'alert.fired';
+    event: 'budget.threshold' | 'alert.fired' | 'source.rejected' | 'drift.found';
     value: string | null;
     text: string;
     data: object;
@@ -127,6 +131,28 @@ export function createAlerts(options: {
       };
     }
     const day = dayOf(at);
+    if (rule.on === 'rejections') {
+      const rows = await db.sources.rejections({ source: rule.target, limit: REJECTIONS_KEPT });
+      const today = rows.filter((row) => dayOf(Number(row.at)) === day);
+      const value = `${today.length}`;
+      const text = `${rule.name}: source ${rule.target} had ${value} events rejected today, the last one: ${today[0]?.code ?? 'none'}.`;
+      return { fires: today.length > Number(above), value, periodStart: startOfDay(day), threshold: above!, text };
+    }
+    if (rule.on === 'drift') {
+      const { numbers = 0, examples: [example] = [] } = (await db.checks.driftOn(day)) ?? {};
+      const where = example
+        ? `, one of ${example.merchantId || 'all merchants'} on ${example.date} (${example.what})`
+        : '';
+      const text = `${rule.name}: reconciliation found ${numbers} numbers that differ${where}.`;
+      return {
+        fires: numbers > Number(above),
+        ...{ value: `${numbers}`, periodStart: startOfDay(day), threshold: above!, text },
+      };
+    }
+    if (rule.on === 'meter') {
+      const value = await valueOfMeter(rule.target, day);
+      return value === undefined ? undefined : comparedTo(rule, value, day);
+    }
     const viewer = { id: 'alerts', merchantId: null, teamId: null, all: true };
     const { value } = await custom.calculate(viewer, {
       id: rule.target,
@@ -134,13 +160,48 @@ export function createAlerts(options: {
       endDate: day,
       merchantId: null,
     });
-    const wanted = (above ?? below)!;
-    const side = value === null ? 0 : compare(value, wanted);
-    return {
-      fires: value !== null && (above === undefined ? side < 0 : side > 0),
-      ...{ value, periodStart: startOfDay(day), threshold: wanted },
-      text: `${rule.name}: ${value} is ${above === undefined ? 'below' : 'above'} ${wanted}.`,
-    };
+    return comparedTo(rule, value, day);
+  }
+
+  /** Reads the value of a meter on a UTC day; undefined where the meter is gone, or not all is flushed. */
+  async function valueOfMeter(target: string, day: Day): Promise<string | null | undefined> {
+    const { meter, merchantId, key } = await meterOf(target);
+    if (!meter && !isBuiltIn(key)) return undefined;
+    const { complete } = await drain(merchantId);
+    if (!complete) return undefined;
+    if (!meter) return valueOfMeasure(key, merchantId, day);
+    const start = startOfDay(day);
+    const [row] = await db.meters.read(meter, {
+      ...{ merchantIds: merchantId === null ? undefined : [merchantId], starts: [start], end: start + DAY_MS },
+      ...{ groupBy: [], filters: {}, limit: 1 },
+    });
+    if (!row) return null;
+    return formatUnits(BigInt(row.value), isCounted(meter) ? 0 : meter.scale);
+  }
+
+  async function valueOfMeasure(key: string, merchantId: string | null, day: Day): Promise<string> {
+    const rows = await db.usage.merchantUsage({
+      ...(merchantId !== null && { merchantIds: [merchantId] }),
+      ...{
+        startDate: day,
+        endDate: day,
+        metricTypes: key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key],
+      },
+    });
+    return formatQuantity(
+      key,
+      rows.reduce((sum, row) => sum + row.metric_value, 0n),
+    );
+  }
+
+  /** The declared meter of a rule: of one merchant its own first, else the one for all. */
+  async function meterOf(
+    target: string,
+  ): Promise<{ meter: MeterRow | undefined; merchantId: string | null; key: string }> {
+    const at = target.lastIndexOf('/');
+    const [merchantId, key] = at < 0 ? [null, target] : [target.slice(0, at), target.slice(at + 1)];
+    const own = merchantId === null ? undefined : await db.meters.find({ key, merchantId });
+    return { meter: own ?? (await db.meters.find({ key, merchantId: '' })), merchantId, key };
   }
 
   async function check(rule: AlertRow, spent: Spending): Promise<void> {
@@ -152,11 +213,12 @@ export function createAlerts(options: {
     const { id, webhookIds } = rule;
     if (fires)
       return fire({
-        ...{ rule: id, periodStart, threshold, event: 'alert.fired', value, text },
+        ...{ rule: id, periodStart, threshold, value, text },
+        event: EVENTS[rule.on] ?? 'alert.fired',
         ...{ data: { ...data, periodStart: start }, webhookIds },
       });
-    // A budget does not fall below its alert before its next period.
-    if (rule.on === 'budget') return;
+    // These are not below their alert again before their next period.
+    if (rule.on === 'budget' || EVENTS[rule.on]) return;
     const at = new Date(now());
     const event = 'alert.resolved';
     const body = messageOf(event, Number(at), `${rule.name}: resolved.`, { ...data, periodStart: start });
@@ -188,6 +250,7 @@ export function createAlerts(options: {
     async create(input: Input<'create'>, caller: Caller): Promise<Alert> {
       const row = { ...input, createdBy: caller.id };
       if (input.on === 'budget') await assertBudget(input);
+      if (input.on === 'meter') await assertMeter(input.target);
       return present(await db.alerts.createAlert(row));
     },
     async update({ id, name, webhookIds }: Input<'update'>): Promise<Alert> {
@@ -213,6 +276,13 @@ export function createAlerts(options: {
     },
   };
 
+  async function assertMeter(target: string): Promise<void> {
+    const { meter, key } = await meterOf(target);
+    if (!meter && !isBuiltIn(key)) throw new TallyError('NOT_FOUND', `There is no meter ${target}.`);
+    if (meter?.aggregation === 'PERCENTILE')
+      throw new TallyError('INVALID_INPUT', 'target: A meter of PERCENTILE has no one value; use a custom metric.');
+  }
+
   async function assertBudget({ target, condition }: Input<'create'>): Promise<void> {
     const budget = z.uuid().safeParse(target).success ? await db.budgets.find(target) : undefined;
     if (!budget || budget.removedAt) throw new TallyError('NOT_FOUND', `There is no budget ${target}.`);
@@ -222,6 +292,30 @@ export function createAlerts(options: {
       throw new TallyError('INVALID_INPUT', `condition: Expected an amount of ${budget.measure}, not ${wanted}.`);
   }
 }
+
+/** Compares the value of a UTC day with the limit of a rule. */
+function comparedTo(rule: AlertRow, value: string | null, day: Day): Measured {
+  const { above, below } = rule.condition;
+  const wanted = (above ?? below)!;
+  const side = value === null ? 0 : compare(value, wanted);
+  return {
+    fires: value !== null && (above === undefined ? side < 0 : side > 0),
+    ...{ value, periodStart: startOfDay(day), threshold: wanted },
+    text: `${rule.name}: ${value} is ${above === undefined ? 'below' : 'above'} ${wanted}.`,
+  };
+}
+
+/** Rules that are sent as an event of their own. */
+const EVENTS: Partial<Record<AlertRow['on'], 'source.rejected' | 'drift.found'>> = {
+  rejections: 'source.rejected',
+  drift: 'drift.found',
+};
+
+const TOTAL_TOKENS = 'total_tokens';
+/** Built-in meters whose sums of a day are kept for each merchant. */
+const isBuiltIn = (key: string) => key === TOTAL_TOKENS || isMeasure(key);
+
+const isCounted = ({ aggregation }: MeterRow) => aggregation === 'COUNT' || aggregation === 'UNIQUE';
 
 /** Projects the spend at the end of a period from the spend so far; undefined while too little of it has passed. */
 function forecastOf({ start, ends, spent }: BudgetPeriod, at: number): Units | undefined {

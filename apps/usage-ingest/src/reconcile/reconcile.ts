@@ -78,6 +78,8 @@ export type Reconcile = {
 
 const MAX_SUSPECTS = 20;
 const SETTLED_AT_ONCE = 1_000;
+/** Differing numbers that are named to whoever is alerted. */
+const MAX_EXAMPLES = 10;
 /** Days of merchants compared under one set of locks; the flush skips these merchants meanwhile. */
 const DAYS_AT_ONCE = 160;
 /** Days of merchants that a pass over changed days reads at once. */
@@ -271,6 +273,17 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
     return days.size;
   }
 
+  /** Stores the drift that a pass found, for alerts. */
+  async function note({ drift, meters }: CheckReport): Promise<void> {
+    if (drift.length + meters.length === 0) return;
+    const examples = [
+      ...drift.map(({ merchantId, date, metricType, rollup }) => ({ merchantId, date, what: rollup ?? metricType })),
+      ...meters.map(({ merchantId, date, meter }) => ({ merchantId, date, what: meter })),
+    ];
+    const numbers = drift.length + meters.length;
+    await db.checks.noteDrift(new Date(now()), { numbers, examples: examples.slice(0, MAX_EXAMPLES) });
+  }
+
   const liveRange = () => ({ startDate: addDays(dayOf(now()), -LIVE_DAYS), endDate: addDays(dayOf(now()), 1) });
 
   return {
@@ -294,6 +307,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
       const report = await compare(liveRange(), { isGone: isGone ?? (() => false), repairMeters: true });
       const repaired = await repairTotals(report.drift);
       await repair.afterRestart();
+      await note(report);
       return { ...report, repaired };
     },
     async repairChanged(isGone = () => false) {
@@ -330,6 +344,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
       const meters = await meterCheck.repairChanged(range, isGone);
       report.meters.push(...meters.drift);
       report.numbersChecked += meters.rows;
+      await note(report);
       return { ...report, balanced: report.drift.length === 0 && report.meters.length === 0, repaired };
     },
   };

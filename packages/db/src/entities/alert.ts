@@ -35,7 +35,7 @@ export type AlertRow = {
   id: string;
   name: string;
   on: AlertKind;
-  /** The id of a budget, a custom metric or a merchant. */
+  /** A budget, a meter, a custom metric, a merchant or a source. */
   target: string;
   condition: AlertCondition;
   webhookIds: string[];

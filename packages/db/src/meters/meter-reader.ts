@@ -16,6 +16,8 @@ export type MeterScope = {
   filters: Readonly<Record<string, readonly string[]>>;
   /** The limit of returned rows. */
   limit: number;
+  /** Only what was known at this moment: read from the journal, which must have all of the range. */
+  asKnownOn?: string | undefined;
 };
 
 /** A sum of a window, counted from 0. `element`: a bucket of PERCENTILE. Amounts are whole units as text. */
@@ -87,6 +89,8 @@ export function planMeter({ starts, end }: Pick<MeterScope, 'starts' | 'end'>): 
   return plan;
 }
 
+const NO_ROLLUPS: ReadPlan = { months: undefined, days: [], cut: [] };
+
 /** More such days than this are read as one range. */
 const CUT_ONE_BY_ONE = 40;
 
@@ -94,11 +98,11 @@ const CUT_ONE_BY_ONE = 40;
 export function createMeterReader(dataSource: DataSource): MeterReader {
   return {
     async read(meter, scope) {
-      const { starts, end, groupBy, filters, limit } = scope;
+      const { starts, end, groupBy, filters, limit, asKnownOn } = scope;
       const { bind, values } = bindings();
       const kind = kindOf(meter);
       const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
-      const { months, days, cut } = planMeter(scope);
+      const { months, days, cut } = asKnownOn === undefined ? planMeter(scope) : NO_ROLLUPS;
       const [firstDay, lastDay] = [dayOf(starts[0]!), dayOf(end - 1)];
       const first = `${bind(new Date(starts[0]!).toISOString())}::timestamptz`;
       const until = `${bind(new Date(end).toISOString())}::timestamptz`;
@@ -166,7 +170,13 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
       });
       const pending = rowsOf(
         [meter],
-        { scope: { of: 'pending', merchantIds, first: firstDay, last: lastDay }, checksValues },
+        {
+          scope: {
+            ...(asKnownOn === undefined ? { of: 'pending' as const } : { of: 'known' as const, on: asKnownOn }),
+            ...{ merchantIds, first: firstDay, last: lastDay },
+          },
+          checksValues,
+        },
         bind,
       );
       parts.push(`select ${columns('p', 'p.bucket')} from rows as p

@@ -91,6 +91,8 @@ export type EventScope =
   | { of: 'flushes'; ids: readonly string[]; first: string; last: string }
   /** Events of flushes that are not derived yet. */
   | { of: 'pending'; merchantIds?: readonly string[] | undefined; first: string; last: string }
+  /** Those that were counted, and adjustments that were made, until a moment, between these days. */
+  | { of: 'known'; on: string; merchantIds?: readonly string[] | undefined; first: string; last: string }
   /** Derived events of merchants' day and its adjustments; with `within`, only some quarter hours. */
   | { of: 'day'; merchantIds: readonly string[]; date: string; within?: QuarterHours | undefined }
   /** The history of a meter on a day: events derived before its run, of merchants after one and up to another. */
@@ -132,6 +134,22 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
           on event.flush_id = flush.id and event.date between flush.first_date and flush.last_date
         where flush.metered is null ${merchants}
           and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}`;
+    }
+    case 'known': {
+      const [on, first, last] = [`${bind(scope.on)}::timestamptz`, bind(scope.first), bind(scope.last)];
+      const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
+      const where = `event.date between ${first}::date and ${last}::date ${merchants}`;
+      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+        from usage_events as event
+        join usage_flushes as flush on flush.id = event.flush_id
+        where ${where} and flush.started_at <= ${on} and not exists (
+          select from usage_adjustments as voided
+          where voided.void_of is not null and voided.merchant_id = event.merchant_id and voided.date = event.date
+            and voided.void_of = event.id and voided.created_at <= ${on})
+        union all
+        select ${ADJUSTMENT}, 0, null::bigint
+        from usage_adjustments as event
+        where ${where} and event.void_of is null and event.created_at <= ${on}`;
     }
     case 'day': {
       const [merchants, date] = [`${bind(scope.merchantIds)}::text[]`, bind(scope.date)];

@@ -248,7 +248,10 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
 const KINDS = [
   { value: 'budget', label: 'a budget' },
   { value: 'custom', label: 'a custom metric' },
+  { value: 'meter', label: 'a meter' },
   { value: 'silence', label: 'silence of a merchant' },
+  { value: 'rejections', label: 'rejections of a source' },
+  { value: 'drift', label: 'drift' },
 ] as const satisfies readonly { value: AlertKind; label: string }[];
 type Kind = (typeof KINDS)[number]['value'];
 
@@ -284,6 +287,19 @@ const LIMITS: Record<
     { value: 'above', label: 'above' },
     { value: 'below', label: 'below' },
   ],
+  meter: [
+    { value: 'above', label: 'above' },
+    { value: 'below', label: 'below' },
+  ],
+  rejections: [{ value: 'above', label: 'more than' }],
+  drift: [{ value: 'above', label: 'more numbers than' }],
+};
+
+/** Targets that are written, not chosen: their label and an example. */
+const WRITTEN: Partial<Record<Kind, { label: string; example: string }>> = {
+  meter: { label: 'Meter', example: 'gpu_hours, or acme/gpu_hours' },
+  silence: { label: 'Merchant', example: 'acme' },
+  rejections: { label: 'Source', example: 'otlp' },
 };
 
 /** Creates a rule, or changes its name and webhooks; its subject and condition stay. */
@@ -316,7 +332,8 @@ function Edit({
         on === 'silence'
           ? { minutes: Number(amount) }
           : { [limit]: amount.trim(), ...(on === 'budget' && unit === 'limit' && { percentOf: 'limit' as const }) };
-      return client.alerts.create.mutate({ name, on, target: target.trim(), condition, webhookIds });
+      const watched = on === 'drift' ? {} : { target: target.trim() };
+      return client.alerts.create.mutate({ name, on, ...watched, condition, webhookIds });
     },
     onSuccess: async (made) => {
       tell(alert ? 'Changed' : 'Created', made.name);
@@ -336,7 +353,7 @@ function Edit({
         save={save}
         action="Save"
         working="Saving…"
-        disabled={!alert && target.trim() === ''}
+        disabled={!alert && on !== 'drift' && target.trim() === ''}
         onClose={onClose}
       >
         <Field label="Name" required maxLength={100} placeholder="Acme is silent" value={name} onChange={setName} />
@@ -354,7 +371,7 @@ function Edit({
                   setLimit('above');
                 }}
               />
-              {on !== 'silence' && (
+              {on !== 'drift' && !WRITTEN[on] && (
                 <Select
                   label="Target"
                   value={target}
@@ -378,7 +395,15 @@ function Edit({
               )}
             </div>
             <div className="form-row">
-              {on === 'silence' && <Field label="Merchant" required value={target} onChange={setTarget} />}
+              {WRITTEN[on] && (
+                <Field
+                  label={WRITTEN[on].label}
+                  required
+                  placeholder={WRITTEN[on].example}
+                  value={target}
+                  onChange={setTarget}
+                />
+              )}
               <Field
                 label={on === 'silence' ? 'Minutes without an event' : 'Value'}
                 required

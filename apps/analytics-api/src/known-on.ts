@@ -1,0 +1,35 @@
+import { type Coverage, type DayRange, type PlanPart, parseTime, TallyError } from '@tally/contracts';
+import type { Db } from '@tally/db';
+
+/** A query as the numbers were known at a moment; undefined: as they are now. */
+export type KnownOn = { asKnownOn?: string | undefined };
+
+/** Returns what is taken away from the rollups of a range: what was counted after the moment. */
+export const laterThan = ({ asKnownOn }: KnownOn, { startDate, endDate }: DayRange): PlanPart[] =>
+  asKnownOn === undefined ? [] : [{ cube: 'usage_later', startDate, endDate, less: true }];
+
+/** Returns the coverage of an answer that shows nothing counted after the moment. */
+export const knownOn = (coverage: Coverage, { asKnownOn }: KnownOn): Coverage =>
+  asKnownOn === undefined ? coverage : { ...coverage, asOf: new Date(parseTime(asKnownOn)!).toISOString() };
+
+/**
+ * Throws where a moment cannot be answered: INVALID_INPUT where it is ahead, JOURNAL_DROPPED where events of the range that were
+ * counted later are no longer in the journal.
+ */
+export async function assertKnown(
+  { asKnownOn }: KnownOn,
+  range: DayRange,
+  { db, now }: { db: Pick<Db, 'usage'>; now: () => number },
+): Promise<void> {
+  if (asKnownOn === undefined) return;
+  const moment = parseTime(asKnownOn)!;
+  if (moment > now()) throw new TallyError('INVALID_INPUT', 'asKnownOn: Expected a moment that is not ahead.');
+  const from = await db.usage.knownFrom(range);
+  if (from === null || moment >= Number(from)) return;
+  throw new TallyError(
+    'JOURNAL_DROPPED',
+    `Events of ${range.startDate} to ${range.endDate} that were counted after ${asKnownOn} are no longer in the journal; ` +
+      `these days can be answered as known on ${from.toISOString()} or later.`,
+    { details: { knownFrom: from.toISOString() } },
+  );
+}
