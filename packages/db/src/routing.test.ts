@@ -32,6 +32,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
     'merchants-between',
     'merchants-between-nodes',
     'meter-merchants',
+    'meters/journal-days',
     'period-books',
     'rebuild-days',
     'rebuild/platform-daily',
