@@ -54,6 +54,8 @@ export type Exchange = {
   readonly event: Record<string, unknown>;
   /** The status of the error that interrupted an answer after its start. */
   brokenBy?: number;
+  /** Notes that error: a stream closes the response before whoever waits for the stream learns of it. */
+  broken(error: unknown): void;
   /** Writes the status and the headers, plus those that every answer has. */
   head(status: number, headers: Record<string, string>): void;
 };
@@ -160,6 +162,10 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       path,
       search: question < 0 ? '' : url.slice(question + 1),
       event,
+      broken(error) {
+        const known = understand(error);
+        exchange.brokenBy ??= endpoint?.errorBody?.(known, request)?.status ?? ERRORS[known.code].status;
+      },
       head(status, headers) {
         const busy = (status === 429 || status === 503) && headers['retry-after'] === undefined;
         response.writeHead(status, {
@@ -230,7 +236,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     const status = own?.status ?? ERRORS[known.code].status;
     if (response.headersSent) {
       // Breaks off the transfer, so that a short answer never looks complete.
-      exchange.brokenBy = status;
+      exchange.broken(error);
       response.destroy();
       return;
     }

@@ -125,6 +125,7 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
         if (response.writableLength > 0) response.destroy();
       });
       const source = Readable.fromWeb(answer.body as Parameters<typeof Readable.fromWeb>[0]);
+      source.once('error', exchange.broken);
       await pipeline(source, response).catch((error: NodeJS.ErrnoException) => {
         if (error.code === 'ERR_STREAM_PREMATURE_CLOSE') throw new RequestAborted('The client left in its answer.');
         throw error;
