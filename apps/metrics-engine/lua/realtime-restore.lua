@@ -1,8 +1,7 @@
 -- Restores a part of a merchant's saved realtime metrics to a server that lost them or returned with older ones.
 -- KEYS[1] marker of the merchant   KEYS[2] names   KEYS[3…] pairs: series of the name, value hash
 -- ARGV[1] 'more' or 'last': whether parts follow   ARGV[2] seconds the registers are kept   ARGV[3…] for each pair:
--- name,
--- type, labels, meta, epoch of the copy, milliseconds that the value is kept, value as JSON
+-- name, type, labels, meta, epoch of the copy, milliseconds that the value is kept, value as JSON
 -- Returns the number of restored values; -1 if nothing needs restoring any more.
 -- Why atomic: the last part lets points in; only a value that is missing or older than its copy is replaced.
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')

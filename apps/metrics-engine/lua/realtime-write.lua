@@ -1,13 +1,10 @@
 -- Writes points of a merchant's realtime metrics: registers names and labels within the limits, then changes the
 -- values.
 -- KEYS[1] marker of the merchant   KEYS[2] names (name -> type)   KEYS[3…] pairs: the name's series (labels -> meta),
--- and
--- the value, a hash
+-- and the value, a hash
 -- ARGV[1] limit of names   ARGV[2] limit of series per name   ARGV[3…] for each pair: name, type, labels, meta, window
--- ('' for
--- none), seconds the value is kept, seconds the registers are kept, number of fields to add to, number of fields to
--- set,
--- pairs field, amount, then pairs field, value
+-- ('' for none), seconds the value is kept, seconds the registers are kept, number of fields to add to, number of fields to
+-- set, pairs field, amount, then pairs field, value
 -- `low` and `high` are set only if they widen the range: texts of one length, whose order is that of the numbers
 -- Returns for each pair 'ok', 'lost' (the marker was set on another server), 'type' (the name has another
 -- type), 'window <seconds>' (the series has another window), 'names', 'series' (a limit is reached), 'sum' (too large a

@@ -2,8 +2,7 @@
 -- ARGV[1] reservations at most   ARGV then for each request: id, lifetime in ms, digest, number of budgets;
 -- for each of those: slot, limit (empty: soft), amount
 -- Returns '' if the sums must be rebuilt, or for each request: verdict, expiry in ms, then for each budget the used
--- amount
--- and 1 if it refuses. Verdicts: 0 refused, 1 allowed, 2 another request has the id, 3 too many reservations,
+-- amount and 1 if it refuses. Verdicts: 0 refused, 1 allowed, 2 another request has the id, 3 too many reservations,
 -- 4 the spend of a budget is not known yet.
 -- Why atomic: nobody may reserve between the comparison and the addition.
 local REFUSED, ALLOWED, CONFLICT, FULL, UNKNOWN = 0, 1, 2, 3, 4

@@ -1,6 +1,5 @@
 -- Stores the events of one or more requests: drops repeats, checks the limits of each event by itself, appends the
--- others
--- to the journals of their shards, and adds them to the running totals.
+-- others to the journals of their shards, and adds them to the running totals.
 -- KEYS three for each shard: journal stream, list of generations, ends of generations
 -- KEYS then for each shard: the version of the registry of meters
 -- KEYS then for each group (the events of one merchant's day): set of metric types, totals

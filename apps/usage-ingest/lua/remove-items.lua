@@ -1,6 +1,5 @@
 -- Removes flushed items from a shard's journal, each only if it still carries the batch that was read, and subtracts
--- the
--- amounts of its repeats from the totals that still exist.
+-- the amounts of its repeats from the totals that still exist.
 -- KEYS[1] journal stream   KEYS[2] count of subtractions   KEYS[3…] totals, in the order of their amounts
 -- ARGV for each item: stream id, batch id, number of amounts, the amounts
 -- Returns the number of removed items.

@@ -2,8 +2,7 @@
 -- KEYS[1] journal stream   KEYS[2] list of generations   KEYS[3] ends of generations
 -- ARGV[1] and ARGV[2] prefix and suffix of the id sets   ARGV[3] the generation to drop, '' for none
 -- Returns {time in ms, name of the first generation since which none was dropped, or '', then for each generation,
--- oldest
--- first: name, memory in bytes, ids, 1 if it may be dropped}.
+-- oldest first: name, memory in bytes, ids, 1 if it may be dropped}.
 -- Why atomic: a generation goes only when all its events are flushed, and never while it is written to.
 local time = redis.call('TIME')
 local names = redis.call('LRANGE', KEYS[2], 0, -1)

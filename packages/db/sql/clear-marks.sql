@@ -1,6 +1,5 @@
 -- Clears marks of changed days, unless their day changed again since the marks were read. Skips rows that a running
--- flush
--- has locked: waiting would be useless, and could deadlock.
+-- flush has locked: waiting would be useless, and could deadlock.
 -- $1 merchant ids   $2 days   $3 versions   Returns the number of cleared marks.
 with free as (
   select mark.merchant_id, mark.date

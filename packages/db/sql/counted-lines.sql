@@ -1,6 +1,5 @@
 -- Returns the lines that were counted themselves: the journal row of their identity has their origin. A row without
--- origin
--- was written by the previous release: it belongs to a line from a stream that this release could flush.
+-- origin was written by the previous release: it belongs to a line from a stream that this release could flush.
 -- $1 dates   $2 merchants   $3 ids   $4 origins   $5 prefix of origins from such streams
 -- Returns positions, counted from 0.
 select (ordinality - 1)::int as position

@@ -1,6 +1,5 @@
 -- Computes the spend of a new budget in the period of a moment: whole UTC days from the daily rollup, a day on which
--- the
--- period begins from the journal. Nothing of its merchants may be counted meanwhile.
+-- the period begins from the journal. Nothing of its merchants may be counted meanwhile.
 -- $1 budget   $2 moment
 with period as materialized (
   select

@@ -1,6 +1,5 @@
 -- Removes old audit steps of custom metrics, and values of removed metrics. Values of active metrics stay, since they
--- cannot
--- be computed again once their events are gone.
+-- cannot be computed again once their events are gone.
 -- $1 first day that is kept   $2 limit per table
 with steps as (
   delete from custom_metric_audit

@@ -1,6 +1,5 @@
 -- Removes records of flushes that no event refers to: a day after a flush that counted nothing, and once all its days
--- are
--- closed. A day before the first remaining partition has no events.
+-- are closed. A day before the first remaining partition has no events.
 -- $1 limit
 with kept as (
   select coalesce(min(to_date(right(child.relname, 8), 'YYYYMMDD')), current_date) as first_day

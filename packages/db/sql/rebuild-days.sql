@@ -1,6 +1,5 @@
 -- Rebuilds the snapshots of some days from the rollups; a day without usage gets an empty one. Keeps snapshots imported
--- as
--- flat sums (without a version), which cannot be made again.
+-- as flat sums (without a version), which cannot be made again.
 -- $1 days   $2 cache status of each
 -- Writes JSON text and parses it once: building the snapshots of jsonb objects took twice as long.
 with wanted as materialized (

@@ -1,7 +1,6 @@
 -- Returns the lines of a batch that are repeats: the journal row of their identity has another origin. A row without
--- origin
--- was written by the previous release: it makes them repeats, unless they come from a stream that this release could
--- flush.
+-- origin was written by the previous release: it makes them repeats, unless they come from a stream that this release
+-- could flush.
 -- $1 dates   $2 merchants   $3 ids   $4 origins   $5 prefix of origins from such streams
 -- Returns positions, counted from 0.
 select (ordinality - 1)::int as position

@@ -1,6 +1,5 @@
 -- Removes the weeks of an older setting. Marks as stale the weeks that cover their days, and every month, which
--- contains
--- weeks of the older setting too. Stale weeks of the older setting become those that cover their days.
+-- contains weeks of the older setting too. Stale weeks of the older setting become those that cover their days.
 -- $1 first days of the weeks to remove   $2 ISO weekday that weeks begin with
 with removed as (
   delete from weekly_metrics where period_start = any($1::date[])

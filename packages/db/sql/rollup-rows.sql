@@ -1,6 +1,5 @@
 -- Estimates the rows of rollups, for plans: counted rows of months and years, and for a day at most its requests.
--- Months
--- with days that are not rolled up are always among those whose days are read.
+-- Months with days that are not rolled up are always among those whose days are read.
 -- $1 merchant ids, null for all   $2 first day of the first year   $3 last day   $4 months whose days are read
 -- The row `open` names the first day that is not rolled up.
 with months as materialized (

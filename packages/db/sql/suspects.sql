@@ -1,6 +1,5 @@
 -- Returns events that may explain a difference between the journal and the daily sums: those of unknown flushes, and
--- those
--- in whose dimensions journal and sums differ.
+-- those in whose dimensions journal and sums differ.
 -- $1 merchant   $2 date   $3 limit
 with adjusted as (
   select

@@ -1,6 +1,5 @@
 -- Returns the sums of a day and of the month up to it, per merchant and metric type, for the merchants that counted
--- most
--- often.
+-- most often.
 -- $1 first day of the month   $2 the day   $3 merchant ids, null for all   $4 merchants at most   $5 rows at most
 with chosen as materialized (
   select merchant_id

@@ -1,6 +1,5 @@
 -- Sums unresolved dead letters by merchant, day and metric type, without those that were counted themselves: their
--- identity
--- has no journal row, or one of another origin.
+-- identity has no journal row, or one of another origin.
 -- $1 merchants   $2 first date   $3 last date
 with letters as materialized (
   select id, merchant_id, date, entry_id, line, coalesce(line ->> 'origin', 'letter:' || id) as origin

@@ -1,6 +1,5 @@
 -- Returns whether something still needs the events of a day: a flush to derive, the history of a meter, or a dead
--- letter
--- that can be retried.
+-- letter that can be retried.
 -- $1 date
 select
   exists (select from usage_flushes where (derived_at is null or metered is null) and $1::date between first_date and last_date)
