@@ -5,8 +5,9 @@ import { createIngestClient } from '../packages/contracts/dist/client.js';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
 // Measures the hourly reconciliation of many merchants of which a part changed since the last one, beside traffic, with
-// the flush lag meanwhile; then the nightly comparison of all. BENCH_MERCHANTS (53,000); BENCH_CHANGED (0.01): the part
-// that changes; BENCH_NIGHTLY=0 leaves the nightly one out.
+// the flush lag meanwhile; then the repair of all totals after a restart of Redis, with that lag; then the nightly
+// comparison of all. BENCH_MERCHANTS (53,000); BENCH_CHANGED (0.01): the part that changes; BENCH_NIGHTLY=0 leaves the
+// nightly one out.
 const MERCHANTS = Number(process.env.BENCH_MERCHANTS ?? 53_000);
 const CHANGED = Math.round(MERCHANTS * Number(process.env.BENCH_CHANGED ?? 0.01));
 const EVERY_MS = 20_000;
@@ -37,22 +38,26 @@ const result = await withServers((servers) =>
     await client.flush.drain.mutate({});
     const { rows } = await sql.query(`select count(*)::int as days from usage_changes as day ${UNCHECKED}`);
     const traffic = startTraffic(client, changed);
-    const lags = [];
-    while ((await lastPass(url)).at === before.at) {
-      lags.push((await lastPass(url)).lagSeconds * 1_000);
-      await wait(100);
-    }
-    await traffic.stop();
+    const passLags = await lagsUntil(url, ({ at }) => at !== before.at);
     const { seconds } = await lastPass(url);
-    lags.sort((a, b) => a - b);
-    const hourly = { merchants: MERCHANTS, changedDays: rows[0].days, seconds, ...lagsOf(lags) };
+    const hourly = { merchants: MERCHANTS, changedDays: rows[0].days, seconds, ...passLags };
     console.error(hourly);
+
+    await servers.redis.kill();
+    await servers.redis.start();
+    const restarted = performance.now();
+    // Until Redis has answered, the number of shards is unknown.
+    await lagsUntil(url, ({ unrepaired }) => unrepaired > 0);
+    const repairLags = await lagsUntil(url, ({ unrepaired }) => unrepaired === 0);
+    const restart = { seconds: (performance.now() - restarted) / 1_000, ...repairLags };
+    console.error(restart);
+    await traffic.stop();
     await sql.end();
-    if (process.env.BENCH_NIGHTLY === '0') return { hourly };
+    if (process.env.BENCH_NIGHTLY === '0') return { hourly, restart };
     await drained(client);
     const started = performance.now();
     const { balanced } = await client.reconcile.repair.mutate({});
-    return { hourly, nightly: { balanced, seconds: (performance.now() - started) / 1_000 } };
+    return { hourly, restart, nightly: { balanced, seconds: (performance.now() - started) / 1_000 } };
   }),
 );
 console.log(machine());
@@ -116,7 +121,19 @@ async function lastPass(url) {
     at: value('tally_reconcile_last_timestamp_seconds'),
     seconds: value('tally_reconcile_duration_seconds'),
     lagSeconds: value('tally_flush_lag_seconds'),
+    unrepaired: value('tally_totals_unrepaired_shards'),
   };
+}
+
+/** Samples the flush lag until the last pass, or the number of shards to repair, is as wanted. */
+async function lagsUntil(url, isReached) {
+  const lags = [];
+  for (let seen = await lastPass(url); !isReached(seen); seen = await lastPass(url)) {
+    // The lag is not a number while Redis is unavailable.
+    if (!Number.isNaN(seen.lagSeconds)) lags.push(seen.lagSeconds * 1_000);
+    await wait(100);
+  }
+  return lagsOf(lags.sort((a, b) => a - b));
 }
 
 async function untilChecked(sql) {

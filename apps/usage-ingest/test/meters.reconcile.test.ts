@@ -128,7 +128,8 @@ test('the hourly pass reports meters, compares what changed only, and goes on wh
   const first = await ingest.reconcile.repairChanged();
   expect(first.balanced).toBe(false);
   const found = await ingest.db.checks.driftOn(dayOf(ingest.clock.now));
-  expect(found).toMatchObject({ numbers: first.meters.length, examples: [{ merchantId: 'acme' }] });
+  expect(found?.numbers).toBe(first.meters.length);
+  expect(found?.examples.map(({ merchantId }) => merchantId)).toEqual(first.meters.map(() => 'acme'));
   // Nothing of gamma changed, so the nightly pass finds it.
   expect(new Set(first.meters.map(({ merchantId }) => merchantId))).toEqual(new Set(['acme']));
   expect(await ingest.reconcile.repairChanged()).toMatchObject({ balanced: true });
