@@ -11,6 +11,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 const KEY = 'the-admin-key-of-the-rollout';
 const SERVICES = ['usage-ingest', 'metrics-engine', 'analytics-api', 'console'];
 const CHECK_MS = 100;
+/** Failed checks in a row after which an instance gets no more requests, as HAProxy and Kubernetes count by default. */
+const FALL = 3;
 /** What a balancer takes to notice, with room for a busy machine. */
 const DRAIN_MS = 10_000;
 /** Longer than callers keep idle connections, as for any balancer: whoever closes first must not be it. */
@@ -26,7 +28,7 @@ type Balancer = {
   close(): Promise<void>;
 };
 
-/** Divides requests among the instances whose `/readyz` last answered 200, in turn; it never repeats a request. */
+/** Divides requests among the instances whose `/readyz` answers 200, in turn; it never repeats a request. */
 async function startBalancer(): Promise<Balancer> {
   const ready = new Map<string, boolean>();
   const closing = new AbortController();
@@ -49,9 +51,10 @@ async function startBalancer(): Promise<Balancer> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const watch = async (target: string) => {
-    while (!closing.signal.aborted) {
+    for (let failed = FALL; !closing.signal.aborted; ) {
       const answer = await fetch(`${target}/readyz`).catch(() => undefined);
-      ready.set(target, answer?.status === 200);
+      failed = answer?.status === 200 ? 0 : failed + 1;
+      ready.set(target, failed < FALL);
       await answer?.arrayBuffer().catch(() => {});
       await wait(CHECK_MS);
     }
