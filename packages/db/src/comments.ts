@@ -255,6 +255,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
 /** Columns with another or a more precise meaning in one table. */
 const EXCEPTIONS: Readonly<Record<string, string>> = {
   'erased_users.digest': 'SHA-256 of the merchant and the user.',
+  'drift_days.numbers': 'How many numbers differed.',
   'directory_entries.merchant_id': 'The merchant whose name it is; empty: the name for all merchants.',
   'directory_entries.kind': 'user, apiKey or merchant.',
   'directory_entries.learned_at': 'Time of the call that reported the name; null: somebody wrote it.',
