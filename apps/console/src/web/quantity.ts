@@ -1,6 +1,6 @@
 /**
- * Quantities on screen. They come as exact decimal strings and stay exact: digits are grouped as text, and sums and shares
- * are computed with integers. Only pixels are approximate (see `approximate`).
+ * Quantities on screen. They come as exact decimal strings and stay exact: digits are grouped as text, and sums and
+ * shares are computed with integers. Only pixels are approximate (see `approximate`).
  */
 
 /** The format of a quantity: US dollars, a plain number, or a percentage. */

@@ -1,4 +1,4 @@
-import { useQuery } from '@tanstack/react-query';
+import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
 import { api } from '../api.ts';
 import { DIMENSIONS, type DimensionId, type FilterSearch, namesOf, type PropertyId } from '../measures.ts';
@@ -27,7 +27,7 @@ export function Filters({
   const all = useQuery(
     api.analytics.filterOptions.queryOptions(
       { ...range, ...scope },
-      { staleTime: OPTIONS_FRESH_MS, placeholderData: (known) => known },
+      { staleTime: OPTIONS_FRESH_MS, placeholderData: keepPreviousData },
     ),
   );
   const every = useQuery(

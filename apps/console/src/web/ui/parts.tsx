@@ -121,6 +121,19 @@ const MOMENT = /(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/;
 export const Sentence = ({ text }: { text: string }) =>
   text.split(MOMENT).map((part, place) => (place % 2 === 1 ? <Moment key={place} time={part} clock /> : part));
 
+/**
+ * Shows the name of what a row is about, with its id where that is another; `children`, such as a swatch, stand before.
+ */
+export const CellName = ({ name, id, children }: { name: string; id: string; children?: ReactNode }) => (
+  <span className="cell-name">
+    {children}
+    <span title={id}>
+      {name}
+      {name !== id && <small>{id}</small>}
+    </span>
+  </span>
+);
+
 type Tone = 'good' | 'bad' | 'warn' | 'accent';
 
 export const Chip = ({ tone, children }: { tone?: Tone | undefined; children: ReactNode }) => (

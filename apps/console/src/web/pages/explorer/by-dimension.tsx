@@ -1,5 +1,5 @@
 import type { BreakdownRow } from '@tally/contracts';
-import { useQuery } from '@tanstack/react-query';
+import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useMemo } from 'react';
 import { api } from '../../api.ts';
 import { apiFilters, type DimensionId, dimensionOf, MEASURES, type MeasureId, measureOf } from '../../measures.ts';
@@ -9,7 +9,7 @@ import { before, rangeText } from '../../time.ts';
 import { Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
-import { Answer, Card, Delta, Empty, padOf, Skeleton } from '../../ui/parts.tsx';
+import { Answer, Card, CellName, Delta, Empty, padOf, Skeleton } from '../../ui/parts.tsx';
 import { type Column, Pager, Table } from '../../ui/table.tsx';
 import { CHARTED, OTHERS, OverTime } from './over-time.tsx';
 import { Pivot } from './pivot.tsx';
@@ -36,7 +36,7 @@ export function ByDimension(props: Props) {
   const top = useQuery(
     api.analytics.breakdown.queryOptions(
       { ...range, ...apiFilters(filters), by, sortBy: sort === 'key' ? measure : sort, limit: CHARTED },
-      { placeholderData: (known) => known },
+      { placeholderData: keepPreviousData },
     ),
   );
   const charted = useMemo(() => top.data?.rows.slice(0, CHARTED), [top.data]);
@@ -83,7 +83,7 @@ function Rows({
   const query = useQuery(
     api.analytics.breakdown.queryOptions(
       { ...range, ...named, by: groupings, sortBy: sort, order, limit: PAGE, ...(cursor ? { cursor } : {}) },
-      { placeholderData: (known) => known },
+      { placeholderData: keepPreviousData },
     ),
   );
   const rows = query.data?.rows.map(rowOf);
@@ -132,13 +132,9 @@ function Rows({
               title: label,
               ...(place === 0 ? { sort: 'key', foot: all } : {}),
               cell: ({ keys, labels }) => (
-                <span className="cell-name">
+                <CellName name={labels[place]!} id={keys[place]!}>
                   {place === 0 && <Swatch color={color.get(keys[0]!) ?? OTHERS} />}
-                  <span title={keys[place]}>
-                    {labels[place]}
-                    {labels[place] !== keys[place] && <small>{keys[place]}</small>}
-                  </span>
-                </span>
+                </CellName>
               ),
             }),
           );

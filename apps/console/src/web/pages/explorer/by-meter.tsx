@@ -1,5 +1,5 @@
 import type { Meter } from '@tally/contracts';
-import { useQuery } from '@tanstack/react-query';
+import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { Gauge } from 'lucide-react';
 import { useMemo } from 'react';
 import { api } from '../../api.ts';
@@ -17,16 +17,22 @@ import { before, periodText, type Range, rangeText } from '../../time.ts';
 import { Chart, type Series, Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
-import { Answer, Card, Delta, Empty, Num, padOf, Skeleton, SkeletonRows } from '../../ui/parts.tsx';
+import { Answer, Card, CellName, Delta, Empty, Num, padOf, Skeleton, SkeletonRows } from '../../ui/parts.tsx';
 import { type Column, numbers, Pager, Table } from '../../ui/table.tsx';
 import { isAdditive, kindOfMeter, meterFilters, metricOfMeter, type Window } from './meter.ts';
 import { CHARTED, OTHERS } from './over-time.tsx';
-import { type Crossed, type CrossedBefore, cellOf, countOf, PivotTable } from './pivot-table.tsx';
+import {
+  type Crossed,
+  type CrossedBefore,
+  cellOf,
+  countOf,
+  PIVOT_COLUMNS,
+  PIVOT_ROWS,
+  PivotTable,
+} from './pivot-table.tsx';
 import { INTERVAL_NAMES } from './shown.ts';
 
 const PAGE = 50;
-const PIVOT_ROWS = 25;
-const PIVOT_COLUMNS = 8;
 /** Rows of a table over time. */
 const MAX_ROWS = 400;
 
@@ -59,7 +65,7 @@ export function ByMeter(props: Props) {
   const named = meterFilters(meter, filters, where);
   const ask = { meter: meter.key, ...range, ...named, timeZone };
   const past = { ...ask, ...before(range) };
-  const keep = { placeholderData: <T,>(known: T) => known };
+  const keep = { placeholderData: keepPreviousData };
   const total = useQuery(api.analytics.meter.queryOptions({ ...ask, window: 'total' }));
   const parts = useQuery(
     api.analytics.meter.queryOptions(
@@ -259,15 +265,10 @@ function Parts({
               ...(place === 0 ? { sort: 'key', foot: all } : {}),
               cell: ({ group }) => {
                 const key = group[dimension]!;
-                const name = nameOf(dimension, key);
                 return (
-                  <span className="cell-name">
+                  <CellName name={nameOf(dimension, key)} id={key}>
                     {place === 0 && <Swatch color={colors.get(key) ?? OTHERS} />}
-                    <span title={key}>
-                      {name}
-                      {name !== key && <small>{key}</small>}
-                    </span>
-                  </span>
+                  </CellName>
                 );
               },
             }),
@@ -419,7 +420,7 @@ function OverTime({
   const parts = useQuery(
     api.analytics.meter.queryOptions(
       { ...ask, ...ofTop, groupBy: by ? [by] : [] },
-      { enabled: by !== undefined && keys.length > 0, placeholderData: (known) => known },
+      { enabled: by !== undefined && keys.length > 0, placeholderData: keepPreviousData },
     ),
   );
   const starts = useMemo(() => periods.data?.points.map(({ start }) => start), [periods.data]);

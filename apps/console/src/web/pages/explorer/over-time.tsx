@@ -1,4 +1,4 @@
-import { useQuery } from '@tanstack/react-query';
+import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useMemo } from 'react';
 import { api } from '../../api.ts';
 import { apiFilters, type DimensionId, dimensionOf, measureOf } from '../../measures.ts';
@@ -36,7 +36,7 @@ export function OverTime({
   const grouped = useQuery(
     api.analytics.timeseries.queryOptions(
       { ...range, ...named, [dimension.api]: keys, interval, timeZone, groupBy: by },
-      { enabled: keys.length > 0, placeholderData: (known) => known },
+      { enabled: keys.length > 0, placeholderData: keepPreviousData },
     ),
   );
   const points = totals.data?.points;

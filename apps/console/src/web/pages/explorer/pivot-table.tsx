@@ -1,7 +1,10 @@
 import { add, approximate, format, isZero, type Kind, subtract } from '../../quantity.ts';
-import { Delta, Num, padOf } from '../../ui/parts.tsx';
+import { CellName, Delta, Num, padOf } from '../../ui/parts.tsx';
 import { type Column, Table } from '../../ui/table.tsx';
 
+/** Rows and columns at most. All cells of a measure are one answer, which has at most 200 rows. */
+export const PIVOT_ROWS = 25;
+export const PIVOT_COLUMNS = 8;
 /** The share of the accent in the darkest cell, in percent. */
 const HEAT = 26;
 
@@ -68,7 +71,7 @@ export function PivotTable({
       rows={shown}
       keyOf={({ key }) => key}
       columns={[
-        { title: corner, cell: (row) => <Name name={row.label} id={row.key} />, foot: 'All' },
+        { title: corner, cell: (row) => <CellName name={row.label} id={row.key} />, foot: 'All' },
         ...columns.map(
           (head, place): Column<Row> => ({
             id: `value ${head.key}`,
@@ -132,12 +135,3 @@ export function PivotTable({
 /** Says how many rows or columns there are, and how many of them are shown. */
 export const countOf = (total: number, shown: number, plural: string) =>
   total > shown ? `the ${shown} largest of ${format(String(total), 'count')} ${plural}` : `${total} ${plural}`;
-
-const Name = ({ name, id }: { name: string; id: string }) => (
-  <span className="cell-name">
-    <span title={id}>
-      {name}
-      {name !== id && <small>{id}</small>}
-    </span>
-  </span>
-);

@@ -1,4 +1,4 @@
-import { useQuery } from '@tanstack/react-query';
+import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { api } from '../../api.ts';
 import {
   apiFilters,
@@ -11,12 +11,8 @@ import {
 import { before, type Range, rangeText } from '../../time.ts';
 import { Explained } from '../../ui/explained.tsx';
 import { Answer, Card, Empty } from '../../ui/parts.tsx';
-import { type Crossed, type CrossedBefore, countOf, PivotTable } from './pivot-table.tsx';
+import { type Crossed, type CrossedBefore, countOf, PIVOT_COLUMNS, PIVOT_ROWS, PivotTable } from './pivot-table.tsx';
 import { nothingFound } from './shown.ts';
-
-/** All cells are one answer, which has at most 200 rows. */
-const ROWS = 25;
-const COLUMNS = 8;
 
 /**
  * Shows a measure with one dimension down and the other across: the largest values of both, and the sum of the others.
@@ -39,26 +35,29 @@ export function Pivot({
   const { kind, metric, label } = measureOf(measure);
   const [down, across] = [dimensionOf(by), dimensionOf(and)];
   const ask = { ...range, ...apiFilters(filters), sortBy: measure };
-  const keep = { placeholderData: <T,>(known: T) => known };
-  const rows = useQuery(api.analytics.breakdown.queryOptions({ ...ask, by, limit: ROWS }, keep));
-  const columns = useQuery(api.analytics.breakdown.queryOptions({ ...ask, by: and, limit: COLUMNS }, keep));
+  const keep = { placeholderData: keepPreviousData };
+  const rows = useQuery(api.analytics.breakdown.queryOptions({ ...ask, by, limit: PIVOT_ROWS }, keep));
+  const columns = useQuery(api.analytics.breakdown.queryOptions({ ...ask, by: and, limit: PIVOT_COLUMNS }, keep));
   const keysOf = (query: typeof rows) => (query.data?.rows ?? []).map(({ key }) => key);
   const [rowKeys, columnKeys] = [keysOf(rows), keysOf(columns)];
   const known = rowKeys.length > 0 && columnKeys.length > 0;
   const asked = { [down.api]: rowKeys, [across.api]: columnKeys, by: [by, and] as [DimensionId, DimensionId] };
   const cells = useQuery(
-    api.analytics.breakdown.queryOptions({ ...ask, ...asked, limit: ROWS * COLUMNS }, { enabled: known, ...keep }),
+    api.analytics.breakdown.queryOptions(
+      { ...ask, ...asked, limit: PIVOT_ROWS * PIVOT_COLUMNS },
+      { enabled: known, ...keep },
+    ),
   );
   const past = { ...ask, ...before(range) };
   const wanted = { enabled: compare && known };
   const pastRows = useQuery(
-    api.analytics.breakdown.queryOptions({ ...past, [down.api]: rowKeys, by, limit: ROWS }, wanted),
+    api.analytics.breakdown.queryOptions({ ...past, [down.api]: rowKeys, by, limit: PIVOT_ROWS }, wanted),
   );
   const pastColumns = useQuery(
-    api.analytics.breakdown.queryOptions({ ...past, [across.api]: columnKeys, by: and, limit: COLUMNS }, wanted),
+    api.analytics.breakdown.queryOptions({ ...past, [across.api]: columnKeys, by: and, limit: PIVOT_COLUMNS }, wanted),
   );
   const pastCells = useQuery(
-    api.analytics.breakdown.queryOptions({ ...past, ...asked, limit: ROWS * COLUMNS }, wanted),
+    api.analytics.breakdown.queryOptions({ ...past, ...asked, limit: PIVOT_ROWS * PIVOT_COLUMNS }, wanted),
   );
   const pastTotal = useQuery(api.analytics.breakdown.queryOptions({ ...past, by, limit: 1 }, wanted));
   const isEmpty = rows.data?.rows.length === 0;
