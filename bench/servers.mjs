@@ -1,10 +1,10 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { cpus, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { freePort } from '../infra/local/home.mjs';
 import { startServers } from '../infra/local/servers.mjs';
 import { migrate } from '../packages/db/dist/index.js';
 
@@ -30,10 +30,7 @@ export const withService = (app, servers, settings, work) =>
 
 /** Starts a program of the repository as a process of its own, listening on a free port; `work` gets its address. */
 export async function withProgram(program, servers, settings, work) {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
+  const port = await freePort();
   const { nodeArgs = [], ...env } = settings;
   const child = spawn(process.execPath, [...nodeArgs, join(ROOT, program)], {
     env: {

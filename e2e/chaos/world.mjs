@@ -1,11 +1,11 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import pg from 'pg';
+import { freePort } from '../../infra/local/home.mjs';
 import { startServers } from '../../infra/local/servers.mjs';
 
 const MAIN = fileURLToPath(new URL('../../apps/usage-ingest/dist/main.js', import.meta.url));
@@ -107,14 +107,4 @@ async function createIngest(name, env) {
 function clientOf(url, timeoutMs) {
   const within = (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(timeoutMs) });
   return createIngestClient({ url, key: KEY, fetch: within });
-}
-
-async function freePort() {
-  const server = createServer();
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
 }

@@ -1,18 +1,18 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm, stat } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createIngestClient } from '@tally/contracts/client';
 import pg from 'pg';
+import { freePort } from '../../infra/local/home.mjs';
 import { startServers } from '../../infra/local/servers.mjs';
 
-// Runs usage-ingest of another version beside this one, on the same stores: `npm run mixed -- REF`, a tag or commit of this
-// repository, or the folder of a build. Exits with 0 if no event is lost or counted twice and all stored forms agree, in
-// each step of an upgrade and of the way back.
+// Runs usage-ingest of another version beside this one, on the same stores: `npm run mixed -- REF`, a tag or commit of
+// this repository, or the folder of a build. Exits with 0 if no event is lost or counted twice and all stored forms
+// agree, in each step of an upgrade and of the way back.
 const NEW = fileURLToPath(new URL('../..', import.meta.url));
 const KEY = 'the-admin-key-of-two-versions';
 const READY_DEADLINE_MS = 300_000;
@@ -163,13 +163,4 @@ async function countedNow() {
       (select sum(prompt_tokens) from usage_daily)::text as prompt_tokens`);
   await client.end();
   return rows[0];
-}
-
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
 }

@@ -1,13 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, lstat, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createIngestClient } from '@tally/contracts/client';
-import { freshDatabase, freshRedis, until } from '@tally/testkit';
+import { freePort, freshDatabase, freshRedis, until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { instructionsOf, runDockerfile } from '../../infra/docker/steps.mjs';
 
@@ -72,7 +71,7 @@ test('the steps of the Dockerfile, in an empty folder, make a tree that migrates
   expect(exporting.output()).toContain('ECONNREFUSED');
 
   const names = ['usage-ingest', 'metrics-engine', 'analytics-api', 'console'];
-  const ports = await Promise.all([...names, 'flusher'].map(freePort));
+  const ports = await Promise.all([...names, 'flusher'].map(() => freePort()));
   const [ingestUrl, engineUrl, analyticsUrl, consoleUrl] = ports.map((port) => `http://127.0.0.1:${port}`) as string[];
   const addresses = { USAGE_INGEST_URL: ingestUrl!, METRICS_ENGINE_URL: engineUrl!, ANALYTICS_API_URL: analyticsUrl! };
   const services = names.map((name, index) =>
@@ -136,13 +135,4 @@ async function bytesIn(folder: string): Promise<number> {
     return entry.isDirectory() ? bytesIn(path) : (await lstat(path)).size;
   });
   return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
 }

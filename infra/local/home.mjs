@@ -34,16 +34,21 @@ export async function secretIn(file, make = () => randomBytes(24).toString('base
 export async function portIn(file) {
   const known = Number(await readFile(file, 'utf8').catch(() => '0'));
   if (known > 0 && (await isFree(known))) return known;
-  const port = await new Promise((done, failed) => {
+  const port = await freePort();
+  await writeFile(file, `${port}\n`);
+  return port;
+}
+
+/** Returns a free port of the loopback interface. */
+export function freePort() {
+  return new Promise((done, failed) => {
     const server = createServer();
     server.once('error', failed);
     server.listen(0, '127.0.0.1', () => {
-      const { port: free } = server.address();
-      server.close(() => done(free));
+      const { port } = server.address();
+      server.close(() => done(port));
     });
   });
-  await writeFile(file, `${port}\n`);
-  return port;
 }
 
 /** Returns true if nothing listens on a port of the loopback interface. */
