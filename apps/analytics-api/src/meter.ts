@@ -2,6 +2,7 @@ import {
   BUILT_IN_METERS,
   type Coverage,
   type Day,
+  type DayRange,
   dayOf,
   formatUnits,
   type GroupBy,
@@ -77,7 +78,7 @@ export function createReadMeter({
     const range = { startDate: dayOf(windows[0]!.from), endDate: dayOf(windows.at(-1)!.to - 1) };
     assertRange(range, maxDays);
     const { merchantIds, groupBy = [], percentile, asKnownOn } = question;
-    await assertKnown(question, range, { db, now });
+    const knownFrom = await assertKnown(question, range, { db, now });
     const filters = filtersOf(question);
     const asked: Asked = { merchantIds, range, windows, groupBy, filters, percentile, asKnownOn };
     const dimensions = [...groupBy.filter((name) => name !== 'merchant'), ...Object.keys(asked.filters)];
@@ -86,6 +87,7 @@ export function createReadMeter({
     assertDimensions(meter, dimensions);
     if (!builtIn) {
       await assertQuarters(windows);
+      if (knownFrom !== null) throw journalDropped(range);
       return ofMeter(meter as StoredMeter, asked, callerId, { keepZeros: true });
     }
     const isUtc = windows.every(({ from, to }) => isMidnight(from) && isMidnight(to));
@@ -110,7 +112,6 @@ export function createReadMeter({
     { keepZeros }: { keepZeros: boolean },
   ): Promise<MeterAnswer> {
     const { range, merchantIds, windows, groupBy, filters, percentile, asKnownOn } = asked;
-    if (asKnownOn !== undefined) await assertJournal(range);
     const coverage = knownOn(await freshness.cover({ ...range, merchantIds }), asked);
     // Checked before the sums are read: history computed until then is in them.
     const limits = await limitsOf(meter, range, Object.keys(filters), merchantIds, coverage);
@@ -187,15 +188,6 @@ export function createReadMeter({
     };
   }
 
-  /** Throws JOURNAL_DROPPED if days of the range lost their events: earlier answers of a declared meter are read from those. */
-  async function assertJournal(range: { startDate: Day; endDate: Day }): Promise<void> {
-    if ((await db.usage.knownFrom(range)) === null) return;
-    throw new TallyError(
-      'JOURNAL_DROPPED',
-      `Some events of ${range.startDate} to ${range.endDate} are no longer in the journal, which asKnownOn needs.`,
-    );
-  }
-
   /** Throws GRAIN_NOT_KEPT if a window cuts a day whose quarter hours were dropped. */
   async function assertQuarters(windows: readonly Period[]): Promise<void> {
     const cuts = [...windows.map(({ from }) => from), windows.at(-1)!.to].filter((ms) => !isMidnight(ms));
@@ -208,6 +200,13 @@ export function createReadMeter({
     });
   }
 }
+
+/** The error of a declared meter, whose earlier answers are read from the events. */
+const journalDropped = ({ startDate, endDate }: DayRange) =>
+  new TallyError(
+    'JOURNAL_DROPPED',
+    `Some events of ${startDate} to ${endDate} are no longer in the journal, which asKnownOn needs.`,
+  );
 
 const isMidnight = (ms: number) => startOfDay(dayOf(ms)) === ms;
 
