@@ -231,15 +231,15 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     const { request, response, event } = exchange;
     if (error instanceof RequestAborted) return;
     failed(event, error, undefined);
-    const known = understand(error);
-    const own = endpoint?.errorBody?.(known, request);
-    const status = own?.status ?? ERRORS[known.code].status;
     if (response.headersSent) {
       // Breaks off the transfer, so that a short answer never looks complete.
       exchange.broken(error);
       response.destroy();
       return;
     }
+    const known = understand(error);
+    const own = endpoint?.errorBody?.(known, request);
+    const status = own?.status ?? ERRORS[known.code].status;
     const { type, body } = own ?? {
       type: 'application/json',
       body: { error: errorShape(known, endpoint && nameOf(exchange, endpoint.label)) },

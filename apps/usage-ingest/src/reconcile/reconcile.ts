@@ -275,13 +275,13 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
 
   /** Stores the drift that a pass found, for alerts. */
   async function note({ drift, meters }: CheckReport): Promise<void> {
-    if (drift.length + meters.length === 0) return;
-    const examples = [
+    const found = [
       ...drift.map(({ merchantId, date, metricType, rollup }) => ({ merchantId, date, what: rollup ?? metricType })),
       ...meters.map(({ merchantId, date, meter }) => ({ merchantId, date, what: meter })),
     ];
-    const numbers = drift.length + meters.length;
-    await db.checks.noteDrift(new Date(now()), { numbers, examples: examples.slice(0, MAX_EXAMPLES) });
+    if (found.length === 0) return;
+    const examples = found.slice(0, MAX_EXAMPLES);
+    await db.checks.noteDrift(new Date(now()), { numbers: found.length, examples });
   }
 
   const liveRange = () => ({ startDate: addDays(dayOf(now()), -LIVE_DAYS), endDate: addDays(dayOf(now()), 1) });
