@@ -52,8 +52,9 @@ export type Rest = {
   readonly anyType?: true;
 };
 
-/** PUT and DELETE are only for APIs of other products, whose clients send them. */
-export type HttpMethod = 'GET' | 'POST' | 'PUT' | 'DELETE';
+/** Methods of paths. PUT and DELETE are only for APIs of other products, whose clients send them. */
+export const HTTP_METHODS = ['GET', 'POST', 'PUT', 'DELETE'] as const;
+export type HttpMethod = (typeof HTTP_METHODS)[number];
 
 /** A path beside the procedures: a download, or the API of another product that a source implements. */
 export type Endpoint = {

@@ -38,9 +38,12 @@ export const DimensionValues = z
   .optional()
   .overwrite((values) => values && [...new Set(values.flatMap((value) => [value, value.normalize('NFC')]))]);
 
+/** The value that rollups have in place of values of a dimension beyond the limit of their day. */
+export const OTHER = '(other)';
+
 /** A dimension as producers send it. Absent, empty and `unknown` all mean that it is not known. */
 export const SentDimension = name(256, 400)
-  .refine((value) => value !== '(other)', '`(other)` is what Tally calls values beyond a limit; leave it out')
+  .refine((value) => value !== OTHER, `\`${OTHER}\` is what Tally calls values beyond a limit; leave it out`)
   .meta({ examples: ['ada'] });
 
 /** The calls that one event stands for: a whole number from 1 to 10^15. */

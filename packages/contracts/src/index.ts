@@ -43,6 +43,7 @@ export {
 export {
   type Contract,
   type Endpoint,
+  HTTP_METHODS,
   type HttpMethod,
   isAudited,
   isProcedure,
@@ -79,6 +80,7 @@ export {
   MAX_BATCH,
   MerchantId,
   MetricType,
+  OTHER,
   UsageEntry,
 } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
@@ -105,7 +107,9 @@ export {
   MEASURES,
   type Measure,
   PRICED_MEASURES,
+  PRICED_PARTS,
   type PricedMeasure,
+  type PricedPart,
   RESERVED_METRICS,
   STATED_MEASURES,
 } from './measures.ts';

@@ -9,8 +9,9 @@ export type Measure = (typeof MEASURES)[number];
 export const STATED_MEASURES = ['prompt_tokens', 'completion_tokens', 'cost'] as const satisfies readonly Measure[];
 
 /**
- * Sums of events that Tally priced, or knew no price for: their number, calls that did not fail, tokens by the class that
- * has a price, and the cost with its re-ratings. The names are those of built-in meters and of columns of `usage_priced`.
+ * Sums of events that Tally priced, or knew no price for: their number, calls that did not fail, tokens by the class
+ * that has a price, and the cost with its re-ratings. The names are those of built-in meters and of columns of
+ * `usage_priced`.
  */
 export const PRICED_MEASURES = [
   'priced_events',
@@ -23,6 +24,12 @@ export const PRICED_MEASURES = [
   'priced_cost',
 ] as const;
 export type PricedMeasure = (typeof PRICED_MEASURES)[number];
+
+/** The measures of what has a price: the classes of tokens, and calls. */
+export const PRICED_PARTS = PRICED_MEASURES.filter(
+  (name): name is PricedPart => name !== 'priced_events' && name !== 'priced_cost',
+);
+export type PricedPart = Exclude<PricedMeasure, 'priced_events' | 'priced_cost'>;
 
 export const isPricedMeasure = (key: string): key is PricedMeasure =>
   (PRICED_MEASURES as readonly string[]).includes(key);

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
-import { DIMENSIONS, MEASURES, PRICED_MEASURES } from '@tally/contracts';
+import { DIMENSIONS, MEASURES, PRICED_MEASURES, PRICED_PARTS } from '@tally/contracts';
 
 // Generates every statement that repeats the measures or the dimensions, from their lists in contracts.
 
@@ -33,9 +33,13 @@ const PLACE_OF_MONTHS = { year: `date_trunc('year', month)::date` };
 const list = MEASURES.join(', ');
 
 /** A dimension of a journal row as rollups have it: a value beyond the limit of its day is `(other)`. */
-const rolled = (name, bit) => `case when folded & ${1 << bit} <> 0 then '(other)' else ${name} end`;
+const rolled = (name, bit, row = '') =>
+  `case when ${row}folded & ${1 << bit} <> 0 then '(other)' else ${row}${name} end`;
 const rolledDimensions = DIMENSIONS.map((name, bit) => `${rolled(name, bit)} as ${name}`);
-/** The finest rollups hold bigints, like `merchant_usage`. Derived ones are numeric, so that no overflow stops a derivation. */
+/**
+ * The finest rollups hold bigints, like `merchant_usage`. Derived ones are numeric, so that no overflow stops a
+ * derivation.
+ */
 const NARROW = ['usage_daily', 'usage_quarter_hours'];
 const sumOf = (table) => (NARROW.includes(table) ? 'units_sum' : 'sum');
 const sumsFor = (table) => MEASURES.map((name) => `${sumOf(table)}(${name})`).join(', ');
@@ -211,7 +215,6 @@ told as materialized (
 
 /** What Tally priced: a row for each size of calls, so that a price of long calls can be found again. */
 const PRICED_KEYS = ['merchant_id', 'date', ...DIMENSIONS, 'call_size'];
-const PRICED_PARTS = PRICED_MEASURES.filter((name) => !['priced_events', 'priced_cost'].includes(name));
 const PRICED_AMOUNTS = [...PRICED_MEASURES, 'reratings'];
 const partsOf = (row) =>
   `usage_priced_parts(${['prompt_tokens', 'completion_tokens', 'calls', 'failed', 'metrics'].map((name) => `${row}${name}`).join(', ')}) as parts`;
@@ -430,7 +433,7 @@ from (
   union all
   select
     event.merchant_id, event.date,
-    ${rolledDimensions.map((text) => text.replace('folded', 'event.folded').replace(/else (\w+) end/, 'else event.$1 end')).join(',\n    ')},
+    ${DIMENSIONS.map((name, bit) => `${rolled(name, bit, 'event.')} as ${name}`).join(',\n    ')},
     call_size, -1, ${PRICED_PARTS.map((name) => `-${name}`).join(', ')}, -event.cost, 0
   from usage_adjustments as void
   join usage_events as event

@@ -56,11 +56,9 @@ export { type Db, openDb } from './open-db.ts';
 export {
   type NewPrice,
   PRICED_COLUMNS,
-  PRICED_PARTS,
   type PricedCell,
   type PricedColumn,
   type PricedKey,
-  type PricedPart,
   type PricedUnits,
   type PriceVersion,
   plain,

@@ -2,8 +2,11 @@ import {
   type Day,
   DIMENSIONS,
   MAX_PRICES,
+  OTHER,
   PRICED_MEASURES,
+  PRICED_PARTS,
   type PricedMeasure,
+  type PricedPart,
   TallyError,
   type Units as UnitsType,
 } from '@tally/contracts';
@@ -44,11 +47,13 @@ export type PricesStore = {
   version(): Promise<string>;
   /** Returns all active prices, at one moment. */
   current(): Promise<PriceVersion>;
-  /** Sums of what Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells. */
+  /**
+   * Sums of what Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells.
+   */
   pricedSums(scope: PricedScope & { limit: number }): Promise<PricedCell[]>;
   /**
-   * Sums of a measure of what Tally priced, by windows of whole UTC days and by columns; those without any left out. `keys` are in the
-   * order of PRICED_COLUMNS.
+   * Sums of a measure of what Tally priced, by windows of whole UTC days and by columns; those without any left out.
+   * `keys` are in the order of PRICED_COLUMNS.
    */
   pricedWindows(question: {
     measure: PricedMeasure;
@@ -58,7 +63,9 @@ export type PricesStore = {
     filters: Partial<Record<PricedColumn, readonly string[]>>;
     limit: number;
   }): Promise<z.output<typeof WindowRow>[]>;
-  /** Sums of cells by other rates, by merchant, day, model and provider; `different`: how many rows have another cost. */
+  /**
+   * Sums of cells by other rates, by merchant, day, model and provider; `different`: how many rows have another cost.
+   */
   rerateSums(cells: readonly RatedCell[]): Promise<z.output<typeof ReratedSum>[]>;
   /** The rows of cells that have another cost by other rates. */
   rerateRows(cells: readonly RatedCell[]): Promise<z.output<typeof ReratedRow>[]>;
@@ -87,10 +94,6 @@ export type PricedEvent = { line: JournalLine; key: PricedKey };
 
 /** Units of each class that have a price. */
 export type PricedUnits = Record<PricedPart, UnitsType>;
-export type PricedPart = Exclude<PricedMeasure, 'priced_events' | 'priced_cost'>;
-export const PRICED_PARTS = PRICED_MEASURES.filter(
-  (name): name is PricedPart => name !== 'priced_events' && name !== 'priced_cost',
-);
 
 /** Nano-USD of a unit of each class, times `per`. */
 export type UnitRates = { amounts: PricedUnits; per: bigint };
@@ -233,7 +236,7 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
       return rows.map((row) => {
         const { folded, ...key } = EventKey.parse(row);
         DIMENSIONS.forEach((name, bit) => {
-          if ((folded ?? 0) & (1 << bit)) key[name] = '(other)';
+          if ((folded ?? 0) & (1 << bit)) key[name] = OTHER;
         });
         return { line: EventRow.parse(row) as JournalLine, key };
       });

@@ -1,4 +1,4 @@
-import { MAX_ITEMS, TallyError } from '@tally/contracts';
+import { HTTP_METHODS, MAX_ITEMS, TallyError } from '@tally/contracts';
 import type { AnyRouter } from '@trpc/server';
 import { createDirect, DIRECT_HEADERS } from './direct.ts';
 import type { Endpoint, Exchange } from './edge.ts';
@@ -121,7 +121,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
     if (path.startsWith(TRPC_PATH)) return otherCall(path);
     const endpoint = registered(method === 'HEAD' ? 'GET' : method, path);
     if (endpoint) return endpoint;
-    const allow = ['GET', 'POST', 'PUT', 'DELETE'].filter((each) => registered(each, path));
+    const allow = HTTP_METHODS.filter((each) => registered(each, path));
     if (allow.length > 0) throw notAllowed(method, allow.includes('GET') ? [...allow, 'HEAD'] : allow);
     throw new TallyError('NOT_FOUND', 'There is nothing at this path.');
   };

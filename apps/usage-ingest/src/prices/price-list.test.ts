@@ -1,5 +1,5 @@
-import { CALL_SIZES } from '@tally/contracts';
-import { type JournalLine, PRICED_PARTS, type PricedUnits, type PriceRow } from '@tally/db';
+import { CALL_SIZES, PRICED_PARTS } from '@tally/contracts';
+import type { JournalLine, PricedUnits, PriceRow } from '@tally/db';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decimalOf, readGenaiPrices, readLitellmPrices } from './import.ts';

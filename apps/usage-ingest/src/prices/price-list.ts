@@ -3,20 +3,15 @@ import {
   DAY_MS,
   type Day,
   MAX_ENTRY_UNITS,
+  OTHER,
+  PRICED_PARTS,
   type PriceComponent,
+  type PricedPart,
   type ScaleOf,
   startOfDay,
   type Units,
 } from '@tally/contracts';
-import {
-  type JournalLine,
-  NO_PRICE,
-  PRICED_PARTS,
-  type PricedPart,
-  type PricedUnits,
-  type PriceRow,
-  type UnitRates,
-} from '@tally/db';
+import { type JournalLine, NO_PRICE, type PricedUnits, type PriceRow, type UnitRates } from '@tally/db';
 
 /** A version of the price list, ready to price events. */
 export type PriceList = {
@@ -25,8 +20,8 @@ export type PriceList = {
   /** Returns the cost of an event in nano-USD; `unknown` if a part of it has no price, `nothing` if none is due. */
   costOf(line: JournalLine, scaleOf?: ScaleOf): Units | 'unknown' | 'nothing';
   /**
-   * Returns the rates of calls of a day with these sums; `unknown` where none of them has a price. `unclear` where not all of these
-   * calls have the same prices, so that only the events can tell.
+   * Returns the rates of calls of a day with these sums; `unknown` where none of them has a price. `unclear` where not
+   * all of these calls have the same prices, so that only the events can tell.
    */
   ratesOf(calls: DayCalls, units: PricedUnits, metricTypes: ReadonlySet<string>): UnitRates | 'unknown' | 'unclear';
   /** The metric types that have a price. */
@@ -45,9 +40,6 @@ const COMPONENT_OF: Record<PricedPart, PriceComponent> = {
   priced_output_tokens: 'output',
   priced_reasoning_tokens: 'reasoning',
 };
-
-/** Stands in rollups for values beyond the limit of their day. */
-const OTHER = '(other)';
 
 /** Metric types whose amounts are classes of the prompt and the completion. */
 const CLASSES = { cached: 'cached_tokens', cacheWrite: 'cache_write_tokens', reasoning: 'reasoning_tokens' };

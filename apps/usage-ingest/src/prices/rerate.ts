@@ -102,8 +102,10 @@ export function createRerate({
   /** Applies differences of a merchant's day; returns how many adjustments were new. */
   async function apply(day: MerchantDay, different: readonly Difference[], list: PriceList, actor: string) {
     let adjustments = 0;
-    for (const some of chunksOf(different, ADJUSTED_AT_ONCE))
+    for (let start = 0; start < different.length; start += ADJUSTED_AT_ONCE) {
+      const some = different.slice(start, start + ADJUSTED_AT_ONCE);
       adjustments += await db.corrections.rerate(some.map((each) => adjustmentOf(day, each, list, actor)));
+    }
     // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.
     if (different.length > 0) await repair.days([day]).catch(() => {});
     return adjustments;
@@ -211,10 +213,6 @@ function byRows(cells: readonly RatedCell[]): RatedCell[][] {
     day = own;
   }
   return groups;
-}
-
-function chunksOf<T>(all: readonly T[], size: number): T[][] {
-  return Array.from({ length: Math.ceil(all.length / size) }, (_, n) => all.slice(n * size, (n + 1) * size));
 }
 
 /** The adjustment of a row. Its id says which re-rating of the row it is, so that two at once make it once. */

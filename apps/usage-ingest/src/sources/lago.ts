@@ -1,8 +1,17 @@
 import { createHash } from 'node:crypto';
-import { ERRORS, type Meter, parseTime, type Rejection, type StoredEntry, TallyError } from '@tally/contracts';
+import { ERRORS, type Meter, type Rejection, type StoredEntry, TallyError } from '@tally/contracts';
 import type { ErrorBody } from '@tally/service';
 import type { AskAnalytics } from './ask.ts';
-import { type ForeignEvent, invalid, isRecord, itemOf, type Reading, textOf, timeOfSeconds } from './foreign-event.ts';
+import {
+  type ForeignEvent,
+  invalid,
+  isRecord,
+  itemOf,
+  momentIn,
+  type Reading,
+  textOf,
+  timeOfSeconds,
+} from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
 import type { MeteredFields } from './metered-fields.ts';
 import { idOf, merchantOf } from './naming.ts';
@@ -272,16 +281,8 @@ async function storedEvents(request: SourceRequest, ask: AskAnalytics): Promise<
 /** Lists events among the newest 1,000 of a subscription, with what Tally keeps of their properties. */
 async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
   const { query } = request;
-  const moment = (name: string) => {
-    const value = query.get(name);
-    const ms = value === null ? undefined : parseTime(value);
-    if (value !== null && ms === undefined)
-      throw new TallyError('INVALID_INPUT', `${name}: expected a time, such as 2026-11-22T10:00:00Z.`, {
-        details: { field: name },
-      });
-    return ms;
-  };
-  const [from, to, code] = [moment('timestamp_from'), moment('timestamp_to'), query.get('code')];
+  const [from, to] = [momentIn(query, 'timestamp_from'), momentIn(query, 'timestamp_to')];
+  const code = query.get('code');
   const wanted = (await storedEvents(request, ask)).filter(({ time, properties }) => {
     const at = Date.parse(time);
     return at >= (from ?? at) && at <= (to ?? at) && (code === null || properties.event_type === code);

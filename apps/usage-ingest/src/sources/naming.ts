@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { isMissingId } from '@tally/contracts';
+import { isMissingId, OTHER } from '@tally/contracts';
 
 const PLAIN_ID = /^[\x20-\x7e]{1,128}$/;
 
@@ -25,7 +25,7 @@ export function dimension(name: 'userId' | 'apiKey' | 'model' | 'provider', text
 /** Returns text as a value of a dimension; null if nothing is left of it. */
 export function dimensionValue(text: string | null | undefined): string | null {
   const clean = visible(text ?? '');
-  if (clean.trim() === '' || clean === '(other)') return null;
+  if (clean.trim() === '' || clean === OTHER) return null;
   return shortened(clean, { length: 256, bytes: 400, kept: 120 });
 }
 

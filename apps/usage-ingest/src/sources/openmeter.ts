@@ -1,7 +1,7 @@
-import { addDays, dayOf, type Meter, parseTime, type StoredEntry, TallyError } from '@tally/contracts';
+import { addDays, dayOf, type Meter, type StoredEntry, TallyError } from '@tally/contracts';
 import type { AskAnalytics } from './ask.ts';
 import { cloudEventsRoute } from './cloudevents.ts';
-import { isRecord, metricOf } from './foreign-event.ts';
+import { isRecord, metricOf, momentIn } from './foreign-event.ts';
 import type { MeteredFields } from './metered-fields.ts';
 import { merchantOf } from './naming.ts';
 import { newestEvents, RECENT_DAYS } from './newest.ts';
@@ -209,13 +209,7 @@ async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Re
     if (query.has(name)) throw invalid(`${name}: Tally does not have it; use subject, from and to.`);
   const limit = Number(query.get('limit') ?? MAX_LISTED);
   if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LISTED) throw invalid(`limit: expected 1 to ${MAX_LISTED}.`);
-  const moment = (name: string) => {
-    const value = query.get(name);
-    const ms = value === null ? undefined : parseTime(value);
-    if (value !== null && ms === undefined) throw invalid(`${name}: expected a time, such as 2026-11-22T10:00:00Z.`);
-    return ms;
-  };
-  const [from, to, id] = [moment('from'), moment('to'), query.get('id') ?? ''];
+  const [from, to, id] = [momentIn(query, 'from'), momentIn(query, 'to'), query.get('id') ?? ''];
   const subject = query.get('subject');
   const events = await newestEvents(request, ask, subject === null ? null : (merchantOf(subject) ?? subject));
   const wanted = events.filter((event) => {
@@ -396,13 +390,8 @@ async function answerValues(
   ask: AskAnalytics,
 ): Promise<Response> {
   const { now, query } = request;
-  const day = (name: string, standard: number) => {
-    const text = query.get(name);
-    const ms = text === null ? standard : parseTime(text);
-    if (ms === undefined) throw invalid(`${name}: expected a time, such as 2026-11-22T10:00:00Z.`);
-    return dayOf(ms);
-  };
-  const range = { startDate: day('from', startOfRecent(now)), endDate: day('to', now) };
+  const [from, to] = [momentIn(query, 'from') ?? startOfRecent(now), momentIn(query, 'to') ?? now];
+  const range = { startDate: dayOf(from), endDate: dayOf(to) };
   const search = query.get('search') ?? '';
   const { rows } = await ask(request, (client) =>
     client.analytics.meter.query({ meter: meter.key, ...range, groupBy: [dimension] }),

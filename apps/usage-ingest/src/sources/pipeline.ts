@@ -1,4 +1,12 @@
-import { ERRORS, type ErrorCode, isTallyError, MAX_BATCH, type Rejection, TallyError } from '@tally/contracts';
+import {
+  ERRORS,
+  type ErrorCode,
+  HTTP_METHODS,
+  isTallyError,
+  MAX_BATCH,
+  type Rejection,
+  TallyError,
+} from '@tally/contracts';
 import type { SourceCounts, SourceRejection, SourcesStore } from '@tally/db';
 import { REJECTIONS_KEPT } from '@tally/db';
 import type { Admitted, Log, Route } from '@tally/service';
@@ -187,7 +195,7 @@ export function createPipeline({
       ...source.events.map((route) => eventsRoute(source, route)),
       ...(source.others ?? []).map((route) => otherRoute(source, route)),
       ...(source.prefixes ?? []).flatMap((prefix) =>
-        METHODS.map(
+        HTTP_METHODS.map(
           (method): Route => ({
             ...common(source),
             method,
@@ -220,8 +228,6 @@ export function createPipeline({
 
 /** Returns a rejection as an error, for products that answer one event with an error of its own. */
 export const refusalOf = ({ code, message }: Rejection): TallyError => new TallyError(code as ErrorCode, message);
-
-const METHODS = ['GET', 'POST', 'PUT', 'DELETE'] as const;
 
 const NOTHING = { accepted: 0, duplicates: 0, skipped: 0, rejected: [] };
 

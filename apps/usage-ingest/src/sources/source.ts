@@ -68,7 +68,9 @@ export type Source = {
   name: string;
   events: readonly EventsRoute[];
   others?: readonly OtherRoute[];
-  /** All other paths below these are answered with NOT_FOUND in the product's shape. Each starts with `/`, ends without. */
+  /**
+   * All other paths below these are answered with NOT_FOUND in the product's shape. Each starts with `/`, ends without.
+   */
   prefixes?: readonly string[];
   /** Presents errors as the product does, with its own status codes. Default: the errors of tRPC. */
   errorBody?: ErrorBody;

@@ -275,8 +275,8 @@ function callOf(report: Report, rules: Rules): Call {
 }
 
 /**
- * Returns what a report calls the user, the key and the merchant of its entry. The team is that of the key, since users may
- * be in several; its alias is what people know it by.
+ * Returns what a report calls the user, the key and the merchant of its entry. The team is that of the key, since users
+ * may be in several; its alias is what people know it by.
  */
 function namesOf(
   { entry, at }: { entry: CheckedEntry; at: number },
