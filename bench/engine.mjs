@@ -52,7 +52,8 @@ for (const name of ['observations', 'rollups', 'custom', 'backfill']) console.ta
 
 /** Acknowledged observations per second; each variant ends with the stored count. */
 async function observe(servers, { engine, url, port, pid }) {
-  // The typed client sends each call by itself; this one sends calls of one moment together, as many as MAX_BATCH_CALLS.
+  // The typed client sends each call by itself; this one sends calls of one moment together, as many as
+  // MAX_BATCH_CALLS.
   const headers = { authorization: `Bearer ${KEY}` };
   const batching = createTRPCClient({ links: [httpBatchLink({ url: `${url}/trpc`, headers, maxItems: 20 })] });
   const limit = redisIncrBy(servers.redisUrl, { command: ['HINCRBY', 'bench:hash', '__rand_int__', '1'] });

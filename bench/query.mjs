@@ -1,8 +1,8 @@
 // How fast queries are answered, beside the naive design (one table of events and GROUP BY) in the same run.
 //   node bench/query.mjs [merchants] [users] [what]      (after a build; servers of its own)
 // `what`: any of plans, http, readers, exports, documents, joined by commas; default: plans,http,exports.
-// One merchant, acme, has `users` users on each of 365 days; up to 2,000 others have two users each day, further ones ten on
-// the last day. On each of the last 30 days 5 % of the merchants have events that are still to be derived.
+// One merchant, acme, has `users` users on each of 365 days; up to 2,000 others have two users each day, further ones
+// ten on the last day. On each of the last 30 days 5 % of the merchants have events that are still to be derived.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
@@ -94,7 +94,10 @@ async function withClient(url, work) {
   }
 }
 
-/** Events for the naive table, and from them the journal's last days and every rollup, as flushes and derivations leave them. */
+/**
+ * Events for the naive table, and from them the journal's last days and every rollup, as flushes and derivations leave
+ * them.
+ */
 async function seed(url) {
   const sums = MEASURES.map((name) => `sum(${name})`).join(', ');
   return withClient(url, async (client) => {
@@ -301,8 +304,8 @@ async function measureDocuments(url) {
 }
 
 /**
- * Answers from the cache over HTTP: by one caller and by 16, just started and warm. The calls come over kept sockets, since a
- * client costs more than the service. Beside them a bare Node server that sends the same bytes: the limit.
+ * Answers from the cache over HTTP: by one caller and by 16, just started and warm. The calls come over kept sockets,
+ * since a client costs more than the service. Beside them a bare Node server that sends the same bytes: the limit.
  */
 async function measureHttp(servers) {
   const ways = [];
@@ -363,7 +366,9 @@ async function flushes(url) {
   return Number(count);
 }
 
-/** Queries that are not cached: alone, while exports are made, and beside readers that take a few KiB a second of them. */
+/**
+ * Queries that are not cached: alone, while exports are made, and beside readers that take a few KiB a second of them.
+ */
 async function measureBesideReaders(servers) {
   const ways = [];
   await withAnalytics(servers, async ({ port, pid }) => {

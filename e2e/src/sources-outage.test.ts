@@ -20,7 +20,10 @@ import Stripe from 'stripe';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type ServerHandle, type Servers, startServers } from '../../infra/local/servers.mjs';
 
-/** Other products' own clients while stores are unavailable: each is told so in its way, and what it sends again counts once. */
+/**
+ * Other products' own clients while stores are unavailable: each is told so in its way, and what it sends again counts
+ * once.
+ */
 const KEY = 'the-admin-key-of-the-outage';
 let home: string;
 let servers: Servers;

@@ -1,9 +1,9 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-// Checks that SQL is in `packages/db/sql`, not in strings of TypeScript (ADR 112). Prints each problem and exits with 1 if
-// there is any. The files of COMPOSED write statements whose text depends on a query, a formula, a meter or the catalog. A
-// file leaves the list with its last statement.
+// Checks that SQL is in `packages/db/sql`, not in strings of TypeScript (ADR 112). Prints each problem and exits with 1
+// if there is any. The files of COMPOSED write statements whose text depends on a query, a formula, a meter or the
+// catalog. A file leaves the list with its last statement.
 const STATEMENT =
   /[`'](?:\s*|\()(?:select (?!the\b)[\w(*$]|insert into \w|update \w+ (?:set|as)|delete from \w|with \w+ as)/;
 const COMPOSED = [

@@ -16,7 +16,8 @@ export function tallyProject(test = {}) {
       outputFile: { json: '.results/vitest.json' },
       pool: 'forks',
       maxWorkers: 2,
-      // Waits end first and name their condition: polls after 1, `until` and starts of services after 2 minutes (ADR 210).
+      // Waits end first and name their condition: polls after 1, `until` and starts of services after 2 minutes (ADR
+      // 210).
       testTimeout: 300_000,
       hookTimeout: 300_000,
       expect: { poll: { timeout: 60_000 } },

@@ -5,7 +5,9 @@ const Settings = z.object({
   ...serviceEnv,
   PORT: whole(4002, 0, 65_535),
   MAX_CALLS_AT_ONCE: whole(128, 1, 1_000_000),
-  /** ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Weeks of an older setting are replaced at the next start. */
+  /**
+   * ISO weekday that weeks begin with: 1 Monday … 7 Sunday. Weeks of an older setting are replaced at the next start.
+   */
   WEEK_START: whole(1, 1, 7),
   /** The longest range of one backfill, in days. */
   BACKFILL_MAX_DAYS: whole(3_660, 1, 36_600),

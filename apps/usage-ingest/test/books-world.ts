@@ -141,7 +141,9 @@ const op: fc.Arbitrary<Op> = fc.oneof(
   { weight: 1, arbitrary: fc.constant<Op>({ do: 'months pass' }) },
 );
 
-/** Tests half of the histories with so many shards. Each number has a file of its own: they take longest, side by side. */
+/**
+ * Tests half of the histories with so many shards. Each number has a file of its own: they take longest, side by side.
+ */
 export function testHistories(shards: number): void {
   afterEach(stop);
   test(`with ${shards} shards, after ${RUNS / 2} random histories every stored form equals the plain model`, {

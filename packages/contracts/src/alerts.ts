@@ -161,8 +161,8 @@ const Rule = z.strictObject({
   name: label(100),
   on: AlertKind,
   /**
-   * The id of a budget or of a custom metric; a meter, for all merchants by its key or for one as `merchant/key`; the merchant
-   * whose silence alerts; or the source whose rejections do. `drift` is of all numbers, so it has no target.
+   * The id of a budget or of a custom metric; a meter, for all merchants by its key or for one as `merchant/key`; the
+   * merchant whose silence alerts; or the source whose rejections do. `drift` is of all numbers, so it has no target.
    */
   target: z.union([z.uuid(), MerchantId]).default(''),
   condition: Condition,

@@ -184,8 +184,8 @@ const explain = z.boolean().optional();
 const plan = z.array(PlanPart).optional();
 
 /**
- * As the numbers were known at this moment: without what was counted, adjusted or voided later. JOURNAL_DROPPED where events that
- * came later are no longer in the journal.
+ * As the numbers were known at this moment: without what was counted, adjusted or voided later. JOURNAL_DROPPED where
+ * events that came later are no longer in the journal.
  */
 const asKnownOn = Time.optional();
 

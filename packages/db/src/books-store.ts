@@ -34,7 +34,9 @@ export type BooksStore = {
   read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
   /** Returns periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
   periodsApart(scope: BookScope): Promise<PeriodRow[]>;
-  /** Days of merchants whose `usage_priced` is not what their events and re-ratings make, as one transaction sees them. */
+  /**
+   * Days of merchants whose `usage_priced` is not what their events and re-ratings make, as one transaction sees them.
+   */
   pricedApart(scope: BookScope, transaction: Executor): Promise<PeriodRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;

@@ -34,8 +34,8 @@ export type CorrectionsStore = {
    */
   adjust(adjustment: NewAdjustment & { voids?: string | undefined }): Promise<Adjustment>;
   /**
-   * Records re-ratings of a merchant's day in one transaction, those with a new id; counts them also as part of what Tally priced.
-   * Returns how many were new.
+   * Records re-ratings of a merchant's day in one transaction, those with a new id; counts them also as part of what
+   * Tally priced. Returns how many were new.
    */
   rerate(adjustments: readonly (NewAdjustment & { reratedSize: number })[]): Promise<number>;
   /** The newest adjustments that made a number, oldest first, and how many did. */

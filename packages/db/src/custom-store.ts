@@ -142,7 +142,8 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
     await runner.connect();
     try {
       await runner.query('begin read only');
-      // Its nodes do not know the merchant that the views of a formula ask for: an answer would be empty without an error.
+      // Its nodes do not know the merchant that the views of a formula ask for: an answer would be empty without an
+      // error.
       isOnCitus ??= await isDistributed(runner as Executor);
       if (isOnCitus) throw new TallyError('INVALID_INPUT', 'Custom metrics are not supported on Citus.');
       hasRole ??= (await runner.query(sql('custom/has-reader'), [ROLE]))[0].found === true;

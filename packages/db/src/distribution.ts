@@ -5,9 +5,9 @@ import { type Executor, sql } from './run-sql.ts';
 export const DISTRIBUTION_COLUMN = 'merchant_id';
 
 /**
- * Tables that Citus spreads over its nodes by merchant: those that grow with events, by the first table of their colocation
- * group. A merchant's rows of a group are on one node, so whatever names the merchant runs there. Tables of meters are a
- * group of their own, since their merchants are sorted by bytes (`collate "C"`).
+ * Tables that Citus spreads over its nodes by merchant: those that grow with events, by the first table of their
+ * colocation group. A merchant's rows of a group are on one node, so whatever names the merchant runs there. Tables of
+ * meters are a group of their own, since their merchants are sorted by bytes (`collate "C"`).
  */
 export const COLOCATED = {
   usage_events: [
@@ -36,8 +36,9 @@ export const REFERENCE: readonly string[] = ['usage_closed_days', 'usage_rolled_
 export type DistributionStep = { table: string | undefined; rows: number; bytes: number; statement: string };
 
 /**
- * Lists what is left to do to distribute a migrated database, in order; nothing where it is done. Changes nothing. Throws where
- * Citus is not in the database, or where somebody else is connected: what they write meanwhile could be lost or wait for hours.
+ * Lists what is left to do to distribute a migrated database, in order; nothing where it is done. Changes nothing.
+ * Throws where Citus is not in the database, or where somebody else is connected: what they write meanwhile could be
+ * lost or wait for hours.
  */
 export async function planDistribution(client: pg.Client, shards: number): Promise<DistributionStep[]> {
   const { rows: others } = await client.query<{ name: string; connections: number }>(sql('schema/connected'));

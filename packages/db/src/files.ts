@@ -25,8 +25,8 @@ export const isFilesLocation = (location: string): boolean => location.startsWit
 
 /**
  * Opens a folder, or `s3://bucket/prefix`. A store is reached and authenticated by the settings of the AWS SDK
- * (`AWS_REGION`, `AWS_ENDPOINT_URL_S3`, `AWS_ACCESS_KEY_ID` …). Files of a folder get `mode`. Throws where the location is
- * neither.
+ * (`AWS_REGION`, `AWS_ENDPOINT_URL_S3`, `AWS_ACCESS_KEY_ID` …). Files of a folder get `mode`. Throws where the location
+ * is neither.
  */
 export function openFiles(location: string, mode = 0o666): Files {
   const [, bucket, prefix = ''] = S3_URL.exec(location) ?? [];

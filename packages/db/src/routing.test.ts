@@ -13,7 +13,10 @@ import { migrate } from './schema.ts';
 const VIEWS = ['usage_counted_events', 'usage_counted_adjustments', 'usage_pending', 'usage_priced_events'];
 const SPREAD = new Set<string>([...DISTRIBUTED, ...VIEWS]);
 
-/** Statements on all nodes, with the reason. All others name the merchant, or may (`$1 is null or merchant_id = any($1)`). */
+/**
+ * Statements on all nodes, with the reason. All others name the merchant, or may (`$1 is null or merchant_id =
+ * any($1)`).
+ */
 const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
   'A slice of flushes has many merchants; each node finds their events by flush in an index.': [
     'count-budgets',
@@ -44,7 +47,9 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
   'The condition is a level above: the planner pulls the subquery up.': ['rebuild/yearly'],
 };
 
-/** Tables with a merchant that stay on the coordinator: marks, versions and registries, a few rows for each merchant. */
+/**
+ * Tables with a merchant that stay on the coordinator: marks, versions and registries, a few rows for each merchant.
+ */
 const LOCAL_WITH_MERCHANT = [
   'api_keys',
   'budgets',
@@ -75,7 +80,9 @@ const LOCAL_WITH_MERCHANT = [
 ];
 
 type Node = { [key: string]: unknown };
-/** How a reference to a distributed table finds its rows: by merchant, by merchant where one is given, or on all nodes. */
+/**
+ * How a reference to a distributed table finds its rows: by merchant, by merchant where one is given, or on all nodes.
+ */
 type Routing = 'merchant' | 'optional' | 'all';
 
 beforeAll(() => loadModule());

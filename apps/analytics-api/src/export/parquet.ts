@@ -11,8 +11,8 @@ const DAY_MS = 86_400_000;
 type Element = ConstructorParameters<typeof ParquetWriter>[0]['schema'][number];
 
 /**
- * Writes a table as Parquet, one row group after the other: text as UTF-8, days as DATE, quantities as DECIMAL(38, scale)
- * of their exact digits. Compressed with Snappy.
+ * Writes a table as Parquet, one row group after the other: text as UTF-8, days as DATE, quantities as DECIMAL(38,
+ * scale) of their exact digits. Compressed with Snappy.
  */
 export async function* parquet({ columns, rows }: Table): AsyncGenerator<Uint8Array> {
   const bytes = new ByteWriter();

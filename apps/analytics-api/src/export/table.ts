@@ -135,8 +135,8 @@ const MEASURE_COLUMNS = QUANTITIES.map(
 );
 
 /**
- * Returns a time series as a table: a row for each period, or with `groupBy` one for each period and key with usage. `period` is the
- * local time of its start: the day, or the day and the minute.
+ * Returns a time series as a table: a row for each period, or with `groupBy` one for each period and key with usage.
+ * `period` is the local time of its start: the day, or the day and the minute.
  */
 export async function seriesOf(
   points: SeriesAnswer['points'],

@@ -18,7 +18,9 @@ export type Turns = <P, T>(
   parts: { prepare(): Promise<P>; work(prepared: P): Promise<T> },
 ) => Promise<T>;
 
-/** Limits how many formulas run at once, so that one caller cannot keep the others waiting. First come, first served. */
+/**
+ * Limits how many formulas run at once, so that one caller cannot keep the others waiting. First come, first served.
+ */
 export function createTurns({ places, perCaller, waitMs }: TurnsOptions): Turns {
   const ofCaller = new Map<string, number>();
   const waiting = new Set<() => void>();

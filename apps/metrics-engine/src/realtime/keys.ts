@@ -1,7 +1,7 @@
 /**
  * Every Redis key of realtime metrics. The braces are literal: the Cluster hash tag that keeps a merchant's keys in one
- * slot. The platform's own metrics have the tag `*`, which no merchant has: `%`, `*`, braces and white space of a merchant
- * id are percent-encoded.
+ * slot. The platform's own metrics have the tag `*`, which no merchant has: `%`, `*`, braces and white space of a
+ * merchant id are percent-encoded.
  */
 const of = (merchantId: string | null) => `metrics:realtime:{${merchantId === null ? '*' : encode(merchantId)}}`;
 

@@ -8,8 +8,8 @@ export { listPrice } from './call.ts';
 type Request = Record<string, unknown>;
 
 /**
- * Wraps a `GoogleGenAI` client of `@google/genai` so that `models.generateContent` and `models.generateContentStream` are
- * recorded. Chats call the models behind the wrapper: give their responses to `recordGoogle`.
+ * Wraps a `GoogleGenAI` client of `@google/genai` so that `models.generateContent` and `models.generateContentStream`
+ * are recorded. Chats call the models behind the wrapper: give their responses to `recordGoogle`.
  */
 export function wrapGoogle<Client extends object>(client: Client, options: CallOptions<Request>): Client {
   const method = recordedMethod({ callOf, readerOf }, options);

@@ -6,9 +6,9 @@ import { wrapOpenAI } from '../models/openai.ts';
 import { ANSWERS, type Answer } from './vendor-answers.ts';
 
 /**
- * Calls a model through every vendor's package that `package.json` names, once as a whole and once as a stream, over fake
- * HTTP answers. Prints a line of JSON for each call: the package, the API and what was recorded. It is a process of its
- * own because the packages must be loaded as Node loads them.
+ * Calls a model through every vendor's package that `package.json` names, once as a whole and once as a stream, over
+ * fake HTTP answers. Prints a line of JSON for each call: the package, the API and what was recorded. It is a process
+ * of its own because the packages must be loaded as Node loads them.
  */
 
 // biome-ignore lint/suspicious/noExplicitAny: eighty packages, each with types of its own.

@@ -15,15 +15,17 @@ const DIMENSIONS = ['user_id', 'api_key', 'model', 'provider'];
 const rolled = DIMENSIONS.map((name, bit) => `case when folded & ${1 << bit} <> 0 then '(other)' else ${name} end`);
 
 /**
- * Keeps what Tally priced by merchant, day and all dimensions, by token class, for years, so that days whose events are no longer in
- * the journal can be priced again. A re-rating is an adjustment that knows the size of the calls it is about.
+ * Keeps what Tally priced by merchant, day and all dimensions, by token class, for years, so that days whose events are
+ * no longer in the journal can be priced again. A re-rating is an adjustment that knows the size of the calls it is
+ * about.
  */
 export class PricedUsage1763856000230 implements MigrationInterface {
   name = 'PricedUsage1763856000230';
 
   async up(runner: QueryRunner): Promise<void> {
     await runner.query('lock table usage_events, usage_adjustments in share row exclusive mode');
-    // Inlined into the statements that use it. Classes that are more than their sum have no known price: they count as none.
+    // Inlined into the statements that use it. Classes that are more than their sum have no known price: they count as
+    // none.
     await runner.query(`
       create function usage_priced_parts(prompt bigint, completion bigint, calls bigint, failed boolean, metrics jsonb)
       returns table (call_size smallint, ${PARTS.map((name) => `${name} bigint`).join(', ')})

@@ -9,8 +9,8 @@ const adjustments = (more: string) => `
   select date, merchant_id, ${rolled}, ${MEASURES}${more} from usage_adjustments`;
 
 /**
- * What an answer as of an earlier moment needs: when an adjustment was made, and when a day whose events were dropped was last written
- * to. Days that were closed before count as written to until then.
+ * What an answer as of an earlier moment needs: when an adjustment was made, and when a day whose events were dropped
+ * was last written to. Days that were closed before count as written to until then.
  */
 export class KnownOn1763856000231 implements MigrationInterface {
   name = 'KnownOn1763856000231';
