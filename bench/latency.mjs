@@ -100,7 +100,7 @@ async function seedYear({ databaseUrl }) {
     USERS,
   ]);
   await sql.query(`insert into usage_changes select 'day', date, merchant_id, 1 from (${days}) as days`, range);
-  await sql.query('update usage_rolled_up set date = $1', range.slice(0, 1));
+  await sql.query('update usage_rolled_up set date = $1, quarter_month = usage_quarter_month($1)', range.slice(0, 1));
   await sql.query('vacuum (analyze)');
   await sql.end();
   const db = await openDb(databaseUrl);

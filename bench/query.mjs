@@ -33,6 +33,8 @@ const DIRTY_DAYS = 30;
 const back = (count, end = END) => new Date(Date.parse(end) - (count - 1) * 86_400_000).toISOString().slice(0, 10);
 const ROLLING = { startDate: back(DAYS), endDate: END };
 const ALIGNED = { startDate: '2025-12-01', endDate: '2026-10-31' };
+/** Both edges are in the middle of a month, and both months have every user. */
+const MIDDLE = { startDate: '2025-12-16', endDate: '2026-11-15' };
 const MONTH = { startDate: back(30), endDate: END };
 const rows = [];
 const report = { machine: machine(), merchants, users };
@@ -72,6 +74,8 @@ const SETTINGS = { ADMIN_ANALYTICS_RATE_LIMIT: '1000000', ADMIN_EXPORT_RATE_LIMI
 
 await withServers(async (servers) => {
   report.seeded = await took('seed', () => seed(servers.databaseUrl));
+  // Else Postgres would write the seed during the first queries.
+  await took('checkpoint', () => withClient(servers.superuserUrl, (client) => client.query('checkpoint')));
   if (what.has('plans')) await took('plans', () => measurePlans(servers.databaseUrl));
   if (what.has('documents')) report.documents = await measureDocuments(servers.databaseUrl);
   if (what.has('http')) report.cached = await took('http', () => measureHttp(servers));
@@ -144,6 +148,11 @@ async function seed(url) {
     const year = `date_trunc('year', month)::date`;
     for (const [table, columns, from] of [
       ['usage_monthly', ['merchant_id', month, 'user_id', 'api_key', 'model', 'provider'], 'usage_daily'],
+      [
+        'usage_quarter_months',
+        ['merchant_id', 'usage_quarter_month(date)', 'user_id', 'api_key', 'model', 'provider'],
+        'usage_daily',
+      ],
       ['usage_yearly', ['merchant_id', year, 'user_id', 'api_key', 'model', 'provider'], 'usage_monthly'],
       ['usage_daily_models', ['merchant_id', 'date', 'model', 'provider'], 'usage_daily'],
       ['usage_monthly_models', ['merchant_id', month, 'model', 'provider'], 'usage_daily_models'],
@@ -158,6 +167,7 @@ async function seed(url) {
     }
     for (const [table, period] of [
       ['usage_monthly', 'month'],
+      ['usage_quarter_months', 'quarter_month'],
       ['usage_yearly', 'year'],
     ])
       await ask(`insert into usage_rollup_rows select coalesce(merchant_id, ''), '${table}', ${period}, count(*)
@@ -198,7 +208,7 @@ async function seed(url) {
     );
     await ask('vacuum (analyze)');
     const counts = {};
-    for (const table of ['events', 'usage_daily', 'usage_monthly', 'usage_yearly'])
+    for (const table of ['events', 'usage_daily', 'usage_quarter_months', 'usage_monthly', 'usage_yearly'])
       counts[table] = Number((await ask(`select count(*) as count from ${table}`)).rows[0].count);
     counts.pending = Number((await ask('select count(*) as count from usage_pending')).rows[0].count);
     return counts;
@@ -258,6 +268,7 @@ async function measurePlans(url) {
   const acme = { merchantIds: ['acme'] };
   const questions = [
     ['by user, acme, rolling year', breakdown('user', ROLLING, acme), naiveBy('user_id', ROLLING, 'acme'), true],
+    ['by user, acme, 16 December to 15 November', breakdown('user', MIDDLE, acme), naiveBy('user_id', MIDDLE, 'acme')],
     ['by user, acme, 11 months', breakdown('user', ALIGNED, acme)],
     ['by user, acme, 30 days', breakdown('user', MONTH, acme)],
     ['by model, all, rolling year', breakdown('model', ROLLING), naiveBy('model', ROLLING), true],

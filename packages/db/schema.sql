@@ -905,10 +905,29 @@ table usage_quarter_hours (
 );
 CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
 
+table usage_quarter_months (
+  merchant_id text not null,
+  quarter_month date not null,
+  user_id text not null,
+  api_key text not null,
+  model text not null,
+  provider text not null,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
+  constraint usage_quarter_months_pkey PRIMARY KEY (merchant_id, quarter_month, user_id, api_key, model, provider)
+);
+CREATE INDEX usage_quarter_months_quarter_month ON public.usage_quarter_months USING btree (quarter_month);
+
 table usage_rolled_up (
   only_row boolean not null default true,
   date date not null,
   merchant_id text not null default ''::text,
+  quarter_month date not null default '0001-01-01'::date,
+  quarter_merchant text not null default ''::text,
+  quarters_after date not null default '0001-01-01'::date,
   constraint usage_rolled_up_only_row_check CHECK (only_row),
   constraint usage_rolled_up_pkey PRIMARY KEY (only_row)
 );

@@ -56,7 +56,9 @@ beforeAll(async () => {
   // Most queried days are open at first, and are rolled up during the queries.
   const sql = new pg.Client({ connectionString: running.databaseUrl });
   await sql.connect();
-  await sql.query('update usage_rolled_up set date = $1', [addDays(TODAY, -120)]);
+  await sql.query('update usage_rolled_up set date = $1, quarter_month = usage_quarter_month($1)', [
+    addDays(TODAY, -120),
+  ]);
   await sql.end();
   await running.client.directory.upsert.mutate({
     entries: [...TEAMS].map(([place, team]) => {
@@ -120,6 +122,7 @@ test('every answer, cached or not, equals a count of every acknowledged event', 
       nil: undefined,
     }),
     rebuild: fc.option(merchant, { nil: undefined, freq: 8 }),
+    quarters: fc.option(fc.constantFrom('forget' as const, 1, 1_000), { nil: undefined }),
     question,
     by: fc.oneof(
       fc.constantFrom<BreakdownBy>(...GROUPINGS),
@@ -162,67 +165,73 @@ test('every answer, cached or not, equals a count of every acknowledged event', 
   // From here on each change is listed with its moment.
   await readChanges();
   await fc.assert(
-    fc.asyncProperty(step, async ({ entries, flush, deriveEvents, rollUp, rebuild, question, by, ...more }) => {
-      await record(entries);
-      // Runs during the queries.
-      const meanwhile = Promise.all([
-        flush && running.ingest.flush.drain.mutate({}),
-        deriveEvents && running.db.derivations.derive(deriveEvents),
-        rollUp && running.db.derivations.rollUp(addDays(TODAY, -rollUp.ago), rollUp.rows),
-        rebuild && running.db.cubes.rebuild(rebuild, addDays(TODAY, -40), TODAY),
-      ]);
+    fc.asyncProperty(
+      step,
+      async ({ entries, flush, deriveEvents, rollUp, rebuild, quarters, question, by, ...more }) => {
+        await record(entries);
+        // No plan that reads them may be under way.
+        if (quarters === 'forget') await forgetQuarters();
+        // Runs during the queries.
+        const meanwhile = Promise.all([
+          flush && running.ingest.flush.drain.mutate({}),
+          deriveEvents && running.db.derivations.derive(deriveEvents),
+          rollUp && running.db.derivations.rollUp(addDays(TODAY, -rollUp.ago), rollUp.rows),
+          rebuild && running.db.cubes.rebuild(rebuild, addDays(TODAY, -40), TODAY),
+          typeof quarters === 'number' && computeQuarters(quarters),
+        ]);
 
-      const { sortBy, order, limit, explained, metricType, ...series } = more;
-      const paged = { ...question, by, sortBy, order, limit };
-      const wanted = model.breakdown(question, by, sortBy, order);
-      const asked = [...cached, uncached, ...cached];
-      const pages = await Promise.all(asked.map((client) => everyPage(client, paged)));
-      for (const page of pages) expect(page).toEqual(wanted);
-      expectSame(await inNumbers({ ...paged, by: [by].flat() }), {
-        rows: wanted.rows.slice(0, limit),
-        totals: wanted.totals,
-      });
+        const { sortBy, order, limit, explained, metricType, ...series } = more;
+        const paged = { ...question, by, sortBy, order, limit };
+        const wanted = model.breakdown(question, by, sortBy, order);
+        const asked = [...cached, uncached, ...cached];
+        const pages = await Promise.all(asked.map((client) => everyPage(client, paged)));
+        for (const page of pages) expect(page).toEqual(wanted);
+        expectSame(await inNumbers({ ...paged, by: [by].flat() }), {
+          rows: wanted.rows.slice(0, limit),
+          totals: wanted.totals,
+        });
 
-      const inZone = { ...question, ...series };
-      if (countDays(question.startDate, question.endDate) <= MOST_DAYS[series.interval]) {
-        const points = model.series(question, series);
-        for (const client of [...cached, uncached]) {
-          const answer = await client.analytics.timeseries.query(inZone);
-          expect(
-            answer.points.map(({ start: _, groups, ...point }) => ({
-              ...point,
-              ...(groups && { groups: sorted(groups) }),
-            })),
-          ).toEqual(points);
+        const inZone = { ...question, ...series };
+        if (countDays(question.startDate, question.endDate) <= MOST_DAYS[series.interval]) {
+          const points = model.series(question, series);
+          for (const client of [...cached, uncached]) {
+            const answer = await client.analytics.timeseries.query(inZone);
+            expect(
+              answer.points.map(({ start: _, groups, ...point }) => ({
+                ...point,
+                ...(groups && { groups: sorted(groups) }),
+              })),
+            ).toEqual(points);
+          }
         }
-      }
 
-      const [summary, again] = await Promise.all(
-        [cached[0]!, uncached].map((client) => client.analytics.summary.query(question)),
-      );
-      expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
-      expect(summary!.totals).toEqual(model.totals(question));
-      expect(summary!.activeUsers).toBe(model.activeUsers(question));
-      const { rows: users } = model.breakdown(question, 'user', 'cost', 'desc');
-      expect(summary!.topUsers.map(({ key, cost }) => ({ key, cost }))).toEqual(
-        users.flatMap(({ key, cost }) => (key === 'unknown' ? [] : [{ key, cost }])).slice(0, 5),
-      );
-      const length = countDays(question.startDate, question.endDate);
-      const before = {
-        ...question,
-        startDate: addDays(question.startDate, -length),
-        endDate: addDays(question.startDate, -1),
-      };
-      const { successRate: _, ...sums } = model.totals(before);
-      for (const [name, value] of Object.entries({ ...sums, activeUsers: String(model.activeUsers(before)) }))
-        expect(summary!.trends[name as keyof NonNullable<typeof summary>['trends']].previous, name).toBe(value);
-      for (const { date, ...day } of summary!.byDay)
-        expect(day).toEqual(model.totals({ ...question, startDate: date, endDate: date }));
+        const [summary, again] = await Promise.all(
+          [cached[0]!, uncached].map((client) => client.analytics.summary.query(question)),
+        );
+        expect({ ...again, coverage: null }).toEqual({ ...summary, coverage: null });
+        expect(summary!.totals).toEqual(model.totals(question));
+        expect(summary!.activeUsers).toBe(model.activeUsers(question));
+        const { rows: users } = model.breakdown(question, 'user', 'cost', 'desc');
+        expect(summary!.topUsers.map(({ key, cost }) => ({ key, cost }))).toEqual(
+          users.flatMap(({ key, cost }) => (key === 'unknown' ? [] : [{ key, cost }])).slice(0, 5),
+        );
+        const length = countDays(question.startDate, question.endDate);
+        const before = {
+          ...question,
+          startDate: addDays(question.startDate, -length),
+          endDate: addDays(question.startDate, -1),
+        };
+        const { successRate: _, ...sums } = model.totals(before);
+        for (const [name, value] of Object.entries({ ...sums, activeUsers: String(model.activeUsers(before)) }))
+          expect(summary!.trends[name as keyof NonNullable<typeof summary>['trends']].previous, name).toBe(value);
+        for (const { date, ...day } of summary!.byDay)
+          expect(day).toEqual(model.totals({ ...question, startDate: date, endDate: date }));
 
-      await expectExplained({ ...question, merchantId: explained, metricType, limit });
-      await readChanges();
-      await meanwhile;
-    }),
+        await expectExplained({ ...question, merchantId: explained, metricType, limit });
+        await readChanges();
+        await meanwhile;
+      },
+    ),
     { numRuns: RUNS },
   );
 
@@ -237,6 +246,21 @@ test('every answer, cached or not, equals a count of every acknowledged event', 
     { timeout: 60_000, interval: 200 },
   );
 }, 1_340_000);
+
+/** Makes the database one that was upgraded: no quarter of a month is complete. */
+async function forgetQuarters(): Promise<void> {
+  const sql = new pg.Client({ connectionString: running.databaseUrl });
+  await sql.connect();
+  await sql.query('delete from usage_quarter_months');
+  await sql.query(`delete from usage_rollup_rows where rollup = 'usage_quarter_months'`);
+  await sql.query(`update usage_rolled_up set quarter_month = '0001-01-01', quarter_merchant = ''`);
+  await sql.end();
+}
+
+/** Computes some history of quarters of months, in slices. */
+async function computeQuarters(rows: number): Promise<void> {
+  for (let slices = 12; slices > 0 && (await running.db.derivations.computeQuarters(rows)); slices--);
+}
 
 /** When the last event of a merchant's day was sent, and when the reader of `usage.changes` saw the day change. */
 const changedSince = new Map<string, number>();

@@ -69,6 +69,7 @@ describe('where sums alone are asked for', () => {
         ['2026-01-01', 5_100],
       ]),
       months,
+      ...NO_QUARTERS,
       requests: new Map<string, number>(),
     };
     const plan = (startDate: string, endDate: string, requests: [string, number][] = []) =>
@@ -98,6 +99,7 @@ describe('where sums alone are asked for', () => {
     const rowsOf = knownRows({
       years: new Map([['2026-01-01', 9]]),
       months: new Map([['2026-11-01', 5]]),
+      ...NO_QUARTERS,
       requests: new Map([
         ['2026-11-01', 100],
         ['2026-11-02', 2],
@@ -111,6 +113,55 @@ describe('where sums alone are asked for', () => {
     expect([rowsOf('month', '2026-11-01'), rowsOf('month', '2026-10-01'), rowsOf('year', '2026-01-01')]).toEqual([
       5, 0, 9,
     ]);
+  });
+
+  test('an edge in the middle of a month is read from its quarters, once they are complete', () => {
+    const periods = (starts: (month: string) => string[]) =>
+      new Map(
+        Array.from({ length: 24 }, (_, at) => `${2025 + Math.floor(at / 12)}-${`${(at % 12) + 1}`.padStart(2, '0')}`)
+          .flatMap(starts)
+          .map((day) => [day, 100]),
+      );
+    const plan = (startDate: string, endDate: string, quartersTo = '9999-12-01', sums = true) =>
+      told(
+        planOf(
+          { startDate, endDate },
+          { entities: true, days: false, sums },
+          knownRows({
+            years: new Map([
+              ['2025-01-01', 100],
+              ['2026-01-01', 100],
+            ]),
+            months: periods((month) => [`${month}-01`]),
+            quarterMonths: periods((month) => ['01', '09', '16', '23'].map((day) => `${month}-${day}`)),
+            quartersTo,
+            requests: periods((month) => eachDay(`${month}-01`, `${month}-28`)),
+          }),
+        ),
+      );
+    expect(plan('2025-12-16', '2026-11-15')).toEqual([
+      'usage_quarter_months 2025-12-16..2025-12-31',
+      'usage_yearly 2026-01-01..2026-12-31',
+      'less usage_quarter_months 2026-11-16..2026-11-30',
+      'less usage_monthly 2026-12-01..2026-12-31',
+    ]);
+    // Within a quarter, days are added or subtracted, whichever are fewer.
+    expect(plan('2026-03-02', '2026-03-17')).toEqual([
+      'usage_quarter_months 2026-03-01..2026-03-15',
+      'less usage_daily 2026-03-01..2026-03-01',
+      'usage_daily 2026-03-16..2026-03-17',
+    ]);
+    expect(plan('2026-03-02', '2026-03-17', '9999-12-01', false)).toEqual([
+      'usage_daily 2026-03-02..2026-03-08',
+      'usage_quarter_months 2026-03-09..2026-03-15',
+      'usage_daily 2026-03-16..2026-03-17',
+    ]);
+    // Quarters that are not complete yet are not chosen.
+    expect(plan('2026-03-01', '2026-03-15', '2026-03-09', false)).toEqual([
+      'usage_quarter_months 2026-03-01..2026-03-08',
+      'usage_daily 2026-03-09..2026-03-15',
+    ]);
+    expect(plan('2026-03-02', '2026-03-15', '2026-02-23')).toEqual(['usage_daily 2026-03-02..2026-03-15']);
   });
 
   test('subtracts days that are still to come at no cost', () => {
@@ -163,6 +214,9 @@ test('a query needs every dimension that it groups or filters by', () => {
   expect(needsOf({ merchantIds: ['m'] }, 'user')).toEqual({ entities: true });
 });
 
+/** Quarters of months that cannot be read. */
+const NO_QUARTERS = { quarterMonths: new Map<string, number>(), quartersTo: '0001-01-01' };
+
 const someRange = fc
   .tuple(fc.integer({ min: 0, max: 1500 }), fc.integer({ min: 0, max: 1100 }))
   .map(([from, length]) => {
@@ -181,6 +235,12 @@ const someRows: fc.Arbitrary<RowsOf> = fc.oneof(
     .option(fc.integer({ min: 0, max: 2600 }), { nil: undefined })
     .map((at) => typicalRows(at === undefined ? at : addDays('2023-01-01', at))),
   fc.func(fc.integer({ min: 0, max: 1000 })),
+  // Quarters of months are complete up to a day.
+  fc.tuple(fc.func(fc.integer({ min: 0, max: 1000 })), fc.integer({ min: 0, max: 2600 })).map(
+    ([rows, to]): RowsOf =>
+      (length, first) =>
+        length === 'quarterMonth' && first >= addDays('2023-01-01', to) ? Infinity : rows(length, first),
+  ),
 );
 
 test('the parts of a plan, those taken away taken away, cover every day of the range once', () => {
@@ -200,7 +260,7 @@ test('the parts of a plan, those taken away taken away, cover every day of the r
 });
 
 test('the rows of a plan are those of all its periods, what is taken away among them', () => {
-  const rowsOf: RowsOf = (length) => ({ year: 1000, month: 100, day: 7 })[length];
+  const rowsOf: RowsOf = (length) => ({ year: 1000, month: 100, quarterMonth: Infinity, day: 7 })[length];
   const plan = planOf({ startDate: '2024-03-02', endDate: '2026-02-01' }, { entities: true, days: false }, rowsOf);
   expect(told(plan)).toEqual([
     'usage_daily 2024-03-02..2024-03-31',

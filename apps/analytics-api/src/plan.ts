@@ -8,6 +8,7 @@ import {
   type Grouping,
   monthOf,
   type PlanPart,
+  quarterMonthOf,
   TallyError,
 } from '@tally/contracts';
 
@@ -31,26 +32,37 @@ export type Needs = {
   sums?: boolean;
 };
 
-type Length = 'year' | 'month' | 'day';
+type Length = 'year' | 'month' | 'quarterMonth' | 'day';
 
-/** Estimates the rows of one period, which begins at `first`. */
+/** Estimates the rows of one period, which begins at `first`; Infinity if its rollup does not have it. */
 export type RowsOf = (length: Length, first: Day) => number;
 
-/** Estimates for periods without counts: fewer users come every day than in a whole period. None after `today`. */
+/**
+ * Estimates for periods without counts: fewer users come every day than in a whole period. None after `today`. Whether a
+ * quarter of a month is complete is not known.
+ */
 export const typicalRows =
   (today?: Day): RowsOf =>
   (length, first) =>
-    today && first > today ? 0 : { day: 1, month: 2, year: 4 }[length];
+    length !== 'quarterMonth' && today && first > today
+      ? 0
+      : { day: 1, quarterMonth: Infinity, month: 2, year: 4 }[length];
 
-/** The known rows of months and years, and the requests of days, each by its first day. */
-export type KnownRows = Record<'years' | 'months' | 'requests', ReadonlyMap<Day, number>>;
+/**
+ * The known rows of years, months and their quarters, and the requests of days, each by its first day. Quarters before
+ * `quartersTo` are complete.
+ */
+export type KnownRows = Record<'years' | 'months' | 'quarterMonths' | 'requests', ReadonlyMap<Day, number>> & {
+  quartersTo: Day;
+};
 
 /** Estimates from counts: a day has at most as many rows as requests, and as its month has. */
 export const knownRows =
-  ({ years, months, requests }: KnownRows): RowsOf =>
+  ({ years, months, quarterMonths, requests, quartersTo }: KnownRows): RowsOf =>
   (length, first) => {
     const of = (rows: ReadonlyMap<Day, number>, period: Day) => Math.max(0, rows.get(period) ?? 0);
     if (length === 'year') return of(years, first);
+    if (length === 'quarterMonth') return first < quartersTo ? of(quarterMonths, first) : Infinity;
     const month = of(months, `${first.slice(0, 8)}01`);
     return length === 'month' ? month : Math.min(month, of(requests, first));
   };
@@ -89,6 +101,7 @@ export function planOf(
 const LENGTH: Partial<Record<PlanPart['cube'], Length>> = {
   usage_yearly: 'year',
   usage_monthly: 'month',
+  usage_quarter_months: 'quarterMonth',
   usage_platform_users: 'month',
   usage_daily: 'day',
 };
@@ -141,10 +154,11 @@ const YEARS: Grain = {
 };
 
 /** The rollups of each need, coarsest first. */
-const ENTITIES = [YEARS, months('usage_monthly'), days('usage_daily')];
+const QUARTERS: Grain = { cube: 'usage_quarter_months', length: 'quarterMonth', periodOf: quarterMonthOf };
+const ENTITIES = [YEARS, months('usage_monthly'), QUARTERS, days('usage_daily')];
 const MODELS = [months('usage_monthly_models'), days('usage_daily_models')];
 const PLATFORM = [months('usage_platform_monthly'), days('usage_platform_daily')];
-const USERS = [months('usage_platform_users'), days('usage_daily')];
+const USERS = [months('usage_platform_users'), QUARTERS, days('usage_daily')];
 
 type Cover = { parts: PlanPart[]; cost: number };
 
@@ -167,8 +181,10 @@ function cover(range: Range, [grain, ...finer]: Grain[], needs: { sums: boolean;
       cost: needs.rowsOf(grain!.length, period.startDate) + PERIOD_COST,
     };
     const finely = (part: Range) => cover(part, finer, needs);
-    const choices = rests.length === 0 ? [whole] : [finely({ startDate: from, endDate: to })];
-    if (rests.length > 0 && needs.sums) choices.push(together([whole, ...rests.map(finely).map(takenAway)]));
+    const isReadable = Number.isFinite(whole.cost);
+    const choices = rests.length === 0 && isReadable ? [whole] : [finely({ startDate: from, endDate: to })];
+    if (rests.length > 0 && isReadable && needs.sums)
+      choices.push(together([whole, ...rests.map(finely).map(takenAway)]));
     covers.push(choices.reduce((best, choice) => (choice.cost < best.cost ? choice : best)));
     from = addDays(to, 1);
   }

@@ -9,7 +9,7 @@ beforeAll(async () => {
   ingest = await startIngest({ DERIVE_SLICE_EVENTS: '2' });
   sql = new pg.Client({ connectionString: ingest.databaseUrl });
   await sql.connect();
-  await sql.query(`update usage_rolled_up set date = '2026-11-20'`);
+  await sql.query(`update usage_rolled_up set date = '2026-11-20', quarter_month = '2026-11-16'`);
 });
 afterAll(async () => {
   await sql.end();

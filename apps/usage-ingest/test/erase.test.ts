@@ -131,7 +131,8 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
   expect(await tablesWith(pseudonym)).toEqual([
     ...['audit_log', 'daily_usage_cache', 'erased_users', 'meter_days', 'meter_months', 'meter_quarters'],
     ...['usage_adjustments', 'usage_admitted_values', 'usage_conflicts', 'usage_daily', 'usage_dead_letters'],
-    ...['usage_events', 'usage_monthly', 'usage_platform_users', 'usage_priced', 'usage_yearly', 'weekly_metrics'],
+    ...['usage_events', 'usage_monthly', 'usage_platform_users', 'usage_priced'],
+    ...['usage_quarter_months', 'usage_yearly', 'weekly_metrics'],
   ]);
   expect(await keysWith(ada)).toEqual([]);
   expect(await redis.exists(`usage:${merchantId}:${TODAY}:images`)).toBe(1);

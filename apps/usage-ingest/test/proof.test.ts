@@ -97,6 +97,16 @@ describe('reconcile.check', () => {
     expect(drift.some((row) => (row as Record<string, unknown>)[book] === '2')).toBe(true);
   });
 
+  test('sees that a quarter of a month was broken', async () => {
+    const merchantId = newMerchant();
+    await record([entry(merchantId, 'a')]);
+    await flush(merchantId);
+    await ingest.derive.run();
+    await sql.query('update usage_quarter_months set requests = requests + 1 where merchant_id = $1', [merchantId]);
+    const { drift } = await check(merchantId);
+    expect(drift).toMatchObject([{ rollup: 'usage_quarter_months', metricType: 'requests', journal: '1', drift: '1' }]);
+  });
+
   test('rebuild has every sum again from the entries and adjustments, and changes nothing that is right', async () => {
     const merchantId = newMerchant();
     const days = ['2026-10-31', '2026-11-01', DAY].map((date) => ({ time: `${date}T23:50:00Z` }));
@@ -118,6 +128,7 @@ describe('reconcile.check', () => {
       'usage_daily',
       'usage_monthly',
       'usage_yearly',
+      'usage_quarter_months',
       'usage_daily_models',
       'usage_monthly_models',
       'usage_quarter_hours',
@@ -132,7 +143,7 @@ describe('reconcile.check', () => {
     const scope = { startDate: '2026-10-31', endDate: DAY, merchantIds: [merchantId] };
     expect(await ingest.admin.reconcile.rebuild.mutate(scope)).toMatchObject({ merchants: 1, days: 23, closedDays: 0 });
     expect(await sums()).toEqual(right);
-    for (const table of tables.slice(0, 5)) {
+    for (const table of tables.slice(0, 6)) {
       await sql.query(`update ${table} set requests = requests + 1, cost = 7 where merchant_id = $1`, [merchantId]);
       await sql.query(`delete from ${table} where merchant_id = $1 and model = 'm'`, [merchantId]);
     }
@@ -349,7 +360,13 @@ describe('retention', () => {
     // A closed day keeps its daily sums, and all others come from them and the kept sums.
     const client = new pg.Client({ connectionString: own.databaseUrl });
     await client.connect();
-    for (const table of ['merchant_usage', 'usage_daily_models', 'usage_monthly', 'usage_yearly'])
+    for (const table of [
+      'merchant_usage',
+      'usage_daily_models',
+      'usage_monthly',
+      'usage_quarter_months',
+      'usage_yearly',
+    ])
       await client.query(`delete from ${table} where merchant_id = $1`, [merchantId]);
     await client.end();
     expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: false });

@@ -101,12 +101,14 @@ export type BreakdownRow = z.infer<typeof BreakdownRow>;
 
 /**
  * One part of an answer: the rollup it was read from and the UTC days read there. `daily_usage_cache`: imported days.
- * `usage_later`: usage counted after `asKnownOn`. `usage_platform_*` rollups hold all merchants in one row.
+ * `usage_later`: usage counted after `asKnownOn`. `usage_quarter_months`: quarters of a month, which begin on the 1st,
+ * 9th, 16th and 23rd. `usage_platform_*` rollups hold all merchants in one row.
  */
 export const PlanPart = z.object({
   cube: z.enum([
     'usage_yearly',
     'usage_monthly',
+    'usage_quarter_months',
     'usage_daily',
     'usage_daily_models',
     'usage_monthly_models',
@@ -120,7 +122,7 @@ export const PlanPart = z.object({
   ]),
   startDate: StoredDay,
   endDate: StoredDay,
-  /** Subtracted: the days of a month or year read as a whole that are outside the range. */
+  /** Subtracted: the days of a period read as a whole that are outside the range. */
   less: z.literal(true).optional(),
 });
 export type PlanPart = z.infer<typeof PlanPart>;

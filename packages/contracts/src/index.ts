@@ -171,6 +171,7 @@ export {
   monthOf,
   parseTime,
   QUARTER_HOUR_MS,
+  quarterMonthOf,
   StoredDay,
   StoredTime,
   startOfDay,

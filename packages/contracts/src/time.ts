@@ -88,6 +88,19 @@ export function monthOf(day: Day): { startDate: Day; endDate: Day } {
   return { startDate, endDate };
 }
 
+/** The days on which quarters of a month begin: the 1st to 8th, 9th to 15th, 16th to 22nd, and 23rd to the month's end. */
+const QUARTER_STARTS = [23, 16, 9, 1];
+
+/** Returns the quarter of a month that has a day: its first and last day. */
+export function quarterMonthOf(day: Day): { startDate: Day; endDate: Day } {
+  const at = QUARTER_STARTS.findIndex((start) => Number(day.slice(8)) >= start);
+  const on = (number: number) => `${day.slice(0, 8)}${`${number}`.padStart(2, '0')}`;
+  return {
+    startDate: on(QUARTER_STARTS[at]!),
+    endDate: at === 0 ? monthOf(day).endDate : on(QUARTER_STARTS[at - 1]! - 1),
+  };
+}
+
 const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
 /** The last result: a time is first checked and then used, and events of a batch often share it. */

@@ -131,8 +131,35 @@ added_to_usage_platform_monthly as (
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
+quarter_months as materialized (
+  select
+    merchant_id, usage_quarter_month(date) as quarter_month, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from groups
+  where (usage_quarter_month(date), merchant_id) <= (select quarter_month, quarter_merchant from usage_rolled_up)
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_quarter_months as (
+  insert into usage_quarter_months as old (merchant_id, quarter_month, user_id, api_key, model, provider, requests,
+    failed_requests, prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, quarter_month, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from quarter_months
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, quarter_month, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+  returning merchant_id, quarter_month as period, xmax = 0 as is_new
+),
 new_rows as (
   select 'usage_monthly' as rollup, period, merchant_id from added_to_usage_monthly where is_new
+  union all
+  select 'usage_quarter_months' as rollup, period, merchant_id from added_to_usage_quarter_months where is_new
   union all
   select 'usage_yearly' as rollup, period, merchant_id from added_to_usage_yearly where is_new
 ),

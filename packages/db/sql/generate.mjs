@@ -13,6 +13,7 @@ const FINEST = {
 const DERIVED = {
   usage_daily_models: ['merchant_id', 'date', 'model', 'provider'],
   usage_monthly: ['merchant_id', 'month', ...DIMENSIONS],
+  usage_quarter_months: ['merchant_id', 'quarter_month', ...DIMENSIONS],
   usage_monthly_models: ['merchant_id', 'month', 'model', 'provider'],
   usage_yearly: ['merchant_id', 'year', ...DIMENSIONS],
 };
@@ -26,6 +27,7 @@ const PLATFORM = {
 const PLACE = {
   bucket: `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`,
   month: `date_trunc('month', date)::date`,
+  quarter_month: 'usage_quarter_month(date)',
   year: `date_trunc('year', date)::date`,
 };
 const PLACE_OF_MONTHS = { year: `date_trunc('year', month)::date` };
@@ -74,6 +76,10 @@ const OF_DAYS = [
   ['day_models', ['merchant_id', 'date', 'model', 'provider'], 'groups', 'usage_daily_models'],
   ['days', ['date', 'model', 'provider'], 'day_models', 'usage_platform_daily'],
 ];
+/** Complete quarters of a month: those before `quarter_month`, and of that the merchants up to `quarter_merchant`. */
+const isComplete = `(${PLACE.quarter_month}, merchant_id) <= (select quarter_month, quarter_merchant from usage_rolled_up)`;
+
+const QUARTERS = ['quarter_months', DERIVED.usage_quarter_months, 'groups', 'usage_quarter_months'];
 /** Months of all merchants get a day once all merchants of the day are rolled up: see roll-up-platform.sql. */
 const OF_PERIODS = [
   ['months', ['merchant_id', 'month', ...DIMENSIONS], 'groups', 'usage_monthly'],
@@ -93,7 +99,7 @@ const OF_PERIODS = [
 const isRolledUp = '(date, merchant_id) <= (select date, merchant_id from usage_rolled_up)';
 
 /** Rollups with counted rows, for plans: the column of their period. */
-const ROWS_COUNTED = { usage_monthly: 'month', usage_yearly: 'year' };
+const ROWS_COUNTED = { usage_monthly: 'month', usage_quarter_months: 'quarter_month', usage_yearly: 'year' };
 const returnNew = (table) => ROWS_COUNTED[table] && `merchant_id, ${ROWS_COUNTED[table]} as period, xmax = 0 as is_new`;
 
 const added = (table, keys, from) => `added_to_${table} as (
@@ -116,10 +122,18 @@ ${added(table, keys, name)}`;
 /** Follows `groups`: adds them to the derived rollups of days. */
 const addToDays = OF_DAYS.map(addSums).join(',\n');
 
-/** Follows `groups` of rolled-up days: adds them to the rollups of months and years. */
+/** Follows `groups` of a day that is rolled up now: adds them to the rollups of months and years. */
 const addToPeriods = `${OF_PERIODS.map(addSums).join(',\n')},
-new_rows as (
-  ${Object.keys(ROWS_COUNTED)
+${countNew(Object.keys(ROWS_COUNTED).filter((table) => table !== 'usage_quarter_months'))}`;
+
+/** The same for what comes later: quarters of a month may be complete. */
+const addLateToPeriods = `${[...OF_PERIODS, [...QUARTERS, isComplete]].map(addSums).join(',\n')},
+${countNew(Object.keys(ROWS_COUNTED))}`;
+
+/** Counts the rows that a statement has inserted into rollups, for plans. */
+function countNew(tables) {
+  return `new_rows as (
+  ${tables
     .map((table) => `select '${table}' as rollup, period, merchant_id from added_to_${table} where is_new`)
     .join('\n  union all\n  ')}
 ),
@@ -131,6 +145,7 @@ counted_rows as (
   order by 1, 2, 3
   on conflict (merchant_id, rollup, period) do update set rows = old.rows + excluded.rows
 )`;
+}
 
 /** Follows `inserted`, the counted rows: adds them to the finest rollups and sets every mark. */
 const counted = `groups as materialized (
@@ -407,7 +422,7 @@ with adjustment as (
   ${fromAdjustments('$1')}
 ),
 ${groupsOf('adjustment')},
-${addToPeriods}
+${addLateToPeriods}
 select count(*) as groups from groups`;
 
 /** Re-ratings, as rows of `usage_priced`. */
@@ -744,25 +759,36 @@ with ${groupsOf(
   `flush_id = any($1::bigint[]) and date between $2 and $3
     and ${isRolledUp}`,
 )},
-${addToPeriods}
+${addLateToPeriods}
 select count(*) as groups from groups`;
+
+/** Days of some merchants without what is not derived yet. */
+const derivedDays = (where) =>
+  groupsOf(`(
+    select merchant_id, date, ${DIMENSIONS.join(', ')}, ${list}
+    from usage_daily
+    where ${where} and merchant_id = any($2::text[])
+    union all
+    select merchant_id, date, ${DIMENSIONS.join(', ')}, ${negative}
+    from usage_pending
+    where ${where} and merchant_id = any($2::text[])
+  ) as counted`);
 
 const rollUp = `
 -- Adds a day of some merchants to the rollups of months and years, without its events that are not derived yet.
 -- $1 date   $2 merchant ids
 -- Returns one row: the groups that were added.
-with ${groupsOf(
-  `(
-    select merchant_id, date, ${DIMENSIONS.join(', ')}, ${list}
-    from usage_daily
-    where date = $1 and merchant_id = any($2::text[])
-    union all
-    select merchant_id, date, ${DIMENSIONS.join(', ')}, ${negative}
-    from usage_pending
-    where date = $1 and merchant_id = any($2::text[])
-  ) as counted`,
-)},
+with ${derivedDays('date = $1')},
 ${addToPeriods}
+select count(*) as groups from groups`;
+
+const buildQuarters = `
+-- Computes a quarter of a month of some merchants from its days, which are all rolled up.
+-- $1 first day of the quarter   $2 merchant ids
+-- Returns one row: the groups that were added.
+with ${derivedDays(`date between $1 and $1::date + 8 and ${PLACE.quarter_month} = $1`)},
+${addSums(QUARTERS)},
+${countNew(['usage_quarter_months'])}
 select count(*) as groups from groups`;
 
 const rollUpPlatform = `
@@ -914,6 +940,13 @@ group by ${numbers(PRICED_KEYS)}`,
     note: `rolled-up days of \`usage_daily\`, without what is not derived yet.\n-- $1 merchant   $2 first day of the month`,
     from: 'usage_daily',
     where: `${monthOf('$2')} and ${isRolledUp}`,
+    pending: true,
+  }),
+  'rebuild/quarter-months': remake({
+    table: 'usage_quarter_months',
+    note: `the days of complete quarters in \`usage_daily\`, without what is not derived yet.\n-- $1 merchant   $2 first day of the month`,
+    from: 'usage_daily',
+    where: `${monthOf('$2')} and ${isComplete}`,
     pending: true,
   }),
   'rebuild/monthly-models': remake({
@@ -1115,6 +1148,30 @@ const COMPARED = [
   ],
   ['usage_monthly', PLACE.month, 'merchant_id', 'whole', 'usage_pending', some(`${whole} and ${isRolledUp}`)],
   [
+    'usage_quarter_months',
+    PLACE.quarter_month,
+    'merchant_id',
+    'parts',
+    'usage_daily',
+    some(`${whole} and ${isComplete}`),
+  ],
+  [
+    'usage_quarter_months',
+    'quarter_month',
+    'merchant_id',
+    'whole',
+    'usage_quarter_months',
+    some(`quarter_month >= ${first('$2')} and quarter_month < ${next('$3')}`),
+  ],
+  [
+    'usage_quarter_months',
+    PLACE.quarter_month,
+    'merchant_id',
+    'whole',
+    'usage_pending',
+    some(`${whole} and ${isComplete}`),
+  ],
+  [
     'usage_monthly_models',
     PLACE.month,
     'merchant_id',
@@ -1263,6 +1320,7 @@ const eraseUser = {
   'erase/daily': moveUser('usage_daily', 'date'),
   'erase/priced': moveUser('usage_priced', 'date', { more: ['call_size'], amounts: PRICED_AMOUNTS }),
   'erase/monthly': moveUser('usage_monthly', 'month'),
+  'erase/quarter-months': moveUser('usage_quarter_months', 'quarter_month'),
   'erase/yearly': moveUser('usage_yearly', 'year'),
   'erase/platform-users': `
 -- Moves a merchant's share of a user in the rollup of all merchants to the pseudonym, before \`usage_monthly\` is moved.
@@ -1333,6 +1391,7 @@ export const files = () =>
       derive,
       'derive-periods': derivePeriods,
       'roll-up': rollUp,
+      'build-quarter-months': buildQuarters,
       'roll-up-platform': rollUpPlatform,
       ...unchecked,
       ...explained,

@@ -32,6 +32,37 @@ with sums as (
   group by 2, 3
   union all
   select
+    'usage_quarter_months' as rollup, merchant_id as merchant_id, usage_quarter_month(date) as first, 'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_daily
+  where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
+    $2::date)::date and date < (date_trunc('month',
+    $3::date) + interval '1 month')::date and (usage_quarter_month(date), merchant_id) <= (select quarter_month,
+    quarter_merchant from usage_rolled_up)
+  group by 2, 3
+  union all
+  select
+    'usage_quarter_months' as rollup, merchant_id as merchant_id, quarter_month as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_quarter_months
+  where ($1::text[] is null or merchant_id = any($1)) and quarter_month >= date_trunc('month',
+    $2::date)::date and quarter_month < (date_trunc('month', $3::date) + interval '1 month')::date
+  group by 2, 3
+  union all
+  select
+    'usage_quarter_months' as rollup, merchant_id as merchant_id, usage_quarter_month(date) as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_pending
+  where ($1::text[] is null or merchant_id = any($1)) and date >= date_trunc('month',
+    $2::date)::date and date < (date_trunc('month',
+    $3::date) + interval '1 month')::date and (usage_quarter_month(date), merchant_id) <= (select quarter_month,
+    quarter_merchant from usage_rolled_up)
+  group by 2, 3
+  union all
+  select
     'usage_monthly_models' as rollup, merchant_id as merchant_id, date_trunc('month', date)::date as first,
       'parts' as part,
     sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,

@@ -176,6 +176,9 @@ const COLUMNS: Readonly<Record<string, string>> = {
   provider: 'Provider of the event; empty: absent.',
   pseudonym: 'The name that stands for the user.',
   purged: 'Whether the values of a removed meter are gone.',
+  quarter_merchant: 'Of the quarter `quarter_month`, the merchants up to this one are complete; empty: none.',
+  quarter_month: 'First day of the quarter of a month: the 1st, 9th, 16th or 23rd.',
+  quarters_after: 'No quarter of a month is computed before this day is rolled up.',
   quarters_from: 'First day whose quarter hours are kept.',
   range_end: 'End of the range, exclusive.',
   range_start: 'Start of the range, inclusive.',
@@ -267,6 +270,7 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
   'custom_metric_values.cost': 'Estimated cost of the query: low, medium or high.',
   'custom_metric_values.value': 'The value over all rows.',
   'usage_adjustments.requests': 'Calls added; negative: taken back.',
+  'usage_rolled_up.quarter_month': 'The first quarter of a month that is not complete.',
   'usage_events.id': 'Id of the event: unique for merchant and day.',
   'usage_events.calls': 'Calls that the event stands for.',
 };

@@ -33,6 +33,12 @@ const SUMS: { name: string; table: string; where: string; periods: keyof Periods
   { name: 'merchant-usage', table: 'merchant_usage', where: 'date = any($2::date[])', periods: 'days' },
   { name: 'daily-models', table: 'usage_daily_models', where: 'date = any($2::date[])', periods: 'days' },
   { name: 'monthly', table: 'usage_monthly', where: 'month = $2::date', periods: 'month' },
+  {
+    name: 'quarter-months',
+    table: 'usage_quarter_months',
+    where: `quarter_month >= $2::date and quarter_month < ($2::date + interval '1 month')::date`,
+    periods: 'month',
+  },
   { name: 'monthly-models', table: 'usage_monthly_models', where: 'month = $2::date', periods: 'month' },
   { name: 'yearly', table: 'usage_yearly', where: 'year = $2::date', periods: 'year' },
 ];

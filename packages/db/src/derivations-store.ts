@@ -3,7 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { holdRolledUp, lockRolledUp } from './rolled-up.ts';
 import { DateText } from './rows.ts';
-import { runSql, sql } from './run-sql.ts';
+import { type Executor, runSql, sql } from './run-sql.ts';
 import { inTransaction } from './transactions.ts';
 
 export type Derived = { flushes: number; events: number };
@@ -20,6 +20,11 @@ export type DerivationsStore = {
    * to `maxRows` rows, but at least one. Returns false if every day before `before` is rolled up.
    */
   rollUp(before: Day, maxRows: number): Promise<boolean>;
+  /**
+   * Computes the oldest quarter of a month that is not complete and whose days are all rolled up, in one transaction:
+   * merchants with up to `maxRows` rows of days, but at least one. Returns false if there is no such quarter.
+   */
+  computeQuarters(maxRows: number): Promise<boolean>;
   /**
    * Returns what is not derived yet, the age of its oldest flush, and the first day that is not completely rolled up.
    * Readers add what is missing themselves: see usage-store.
@@ -48,6 +53,7 @@ const LagRow = z.object({
   first_open_day: DateText,
 });
 const NextRow = z.object({ date: DateText, merchants: z.array(z.string()) });
+const QuarterRow = z.object({ period: DateText, next: DateText, merchants: z.array(z.string()) });
 const RemovedRow = z.object({ removed: z.string().transform(Number) });
 
 /** Coarse rollups, derived in the background: those of days from flushes, those of months and years from days. */
@@ -87,6 +93,22 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
         }
         return true;
       }),
+
+    async computeQuarters(maxRows) {
+      const take = (executor: Executor) => runSql(executor, 'next-quarter-month', [MAX_MERCHANTS, maxRows], QuarterRow);
+      // Most of the time there is none, and the lock would make others wait.
+      if ((await take(dataSource)).length === 0) return false;
+      return inTransaction(dataSource, async (transaction) => {
+        await lockRolledUp(transaction);
+        const [quarter] = await take(transaction);
+        if (!quarter) return false;
+        const { period, next, merchants } = quarter;
+        if (merchants.length > 0) await transaction.query(sql('build-quarter-months'), [period, merchants]);
+        const reached = merchants.length > 0 ? [period, merchants.at(-1)] : [next, ''];
+        await transaction.query(sql('set-quarter-months'), reached);
+        return true;
+      });
+    },
 
     async lag() {
       const [row] = await runSql(dataSource, 'derivation-lag', [], LagRow);

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { eachDay } from '@tally/contracts';
+import { eachDay, quarterMonthOf } from '@tally/contracts';
 import { type FreshStore, freshDatabase } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
@@ -30,17 +30,30 @@ afterAll(async () => {
 
 async function empty(): Promise<void> {
   await client.query(`truncate usage_events, usage_adjustments, usage_daily, usage_quarter_hours, merchant_usage, usage_daily_models,
-    usage_monthly, usage_monthly_models, usage_yearly, usage_platform_daily, usage_platform_monthly, usage_platform_users,
+    usage_monthly, usage_quarter_months, usage_monthly_models, usage_yearly, usage_platform_daily, usage_platform_monthly, usage_platform_users,
     usage_flushes, usage_rollup_rows, usage_touched_days, usage_changes, usage_stale_totals, usage_closed_days, usage_journal_closings`);
   await openFrom(DAYS[0]!);
 }
 
 /** The first day that is not rolled up. */
-const openFrom = (date: string) => client.query(`update usage_rolled_up set date = $1, merchant_id = ''`, [date]);
+const openFrom = (date: string) =>
+  client.query(
+    `update usage_rolled_up
+     set date = $1, merchant_id = '', quarter_month = usage_quarter_month($1), quarter_merchant = ''`,
+    [date],
+  );
+
+/** Like a database that was upgraded: no quarter of a month is complete. */
+async function forgetQuarters(): Promise<void> {
+  await client.query(`update usage_rolled_up set quarter_month = '0001-01-01', quarter_merchant = ''`);
+  await client.query('delete from usage_quarter_months');
+  await client.query(`delete from usage_rollup_rows where rollup = 'usage_quarter_months'`);
+}
 
 async function deriveAll(): Promise<void> {
   while ((await db.derivations.derive(1_000)).flushes > 0);
   while (await db.derivations.rollUp('2026-03-02', 1_000));
+  while (await db.derivations.computeQuarters(1_000));
 }
 
 // The plain model: a list of counted events. It shares only the names of columns with the code under test.
@@ -94,7 +107,9 @@ type Op =
   | { do: 'derive'; events: number; at: number }
   | { do: 'roll up'; before: string; rows: number; slices: number; at: number }
   | { do: 'rebuild'; merchant: string; from: number; to: number }
-  | { do: 'rebuild platform' };
+  | { do: 'rebuild platform' }
+  | { do: 'forget quarters' }
+  | { do: 'compute quarters'; rows: number; slices: number; at: number };
 
 const op: fc.Arbitrary<Op> = fc.oneof(
   { weight: 6, arbitrary: fc.record({ do: fc.constant('append' as const), lines }) },
@@ -130,6 +145,16 @@ const op: fc.Arbitrary<Op> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.constant({ do: 'rebuild platform' as const }) },
+  { weight: 1, arbitrary: fc.constant({ do: 'forget quarters' as const }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('compute quarters' as const),
+      rows: fc.constantFrom(1, 3, 1000),
+      slices: fc.integer({ min: 1, max: 8 }),
+      at: fc.constantFrom(1, 2),
+    }),
+  },
 );
 
 class World {
@@ -140,15 +165,20 @@ class World {
   async take(step: Op): Promise<void> {
     if (step.do === 'append') return this.append(step.lines);
     if (step.do === 'adjust') return this.adjust(step.what, step.sign);
+    if (step.do === 'forget quarters') return forgetQuarters();
     if (step.do === 'rebuild platform') return db.cubes.rebuildPlatform(DAYS[0]!, DAYS.at(-1)!);
     if (step.do === 'rebuild') {
       const [from, to] = [step.from, step.to].sort();
       await db.cubes.rebuild(step.merchant, DAYS[from!]!, DAYS[to!]!);
       return;
     }
-    if (step.do === 'roll up') {
+    if (step.do === 'roll up' || step.do === 'compute quarters') {
+      const one = () =>
+        step.do === 'roll up'
+          ? db.derivations.rollUp(step.before, step.rows)
+          : db.derivations.computeQuarters(step.rows);
       const some = async () => {
-        for (let slice = 0; slice < step.slices; slice++) await db.derivations.rollUp(step.before, step.rows);
+        for (let slice = 0; slice < step.slices; slice++) await one();
       };
       await Promise.all(Array.from({ length: step.at }, some));
       return;
@@ -203,6 +233,14 @@ type Cube = Scope['parts'][number]['cube'];
 const DERIVED: { cube: Cube; ranges: [string, string][]; by: (keyof typeof COLUMN)[]; platform?: true }[] = [
   { cube: 'usage_daily_models', ranges: [['2025-12-31', '2026-02-14']], by: ['merchant', 'model'] },
   { cube: 'usage_monthly', ranges: [['2025-12-01', '2026-01-31']], by: ['merchant', 'user', 'model'] },
+  {
+    cube: 'usage_quarter_months',
+    ranges: [
+      ['2025-12-23', '2026-02-08'],
+      ['2026-02-09', '2026-02-15'],
+    ],
+    by: ['merchant', 'user', 'model'],
+  },
   { cube: 'usage_monthly_models', ranges: [['2026-01-01', '2026-02-28']], by: ['merchant', 'model'] },
   { cube: 'usage_yearly', ranges: [['2026-01-01', '2026-12-31']], by: ['merchant', 'user', 'model'] },
   { cube: 'usage_platform_daily', ranges: [['2025-12-31', '2026-02-14']], by: ['model'], platform: true },
@@ -274,6 +312,8 @@ test('the rows of months and years are counted as they are derived, and again by
       from (
         select merchant_id, 'usage_monthly' as rollup, month as period from usage_monthly
         union all
+        select merchant_id, 'usage_quarter_months', quarter_month from usage_quarter_months
+        union all
         select merchant_id, 'usage_yearly', year from usage_yearly
       ) as known
       group by grouping sets ((merchant_id, rollup, period), (rollup, period))
@@ -296,6 +336,8 @@ test('the rows of months and years are counted as they are derived, and again by
   expect(await db.usage.rows({ startDate: '2026-01-05', endDate: '2026-02-14', merchantIds: ['bob'] })).toEqual({
     years: new Map([['2026-01-01', 2]]),
     months: new Map([['2026-02-01', 2]]),
+    quarterMonths: new Map([['2026-02-09', 2]]),
+    quartersTo: '2026-02-16',
     requests: new Map([['2026-02-14', 3]]),
   });
   expect((await db.usage.rows({ startDate: '2026-01-05', endDate: '2026-01-06' })).months).toEqual(
@@ -312,6 +354,8 @@ test('the rows of months and years are counted as they are derived, and again by
       ['2026-02-01', 2],
       ['2026-03-01', 2],
     ]),
+    quarterMonths: new Map([['2026-02-09', 2]]),
+    quartersTo: '2026-02-16',
     requests: new Map([
       ['2026-02-14', 3],
       ['2026-03-05', 3],
@@ -323,6 +367,59 @@ test('the rows of months and years are counted as they are derived, and again by
   expect((await rows()).filter(({ merchant_id }) => merchant_id)).toEqual(
     (await real()).filter(({ merchant_id }) => merchant_id),
   );
+});
+
+test('the quarters of months are the same in Postgres and in plans', async () => {
+  const { rows } = await client.query(`
+    select day::date::text as day, usage_quarter_month(day::date)::text as first
+    from generate_series('2023-01-01'::date, '2024-12-31', '1 day') as day`);
+  expect(rows).toEqual(
+    eachDay('2023-01-01', '2024-12-31').map((day) => ({ day, first: quarterMonthOf(day).startDate })),
+  );
+});
+
+test('quarters are computed once all their days are rolled up, the oldest first, a merchant at a time', async () => {
+  const world = new World();
+  const of = (merchant_id: string, date: string) => ({
+    ...{ merchant_id, date, user_id: 'u1', model: 'm1' },
+    amounts: { ...zero(), requests: 1n },
+  });
+  for (const [id, date] of ['2026-01-01', '2026-01-08', '2026-01-31', '2026-02-14'].entries())
+    await world.append(['ada', 'bob'].map((merchant) => ({ id, what: of(merchant, date) })));
+  while ((await db.derivations.derive(1_000)).flushes > 0);
+  while (await db.derivations.rollUp('2026-02-15', 1_000));
+  const computed = async () => {
+    const found: [number, string][] = [];
+    while (await db.derivations.computeQuarters(1)) {
+      const { quartersTo } = await db.usage.rows({ startDate: '2026-01-01', endDate: '2026-02-14' });
+      found.push([(await rowsOf('usage_quarter_months')).length, quartersTo]);
+      await compare(world);
+    }
+    return found;
+  };
+  // The quarter of 14 February ends on the 15th, which is open.
+  const january = [
+    ...[
+      [1, '2026-01-01'],
+      [2, '2026-01-01'],
+      [2, '2026-01-09'],
+    ],
+    ...[
+      [3, '2026-01-23'],
+      [4, '2026-01-23'],
+      [4, '2026-02-01'],
+    ],
+  ];
+  expect(await computed()).toEqual(january);
+  await openFrom('2026-03-02');
+  await forgetQuarters();
+  expect((await computed()).slice(0, 6)).toEqual(january);
+  expect(await rowsOf('usage_quarter_months')).toHaveLength(6);
+  // Later events are added to complete quarters as they are derived.
+  await world.append([{ id: 9, what: of('eve', '2026-01-05') }]);
+  await db.derivations.derive(1);
+  expect(await rowsOf('usage_quarter_months')).toHaveLength(7);
+  await compare(world);
 });
 
 test('the order and the size of derivations change no row', async () => {

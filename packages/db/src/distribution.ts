@@ -15,6 +15,7 @@ export const COLOCATED = {
     'usage_quarter_hours',
     'usage_daily_models',
     'usage_monthly',
+    'usage_quarter_months',
     'usage_monthly_models',
     'usage_yearly',
     'merchant_usage',

@@ -130,6 +130,7 @@ export function createErasuresStore(
       await transaction.query(sql('erase/platform-users-empty'), [userId, ...range]);
       const changed = await runSql(transaction, 'erase/daily', values, DateRow);
       const months = await runSql(transaction, 'erase/monthly', values, DateRow);
+      await runSql(transaction, 'erase/quarter-months', values, DateRow);
       await runSql(transaction, 'erase/yearly', values, DateRow);
       await runSql(transaction, 'erase/priced', values, DateRow);
       for (const { date } of months) await transaction.query(sql('rebuild/rollup-rows'), [merchantId, date, year]);

@@ -92,6 +92,7 @@ test('every stored form equals the first copy of each event, for repeats in any 
       const cubes = [
         'usage_daily',
         'usage_monthly',
+        'usage_quarter_months',
         'usage_yearly',
         'usage_daily_models',
         'usage_monthly_models',

@@ -30,6 +30,10 @@ beforeAll(async () => {
     select merchant_id, date_trunc('month', date)::date, user_id, api_key, model, provider, sum(requests), sum(cost)
     from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
   await client.query(`
+    insert into usage_quarter_months (merchant_id, quarter_month, user_id, api_key, model, provider, requests, cost)
+    select merchant_id, usage_quarter_month(date), user_id, api_key, model, provider, sum(requests), sum(cost)
+    from usage_daily group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
+  await client.query(`
     insert into usage_yearly (merchant_id, year, user_id, api_key, model, provider, requests, cost)
     select merchant_id, month - make_interval(years => ago), user_id, api_key, model, provider, 12, 12 * cost
     from usage_monthly, generate_series(0, 9) as ago where month = '2025-01-01' order by 1, 2, 3`);
@@ -60,8 +64,9 @@ beforeAll(async () => {
     order by 1`);
   await client.query(`
     insert into usage_rollup_rows (merchant_id, rollup, period, rows)
-    select 'm' || n, 'usage_monthly', month::date, 1
-    from generate_series('2024-01-01'::date, '2025-12-01', '1 month') as month, generate_series(0, 500) as n
+    select 'm' || n, rollup, month::date, 1
+    from generate_series('2024-01-01'::date, '2025-12-01', '1 month') as month, generate_series(0, 500) as n,
+      unnest(array['usage_monthly', 'usage_quarter_months']) as rollup
     order by 1, 3`);
   await client.query(`
     insert into usage_quarter_hours (merchant_id, bucket, model, provider, requests, cost)
@@ -134,14 +139,16 @@ test.each([
   ['of one merchant', { merchantIds: ['m1'] }],
   ['of one model', { models: ['model-1'] }],
   ['of some users', { merchantIds: ['m0'], userIds: ['user-2', 'user-4'] }],
-])('a year, a month and a day by user, %s, are read by an index', async (_, filters) => {
+])('a year, a month, a quarter of a month and a day by user, %s, are read by an index', async (_, filters) => {
   const parts = [
     part('usage_yearly', '2024-01-01', '2024-12-31'),
     part('usage_monthly', '2025-05-01', '2025-05-31'),
+    part('usage_quarter_months', '2025-06-16', '2025-06-22'),
     part('usage_daily', '2025-06-03'),
   ];
   const read = await scans((reader) => reader.breakdown({ ...page, ...filters, by: 'user', parts }));
-  expect(read).toEqual(['index usage_daily', 'index usage_monthly', 'index usage_yearly']);
+  const tables = ['usage_daily', 'usage_monthly', 'usage_quarter_months', 'usage_yearly'];
+  expect(read).toEqual(tables.map((table) => `index ${table}`));
   expect(await scans((reader) => reader.activeUsers({ ...filters, parts }))).toEqual(read);
 });
 

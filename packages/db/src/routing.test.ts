@@ -29,6 +29,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
     'events-of-day',
     'forget-identities',
     'next-to-roll-up',
+    'next-quarter-month',
   ],
   'All merchants by nature, hourly or by hand: lists of merchants, gauges, the platform.': [
     'count-merchant-usage',
@@ -317,14 +318,14 @@ async function composed(): Promise<string[]> {
   const merchantIds = ['acme'];
   const filters = { merchantIds, userIds: ['ada'], models: ['m'] };
   const DAILY = ['usage_events', 'usage_daily', 'usage_daily_models', 'usage_quarter_hours'] as const;
-  const cubes = [...DAILY, 'usage_monthly', 'usage_monthly_models', 'usage_yearly'] as const;
+  const cubes = [...DAILY, 'usage_monthly', 'usage_monthly_models', 'usage_quarter_months', 'usage_yearly'] as const;
   const parts = (names: readonly (typeof cubes)[number][]) => names.map((cube) => ({ cube, ...range }));
   const starts = [Date.parse('2026-10-15T00:00:00Z'), Date.parse('2026-11-01T00:00:00Z')];
   const windows = { starts, end: Date.parse('2026-11-27T00:00:00Z'), limit: 10 };
   await db.usage.snapshot(async (reader) => {
     for (const cube of cubes) {
       const scope = {
-        ...(/models|quarter/.test(cube) ? { merchantIds, models: ['m'] } : filters),
+        ...(/models|hours/.test(cube) ? { merchantIds, models: ['m'] } : filters),
         parts: parts([cube]),
       };
       const page = { sortBy: 'cost', order: 'desc', limit: 10 } as const;
@@ -334,7 +335,7 @@ async function composed(): Promise<string[]> {
       await reader.keysByPeriod({ ...scope, by: 'model', limit: 10 });
       await reader.series({ ...scope, ...windows, by: 'model' });
       await reader.windows({ ...scope, ...windows, by: ['model'] });
-      if (/models|quarter/.test(cube)) continue;
+      if (/models|hours/.test(cube)) continue;
       const pageAfter = { ...page, after: { value: '1', keys: ['a', 'b'] } };
       await reader.breakdown({ ...scope, by: ['user', 'team'], ...pageAfter });
       await reader.activeUsers(scope);

@@ -99,6 +99,8 @@ test('going back to the release before adds open days to months and years', asyn
   await migrate(url);
   const tomorrow = (await client.query(`select ((now() at time zone 'UTC')::date + 2)::text as date`)).rows[0].date;
   expect(await position()).toEqual([{ date: tomorrow, merchant_id: '' }]);
+  const quarters = await client.query('select quarter_month::text, quarters_after::text from usage_rolled_up');
+  expect(quarters.rows).toEqual([{ quarter_month: '0001-01-01', quarters_after: tomorrow }]);
   await client.end();
   await drop();
 });

@@ -13,6 +13,7 @@ import {
   type Measure,
   monthOf,
   type PlanPart,
+  quarterMonthOf,
   type SortBy,
   type Units as UnitsType,
 } from '@tally/contracts';
@@ -109,11 +110,12 @@ export type UsageStore = UsageReader & {
   scan(question: ExportQuestion): AsyncGenerator<ExportRow[]>;
   /**
    * Estimates the rows of rollups by user and API key, for plans: of the years and months of the range, and the
-   * requests of the days in its first and last month; with `everyDay`, of all days.
+   * quarters and the requests of the days in its first and last month; with `everyDay`, of all days. `quartersTo`: the
+   * first quarter of a month that is not complete.
    */
   rows(
     scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'> & { everyDay?: boolean },
-  ): Promise<Record<KnownPeriods, Map<Day, number>>>;
+  ): Promise<Record<KnownPeriods, Map<Day, number>> & { quartersTo: Day }>;
   /** Returns the moment from which all that was counted of these days is in the journal; null where it all is. */
   knownFrom(range: DayRange): Promise<Date | null>;
   /** Returns when Postgres last counted anything; null before the first time. */
@@ -151,7 +153,7 @@ const GaugeRow = z.object({ merchant_id: z.string(), metric_type: z.string(), to
   }),
 );
 
-type KnownPeriods = 'years' | 'months' | 'requests';
+type KnownPeriods = 'years' | 'months' | 'quarterMonths' | 'requests';
 
 /** Without `by`: the rows of each day with all dimensions, without rows that sum to zero. */
 export type ExportQuestion = Scope & { by?: BreakdownBy | undefined };
@@ -212,12 +214,20 @@ async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
 const TIME = {
   usage_yearly: 'year',
   usage_monthly: 'month',
+  usage_quarter_months: 'quarter_month',
   usage_monthly_models: 'month',
   usage_daily: 'date',
   usage_daily_models: 'date',
   usage_platform_users: 'month',
   usage_platform_monthly: 'month',
   usage_platform_daily: 'date',
+} as const;
+
+/** The same of a row of a rollup of days. */
+const PERIOD_OF_DAY = {
+  year: `date_trunc('year', date)`,
+  month: `date_trunc('month', date)`,
+  quarter_month: 'usage_quarter_month(date)',
 };
 
 const EXPORT_PIECE = 2_000;
@@ -322,6 +332,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const [years, counted, requests] = [of('usage_yearly'), of('usage_monthly'), of('usage_daily')];
       // An open day adds at most as many rows as it has requests, and rarely more than the whole month before it.
       const months = new Map(counted);
+
       const add = (rows: Map<Day, number>, period: Day, more: number) =>
         rows.set(period, (rows.get(period) ?? 0) + more);
       const firstOpen = found.find((row) => row.rollup === 'open')!.period;
@@ -333,7 +344,8 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
         add(months, month, more);
         add(years, `${day.slice(0, 4)}-01-01`, more);
       }
-      return { years, months, requests };
+      const quartersTo = found.find((row) => row.rollup === 'quarter')!.period;
+      return { years, months, quarterMonths: of('usage_quarter_months'), requests, quartersTo };
     },
 
     async overflowed({ startDate, endDate, merchantIds, dimensions }) {
@@ -375,15 +387,20 @@ type Missing = {
   flushes?: { ids: string[]; first: Day; last: Day } | undefined;
   /** Months and years lack the days that are not rolled up. */
   rolledUp: RolledUp;
+  /** The same for quarters of a month; `date` is the first day of the quarter. */
+  quarters: RolledUp;
 };
 
-const NOTHING_MISSING: Missing = { rolledUp: { date: '9999-12-31', merchantId: '' } };
+const ALL: RolledUp = { date: '9999-12-31', merchantId: '' };
+const NOTHING_MISSING: Missing = { rolledUp: ALL, quarters: ALL };
 
 async function missingOf(transaction: Executor): Promise<Missing> {
   const [row] = await runSql(transaction, 'pending-flushes', [], MissingRow);
-  const { ids, first, last, date, merchant_id: merchantId } = row!;
+  const { ids, first, last, date, merchant_id: merchantId, quarter_month, quarter_merchant } = row!;
   const rolledUp = { date, merchantId };
-  return first === null || last === null ? { rolledUp } : { flushes: { ids, first, last }, rolledUp };
+  const quarters = { date: quarter_month, merchantId: quarter_merchant };
+  const missing = { rolledUp, quarters };
+  return first === null || last === null ? missing : { ...missing, flushes: { ids, first, last } };
 }
 
 /**
@@ -627,6 +644,8 @@ const MissingRow = z.object({
   last: DateText.nullable(),
   date: DateText,
   merchant_id: z.string(),
+  quarter_month: DateText,
+  quarter_merchant: z.string(),
 });
 const RollupRow = z.object({ rollup: z.string(), period: DateText, rows: z.string().transform(Number) });
 const ValueRow = z.object({ key: z.string(), providers });
@@ -743,25 +762,29 @@ function source(
       if (cube === 'daily_usage_cache')
         return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
       const arms = [rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES)];
-      const { flushes, rolledUp } = missing;
+      const { flushes } = missing;
+      const isQuarters = cube === 'usage_quarter_months';
+      const rolledUp = isQuarters ? missing.quarters : missing.rolledUp;
+      const place = isQuarters ? '(usage_quarter_month(date), merchant_id)' : '(date, merchant_id)';
       const open = OPEN_DAYS[cube];
-      const time = TIME[cube] === 'date' ? 'date' : `date_trunc('${TIME[cube]}', date)`;
+      const time = TIME[cube] === 'date' ? 'date' : PERIOD_OF_DAY[TIME[cube]];
       const days = (from: Day, to: Day) => `date between ${bind(from)}::date and ${bind(to)}::date`;
-      // Some merchants of one day are rolled up; the order of their ids is that of Postgres.
+      // Some merchants of one day, or quarter of a month, are rolled up; the order of their ids is that of Postgres.
       const begun = () => `(${bind(rolledUp.date)}::date, ${bind(rolledUp.merchantId)}::text)`;
       const isBegun = rolledUp.merchantId !== '' && open !== 'usage_platform_daily';
       if (open && endDate >= rolledUp.date) {
         const range = days(max(startDate, rolledUp.date), endDate);
-        arms.push(rowsOf(open, time, isBegun ? `${range} and (date, merchant_id) > ${begun()}` : range, MEASURES));
+        arms.push(rowsOf(open, time, isBegun ? `${range} and ${place} > ${begun()}` : range, MEASURES));
       }
       // The finest rollups have events at once; the others once their flush is derived.
       const isFinest = cube === 'usage_daily' || open === 'usage_daily';
-      const lastRolledUp = isBegun ? rolledUp.date : addDays(rolledUp.date, -1);
+      const lastBegun = isQuarters ? quarterMonthOf(rolledUp.date).endDate : rolledUp.date;
+      const lastRolledUp = isBegun ? lastBegun : addDays(rolledUp.date, -1);
       const lastMissing = isFinest ? min(endDate, lastRolledUp) : endDate;
       if (cube === 'usage_daily' || !flushes || flushes.first > lastMissing || flushes.last < startDate) return arms;
       // Names the days with pending events, so that other partitions are not even planned.
       const range = `flush_id = any(${bind(flushes.ids)}::bigint[]) and ${days(max(startDate, flushes.first), min(lastMissing, flushes.last))}`;
-      const ofRolledUp = isFinest && isBegun ? `and (date, merchant_id) <= ${begun()}` : '';
+      const ofRolledUp = isFinest && isBegun ? `and ${place} <= ${begun()}` : '';
       // Thousands of events are few groups: the rest of the statement sorts and adds those.
       const keys = [...(columns ? [columns] : []), ...(at ? [time] : [])];
       const selected = [
@@ -787,10 +810,11 @@ function source(
     ${keys.length > 0 ? `group by ${keys.join(', ')}` : ''} having ${some}`;
 }
 
-/** The rollups for days of months and years that are not rolled up. */
+/** The rollups for days of periods that are not rolled up. */
 const OPEN_DAYS: Partial<Record<PlanPart['cube'], 'usage_daily' | 'usage_daily_models' | 'usage_platform_daily'>> = {
   usage_yearly: 'usage_daily',
   usage_monthly: 'usage_daily',
+  usage_quarter_months: 'usage_daily',
   usage_platform_users: 'usage_daily',
   usage_monthly_models: 'usage_daily_models',
   usage_platform_monthly: 'usage_platform_daily',
@@ -804,6 +828,7 @@ const NUMERIC = new Set<string>([
   'usage_daily_models',
   'usage_yearly',
   'usage_monthly',
+  'usage_quarter_months',
   'usage_monthly_models',
   'usage_platform_users',
   'usage_platform_monthly',

@@ -31,6 +31,8 @@ const MAX_PENDING_SLICES = 8;
 
 /** Slices of a day are smaller by this factor, since they block adjustments. */
 const ROLL_UP_SHARE = 6;
+/** Slices of quarters of a month that a run computes at most: after an upgrade there are many. */
+const QUARTER_SLICES = 10;
 /** A day is rolled up this long after its end, when most retries of late events have arrived; later ones cost more. */
 const ROLL_UP_AFTER_MS = 3_600_000;
 
@@ -96,10 +98,11 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
 
   /** The first day that must not be rolled up yet. */
   const over = () => dayOf(now() - ROLL_UP_AFTER_MS);
+  const slice = Math.ceil(sliceEvents / ROLL_UP_SHARE);
 
   async function rollUp(): Promise<boolean> {
     const done = sliceSeconds.startTimer();
-    const more = await db.derivations.rollUp(over(), Math.ceil(sliceEvents / ROLL_UP_SHARE));
+    const more = await db.derivations.rollUp(over(), slice);
     if (more) done();
     return more;
   }
@@ -109,6 +112,8 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
     await derive(await look());
     // A long day must not delay flushes.
     while (await rollUp()) await derive(sliceEvents);
+    for (let left = QUARTER_SLICES; left > 0 && (await db.derivations.computeQuarters(slice)); left--)
+      await derive(sliceEvents);
     await look();
   }
 

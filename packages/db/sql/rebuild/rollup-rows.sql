@@ -1,9 +1,13 @@
--- Recounts a merchant's rows of a month and of its year, for plans.
+-- Recounts a merchant's rows of a month, of its quarters and of its year, for plans.
 -- $1 merchant   $2 first day of the month   $3 first day of the year
 with counted as (
   select 'usage_monthly' as rollup, $2::date as period, count(*) as rows
   from usage_monthly
   where merchant_id = $1 and month = $2
+  union all
+  select 'usage_quarter_months', period, (
+    select count(*) from usage_quarter_months where merchant_id = $1 and quarter_month = period)
+  from unnest(array[$2::date, $2::date + 8, $2::date + 15, $2::date + 22]) as period
   union all
   select 'usage_yearly', $3::date, count(*)
   from usage_yearly
