@@ -194,7 +194,7 @@ describe('an alert', () => {
     expect(bodies[0]).toMatchObject({
       type: 'budget.threshold',
       data: { budgetId: id, merchantId: 'acme', spent: '8', limit: '10', percent: 80 },
-      text: expect.stringContaining('8 of 10 cost used'),
+      text: expect.stringContaining('8 of 10 USD used'),
     });
     const start = clock.now;
     clock.now += 31 * 24 * HOUR_MS;
