@@ -322,7 +322,7 @@ describe('what is spent', () => {
 
 describe('a budget on a meter', () => {
   const gpu = { aggregation: 'SUM' as const, metricType: 'gpu_hours', scale: 2 };
-  const events = [
+  const events: Omit<UsageEntry, 'merchantId'>[] = [
     { id: 'a', provider: 'aws', metrics: { gpu_hours: '0.25', cost: '1' }, properties: { region: 'eu' } },
     { id: 'b', provider: 'aws', metrics: { gpu_hours: '1.5' }, count: 3 },
     { id: 'c', provider: 'aws', metrics: { gpu_hours: '7' }, status: 'failure' as const },
@@ -388,7 +388,7 @@ describe('a budget on a meter', () => {
     expect([(await status(tokens.id)).spent, (await status(hours.id)).spent]).toEqual(['7', '0.5']);
   });
 
-  test.each([
+  test.each<[string, Partial<Create>, string]>([
     ['which is unknown', { meter: 'nobody' }, 'NOT_FOUND'],
     ['whose values cannot be added', { meter: 'greatest' }, 'INVALID_INPUT'],
     ['beside a measure', { meter: 'cost', measure: 'cost' as const }, 'INVALID_INPUT'],

@@ -1,12 +1,13 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { HOUR_MS } from '@tally/contracts';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
 import { isPublic } from './address-guard.ts';
 import { compare, createAlerts } from './alerts.ts';
+import { reasonOf } from './deliver.ts';
 
 let stores: Stores;
 let clock: { now: number };
@@ -120,6 +121,13 @@ describe('a webhook', () => {
     const failed = await one.engine.webhooks.deliveries.query({ webhookId: webhook.id, status: 'failed' });
     expect(failed.rows).toMatchObject([{ id, lastStatus: 503, lastError: 'HTTP 503', attempts: pauses.length + 1 }]);
     clock.now = start;
+  });
+
+  test('that fails names the code of its error once', async () => {
+    const refused = await new Promise((resolve) => connect(1, '127.0.0.1').once('error', resolve));
+    expect(reasonOf(refused)).toBe('connect ECONNREFUSED 127.0.0.1:1');
+    expect(reasonOf(new TypeError('fetch failed', { cause: refused }))).toBe(`fetch failed: ${reasonOf(refused)}`);
+    expect(reasonOf(Object.assign(new Error('no answer'), { code: 'LATE' }))).toBe('no answer: LATE');
   });
 
   test('is sent by one of several engines, and by another where one died with it', async () => {

@@ -100,7 +100,8 @@ export function createDeliver(options: {
   };
 }
 
-function reasonOf(error: unknown): string {
+/** Returns why a request failed, as deliveries show it. */
+export function reasonOf(error: unknown): string {
   const { message, code, cause } = error as { message?: string; code?: string; cause?: { message?: string } };
   // Messages of Node often name the code already.
   const parts = [message || String(error), code, cause?.message].filter((part) => part !== undefined);
