@@ -19,7 +19,7 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
   const pick = (list) => list[Math.floor(random() * list.length)];
   const hard = { measure: 'cost', period: 'total', enforcement: 'hard', whenUnavailable: 'refuse' };
   const patient = () => world.ingests[0].patientClient.budgets;
-  const shared = await patient().create.mutate({ ...hard, limit: '1000000000' });
+  const shared = await patient().create.mutate({ ...hard, limit: '900000000' });
 
   /** Repeats a call through random ingests until it is answered. */
   async function again(call) {
@@ -34,7 +34,7 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
   }
 
   async function merchantOf(merchantId) {
-    const limit = 300 + Math.floor(random() * 900);
+    const limit = 200 + Math.floor(random() * 400);
     const { id } = await patient().create.mutate({ ...hard, scope: { merchantId }, limit: String(limit) });
     return {
       ...{ merchantId, limit, budgetId: id, isOver: false, acknowledged: 0, reservedAtFailures: 0 },
@@ -70,12 +70,11 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
       merchant.open.delete(id);
       change(merchant, -RESERVED);
       counts.refused++;
-      if (watch.peak > merchant.limit) merchant.isOver = true;
-      else {
+      if (watch.peak <= merchant.limit) {
         counts.wronglyRefused++;
         console.error(`${id}: refused, while at most ${watch.peak} of ${merchant.limit} were used`);
       }
-      return;
+      return wait(random() * 100);
     }
     counts.reserved++;
     const used = random() < 0.1 ? 0 : 1 + Math.floor(random() * RESERVED);
@@ -86,6 +85,7 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
     }
     merchant.open.delete(id);
     merchant.acknowledged += used;
+    merchant.isOver = merchant.acknowledged + RESERVED > merchant.limit;
     change(merchant, used - RESERVED);
   }
 
