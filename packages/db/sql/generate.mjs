@@ -1225,7 +1225,7 @@ with forms as (
 sums as (
   select form, merchant_id, date, ${PRICED_MEASURES.map((name) => `sum(${name}) as ${name}`).join(', ')}
   from forms
-  where exists (select from price_list where version > 0)
+  where exists (select 1 from price_list where version > 0)
   group by 1, 2, 3
 )
 select rollup, merchant_id, date, metric_type, parts, whole
