@@ -129,31 +129,23 @@ export function createMeterRollups(
         where properties ? dimension and coalesce(properties ->> dimension, '') not in ('', 'unknown')
         group by 1, 2, 3, 4
       ),
-      stored as (
-        select merchant_id, date, dimension, value
-        from candidates join meter_values using (merchant_id, date, dimension, value)
-      ),
       numbered as (
-        select merchant_id, date, dimension, value,
-          row_number() over (partition by merchant_id, date, dimension order by min(place), value collate "C") as number
-        from (
-          select merchant_id, date, dimension, value, place, false as is_stored from candidates
-          where octet_length(value) <= 400
-          union all
-          select merchant_id, date, dimension, value, null, true from stored
-        ) as found
-        group by merchant_id, date, dimension, value
-        having not bool_or(is_stored)
+        select *, row_number() over (partition by merchant_id, date, dimension order by place, value collate "C") as number
+        from candidates
+        where octet_length(value) <= 400 and not exists (
+          select from meter_values as known
+          where known.merchant_id = candidates.merchant_id and known.date = candidates.date
+            and known.dimension = candidates.dimension and known.value = candidates.value)
       ),
       known as (
-        select merchant_id, date, dimension, count(*) as count
-        from meter_values join (select distinct merchant_id, date, dimension from numbered) as day
-          using (merchant_id, date, dimension)
-        group by 1, 2, 3
+        select merchant_id, date, dimension, (
+          select count(*) from meter_values as value
+          where value.merchant_id = day.merchant_id and value.date = day.date and value.dimension = day.dimension) as count
+        from (select distinct merchant_id, date, dimension from numbered) as day
       ),
       placed as materialized (
-        select numbered.*, number + coalesce(known.count, 0) <= ${bind(valuesPerDay)}::bigint as is_admitted
-        from numbered left join known using (merchant_id, date, dimension)
+        select numbered.*, number + known.count <= ${bind(valuesPerDay)}::bigint as is_admitted
+        from numbered join known using (merchant_id, date, dimension)
       ),
       admitted as (
         insert into meter_values (merchant_id, date, dimension, value)
@@ -169,8 +161,8 @@ export function createMeterRollups(
         select merchant_id, date, dimension from beyond order by 1, 2, 3
         on conflict do nothing
       )
-      select exists (select 1 from beyond) or exists (
-        select 1 from meter_overflows join candidates using (merchant_id, date, dimension)) as overflowed`;
+      select exists (select from beyond) or exists (
+        select from meter_overflows join candidates using (merchant_id, date, dimension)) as overflowed`;
     return (await rows(transaction, text, values, OverflowRow))[0]!.overflowed;
   }
 
