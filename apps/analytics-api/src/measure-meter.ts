@@ -140,8 +140,9 @@ export function createReadMeasure({
     /** Whole months and years inside windows; each window by itself. */
     async function plan(): Promise<PlanPart[]> {
       if (!isUtc) return planSeries({ starts, end }, needs);
-      if (window === 'hour' || window === 'day') return planSeries({ starts, end }, { ...needs, days: true });
-      const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, everyDay: false })) : typicalRows();
+      const everyDay = window === 'hour' || window === 'day';
+      const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, everyDay })) : typicalRows();
+      if (everyDay) return bounded(planSeries({ starts, end }, { ...needs, days: true }), rowsOf, maxRows);
       const parts = windows.flatMap(({ from, to }) =>
         planOf({ startDate: dayOf(from), endDate: dayOf(to - 1) }, needs, rowsOf),
       );

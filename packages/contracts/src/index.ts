@@ -175,4 +175,5 @@ export {
   StoredTime,
   startOfDay,
   Time,
+  trimesterOf,
 } from './time.ts';
