@@ -140,12 +140,12 @@ export function createReadMeasure({
     /** Whole months and years inside windows; each window by itself. */
     async function plan(): Promise<PlanPart[]> {
       if (!isUtc) return planSeries({ starts, end }, needs);
-      const everyDay = window === 'hour' || window === 'day';
-      const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, everyDay })) : typicalRows();
-      if (everyDay) return bounded(planSeries({ starts, end }, { ...needs, days: true }), rowsOf, maxRows);
-      const parts = windows.flatMap(({ from, to }) =>
-        planOf({ startDate: dayOf(from), endDate: dayOf(to - 1) }, needs, rowsOf),
-      );
+      const ranges = windows.map(({ from, to }) => ({ startDate: dayOf(from), endDate: dayOf(to - 1) }));
+      const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, ranges })) : typicalRows();
+      const parts =
+        window === 'hour' || window === 'day'
+          ? planSeries({ starts, end }, { ...needs, days: true })
+          : ranges.flatMap((range) => planOf(range, needs, rowsOf));
       return bounded(parts, rowsOf, maxRows);
     }
 
