@@ -46,6 +46,8 @@ export type ExplorerSearch = FilterSearch & {
   meter?: string;
   of?: string;
   where?: PropertyFilters;
+  /** Of a meter of percentiles; absent: the median. */
+  percentile?: number;
   by?: GroupId | 'time';
   /** The second dimension. */
   and?: GroupId;
@@ -59,6 +61,7 @@ export type ExplorerSearch = FilterSearch & {
   cursor?: string;
 };
 export type Interval = '15m' | 'hour' | 'day' | 'week' | 'month';
+export const PERCENTILES: readonly number[] = [50, 75, 90, 95, 99];
 export const INTERVALS: readonly Interval[] = ['15m', 'hour', 'day', 'week', 'month'];
 type AuditSearch = { from?: string; to?: string; actor?: string; action?: string };
 export type ExplainSearch = FilterSearch & { metric: string; from: string; to: string };
@@ -130,6 +133,7 @@ const explorer = createRoute({
       meter: textOf(search.meter),
       of: textOf(search.of),
       where: readProperties(search.where),
+      percentile: PERCENTILES.find((each) => each === search.percentile),
       by: search.by === 'time' ? ('time' as const) : isGroup(search.by) ? search.by : undefined,
       and: isGroup(search.and) ? search.and : undefined,
       view: oneOf(search.view, ['pivot']),
