@@ -1,7 +1,7 @@
 export type { DimensionColumn, FoldedLine } from './admission.ts';
 export type { DueDelivery } from './alerts-store.ts';
 export type { BookRow, PeriodRow } from './books-store.ts';
-export type { BudgetPeriod, NewBudget, NotedEvent } from './budgets-store.ts';
+export { type BudgetPeriod, type NewBudget, type NotedEvent, TeamMember } from './budgets-store.ts';
 export type { Change, ChangePlace } from './change-log-store.ts';
 export type { DayVersion } from './checks-store.ts';
 export type { Conflict } from './conflicts-store.ts';
@@ -12,7 +12,7 @@ export type { DayStatus, FlatDay } from './days-store.ts';
 export { originOf } from './dead-letters-store.ts';
 export type { DirectoryStore, LearnedName } from './directory-store.ts';
 export type { AlertRow, WebhookRow } from './entities/alert.ts';
-export type { BudgetRow } from './entities/budget.ts';
+export { type BudgetMeter, type BudgetRow, scaleOfBudget, unitOfBudget } from './entities/budget.ts';
 export type { MeterRow } from './entities/meter.ts';
 export type { PriceRow } from './entities/price.ts';
 export type { DayPart, Explained } from './events-store.ts';
