@@ -177,4 +177,5 @@ export {
   StoredTime,
   startOfDay,
   Time,
+  trimesterOf,
 } from './time.ts';
