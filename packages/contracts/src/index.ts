@@ -178,4 +178,5 @@ export {
   StoredTime,
   startOfDay,
   Time,
+  trimesterOf,
 } from './time.ts';

@@ -50,6 +50,7 @@ import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
 import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
 import { Drift1763856000232 } from './migrations/232-drift.ts';
 import { QuarterMonths1763856000265 } from './migrations/265-quarter-months.ts';
+import { MeterTrimesters1763856000270 } from './migrations/270-meter-trimesters.ts';
 import { BudgetsOfMetersAndTeams1763856000295 } from './migrations/295-budgets-of-meters-and-teams.ts';
 import { sql } from './run-sql.ts';
 
@@ -143,6 +144,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       KnownOn1763856000231,
       Drift1763856000232,
       QuarterMonths1763856000265,
+      MeterTrimesters1763856000270,
       BudgetsOfMetersAndTeams1763856000295,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
