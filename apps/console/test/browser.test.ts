@@ -53,8 +53,9 @@ describe('signing in', () => {
     [
       'admin',
       [
-        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets', 'Alerts', 'Webhooks'],
-        ...['API keys', 'Directory', 'Sources', 'Data sources', 'Jobs', 'Health', 'Audit log'],
+        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets'],
+        ...['Bills', 'Alerts', 'Webhooks', 'API keys', 'Directory', 'Sources', 'Data sources'],
+        ...['Jobs', 'Health', 'Audit log'],
       ],
     ],
     ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Health']],
@@ -391,6 +392,7 @@ const PAGES = {
   meters: '/app/meters',
   custom: '/app/custom-metrics',
   prices: '/app/prices',
+  bills: '/app/bills',
   budgets: '/app/budgets',
   alerts: '/app/alerts',
   webhooks: '/app/webhooks',
