@@ -48,6 +48,8 @@ async function load(browser, { url, path, selector, signedIn }) {
     const page = await context.newPage();
     await page.goto(url + path, { waitUntil: 'commit' });
     await page.waitForSelector(selector);
+    // A quick page has its content before the browser has painted it.
+    await page.waitForFunction(() => performance.getEntriesByName('first-contentful-paint').length > 0);
     return await page.evaluate(() => ({
       paint: performance.getEntriesByName('first-contentful-paint')[0].startTime,
       content: performance.now(),

@@ -1,3 +1,4 @@
+import { until } from '@tally/testkit';
 import { afterEach, expect, test } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
@@ -102,4 +103,33 @@ test('calls that need a flush end in time while another process holds the shard,
     complete: true,
   });
   expect((await ingest.admin.reconcile.check.query(day)).drift).toEqual([]);
+});
+
+test('events of a merchant that was being corrected are flushed as soon as it is free, long before the next flush', async () => {
+  ingest = await startIngest();
+  await record();
+  let [isLocked, release] = [() => {}, () => {}];
+  const locked = new Promise<void>((resolve) => {
+    isLocked = resolve;
+  });
+  const released = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const correction = ingest.db.journal.exclusively([MERCHANTS[0]!], () => {
+    isLocked();
+    return released;
+  });
+  await locked;
+  const flusher = await startIngest(
+    { ENABLE_FLUSH: 'true', FLUSH_INTERVAL_MS: '3600000', POSTGRES_POOL_SIZE: '4' },
+    async (point) => {
+      if (point === 'flush.after-remove') release();
+    },
+    ingest,
+  );
+  await correction;
+  const counted = async () =>
+    (await requests()).filter((units) => units === BigInt(EVENTS)).length === MERCHANTS.length;
+  await until('the events of all merchants are counted', counted);
+  await flusher.close();
 });

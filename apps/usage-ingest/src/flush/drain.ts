@@ -46,7 +46,9 @@ export type DrainReport = {
   inserted: number;
   /** One error per failed shard; the others were drained. */
   errors: { key: string; message: string }[];
-  /** If there are no errors, everything acknowledged before this moment is in Postgres. */
+  /** True if events of merchants that were being corrected are still pending; never with `wait`. */
+  leftOut: boolean;
+  /** If there are no errors and nothing was left out, everything acknowledged before this moment is in Postgres. */
   asOf: number;
 };
 
@@ -213,7 +215,9 @@ export function createDrain(options: DrainOptions): Drain {
     async drain({ shards, wait, limit }) {
       const asOf = now();
       const problem = options.problem();
-      if (problem) return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: problem }], asOf };
+      if (problem) {
+        return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: problem }], leftOut: false, asOf };
+      }
       const all = shards ?? Array.from({ length: counters.keys.shards }, (_, shard) => shard);
       const due = all.filter((shard) => wait || (failing.get(shard)?.until ?? 0) <= asOf);
       const newest = await counters.newestItems(due);
@@ -236,6 +240,7 @@ export function createDrain(options: DrainOptions): Drain {
       /** One batch was not enough: from now on two are in flight, each of half of the shards. */
       let isBehind = false;
       let second: Promise<PromiseSettledResult<void>[]> | undefined;
+      let leftOut = false;
       /** Shards of active leases: a slow batch outlasts its lease, and the other half must not repeat it. */
       const held = new Set<number>();
 
@@ -254,6 +259,7 @@ export function createDrain(options: DrainOptions): Drain {
               [work.after, work.leftOut] = [null, false];
               return;
             }
+            leftOut ||= work.leftOut;
             todo.delete(work.shard);
             failing.delete(work.shard);
           }
@@ -305,7 +311,7 @@ export function createDrain(options: DrainOptions): Drain {
 
       const ended = await Promise.allSettled([flushAll(false)]);
       for (const end of [...ended, ...((await second) ?? [])]) if (end.status === 'rejected') throw end.reason;
-      return { inserted, errors, asOf };
+      return { inserted, errors, leftOut, asOf };
     },
   };
 }

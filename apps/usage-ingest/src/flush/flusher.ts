@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import { type Log, type Loop, startLoop } from '@tally/service';
 import type { Counters } from '../counters/counters.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
@@ -28,6 +29,8 @@ export type FlusherOptions = {
   log: Log;
 };
 
+/** The first pause before a flush is repeated for merchants that were being corrected; it doubles each time. */
+const LEFT_OUT_MS = 20;
 /** The interval of checks for lost totals and of the memory of ids. */
 const LOOK_MS = 1_000;
 
@@ -46,16 +49,25 @@ export function startFlusher(options: FlusherOptions): Loop {
     // Each flusher holds at most its part of the shards, so that the others have work.
     const flushers = await counters.reportFlusher(name, options.now());
     const limit = Math.ceil(counters.keys.shards / Math.max(1, flushers));
-    const { errors } = await drain.drain({ wait: false, limit });
+    const { errors, leftOut } = await drain.drain({ wait: false, limit });
     metrics.flushErrors.inc(errors.length);
     metrics.lagSeconds.set((await flush.lagMs()) / 1000);
     if (errors.length > 0) throw new Error(`flush failed: ${errors[0]!.message}`);
+    return leftOut;
+  };
+  /** A repair corrects each merchant for some milliseconds: its events need not wait for the next interval. */
+  const flushSoonAgain = async () => {
+    let pauseMs = LEFT_OUT_MS;
+    while ((await flushOnce()) && pauseMs < options.intervalMs && !stopping) {
+      await pause(pauseMs);
+      pauseMs *= 2;
+    }
   };
 
   const loops = [
     loop('flush', options.intervalMs, async () => {
       try {
-        await flushOnce();
+        await flushSoonAgain();
       } catch (error) {
         // The pending events are unknown until Redis has answered.
         metrics.lagSeconds.set(Number.NaN);
