@@ -110,15 +110,17 @@ export function ImportBill({
   );
 }
 
+const linesText = (lines: number) => (lines === 1 ? '1 line' : `${format(String(lines), 'count')} lines`);
+const daysText = (days: number) => (days === 1 ? '1 day' : `${days} days`);
+
 /** Shows what an export has, before anything is stored. */
 function Found({ read: { status, bill, replaces, hasMore, unfinished, rejected, rejectedLines } }: { read: Read }) {
-  const count = (value: number | string) => format(String(value), 'count');
   return (
     <>
       <dl className="facts">
         <dt>Has</dt>
         <dd>
-          {bill.kind === 'cost' ? 'costs' : 'usage'}, {count(bill.lines)} lines
+          {bill.kind === 'cost' ? 'costs' : 'usage'}, {linesText(bill.lines)}
         </dd>
         <dt>Days</dt>
         <dd>{rangeText(bill)}</dd>
@@ -131,21 +133,20 @@ function Found({ read: { status, bill, replaces, hasMore, unfinished, rejected, 
         {bill.tokens !== null && (
           <>
             <dt>Tokens</dt>
-            <dd className="num">{count(bill.tokens)}</dd>
+            <dd className="num">{format(bill.tokens, 'count')}</dd>
           </>
         )}
       </dl>
       {status === 'unchanged' && <Banner tone="info">This file is imported already.</Banner>}
       {status === 'rejected' && (
         <Banner tone="bad">
-          {count(rejectedLines)} lines cannot be read, so nothing is imported. {rejected[0]?.place}:{' '}
+          {linesText(rejectedLines)} cannot be read, so nothing is imported. {rejected[0]?.place}:{' '}
           {rejected[0]?.message}
         </Banner>
       )}
       {status === 'read' && replaces.length > 0 && (
         <Banner>
-          Its days replace {count(replaces.reduce((all, { days }) => all + days, 0))} days of bills that were imported
-          before.
+          It replaces bills that were imported before, on {daysText(replaces.reduce((all, { days }) => all + days, 0))}.
         </Banner>
       )}
       {hasMore && <Banner>The provider has more pages: put them into the file, too, as an array of pages.</Banner>}
