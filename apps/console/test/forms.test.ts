@@ -485,7 +485,8 @@ test('what numbers lack is said above them', async () => {
     }
     await stack.services.ingest.stop();
     try {
-      await go(page, '/app/health');
+      // Loaded anew: the tab knows who was signed in.
+      await open(page, '/app/health');
       await page.waitForSelector('.banner:has-text("usage-ingest does not answer")');
       await go(page, `/app/explorer?by=model&from=${yesterday}&to=${yesterday}`);
       await page.waitForSelector('.banner:has-text("Some usage is not in these numbers")');

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
-import { gzipSync } from 'node:zlib';
+import { gunzipSync, gzipSync } from 'node:zlib';
 import { addDays, dayOf, proceduresOf, SERVICES } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { createTRPCClient, httpBatchLink, httpBatchStreamLink, TRPCClientError } from '@trpc/client';
@@ -228,6 +228,21 @@ describe('what is not tRPC', () => {
     },
     390_000,
   );
+
+  test.each([
+    ['/trpc/meters.list', 'gzip, br', 'gzip'],
+    ['/trpc/meters.list', 'gzip;q=0', undefined],
+    ['/trpc/sessions.current', 'gzip', undefined],
+  ])('answers %s to a client that accepts %s with encoding %s', async (path, accepted, encoding) => {
+    const headers = { authorization: `Bearer ${key}`, 'accept-encoding': accepted };
+    const answer = await request(stack.url + path, { headers });
+    expect(answer.headers['content-encoding']).toBe(encoding);
+    const bytes = Buffer.from(await answer.body.arrayBuffer());
+    const text = (encoding ? gunzipSync(bytes) : bytes).toString();
+    expect(JSON.parse(text)).toEqual(await bodyOf(await raw(path)));
+    if (encoding) expect(bytes.length).toBeLessThan(text.length / 2);
+    else expect(answer.headers['content-length']).toBe(String(text.length));
+  });
 
   test('refuses headers without end', async () => {
     const answer = await raw('/livez', { headers: { 'x-long': 'x'.repeat(40_000) } });

@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { createGzip } from 'node:zlib';
 import { isTallyError, type TallyError } from '@tally/contracts';
 import { type Bodies, type CallerLimits, credentialsOf, RequestAborted } from '@tally/service';
 import { jsonlStreamProducer } from '@trpc/server/unstable-core-do-not-import';
@@ -20,8 +21,9 @@ import {
 import { BodyTooLarge, limited, readWithin } from './body.ts';
 import { MAX_ANSWER_BYTES, MAX_CALLS, MAX_DEPTH, MAX_MIXED_AT_ONCE } from './limits.ts';
 import { ownerOfPath, ownerOfProcedure, type Service } from './owners.ts';
+import { acceptedOf } from './pages.ts';
 import { type Problem, problemOf, RETRY_AFTER_SECONDS, unavailable } from './problem.ts';
-import { endToEnd, type Upstream } from './upstream.ts';
+import { endToEnd, type Headers, type Upstream } from './upstream.ts';
 
 export type Exchange = {
   request: IncomingMessage;
@@ -75,7 +77,15 @@ export function createForward(options: ForwardOptions): Forward {
         signal: endless ? AbortSignal.any([gone, stopping]) : gone,
         endless,
       });
-      response.writeHead(answer.statusCode, endToEnd(answer.headers));
+      const headers = endToEnd(answer.headers);
+      if (isWorthGzip(request, headers)) {
+        const { 'content-length': _length, vary = [], ...kept } = headers;
+        const varies = [...[vary].flat(), 'accept-encoding'].join(', ');
+        response.writeHead(answer.statusCode, { ...kept, 'content-encoding': 'gzip', vary: varies });
+        await pipeline(answer.body, createGzip({ level: 1 }), response);
+        return;
+      }
+      response.writeHead(answer.statusCode, headers);
       // Headers of a stream without messages are useful by themselves.
       response.flushHeaders();
       await pipeline(answer.body, response);
@@ -226,6 +236,20 @@ export function createForward(options: ForwardOptions): Forward {
     if (service) await pass(exchange, service);
     return service !== undefined;
   };
+}
+
+/** Smaller answers fit into one or two packets. */
+const GZIP_FROM_BYTES = 2_048;
+
+/** Returns true for whole JSON answers of some size; those without a length are streams, and stay as they are. */
+function isWorthGzip({ method, headers }: IncomingMessage, answer: Headers): boolean {
+  return (
+    method !== 'HEAD' &&
+    Number(answer['content-length'] ?? 0) >= GZIP_FROM_BYTES &&
+    String(answer['content-type']).startsWith('application/json') &&
+    answer['content-encoding'] === undefined &&
+    acceptedOf(headers['accept-encoding']?.toString()).has('gzip')
+  );
 }
 
 /** Thrown if all calls of a batch get one answer. */

@@ -98,7 +98,8 @@ export async function readPages(folder: string): Promise<Pages> {
 /** Returns whether a path belongs to the page's own router. */
 const isView = (path: string) => path === '/' || path === '/docs' || path === '/app' || path.startsWith('/app/');
 
-function acceptedOf(header = ''): Set<string> {
+/** Returns the encodings that an `accept-encoding` header allows. */
+export function acceptedOf(header = ''): Set<string> {
   const accepted = header
     .split(',')
     .map((part) => part.trim().toLowerCase())

@@ -31,7 +31,7 @@ import {
 import { Fragment, type ReactNode, useEffect, useState } from 'react';
 import { api, client, codeOf, queryClient } from './api.ts';
 import { SignInForm } from './pages/sign-in.tsx';
-import { signOut, useWho, type Who, WhoContext } from './session.tsx';
+import { lastWho, rememberWho, signOut, useWho, type Who, WhoContext } from './session.tsx';
 import { Banner, Button, Failure, Skeleton, Tip } from './ui/parts.tsx';
 import { Dialog, Menu } from './ui/popups.tsx';
 
@@ -117,14 +117,24 @@ const DOOR = '/app/sign-in';
 /** Shows the navigation and the page to signed-in users; sends all others to the sign-in. */
 export function Frame() {
   const session = useQuery(
-    api.sessions.current.queryOptions(undefined, { staleTime: 60_000, refetchInterval: 300_000 }),
+    api.sessions.current.queryOptions(undefined, {
+      staleTime: 60_000,
+      refetchInterval: 300_000,
+      initialData: lastWho,
+      initialDataUpdatedAt: 0,
+    }),
   );
+  const { data: who, dataUpdatedAt } = session;
+  const isConfirmed = dataUpdatedAt > 0;
+  useEffect(() => {
+    if (who && dataUpdatedAt > 0) rememberWho(who);
+  }, [who, dataUpdatedAt]);
   const path = useRouterState({ select: ({ location }) => location.href });
   const ended = codeOf(session.error) === 'UNAUTHORIZED';
-  if (ended && !session.data)
+  if (ended && !isConfirmed)
     // During the redirect this page is still mounted, and its address is that of the sign-in.
     return path.startsWith(DOOR) ? null : <Navigate to={DOOR} search={{ next: path }} replace />;
-  if (session.error && !session.data)
+  if (session.error && !who)
     return (
       <main className="door">
         <Failure error={session.error} retry={() => void session.refetch()} />
@@ -135,17 +145,17 @@ export function Frame() {
       <a className="skip" href="#main">
         Skip to the page
       </a>
-      {session.data ? (
-        <Navigation who={session.data} />
+      {who ? (
+        <Navigation who={who} />
       ) : (
         <aside className="sidebar" aria-hidden="true">
           <Brand />
         </aside>
       )}
-      {ended && session.data && <SignInAgain who={session.data} />}
+      {ended && who && <SignInAgain who={who} />}
       <main className="main" id="main" tabIndex={-1}>
-        {session.data ? (
-          <WhoContext value={session.data}>
+        {who ? (
+          <WhoContext value={who}>
             <div className="stack">
               <ServiceBanner />
               <Outlet />

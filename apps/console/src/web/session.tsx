@@ -21,6 +21,22 @@ export const GRANTS: Record<Role, readonly Access[]> = {
   service: ['record', 'read', 'admin', 'internal'],
 };
 
+/** In this tab only. It has no secret: the services check the session's cookie themselves. */
+const LAST_WHO = 'tally.who';
+
+/** Returns the caller of this tab's last page, so that a reload shows its page at once, also without usage-ingest. */
+export function lastWho(): Who | undefined {
+  try {
+    const who = JSON.parse(sessionStorage.getItem(LAST_WHO) ?? 'null') as Who | null;
+    return who && who.role in GRANTS ? who : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+export const rememberWho = (who: Who) => sessionStorage.setItem(LAST_WHO, JSON.stringify(who));
+const forgetWho = () => sessionStorage.removeItem(LAST_WHO);
+
 export const WhoContext = createContext<Who | null>(null);
 
 /** Returns the signed-in caller and its permissions. */
@@ -46,7 +62,7 @@ export async function signIn(key: string): Promise<void> {
   }).catch(() => {
     throw new Error('Tally does not answer. Check that it runs and that you are online.');
   });
-  if (answer.ok) return;
+  if (answer.ok) return forgetWho();
   const { error } = (await answer.json().catch(() => ({}))) as Problem;
   throw new Error(
     error?.data?.code === 'UNAUTHORIZED'
@@ -61,5 +77,6 @@ export async function signIn(key: string): Promise<void> {
 export async function signOut(): Promise<void> {
   await fetch('/session', { method: 'DELETE' }).catch(() => {});
   queryClient.clear();
+  forgetWho();
   location.assign('/app/sign-in');
 }
