@@ -9,7 +9,20 @@ import { format, isZero } from '../../quantity.ts';
 import type { BillsSearch } from '../../router.tsx';
 import { useWho } from '../../session.tsx';
 import { addDays, dayText, rangeText, today } from '../../time.ts';
-import { Answer, Banner, Button, Card, CellName, Chip, Empty, Moment, Num, PageHead } from '../../ui/parts.tsx';
+import {
+  Answer,
+  Banner,
+  Button,
+  Card,
+  CellName,
+  Chip,
+  Digits,
+  Empty,
+  Moment,
+  Num,
+  PageHead,
+  padOf,
+} from '../../ui/parts.tsx';
 import { Confirm, Select, tell, tellFailure } from '../../ui/popups.tsx';
 import { RangePicker } from '../../ui/range.tsx';
 import { LoadMore, numbers, Table } from '../../ui/table.tsx';
@@ -200,6 +213,10 @@ function Comparison({
 const money = (value: string) => <Num value={value} kind="money" />;
 
 function Rows({ rows, provider, children }: { rows: readonly BillRow[]; provider: Provider; children: ReactNode }) {
+  const pad = padOf(
+    rows.flatMap(({ ours }) => ours.amount ?? []),
+    'money',
+  );
   return (
     <Table
       label="Comparison"
@@ -209,21 +226,22 @@ function Rows({ rows, provider, children }: { rows: readonly BillRow[]; provider
         { title: 'Day', cell: ({ date }) => dayText(date) },
         { title: 'Model', cell: (row) => <Model row={row} /> },
         { title: 'Of', cell: (row) => CLASS_NAMES[row.class] },
-        { ...numbers('Units billed', rows, ({ bill }) => bill.quantity) },
-        { ...numbers('Units with us', rows, ({ ours }) => ours.quantity) },
-        { ...numbers('Billed', rows, ({ bill }) => bill.amount, 'money') },
+        numbers('Units billed', rows, ({ bill }) => bill.quantity),
+        numbers('Units with us', rows, ({ ours }) => ours.quantity),
+        numbers('Billed', rows, ({ bill }) => bill.amount, 'money'),
         {
-          ...numbers('Ours', rows, ({ ours }) => ours.amount, 'money'),
-          cell: (row) => <Ours row={row} provider={provider} />,
+          title: 'Ours',
+          right: true,
+          cell: (row) => <Ours row={row} provider={provider} pad={pad} />,
         },
-        { ...numbers('Difference', rows, ({ difference }) => difference.amount, 'money') },
+        numbers('Difference', rows, ({ difference }) => difference.amount, 'money'),
         {
           title: 'Why',
           wrap: true,
           cell: ({ reason, message }) => (
-            <>
+            <div className="why">
               <Chip tone={reasonTone(reason)}>{REASONS[reason]}</Chip> {message}
-            </>
+            </div>
           ),
         },
       ]}
@@ -241,7 +259,7 @@ function Model({ row: { model, billModels } }: { row: BillRow }) {
 }
 
 /** Our amount, with the way to what it is made of. */
-function Ours({ row, provider }: { row: BillRow; provider: Provider }) {
+function Ours({ row, provider, pad }: { row: BillRow; provider: Provider; pad: number }) {
   const { date, model, ours, ourModels, reason } = row;
   if (reason === 'unpriced' && ours.amount === null)
     return (
@@ -250,7 +268,7 @@ function Ours({ row, provider }: { row: BillRow; provider: Provider }) {
       </Link>
     );
   if (ours.amount === null) return '–';
-  if (ourModels.length === 0 || isZero(ours.amount)) return <Num value={ours.amount} kind="money" />;
+  if (ourModels.length === 0 || isZero(ours.amount)) return <Num value={ours.amount} kind="money" pad={pad} />;
   return (
     <Link
       className="num"
@@ -259,7 +277,7 @@ function Ours({ row, provider }: { row: BillRow; provider: Provider }) {
       preload={false}
       title={`Explain our cost of ${model || 'all models'} on ${dayText(date)}`}
     >
-      <Num value={ours.amount} kind="money" />
+      <Digits value={ours.amount} kind="money" pad={pad} />
     </Link>
   );
 }
