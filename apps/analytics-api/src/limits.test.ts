@@ -62,3 +62,16 @@ test('a series with too many groups is refused before its days are read', async 
     await expect(asked).rejects.toMatchObject({ data: { code: 'TOO_MANY_POINTS', details: { maxRows: 100_000 } } });
   });
 });
+
+test('the days between the periods of a summary are counted as rows, so the month before its first day is read whole', async () => {
+  const period = { startDate: '2025-10-24', endDate: '2025-11-22' };
+  const { plan } = await running.client.analytics.summary.query({ ...period, merchantIds: ['acme'], explain: true });
+  const users = plan!.filter(({ cube }) => cube === 'usage_daily' || cube === 'usage_monthly');
+  const days = users.filter(({ cube }) => cube === 'usage_daily').map(({ startDate, endDate }) => [startDate, endDate]);
+  expect(days.toSorted()).toEqual([
+    ['2025-09-24', '2025-09-30'],
+    ['2025-10-24', '2025-10-31'],
+    ['2025-10-24', '2025-10-31'],
+    ['2025-11-23', '2025-11-30'],
+  ]);
+});

@@ -141,10 +141,9 @@ export function createReadMeasure({
     async function plan(): Promise<PlanPart[]> {
       if (!isUtc) return planSeries({ starts, end }, needs);
       if (window === 'hour' || window === 'day') return planSeries({ starts, end }, { ...needs, days: true });
-      const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, everyDay: false })) : typicalRows();
-      const parts = windows.flatMap(({ from, to }) =>
-        planOf({ startDate: dayOf(from), endDate: dayOf(to - 1) }, needs, rowsOf),
-      );
+      const ranges = windows.map(({ from, to }) => ({ startDate: dayOf(from), endDate: dayOf(to - 1) }));
+      const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, ranges })) : typicalRows();
+      const parts = ranges.flatMap((range) => planOf(range, needs, rowsOf));
       return bounded(parts, rowsOf, maxRows);
     }
 

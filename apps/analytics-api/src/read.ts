@@ -96,10 +96,10 @@ export function createRead({
     () =>
       queue(callerId, compute);
 
-  /** Returns how to plan sums within a scope: by its number of rows, if the choice of rollups matters. */
-  const planner = async (scope: Filters, needs: Needs) => {
+  /** Returns how to plan sums of these ranges: by their number of rows, if the choice of rollups matters. */
+  const planner = async ({ merchantIds }: Pick<Filters, 'merchantIds'>, needs: Needs, ...ranges: DayRange[]) => {
     if (!needs.entities) return (range: DayRange) => planOf(range, needs, typicalRows(dayOf(now())));
-    const rowsOf = knownRows(await db.usage.rows({ ...scope, everyDay: needs.days }));
+    const rowsOf = knownRows(await db.usage.rows({ merchantIds, ranges, everyDay: needs.days }));
     return (range: DayRange) => bounded(planOf(range, needs, rowsOf), rowsOf, maxRows);
   };
 
@@ -119,7 +119,7 @@ export function createRead({
         inTurn(callerId, async () => {
           const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
           // The providers of a model are listed beside its sums, so nothing is subtracted there.
-          const plan = (await planner(filters, needs))(filters);
+          const plan = (await planner(filters, needs, filters))(filters);
           // An imported snapshot has sums by one grouping.
           const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
           const parts = [...plan, ...imported.parts, ...laterThan(question, filters)];
@@ -155,10 +155,10 @@ export function createRead({
           documents.within(before, kinds),
         ]);
         // A user of two merchants is two active users, so rollups of all merchants cannot count them.
-        const planUsers = await planner(scope, { entities: true, days: false, sums: true });
-        const planSums = await planner(scope, { ...needs, days: false, sums: true });
-        const planModels = await planner(filters, { ...ofModels, days: false });
-        const planDays = await planner(filters, { ...needs, days: true });
+        const planUsers = await planner(filters, { entities: true, days: false, sums: true }, before, filters);
+        const planSums = await planner(filters, { ...needs, days: false, sums: true }, before, filters);
+        const planModels = await planner(filters, { ...ofModels, days: false }, filters);
+        const planDays = await planner(filters, { ...needs, days: true }, filters);
         const ofNow = [...importedNow.parts, ...laterThan(filters, filters)];
         const ofBefore = [...importedBefore.parts, ...laterThan(filters, before)];
         const plan = {
@@ -168,28 +168,27 @@ export function createRead({
           models: [...planModels(filters), ...ofNow],
           days: [...planDays(filters), ...ofNow],
         };
-        const current = db.usage.snapshot(async (reader) => {
-          const users = await reader.topUsers({ ...filters, parts: plan.users, limit: TOP_USERS });
-          const top = { by: 'model', sortBy: 'cost', order: 'desc', limit: TOP_MODELS } as const;
-          const models = await reader.breakdown({ ...filters, ...top, parts: plan.models });
-          const byDay = await reader.byDay({ ...filters, parts: plan.days });
-          return { users, models, byDay, sums: byDay.reduce((whole, day) => add(whole, day), NOTHING) };
+        const current = db.usage.overview({
+          ...filters,
+          parts: plan,
+          limits: { users: TOP_USERS, models: TOP_MODELS },
         });
         // Concurrently on another connection: each period is of one moment, the two may differ.
         const previous = db.usage.snapshot(async (reader) => ({
           ...(await reader.totals({ ...filters, parts: plan.before })),
           users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
         }));
-        const [{ users, models, byDay, sums }, then] = await Promise.all([current, previous]);
+        const [{ activeUsers, users, models, byDay }, then] = await Promise.all([current, previous]);
+        const sums = byDay.reduce((whole, day) => add(whole, day), NOTHING);
         const answer = {
           totals: measuresOf(sums),
-          activeUsers: users.active,
+          activeUsers,
           byDay: byDay.map(({ date, ...day }) => ({ date, ...measuresOf(day) })),
-          trends: trendsOf({ ...sums, users: users.active }, then),
+          trends: trendsOf({ ...sums, users: activeUsers }, then),
         };
         const [topUsers, topModels] = await Promise.all([
-          labels.rows('user', users.rows, filters.merchantIds),
-          labels.rows('model', models.rows, filters.merchantIds),
+          labels.rows('user', users, filters.merchantIds),
+          labels.rows('model', models, filters.merchantIds),
         ]);
         const { startDate, endDate } = filters;
         const sent = SummarySent.parse({
@@ -229,7 +228,7 @@ export function createRead({
       const kinds = withinDays ? undefined : kindsOf(filters, groupBy);
       const asked = [filters, interval, timeZone, groupBy];
       const compute = async () => {
-        if (cube === 'usage_daily') await planner(utc, { entities: true, days: true }).then((plan) => plan(utc));
+        if (cube === 'usage_daily') await planner(utc, { entities: true, days: true }, utc).then((plan) => plan(utc));
         if (groupBy && groupBy !== 'team' && interval === 'day' && !withinDays) await assertGroups(utc, groupBy);
         const imported = await documents.within(utc, kinds);
         const parts = [...cubes, ...imported.parts];

@@ -293,12 +293,14 @@ test('the rows of months and years are counted as they are derived, and again by
   await world.adjust(of('ada', '2026-01-31', 'u3'), 1n);
   await deriveAll();
   expect(await rows()).toEqual(await real());
-  expect(await db.usage.rows({ startDate: '2026-01-05', endDate: '2026-02-14', merchantIds: ['bob'] })).toEqual({
+  expect(
+    await db.usage.rows({ ranges: [{ startDate: '2026-01-05', endDate: '2026-02-14' }], merchantIds: ['bob'] }),
+  ).toEqual({
     years: new Map([['2026-01-01', 2]]),
     months: new Map([['2026-02-01', 2]]),
     requests: new Map([['2026-02-14', 3]]),
   });
-  expect((await db.usage.rows({ startDate: '2026-01-05', endDate: '2026-01-06' })).months).toEqual(
+  expect((await db.usage.rows({ ranges: [{ startDate: '2026-01-05', endDate: '2026-01-06' }] })).months).toEqual(
     new Map([
       ['2026-01-01', 3],
       ['2026-02-01', 2],
@@ -306,7 +308,9 @@ test('the rows of months and years are counted as they are derived, and again by
   );
   // An open day has at most as many rows as requests, and is estimated as no larger than the month before it.
   await world.append([3, 4, 5].map((id) => ({ id, what: of('bob', '2026-03-05', `u${id}`) })));
-  expect(await db.usage.rows({ startDate: '2026-02-14', endDate: '2026-03-05', merchantIds: ['bob'] })).toEqual({
+  expect(
+    await db.usage.rows({ ranges: [{ startDate: '2026-02-14', endDate: '2026-03-05' }], merchantIds: ['bob'] }),
+  ).toEqual({
     years: new Map([['2026-01-01', 4]]),
     months: new Map([
       ['2026-02-01', 2],

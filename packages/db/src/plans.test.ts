@@ -115,6 +115,10 @@ class Planned extends Error {}
 
 /** The tables that a query reads, and how: `seq` for a full scan, `index` for a lookup. */
 async function scans(ask: (reader: UsageReader) => Promise<unknown>): Promise<string[]> {
+  return [...new Set(await everyScan(ask))].sort();
+}
+
+async function everyScan(ask: (reader: UsageReader) => Promise<unknown>): Promise<string[]> {
   planned = [];
   await expect(ask(reader)).rejects.toThrow(Planned);
   const walk = (plan: Plan): string[] => [
@@ -123,7 +127,7 @@ async function scans(ask: (reader: UsageReader) => Promise<unknown>): Promise<st
       : []),
     ...(plan.Plans ?? []).flatMap(walk),
   ];
-  return [...new Set(planned.flatMap(walk))].sort();
+  return planned.flatMap(walk);
 }
 
 const page = { sortBy: 'cost', order: 'desc', limit: 50 } as const;
@@ -167,6 +171,22 @@ test('rollups of all merchants are read by an index: months and days by model, m
   const users = [part('usage_platform_users', '2025-05-01', '2025-05-31')];
   expect(await scans((reader) => reader.breakdown({ ...page, by: 'user', parts: users }))).toEqual([
     'index usage_platform_users',
+  ]);
+});
+
+test('an overview reads each rollup and the pending events once, by an index', async () => {
+  const models = [part('usage_platform_monthly', '2025-06-01', '2025-06-30')];
+  const parts = {
+    users: [part('usage_monthly', '2025-06-01', '2025-06-30')],
+    models,
+    days: [part('usage_platform_daily', '2025-06-01', '2025-06-30')],
+  };
+  const read = await everyScan((reader) => reader.overview({ parts, limits: { users: 5, models: 10 } }));
+  expect(read.sort()).toEqual([
+    'index usage_events_20250603',
+    'index usage_monthly',
+    'index usage_platform_daily',
+    'index usage_platform_monthly',
   ]);
 });
 

@@ -338,7 +338,8 @@ async function composed(): Promise<string[]> {
       const pageAfter = { ...page, after: { value: '1', keys: ['a', 'b'] } };
       await reader.breakdown({ ...scope, by: ['user', 'team'], ...pageAfter });
       await reader.activeUsers(scope);
-      await reader.topUsers({ ...scope, limit: 5 });
+      const of = { users: scope.parts, models: scope.parts, days: parts(['usage_daily']) };
+      await reader.overview({ ...scope, parts: of, limits: { users: 5, models: 5 } });
     }
     await reader.byDay({ ...filters, parts: parts(DAILY.slice(0, 2)) });
     await reader.daysWithoutEntries({ ...filters, ...range });

@@ -29,9 +29,22 @@ test('a sum beyond 64 bits is exact, alone and among the reads of one moment', a
     const read = await db.usage.snapshot(async (reader) => ({
       users: await reader.activeUsers({ parts }),
       grouped: await reader.breakdown(question),
-      top: await reader.topUsers({ parts, limit: 5 }),
+      whole: await reader.overview({
+        parts: { users: parts, models: parts, days: parts },
+        limits: { users: 1, models: 1 },
+      }),
     }));
-    expect(read).toMatchObject({ users: 2, grouped: { ...costs, ...whole }, top: { active: 2, ...costs } });
+    expect(read).toMatchObject({
+      ...{ users: 2, grouped: { ...costs, ...whole } },
+      whole: {
+        ...{
+          activeUsers: 2,
+          users: costs.rows.slice(0, 1),
+          models: [{ keys: ['m'], providers: ['p'], ...whole.totals }],
+        },
+        byDay: [{ date: '2026-01-01' }, { date: '2026-01-02', cost: 9000000000000000004n }],
+      },
+    });
   } finally {
     await db.close();
     await client.end();

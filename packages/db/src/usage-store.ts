@@ -57,6 +57,21 @@ export type GroupRow = Sums & { keys: string[]; sort_value: string; providers?: 
 /** `total` counts the rows of all pages. */
 export type Grouped = { rows: GroupRow[]; totals: Sums; total: number };
 
+/** The rollups to read users, models and days from, and how many of the first two to return. */
+export type OverviewQuestion = Omit<Scope, 'parts'> & {
+  parts: Record<'users' | 'models' | 'days', readonly PlanPart[]>;
+  limits: Record<'users' | 'models', number>;
+};
+
+export type Overview = {
+  /** Users with at least one request, as `activeUsers` counts them. */
+  activeUsers: number;
+  /** The users and the models with the highest cost, in order; users only if they have requests or costs. */
+  users: GroupRow[];
+  models: GroupRow[];
+  byDay: (Sums & { date: Day })[];
+};
+
 export type Slot = Sums & { slot: number; key: string | null };
 
 export type MerchantMetric = { merchant_id: string; date: Day; metric_type: string; metric_value: UnitsType };
@@ -72,8 +87,8 @@ export type UsageReader = {
   totals(scope: Scope): Promise<Sums>;
   /** Counts users with at least one request. Events without a user count for none; a user of two merchants is two. */
   activeUsers(scope: Scope): Promise<number>;
-  /** The same count, plus the users with the highest cost among those with requests or costs, in order. */
-  topUsers(scope: Scope & { limit: number }): Promise<{ active: number; rows: GroupRow[] }>;
+  /** Reads everything that a summary has of one period, in one statement. */
+  overview(question: OverviewQuestion): Promise<Overview>;
   /**
    * Sums by period, counted from 0: `starts` are the starts of the periods, in order; the last ends at `end`. Leaves
    * out periods without usage. With `by`, one row per key and period. At most `limit` rows.
@@ -108,11 +123,11 @@ export type UsageStore = UsageReader & {
   /** Yields the rows of a statement in chunks, through a cursor of the server: bounded memory, one moment. */
   scan(question: ExportQuestion): AsyncGenerator<ExportRow[]>;
   /**
-   * Estimates the rows of rollups by user and API key, for plans: of the years and months of the range, and the
-   * requests of the days in its first and last month; with `everyDay`, of all days.
+   * Estimates the rows of rollups by user and API key, for plans of these ranges: of their years and months, and the
+   * requests of the days in their first and last months; with `everyDay`, of all days.
    */
   rows(
-    scope: Pick<Filters, 'startDate' | 'endDate' | 'merchantIds'> & { everyDay?: boolean },
+    scope: Pick<Filters, 'merchantIds'> & { ranges: readonly DayRange[]; everyDay?: boolean },
   ): Promise<Record<KnownPeriods, Map<Day, number>>>;
   /** Returns the moment from which all that was counted of these days is in the journal; null where it all is. */
   knownFrom(range: DayRange): Promise<Date | null>;
@@ -190,6 +205,20 @@ const sumsOf = (scope: Scope, sum: SumOf = 'sum') =>
     .map((name) => `coalesce(${sum}(${name}), 0) as ${name}`)
     .join(', ');
 
+/** The measures of a row as members of a JSON object: as text, since a JSON number is not exact. */
+const textsOf = (scope: Scope) =>
+  measuresOf(scope)
+    .map((name) => `'${name}', ${name}::text`)
+    .join(', ');
+
+/** The groups of a relation with the highest cost, as one JSON array in their order. */
+const topOf = (groups: string, scope: Scope, limit: string, { where = 'true', more = '' }) => `(
+  select json_agg(
+    json_build_object('keys', array[key], 'sort_value', cost::text, ${textsOf(scope)} ${more})
+    order by cost desc, key collate "C" desc)
+  from (select * from ${groups} where ${where} order by cost desc, key collate "C" desc limit ${limit}) as page
+)`;
+
 const anySum = (scope: Scope, sum: SumOf = 'sum') =>
   measuresOf(scope)
     .map((name) => `${sum}(${name}) <> 0`)
@@ -263,7 +292,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     byDay: (scope) => snapshot((reader) => reader.byDay(scope)),
     totals: (scope) => snapshot((reader) => reader.totals(scope)),
     activeUsers: (scope) => snapshot((reader) => reader.activeUsers(scope)),
-    topUsers: (scope) => snapshot((reader) => reader.topUsers(scope)),
+    overview: (question) => snapshot((reader) => reader.overview(question)),
     series: (scope) => snapshot((reader) => reader.series(scope)),
     windows: (scope) => snapshot((reader) => reader.windows(scope)),
     values: (scope) => snapshot((reader) => reader.values(scope)),
@@ -307,8 +336,10 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       yield* cursor(EventRow, values, () => text) as AsyncGenerator<JournalLine[]>;
     },
 
-    async rows({ merchantIds, startDate, endDate, everyDay = false }) {
-      const days = everyDay ? eachDay(startDate, endDate) : [startDate, endDate];
+    async rows({ merchantIds, ranges, everyDay = false }) {
+      const startDate = ranges.map((range) => range.startDate).reduce(min);
+      const endDate = ranges.map((range) => range.endDate).reduce(max);
+      const days = everyDay ? eachDay(startDate, endDate) : ranges.flatMap((range) => [range.startDate, range.endDate]);
       const asked = [...new Set(days.map((day) => monthOf(day).startDate))];
       const merchants = merchantIds?.length ? merchantIds : null;
       const found = await runSql(
@@ -424,9 +455,8 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
         `${groups}
         select
           (select json_agg(json_build_object(
-            'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${measuresOf(question)
-              .map((name) => `'${name}', ${name}::text`)
-              .join(', ')} ${byModel ? `, 'providers', providers` : ''}))
+            'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
+            ${byModel ? `, 'providers', providers` : ''}))
           from (
             select *, ${sort} as sort_value
             from groups ${after}
@@ -476,32 +506,42 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       return ActiveRow.parse(row).users;
     },
 
-    async topUsers({ limit, ...scope }) {
+    async overview({ parts, limits, ...filters }) {
       const { bind, values } = bindings();
-      const sum = sumFor(scope);
-      const user = userOf(scope);
-      // Sums only the ranking measure of all users, and all measures of the few that come first.
-      const [row] = await rowsOf(
-        `with active as materialized (
-          select ${user}, ${sum}(requests) as requests, ${sum}(cost) as cost
-          from (${source(scope, user, bind, { sum, missing })}) as part
-          where user_id <> '' group by ${user}
+      const users: Scope = { ...filters, parts: parts.users };
+      const models: Scope = { ...filters, parts: parts.models };
+      const days: Scope = { ...filters, parts: parts.days };
+      const all: Scope = { ...filters, parts: [users, models, days].flatMap((scope) => scope.parts) };
+      const sum = sumFor(all);
+      // Found once, not once for each of the three: that costs more than the rollups of all merchants.
+      const pending = pendingOf(all, bind, { sum, missing });
+      const from = (scope: Scope, columns: string) =>
+        `(${source(scope, columns, bind, { sum, missing, isPendingNamed: pending !== undefined })}) as part`;
+      const user = userOf(users);
+      const [answer] = await rowsOf(
+        `with ${pending ? `pending as materialized (${pending}),` : ''}
+        active as materialized (
+          select ${user}, ${sumsOf(users, sum)} from ${from(users, user)} where user_id <> '' group by ${user}
         ),
-        users as (${
-          user === 'user_id'
-            ? 'select user_id as key, requests, cost from active'
-            : 'select user_id as key, sum(requests) as requests, sum(cost) as cost from active group by user_id'
-        })
-        select (select count(*) from active where requests > 0) as users, array(
-          select key from users where requests <> 0 or cost <> 0
-          order by cost desc, key collate "C" desc limit ${bind(limit)}
-        ) as top`,
+        users as (
+          select user_id as key, ${sumsOf(users)} from active group by user_id
+        ),
+        models as (
+          select ${known('model')} as key, ${PROVIDERS}, ${sumsOf(models, sum)}
+          from ${from(models, 'model, provider')} group by model having ${anySum(models, sum)}
+        ),
+        days as (
+          select date, ${sumsOf(days, sum)} from ${from(days, 'date')} group by date
+        )
+        select
+          (select count(*) from active where requests > 0) as active_users,
+          ${topOf('users', users, bind(limits.users), { where: 'requests <> 0 or cost <> 0' })} as users,
+          ${topOf('models', models, bind(limits.models), { more: `, 'providers', providers` })} as models,
+          (select json_agg(json_build_object('date', date::text, ${textsOf(days)}) order by date) from days) as by_day`,
         values,
       );
-      const { users: active, top } = TopRow.parse(row);
-      if (top.length === 0) return { active, rows: [] };
-      const question = { by: 'user', sortBy: 'cost', order: 'desc', limit, userIds: top } as const;
-      return { active, rows: (await this.breakdown({ ...scope, ...question })).rows };
+      const { active_users: activeUsers, users: first, models: dearest, by_day: byDay } = OverviewRow.parse(answer);
+      return { activeUsers, users: first ?? [], models: dearest ?? [], byDay: byDay ?? [] };
     },
 
     async series({ starts, end, by, limit, ...scope }) {
@@ -617,7 +657,6 @@ const DayRow = z.object({ date: DateText, ...SumsRow });
 const TotalsRow = z.object(SumsRow);
 const ActiveRow = z.object({ users: z.string().transform(Number) });
 const CountRow = z.object({ count: z.string().transform(Number) });
-const TopRow = ActiveRow.extend({ top: z.array(z.string()) });
 const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
 const WindowRow = z.object({ slot: z.number().int(), keys: z.array(z.string()), ...SumsRow });
 const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
@@ -631,10 +670,15 @@ const MissingRow = z.object({
 const RollupRow = z.object({ rollup: z.string(), period: DateText, rows: z.string().transform(Number) });
 const ValueRow = z.object({ key: z.string(), providers });
 const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), providers, ...SumsRow });
-const GroupedRow = z.object({
-  ...SumsRow,
-  total: z.string().transform(Number),
-  rows: z.array(z.object({ keys: z.array(z.string()), sort_value: z.string(), providers, ...SumsRow })).nullable(),
+const GroupsRow = z
+  .array(z.object({ keys: z.array(z.string()), sort_value: z.string(), providers, ...SumsRow }))
+  .nullable();
+const GroupedRow = z.object({ ...SumsRow, total: z.string().transform(Number), rows: GroupsRow });
+const OverviewRow = z.object({
+  active_users: z.string().transform(Number),
+  users: GroupsRow,
+  models: GroupsRow,
+  by_day: z.array(DayRow).nullable(),
 });
 
 /** Identifies users: a user id is a name within a merchant. */
@@ -690,7 +734,33 @@ function grouped(groupings: readonly Grouping[], part: string, sums: string, tim
   ) as part`;
 }
 
-type SourceOptions = { at?: boolean; sum?: SumOf; missing: Missing };
+type SourceOptions = {
+  at?: boolean;
+  sum?: SumOf;
+  missing: Missing;
+  /** The statement has the rows of `pendingOf` under the name `pending`. */
+  isPendingNamed?: boolean;
+};
+
+/**
+ * The events of flushes not yet derived, summed by day and all dimensions, for parts that are read several times in a
+ * statement. Undefined if there are none for them.
+ */
+function pendingOf(scope: Scope, bind: Bind, { sum = 'sum', missing }: SourceOptions): string | undefined {
+  const derived = scope.parts.filter(({ cube }) => cube in TIME && cube !== 'usage_daily');
+  if (!missing.flushes || derived.length === 0) return undefined;
+  const { ids, first, last } = missing.flushes;
+  const from = max(first, derived.map(({ startDate }) => startDate).reduce(min));
+  const to = min(last, derived.map(({ endDate }) => endDate).reduce(max));
+  if (from > to) return undefined;
+  const columns = ['date', ...Object.values(ALL_DIMENSIONS)].join(', ');
+  return `
+    select ${columns}, ${MEASURES.map((name) => `${sum}(${name}) as ${name}`).join(', ')}
+    from usage_counted_events
+    where flush_id = any(${bind(ids)}::bigint[]) and date between ${bind(from)}::date and ${bind(to)}::date
+      ${conditionsOf(scope, bind)('usage_counted_events')}
+    group by ${columns}`;
+}
 
 /**
  * The rows of all parts that pass the filters; all filters hold at once, and an empty list is no filter. A derived
@@ -701,7 +771,7 @@ function source(
   scope: Scope,
   columns: string,
   bind: Bind,
-  { at = false, sum = 'sum', missing }: SourceOptions,
+  { at = false, sum = 'sum', missing, isPendingNamed = false }: SourceOptions,
 ): string {
   const conditions = conditionsOf(scope, bind);
   const measures = measuresOf(scope);
@@ -760,7 +830,8 @@ function source(
       const lastMissing = isFinest ? min(endDate, lastRolledUp) : endDate;
       if (cube === 'usage_daily' || !flushes || flushes.first > lastMissing || flushes.last < startDate) return arms;
       // Names the days with pending events, so that other partitions are not even planned.
-      const range = `flush_id = any(${bind(flushes.ids)}::bigint[]) and ${days(max(startDate, flushes.first), min(lastMissing, flushes.last))}`;
+      const ofFlushes = isPendingNamed ? '' : `flush_id = any(${bind(flushes.ids)}::bigint[]) and`;
+      const range = `${ofFlushes} ${days(max(startDate, flushes.first), min(lastMissing, flushes.last))}`;
       const ofRolledUp = isFinest && isBegun ? `and (date, merchant_id) <= ${begun()}` : '';
       // Thousands of events are few groups: the rest of the statement sorts and adds those.
       const keys = [...(columns ? [columns] : []), ...(at ? [time] : [])];
@@ -772,8 +843,9 @@ function source(
         ),
       ];
       const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
-      const pending = `${range} ${ofRolledUp} ${conditions('usage_counted_events')}`;
-      arms.push(`select ${selected.join(', ')} from usage_counted_events where ${pending} ${groupBy}`);
+      const events = isPendingNamed ? 'pending' : 'usage_counted_events';
+      const pending = `${range} ${ofRolledUp} ${conditions(events)}`;
+      arms.push(`select ${selected.join(', ')} from ${events} where ${pending} ${groupBy}`);
       return arms;
     })
     .join(' union all ');

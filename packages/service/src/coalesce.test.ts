@@ -1,6 +1,6 @@
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
-import { coalesceBy } from './coalesce.ts';
+import { expect, test, vi } from 'vitest';
+import { coalesce, coalesceBy } from './coalesce.ts';
 
 test('a caller gets a run for what it asked for, which began after it asked; two of a kind never run at once', async () => {
   await fc.assert(
@@ -41,4 +41,27 @@ test('callers at the same time share a run', async () => {
   const ask = coalesceBy(async (_: string) => ++runs);
   expect(await Promise.all(['a', 'a', 'a', 'b'].map(ask))).toEqual([1, 1, 1, 2]);
   expect(await ask('a')).toBe(3);
+});
+
+test('a run of several callers waits for those of the last one, and one caller alone waits for nobody', async () => {
+  let [runs, gathered, go] = [0, 0, () => {}];
+  const gather = () => {
+    gathered++;
+    return new Promise<void>((resolve) => {
+      go = resolve;
+    });
+  };
+  const ask = coalesce(async () => ++runs, gather);
+  expect([await ask(), await ask(), gathered]).toEqual([1, 2, 0]);
+
+  const first = [ask(), ask()];
+  await vi.waitUntil(() => gathered === 1);
+  const late = ask();
+  go();
+  expect(await Promise.all([...first, late])).toEqual([3, 3, 3]);
+
+  const next = ask();
+  await vi.waitUntil(() => gathered === 2);
+  go();
+  expect([await next, await ask(), gathered]).toEqual([4, 5, 2]);
 });
