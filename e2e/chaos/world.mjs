@@ -23,6 +23,8 @@ export async function createWorld(home) {
     TALLY_ADMIN_KEY: KEY,
     LOG_LEVEL: 'fatal',
     FLUSH_INTERVAL_MS: '50',
+    // All callers of a load have the same key.
+    MAX_CALLS_AT_ONCE: '10000',
   };
   const ingests = await Promise.all(['one', 'two'].map((name) => createIngest(name, env)));
   await Promise.all(ingests.map((ingest) => ingest.start()));

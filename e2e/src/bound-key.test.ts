@@ -133,6 +133,7 @@ const OWN: Record<string, () => Input> = {
   'budgets.list': () => ({}),
   'budgets.remove': () => ({ id: ids.budget }),
   'budgets.status': () => ({}),
+  'budgets.check': () => ({ merchantId: 'mine' }),
   'budgets.reserve': () => ({ id: 'a', merchantId: 'mine', amounts: {} }),
   'budgets.reserveMany': () => ({ requests: [{ id: 'b', merchantId: 'mine', amounts: {} }] }),
   'budgets.settle': () => ({ reservationId: 'mine/a' }),

@@ -141,6 +141,8 @@ table budgets (
   created_at timestamp with time zone not null default clock_timestamp(),
   created_by text not null,
   removed_at timestamp with time zone,
+  team text not null default ''::text,
+  meter jsonb,
   constraint budgets_limit_check CHECK (("limit" >= 0)),
   constraint budgets_pkey PRIMARY KEY (id)
 );

@@ -154,6 +154,26 @@ test('a bill is checked, imported, compared and downloaded', async () => {
   });
 });
 
+test('a meter of percentiles shows the one that is chosen', async () => {
+  const ask = { meter: 'page_sizes', ...week, window: 'total' } as const;
+  await ingest.meters.create.mutate({
+    ...{ key: 'page_sizes', name: 'Page sizes', aggregation: 'PERCENTILE', metricType: 'pages', dimensions: ['model'] },
+  });
+  await expect.poll(async () => (await analytics.analytics.meter.query(ask)).coverage.complete).toBe(true);
+  await as(keys.viewer, async (page) => {
+    await open(page, `/app/explorer?meter=page_sizes&from=${week.startDate}&to=${today}`);
+    for (const percentile of [50, 99]) {
+      await page.getByRole('combobox', { name: 'Percentile' }).click();
+      await page.getByRole('option', { name: percentile === 50 ? 'median' : 'p99' }).click();
+      await page.waitForURL(`**percentile=${percentile}**`);
+      const [row] = (await analytics.analytics.meter.query({ ...ask, percentile })).rows;
+      await expect.poll(() => numberIn(page, '.meter-total')).toBe(row!.value);
+    }
+    await page.getByRole('heading', { name: 'Page sizes, p99' }).waitFor();
+  });
+  await ingest.meters.remove.mutate({ key: 'page_sizes' });
+});
+
 test('a meter is created, and explored by its dimensions', async () => {
   const ask = { meter: 'pages', ...week, window: 'total' } as const;
   const groupBy = ['model', 'property:region'];

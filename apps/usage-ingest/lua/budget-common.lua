@@ -1,6 +1,6 @@
 -- Shared prefix of the budget scripts.
--- KEYS[1] sums: hash of `<slot>:used|spent|reserved|noted`, `run`, `rebuilding`, `token`; a slot is a budget's period
--- KEYS[2] reservations: hash of id to `<o open, e ended>|<expiry ms>|<digest>|<slot=amount,…>`
+-- KEYS[1] sums: hash of `<slot>:used|spent|reserved`, `run`, `rebuilding`, `token`; a slot is a budget's period
+-- KEYS[2] reservations: hash of id to `o|<expiry ms>|<digest>|<slot=amount,…>`; ended: `e|<expiry ms>|<digest>|<event>`
 -- KEYS[3] expiries: sorted set of reservation ids by the time at which they expire, or are forgotten
 -- KEYS[4] notes: hash of events that Postgres does not show yet to `<ms>|<slot=amount,…>`
 -- `used` is spent + noted + reserved. Amounts stay strings: Lua's numbers are doubles.
@@ -10,9 +10,13 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 
-local function add(slot, field, amount)
-  redis.call('HINCRBY', SUMS, slot .. ':' .. field, amount)
+local function use(slot, amount)
   redis.call('HINCRBY', SUMS, slot .. ':used', amount)
+end
+
+local function reserve(slot, amount)
+  redis.call('HINCRBY', SUMS, slot .. ':reserved', amount)
+  use(slot, amount)
 end
 
 local function negated(amount)
@@ -45,7 +49,7 @@ local function expire()
     local text = redis.call('HGET', RESERVATIONS, id)
     if text then
       local state, _, _, list = parse(text)
-      if state == 'o' then each(list, function(slot, amount) add(slot, 'reserved', negated(amount)) end) end
+      if state == 'o' then each(list, function(slot, amount) reserve(slot, negated(amount)) end) end
       redis.call('HDEL', RESERVATIONS, id)
     end
     redis.call('ZREM', EXPIRIES, id)

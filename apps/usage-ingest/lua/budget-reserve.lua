@@ -1,6 +1,6 @@
 -- Reserves amounts of budgets for one or more requests, each by itself: in all its budgets, or in none.
--- ARGV[1] reservations at most   ARGV then for each request: id, lifetime in ms, digest, number of budgets;
--- for each of those: slot, limit (empty: soft), amount
+-- ARGV[1] reservations at most   ARGV then for each request: id, lifetime in ms (0: decide only), digest, number of
+-- budgets; for each of those: slot, limit (empty: soft), amount
 -- Returns '' if the sums must be rebuilt, or for each request: verdict, expiry in ms, then for each budget the used
 -- amount and 1 if it refuses. Verdicts: 0 refused, 1 allowed, 2 another request has the id, 3 too many reservations,
 -- 4 the spend of a budget is not known yet.
@@ -8,6 +8,7 @@
 local REFUSED, ALLOWED, CONFLICT, FULL, UNKNOWN = 0, 1, 2, 3, 4
 if not is_whole() then return '' end
 expire()
+local room = tonumber(ARGV[1]) - redis.call('HLEN', RESERVATIONS)
 
 local function exceeds(used, limit)
   if string.sub(used, 1, 1) == '-' then return false end
@@ -20,7 +21,7 @@ while at <= #ARGV do
   local first = at + 4
   at = first + count * 3
   local known = redis.call('HGET', RESERVATIONS, id)
-  local verdict, expiry, refused = ALLOWED, now + lifetime, {}
+  local verdict, expiry, refused, used = ALLOWED, now + lifetime, {}, {}
   if known then
     local _, until_ms, before = parse(known)
     expiry = until_ms
@@ -29,31 +30,34 @@ while at <= #ARGV do
     for i = 0, count - 1 do
       if redis.call('HEXISTS', SUMS, ARGV[first + i * 3] .. ':spent') == 0 then verdict = UNKNOWN end
     end
-    if redis.call('HLEN', RESERVATIONS) >= tonumber(ARGV[1]) then verdict = FULL end
+    if room <= 0 then verdict = FULL end
     if verdict == ALLOWED then
       local list = {}
       for i = 0, count - 1 do
         local slot, limit, amount = ARGV[first + i * 3], ARGV[first + i * 3 + 1], ARGV[first + i * 3 + 2]
-        add(slot, 'reserved', amount)
-        local used = redis.call('HGET', SUMS, slot .. ':used')
-        if limit ~= '' and (exceeds(used, limit) or (amount == '0' and used == limit)) then
+        reserve(slot, amount)
+        used[i] = redis.call('HGET', SUMS, slot .. ':used')
+        if limit ~= '' and (exceeds(used[i], limit) or (amount == '0' and used[i] == limit)) then
           verdict = REFUSED
           refused[i] = true
         end
         list[#list + 1] = slot .. '=' .. amount
       end
-      if verdict == ALLOWED then
-        redis.call('HSET', RESERVATIONS, id, 'o|' .. string.format('%.0f', expiry) .. '|' .. digest .. '|' .. table.concat(list, ','))
+      if verdict == ALLOWED and lifetime > 0 then
+        local text = string.format('o|%.0f|%s|%s', expiry, digest, table.concat(list, ','))
+        redis.call('HSET', RESERVATIONS, id, text)
         redis.call('ZADD', EXPIRIES, expiry, id)
+        room = room - 1
       else
-        for i = 0, count - 1 do add(ARGV[first + i * 3], 'reserved', negated(ARGV[first + i * 3 + 2])) end
+        for i = 0, count - 1 do reserve(ARGV[first + i * 3], negated(ARGV[first + i * 3 + 2])) end
+        used = {}
       end
     end
   end
   answer[#answer + 1] = verdict
   answer[#answer + 1] = string.format('%.0f', expiry)
   for i = 0, count - 1 do
-    answer[#answer + 1] = redis.call('HGET', SUMS, ARGV[first + i * 3] .. ':used') or '0'
+    answer[#answer + 1] = used[i] or redis.call('HGET', SUMS, ARGV[first + i * 3] .. ':used') or '0'
     answer[#answer + 1] = refused[i] and 1 or 0
   end
 end

@@ -193,6 +193,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       remove: async ({ input, caller }) => budgets.remove(input, caller),
       status: async ({ input, caller }) => budgets.status(input, caller),
       reserve: async ({ input, caller }) => budgets.reserve(input, caller),
+      check: async ({ input, caller }) => budgets.check(input, caller),
       reserveMany: async ({ input, caller }) => budgets.reserveMany(input, caller),
       settle: async ({ input, caller }) => budgets.settle(input, caller),
       settleMany: async ({ input, caller }) => budgets.settleMany(input, caller),

@@ -210,7 +210,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
     onConflicts: sawConflicts,
     onFolded: metrics.folded,
-    onAccepted: spend.note,
+    onAccepted: (lines) => void spend.note(lines),
     writeDirectly: directWrites.track,
   });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now });
@@ -383,6 +383,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     pricedByClass: createPricedByClass({ store: db.prices, registry: priceRegistry }),
     budgets: createBudgets({
       store: db.budgets,
+      meters: db.meters,
       registry: budgetRegistry,
       ledger,
       spend,

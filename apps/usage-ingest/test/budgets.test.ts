@@ -80,6 +80,22 @@ describe('reserving', () => {
     expect(reserved).toEqual(['4', '3', '4', '0']);
   });
 
+  test('is decided beforehand by a check, which reserves nothing', async () => {
+    const { id } = await create('10');
+    const check = (cost?: string) =>
+      ingest.admin.budgets.check.query({ merchantId, ...(cost && { amounts: { cost } }) });
+    expect(await check('10')).toEqual({
+      ...{ allowed: true, refusedBy: [], degraded: false },
+      remaining: [{ budgetId: id, remaining: '10' }],
+    });
+    expect(await check('10.1')).toMatchObject({ allowed: false, refusedBy: [id] });
+    await reserve('a', '10');
+    expect(await check()).toMatchObject({ allowed: false, refusedBy: [id], remaining: [{ remaining: '0' }] });
+    expect(await spentOf(id)).toMatchObject({ spent: '0', reserved: '10' });
+    await settle('a', entry('a', '9'));
+    expect(await check()).toMatchObject({ allowed: true, remaining: [{ remaining: '1' }] });
+  });
+
   test('allows whatever no budget is for', async () => {
     expect(await reserve('a', '1000')).toMatchObject({ allowed: true, remaining: [] });
     expect(await settle('a', entry('a', '3'))).toEqual({ settled: false, accepted: 1, duplicates: 0 });
@@ -116,6 +132,21 @@ describe('settling', () => {
     await settled();
     expect(await spentOf(id)).toEqual({ spent: '2.5', reserved: '0', complete: true });
     expect(await reserve('b', '7.5')).toMatchObject({ allowed: true });
+  });
+
+  test('counts an event once, also when it is settled again after it was flushed', async () => {
+    const { id } = await create('10');
+    await reserve('a', '6');
+    await settle('a', entry('a', '2.5'));
+    await settle('unreserved', entry('b', '1'));
+    expect(await spentOf(id)).toMatchObject({ spent: '3.5' });
+    await flush();
+    await settled();
+    await settle('a', entry('a', '2.5'));
+    await settle('unreserved', entry('b', '1'));
+    expect(await ingest.redis.hlen('budget:{all}:notes')).toBe(0);
+    await settle('a', entry('c', '4'));
+    expect(await spentOf(id)).toMatchObject({ spent: '7.5', reserved: '0' });
   });
 
   test('keeps the reservation where the event is rejected', async () => {
@@ -269,6 +300,7 @@ describe('what is spent', () => {
           };
           await ingest.admin.usage.adjust.mutate({ ...adjusted, metrics: { cost: '0.001' } });
           await flush();
+          await ingest.admin.usage.void.mutate({ merchantId, id: 'e0', reason: 'test' });
           ingest.clock.now = at;
           const after = await create('1000', budget);
           const stored = await Promise.all(
@@ -286,6 +318,132 @@ describe('what is spent', () => {
     );
     ingest.clock.now = now;
   });
+});
+
+describe('a budget on a meter', () => {
+  const gpu = { aggregation: 'SUM' as const, metricType: 'gpu_hours', scale: 2 };
+  const events: Omit<UsageEntry, 'merchantId'>[] = [
+    { id: 'a', provider: 'aws', metrics: { gpu_hours: '0.25', cost: '1' }, properties: { region: 'eu' } },
+    { id: 'b', provider: 'aws', metrics: { gpu_hours: '1.5' }, count: 3 },
+    { id: 'c', provider: 'aws', metrics: { gpu_hours: '7' }, status: 'failure' as const },
+    { id: 'd', metrics: { prompt_tokens: '5', completion_tokens: '2' }, properties: { region: 'us', constructor: 1 } },
+    { id: 'e', metrics: {}, properties: { event_type: 'upload', mb: '2.50', region: 'eu' } },
+    { id: 'f', metrics: {}, properties: { event_type: 'upload', mb: -0.5 } },
+    { id: 'g', metrics: {}, properties: { event_type: 'download', mb: 9 } },
+  ];
+
+  test.each([
+    ['sums of success', { ...gpu, filters: { provider: ['aws'], status: ['success'] } }, '1.75'],
+    ['sums', { ...gpu, dimensions: ['user'] }, '8.75'],
+    ['calls by property', { aggregation: 'COUNT' as const, filters: { 'property:region': ['eu', 'unknown'] } }, '8'],
+    ['properties', { aggregation: 'SUM' as const, valueProperty: 'property:mb', scale: 2, eventType: 'upload' }, '2'],
+  ])(
+    'of %s counts what the meter counts, at once and the same once it is flushed or taken back',
+    async (_, of, spent) => {
+      const key = `meter-${merchants}`;
+      await ingest.admin.meters.create.mutate({ key, merchantId, ...of });
+      const before = await create('100', { measure: undefined, meter: key });
+      expect(before).toMatchObject({ measure: null, meter: key, limit: '100', name: `${key} by month` });
+      await record(...events.map((each) => ({ merchantId, time: '2026-11-22T10:00:00Z', ...each })));
+      await expect.poll(async () => (await status(before.id)).spent, { timeout: 30_000 }).toBe(spent);
+      await flush();
+      await settled();
+      const after = await create('100', { measure: undefined, meter: key });
+      expect([await spentOf(before.id), await spentOf(after.id)]).toEqual([
+        { spent, reserved: '0', complete: true },
+        { spent, reserved: '0', complete: true },
+      ]);
+      for (const { id } of events) await ingest.admin.usage.void.mutate({ merchantId, id, reason: 'never happened' });
+      await expect.poll(async () => (await status(before.id)).spent, { timeout: 30_000 }).toBe('0');
+      expect((await status((await create('100', { measure: undefined, meter: key })).id)).spent).toBe('0');
+    },
+  );
+
+  test('takes part in reservations that name the meter, in its decimals', async () => {
+    const key = `meter-${merchants}`;
+    await ingest.admin.meters.create.mutate({ key, merchantId, ...gpu });
+    const { id } = await create('1.5', { measure: undefined, meter: key });
+    const wish = (name: string, amount: string) => reserve(name, '1', { amounts: { meters: { [key]: amount } } });
+    expect(await wish('a', '1.25')).toMatchObject({ allowed: true, remaining: [{ budgetId: id, remaining: '0.25' }] });
+    expect(await wish('b', '0.26')).toMatchObject({ allowed: false, refusedBy: [id] });
+    expect(await reserve('c', '1')).toMatchObject({ allowed: true, remaining: [] });
+    const used = { ...entry('a', '0'), metrics: { gpu_hours: '1.5' } };
+    expect(await settle('a', used)).toMatchObject({ settled: true, accepted: 1 });
+    expect(await wish('b', '0.01')).toMatchObject({ allowed: false });
+    await expect(wish('d', '0.001')).rejects.toMatchObject({
+      data: { code: 'INVALID_INPUT' },
+      message: expect.stringContaining(`amounts.meters.${key}`),
+    });
+  });
+
+  test('may be a built-in meter, and stays as it is when its meter is removed', async () => {
+    const tokens = await create('10', { measure: undefined, meter: 'prompt_tokens' });
+    const key = `meter-${merchants}`;
+    await ingest.admin.meters.create.mutate({ key, merchantId, ...gpu });
+    const hours = await create('10', { measure: undefined, meter: key });
+    await ingest.admin.meters.remove.mutate({ key, merchantId });
+    await record({ ...entry('a', '0'), metrics: { gpu_hours: '0.5', prompt_tokens: '7', completion_tokens: '9' } });
+    await flush();
+    await settled();
+    expect([(await status(tokens.id)).spent, (await status(hours.id)).spent]).toEqual(['7', '0.5']);
+  });
+
+  test.each<[string, Partial<Create>, string]>([
+    ['which is unknown', { meter: 'nobody' }, 'NOT_FOUND'],
+    ['whose values cannot be added', { meter: 'greatest' }, 'INVALID_INPUT'],
+    ['beside a measure', { meter: 'cost', measure: 'cost' as const }, 'INVALID_INPUT'],
+    ['or of nothing', {}, 'INVALID_INPUT'],
+  ])('%s is refused', async (_, of, code) => {
+    if (of.meter === 'greatest')
+      await ingest.admin.meters.create.mutate({ key: 'greatest', merchantId, aggregation: 'MAX', metricType: 'size' });
+    await expect(create('1', { measure: undefined, ...of })).rejects.toMatchObject({ data: { code } });
+  });
+});
+
+test('a budget of a team counts by the directory: the team of the key, else of the user; own entries first', async () => {
+  const entries: [kind: 'user' | 'apiKey', id: string, own: boolean, team: string | null][] = [
+    ['user', 'ada', false, 'red'],
+    ['user', 'bob', false, 'red'],
+    ['user', 'bob', true, 'blue'],
+    ['apiKey', 'k-blue', false, 'blue'],
+    ['apiKey', 'k-red', true, 'red'],
+    ['apiKey', 'k-none', true, null],
+  ];
+  const learn = (of: typeof entries) =>
+    ingest.db.directory.upsert(
+      of.map(([kind, id, own, team]) => ({
+        ...{ kind, id, team, name: id, email: null, role: null, merchantId: own ? merchantId : null },
+      })),
+    );
+  await learn(entries);
+  const red = await create('100', { scope: { merchantId, team: 'red' }, measure: 'requests' });
+  expect(red.scope.team).toBe('red');
+  const of = (id: string, more: object) => ({ ...entry(id, '1'), ...more });
+  await record(
+    of('a', { userId: 'ada' }),
+    of('b', { userId: 'bob' }),
+    of('c', { userId: 'ada', apiKey: 'k-blue' }),
+    of('d', { userId: 'bob', apiKey: 'k-red' }),
+    of('e', { userId: 'ada', apiKey: 'k-none' }),
+    of('f', {}),
+  );
+  await expect.poll(async () => (await status(red.id)).spent, { timeout: 30_000 }).toBe('3');
+  await flush();
+  await settled();
+  expect((await status(red.id)).spent).toBe('3');
+  const again = await create('4', { scope: { merchantId, team: 'red' }, measure: 'requests' });
+  expect((await status(again.id)).spent).toBe('3');
+  expect(await reserve('r', '1', { userId: 'ada' })).toMatchObject({ allowed: true });
+  expect(await reserve('s', '1', { userId: 'bob', apiKey: 'k-red' })).toMatchObject({ refusedBy: [again.id] });
+  expect(await reserve('s', '1', { userId: 'bob' })).toMatchObject({ allowed: true, remaining: [] });
+  // Who joins a team counts for it from then on.
+  await learn([['user', 'bob', true, 'red']]);
+  await expect
+    .poll(async () => (await reserve('t', '1', { userId: 'bob', ttlSeconds: 1 })).allowed, { timeout: 30_000 })
+    .toBe(false);
+  await ingest.admin.usage.void.mutate({ merchantId, id: 'a', reason: 'never happened' });
+  await expect.poll(async () => (await status(red.id)).spent, { timeout: 30_000 }).toBe('2');
+  for (const { id } of [red, again]) await ingest.admin.budgets.remove.mutate({ id });
 });
 
 describe('budgets', () => {

@@ -163,7 +163,9 @@ test('ends where pricing at first would have ended, whatever happened before', a
         } else for (let n = 0; n < each.record; n++) await record(entry(`e${events++}`, { userId: `u${events % 2}` }));
       }
       await setInput(String(last));
-      await rerate(false);
+      const reported = await rerate(true);
+      const applied = await rerate(false);
+      expect(applied).toEqual({ ...reported, dryRun: false, adjustments: applied.adjustments });
       expect(await rerate(false)).toMatchObject({ adjustments: 0, difference: '0' });
       if (events > 0) expect(await costOf().catch(() => '0')).toBe(String((events - voided) * last));
       expect(await balanced()).toBe(true);

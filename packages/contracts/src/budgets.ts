@@ -1,13 +1,17 @@
 import { z } from 'zod';
 import { TimeZone } from './analytics.ts';
 import { mutation, query } from './contract.ts';
-import { AnyEntry, EntryId, MerchantId, SentDimension, UsageEntry } from './entry.ts';
+import { AnyEntry, EntryId, MerchantId, record, SentDimension, UsageEntry } from './entry.ts';
+import { MeterKey } from './meters.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { Cursor, label, name } from './text.ts';
 import { StoredTime } from './time.ts';
 
 /** The largest number of active budgets. */
 export const MAX_BUDGETS = 5_000;
+
+/** The largest number of users and API keys with a team that `budgets.reserve` knows. */
+export const MAX_TEAM_MEMBERS = 100_000;
 
 /** The largest number of reservations, or settlements, per call. */
 export const MAX_RESERVATIONS_PER_CALL = 200;
@@ -18,6 +22,8 @@ const Period = z.enum(['hour', 'day', 'week', 'month', 'total']);
 /** The usage that a budget covers: an event must match every field present. */
 const Scope = z.strictObject({
   merchantId: MerchantId.optional(),
+  /** A team of the directory: the team of the event's API key, else of its user. */
+  team: SentDimension.optional(),
   userId: SentDimension.optional(),
   apiKey: SentDimension.optional(),
   model: SentDimension.optional(),
@@ -25,7 +31,7 @@ const Scope = z.strictObject({
 
 const Changeable = {
   name: label(100),
-  /** USD for cost, else a whole number. */
+  /** USD for cost; decimals up to the scale of a meter; else a whole number. */
   limit: DecimalText,
   /** hard: `budgets.reserve` refuses beyond the limit; soft: it never refuses. */
   enforcement: z.enum(['soft', 'hard']),
@@ -38,7 +44,13 @@ const Changeable = {
 const Fields = z.strictObject({
   name: Changeable.name.optional(),
   scope: Scope.default({}),
-  measure: Measure,
+  /** Give `measure` or `meter`. */
+  measure: Measure.optional(),
+  /**
+   * A meter that adds up, SUM or COUNT: the merchant's own, else the one for all merchants, or a built-in one. The
+   * budget keeps its definition.
+   */
+  meter: MeterKey.optional(),
   limit: Changeable.limit,
   period: Period,
   /** The time zone in which hours, days, weeks (from Monday) and months begin. */
@@ -54,11 +66,16 @@ export const Budget = z.object({
   name: z.string(),
   scope: z.object({
     merchantId: z.string().nullable(),
+    team: z.string().nullable(),
     userId: z.string().nullable(),
     apiKey: z.string().nullable(),
     model: z.string().nullable(),
   }),
-  measure: Measure,
+  /** Null for a budget on a meter. */
+  measure: Measure.nullable(),
+  meter: z.string().nullable(),
+  /** The unit of its amounts: USD, requests, tokens, or that of the meter. */
+  unit: z.string(),
   limit: Quantity,
   period: Period,
   timeZone: z.string(),
@@ -93,18 +110,26 @@ export type BudgetStatus = z.infer<typeof BudgetStatus>;
 /** `merchant/id`; whoever has it may settle or release the reservation. */
 const ReservationId = name(600).meta({ examples: ['acme/call-7f3a'] });
 
-const Reserve = z.strictObject({
-  id: EntryId,
+const Amounts = z.strictObject({
+  cost: DecimalText.optional(),
+  requests: DecimalText.optional(),
+  tokens: DecimalText.optional(),
+  /** By the key of a meter. A budget on a meter takes part only in requests that name its meter. */
+  meters: record(8, MeterKey, DecimalText).optional(),
+});
+
+const Intended = {
   merchantId: MerchantId,
   userId: SentDimension.optional(),
   apiKey: SentDimension.optional(),
   model: SentDimension.optional(),
+};
+
+const Reserve = z.strictObject({
+  id: EntryId,
+  ...Intended,
   /** The most that the usage may amount to; `requests` is 1 by default. */
-  amounts: z.strictObject({
-    cost: DecimalText.optional(),
-    requests: DecimalText.optional(),
-    tokens: DecimalText.optional(),
-  }),
+  amounts: Amounts,
   ttlSeconds: z.number().int().min(1).max(86_400).default(300),
 });
 export type ReserveRequest = z.output<typeof Reserve>;
@@ -120,6 +145,9 @@ const Reserved = z.object({
   degraded: z.boolean(),
 });
 export type Reserved = z.infer<typeof Reserved>;
+
+const Checked = Reserved.pick({ allowed: true, remaining: true, refusedBy: true, degraded: true });
+export type Checked = z.infer<typeof Checked>;
 
 const Settle = z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() });
 
@@ -144,7 +172,10 @@ export const budgets = {
     summary: 'Creates a budget: a limit on a measure for a scope and period.',
     access: 'admin',
     merchants: 'each',
-    input: Fields.meta({
+    input: Fields.refine(({ measure, meter }) => (measure === undefined) !== (meter === undefined), {
+      error: 'Expected measure or meter',
+      path: ['measure'],
+    }).meta({
       examples: [
         {
           scope: { merchantId: 'acme' },
@@ -207,6 +238,16 @@ export const budgets = {
     access: 'record',
     input: Reserve,
     output: Reserved,
+  }),
+  /**
+   * Returns what `reserve` would decide now, and reserves nothing. For gateways that cannot settle: callers that check at
+   * the same time may all be allowed the same amount.
+   */
+  check: query({
+    summary: 'Says whether budgets would allow usage now, without a reservation.',
+    access: 'record',
+    input: z.strictObject({ ...Intended, amounts: Amounts.default({}) }),
+    output: Checked,
   }),
   /** Decides each request by itself, in order. Items have the order of the requests. */
   reserveMany: mutation({

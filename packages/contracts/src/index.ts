@@ -48,7 +48,9 @@ export {
   Budget,
   type BudgetFields,
   BudgetStatus,
+  type Checked,
   MAX_BUDGETS,
+  MAX_TEAM_MEMBERS,
   type Reserved,
   type ReserveRequest,
   type Settled,
@@ -111,7 +113,7 @@ export {
   Rejection,
   StoredEntry,
 } from './ingest.ts';
-export { LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
+export { LITELLM_GUARDRAIL_PATH, LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
 export {
   CALL_SIZES,
   DIMENSIONS,

@@ -6,6 +6,9 @@ import { Day, StoredDay, StoredTime } from './time.ts';
 /** Paths that LiteLLM posts calls to. Its `openmeter` callback has `/sources/litellm` as OPENMETER_API_ENDPOINT. */
 export const LITELLM_PATHS = { logs: '/sources/litellm/logs', events: '/sources/litellm/api/v1/events' } as const;
 
+/** The path of LiteLLM's generic guardrail; `/sources/litellm` is its `api_base`. */
+export const LITELLM_GUARDRAIL_PATH = '/sources/litellm/beta/litellm_basic_guardrail_api';
+
 export const LitellmPull = z.object({
   id: z.string(),
   /** schedule: from the end of the previous pull; hand: a requested range; day: a whole day, once it is complete. */

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { type Endpoint, mutation, query } from './contract.ts';
 import { DayRows, MAX_ROW_ITEMS, RejectedRow } from './days.ts';
 import { MerchantId } from './entry.ts';
-import { LITELLM_PATHS } from './litellm.ts';
+import { LITELLM_GUARDRAIL_PATH, LITELLM_PATHS } from './litellm.ts';
 import { text } from './text.ts';
 import { StoredTime } from './time.ts';
 
@@ -98,6 +98,7 @@ const TRACES = { produces: ['application/json', 'application/x-protobuf'] } as c
 export const sourceEndpoints = [
   endpoint('POST', LITELLM_PATHS.logs, 'record', "Takes calls from LiteLLM's generic_api callback."),
   endpoint('POST', LITELLM_PATHS.events, 'record', "Takes events from LiteLLM's openmeter callback."),
+  endpoint('POST', LITELLM_GUARDRAIL_PATH, 'record', 'Blocks a call of LiteLLM whose hard budget is used up.'),
   endpoint('POST', '/api/v1/events', 'record', 'Takes CloudEvents: one in its headers, one as JSON, or several.'),
   endpoint('POST', `${OPENMETER}/events`, 'record', "Takes events from OpenMeter's clients."),
   endpoint('GET', `${OPENMETER}/events`, 'read', 'Lists the newest events of a subject as OpenMeter does.'),

@@ -1,27 +1,52 @@
--- Adds adjustments that this transaction has just recorded to the spend of budgets. They stand at the start of their day.
+-- Adds adjustments that this transaction has just recorded to the spend of budgets, at the start of their day. A void
+-- takes its event out of the period of the event.
 -- $1 merchant   $2 ids of the adjustments
-insert into budget_spend as old (budget_id, period_start, units)
-select
-  budget.id,
-  case budget.period
-    when 'total' then to_timestamp(0)
-    else date_trunc(budget.period, adjustment.date::timestamp at time zone 'UTC', budget.time_zone)
-  end,
-  sum(
-    case budget.measure
+with changed as materialized (
+  select
+    1 as sign, merchant_id, date::timestamp at time zone 'UTC' as time, user_id, api_key, model, provider, requests,
+    failed_requests, prompt_tokens, completion_tokens, cost, metrics, null::jsonb as properties, null::boolean as failed
+  from usage_adjustments
+  where merchant_id = $1 and id = any($2::text[]) and void_of is null
+  union all
+  select
+    -1, event.merchant_id, event.time, event.user_id, event.api_key, event.model, event.provider, event.requests,
+    event.failed_requests, event.prompt_tokens, event.completion_tokens, event.cost, event.metrics, event.properties,
+    event.failed
+  from usage_adjustments as void
+  join usage_events as event
+    on event.merchant_id = void.merchant_id and event.date = void.date and event.id = void.void_of
+  where void.merchant_id = $1 and void.id = any($2::text[])
+),
+counted as (
+  select
+    budget.id,
+    case budget.period
+      when 'total' then to_timestamp(0)
+      else date_trunc(budget.period, changed.time, budget.time_zone)
+    end as period_start,
+    sign * case budget.measure
       when 'cost' then cost
       when 'requests' then requests
-      else prompt_tokens + completion_tokens
-    end
-  )
-from usage_adjustments as adjustment
-join budgets as budget
-  on budget.removed_at is null
-    and budget.merchant_id in ('', adjustment.merchant_id)
-    and budget.user_id in ('', adjustment.user_id)
-    and budget.api_key in ('', adjustment.api_key)
-    and budget.model in ('', adjustment.model)
-where adjustment.merchant_id = $1 and adjustment.id = any($2::text[])
+      when 'tokens' then prompt_tokens + completion_tokens
+      else budget_meter_units(
+        budget.meter, requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties,
+        jsonb_build_object(
+          'user', changed.user_id, 'apiKey', changed.api_key, 'model', changed.model, 'provider', provider,
+          'status', case when failed then 'failure' when not failed then 'success' end))
+    end as units
+  from changed
+  join budgets as budget
+    on budget.removed_at is null
+      and budget.merchant_id in ('', changed.merchant_id)
+      and budget.user_id in ('', changed.user_id)
+      and budget.api_key in ('', changed.api_key)
+      and budget.model in ('', changed.model)
+      and (budget.team = '' or budget.team = directory_team(changed.merchant_id, changed.api_key, changed.user_id))
+)
+insert into budget_spend as old (budget_id, period_start, units)
+select id, period_start, sum(units)
+from counted
 group by 1, 2
+having sum(units) <> 0
 order by 1, 2
 on conflict (budget_id, period_start) do update set units = old.units + excluded.units

@@ -1,8 +1,7 @@
--- Returns which of these events are in the journal.
--- $1 positions   $2 merchants   $3 dates   $4 ids, all of the same length; an event near a midnight appears for both
--- days
-select distinct wanted.position
-from unnest($1::int[], $2::text[], $3::date[], $4::text[]) as wanted (position, merchant_id, date, id)
+-- Returns which of these events are in the journal: their positions, from 1, separated by commas.
+-- $1 merchants   $2 dates   $3 ids, all of the same length
+select coalesce(string_agg(wanted.position::text, ','), '') as positions
+from unnest($1::text[], $2::date[], $3::text[]) with ordinality as wanted (merchant_id, date, id, position)
 where exists (
   select from usage_events as event
   where event.merchant_id = wanted.merchant_id and event.date = wanted.date and event.id = wanted.id

@@ -1,9 +1,10 @@
-import { type Day, MAX_BUDGETS, TallyError } from '@tally/contracts';
+import { type Day, MAX_BUDGETS, MAX_TEAM_MEMBERS, TallyError } from '@tally/contracts';
 import { type DataSource, type EntityManager, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { BudgetEntity, type BudgetRow } from './entities/budget.ts';
 import type { JournalLine } from './journal-line.ts';
 import type { Journal } from './journal-store.ts';
+import { textArray } from './line-columns.ts';
 import { Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 import { sqlState } from './transactions.ts';
@@ -31,8 +32,11 @@ export type BudgetsStore = {
   list(page: { merchantId: string | undefined; limit: number; after: string | undefined }): Promise<BudgetRow[]>;
   /** Returns the version of the list of budgets. */
   version(): Promise<string>;
-  /** Returns all active budgets, and the version of the list. */
-  active(): Promise<{ version: string; budgets: BudgetRow[] }>;
+  /**
+   * Returns all active budgets, and the version of the list; where budgets are of teams, also the users and API keys
+   * that have a team, at most MAX_TEAM_MEMBERS.
+   */
+  active(): Promise<{ version: string; budgets: BudgetRow[]; members: TeamMember[] }>;
   /** Returns the previous, current and next period of every active budget. */
   periods(at: Date): Promise<BudgetPeriod[]>;
   /**
@@ -45,6 +49,15 @@ export type BudgetsStore = {
   ): Promise<{ periods: BudgetPeriod[]; counted: T[] }>;
 };
 
+/** A user or an API key of the directory with its team; merchant '': for every merchant. */
+export const TeamMember = z.object({
+  kind: z.enum(['user', 'apiKey']),
+  merchant_id: z.string(),
+  id: z.string(),
+  team: z.string(),
+});
+export type TeamMember = z.output<typeof TeamMember>;
+
 const PeriodRow = z
   .object({ id: z.string(), start: z.date(), ends: z.date().nullable(), units: Units })
   .transform(({ id, start, ends, units }) => ({
@@ -53,7 +66,7 @@ const PeriodRow = z
     ends: ends && Number(ends),
     spent: units,
   }));
-const PositionRow = z.object({ position: z.number().int() });
+const PositionsRow = z.object({ positions: z.string() });
 const IdRow = z.object({ id: z.string() });
 const VersionRow = z.object({ version: z.string() });
 
@@ -82,6 +95,14 @@ export function createBudgetsStore(
       const active = await budgets.countBy({ removedAt: IsNull() });
       if (active >= MAX_BUDGETS)
         throw new TallyError('CARDINALITY_LIMIT', `There are ${active} budgets; at most ${MAX_BUDGETS}. Remove some.`);
+      if (budget.team !== '') {
+        const members = await runSql(dataSource, 'budgets/team-members', [MAX_TEAM_MEMBERS + 1], TeamMember);
+        if (members.length > MAX_TEAM_MEMBERS)
+          throw new TallyError(
+            'CARDINALITY_LIMIT',
+            `More than ${MAX_TEAM_MEMBERS} users and API keys of the directory have a team, too many for budgets of teams.`,
+          );
+      }
       const work = async (transaction: Executor) => {
         const [row] = await runSql(transaction, 'create-budget', [JSON.stringify(budget)], IdRow);
         await transaction.query(sql('first-budget-spend'), [row!.id, at]);
@@ -124,7 +145,11 @@ export function createBudgetsStore(
     active: () =>
       dataSource.transaction('REPEATABLE READ', async (manager) => {
         const rows = await manager.findBy(BudgetEntity, { removedAt: IsNull() });
-        return { version: await versionOf(manager), budgets: rows };
+        const version = await versionOf(manager);
+        const members = rows.some(({ team }) => team !== '')
+          ? await runSql(manager.queryRunner!, 'budgets/team-members', [MAX_TEAM_MEMBERS], TeamMember)
+          : [];
+        return { version, budgets: rows, members };
       }),
     periods: (at) => runSql(dataSource, 'budget-spends', [at], PeriodRow),
     snapshot: (at, noted) =>
@@ -133,17 +158,22 @@ export function createBudgetsStore(
         const periods = await runSql(transaction, 'budget-spends', [at], PeriodRow);
         const events = await noted();
         if (events.length === 0) return { periods, counted: [] };
-        const wanted = events.flatMap(({ merchantId, id, dates }, position) =>
-          dates.map((date) => ({ position, merchantId, date, id })),
-        );
+        // An event near a midnight is looked up on both days.
+        const wanted: (typeof events)[number][] = [];
+        const dates: string[] = [];
+        for (const event of events)
+          for (const date of event.dates) {
+            wanted.push(event);
+            dates.push(date);
+          }
         const columns = [
-          wanted.map(({ position }) => position),
-          wanted.map(({ merchantId }) => merchantId),
-          wanted.map(({ date }) => date),
-          wanted.map(({ id }) => id),
+          textArray(wanted.map(({ merchantId }) => merchantId)),
+          textArray(dates),
+          textArray(wanted.map(({ id }) => id)),
         ];
-        const found = await runSql(transaction, 'noted-events', columns, PositionRow);
-        return { periods, counted: found.map(({ position }) => events[position]!) };
+        const [row] = await runSql(transaction, 'noted-events', columns, PositionsRow);
+        const counted = row!.positions === '' ? [] : row!.positions.split(',').map((at) => wanted[Number(at) - 1]!);
+        return { periods, counted: [...new Set(counted)] };
       }),
   };
   return store;

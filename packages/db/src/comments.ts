@@ -273,6 +273,8 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
   'bill_lines.model': 'Model, or what else the bill names; empty: all models.',
   'erased_users.digest': 'SHA-256 of the merchant and the user.',
   'drift_days.numbers': 'How many numbers differed.',
+  'budgets.meter': 'The meter that it limits, as it was when the budget was made; null: a measure.',
+  'budgets.team': 'The team of the directory; empty: any.',
   'directory_entries.merchant_id': 'The merchant whose name it is; empty: the name for all merchants.',
   'directory_entries.kind': 'user, apiKey or merchant.',
   'directory_entries.learned_at': 'Time of the call that reported the name; null: somebody wrote it.',

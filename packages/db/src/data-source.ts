@@ -50,6 +50,7 @@ import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
 import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
 import { Drift1763856000232 } from './migrations/232-drift.ts';
 import { Bills1763856000290 } from './migrations/290-bills.ts';
+import { BudgetsOfMetersAndTeams1763856000295 } from './migrations/295-budgets-of-meters-and-teams.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -142,6 +143,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       KnownOn1763856000231,
       Drift1763856000232,
       Bills1763856000290,
+      BudgetsOfMetersAndTeams1763856000295,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

@@ -212,11 +212,11 @@ const textsOf = (scope: Scope) =>
     .join(', ');
 
 /** The groups of a relation with the highest cost, as one JSON array in their order. */
-const topOf = (groups: string, scope: Scope, limit: string, { where = 'true', more = '' }) => `(
+const topOf = (groups: string, scope: Scope, limit: string, more = '') => `(
   select json_agg(
     json_build_object('keys', array[key], 'sort_value', cost::text, ${textsOf(scope)} ${more})
     order by cost desc, key collate "C" desc)
-  from (select * from ${groups} where ${where} order by cost desc, key collate "C" desc limit ${limit}) as page
+  from (select * from ${groups} order by cost desc, key collate "C" desc limit ${limit}) as page
 )`;
 
 const anySum = (scope: Scope, sum: SumOf = 'sum') =>
@@ -523,8 +523,16 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
         active as materialized (
           select ${user}, ${sumsOf(users, sum)} from ${from(users, user)} where user_id <> '' group by ${user}
         ),
+        first_users as (
+          select user_id
+          from active
+          group by user_id
+          having ${sum}(requests) <> 0 or ${sum}(cost) <> 0
+          order by ${sum}(cost) desc, user_id collate "C" desc
+          limit ${bind(limits.users)}
+        ),
         users as (
-          select user_id as key, ${sumsOf(users)} from active group by user_id
+          select user_id as key, ${sumsOf(users)} from active where user_id in (select user_id from first_users) group by user_id
         ),
         models as (
           select ${known('model')} as key, ${PROVIDERS}, ${sumsOf(models, sum)}
@@ -535,8 +543,8 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
         )
         select
           (select count(*) from active where requests > 0) as active_users,
-          ${topOf('users', users, bind(limits.users), { where: 'requests <> 0 or cost <> 0' })} as users,
-          ${topOf('models', models, bind(limits.models), { more: `, 'providers', providers` })} as models,
+          ${topOf('users', users, bind(limits.users))} as users,
+          ${topOf('models', models, bind(limits.models), `, 'providers', providers`)} as models,
           (select json_agg(json_build_object('date', date::text, ${textsOf(days)}) order by date) from days) as by_day`,
         values,
       );

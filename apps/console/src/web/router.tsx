@@ -48,6 +48,8 @@ export type ExplorerSearch = FilterSearch & {
   meter?: string;
   of?: string;
   where?: PropertyFilters;
+  /** Of a meter of percentiles; absent: the median. */
+  percentile?: number;
   by?: GroupId | 'time';
   /** The second dimension. */
   and?: GroupId;
@@ -61,6 +63,7 @@ export type ExplorerSearch = FilterSearch & {
   cursor?: string;
 };
 export type Interval = '15m' | 'hour' | 'day' | 'week' | 'month';
+export const PERCENTILES: readonly number[] = [50, 75, 90, 95, 99];
 export const INTERVALS: readonly Interval[] = ['15m', 'hour', 'day', 'week', 'month'];
 export type BillsSearch = {
   provider?: Provider;
@@ -139,6 +142,7 @@ const explorer = createRoute({
       meter: textOf(search.meter),
       of: textOf(search.of),
       where: readProperties(search.where),
+      percentile: PERCENTILES.find((each) => each === search.percentile),
       by: search.by === 'time' ? ('time' as const) : isGroup(search.by) ? search.by : undefined,
       and: isGroup(search.and) ? search.and : undefined,
       view: oneOf(search.view, ['pivot']),

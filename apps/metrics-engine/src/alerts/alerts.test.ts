@@ -1,12 +1,13 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { HOUR_MS } from '@tally/contracts';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
 import { isPublic } from './address-guard.ts';
 import { compare, createAlerts } from './alerts.ts';
+import { reasonOf } from './deliver.ts';
 
 let stores: Stores;
 let clock: { now: number };
@@ -122,6 +123,13 @@ describe('a webhook', () => {
     clock.now = start;
   });
 
+  test('that fails names the code of its error once', async () => {
+    const refused = await new Promise((resolve) => connect(1, '127.0.0.1').once('error', resolve));
+    expect(reasonOf(refused)).toBe('connect ECONNREFUSED 127.0.0.1:1');
+    expect(reasonOf(new TypeError('fetch failed', { cause: refused }))).toBe(`fetch failed: ${reasonOf(refused)}`);
+    expect(reasonOf(Object.assign(new Error('no answer'), { code: 'LATE' }))).toBe('no answer: LATE');
+  });
+
   test('is sent by one of several engines, and by another where one died with it', async () => {
     const webhook = await one.engine.webhooks.create.mutate({ url });
     for (let n = 0; n < 10; n++) await one.engine.webhooks.test.mutate({ id: webhook.id });
@@ -194,7 +202,7 @@ describe('an alert', () => {
     expect(bodies[0]).toMatchObject({
       type: 'budget.threshold',
       data: { budgetId: id, merchantId: 'acme', spent: '8', limit: '10', percent: 80 },
-      text: expect.stringContaining('8 of 10 cost used'),
+      text: expect.stringContaining('8 of 10 USD used'),
     });
     const start = clock.now;
     clock.now += 31 * 24 * HOUR_MS;

@@ -14,7 +14,16 @@ import {
   TallyError,
   type Units,
 } from '@tally/contracts';
-import { type AlertRow, type BudgetPeriod, type BudgetRow, type Db, type MeterRow, REJECTIONS_KEPT } from '@tally/db';
+import {
+  type AlertRow,
+  type BudgetPeriod,
+  type BudgetRow,
+  type Db,
+  type MeterRow,
+  REJECTIONS_KEPT,
+  scaleOfBudget,
+  unitOfBudget,
+} from '@tally/db';
 import { type Caller, type Loop, startLoop } from '@tally/service';
 import { z } from 'zod';
 import type { Custom } from '../custom/custom.ts';
@@ -66,10 +75,12 @@ export function createAlerts(options: {
       const limit = BigInt(budget.limit);
       for (const threshold of budget.thresholds) {
         if (limit === 0n || spent * 100n < BigInt(threshold) * limit) continue;
-        const format = (units: Units) => formatQuantity(budget.measure, units);
-        const text = `Budget ${budget.name}: ${format(spent)} of ${format(limit)} ${budget.measure} used, ${threshold} % reached.`;
+        const format = (units: Units) => formatQuantity(budget.measure, units, scaleOfBudget(budget));
+        const unit = unitOfBudget(budget);
+        const text = `Budget ${budget.name}: ${format(spent)} of ${format(limit)} ${unit} used, ${threshold} % reached.`;
+        const measure = budget.meter?.key ?? budget.measure;
         const data = {
-          ...{ budgetId, name: budget.name, merchantId: budget.merchantId || null, measure: budget.measure, threshold },
+          ...{ budgetId, name: budget.name, merchantId: budget.merchantId || null, measure, unit, threshold },
           ...{ spent: format(spent), limit: format(limit), percent: percentOf(spent, limit) },
           periodStart: new Date(start).toISOString(),
         };
@@ -120,14 +131,16 @@ export function createAlerts(options: {
       if (!budget || !period) return undefined;
       const spent = forecastAbove === undefined ? period.spent : forecastOf(period, at);
       const wanted = (forecastAbove ?? above)!;
-      const bound = ofLimit ? percentUnits(wanted, BigInt(budget.limit)) : parseQuantity(budget.measure, wanted);
+      const bound = ofLimit
+        ? percentUnits(wanted, BigInt(budget.limit))
+        : parseQuantity(budget.measure, wanted, scaleOfBudget(budget));
       if (spent === undefined || bound === undefined) return undefined;
-      const value = formatQuantity(budget.measure, spent);
+      const value = formatQuantity(budget.measure, spent, scaleOfBudget(budget));
       const what = forecastAbove === undefined ? 'used' : 'expected by the end of the period';
       return {
         fires: spent > bound || (ofLimit !== undefined && spent >= bound),
         ...{ value, periodStart: period.start, threshold: `${wanted}${ofLimit ? '%' : ''}` },
-        text: `${rule.name}: ${value} ${budget.measure} ${what} of budget ${budget.name}.`,
+        text: `${rule.name}: ${value} ${unitOfBudget(budget)} ${what} of budget ${budget.name}.`,
       };
     }
     const day = dayOf(at);
@@ -288,8 +301,8 @@ export function createAlerts(options: {
     if (!budget || budget.removedAt) throw new TallyError('NOT_FOUND', `There is no budget ${target}.`);
     const wanted = (condition.above ?? condition.forecastAbove)!;
     const measure = condition.percentOf ? 'cost' : budget.measure;
-    if (parseQuantity(measure, wanted) === undefined)
-      throw new TallyError('INVALID_INPUT', `condition: Expected an amount of ${budget.measure}, not ${wanted}.`);
+    if (parseQuantity(measure, wanted, scaleOfBudget(budget)) === undefined)
+      throw new TallyError('INVALID_INPUT', `condition: Expected an amount of ${unitOfBudget(budget)}, not ${wanted}.`);
   }
 }
 

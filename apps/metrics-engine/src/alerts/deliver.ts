@@ -100,7 +100,13 @@ export function createDeliver(options: {
   };
 }
 
-function reasonOf(error: unknown): string {
+/** Returns why a request failed, as deliveries show it. */
+export function reasonOf(error: unknown): string {
   const { message, code, cause } = error as { message?: string; code?: string; cause?: { message?: string } };
-  return [message ?? String(error), code, cause?.message].filter(Boolean).join(': ').slice(0, MAX_ERROR);
+  // Messages of Node often name the code already.
+  const parts = [message || String(error), code, cause?.message].filter((part) => part !== undefined);
+  return parts
+    .filter((part, at) => part !== '' && !parts.slice(0, at).some((before) => before.includes(part)))
+    .join(': ')
+    .slice(0, MAX_ERROR);
 }

@@ -1,9 +1,12 @@
 import { createHash } from 'node:crypto';
 import {
+  BUILT_IN_METERS,
   type Budget,
   type BudgetStatus,
+  type Checked,
   formatQuantity,
   type ingest,
+  isMeasure,
   MAX_SUM_UNITS,
   parseQuantity,
   percentOf,
@@ -14,11 +17,20 @@ import {
   type Units,
   type UsageEntry,
 } from '@tally/contracts';
-import type { BudgetRow, Db, NewBudget } from '@tally/db';
+import {
+  type BudgetMeter,
+  type BudgetRow,
+  type Db,
+  type JournalLine,
+  type NewBudget,
+  scaleOfBudget,
+  unitOfBudget,
+  unknownMeter,
+} from '@tally/db';
 import { assertMerchant, type Caller, decodeCursor, encodeCursor, within } from '@tally/service';
 import { z } from 'zod';
 import type { Accept } from '../accept.ts';
-import { type Decided, type Ledger, RebuildNeeded, type Request } from './ledger.ts';
+import { type Decided, type Ended, type Ledger, RebuildNeeded, type Request } from './ledger.ts';
 import { type BudgetList, type BudgetRegistry, slotOf } from './registry.ts';
 import type { Spend } from './spend.ts';
 
@@ -43,6 +55,7 @@ const PATIENCE_MS = 5_000;
 /** Budgets: admins define them, producers reserve and settle. */
 export function createBudgets(options: {
   store: Db['budgets'];
+  meters: Pick<Db['meters'], 'find'>;
   registry: BudgetRegistry;
   ledger: Ledger;
   spend: Spend;
@@ -75,6 +88,22 @@ export function createBudgets(options: {
     return registry.current()!;
   }
 
+  /** Returns the meter of a new budget: the merchant's own, else the one for all, or a built-in one. */
+  async function meterOf(key: string, merchantId: string): Promise<BudgetMeter> {
+    const builtIn = BUILT_IN_METERS.find((meter) => meter.key === key && (isMeasure(key) || key === 'total_tokens'));
+    const own = builtIn || merchantId === '' ? undefined : await options.meters.find({ key, merchantId });
+    const found = builtIn ?? own ?? (await options.meters.find({ key, merchantId: '' }));
+    if (!found) throw unknownMeter(key);
+    const { unit, aggregation, metricType, valueProperty, eventType, filters } = found;
+    if (aggregation !== 'SUM' && aggregation !== 'COUNT')
+      throw new TallyError(
+        'INVALID_INPUT',
+        `meter: ${key} is ${aggregation}; a budget limits a meter of SUM or COUNT.`,
+      );
+    const scale = aggregation === 'COUNT' ? 0 : found.scale;
+    return { key, unit, scale, aggregation, metricType, valueProperty, eventType, filters };
+  }
+
   /** Decides requests, after rebuilding spend if needed. */
   async function decide(requests: readonly Request[]): Promise<readonly Decided[]> {
     const isKnown = ({ verdict }: Decided) => verdict !== 'unknown';
@@ -94,10 +123,15 @@ export function createBudgets(options: {
   /** Returns the budgets that a request counts in, with its amount in each. Throws INVALID_INPUT. */
   function wishOf(list: BudgetList, at: number, input: ReserveRequest): Wish {
     const { id, amounts, ttlSeconds, ...usage } = input;
-    const parts = list.matching(usage).map((budget) => {
-      const span = list.spanOf(budget.id, at);
-      const amount = amounts[budget.measure] ?? (budget.measure === 'requests' ? '1' : '0');
-      return { budget, span, amount: unitsOf(budget.measure, amount, `amounts.${budget.measure}`).toString() };
+    const { meters = {}, ...measures } = amounts;
+    const parts = list.matching(usage).flatMap((budget) => {
+      const { measure, meter } = budget;
+      // Only the caller knows which meters its usage will count in.
+      const amount =
+        measure === 'meter' ? own(meters, meter!.key) : (measures[measure] ?? (measure === 'requests' ? '1' : '0'));
+      if (amount === undefined) return [];
+      const field = meter ? `amounts.meters.${meter.key}` : `amounts.${measure}`;
+      return [{ budget, span: list.spanOf(budget.id, at), amount: unitsOf(budget, amount, field).toString() }];
     });
     return { input, reservationId: `${usage.merchantId}/${encodeURIComponent(id)}`, parts };
   }
@@ -105,7 +139,8 @@ export function createBudgets(options: {
   function requestOf({ input, reservationId, parts }: Wish): Request {
     const { id: _, amounts, ttlSeconds, ...usage } = input;
     return {
-      id: reservationId,
+      // Without a lifetime, nothing is reserved.
+      id: ttlSeconds === 0 ? '' : reservationId,
       lifetimeMs: ttlSeconds * 1_000,
       digest: digestOf([usage, amounts]),
       // Periods are unknown only if Postgres was unavailable.
@@ -134,7 +169,7 @@ export function createBudgets(options: {
           : [
               {
                 budgetId: budget.id,
-                remaining: formatQuantity(budget.measure, BigInt(budget.limit) - read[index]!.used),
+                remaining: formatOf(budget)(BigInt(budget.limit) - read[index]!.used),
               },
             ],
       ),
@@ -188,7 +223,12 @@ export function createBudgets(options: {
 
   /** Ends reservations without an event. While Redis is unavailable, they are lost or expire by themselves. */
   const end = async (ids: readonly string[]): Promise<readonly boolean[]> =>
-    ids.length === 0 ? [] : ledger.settle(ids.map((id) => ({ id }))).ended.catch(() => ids.map(() => false));
+    ids.length === 0
+      ? []
+      : ledger.settle(ids.map((id) => ({ id }))).ended.then(
+          (all) => all.map(wasOpen),
+          () => ids.map(() => false),
+        );
 
   async function settleAll(
     settlements: readonly { reservationId: string; entry?: UsageEntry | undefined }[],
@@ -203,7 +243,7 @@ export function createBudgets(options: {
     });
     const places = [...settlements.keys()].filter((place) => items[place] === undefined);
     const withEntry = places.filter((place) => settlements[place]!.entry !== undefined);
-    const ending = new Map<number, Promise<boolean>>();
+    const ending = new Map<number, { line: JournalLine; ended: Promise<Ended | undefined> }>();
     if (withEntry.length > 0) {
       const result = await options.accept.record({
         ...{
@@ -218,9 +258,10 @@ export function createBudgets(options: {
               event: { identity: spend.identityOf(line), amounts: spend.amountsOf(line) },
             })),
           );
-          lines.forEach(({ index }, at) => {
-            const own = ended.then((all) => all[at]!).catch(() => false);
-            ending.set(withEntry[index]!, own);
+          // Where Redis is unavailable, the reservation is lost or expires by itself.
+          const all = ended.catch(() => undefined);
+          lines.forEach(({ index, line }, at) => {
+            ending.set(withEntry[index]!, { line, ended: all.then((each) => each?.[at]) });
           });
           await isSure;
         },
@@ -228,11 +269,19 @@ export function createBudgets(options: {
       for (const { index, code, message } of result.rejected)
         items[withEntry[index]!] = new TallyError(code as TallyError['code'], message);
       const repeats = new Set(result.repeats.map((index) => withEntry[index]!));
-      for (const place of withEntry)
-        items[place] ??= {
-          settled: (await ending.get(place)) ?? false,
-          ...{ accepted: repeats.has(place) ? 0 : 1, duplicates: repeats.has(place) ? 1 : 0 },
+      const unnoted: JournalLine[] = [];
+      for (const place of withEntry) {
+        if (items[place] !== undefined) continue;
+        const { line, ended } = ending.get(place) ?? {};
+        const outcome = await ended;
+        const isRepeat = repeats.has(place);
+        if (line && outcome === 'unknown' && !isRepeat) unnoted.push(line);
+        items[place] = {
+          settled: outcome === 'open',
+          ...{ accepted: isRepeat ? 0 : 1, duplicates: isRepeat ? 1 : 0 },
         };
+      }
+      if (unnoted.length > 0) await spend.note(unnoted);
     }
     // Without an event, or with the event of another settlement of this call, which has noted it.
     const rest = places.filter((place) => !ending.has(place) && !(items[place] instanceof TallyError));
@@ -245,14 +294,15 @@ export function createBudgets(options: {
 
   return {
     async create(input: Input<'create'>, caller: Caller): Promise<Budget> {
-      const { scope, limit, ...fields } = input;
-      const { merchantId = caller.merchantId ?? '', userId = '', apiKey = '', model = '' } = scope;
+      const { scope, limit, measure = 'meter', meter: key, ...fields } = input;
+      const { merchantId = caller.merchantId ?? '', team = '', userId = '', apiKey = '', model = '' } = scope;
       assertMayName(caller, merchantId);
+      const meter = key === undefined ? null : await meterOf(key, merchantId);
       const budget: NewBudget = {
-        ...fields,
-        name: fields.name ?? `${fields.measure} by ${fields.period}`,
-        ...{ merchantId, userId, apiKey, model },
-        limit: unitsOf(fields.measure, limit, 'limit').toString(),
+        ...{ ...fields, measure, meter },
+        name: fields.name ?? `${key ?? measure} by ${fields.period}`,
+        ...{ merchantId, team, userId, apiKey, model },
+        limit: unitsOf({ measure, meter }, limit, 'limit').toString(),
         createdBy: caller.id,
       };
       const row = await store.create(budget, new Date(now()));
@@ -260,8 +310,8 @@ export function createBudgets(options: {
       return present(row);
     },
     async update({ id, limit, ...change }: Input<'update'>, caller: Caller): Promise<Budget> {
-      const { measure } = await known(id, caller);
-      const units = limit === undefined ? {} : { limit: unitsOf(measure, limit, 'limit').toString() };
+      const before = await known(id, caller);
+      const units = limit === undefined ? {} : { limit: unitsOf(before, limit, 'limit').toString() };
       const fields = Object.entries(change).filter(([, value]) => value !== undefined);
       const row = await store.update(id, { ...Object.fromEntries(fields), ...units });
       await publish();
@@ -307,7 +357,7 @@ export function createBudgets(options: {
         const stored = periods.find(({ budgetId, start }) => budgetId === budget.id && start === span.start);
         const { used, reserved } = live ?? { used: stored?.spent ?? 0n, reserved: 0n };
         const [limit, spent] = [BigInt(budget.limit), used - reserved];
-        const format = (units: Units) => formatQuantity(budget.measure, units);
+        const format = formatOf(budget);
         return {
           budgetId: budget.id,
           periodStart: new Date(span.start).toISOString(),
@@ -334,13 +384,21 @@ export function createBudgets(options: {
       items: presentItems(await settleAll(settlements, caller)),
     }),
 
+    async check(input: Input<'check'>, caller: Caller): Promise<Checked> {
+      const [item] = await reserveAll([{ ...input, id: '', ttlSeconds: 0 }], caller);
+      const { allowed, remaining, refusedBy, degraded } = unwrapped(item!);
+      return { allowed, remaining, refusedBy, degraded };
+    },
+
     async release({ reservationId }: Input<'release'>, caller: Caller): Promise<Output<'release'>> {
       merchantOf(reservationId, caller);
-      const [released] = await ledger.settle([{ id: reservationId }]).ended;
-      return { released: released! };
+      const [ended] = await ledger.settle([{ id: reservationId }]).ended;
+      return { released: wasOpen(ended!) };
     },
   };
 }
+
+const wasOpen = (ended: Ended) => ended === 'open';
 
 /** Returns the result of `work`, or the error that it throws for its caller. */
 function attempt<Result>(work: () => Result): Item<Result> {
@@ -383,13 +441,20 @@ function merchantOf(reservationId: string, caller: Caller): string {
   return merchantId;
 }
 
-function unitsOf(measure: BudgetRow['measure'], text: string, field: string): Units {
-  const units = parseQuantity(measure, text);
+const own = (amounts: Record<string, string>, key: string) => (Object.hasOwn(amounts, key) ? amounts[key] : undefined);
+
+type Measured = Pick<BudgetRow, 'measure' | 'meter'>;
+
+const formatOf = (budget: Measured) => (units: Units) => formatQuantity(budget.measure, units, scaleOfBudget(budget));
+
+function unitsOf(budget: Measured, text: string, field: string): Units {
+  const units = parseQuantity(budget.measure, text, scaleOfBudget(budget));
   if (units !== undefined && units <= MAX_SUM_UNITS / 10n) return units;
-  const rule = measure === 'cost' ? 'USD with at most 9 decimals' : 'a whole number';
+  const decimals = budget.measure === 'cost' ? 9 : (budget.meter?.scale ?? 0);
+  const rule = decimals === 0 ? 'a whole number' : `${unitOfBudget(budget)} with at most ${decimals} decimals`;
   throw new TallyError(
     'INVALID_INPUT',
-    `${field}: Expected ${rule}, from 0 to ${formatQuantity(measure, MAX_SUM_UNITS / 10n)}.`,
+    `${field}: Expected ${rule}, from 0 to ${formatOf(budget)(MAX_SUM_UNITS / 10n)}.`,
   );
 }
 
@@ -402,12 +467,15 @@ function present(row: BudgetRow): Budget {
     name: row.name,
     scope: {
       merchantId: row.merchantId || null,
+      team: row.team || null,
       userId: row.userId || null,
       apiKey: row.apiKey || null,
       model: row.model || null,
     },
-    measure: row.measure,
-    limit: formatQuantity(row.measure, BigInt(row.limit)),
+    measure: row.measure === 'meter' ? null : row.measure,
+    meter: row.meter?.key ?? null,
+    unit: unitOfBudget(row),
+    limit: formatOf(row)(BigInt(row.limit)),
     period: row.period,
     timeZone: row.timeZone,
     enforcement: row.enforcement,

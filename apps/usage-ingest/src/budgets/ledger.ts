@@ -26,7 +26,16 @@ export type Settlement = {
   event?: { identity: string; amounts: readonly SlotAmount[] };
 };
 
+/**
+ * `open`: the reservation was open, and its event is noted. `repeated`: the same event ended it before. `unknown`: there
+ * is no such reservation, or another event ended it; the event is not noted.
+ */
+export type Ended = 'unknown' | 'open' | 'repeated';
+
 export type Reading = { token: string; run: string; isWhole: boolean; now: number };
+
+/** An event that Postgres does not show yet: when it was noted, and its amounts as `slot=amount,…`. */
+export type Note = { identity: string; at: number; amounts: string };
 
 /** Thrown while the sums must be rebuilt before anything is allowed or refused. */
 export class RebuildNeeded extends Error {}
@@ -52,6 +61,7 @@ const KEYS = [SUMS, RESERVATIONS, EXPIRIES, NOTES] as const;
 const MAX_RESERVATIONS = 1_000_000;
 /** Events that Postgres does not show yet. Beyond this number, events count once they are flushed. */
 const MAX_NOTES = 500_000;
+const ENDED: readonly Ended[] = ['unknown', 'open', 'repeated'];
 const VERDICTS: readonly Verdict[] = ['refused', 'allowed', 'conflict', 'full', 'unknown'];
 /** A larger call would block other calls of Redis for more than some milliseconds. */
 const CALL = { maxItems: 200, maxBytes: 256 * 1024 };
@@ -95,7 +105,7 @@ export function createLedger(redis: RedisClient) {
   redis.on('close', () => {
     isLoaded = false;
   });
-  const settling = createTurnGather<Settlement, boolean>({
+  const settling = createTurnGather<Settlement, Ended>({
     maxItems: CALL.maxItems,
     async send(items) {
       const args = items.flatMap(({ id = '', event }) => [
@@ -103,9 +113,9 @@ export function createLedger(redis: RedisClient) {
         event?.identity ?? '',
         (event?.amounts ?? []).map(({ slot, amount }) => `${slot}=${amount}`).join(','),
       ]);
-      const open = await redis.budgetSettle(...KEYS, MAX_NOTES, ...args);
+      const ended = await redis.budgetSettle(...KEYS, MAX_NOTES, ...args);
       isLoaded = !('nodes' in redis);
-      return open.map((each) => each === 1);
+      return ended.map((each) => ENDED[each]!);
     },
   });
 
@@ -116,10 +126,10 @@ export function createLedger(redis: RedisClient) {
       return reserving({ items: requests, bytes: ROUGH_BYTES * parts });
     },
     /**
-     * Ends reservations and notes events, at most 200. `isSure` resolves once everything is certain to run before later
-     * commands to the same Redis; `ended` returns for each whether its reservation was open, and may reject later.
+     * Ends reservations and notes events, at most 200; an event without a reservation is always noted. `isSure` resolves
+     * once everything is certain to run before later commands to the same Redis; `ended` may reject later.
      */
-    settle(items: readonly Settlement[]): { isSure: Promise<void>; ended: Promise<readonly boolean[]> } {
+    settle(items: readonly Settlement[]): { isSure: Promise<void>; ended: Promise<readonly Ended[]> } {
       const { sent, results: ended } = settling(items);
       const isSure = isLoaded
         ? sent
@@ -135,23 +145,37 @@ export function createLedger(redis: RedisClient) {
       const [token, run, isWhole, now] = await redis.budgetBegin(...KEYS);
       return { token: String(token), run, isWhole: isWhole === 1, now: Number(now) };
     },
-    /** The noted events, and the time of each. */
-    async notes(): Promise<{ identity: string; at: number }[]> {
-      const all = new Map<string, number>();
+    async notes(): Promise<Note[]> {
+      const all = new Map<string, Omit<Note, 'identity'>>();
       let cursor = '0';
       do {
         const [next, found] = await redis.hscan(NOTES, cursor, 'COUNT', PAGE);
         cursor = next;
-        for (let at = 0; at < found.length; at += 2) all.set(found[at]!, Number.parseInt(found[at + 1]!, 10));
+        for (let index = 0; index < found.length; index += 2) {
+          const [at, amounts] = found[index + 1]!.split('|') as [string, string];
+          all.set(found[index]!, { at: Number(at), amounts });
+        }
       } while (cursor !== '0');
-      return [...all].map(([identity, at]) => ({ identity, at }));
+      return [...all].map(([identity, note]) => ({ identity, ...note }));
     },
     /** Stores a reading; returns false if another one started or Redis restarted meanwhile. */
-    async set({ token, run }: Reading, spent: readonly SlotAmount[], counted: readonly string[]): Promise<boolean> {
-      const slots = spent.flatMap(({ slot, amount }) => [slot, amount]);
+    async set({ token, run }: Reading, spent: readonly SlotAmount[], counted: readonly Note[]): Promise<boolean> {
       // Arguments of one call are bounded; the next reading drops the rest, which it finds counted again.
       const drop = counted.slice(0, MAX_DROPPED);
-      return (await redis.budgetSet(...KEYS, token, run, spent.length, ...slots, ...drop)) === 1;
+      const dropped = new Map<string, bigint>();
+      for (const { amounts } of drop)
+        for (const part of amounts.split(',')) {
+          const [slot, amount] = part.split('=') as [string, string];
+          dropped.set(slot, (dropped.get(slot) ?? 0n) + BigInt(amount));
+        }
+      const slots = spent.map(({ slot, amount }) => {
+        const noted = dropped.get(slot) ?? 0n;
+        dropped.delete(slot);
+        return [slot, amount, noted.toString()];
+      });
+      for (const [slot, noted] of dropped) slots.push([slot, '', noted.toString()]);
+      const identities = drop.map(({ identity }) => identity);
+      return (await redis.budgetSet(...KEYS, token, run, slots.length, ...slots.flat(), ...identities)) === 1;
     },
     /**
      * Returns used and reserved amounts of slots; undefined for an unknown one, and for all while the sums are rebuilt.

@@ -1,4 +1,5 @@
-import type { BudgetPeriod, BudgetRow, Db, JournalLine } from '@tally/db';
+import { EVENT_TYPE_PROPERTY, MAX_ENTRY_UNITS } from '@tally/contracts';
+import { type BudgetMeter, type BudgetPeriod, type BudgetRow, type Db, type JournalLine, TeamMember } from '@tally/db';
 import type { RedisClient } from '@tally/service';
 import { z } from 'zod';
 
@@ -37,10 +38,24 @@ const Mirror = z.object({
       id: z.string(),
       name: z.string(),
       merchantId: z.string(),
+      team: z.string().default(''),
       userId: z.string(),
       apiKey: z.string(),
       model: z.string(),
-      measure: z.enum(['cost', 'requests', 'tokens']),
+      measure: z.enum(['cost', 'requests', 'tokens', 'meter']),
+      meter: z
+        .object({
+          key: z.string(),
+          unit: z.string().nullable(),
+          scale: z.number(),
+          aggregation: z.enum(['SUM', 'COUNT']),
+          metricType: z.string().nullable(),
+          valueProperty: z.string().nullable(),
+          eventType: z.string().nullable(),
+          filters: z.record(z.string(), z.array(z.string())),
+        })
+        .nullable()
+        .default(null),
       limit: z.string(),
       period: z.enum(['hour', 'day', 'week', 'month', 'total']),
       timeZone: z.string(),
@@ -53,6 +68,7 @@ const Mirror = z.object({
     }),
   ),
   spans: z.array(z.object({ budgetId: z.string(), start: z.number(), ends: z.number().nullable() })),
+  members: z.array(TeamMember).default([]),
 });
 
 export type BudgetRegistry = ReturnType<typeof createBudgetRegistry>;
@@ -71,14 +87,14 @@ export function createBudgetRegistry({
   let mirrored: string | undefined;
 
   async function load(): Promise<void> {
-    const { version, budgets } = await store.active();
+    const { version, budgets, members } = await store.active();
     const spans = (await store.periods(new Date(now()))).map(({ budgetId, start, ends }) => ({
       budgetId,
       start,
       ends,
     }));
-    list = listOf(version, budgets, spans, now());
-    const copy = JSON.stringify({ version, budgets, spans });
+    list = listOf({ version, budgets, members, periods: spans, at: now() });
+    const copy = JSON.stringify({ version, budgets, spans, members });
     mirrored = await redis.set(MIRROR_KEY, copy).then(
       () => version,
       () => undefined,
@@ -96,19 +112,33 @@ export function createBudgetRegistry({
         if (list !== undefined) throw error;
         const text = await redis.get(MIRROR_KEY).catch(() => null);
         if (text === null) throw error;
-        const { version, budgets, spans } = Mirror.parse(JSON.parse(text));
-        list = listOf(version, budgets, spans, now());
+        const { spans: periods, ...copy } = Mirror.parse(JSON.parse(text));
+        list = listOf({ ...copy, periods, at: now() });
       }
     },
   };
 }
 
-function listOf(
-  version: string,
-  budgets: readonly BudgetRow[],
-  periods: readonly (Span & { budgetId: string })[],
-  at: number,
-) {
+function listOf({
+  version,
+  budgets,
+  members,
+  periods,
+  at,
+}: {
+  version: string;
+  budgets: readonly BudgetRow[];
+  members: readonly TeamMember[];
+  periods: readonly (Span & { budgetId: string })[];
+  at: number;
+}) {
+  const teams = new Map(members.map(({ kind, merchant_id, id, team }) => [memberKey(kind, merchant_id, id), team]));
+  /** The team of usage: that of its API key, else that of its user; the merchant's own entries come first. */
+  const teamOf = (merchantId: string, apiKey: string, userId: string) =>
+    teams.get(memberKey('apiKey', merchantId, apiKey)) ??
+    teams.get(memberKey('apiKey', '', apiKey)) ??
+    teams.get(memberKey('user', merchantId, userId)) ??
+    teams.get(memberKey('user', '', userId));
   const byMerchant = new Map<string, BudgetRow[]>();
   for (const budget of budgets) {
     const own = byMerchant.get(budget.merchantId);
@@ -134,7 +164,8 @@ function listOf(
         (budget) =>
           (budget.userId === '' || budget.userId === userId) &&
           (budget.apiKey === '' || budget.apiKey === apiKey) &&
-          (budget.model === '' || budget.model === model),
+          (budget.model === '' || budget.model === model) &&
+          (budget.team === '' || budget.team === teamOf(merchantId, apiKey, userId)),
       ),
     spanOf: (budgetId: string, moment: number) =>
       spans.get(budgetId)?.find(({ start, ends }) => moment >= start && (ends === null || moment < ends)),
@@ -142,10 +173,66 @@ function listOf(
   };
 }
 
-/** Returns the amount that a line adds to a measure, in units. */
-export function amountOf(line: JournalLine, measure: BudgetRow['measure']): bigint {
-  if (measure === 'tokens') return BigInt(line.prompt_tokens ?? 0) + BigInt(line.completion_tokens ?? 0);
-  return BigInt(line[measure] ?? 0);
+const memberKey = (kind: TeamMember['kind'], merchantId: string, id: string) => `${kind}\n${merchantId}\n${id}`;
+
+/** Returns the amount that a line adds to the measure or the meter of a budget, in units. */
+export function amountOf(line: JournalLine, { measure, meter }: Pick<BudgetRow, 'measure' | 'meter'>): bigint {
+  if (meter) return amountOfMeter(line, meter);
+  if (measure === 'cost' || measure === 'requests') return BigInt(line[measure] ?? 0);
+  return tokensOf(line);
+}
+
+const tokensOf = (line: JournalLine) => BigInt(line.prompt_tokens ?? 0) + BigInt(line.completion_tokens ?? 0);
+
+/** Counts like the SQL function `budget_meter_units`. */
+function amountOfMeter(line: JournalLine, meter: BudgetMeter): bigint {
+  const property = (name: string) => {
+    const { properties = {} } = line;
+    return Object.hasOwn(properties, name) ? String(properties[name]) : undefined;
+  };
+  const { aggregation, metricType, valueProperty, eventType, scale } = meter;
+  if (eventType !== null && property(EVENT_TYPE_PROPERTY) !== eventType) return 0n;
+  for (const [name, wanted] of Object.entries(meter.filters)) {
+    const dimension = DIMENSIONS[name];
+    const value = dimension ? dimension(line) : property(nameOfProperty(name));
+    if (!wanted.includes(value || 'unknown')) return 0n;
+  }
+  if (aggregation === 'COUNT') return BigInt(line.requests ?? 0);
+  if (valueProperty !== null) return unitsIn(property(nameOfProperty(valueProperty)), scale);
+  switch (metricType) {
+    case 'requests':
+    case 'failed_requests':
+    case 'prompt_tokens':
+    case 'completion_tokens':
+    case 'cost':
+      return BigInt(line[metricType] ?? 0);
+    case 'total_tokens':
+      return tokensOf(line);
+    default:
+      return BigInt(line.metrics && Object.hasOwn(line.metrics, metricType!) ? line.metrics[metricType!]! : 0);
+  }
+}
+
+const DIMENSIONS: Readonly<Record<string, (line: JournalLine) => string | undefined>> = {
+  user: (line) => line.user_id,
+  apiKey: (line) => line.api_key,
+  model: (line) => line.model,
+  provider: (line) => line.provider,
+  status: (line) => (line.failed ? 'failure' : 'success'),
+};
+
+const nameOfProperty = (name: string) => name.replace(/^property:/, '');
+
+const NUMBER = /^(-?)(\d{1,15})(?:\.(\d{1,30}))?$/;
+
+/** Parses a property into units; 0 if it is no decimal of the scale, or too large for a note in Redis. */
+function unitsIn(text: string | undefined, scale: number): bigint {
+  const [, sign, whole, fraction = ''] = NUMBER.exec(text ?? '') ?? [];
+  const decimals = fraction.replace(/0+$/, '');
+  if (whole === undefined || decimals.length > scale) return 0n;
+  const units = BigInt(whole + decimals.padEnd(scale, '0'));
+  if (units > MAX_ENTRY_UNITS) return 0n;
+  return sign === '-' ? -units : units;
 }
 
 /** Returns spent amounts in the form that Redis can hold. */

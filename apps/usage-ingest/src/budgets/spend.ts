@@ -3,7 +3,7 @@ import type { Db, JournalLine } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
 import { parseWindowId } from '../counters/record-call.ts';
 import { placeOf } from '../line.ts';
-import type { Ledger, SlotAmount } from './ledger.ts';
+import type { Ledger, Note, SlotAmount } from './ledger.ts';
 import { amountOf, type BudgetRegistry, slotOf, storable } from './registry.ts';
 
 /** The interval at which spend in Postgres is copied to Redis. */
@@ -15,6 +15,11 @@ const ATTEMPTS = 5;
 /** A larger call would block other calls of Redis for more than some milliseconds. */
 const NOTES_PER_CALL = 200;
 const HOUR_MS = 3_600_000;
+
+function eventOf({ identity, at, amounts }: Note) {
+  const { merchantId, dates, id } = parseWindowId(identity);
+  return { identity, at, amounts, merchantId, dates, id };
+}
 
 export type Spend = ReturnType<typeof createSpend>;
 
@@ -43,7 +48,7 @@ export function createSpend(options: {
     const usage = { merchantId: line.merchant_id, userId: line.user_id, apiKey: line.api_key, model: line.model };
     return list.matching(usage).flatMap((budget) => {
       const span = list.spanOf(budget.id, line.time);
-      const amount = amountOf(line, budget.measure);
+      const amount = amountOf(line, budget);
       return span && amount !== 0n ? [{ slot: slotOf(budget.id, span.start), amount: amount.toString() }] : [];
     });
   }
@@ -53,27 +58,27 @@ export function createSpend(options: {
 
   async function readOnce(): Promise<boolean> {
     const begun = await ledger.begin();
-    const stale: string[] = [];
+    const stale: Note[] = [];
     if (!begun.isWhole && !(await options.drain()))
       throw new Error('pending events could not be flushed, so spend is unknown');
     const { periods, counted } = await store.snapshot(new Date(now()), async () => {
       const notes = await ledger.notes();
-      for (const { identity, at } of notes) if (begun.now - at > STALE_MS) stale.push(identity);
-      return notes.map(({ identity }) => ({ identity, ...parseWindowId(identity) }));
+      stale.push(...notes.filter(({ at }) => begun.now - at > STALE_MS));
+      return notes.map(eventOf);
     });
     const spent = periods.map((period) => ({ slot: slotOf(period.budgetId, period.start), amount: storable(period) }));
     const gone = await neverCounted(stale, new Set(counted.map(({ identity }) => identity)));
-    return ledger.set(begun, spent, counted.map(({ identity }) => identity).concat(gone));
+    return ledger.set(begun, spent, [...counted, ...gone]);
   }
 
   /** Returns old notes whose event is neither in the journal nor pending: it was rejected, or lost by Redis. */
-  async function neverCounted(stale: readonly string[], counted: ReadonlySet<string>): Promise<string[]> {
-    const left = stale.filter((identity) => !counted.has(identity));
+  async function neverCounted(stale: readonly Note[], counted: ReadonlySet<string>): Promise<Note[]> {
+    const left = stale.filter(({ identity }) => !counted.has(identity));
     if (left.length === 0 || !(await options.drain())) return [];
-    const events = left.map((identity) => ({ identity, ...parseWindowId(identity) }));
-    const { counted: found } = await store.snapshot(new Date(now()), async () => events);
+    const { counted: found } = await store.snapshot(new Date(now()), async () => left.map(eventOf));
     // Events found now are part of the next reading.
-    return left.filter((identity) => !found.some((event) => event.identity === identity));
+    const here = new Set(found.map(({ identity }) => identity));
+    return left.filter(({ identity }) => !here.has(identity));
   }
 
   /** Copies spend from Postgres to Redis; concurrent calls share one reading. */
@@ -102,15 +107,17 @@ export function createSpend(options: {
     amountsOf,
     identityOf,
     read,
-    /** Notes accepted events in the background; never throws. */
-    note(lines: readonly JournalLine[]): void {
+    /** Notes accepted events; resolves when they are, or cannot be. Never rejects. */
+    async note(lines: readonly JournalLine[]): Promise<void> {
       const items = lines.flatMap((line) => {
         const amounts = amountsOf(line);
         return amounts.length === 0 ? [] : [{ event: { identity: identityOf(line), amounts } }];
       });
       // An event without a note counts once it is flushed.
+      const calls: Promise<unknown>[] = [];
       for (let at = 0; at < items.length; at += NOTES_PER_CALL)
-        ledger.settle(items.slice(at, at + NOTES_PER_CALL)).ended.catch(options.onError);
+        calls.push(ledger.settle(items.slice(at, at + NOTES_PER_CALL)).ended.catch(options.onError));
+      await Promise.all(calls);
     },
     start: (): Loop => startLoop(READ_MS, tick, options.onError),
   };

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { type Day, formatCost, type ingest, TallyError, type Units } from '@tally/contracts';
+import { type Day, formatCost, type ingest, PRICED_PARTS, TallyError, type Units } from '@tally/contracts';
 import type { Db, PricedCell, PricedKey, RatedCell } from '@tally/db';
 import type { z } from 'zod';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
@@ -124,7 +124,9 @@ export function createRerate({
       const [events, cost] = [Number(cell.priced_events), cell.priced_cost];
       add(rows, reportKey(cell.merchant_id, cell.date, cell), { events, unpriced: events, old: cost, new: cost });
     }
-    for (const cells of byRows(rated)) {
+    const apart = dryRun ? rated.filter((cell) => !addLinear(rows, cell)) : rated;
+    if (rows.size > MAX_ROWS) throw tooMany();
+    for (const cells of byRows(apart)) {
       const different = new Map<string, RatedCell[]>();
       for (const { events, ...sum } of await db.prices.rerateSums(cells)) {
         add(rows, reportKey(sum.merchant_id, sum.date, sum), { ...sum, events: Number(events), unpriced: 0 });
@@ -184,6 +186,19 @@ const costsOf = ({ old, new: fresh }: Pick<Sums, 'old' | 'new'>) => ({
   new: formatCost(fresh),
   difference: formatCost(fresh - old),
 });
+
+/**
+ * Adds a cell by its sums, if its rates are whole nano-USD: then no row is rounded, so the cost of the sums is the sum of
+ * the costs. Returns whether it did.
+ */
+function addLinear(rows: Map<string, Sums>, cell: RatedCell): boolean {
+  if (cell.per !== 1n) return false;
+  const cost = PRICED_PARTS.reduce((sum, part) => sum + cell[part] * cell.amounts[part], 0n);
+  const events = Number(cell.priced_events);
+  const sums = { events, unpriced: 0, old: cell.priced_cost, new: cost };
+  add(rows, reportKey(cell.merchant_id, cell.date, cell), sums);
+  return true;
+}
 
 function add(rows: Map<string, Sums>, key: string, { events, unpriced, old, new: fresh }: Sums): void {
   const row = rows.get(key);

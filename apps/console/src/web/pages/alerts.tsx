@@ -1,4 +1,4 @@
-import type { Alert, AlertCondition, AlertKind } from '@tally/contracts';
+import type { Alert, AlertCondition, AlertKind, Budget } from '@tally/contracts';
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { BellRing, Ellipsis, History as HistoryIcon, Pencil, Plus, ScanSearch, Trash2 } from 'lucide-react';
@@ -160,10 +160,13 @@ function useTargets(enabled: boolean): ReadonlyMap<string, Target> {
   const budgets = useQuery(api.budgets.list.queryOptions({ limit: CHOICES }, { enabled }));
   const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled }));
   return new Map(
-    [...((budgets.data?.rows ?? []) as (Target & { id: string })[]), ...(metrics.data?.rows ?? [])].map((target) => [
-      target.id,
-      target,
-    ]),
+    [
+      ...((budgets.data?.rows ?? []) as Budget[]).map(({ id, name, measure, unit }) => ({
+        ...{ id, name },
+        measure: measure ?? unit,
+      })),
+      ...((metrics.data?.rows ?? []) as (Target & { id: string })[]),
+    ].map((target) => [target.id, target]),
   );
 }
 

@@ -90,7 +90,7 @@ export function Budgets() {
                     cell: (budget) => (
                       <>
                         <Num value={budget.limit} kind={kindOf(budget)} />{' '}
-                        <span className="muted">{budget.measure === 'cost' ? '' : budget.measure}</span>
+                        <span className="muted">{budget.measure === 'cost' ? '' : budget.unit}</span>
                       </>
                     ),
                   },
@@ -176,8 +176,14 @@ export function Budgets() {
   );
 }
 
-const scopeText = ({ merchantId, userId, apiKey, model }: Budget['scope']): string =>
-  [merchantId ?? 'all merchants', userId && `user ${userId}`, apiKey && `API key ${apiKey}`, model && `model ${model}`]
+const scopeText = ({ merchantId, team, userId, apiKey, model }: Budget['scope']): string =>
+  [
+    merchantId ?? 'all merchants',
+    team && `team ${team}`,
+    userId && `user ${userId}`,
+    apiKey && `API key ${apiKey}`,
+    model && `model ${model}`,
+  ]
     .filter(Boolean)
     .join(' · ');
 
@@ -218,13 +224,16 @@ function Period({ budget: { period, timeZone }, state }: { budget: Budget; state
 
 type Draft = {
   name: string;
-  measure: BudgetFields['measure'];
+  /** `meter`: the meter of that key. */
+  measure: NonNullable<BudgetFields['measure']> | 'meter';
+  meter: string;
   limit: string;
   period: BudgetFields['period'];
   timeZone: string;
   enforcement: BudgetFields['enforcement'];
   thresholds: string;
   merchantId: string;
+  team: string;
   userId: string;
   apiKey: string;
   model: string;
@@ -234,6 +243,7 @@ const MEASURES = [
   { value: 'cost' as const, label: 'cost in USD' },
   { value: 'requests' as const, label: 'requests' },
   { value: 'tokens' as const, label: 'tokens' },
+  { value: 'meter' as const, label: 'a meter' },
 ];
 const PERIODS = (['hour', 'day', 'week', 'month'] as const).map((value) => ({ value, label: `a ${value}` }));
 const ENFORCEMENTS = [
@@ -243,13 +253,15 @@ const ENFORCEMENTS = [
 
 const draftOf = (budget: Budget | null, bound: string | null): Draft => ({
   name: budget?.name ?? '',
-  measure: budget?.measure ?? 'cost',
+  measure: budget ? (budget.measure ?? 'meter') : 'cost',
+  meter: budget?.meter ?? '',
   limit: budget?.limit ?? '',
   period: budget?.period ?? 'month',
   timeZone: budget?.timeZone ?? 'UTC',
   enforcement: budget?.enforcement ?? 'soft',
   thresholds: (budget?.thresholds ?? [80, 100]).join(', '),
   merchantId: budget?.scope.merchantId ?? bound ?? '',
+  team: budget?.scope.team ?? '',
   userId: budget?.scope.userId ?? '',
   apiKey: budget?.scope.apiKey ?? '',
   model: budget?.scope.model ?? '',
@@ -271,7 +283,7 @@ function Edit({
   const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
   const save = useMutation({
     mutationFn: () => {
-      const { limit, enforcement, measure, period, timeZone } = draft;
+      const { limit, enforcement, measure, meter, period, timeZone } = draft;
       const thresholds = draft.thresholds
         .split(/[\s,%]+/)
         .filter(Boolean)
@@ -279,11 +291,12 @@ function Edit({
       const changeable = { limit, enforcement, thresholds, ...(draft.name && { name: draft.name }) };
       if (budget) return client.budgets.update.mutate({ id: budget.id, ...changeable });
       const scope = Object.fromEntries(
-        (['merchantId', 'userId', 'apiKey', 'model'] as const).flatMap((name) =>
+        (['merchantId', 'team', 'userId', 'apiKey', 'model'] as const).flatMap((name) =>
           draft[name] ? [[name, draft[name]]] : [],
         ),
       );
-      return client.budgets.create.mutate({ ...changeable, scope, measure, period, timeZone });
+      const measured = measure === 'meter' ? { meter } : { measure };
+      return client.budgets.create.mutate({ ...changeable, scope, ...measured, period, timeZone });
     },
     onSuccess: async ({ name }) => {
       tell(budget ? 'Changed' : 'Created', name);
@@ -311,7 +324,7 @@ function Edit({
             required
             inputMode="decimal"
             placeholder="50"
-            note={draft.measure === 'cost' ? 'USD' : draft.measure}
+            note={budget?.unit ?? (draft.measure === 'cost' ? 'USD' : draft.measure)}
             value={draft.limit}
             onChange={(limit) => change({ limit })}
           />
@@ -351,6 +364,15 @@ function Edit({
         </div>
         {!budget && (
           <>
+            {draft.measure === 'meter' && (
+              <Field
+                label="Key of the meter"
+                required
+                note="It adds up: SUM or COUNT"
+                value={draft.meter}
+                onChange={(meter) => change({ meter })}
+              />
+            )}
             <div className="form-row">
               <Field
                 label="Merchant"
@@ -358,6 +380,12 @@ function Edit({
                 note="Empty: all merchants together"
                 value={draft.merchantId}
                 onChange={(merchantId) => change({ merchantId })}
+              />
+              <Field
+                label="Team"
+                note="Of the directory; empty: any"
+                value={draft.team}
+                onChange={(team) => change({ team })}
               />
               <Field label="User" note="Empty: any" value={draft.userId} onChange={(userId) => change({ userId })} />
             </div>

@@ -222,13 +222,11 @@ function callOf(report: Report, rules: Rules): Call {
   if (!start) throw invalid('It has no startTime.');
   const at = startOf(start);
   const cacheHit = row.cache_hit === true || /^true$/i.test(String(row.cache_hit ?? ''));
-  const { merchantFrom } = rules;
-  const owner = {
-    fixed: null,
+  const merchantId = merchantOfCall(rules, {
     team: report.team,
     organization: report.organization,
-    key_alias: metadata.user_api_key_alias,
-  }[merchantFrom];
+    alias: metadata.user_api_key_alias,
+  });
   const properties: NonNullable<CheckedEntry['properties']> = { source: 'litellm' };
   const decorate = (name: string, value: string | null | undefined) => {
     if (value) properties[name] = decoration(value);
@@ -255,7 +253,7 @@ function callOf(report: Report, rules: Rules): Call {
     },
     entry: {
       id,
-      merchantId: owner ? merchantOf(owner) : rules.merchant,
+      merchantId,
       time: new Date(at).toISOString(),
       ...dimension('userId', report.userId),
       ...dimension('apiKey', report.apiKey && keyOf(report.apiKey)),
@@ -417,6 +415,16 @@ function roundedStartOf(text: string): number {
 
 const MERCHANT = /^[A-Za-z0-9_.:-]{1,64}$/;
 
+/** Returns the merchant of a call with this team, organization and alias of its key. */
+export function merchantOfCall(
+  rules: Rules,
+  of: Record<'team' | 'organization' | 'alias', string | null | undefined>,
+): string {
+  const { merchantFrom, merchant } = rules;
+  const owner = { fixed: null, team: of.team, organization: of.organization, key_alias: of.alias }[merchantFrom];
+  return owner ? merchantOf(owner) : merchant;
+}
+
 /** Returns a team, organisation or alias as a merchant id. One that cannot be an id is cleaned and gets a hash. */
 function merchantOf(owner: string): string {
   if (MERCHANT.test(owner)) return owner;
@@ -425,7 +433,7 @@ function merchantOf(owner: string): string {
 }
 
 /** Returns the hash or alias of a key. A secret becomes the hash that LiteLLM makes of it. */
-function keyOf(key: string): string {
+export function keyOf(key: string): string {
   return key.startsWith('sk-') ? createHash('sha256').update(key).digest('hex') : key;
 }
 

@@ -7,6 +7,7 @@ import type { Pipeline } from '../pipeline.ts';
 import type { Source } from '../source.ts';
 import type { Rules } from './call.ts';
 import { createLitellmClient } from './client.ts';
+import { guardrail } from './guardrail.ts';
 import { createLitellmMetrics } from './metrics.ts';
 import { createNames } from './names.ts';
 import { assertPullRange, createPuller, presentPull, presentSums } from './pull.ts';
@@ -95,7 +96,10 @@ export function createLitellm({
       },
     },
     // Their bodies contain the messages of the calls.
-    sources: receivers({ recorder, rules, maxBodyBytes: env.LITELLM_MAX_BODY_BYTES }),
+    sources: [
+      ...receivers({ recorder, rules, maxBodyBytes: env.LITELLM_MAX_BODY_BYTES }),
+      guardrail(rules, env.LITELLM_MAX_BODY_BYTES),
+    ],
     start() {
       if (!puller) return;
       if (env.LITELLM_PULL_INTERVAL_MS > 0) loop = puller.schedule(env.LITELLM_PULL_INTERVAL_MS);

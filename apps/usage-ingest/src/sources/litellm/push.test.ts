@@ -1,5 +1,5 @@
 import { gzipSync } from 'node:zlib';
-import { dayOf } from '@tally/contracts';
+import { dayOf, LITELLM_GUARDRAIL_PATH } from '@tally/contracts';
 import { describe, expect, test } from 'vitest';
 import { EVENTS, eventOf, KEY, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
 
@@ -201,5 +201,40 @@ describe('push', () => {
       apiKey: 'a'.repeat(64),
       metrics: { prompt_tokens: '20', cached_tokens: '7', cache_write_tokens: '2', reasoning_tokens: '3' },
     });
+  });
+});
+
+describe('the guardrail', () => {
+  const ask = async (question: unknown, key = KEY) => {
+    const answer = await world.running.app.request(LITELLM_GUARDRAIL_PATH, {
+      method: 'POST',
+      headers: { 'x-api-key': key, 'content-type': 'application/json' },
+      body: typeof question === 'string' ? question : JSON.stringify(question),
+    });
+    return { status: answer.status, body: (await answer.json()) as { action?: string; blocked_reason?: string } };
+  };
+  const about = (user: string) => ({
+    ...{ input_type: 'request', model: 'gpt-4o', texts: ['Hello'], litellm_call_id: 'c1', images: null },
+    request_data: { user_api_key_hash: 'k1', user_api_key_user_id: user, user_api_key_team_id: null },
+  });
+
+  test('blocks calls whose hard budget is used up, before they are made', async () => {
+    const { client } = world.running;
+    const budget = { measure: 'requests', limit: '1', period: 'total', enforcement: 'hard' } as const;
+    const { id } = await client.budgets.create.mutate({ ...budget, scope: { merchantId: 'litellm', userId: 'spent' } });
+    expect((await ask(about('spent'))).body).toEqual({ action: 'NONE' });
+    await world.push(JSON.stringify(payloadOf(world.recent('g1', { user: 'spent' }))));
+    await expect.poll(async () => (await ask(about('spent'))).body.action, { timeout: 30_000 }).toBe('BLOCKED');
+    expect((await ask(about('spent'))).body.blocked_reason).toBe(`Budget ${id} is used up.`);
+    expect((await ask({ ...about('spent'), input_type: 'response' })).body).toEqual({ action: 'NONE' });
+    expect((await ask(about('other'))).body).toEqual({ action: 'NONE' });
+    await client.budgets.remove.mutate({ id });
+    expect((await ask(about('spent'))).body).toEqual({ action: 'NONE' });
+  });
+
+  test('rejects bodies that are no question, and keys that it does not know', async () => {
+    expect((await ask('{')).status).toBe(400);
+    expect((await ask([])).status).toBe(400);
+    expect((await ask(about('ada'), 'nobody')).status).toBe(401);
   });
 });

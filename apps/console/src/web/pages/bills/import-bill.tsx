@@ -22,10 +22,12 @@ export function ImportBill({
 }) {
   const [provider, setProvider] = useState(first);
   const [account, setAccount] = useState('default');
-  const [file, setFile] = useState('');
-  const check = useMutation({ mutationFn: () => client.bills.import.mutate({ provider, account, file }) });
+  const [chosen, setChosen] = useState<File | null>(null);
+  const send = async (dryRun: boolean) =>
+    client.bills.import.mutate({ provider, account, file: await chosen!.text(), dryRun });
+  const check = useMutation({ mutationFn: () => send(true) });
   const save = useMutation({
-    mutationFn: () => client.bills.import.mutate({ provider, account, file, dryRun: false }),
+    mutationFn: () => send(false),
     onSuccess: ({ status, bill }) => {
       tell(status === 'imported' ? 'Imported' : 'Already there', rangeText(bill));
       onClose();
@@ -85,9 +87,8 @@ export function ImportBill({
             required
             accept=".json,.csv,application/json,text/csv"
             onChange={(event) => {
-              const [chosen] = event.target.files ?? [];
+              setChosen(event.target.files?.[0] ?? null);
               changed();
-              if (chosen) void chosen.text().then(setFile);
             }}
           />
         </div>
@@ -100,7 +101,7 @@ export function ImportBill({
           <Button
             kind="primary"
             type="submit"
-            disabled={file === '' || check.isPending || save.isPending || (read !== undefined && !isReady)}
+            disabled={!chosen || check.isPending || save.isPending || (read !== undefined && !isReady)}
           >
             {save.isPending ? 'Importing…' : check.isPending ? 'Reading…' : isReady ? 'Import' : 'Check the file'}
           </Button>

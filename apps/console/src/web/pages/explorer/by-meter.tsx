@@ -19,7 +19,15 @@ import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
 import { Answer, Card, CellName, Delta, Empty, Num, padOf, Skeleton, SkeletonRows } from '../../ui/parts.tsx';
 import { type Column, numbers, Pager, Table } from '../../ui/table.tsx';
-import { isAdditive, kindOfMeter, meterFilters, metricOfMeter, type Window } from './meter.ts';
+import {
+  hasPercentiles,
+  isAdditive,
+  kindOfMeter,
+  meterFilters,
+  metricOfMeter,
+  percentileName,
+  type Window,
+} from './meter.ts';
 import { CHARTED, OTHERS } from './over-time.tsx';
 import {
   type Crossed,
@@ -44,6 +52,7 @@ type Props = {
   timeZone: string;
   filters: FilterSearch;
   where: PropertyFilters | undefined;
+  percentile: number | undefined;
   by: GroupId | 'time';
   and: GroupId | undefined;
   pivot: boolean;
@@ -59,10 +68,10 @@ type Row = { start: string; group: Record<string, string>; value: string };
 
 /** Shows what a meter counted: over time, and by one of its dimensions or two. */
 export function ByMeter(props: Props) {
-  const { meter, range, window, timeZone, filters, where, by, and, pivot, compare, chart } = props;
+  const { meter, range, window, timeZone, filters, where, percentile, by, and, pivot, compare, chart } = props;
   const kind = kindOfMeter(meter);
   const dimensions = by === 'time' ? [] : [by, ...(and ? [and] : [])];
-  const named = meterFilters(meter, filters, where);
+  const named = meterFilters(meter, filters, { where, percentile });
   const ask = { meter: meter.key, ...range, ...named, timeZone };
   const past = { ...ask, ...before(range) };
   const keep = { placeholderData: keepPreviousData };
@@ -108,7 +117,7 @@ export function ByMeter(props: Props) {
       />
     );
   };
-  const title = `${meter.name}${meter.aggregation === 'PERCENTILE' ? ', median' : ''}`;
+  const title = `${meter.name}${hasPercentiles(meter) ? `, ${percentileName(percentile)}` : ''}`;
   const shared = { ...props, kind, dimensions, nameOf, numberOf, title };
   return (
     <>

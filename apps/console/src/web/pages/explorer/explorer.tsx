@@ -17,7 +17,7 @@ import {
   type PropertyFilters,
   readFilters,
 } from '../../measures.ts';
-import { type ExplorerSearch, INTERVALS, type Interval } from '../../router.tsx';
+import { type ExplorerSearch, INTERVALS, type Interval, PERCENTILES } from '../../router.tsx';
 import { useWho } from '../../session.tsx';
 import { countDays, PRESETS, type Range, rangeText, viewerZone } from '../../time.ts';
 import { Filters, PropertyFilter } from '../../ui/filters.tsx';
@@ -28,7 +28,7 @@ import { ByDimension } from './by-dimension.tsx';
 import { ByMeter } from './by-meter.tsx';
 import { ByTime } from './by-time.tsx';
 import { ExportMenu } from './export-menu.tsx';
-import { groupsOf, isAdditive, meterFilters, WINDOWS, wholeWindows } from './meter.ts';
+import { groupsOf, hasPercentiles, isAdditive, meterFilters, percentileName, WINDOWS, wholeWindows } from './meter.ts';
 import { INTERVAL_NAMES } from './shown.ts';
 
 /** Returns an interval that gives a chart 50 to 400 points, if possible. */
@@ -108,7 +108,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
   const choose = (value: string) => {
     const next = meters.find((each) => choiceOf(each) === value);
     change({
-      ...{ meter: next?.key, of: next?.merchantId ?? undefined, where: undefined, ...unsorted },
+      ...{ meter: next?.key, of: next?.merchantId ?? undefined, where: undefined, percentile: undefined, ...unsorted },
       measure: MEASURES.find(({ id }) => id === value)?.id,
     });
   };
@@ -117,7 +117,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
   const order = search.order ?? (sort === 'key' ? 'asc' : 'desc');
   const question: Question = meter
     ? {
-        ...{ meter: meter.key, ...range, ...meterFilters(meter, filters, search.where) },
+        ...{ meter: meter.key, ...range, ...meterFilters(meter, filters, search) },
         ...{ window: by === 'time' ? window : 'total', timeZone },
         ...(by !== 'time' && { groupBy: and ? [by, and] : [by] }),
       }
@@ -157,6 +157,14 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
           ]}
           onChange={choose}
         />
+        {meter && hasPercentiles(meter) && (
+          <Select
+            label="Percentile"
+            value={String(search.percentile ?? 50)}
+            options={PERCENTILES.map((each) => ({ value: String(each), label: percentileName(each) }))}
+            onChange={(each) => change({ percentile: Number(each) })}
+          />
+        )}
         <Select
           label="Group by"
           prefix="by"
@@ -239,7 +247,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
         <ByMeter
           key={`${choiceOf(meter)} ${by} ${and}`}
           {...shown}
-          {...{ meter, window, by, and, pivot, order, change, where: search.where }}
+          {...{ meter, window, by, and, pivot, order, change, where: search.where, percentile: search.percentile }}
           byKey={sort === 'key'}
           cursor={search.cursor}
         />

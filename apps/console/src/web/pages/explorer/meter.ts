@@ -12,6 +12,10 @@ export const kindOfMeter = ({ unit }: Meter): Kind => (unit === 'USD' ? 'money' 
 /** True where the values of parts add up to the value of the whole. */
 export const isAdditive = ({ aggregation }: Meter): boolean => aggregation === 'SUM' || aggregation === 'COUNT';
 
+export const hasPercentiles = ({ aggregation }: Meter): boolean => aggregation === 'PERCENTILE';
+
+export const percentileName = (percentile = 50): string => (percentile === 50 ? 'median' : `p${percentile}`);
+
 /** Returns what a meter can be grouped by. */
 export const groupsOf = ({ merchantId, dimensions }: Meter, bound: boolean): GroupId[] => [
   ...(bound || merchantId !== null ? [] : ['merchant' as const]),
@@ -33,8 +37,12 @@ export function wholeWindows(range: Range, window: Window): Range {
   };
 }
 
-/** Returns the filters that a meter can be asked by, as the API takes them. */
-export function meterFilters(meter: Meter, filters: FilterSearch, where: PropertyFilters = {}) {
+/** Returns what is chosen of a meter, as the API takes it: its filters, and which percentile. */
+export function meterFilters(
+  meter: Meter,
+  filters: FilterSearch,
+  { where = {}, percentile }: { where?: PropertyFilters | undefined; percentile?: number | undefined } = {},
+) {
   const named = Object.fromEntries(
     (meter.dimensions as GroupId[]).flatMap((id) => {
       const values = isDimension(id) ? filters[dimensionOf(id).filter] : where[id];
@@ -45,6 +53,7 @@ export function meterFilters(meter: Meter, filters: FilterSearch, where: Propert
   return {
     ...(merchantIds && merchantIds.length > 0 && { merchantIds }),
     ...(Object.keys(named).length > 0 && { filters: named }),
+    ...(hasPercentiles(meter) && percentile !== undefined && { percentile }),
   };
 }
 
