@@ -88,6 +88,8 @@ test('the steps of the Dockerfile, in an empty folder, make a tree that migrates
   for (let counted = false; !counted; await wait(50)) {
     counted = (await client.flush.status.query({})).recordCount > 0;
   }
+  const job = run(['infra/local/run.mjs', 'apps/usage-ingest/dist/jobs/main.js', 'reconcile'], addresses);
+  expect([await job.exited, job.output()]).toEqual([0, expect.stringContaining('every stored form agrees')]);
   expect(await (await fetch(consoleUrl!)).text()).toContain('<div id="root">');
   expect(await Promise.all(all.map(({ end }) => end()))).toEqual(all.map(() => 0));
 });

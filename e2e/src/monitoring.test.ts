@@ -39,7 +39,8 @@ beforeAll(async () => {
   const [database, redis] = await Promise.all([freshDatabase(migrate), freshRedis()]);
   databaseUrl = database.url;
   releases.push(database.drop, redis.drop);
-  const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: 'the-admin-key-of-monitoring' };
+  const key = 'the-admin-key-of-monitoring';
+  const env = { DATABASE_URL: database.url, REDIS_URL: redis.url, TALLY_ADMIN_KEY: key };
   const ingest = await startServiceProcess('usage-ingest', env);
   const addresses = { ...env, USAGE_INGEST_URL: ingest.url };
   // A LiteLLM that nobody runs: its metrics exist all the same.
@@ -50,7 +51,10 @@ beforeAll(async () => {
   ]);
   const all = [ingest, ...others];
   releases.push(...all.map((service) => () => service.stop()));
-  const texts = await Promise.all(all.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
+  const analyticsUrl = others[1]!.url;
+  const addressesOfMetrics = [...all.map(({ url }) => `${url}/metrics`), `${analyticsUrl}/metrics/usage`];
+  const headers = { authorization: `Bearer ${key}` };
+  const texts = await Promise.all(addressesOfMetrics.map(async (url) => (await fetch(url, { headers })).text()));
   served = new Set(
     texts.flatMap((text) =>
       [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].flatMap(([, name, type]) =>

@@ -501,7 +501,7 @@ test('what numbers lack is said above them', async () => {
     }
     await stack.services.ingest.stop();
     try {
-      // Loaded anew: the tab knows who was signed in.
+      // Loaded again: the tab knows who was signed in.
       await open(page, '/app/health');
       await page.waitForSelector('.banner:has-text("usage-ingest does not answer")');
       await go(page, `/app/explorer?by=model&from=${yesterday}&to=${yesterday}`);

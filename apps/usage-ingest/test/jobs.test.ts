@@ -46,7 +46,7 @@ test('ranges, merchants, the status and the books have their commands', async ()
     out: expect.stringContaining('merchant acme: 2 keys'),
   });
   expect(await run('status', '2026-11-21')).toMatchObject({ code: 0, out: expect.stringMatching(/aggregated +true/) });
-  expect(await run('reconcile')).toMatchObject({ code: 0, out: expect.stringContaining('every book agrees') });
+  expect(await run('reconcile')).toMatchObject({ code: 0, out: expect.stringContaining('every stored form agrees') });
   expect(await run('rebuild', '2026-10-30', '2026-11-21')).toMatchObject({
     code: 0,
     out: expect.stringMatching(/^\d+ days of merchants rebuilt, 0 of them without their entries$/),

@@ -1,4 +1,4 @@
--- Keeps the sums of a day's events before its partition is dropped.
+-- Keeps the sums of a day's events before its partition is dropped. Returns the number of events and their last write.
 -- $1 date
 with sums as (
   select
@@ -44,9 +44,13 @@ logged as (
   select array_agg(merchant_id), array_agg($1::date)
   from sums
   having count(*) > 0
+),
+total as (
+  select coalesce(sum(entries), 0) as entries from sums
+),
+last_write as (
+  select max(started_at) as moment from usage_flushes where inserted > 0 and $1 between first_date and last_date
 )
-insert into usage_closed_days (date, entries, written_at)
-select $1, coalesce(sum(entries), 0), coalesce((
-  select max(started_at) from usage_flushes where inserted > 0 and $1 between first_date and last_date
-), clock_timestamp())
-from sums
+select total.entries::text as entries, last_write.moment::text as "lastWrite"
+from total
+cross join last_write

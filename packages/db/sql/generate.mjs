@@ -967,7 +967,7 @@ const ofMerchants = '($1::text[] is null or merchant_id = any($1))';
 const inRange = `${ofMerchants} and date between $2 and $3`;
 
 const closeDay = `
--- Keeps the sums of a day's events before its partition is dropped.
+-- Keeps the sums of a day's events before its partition is dropped. Returns the number of events and their last write.
 -- $1 date
 with sums as (
   select
@@ -1006,12 +1006,16 @@ logged as (
   select array_agg(merchant_id), array_agg($1::date)
   from sums
   having count(*) > 0
+),
+total as (
+  select coalesce(sum(entries), 0) as entries from sums
+),
+last_write as (
+  select max(started_at) as moment from usage_flushes where inserted > 0 and $1 between first_date and last_date
 )
-insert into usage_closed_days (date, entries, written_at)
-select $1, coalesce(sum(entries), 0), coalesce((
-  select max(started_at) from usage_flushes where inserted > 0 and $1 between first_date and last_date
-), clock_timestamp())
-from sums`;
+select total.entries::text as entries, last_write.moment::text as "lastWrite"
+from total
+cross join last_write`;
 
 const measuresFrom = (
   table,
@@ -1222,7 +1226,7 @@ with forms as (
 sums as (
   select form, merchant_id, date, ${PRICED_MEASURES.map((name) => `sum(${name}) as ${name}`).join(', ')}
   from forms
-  where exists (select from price_list where version > 0)
+  where exists (select 1 from price_list where version > 0)
   group by 1, 2, 3
 )
 select rollup, merchant_id, date, metric_type, parts, whole

@@ -27,7 +27,7 @@ sums as (
     sum(priced_cache_write_tokens) as priced_cache_write_tokens, sum(priced_output_tokens) as priced_output_tokens,
     sum(priced_reasoning_tokens) as priced_reasoning_tokens, sum(priced_cost) as priced_cost
   from forms
-  where exists (select from price_list where version > 0)
+  where exists (select 1 from price_list where version > 0)
   group by 1, 2, 3
 )
 select rollup, merchant_id, date, metric_type, parts, whole

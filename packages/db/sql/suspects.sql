@@ -24,8 +24,8 @@ differing as (
   where (requests, failed_requests, prompt_tokens, completion_tokens, cost) is distinct from (0, 0, 0, 0, 0)
 )
 select id, 'in the journal, but of no flush' as why
-from usage_events as event
-where merchant_id = $1 and date = $2 and not exists (select from usage_flushes where id = event.flush_id)
+from usage_events
+where merchant_id = $1 and date = $2 and flush_id not in (select id from usage_flushes)
 union all
 select id, 'of dimensions whose sums differ'
 from usage_events

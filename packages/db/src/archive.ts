@@ -22,7 +22,9 @@ export function createArchive(dataSource: DataSource): Archive {
       const runner = dataSource.createQueryRunner();
       let events = 0;
       async function* lines() {
-        await runner.query(`declare page no scroll cursor for ${sql('archive-day')}`, [day]);
+        // Read first: on Citus, a statement on all nodes cannot look into a table of the coordinator for each event.
+        const [{ decimals }] = await runner.query(sql('meter-decimals'));
+        await runner.query(`declare page no scroll cursor for ${sql('archive-day')}`, [day, decimals]);
         for (;;) {
           const rows: { line: string }[] = await runner.query(`fetch ${PAGE_ROWS} from page`);
           if (rows.length > 0) yield `${rows.map(({ line }) => line).join('\n')}\n`;

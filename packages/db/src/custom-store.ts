@@ -1,10 +1,11 @@
-import { type Day, type MetricCost, type MetricFields, type MetricVisibility, TallyError } from '@tally/contracts';
+import type { Day, MetricCost, MetricFields, MetricVisibility } from '@tally/contracts';
+import pg from 'pg';
 import { type DataSource, type FindOptionsWhere, IsNull, MoreThan, Raw } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from './distribution.ts';
 import { CustomMetricEntity, type CustomMetricRow, CustomMetricVersionEntity } from './entities/custom-metric.ts';
 import { priceOf } from './metric-price.ts';
-import { type MetricQuery, writeCount, writeMetricQuery } from './metric-query.ts';
+import { type HowToWrite, type MetricQuery, metricTypesIn, writeCount, writeMetricQuery } from './metric-query.ts';
 import { DateText, Moment } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
@@ -61,7 +62,7 @@ export type CustomStore = {
   plan(query: MetricQuery, timeoutMs: number): Promise<number>;
   /**
    * Computes a formula under a timeout in a read-only transaction that sees only the rows of its merchant, as the
-   * reader role if the server has it.
+   * reader role if the server has it. On Citus, formulas over events and usage run as the owner.
    */
   compute(query: MetricQuery, timeoutMs: number): Promise<MetricAnswer>;
   /**
@@ -111,6 +112,8 @@ export type CustomStore = {
 
 const ROLE = 'tally_reader';
 
+type Run = (text: string, values: unknown[]) => Promise<unknown[]>;
+
 /** Conditions for the definitions that a viewer may see, as alternatives. */
 const visibleTo = ({ id, merchantId, teamId, all }: Viewer): FindOptionsWhere<CustomMetricRow>[] => {
   const own = { merchantId: merchantId ?? '' };
@@ -134,22 +137,28 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
   let isOnCitus: boolean | undefined;
 
   async function reading<T>(
-    { merchantId }: MetricQuery,
+    { merchantId, source, formula }: MetricQuery,
     timeoutMs: number,
-    work: (query: (text: string, values: unknown[]) => Promise<unknown[]>) => Promise<T>,
+    work: (run: Run, how: HowToWrite) => Promise<T>,
   ): Promise<T> {
     const runner = formulas.createQueryRunner();
     await runner.connect();
     try {
       await runner.query('begin read only');
-      // Its nodes do not know the merchant that the views of a formula ask for: an answer would be empty without an
-      // error.
       isOnCitus ??= await isDistributed(runner as Executor);
-      if (isOnCitus) throw new TallyError('INVALID_INPUT', 'Custom metrics are not supported on Citus.');
       hasRole ??= (await runner.query(sql('custom/has-reader'), [ROLE]))[0].found === true;
-      await runner.query(sql('custom/prepare'), [merchantId ?? '*', String(timeoutMs)]);
-      if (hasRole) await runner.query(`set local role ${ROLE}`);
-      return await work((text, values) => runner.query(text, values));
+      const onNodes = isOnCitus && source.isDistributed;
+      const merchant = merchantId ?? '*';
+      await runner.query(sql('custom/prepare'), [merchant, String(timeoutMs)]);
+      if (onNodes) {
+        // The nodes know only what is set by a statement of its own, and have no rights of the reader on their shards.
+        await runner.query(`set local citus.propagate_set_commands = 'local'`);
+        await runner.query(`set local tally.merchant_id = ${pg.escapeLiteral(merchant)}`);
+      } else if (hasRole) await runner.query(`set local role ${ROLE}`);
+      const types = metricTypesIn(formula);
+      const units = types.length === 0 ? [] : UnitRow.array().parse(await runner.query(sql('custom/units'), [types]));
+      const unitOf = new Map(units.map(({ name, unit }) => [name, unit]));
+      return await work((text, values) => runner.query(text, values), { units: unitOf, onNodes });
     } finally {
       await runner.query('rollback').catch(() => {});
       await runner.release();
@@ -158,8 +167,9 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
 
   return {
     plan: (query, timeoutMs) =>
-      reading(query, timeoutMs, async (run) => {
-        const { text, values } = writeMetricQuery(query);
+      reading(query, timeoutMs, async (run, how) => {
+        if (how.onNodes) return priceOnNodes(query, run, how);
+        const { text, values } = writeMetricQuery(query, how);
         const [row] = await run(`explain (format json, verbose) ${text}`, values);
         const [{ Plan: plan }] = PlanRow.parse(row)['QUERY PLAN'];
         const nodes = nodesOf(plan);
@@ -167,18 +177,14 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
           await run(sql('custom/statistics'), [schemasOf(nodes), tablesOf(nodes)]),
         );
         let rows = Math.max(...nodes.map((node) => node['Plan Rows']));
-        if (stale) {
-          const count = writeCount(query, MAX_COUNTED);
-          const [counted] = CountRow.parse(await run(count.text, count.values));
-          rows = Math.max(rows, counted.rows);
-        }
+        if (stale) rows = Math.max(rows, await countRows(query, run));
         const planned = stale ? 0 : nodes.filter((node) => node['Node Type'].includes('Sort')).length;
         return priceOf(query, { planCost: plan['Total Cost'], rows, planned });
       }),
 
     compute: (query, timeoutMs) =>
-      reading(query, timeoutMs, async (run) => {
-        const { text, values } = writeMetricQuery(query);
+      reading(query, timeoutMs, async (run, how) => {
+        const { text, values } = writeMetricQuery(query, how);
         const [first, ...rest] = (await run(text, values)).map((row) => AnswerRow.parse(row));
         return {
           value: first?.value ?? null,
@@ -304,6 +310,38 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
   };
 }
 
+/** Returns the price of a formula that Citus runs on its nodes: its own plan costs 0, those of the nodes do not. */
+async function priceOnNodes(query: MetricQuery, run: Run, how: HowToWrite): Promise<number> {
+  await run('set local citus.explain_all_tasks = on', []);
+  const { text, values } = writeMetricQuery({ ...query, dimensions: [] }, how);
+  const plans = remotePlansIn(await run(`explain (format json) ${text}`, values));
+  const sum = (of: (plan: PlanNode) => number) => plans.reduce((total, plan) => total + of(plan), 0);
+  // With dimensions the rows are read once more.
+  const times = query.dimensions.length > 0 ? 2 : 1;
+  const planCost = times * sum((plan) => plan['Total Cost']);
+  const planned = sum((plan) => Math.max(...nodesOf(plan).map((node) => node['Plan Rows'])));
+  // Statistics of the nodes are not at hand. The rows of one merchant are counted; over all, the limit is of each node.
+  const counted = query.merchantId === null ? 0 : await countRows(query, run);
+  return priceOf(query, { planCost, rows: Math.max(planned, counted), planned: 0 });
+}
+
+/** Counts the rows that a formula reads, up to `MAX_COUNTED`. */
+async function countRows(query: MetricQuery, run: Run): Promise<number> {
+  const { text, values } = writeCount(query, MAX_COUNTED);
+  const [{ rows }] = CountRow.parse(await run(text, values));
+  return rows;
+}
+
+/** Returns the plans that the nodes of Citus gave, wherever they stand in its own plan. */
+function remotePlansIn(plan: unknown): PlanNode[] {
+  if (typeof plan !== 'object' || plan === null) return [];
+  return Object.entries(plan).flatMap(([name, value]) =>
+    name === 'Remote Plan'
+      ? RemotePlan.parse(value).flatMap((answer) => answer.map(({ Plan }) => Plan))
+      : remotePlansIn(value),
+  );
+}
+
 const PRUNED_AT_ONCE = 10_000;
 
 const columnsOf = ({ teamId, visibility, name }: MetricFields) => ({ teamId: teamId ?? null, visibility, name });
@@ -349,10 +387,12 @@ const PlanNode: z.ZodType<PlanNode> = z.object({
   },
 });
 const PlanRow = z.object({ 'QUERY PLAN': z.tuple([z.object({ Plan: PlanNode })]) });
+const RemotePlan = z.array(z.array(z.object({ Plan: PlanNode })));
 const nodesOf = (plan: PlanNode): PlanNode[] => [plan, ...(plan.Plans ?? []).flatMap(nodesOf)];
 const schemasOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node.Schema ?? null);
 const tablesOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node['Relation Name'] ?? null);
 
+const UnitRow = z.object({ name: z.string(), unit: z.string() });
 const StatisticsRow = z.tuple([z.object({ stale: z.boolean() })]);
 /** The largest number of rows counted: more would be too costly anyway. */
 const MAX_COUNTED = 1_000_000;

@@ -26,9 +26,7 @@ try {
       for (const step of steps) {
         const started = performance.now();
         await distributeTable(client, step);
-        console.log(
-          `${step.table ?? 'view usage_imported_days'}: done in ${((performance.now() - started) / 1_000).toFixed(1)} s`,
-        );
+        console.log(`${step.what}: done in ${((performance.now() - started) / 1_000).toFixed(1)} s`);
       }
   } finally {
     await client.end();

@@ -32,8 +32,14 @@ export const DISTRIBUTED: readonly string[] = Object.entries(COLOCATED).flat(2);
 /** Small tables that every node has whole, since statements on distributed tables read them. */
 export const REFERENCE: readonly string[] = ['usage_closed_days', 'usage_rolled_up'];
 
-/** `table`: the one that is placed; undefined for a view that is replaced. */
-export type DistributionStep = { table: string | undefined; rows: number; bytes: number; statement: string };
+/** `table`: the one that is placed; undefined for a view or a function. */
+export type DistributionStep = {
+  what: string;
+  table: string | undefined;
+  rows: number;
+  bytes: number;
+  statement: string;
+};
 
 /**
  * Lists what is left to do to distribute a migrated database, in order; nothing where it is done. Changes nothing.
@@ -66,9 +72,13 @@ export async function planDistribution(client: pg.Client, shards: number): Promi
   ].filter(({ table }) => !placed.has(table));
   const [view] = (await client.query(sql('schema/imported-days-joins'))).rows;
   const { rows: sizes } = await client.query(sql('schema/table-sizes'), [wanted.map(({ table }) => table)]);
-  const steps = wanted.map((step, index) => ({ ...step, rows: sizes[index].rows, bytes: sizes[index].bytes }));
-  const replaced = { table: undefined, statement: sql('schema/imported-days-view').trim(), rows: 0, bytes: 0 };
-  return view.joins ? steps : [replaced, ...steps];
+  const tables = wanted.map((step, index) => ({ ...step, what: step.table, ...sizes[index] }));
+  const withoutRows = (what: string, statement: string) => ({ what, statement, table: undefined, rows: 0, bytes: 0 });
+  const views = view.joins ? [] : [withoutRows('view usage_imported_days', sql('schema/imported-days-view').trim())];
+  // Citus copies functions that are created after it by itself, but not those that a used database has already.
+  const { rows: left } = await client.query<{ name: string }>(sql('schema/functions-left'));
+  const functions = left.map(({ name }) => withoutRows(name, `select create_distributed_function('${name}')`));
+  return [...views, ...tables, ...functions];
 }
 
 /** Does one step. Repeating a distribution that was stopped half-way goes on with the tables that are left. */

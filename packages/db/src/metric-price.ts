@@ -1,4 +1,4 @@
-import type { Expr, MetricQuery } from './metric-query.ts';
+import { type Expr, type MetricQuery, partsOf } from './metric-query.ts';
 
 /** The planner's own cost of a comparison in a sort: two operators. */
 const COMPARISON = 0.005;
@@ -21,31 +21,6 @@ export function priceOf(
 
 /** Counts the aggregates of a formula that sort their rows. */
 function sortsIn(expr: Expr): number {
-  switch (expr.kind) {
-    case 'percentile':
-      return 1;
-    case 'count':
-      return expr.distinct ? 1 : 0;
-    case 'binary':
-    case 'nullif':
-      return sortsIn(expr.left) + sortsIn(expr.right);
-    case 'negate':
-    case 'not':
-    case 'isNull':
-      return sortsIn(expr.arg);
-    case 'in':
-      return sum([expr.arg, ...expr.items]);
-    case 'case':
-      return sum([...expr.whens.flatMap(({ when, result }) => [when, result]), expr.otherwise]);
-    case 'coalesce':
-      return sum(expr.args);
-    case 'column':
-    case 'literal':
-    case 'metric':
-    case 'property':
-    case 'fold':
-      return 0;
-  }
+  const sorts = expr.kind === 'percentile' || (expr.kind === 'count' && expr.distinct) ? 1 : 0;
+  return partsOf(expr).reduce((total, part) => total + sortsIn(part), sorts);
 }
-
-const sum = (all: readonly Expr[]): number => all.reduce((total, each) => total + sortsIn(each), 0);

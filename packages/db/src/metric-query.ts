@@ -39,12 +39,54 @@ export type MetricQuery = {
   maxRows: number;
 };
 
+/** Returns the expressions directly inside an expression. */
+export function partsOf(expr: Expr): readonly Expr[] {
+  switch (expr.kind) {
+    case 'binary':
+    case 'nullif':
+      return [expr.left, expr.right];
+    case 'negate':
+    case 'not':
+    case 'isNull':
+      return [expr.arg];
+    case 'in':
+      return [expr.arg, ...expr.items];
+    case 'case':
+      return [...expr.whens.flatMap(({ when, result }) => [when, result]), expr.otherwise];
+    case 'coalesce':
+      return expr.args;
+    case 'count':
+    case 'fold':
+    case 'percentile':
+      return [expr.arg, expr.filter].filter((part) => part !== null);
+    case 'column':
+    case 'literal':
+    case 'metric':
+    case 'property':
+      return [];
+  }
+}
+
+/** Returns the metric types that a formula reads by `metric('name')`. */
+export const metricTypesIn = (expr: Expr): string[] =>
+  expr.kind === 'metric' ? [expr.name] : partsOf(expr).flatMap(metricTypesIn);
+
+export type HowToWrite = {
+  /** One unit of each metric type of the formula, as a decimal. */
+  units: ReadonlyMap<string, string>;
+  /** Whether Citus runs it on its nodes: it has no grouping sets over several of them. */
+  onNodes: boolean;
+};
+
 /** Writes the statement of a checked formula; every value is bound, every name comes from the source's shape. */
-export function writeMetricQuery(query: MetricQuery): { text: string; values: unknown[] } {
+export function writeMetricQuery(
+  query: MetricQuery,
+  { units, onNodes }: HowToWrite,
+): { text: string; values: unknown[] } {
   const { values, bind, columnOf, conditions } = begin(query);
   const column = (name: string) => columnOf(name).sql;
   /** Returns the whole units of a plain amount. */
-  const unitsOf = (expr: Expr) => (expr.kind === 'column' ? columnOf(expr.name).units : undefined);
+  const wholeOf = (expr: Expr) => (expr.kind === 'column' ? columnOf(expr.name).units : undefined);
   const write = (expr: Expr): string => {
     switch (expr.kind) {
       case 'column':
@@ -52,8 +94,7 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
       case 'literal':
         return bind(expr.value, SQL_TYPE[expr.type]);
       case 'metric':
-        // Read once per statement: the scale of a metric type never changes.
-        return `((source.metrics ->> ${bind(expr.name, 'text')})::numeric * (select tally_sources.unit_of(${bind(expr.name, 'text')})))`;
+        return `((source.metrics ->> ${bind(expr.name, 'text')})::numeric * ${bind(units.get(expr.name), 'numeric')})`;
       case 'property': {
         const name = bind(expr.name, 'text');
         if (expr.as === 'text') return `(source.properties ->> ${name})`;
@@ -86,36 +127,41 @@ export function writeMetricQuery(query: MetricQuery): { text: string; values: un
         return `(count(${what})${filter(expr.filter)})::numeric`;
       }
       case 'fold': {
-        const units = expr.name === 'avg' ? undefined : unitsOf(expr.arg);
-        if (units) return `(${expr.name}(${units.sql})${filter(expr.filter)} * ${units.worth}::numeric)`;
+        const whole = expr.name === 'avg' ? undefined : wholeOf(expr.arg);
+        if (whole) return `(${expr.name}(${whole.sql})${filter(expr.filter)} * ${whole.worth}::numeric)`;
         return `(${expr.name}(${write(expr.arg)})${filter(expr.filter)})`;
       }
       case 'percentile': {
-        const units = unitsOf(expr.arg);
-        const arg = units?.sql ?? write(expr.arg);
+        const whole = wholeOf(expr.arg);
+        const arg = whole?.sql ?? write(expr.arg);
         const known = expr.filter ? `${write(expr.filter)} and ${arg} is not null` : `${arg} is not null`;
         const sorted = `array_agg(${arg} order by ${arg}${expr.descending ? ' desc' : ''}) filter (where ${known})`;
         // Tally's own functions: the server's take the fraction as a double, and PERCENTILE_CONT the values too.
         const exact = `tally_sources.percentile_${expr.exact}(${sorted}, ${bind(expr.fraction, 'numeric')})`;
-        return units ? `(${exact} * ${units.worth}::numeric)` : exact;
+        return whole ? `(${exact} * ${whole.worth}::numeric)` : exact;
       }
     }
   };
   const filter = (condition: Expr | null) => (condition ? ` filter (where ${write(condition)})` : '');
 
   const names = query.dimensions.map(column);
-  const shown = names.map((name, index) => `coalesce(${name}::text, 'unknown') as d${index}`);
-  const overall = names.length === 0 ? '1' : `grouping(${names[0]})`;
-  const text = [
-    `select ${[`${overall} as overall`, ...shown, `(${write(query.formula)})::text as value`].join(', ')}`,
-    `from ${query.source.relation} as source`,
-    `where ${conditions()}`,
-    ...(names.length === 0 ? [] : [`group by grouping sets ((), (${names.join(', ')}))`]),
-  ].join('\n');
+  const select = (overall: string, dimensions: readonly string[], group = '') =>
+    [
+      `select ${[`${overall} as overall`, ...dimensions.map((name, index) => `${name} as d${index}`), `(${write(query.formula)})::text as value`].join(', ')}`,
+      `from ${query.source.relation} as source`,
+      `where ${conditions()}${group}`,
+    ].join('\n');
+  const shown = names.map((name) => `coalesce(${name}::text, 'unknown')`);
+  const text = () => {
+    if (names.length === 0) return select('1', []);
+    if (!onNodes) return select(`grouping(${names[0]})`, shown, `\ngroup by grouping sets ((), (${names.join(', ')}))`);
+    const overall = names.map(() => 'null::text');
+    return `${select('1', overall)}\nunion all\n${select('0', shown, `\ngroup by ${names.join(', ')}`)}`;
+  };
   // Sorted outside: an expression in order by cannot use an output column's name.
   const order = ['overall desc', 'value::numeric desc nulls last', ...names.map((_, index) => `d${index} collate "C"`)];
   return {
-    text: `select * from (${text}) as answer order by ${order.join(', ')} limit ${bind(query.maxRows + 2, 'bigint')}`,
+    text: `select * from (${text()}) as answer order by ${order.join(', ')} limit ${bind(query.maxRows + 2, 'bigint')}`,
     values,
   };
 }

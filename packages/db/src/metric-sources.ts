@@ -23,6 +23,8 @@ export type SourceShape = {
   merchant: string | null;
   /** Whether it has `metric('name')` and `property('name')`. */
   hasEvents: boolean;
+  /** Whether Citus has its rows on several nodes. */
+  isDistributed: boolean;
 };
 
 /** A registered view of the host application. */
@@ -59,6 +61,7 @@ const builtIn = (name: BuiltInSource, columns: [string, SourceColumn][]): Source
   date: { sql: 'source.date', type: 'date' },
   merchant: 'source.merchant_id',
   hasEvents: name === 'events',
+  isDistributed: name === 'events' || name === 'usage',
 });
 
 /** The built-in sources. */
@@ -104,5 +107,6 @@ export function hostShape(source: HostSource, dateType: SourceShape['date']['typ
     date: { sql: column(source.dateColumn), type: dateType },
     merchant: source.merchantColumn === undefined ? null : `${column(source.merchantColumn)}::text`,
     hasEvents: false,
+    isDistributed: false,
   };
 }

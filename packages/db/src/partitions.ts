@@ -67,7 +67,8 @@ export function createPartitions(dataSource: DataSource): Partitions {
           const [row] = await runSql(transaction, 'events-of-day', [day], z.object({ events: z.number() }));
           if (row!.events !== archived) return false;
         }
-        await transaction.query(sql('close-day'), [day]);
+        const [kept] = await runSql(transaction, 'close-day', [day], Kept);
+        await transaction.query(sql('add-closed-day'), [day, kept!.entries, kept!.lastWrite]);
         await transaction.query(sql('forget-identities'), [day]);
         await transaction.query(`drop table if exists ${partitionOf(day)}`);
         known.delete(day);
@@ -79,6 +80,8 @@ export function createPartitions(dataSource: DataSource): Partitions {
     },
   };
 }
+
+const Kept = z.object({ entries: z.string(), lastWrite: z.string().nullable() });
 
 async function missingOf(transaction: Executor, days: readonly Day[]): Promise<Day[]> {
   if (days.length === 0) return [];

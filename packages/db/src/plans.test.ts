@@ -17,7 +17,8 @@ let planner: { query(text: string, values: unknown[]): Promise<unknown> };
 type Plan = { 'Node Type': string; 'Relation Name'?: string; Plans?: Plan[] };
 
 beforeAll(async () => {
-  database = await freshDatabase(migrate);
+  // Plans of one node: Citus prints its own.
+  database = await freshDatabase(migrate, { onOneNode: true });
   client = new pg.Client({ connectionString: database.url });
   await client.connect();
   await client.query(`

@@ -42,7 +42,7 @@ test('every migration can be undone and done again', async () => {
 });
 
 test('the schema is the one in git; `pnpm schema` writes it', async () => {
-  const { url, drop } = await freshDatabase(migrate);
+  const { url, drop } = await freshDatabase(migrate, { onOneNode: true });
   const schema = await schemaOf(url);
   if (process.env.TALLY_WRITE_SCHEMA) await writeFile(SNAPSHOT, schema);
   expect(schema).toBe(await readFile(SNAPSHOT, 'utf8'));
@@ -50,7 +50,7 @@ test('the schema is the one in git; `pnpm schema` writes it', async () => {
 });
 
 test('the entities agree with the migrated tables', async () => {
-  const { url, drop } = await freshDatabase(migrate);
+  const { url, drop } = await freshDatabase(migrate, { onOneNode: true });
   const dataSource = await createDataSource(url).initialize();
   const { upQueries } = await dataSource.driver.createSchemaBuilder().log();
   // Names and comments belong to the migrations; types, nullability and columns must agree.
@@ -63,7 +63,7 @@ test('the entities agree with the migrated tables', async () => {
 });
 
 test('going back to the release before adds open days to months and years', async () => {
-  const { url, drop } = await freshDatabase(migrate);
+  const { url, drop } = await freshDatabase(migrate, { onOneNode: true });
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   await client.query(`update usage_rolled_up set date = '2026-01-30'`);

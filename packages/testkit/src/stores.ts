@@ -21,12 +21,16 @@ const TEMPLATE_LOCK = 7430;
 
 /**
  * Creates a database of its own, cloned from a template that `prepare` filled once per run of the servers. Without
- * `prepare` it is empty. With CITUS_DATABASE_URL it is on that server, with its tables distributed.
+ * `prepare` it is empty. With CITUS_DATABASE_URL it is on that server, with its tables distributed unless the test is
+ * about what one node does (`onOneNode`).
  */
-export async function freshDatabase(prepare?: (url: string) => Promise<unknown>): Promise<FreshStore> {
+export async function freshDatabase(
+  prepare?: (url: string) => Promise<unknown>,
+  { onOneNode = false } = {},
+): Promise<FreshStore> {
   const { databaseUrl } = serverUrls();
   const name = `test_${randomBytes(6).toString('hex')}`;
-  if (prepare && process.env.CITUS_DATABASE_URL) return onCitus(databaseUrl, name, prepare);
+  if (prepare && process.env.CITUS_DATABASE_URL && !onOneNode) return onCitus(databaseUrl, name, prepare);
   if (prepare) await ensureTemplate(databaseUrl, prepare);
   await onServer(databaseUrl, (client) =>
     client.query(prepare ? `create database ${name} template ${TEMPLATE}` : `create database ${name}`),

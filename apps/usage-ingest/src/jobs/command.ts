@@ -77,7 +77,7 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
         endDate,
       });
       out.log(
-        `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ${balanced ? 'every book agrees' : `${drift.length + meters.length} differ`}`,
+        `${numbersChecked} numbers of ${merchantsChecked} merchants, ${startDate} to ${endDate}: ${balanced ? 'every stored form agrees' : `${drift.length + meters.length} differ`}`,
       );
       for (const row of [...drift.slice(0, 50), ...meters.slice(0, 50)]) out.error(JSON.stringify(row));
       return balanced ? 0 : 1;

@@ -11,7 +11,7 @@ for (const [name, url] of Object.entries(services)) {
     console.log(`${name.padEnd(15)} ${response.ok ? 'ready' : 'not ready'}  ${await response.text()}`);
     if (!response.ok) process.exitCode = 1;
   } catch (error) {
-    console.log(`${name.padEnd(15)} away       ${error instanceof Error ? error.message : String(error)}`);
+    console.log(`${name.padEnd(15)} unavailable  ${error instanceof Error ? error.message : String(error)}`);
     process.exitCode = 1;
   }
 }

@@ -30,7 +30,9 @@ try {
   });
   for (const row of drift.map((each) => presentDrift(each))) {
     const { merchantId, date, metricType, journal, live } = row;
-    const missing = live === null ? '' : ` Redis counted ${live}, so events of ${row.drift} are missing or too many;`;
+    const isOlder = row.drift.startsWith('-');
+    const why = isOlder ? 'so it is older, or lost data' : `so events of ${row.drift} are missing or too many`;
+    const missing = live === null ? '' : ` Redis counted ${live}, ${why};`;
     console.log(`${merchantId} ${date} ${metricType}: Postgres has ${journal};${missing} difference ${row.drift}`);
     for (const { id, why } of row.suspects.slice(0, MAX_IDS)) console.log(`    event ${id}: ${why}`);
   }
