@@ -58,7 +58,9 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
     change(merchant, RESERVED);
     const { merchantId } = merchant;
     const request = { id, merchantId, amounts: { cost: String(RESERVED) }, ttlSeconds: 3_600 };
+    let attempts = 0;
     const { allowed, reservationId } = await again(async (budgets) => {
+      attempts++;
       const answer = await budgets.reserve.mutate(request);
       if (!answer.degraded) return answer;
       // It may be reserved although nobody knows: the same id asks again.
@@ -67,8 +69,11 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
     });
     merchant.watching.delete(watch);
     if (!allowed) {
-      merchant.open.delete(id);
-      change(merchant, -RESERVED);
+      // An attempt without an answer may still be reserved later, until it expires.
+      if (attempts === 1) {
+        merchant.open.delete(id);
+        change(merchant, -RESERVED);
+      }
       counts.refused++;
       if (watch.peak <= merchant.limit) {
         counts.wronglyRefused++;
@@ -191,9 +196,9 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
   async function shows(id, nano) {
     for (const deadline = Date.now() + GIVE_UP_MS; Date.now() < deadline; await wait(200)) {
       const { rows } = await patient().status.query({ id });
-      const [{ spent, reserved, complete }] = rows;
+      const [{ spent, complete }] = rows;
       const [whole, fraction = ''] = spent.split('.');
-      if (complete && reserved === '0' && BigInt(whole + fraction.padEnd(9, '0')) === nano) return true;
+      if (complete && BigInt(whole + fraction.padEnd(9, '0')) === nano) return true;
     }
     return false;
   }

@@ -131,6 +131,19 @@ test("Stripe's client asks for the sums of a customer by hour and day", async ()
     [seconds(2), seconds(3), 7],
     [seconds(0), seconds(1), 30],
   ]);
+  // Minutes that are no quarter hours: from the event at noon to the one at half past, excluded, and a minute more.
+  const minutes = { start_time: seconds(0) - 60, end_time: seconds(0.5) };
+  expect(await summaries(minutes)).toEqual([[minutes.start_time, minutes.end_time, 25]]);
+  expect(await summaries({ ...minutes, end_time: seconds(0.5) + 60 })).toEqual([
+    [minutes.start_time, seconds(0.5) + 60, 30],
+  ]);
+  expect(await summaries({ ...minutes, start_time: seconds(0) + 60 })).toEqual([]);
+  const refusal = (param: string | undefined, code: string) =>
+    expect.objectContaining({ type: 'StripeInvalidRequestError', statusCode: 400, code, param });
+  await expect(summaries({ start_time: seconds(0) - 59 })).rejects.toEqual(refusal('start_time', 'invalid_input'));
+  await expect(summaries({ ...minutes, value_grouping_window: 'hour' })).rejects.toEqual(
+    refusal(undefined, 'invalid_input'),
+  );
   await expect(of(bound).billing.meters.listEventSummaries('stripe_tokens', range)).rejects.toMatchObject({
     type: 'StripePermissionError',
   });

@@ -441,6 +441,21 @@ table meter_state (
   constraint meter_state_single_check CHECK (single)
 );
 
+table meter_trimesters (
+  meter_id integer not null,
+  merchant_id text not null,
+  trimester date not null,
+  d1 text not null,
+  d2 text not null,
+  d3 text not null,
+  d4 text not null,
+  element text not null,
+  value numeric not null,
+  at timestamp with time zone,
+  event_id text,
+  constraint meter_trimesters_pkey PRIMARY KEY (meter_id, merchant_id, trimester, d1, d2, d3, d4, element)
+);
+
 table meter_values (
   merchant_id text not null,
   date date not null,

@@ -22,6 +22,7 @@ beforeAll(async () => {
   await client.query(`
     insert into merchant_usage (merchant_id, date, metric_type, metric_value)
     select 'acme', day::date, 'requests', 9000 from generate_series('2025-01-01'::date, '2025-12-31', '1 day') as day`);
+  await meterByUser();
 });
 afterAll(async () => {
   await client.end();
@@ -54,6 +55,42 @@ test('a query that would read too many rows is refused before it reads any', asy
       strict.analytics.timeseries.query({ ...acme, interval: 'day', userIds: ['user-1'] }),
     ).rejects.toMatchObject(refusal);
   });
+});
+
+/** A meter whose users have months, but no days: a query that reads days would answer that there are none. */
+async function meterByUser(): Promise<void> {
+  const meter = { key: 'pages', aggregation: 'SUM', metricType: 'pages', dimensions: ['user'] } as const;
+  await running.ingest.meters.create.mutate({ ...meter, dimensions: [...meter.dimensions] });
+  await client.query(`
+    insert into meter_months (meter_id, merchant_id, month, d1, d2, d3, d4, element, value)
+    select meters.id, usage.merchant_id, usage.month, usage.user_id, '', '', '', '', 1
+    from meters, usage_monthly as usage
+    where meters.key = 'pages'`);
+}
+
+test('a meter by more groups and days than an answer has rows is refused before its days are read', async () => {
+  const ask = (meter: string, more: { startDate?: string; groupBy?: string[] } = {}) =>
+    running.client.analytics.meter.query({
+      ...{ ...year, meter, merchantIds: ['acme'], window: 'day' as const, groupBy: ['user'] },
+      ...more,
+    });
+  const refusal = { data: { code: 'TOO_MANY_POINTS', details: { maxRows: 100_000 } } };
+  await expect(ask('pages')).rejects.toMatchObject(refusal);
+  await expect(ask('requests')).rejects.toMatchObject(refusal);
+  expect((await ask('pages', { groupBy: [] })).rows).toEqual([]);
+  expect((await ask('pages', { startDate: '2025-02-01' })).rows).toEqual([]);
+});
+
+test('a meter with too many rows is refused before it reads any, by the statistics of Postgres', async () => {
+  const { client: strict } = await running.another({ ANALYTICS_MAX_ROWS: '10000', ENABLE_ANALYTICS_CACHE: 'false' });
+  await client.query('analyze meter_months');
+  const ask = (meter: string, range: typeof year, window: 'total' | 'day' = 'total') =>
+    strict.analytics.meter.query({ ...range, meter, merchantIds: ['acme'], groupBy: ['user'], window });
+  const refusal = { data: { code: 'TOO_MANY_ROWS', details: { maxRows: 10_000 } } };
+  const january = { ...year, endDate: '2025-01-31' };
+  await expect(ask('pages', { ...january, endDate: '2025-02-28' })).rejects.toMatchObject(refusal);
+  expect((await ask('pages', january)).rows).toHaveLength(9_000);
+  await expect(ask('requests', january, 'day')).rejects.toMatchObject(refusal);
 });
 
 test('a series with too many groups is refused before its days are read', async () => {

@@ -140,10 +140,12 @@ export function createReadMeasure({
     /** Whole months and years inside windows; each window by itself. */
     async function plan(): Promise<PlanPart[]> {
       if (!isUtc) return planSeries({ starts, end }, needs);
-      if (window === 'hour' || window === 'day') return planSeries({ starts, end }, { ...needs, days: true });
       const ranges = windows.map(({ from, to }) => ({ startDate: dayOf(from), endDate: dayOf(to - 1) }));
       const rowsOf = needs.entities ? knownRows(await db.usage.rows({ ...asked, ranges })) : typicalRows();
-      const parts = ranges.flatMap((range) => planOf(range, needs, rowsOf));
+      const parts =
+        window === 'hour' || window === 'day'
+          ? planSeries({ starts, end }, { ...needs, days: true })
+          : ranges.flatMap((range) => planOf(range, needs, rowsOf));
       return bounded(parts, rowsOf, maxRows);
     }
 

@@ -181,7 +181,8 @@ describe('windows', () => {
       { startDate: '2026-10-01', endDate: '2026-10-30', window: 'month' },
       { from: '2026-11-02T00:30:00Z', to: '2026-11-03T00:00:00Z', window: 'hour' },
       { from: '2026-11-02T00:00:00Z', to: '2026-11-03T00:00:00Z', window: 'day', timeZone: 'Asia/Kathmandu' },
-      { from: '2026-11-02T00:00:00Z', to: '2026-11-02T00:20:00Z' },
+      { from: '2026-11-02T00:00:00Z', to: '2026-11-02T00:20:00Z', meter: 'requests' },
+      { from: '2026-11-02T00:00:00Z', to: '2026-11-02T01:20:00Z', window: 'hour' },
       { from: '2026-11-03T00:00:00Z', to: '2026-11-02T00:00:00Z' },
     ] as const;
     for (const range of cut)
@@ -227,6 +228,34 @@ describe('windows', () => {
       await sql.end();
     }
     await running.ingest.meters.remove.mutate({ key: 'calls' });
+  });
+
+  test('of a total may begin and end at any moment, as long as the events of both are kept', async () => {
+    const at = fc.integer({ min: 0, max: DAYS * 86_400_000 - 1 });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...calls.map((call) => call.at)),
+        fc.oneof(
+          at,
+          at.map((ms) => ms % 900_000),
+        ),
+        async (from, length) => {
+          const to = from + length + 1;
+          const { rows } = await query({ from: new Date(from).toISOString(), to: new Date(to).toISOString() });
+          const within = calls.filter((call) => call.at >= from && call.at < to);
+          expect(rows.map(({ value }) => value)).toEqual([String(within.reduce((sum, { images }) => sum + images, 0))]);
+        },
+      ),
+      { numRuns: 12 },
+    );
+    const sql = new pg.Client({ connectionString: running.databaseUrl });
+    await sql.connect();
+    await sql.query('insert into usage_closed_days (date, entries) values ($1, 0)', [first]);
+    const cut = { from: `${first}T00:00:01Z`, to: `${today}T00:00:00Z` };
+    await expect(query(cut)).rejects.toMatchObject(refusal('GRAIN_NOT_KEPT'));
+    await query({ ...cut, from: `${first}T00:15:00Z` });
+    await sql.query('delete from usage_closed_days');
+    await sql.end();
   });
 
   test('are kept, until something changes them', async () => {

@@ -52,6 +52,7 @@ export function createReadMeter({
   cache,
   queue,
   maxDays,
+  maxRows,
   now,
 }: {
   db: Pick<Db, 'meters' | 'usage'>;
@@ -61,6 +62,8 @@ export function createReadMeter({
   cache: Cache;
   queue: FairQueue;
   maxDays: number;
+  /** The limit of rows of rollups that a query reads. */
+  maxRows: number;
   now: () => number;
 }): ReadMeter {
   /** Returns the meter for every merchant with this key, else that of the query's only merchant. */
@@ -74,7 +77,8 @@ export function createReadMeter({
   }
 
   return async (question, callerId) => {
-    const windows = windowsOf(question);
+    const builtIn = BUILT_IN_METERS.find(({ key }) => key === question.meter);
+    const windows = windowsOf(question, { anyMoment: !builtIn && question.asKnownOn === undefined });
     const range = { startDate: dayOf(windows[0]!.from), endDate: dayOf(windows.at(-1)!.to - 1) };
     assertRange(range, maxDays);
     const { merchantIds, groupBy = [], percentile, asKnownOn } = question;
@@ -82,7 +86,6 @@ export function createReadMeter({
     const filters = filtersOf(question);
     const asked: Asked = { merchantIds, range, windows, groupBy, filters, percentile, asKnownOn };
     const dimensions = [...groupBy.filter((name) => name !== 'merchant'), ...Object.keys(asked.filters)];
-    const builtIn = BUILT_IN_METERS.find(({ key }) => key === question.meter);
     const meter = builtIn ?? (await find(question.meter, merchantIds));
     assertDimensions(meter, dimensions);
     if (!builtIn) {
@@ -97,6 +100,9 @@ export function createReadMeter({
     const coverage = knownOn(await freshness.cover(measureFilters(measured)), question);
     const { text, more } = await cache.sent('meter', keyOf(builtIn.key, asked), { ...range, merchantIds }, () =>
       queue(callerId, async () => {
+        const months = isUtc ? monthsOf(asked) : [];
+        // Throws TOO_MANY_POINTS, as the days would later.
+        if (months.length > 0) await readMeasure(builtIn.key, { ...measured, windows: months, window: 'month' });
         const { rows, ...more } = await readMeasure(builtIn.key, measured);
         return { sent: answerOf(rows, windows, groupBy), more };
       }),
@@ -119,14 +125,20 @@ export function createReadMeter({
     const limit = byElement ? MAX_BUCKETS : MAX_ROWS;
     const compute = () =>
       queue(callerId, async () => {
-        const [starts, end] = [windows.map(({ from }) => from), windows.at(-1)!.to];
-        const read = { merchantIds, starts, end, groupBy, filters, limit: limit + 1, asKnownOn };
-        const values = await db.meters.read(meter, read);
-        const sums = byElement ? percentilesOf(values, percentile) : values;
-        if (values.length > limit || sums.length > MAX_ROWS)
-          throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
-            details: { maxRows: MAX_ROWS },
-          });
+        const read = async (of: readonly Period[]) => {
+          const [starts, end] = [of.map(({ from }) => from), of.at(-1)!.to];
+          const scope = { merchantIds, starts, end, groupBy, filters, limit: limit + 1, asKnownOn, maxRows };
+          const values = await db.meters.read(meter, scope);
+          const sums = byElement ? percentilesOf(values, percentile) : values;
+          if (values.length > limit || sums.length > MAX_ROWS)
+            throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
+              details: { maxRows: MAX_ROWS },
+            });
+          return sums;
+        };
+        const months = monthsOf(asked);
+        if (months.length > 0) await read(months);
+        const sums = await read(windows);
         const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
         const rows = byElement ? sums : sums.map((row) => ({ ...row, value: formatUnits(BigInt(row.value), scale) }));
         const kept = keepZeros ? rows : rows.filter(({ value }) => value !== '0');
@@ -201,6 +213,20 @@ export function createReadMeter({
   }
 }
 
+/**
+ * Returns the whole months of a query that groups by shorter windows, to be counted first: a group that a month has, at
+ * least one of its windows has. So too many rows are found in a small part of what there is to read. None from the
+ * journal, which has no months.
+ */
+function monthsOf({ windows, groupBy, asKnownOn }: Asked): Period[] {
+  if (groupBy.length === 0 || asKnownOn !== undefined) return [];
+  const borders = [...windows.map(({ from }) => from), windows.at(-1)!.to].filter(
+    (ms) => isMidnight(ms) && dayOf(ms).endsWith('-01'),
+  );
+  const months = borders.slice(1).map((to, index) => ({ start: borders[index]!, from: borders[index]!, to }));
+  return months.length * 2 < windows.length ? months : [];
+}
+
 /** The error of a declared meter, whose earlier answers are read from the events. */
 const journalDropped = ({ startDate, endDate }: DayRange) =>
   new TallyError(
@@ -242,16 +268,16 @@ function answerOf(
 
 /**
  * Returns the windows of a query, in order, without holes. Throws INVALID_INPUT unless the range begins and ends on
- * window borders.
+ * window borders, which are on quarter hours; with `anyMoment`, a total may begin and end anywhere.
  */
-function windowsOf({ window, timeZone, ...range }: MeterQuery): Period[] {
+function windowsOf({ window, timeZone, ...range }: MeterQuery, { anyMoment }: { anyMoment: boolean }): Period[] {
   const moments = range.from !== undefined && range.to !== undefined;
   const [from, to] = moments ? [parseTime(range.from!)!, parseTime(range.to!)!] : [0, 0];
   if (moments && from >= to) throw new TallyError('INVALID_INPUT', '`from` must be before `to`.');
   if (!moments && range.startDate! > range.endDate!)
     throw new TallyError('INVALID_DATE_ORDER', '`startDate` must not be after `endDate`.');
   if (window === 'total') {
-    if (moments) return [quarters({ start: from, from, to })];
+    if (moments) return [anyMoment ? { start: from, from, to } : quarters({ start: from, from, to })];
     const days = periodsOf({ startDate: range.startDate!, endDate: range.endDate! }, 'month', timeZone);
     if (days.length === 0) throw noDays(timeZone);
     return [quarters({ start: days[0]!.from, from: days[0]!.from, to: days.at(-1)!.to })];

@@ -119,6 +119,7 @@ export async function createAnalyticsService(
     cache,
     queue,
     maxDays: env.ANALYTICS_MAX_DAYS,
+    maxRows: env.ANALYTICS_MAX_ROWS,
     now,
   });
   const rates = createRateLimit({

@@ -95,7 +95,8 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
   });
   await ingest.derive.run();
   await ingest.deriveMeters.run();
-  await db.meters.fold(TODAY, 0, 100);
+  // As if today and its trimester were over.
+  await db.meters.fold(addDays(TODAY, 100), 0, 100);
   await db.days.rebuild([{ date: old, status: 'complete' }], { onlyStale: false });
   await db.days.importFlat([
     {
@@ -130,7 +131,14 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
   expect(await tablesWith('Ada L')).toEqual([]);
   expect(await tablesWith(pseudonym)).toEqual([
     ...['audit_log', 'daily_usage_cache', 'erased_users', 'meter_days', 'meter_months', 'meter_quarters'],
-    ...['usage_adjustments', 'usage_admitted_values', 'usage_conflicts', 'usage_daily', 'usage_dead_letters'],
+    ...[
+      'meter_trimesters',
+      'usage_adjustments',
+      'usage_admitted_values',
+      'usage_conflicts',
+      'usage_daily',
+      'usage_dead_letters',
+    ],
     ...['usage_events', 'usage_monthly', 'usage_platform_users', 'usage_priced', 'usage_yearly', 'weekly_metrics'],
   ]);
   expect(await keysWith(ada)).toEqual([]);

@@ -22,7 +22,7 @@ const METERS: Omit<MeterDefinition, 'merchantId'>[] = [
   { key: 'images_last', aggregation: 'LATEST', metricType: 'images', dimensions: ['user'] },
   { key: 'images_spread', aggregation: 'PERCENTILE', metricType: 'images' },
 ];
-const TABLES = ['meter_quarters', 'meter_days', 'meter_months'] as const;
+const TABLES = ['meter_quarters', 'meter_days', 'meter_months', 'meter_trimesters'] as const;
 
 beforeAll(async () => {
   ingest = await startIngest();
@@ -35,8 +35,7 @@ beforeAll(async () => {
   await record(['acme', 'beta', 'gamma'], today);
   await record(['acme', 'beta'], before);
   await ingest.deriveMeters.run();
-  // As if both days and their months were over.
-  while ((await ingest.db.meters.fold(addDays(today, 62), 0, 100)) > 0);
+  await fold();
 });
 afterAll(async () => {
   await sql.end();
@@ -69,8 +68,9 @@ const check = async () => {
   for (const range of checks) reports.push(await ingest.admin.reconcile.check.query(range));
   return reports.flatMap(({ meters }) => meters);
 };
+/** As if all days, their months and trimesters were over. */
 const fold = async () => {
-  while ((await ingest.db.meters.fold(addDays(today, 62), 0, 100)) > 0);
+  while ((await ingest.db.meters.fold(addDays(today, 100), 0, 100)) > 0);
 };
 
 test(`finds and repairs any damaged row of a meter (${RUNS} random ones)`, async () => {
@@ -88,7 +88,9 @@ test(`finds and repairs any damaged row of a meter (${RUNS} random ones)`, async
         if (damage === 'wrong') await sql.query(`update ${table} set value = value + 1 where ctid = $1::tid`, [at]);
         if (damage === 'missing') await sql.query(`delete from ${table} where ctid = $1::tid`, [at]);
         if (damage === 'extra') {
-          const period = { meter_quarters: 'bucket', meter_days: 'date', meter_months: 'month' }[table];
+          const period = {
+            ...{ meter_quarters: 'bucket', meter_days: 'date', meter_months: 'month', meter_trimesters: 'trimester' },
+          }[table];
           await sql.query(
             `insert into ${table} (meter_id, merchant_id, ${period}, d1, d2, d3, d4, element, value)
              select meter_id, merchant_id, ${period}, 'nobody', d2, d3, d4, element, 1 from ${table} where ctid = $1::tid`,

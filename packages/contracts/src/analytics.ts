@@ -368,7 +368,8 @@ export const analytics = {
     }),
     /**
      * Reads any meter by windows and dimensions. Windows without events have no row. Throws INVALID_INPUT if the range
-     * does not begin and end on window borders, and GRAIN_NOT_KEPT if it needs quarter hours that are no longer kept.
+     * does not begin and end on window borders, and GRAIN_NOT_KEPT if it needs quarter hours that are no longer kept. The
+     * total of a declared meter may begin and end at any moment whose events are kept.
      */
     meter: query({
       summary: 'Returns a meter by windows of time and by its dimensions.',

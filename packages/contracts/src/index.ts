@@ -190,4 +190,5 @@ export {
   StoredTime,
   startOfDay,
   Time,
+  trimesterOf,
 } from './time.ts';

@@ -221,7 +221,7 @@ export const MeterDrift = z.object({
   merchantId: z.string(),
   /** The day, or the first day of the month. */
   date: StoredDay,
-  rollup: z.enum(['meter_quarters', 'meter_days', 'meter_months']),
+  rollup: z.enum(['meter_quarters', 'meter_days', 'meter_months', 'meter_trimesters']),
   /** The number of differing rows. */
   rows: z.number().int(),
   /** One differing row. A side is null if it has no such row; for UNIQUE and PERCENTILE it is a count. */

@@ -1,6 +1,17 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { addDays, countDays, dayOf, eachDay, isDay, monthOf, parseTime, StoredTime, startOfDay } from './time.ts';
+import {
+  addDays,
+  countDays,
+  dayOf,
+  eachDay,
+  isDay,
+  monthOf,
+  parseTime,
+  StoredTime,
+  startOfDay,
+  trimesterOf,
+} from './time.ts';
 
 describe('days', () => {
   test.each([
@@ -55,6 +66,11 @@ describe('days', () => {
         expect(eachDay(month.startDate, month.endDate)).toContain(end);
         expect([month.startDate, addDays(month.endDate, 1)].map((day) => day.slice(8))).toEqual(['01', '01']);
         expect(countDays(month.startDate, month.endDate)).toBeLessThanOrEqual(31);
+        const trimester = trimesterOf(end);
+        expect(eachDay(trimester.startDate, trimester.endDate)).toContain(end);
+        expect(trimester.startDate.slice(5)).toMatch(/^(01|04|07|10)-01$/);
+        expect(trimesterOf(addDays(trimester.endDate, 1)).startDate).toBe(addDays(trimester.endDate, 1));
+        expect(trimesterOf(trimester.startDate)).toEqual(trimester);
       }),
       { numRuns: 50 },
     );

@@ -88,6 +88,13 @@ export function monthOf(day: Day): { startDate: Day; endDate: Day } {
   return { startDate, endDate };
 }
 
+/** Returns the first and last day of the trimester of `day`: January to March, and so on. */
+export function trimesterOf(day: Day): { startDate: Day; endDate: Day } {
+  const last = Math.ceil(Number(day.slice(5, 7)) / 3) * 3;
+  const month = (number: number) => `${day.slice(0, 5)}${String(number).padStart(2, '0')}`;
+  return { startDate: `${month(last - 2)}-01`, endDate: `${month(last)}-${daysIn(Number(day.slice(0, 4)), last)}` };
+}
+
 const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
 /** The last result: a time is first checked and then used, and events of a batch often share it. */

@@ -49,6 +49,7 @@ import { LearnedNames1763856000210 } from './migrations/210-learned-names.ts';
 import { PricedUsage1763856000230 } from './migrations/230-priced-usage.ts';
 import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
 import { Drift1763856000232 } from './migrations/232-drift.ts';
+import { MeterTrimesters1763856000270 } from './migrations/270-meter-trimesters.ts';
 import { Bills1763856000290 } from './migrations/290-bills.ts';
 import { BudgetsOfMetersAndTeams1763856000295 } from './migrations/295-budgets-of-meters-and-teams.ts';
 import { sql } from './run-sql.ts';
@@ -142,6 +143,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       PricedUsage1763856000230,
       KnownOn1763856000231,
       Drift1763856000232,
+      MeterTrimesters1763856000270,
       Bills1763856000290,
       BudgetsOfMetersAndTeams1763856000295,
     ],

@@ -30,7 +30,7 @@ export function presentDrift(
 }
 
 /** Presents a drift of a meter to callers: amounts by its scale. */
-export function presentMeterDrift({ scale, first, ...row }: MeterDrift) {
+export function presentMeterDrift({ scale, first, ...row }: MeterDrift): Omit<MeterDrift, 'scale'> {
   const format = (units: string | null) => units && formatUnits(BigInt(units), scale);
   return { ...row, first: { ...first, journal: format(first.journal), stored: format(first.stored) } };
 }

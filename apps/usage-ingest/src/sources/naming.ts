@@ -42,7 +42,9 @@ export function merchantOf(customer: string): string | null {
   return clean === '' ? null : shortened(clean, { length: 128, bytes: 128, kept: 36 });
 }
 
-const visible = (text: string) => text.normalize('NFC').replace(INVISIBLE, '');
+const PLAIN = /^[\x20-\x7e]*$/;
+
+const visible = (text: string) => (PLAIN.test(text) ? text : text.normalize('NFC').replace(INVISIBLE, ''));
 
 function shortened(text: string, max: { length: number; bytes: number; kept: number }): string {
   if (text.length <= max.length && Buffer.byteLength(text) <= max.bytes) return text;

@@ -104,6 +104,45 @@ test('the newest events of a subject are listed with what is kept of their data'
   await expect(bound.events.list({ subject: 'other' })).rejects.toEqual(refused(403));
 });
 
+test('the newest events are listed in pages, by the filters of the second version', async () => {
+  const { events } = clientOf(await world.keyOf('member'));
+  const time = (minutes: number) => new Date(world.clock.now - minutes * 60_000);
+  const eventAt = (id: string, minutes: number, type = 'prompt') => ({
+    ...{ ...eventOf('paged', id, { tokens: 1 }), type, time: time(minutes) },
+  });
+  await events.ingest([eventAt('a', 9), eventAt('b', 7), eventAt('c', 7), eventAt('d', 3, 'other')]);
+  const list = (filter: object, more: object = {}) =>
+    events.listV2({ filter: JSON.stringify({ subject: { $eq: 'paged' }, ...filter }), ...more });
+  const idsOf = (page: Awaited<ReturnType<typeof events.listV2>>) => page!.items.map(({ event }) => event.id);
+  const [first, all] = [await list({}, { limit: 2 }), await list({})];
+  expect([idsOf(first), idsOf(all), all?.nextCursor]).toEqual([['d', 'c'], ['d', 'c', 'b', 'a'], undefined]);
+  const second = await list({}, { limit: 2, cursor: first!.nextCursor });
+  expect([idsOf(second), second?.nextCursor]).toEqual([['b', 'a'], undefined]);
+  expect(first!.items[0]).toEqual({ event: { specversion: '1.0', ...eventAt('d', 3, 'other') } });
+  expect(idsOf(await list({ type: { $in: ['other'] } }))).toEqual(['d']);
+  expect(idsOf(await list({ id: { $in: ['a', 'c'] }, source: { $eq: 'app' } }))).toEqual(['c', 'a']);
+  expect(idsOf(await list({ time: { $gte: time(7), $lt: time(3) } }))).toEqual(['c', 'b']);
+  for (const filter of [{ customerId: { $eq: 'c' } }, { type: { $like: 'p%' } }, { time: { $eq: time(7) } }])
+    await expect(list(filter)).rejects.toEqual(refused(400));
+  await expect(events.listV2({ filter: '{' })).rejects.toEqual(refused(400));
+  const bound = clientOf(await world.keyOf('member', 'other'));
+  await expect(bound.events.listV2({ filter: '{"subject":{"$eq":"paged"}}' })).rejects.toEqual(refused(403));
+});
+
+test('what Tally does not have is not found, in the shape of the product', async () => {
+  const { customers, portal, features, meters } = clientOf();
+  const absent = { status: 404, title: 'NOT_FOUND', message: expect.stringContaining('Tally does not have') };
+  await expect(customers.list()).rejects.toMatchObject(absent);
+  await expect(portal.create({ subject: 'acme' })).rejects.toMatchObject(absent);
+  await expect(features.list()).rejects.toMatchObject(absent);
+  await meters.create({ slug: 'as_csv', eventType: 'prompt', aggregation: 'COUNT' });
+  const answer = await fetch(`${world.url}/sources/openmeter/api/v1/meters/as_csv/query`, {
+    headers: { authorization: `Bearer ${world.adminKey}`, accept: 'text/csv' },
+  });
+  expect([answer.status, answer.headers.get('content-type')]).toEqual([400, 'application/problem+json']);
+  expect(await answer.json()).toMatchObject({ detail: expect.stringContaining('/export/meter.csv') });
+});
+
 test('filters that Tally does not have are refused in both forms of a query', async () => {
   const { meters } = clientOf();
   await meters.create({ slug: 'filtered', eventType: 'prompt', aggregation: 'COUNT' });

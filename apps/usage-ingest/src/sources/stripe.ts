@@ -1,4 +1,4 @@
-import { ERRORS, type Meter, TallyError } from '@tally/contracts';
+import { ERRORS, type Meter, MINUTE_MS, TallyError } from '@tally/contracts';
 import { type ErrorBody, NUMBER_MARK, secretOf } from '@tally/service';
 import type { AskAnalytics } from './ask.ts';
 import {
@@ -318,6 +318,9 @@ async function listSummaries(request: SourceRequest, ask: AskAnalytics): Promise
   }) as [string, string, string];
   const [from, to] = [timeOfSeconds(start), timeOfSeconds(end)];
   if (from === undefined || to === undefined) throw new TallyError('INVALID_INPUT', 'Times are seconds since 1970.');
+  for (const [param, time] of Object.entries({ start_time: from, end_time: to }))
+    if (Date.parse(time) % MINUTE_MS !== 0)
+      throw new TallyError('INVALID_INPUT', `${param} must be a whole minute.`, { details: { param } });
   const grouping = query.get('value_grouping_window');
   if (grouping !== null && grouping !== 'hour' && grouping !== 'day')
     throw new TallyError('INVALID_INPUT', 'value_grouping_window must be hour or day.');

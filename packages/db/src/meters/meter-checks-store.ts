@@ -1,4 +1,4 @@
-import { addDays, type Day, monthOf } from '@tally/contracts';
+import { addDays, type Day, monthOf, trimesterOf } from '@tally/contracts';
 import { type DataSource, IsNull } from 'typeorm';
 import { z } from 'zod';
 import type { DayVersion } from '../checks-store.ts';
@@ -9,7 +9,15 @@ import { DateText } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { lockMeters } from './meter-lock.ts';
-import { bindings, byKind, compareFolds, compareRows, type QuarterHours, type RollupTable } from './meter-sql.ts';
+import {
+  bindings,
+  byKind,
+  compareFolds,
+  compareRows,
+  FOLDED,
+  type QuarterHours,
+  type RollupTable,
+} from './meter-sql.ts';
 
 /** Rows of a meter's rollup that differ from their source: the journal, or the finer rollup. */
 export type MeterDrift = MerchantDay & {
@@ -17,7 +25,7 @@ export type MeterDrift = MerchantDay & {
   meter: string;
   /** Decimals of its amounts. */
   scale: number;
-  rollup: 'meter_quarters' | 'meter_days' | 'meter_months';
+  rollup: RollupTable;
   /** The number of differing rows. */
   rows: number;
   /** One differing row, in units; null on a side without such a row. */
@@ -41,8 +49,8 @@ export type MeterChecks = {
     repair: boolean,
   ): Promise<MeterComparison & { pending: ReadonlySet<string> }>;
   /**
-   * Compares days with their quarter hours, and months of the range with their days. `repair` marks differing periods:
-   * readers use the finer rows at once, and the next fold rebuilds the periods.
+   * Compares days with their quarter hours, and months and trimesters of the range with the next finer rollup. `repair`
+   * marks differing periods: readers use the finer rows at once, and the next fold rebuilds the periods.
    */
   compareFolds(
     scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
@@ -182,18 +190,19 @@ export function createMeterChecks(
         await lockMeters(transaction);
         const meters = await rollups.metersOf(transaction);
         const horizon = await rollups.horizonOf(transaction);
-        const days = { first: startDate < horizon ? horizon : startDate, last: endDate };
-        const months = { first: monthOf(startDate).startDate, last: monthOf(endDate).startDate };
+        const ranges = {
+          day: { first: startDate < horizon ? horizon : startDate, last: endDate },
+          month: { first: monthOf(startDate).startDate, last: monthOf(endDate).startDate },
+          trimester: { first: trimesterOf(startDate).startDate, last: trimesterOf(endDate).startDate },
+        };
         let compared = 0;
         for (const [kind, own] of byKind(meters))
-          for (const [table, { first, last }] of [
-            ['meter_days', days],
-            ['meter_months', months],
-          ] as const) {
+          for (const folded of FOLDED) {
+            const { first, last } = ranges[folded.grain];
             if (first > last) continue;
             const { bind, values } = bindings();
-            const text = compareFolds(kind, table, own, { merchantIds, first, last }, bind);
-            const each = await run(transaction, meters, table, { text, values });
+            const text = compareFolds(kind, folded, own, { merchantIds, first, last }, bind);
+            const each = await run(transaction, meters, folded.table, { text, values });
             drift.push(...each.found.map(({ row }) => row));
             compared += each.rows;
           }
@@ -201,6 +210,7 @@ export function createMeterChecks(
       });
       if (repair)
         for (const { merchantId, date, rollup } of drift) {
+          // Folding a month makes its trimester dirty.
           const grain = rollup === 'meter_days' ? 'day' : 'month';
           await changing({ merchantId, date }, grain, (transaction) =>
             rollups.mark(transaction, merchantId, date, grain === 'day' ? date : addDays(date, 1)),

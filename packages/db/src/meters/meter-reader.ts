@@ -1,13 +1,25 @@
-import { addDays, type Day, dayOf, monthOf } from '@tally/contracts';
+import {
+  addDays,
+  type Day,
+  dayOf,
+  monthOf,
+  QUARTER_HOUR_MS,
+  startOfDay,
+  TallyError,
+  trimesterOf,
+} from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { MeterRow } from '../entities/meter.ts';
 import { DateText } from '../rows.ts';
-import { bindings, kindOf, propertyOf, rowsOf } from './meter-sql.ts';
+import { bindings, type Edge, FOLDED, firstOfTrimester, type Grain, kindOf, propertyOf, rowsOf } from './meter-sql.ts';
 
 export type MeterScope = {
   merchantIds?: readonly string[] | undefined;
-  /** The starts of the windows, in order; the last ends at `end`. All are on quarter hours. */
+  /**
+   * The starts of the windows, in order; the last ends at `end`. All are on quarter hours; a single window may begin and
+   * end at any millisecond of days whose events are in the journal.
+   */
   starts: readonly number[];
   end: number;
   /** Dimensions of the meter, or `merchant`. */
@@ -16,6 +28,8 @@ export type MeterScope = {
   filters: Readonly<Record<string, readonly string[]>>;
   /** The limit of returned rows. */
   limit: number;
+  /** The limit of rows to read, by the estimate of Postgres; default: none. */
+  maxRows?: number;
   /** Only what was known at this moment: read from the journal, which must have all of the range. */
   asKnownOn?: string | undefined;
 };
@@ -25,8 +39,9 @@ export type MeterValue = { window: number; group: string[]; element: string; val
 
 export type MeterReader = {
   /**
-   * Reads a meter by windows and dimensions, at one moment: clean months and days as a whole, quarter hours for dirty
-   * ones and at window borders, plus what is not derived yet.
+   * Reads a meter by windows and dimensions, at one moment: clean trimesters, months and days as a whole, finer rows for
+   * dirty ones and at window borders, plus what is not derived yet. Throws TOO_MANY_ROWS, before it reads any, if there
+   * are more than `maxRows`; GRAIN_NOT_KEPT if a window cuts a quarter hour whose events were dropped.
    */
   read(meter: MeterRow, scope: MeterScope): Promise<MeterValue[]>;
   /** The first day with quarter hours. */
@@ -49,20 +64,28 @@ const ValueRows = Array.from({ length: MAX_GROUPS + 1 }, (_, groups) => {
   return z.array(z.object({ slot: z.number().int(), element: z.string(), value: z.string(), ...keys }));
 });
 const FoundRow = z.object({ found: z.boolean() });
+const PlanRow = z.object({ 'QUERY PLAN': z.tuple([z.object({ Plan: z.object({ 'Plan Rows': z.number() }) })]) });
+
+type DayRange = { first: Day; last: Day };
 
 /** The days of a range by the rollup that they are read from. */
 export type ReadPlan = {
-  /** First days of the first and the last month that lie in one window each; undefined without any. */
-  months: { first: Day; last: Day } | undefined;
-  /** Ranges of days that lie in one window each and are not in `months`. */
-  days: { first: Day; last: Day }[];
+  /** Ranges of whole periods, coarsest possible, that lie in one window each: from the first to the last day. */
+  whole: Record<Grain, DayRange[]>;
   /** Days that contain a window border. */
   cut: Day[];
 };
 
+/** The periods of each grain, coarsest first. */
+const PERIODS: [Grain, (day: Day) => { startDate: Day; endDate: Day }][] = [
+  ['trimester', trimesterOf],
+  ['month', monthOf],
+  ['day', (day) => ({ startDate: day, endDate: day })],
+];
+
 /** Chooses the rollups of a range. Pure, so that tests can check plans. */
 export function planMeter({ starts, end }: Pick<MeterScope, 'starts' | 'end'>): ReadPlan {
-  const plan: ReadPlan = { months: undefined, days: [], cut: [] };
+  const plan: ReadPlan = { whole: { trimester: [], month: [], day: [] }, cut: [] };
   const bounds = [...starts, end];
   let next = 0;
   const isWhole = (from: number, to: number): boolean => {
@@ -71,41 +94,112 @@ export function planMeter({ starts, end }: Pick<MeterScope, 'starts' | 'end'>): 
   };
   const lastDay = dayOf(end - 1);
   for (let day = dayOf(bounds[0]!); day <= lastDay; ) {
-    const month = monthOf(day);
-    const from = Date.parse(`${day}T00:00:00Z`);
-    if (month.startDate === day && isWhole(from, Date.parse(`${addDays(month.endDate, 1)}T00:00:00Z`))) {
-      plan.months = { first: plan.months?.first ?? day, last: day };
-      day = addDays(month.endDate, 1);
-      continue;
-    }
-    const after = addDays(day, 1);
-    if (isWhole(from, Date.parse(`${after}T00:00:00Z`))) {
-      const last = plan.days.at(-1);
-      if (last && addDays(last.last, 1) === day) last.last = day;
-      else plan.days.push({ first: day, last: day });
-    } else plan.cut.push(day);
-    day = after;
+    const found = PERIODS.map(([grain, periodOf]) => ({ grain, ...periodOf(day) })).find(
+      ({ startDate, endDate }) => startDate === day && isWhole(startOfDay(day), startOfDay(addDays(endDate, 1))),
+    );
+    if (found) extend(plan.whole[found.grain], { first: day, last: found.endDate });
+    else plan.cut.push(day);
+    day = addDays(found?.endDate ?? day, 1);
   }
   return plan;
 }
 
-const NO_ROLLUPS: ReadPlan = { months: undefined, days: [], cut: [] };
+/** Adds a range after others: to the last one if it follows it. */
+function extend(ranges: DayRange[], { first, last }: DayRange): void {
+  const before = ranges.at(-1);
+  if (before && addDays(before.last, 1) === first) before.last = last;
+  else ranges.push({ first, last });
+}
+
+/** Splits a range into whole quarter hours, if it has any, and parts of one at its ends. */
+export function splitQuarters(from: number, to: number): { inner: { from: number; to: number }; edges: Edge[] } {
+  const inner = {
+    from: Math.ceil(from / QUARTER_HOUR_MS) * QUARTER_HOUR_MS,
+    to: Math.floor(to / QUARTER_HOUR_MS) * QUARTER_HOUR_MS,
+  };
+  const outer =
+    inner.from > inner.to
+      ? [[from, to]]
+      : [
+          [from, inner.from],
+          [inner.to, to],
+        ];
+  const edges = outer
+    .filter(([start, end]) => start! < end!)
+    .map(([start, end]) => ({
+      date: dayOf(start!),
+      from: new Date(start!).toISOString(),
+      until: new Date(end!).toISOString(),
+    }));
+  return { inner, edges };
+}
+
+const NO_ROLLUPS: ReadPlan = { whole: { trimester: [], month: [], day: [] }, cut: [] };
 
 /** More such days than this are read as one range. */
 const CUT_ONE_BY_ONE = 40;
 
 /** Reads what meters have counted. */
 export function createMeterReader(dataSource: DataSource): MeterReader {
+  /** Throws TOO_MANY_ROWS if Postgres estimates that the rollups of a plan have more than `maxRows` rows. */
+  async function assertRows(meter: MeterRow, scope: MeterScope, { whole, cut }: ReadPlan, maxRows: number) {
+    const { bind, values } = bindings();
+    const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
+    const where = [
+      `meter_id = ${meter.id}`,
+      ...(merchantIds ? [`merchant_id = any(${bind(merchantIds)}::text[])`] : []),
+      ...Object.entries(scope.filters).map(
+        ([name, wanted]) => `d${meter.dimensions.indexOf(name) + 1} = any(${bind(wanted)}::text[])`,
+      ),
+    ].join(' and ');
+    const parts = FOLDED.flatMap(({ grain, table, column }) =>
+      whole[grain].map(
+        ({ first, last }) =>
+          `select from ${table} where ${where} and ${column} between ${bind(first)}::date and ${bind(last)}::date`,
+      ),
+    );
+    const cutRanges: DayRange[] = [];
+    for (const day of cut) extend(cutRanges, { first: day, last: day });
+    for (const { first, last } of cutRanges)
+      parts.push(`select from meter_quarters where ${where} and bucket >= ${bind(`${first}T00:00:00Z`)}::timestamptz
+        and bucket < ${bind(`${addDays(last, 1)}T00:00:00Z`)}::timestamptz`);
+    if (parts.length === 0) return;
+    const [row] = (await dataSource.query(`explain (format json) ${parts.join(' union all ')}`, values)) as unknown[];
+    const estimatedRows = PlanRow.parse(row)['QUERY PLAN'][0].Plan['Plan Rows'];
+    if (estimatedRows <= maxRows) return;
+    throw new TallyError(
+      'TOO_MANY_ROWS',
+      `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
+      { details: { estimatedRows, maxRows } },
+    );
+  }
+
+  async function assertEvents(days: readonly Day[]): Promise<void> {
+    if (days.length === 0) return;
+    const closed = (await dataSource.query('select date from usage_closed_days where date = any($1::date[]) limit 1', [
+      days,
+    ])) as unknown[];
+    if (closed.length === 0) return;
+    const { date } = z.object({ date: DateText }).parse(closed[0]);
+    throw new TallyError('GRAIN_NOT_KEPT', `The events of ${date} are no longer kept; only whole quarter hours are.`, {
+      details: { day: date, ask: ['a range that begins and ends on quarter hours'] },
+    });
+  }
+
   return {
     async read(meter, scope) {
       const { starts, end, groupBy, filters, limit, asKnownOn } = scope;
       const { bind, values } = bindings();
       const kind = kindOf(meter);
       const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
-      const { months, days, cut } = asKnownOn === undefined ? planMeter(scope) : NO_ROLLUPS;
+      const { inner, edges } = splitQuarters(starts[0]!, end);
+      const isRollup = asKnownOn === undefined && inner.from < inner.to;
+      const plan = isRollup ? planMeter({ starts: [inner.from, ...starts.slice(1)], end: inner.to }) : NO_ROLLUPS;
+      const { whole, cut } = plan;
+      if (scope.maxRows !== undefined) await assertRows(meter, scope, plan, scope.maxRows);
       const [firstDay, lastDay] = [dayOf(starts[0]!), dayOf(end - 1)];
-      const first = `${bind(new Date(starts[0]!).toISOString())}::timestamptz`;
-      const until = `${bind(new Date(end).toISOString())}::timestamptz`;
+      const bounds = { from: new Date(inner.from).toISOString(), until: new Date(inner.to).toISOString() };
+      const [first, until] = [`${bind(bounds.from)}::timestamptz`, `${bind(bounds.until)}::timestamptz`];
       const merchants = merchantIds ? `${bind(merchantIds)}::text[]` : undefined;
       const of = (alias: string) => (merchants ? `and ${alias}.merchant_id = any(${merchants})` : '');
       const placeOf = (name: string) => `d${meter.dimensions.indexOf(name) + 1}`;
@@ -113,10 +207,18 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         .map(([name, wanted]) => `and ${placeOf(name)} = any(${bind(wanted)}::text[])`)
         .join(' ');
       const needed = [...new Set([...groupBy.filter((name) => name !== 'merchant').map(placeOf)])];
+      const isUnique = meter.aggregation === 'UNIQUE';
+      const byElement = meter.aggregation === 'PERCENTILE';
+      // Only what the query needs: a column costs a tenth of a row.
       const columns = (alias: string, moment: string) =>
-        [`${alias}.merchant_id`, `${moment} as moment`, ...needed.map((name) => `${alias}.${name}`)]
-          .concat(['element', 'value', 'at', 'event_id'].map((name) => `${alias}.${name}`))
-          .join(', ');
+        [
+          ...(isUnique || groupBy.includes('merchant') ? [`${alias}.merchant_id`] : []),
+          ...(starts.length > 1 ? [`${moment} as moment`] : []),
+          ...needed.map((name) => `${alias}.${name}`),
+          ...(isUnique || byElement ? [`${alias}.element`] : []),
+          `${alias}.value`,
+          ...(kind === 'LATEST' ? [`${alias}.at`, `${alias}.event_id`] : []),
+        ].join(', ');
       const midnight = (text: string) => `${text}::timestamp at time zone 'UTC'`;
       // Marks of one merchant are an array: a join of 120,000 rows with none cost a fifth of the query.
       const isMarked = (grain: string, alias: string, period: string) =>
@@ -126,32 +228,32 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
           and marks.period = ${period})`;
 
       const parts: string[] = [];
-      const wholeDays = [...days];
-      if (months) {
-        const [from, to] = [bind(months.first), bind(months.last)];
-        const lastOfMonths = monthOf(months.last).endDate;
-        parts.push(`select ${columns('m', midnight('m.month'))} from meter_months as m
-          where m.meter_id = ${meter.id} ${of('m')} and m.month between ${from}::date and ${to}::date
-            and not ${isMarked('month', 'm', 'm.month')} ${chosen}`);
-        parts.push(`select ${columns('d', midnight('d.date'))} from marks as dirty
-          join meter_days as d on d.meter_id = ${meter.id} and d.merchant_id = dirty.merchant_id
-            and d.date >= dirty.period and d.date < (dirty.period + interval '1 month')::date
-          where dirty.grain = 'month' and dirty.period between ${from}::date and ${to}::date
-            and not ${isMarked('day', 'd', 'd.date')} ${chosen}`);
-        wholeDays.push({ first: months.first, last: lastOfMonths });
-      }
-      for (const range of days)
-        parts.push(`select ${columns('d', midnight('d.date'))} from meter_days as d
-          where d.meter_id = ${meter.id} ${of('d')} and d.date between ${bind(range.first)}::date and ${bind(range.last)}::date
-            and not ${isMarked('day', 'd', 'd.date')} ${chosen}`);
-      if (wholeDays.length > 0) {
-        const ranges = wholeDays
-          .map((range) => `dirty.period between ${bind(range.first)}::date and ${bind(range.last)}::date`)
-          .join(' or ');
-        parts.push(`select ${columns('q', 'q.bucket')} from marks as dirty
-          join meter_quarters as q on q.meter_id = ${meter.id} and q.merchant_id = dirty.merchant_id
-            and q.bucket >= ${midnight('dirty.period')} and q.bucket < ${midnight('(dirty.period + 1)')}
-          where dirty.grain = 'day' and (${ranges}) ${chosen}`);
+      const within = (column: string, { first: from, last: to }: DayRange) =>
+        `${column} between ${bind(from)}::date and ${bind(to)}::date`;
+      /** Ranges of periods that may be dirty: of this grain, and those inside of coarser ones. */
+      const reachable: DayRange[] = [];
+      for (const { grain, table, column, finer, length } of FOLDED.toReversed()) {
+        for (const range of whole[grain])
+          parts.push(`select ${columns('r', midnight(`r.${column}`))} from ${table} as r
+            where r.meter_id = ${meter.id} ${of('r')} and ${within(`r.${column}`, range)}
+              and not ${isMarked(grain, 'r', `r.${column}`)} ${chosen}`);
+        reachable.push(...whole[grain]);
+        if (reachable.length === 0) continue;
+        const ranges = reachable.map((range) => within('dirty.period', range)).join(' or ');
+        const next = FOLDED.find((each) => each.table === finer);
+        // The finer rows of dirty periods, but not those that are dirty themselves.
+        parts.push(
+          next
+            ? `select ${columns('f', midnight(`f.${next.column}`))} from marks as dirty
+              join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
+                and f.${next.column} >= dirty.period and f.${next.column} < (dirty.period + interval '${length}')::date
+              where dirty.grain = '${grain}' and (${ranges})
+                and not ${isMarked(next.grain, 'f', `f.${next.column}`)} ${chosen}`
+            : `select ${columns('f', 'f.bucket')} from marks as dirty
+              join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
+                and f.bucket >= ${midnight('dirty.period')} and f.bucket < ${midnight('(dirty.period + 1)')}
+              where dirty.grain = '${grain}' and (${ranges}) ${chosen}`,
+        );
       }
       if (cut.length > CUT_ONE_BY_ONE)
         parts.push(`select ${columns('q', 'q.bucket')} from meter_quarters as q
@@ -172,7 +274,9 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         [meter],
         {
           scope: {
-            ...(asKnownOn === undefined ? { of: 'pending' as const } : { of: 'known' as const, on: asKnownOn }),
+            ...(asKnownOn === undefined
+              ? { of: 'pending' as const, ...(edges.length > 0 && { inner: bounds, edges }) }
+              : { of: 'known' as const, on: asKnownOn }),
             ...{ merchantIds, first: firstDay, last: lastDay },
           },
           checksValues,
@@ -180,7 +284,12 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         bind,
       );
       parts.push(`select ${columns('p', 'p.bucket')} from rows as p
-        where p.bucket >= ${first} and p.bucket < ${until} ${chosen}`);
+        where (p.bucket >= ${first} and p.bucket < ${until}${edges
+          .map(
+            ({ from, until: to }) =>
+              ` or p.bucket > ${bind(from)}::timestamptz - interval '15 minutes' and p.bucket < ${bind(to)}::timestamptz`,
+          )
+          .join('')}) ${chosen}`);
 
       const keys = groupBy.map((name) => (name === 'merchant' ? 'merchant_id' : placeOf(name)));
       const grouped = ['slot', ...keys].join(', ');
@@ -189,8 +298,6 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         starts.length === 1
           ? '0'
           : `width_bucket(moment, ${bind(starts.map((ms) => new Date(ms).toISOString()))}::timestamptz[]) - 1`;
-      const isUnique = meter.aggregation === 'UNIQUE';
-      const byElement = meter.aggregation === 'PERCENTILE';
       const summed =
         kind === 'add'
           ? 'sum(value)'
@@ -207,6 +314,11 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
           select merchant_id, grain, period from meter_marks
           where period between ${bind(monthOf(firstDay).startDate)}::date and ${bind(lastDay)}::date
             ${merchants ? `and merchant_id = any(${merchants})` : ''}
+          -- Only the fold of a month marks its trimester, which is dirty before that already.
+          union
+          select merchant_id, 'trimester', ${firstOfTrimester('period')} from meter_marks
+          where grain = 'month' and period between ${bind(firstDay)}::date and ${bind(lastDay)}::date
+            ${merchants ? `and merchant_id = any(${merchants})` : ''}
         ),
         ${pending},
         parts as (
@@ -219,6 +331,8 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         order by ${grouped}${byElement ? ', element' : ''}
         limit ${bind(limit)}`;
       const found: Record<string, unknown>[] = ValueRows[keys.length]!.parse(await dataSource.query(text, values));
+      // Afterwards, so that no day is closed in between.
+      await assertEvents(edges.map(({ date }) => date));
       return found.map(({ slot, element, value, ...groups }) => ({
         window: slot as number,
         group: keys.map((_, index) => groups[`k${index}`] as string),

@@ -1,4 +1,4 @@
-import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
+import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS, trimesterOf } from '@tally/contracts';
 import { type DataSource, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
@@ -16,11 +16,16 @@ import {
   boundedProperties,
   byKind,
   type EventScope,
+  FOLDED,
+  type Folded,
+  firstOfTrimester,
   foldRows,
   KINDS,
   kindOf,
   MARKED,
+  PERIOD,
   type QuarterHours,
+  ROLLUP_TABLES,
   rawEvents,
   renameRows,
   rowsOf,
@@ -37,8 +42,8 @@ export type MeterRollups = {
   /** Computes a part of a meter's history, newest days first; false once nothing is left. */
   computeHistory(maxEvents: number): Promise<boolean>;
   /**
-   * Rebuilds dirty days before `today` from their quarter hours, and dirty months from their days, after `quietMs`
-   * without writes; at most `limit` of each. Returns their number.
+   * Rebuilds dirty days before `today`, months and trimesters from the next finer rollup, after `quietMs` without writes,
+   * trimesters after sixty times as long; at most `limit` of each. Returns their number.
    */
   fold(today: Day, quietMs: number, limit: number): Promise<number>;
   /**
@@ -87,7 +92,7 @@ const OverflowRow = z.object({ overflowed: z.boolean() });
 const TimeRow = z.object({ time: z.date() });
 const MerchantRow = z.object({ merchant_id: z.string() });
 
-/** Rollups of meters: `meter_quarters`, `meter_days` and `meter_months`. */
+/** Rollups of meters: quarter hours, days, months and trimesters. */
 export function createMeterRollups(
   dataSource: DataSource,
   partitions: Pick<Partitions, 'open'>,
@@ -310,27 +315,27 @@ export function createMeterRollups(
         const ids = (await metersOf(transaction)).map(({ id, ...meter }) => ({ id, kind: kindOf({ ...meter }) }));
         const all = ids.map(({ id }) => id);
         let folded = 0;
-        for (const [grain, table, finer, before] of FOLDS) {
+        for (const { grain, table, column, finer, length } of FOLDED) {
+          const finerGrain = FOLDED.find((each) => each.table === finer)?.grain ?? null;
           const dirty = await rows(
             transaction,
             `select merchant_id, period from meter_marks as mark
              where grain = $1 and period < $2 and marked_at <= clock_timestamp() - $3 * interval '1 millisecond'
-               and ($1 = 'day' or not exists (
-                 select from meter_marks as day
-                 where day.merchant_id = mark.merchant_id and day.grain = 'day' and day.period >= mark.period
-                   and day.period < mark.period + interval '1 month'))
+               and not exists (
+                 select from meter_marks as fine
+                 where fine.merchant_id = mark.merchant_id and fine.grain = $5 and fine.period >= mark.period
+                   and fine.period < mark.period + $6::interval)
              order by period, merchant_id limit $4`,
-            [grain, before(today), quietMs, limit],
+            [grain, OPEN[grain](today), quietMs * (PATIENCE[grain] ?? 1), limit, finerGrain, length],
             PeriodRow,
           );
           if (dirty.length === 0) continue;
           const wanted = [dirty.map((row) => row.merchant_id), dirty.map((row) => row.period)];
-          const coarse = grain === 'day' ? 'date' : 'month';
           await transaction.query(
             `delete from ${table} as coarse
              using unnest($1::text[], $2::date[]) as wanted (merchant_id, period)
              where coarse.meter_id = any($3) and coarse.merchant_id = wanted.merchant_id
-               and coarse.${coarse} = wanted.period`,
+               and coarse.${column} = wanted.period`,
             [...wanted, all],
           );
           for (const kind of KINDS) {
@@ -338,10 +343,11 @@ export function createMeterRollups(
             if (own.length === 0) continue;
             const from = `unnest($1::text[], $2::date[]) as wanted (merchant_id, period)
               join ${finer} as fine on fine.meter_id = any($3) and fine.merchant_id = wanted.merchant_id and ${
-                grain === 'day'
+                finer === 'meter_quarters'
                   ? `fine.bucket >= wanted.period::timestamp at time zone 'UTC'
                     and fine.bucket < (wanted.period + 1)::timestamp at time zone 'UTC'`
-                  : `fine.date >= wanted.period and fine.date < (wanted.period + interval '1 month')::date`
+                  : `fine.${PERIOD[finer]} >= wanted.period
+                    and fine.${PERIOD[finer]} < (wanted.period + interval '${length}')::date`
               }`;
             await transaction.query(foldRows(kind, from, table, 'wanted.period'), [...wanted, own]);
           }
@@ -351,6 +357,14 @@ export function createMeterRollups(
              where mark.merchant_id = wanted.merchant_id and mark.grain = $3 and mark.period = wanted.period`,
             [...wanted, grain],
           );
+          if (grain === 'month')
+            await transaction.query(
+              `insert into meter_marks (merchant_id, grain, period)
+               select distinct merchant_id, 'trimester', ${firstOfTrimester('period')}
+               from unnest($1::text[], $2::date[]) as folded (merchant_id, period)
+               on conflict (merchant_id, grain, period) do update set marked_at = excluded.marked_at`,
+              wanted,
+            );
           folded += dirty.length;
         }
         return folded;
@@ -386,8 +400,7 @@ export function createMeterRollups(
         id: number;
       }[];
       for (const { id } of gone) {
-        for (const table of ['meter_quarters', 'meter_days', 'meter_months'])
-          await removeFrom(table, `meter_id = ${id}`);
+        for (const table of ROLLUP_TABLES) await removeFrom(table, `meter_id = ${id}`);
         await dataSource.query('update meters set purged = true where id = $1', [id]);
       }
       return removed;
@@ -445,7 +458,7 @@ export function createMeterRollups(
         renamed += await inTransaction(dataSource, async (transaction) => {
           await lockMeters(transaction);
           let rows = 0;
-          for (const table of ['meter_quarters', 'meter_days', 'meter_months'] as const) {
+          for (const table of ROLLUP_TABLES) {
             const text = renameRows(kindOf(meter), table, { place, isElement });
             rows += ((await transaction.query(text, [meter.id, merchantId, userId, name])) as unknown[]).length;
           }
@@ -493,10 +506,15 @@ export function createMeterRollups(
   };
 }
 
-const FOLDS = [
-  ['day', 'meter_days', 'meter_quarters', (today: Day) => today],
-  ['month', 'meter_months', 'meter_days', (today: Day) => monthOf(today).startDate],
-] as const;
+/** The first period of a grain that is not over. */
+const OPEN: Record<Folded['grain'], (today: Day) => Day> = {
+  day: (today) => today,
+  month: (today) => monthOf(today).startDate,
+  trimester: (today) => trimesterOf(today).startDate,
+};
+
+/** A late event makes a trimester dirty, whose months are read meanwhile; so it waits longer to be rebuilt once. */
+const PATIENCE: Partial<Record<Folded['grain'], number>> = { trimester: 60 };
 
 function quarterHourOf(time: Date): QuarterHours {
   const from = Math.floor(Number(time) / QUARTER_HOUR_MS) * QUARTER_HOUR_MS;

@@ -56,12 +56,26 @@ const MERGED: Record<Kind, string> = {
     .join(', '),
 };
 
-export type RollupTable = 'meter_quarters' | 'meter_days' | 'meter_months';
-export const PERIOD: Record<RollupTable, string> = {
+/**
+ * The rollups that are folded from the next finer one, finest first. Marks name them by `grain`; `length` is an
+ * interval.
+ */
+export const FOLDED = [
+  { grain: 'day', table: 'meter_days', column: 'date', finer: 'meter_quarters', length: '1 day' },
+  { grain: 'month', table: 'meter_months', column: 'month', finer: 'meter_days', length: '1 month' },
+  { grain: 'trimester', table: 'meter_trimesters', column: 'trimester', finer: 'meter_months', length: '3 months' },
+] as const;
+export type Folded = (typeof FOLDED)[number];
+export type Grain = Folded['grain'];
+export type RollupTable = 'meter_quarters' | Folded['table'];
+export const ROLLUP_TABLES: readonly RollupTable[] = ['meter_quarters', ...FOLDED.map(({ table }) => table)];
+export const PERIOD = {
   meter_quarters: 'bucket',
-  meter_days: 'date',
-  meter_months: 'month',
-};
+  ...Object.fromEntries(FOLDED.map(({ table, column }) => [table, column])),
+} as Record<RollupTable, string>;
+
+/** The first day of the trimester of a day: trimesters begin in January, April, July and October. */
+export const firstOfTrimester = (day: string): string => `date_trunc('quarter', ${day})::date`;
 
 export const KEYS = 'd1, d2, d3, d4, element';
 const BUCKET = `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`;
@@ -82,6 +96,9 @@ export const propertyOf = (dimension: string): string | undefined =>
 /** Longer values do not fit into a key of a rollup. */
 const MAX_VALUE_BYTES = 400;
 
+/** A part of a quarter hour of a day: from one moment (inclusive) to another (exclusive). */
+export type Edge = { date: string; from: string; until: string };
+
 /** From one quarter hour (inclusive) to another (exclusive). */
 export type QuarterHours = { from: string; until: string };
 
@@ -89,8 +106,15 @@ export type QuarterHours = { from: string; until: string };
 export type EventScope =
   /** Events of flushes, between these days. */
   | { of: 'flushes'; ids: readonly string[]; first: string; last: string }
-  /** Events of flushes that are not derived yet. */
-  | { of: 'pending'; merchantIds?: readonly string[] | undefined; first: string; last: string }
+  /** Events of flushes that are not derived yet, within `inner`, and all of the `edges`, whether derived or not. */
+  | {
+      of: 'pending';
+      merchantIds?: readonly string[] | undefined;
+      first: string;
+      last: string;
+      inner?: QuarterHours;
+      edges?: readonly Edge[] | undefined;
+    }
   /** Those that were counted, and adjustments that were made, until a moment, between these days. */
   | { of: 'known'; on: string; merchantIds?: readonly string[] | undefined; first: string; last: string }
   /** Derived events of merchants' day and its adjustments; with `within`, only some quarter hours. */
@@ -128,12 +152,33 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
           and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}`;
     case 'pending': {
       const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
-      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+      const edges = (scope.edges ?? []).map(({ date, ...edge }) => ({
+        date: `event.date = ${bind(date)}::date`,
+        isWithin: (moment: string) =>
+          `${moment} >= ${bind(edge.from)}::timestamptz and ${moment} < ${bind(edge.until)}::timestamptz`,
+      }));
+      const { inner } = scope;
+      const within = inner
+        ? `and event.time >= ${bind(inner.from)}::timestamptz and event.time < ${bind(inner.until)}::timestamptz`
+        : '';
+      const pending = `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_flushes as flush
         join usage_events as event
           on event.flush_id = flush.id and event.date between flush.first_date and flush.last_date
         where flush.metered is null ${merchants}
-          and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}`;
+          and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}
+          ${within}`;
+      return [
+        pending,
+        ...edges.flatMap(({ date, isWithin }) => [
+          `select ${EVENT}, event.flush_id as place, null::bigint as run
+        from usage_events as event
+        where ${date} ${merchants} and ${isWithin('event.time')} and ${NOT_VOIDED}`,
+          `select ${ADJUSTMENT}, 0, null::bigint
+        from usage_adjustments as event
+        where ${date} ${merchants} and event.void_of is null and ${isWithin("(event.date::timestamp at time zone 'UTC')")}`,
+        ]),
+      ].join('\n        union all\n        ');
     }
     case 'known': {
       const [on, first, last] = [`${bind(scope.on)}::timestamptz`, bind(scope.first), bind(scope.last)];
@@ -363,7 +408,7 @@ group by meter_id, merchant_id, period, ${KEYS}`;
  * Rebuilds coarser rows from finer ones: `from` yields the wanted rows as `fine`, `period` is the coarser period of
  * each.
  */
-export function foldRows(kind: Kind, from: string, to: 'meter_days' | 'meter_months', period: string): string {
+export function foldRows(kind: Kind, from: string, to: Folded['table'], period: string): string {
   return `
 insert into ${to} (meter_id, merchant_id, ${PERIOD[to]}, ${KEYS}, value, at, event_id)
 ${folded(kind, from, period)}
@@ -395,7 +440,7 @@ ${compared(table, meters, merchantIds, stored, bind)}`;
 /** Compares finer rows with a coarser rollup, for clean periods of a range. */
 export function compareFolds(
   kind: Kind,
-  table: 'meter_days' | 'meter_months',
+  { grain, table, column, finer, length }: Folded,
   meters: readonly MeterSpec[],
   { merchantIds, first, last }: { merchantIds: readonly string[]; first: string; last: string },
   bind: Bind,
@@ -404,21 +449,22 @@ export function compareFolds(
   const [ids, from, to] = [bind(meters.map(({ id }) => id)), `${bind(first)}::date`, `${bind(last)}::date`];
   const isClean = (period: string) => `not exists (
       select from meter_marks as dirty
-      where dirty.merchant_id = rollup.merchant_id and dirty.grain = '${table === 'meter_days' ? 'day' : 'month'}'
-        and dirty.period = ${period})`;
-  const ofDay = "(rollup.bucket at time zone 'UTC')::date";
-  const ofMonth = "date_trunc('month', rollup.date)::date";
-  const fine =
-    table === 'meter_days'
-      ? `(select *, ${ofDay} as period from meter_quarters as rollup
-          where bucket >= ${from}::timestamp at time zone 'UTC' and bucket < (${to} + 1)::timestamp at time zone 'UTC'
-            and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(ofDay)})`
-      : `(select *, ${ofMonth} as period from meter_days as rollup
-          where date >= ${from} and date < (${to} + interval '1 month')::date
-            and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(ofMonth)})`;
-  const own = PERIOD[table];
+      where dirty.merchant_id = rollup.merchant_id and (dirty.grain = '${grain}' and dirty.period = ${period}${
+        grain === 'trimester' ? ` or dirty.grain = 'month' and ${firstOfTrimester('dirty.period')} = ${period}` : ''
+      }))`;
+  const period = {
+    day: "(rollup.bucket at time zone 'UTC')::date",
+    month: "date_trunc('month', rollup.date)::date",
+    trimester: firstOfTrimester('rollup.month'),
+  }[grain];
+  const isWithin =
+    finer === 'meter_quarters'
+      ? `bucket >= ${from}::timestamp at time zone 'UTC' and bucket < (${to} + 1)::timestamp at time zone 'UTC'`
+      : `${PERIOD[finer]} >= ${from} and ${PERIOD[finer]} < (${to} + interval '${length}')::date`;
+  const fine = `(select *, ${period} as period from ${finer} as rollup
+    where ${isWithin} and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(period)})`;
   return `with made as (${folded(kind, `${fine} as fine`, 'fine.period')}),
-${compared(table, meters, merchantIds, `${own} between ${from} and ${to} and ${isClean(`rollup.${own}`)}`, bind)}`;
+${compared(table, meters, merchantIds, `${column} between ${from} and ${to} and ${isClean(`rollup.${column}`)}`, bind)}`;
 }
 
 /**

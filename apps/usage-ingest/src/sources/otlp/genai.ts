@@ -148,6 +148,7 @@ const LANGFUSE_TOKENS: Record<string, readonly string[]> = {
 };
 
 function* langfuseOf(attributes: Attributes): Generator<[type: string, value: string]> {
+  if (!attributes.has(LANGFUSE_USAGE) && !attributes.has(LANGFUSE_COST)) return;
   const usage = detailsOf(attributes.get(LANGFUSE_USAGE));
   for (const [type, names] of Object.entries(LANGFUSE_TOKENS)) {
     const name = names.find((each) => usage.has(each));

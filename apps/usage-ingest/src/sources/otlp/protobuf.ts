@@ -3,18 +3,20 @@ import type { Attributes, IsWanted, Span } from './span.ts';
 
 /** Yields the spans of an ExportTraceServiceRequest. Throws INVALID_INPUT for other bytes; skips unknown fields. */
 export function* spansOfProtobuf(body: Buffer, isWanted: IsWanted): Generator<Span> {
-  for (const request of fieldsOf(body, 0, body.length)) {
-    if (request.field !== 1 || request.type !== BYTES) continue;
-    const { from, to } = request;
+  const requests = new Fields(body, 0, body.length);
+  while (requests.next()) {
+    if (requests.field !== 1 || requests.type !== BYTES) continue;
+    const { from, to } = requests;
     let resource: Attributes = NONE;
-    for (const part of fieldsOf(body, from, to)) {
-      if (part.field === 1 && part.type === BYTES) resource = attributesOf(body, part.from, part.to, 1, isWanted);
-    }
-    for (const part of fieldsOf(body, from, to)) {
-      if (part.field !== 2 || part.type !== BYTES) continue;
-      for (const each of fieldsOf(body, part.from, part.to)) {
-        if (each.field === 2 && each.type === BYTES) yield spanOf(body, each.from, each.to, resource, isWanted);
-      }
+    const parts = new Fields(body, from, to);
+    while (parts.next())
+      if (parts.field === 1 && parts.type === BYTES) resource = attributesOf(body, parts.from, parts.to, 1, isWanted);
+    const scopes = new Fields(body, from, to);
+    while (scopes.next()) {
+      if (scopes.field !== 2 || scopes.type !== BYTES) continue;
+      const spans = new Fields(body, scopes.from, scopes.to);
+      while (spans.next())
+        if (spans.field === 2 && spans.type === BYTES) yield spanOf(body, spans.from, spans.to, resource, isWanted);
     }
   }
 }
@@ -32,38 +34,51 @@ export const statusOf = (code: number, message: string): Uint8Array<ArrayBuffer>
 const NONE: Attributes = new Map();
 const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 
-/** A field: `from` and `to` delimit its bytes, or those of its number. */
-type Field = { field: number; type: number; from: number; to: number };
+/** The fields of a message, one after the other: a span has some hundred, so nothing is allocated for each. */
+class Fields {
+  field = 0;
+  type = 0;
+  /** The bytes of the field, or those of its number. */
+  from = 0;
+  to: number;
 
-/** Yields the fields of a message; the same object each time. */
-function* fieldsOf(body: Buffer, start: number, end: number): Generator<Field> {
-  const found: Field = { field: 0, type: 0, from: 0, to: 0 };
-  for (let at = start; at < end; ) {
-    const [tag, next] = varint(body, at, end);
-    found.field = Math.floor(tag / 8);
-    found.type = tag % 8;
-    at = next;
-    if (found.type === BYTES) {
-      const [length, begin] = varint(body, at, end);
-      found.from = begin;
-      found.to = begin + length;
+  constructor(
+    private readonly body: Buffer,
+    start: number,
+    private readonly end: number,
+  ) {
+    this.to = start;
+  }
+
+  /** Moves to the next field; false at the end. */
+  next(): boolean {
+    const { body, end } = this;
+    if (this.to >= end) return false;
+    const tag = varint(body, this.to, end);
+    this.field = Math.floor(tag / 8);
+    this.type = tag % 8;
+    if (this.type === BYTES) {
+      const length = varint(body, afterVarint, end);
+      this.from = afterVarint;
+      this.to = afterVarint + length;
     } else {
-      found.from = at;
-      if (found.type === VARINT) found.to = endOfVarint(body, at, end);
-      else if (found.type === FIXED64) found.to = at + 8;
-      else if (found.type === FIXED32) found.to = at + 4;
+      this.from = afterVarint;
+      if (this.type === VARINT) this.to = endOfVarint(body, this.from, end);
+      else if (this.type === FIXED64) this.to = this.from + 8;
+      else if (this.type === FIXED32) this.to = this.from + 4;
       else throw unreadable();
     }
-    if (found.field === 0 || found.to > end) throw unreadable();
-    at = found.to;
-    yield found;
+    if (this.field === 0 || this.to > end) throw unreadable();
+    return true;
   }
 }
 
 function spanOf(body: Buffer, start: number, end: number, resource: Attributes, isWanted: IsWanted): Span {
   const attributes = new Map<string, string>();
   const span = { traceId: '', spanId: '', start: 0n, failed: false, attributes, resource };
-  for (const { field, type, from, to } of fieldsOf(body, start, end)) {
+  const fields = new Fields(body, start, end);
+  while (fields.next()) {
+    const { field, type, from, to } = fields;
     if (type === BYTES) {
       if (field === 9) addAttribute(attributes, body, from, to, isWanted);
       else if (field === 1) span.traceId = body.toString('hex', from, to);
@@ -76,22 +91,25 @@ function spanOf(body: Buffer, start: number, end: number, resource: Attributes, 
 
 function isError(body: Buffer, start: number, end: number): boolean {
   let code = 0;
-  for (const { field, type, from, to } of fieldsOf(body, start, end))
-    if (field === 3 && type === VARINT) [code] = varint(body, from, to);
+  const fields = new Fields(body, start, end);
+  while (fields.next()) if (fields.field === 3 && fields.type === VARINT) code = varint(body, fields.from, fields.to);
   return code === 2;
 }
 
 function attributesOf(body: Buffer, start: number, end: number, of: number, isWanted: IsWanted): Attributes {
   const attributes = new Map<string, string>();
-  for (const { field, type, from, to } of fieldsOf(body, start, end))
-    if (field === of && type === BYTES) addAttribute(attributes, body, from, to, isWanted);
+  const fields = new Fields(body, start, end);
+  while (fields.next())
+    if (fields.field === of && fields.type === BYTES) addAttribute(attributes, body, fields.from, fields.to, isWanted);
   return attributes;
 }
 
 function addAttribute(attributes: Map<string, string>, body: Buffer, start: number, end: number, isWanted: IsWanted) {
   let name: string | undefined;
   let value: string | undefined;
-  for (const { field, type, from, to } of fieldsOf(body, start, end)) {
+  const fields = new Fields(body, start, end);
+  while (fields.next()) {
+    const { field, type, from, to } = fields;
     if (type !== BYTES) continue;
     if (field === 1) {
       name = body.toString('latin1', from, to);
@@ -105,7 +123,9 @@ function addAttribute(attributes: Map<string, string>, body: Buffer, start: numb
 /** Returns an AnyValue as text; undefined for lists, maps and bytes. */
 function textOfValue(body: Buffer, start: number, end: number): string | undefined {
   let value: string | undefined;
-  for (const { field, type, from, to } of fieldsOf(body, start, end)) {
+  const fields = new Fields(body, start, end);
+  while (fields.next()) {
+    const { field, type, from, to } = fields;
     if (field === 1 && type === BYTES) value = body.toString('utf8', from, to);
     else if (field === 2 && type === VARINT) value = body[from] === 0 ? 'false' : 'true';
     else if (field === 3 && type === VARINT) value = String(int64(body, from, to));
@@ -115,14 +135,20 @@ function textOfValue(body: Buffer, start: number, end: number): string | undefin
   return value;
 }
 
-/** Decodes a number below 2^53 and its end; larger ones are no tag, length or code. */
-function varint(body: Buffer, start: number, end: number): [value: number, next: number] {
+/** The end of the number that `varint` decoded last. */
+let afterVarint = 0;
+
+/** Decodes a number below 2^53 and sets `afterVarint`; larger ones are no tag, length or code. */
+function varint(body: Buffer, start: number, end: number): number {
   let value = 0;
   let factor = 1;
   for (let at = start; at < end && factor <= 2 ** 49; at++) {
     const byte = body[at]!;
     value += (byte & 0x7f) * factor;
-    if (byte < 0x80) return [value, at + 1];
+    if (byte < 0x80) {
+      afterVarint = at + 1;
+      return value;
+    }
     factor *= 128;
   }
   throw unreadable();
@@ -134,7 +160,7 @@ function endOfVarint(body: Buffer, start: number, end: number): number {
 }
 
 function int64(body: Buffer, from: number, to: number): bigint | number {
-  if (to - from <= 7) return varint(body, from, to)[0];
+  if (to - from <= 7) return varint(body, from, to);
   let value = 0n;
   for (let at = to - 1; at >= from; at--) value = (value << 7n) | BigInt(body[at]! & 0x7f);
   return BigInt.asIntN(64, value);
