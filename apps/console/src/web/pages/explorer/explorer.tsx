@@ -147,7 +147,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
         />
       </PageHead>
 
-      <div className="tools">
+      <div className="tools in-one-row">
         <Select
           label="Measure"
           value={meter ? choiceOf(meter) : measure}
