@@ -113,6 +113,14 @@ const CALLS: Record<string, { input?: () => Input; outcome?: string }> = {
     outcome: 'INVALID_INPUT',
   },
   'prices.rerate': { input: () => ({ ...RANGE, dryRun: false }) },
+  'bills.import': {
+    input: () => ({
+      provider: 'anthropic',
+      file: 'usage_date_utc,model,token_type,cost_usd\n2026-01-01,Claude Haiku 4.5,output,1\n',
+      dryRun: false,
+    }),
+  },
+  'bills.remove': { input: () => ({ id: '999999' }), outcome: 'NOT_FOUND' },
   'budgets.create': {
     input: () => ({
       scope: { merchantId: 'acme' },

@@ -78,6 +78,40 @@ CREATE INDEX audit_log_action ON public.audit_log USING btree (action, id);
 CREATE INDEX audit_log_actor ON public.audit_log USING btree (actor, id);
 CREATE INDEX audit_log_at ON public.audit_log USING btree (at);
 
+table bill_lines (
+  bill_id bigint not null,
+  date date not null,
+  model text not null,
+  class text not null,
+  quantity numeric,
+  amount numeric,
+  lines integer not null,
+  constraint bill_lines_bill_id_fkey FOREIGN KEY (bill_id) REFERENCES bills(id) ON DELETE CASCADE,
+  constraint bill_lines_pkey PRIMARY KEY (bill_id, date, model, class)
+);
+
+table bills (
+  id bigint not null generated always as identity,
+  provider text not null,
+  account text not null,
+  kind text not null,
+  format text not null,
+  start_date date not null,
+  end_date date not null,
+  lines integer not null,
+  amount numeric,
+  tokens numeric,
+  rounding bigint not null,
+  file_hash text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  created_by text not null,
+  constraint bills_check CHECK (((amount IS NOT NULL) OR (kind = 'usage'::text))),
+  constraint bills_check1 CHECK ((start_date <= end_date)),
+  constraint bills_pkey PRIMARY KEY (id),
+  constraint bills_rounding_check CHECK ((rounding > 0))
+);
+CREATE INDEX bills_of_account ON public.bills USING btree (provider, account, kind, start_date);
+
 table budget_list (
   version bigint not null
 );

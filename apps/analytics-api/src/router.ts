@@ -1,5 +1,6 @@
 import type { analytics } from '@tally/contracts';
 import { type Caller, type Handlers, merchantsFor, type RateLimit } from '@tally/service';
+import type { Bills } from './bills/bills.ts';
 import type { Cache } from './cache.ts';
 import { assertRange } from './dates.ts';
 import type { Days } from './days.ts';
@@ -20,6 +21,7 @@ export type Parts = {
   directory: Directory;
   days: Days;
   importDays: Import;
+  bills: Bills;
   cache: Cache;
   warm: Warm;
   rates: RateLimit;
@@ -33,6 +35,7 @@ export function createHandlers({
   directory,
   days,
   importDays,
+  bills,
   cache,
   warm,
   rates,
@@ -77,6 +80,15 @@ export function createHandlers({
       },
       get: async ({ input }) => days.get(input.date),
       status: async ({ input }) => days.status(input),
+    },
+    bills: {
+      async import({ input, caller }) {
+        await rates.take('analytics', caller.id);
+        return bills.import(input, caller);
+      },
+      list: async ({ input }) => bills.list(input),
+      remove: async ({ input }) => bills.remove(input),
+      compare: ({ input, caller }) => asked(caller, input, bills.compare),
     },
     cache: {
       stats: async () => cache.stats(),

@@ -20,6 +20,7 @@ import {
   startTelemetry,
 } from '@tally/service';
 import { Registry } from 'prom-client';
+import { createBills } from './bills/bills.ts';
 import { createCache } from './cache.ts';
 import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
@@ -161,6 +162,7 @@ export async function createAnalyticsService(
         directory,
         days,
         importDays: createImport({ ingest: recording, days: db.days, now }),
+        bills: createBills({ store: db.bills, read, ingest: recording, now }),
         cache,
         warm: createWarm(read, now),
         rates,

@@ -14,6 +14,7 @@ let { stack, ingest, analytics, keys, as, asVisitor, open } = {} as Visits;
 beforeAll(async () => {
   visits = await startVisits({ demo: true });
   ({ stack, ingest, analytics, keys, as, asVisitor, open } = visits);
+  await importBill();
 }, SETUP_MS);
 afterAll(() => visits?.stop());
 
@@ -53,8 +54,9 @@ describe('signing in', () => {
     [
       'admin',
       [
-        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets', 'Alerts', 'Webhooks'],
-        ...['API keys', 'Directory', 'Sources', 'Data sources', 'Jobs', 'Health', 'Audit log'],
+        ...['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Prices', 'Budgets'],
+        ...['Bills', 'Alerts', 'Webhooks', 'API keys', 'Directory', 'Sources', 'Data sources'],
+        ...['Jobs', 'Health', 'Audit log'],
       ],
     ],
     ['bound', ['Overview', 'Explorer', 'Live', 'Meters', 'Custom metrics', 'Budgets', 'Directory', 'Health']],
@@ -380,6 +382,21 @@ test('everything can be reached by keyboard', async () => {
   });
 });
 
+/** A bill of yesterday, so that the page of bills compares something. */
+async function importBill(): Promise<void> {
+  const start = Date.parse(`${yesterday}T00:00:00Z`) / 1000;
+  const cost = (line_item: string, value: number, quantity: number) => ({
+    ...{ object: 'organization.costs.result', amount: { value, currency: 'usd' }, line_item, quantity },
+  });
+  const results = [
+    cost('gpt-4o-2024-08-06, input', 12.5, 5_000_000),
+    cost('gpt-4o-mini-2024-07-18, cached input', 0.001_234_5, 1_000),
+    cost('web search tool calls', 0.01, 1),
+  ];
+  const file = JSON.stringify({ data: [{ start_time: start, end_time: start + 86_400, results }], has_more: false });
+  await analytics.bills.import.mutate({ provider: 'openai', file, dryRun: false });
+}
+
 const PAGES = {
   overview: '/app/overview',
   explorer: '/app/explorer?by=user&compare=previous',
@@ -391,6 +408,7 @@ const PAGES = {
   meters: '/app/meters',
   custom: '/app/custom-metrics',
   prices: '/app/prices',
+  bills: '/app/bills',
   budgets: '/app/budgets',
   alerts: '/app/alerts',
   webhooks: '/app/webhooks',

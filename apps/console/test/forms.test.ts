@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { addDays } from '@tally/contracts';
@@ -81,6 +82,75 @@ test('formulas are completed as they are typed', async () => {
     await page.keyboard.press('Escape');
     await expect.poll(() => page.getByRole('option').count()).toBe(0);
     expect(await page.getByRole('dialog').count()).toBe(1);
+  });
+});
+
+test('a bill is checked, imported, compared and downloaded', async () => {
+  await ingest.usage.record.mutate({
+    entries: [
+      {
+        ...{ id: 'billed', merchantId: 'billed', time: `${yesterday}T12:00:00Z`, provider: 'openai', model: 'gpt-4o' },
+        metrics: { prompt_tokens: '1000', completion_tokens: '10', cost: '0.5' },
+      },
+    ],
+  });
+  const start = Date.parse(`${yesterday}T00:00:00Z`) / 1000;
+  const cost = (value: number, line_item: string, quantity: number) => ({
+    ...{ object: 'organization.costs.result', amount: { value, currency: 'usd' }, line_item, quantity },
+  });
+  const results = [cost(0.75, 'gpt-4o-2024-08-06, input', 1010), cost(0.01, '=web search', 1)];
+  const bucket = { object: 'bucket', start_time: start, end_time: start + 86_400, results };
+  const file = JSON.stringify({ object: 'page', data: [bucket], has_more: false, next_page: null });
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/bills');
+    await page.getByRole('button', { name: 'Import a bill' }).first().click();
+    const dialog = page.getByRole('dialog');
+    const choose = (text: string) =>
+      dialog
+        .getByLabel('File')
+        .setInputFiles({ name: 'costs.json', mimeType: 'application/json', buffer: Buffer.from(text) });
+    await choose(file.replace('"usd"', '"eur"'));
+    await dialog.getByRole('button', { name: 'Check the file' }).click();
+    await dialog.getByText('1 line cannot be read').waitFor();
+    expect(await dialog.getByRole('button', { name: 'Check the file' }).isDisabled()).toBe(true);
+    await choose(file);
+    await dialog.getByRole('button', { name: 'Check the file' }).click();
+    await dialog.getByText('$0.76').waitFor();
+    expect((await analytics.bills.list.query()).rows).toEqual([]);
+    await dialog.getByRole('button', { name: 'Import', exact: true }).click();
+    await dialog.waitFor({ state: 'hidden' });
+
+    const rows = page.getByRole('group', { name: 'Comparison' }).getByRole('row');
+    await rows.nth(2).waitFor();
+    expect((await rows.nth(2).getByRole('cell').allInnerTexts()).slice(1, 7)).toEqual([
+      'All tokens',
+      '1,010',
+      '1,010',
+      '$0.75',
+      '$0.50',
+      '$0.25',
+    ]);
+    expect(await rows.nth(1).innerText()).toContain('Only on the bill');
+    await page.getByRole('group', { name: 'Differences by reason' }).getByRole('button', { name: 'Price' }).click();
+    await page.waitForURL('**reason=price**');
+    await expect.poll(() => rows.count()).toBe(2);
+    await page.getByRole('button', { name: 'All reasons' }).click();
+    await expect.poll(() => rows.count()).toBe(3);
+    const [download] = await Promise.all([
+      page.waitForEvent('download'),
+      page.getByRole('button', { name: 'CSV' }).click(),
+    ]);
+    const text = await readFile(await download.path(), 'utf8');
+    expect(text).toContain(`\r\n${yesterday},gpt-4o,gpt-4o-2024-08-06,all,price,1010,1010,0,0.75,0.5,0.25,0,0.25,`);
+    expect(text).toContain(`\r\n${yesterday},'=web search,'=web search,other,`);
+
+    await rows.nth(2).getByRole('link').click();
+    await page.waitForURL('**/app/explain**');
+    await page.getByRole('row', { name: 'billed' }).waitFor();
+    await open(page, '/app/bills');
+    await page.getByRole('button', { name: /^Remove the cost bill/ }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.getByText('No bill covers these days').waitFor();
   });
 });
 

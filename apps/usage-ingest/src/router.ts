@@ -14,6 +14,7 @@ import { type Flush, MAX_RANGE_DAYS } from './flush/flush.ts';
 import type { Keys } from './keys.ts';
 import type { Meters } from './meters/meters.ts';
 import type { Scales } from './meters/registry.ts';
+import type { PricedByClass } from './prices/classes.ts';
 import type { Prices } from './prices/prices.ts';
 import type { Rerate } from './prices/rerate.ts';
 import type { RecentEntries } from './recent.ts';
@@ -44,6 +45,7 @@ export type Parts = {
   scales: Scales;
   sessions: Sessions;
   prices: Prices;
+  pricedByClass: PricedByClass;
   rerate: Rerate;
   budgets: Budgets;
   audit: AuditLog;
@@ -173,6 +175,10 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       async rerate({ input, caller }) {
         assertRange(input.startDate, input.endDate);
         return parts.rerate(input, caller.id);
+      },
+      async classes({ input }) {
+        assertRange(input.startDate, input.endDate);
+        return parts.pricedByClass(input);
       },
       async unpriced({ input }) {
         assertRange(input.startDate, input.endDate);

@@ -53,6 +53,7 @@ import { createMeters } from './meters/meters.ts';
 import { createRegistry } from './meters/registry.ts';
 import { createIngestMetrics } from './metrics.ts';
 import { createPending } from './pending.ts';
+import { createPricedByClass } from './prices/classes.ts';
 import { createPrices } from './prices/prices.ts';
 import { createPriceRegistry } from './prices/registry.ts';
 import { createRerate } from './prices/rerate.ts';
@@ -379,6 +380,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       drain: async () => (await flush.drainAll()).errors.length === 0,
     }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
+    pricedByClass: createPricedByClass({ store: db.prices, registry: priceRegistry }),
     budgets: createBudgets({
       store: db.budgets,
       meters: db.meters,

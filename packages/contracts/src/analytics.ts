@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { bills } from './bills.ts';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
 import { Dimension, DimensionValues, MerchantId, MetricType, record, SentDimension } from './entry.ts';
@@ -426,6 +427,7 @@ export const analytics = {
     }),
   },
   days,
+  bills,
   cache: {
     stats: query({
       summary: 'Returns how the cache of this process did.',

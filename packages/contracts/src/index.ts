@@ -32,6 +32,19 @@ export {
 } from './analytics.ts';
 export { AuditRow } from './audit.ts';
 export {
+  Bill,
+  BillClass,
+  BillKind,
+  BillProvider,
+  BillReason,
+  BillRow,
+  MAX_BILL_DAYS,
+  MAX_BILL_FILE,
+  MAX_BILL_LINES,
+  MAX_BILLS,
+  MAX_COMPARED_DAYS,
+} from './bills.ts';
+export {
   Budget,
   type BudgetFields,
   BudgetStatus,
@@ -125,7 +138,7 @@ export {
   MeterDimension,
   MeterKey,
 } from './meters.ts';
-export { MAX_PRICES, Price, PriceComponent } from './prices.ts';
+export { MAX_PRICES, Price, PriceComponent, PricedClasses, TOKEN_CLASSES, type TokenClass } from './prices.ts';
 export {
   COST_DECIMALS,
   formatCost,

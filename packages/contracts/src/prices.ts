@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { MerchantId, MetricType, SentDimension } from './entry.ts';
+import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
@@ -72,6 +72,31 @@ export const Price = z.object({
 export type Price = z.infer<typeof Price>;
 
 const Version = z.string().meta({ description: 'A version of the price list.', examples: ['17'] });
+
+/** Classes of tokens as providers bill them: reasoning is output. */
+export const TOKEN_CLASSES = ['input', 'cached_input', 'cache_write', 'output'] as const;
+export type TokenClass = (typeof TOKEN_CLASSES)[number];
+const CLASSES = { input: Quantity, cached_input: Quantity, cache_write: Quantity, output: Quantity };
+
+/** What Tally priced, or tried to, on a day: sums of a provider and model by class. */
+export const PricedClasses = z.object({
+  date: StoredDay,
+  provider: z.string(),
+  model: z.string(),
+  events: Quantity,
+  requests: Quantity,
+  tokens: z.object(CLASSES),
+  /** USD, with re-ratings. */
+  cost: Quantity,
+  /**
+   * The same cost by class, `requests` is what calls cost: together they are `cost`. Null where classes do not make it,
+   * such as after a change of prices within the day or without re-rating.
+   */
+  costs: z.object({ ...CLASSES, requests: Quantity }).nullable(),
+  /** Events whose model has no price. */
+  unpriced: Quantity,
+});
+export type PricedClasses = z.infer<typeof PricedClasses>;
 
 /** Models whose usage has no price. */
 const Unpriced = z.object({
@@ -225,6 +250,19 @@ export const prices = {
       /** Adjustments made by this call. */
       adjustments: z.number().int(),
     }),
+  }),
+  /** For `bills.compare` of analytics-api. An empty provider or model: events without one. */
+  classes: query({
+    summary: 'Returns what Tally priced by day, provider, model and class of tokens.',
+    access: 'internal',
+    platform: true,
+    input: z.strictObject({
+      startDate: Day,
+      endDate: Day,
+      providers: z.array(Dimension).max(1000),
+      merchantIds: z.array(MerchantId).max(1000).optional(),
+    }),
+    output: z.object({ rows: z.array(PricedClasses) }),
   }),
   /** From the journal, so only within its retention. */
   unpriced: query({

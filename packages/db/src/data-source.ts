@@ -51,6 +51,7 @@ import { KnownOn1763856000231 } from './migrations/231-known-on.ts';
 import { Drift1763856000232 } from './migrations/232-drift.ts';
 import { QuarterMonths1763856000265 } from './migrations/265-quarter-months.ts';
 import { MeterTrimesters1763856000270 } from './migrations/270-meter-trimesters.ts';
+import { Bills1763856000290 } from './migrations/290-bills.ts';
 import { BudgetsOfMetersAndTeams1763856000295 } from './migrations/295-budgets-of-meters-and-teams.ts';
 import { sql } from './run-sql.ts';
 
@@ -145,6 +146,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Drift1763856000232,
       QuarterMonths1763856000265,
       MeterTrimesters1763856000270,
+      Bills1763856000290,
       BudgetsOfMetersAndTeams1763856000295,
     ],
     // None is needed, and the role of the services may not be allowed to create one.

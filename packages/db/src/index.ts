@@ -1,5 +1,6 @@
 export type { DimensionColumn, FoldedLine } from './admission.ts';
 export type { DueDelivery } from './alerts-store.ts';
+export type { BillLine, BillsStore, KnownBill, NewBill, SummedBillLine } from './bills-store.ts';
 export type { BookRow, PeriodRow } from './books-store.ts';
 export { type BudgetPeriod, type NewBudget, type NotedEvent, TeamMember } from './budgets-store.ts';
 export type { Change, ChangePlace } from './change-log-store.ts';

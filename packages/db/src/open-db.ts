@@ -4,6 +4,7 @@ import { createAdmission } from './admission.ts';
 import { type AlertsStore, createAlertsStore } from './alerts-store.ts';
 import { type Archive, createArchive } from './archive.ts';
 import { type AuditStore, createAuditStore } from './audit-store.ts';
+import { type BillsStore, createBillsStore } from './bills-store.ts';
 import { type BooksStore, createBooksStore } from './books-store.ts';
 import { type BudgetsStore, createBudgetsStore } from './budgets-store.ts';
 import { type ChangeLogStore, createChangeLogStore } from './change-log-store.ts';
@@ -57,6 +58,7 @@ export type Db = {
   keys: KeysStore;
   sessions: SessionsStore;
   prices: PricesStore;
+  bills: BillsStore;
   budgets: BudgetsStore;
   alerts: AlertsStore;
   audit: AuditStore;
@@ -135,6 +137,7 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     keys: createKeysStore(dataSource),
     sessions: createSessionsStore(dataSource),
     prices: createPricesStore(dataSource),
+    bills: createBillsStore(dataSource),
     budgets: createBudgetsStore(dataSource, journal),
     alerts: createAlertsStore(dataSource),
     audit: createAuditStore(dataSource),

@@ -50,7 +50,7 @@ export type PricesStore = {
   /**
    * Sums of what Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells.
    */
-  pricedSums(scope: PricedScope & { limit: number }): Promise<PricedCell[]>;
+  pricedSums(scope: PricedScope & { providers?: readonly string[]; limit: number }): Promise<PricedCell[]>;
   /**
    * Sums of a measure of what Tally priced, by windows of whole UTC days and by columns; those without any left out.
    * `keys` are in the order of PRICED_COLUMNS.
@@ -219,8 +219,13 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         return { version: await versionBy(manager, 'prices/version'), prices: rows };
       }),
 
-    pricedSums: ({ startDate, endDate, merchantIds, limit }) =>
-      runSql(dataSource, 'priced-sums', [startDate, endDate, merchantIds ?? null, limit], PricedCellRow),
+    pricedSums: ({ startDate, endDate, merchantIds, providers, limit }) =>
+      runSql(
+        dataSource,
+        'priced-sums',
+        [startDate, endDate, merchantIds ?? null, limit, providers ?? null],
+        PricedCellRow,
+      ),
     pricedWindows: ({ measure, starts, end, by, filters, limit }) =>
       runSql(
         dataSource,

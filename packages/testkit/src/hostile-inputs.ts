@@ -62,6 +62,7 @@ const SOUND_TEXTS = [
   'model',
   'model=gpt-4o',
   `whsec_${'A'.repeat(32)}`,
+  'start_time,amount_value,amount_currency\n1730419200,1,usd',
 ];
 
 /** Returns an input that fits the schema, with every optional field. */

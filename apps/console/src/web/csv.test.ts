@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { entriesOf, parseCsv } from './csv.ts';
+import { csvOf, entriesOf, parseCsv } from './csv.ts';
 
 test('reads whatever was written as CSV', () => {
   const cell = fc.string();
@@ -37,4 +37,23 @@ test('reads teams where there is a column of them: an empty one removes the team
 test('says which line cannot be used', () => {
   expect(entriesOf('who\nada').problem).toMatch(/first line/);
   expect(entriesOf('id,name\nu1,Ada\nu2,').problem).toBe('Line 3 has no id or no name.');
+});
+
+test('writes what it reads, and no text that a spreadsheet would take for a formula', () => {
+  const text = fc.string().filter((value) => !/[=+\-@]/.test(value));
+  const rows = fc.array(fc.tuple(text, fc.constantFrom('-1.5', '2')), { minLength: 1 });
+  fc.assert(
+    fc.property(rows, (written) => {
+      expect(parseCsv(csvOf(['a', 'b'], written))).toEqual([['a', 'b'], ...written]);
+    }),
+  );
+  expect(
+    csvOf(
+      ['name', 'usd'],
+      [
+        ['=1+1', null],
+        ['x, "y"', '-5'],
+      ],
+    ),
+  ).toBe(`name,usd\r\n'=1+1,\r\n"x, ""y""",-5\r\n`);
 });

@@ -67,3 +67,18 @@ export function entriesOf(text: string): { entries: Entry[]; problem: string | n
   const wrong = entries.findIndex(({ id, name }) => id === '' || name === '');
   return { entries, problem: wrong < 0 ? null : `Line ${wrong + 2} has no id or no name.` };
 }
+
+/** Where a spreadsheet would find a formula, whether it separates by comma, semicolon or tab. */
+const FORMULA = /(?<=^|[,;\t"'])(?=\s*[=+\-@])/g;
+const NUMBER = /^-?\d+(\.\d+)?$/;
+
+/** Writes CSV (RFC 4180); null is an empty cell. A text that a spreadsheet would take for a formula gets an apostrophe. */
+export function csvOf(columns: readonly string[], rows: readonly (readonly (string | null)[])[]): string {
+  return [columns, ...rows].map((row) => `${row.map(cellOf).join(',')}\r\n`).join('');
+}
+
+function cellOf(value: string | null): string {
+  if (value === null || NUMBER.test(value)) return value ?? '';
+  const safe = value.replace(FORMULA, "'");
+  return /[",;\t\r\n]|^\s|\s$/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}

@@ -18,6 +18,7 @@ import {
   Menu as MenuIcon,
   Monitor,
   Moon,
+  ReceiptText,
   ScrollText,
   Sigma,
   Sun,
@@ -55,6 +56,7 @@ type PageAddress =
   | '/app/custom-metrics'
   | '/app/prices'
   | '/app/budgets'
+  | '/app/bills'
   | '/app/alerts'
   | '/app/webhooks'
   | '/app/keys'
@@ -91,6 +93,7 @@ const GROUPS: readonly { label?: string; pages: readonly NavPage[] }[] = [
     pages: [
       { to: '/app/prices', title: 'Prices', icon: Tag, needs: admin },
       { to: '/app/budgets', title: 'Budgets', icon: Wallet },
+      { to: '/app/bills', title: 'Bills', icon: ReceiptText, needs: admin },
       { to: '/app/alerts', title: 'Alerts', icon: BellRing, needs: admin },
       { to: '/app/webhooks', title: 'Webhooks', icon: Webhook, needs: admin },
     ],

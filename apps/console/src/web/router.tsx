@@ -1,3 +1,4 @@
+import type { BillReason } from '@tally/contracts';
 import {
   createRootRoute,
   createRoute,
@@ -18,6 +19,7 @@ import {
   readFilters,
   readProperties,
 } from './measures.ts';
+import { isReason, PROVIDERS, type Provider } from './pages/bills/names.ts';
 import { SignIn } from './pages/sign-in.tsx';
 import { isDay, isMonth } from './time.ts';
 import { Empty, Failure, SkeletonRows } from './ui/parts.tsx';
@@ -63,6 +65,13 @@ export type ExplorerSearch = FilterSearch & {
 export type Interval = '15m' | 'hour' | 'day' | 'week' | 'month';
 export const PERCENTILES: readonly number[] = [50, 75, 90, 95, 99];
 export const INTERVALS: readonly Interval[] = ['15m', 'hour', 'day', 'week', 'month'];
+export type BillsSearch = {
+  provider?: Provider;
+  from?: string;
+  to?: string;
+  reason?: BillReason;
+  sort?: 'difference';
+};
 type AuditSearch = { from?: string; to?: string; actor?: string; action?: string };
 export type ExplainSearch = FilterSearch & { metric: string; from: string; to: string };
 
@@ -236,6 +245,24 @@ const prices = createRoute({
   pendingComponent,
 });
 
+const bills = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/bills',
+  validateSearch: (search: Search): BillsSearch =>
+    compact({
+      provider: oneOf(
+        search.provider,
+        PROVIDERS.map(({ value }) => value),
+      ),
+      from: isDay(search.from) ? search.from : undefined,
+      to: isDay(search.to) ? search.to : undefined,
+      reason: isReason(search.reason) ? search.reason : undefined,
+      sort: oneOf(search.sort, ['difference']),
+    }),
+  component: lazyRouteComponent(() => import('./pages/bills/bills.tsx'), 'Bills'),
+  pendingComponent,
+});
+
 const budgets = createRoute({
   getParentRoute: () => frame,
   path: '/app/budgets',
@@ -300,7 +327,7 @@ export const router = createRouter({
     door,
     docs,
     frame.addChildren([
-      ...[overview, explorer, explain, live, meters, custom, prices, budgets, alerts, webhooks],
+      ...[overview, explorer, explain, live, meters, custom, prices, budgets, bills, alerts, webhooks],
       ...[keys, directory, sources, dataSources, jobs, health, audit],
     ]),
   ]),

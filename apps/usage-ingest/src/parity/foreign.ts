@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Day, formatUnits } from '@tally/contracts';
-import { parseExactly, unitsOf } from '../sources/exact-json.ts';
+import { parseExactly, unitsOf } from '@tally/service';
 
 /** Days from the first to the last, both included; the dimensions; and the merchants, or none for all. */
 export type Comparison = {

@@ -252,7 +252,8 @@ function sumOf(terms: readonly Term[]): Units {
   return (2n * total + divisor) / (2n * divisor);
 }
 
-const lcm = (a: bigint, b: bigint): bigint => (a / gcd(a, b)) * b;
+/** The least common multiple of two positive numbers. */
+export const lcm = (a: bigint, b: bigint): bigint => (a / gcd(a, b)) * b;
 
 function gcd(a: bigint, b: bigint): bigint {
   let [x, y] = [a, b];

@@ -1,6 +1,5 @@
 import { ERRORS, formatCost, type Rejection, TallyError } from '@tally/contracts';
-import type { ErrorBody } from '@tally/service';
-import { unitsOf } from './exact-json.ts';
+import { type ErrorBody, unitsOf } from '@tally/service';
 import { type ForeignEvent, isRecord, itemOf, textOf } from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
 import type { MeteredFields } from './metered-fields.ts';

@@ -1,5 +1,5 @@
 import { isTallyError, TallyError } from '@tally/contracts';
-import { NUMBER_MARK, parseExactly } from './exact-json.ts';
+import { NUMBER_MARK, parseExactly } from '@tally/service';
 import { type ForeignEvent, invalid, isRecord, itemOf, textOf } from './foreign-event.ts';
 import { readItems } from './items.ts';
 import type { MeteredFields } from './metered-fields.ts';

@@ -1,6 +1,5 @@
 import { EVENT_TYPE_PROPERTY, parseTime, RESERVED_METRICS, TallyError, type UsageEntry } from '@tally/contracts';
-import type { Caller } from '@tally/service';
-import { NUMBER_MARK, unitsOf } from './exact-json.ts';
+import { type Caller, NUMBER_MARK, unitsOf } from '@tally/service';
 import { decoration, dimension, idOf, merchantOf, present } from './naming.ts';
 import type { Item } from './source.ts';
 

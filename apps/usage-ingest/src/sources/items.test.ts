@@ -1,6 +1,6 @@
+import { parseExactly } from '@tally/service';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { parseExactly } from './exact-json.ts';
 import { readItems } from './items.ts';
 
 const json = fc.jsonValue({ maxDepth: 3 }).map((value) => JSON.parse(JSON.stringify(value)) as unknown);

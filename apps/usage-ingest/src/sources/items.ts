@@ -1,6 +1,6 @@
 import { setImmediate as othersTurn } from 'node:timers/promises';
 import { isTallyError, TallyError } from '@tally/contracts';
-import { type NUMBER_MARK, parseExactly } from './exact-json.ts';
+import { type NUMBER_MARK, parseExactly } from '@tally/service';
 
 type Mark = '' | typeof NUMBER_MARK;
 

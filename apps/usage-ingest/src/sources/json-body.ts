@@ -1,5 +1,5 @@
 import { TallyError } from '@tally/contracts';
-import { NUMBER_MARK, parseExactly } from './exact-json.ts';
+import { NUMBER_MARK, parseExactly } from '@tally/service';
 
 /** The limit of events per request for a product that documents none. */
 export const MAX_EVENTS = 10_000;

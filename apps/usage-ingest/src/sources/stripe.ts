@@ -1,7 +1,6 @@
 import { ERRORS, type Meter, MINUTE_MS, TallyError } from '@tally/contracts';
-import { type ErrorBody, secretOf } from '@tally/service';
+import { type ErrorBody, NUMBER_MARK, secretOf } from '@tally/service';
 import type { AskAnalytics } from './ask.ts';
-import { NUMBER_MARK } from './exact-json.ts';
 import {
   type ForeignEvent,
   invalid,

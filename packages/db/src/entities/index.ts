@@ -2,6 +2,7 @@ import { AdjustmentEntity } from './adjustment.ts';
 import { AlertEntity, WebhookEntity } from './alert.ts';
 import { ApiKeyEntity } from './api-key.ts';
 import { AuditEntryEntity } from './audit-entry.ts';
+import { BillEntity } from './bill.ts';
 import { BudgetEntity } from './budget.ts';
 import { CustomMetricEntity, CustomMetricVersionEntity } from './custom-metric.ts';
 import { DeadLetterEntity } from './dead-letter.ts';
@@ -19,6 +20,7 @@ export const ENTITIES = [
   AlertEntity,
   ApiKeyEntity,
   AuditEntryEntity,
+  BillEntity,
   BudgetEntity,
   CustomMetricEntity,
   CustomMetricVersionEntity,

@@ -1,10 +1,10 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { csvRows } from '@tally/service';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Fixture, startIngest } from '../../../test/ingest-fixture.ts';
-import { csvRows } from './csv.ts';
 import { readEvents } from './events.ts';
 import { sendEntries } from './send.ts';
 

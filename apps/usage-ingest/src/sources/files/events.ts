@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { basename } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { RESERVED_METRICS, TallyError, type UsageEntry } from '@tally/contracts';
-import { csvRows } from './csv.ts';
+import { csvRows } from '@tally/service';
 
 export type EventsFile = {
   /** The merchant of rows without one. */

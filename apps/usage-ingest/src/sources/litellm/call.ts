@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { type CheckedEntry, formatCost, formatQuantity, parseTime, TallyError } from '@tally/contracts';
 import type { LearnedName } from '@tally/db';
+import { parseExactly, unitsOf } from '@tally/service';
 import { z } from 'zod';
-import { parseExactly, unitsOf } from '../exact-json.ts';
 import { decoration, dimension, dimensionValue, idOf, present, readable } from '../naming.ts';
 
 /**

@@ -1,7 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Day, isTallyError, TallyError } from '@tally/contracts';
+import { parseExactly } from '@tally/service';
 import { z } from 'zod';
-import { parseExactly } from '../exact-json.ts';
 
 export type LitellmOptions = {
   url: string;

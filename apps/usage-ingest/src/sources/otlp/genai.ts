@@ -1,6 +1,5 @@
 import { EVENT_TYPE_PROPERTY, formatCost, type UsageEntry } from '@tally/contracts';
-import type { Caller } from '@tally/service';
-import { parseExactly, unitsOf } from '../exact-json.ts';
+import { type Caller, parseExactly, unitsOf } from '@tally/service';
 import { decoration, dimension, merchantOf, present } from '../naming.ts';
 import type { Item } from '../source.ts';
 import type { Attributes, Span } from './span.ts';

@@ -1,5 +1,5 @@
 import { TallyError } from '@tally/contracts';
-import { parseExactly } from '../exact-json.ts';
+import { parseExactly } from '@tally/service';
 import type { Attributes, IsWanted, Span } from './span.ts';
 
 /** Yields the spans of an ExportTraceServiceRequest in JSON. Throws INVALID_JSON or INVALID_INPUT. */

@@ -1,0 +1,68 @@
+import { type BillClass, type BillKind, type Day, isDay, TallyError, type Units } from '@tally/contracts';
+import { unitsOf } from '@tally/service';
+
+/** A line as a format reads it. `amount` is nano-USD; null: the export does not say it. */
+export type ReadLine = { model: string; class: BillClass; quantity: Units | null; amount: Units | null };
+
+/** A result of a bucket, or a row of CSV by the names of its columns: numbers are their text. */
+export type Fields = Readonly<Record<string, unknown>>;
+
+/** How a provider writes its exports. All functions throw TallyError for what they cannot read. */
+export type ExportFormat = {
+  /** The begin and the end (exclusive) of a JSON bucket in milliseconds. */
+  bucket(bucket: Fields): { start: number; end: number };
+  /** The UTC day of a row of CSV. */
+  dayOfRow(row: Fields): Day;
+  /** cost or usage, by the fields of a result; undefined: neither. */
+  kindOf(fields: Fields): BillKind | undefined;
+  /** The lines of a result; none if it has neither amounts nor usage. */
+  linesOf(kind: BillKind, fields: Fields, source: 'json' | 'csv'): ReadLine[];
+  /** Decimals of USD in which an amount is written. */
+  decimalsOf(fields: Fields): number;
+};
+
+export const unreadable = (message: string): TallyError => new TallyError('INVALID_INPUT', message);
+
+/** The fields of an object; none of anything else. */
+export const fieldsOf = (value: unknown): Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {};
+
+/** A text that is not empty; null: absent. */
+export const textOf = (value: unknown): string | null => (typeof value === 'string' && value !== '' ? value : null);
+
+/** A whole number of tokens or requests; 0 if absent. */
+export function wholeOf(fields: Fields, name: string): Units {
+  const value = fields[name];
+  if (value === undefined || value === null) return 0n;
+  const units = typeof value === 'string' ? unitsOf(value, 0) : undefined;
+  if (!units || units.rest) throw unreadable(`${name}: expected a whole number, got ${shown(value)}.`);
+  return units.units;
+}
+
+/** An amount of money in nano-USD, rounded half away from zero; `decimals`: of its unit, 9 for USD and 7 for cents. */
+export function amountOf(value: unknown, decimals: number): Units {
+  const text = typeof value === 'string' ? value : '';
+  const units = unitsOf(text.replace(/^-/, ''), decimals);
+  if (!units) throw unreadable(`Expected an amount, got ${shown(value)}.`);
+  return text.startsWith('-') ? -units.units : units.units;
+}
+
+/** Decimals in which an amount is written, without zeros at its end. */
+export function decimalsIn(value: unknown): number {
+  const [, fraction = '', exponent = '0'] = /^-?\d+(?:\.(\d*))?(?:[eE]([+-]?\d+))?$/.exec(String(value)) ?? [];
+  return Math.max(0, fraction.replace(/0+$/, '').length - Number(exponent));
+}
+
+/** Throws for another currency than USD. */
+export function assertUsd(currency: unknown): void {
+  if (String(currency).toUpperCase() !== 'USD') throw unreadable(`Its currency is ${shown(currency)}, not USD.`);
+}
+
+/** The UTC day of a text that begins with one. */
+export function dayIn(value: unknown, name: string): Day {
+  const day = typeof value === 'string' ? value.slice(0, 10) : '';
+  if (!isDay(day)) throw unreadable(`${name}: expected a day as YYYY-MM-DD, got ${shown(value)}.`);
+  return day;
+}
+
+export const shown = (value: unknown): string => (JSON.stringify(value) ?? 'nothing').slice(0, 80);
