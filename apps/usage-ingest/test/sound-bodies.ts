@@ -28,6 +28,10 @@ const lagoEvent = {
 export const SOUND_BODIES: Readonly<Record<string, object | string>> = {
   '/sources/litellm/logs': { id: '1', startTime: 1_795_345_200, prompt_tokens: 1, metadata: {} },
   '/sources/litellm/api/v1/events': { ...event, type: 'litellm_tokens' },
+  '/sources/litellm/beta/litellm_basic_guardrail_api': {
+    ...{ input_type: 'request', model: 'gpt-4o', texts: ['hello'] },
+    request_data: { user_api_key_hash: 'b7c0', user_api_key_user_id: 'ada', user_api_key_team_id: 'acme' },
+  },
   '/api/v1/events': [event],
   '/v1/traces': traces,
   '/sources/langfuse/api/public/otel/v1/traces': traces,

@@ -102,6 +102,7 @@ export const sourceEndpoints = [
   endpoint('POST', '/api/v1/events', 'record', 'Takes CloudEvents: one in its headers, one as JSON, or several.'),
   endpoint('POST', `${OPENMETER}/events`, 'record', "Takes events from OpenMeter's clients."),
   endpoint('GET', `${OPENMETER}/events`, 'read', 'Lists the newest events of a subject as OpenMeter does.'),
+  endpoint('GET', '/sources/openmeter/api/v2/events', 'read', 'Lists the newest events in pages as OpenMeter does.'),
   endpoint('GET', `${OPENMETER}/meters`, 'read', 'Lists meters as OpenMeter does.'),
   endpoint('POST', `${OPENMETER}/meters`, 'admin', 'Creates a meter as OpenMeter does.'),
   endpoint('GET', `${OPENMETER}/meters/{meter}`, 'read', 'Returns a meter as OpenMeter does.', METER),
