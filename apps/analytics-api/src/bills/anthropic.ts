@@ -11,6 +11,7 @@ import {
   shown,
   textOf,
   unreadable,
+  usageLines,
   wholeOf,
 } from './fields.ts';
 
@@ -81,7 +82,7 @@ const costRow = (row: Fields): ReadLine => ({ ...itemOf(row), quantity: null, am
 
 function reportedUsage(fields: Fields): ReadLine[] {
   const written = fieldsOf(fields.cache_creation);
-  return tokensOf(textOf(fields.model) ?? '', {
+  return usageLines(textOf(fields.model) ?? '', {
     input: wholeOf(fields, 'uncached_input_tokens'),
     cached_input: wholeOf(fields, 'cache_read_input_tokens'),
     cache_write: wholeOf(written, 'ephemeral_5m_input_tokens') + wholeOf(written, 'ephemeral_1h_input_tokens'),
@@ -90,7 +91,7 @@ function reportedUsage(fields: Fields): ReadLine[] {
 }
 
 const usageRow = (row: Fields): ReadLine[] =>
-  tokensOf(textOf(row.model_version) ?? textOf(row.model) ?? '', {
+  usageLines(textOf(row.model_version) ?? textOf(row.model) ?? '', {
     input: wholeOf(row, 'usage_input_tokens_no_cache'),
     cached_input: wholeOf(row, 'usage_input_tokens_cache_read'),
     cache_write:
@@ -99,6 +100,3 @@ const usageRow = (row: Fields): ReadLine[] =>
       wholeOf(row, 'usage_input_tokens_cache_write_1h'),
     output: wholeOf(row, 'usage_output_tokens'),
   });
-
-const tokensOf = (model: string, tokens: Partial<Record<BillClass, bigint>>): ReadLine[] =>
-  Object.entries(tokens).map(([name, quantity]) => ({ model, class: name as BillClass, quantity, amount: null }));

@@ -47,6 +47,10 @@ export function amountOf(value: unknown, decimals: number): Units {
   return text.startsWith('-') ? -units.units : units.units;
 }
 
+/** The lines of a model's usage, one for each class. */
+export const usageLines = (model: string, quantities: Partial<Record<BillClass, Units>>): ReadLine[] =>
+  Object.entries(quantities).map(([name, quantity]) => ({ model, class: name as BillClass, quantity, amount: null }));
+
 /** Decimals in which an amount is written, without zeros at its end. */
 export function decimalsIn(value: unknown): number {
   const [, fraction = '', exponent = '0'] = /^-?\d+(?:\.(\d*))?(?:[eE]([+-]?\d+))?$/.exec(String(value)) ?? [];

@@ -11,6 +11,7 @@ import {
   shown,
   textOf,
   unreadable,
+  usageLines,
   wholeOf,
 } from './fields.ts';
 
@@ -30,7 +31,7 @@ export const openai: ExportFormat = {
     if (fields.amount !== undefined || fields.amount_value !== undefined) return 'cost';
     return fields.input_tokens !== undefined ? 'usage' : undefined;
   },
-  linesOf: (kind, fields) => (kind === 'cost' ? [costLine(fields)] : usageLines(fields)),
+  linesOf: (kind, fields) => (kind === 'cost' ? [costLine(fields)] : reportedUsage(fields)),
   decimalsOf: (fields) => decimalsIn(amountIn(fields)),
 };
 
@@ -89,14 +90,13 @@ export function itemOf(item: string | null): Pick<ReadLine, 'model' | 'class'> {
   return { model: item, class: 'other' };
 }
 
-function usageLines(fields: Fields): ReadLine[] {
-  const model = textOf(fields.model) ?? '';
+function reportedUsage(fields: Fields): ReadLine[] {
   const [all, cached] = [wholeOf(fields, 'input_tokens'), wholeOf(fields, 'input_cached_tokens')];
   if (cached > all) throw unreadable(`input_cached_tokens is ${cached}, more than input_tokens, which contains it.`);
-  return [
-    { model, class: 'input', quantity: all - cached, amount: null },
-    { model, class: 'cached_input', quantity: cached, amount: null },
-    { model, class: 'output', quantity: wholeOf(fields, 'output_tokens'), amount: null },
-    { model, class: 'requests', quantity: wholeOf(fields, 'num_model_requests'), amount: null },
-  ];
+  return usageLines(textOf(fields.model) ?? '', {
+    input: all - cached,
+    cached_input: cached,
+    output: wholeOf(fields, 'output_tokens'),
+    requests: wholeOf(fields, 'num_model_requests'),
+  });
 }
