@@ -10,6 +10,7 @@ import {
 } from '@tally/contracts';
 import type { Db, PricedCell } from '@tally/db';
 import type { z } from 'zod';
+import { readCellRates } from './cell-rates.ts';
 import { lcm } from './price-list.ts';
 import type { PriceRegistry } from './registry.ts';
 
@@ -61,11 +62,11 @@ export function createPricedByClass({
         'TOO_MANY_ROWS',
         `More than ${MAX_CELLS} sums of merchant, day, model and provider; name fewer days or some merchants.`,
       );
-    const types = await metricTypesByDay(scope, list.metricTypes);
+    const ratesOf = await readCellRates(store, scope, list);
     const groups = new Map<string, Group>();
     for (const cell of cells) {
       const group = groupOf(groups, cell);
-      const rates = list.ratesOf(cell, cell, types.get(dayKey(cell)) ?? NO_TYPES);
+      const rates = ratesOf(cell);
       group.events += cell.priced_events;
       group.requests += cell.priced_requests;
       group.cost += cell.priced_cost;
@@ -79,21 +80,7 @@ export function createPricedByClass({
     }
     return { rows: [...groups].map(([key, group]) => present(key, group)) };
   };
-
-  async function metricTypesByDay(
-    scope: { startDate: Day; endDate: Day; merchantIds?: string[] | undefined },
-    metricTypes: readonly string[],
-  ) {
-    const types = new Map<string, Set<string>>();
-    if (metricTypes.length === 0) return types;
-    for (const row of await store.metricDays({ ...scope, metricTypes }))
-      types.set(dayKey(row), (types.get(dayKey(row)) ?? new Set()).add(row.metric_type));
-    return types;
-  }
 }
-
-const NO_TYPES: ReadonlySet<string> = new Set();
-const dayKey = ({ merchant_id, date }: Pick<PricedCell, 'merchant_id' | 'date'>) => JSON.stringify([merchant_id, date]);
 
 const zeros = <Name extends string>(names: readonly Name[]) =>
   Object.fromEntries(names.map((name) => [name, 0n])) as Record<Name, bigint>;

@@ -4,6 +4,7 @@ import type { Db, PricedCell, PricedKey, RatedCell } from '@tally/db';
 import type { z } from 'zod';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
 import type { Repair } from '../reconcile/index.ts';
+import { dayKey, readCellRates } from './cell-rates.ts';
 import type { PriceList } from './price-list.ts';
 import type { PriceRegistry } from './registry.ts';
 
@@ -52,18 +53,11 @@ export function createRerate({
   ) {
     const cells = await db.prices.pricedSums({ ...scope, limit: MAX_CELLS + 1 });
     if (cells.length > MAX_CELLS) throw tooMany();
-    const types = new Map<string, Set<string>>();
-    const metricTypes = list.metricTypes;
-    if (metricTypes.length > 0) {
-      for (const { merchant_id, date, metric_type } of await db.prices.metricDays({ ...scope, metricTypes })) {
-        const day = dayKey(merchant_id, date);
-        types.set(day, (types.get(day) ?? new Set()).add(metric_type));
-      }
-    }
+    const ratesOf = await readCellRates(db.prices, scope, list);
     const sorted: Sorted = { rated: [], unclear: new Map(), unpriced: [] };
     for (const cell of cells) {
-      const day = dayKey(cell.merchant_id, cell.date);
-      const rates = list.ratesOf(cell, cell, types.get(day) ?? NO_TYPES);
+      const day = dayKey(cell);
+      const rates = ratesOf(cell);
       if (rates === 'unknown' || (rates === 'unclear' && cell.is_closed)) sorted.unpriced.push(cell);
       else if (rates === 'unclear') sorted.unclear.set(day, [...(sorted.unclear.get(day) ?? []), cell]);
       else sorted.rated.push({ ...cell, ...rates });
@@ -130,11 +124,11 @@ export function createRerate({
       const different = new Map<string, RatedCell[]>();
       for (const { events, ...sum } of await db.prices.rerateSums(cells)) {
         add(rows, reportKey(sum.merchant_id, sum.date, sum), { ...sum, events: Number(events), unpriced: 0 });
-        if (sum.different > 0) different.set(dayKey(sum.merchant_id, sum.date), []);
+        if (sum.different > 0) different.set(dayKey(sum), []);
       }
       if (rows.size > MAX_ROWS) throw tooMany();
       if (dryRun) continue;
-      for (const cell of cells) different.get(dayKey(cell.merchant_id, cell.date))?.push(cell);
+      for (const cell of cells) different.get(dayKey(cell))?.push(cell);
       for (const own of different.values()) {
         const { merchant_id: merchantId, date } = own[0]!;
         adjustments += await apply({ merchantId, date }, await db.prices.rerateRows(own), list, actor);
@@ -169,12 +163,9 @@ export function createRerate({
   };
 }
 
-const NO_TYPES: ReadonlySet<string> = new Set();
-
 const tooMany = () =>
   new TallyError('TOO_MANY_ROWS', `More than ${MAX_ROWS} rows of merchant, day and model; name fewer days.`);
 
-const dayKey = (merchantId: string, date: Day) => JSON.stringify([merchantId, date]);
 const cellKey = ({ model, provider, call_size }: Pick<PricedKey, 'model' | 'provider' | 'call_size'>) =>
   JSON.stringify([model, provider, call_size]);
 const rowKey = ({ user_id, api_key, ...cell }: PricedKey) => JSON.stringify([user_id, api_key, cellKey(cell)]);
@@ -218,7 +209,7 @@ function byRows(cells: readonly RatedCell[]): RatedCell[][] {
   const groups: RatedCell[][] = [];
   let [rows, day] = [Number.POSITIVE_INFINITY, ''];
   for (const cell of cells) {
-    const own = dayKey(cell.merchant_id, cell.date);
+    const own = dayKey(cell);
     if (rows + cell.rows > ROWS_AT_ONCE && own !== day) {
       groups.push([]);
       rows = 0;

@@ -1,0 +1,27 @@
+import type { Db, PricedCell } from '@tally/db';
+import type { PriceList } from './price-list.ts';
+
+type Prices = Db['prices'];
+
+/** Identifies a merchant's day. */
+export const dayKey = ({ merchant_id, date }: Pick<PricedCell, 'merchant_id' | 'date'>): string =>
+  JSON.stringify([merchant_id, date]);
+
+const NO_TYPES: ReadonlySet<string> = new Set();
+
+/** Reads which metric types of a price list the days of a range have, and returns how the list rates a cell of them. */
+export async function readCellRates(
+  store: Pick<Prices, 'metricDays'>,
+  scope: Omit<Parameters<Prices['metricDays']>[0], 'metricTypes'>,
+  list: PriceList,
+): Promise<(cell: PricedCell) => ReturnType<PriceList['ratesOf']>> {
+  const types = new Map<string, Set<string>>();
+  const { metricTypes } = list;
+  if (metricTypes.length > 0) {
+    for (const row of await store.metricDays({ ...scope, metricTypes })) {
+      const day = dayKey(row);
+      types.set(day, (types.get(day) ?? new Set()).add(row.metric_type));
+    }
+  }
+  return (cell) => list.ratesOf(cell, cell, types.get(dayKey(cell)) ?? NO_TYPES);
+}
