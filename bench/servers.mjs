@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { cpus, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '../infra/local/home.mjs';
+import { freePort } from '../infra/local/ports.mjs';
 import { startServers } from '../infra/local/servers.mjs';
 import { migrate } from '../packages/db/dist/index.js';
 

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import pg from 'pg';
-import { freePort } from '../../infra/local/home.mjs';
+import { freePort } from '../../infra/local/ports.mjs';
 import { startServers } from '../../infra/local/servers.mjs';
 
 const MAIN = fileURLToPath(new URL('../../apps/usage-ingest/dist/main.js', import.meta.url));

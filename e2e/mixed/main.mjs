@@ -7,7 +7,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createIngestClient } from '@tally/contracts/client';
 import pg from 'pg';
-import { freePort } from '../../infra/local/home.mjs';
+import { freePort } from '../../infra/local/ports.mjs';
 import { startServers } from '../../infra/local/servers.mjs';
 
 // Runs usage-ingest of another version beside this one, on the same stores: `npm run mixed -- REF`, a tag or commit of

@@ -1,10 +1,9 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { until } from '@tally/testkit';
+import { freePort, until } from '@tally/testkit';
 
 /** A real Redis Cluster on this machine. */
 export type RedisCluster = {
@@ -31,7 +30,7 @@ export async function startRedisCluster({
 }): Promise<RedisCluster> {
   const home = await mkdtemp(join(tmpdir(), 'tally-cluster-'));
   const count = masters * (1 + replicasEach);
-  const ports = await freePorts(count);
+  const ports = await Promise.all(Array.from({ length: count }, freePort));
   const nodes = await Promise.all(ports.map((port) => startNode(home, port)));
   const addresses = ports.map((port) => `127.0.0.1:${port}`);
   const replicas = ['--cluster-replicas', String(replicasEach), '--cluster-yes'];
@@ -116,23 +115,4 @@ async function untilReplicated(ports: number[], replicas: number): Promise<void>
   const linked = () =>
     ports.filter((port) => cli(port, 'info', 'replication').includes('master_link_status:up')).length;
   await until(`${replicas} replicas to be linked`, () => linked() >= replicas);
-}
-
-/**
- * Returns ports whose cluster bus, 10,000 above, is free too; both below those that the system gives to connections.
- */
-async function freePorts(count: number): Promise<number[]> {
-  const ports: number[] = [];
-  for (let port = 12_000 + (process.pid % 8_000); ports.length < count; port++) {
-    if ((await isFree(port)) && (await isFree(port + 10_000))) ports.push(port);
-  }
-  return ports;
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer();
-  return new Promise((resolve) => {
-    server.once('error', () => resolve(false));
-    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
-  });
 }

@@ -1,12 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { migrate } from '@tally/db';
-import { freshDatabase } from '@tally/testkit';
+import { freePort, freshDatabase } from '@tally/testkit';
 import { Redis } from 'ioredis';
 import { expect, test } from 'vitest';
 import { startIngest } from './ingest-fixture.ts';
@@ -20,10 +19,7 @@ const KILLS = [15, 40];
 
 async function startRedis() {
   const home = await mkdtemp(join(tmpdir(), 'tally-budgets-'));
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address() as { port: number };
-  await new Promise((resolve) => probe.close(resolve));
+  const port = await freePort();
   const url = `redis://127.0.0.1:${port}/0`;
   let server: ChildProcess;
   const run = async () => {

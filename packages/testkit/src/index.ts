@@ -1,3 +1,4 @@
+export { freePort } from '../../../infra/local/ports.mjs';
 export { assertBuilt } from './built.ts';
 export {
   callOf,
@@ -10,6 +11,6 @@ export {
   UNSTORABLE_TEXTS,
 } from './hostile-inputs.ts';
 export { OPEN_PATHS, pathsWithoutKey, servedAndStated } from './paths.ts';
-export { freePort, type ServiceProcess, startServiceProcess } from './service-process.ts';
+export { type ServiceProcess, startServiceProcess } from './service-process.ts';
 export { type FreshStore, freshDatabase, freshRedis, serverUrls } from './stores.ts';
 export { until } from './until.ts';

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { freePort } from '../../../infra/local/ports.mjs';
 import { assertBuilt } from './built.ts';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
@@ -71,14 +71,3 @@ const answers = (url: string) =>
     (response) => response.ok,
     () => false,
   );
-
-/** Returns a free port, for services that must know each other's. */
-export async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  return typeof address === 'object' && address ? address.port : 0;
-}

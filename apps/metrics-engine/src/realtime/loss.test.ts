@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Db, migrate, openDb } from '@tally/db';
 import { createRedis, type RedisClient, redisReady } from '@tally/service';
-import { type FreshStore, freshDatabase } from '@tally/testkit';
+import { type FreshStore, freePort, freshDatabase } from '@tally/testkit';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { createBackup } from './backup.ts';
 import { createRealtime } from './realtime.ts';
@@ -194,13 +194,4 @@ async function kill(): Promise<void> {
   server.kill('SIGKILL');
   if (server.exitCode === null && server.signalCode === null) await once(server, 'exit');
   await rm(home, { recursive: true, force: true });
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const address = probe.address();
-  probe.close();
-  await once(probe, 'close');
-  return typeof address === 'object' && address ? address.port : 0;
 }

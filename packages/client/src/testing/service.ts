@@ -2,11 +2,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { request } from 'node:http';
 import { createRequire } from 'node:module';
-import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { createIngestClient } from '@tally/contracts/client';
 import { migrate, openDb } from '@tally/db';
-import { assertBuilt, freshDatabase, freshRedis } from '@tally/testkit';
+import { assertBuilt, freePort, freshDatabase, freshRedis } from '@tally/testkit';
 
 const require = createRequire(import.meta.url);
 const MAIN = join(dirname(require.resolve('@tally/usage-ingest/package.json')), 'dist/main.js');
@@ -101,13 +100,4 @@ async function answers(url: string): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
   throw new Error(`${url} does not answer`);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
 }
