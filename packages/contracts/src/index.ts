@@ -191,5 +191,6 @@ export {
   StoredTime,
   startOfDay,
   Time,
+  timeText,
   trimesterOf,
 } from './time.ts';

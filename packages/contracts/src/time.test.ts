@@ -10,6 +10,7 @@ import {
   parseTime,
   StoredTime,
   startOfDay,
+  timeText,
   trimesterOf,
 } from './time.ts';
 
@@ -115,6 +116,32 @@ describe('times', () => {
         expect(StoredTime.safeParse(new Date(at).toISOString()).success).toBe(true);
       }),
       { numRuns: 2_000 },
+    );
+  });
+
+  test('times of one day, in every form of UTC, are the moments that the engine parses, and are written like its own', () => {
+    const moment = fc.integer({ min: Date.parse('1000-01-01'), max: Date.parse('9998-12-31T23:59:59.999Z') });
+    const form = fc.constantFrom<(iso: string) => string>(
+      (iso) => iso,
+      (iso) => iso.replace(/\.\d+Z/, 'Z'),
+      (iso) => iso.replace('Z', '456789Z'),
+      (iso) => iso.replace('Z', '+00:00'),
+      (iso) => iso.replace(/T\d\d/, 'T24'),
+      (iso) => iso.replace(/:\d\d\./, ':60.'),
+    );
+    const ofDay = fc.integer({ min: 0, max: 86_399_999 });
+    fc.assert(
+      fc.property(moment, fc.array(fc.tuple(ofDay, form), { maxLength: 5 }), (first, others) => {
+        const day = startOfDay(dayOf(first));
+        const all = [[first - day, (iso: string) => iso] as const, ...others];
+        for (const [at, write] of all) {
+          const iso = new Date(day + at).toISOString();
+          expect(timeText(day + at)).toBe(iso);
+          const parsed = Date.parse(write(iso));
+          expect(parseTime(write(iso))).toBe(/T24|:60/.test(write(iso)) ? undefined : parsed);
+        }
+      }),
+      { numRuns: 500 },
     );
   });
 });

@@ -56,6 +56,19 @@ export function startOfDay(day: Day): number {
   return Date.parse(`${day}T00:00:00Z`);
 }
 
+const TWO_DIGITS = Array.from({ length: 60 }, (_, number) => String(number).padStart(2, '0'));
+
+/**
+ * Returns a moment of the years 0 to 9999 like `Date.toISOString`, in a sixth of its time where many are of one day.
+ */
+export function timeText(ms: number): string {
+  const ofDay = ms - Math.floor(ms / DAY_MS) * DAY_MS;
+  const [seconds, rest] = [Math.floor(ofDay / 1_000), ofDay % 1_000];
+  const minutes = Math.floor(seconds / 60);
+  const clock = `${TWO_DIGITS[Math.floor(minutes / 60)]}:${TWO_DIGITS[minutes % 60]}:${TWO_DIGITS[seconds % 60]}`;
+  return `${dayOf(ms)}T${clock}.${String(1_000 + rest).slice(1)}Z`;
+}
+
 /** Within this distance of a midnight, an identity spans both days. */
 const NEAR_MIDNIGHT_MS = 2 * HOUR_MS;
 
@@ -110,6 +123,9 @@ export function trimesterOf(day: Day): { startDate: Day; endDate: Day } {
 
 const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
+/** A time as `Date.toISOString` writes it. */
+const UTC_PATTERN = /^\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$/;
+
 /** The last result: a time is first checked and then used, and events of a batch often share it. */
 let latestTime: { text: string; ms: number | undefined } = { text: '', ms: undefined };
 
@@ -122,10 +138,23 @@ export function parseTime(text: string): number | undefined {
   return latestTime.ms;
 }
 
+/** The last day of a time in UTC: those of a batch are mostly of one day, so only their clocks need to be read. */
+let latestDay = { text: 'none', start: 0 };
+const ZERO = 48;
+
 function momentOf(text: string): number | undefined {
+  if (UTC_PATTERN.test(text) && text.startsWith(latestDay.text)) return latestDay.start + clockOf(text);
   if (!TIME_PATTERN.test(text) || !isDay(text.slice(0, 10))) return undefined;
   const ms = Date.parse(text);
-  return !Number.isNaN(ms) && isDay(dayOf(ms)) ? ms : undefined;
+  if (Number.isNaN(ms) || !isDay(dayOf(ms))) return undefined;
+  if (text.endsWith('Z')) latestDay = { text: text.slice(0, 10), start: startOfDay(text.slice(0, 10)) };
+  return ms;
+}
+
+/** Milliseconds since midnight of a time as `UTC_PATTERN` has it. */
+function clockOf(text: string): number {
+  const two = (at: number) => text.charCodeAt(at) * 10 + text.charCodeAt(at + 1) - 11 * ZERO;
+  return two(11) * HOUR_MS + two(14) * MINUTE_MS + two(17) * 1_000 + (text.charCodeAt(20) - ZERO) * 100 + two(21);
 }
 
 /** A moment as callers name it: ISO 8601 with its zone, on a UTC day of the years 1000 to 9998. */

@@ -57,7 +57,9 @@ const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\p{Cs}]/gu;
 
 /** Makes a text fit into a property: its content must not prevent counting. */
 export const decoration = (text: string) =>
-  text
-    .replace(UNPRINTABLE, ' ')
-    .slice(0, 500)
-    .replace(/[\ud800-\udbff]$/, '');
+  PLAIN.test(text) && text.length <= 500
+    ? text
+    : text
+        .replace(UNPRINTABLE, ' ')
+        .slice(0, 500)
+        .replace(/[\ud800-\udbff]$/, '');

@@ -2,7 +2,7 @@ import { setImmediate as othersTurn } from 'node:timers/promises';
 import { ERRORS, TallyError } from '@tally/contracts';
 import type { ErrorBody } from '@tally/service';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from '../source.ts';
-import { isWanted, itemOfSpan, type MerchantFrom } from './genai.ts';
+import { ATTRIBUTES, itemOfSpan, type MerchantFrom } from './genai.ts';
 import { spansOfJson } from './json.ts';
 import { responseOf, spansOfProtobuf, statusOf } from './protobuf.ts';
 
@@ -47,7 +47,7 @@ async function readSpans({ body, headers, caller }: SourceRequest, merchantFrom:
   if (type !== PROTOBUF && type !== JSON_TYPE)
     throw new TallyError('UNSUPPORTED_MEDIA_TYPE', `Send ${PROTOBUF} or ${JSON_TYPE}.`);
   const items: Item[] = [];
-  for (const span of type === PROTOBUF ? spansOfProtobuf(body, isWanted) : spansOfJson(body, isWanted)) {
+  for (const span of type === PROTOBUF ? spansOfProtobuf(body, ATTRIBUTES) : spansOfJson(body, ATTRIBUTES)) {
     if (items.push(itemOfSpan(span, caller, merchantFrom)) % SPANS_AT_ONCE === 0) await othersTurn();
   }
   return items;

@@ -1,9 +1,9 @@
 import { TallyError } from '@tally/contracts';
 import { parseExactly } from '@tally/service';
-import type { Attributes, IsWanted, Span } from './span.ts';
+import type { AttributeNames, Attributes, Span } from './span.ts';
 
 /** Yields the spans of an ExportTraceServiceRequest in JSON. Throws INVALID_JSON or INVALID_INPUT. */
-export function* spansOfJson(body: Buffer, isWanted: IsWanted): Generator<Span> {
+export function* spansOfJson(body: Buffer, names: AttributeNames): Generator<Span> {
   let request: unknown;
   try {
     request = parseExactly(body.toString());
@@ -12,16 +12,16 @@ export function* spansOfJson(body: Buffer, isWanted: IsWanted): Generator<Span> 
   }
   if (!isRecord(request)) throw new TallyError('INVALID_INPUT', 'Expected an object with resourceSpans.');
   for (const each of listOf(request.resourceSpans)) {
-    const resource = attributesOf(recordOf(each.resource).attributes, isWanted);
+    const resource = attributesOf(recordOf(each.resource).attributes, names);
     for (const scope of listOf(each.scopeSpans)) {
       for (const span of listOf(scope.spans)) {
         const { code } = recordOf(span.status);
         yield {
           traceId: textOf(span.traceId).toLowerCase(),
           spanId: textOf(span.spanId).toLowerCase(),
-          start: nanosOf(span.startTimeUnixNano),
+          start: millisecondsOf(span.startTimeUnixNano),
           failed: code === '2' || code === 'STATUS_CODE_ERROR',
-          attributes: attributesOf(span.attributes, isWanted),
+          attributes: attributesOf(span.attributes, names),
           resource,
         };
       }
@@ -29,21 +29,22 @@ export function* spansOfJson(body: Buffer, isWanted: IsWanted): Generator<Span> 
   }
 }
 
-function attributesOf(value: unknown, isWanted: IsWanted): Attributes {
-  const attributes = new Map<string, string>();
+function attributesOf(value: unknown, names: AttributeNames): Attributes {
+  const attributes = names.none();
   for (const { key, value: given } of listOf(value)) {
-    if (typeof key !== 'string' || !isWanted(key)) continue;
+    const index = typeof key === 'string' ? names.indexOf(key) : -1;
+    if (index < 0) continue;
     const { stringValue, intValue, doubleValue, boolValue } = recordOf(given);
     const [text] = [stringValue, intValue, doubleValue].filter((each) => typeof each === 'string');
-    if (text !== undefined) attributes.set(key, text as string);
-    else if (typeof boolValue === 'boolean') attributes.set(key, String(boolValue));
+    if (text !== undefined) attributes[index] = text as string;
+    else if (typeof boolValue === 'boolean') attributes[index] = String(boolValue);
   }
   return attributes;
 }
 
-function nanosOf(value: unknown): bigint {
-  const text = textOf(value);
-  return /^\d{1,19}$/.test(text) ? BigInt(text) : 0n;
+function millisecondsOf(nanos: unknown): number {
+  const text = textOf(nanos);
+  return /^\d{1,19}$/.test(text) ? Number(text.slice(0, -6)) : 0;
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> =>

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ADMIN_KEY, type Fixture, startIngest } from '../../../test/ingest-fixture.ts';
-import { isWanted, itemOfSpan } from './genai.ts';
+import { ATTRIBUTES, itemOfSpan } from './genai.ts';
 import { spansOfJson } from './json.ts';
 import { spansOfProtobuf } from './protobuf.ts';
 import type { Span } from './span.ts';
@@ -35,7 +35,7 @@ const send = (body: string | Buffer, headers: Record<string, string>, path = '/v
     headers: { authorization: `Bearer ${key}`, ...headers },
     body: body as unknown as string,
   });
-const spansIn = (library: string) => [...spansOfJson(fixture(`${library}.body`), isWanted)];
+const spansIn = (library: string) => [...spansOfJson(fixture(`${library}.body`), ATTRIBUTES)];
 const totals = async () => (await ingest.admin.usage.current.query({ merchantId })).metrics;
 
 /** 374 prompt and 44 completion tokens per call, 8 of an embedding; what a library does not report is not counted. */
@@ -77,13 +77,13 @@ describe.each(LIBRARIES)('spans of %s', (library) => {
   });
 
   test('say the same in both encodings, and nothing of prompts and answers is read', () => {
-    const [json, protobuf] = [spansIn(library), [...spansOfProtobuf(fixture(`${library}.pb`), isWanted)]];
+    const [json, protobuf] = [spansIn(library), [...spansOfProtobuf(fixture(`${library}.pb`), ATTRIBUTES)]];
     const parts = (spans: Span[]) =>
       spans.map(({ start: _, ...span }) => span).sort((a, b) => (a.spanId < b.spanId ? -1 : 1));
     expect(parts(protobuf)).toEqual(parts(json));
     const items = json.map((span) => itemOfSpan(span, caller, 'service.name'));
     expect(JSON.stringify(items)).toContain('gpt-4o');
-    expect(JSON.stringify([json.map(({ attributes }) => [...attributes]), items])).not.toMatch(/secret|answer\./i);
+    expect(JSON.stringify([json.map(({ attributes }) => attributes), items])).not.toMatch(/secret|answer\./i);
     expect(fixture(`${library}.body`).toString()).toMatch(library === 'otel' ? /gpt-4o/ : /The secret prompt/);
   });
 });

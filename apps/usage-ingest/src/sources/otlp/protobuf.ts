@@ -1,22 +1,22 @@
 import { TallyError } from '@tally/contracts';
-import type { Attributes, IsWanted, Span } from './span.ts';
+import type { AttributeNames, Attributes, Span } from './span.ts';
 
 /** Yields the spans of an ExportTraceServiceRequest. Throws INVALID_INPUT for other bytes; skips unknown fields. */
-export function* spansOfProtobuf(body: Buffer, isWanted: IsWanted): Generator<Span> {
-  const requests = new Fields(body, 0, body.length);
+export function* spansOfProtobuf(body: Buffer, names: AttributeNames): Generator<Span> {
+  const requests = new Fields().of(body, 0, body.length);
   while (requests.next()) {
     if (requests.field !== 1 || requests.type !== BYTES) continue;
     const { from, to } = requests;
     let resource: Attributes = NONE;
-    const parts = new Fields(body, from, to);
+    const parts = new Fields().of(body, from, to);
     while (parts.next())
-      if (parts.field === 1 && parts.type === BYTES) resource = attributesOf(body, parts.from, parts.to, 1, isWanted);
-    const scopes = new Fields(body, from, to);
+      if (parts.field === 1 && parts.type === BYTES) resource = attributesOf(body, parts.from, parts.to, 1, names);
+    const scopes = new Fields().of(body, from, to);
     while (scopes.next()) {
       if (scopes.field !== 2 || scopes.type !== BYTES) continue;
-      const spans = new Fields(body, scopes.from, scopes.to);
+      const spans = new Fields().of(body, scopes.from, scopes.to);
       while (spans.next())
-        if (spans.field === 2 && spans.type === BYTES) yield spanOf(body, spans.from, spans.to, resource, isWanted);
+        if (spans.field === 2 && spans.type === BYTES) yield spanOf(body, spans.from, spans.to, resource, names);
     }
   }
 }
@@ -31,7 +31,8 @@ export function responseOf(rejected: number, message: string): Uint8Array<ArrayB
 export const statusOf = (code: number, message: string): Uint8Array<ArrayBuffer> =>
   concat(varintField(1, code), bytesField(2, Buffer.from(message)));
 
-const NONE: Attributes = new Map();
+const NONE: Attributes = [];
+const NO_BYTES = Buffer.alloc(0);
 const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 
 /** The fields of a message, one after the other: a span has some hundred, so nothing is allocated for each. */
@@ -40,14 +41,16 @@ class Fields {
   type = 0;
   /** The bytes of the field, or those of its number. */
   from = 0;
-  to: number;
+  to = 0;
+  private body: Buffer = NO_BYTES;
+  private end = 0;
 
-  constructor(
-    private readonly body: Buffer,
-    start: number,
-    private readonly end: number,
-  ) {
+  /** Begins with the fields of another message. */
+  of(body: Buffer, start: number, end: number): this {
+    this.body = body;
     this.to = start;
+    this.end = end;
+    return this;
   }
 
   /** Moves to the next field; false at the end. */
@@ -73,57 +76,72 @@ class Fields {
   }
 }
 
-function spanOf(body: Buffer, start: number, end: number, resource: Attributes, isWanted: IsWanted): Span {
-  const attributes = new Map<string, string>();
-  const span = { traceId: '', spanId: '', start: 0n, failed: false, attributes, resource };
-  const fields = new Fields(body, start, end);
+/** Used again for each message of their kind: none of them contains another of its kind. */
+const [ofSpan, ofStatus, ofAttribute, ofValue] = [new Fields(), new Fields(), new Fields(), new Fields()];
+
+function spanOf(body: Buffer, start: number, end: number, resource: Attributes, names: AttributeNames): Span {
+  const attributes = names.none();
+  const span = { traceId: '', spanId: '', start: 0, failed: false, attributes, resource };
+  const fields = ofSpan.of(body, start, end);
   while (fields.next()) {
     const { field, type, from, to } = fields;
     if (type === BYTES) {
-      if (field === 9) addAttribute(attributes, body, from, to, isWanted);
+      if (field === 9) addAttribute(attributes, body, from, to, names);
       else if (field === 1) span.traceId = body.toString('hex', from, to);
       else if (field === 2) span.spanId = body.toString('hex', from, to);
       else if (field === 15) span.failed = isError(body, from, to);
-    } else if (field === 7 && type === FIXED64) span.start = body.readBigUInt64LE(from);
+    } else if (field === 7 && type === FIXED64) span.start = millisecondsAt(body, from);
   }
   return span;
 }
 
+/** Returns nanoseconds of 64 bits as whole milliseconds, exactly: 2^32 ns are 4294 ms and 967,296 ns. */
+function millisecondsAt(body: Buffer, from: number): number {
+  const [low, high] = [body.readUInt32LE(from), body.readUInt32LE(from + 4)];
+  return high * 4_294 + Math.floor((high * 967_296 + low) / 1_000_000);
+}
+
 function isError(body: Buffer, start: number, end: number): boolean {
   let code = 0;
-  const fields = new Fields(body, start, end);
+  const fields = ofStatus.of(body, start, end);
   while (fields.next()) if (fields.field === 3 && fields.type === VARINT) code = varint(body, fields.from, fields.to);
   return code === 2;
 }
 
-function attributesOf(body: Buffer, start: number, end: number, of: number, isWanted: IsWanted): Attributes {
-  const attributes = new Map<string, string>();
-  const fields = new Fields(body, start, end);
+function attributesOf(body: Buffer, start: number, end: number, of: number, names: AttributeNames): Attributes {
+  const attributes = names.none();
+  const fields = new Fields().of(body, start, end);
   while (fields.next())
-    if (fields.field === of && fields.type === BYTES) addAttribute(attributes, body, fields.from, fields.to, isWanted);
+    if (fields.field === of && fields.type === BYTES) addAttribute(attributes, body, fields.from, fields.to, names);
   return attributes;
 }
 
-function addAttribute(attributes: Map<string, string>, body: Buffer, start: number, end: number, isWanted: IsWanted) {
-  let name: string | undefined;
+function addAttribute(
+  attributes: (string | undefined)[],
+  body: Buffer,
+  start: number,
+  end: number,
+  names: AttributeNames,
+) {
+  let index = -1;
   let value: string | undefined;
-  const fields = new Fields(body, start, end);
+  const fields = ofAttribute.of(body, start, end);
   while (fields.next()) {
     const { field, type, from, to } = fields;
     if (type !== BYTES) continue;
     if (field === 1) {
-      name = body.toString('latin1', from, to);
-      if (!isWanted(name)) return;
+      index = names.indexOfBytes(body, from, to);
+      if (index < 0) return;
     } else if (field === 2) value = textOfValue(body, from, to);
   }
   // A value before its name was decoded for nothing.
-  if (name !== undefined && value !== undefined) attributes.set(name, value);
+  if (index >= 0 && value !== undefined) attributes[index] = value;
 }
 
 /** Returns an AnyValue as text; undefined for lists, maps and bytes. */
 function textOfValue(body: Buffer, start: number, end: number): string | undefined {
   let value: string | undefined;
-  const fields = new Fields(body, start, end);
+  const fields = ofValue.of(body, start, end);
   while (fields.next()) {
     const { field, type, from, to } = fields;
     if (field === 1 && type === BYTES) value = body.toString('utf8', from, to);
