@@ -150,7 +150,7 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
       const both = await textOf(kind, question, scope, async () => {
         const { sent, more } = await compute();
         // Compact JSON has no line ends, so one can separate the parts.
-        return `${JSON.stringify(more)}\n${JSON.stringify(sent)}`;
+        return `${JSON.stringify(more)}\n${textOfReady(sent) ?? JSON.stringify(sent)}`;
       });
       const end = both.indexOf('\n');
       return { text: both.slice(end + 1), more: JSON.parse(both.slice(0, end)) as More };

@@ -13,6 +13,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import { type Db, type MeterRow, type MeterValue, quantilesOf, type StoredMeter, unknownMeter } from '@tally/db';
+import { readyJson, textOfReady } from '@tally/service';
 import { type Cache, finished } from './cache.ts';
 import { assertRange } from './dates.ts';
 import { covering } from './documents.ts';
@@ -140,15 +141,16 @@ export function createReadMeter({
         if (months.length > 0) await read(months);
         const sums = await read(windows);
         const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
-        const rows = byElement ? sums : sums.map((row) => ({ ...row, value: formatUnits(BigInt(row.value), scale) }));
-        const kept = keepZeros ? rows : rows.filter(({ value }) => value !== '0');
-        return { sent: answerOf(kept, windows, groupBy), more: null };
+        const kept = keepZeros ? sums : sums.filter(({ value }) => value !== '0');
+        const isWhole = byElement || scale === 0;
+        const quantityOf = isWhole ? undefined : (units: string) => formatUnits(BigInt(units), scale);
+        return { sent: answerOf(kept, windows, groupBy, quantityOf), more: null };
       });
     // History still being computed changes an answer, and no version covers that.
     const text =
       limits.complete === coverage.complete
         ? (await cache.sent('meter', [keepZeros, keyOf(meter.id, asked)], { ...range, merchantIds }, compute)).text
-        : JSON.stringify((await compute()).sent);
+        : textOfReady((await compute()).sent)!;
     return finished(text, { coverage: { ...coverage, ...limits } });
   }
 
@@ -247,23 +249,28 @@ const keyOf = (meter: string | number, { windows, groupBy, filters, merchantIds,
   asKnownOn,
 ];
 
-/** Presents the rows of an answer. */
+/**
+ * Presents the rows of an answer, as JSON: objects for 10,000 rows took 30 ms. `quantityOf` prints a value; by default it
+ * is one already.
+ */
 function answerOf(
   rows: readonly { window: number; group: readonly string[]; value: string }[],
   windows: readonly Period[],
   groupBy: readonly string[],
+  quantityOf: (value: string) => string = (value) => value,
 ): Pick<MeterAnswer, 'rows'> {
-  const times = windows.map(({ from, to }) => ({
-    start: new Date(from).toISOString(),
-    end: new Date(to).toISOString(),
-  }));
-  return {
-    rows: rows.map(({ window, group, value }) => ({
-      ...times[window]!,
-      group: Object.fromEntries(groupBy.map((name, index) => [name, group[index] || 'unknown'])),
-      value,
-    })),
-  };
+  const heads = windows.map(({ from, to }) => {
+    const times = { start: new Date(from).toISOString(), end: new Date(to).toISOString() };
+    return `${JSON.stringify(times).slice(0, -1)},"group":{`;
+  });
+  const names = groupBy.map((name, index) => `${index === 0 ? '' : ','}${JSON.stringify(name)}:`);
+  let text = '';
+  for (const { window, group, value } of rows) {
+    text += text === '' ? heads[window] : `,${heads[window]}`;
+    for (let index = 0; index < names.length; index++) text += names[index] + JSON.stringify(group[index] || 'unknown');
+    text += `},"value":"${quantityOf(value)}"}`;
+  }
+  return readyJson(`{"rows":[${text}]}`);
 }
 
 /**

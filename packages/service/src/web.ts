@@ -103,7 +103,7 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
       return route && `${route.method} ${route.path}`;
     },
     async answer(exchange, context, body) {
-      const { request, response, method } = exchange;
+      const { request, response, method, path } = exchange;
       const left = new AbortController();
       response.once('close', () => left.abort());
       const web = new Request(`http://localhost${request.url}`, {
@@ -111,7 +111,8 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
         method: method === 'HEAD' ? 'GET' : method,
         headers: headersOf(request, body),
         signal: left.signal,
-        ...((method === 'POST' || method === 'PUT') && { body }),
+        // Routes get the body in `admitted`; a Web request copies it.
+        ...(path.startsWith(TRPC_PATH) && method === 'POST' && { body }),
       });
       const answer = await hono.fetch(web, { context, admitted: admittedOf(context, body) });
       if (method === 'HEAD' || response.closed) await answer.body?.cancel();

@@ -58,10 +58,13 @@ export type MeterReader = {
 };
 
 const MAX_GROUPS = 4;
-/** Rows grouped by up to four dimensions. One column each: arrays cost the driver three times the CPU. */
-const ValueRows = Array.from({ length: MAX_GROUPS + 1 }, (_, groups) => {
+/**
+ * Rows grouped by up to four dimensions. One column each: arrays cost the driver three times the CPU. No column that is
+ * the same in every row.
+ */
+const ValueRow = Array.from({ length: MAX_GROUPS + 1 }, (_, groups) => {
   const keys = Object.fromEntries(Array.from({ length: groups }, (_, index) => [`k${index}`, z.string()]));
-  return z.array(z.object({ slot: z.number().int(), element: z.string(), value: z.string(), ...keys }));
+  return z.object({ slot: z.number().int().optional(), element: z.string().optional(), value: z.string(), ...keys });
 });
 const FoundRow = z.object({ found: z.boolean() });
 const PlanRow = z.object({ 'QUERY PLAN': z.tuple([z.object({ Plan: z.object({ 'Plan Rows': z.number() }) })]) });
@@ -292,22 +295,24 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
           .join('')}) ${chosen}`);
 
       const keys = groupBy.map((name) => (name === 'merchant' ? 'merchant_id' : placeOf(name)));
-      const grouped = ['slot', ...keys].join(', ');
-      const named = keys.map((key, index) => `, ${key} as k${index}`).join('');
+      const slots = starts.length === 1 ? [] : ['slot'];
+      const elements = byElement ? ['element'] : [];
+      const grouped = [...slots, ...keys, ...elements];
+      const named = keys.map((key, index) => `${key} as k${index}`);
       const slot =
         starts.length === 1
-          ? '0'
-          : `width_bucket(moment, ${bind(starts.map((ms) => new Date(ms).toISOString()))}::timestamptz[]) - 1`;
+          ? ''
+          : `width_bucket(moment, ${bind(starts.map((ms) => new Date(ms).toISOString()))}::timestamptz[]) - 1 as slot,`;
       const summed =
         kind === 'add'
           ? 'sum(value)'
           : kind === 'LATEST'
             ? '(array_agg(value order by at desc, event_id desc))[1]'
             : `${kind.toLowerCase()}(value)`;
-      const inSlots = `select ${slot} as slot, parts.* from parts`;
+      const inSlots = `select ${slot} parts.* from parts`;
       // The same value in two merchants is two values.
       const source = isUnique
-        ? `(select distinct ${['slot', ...new Set(['merchant_id', ...keys]), 'element'].join(', ')} from (${inSlots}) as each)`
+        ? `(select distinct ${[...slots, ...new Set(['merchant_id', ...keys]), 'element'].join(', ')} from (${inSlots}) as each)`
         : `(${inSlots})`;
       const text = `
         with marks as materialized (
@@ -324,20 +329,22 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         parts as (
           ${parts.join('\n union all\n')}
         )
-        select slot${named}, ${byElement ? 'element' : `''`} as element,
+        select ${[...slots, ...named, ...elements, ''].join(', ')}
           ${isUnique ? 'count(*)' : `trim_scale(${summed})`}::text as value
         from ${source} as placed
-        group by ${grouped}${byElement ? ', element' : ''}
-        order by ${grouped}${byElement ? ', element' : ''}
+        ${grouped.length > 0 ? `group by ${grouped.join(', ')} order by ${grouped.join(', ')}` : 'having count(*) > 0'}
         limit ${bind(limit)}`;
-      const found: Record<string, unknown>[] = ValueRows[keys.length]!.parse(await dataSource.query(text, values));
+      const found = (await dataSource.query(text, values)) as z.infer<(typeof ValueRow)[number]>[];
+      // A column has one type; checking each of 10,000 rows took 10 ms.
+      if (found.length > 0) ValueRow[keys.length]!.parse(found[0]);
       // Afterwards, so that no day is closed in between.
       await assertEvents(edges.map(({ date }) => date));
-      return found.map(({ slot, element, value, ...groups }) => ({
-        window: slot as number,
-        group: keys.map((_, index) => groups[`k${index}`] as string),
-        element: element as string,
-        value: value as string,
+      const names = keys.map((_, index) => `k${index}` as 'value');
+      return found.map((row) => ({
+        window: row.slot ?? 0,
+        group: names.map((name) => row[name]),
+        element: row.element ?? '',
+        value: row.value,
       }));
     },
 
