@@ -17,7 +17,7 @@ export { credentialsOf, FORWARDED_BY, secretOf } from './credentials.ts';
 export { type CsvRow, csvRows } from './csv.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { dropBody } from './drop-body.ts';
-export type { ErrorBody } from './edge.ts';
+export { assertUtf8, type ErrorBody } from './edge.ts';
 export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './env.ts';
 export { NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
 export { fetchWithin } from './fetch-within.ts';
