@@ -40,4 +40,5 @@ export { storeFaultOf } from './store-errors.ts';
 export { startTelemetry } from './telemetry.ts';
 export { activeRequest, recordStep } from './tracing.ts';
 export { type Call, type Context, type Handlers, serveContract, understand } from './trpc.ts';
+export { VERSION } from './version.ts';
 export { within } from './within.ts';

@@ -316,7 +316,11 @@ function ThemeMenu() {
 export type ServiceHealth = {
   ok: boolean;
   degraded: boolean;
-  services: Record<string, { ok: boolean; degraded?: boolean; notes?: string[]; [fact: string]: unknown }>;
+  version: string;
+  services: Record<
+    string,
+    { ok: boolean; degraded?: boolean; version?: string; notes?: string[]; [fact: string]: unknown }
+  >;
 };
 
 /** Queries the readiness of all services. */
