@@ -6,10 +6,11 @@ import { type Bodies, RequestAborted } from './bodies.ts';
 import type { CallerLimits } from './caller-limits.ts';
 import { credentialsOf } from './credentials.ts';
 import { dropBody } from './drop-body.ts';
+import { errorShape, retryAfterOf, understand } from './errors.ts';
 import type { JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
 import { requestSpan } from './tracing.ts';
-import { errorShape, refusalOf, retryAfterOf, TRPC_PATH, understand } from './trpc.ts';
+import { refusalOf, TRPC_PATH } from './trpc.ts';
 
 /** The edge's view of a procedure or a route, before it lets a request through. */
 export type Endpoint = {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { understand } from './trpc.ts';
+import { understand } from './errors.ts';
 
 const failed = (message: string, fields: object = {}) => Object.assign(new Error(message), fields);
 const postgres = (code: string) => failed('x', { driverError: failed('words of the database', { code }) });
