@@ -54,6 +54,7 @@ import { MeterTrimesters1763856000270 } from './migrations/270-meter-trimesters.
 import { Bills1763856000290 } from './migrations/290-bills.ts';
 import { BudgetsOfMetersAndTeams1763856000295 } from './migrations/295-budgets-of-meters-and-teams.ts';
 import { FocusDays1763856000320 } from './migrations/320-focus-days.ts';
+import { TimesOfVoids1763856000350 } from './migrations/350-times-of-voids.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -150,6 +151,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       Bills1763856000290,
       BudgetsOfMetersAndTeams1763856000295,
       FocusDays1763856000320,
+      TimesOfVoids1763856000350,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,
