@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
+import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ADMIN_KEY, type Fixture, startIngest } from '../../../test/ingest-fixture.ts';
 import { ATTRIBUTES, itemOfSpan } from './genai.ts';
@@ -98,6 +99,34 @@ test('a call has its model as it was asked for, its provider, its user and the t
       properties: { event_type: 'chat' },
     },
   });
+});
+
+test('the start of a span is its millisecond, exactly, in both encodings', () => {
+  fc.assert(
+    fc.property(fc.bigInt({ min: 0n, max: 2n ** 63n - 1n }), fc.boolean(), (any, isBorder) => {
+      const nanos = isBorder ? (any / 1_000_000n) * 1_000_000n : any;
+      const bytes = Buffer.alloc(8);
+      bytes.writeBigUInt64LE(nanos);
+      const protobuf = Buffer.from([0x0a, 13, 0x12, 11, 0x12, 9, 0x39, ...bytes]);
+      const json = JSON.stringify({
+        resourceSpans: [{ scopeSpans: [{ spans: [{ startTimeUnixNano: `${nanos}` }] }] }],
+      });
+      const read = [...spansOfProtobuf(protobuf, ATTRIBUTES), ...spansOfJson(Buffer.from(json), ATTRIBUTES)];
+      expect(read.map(({ start }) => BigInt(start))).toEqual([nanos / 1_000_000n, nanos / 1_000_000n]);
+    }),
+  );
+});
+
+test('only attributes of the wanted names are read, and none that merely resembles them', () => {
+  const name = 'gen_ai.usage.input_tokens';
+  expect(ATTRIBUTES.indexOf(name)).toBeGreaterThanOrEqual(0);
+  fc.assert(
+    fc.property(fc.nat({ max: name.length - 1 }), fc.integer({ min: 0, max: 255 }), (at, byte) => {
+      const bytes = Buffer.from(name);
+      bytes[at] = byte;
+      expect(ATTRIBUTES.indexOfBytes(bytes, 0, bytes.length)).toBe(ATTRIBUTES.indexOf(bytes.toString('latin1')));
+    }),
+  );
 });
 
 const attribute = (name: string, value: object) => ({ key: name, value });
