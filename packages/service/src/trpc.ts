@@ -245,15 +245,15 @@ export function understand(error: unknown): TallyError {
     if (error.code === 'BAD_REQUEST' && cause instanceof RangeError)
       return new TallyError('INVALID_INPUT', 'The input has more problems than can be named.', { cause });
     if (error.code === 'BAD_REQUEST' && cause instanceof SyntaxError)
-      return new TallyError('INVALID_JSON', 'The request is not readable as JSON.', { cause });
+      return new TallyError('INVALID_JSON', 'The request is not valid JSON.', { cause });
     const code = BY_TRPC_CODE[error.code];
-    if (code === 'INVALID_JSON') return new TallyError(code, 'The request is not readable as JSON.', { cause: error });
-    if (code === 'INTERNAL') return new TallyError(code, 'Something went wrong here.', { cause: error });
+    if (code === 'INVALID_JSON') return new TallyError(code, 'The request is not valid JSON.', { cause: error });
+    if (code === 'INTERNAL') return new TallyError(code, 'An unexpected error. The log of this service has the details.', { cause: error });
     if (code === 'NOT_FOUND') return new TallyError(code, `${cut(error.message)}; ${LISTED}`, { cause: error });
-    return new TallyError(code ?? 'INTERNAL', code ? error.message : 'Something went wrong here.', { cause: error });
+    return new TallyError(code ?? 'INTERNAL', code ? error.message : 'An unexpected error. The log of this service has the details.', { cause: error });
   }
   if (error instanceof ZodError) return invalidInput(error);
-  return new TallyError('INTERNAL', 'Something went wrong here.', { cause: error });
+  return new TallyError('INTERNAL', 'An unexpected error. The log of this service has the details.', { cause: error });
 }
 
 const unavailable = (message: string, cause: unknown) =>

@@ -390,7 +390,7 @@ function checkFields({
       if (wrong !== undefined)
         throw new TallyError(
           'FORMULA_TYPE',
-          `filters.${column}: ${JSON.stringify(wrong)} is no ${type} to compare with.`,
+          `filters.${column}: ${JSON.stringify(wrong)} is not a ${type}.`,
         );
       return { column: column.toLowerCase(), type, values };
     }),
