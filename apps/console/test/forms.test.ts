@@ -594,12 +594,10 @@ describe('what is huge', () => {
         // A busy machine may be late to answer, which has a banner of its own.
         await page.route('**/readyz', (route) => route.fulfill({ json: { ok: true, degraded: false, services: {} } }));
         await page.addInitScript(`
-        if (window.moved === undefined) {
-          window.moved = 0;
-          new PerformanceObserver((list) => {
-            for (const entry of list.getEntries()) window.moved += entry.value;
-          }).observe({ type: 'layout-shift', buffered: true });
-        }
+        window.moved = 0;
+        new PerformanceObserver((list) => {
+          for (const entry of list.getEntries()) window.moved += entry.value;
+        }).observe({ type: 'layout-shift', buffered: true });
       `);
         await page.goto(stack.url + path);
         await page.locator('.skeleton').first().waitFor();

@@ -12,7 +12,7 @@ import { assertBuilt } from '@tally/testkit';
 import type { BrowserContext, BrowserContextOptions, Page } from 'playwright-core';
 import { expect } from 'vitest';
 import { parseFormatted } from '../src/web/quantity.ts';
-import { launch, newContext, settle, signIn, type Visitor, visit } from './browser.ts';
+import { launch, newContext, settle, signIn, visit } from './browser.ts';
 import { ADMIN_KEY, type Stack, startStack } from './start.ts';
 
 /** Services, a browser and the events of a demo, on a machine that does much else. */
@@ -20,8 +20,6 @@ export const SETUP_MS = 300_000;
 /** Days of the demo: the explorer shows the last 30, and explanations go back as far. */
 const DEMO_DAYS = 30;
 const BATCH = 1_000;
-/** A file of the console that runs nothing. */
-const IDLE = '/favicon.svg';
 
 export const today = dayOf(Date.now());
 export const yesterday = addDays(today, -1);
@@ -37,7 +35,7 @@ export type Visits = {
   engine: EngineClient;
   /** A key of each role; `bound` reads only what the merchant `acme` used. */
   keys: Record<(typeof ROLES)[number], string>;
-  /** Runs a test in a page that is signed in with a key; its console must stay clean. */
+  /** Runs a test in a page of its own, signed in with a key; its console must stay clean. */
   as(key: string, run: (page: Page) => Promise<void>, options?: BrowserContextOptions): Promise<void>;
   /** Runs a test as a visitor who is not signed in. */
   asVisitor(run: (page: Page) => Promise<void>): Promise<void>;
@@ -71,8 +69,6 @@ export async function startVisits({
   if (demo) await recordDemo(ingest, analytics);
 
   const signedIn = new Map<string, Promise<BrowserContext>>();
-  /** Pages that no test uses: a new one is a new process, which compiles the scripts again. */
-  const idle = new Map<string, Visitor>();
   /** A context that is signed in with a key, once for all tests: signing in and loading the scripts takes a second. */
   function contextOf(key: string, options: BrowserContextOptions): Promise<BrowserContext> {
     const name = JSON.stringify([key, options]);
@@ -95,20 +91,12 @@ export async function startVisits({
     engine: createEngineClient(client),
     keys: Object.fromEntries(ROLES.map((role, index) => [role, made[index]!.key])) as Visits['keys'],
     async as(key, run, options = {}) {
-      const name = JSON.stringify([key, options]);
-      const visitor = idle.get(name) ?? (await visit(await contextOf(key, options)));
-      idle.delete(name);
-      const { page, problems } = visitor;
-      problems.length = 0;
+      const { page, problems } = await visit(await contextOf(key, options));
       try {
         await run(page);
         expect(problems).toEqual([]);
-        await page.unrouteAll();
-        await page.goto(`${stack.url}${IDLE}`);
-        idle.set(name, visitor);
-      } catch (error) {
+      } finally {
         await page.close();
-        throw error;
       }
     },
     async asVisitor(run) {
