@@ -650,6 +650,7 @@ table usage_adjustments (
   metered bigint,
   void_of text,
   rerated_size smallint,
+  "time" timestamp with time zone,
   constraint usage_adjustments_pkey PRIMARY KEY (merchant_id, id)
 );
 CREATE INDEX usage_adjustments_date ON public.usage_adjustments USING btree (merchant_id, date);
@@ -1081,7 +1082,7 @@ table weekly_metrics (
 );
 CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
 
-view public.usage_counted_adjustments (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint, created_at timestamp with time zone)
+view public.usage_counted_adjustments (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint, created_at timestamp with time zone, "time" timestamp with time zone)
 
 view public.usage_counted_events (date date, merchant_id text, flush_id bigint, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
 
