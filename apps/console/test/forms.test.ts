@@ -290,10 +290,12 @@ test('what a source sends is counted, and what it may not send is listed with th
   expect(answer.status).toBeLessThan(500);
   const rejections = async () => (await ingest.sources.rejections.query({})).rows;
   await expect.poll(async () => (await rejections()).length).toBe(1);
-  const [{ message }] = (await rejections()) as [{ message: string }];
+  const [rejection] = await rejections();
   await as(keys.admin, async (page) => {
     await open(page, '/app/sources');
-    expect(await page.getByRole('group', { name: 'Rejections' }).locator('tbody tr').innerText()).toContain(message);
+    expect(await page.getByRole('group', { name: 'Rejections' }).locator('tbody tr').innerText()).toContain(
+      rejection!.message,
+    );
     const sent = page.getByRole('group', { name: 'Sources' }).getByRole('row', { name: 'LiteLLM' });
     expect((await sent.locator('td').allInnerTexts()).slice(0, 4)).toEqual(['1', '0', '0', '1']);
   });

@@ -110,7 +110,10 @@ export function createMeters({
       if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', '`startDate` must not be after `endDate`.');
       const days = countDays(startDate, endDate);
       if (days > MAX_RANGE_DAYS)
-        throw new TallyError('DATE_RANGE_TOO_LARGE', `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`);
+        throw new TallyError(
+          'DATE_RANGE_TOO_LARGE',
+          `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`,
+        );
       const started = performance.now();
       const meter = await find(name);
       const merchantIds = name.merchantId === undefined ? undefined : [name.merchantId];

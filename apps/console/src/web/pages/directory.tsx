@@ -37,10 +37,7 @@ export function Directory() {
 
   return (
     <div className="stack">
-      <PageHead
-        title="Directory"
-        note="Names that reports show instead of ids, and teams by which usage is grouped."
-      >
+      <PageHead title="Directory" note="Names that reports show instead of ids, and teams by which usage is grouped.">
         <Segments
           label="Kind"
           value={kind}
