@@ -337,6 +337,7 @@ const BI_COLUMNS: Readonly<Record<string, string>> = {
 
 /** Returns the comment of a column; undefined if nobody wrote one. */
 function commentOf(schema: string, table: string, column: string): string | undefined {
+  if (column === 'x_Date') return 'UTC day. Not of FOCUS: filter by it, since it has an index.';
   if (table === 'focus_1_2') return `${column} of FOCUS 1.2.`;
   return schema === 'tally_bi' ? BI_COLUMNS[column] : (EXCEPTIONS[`${table}.${column}`] ?? COLUMNS[column]);
 }
