@@ -108,7 +108,7 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
     const value = metrics[type]!;
     if (type === 'cost' || WHOLE.test(value)) continue;
     if (!WHOLE_WITH_ZEROS.test(value))
-      return refused(`${type} is no whole number from 0 to 10^15: ${value.slice(0, 40)}`);
+      return refused(`${type} is not a whole number from 0 to 10^15: ${value.slice(0, 40)}`);
     metrics[type] = value.slice(0, value.indexOf('.'));
   }
   const service = firstOf(resource, INDEXES.service);
