@@ -34,11 +34,12 @@ async function tablesWith(needle: string): Promise<string[]> {
   const tables = await rows(`
     select relname as name from pg_class
     where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and not relispartition`);
-  const found = tables.map(
-    ({ name }) => `select '${name}' as name where exists (
-      select from ${pg.escapeIdentifier(name)} as each where strpos(each::text, $1) > 0)`,
-  );
-  return (await rows(found.join(' union all '), [needle])).map(({ name }) => name).sort();
+  const found: string[] = [];
+  for (const { name } of tables) {
+    const text = `select 1 from ${pg.escapeIdentifier(name)} as each where strpos(each::text, $1) > 0 limit 1`;
+    if ((await rows(text, [needle])).length > 0) found.push(name);
+  }
+  return found.sort();
 }
 
 /** Returns keys of Redis whose name or content contains `needle`. */

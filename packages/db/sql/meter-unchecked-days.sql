@@ -12,9 +12,12 @@ with page as materialized (
   order by day.period, day.merchant_id
   limit $5
 )
-select merchant_id, date, changes, (
-  select count(*)
-  from usage_events as event
-  where event.date = page.date and event.merchant_id = page.merchant_id) as events
+select merchant_id, date, changes, coalesce(events, 0) as events
 from page
+left join (
+  select merchant_id, date, count(*) as events
+  from usage_events
+  where date = any(array(select date from page)) and merchant_id = any(array(select merchant_id from page))
+  group by merchant_id, date
+) as counted using (merchant_id, date)
 order by date, merchant_id

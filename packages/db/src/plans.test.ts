@@ -244,3 +244,20 @@ test('the days of a user are found by the index of the documents’ keys', async
   const { rows } = await client.query(`explain ${question}`);
   expect(JSON.stringify(rows)).toContain('idx_daily_usage_cache_user_jsonb');
 });
+
+test('lists the days of a long journal, also where the planner reads all names of tables', async () => {
+  const first = Date.UTC(2026, 0, 1);
+  const days = Array.from({ length: 60 }, (_, index) =>
+    new Date(first + index * 86_400_000).toISOString().slice(0, 10),
+  );
+  await client.query('begin');
+  for (const day of days)
+    await client.query(
+      `create table usage_events_${day.replaceAll('-', '')} partition of usage_events
+       for values from ('${day}') to ('${day}'::date + 1)`,
+    );
+  await client.query('analyze pg_class; analyze pg_inherits');
+  const { rows } = await client.query(`select date::text from (${sql('erase/journal-days')}) as day`, [days[1]]);
+  await client.query('rollback');
+  expect(rows.map(({ date }) => date)).toEqual(days.slice(1));
+});

@@ -36,6 +36,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
     'merchants-between',
     'merchants-between-nodes',
     'meter-merchants',
+    'meter-merchants-nodes',
     'meters/journal-days',
     'period-books',
     'rebuild-days',

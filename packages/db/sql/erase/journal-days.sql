@@ -1,7 +1,12 @@
 -- Returns the days of the journal from a day on, in order.
 -- $1 day
-select to_date(right(partition.relname, 8), 'YYYYMMDD') as date
-from pg_inherits
-join pg_class as partition on partition.oid = inhrelid
-where inhparent = 'usage_events'::regclass and to_date(right(partition.relname, 8), 'YYYYMMDD') >= $1::date
+select date
+from (
+  -- The case keeps other names from to_date, in whatever order the planner evaluates.
+  select case when child.relname ~ '^usage_events_\d{8}$' then to_date(right(child.relname, 8), 'YYYYMMDD') end as date
+  from pg_inherits
+  join pg_class as child on child.oid = inhrelid
+  where inhparent = 'usage_events'::regclass
+) as day
+where date >= $1::date
 order by 1

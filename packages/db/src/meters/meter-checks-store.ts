@@ -2,6 +2,7 @@ import { addDays, type Day, monthOf, trimesterOf } from '@tally/contracts';
 import { type DataSource, IsNull } from 'typeorm';
 import { z } from 'zod';
 import type { DayVersion } from '../checks-store.ts';
+import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { Partitions } from '../partitions.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
@@ -237,7 +238,9 @@ export function createMeterChecks(
       return new Map(rows.map(({ merchant_id, events }) => [merchant_id, events]));
     },
 
-    merchants: async () =>
-      (await runSql(dataSource, 'meter-merchants', [], MerchantRow)).map(({ merchant_id }) => merchant_id),
+    async merchants() {
+      const name = (await isDistributed(dataSource)) ? 'meter-merchants-nodes' : 'meter-merchants';
+      return (await runSql(dataSource, name, [], MerchantRow)).map(({ merchant_id }) => merchant_id);
+    },
   };
 }

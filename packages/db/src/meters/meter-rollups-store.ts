@@ -126,30 +126,39 @@ export function createMeterRollups(
     const properties = boundedProperties(meters);
     if (properties.length === 0) return false;
     const { bind, values } = bindings();
+    const names = `${bind(properties)}::text[]`;
     const text = `
-      with candidates as materialized (
+      -- Joins in place of correlated subqueries, which Citus cannot run here.
+      with raw as materialized (
+        select merchant_id, date, properties, place from (${rawEvents(scope, bind)}) as event
+        where properties ?| ${names}
+      ),
+      candidates as materialized (
         select merchant_id, date, dimension, properties ->> dimension as value, min(place) as place
-        from (${rawEvents(scope, bind)}) as event, unnest(${bind(properties)}::text[]) as dimension
+        from raw, unnest(${names}) as dimension
         where properties ? dimension and coalesce(properties ->> dimension, '') not in ('', 'unknown')
         group by 1, 2, 3, 4
       ),
-      numbered as (
-        select *, row_number() over (partition by merchant_id, date, dimension order by place, value collate "C") as number
-        from candidates
-        where octet_length(value) <= 400 and not exists (
-          select from meter_values as known
-          where known.merchant_id = candidates.merchant_id and known.date = candidates.date
-            and known.dimension = candidates.dimension and known.value = candidates.value)
+      admitted_before as materialized (
+        select known.merchant_id, known.date, known.dimension, known.value
+        from candidates join meter_values as known using (merchant_id, date, dimension, value)
       ),
-      known as (
-        select merchant_id, date, dimension, (
-          select count(*) from meter_values as value
-          where value.merchant_id = day.merchant_id and value.date = day.date and value.dimension = day.dimension) as count
+      numbered as materialized (
+        select merchant_id, date, dimension, value,
+          row_number() over (partition by merchant_id, date, dimension order by place, value collate "C") as number
+        from candidates left join (select *, true as is_admitted from admitted_before) as known
+          using (merchant_id, date, dimension, value)
+        where octet_length(value) <= 400 and is_admitted is null
+      ),
+      counts as materialized (
+        select merchant_id, date, dimension, count(*) as count
         from (select distinct merchant_id, date, dimension from numbered) as day
+        join meter_values using (merchant_id, date, dimension)
+        group by 1, 2, 3
       ),
       placed as materialized (
-        select numbered.*, number + known.count <= ${bind(valuesPerDay)}::bigint as is_admitted
-        from numbered join known using (merchant_id, date, dimension)
+        select numbered.*, number + coalesce(count, 0) <= ${bind(valuesPerDay)}::bigint as is_admitted
+        from numbered left join counts using (merchant_id, date, dimension)
       ),
       admitted as (
         insert into meter_values (merchant_id, date, dimension, value)
@@ -165,8 +174,8 @@ export function createMeterRollups(
         select merchant_id, date, dimension from beyond order by 1, 2, 3
         on conflict do nothing
       )
-      select exists (select from beyond) or exists (
-        select from meter_overflows join candidates using (merchant_id, date, dimension)) as overflowed`;
+      select exists (select 1 from beyond) or exists (
+        select 1 from meter_overflows join candidates using (merchant_id, date, dimension)) as overflowed`;
     return (await rows(transaction, text, values, OverflowRow))[0]!.overflowed;
   }
 

@@ -262,21 +262,21 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
   };
   const property = (name: string) => column(`properties ->> ${parameter(name)}`);
 
+  /** Aliases of `beyond` in `events`, by the property that each is joined for. */
+  const joins = new Map<string, string>();
+  const joinOf = (key: string): string => {
+    const alias = joins.get(key) ?? `beyond_${joins.size}`;
+    joins.set(key, alias);
+    return alias;
+  };
+
   const dimension = (name: string | undefined): string => {
     if (name === undefined) return `''`;
     const builtIn = BUILT_IN[name];
     if (builtIn) return column(`case when folded & ${builtIn[1]} <> 0 then '(other)' else ${builtIn[0]} end`);
     const key = parameter(propertyOf(name)!);
-    const value = `coalesce(nullif(properties ->> ${key}, 'unknown'), '')`;
-    const isBeyond = checksValues
-      ? `(exists (
-            select from meter_overflows as full_day
-            where full_day.merchant_id = event.merchant_id and full_day.date = event.date and full_day.dimension = ${key})
-          and not exists (
-            select from meter_values as known
-            where known.merchant_id = event.merchant_id and known.date = event.date and known.dimension = ${key}
-              and known.value = ${value}))`
-      : 'false';
+    const value = propertyValue(key);
+    const isBeyond = checksValues ? `${joinOf(key)}.of_value is not null` : 'false';
     return column(
       `case when ${value} = '' then '' when octet_length(${value}) > ${MAX_VALUE_BYTES} or ${isBeyond} then '(other)'
         else ${value} end`,
@@ -352,17 +352,52 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
   const arms = meters.map(arm).join('\n  union all\n  ');
   const raw = rawEvents(scope, bind);
   const own = [...columns].map(([expression, name]) => `${expression} as ${name}`).join(',\n    ');
-  return `events as materialized (
+  const joined = [...joins].map(
+    ([key, alias]) => `
+  left join beyond as ${alias}
+    on ${alias}.of_merchant = merchant_id and ${alias}.of_date = date and ${alias}.of_dimension = ${key}
+      and ${alias}.of_value = ${propertyValue(key)}`,
+  );
+  const source = joins.size === 0 ? `(\n    ${raw}\n  )` : 'raw';
+  return `${joins.size === 0 ? '' : valuesBeyond(raw, [...joins.keys()])}events as materialized (
   select adjusted, merchant_id, date, id, time, failed, requests, run,
     ${own}
-  from (
-    ${raw}
-  ) as event
+  from ${source} as event${joined.join('')}
 ),
 rows as (
   ${arms}
 )`;
 }
+
+/** A property as the value of a dimension; empty where the event has none. */
+const propertyValue = (key: string) => `coalesce(nullif(properties ->> ${key}, 'unknown'), '')`;
+
+/**
+ * Values of properties on full days that were not admitted, as `beyond`, and the events that have them, as `raw`. Joins,
+ * since Citus cannot look values up for each event.
+ */
+const valuesBeyond = (raw: string, keys: readonly string[]): string => `raw as materialized (
+  ${raw}
+),
+candidates as materialized (
+  ${keys
+    .map(
+      (key) => `select merchant_id, date, dimension, ${propertyValue(key)} as value
+  from raw join meter_overflows as full_day using (merchant_id, date)
+  where dimension = ${key}`,
+    )
+    .join('\n  union\n  ')}
+),
+admitted as materialized (
+  select merchant_id, date, dimension, value
+  from candidates join meter_values using (merchant_id, date, dimension, value)
+),
+beyond as materialized (
+  select merchant_id as of_merchant, date as of_date, dimension as of_dimension, value as of_value from candidates
+  except
+  select * from admitted
+),
+`;
 
 /** The units of a decimal text; null if it is no decimal, or has more decimals than the scale. */
 const numberIn = (text: string, scale: number): string => `case
@@ -447,11 +482,17 @@ export function compareFolds(
 ): string {
   const merchants = `${bind(merchantIds)}::text[]`;
   const [ids, from, to] = [bind(meters.map(({ id }) => id)), `${bind(first)}::date`, `${bind(last)}::date`];
-  const isClean = (period: string) => `not exists (
-      select from meter_marks as dirty
-      where dirty.merchant_id = rollup.merchant_id and (dirty.grain = '${grain}' and dirty.period = ${period}${
-        grain === 'trimester' ? ` or dirty.grain = 'month' and ${firstOfTrimester('dirty.period')} = ${period}` : ''
-      }))`;
+  // Read first: on Citus, marks are on the coordinator.
+  const dirty = `select merchant_id, period from meter_marks where grain = '${grain}' and merchant_id = any(${merchants})${
+    grain === 'trimester'
+      ? `
+  union
+  select merchant_id, ${firstOfTrimester('period')} from meter_marks
+  where grain = 'month' and merchant_id = any(${merchants})`
+      : ''
+  }`;
+  const isClean = (period: string) =>
+    `not exists (select from dirty where dirty.merchant_id = rollup.merchant_id and dirty.period = ${period})`;
   const period = {
     day: "(rollup.bucket at time zone 'UTC')::date",
     month: "date_trunc('month', rollup.date)::date",
@@ -463,7 +504,10 @@ export function compareFolds(
       : `${PERIOD[finer]} >= ${from} and ${PERIOD[finer]} < (${to} + interval '${length}')::date`;
   const fine = `(select *, ${period} as period from ${finer} as rollup
     where ${isWithin} and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(period)})`;
-  return `with made as (${folded(kind, `${fine} as fine`, 'fine.period')}),
+  return `with dirty as materialized (
+  ${dirty}
+),
+made as (${folded(kind, `${fine} as fine`, 'fine.period')}),
 ${compared(table, meters, merchantIds, `${column} between ${from} and ${to} and ${isClean(`rollup.${column}`)}`, bind)}`;
 }
 
