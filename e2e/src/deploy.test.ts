@@ -1,5 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -10,6 +11,7 @@ import { expect, test } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
 import { ownerOfPath, ownerOfProcedure } from '../../apps/console/src/server/owners.ts';
 import { chartDigest, renderChart } from '../../infra/helm/render.mjs';
+import { VERSION } from '../../packages/service/src/version.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const read = (path: string) => readFile(join(ROOT, path), 'utf8');
@@ -177,6 +179,27 @@ test('compose.yaml matches the compose specification, has every program, and tak
     expect(`${name} ${image}`).toMatch(/:v?\d+\.\d+(\.\d+)?(-bookworm)?$/);
   for (const [, name, value] of text.matchAll(/^\s+(\w*(?:KEY|PASSWORD)\w*): (.+)$/gm))
     expect([name, value]).toEqual([name, expect.stringMatching(/^"?\$\{\w+(:\?[^}]*)?\}"?$/)]);
+});
+
+test('every package, the chart, the image and its users have the version that services report', async () => {
+  const folders = (
+    await Promise.all(['packages', 'apps'].map((at) => readdir(join(ROOT, at), { withFileTypes: true })))
+  )
+    .flat()
+    .filter((each) => each.isDirectory())
+    .map(({ parentPath, name }) => join(parentPath, name));
+  const versions = folders.map((folder) => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version);
+  const chart = parse(await read('infra/helm/tally/Chart.yaml'));
+  const values = parse(await read('infra/helm/tally/values.yaml'));
+  const labels = /image\.version="(.+)"/.exec(await read('infra/docker/Dockerfile'));
+  const used = await Promise.all(
+    ['compose.yaml', 'infra/ecs/aggregate-task.json', 'infra/kubernetes/aggregate-cronjob.yaml'].map(
+      async (path) => /image"?: "?tally:([\w.]+)/.exec(await read(path))?.[1],
+    ),
+  );
+  expect(versions.length).toBeGreaterThan(8);
+  for (const version of [...versions, chart.version, chart.appVersion, values.image.tag, labels?.[1], ...used])
+    expect(version).toBe(VERSION);
 });
 
 test('the bundled Lambda handler runs outside of the repository, and the ECS task runs the same job', async () => {

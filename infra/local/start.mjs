@@ -3,10 +3,11 @@ import { existsSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { homeOf, isFree, makeHome, ROOT, secretIn } from './home.mjs';
+import { homeOf, makeHome, ROOT, secretIn } from './home.mjs';
 import { keepAlive } from './keep-alive.mjs';
 import { boundLogs } from './logs.mjs';
 import { ensureBuilt, ensureInstalled, toolEnv } from './pnpm.mjs';
+import { isFree } from './ports.mjs';
 import { claimPidFile, endRemembered, rememberPid, startProcess, stopSignal } from './processes.mjs';
 import { startServers } from './servers.mjs';
 

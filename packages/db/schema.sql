@@ -650,6 +650,7 @@ table usage_adjustments (
   metered bigint,
   void_of text,
   rerated_size smallint,
+  "time" timestamp with time zone,
   constraint usage_adjustments_pkey PRIMARY KEY (merchant_id, id)
 );
 CREATE INDEX usage_adjustments_date ON public.usage_adjustments USING btree (merchant_id, date);
@@ -1081,7 +1082,7 @@ table weekly_metrics (
 );
 CREATE INDEX weekly_metrics_merchant ON public.weekly_metrics USING btree (merchant_id, period_start, entity_type, entity_id);
 
-view public.usage_counted_adjustments (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint, created_at timestamp with time zone)
+view public.usage_counted_adjustments (date date, merchant_id text, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint, created_at timestamp with time zone, "time" timestamp with time zone)
 
 view public.usage_counted_events (date date, merchant_id text, flush_id bigint, "time" timestamp with time zone, user_id text, api_key text, model text, provider text, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint)
 
@@ -1099,7 +1100,7 @@ view tally_bi.directory (kind text, id text, merchant_id text, name text, email 
 
 view tally_bi.events (date date, "time" timestamp with time zone, id text, merchant_id text, merchant_name text, user_id text, user_name text, user_email text, team text, api_key text, api_key_name text, model text, provider text, status text, calls bigint, requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint, cost_usd numeric, properties jsonb)
 
-view tally_bi.focus_1_2 ("BilledCost" numeric, "BillingAccountId" text, "BillingAccountName" text, "BillingCurrency" text, "BillingPeriodEnd" timestamp with time zone, "BillingPeriodStart" timestamp with time zone, "ChargeCategory" text, "ChargeClass" text, "ChargeDescription" text, "ChargeFrequency" text, "ChargePeriodEnd" timestamp with time zone, "ChargePeriodStart" timestamp with time zone, "ConsumedQuantity" bigint, "ConsumedUnit" text, "ContractedCost" numeric, "EffectiveCost" numeric, "InvoiceIssuerName" text, "ListCost" numeric, "PricingQuantity" bigint, "PricingUnit" text, "PricingCategory" text, "ProviderName" text, "PublisherName" text, "ResourceId" text, "ResourceName" text, "ResourceType" text, "ServiceCategory" text, "ServiceName" text, "ServiceSubcategory" text, "SkuId" text, "SubAccountId" text, "SubAccountName" text, "SubAccountType" text, "Tags" jsonb)
+view tally_bi.focus_1_2 ("BilledCost" numeric, "BillingAccountId" text, "BillingAccountName" text, "BillingCurrency" text, "BillingPeriodEnd" timestamp with time zone, "BillingPeriodStart" timestamp with time zone, "ChargeCategory" text, "ChargeClass" text, "ChargeDescription" text, "ChargeFrequency" text, "ChargePeriodEnd" timestamp with time zone, "ChargePeriodStart" timestamp with time zone, "ConsumedQuantity" bigint, "ConsumedUnit" text, "ContractedCost" numeric, "EffectiveCost" numeric, "InvoiceIssuerName" text, "ListCost" numeric, "PricingQuantity" bigint, "PricingUnit" text, "PricingCategory" text, "ProviderName" text, "PublisherName" text, "ResourceId" text, "ResourceName" text, "ResourceType" text, "ServiceCategory" text, "ServiceName" text, "ServiceSubcategory" text, "SkuId" text, "SubAccountId" text, "SubAccountName" text, "SubAccountType" text, "Tags" jsonb, "x_Date" date)
 
 view tally_bi.metrics_daily (date date, merchant_id text, merchant_name text, metric_type text, value numeric, unit text)
 

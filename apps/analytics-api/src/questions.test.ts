@@ -244,6 +244,29 @@ describe('what went wrong elsewhere', () => {
     expect(await hours('2025-05-02', { groupBy: 'apiKey' })).toEqual(['0: 5']);
   });
 
+  test('a void takes its event out of its own quarter hour, by every path and after a rebuild', async () => {
+    const date = '2025-05-05';
+    const [event, other] = [
+      calls('wrong', { userId: 'u', model: 'm' }, [7, 0, '1', '1', '1'], 'voided', `${date}T20:20:00Z`),
+      calls('right', { userId: 'u', model: 'm' }, [2, 0, '1', '1', '1'], 'voided', `${date}T21:00:00Z`),
+    ];
+    await record([...event, ...other]);
+    const { id } = event[0]!;
+    await running.ingest.usage.void.mutate({ merchantId: 'voided', id, date, reason: 'a test' });
+    const points = async (more: object) => {
+      const question = { ...day(date), interval: '15m' as const, merchantIds: ['voided'], ...more };
+      const answer = await running.client.analytics.timeseries.query(question);
+      return answer.points.flatMap(({ start, requests }) => (requests === '0' ? [] : [`${start}: ${requests}`]));
+    };
+    const expected = [`${date}T21:00:00.000Z: 2`];
+    for (const more of [{}, { groupBy: 'model' }, { userIds: ['u'] }]) expect(await points(more)).toEqual(expected);
+    // In Tokyo, the event is of the day after.
+    const zone = { timeZone: 'Asia/Tokyo', interval: 'day', startDate: date, endDate: '2025-05-06' };
+    expect(await points(zone)).toEqual([`${date}T15:00:00.000Z: 2`]);
+    await running.ingest.reconcile.rebuild.mutate({ ...day(date), merchantIds: ['voided'] });
+    for (const more of [{}, { userIds: ['u'] }]) expect(await points(more)).toEqual(expected);
+  });
+
   test('the plan of a question is told', async () => {
     const { plan } = await breakdown({ startDate: '2025-01-01', endDate: '2025-03-02', by: 'user', explain: true });
     expect(plan).toEqual([

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { addDays, type Grouping } from '@tally/contracts';
+import { VERSION } from '@tally/service';
 import type { Locator } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { add, change, format, parseFormatted } from '../src/web/quantity.ts';
@@ -466,6 +467,9 @@ test('a service that is down is named, and the rest works', async () => {
     } finally {
       await stack.services.analytics.start();
     }
+    await open(page, '/app/health');
+    for (const name of ['usage-ingest', 'metrics-engine', 'analytics-api', 'console'])
+      await page.waitForSelector(`section[aria-label="${name}"]:has-text("ready") li:has-text("version ${VERSION}")`);
     await open(page, '/app/overview');
     await page.waitForSelector('.stats .stat-value a');
   });

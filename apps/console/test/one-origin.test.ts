@@ -3,6 +3,7 @@ import { connect, type Socket } from 'node:net';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { addDays, dayOf, proceduresOf, SERVICES } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
+import { VERSION } from '@tally/service';
 import { createTRPCClient, httpBatchLink, httpBatchStreamLink, TRPCClientError } from '@trpc/client';
 import { request } from 'undici';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
@@ -359,7 +360,12 @@ describe('a service that is down', () => {
       expect(await ready.json()).toMatchObject({
         ok: true,
         degraded: true,
-        services: { 'metrics-engine': { ok: false }, 'usage-ingest': { ok: true }, 'analytics-api': { ok: true } },
+        version: VERSION,
+        services: {
+          'metrics-engine': { ok: false },
+          'usage-ingest': { ok: true, version: VERSION },
+          'analytics-api': { ok: true, version: VERSION },
+        },
       });
     } finally {
       await stack.services.engine.start();

@@ -21,8 +21,8 @@ export type AdjustCall = {
   metrics: Record<string, string>;
   dimensions?: { userId?: string; apiKey?: string; model?: string; provider?: string } | undefined;
   reason: string;
-  /** The event of that day that it takes back. */
-  voids?: string;
+  /** The event of that day that it takes back, and its time. */
+  voids?: { id: string; time: string };
 };
 
 /**

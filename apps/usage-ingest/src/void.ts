@@ -71,7 +71,7 @@ export function createVoidEvent({
       metrics,
       dimensions,
       reason,
-      voids: id,
+      voids: { id, time: event.time },
     };
     return adjust(call, actor).catch((error: unknown) => {
       if (!isTallyError(error) || error.code !== 'CONFLICT') throw error;

@@ -10,7 +10,7 @@ with adjustment as (
   from json_to_recordset($1::json) as adjustment (
     merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint)
+    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint, time timestamptz)
 ),
 groups as materialized (
   select

@@ -4,20 +4,21 @@
 with inserted as (
   insert into usage_adjustments (
     merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size)
+    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size,
+      time)
   select
     merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size
+    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size,
+      time
   from json_to_recordset($2::json) as adjustment (
     merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
     requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint)
+    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint, time timestamptz)
   order by merchant_id, id
   on conflict (merchant_id, id) do nothing
-  -- They have a day but no time: intraday they stand at the beginning of their day.
   returning
-    merchant_id, id, date, date::timestamp at time zone 'UTC' as time, requests, failed_requests, prompt_tokens,
-      completion_tokens, cost, metrics,
+    merchant_id, id, date, coalesce(time, date::timestamp at time zone 'UTC') as time, requests, failed_requests,
+      prompt_tokens, completion_tokens, cost, metrics,
     case when folded & 1 <> 0 then '(other)' else user_id end as user_id,
     case when folded & 2 <> 0 then '(other)' else api_key end as api_key,
     case when folded & 4 <> 0 then '(other)' else model end as model,

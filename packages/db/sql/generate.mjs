@@ -370,12 +370,15 @@ where sent <> counted
 order by 1`;
 
 const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
-    ${list}, metrics, folded, reason, actor, rerated_size`;
+    ${list}, metrics, folded, reason, actor, rerated_size, time`;
 
 const fromAdjustments = (json) => `from json_to_recordset(${json}::json) as adjustment (
     merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
     ${MEASURES.map((name) => `${name} bigint`).join(', ')},
-    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint)`;
+    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint, time timestamptz)`;
+
+/** A void counts at the time of its event; any other adjustment has no time and counts at the start of its day. */
+const TIME_OF_ADJUSTMENT = `coalesce(time, date::timestamp at time zone 'UTC') as time`;
 
 const adjust = `
 -- Records adjustments and counts them in the rollups of days, once per id.
@@ -389,9 +392,8 @@ with inserted as (
   ${fromAdjustments('$2')}
   order by merchant_id, id
   on conflict (merchant_id, id) do nothing
-  -- They have a day but no time: intraday they stand at the beginning of their day.
   returning
-    merchant_id, id, date, date::timestamp at time zone 'UTC' as time, ${list}, metrics,
+    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics,
     ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
@@ -856,7 +858,7 @@ const counts = (columns) => `(
   from usage_counted_events
   where merchant_id = $1 and date = any($2::date[])
   union all
-  select ${columns.replace('time', `date::timestamp at time zone 'UTC' as time`)}, ${list}
+  select ${columns.replace('time', TIME_OF_ADJUSTMENT)}, ${list}
   from usage_counted_adjustments
   where merchant_id = $1 and date = any($2::date[])
 ) as counted`;
@@ -875,7 +877,7 @@ from ${counts(`date, ${DIMENSIONS.join(', ')}`)}
 group by 1, 2, 3, 4, 5, 6
 having ${someSum}`,
   'rebuild/quarter-hours': `
--- Rebuilds a merchant's rows of \`usage_quarter_hours\` from its events, and its adjustments at the start of their days.
+-- Rebuilds a merchant's rows of \`usage_quarter_hours\` from its events and adjustments.
 -- $1 merchant   $2 days that still have their events
 insert into usage_quarter_hours (
   merchant_id, bucket, model, provider,

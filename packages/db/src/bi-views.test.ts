@@ -3,9 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { freshDatabase } from '@tally/testkit';
+import { tableFromIPC } from 'apache-arrow';
+import { readParquet } from 'parquet-wasm';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { exportViews } from './export-views.ts';
+import { EXPORTED_VIEWS, exportViews } from './export-views.ts';
 import { migrate } from './schema.ts';
 
 let database: Awaited<ReturnType<typeof freshDatabase>>;
@@ -120,7 +122,8 @@ test('exports have a file for each view and day, complete, and the same when wri
     startDate: '2026-11-01',
     endDate: '2026-11-03',
     views: ['usage_daily', 'focus_1_2'],
-  };
+    format: 'csv',
+  } as const;
   const first = await exportViews(database.url, options);
   expect(first).toEqual({ usage_daily: 4, focus_1_2: 2 });
   const read = async (name: string) => gunzipSync(await readFile(join(folder, name))).toString();
@@ -132,8 +135,11 @@ test('exports have a file for each view and day, complete, and the same when wri
     '',
   ]);
   expect(await read('usage_daily/2026-11-03.csv.gz')).toContain('\n2026-11-03,"says ""hi"", twice"');
+  const second = await readFile(join(folder, 'usage_daily/2026-11-02.csv.gz'));
+  // Written again, a row is stored behind the others.
+  await sql.query(`update usage_daily set requests = requests where merchant_id = 'acme' and date = '2026-11-02'`);
   expect(await exportViews(database.url, options)).toEqual(first);
-  expect(await read('usage_daily/2026-11-01.csv.gz')).toBe(day);
+  expect(await readFile(join(folder, 'usage_daily/2026-11-02.csv.gz'))).toEqual(second);
   expect((await readdir(join(folder, 'focus_1_2'))).sort()).toEqual(
     ['2026-11-01', '2026-11-02', '2026-11-03'].map((date) => `${date}.csv.gz`),
   );
@@ -141,4 +147,59 @@ test('exports have a file for each view and day, complete, and the same when wri
     /Cannot export api_keys/,
   );
   await rm(folder, { recursive: true });
+});
+
+test('a Parquet export has the types of the views, and every digit of the CSV', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tally-export-'));
+  await sql.query(`insert into usage_adjustments (merchant_id, id, date, user_id, api_key, model, provider, cost, reason,
+      actor, created_at, metrics)
+    values ('acme', 'a1', '2026-11-01', '', '', 'm', '', -9007199254740993, 'wrong', 'ops', '2026-11-02T10:11:12.123456Z',
+      '{}')`);
+  const days = { target: folder, startDate: '2026-11-01', endDate: '2026-11-02', views: EXPORTED_VIEWS };
+  const written = await exportViews(database.url, { ...days, format: 'parquet' });
+  expect(written).toEqual(await exportViews(database.url, { ...days, format: 'csv' }));
+  const file = (name: string) => join(folder, name);
+  const table = async (name: string) => tableFromIPC(readParquet(await readFile(file(name))).intoIPCStream());
+
+  const usage = await table('usage_daily/2026-11-01.parquet');
+  const types = Object.fromEntries(usage.schema.fields.map(({ name, type }) => [name, String(type)]));
+  expect(types).toMatchObject({
+    ...{ date: 'Date32<DAY>', merchant_id: 'Utf8', model: 'Utf8', requests: 'Int64', total_tokens: 'Int64' },
+    cost_usd: 'Decimal[38e+9]',
+  });
+  expect(usage.get(0)!.toJSON()).toMatchObject({ merchant_name: 'Acme Ltd', user_name: 'Ada', requests: 3n });
+
+  const units = (words: Uint32Array) =>
+    BigInt.asIntN(
+      128,
+      [...words].reduceRight((value, word) => (value << 32n) | BigInt(word), 0n),
+    );
+  const metrics = (await table('metrics_daily/2026-11-01.parquet')).toArray();
+  expect(metrics.map((row) => [row.metric_type, units(row.value), row.unit])).toEqual([
+    ['cost', 1_234_567_890n, 'USD'],
+    ['gpu_hours', 2_500_000_000n, 'hours'],
+    ['queries', 7_000_000_000n, null],
+  ]);
+  const adjustments = await table('adjustments/2026-11-01.parquet');
+  const [adjustment] = adjustments.toArray();
+  expect(adjustment).toMatchObject({ user_id: null, reason: 'wrong' });
+  expect(units(adjustment!.cost_usd)).toBe(-9_007_199_254_740_993n);
+  const [created] = adjustments.getChild('created_at')!.data[0]!.values;
+  expect(created).toBe(BigInt(Date.parse('2026-11-02T10:11:12.123Z')) * 1000n + 456n);
+  expect((await table('events/2026-11-01.parquet')).numRows).toBe(0);
+  const focus = await table('focus_1_2/2026-11-01.parquet');
+  expect(JSON.parse(focus.get(0)!.Tags)).toEqual({ user: 'u1', team: 'red' });
+
+  const first = await readFile(file('usage_daily/2026-11-02.parquet'));
+  await sql.query(`update usage_daily set requests = requests where merchant_id = 'acme' and date = '2026-11-02'`);
+  await exportViews(database.url, { ...days, format: 'parquet' });
+  expect(await readFile(file('usage_daily/2026-11-02.parquet'))).toEqual(first);
+  await rm(folder, { recursive: true });
+});
+
+test('a day of the FOCUS view is found by an index', async () => {
+  await sql.query('begin; set local enable_seqscan = off');
+  const plan = await rowsOf(`explain select from tally_bi.focus_1_2 where "x_Date" = '2026-11-01'`);
+  await sql.query('rollback');
+  expect(plan.map((row) => row['QUERY PLAN']).join('\n')).toContain('usage_daily_date');
 });

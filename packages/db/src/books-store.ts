@@ -3,8 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from './distribution.ts';
 import { type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
-import type { MerchantDay } from './journal-store.ts';
-import { DateText, Units } from './rows.ts';
+import { DateText, type MerchantDay, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 
 /** One merchant, day and metric type in every stored form of Postgres; null in a form that does not keep the type. */

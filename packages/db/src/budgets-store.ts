@@ -2,7 +2,6 @@ import { type Day, MAX_BUDGETS, MAX_TEAM_MEMBERS, TallyError } from '@tally/cont
 import { type DataSource, type EntityManager, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { BudgetEntity, type BudgetRow } from './entities/budget.ts';
-import type { JournalLine } from './journal-line.ts';
 import type { Journal } from './journal-store.ts';
 import { textArray } from './line-columns.ts';
 import { Units } from './rows.ts';
@@ -177,19 +176,6 @@ export function createBudgetsStore(
       }),
   };
   return store;
-}
-
-/**
- * Adds the lines that this transaction has counted to the spend of these budgets. The journal calls it after its
- * append.
- */
-export async function countBudgets(
-  transaction: Executor,
-  lines: readonly JournalLine[],
-  budgets: readonly string[],
-): Promise<void> {
-  const days = [...new Set(lines.map((line) => line.date))];
-  await transaction.query(sql('count-budgets'), [days, budgets]);
 }
 
 async function versionOf(executor: Executor): Promise<string> {

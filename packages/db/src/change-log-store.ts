@@ -1,8 +1,7 @@
 import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { MerchantDay } from './journal-store.ts';
-import { DateText, Moment } from './rows.ts';
+import { DateText, type MerchantDay, Moment } from './rows.ts';
 import { runSql } from './run-sql.ts';
 
 /**

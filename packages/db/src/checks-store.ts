@@ -1,8 +1,7 @@
 import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { MerchantDay } from './journal-store.ts';
-import { DateText } from './rows.ts';
+import { DateText, type MerchantDay } from './rows.ts';
 import { runSql, sql } from './run-sql.ts';
 
 /** A merchant's day with its version when it was read. */

@@ -290,6 +290,7 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
   'custom_metric_values.cost': 'Estimated cost of the query: low, medium or high.',
   'custom_metric_values.value': 'The value over all rows.',
   'usage_adjustments.requests': 'Calls added; negative: taken back.',
+  'usage_adjustments.time': 'The time of the event that it takes back; null: it counts at the start of its day.',
   'usage_rolled_up.quarter_month': 'The first quarter of a month that is not complete.',
   'usage_events.id': 'Id of the event: unique for merchant and day.',
   'usage_events.calls': 'Calls that the event stands for.',
@@ -336,6 +337,7 @@ const BI_COLUMNS: Readonly<Record<string, string>> = {
 
 /** Returns the comment of a column; undefined if nobody wrote one. */
 function commentOf(schema: string, table: string, column: string): string | undefined {
+  if (column === 'x_Date') return 'UTC day. Not of FOCUS: filter by it, since it has an index.';
   if (table === 'focus_1_2') return `${column} of FOCUS 1.2.`;
   return schema === 'tally_bi' ? BI_COLUMNS[column] : (EXCEPTIONS[`${table}.${column}`] ?? COLUMNS[column]);
 }

@@ -3,10 +3,10 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission } from './admission.ts';
 import { AdjustmentEntity } from './entities/adjustment.ts';
-import { withPseudonyms } from './erasures-store.ts';
 import { type Explained, filtersOf } from './events-store.ts';
 import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
+import { withPseudonyms } from './pseudonyms.ts';
 import { holdRolledUp } from './rolled-up.ts';
 import { DateText, Moment, Units } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
@@ -27,12 +27,15 @@ export type Adjustment = {
 
 export type NewAdjustment = Omit<Adjustment, 'createdAt'>;
 
+/** The event that an adjustment takes back, and its time in ISO 8601. */
+export type VoidedEvent = { id: string; time: string };
+
 export type CorrectionsStore = {
   /**
    * Records an adjustment and counts it in the same transaction, once per id; a repeat returns the recorded one. Throws
-   * CONFLICT if another adjustment has the id. `voids`: the event of that day that it takes back.
+   * CONFLICT if another adjustment has the id. `voids`: the event of that day that it takes back, at the event's time.
    */
-  adjust(adjustment: NewAdjustment & { voids?: string | undefined }): Promise<Adjustment>;
+  adjust(adjustment: NewAdjustment & { voids?: VoidedEvent | undefined }): Promise<Adjustment>;
   /**
    * Records re-ratings of a merchant's day in one transaction, those with a new id; counts them also as part of what
    * Tally priced. Returns how many were new.
@@ -102,11 +105,15 @@ export function createCorrectionsStore(
   async function record(
     transaction: Executor,
     adjustments: readonly (NewAdjustment & { reratedSize?: number })[],
-    voids?: string,
+    voids?: VoidedEvent,
   ) {
     const records = await withPseudonyms(transaction, adjustments.map(recordOf));
     const { bits, committed } = await admission.admit(transaction, records);
-    const rows = records.map((row, position) => ({ ...row, folded: bits?.[position] || null }));
+    const rows = records.map((row, position) => ({
+      ...row,
+      folded: bits?.[position] || null,
+      time: voids?.time ?? null,
+    }));
     await holdRolledUp(transaction);
     const [counted] = await runSql(transaction, 'adjust', ['adjustment', JSON.stringify(rows)], CountedRow);
     const ids = counted!.inserted;
@@ -115,7 +122,7 @@ export function createCorrectionsStore(
       const json = JSON.stringify(rows.filter(({ id }) => isNew.has(id)));
       if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
       const { merchantId, date } = adjustments[0]!;
-      await meters.adjusted(transaction, { merchantId, ids, date, ...(voids !== undefined && { voids }) });
+      await meters.adjusted(transaction, { merchantId, ids, date, ...(voids && { voids: voids.id }) });
       await transaction.query(sql('count-priced-adjustments'), [merchantId, ids]);
       await transaction.query(sql('count-budget-adjustments'), [merchantId, ids]);
     }

@@ -53,6 +53,8 @@ import { QuarterMonths1763856000265 } from './migrations/265-quarter-months.ts';
 import { MeterTrimesters1763856000270 } from './migrations/270-meter-trimesters.ts';
 import { Bills1763856000290 } from './migrations/290-bills.ts';
 import { BudgetsOfMetersAndTeams1763856000295 } from './migrations/295-budgets-of-meters-and-teams.ts';
+import { FocusDays1763856000320 } from './migrations/320-focus-days.ts';
+import { TimesOfVoids1763856000350 } from './migrations/350-times-of-voids.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -148,6 +150,8 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       MeterTrimesters1763856000270,
       Bills1763856000290,
       BudgetsOfMetersAndTeams1763856000295,
+      FocusDays1763856000320,
+      TimesOfVoids1763856000350,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

@@ -3,8 +3,7 @@ import { And, type DataSource, In, IsNull, MoreThan } from 'typeorm';
 import { z } from 'zod';
 import { DeadLetterEntity, type DeadLetterRow } from './entities/dead-letter.ts';
 import type { JournalLine } from './journal-line.ts';
-import type { MerchantDay } from './journal-store.ts';
-import { DateText, Units } from './rows.ts';
+import { DateText, type MerchantDay, Units } from './rows.ts';
 import { type Executor, runSql } from './run-sql.ts';
 
 export type DeadLetter = Omit<DeadLetterRow, 'createdAt' | 'resolvedAt'> & {

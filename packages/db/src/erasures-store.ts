@@ -7,7 +7,7 @@ import type { Journal } from './journal-store.ts';
 import type { MeterRollups } from './meters/meter-rollups-store.ts';
 import { holdRolledUp } from './rolled-up.ts';
 import { DateText } from './rows.ts';
-import { type Executor, runSql, sql } from './run-sql.ts';
+import { runSql, sql } from './run-sql.ts';
 import { inTransaction } from './transactions.ts';
 
 export type Erasure = {
@@ -49,41 +49,12 @@ const SMALL = [
 ];
 const METRICS = ['daily-metrics', 'weekly-metrics', 'monthly-metrics'];
 
-const MerchantRow = z.object({ merchant_id: z.string() });
-const NameRow = z.object({ merchant_id: z.string(), user_id: z.string(), pseudonym: z.string() });
 const BeginRow = z.object({ pseudonym: z.string(), after_date: DateText, after_id: z.string() });
 const BlockerRow = z.object({ kind: z.enum(['budget', 'meter']), name: z.string() });
 const PageRow = z.object({ seen: z.number().int(), renamed: z.number().int(), last_id: z.string() });
 const DateRow = z.object({ date: DateText });
 const YearRow = z.object({ year: DateText });
 const SnapshotRow = z.object({ date: DateText, status: z.enum(['complete', 'partial']) });
-
-/**
- * Replaces erased users in lines by their pseudonyms. The caller holds the locks of the merchants, so that no erasure
- * begins before it commits.
- */
-export async function withPseudonyms<Line extends { merchant_id: string; user_id?: string }>(
-  transaction: Executor,
-  lines: readonly Line[],
-): Promise<readonly Line[]> {
-  const merchantIds = [...new Set(lines.map((line) => line.merchant_id))];
-  const having = await runSql(transaction, 'erase/merchants', [merchantIds], MerchantRow);
-  if (having.length === 0) return lines;
-  const merchants = new Set(having.map((row) => row.merchant_id));
-  const keyOf = (line: { merchant_id: string; user_id?: string }) => `${line.merchant_id}\n${line.user_id}`;
-  const pairs = new Map(
-    lines.filter((line) => line.user_id && merchants.has(line.merchant_id)).map((line) => [keyOf(line), line]),
-  );
-  const values = [[...pairs.values()].map((line) => line.merchant_id), [...pairs.values()].map((line) => line.user_id)];
-  const names = new Map(
-    (await runSql(transaction, 'erase/names', values, NameRow)).map((row) => [keyOf(row), row.pseudonym]),
-  );
-  if (names.size === 0) return lines;
-  return lines.map((line) => {
-    const pseudonym = names.get(keyOf(line));
-    return pseudonym === undefined ? line : { ...line, user_id: pseudonym };
-  });
-}
 
 /** Erased users, in `erased_users`, and the one place that renames a user in every table with users. */
 export function createErasuresStore(

@@ -76,6 +76,15 @@ describe.each(Object.entries(PLACES))('%s', (_, { location, read, names }) => {
     expect(gunzipSync(await read('empty.gz')).toString()).toBe('');
   });
 
+  test('keeps bytes as they are under a name without .gz', async () => {
+    async function* bytes() {
+      yield new Uint8Array([1, 2]);
+      yield new Uint8Array([255]);
+    }
+    await openFiles(location()).write('day.parquet', bytes());
+    expect([...(await read('day.parquet'))]).toEqual([1, 2, 255]);
+  });
+
   test('keeps what it had when the source breaks, and nothing of the broken file', async () => {
     const files = openFiles(location());
     await files.write('kept.gz', lines('whole\n'));

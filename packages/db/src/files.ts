@@ -9,10 +9,10 @@ import { createGzip } from 'node:zlib';
 /** Where archives and exports are written: a folder, or a bucket of an S3-compatible store. */
 export type Files = {
   /**
-   * Writes text as a gzip file. The file has its name only when it is whole; writing it again replaces it. Memory stays
-   * bounded. Rejects where it cannot be written, and then leaves nothing.
+   * Writes a file, compressed with gzip if its name ends in `.gz`. It has its name only when it is whole; writing it
+   * again replaces it. Memory stays bounded. Rejects where it cannot be written, and then leaves nothing.
    */
-  write(path: string, text: AsyncIterable<string>): Promise<void>;
+  write(path: string, content: AsyncIterable<string | Uint8Array>): Promise<void>;
 };
 
 const S3_URL = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/(.*))?$/;
@@ -35,14 +35,16 @@ export function openFiles(location: string, mode = 0o666): Files {
   return createFolder(location, mode);
 }
 
+const packing = (path: string) => (path.endsWith('.gz') ? createGzip() : new PassThrough());
+
 function createFolder(folder: string, mode: number): Files {
   return {
-    async write(path, text) {
+    async write(path, content) {
       const file = join(folder, path);
       const draft = `${file}.${randomUUID()}.part`;
       await mkdir(dirname(file), { recursive: true });
       try {
-        await pipeline(Readable.from(text), createGzip(), createWriteStream(draft, { mode }));
+        await pipeline(Readable.from(content), packing(path), createWriteStream(draft, { mode }));
         await rename(draft, file);
       } finally {
         await rm(draft, { force: true });
@@ -53,7 +55,7 @@ function createFolder(folder: string, mode: number): Files {
 
 function createBucket(bucket: string, prefix: string): Files {
   return {
-    async write(path, text) {
+    async write(path, content) {
       // Loaded only here: most processes write no file, and the SDK takes memory and time.
       const [{ S3Client }, { Upload }] = await Promise.all([
         import('@aws-sdk/client-s3'),
@@ -73,7 +75,7 @@ function createBucket(bucket: string, prefix: string): Files {
           Bucket: bucket,
           Key: prefix ? `${prefix}/${path}` : path,
           Body: body,
-          ContentType: 'application/gzip',
+          ContentType: path.endsWith('.gz') ? 'application/gzip' : 'application/octet-stream',
         },
         partSize: PART_BYTES,
         queueSize: PARTS_AT_ONCE,
@@ -85,7 +87,7 @@ function createBucket(bucket: string, prefix: string): Files {
         body.destroy(error);
         throw error;
       };
-      const filling = pipeline(Readable.from(text), createGzip(), body).catch(stop);
+      const filling = pipeline(Readable.from(content), packing(path), body).catch(stop);
       const sending = upload.done().catch(stop);
       try {
         await Promise.all([filling, sending]);

@@ -25,7 +25,6 @@ export {
   type FlushSource,
   isRefusal,
   type Journal,
-  type MerchantDay,
   NOTHING_APPENDED,
 } from './journal-store.ts';
 export { hashKey } from './keys-store.ts';
@@ -77,6 +76,7 @@ export type {
   RunLease,
   StalePeriod,
 } from './rollups-store.ts';
+export type { MerchantDay } from './rows.ts';
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';
 export { type Fence, LeaseLostError, type ShardsStore } from './shards-store.ts';

@@ -2,22 +2,20 @@ import { type Day, isTallyError, midnightNear } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Admission, DimensionColumn, FoldedLine } from './admission.ts';
-import { countBudgets } from './budgets-store.ts';
-import { withPseudonyms } from './erasures-store.ts';
+import { countBudgets } from './count-budgets.ts';
 import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
 import { columnsOf, textArray } from './line-columns.ts';
 import { LOCKS } from './locks.ts';
 import { createTypeNotes, holdRegistry } from './meters/metric-types-store.ts';
 import type { Partitions } from './partitions.ts';
-import { DateText } from './rows.ts';
+import { withPseudonyms } from './pseudonyms.ts';
+import { DateText, type MerchantDay } from './rows.ts';
 import { type Executor, runSql, sql } from './run-sql.ts';
 import { checkFence, type Fence } from './shards-store.ts';
 import { inTransaction, sqlState } from './transactions.ts';
 
 /** stream: through Redis; direct: while Redis is unavailable, or too old for it; backfill: older than the retention. */
 export type FlushSource = 'stream' | 'direct' | 'backfill';
-
-export type MerchantDay = { merchantId: string; date: Day };
 
 export type BatchToAppend = {
   source: FlushSource;

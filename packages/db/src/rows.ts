@@ -1,4 +1,4 @@
-import { MEASURES, type Measure } from '@tally/contracts';
+import { type Day, MEASURES, type Measure } from '@tally/contracts';
 import { z } from 'zod';
 
 /** Parses bigint and numeric columns, which arrive as text, to bigint. No other code does. */
@@ -14,3 +14,6 @@ export const MeasureRow = Object.fromEntries(MEASURES.map((name) => [name, Units
 
 /** `timestamptz` columns arrive as Date. */
 export const Moment = z.date().transform((date) => date.toISOString());
+
+/** A day of a merchant: what counting marks, and reconciliation compares. */
+export type MerchantDay = { merchantId: string; date: Day };

@@ -830,10 +830,10 @@ function source(
       if (cube === 'usage_quarter_hours')
         return [rowsOf(cube, 'bucket', `bucket >= ${first}::date and bucket < ${last}::date + 1`, MEASURES)];
       if (cube === 'usage_events') {
-        // A correction is no event: it has a day and no time, and counts at the start of its day.
+        // A void counts at the time of its event; any other correction has no time and counts at the start of its day.
         return [
           rowsOf(cube, 'time', within('date'), MEASURES),
-          rowsOf('usage_adjustments', 'date', within('date'), MEASURES),
+          rowsOf('usage_adjustments', 'coalesce(time, date)', within('date'), MEASURES),
         ];
       }
       if (cube === 'usage_later') {

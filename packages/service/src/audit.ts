@@ -1,7 +1,7 @@
 import type { AuditRow } from '@tally/contracts';
 import type { Caller } from './auth.ts';
+import { understand } from './errors.ts';
 import type { Log } from './log.ts';
-import { understand } from './trpc.ts';
 
 /** Runs a mutation and records it in the audit log. */
 export type Audit = <T>(action: { name: string; caller: Caller; input: unknown }, run: () => Promise<T>) => Promise<T>;

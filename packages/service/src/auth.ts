@@ -1,8 +1,7 @@
 import { createHmac, hash, timingSafeEqual } from 'node:crypto';
 import { type Role, TallyError } from '@tally/contracts';
-import type { KeyMirror } from './key-mirror.ts';
 import { createKeyUse } from './key-use.ts';
-import { createKnownKeys, type KnownKey } from './known-keys.ts';
+import { createKnownKeys, type KeyMirror, type KnownKey } from './known-keys.ts';
 
 /** The caller. A null `merchantId` means bound to no merchant, so any may be named. */
 export type Caller = {

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -15,8 +16,8 @@ export type Bodies = {
   /**
    * Reads a whole body. Throws BODY_TOO_LARGE beyond `limit` inflated bytes, RATE_LIMITED or UNAVAILABLE if the budget
    * of the caller or of all callers is used up, BODY_TIMEOUT without progress, UNSUPPORTED_MEDIA_TYPE for an encoding
-   * other than gzip, INVALID_INPUT for JSON over its limits, and RequestAborted when the client leaves. Each is thrown
-   * as soon as it is known and releases the budget.
+   * other than gzip, INVALID_INPUT for JSON over its limits or text that is not UTF-8, and RequestAborted when the
+   * client leaves. Each is thrown as soon as it is known and releases the budget. `json`: undefined for binary bodies.
    */
   read(
     request: IncomingMessage,
@@ -166,9 +167,15 @@ export function createBodies({ total, perCaller, progressMs }: BodiesOptions): B
               released = true;
             },
           };
-          if (own <= HEAVY_BYTES) return resolve(body);
+          const handOver = () => {
+            // A decoder would replace broken bytes, and names that differ would become the same name.
+            if (!json || isUtf8(bytes)) return resolve(body);
+            body.release();
+            reject(new TallyError('INVALID_INPUT', 'The body is not valid UTF-8.'));
+          };
+          if (own <= HEAVY_BYTES) return handOver();
           // Many bodies that end in one turn would block the event loop for the sum of their times.
-          inTurn(() => resolve(body));
+          inTurn(handOver);
         };
         const onBroken = () =>
           fail(new TallyError('INVALID_INPUT', 'The body is not readable as gzip, as its Content-Encoding says.'));

@@ -288,6 +288,32 @@ describe('bodies', () => {
   });
 
   test.each([
+    ['/trpc/echo', '{"how":"', '"}'],
+    ['/trpc/echo,echo?batch=1', '{"0":{"how":"', '"},"1":{}}'],
+    ['/source', '', ''],
+    ['/trpc/echo', `{"how":"${'x'.repeat(40 * KIB)}`, '"}'],
+  ])('text that is not UTF-8 is refused at %s, never replaced', async (path, before, after) => {
+    const { post, metric } = await serve();
+    for (const broken of ['ff', 'c3', 'c0af', 'eda080']) {
+      const body = Buffer.concat([Buffer.from(before), Buffer.from(broken, 'hex'), Buffer.from(after)]);
+      const response = await post(path, body);
+      expect([response.status, await codeOf(response)]).toEqual([400, 'INVALID_INPUT']);
+    }
+    expect((await post(path, Buffer.from(`${before}é\ufffd${after}`))).status).toBe(200);
+    expect(await metric('tally_http_body_bytes')).toBe(0);
+  });
+
+  test('query parameters that are not UTF-8 are refused', async () => {
+    const { get } = await serve();
+    const ask = (how: string) => get(`/trpc/ask?input=%7B%22how%22:%22${how}%22%7D`, key());
+    for (const how of ['%ff', '%C3', '%ed%a0%80']) {
+      const response = await ask(how);
+      expect([response.status, await codeOf(response)]).toEqual([400, 'INVALID_INPUT']);
+    }
+    for (const how of ['%C3%A9', '%EF%BF%BD', '%', '100%25', '%zz']) expect((await ask(how)).status).toBe(200);
+  });
+
+  test.each([
     ['more items than its procedure takes', '/trpc/echo', `[${'1,'.repeat(200_000)}1]`],
     ['more items than a question has', '/trpc/ask', `[${'1,'.repeat(200_000)}1]`],
     ['more items than a route takes', '/source', `[${'1,'.repeat(200_000)}1]`],

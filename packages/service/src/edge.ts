@@ -6,10 +6,11 @@ import { type Bodies, RequestAborted } from './bodies.ts';
 import type { CallerLimits } from './caller-limits.ts';
 import { credentialsOf } from './credentials.ts';
 import { dropBody } from './drop-body.ts';
+import { errorShape, retryAfterOf, understand } from './errors.ts';
 import type { JsonLimits } from './json-limits.ts';
 import type { Log } from './log.ts';
 import { requestSpan } from './tracing.ts';
-import { errorShape, refusalOf, retryAfterOf, TRPC_PATH, understand } from './trpc.ts';
+import { refusalOf, TRPC_PATH } from './trpc.ts';
 
 /** The edge's view of a procedure or a route, before it lets a request through. */
 export type Endpoint = {
@@ -205,6 +206,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
         if (response.closed) return;
         releases.push(limits.enter(caller, endpoint), keepChecking(exchange, credentials));
       }
+      assertUtf8(exchange.search);
       const body = await bodyOf(exchange, endpoint, caller?.id ?? '');
       releases.push(body.release);
       if (response.closed) return body.release();
@@ -304,6 +306,16 @@ function assertHost({ rawHeaders, httpVersionMinor }: IncomingMessage): void {
   }
   if (hosts > 1 || (hosts === 0 && httpVersionMinor > 0))
     throw new TallyError('INVALID_INPUT', `A request has one Host header; this one has ${hosts}.`);
+}
+
+/** Throws INVALID_INPUT for percent-encoding that is not UTF-8: parsers would replace it by U+FFFD. */
+export function assertUtf8(search: string): void {
+  if (!search.includes('%')) return;
+  try {
+    decodeURIComponent(search.replace(/%(?![0-9a-f]{2})/gi, '%25'));
+  } catch {
+    throw new TallyError('INVALID_INPUT', 'The query parameters are not valid UTF-8.');
+  }
 }
 
 const cut = (text: string) => (text.length > MAX_LOGGED ? `${text.slice(0, MAX_LOGGED)}…` : text);

@@ -3,8 +3,9 @@ import type { AnyRouter } from '@trpc/server';
 import { createDirect, DIRECT_HEADERS } from './direct.ts';
 import type { Endpoint, Exchange } from './edge.ts';
 import type { EdgeEnv } from './env.ts';
+import { noProcedure, retryAfterOf, understand } from './errors.ts';
 import type { Route } from './route.ts';
-import { type Context, noProcedure, retryAfterOf, type ServedProcedure, TRPC_PATH, understand } from './trpc.ts';
+import { type Context, type ServedProcedure, TRPC_PATH } from './trpc.ts';
 import type { Web } from './web.ts';
 
 export type EndpointsOptions = {

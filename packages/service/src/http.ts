@@ -12,6 +12,7 @@ import { collectProcess, countRequests } from './metrics.ts';
 import type { Readiness } from './readiness.ts';
 import type { Route } from './route.ts';
 import { createListen, type Listening } from './server.ts';
+import { VERSION } from './version.ts';
 import { createWeb, type Web } from './web.ts';
 
 export type AppOptions = {
@@ -65,7 +66,7 @@ export function createApp(options: AppOptions): App {
       async answer(c) {
         const health = await readiness.health();
         const ok = !leaving && health.ok;
-        return c.json({ ...health, ok, service: options.name, stopping: leaving }, ok ? 200 : 503);
+        return c.json({ ...health, ok, service: options.name, version: VERSION, stopping: leaving }, ok ? 200 : 503);
       },
     },
     {

@@ -1,16 +1,7 @@
 import { Role } from '@tally/contracts';
 import { z } from 'zod';
-import type { KnownKey } from './known-keys.ts';
+import type { KeyMirror } from './known-keys.ts';
 import type { RedisClient } from './redis.ts';
-
-export type KeyMirror = {
-  /** Returns the copy of the key with this hash and its time in Postgres; undefined without a usable copy. */
-  find(hash: string): Promise<{ key: KnownKey; at: number } | undefined>;
-  /** Stores a copy of what Postgres answered at this time. */
-  keep(hash: string, key: KnownKey, at: number): Promise<void>;
-  /** Removes the copy of a key that Postgres no longer has. */
-  drop(hash: string): Promise<void>;
-};
 
 /** The longest age of a copy: services rely on the last answer of Postgres for an hour. */
 const KEPT_SECONDS = 3_600;

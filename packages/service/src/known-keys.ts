@@ -1,6 +1,5 @@
 import { type ApiKey, TallyError } from '@tally/contracts';
 import { createFailedLookups } from './failed-lookups.ts';
-import type { KeyMirror } from './key-mirror.ts';
 import { within } from './within.ts';
 
 /** The facts about a key that decide what its caller may do. */
@@ -9,6 +8,16 @@ export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'e
   sessionId?: string;
   /** Set for a session of a key from the settings: the hash of that key's secret. */
   settingsHash?: string;
+};
+
+/** Copies of keys beside Postgres. */
+export type KeyMirror = {
+  /** Returns the copy of the key with this hash and its time in Postgres; undefined without a usable copy. */
+  find(hash: string): Promise<{ key: KnownKey; at: number } | undefined>;
+  /** Stores a copy of what Postgres answered at this time. */
+  keep(hash: string, key: KnownKey, at: number): Promise<void>;
+  /** Removes the copy of a key that Postgres no longer has. */
+  drop(hash: string): Promise<void>;
 };
 
 export type KnownKeysOptions = {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { understand } from './trpc.ts';
+import { understand } from './errors.ts';
 
 const failed = (message: string, fields: object = {}) => Object.assign(new Error(message), fields);
 const postgres = (code: string) => failed('x', { driverError: failed('words of the database', { code }) });
@@ -7,6 +7,7 @@ const postgres = (code: string) => failed('x', { driverError: failed('words of t
 const CASES: [how: string, error: unknown, code: string][] = [
   ['refused', failed('connect ECONNREFUSED 127.0.0.1:5432', { code: 'ECONNREFUSED' }), 'UNAVAILABLE'],
   ['broken', failed('Connection terminated unexpectedly'), 'UNAVAILABLE'],
+  ['lost between two statements', failed('Query runner already released. Cannot run queries anymore.'), 'UNAVAILABLE'],
   ['lost within a call', failed('x', { cause: failed('reset', { code: 'ECONNRESET' }) }), 'UNAVAILABLE'],
   ['not reached in time', new DOMException('The operation timed out.', 'TimeoutError'), 'UNAVAILABLE'],
   ...['53100', '53200', '53300', '53400', '25006', '57P01', '57P02', '57P03', '57P04', '58030', '08006', '08P01'].map(

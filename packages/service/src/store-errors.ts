@@ -24,8 +24,8 @@ const CODES: [RegExp, Fault][] = [
 
 /** Messages of pg and ioredis without a code. Redis errors start with a word for their kind. */
 const WORDS: [RegExp, Fault][] = [
-  // TypeORM, until it has connected for the first time.
-  [/^(Driver not Connected|No metadata for )/, 'unreachable'],
+  // TypeORM, until it has connected for the first time, and when a connection breaks between two statements.
+  [/^(Driver not Connected|No metadata for |Query runner already released)/, 'unreachable'],
   [
     /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/,
     'unreachable',

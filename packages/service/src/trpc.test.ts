@@ -4,10 +4,11 @@ import { Registry } from 'prom-client';
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { createAuthenticate } from './auth.ts';
+import { errorShape } from './errors.ts';
 import { createApp } from './http.ts';
 import { createLog } from './log.ts';
 import { edgeSettings, READY } from './testing.ts';
-import { errorShape, serveContract } from './trpc.ts';
+import { serveContract } from './trpc.ts';
 
 const contract = {
   greet: {

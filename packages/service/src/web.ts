@@ -8,8 +8,9 @@ import { Hono, type Context as HonoContext } from 'hono';
 import { RequestAborted } from './bodies.ts';
 import type { Exchange } from './edge.ts';
 import type { EdgeEnv } from './env.ts';
+import { retryAfterOf, understand } from './errors.ts';
 import type { Admitted, Route } from './route.ts';
-import { type Context, retryAfterOf, type ServedProcedure, TRPC_PATH, understand } from './trpc.ts';
+import { type Context, type ServedProcedure, TRPC_PATH } from './trpc.ts';
 
 type Bindings = { context: Context; admitted: Admitted };
 

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { isTallyError, type TallyError } from '@tally/contracts';
-import { type Bodies, type CallerLimits, credentialsOf, RequestAborted } from '@tally/service';
+import { assertUtf8, type Bodies, type CallerLimits, credentialsOf, RequestAborted } from '@tally/service';
 import { jsonlStreamProducer } from '@trpc/server/unstable-core-do-not-import';
 import {
   type Answers,
@@ -174,6 +174,7 @@ export function createForward(options: ForwardOptions): Forward {
   }
 
   async function inputsOf({ request, url }: Exchange, names: readonly string[], callerId: string) {
+    assertUtf8(url.search);
     if (request.method !== 'POST') return parseInputs(url.searchParams.get('input') ?? '');
     const maxItems = Math.max(...names.map((name) => ownerOfProcedure(name)?.maxItems ?? 0));
     const body = await bodies.read(request, { limit: maxBodyBytes, callerId, json: { maxItems, maxDepth: MAX_DEPTH } });

@@ -1,3 +1,4 @@
+import { VERSION } from '@tally/service';
 import { readWithin } from './body.ts';
 import { SERVICES, type Service } from './owners.ts';
 import type { Upstream } from './upstream.ts';
@@ -8,6 +9,7 @@ export type ConsoleHealth = {
   ok: boolean;
   degraded: boolean;
   service: 'console';
+  version: string;
   services: Record<Service, ServiceState>;
 };
 
@@ -22,7 +24,7 @@ export async function readHealth(upstream: Upstream): Promise<ConsoleHealth> {
   const services = Object.fromEntries(states) as Record<Service, ServiceState>;
   const ready = states.filter(([, { ok }]) => ok).length;
   const degraded = states.some(([, state]) => !state.ok || state.degraded === true);
-  return { ok: ready > 0, degraded, service: 'console', services };
+  return { ok: ready > 0, degraded, service: 'console', version: VERSION, services };
 }
 
 async function stateOf(upstream: Upstream, service: Service): Promise<ServiceState> {

@@ -32,21 +32,9 @@ import { Fragment, type ReactNode, useEffect, useState } from 'react';
 import { api, client, codeOf, queryClient } from './api.ts';
 import { SignInForm } from './pages/sign-in.tsx';
 import { lastWho, rememberWho, signOut, useWho, type Who, WhoContext } from './session.tsx';
+import { Brand } from './ui/brand.tsx';
 import { Banner, Button, Failure, Skeleton, Tip } from './ui/parts.tsx';
 import { Dialog, Menu } from './ui/popups.tsx';
-
-export const Brand = () => (
-  <span className="brand">
-    <svg width="24" height="24" viewBox="0 0 32 32" aria-hidden="true">
-      <rect width="32" height="32" rx="8" fill="#4f46e5" />
-      <g stroke="#fff" strokeWidth="2.6" strokeLinecap="round">
-        <path d="M9 9v14M13.7 9v14M18.3 9v14M23 9v14" />
-        <path d="M6 20 26 12" />
-      </g>
-    </svg>
-    Tally
-  </span>
-);
 
 type PageAddress =
   | '/app/overview'
@@ -316,7 +304,11 @@ function ThemeMenu() {
 export type ServiceHealth = {
   ok: boolean;
   degraded: boolean;
-  services: Record<string, { ok: boolean; degraded?: boolean; notes?: string[]; [fact: string]: unknown }>;
+  version: string;
+  services: Record<
+    string,
+    { ok: boolean; degraded?: boolean; version?: string; notes?: string[]; [fact: string]: unknown }
+  >;
 };
 
 /** Queries the readiness of all services. */

@@ -1,4 +1,3 @@
-import type { BillReason } from '@tally/contracts';
 import {
   createRootRoute,
   createRoute,
@@ -9,71 +8,27 @@ import {
 } from '@tanstack/react-router';
 import { Compass } from 'lucide-react';
 import { Frame } from './frame.tsx';
-import {
-  type FilterSearch,
-  type GroupId,
-  isGroup,
-  isMeasure,
-  type MeasureId,
-  type PropertyFilters,
-  readFilters,
-  readProperties,
-} from './measures.ts';
-import { isReason, PROVIDERS, type Provider } from './pages/bills/names.ts';
+import { isGroup, isMeasure, readFilters, readProperties } from './measures.ts';
+import { isReason, PROVIDERS } from './pages/bills/names.ts';
 import { SignIn } from './pages/sign-in.tsx';
+import {
+  type AuditSearch,
+  type BillsSearch,
+  compact,
+  DELIVERY_STATES,
+  type DeliveryState,
+  type ExplainSearch,
+  type ExplorerSearch,
+  INTERVALS,
+  inOrder,
+  type OverviewSearch,
+  oneOf,
+  PERCENTILES,
+  type Search,
+  textOf,
+} from './search.ts';
 import { isDay, isMonth } from './time.ts';
 import { Empty, Failure, SkeletonRows } from './ui/parts.tsx';
-
-/** Search parameters as they stand in the address: the whole state of a page. */
-type Search = Record<string, unknown>;
-
-const oneOf = <T extends string>(value: unknown, options: readonly T[]): T | undefined =>
-  options.find((option) => option === value);
-const textOf = (value: unknown): string | undefined =>
-  typeof value === 'string' && value !== '' ? value.slice(0, 1000) : undefined;
-
-const inOrder = (from: string, to: string) => (from <= to ? { from, to } : { from: to, to: from });
-
-/** Leaves out unset parameters, so that addresses stay short. */
-function compact<T extends object>(search: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(search).filter(([, value]) => value !== undefined)) as never;
-}
-
-export type OverviewSearch = { month?: string; measure?: MeasureId; merchants?: string[] };
-export type ExplorerSearch = FilterSearch & {
-  from?: string;
-  to?: string;
-  measure?: MeasureId;
-  /** The key of a meter, in place of a measure; `of`: of the merchant that it belongs to. */
-  meter?: string;
-  of?: string;
-  where?: PropertyFilters;
-  /** Of a meter of percentiles; absent: the median. */
-  percentile?: number;
-  by?: GroupId | 'time';
-  /** The second dimension. */
-  and?: GroupId;
-  view?: 'pivot';
-  interval?: Interval;
-  tz?: string;
-  sort?: MeasureId | 'key';
-  order?: 'asc' | 'desc';
-  compare?: 'previous';
-  chart?: 'bars' | 'lines';
-  cursor?: string;
-};
-export type Interval = '15m' | 'hour' | 'day' | 'week' | 'month';
-export const PERCENTILES: readonly number[] = [50, 75, 90, 95, 99];
-export const INTERVALS: readonly Interval[] = ['15m', 'hour', 'day', 'week', 'month'];
-export type BillsSearch = {
-  provider?: Provider;
-  from?: string;
-  to?: string;
-  reason?: BillReason;
-  sort?: 'difference';
-};
-type AuditSearch = { from?: string; to?: string; actor?: string; action?: string };
-export type ExplainSearch = FilterSearch & { metric: string; from: string; to: string };
 
 const root = createRootRoute({
   component: Outlet,
@@ -277,9 +232,6 @@ const alerts = createRoute({
   component: lazyRouteComponent(() => import('./pages/alerts.tsx'), 'Alerts'),
   pendingComponent,
 });
-
-export const DELIVERY_STATES = ['pending', 'delivered', 'failed'] as const;
-export type DeliveryState = (typeof DELIVERY_STATES)[number];
 
 const webhooks = createRoute({
   getParentRoute: () => frame,

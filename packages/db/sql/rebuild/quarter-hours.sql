@@ -1,4 +1,4 @@
--- Rebuilds a merchant's rows of `usage_quarter_hours` from its events, and its adjustments at the start of their days.
+-- Rebuilds a merchant's rows of `usage_quarter_hours` from its events and adjustments.
 -- $1 merchant   $2 days that still have their events
 insert into usage_quarter_hours (
   merchant_id, bucket, model, provider,
@@ -12,8 +12,8 @@ from (
   from usage_counted_events
   where merchant_id = $1 and date = any($2::date[])
   union all
-  select date::timestamp at time zone 'UTC' as time, model, provider, requests, failed_requests, prompt_tokens,
-    completion_tokens, cost
+  select coalesce(time, date::timestamp at time zone 'UTC') as time, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost
   from usage_counted_adjustments
   where merchant_id = $1 and date = any($2::date[])
 ) as counted

@@ -25,6 +25,8 @@ export type AdjustmentRow = {
   metered: string | null;
   /** The event that it takes back. */
   voidOf: string | null;
+  /** The time of that event; null: the adjustment has no time and counts at the start of its day. */
+  time: Date | null;
   /** Of a re-rating: the size of the calls that it is about. */
   reratedSize: number | null;
 };
@@ -52,6 +54,7 @@ export const AdjustmentEntity = new EntitySchema<AdjustmentRow>({
     folded: { type: 'smallint', nullable: true },
     metered: { type: 'bigint', nullable: true },
     voidOf: { name: 'void_of', type: 'text', nullable: true },
+    time: { type: 'timestamptz', nullable: true },
     reratedSize: { name: 'rerated_size', type: 'smallint', nullable: true },
   },
 });

@@ -4,7 +4,7 @@ import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { Lock, Search } from 'lucide-react';
 import { type ReactNode, useEffect, useState } from 'react';
 import { api } from '../api.ts';
-import { Brand } from '../frame.tsx';
+import { Brand } from '../ui/brand.tsx';
 import { Answer, Button, Chip, Code, Empty, SkeletonRows } from '../ui/parts.tsx';
 import { CopyButton } from '../ui/popups.tsx';
 

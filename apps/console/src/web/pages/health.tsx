@@ -1,7 +1,7 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { CircleCheck, RotateCcw, Scale } from 'lucide-react';
 import { api, client, messageOf } from '../api.ts';
-import { healthQuery } from '../frame.tsx';
+import { healthQuery, type ServiceHealth } from '../frame.tsx';
 import { kindOfMetric, labelOfMetric } from '../measures.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
@@ -15,6 +15,7 @@ const ROLES: Record<string, string> = {
   'usage-ingest': 'accepts and counts usage',
   'analytics-api': 'answers questions',
   'metrics-engine': 'jobs, realtime and custom metrics',
+  console: 'this page, and one address for all services',
 };
 const CHECKED_DAYS = 7;
 
@@ -26,9 +27,9 @@ export function Health() {
     <div className="stack">
       <PageHead title="Health" note="What every service says of itself, and whether the numbers agree." />
       <Answer query={health} waiting={<Skeleton height={130} />}>
-        {({ services }) => (
+        {({ services, version }) => (
           <div className="checks">
-            {Object.entries(services).map(([name, state]) => (
+            {Object.entries({ ...services, console: { ok: true, version } as ServiceState }).map(([name, state]) => (
               <section className="card check-card" key={name} aria-label={name}>
                 <h2>
                   <span className="dot" data-tone={state.ok ? (state.degraded ? 'warn' : 'good') : 'bad'} />
@@ -54,11 +55,14 @@ export function Health() {
   );
 }
 
-function factsOf(state: Record<string, unknown> & { notes?: string[] }): string[] {
+type ServiceState = ServiceHealth['services'][string];
+
+function factsOf(state: ServiceState): string[] {
   const store = (name: string, title: string) =>
     state[name] === undefined ? [] : [state[name] ? `${title} answers` : `${title} does not answer`];
   const { durability } = state as { durability?: { level?: string; notes?: string[] } };
   return [
+    ...(state.version ? [`version ${state.version}`] : []),
     ...store('postgres', 'Postgres'),
     ...store('redis', 'Redis'),
     ...(durability?.level ? [DURABILITY[durability.level] ?? `durability: ${durability.level}`] : []),

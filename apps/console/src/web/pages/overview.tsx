@@ -5,7 +5,7 @@ import { api } from '../api.ts';
 import { forecast } from '../forecast.ts';
 import { type DimensionId, dimensionOf, type FilterSearch, type MeasureId, measureOf } from '../measures.ts';
 import { approximate, format, type Kind, percentage, rateText, roundUpToCents, scale, write } from '../quantity.ts';
-import type { OverviewSearch } from '../router.tsx';
+import type { OverviewSearch } from '../search.ts';
 import { useWho } from '../session.tsx';
 import {
   addDays,

@@ -3,8 +3,8 @@ import { useNavigate, useSearch } from '@tanstack/react-router';
 import { CircleAlert } from 'lucide-react';
 import { useId, useState } from 'react';
 import { queryClient } from '../api.ts';
-import { Brand } from '../frame.tsx';
 import { signIn } from '../session.tsx';
+import { Brand } from '../ui/brand.tsx';
 import { Button } from '../ui/parts.tsx';
 
 /** The page that exchanges an API key for a session. */

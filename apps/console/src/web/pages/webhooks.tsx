@@ -5,7 +5,7 @@ import { Ellipsis, Pencil, Plus, RefreshCw, RotateCcw, Send, Trash2, Webhook as 
 import { useState } from 'react';
 import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
-import { DELIVERY_STATES, type DeliveryState } from '../router.tsx';
+import { DELIVERY_STATES, type DeliveryState } from '../search.ts';
 import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
 import { Checks, Field } from '../ui/field.tsx';

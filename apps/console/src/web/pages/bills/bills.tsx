@@ -6,7 +6,7 @@ import { type ReactNode, useState } from 'react';
 import { client, queryClient } from '../../api.ts';
 import { csvOf } from '../../csv.ts';
 import { format, isZero } from '../../quantity.ts';
-import type { BillsSearch } from '../../router.tsx';
+import type { BillsSearch } from '../../search.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, dayText, rangeText, today } from '../../time.ts';
 import {

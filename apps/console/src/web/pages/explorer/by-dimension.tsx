@@ -4,7 +4,7 @@ import { useMemo } from 'react';
 import { api } from '../../api.ts';
 import { apiFilters, type DimensionId, dimensionOf, MEASURES, type MeasureId, measureOf } from '../../measures.ts';
 import { format, percentage, rateText } from '../../quantity.ts';
-import type { ExplorerSearch } from '../../router.tsx';
+import type { ExplorerSearch } from '../../search.ts';
 import { before, rangeText } from '../../time.ts';
 import { Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';

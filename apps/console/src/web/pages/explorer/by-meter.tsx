@@ -12,7 +12,7 @@ import {
   type PropertyFilters,
 } from '../../measures.ts';
 import { add, compare as compareQuantities, format, percentage, subtract } from '../../quantity.ts';
-import type { ExplorerSearch } from '../../router.tsx';
+import type { ExplorerSearch } from '../../search.ts';
 import { before, periodText, type Range, rangeText } from '../../time.ts';
 import { Chart, type Series, Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';

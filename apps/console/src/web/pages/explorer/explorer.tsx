@@ -17,7 +17,7 @@ import {
   type PropertyFilters,
   readFilters,
 } from '../../measures.ts';
-import { type ExplorerSearch, INTERVALS, type Interval, PERCENTILES } from '../../router.tsx';
+import { type ExplorerSearch, INTERVALS, type Interval, PERCENTILES } from '../../search.ts';
 import { useWho } from '../../session.tsx';
 import { countDays, PRESETS, type Range, rangeText, viewerZone } from '../../time.ts';
 import { Filters, PropertyFilter } from '../../ui/filters.tsx';

@@ -1,7 +1,7 @@
 import { Braces, Download, FileSpreadsheet, FileText, Terminal } from 'lucide-react';
 import { useState } from 'react';
 import { curlOf, exportLink, overTime, type Question, typescriptOf } from '../../copy.ts';
-import type { Interval } from '../../router.tsx';
+import type { Interval } from '../../search.ts';
 import { Button } from '../../ui/parts.tsx';
 import { CopyButton, Dialog, Menu } from '../../ui/popups.tsx';
 import { INTERVAL_NAMES } from './shown.ts';

@@ -1,5 +1,5 @@
 import type { FilterSearch, MeasureId } from '../../measures.ts';
-import type { Interval } from '../../router.tsx';
+import type { Interval } from '../../search.ts';
 import type { Range } from '../../time.ts';
 
 /** The view of the explorer: the address, with defaults for what it leaves open. */
