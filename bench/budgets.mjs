@@ -7,8 +7,9 @@ import { KEY, machine, withProgram, withServers, withService } from './servers.m
 
 // `budgets.reserve` and `budgets.settle`: their latency at a fixed rate (open loop: a stall counts for every call that it
 // delays), and how many go through as fast as answers come, beside the naive design, which locks a row of Postgres. Each
-// request meets two hard budgets in Tally, one in the naive design. CPU per call is that of the service, so it holds also
-// where other work loads the machine. BENCH_SECONDS (10); BENCH_RATE (2000): reservations per second, each settled.
+// request meets two hard budgets in Tally, one in the naive design. CPU per pair holds also where other work loads the
+// machine. BENCH_SECONDS (10); BENCH_RATE (2000): reservations per second, each settled; BENCH_NAIVE=0 leaves out the
+// naive design.
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 10);
 const RATE = Number(process.env.BENCH_RATE ?? 2_000);
 const MERCHANTS = 100;
@@ -23,37 +24,47 @@ const result = await withServers(async (servers) => {
     for (let merchant = 0; merchant < MERCHANTS; merchant++)
       await client.budgets.create.mutate({ ...budget, scope: { merchantId: `shop-${merchant}` } });
     await client.budgets.create.mutate(budget);
-    const rows = [await measure('Tally', ingest, { callsPerSecond: RATE * 2 }), await measure('Tally', ingest)];
-    rows.push(await measure('Tally', ingest, { batch: BATCH }));
-    return rows;
+    return [
+      await measure('Tally', ingest, servers, { callsPerSecond: RATE * 2 }),
+      await measure('Tally', ingest, servers),
+      await measure('Tally', ingest, servers, { batch: BATCH }),
+    ];
   });
+  if (process.env.BENCH_NAIVE === '0') return tally;
   const naive = await withProgram('bench/naive/budgets-server.mjs', servers, {}, async (server) => [
-    await measure('naive', server, { callsPerSecond: RATE * 2 }),
-    await measure('naive', server),
+    await measure('naive', server, servers, { callsPerSecond: RATE * 2 }),
+    await measure('naive', server, servers),
   ]);
   return [...tally, ...naive];
 });
 console.log(`${machine()}, load ${loadBefore.toFixed(1)} before`);
-console.table(result);
+console.table(
+  result.map(({ 'CPU µs a pair': cpu, ...row }) => ({
+    ...row,
+    ...Object.fromEntries(Object.entries(cpu).map(([name, each]) => [`${name} µs`, each])),
+  })),
+);
 await writeFile(
   new URL('results/budgets.json', import.meta.url),
   `${JSON.stringify({ machine: machine(), date: new Date().toISOString().slice(0, 10), seconds: SECONDS, loadBefore, rows: result }, null, 2)}\n`,
 );
 
-async function measure(of, { port, pid }, { callsPerSecond, batch = 1 } = {}) {
+async function measure(of, { port, pid }, { redis, postgres }, { callsPerSecond, batch = 1 } = {}) {
+  const pids = { service: pid, Redis: redis.pid, Postgres: postgres.pid };
+  const cpu = () => Object.entries(pids).map(([name, each]) => [name, cpuSecondsOf(each)]);
   const next = callsOf(batch);
   const options = { port, connections: CONNECTIONS, callOf: next, callsPerSecond };
   await load({ ...options, seconds: 1, warmUpMs: 1_000 });
-  const before = cpuSecondsOf(pid);
+  const before = Object.fromEntries(cpu());
   const { calls, seconds, latencies } = await load({ ...options, seconds: SECONDS, warmUpMs: 0 });
-  const used = cpuSecondsOf(pid) - before;
+  const used = cpu().map(([name, after]) => [name, after - before[name]]);
   const pairs = (calls * batch) / 2;
   return {
     of,
     how: `${callsPerSecond ? `${callsPerSecond / 2}/s wanted` : 'as fast as answers come'}${batch > 1 ? `, ${batch} in a call` : ''}`,
     'reserved and settled/s': Math.round(pairs / seconds),
     ...latencies,
-    'CPU µs a pair': Math.round((used / pairs) * 1e6),
+    'CPU µs a pair': Object.fromEntries(used.map(([name, each]) => [name, Math.round((each / pairs) * 1e6)])),
   };
 }
 

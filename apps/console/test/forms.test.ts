@@ -140,6 +140,13 @@ test('a bill is checked, imported, compared and downloaded', async () => {
       page.waitForEvent('download'),
       page.getByRole('button', { name: 'CSV' }).click(),
     ]);
+    await open(page, '/app/bills?merchants=%5B%22nobody%22%5D');
+    await page.getByText('only the usage of the merchants that are chosen').waitFor();
+    await page.locator('.filter', { hasText: 'nobody' }).waitFor();
+    await expect.poll(() => rows.nth(2).innerText()).toContain('Only on the bill');
+    await open(page, '/app/bills');
+    await rows.nth(2).getByRole('link').waitFor();
+
     const text = await readFile(await download.path(), 'utf8');
     expect(text).toContain(`\r\n${yesterday},gpt-4o,gpt-4o-2024-08-06,all,price,1010,1010,0,0.75,0.5,0.25,0,0.25,`);
     expect(text).toContain(`\r\n${yesterday},'=web search,'=web search,other,`);

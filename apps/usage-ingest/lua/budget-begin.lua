@@ -3,4 +3,5 @@
 -- Why atomic: an older reading must not be set after a newer one.
 local whole = is_whole()
 expire()
+save()
 return { redis.call('HINCRBY', SUMS, 'token', 1), run, whole and 1 or 0, string.format('%.0f', now) }

@@ -3,29 +3,99 @@
 -- KEYS[2] reservations: hash of id to `o|<expiry ms>|<digest>|<slot=amount,…>`; ended: `e|<expiry ms>|<digest>|<event>`
 -- KEYS[3] expiries: sorted set of reservation ids by the time at which they expire, or are forgotten
 -- KEYS[4] notes: hash of events that Postgres does not show yet to `<ms>|<slot=amount,…>`
--- `used` is spent + noted + reserved. Amounts stay strings: Lua's numbers are doubles.
+-- `used` is spent + noted + reserved. A script reads a sum at most once, and `save` writes what has changed.
 local SUMS, RESERVATIONS, EXPIRIES, NOTES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local KEEP_MS = 600000
+local AT_ONCE = 1000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 
-local function use(slot, amount)
-  redis.call('HINCRBY', SUMS, slot .. ':used', amount)
+-- Calls a command with any number of arguments, some at a time. Returns all that it answers, in order.
+local function in_pages(command, key, list)
+  if #list <= AT_ONCE then return #list > 0 and redis.call(command, key, unpack(list)) or {} end
+  local answers = {}
+  for at = 1, #list, AT_ONCE do
+    local answer = redis.call(command, key, unpack(list, at, math.min(at + AT_ONCE - 1, #list)))
+    for i = 1, type(answer) == 'table' and #answer or 0 do answers[#answers + 1] = answer[i] end
+  end
+  return answers
 end
 
-local function reserve(slot, amount)
-  redis.call('HINCRBY', SUMS, slot .. ':reserved', amount)
-  use(slot, amount)
+-- Lua's numbers are doubles, which hold whole numbers up to 2^53. So a sum is two of them, high * 10^9 + low, and
+-- always exact; 0 <= low < 10^9.
+local BASE, SHORT = 1e9, 15
+
+local function parse_units(text)
+  if #text <= SHORT then return 0, tonumber(text) end
+  local sign, digits = 1, text
+  if string.sub(text, 1, 1) == '-' then
+    sign, digits = -1, string.sub(text, 2)
+  end
+  return sign * tonumber(string.sub(digits, 1, -10)), sign * tonumber(string.sub(digits, -9))
 end
 
-local function negated(amount)
-  if string.sub(amount, 1, 1) == '-' then return string.sub(amount, 2) end
-  return amount == '0' and amount or '-' .. amount
+local function add(sum, text, sign)
+  local high, low = parse_units(text)
+  low = sum.low + sign * low
+  local carry = math.floor(low / BASE)
+  sum.high = sum.high + sign * high + carry
+  sum.low = low - carry * BASE
+  return sum
 end
 
-local function each(list, act)
-  for slot, amount in string.gmatch(list, '([^=,]+)=(%-?%d+)') do act(slot, amount) end
+local function units(text) return add({ high = 0, low = 0 }, text, 1) end
+
+local function text_of(sum)
+  local high, low, sign = sum.high, sum.low, ''
+  if high < 0 then
+    sign, high = '-', -high
+    if low > 0 then high, low = high - 1, BASE - low end
+  end
+  return high == 0 and string.format('%s%.0f', sign, low) or string.format('%s%.0f%09.0f', sign, high, low)
+end
+
+local slots, changed = {}, {}
+
+local function sums_of(slot)
+  local sums = slots[slot]
+  if not sums then
+    local used, reserved, spent =
+      unpack(redis.call('HMGET', SUMS, slot .. ':used', slot .. ':reserved', slot .. ':spent'))
+    sums = { used = units(used or '0'), reserved = units(reserved or '0'), spent = spent }
+    slots[slot] = sums
+  end
+  return sums
+end
+
+local function sums_to_change(slot)
+  local sums = sums_of(slot)
+  if not sums.is_changed then
+    sums.is_changed = true
+    changed[#changed + 1] = slot
+  end
+  return sums
+end
+
+local function use(slot, amount, sign) add(sums_to_change(slot).used, amount, sign or 1) end
+
+local function reserve(slot, amount, sign)
+  add(sums_to_change(slot).reserved, amount, sign)
+  use(slot, amount, sign)
+end
+
+local function each(list, act, sign)
+  for slot, amount in string.gmatch(list, '([^=,]+)=(%-?%d+)') do act(slot, amount, sign) end
+end
+
+local function save()
+  local fields = {}
+  for _, slot in ipairs(changed) do
+    local sums = slots[slot]
+    fields[#fields + 1], fields[#fields + 2] = slot .. ':used', text_of(sums.used)
+    fields[#fields + 1], fields[#fields + 2] = slot .. ':reserved', text_of(sums.reserved)
+  end
+  in_pages('HSET', SUMS, fields)
 end
 
 -- Sums of another run of Redis may be outdated: they are dropped, and rebuilt from Postgres and pending events.
@@ -45,13 +115,13 @@ local function parse(text)
 end
 
 local function expire()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', EXPIRIES, '-inf', now)) do
-    local text = redis.call('HGET', RESERVATIONS, id)
+  local ids = redis.call('ZRANGEBYSCORE', EXPIRIES, '-inf', now)
+  for _, text in ipairs(in_pages('HMGET', RESERVATIONS, ids)) do
     if text then
       local state, _, _, list = parse(text)
-      if state == 'o' then each(list, function(slot, amount) reserve(slot, negated(amount)) end) end
-      redis.call('HDEL', RESERVATIONS, id)
+      if state == 'o' then each(list, reserve, -1) end
     end
-    redis.call('ZREM', EXPIRIES, id)
   end
+  in_pages('HDEL', RESERVATIONS, ids)
+  in_pages('ZREM', EXPIRIES, ids)
 end

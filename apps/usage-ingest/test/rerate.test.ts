@@ -77,6 +77,18 @@ test('prices what had no price, and leaves what has none now and what was voided
   expect(await balanced()).toBe(true);
 });
 
+test('prices sums beyond 64 bits, beside small ones', async () => {
+  await setInput('0.0001');
+  const tokens = (prompt_tokens: string, model: string) => ({ metrics: { prompt_tokens }, model });
+  await record(entry('a', tokens('1000000000000000', 'gpt-4o')), entry('b', tokens('1000000', 'gpt-4o-mini')));
+  await setInput('0.000123456789');
+  const totals = { old: '100000.0001', new: '123456.789123457' };
+  expect(await rerate(true)).toMatchObject(totals);
+  expect(await rerate(false)).toMatchObject({ ...totals, adjustments: 2 });
+  expect(await costOf()).toBe(totals.new);
+  expect(await rerate(false)).toMatchObject({ adjustments: 0, difference: '0' });
+});
+
 test('prices days whose events are no longer in the journal, from what is kept of them', async () => {
   const date = '2026-11-12';
   const time = `${date}T10:00:00Z`;

@@ -1,8 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { type AnyRouter, callTRPCProcedure, getTRPCErrorFromUnknown, getTRPCErrorShape, TRPCError } from '@trpc/server';
+import { type AnyRouter, getTRPCErrorFromUnknown, getTRPCErrorShape, TRPCError } from '@trpc/server';
 import { getHTTPStatusCode } from '@trpc/server/http';
 import { textOfReady } from './ready-json.ts';
-import type { Context } from './trpc.ts';
+import { type Context, callDirectly } from './trpc.ts';
 
 /** One query or mutation in JSON; `input` is set if it was in the URL. */
 export type PlainCall = { path: string; type: 'query' | 'mutation'; batched: boolean; input?: string };
@@ -52,9 +52,8 @@ export function createDirect(router: AnyRouter): Direct {
       let ready: string | undefined;
       let error: TRPCError | undefined;
       try {
-        const call = { router, path, type, ctx: context, signal: undefined, batchIndex: 0 };
         const getRawInput = async () => inputOf(input ?? UTF8.decode(body), batched);
-        const data: unknown = await callTRPCProcedure({ ...call, getRawInput });
+        const data = await callDirectly(procedures[path]!, { ctx: context, path, getRawInput });
         shape = { result: { data } };
         ready = textOfReady(data);
       } catch (cause) {

@@ -211,6 +211,7 @@ const bills = createRoute({
       ),
       from: isDay(search.from) ? search.from : undefined,
       to: isDay(search.to) ? search.to : undefined,
+      merchants: readFilters(search).merchants,
       reason: isReason(search.reason) ? search.reason : undefined,
       sort: oneOf(search.sort, ['difference']),
     }),

@@ -47,6 +47,7 @@ export type BillsSearch = {
   provider?: Provider;
   from?: string;
   to?: string;
+  merchants?: string[];
   reason?: BillReason;
   sort?: 'difference';
 };

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import {
   BUILT_IN_METERS,
   type Budget,
@@ -458,8 +458,7 @@ function unitsOf(budget: Measured, text: string, field: string): Units {
   );
 }
 
-const digestOf = (value: unknown) =>
-  createHash('sha256').update(JSON.stringify(value)).digest('base64url').slice(0, 16);
+const digestOf = (value: unknown) => hash('sha256', JSON.stringify(value), 'base64url').slice(0, 16);
 
 function present(row: BudgetRow): Budget {
   return {

@@ -1,6 +1,6 @@
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { createGather, createTurnGather } from '../counters/gather.ts';
+import { createGather } from '../counters/gather.ts';
 import { lua } from '../counters/lua.ts';
 
 /** An amount in one period of a budget. Amounts are units, as text. */
@@ -42,8 +42,8 @@ export class RebuildNeeded extends Error {}
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
-    budgetReserve(...keysAndArgs: (string | number)[]): Result<(string | number)[] | '', Context>;
-    budgetSettle(...keysAndArgs: (string | number)[]): Result<number[], Context>;
+    budgetReserve(...keysAndArgs: (string | number)[]): Result<string, Context>;
+    budgetSettle(...keysAndArgs: (string | number)[]): Result<string, Context>;
     budgetBegin(...keys: string[]): Result<[number, string, number, string], Context>;
     budgetSet(...keysAndArgs: (string | number)[]): Result<number, Context>;
   }
@@ -85,16 +85,17 @@ export function createLedger(redis: RedisClient) {
   const reserving = createGather<Request, Decided>({
     ...CALL,
     async send(requests) {
-      const args = requests.flatMap(({ id, lifetimeMs, digest, parts }) => [
-        ...[id, lifetimeMs, digest, parts.length],
-        ...parts.flatMap(({ slot, limit, amount }) => [slot, limit ?? '', amount]),
+      const asked = requests.map(({ id, lifetimeMs, digest, parts }) => [
+        ...[id, lifetimeMs, digest],
+        parts.map(({ slot, limit, amount }) => [slot, limit ?? '', amount]),
       ]);
-      const answer = await redis.budgetReserve(...KEYS, MAX_RESERVATIONS, ...args);
+      const answer = await redis.budgetReserve(...KEYS, MAX_RESERVATIONS, JSON.stringify(asked));
       if (answer === '') throw new RebuildNeeded();
+      const values = answer.split(',');
       let at = 0;
       return requests.map(({ parts }) => {
-        const [verdict, expiresAt] = [VERDICTS[Number(answer[at++])]!, Number(answer[at++])];
-        const read = parts.map(() => ({ used: BigInt(answer[at++]!), refuses: Number(answer[at++]) === 1 }));
+        const [verdict, expiresAt] = [VERDICTS[Number(values[at++])]!, Number(values[at++])];
+        const read = parts.map(() => ({ used: BigInt(values[at++]!), refuses: values[at++] === '1' }));
         return { verdict, expiresAt, parts: read };
       });
     },
@@ -105,17 +106,17 @@ export function createLedger(redis: RedisClient) {
   redis.on('close', () => {
     isLoaded = false;
   });
-  const settling = createTurnGather<Settlement, Ended>({
-    maxItems: CALL.maxItems,
+  const settling = createGather<Settlement, Ended>({
+    ...CALL,
     async send(items) {
-      const args = items.flatMap(({ id = '', event }) => [
+      const asked = items.map(({ id = '', event }) => [
         id,
         event?.identity ?? '',
         (event?.amounts ?? []).map(({ slot, amount }) => `${slot}=${amount}`).join(','),
       ]);
-      const ended = await redis.budgetSettle(...KEYS, MAX_NOTES, ...args);
+      const ended = await redis.budgetSettle(...KEYS, MAX_NOTES, JSON.stringify(asked));
       isLoaded = !('nodes' in redis);
-      return ended.map((each) => ENDED[each]!);
+      return Array.from(ended, (each) => ENDED[Number(each)]!);
     },
   });
 
@@ -130,14 +131,17 @@ export function createLedger(redis: RedisClient) {
      * once everything is certain to run before later commands to the same Redis; `ended` may reject later.
      */
     settle(items: readonly Settlement[]): { isSure: Promise<void>; ended: Promise<readonly Ended[]> } {
-      const { sent, results: ended } = settling(items);
-      const isSure = isLoaded
-        ? sent
-        : ended.then(
-            () => {},
-            () => {},
-          );
-      return { isSure, ended };
+      let markSent = () => {};
+      const sent = new Promise<void>((resolve) => {
+        markSent = resolve;
+      });
+      const ended = settling({ items, bytes: ROUGH_BYTES * 2 * items.length, onSent: markSent });
+      // A caller may use only `isSure`.
+      const isOver = ended.then(
+        () => {},
+        () => {},
+      );
+      return { isSure: isLoaded ? sent : isOver, ended };
     },
 
     /** Starts a reading of spend. */
@@ -175,7 +179,7 @@ export function createLedger(redis: RedisClient) {
       });
       for (const [slot, noted] of dropped) slots.push([slot, '', noted.toString()]);
       const identities = drop.map(({ identity }) => identity);
-      return (await redis.budgetSet(...KEYS, token, run, slots.length, ...slots.flat(), ...identities)) === 1;
+      return (await redis.budgetSet(...KEYS, token, run, JSON.stringify(slots), ...identities)) === 1;
     },
     /**
      * Returns used and reserved amounts of slots; undefined for an unknown one, and for all while the sums are rebuilt.

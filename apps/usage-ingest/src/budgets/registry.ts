@@ -1,4 +1,4 @@
-import { EVENT_TYPE_PROPERTY, MAX_ENTRY_UNITS } from '@tally/contracts';
+import { EVENT_TYPE_PROPERTY } from '@tally/contracts';
 import { type BudgetMeter, type BudgetPeriod, type BudgetRow, type Db, type JournalLine, TeamMember } from '@tally/db';
 import type { RedisClient } from '@tally/service';
 import { z } from 'zod';
@@ -188,7 +188,7 @@ const tokensOf = (line: JournalLine) => BigInt(line.prompt_tokens ?? 0) + BigInt
 function amountOfMeter(line: JournalLine, meter: BudgetMeter): bigint {
   const property = (name: string) => {
     const { properties = {} } = line;
-    return Object.hasOwn(properties, name) ? String(properties[name]) : undefined;
+    return Object.hasOwn(properties, name) ? textOf(properties[name]!) : undefined;
   };
   const { aggregation, metricType, valueProperty, eventType, scale } = meter;
   if (eventType !== null && property(EVENT_TYPE_PROPERTY) !== eventType) return 0n;
@@ -223,19 +223,31 @@ const DIMENSIONS: Readonly<Record<string, (line: JournalLine) => string | undefi
 
 const nameOfProperty = (name: string) => name.replace(/^property:/, '');
 
+const EXPONENT = /^(-?)(\d+)(?:\.(\d+))?e([+-]\d+)$/;
+
+/** Returns the text of a property like Postgres, which writes every digit of a number. */
+function textOf(value: string | number | boolean): string {
+  const text = String(value);
+  const [, sign, whole, fraction = '', exponent] = (typeof value === 'number' && EXPONENT.exec(text)) || [];
+  if (whole === undefined) return text;
+  const digits = whole + fraction;
+  const point = whole.length + Number(exponent);
+  return `${sign}${point > 0 ? digits.padEnd(point, '0') : `0.${'0'.repeat(-point)}${digits}`}`;
+}
+
 const NUMBER = /^(-?)(\d{1,15})(?:\.(\d{1,30}))?$/;
 
-/** Parses a property into units; 0 if it is no decimal of the scale, or too large for a note in Redis. */
+/** Parses a property into units, at most those that Redis can hold; 0 if it is no decimal of the scale. */
 function unitsIn(text: string | undefined, scale: number): bigint {
   const [, sign, whole, fraction = ''] = NUMBER.exec(text ?? '') ?? [];
   const decimals = fraction.replace(/0+$/, '');
   if (whole === undefined || decimals.length > scale) return 0n;
   const units = BigInt(whole + decimals.padEnd(scale, '0'));
-  if (units > MAX_ENTRY_UNITS) return 0n;
-  return sign === '-' ? -units : units;
+  return bounded(sign === '-' ? -units : units);
 }
 
 /** Returns spent amounts in the form that Redis can hold. */
-export const storable = ({ spent }: Pick<BudgetPeriod, 'spent'>): string =>
-  (spent > MAX_SPENT ? MAX_SPENT : spent < -MAX_SPENT ? -MAX_SPENT : spent).toString();
+export const storable = ({ spent }: Pick<BudgetPeriod, 'spent'>): string => bounded(spent).toString();
+
 const MAX_SPENT = 4n * 10n ** 18n;
+const bounded = (units: bigint) => (units > MAX_SPENT ? MAX_SPENT : units < -MAX_SPENT ? -MAX_SPENT : units);

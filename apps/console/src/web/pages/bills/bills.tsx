@@ -9,6 +9,7 @@ import { format, isZero } from '../../quantity.ts';
 import type { BillsSearch } from '../../search.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, dayText, rangeText, today } from '../../time.ts';
+import { Filters } from '../../ui/filters.tsx';
 import {
   Answer,
   Banner,
@@ -64,9 +65,25 @@ export function Bills() {
           onChange={(next: Provider) => set({ provider: next === 'openai' ? undefined : next })}
         />
         <RangePicker range={range} onChange={({ startDate, endDate }) => set({ from: startDate, to: endDate })} />
+        <Filters
+          range={range}
+          filters={search.merchants ? { merchants: search.merchants } : {}}
+          only={['merchant']}
+          onChange={({ merchants }) => set({ merchants })}
+        />
         {add}
       </PageHead>
-      <Comparison question={{ provider, ...range }} search={search} set={set} empty={add} />
+      {search.merchants && (
+        <Banner tone="info">
+          The bill is compared as a whole; with us is only the usage of the merchants that are chosen.
+        </Banner>
+      )}
+      <Comparison
+        question={{ provider, ...range, ...(search.merchants && { merchantIds: search.merchants }) }}
+        search={search}
+        set={set}
+        empty={add}
+      />
       <Imported provider={provider} />
       {importing && (
         <ImportBill provider={provider} onClose={() => setImporting(false)} onImported={() => void refresh()} />
@@ -75,7 +92,7 @@ export function Bills() {
   );
 }
 
-type Question = { provider: Provider; startDate: string; endDate: string };
+type Question = { provider: Provider; startDate: string; endDate: string; merchantIds?: string[] };
 
 /** Shows sums by reason, and the rows of the comparison. */
 function Comparison({
@@ -194,7 +211,7 @@ function Comparison({
                       Nothing on these days has this reason.
                     </Empty>
                   ) : (
-                    <Rows rows={all} provider={question.provider}>
+                    <Rows rows={all} question={question}>
                       <LoadMore list={list}>
                         {format(String(all.length), 'count')} of {format(String(total), 'count')} shown
                       </LoadMore>
@@ -212,7 +229,7 @@ function Comparison({
 
 const money = (value: string) => <Num value={value} kind="money" />;
 
-function Rows({ rows, provider, children }: { rows: readonly BillRow[]; provider: Provider; children: ReactNode }) {
+function Rows({ rows, question, children }: { rows: readonly BillRow[]; question: Question; children: ReactNode }) {
   const pad = padOf(
     rows.flatMap(({ ours }) => ours.amount ?? []),
     'money',
@@ -232,7 +249,7 @@ function Rows({ rows, provider, children }: { rows: readonly BillRow[]; provider
         {
           title: 'Ours',
           right: true,
-          cell: (row) => <Ours row={row} provider={provider} pad={pad} />,
+          cell: (row) => <Ours row={row} question={question} pad={pad} />,
         },
         numbers('Difference', rows, ({ difference }) => difference.amount, 'money'),
         {
@@ -259,7 +276,7 @@ function Model({ row: { model, billModels } }: { row: BillRow }) {
 }
 
 /** Our amount, with the way to what it is made of. */
-function Ours({ row, provider, pad }: { row: BillRow; provider: Provider; pad: number }) {
+function Ours({ row, question, pad }: { row: BillRow; question: Question; pad: number }) {
   const { date, model, ours, ourModels, reason } = row;
   if (reason === 'unpriced' && ours.amount === null)
     return (
@@ -273,7 +290,10 @@ function Ours({ row, provider, pad }: { row: BillRow; provider: Provider; pad: n
     <Link
       className="num"
       to="/app/explain"
-      search={{ metric: 'cost', from: date, to: date, models: ourModels, providers: [provider] }}
+      search={{
+        ...{ metric: 'cost', from: date, to: date, models: ourModels, providers: [question.provider] },
+        ...(question.merchantIds && { merchants: question.merchantIds }),
+      }}
       preload={false}
       title={`Explain our cost of ${model || 'all models'} on ${dayText(date)}`}
     >
