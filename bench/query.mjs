@@ -117,11 +117,11 @@ async function seed(url) {
         'provider-' || (${n}) % 3, (${n}) % 50 = 0, 100 + (${n}) % 900, 50 + (${n}) % 400, 0.001 + ((${n}) % 1000) * 0.000001
       from generate_series('${from}'::timestamptz, '${to}', interval '1 day') as day`;
     await ask(
-      `${event(`'acme'`, `'user-' || lpad(n::text, 5, '0')`, back(DAYS), END, 'n')}, generate_series(1, $1::int) as n`,
+      `${event(`'acme'`, `'user-' || lpad(n::text, 5, '0')`, back(DAYS), END, 'n')}, generate_series(1, $1::int) as n order by day`,
       [users],
     );
     await ask(
-      `${event(`'m-' || m`, `'m-' || m || '-' || n`, back(DAYS), END, 'm * 2 + n')}, generate_series(1, $1::int) as m, generate_series(0, 1) as n`,
+      `${event(`'m-' || m`, `'m-' || m || '-' || n`, back(DAYS), END, 'm * 2 + n')}, generate_series(1, $1::int) as m, generate_series(0, 1) as n order by day`,
       [FULL],
     );
     if (merchants - 1 > FULL)
@@ -143,7 +143,7 @@ async function seed(url) {
     await ask(`insert into usage_daily
       select merchant_id, ${day}, user_id, api_key, model, provider, count(*), count(*) filter (where failed),
         sum(prompt_tokens), sum(completion_tokens), sum(cost * 1e9)::bigint
-      from events group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3`);
+      from events group by 1, 2, 3, 4, 5, 6 order by 2, 1, 3`);
     const month = `date_trunc('month', date)::date`;
     const year = `date_trunc('year', month)::date`;
     for (const [table, columns, from] of [
@@ -160,9 +160,11 @@ async function seed(url) {
       ['usage_platform_monthly', [month, 'model', 'provider'], 'usage_daily_models'],
       ['usage_platform_users', ['month', 'user_id'], 'usage_monthly'],
     ]) {
-      const places = columns.map((_, at) => at + 1).join(', ');
+      const places = columns.map((_, at) => at + 1);
+      // By time, like flushes and the nightly roll-up.
+      const order = columns[0] === 'merchant_id' ? [2, 1, ...places.slice(2)] : places;
       await ask(
-        `insert into ${table} select ${columns.join(', ')}, ${sums} from ${from} group by ${places} order by ${places}`,
+        `insert into ${table} select ${columns.join(', ')}, ${sums} from ${from} group by ${places} order by ${order}`,
       );
     }
     for (const [table, period] of [
@@ -182,6 +184,9 @@ async function seed(url) {
     ])
       await ask(`insert into usage_changes (grain, period, merchant_id, changes)
         select '${grain}', ${period}, merchant_id, count(*) from merchant_usage group by 2, 3 order by 2, 3`);
+    // And compared, as a night leaves them: else usage-ingest compares the whole year beside the measurements.
+    await ask(`insert into usage_checks (date, merchant_id, changes)
+      select period, merchant_id, changes from usage_changes where grain = 'day'`);
     for (let count = DIRTY_DAYS; count > 0; count--) {
       const date = back(count);
       await ask(`create table if not exists usage_events_${date.replaceAll('-', '')} partition of usage_events

@@ -37,3 +37,13 @@ export function unknownOf({ other_tokens, untold_requests }: Sums): NonNullable<
 }
 
 export const NOTHING = Object.fromEntries(MEASURES.map((name) => [name, 0n])) as Sums;
+
+/** Sums as decimal texts, for JSON. */
+export const textsOf = (sums: Sums): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(sums).flatMap(([name, units]) => (units === undefined ? [] : [[name, `${units}`]])),
+  );
+
+/** The sums of `textsOf`. */
+export const ofTexts = (texts: Record<string, string>): Sums =>
+  Object.fromEntries(Object.entries(texts).map(([name, units]) => [name, BigInt(units)])) as Sums;

@@ -296,6 +296,25 @@ test('the cache counts what it does, and is cleared and invalidated in every pro
   expect((await client.cache.warm.mutate(day(DAY))).questions).toBe(8);
 });
 
+test('a summary counts the period before again only if something of it changed', async () => {
+  const { client } = await running.another();
+  const asked = async () => {
+    const { misses } = await client.cache.stats.query({});
+    const { trends } = await client.analytics.summary.query(day('2024-06-02'));
+    const computed = (await client.cache.stats.query({})).misses - misses;
+    return { computed, ...trends.requests, before: trends.activeUsers.previous };
+  };
+  const count = (id: string, date: string) =>
+    record(calls(id, { userId: id }, [2, 0, '1', '1', '1'], 'trends', `${date}T12:00:00Z`));
+  await count('now', '2024-06-02');
+  expect(await asked()).toMatchObject({ computed: 2, current: '2', previous: '0', before: '0' });
+  await count('later', '2024-06-02');
+  expect(await asked()).toMatchObject({ computed: 1, current: '4', previous: '0' });
+  await count('then', '2024-06-01');
+  expect(await asked()).toMatchObject({ computed: 2, current: '4', previous: '2', before: '1' });
+  expect(await asked()).toMatchObject({ computed: 0, current: '4', previous: '2', before: '1' });
+});
+
 test('a new name is in the next answer of its merchant, and no other answer is computed for it', async () => {
   const { client } = await running.another();
   const asked = async (merchantId: string) => {

@@ -28,7 +28,7 @@ import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import { assertKnown, type KnownOn, knownOn, laterThan } from './known-on.ts';
 import type { Labels } from './labels.ts';
-import { add, measuresOf, NOTHING, tokensOf, unknownOf } from './measures.ts';
+import { add, measuresOf, NOTHING, ofTexts, textsOf, tokensOf, unknownOf } from './measures.ts';
 import { bounded, knownRows, type Needs, needsOf, planOf, planSeries, typicalRows } from './plan.ts';
 import { trendOf } from './trend.ts';
 import { type Period, periodsOf } from './zone.ts';
@@ -173,12 +173,16 @@ export function createRead({
           parts: plan,
           limits: { users: TOP_USERS, models: TOP_MODELS },
         });
-        // Concurrently on another connection: each period is of one moment, the two may differ.
-        const previous = db.usage.snapshot(async (reader) => ({
-          ...(await reader.totals({ ...filters, parts: plan.before })),
-          users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
-        }));
-        const [{ activeUsers, users, models, byDay }, then] = await Promise.all([current, previous]);
+        // Concurrently on another connection: each period is of one moment, the two may differ. Cached by itself, since
+        // the days before seldom change and those of this period do with every event.
+        const previous = cache.through('before', { ...filters, ...before }, { ...filters, ...before }, () =>
+          db.usage.snapshot(async (reader) => ({
+            sums: textsOf(await reader.totals({ ...filters, parts: plan.before })),
+            users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
+          })),
+        );
+        const [{ activeUsers, users, models, byDay }, past] = await Promise.all([current, previous]);
+        const then = { ...ofTexts(past.sums), users: past.users };
         const sums = byDay.reduce((whole, day) => add(whole, day), NOTHING);
         const answer = {
           totals: measuresOf(sums),

@@ -182,7 +182,7 @@ test('rollups of all merchants are read by an index: months and days by model, m
   ]);
 });
 
-test('an overview reads each rollup and the pending events once, by an index', async () => {
+test('an overview reads each rollup and the pending events once, and those of users again for the first ones only', async () => {
   const models = [part('usage_platform_monthly', '2025-06-01', '2025-06-30')];
   const parts = {
     users: [part('usage_monthly', '2025-06-01', '2025-06-30')],
@@ -192,6 +192,7 @@ test('an overview reads each rollup and the pending events once, by an index', a
   const read = await everyScan((reader) => reader.overview({ parts, limits: { users: 5, models: 10 } }));
   expect(read.sort()).toEqual([
     'index usage_events_20250603',
+    'index usage_monthly',
     'index usage_monthly',
     'index usage_platform_daily',
     'index usage_platform_monthly',

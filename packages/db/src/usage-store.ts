@@ -530,14 +530,24 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const all: Scope = { ...filters, parts: [users, models, days].flatMap((scope) => scope.parts) };
       const sum = sumFor(all);
       // Found once, not once for each of the three: that costs more than the rollups of all merchants.
-      const pending = pendingOf(all, bind, { sum, missing });
+      const pending = pendingOf(all, bind, missing);
       const from = (scope: Scope, columns: string) =>
         `(${source(scope, columns, bind, { sum, missing, isPendingNamed: pending !== undefined })}) as part`;
       const user = userOf(users);
+      // Arrays, since Postgres finds values of an array by index, also in the parts of a union.
+      const ofFirstUsers = [
+        'user_id = any(array(select user_id from first_users))',
+        ...(user === 'user_id'
+          ? []
+          : [
+              'merchant_id = any(array(select merchant_id from active where user_id in (select user_id from first_users)))',
+            ]),
+      ].join(' and ');
       const [answer] = await rowsOf(
         `with ${pending ? `pending as materialized (${pending}),` : ''}
         active as materialized (
-          select ${user}, ${sumsOf(users, sum)} from ${from(users, user)} where user_id <> '' group by ${user}
+          select ${user}, coalesce(${sum}(requests), 0) as requests, coalesce(${sum}(cost), 0) as cost
+          from ${from(users, user)} where user_id <> '' group by ${user}
         ),
         first_users as (
           select user_id
@@ -548,7 +558,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
           limit ${bind(limits.users)}
         ),
         users as (
-          select user_id as key, ${sumsOf(users)} from active where user_id in (select user_id from first_users) group by user_id
+          select user_id as key, ${sumsOf(users)} from ${from(users, user)} where ${ofFirstUsers} group by user_id
         ),
         models as (
           select ${known('model')} as key, ${PROVIDERS}, ${sumsOf(models, sum)}
@@ -769,23 +779,21 @@ type SourceOptions = {
 };
 
 /**
- * The events of flushes not yet derived, summed by day and all dimensions, for parts that are read several times in a
- * statement. Undefined if there are none for them.
+ * The events of flushes not yet derived, for parts that are read several times in a statement. Undefined if there are
+ * none for them.
  */
-function pendingOf(scope: Scope, bind: Bind, { sum = 'sum', missing }: SourceOptions): string | undefined {
+function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | undefined {
   const derived = scope.parts.filter(({ cube }) => cube in TIME && cube !== 'usage_daily');
   if (!missing.flushes || derived.length === 0) return undefined;
   const { ids, first, last } = missing.flushes;
   const from = max(first, derived.map(({ startDate }) => startDate).reduce(min));
   const to = min(last, derived.map(({ endDate }) => endDate).reduce(max));
   if (from > to) return undefined;
-  const columns = ['date', ...Object.values(ALL_DIMENSIONS)].join(', ');
   return `
-    select ${columns}, ${MEASURES.map((name) => `${sum}(${name}) as ${name}`).join(', ')}
+    select ${['date', ...Object.values(ALL_DIMENSIONS), ...MEASURES].join(', ')}
     from usage_counted_events
     where flush_id = any(${bind(ids)}::bigint[]) and date between ${bind(from)}::date and ${bind(to)}::date
-      ${conditionsOf(scope, bind)('usage_counted_events')}
-    group by ${columns}`;
+      ${conditionsOf(scope, bind)('usage_counted_events')}`;
 }
 
 /**

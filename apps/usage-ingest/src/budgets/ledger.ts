@@ -1,6 +1,6 @@
 import type { RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
-import { createGather } from '../counters/gather.ts';
+import { createGather, createTurnGather } from '../counters/gather.ts';
 import { lua } from '../counters/lua.ts';
 
 /** An amount in one period of a budget. Amounts are units, as text. */
@@ -106,8 +106,8 @@ export function createLedger(redis: RedisClient) {
   redis.on('close', () => {
     isLoaded = false;
   });
-  const settling = createGather<Settlement, Ended>({
-    ...CALL,
+  const settling = createTurnGather<Settlement, Ended>({
+    maxItems: CALL.maxItems,
     async send(items) {
       const asked = items.map(({ id = '', event }) => [
         id,
@@ -131,17 +131,14 @@ export function createLedger(redis: RedisClient) {
      * once everything is certain to run before later commands to the same Redis; `ended` may reject later.
      */
     settle(items: readonly Settlement[]): { isSure: Promise<void>; ended: Promise<readonly Ended[]> } {
-      let markSent = () => {};
-      const sent = new Promise<void>((resolve) => {
-        markSent = resolve;
-      });
-      const ended = settling({ items, bytes: ROUGH_BYTES * 2 * items.length, onSent: markSent });
-      // A caller may use only `isSure`.
-      const isOver = ended.then(
-        () => {},
-        () => {},
-      );
-      return { isSure: isLoaded ? sent : isOver, ended };
+      const { sent, results: ended } = settling(items);
+      const isSure = isLoaded
+        ? sent
+        : ended.then(
+            () => {},
+            () => {},
+          );
+      return { isSure, ended };
     },
 
     /** Starts a reading of spend. */

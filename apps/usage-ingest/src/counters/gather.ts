@@ -1,16 +1,10 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
-export type Gathered<Item> = {
-  items: readonly Item[];
-  bytes: number;
-  /** Called once the call is written, so that later commands on the same connection run after it. */
-  onSent?(): void;
-};
+export type Gathered<Item> = { items: readonly Item[]; bytes: number };
 
 /**
- * Group commit: requests of one turn of the event loop are sent together if no call is running; otherwise they go with
- * the next call. A call takes requests in order, up to its limits, and at least one. A call that fails rejects all its
- * requests.
+ * Group commit: sends a request at once if no call is running; otherwise it goes with the next call. A call takes
+ * requests in order, up to its limits, and at least one. A call that fails rejects all its requests.
  */
 export function createGather<Item, Result>(options: {
   maxItems: number;
@@ -40,13 +34,10 @@ export function createGather<Item, Result>(options: {
 
   async function sendAll(): Promise<void> {
     underWay = true;
-    await nextTurn();
     while (waiting.length > 0) {
       const call = nextCall();
       try {
-        const sending = options.send(call.length === 1 ? call[0]!.items : call.flatMap((each) => each.items));
-        for (const { onSent } of call) onSent?.();
-        const results = await sending;
+        const results = await options.send(call.length === 1 ? call[0]!.items : call.flatMap((each) => each.items));
         let from = 0;
         for (const { items, resolve } of call) {
           resolve(results.slice(from, from + items.length));
@@ -59,9 +50,43 @@ export function createGather<Item, Result>(options: {
     underWay = false;
   }
 
-  return ({ items, bytes, onSent }) =>
+  return (request) =>
     new Promise((resolve, reject) => {
-      waiting.push({ items, bytes, ...(onSent && { onSent }), resolve, reject });
+      waiting.push({ ...request, resolve, reject });
       if (!underWay) void sendAll();
     });
+}
+
+/**
+ * Sends the requests of one turn of the event loop together, however many calls are running. `sent` resolves once the
+ * call is written, so that later commands on the same connection run after it.
+ */
+export function createTurnGather<Item, Result>(options: {
+  maxItems: number;
+  send(items: readonly Item[]): Promise<readonly Result[]>;
+}): (items: readonly Item[]) => { sent: Promise<void>; results: Promise<readonly Result[]> } {
+  type Turn = { items: Item[]; sent: Promise<void>; results: Promise<readonly Result[]> };
+  let turn: Turn | undefined;
+
+  function begin(): Turn {
+    const items: Item[] = [];
+    const sending = nextTurn().then(() => {
+      if (turn?.items === items) turn = undefined;
+      return { call: options.send(items) };
+    });
+    const results = sending.then(({ call }) => call);
+    // A caller may use only `sent`.
+    results.catch(() => {});
+    return { items, sent: sending.then(() => {}), results };
+  }
+
+  return (items) => {
+    if (!turn || turn.items.length + items.length > options.maxItems) turn = begin();
+    const { sent, results } = turn;
+    const from = turn.items.length;
+    turn.items.push(...items);
+    const own = results.then((all) => all.slice(from, from + items.length));
+    own.catch(() => {});
+    return { sent, results: own };
+  };
 }
