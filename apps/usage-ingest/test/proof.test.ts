@@ -405,6 +405,17 @@ describe('usage.void', () => {
     expect(await record([wrong])).toMatchObject({ duplicates: 1 });
   });
 
+  test('finds an event that was backfilled for a day before the retention, without its date', async () => {
+    const merchantId = newMerchant();
+    const date = '2026-05-01';
+    await record([entry(merchantId, 'old', { time: `${date}T10:00:00Z` })], { backfill: true });
+    expect(await ingest.admin.usage.void.mutate({ merchantId, id: 'old', reason })).toMatchObject({ date });
+    await record([entry(merchantId, 'old')]);
+    await expect(ingest.admin.usage.void.mutate({ merchantId, id: 'old', reason })).rejects.toMatchObject({
+      data: { code: 'CONFLICT', details: { days: [date, DAY] } },
+    });
+  });
+
   test('refuses an unknown event, another reason, and an id that several days have', async () => {
     const merchantId = newMerchant();
     const earlier = '2026-11-21';
