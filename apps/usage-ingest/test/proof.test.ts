@@ -343,10 +343,16 @@ describe('retention', () => {
       data: { code: 'JOURNAL_DROPPED', details: { value: '6' } },
     });
     const late = await own.admin.usage.record.mutate({
-      entries: [mine('c'), { ...mine('d'), time: '2026-11-23T00:00:00Z' }],
+      entries: [mine('c'), { ...mine('d'), time: '2026-11-23T00:00:00Z' }, mine('e')],
       backfill: true,
     });
-    expect(late).toMatchObject({ accepted: 1, rejected: [{ index: 0, code: 'DAY_CLOSED' }] });
+    expect(late).toMatchObject({
+      accepted: 1,
+      rejected: [
+        { index: 0, code: 'DAY_CLOSED', message: expect.stringContaining(DAY) },
+        { index: 2, code: 'DAY_CLOSED' },
+      ],
+    });
     const scope = { startDate: DAY, endDate: DAY };
     expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true, numbersChecked: 6 });
     await own.admin.usage.adjust.mutate({
