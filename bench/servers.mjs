@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { cpus, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { freePort } from '../infra/local/ports.mjs';
 import { startServers } from '../infra/local/servers.mjs';
@@ -28,7 +29,13 @@ export async function withServers(work) {
 export const withService = (app, servers, settings, work) =>
   withProgram(join('apps', app, 'dist/main.js'), servers, settings, work);
 
-/** Starts a program of the repository as a process of its own, listening on a free port; `work` gets its address. */
+/** Far beyond any honest start. */
+const READY_DEADLINE_MS = 300_000;
+
+/**
+ * Starts a program of the repository as a process of its own, listening on a free port; `work` gets its address. Throws
+ * with the program's last output if it ends before it is ready, or is not ready after five minutes.
+ */
 export async function withProgram(program, servers, settings, work) {
   const port = await freePort();
   const { nodeArgs = [], ...env } = settings;
@@ -42,22 +49,33 @@ export async function withProgram(program, servers, settings, work) {
       PORT: String(port),
       ...env,
     },
-    stdio: ['ignore', 'inherit', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   });
+  let output = '';
+  for (const stream of ['stdout', 'stderr'])
+    child[stream].on('data', (chunk) => {
+      output = (output + chunk).slice(-5_000);
+      process[stream].write(chunk);
+    });
+  const exited = once(child, 'exit');
+  const hasExited = () => child.exitCode !== null || child.signalCode !== null;
   const url = `http://127.0.0.1:${port}`;
-  while (
-    !(await fetch(`${url}/readyz`).then(
-      (r) => r.ok,
+  const isReady = () =>
+    fetch(`${url}/readyz`, { signal: AbortSignal.timeout(5_000) }).then(
+      (response) => response.ok,
       () => false,
-    ))
-  )
-    await new Promise((done) => setTimeout(done, 30));
+    );
   try {
+    for (const deadline = Date.now() + READY_DEADLINE_MS; !(await isReady()); await wait(30)) {
+      if (hasExited()) throw new Error(`${program} ended with ${child.exitCode ?? child.signalCode}:\n${output}`);
+      if (Date.now() > deadline) throw new Error(`${program} is not ready after ${READY_DEADLINE_MS} ms:\n${output}`);
+    }
     return await work({ url, port, pid: child.pid });
   } finally {
-    const exited = once(child, 'exit');
-    child.kill('SIGTERM');
-    await exited;
+    if (!hasExited()) {
+      child.kill('SIGTERM');
+      await exited;
+    }
   }
 }
 

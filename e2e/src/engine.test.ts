@@ -16,6 +16,11 @@ import { startRedisCluster } from './redis-cluster.ts';
 const KEY = 'the-admin-key-of-the-engine';
 const RANGE = { startDate: '2026-01-01', endDate: '2026-03-31' };
 const DAYS = 90;
+/** A day in the middle, and the number of days before it. */
+const HELD = '2026-02-15';
+const DAYS_BEFORE = 45;
+/** `rollupPeriod` in `packages/db/src/locks.ts`. */
+const LOCK_OF_PERIODS = 7424;
 
 let database: FreshStore;
 let redis: FreshStore;
@@ -64,8 +69,12 @@ async function seed(): Promise<void> {
   );
 }
 
-async function backfillCutOffBy(cut: (engine: ServiceProcess) => Promise<unknown>) {
+/** Cuts a backfill off while it waits for the lock of `HELD`; `free` releases that lock. */
+async function backfillCutOffBy(cut: (engine: ServiceProcess, free: () => Promise<unknown>) => Promise<unknown>) {
   await seed();
+  const lock = [`daily ${HELD}`, LOCK_OF_PERIODS];
+  await client.query('select pg_advisory_lock(hashtextextended($1, $2))', lock);
+  const free = () => client.query('select pg_advisory_unlock(hashtextextended($1, $2))', lock);
   const engine = await start('metrics-engine');
   const answer = engineOf(engine)
     .rollups.daily.backfill.mutate(RANGE)
@@ -74,11 +83,11 @@ async function backfillCutOffBy(cut: (engine: ServiceProcess) => Promise<unknown
       (error) => error.data?.code ?? 'cut off',
     );
   const run = async () => (await client.query('select * from metrics_aggregation_jobs_log')).rows[0];
-  await until('three periods of the run', async () => (await run())?.periods_done >= 3, 5);
-  await cut(engine);
+  await until('the run to reach the period that is held', async () => (await run())?.periods_done === DAYS_BEFORE);
+  await cut(engine, free);
   const cutOff = await run();
   await engine.start();
-  await until('the end of the run', async () => (await run()).status !== 'RUNNING', 20);
+  await until('the end of the run', async () => (await run()).status !== 'RUNNING');
   const { rows: wrong } = await client.query(
     `with usage as (select date, user_id, sum(requests) as value from usage_daily group by 1, 2),
      rollups as (
@@ -92,17 +101,21 @@ async function backfillCutOffBy(cut: (engine: ServiceProcess) => Promise<unknown
 }
 
 test('an engine killed in the middle of a backfill goes on where it was when it is started again, and ends right', async () => {
-  const { answer, cutOff, ended } = await backfillCutOffBy((engine) => engine.kill());
+  const { answer, cutOff, ended } = await backfillCutOffBy(async (engine, free) => {
+    await engine.kill();
+    await free();
+  });
   expect(answer).toBe('cut off');
-  expect(cutOff).toMatchObject({ status: 'RUNNING', periods_total: DAYS });
-  expect(cutOff.periods_done).toBeLessThan(DAYS);
+  expect(cutOff).toMatchObject({ status: 'RUNNING', periods_total: DAYS, periods_done: DAYS_BEFORE });
   expect(ended).toMatchObject({ status: 'COMPLETED', periods_done: DAYS, attempts: 2 });
 });
 
 test('an engine that is asked to stop in the middle of a backfill ends between two periods, and the next goes on', async () => {
   let code: number | null = -1;
-  const { answer, cutOff, ended } = await backfillCutOffBy(async (engine) => {
-    code = await engine.stop();
+  const { answer, cutOff, ended } = await backfillCutOffBy(async (engine, free) => {
+    const stopped = engine.stop();
+    await free();
+    code = await stopped;
   });
   expect({ code, answer }).toEqual({ code: 0, answer: 'UNAVAILABLE' });
   expect(cutOff).toMatchObject({ status: 'RUNNING' });

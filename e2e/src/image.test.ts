@@ -3,7 +3,6 @@ import { once } from 'node:events';
 import { chmod, lstat, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createIngestClient } from '@tally/contracts/client';
 import { freePort, freshDatabase, freshRedis, until } from '@tally/testkit';
@@ -85,9 +84,7 @@ test('the steps of the Dockerfile, in an empty folder, make a tree that migrates
   const client = createIngestClient({ url: consoleUrl!, key: KEYS.TALLY_ADMIN_KEY });
   const entries = [{ id: '1', merchantId: 'image', metrics: { queries: '1' } }];
   expect(await client.usage.record.mutate({ entries })).toMatchObject({ accepted: 1 });
-  for (let counted = false; !counted; await wait(50)) {
-    counted = (await client.flush.status.query({})).recordCount > 0;
-  }
+  await until('the event to be counted', async () => (await client.flush.status.query({})).recordCount > 0);
   const job = run(['infra/local/run.mjs', 'apps/usage-ingest/dist/jobs/main.js', 'reconcile'], addresses);
   expect([await job.exited, job.output()]).toEqual([0, expect.stringContaining('every stored form agrees')]);
   expect(await (await fetch(consoleUrl!)).text()).toContain('<div id="root">');

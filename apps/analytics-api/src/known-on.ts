@@ -24,7 +24,7 @@ export async function assertKnown(
 ): Promise<Date | null> {
   if (asKnownOn === undefined) return null;
   const moment = parseTime(asKnownOn)!;
-  if (moment > now()) throw new TallyError('INVALID_INPUT', 'asKnownOn: Expected a moment that is not ahead.');
+  if (moment > now()) throw new TallyError('INVALID_INPUT', 'asKnownOn: Expected a moment that is not in the future.');
   const from = await db.usage.knownFrom(range);
   if (from === null || moment >= Number(from)) return from;
   throw new TallyError(

@@ -119,7 +119,9 @@ export async function findings(page: Page, known: readonly string[] = []): Promi
     );
 }
 
+/** Takes a screenshot of the whole page if `TALLY_SCREENSHOTS` is set: only people look at them, and each costs time. */
 export async function screenshot(page: Page, name: string): Promise<void> {
+  if (!process.env.TALLY_SCREENSHOTS) return;
   await mkdir(SHOTS, { recursive: true });
   await page.screenshot({ path: `${SHOTS}${name}.png`, fullPage: true });
 }

@@ -284,7 +284,7 @@ describe('a client that does not end its request', () => {
     const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
     const lines = Object.entries(own).map(([name, value]) => `${name}: ${value}\r\n`);
     socket.write(`POST ${path} HTTP/1.1\r\n${lines.join('')}\r\n`);
-    const status = () => vi.waitFor(() => Number(/^HTTP\/1\.1 (\d{3})/.exec(answer)![1]), { timeout: 20_000 });
+    const status = () => vi.waitFor(() => Number(/^HTTP\/1\.1 (\d{3})/.exec(answer)![1]), { timeout: 60_000 });
     return { socket, status, closed };
   }
 

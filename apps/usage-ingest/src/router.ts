@@ -213,6 +213,6 @@ function assertRange(startDate: string, endDate: string): void {
   if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', 'startDate is after endDate.');
   const days = countDays(startDate, endDate);
   if (days > MAX_RANGE_DAYS) {
-    throw new TallyError('DATE_RANGE_TOO_LARGE', `${days} days; at most ${MAX_RANGE_DAYS} at once.`);
+    throw new TallyError('DATE_RANGE_TOO_LARGE', `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`);
   }
 }

@@ -38,7 +38,7 @@ const spentOf = async (id: string) => {
 };
 const flush = () => ingest.admin.flush.run.mutate({});
 /** Waits until the notes of flushed events are gone: spend then equals that in Postgres. */
-const settled = () => expect.poll(() => ingest.redis.hlen('budget:{all}:notes'), { timeout: 30_000 }).toBe(0);
+const settled = () => expect.poll(() => ingest.redis.hlen('budget:{all}:notes')).toBe(0);
 
 describe('reserving', () => {
   test('allows up to the limit, and says which budget refuses', async () => {
@@ -115,7 +115,7 @@ describe('reserving', () => {
   test('ends by itself, by the clock of Redis', async () => {
     const { id } = await create('10');
     await reserve('a', '10', { ttlSeconds: 1 });
-    await expect.poll(async () => (await reserve('b', '10')).allowed, { timeout: 30_000 }).toBe(true);
+    await expect.poll(async () => (await reserve('b', '10')).allowed).toBe(true);
     expect(await settle('a', entry('a', '3'))).toMatchObject({ settled: false, accepted: 1 });
     expect(await spentOf(id)).toMatchObject({ spent: '3', reserved: '10' });
   });
@@ -240,7 +240,7 @@ describe('what is spent', () => {
     const adjustment = { id: 'x', merchantId, date: '2026-11-20', metrics: { cost: '-1' }, reason: 'credit' };
     await ingest.admin.usage.adjust.mutate(adjustment);
     await ingest.admin.usage.adjust.mutate(adjustment);
-    await expect.poll(async () => (await status(id)).spent, { timeout: 30_000 }).toBe('2');
+    await expect.poll(async () => (await status(id)).spent).toBe('2');
   });
 
   test('is rebuilt after Redis was started again with old sums: reservations go, spend stays', async () => {
@@ -345,7 +345,7 @@ describe('a budget on a meter', () => {
       const before = await create('100', { measure: undefined, meter: key });
       expect(before).toMatchObject({ measure: null, meter: key, limit: '100', name: `${key} by month` });
       await record(...events.map((each) => ({ merchantId, time: '2026-11-22T10:00:00Z', ...each })));
-      await expect.poll(async () => (await status(before.id)).spent, { timeout: 30_000 }).toBe(spent);
+      await expect.poll(async () => (await status(before.id)).spent).toBe(spent);
       await flush();
       await settled();
       const after = await create('100', { measure: undefined, meter: key });
@@ -354,7 +354,7 @@ describe('a budget on a meter', () => {
         { spent, reserved: '0', complete: true },
       ]);
       for (const { id } of events) await ingest.admin.usage.void.mutate({ merchantId, id, reason: 'never happened' });
-      await expect.poll(async () => (await status(before.id)).spent, { timeout: 30_000 }).toBe('0');
+      await expect.poll(async () => (await status(before.id)).spent).toBe('0');
       expect((await status((await create('100', { measure: undefined, meter: key })).id)).spent).toBe('0');
     },
   );
@@ -427,7 +427,7 @@ test('a budget of a team counts by the directory: the team of the key, else of t
     of('e', { userId: 'ada', apiKey: 'k-none' }),
     of('f', {}),
   );
-  await expect.poll(async () => (await status(red.id)).spent, { timeout: 30_000 }).toBe('3');
+  await expect.poll(async () => (await status(red.id)).spent).toBe('3');
   await flush();
   await settled();
   expect((await status(red.id)).spent).toBe('3');
@@ -442,7 +442,7 @@ test('a budget of a team counts by the directory: the team of the key, else of t
     .poll(async () => (await reserve('t', '1', { userId: 'bob', ttlSeconds: 1 })).allowed, { timeout: 30_000 })
     .toBe(false);
   await ingest.admin.usage.void.mutate({ merchantId, id: 'a', reason: 'never happened' });
-  await expect.poll(async () => (await status(red.id)).spent, { timeout: 30_000 }).toBe('2');
+  await expect.poll(async () => (await status(red.id)).spent).toBe('2');
   for (const { id } of [red, again]) await ingest.admin.budgets.remove.mutate({ id });
 });
 

@@ -37,7 +37,7 @@ test('decimals need a meter, whose scale is exact everywhere', async () => {
   for (const amount of ['0.25', '3', '9999999999999.99'])
     expect((await record(one, { gpu_hours: amount }, { userId: 'ada' })).accepted, amount).toBe(1);
   for (const [amount, message] of [
-    ['0.125', 'has 3 decimals; the scale of gpu_hours is 2, for ever.'],
+    ['0.125', 'has 3 decimals; the scale of gpu_hours is 2 and cannot change.'],
     ['10000000000000.01', 'Expected at most 10^15 units of 2 decimals.'],
   ] as const)
     expect((await record(one, { gpu_hours: amount })).rejected[0]!.message).toContain(message);

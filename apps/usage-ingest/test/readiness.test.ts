@@ -65,7 +65,7 @@ async function readyz() {
   return { ok, degraded, notes };
 }
 
-const SOON = { timeout: 30_000 };
+const SOON = { timeout: 60_000 };
 const FINE = { ok: true, degraded: false, notes: [] };
 const degradedBy = (...notes: string[]) => ({ ok: true, degraded: true, notes });
 

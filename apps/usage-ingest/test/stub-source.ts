@@ -54,7 +54,7 @@ function singleOf(body: Buffer, headers: Headers): Record<string, unknown> {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new TallyError('INVALID_JSON', 'The body is not readable as JSON.', { cause });
+    throw new TallyError('INVALID_JSON', 'The body is not valid JSON.', { cause });
   }
 }
 

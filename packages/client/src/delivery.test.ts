@@ -200,7 +200,7 @@ describe('delivery', () => {
     // No retry of its own is in flight when it is closed, so the last try has the correct key.
     const kept = open({ fetch: way, backoff: { firstMs: 5, mostMs: 40, slowMs: 600_000 } });
     kept.tally.record({ merchantId, metrics: {} });
-    await vi.waitFor(() => expect(kept.errors).toContain('UNAUTHORIZED'), { timeout: 20_000 });
+    await vi.waitFor(() => expect(kept.errors).toContain('UNAUTHORIZED'), { timeout: 60_000 });
     expect(await kept.tally.flush({ deadlineMs: 100 })).toEqual({ ok: false, queued: 1 });
     const given = open({ key: 'wrong', authFailure: 'reject' });
     given.tally.record({ merchantId, metrics: {} });

@@ -26,14 +26,14 @@ export function readAmounts(amounts: Amounts, where: string) {
 /** Reads the decimal text of an amount, also with an exponent. Rounds half up to whole units. */
 function unitsOf(amount: Amount, decimals: number, where: string): Units {
   const [, whole, fraction = '', exponent = '0'] = /^(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(String(amount)) ?? [];
-  if (whole === undefined) throw new TallyError('INVALID_INPUT', `${where}: ${amount} is no amount.`);
+  if (whole === undefined) throw new TallyError('INVALID_INPUT', `${where}: ${amount} is not an amount.`);
   const shift = decimals + Number(exponent) - fraction.length;
   const digits = BigInt(whole + fraction);
   if (digits * 10n ** BigInt(Math.max(shift, 0)) > 10n ** BigInt(Math.max(-shift, 0)) * MAX_SUM_UNITS)
-    throw new TallyError('INVALID_INPUT', `${where}: ${amount} is too much to be kept.`);
+    throw new TallyError('INVALID_INPUT', `${where}: ${amount} is larger than Tally can store.`);
   if (shift >= 0) return digits * 10n ** BigInt(shift);
   const divisor = 10n ** BigInt(-shift);
   if (decimals === 0 && digits % divisor !== 0n)
-    throw new TallyError('INVALID_INPUT', `${where}: ${amount} is no whole number.`);
+    throw new TallyError('INVALID_INPUT', `${where}: ${amount} is not a whole number.`);
   return (digits * 2n + divisor) / (divisor * 2n);
 }

@@ -28,10 +28,23 @@ afterAll(async () => {
   await store.drop();
 });
 
+const TABLES = [
+  ...[
+    'usage_events',
+    'usage_adjustments',
+    'usage_daily',
+    'usage_quarter_hours',
+    'merchant_usage',
+    'usage_daily_models',
+  ],
+  ...['usage_monthly', 'usage_quarter_months', 'usage_monthly_models', 'usage_yearly', 'usage_platform_daily'],
+  ...['usage_platform_monthly', 'usage_platform_users', 'usage_flushes', 'usage_rollup_rows', 'usage_touched_days'],
+  ...['usage_changes', 'usage_stale_totals', 'usage_closed_days', 'usage_journal_closings'],
+];
+
 async function empty(): Promise<void> {
-  await client.query(`truncate usage_events, usage_adjustments, usage_daily, usage_quarter_hours, merchant_usage, usage_daily_models,
-    usage_monthly, usage_quarter_months, usage_monthly_models, usage_yearly, usage_platform_daily, usage_platform_monthly, usage_platform_users,
-    usage_flushes, usage_rollup_rows, usage_touched_days, usage_changes, usage_stale_totals, usage_closed_days, usage_journal_closings`);
+  // Of few rows: `truncate` makes new files for every table and index, which costs fifty times as much.
+  await client.query(TABLES.map((table) => `delete from ${table}`).join('; '));
   await openFrom(DAYS[0]!);
 }
 
@@ -248,12 +261,15 @@ const DERIVED: { cube: Cube; ranges: [string, string][]; by: (keyof typeof COLUM
   { cube: 'usage_platform_users', ranges: [['2025-12-01', '2026-02-28']], by: ['user'], platform: true },
 ];
 
-async function compare(world: World): Promise<void> {
+/** The merchants of the queries by which rollups are compared with the model. */
+const SCOPES = [undefined, ['ada'], ['bob', 'eve']] as const;
+
+async function compare(world: World, scopes: readonly (typeof SCOPES)[number][] = SCOPES): Promise<void> {
   for (const { cube, ranges, by: groupings, platform } of DERIVED) {
     for (const [startDate, endDate] of ranges) {
       const parts = [{ cube, startDate, endDate }];
       for (const by of groupings) {
-        for (const merchantIds of platform ? [undefined] : [undefined, ['ada'], ['bob', 'eve']]) {
+        for (const merchantIds of platform ? [undefined] : scopes) {
           const question = { by, sortBy: 'key', order: 'asc', limit: 100, parts, merchantIds } as const;
           const { rows } = await db.usage.breakdown({ ...question, merchantIds: merchantIds && [...merchantIds] });
           const wanted = world.sums(startDate, endDate, COLUMN[by], merchantIds);
@@ -283,9 +299,10 @@ test('every derived rollup equals a plain model at every moment of random histor
     fc.asyncProperty(fc.array(op, { minLength: 1, maxLength: 10 }), async (history) => {
       await empty();
       const world = new World();
-      for (const step of history) {
+      for (const [index, step] of history.entries()) {
         await world.take(step);
-        await compare(world);
+        // Every scope after each step would triple the time; the end has them all.
+        await compare(world, [SCOPES[index % SCOPES.length]]);
       }
       await deriveAll();
       await compare(world);
@@ -552,12 +569,12 @@ test('a day is not rolled up while a derivation that found it open is under way'
   await client.query('begin');
   await client.query('select from usage_daily_models for update');
   const deriving = db.derivations.derive(10);
-  await expect.poll(waiting, { timeout: 30_000 }).toBe(1);
+  await expect.poll(waiting).toBe(1);
   let isOver = false;
   const rollingUp = db.derivations.rollUp('2026-03-02', 10).then(() => {
     isOver = true;
   });
-  await expect.poll(async () => isOver || (await waiting()) === 2, { timeout: 30_000 }).toBe(true);
+  await expect.poll(async () => isOver || (await waiting()) === 2).toBe(true);
   await client.query('commit');
   await Promise.all([deriving, rollingUp]);
   await watcher.end();

@@ -43,7 +43,7 @@ export async function* csvRows(source: AsyncIterable<string>): AsyncGenerator<Cs
         [cells, start, length] = [[], line, 0];
       } else if (char === '\r') continue;
       else if (state === 'closed')
-        throw new TallyError('INVALID_INPUT', `Line ${line}: there is text behind the closing quote of a cell.`);
+        throw new TallyError('INVALID_INPUT', `Line ${line}: there is text after the closing quote of a cell.`);
       else cell += char;
     }
     isFirst = false;

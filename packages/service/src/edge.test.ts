@@ -158,7 +158,7 @@ async function serve(settings: Record<string, string> = {}) {
   };
 }
 
-const until = (check: () => unknown) => vi.waitFor(check, { timeout: 20_000 });
+const until = (check: () => unknown) => vi.waitFor(check, { timeout: 60_000 });
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const basic = (pair: string) => ({ authorization: `Basic ${Buffer.from(pair).toString('base64')}` });
 const linesOf = (headers: Record<string, string>) =>

@@ -5,6 +5,8 @@ import { ZodError } from 'zod';
 import { problemsOf } from './problems.ts';
 import { isServiceUnavailable, isStatementTimeout, storeFaultOf } from './store-errors.ts';
 
+const UNEXPECTED = 'An unexpected error. The log of this service has the details.';
+
 /** Converts anything thrown during a call to the domain's error. */
 export function understand(error: unknown): TallyError {
   if (isTallyError(error)) return error;
@@ -21,15 +23,15 @@ export function understand(error: unknown): TallyError {
     if (error.code === 'BAD_REQUEST' && cause instanceof RangeError)
       return new TallyError('INVALID_INPUT', 'The input has more problems than can be named.', { cause });
     if (error.code === 'BAD_REQUEST' && cause instanceof SyntaxError)
-      return new TallyError('INVALID_JSON', 'The request is not readable as JSON.', { cause });
+      return new TallyError('INVALID_JSON', 'The request is not valid JSON.', { cause });
     const code = BY_TRPC_CODE[error.code];
-    if (code === 'INVALID_JSON') return new TallyError(code, 'The request is not readable as JSON.', { cause: error });
-    if (code === 'INTERNAL') return new TallyError(code, 'Something went wrong here.', { cause: error });
+    if (code === 'INVALID_JSON') return new TallyError(code, 'The request is not valid JSON.', { cause: error });
+    if (code === 'INTERNAL') return new TallyError(code, UNEXPECTED, { cause: error });
     if (code === 'NOT_FOUND') return new TallyError(code, `${cut(error.message)}; ${LISTED}`, { cause: error });
-    return new TallyError(code ?? 'INTERNAL', code ? error.message : 'Something went wrong here.', { cause: error });
+    return new TallyError(code ?? 'INTERNAL', code ? error.message : UNEXPECTED, { cause: error });
   }
   if (error instanceof ZodError) return invalidInput(error);
-  return new TallyError('INTERNAL', 'Something went wrong here.', { cause: error });
+  return new TallyError('INTERNAL', UNEXPECTED, { cause: error });
 }
 
 const unavailable = (message: string, cause: unknown) =>

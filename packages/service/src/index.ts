@@ -1,3 +1,4 @@
+export { acceptsEncoding } from './accept-encoding.ts';
 export { type Audit, createAudit } from './audit.ts';
 export {
   type Authenticate,

@@ -52,7 +52,7 @@ function add(secret: string, key: Partial<KnownKey> = {}) {
 /** Uses a key through a running process until its copy is in Redis. */
 async function use(secret: string) {
   const id = await startProcess()(secret);
-  await expect.poll(() => redis.exists(`registry:key:${hashKey(secret)}`), { timeout: 30_000 }).toBe(1);
+  await expect.poll(() => redis.exists(`registry:key:${hashKey(secret)}`)).toBe(1);
   return id;
 }
 

@@ -80,7 +80,7 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
         try {
           return JSON.parse(UTF8.decode(body));
         } catch (cause) {
-          throw new TallyError('INVALID_JSON', 'The request is not readable as JSON.', { cause });
+          throw new TallyError('INVALID_JSON', 'The request is not valid JSON.', { cause });
         }
       },
       call: (path, input) =>

@@ -184,7 +184,7 @@ test('rejects buckets that are not within a UTC day, and those that overlapping 
 test.each([
   ['', 'no line'],
   ['{', 'no valid JSON'],
-  ['{"data":5}', 'data is no array'],
+  ['{"data":5}', 'data is not an array'],
   ['{"data":[]}', 'no line'],
   ['a,b\n1,2\n', 'Expected a time in Unix seconds'],
 ])('refuses %j as a whole', async (file, message) => {

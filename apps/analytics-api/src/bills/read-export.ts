@@ -112,7 +112,7 @@ function readPages(reading: Reading, text: string): void {
     const at = pages.length > 1 ? `[${number}].` : '';
     const data = fieldsOf(page).data;
     if (!Array.isArray(data))
-      throw new TallyError('INVALID_INPUT', `${at}data is no array: expected a page of the provider's API.`);
+      throw new TallyError('INVALID_INPUT', `${at}data is not an array: expected a page of the provider's API.`);
     if (number === pages.length - 1 && fieldsOf(page).has_more === true) reading.more();
     data.forEach((bucket: unknown, index) => {
       const place = `${at}data[${index}]`;
@@ -124,7 +124,7 @@ function readPages(reading: Reading, text: string): void {
           throw unreadable('Its time is not within one UTC day: export with bucket_width=1d.');
         reading.days.add(date);
         const results = fields.results;
-        if (!Array.isArray(results)) throw unreadable('results is no array.');
+        if (!Array.isArray(results)) throw unreadable('results is not an array.');
         if (results.length === 0) return;
         // Pages that overlap would count twice.
         const key = JSON.stringify([start, fieldsOf(results[0]).object]);
@@ -172,6 +172,6 @@ function parseJson(text: string): unknown {
   try {
     return parseExactly(text);
   } catch (cause) {
-    throw new TallyError('INVALID_INPUT', `The export is no valid JSON: ${(cause as Error).message}`, { cause });
+    throw new TallyError('INVALID_INPUT', `The export is not valid JSON: ${(cause as Error).message}`, { cause });
   }
 }

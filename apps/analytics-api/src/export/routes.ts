@@ -1,6 +1,6 @@
 import { type Coverage, ExportQuery, Filters, MeterQuery, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type Caller, merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
+import { acceptsEncoding, type Caller, merchantsFor, queryOf, type RateLimit, type Route } from '@tally/service';
 import type { z } from 'zod';
 import { opened } from '../cache.ts';
 import { assertRange } from '../dates.ts';
@@ -66,7 +66,7 @@ export function exportRoutes(options: ExportOptions): Route[] {
         { ...query, merchantIds: merchantsFor(caller, query.merchantIds) },
         caller,
       );
-      const gzip = !COMPRESSED.includes(ending) && acceptsGzip(c.req.header('accept-encoding'));
+      const gzip = !COMPRESSED.includes(ending) && acceptsEncoding(c.req.header('accept-encoding'), 'gzip');
       return c.body(await downloads.open(caller.id, table, format, { gzip }), 200, {
         'content-type': format.contentType,
         ...(gzip && { 'content-encoding': 'gzip' }),
@@ -122,18 +122,6 @@ export function exportRoutes(options: ExportOptions): Route[] {
 function fileOf(name: string, query: object): string {
   const { meter, startDate, endDate, from, to } = query as Partial<Record<string, string>>;
   return `${meter ?? name}-${startDate ?? from?.slice(0, 10)}-to-${endDate ?? to?.slice(0, 10)}`;
-}
-
-/** Returns true if a header allows gzip (RFC 9110, 12.5.3). */
-function acceptsGzip(header: string | undefined): boolean {
-  const weights = (header ?? '').split(',').map((each) =>
-    each
-      .trim()
-      .toLowerCase()
-      .split(/\s*;\s*q=/),
-  );
-  const weight = weights.find(([coding]) => coding === 'gzip') ?? weights.find(([coding]) => coding === '*');
-  return weight !== undefined && Number(weight[1] ?? 1) > 0;
 }
 
 /**

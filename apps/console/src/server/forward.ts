@@ -3,7 +3,14 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { isTallyError, type TallyError } from '@tally/contracts';
-import { assertUtf8, type Bodies, type CallerLimits, credentialsOf, RequestAborted } from '@tally/service';
+import {
+  acceptsEncoding,
+  assertUtf8,
+  type Bodies,
+  type CallerLimits,
+  credentialsOf,
+  RequestAborted,
+} from '@tally/service';
 import { jsonlStreamProducer } from '@trpc/server/unstable-core-do-not-import';
 import {
   type Answers,
@@ -21,7 +28,6 @@ import {
 import { BodyTooLarge, limited, readWithin } from './body.ts';
 import { MAX_ANSWER_BYTES, MAX_CALLS, MAX_DEPTH, MAX_MIXED_AT_ONCE } from './limits.ts';
 import { ownerOfPath, ownerOfProcedure, type Service } from './owners.ts';
-import { acceptedOf } from './pages.ts';
 import { type Problem, problemOf, RETRY_AFTER_SECONDS, unavailable } from './problem.ts';
 import { endToEnd, type Headers, type Upstream } from './upstream.ts';
 
@@ -249,7 +255,7 @@ function isWorthGzip({ method, headers }: IncomingMessage, answer: Headers): boo
     Number(answer['content-length'] ?? 0) >= GZIP_FROM_BYTES &&
     String(answer['content-type']).startsWith('application/json') &&
     answer['content-encoding'] === undefined &&
-    acceptedOf(headers['accept-encoding']?.toString()).has('gzip')
+    acceptsEncoding(headers['accept-encoding']?.toString(), 'gzip')
   );
 }
 

@@ -1,5 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { extname, join, relative, sep } from 'node:path';
+import { acceptsEncoding } from '@tally/service';
 
 export type Page = { status: number; headers: Record<string, string>; body: Buffer };
 
@@ -74,8 +75,9 @@ export async function readPages(folder: string): Promise<Pages> {
       const plain = files.get(name);
       const type = TYPES[extname(name)];
       if (!plain || !type) return undefined;
-      const accepted = acceptedOf(acceptEncoding);
-      const encoding = ENCODINGS.find((each) => accepted.has(each.name) && files.has(name + each.suffix));
+      const encoding = ENCODINGS.find(
+        (each) => files.has(name + each.suffix) && acceptsEncoding(acceptEncoding, each.name),
+      );
       const body = encoding ? files.get(name + encoding.suffix)! : plain;
       const isHashed = name.startsWith(IMMUTABLE);
       return {
@@ -97,13 +99,3 @@ export async function readPages(folder: string): Promise<Pages> {
 
 /** Returns whether a path belongs to the page's own router. */
 const isView = (path: string) => path === '/' || path === '/docs' || path === '/app' || path.startsWith('/app/');
-
-/** Returns the encodings that an `accept-encoding` header allows. */
-export function acceptedOf(header = ''): Set<string> {
-  const accepted = header
-    .split(',')
-    .map((part) => part.trim().toLowerCase())
-    .filter((part) => !/;\s*q=0(\.0*)?$/.test(part))
-    .map((part) => part.split(';')[0]!.trim());
-  return new Set(accepted);
-}

@@ -130,7 +130,8 @@ export async function createConsole(
     answer({ request, response, url, requestId }).catch((error: unknown) => {
       log.error({ err: error }, 'unexpected error');
       if (response.headersSent) response.destroy();
-      else answerProblem(response, problemOf('INTERNAL', 'Something went wrong here.'));
+      else
+        answerProblem(response, problemOf('INTERNAL', 'An unexpected error. The log of this service has the details.'));
     });
   });
   answerBrokenRequests(server);

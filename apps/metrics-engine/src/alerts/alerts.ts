@@ -293,7 +293,7 @@ export function createAlerts(options: {
     const { meter, key } = await meterOf(target);
     if (!meter && !isBuiltIn(key)) throw new TallyError('NOT_FOUND', `There is no meter ${target}.`);
     if (meter?.aggregation === 'PERCENTILE')
-      throw new TallyError('INVALID_INPUT', 'target: A meter of PERCENTILE has no one value; use a custom metric.');
+      throw new TallyError('INVALID_INPUT', 'target: A PERCENTILE meter has no single value; use a custom metric.');
   }
 
   async function assertBudget({ target, condition }: Input<'create'>): Promise<void> {

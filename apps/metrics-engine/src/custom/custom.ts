@@ -388,10 +388,7 @@ function checkFields({
           type === 'time',
       );
       if (wrong !== undefined)
-        throw new TallyError(
-          'FORMULA_TYPE',
-          `filters.${column}: ${JSON.stringify(wrong)} is no ${type} to compare with.`,
-        );
+        throw new TallyError('FORMULA_TYPE', `filters.${column}: ${JSON.stringify(wrong)} is not a ${type}.`);
       return { column: column.toLowerCase(), type, values };
     }),
   };

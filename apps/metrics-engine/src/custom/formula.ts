@@ -246,7 +246,11 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
   const first = read(root, 0, undefined);
   if (aggregates > 0) {
     if (bare !== undefined)
-      fail('FORMULA_FORBIDDEN', 'A column outside an aggregate has no one value: put it into SUM, AVG, ….', bare);
+      fail(
+        'FORMULA_FORBIDDEN',
+        'A column outside an aggregate has no single value: put it inside SUM, AVG and so on.',
+        bare,
+      );
     return as(first, 'number');
   }
   if (bare === undefined) return fail('FORMULA_TYPE', 'The formula reads nothing: it needs a column or COUNT(*).', 0);

@@ -166,7 +166,7 @@ test.each([
   ['quotes in a view', { view: '"app"."licenses"' }, 'Expected `view` or `schema.view`'],
   ['a column that is none', { columns: [{ name: 'nothing', type: 'text' }] }, 'no column nothing'],
   ['a column of the system', { columns: [{ name: 'ctid', type: 'text' }] }, 'no column ctid'],
-  ['a column of another type', { columns: [{ name: 'plan', type: 'number' }] }, 'plan is text, which is no number'],
+  ['a column of another type', { columns: [{ name: 'plan', type: 'number' }] }, 'plan is text, not number'],
   ['a type that is none', { columns: [{ name: 'plan', type: 'jsonb' }] }, 'Expected one of number, text'],
   [
     'two columns with one name',
@@ -179,7 +179,7 @@ test.each([
     'same name',
   ],
   ['a merchant column that is none', { merchantColumn: 'nothing' }, 'no column nothing'],
-  ['a merchant column that is no text', { merchantColumn: 'day' }, 'day is no text'],
+  ['a merchant column that is no text', { merchantColumn: 'day' }, 'day is not text'],
   ['a date column that is no date', { dateColumn: 'plan' }, 'neither a date nor a timestamp'],
   ["a name of Tally's own", { name: 'events' }, "Tally's own"],
   ['SQL for a name', { name: 'x; drop table y' }, 'Expected the name of a data source'],

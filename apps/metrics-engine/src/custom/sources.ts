@@ -41,12 +41,11 @@ export function createSources({ metricSources: store }: Pick<Db, 'metricSources'
       if (names.size < given.columns.length) throw invalid('columns', 'Two columns have the same name in a formula.');
       given.columns.forEach(({ name, type }, index) => {
         const { kinds, sqlType } = typeOf(`columns.${index}.name`, name);
-        if (!kinds.includes(type))
-          throw invalid(`columns.${index}.type`, `${name} is ${sqlType}, which is no ${type}.`);
+        if (!kinds.includes(type)) throw invalid(`columns.${index}.type`, `${name} is ${sqlType}, not ${type}.`);
       });
       const { merchantColumn, dateColumn } = given;
       if (merchantColumn !== undefined && !typeOf('merchantColumn', merchantColumn).kinds.includes('text'))
-        throw invalid('merchantColumn', `${merchantColumn} is no text.`);
+        throw invalid('merchantColumn', `${merchantColumn} is not text.`);
       const dateType = DATE_TYPES[typeOf('dateColumn', dateColumn).sqlType];
       if (!dateType) throw invalid('dateColumn', `${dateColumn} is neither a date nor a timestamp.`);
 

@@ -25,10 +25,18 @@ afterAll(() => stores.close());
 
 beforeEach(async () => {
   now = Date.parse('2026-03-20T08:00:00Z');
-  await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_yearly, usage_daily_models, usage_quarter_hours,
-    merchant_usage, usage_touched_days, metrics_stale_periods, daily_metrics, weekly_metrics, monthly_metrics,
-    metrics_aggregation_jobs_log`);
+  await empty();
+  await client.query('delete from metrics_aggregation_jobs_log');
 });
+
+const TABLES = [
+  ...['usage_events', 'usage_daily', 'usage_monthly', 'usage_yearly', 'usage_daily_models', 'usage_quarter_hours'],
+  ...['merchant_usage', 'usage_touched_days', 'metrics_stale_periods'],
+  ...['daily_metrics', 'weekly_metrics', 'monthly_metrics'],
+];
+
+/** Removes few rows: `truncate` makes new files for every table and index, which costs fifty times as much. */
+const empty = () => client.query(TABLES.map((table) => `delete from ${table}`).join('; '));
 
 type Entry = {
   merchant: string;
@@ -188,8 +196,7 @@ test.each([
     const range = { startDate: first, endDate: addDays(first, days - 1) };
     await fc.assert(
       fc.asyncProperty(arbitraryEntries(first, days), arbitraryEntries(first, days), async (entries, late) => {
-        await client.query(`truncate usage_events, usage_daily, usage_monthly, usage_yearly, usage_daily_models, usage_quarter_hours,
-        merchant_usage, usage_touched_days, metrics_stale_periods, daily_metrics, weekly_metrics, monthly_metrics`);
+        await empty();
         await append(entries);
         const { status } = await engine.rollups[grain].backfill.mutate(range);
         expect(status).toBe('COMPLETED');

@@ -11,7 +11,7 @@ export function metricProblem(metrics: Record<string, string>, { scaleOf, hasSca
       const [decimals, scale] = [amount.length - amount.indexOf('.') - 1, scaleOf(type)];
       return scale === 0
         ? `metrics.${type}: ${amount} has decimals. Create a meter with metricType ${type} and scale ${decimals} before its first event, or send whole numbers.`
-        : `metrics.${type}: ${amount} has ${decimals} decimals; the scale of ${type} is ${scale}, for ever.`;
+        : `metrics.${type}: ${amount} has ${decimals} decimals; the scale of ${type} is ${scale} and cannot change.`;
     }
     if (units > MAX_ENTRY_UNITS) return `metrics.${type}: Expected at most 10^15 units of ${scaleOf(type)} decimals.`;
   }

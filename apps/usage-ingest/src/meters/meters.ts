@@ -63,7 +63,7 @@ export function createMeters({
       const { metricType } = definition;
       const builtIn = BUILT_IN_METERS.find(({ key }) => key === metricType);
       if (builtIn && definition.scale !== undefined && definition.scale !== builtIn.scale)
-        throw new TallyError('CONFLICT', `${metricType} has the scale ${builtIn.scale}, for ever.`);
+        throw new TallyError('CONFLICT', `${metricType} has the scale ${builtIn.scale}, which cannot change.`);
       const create = () => db.meters.create(definition, by);
       const declares = metricType !== undefined && !builtIn && (definition.scale ?? 0) > 0;
       const isNew = declares && (await db.metricTypes.scales([metricType]))(metricType) !== definition.scale;
@@ -110,7 +110,10 @@ export function createMeters({
       if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', '`startDate` must not be after `endDate`.');
       const days = countDays(startDate, endDate);
       if (days > MAX_RANGE_DAYS)
-        throw new TallyError('DATE_RANGE_TOO_LARGE', `${days} days; at most ${MAX_RANGE_DAYS} at once.`);
+        throw new TallyError(
+          'DATE_RANGE_TOO_LARGE',
+          `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`,
+        );
       const started = performance.now();
       const meter = await find(name);
       const merchantIds = name.merchantId === undefined ? undefined : [name.merchantId];

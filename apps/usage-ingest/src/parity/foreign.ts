@@ -54,7 +54,7 @@ export function decimal(text: unknown): Decimal {
   const written = String(text);
   const isNegative = written.startsWith('-');
   const read = unitsOf(isNegative ? written.slice(1) : written, DECIMALS);
-  if (!read) throw new Error(`${written.slice(0, 60)} is no number.`);
+  if (!read) throw new Error(`${written.slice(0, 60)} is not a number.`);
   return { nanos: isNegative ? -read.units : read.units, text: written, exact: !read.rest };
 }
 

@@ -182,11 +182,11 @@ const isPropertyName = (name: string) =>
 function timeOf(value: unknown, now: number): string {
   const text = textOf(value);
   if (text === undefined || text === '') {
-    if (value !== undefined && value !== null && value !== '') throw invalid('The time of the event is no text.');
+    if (value !== undefined && value !== null && value !== '') throw invalid('The time of the event is not text.');
     return new Date(now).toISOString();
   }
   const time = text.trim().replace(/[tz]/g, (letter) => letter.toUpperCase());
-  if (parseTime(time) === undefined) throw invalid(`This is no time: ${text.slice(0, 40)}`);
+  if (parseTime(time) === undefined) throw invalid(`This is not a time: ${text.slice(0, 40)}`);
   return time;
 }
 

@@ -139,7 +139,7 @@ function lineAt(body: Buffer, at: Place, mark: Mark): BodyItem {
   try {
     return elementAt(body, at, mark);
   } catch (error) {
-    return { error: new TallyError('INVALID_ENTRY', 'The line is not readable as JSON.', { cause: error }) };
+    return { error: new TallyError('INVALID_ENTRY', 'The line is not valid JSON.', { cause: error }) };
   }
 }
 
@@ -160,4 +160,4 @@ function skipSpace(body: Buffer, from: number): number {
 }
 
 const unreadable = (cause?: unknown) =>
-  new TallyError('INVALID_JSON', 'The body is not readable as JSON.', cause === undefined ? {} : { cause });
+  new TallyError('INVALID_JSON', 'The body is not valid JSON.', cause === undefined ? {} : { cause });

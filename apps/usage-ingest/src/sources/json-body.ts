@@ -9,7 +9,7 @@ export function jsonOf(body: Buffer): unknown {
   try {
     return parseExactly(body.toString(), NUMBER_MARK);
   } catch (cause) {
-    throw new TallyError('INVALID_JSON', 'The body is not readable as JSON.', { cause });
+    throw new TallyError('INVALID_JSON', 'The body is not valid JSON.', { cause });
   }
 }
 

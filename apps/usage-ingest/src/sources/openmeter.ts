@@ -463,7 +463,7 @@ function rangeOf({ from, to }: Query, window: string, timeZone: string, meter: M
 /** Returns the day of a moment in a time zone. Throws INVALID_INPUT if it is not the beginning of that day. */
 function dayIn(time: string, timeZone: string): string {
   const ms = Date.parse(time);
-  if (Number.isNaN(ms)) throw invalid('`from` is no time.');
+  if (Number.isNaN(ms)) throw invalid('`from` is not a time.');
   try {
     return new Intl.DateTimeFormat('en-CA', { timeZone, dateStyle: 'short' }).format(ms);
   } catch {
@@ -543,7 +543,7 @@ function jsonIn({ body }: SourceRequest): unknown {
   try {
     return JSON.parse(body.toString());
   } catch (cause) {
-    throw new TallyError('INVALID_JSON', 'The body is not readable as JSON.', { cause });
+    throw new TallyError('INVALID_JSON', 'The body is not valid JSON.', { cause });
   }
 }
 

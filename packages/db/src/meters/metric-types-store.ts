@@ -99,8 +99,12 @@ export async function declareScale(
   const [row] = await runSql(transaction, 'metric-types/scales', [[metricType]], ScaleRow);
   const declared = row!.scale;
   if (scale !== undefined && scale !== declared)
-    throw new TallyError('CONFLICT', `${metricType} has the scale ${declared}, for all merchants and for ever.`, {
-      details: { metricType, scale: declared },
-    });
+    throw new TallyError(
+      'CONFLICT',
+      `${metricType} has the scale ${declared} for all merchants, which cannot change.`,
+      {
+        details: { metricType, scale: declared },
+      },
+    );
   return declared;
 }

@@ -143,7 +143,7 @@ export function Alerts() {
         open={removing !== null}
         onClose={() => setRemoving(null)}
         title={`Remove ${removing?.name ?? ''}?`}
-        text="It does not fire from then on. What it fired stays in the history."
+        text="It no longer fires. Its history stays."
         action="Remove"
         busy={remove.isPending}
         run={() => removing && remove.mutate(removing)}
@@ -207,7 +207,7 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
       <Answer query={history}>
         {({ rows }) =>
           rows.length === 0 ? (
-            <Empty icon={BellRing} title="Nothing fired yet">
+            <Empty icon={BellRing} title="Nothing has fired yet">
               Rules are looked at every minute, thresholds of budgets every few seconds.
             </Empty>
           ) : (

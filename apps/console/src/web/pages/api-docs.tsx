@@ -108,7 +108,7 @@ function Operations({ document, search, signedIn }: { document: OpenApiDocument;
           </p>
         </div>
         {groups.length === 0 && (
-          <Empty title="No operation has these words">Search for part of a path or a summary.</Empty>
+          <Empty title="No operation matches these words">Search for part of a path or a summary.</Empty>
         )}
         {groups.map(({ name, description, operations }) => (
           <section key={name} id={name} className="card" aria-label={name}>
@@ -285,7 +285,7 @@ function TryIt({
     },
   });
   return (
-    <Part title="Try it" note="With your session. Calls that write, write.">
+    <Part title="Try it" note="Uses your session. Calls that write change real data.">
       <form
         className="form"
         onSubmit={(event) => {

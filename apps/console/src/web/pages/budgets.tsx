@@ -167,7 +167,7 @@ export function Budgets() {
         open={removing !== null}
         onClose={() => setRemoving(null)}
         title={`Remove ${removing?.name ?? ''}?`}
-        text="Nothing is refused because of it from then on. What was recorded stays."
+        text="It no longer refuses reservations. Recorded usage stays."
         action="Remove"
         busy={remove.isPending}
         run={() => removing && remove.mutate(removing)}

@@ -100,7 +100,7 @@ export function DataSources() {
         open={removing !== null}
         onClose={() => setRemoving(null)}
         title={`Remove ${removing ?? ''}?`}
-        text="Metrics that use it stay, and fail until it is added again."
+        text="Metrics that use it remain, but fail until you add it again."
         action="Remove"
         busy={remove.isPending}
         run={() => removing && remove.mutate(removing)}
@@ -181,7 +181,7 @@ function Register({ onClose }: { onClose: () => void }) {
             value={columns}
             onChange={(event) => setColumns(event.target.value)}
           />
-          <small>One a line: name, kind (number, text, boolean, date, time) and, if you like, its unit.</small>
+          <small>One a line: name, kind (number, text, boolean, date, time) and optionally its unit.</small>
         </div>
       </DialogForm>
     </Dialog>

@@ -37,10 +37,7 @@ export function Directory() {
 
   return (
     <div className="stack">
-      <PageHead
-        title="Directory"
-        note="The names that reports show in place of ids, and the teams that usage is summed by."
-      >
+      <PageHead title="Directory" note="Names that reports show instead of ids, and teams by which usage is grouped.">
         <Segments
           label="Kind"
           value={kind}
@@ -248,7 +245,7 @@ function UploadCsv({
       open
       onClose={onClose}
       title="Upload names"
-      text="A CSV whose first line names its columns: id, name, and if you like email, role, team, merchantId. Names that are there already are replaced."
+      text="A CSV whose first line names its columns: id, name, and optionally email, role, team, merchantId. It replaces existing names."
     >
       <div className="form">
         <div className="field">

@@ -25,7 +25,7 @@ export function Health() {
   const health = useQuery(healthQuery);
   return (
     <div className="stack">
-      <PageHead title="Health" note="What every service says of itself, and whether the numbers agree." />
+      <PageHead title="Health" note="The state of every service, and whether all numbers agree." />
       <Answer query={health} waiting={<Skeleton height={130} />}>
         {({ services, version }) => (
           <div className="checks">
@@ -105,7 +105,7 @@ function Agreement({ platform }: { platform: boolean }) {
                 }
               </Part>
             </dd>
-            <dt>Oldest event that waits</dt>
+            <dt>Oldest waiting event</dt>
             <dd className="num">
               <Part query={status} height={14}>
                 {({ lagMs }) =>

@@ -89,7 +89,7 @@ export function Jobs() {
           <Answer query={log}>
             {({ rows }) =>
               rows.length === 0 ? (
-                <Empty icon={CircleCheck} title="Nothing ran yet">
+                <Empty icon={CircleCheck} title="Nothing has run yet">
                   The rollups of a day are made the next morning. Backfill makes them of older days now.
                 </Empty>
               ) : (
@@ -212,7 +212,7 @@ function Backfill({ onClose, onDone }: { onClose: () => void; onDone: () => unkn
       open
       onClose={onClose}
       title="Backfill rollups"
-      text="Computes every period that the range touches. Doing it again changes nothing; a run that is cut off goes on by itself."
+      text="Computes every period that overlaps the range. Repeating it changes nothing, and an interrupted run resumes by itself."
     >
       <form
         className="form"

@@ -227,7 +227,7 @@ function NewKey({ onClose, onMade }: { onClose: () => void; onMade: (made: { nam
       open
       onClose={onClose}
       title="New API key"
-      text="One for each program or person, with no more rights than it needs."
+      text="Create one for each program or person, with only the rights it needs."
     >
       <DialogForm save={make} action="Make the key" working="Making…" onClose={onClose}>
         <div className="field">

@@ -68,7 +68,7 @@ export function Prices() {
   );
   return (
     <div className="stack">
-      <PageHead title="Prices" note="What events cost that were sent without a cost, by the time of the event.">
+      <PageHead title="Prices" note="Prices for events that were sent without a cost, by the time of the event.">
         {load}
         {set}
       </PageHead>
@@ -172,7 +172,7 @@ export function Prices() {
         open={removing !== null}
         onClose={() => setRemoving(null)}
         title="Remove this price?"
-        text="Events that it priced keep their cost. New ones are priced by what else fits, or not at all."
+        text="Events that it priced keep their cost. New events get the next matching price, or none."
         action="Remove"
         busy={remove.isPending}
         run={() => removing && remove.mutate(removing)}
@@ -280,7 +280,7 @@ function SetPrice({ given, onClose }: { given: Partial<Draft>; onClose: () => vo
       wide
       onClose={onClose}
       title="Set a price"
-      text="It holds for events from that day on. What is priced already stays as it is."
+      text="It applies to events from that day on. Events that already have a cost keep it."
     >
       <DialogForm save={save} action="Set the price" working="Setting…" onClose={onClose}>
         <div className="tools">
@@ -385,7 +385,7 @@ function Import({ onClose }: { onClose: () => void }) {
       open
       onClose={onClose}
       title="Import list prices"
-      text="From the package genai-prices that Tally was installed with; nothing is asked of the internet. Prices that are there with the same amounts stay."
+      text="Uses the package genai-prices that is installed with Tally, without internet access. Prices with the same amounts stay."
     >
       <DialogForm save={save} action="Import" working="Importing…" onClose={onClose}>
         <Field label="Providers" note="Empty: the large ones" value={providers} onChange={setProviders} />

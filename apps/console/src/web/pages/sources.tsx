@@ -41,7 +41,7 @@ export function Sources() {
     <div className="stack">
       <PageHead
         title="Sources"
-        note="Programs of others that send usage in their own formats. Events of usage.record are not among them."
+        note="Other products that send usage in their own formats. Events sent to usage.record are not listed."
       />
       <Card title="What was sent" note="since each was first seen" flush>
         <Answer query={status}>

@@ -368,7 +368,7 @@ function partsOf(usage: unknown): Record<string, string> {
 export function whole(name: string, text: string | null | undefined): bigint | undefined {
   if (!text) return undefined;
   const read = unitsOf(text, 0);
-  if (!read || read.rest) throw invalid(`${name} is no whole number: ${text.slice(0, 40)}`);
+  if (!read || read.rest) throw invalid(`${name} is not a whole number: ${text.slice(0, 40)}`);
   return read.units;
 }
 
@@ -376,7 +376,7 @@ export function whole(name: string, text: string | null | undefined): bigint | u
 export function nanoUsd(text: string | null | undefined): bigint | undefined {
   if (!text) return undefined;
   const read = unitsOf(text, 9);
-  if (!read) throw invalid(`The cost is no amount of dollars: ${text.slice(0, 40)}`);
+  if (!read) throw invalid(`The cost is not an amount of dollars: ${text.slice(0, 40)}`);
   return read.units;
 }
 
@@ -394,7 +394,7 @@ export function startOf(text: string): number {
   const [, day, time, fraction = '', zone = 'Z'] = ISO.exec(text.trim()) ?? [];
   const offset = zone.length === 3 ? `${zone}:00` : zone.replace(/^([+-]\d{2})(\d{2})$/, '$1:$2');
   const at = day && parseTime(`${day}T${time}${fraction}${offset}`);
-  if (at === undefined || at === '') throw invalid(`This is no time: ${text.slice(0, 40)}`);
+  if (at === undefined || at === '') throw invalid(`This is not a time: ${text.slice(0, 40)}`);
   return at;
 }
 

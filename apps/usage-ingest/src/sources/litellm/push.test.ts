@@ -224,7 +224,7 @@ describe('the guardrail', () => {
     const { id } = await client.budgets.create.mutate({ ...budget, scope: { merchantId: 'litellm', userId: 'spent' } });
     expect((await ask(about('spent'))).body).toEqual({ action: 'NONE' });
     await world.push(JSON.stringify(payloadOf(world.recent('g1', { user: 'spent' }))));
-    await expect.poll(async () => (await ask(about('spent'))).body.action, { timeout: 30_000 }).toBe('BLOCKED');
+    await expect.poll(async () => (await ask(about('spent'))).body.action).toBe('BLOCKED');
     expect((await ask(about('spent'))).body.blocked_reason).toBe(`Budget ${id} is used up.`);
     expect((await ask({ ...about('spent'), input_type: 'response' })).body).toEqual({ action: 'NONE' });
     expect((await ask(about('other'))).body).toEqual({ action: 'NONE' });

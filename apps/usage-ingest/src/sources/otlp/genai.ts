@@ -92,7 +92,7 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
   const metrics: Record<string, string> = {};
   for (const [type, value] of [...tokensOf(attributes, call.isEmbed), ...langfuseOf(attributes)]) {
     const whole = /^\d{1,15}(?:\.0+)?$/.test(value) || type === 'cost';
-    if (!whole) return refused(`${type} is no whole number from 0 to 10^15: ${value.slice(0, 40)}`);
+    if (!whole) return refused(`${type} is not a whole number from 0 to 10^15: ${value.slice(0, 40)}`);
     metrics[type] = type === 'cost' ? value : value.replace(/\.0+$/, '');
   }
   const service = resource.get(SERVICE);

@@ -8,7 +8,7 @@ export function* spansOfJson(body: Buffer, isWanted: IsWanted): Generator<Span> 
   try {
     request = parseExactly(body.toString());
   } catch (cause) {
-    throw new TallyError('INVALID_JSON', 'The body is not readable as JSON.', { cause });
+    throw new TallyError('INVALID_JSON', 'The body is not valid JSON.', { cause });
   }
   if (!isRecord(request)) throw new TallyError('INVALID_INPUT', 'Expected an object with resourceSpans.');
   for (const each of listOf(request.resourceSpans)) {

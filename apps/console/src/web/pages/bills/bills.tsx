@@ -56,7 +56,7 @@ export function Bills() {
   );
   return (
     <div className="stack">
-      <PageHead title="Bills" note="What providers charge, beside what Tally metered and priced. Days are days of UTC.">
+      <PageHead title="Bills" note="What providers charge, compared with what Tally metered and priced, by UTC day.">
         <Select
           label="Provider"
           value={provider}
@@ -351,7 +351,7 @@ function Imported({ provider }: { provider: Provider }) {
         open={removing !== null}
         onClose={() => setRemoving(null)}
         title="Remove this bill?"
-        text="Its days are no longer compared, or by the bill that it replaced."
+        text="Its days are then compared with the bill that it replaced, or with none."
         action="Remove"
         busy={remove.isPending}
         run={() => removing && remove.mutate(removing)}

@@ -104,7 +104,7 @@ export function Metric({ metric, onEdit, onGone }: { metric: Definition; onEdit:
         open={removing}
         onClose={() => setRemoving(false)}
         title={`Remove ${metric.name}?`}
-        text="Its versions stay in the audit log; nobody can calculate it again."
+        text="The audit log keeps its versions, but nobody can calculate it again."
         action="Remove"
         busy={remove.isPending}
         run={() => remove.mutate()}

@@ -84,7 +84,7 @@ export function DayOfMerchant({
       {(isNarrow || teams) && (
         <Banner tone="info">
           {isNarrow && <>Only {Object.values(narrow).flat().join(', ')}. </>}
-          {teams && <>Events do not know teams: those of all teams are below. </>}
+          {teams && <>Events do not record teams, so those of all teams are listed below. </>}
           <Link to="/app/explain" search={{ metric, from: date, to: date, merchants: [merchantId] }}>
             Show all events of the day
           </Link>
@@ -96,7 +96,7 @@ export function DayOfMerchant({
           <Answer query={{ ...explained, data: first }}>
             {({ flushes }) =>
               flushes.length === 0 ? (
-                <Empty title="No flush brought any">
+                <Empty title="No flush delivered any">
                   Nothing of {labelOfMetric(metric).toLowerCase()} was recorded on this day.
                 </Empty>
               ) : (

@@ -64,7 +64,7 @@ export function NewMeter({ bound, onClose }: { bound: string | null; onClose: ()
       wide
       onClose={onClose}
       title="New meter"
-      text="It counts new events from now on, and those that are still kept. What it counts cannot be changed later; its name and unit can."
+      text="It counts the events that are still kept, and all new ones. Later you can change its name and unit, but not what it counts."
     >
       <DialogForm save={save} action="Create the meter" working="Creating…" onClose={onClose}>
         <div className="form-row">
@@ -117,7 +117,7 @@ export function NewMeter({ bound, onClose }: { bound: string | null; onClose: ()
               type="number"
               min={0}
               max={9}
-              note="They belong to the metric type for ever"
+              note="They cannot change later for this metric type"
               value={draft.scale}
               onChange={(scale) => change({ scale })}
             />
