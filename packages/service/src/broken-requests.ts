@@ -18,8 +18,7 @@ const STATUS_LINES = {
  */
 export function answerBrokenRequests(server: Server): void {
   const answering = new WeakMap<Duplex, ServerResponse>();
-  for (const event of ['request', 'checkContinue'] as const)
-    server.on(event, ({ socket }, response) => void answering.set(socket, response));
+  server.on('request', ({ socket }, response) => void answering.set(socket, response));
   server.on('clientError', ({ code }: NodeJS.ErrnoException, socket) => {
     const response = answering.get(socket);
     // In the middle of an answer, another one would look like a part of it.

@@ -51,7 +51,7 @@ export function createListen({ handle, underWay, env, registry, leave, stopAccep
     answerBrokenRequests(server);
     server.on('request', handle);
     // The client asks before it sends its body; the edge answers when it wants the body.
-    server.on('checkContinue', handle);
+    server.on('checkContinue', (request, response) => server.emit('request', request, response));
     server.on('drop', () => dropped.inc());
     server.maxConnections = env.MAX_CONNECTIONS;
     server.requestTimeout = REQUEST_TIMEOUT_MS;
