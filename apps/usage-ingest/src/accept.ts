@@ -12,6 +12,7 @@ import {
 } from '@tally/contracts';
 import {
   type DimensionColumn,
+  dayClosed,
   type FlushSource,
   type FoldedLine,
   isRefusal,
@@ -143,6 +144,14 @@ export function createAccept(options: AcceptOptions): Accept {
     } catch (error) {
       if (error instanceof StaleRegistryError) return { ...none(), stale: [...entries] };
       if (!isRefusal(error)) throw error;
+      const closed = closedDaysOf(error);
+      const ofClosed = entries.filter(({ line }) => closed.includes(line.date));
+      if (ofClosed.length > 0) {
+        const rejected = ofClosed.map((entry) => rejectionOf(entry, 'DAY_CLOSED', dayClosed(entry.line.date)));
+        const others = entries.filter(({ line }) => !closed.includes(line.date));
+        const stored = others.length === 0 ? none() : await directly(others, source, version);
+        return both(stored, { ...none(), rejected });
+      }
       const [entry] = entries;
       if (entries.length === 1) return { ...none(), rejected: [rejectionOf(entry!, ...reasonOf(error))] };
       // Halves the batch until refused lines are alone.
@@ -329,6 +338,12 @@ const REJECTIONS = {
 
 function rejectionOf({ index, line }: CheckedLine, code: string, message: string): Rejection {
   return { index, id: line.id, code, message };
+}
+
+/** Returns the closed days that an append was refused for. */
+function closedDaysOf(error: unknown): readonly Day[] {
+  if (!isTallyError(error) || error.code !== 'DAY_CLOSED') return [];
+  return (error.details as { days: Day[] }).days;
 }
 
 function reasonOf(error: unknown): [code: string, message: string] {

@@ -30,11 +30,16 @@ export function createVoidEvent({
   retentionDays: number;
   now: () => number;
 }): VoidEvent {
+  /** Returns the days of which events may be kept: within the retention, and older ones that were backfilled. */
+  async function daysOf(merchantId: string): Promise<Day[]> {
+    const first = addDays(dayOf(now()), -retentionDays);
+    return [...(await db.events.daysBefore(merchantId, first)), ...eachDay(first, dayOf(now() + DAY_MS))];
+  }
+
   return async ({ merchantId, id, date, reason }, actor) => {
     // An event that waits in Redis can be voided too.
     const complete = await flushSoon([merchantId]);
-    const today = dayOf(now());
-    const dates = date ? [date] : eachDay(addDays(today, -retentionDays), dayOf(now() + DAY_MS));
+    const dates = date ? [date] : await daysOf(merchantId);
     const lines = await db.events.withId(merchantId, id, dates);
     const scaleOf = await scales(typesOf(lines));
     const found = lines.map((line) => presentLine(line, true, scaleOf));

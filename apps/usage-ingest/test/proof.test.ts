@@ -343,10 +343,16 @@ describe('retention', () => {
       data: { code: 'JOURNAL_DROPPED', details: { value: '6' } },
     });
     const late = await own.admin.usage.record.mutate({
-      entries: [mine('c'), { ...mine('d'), time: '2026-11-23T00:00:00Z' }],
+      entries: [mine('c'), { ...mine('d'), time: '2026-11-23T00:00:00Z' }, mine('e')],
       backfill: true,
     });
-    expect(late).toMatchObject({ accepted: 1, rejected: [{ index: 0, code: 'DAY_CLOSED' }] });
+    expect(late).toMatchObject({
+      accepted: 1,
+      rejected: [
+        { index: 0, code: 'DAY_CLOSED', message: expect.stringContaining(DAY) },
+        { index: 2, code: 'DAY_CLOSED' },
+      ],
+    });
     const scope = { startDate: DAY, endDate: DAY };
     expect(await own.admin.reconcile.check.query(scope)).toMatchObject({ balanced: true, numbersChecked: 6 });
     await own.admin.usage.adjust.mutate({
@@ -403,6 +409,17 @@ describe('usage.void', () => {
     expect(await check(merchantId)).toMatchObject({ balanced: true, drift: [] });
     // The voided event is still in the journal, so a late copy of it is a repeat.
     expect(await record([wrong])).toMatchObject({ duplicates: 1 });
+  });
+
+  test('finds an event that was backfilled for a day before the retention, without its date', async () => {
+    const merchantId = newMerchant();
+    const date = '2026-05-01';
+    await record([entry(merchantId, 'old', { time: `${date}T10:00:00Z` })], { backfill: true });
+    expect(await ingest.admin.usage.void.mutate({ merchantId, id: 'old', reason })).toMatchObject({ date });
+    await record([entry(merchantId, 'old')]);
+    await expect(ingest.admin.usage.void.mutate({ merchantId, id: 'old', reason })).rejects.toMatchObject({
+      data: { code: 'CONFLICT', details: { days: [date, DAY] } },
+    });
   });
 
   test('refuses an unknown event, another reason, and an id that several days have', async () => {

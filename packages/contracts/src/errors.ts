@@ -34,6 +34,10 @@ export const ERRORS = {
   CONFLICT: { status: 409, action: 'Something with this id exists and differs; use another id.' },
   BODY_TIMEOUT: { status: 408, action: 'Send the body without pauses.' },
   BODY_TOO_LARGE: { status: 413, action: 'Send less at once.' },
+  HEADERS_TOO_LARGE: {
+    status: 431,
+    action: 'Send a query as POST with its input as the body, or name fewer values in the URL.',
+  },
   UNSUPPORTED_MEDIA_TYPE: {
     status: 415,
     action: 'Send `Content-Type: application/json`, and no `Content-Encoding` but gzip.',

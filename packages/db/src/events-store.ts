@@ -52,6 +52,8 @@ export type EventsStore = {
   ): Promise<{ hasMetric: boolean; hasAny: boolean; keptFrom: Day | null }>;
   /** Returns the metric types of a merchant, at most `limit`, in order. */
   metricTypesOf(merchantId: string, limit: number): Promise<string[]>;
+  /** Returns the days before `day` on which a merchant has usage, in order. */
+  daysBefore(merchantId: string, day: Day): Promise<Day[]>;
   /** Returns the events of a merchant with an id on some days, at most one per day, in order of the days. */
   withId(merchantId: string, id: string, dates: readonly Day[]): Promise<JournalLine[]>;
 };
@@ -155,6 +157,10 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
       const Row = z.object({ metric_type: z.string() });
       const rows = await runSql(dataSource, 'metric-types-of', [merchantId, limit], Row);
       return rows.map((row) => row.metric_type);
+    },
+    async daysBefore(merchantId, day) {
+      const rows = await runSql(dataSource, 'days-before', [merchantId, day], z.object({ date: DateText }));
+      return rows.map(({ date }) => date);
     },
     async withId(merchantId, id, dates) {
       return (await runSql(dataSource, 'find-events', [merchantId, id, dates], EventRow)) as JournalLine[];

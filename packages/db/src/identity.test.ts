@@ -172,6 +172,13 @@ test('a day that is closed forgets its claims and conflicts, and still takes no 
   expect(await db.partitions.close('2025-01-01')).toBe(true);
   await expect(send(1, 1)).rejects.toMatchObject({ code: 'DAY_CLOSED' });
   expect(await db.partitions.close('2025-01-02')).toBe(true);
+  const lines = [-60, 60, 72 * 60].map((minutes, id) =>
+    lineOf(merchant, { id: id + 5, minutes: (at - MIDNIGHT) / MINUTE + minutes * 3, tokens: 1 }, 'direct'),
+  );
+  await expect(db.journal.append({ source: 'backfill', lines })).rejects.toMatchObject({
+    code: 'DAY_CLOSED',
+    details: { days: ['2025-01-01', '2025-01-02'] },
+  });
   const { rows } = await client.query(
     `select (select count(*)::int from usage_midnight_days where merchant_id = $1) as claims,
        (select count(*)::int from usage_conflicts where merchant_id = $1) as conflicts`,

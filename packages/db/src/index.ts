@@ -53,6 +53,7 @@ export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
 export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
 export type { StoredSource } from './metric-sources-store.ts';
 export { type Db, openDb } from './open-db.ts';
+export { dayClosed } from './partitions.ts';
 export {
   type NewPrice,
   PRICED_COLUMNS,

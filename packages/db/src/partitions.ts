@@ -7,8 +7,8 @@ import { type Executor, runSql, sql } from './run-sql.ts';
 
 export type Partitions = {
   /**
-   * Ensures, inside a transaction, that the journal has a partition for each day. Throws DAY_CLOSED for a closed day:
-   * its events are gone, so a repeat could no longer be recognised.
+   * Ensures, inside a transaction, that the journal has a partition for each day. Throws DAY_CLOSED with all closed
+   * days in `details.days`: their events are gone, so a repeat could no longer be recognised.
    */
   ensure(transaction: Executor, days: readonly Day[]): Promise<void>;
   /** Returns those of these days that still have their events; they keep them until the transaction ends. */
@@ -25,6 +25,9 @@ export type Partitions = {
   isClosed(day: Day): Promise<boolean>;
 };
 
+/** The message for an event of a closed day. */
+export const dayClosed = (day: Day): string => `The journal of ${day} is closed; use an adjustment.`;
+
 /** The journal's partitions, one per day, `usage_events_20261122`: created by the first write, dropped as a whole. */
 export function createPartitions(dataSource: DataSource): Partitions {
   const known = new Set<Day>();
@@ -34,7 +37,9 @@ export function createPartitions(dataSource: DataSource): Partitions {
       await shareLock(transaction, LOCKS.closing);
       const closed = await runSql(transaction, 'closed-days', [[...new Set(days)]], z.object({ date: DateText }));
       if (closed[0]) {
-        throw new TallyError('DAY_CLOSED', `The journal of ${closed[0].date} is closed; use an adjustment.`);
+        throw new TallyError('DAY_CLOSED', dayClosed(closed[0].date), {
+          details: { days: closed.map(({ date }) => date) },
+        });
       }
       const asked = [...new Set(days)].filter((day) => !known.has(day));
       const missing = await missingOf(transaction, asked);

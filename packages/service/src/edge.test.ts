@@ -618,6 +618,36 @@ describe('HTTP', () => {
     expect(await (await get('/file/secret')).text()).toBe('for admins');
   });
 
+  test('the filters of a GET may have a thousand ids', async () => {
+    const { get } = await serve();
+    const how = Array.from({ length: 1_000 }, (_, at) => `merchant-${at}-of-a-platform-with-a-long-name`).join();
+    const response = await get(`/trpc/ask?input=${encodeURIComponent(JSON.stringify({ how }))}`);
+    expect(await response.json()).toEqual({ result: { data: { text: how } } });
+  });
+
+  test.each([
+    ['a URL that is too long', `GET /trpc/ask?input=${'a'.repeat(70_000)} HTTP/1.1\r\n\r\n`, 431, 'HEADERS_TOO_LARGE'],
+    ['headers that are too long', `GET /livez HTTP/1.1\r\nx: ${'a'.repeat(70_000)}\r\n\r\n`, 431, 'HEADERS_TOO_LARGE'],
+    ['two lengths', 'POST /trpc/echo HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n', 400, 'INVALID_INPUT'],
+    ['no HTTP', '\x16\x03\x01\x02 TLS\r\n\r\n', 400, 'INVALID_INPUT'],
+  ])('%s is answered with an error like all others, and the connection closes', async (_, text, status, code) => {
+    const { raw } = await serve();
+    const { answer, closed } = await raw(text);
+    await until(() => expect(closed()).toBe(true));
+    const [lines, body] = answer().split('\r\n\r\n') as [string, string];
+    expect(lines).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+    expect(JSON.parse(body).error.data).toMatchObject({ code, httpStatus: status, action: expect.any(String) });
+  });
+
+  test('an answer under way is never followed by the error of what comes after it', async () => {
+    const { raw } = await serve();
+    const { answer, closed, socket } = await raw(head('/lasting', linesOf(key()), 'GET'));
+    await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 200 /));
+    socket.write('no HTTP\r\n\r\n');
+    await until(() => expect(closed()).toBe(true));
+    expect(answer()).not.toContain('INVALID_INPUT');
+  });
+
   test('a client that asks first sends its body only where it is wanted', async () => {
     const { raw } = await serve();
     const asked = head('/source', [...linesOf(key()), 'content-length: 2', 'expect: 100-continue']);

@@ -12,6 +12,7 @@ export {
 } from './auth.ts';
 export { type Bodies, createBodies, RequestAborted } from './bodies.ts';
 export { type Breaker, createBreaker, StoreUnusableError } from './breaker.ts';
+export { answerBrokenRequests, MAX_HEADER_BYTES } from './broken-requests.ts';
 export { type CallerLimits, createCallerLimits } from './caller-limits.ts';
 export { coalesce, coalesceBy } from './coalesce.ts';
 export { credentialsOf, FORWARDED_BY, secretOf } from './credentials.ts';

@@ -3,6 +3,7 @@ import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { Counter, type Registry } from 'prom-client';
+import { answerBrokenRequests, MAX_HEADER_BYTES } from './broken-requests.ts';
 import type { EdgeEnv } from './env.ts';
 
 export type Listening = {
@@ -42,10 +43,15 @@ export function createListen({ handle, underWay, env, registry, leave, stopAccep
   });
 
   return async ({ host, port }: { host: string; port: number }): Promise<Listening> => {
-    const server = createServer({ requireHostHeader: false, connectionsCheckingInterval: CHECK_CONNECTIONS_MS });
+    const server = createServer({
+      requireHostHeader: false,
+      maxHeaderSize: MAX_HEADER_BYTES,
+      connectionsCheckingInterval: CHECK_CONNECTIONS_MS,
+    });
+    answerBrokenRequests(server);
     server.on('request', handle);
     // The client asks before it sends its body; the edge answers when it wants the body.
-    server.on('checkContinue', handle);
+    server.on('checkContinue', (request, response) => server.emit('request', request, response));
     server.on('drop', () => dropped.inc());
     server.maxConnections = env.MAX_CONNECTIONS;
     server.requestTimeout = REQUEST_TIMEOUT_MS;

@@ -8,5 +8,3 @@ export const MAX_MIXED_AT_ONCE = 16;
 export const MAX_DEPTH = 64;
 /** The share of one caller. */
 export const MAX_MIXED_OF_ONE_CALLER = 8;
-/** A request's line and headers together. */
-export const MAX_HEADER_BYTES = 32 * 1024;

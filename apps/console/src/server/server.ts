@@ -2,12 +2,21 @@ import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { setTimeout as wait } from 'node:timers/promises';
 import { openApi } from '@tally/contracts/openapi';
-import { createBodies, createCallerLimits, dropBody, type Log, type Releasers, serviceKeyOf } from '@tally/service';
+import {
+  answerBrokenRequests,
+  createBodies,
+  createCallerLimits,
+  dropBody,
+  type Log,
+  MAX_HEADER_BYTES,
+  type Releasers,
+  serviceKeyOf,
+} from '@tally/service';
 import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
 import type { Env } from './env.ts';
 import { answerProblem, createForward, type Exchange } from './forward.ts';
 import { readHealth } from './health.ts';
-import { MAX_HEADER_BYTES, MAX_MIXED_AT_ONCE, MAX_MIXED_OF_ONE_CALLER } from './limits.ts';
+import { MAX_MIXED_AT_ONCE, MAX_MIXED_OF_ONE_CALLER } from './limits.ts';
 import { readPages } from './pages.ts';
 import { problemOf } from './problem.ts';
 import { createSessions } from './sessions.ts';
@@ -15,7 +24,8 @@ import { createUpstream } from './upstream.ts';
 
 const REQUEST_TIMEOUT_MS = 60_000;
 const HEADERS_TIMEOUT_MS = 10_000;
-const SERVER_OPTIONS = { maxHeaderSize: MAX_HEADER_BYTES, connectionsCheckingInterval: 2_000 };
+/** Less than the services take, since forwarded requests get more headers. */
+const SERVER_OPTIONS = { maxHeaderSize: MAX_HEADER_BYTES - 2 * 1024, connectionsCheckingInterval: 2_000 };
 /** Longer than browsers and load balancers keep idle connections, so that they close first. */
 const KEEP_ALIVE_MS = 75_000;
 const CLOSE_IDLE_MS = 20;
@@ -124,6 +134,7 @@ export async function createConsole(
         answerProblem(response, problemOf('INTERNAL', 'An unexpected error. The log of this service has the details.'));
     });
   });
+  answerBrokenRequests(server);
   server.maxConnections = env.MAX_CONNECTIONS;
   server.requestTimeout = REQUEST_TIMEOUT_MS;
   server.headersTimeout = HEADERS_TIMEOUT_MS;
