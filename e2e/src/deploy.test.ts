@@ -11,7 +11,7 @@ import { expect, test } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
 import { ownerOfPath, ownerOfProcedure } from '../../apps/console/src/server/owners.ts';
 import { chartDigest, renderChart } from '../../infra/helm/render.mjs';
-import { VERSION } from '../../packages/service/src/version.ts';
+import { VERSION } from '../../packages/service/src/process/version.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const read = (path: string) => readFile(join(ROOT, path), 'utf8');

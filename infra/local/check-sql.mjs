@@ -8,11 +8,11 @@ const STATEMENT =
   /[`'](?:\s*|\()(?:select (?!the\b)[\w(*$]|insert into \w|update \w+ (?:set|as)|delete from \w|with \w+ as)/;
 const COMPOSED = [
   // The text depends on the dimensions, measures and periods of a query.
-  'packages/db/src/usage-store.ts',
+  'packages/db/src/rollups/usage-store.ts',
   // The table is that of a grain.
-  'packages/db/src/rollups-store.ts',
+  'packages/db/src/rollups/rollups-store.ts',
   // A formula of a custom metric.
-  'packages/db/src/metric-query.ts',
+  'packages/db/src/custom/metric-query.ts',
   // The aggregation, dimensions and filters of a meter.
   'packages/db/src/meters/meter-reader.ts',
   'packages/db/src/meters/meter-rollups-store.ts',

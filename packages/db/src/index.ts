@@ -1,24 +1,19 @@
-export type { DimensionColumn, FoldedLine } from './admission.ts';
-export type { DueDelivery } from './alerts-store.ts';
-export type { BillLine, BillsStore, KnownBill, NewBill, SummedBillLine } from './bills-store.ts';
-export type { BookRow, PeriodRow } from './books-store.ts';
-export { type BudgetPeriod, type NewBudget, type NotedEvent, TeamMember } from './budgets-store.ts';
-export type { Change, ChangePlace } from './change-log-store.ts';
-export type { DayVersion } from './checks-store.ts';
-export type { Conflict } from './conflicts-store.ts';
-export type { Adjustment } from './corrections-store.ts';
-export type { StoredMetric, Viewer } from './custom-store.ts';
+export type { StoredMetric, Viewer } from './custom/custom-store.ts';
+export type { BinaryOp, Expr, MetricQuery } from './custom/metric-query.ts';
+export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './custom/metric-sources.ts';
+export type { StoredSource } from './custom/metric-sources-store.ts';
 export type { DbOptions } from './data-source.ts';
-export type { DayStatus, FlatDay } from './days-store.ts';
-export { originOf } from './dead-letters-store.ts';
-export type { DirectoryStore, LearnedName } from './directory-store.ts';
 export type { AlertRow, WebhookRow } from './entities/alert.ts';
 export { type BudgetMeter, type BudgetRow, scaleOfBudget, unitOfBudget } from './entities/budget.ts';
 export type { MeterRow } from './entities/meter.ts';
 export type { PriceRow } from './entities/price.ts';
-export type { DayPart, Explained } from './events-store.ts';
 export { isFilesLocation } from './files.ts';
-export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal-line.ts';
+export type { DimensionColumn, FoldedLine } from './journal/admission.ts';
+export type { Conflict } from './journal/conflicts-store.ts';
+export type { Adjustment } from './journal/corrections-store.ts';
+export { originOf } from './journal/dead-letters-store.ts';
+export type { DayPart, Explained } from './journal/events-store.ts';
+export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal/journal-line.ts';
 export {
   type Appended,
   type BatchToAppend,
@@ -26,19 +21,10 @@ export {
   isRefusal,
   type Journal,
   NOTHING_APPENDED,
-} from './journal-store.ts';
-export { hashKey } from './keys-store.ts';
+} from './journal/journal-store.ts';
+export { dayClosed } from './journal/partitions.ts';
+export { type Fence, LeaseLostError, type ShardsStore } from './journal/shards-store.ts';
 export { type Listener, listen } from './listen.ts';
-export type {
-  DaySums,
-  LitellmCall,
-  LitellmDay,
-  LitellmStore,
-  Pull,
-  PullKind,
-  PullLock,
-  ToldBy,
-} from './litellm-store.ts';
 export type { MeterDrift } from './meters/meter-checks-store.ts';
 export type { MeterValue } from './meters/meter-reader.ts';
 export {
@@ -49,11 +35,22 @@ export {
 } from './meters/metric-types-store.ts';
 export { type StoredMeter, unknownMeter } from './meters/registry-store.ts';
 export { bucketOf, quantilesOf, RELATIVE_ERROR } from './meters/sketch.ts';
-export type { BinaryOp, Expr, MetricQuery } from './metric-query.ts';
-export { BUILT_IN_SOURCES, type SourceShape, type ValueType } from './metric-sources.ts';
-export type { StoredSource } from './metric-sources-store.ts';
 export { type Db, openDb } from './open-db.ts';
-export { dayClosed } from './partitions.ts';
+export type { DueDelivery } from './registries/alerts-store.ts';
+export type { BillLine, BillsStore, KnownBill, NewBill, SummedBillLine } from './registries/bills-store.ts';
+export { type BudgetPeriod, type NewBudget, type NotedEvent, TeamMember } from './registries/budgets-store.ts';
+export type { DirectoryStore, LearnedName } from './registries/directory-store.ts';
+export { hashKey } from './registries/keys-store.ts';
+export type {
+  DaySums,
+  LitellmCall,
+  LitellmDay,
+  LitellmStore,
+  Pull,
+  PullKind,
+  PullLock,
+  ToldBy,
+} from './registries/litellm-store.ts';
 export {
   type NewPrice,
   PRICED_COLUMNS,
@@ -65,8 +62,18 @@ export {
   plain,
   type RatedCell,
   type UnitRates,
-} from './prices-store.ts';
-export type { SavedMetric } from './realtime-store.ts';
+} from './registries/prices-store.ts';
+export type { SavedMetric } from './registries/realtime-store.ts';
+export {
+  REJECTIONS_KEPT,
+  type SourceCounts,
+  type SourceRejection,
+  type SourcesStore,
+} from './registries/sources-store.ts';
+export type { BookRow, PeriodRow } from './rollups/books-store.ts';
+export type { Change, ChangePlace } from './rollups/change-log-store.ts';
+export type { DayVersion } from './rollups/checks-store.ts';
+export type { DayStatus, FlatDay } from './rollups/days-store.ts';
 export type {
   Period,
   PeriodToCompute,
@@ -76,11 +83,9 @@ export type {
   RollupsStore,
   RunLease,
   StalePeriod,
-} from './rollups-store.ts';
+} from './rollups/rollups-store.ts';
+export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './rollups/usage-store.ts';
 export type { MerchantDay } from './rows.ts';
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';
-export { type Fence, LeaseLostError, type ShardsStore } from './shards-store.ts';
-export { REJECTIONS_KEPT, type SourceCounts, type SourceRejection, type SourcesStore } from './sources-store.ts';
 export { sqlState } from './transactions.ts';
-export type { ExportRow, GroupRow, MerchantMetric, Position, Scope, Sums, UsageReader } from './usage-store.ts';

@@ -1,5 +1,5 @@
 import { request } from 'undici';
-import { traceHeaders } from './tracing.ts';
+import { traceHeaders } from './process/tracing.ts';
 
 /**
  * Returns a `fetch` for typed clients of other services. Every call ends within `timeoutMs`, or with the caller's

@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { type EdgeEnv, edgeEnv, parseEnv } from './env.ts';
-import type { Readiness } from './readiness.ts';
+import { type EdgeEnv, edgeEnv, parseEnv } from './process/env.ts';
+import type { Readiness } from './stores/readiness.ts';
 
 /** The settings of the edge, with a test's changes. */
 export const edgeSettings = (changed: Record<string, string> = {}): EdgeEnv => parseEnv(z.object(edgeEnv), changed);

@@ -1,10 +1,10 @@
 import { addDays, type Day, monthOf, trimesterOf } from '@tally/contracts';
 import { type DataSource, IsNull } from 'typeorm';
 import { z } from 'zod';
-import type { DayVersion } from '../checks-store.ts';
 import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
-import type { Partitions } from '../partitions.ts';
+import type { Partitions } from '../journal/partitions.ts';
+import type { DayVersion } from '../rollups/checks-store.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';

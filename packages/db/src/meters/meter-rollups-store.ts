@@ -3,7 +3,7 @@ import { type DataSource, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
-import type { Partitions } from '../partitions.ts';
+import type { Partitions } from '../journal/partitions.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';

@@ -1,7 +1,7 @@
 import { MEASURES, type ScaleOf, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { JournalLine } from '../journal-line.ts';
+import type { JournalLine } from '../journal/journal-line.ts';
 import { holdLock, LOCKS, shareLock } from '../locks.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 

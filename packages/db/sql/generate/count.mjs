@@ -1,0 +1,286 @@
+import { DIMENSIONS, MEASURES, PRICED_MEASURES, PRICED_PARTS } from '@tally/contracts';
+import {
+  eachMeasure,
+  indent,
+  list,
+  namedSums,
+  numbers,
+  PRICED_KEYS,
+  partsOf,
+  rolledDimensions,
+  someAmount,
+  someSum,
+} from './columns.mjs';
+import { addLateToPeriods, addTo, addToDays, FINEST, groupsOf, isRolledUp, PLACE } from './rollups.mjs';
+
+// Statements that count events and adjustments.
+
+/** Follows `inserted`, the counted rows: adds them to the finest rollups and sets every mark. */
+const counted = `groups as materialized (
+  select
+    merchant_id, date, ${DIMENSIONS.join(', ')},
+    ${namedSums}
+  from inserted
+  group by 1, 2, 3, 4, 5, 6
+  having ${someSum}
+),
+added_to_usage_daily as (
+  ${indent(addTo('usage_daily', FINEST.usage_daily, 'groups', { merged: true }))}
+),
+added_to_usage_quarter_hours as (
+  ${indent(addTo('usage_quarter_hours', FINEST.usage_quarter_hours, 'inserted', { where: someAmount }))}
+),
+by_merchant_day as materialized (
+  select
+    merchant_id, date, count(*) as entries,
+    ${namedSums}
+  from inserted
+  group by 1, 2
+),
+metric_values as (
+  select merchant_id, date, metric_type, metric_value
+  from by_merchant_day
+  ${indent(eachMeasure)}
+  where metric_value <> 0
+  union all
+  select merchant_id, date, key, units_sum(value::bigint)
+  from inserted
+  cross join lateral jsonb_each_text(metrics)
+  where metrics is not null
+  group by 1, 2, 3
+),
+added_to_merchant_usage as (
+  insert into merchant_usage as old (merchant_id, date, metric_type, metric_value)
+  select merchant_id, date, metric_type, metric_value
+  from metric_values
+  order by 1, 2, 3
+  on conflict (merchant_id, date, metric_type) do update set
+    metric_value = old.metric_value + excluded.metric_value
+),
+touched as (
+  -- Always an update: the lock on the row keeps the mark from being taken before this commits.
+  insert into usage_touched_days as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  order by 1, 2
+  on conflict (merchant_id, date) do update set touched_at = excluded.touched_at
+),
+changes as (
+  insert into usage_changes as old (grain, period, merchant_id)
+  select grain, period, merchant_id
+  from (
+    select 'day' as grain, date as period, merchant_id from by_merchant_day
+    union
+    select 'month', ${PLACE.month}, merchant_id from by_merchant_day
+  ) as changed
+  order by 1, 2, 3
+  on conflict (grain, period, merchant_id) do update set changes = old.changes + 1
+),
+logged as (
+  insert into usage_change_log (merchant_ids, dates)
+  select array_agg(merchant_id), array_agg(date)
+  from by_merchant_day
+  having count(*) > 0
+),
+stale as (
+  -- Running totals lack what did not come through Redis; they are corrected soon after.
+  insert into usage_stale_totals as old (merchant_id, date)
+  select merchant_id, date
+  from by_merchant_day
+  where $1 <> 'stream'
+  order by 1, 2
+  on conflict (merchant_id, date) do update set marked_at = excluded.marked_at
+),
+told as materialized (
+  select count(pg_notify('usage_changed', merchant_id || ' ' || date))
+  from by_merchant_day
+)`;
+
+/** Goes on after `inserted`: adds what Tally priced, or knew no price for. */
+const priced = `priced as materialized (
+  select
+    ${PRICED_KEYS.join(', ')}, count(*) as priced_events,
+    ${PRICED_PARTS.map((name) => `units_sum(${name}) as ${name}`).join(', ')}, units_sum(cost) as priced_cost
+  from inserted
+  cross join lateral ${partsOf('')}
+  where price_version is not null
+  group by ${numbers(PRICED_KEYS)}
+),
+added_to_usage_priced as (
+  ${indent(addTo('usage_priced', PRICED_KEYS, 'priced', { merged: true, amounts: PRICED_MEASURES }))}
+)`;
+
+/** Columns of \`append.sql\`: name, type of its array, and what stands for an absent value. */
+const LINE = [
+  ['date', 'date'],
+  ['merchant_id', 'text'],
+  ['id', 'text'],
+  ['time', 'bigint', 'to_timestamp(time / 1000.0)'],
+  ...DIMENSIONS.map((name) => [name, 'text', `coalesce(${name}, '')`]),
+  ['failed', 'boolean', 'coalesce(failed, false)'],
+  ['calls', 'bigint', 'coalesce(calls, 1)'],
+  ...MEASURES.map((name) => [name, 'bigint', `coalesce(${name}, 0)`]),
+  ['metrics', 'text', 'metrics::jsonb'],
+  ['properties', 'text', 'properties::jsonb'],
+  ['price_version', 'bigint'],
+  ['folded', 'smallint'],
+  ['origin', 'text'],
+];
+const lineNames = LINE.map(([name]) => name).join(', ');
+
+const append = `
+-- Counts lines: inserts the new ones into the journal, and adds those to the finest rollups. Coarser rollups are derived
+-- later from the journal, by flush: see derive.sql.
+-- $1 source of the flush   $2 to $${LINE.length + 1} one array per column with an element per line; empty if no line has a value
+-- Returns one row: the flush, lines inserted, the days it changed, and the active budgets of its merchants.
+-- Of repeats within the batch the first line counts, as in Redis.
+-- Sums come only from \`inserted\` or its \`groups\`, without joins: the planner expects one row of a CTE, and would loop.
+with lines as materialized (
+  select *
+  from unnest(
+    ${LINE.map(([, type], index) => `$${index + 2}::${type}[]`).join(', ')}
+  ) with ordinality as line (
+    ${lineNames},
+    ordinality)
+),
+flush as materialized (
+  select nextval(pg_get_serial_sequence('usage_flushes', 'id')) as id
+),
+inserted as (
+  insert into usage_events (
+    ${lineNames},
+    flush_id)
+  select
+    ${LINE.map(([name, , value]) => value ?? name).join(',\n    ')},
+    (select id from flush)
+  from lines
+  order by lines.date, lines.merchant_id, lines.id, lines.ordinality
+  on conflict (date, merchant_id, id) do nothing
+  returning
+    merchant_id, date, time, ${list}, metrics, calls, failed, price_version,
+    ${rolledDimensions.join(',\n    ')}
+),
+${counted},
+${priced},
+recorded as (
+  -- A flush that counted nothing has nothing to derive.
+  insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at)
+  overriding system value
+  select
+    (select id from flush), $1, cardinality($2), coalesce(sum(entries), 0), count(distinct merchant_id),
+    min(date), max(date), case when count(*) = 0 then clock_timestamp() end
+  from by_merchant_day
+)
+select
+  (select count from told) as told,
+  (select id from flush) as flush_id,
+  coalesce((select sum(entries) from by_merchant_day), 0) as inserted,
+  coalesce((
+    select json_agg(json_build_object('merchantId', merchant_id, 'date', date) order by merchant_id, date)
+    from by_merchant_day
+  ), '[]') as changed,
+  coalesce((
+    select array_agg(id)
+    from budgets
+    where removed_at is null and (merchant_id = '' or merchant_id in (select merchant_id from by_merchant_day))
+  ), '{}') as budgets`;
+
+/** The normalised content of a line of a batch, or of a journal row: without its time and anything derived. */
+const content = (row) => `jsonb_strip_nulls(jsonb_build_object(
+    'id', ${row}.id, 'failed', nullif(${row}.failed, false), 'calls', nullif(${row}.calls, 1),
+    ${DIMENSIONS.map((name) => `'${name}', nullif(${row}.${name}, '')`).join(', ')},
+    ${MEASURES.filter((name) => !DERIVED_MEASURES.includes(name))
+      .map((name) => `'${name}', ${name === 'cost' ? sentCost(row) : `nullif(${row}.${name}, 0)`}`)
+      .join(', ')},
+    'metrics', ${row}.metrics::jsonb, 'properties', ${row}.properties::jsonb
+  ))`;
+/** A cost that Tally computed is not content: a repeat may be priced differently. */
+const sentCost = (row) => `case when ${row}.price_version is null then nullif(${row}.cost, 0) end`;
+const DERIVED_MEASURES = ['requests', 'failed_requests'];
+
+const conflicts = `
+-- Stores lines whose content differs from the row with their identity. The same line again stores nothing.
+-- $1 source   $2 lines as json, one element per line   $3 to $${LINE.length + 2} the columns of the lines, as in append.sql
+-- Returns their positions, counted from 0.
+with compared as materialized (
+  select
+    line.ordinality, line.merchant_id, line.date, line.id, line.time, event.time as counted_time, line.json,
+    ${indent(content('line'))} as sent,
+    ${indent(content('event'))} as counted
+  from unnest(
+    $2::text[], ${LINE.map(([, type], index) => `$${index + 3}::${type}[]`).join(', ')}
+  ) with ordinality as line (
+    json, ${lineNames},
+    ordinality)
+  join usage_events as event
+    on event.date = line.date and event.merchant_id = line.merchant_id and event.id = line.id
+),
+stored as (
+  insert into usage_conflicts (
+    merchant_id, date, entry_id, time, digest, counted_time, counted_digest, line, source)
+  select
+    merchant_id, date, id, to_timestamp(time / 1000.0), encode(sha256(convert_to(sent::text, 'UTF8')), 'hex'),
+    counted_time, encode(sha256(convert_to(counted::text, 'UTF8')), 'hex'), json::jsonb, $1
+  from compared
+  where sent <> counted
+  order by merchant_id, date, id, ordinality
+  on conflict (merchant_id, date, entry_id, digest) do nothing
+)
+select (ordinality - 1)::int as position
+from compared
+where sent <> counted
+order by 1`;
+
+const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
+    ${list}, metrics, folded, reason, actor, rerated_size, time`;
+
+const fromAdjustments = (json) => `from json_to_recordset(${json}::json) as adjustment (
+    merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
+    ${MEASURES.map((name) => `${name} bigint`).join(', ')},
+    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint, time timestamptz)`;
+
+/** A void counts at the time of its event; any other adjustment has no time and counts at the start of its day. */
+export const TIME_OF_ADJUSTMENT = `coalesce(time, date::timestamp at time zone 'UTC') as time`;
+
+const adjust = `
+-- Records adjustments and counts them in the rollups of days, once per id.
+-- $1 source   $2 json array of the adjustments, of one merchant and one day
+-- Returns one row: the ids of those that were new, and whether months and years have their day and lack them.
+with inserted as (
+  insert into usage_adjustments (
+    ${ADJUSTMENT})
+  select
+    ${ADJUSTMENT}
+  ${fromAdjustments('$2')}
+  order by merchant_id, id
+  on conflict (merchant_id, id) do nothing
+  returning
+    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics,
+    ${rolledDimensions.join(',\n    ')}
+),
+${counted},
+${addToDays}
+select
+  coalesce((select array_agg(id) from inserted), '{}') as inserted,
+  (select count(*) from groups where ${isRolledUp}) as rolled_up,
+  (select count from told) as told`;
+
+const adjustPeriods = `
+-- Adds adjustments that were recorded now, of a day that is rolled up, to the rollups of months and years.
+-- $1 json array of the adjustments
+with adjustment as (
+  select
+    merchant_id, date, ${list},
+    ${rolledDimensions.join(',\n    ')}
+  ${fromAdjustments('$1')}
+),
+${groupsOf('adjustment')},
+${addLateToPeriods}
+select count(*) as groups from groups`;
+
+export const statements = {
+  append,
+  conflicts,
+  adjust,
+  'adjust-periods': adjustPeriods,
+};

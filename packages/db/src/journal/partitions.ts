@@ -1,0 +1,113 @@
+import { addDays, type Day, TallyError } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { holdLock, LOCKS, shareLock } from '../locks.ts';
+import { DateText } from '../rows.ts';
+import { type Executor, runSql, sql } from '../run-sql.ts';
+
+export type Partitions = {
+  /**
+   * Ensures, inside a transaction, that the journal has a partition for each day. Throws DAY_CLOSED with all closed
+   * days in `details.days`: their events are gone, so a repeat could no longer be recognised.
+   */
+  ensure(transaction: Executor, days: readonly Day[]): Promise<void>;
+  /** Returns those of these days that still have their events; they keep them until the transaction ends. */
+  open(transaction: Executor, days: readonly Day[]): Promise<Day[]>;
+  /** Returns days before `firstKept` without writes since `quietSince`. */
+  closable(firstKept: Day, quietSince: Date): Promise<Day[]>;
+  /**
+   * Stores the sums of a day's events and drops its partition. Returns false if it was closed already, and if something
+   * still needs the events: a derivation, or a dead letter of the day. With `archived`, also returns false unless the
+   * day has this many events: one was counted after the archiving.
+   */
+  close(day: Day, archived?: number): Promise<boolean>;
+  /** Returns whether the events of a day were dropped. */
+  isClosed(day: Day): Promise<boolean>;
+};
+
+/** The message for an event of a closed day. */
+export const dayClosed = (day: Day): string => `The journal of ${day} is closed; use an adjustment.`;
+
+/** The journal's partitions, one per day, `usage_events_20261122`: created by the first write, dropped as a whole. */
+export function createPartitions(dataSource: DataSource): Partitions {
+  const known = new Set<Day>();
+
+  return {
+    async ensure(transaction, days) {
+      await shareLock(transaction, LOCKS.closing);
+      const closed = await runSql(transaction, 'closed-days', [[...new Set(days)]], z.object({ date: DateText }));
+      if (closed[0]) {
+        throw new TallyError('DAY_CLOSED', dayClosed(closed[0].date), {
+          details: { days: closed.map(({ date }) => date) },
+        });
+      }
+      const asked = [...new Set(days)].filter((day) => !known.has(day));
+      const missing = await missingOf(transaction, asked);
+      // One created here may still be rolled back, so only a found one counts as known.
+      for (const day of asked) if (!missing.includes(day)) known.add(day);
+      if (missing.length > 0) await create(transaction, missing);
+    },
+
+    async open(transaction, days) {
+      await shareLock(transaction, LOCKS.closing);
+      const closed = await runSql(transaction, 'closed-days', [days], z.object({ date: DateText }));
+      return days.filter((day) => !closed.some(({ date }) => date === day));
+    },
+
+    async closable(firstKept, quietSince) {
+      const rows = await runSql(dataSource, 'closable-days', [firstKept, quietSince], z.object({ date: DateText }));
+      return rows.map((row) => row.date);
+    },
+
+    close: (day, archived) =>
+      dataSource.transaction(async ({ queryRunner }) => {
+        const transaction: Executor = queryRunner!;
+        await holdLock(transaction, LOCKS.closing);
+        const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
+        if (closed.length > 0) return false;
+        // Nobody appends while this lock is held, so this sees everything that waits.
+        const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
+        if (waiting!.found) return false;
+        if (archived !== undefined) {
+          const [row] = await runSql(transaction, 'events-of-day', [day], z.object({ events: z.number() }));
+          if (row!.events !== archived) return false;
+        }
+        const [kept] = await runSql(transaction, 'close-day', [day], Kept);
+        await transaction.query(sql('add-closed-day'), [day, kept!.entries, kept!.lastWrite]);
+        await transaction.query(sql('forget-identities'), [day]);
+        await transaction.query(`drop table if exists ${partitionOf(day)}`);
+        known.delete(day);
+        return true;
+      }),
+
+    async isClosed(day) {
+      return (await runSql(dataSource, 'closed-days', [[day]], z.object({ date: DateText }))).length > 0;
+    },
+  };
+}
+
+const Kept = z.object({ entries: z.string(), lastWrite: z.string().nullable() });
+
+async function missingOf(transaction: Executor, days: readonly Day[]): Promise<Day[]> {
+  if (days.length === 0) return [];
+  const values = [days, days.map(partitionOf)];
+  const rows = await runSql(transaction, 'missing-partitions', values, z.object({ date: DateText }));
+  return rows.map((row) => row.date);
+}
+
+/** ATTACH does not block writers, as CREATE … PARTITION OF does; but it blocks another ATTACH, so creators queue. */
+async function create(transaction: Executor, days: readonly Day[]): Promise<void> {
+  await holdLock(transaction, LOCKS.partitions);
+  for (const day of await missingOf(transaction, days)) {
+    const name = partitionOf(day);
+    await transaction.query(`create table ${name} (like usage_events including defaults including constraints)`);
+    await transaction.query(
+      `alter table usage_events attach partition ${name} for values from ('${day}') to ('${addDays(day, 1)}')`,
+    );
+  }
+}
+
+/** Callers validate days, so the name contains only digits. */
+function partitionOf(day: Day): string {
+  return `usage_events_${day.replaceAll('-', '')}`;
+}

@@ -1,0 +1,192 @@
+import { type Day, MAX_ALERTS, MAX_WEBHOOKS, TallyError, type WebhookDelivery, WebhookEvent } from '@tally/contracts';
+import { type DataSource, IsNull } from 'typeorm';
+import { z } from 'zod';
+import { AlertEntity, type AlertRow, WebhookEntity, type WebhookRow } from '../entities/alert.ts';
+import { Moment } from '../rows.ts';
+import { runSql, sql } from '../run-sql.ts';
+
+export type Firing = {
+  rule: string;
+  periodStart: Date;
+  threshold: string;
+  event: string;
+  data: { value: string | null; text: string };
+  body: string;
+  at: Date;
+  /** Empty: every webhook that accepts the event. */
+  webhookIds: readonly string[];
+};
+
+export type DueDelivery = z.output<typeof DueRow>;
+
+export type AlertsStore = {
+  webhooks(): Promise<WebhookRow[]>;
+  /** Throws CARDINALITY_LIMIT beyond MAX_WEBHOOKS. */
+  createWebhook(webhook: Pick<WebhookRow, 'url' | 'secret' | 'events' | 'createdBy'>): Promise<WebhookRow>;
+  /** Changes an active webhook; throws NOT_FOUND for any other. */
+  changeWebhook(id: string, change: (row: WebhookRow) => Partial<WebhookRow>): Promise<WebhookRow>;
+  alerts(): Promise<AlertRow[]>;
+  /** Throws CARDINALITY_LIMIT beyond MAX_ALERTS. */
+  createAlert(alert: Omit<AlertRow, 'id' | 'createdAt' | 'removedAt'>): Promise<AlertRow>;
+  /** Changes an active rule; throws NOT_FOUND for any other. */
+  changeAlert(id: string, change: Partial<AlertRow>): Promise<AlertRow>;
+  /** Records a firing and queues its deliveries, in one statement; false if it fired before in this period. */
+  fire(firing: Firing): Promise<boolean>;
+  /** Ends the firings of a rule and queues the messages about it; false if nothing had fired. */
+  resolve(firing: Pick<Firing, 'rule' | 'event' | 'body' | 'at' | 'webhookIds'>): Promise<boolean>;
+  /** Returns firings, newest first. */
+  firings(rule: string | undefined, limit: number): Promise<z.output<typeof FiringRow>[]>;
+  /** Takes due deliveries until a time; after that, another process may take them. */
+  take(now: Date, until: Date, limit: number): Promise<DueDelivery[]>;
+  ended(
+    id: string,
+    end: {
+      status: WebhookDelivery['status'];
+      nextAt: Date;
+      lastStatus: number | null;
+      lastError: string | null;
+      now: Date;
+    },
+  ): Promise<void>;
+  deliveries(page: {
+    webhookId: string | undefined;
+    status: string | undefined;
+    after: string | undefined;
+    limit: number;
+  }): Promise<WebhookDelivery[]>;
+  /** Queues one message, or an ended delivery again; undefined if it does not exist. */
+  queue(message: {
+    again?: string;
+    webhookId?: string;
+    event: string;
+    body: string;
+    now: Date;
+  }): Promise<WebhookDelivery | undefined>;
+  /** Removes ended deliveries and firings from before a day; returns their number. */
+  prune(before: Day): Promise<number>;
+  /** Returns the time of a merchant's last event. */
+  lastEventAt(merchantId: string): Promise<Date | undefined>;
+};
+
+/** How long a delivery is retried. */
+const GIVE_UP_MS = 24 * 3_600_000;
+
+const DueRow = z.object({
+  id: z.string(),
+  body: z.string(),
+  attempts: z.number().int(),
+  give_up_at: z.date(),
+  url: z.string(),
+  secret: z.string(),
+  previous_secret: z.string().nullable(),
+  removed: z.boolean(),
+});
+const FiringRow = z.object({
+  rule: z.string(),
+  period_start: Moment,
+  threshold: z.string(),
+  event: WebhookEvent,
+  data: z.object({ value: z.string().nullable(), text: z.string() }),
+  fired_at: Moment,
+  resolved_at: Moment.nullable(),
+});
+const CountRow = z.object({ fired: z.number().int() });
+const DeliveryRow = z
+  .object({
+    id: z.string(),
+    webhook_id: z.string(),
+    event: z.string(),
+    body: z.string(),
+    status: z.enum(['pending', 'delivered', 'failed']),
+    attempts: z.number().int(),
+    next_attempt_at: Moment,
+    last_status: z.number().int().nullable(),
+    last_error: z.string().nullable(),
+    created_at: Moment,
+    ended_at: Moment.nullable(),
+  })
+  .transform(
+    (row): WebhookDelivery => ({
+      id: row.id,
+      webhookId: row.webhook_id,
+      event: row.event,
+      body: row.body,
+      status: row.status,
+      attempts: row.attempts,
+      nextAttemptAt: row.status === 'pending' ? row.next_attempt_at : null,
+      lastStatus: row.last_status,
+      lastError: row.last_error,
+      createdAt: row.created_at,
+      endedAt: row.ended_at,
+    }),
+  );
+
+/** Webhooks, their deliveries, alert rules and firings. */
+export function createAlertsStore(dataSource: DataSource): AlertsStore {
+  const [webhooks, alerts] = [dataSource.getRepository(WebhookEntity), dataSource.getRepository(AlertEntity)];
+  const active = { where: { removedAt: IsNull() }, order: { createdAt: 'asc', id: 'asc' } } as const;
+  const giveUp = (now: Date) => new Date(now.getTime() + GIVE_UP_MS);
+
+  return {
+    webhooks: () => webhooks.find(active),
+    async createWebhook(webhook) {
+      if ((await webhooks.countBy({ removedAt: IsNull() })) >= MAX_WEBHOOKS)
+        throw new TallyError('CARDINALITY_LIMIT', `There are ${MAX_WEBHOOKS} webhooks already; remove some.`);
+      return webhooks.save({ ...webhook, previousSecret: null, previousUntil: null, removedAt: null });
+    },
+    changeWebhook: (id, change) =>
+      dataSource.transaction(async (manager) => {
+        const where = { id, removedAt: IsNull() };
+        const row = await manager.findOne(WebhookEntity, { where, lock: { mode: 'pessimistic_write' } });
+        if (!row) throw new TallyError('NOT_FOUND', `There is no webhook ${id}.`);
+        return manager.save(WebhookEntity, { ...row, ...change(row) });
+      }),
+    alerts: () => alerts.find(active),
+    async createAlert(alert) {
+      if ((await alerts.countBy({ removedAt: IsNull() })) >= MAX_ALERTS)
+        throw new TallyError('CARDINALITY_LIMIT', `There are ${MAX_ALERTS} alert rules already; remove some.`);
+      return alerts.save({ ...alert, removedAt: null });
+    },
+    async changeAlert(id, change) {
+      const row = await alerts.findOneBy({ id, removedAt: IsNull() });
+      if (!row) throw new TallyError('NOT_FOUND', `There is no alert rule ${id}.`);
+      return alerts.save({ ...row, ...change });
+    },
+    async fire({ rule, periodStart, threshold, event, data, body, at, webhookIds }) {
+      const values = [rule, periodStart, threshold, event, JSON.stringify(data), body, at, webhookIds, giveUp(at)];
+      const [row] = await runSql(dataSource, 'fire-alert', values, CountRow);
+      return row!.fired > 0;
+    },
+    async resolve({ rule, event, body, at, webhookIds }) {
+      const values = [rule, event, body, at, webhookIds, giveUp(at)];
+      const [row] = await runSql(dataSource, 'resolve-alert', values, CountRow);
+      return row!.fired > 0;
+    },
+    firings: (rule, limit) => runSql(dataSource, 'list-firings', [rule ?? null, limit], FiringRow),
+    async take(now, until, limit) {
+      // TypeORM answers an update with its rows and their number.
+      const [rows] = (await dataSource.query(sql('take-deliveries'), [now, until, limit])) as [unknown[], number];
+      return rows.map((row) => DueRow.parse(row));
+    },
+    async ended(id, { status, nextAt, lastStatus, lastError, now }) {
+      await dataSource.query(sql('end-attempt'), [id, status, nextAt, lastStatus, lastError, now]);
+    },
+    deliveries: ({ webhookId, status, after, limit }) =>
+      runSql(dataSource, 'list-deliveries', [webhookId ?? null, status ?? null, after ?? null, limit], DeliveryRow),
+    async queue({ again, webhookId, event, body, now }) {
+      const values = [again ?? null, webhookId ?? null, event, body, now, giveUp(now)];
+      const [row] = await runSql(dataSource, 'queue-delivery', values, z.object({ id: z.string() }));
+      if (!row) return undefined;
+      const [delivery] = await runSql(dataSource, 'find-delivery', [row.id], DeliveryRow);
+      return delivery;
+    },
+    async prune(before) {
+      const [row] = await runSql(dataSource, 'prune-alerts', [before], z.object({ removed: z.number().int() }));
+      return row!.removed;
+    },
+    async lastEventAt(merchantId) {
+      const [row] = await runSql(dataSource, 'last-event', [merchantId], z.object({ time: z.date() }));
+      return row?.time;
+    },
+  };
+}

@@ -1,0 +1,186 @@
+import { type Day, MAX_BUDGETS, MAX_TEAM_MEMBERS, TallyError } from '@tally/contracts';
+import { type DataSource, type EntityManager, IsNull } from 'typeorm';
+import { z } from 'zod';
+import { BudgetEntity, type BudgetRow } from '../entities/budget.ts';
+import type { Journal } from '../journal/journal-store.ts';
+import { textArray } from '../journal/line-columns.ts';
+import { Units } from '../rows.ts';
+import { type Executor, runSql, sql } from '../run-sql.ts';
+import { sqlState } from '../transactions.ts';
+
+export type NewBudget = Omit<BudgetRow, 'id' | 'createdAt' | 'removedAt'>;
+
+/** A period of a budget, and its spend as far as Postgres knows. `ends` null: never. */
+export type BudgetPeriod = { budgetId: string; start: number; ends: number | null; spent: bigint };
+
+/** The identity of an event; near a midnight it may count on either of two days. */
+export type NotedEvent = { merchantId: string; id: string; dates: readonly Day[] };
+
+export type BudgetsStore = {
+  /**
+   * Creates a budget with its spend in the period of `at`. Nothing is counted for its merchants meanwhile. Throws
+   * CARDINALITY_LIMIT beyond MAX_BUDGETS.
+   */
+  create(budget: NewBudget, at: Date): Promise<BudgetRow>;
+  /** Changes a budget; throws NOT_FOUND for an unknown or removed one. */
+  update(id: string, change: Partial<NewBudget>): Promise<BudgetRow>;
+  /** Removes a budget; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
+  remove(id: string, at: Date): Promise<BudgetRow>;
+  find(id: string): Promise<BudgetRow | undefined>;
+  /** Returns a page of active budgets in order of (created, id), after the budget `after`. */
+  list(page: { merchantId: string | undefined; limit: number; after: string | undefined }): Promise<BudgetRow[]>;
+  /** Returns the version of the list of budgets. */
+  version(): Promise<string>;
+  /**
+   * Returns all active budgets, and the version of the list; where budgets are of teams, also the users and API keys
+   * that have a team, at most MAX_TEAM_MEMBERS.
+   */
+  active(): Promise<{ version: string; budgets: BudgetRow[]; members: TeamMember[] }>;
+  /** Returns the previous, current and next period of every active budget. */
+  periods(at: Date): Promise<BudgetPeriod[]>;
+  /**
+   * Like `periods`, plus those of the events from `noted` that are in the journal. Both come from one snapshot, taken
+   * before `noted` is called.
+   */
+  snapshot<T extends NotedEvent>(
+    at: Date,
+    noted: () => Promise<readonly T[]>,
+  ): Promise<{ periods: BudgetPeriod[]; counted: T[] }>;
+};
+
+/** A user or an API key of the directory with its team; merchant '': for every merchant. */
+export const TeamMember = z.object({
+  kind: z.enum(['user', 'apiKey']),
+  merchant_id: z.string(),
+  id: z.string(),
+  team: z.string(),
+});
+export type TeamMember = z.output<typeof TeamMember>;
+
+const PeriodRow = z
+  .object({ id: z.string(), start: z.date(), ends: z.date().nullable(), units: Units })
+  .transform(({ id, start, ends, units }) => ({
+    budgetId: id,
+    start: Number(start),
+    ends: ends && Number(ends),
+    spent: units,
+  }));
+const PositionsRow = z.object({ positions: z.string() });
+const IdRow = z.object({ id: z.string() });
+const VersionRow = z.object({ version: z.string() });
+
+const INVALID_PARAMETER = '22023';
+
+/** Budgets, in `budgets`, and their spend, in `budget_spend`. */
+export function createBudgetsStore(
+  dataSource: DataSource,
+  journal: Pick<Journal, 'exclusively' | 'exclusivelyAll'>,
+): BudgetsStore {
+  const budgets = dataSource.getRepository(BudgetEntity);
+  const nextVersion = (executor: Executor | EntityManager) => executor.query(sql('budgets/next-version'));
+
+  const changed = (id: string, change: (row: BudgetRow) => Partial<BudgetRow> | undefined) =>
+    dataSource.transaction(async (manager) => {
+      const row = await manager.findOne(BudgetEntity, { where: { id }, lock: { mode: 'pessimistic_write' } });
+      if (!row) throw unknownBudget(id);
+      const fields = change(row);
+      if (!fields) return row;
+      await nextVersion(manager);
+      return manager.save(BudgetEntity, { ...row, ...fields });
+    });
+
+  const store: BudgetsStore = {
+    async create(budget, at) {
+      const active = await budgets.countBy({ removedAt: IsNull() });
+      if (active >= MAX_BUDGETS)
+        throw new TallyError('CARDINALITY_LIMIT', `There are ${active} budgets; at most ${MAX_BUDGETS}. Remove some.`);
+      if (budget.team !== '') {
+        const members = await runSql(dataSource, 'budgets/team-members', [MAX_TEAM_MEMBERS + 1], TeamMember);
+        if (members.length > MAX_TEAM_MEMBERS)
+          throw new TallyError(
+            'CARDINALITY_LIMIT',
+            `More than ${MAX_TEAM_MEMBERS} users and API keys of the directory have a team, too many for budgets of teams.`,
+          );
+      }
+      const work = async (transaction: Executor) => {
+        const [row] = await runSql(transaction, 'create-budget', [JSON.stringify(budget)], IdRow);
+        await transaction.query(sql('first-budget-spend'), [row!.id, at]);
+        await nextVersion(transaction);
+        return row!.id;
+      };
+      try {
+        const id = await (budget.merchantId === ''
+          ? journal.exclusivelyAll(work)
+          : journal.exclusively([budget.merchantId], work));
+        return (await store.find(id))!;
+      } catch (error) {
+        if (sqlState(error) !== INVALID_PARAMETER) throw error;
+        throw new TallyError('INVALID_INPUT', `timeZone: Postgres does not know the zone ${budget.timeZone}.`);
+      }
+    },
+    update: (id, change) =>
+      changed(id, (row) => {
+        if (row.removedAt) throw unknownBudget(id);
+        return change;
+      }),
+    remove: (id, at) => changed(id, (row) => (row.removedAt ? undefined : { removedAt: at })),
+    async find(id) {
+      return (await budgets.findOneBy({ id })) ?? undefined;
+    },
+    list({ merchantId, limit, after }) {
+      const page = budgets
+        .createQueryBuilder('budget')
+        .orderBy('budget.createdAt')
+        .addOrderBy('budget.id')
+        .limit(limit);
+      page.where({ removedAt: IsNull(), ...(merchantId !== undefined && { merchantId }) });
+      if (after !== undefined)
+        page.andWhere('(budget.created_at, budget.id) > (select created_at, id from budgets where id = :after)', {
+          after,
+        });
+      return page.getMany();
+    },
+    version: () => versionOf(dataSource),
+    active: () =>
+      dataSource.transaction('REPEATABLE READ', async (manager) => {
+        const rows = await manager.findBy(BudgetEntity, { removedAt: IsNull() });
+        const version = await versionOf(manager);
+        const members = rows.some(({ team }) => team !== '')
+          ? await runSql(manager.queryRunner!, 'budgets/team-members', [MAX_TEAM_MEMBERS], TeamMember)
+          : [];
+        return { version, budgets: rows, members };
+      }),
+    periods: (at) => runSql(dataSource, 'budget-spends', [at], PeriodRow),
+    snapshot: (at, noted) =>
+      dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) => {
+        const transaction: Executor = queryRunner!;
+        const periods = await runSql(transaction, 'budget-spends', [at], PeriodRow);
+        const events = await noted();
+        if (events.length === 0) return { periods, counted: [] };
+        // An event near a midnight is looked up on both days.
+        const wanted: (typeof events)[number][] = [];
+        const dates: string[] = [];
+        for (const event of events)
+          for (const date of event.dates) {
+            wanted.push(event);
+            dates.push(date);
+          }
+        const columns = [
+          textArray(wanted.map(({ merchantId }) => merchantId)),
+          textArray(dates),
+          textArray(wanted.map(({ id }) => id)),
+        ];
+        const [row] = await runSql(transaction, 'noted-events', columns, PositionsRow);
+        const counted = row!.positions === '' ? [] : row!.positions.split(',').map((at) => wanted[Number(at) - 1]!);
+        return { periods, counted: [...new Set(counted)] };
+      }),
+  };
+  return store;
+}
+
+async function versionOf(executor: Executor): Promise<string> {
+  const [row] = await runSql(executor, 'budgets/version', [], VersionRow);
+  return row!.version;
+}
+
+const unknownBudget = (id: string) => new TallyError('NOT_FOUND', `There is no budget ${id}.`);

@@ -1,0 +1,108 @@
+import type { Day } from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { DateText, type MerchantDay, Moment } from '../rows.ts';
+import { runSql } from '../run-sql.ts';
+
+/**
+ * The position of a reader of changes: in the initial list of all merchants' days, with the position in the log to
+ * continue from; or in the log, within one of its rows.
+ */
+export type ChangePlace =
+  | { kind: 'all'; xact: string; merchantId: string; date: Day }
+  | { kind: 'log'; xact: string; id: string; position: number };
+
+/** `changedAt` null: before the reader began to follow the changes. */
+export type Change = MerchantDay & { changedAt: string | null };
+
+export type ChangeLogStore = {
+  /**
+   * Returns merchants' days whose numbers changed after `place`, each once, and the position to continue from. Without
+   * a position, and for a pruned one, starts with every merchant's day. A reader who reads the numbers of all returned
+   * days has those of every committed transaction: the position never passes one that may still commit. `hasMore` is
+   * false once everything known so far was returned.
+   */
+  after(
+    place: ChangePlace | undefined,
+    page: { limit: number; merchantIds?: readonly string[] | undefined },
+  ): Promise<{ rows: Change[]; next: ChangePlace; hasMore: boolean }>;
+  /** Removes rows from before a moment. */
+  prune(before: Date): Promise<void>;
+};
+
+/** Merchants' days of the log read per call, in case most of them are not the reader's. */
+const SCANNED = 10_000;
+const PRUNED_AT_ONCE = 10_000;
+const NO_DAY = '-infinity';
+
+const Xact = z.string().regex(/^\d+$/);
+const LogRow = z.object({
+  horizon: Xact,
+  first: Xact,
+  xact: Xact.nullable(),
+  id: z.string().nullable(),
+  position: z.string().transform(Number).nullable(),
+  merchant_id: z.string().nullable(),
+  date: DateText.nullable(),
+  at: Moment.nullable(),
+});
+const DayRow = z.object({ merchant_id: z.string(), date: DateText });
+
+/** The log of changed merchants' days, in `usage_change_log`, written by the transactions that change them. */
+export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
+  const logAfter = (xact: string, id: string, position: number, limit: number) =>
+    runSql(dataSource, 'changes-since', [xact, id, position, limit], LogRow);
+
+  async function listed(place: ChangePlace & { kind: 'all' }, limit: number, merchantIds: readonly string[] | null) {
+    const values = [merchantIds, place.merchantId, place.date, limit];
+    const found = await runSql(dataSource, 'merchant-days', values, DayRow);
+    const rows = found.map((row): Change => ({ merchantId: row.merchant_id, date: row.date, changedAt: null }));
+    const last = rows.length === limit ? rows.at(-1) : undefined;
+    const next: ChangePlace = last
+      ? { ...place, merchantId: last.merchantId, date: last.date }
+      : { kind: 'log', xact: place.xact, id: '0', position: 0 };
+    return { rows, next, hasMore: true };
+  }
+
+  return {
+    async after(place, { limit, merchantIds }) {
+      const merchants = merchantIds ?? null;
+      if (place?.kind === 'all') return listed(place, limit, merchants);
+      const scanned = merchants ? Math.max(limit, SCANNED) : limit;
+      const { xact, id, position } = place ?? { xact: '0', id: '0', position: 0 };
+      const found = await logAfter(xact, id, position, place ? scanned : 0);
+      const { horizon, first } = found[0]!;
+      // Earlier commits are in the list, later ones in the log from here on.
+      if (!place || BigInt(xact) < BigInt(first))
+        return listed({ kind: 'all', xact: horizon, merchantId: '', date: NO_DAY }, limit, merchants);
+
+      const days = new Map<string, Change>();
+      let next: ChangePlace | undefined;
+      for (const row of found) {
+        if (row.xact === null) continue;
+        next = { kind: 'log', xact: row.xact, id: row.id!, position: row.position! };
+        const change = { merchantId: row.merchant_id!, date: row.date!, changedAt: row.at };
+        if (!merchants || merchants.includes(change.merchantId))
+          days.set(`${change.date} ${change.merchantId}`, change);
+        if (days.size === limit) break;
+      }
+      const rows = [...days.values()];
+      const isWhole = next === undefined || (found.length < scanned && days.size < limit);
+      if (!isWhole) return { rows, next: next!, hasMore: true };
+      const end = BigInt(horizon) > BigInt(xact) ? horizon : xact;
+      return {
+        rows,
+        next: { kind: 'log', xact: end, id: end === xact ? id : '0', position: end === xact ? position : 0 },
+        hasMore: false,
+      };
+    },
+
+    async prune(before) {
+      for (;;) {
+        const values = [before, PRUNED_AT_ONCE];
+        const [row] = await runSql(dataSource, 'prune-change-log', values, z.object({ removed: z.number() }));
+        if (row!.removed < PRUNED_AT_ONCE - 1) return;
+      }
+    },
+  };
+}

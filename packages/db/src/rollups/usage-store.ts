@@ -1,0 +1,949 @@
+import {
+  addDays,
+  type BreakdownBy,
+  type Day,
+  type DayRange,
+  DIMENSIONS as DIMENSION_ORDER,
+  eachDay,
+  type Filters,
+  type GroupBy,
+  type Grouping,
+  isMeasure,
+  MEASURES,
+  type Measure,
+  monthOf,
+  type PlanPart,
+  quarterMonthOf,
+  type SortBy,
+  type Units as UnitsType,
+} from '@tally/contracts';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { DimensionColumn } from '../journal/admission.ts';
+import { EventRow } from '../journal/events-store.ts';
+import type { JournalLine } from '../journal/journal-line.ts';
+import { DateText, MeasureRow, Units } from '../rows.ts';
+import { type Executor, runSql } from '../run-sql.ts';
+import { OUT_OF_RANGE, sqlState } from '../transactions.ts';
+import type { RolledUp } from './rolled-up.ts';
+
+/** The sums of some events, in units. */
+export type Sums = Record<Measure, UnitsType> & {
+  /** Imported days may not split them: tokens that are neither prompt nor completion, requests that may have failed. */
+  other_tokens?: UnitsType | undefined;
+  untold_requests?: UnitsType | undefined;
+};
+
+/** Selects events, and the rollups to read them from: every part must have the requested dimensions. */
+export type Scope = Omit<Filters, 'startDate' | 'endDate'> & {
+  parts: readonly PlanPart[];
+  /** The moment after which `usage_later` was counted. */
+  asKnownOn?: string | undefined;
+};
+
+export type Question = Scope & {
+  by: BreakdownBy;
+  sortBy: SortBy;
+  order: 'asc' | 'desc';
+  limit: number;
+  after?: Position | undefined;
+};
+
+/** The position at which a page ended: the sort value and the keys of its last row. */
+export type Position = { value: string; keys: readonly string[] };
+
+/** A key for each grouping. */
+export type GroupRow = Sums & { keys: string[]; sort_value: string; providers?: string[] | undefined };
+
+/** `total` counts the rows of all pages. */
+export type Grouped = { rows: GroupRow[]; totals: Sums; total: number };
+
+/** The rollups to read users, models and days from, and how many of the first two to return. */
+export type OverviewQuestion = Omit<Scope, 'parts'> & {
+  parts: Record<'users' | 'models' | 'days', readonly PlanPart[]>;
+  limits: Record<'users' | 'models', number>;
+};
+
+export type Overview = {
+  /** Users with at least one request, as `activeUsers` counts them. */
+  activeUsers: number;
+  /** The users and the models with the highest cost, in order; users only if they have requests or costs. */
+  users: GroupRow[];
+  models: GroupRow[];
+  byDay: (Sums & { date: Day })[];
+};
+
+export type Slot = Sums & { slot: number; key: string | null };
+
+export type MerchantMetric = { merchant_id: string; date: Day; metric_type: string; metric_value: UnitsType };
+
+export type UsageReader = {
+  /**
+   * Sums by one grouping or two. An event without a dimension has the key `unknown`; a group whose sums are all zero is
+   * no row. `total` counts the rows of all pages.
+   */
+  breakdown(question: Question): Promise<Grouped>;
+  /** Sums by day, without days that have no usage. */
+  byDay(scope: Scope): Promise<(Sums & { date: Day })[]>;
+  totals(scope: Scope): Promise<Sums>;
+  /** Counts users with at least one request. Events without a user count for none; a user of two merchants is two. */
+  activeUsers(scope: Scope): Promise<number>;
+  /** Reads everything that a summary has of one period, in one statement. */
+  overview(question: OverviewQuestion): Promise<Overview>;
+  /**
+   * Sums by period, counted from 0: `starts` are the starts of the periods, in order; the last ends at `end`. Leaves
+   * out periods without usage. With `by`, one row per key and period. At most `limit` rows.
+   */
+  series(
+    scope: Scope & { starts: readonly number[]; end: number; by?: Grouping | undefined; limit: number },
+  ): Promise<Slot[]>;
+  /** Sums by window and by any dimensions; like `series`, with the keys of a row in the order of `by`. */
+  windows(
+    scope: Scope & { starts: readonly number[]; end: number; by: readonly GroupBy[]; limit: number },
+  ): Promise<(Sums & { slot: number; keys: string[] })[]>;
+  /** Counts the keys of each period of the rollups read, at most `limit`. */
+  keysByPeriod(scope: Scope & { by: GroupBy; limit: number }): Promise<number>;
+  /** Returns the first and last day whose events are no longer in the journal; undefined if it has all. */
+  daysWithoutEntries(filters: Filters): Promise<{ first: Day; last: Day } | undefined>;
+  /** Returns every value of a dimension, at most `limit`; for a model with its providers. */
+  values(scope: Scope & { by: GroupBy; limit: number }): Promise<{ key: string; providers?: string[] | undefined }[]>;
+  /** Returns rows of `merchant_usage`, by date and metric type. */
+  merchantUsage(question: {
+    merchantIds?: readonly string[];
+    startDate: Day;
+    endDate: Day;
+    metricTypes?: readonly string[] | undefined;
+  }): Promise<MerchantMetric[]>;
+};
+
+export type UsageStore = UsageReader & {
+  /** Runs reads at one moment: events counted meanwhile are in all of them or in none. */
+  snapshot<T>(work: (reader: UsageReader) => Promise<T>): Promise<T>;
+  /** Yields the events of a range in the journal, by day, merchant and id, in chunks: bounded memory, one moment. */
+  scanEvents(filters: Filters): AsyncGenerator<JournalLine[]>;
+  /** Yields the rows of a statement in chunks, through a cursor of the server: bounded memory, one moment. */
+  scan(question: ExportQuestion): AsyncGenerator<ExportRow[]>;
+  /**
+   * Estimates the rows of rollups by user and API key, for plans of these ranges: of their years and months, and the
+   * quarters and the requests of the days in their first and last months; with `everyDay`, of all days. `quartersTo`:
+   * the first quarter of a month that is not complete.
+   */
+  rows(
+    scope: Pick<Filters, 'merchantIds'> & { ranges: readonly DayRange[]; everyDay?: boolean },
+  ): Promise<Record<KnownPeriods, Map<Day, number>> & { quartersTo: Day }>;
+  /** Returns the moment from which all that was counted of these days is in the journal; null where it all is. */
+  knownFrom(range: DayRange): Promise<Date | null>;
+  /** Returns when Postgres last counted anything; null before the first time. */
+  lastFlushAt(): Promise<string | null>;
+  /**
+   * Sums a day and its month up to that day, by merchant and metric type, for at most `merchants` merchants, those that
+   * counted most often in the month, and at most `limit` rows.
+   */
+  gauges(question: {
+    month: Day;
+    day: Day;
+    merchantIds?: readonly string[] | undefined;
+    merchants: number;
+    limit: number;
+  }): Promise<Gauge[]>;
+  /** Counts the rows of `merchant_usage` of a date. */
+  countMerchantUsage(date: Day): Promise<number>;
+  /** Returns whether one of these dimensions exceeded its limit on a day of these merchants, or of any. */
+  overflowed(scope: {
+    startDate: Day;
+    endDate: Day;
+    merchantIds?: readonly string[] | undefined;
+    dimensions: readonly DimensionColumn[];
+  }): Promise<boolean>;
+};
+
+/** A merchant's usage of a metric type today and this month. */
+export type Gauge = { merchantId: string; metricType: string; today: UnitsType; month: UnitsType };
+
+const GaugeRow = z.object({ merchant_id: z.string(), metric_type: z.string(), today: Units, month: Units }).transform(
+  ({ merchant_id, metric_type, ...row }): Gauge => ({
+    ...row,
+    merchantId: merchant_id,
+    metricType: metric_type,
+  }),
+);
+
+type KnownPeriods = 'years' | 'months' | 'quarterMonths' | 'requests';
+
+/** Without `by`: the rows of each day with all dimensions, without rows that sum to zero. */
+export type ExportQuestion = Scope & { by?: BreakdownBy | undefined };
+
+/** With `by`, the dimensions are `key_1` and, for two groupings, `key_2`. A model has its providers. */
+export type ExportRow = Sums & { dimensions: Record<string, string>; providers?: string[] | undefined };
+
+/** Dimensions of an event, as columns of the rollups. */
+export const DIMENSIONS: Record<GroupBy, string> = {
+  user: 'user_id',
+  model: 'model',
+  provider: 'provider',
+  apiKey: 'api_key',
+  merchant: 'merchant_id',
+};
+
+/** With the table's name: a bare one would be the page's column, which is text. */
+const SORT: Record<SortBy, string> = {
+  cost: 'groups.cost',
+  requests: 'groups.requests',
+  failedRequests: 'groups.failed_requests',
+  promptTokens: 'groups.prompt_tokens',
+  completionTokens: 'groups.completion_tokens',
+  totalTokens: '(groups.prompt_tokens + groups.completion_tokens)',
+  key: 'groups.key_1',
+};
+const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
+
+/** Measures that only imported snapshots leave open; read only from them. */
+const UNTOLD = ['other_tokens', 'untold_requests'];
+
+const readsDocuments = ({ parts }: Scope) => parts.some(({ cube }) => cube === 'daily_usage_cache');
+const measuresOf = (scope: Scope) => (readsDocuments(scope) ? [...MEASURES, ...UNTOLD] : MEASURES);
+const sumsOf = (scope: Scope, sum: SumOf = 'sum') =>
+  measuresOf(scope)
+    .map((name) => `coalesce(${sum}(${name}), 0) as ${name}`)
+    .join(', ');
+
+/** The measures of a row as members of a JSON object: as text, since a JSON number is not exact. */
+const textsOf = (scope: Scope) =>
+  measuresOf(scope)
+    .map((name) => `'${name}', ${name}::text`)
+    .join(', ');
+
+/** The groups of a relation with the highest cost, as one JSON array in their order. */
+const topOf = (groups: string, scope: Scope, limit: string, more = '') => `(
+  select json_agg(
+    json_build_object('keys', array[key], 'sort_value', cost::text, ${textsOf(scope)} ${more})
+    order by cost desc, key collate "C" desc)
+  from (select * from ${groups} order by cost desc, key collate "C" desc limit ${limit}) as page
+)`;
+
+const anySum = (scope: Scope, sum: SumOf = 'sum') =>
+  measuresOf(scope)
+    .map((name) => `${sum}(${name}) <> 0`)
+    .join(' or ');
+
+/** `units_sum` adds bigints and fails on overflow; `sum` makes a numeric of each group, which takes twice as long. */
+type SumOf = 'sum' | 'units_sum';
+
+/** Queries with the faster sum, and with the other one if a group exceeds a bigint. */
+async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
+  try {
+    return await ask('units_sum');
+  } catch (error) {
+    if (sqlState(error) !== OUT_OF_RANGE) throw error;
+    return ask('sum');
+  }
+}
+
+/** The first day of the period that a row of a rollup sums. */
+const TIME = {
+  usage_yearly: 'year',
+  usage_monthly: 'month',
+  usage_quarter_months: 'quarter_month',
+  usage_monthly_models: 'month',
+  usage_daily: 'date',
+  usage_daily_models: 'date',
+  usage_platform_users: 'month',
+  usage_platform_monthly: 'month',
+  usage_platform_daily: 'date',
+} as const;
+
+/** The same of a row of a rollup of days. */
+const PERIOD_OF_DAY = {
+  year: `date_trunc('year', date)`,
+  month: `date_trunc('month', date)`,
+  quarter_month: 'usage_quarter_month(date)',
+};
+
+const EXPORT_PIECE = 2_000;
+
+/** Queries over what has been counted. */
+export function createUsageStore(dataSource: DataSource): UsageStore {
+  /** Runs reads at one moment, including the flushes that are not derived yet. */
+  const snapshot: UsageStore['snapshot'] = (work) =>
+    exactly((sum) =>
+      dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) =>
+        work(readerOf(queryRunner as Executor, sum, await missingOf(queryRunner as Executor))),
+      ),
+    );
+  /** For reads of tables that the counting transaction writes. */
+  const nothingDerived = readerOf(dataSource, 'sum', NOTHING_MISSING);
+
+  /** Yields the rows of a statement, through a cursor of the server, in one snapshot. */
+  async function* cursor<Row extends z.ZodType>(
+    row: Row,
+    values: unknown[],
+    textOf: (missing: Missing) => string,
+  ): AsyncGenerator<z.output<Row>[]> {
+    const runner = dataSource.createQueryRunner();
+    try {
+      await runner.startTransaction('REPEATABLE READ');
+      const text = textOf(await missingOf(runner as Executor));
+      await runner.query(`declare export no scroll cursor for ${text}`, values);
+      for (;;) {
+        const rows = (await runner.query(`fetch ${EXPORT_PIECE} from export`)) as unknown[];
+        if (rows.length > 0) yield rows.map((each) => row.parse(each));
+        if (rows.length < EXPORT_PIECE) return;
+      }
+    } finally {
+      // Read only: there is nothing to commit, whether the reader finished or left.
+      await runner.rollbackTransaction().catch(() => {});
+      await runner.release();
+    }
+  }
+
+  return {
+    snapshot,
+    breakdown: (question) => snapshot((reader) => reader.breakdown(question)),
+    byDay: (scope) => snapshot((reader) => reader.byDay(scope)),
+    totals: (scope) => snapshot((reader) => reader.totals(scope)),
+    activeUsers: (scope) => snapshot((reader) => reader.activeUsers(scope)),
+    overview: (question) => snapshot((reader) => reader.overview(question)),
+    series: (scope) => snapshot((reader) => reader.series(scope)),
+    windows: (scope) => snapshot((reader) => reader.windows(scope)),
+    values: (scope) => snapshot((reader) => reader.values(scope)),
+    keysByPeriod: (scope) => snapshot((reader) => reader.keysByPeriod(scope)),
+    daysWithoutEntries: nothingDerived.daysWithoutEntries,
+    merchantUsage: nothingDerived.merchantUsage,
+
+    async *scan(question) {
+      const { bind, values } = bindings();
+      const groupings: Grouping[] = question.by === undefined ? [] : [question.by].flat();
+      const dimensions =
+        question.by === undefined
+          ? { date: 'date', ...ALL_DIMENSIONS }
+          : Object.fromEntries(groupings.map((by, index) => [`key_${index + 1}`, columnOf(by)]));
+      const columns = Object.entries(dimensions);
+      const named = columns
+        .map(([name, column]) => `'${name}', ${name === 'date' ? 'date' : known(column)}`)
+        .join(', ');
+      const list = columns.map(([, column]) => column).join(', ');
+      const byModel = question.by === 'model';
+      const read = groupings.length > 0 ? columnsOf(groupings) : list;
+      yield* cursor(
+        ScanRow,
+        values,
+        (missing) => `
+          select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
+          from ${grouped(groupings, source(question, read, bind, { missing }), sumsOf(question))}
+          group by ${list} having ${anySum(question)} order by ${list}`,
+      );
+    },
+
+    async *scanEvents({ startDate, endDate, ...filters }) {
+      const { bind, values } = bindings();
+      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
+      const text = `
+        select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
+          ${MEASURES.join(', ')}, metrics, properties, price_version
+        from usage_events
+        where ${range} ${conditionsOf(filters, bind)('usage_events')}
+        order by date, merchant_id, id`;
+      yield* cursor(EventRow, values, () => text) as AsyncGenerator<JournalLine[]>;
+    },
+
+    async rows({ merchantIds, ranges, everyDay = false }) {
+      const startDate = ranges.map((range) => range.startDate).reduce(min);
+      const endDate = ranges.map((range) => range.endDate).reduce(max);
+      const days = everyDay ? eachDay(startDate, endDate) : ranges.flatMap((range) => [range.startDate, range.endDate]);
+      const asked = [...new Set(days.map((day) => monthOf(day).startDate))];
+      const merchants = merchantIds?.length ? merchantIds : null;
+      const found = await runSql(
+        dataSource,
+        'rollup-rows',
+        [merchants, `${startDate.slice(0, 4)}-01-01`, `${endDate.slice(0, 4)}-12-31`, asked],
+        RollupRow,
+      );
+      const of = (rollup: string) =>
+        new Map(found.filter((row) => row.rollup === rollup).map((row) => [row.period, row.rows]));
+      const [years, counted, requests] = [of('usage_yearly'), of('usage_monthly'), of('usage_daily')];
+      // An open day adds at most as many rows as it has requests, and rarely more than the whole month before it.
+      const months = new Map(counted);
+      const add = (rows: Map<Day, number>, period: Day, more: number) =>
+        rows.set(period, (rows.get(period) ?? 0) + more);
+      const firstOpen = found.find((row) => row.rollup === 'open')!.period;
+      for (const [day, most] of requests) {
+        if (day < firstOpen) continue;
+        const month = monthOf(day).startDate;
+        const before = monthOf(addDays(month, -1)).startDate;
+        const more = Math.min(most, counted.get(month) || counted.get(before) || most);
+        add(months, month, more);
+        add(years, `${day.slice(0, 4)}-01-01`, more);
+      }
+      const quartersTo = found.find((row) => row.rollup === 'quarter')!.period;
+      return { years, months, quarterMonths: of('usage_quarter_months'), requests, quartersTo };
+    },
+
+    async overflowed({ startDate, endDate, merchantIds, dimensions }) {
+      const numbers = dimensions.map((name) => DIMENSION_ORDER.indexOf(name));
+      const merchants = merchantIds?.length ? merchantIds : null;
+      const values = [startDate, endDate, merchants, numbers];
+      const [row] = await runSql(dataSource, 'overflowed', values, z.object({ found: z.boolean() }));
+      return row!.found;
+    },
+    async knownFrom({ startDate, endDate }) {
+      const Row = z.object({ known_from: z.date().nullable() });
+      const [row] = await runSql(dataSource, 'known-from', [startDate, endDate], Row);
+      return row!.known_from;
+    },
+    async lastFlushAt() {
+      const [row] = await runSql(dataSource, 'last-flush', [], z.object({ started_at: z.date() }));
+      return row?.started_at.toISOString() ?? null;
+    },
+    gauges: ({ month, day, merchantIds, merchants, limit }) =>
+      runSql(dataSource, 'usage-gauges', [month, day, merchantIds ?? null, merchants, limit], GaugeRow),
+    async countMerchantUsage(date) {
+      const [row] = await runSql(dataSource, 'count-merchant-usage', [date], z.object({ rows: z.number() }));
+      return row!.rows;
+    },
+  };
+}
+
+const ALL_DIMENSIONS = {
+  merchantId: 'merchant_id',
+  userId: 'user_id',
+  apiKey: 'api_key',
+  model: 'model',
+  provider: 'provider',
+};
+
+/** What derived rollups lack at one moment; read together with them. */
+type Missing = {
+  /** Flushes that are not derived yet, and the days of their events. */
+  flushes?: { ids: string[]; first: Day; last: Day } | undefined;
+  /** Months and years lack the days that are not rolled up. */
+  rolledUp: RolledUp;
+  /** The same for quarters of a month; `date` is the first day of the quarter. */
+  quarters: RolledUp;
+};
+
+const ALL: RolledUp = { date: '9999-12-31', merchantId: '' };
+const NOTHING_MISSING: Missing = { rolledUp: ALL, quarters: ALL };
+
+async function missingOf(transaction: Executor): Promise<Missing> {
+  const [row] = await runSql(transaction, 'pending-flushes', [], MissingRow);
+  const { ids, first, last, date, merchant_id: merchantId, quarter_month, quarter_merchant } = row!;
+  const rolledUp = { date, merchantId };
+  const quarters = { date: quarter_month, merchantId: quarter_merchant };
+  const missing = { rolledUp, quarters };
+  return first === null || last === null ? missing : { ...missing, flushes: { ids, first, last } };
+}
+
+/**
+ * Creates a reader that sums possibly many groups with `fastest`, and reads what is `missing` beside derived rollups.
+ */
+function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageReader {
+  const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
+  const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
+  return {
+    async breakdown(question) {
+      const { bind, values } = bindings();
+      const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
+      const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
+      const groupings: Grouping[] = [question.by].flat();
+      // The providers of a model are listed beside its sums.
+      const byModel = question.by === 'model';
+      const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
+      const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
+      const sum = sumFor(question);
+      const part = source(question, columnsOf(groupings), bind, { sum, missing });
+      const keys = groupings.map((_, index) => `key_${index + 1}`);
+      const ordered = keys.map((key) => `groups.${key} collate "C"`);
+      const groups = `
+        with groups as materialized (
+          select ${groupings.map((by, index) => `${known(columnOf(by))} as ${keys[index]}`).join(', ')},
+            ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
+          from ${grouped(groupings, part, sumsOf(question, sum))}
+          group by ${groupings.map(columnOf).join(', ')}
+          having ${anySum(question, sum)}
+        )`;
+      const after = question.after
+        ? `where (${[sort, ...ordered].join(', ')}) ${compare} (${bind(question.after.value)}::${cast}, ${question.after.keys
+            .map((key) => `${bind(key)} collate "C"`)
+            .join(', ')})`
+        : '';
+      // Only the page is made into text, and the groups are read once for everything derived from them.
+      const [answer] = await rowsOf(
+        `${groups}
+        select
+          (select json_agg(json_build_object(
+            'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
+            ${byModel ? `, 'providers', providers` : ''}))
+          from (
+            select *, ${sort} as sort_value
+            from groups ${after}
+            order by ${[collated, ...ordered].map((place) => `${place} ${question.order}`).join(', ')}
+            limit ${bind(question.limit)}
+          ) as page) as rows,
+          whole.*
+        from (
+          select count(*) as total, ${sumsOf(question)} from groups
+        ) as whole`,
+        values,
+      );
+      const { rows, total, ...totals } = GroupedRow.parse(answer);
+      return { rows: rows ?? [], total, totals };
+    },
+
+    async byDay(scope) {
+      const { bind, values } = bindings();
+      const rows = await rowsOf(
+        `select date, ${sumsOf(scope)} from (${source(scope, 'date', bind, { missing })}) as part group by date order by date`,
+        values,
+      );
+      return rows.map((row) => DayRow.parse(row));
+    },
+
+    async totals(scope) {
+      const { bind, values } = bindings();
+      const [row] = await rowsOf(
+        `select ${sumsOf(scope)} from (${source(scope, '', bind, { missing })}) as part`,
+        values,
+      );
+      return TotalsRow.parse(row);
+    },
+
+    async activeUsers(scope) {
+      const { bind, values } = bindings();
+      const sum = sumFor(scope);
+      const user = userOf(scope);
+      const [row] = await rowsOf(
+        `select count(*) as users
+         from (
+           select from (${source(scope, user, bind, { sum, missing })}) as part
+           where user_id <> '' group by ${user} having ${sum}(requests) > 0
+         ) as active`,
+        values,
+      );
+      return ActiveRow.parse(row).users;
+    },
+
+    async overview({ parts, limits, ...filters }) {
+      const { bind, values } = bindings();
+      const users: Scope = { ...filters, parts: parts.users };
+      const models: Scope = { ...filters, parts: parts.models };
+      const days: Scope = { ...filters, parts: parts.days };
+      const all: Scope = { ...filters, parts: [users, models, days].flatMap((scope) => scope.parts) };
+      const sum = sumFor(all);
+      // Found once, not once for each of the three: that costs more than the rollups of all merchants.
+      const pending = pendingOf(all, bind, missing);
+      const from = (scope: Scope, columns: string) =>
+        `(${source(scope, columns, bind, { sum, missing, isPendingNamed: pending !== undefined })}) as part`;
+      const user = userOf(users);
+      // Arrays, since Postgres finds values of an array by index, also in the parts of a union.
+      const ofFirstUsers = [
+        'user_id = any(array(select user_id from first_users))',
+        ...(user === 'user_id'
+          ? []
+          : [
+              'merchant_id = any(array(select merchant_id from active where user_id in (select user_id from first_users)))',
+            ]),
+      ].join(' and ');
+      const [answer] = await rowsOf(
+        `with ${pending ? `pending as materialized (${pending}),` : ''}
+        active as materialized (
+          select ${user}, coalesce(${sum}(requests), 0) as requests, coalesce(${sum}(cost), 0) as cost
+          from ${from(users, user)} where user_id <> '' group by ${user}
+        ),
+        first_users as (
+          select user_id
+          from active
+          group by user_id
+          having ${sum}(requests) <> 0 or ${sum}(cost) <> 0
+          order by ${sum}(cost) desc, user_id collate "C" desc
+          limit ${bind(limits.users)}
+        ),
+        users as (
+          select user_id as key, ${sumsOf(users)} from ${from(users, user)} where ${ofFirstUsers} group by user_id
+        ),
+        models as (
+          select ${known('model')} as key, ${PROVIDERS}, ${sumsOf(models, sum)}
+          from ${from(models, 'model, provider')} group by model having ${anySum(models, sum)}
+        ),
+        days as (
+          select date, ${sumsOf(days, sum)} from ${from(days, 'date')} group by date
+        )
+        select
+          (select count(*) from active where requests > 0) as active_users,
+          ${topOf('users', users, bind(limits.users))} as users,
+          ${topOf('models', models, bind(limits.models), `, 'providers', providers`)} as models,
+          (select json_agg(json_build_object('date', date::text, ${textsOf(days)}) order by date) from days) as by_day`,
+        values,
+      );
+      const { active_users: activeUsers, users: first, models: dearest, by_day: byDay } = OverviewRow.parse(answer);
+      return { activeUsers, users: first ?? [], models: dearest ?? [], byDay: byDay ?? [] };
+    },
+
+    async series({ starts, end, by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const moments = bind(starts.map((at) => new Date(at).toISOString()));
+      const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
+      const groupings = by ? [by] : [];
+      const rows = await rowsOf(
+        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(columnOf(by)) : 'null'} as key, ${sumsOf(scope)}
+         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, missing }), sumsOf(scope), 'at')}
+         where at >= ${from}::timestamptz and at < ${to}::timestamptz
+         group by 1, 2
+         order by 1, cost desc, 2
+         limit ${bind(limit)}`,
+        values,
+      );
+      return rows.map((row) => SlotRow.parse(row));
+    },
+
+    async windows({ starts, end, by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const moments = bind(starts.map((at) => new Date(at).toISOString()));
+      const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
+      const columns = by.map((name) => DIMENSIONS[name]);
+      const keys = columns.map(known);
+      const rows = await rowsOf(
+        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot,
+           ${keys.length > 0 ? `array[${keys.join(', ')}]` : 'array[]::text[]'} as keys, ${sumsOf(scope)}
+         from (${source(scope, columns.join(', '), bind, { at: true, missing })}) as part
+         where at >= ${from}::timestamptz and at < ${to}::timestamptz
+         group by ${['slot', ...columns].join(', ')}
+         order by ${['slot', ...columns].join(', ')}
+         limit ${bind(limit)}`,
+        values,
+      );
+      return rows.map((row) => WindowRow.parse(row));
+    },
+
+    async keysByPeriod({ by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const column = DIMENSIONS[by];
+      const [row] = await rowsOf(
+        `select count(*) as count
+         from (
+           select from (${source(scope, column, bind, { at: true, missing })}) as part
+           group by at, ${column} limit ${bind(limit)}
+         ) as keys`,
+        values,
+      );
+      return CountRow.parse(row).count;
+    },
+
+    async daysWithoutEntries({ startDate, endDate, ...filters }) {
+      const { bind, values } = bindings();
+      const conditions = conditionsOf(filters, bind);
+      const [first, last] = [bind(startDate), bind(endDate)];
+      const from = (table: string) =>
+        `from ${table} where date between ${first}::date and ${last}::date ${conditions(table)}`;
+      const less = MEASURES.map((name) => `-${name}`).join(', ');
+      const [row] = await rowsOf(
+        `select min(date) as first, max(date) as last
+         from (
+           select date
+           from (
+             select date, ${MEASURES.join(', ')} ${from('usage_daily')}
+             union all
+             select date, ${less} ${from('usage_adjustments')}
+           ) as counted
+           group by date
+           having (${MEASURES.map((name) => `sum(${name})`).join(', ')}) is distinct from (0, 0, 0, 0, 0)
+         ) as by_entries
+         where to_regclass('usage_events_' || to_char(date, 'YYYYMMDD')) is null`,
+        values,
+      );
+      const gap = GapRow.parse(row);
+      return gap.first === null || gap.last === null ? undefined : { first: gap.first, last: gap.last };
+    },
+
+    async values({ by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const column = DIMENSIONS[by];
+      const rows = await rowsOf(
+        `select ${column} as key ${by === 'model' ? `, ${PROVIDERS}` : ''}
+         from (${source(scope, by === 'model' ? 'model, provider' : column, bind, { missing })}) as part
+         where ${column} <> ''
+         group by ${column}
+         order by ${column} collate "C"
+         limit ${bind(limit)}`,
+        values,
+      );
+      return rows.map((row) => ValueRow.parse(row));
+    },
+
+    merchantUsage: ({ merchantIds, startDate, endDate, metricTypes }) =>
+      runSql(
+        executor,
+        'merchant-usage',
+        [merchantIds ?? null, startDate, endDate, metricTypes?.length ? metricTypes : null],
+        MerchantMetricRow,
+      ),
+  };
+}
+
+const MerchantMetricRow = z.object({
+  merchant_id: z.string(),
+  date: DateText,
+  metric_type: z.string(),
+  metric_value: Units,
+});
+const providers = z.array(z.string()).optional();
+const SumsRow = { ...MeasureRow, other_tokens: Units.optional(), untold_requests: Units.optional() };
+const DayRow = z.object({ date: DateText, ...SumsRow });
+const TotalsRow = z.object(SumsRow);
+const ActiveRow = z.object({ users: z.string().transform(Number) });
+const CountRow = z.object({ count: z.string().transform(Number) });
+const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
+const WindowRow = z.object({ slot: z.number().int(), keys: z.array(z.string()), ...SumsRow });
+const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
+const MissingRow = z.object({
+  ids: z.array(z.string()),
+  first: DateText.nullable(),
+  last: DateText.nullable(),
+  date: DateText,
+  merchant_id: z.string(),
+  quarter_month: DateText,
+  quarter_merchant: z.string(),
+});
+const RollupRow = z.object({ rollup: z.string(), period: DateText, rows: z.string().transform(Number) });
+const ValueRow = z.object({ key: z.string(), providers });
+const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), providers, ...SumsRow });
+const GroupsRow = z
+  .array(z.object({ keys: z.array(z.string()), sort_value: z.string(), providers, ...SumsRow }))
+  .nullable();
+const GroupedRow = z.object({ ...SumsRow, total: z.string().transform(Number), rows: GroupsRow });
+const OverviewRow = z.object({
+  active_users: z.string().transform(Number),
+  users: GroupsRow,
+  models: GroupsRow,
+  by_day: z.array(DayRow).nullable(),
+});
+
+/** Identifies users: a user id is a name within a merchant. */
+const userOf = ({ merchantIds }: Scope) => (merchantIds?.length === 1 ? 'user_id' : 'merchant_id, user_id');
+
+type Bind = (value: unknown) => string;
+
+function bindings(): { bind: Bind; values: unknown[] } {
+  const values: unknown[] = [];
+  return { values, bind: (value) => `$${values.push(value)}` };
+}
+
+/** Returns a dimension as answered: '' in the rollups is an event without it. */
+const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
+/** The providers that the rows of a group came from. */
+const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
+
+/** The columns that groupings are computed from. The providers of a model are listed beside its sums. */
+function columnsOf(groupings: readonly Grouping[]): string {
+  const columns = groupings.flatMap((by) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]));
+  const byModel = groupings.length === 1 && groupings[0] === 'model';
+  return [...new Set([...columns, ...(byModel ? ['provider'] : [])])].join(', ');
+}
+
+const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
+
+/**
+ * The team of a row of `table`: that of its API key, else that of its user; for each, the merchant's entry wins over
+ * the general one; '' without a team.
+ */
+function teamOf(table: string): string {
+  const team = (kind: string, column: string, merchant: string) =>
+    `(select team from directory_entries where kind = '${kind}' and id = ${table}.${column} and merchant_id = ${merchant})`;
+  const candidates = [
+    team('apiKey', 'api_key', `${table}.merchant_id`),
+    team('apiKey', 'api_key', `''`),
+    team('user', 'user_id', `${table}.merchant_id`),
+    team('user', 'user_id', `''`),
+  ];
+  return `coalesce(${candidates.join(', ')}, '')`;
+}
+
+/**
+ * The rows of a part in the form needed for grouping: with their team if requested. `time`: the column of the period.
+ */
+function grouped(groupings: readonly Grouping[], part: string, sums: string, time?: string): string {
+  if (!groupings.includes('team')) return `(${part}) as part`;
+  const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
+  // Looked up once per key and user, not once per row.
+  return `(
+    select *, ${teamOf('groups')} as team
+    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as groups
+  ) as part`;
+}
+
+type SourceOptions = {
+  at?: boolean;
+  sum?: SumOf;
+  missing: Missing;
+  /** The statement has the rows of `pendingOf` under the name `pending`. */
+  isPendingNamed?: boolean;
+};
+
+/**
+ * The events of flushes not yet derived, for parts that are read several times in a statement. Undefined if there are
+ * none for them.
+ */
+function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | undefined {
+  const derived = scope.parts.filter(({ cube }) => cube in TIME && cube !== 'usage_daily');
+  if (!missing.flushes || derived.length === 0) return undefined;
+  const { ids, first, last } = missing.flushes;
+  const from = max(first, derived.map(({ startDate }) => startDate).reduce(min));
+  const to = min(last, derived.map(({ endDate }) => endDate).reduce(max));
+  if (from > to) return undefined;
+  return `
+    select ${['date', ...Object.values(ALL_DIMENSIONS), ...MEASURES].join(', ')}
+    from usage_counted_events
+    where flush_id = any(${bind(ids)}::bigint[]) and date between ${bind(from)}::date and ${bind(to)}::date
+      ${conditionsOf(scope, bind)('usage_counted_events')}`;
+}
+
+/**
+ * The rows of all parts that pass the filters; all filters hold at once, and an empty list is no filter. A derived
+ * rollup is read with what it lacks at the same moment, open days and events of flushes not yet derived, so that sums
+ * are always exact.
+ */
+function source(
+  scope: Scope,
+  columns: string,
+  bind: Bind,
+  { at = false, sum = 'sum', missing, isPendingNamed = false }: SourceOptions,
+): string {
+  const conditions = conditionsOf(scope, bind);
+  const measures = measuresOf(scope);
+  const rows = scope.parts
+    .flatMap(({ cube, startDate, endDate, less }) => {
+      const [first, last] = [bind(startDate), bind(endDate)];
+      const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
+        const type = sum === 'units_sum' && NUMERIC.has(table) ? '::bigint' : '';
+        const selected = [
+          // Imported days belong to no merchant.
+          ...(columns
+            ? [cube === 'daily_usage_cache' ? columns.replace('merchant_id', `'' as merchant_id`) : columns]
+            : []),
+          ...(at ? [`${time}::timestamptz as at`] : []),
+          ...measures.map((name) =>
+            given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
+          ),
+        ];
+        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions(table)} ${more}`;
+      };
+      const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
+      if (cube === 'usage_quarter_hours')
+        return [rowsOf(cube, 'bucket', `bucket >= ${first}::date and bucket < ${last}::date + 1`, MEASURES)];
+      if (cube === 'usage_events') {
+        // A void counts at the time of its event; any other correction has no time and counts at the start of its day.
+        return [
+          rowsOf(cube, 'time', within('date'), MEASURES),
+          rowsOf('usage_adjustments', 'coalesce(time, date)', within('date'), MEASURES),
+        ];
+      }
+      if (cube === 'usage_later') {
+        const moment = `${bind(scope.asKnownOn)}::timestamptz`;
+        const later = `flush_id in (select id from usage_flushes where started_at > ${moment})`;
+        return [
+          rowsOf('usage_counted_events', 'time', `${within('date')} and ${later}`, MEASURES),
+          rowsOf('usage_counted_adjustments', 'date', `${within('date')} and created_at > ${moment}`, MEASURES),
+        ];
+      }
+      if (cube === 'daily_usage_cache')
+        return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
+      const arms = [rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES)];
+      const { flushes } = missing;
+      const isQuarters = cube === 'usage_quarter_months';
+      const rolledUp = isQuarters ? missing.quarters : missing.rolledUp;
+      const place = isQuarters ? '(usage_quarter_month(date), merchant_id)' : '(date, merchant_id)';
+      const open = OPEN_DAYS[cube];
+      const time = TIME[cube] === 'date' ? 'date' : PERIOD_OF_DAY[TIME[cube]];
+      const days = (from: Day, to: Day) => `date between ${bind(from)}::date and ${bind(to)}::date`;
+      // Some merchants of one day, or quarter of a month, are rolled up; the order of their ids is that of Postgres.
+      const begun = () => `(${bind(rolledUp.date)}::date, ${bind(rolledUp.merchantId)}::text)`;
+      const isBegun = rolledUp.merchantId !== '' && open !== 'usage_platform_daily';
+      if (open && endDate >= rolledUp.date) {
+        const range = days(max(startDate, rolledUp.date), endDate);
+        arms.push(rowsOf(open, time, isBegun ? `${range} and ${place} > ${begun()}` : range, MEASURES));
+      }
+      // The finest rollups have events at once; the others once their flush is derived.
+      const isFinest = cube === 'usage_daily' || open === 'usage_daily';
+      const lastBegun = isQuarters ? quarterMonthOf(rolledUp.date).endDate : rolledUp.date;
+      const lastRolledUp = isBegun ? lastBegun : addDays(rolledUp.date, -1);
+      const lastMissing = isFinest ? min(endDate, lastRolledUp) : endDate;
+      if (cube === 'usage_daily' || !flushes || flushes.first > lastMissing || flushes.last < startDate) return arms;
+      // Names the days with pending events, so that other partitions are not even planned.
+      const ofFlushes = isPendingNamed ? '' : `flush_id = any(${bind(flushes.ids)}::bigint[]) and`;
+      const range = `${ofFlushes} ${days(max(startDate, flushes.first), min(lastMissing, flushes.last))}`;
+      const ofRolledUp = isFinest && isBegun ? `and ${place} <= ${begun()}` : '';
+      // Thousands of events are few groups: the rest of the statement sorts and adds those.
+      const keys = [...(columns ? [columns] : []), ...(at ? [time] : [])];
+      const selected = [
+        ...(columns ? [columns] : []),
+        ...(at ? [`${time}::timestamptz as at`] : []),
+        ...measures.map((name) =>
+          isMeasure(name) ? `${less ? '-' : ''}coalesce(${sum}(${name}), 0) as ${name}` : `0 as ${name}`,
+        ),
+      ];
+      const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
+      const events = isPendingNamed ? 'pending' : 'usage_counted_events';
+      const pending = `${range} ${ofRolledUp} ${conditions(events)}`;
+      arms.push(`select ${selected.join(', ')} from ${events} where ${pending} ${groupBy}`);
+      return arms;
+    })
+    .join(' union all ');
+  if (scope.asKnownOn === undefined) return rows;
+  // What was not known then has no row, also where only names are listed.
+  const keys = [...(columns ? [columns] : []), ...(at ? ['at'] : [])];
+  const type = sum === 'units_sum' ? '::bigint' : '';
+  const sums = measures.map((name) => `sum(${name})${type} as ${name}`);
+  const some = measures.map((name) => `sum(${name}) <> 0`).join(' or ');
+  return `select ${[...keys, ...sums].join(', ')} from (${rows}) as known
+    ${keys.length > 0 ? `group by ${keys.join(', ')}` : ''} having ${some}`;
+}
+
+/** The rollups for days of periods that are not rolled up. */
+const OPEN_DAYS: Partial<Record<PlanPart['cube'], 'usage_daily' | 'usage_daily_models' | 'usage_platform_daily'>> = {
+  usage_yearly: 'usage_daily',
+  usage_monthly: 'usage_daily',
+  usage_quarter_months: 'usage_daily',
+  usage_platform_users: 'usage_daily',
+  usage_monthly_models: 'usage_daily_models',
+  usage_platform_monthly: 'usage_platform_daily',
+};
+
+const max = (left: Day, right: Day) => (left > right ? left : right);
+const min = (left: Day, right: Day) => (left < right ? left : right);
+
+/** Derived rollups: their sums can exceed a bigint. */
+const NUMERIC = new Set<string>([
+  'usage_daily_models',
+  'usage_yearly',
+  'usage_monthly',
+  'usage_quarter_months',
+  'usage_monthly_models',
+  'usage_platform_users',
+  'usage_platform_monthly',
+  'usage_platform_daily',
+]);
+
+/** Returns the grouping of a snapshot that has the requested dimension. */
+function kindOf(columns: string): string {
+  if (columns.includes('user_id')) return `kind = 'user'`;
+  if (columns.includes('model')) return `kind = 'model'`;
+  return columns.includes('provider') ? `kind = 'provider'` : 'whole';
+}
+
+/** The filters as conditions on the rows of a table; a team is looked up for each row. */
+function conditionsOf(filters: Omit<Scope, 'parts'>, bind: Bind): (table: string) => string {
+  const { teams, ...lists } = {
+    merchant_id: filters.merchantIds,
+    user_id: filters.userIds,
+    model: filters.models,
+    provider: filters.providers,
+    api_key: filters.apiKeys,
+    teams: filters.teams,
+  };
+  const among = (list: readonly string[]) =>
+    `any(${bind(list.map((value) => (value === 'unknown' ? '' : value)))}::text[])`;
+  const conditions = Object.entries(lists)
+    .flatMap(([column, list]) => (list?.length ? [`and ${column} = ${among(list)}`] : []))
+    .join(' ');
+  const ofTeams = teams?.length ? among(teams) : undefined;
+  return (table) => (ofTeams ? `${conditions} and ${teamOf(table)} = ${ofTeams}` : conditions);
+}

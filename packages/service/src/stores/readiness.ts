@@ -1,0 +1,141 @@
+import { storeFaultOf } from '../errors/store-errors.ts';
+import type { Log } from '../process/log.ts';
+import { mastersOf, type RedisClient } from './redis.ts';
+
+/** The answer of `/readyz`: `ok` false sends callers elsewhere; `notes` are hints in both cases. */
+export type Health = {
+  ok: boolean;
+  degraded: boolean;
+  postgres: boolean;
+  redis: boolean;
+  notes: string[];
+  [fact: string]: unknown;
+};
+
+export type Readiness = {
+  /** Probes the stores; answers within `DEADLINE_MS` in any case. */
+  health(): Promise<Health>;
+  /** Remembers an error of a store: nothing else shows that it refuses writes. */
+  sawError(error: unknown): void;
+};
+
+export type ReadinessOptions = {
+  postgres: {
+    /** Reads the clock of Postgres, and whether it accepts writes. */
+    look(): Promise<{ at: number; readOnly: boolean }>;
+  };
+  redis: RedisClient;
+  /** The share of Redis' `maxmemory` above which Redis counts as full. */
+  memoryMark?: number;
+  /** Returns true if the service can work with the stores that answer. */
+  isOk(stores: { postgres: boolean; redis: boolean }): boolean;
+  /** Further notes. */
+  facts?(): Record<string, unknown>;
+  log: Log;
+  now?: () => number;
+};
+
+/** Notes never contain words or addresses of a store: those are in the log. */
+type Look = { available: boolean; notes: string[] };
+
+const DEADLINE_MS = 1_500;
+const MAX_SKEW_MS = 5_000;
+/** An error of a write counts for this long; the loops that write retry more often. */
+const WRITE_ERROR_MS = 30_000;
+const MEMORY_MARK = 0.9;
+
+/** Probes the stores for `/readyz`, each at most once at a time. */
+export function createReadiness(options: ReadinessOptions): Readiness {
+  const { postgres, redis, memoryMark = MEMORY_MARK, log, now = Date.now } = options;
+  const refusedWrites = new Map<'postgres' | 'redis', number>();
+  let told = '';
+
+  const lookAtPostgres = single('Postgres', async () => {
+    const sent = now();
+    const { at, readOnly } = await postgres.look();
+    return [...(readOnly ? ['Postgres is read-only.'] : []), ...skewOf('Postgres', at, sent, now())];
+  });
+
+  const lookAtRedis = single('Redis', async () => {
+    if (redis.status !== 'ready') throw new Error(`the connection is ${redis.status}`);
+    const found = await Promise.all(
+      mastersOf(redis).map(async (node) => {
+        const sent = now();
+        const [seconds, microseconds] = await node.time();
+        const skew = skewOf('Redis', Number(seconds) * 1000 + Number(microseconds) / 1000, sent, now());
+        const memory = await node.info('memory');
+        const [used, most] = [Number(fact(memory, 'used_memory')), Number(fact(memory, 'maxmemory'))];
+        return [
+          ...skew,
+          ...(most > 0 && used > most * memoryMark ? ['Redis is above its memory mark.'] : []),
+          ...(fact(memory, 'maxmemory_policy') === 'noeviction'
+            ? []
+            : ['Redis evicts keys: set maxmemory-policy noeviction.']),
+        ];
+      }),
+    );
+    return [...new Set(found.flat())];
+  });
+
+  /** One probe at a time, since a store that hangs must not get more of them. */
+  function single(name: string, look: () => Promise<string[]>): () => Promise<Look> {
+    let running: Promise<Look> | undefined;
+    let hanging = false;
+    const unavailable = { available: false, notes: [`${name} is unavailable.`] };
+    return async () => {
+      // A probe that began before the call may be outdated, but a hanging one is not.
+      if (hanging) return unavailable;
+      running ??= look()
+        .then(
+          (notes) => ({ available: true, notes }),
+          (error: unknown) => {
+            log.warn({ err: error, store: name }, 'a store is unavailable');
+            return unavailable;
+          },
+        )
+        .finally(() => {
+          running = undefined;
+          hanging = false;
+        });
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<Look>((resolve) => {
+        timer = setTimeout(() => {
+          hanging = running !== undefined;
+          resolve(unavailable);
+        }, DEADLINE_MS);
+      });
+      const seen = await Promise.race([running, late]);
+      clearTimeout(timer);
+      return seen;
+    };
+  }
+
+  return {
+    async health() {
+      const [ofPostgres, ofRedis] = await Promise.all([lookAtPostgres(), lookAtRedis()]);
+      const stores = { postgres: ofPostgres.available, redis: ofRedis.available };
+      const notes = [...ofPostgres.notes, ...ofRedis.notes];
+      for (const [store, at] of refusedWrites) {
+        if (now() - at > WRITE_ERROR_MS) refusedWrites.delete(store);
+        else if (stores[store]) notes.push(`${store === 'postgres' ? 'Postgres' : 'Redis'} takes no writes.`);
+      }
+      if (notes.join() !== told) log.warn({ notes }, 'readiness changed');
+      told = notes.join();
+      return { ok: options.isOk(stores), degraded: notes.length > 0, ...stores, notes, ...options.facts?.() };
+    },
+    sawError(error) {
+      const found = storeFaultOf(error);
+      if (found?.store && found.fault === 'readOnly') refusedWrites.set(found.store, now());
+    },
+  };
+}
+
+/** Reports a difference between a store's clock and ours beyond the duration of the probe. */
+function skewOf(name: string, at: number, sent: number, received: number): string[] {
+  const ahead = at > received ? at - received : at < sent ? at - sent : 0;
+  if (Math.abs(ahead) <= MAX_SKEW_MS) return [];
+  const seconds = Math.round(Math.abs(ahead) / 1000);
+  return [`The clock of this process is ${seconds} s ${ahead > 0 ? 'behind' : 'ahead of'} that of ${name}.`];
+}
+
+const fact = (info: string, name: string) => new RegExp(`^${name}:(.*?)\\r?$`, 'm').exec(info)?.[1];
