@@ -1,8 +1,9 @@
-import { type FreshStore, freshDatabase } from '@tally/testkit';
+import { type FreshStore, freshDatabase, until } from '@tally/testkit';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { DISTRIBUTED, planDistribution, REFERENCE } from './distribution.ts';
 import { openDb } from './open-db.ts';
+import { sql } from './run-sql.ts';
 import { migrate } from './schema.ts';
 
 const hasCitus = process.env.CITUS_DATABASE_URL !== undefined;
@@ -25,6 +26,8 @@ test('is refused while a service is connected, by its name', async () => {
     /Others are connected: .*usage-ingest \(\d+\).*Stop all services/,
   );
   await db.close();
+  // Postgres ends the session a moment after its connection is closed.
+  await until('nobody else to be connected', async () => (await client.query(sql('schema/connected'))).rowCount === 0);
 });
 
 test.skipIf(hasCitus)('is refused on a server without Citus, which is told how to get it', async () => {
