@@ -74,6 +74,8 @@ function factsOf(state: ServiceState): string[] {
 const DURABILITY: Record<string, string> = {
   always: 'Redis syncs every write before it is acknowledged',
   everysec: 'Redis syncs once a second: a crash may lose the last second',
+  snapshot: 'Redis writes to disk now and then: a crash may lose minutes',
+  none: 'Redis keeps nothing on disk: a crash may lose what is not counted yet',
 };
 
 function Agreement({ platform }: { platform: boolean }) {
