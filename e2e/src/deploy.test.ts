@@ -1,6 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -182,13 +181,8 @@ test('compose.yaml matches the compose specification, has every program, and tak
 });
 
 test('every package, the chart, the image and its users have the version that services report', async () => {
-  const folders = (
-    await Promise.all(['packages', 'apps'].map((at) => readdir(join(ROOT, at), { withFileTypes: true })))
-  )
-    .flat()
-    .filter((each) => each.isDirectory())
-    .map(({ parentPath, name }) => join(parentPath, name));
-  const versions = folders.map((folder) => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version);
+  const manifests = execFileSync('git', ['ls-files', '*/package.json'], { cwd: ROOT, encoding: 'utf8' }).trim();
+  const versions = await Promise.all(manifests.split('\n').map(async (path) => JSON.parse(await read(path)).version));
   const chart = parse(await read('infra/helm/tally/Chart.yaml'));
   const values = parse(await read('infra/helm/tally/values.yaml'));
   const labels = /image\.version="(.+)"/.exec(await read('infra/docker/Dockerfile'));

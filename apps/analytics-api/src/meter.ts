@@ -1,4 +1,5 @@
 import {
+  addDays,
   BUILT_IN_METERS,
   type Coverage,
   type Day,
@@ -316,20 +317,24 @@ const noDays = (timeZone: string) => new TallyError('INVALID_INPUT', `The range 
 /** Returns true if the last window of a range of days ends after the range. */
 function endsEarly(last: Period, endDate: Day, window: MeterQuery['window'], timeZone: string): boolean {
   if (window === 'hour' || window === 'day') return false;
-  const [whole] = periodsOf({ startDate: endDate, endDate: later(endDate, 31) }, window as 'week' | 'month', timeZone);
+  const [whole] = periodsOf(
+    { startDate: endDate, endDate: addDays(endDate, 31) },
+    window as 'week' | 'month',
+    timeZone,
+  );
   return whole !== undefined && whole.to > last.to;
 }
-
-const later = (day: Day, days: number): Day => dayOf(startOfDay(day) + days * 86_400_000);
 
 /** Returns days around a range that contain its whole windows. */
 function wholeDays({ startDate, endDate }: { startDate: Day; endDate: Day }, window: MeterQuery['window']) {
   if (window === 'hour' || window === 'day') return { startDate, endDate };
   const month = window === 'month';
-  const monday = (day: Day) => later(day, -((new Date(startOfDay(day)).getUTCDay() + 6) % 7));
+  const monday = (day: Day) => addDays(day, -((new Date(startOfDay(day)).getUTCDay() + 6) % 7));
   return {
     startDate: month ? `${startDate.slice(0, 8)}01` : monday(startDate),
-    endDate: month ? later(`${later(`${endDate.slice(0, 8)}01`, 31).slice(0, 8)}01`, -1) : later(monday(endDate), 6),
+    endDate: month
+      ? addDays(`${addDays(`${endDate.slice(0, 8)}01`, 31).slice(0, 8)}01`, -1)
+      : addDays(monday(endDate), 6),
   };
 }
 

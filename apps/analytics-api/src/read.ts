@@ -173,9 +173,10 @@ export function createRead({
           parts: plan,
           limits: { users: TOP_USERS, models: TOP_MODELS },
         });
+        const asked = { ...filters, ...before };
         // Concurrently on another connection: each period is of one moment, the two may differ. Cached by itself, since
         // the days before seldom change and those of this period do with every event.
-        const previous = cache.through('before', { ...filters, ...before }, { ...filters, ...before }, () =>
+        const previous = cache.through('before', asked, asked, () =>
           db.usage.snapshot(async (reader) => ({
             sums: textsOf(await reader.totals({ ...filters, parts: plan.before })),
             users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),

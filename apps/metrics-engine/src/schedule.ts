@@ -1,4 +1,4 @@
-import { type Day, dayOf, type JobName, type RollupBackfill, TallyError } from '@tally/contracts';
+import { DAY_MS, type Day, dayOf, type JobName, type RollupBackfill, TallyError } from '@tally/contracts';
 import { type Log, type RedisClient, redisReady, startLoop } from '@tally/service';
 import { type Job, Queue, Worker } from 'bullmq';
 import type { Rollups } from './rollups/rollups.ts';
@@ -51,7 +51,6 @@ export type Schedule = {
 const QUEUE = 'metrics-engine';
 /** The hash tag keeps the queue in one slot of a Redis Cluster. */
 const PREFIX = '{bull}';
-const DAY_MS = 86_400_000;
 const CONNECT_MS = 2_000;
 const KEPT_COMPLETED = 100;
 const KEPT_FAILED = 1_000;

@@ -13,6 +13,8 @@ const LOCK = 330;
 let stores: Stores;
 const clock = { now: Date.now() };
 let survivors: Engine[];
+/** Ended after each test, also one that fails before it kills it. */
+let latestVictim: ServiceProcess | undefined;
 let webhookId: string;
 let secret: string;
 let receiver: Server;
@@ -56,16 +58,19 @@ afterAll(async () => {
 });
 
 afterEach(async () => {
+  await latestVictim?.kill();
   await stores.client.query('select pg_advisory_unlock_all()');
   await stores.client.query(`update budgets set removed_at = now() where removed_at is null`);
 });
 
 /** Starts an engine as a process of its own, with its loops. */
-const startVictim = (): Promise<ServiceProcess> =>
-  startServiceProcess('metrics-engine', {
+async function startVictim(): Promise<ServiceProcess> {
+  latestVictim = await startServiceProcess('metrics-engine', {
     ...{ DATABASE_URL: stores.store.url, REDIS_URL: stores.redis.url, TALLY_ADMIN_KEY: ADMIN },
     ...{ USAGE_INGEST_URL: 'http://127.0.0.1:1', WEBHOOK_ALLOW_PRIVATE: 'true' },
   });
+  return latestVictim;
+}
 
 /** Stores a budget that has reached all its thresholds. */
 async function budgetOverItsLimit(): Promise<string> {

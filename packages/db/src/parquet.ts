@@ -1,3 +1,4 @@
+import { DAY_MS } from '@tally/contracts';
 import { ByteWriter, ParquetWriter } from 'hyparquet-writer';
 
 /** Bounds a row group, and with it the memory, where rows are large. Counts the characters of all cells. */
@@ -5,7 +6,6 @@ const GROUP_CHARACTERS = 8 * 2 ** 20;
 /** Digits of a DECIMAL of 16 bytes. */
 const PRECISION = 38;
 const DECIMAL_BYTES = 16;
-const DAY_MS = 86_400_000;
 
 /**
  * How a column is stored, and what its values look like: text; `date`: YYYY-MM-DD; `micros`: microseconds since 1970;

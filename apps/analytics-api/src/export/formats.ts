@@ -53,7 +53,8 @@ async function* ndjson({ rows }: Table): AsyncGenerator<string> {
 
 function parquetFile({ columns, rows }: Table): AsyncIterable<Uint8Array> {
   const plain = columns.map(({ name, type = 'text' as const, cell }) => ({
-    ...{ name, type },
+    name,
+    type,
     value: (row: Row) => plainCell(cell(row)),
   }));
   return parquet({ columns: plain, rows }, PARQUET_GROUP_ROWS);

@@ -2,7 +2,7 @@ import { MEASURES, PRICED_MEASURES } from '@tally/contracts';
 import { eachMeasure, indent, inRange, numericSums, ofMerchants } from './columns.mjs';
 import { isComplete, isRolledUp, PLACE } from './rollups.mjs';
 
-// Statements that compare stored forms of numbers.
+// Statements that compare stored forms of numbers, and that keep the sums of days whose events are dropped.
 
 /** Numbers and meters are checked independently: each has its own table of versions found correct. */
 const uncheckedDays = (checks) => `

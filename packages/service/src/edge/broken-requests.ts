@@ -1,16 +1,10 @@
-import type { Server, ServerResponse } from 'node:http';
+import { type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { TallyError } from '@tally/contracts';
 import { errorShape } from '../errors/errors.ts';
 
 /** The URL and the headers of a request together: room for a thousand ids in the filters of a GET. */
 export const MAX_HEADER_BYTES = 64 * 1024;
-
-const STATUS_LINES = {
-  HEADERS_TOO_LARGE: '431 Request Header Fields Too Large',
-  BODY_TIMEOUT: '408 Request Timeout',
-  INVALID_INPUT: '400 Bad Request',
-} as const;
 
 /**
  * Answers requests that Node cannot parse, or that do not arrive in time, with a status and an error like all others;
@@ -24,10 +18,10 @@ export function answerBrokenRequests(server: Server): void {
     // In the middle of an answer, another one would look like a part of it.
     const isFree = response === undefined || response.writableFinished || !response.headersSent;
     if (code === 'ECONNRESET' || !socket.writable || !isFree) return void socket.destroy();
-    const error = errorOf(code);
-    const body = JSON.stringify({ error: errorShape(error) });
-    const status = STATUS_LINES[error.code as keyof typeof STATUS_LINES];
-    const head = `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}`;
+    const error = errorShape(errorOf(code));
+    const body = JSON.stringify({ error });
+    const status = error.data.httpStatus;
+    const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}`;
     socket.end(`${head}\r\nconnection: close\r\n\r\n${body}`, () => socket.destroy());
   });
 }

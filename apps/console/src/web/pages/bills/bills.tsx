@@ -74,9 +74,7 @@ export function Bills() {
         {add}
       </PageHead>
       {search.merchants && (
-        <Banner tone="info">
-          The bill is compared as a whole; with us is only the usage of the merchants that are chosen.
-        </Banner>
+        <Banner tone="info">The whole bill is compared with the usage of the chosen merchants only.</Banner>
       )}
       <Comparison
         question={{ provider, ...range, ...(search.merchants && { merchantIds: search.merchants }) }}
