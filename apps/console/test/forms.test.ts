@@ -141,7 +141,7 @@ test('a bill is checked, imported, compared and downloaded', async () => {
       page.getByRole('button', { name: 'CSV' }).click(),
     ]);
     await open(page, '/app/bills?merchants=%5B%22nobody%22%5D');
-    await page.getByText('only the usage of the merchants that are chosen').waitFor();
+    await page.getByText('the usage of the chosen merchants only').waitFor();
     await page.locator('.filter', { hasText: 'nobody' }).waitFor();
     await expect.poll(() => rows.nth(2).innerText()).toContain('Only on the bill');
     await open(page, '/app/bills');
