@@ -22,8 +22,8 @@ export async function strikeOnce(world, random) {
     const handle = world.servers[target];
     await handle.kill('SIGKILL');
     const moment = random();
-    if (moment < 0.5) await wait(moment * 1000);
-    else if (moment < 0.75) await handle.untilReplaced?.();
+    if (moment < 0.4) await wait(moment * 1000);
+    else if (moment < 0.8) await handle.untilReplaced?.();
     return (await handle.start()) ?? target;
   }
   return target;

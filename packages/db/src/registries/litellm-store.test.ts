@@ -93,7 +93,7 @@ describe('claiming calls', () => {
 });
 
 test('the migration knows the calls counted before it, by their ids and around midnights', async () => {
-  const store = await freshDatabase(migrate);
+  const store = await freshDatabase(migrate, { onOneNode: true });
   const dataSource = await createDataSource(store.url).initialize();
   onTestFinished(async () => {
     await dataSource.destroy();
