@@ -340,8 +340,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const text = `
         select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
           ${MEASURES.join(', ')}, metrics, properties, price_version
-        from usage_events
-        where ${range} ${conditionsOf(filters, bind)('usage_events')}
+        ${filtered(filters, bind)('usage_events', range)}
         order by date, merchant_id, id`;
       yield* cursor(EventRow, values, () => text) as AsyncGenerator<JournalLine[]>;
     },
@@ -514,7 +513,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const [row] = await rowsOf(
         `select count(*) as users
          from (
-           select from (${source(scope, user, bind, { sum, missing })}) as part
+           select 1 from (${source(scope, user, bind, { sum, missing })}) as part
            where user_id <> '' group by ${user} having ${sum}(requests) > 0
          ) as active`,
         values,
@@ -620,7 +619,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const [row] = await rowsOf(
         `select count(*) as count
          from (
-           select from (${source(scope, column, bind, { at: true, missing })}) as part
+           select 1 from (${source(scope, column, bind, { at: true, missing })}) as part
            group by at, ${column} limit ${bind(limit)}
          ) as keys`,
         values,
@@ -630,19 +629,17 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
 
     async daysWithoutEntries({ startDate, endDate, ...filters }) {
       const { bind, values } = bindings();
-      const conditions = conditionsOf(filters, bind);
-      const [first, last] = [bind(startDate), bind(endDate)];
-      const from = (table: string) =>
-        `from ${table} where date between ${first}::date and ${last}::date ${conditions(table)}`;
+      const read = filtered(filters, bind);
+      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
       const less = MEASURES.map((name) => `-${name}`).join(', ');
       const [row] = await rowsOf(
         `select min(date) as first, max(date) as last
          from (
            select date
            from (
-             select date, ${MEASURES.join(', ')} ${from('usage_daily')}
+             select date, ${MEASURES.join(', ')} ${read('usage_daily', range)}
              union all
-             select date, ${less} ${from('usage_adjustments')}
+             select date, ${less} ${read('usage_adjustments', range)}
            ) as counted
            group by date
            having (${MEASURES.map((name) => `sum(${name})`).join(', ')}) is distinct from (0, 0, 0, 0, 0)
@@ -741,20 +738,27 @@ function columnsOf(groupings: readonly Grouping[]): string {
 
 const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
 
-/**
- * The team of a row of `table`: that of its API key, else that of its user; for each, the merchant's entry wins over
- * the general one; '' without a team.
- */
-function teamOf(table: string): string {
-  const team = (kind: string, column: string, merchant: string) =>
-    `(select team from directory_entries where kind = '${kind}' and id = ${table}.${column} and merchant_id = ${merchant})`;
-  const candidates = [
-    team('apiKey', 'api_key', `${table}.merchant_id`),
-    team('apiKey', 'api_key', `''`),
-    team('user', 'user_id', `${table}.merchant_id`),
-    team('user', 'user_id', `''`),
-  ];
-  return `coalesce(${candidates.join(', ')}, '')`;
+/** Where the team of a row may come from, the first one wins: its API key, then its user; a merchant's entry first. */
+const TEAMS = [
+  { name: 'team_of_key', kind: 'apiKey', column: 'api_key', isGeneral: false },
+  { name: 'team_of_any_key', kind: 'apiKey', column: 'api_key', isGeneral: true },
+  { name: 'team_of_user', kind: 'user', column: 'user_id', isGeneral: false },
+  { name: 'team_of_any_user', kind: 'user', column: 'user_id', isGeneral: true },
+] as const;
+
+/** The team of a row of a table with `withTeams`; '' without a team. */
+const TEAM = `coalesce(${TEAMS.map(({ name }) => `${name}.${name}`).join(', ')}, '')`;
+
+/** Joins the rows of `table` with their teams: Citus rejects a lookup for each row. The names of its columns stay clear. */
+function withTeams(table: string): string {
+  const joins = TEAMS.map(({ name, kind, column, isGeneral }) => {
+    const entries = `
+      select id as ${name}_id, merchant_id as ${name}_merchant, team as ${name}
+      from directory_entries where kind = '${kind}' and team is not null`;
+    const merchant = isGeneral ? `''` : `${table}.merchant_id`;
+    return `left join (${entries}) as ${name} on ${name}_id = ${table}.${column} and ${name}_merchant = ${merchant}`;
+  });
+  return [table, ...joins].join(' ');
 }
 
 /**
@@ -765,8 +769,8 @@ function grouped(groupings: readonly Grouping[], part: string, sums: string, tim
   const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
   // Looked up once per key and user, not once per row.
   return `(
-    select *, ${teamOf('groups')} as team
-    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as groups
+    select groups.*, ${TEAM} as team
+    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as ${withTeams('groups')}
   ) as part`;
 }
 
@@ -789,11 +793,10 @@ function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | undefin
   const from = max(first, derived.map(({ startDate }) => startDate).reduce(min));
   const to = min(last, derived.map(({ endDate }) => endDate).reduce(max));
   if (from > to) return undefined;
+  const range = `flush_id = any(${bind(ids)}::bigint[]) and date between ${bind(from)}::date and ${bind(to)}::date`;
   return `
     select ${['date', ...Object.values(ALL_DIMENSIONS), ...MEASURES].join(', ')}
-    from usage_counted_events
-    where flush_id = any(${bind(ids)}::bigint[]) and date between ${bind(from)}::date and ${bind(to)}::date
-      ${conditionsOf(scope, bind)('usage_counted_events')}`;
+    ${filtered(scope, bind)('usage_counted_events', range)}`;
 }
 
 /**
@@ -807,12 +810,12 @@ function source(
   bind: Bind,
   { at = false, sum = 'sum', missing, isPendingNamed = false }: SourceOptions,
 ): string {
-  const conditions = conditionsOf(scope, bind);
+  const read = filtered(scope, bind);
   const measures = measuresOf(scope);
   const rows = scope.parts
     .flatMap(({ cube, startDate, endDate, less }) => {
       const [first, last] = [bind(startDate), bind(endDate)];
-      const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
+      const rowsOf = (table: string, time: string, range: string, given: readonly string[]) => {
         const type = sum === 'units_sum' && NUMERIC.has(table) ? '::bigint' : '';
         const selected = [
           // Imported days belong to no merchant.
@@ -824,7 +827,7 @@ function source(
             given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
           ),
         ];
-        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions(table)} ${more}`;
+        return `select ${selected.join(', ')} ${read(table, range)}`;
       };
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
       if (cube === 'usage_quarter_hours')
@@ -845,7 +848,7 @@ function source(
         ];
       }
       if (cube === 'daily_usage_cache')
-        return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
+        return [rowsOf('usage_documents', 'date', `${within('date')} and ${kindOf(columns)}`, measures)];
       const arms = [rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES)];
       const { flushes } = missing;
       const isQuarters = cube === 'usage_quarter_months';
@@ -882,8 +885,7 @@ function source(
       ];
       const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
       const events = isPendingNamed ? 'pending' : 'usage_counted_events';
-      const pending = `${range} ${ofRolledUp} ${conditions(events)}`;
-      arms.push(`select ${selected.join(', ')} from ${events} where ${pending} ${groupBy}`);
+      arms.push(`select ${selected.join(', ')} ${read(events, `${range} ${ofRolledUp}`)} ${groupBy}`);
       return arms;
     })
     .join(' union all ');
@@ -929,21 +931,20 @@ function kindOf(columns: string): string {
   return columns.includes('provider') ? `kind = 'provider'` : 'whole';
 }
 
-/** The filters as conditions on the rows of a table; a team is looked up for each row. */
-function conditionsOf(filters: Omit<Scope, 'parts'>, bind: Bind): (table: string) => string {
-  const { teams, ...lists } = {
+/** Returns a function that reads the rows of a table, or of a view, that match a condition and all filters. */
+function filtered(filters: Omit<Scope, 'parts'>, bind: Bind): (table: string, condition: string) => string {
+  const lists = {
     merchant_id: filters.merchantIds,
     user_id: filters.userIds,
     model: filters.models,
     provider: filters.providers,
     api_key: filters.apiKeys,
-    teams: filters.teams,
+    [TEAM]: filters.teams,
   };
-  const among = (list: readonly string[]) =>
-    `any(${bind(list.map((value) => (value === 'unknown' ? '' : value)))}::text[])`;
-  const conditions = Object.entries(lists)
-    .flatMap(([column, list]) => (list?.length ? [`and ${column} = ${among(list)}`] : []))
-    .join(' ');
-  const ofTeams = teams?.length ? among(teams) : undefined;
-  return (table) => (ofTeams ? `${conditions} and ${teamOf(table)} = ${ofTeams}` : conditions);
+  const conditions = Object.entries(lists).flatMap(([column, list]) => {
+    const values = list?.map((value) => (value === 'unknown' ? '' : value));
+    return values?.length ? [`and ${column} = any(${bind(values)}::text[])`] : [];
+  });
+  const join = filters.teams?.length ? withTeams : (table: string) => table;
+  return (table, condition) => `from ${join(table)} where ${[condition, ...conditions].join(' ')}`;
 }
