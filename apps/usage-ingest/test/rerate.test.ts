@@ -60,7 +60,11 @@ test('reports differences first, then applies them once, and again after the nex
 
 test('adjusts days of several users together, also in meters', async () => {
   const key = merchantId.replace('-', '_');
-  await ingest.admin.meters.create.mutate({ ...{ key, name: key, merchantId }, aggregation: 'SUM', metricType: 'cost' });
+  await ingest.admin.meters.create.mutate({
+    ...{ key, name: key, merchantId },
+    aggregation: 'SUM',
+    metricType: 'cost',
+  });
   await setInput('2');
   const days = ['2026-11-20', '2026-11-21', '2026-11-22'];
   const used = days.flatMap((date) => ['ada', 'bob'].map((userId) => ({ userId, time: `${date}T10:00:00Z` })));

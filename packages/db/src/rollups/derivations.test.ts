@@ -226,9 +226,7 @@ class World {
   }
 
   async adjust(what: Counted, sign: bigint): Promise<void> {
-    const amounts = Object.fromEntries(
-      MEASURES.map((name) => [name, sign * what.amounts[name]]),
-    ) as Counted['amounts'];
+    const amounts = Object.fromEntries(MEASURES.map((name) => [name, sign * what.amounts[name]])) as Counted['amounts'];
     await db.corrections.adjust(this.adjustmentOf({ ...what, amounts }));
     this.counted.push({ ...what, amounts });
   }
