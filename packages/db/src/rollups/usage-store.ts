@@ -47,6 +47,11 @@ export type Question = Scope & {
   order: 'asc' | 'desc';
   limit: number;
   after?: Position | undefined;
+  /**
+   * Rollups for the totals alone. With them, all groups are ranked by few measures, and only the first ones are read
+   * again with all measures: quicker where groups are many. Not for teams, nor with imported days.
+   */
+  totals?: readonly PlanPart[] | undefined;
 };
 
 /** The position at which a page ended: the sort value and the keys of its last row. */
@@ -195,6 +200,17 @@ const SORT: Record<SortBy, string> = {
   totalTokens: '(groups.prompt_tokens + groups.completion_tokens)',
   key: 'groups.key_1',
 };
+
+/** The measures of a sort value, beside the requests that are always read. */
+const RANKED_BY: Record<SortBy, readonly Measure[]> = {
+  cost: ['cost'],
+  requests: [],
+  failedRequests: ['failed_requests'],
+  promptTokens: ['prompt_tokens'],
+  completionTokens: ['completion_tokens'],
+  totalTokens: ['prompt_tokens', 'completion_tokens'],
+  key: [],
+};
 const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
 /** Measures that only imported snapshots leave open; read only from them. */
@@ -202,10 +218,8 @@ const UNTOLD = ['other_tokens', 'untold_requests'];
 
 const readsDocuments = ({ parts }: Scope) => parts.some(({ cube }) => cube === 'daily_usage_cache');
 const measuresOf = (scope: Scope) => (readsDocuments(scope) ? [...MEASURES, ...UNTOLD] : MEASURES);
-const sumsOf = (scope: Scope, sum: SumOf = 'sum') =>
-  measuresOf(scope)
-    .map((name) => `coalesce(${sum}(${name}), 0) as ${name}`)
-    .join(', ');
+const sumsOf = (scope: Scope, sum: SumOf = 'sum', measures: readonly string[] = measuresOf(scope)) =>
+  measures.map((name) => `coalesce(${sum}(${name}), 0) as ${name}`).join(', ');
 
 /** The measures of a row as members of a JSON object: as text, since a JSON number is not exact. */
 const textsOf = (scope: Scope) =>
@@ -329,7 +343,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
         values,
         (missing) => `
           select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from ${grouped(groupings, source(question, read, bind, { missing }), sumsOf(question))}
+          from ${grouped(groupings, source(question, read, bind, { missing }), { sums: sumsOf(question), some: anySum(question) })}
           group by ${list} having ${anySum(question)} order by ${list}`,
       );
     },
@@ -439,53 +453,80 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
   const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
   const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
   return {
-    async breakdown(question) {
+    async breakdown({ totals, ...question }) {
       const { bind, values } = bindings();
+      const groupings: Grouping[] = [question.by].flat();
+      const columns = groupings.map(columnOf);
+      const keys = groupings.map((_, index) => `key_${index + 1}`);
+      const sum = sumFor(question);
+      const pending = pendingOf({ ...question, parts: [...question.parts, ...(totals ?? [])] }, bind, missing);
+      const from = (parts: readonly PlanPart[], columns: string, measures?: readonly string[]) =>
+        source({ ...question, parts }, columns, bind, {
+          sum,
+          missing,
+          measures,
+          isPendingNamed: pending !== undefined,
+        });
+      // The providers of a model are listed beside its sums.
+      const providers = isByModel(groupings);
+      const some = anySum(question, sum);
+      const listed = columns.map((column, index) => `${known(column)} as ${keys[index]}, ${column}`).join(', ');
+      const groupsOf = (measures: readonly string[], part: string) => `
+        select ${listed}, ${sumsOf(question, sum, measures)}
+          ${providers && measures === all ? `, ${PROVIDERS}` : ''}
+        from ${part}
+        group by ${columns.join(', ')}`;
+      const all = measuresOf(question);
+      const rows = from(question.parts, columnsOf(groupings));
+      const whole = grouped(groupings, rows, { sums: sumsOf(question, sum), some });
+
       const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
       const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
-      const groupings: Grouping[] = [question.by].flat();
-      // The providers of a model are listed beside its sums.
-      const byModel = question.by === 'model';
       const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
-      const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
-      const sum = sumFor(question);
-      const part = source(question, columnsOf(groupings), bind, { sum, missing });
-      const keys = groupings.map((_, index) => `key_${index + 1}`);
-      const ordered = keys.map((key) => `groups.${key} collate "C"`);
-      const groups = `
-        with groups as materialized (
-          select ${groupings.map((by, index) => `${known(columnOf(by))} as ${keys[index]}`).join(', ')},
-            ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from ${grouped(groupings, part, sumsOf(question, sum))}
-          group by ${groupings.map(columnOf).join(', ')}
-          having ${anySum(question, sum)}
-        )`;
-      const after = question.after
-        ? `where (${[sort, ...ordered].join(', ')}) ${compare} (${bind(question.after.value)}::${cast}, ${question.after.keys
+      const places = [
+        question.sortBy === 'key' ? `${sort} collate "C"` : sort,
+        ...keys.map((key) => `groups.${key} collate "C"`),
+      ];
+      const { after } = question;
+      const isAfter = after
+        ? `(${[sort, ...places.slice(1)].join(', ')}) ${compare} (${bind(after.value)}::${cast}, ${after.keys
             .map((key) => `${bind(key)} collate "C"`)
             .join(', ')})`
-        : '';
+        : 'true';
+      const first = `${isAfter}
+        order by ${places.map((place) => `${place} ${question.order}`).join(', ')} limit ${bind(question.limit)}`;
+
+      // A group that these leave at zero may still have another measure, so it is read whole as well.
+      const ranking = ['requests', ...RANKED_BY[question.sortBy]];
+      const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
+      const isCandidate = columns.map((column) => `${column} = any(array(select ${column} from candidates))`);
+      const groups = totals
+        ? `ranks as materialized (${groupsOf(ranking, `(${from(question.parts, columnsOf(groupings), ranking)}) as part`)}),
+          candidates as materialized (
+            (select ${columns.join(', ')} from ranks as groups where ${isSure} and ${first})
+            union all
+            select ${columns.join(', ')} from ranks as groups where not ${isSure}
+          ),
+          groups as materialized (${groupsOf(all, `${whole} where ${isCandidate.join(' and ')}`)} having ${some})`
+        : `groups as materialized (${groupsOf(all, whole)} having ${some})`;
+      const count = totals
+        ? `(select count(*) from ranks as groups where ${isSure}) + count(*) filter (where not ${isSure})`
+        : 'count(*)';
       // Only the page is made into text, and the groups are read once for everything derived from them.
       const [answer] = await rowsOf(
-        `${groups}
+        `with ${pending ? `pending as materialized (${pending}),` : ''} ${groups}
         select
           (select json_agg(json_build_object(
             'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
-            ${byModel ? `, 'providers', providers` : ''}))
-          from (
-            select *, ${sort} as sort_value
-            from groups ${after}
-            order by ${[collated, ...ordered].map((place) => `${place} ${question.order}`).join(', ')}
-            limit ${bind(question.limit)}
-          ) as page) as rows,
+            ${providers ? `, 'providers', providers` : ''}))
+          from (select *, ${sort} as sort_value from groups where ${first}) as page) as rows,
+          (select ${count} from groups) as total,
           whole.*
-        from (
-          select count(*) as total, ${sumsOf(question)} from groups
-        ) as whole`,
+        from (select ${sumsOf(question)} from ${totals ? `(${from(totals, '')}) as part` : 'groups'}) as whole`,
         values,
       );
-      const { rows, total, ...totals } = GroupedRow.parse(answer);
-      return { rows: rows ?? [], total, totals };
+      const { rows: page, total, ...sums } = GroupedRow.parse(answer);
+      return { rows: page ?? [], total, totals: sums };
     },
 
     async byDay(scope) {
@@ -513,7 +554,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const [row] = await rowsOf(
         `select count(*) as users
          from (
-           select 1 from (${source(scope, user, bind, { sum, missing })}) as part
+           select 1 from (${source(scope, user, bind, { sum, missing, measures: ['requests'] })}) as part
            where user_id <> '' group by ${user} having ${sum}(requests) > 0
          ) as active`,
         values,
@@ -530,8 +571,10 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const sum = sumFor(all);
       // Found once, not once for each of the three: that costs more than the rollups of all merchants.
       const pending = pendingOf(all, bind, missing);
-      const from = (scope: Scope, columns: string) =>
-        `(${source(scope, columns, bind, { sum, missing, isPendingNamed: pending !== undefined })}) as part`;
+      const rowsFor = (scope: Scope, columns: string, measures?: readonly string[]) =>
+        source(scope, columns, bind, { sum, missing, measures, isPendingNamed: pending !== undefined });
+      const from = (...asked: Parameters<typeof rowsFor>) => `(${rowsFor(...asked)}) as part`;
+      const ofModels = { sums: sumsOf(models, sum), some: anySum(models, sum) };
       const user = userOf(users);
       // Arrays, since Postgres finds values of an array by index, also in the parts of a union.
       const ofFirstUsers = [
@@ -546,7 +589,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
         `with ${pending ? `pending as materialized (${pending}),` : ''}
         active as materialized (
           select ${user}, coalesce(${sum}(requests), 0) as requests, coalesce(${sum}(cost), 0) as cost
-          from ${from(users, user)} where user_id <> '' group by ${user}
+          from ${from(users, user, ['requests', 'cost'])} where user_id <> '' group by ${user}
         ),
         first_users as (
           select user_id
@@ -560,8 +603,9 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
           select user_id as key, ${sumsOf(users)} from ${from(users, user)} where ${ofFirstUsers} group by user_id
         ),
         models as (
-          select ${known('model')} as key, ${PROVIDERS}, ${sumsOf(models, sum)}
-          from ${from(models, 'model, provider')} group by model having ${anySum(models, sum)}
+          select ${known('model')} as key, ${PROVIDERS}, ${ofModels.sums}
+          from ${grouped(['model'], rowsFor(models, 'model, provider'), ofModels)}
+          group by model having ${ofModels.some}
         ),
         days as (
           select date, ${sumsOf(days, sum)} from ${from(days, 'date')} group by date
@@ -584,7 +628,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const groupings = by ? [by] : [];
       const rows = await rowsOf(
         `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(columnOf(by)) : 'null'} as key, ${sumsOf(scope)}
-         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, missing }), sumsOf(scope), 'at')}
+         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, missing }), { sums: sumsOf(scope), some: anySum(scope), time: 'at' })}
          where at >= ${from}::timestamptz and at < ${to}::timestamptz
          group by 1, 2
          order by 1, cost desc, 2
@@ -729,11 +773,12 @@ const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 /** The providers that the rows of a group came from. */
 const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
 
+const isByModel = (groupings: readonly Grouping[]) => groupings.length === 1 && groupings[0] === 'model';
+
 /** The columns that groupings are computed from. The providers of a model are listed beside its sums. */
 function columnsOf(groupings: readonly Grouping[]): string {
   const columns = groupings.flatMap((by) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]));
-  const byModel = groupings.length === 1 && groupings[0] === 'model';
-  return [...new Set([...columns, ...(byModel ? ['provider'] : [])])].join(', ');
+  return [...new Set([...columns, ...(isByModel(groupings) ? ['provider'] : [])])].join(', ');
 }
 
 const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
@@ -762,9 +807,16 @@ function withTeams(table: string): string {
 }
 
 /**
- * The rows of a part in the form needed for grouping: with their team if requested. `time`: the column of the period.
+ * The rows of a part in the form needed for grouping: with their team if requested, or summed by model and provider if
+ * providers are listed, without those that sum to zero. `time`: the column of the period.
  */
-function grouped(groupings: readonly Grouping[], part: string, sums: string, time?: string): string {
+function grouped(
+  groupings: readonly Grouping[],
+  part: string,
+  { sums, some, time }: { sums: string; some: string; time?: string },
+): string {
+  if (isByModel(groupings) && !time)
+    return `(select model, provider, ${sums} from (${part}) as part group by model, provider having ${some}) as part`;
   if (!groupings.includes('team')) return `(${part}) as part`;
   const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
   // Looked up once per key and user, not once per row.
@@ -777,6 +829,8 @@ function grouped(groupings: readonly Grouping[], part: string, sums: string, tim
 type SourceOptions = {
   at?: boolean;
   sum?: SumOf;
+  /** The measures to read; default: all. Each column that is read and not used costs time for every row. */
+  measures?: readonly string[];
   missing: Missing;
   /** The statement has the rows of `pendingOf` under the name `pending`. */
   isPendingNamed?: boolean;
@@ -808,10 +862,11 @@ function source(
   scope: Scope,
   columns: string,
   bind: Bind,
-  { at = false, sum = 'sum', missing, isPendingNamed = false }: SourceOptions,
+  { at = false, sum = 'sum', measures: needed, missing, isPendingNamed = false }: SourceOptions,
 ): string {
   const read = filtered(scope, bind);
-  const measures = measuresOf(scope);
+  // A row that was not known then has no measure at all.
+  const measures = needed && scope.asKnownOn === undefined ? needed : measuresOf(scope);
   const rows = scope.parts
     .flatMap(({ cube, startDate, endDate, less }) => {
       const [first, last] = [bind(startDate), bind(endDate)];
