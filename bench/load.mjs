@@ -57,9 +57,10 @@ export async function load({
         for (let due = nextDue(); due < until && calls < most; due = nextDue()) {
           calls++;
           const call = next();
-          const early = due - performance.now();
+          // Timers have whole milliseconds, so a call starts up to one before it is due, and counts from then on.
+          const early = Math.floor(due - performance.now());
           if (early > 0) await wait(early);
-          const started = callsPerSecond ? due : performance.now();
+          const started = callsPerSecond ? Math.min(due, performance.now()) : performance.now();
           await send(line, call);
           if (count) times.push(performance.now() - started);
         }

@@ -14,17 +14,22 @@ const { values } = parseArgs({
     /** Callers that reserve and settle, in place of events that are only recorded. */
     budgets: { type: 'boolean', default: false },
     callers: { type: 'string', default: '1000' },
+    /** Events on a Redis Cluster, whose masters are killed. */
+    cluster: { type: 'boolean', default: false },
   },
 });
 const runs = Number(values.runs);
 const seed = Number(values.seed ?? Date.now() % 2 ** 31);
 const random = randomOf(seed);
+if (values.budgets && values.cluster) throw new Error('Give --budgets or --cluster: budgets need one Redis.');
 const totals = { runs: 0, kills: 0 };
 const strikes = {};
 
-console.log(`chaos${values.budgets ? ' of budgets' : ''}: ${runs} runs, seed ${seed}`);
+console.log(
+  `chaos${values.budgets ? ' of budgets' : values.cluster ? ' on a Redis Cluster' : ''}: ${runs} runs, seed ${seed}`,
+);
 const home = await mkdtemp(join(tmpdir(), 'tally-chaos-'));
-const world = await createWorld(home);
+const world = await createWorld(home, { cluster: values.cluster, random });
 let [stopped, isBad] = [false, false];
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => (stopped = true));
 try {

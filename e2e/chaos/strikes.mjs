@@ -21,8 +21,10 @@ export async function strikeOnce(world, random) {
   } else {
     const handle = world.servers[target];
     await handle.kill('SIGKILL');
-    if (random() < 0.5) await wait(random() * 500);
-    await handle.start();
+    const moment = random();
+    if (moment < 0.5) await wait(moment * 1000);
+    else if (moment < 0.75) await handle.untilReplaced?.();
+    return (await handle.start()) ?? target;
   }
   return target;
 }

@@ -7,14 +7,23 @@ import { migrate } from '@tally/db';
 import pg from 'pg';
 import { freePort } from '../../infra/local/ports.mjs';
 import { startServers } from '../../infra/local/servers.mjs';
+import { startRedisCluster } from './redis-cluster.mjs';
 
 const MAIN = fileURLToPath(new URL('../../apps/usage-ingest/dist/main.js', import.meta.url));
 const KEY = 'the-admin-key-of-the-chaos';
 const READY_DEADLINE_MS = 180_000;
 
-/** Real servers that keep what they acknowledge, and two ingest processes on them, each flushing. */
-export async function createWorld(home) {
-  const servers = await startServers({ home, durable: true });
+/**
+ * Real servers that keep what they acknowledge, and two ingest processes on them, each flushing. `cluster`: Redis is a
+ * cluster of three masters with a replica each.
+ */
+export async function createWorld(home, { cluster, random }) {
+  const servers = await startServers({ home, durable: true, ...(cluster ? { only: ['postgres'] } : {}) });
+  if (cluster) {
+    servers.redis = await clusterHandle(random);
+    servers.redisUrl = servers.redis.url;
+    servers.handles.push(servers.redis);
+  }
   await migrate(servers.databaseUrl);
   const env = {
     PATH: process.env.PATH,
@@ -25,6 +34,7 @@ export async function createWorld(home) {
     FLUSH_INTERVAL_MS: '50',
     // All callers of a load have the same key.
     MAX_CALLS_AT_ONCE: '10000',
+    ...(cluster ? { REDIS_WAIT_REPLICAS: '1' } : {}),
   };
   const ingests = await Promise.all(['one', 'two'].map((name) => createIngest(name, env)));
   await Promise.all(ingests.map((ingest) => ingest.start()));
@@ -45,6 +55,41 @@ export async function createWorld(home) {
       await Promise.all(ingests.map((ingest) => ingest.stop()));
       await servers.remove();
     },
+  };
+}
+
+/** A Redis Cluster in the form of one server: a kill ends a random master, a start brings back all nodes. */
+async function clusterHandle(random) {
+  const cluster = await startRedisCluster({ masters: 3, replicasEach: 1, durable: true });
+  const killed = [];
+  return {
+    name: 'redis',
+    url: cluster.url,
+    get exited() {
+      return killed.length > 0 ? Promise.resolve() : new Promise(() => {});
+    },
+    async kill() {
+      const masters = cluster.masters();
+      const node = masters[Math.floor(random() * masters.length)];
+      killed.push(node);
+      await cluster.kill(node);
+    },
+    /** Resolves when replicas have taken over for all killed masters. */
+    async untilReplaced() {
+      const deadline = Date.now() + READY_DEADLINE_MS;
+      while (cluster.masters().some((node) => killed.includes(node))) {
+        if (Date.now() > deadline) throw new Error('no replica took over from its killed master');
+        await wait(50);
+      }
+    },
+    /** Returns what happened: a node that is back soon is still a master. */
+    async start() {
+      const isReplaced = killed.some((node) => !cluster.masters().includes(node));
+      while (killed.length > 0) await cluster.start(killed.shift());
+      await cluster.untilWhole();
+      return isReplaced ? 'redis, failover' : 'redis';
+    },
+    stop: cluster.remove,
   };
 }
 

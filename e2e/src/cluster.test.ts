@@ -3,7 +3,7 @@ import { createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import { type FreshStore, freshDatabase, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type RedisCluster, startRedisCluster } from './redis-cluster.ts';
+import { type RedisCluster, startRedisCluster } from '../chaos/redis-cluster.mjs';
 
 const KEY = 'the-admin-key-of-the-cluster';
 

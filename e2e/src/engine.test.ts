@@ -11,7 +11,7 @@ import {
 } from '@tally/testkit';
 import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { startRedisCluster } from './redis-cluster.ts';
+import { startRedisCluster } from '../chaos/redis-cluster.mjs';
 
 const KEY = 'the-admin-key-of-the-engine';
 const RANGE = { startDate: '2026-01-01', endDate: '2026-03-31' };

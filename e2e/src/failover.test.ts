@@ -5,7 +5,7 @@ import { type Db, migrate, openDb } from '@tally/db';
 import { type FreshStore, freshDatabase, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type RedisCluster, startRedisCluster } from './redis-cluster.ts';
+import { type RedisCluster, startRedisCluster } from '../chaos/redis-cluster.mjs';
 
 const KEY = 'the-admin-key-of-the-failover';
 const MERCHANTS = Array.from({ length: 12 }, (_, index) => `failover-${index}`);

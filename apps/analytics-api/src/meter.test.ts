@@ -212,10 +212,8 @@ describe('windows', () => {
     while (await running.db.meters.computeHistory(1_000));
     const sql = new pg.Client({ connectionString: running.databaseUrl });
     await sql.connect();
-    await sql.query('begin; alter table usage_events rename to hidden_events');
-    await sql.query(
-      'create table usage_events (like hidden_events including defaults); create table gone (like usage_events); commit',
-    );
+    await sql.query('create table hidden_events as select * from usage_events');
+    await sql.query('delete from usage_events');
     try {
       const uncached = await running.another({ ENABLE_ANALYTICS_CACHE: 'false' });
       const ask = (question: typeof ofAda | typeof byUser) =>
@@ -224,7 +222,8 @@ describe('windows', () => {
       expect((await ask(byUser)).rows).toEqual(grouped);
       await uncached.end();
     } finally {
-      await sql.query('drop table usage_events, gone; alter table hidden_events rename to usage_events');
+      await sql.query('insert into usage_events select * from hidden_events');
+      await sql.query('drop table hidden_events');
       await sql.end();
     }
     await running.ingest.meters.remove.mutate({ key: 'calls' });

@@ -119,11 +119,24 @@ export function createRead({
         inTurn(callerId, async () => {
           const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
           // The providers of a model are listed beside its sums, so nothing is subtracted there.
-          const plan = (await planner(filters, needs, filters))(filters);
-          // An imported snapshot has sums by one grouping.
-          const imported = await documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined);
-          const parts = [...plan, ...imported.parts, ...laterThan(question, filters)];
-          const { rows, totals, total } = await db.usage.breakdown({ ...question, parts, after });
+          const [plan, imported] = await Promise.all([
+            planner(filters, needs, filters).then((planned) => planned(filters)),
+            // An imported snapshot has sums by one grouping.
+            documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined),
+          ]);
+          const later = laterThan(question, filters);
+          const parts = [...plan, ...imported.parts, ...later];
+          // Where groups need finer rollups than their totals, they are many.
+          const whole = needsOf(filters);
+          const areMany = !whole.entities && (needs.entities || needs.platform !== whole.platform);
+          const totalsOf = () => planOf(filters, { ...whole, days: false, sums: true }, typicalRows(dayOf(now())));
+          const isRanked = areMany && !groupings.includes('team') && imported.parts.length === 0;
+          const { rows, totals, total } = await db.usage.breakdown({
+            ...question,
+            parts,
+            after,
+            totals: isRanked ? [...totalsOf(), ...later] : undefined,
+          });
           const last = rows.length === limit ? rows.at(-1) : undefined;
           const sent = BreakdownSent.parse({
             rows: await labels.rows(by, rows, filters.merchantIds),

@@ -285,7 +285,7 @@ describe('a client that does not end its request', () => {
     const lines = Object.entries(own).map(([name, value]) => `${name}: ${value}\r\n`);
     socket.write(`POST ${path} HTTP/1.1\r\n${lines.join('')}\r\n`);
     const status = () => vi.waitFor(() => Number(/^HTTP\/1\.1 (\d{3})/.exec(answer)![1]), { timeout: 60_000 });
-    return { socket, status, closed };
+    return { socket, status, closed, received: () => answer };
   }
 
   const mixed = (secret: string) =>
@@ -294,6 +294,20 @@ describe('a client that does not end its request', () => {
       headers: { authorization: `Bearer ${secret}`, 'content-type': 'application/json' },
       body: JSON.stringify({ 0: { merchantId: 'acme' }, 1: {} }),
     }).then(({ status }) => status);
+
+  test('is told not to use the connection again if its body is refused, by a service or the console', async () => {
+    const refused = [
+      ['/trpc/usage.record', 90_000],
+      ['/api/admin/metrics/calculate', 200_000],
+    ].map(async ([path, length]) => {
+      const { socket, closed, received } = await begin(`${path}`, { 'content-length': `${length}` });
+      socket.write('x'.repeat(1_000));
+      await closed;
+      return received();
+    });
+    for (const answer of await Promise.all(refused))
+      expect(answer).toMatch(/^HTTP\/1\.1 4\d\d [\s\S]*connection: close\r\n[\s\S]*\}$/i);
+  });
 
   test.each<Record<string, string>>([
     {},

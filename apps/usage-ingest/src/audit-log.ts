@@ -1,7 +1,8 @@
-import { type AuditRow, type ingest, TallyError } from '@tally/contracts';
+import type { AuditRow, ingest } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
+import { assertOrder } from './ranges.ts';
 
 type Question = z.output<(typeof ingest.audit.list)['input']>;
 
@@ -11,8 +12,7 @@ export type AuditLog = (question: Question) => Promise<{ rows: AuditRow[]; nextC
 export function createAuditLog(store: Db['audit']): AuditLog {
   return async ({ cursor, limit, ...question }) => {
     const { startDate, endDate } = question;
-    if (startDate !== undefined && endDate !== undefined && startDate > endDate)
-      throw new TallyError('INVALID_DATE_ORDER', 'startDate is after endDate.');
+    if (startDate !== undefined && endDate !== undefined) assertOrder({ startDate, endDate });
     const [before] = cursor === undefined ? [] : decodeCursor(cursor, question, Place);
     const rows = await store.list({ ...question, before, limit });
     const last = rows.length === limit ? rows.at(-1) : undefined;

@@ -1,4 +1,4 @@
-import { countDays, grants, type ingest, TallyError } from '@tally/contracts';
+import { grants, type ingest, TallyError } from '@tally/contracts';
 import type { Handlers } from '@tally/service';
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
@@ -17,6 +17,7 @@ import type { Scales } from './meters/registry.ts';
 import type { PricedByClass } from './prices/classes.ts';
 import type { Prices } from './prices/prices.ts';
 import type { Rerate } from './prices/rerate.ts';
+import { assertRange } from './ranges.ts';
 import type { RecentEntries } from './recent.ts';
 import { presentDrift, presentMeterDrift, type Reconcile } from './reconcile/index.ts';
 import type { CloseDays } from './retention.ts';
@@ -78,12 +79,12 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       recent: async ({ input }) => ({ ...(await recent(input.merchantId, input.limit)), nextCursor: null }),
       async explain({ input }) {
         const { date, startDate = date!, endDate = date! } = input;
-        assertRange(startDate, endDate);
+        assertRange({ startDate, endDate }, MAX_RANGE_DAYS);
         return explain({ ...input, startDate, endDate });
       },
       changes: async ({ input }) => parts.changes(input),
       async conflicts({ input }) {
-        assertRange(input.startDate, input.endDate);
+        assertRange(input, MAX_RANGE_DAYS);
         return parts.conflicts({
           ...input,
           merchantIds: input.merchantId === undefined ? undefined : [input.merchantId],
@@ -94,7 +95,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
     },
     reconcile: {
       async check({ input, isGone }) {
-        assertRange(input.startDate, input.endDate);
+        assertRange(input, MAX_RANGE_DAYS);
         const report = await reconcile.check(input, isGone);
         const scaleOf = await scales(report.drift.map(({ metricType }) => metricType));
         return {
@@ -104,7 +105,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         };
       },
       async rebuild({ input }) {
-        assertRange(input.startDate, input.endDate);
+        assertRange(input, MAX_RANGE_DAYS);
         return reconcile.rebuild(input);
       },
       async repair({ isGone }) {
@@ -129,7 +130,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       run: async ({ input }) => flush.run(input),
       merchant: async ({ input }) => flush.run(input),
       async range({ input: { startDate, endDate } }) {
-        assertRange(startDate, endDate);
+        assertRange({ startDate, endDate }, MAX_RANGE_DAYS);
         const started = performance.now();
         const days = await flush.range(startDate, endDate);
         return {
@@ -173,15 +174,15 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       remove: async ({ input }) => prices.remove(input),
       import: async ({ input, caller }) => prices.import(input, caller),
       async rerate({ input, caller }) {
-        assertRange(input.startDate, input.endDate);
+        assertRange(input, MAX_RANGE_DAYS);
         return parts.rerate(input, caller.id);
       },
       async classes({ input }) {
-        assertRange(input.startDate, input.endDate);
+        assertRange(input, MAX_RANGE_DAYS);
         return parts.pricedByClass(input);
       },
       async unpriced({ input }) {
-        assertRange(input.startDate, input.endDate);
+        assertRange(input, MAX_RANGE_DAYS);
         return prices.unpriced(input);
       },
     },
@@ -207,12 +208,4 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
     },
     ...parts.sources.handlers,
   };
-}
-
-function assertRange(startDate: string, endDate: string): void {
-  if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', 'startDate is after endDate.');
-  const days = countDays(startDate, endDate);
-  if (days > MAX_RANGE_DAYS) {
-    throw new TallyError('DATE_RANGE_TOO_LARGE', `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`);
-  }
 }

@@ -58,6 +58,26 @@ test('reports differences first, then applies them once, and again after the nex
   expect(await balanced()).toBe(true);
 });
 
+test('adjusts days of several users together, also in meters', async () => {
+  const key = merchantId.replace('-', '_');
+  await ingest.admin.meters.create.mutate({
+    ...{ key, name: key, merchantId },
+    aggregation: 'SUM',
+    metricType: 'cost',
+  });
+  await setInput('2');
+  const days = ['2026-11-20', '2026-11-21', '2026-11-22'];
+  const used = days.flatMap((date) => ['ada', 'bob'].map((userId) => ({ userId, time: `${date}T10:00:00Z` })));
+  await record(...used.map((each, index) => entry(`event-${index}`, each)));
+  await ingest.admin.flush.drain.mutate({});
+  await ingest.deriveMeters.run();
+  await setInput('3');
+  const scope = { startDate: days[0]!, endDate: days[2]!, merchantIds: [merchantId], dryRun: false };
+  expect(await ingest.admin.prices.rerate.mutate(scope)).toMatchObject({ adjustments: 6, old: '12', new: '18' });
+  expect(await ingest.admin.prices.rerate.mutate(scope)).toMatchObject({ adjustments: 0, old: '18' });
+  expect(await balanced()).toBe(true);
+});
+
 test('prices what had no price, and leaves what has none now and what was voided', async () => {
   await setInput('2');
   const both = { prompt_tokens: '1000000', completion_tokens: '1000000' };

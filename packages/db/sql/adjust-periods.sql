@@ -1,4 +1,4 @@
--- Adds adjustments that were recorded now, of a day that is rolled up, to the rollups of months and years.
+-- Adds adjustments that were recorded now, of days that are rolled up, to the rollups of months and years.
 -- $1 json array of the adjustments
 with adjustment as (
   select

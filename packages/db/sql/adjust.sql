@@ -1,6 +1,6 @@
 -- Records adjustments and counts them in the rollups of days, once per id.
--- $1 source   $2 json array of the adjustments, of one merchant and one day
--- Returns one row: the ids of those that were new, and whether months and years have their day and lack them.
+-- $1 source   $2 json array of the adjustments, of one merchant
+-- Returns one row: the ids of those that were new, and the last of their days that months and years have already.
 with inserted as (
   insert into usage_adjustments (
     merchant_id, id, date, user_id, api_key, model, provider,
@@ -186,6 +186,6 @@ added_to_usage_platform_daily as (
 )
 select
   coalesce((select array_agg(id) from inserted), '{}') as inserted,
-  (select count(*) from groups where (date, merchant_id) <= (select date,
+  (select max(date) from groups where (date, merchant_id) <= (select date,
     merchant_id from usage_rolled_up)) as rolled_up,
   (select count from told) as told

@@ -5,17 +5,22 @@ with changed as materialized (
   select
     1 as sign, merchant_id, date::timestamp at time zone 'UTC' as time, user_id, api_key, model, provider, requests,
     failed_requests, prompt_tokens, completion_tokens, cost, metrics, null::jsonb as properties, null::boolean as failed
-  from usage_adjustments
-  where merchant_id = $1 and id = any($2::text[]) and void_of is null
+  -- Each looked up by itself: else Postgres reads all adjustments of the merchant, if it believes them to be few.
+  from unnest($2::text[]) as added (added_id)
+  cross join lateral (
+    select * from usage_adjustments where merchant_id = $1 and id = added_id limit 1
+  ) as adjustment
+  where void_of is null
   union all
   select
     -1, event.merchant_id, event.time, event.user_id, event.api_key, event.model, event.provider, event.requests,
     event.failed_requests, event.prompt_tokens, event.completion_tokens, event.cost, event.metrics, event.properties,
     event.failed
-  from usage_adjustments as void
-  join usage_events as event
-    on event.merchant_id = void.merchant_id and event.date = void.date and event.id = void.void_of
-  where void.merchant_id = $1 and void.id = any($2::text[])
+  from unnest($2::text[]) as added (added_id)
+  cross join lateral (
+    select * from usage_adjustments where merchant_id = $1 and id = added_id limit 1
+  ) as void
+  join usage_events as event on event.merchant_id = $1 and event.date = void.date and event.id = void.void_of
 ),
 counted as (
   select

@@ -17,8 +17,11 @@ from (
     case when folded & 4 <> 0 then '(other)' else model end as model,
     case when folded & 8 <> 0 then '(other)' else provider end as provider,
     rerated_size, 0, 0, 0, 0, 0, 0, 0, cost, 1
-  from usage_adjustments
-  where merchant_id = $1 and id = any($2::text[]) and rerated_size is not null
+  from unnest($2::text[]) as added (added_id)
+  cross join lateral (
+    select * from usage_adjustments where merchant_id = $1 and id = added_id limit 1
+  ) as adjustment
+  where id = added_id and rerated_size is not null
   union all
   select
     event.merchant_id, event.date,
@@ -28,12 +31,14 @@ from (
     case when event.folded & 8 <> 0 then '(other)' else event.provider end as provider,
     call_size, -1, -priced_requests, -priced_input_tokens, -priced_cached_tokens, -priced_cache_write_tokens,
       -priced_output_tokens, -priced_reasoning_tokens, -event.cost, 0
-  from usage_adjustments as void
-  join usage_events as event
-    on event.date = void.date and event.merchant_id = void.merchant_id and event.id = void.void_of
+  from unnest($2::text[]) as added (added_id)
+  cross join lateral (
+    select * from usage_adjustments where merchant_id = $1 and id = added_id limit 1
+  ) as void
+  join usage_events as event on event.merchant_id = $1 and event.date = void.date and event.id = void.void_of
   cross join lateral usage_priced_parts(event.prompt_tokens, event.completion_tokens, event.calls, event.failed,
     event.metrics) as parts
-  where void.merchant_id = $1 and void.id = any($2::text[]) and event.price_version is not null
+  where event.price_version is not null
 ) as changed (merchant_id, date, user_id, api_key, model, provider, call_size, priced_events, priced_requests,
   priced_input_tokens, priced_cached_tokens, priced_cache_write_tokens, priced_output_tokens, priced_reasoning_tokens,
   priced_cost, reratings)

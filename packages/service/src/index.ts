@@ -19,7 +19,7 @@ export { decodeCursor, encodeCursor } from './cursor.ts';
 export { type Bodies, createBodies, RequestAborted } from './edge/bodies.ts';
 export { answerBrokenRequests, MAX_HEADER_BYTES } from './edge/broken-requests.ts';
 export { type CallerLimits, createCallerLimits } from './edge/caller-limits.ts';
-export { dropBody } from './edge/drop-body.ts';
+export { dropBody, isSending } from './edge/drop-body.ts';
 export { assertUtf8, type ErrorBody } from './edge/edge.ts';
 export { type App, type AppOptions, createApp } from './edge/http.ts';
 export { queryOf } from './edge/query.ts';

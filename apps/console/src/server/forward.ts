@@ -9,6 +9,8 @@ import {
   type Bodies,
   type CallerLimits,
   credentialsOf,
+  dropBody,
+  isSending,
   RequestAborted,
 } from '@tally/service';
 import { jsonlStreamProducer } from '@trpc/server/unstable-core-do-not-import';
@@ -84,6 +86,12 @@ export function createForward(options: ForwardOptions): Forward {
         endless,
       });
       const headers = endToEnd(answer.headers);
+      if (isSending(request)) {
+        request.unpipe();
+        response.writeHead(answer.statusCode, { ...headers, connection: 'close' });
+        await pipeline(answer.body, response, { end: false });
+        return dropBody(request, () => response.end());
+      }
       if (isWorthGzip(request, headers)) {
         const { 'content-length': _length, vary = [], ...kept } = headers;
         const varies = [...[vary].flat(), 'accept-encoding'].join(', ');
@@ -285,14 +293,24 @@ export function answerProblem(response: ServerResponse, problem: Problem): void 
 
 function answerJson(response: ServerResponse, status: number, body: unknown, retryAfter: number | undefined): void {
   const text = JSON.stringify(body);
+  const { req: request } = response;
+  // A client that has sent everything into buffers would use the connection again, and wait for a body to be read.
+  const closes = isSending(request);
   response.writeHead(status, {
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(text),
     'cache-control': 'no-store',
     ...(status === 401 && { 'www-authenticate': 'Bearer' }),
     ...(retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }),
+    ...(closes && { connection: 'close' }),
   });
-  response.end(text);
+  if (!closes) {
+    response.end(text);
+    return;
+  }
+  request.unpipe();
+  response.write(text);
+  dropBody(request, () => response.end());
 }
 
 function refuseBody(response: ServerResponse, limit: number): void {

@@ -1,7 +1,8 @@
-import { BUILT_IN_METERS, countDays, type ingest, type Meter, TallyError } from '@tally/contracts';
+import { BUILT_IN_METERS, type ingest, type Meter, TallyError } from '@tally/contracts';
 import { type Db, type StoredMeter, unknownMeter } from '@tally/db';
 import type { z } from 'zod';
 import { MAX_RANGE_DAYS } from '../flush/flush.ts';
+import { assertRange } from '../ranges.ts';
 import type { RegistryReader } from './registry.ts';
 
 type Input<Name extends keyof typeof ingest.meters> = z.output<(typeof ingest.meters)[Name]['input']>;
@@ -107,13 +108,7 @@ export function createMeters({
 
     async rebuild({ startDate, endDate, ...name }) {
       assertOwn(name.key);
-      if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', '`startDate` must not be after `endDate`.');
-      const days = countDays(startDate, endDate);
-      if (days > MAX_RANGE_DAYS)
-        throw new TallyError(
-          'DATE_RANGE_TOO_LARGE',
-          `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`,
-        );
+      assertRange({ startDate, endDate }, MAX_RANGE_DAYS);
       const started = performance.now();
       const meter = await find(name);
       const merchantIds = name.merchantId === undefined ? undefined : [name.merchantId];

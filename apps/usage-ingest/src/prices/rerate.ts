@@ -17,15 +17,17 @@ const PAGE = 5_000;
 const MAX_ROWS = 10_000;
 /** Cells of one call of `prices.rerate`: a row of the report has one for each size of its calls. */
 const MAX_CELLS = 30_000;
-/** Rows of what Tally priced that one statement reads, at least one cell. */
+/** Rows of what Tally priced that one statement reads, at least one merchant's day. */
 const ROWS_AT_ONCE = 500_000;
+/** Rows that one statement returns to be adjusted, at least one merchant's day: some 1 kB each in memory. */
+const ROWS_TO_ADJUST_AT_ONCE = 60_000;
 /** Adjustments of one transaction. */
 const ADJUSTED_AT_ONCE = 2_000;
 
 /** The fields that determine an event's price. */
 type By = { list: PriceList; scaleOf: Registry['scaleOf'] };
-/** A row of what Tally priced, with another cost. */
-type Difference = PricedKey & { reratings: number; old: Units; new: Units };
+/** A row of a day of what Tally priced, with another cost. */
+type Difference = PricedKey & { date: Day; reratings: number; old: Units; new: Units };
 type Sums = { events: number; unpriced: number; old: Units; new: Units };
 type MerchantDay = { merchantId: string; date: Day };
 
@@ -74,7 +76,7 @@ export function createRerate({
     const asked = new Set(cells.map(cellKey));
     const groups = new Map<string, Difference & Sums>();
     for (const row of await db.prices.pricedRows(merchantId, date))
-      if (asked.has(cellKey(row))) groups.set(rowKey(row), { ...row, new: 0n, events: 0, unpriced: 0 });
+      if (asked.has(cellKey(row))) groups.set(rowKey(row), { ...row, date, new: 0n, events: 0, unpriced: 0 });
     for (let after = ''; ; ) {
       const page = await db.prices.pricedEvents(merchantId, date, { after, limit: PAGE });
       for (const { line, key } of page) {
@@ -93,15 +95,20 @@ export function createRerate({
     return { sums, different: [...groups.values()].filter((group) => group.new !== group.old) };
   }
 
-  /** Applies differences of a merchant's day; returns how many adjustments were new. */
-  async function apply(day: MerchantDay, different: readonly Difference[], list: PriceList, actor: string) {
+  /**
+   * Applies differences of a merchant; returns how many adjustments were new. Days of one user go together, since they
+   * change the same rows of months and years.
+   */
+  async function apply(merchantId: string, different: Difference[], list: PriceList, actor: string) {
     let adjustments = 0;
+    different.sort((a, b) => compare(a.user_id, b.user_id) || compare(a.date, b.date));
     for (let start = 0; start < different.length; start += ADJUSTED_AT_ONCE) {
       const some = different.slice(start, start + ADJUSTED_AT_ONCE);
-      adjustments += await db.corrections.rerate(some.map((each) => adjustmentOf(day, each, list, actor)));
+      adjustments += await db.corrections.rerate(some.map((each) => adjustmentOf(merchantId, each, list, actor)));
     }
-    // While Redis is unavailable the day stays marked as stale, and its totals are repaired later.
-    if (different.length > 0) await repair.days([day]).catch(() => {});
+    const days = [...new Set(different.map(({ date }) => date))].map((date) => ({ merchantId, date }));
+    // While Redis is unavailable the days stay marked as stale, and their totals are repaired later.
+    await repair.days(days).catch(() => {});
     return adjustments;
   }
 
@@ -120,26 +127,25 @@ export function createRerate({
     }
     const apart = dryRun ? rated.filter((cell) => !addLinear(rows, cell)) : rated;
     if (rows.size > MAX_ROWS) throw tooMany();
-    for (const cells of byRows(apart)) {
-      const different = new Map<string, RatedCell[]>();
+    for (const cells of byRows(apart, ROWS_AT_ONCE)) {
+      const different = new Set<string>();
       for (const { events, ...sum } of await db.prices.rerateSums(cells)) {
         add(rows, reportKey(sum.merchant_id, sum.date, sum), { ...sum, events: Number(events), unpriced: 0 });
-        if (sum.different > 0) different.set(dayKey(sum), []);
+        if (sum.different > 0) different.add(dayKey(sum));
       }
       if (rows.size > MAX_ROWS) throw tooMany();
       if (dryRun) continue;
-      for (const cell of cells) different.get(dayKey(cell))?.push(cell);
-      for (const own of different.values()) {
-        const { merchant_id: merchantId, date } = own[0]!;
-        adjustments += await apply({ merchantId, date }, await db.prices.rerateRows(own), list, actor);
-      }
+      const toAdjust = cells.filter((cell) => different.has(dayKey(cell)));
+      for (const some of byRows(toAdjust, ROWS_TO_ADJUST_AT_ONCE))
+        for (const [merchantId, own] of byMerchant(await db.prices.rerateRows(some)))
+          adjustments += await apply(merchantId, own, list, actor);
     }
     for (const cells of unclear.values()) {
       const { merchant_id: merchantId, date } = cells[0]!;
       const { sums, different } = await byEvents({ merchantId, date }, cells, { list, scaleOf });
       for (const [key, sum] of sums) add(rows, key, sum);
       if (rows.size > MAX_ROWS) throw tooMany();
-      if (!dryRun) adjustments += await apply({ merchantId, date }, different, list, actor);
+      if (!dryRun) adjustments += await apply(merchantId, different, list, actor);
     }
 
     const total: Sums = { events: 0, unpriced: 0, old: 0n, new: 0n };
@@ -204,13 +210,13 @@ function addTo(row: Sums, more: Sums): void {
   row.new += more.new;
 }
 
-/** Cells in groups that one statement can read; a merchant's day is in one group. */
-function byRows(cells: readonly RatedCell[]): RatedCell[][] {
+/** Cells in groups of at most so many rows; a merchant's day is in one group, whatever its size. */
+function byRows(cells: readonly RatedCell[], most: number): RatedCell[][] {
   const groups: RatedCell[][] = [];
   let [rows, day] = [Number.POSITIVE_INFINITY, ''];
   for (const cell of cells) {
     const own = dayKey(cell);
-    if (rows + cell.rows > ROWS_AT_ONCE && own !== day) {
+    if (rows + cell.rows > most && own !== day) {
       groups.push([]);
       rows = 0;
     }
@@ -221,9 +227,21 @@ function byRows(cells: readonly RatedCell[]): RatedCell[][] {
   return groups;
 }
 
+function byMerchant<Row extends { merchant_id: string }>(rows: readonly Row[]): Map<string, Row[]> {
+  const groups = new Map<string, Row[]>();
+  for (const row of rows) {
+    const own = groups.get(row.merchant_id);
+    if (own) own.push(row);
+    else groups.set(row.merchant_id, [row]);
+  }
+  return groups;
+}
+
+const compare = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0);
+
 /** The adjustment of a row. Its id says which re-rating of the row it is, so that two at once make it once. */
-function adjustmentOf({ merchantId, date }: MerchantDay, row: Difference, list: PriceList, actor: string) {
-  const { user_id: userId, api_key: apiKey, model, provider, call_size: reratedSize, reratings } = row;
+function adjustmentOf(merchantId: string, row: Difference, list: PriceList, actor: string) {
+  const { date, user_id: userId, api_key: apiKey, model, provider, call_size: reratedSize, reratings } = row;
   const digest = createHash('sha256')
     .update(JSON.stringify([userId, apiKey, model, provider, reratedSize]))
     .digest('base64url');

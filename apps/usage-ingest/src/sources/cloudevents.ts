@@ -60,7 +60,6 @@ function eventOf(attribute: (name: string) => unknown, data: unknown): ForeignEv
   if (version === undefined || !VERSION.test(version)) throw invalid('Expected the attribute specversion "1.0".');
   const [source, type] = [attribute('source'), attribute('type')];
   if (!textOf(source)) throw invalid('The event has no source.');
-  if (!textOf(type)) throw invalid('The event has no type.');
   return {
     family: 'ce',
     identity: [source, attribute('id')],

@@ -71,6 +71,8 @@ function entryOf(event: ForeignEvent, id: string, { caller, now, metered }: Read
   const named = present(textOf(customer));
   const merchantId = named === null ? caller.merchantId : merchantOf(named);
   if (merchantId === null) throw invalid('The event names no customer, and the key is bound to no merchant.');
+  const kind = textOf(type);
+  if (!kind) throw invalid('The event has no type.');
   const metrics: Record<string, string> = { ...more };
   const amounts: [string, string][] = [];
   const texts: [string, string | boolean][] = [];
@@ -110,7 +112,7 @@ function entryOf(event: ForeignEvent, id: string, { caller, now, metered }: Read
     ...dimension('provider', dimensions.provider),
     ...dimension('userId', dimensions.userId),
     properties: propertiesOf([
-      [EVENT_TYPE_PROPERTY, textOf(type)],
+      [EVENT_TYPE_PROPERTY, kind],
       ...amounts,
       ['event_source', textOf(origin)],
       ...texts,

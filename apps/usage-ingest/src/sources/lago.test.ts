@@ -53,6 +53,8 @@ test('the client throws the answer where an event, a key or a store is at fault'
   await expect(events.createEvent({ event: iso })).rejects.toEqual(refused(422));
   await expect(events.createEvent({ event: eventOf('', '1') })).rejects.toEqual(refused(422));
   await expect(events.createEvent({ event: eventOf('sub3', '') })).rejects.toEqual(refused(422));
+  const untyped = { ...eventOf('sub3', '1'), code: '' };
+  await expect(events.createEvent({ event: untyped })).rejects.toEqual(refused(422));
   await expect(clientOf('unknown').events.createEvent({ event: eventOf('sub3', '1') })).rejects.toEqual(refused(401));
   const bound = clientOf(await world.keyOf('producer', 'sub4'));
   await expect(bound.events.createEvent({ event: eventOf('sub3', '1') })).rejects.toEqual(refused(403));
@@ -91,6 +93,13 @@ test('billable metrics are created, listed, found, renamed and removed', async (
   const metric = { name: 'GB', code: 'gb', aggregation_type: 'sum_agg' as const, field_name: 'gb', recurring: false };
   const created = await billableMetrics.createBillableMetric({ billable_metric: metric });
   expect(created.data.billable_metric).toMatchObject({ ...metric, lago_id: expect.any(String) });
+  await expect(billableMetrics.createBillableMetric({ billable_metric: metric })).rejects.toEqual(
+    refused(422, {
+      error: expect.objectContaining({
+        error_details: { code: expect.arrayContaining(['value_already_exist']) },
+      }),
+    }),
+  );
   const calls = { name: 'Calls', code: 'calls', aggregation_type: 'count_agg' as const, recurring: false };
   await billableMetrics.createBillableMetric({ billable_metric: calls });
   const { data } = await billableMetrics.findAllBillableMetrics({ per_page: 1 });

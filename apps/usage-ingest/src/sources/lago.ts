@@ -44,7 +44,9 @@ const errorBody: ErrorBody = ({ code, message, details }) => {
       ? { events: ['too_many_events'] }
       : rejected
         ? Object.fromEntries(rejected.map(({ index, message: reason }) => [index, { event: [reason] }]))
-        : { [field]: [message] };
+        : code === 'CONFLICT'
+          ? { code: ['value_already_exist', message] }
+          : { [field]: [message] };
   const body = { status: 422, error: 'Unprocessable Entity', code: 'validation_errors', error_details };
   return { status: 422, type: 'application/json', body };
 };

@@ -1,7 +1,11 @@
+import type { SourceCounts } from '@tally/db';
+import { createLog } from '@tally/service';
 import pg from 'pg';
+import { Registry } from 'prom-client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ADMIN_KEY, type Fixture, startIngest } from '../../test/ingest-fixture.ts';
 import { meterly } from '../../test/stub-source.ts';
+import { createPipeline } from './pipeline.ts';
 
 let ingest: Fixture;
 
@@ -153,4 +157,31 @@ test('counts are kept while Postgres does not take them', async () => {
   await postgres.query('alter table elsewhere rename to source_states');
   await postgres.end();
   expect(await stateOf()).toMatchObject({ accepted: before.accepted + 1 });
+});
+
+test('saving resolves once the counts of a save that is still running are stored', async () => {
+  const stored: SourceCounts[] = [];
+  let answer = () => {};
+  const postgres = new Promise<void>((resolve) => {
+    answer = resolve;
+  });
+  const pipeline = createPipeline({
+    accept: { record: () => Promise.reject(new Error('Nothing is recorded.')) },
+    store: {
+      async add(counts) {
+        await postgres;
+        stored.push(...counts);
+      },
+    },
+    registry: new Registry(),
+    log: createLog('test', 'silent'),
+    now: Date.now,
+  });
+  await pipeline.record('meterly', ['skipped'], { boundTo: null, backfill: false, isCompared: false });
+  const running = pipeline.save();
+  const next = pipeline.save().then(() => stored.length);
+  await Promise.race([next, new Promise(setImmediate)]);
+  answer();
+  expect(await next).toBe(1);
+  await running;
 });

@@ -95,6 +95,23 @@ export function createPipeline({
     log.warn({ source, rejected: rejected.length, first: kept[0] }, 'events of a source were not counted');
   }
 
+  let saving: Promise<void> = Promise.resolve();
+
+  async function saveCounts(): Promise<void> {
+    const [saved, kept] = [counts, rejections];
+    if (saved.size === 0) return;
+    counts = new Map();
+    rejections = [];
+    try {
+      await store.add([...saved.values()], kept);
+    } catch (error) {
+      // Bounded: one row per source, and a limited number of rejections of each.
+      for (const [source, before] of saved) counts.set(source, merged(before, counts.get(source)));
+      rejections = [...kept, ...rejections].slice(-REJECTIONS_KEPT * counts.size);
+      throw error;
+    }
+  }
+
   async function record(source: string, items: readonly Item[], options: Recording): Promise<Outcome> {
     const results: Outcome['results'] = [];
     const readable: number[] = [];
@@ -209,19 +226,10 @@ export function createPipeline({
         ),
       ),
     ],
-    async save() {
-      const [saved, kept] = [counts, rejections];
-      if (saved.size === 0) return;
-      counts = new Map();
-      rejections = [];
-      try {
-        await store.add([...saved.values()], kept);
-      } catch (error) {
-        // Bounded: one row per source, and a limited number of rejections of each.
-        for (const [source, before] of saved) counts.set(source, merged(before, counts.get(source)));
-        rejections = [...kept, ...rejections].slice(-REJECTIONS_KEPT * counts.size);
-        throw error;
-      }
+    save() {
+      // One after the other: a save that finds nothing to add must not answer before the counts of another are stored.
+      saving = saving.then(saveCounts, saveCounts);
+      return saving;
     },
   };
 }

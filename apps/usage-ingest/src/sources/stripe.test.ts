@@ -96,6 +96,22 @@ test('meters are created, listed in pages and found, and fractions of their valu
   const names: string[] = [];
   for await (const meter of stripe.billing.meters.list({ limit: 1 })) names.push(meter.event_name);
   expect(names.sort()).toEqual(['calls', 'gpu_seconds', 'last_seats']);
+  const all = (await stripe.billing.meters.list()).data.map(({ id }) => id);
+  const before = await stripe.billing.meters.list({ ending_before: all[2]!, limit: 1 });
+  expect([before.data.map(({ id }) => id), before.has_more]).toEqual([[all[1]], true]);
+  const backwards: string[] = [];
+  for await (const { id } of stripe.billing.meters.list({ ending_before: all[2]!, limit: 1 })) backwards.push(id);
+  expect(backwards).toEqual([all[1], all[0]]);
+  await expect(stripe.billing.meters.list({ ending_before: all[2]!, starting_after: all[0]! })).rejects.toMatchObject({
+    statusCode: 400,
+  });
+  expect((await stripe.billing.meters.list({ status: 'inactive' })).data).toEqual([]);
+  expect((await stripe.billing.meters.list({ status: 'active' })).data).toHaveLength(3);
+  await expect(
+    stripe.billing.meters.create({
+      ...{ display_name: 'again', event_name: 'calls', default_aggregation: { formula: 'count' } },
+    }),
+  ).rejects.toMatchObject({ type: 'StripeInvalidRequestError', statusCode: 400, code: 'conflict' });
   expect(await stripe.billing.meters.retrieve('calls')).toMatchObject({
     ...{ id: 'calls', object: 'billing.meter', default_aggregation: { formula: 'count' } },
   });

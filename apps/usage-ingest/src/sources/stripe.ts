@@ -26,6 +26,9 @@ const AGGREGATIONS: Record<string, 'SUM' | 'COUNT' | 'LATEST'> = { sum: 'SUM', c
 
 const TYPES: Record<number, string> = { 401: 'authentication_error', 403: 'permission_error', 429: 'rate_limit_error' };
 
+/** Other errors of a request are 400: for any other status, the newest clients throw StripeAPIError. */
+const OWN_STATUS: ReadonlySet<number> = new Set([400, 401, 403, 404, 429]);
+
 /** Stripe's clients repeat 503, and 429 only if the answer says so. */
 const errorBody: ErrorBody = ({ code, message, details }) => {
   const { status } = ERRORS[code];
@@ -33,6 +36,7 @@ const errorBody: ErrorBody = ({ code, message, details }) => {
   const type = TYPES[status] ?? (status >= 500 ? 'api_error' : 'invalid_request_error');
   const own = code === 'NOT_FOUND' ? 'resource_missing' : code.toLowerCase();
   return {
+    ...(status < 500 && !OWN_STATUS.has(status) && { status: 400 }),
     type: 'application/json',
     headers: { 'stripe-should-retry': String(status === 429 || status >= 500) },
     body: { error: { type, code: own, message, ...(param && { param }) } },
@@ -264,15 +268,31 @@ function pageOf<T>(all: readonly T[], idOf: (item: T) => string, { query }: Sour
   const limit = Number(query.get('limit') ?? 10);
   if (!Number.isInteger(limit) || limit < 1 || limit > 100)
     throw new TallyError('INVALID_INPUT', 'limit must be from 1 to 100.', { details: { param: 'limit' } });
-  const after = query.get('starting_after');
-  const start = after === null ? 0 : all.findIndex((each) => idOf(each) === after) + 1;
-  if (after !== null && start === 0) throw new TallyError('NOT_FOUND', `No such object: '${after.slice(0, 80)}'`);
+  const [after, before] = [query.get('starting_after'), query.get('ending_before')];
+  if (after !== null && before !== null)
+    throw new TallyError('INVALID_INPUT', 'Give starting_after or ending_before, not both.');
+  const placeOf = (id: string) => {
+    const place = all.findIndex((each) => idOf(each) === id);
+    if (place < 0) throw new TallyError('NOT_FOUND', `No such object: '${id.slice(0, 80)}'`);
+    return place;
+  };
+  if (before !== null) {
+    const end = placeOf(before);
+    const data = all.slice(Math.max(end - limit, 0), end);
+    return Response.json({ object: 'list', url, has_more: end > limit, data });
+  }
+  const start = after === null ? 0 : placeOf(after) + 1;
   const data = all.slice(start, start + limit);
   return Response.json({ object: 'list', url, has_more: start + limit < all.length, data });
 }
 
 async function listMeters(request: SourceRequest): Promise<Response> {
-  const meters = (await metersOf(request)).map(presentMeter) as { id: string }[];
+  const status = request.query.get('status');
+  if (status !== null && status !== 'active' && status !== 'inactive')
+    throw new TallyError('INVALID_INPUT', 'status must be active or inactive.', { details: { param: 'status' } });
+  // Tally does not deactivate meters.
+  const known = status === 'inactive' ? [] : await metersOf(request);
+  const meters = known.map(presentMeter) as { id: string }[];
   return pageOf(meters, ({ id }) => id, request, '/v1/billing/meters');
 }
 

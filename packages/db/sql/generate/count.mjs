@@ -244,8 +244,8 @@ export const TIME_OF_ADJUSTMENT = `coalesce(time, date::timestamp at time zone '
 
 const adjust = `
 -- Records adjustments and counts them in the rollups of days, once per id.
--- $1 source   $2 json array of the adjustments, of one merchant and one day
--- Returns one row: the ids of those that were new, and whether months and years have their day and lack them.
+-- $1 source   $2 json array of the adjustments, of one merchant
+-- Returns one row: the ids of those that were new, and the last of their days that months and years have already.
 with inserted as (
   insert into usage_adjustments (
     ${ADJUSTMENT})
@@ -262,11 +262,11 @@ ${counted},
 ${addToDays}
 select
   coalesce((select array_agg(id) from inserted), '{}') as inserted,
-  (select count(*) from groups where ${isRolledUp}) as rolled_up,
+  (select max(date) from groups where ${isRolledUp}) as rolled_up,
   (select count from told) as told`;
 
 const adjustPeriods = `
--- Adds adjustments that were recorded now, of a day that is rolled up, to the rollups of months and years.
+-- Adds adjustments that were recorded now, of days that are rolled up, to the rollups of months and years.
 -- $1 json array of the adjustments
 with adjustment as (
   select

@@ -4,13 +4,21 @@ import { indent, numbers, PRICED_AMOUNTS, PRICED_KEYS, partsOf, rolled, rolledDi
 // Statements over what Tally priced.
 
 /** Re-ratings, as rows of `usage_priced`. */
-export const reratings = (where) => `
+export const reratings = (fromWhere) => `
 select
   merchant_id, date,
   ${rolledDimensions.join(',\n  ')},
   rerated_size, ${PRICED_MEASURES.map((name) => (name === 'priced_cost' ? 'cost' : '0')).join(', ')}, 1
-from usage_adjustments
-where ${where} and rerated_size is not null`;
+${fromWhere} and rerated_size is not null`;
+
+/**
+ * Adjustments of the merchant $1 with the ids $2, each looked up by itself: else Postgres reads all adjustments of the
+ * merchant, as long as its statistics say that they are few.
+ */
+const ADDED = (name) => `unnest($2::text[]) as added (added_id)
+cross join lateral (
+  select * from usage_adjustments where merchant_id = $1 and id = added_id limit 1
+) as ${name}`;
 
 const countPriced = `
 -- Adds re-ratings that this transaction has just recorded to what Tally priced, and takes events that it voids out of it.
@@ -22,17 +30,16 @@ select
   ${PRICED_KEYS.join(', ')},
   ${PRICED_MEASURES.map((name) => `units_sum(${name})`).join(', ')}, sum(reratings)
 from (
-  ${indent(reratings('merchant_id = $1 and id = any($2::text[])'))}
+  ${indent(reratings(`from ${ADDED('adjustment')}\nwhere id = added_id`))}
   union all
   select
     event.merchant_id, event.date,
     ${DIMENSIONS.map((name, bit) => `${rolled(name, bit, 'event.')} as ${name}`).join(',\n    ')},
     call_size, -1, ${PRICED_PARTS.map((name) => `-${name}`).join(', ')}, -event.cost, 0
-  from usage_adjustments as void
-  join usage_events as event
-    on event.date = void.date and event.merchant_id = void.merchant_id and event.id = void.void_of
+  from ${indent(ADDED('void'))}
+  join usage_events as event on event.merchant_id = $1 and event.date = void.date and event.id = void.void_of
   cross join lateral ${partsOf('event.')}
-  where void.merchant_id = $1 and void.id = any($2::text[]) and event.price_version is not null
+  where event.price_version is not null
 ) as changed (${PRICED_KEYS.join(', ')}, ${PRICED_AMOUNTS.join(', ')})
 group by ${numbers(PRICED_KEYS)}
 order by ${numbers(PRICED_KEYS)}

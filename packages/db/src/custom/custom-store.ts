@@ -4,6 +4,7 @@ import { type DataSource, type FindOptionsWhere, IsNull, MoreThan, Raw } from 't
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { CustomMetricEntity, type CustomMetricRow, CustomMetricVersionEntity } from '../entities/custom-metric.ts';
+import { nodesOf, type PlanNode, PlanRow, remotePlansIn } from '../query-plan.ts';
 import { DateText, Moment } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { priceOf } from './metric-price.ts';
@@ -332,16 +333,6 @@ async function countRows(query: MetricQuery, run: Run): Promise<number> {
   return rows;
 }
 
-/** Returns the plans that the nodes of Citus gave, wherever they stand in its own plan. */
-function remotePlansIn(plan: unknown): PlanNode[] {
-  if (typeof plan !== 'object' || plan === null) return [];
-  return Object.entries(plan).flatMap(([name, value]) =>
-    name === 'Remote Plan'
-      ? RemotePlan.parse(value).flatMap((answer) => answer.map(({ Plan }) => Plan))
-      : remotePlansIn(value),
-  );
-}
-
 const PRUNED_AT_ONCE = 10_000;
 
 const columnsOf = ({ teamId, visibility, name }: MetricFields) => ({ teamId: teamId ?? null, visibility, name });
@@ -368,27 +359,6 @@ const present = (
 
 const ClosedRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
 
-type PlanNode = {
-  'Node Type': string;
-  'Total Cost': number;
-  'Plan Rows': number;
-  Schema?: string | undefined;
-  'Relation Name'?: string | undefined;
-  Plans?: PlanNode[] | undefined;
-};
-const PlanNode: z.ZodType<PlanNode> = z.object({
-  'Node Type': z.string(),
-  'Total Cost': z.number(),
-  'Plan Rows': z.number(),
-  Schema: z.string().optional(),
-  'Relation Name': z.string().optional(),
-  get Plans() {
-    return z.array(PlanNode).optional();
-  },
-});
-const PlanRow = z.object({ 'QUERY PLAN': z.tuple([z.object({ Plan: PlanNode })]) });
-const RemotePlan = z.array(z.array(z.object({ Plan: PlanNode })));
-const nodesOf = (plan: PlanNode): PlanNode[] => [plan, ...(plan.Plans ?? []).flatMap(nodesOf)];
 const schemasOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node.Schema ?? null);
 const tablesOf = (nodes: readonly PlanNode[]) => nodes.map((node) => node['Relation Name'] ?? null);
 

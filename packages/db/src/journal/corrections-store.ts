@@ -37,19 +37,16 @@ export type CorrectionsStore = {
    */
   adjust(adjustment: NewAdjustment & { voids?: VoidedEvent | undefined }): Promise<Adjustment>;
   /**
-   * Records re-ratings of a merchant's day in one transaction, those with a new id; counts them also as part of what
-   * Tally priced. Returns how many were new.
+   * Records re-ratings of one merchant in one transaction, those with a new id; counts them also as part of what Tally
+   * priced. Returns how many were new.
    */
   rerate(adjustments: readonly (NewAdjustment & { reratedSize: number })[]): Promise<number>;
   /** The newest adjustments that made a number, oldest first, and how many did. */
   adjustments(number: Explained, limit: number): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
-/** Those that are new, and how many rollups of days they changed, whose months and years have that day. */
-const CountedRow = z.object({
-  inserted: z.array(z.string()),
-  rolled_up: z.string().transform(Number),
-});
+/** Those that are new, and the last of their days that months and years have already. */
+const CountedRow = z.object({ inserted: z.array(z.string()), rolled_up: DateText.nullable() });
 
 const Row = z
   .object({
@@ -101,7 +98,7 @@ export function createCorrectionsStore(
 ): CorrectionsStore {
   const recorded = dataSource.getRepository(AdjustmentEntity);
 
-  /** Records adjustments of one merchant and one day; returns the ids of those that are new. */
+  /** Records adjustments of one merchant; returns the ids of those that are new. `voids`: there is only one. */
   async function record(
     transaction: Executor,
     adjustments: readonly (NewAdjustment & { reratedSize?: number })[],
@@ -119,10 +116,17 @@ export function createCorrectionsStore(
     const ids = counted!.inserted;
     if (ids.length > 0) {
       const isNew = new Set(ids);
-      const json = JSON.stringify(rows.filter(({ id }) => isNew.has(id)));
-      if (counted!.rolled_up > 0) await transaction.query(sql('adjust-periods'), [json]);
-      const { merchantId, date } = adjustments[0]!;
-      await meters.adjusted(transaction, { merchantId, ids, date, ...(voids && { voids: voids.id }) });
+      const added = rows.filter(({ id }) => isNew.has(id));
+      const late = added.filter(({ date }) => counted!.rolled_up !== null && date <= counted!.rolled_up);
+      if (late.length > 0) await transaction.query(sql('adjust-periods'), [JSON.stringify(late)]);
+      const { merchantId } = adjustments[0]!;
+      const idsByDay = new Map<Day, string[]>();
+      for (const { date, id } of added) {
+        const own = idsByDay.get(date);
+        if (own) own.push(id);
+        else idsByDay.set(date, [id]);
+      }
+      await meters.adjusted(transaction, { merchantId, idsByDay, ...(voids && { voids: voids.id }) });
       await transaction.query(sql('count-priced-adjustments'), [merchantId, ids]);
       await transaction.query(sql('count-budget-adjustments'), [merchantId, ids]);
     }

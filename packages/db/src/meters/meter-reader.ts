@@ -11,6 +11,7 @@ import {
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { MeterRow } from '../entities/meter.ts';
+import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
 import { bindings, type Edge, FOLDED, firstOfTrimester, type Grain, kindOf, propertyOf, rowsOf } from './meter-sql.ts';
 
@@ -67,7 +68,6 @@ const ValueRow = Array.from({ length: MAX_GROUPS + 1 }, (_, groups) => {
   return z.object({ slot: z.number().int().optional(), element: z.string().optional(), value: z.string(), ...keys });
 });
 const FoundRow = z.object({ found: z.boolean() });
-const PlanRow = z.object({ 'QUERY PLAN': z.tuple([z.object({ Plan: z.object({ 'Plan Rows': z.number() }) })]) });
 
 type DayRange = { first: Day; last: Day };
 
@@ -168,12 +168,14 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         and bucket < ${bind(`${addDays(last, 1)}T00:00:00Z`)}::timestamptz`);
     if (parts.length === 0) return;
     const [row] = (await dataSource.query(`explain (format json) ${parts.join(' union all ')}`, values)) as unknown[];
-    const estimatedRows = PlanRow.parse(row)['QUERY PLAN'][0].Plan['Plan Rows'];
-    if (estimatedRows <= maxRows) return;
+    const estimated = estimatedRows(row);
+    if (estimated <= maxRows) return;
     throw new TallyError(
       'TOO_MANY_ROWS',
-      `The query would read about ${estimatedRows} rows; at most ${maxRows} are read.`,
-      { details: { estimatedRows, maxRows } },
+      `The query would read about ${estimated} rows; at most ${maxRows} are read.`,
+      {
+        details: { estimatedRows: estimated, maxRows },
+      },
     );
   }
 

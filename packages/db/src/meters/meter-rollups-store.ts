@@ -52,7 +52,7 @@ export type MeterRollups = {
   /** Counts adjustments that were just recorded, in their transaction; one that voids an event takes that event out. */
   adjusted(
     transaction: Executor,
-    adjustments: { merchantId: string; ids: readonly string[]; date: Day; voids?: string },
+    adjustments: { merchantId: string; idsByDay: ReadonlyMap<Day, readonly string[]>; voids?: string },
   ): Promise<void>;
   /**
    * Rebuilds all meters of a merchant's days in the given transaction: open days from the journal, others from their
@@ -89,6 +89,7 @@ const CountRow = z.object({ merchant_id: z.string(), events: z.string().transfor
 const PeriodRow = z.object({ merchant_id: z.string(), period: DateText });
 const OverflowRow = z.object({ overflowed: z.boolean() });
 const TimeRow = z.object({ time: z.date() });
+const ClosedRow = z.object({ date: DateText, closed_at: z.date() });
 const MerchantRow = z.object({ merchant_id: z.string() });
 
 /** Rollups of meters: quarter hours, days, months and trimesters. */
@@ -414,37 +415,47 @@ export function createMeterRollups(
       return removed;
     },
 
-    async adjusted(transaction, { merchantId, ids, date, voids }) {
+    async adjusted(transaction, { merchantId, idsByDay, voids }) {
       await lockMeters(transaction);
       const { run, quarters_from: horizon } = await nextRun(transaction);
-      await transaction.query(
-        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = any($4)',
-        [run, voids ?? null, merchantId, ids],
-      );
       const meters = (await metersOf(transaction)).filter(
         (meter) => meter.merchantId === '' || meter.merchantId === merchantId,
       );
+      // Without a run, they are part of the history of every later meter.
+      if (meters.length === 0 && voids === undefined) return;
+      await transaction.query(
+        'update usage_adjustments set metered = $1, void_of = $2 where merchant_id = $3 and id = any($4)',
+        [run, voids ?? null, merchantId, [...idsByDay.values()].flat()],
+      );
       if (meters.length === 0) return;
       if (voids !== undefined) {
+        const [date] = idsByDay.keys();
         const [event] = await rows(
           transaction,
           'select time from usage_events where date = $1 and merchant_id = $2 and id = $3',
           [date, merchantId, voids],
           TimeRow,
         );
-        if (event) await recompute(transaction, meters, { merchantId, date, within: quarterHourOf(event.time) });
+        if (event) await recompute(transaction, meters, { merchantId, date: date!, within: quarterHourOf(event.time) });
         return;
       }
-      // A meter does not know days that were closed before it was created.
-      const closed = (await transaction.query('select closed_at from usage_closed_days where date = $1', [date])) as {
-        closed_at: Date;
-      }[];
-      const knowing = meters.filter(
-        ({ createdAt, aggregation }) =>
-          (aggregation === 'SUM' || aggregation === 'COUNT') && !(closed[0] && closed[0].closed_at <= createdAt),
+      const closed = await rows(
+        transaction,
+        'select date, closed_at from usage_closed_days where date = any($1::date[])',
+        [[...idsByDay.keys()]],
+        ClosedRow,
       );
-      if (knowing.length === 0) return;
-      await add(transaction, knowing, { of: 'adjustments', merchantId, ids }, { first: date, last: date, horizon });
+      const closedAt = new Map(closed.map((row) => [row.date, row.closed_at]));
+      const wasClosed = (date: Day, at: Date) => (closedAt.get(date) ?? Number.POSITIVE_INFINITY) <= at;
+      for (const [date, ids] of idsByDay) {
+        // A meter does not know days that were closed before it was created.
+        const knowing = meters.filter(
+          ({ createdAt, aggregation }) =>
+            (aggregation === 'SUM' || aggregation === 'COUNT') && !wasClosed(date, createdAt),
+        );
+        if (knowing.length === 0) continue;
+        await add(transaction, knowing, { of: 'adjustments', merchantId, ids }, { first: date, last: date, horizon });
+      }
     },
 
     async rebuildDays(transaction, merchantId, { open, closed }) {

@@ -227,9 +227,12 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
         where ${where} and event.void_of is null and coalesce(event.metered, 0) < ${before}::bigint`;
     }
     case 'adjustments':
+      // Each looked up by itself: else Postgres reads all adjustments of the merchant, if it believes them to be few.
       return `select ${ADJUSTMENT}, 0 as place, null::bigint as run
-        from usage_adjustments as event
-        where event.merchant_id = ${bind(scope.merchantId)} and event.id = any(${bind(scope.ids)}::text[])`;
+        from unnest(${bind(scope.ids)}::text[]) as added (added_id)
+        cross join lateral (
+          select * from usage_adjustments where merchant_id = ${bind(scope.merchantId)} and id = added_id limit 1
+        ) as event`;
   }
 }
 

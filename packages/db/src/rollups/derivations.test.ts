@@ -117,6 +117,7 @@ const lines = fc.array(fc.record({ id: fc.integer({ min: 0, max: 40 }), what: co
 type Op =
   | { do: 'append'; lines: { id: number; what: Counted }[] }
   | { do: 'adjust'; what: Counted; sign: bigint }
+  | { do: 'rerate'; merchant: string; rows: Counted[] }
   | { do: 'derive'; events: number; at: number }
   | { do: 'roll up'; before: string; rows: number; slices: number; at: number }
   | { do: 'rebuild'; merchant: string; from: number; to: number }
@@ -129,6 +130,14 @@ const op: fc.Arbitrary<Op> = fc.oneof(
   {
     weight: 2,
     arbitrary: fc.record({ do: fc.constant('adjust' as const), what: counted, sign: fc.constantFrom(1n, -1n) }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('rerate' as const),
+      merchant: fc.constantFrom(...MERCHANTS),
+      rows: fc.array(counted, { minLength: 1, maxLength: 5 }),
+    }),
   },
   {
     weight: 4,
@@ -178,6 +187,7 @@ class World {
   async take(step: Op): Promise<void> {
     if (step.do === 'append') return this.append(step.lines);
     if (step.do === 'adjust') return this.adjust(step.what, step.sign);
+    if (step.do === 'rerate') return this.rerate(step.merchant, step.rows);
     if (step.do === 'forget quarters') return forgetQuarters();
     if (step.do === 'rebuild platform') return db.cubes.rebuildPlatform(DAYS[0]!, DAYS.at(-1)!);
     if (step.do === 'rebuild') {
@@ -216,13 +226,26 @@ class World {
   }
 
   async adjust(what: Counted, sign: bigint): Promise<void> {
-    const amounts = Object.fromEntries(MEASURES.map((name) => [name, sign * what.amounts[name]]));
-    await db.corrections.adjust({
-      ...{ id: `a${this.serial++}`, merchantId: what.merchant_id, date: what.date, reason: 'a test', actor: 'test' },
-      dimensions: { userId: what.user_id, apiKey: '', model: what.model, provider: '' },
+    const amounts = Object.fromEntries(MEASURES.map((name) => [name, sign * what.amounts[name]])) as Counted['amounts'];
+    await db.corrections.adjust(this.adjustmentOf({ ...what, amounts }));
+    this.counted.push({ ...what, amounts });
+  }
+
+  /** Adjusts several days of a merchant in one transaction. */
+  async rerate(merchant: string, rows: readonly Counted[]): Promise<void> {
+    const own = rows.map((row) => ({ ...row, merchant_id: merchant }));
+    const adjustments = own.map((row) => ({ ...this.adjustmentOf(row), reratedSize: 0 }));
+    expect(await db.corrections.rerate(adjustments)).toBe(own.length);
+    expect(await db.corrections.rerate(adjustments)).toBe(0);
+    this.counted.push(...own);
+  }
+
+  private adjustmentOf({ merchant_id: merchantId, date, user_id: userId, model, amounts }: Counted) {
+    return {
+      ...{ id: `a${this.serial++}`, merchantId, date, reason: 'a test', actor: 'test' },
+      dimensions: { userId, apiKey: '', model, provider: '' },
       amounts: new Map(Object.entries(amounts)),
-    });
-    this.counted.push({ ...what, amounts: amounts as Counted['amounts'] });
+    };
   }
 
   /** Sums by a column, without those that are all zero. */
@@ -311,6 +334,21 @@ test('every derived rollup equals a plain model at every moment of random histor
     { numRuns: RUNS },
   );
 }, 950_000);
+
+test('adjustments of several days reach months and years only of days that are rolled up', async () => {
+  const world = new World();
+  const of = (date: string, user_id: string): Counted => ({
+    ...{ merchant_id: 'ada', date, user_id, model: 'm1' },
+    amounts: { ...zero(), requests: 1n, cost: 7n },
+  });
+  await world.append(['2026-01-31', '2026-02-28', '2026-03-01'].map((date, id) => ({ id, what: of(date, 'u1') })));
+  await db.derivations.derive(1_000);
+  while (await db.derivations.rollUp('2026-02-14', 1_000));
+  await world.rerate('ada', [of('2026-01-31', 'u1'), of('2026-01-31', 'u2'), of('2026-02-28', 'u2')]);
+  await compare(world);
+  await deriveAll();
+  await compare(world);
+});
 
 const rowsOf = async (table: string) => {
   const { rows } = await client.query(`select * from ${table}`);

@@ -199,6 +199,16 @@ test('an overview reads each rollup and the pending events once, and those of us
   ]);
 });
 
+test('the first users of a merchant are read again by their ids only', async () => {
+  const parts = [part('usage_yearly', '2025-01-01', '2025-12-31'), part('usage_monthly', '2024-12-01', '2024-12-31')];
+  const totals = [part('usage_monthly_models', '2024-12-01', '2025-12-31')];
+  const question = { ...page, merchantIds: ['m1'], by: 'user' as const, parts, totals };
+  const read = await everyScan((reader) => reader.breakdown(question));
+  const twice = ['usage_monthly', 'usage_yearly'].flatMap((table) => [`index ${table}`, `index ${table}`]);
+  expect(read.sort()).toEqual(['index usage_events_20250603', ...twice, 'index usage_monthly_models'].sort());
+  expect(JSON.stringify(planned)).toContain('user_id = ANY ((InitPlan');
+});
+
 test.each([
   ['of all merchants', {}],
   ['of one merchant', { merchantIds: ['m1'] }],

@@ -47,6 +47,11 @@ export type Question = Scope & {
   order: 'asc' | 'desc';
   limit: number;
   after?: Position | undefined;
+  /**
+   * Rollups for the totals alone. With them, all groups are ranked by few measures, and only the first ones are read
+   * again with all measures: quicker where groups are many. Not for teams, nor with imported days.
+   */
+  totals?: readonly PlanPart[] | undefined;
 };
 
 /** The position at which a page ended: the sort value and the keys of its last row. */
@@ -195,6 +200,17 @@ const SORT: Record<SortBy, string> = {
   totalTokens: '(groups.prompt_tokens + groups.completion_tokens)',
   key: 'groups.key_1',
 };
+
+/** The measures of a sort value, beside the requests that are always read. */
+const RANKED_BY: Record<SortBy, readonly Measure[]> = {
+  cost: ['cost'],
+  requests: [],
+  failedRequests: ['failed_requests'],
+  promptTokens: ['prompt_tokens'],
+  completionTokens: ['completion_tokens'],
+  totalTokens: ['prompt_tokens', 'completion_tokens'],
+  key: [],
+};
 const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
 /** Measures that only imported snapshots leave open; read only from them. */
@@ -202,10 +218,8 @@ const UNTOLD = ['other_tokens', 'untold_requests'];
 
 const readsDocuments = ({ parts }: Scope) => parts.some(({ cube }) => cube === 'daily_usage_cache');
 const measuresOf = (scope: Scope) => (readsDocuments(scope) ? [...MEASURES, ...UNTOLD] : MEASURES);
-const sumsOf = (scope: Scope, sum: SumOf = 'sum') =>
-  measuresOf(scope)
-    .map((name) => `coalesce(${sum}(${name}), 0) as ${name}`)
-    .join(', ');
+const sumsOf = (scope: Scope, sum: SumOf = 'sum', measures: readonly string[] = measuresOf(scope)) =>
+  measures.map((name) => `coalesce(${sum}(${name}), 0) as ${name}`).join(', ');
 
 /** The measures of a row as members of a JSON object: as text, since a JSON number is not exact. */
 const textsOf = (scope: Scope) =>
@@ -329,7 +343,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
         values,
         (missing) => `
           select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from ${grouped(groupings, source(question, read, bind, { missing }), sumsOf(question))}
+          from ${grouped(groupings, source(question, read, bind, { missing }), { sums: sumsOf(question), some: anySum(question) })}
           group by ${list} having ${anySum(question)} order by ${list}`,
       );
     },
@@ -340,8 +354,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       const text = `
         select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
           ${MEASURES.join(', ')}, metrics, properties, price_version
-        from usage_events
-        where ${range} ${conditionsOf(filters, bind)('usage_events')}
+        ${filtered(filters, bind)('usage_events', range)}
         order by date, merchant_id, id`;
       yield* cursor(EventRow, values, () => text) as AsyncGenerator<JournalLine[]>;
     },
@@ -440,53 +453,80 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
   const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
   const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
   return {
-    async breakdown(question) {
+    async breakdown({ totals, ...question }) {
       const { bind, values } = bindings();
+      const groupings: Grouping[] = [question.by].flat();
+      const columns = groupings.map(columnOf);
+      const keys = groupings.map((_, index) => `key_${index + 1}`);
+      const sum = sumFor(question);
+      const pending = pendingOf({ ...question, parts: [...question.parts, ...(totals ?? [])] }, bind, missing);
+      const from = (parts: readonly PlanPart[], columns: string, measures?: readonly string[]) =>
+        source({ ...question, parts }, columns, bind, {
+          sum,
+          missing,
+          measures,
+          isPendingNamed: pending !== undefined,
+        });
+      // The providers of a model are listed beside its sums.
+      const providers = isByModel(groupings);
+      const some = anySum(question, sum);
+      const listed = columns.map((column, index) => `${known(column)} as ${keys[index]}, ${column}`).join(', ');
+      const groupsOf = (measures: readonly string[], part: string) => `
+        select ${listed}, ${sumsOf(question, sum, measures)}
+          ${providers && measures === all ? `, ${PROVIDERS}` : ''}
+        from ${part}
+        group by ${columns.join(', ')}`;
+      const all = measuresOf(question);
+      const rows = from(question.parts, columnsOf(groupings));
+      const whole = grouped(groupings, rows, { sums: sumsOf(question, sum), some });
+
       const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
       const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
-      const groupings: Grouping[] = [question.by].flat();
-      // The providers of a model are listed beside its sums.
-      const byModel = question.by === 'model';
       const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
-      const collated = question.sortBy === 'key' ? `${sort} collate "C"` : sort;
-      const sum = sumFor(question);
-      const part = source(question, columnsOf(groupings), bind, { sum, missing });
-      const keys = groupings.map((_, index) => `key_${index + 1}`);
-      const ordered = keys.map((key) => `groups.${key} collate "C"`);
-      const groups = `
-        with groups as materialized (
-          select ${groupings.map((by, index) => `${known(columnOf(by))} as ${keys[index]}`).join(', ')},
-            ${sumsOf(question, sum)} ${byModel ? `, ${PROVIDERS}` : ''}
-          from ${grouped(groupings, part, sumsOf(question, sum))}
-          group by ${groupings.map(columnOf).join(', ')}
-          having ${anySum(question, sum)}
-        )`;
-      const after = question.after
-        ? `where (${[sort, ...ordered].join(', ')}) ${compare} (${bind(question.after.value)}::${cast}, ${question.after.keys
+      const places = [
+        question.sortBy === 'key' ? `${sort} collate "C"` : sort,
+        ...keys.map((key) => `groups.${key} collate "C"`),
+      ];
+      const { after } = question;
+      const isAfter = after
+        ? `(${[sort, ...places.slice(1)].join(', ')}) ${compare} (${bind(after.value)}::${cast}, ${after.keys
             .map((key) => `${bind(key)} collate "C"`)
             .join(', ')})`
-        : '';
+        : 'true';
+      const first = `${isAfter}
+        order by ${places.map((place) => `${place} ${question.order}`).join(', ')} limit ${bind(question.limit)}`;
+
+      // A group that these leave at zero may still have another measure, so it is read whole as well.
+      const ranking = ['requests', ...RANKED_BY[question.sortBy]];
+      const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
+      const isCandidate = columns.map((column) => `${column} = any(array(select ${column} from candidates))`);
+      const groups = totals
+        ? `ranks as materialized (${groupsOf(ranking, `(${from(question.parts, columnsOf(groupings), ranking)}) as part`)}),
+          candidates as materialized (
+            (select ${columns.join(', ')} from ranks as groups where ${isSure} and ${first})
+            union all
+            select ${columns.join(', ')} from ranks as groups where not ${isSure}
+          ),
+          groups as materialized (${groupsOf(all, `${whole} where ${isCandidate.join(' and ')}`)} having ${some})`
+        : `groups as materialized (${groupsOf(all, whole)} having ${some})`;
+      const count = totals
+        ? `(select count(*) from ranks as groups where ${isSure}) + count(*) filter (where not ${isSure})`
+        : 'count(*)';
       // Only the page is made into text, and the groups are read once for everything derived from them.
       const [answer] = await rowsOf(
-        `${groups}
+        `with ${pending ? `pending as materialized (${pending}),` : ''} ${groups}
         select
           (select json_agg(json_build_object(
             'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
-            ${byModel ? `, 'providers', providers` : ''}))
-          from (
-            select *, ${sort} as sort_value
-            from groups ${after}
-            order by ${[collated, ...ordered].map((place) => `${place} ${question.order}`).join(', ')}
-            limit ${bind(question.limit)}
-          ) as page) as rows,
+            ${providers ? `, 'providers', providers` : ''}))
+          from (select *, ${sort} as sort_value from groups where ${first}) as page) as rows,
+          (select ${count} from groups) as total,
           whole.*
-        from (
-          select count(*) as total, ${sumsOf(question)} from groups
-        ) as whole`,
+        from (select ${sumsOf(question)} from ${totals ? `(${from(totals, '')}) as part` : 'groups'}) as whole`,
         values,
       );
-      const { rows, total, ...totals } = GroupedRow.parse(answer);
-      return { rows: rows ?? [], total, totals };
+      const { rows: page, total, ...sums } = GroupedRow.parse(answer);
+      return { rows: page ?? [], total, totals: sums };
     },
 
     async byDay(scope) {
@@ -514,7 +554,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const [row] = await rowsOf(
         `select count(*) as users
          from (
-           select from (${source(scope, user, bind, { sum, missing })}) as part
+           select 1 from (${source(scope, user, bind, { sum, missing, measures: ['requests'] })}) as part
            where user_id <> '' group by ${user} having ${sum}(requests) > 0
          ) as active`,
         values,
@@ -531,8 +571,10 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const sum = sumFor(all);
       // Found once, not once for each of the three: that costs more than the rollups of all merchants.
       const pending = pendingOf(all, bind, missing);
-      const from = (scope: Scope, columns: string) =>
-        `(${source(scope, columns, bind, { sum, missing, isPendingNamed: pending !== undefined })}) as part`;
+      const rowsFor = (scope: Scope, columns: string, measures?: readonly string[]) =>
+        source(scope, columns, bind, { sum, missing, measures, isPendingNamed: pending !== undefined });
+      const from = (...asked: Parameters<typeof rowsFor>) => `(${rowsFor(...asked)}) as part`;
+      const ofModels = { sums: sumsOf(models, sum), some: anySum(models, sum) };
       const user = userOf(users);
       // Arrays, since Postgres finds values of an array by index, also in the parts of a union.
       const ofFirstUsers = [
@@ -547,7 +589,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
         `with ${pending ? `pending as materialized (${pending}),` : ''}
         active as materialized (
           select ${user}, coalesce(${sum}(requests), 0) as requests, coalesce(${sum}(cost), 0) as cost
-          from ${from(users, user)} where user_id <> '' group by ${user}
+          from ${from(users, user, ['requests', 'cost'])} where user_id <> '' group by ${user}
         ),
         first_users as (
           select user_id
@@ -561,8 +603,9 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
           select user_id as key, ${sumsOf(users)} from ${from(users, user)} where ${ofFirstUsers} group by user_id
         ),
         models as (
-          select ${known('model')} as key, ${PROVIDERS}, ${sumsOf(models, sum)}
-          from ${from(models, 'model, provider')} group by model having ${anySum(models, sum)}
+          select ${known('model')} as key, ${PROVIDERS}, ${ofModels.sums}
+          from ${grouped(['model'], rowsFor(models, 'model, provider'), ofModels)}
+          group by model having ${ofModels.some}
         ),
         days as (
           select date, ${sumsOf(days, sum)} from ${from(days, 'date')} group by date
@@ -585,7 +628,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const groupings = by ? [by] : [];
       const rows = await rowsOf(
         `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(columnOf(by)) : 'null'} as key, ${sumsOf(scope)}
-         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, missing }), sumsOf(scope), 'at')}
+         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, missing }), { sums: sumsOf(scope), some: anySum(scope), time: 'at' })}
          where at >= ${from}::timestamptz and at < ${to}::timestamptz
          group by 1, 2
          order by 1, cost desc, 2
@@ -620,7 +663,7 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const [row] = await rowsOf(
         `select count(*) as count
          from (
-           select from (${source(scope, column, bind, { at: true, missing })}) as part
+           select 1 from (${source(scope, column, bind, { at: true, missing })}) as part
            group by at, ${column} limit ${bind(limit)}
          ) as keys`,
         values,
@@ -630,19 +673,17 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
 
     async daysWithoutEntries({ startDate, endDate, ...filters }) {
       const { bind, values } = bindings();
-      const conditions = conditionsOf(filters, bind);
-      const [first, last] = [bind(startDate), bind(endDate)];
-      const from = (table: string) =>
-        `from ${table} where date between ${first}::date and ${last}::date ${conditions(table)}`;
+      const read = filtered(filters, bind);
+      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
       const less = MEASURES.map((name) => `-${name}`).join(', ');
       const [row] = await rowsOf(
         `select min(date) as first, max(date) as last
          from (
            select date
            from (
-             select date, ${MEASURES.join(', ')} ${from('usage_daily')}
+             select date, ${MEASURES.join(', ')} ${read('usage_daily', range)}
              union all
-             select date, ${less} ${from('usage_adjustments')}
+             select date, ${less} ${read('usage_adjustments', range)}
            ) as counted
            group by date
            having (${MEASURES.map((name) => `sum(${name})`).join(', ')}) is distinct from (0, 0, 0, 0, 0)
@@ -732,47 +773,64 @@ const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
 /** The providers that the rows of a group came from. */
 const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
 
+const isByModel = (groupings: readonly Grouping[]) => groupings.length === 1 && groupings[0] === 'model';
+
 /** The columns that groupings are computed from. The providers of a model are listed beside its sums. */
 function columnsOf(groupings: readonly Grouping[]): string {
   const columns = groupings.flatMap((by) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]));
-  const byModel = groupings.length === 1 && groupings[0] === 'model';
-  return [...new Set([...columns, ...(byModel ? ['provider'] : [])])].join(', ');
+  return [...new Set([...columns, ...(isByModel(groupings) ? ['provider'] : [])])].join(', ');
 }
 
 const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
 
-/**
- * The team of a row of `table`: that of its API key, else that of its user; for each, the merchant's entry wins over
- * the general one; '' without a team.
- */
-function teamOf(table: string): string {
-  const team = (kind: string, column: string, merchant: string) =>
-    `(select team from directory_entries where kind = '${kind}' and id = ${table}.${column} and merchant_id = ${merchant})`;
-  const candidates = [
-    team('apiKey', 'api_key', `${table}.merchant_id`),
-    team('apiKey', 'api_key', `''`),
-    team('user', 'user_id', `${table}.merchant_id`),
-    team('user', 'user_id', `''`),
-  ];
-  return `coalesce(${candidates.join(', ')}, '')`;
+/** Where the team of a row may come from, the first one wins: its API key, then its user; a merchant's entry first. */
+const TEAMS = [
+  { name: 'team_of_key', kind: 'apiKey', column: 'api_key', isGeneral: false },
+  { name: 'team_of_any_key', kind: 'apiKey', column: 'api_key', isGeneral: true },
+  { name: 'team_of_user', kind: 'user', column: 'user_id', isGeneral: false },
+  { name: 'team_of_any_user', kind: 'user', column: 'user_id', isGeneral: true },
+] as const;
+
+/** The team of a row of a table with `withTeams`; '' without a team. */
+const TEAM = `coalesce(${TEAMS.map(({ name }) => `${name}.${name}`).join(', ')}, '')`;
+
+/** Joins the rows of `table` with their teams: Citus rejects a lookup for each row. The names of its columns stay clear. */
+function withTeams(table: string): string {
+  const joins = TEAMS.map(({ name, kind, column, isGeneral }) => {
+    const entries = `
+      select id as ${name}_id, merchant_id as ${name}_merchant, team as ${name}
+      from directory_entries where kind = '${kind}' and team is not null`;
+    const merchant = isGeneral ? `''` : `${table}.merchant_id`;
+    return `left join (${entries}) as ${name} on ${name}_id = ${table}.${column} and ${name}_merchant = ${merchant}`;
+  });
+  return [table, ...joins].join(' ');
 }
 
 /**
- * The rows of a part in the form needed for grouping: with their team if requested. `time`: the column of the period.
+ * The rows of a part in the form needed for grouping: with their team if requested, or summed by model and provider if
+ * providers are listed, without those that sum to zero. `time`: the column of the period.
  */
-function grouped(groupings: readonly Grouping[], part: string, sums: string, time?: string): string {
+function grouped(
+  groupings: readonly Grouping[],
+  part: string,
+  { sums, some, time }: { sums: string; some: string; time?: string },
+): string {
+  if (isByModel(groupings) && !time)
+    return `(select model, provider, ${sums} from (${part}) as part group by model, provider having ${some}) as part`;
   if (!groupings.includes('team')) return `(${part}) as part`;
   const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
   // Looked up once per key and user, not once per row.
   return `(
-    select *, ${teamOf('groups')} as team
-    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as groups
+    select groups.*, ${TEAM} as team
+    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as ${withTeams('groups')}
   ) as part`;
 }
 
 type SourceOptions = {
   at?: boolean;
   sum?: SumOf;
+  /** The measures to read; default: all. Each column that is read and not used costs time for every row. */
+  measures?: readonly string[];
   missing: Missing;
   /** The statement has the rows of `pendingOf` under the name `pending`. */
   isPendingNamed?: boolean;
@@ -789,11 +847,10 @@ function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | undefin
   const from = max(first, derived.map(({ startDate }) => startDate).reduce(min));
   const to = min(last, derived.map(({ endDate }) => endDate).reduce(max));
   if (from > to) return undefined;
+  const range = `flush_id = any(${bind(ids)}::bigint[]) and date between ${bind(from)}::date and ${bind(to)}::date`;
   return `
     select ${['date', ...Object.values(ALL_DIMENSIONS), ...MEASURES].join(', ')}
-    from usage_counted_events
-    where flush_id = any(${bind(ids)}::bigint[]) and date between ${bind(from)}::date and ${bind(to)}::date
-      ${conditionsOf(scope, bind)('usage_counted_events')}`;
+    ${filtered(scope, bind)('usage_counted_events', range)}`;
 }
 
 /**
@@ -805,14 +862,15 @@ function source(
   scope: Scope,
   columns: string,
   bind: Bind,
-  { at = false, sum = 'sum', missing, isPendingNamed = false }: SourceOptions,
+  { at = false, sum = 'sum', measures: needed, missing, isPendingNamed = false }: SourceOptions,
 ): string {
-  const conditions = conditionsOf(scope, bind);
-  const measures = measuresOf(scope);
+  const read = filtered(scope, bind);
+  // A row that was not known then has no measure at all.
+  const measures = needed && scope.asKnownOn === undefined ? needed : measuresOf(scope);
   const rows = scope.parts
     .flatMap(({ cube, startDate, endDate, less }) => {
       const [first, last] = [bind(startDate), bind(endDate)];
-      const rowsOf = (table: string, time: string, range: string, given: readonly string[], more = '') => {
+      const rowsOf = (table: string, time: string, range: string, given: readonly string[]) => {
         const type = sum === 'units_sum' && NUMERIC.has(table) ? '::bigint' : '';
         const selected = [
           // Imported days belong to no merchant.
@@ -824,7 +882,7 @@ function source(
             given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
           ),
         ];
-        return `select ${selected.join(', ')} from ${table} where ${range} ${conditions(table)} ${more}`;
+        return `select ${selected.join(', ')} ${read(table, range)}`;
       };
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
       if (cube === 'usage_quarter_hours')
@@ -845,7 +903,7 @@ function source(
         ];
       }
       if (cube === 'daily_usage_cache')
-        return [rowsOf('usage_documents', 'date', within('date'), measures, `and ${kindOf(columns)}`)];
+        return [rowsOf('usage_documents', 'date', `${within('date')} and ${kindOf(columns)}`, measures)];
       const arms = [rowsOf(cube, TIME[cube], within(TIME[cube]), MEASURES)];
       const { flushes } = missing;
       const isQuarters = cube === 'usage_quarter_months';
@@ -882,8 +940,7 @@ function source(
       ];
       const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
       const events = isPendingNamed ? 'pending' : 'usage_counted_events';
-      const pending = `${range} ${ofRolledUp} ${conditions(events)}`;
-      arms.push(`select ${selected.join(', ')} from ${events} where ${pending} ${groupBy}`);
+      arms.push(`select ${selected.join(', ')} ${read(events, `${range} ${ofRolledUp}`)} ${groupBy}`);
       return arms;
     })
     .join(' union all ');
@@ -929,21 +986,20 @@ function kindOf(columns: string): string {
   return columns.includes('provider') ? `kind = 'provider'` : 'whole';
 }
 
-/** The filters as conditions on the rows of a table; a team is looked up for each row. */
-function conditionsOf(filters: Omit<Scope, 'parts'>, bind: Bind): (table: string) => string {
-  const { teams, ...lists } = {
+/** Returns a function that reads the rows of a table, or of a view, that match a condition and all filters. */
+function filtered(filters: Omit<Scope, 'parts'>, bind: Bind): (table: string, condition: string) => string {
+  const lists = {
     merchant_id: filters.merchantIds,
     user_id: filters.userIds,
     model: filters.models,
     provider: filters.providers,
     api_key: filters.apiKeys,
-    teams: filters.teams,
+    [TEAM]: filters.teams,
   };
-  const among = (list: readonly string[]) =>
-    `any(${bind(list.map((value) => (value === 'unknown' ? '' : value)))}::text[])`;
-  const conditions = Object.entries(lists)
-    .flatMap(([column, list]) => (list?.length ? [`and ${column} = ${among(list)}`] : []))
-    .join(' ');
-  const ofTeams = teams?.length ? among(teams) : undefined;
-  return (table) => (ofTeams ? `${conditions} and ${teamOf(table)} = ${ofTeams}` : conditions);
+  const conditions = Object.entries(lists).flatMap(([column, list]) => {
+    const values = list?.map((value) => (value === 'unknown' ? '' : value));
+    return values?.length ? [`and ${column} = any(${bind(values)}::text[])`] : [];
+  });
+  const join = filters.teams?.length ? withTeams : (table: string) => table;
+  return (table, condition) => `from ${join(table)} where ${[condition, ...conditions].join(' ')}`;
 }

@@ -8,7 +8,7 @@ import type { Log } from '../process/log.ts';
 import { requestSpan } from '../process/tracing.ts';
 import { type Bodies, RequestAborted } from './bodies.ts';
 import type { CallerLimits } from './caller-limits.ts';
-import { dropBody } from './drop-body.ts';
+import { dropBody, isSending } from './drop-body.ts';
 import type { JsonLimits } from './json-limits.ts';
 import { refusalOf, TRPC_PATH } from './trpc.ts';
 
@@ -89,7 +89,6 @@ const CLIENT_LEFT = 499;
 const MAX_LOGGED = 200;
 const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
 const JSON_TYPE = /^application\/json\s*(?:;|$)/i;
-const MAX_SMALL_BYTES = 64 * 1024;
 /** The interval at which the key of a long answer (a subscription or an export) is checked again. */
 const CHECK_AGAIN_MS = 5_000;
 
@@ -249,7 +248,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
     const text = body instanceof Uint8Array ? body : JSON.stringify(body);
     const { allow } = (known.details ?? {}) as { allow?: unknown };
     const seconds = retryAfterOf(known);
-    const left = unread(request);
+    const left = isSending(request);
     exchange.head(status, {
       ...own?.headers,
       'content-type': type,
@@ -290,12 +289,6 @@ const nameOf = ({ path }: Exchange, label: string) => (path === TRPC_PATH + labe
 
 /** A content type without its parameters, in lower case. */
 const mediaTypeOf = (type = '') => type.split(';', 1)[0]!.trim().toLowerCase();
-
-/** Returns true if more of a body is to come than Node drops by itself to keep the connection. */
-function unread({ headers, readableEnded }: IncomingMessage): boolean {
-  if (readableEnded) return false;
-  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > MAX_SMALL_BYTES;
-}
 
 /** HTTP/1.1 requires exactly one Host; health checks of old proxies speak HTTP/1.0 without one. */
 function assertHost({ rawHeaders, httpVersionMinor }: IncomingMessage): void {

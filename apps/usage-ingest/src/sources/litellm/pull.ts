@@ -1,7 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import {
   addDays,
-  countDays,
   DAY_MS,
   type Day,
   dayOf,
@@ -15,6 +14,7 @@ import {
 } from '@tally/contracts';
 import type { DaySums, LitellmStore, Pull, PullLock } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
+import { assertRange, type DayRange } from '../../ranges.ts';
 import { type Call, fromSpendLog, type Rules } from './call.ts';
 import type { LitellmClient } from './client.ts';
 import { add, differ, entriesOf, readDailySums, readSums, type Sums, textOf, zero } from './daily.ts';
@@ -307,12 +307,7 @@ function reasonOf(error: unknown): { code: string; message: string } {
 }
 
 /** Throws INVALID_DATE_ORDER or DATE_RANGE_TOO_LARGE. */
-export function assertPullRange({ startDate, endDate }: { startDate: Day; endDate: Day }): void {
-  if (startDate > endDate) throw new TallyError('INVALID_DATE_ORDER', '`startDate` must not be after `endDate`.');
-  const days = countDays(startDate, endDate);
-  if (days > MAX_RANGE_DAYS)
-    throw new TallyError('DATE_RANGE_TOO_LARGE', `The range has ${days} days; at most ${MAX_RANGE_DAYS} are allowed.`);
-}
+export const assertPullRange = (range: DayRange): void => assertRange(range, MAX_RANGE_DAYS);
 
 function assertBegun({ startDate }: { startDate: Day }, now: number): void {
   if (startDate > dayOf(now - LAG_MS))

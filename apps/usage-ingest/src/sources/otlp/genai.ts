@@ -48,6 +48,7 @@ const INDEXES = {
     'gen_ai.usage.reasoning.output_tokens',
     'llm.token_count.completion_details.reasoning',
     'ai.usage.reasoningTokens',
+    'ai.usage.outputTokenDetails.reasoningTokens',
   ),
   merchant: indexesOf('tally.merchant'),
   operation: indexesOf('gen_ai.operation.name'),
@@ -57,6 +58,7 @@ const INDEXES = {
   kind: indexesOf('openinference.span.kind'),
   langfuseType: indexesOf('langfuse.observation.type'),
   langfuseUsage: indexesOf('langfuse.observation.usage_details'),
+  langfuseLevel: indexesOf('langfuse.observation.level'),
   langfuseCost: indexesOf('langfuse.observation.cost_details'),
   service: indexesOf('service.name'),
   namespace: indexesOf('service.namespace'),
@@ -84,14 +86,26 @@ const TOKENS = [
   'reasoning_tokens',
 ] as const;
 
+/** The tracer of the AI SDK 7. It wraps each embedding in a span that looks like one, but has no tokens. */
+const AI_SDK = 'gen_ai';
+
 /** The resource attribute that names the merchant of spans without one whose key is bound to none. */
 export type MerchantFrom = 'service.name' | 'service.namespace';
 
-/** Returns the event of a span that is one call of a model; `skipped` for any other span. */
-export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFrom): Item {
-  const { attributes, resource, traceId, spanId } = span;
+/**
+ * Returns the event of a span that is one call of a model; `skipped` for any other span. `parents`: the parents of the
+ * calls before it in the same request; its own is added. Spans end, and so arrive, before those around them.
+ */
+export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFrom, parents: Set<string>): Item {
+  const { attributes, resource, traceId, spanId, parentId } = span;
   const call = callOf(attributes);
   if (!call) return 'skipped';
+  const metrics = amountsOf(attributes, call.isEmbed);
+  const hasTokens = metrics.prompt_tokens !== undefined || metrics.completion_tokens !== undefined;
+  const failed = span.failed || firstOf(attributes, INDEXES.langfuseLevel) === 'ERROR';
+  const isOuter = parents.has(spanId) || (call.operation === 'embeddings' && span.scope === AI_SDK && !failed);
+  if (isOuter && !hasTokens) return 'skipped';
+  if (parentId !== '') parents.add(parentId);
   const id = `otel:${traceId}:${spanId}`;
   const refused = (message: string): Item => ({ refused: { code: 'INVALID_ENTRY', message }, id });
   if (!TRACE_ID.test(traceId) || !SPAN_ID.test(spanId)) return refused('The span has no trace id and span id.');
@@ -103,7 +117,6 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
   if (!merchantId)
     return refused(`The span has no merchant: bind the key to one, or set tally.merchant or ${merchantFrom}.`);
 
-  const metrics = amountsOf(attributes, call.isEmbed);
   for (const type in metrics) {
     const value = metrics[type]!;
     if (type === 'cost' || WHOLE.test(value)) continue;
@@ -117,7 +130,7 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
     merchantId,
     time: timeText(span.start),
     metrics,
-    status: span.failed ? 'failure' : 'success',
+    status: failed ? 'failure' : 'success',
     properties: service
       ? { [EVENT_TYPE_PROPERTY]: call.operation, service: decoration(service) }
       : { [EVENT_TYPE_PROPERTY]: call.operation },
@@ -128,8 +141,7 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
   if (provider !== null) entry.provider = provider;
   const userId = dimensionValue(firstOf(attributes, INDEXES.user));
   if (userId !== null) entry.userId = userId;
-  const lacksTokens = !span.failed && metrics.prompt_tokens === undefined && metrics.completion_tokens === undefined;
-  return lacksTokens ? { entry, lacks: 'tokens' } : { entry };
+  return failed || hasTokens ? { entry } : { entry, lacks: 'tokens' };
 }
 
 const TRACE_ID = /^(?!0{32}$)[0-9a-f]{32}$/;
@@ -172,21 +184,40 @@ function amountsOf(attributes: Attributes, isEmbed: boolean): Record<string, str
   return amounts;
 }
 
-/** Documented names of Langfuse's `usage_details`; its callers may choose others. */
-const LANGFUSE_TOKENS: Record<string, readonly string[]> = {
-  prompt_tokens: ['input', 'input_tokens', 'prompt_tokens'],
-  completion_tokens: ['output', 'output_tokens', 'completion_tokens'],
-  cached_tokens: ['cache_read_input_tokens', 'input_cached_tokens'],
-  cache_write_tokens: ['cache_creation_input_tokens'],
-  reasoning_tokens: ['output_reasoning_tokens'],
+/** Side metrics by their documented names in Langfuse's `usage_details`; its callers may choose others. */
+const LANGFUSE_PARTS: Record<string, readonly string[]> = {
+  cached_tokens: ['cache_read_input_tokens', 'input_cached_tokens', 'input_cache_read'],
+  cache_write_tokens: ['cache_creation_input_tokens', 'input_cache_creation'],
+  reasoning_tokens: ['output_reasoning_tokens', 'output_reasoning'],
 };
 
+/** Langfuse adds up all details with `input` or `output` in their name; `total` shows if parts are in the first two. */
 function langfuseTokens(text: string): Record<string, string> {
   const details = detailsOf(text);
   const tokens: Record<string, string> = {};
-  for (const [type, names] of Object.entries(LANGFUSE_TOKENS)) {
+  for (const [type, names] of Object.entries(LANGFUSE_PARTS)) {
     const name = names.find((each) => details.has(each));
     if (name !== undefined) tokens[type] = details.get(name)!;
+  }
+  /** The sum as text; the first that is no amount, which is refused like any other. */
+  const sumOf = (names: readonly string[]) => {
+    let sum = 0n;
+    for (const name of names) {
+      const text = details.get(name) ?? '0';
+      if (!WHOLE.test(text) && !WHOLE_WITH_ZEROS.test(text)) return text;
+      sum += BigInt(text.split('.', 1)[0]!);
+    }
+    return String(sum);
+  };
+  const isComplete = details.has('total') && sumOf(['total']) === sumOf(['input', 'output']);
+  for (const [type, own, other] of [
+    ['prompt_tokens', 'input', 'input_tokens'],
+    ['completion_tokens', 'output', 'output_tokens'],
+  ] as const) {
+    const name = [type, other].find((each) => details.has(each));
+    const parts = [...details.keys()].filter((each) => each.includes(own) && each !== other);
+    if (name !== undefined && !details.has(own)) tokens[type] = details.get(name)!;
+    else if (parts.length > 0) tokens[type] = sumOf(isComplete ? [own] : parts);
   }
   return tokens;
 }

@@ -47,8 +47,9 @@ async function readSpans({ body, headers, caller }: SourceRequest, merchantFrom:
   if (type !== PROTOBUF && type !== JSON_TYPE)
     throw new TallyError('UNSUPPORTED_MEDIA_TYPE', `Send ${PROTOBUF} or ${JSON_TYPE}.`);
   const items: Item[] = [];
+  const parents = new Set<string>();
   for (const span of type === PROTOBUF ? spansOfProtobuf(body, ATTRIBUTES) : spansOfJson(body, ATTRIBUTES)) {
-    if (items.push(itemOfSpan(span, caller, merchantFrom)) % SPANS_AT_ONCE === 0) await othersTurn();
+    if (items.push(itemOfSpan(span, caller, merchantFrom, parents)) % SPANS_AT_ONCE === 0) await othersTurn();
   }
   return items;
 }

@@ -14,11 +14,14 @@ export function* spansOfJson(body: Buffer, names: AttributeNames): Generator<Spa
   for (const each of listOf(request.resourceSpans)) {
     const resource = attributesOf(recordOf(each.resource).attributes, names);
     for (const scope of listOf(each.scopeSpans)) {
+      const name = textOf(recordOf(scope.scope).name);
       for (const span of listOf(scope.spans)) {
         const { code } = recordOf(span.status);
         yield {
           traceId: textOf(span.traceId).toLowerCase(),
           spanId: textOf(span.spanId).toLowerCase(),
+          parentId: textOf(span.parentSpanId).toLowerCase(),
+          scope: name,
           start: millisecondsOf(span.startTimeUnixNano),
           failed: code === '2' || code === 'STATUS_CODE_ERROR',
           attributes: attributesOf(span.attributes, names),

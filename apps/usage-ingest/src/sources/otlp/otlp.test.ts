@@ -9,7 +9,9 @@ import { spansOfProtobuf } from './protobuf.ts';
 import type { Span } from './span.ts';
 
 /** Bodies that the libraries sent for the same calls of a model; see test/fixtures/otlp/README.md. */
-const LIBRARIES = ['otel', 'traceloop', 'vercel', 'openinference', 'langfuse'] as const;
+const LIBRARIES = [
+  ...(['otel', 'traceloop', 'vercel', 'vercel7', 'openinference', 'langfuse', 'langfuse-openai'] as const),
+];
 const fixture = (name: string) => readFileSync(new URL(`../../../test/fixtures/otlp/${name}`, import.meta.url));
 
 let ingest: Fixture;
@@ -50,12 +52,23 @@ const EXPECTED = {
     ...{ requests: '4', failed_requests: '1', prompt_tokens: '756', completion_tokens: '88' },
     ...{ cached_tokens: '200', reasoning_tokens: '24' },
   },
+  // the same; both embeddings as two spans, one within the other
+  vercel7: {
+    ...{ requests: '4', failed_requests: '1', prompt_tokens: '756', completion_tokens: '88' },
+    ...{ cached_tokens: '200', reasoning_tokens: '24' },
+  },
   // chat, responses; a stream and an embedding without tokens
   openinference: {
     ...{ requests: '4', prompt_tokens: '748', completion_tokens: '88' },
     ...{ cached_tokens: '200', reasoning_tokens: '24' },
   },
-  langfuse: { requests: '1', prompt_tokens: '374', completion_tokens: '44', cached_tokens: '100', cost: '0.0023' },
+  // Given by hand: 374 and 44, and 100 tokens of a cache that are not among the 374.
+  langfuse: { requests: '1', prompt_tokens: '474', completion_tokens: '44', cached_tokens: '100', cost: '0.0023' },
+  // chat, stream, one that failed; a part of the tokens is in `input`, the others beside it
+  'langfuse-openai': {
+    ...{ requests: '3', failed_requests: '1', prompt_tokens: '748', completion_tokens: '88' },
+    ...{ cached_tokens: '200', reasoning_tokens: '24' },
+  },
 };
 
 describe.each(LIBRARIES)('spans of %s', (library) => {
@@ -82,7 +95,7 @@ describe.each(LIBRARIES)('spans of %s', (library) => {
     const parts = (spans: Span[]) =>
       spans.map(({ start: _, ...span }) => span).sort((a, b) => (a.spanId < b.spanId ? -1 : 1));
     expect(parts(protobuf)).toEqual(parts(json));
-    const items = json.map((span) => itemOfSpan(span, caller, 'service.name'));
+    const items = json.map((span) => itemOfSpan(span, caller, 'service.name', new Set()));
     expect(JSON.stringify(items)).toContain('gpt-4o');
     expect(JSON.stringify([json.map(({ attributes }) => attributes), items])).not.toMatch(/secret|answer\./i);
     expect(fixture(`${library}.body`).toString()).toMatch(library === 'otel' ? /gpt-4o/ : /The secret prompt/);
@@ -90,7 +103,7 @@ describe.each(LIBRARIES)('spans of %s', (library) => {
 });
 
 test('a call has its model as it was asked for, its provider, its user and the time of its start', () => {
-  const [call] = spansIn('vercel').map((span) => itemOfSpan(span, caller, 'service.name'));
+  const [call] = spansIn('vercel').map((span) => itemOfSpan(span, caller, 'service.name', new Set()));
   expect(call).toMatchObject({
     entry: {
       ...{ id: expect.stringMatching(/^otel:[0-9a-f]{32}:[0-9a-f]{16}$/), merchantId: 'acme' },
@@ -174,6 +187,53 @@ test('calls without tokens are counted, and metrics say how many', async () => {
     {},
   );
   expect(await count()).toBe(before + 1);
+});
+
+test('the outer span of an embedding of the AI SDK 7 is not counted, even if it arrives alone', async () => {
+  const request = JSON.parse(fixture('vercel7.body').toString());
+  const [scope] = request.resourceSpans[0].scopeSpans;
+  for (const span of scope.spans) {
+    scope.spans = [span];
+    expect(await (await send(JSON.stringify(request), JSON_TYPE)).json()).toEqual({});
+  }
+  // Only that the outer span of a failed one repeats it cannot be seen then.
+  expect(await totals()).toMatchObject({ requests: '5', failed_requests: '2', prompt_tokens: '756' });
+});
+
+test.each([
+  ['beside its parts', { input: 4, input_cached_tokens: 3, output: 2, output_reasoning_tokens: 1, total: 10 }, [7, 3]],
+  ['with its parts', { input: 7, cache_read_input_tokens: 3, output: 3, output_reasoning: 1, total: 10 }, [7, 3]],
+  ['without a total', { input: 4, cache_read_input_tokens: 2, cache_creation_input_tokens: 1, output: 3 }, [7, 3]],
+  ['in names of OpenAI', { prompt_tokens: 7, completion_tokens: 3, total_tokens: 10 }, [7, 3]],
+  ['with parts only', { input_audio_tokens: 7, output_audio_tokens: 3 }, [7, 3]],
+])('usage details of Langfuse give the input %s', async (_, details, [prompt, completion]) => {
+  const usage = attribute('langfuse.observation.usage_details', { stringValue: JSON.stringify(details) });
+  expect(await (await send(requestOf([spanOf(1, [usage])]), JSON_TYPE)).json()).toEqual({});
+  expect(await totals()).toMatchObject({ prompt_tokens: String(prompt), completion_tokens: String(completion) });
+});
+
+test('usage details of Langfuse with a part of a token are rejected', async () => {
+  const details = JSON.stringify({ input: 7, input_audio_tokens: 0.5, output: 3 });
+  const usage = attribute('langfuse.observation.usage_details', { stringValue: details });
+  expect(await (await send(requestOf([spanOf(1, [usage])]), JSON_TYPE)).json()).toMatchObject({
+    partialSuccess: { errorMessage: expect.stringContaining('0.5') },
+  });
+});
+
+test('an attribute without text is absent', async () => {
+  const empty = (name: string) => attribute(name, { stringValue: '' });
+  const all = { ...JSON_TYPE, authorization: `Bearer ${ADMIN_KEY}` };
+  const resource = [attribute('tally.merchant', { stringValue: merchantId })];
+  const span = spanOf(1, [empty('tally.merchant'), empty('user.id'), empty('gen_ai.provider.name')]);
+  span.attributes.push(attribute('gen_ai.system', { stringValue: 'openai' }));
+  const second = spanOf(2, [attribute('gen_ai.response.model', { stringValue: 'gpt-4o' })]);
+  second.attributes[0] = empty('gen_ai.request.model');
+  expect(await (await send(requestOf([span, second], resource), all)).json()).toEqual({});
+  expect(await totals()).toMatchObject({ requests: '2' });
+  const [read] = [...spansOfJson(Buffer.from(requestOf([span], resource)), ATTRIBUTES)];
+  const item = itemOfSpan(read!, { ...caller, merchantId: null }, 'service.name', new Set());
+  expect(item).toMatchObject({ entry: { merchantId, provider: 'openai' } });
+  expect(item).not.toHaveProperty('entry.userId');
 });
 
 test('a key that is bound to no merchant takes it from the span, its resource, or the name of the service', async () => {

@@ -14,9 +14,10 @@ export function* spansOfProtobuf(body: Buffer, names: AttributeNames): Generator
     const scopes = new Fields().of(body, from, to);
     while (scopes.next()) {
       if (scopes.field !== 2 || scopes.type !== BYTES) continue;
+      const scope = scopeName(body, scopes.from, scopes.to);
       const spans = new Fields().of(body, scopes.from, scopes.to);
       while (spans.next())
-        if (spans.field === 2 && spans.type === BYTES) yield spanOf(body, spans.from, spans.to, resource, names);
+        if (spans.field === 2 && spans.type === BYTES) yield spanOf(body, spans.from, spans.to, scope, resource, names);
     }
   }
 }
@@ -79,9 +80,29 @@ class Fields {
 /** Used again for each message of their kind: none of them contains another of its kind. */
 const [ofSpan, ofStatus, ofAttribute, ofValue] = [new Fields(), new Fields(), new Fields(), new Fields()];
 
-function spanOf(body: Buffer, start: number, end: number, resource: Attributes, names: AttributeNames): Span {
+/** Returns the name of the scope of ScopeSpans. */
+function scopeName(body: Buffer, start: number, end: number): string {
+  let name = '';
+  const parts = new Fields().of(body, start, end);
+  while (parts.next()) {
+    if (parts.field !== 1 || parts.type !== BYTES) continue;
+    const fields = new Fields().of(body, parts.from, parts.to);
+    while (fields.next())
+      if (fields.field === 1 && fields.type === BYTES) name = body.toString('utf8', fields.from, fields.to);
+  }
+  return name;
+}
+
+function spanOf(
+  body: Buffer,
+  start: number,
+  end: number,
+  scope: string,
+  resource: Attributes,
+  names: AttributeNames,
+): Span {
   const attributes = names.none();
-  const span = { traceId: '', spanId: '', start: 0, failed: false, attributes, resource };
+  const span = { traceId: '', spanId: '', parentId: '', scope, start: 0, failed: false, attributes, resource };
   const fields = ofSpan.of(body, start, end);
   while (fields.next()) {
     const { field, type, from, to } = fields;
@@ -89,6 +110,7 @@ function spanOf(body: Buffer, start: number, end: number, resource: Attributes, 
       if (field === 9) addAttribute(attributes, body, from, to, names);
       else if (field === 1) span.traceId = body.toString('hex', from, to);
       else if (field === 2) span.spanId = body.toString('hex', from, to);
+      else if (field === 4) span.parentId = body.toString('hex', from, to);
       else if (field === 15) span.failed = isError(body, from, to);
     } else if (field === 7 && type === FIXED64) span.start = millisecondsAt(body, from);
   }

@@ -9,6 +9,10 @@ export type Span = {
   /** Lower-case hex. */
   traceId: string;
   spanId: string;
+  /** Empty if it has none. */
+  parentId: string;
+  /** The name of the instrumentation that made it. */
+  scope: string;
   /** Milliseconds since 1970, rounded down; 0 if it has no start. */
   start: number;
   /** Whether its status is an error. */
