@@ -289,6 +289,7 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
   'litellm_calls.cost': 'Nano-USD.',
   'custom_metric_values.cost': 'Estimated cost of the query: low, medium or high.',
   'custom_metric_values.value': 'The value over all rows.',
+  'usage_adjustments.metered': 'When meters counted it; null: the merchant had none then.',
   'usage_adjustments.requests': 'Calls added; negative: taken back.',
   'usage_adjustments.time': 'The time of the event that it takes back; null: it counts at the start of its day.',
   'usage_rolled_up.quarter_month': 'The first quarter of a month that is not complete.',

@@ -155,6 +155,9 @@ test('with an interval a row is a period of the API, in the time zone', async ()
   const [head, first] = (await csv.text()).split('\n');
   expect(head).toMatch(/^period,start,key,label,requests,/);
   expect(first).toMatch(`${yesterday} 10:00,${yesterday}T01:00:00.000Z,user-1,'@SUM(1),1,`);
+  // More periods without usage than are written at a time.
+  const hours = { startDate: addDays(yesterday, -29), interval: 'hour', by: 'model' };
+  expect(await json(hours)).toMatchObject([{ key: 'unknown' }, { key: 'unknown' }]);
 });
 
 test('a meter is a file, with a column for each dimension', async () => {

@@ -34,6 +34,7 @@ async function* json({ rows }: Table): AsyncGenerator<string> {
   let first = true;
   yield '[';
   for await (const piece of rows) {
+    if (piece.length === 0) continue;
     const objects = piece.map((row) => JSON.stringify(row)).join(',\n');
     yield `${first ? '\n' : ',\n'}${objects}`;
     first = false;
