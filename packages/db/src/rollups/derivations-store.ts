@@ -27,7 +27,7 @@ export type DerivationsStore = {
   computeQuarters(maxRows: number): Promise<boolean>;
   /**
    * Returns what is not derived yet, the age of its oldest flush, and the first day that is not completely rolled up.
-   * Readers add what is missing themselves: see usage-store.
+   * Readers add what is missing themselves: see scope.ts.
    */
   lag(): Promise<Derived & { oldestMs: number; firstOpenDay: Day }>;
   /** Removes records of flushes that no event of the journal refers to, at most `limit`; returns how many. */
