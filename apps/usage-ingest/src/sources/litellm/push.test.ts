@@ -1,5 +1,5 @@
 import { gzipSync } from 'node:zlib';
-import { dayOf, LITELLM_GUARDRAIL_PATH } from '@tally/contracts';
+import { LITELLM_GUARDRAIL_PATH } from '@tally/contracts';
 import { describe, expect, test } from 'vitest';
 import { EVENTS, eventOf, KEY, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
 
@@ -31,8 +31,6 @@ describe('the merchant of a call', () => {
 });
 
 describe('push', () => {
-  const today = () => dayOf(Date.now());
-
   test('reads an array, one object and lines, whatever the content type is', async () => {
     const bodies = {
       array: JSON.stringify([payloadOf(world.recent('a1')), null, payloadOf(world.recent('a2'))]),
@@ -191,10 +189,11 @@ describe('push', () => {
       completion_tokens_details: { reasoning_tokens: 3 },
       cache_creation_input_tokens: 2,
     };
-    await world.push(JSON.stringify([payloadOf(world.recent('parts', { metadata: { usage_object } }))]));
+    const row = world.recent('parts', { metadata: { usage_object } });
+    await world.push(JSON.stringify([payloadOf(row)]));
     const { rows } = await world.running.client.usage.recent.query({ merchantId: 'litellm', limit: 100 });
     expect(rows.find(({ id }) => id === 'parts')).toMatchObject({
-      date: today(),
+      date: row.startTime.slice(0, 10),
       model: 'openai/gpt-4o',
       provider: 'openai',
       userId: 'ada',
