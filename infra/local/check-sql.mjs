@@ -8,6 +8,7 @@ const STATEMENT =
   /[`'](?:\s*|\()(?:select (?!the\b)[\w(*$]|insert into \w|update \w+ (?:set|as)|delete from \w|with \w+ as)/;
 const COMPOSED = [
   // The text depends on the dimensions, measures and periods of a query.
+  'packages/db/src/rollups/scope.ts',
   'packages/db/src/rollups/usage-store.ts',
   // The table is that of a grain.
   'packages/db/src/rollups/rollups-store.ts',
