@@ -1,7 +1,4 @@
-import { countDays, type Day, TallyError } from '@tally/contracts';
-
-/** Both ends count. */
-export type DayRange = { startDate: Day; endDate: Day };
+import { countDays, type DayRange, TallyError } from '@tally/contracts';
 
 /** Throws INVALID_DATE_ORDER. */
 export function assertOrder({ startDate, endDate }: DayRange): void {

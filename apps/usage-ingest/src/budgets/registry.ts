@@ -2,6 +2,7 @@ import { EVENT_TYPE_PROPERTY } from '@tally/contracts';
 import { type BudgetMeter, type BudgetPeriod, type BudgetRow, type Db, type JournalLine, TeamMember } from '@tally/db';
 import type { RedisClient } from '@tally/service';
 import { z } from 'zod';
+import { groupBy } from '../group-by.ts';
 
 /** A period of a budget, as named in Redis. */
 export const slotOf = (budgetId: string, start: number) => `${budgetId}/${start}`;
@@ -139,12 +140,7 @@ function listOf({
     teams.get(memberKey('apiKey', '', apiKey)) ??
     teams.get(memberKey('user', merchantId, userId)) ??
     teams.get(memberKey('user', '', userId));
-  const byMerchant = new Map<string, BudgetRow[]>();
-  for (const budget of budgets) {
-    const own = byMerchant.get(budget.merchantId);
-    if (own) own.push(budget);
-    else byMerchant.set(budget.merchantId, [budget]);
-  }
+  const byMerchant = groupBy(budgets, ({ merchantId }) => merchantId);
   const spans = new Map<string, Span[]>();
   for (const { budgetId, start, ends } of periods) {
     const own = spans.get(budgetId);

@@ -12,6 +12,7 @@ import {
   type Units,
 } from '@tally/contracts';
 import { type JournalLine, NO_PRICE, type PricedUnits, type PriceRow, type UnitRates } from '@tally/db';
+import { groupBy } from '../group-by.ts';
 
 /** A version of the price list, ready to price events. */
 export type PriceList = {
@@ -319,15 +320,4 @@ function rateOf(row: PriceRow): Rate {
     from: Number(row.validFrom),
     to: row.validTo === null ? Number.POSITIVE_INFINITY : Number(row.validTo),
   };
-}
-
-function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
-  const groups = new Map<string, T[]>();
-  for (const item of items) {
-    const key = keyOf(item);
-    const group = groups.get(key);
-    if (group) group.push(item);
-    else groups.set(key, [item]);
-  }
-  return groups;
 }

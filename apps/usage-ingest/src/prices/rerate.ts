@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { type Day, formatCost, type ingest, PRICED_PARTS, TallyError, type Units } from '@tally/contracts';
 import type { Db, PricedCell, PricedKey, RatedCell } from '@tally/db';
 import type { z } from 'zod';
+import { groupBy } from '../group-by.ts';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
 import type { Repair } from '../reconcile/index.ts';
 import { dayKey, readCellRates } from './cell-rates.ts';
@@ -137,7 +138,7 @@ export function createRerate({
       if (dryRun) continue;
       const toAdjust = cells.filter((cell) => different.has(dayKey(cell)));
       for (const some of byRows(toAdjust, ROWS_TO_ADJUST_AT_ONCE))
-        for (const [merchantId, own] of byMerchant(await db.prices.rerateRows(some)))
+        for (const [merchantId, own] of groupBy(await db.prices.rerateRows(some), (row) => row.merchant_id))
           adjustments += await apply(merchantId, own, list, actor);
     }
     for (const cells of unclear.values()) {
@@ -223,16 +224,6 @@ function byRows(cells: readonly RatedCell[], most: number): RatedCell[][] {
     groups.at(-1)!.push(cell);
     rows += cell.rows;
     day = own;
-  }
-  return groups;
-}
-
-function byMerchant<Row extends { merchant_id: string }>(rows: readonly Row[]): Map<string, Row[]> {
-  const groups = new Map<string, Row[]>();
-  for (const row of rows) {
-    const own = groups.get(row.merchant_id);
-    if (own) own.push(row);
-    else groups.set(row.merchant_id, [row]);
   }
   return groups;
 }

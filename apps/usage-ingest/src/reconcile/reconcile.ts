@@ -1,9 +1,10 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, countDays, type Day, dayOf, eachDay, isTallyError, TallyError, type Units } from '@tally/contracts';
-import type { BookRow, DayVersion, Db, Executor, JournalLine, MerchantDay, MeterDrift, PeriodRow } from '@tally/db';
+import type { BookRow, Db, Executor, JournalLine, MerchantDay, MeterDrift, PeriodRow } from '@tally/db';
 import type { Counters } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
+import { groupBy } from '../group-by.ts';
 import { identityOf } from '../line.ts';
 import type { Pending } from '../pending.ts';
 import { createMeterCheck } from './meter-check.ts';
@@ -320,7 +321,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
       for (;;) {
         const page = await db.checks.unchecked(range, after, PAGE_DAYS);
         const [merchants, drift] = [new Set(page.map((day) => day.merchantId)), [] as Drift[]];
-        for (const [date, days] of byDate(page)) {
+        for (const [date, days] of groupBy(page, (day) => day.date)) {
           const groups = groupsOf(
             days.map((day) => day.merchantId),
             date,
@@ -355,16 +356,6 @@ const isOfTotals = ({ journal, usage, daily, dailyModels, quarterHours }: Drift)
   [usage, daily, dailyModels, quarterHours].every((form) => form === null || form === journal);
 
 const nameOf = ({ merchantId, date }: MerchantDay) => `${merchantId}\n${date}`;
-
-function byDate(days: readonly DayVersion[]): Map<Day, DayVersion[]> {
-  const groups = new Map<Day, DayVersion[]>();
-  for (const day of days) {
-    const group = groups.get(day.date);
-    if (group) group.push(day);
-    else groups.set(day.date, [day]);
-  }
-  return groups;
-}
 
 /** A rollup that is not the sum of its parts, as a drift. */
 function asDrift({ parts, whole, ...row }: PeriodRow): Drift {

@@ -3,6 +3,7 @@ import {
   addDays,
   DAY_MS,
   type Day,
+  type DayRange,
   dayOf,
   formatCost,
   isTallyError,
@@ -14,7 +15,7 @@ import {
 } from '@tally/contracts';
 import type { DaySums, LitellmStore, Pull, PullLock } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
-import { assertRange, type DayRange } from '../../ranges.ts';
+import { assertRange } from '../../ranges.ts';
 import { type Call, fromSpendLog, type Rules } from './call.ts';
 import type { LitellmClient } from './client.ts';
 import { add, differ, entriesOf, readDailySums, readSums, type Sums, textOf, zero } from './daily.ts';
