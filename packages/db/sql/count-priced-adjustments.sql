@@ -21,7 +21,7 @@ from (
   cross join lateral (
     select * from usage_adjustments where merchant_id = $1 and id = added_id limit 1
   ) as adjustment
-  where id = added_id and rerated_size is not null
+  where rerated_size is not null
   union all
   select
     event.merchant_id, event.date,

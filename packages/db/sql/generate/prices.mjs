@@ -4,12 +4,13 @@ import { indent, numbers, PRICED_AMOUNTS, PRICED_KEYS, partsOf, rolled, rolledDi
 // Statements over what Tally priced.
 
 /** Re-ratings, as rows of `usage_priced`. */
-export const reratings = (fromWhere) => `
+export const reratings = (from, ...conditions) => `
 select
   merchant_id, date,
   ${rolledDimensions.join(',\n  ')},
   rerated_size, ${PRICED_MEASURES.map((name) => (name === 'priced_cost' ? 'cost' : '0')).join(', ')}, 1
-${fromWhere} and rerated_size is not null`;
+from ${from}
+where ${[...conditions, 'rerated_size is not null'].join(' and ')}`;
 
 /**
  * Adjustments of the merchant $1 with the ids $2, each looked up by itself: else Postgres reads all adjustments of the
@@ -30,7 +31,7 @@ select
   ${PRICED_KEYS.join(', ')},
   ${PRICED_MEASURES.map((name) => `units_sum(${name})`).join(', ')}, sum(reratings)
 from (
-  ${indent(reratings(`from ${ADDED('adjustment')}\nwhere id = added_id`))}
+  ${indent(reratings(ADDED('adjustment')))}
   union all
   select
     event.merchant_id, event.date,

@@ -130,7 +130,7 @@ from (
   from usage_priced_events
   where merchant_id = $1 and date = any($2::date[])
   union all
-  ${indent(reratings('from usage_adjustments\nwhere merchant_id = $1 and date = any($2::date[])'))}
+  ${indent(reratings('usage_adjustments', 'merchant_id = $1', 'date = any($2::date[])'))}
 ) as counted
 group by ${numbers(PRICED_KEYS)}`,
   'rebuild/daily-models': remake({
