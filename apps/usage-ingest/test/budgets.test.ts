@@ -2,6 +2,7 @@ import { formatCost, type UsageEntry } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createBudgetRegistry } from '../src/budgets/registry.ts';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
 let ingest: Fixture;
@@ -482,5 +483,29 @@ describe('budgets', () => {
       data: { code: 'INVALID_INPUT' },
       message: expect.stringContaining(field),
     });
+  });
+});
+
+test('of a moment before Postgres fails are in force in every process', async () => {
+  let isGone = false;
+  const unlessGone = <T>(read: () => Promise<T>): Promise<T> =>
+    isGone ? Promise.reject(new Error('no connection')) : read();
+  const other = createBudgetRegistry({
+    store: {
+      version: () => unlessGone(ingest.db.budgets.version),
+      active: () => unlessGone(ingest.db.budgets.active),
+      periods: (at) => unlessGone(() => ingest.db.budgets.periods(at)),
+    },
+    redis: ingest.redis,
+    now: () => ingest.clock.now,
+  });
+  await other.refresh();
+  isGone = true;
+  const { id } = await create('10');
+  await other.refresh();
+  expect(other.current()!.matching({ merchantId }).map((budget) => budget.id)).toEqual([id]);
+  expect(other.current()!.spanOf(id, ingest.clock.now)).toEqual({
+    start: Date.parse('2026-11-01T00:00:00Z'),
+    ends: Date.parse('2026-12-01T00:00:00Z'),
   });
 });

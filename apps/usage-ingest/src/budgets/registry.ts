@@ -3,6 +3,7 @@ import { type BudgetMeter, type BudgetPeriod, type BudgetRow, type Db, type Jour
 import type { RedisClient } from '@tally/service';
 import { z } from 'zod';
 import { groupBy } from '../group-by.ts';
+import { createVersionedList, type VersionedList } from '../versioned-list.ts';
 
 /** A period of a budget, as named in Redis. */
 export const slotOf = (budgetId: string, start: number) => `${budgetId}/${start}`;
@@ -29,10 +30,8 @@ export type BudgetList = {
   has(slot: string): boolean;
 };
 
-/** The copy of the list in Redis, for a service that starts while Postgres is unavailable. */
-const MIRROR_KEY = 'registry:budgets';
-
-const Mirror = z.object({
+/** The list as Postgres and its copy in Redis have it. */
+const Stored = z.object({
   version: z.string(),
   budgets: z.array(
     z.object({
@@ -72,9 +71,9 @@ const Mirror = z.object({
   members: z.array(TeamMember).default([]),
 });
 
-export type BudgetRegistry = ReturnType<typeof createBudgetRegistry>;
+export type BudgetRegistry = VersionedList<BudgetList & { turnsAt: number }>;
 
-/** Caches the active budgets and their periods, at most some seconds behind `budgets`. */
+/** The active budgets and their periods as this process knows them: at most some seconds behind `budgets`. */
 export function createBudgetRegistry({
   store,
   redis,
@@ -83,56 +82,23 @@ export function createBudgetRegistry({
   store: Pick<Db['budgets'], 'version' | 'active' | 'periods'>;
   redis: RedisClient;
   now: () => number;
-}) {
-  let list: (BudgetList & { turnsAt: number }) | undefined;
-  let mirrored: string | undefined;
-
-  async function load(): Promise<void> {
-    const { version, budgets, members } = await store.active();
-    const spans = (await store.periods(new Date(now()))).map(({ budgetId, start, ends }) => ({
-      budgetId,
-      start,
-      ends,
-    }));
-    list = listOf({ version, budgets, members, periods: spans, at: now() });
-    const copy = JSON.stringify({ version, budgets, spans, members });
-    mirrored = await redis.set(MIRROR_KEY, copy).then(
-      () => version,
-      () => undefined,
-    );
-  }
-
-  return {
-    current: (): BudgetList | undefined => list,
-    /** Loads the list if it has changed, or a period has ended. Rejects if neither store has it. */
-    async refresh(): Promise<void> {
-      try {
-        const version = await store.version();
-        if (version !== list?.version || version !== mirrored || now() >= list.turnsAt) await load();
-      } catch (error) {
-        if (list !== undefined) throw error;
-        const text = await redis.get(MIRROR_KEY).catch(() => null);
-        if (text === null) throw error;
-        const { spans: periods, ...copy } = Mirror.parse(JSON.parse(text));
-        list = listOf({ ...copy, periods, at: now() });
-      }
+}): BudgetRegistry {
+  return createVersionedList({
+    ...{ redis, key: 'registry:budgets', copy: Stored },
+    store: {
+      version: store.version,
+      async load() {
+        const active = await store.active();
+        const periods = await store.periods(new Date(now()));
+        return { ...active, spans: periods.map(({ budgetId, start, ends }) => ({ budgetId, start, ends })) };
+      },
     },
-  };
+    prepare: (stored) => listOf(stored, now()),
+    isOver: ({ turnsAt }) => now() >= turnsAt,
+  });
 }
 
-function listOf({
-  version,
-  budgets,
-  members,
-  periods,
-  at,
-}: {
-  version: string;
-  budgets: readonly BudgetRow[];
-  members: readonly TeamMember[];
-  periods: readonly (Span & { budgetId: string })[];
-  at: number;
-}) {
+function listOf({ version, budgets, spans: periods, members }: z.output<typeof Stored>, at: number) {
   const teams = new Map(members.map(({ kind, merchant_id, id, team }) => [memberKey(kind, merchant_id, id), team]));
   /** The team of usage: that of its API key, else that of its user; the merchant's own entries come first. */
   const teamOf = (merchantId: string, apiKey: string, userId: string) =>

@@ -1,15 +1,14 @@
-import type { Db, PriceVersion } from '@tally/db';
+import type { Db } from '@tally/db';
 import { type Loop, type RedisClient, startLoop } from '@tally/service';
 import { z } from 'zod';
+import { createVersionedList, type VersionedList } from '../versioned-list.ts';
 import { createPriceList, type PriceList } from './price-list.ts';
 
 /** The interval at which a process checks the version of the list. */
 const REFRESH_MS = 1_000;
 
-/** The copy of the list in Redis, for a service that starts while Postgres is unavailable. */
-const MIRROR_KEY = 'registry:prices';
-
-const Mirror = z.object({
+/** The list as Postgres and its copy in Redis have it. */
+const Stored = z.object({
   version: z.string(),
   prices: z.array(
     z.object({
@@ -33,11 +32,7 @@ const Mirror = z.object({
   ),
 });
 
-export type PriceRegistry = {
-  /** The newest list that this process knows; undefined without one. */
-  current(): PriceList | undefined;
-  /** Loads the list if it has changed. Rejects if neither store has it. */
-  refresh(): Promise<void>;
+export type PriceRegistry = VersionedList<PriceList> & {
   /** Refreshes every second until it is stopped. */
   start(onError: (error: unknown) => void): Loop;
 };
@@ -50,35 +45,10 @@ export function createPriceRegistry({
   store: Pick<Db['prices'], 'version' | 'current'>;
   redis: RedisClient;
 }): PriceRegistry {
-  let list: PriceList | undefined;
-  let mirrored: string | undefined;
-
-  const use = (loaded: PriceVersion) => {
-    // An older list may arrive later.
-    if (list !== undefined && BigInt(loaded.version) < BigInt(list.version)) return;
-    list = createPriceList(loaded);
-  };
-
-  /** An emptied Redis gets its copy with the next version; a failed copy is retried. */
-  async function mirror(loaded: PriceVersion): Promise<void> {
-    await redis.set(MIRROR_KEY, JSON.stringify(loaded));
-    mirrored = loaded.version;
-  }
-
-  async function refresh(): Promise<void> {
-    try {
-      const version = await store.version();
-      if (version === list?.version && version === mirrored) return;
-      const loaded = await store.current();
-      use(loaded);
-      await mirror(loaded).catch(() => {});
-    } catch (error) {
-      if (list !== undefined) throw error;
-      const text = await redis.get(MIRROR_KEY).catch(() => null);
-      if (text === null) throw error;
-      use(Mirror.parse(JSON.parse(text)));
-    }
-  }
-
-  return { current: () => list, refresh, start: (onError) => startLoop(REFRESH_MS, refresh, onError) };
+  const list = createVersionedList({
+    ...{ redis, key: 'registry:prices', copy: Stored },
+    store: { version: store.version, load: store.current },
+    prepare: createPriceList,
+  });
+  return { ...list, start: (onError) => startLoop(REFRESH_MS, list.refresh, onError) };
 }
