@@ -1,5 +1,7 @@
-import type { RedisClient } from '@tally/service';
+import { coalesce, type RedisClient, within } from '@tally/service';
+import type { Result } from 'ioredis';
 import type { z } from 'zod';
+import { lua } from './counters/lua.ts';
 
 /** `n`, or `n/m` where two counters make the version; both only rise. */
 type Versioned = { version: string };
@@ -9,7 +11,21 @@ export type VersionedList<List> = {
   current(): List | undefined;
   /** Loads the list if it has changed. Rejects if Postgres is unavailable and Redis has no newer one. */
   refresh(): Promise<void>;
+  /** Takes a newer list from Redis, unless this process looked within `FRESH_MS`. Never rejects. */
+  freshen(): Promise<void>;
 };
+
+/** What a process has published is used by every process after this time, unless Redis is unavailable. */
+export const FRESH_MS = 100;
+
+/** A Redis that hangs is waited for this long. */
+const PATIENCE_MS = 500;
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    publishList(key: string, version: string, copy: string, replaced: string): Result<number, Context>;
+  }
+}
 
 /** Longer than the start of every copy, up to the end of its version. */
 const HEAD_BYTES = 80;
@@ -30,23 +46,13 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
   isOver?(list: List): boolean;
 }): VersionedList<List> {
   const { redis, key, store, isOver = () => false } = options;
+  redis.defineCommand('publishList', { numberOfKeys: 1, lua: lua('publish-list') });
   let list: List | undefined;
-
-  function use(stored: Stored): void {
-    // Of two loads at once, the older may end last.
-    if (list === undefined || !isNewer(list, stored)) list = options.prepare(stored);
-  }
+  let lookedAt = Number.NEGATIVE_INFINITY;
 
   async function versionOfCopy(): Promise<string | undefined> {
     const head = await redis.getrange(key, 0, HEAD_BYTES - 1);
     return /^\{"version":"([^"]+)"/.exec(head)?.[1];
-  }
-
-  async function load(): Promise<void> {
-    const stored = await store.load();
-    use(stored);
-    const { version, ...rest } = stored;
-    await redis.set(key, JSON.stringify({ version, ...rest })).catch(() => {});
   }
 
   /** Uses the copy if it is newer; returns whether it is. */
@@ -54,21 +60,39 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
     const version = await versionOfCopy();
     if (version === undefined || (list !== undefined && !isNewer({ version }, list))) return false;
     const text = await redis.get(key);
-    if (text === null) return false;
-    use(options.copy.parse(JSON.parse(text)));
+    const stored = text === null ? undefined : options.copy.parse(JSON.parse(text));
+    if (!stored || (list !== undefined && !isNewer(stored, list))) return false;
+    list = options.prepare(stored);
     return true;
   }
 
+  const look = coalesce(async () => {
+    const began = performance.now();
+    await useCopy();
+    lookedAt = began;
+  });
+
+  const refresh = coalesce(async () => {
+    // Read before Postgres, so a version that is newer than that of Postgres is none of its versions: it was restored.
+    const known = list;
+    const copied = await versionOfCopy().catch(() => known?.version);
+    const version = await store.version();
+    if (version === known?.version && version === copied && !isOver(known)) return;
+    const stored = await store.load();
+    if (list === known || list === undefined || !isNewer(list, stored)) list = options.prepare(stored);
+    const { version: loaded, ...rest } = stored;
+    const copy = JSON.stringify({ version: loaded, ...rest });
+    await redis.publishList(key, loaded, copy, copied ?? '').catch(() => {});
+  });
+
   return {
     current: () => list,
-    async refresh() {
-      try {
-        const version = await store.version();
-        const copied = await versionOfCopy().catch(() => version);
-        if (version !== list?.version || version !== copied || isOver(list)) await load();
-      } catch (error) {
+    refresh: () =>
+      refresh().catch(async (error: unknown) => {
         if (!(await useCopy().catch(() => false))) throw error;
-      }
+      }),
+    async freshen() {
+      if (performance.now() - lookedAt > FRESH_MS) await within(PATIENCE_MS, look()).catch(() => {});
     },
   };
 }

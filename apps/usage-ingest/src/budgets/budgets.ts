@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { setTimeout as wait } from 'node:timers/promises';
 import {
   BUILT_IN_METERS,
   type Budget,
@@ -30,6 +31,7 @@ import {
 import { assertMerchant, type Caller, decodeCursor, encodeCursor, within } from '@tally/service';
 import { z } from 'zod';
 import type { Accept } from '../accept.ts';
+import { FRESH_MS } from '../versioned-list.ts';
 import { type Decided, type Ended, type Ledger, RebuildNeeded, type Request } from './ledger.ts';
 import { type BudgetList, type BudgetRegistry, slotOf } from './registry.ts';
 import type { Spend } from './spend.ts';
@@ -52,6 +54,9 @@ type Wish = {
 /** A request waits this long for spend to be rebuilt; then each budget's setting decides. */
 const PATIENCE_MS = 5_000;
 
+/** Requests in progress elsewhere may have looked at the list just before it was published. */
+const IN_FORCE_MS = 2 * FRESH_MS;
+
 /** Budgets: admins define them, producers reserve and settle. */
 export function createBudgets(options: {
   store: Db['budgets'];
@@ -65,10 +70,16 @@ export function createBudgets(options: {
 }) {
   const { store, registry, ledger, spend, now } = options;
 
-  /** Publishes a change to this process and to Redis. If that fails, the loop does it. */
-  async function publish(): Promise<void> {
-    await registry.refresh().catch(() => {});
-    await spend.read().catch(() => {});
+  /** Publishes a change: afterwards every process uses it. Throws UNAVAILABLE if it is saved, but not published yet. */
+  async function publish({ id }: BudgetRow): Promise<void> {
+    await registry.refresh().catch((cause: unknown) => {
+      throw new TallyError(
+        'UNAVAILABLE',
+        `The change of budget ${id} is saved, but a store is unavailable: it is in force within seconds after it answers.`,
+        { cause },
+      );
+    });
+    await Promise.all([spend.read().catch(() => {}), wait(IN_FORCE_MS)]);
   }
 
   async function known(id: string, caller: Caller): Promise<BudgetRow> {
@@ -80,6 +91,7 @@ export function createBudgets(options: {
   }
 
   async function listNow(): Promise<BudgetList> {
+    await registry.freshen();
     const list = registry.current();
     if (list) return list;
     await registry.refresh().catch((cause: unknown) => {
@@ -252,6 +264,7 @@ export function createBudgets(options: {
           boundTo: caller.merchantId,
         },
         async beforeStore(lines) {
+          await registry.freshen();
           const { isSure, ended } = ledger.settle(
             lines.map(({ index, line }) => ({
               id: settlements[withEntry[index]!]!.reservationId,
@@ -306,7 +319,7 @@ export function createBudgets(options: {
         createdBy: caller.id,
       };
       const row = await store.create(budget, new Date(now()));
-      await publish();
+      await publish(row);
       return present(row);
     },
     async update({ id, limit, ...change }: Input<'update'>, caller: Caller): Promise<Budget> {
@@ -314,13 +327,13 @@ export function createBudgets(options: {
       const units = limit === undefined ? {} : { limit: unitsOf(before, limit, 'limit').toString() };
       const fields = Object.entries(change).filter(([, value]) => value !== undefined);
       const row = await store.update(id, { ...Object.fromEntries(fields), ...units });
-      await publish();
+      await publish(row);
       return present(row);
     },
     async remove({ id }: Input<'remove'>, caller: Caller): Promise<Budget> {
       await known(id, caller);
       const row = await store.remove(id, new Date(now()));
-      await publish();
+      await publish(row);
       return present(row);
     },
     get: async ({ id }: Input<'get'>, caller: Caller): Promise<Budget> => present(await known(id, caller)),
