@@ -143,7 +143,8 @@ export async function budgetsUnderKills({ world, random, home, callers }) {
     const struck = [];
     const strikesNow = random() < 0.3 ? 2 : 1;
     for (let strike = 0; strike < strikesNow; strike++) {
-      await wait(200 + random() * 800);
+      // A budget of a moment before must hold as well.
+      await wait(random() * 1_000);
       watchRedis();
       if (random() < 0.3) {
         isFailedOver = true;

@@ -503,9 +503,29 @@ test('of a moment before Postgres fails are in force in every process', async ()
   isGone = true;
   const { id } = await create('10');
   await other.refresh();
-  expect(other.current()!.matching({ merchantId }).map((budget) => budget.id)).toEqual([id]);
+  expect(
+    other
+      .current()!
+      .matching({ merchantId })
+      .map((budget) => budget.id),
+  ).toEqual([id]);
   expect(other.current()!.spanOf(id, ingest.clock.now)).toEqual({
     start: Date.parse('2026-11-01T00:00:00Z'),
     ends: Date.parse('2026-12-01T00:00:00Z'),
   });
+});
+
+test('are in force in every process once they are answered, and count what it settles', async () => {
+  const other = await startIngest({}, undefined, ingest);
+  const reserveThere = (id: string) =>
+    other.admin.budgets.reserve.mutate({ id, merchantId, amounts: { cost: '6' }, ttlSeconds: 60 });
+  expect(await reserveThere('before')).toMatchObject({ allowed: true, remaining: [] });
+  const { id } = await create('10');
+  const { reservationId } = await reserveThere('a');
+  await other.admin.budgets.settle.mutate({ reservationId: reservationId!, entry: entry('a', '6') });
+  expect(await spentOf(id)).toEqual({ spent: '6', reserved: '0', complete: true });
+  expect(await reserveThere('b')).toMatchObject({ allowed: false, refusedBy: [id] });
+  await ingest.admin.budgets.update.mutate({ id, limit: '12' });
+  expect(await reserveThere('b')).toMatchObject({ allowed: true });
+  await other.close();
 });
