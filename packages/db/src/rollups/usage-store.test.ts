@@ -53,7 +53,7 @@ test('a sum beyond 64 bits is exact, alone and among the reads of one moment', a
   }
 });
 
-test('pages that rank groups first equal pages of all sums, also where sums cancel out', async () => {
+test('pages that rank groups first, and first users, equal pages of all sums, also where sums cancel out', async () => {
   const database: FreshStore = await freshDatabase(migrate);
   const client = new pg.Client({ connectionString: database.url });
   await client.connect();
@@ -89,6 +89,23 @@ test('pages that rank groups first equal pages of all sums, also where sums canc
         }
         expect(rows, JSON.stringify(question)).toEqual(whole.rows);
       }
+
+    // A summary shows the first users with requests or costs, of all merchants or of one.
+    for (const filters of [{}, { merchantIds: ['m2'] }]) {
+      const { rows } = await db.usage.breakdown({
+        ...filters,
+        ...{ parts, by: 'user', sortBy: 'cost', order: 'desc', limit: 200 },
+      });
+      const shown = rows.filter(
+        ({ keys, requests, cost }) => keys[0] !== 'unknown' && (requests !== 0n || cost !== 0n),
+      );
+      expect(shown.length).toBeGreaterThan(1);
+      for (const users of [1, 200]) {
+        const all = { users: parts, models: parts, days: parts };
+        const overview = await db.usage.overview({ ...filters, parts: all, limits: { users, models: 1 } });
+        expect(overview.users).toEqual(shown.slice(0, users));
+      }
+    }
   } finally {
     await db.close();
     await client.end();

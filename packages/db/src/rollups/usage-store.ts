@@ -517,10 +517,15 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
       const from = (...asked: Parameters<typeof rowsFor>) => `(${rowsFor(...asked)}) as part`;
       const ofModels = { sums: sumsOf(models, sum), some: anySum(models, sum) };
       const user = userOf(users);
+      // In one merchant, a row of `active` has the whole user.
+      const isOneMerchant = user === 'user_id';
+      const ranks = isOneMerchant
+        ? 'active'
+        : `(select user_id, ${sum}(requests) as requests, ${sum}(cost) as cost from active group by user_id) as ranks`;
       // Arrays, since Postgres finds values of an array by index, also in the parts of a union.
       const ofFirstUsers = [
         'user_id = any(array(select user_id from first_users))',
-        ...(user === 'user_id'
+        ...(isOneMerchant
           ? []
           : [
               'merchant_id = any(array(select merchant_id from active where user_id in (select user_id from first_users)))',
@@ -534,10 +539,9 @@ function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageRe
         ),
         first_users as (
           select user_id
-          from active
-          group by user_id
-          having ${sum}(requests) <> 0 or ${sum}(cost) <> 0
-          order by ${sum}(cost) desc, user_id collate "C" desc
+          from ${ranks}
+          where requests <> 0 or cost <> 0
+          order by cost desc, user_id collate "C" desc
           limit ${bind(limits.users)}
         ),
         users as (
