@@ -4,4 +4,4 @@
 local whole = is_whole()
 expire()
 save()
-return { redis.call('HINCRBY', SUMS, 'token', 1), run, whole and 1 or 0, string.format('%.0f', now) }
+return { redis.call('HINCRBY', SUMS, 'token', 1), run, whole and 1 or 0, string.format('%d', now) }

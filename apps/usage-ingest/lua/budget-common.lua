@@ -26,46 +26,63 @@ end
 -- always exact; 0 <= low < 10^9.
 local BASE, SHORT = 1e9, 15
 
+local floor, find, format, sub = math.floor, string.find, string.format, string.sub
+
 local function parse_units(text)
   if #text <= SHORT then return 0, tonumber(text) end
   local sign, digits = 1, text
-  if string.sub(text, 1, 1) == '-' then
-    sign, digits = -1, string.sub(text, 2)
+  if sub(text, 1, 1) == '-' then
+    sign, digits = -1, sub(text, 2)
   end
-  return sign * tonumber(string.sub(digits, 1, -10)), sign * tonumber(string.sub(digits, -9))
+  return sign * tonumber(sub(digits, 1, -10)), sign * tonumber(sub(digits, -9))
 end
 
-local function add(sum, text, sign)
-  local high, low = parse_units(text)
-  low = sum.low + sign * low
-  local carry = math.floor(low / BASE)
-  sum.high = sum.high + sign * high + carry
+local function add(sum, high, low)
+  low = sum.low + low
+  local carry = floor(low / BASE)
+  sum.high = sum.high + high + carry
   sum.low = low - carry * BASE
+end
+
+local function units(text)
+  local sum = { high = 0, low = 0 }
+  add(sum, parse_units(text))
   return sum
 end
 
-local function units(text) return add({ high = 0, low = 0 }, text, 1) end
-
+-- `%d` is exact for the whole numbers that a double holds, and faster than `%.0f`.
 local function text_of(sum)
   local high, low, sign = sum.high, sum.low, ''
   if high < 0 then
     sign, high = '-', -high
     if low > 0 then high, low = high - 1, BASE - low end
   end
-  return high == 0 and string.format('%s%.0f', sign, low) or string.format('%s%.0f%09.0f', sign, high, low)
+  return high == 0 and format('%s%d', sign, low) or format('%s%d%09d', sign, high, low)
 end
 
 local slots, changed = {}, {}
 
-local function sums_of(slot)
-  local sums = slots[slot]
-  if not sums then
-    local used, reserved, spent =
-      unpack(redis.call('HMGET', SUMS, slot .. ':used', slot .. ':reserved', slot .. ':spent'))
-    sums = { used = units(used or '0'), reserved = units(reserved or '0'), spent = spent }
-    slots[slot] = sums
+-- Reads the sums of slots that are not read yet, with one command.
+local function read_sums(names)
+  local new, fields = {}, {}
+  for _, slot in ipairs(names) do
+    if slots[slot] == nil then
+      slots[slot] = false
+      local n = #new
+      new[n + 1] = slot
+      fields[n * 3 + 1], fields[n * 3 + 2], fields[n * 3 + 3] = slot .. ':used', slot .. ':reserved', slot .. ':spent'
+    end
   end
-  return sums
+  local read = in_pages('HMGET', SUMS, fields)
+  for n, slot in ipairs(new) do
+    local used, reserved, spent = read[n * 3 - 2], read[n * 3 - 1], read[n * 3]
+    slots[slot] = { used = units(used or '0'), reserved = units(reserved or '0'), spent = spent }
+  end
+end
+
+local function sums_of(slot)
+  if not slots[slot] then read_sums({ slot }) end
+  return slots[slot]
 end
 
 local function sums_to_change(slot)
@@ -77,23 +94,39 @@ local function sums_to_change(slot)
   return sums
 end
 
-local function use(slot, amount, sign) add(sums_to_change(slot).used, amount, sign or 1) end
-
-local function reserve(slot, amount, sign)
-  add(sums_to_change(slot).reserved, amount, sign)
-  use(slot, amount, sign)
+local function use(slot, amount, sign)
+  local high, low = parse_units(amount)
+  add(sums_to_change(slot).used, sign * high, sign * low)
 end
 
-local function each(list, act, sign)
-  for slot, amount in string.gmatch(list, '([^=,]+)=(%-?%d+)') do act(slot, amount, sign) end
+local function reserve(slot, amount, sign)
+  local sums, high, low = sums_to_change(slot), parse_units(amount)
+  add(sums.reserved, sign * high, sign * low)
+  add(sums.used, sign * high, sign * low)
+end
+
+-- `slot=amount,…` as a list: slot, amount, … Searches plain text: patterns look at each character of a slot.
+local function parts_of(list)
+  local parts, at = {}, 1
+  while at <= #list do
+    local equals = find(list, '=', at, true)
+    local comma = find(list, ',', equals, true) or #list + 1
+    parts[#parts + 1], parts[#parts + 2] = sub(list, at, equals - 1), sub(list, equals + 1, comma - 1)
+    at = comma + 1
+  end
+  return parts
+end
+
+local function each(parts, act, sign)
+  for p = 1, #parts, 2 do act(parts[p], parts[p + 1], sign) end
 end
 
 local function save()
   local fields = {}
-  for _, slot in ipairs(changed) do
-    local sums = slots[slot]
-    fields[#fields + 1], fields[#fields + 2] = slot .. ':used', text_of(sums.used)
-    fields[#fields + 1], fields[#fields + 2] = slot .. ':reserved', text_of(sums.reserved)
+  for n, slot in ipairs(changed) do
+    local sums, at = slots[slot], n * 4 - 3
+    fields[at], fields[at + 1] = slot .. ':used', text_of(sums.used)
+    fields[at + 2], fields[at + 3] = slot .. ':reserved', text_of(sums.reserved)
   end
   in_pages('HSET', SUMS, fields)
 end
@@ -119,7 +152,7 @@ local function expire()
   for _, text in ipairs(in_pages('HMGET', RESERVATIONS, ids)) do
     if text then
       local state, _, _, list = parse(text)
-      if state == 'o' then each(list, reserve, -1) end
+      if state == 'o' then each(parts_of(list), reserve, -1) end
     end
   end
   in_pages('HDEL', RESERVATIONS, ids)

@@ -8,17 +8,22 @@
 local REFUSED, ALLOWED, CONFLICT, FULL, UNKNOWN = 0, 1, 2, 3, 4
 if not is_whole() then return '' end
 expire()
-local requests, ids = cjson.decode(ARGV[2]), {}
-for i, request in ipairs(requests) do ids[i] = request[1] end
+local requests, ids, names = cjson.decode(ARGV[2]), {}, {}
+for i, request in ipairs(requests) do
+  ids[i] = request[1]
+  for _, part in ipairs(request[4]) do names[#names + 1] = part[1] end
+end
+read_sums(names)
 local stored, made = in_pages('HMGET', RESERVATIONS, ids), {}
 local room = tonumber(ARGV[1]) - redis.call('HLEN', RESERVATIONS)
 local reservations, expiries, answer = {}, {}, {}
 
--- Returns true if an amount, or even none, does not fit below a limit.
+-- Returns true if an amount, or even none, does not fit below a limit. Far from the limit, `left` is rounded, and its
+-- sign is still right.
 local function is_beyond(sums, limit, amount)
-  local rest = add(units(limit), amount, -1)
-  local high, low = rest.high - sums.used.high, rest.low - sums.used.low
-  local left = high * BASE + low
+  local limit_high, limit_low = parse_units(limit)
+  local high, low = parse_units(amount)
+  local left = (limit_high - high - sums.used.high) * BASE + (limit_low - low - sums.used.low)
   return left < 0 or (left == 0 and amount == '0')
 end
 
@@ -50,14 +55,14 @@ for i, request in ipairs(requests) do
         reserve(part[1], part[3], 1)
         list[p] = part[1] .. '=' .. part[3]
       end
-      made[id] = string.format('o|%.0f|%s|%s', expiry, digest, table.concat(list, ','))
+      made[id] = string.format('o|%d|%s|%s', expiry, digest, table.concat(list, ','))
       reservations[#reservations + 1], reservations[#reservations + 2] = id, made[id]
       expiries[#expiries + 1], expiries[#expiries + 2] = expiry, id
       room = room - 1
     end
   end
   answer[#answer + 1] = verdict
-  answer[#answer + 1] = string.format('%.0f', expiry)
+  answer[#answer + 1] = string.format('%d', expiry)
   for p, part in ipairs(parts) do
     answer[#answer + 1] = text_of(sums_of(part[1]).used)
     answer[#answer + 1] = refused[p] and 1 or 0

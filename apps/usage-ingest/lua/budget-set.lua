@@ -12,7 +12,7 @@ for _, item in ipairs(cjson.decode(ARGV[3])) do
   local before = sums_of(slot).spent
   if spent ~= '' and before ~= spent then
     if before then use(slot, before, -1) end
-    use(slot, spent)
+    use(slot, spent, 1)
     fields[#fields + 1], fields[#fields + 2] = slot .. ':spent', spent
   end
   if dropped ~= '0' then use(slot, dropped, -1) end
@@ -21,6 +21,7 @@ save()
 in_pages('HSET', SUMS, fields)
 for at = 4, #ARGV do events[at - 3] = ARGV[at] end
 in_pages('HDEL', NOTES, events)
-redis.call('HSET', SUMS, 'run', run)
+-- A small hash without a long text is a list, which Redis searches from its start for each field.
+redis.call('HSET', SUMS, 'run', run, 'about', 'used = spent + noted + reserved; amounts in the smallest unit of each budget')
 redis.call('HDEL', SUMS, 'rebuilding')
 return 1

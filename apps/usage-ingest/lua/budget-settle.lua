@@ -5,11 +5,15 @@
 -- Why atomic: a reservation becomes spend in one step, so its amount is never free and never counted twice.
 local UNKNOWN, OPEN, REPEATED = 0, 1, 2
 local whole = is_whole()
-local items, ids, events = cjson.decode(ARGV[2]), {}, {}
-for i, item in ipairs(items) do ids[i], events[i] = item[1], item[2] end
+local items, ids, events, parts, names = cjson.decode(ARGV[2]), {}, {}, {}, {}
+for i, item in ipairs(items) do
+  ids[i], events[i], parts[i] = item[1], item[2], parts_of(item[3])
+  for p = 1, #parts[i], 2 do names[#names + 1] = parts[i][p] end
+end
+read_sums(names)
 local stored, noted = in_pages('HMGET', RESERVATIONS, ids), in_pages('HMGET', NOTES, events)
 local room = tonumber(ARGV[1]) - redis.call('HLEN', NOTES)
-local stamp = string.format('%.0f', now)
+local stamp = string.format('%d', now)
 local texts, reservations, expiries, seen, notes, answer = {}, {}, {}, {}, {}, {}
 for i, item in ipairs(items) do
   local id, event, list = item[1], item[2], item[3]
@@ -19,9 +23,9 @@ for i, item in ipairs(items) do
     local state, expiry, digest, rest = parse(text)
     if state == 'o' then
       outcome = OPEN
-      each(rest, reserve, -1)
+      each(parts_of(rest), reserve, -1)
       -- Kept for a while, so that a retry gets the same answer.
-      texts[id] = string.format('e|%.0f|%s|%s', expiry, digest, event)
+      texts[id] = string.format('e|%d|%s|%s', expiry, digest, event)
       reservations[#reservations + 1], reservations[#reservations + 2] = id, texts[id]
       expiries[#expiries + 1], expiries[#expiries + 2] = now + KEEP_MS, id
     elseif event ~= '' and rest == event then
@@ -32,7 +36,7 @@ for i, item in ipairs(items) do
     seen[event] = true
     room = room - 1
     notes[#notes + 1], notes[#notes + 2] = event, stamp .. '|' .. list
-    each(list, use)
+    each(parts[i], use, 1)
   end
   answer[i] = outcome
 end
