@@ -1,5 +1,5 @@
 -- Shared prefix of the budget scripts.
--- KEYS[1] sums: hash of `<slot>:used|spent|reserved`, `run`, `rebuilding`, `token`; a slot is a budget's period
+-- KEYS[1] sums: hash of `<slot>:used|spent|reserved`, `run`, `rebuilding`, `token`, `about`; a slot is a budget's period
 -- KEYS[2] reservations: hash of id to `o|<expiry ms>|<digest>|<slot=amount,…>`; ended: `e|<expiry ms>|<digest>|<event>`
 -- KEYS[3] expiries: sorted set of reservation ids by the time at which they expire, or are forgotten
 -- KEYS[4] notes: hash of events that Postgres does not show yet to `<ms>|<slot=amount,…>`

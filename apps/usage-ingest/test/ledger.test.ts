@@ -180,3 +180,9 @@ test('decides a request with more budgets than one command of Redis takes', asyn
   expect(await ledger.settle([{ id: 'r', event: { identity: 'm\n2026-11-26 e\n', amounts } }]).ended).toEqual(['open']);
   expect(await ledger.read(slots)).toEqual(slots.map(() => ({ used: 6n, reserved: 0n })));
 });
+
+test('keeps few sums in a hash table, whose fields are found without a search', async () => {
+  await redis.flushdb();
+  await ledger.set(await ledger.begin(), [{ slot: 'a/1', amount: '1' }], []);
+  expect(await redis.object('ENCODING', 'budget:{all}:sums')).toBe('hashtable');
+});
