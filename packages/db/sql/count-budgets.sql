@@ -22,7 +22,7 @@ with matching as materialized (
 counted as (
   select
     id,
-    case period when 'total' then to_timestamp(0) else date_trunc(period, time, time_zone) end as period_start,
+    budget_period_start(period, time, time_zone) as period_start,
     case measure
       when 'cost' then cost
       when 'requests' then requests
