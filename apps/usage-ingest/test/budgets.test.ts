@@ -338,7 +338,9 @@ describe('a period', () => {
     const { periodStart, periodEnd } = await status(id);
     await ingest.admin.budgets.remove.mutate({ id });
     ingest.clock.now = now;
-    expect([periodStart, periodEnd].map((time) => Date.parse(time!))).toEqual([start, end].map((time) => Date.parse(time)));
+    expect([periodStart, periodEnd].map((time) => Date.parse(time!))).toEqual(
+      [start, end].map((time) => Date.parse(time)),
+    );
   });
 
   test('that begins where clocks go back over midnight has the usage of both hours', async () => {

@@ -47,25 +47,27 @@ function momentOf(value: unknown): number {
   return ms;
 }
 
-const CLASSES: Readonly<Record<string, BillClass>> = {
-  uncached_input_tokens: 'input',
-  cache_read_input_tokens: 'cached_input',
-  'cache_creation.ephemeral_5m_input_tokens': 'cache_write',
-  'cache_creation.ephemeral_1h_input_tokens': 'cache_write',
-  output_tokens: 'output',
-  input_no_cache: 'input',
-  input_cache_read: 'cached_input',
-  input_cache_write: 'cache_write',
-  input_cache_write_5m: 'cache_write',
-  input_cache_write_1h: 'cache_write',
-  output: 'output',
-};
+const CLASSES: ReadonlyMap<string, BillClass> = new Map(
+  Object.entries({
+    uncached_input_tokens: 'input',
+    cache_read_input_tokens: 'cached_input',
+    'cache_creation.ephemeral_5m_input_tokens': 'cache_write',
+    'cache_creation.ephemeral_1h_input_tokens': 'cache_write',
+    output_tokens: 'output',
+    input_no_cache: 'input',
+    input_cache_read: 'cached_input',
+    input_cache_write: 'cache_write',
+    input_cache_write_5m: 'cache_write',
+    input_cache_write_1h: 'cache_write',
+    output: 'output',
+  }),
+);
 
 /** The class of a cost. What is no tokens has its description as its name; without any it is a sum of all models. */
 function itemOf(fields: Fields): Pick<ReadLine, 'model' | 'class'> {
   const [model, tokens] = [textOf(fields.model), textOf(fields.token_type)];
   const kind = textOf(fields.cost_type);
-  const name = tokens === null ? undefined : CLASSES[tokens];
+  const name = tokens === null ? undefined : CLASSES.get(tokens);
   if (model && name) return { model, class: name };
   if (model && kind !== null && !/^tokens?$/.test(kind)) return { model, class: 'other' };
   if (model) return { model, class: tokens === null ? 'all' : 'other' };

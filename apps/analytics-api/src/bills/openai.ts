@@ -60,13 +60,15 @@ function tokensOf(name: BillClass, quantity: unknown): bigint | null {
 
 const TOKENS: ReadonlySet<BillClass> = new Set(['input', 'cached_input', 'cache_write', 'output']);
 
-const CLASSES: Readonly<Record<string, BillClass>> = {
-  input: 'input',
-  'cached input': 'cached_input',
-  'cache write': 'cache_write',
-  'cache writes': 'cache_write',
-  output: 'output',
-};
+const CLASSES: ReadonlyMap<string, BillClass> = new Map(
+  Object.entries({
+    input: 'input',
+    'cached input': 'cached_input',
+    'cache write': 'cache_write',
+    'cache writes': 'cache_write',
+    output: 'output',
+  }),
+);
 
 /**
  * The model and the class of a line item, such as `gpt-4o-2024-08-06, cached input` or `priority | gpt-5, output, long
@@ -78,12 +80,12 @@ export function itemOf(item: string | null): Pick<ReadLine, 'model' | 'class'> {
   const [, model, kind] = /^([^\s,|]+), (.+)$/.exec(text) ?? [];
   const name =
     kind &&
-    CLASSES[
+    CLASSES.get(
       kind
         .toLowerCase()
         .replaceAll('_', ' ')
-        .replace(/ tokens$/, '')
-    ];
+        .replace(/ tokens$/, ''),
+    );
   if (model && name) return { model, class: name };
   // A model has a digit or a dash; `embeddings` or `Completions` name kinds of calls.
   if (/^[^\s,|]*[\d-][^\s,|]*$/.test(text)) return { model: text, class: 'all' };

@@ -195,3 +195,10 @@ test('refuses more lines than an export may have', async () => {
   const rows = 'start_time,amount_value,amount_currency\n'.concat('1730419200,1,usd\n'.repeat(MAX_BILL_LINES + 1));
   await expect(readExport('openai', rows)).rejects.toMatchObject({ code: 'BATCH_TOO_LARGE' });
 });
+
+test('names of the language are no classes of tokens', async () => {
+  expect(itemOf('gpt-4o, constructor')).toEqual({ model: 'gpt-4o, constructor', class: 'other' });
+  const results = [{ currency: 'USD', amount: '1', model: 'claude', token_type: 'toString', cost_type: 'tokens' }];
+  const bucket = { starting_at: '2026-11-01T00:00:00Z', ending_at: '2026-11-02T00:00:00Z', results };
+  expect(await read('anthropic', page(bucket))).toMatchObject({ lines: ['2026-11-01 claude other  10000000'] });
+});
