@@ -27,7 +27,7 @@ import {
  *   the like for usage.
  */
 export const anthropic: ExportFormat = {
-  bucket: ({ starting_at, ending_at }) => ({ start: momentOf(starting_at), end: momentOf(ending_at) }),
+  bucket: ({ starting_at, ending_at }) => ({ start: momentOf(starting_at, 'starting_at'), end: momentOf(ending_at, 'ending_at') }),
   dayOfRow: ({ usage_date_utc }) => dayIn(usage_date_utc, 'usage_date_utc'),
   kindOf(fields) {
     if (fields.amount !== undefined || fields.cost_usd !== undefined) return 'cost';
@@ -41,9 +41,9 @@ export const anthropic: ExportFormat = {
   decimalsOf: ({ amount, cost_usd }) => (amount === undefined ? decimalsIn(cost_usd) : decimalsIn(amount) + 2),
 };
 
-function momentOf(value: unknown): number {
+function momentOf(value: unknown, name: string): number {
   const ms = typeof value === 'string' ? parseTime(value) : undefined;
-  if (ms === undefined) throw unreadable(`Expected a time such as 2026-11-01T00:00:00Z, got ${shown(value)}.`);
+  if (ms === undefined) throw unreadable(`${name}: expected a time such as 2026-11-01T00:00:00Z, got ${shown(value)}.`);
   return ms;
 }
 

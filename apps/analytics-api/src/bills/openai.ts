@@ -25,8 +25,11 @@ import {
  *   `amount_value`, `amount_currency`, `quantity`, `line_item` for costs, and for usage the fields of the API.
  */
 export const openai: ExportFormat = {
-  bucket: ({ start_time, end_time }) => ({ start: secondsOf(start_time), end: secondsOf(end_time) }),
-  dayOfRow: ({ start_time }) => dayOf(secondsOf(start_time)),
+  bucket: ({ start_time, end_time }) => ({
+    start: secondsOf(start_time, 'start_time'),
+    end: secondsOf(end_time, 'end_time'),
+  }),
+  dayOfRow: ({ start_time }) => dayOf(secondsOf(start_time, 'start_time')),
   kindOf(fields) {
     if (fields.amount !== undefined || fields.amount_value !== undefined) return 'cost';
     return fields.input_tokens !== undefined ? 'usage' : undefined;
@@ -38,9 +41,9 @@ export const openai: ExportFormat = {
 const MAX_SECONDS = 100_000_000_000;
 
 /** Unix seconds, as milliseconds. */
-function secondsOf(value: unknown): number {
+function secondsOf(value: unknown, name: string): number {
   const seconds = typeof value === 'string' && /^\d{1,12}$/.test(value) ? Number(value) : Number.NaN;
-  if (!(seconds < MAX_SECONDS)) throw unreadable(`Expected a time in Unix seconds, got ${shown(value)}.`);
+  if (!(seconds < MAX_SECONDS)) throw unreadable(`${name}: expected a time in Unix seconds, got ${shown(value)}.`);
   return seconds * 1000;
 }
 
