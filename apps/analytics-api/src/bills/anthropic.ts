@@ -27,7 +27,10 @@ import {
  *   the like for usage.
  */
 export const anthropic: ExportFormat = {
-  bucket: ({ starting_at, ending_at }) => ({ start: momentOf(starting_at, 'starting_at'), end: momentOf(ending_at, 'ending_at') }),
+  bucket: ({ starting_at, ending_at }) => ({
+    start: momentOf(starting_at, 'starting_at'),
+    end: momentOf(ending_at, 'ending_at'),
+  }),
   dayOfRow: ({ usage_date_utc }) => dayIn(usage_date_utc, 'usage_date_utc'),
   kindOf(fields) {
     if (fields.amount !== undefined || fields.cost_usd !== undefined) return 'cost';
