@@ -321,6 +321,45 @@ describe('what is spent', () => {
   });
 });
 
+describe('a period', () => {
+  test.each([
+    ['Atlantic/Azores', 'day', '2026-10-25T00:30:00Z', '2026-10-25T00:00:00Z', '2026-10-26T01:00:00Z'],
+    ['Atlantic/Azores', 'day', '2026-10-24T12:00:00Z', '2026-10-24T00:00:00Z', '2026-10-25T00:00:00Z'],
+    ['America/Havana', 'month', '2026-11-01T04:30:00Z', '2026-11-01T04:00:00Z', '2026-12-01T05:00:00Z'],
+    ['America/Santiago', 'day', '2026-09-06T04:00:00Z', '2026-09-06T04:00:00Z', '2026-09-07T03:00:00Z'],
+    ['Europe/Berlin', 'hour', '2026-10-25T01:30:00Z', '2026-10-25T01:00:00Z', '2026-10-25T02:00:00Z'],
+    ['Australia/Lord_Howe', 'hour', '2026-10-03T15:20:00Z', '2026-10-03T14:30:00Z', '2026-10-03T15:30:00Z'],
+    ['Australia/Lord_Howe', 'hour', '2026-10-03T15:40:00Z', '2026-10-03T15:30:00Z', '2026-10-03T16:00:00Z'],
+    ['Australia/Lord_Howe', 'hour', '2027-04-03T15:10:00Z', '2027-04-03T15:00:00Z', '2027-04-03T15:30:00Z'],
+  ] as const)('in %s, the %s of %s, has its edges where clocks change', async (timeZone, period, at, start, end) => {
+    const now = ingest.clock.now;
+    ingest.clock.now = Date.parse(at);
+    const { id } = await create('10', { timeZone, period });
+    const { periodStart, periodEnd } = await status(id);
+    await ingest.admin.budgets.remove.mutate({ id });
+    ingest.clock.now = now;
+    expect([periodStart, periodEnd].map((time) => Date.parse(time!))).toEqual(
+      [start, end].map((time) => Date.parse(time)),
+    );
+  });
+
+  test('that begins where clocks go back over midnight has the usage of both hours', async () => {
+    const now = ingest.clock.now;
+    const times = ['2026-10-24T23:59:59Z', '2026-10-25T00:00:00Z', '2026-10-25T00:59:59Z', '2026-10-25T01:00:00Z'];
+    ingest.clock.now = Date.parse('2026-10-25T00:30:00Z');
+    const budget = { timeZone: 'Atlantic/Azores', period: 'day' as const };
+    const before = await create('1000', budget);
+    ingest.clock.now = now;
+    await record(...times.map((time, n) => entry(`e${n}`, `${10 ** n}`, { time })));
+    await flush();
+    ingest.clock.now = Date.parse('2026-10-25T00:30:00Z');
+    const after = await create('1000', budget);
+    expect([(await status(before.id)).spent, (await status(after.id)).spent]).toEqual(['1110', '1110']);
+    for (const { id } of [before, after]) await ingest.admin.budgets.remove.mutate({ id });
+    ingest.clock.now = now;
+  });
+});
+
 describe('a budget on a meter', () => {
   const gpu = { aggregation: 'SUM' as const, metricType: 'gpu_hours', scale: 2 };
   const events: Omit<UsageEntry, 'merchantId'>[] = [

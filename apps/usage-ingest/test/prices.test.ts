@@ -181,3 +181,17 @@ describe('the list', () => {
     expect(without.current()).toBeUndefined();
   });
 });
+
+test.each([
+  ['prompt_tokens', 'input'],
+  ['completion_tokens', 'output'],
+  ['total_tokens', 'input'],
+  ['requests', 'request'],
+  ['failed_requests', 'request'],
+  ['cost', 'cost'],
+])('refuses a unit price of %s, which has no units of its own, and says what to do', async (meter, instead) => {
+  const price = { component: 'unit', meter, amount: '1', validFrom: '2026-01-01T00:00:00Z' } as const;
+  await expect(ingest.admin.prices.set.mutate(price)).rejects.toMatchObject({
+    ...{ data: { code: 'INVALID_INPUT' }, message: expect.stringContaining(instead) },
+  });
+});

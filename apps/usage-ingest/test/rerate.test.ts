@@ -153,6 +153,29 @@ test('prices from events where the prices of a day are not all the same', async 
   expect(await balanced()).toBe(true);
 });
 
+test('leaves the cost of an earlier re-rating where the list has no price any more', async () => {
+  await setInput('2');
+  const late = { time: '2026-11-22T11:00:00Z' };
+  await record(
+    entry('early', { time: '2026-11-22T09:00:00Z' }),
+    entry('late', late),
+    entry('other', { ...late, userId: 'bob' }),
+  );
+  await setInput('3');
+  expect(await rerate(false)).toMatchObject({ old: '6', new: '9' });
+  for (const { id } of (await ingest.admin.prices.list.query({ merchantId })).rows)
+    await ingest.admin.prices.remove.mutate({ id });
+  await ingest.admin.prices.set.mutate({
+    ...{ merchantId, component: 'input', amount: '5', per: 1_000_000 },
+    ...{ validFrom: '2026-11-22T08:00:00Z', validTo: '2026-11-22T10:00:00Z' },
+  });
+  // What the late event costs of the 6 USD is unknown, so its row stays as a whole.
+  const row = { events: 3, unpriced: 3, old: '9', new: '9' };
+  expect(await rerate(false)).toMatchObject({ adjustments: 0, rows: [row] });
+  expect(await costOf()).toBe('9');
+  expect(await balanced()).toBe(true);
+});
+
 test('a damaged sum of what was priced is drift, and a rebuild repairs it', async () => {
   await setInput('2');
   await record(entry('a', { userId: 'ada' }));

@@ -21,11 +21,19 @@ export type WebhookEvent = z.infer<typeof WebhookEvent>;
 
 const Url = text(2_000)
   .refine((value) => URL.canParse(value) && /^https?:$/.test(new URL(value).protocol), 'Expected an http or https URL')
-  .refine((value) => !URL.canParse(value) || new URL(value).username === '', 'A user name in a URL is not allowed')
+  .refine((value) => {
+    const { username, password } = URL.canParse(value) ? new URL(value) : { username: '', password: '' };
+    return username === '' && password === '';
+  }, 'A user name or a password in a URL is not allowed')
   .meta({ examples: ['https://hooks.example.com/tally'] });
 
 /** `whsec_` and base64 of 24 to 64 bytes, as in Standard Webhooks. */
-const Secret = z.string().regex(/^whsec_[A-Za-z0-9+/]{32,88}={0,2}$/, 'Expected whsec_ and base64 of 24 to 64 bytes');
+const Secret = z
+  .string()
+  .regex(
+    /^whsec_(?=[A-Za-z0-9+/]{32,86}=*$)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/,
+    'Expected whsec_ and base64 of 24 to 64 bytes, with its padding',
+  );
 
 export const Webhook = z.object({
   id: z.string(),

@@ -48,6 +48,16 @@ const PriceKey = {
   overPromptTokens: Whole(1_000_000_000).optional(),
 };
 
+/** Metric types that `unit` cannot price, and what does. */
+const PRICED_OTHERWISE: Readonly<Record<string, string>> = {
+  prompt_tokens: 'use the components input, cached_input and cache_write',
+  completion_tokens: 'use the components output and reasoning',
+  total_tokens: 'use the components input and output',
+  requests: 'use the component request',
+  failed_requests: 'the component request prices calls that did not fail',
+  cost: 'cost is in USD already',
+};
+
 export const Price = z.object({
   id: z.string().meta({ examples: ['17'] }),
   provider: z.string().nullable(),
@@ -146,6 +156,11 @@ export const prices = {
       .refine(({ component, meter }) => (component === 'unit') === (meter !== undefined), {
         error: '`unit` needs a meter, and the other components take none.',
         path: ['meter'],
+      })
+      .superRefine(({ meter = '' }, context) => {
+        const instead = Object.hasOwn(PRICED_OTHERWISE, meter) ? PRICED_OTHERWISE[meter] : undefined;
+        if (instead)
+          context.addIssue({ code: 'custom', path: ['meter'], message: `${meter} has no unit price: ${instead}.` });
       })
       .refine(({ validFrom, validTo }) => validTo === undefined || Date.parse(validTo) > Date.parse(validFrom), {
         error: 'validTo must be after validFrom.',

@@ -2,37 +2,20 @@
 -- $1 moment
 with current as materialized (
   select
-    id, period, time_zone,
-    case period when 'total' then to_timestamp(0) else date_trunc(period, $1::timestamptz, time_zone) end as start
+    id, period, time_zone, budget_period_start(period, $1, time_zone) as start,
+    budget_period_end(period, $1, time_zone) as ends
   from budgets
   where removed_at is null
 ),
-after as materialized (
-  select
-    *,
-    case period
-      when 'total' then null
-      when 'hour' then start + interval '1 hour'
-      else date_trunc(
-        period, ((start at time zone time_zone) + ('1 ' || period)::interval) at time zone time_zone, time_zone)
-    end as ends
-  from current
-),
 periods as (
-  select id, start, ends from after
+  select id, start, ends from current
   union all
-  select
-    id, ends,
-    case period
-      when 'hour' then ends + interval '1 hour'
-      else date_trunc(
-        period, ((ends at time zone time_zone) + ('1 ' || period)::interval) at time zone time_zone, time_zone)
-    end
-  from after
+  select id, ends, budget_period_end(period, ends, time_zone)
+  from current
   where ends is not null
   union all
-  select id, date_trunc(period, start - interval '1 microsecond', time_zone), start
-  from after
+  select id, budget_period_start(period, start - interval '1 microsecond', time_zone), start
+  from current
   where ends is not null
 )
 select id, start, ends, coalesce(units, 0)::text as units

@@ -25,10 +25,7 @@ with changed as materialized (
 counted as (
   select
     budget.id,
-    case budget.period
-      when 'total' then to_timestamp(0)
-      else date_trunc(budget.period, changed.time, budget.time_zone)
-    end as period_start,
+    budget_period_start(budget.period, changed.time, budget.time_zone) as period_start,
     sign * case budget.measure
       when 'cost' then cost
       when 'requests' then requests

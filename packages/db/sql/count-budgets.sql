@@ -21,8 +21,8 @@ with matching as materialized (
 ),
 counted as (
   select
-    id,
-    case period when 'total' then to_timestamp(0) else date_trunc(period, time, time_zone) end as period_start,
+    id, period, time_zone,
+    case period when 'total' then to_timestamp(0) else date_trunc(period, time, time_zone) end as truncated,
     case measure
       when 'cost' then cost
       when 'requests' then requests
@@ -37,9 +37,9 @@ counted as (
   where team = '' or team = directory_team(merchant_id, api_key, user_id)
 )
 insert into budget_spend as old (budget_id, period_start, units)
-select id, period_start, sum(units)
+select id, budget_period_of(period, truncated, time_zone), sum(units)
 from counted
-group by 1, 2
+group by id, period, time_zone, truncated
 having sum(units) <> 0
 order by 1, 2
 on conflict (budget_id, period_start) do update set units = old.units + excluded.units

@@ -5,16 +5,8 @@
 with period as materialized (
   select
     budget.*,
-    case period when 'total' then to_timestamp(0) else date_trunc(period, $2::timestamptz, time_zone) end as start,
-    case period
-      when 'total' then null
-      when 'hour' then date_trunc('hour', $2::timestamptz, time_zone) + interval '1 hour'
-      else date_trunc(
-        period,
-        ((date_trunc(period, $2::timestamptz, time_zone) at time zone time_zone) + ('1 ' || period)::interval)
-          at time zone time_zone,
-        time_zone)
-    end as ends
+    budget_period_start(period, $2, time_zone) as start,
+    budget_period_end(period, $2, time_zone) as ends
   from budgets as budget
   where id = $1
 ),

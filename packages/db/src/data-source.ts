@@ -55,6 +55,7 @@ import { Bills1763856000290 } from './migrations/290-bills.ts';
 import { BudgetsOfMetersAndTeams1763856000295 } from './migrations/295-budgets-of-meters-and-teams.ts';
 import { FocusDays1763856000320 } from './migrations/320-focus-days.ts';
 import { TimesOfVoids1763856000350 } from './migrations/350-times-of-voids.ts';
+import { StartsOfPeriods1763856000420 } from './migrations/420-starts-of-periods.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -152,6 +153,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       BudgetsOfMetersAndTeams1763856000295,
       FocusDays1763856000320,
       TimesOfVoids1763856000350,
+      StartsOfPeriods1763856000420,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

@@ -27,7 +27,10 @@ import {
  *   the like for usage.
  */
 export const anthropic: ExportFormat = {
-  bucket: ({ starting_at, ending_at }) => ({ start: momentOf(starting_at), end: momentOf(ending_at) }),
+  bucket: ({ starting_at, ending_at }) => ({
+    start: momentOf(starting_at, 'starting_at'),
+    end: momentOf(ending_at, 'ending_at'),
+  }),
   dayOfRow: ({ usage_date_utc }) => dayIn(usage_date_utc, 'usage_date_utc'),
   kindOf(fields) {
     if (fields.amount !== undefined || fields.cost_usd !== undefined) return 'cost';
@@ -41,31 +44,33 @@ export const anthropic: ExportFormat = {
   decimalsOf: ({ amount, cost_usd }) => (amount === undefined ? decimalsIn(cost_usd) : decimalsIn(amount) + 2),
 };
 
-function momentOf(value: unknown): number {
+function momentOf(value: unknown, name: string): number {
   const ms = typeof value === 'string' ? parseTime(value) : undefined;
-  if (ms === undefined) throw unreadable(`Expected a time such as 2026-11-01T00:00:00Z, got ${shown(value)}.`);
+  if (ms === undefined) throw unreadable(`${name}: expected a time such as 2026-11-01T00:00:00Z, got ${shown(value)}.`);
   return ms;
 }
 
-const CLASSES: Readonly<Record<string, BillClass>> = {
-  uncached_input_tokens: 'input',
-  cache_read_input_tokens: 'cached_input',
-  'cache_creation.ephemeral_5m_input_tokens': 'cache_write',
-  'cache_creation.ephemeral_1h_input_tokens': 'cache_write',
-  output_tokens: 'output',
-  input_no_cache: 'input',
-  input_cache_read: 'cached_input',
-  input_cache_write: 'cache_write',
-  input_cache_write_5m: 'cache_write',
-  input_cache_write_1h: 'cache_write',
-  output: 'output',
-};
+const CLASSES: ReadonlyMap<string, BillClass> = new Map(
+  Object.entries({
+    uncached_input_tokens: 'input',
+    cache_read_input_tokens: 'cached_input',
+    'cache_creation.ephemeral_5m_input_tokens': 'cache_write',
+    'cache_creation.ephemeral_1h_input_tokens': 'cache_write',
+    output_tokens: 'output',
+    input_no_cache: 'input',
+    input_cache_read: 'cached_input',
+    input_cache_write: 'cache_write',
+    input_cache_write_5m: 'cache_write',
+    input_cache_write_1h: 'cache_write',
+    output: 'output',
+  }),
+);
 
 /** The class of a cost. What is no tokens has its description as its name; without any it is a sum of all models. */
 function itemOf(fields: Fields): Pick<ReadLine, 'model' | 'class'> {
   const [model, tokens] = [textOf(fields.model), textOf(fields.token_type)];
   const kind = textOf(fields.cost_type);
-  const name = tokens === null ? undefined : CLASSES[tokens];
+  const name = tokens === null ? undefined : CLASSES.get(tokens);
   if (model && name) return { model, class: name };
   if (model && kind !== null && !/^tokens?$/.test(kind)) return { model, class: 'other' };
   if (model) return { model, class: tokens === null ? 'all' : 'other' };

@@ -25,8 +25,11 @@ import {
  *   `amount_value`, `amount_currency`, `quantity`, `line_item` for costs, and for usage the fields of the API.
  */
 export const openai: ExportFormat = {
-  bucket: ({ start_time, end_time }) => ({ start: secondsOf(start_time), end: secondsOf(end_time) }),
-  dayOfRow: ({ start_time }) => dayOf(secondsOf(start_time)),
+  bucket: ({ start_time, end_time }) => ({
+    start: secondsOf(start_time, 'start_time'),
+    end: secondsOf(end_time, 'end_time'),
+  }),
+  dayOfRow: ({ start_time }) => dayOf(secondsOf(start_time, 'start_time')),
   kindOf(fields) {
     if (fields.amount !== undefined || fields.amount_value !== undefined) return 'cost';
     return fields.input_tokens !== undefined ? 'usage' : undefined;
@@ -38,9 +41,9 @@ export const openai: ExportFormat = {
 const MAX_SECONDS = 100_000_000_000;
 
 /** Unix seconds, as milliseconds. */
-function secondsOf(value: unknown): number {
+function secondsOf(value: unknown, name: string): number {
   const seconds = typeof value === 'string' && /^\d{1,12}$/.test(value) ? Number(value) : Number.NaN;
-  if (!(seconds < MAX_SECONDS)) throw unreadable(`Expected a time in Unix seconds, got ${shown(value)}.`);
+  if (!(seconds < MAX_SECONDS)) throw unreadable(`${name}: expected a time in Unix seconds, got ${shown(value)}.`);
   return seconds * 1000;
 }
 
@@ -60,13 +63,15 @@ function tokensOf(name: BillClass, quantity: unknown): bigint | null {
 
 const TOKENS: ReadonlySet<BillClass> = new Set(['input', 'cached_input', 'cache_write', 'output']);
 
-const CLASSES: Readonly<Record<string, BillClass>> = {
-  input: 'input',
-  'cached input': 'cached_input',
-  'cache write': 'cache_write',
-  'cache writes': 'cache_write',
-  output: 'output',
-};
+const CLASSES: ReadonlyMap<string, BillClass> = new Map(
+  Object.entries({
+    input: 'input',
+    'cached input': 'cached_input',
+    'cache write': 'cache_write',
+    'cache writes': 'cache_write',
+    output: 'output',
+  }),
+);
 
 /**
  * The model and the class of a line item, such as `gpt-4o-2024-08-06, cached input` or `priority | gpt-5, output, long
@@ -78,12 +83,12 @@ export function itemOf(item: string | null): Pick<ReadLine, 'model' | 'class'> {
   const [, model, kind] = /^([^\s,|]+), (.+)$/.exec(text) ?? [];
   const name =
     kind &&
-    CLASSES[
+    CLASSES.get(
       kind
         .toLowerCase()
         .replaceAll('_', ' ')
-        .replace(/ tokens$/, '')
-    ];
+        .replace(/ tokens$/, ''),
+    );
   if (model && name) return { model, class: name };
   // A model has a digit or a dash; `embeddings` or `Completions` name kinds of calls.
   if (/^[^\s,|]*[\d-][^\s,|]*$/.test(text)) return { model: text, class: 'all' };

@@ -186,7 +186,7 @@ test.each([
   ['{', 'not valid JSON'],
   ['{"data":5}', 'data is not an array'],
   ['{"data":[]}', 'no line'],
-  ['a,b\n1,2\n', 'Expected a time in Unix seconds'],
+  ['a,b\n1,2\n', 'start_time: expected a time in Unix seconds'],
 ])('refuses %j as a whole', async (file, message) => {
   await expect(readExport('openai', file)).rejects.toThrow(message);
 });
@@ -194,4 +194,33 @@ test.each([
 test('refuses more lines than an export may have', async () => {
   const rows = 'start_time,amount_value,amount_currency\n'.concat('1730419200,1,usd\n'.repeat(MAX_BILL_LINES + 1));
   await expect(readExport('openai', rows)).rejects.toMatchObject({ code: 'BATCH_TOO_LARGE' });
+});
+
+test('names of the language are no classes of tokens', async () => {
+  expect(itemOf('gpt-4o, constructor')).toEqual({ model: 'gpt-4o, constructor', class: 'other' });
+  const results = [{ currency: 'USD', amount: '1', model: 'claude', token_type: 'toString', cost_type: 'tokens' }];
+  const bucket = { starting_at: '2026-11-01T00:00:00Z', ending_at: '2026-11-02T00:00:00Z', results };
+  expect(await read('anthropic', page(bucket))).toMatchObject({ lines: ['2026-11-01 claude other  10000000'] });
+});
+
+test('a row of CSV with other cells than columns is rejected, as a file that was cut off has one', async () => {
+  const header = 'start_time,amount_value,amount_currency\n';
+  const { rejected } = await read(
+    'openai',
+    `${header}1730419200,1,usd\n1730505600\n1730505600,1,usd,more\n1730505600,1,usd,\n`,
+  );
+  expect(rejected).toEqual([
+    { place: 'line 3', message: 'It has 1 cells, and the first line names 3 columns: is the file cut off?' },
+    { place: 'line 4', message: 'It has 4 cells, and the first line names 3 columns: is a comma not quoted?' },
+  ]);
+});
+
+test('what cannot be read is named', async () => {
+  await expect(read('openai', 'usage_date_utc,cost_usd\n2026-11-01,1')).rejects.toThrow(
+    'line 2: start_time: expected a time in Unix seconds, got nothing.',
+  );
+  await expect(read('openai', '<html>error, 500</html>')).rejects.toThrow('The export has no line');
+  await expect(read('openai', 'start_time,total\n1730419200,1')).rejects.toThrow(
+    'No line of the export has an amount or tokens: is it an export of openai?',
+  );
 });

@@ -51,7 +51,9 @@ export async function readExport(provider: BillProvider, text: string): Promise<
       'INVALID_INPUT',
       rest.rejected[0]
         ? `No line of the export can be read. ${rest.rejected[0].place}: ${rest.rejected[0].message}`
-        : 'The export has no line, so it cannot be told whether it has costs or usage.',
+        : days.size > 0
+          ? `No line of the export has an amount or tokens: is it an export of ${provider}?`
+          : 'The export has no line, so it cannot be told whether it has costs or usage.',
     );
   return { ...rest, kind, format: `${provider}-${NAMES[kind]}-${isJson ? 'json' : 'csv'}`, days: [...days].sort() };
 }
@@ -146,6 +148,10 @@ async function readRows(reading: Reading, text: string): Promise<void> {
       continue;
     }
     reading.at(`line ${line}`, () => {
+      const counts = `It has ${cells.length} cells, and the first line names ${columns!.length} columns`;
+      if (cells.length < columns!.length) throw unreadable(`${counts}: is the file cut off?`);
+      if (cells.slice(columns!.length).some((cell) => cell.trim() !== ''))
+        throw unreadable(`${counts}: is a comma not quoted?`);
       const row: Record<string, string> = {};
       columns!.forEach((name, index) => {
         const cell = cells[index]?.trim() ?? '';

@@ -144,6 +144,15 @@ describe('a webhook', () => {
     expect(await other.deliver.run()).toBe(1);
   });
 
+  test.each([
+    { url: 'https://:password@hooks.example.com/' },
+    { url: 'https://hooks.example.com/', secret: `whsec_${'A'.repeat(33)}` },
+    { url: 'https://hooks.example.com/', secret: `whsec_${'A'.repeat(88)}` },
+    { url: 'https://hooks.example.com/', secret: `whsec_${'A'.repeat(31)}=` },
+  ])('with $url and secret $secret is refused', async (input) => {
+    await expect(one.engine.webhooks.create.mutate(input)).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
+  });
+
   test('goes to no address that is not public, by name or by number', async () => {
     const guarded = await stores.start({}, () => clock.now);
     for (const refused of ['http://127.0.0.1/', 'http://0x7f.1/', 'http://[::1]/', 'http://169.254.169.254/latest'])

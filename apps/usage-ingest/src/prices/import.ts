@@ -25,14 +25,16 @@ const GENAI: Record<string, PriceComponent> = {
 };
 
 /** The names that LiteLLM uses for prices of one token of each class. */
-const LITELLM: Record<string, PriceComponent> = {
-  input_cost_per_token: 'input',
-  cache_read_input_token_cost: 'cached_input',
-  cache_creation_input_token_cost: 'cache_write',
-  output_cost_per_token: 'output',
-  output_cost_per_reasoning_token: 'reasoning',
-  input_cost_per_request: 'request',
-};
+const LITELLM = new Map<string, PriceComponent>(
+  Object.entries({
+    input_cost_per_token: 'input',
+    cache_read_input_token_cost: 'cached_input',
+    cache_creation_input_token_cost: 'cache_write',
+    output_cost_per_token: 'output',
+    output_cost_per_reasoning_token: 'reasoning',
+    input_cost_per_request: 'request',
+  }),
+);
 /** Prices of long calls: `input_cost_per_token_above_200k_tokens`. */
 const ABOVE = /^(.+)_above_(\d{1,6})k_tokens$/;
 
@@ -142,7 +144,7 @@ export function readLitellmPrices(file: string, providers: readonly string[] | u
     let found = 0;
     for (const [name, text] of Object.entries(fields)) {
       const [, plainName, thousands] = ABOVE.exec(name) ?? [];
-      const component = LITELLM[plainName ?? name];
+      const component = LITELLM.get(plainName ?? name);
       if (component === undefined || typeof text !== 'string') continue;
       const perMillion = component !== 'request';
       const amount = decimalOf(text, perMillion ? 6 : 0);

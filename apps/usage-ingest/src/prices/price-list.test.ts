@@ -41,6 +41,29 @@ const line = (more: Partial<JournalLine> = {}): JournalLine => ({
 
 const listOf = (...prices: PriceRow[]) => createPriceList({ version: '7', prices });
 
+test('of patterns of one length, the price of the provider wins, then the highest threshold, then the latest', () => {
+  const shared = { component: 'input', amount: '1' } as const;
+  const cost = (...more: Given[]) => listOf(...more.map(price)).costOf(line({ prompt_tokens: '10' }));
+  expect(cost({ ...shared, model: '*4o' }, { ...shared, model: 'gp*', provider: 'openai', amount: '2' })).toBe(
+    20_000_000_000n,
+  );
+  expect(cost({ ...shared, model: '*4o' }, { ...shared, model: 'gp*', overPromptTokens: '5', amount: '3' })).toBe(
+    30_000_000_000n,
+  );
+  const later = '2026-02-01T00:00:00Z';
+  expect(cost({ ...shared, model: '*4o' }, { ...shared, model: 'gp*', validFrom: later, amount: '4' })).toBe(
+    40_000_000_000n,
+  );
+});
+
+test('names of the language are no names of prices in a cost map', () => {
+  const file = JSON.stringify({
+    a: { litellm_provider: 'openai', input_cost_per_token: 1e-6, constructor: 1, toString: 2 },
+  });
+  const { prices } = readLitellmPrices(file, undefined, new Date(0));
+  expect(prices.map(({ component }) => component)).toEqual(['input']);
+});
+
 describe('the cost of an event', () => {
   const million = { per: '1000000' };
   const list = listOf(

@@ -270,14 +270,14 @@ function indexOf(rows: readonly PriceRow[]) {
   );
   const patterns = rows
     .filter(({ model }) => model.includes('*'))
-    .sort((a, b) => literalsOf(b.model) - literalsOf(a.model) || (a.model < b.model ? -1 : a.model > b.model ? 1 : 0));
+    .sort((a, b) => literalsOf(b.model) - literalsOf(a.model));
   return {
     /** Returns those that fit a provider and a model, the most specific first. */
     matching(provider: string, model: string): PriceRow[] {
       const fits = (row: PriceRow) => row.provider === '' || row.provider === provider;
       const matched = groupBy(
         patterns.filter((row) => fits(row) && model !== '' && matches(row.model, model)),
-        (row) => row.model,
+        (row) => literalsOf(row.model),
       );
       const groups = [model === '' ? [] : (exact.get(model) ?? []), ...matched.values(), exact.get('') ?? []];
       return groups.flatMap((group) => group.filter(fits).sort(bySpecificity));

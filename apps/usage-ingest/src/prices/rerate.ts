@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { type Day, formatCost, type ingest, PRICED_PARTS, TallyError, type Units } from '@tally/contracts';
-import type { Db, PricedCell, PricedKey, RatedCell } from '@tally/db';
+import { type Db, NO_PRICE, type PricedCell, type PricedKey, type RatedCell } from '@tally/db';
 import type { z } from 'zod';
 import { groupBy } from '../group-by.ts';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
@@ -76,6 +76,7 @@ export function createRerate({
   ): Promise<{ sums: Map<string, Sums>; different: Difference[] }> {
     const asked = new Set(cells.map(cellKey));
     const groups = new Map<string, Difference & Sums>();
+    const lost = new Set<Difference & Sums>();
     for (const row of await db.prices.pricedRows(merchantId, date))
       if (asked.has(cellKey(row))) groups.set(rowKey(row), { ...row, date, new: 0n, events: 0, unpriced: 0 });
     for (let after = ''; ; ) {
@@ -85,11 +86,19 @@ export function createRerate({
         if (!group) continue;
         const cost = by.list.costOf(line, by.scaleOf);
         group.events++;
-        if (cost === 'unknown') group.unpriced++;
+        if (cost === 'unknown') {
+          group.unpriced++;
+          if (group.reratings > 0 && line.price !== NO_PRICE) lost.add(group);
+        }
         group.new += typeof cost === 'bigint' ? cost : BigInt(line.cost ?? 0);
       }
       if (page.length < PAGE) break;
       after = page.at(-1)!.line.id;
+    }
+    // The cost that an earlier re-rating gave an event without a price now is known of its row only: that stays.
+    for (const group of groups.values()) {
+      const isLost = lost.has(group) || (group.reratings > 0 && group.events > 0 && group.unpriced === group.events);
+      if (isLost) Object.assign(group, { new: group.old, unpriced: group.events });
     }
     const sums = new Map<string, Sums>();
     for (const group of groups.values()) add(sums, reportKey(merchantId, date, group), group);
