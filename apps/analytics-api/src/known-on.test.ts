@@ -36,6 +36,9 @@ async function answers(merchantId: string, asKnownOn?: string) {
     ...['cost', 'images_sum', 'images_max'].map((meter) =>
       analytics.meter.query({ ...scope, meter, window: 'day', groupBy: ['user'] }),
     ),
+    ...['user', 'model'].map((by) =>
+      analytics.meter.query({ ...scope, meter: 'cost', window: 'hour', timeZone: 'Asia/Kathmandu', groupBy: [by] }),
+    ),
   ]);
   // A day that sums up to nothing is listed by an answer of now, and not by an earlier one.
   const byDay = summary.byDay.filter(({ requests, cost }) => requests !== '0' || cost !== '0');
@@ -83,7 +86,7 @@ test('an answer as of a moment is the answer that was given then', async () => {
               id: `e${at}`,
               merchantId,
               userId: each.user,
-              time: `${date}T00:00:01Z`,
+              time: `${date}T${each.day === 0 ? '00:00:01' : '05:20:01'}Z`,
               metrics,
             };
             await ingest.usage.record.mutate({
@@ -100,6 +103,49 @@ test('an answer as of a moment is the answer that was given then', async () => {
     }),
     { numRuns: 4 },
   );
+});
+
+test('what was counted and voided later was not known in any hour', async () => {
+  const merchantId = 'voided-later';
+  const { ingest, client } = running;
+  const before = momentAfter();
+  const event = { id: 'a', merchantId, userId: 'ada', time: `${first}T05:20:01Z`, metrics: { cost: '1' } };
+  await ingest.usage.record.mutate({ entries: [event], backfill: true });
+  await ingest.usage.void.mutate({ merchantId, id: 'a', date: first, reason: 'wrong' });
+  const days = { startDate: first, endDate: first, merchantIds: [merchantId] };
+  for (const by of ['user', 'model'])
+    expect(
+      await client.analytics.meter.query({ ...days, meter: 'cost', window: 'hour', groupBy: [by], asKnownOn: before }),
+    ).toMatchObject({ rows: [] });
+});
+
+test('the total of a meter as of a moment may begin and end anywhere', async () => {
+  const merchantId = 'any-moment';
+  const { ingest, client } = running;
+  const day = addDays(today, -1);
+  const at = (time: string) => `${day}T${time}Z`;
+  const event = (id: string, time: string): UsageEntry => ({
+    ...{ id, merchantId, userId: 'ada', time: at(time), metrics: { images: '1' } },
+  });
+  const times = ['05:20:00', '05:20:01', '05:40:00', '07:00:01', '07:00:02'];
+  await ingest.usage.record.mutate({ entries: times.map((time) => event(time, time)) });
+  await ingest.usage.adjust.mutate({ id: 'c', merchantId, date: day, metrics: { images: '100' }, reason: 'credit' });
+  await ingest.flush.drain.mutate({});
+  const moment = momentAfter();
+  await ingest.usage.record.mutate({ entries: [event('late', '06:00:00')] });
+  await ingest.usage.void.mutate({ merchantId, id: '05:40:00', date: day, reason: 'wrong' });
+  const total = async (from: string, to: string, meter = 'images_sum') => {
+    const scope = { meter, merchantIds: [merchantId], from: at(from), to: at(to) };
+    const answers = await Promise.all(
+      [{}, { asKnownOn: moment }].map((known) => client.analytics.meter.query({ ...scope, ...known })),
+    );
+    return answers.map(({ rows }) => rows.map(({ value }) => value));
+  };
+  expect(await total('05:20:01', '07:00:02')).toEqual([['3'], ['3']]);
+  expect(await total('05:20:01', '06:00:00')).toEqual([['1'], ['2']]);
+  expect(await total('00:00:00', '05:20:00.001')).toEqual([['101'], ['101']]);
+  expect(await total('00:00:00.001', '05:20:00.001', 'images_max')).toEqual([['1'], ['1']]);
+  expect(await total('05:20:01.001', '05:39:59.999')).toEqual([[], []]);
 });
 
 test('a moment that is ahead, or whose later events are no longer kept, is refused', async () => {

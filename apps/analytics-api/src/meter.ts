@@ -80,7 +80,7 @@ export function createReadMeter({
 
   return async (question, callerId) => {
     const builtIn = BUILT_IN_METERS.find(({ key }) => key === question.meter);
-    const windows = windowsOf(question, { anyMoment: !builtIn && question.asKnownOn === undefined });
+    const windows = windowsOf(question, { anyMoment: !builtIn });
     const range = { startDate: dayOf(windows[0]!.from), endDate: dayOf(windows.at(-1)!.to - 1) };
     assertRange(range, maxDays);
     const { merchantIds, groupBy = [], percentile, asKnownOn } = question;

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { bills } from './bills.ts';
 import { type Endpoint, mutation, query, type RouterOf } from './contract.ts';
 import { days } from './days.ts';
-import { Dimension, DimensionValues, MerchantId, MetricType, record, SentDimension } from './entry.ts';
+import { Dimension, DimensionValues, inBothForms, MerchantId, MetricType, record, SentDimension } from './entry.ts';
 import { MAX_METER_DIMENSIONS, MeterDimension, MeterKey } from './meters.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, name, text } from './text.ts';
@@ -420,7 +420,7 @@ export const analytics = {
       access: 'admin',
       input: z.strictObject({
         kind: DirectoryKind,
-        ids: z.array(Dimension.min(1)).min(1).max(5000),
+        ids: z.array(Dimension.min(1)).min(1).max(5000).overwrite(inBothForms),
         merchantId: MerchantId.nullable().default(null),
       }),
       output: z.object({ removed: z.number().int() }),

@@ -31,12 +31,17 @@ export const EntryId = z
 /** A dimension as readers name it: the stored value, or `unknown` for events without one. */
 export const Dimension = text(256).meta({ examples: ['ada'] });
 
-/** Filter values of a dimension: each as written and in NFC, as producers' names are stored. */
+/** Returns names that select stored ones: each as written and in NFC, as producers' names are stored. */
+export const inBothForms = (names: readonly string[]) => [
+  ...new Set(names.flatMap((name) => [name, name.normalize('NFC')])),
+];
+
+/** Filter values of a dimension. */
 export const DimensionValues = z
   .array(Dimension)
   .max(1000)
   .optional()
-  .overwrite((values) => values && [...new Set(values.flatMap((value) => [value, value.normalize('NFC')]))]);
+  .overwrite((values) => values && inBothForms(values));
 
 /** The value that rollups have in place of values of a dimension beyond the limit of their day. */
 export const OTHER = '(other)';

@@ -105,12 +105,13 @@ export const FlushResult = z.object({
 });
 export type FlushResult = z.infer<typeof FlushResult>;
 
-/** Dimensions as stored, so that every row can be corrected. */
+/** A dimension as stored, so that `(other)` can be corrected, too. */
+const CorrectedDimension = Dimension.normalize('NFC').optional();
 const Dimensions = z.strictObject({
-  userId: Dimension.optional(),
-  apiKey: Dimension.optional(),
-  model: Dimension.optional(),
-  provider: Dimension.optional(),
+  userId: CorrectedDimension,
+  apiKey: CorrectedDimension,
+  model: CorrectedDimension,
+  provider: CorrectedDimension,
 });
 
 const RecordedDimensions = z.object({

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId, MetricType, record } from './entry.ts';
+import { Dimension, inBothForms, MerchantId, MetricType, record } from './entry.ts';
 import type { PricedMeasure } from './measures.ts';
 import { label, name, text } from './text.ts';
 import { Day, StoredDay, StoredTime } from './time.ts';
@@ -34,7 +34,7 @@ export type MeterDimension = string;
 const MeterFilters = record(
   8,
   name(73).refine((value) => value === 'status' || DIMENSION.test(value), `${EXPECTED_DIMENSION}, or status`),
-  z.array(Dimension).min(1).max(100),
+  z.array(Dimension).min(1).max(100).overwrite(inBothForms),
 ).meta({ examples: [{ provider: ['openai'] }] });
 
 const PropertyName = name(73)

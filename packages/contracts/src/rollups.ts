@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query, type Rest } from './contract.ts';
-import { Dimension, MerchantId, MetricType } from './entry.ts';
+import { DimensionValues, MerchantId, MetricType } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, text } from './text.ts';
 import { Day, Drained, StoredDay, StoredTime } from './time.ts';
@@ -85,7 +85,7 @@ export const RollupList = z.strictObject({
   endDate: Day,
   merchantId: MerchantId.optional(),
   entityType: EntityType.optional(),
-  entityIds: z.array(Dimension).max(1000).optional(),
+  entityIds: DimensionValues,
   metricTypes: z.array(MetricType).max(100).optional(),
   limit: z.number().int().min(1).max(1000).default(100),
   cursor: Cursor.optional(),

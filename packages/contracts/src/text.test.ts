@@ -1,7 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { Filters } from './analytics.ts';
+import { analytics, Filters } from './analytics.ts';
 import { Dimension, SentDimension } from './entry.ts';
+import { ingest } from './ingest.ts';
+import { MeterDefinition } from './meters.ts';
+import { RollupList } from './rollups.ts';
 import { label, name, storable, text } from './text.ts';
 
 const takes = (schema: { safeParse(value: string): { success: boolean } }, value: string) =>
@@ -70,4 +73,17 @@ test('text is of one line; only text of several lines has tabs and line ends, an
     expect(takes(text(10), value)).toBe(false);
     expect(takes(storable(10), value)).toBe(false);
   }
+});
+
+test('whatever names a stored value finds it in NFC', () => {
+  const [sent, ...both] = ['e\u0301', 'e\u0301', '\u00e9'];
+  const adjustment = { id: 'a', merchantId: 'acme', date: '2026-01-01', metrics: { cost: '1' }, reason: 'credit' };
+  expect(ingest.usage.adjust.input.parse({ ...adjustment, dimensions: { userId: sent } })).toMatchObject({
+    dimensions: { userId: '\u00e9' },
+  });
+  const meter = { key: 'calls', aggregation: 'COUNT', filters: { user: [sent], 'property:region': [sent] } };
+  expect(MeterDefinition.parse(meter).filters).toEqual({ user: both, 'property:region': both });
+  expect(analytics.directory.remove.input.parse({ kind: 'user', ids: [sent] }).ids).toEqual(both);
+  const range = { startDate: '2026-01-01', endDate: '2026-01-01' };
+  expect(RollupList.parse({ ...range, entityIds: [sent] }).entityIds).toEqual(both);
 });

@@ -114,6 +114,11 @@ function extend(ranges: DayRange[], { first, last }: DayRange): void {
   else ranges.push({ first, last });
 }
 
+const boundsOf = (from: number, to: number) => ({
+  from: new Date(from).toISOString(),
+  until: new Date(to).toISOString(),
+});
+
 /** Splits a range into whole quarter hours, if it has any, and parts of one at its ends. */
 export function splitQuarters(from: number, to: number): { inner: { from: number; to: number }; edges: Edge[] } {
   const inner = {
@@ -129,11 +134,7 @@ export function splitQuarters(from: number, to: number): { inner: { from: number
         ];
   const edges = outer
     .filter(([start, end]) => start! < end!)
-    .map(([start, end]) => ({
-      date: dayOf(start!),
-      from: new Date(start!).toISOString(),
-      until: new Date(end!).toISOString(),
-    }));
+    .map(([start, end]) => ({ date: dayOf(start!), ...boundsOf(start!, end!) }));
   return { inner, edges };
 }
 
@@ -203,7 +204,7 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
       const { whole, cut } = plan;
       if (scope.maxRows !== undefined) await assertRows(meter, scope, plan, scope.maxRows);
       const [firstDay, lastDay] = [dayOf(starts[0]!), dayOf(end - 1)];
-      const bounds = { from: new Date(inner.from).toISOString(), until: new Date(inner.to).toISOString() };
+      const bounds = boundsOf(inner.from, inner.to);
       const [first, until] = [`${bind(bounds.from)}::timestamptz`, `${bind(bounds.until)}::timestamptz`];
       const merchants = merchantIds ? `${bind(merchantIds)}::text[]` : undefined;
       const of = (alias: string) => (merchants ? `and ${alias}.merchant_id = any(${merchants})` : '');
@@ -281,7 +282,7 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
           scope: {
             ...(asKnownOn === undefined
               ? { of: 'pending' as const, ...(edges.length > 0 && { inner: bounds, edges }) }
-              : { of: 'known' as const, on: asKnownOn }),
+              : { of: 'known' as const, on: asKnownOn, range: boundsOf(starts[0]!, end) }),
             ...{ merchantIds, first: firstDay, last: lastDay },
           },
           checksValues,

@@ -115,8 +115,15 @@ export type EventScope =
       inner?: QuarterHours;
       edges?: readonly Edge[] | undefined;
     }
-  /** Those that were counted, and adjustments that were made, until a moment, between these days. */
-  | { of: 'known'; on: string; merchantIds?: readonly string[] | undefined; first: string; last: string }
+  /** Those within `range` that were counted, and adjustments that were made, until a moment. */
+  | {
+      of: 'known';
+      on: string;
+      merchantIds?: readonly string[] | undefined;
+      first: string;
+      last: string;
+      range: Omit<Edge, 'date'>;
+    }
   /** Derived events of merchants' day and its adjustments; with `within`, only some quarter hours. */
   | { of: 'day'; merchantIds: readonly string[]; date: string; within?: QuarterHours | undefined }
   /** The history of a meter on a day: events derived before its run, of merchants after one and up to another. */
@@ -183,18 +190,21 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
     case 'known': {
       const [on, first, last] = [`${bind(scope.on)}::timestamptz`, bind(scope.first), bind(scope.last)];
       const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
-      const where = `event.date between ${first}::date and ${last}::date ${merchants}`;
+      const [from, until] = [`${bind(scope.range.from)}::timestamptz`, `${bind(scope.range.until)}::timestamptz`];
+      const isWithin = (moment: string) =>
+        `event.date between ${first}::date and ${last}::date ${merchants} and ${moment} >= ${from} and ${moment} < ${until}`;
       return `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_events as event
         join usage_flushes as flush on flush.id = event.flush_id
-        where ${where} and flush.started_at <= ${on} and not exists (
+        where ${isWithin('event.time')} and flush.started_at <= ${on} and not exists (
           select from usage_adjustments as voided
           where voided.void_of is not null and voided.merchant_id = event.merchant_id and voided.date = event.date
             and voided.void_of = event.id and voided.created_at <= ${on})
         union all
         select ${ADJUSTMENT}, 0, null::bigint
         from usage_adjustments as event
-        where ${where} and event.void_of is null and event.created_at <= ${on}`;
+        where ${isWithin("(event.date::timestamp at time zone 'UTC')")} and event.void_of is null
+          and event.created_at <= ${on}`;
     }
     case 'day': {
       const [merchants, date] = [`${bind(scope.merchantIds)}::text[]`, bind(scope.date)];

@@ -153,11 +153,12 @@ export function source(
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
       if (cube === 'usage_quarter_hours')
         return [rowsOf(cube, 'bucket', `bucket >= ${first}::date and bucket < ${last}::date + 1`, MEASURES)];
+      // A void counts at the time of its event; any other correction has no time and counts at the start of its day.
+      const timeOfCorrection = 'coalesce(time, date)';
       if (cube === 'usage_events') {
-        // A void counts at the time of its event; any other correction has no time and counts at the start of its day.
         return [
           rowsOf(cube, 'time', within('date'), MEASURES),
-          rowsOf('usage_adjustments', 'coalesce(time, date)', within('date'), MEASURES),
+          rowsOf('usage_adjustments', timeOfCorrection, within('date'), MEASURES),
         ];
       }
       if (cube === 'usage_later') {
@@ -165,7 +166,12 @@ export function source(
         const later = `flush_id in (select id from usage_flushes where started_at > ${moment})`;
         return [
           rowsOf('usage_counted_events', 'time', `${within('date')} and ${later}`, MEASURES),
-          rowsOf('usage_counted_adjustments', 'date', `${within('date')} and created_at > ${moment}`, MEASURES),
+          rowsOf(
+            'usage_counted_adjustments',
+            timeOfCorrection,
+            `${within('date')} and created_at > ${moment}`,
+            MEASURES,
+          ),
         ];
       }
       if (cube === 'daily_usage_cache')
