@@ -176,6 +176,29 @@ test('leaves the cost of an earlier re-rating where the list has no price any mo
   expect(await balanced()).toBe(true);
 });
 
+test.each([
+  ['unit', 'an event beside it has tokens', [{ metrics: { prompt_tokens: '100000' } }], '2'],
+  ['unit', 'it is alone', [], '0'],
+  ['unit', 'a price begins within the day', [{ metrics: { prompt_tokens: '100000' } }], '2'],
+  ['request', 'an event beside it has tokens', [{ metrics: { prompt_tokens: '100000' } }], '2'],
+  ['request', 'it is alone', [], '0'],
+] as const)('a %s whose price was removed costs nothing, also where %s', async (component, where, beside, cost) => {
+  if (beside.length > 0) await setInput('20');
+  const { id } = await ingest.admin.prices.set.mutate({
+    ...{ merchantId, component, amount: '7', validFrom: '2026-01-01T00:00:00Z' },
+    ...(component === 'unit' && { meter: 'images' }),
+  });
+  await record(entry('a', { metrics: { images: '1' } }), ...beside.map((more) => entry('b', more)));
+  await ingest.admin.prices.remove.mutate({ id });
+  if (where === 'a price begins within the day') await setInput('30', '2026-11-22T11:00:00Z');
+  const row = { events: 1 + beside.length, unpriced: 0, new: cost };
+  expect(await rerate(true)).toMatchObject({ rows: [row] });
+  expect(await rerate(false)).toMatchObject({ rows: [row] });
+  expect(await costOf()).toBe(cost);
+  expect(await rerate(false)).toMatchObject({ adjustments: 0, rows: [row] });
+  expect(await balanced()).toBe(true);
+});
+
 test('a damaged sum of what was priced is drift, and a rebuild repairs it', async () => {
   await setInput('2');
   await record(entry('a', { userId: 'ada' }));

@@ -21,8 +21,8 @@ export type PriceList = {
   /** Returns the cost of an event in nano-USD; `unknown` if a part of it has no price, `nothing` if none is due. */
   costOf(line: JournalLine, scaleOf?: ScaleOf): Units | 'unknown' | 'nothing';
   /**
-   * Returns the rates of calls of a day with these sums; `unknown` where none of them has a price. `unclear` where not
-   * all of these calls have the same prices, so that only the events can tell.
+   * Returns the rates of calls of a day with these sums, 0 of requests without a price; `unknown` where no tokens have a
+   * price. `unclear` where not all of these calls have the same prices, so that only the events can tell.
    */
   ratesOf(calls: DayCalls, units: PricedUnits, metricTypes: ReadonlySet<string>): UnitRates | 'unknown' | 'unclear';
   /** The metric types that have a price. */
@@ -119,7 +119,8 @@ export function createPriceList({ version, prices }: { version: string; prices: 
         if (rate) found.set(part, rate);
         else if (part !== 'priced_requests') lacking = true;
       }
-      if (found.size === 0) return 'unknown';
+      // Only tokens need a price. Calls without any sum may be of classes that are more than their sum.
+      if (found.size === 0 && (lacking || units.priced_requests === 0n)) return 'unknown';
       if (lacking) return 'unclear';
       return unitRatesOf(found);
     },

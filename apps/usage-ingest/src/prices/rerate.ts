@@ -88,9 +88,9 @@ export function createRerate({
         group.events++;
         if (cost === 'unknown') {
           group.unpriced++;
+          group.new += BigInt(line.cost ?? 0);
           if (group.reratings > 0 && line.price !== NO_PRICE) lost.add(group);
-        }
-        group.new += typeof cost === 'bigint' ? cost : BigInt(line.cost ?? 0);
+        } else if (cost !== 'nothing') group.new += cost;
       }
       if (page.length < PAGE) break;
       after = page.at(-1)!.line.id;
