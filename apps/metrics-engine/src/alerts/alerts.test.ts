@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import { HOUR_MS } from '@tally/contracts';
 import { Webhook } from 'standardwebhooks';
@@ -123,6 +123,35 @@ describe('a webhook', () => {
     clock.now = start;
   });
 
+  test('waits for no receiver of another, however many messages of that one are due', async () => {
+    const held: ServerResponse[] = [];
+    const silent = createServer().listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    const fiveHeld = new Promise<void>((resolve) => {
+      silent.on('request', (_, response) => {
+        held.push(response);
+        if (held.length === 5) resolve();
+      });
+    });
+    const slow = await one.engine.webhooks.create.mutate({
+      url: `http://127.0.0.1:${(silent.address() as AddressInfo).port}/`,
+    });
+    for (let n = 0; n < 30; n++) await one.engine.webhooks.test.mutate({ id: slow.id });
+    for (let n = 0; n < 2; n++) {
+      const quick = await one.engine.webhooks.create.mutate({ url });
+      await one.engine.webhooks.test.mutate({ id: quick.id });
+      const arrived = once(receiver, 'request');
+      expect(await one.deliver.begin()).toBe(n === 0 ? 6 : 1);
+      await arrived;
+    }
+    await fiveHeld;
+    silent.removeAllListeners('request').on('request', (_, response) => response.end());
+    for (const response of held) response.end();
+    expect(await one.deliver.run()).toBe(25);
+    silent.closeAllConnections();
+    silent.close();
+  });
+
   test('that fails names the code of its error once', async () => {
     const refused = await new Promise((resolve) => connect(1, '127.0.0.1').once('error', resolve));
     expect(reasonOf(refused)).toBe('connect ECONNREFUSED 127.0.0.1:1');
@@ -137,7 +166,10 @@ describe('a webhook', () => {
     expect(sent[0] + sent[1]).toBe(10);
     expect(new Set(received.map(({ headers }) => headers['webhook-id'])).size).toBe(10);
     const { id } = await one.engine.webhooks.test.mutate({ id: webhook.id });
-    const taken = await stores.db.alerts.take(new Date(clock.now), new Date(clock.now + 60_000), 20);
+    const taken = await stores.db.alerts.take({
+      ...{ now: new Date(clock.now), until: new Date(clock.now + 60_000) },
+      ...{ each: 20, except: [] },
+    });
     expect(taken.map((delivery) => delivery.id)).toEqual([id]);
     expect(await other.deliver.run()).toBe(0);
     clock.now += 60_000;

@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import type { Db, DueDelivery } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
 import { Agent, request } from 'undici';
@@ -5,8 +6,8 @@ import { assertPublicHost, lookupPublic } from './address-guard.ts';
 import { signedHeaders } from './signature.ts';
 
 const POLL_MS = 1_000;
-/** Concurrent requests. */
-const AT_ONCE = 20;
+/** Concurrent requests of one webhook. The number of webhooks has a limit, so all together have one, too. */
+const EACH = 5;
 const CONNECT_MS = 5_000;
 const REQUEST_MS = 15_000;
 /** Another process may take a delivery once its request must have ended. */
@@ -35,6 +36,9 @@ export function createDeliver(options: {
     maxHeaderSize: MAX_ANSWER_BYTES,
     keepAliveTimeout: 1_000,
   });
+
+  /** Ends when all messages of a webhook that were begun have ended, by webhook. */
+  const inProgress = new Map<string, Promise<void>>();
 
   /** Sends one message; returns the status, or why there is none. */
   async function send(delivery: DueDelivery): Promise<{ status: number } | { error: string }> {
@@ -79,23 +83,51 @@ export function createDeliver(options: {
     });
   }
 
-  /** Sends due deliveries; returns the number of attempts. */
-  async function run(): Promise<number> {
-    const due = await store.take(new Date(now()), new Date(now() + TAKEN_MS), AT_ONCE);
-    await Promise.all(due.map((delivery) => deliver(delivery).catch(options.onError)));
+  /** Begins to send due deliveries of webhooks that none is in progress of; returns their number. */
+  async function begin(): Promise<number> {
+    const except = [...inProgress.keys()];
+    const due = await store.take({ now: new Date(now()), until: new Date(now() + TAKEN_MS), each: EACH, except });
+    const byWebhook = new Map<string, Promise<void>[]>();
+    for (const delivery of due) {
+      const own = byWebhook.get(delivery.webhook_id) ?? [];
+      byWebhook.set(delivery.webhook_id, [...own, deliver(delivery).catch(options.onError)]);
+    }
+    for (const [id, own] of byWebhook)
+      inProgress.set(
+        id,
+        Promise.all(own).then(() => void inProgress.delete(id)),
+      );
     return due.length;
   }
 
+  /** Sends due deliveries until none is due or in progress; returns the number of attempts. */
+  async function run(): Promise<number> {
+    let attempts = 0;
+    for (;;) {
+      const begun = await begin();
+      if (begun === 0 && inProgress.size === 0) return attempts;
+      attempts += begun;
+      await Promise.race(inProgress.values());
+    }
+  }
+
   return {
+    begin,
     run,
-    start: (): Loop =>
-      startLoop(
-        POLL_MS,
-        async () => {
-          while ((await run()) === AT_ONCE);
+    start(): Loop {
+      // A receiver that does not answer holds up its own messages only.
+      const work = async () => {
+        while ((await begin()) > 0)
+          await Promise.race([...inProgress.values(), wait(POLL_MS, undefined, { ref: false })]);
+      };
+      const loop = startLoop(POLL_MS, work, options.onError);
+      return {
+        async stop() {
+          await loop.stop();
+          await Promise.all(inProgress.values());
         },
-        options.onError,
-      ),
+      };
+    },
     close: () => agent.destroy(),
   };
 }

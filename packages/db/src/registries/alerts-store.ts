@@ -36,8 +36,11 @@ export type AlertsStore = {
   resolve(firing: Pick<Firing, 'rule' | 'event' | 'body' | 'at' | 'webhookIds'>): Promise<boolean>;
   /** Returns firings, newest first. */
   firings(rule: string | undefined, limit: number): Promise<z.output<typeof FiringRow>[]>;
-  /** Takes due deliveries until a time; after that, another process may take them. */
-  take(now: Date, until: Date, limit: number): Promise<DueDelivery[]>;
+  /**
+   * Takes due deliveries until a time, at most `each` of a webhook and none of those in `except`; after that time, another
+   * process may take them.
+   */
+  take(range: { now: Date; until: Date; each: number; except: readonly string[] }): Promise<DueDelivery[]>;
   ended(
     id: string,
     end: {
@@ -73,6 +76,7 @@ const GIVE_UP_MS = 24 * 3_600_000;
 
 const DueRow = z.object({
   id: z.string(),
+  webhook_id: z.string(),
   body: z.string(),
   attempts: z.number().int(),
   give_up_at: z.date(),
@@ -163,9 +167,12 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
       return row!.fired > 0;
     },
     firings: (rule, limit) => runSql(dataSource, 'list-firings', [rule ?? null, limit], FiringRow),
-    async take(now, until, limit) {
+    async take({ now, until, each, except }) {
       // TypeORM answers an update with its rows and their number.
-      const [rows] = (await dataSource.query(sql('take-deliveries'), [now, until, limit])) as [unknown[], number];
+      const [rows] = (await dataSource.query(sql('take-deliveries'), [now, until, each, except])) as [
+        unknown[],
+        number,
+      ];
       return rows.map((row) => DueRow.parse(row));
     },
     async ended(id, { status, nextAt, lastStatus, lastError, now }) {
