@@ -44,7 +44,7 @@ export type EngineService = {
   schedule: Schedule;
   redis: RedisClient;
   alerts: Pick<Alerts, 'run'>;
-  deliver: Pick<Deliver, 'run'>;
+  deliver: Pick<Deliver, 'begin' | 'run'>;
 };
 
 /** Milliseconds until runs of dead engines are searched again, until Postgres has answered. */
