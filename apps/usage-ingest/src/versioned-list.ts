@@ -15,7 +15,7 @@ export type VersionedList<List> = {
   freshen(): Promise<void>;
 };
 
-/** What a process has published is used by every process after this time, unless Redis is unavailable. */
+/** After `freshen`, a list is at most this much older than its copy in Redis, unless Redis is unavailable. */
 export const FRESH_MS = 100;
 
 /** A Redis that hangs is waited for this long. */
@@ -48,7 +48,7 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
   const { redis, key, store, isOver = () => false } = options;
   redis.defineCommand('publishList', { numberOfKeys: 1, lua: lua('publish-list') });
   let list: List | undefined;
-  let lookedAt = Number.NEGATIVE_INFINITY;
+  let look: { began: number; ended: Promise<unknown> } | undefined;
 
   async function versionOfCopy(): Promise<string | undefined> {
     const head = await redis.getrange(key, 0, HEAD_BYTES - 1);
@@ -65,12 +65,6 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
     list = options.prepare(stored);
     return true;
   }
-
-  const look = coalesce(async () => {
-    const began = performance.now();
-    await useCopy();
-    lookedAt = began;
-  });
 
   const refresh = coalesce(async () => {
     // Read before Postgres, so a version that is newer than that of Postgres is none of its versions: it was restored.
@@ -92,7 +86,10 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
         if (!(await useCopy().catch(() => false))) throw error;
       }),
     async freshen() {
-      if (performance.now() - lookedAt > FRESH_MS) await within(PATIENCE_MS, look()).catch(() => {});
+      const now = performance.now();
+      if (look === undefined || now - look.began > FRESH_MS)
+        look = { began: now, ended: within(PATIENCE_MS, useCopy()).catch(() => {}) };
+      await look.ended;
     },
   };
 }
