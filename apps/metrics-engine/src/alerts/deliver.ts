@@ -104,10 +104,12 @@ export function createDeliver(options: {
   async function run(): Promise<number> {
     let attempts = 0;
     for (;;) {
+      // What was in progress when it took none may have ended since, and left more that is due.
+      const leftOut = inProgress.size;
       const begun = await begin();
-      if (begun === 0 && inProgress.size === 0) return attempts;
+      if (begun === 0 && leftOut === 0) return attempts;
       attempts += begun;
-      await Promise.race(inProgress.values());
+      if (inProgress.size > 0) await Promise.race(inProgress.values());
     }
   }
 
