@@ -31,7 +31,8 @@ export async function ensureInstalled({ signal } = {}) {
   // The field may contain a hash, which npx does not accept.
   const [exact] = packageManager.split('+');
   const install = ['install', '--frozen-lockfile', '--reporter=append-only', '--loglevel=warn'];
-  await run('npx', ['-y', exact, ...install], process.env, signal);
+  // An outer npx, as in `npm run matrix`, leaves its own `--package` in the environment; ours wins over it.
+  await run('npx', ['-y', '--package', exact, '--', 'pnpm', ...install], process.env, signal);
   writeFileSync(INSTALLED, wanted);
 }
 
