@@ -64,6 +64,25 @@ test('meters are created, listed and found; what Tally cannot sum exactly is ref
   await expect(member.meters.create({ ...definition, slug: 'other' })).rejects.toEqual(refused(403));
 });
 
+test('meters are listed in pages, in any order', async () => {
+  const { meters } = clientOf();
+  const slugs = ['b_page', 'c_page', 'a_page'];
+  for (const slug of slugs) await meters.create({ slug, eventType: 'pages', aggregation: 'COUNT' });
+  // The client sends no page; programs that call the API themselves do.
+  const list = (query: string) =>
+    fetch(`${world.url}/sources/openmeter/api/v1/meters?${query}`, {
+      headers: { authorization: `Bearer ${world.adminKey}` },
+    });
+  const pages: string[][] = [];
+  for (let page = 1; pages.at(-1)?.length !== 0; page++) {
+    const found = (await (await list(`page=${page}&pageSize=2&orderBy=key&order=DESC`)).json()) as { slug: string }[];
+    pages.push(found.map(({ slug }) => slug));
+  }
+  expect(pages.every(({ length }) => length <= 2)).toBe(true);
+  expect(pages.flat().filter((slug) => slugs.includes(slug))).toEqual(['c_page', 'b_page', 'a_page']);
+  expect((await list('pageSize=1001')).status).toBe(400);
+});
+
 test('a meter is renamed and removed, and its dimensions stay', async () => {
   const { meters } = clientOf();
   const groupBy = { region: '$.region' };

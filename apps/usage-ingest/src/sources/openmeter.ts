@@ -34,7 +34,7 @@ export function openmeter({ metered, ask }: { metered: MeteredFields; ask: AskAn
         method: 'GET',
         path: `${BASE}/meters`,
         access: 'read',
-        answer: async (request) => Response.json((await metersOf(request)).map(presentMeter)),
+        answer: listMeters,
       },
       { method: 'POST', path: `${BASE}/meters`, access: 'admin', answer: (request) => createMeter(request, metered) },
       {
@@ -100,6 +100,39 @@ const invalid = (message: string) => new TallyError('INVALID_INPUT', message);
 async function metersOf({ call }: SourceRequest): Promise<Meter[]> {
   const { rows } = (await call('meters.list', {})) as { rows: Meter[] };
   return rows.filter(({ id, aggregation }) => id !== null && aggregation !== 'PERCENTILE');
+}
+
+const PAGE_SIZE = 100;
+const MAX_PAGE_SIZE = 1_000;
+const MAX_PAGE = 1_000_000;
+const ORDERS = ['key', 'name', 'aggregation', 'createdAt', 'updatedAt'] as const;
+
+async function listMeters(request: SourceRequest): Promise<Response> {
+  const { query } = request;
+  const [page, size] = [wholeIn(query, 'page', 1, MAX_PAGE), wholeIn(query, 'pageSize', PAGE_SIZE, MAX_PAGE_SIZE)];
+  const [by, order] = [oneOf(query, 'orderBy', ORDERS), oneOf(query, 'order', ['ASC', 'DESC'] as const)];
+  const all = await metersOf(request);
+  const ranked = (meter: Meter) => (by && meter[by]) ?? '';
+  if (by) all.sort((a, b) => (ranked(a) < ranked(b) ? -1 : ranked(a) > ranked(b) ? 1 : 0));
+  if (order === 'DESC') all.reverse();
+  return Response.json(all.slice((page - 1) * size, page * size).map(presentMeter));
+}
+
+function wholeIn(query: URLSearchParams, name: string, usual: number, most: number): number {
+  const value = Number(query.get(name) ?? usual);
+  if (!Number.isInteger(value) || value < 1 || value > most) throw invalid(`${name}: expected 1 to ${most}.`);
+  return value;
+}
+
+function oneOf<Value extends string>(
+  query: URLSearchParams,
+  name: string,
+  values: readonly Value[],
+): Value | undefined {
+  const given = query.get(name);
+  const found = values.find((value) => value === given);
+  if (given !== null && !found) throw invalid(`${name}: expected one of ${values.join(', ')}.`);
+  return found;
 }
 
 async function meterOf(request: SourceRequest): Promise<Meter> {
@@ -209,7 +242,7 @@ async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Re
   const { query } = request;
   for (const name of ['customerId', 'ingestedAtFrom', 'ingestedAtTo'])
     if (query.has(name)) throw invalid(`${name}: Tally does not have it; use subject, from and to.`);
-  const limit = limitIn(query);
+  const limit = wholeIn(query, 'limit', MAX_LISTED, MAX_LISTED);
   const [from, to, id] = [momentIn(query, 'from'), momentIn(query, 'to'), query.get('id') ?? ''];
   const subject = query.get('subject');
   const events = await newestEvents(request, ask, subject === null ? null : (merchantOf(subject) ?? subject));
@@ -222,16 +255,10 @@ async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Re
 
 const isOurs = ({ id, properties }: StoredEntry) => id.startsWith('ce:') || properties.event_source !== undefined;
 
-function limitIn(query: URLSearchParams): number {
-  const limit = Number(query.get('limit') ?? MAX_LISTED);
-  if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LISTED) throw invalid(`limit: expected 1 to ${MAX_LISTED}.`);
-  return limit;
-}
-
 /** Like listEvents, in pages; `filter` is JSON, such as `{"subject":{"$eq":"acme"}}`. */
 async function listEventsV2(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
   const { query } = request;
-  const [limit, cursor] = [limitIn(query), query.get('cursor')];
+  const [limit, cursor] = [wholeIn(query, 'limit', MAX_LISTED, MAX_LISTED), query.get('cursor')];
   const { subjects, matches } = filterIn(query.get('filter'));
   const found = await Promise.all(
     (subjects ?? [null]).map((subject) =>
