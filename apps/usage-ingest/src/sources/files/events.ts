@@ -55,7 +55,8 @@ async function* csvEvents(file: string, source: AsyncIterable<string>): AsyncGen
     if (!names) {
       names = cells.map((name) => name.trim());
       const repeated = names.find((name, at) => names!.indexOf(name) < at);
-      if (repeated !== undefined) throw unreadable(file, line, `the column ${JSON.stringify(repeated)} is there twice.`);
+      if (repeated !== undefined)
+        throw unreadable(file, line, `the column ${JSON.stringify(repeated)} is there twice.`);
       continue;
     }
     if (cells.length !== names.length)
