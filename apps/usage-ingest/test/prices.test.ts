@@ -149,6 +149,52 @@ describe('the list', () => {
     });
   });
 
+  test('imports a newer cost map: what holds stays, and what it no longer has ends', async () => {
+    const model = (prices: Record<string, string>) => ({ litellm_provider: merchantId, ...prices });
+    const importMap = (map: object, validFrom: string) =>
+      ingest.admin.prices.import.mutate({ source: 'litellm', file: JSON.stringify(map), validFrom });
+    const old = {
+      chat: model({
+        input_cost_per_token: '1e-6',
+        output_cost_per_token: '2e-6',
+        cache_read_input_token_cost: '1e-7',
+        input_cost_per_token_above_200k_tokens: '3e-6',
+      }),
+      gone: model({ input_cost_per_token: '1e-6' }),
+    };
+    expect(await importMap(old, '2026-01-01T00:00:00Z')).toMatchObject({ added: 5, unchanged: 0, ended: 0 });
+    const fresh = { chat: model({ input_cost_per_token: '1e-6', output_cost_per_token: '4e-6' }) };
+    const second = await importMap(fresh, '2026-07-01T00:00:00Z');
+    expect(second).toMatchObject({ added: 1, replaced: 0, unchanged: 1, ended: 2 });
+    expect(await importMap(fresh, '2026-07-01T00:00:00Z')).toEqual({
+      ...second,
+      ...{ added: 0, replaced: 0, unchanged: 2, ended: 0 },
+    });
+    const { rows } = await ingest.admin.prices.list.query({ provider: merchantId });
+    expect(
+      rows
+        .map(({ component, overPromptTokens, amount, validFrom, validTo, model: name }) =>
+          [name, component, overPromptTokens, amount, validFrom.slice(0, 7), validTo?.slice(0, 7) ?? null].join(),
+        )
+        .sort(),
+    ).toEqual([
+      'chat,cached_input,0,0.1,2026-01,2026-07',
+      'chat,input,0,1,2026-01,',
+      'chat,input,200000,3,2026-01,2026-07',
+      'chat,output,0,2,2026-01,',
+      'chat,output,0,4,2026-07,',
+      'gone,input,0,1,2026-01,',
+    ]);
+    // The same time again: what is no longer there was never valid.
+    expect(await importMap({ chat: model({ input_cost_per_token: '1e-6' }) }, '2026-07-01T00:00:00Z')).toMatchObject({
+      ...{ added: 0, replaced: 0, unchanged: 1, ended: 2 },
+    });
+    const after = await ingest.admin.prices.list.query({ provider: merchantId, model: 'chat' });
+    expect(
+      after.rows.filter(({ component }) => component === 'output').map(({ amount, validTo }) => [amount, validTo]),
+    ).toEqual([['2', '2026-07-01T00:00:00.000Z']]);
+  });
+
   test('reaches other processes within some seconds', async () => {
     const other = await startIngest({}, undefined, ingest);
     await setPrice('input', '1');

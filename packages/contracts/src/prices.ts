@@ -207,8 +207,9 @@ export const prices = {
     output: Price,
   }),
   /**
-   * Keeps prices with the same amounts and replaces others of the same key. `skipped` names models whose prices do not
-   * fit the list, such as those that depend on the time of day.
+   * Makes the prices of the models that the source names hold from `validFrom` on. Prices with the same amounts stay,
+   * others are added or replaced, and what the source no longer has for these models ends. `skipped` names models whose
+   * prices do not fit the list, in whole or in part, such as those that depend on the time of day.
    */
   import: mutation({
     summary: 'Imports list prices from `@pydantic/genai-prices` or from a cost map file of LiteLLM.',
@@ -233,6 +234,8 @@ export const prices = {
       added: z.number().int(),
       replaced: z.number().int(),
       unchanged: z.number().int(),
+      /** Prices of the named models that an earlier import had and this one does not: they end at `validFrom`. */
+      ended: z.number().int(),
       skipped: z.array(z.object({ model: z.string(), reason: z.string() })),
       version: Version,
     }),

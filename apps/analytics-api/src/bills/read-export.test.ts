@@ -215,6 +215,13 @@ test('a row of CSV with other cells than columns is rejected, as a file that was
   ]);
 });
 
+test('refuses CSV that names a column twice, since either may be meant', async () => {
+  const file = 'usage_date_utc,model,cost_usd,Cost_USD \n2026-11-01,claude-opus-5,1.00,2.00\n';
+  await expect(readExport('anthropic', file)).rejects.toThrow(
+    'The first line names the column "cost_usd" twice: leave out one of the two.',
+  );
+});
+
 test('what cannot be read is named', async () => {
   await expect(read('openai', 'usage_date_utc,cost_usd\n2026-11-01,1')).rejects.toThrow(
     'line 2: start_time: expected a time in Unix seconds, got nothing.',

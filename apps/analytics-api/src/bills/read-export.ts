@@ -10,7 +10,7 @@ import {
 } from '@tally/contracts';
 import { csvRows, parseExactly } from '@tally/service';
 import { anthropic } from './anthropic.ts';
-import { type ExportFormat, type Fields, fieldsOf, type ReadLine, unreadable } from './fields.ts';
+import { type ExportFormat, type Fields, fieldsOf, type ReadLine, shown, unreadable } from './fields.ts';
 import { openai } from './openai.ts';
 
 const FORMATS: Record<BillProvider, ExportFormat> = { openai, anthropic };
@@ -145,6 +145,9 @@ async function readRows(reading: Reading, text: string): Promise<void> {
   for await (const { line, cells } of csvRows(parts(text))) {
     if (!columns) {
       columns = cells.map((cell) => cell.trim().toLowerCase());
+      const repeated = columns.find((name, at) => name !== '' && columns!.indexOf(name) < at);
+      if (repeated !== undefined)
+        throw unreadable(`The first line names the column ${shown(repeated)} twice: leave out one of the two.`);
       continue;
     }
     reading.at(`line ${line}`, () => {

@@ -152,11 +152,56 @@ describe('a webhook', () => {
     silent.close();
   });
 
+  test('goes on beside a message without an answer, with at most five at once', async () => {
+    const held: ServerResponse[] = [];
+    const slow = createServer((_, response) => {
+      held.push(response);
+      if (held.length > 1) response.end();
+    }).listen(0, '127.0.0.1');
+    await once(slow, 'listening');
+    const webhook = await one.engine.webhooks.create.mutate({
+      url: `http://127.0.0.1:${(slow.address() as AddressInfo).port}/`,
+    });
+    for (let n = 0; n < 12; n++) await one.engine.webhooks.test.mutate({ id: webhook.id });
+    const delivered = async () =>
+      (await one.engine.webhooks.deliveries.query({ webhookId: webhook.id, status: 'delivered' })).rows.length;
+    for (const [begun, all] of [
+      [5, 4],
+      [4, 8],
+      [3, 11],
+    ] as const) {
+      expect(await one.deliver.begin()).toBe(begun);
+      await expect.poll(delivered).toBe(all);
+    }
+    held[0]!.end();
+    expect(await one.deliver.run()).toBe(0);
+    expect(await delivered()).toBe(12);
+    slow.closeAllConnections();
+    slow.close();
+  });
+
+  test('is sent again where it is replayed while an attempt is in progress', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url });
+    const { id } = await one.engine.webhooks.test.mutate({ id: webhook.id });
+    const now = new Date(clock.now);
+    const [taken] = await stores.db.alerts.take({
+      ...{ now, until: new Date(clock.now + 60_000), each: 5, inProgress: new Map() },
+    });
+    await one.engine.webhooks.replay.mutate({ id });
+    // The answer to the first attempt comes only now.
+    const outcome = { status: 'failed', nextAt: now, lastStatus: 410, lastError: 'HTTP 410', now } as const;
+    await stores.db.alerts.ended(taken!, outcome);
+    expect(await one.deliver.run()).toBe(1);
+    const { rows } = await one.engine.webhooks.deliveries.query({ webhookId: webhook.id });
+    expect(rows).toMatchObject([{ id, status: 'delivered', attempts: 1, lastStatus: 204 }]);
+  });
+
   test('that fails names the code of its error once', async () => {
     const refused = await new Promise((resolve) => connect(1, '127.0.0.1').once('error', resolve));
     expect(reasonOf(refused)).toBe('connect ECONNREFUSED 127.0.0.1:1');
     expect(reasonOf(new TypeError('fetch failed', { cause: refused }))).toBe(`fetch failed: ${reasonOf(refused)}`);
-    expect(reasonOf(Object.assign(new Error('no answer'), { code: 'LATE' }))).toBe('no answer: LATE');
+    expect(reasonOf(Object.assign(new Error('no\nanswer'), { code: 'LATE' }))).toBe('no answer: LATE');
+    expect(reasonOf(new DOMException('aborted', 'TimeoutError'))).toBe('no answer within 15 s');
   });
 
   test('is sent by one of several engines, and by another where one died with it', async () => {
@@ -168,7 +213,7 @@ describe('a webhook', () => {
     const { id } = await one.engine.webhooks.test.mutate({ id: webhook.id });
     const taken = await stores.db.alerts.take({
       ...{ now: new Date(clock.now), until: new Date(clock.now + 60_000) },
-      ...{ each: 20, except: [] },
+      ...{ each: 20, inProgress: new Map() },
     });
     expect(taken.map((delivery) => delivery.id)).toEqual([id]);
     expect(await other.deliver.run()).toBe(0);
@@ -359,6 +404,52 @@ describe('an alert', () => {
     await record('acme', 'm4', '126');
     expect(await fired()).toEqual([['2.51'], ['2.51'], [], ['2']]);
     await expect(rule('acme/unheard_of', { above: '1' })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+  });
+
+  test('fires for the period before, once, where it passed its limit after the last check', async () => {
+    const start = clock.now;
+    const record = (id: string, time: number) =>
+      stores.db.journal.append({
+        source: 'direct',
+        lines: [
+          {
+            ...{ merchant_id: 'late', date: new Date(time).toISOString().slice(0, 10), id, time },
+            ...{ requests: '5', origin: 'direct' },
+          },
+        ],
+      });
+    await record('before', start - 24 * HOUR_MS);
+    const budget = await budgetOf('0', { period: 'day' });
+    const create = (on: 'meter' | 'budget', target: string) =>
+      one.engine.alerts.create.mutate({ name: target, on, target, condition: { above: '3' } });
+    const rules = [await create('meter', 'late/requests'), await create('budget', budget)];
+    const engines = [1, 2].map(() =>
+      createAlerts({
+        ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
+        ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
+        onError(error) {
+          throw error;
+        },
+      }),
+    );
+    /** The days of which each rule fired; a process checks slow rules at once when it is new. */
+    const fired = async (of = engines) => {
+      await Promise.all(of.map((each) => each.run()));
+      const { rows } = await one.engine.alerts.history.query();
+      return rules.map(({ id }) =>
+        rows.filter(({ rule }) => rule === id).map(({ periodStart, value }) => `${periodStart.slice(0, 10)} ${value}`),
+      );
+    };
+    // What was used before the rules were made is no concern of theirs.
+    expect(await fired([engines[0]!])).toEqual([[], []]);
+    await record('now', start);
+    await spend(budget, '4000000000', 'day');
+    clock.now += 24 * HOUR_MS;
+    const today = new Date(start).toISOString().slice(0, 10);
+    expect(await fired([engines[1]!])).toEqual([[`${today} 5`], [`${today} 4`]]);
+    clock.now += 24 * HOUR_MS;
+    expect(await fired()).toEqual([[`${today} 5`], [`${today} 4`]]);
+    clock.now = start;
   });
 
   test('of rejections fires once a day for its source, as source.rejected', async () => {

@@ -59,7 +59,8 @@ export function createAlerts(options: {
   onError(error: unknown): void;
 }) {
   const { db, custom, drain, now } = options;
-  const checkedAt = new Map<string, number>();
+  /** When this process checked each rule last, and in which period it looked at the one before. */
+  const looks = new Map<string, { at: number; period?: number }>();
 
   type Spending = { budgets: Map<string, BudgetRow>; periods: BudgetPeriod[]; at: number };
   async function spending(): Promise<Spending> {
@@ -71,7 +72,9 @@ export function createAlerts(options: {
 
   async function fireThresholds({ budgets, periods }: Spending): Promise<void> {
     for (const { budgetId, start, spent } of periods) {
-      const budget = budgets.get(budgetId)!;
+      const budget = budgets.get(budgetId);
+      // It was made since the budgets were read.
+      if (!budget) continue;
       const limit = BigInt(budget.limit);
       for (const threshold of budget.thresholds) {
         if (limit === 0n || spent * 100n < BigInt(threshold) * limit) continue;
@@ -220,22 +223,33 @@ export function createAlerts(options: {
   async function check(rule: AlertRow, spent: Spending): Promise<void> {
     const measured = await measure(rule, spent);
     if (!measured) return;
-    const { fires, value, periodStart, threshold, text } = measured;
-    const data = { alertId: rule.id, name: rule.name, on: rule.on, target: rule.target, value, threshold };
-    const start = new Date(periodStart).toISOString();
-    const { id, webhookIds } = rule;
-    if (fires)
-      return fire({
-        ...{ rule: id, periodStart, threshold, value, text },
-        event: EVENTS[rule.on] ?? 'alert.fired',
-        ...{ data: { ...data, periodStart: start }, webhookIds },
-      });
+    await lookBack(rule, spent, measured.periodStart);
+    if (measured.fires) return fireRule(rule, measured);
     // These are not below their alert again before their next period.
     if (rule.on === 'budget' || EVENTS[rule.on]) return;
     const at = new Date(now());
     const event = 'alert.resolved';
-    const body = messageOf(event, Number(at), `${rule.name}: resolved.`, { ...data, periodStart: start });
-    await db.alerts.resolve({ rule: id, event, body, at, webhookIds });
+    const body = messageOf(event, Number(at), `${rule.name}: resolved.`, dataOf(rule, measured));
+    await db.alerts.resolve({ rule: rule.id, event, body, at, webhookIds: rule.webhookIds });
+  }
+
+  const fireRule = (rule: AlertRow, measured: Measured) => {
+    const { periodStart, threshold, value, text } = measured;
+    return fire({
+      ...{ rule: rule.id, periodStart, threshold, value, text },
+      event: EVENTS[rule.on] ?? 'alert.fired',
+      ...{ data: dataOf(rule, measured), webhookIds: rule.webhookIds },
+    });
+  };
+
+  /** Fires for the period before, once: it may have passed its limit after its last check, or while no engine ran. */
+  async function lookBack(rule: AlertRow, spent: Spending, period: number): Promise<void> {
+    if (rule.condition.above === undefined || Number(rule.createdAt) >= period) return;
+    const look = looks.get(rule.id);
+    if (!look || look.period === period) return;
+    const before = await measure(rule, { ...spent, at: period - 1 });
+    if (before?.fires) await fireRule(rule, before);
+    if (before) look.period = period;
   }
 
   /** Checks all rules once; a rule that cannot be measured does not stop the others. */
@@ -244,11 +258,12 @@ export function createAlerts(options: {
     const spent = await spending();
     await fireThresholds(spent);
     for (const rule of rules) {
-      if (rule.on !== 'budget' && performance.now() - (checkedAt.get(rule.id) ?? -SLOW_MS) < SLOW_MS) continue;
-      checkedAt.set(rule.id, performance.now());
+      const look = looks.get(rule.id);
+      if (look && rule.on !== 'budget' && performance.now() - look.at < SLOW_MS) continue;
+      looks.set(rule.id, { ...look, at: performance.now() });
       await check(rule, spent).catch(options.onError);
     }
-    for (const id of checkedAt.keys()) if (!rules.some((rule) => rule.id === id)) checkedAt.delete(id);
+    for (const id of looks.keys()) if (!rules.some((rule) => rule.id === id)) looks.delete(id);
   }
 
   async function known(id: string): Promise<AlertRow> {
@@ -317,6 +332,11 @@ function comparedTo(rule: AlertRow, value: string | null, day: Day): Measured {
     text: `${rule.name}: ${value} is ${above === undefined ? 'below' : 'above'} ${wanted}.`,
   };
 }
+
+const dataOf = (rule: AlertRow, { value, threshold, periodStart }: Measured) => ({
+  ...{ alertId: rule.id, name: rule.name, on: rule.on, target: rule.target, value, threshold },
+  periodStart: new Date(periodStart).toISOString(),
+});
 
 /** Rules that are sent as an event of their own. */
 const EVENTS: Partial<Record<AlertRow['on'], 'source.rejected' | 'drift.found'>> = {

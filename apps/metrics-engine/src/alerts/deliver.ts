@@ -37,8 +37,10 @@ export function createDeliver(options: {
     keepAliveTimeout: 1_000,
   });
 
-  /** Ends when all messages of a webhook that were begun have ended, by webhook. */
-  const inProgress = new Map<string, Promise<void>>();
+  /** How many messages of each webhook are in progress. */
+  const inProgress = new Map<string, number>();
+  /** Each ends when all messages of a webhook that were taken together have ended. */
+  const batches = new Set<Promise<void>>();
 
   /** Sends one message; returns the status, or why there is none. */
   async function send(delivery: DueDelivery): Promise<{ status: number } | { error: string }> {
@@ -74,7 +76,7 @@ export function createDeliver(options: {
     const pause = PAUSES_MS[Math.min(delivery.attempts, PAUSES_MS.length) - 1]!;
     const nextAt = new Date(at + pause);
     const isOver = delivery.removed || lastStatus === GONE || nextAt > delivery.give_up_at;
-    await store.ended(delivery.id, {
+    await store.ended(delivery, {
       status: isDelivered ? 'delivered' : isOver ? 'failed' : 'pending',
       nextAt,
       lastStatus,
@@ -83,20 +85,31 @@ export function createDeliver(options: {
     });
   }
 
-  /** Begins to send due deliveries of webhooks that none is in progress of; returns their number. */
+  function leave(webhookId: string): void {
+    const left = inProgress.get(webhookId)! - 1;
+    if (left === 0) inProgress.delete(webhookId);
+    else inProgress.set(webhookId, left);
+  }
+
+  /** Begins to send due deliveries, as many as each webhook has room for; returns their number. */
   async function begin(): Promise<number> {
-    const except = [...inProgress.keys()];
-    const due = await store.take({ now: new Date(now()), until: new Date(now() + TAKEN_MS), each: EACH, except });
+    const due = await store.take({
+      ...{ now: new Date(now()), until: new Date(now() + TAKEN_MS) },
+      ...{ each: EACH, inProgress },
+    });
     const byWebhook = new Map<string, Promise<void>[]>();
     for (const delivery of due) {
-      const own = byWebhook.get(delivery.webhook_id) ?? [];
-      byWebhook.set(delivery.webhook_id, [...own, deliver(delivery).catch(options.onError)]);
+      const id = delivery.webhook_id;
+      inProgress.set(id, (inProgress.get(id) ?? 0) + 1);
+      const sent = deliver(delivery)
+        .catch(options.onError)
+        .then(() => leave(id));
+      byWebhook.set(id, [...(byWebhook.get(id) ?? []), sent]);
     }
-    for (const [id, own] of byWebhook)
-      inProgress.set(
-        id,
-        Promise.all(own).then(() => void inProgress.delete(id)),
-      );
+    for (const own of byWebhook.values()) {
+      const batch: Promise<void> = Promise.all(own).then(() => void batches.delete(batch));
+      batches.add(batch);
+    }
     return due.length;
   }
 
@@ -109,7 +122,7 @@ export function createDeliver(options: {
       const begun = await begin();
       if (begun === 0 && leftOut === 0) return attempts;
       attempts += begun;
-      if (inProgress.size > 0) await Promise.race(inProgress.values());
+      if (batches.size > 0) await Promise.race(batches);
     }
   }
 
@@ -117,16 +130,15 @@ export function createDeliver(options: {
     begin,
     run,
     start(): Loop {
-      // A receiver that does not answer holds up its own messages only.
+      // A message without an answer takes one place of its webhook: a poll later, the others go on.
       const work = async () => {
-        while ((await begin()) > 0)
-          await Promise.race([...inProgress.values(), wait(POLL_MS, undefined, { ref: false })]);
+        while ((await begin()) > 0) await Promise.race([...batches, wait(POLL_MS, undefined, { ref: false })]);
       };
       const loop = startLoop(POLL_MS, work, options.onError);
       return {
         async stop() {
           await loop.stop();
-          await Promise.all(inProgress.values());
+          await Promise.all(batches);
         },
       };
     },
@@ -136,11 +148,13 @@ export function createDeliver(options: {
 
 /** Returns why a request failed, as deliveries show it. */
 export function reasonOf(error: unknown): string {
-  const { message, code, cause } = error as { message?: string; code?: string; cause?: { message?: string } };
+  const { name, message, code, cause } = error as Partial<NodeJS.ErrnoException> & { cause?: { message?: string } };
+  if (name === 'TimeoutError') return `no answer within ${REQUEST_MS / 1_000} s`;
   // Messages of Node often name the code already.
   const parts = [message || String(error), code, cause?.message].filter((part) => part !== undefined);
   return parts
     .filter((part, at) => part !== '' && !parts.slice(0, at).some((before) => before.includes(part)))
     .join(': ')
+    .replaceAll(/\s+/g, ' ')
     .slice(0, MAX_ERROR);
 }

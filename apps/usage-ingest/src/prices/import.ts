@@ -1,6 +1,7 @@
-import { findProvider } from '@pydantic/genai-prices';
+import { calcPrice, findProvider } from '@pydantic/genai-prices';
 import { type PriceComponent, TallyError } from '@tally/contracts';
 import type { NewPrice } from '@tally/db';
+import { parseExactly } from '@tally/service';
 
 export type Imported = { prices: NewPrice[]; skipped: { model: string; reason: string }[] };
 
@@ -12,16 +13,17 @@ const PROVIDERS = [
 
 const MILLION = 1_000_000;
 
-/**
- * The names that genai-prices uses for prices of a million tokens of each class. Prices of other units have no token
- * class.
- */
-const GENAI: Record<string, PriceComponent> = {
-  input_mtok: 'input',
-  cache_read_mtok: 'cached_input',
-  cache_write_mtok: 'cache_write',
-  output_mtok: 'output',
-  output_reasoning_mtok: 'reasoning',
+type Unit = { component: PriceComponent; per: number };
+const tokens = (component: PriceComponent): Unit => ({ component, per: MILLION });
+
+/** The names that genai-prices uses for prices of tokens and requests. The others have no class that Tally counts. */
+const GENAI: Record<string, Unit> = {
+  input_mtok: tokens('input'),
+  cache_read_mtok: tokens('cached_input'),
+  cache_write_mtok: tokens('cache_write'),
+  output_mtok: tokens('output'),
+  output_reasoning_mtok: tokens('reasoning'),
+  requests_kcount: { component: 'request', per: 1_000 },
 };
 
 /** The names that LiteLLM uses for prices of one token of each class. */
@@ -42,10 +44,11 @@ type Base = { provider: string; model: string; source: string; validFrom: Date; 
 
 /**
  * Reads list prices of the installed `@pydantic/genai-prices`. Its data are JavaScript numbers, whose shortest decimal
- * is the original text. Skips models with prices by time of day, and those matched by a regular expression.
+ * is the original text. Skips models with prices by time of day, and names that are matched by a rule without a pattern.
  */
 export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validFrom: Date): Imported {
   const result: Imported = { prices: [], skipped: [] };
+  const named = createNamed();
   for (const providerId of providers) {
     const provider = findProvider({ providerId });
     if (!provider || provider.id !== providerId)
@@ -53,8 +56,8 @@ export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validF
     for (const model of provider.models) {
       const name = `${providerId}/${model.id}`;
       const skip = (reason: string) => result.skipped.push({ model: name, reason });
-      const patterns = patternsOf(model.match);
-      if (patterns === undefined) {
+      const { patterns, isWhole } = namesOf(model, providerId);
+      if (patterns.length === 0) {
         skip('its models are found by a rule that is no pattern');
         continue;
       }
@@ -70,12 +73,13 @@ export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validF
         continue;
       }
       starts.sort((a, b) => Number(a.from) - Number(b.from));
+      const own: NewPrice[] = [];
       starts.forEach(({ from, prices }, at) => {
         const validTo = starts[at + 1]?.from ?? null;
         // A price that ended before the import begins is never valid.
         if (validTo !== null && validTo <= validFrom) return;
         const begin = from < validFrom ? validFrom : from;
-        for (const [key, component] of Object.entries(GENAI)) {
+        for (const [key, { component, per }] of Object.entries(GENAI)) {
           const price = prices[key];
           if (price === undefined) continue;
           const rates =
@@ -93,14 +97,17 @@ export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validF
             }
             for (const pattern of patterns) {
               const about = { provider: providerId, model: pattern, source: 'genai-prices', validFrom: begin, validTo };
-              result.prices.push(priceOf(about, component, { amount, per: MILLION, over: start }));
+              own.push(priceOf(about, component, { amount, per, over: start }));
             }
           }
         }
       });
+      if (own.length === 0) skip(NO_PRICE_READ);
+      else if (!isWhole) skip('some of its names are found by a rule that is no pattern');
+      result.prices.push(...named.first(own));
     }
   }
-  return { ...result, prices: withoutRepeats(result.prices) };
+  return result;
 }
 
 type Model = NonNullable<ReturnType<typeof findProvider>>['models'][number];
@@ -108,18 +115,37 @@ type Match = Model['match'];
 type Dated = Extract<Model['prices'], readonly unknown[]>[number];
 type ModelPrices = Dated['prices'];
 
-/** Returns the patterns equivalent to a rule; undefined if there are none. */
-function patternsOf(match: Match): string[] | undefined {
+type Names = { patterns: string[]; isWhole: boolean };
+
+/** The names of a model: patterns for its rule. Where they are not all that it matches, its id is among them. */
+function namesOf({ id, match }: Model, providerId: string): Names {
+  const names = patternsOf(match);
+  const isFound = !names.isWhole && calcPrice({}, id, { providerId })?.model.id === id;
+  return { ...names, patterns: [...new Set(isFound ? [...names.patterns, id] : names.patterns)] };
+}
+
+/** Returns patterns that match only what a rule does, and whether they match all of it. */
+function patternsOf(match: Match): Names {
   if ('equals' in match) return literal(match.equals, (text) => text);
   if ('starts_with' in match) return literal(match.starts_with, (text) => `${text}*`);
   if ('ends_with' in match) return literal(match.ends_with, (text) => `*${text}`);
   if ('contains' in match) return literal(match.contains, (text) => `*${text}*`);
-  if (!('or' in match)) return undefined;
+  if ('regex' in match) {
+    // Dates begin with the century.
+    const [, name] = DATED.exec(match.regex) ?? [];
+    return name === undefined ? NO_NAMES : literal(name.replaceAll('\\', ''), (text) => `${text}20*`);
+  }
+  if (!('or' in match)) return NO_NAMES;
   const all = match.or.map(patternsOf);
-  return all.some((patterns) => patterns === undefined) ? undefined : [...new Set(all.flat() as string[])];
+  return { patterns: all.flatMap(({ patterns }) => patterns), isWhole: all.every(({ isWhole }) => isWhole) };
 }
 
-const literal = (text: string, pattern: (text: string) => string) => (text.includes('*') ? undefined : [pattern(text)]);
+const NO_NAMES: Names = { patterns: [], isWhole: false };
+/** A rule for a name with a date behind it: `^claude-opus-5-\d{8}$` or `^gpt-6-sol-\d{4}-\d{2}-\d{2}$`. */
+const DATED = /^\^((?:[\w/-]|\\\.)+-)\\d\{(?:8\}|4\}-\\d\{2\}-\\d\{2\})\$$/;
+
+const literal = (text: string, pattern: (text: string) => string): Names =>
+  text.includes('*') ? NO_NAMES : { patterns: [pattern(text)], isWhole: true };
 
 /**
  * Reads LiteLLM's `model_prices_and_context_window.json`. Reads numbers as text, never as floats. A model has two names
@@ -127,7 +153,8 @@ const literal = (text: string, pattern: (text: string) => string) => (text.inclu
  */
 export function readLitellmPrices(file: string, providers: readonly string[] | undefined, validFrom: Date): Imported {
   const result: Imported = { prices: [], skipped: [] };
-  for (const [key, value] of Object.entries(parseExactly(file))) {
+  const named = createNamed();
+  for (const [key, value] of Object.entries(parseMap(file))) {
     if (key === 'sample_spec') continue;
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       result.skipped.push({ model: key, reason: 'it is no object' });
@@ -141,25 +168,44 @@ export function readLitellmPrices(file: string, providers: readonly string[] | u
     }
     if (providers && !providers.includes(provider)) continue;
     const models = key.startsWith(`${provider}/`) ? [key, key.slice(provider.length + 1)] : [key];
-    let found = 0;
+    const own: NewPrice[] = [];
+    let costsOtherwise = false;
     for (const [name, text] of Object.entries(fields)) {
+      if (typeof text !== 'string') continue;
       const [, plainName, thousands] = ABOVE.exec(name) ?? [];
       const component = LITELLM.get(plainName ?? name);
-      if (component === undefined || typeof text !== 'string') continue;
-      const perMillion = component !== 'request';
-      const amount = decimalOf(text, perMillion ? 6 : 0);
-      if (amount === undefined) {
+      if (component === undefined) {
+        costsOtherwise ||= name.includes('cost') && /[1-9]/.test(text);
+        continue;
+      }
+      const rate = rateOf(text, component === 'request' ? 0 : 6);
+      if (rate === undefined) {
         result.skipped.push({ model: key, reason: `${name} is no price: ${text.slice(0, 40)}` });
         continue;
       }
-      found++;
-      const rate = { amount, per: perMillion ? MILLION : 1, over: Number(thousands ?? 0) * 1000 };
+      const over = Number(thousands ?? 0) * 1000;
       for (const model of models)
-        result.prices.push(priceOf({ provider, model, source: 'litellm', validFrom, validTo: null }, component, rate));
+        own.push(
+          priceOf({ provider, model, source: 'litellm', validFrom, validTo: null }, component, { ...rate, over }),
+        );
     }
-    if (found === 0) result.skipped.push({ model: key, reason: 'it has no price by tokens or requests' });
+    // Such as calls that are charged by the query: their tokens are not free, but part of its price.
+    if (costsOtherwise && own.every(({ amount }) => amount === '0')) own.length = 0;
+    if (own.length === 0) result.skipped.push({ model: key, reason: NO_PRICE_READ });
+    result.prices.push(...named.first(own));
   }
-  return { ...result, prices: withoutRepeats(result.prices) };
+  return result;
+}
+
+const NO_PRICE_READ = 'it has no price by tokens or requests';
+
+/** Returns a price of 10^-shift units as an amount for at least one, with 12 decimals at most; undefined if it is none. */
+function rateOf(text: string, shift: number): { amount: string; per: number } | undefined {
+  for (const places of [shift, shift + 3, shift + 6]) {
+    const amount = decimalOf(text, places);
+    if (amount !== undefined) return { amount, per: 10 ** places };
+  }
+  return undefined;
 }
 
 function priceOf(
@@ -170,15 +216,18 @@ function priceOf(
   return { ...about, meter: '', merchantId: '', component, overPromptTokens: String(over), amount, per: String(per) };
 }
 
-/** Keeps the first price of each key: an earlier model of the source wins, like there. */
-function withoutRepeats(prices: readonly NewPrice[]): NewPrice[] {
-  const first = new Map<string, NewPrice>();
-  for (const price of prices) {
-    const { provider, model, component, overPromptTokens, validFrom } = price;
-    const key = JSON.stringify([provider, model, component, overPromptTokens, Number(validFrom)]);
-    if (!first.has(key)) first.set(key, price);
-  }
-  return [...first.values()];
+/** Remembers what a source has named: of its entries for one model the first one counts, like there. */
+function createNamed() {
+  const names = new Set<string>();
+  const nameOf = ({ provider, model }: NewPrice) => JSON.stringify([provider, model]);
+  return {
+    /** Returns the prices of an entry for models that no entry before had. */
+    first(prices: readonly NewPrice[]): NewPrice[] {
+      const fresh = prices.filter((price) => !names.has(nameOf(price)));
+      for (const price of fresh) names.add(nameOf(price));
+      return fresh;
+    },
+  };
 }
 
 const NUMBER = /^(\d{1,20})(?:\.(\d{1,30}))?(?:e([+-]?\d{1,3}))?$/i;
@@ -197,13 +246,10 @@ export function decimalOf(text: string, shift = 0): string | undefined {
   return decimals === '' ? units : `${units}.${decimals}`;
 }
 
-/** Parses JSON with every number as its own text: no amount goes through a float. */
-function parseExactly(file: string): Record<string, unknown> {
+/** Parses a cost map with every number as its own text: no amount goes through a float. */
+function parseMap(file: string): Record<string, unknown> {
   try {
-    const text = file.replace(/"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g, (token) =>
-      token.startsWith('"') ? token : `"${token}"`,
-    );
-    const value: unknown = JSON.parse(text);
+    const value = parseExactly(file);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   } catch {
     // Reported below.

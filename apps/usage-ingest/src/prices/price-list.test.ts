@@ -253,6 +253,64 @@ describe('importing', () => {
     expect(() => readLitellmPrices('[1]', undefined, new Date())).toThrow('LiteLLM cost map');
   });
 
+  test('reads prices of LiteLLM that need more decimals for a million tokens', () => {
+    const file = JSON.stringify({
+      dbrx: { litellm_provider: 'databricks', input_cost_per_token: 0, output_cost_per_token: 1e-30 },
+    }).replace('token":0,', 'token":1.5000020000000002e-06,');
+    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    expect(prices.map(({ component, amount, per }) => [component, amount, per])).toEqual([
+      ['input', '1500002.0000000002', '1000000000000'],
+    ]);
+    expect(skipped).toEqual([{ model: 'dbrx', reason: 'output_cost_per_token is no price: 1e-30' }]);
+  });
+
+  test('does not mix prices of two entries of LiteLLM for one model', () => {
+    const file = JSON.stringify({
+      'gemini-exp': { litellm_provider: 'gemini', input_cost_per_token: 0 },
+      'gemini/gemini-exp': {
+        ...{ litellm_provider: 'gemini', input_cost_per_token: 1e-6, input_cost_per_token_above_128k_tokens: 2e-6 },
+      },
+    });
+    const { prices } = readLitellmPrices(file, undefined, new Date(0));
+    expect(prices.map(({ model, amount, overPromptTokens }) => [model, amount, overPromptTokens])).toEqual([
+      ['gemini-exp', '0', '0'],
+      ['gemini/gemini-exp', '1', '0'],
+      ['gemini/gemini-exp', '2', '128000'],
+    ]);
+  });
+
+  test('does not read tokens of LiteLLM as free where calls are charged by something else', () => {
+    const free = { litellm_provider: 'cohere', input_cost_per_token: 0, output_cost_per_token: 0 };
+    const file = JSON.stringify({ rerank: { ...free, input_cost_per_query: 0.002 }, free });
+    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    expect(prices.map(({ model, component, amount }) => [model, component, amount])).toEqual([
+      ['free', 'input', '0'],
+      ['free', 'output', '0'],
+    ]);
+    expect(skipped).toEqual([{ model: 'rerank', reason: 'it has no price by tokens or requests' }]);
+  });
+
+  test('reads names of genai-prices with a date, ids of models whose rule is no pattern, and prices of requests', () => {
+    const since = new Date('2026-11-01T00:00:00Z');
+    const { prices, skipped } = readGenaiPrices(['anthropic', 'google', 'perplexity', 'openai'], since);
+    const models = new Set(prices.map(({ model }) => model));
+    expect([...models].filter((model) => model.startsWith('claude-opus-5-'))).toEqual(
+      expect.arrayContaining(['claude-opus-5-20*', 'claude-opus-5-5', 'claude-opus-5-5-20*']),
+    );
+    expect(models).toContain('gpt-6-sol-20*');
+    expect(models).toContain('gemini-2.5-pro');
+    expect(models).not.toContain('gemini-2.5-pro*');
+    expect(prices.find(({ model, component }) => model === 'sonar-pro' && component === 'request')).toMatchObject({
+      ...{ amount: '14', per: '1000' },
+    });
+    expect(skipped).toEqual(
+      expect.arrayContaining([
+        { model: 'google/gemini-2.5-pro', reason: 'some of its names are found by a rule that is no pattern' },
+        { model: 'openai/whisper-1', reason: 'it has no price by tokens or requests' },
+      ]),
+    );
+  });
+
   test('reads list prices of genai-prices, which price a call as its own calculation does', () => {
     const { prices, skipped } = readGenaiPrices(['anthropic', 'deepseek'], new Date('2026-09-01T00:00:00Z'));
     expect(skipped.map(({ reason }) => reason)).toContain('its prices depend on the time of day');

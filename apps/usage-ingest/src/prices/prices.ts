@@ -64,9 +64,9 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       const { prices, skipped } =
         source === 'litellm' ? readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);
       if (prices.length === 0) throw new TallyError('INVALID_INPUT', 'The source has no price of these providers.');
-      const { added, replaced, unchanged, version } = await store.add(prices, caller.id);
+      const { rows: _, ...counts } = await store.import(prices, { source, validFrom: from }, caller.id);
       await refresh();
-      return { added, replaced, unchanged, skipped: skipped.slice(0, MAX_SKIPPED), version };
+      return { ...counts, skipped: skipped.slice(0, MAX_SKIPPED) };
     },
 
     async unpriced(scope: Omit<Input<'unpriced'>, 'merchantIds'> & { merchantIds?: readonly string[] | undefined }) {

@@ -37,12 +37,18 @@ export type AlertsStore = {
   /** Returns firings, newest first. */
   firings(rule: string | undefined, limit: number): Promise<z.output<typeof FiringRow>[]>;
   /**
-   * Takes due deliveries until a time, at most `each` of a webhook and none of those in `except`; after that time, another
-   * process may take them.
+   * Takes due deliveries until a time, so many that at most `each` of a webhook are in progress: `inProgress` says how many
+   * are already. After that time, another process may take them.
    */
-  take(range: { now: Date; until: Date; each: number; except: readonly string[] }): Promise<DueDelivery[]>;
+  take(range: {
+    now: Date;
+    until: Date;
+    each: number;
+    inProgress: ReadonlyMap<string, number>;
+  }): Promise<DueDelivery[]>;
+  /** Records the outcome of an attempt; does nothing if the delivery was taken or replayed again since. */
   ended(
-    id: string,
+    delivery: Pick<DueDelivery, 'id' | 'taken_until'>,
     end: {
       status: WebhookDelivery['status'];
       nextAt: Date;
@@ -79,6 +85,7 @@ const DueRow = z.object({
   webhook_id: z.string(),
   body: z.string(),
   attempts: z.number().int(),
+  taken_until: z.date(),
   give_up_at: z.date(),
   url: z.string(),
   secret: z.string(),
@@ -167,16 +174,14 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
       return row!.fired > 0;
     },
     firings: (rule, limit) => runSql(dataSource, 'list-firings', [rule ?? null, limit], FiringRow),
-    async take({ now, until, each, except }) {
+    async take({ now, until, each, inProgress }) {
+      const values = [now, until, each, [...inProgress.keys()], [...inProgress.values()]];
       // TypeORM answers an update with its rows and their number.
-      const [rows] = (await dataSource.query(sql('take-deliveries'), [now, until, each, except])) as [
-        unknown[],
-        number,
-      ];
+      const [rows] = (await dataSource.query(sql('take-deliveries'), values)) as [unknown[], number];
       return rows.map((row) => DueRow.parse(row));
     },
-    async ended(id, { status, nextAt, lastStatus, lastError, now }) {
-      await dataSource.query(sql('end-attempt'), [id, status, nextAt, lastStatus, lastError, now]);
+    async ended({ id, taken_until }, { status, nextAt, lastStatus, lastError, now }) {
+      await dataSource.query(sql('end-attempt'), [id, status, nextAt, lastStatus, lastError, now, taken_until]);
     },
     deliveries: ({ webhookId, status, after, limit }) =>
       runSql(dataSource, 'list-deliveries', [webhookId ?? null, status ?? null, after ?? null, limit], DeliveryRow),

@@ -20,6 +20,9 @@ import { type Executor, runSql } from '../run-sql.ts';
 
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
 
+type Added = { added: number; replaced: number; unchanged: number; version: string; rows: PriceRow[] };
+type Origin = { source: string; validFrom: Date };
+
 export type PriceVersion = {
   /** "0" if no price was ever set. */
   version: string;
@@ -31,10 +34,12 @@ export type PricesStore = {
    * Adds prices in one new version of the list. A price with the same key, `validFrom` and amount stays; one with
    * another amount is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
    */
-  add(
-    prices: readonly NewPrice[],
-    actor: string,
-  ): Promise<{ added: number; replaced: number; unchanged: number; version: string; rows: PriceRow[] }>;
+  add(prices: readonly NewPrice[], actor: string): Promise<Added>;
+  /**
+   * Adds the prices of a source as they are from a time on. A price that holds already at that time stays. What the
+   * source had for these models and no longer has ends then. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
+   */
+  import(prices: readonly NewPrice[], origin: Origin, actor: string): Promise<Added & { ended: number }>;
   /** Removes a price; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
   remove(id: string): Promise<PriceRow>;
   list(page: {
@@ -166,40 +171,56 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
     return [...rows, ...(await runSql(dataSource, `${name}-large`, columnsOfCells(large), row))];
   }
 
+  /** Adds prices in one new version. Of a source, also ends what it no longer has; see `import`. */
+  const add = (wanted: readonly NewPrice[], actor: string, origin?: Origin) =>
+    changing(async (manager, before) => {
+      const active = new Map<string, PriceRow>();
+      for (const row of await manager.findBy(PriceEntity, { removedIn: IsNull() })) active.set(keyOf(row), row);
+      const fresh = new Map(wanted.map((price) => [keyOf(price), price]));
+      const ending = origin ? endedBy(active, fresh, origin) : [];
+      const holding = origin ? holdingAt(active.values(), origin.validFrom) : new Map<string, PriceRow>();
+      const same: PriceRow[] = [];
+      for (const [key, price] of fresh) {
+        const isFirst = origin && Number(price.validFrom) === Number(origin.validFrom);
+        const known = active.get(key) ?? (isFirst ? holding.get(seriesOf(price)) : undefined);
+        if (!known || !isSame(known, price)) continue;
+        same.push(known);
+        fresh.delete(key);
+      }
+      if (fresh.size + ending.length === 0)
+        return { added: 0, replaced: 0, unchanged: same.length, ended: 0, version: before, rows: same };
+      const replaced = [...fresh.keys()].flatMap((key) => active.get(key) ?? []);
+      // A price that held before ends; one of a later time is removed.
+      const shortened = ending.filter(({ validFrom }) => validFrom < origin!.validFrom);
+      const total = active.size + fresh.size - replaced.length - (ending.length - shortened.length);
+      if (total > MAX_PRICES)
+        throw new TallyError('CARDINALITY_LIMIT', `The list would have ${total} prices; at most ${MAX_PRICES}.`);
+      const version = await versionBy(manager, 'prices/next-version');
+      for (const ids of chunksOf([...replaced, ...ending].map(({ id }) => id)))
+        await manager.createQueryBuilder().update(PriceEntity).set({ removedIn: version }).whereInIds(ids).execute();
+      const about = { createdBy: actor, addedIn: version, removedIn: null };
+      const saved: PriceRow[] = [];
+      const save = async (rows: readonly NewPrice[]) => {
+        for (const chunk of chunksOf(rows)) {
+          const full = chunk.map((row) => ({ ...row, ...about }));
+          saved.push(...(await manager.save(PriceEntity, full as PriceRow[])));
+        }
+      };
+      await save([...fresh.values()]);
+      await save(shortened.map(({ id: _, createdAt: __, ...row }) => ({ ...row, validTo: origin!.validFrom })));
+      return {
+        added: fresh.size - replaced.length,
+        replaced: replaced.length,
+        unchanged: same.length,
+        ended: ending.length,
+        version,
+        rows: [...same, ...saved],
+      };
+    });
+
   return {
-    add: (wanted, actor) =>
-      changing(async (manager, before) => {
-        const active = new Map<string, PriceRow>();
-        for (const row of await manager.findBy(PriceEntity, { removedIn: IsNull() })) active.set(keyOf(row), row);
-        const fresh = new Map(wanted.map((price) => [keyOf(price), price]));
-        const same = [...fresh]
-          .filter(([key, price]) => isSame(active.get(key), price))
-          .map(([key]) => active.get(key)!);
-        for (const row of same) fresh.delete(keyOf(row));
-        if (fresh.size === 0) return { added: 0, replaced: 0, unchanged: same.length, version: before, rows: same };
-        const replaced = [...fresh.keys()].flatMap((key) => active.get(key) ?? []);
-        const total = active.size + fresh.size - replaced.length;
-        if (total > MAX_PRICES)
-          throw new TallyError('CARDINALITY_LIMIT', `The list would have ${total} prices; at most ${MAX_PRICES}.`);
-        const version = await versionBy(manager, 'prices/next-version');
-        for (const ids of chunksOf(replaced.map(({ id }) => id)))
-          await manager.createQueryBuilder().update(PriceEntity).set({ removedIn: version }).whereInIds(ids).execute();
-        const rows = [...fresh.values()].map((price) => ({
-          ...price,
-          createdBy: actor,
-          addedIn: version,
-          removedIn: null,
-        }));
-        const saved: PriceRow[] = [];
-        for (const chunk of chunksOf(rows)) saved.push(...(await manager.save(PriceEntity, chunk as PriceRow[])));
-        return {
-          added: saved.length - replaced.length,
-          replaced: replaced.length,
-          unchanged: same.length,
-          version,
-          rows: [...same, ...saved],
-        };
-      }),
+    add,
+    import: (wanted, origin, actor) => add(wanted, actor, origin),
 
     remove: (id) =>
       changing(async (manager) => {
@@ -292,8 +313,38 @@ type Key = Pick<
   'merchantId' | 'model' | 'provider' | 'meter' | 'component' | 'overPromptTokens' | 'validFrom'
 >;
 
-const keyOf = ({ merchantId, model, provider, meter, component, overPromptTokens, validFrom }: Key) =>
-  JSON.stringify([merchantId, model, provider, meter, component, overPromptTokens, Number(validFrom)]);
+const keyOf = (price: Key) => JSON.stringify([seriesOf(price), Number(price.validFrom)]);
+
+/** Identifies prices that follow each other in time. */
+const seriesOf = ({ merchantId, model, provider, meter, component, overPromptTokens }: Omit<Key, 'validFrom'>) =>
+  JSON.stringify([merchantId, model, provider, meter, component, overPromptTokens]);
+
+/** The price of each series that took over last before a time. */
+function holdingAt(prices: Iterable<PriceRow>, time: Date): Map<string, PriceRow> {
+  const holding = new Map<string, PriceRow>();
+  for (const price of prices) {
+    const series = seriesOf(price);
+    if (price.validFrom < time && price.validFrom >= (holding.get(series)?.validFrom ?? price.validFrom))
+      holding.set(series, price);
+  }
+  return holding;
+}
+
+/** The prices that a source had of the models of an import, and that would count beside the imported ones. */
+function endedBy(
+  active: ReadonlyMap<string, PriceRow>,
+  imported: ReadonlyMap<string, NewPrice>,
+  { source, validFrom }: Origin,
+): PriceRow[] {
+  const modelOf = ({ provider, model }: Pick<PriceRow, 'provider' | 'model'>) => JSON.stringify([provider, model]);
+  const models = new Set([...imported.values()].map(modelOf));
+  return [...active].flatMap(([key, row]) => {
+    if (row.source !== source || row.merchantId !== '' || !models.has(modelOf(row))) return [];
+    if (row.validTo !== null && row.validTo <= validFrom) return [];
+    const isNamed = imported.has(row.validFrom < validFrom ? keyOf({ ...row, validFrom }) : key);
+    return isNamed ? [] : [row];
+  });
+}
 
 /** Returns whether a price equals the stored one. Compares amounts without trailing zeros. */
 function isSame(row: PriceRow | undefined, price: NewPrice): boolean {

@@ -371,10 +371,10 @@ function Import({ onClose }: { onClose: () => void }) {
         ...(named.length > 0 && { providers: named }),
       });
     },
-    onSuccess: async ({ added, replaced, unchanged, skipped }) => {
+    onSuccess: async ({ added, replaced, unchanged, ended, skipped }) => {
       tell(
         'Imported',
-        `${added} added, ${replaced} replaced, ${unchanged} unchanged, ${skipped.length} models skipped`,
+        `${added} added, ${replaced} replaced, ${unchanged} unchanged, ${ended} ended, ${skipped.length} models skipped`,
       );
       onClose();
       await refresh();

@@ -85,6 +85,7 @@ test.each([
   ['broken.ndjson', '{"time":1}\n{"id"', /broken\.ndjson:2: this is not JSON\.$/],
   ['list.ndjson', '[]', /list\.ndjson:1: expected a JSON object\.$/],
   ['short.csv', 'id,time\na\n', /short\.csv:2: the row has 1 cells, the first row has 2\.$/],
+  ['repeated.csv', 'id,cost,cost\na,1,2\n', /repeated\.csv:1: the column "cost" is there twice\.$/],
   ['open.csv', 'id,time\n"a,b\n', /The row at line 2 ends in the middle of a quoted cell\.$/],
   ['behind.csv', 'id,time\n"a"b,c\n', /Line 2: there is text after the closing quote of a cell\.$/],
 ])('names the place that cannot be read: %s', async (name, text, problem) => {

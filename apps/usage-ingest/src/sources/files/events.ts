@@ -54,6 +54,9 @@ async function* csvEvents(file: string, source: AsyncIterable<string>): AsyncGen
   for await (const { line, cells } of csvRows(source)) {
     if (!names) {
       names = cells.map((name) => name.trim());
+      const repeated = names.find((name, at) => names!.indexOf(name) < at);
+      if (repeated !== undefined)
+        throw unreadable(file, line, `the column ${JSON.stringify(repeated)} is there twice.`);
       continue;
     }
     if (cells.length !== names.length)
