@@ -7,8 +7,7 @@ import pg from 'pg';
 
 /** The addresses of the test servers. */
 export function serverUrls(): { databaseUrl: string; redisUrl: string } {
-  const { TEST_REDIS_URL: redisUrl, CITUS_DATABASE_URL, TEST_DATABASE_URL } = process.env;
-  const databaseUrl = CITUS_DATABASE_URL ?? TEST_DATABASE_URL;
+  const { TEST_REDIS_URL: redisUrl, TEST_DATABASE_URL: databaseUrl } = process.env;
   if (!databaseUrl || !redisUrl) throw new Error('No test servers: run through vitest with tallyProject()');
   return { databaseUrl, redisUrl };
 }
@@ -17,20 +16,21 @@ export type FreshStore = { url: string; drop(): Promise<void> };
 
 const TEMPLATE = 'tally_template';
 const DISTRIBUTE = fileURLToPath(new URL('../../db/dist/distribute.js', import.meta.url));
-const TEMPLATE_LOCK = 7430;
+const SETUP_LOCK = 7430;
 
 /**
  * Creates a database of its own, cloned from a template that `prepare` filled once per run of the servers. Without
- * `prepare` it is empty. With CITUS_DATABASE_URL it is on that server, with its tables distributed unless the test is
- * about what one node does (`onOneNode`).
+ * `prepare` it is empty. With CITUS_DATABASE_URL a prepared one is there, distributed over the nodes that are added to
+ * that database, unless the test is about what one node does (`onOneNode`).
  */
 export async function freshDatabase(
   prepare?: (url: string) => Promise<unknown>,
   { onOneNode = false } = {},
 ): Promise<FreshStore> {
   const { databaseUrl } = serverUrls();
+  const { CITUS_DATABASE_URL: citusUrl } = process.env;
   const name = `test_${randomBytes(6).toString('hex')}`;
-  if (prepare && process.env.CITUS_DATABASE_URL && !onOneNode) return onCitus(databaseUrl, name, prepare);
+  if (prepare && citusUrl && !onOneNode) return onCitus(citusUrl, name, prepare);
   if (prepare) await ensureTemplate(databaseUrl, prepare);
   await onServer(databaseUrl, (client) =>
     client.query(prepare ? `create database ${name} template ${TEMPLATE}` : `create database ${name}`),
@@ -43,25 +43,46 @@ export async function freshDatabase(
 
 /** Not cloned: Citus keeps a connection to each of its databases, and a template must have none. */
 async function onCitus(
-  serverUrl: string,
+  citusUrl: string,
   name: string,
   prepare: (url: string) => Promise<unknown>,
 ): Promise<FreshStore> {
-  const url = withPath(serverUrl, name);
-  await onServer(serverUrl, (client) => client.query(`create database ${name}`));
-  await onServer(url, (client) => client.query('create extension citus'));
-  await prepare(url);
-  const env = { ...process.env, DATABASE_URL: url, CITUS_SHARDS: '4' };
-  await promisify(execFile)(process.execPath, [DISTRIBUTE, '--yes'], { env });
+  const url = withPath(citusUrl, name);
+  const nodes = [citusUrl];
+  await onServer(citusUrl, async (client) => {
+    // One at a time: adding a node writes roles, and those are of all databases.
+    await client.query('select pg_advisory_lock($1)', [SETUP_LOCK]);
+    const workers = 'select nodename, nodeport from pg_dist_node where groupid > 0 order by nodeid';
+    for (const { nodename, nodeport } of (await client.query(workers)).rows)
+      nodes.push(withHost(citusUrl, nodename, nodeport));
+    for (const node of nodes) {
+      await onServer(node, (server) => server.query(`create database ${name}`));
+      await onServer(withPath(node, name), (database) => database.query('create extension citus'));
+    }
+    await onServer(url, async (coordinator) => {
+      for (const [index, node] of nodes.entries()) {
+        const { hostname, port } = new URL(node);
+        const add = index === 0 ? 'citus_set_coordinator_host' : 'citus_add_node';
+        if (nodes.length > 1) await coordinator.query(`select ${add}($1, $2)`, [hostname, Number(port)]);
+      }
+    });
+    await prepare(url);
+    const env = { ...process.env, DATABASE_URL: url, CITUS_SHARDS: '4' };
+    await promisify(execFile)(process.execPath, [DISTRIBUTE, '--yes'], { env });
+  });
   return {
     url,
-    drop: () => onServer(serverUrl, (client) => client.query(`drop database if exists ${name} with (force)`)),
+    async drop() {
+      // The coordinator's first: it ends its connections to the workers.
+      for (const node of nodes)
+        await onServer(node, (server) => server.query(`drop database if exists ${name} with (force)`));
+    },
   };
 }
 
 async function ensureTemplate(databaseUrl: string, prepare: (url: string) => Promise<unknown>): Promise<void> {
   await onServer(databaseUrl, async (client) => {
-    await client.query('select pg_advisory_lock($1)', [TEMPLATE_LOCK]);
+    await client.query('select pg_advisory_lock($1)', [SETUP_LOCK]);
     const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [TEMPLATE]);
     if (rowCount) return;
     // Named only when complete, so that an interrupted run leaves no half template.
@@ -100,6 +121,13 @@ async function onServer<T>(url: string, work: (client: pg.Client) => Promise<T>)
   } finally {
     await client.end();
   }
+}
+
+function withHost(url: string, host: string, port: number): string {
+  const changed = new URL(url);
+  changed.hostname = host;
+  changed.port = String(port);
+  return changed.toString();
 }
 
 function withPath(url: string, path: string): string {
