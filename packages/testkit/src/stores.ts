@@ -1,9 +1,11 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Redis } from 'ioredis';
 import pg from 'pg';
+import { hashOfSources } from '../sources.mjs';
 
 /** The addresses of the test servers. */
 export function serverUrls(): { databaseUrl: string; redisUrl: string } {
@@ -15,7 +17,7 @@ export function serverUrls(): { databaseUrl: string; redisUrl: string } {
 export type FreshStore = { url: string; drop(): Promise<void> };
 
 const TEMPLATE = 'tally_template';
-const DISTRIBUTE = fileURLToPath(new URL('../../db/dist/distribute.js', import.meta.url));
+const DB = fileURLToPath(new URL('../../db', import.meta.url));
 const SETUP_LOCK = 7430;
 
 /**
@@ -41,13 +43,13 @@ export async function freshDatabase(
   };
 }
 
-/** Not cloned: Citus keeps a connection to each of its databases, and a template must have none. */
+/** Each node clones its part of a database that was distributed once for these sources of `packages/db`. */
 async function onCitus(
   citusUrl: string,
   name: string,
   prepare: (url: string) => Promise<unknown>,
 ): Promise<FreshStore> {
-  const url = withPath(citusUrl, name);
+  const template = `${TEMPLATE}_${hashOfSources(DB).slice(0, 12)}`;
   const nodes = [citusUrl];
   await onServer(citusUrl, async (client) => {
     // One at a time: adding a node writes roles, and those are of all databases.
@@ -55,29 +57,46 @@ async function onCitus(
     const workers = 'select nodename, nodeport from pg_dist_node where groupid > 0 order by nodeid';
     for (const { nodename, nodeport } of (await client.query(workers)).rows)
       nodes.push(withHost(citusUrl, nodename, nodeport));
-    for (const node of nodes) {
-      await onServer(node, (server) => server.query(`create database ${name}`));
-      await onServer(withPath(node, name), (database) => database.query('create extension citus'));
-    }
-    await onServer(url, async (coordinator) => {
-      for (const [index, node] of nodes.entries()) {
-        const { hostname, port } = new URL(node);
-        const add = index === 0 ? 'citus_set_coordinator_host' : 'citus_add_node';
-        if (nodes.length > 1) await coordinator.query(`select ${add}($1, $2)`, [hostname, Number(port)]);
-      }
-    });
-    await prepare(url);
-    const env = { ...process.env, DATABASE_URL: url, CITUS_SHARDS: '4' };
-    await promisify(execFile)(process.execPath, [DISTRIBUTE, '--yes'], { env });
+    const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [template]);
+    if (!rowCount) await distributeTemplate(nodes, template, prepare);
   });
+  await onEach(nodes, `create database ${name} template ${template}`);
   return {
-    url,
-    async drop() {
-      // The coordinator's first: it ends its connections to the workers.
-      for (const node of nodes)
-        await onServer(node, (server) => server.query(`drop database if exists ${name} with (force)`));
-    },
+    url: withPath(citusUrl, name),
+    // The coordinator's first: it ends its connections to the workers.
+    drop: () => onEach(nodes, `drop database if exists ${name} with (force)`),
   };
+}
+
+async function distributeTemplate(
+  nodes: readonly string[],
+  template: string,
+  prepare: (url: string) => Promise<unknown>,
+): Promise<void> {
+  const [coordinator, ...workers] = nodes.map((node) => new URL(node));
+  const draft = `${template}_${randomBytes(4).toString('hex')}`;
+  const url = withPath(nodes[0]!, draft);
+  // Left where an earlier run was ended half-way through its renames.
+  await onEach(nodes, `drop database if exists ${template} with (force)`);
+  await onEach(nodes, `create database ${draft}`);
+  for (const node of nodes) await onServer(withPath(node, draft), (client) => client.query('create extension citus'));
+  if (workers.length > 0)
+    await onServer(url, async (client) => {
+      await client.query('select citus_set_coordinator_host($1, $2)', [coordinator!.hostname, coordinator!.port]);
+      for (const { hostname, port } of workers) await client.query('select citus_add_node($1, $2)', [hostname, port]);
+    });
+  await prepare(url);
+  const env = { ...process.env, DATABASE_URL: url, CITUS_SHARDS: '4' };
+  await promisify(execFile)(process.execPath, [join(DB, 'dist/distribute.js'), '--yes'], { env });
+  // Citus keeps connections to each of its databases, and a template must have none.
+  await onEach(nodes, `alter database ${draft} allow_connections false`);
+  await onEach(nodes, `select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = '${draft}'`);
+  for (const node of [...nodes].reverse())
+    await onServer(node, (client) => client.query(`alter database ${draft} rename to ${template}`));
+}
+
+async function onEach(servers: readonly string[], statement: string): Promise<void> {
+  for (const server of servers) await onServer(server, (client) => client.query(statement));
 }
 
 async function ensureTemplate(databaseUrl: string, prepare: (url: string) => Promise<unknown>): Promise<void> {
