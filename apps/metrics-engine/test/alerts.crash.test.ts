@@ -115,7 +115,7 @@ test.each([
   });
   await victim.kill();
   expect(await firedOf(budgetId)).toEqual(before);
-  await stores.client.query('select pg_terminate_backend($1, 60000)', [backends[0]]);
+  await stores.client.query('select pg_terminate_backend($1::int, 60000)', [backends[0]]);
   await stores.client.query('select pg_advisory_unlock($1)', [LOCK]);
   await until('nobody fires', async () => (await waitingBackends()).length === 0);
   await checkAgain();

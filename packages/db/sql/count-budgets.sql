@@ -1,5 +1,5 @@
 -- Adds the rows of the flush that this transaction counted to the spend of budgets.
--- $1 days of the batch   $2 ids of the budgets of its merchants, and of those for all merchants
+-- $1 flush   $2 days of the batch   $3 ids of the budgets of its merchants, and of those for all merchants
 -- Spend counts in the period of the event's time, in the zone of the budget. Teams and meters are looked at on the
 -- coordinator of a cluster, which alone has the directory.
 with matching as materialized (
@@ -11,13 +11,13 @@ with matching as materialized (
     case when budget.measure = 'meter' then event.properties end as properties
   from budgets as budget
   join usage_events as event
-    on event.flush_id = currval(pg_get_serial_sequence('usage_flushes', 'id'))
-      and event.date = any($1::date[])
+    on event.flush_id = $1::bigint
+      and event.date = any($2::date[])
       and (budget.merchant_id = '' or budget.merchant_id = event.merchant_id)
       and (budget.user_id = '' or budget.user_id = event.user_id)
       and (budget.api_key = '' or budget.api_key = event.api_key)
       and (budget.model = '' or budget.model = event.model)
-  where budget.id = any($2::uuid[])
+  where budget.id = any($3::uuid[])
 ),
 counted as (
   select

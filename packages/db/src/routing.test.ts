@@ -227,6 +227,11 @@ test('each statement file runs on the node of its merchant, or is listed with th
   expect(onAll.sort()).toEqual(Object.values(ON_ALL_NODES).flat().sort());
 });
 
+test('no statement asks its session for the last value of a sequence: that of a worker has none', () => {
+  const files = statementsIn(fileURLToPath(new URL('../sql/', import.meta.url)));
+  expect([...files].filter(([, text]) => /\b(currval|lastval)\(/.test(text)).map(([name]) => name)).toEqual([]);
+});
+
 test('each statement that the stores compose for one merchant runs on its node', { timeout: 300_000 }, async () => {
   const texts = await composed();
   expect(texts.filter((text) => /usage_(events|daily|monthly|yearly|quarter_hours)/.test(text)).length).toBeGreaterThan(

@@ -137,7 +137,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const columns = columnsOf(placed, bits);
     const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
     const { flush_id: flushId, inserted, changed, budgets } = row!;
-    if (budgets.length > 0 && inserted > 0) await countBudgets(transaction, placed, budgets);
+    if (budgets.length > 0 && inserted > 0) await countBudgets(transaction, flushId, placed, budgets);
     let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
     if (inserted < placed.length) {
       repeats = await repeatsOf(transaction, columns);

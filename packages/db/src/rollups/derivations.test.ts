@@ -599,14 +599,16 @@ test('a day is not rolled up while a derivation that found it open is under way'
   await world.append([{ id: 2, what: { ...what, amounts: { ...zero(), requests: 2n } } }]);
   const watcher = new pg.Client({ connectionString: store.url });
   await watcher.connect();
+  // On Citus a worker waits, with a session of its own.
+  const sessions = process.env.CITUS_DATABASE_URL ? 'citus_stat_activity' : 'pg_stat_activity';
   const waiting = async () => {
     const { rows } = await watcher.query(
-      `select count(*)::int as count from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+      `select count(*)::int as count from ${sessions} where datname = current_database() and wait_event_type = 'Lock'`,
     );
     return rows[0].count as number;
   };
   await client.query('begin');
-  await client.query('select from usage_daily_models for update');
+  await client.query(`select from usage_daily_models where merchant_id = 'ada' for update`);
   const deriving = db.derivations.derive(10);
   await expect.poll(waiting).toBe(1);
   let isOver = false;
