@@ -50,7 +50,7 @@ export async function startRedisCluster({ masters, replicasEach, durable = false
       }))
       .filter(({ ranges }) => ranges.length > 0);
   return {
-    url: `redis://${addresses[0]}?cluster=true`,
+    url: `redis://${addresses.join(',')}?cluster=true`,
     kill: (node) => kill(nodes[node]),
     async start(node) {
       nodes[node] = await launch(ports[node]);

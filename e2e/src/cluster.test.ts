@@ -10,11 +10,12 @@ const KEY = 'the-admin-key-of-the-cluster';
 let cluster: RedisCluster;
 let database: FreshStore;
 let ingests: ServiceProcess[] = [];
+let env: Record<string, string>;
 
 beforeAll(async () => {
   cluster = await startRedisCluster({ masters: 3, replicasEach: 1 });
   database = await freshDatabase(migrate);
-  const env = {
+  env = {
     DATABASE_URL: database.url,
     REDIS_URL: cluster.url,
     TALLY_ADMIN_KEY: KEY,
@@ -53,6 +54,13 @@ test('two ingests on a cluster count each entry once, through the death of a mas
   // While a replica takes over, entries of its slots go to Postgres; afterwards to the new master.
   await Promise.all([4, 5, 6, 7].map(send));
   await cluster.untilOk(1);
+  // The node that its address names first is dead.
+  const late = await startServiceProcess('usage-ingest', env);
+  ingests.push(late);
+  await until('a service that starts now to reach Redis', async () => {
+    const state = (await (await fetch(`${late.url}/readyz`)).json()) as { redis: boolean };
+    return state.redis;
+  });
   await Promise.all([8, 9, 0, 5].map(send));
 
   const today = dayOf(Date.parse(time));

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { UNKNOWN_KEYS_PER_MINUTE } from '../callers/auth.ts';
+import { placeOf } from '../stores/redis.ts';
 
 /** Thrown at start with every invalid setting at once. Never shows values, which may be secrets. */
 export class SettingsError extends Error {
@@ -69,7 +70,13 @@ export const serviceEnv = {
   ...edgeEnv,
   DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'Expected postgres://…'),
   POSTGRES_POOL_SIZE: whole(10, 1, 1_000),
-  REDIS_URL: z.string().regex(/^rediss?:\/\//, 'Expected redis://… or rediss://…'),
+  REDIS_URL: z.string().superRefine((url, context) => {
+    try {
+      placeOf(url);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message });
+    }
+  }),
   TALLY_ADMIN_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),
   TALLY_SERVICE_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),
   UNKNOWN_KEYS_PER_MINUTE: whole(UNKNOWN_KEYS_PER_MINUTE, 1, 1_000_000),

@@ -2,8 +2,31 @@ import { Cluster, Redis } from 'ioredis';
 
 export type RedisClient = Redis | Cluster;
 
+/** The first nodes of a cluster that a client asks, and what their addresses share. */
+type Place = { shared: URL; nodes: { host: string; port: number }[]; isCluster: boolean };
+
 /**
- * Connects to Redis, or to a Redis Cluster if the address says so (`?cluster=true`). Commands fail at once while Redis
+ * Reads an address such as `redis://user:password@one:6379,two:6379?cluster=true`. Throws if it is none, or names several
+ * nodes without being of a cluster.
+ */
+export function placeOf(url: string): Place {
+  const [, before, hosts, after] = /^(rediss?:\/\/(?:[^/?]*@)?)([^/?]+)(.*)$/.exec(url) ?? [];
+  if (hosts === undefined) throw new Error('Expected redis://… or rediss://…');
+  const addresses = hosts.split(',').map((host) => new URL(before + host + after));
+  if (addresses.some(({ hostname }) => hostname === '')) throw new Error('A node has no name');
+  const [shared] = addresses as [URL];
+  const isCluster = shared.searchParams.get('cluster') === 'true';
+  if (addresses.length > 1 && !isCluster) throw new Error('Several nodes need ?cluster=true');
+  shared.searchParams.delete('cluster');
+  const nodes = addresses.map(({ hostname, port }) => ({
+    host: hostname.replace(/^\[(.*)\]$/, '$1'),
+    port: Number(port || 6379),
+  }));
+  return { shared, nodes, isCluster };
+}
+
+/**
+ * Connects to Redis, or to a Redis Cluster if the address says so (`?cluster=true`), by any of its named nodes. Commands fail at once while Redis
  * is unavailable: the caller falls back or answers 503. `patient`: commands wait instead and may block, for queues,
  * whose work has no caller. `repeats` false: a command is never sent twice. It fails if its connection breaks before
  * the answer, or while a cluster has no master for it. Use it for commands that would count twice.
@@ -13,9 +36,7 @@ export function createRedis(
   onError: (error: Error) => void = () => {},
   { patient = false, repeats = true }: { patient?: boolean; repeats?: boolean } = {},
 ): RedisClient {
-  const address = new URL(url);
-  const cluster = address.searchParams.get('cluster') === 'true';
-  address.searchParams.delete('cluster');
+  const { shared, nodes, isCluster } = placeOf(url);
   const options = {
     maxRetriesPerRequest: patient ? null : repeats ? 1 : 0,
     enableOfflineQueue: patient,
@@ -25,20 +46,20 @@ export function createRedis(
     ...(patient ? {} : { socketTimeout: 2_000, commandTimeout: 4_000 }),
     retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 2_000),
   };
-  const client = cluster
-    ? new Cluster([{ host: address.hostname, port: Number(address.port || 6379) }], {
+  const client = isCluster
+    ? new Cluster(nodes, {
         enableOfflineQueue: patient,
         ...(repeats ? {} : { retryDelayOnFailover: 0, retryDelayOnClusterDown: 0 }),
         redisOptions: {
           ...options,
-          ...(address.protocol === 'rediss:' ? { tls: {} } : {}),
-          ...(address.password ? { password: decodeURIComponent(address.password) } : {}),
-          ...(address.username ? { username: decodeURIComponent(address.username) } : {}),
+          ...(shared.protocol === 'rediss:' ? { tls: {} } : {}),
+          ...(shared.password ? { password: decodeURIComponent(shared.password) } : {}),
+          ...(shared.username ? { username: decodeURIComponent(shared.username) } : {}),
         },
       })
-    : new Redis(address.toString(), options);
+    : new Redis(shared.toString(), options);
   client.on('error', onError);
-  if (cluster) client.on('+node', connectSoon);
+  if (isCluster) client.on('+node', connectSoon);
   return client;
 }
 
