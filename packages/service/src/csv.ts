@@ -53,3 +53,7 @@ export async function* csvRows(source: AsyncIterable<string>): AsyncGenerator<Cs
   endCell();
   if (cells.length > 1 || cells[0] !== '') yield { line: start, cells };
 }
+
+/** Returns the first name of a header that stands there twice. */
+export const repeatedColumn = (names: readonly string[]): string | undefined =>
+  names.find((name, at) => names.indexOf(name) < at);

@@ -14,7 +14,7 @@ export { credentialsOf, FORWARDED_BY, secretOf } from './callers/credentials.ts'
 export { changeKey, createKeyMirror } from './callers/key-mirror.ts';
 export { isSameOrigin, SESSION_COOKIE, sessionOf } from './callers/session-cookie.ts';
 export { coalesce, coalesceBy } from './coalesce.ts';
-export { type CsvRow, csvRows } from './csv.ts';
+export { type CsvRow, csvRows, repeatedColumn } from './csv.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';
 export { type Bodies, createBodies, RequestAborted } from './edge/bodies.ts';
 export { answerBrokenRequests, MAX_HEADER_BYTES } from './edge/broken-requests.ts';

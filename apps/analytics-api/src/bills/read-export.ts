@@ -8,7 +8,7 @@ import {
   MAX_BILL_LINES,
   TallyError,
 } from '@tally/contracts';
-import { csvRows, parseExactly } from '@tally/service';
+import { csvRows, parseExactly, repeatedColumn } from '@tally/service';
 import { anthropic } from './anthropic.ts';
 import { type ExportFormat, type Fields, fieldsOf, type ReadLine, shown, unreadable } from './fields.ts';
 import { openai } from './openai.ts';
@@ -145,7 +145,7 @@ async function readRows(reading: Reading, text: string): Promise<void> {
   for await (const { line, cells } of csvRows(parts(text))) {
     if (!columns) {
       columns = cells.map((cell) => cell.trim().toLowerCase());
-      const repeated = columns.find((name, at) => name !== '' && columns!.indexOf(name) < at);
+      const repeated = repeatedColumn(columns.filter((name) => name !== ''));
       if (repeated !== undefined)
         throw unreadable(`The first line names the column ${shown(repeated)} twice: leave out one of the two.`);
       continue;

@@ -52,6 +52,16 @@ afterEach(async () => {
   receiver.close();
 });
 
+/** The alerts of a process that has just started. */
+const newAlerts = () =>
+  createAlerts({
+    ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
+    ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
+    onError(error) {
+      throw error;
+    },
+  });
+
 const verify = ({ headers, body }: Received, secret: string) => new Webhook(secret).verify(body, headers);
 
 /** A budget with its spend, as usage-ingest stores them. */
@@ -322,15 +332,7 @@ describe('an alert', () => {
   });
 
   test('of silence fires once for each silence, and resolves when usage comes', async () => {
-    const alerts = createAlerts({
-      db: stores.db,
-      custom: { calculate: () => Promise.reject(new Error('not asked for')) },
-      drain: async () => ({ complete: true, asOf: null }),
-      now: () => clock.now,
-      onError(error) {
-        throw error;
-      },
-    });
+    const alerts = newAlerts();
     const rule = await one.engine.alerts.create.mutate({
       ...{ name: 'quiet', on: 'silence', target: 'quiet-co', condition: { minutes: 60 } },
     });
@@ -350,10 +352,7 @@ describe('an alert', () => {
     expect(await history()).toMatchObject([{ value: '61', resolvedAt: null }]);
     await event('b', clock.now);
     // A process checks slow rules once a minute; a new process checks at once.
-    const next = createAlerts({
-      ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
-      ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now, onError: () => {} },
-    });
+    const next = newAlerts();
     await next.run();
     expect(await history()).toMatchObject([{ value: '61', resolvedAt: expect.any(String) }]);
   });
@@ -381,16 +380,7 @@ describe('an alert', () => {
     ];
     /** What fired and is not over; a new process checks slow rules at once. */
     const fired = async () => {
-      const engines = [1, 2].map(() =>
-        createAlerts({
-          ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
-          ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
-          onError(error) {
-            throw error;
-          },
-        }),
-      );
-      await Promise.all(engines.map((each) => each.run()));
+      await Promise.all([newAlerts(), newAlerts()].map((each) => each.run()));
       const { rows } = await one.engine.alerts.history.query();
       return [all, acme, below, builtIn].map(({ id }) =>
         rows.filter((row) => row.rule === id && row.resolvedAt === null).map(({ value }) => value),
@@ -423,15 +413,7 @@ describe('an alert', () => {
     const create = (on: 'meter' | 'budget', target: string) =>
       one.engine.alerts.create.mutate({ name: target, on, target, condition: { above: '3' } });
     const rules = [await create('meter', 'late/requests'), await create('budget', budget)];
-    const engines = [1, 2].map(() =>
-      createAlerts({
-        ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
-        ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
-        onError(error) {
-          throw error;
-        },
-      }),
-    );
+    const engines = [newAlerts(), newAlerts()];
     /** The days of which each rule fired; a process checks slow rules at once when it is new. */
     const fired = async (of = engines) => {
       await Promise.all(of.map((each) => each.run()));

@@ -75,7 +75,7 @@ export function createBudgets(options: {
     await registry.refresh().catch((cause: unknown) => {
       throw new TallyError(
         'UNAVAILABLE',
-        `The change of budget ${id} is saved, but not in force: a store is unavailable. It will be once the store answers.`,
+        `The change of budget ${id} is saved, but a store is unavailable: it is in force once the store answers.`,
         { cause },
       );
     });

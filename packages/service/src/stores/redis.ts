@@ -2,12 +2,12 @@ import { Cluster, Redis } from 'ioredis';
 
 export type RedisClient = Redis | Cluster;
 
-/** The first nodes of a cluster that a client asks, and what their addresses share. */
+/** The single server, or the named nodes of a cluster; `shared` is the address of the first. */
 type Place = { shared: URL; nodes: { host: string; port: number }[]; isCluster: boolean };
 
 /**
- * Reads an address such as `redis://user:password@one:6379,two:6379?cluster=true`. Throws if it is none, or names several
- * nodes without being of a cluster.
+ * Reads an address such as `redis://user:password@one:6379,two:6379?cluster=true`. Throws if it is none, or names
+ * several nodes without being of a cluster.
  */
 export function placeOf(url: string): Place {
   const [, before, hosts, after] = /^(rediss?:\/\/(?:[^/?]*@)?)([^/?]+)(.*)$/.exec(url) ?? [];
@@ -26,10 +26,11 @@ export function placeOf(url: string): Place {
 }
 
 /**
- * Connects to Redis, or to a Redis Cluster if the address says so (`?cluster=true`), by any of its named nodes. Commands fail at once while Redis
- * is unavailable: the caller falls back or answers 503. `patient`: commands wait instead and may block, for queues,
- * whose work has no caller. `repeats` false: a command is never sent twice. It fails if its connection breaks before
- * the answer, or while a cluster has no master for it. Use it for commands that would count twice.
+ * Connects to Redis, or by any of its named nodes to a Redis Cluster, if the address says so (`?cluster=true`). Commands
+ * fail at once while Redis is unavailable: the caller falls back or answers 503. `patient`: commands wait instead and
+ * may block, for queues, whose work has no caller. `repeats` false: a command is never sent twice. It fails if its
+ * connection breaks before the answer, or while a cluster has no master for it. Use it for commands that would count
+ * twice.
  */
 export function createRedis(
   url: string,

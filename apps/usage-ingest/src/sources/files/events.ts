@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { basename } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { RESERVED_METRICS, TallyError, type UsageEntry } from '@tally/contracts';
-import { csvRows } from '@tally/service';
+import { csvRows, repeatedColumn } from '@tally/service';
 
 export type EventsFile = {
   /** The merchant of rows without one. */
@@ -54,7 +54,7 @@ async function* csvEvents(file: string, source: AsyncIterable<string>): AsyncGen
   for await (const { line, cells } of csvRows(source)) {
     if (!names) {
       names = cells.map((name) => name.trim());
-      const repeated = names.find((name, at) => names!.indexOf(name) < at);
+      const repeated = repeatedColumn(names);
       if (repeated !== undefined)
         throw unreadable(file, line, `the column ${JSON.stringify(repeated)} is there twice.`);
       continue;
