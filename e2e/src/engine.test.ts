@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
@@ -168,6 +170,7 @@ test('a watcher is told of changes through the client, survives a restart of the
   expect(await watchers()).toBe(1);
 
   expect(await engine.stop()).toBe(0);
+  await unavailableAt(engine.url);
   await engine.start();
   await realtime.increment.mutate({ name: 'calls', by: '-2' });
   await hears('40');
@@ -180,6 +183,14 @@ test('a watcher is told of changes through the client, survives a restart of the
   expect(refused).toBe('NOT_FOUND');
   await until('no watchers', async () => (await watchers()) === 0);
 });
+
+/** Answers one call at an address as a balancer does whose service is not there. */
+async function unavailableAt(url: string): Promise<void> {
+  const balancer = createServer((_, response) => response.writeHead(503, { connection: 'close' }).end());
+  balancer.listen(Number(new URL(url).port), '127.0.0.1');
+  await once(balancer, 'request');
+  await new Promise((closed) => balancer.close(closed));
+}
 
 test('on a Redis Cluster of three masters a job put in runs once and realtime metrics count and reconcile', async () => {
   const cluster = await startRedisCluster({ masters: 3, replicasEach: 0 });

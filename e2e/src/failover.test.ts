@@ -72,13 +72,15 @@ test('while replicas take over, points are refused or counted once, answers are 
   const jobs = engineOf(engines[0]!).jobs;
   const realtime = engineOf(engines[1]!).realtime;
   const watched = MERCHANTS.find((merchantId) => cluster.nodeOf(`{${merchantId}}`) === jobsNode)!;
-  const heard: string[] = [];
+  // A metric without a point cannot be watched.
+  await realtime.increment.mutate({ merchantId: watched, name: 'load' });
+  const [heard, failures] = [[] as string[], [] as string[]];
   const watching = realtime.watch.subscribe(
     { merchantId: watched, name: 'load' },
-    { onData: ({ value }) => heard.push(value!) },
+    { onData: ({ value }) => heard.push(value!), onError: ({ message }) => failures.push(message) },
   );
 
-  const acknowledged = MERCHANTS.map(() => 0);
+  const acknowledged = MERCHANTS.map((merchantId) => (merchantId === watched ? 1 : 0));
   const refusals = new Map<string, number>();
   let loading = true;
   const load = MERCHANTS.map(async (merchantId, index) => {
@@ -139,7 +141,11 @@ test('while replicas take over, points are refused or counted once, answers are 
   // An engine that found no Redis at its first look makes the schedules at its next one.
   await until('all schedules', async () => (await jobs.schedules.query()).rows.length === 8);
   const { value } = await realtime.get.query({ merchantId: watched, name: 'load' });
-  await until(`the watcher to hear ${value}`, () => heard.at(-1) === value, 5);
+  const hears = () => {
+    expect(failures).toEqual([]);
+    return heard.at(-1) === value;
+  };
+  await until(`the watcher to hear ${value}`, hears, 5);
   watching.unsubscribe();
   const exported = () =>
     fetch(`${analytics.url}/export/usage.csv?startDate=${day}&endDate=${day}`, {

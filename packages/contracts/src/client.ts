@@ -2,6 +2,7 @@ import {
   createTRPCClient,
   httpLink,
   httpSubscriptionLink,
+  retryLink,
   splitLink,
   type TRPCClient,
   type TRPCLink,
@@ -28,11 +29,14 @@ export type AnalyticsClient = TRPCClient<AnalyticsRouter>;
 export const createIngestClient = (options: ClientOptions): IngestClient =>
   createTRPCClient<IngestRouter>({ links: links(options) });
 
-/** A typed client of metrics-engine. Subscriptions reconnect after a lost connection; `unsubscribe` ends them. */
+/**
+ * A typed client of metrics-engine. Subscriptions reconnect after a lost connection, and while the engine is not
+ * available; `unsubscribe` ends them.
+ */
 export const createEngineClient = (options: ClientOptions): EngineClient =>
   createTRPCClient<EngineRouter>({
     links: [
-      splitLink({ condition: (op) => op.type === 'subscription', true: [watching(options)], false: links(options) }),
+      splitLink({ condition: (op) => op.type === 'subscription', true: watching(options), false: links(options) }),
     ],
   });
 
@@ -42,16 +46,25 @@ export const createAnalyticsClient = (options: ClientOptions): AnalyticsClient =
 
 /** Server-sent events by fetch: the EventSource of browsers cannot send headers, and Node 20 has none. */
 // biome-ignore lint/suspicious/noExplicitAny: as below.
-function watching({ url, key, fetch = globalThis.fetch }: ClientOptions): TRPCLink<any> {
-  return httpSubscriptionLink({
-    url: addressOf(url),
-    EventSource,
-    eventSourceOptions: {
-      fetch: (input, init) =>
-        fetch(input as URL, { ...init, headers: { ...init.headers, authorization: `Bearer ${key}` } } as RequestInit),
-    },
-  });
+function watching({ url, key, fetch = globalThis.fetch }: ClientOptions): TRPCLink<any>[] {
+  return [
+    // An EventSource gives up at any status but 200, such as the 503 of a balancer while the engine restarts.
+    retryLink({
+      retry: ({ error }) => isUnavailable((error.cause as { code?: number } | undefined)?.code),
+      retryDelayMs: (attempts) => Math.min(1_000 * attempts, 10_000),
+    }),
+    httpSubscriptionLink({
+      url: addressOf(url),
+      EventSource,
+      eventSourceOptions: {
+        fetch: (input, init) =>
+          fetch(input as URL, { ...init, headers: { ...init.headers, authorization: `Bearer ${key}` } } as RequestInit),
+      },
+    }),
+  ];
 }
+
+const isUnavailable = (status = 0) => status === 429 || status >= 500;
 
 const addressOf = (url: string) => `${url.replace(/\/+$/, '')}/trpc`;
 
