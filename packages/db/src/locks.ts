@@ -21,6 +21,8 @@ export const LOCKS = {
   /** The snapshot of a day. */
   dayDocument: 7430,
   meters: 7431,
+  /** On Citus, shared by reads of derived rollups, exclusive while one is committed; see one-moment.ts. */
+  moment: 7432,
   /** Shared by direct counting, exclusive for declaring the scale of a metric type. */
   scales: 7434,
   /** Matching of reports of LiteLLM calls. */
@@ -35,6 +37,12 @@ export async function holdLock(transaction: Executor, lock: number): Promise<voi
 /** Waits until nobody holds a lock exclusively, and shares it until the transaction ends. */
 export async function shareLock(transaction: Executor, lock: number): Promise<void> {
   await transaction.query(sql('locks/share'), [lock]);
+}
+
+/** The same until the returned function is called, on a connection. */
+export async function shareSession(connection: Executor, lock: number): Promise<() => Promise<void>> {
+  await connection.query(sql('locks/share-session'), [lock]);
+  return async () => void (await connection.query(sql('locks/release-shared'), [lock]));
 }
 
 /** Takes a lock for the transaction; returns false if another one holds it. */

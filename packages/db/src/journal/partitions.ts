@@ -63,6 +63,8 @@ export function createPartitions(dataSource: DataSource): Partitions {
       dataSource.transaction(async ({ queryRunner }) => {
         const transaction: Executor = queryRunner!;
         await holdLock(transaction, LOCKS.closing);
+        // Citus otherwise writes the shards of a node over several connections, and cannot read them again before the end.
+        await transaction.query(sql('one-connection-a-node'));
         const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
         if (closed.length > 0) return false;
         // Nobody appends while this lock is held, so this sees everything that waits.

@@ -11,6 +11,7 @@ import {
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { MeterRow } from '../entities/meter.ts';
+import { atOneMoment } from '../one-moment.ts';
 import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
 import { bindings, type Edge, FOLDED, firstOfTrimester, type Grain, kindOf, propertyOf, rowsOf } from './meter-sql.ts';
@@ -337,7 +338,9 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
         from ${source} as placed
         ${grouped.length > 0 ? `group by ${grouped.join(', ')} order by ${grouped.join(', ')}` : 'having count(*) > 0'}
         limit ${bind(limit)}`;
-      const found = (await dataSource.query(text, values)) as z.infer<(typeof ValueRow)[number]>[];
+      const found = (await atOneMoment(dataSource, (runner) => runner.query(text, values))) as z.infer<
+        (typeof ValueRow)[number]
+      >[];
       // A column has one type; checking each of 10,000 rows took 10 ms.
       if (found.length > 0) ValueRow[keys.length]!.parse(found[0]);
       // Afterwards, so that no day is closed in between.

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { Partitions } from '../journal/partitions.ts';
+import { betweenMoments } from '../one-moment.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
@@ -265,6 +266,7 @@ export function createMeterRollups(
         if (meters.length > 0 && first && last)
           await add(transaction, meters, { of: 'flushes', ids, first, last }, { first, last, horizon });
         await transaction.query('update usage_flushes set metered = $1 where id = any($2::bigint[])', [run, ids]);
+        await betweenMoments(dataSource, transaction);
         return { flushes: flushes.length, events: flushes.reduce((sum, { inserted }) => sum + inserted, 0) };
       }),
 
@@ -376,6 +378,7 @@ export function createMeterRollups(
             );
           folded += dirty.length;
         }
+        if (folded > 0) await betweenMoments(dataSource, transaction);
         return folded;
       }),
 

@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { type LineToAppend, OLD_ORIGIN } from '../journal/journal-line.ts';
+import { atOneMoment, shareMoment } from '../one-moment.ts';
 import { DateText, type MerchantDay, Units } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 
@@ -120,10 +121,14 @@ const DayRow = z.object({
 /** Compares the stored forms that must be equal, and records running totals known to be wrong. */
 export function createBooksStore(dataSource: DataSource): BooksStore {
   return {
-    read: ({ merchantIds, startDate, endDate }, transaction) =>
-      runSql(transaction, 'books', [merchantIds ?? null, startDate, endDate], Book),
+    async read({ merchantIds, startDate, endDate }, transaction) {
+      await shareMoment(dataSource, transaction);
+      return runSql(transaction, 'books', [merchantIds ?? null, startDate, endDate], Book);
+    },
     periodsApart: ({ merchantIds, startDate, endDate }) =>
-      runSql(dataSource, 'period-books', [merchantIds ?? null, startDate, endDate], Period),
+      atOneMoment(dataSource, (runner) =>
+        runSql(runner as Executor, 'period-books', [merchantIds ?? null, startDate, endDate], Period),
+      ),
     pricedApart: ({ merchantIds, startDate, endDate }, transaction) =>
       runSql(transaction, 'priced-books', [merchantIds ?? null, startDate, endDate], Period),
     async merchants(startDate, endDate) {

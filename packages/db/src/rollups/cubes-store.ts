@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import type { Journal } from '../journal/journal-store.ts';
 import type { Partitions } from '../journal/partitions.ts';
 import type { MeterRollups } from '../meters/meter-rollups-store.ts';
+import { betweenMoments } from '../one-moment.ts';
 import { sql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { holdRolledUp } from './rolled-up.ts';
@@ -76,6 +77,7 @@ export function createCubesStore(
           await transaction.query(sql('touch-days'), [merchantId, days]);
           const closed = days.filter((day) => !open.includes(day));
           await meters.rebuildDays(transaction, merchantId, { open, closed });
+          await betweenMoments(dataSource, transaction);
           return closed.length;
         });
       }

@@ -1,6 +1,7 @@
 import { addDays, type Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { betweenMoments } from '../one-moment.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
@@ -71,6 +72,7 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
         if (first <= rolledUp.date)
           await transaction.query(sql('derive-periods'), [ids, first, min(last, rolledUp.date)]);
         await transaction.query(sql('derived-flushes'), [ids]);
+        await betweenMoments(dataSource, transaction);
         const events = flushes.reduce((sum, { inserted }) => sum + inserted, 0);
         return { flushes: flushes.length, events, ids };
       }),
@@ -91,6 +93,7 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
           await transaction.query(sql('roll-up-platform'), [date]);
           await transaction.query(sql('set-rolled-up'), [addDays(date, 1), '']);
         }
+        await betweenMoments(dataSource, transaction);
         return true;
       }),
 
@@ -106,6 +109,7 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
         if (merchants.length > 0) await transaction.query(sql('build-quarter-months'), [period, merchants]);
         const reached = merchants.length > 0 ? [period, merchants.at(-1)] : [next, ''];
         await transaction.query(sql('set-quarter-months'), reached);
+        await betweenMoments(dataSource, transaction);
         return true;
       });
     },

@@ -99,15 +99,20 @@ beforeAll(async () => {
     from generate_series('2025-06-01'::date, '2025-06-03', '1 day') as day, generate_series(1, 2003) as n
     order by day, n`);
   await client.query('vacuum (analyze)');
-  // Plans every statement without running it; reads only what is not derived yet.
+  // Plans every statement without running it; reads only what is not derived yet, and where the rows are.
+  const read = [sql('pending-flushes'), sql('schema/is-distributed')];
   const explaining = {
     async query(text: string, values: unknown[]) {
-      if (text === sql('pending-flushes')) return (await client.query(text, values)).rows;
+      if (read.includes(text)) return (await client.query(text, values)).rows;
       const { rows } = await client.query(`explain (format json) ${text}`, values);
       planned.push((rows[0]['QUERY PLAN'] as { Plan: Plan }[])[0]!.Plan);
       throw new Planned();
     },
-    transaction: (_: string, work: (manager: object) => Promise<unknown>) => work({ queryRunner: explaining }),
+    createQueryRunner: () => ({
+      query: explaining.query,
+      manager: { transaction: (_: string, work: () => Promise<unknown>) => work() },
+      release: async () => {},
+    }),
   };
   planner = explaining;
   reader = createUsageStore(explaining as unknown as DataSource);

@@ -20,6 +20,7 @@ import { z } from 'zod';
 import type { DimensionColumn } from '../journal/admission.ts';
 import { EventRow } from '../journal/events-store.ts';
 import type { JournalLine } from '../journal/journal-line.ts';
+import { atOneMoment, beginMoment } from '../one-moment.ts';
 import { DateText, MeasureRow, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { OUT_OF_RANGE, sqlState } from '../transactions.ts';
@@ -251,8 +252,10 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
   /** Runs reads at one moment, including the flushes that are not derived yet. */
   const snapshot: UsageStore['snapshot'] = (work) =>
     exactly((sum) =>
-      dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) =>
-        work(readerOf(queryRunner as Executor, sum, await missingOf(queryRunner as Executor))),
+      atOneMoment(dataSource, (runner) =>
+        runner.manager.transaction('REPEATABLE READ', async () =>
+          work(readerOf(runner as Executor, sum, await missingOf(runner as Executor))),
+        ),
       ),
     );
   /** For reads of tables that the counting transaction writes. */
@@ -265,18 +268,24 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     textOf: (missing: Missing) => string,
   ): AsyncGenerator<z.output<Row>[]> {
     const runner = dataSource.createQueryRunner();
+    let endMoment: (() => Promise<void>) | undefined;
     try {
+      endMoment = await beginMoment(dataSource, runner);
       await runner.startTransaction('REPEATABLE READ');
       const text = textOf(await missingOf(runner as Executor));
       await runner.query(`declare export no scroll cursor for ${text}`, values);
       for (;;) {
         const rows = (await runner.query(`fetch ${EXPORT_PIECE} from export`)) as unknown[];
+        // Citus has read all rows of all nodes by now.
+        await endMoment?.();
+        endMoment = undefined;
         if (rows.length > 0) yield rows.map((each) => row.parse(each));
         if (rows.length < EXPORT_PIECE) return;
       }
     } finally {
       // Read only: there is nothing to commit, whether the reader finished or left.
       await runner.rollbackTransaction().catch(() => {});
+      await endMoment?.().catch(() => {});
       await runner.release();
     }
   }

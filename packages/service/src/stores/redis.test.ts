@@ -1,6 +1,12 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
-import { expect, test } from 'vitest';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { freePort, until } from '@tally/testkit';
+import { type Cluster, Redis } from 'ioredis';
+import { expect, onTestFinished, test } from 'vitest';
 import { createRedis, placeOf } from './redis.ts';
 
 /** The first byte of a TLS connection: a handshake record. */
@@ -18,6 +24,30 @@ test.each(['', '?cluster=true'])('rediss://…%s speaks TLS', async (query) => {
   client.disconnect();
   socket.destroy();
   server.close();
+});
+
+test('a patient client connects to a cluster that is down, so that a worker of a queue goes on once it is up', async () => {
+  const [dir, port] = [await mkdtemp(join(tmpdir(), 'tally-redis-')), await freePort()];
+  const settings = { port, dir, bind: '127.0.0.1', 'cluster-enabled': 'yes', save: '' };
+  const options = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
+  const server = spawn('redis-server', options, { stdio: 'ignore' });
+  const node = new Redis(port);
+  node.on('error', () => {});
+  const client = createRedis(`redis://127.0.0.1:${port}?cluster=true`, () => {}, { patient: true });
+  // As BullMQ makes its connection for blocking commands.
+  const copy = (client as Cluster).duplicate([], { lazyConnect: true });
+  copy.on('error', () => {});
+  onTestFinished(async () => {
+    for (const each of [copy, client, node]) each.disconnect();
+    server.kill('SIGKILL');
+    await once(server, 'exit');
+    await rm(dir, { recursive: true });
+  });
+  // A cluster that lacks slots is down.
+  await until('a slot', () => node.call('cluster', 'addslots', '0').catch(() => false));
+  expect(await node.call('cluster', 'info')).toContain('cluster_state:fail');
+  await copy.connect();
+  expect(copy.status).toBe('ready');
 });
 
 test('an address may name several nodes of a cluster', () => {

@@ -50,6 +50,8 @@ export function createRedis(
   const client = isCluster
     ? new Cluster(nodes, {
         enableOfflineQueue: patient,
+        // After a failed check, `connect()` of ioredis 6 never settles, and a worker of BullMQ that reconnects waits on it.
+        enableReadyCheck: !patient,
         ...(repeats ? {} : { retryDelayOnFailover: 0, retryDelayOnClusterDown: 0 }),
         redisOptions: {
           ...options,

@@ -1,0 +1,60 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import type { DataSource, QueryRunner } from 'typeorm';
+import { isDistributed } from './distribution.ts';
+import { holdLock, LOCKS, shareLock, shareSession, tryLock } from './locks.ts';
+import type { Executor } from './run-sql.ts';
+
+/** How long a commit looks for a moment without readers, before it makes new ones wait for it. */
+const PATIENCE_MS = 5_000;
+const LOOK_EVERY_MS = 10;
+
+// Nodes of Citus have no common snapshot, and commit one after another. What is derived and what is not derived yet lie
+// on different nodes: a read that met the commit of a derivation would add an event twice, or not at all. So derivations
+// commit while nobody reads both (ADR 480). One Postgres needs nothing of this.
+
+const placements = new WeakMap<DataSource, Promise<boolean>>();
+
+/** Whether the database is on Citus. It becomes so only while no service runs. */
+function isOnNodes(dataSource: DataSource): Promise<boolean> {
+  const known = placements.get(dataSource) ?? isDistributed(dataSource);
+  placements.set(dataSource, known);
+  known.catch(() => placements.delete(dataSource));
+  return known;
+}
+
+/** Runs reads of derived rollups and of what they lack on one connection, while no derivation is committed. */
+export async function atOneMoment<T>(dataSource: DataSource, read: (runner: QueryRunner) => Promise<T>): Promise<T> {
+  const runner = dataSource.createQueryRunner();
+  try {
+    const end = await beginMoment(dataSource, runner);
+    try {
+      return await read(runner);
+    } finally {
+      await end();
+    }
+  } finally {
+    await runner.release();
+  }
+}
+
+/**
+ * Begins a moment in which no derivation is committed; returns the function that ends it. Call it before the transaction
+ * that reads, whose first statement has its snapshot before it waits for anything.
+ */
+export async function beginMoment(dataSource: DataSource, runner: QueryRunner): Promise<() => Promise<void>> {
+  return (await isOnNodes(dataSource)) ? shareSession(runner, LOCKS.moment) : async () => {};
+}
+
+/** The same until a transaction ends whose statements each have a snapshot of their own. */
+export async function shareMoment(dataSource: DataSource, transaction: Executor): Promise<void> {
+  if (await isOnNodes(dataSource)) await shareLock(transaction, LOCKS.moment);
+}
+
+/** Waits until nobody is at a moment; others wait until the transaction is committed. Its last statement. */
+export async function betweenMoments(dataSource: DataSource, transaction: Executor): Promise<void> {
+  if (!(await isOnNodes(dataSource))) return;
+  // Whoever waits in line for a lock stops the readers behind it, too.
+  for (const end = performance.now() + PATIENCE_MS; performance.now() < end; await wait(LOOK_EVERY_MS))
+    if (await tryLock(transaction, LOCKS.moment)) return;
+  await holdLock(transaction, LOCKS.moment);
+}
