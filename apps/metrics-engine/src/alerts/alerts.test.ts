@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import { HOUR_MS } from '@tally/contracts';
+import { until } from '@tally/testkit';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
@@ -505,6 +506,22 @@ describe('an alert', () => {
     await Promise.all([one.alerts.run(), other.alerts.run()]);
     const { rows } = await one.engine.alerts.history.query({ rule: rule.id });
     expect(rows).toMatchObject([{ event: 'alert.fired', threshold: '4.5' }]);
+  });
+
+  test('stays removed, whoever changes it meanwhile', async () => {
+    const { id } = await one.engine.alerts.create.mutate({
+      ...{ name: 'quiet', on: 'silence', target: 'acme', condition: { minutes: 5 } },
+    });
+    await stores.client.query('begin');
+    await stores.client.query('update alerts set removed_at = now() where id = $1', [id]);
+    const renamed = one.engine.alerts.update.mutate({ id, name: 'loud' }).catch((error: Error) => error.message);
+    await until('the change to wait for the removal', async () => {
+      const text = `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+      return (await stores.client.query(text)).rowCount;
+    });
+    await stores.client.query('commit');
+    expect(await renamed).toBe(`There is no alert rule ${id}.`);
+    expect((await one.engine.alerts.list.query()).rows).toEqual([]);
   });
 });
 

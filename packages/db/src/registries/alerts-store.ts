@@ -1,5 +1,5 @@
 import { type Day, MAX_ALERTS, MAX_WEBHOOKS, TallyError, type WebhookDelivery, WebhookEvent } from '@tally/contracts';
-import { type DataSource, IsNull } from 'typeorm';
+import { type DataSource, type EntitySchema, type FindOptionsWhere, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { AlertEntity, type AlertRow, WebhookEntity, type WebhookRow } from '../entities/alert.ts';
 import { Moment } from '../rows.ts';
@@ -136,6 +136,19 @@ const DeliveryRow = z
 export function createAlertsStore(dataSource: DataSource): AlertsStore {
   const [webhooks, alerts] = [dataSource.getRepository(WebhookEntity), dataSource.getRepository(AlertEntity)];
   const active = { where: { removedAt: IsNull() }, order: { createdAt: 'asc', id: 'asc' } } as const;
+  /** Changes a row that nobody else can change meanwhile, so that a change does not bring back what was removed. */
+  const changeOne = <Row extends { id: string; removedAt: Date | null }>(
+    entity: EntitySchema<Row>,
+    name: string,
+    id: string,
+    change: (row: Row) => Partial<Row>,
+  ): Promise<Row> =>
+    dataSource.transaction(async (manager) => {
+      const where = { id, removedAt: IsNull() } as FindOptionsWhere<Row>;
+      const row = await manager.findOne(entity, { where, lock: { mode: 'pessimistic_write' } });
+      if (!row) throw new TallyError('NOT_FOUND', `There is no ${name}.`);
+      return manager.save(entity, { ...row, ...change(row) });
+    });
   const giveUp = (now: Date) => new Date(now.getTime() + GIVE_UP_MS);
 
   return {
@@ -145,24 +158,14 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
         throw new TallyError('CARDINALITY_LIMIT', `There are ${MAX_WEBHOOKS} webhooks already; remove some.`);
       return webhooks.save({ ...webhook, previousSecret: null, previousUntil: null, removedAt: null });
     },
-    changeWebhook: (id, change) =>
-      dataSource.transaction(async (manager) => {
-        const where = { id, removedAt: IsNull() };
-        const row = await manager.findOne(WebhookEntity, { where, lock: { mode: 'pessimistic_write' } });
-        if (!row) throw new TallyError('NOT_FOUND', `There is no webhook ${id}.`);
-        return manager.save(WebhookEntity, { ...row, ...change(row) });
-      }),
+    changeWebhook: (id, change) => changeOne(WebhookEntity, `webhook ${id}`, id, change),
     alerts: () => alerts.find(active),
     async createAlert(alert) {
       if ((await alerts.countBy({ removedAt: IsNull() })) >= MAX_ALERTS)
         throw new TallyError('CARDINALITY_LIMIT', `There are ${MAX_ALERTS} alert rules already; remove some.`);
       return alerts.save({ ...alert, removedAt: null });
     },
-    async changeAlert(id, change) {
-      const row = await alerts.findOneBy({ id, removedAt: IsNull() });
-      if (!row) throw new TallyError('NOT_FOUND', `There is no alert rule ${id}.`);
-      return alerts.save({ ...row, ...change });
-    },
+    changeAlert: (id, change) => changeOne(AlertEntity, `alert rule ${id}`, id, () => change),
     async fire({ rule, periodStart, threshold, event, data, body, at, webhookIds }) {
       const values = [rule, periodStart, threshold, event, JSON.stringify(data), body, at, webhookIds, giveUp(at)];
       const [row] = await runSql(dataSource, 'fire-alert', values, CountRow);
