@@ -14,9 +14,12 @@ const LOOK_EVERY_MS = 10;
 
 const placements = new WeakMap<DataSource, Promise<boolean>>();
 
-/** Whether the database is on Citus. It becomes so only while no service runs. */
-function isOnNodes(dataSource: DataSource): Promise<boolean> {
-  const known = placements.get(dataSource) ?? isDistributed(dataSource);
+/**
+ * Whether the database is on Citus. It becomes so only while no service runs. Asks on the caller's own connection: all
+ * others may be taken by transactions that wait here, too.
+ */
+function isOnNodes(dataSource: DataSource, connection: Executor): Promise<boolean> {
+  const known = placements.get(dataSource) ?? isDistributed(connection);
   placements.set(dataSource, known);
   known.catch(() => placements.delete(dataSource));
   return known;
@@ -42,17 +45,19 @@ export async function atOneMoment<T>(dataSource: DataSource, read: (runner: Quer
  * that reads, whose first statement has its snapshot before it waits for anything.
  */
 export async function beginMoment(dataSource: DataSource, runner: QueryRunner): Promise<() => Promise<void>> {
-  return (await isOnNodes(dataSource)) ? shareSession(runner, LOCKS.moment) : async () => {};
+  return (await isOnNodes(dataSource, runner as Executor))
+    ? shareSession(runner as Executor, LOCKS.moment)
+    : async () => {};
 }
 
 /** The same until a transaction ends whose statements each have a snapshot of their own. */
 export async function shareMoment(dataSource: DataSource, transaction: Executor): Promise<void> {
-  if (await isOnNodes(dataSource)) await shareLock(transaction, LOCKS.moment);
+  if (await isOnNodes(dataSource, transaction)) await shareLock(transaction, LOCKS.moment);
 }
 
 /** Waits until nobody is at a moment; others wait until the transaction is committed. Its last statement. */
 export async function betweenMoments(dataSource: DataSource, transaction: Executor): Promise<void> {
-  if (!(await isOnNodes(dataSource))) return;
+  if (!(await isOnNodes(dataSource, transaction))) return;
   // Whoever waits in line for a lock stops the readers behind it, too.
   for (const end = performance.now() + PATIENCE_MS; performance.now() < end; await wait(LOOK_EVERY_MS))
     if (await tryLock(transaction, LOCKS.moment)) return;
