@@ -55,7 +55,10 @@ export async function shareMoment(dataSource: DataSource, transaction: Executor)
   if (await isOnNodes(dataSource, transaction)) await shareLock(transaction, LOCKS.moment);
 }
 
-/** Waits until nobody is at a moment; others wait until the transaction is committed. Its last statement. */
+/**
+ * Waits until nobody is at a moment; from then on others wait until the transaction is committed. Call it last in the
+ * transaction, since readers wait for whatever comes after it.
+ */
 export async function betweenMoments(dataSource: DataSource, transaction: Executor): Promise<void> {
   if (!(await isOnNodes(dataSource, transaction))) return;
   // Whoever waits in line for a lock stops the readers behind it, too.
