@@ -224,6 +224,8 @@ export const prices = {
         providers: z.array(SentDimension).min(1).max(100).optional(),
         /** Start of validity. A later date in the source wins. */
         validFrom: Time,
+        /** Returns what the import would do, and changes nothing. */
+        dryRun: z.boolean().default(false),
       })
       .refine(({ source, file }) => (source === 'litellm') === (file !== undefined), {
         error: 'litellm needs the text of its cost map, and genai-prices takes none.',
