@@ -271,7 +271,22 @@ function rateOf(text: string, shift: number): { amount: string; per: number } | 
 }
 
 function priceOf(about: Base, { component, amount, per, over }: ListRate): NewPrice {
-  return { ...about, meter: '', merchantId: '', component, overPromptTokens: String(over), amount, per: String(per) };
+  const { provider, model, source, validFrom, validTo } = about;
+  const [overPromptTokens, meter, merchantId] = [String(over), '', ''];
+  // Names each field: spreading `about` took three quarters of the time of reading a long list.
+  return {
+    provider,
+    model,
+    meter,
+    merchantId,
+    component,
+    overPromptTokens,
+    amount,
+    per: String(per),
+    validFrom,
+    validTo,
+    source,
+  };
 }
 
 /** Remembers what a source has named: of its entries for one model the first one counts, like there. */
