@@ -243,7 +243,12 @@ describe('a webhook', () => {
 
   test('goes to no address that is not public, by name or by number', async () => {
     const guarded = await stores.start({}, () => clock.now);
-    for (const refused of ['http://127.0.0.1/', 'http://0x7f.1/', 'http://[::1]/', 'http://169.254.169.254/latest'])
+    for (const refused of [
+      ...['http://127.0.0.1/', 'http://0x7f.1/', 'http://[::1]/', 'http://169.254.169.254/latest'],
+      ...['http://2130706433/', 'http://0177.0.0.1/', 'http://127.1/', 'http://127.0.0.1./', 'http://0/'],
+      ...['http://127。0。0。1/', 'http://１２７.0.0.1/', 'http://%31%32%37.0.0.1/', 'http://[::ffff:7f00:1]/'],
+      ...['http://[::ffff:127.0.0.1]/', 'http://[64:ff9b::7f00:1]/', 'http://[fd00:ec2::254]/'],
+    ])
       await expect(guarded.engine.webhooks.create.mutate({ url: refused })).rejects.toMatchObject({
         data: { code: 'INVALID_INPUT' },
       });
