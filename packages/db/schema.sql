@@ -143,6 +143,7 @@ table budgets (
   removed_at timestamp with time zone,
   team text not null default ''::text,
   meter jsonb,
+  thresholds_since timestamp with time zone not null default clock_timestamp(),
   constraint budgets_limit_check CHECK (("limit" >= 0)),
   constraint budgets_pkey PRIMARY KEY (id)
 );

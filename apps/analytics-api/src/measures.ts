@@ -3,8 +3,9 @@ import type { Sums } from '@tally/db';
 
 /** Presents sums: quantities, the derived total, the success rate. */
 export function measuresOf(sums: Sums): Measures {
-  // The rate covers the requests whose outcome is known.
+  // The rate covers the requests whose outcome is known. Corrections may leave sums that are no part of a whole.
   const told = sums.requests - (sums.untold_requests ?? 0n);
+  const isPart = sums.failed_requests >= 0n && sums.failed_requests <= told;
   return {
     requests: sums.requests.toString(),
     failedRequests: sums.failed_requests.toString(),
@@ -12,7 +13,7 @@ export function measuresOf(sums: Sums): Measures {
     completionTokens: sums.completion_tokens.toString(),
     totalTokens: tokensOf(sums).toString(),
     cost: formatCost(sums.cost),
-    successRate: percentOf(told - sums.failed_requests, told),
+    successRate: isPart ? percentOf(told - sums.failed_requests, told) : null,
   };
 }
 

@@ -151,8 +151,8 @@ describe('the list', () => {
 
   test('imports a newer cost map: what holds stays, and what it no longer has ends', async () => {
     const model = (prices: Record<string, string>) => ({ litellm_provider: merchantId, ...prices });
-    const importMap = (map: object, validFrom: string) =>
-      ingest.admin.prices.import.mutate({ source: 'litellm', file: JSON.stringify(map), validFrom });
+    const importMap = (map: object, validFrom: string, dryRun = false) =>
+      ingest.admin.prices.import.mutate({ source: 'litellm', file: JSON.stringify(map), validFrom, dryRun });
     const old = {
       chat: model({
         input_cost_per_token: '1e-6',
@@ -162,7 +162,11 @@ describe('the list', () => {
       }),
       gone: model({ input_cost_per_token: '1e-6' }),
     };
-    expect(await importMap(old, '2026-01-01T00:00:00Z')).toMatchObject({ added: 5, unchanged: 0, ended: 0 });
+    const dry = await importMap(old, '2026-01-01T00:00:00Z', true);
+    expect((await ingest.admin.prices.list.query({ provider: merchantId })).rows).toEqual([]);
+    const first = await importMap(old, '2026-01-01T00:00:00Z');
+    expect(first).toMatchObject({ added: 5, unchanged: 0, ended: 0 });
+    expect({ ...first, version: dry.version }).toEqual(dry);
     const fresh = { chat: model({ input_cost_per_token: '1e-6', output_cost_per_token: '4e-6' }) };
     const second = await importMap(fresh, '2026-07-01T00:00:00Z');
     expect(second).toMatchObject({ added: 1, replaced: 0, unchanged: 1, ended: 2 });

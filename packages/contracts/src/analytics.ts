@@ -32,7 +32,10 @@ export const Measures = z.object({
   totalTokens: Quantity,
   /** USD. */
   cost: Quantity,
-  /** Percent with 2 decimals, 100 only if no request failed; null without requests. */
+  /**
+   * Percent with 2 decimals, 100 only if no request failed; null without requests, or where corrections leave fewer
+   * requests than failed ones, or a negative number of either.
+   */
   successRate: z.number().nullable(),
 });
 export type Measures = z.infer<typeof Measures>;

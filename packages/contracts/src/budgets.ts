@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { TimeZone } from './analytics.ts';
 import { mutation, query } from './contract.ts';
-import { AnyEntry, EntryId, MerchantId, record, SentDimension, UsageEntry } from './entry.ts';
+import { AnyEntry, EntryId, MatchedDimension, MerchantId, record, SentDimension, UsageEntry } from './entry.ts';
 import { MeterKey } from './meters.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { Cursor, label, name } from './text.ts';
@@ -24,9 +24,9 @@ const Scope = z.strictObject({
   merchantId: MerchantId.optional(),
   /** A team of the directory: the team of the event's API key, else of its user. */
   team: SentDimension.optional(),
-  userId: SentDimension.optional(),
-  apiKey: SentDimension.optional(),
-  model: SentDimension.optional(),
+  userId: MatchedDimension.optional(),
+  apiKey: MatchedDimension.optional(),
+  model: MatchedDimension.optional(),
 });
 
 const Changeable = {

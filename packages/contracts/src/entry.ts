@@ -51,6 +51,12 @@ export const SentDimension = name(256, 400)
   .refine((value) => value !== OTHER, `\`${OTHER}\` is what Tally calls values beyond a limit; leave it out`)
   .meta({ examples: ['ada'] });
 
+/** A dimension that usage must have to match. `unknown` would match nothing: it is how answers name an absent one. */
+export const MatchedDimension = SentDimension.refine(
+  (value) => value !== 'unknown',
+  '`unknown` stands for usage without a value and matches nothing; leave it out to match any',
+);
+
 /** The calls that one event stands for: a whole number from 1 to 10^15. */
 export const Count = z.union([
   z.number().int().min(1).max(Number(MAX_ENTRY_UNITS)),

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId, MetricType, SentDimension } from './entry.ts';
+import { Dimension, MatchedDimension, MerchantId, MetricType, SentDimension } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
@@ -36,9 +36,9 @@ const Whole = (max: number) => z.number().int().min(0).max(max);
 /** What a price applies to: an event must match every field present. */
 const PriceKey = {
   /** Absent: any provider. */
-  provider: SentDimension.optional(),
+  provider: MatchedDimension.optional(),
   /** A model, or a pattern in which `*` stands for any text; absent: any model. */
-  model: SentDimension.optional(),
+  model: MatchedDimension.optional(),
   /** The metric type that `unit` prices. */
   meter: MetricType.optional(),
   /** A negotiated rate of one merchant. It wins over general prices. */
@@ -224,6 +224,8 @@ export const prices = {
         providers: z.array(SentDimension).min(1).max(100).optional(),
         /** Start of validity. A later date in the source wins. */
         validFrom: Time,
+        /** Returns what the import would do, and changes nothing. */
+        dryRun: z.boolean().default(false),
       })
       .refine(({ source, file }) => (source === 'litellm') === (file !== undefined), {
         error: 'litellm needs the text of its cost map, and genai-prices takes none.',

@@ -278,6 +278,7 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
   'erased_users.digest': 'SHA-256 of the merchant and the user.',
   'drift_days.numbers': 'How many numbers differed.',
   'budgets.meter': 'The meter that it limits, as it was when the budget was made; null: a measure.',
+  'budgets.thresholds_since': 'When a threshold was added or the limit lowered last.',
   'budgets.team': 'The team of the directory; empty: any.',
   'directory_entries.merchant_id': 'The merchant whose name it is; empty: the name for all merchants.',
   'directory_entries.kind': 'user, apiKey or merchant.',

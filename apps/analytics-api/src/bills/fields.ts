@@ -1,4 +1,4 @@
-import { type BillClass, type BillKind, type Day, isDay, TallyError, type Units } from '@tally/contracts';
+import { type BillClass, type BillKind, type Day, dayOf, isDay, TallyError, type Units } from '@tally/contracts';
 import { unitsOf } from '@tally/service';
 
 /** A line as a format reads it. `amount` is nano-USD; null: the export does not say it. */
@@ -62,11 +62,21 @@ export function assertUsd(currency: unknown): void {
   if (String(currency).toUpperCase() !== 'USD') throw unreadable(`Its currency is ${shown(currency)}, not USD.`);
 }
 
-/** The UTC day of a text that begins with one. */
+const DAY = /^(\d{4}-\d\d-\d\d)(?:[T ][\d:.]+(?:Z|\+00:?00| UTC)?)?$/;
+
+/** The UTC day of a text: a day, or a time of it in UTC. */
 export function dayIn(value: unknown, name: string): Day {
-  const day = typeof value === 'string' ? value.slice(0, 10) : '';
-  if (!isDay(day)) throw unreadable(`${name}: expected a day as YYYY-MM-DD, got ${shown(value)}.`);
+  const [, day = ''] = DAY.exec(String(value)) ?? [];
+  if (!isDay(day)) throw unreadable(`${name}: expected a UTC day as YYYY-MM-DD, got ${shown(value)}.`);
   return day;
+}
+
+/** The UTC day of a time span in milliseconds; the end is exclusive. */
+export function dayWithin({ start, end }: { start: number; end: number }): Day {
+  const date = dayOf(start);
+  if (!(end > start) || dayOf(end - 1) !== date)
+    throw unreadable('Its time is not within one UTC day: export with bucket_width=1d.');
+  return date;
 }
 
 export const shown = (value: unknown): string => (JSON.stringify(value) ?? 'nothing').slice(0, 80);

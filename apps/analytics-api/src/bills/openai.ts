@@ -3,6 +3,7 @@ import { unitsOf } from '@tally/service';
 import {
   amountOf,
   assertUsd,
+  dayWithin,
   decimalsIn,
   type ExportFormat,
   type Fields,
@@ -29,7 +30,10 @@ export const openai: ExportFormat = {
     start: secondsOf(start_time, 'start_time'),
     end: secondsOf(end_time, 'end_time'),
   }),
-  dayOfRow: ({ start_time }) => dayOf(secondsOf(start_time, 'start_time')),
+  dayOfRow({ start_time, end_time }) {
+    const start = secondsOf(start_time, 'start_time');
+    return end_time === undefined ? dayOf(start) : dayWithin({ start, end: secondsOf(end_time, 'end_time') });
+  },
   kindOf(fields) {
     if (fields.amount !== undefined || fields.amount_value !== undefined) return 'cost';
     return fields.input_tokens !== undefined ? 'usage' : undefined;

@@ -231,3 +231,33 @@ test('what cannot be read is named', async () => {
     'No line of the export has an amount or tokens: is it an export of openai?',
   );
 });
+
+test('rejects rows of CSV that are not of one UTC day', async () => {
+  const file = `start_time,end_time,amount_value,amount_currency
+1730419200,1730505600,1,usd
+1730419200,1731024000,7,usd
+1730415600,1730502000,1,usd
+`;
+  const { lines, rejected } = await read('openai', file);
+  expect(lines).toEqual(['2024-11-01  all  1000000000']);
+  expect(rejected.map(({ place, message }) => `${place}: ${message}`)).toEqual(
+    [3, 4].map((line) => `line ${line}: Its time is not within one UTC day: export with bucket_width=1d.`),
+  );
+});
+
+test.each([
+  ['2026-11-01', true],
+  ['2026-11-01T00:00:00Z', true],
+  ['2026-11-01 00:00:00', true],
+  ['2026-11-01T00:00:00.000+00:00', true],
+  ['2026-11-01 00:00:00 UTC', true],
+  ['2026-11-01T23:00:00-05:00', false],
+  ['2026-11-01 00:00:00 PST', false],
+  ['2026-11-012', false],
+  ['2026-02-30', false],
+])("reads %s in the column usage_date_utc of Anthropic's CSV as a UTC day: %s", async (date, isRead) => {
+  const file = `usage_date_utc,model,cost_usd\n2026-10-31,claude-opus-5,1\n${date},claude-opus-5,2\n`;
+  const { days, rejected } = await read('anthropic', file);
+  expect(days).toEqual(isRead ? ['2026-10-31', '2026-11-01'] : ['2026-10-31']);
+  expect(rejected).toHaveLength(isRead ? 0 : 1);
+});

@@ -1,16 +1,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import {
-  type BillKind,
-  type BillProvider,
-  type Day,
-  dayOf,
-  isTallyError,
-  MAX_BILL_LINES,
-  TallyError,
-} from '@tally/contracts';
+import { type BillKind, type BillProvider, type Day, isTallyError, MAX_BILL_LINES, TallyError } from '@tally/contracts';
 import { csvRows, parseExactly, repeatedColumn } from '@tally/service';
 import { anthropic } from './anthropic.ts';
-import { type ExportFormat, type Fields, fieldsOf, type ReadLine, shown, unreadable } from './fields.ts';
+import { dayWithin, type ExportFormat, type Fields, fieldsOf, type ReadLine, shown, unreadable } from './fields.ts';
 import { openai } from './openai.ts';
 
 const FORMATS: Record<BillProvider, ExportFormat> = { openai, anthropic };
@@ -120,16 +112,14 @@ function readPages(reading: Reading, text: string): void {
       const place = `${at}data[${index}]`;
       reading.at(place, () => {
         const fields = fieldsOf(bucket);
-        const { start, end } = reading.format.bucket(fields);
-        const date = dayOf(start);
-        if (!(end > start) || dayOf(end - 1) !== date)
-          throw unreadable('Its time is not within one UTC day: export with bucket_width=1d.');
+        const span = reading.format.bucket(fields);
+        const date = dayWithin(span);
         reading.days.add(date);
         const results = fields.results;
         if (!Array.isArray(results)) throw unreadable('results is not an array.');
         if (results.length === 0) return;
         // Pages that overlap would count twice.
-        const key = JSON.stringify([start, fieldsOf(results[0]).object]);
+        const key = JSON.stringify([span.start, fieldsOf(results[0]).object]);
         if (seen.has(key)) throw unreadable('The export has this bucket twice: leave out the page that repeats it.');
         seen.add(key);
         results.forEach((result: unknown, line) => {

@@ -243,7 +243,12 @@ describe('a webhook', () => {
 
   test('goes to no address that is not public, by name or by number', async () => {
     const guarded = await stores.start({}, () => clock.now);
-    for (const refused of ['http://127.0.0.1/', 'http://0x7f.1/', 'http://[::1]/', 'http://169.254.169.254/latest'])
+    for (const refused of [
+      ...['http://127.0.0.1/', 'http://0x7f.1/', 'http://[::1]/', 'http://169.254.169.254/latest'],
+      ...['http://2130706433/', 'http://0177.0.0.1/', 'http://127.1/', 'http://127.0.0.1./', 'http://0/'],
+      ...['http://127。0。0。1/', 'http://１２７.0.0.1/', 'http://%31%32%37.0.0.1/', 'http://[::ffff:7f00:1]/'],
+      ...['http://[::ffff:127.0.0.1]/', 'http://[64:ff9b::7f00:1]/', 'http://[fd00:ec2::254]/'],
+    ])
       await expect(guarded.engine.webhooks.create.mutate({ url: refused })).rejects.toMatchObject({
         data: { code: 'INVALID_INPUT' },
       });
@@ -432,6 +437,48 @@ describe('an alert', () => {
     expect(await fired([engines[1]!])).toEqual([[`${today} 5`], [`${today} 4`]]);
     clock.now += 24 * HOUR_MS;
     expect(await fired()).toEqual([[`${today} 5`], [`${today} 4`]]);
+    clock.now = start;
+  });
+
+  test('of a budget fires for no period that was over before its threshold, its limit or its rule was set', async () => {
+    const start = clock.now;
+    const id = await budgetOf('6000000000', { thresholds: [80], period: 'day' });
+    const target = await budgetOf('6000000000', { period: 'day' });
+    const rule = await one.engine.alerts.create.mutate({
+      ...{ name: 'rule', on: 'budget', target, condition: { above: '80', percentOf: 'limit' } },
+    });
+    const yesterday = new Date(start).toISOString().slice(0, 10);
+    clock.now += 24 * HOUR_MS;
+    const today = new Date(clock.now).toISOString().slice(0, 10);
+    /** The days and thresholds that fired, also by a process that has just started. */
+    const fired = async () => {
+      for (const alerts of [one.alerts, newAlerts(), other.alerts]) await alerts.run();
+      const { rows } = await one.engine.alerts.history.query();
+      return [`budget:${id}`, rule.id].map((wanted) =>
+        rows
+          .filter((row) => row.rule === wanted)
+          .map(({ periodStart, threshold }) => `${periodStart.slice(0, 10)} ${threshold}`)
+          .sort(),
+      );
+    };
+    const update = (budget: string, change: Parameters<typeof stores.db.budgets.update>[1]) =>
+      stores.db.budgets.update(budget, change, new Date(clock.now));
+    await update(id, { thresholds: [50, 80] });
+    expect(await fired()).toEqual([[], []]);
+    await update(id, { limit: '5000000000' });
+    await update(target, { limit: '5000000000' });
+    expect(await fired()).toEqual([[], []]);
+    // What was in force before counts for usage that becomes known late, also where it is set again.
+    clock.now = start;
+    await spend(id, '9000000000', 'day');
+    await spend(target, '9000000000', 'day');
+    await update(id, { limit: '4000000000' });
+    await update(target, { limit: '4000000000' });
+    clock.now += 24 * HOUR_MS;
+    await update(id, { limit: '4000000000', thresholds: [80, 50] });
+    expect(await fired()).toEqual([[`${yesterday} 50`, `${yesterday} 80`], [`${yesterday} 80%`]]);
+    await spend(id, '2000000000', 'day');
+    expect(await fired()).toEqual([[`${today} 50`, `${yesterday} 50`, `${yesterday} 80`].sort(), [`${yesterday} 80%`]]);
     clock.now = start;
   });
 

@@ -71,10 +71,10 @@ export function createAlerts(options: {
   }
 
   async function fireThresholds({ budgets, periods }: Spending): Promise<void> {
-    for (const { budgetId, start, spent } of periods) {
+    for (const { budgetId, start, ends, spent } of periods) {
       const budget = budgets.get(budgetId);
-      // It was made since the budgets were read.
-      if (!budget) continue;
+      // Without one, it was made since the budgets were read.
+      if (!budget || (ends !== null && ends <= Number(budget.thresholdsSince))) continue;
       const limit = BigInt(budget.limit);
       for (const threshold of budget.thresholds) {
         if (limit === 0n || spent * 100n < BigInt(threshold) * limit) continue;
@@ -244,7 +244,9 @@ export function createAlerts(options: {
 
   /** Fires for the period before, once: it may have passed its limit after its last check, or while no engine ran. */
   async function lookBack(rule: AlertRow, spent: Spending, period: number): Promise<void> {
-    if (rule.condition.above === undefined || Number(rule.createdAt) >= period) return;
+    const { above, percentOf: ofLimit } = rule.condition;
+    const limitSince = ofLimit && spent.budgets.get(rule.target)?.thresholdsSince;
+    if (above === undefined || Math.max(Number(rule.createdAt), Number(limitSince ?? 0)) >= period) return;
     const look = looks.get(rule.id);
     if (!look || look.period === period) return;
     const before = await measure(rule, { ...spent, at: period - 1 });

@@ -326,7 +326,7 @@ export function createBudgets(options: {
       const before = await known(id, caller);
       const units = limit === undefined ? {} : { limit: unitsOf(before, limit, 'limit').toString() };
       const fields = Object.entries(change).filter(([, value]) => value !== undefined);
-      const row = await store.update(id, { ...Object.fromEntries(fields), ...units });
+      const row = await store.update(id, { ...Object.fromEntries(fields), ...units }, new Date(now()));
       await publish(row);
       return present(row);
     },

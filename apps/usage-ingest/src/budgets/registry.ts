@@ -62,6 +62,7 @@ const Stored = z.object({
       enforcement: z.enum(['soft', 'hard']),
       whenUnavailable: z.enum(['allow', 'refuse']),
       thresholds: z.array(z.number()),
+      thresholdsSince: z.coerce.date().default(new Date(0)),
       createdAt: z.coerce.date(),
       createdBy: z.string(),
       removedAt: z.coerce.date().nullable(),

@@ -1,5 +1,6 @@
+import { calcPrice, findProvider } from '@pydantic/genai-prices';
 import { CALL_SIZES, PRICED_PARTS } from '@tally/contracts';
-import type { JournalLine, PricedUnits, PriceRow } from '@tally/db';
+import type { JournalLine, NewPrice, PricedUnits, PriceRow } from '@tally/db';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decimalOf, readGenaiPrices, readLitellmPrices } from './import.ts';
@@ -214,6 +215,12 @@ test.each([
 });
 
 describe('importing', () => {
+  const rowsOf = (prices: readonly NewPrice[]): PriceRow[] =>
+    prices.map((row, index) => ({
+      ...row,
+      ...{ id: String(index), createdAt: new Date(0), createdBy: '', addedIn: '1', removedIn: null },
+    }));
+
   test.each([
     ['1.5e-07', 6, '0.15'],
     ['2.5E-6', 6, '2.5'],
@@ -255,13 +262,92 @@ describe('importing', () => {
 
   test('reads prices of LiteLLM that need more decimals for a million tokens', () => {
     const file = JSON.stringify({
-      dbrx: { litellm_provider: 'databricks', input_cost_per_token: 0, output_cost_per_token: 1e-30 },
-    }).replace('token":0,', 'token":1.5000020000000002e-06,');
+      dbrx: { litellm_provider: 'databricks', input_cost_per_token: 0 },
+    }).replace('token":0', 'token":1.5000020000000002e-06');
     const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ component, amount, per }) => [component, amount, per])).toEqual([
       ['input', '1500002.0000000002', '1000000000000'],
     ]);
-    expect(skipped).toEqual([{ model: 'dbrx', reason: 'output_cost_per_token is no price: 1e-30' }]);
+    expect(skipped).toEqual([]);
+  });
+
+  test.each([
+    [{ cache_read_input_token_cost: 1e-30 }, 'cache_read_input_token_cost is no price: 1e-30'],
+    [{ output_cost_per_token: true }, 'output_cost_per_token is no price: true'],
+    [{ input_cost_per_token_above_1m_tokens: 2e-6 }, 'input_cost_per_token_above_1m_tokens is no price of long calls'],
+    [
+      { tiered_pricing: [{ range: [0, 1000], input_cost_per_token: 1e-30 }] },
+      'input_cost_per_token is no price: 1e-30',
+    ],
+    [{ tiered_pricing: [{ input_cost_per_token: 1e-6 }] }, 'its tiers are no ranges of prompt tokens'],
+    [
+      { tiered_pricing: [9, 32].map((start) => ({ range: [start, 99], input_cost_per_token: 1e-6 })) },
+      'its tiers leave a gap or overlap',
+    ],
+    [
+      {
+        tiered_pricing: [
+          { range: [0, 32_000], input_cost_per_token: 1e-6, cache_read_input_token_cost: 1e-7 },
+          { range: [32_000, 128_000], input_cost_per_token: 2e-6 },
+        ],
+      },
+      'its tiers do not all price the same classes of tokens',
+    ],
+    [
+      { output_cost_per_token: 1e-6, tiered_pricing: [{ range: [0, 1000], input_cost_per_token: 1e-6 }] },
+      'its tiers do not all price the same classes of tokens',
+    ],
+  ])('reads no price of a model of LiteLLM with %j, one of whose prices cannot be kept', (fields, reason) => {
+    const file = JSON.stringify({ m: { litellm_provider: 'p', input_cost_per_token: 1e-6, ...fields } });
+    expect(readLitellmPrices(file, undefined, new Date(0))).toEqual({ prices: [], skipped: [{ model: 'm', reason }] });
+  });
+
+  test('reads tiers of LiteLLM: all tokens of a call cost what the tier of its prompt does', () => {
+    const tier = (range: [number, number | null], input: number) => ({
+      ...{ range, input_cost_per_token: `${input}e-6`, output_cost_per_token: `${input * 4}e-6` },
+      cache_read_input_token_cost: `${input}e-7`,
+    });
+    const model = {
+      ...{ litellm_provider: 'dashscope', input_cost_per_request: 1, input_cost_per_token_above_200k_tokens: 9 },
+      tiered_pricing: [tier([32_000, 128_000], 2), tier([0, 32_000], 1), tier([128_000, null], 3)],
+    };
+    const text = JSON.stringify({ 'dashscope/qwen3-max': model }).replace('[0,32000]', '[0.0,32000.0]');
+    const { prices, skipped } = readLitellmPrices(text, undefined, new Date(0));
+    expect([prices.length, skipped]).toEqual([20, []]);
+    const list = createPriceList({ version: '1', prices: rowsOf(prices) });
+    const costs = [32_000, 32_001, 128_000, 128_001, 2_000_000].map((prompt) =>
+      list.costOf(
+        line({
+          ...{ provider: 'dashscope', model: 'qwen3-max', prompt_tokens: String(prompt), completion_tokens: '1000' },
+          metrics: { cached_tokens: '1000' },
+        }),
+      ),
+    );
+    const cost = (prompt: number, rate: number) => 10n ** 9n + BigInt((prompt - 1000 + 100 + 4000) * rate * 1000);
+    expect(costs).toEqual([
+      ...[cost(32_000, 1), cost(32_001, 2), cost(128_000, 2), cost(128_001, 3), cost(2_000_000, 3)],
+    ]);
+  });
+
+  test('reads tiers of LiteLLM by something else than tokens as no price, and old names of cached input', () => {
+    const file = JSON.stringify({
+      search: {
+        ...{ litellm_provider: 'exa_ai', tiered_pricing: [{ input_cost_per_query: 5e-3, max_results_range: [0, 25] }] },
+      },
+      chat: { litellm_provider: 'deepseek', input_cost_per_token: 1e-6, input_cost_per_token_cache_hit: 1e-7 },
+      both: {
+        ...{ litellm_provider: 'deepseek', input_cost_per_token: 1e-6, cache_read_input_token_cost: 1e-7 },
+        input_cost_per_token_cache_hit: 2e-7,
+      },
+    });
+    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    expect(prices.map(({ model, component, amount }) => [model, component, amount])).toEqual([
+      ['chat', 'input', '1'],
+      ['chat', 'cached_input', '0.1'],
+      ['both', 'input', '1'],
+      ['both', 'cached_input', '0.1'],
+    ]);
+    expect(skipped).toEqual([{ model: 'search', reason: 'it has no price by tokens or requests' }]);
   });
 
   test('does not mix prices of two entries of LiteLLM for one model', () => {
@@ -312,27 +398,45 @@ describe('importing', () => {
   });
 
   test('reads list prices of genai-prices, which price a call as its own calculation does', () => {
-    const { prices, skipped } = readGenaiPrices(['anthropic', 'deepseek'], new Date('2026-09-01T00:00:00Z'));
+    const providers = ['anthropic', 'openai', 'google', 'deepseek', 'x-ai', 'aws'];
+    const { prices, skipped } = readGenaiPrices(providers, new Date('2026-01-01T00:00:00Z'));
     expect(skipped.map(({ reason }) => reason)).toContain('its prices depend on the time of day');
-    const rows = prices.map(
-      (row, index): PriceRow => ({
-        ...row,
-        id: String(index),
-        createdAt: new Date(0),
-        createdBy: '',
-        addedIn: '1',
-        removedIn: null,
-      }),
+    const list = createPriceList({ version: '1', prices: rowsOf(prices) });
+    const models = providers.flatMap((providerId) =>
+      findProvider({ providerId })!.models.map(({ id }) => ({ providerId, model: id })),
     );
-    const list = createPriceList({ version: '1', prices: rows });
-    const call = line({
-      provider: 'anthropic',
-      model: 'claude-3-5-haiku-20241022',
-      prompt_tokens: '1000',
-      completion_tokens: '10',
+    const call = fc.record({
+      about: fc.constantFrom(...models),
+      prompt: fc.constantFrom(1_000, ...CALL_SIZES.flatMap((size) => [size, size + 1])),
+      cached: fc.constantFrom(0, 500),
+      written: fc.constantFrom(0, 300),
+      time: fc.constantFrom('2026-02-01T12:00:00Z', '2026-11-20T05:00:00Z', '2027-02-01T00:00:00Z'),
     });
-    // 900 × 0.8 + 100 × 0.08 + 10 × 4, for a million.
-    expect(list.costOf({ ...call, metrics: { cached_tokens: '100' } })).toBe(768_000n);
+    let told = 0;
+    fc.assert(
+      fc.property(call, ({ about: { providerId, model }, prompt, cached, written, time }) => {
+        const usage = {
+          input_tokens: prompt,
+          cache_read_tokens: cached,
+          cache_write_tokens: written,
+          output_tokens: 9,
+        };
+        const cost = list.costOf(
+          line({
+            ...{ provider: providerId, model, time: Date.parse(time), completion_tokens: '9' },
+            prompt_tokens: String(prompt),
+            metrics: { cached_tokens: String(cached), cache_write_tokens: String(written) },
+          }),
+        );
+        if (typeof cost !== 'bigint') return;
+        told++;
+        const theirs = calcPrice(usage, model, { providerId, timestamp: new Date(time) })!;
+        // Theirs are floats.
+        expect(Math.abs(Number(cost) - theirs.total_price * 1e9)).toBeLessThan(2);
+      }),
+      { numRuns: 500 },
+    );
+    expect(told).toBeGreaterThan(200);
   });
 });
 

@@ -59,13 +59,13 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       return present(row);
     },
 
-    async import({ source, file, providers, validFrom }: Input<'import'>, caller: Caller) {
+    async import({ source, file, providers, validFrom, dryRun }: Input<'import'>, caller: Caller) {
       const from = new Date(validFrom);
       const { prices, skipped } =
         source === 'litellm' ? readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);
       if (prices.length === 0) throw new TallyError('INVALID_INPUT', 'The source has no price of these providers.');
-      const { rows: _, ...counts } = await store.import(prices, { source, validFrom: from }, caller.id);
-      await refresh();
+      const { rows: _, ...counts } = await store.import(prices, { source, validFrom: from, dryRun }, caller.id);
+      if (!dryRun) await refresh();
       return { ...counts, skipped: skipped.slice(0, MAX_SKIPPED) };
     },
 

@@ -26,6 +26,8 @@ export type BudgetRow = {
   enforcement: BudgetFields['enforcement'];
   whenUnavailable: BudgetFields['whenUnavailable'];
   thresholds: number[];
+  /** When a threshold was added or the limit lowered last. Periods that were over by then fire no threshold. */
+  thresholdsSince: Date;
   createdAt: Date;
   createdBy: string;
   removedAt: Date | null;
@@ -60,6 +62,7 @@ export const BudgetEntity = new EntitySchema<BudgetRow>({
     enforcement: { type: 'text' },
     whenUnavailable: { name: 'when_unavailable', type: 'text' },
     thresholds: { type: 'int', array: true },
+    thresholdsSince: { name: 'thresholds_since', type: 'timestamptz' },
     createdAt: { name: 'created_at', type: 'timestamptz', createDate: true },
     createdBy: { name: 'created_by', type: 'text' },
     removedAt: { name: 'removed_at', type: 'timestamptz', nullable: true },

@@ -8,7 +8,7 @@ import { Units } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { sqlState } from '../transactions.ts';
 
-export type NewBudget = Omit<BudgetRow, 'id' | 'createdAt' | 'removedAt'>;
+export type NewBudget = Omit<BudgetRow, 'id' | 'thresholdsSince' | 'createdAt' | 'removedAt'>;
 
 /** A period of a budget, and its spend as far as Postgres knows. `ends` null: never. */
 export type BudgetPeriod = { budgetId: string; start: number; ends: number | null; spent: bigint };
@@ -23,7 +23,7 @@ export type BudgetsStore = {
    */
   create(budget: NewBudget, at: Date): Promise<BudgetRow>;
   /** Changes a budget; throws NOT_FOUND for an unknown or removed one. */
-  update(id: string, change: Partial<NewBudget>): Promise<BudgetRow>;
+  update(id: string, change: Partial<NewBudget>, at: Date): Promise<BudgetRow>;
   /** Removes a budget; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
   remove(id: string, at: Date): Promise<BudgetRow>;
   find(id: string): Promise<BudgetRow | undefined>;
@@ -118,10 +118,13 @@ export function createBudgetsStore(
         throw new TallyError('INVALID_INPUT', `timeZone: Postgres does not know the zone ${budget.timeZone}.`);
       }
     },
-    update: (id, change) =>
+    update: (id, change, at) =>
       changed(id, (row) => {
         if (row.removedAt) throw unknownBudget(id);
-        return change;
+        const { limit = row.limit, thresholds = [] } = change;
+        const isAdded = (threshold: number) => !row.thresholds.includes(threshold);
+        const isSooner = BigInt(limit) < BigInt(row.limit) || thresholds.some(isAdded);
+        return { ...change, ...(isSooner && { thresholdsSince: at }) };
       }),
     remove: (id, at) => changed(id, (row) => (row.removedAt ? undefined : { removedAt: at })),
     async find(id) {

@@ -21,7 +21,7 @@ import { type Executor, runSql } from '../run-sql.ts';
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
 
 type Added = { added: number; replaced: number; unchanged: number; version: string; rows: PriceRow[] };
-type Origin = { source: string; validFrom: Date };
+type Origin = { source: string; validFrom: Date; dryRun: boolean };
 
 export type PriceVersion = {
   /** "0" if no price was ever set. */
@@ -195,6 +195,11 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
       const total = active.size + fresh.size - replaced.length - (ending.length - shortened.length);
       if (total > MAX_PRICES)
         throw new TallyError('CARDINALITY_LIMIT', `The list would have ${total} prices; at most ${MAX_PRICES}.`);
+      const counts = {
+        added: fresh.size - replaced.length,
+        ...{ replaced: replaced.length, unchanged: same.length, ended: ending.length },
+      };
+      if (origin?.dryRun) return { ...counts, version: before, rows: same };
       const version = await versionBy(manager, 'prices/next-version');
       for (const ids of chunksOf([...replaced, ...ending].map(({ id }) => id)))
         await manager.createQueryBuilder().update(PriceEntity).set({ removedIn: version }).whereInIds(ids).execute();
@@ -208,14 +213,7 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
       };
       await save([...fresh.values()]);
       await save(shortened.map(({ id: _, createdAt: __, ...row }) => ({ ...row, validTo: origin!.validFrom })));
-      return {
-        added: fresh.size - replaced.length,
-        replaced: replaced.length,
-        unchanged: same.length,
-        ended: ending.length,
-        version,
-        rows: [...same, ...saved],
-      };
+      return { ...counts, version, rows: [...same, ...saved] };
     });
 
   return {
