@@ -399,6 +399,18 @@ describe('an alert', () => {
     expect(await fired()).toEqual([['2.51'], [], ['1.25'], ['2']]);
     await record('acme', 'm4', '126');
     expect(await fired()).toEqual([['2.51'], ['2.51'], [], ['2']]);
+    // A day without usage has no value, and no value is not 0.
+    const start = clock.now;
+    clock.now += 24 * HOUR_MS;
+    for (const measure of ['requests', 'total_tokens']) await rule(`globex/${measure}`, { below: '5' });
+    const { rows } = await one.engine.alerts.history.query();
+    await fired();
+    expect((await one.engine.alerts.history.query()).rows.length).toBe(rows.length);
+    await record('globex', 'm5', '1');
+    await fired();
+    const [latest, ...others] = (await one.engine.alerts.history.query()).rows;
+    expect([latest?.text, others.length]).toEqual(['globex/requests: 1 is below 5.', rows.length]);
+    clock.now = start;
     await expect(rule('acme/unheard_of', { above: '1' })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
   });
 

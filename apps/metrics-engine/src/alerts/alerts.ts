@@ -185,7 +185,11 @@ export function createAlerts(options: {
     if (!meter && !isBuiltIn(key)) return undefined;
     const { complete } = await drain(merchantId);
     if (!complete) return undefined;
-    if (!meter) return valueOfMeasure(key, merchantId, day);
+    if (!meter) {
+      const metricTypes = key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key];
+      const sum = await db.usage.sumOfDay(day, metricTypes, merchantId);
+      return sum === null ? null : formatQuantity(key, sum);
+    }
     const start = startOfDay(day);
     const [row] = await db.meters.read(meter, {
       ...{ merchantIds: merchantId === null ? undefined : [merchantId], starts: [start], end: start + DAY_MS },
@@ -193,21 +197,6 @@ export function createAlerts(options: {
     });
     if (!row) return null;
     return formatUnits(BigInt(row.value), isCounted(meter) ? 0 : meter.scale);
-  }
-
-  async function valueOfMeasure(key: string, merchantId: string | null, day: Day): Promise<string> {
-    const rows = await db.usage.merchantUsage({
-      ...(merchantId !== null && { merchantIds: [merchantId] }),
-      ...{
-        startDate: day,
-        endDate: day,
-        metricTypes: key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key],
-      },
-    });
-    return formatQuantity(
-      key,
-      rows.reduce((sum, row) => sum + row.metric_value, 0n),
-    );
   }
 
   /** The declared meter of a rule: of one merchant its own first, else the one for all. */

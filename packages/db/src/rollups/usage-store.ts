@@ -160,6 +160,8 @@ export type UsageStore = UsageReader & {
     merchants: number;
     limit: number;
   }): Promise<Gauge[]>;
+  /** Sums metric types of a day, of a merchant or of all; null if none of them was counted. */
+  sumOfDay(day: Day, metricTypes: readonly string[], merchantId: string | null): Promise<bigint | null>;
   /** Counts the rows of `merchant_usage` of a date. */
   countMerchantUsage(date: Day): Promise<number>;
   /** Returns whether one of these dimensions exceeded its limit on a day of these merchants, or of any. */
@@ -389,6 +391,10 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
     },
     gauges: ({ month, day, merchantIds, merchants, limit }) =>
       runSql(dataSource, 'usage-gauges', [month, day, merchantIds ?? null, merchants, limit], GaugeRow),
+    async sumOfDay(...question) {
+      const [row] = await runSql(dataSource, 'sum-of-day', question, z.object({ sum: Units.nullable() }));
+      return row!.sum;
+    },
     async countMerchantUsage(date) {
       const [row] = await runSql(dataSource, 'count-merchant-usage', [date], z.object({ rows: z.number() }));
       return row!.rows;
