@@ -165,7 +165,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const unguarded = createCounters(redis, keys, limits, window);
   const counters: Counters = {
     ...unguarded,
-    record: (lines, version) => stores.redis.run(() => unguarded.record(lines, version)),
+    record: (...batch) => stores.redis.run(() => unguarded.record(...batch)),
     readDays: (shard, days) => stores.redis.run(() => unguarded.readDays(shard, days)),
   };
   const priceRegistry = createPriceRegistry({ store: db.prices, redis });
