@@ -125,7 +125,7 @@ function itemOfEvent(event: MeterEvent, { headers }: SourceRequest, reading: Rea
   if (!type) return { refused: invalid('event_name is missing.') };
   const { stripe_customer_id, value, ...more } = payload;
   const amount = textOf(value);
-  if (amount === undefined || !/^-?\d{1,30}(?:\.\d{1,30})?$/.test(amount))
+  if (amount === undefined || !/^-?\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?$/.test(amount))
     return { refused: invalid('payload[value] must be a number.') };
   const key = headers.get('idempotency-key');
   const own = textOf(event.identifier);
