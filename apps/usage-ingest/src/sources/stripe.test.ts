@@ -153,6 +153,12 @@ test('an event is cancelled by an admin key of its merchant', async () => {
   expect(await own.billing.meterEventAdjustments.create(cancel)).toMatchObject({
     ...{ object: 'billing.meter_event_adjustment', status: 'complete', cancel: { identifier: 'wrong' } },
   });
+  await own.v2.billing.meterEvents.create(eventOf('cus_7', '8', { identifier: 'wrong too' }));
+  const second = { ...cancel, cancel: { identifier: 'wrong too' } };
+  expect(await own.v2.billing.meterEventAdjustments.create(second)).toMatchObject({
+    ...{ object: 'v2.billing.meter_event_adjustment', status: 'complete', cancel: { identifier: 'wrong too' } },
+  });
+  await expect(stripe.v2.billing.meterEventAdjustments.create(second)).rejects.toMatchObject({ statusCode: 400 });
   expect(await world.totalsOf('cus_7')).toMatchObject({ api_tokens: '0' });
 });
 
