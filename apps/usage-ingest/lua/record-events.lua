@@ -169,6 +169,8 @@ for s = 1, shards do
       if marks[i] == 1 then seen[i] = true end
     end
   end
+  -- Ids that have a content, in all groups: around a midnight, copies of an event are of two days.
+  local held
   local lines, done, merchants = nil, 0, {}
   for _ = 1, groups do
     local count, merchant, expiry, totals =
@@ -187,12 +189,13 @@ for s = 1, shards do
     if contested or fresh < count or add(KEYS, key + 1, ARGV, amount, totals, types, expiry, suffix) then
       -- A part of the group may be refused: decide each event by itself, in order.
       lines = lines or (fresh > 0 and split(text))
-      local key_of, taken, held = {}, {}, {}
+      local key_of, taken = {}, {}
       for t = 1, totals do
         key_of[string.match(KEYS[key + 1 + t], ':([a-z0-9_]+)' .. suffix .. '$')] = KEYS[key + 1 + t]
       end
-      if contested then
-        for i = done + 1, done + count do
+      if contested and not held then
+        held = {}
+        for i = 1, events do
           if seen[i] then held[identity_of(ARGV[first + i])] = true end
         end
       end
