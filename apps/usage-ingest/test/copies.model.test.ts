@@ -19,13 +19,11 @@ beforeAll(async () => {
 });
 afterAll(() => ingest.close());
 
-type Content = { id: number; content: number };
-/** A copy of event `id` with one of three contents, before or after a midnight. */
-type Copy = Content & { late: boolean };
+/** A copy of event `id` with one of three contents. */
+type Copy = { id: number; content: number };
 const copy: fc.Arbitrary<Copy> = fc.record({
   id: fc.integer({ min: 0, max: 1 }),
   content: fc.integer({ min: 0, max: 2 }),
-  late: fc.boolean(),
 });
 const step = fc.record({
   copies: fc.array(copy, { minLength: 1, maxLength: 6 }),
@@ -33,8 +31,8 @@ const step = fc.record({
   flushed: fc.boolean(),
 });
 
-const entryOf = (merchantId: string, { id, content, late }: Copy): UsageEntry => ({
-  ...{ id: `e${id}`, merchantId, time: late ? '2026-11-22T00:01:00Z' : '2026-11-21T23:59:00Z' },
+const entryOf = (merchantId: string, { id, content }: Copy): UsageEntry => ({
+  ...{ id: `e${id}`, merchantId, time: '2026-11-22T11:00:00Z' },
   metrics: { prompt_tokens: String(content + 1) },
 });
 
@@ -42,7 +40,7 @@ const entryOf = (merchantId: string, { id, content, late }: Copy): UsageEntry =>
 class Model {
   readonly taken = new Map<number, Set<number>>();
   readonly counted = new Map<number, number>();
-  waiting: Content[] = [];
+  waiting: Copy[] = [];
 
   answer(copies: readonly Copy[], path: 'redis' | 'journal'): string[] {
     const results: string[] = new Array(copies.length);
@@ -66,7 +64,7 @@ class Model {
     return results;
   }
 
-  private take(one: Content, path: 'redis' | 'journal'): void {
+  private take(one: Copy, path: 'redis' | 'journal'): void {
     if (path === 'journal') return void this.counted.set(one.id, one.content);
     this.taken.set(one.id, new Set([...(this.taken.get(one.id) ?? []), one.content]));
     this.waiting.push(one);
