@@ -788,6 +788,7 @@ table usage_events (
   constraint usage_events_pkey PRIMARY KEY (date, merchant_id, id)
 ) partition by RANGE (date);
 CREATE INDEX usage_events_flush ON ONLY public.usage_events USING btree (flush_id, merchant_id);
+CREATE INDEX usage_events_lago ON ONLY public.usage_events USING btree (id) WHERE (id ~~ 'lago:%'::text);
 CREATE INDEX usage_events_recent ON ONLY public.usage_events USING btree (merchant_id, "time" DESC);
 CREATE INDEX usage_events_unpriced ON ONLY public.usage_events USING btree (merchant_id, provider, model) WHERE (price_version = 0);
 

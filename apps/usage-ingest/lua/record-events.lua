@@ -7,13 +7,14 @@
 -- ARGV[4] age in ms at which it is cut   ARGV[5] age in ms at which it may be dropped   ARGV[6] generations at most
 -- ARGV[7] number of shards   ARGV[8] version of the registry that the events were checked with; empty: any
 -- ARGV then for each shard: prefix and suffix of its id sets, events, groups, lines (separated by newlines), the ids;
--- for each group: events, merchant, expiry (Unix seconds), totals, the amount of each total
+-- for each group: events (negative if some ids have several contents), merchant, expiry (Unix seconds), totals, the
+-- amount of each total
 -- Returns for each event that was not stored: its index from 0, and 1 repeat, 2 too many metric types,
--- 3 a total would exceed its limit, 4 the totals are unusable. Stores nothing and returns only -1 if the registry has
--- another version.
+-- 3 a total would exceed its limit, 4 the totals are unusable, 5 its id has other content. Stores nothing and returns
+-- only -1 if the registry has another version.
 -- Why atomic: an id is remembered exactly when its event is in the journal and in the totals. Each group and each
 -- event is decided by itself, so requests may share a call. Amounts stay strings: Lua's numbers are doubles.
-local REPEAT, TYPES, LIMIT, UNUSABLE = 1, 2, 3, 4
+local REPEAT, TYPES, LIMIT, UNUSABLE, CONFLICT = 1, 2, 3, 4, 5
 local MAX, NEAR_MAX, EXACT = '9000000000000000000', 8e18, 9e15
 local FULL_WINDOW = 8
 
@@ -135,6 +136,9 @@ local function split(text)
   return lines
 end
 
+-- An id of the window without its content.
+local function identity_of(id) return string.match(id, '^.*\n') end
+
 local MEASURES = { 'requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost' }
 
 -- The totals that one line adds to, and the amounts.
@@ -165,11 +169,14 @@ for s = 1, shards do
       if marks[i] == 1 then seen[i] = true end
     end
   end
+  -- Ids that have a content, in all groups: around a midnight, copies of an event are of two days.
+  local held
   local lines, done, merchants = nil, 0, {}
   for _ = 1, groups do
     local count, merchant, expiry, totals =
       tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
-    local types, amount = KEYS[key + 1], at + 3
+    local types, amount, contested = KEYS[key + 1], at + 3, count < 0
+    count = math.abs(count)
     local fresh, own = 0, count > 1 and {} or nil
     for i = done + 1, done + count do
       local id = ARGV[first + i]
@@ -179,21 +186,33 @@ for s = 1, shards do
       end
     end
     local before = refused
-    if fresh < count or add(KEYS, key + 1, ARGV, amount, totals, types, expiry, suffix) then
+    if contested or fresh < count or add(KEYS, key + 1, ARGV, amount, totals, types, expiry, suffix) then
       -- A part of the group may be refused: decide each event by itself, in order.
       lines = lines or (fresh > 0 and split(text))
       local key_of, taken = {}, {}
       for t = 1, totals do
         key_of[string.match(KEYS[key + 1 + t], ':([a-z0-9_]+)' .. suffix .. '$')] = KEYS[key + 1 + t]
       end
+      if contested and not held then
+        held = {}
+        for i = 1, events do
+          if seen[i] then held[identity_of(ARGV[first + i])] = true end
+        end
+      end
       for i = done + 1, done + count do
         local id = ARGV[first + i]
+        local identity = contested and identity_of(id)
         if seen[i] or taken[id] then
           verdict[i] = REPEAT
+        elseif identity and held[identity] then
+          verdict[i] = CONFLICT
         else
           local keys, amounts = amounts_of(lines[i], key_of)
           verdict[i] = add(keys, 0, amounts, 0, #keys, types, expiry, suffix)
-          if not verdict[i] then taken[id] = true end
+          if not verdict[i] then
+            taken[id] = true
+            if identity then held[identity] = true end
+          end
         end
         if verdict[i] then
           refused = refused + 1

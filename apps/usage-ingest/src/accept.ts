@@ -95,8 +95,10 @@ export function createAccept(options: AcceptOptions): Accept {
     const refusals = await counters.record(
       entries.map(({ line }) => line),
       version,
+      new Set(entries.flatMap(({ line, isContested }) => (isContested ? [line] : []))),
     );
     const result = { ...none(), left: [] as CheckedLine[] };
+    options.onConflicts(refusals.filter((refusal) => refusal === 'conflict').length);
     if (!isNoted) options.onAccepted(entries.flatMap(({ line }, at) => (refusals[at] === undefined ? [line] : [])));
     entries.forEach((entry, index) => {
       const refusal = refusals[index];
@@ -216,13 +218,13 @@ export function createAccept(options: AcceptOptions): Accept {
     // A meter may have been created since this process loaded the registry.
     if (checked.byRegistry.length > 0 && (await options.registry.reload()).version !== registry.version)
       return { ...none(), stale: batch.entries.map((_, index) => index) };
-    options.onConflicts(checked.rejected.filter(({ code }) => code === CONFLICT.code).length);
     await fault('record.before-store');
     const list = options.priceList();
     const lines = list?.isEmpty
       ? checked.lines
-      : checked.lines.map(({ index, line }) => ({
+      : checked.lines.map(({ index, line, ...more }) => ({
           index,
+          ...more,
           line: hasCost(batch.entries[index]) ? line : priced(line, list, registry.scaleOf),
         }));
     await batch.beforeStore?.(lines);
@@ -329,6 +331,7 @@ function unpricedOf({ index, line: { provider, model } }: CheckedLine): RecordWa
 }
 
 const REJECTIONS = {
+  conflict: CONFLICT,
   types: {
     code: 'CARDINALITY_LIMIT',
     message: 'The merchant has as many distinct metric types on this day as a day may have.',

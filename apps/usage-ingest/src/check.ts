@@ -14,13 +14,13 @@ import {
 } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { problemsOf } from '@tally/service';
-import { hasSameContent, lineOf, placeOf } from './line.ts';
+import { contentOf, lineOf, placeOf } from './line.ts';
 import { metricProblem, propertyProblem } from './meters/amounts.ts';
 import type { Registry } from './meters/registry.ts';
 import { isPlainEntry } from './plain-entry.ts';
 
-/** A valid event, with its index in the batch. */
-export type CheckedLine = { index: number; line: JournalLine };
+/** A valid event, with its index in the batch; contested: the batch has its id with other content, too. */
+export type CheckedLine = { index: number; line: JournalLine; isContested?: true };
 
 export type BatchToCheck = {
   entries: readonly unknown[];
@@ -49,16 +49,20 @@ export type CheckedBatch = {
   rejected: Rejection[];
   /** Rejections decided by the registry of meters. */
   byRegistry: number[];
-  /** Events that repeat an earlier one of the batch: they share its outcome. */
+  /** Exact repeats of an earlier event of the batch: they share its outcome. */
   repeats: { index: number; of: number }[];
 };
 
 /**
- * Checks every event by itself; of repeats within the batch, the first one stays. Throws MERCHANT_FORBIDDEN if all
- * events are about merchants that the caller may not name.
+ * Checks every event by itself; of exact repeats within the batch, the first one stays. Which one of several contents
+ * has their id is for the store to say. Throws MERCHANT_FORBIDDEN if all events are about merchants that the caller may
+ * not name.
  */
 export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<CheckedBatch> {
-  const lines = new Map<string, CheckedLine>();
+  const lines: CheckedLine[] = [];
+  const firsts = new Map<string, CheckedLine>();
+  /** The lines of ids that repeat, by their contents. */
+  const copies = new Map<string, CheckedLine>();
   const rejected: Rejection[] = [];
   const repeats: CheckedBatch['repeats'] = [];
   const byRegistry: number[] = [];
@@ -83,16 +87,25 @@ export async function checkBatch(batch: BatchToCheck, clock: Clock): Promise<Che
     const { line } = checked;
     if (batch.isCompared) line.compared = true;
     const identity = `${line.merchant_id}\n${placeOf(line)} ${line.id}`;
-    const first = lines.get(identity);
-    if (!first) lines.set(identity, { index, line });
-    else if (line.compared || hasSameContent(first.line, line)) repeats.push({ index, of: first.index });
-    else rejected.push({ index, id: line.id, ...CONFLICT });
+    const first = firsts.get(identity);
+    if (first) copies.set(identity + contentOf(first.line), first);
+    const same = first && (line.compared ? first : copies.get(identity + contentOf(line)));
+    if (same) {
+      repeats.push({ index, of: same.index });
+      continue;
+    }
+    const checkedLine: CheckedLine = { index, line };
+    lines.push(checkedLine);
+    if (first) {
+      first.isContested = checkedLine.isContested = true;
+      copies.set(identity + contentOf(line), checkedLine);
+    } else firsts.set(identity, checkedLine);
   }
   if (isLarge) await nextTurn();
   if (rejected.length === batch.entries.length && rejected.every(({ code }) => code === 'MERCHANT_FORBIDDEN')) {
     throw new TallyError('MERCHANT_FORBIDDEN', rejected[0]!.message, { details: { rejected } });
   }
-  return { lines: [...lines.values()], rejected, byRegistry, repeats };
+  return { lines, rejected, byRegistry, repeats };
 }
 
 /** The error of an event whose id belongs to another one. */

@@ -65,11 +65,10 @@ export function placeOf({ date, time }: JournalLine): string {
 /** Prefix of a place around a midnight. */
 export const MIDNIGHT = '~';
 
-/** Returns true if two lines have the same content, whatever their times. */
-export function hasSameContent(one: JournalLine, other: JournalLine): boolean {
-  const content = ({ merchant_id: _, date: __, time: ___, metrics = {}, properties = {}, ...more }: JournalLine) =>
-    JSON.stringify([more, metrics, properties].map((part) => Object.entries(part).sort()));
-  return content(one) === content(other);
+/** Returns the content of a line as text that is equal for equal contents, whatever the times. */
+export function contentOf(line: JournalLine): string {
+  const { merchant_id: _, date: __, time: ___, metrics = {}, properties = {}, ...more } = line;
+  return JSON.stringify([more, metrics, properties].map((part) => Object.entries(part).sort()));
 }
 
 /** Calls back with the amounts that a line adds to its day, by metric type, as units in text. */

@@ -57,7 +57,7 @@ import { createPricedByClass } from './prices/classes.ts';
 import { createPrices } from './prices/prices.ts';
 import { createPriceRegistry } from './prices/registry.ts';
 import { createRerate } from './prices/rerate.ts';
-import { createRecentEntries } from './recent.ts';
+import { createFindLagoEvent, createRecentEntries } from './recent.ts';
 import { createReconcile, createRepair, presentDrift, presentMeterDrift, type Reconcile } from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
@@ -165,7 +165,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const unguarded = createCounters(redis, keys, limits, window);
   const counters: Counters = {
     ...unguarded,
-    record: (lines, version) => stores.redis.run(() => unguarded.record(lines, version)),
+    record: (...batch) => stores.redis.run(() => unguarded.record(...batch)),
     readDays: (shard, days) => stores.redis.run(() => unguarded.readDays(shard, days)),
   };
   const priceRegistry = createPriceRegistry({ store: db.prices, redis });
@@ -337,7 +337,9 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
-  const sources = createSources({ env, db, accept, others: options.sources ?? [], registry, log, now });
+  const findLagoEvent = createFindLagoEvent({ db, scales, flushSoon: flush.flushSoon });
+  const others = options.sources ?? [];
+  const sources = createSources({ env, db, accept, findLagoEvent, others, registry, log, now });
   releasers.push('sources', () => sources.stop());
   const adjust = createAdjust({ db, scales, repair, flushSoon: flush.flushSoon, now, fault });
   const handlers = createHandlers({

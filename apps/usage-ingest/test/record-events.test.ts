@@ -108,6 +108,19 @@ describe('a gathered call', () => {
     expect(await totalsOf(good)).toEqual({ a: '1' });
   });
 
+  test('of several contents of an id stores the first that it can, and knows the one that it has', async () => {
+    const merchantId = `contested-${names++}`;
+    const some = (...amounts: string[]) => amounts.map((a) => lineOf(merchantId, '1', { a }));
+    const send = (lines: JournalLine[]) => counters.record(lines, undefined, new Set(lines));
+    const tooMuch = (MAX_SUM_UNITS + 1n).toString();
+    expect(await send(some(tooMuch, '5', '7'))).toEqual(['limit', undefined, 'conflict']);
+    expect(await send(some('7', '5', '8'))).toEqual(['conflict', 'repeat', 'conflict']);
+    // More than one call takes, in one call all the same.
+    const large = ['6', '5'].map((a) => ({ ...some(a)[0]!, properties: { text: 'x'.repeat(1_100_000) } }));
+    expect(await send([...large, ...some('5')])).toEqual(['conflict', 'conflict', 'repeat']);
+    expect(await totalsOf(merchantId)).toEqual({ a: '5' });
+  });
+
   test('sets the expiry of a total only when it creates it', async () => {
     const merchantId = `expiry-${names++}`;
     await counters.record([lineOf(merchantId, '1', { a: '1' })]);

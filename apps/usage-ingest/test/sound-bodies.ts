@@ -53,6 +53,7 @@ export const SOUND_BODIES: Readonly<Record<string, object | string>> = {
   '/v1/billing/meters': 'display_name=Tokens&event_name=stripe_tokens&default_aggregation[formula]=sum',
   '/v1/billing/meters/{meter}': 'display_name=Tokens',
   '/v1/billing/meter_event_adjustments': 'event_name=tokens&type=cancel&cancel[identifier]=1',
+  '/v2/billing/meter_event_adjustments': { event_name: 'tokens', type: 'cancel', cancel: { identifier: '1' } },
   '/sources/lago/api/v1/events': { event: lagoEvent },
   '/sources/lago/api/v1/events/batch': { events: [lagoEvent] },
   '/sources/lago/api/v1/billable_metrics': {

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
-import { Dimension, MerchantId, record } from './entry.ts';
+import { Dimension, inBothForms, MerchantId, record } from './entry.ts';
 import { Quantity } from './quantity.ts';
 import { Cursor, label, storable, text } from './text.ts';
 import { Day, Drained, StoredDay, StoredTime } from './time.ts';
@@ -68,6 +68,11 @@ const Column = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,62}$/, 'Expected the n
 const StoredValue = z.union([z.string(), z.number(), z.boolean()]);
 
 const FilterValue = z.union([Dimension, z.number().finite(), z.boolean()]);
+/** Texts select stored ones in both forms. */
+const FilterValues = z.union([FilterValue, z.array(FilterValue).min(1).max(1000)]).overwrite((given) => {
+  const values = inBothForms(Array.isArray(given) ? given : [given]);
+  return Array.isArray(given) || values.length > 1 ? values : given;
+});
 
 /** Room for 50 filters of 1,000 values and the other fields. */
 const MAX_FILTER_ITEMS = 60_000;
@@ -82,7 +87,7 @@ const fields = {
   /** Columns to group by. */
   dimensions: z.array(Column).max(5).optional(),
   /** `{ column: value | [values] }`; all must hold. `unknown` selects rows without the dimension. */
-  filters: record(50, Column, z.union([FilterValue, z.array(FilterValue).min(1).max(1000)])).optional(),
+  filters: record(50, Column, FilterValues).optional(),
   /** The aggregation of a formula that has none; default: that of `metricType`. */
   aggregationMethod: GivenMethod.optional(),
   visibility: MetricVisibility,
@@ -236,7 +241,7 @@ export const custom = {
     rest: [{ method: 'GET', path: '/api/admin/metrics/custom-definitions' }],
     access: 'read',
     merchants: 'own',
-    input: z.strictObject({ ...page, search: text(200).optional() }).prefault({}),
+    input: z.strictObject({ ...page, search: text(200).normalize('NFC').optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
   /** Versions, newest first, also of a removed metric. */

@@ -51,20 +51,21 @@ const Amounts = z.object({
 });
 export type Amounts = z.infer<typeof Amounts>;
 
+/** A name that is stored: in NFC, like names of events. */
+const Name = Dimension.normalize('NFC');
 /** For models of several providers the name is `model|provider`. */
-const Key = text(2 * 256 + 1).refine(
-  (key) => key.split('|').every((part) => Dimension.safeParse(part).success),
-  'Expected a printable name',
-);
+const Key = text(2 * 256 + 1)
+  .normalize('NFC')
+  .refine((key) => key.split('|').every((part) => Dimension.safeParse(part).success), 'Expected a printable name');
 const Grouping = record(20_000, Key, Amounts).nullish();
 
 /** A row with all dimensions: the usage of one model by one user's key. */
 const DocumentRow = Amounts.extend({
   merchantId: MerchantId.nullish(),
-  userId: Dimension.nullish(),
-  apiKey: Dimension.nullish(),
-  model: Dimension.nullish(),
-  provider: Dimension.nullish(),
+  userId: Name.nullish(),
+  apiKey: Name.nullish(),
+  model: Name.nullish(),
+  provider: Name.nullish(),
 });
 export type DocumentRow = z.infer<typeof DocumentRow>;
 

@@ -32,8 +32,8 @@ export const EntryId = z
 export const Dimension = text(256).meta({ examples: ['ada'] });
 
 /** Returns names that select stored ones: each as written and in NFC, as producers' names are stored. */
-export const inBothForms = (names: readonly string[]) => [
-  ...new Set(names.flatMap((name) => [name, name.normalize('NFC')])),
+export const inBothForms = <T>(names: readonly T[]): T[] => [
+  ...new Set(names.flatMap((name) => (typeof name === 'string' ? [name, name.normalize('NFC') as T] : [name]))),
 ];
 
 /** Filter values of a dimension. */
@@ -69,15 +69,18 @@ export const Count = z.union([
 ]);
 
 /**
- * A record of at most `max` fields. A larger one is refused as a whole. A record would skip a field `__proto__`
- * silently, so that is refused too.
+ * A record of at most `max` fields. A larger one is refused as a whole. A record would silently skip a field
+ * `__proto__`, and one of two whose names are equal in NFC, so those are refused too.
  */
 export const record = <K extends z.core.$ZodRecordKey, V extends z.ZodType>(max: number, key: K, value: V) => {
   const inner = z.record(key, value);
   return z.preprocess((given: z.input<typeof inner>, ctx) => {
     const refuse = (message: string) => ctx.addIssue({ code: 'custom', message });
     if (typeof given !== 'object' || given === null) return given;
-    if (Object.keys(given).length > max) refuse(`Expected at most ${max} fields`);
+    const names = Object.keys(given);
+    if (names.length > max) refuse(`Expected at most ${max} fields`);
+    else if (new Set(names.map((each) => each.normalize('NFC'))).size < names.length)
+      refuse('Two fields have names that are the same in NFC');
     else if (Object.hasOwn(given, '__proto__')) refuse('__proto__ is not allowed');
     return given;
   }, inner);

@@ -146,10 +146,11 @@ export const sourceEndpoints = [
   endpoint('POST', '/v1/billing/meters/{meter}', 'admin', 'Renames a meter as Stripe does.', METER),
   endpoint('GET', '/v1/billing/meters/{meter}/event_summaries', 'read', 'Sums a meter as Stripe does.', METER),
   endpoint('POST', '/v1/billing/meter_event_adjustments', 'admin', 'Takes a meter event back.'),
+  endpoint('POST', '/v2/billing/meter_event_adjustments', 'admin', 'Takes a meter event back.'),
   endpoint('POST', `${LAGO}/events`, 'record', "Takes an event from Lago's clients."),
   endpoint('POST', `${LAGO}/events/batch`, 'record', "Takes up to 100 events from Lago's clients."),
   endpoint('GET', `${LAGO}/events`, 'read', 'Lists the newest events of a subscription as Lago does.'),
-  endpoint('GET', `${LAGO}/events/{transaction}`, 'read', 'Returns one of the newest events as Lago does.', {
+  endpoint('GET', `${LAGO}/events/{transaction}`, 'read', 'Returns an event as Lago does.', {
     parameters: { transaction: 't1' },
   }),
   endpoint('GET', `${LAGO}/billable_metrics`, 'read', 'Lists meters as Lago does.'),

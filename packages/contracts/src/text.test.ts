@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { analytics, Filters } from './analytics.ts';
-import { Dimension, SentDimension } from './entry.ts';
+import { engine } from './engine.ts';
+import { Dimension, SentDimension, UsageEntry } from './entry.ts';
 import { ingest } from './ingest.ts';
 import { MeterDefinition } from './meters.ts';
 import { RollupList } from './rollups.ts';
@@ -86,4 +87,26 @@ test('whatever names a stored value finds it in NFC', () => {
   expect(analytics.directory.remove.input.parse({ kind: 'user', ids: [sent] }).ids).toEqual(both);
   const range = { startDate: '2026-01-01', endDate: '2026-01-01' };
   expect(RollupList.parse({ ...range, entityIds: [sent] }).entityIds).toEqual(both);
+  const metric = { name: 'cost', metricType: 'SUM', dataSource: 'events', calculationFormula: 'cost' };
+  const filters = { user_id: sent, model: [sent, 'b'], requests: 1, provider: 'openai' };
+  const custom = { ...metric, visibility: 'PRIVATE', filters };
+  expect(engine.custom.create.input.parse(custom).filters).toEqual({
+    ...{ user_id: both, model: [...both, 'b'], requests: 1, provider: 'openai' },
+  });
+});
+
+test('names of imported days are stored in NFC, and two of one form are refused', () => {
+  const sums = { totalRequests: 1, totalTokens: 1, cost: 1 };
+  const row = { ...sums, userId: 'e\u0301', apiKey: 'e\u0301', model: 'e\u0301', provider: 'e\u0301' };
+  const parse = (byModel: object) =>
+    analytics.days.import.input.safeParse({
+      documents: [{ date: '2026-01-01', raw_data: [row], aggregated_by_model: byModel }],
+    });
+  expect(parse({ 'e\u0301|b': sums }).data?.documents[0]).toMatchObject({
+    raw_data: [{ userId: '\u00e9', apiKey: '\u00e9', model: '\u00e9', provider: '\u00e9' }],
+    aggregated_by_model: { '\u00e9|b': sums },
+  });
+  expect(parse({ 'e\u0301|b': sums, '\u00e9|b': sums }).success).toBe(false);
+  const event = { id: 'a', merchantId: 'acme', metrics: { cost: '1' } };
+  expect(UsageEntry.safeParse({ ...event, properties: { 'e\u0301': '1', '\u00e9': '2' } }).success).toBe(false);
 });

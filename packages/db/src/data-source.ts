@@ -58,6 +58,7 @@ import { TimesOfVoids1763856000350 } from './migrations/350-times-of-voids.ts';
 import { StartsOfPeriods1763856000420 } from './migrations/420-starts-of-periods.ts';
 import { DeliveriesByWebhook1763856000440 } from './migrations/440-deliveries-by-webhook.ts';
 import { ThresholdsSince1763856000481 } from './migrations/481-thresholds-since.ts';
+import { EventsOfLago1763856000500 } from './migrations/500-events-of-lago.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -158,6 +159,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       StartsOfPeriods1763856000420,
       DeliveriesByWebhook1763856000440,
       ThresholdsSince1763856000481,
+      EventsOfLago1763856000500,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

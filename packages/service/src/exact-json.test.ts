@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { parseExactly, unitsOf } from './exact-json.ts';
+import { NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
 
 test('numbers keep the text they were written in, and strings are left alone', () => {
   const text = String.raw`{"a":0.0016150000000000001,"b":[1e-05,-2,12345678901234567890],"c":"x \"1\" \\","d-1":"2","e":NaN,"f":[-Infinity,Infinity],"g":true}`;
@@ -13,6 +13,9 @@ test('numbers keep the text they were written in, and strings are left alone', (
     f: [null, null],
     g: true,
   });
+  expect(parseExactly('[1,"NaN",NaN,-Infinity]', NUMBER_MARK)).toEqual(
+    ['1', 'NaN', 'NaN', '-Infinity'].map((each, index) => (index === 1 ? each : NUMBER_MARK + each)),
+  );
 });
 
 test('refuses text that is no JSON', () => {

@@ -7,8 +7,8 @@ const NOT_A_NUMBER = /NaN|-?Infinity/y;
 export const NUMBER_MARK = '\u0001';
 
 /**
- * Parses JSON with every number as its own text, so that none goes through a float; NaN and Infinity, which Python
- * writes, become null. Throws SyntaxError for invalid JSON. Puts `mark` before each number.
+ * Parses JSON with every number as its own text, so that none goes through a float. Throws SyntaxError for invalid JSON.
+ * Puts `mark` before each number, also before NaN and Infinity, which Python writes; without a mark these become null.
  */
 export function parseExactly(text: string, mark: '' | typeof NUMBER_MARK = ''): unknown {
   const quote = mark === '' ? '"' : '"\\u0001';
@@ -26,7 +26,7 @@ export function parseExactly(text: string, mark: '' | typeof NUMBER_MARK = ''): 
     const number = matchAt(NUMBER, text, at);
     const taken = number ?? matchAt(NOT_A_NUMBER, text, at);
     if (taken === undefined) break;
-    parts.push(text.slice(copied, at), number === undefined ? 'null' : `${quote}${number}"`);
+    parts.push(text.slice(copied, at), number === undefined && mark === '' ? 'null' : `${quote}${taken}"`);
     copied = at + taken.length;
     TOKEN.lastIndex = copied;
   }

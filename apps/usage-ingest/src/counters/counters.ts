@@ -45,8 +45,14 @@ export type Counters = {
   readonly keys: RedisKeys;
   /**
    * Stores events. Returns for each undefined, or the reason for not storing it. Concurrent calls share round trips.
+   * `contested`: those whose id other lines have with other content. Of one id, those that are known are repeats; if
+   * none is, the first is stored.
    */
-  record(lines: readonly JournalLine[], registryVersion?: number): Promise<(Refusal | undefined)[]>;
+  record(
+    lines: readonly JournalLine[],
+    registryVersion?: number,
+    contested?: ReadonlySet<JournalLine>,
+  ): Promise<(Refusal | undefined)[]>;
   /** Returns the totals of days of one shard, and the end of its journal. */
   readDays(shard: number, days: readonly DayToRead[]): Promise<DaysRead>;
   /** Adds differences to totals of one shard; besides `record`, the only function that creates a total. */
@@ -185,23 +191,27 @@ export function createCounters(
   return {
     keys,
 
-    async record(lines, version) {
+    async record(lines, version, contested) {
       const refusals: (Refusal | undefined)[] = new Array(lines.length).fill(undefined);
       type Part = { lane: number; positions: number[]; items: Recorded[]; bytes: number };
       const parts: Part[] = [];
-      const open = new Map<number, Part>();
+      const open = new Map<string, Part>();
       const request = activeRequest();
       lines.forEach((line, position) => {
         const lane = laneOf(line);
         const text = JSON.stringify(line);
-        let part = open.get(lane);
-        if (!part || part.items.length === CALL_EVENTS || part.bytes + text.length > CALL_BYTES) {
+        const isContested = contested?.has(line) ?? false;
+        // One call decides between contents of one id, however large.
+        const name = isContested ? `${lane} contested` : `${lane}`;
+        let part = open.get(name);
+        const isFull = part && (part.items.length === CALL_EVENTS || part.bytes + text.length > CALL_BYTES);
+        if (!part || (isFull && !isContested)) {
           part = { lane, positions: [], items: [], bytes: 0 };
-          open.set(lane, part);
+          open.set(name, part);
           parts.push(part);
         }
         part.positions.push(position);
-        part.items.push({ line, text, version, request });
+        part.items.push({ line, text, version, request, isContested });
         part.bytes += text.length;
       });
       await Promise.all(

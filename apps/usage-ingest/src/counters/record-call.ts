@@ -10,6 +10,8 @@ export type Recorded = {
   line: JournalLine;
   text: string;
   version: number | undefined;
+  /** Other lines have its id with other content. */
+  isContested: boolean;
   /** The request that it arrived with; undefined while nothing is traced. */
   request?: ReturnType<typeof activeRequest>;
 };
@@ -21,12 +23,13 @@ const SEED_LENGTH = (SEED_BYTES * 4) / 3;
 export const batchKey = (batchId: string): string => `batch:${batchId.slice(0, SEED_LENGTH)}`;
 
 /**
- * Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres. `stale`:
- * it was checked with another registry of meters than the current one, so it must be checked again.
+ * Why an event was not stored. `unusable`: its totals in Redis cannot be added to, so it must go to Postgres.
+ * `conflict`: its id has other content. `stale`: it was checked with another registry of meters than the current one,
+ * so it must be checked again.
  */
-export type Refusal = 'repeat' | 'types' | 'limit' | 'unusable' | 'stale';
+export type Refusal = 'repeat' | 'types' | 'limit' | 'unusable' | 'conflict' | 'stale';
 
-const REFUSALS: readonly (Refusal | undefined)[] = [undefined, 'repeat', 'types', 'limit', 'unusable'];
+const REFUSALS: readonly (Refusal | undefined)[] = [undefined, 'repeat', 'types', 'limit', 'unusable', 'conflict'];
 
 export type WindowLimits = { cutSize: number; cutAgeMs: number; maxAgeMs: number; maxGenerations: number };
 
@@ -39,7 +42,7 @@ export type RecordCall = {
   read(answer: readonly number[]): (Refusal | undefined)[];
 };
 
-type Group = { merchantId: string; date: Day; events: number[]; sums: Map<string, Sum> };
+type Group = { merchantId: string; date: Day; events: number[]; sums: Map<string, Sum>; isContested: boolean };
 
 /** Builds the keys and arguments of `record-events.lua` for some events. */
 export function recordCall(
@@ -64,8 +67,8 @@ export function recordCall(
     const lines = own.map((index) => events[index]!.text).join('\n');
     args.push(ids.prefix, ids.suffix, own.length, groups.size, lines);
     for (const index of own) args.push(windowIdOf(events[index]!));
-    for (const { merchantId, date, events: own, sums } of groups.values()) {
-      args.push(own.length, merchantId, expiryOf(date), sums.size);
+    for (const { merchantId, date, events: own, sums, isContested } of groups.values()) {
+      args.push(isContested ? -own.length : own.length, merchantId, expiryOf(date), sums.size);
       groupKeys.push(keys.types(merchantId, date));
       const { prefix, suffix } = keys.total(merchantId, date);
       for (const [metricType, sum] of sums) {
@@ -122,7 +125,7 @@ function groupsByShard(events: readonly Recorded[], keys: RedisKeys): Map<number
     else group!.sums.set(metricType, addTo({ small: 0, large: 0n }, units));
   };
   for (let index = 0; index < events.length; index++) {
-    const { line } = events[index]!;
+    const { line, isContested } = events[index]!;
     if (group?.merchantId !== line.merchant_id || group.date !== line.date) {
       const shard = keys.shardOf(line.merchant_id);
       const groups = shards.get(shard) ?? new Map<string, Group>();
@@ -130,11 +133,12 @@ function groupsByShard(events: readonly Recorded[], keys: RedisKeys): Map<number
       const name = `${line.merchant_id}\n${line.date}`;
       group = groups.get(name);
       if (!group) {
-        group = { merchantId: line.merchant_id, date: line.date, events: [], sums: new Map() };
+        group = { merchantId: line.merchant_id, date: line.date, events: [], sums: new Map(), isContested };
         groups.set(name, group);
       }
     }
     group.events.push(index);
+    group.isContested ||= isContested;
     eachAmount(line, addAmount);
   }
   return shards;

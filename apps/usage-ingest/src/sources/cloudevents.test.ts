@@ -142,6 +142,20 @@ test('keys may do what their role and their merchant allow', async () => {
   expect(await world.app.request(path, { ...init, body: one })).toMatchObject({ status: 204 });
 });
 
+test('what is no amount is rejected, -0 is 0, and any rejected text can be listed', async () => {
+  const textOf = (id: string, amount: string, time: unknown = new Date().toISOString()) =>
+    `{"specversion":"1.0","id":"${id}","source":"/app","type":"prompt","subject":"odd","time":${JSON.stringify(time)},"data":{"tokens":${amount}}}`;
+  const events = [
+    ...[textOf('nan', 'NaN'), textOf('infinite', '-Infinity'), textOf('zero', '-0.0'), textOf('one', '1e0')],
+    textOf('nul', '1', 'no\u0000time'),
+  ];
+  const { body } = await post(`[${events.join()}]`);
+  expect(body).toMatchObject({ accepted: 2, rejected: [{ index: 0 }, { index: 1 }, { index: 4 }] });
+  expect(await world.totalsOf('odd')).toEqual({ requests: '2', tokens: '1' });
+  const { rows } = await world.admin.sources.rejections.query({ source: 'cloudevents' });
+  expect(rows[0]).toMatchObject({ eventId: 'ce:/app nul', message: expect.stringContaining('no time') });
+});
+
 test('other types of bodies, and too large ones, are refused', async () => {
   expect(await post('a=b', { 'content-type': 'application/x-www-form-urlencoded' })).toMatchObject({ status: 415 });
   expect(await post('{', {})).toMatchObject({ status: 400, body: { code: 'INVALID_JSON' } });

@@ -192,9 +192,9 @@ function timeOf(value: unknown, now: number): string {
   return time;
 }
 
-/** Writes a number of JSON without an exponent; unchanged if it is negative or too long for an amount. */
+/** Writes a number of JSON without an exponent, and -0 as 0; unchanged if it is negative or too long for an amount. */
 export function plainNumber(text: string): string {
-  if (!/[eE.]/.test(text)) return text;
+  if (!/[-eE.]/.test(text)) return text;
   for (const decimals of [0, 9]) {
     const read = unitsOf(text, decimals);
     if (!read) return text;

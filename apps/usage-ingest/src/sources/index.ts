@@ -4,6 +4,7 @@ import { type Handlers, type Log, type Route, startLoop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Accept } from '../accept.ts';
 import type { Env } from '../env.ts';
+import type { FindLagoEvent } from '../recent.ts';
 import { createAskAnalytics } from './ask.ts';
 import { metronome, orb, polar } from './batches.ts';
 import { cloudevents } from './cloudevents.ts';
@@ -34,6 +35,7 @@ export function createSources({
   env,
   db,
   accept,
+  findLagoEvent,
   others,
   registry,
   log,
@@ -42,6 +44,7 @@ export function createSources({
   env: Env;
   db: Pick<Db, 'litellm' | 'meters' | 'sources' | 'directory'>;
   accept: Accept;
+  findLagoEvent: FindLagoEvent;
   others: readonly Source[];
   registry: Registry;
   log: Log;
@@ -58,7 +61,7 @@ export function createSources({
     otlp(env.OTLP_MERCHANT_FROM),
     langfuse(env.OTLP_MERCHANT_FROM),
     stripe({ metered, ask }),
-    lago({ metered, ask }),
+    lago({ metered, ask, findLagoEvent }),
     metronome(metered),
     orb(metered),
     polar(metered),

@@ -88,6 +88,19 @@ test('events are found and listed for a subscription, among the newest', async (
   await expect(events.findAllEvents({ external_subscription_id: 'sub6' })).rejects.toEqual(refused(403));
 });
 
+test('an event is found by its id alone, whatever the number of subscriptions and of newer events', async () => {
+  const { events } = clientOf(await world.keyOf('member'));
+  const subscriptions = Array.from({ length: 25 }, (_, index) => `found-${index}`);
+  const batch = subscriptions.map((name) => ({ ...eventOf(name, `of ${name}`), timestamp: String(seconds() - 60) }));
+  await events.createBatchEvents({ events: batch });
+  const { data } = await events.findEvent('of found-24');
+  expect(data.event).toMatchObject({ transaction_id: 'of found-24', external_subscription_id: 'found-24' });
+  const own = clientOf(await world.keyOf('member', 'found-3')).events;
+  expect((await own.findEvent('of found-3')).data.event.external_subscription_id).toBe('found-3');
+  await expect(own.findEvent('of found-4')).rejects.toEqual(refused(404));
+  await expect(events.findEvent('none')).rejects.toEqual(refused(404));
+});
+
 test('billable metrics are created, listed, found, renamed and removed', async () => {
   const { billableMetrics } = clientOf();
   const metric = { name: 'GB', code: 'gb', aggregation_type: 'sum_agg' as const, field_name: 'gb', recurring: false };

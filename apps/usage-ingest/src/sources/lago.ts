@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { ERRORS, type Meter, type Rejection, type StoredEntry, TallyError } from '@tally/contracts';
 import type { ErrorBody } from '@tally/service';
+import type { FindLagoEvent } from '../recent.ts';
 import type { AskAnalytics } from './ask.ts';
 import {
   type ForeignEvent,
@@ -52,7 +53,15 @@ const errorBody: ErrorBody = ({ code, message, details }) => {
 };
 
 /** Lago's events, billable metrics and current usage. A subscription is a merchant, a billable metric is a meter. */
-export function lago({ metered, ask }: { metered: MeteredFields; ask: AskAnalytics }): Source {
+export function lago({
+  metered,
+  ask,
+  findLagoEvent,
+}: {
+  metered: MeteredFields;
+  ask: AskAnalytics;
+  findLagoEvent: FindLagoEvent;
+}): Source {
   const single: EventsRoute = {
     path: `${BASE}/events`,
     read: async (request) => [itemOfEvent(eventIn(request), await readingOf(request, metered))],
@@ -87,7 +96,7 @@ export function lago({ metered, ask }: { metered: MeteredFields; ask: AskAnalyti
         // Lago's client does not encode ids.
         path: `${BASE}/events/:transaction{.+}`,
         access: 'read',
-        answer: (request) => findEvent(request, ask),
+        answer: (request) => findEvent(request, findLagoEvent),
       },
       {
         method: 'GET',
@@ -274,35 +283,35 @@ function pageOf<T>(all: readonly T[], { query }: SourceRequest): { page: T[]; me
   };
 }
 
-async function storedEvents(request: SourceRequest, ask: AskAnalytics): Promise<StoredEntry[]> {
-  const subscription = request.query.get('external_subscription_id');
-  const merchantId = subscription === null ? null : (merchantOf(subscription) ?? subscription);
-  return (await newestEvents(request, ask, merchantId)).filter(({ id }) => id.startsWith('lago:'));
-}
-
 /** Lists events among the newest 1,000 of a subscription, with what Tally keeps of their properties. */
 async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
   const { query } = request;
   const [from, to] = [momentIn(query, 'timestamp_from'), momentIn(query, 'timestamp_to')];
   const code = query.get('code');
-  const wanted = (await storedEvents(request, ask)).filter(({ time, properties }) => {
+  const subscription = query.get('external_subscription_id');
+  const merchantId = subscription === null ? null : (merchantOf(subscription) ?? subscription);
+  const wanted = (await newestEvents(request, ask, merchantId)).filter(({ id, time, properties }) => {
     const at = Date.parse(time);
+    if (!id.startsWith(PREFIX)) return false;
     return at >= (from ?? at) && at <= (to ?? at) && (code === null || properties.event_type === code);
   });
   const { page, meta } = pageOf(wanted, request);
   return Response.json({ events: page.map(presentStored), meta });
 }
 
-async function findEvent(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
-  const transaction = request.params.transaction!;
-  const found = (await storedEvents(request, ask)).find(({ id }) => id === idOf(`lago:${transaction}`));
-  if (!found) throw new TallyError('NOT_FOUND', `There is no event ${transaction.slice(0, 80)} among the newest.`);
+const PREFIX = 'lago:';
+
+/** Finds an event by its id alone, among those of all subscriptions, or of the one that the key is bound to. */
+async function findEvent({ params, caller }: SourceRequest, findLagoEvent: FindLagoEvent): Promise<Response> {
+  const transaction = params.transaction!;
+  const found = await findLagoEvent(idOf(PREFIX + transaction), caller.merchantId);
+  if (!found) throw new TallyError('NOT_FOUND', `There is no event ${transaction.slice(0, 80)}.`);
   return Response.json({ event: presentStored(found) });
 }
 
 function presentStored({ id, merchantId, time, properties }: StoredEntry): object {
   const { event_type: code, ...kept } = properties;
-  const transaction = id.slice('lago:'.length);
+  const transaction = id.slice(PREFIX.length);
   return {
     lago_id: uuidOf(transaction),
     transaction_id: transaction,

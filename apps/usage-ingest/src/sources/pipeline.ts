@@ -12,6 +12,7 @@ import { REJECTIONS_KEPT } from '@tally/db';
 import type { Admitted, Log, Route } from '@tally/service';
 import { Counter, type Registry } from 'prom-client';
 import type { Accept, Accepted } from '../accept.ts';
+import { decoration } from './naming.ts';
 import type { EventsRoute, Item, OtherRoute, Outcome, Source, SourceRequest } from './source.ts';
 
 export type Recording = {
@@ -34,8 +35,6 @@ export type Pipeline = {
   save(): Promise<void>;
 };
 
-/** The longest message kept of a rejection. */
-const MAX_MESSAGE = 500;
 const MAX_ID = 128;
 
 /**
@@ -86,9 +85,10 @@ export function createPipeline({
       source,
       at,
       merchantId,
-      eventId: id,
+      // Ids and texts of rejected events can have what Postgres does not store.
+      eventId: id === null ? null : decoration(id),
       code,
-      message: message.slice(0, MAX_MESSAGE),
+      message: decoration(message),
     }));
     const own = [...rejections.filter((each) => each.source === source), ...kept].slice(-REJECTIONS_KEPT);
     rejections = [...rejections.filter((each) => each.source !== source), ...own];

@@ -130,6 +130,18 @@ test('meters are created, listed in pages and found, and fractions of their valu
   });
   const { rows } = await world.admin.usage.recent.query({ merchantId: 'cus_6' });
   expect(rows).toMatchObject([{ properties: { value: '0.25' }, metrics: { requests: '1' } }]);
+  // As languages print small and large floats.
+  for (const value of ['1e-7', '2E+3', '-0'])
+    await member.billing.meterEvents.create({
+      event_name: 'gpu_seconds',
+      payload: { stripe_customer_id: 'cus_9', value },
+    });
+  const printed = (await world.admin.usage.recent.query({ merchantId: 'cus_9' })).rows;
+  expect(printed.map(({ properties }) => properties.value).sort()).toEqual(['0', '0.0000001', '2000']);
+  for (const value of ['1e30', 'NaN', 'Infinity'])
+    await expect(
+      member.billing.meterEvents.create({ event_name: 'gpu_seconds', payload: { stripe_customer_id: 'cus_9', value } }),
+    ).rejects.toMatchObject({ type: 'StripeInvalidRequestError', statusCode: 400 });
 });
 
 test('an event is cancelled by an admin key of its merchant', async () => {
@@ -141,6 +153,12 @@ test('an event is cancelled by an admin key of its merchant', async () => {
   expect(await own.billing.meterEventAdjustments.create(cancel)).toMatchObject({
     ...{ object: 'billing.meter_event_adjustment', status: 'complete', cancel: { identifier: 'wrong' } },
   });
+  await own.v2.billing.meterEvents.create(eventOf('cus_7', '8', { identifier: 'wrong too' }));
+  const second = { ...cancel, cancel: { identifier: 'wrong too' } };
+  expect(await own.v2.billing.meterEventAdjustments.create(second)).toMatchObject({
+    ...{ object: 'v2.billing.meter_event_adjustment', status: 'complete', cancel: { identifier: 'wrong too' } },
+  });
+  await expect(stripe.v2.billing.meterEventAdjustments.create(second)).rejects.toMatchObject({ statusCode: 400 });
   expect(await world.totalsOf('cus_7')).toMatchObject({ api_tokens: '0' });
 });
 

@@ -87,7 +87,25 @@ export function stripe({ metered, ask }: { metered: MeteredFields; ask: AskAnaly
         access: 'read',
         answer: (request) => listSummaries(request, ask),
       },
-      { method: 'POST', path: '/v1/billing/meter_event_adjustments', access: 'admin', answer: cancelEvent },
+      {
+        method: 'POST',
+        path: '/v1/billing/meter_event_adjustments',
+        access: 'admin',
+        answer: async (request) =>
+          Response.json({ ...(await cancelEvent(request, formOf(request))), object: 'billing.meter_event_adjustment' }),
+      },
+      {
+        method: 'POST',
+        path: '/v2/billing/meter_event_adjustments',
+        access: 'admin',
+        answer: async (request) =>
+          Response.json({
+            ...(await cancelEvent(request, fieldsOf(jsonOf(request.body)))),
+            object: 'v2.billing.meter_event_adjustment',
+            id: `mea_${request.now}`,
+            created: new Date(request.now).toISOString(),
+          }),
+      },
     ],
   };
 }
@@ -125,7 +143,7 @@ function itemOfEvent(event: MeterEvent, { headers }: SourceRequest, reading: Rea
   if (!type) return { refused: invalid('event_name is missing.') };
   const { stripe_customer_id, value, ...more } = payload;
   const amount = textOf(value);
-  if (amount === undefined || !/^-?\d{1,30}(?:\.\d{1,30})?$/.test(amount))
+  if (amount === undefined || !/^-?\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?$/.test(amount))
     return { refused: invalid('payload[value] must be a number.') };
   const key = headers.get('idempotency-key');
   const own = textOf(event.identifier);
@@ -370,8 +388,7 @@ async function listSummaries(request: SourceRequest, ask: AskAnalytics): Promise
 }
 
 /** Takes an event back. Stripe's clients do not name the customer, so the key must be bound to it. */
-async function cancelEvent(request: SourceRequest): Promise<Response> {
-  const { event_name, type, cancel } = formOf(request);
+async function cancelEvent(request: SourceRequest, { event_name, type, cancel }: Fields): Promise<object> {
   const identifier = textOf(fieldsOf(cancel).identifier);
   if (type !== 'cancel' || !identifier)
     throw new TallyError('INVALID_INPUT', 'Expected type=cancel and cancel[identifier].');
@@ -380,12 +397,5 @@ async function cancelEvent(request: SourceRequest): Promise<Response> {
     throw new TallyError('INVALID_INPUT', 'Use an admin key that is bound to the merchant of the event.');
   const id = `stripe:${identifier}`;
   await request.call('usage.void', { merchantId, id, reason: 'Cancelled by meter_event_adjustments' });
-  return Response.json({
-    object: 'billing.meter_event_adjustment',
-    event_name,
-    type,
-    status: 'complete',
-    livemode: false,
-    cancel: { identifier },
-  });
+  return { event_name: textOf(event_name), type, status: 'complete', livemode: false, cancel: { identifier } };
 }

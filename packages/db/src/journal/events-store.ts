@@ -56,6 +56,8 @@ export type EventsStore = {
   daysBefore(merchantId: string, day: Day): Promise<Day[]>;
   /** Returns the events of a merchant with an id on some days, at most one per day, in order of the days. */
   withId(merchantId: string, id: string, dates: readonly Day[]): Promise<JournalLine[]>;
+  /** Returns the newest event with an id, which must begin with `lago:`, of a merchant; null: of any. */
+  ofLago(id: string, merchantId: string | null): Promise<JournalLine | undefined>;
 };
 
 /** One flush's part of a number. */
@@ -164,6 +166,10 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
     },
     async withId(merchantId, id, dates) {
       return (await runSql(dataSource, 'find-events', [merchantId, id, dates], EventRow)) as JournalLine[];
+    },
+    async ofLago(id, merchantId) {
+      const [line] = await runSql(dataSource, 'find-lago-event', [id, merchantId], EventRow);
+      return line as JournalLine | undefined;
     },
   };
 }

@@ -1,5 +1,12 @@
 import { createHash } from 'node:crypto';
-import { type CheckedEntry, formatCost, formatQuantity, parseTime, TallyError } from '@tally/contracts';
+import {
+  type CheckedEntry,
+  formatCost,
+  formatQuantity,
+  MAX_ENTRY_UNITS,
+  parseTime,
+  TallyError,
+} from '@tally/contracts';
 import type { LearnedName } from '@tally/db';
 import { parseExactly, unitsOf } from '@tally/service';
 import { z } from 'zod';
@@ -368,7 +375,8 @@ function partsOf(usage: unknown): Record<string, string> {
 export function whole(name: string, text: string | null | undefined): bigint | undefined {
   if (!text) return undefined;
   const read = unitsOf(text, 0);
-  if (!read || read.rest) throw invalid(`${name} is not a whole number: ${text.slice(0, 40)}`);
+  if (!read || read.rest || read.units > MAX_ENTRY_UNITS)
+    throw invalid(`${name} is not a whole number up to 10^15: ${text.slice(0, 40)}`);
   return read.units;
 }
 
@@ -376,7 +384,8 @@ export function whole(name: string, text: string | null | undefined): bigint | u
 export function nanoUsd(text: string | null | undefined): bigint | undefined {
   if (!text) return undefined;
   const read = unitsOf(text, 9);
-  if (!read) throw invalid(`The cost is not an amount of dollars: ${text.slice(0, 40)}`);
+  if (!read || read.units > MAX_ENTRY_UNITS)
+    throw invalid(`The cost is not an amount of dollars up to 1000000: ${text.slice(0, 40)}`);
   return read.units;
 }
 

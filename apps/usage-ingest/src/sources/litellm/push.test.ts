@@ -121,6 +121,16 @@ describe('push', () => {
     expect(metricsOf('total-of-zeros')).toEqual({ cost: '0.00012' });
   });
 
+  test('rejects a call with an amount beyond all limits by itself, and counts the others', async () => {
+    const calls = [
+      payloadOf(world.recent('dear'), { response_cost: 1e15 }),
+      payloadOf(world.recent('long'), { prompt_tokens: 1e30 }),
+      payloadOf(world.recent('usual')),
+    ];
+    const rejected = [0, 1].map((index) => ({ index, code: 'INVALID_ENTRY' }));
+    expect((await world.push(JSON.stringify(calls))).json()).toMatchObject({ accepted: 1, rejected });
+  });
+
   test('rejects callers who may not record, and bodies that are unreadable or too large', async () => {
     expect(await world.push('[]', { key: 'unknown-key' })).toMatchObject({ status: 401 });
     const viewer = await world.running.client.keys.create.mutate({ name: 'viewer', role: 'viewer' });
