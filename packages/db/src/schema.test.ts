@@ -105,6 +105,35 @@ test('going back to the release before adds open days to months and years', asyn
   await drop();
 });
 
+test('days that are there get the index of Lago one by one, also after an interruption', async () => {
+  const { url, drop } = await freshDatabase(migrate, { onOneNode: true });
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  while ((await client.query(`select to_regclass('usage_events_lago') as name`)).rows[0].name) await undoMigration(url);
+  const days = ['2026-01-30', '2026-01-31', '2026-02-01'].map((day) => `usage_events_${day.replaceAll('-', '')}`);
+  const dayOf = (name: string) => `date '${name.slice(-8)}'`;
+  const open = (name: string) =>
+    client.query(
+      `create table ${name} partition of usage_events for values from (${dayOf(name)}) to (${dayOf(name)} + 1)`,
+    );
+  for (const name of days.slice(0, 2)) await open(name);
+  await client.query(`create index ${days[0]}_lago on ${days[0]} (time)`);
+  await migrate(url);
+  await open(days[2]!);
+  const { rows } = await client.query(
+    `select day.relname as day, index.indisvalid as valid, pg_get_indexdef(index.indexrelid) ~ 'lago:%' as good
+     from pg_inherits as part
+     join pg_index as index on index.indexrelid = part.inhrelid
+     join pg_class as day on day.oid = index.indrelid
+     where part.inhparent = 'usage_events_lago'::regclass order by 1`,
+  );
+  expect(rows).toEqual(days.map((day) => ({ day, valid: true, good: true })));
+  const whole = `select indisvalid as valid from pg_index where indexrelid = 'usage_events_lago'::regclass`;
+  expect((await client.query(whole)).rows).toEqual([{ valid: true }]);
+  await client.end();
+  await drop();
+});
+
 async function schemaOf(url: string): Promise<string> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
