@@ -1,10 +1,10 @@
 -- Rebuilds the snapshots of some days from the rollups; a day without usage gets an empty one. Keeps snapshots imported
 -- as flat sums (without a version), which cannot be made again.
--- $1 days   $2 cache status of each
+-- $1 days   $2 cache status of each   $3 version of each, read before
 -- Writes JSON text and parses it once: building the snapshots of jsonb objects took twice as long.
 with wanted as materialized (
-  select date, status
-  from unnest($1::date[], $2::text[]) as day (date, status)
+  select date, status, changes
+  from unnest($1::date[], $2::text[], $3::numeric[]) as day (date, status, changes)
 ),
 used as materialized (
   select merchant_id, date, user_id, api_key, model, provider,
@@ -13,7 +13,10 @@ used as materialized (
   where date = any($1::date[])
 ),
 raw as materialized (
-  select date, json_agg(rows)::jsonb as document
+  -- In one order, so that a snapshot is the same wherever its rows were. Sorting takes 2 to 10 % more time.
+  select date, json_agg(rows order by
+      used.merchant_id collate "C", used.user_id collate "C", used.api_key collate "C", used.model collate "C",
+      used.provider collate "C")::jsonb as document
   from used
   cross join lateral (
     select
@@ -53,12 +56,6 @@ documents as materialized (
   ) || '}')::jsonb as document
   from grouped
   group by date, kind
-),
-versions as (
-  select period as date, sum(changes) as changes
-  from usage_changes
-  where grain = 'day' and period = any($1::date[])
-  group by period
 )
 insert into daily_usage_cache (
   date, raw_data, aggregated_by_user, aggregated_by_model, aggregated_by_provider, cache_status, cached_at, changes)
@@ -68,8 +65,7 @@ select
   coalesce((select document from documents where documents.date = wanted.date and kind = 'user'), '{}'),
   coalesce((select document from documents where documents.date = wanted.date and kind = 'model'), '{}'),
   coalesce((select document from documents where documents.date = wanted.date and kind = 'provider'), '{}'),
-  wanted.status, now(),
-  coalesce((select changes from versions where versions.date = wanted.date), 0)
+  wanted.status, now(), wanted.changes
 from wanted
 order by wanted.date
 on conflict (date) do update set

@@ -23,6 +23,8 @@ export const LOCKS = {
   meters: 7431,
   /** On Citus, shared by reads of derived rollups, exclusive while one is committed; see one-moment.ts. */
   moment: 7432,
+  /** On Citus, shared by counting transactions while they commit; see one-moment.ts. */
+  commit: 7433,
   /** Shared by direct counting, exclusive for declaring the scale of a metric type. */
   scales: 7434,
   /** Matching of reports of LiteLLM calls. */
@@ -37,6 +39,11 @@ export async function holdLock(transaction: Executor, lock: number): Promise<voi
 /** Waits until nobody holds a lock exclusively, and shares it until the transaction ends. */
 export async function shareLock(transaction: Executor, lock: number): Promise<void> {
   await transaction.query(sql('locks/share'), [lock]);
+}
+
+/** Waits until nobody has a lock, and does not keep it: the connection may be in a transaction that goes on. */
+export async function passLock(connection: Executor, lock: number): Promise<void> {
+  await connection.query(sql('locks/pass'), [lock]);
 }
 
 /** The same until the returned function is called, on a connection. */

@@ -1,6 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
+import { beginCommit } from './one-moment.ts';
 import { type Executor, sql } from './run-sql.ts';
 
 const SERIALIZATION_FAILURE = '40001';
@@ -27,7 +28,9 @@ export async function inTransaction<T>(
       return await dataSource.transaction(async ({ queryRunner }) => {
         const transaction: Executor = queryRunner!;
         await transaction.query(sql('bound-waits'), [LOCK_TIMEOUT, IDLE_TIMEOUT, WORK_MEMORY]);
-        return work(transaction);
+        const result = await work(transaction);
+        await beginCommit(dataSource, transaction);
+        return result;
       });
     } catch (error) {
       if (!RETRIED.has(sqlState(error)) || attempt === MAX_ATTEMPTS) throw understood(error);

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
 import { constants, gunzipSync } from 'node:zlib';
 import { createLog } from '@tally/service';
+import { type Relay, startRelay } from '@tally/testkit';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { KEY, type Running, startAnalytics } from '../../test/start.ts';
@@ -9,6 +10,9 @@ import { createDownloads } from './downloads.ts';
 
 let running: Running;
 let sql: pg.Client;
+/** A relay to the database, and the address of the database through it. */
+let relay: Relay;
+let relayed: string;
 const stops: (() => Promise<unknown>)[] = [];
 const RANGE = 'startDate=2026-01-01&endDate=2026-01-31';
 const ROWS = 120_000;
@@ -17,6 +21,10 @@ beforeAll(async () => {
   running = await startAnalytics({ ADMIN_EXPORT_RATE_LIMIT: '1000000', FRESHNESS_TIMEOUT_MS: '1000' });
   sql = new pg.Client({ connectionString: running.databaseUrl });
   await sql.connect();
+  const address = new URL(running.databaseUrl);
+  relay = await startRelay({ host: address.hostname, port: Number(address.port) });
+  address.host = `127.0.0.1:${relay.port}`;
+  relayed = address.toString();
   await sql.query(
     `insert into usage_daily (merchant_id, date, user_id, api_key, model, provider, requests, failed_requests,
        prompt_tokens, completion_tokens, cost)
@@ -28,6 +36,7 @@ afterAll(async () => {
   for (const stop of stops) await stop();
   await sql.end();
   await running.stop();
+  relay.close();
 });
 
 /** Starts an analytics-api with settings of its own; returns its address. */
@@ -82,10 +91,14 @@ test.each([
   ['ndjson', 'gzip'],
   ['xlsx', 'gzip'],
 ])('a %s (%s) that loses its database in the middle is cut off, and does not look whole', async (ending, encoding) => {
-  const { port } = await listening({});
+  const { port } = await listening({ DATABASE_URL: relayed });
+  // The rest of its rows is not even asked for while the connection is ended.
+  const { caught } = relay.hold('from export', { after: 5 });
   const response = await begin(port, `/export/usage.${ending}?${RANGE}`, { 'accept-encoding': encoding });
   expect(response.statusCode).toBe(200);
-  await sql.query(`select pg_terminate_backend(pid) ${exporting}`);
+  await caught;
+  const { rowCount } = await sql.query(`select pg_terminate_backend(pid) ${exporting}`);
+  expect(rowCount).toBe(1);
   const { text, whole } = await rest(response);
   expect(whole).toBe(false);
   expect(text).not.toContain('terminat');

@@ -17,7 +17,8 @@ let serial = 0;
 
 beforeAll(async () => {
   store = await freshDatabase(migrate);
-  db = await openDb(store.url, { poolSize: 10 });
+  // A connection for each batch that is counted at the same time: on Citus, others would wait too long for one.
+  db = await openDb(store.url, { poolSize: 40 });
   client = new pg.Client({ connectionString: store.url });
   await client.connect();
 });

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { Partitions } from '../journal/partitions.ts';
-import { betweenMoments } from '../one-moment.ts';
+import { afterCommits, betweenMoments } from '../one-moment.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
@@ -258,6 +258,7 @@ export function createMeterRollups(
         if (!(await tryLockMeters(transaction))) return none;
         const flushes = await runSql(transaction, 'take-flushes-for-meters', [maxEvents, MAX_FLUSHES], FlushRow);
         if (flushes.length === 0) return none;
+        await afterCommits(dataSource, transaction);
         const ids = flushes.map(({ id }) => id);
         const dates = flushes.flatMap((flush) => [flush.first_date ?? [], flush.last_date ?? []].flat()).sort();
         const meters = await metersOf(transaction);

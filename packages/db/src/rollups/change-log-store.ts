@@ -1,6 +1,7 @@
 import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { afterCommits } from '../one-moment.ts';
 import { DateText, type MerchantDay, Moment } from '../rows.ts';
 import { runSql } from '../run-sql.ts';
 
@@ -71,6 +72,7 @@ export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
       const scanned = merchants ? Math.max(limit, SCANNED) : limit;
       const { xact, id, position } = place ?? { xact: '0', id: '0', position: 0 };
       const found = await logAfter(xact, id, position, place ? scanned : 0);
+      await afterCommits(dataSource, dataSource);
       const { horizon, first } = found[0]!;
       // Earlier commits are in the list, later ones in the log from here on.
       if (!place || BigInt(xact) < BigInt(first))

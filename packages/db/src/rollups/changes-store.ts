@@ -1,6 +1,7 @@
 import { addDays, type Day, monthOf } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import { afterCommits } from '../one-moment.ts';
 import { runPrepared, runSql } from '../run-sql.ts';
 
 type Scope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
@@ -27,6 +28,7 @@ export function createChangesStore(dataSource: DataSource): ChangesStore {
       const [row] = merchantIds?.length
         ? await runPrepared(dataSource, 'changes-version', [...bounds, [...merchantIds, '']], VersionRow)
         : await runPrepared(dataSource, 'platform-version', bounds, VersionRow);
+      await afterCommits(dataSource, dataSource);
       return row!.version;
     },
     async touch({ merchantIds, startDate, endDate }) {

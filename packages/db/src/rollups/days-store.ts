@@ -2,6 +2,7 @@ import type { Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { LOCKS } from '../locks.ts';
+import { afterCommits } from '../one-moment.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 
@@ -47,7 +48,7 @@ export type DayGroup = {
 
 export type DaysStore = {
   /**
-   * Rebuilds the snapshots of these days in one statement and from one moment; returns their number. One caller per day
+   * Rebuilds the snapshots of these days from one moment; returns their number. One caller per day
    * at a time: with `onlyStale` the next one makes only what is still stale. Imported snapshots stay.
    */
   rebuild(days: readonly DayToWrite[], options: { onlyStale: boolean }): Promise<number>;
@@ -82,6 +83,7 @@ const ImportedRow = z.object({
   by_model: z.boolean(),
   by_provider: z.boolean(),
 });
+const VersionRow = z.object({ changes: z.string() });
 const GroupRow = z.object({
   kind: z.enum(['user', 'model', 'provider']),
   key: z.string(),
@@ -113,7 +115,11 @@ export function createDaysStore(dataSource: DataSource): DaysStore {
         await executor.query(sql('lock-days'), [LOCKS.dayDocument, days.map((day) => day.date)]);
         await executor.query(`set local work_mem = '64MB'`);
         const wanted = onlyStale ? await staleOf(executor, days) : days;
-        const values = [wanted.map((day) => day.date), wanted.map((day) => day.status)];
+        const dates = wanted.map((day) => day.date);
+        // Before the sums are read: what is counted meanwhile makes the snapshot stale.
+        const versions = await runSql(executor, 'day-versions', [dates], VersionRow);
+        await afterCommits(dataSource, executor);
+        const values = [dates, wanted.map((day) => day.status), versions.map(({ changes }) => changes)];
         return (await runSql(executor, 'rebuild-days', values, z.object({ date: DateText }))).length;
       }),
     async importFlat(days) {

@@ -1,7 +1,7 @@
 import { addDays, type Day } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { betweenMoments } from '../one-moment.ts';
+import { afterCommits, betweenMoments, stopCommits } from '../one-moment.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
@@ -65,6 +65,7 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
         const rolledUp = await holdRolledUp(transaction);
         const flushes = await runSql(transaction, 'take-flushes', [maxEvents, MAX_FLUSHES], FlushRow);
         if (flushes.length === 0) return { flushes: 0, events: 0, ids: [] };
+        await afterCommits(dataSource, transaction);
         const ids = flushes.map(({ id }) => id);
         const dates = flushes.flatMap((flush) => [flush.first_date, flush.last_date]).sort();
         const [first, last] = [dates[0]!, dates.at(-1)!];
@@ -86,6 +87,7 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
           return false;
         }
         const { date, merchants } = next;
+        await stopCommits(dataSource, transaction);
         if (merchants.length > 0) {
           await transaction.query(sql('roll-up'), [date, merchants]);
           await transaction.query(sql('set-rolled-up'), [date, merchants.at(-1)]);
@@ -93,7 +95,6 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
           await transaction.query(sql('roll-up-platform'), [date]);
           await transaction.query(sql('set-rolled-up'), [addDays(date, 1), '']);
         }
-        await betweenMoments(dataSource, transaction);
         return true;
       }),
 
@@ -106,10 +107,10 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
         const [quarter] = await take(transaction);
         if (!quarter) return false;
         const { period, next, merchants } = quarter;
+        await stopCommits(dataSource, transaction);
         if (merchants.length > 0) await transaction.query(sql('build-quarter-months'), [period, merchants]);
         const reached = merchants.length > 0 ? [period, merchants.at(-1)] : [next, ''];
         await transaction.query(sql('set-quarter-months'), reached);
-        await betweenMoments(dataSource, transaction);
         return true;
       });
     },

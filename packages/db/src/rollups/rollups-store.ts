@@ -4,6 +4,7 @@ import { type DataSource, LessThan, type QueryRunner } from 'typeorm';
 import { z } from 'zod';
 import { RollupJobEntity, type RollupJobRow } from '../entities/rollup-job.ts';
 import { LOCKS } from '../locks.ts';
+import { afterCommits } from '../one-moment.ts';
 import { DateText, Units } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 
@@ -164,6 +165,7 @@ export function createRollupsStore(dataSource: DataSource): RollupsStore {
           await runner.query(sql('locks/hold-one'), [`${grain} ${start}`, LOCKS.rollupPeriod]);
           // Before the rows are read: a mark set meanwhile waits for this transaction, and stays.
           const [stale] = await runSql(runner as Executor, 'clear-stale-period', [grain, start], StaleRow);
+          await afterCommits(dataSource, runner as Executor);
           const { merchants } = stale!;
           const merchantIds = which === 'all' || merchants.includes('') ? null : merchants;
           await runner.query(

@@ -263,18 +263,21 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
   /** For reads of tables that the counting transaction writes. */
   const nothingDerived = readerOf(dataSource, 'sum', NOTHING_MISSING);
 
-  /** Yields the rows of a statement, through a cursor of the server, in one snapshot. */
+  /**
+   * Yields the rows of a statement, through a cursor of the server, in one snapshot. A statement that reads derived rollups
+   * is a function of what they lack.
+   */
   async function* cursor<Row extends z.ZodType>(
     row: Row,
     values: unknown[],
-    textOf: (missing: Missing) => string,
+    statement: string | ((missing: Missing) => string),
   ): AsyncGenerator<z.output<Row>[]> {
     const runner = dataSource.createQueryRunner();
     let endMoment: (() => Promise<void>) | undefined;
     try {
-      endMoment = await beginMoment(dataSource, runner);
+      if (typeof statement !== 'string') endMoment = await beginMoment(dataSource, runner);
       await runner.startTransaction('REPEATABLE READ');
-      const text = textOf(await missingOf(runner as Executor));
+      const text = typeof statement === 'string' ? statement : statement(await missingOf(runner as Executor));
       await runner.query(`declare export no scroll cursor for ${text}`, values);
       for (;;) {
         const rows = (await runner.query(`fetch ${EXPORT_PIECE} from export`)) as unknown[];
@@ -338,7 +341,7 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
           ${MEASURES.join(', ')}, metrics, properties, price_version
         ${filtered(filters, bind)('usage_events', range)}
         order by date, merchant_id, id`;
-      yield* cursor(EventRow, values, () => text) as AsyncGenerator<JournalLine[]>;
+      yield* cursor(EventRow, values, text) as AsyncGenerator<JournalLine[]>;
     },
 
     async rows({ merchantIds, ranges, everyDay = false }) {
