@@ -228,8 +228,13 @@ function langfuseCost(text: string): { cost?: string } {
   const parts = total === undefined ? [...costs.values()] : [total];
   if (parts.length === 0) return {};
   let nanos = 0n;
-  // Each is rounded half up to nano-USD from its text.
-  for (const part of parts) nanos += unitsOf(part, 9)?.units ?? 0n;
+  for (const part of parts) {
+    const isNegative = part.startsWith('-');
+    // Rounded half up to nano-USD from its text. One that is no amount is refused like any other, and so is a sum below 0.
+    const read = unitsOf(isNegative ? part.slice(1) : part, 9);
+    if (!read) return { cost: part };
+    nanos += isNegative ? -read.units : read.units;
+  }
   return { cost: formatCost(nanos) };
 }
 

@@ -220,6 +220,17 @@ test('usage details of Langfuse with a part of a token are rejected', async () =
   });
 });
 
+test.each([
+  [{ input: 0.01, output: 0.02, discount: -0.005 }, '0.025'],
+  [{ input: 0.01, discount: -0.5 }, undefined],
+  [{ input: 0.01, output: 1e40 }, undefined],
+])('cost details of Langfuse, %j, are summed or the span is rejected', async (details, cost) => {
+  const costs = attribute('langfuse.observation.cost_details', { stringValue: JSON.stringify(details) });
+  const answer = await (await send(requestOf([spanOf(1, [costs])]), JSON_TYPE)).json();
+  if (cost === undefined) expect(answer).toMatchObject({ partialSuccess: { rejectedSpans: expect.anything() } });
+  else expect([answer, (await totals()).cost]).toEqual([{}, cost]);
+});
+
 test('an attribute without text is absent', async () => {
   const empty = (name: string) => attribute(name, { stringValue: '' });
   const all = { ...JSON_TYPE, authorization: `Bearer ${ADMIN_KEY}` };
