@@ -195,19 +195,19 @@ export function createCounters(
       const refusals: (Refusal | undefined)[] = new Array(lines.length).fill(undefined);
       type Part = { lane: number; positions: number[]; items: Recorded[]; bytes: number };
       const parts: Part[] = [];
-      const open = new Map<string, Part>();
+      const open = new Map<number, Part>();
       const request = activeRequest();
       lines.forEach((line, position) => {
         const lane = laneOf(line);
         const text = JSON.stringify(line);
         const isContested = contested?.has(line) ?? false;
-        // One call decides between contents of one id, however large.
-        const name = isContested ? `${lane} contested` : `${lane}`;
-        let part = open.get(name);
+        // One call decides between contents of one id, however large: each lane has one beside its others.
+        const place = isContested ? -1 - lane : lane;
+        let part = open.get(place);
         const isFull = part && (part.items.length === CALL_EVENTS || part.bytes + text.length > CALL_BYTES);
         if (!part || (isFull && !isContested)) {
           part = { lane, positions: [], items: [], bytes: 0 };
-          open.set(name, part);
+          open.set(place, part);
           parts.push(part);
         }
         part.positions.push(position);

@@ -48,8 +48,8 @@ export type DayGroup = {
 
 export type DaysStore = {
   /**
-   * Rebuilds the snapshots of these days from one moment; returns their number. One caller per day
-   * at a time: with `onlyStale` the next one makes only what is still stale. Imported snapshots stay.
+   * Rebuilds the snapshots of these days from one moment; returns their number. One caller per day at a time: with
+   * `onlyStale` the next one makes only what is still stale. Imported snapshots stay.
    */
   rebuild(days: readonly DayToWrite[], options: { onlyStale: boolean }): Promise<number>;
   /** Stores imported snapshots, replacing earlier ones. */
