@@ -167,16 +167,19 @@ test("Lago's client asks for the current usage of a subscription", async () => {
   const eventOf = (id: string, code: string, units: number) => ({
     ...{ transaction_id: id, external_subscription_id: 'sub_1', code, properties: { units: String(units) } },
   });
+  const codes = Array.from({ length: 50 }, (_, n) => `lago_${n}`);
+  for (const code of codes)
+    await of(KEY).billableMetrics.createBillableMetric({
+      billable_metric: { name: code, code, aggregation_type: 'count_agg', recurring: false },
+    });
   const batch = [eventOf('1', 'lago_tokens', 3), eventOf('2', 'lago_tokens', 4), eventOf('3', 'lago_calls', 1)];
+  batch.push(...codes.map((code) => eventOf(code, code, 1)));
   await events.createBatchEvents({ events: batch });
   await events.createBatchEvents({ events: batch });
   const { data } = await customers.findCustomerCurrentUsage('acme', { external_subscription_id: 'sub_1' });
   const units = data.customer_usage.charges_usage.map((charge) => [charge.billable_metric.code, charge.units]);
   expect(units).toEqual(
-    expect.arrayContaining([
-      ['lago_tokens', '7'],
-      ['lago_calls', '1'],
-    ]),
+    expect.arrayContaining([['lago_tokens', '7'], ['lago_calls', '1'], ...codes.map((code) => [code, '1'])]),
   );
 });
 

@@ -1,4 +1,4 @@
-import { formatQuantity, type ScaleOf, type StoredEntry, TallyError } from '@tally/contracts';
+import { formatQuantity, type ScaleOf, type StoredEntry } from '@tally/contracts';
 import type { Db, JournalLine } from '@tally/db';
 import type { Counters } from './counters/counters.ts';
 import { amountsOf } from './line.ts';
@@ -39,26 +39,6 @@ export function createRecentEntries(options: {
     }
   };
 }
-
-/**
- * Returns the newest event with an id of Lago, of a merchant or of any: flushes pending ones, then reads the journal.
- * Throws UNAVAILABLE if the event is not there and may still wait to be flushed.
- */
-export type FindLagoEvent = (id: string, merchantId: string | null) => Promise<StoredEntry | undefined>;
-
-export const createFindLagoEvent =
-  (options: {
-    db: Pick<Db, 'events'>;
-    scales: Scales;
-    flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
-  }): FindLagoEvent =>
-  async (id, merchantId) => {
-    const complete = await options.flushSoon(merchantId === null ? undefined : [merchantId]);
-    const line = await options.db.events.ofLago(id, merchantId);
-    if (line) return presentLine(line, true, await options.scales(typesOf([line])));
-    if (complete) return undefined;
-    throw new TallyError('UNAVAILABLE', 'Events still wait to be flushed; ask again.');
-  };
 
 /** The metric types of lines that are not measures. */
 export const typesOf = (lines: readonly JournalLine[]): string[] => [

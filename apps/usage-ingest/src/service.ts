@@ -57,7 +57,7 @@ import { createPricedByClass } from './prices/classes.ts';
 import { createPrices } from './prices/prices.ts';
 import { createPriceRegistry } from './prices/registry.ts';
 import { createRerate } from './prices/rerate.ts';
-import { createFindLagoEvent, createRecentEntries } from './recent.ts';
+import { createRecentEntries } from './recent.ts';
 import { createReconcile, createRepair, presentDrift, presentMeterDrift, type Reconcile } from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
@@ -337,9 +337,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     releasers.push('scheduler', () => scheduler.stop());
   }
 
-  const findLagoEvent = createFindLagoEvent({ db, scales, flushSoon: flush.flushSoon });
   const others = options.sources ?? [];
-  const sources = createSources({ env, db, accept, findLagoEvent, others, registry, log, now });
+  const sources = createSources({ env, db, accept, scales, flushSoon: flush.flushSoon, others, registry, log, now });
   releasers.push('sources', () => sources.stop());
   const adjust = createAdjust({ db, scales, repair, flushSoon: flush.flushSoon, now, fault });
   const handlers = createHandlers({

@@ -9,7 +9,7 @@ export const RealtimeType = z.enum(['COUNTER', 'GAUGE', 'HISTOGRAM', 'RATE']);
 export type RealtimeType = z.infer<typeof RealtimeType>;
 
 const Name = z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.:-]{0,99}$/, 'Expected 1 to 100 of A-Z a-z 0-9 _ . : -');
-const Labels = record(8, z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), text(128));
+const Labels = record(8, z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_]{0,63}$/), text(128).normalize('NFC'));
 
 /** An exact decimal with at most 15 digits before the point and 9 after it; a JSON number is taken as it prints. */
 const Amount = z

@@ -190,6 +190,15 @@ test('a label that objects would swallow is refused', async () => {
   });
 });
 
+test('labels that look the same are the same series', async () => {
+  const name = fresh();
+  await engine.realtime.increment.mutate({ name, labels: { city: 'Mu\u0308nchen' } });
+  await engine.realtime.increment.mutate({ name, labels: { city: 'M\u00fcnchen' } });
+  expect(await engine.realtime.get.query({ name, labels: { city: 'Mu\u0308nchen' } })).toMatchObject({
+    ...{ value: '2', labels: { city: 'M\u00fcnchen' } },
+  });
+});
+
 test('the same labels in another order are the same series, others are another', async () => {
   const name = fresh();
   await engine.realtime.increment.mutate({ name, labels: { a: '1', b: '2' } });

@@ -132,17 +132,6 @@ export const isRecord = (value: unknown): value is Record<string, unknown> =>
 
 export const invalid = (message: string) => new TallyError('INVALID_ENTRY', message);
 
-/** Returns a time of a query as milliseconds; undefined if it is absent. Throws INVALID_INPUT. */
-export function momentIn(query: URLSearchParams, name: string): number | undefined {
-  const text = query.get(name);
-  if (text === null) return undefined;
-  const ms = parseTime(text);
-  if (ms !== undefined) return ms;
-  throw new TallyError('INVALID_INPUT', `${name}: expected a time, such as 2026-11-22T10:00:00Z.`, {
-    details: { field: name },
-  });
-}
-
 /** Returns the metric type of a field: `inputTokens` and `usage.input` become `input_tokens` and `usage_input`. */
 export const metricOf = (path: string): string =>
   path

@@ -4,12 +4,12 @@ import { type Handlers, type Log, type Route, startLoop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Accept } from '../accept.ts';
 import type { Env } from '../env.ts';
-import type { FindLagoEvent } from '../recent.ts';
+import type { Scales } from '../meters/registry.ts';
 import { createAskAnalytics } from './ask.ts';
 import { metronome, orb, polar } from './batches.ts';
 import { cloudevents } from './cloudevents.ts';
 import { createDayRows } from './day-rows.ts';
-import { lago } from './lago.ts';
+import { createFindLagoEvent, lago } from './lago.ts';
 import { createLitellm } from './litellm/index.ts';
 import { createMeteredFields } from './metered-fields.ts';
 import { openmeter } from './openmeter.ts';
@@ -35,16 +35,19 @@ export function createSources({
   env,
   db,
   accept,
-  findLagoEvent,
+  scales,
+  flushSoon,
   others,
   registry,
   log,
   now,
 }: {
   env: Env;
-  db: Pick<Db, 'litellm' | 'meters' | 'sources' | 'directory'>;
+  db: Pick<Db, 'events' | 'litellm' | 'meters' | 'sources' | 'directory'>;
   accept: Accept;
-  findLagoEvent: FindLagoEvent;
+  scales: Scales;
+  /** Flushes pending events of these merchants, or of all, for a bounded time; returns true if none are left. */
+  flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
   others: readonly Source[];
   registry: Registry;
   log: Log;
@@ -61,7 +64,7 @@ export function createSources({
     otlp(env.OTLP_MERCHANT_FROM),
     langfuse(env.OTLP_MERCHANT_FROM),
     stripe({ metered, ask }),
-    lago({ metered, ask, findLagoEvent }),
+    lago({ metered, ask, findLagoEvent: createFindLagoEvent({ db, scales, flushSoon }) }),
     metronome(metered),
     orb(metered),
     polar(metered),

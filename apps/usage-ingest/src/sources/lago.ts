@@ -1,22 +1,16 @@
 import { createHash } from 'node:crypto';
 import { ERRORS, type Meter, type Rejection, type StoredEntry, TallyError } from '@tally/contracts';
+import type { Db } from '@tally/db';
 import type { ErrorBody } from '@tally/service';
-import type { FindLagoEvent } from '../recent.ts';
+import type { Scales } from '../meters/registry.ts';
+import { presentLine, typesOf } from '../recent.ts';
 import type { AskAnalytics } from './ask.ts';
-import {
-  type ForeignEvent,
-  invalid,
-  isRecord,
-  itemOf,
-  momentIn,
-  type Reading,
-  textOf,
-  timeOfSeconds,
-} from './foreign-event.ts';
+import { type ForeignEvent, invalid, isRecord, itemOf, type Reading, textOf, timeOfSeconds } from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
 import type { MeteredFields } from './metered-fields.ts';
 import { idOf, merchantOf } from './naming.ts';
 import { newestEvents } from './newest.ts';
+import { momentIn, wholeIn } from './query.ts';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -260,16 +254,12 @@ async function removeMetric(request: SourceRequest, metered: MeteredFields): Pro
 
 const PER_PAGE = 20;
 const MAX_PER_PAGE = 100;
+const MAX_PAGE = 1_000_000;
 
 /** Returns a page of a list, by `page` and `per_page` as Lago's clients send them. */
 function pageOf<T>(all: readonly T[], { query }: SourceRequest): { page: T[]; meta: object } {
-  const [number, size] = [Number(query.get('page') ?? 1), Number(query.get('per_page') ?? PER_PAGE)];
-  if (!Number.isInteger(number) || number < 1)
-    throw new TallyError('INVALID_INPUT', 'page: expected 1 or more.', { details: { field: 'page' } });
-  if (!Number.isInteger(size) || size < 1 || size > MAX_PER_PAGE)
-    throw new TallyError('INVALID_INPUT', `per_page: expected 1 to ${MAX_PER_PAGE}.`, {
-      details: { field: 'per_page' },
-    });
+  const number = wholeIn(query, 'page', 1, MAX_PAGE);
+  const size = wholeIn(query, 'per_page', PER_PAGE, MAX_PER_PAGE);
   const pages = Math.ceil(all.length / size);
   return {
     page: all.slice((number - 1) * size, number * size),
@@ -301,6 +291,26 @@ async function listEvents(request: SourceRequest, ask: AskAnalytics): Promise<Re
 
 const PREFIX = 'lago:';
 
+/**
+ * Returns the newest event with an id of Lago, of a merchant or of any: flushes pending ones, then reads the journal.
+ * Throws UNAVAILABLE if the event is not there and may still wait to be flushed.
+ */
+type FindLagoEvent = (id: string, merchantId: string | null) => Promise<StoredEntry | undefined>;
+
+export const createFindLagoEvent =
+  (options: {
+    db: Pick<Db, 'events'>;
+    scales: Scales;
+    flushSoon(merchantIds?: readonly string[]): Promise<boolean>;
+  }): FindLagoEvent =>
+  async (id, merchantId) => {
+    const complete = await options.flushSoon(merchantId === null ? undefined : [merchantId]);
+    const line = await options.db.events.ofLago(id, merchantId);
+    if (line) return presentLine(line, true, await options.scales(typesOf([line])));
+    if (complete) return undefined;
+    throw new TallyError('UNAVAILABLE', 'Events still wait to be flushed; ask again.');
+  };
+
 /** Finds an event by its id alone, among those of all subscriptions, or of the one that the key is bound to. */
 async function findEvent({ params, caller }: SourceRequest, findLagoEvent: FindLagoEvent): Promise<Response> {
   const transaction = params.transaction!;
@@ -326,7 +336,8 @@ function presentStored({ id, merchantId, time, properties }: StoredEntry): objec
   };
 }
 
-const MAX_METERS = 50;
+/** Queries of one request at the same time. */
+const AT_ONCE = 8;
 
 /** The current month of UTC: Tally has no billing periods. */
 async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
@@ -337,15 +348,11 @@ async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<
   const [year, number] = month.split('-').map(Number) as [number, number];
   const end = new Date(Date.UTC(year, number, 0)).toISOString().slice(0, 10);
   const range = { startDate: `${month}-01`, endDate: end };
-  const meters = (await metersOf(request, subscription)).slice(0, MAX_METERS);
-  const charges_usage: object[] = [];
-  for (const { key, name, aggregation } of meters) {
-    const answer = await ask(request, (client) =>
+  const chargeOf = async ({ key, name, aggregation }: Meter): Promise<object[]> => {
+    const { rows } = await ask(request, (client) =>
       client.analytics.meter.query({ meter: key, merchantIds: [subscription], ...range }),
     );
-    const units = answer.rows[0]?.value;
-    if (units === undefined) continue;
-    charges_usage.push({
+    return rows.map(({ value: units }) => ({
       units,
       events_count: null,
       amount_cents: 0,
@@ -354,8 +361,12 @@ async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<
       billable_metric: { lago_id: uuidOf(key), name, code: key, aggregation_type: AGGREGATIONS[aggregation] },
       filters: [],
       grouped_usage: [],
-    });
-  }
+    }));
+  };
+  const meters = await metersOf(request, subscription);
+  const charges_usage: object[] = [];
+  for (let done = 0; done < meters.length; done += AT_ONCE)
+    charges_usage.push(...(await Promise.all(meters.slice(done, done + AT_ONCE).map(chargeOf))).flat());
   return Response.json({
     customer_usage: {
       from_datetime: `${range.startDate}T00:00:00Z`,

@@ -1,11 +1,12 @@
 import { addDays, dayOf, type Meter, type StoredEntry, TallyError } from '@tally/contracts';
 import type { AskAnalytics } from './ask.ts';
 import { cloudEventsRoute } from './cloudevents.ts';
-import { isRecord, metricOf, momentIn } from './foreign-event.ts';
+import { isRecord, metricOf } from './foreign-event.ts';
 import type { MeteredFields } from './metered-fields.ts';
 import { merchantOf } from './naming.ts';
 import { newestEvents, RECENT_DAYS } from './newest.ts';
 import { problemDetails } from './problem-details.ts';
+import { momentIn, oneOf, wholeIn } from './query.ts';
 import type { Source, SourceRequest } from './source.ts';
 
 const BASE = '/sources/openmeter/api/v1';
@@ -116,23 +117,6 @@ async function listMeters(request: SourceRequest): Promise<Response> {
   if (by) all.sort((a, b) => (ranked(a) < ranked(b) ? -1 : ranked(a) > ranked(b) ? 1 : 0));
   if (order === 'DESC') all.reverse();
   return Response.json(all.slice((page - 1) * size, page * size).map(presentMeter));
-}
-
-function wholeIn(query: URLSearchParams, name: string, usual: number, most: number): number {
-  const value = Number(query.get(name) ?? usual);
-  if (!Number.isInteger(value) || value < 1 || value > most) throw invalid(`${name}: expected 1 to ${most}.`);
-  return value;
-}
-
-function oneOf<Value extends string>(
-  query: URLSearchParams,
-  name: string,
-  values: readonly Value[],
-): Value | undefined {
-  const given = query.get(name);
-  const found = values.find((value) => value === given);
-  if (given !== null && !found) throw invalid(`${name}: expected one of ${values.join(', ')}.`);
-  return found;
 }
 
 async function meterOf(request: SourceRequest): Promise<Meter> {

@@ -14,6 +14,7 @@ import {
 import { eventsOf, jsonOf } from './json-body.ts';
 import type { MeteredFields } from './metered-fields.ts';
 import { merchantOf } from './naming.ts';
+import { oneOf, wholeIn } from './query.ts';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -32,7 +33,7 @@ const OWN_STATUS: ReadonlySet<number> = new Set([400, 401, 403, 404, 429]);
 /** Stripe's clients repeat 503, and 429 only if the answer says so. */
 const errorBody: ErrorBody = ({ code, message, details }) => {
   const { status } = ERRORS[code];
-  const { param } = (details ?? {}) as { param?: string };
+  const { field: param } = (details ?? {}) as { field?: string };
   const type = TYPES[status] ?? (status >= 500 ? 'api_error' : 'invalid_request_error');
   const own = code === 'NOT_FOUND' ? 'resource_missing' : code.toLowerCase();
   return {
@@ -189,7 +190,7 @@ function fromForm(request: SourceRequest): MeterEvent {
   const seconds = textOf(timestamp);
   const time = seconds ? timeOfSeconds(seconds) : undefined;
   if (seconds && time === undefined)
-    throw new TallyError('INVALID_INPUT', 'timestamp must be seconds since 1970.', { details: { param: 'timestamp' } });
+    throw new TallyError('INVALID_INPUT', 'timestamp must be seconds since 1970.', { details: { field: 'timestamp' } });
   return { name: event_name, identifier, time, payload: fieldsOf(payload) };
 }
 
@@ -258,7 +259,7 @@ async function metersOf({ call }: SourceRequest): Promise<Meter[]> {
 async function meterOf(request: SourceRequest): Promise<Meter> {
   const named = request.params.meter!;
   const found = (await metersOf(request)).find(({ id, key }) => key === named || id === named);
-  if (!found) throw new TallyError('NOT_FOUND', `No such meter: '${named.slice(0, 80)}'`, { details: { param: 'id' } });
+  if (!found) throw new TallyError('NOT_FOUND', `No such meter: '${named.slice(0, 80)}'`, { details: { field: 'id' } });
   return found;
 }
 
@@ -281,11 +282,12 @@ function presentMeter({ key, name, eventType, aggregation, createdAt, updatedAt 
   };
 }
 
+const PAGE_SIZE = 10;
+const MAX_PAGE_SIZE = 100;
+
 /** Returns a page of a list, by `limit`, `starting_after` and `ending_before` as Stripe's clients send them. */
 function pageOf<T>(all: readonly T[], idOf: (item: T) => string, { query }: SourceRequest, url: string): Response {
-  const limit = Number(query.get('limit') ?? 10);
-  if (!Number.isInteger(limit) || limit < 1 || limit > 100)
-    throw new TallyError('INVALID_INPUT', 'limit must be from 1 to 100.', { details: { param: 'limit' } });
+  const limit = wholeIn(query, 'limit', PAGE_SIZE, MAX_PAGE_SIZE);
   const [after, before] = [query.get('starting_after'), query.get('ending_before')];
   if (after !== null && before !== null)
     throw new TallyError('INVALID_INPUT', 'Give starting_after or ending_before, not both.');
@@ -305,9 +307,7 @@ function pageOf<T>(all: readonly T[], idOf: (item: T) => string, { query }: Sour
 }
 
 async function listMeters(request: SourceRequest): Promise<Response> {
-  const status = request.query.get('status');
-  if (status !== null && status !== 'active' && status !== 'inactive')
-    throw new TallyError('INVALID_INPUT', 'status must be active or inactive.', { details: { param: 'status' } });
+  const status = oneOf(request.query, 'status', ['active', 'inactive'] as const);
   // Tally does not deactivate meters.
   const known = status === 'inactive' ? [] : await metersOf(request);
   const meters = known.map(presentMeter) as { id: string }[];
@@ -351,17 +351,15 @@ async function listSummaries(request: SourceRequest, ask: AskAnalytics): Promise
   const meter = await meterOf(request);
   const [customer, start, end] = ['customer', 'start_time', 'end_time'].map((name) => {
     const value = query.get(name);
-    if (!value) throw new TallyError('INVALID_INPUT', `Missing required param: ${name}.`, { details: { param: name } });
+    if (!value) throw new TallyError('INVALID_INPUT', `Missing required param: ${name}.`, { details: { field: name } });
     return value;
   }) as [string, string, string];
   const [from, to] = [timeOfSeconds(start), timeOfSeconds(end)];
   if (from === undefined || to === undefined) throw new TallyError('INVALID_INPUT', 'Times are seconds since 1970.');
   for (const [param, time] of Object.entries({ start_time: from, end_time: to }))
     if (Date.parse(time) % MINUTE_MS !== 0)
-      throw new TallyError('INVALID_INPUT', `${param} must be a whole minute.`, { details: { param } });
-  const grouping = query.get('value_grouping_window');
-  if (grouping !== null && grouping !== 'hour' && grouping !== 'day')
-    throw new TallyError('INVALID_INPUT', 'value_grouping_window must be hour or day.');
+      throw new TallyError('INVALID_INPUT', `${param} must be a whole minute.`, { details: { field: param } });
+  const grouping = oneOf(query, 'value_grouping_window', ['hour', 'day'] as const);
   const merchantId = merchantOf(customer) ?? customer;
   const { rows } = await ask(request, (client) =>
     client.analytics.meter.query({
