@@ -1,6 +1,8 @@
+import { addDays, MeterDefinition, startOfDay } from '@tally/contracts';
 import { type FreshStore, freshDatabase, type Relay, startRelay } from '@tally/testkit';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { StoredMeter } from './meters/registry-store.ts';
 import { type Db, openDb } from './open-db.ts';
 import { migrate } from './schema.ts';
 
@@ -65,23 +67,35 @@ async function doneOrWaiting(work: Promise<unknown>): Promise<void> {
   await expect.poll(async () => isDone || (await client.query(waiting)).rowCount! > 0, { timeout: 20_000 }).toBe(true);
 }
 
-/** Counts a flush, and does some work while it is committed on the coordinator and not on the workers. */
-async function whileCommitting<T>(date: string, work: () => Promise<T>): Promise<T> {
+/** Does some work while another is committed on the coordinator and not on the workers. */
+async function whileCommitting<T>(commit: () => Promise<unknown>, work: () => Promise<T>): Promise<T> {
   const held = relays.map((relay) => relay.hold('COMMIT PREPARED'));
   const release = () => {
     for (const each of held) each.release();
   };
-  const appending = append(date);
+  const committing = commit();
   try {
-    await Promise.race([Promise.all(held.map(({ caught }) => caught)), appending]);
+    await Promise.race([Promise.all(held.map(({ caught }) => caught)), committing]);
     const working = work();
     await doneOrWaiting(working);
     release();
     return await working;
   } finally {
     release();
-    await appending;
+    await committing;
   }
+}
+
+/** Creates a meter of calls. */
+const createMeter = (key: string): Promise<StoredMeter> =>
+  db.meters.create(MeterDefinition.parse({ key, aggregation: 'COUNT', dimensions: ['model'] }), 'test');
+
+/** Returns the calls of a day as a meter has them; undefined while its history is computed. */
+async function callsOf(meter: StoredMeter, date: string): Promise<number | undefined> {
+  const [start, end] = [startOfDay(date), startOfDay(addDays(date, 1))];
+  if (await db.meters.isComputing(meter.id, { startDate: date, endDate: date })) return undefined;
+  const rows = await db.meters.read(meter, { starts: [start], end, groupBy: [], filters: {}, limit: 10 });
+  return Number(rows[0]?.value ?? 0);
 }
 
 suite('a read after a version has every event that the version counts', async () => {
@@ -89,10 +103,13 @@ suite('a read after a version has every event that the version counts', async ()
   const range = { startDate: date, endDate: date };
   await append(date);
   const before = await db.changes.versionOf(range);
-  const { version, totals } = await whileCommitting(date, async () => ({
-    version: await db.changes.versionOf(range),
-    totals: await db.usage.totals({ parts: [{ cube: 'usage_daily', ...range }] }),
-  }));
+  const { version, totals } = await whileCommitting(
+    () => append(date),
+    async () => ({
+      version: await db.changes.versionOf(range),
+      totals: await db.usage.totals({ parts: [{ cube: 'usage_daily', ...range }] }),
+    }),
+  );
   expect(version).not.toBe(before);
   expect(requests([totals])).toBe(2 * MERCHANTS.length);
 });
@@ -101,10 +118,13 @@ suite('a reader of changes finds the events of the days that are listed', async 
   const date = '2026-01-15';
   const { next } = await db.changeLog.after(undefined, { limit: 1 });
   const place = { ...next, kind: 'log' as const, id: '0', position: 0 };
-  const { rows, usage } = await whileCommitting(date, async () => ({
-    rows: (await db.changeLog.after(place, { limit: 100 })).rows,
-    usage: await db.usage.merchantUsage({ startDate: date, endDate: date, metricTypes: ['requests'] }),
-  }));
+  const { rows, usage } = await whileCommitting(
+    () => append(date),
+    async () => ({
+      rows: (await db.changeLog.after(place, { limit: 100 })).rows,
+      usage: await db.usage.merchantUsage({ startDate: date, endDate: date, metricTypes: ['requests'] }),
+    }),
+  );
   const listed = rows.filter((row) => row.date === date);
   expect(usage.length).toBeGreaterThanOrEqual(listed.length);
 });
@@ -112,12 +132,41 @@ suite('a reader of changes finds the events of the days that are listed', async 
 suite('a derivation has every event of its flushes', async () => {
   const date = '2026-02-05';
   await append(date);
-  await whileCommitting(date, () => db.derivations.derive(1_000));
+  await whileCommitting(
+    () => append(date),
+    () => db.derivations.derive(1_000),
+  );
   while ((await db.derivations.derive(1_000)).flushes > 0);
   const { rows } = await client.query('select sum(requests) as requests from usage_daily_models where date = $1', [
     date,
   ]);
   expect(requests(rows)).toBe(2 * MERCHANTS.length);
+});
+
+suite('a derivation of meters has every event of its flushes', async () => {
+  const date = '2026-02-10';
+  const meter = await createMeter('derived');
+  while (await db.meters.computeHistory(1_000));
+  await append(date);
+  await whileCommitting(
+    () => append(date),
+    () => db.meters.derive(1_000),
+  );
+  while ((await db.meters.derive(1_000)).flushes > 0);
+  expect(await callsOf(meter, date)).toBe(2 * MERCHANTS.length);
+});
+
+suite('a day whose history is computed for a meter has every event', async () => {
+  // The newest day, which is computed first.
+  const date = '2026-04-11';
+  await append(date);
+  while ((await db.meters.derive(1_000)).flushes > 0);
+  const meter = await createMeter('computed');
+  const seen = await whileCommitting(
+    () => db.meters.computeHistory(1_000),
+    () => callsOf(meter, date),
+  );
+  expect([undefined, MERCHANTS.length]).toContain(seen);
 });
 
 suite('a day that is rolled up while an event of it is counted has the event once', async () => {
@@ -145,7 +194,10 @@ suite('a day that is rolled up while an event of it is counted has the event onc
 suite('the snapshot of a day that is current has every event of the day', async () => {
   const date = '2026-03-05';
   await append(date);
-  await whileCommitting(date, () => db.days.rebuild([{ date, status: 'complete' }], { onlyStale: false }));
+  await whileCommitting(
+    () => append(date),
+    () => db.days.rebuild([{ date, status: 'complete' }], { onlyStale: false }),
+  );
   await db.days.rebuild([{ date, status: 'complete' }], { onlyStale: true });
   const users = (await db.days.groups(date)).filter(({ kind }) => kind === 'user');
   expect(requests(users)).toBe(2 * MERCHANTS.length);
@@ -159,10 +211,13 @@ suite('a rollup of a day whose mark is cleared has every event of the day', asyn
   try {
     await run.spreadMarks('2026-04-01', 1);
     await run.recompute('daily', period, 'all');
-    await whileCommitting(date, async () => {
-      await run.spreadMarks('2026-04-01', 1);
-      await run.recompute('daily', period, 'stale');
-    });
+    await whileCommitting(
+      () => append(date),
+      async () => {
+        await run.spreadMarks('2026-04-01', 1);
+        await run.recompute('daily', period, 'stale');
+      },
+    );
     await run.spreadMarks('2026-04-01', 1);
     for (const stale of await run.stalePeriods())
       if (stale.start === date) await run.recompute('daily', period, 'stale');

@@ -318,6 +318,8 @@ export function createMeterRollups(
           'update meter_history set after_merchant = coalesce($3, after_merchant), done = $4 where meter_id = $1 and date = $2',
           [meter.id, date, upTo, isLast],
         );
+        // Whoever finds a day computed also finds its sums.
+        if (isLast) await betweenMoments(dataSource, transaction);
         return true;
       }),
 
