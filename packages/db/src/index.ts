@@ -85,7 +85,7 @@ export type {
   StalePeriod,
 } from './rollups/rollups-store.ts';
 export type { Scope } from './rollups/scope.ts';
-export type { ExportRow, GroupRow, MerchantMetric, Position, Sums, UsageReader } from './rollups/usage-store.ts';
+export type { ExportRow, GroupRow, MerchantMetric, Position, Sums, UsageReader } from './rollups/usage-reader.ts';
 export type { MerchantDay } from './rows.ts';
 export type { Executor } from './run-sql.ts';
 export { migrate, undoMigration } from './schema.ts';

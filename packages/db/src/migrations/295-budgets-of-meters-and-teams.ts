@@ -6,7 +6,7 @@ export class BudgetsOfMetersAndTeams1763856000295 implements MigrationInterface 
 
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(`alter table budgets add team text not null default '', add meter jsonb`);
-    // The same rules as in usage-store.ts.
+    // The same rules as in usage-reader.ts.
     await runner.query(`
       create function directory_team(merchant text, api_key text, user_id text) returns text
       language sql stable parallel safe as $$

@@ -8,7 +8,7 @@ import { files } from '../../sql/generate.mjs';
 import { type Db, openDb } from '../open-db.ts';
 import { migrate } from '../schema.ts';
 import type { Scope } from './scope.ts';
-import type { UsageReader } from './usage-store.ts';
+import type { UsageReader } from './usage-reader.ts';
 
 const RUNS = Number(process.env.FC_RUNS ?? 20);
 

@@ -5,7 +5,8 @@ import type { DataSource } from 'typeorm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { sql } from '../run-sql.ts';
 import { migrate } from '../schema.ts';
-import { createUsageStore, type UsageReader } from './usage-store.ts';
+import type { UsageReader } from './usage-reader.ts';
+import { createUsageStore } from './usage-store.ts';
 
 /** A year of 2,000 users in two merchants: large enough for the planner to have a choice. */
 let database: FreshStore;

@@ -3,7 +3,7 @@ import pg from 'pg';
 import { expect, test } from 'vitest';
 import { type Db, openDb } from '../open-db.ts';
 import { migrate } from '../schema.ts';
-import type { GroupRow, Question } from './usage-store.ts';
+import type { GroupRow, Question } from './usage-reader.ts';
 
 test('a sum beyond 64 bits is exact, alone and among the reads of one moment', async () => {
   const database: FreshStore = await freshDatabase(migrate);

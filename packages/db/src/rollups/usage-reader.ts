@@ -1,0 +1,535 @@
+import {
+  type BreakdownBy,
+  type Day,
+  type Filters,
+  type GroupBy,
+  type Grouping,
+  MEASURES,
+  type Measure,
+  type PlanPart,
+  type SortBy,
+  type Units as UnitsType,
+} from '@tally/contracts';
+import { z } from 'zod';
+import { DateText, MeasureRow, Units } from '../rows.ts';
+import { type Executor, runSql } from '../run-sql.ts';
+import {
+  ALL_DIMENSIONS,
+  bindings,
+  DIMENSIONS,
+  filtered,
+  type Missing,
+  measuresOf,
+  pendingOf,
+  readsDocuments,
+  type Scope,
+  type SumOf,
+  source,
+} from './scope.ts';
+import { TEAM, withTeams } from './teams.ts';
+
+/** The sums of some events, in units. */
+export type Sums = Record<Measure, UnitsType> & {
+  /** Imported days may not split them: tokens that are neither prompt nor completion, requests that may have failed. */
+  other_tokens?: UnitsType | undefined;
+  untold_requests?: UnitsType | undefined;
+};
+
+export type Question = Scope & {
+  by: BreakdownBy;
+  sortBy: SortBy;
+  order: 'asc' | 'desc';
+  limit: number;
+  after?: Position | undefined;
+  /**
+   * Rollups for the totals alone. With them, all groups are ranked by few measures, and only the first ones are read
+   * again with all measures: quicker where groups are many. Not for teams, nor with imported days.
+   */
+  totals?: readonly PlanPart[] | undefined;
+};
+
+/** The position at which a page ended: the sort value and the keys of its last row. */
+export type Position = { value: string; keys: readonly string[] };
+
+/** A key for each grouping. */
+export type GroupRow = Sums & { keys: string[]; sort_value: string; providers?: string[] | undefined };
+
+/** `total` counts the rows of all pages. */
+export type Grouped = { rows: GroupRow[]; totals: Sums; total: number };
+
+/** The rollups to read users, models and days from, and how many of the first two to return. */
+export type OverviewQuestion = Omit<Scope, 'parts'> & {
+  parts: Record<'users' | 'models' | 'days', readonly PlanPart[]>;
+  limits: Record<'users' | 'models', number>;
+};
+
+export type Overview = {
+  /** Users with at least one request, as `activeUsers` counts them. */
+  activeUsers: number;
+  /** The users and the models with the highest cost, in order; users only if they have requests or costs. */
+  users: GroupRow[];
+  models: GroupRow[];
+  byDay: (Sums & { date: Day })[];
+};
+
+export type Slot = Sums & { slot: number; key: string | null };
+
+export type MerchantMetric = { merchant_id: string; date: Day; metric_type: string; metric_value: UnitsType };
+
+export type UsageReader = {
+  /**
+   * Sums by one grouping or two. An event without a dimension has the key `unknown`; a group whose sums are all zero is
+   * no row. `total` counts the rows of all pages.
+   */
+  breakdown(question: Question): Promise<Grouped>;
+  /** Sums by day, without days that have no usage. */
+  byDay(scope: Scope): Promise<(Sums & { date: Day })[]>;
+  totals(scope: Scope): Promise<Sums>;
+  /** Counts users with at least one request. Events without a user count for none; a user of two merchants is two. */
+  activeUsers(scope: Scope): Promise<number>;
+  /** Reads everything that a summary has of one period, in one statement. */
+  overview(question: OverviewQuestion): Promise<Overview>;
+  /**
+   * Sums by period, counted from 0: `starts` are the starts of the periods, in order; the last ends at `end`. Leaves
+   * out periods without usage. With `by`, one row per key and period. At most `limit` rows.
+   */
+  series(
+    scope: Scope & { starts: readonly number[]; end: number; by?: Grouping | undefined; limit: number },
+  ): Promise<Slot[]>;
+  /** Sums by window and by any dimensions; like `series`, with the keys of a row in the order of `by`. */
+  windows(
+    scope: Scope & { starts: readonly number[]; end: number; by: readonly GroupBy[]; limit: number },
+  ): Promise<(Sums & { slot: number; keys: string[] })[]>;
+  /** Counts the keys of each period of the rollups read, at most `limit`. */
+  keysByPeriod(scope: Scope & { by: GroupBy; limit: number }): Promise<number>;
+  /** Returns the first and last day whose events are no longer in the journal; undefined if it has all. */
+  daysWithoutEntries(filters: Filters): Promise<{ first: Day; last: Day } | undefined>;
+  /** Returns every value of a dimension, at most `limit`; for a model with its providers. */
+  values(scope: Scope & { by: GroupBy; limit: number }): Promise<{ key: string; providers?: string[] | undefined }[]>;
+  /** Returns rows of `merchant_usage`, by date and metric type. */
+  merchantUsage(question: {
+    merchantIds?: readonly string[];
+    startDate: Day;
+    endDate: Day;
+    metricTypes?: readonly string[] | undefined;
+  }): Promise<MerchantMetric[]>;
+};
+
+/** Without `by`: the rows of each day with all dimensions, without rows that sum to zero. */
+export type ExportQuestion = Scope & { by?: BreakdownBy | undefined };
+
+/** With `by`, the dimensions are `key_1` and, for two groupings, `key_2`. A model has its providers. */
+export type ExportRow = Sums & { dimensions: Record<string, string>; providers?: string[] | undefined };
+
+/** With the table's name: a bare one would be the page's column, which is text. */
+const SORT: Record<SortBy, string> = {
+  cost: 'groups.cost',
+  requests: 'groups.requests',
+  failedRequests: 'groups.failed_requests',
+  promptTokens: 'groups.prompt_tokens',
+  completionTokens: 'groups.completion_tokens',
+  totalTokens: '(groups.prompt_tokens + groups.completion_tokens)',
+  key: 'groups.key_1',
+};
+
+/** The measures of a sort value, beside the requests that are always read. */
+const RANKED_BY: Record<SortBy, readonly Measure[]> = {
+  cost: ['cost'],
+  requests: [],
+  failedRequests: ['failed_requests'],
+  promptTokens: ['prompt_tokens'],
+  completionTokens: ['completion_tokens'],
+  totalTokens: ['prompt_tokens', 'completion_tokens'],
+  key: [],
+};
+const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
+
+const sumsOf = (scope: Scope, sum: SumOf = 'sum', measures: readonly string[] = measuresOf(scope)) =>
+  measures.map((name) => `coalesce(${sum}(${name}), 0) as ${name}`).join(', ');
+
+/** The measures of a row as members of a JSON object: as text, since a JSON number is not exact. */
+const textsOf = (scope: Scope) =>
+  measuresOf(scope)
+    .map((name) => `'${name}', ${name}::text`)
+    .join(', ');
+
+/** The groups of a relation with the highest cost, as one JSON array in their order. */
+const topOf = (groups: string, scope: Scope, limit: string, more = '') => `(
+  select json_agg(
+    json_build_object('keys', array[key], 'sort_value', cost::text, ${textsOf(scope)} ${more})
+    order by cost desc, key collate "C" desc)
+  from (select * from ${groups} order by cost desc, key collate "C" desc limit ${limit}) as page
+)`;
+
+const anySum = (scope: Scope, sum: SumOf = 'sum') =>
+  measuresOf(scope)
+    .map((name) => `${sum}(${name}) <> 0`)
+    .join(' or ');
+
+/**
+ * Creates a reader that sums possibly many groups with `fastest`, and reads what is `missing` beside derived rollups.
+ */
+export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): UsageReader {
+  const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
+  const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
+  return {
+    async breakdown({ totals, ...question }) {
+      const { bind, values } = bindings();
+      const groupings: Grouping[] = [question.by].flat();
+      const columns = groupings.map(columnOf);
+      const keys = groupings.map((_, index) => `key_${index + 1}`);
+      const sum = sumFor(question);
+      const pending = pendingOf({ ...question, parts: [...question.parts, ...(totals ?? [])] }, bind, missing);
+      const from = (parts: readonly PlanPart[], columns: string, measures?: readonly string[]) =>
+        source({ ...question, parts }, columns, bind, {
+          sum,
+          missing,
+          measures,
+          isPendingNamed: pending !== undefined,
+        });
+      // The providers of a model are listed beside its sums.
+      const providers = isByModel(groupings);
+      const some = anySum(question, sum);
+      const listed = columns.map((column, index) => `${known(column)} as ${keys[index]}, ${column}`).join(', ');
+      const groupsOf = (measures: readonly string[], part: string) => `
+        select ${listed}, ${sumsOf(question, sum, measures)}
+          ${providers && measures === all ? `, ${PROVIDERS}` : ''}
+        from ${part}
+        group by ${columns.join(', ')}`;
+      const all = measuresOf(question);
+      const rows = from(question.parts, columnsOf(groupings));
+      const whole = grouped(groupings, rows, { sums: sumsOf(question, sum), some });
+
+      const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
+      const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
+      const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
+      const places = [
+        question.sortBy === 'key' ? `${sort} collate "C"` : sort,
+        ...keys.map((key) => `groups.${key} collate "C"`),
+      ];
+      const { after } = question;
+      const isAfter = after
+        ? `(${[sort, ...places.slice(1)].join(', ')}) ${compare} (${bind(after.value)}::${cast}, ${after.keys
+            .map((key) => `${bind(key)} collate "C"`)
+            .join(', ')})`
+        : 'true';
+      const first = `${isAfter}
+        order by ${places.map((place) => `${place} ${question.order}`).join(', ')} limit ${bind(question.limit)}`;
+
+      // A group that these leave at zero may still have another measure, so it is read whole as well.
+      const ranking = ['requests', ...RANKED_BY[question.sortBy]];
+      const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
+      const isCandidate = columns.map((column) => `${column} = any(array(select ${column} from candidates))`);
+      const groups = totals
+        ? `ranks as materialized (${groupsOf(ranking, `(${from(question.parts, columnsOf(groupings), ranking)}) as part`)}),
+          candidates as materialized (
+            (select ${columns.join(', ')} from ranks as groups where ${isSure} and ${first})
+            union all
+            select ${columns.join(', ')} from ranks as groups where not ${isSure}
+          ),
+          groups as materialized (${groupsOf(all, `${whole} where ${isCandidate.join(' and ')}`)} having ${some})`
+        : `groups as materialized (${groupsOf(all, whole)} having ${some})`;
+      const count = totals
+        ? `(select count(*) from ranks as groups where ${isSure}) + count(*) filter (where not ${isSure})`
+        : 'count(*)';
+      // Only the page is made into text, and the groups are read once for everything derived from them.
+      const [answer] = await rowsOf(
+        `with ${pending ? `pending as materialized (${pending}),` : ''} ${groups}
+        select
+          (select json_agg(json_build_object(
+            'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
+            ${providers ? `, 'providers', providers` : ''}))
+          from (select *, ${sort} as sort_value from groups where ${first}) as page) as rows,
+          (select ${count} from groups) as total,
+          whole.*
+        from (select ${sumsOf(question)} from ${totals ? `(${from(totals, '')}) as part` : 'groups'}) as whole`,
+        values,
+      );
+      const { rows: page, total, ...sums } = GroupedRow.parse(answer);
+      return { rows: page ?? [], total, totals: sums };
+    },
+
+    async byDay(scope) {
+      const { bind, values } = bindings();
+      const rows = await rowsOf(
+        `select date, ${sumsOf(scope)} from (${source(scope, 'date', bind, { missing })}) as part group by date order by date`,
+        values,
+      );
+      return rows.map((row) => DayRow.parse(row));
+    },
+
+    async totals(scope) {
+      const { bind, values } = bindings();
+      const [row] = await rowsOf(
+        `select ${sumsOf(scope)} from (${source(scope, '', bind, { missing })}) as part`,
+        values,
+      );
+      return TotalsRow.parse(row);
+    },
+
+    async activeUsers(scope) {
+      const { bind, values } = bindings();
+      const sum = sumFor(scope);
+      const user = userOf(scope);
+      const [row] = await rowsOf(
+        `select count(*) as users
+         from (
+           select 1 from (${source(scope, user, bind, { sum, missing, measures: ['requests'] })}) as part
+           where user_id <> '' group by ${user} having ${sum}(requests) > 0
+         ) as active`,
+        values,
+      );
+      return ActiveRow.parse(row).users;
+    },
+
+    async overview({ parts, limits, ...filters }) {
+      const { bind, values } = bindings();
+      const users: Scope = { ...filters, parts: parts.users };
+      const models: Scope = { ...filters, parts: parts.models };
+      const days: Scope = { ...filters, parts: parts.days };
+      const all: Scope = { ...filters, parts: [users, models, days].flatMap((scope) => scope.parts) };
+      const sum = sumFor(all);
+      // Found once, not once for each of the three: that costs more than the rollups of all merchants.
+      const pending = pendingOf(all, bind, missing);
+      const rowsFor = (scope: Scope, columns: string, measures?: readonly string[]) =>
+        source(scope, columns, bind, { sum, missing, measures, isPendingNamed: pending !== undefined });
+      const from = (...asked: Parameters<typeof rowsFor>) => `(${rowsFor(...asked)}) as part`;
+      const ofModels = { sums: sumsOf(models, sum), some: anySum(models, sum) };
+      const user = userOf(users);
+      // In one merchant, a row of `active` has the whole user.
+      const isOneMerchant = user === 'user_id';
+      const ranks = isOneMerchant
+        ? 'active'
+        : `(select user_id, ${sum}(requests) as requests, ${sum}(cost) as cost from active group by user_id) as ranks`;
+      // Arrays, since Postgres finds values of an array by index, also in the parts of a union.
+      const ofFirstUsers = [
+        'user_id = any(array(select user_id from first_users))',
+        ...(isOneMerchant
+          ? []
+          : [
+              'merchant_id = any(array(select merchant_id from active where user_id in (select user_id from first_users)))',
+            ]),
+      ].join(' and ');
+      const [answer] = await rowsOf(
+        `with ${pending ? `pending as materialized (${pending}),` : ''}
+        active as materialized (
+          select ${user}, coalesce(${sum}(requests), 0) as requests, coalesce(${sum}(cost), 0) as cost
+          from ${from(users, user, ['requests', 'cost'])} where user_id <> '' group by ${user}
+        ),
+        first_users as (
+          select user_id
+          from ${ranks}
+          where requests <> 0 or cost <> 0
+          order by cost desc, user_id collate "C" desc
+          limit ${bind(limits.users)}
+        ),
+        users as (
+          select user_id as key, ${sumsOf(users)} from ${from(users, user)} where ${ofFirstUsers} group by user_id
+        ),
+        models as (
+          select ${known('model')} as key, ${PROVIDERS}, ${ofModels.sums}
+          from ${grouped(['model'], rowsFor(models, 'model, provider'), ofModels)}
+          group by model having ${ofModels.some}
+        ),
+        days as (
+          select date, ${sumsOf(days, sum)} from ${from(days, 'date')} group by date
+        )
+        select
+          (select count(*) from active where requests > 0) as active_users,
+          ${topOf('users', users, bind(limits.users))} as users,
+          ${topOf('models', models, bind(limits.models), `, 'providers', providers`)} as models,
+          (select json_agg(json_build_object('date', date::text, ${textsOf(days)}) order by date) from days) as by_day`,
+        values,
+      );
+      const { active_users: activeUsers, users: first, models: dearest, by_day: byDay } = OverviewRow.parse(answer);
+      return { activeUsers, users: first ?? [], models: dearest ?? [], byDay: byDay ?? [] };
+    },
+
+    async series({ starts, end, by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const moments = bind(starts.map((at) => new Date(at).toISOString()));
+      const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
+      const groupings = by ? [by] : [];
+      const rows = await rowsOf(
+        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot, ${by ? known(columnOf(by)) : 'null'} as key, ${sumsOf(scope)}
+         from ${grouped(groupings, source(scope, columnsOf(groupings), bind, { at: true, missing }), { sums: sumsOf(scope), some: anySum(scope), time: 'at' })}
+         where at >= ${from}::timestamptz and at < ${to}::timestamptz
+         group by 1, 2
+         order by 1, cost desc, 2
+         limit ${bind(limit)}`,
+        values,
+      );
+      return rows.map((row) => SlotRow.parse(row));
+    },
+
+    async windows({ starts, end, by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const moments = bind(starts.map((at) => new Date(at).toISOString()));
+      const [from, to] = [bind(new Date(starts[0]!).toISOString()), bind(new Date(end).toISOString())];
+      const columns = by.map((name) => DIMENSIONS[name]);
+      const keys = columns.map(known);
+      const rows = await rowsOf(
+        `select width_bucket(at, ${moments}::timestamptz[]) - 1 as slot,
+           ${keys.length > 0 ? `array[${keys.join(', ')}]` : 'array[]::text[]'} as keys, ${sumsOf(scope)}
+         from (${source(scope, columns.join(', '), bind, { at: true, missing })}) as part
+         where at >= ${from}::timestamptz and at < ${to}::timestamptz
+         group by ${['slot', ...columns].join(', ')}
+         order by ${['slot', ...columns].join(', ')}
+         limit ${bind(limit)}`,
+        values,
+      );
+      return rows.map((row) => WindowRow.parse(row));
+    },
+
+    async keysByPeriod({ by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const column = DIMENSIONS[by];
+      const [row] = await rowsOf(
+        `select count(*) as count
+         from (
+           select 1 from (${source(scope, column, bind, { at: true, missing })}) as part
+           group by at, ${column} limit ${bind(limit)}
+         ) as keys`,
+        values,
+      );
+      return CountRow.parse(row).count;
+    },
+
+    async daysWithoutEntries({ startDate, endDate, ...filters }) {
+      const { bind, values } = bindings();
+      const read = filtered(filters, bind);
+      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
+      const less = MEASURES.map((name) => `-${name}`).join(', ');
+      const [row] = await rowsOf(
+        `select min(date) as first, max(date) as last
+         from (
+           select date
+           from (
+             select date, ${MEASURES.join(', ')} ${read('usage_daily', range)}
+             union all
+             select date, ${less} ${read('usage_adjustments', range)}
+           ) as counted
+           group by date
+           having (${MEASURES.map((name) => `sum(${name})`).join(', ')}) is distinct from (0, 0, 0, 0, 0)
+         ) as by_entries
+         where to_regclass('usage_events_' || to_char(date, 'YYYYMMDD')) is null`,
+        values,
+      );
+      const gap = GapRow.parse(row);
+      return gap.first === null || gap.last === null ? undefined : { first: gap.first, last: gap.last };
+    },
+
+    async values({ by, limit, ...scope }) {
+      const { bind, values } = bindings();
+      const column = DIMENSIONS[by];
+      const rows = await rowsOf(
+        `select ${column} as key ${by === 'model' ? `, ${PROVIDERS}` : ''}
+         from (${source(scope, by === 'model' ? 'model, provider' : column, bind, { missing })}) as part
+         where ${column} <> ''
+         group by ${column}
+         order by ${column} collate "C"
+         limit ${bind(limit)}`,
+        values,
+      );
+      return rows.map((row) => ValueRow.parse(row));
+    },
+
+    merchantUsage: ({ merchantIds, startDate, endDate, metricTypes }) =>
+      runSql(
+        executor,
+        'merchant-usage',
+        [merchantIds ?? null, startDate, endDate, metricTypes?.length ? metricTypes : null],
+        MerchantMetricRow,
+      ),
+  };
+}
+
+/** Returns the statement of an export, as a function of what derived rollups lack, and its values. */
+export function exportStatement(question: ExportQuestion): {
+  values: unknown[];
+  statement(missing: Missing): string;
+} {
+  const { bind, values } = bindings();
+  const groupings: Grouping[] = question.by === undefined ? [] : [question.by].flat();
+  const dimensions =
+    question.by === undefined
+      ? { date: 'date', ...ALL_DIMENSIONS }
+      : Object.fromEntries(groupings.map((by, index) => [`key_${index + 1}`, columnOf(by)]));
+  const columns = Object.entries(dimensions);
+  const named = columns.map(([name, column]) => `'${name}', ${name === 'date' ? 'date' : known(column)}`).join(', ');
+  const list = columns.map(([, column]) => column).join(', ');
+  const byModel = question.by === 'model';
+  const read = groupings.length > 0 ? columnsOf(groupings) : list;
+  const statement = (missing: Missing) => `
+          select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
+          from ${grouped(groupings, source(question, read, bind, { missing }), { sums: sumsOf(question), some: anySum(question) })}
+          group by ${list} having ${anySum(question)} order by ${list}`;
+  return { values, statement };
+}
+
+const MerchantMetricRow = z.object({
+  merchant_id: z.string(),
+  date: DateText,
+  metric_type: z.string(),
+  metric_value: Units,
+});
+const providers = z.array(z.string()).optional();
+const SumsRow = { ...MeasureRow, other_tokens: Units.optional(), untold_requests: Units.optional() };
+const DayRow = z.object({ date: DateText, ...SumsRow });
+const TotalsRow = z.object(SumsRow);
+const ActiveRow = z.object({ users: z.string().transform(Number) });
+const CountRow = z.object({ count: z.string().transform(Number) });
+const SlotRow = z.object({ slot: z.number().int(), key: z.string().nullable(), ...SumsRow });
+const WindowRow = z.object({ slot: z.number().int(), keys: z.array(z.string()), ...SumsRow });
+const GapRow = z.object({ first: DateText.nullable(), last: DateText.nullable() });
+const ValueRow = z.object({ key: z.string(), providers });
+/** A row of an export, as its statement returns it. */
+export const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), providers, ...SumsRow });
+const GroupsRow = z
+  .array(z.object({ keys: z.array(z.string()), sort_value: z.string(), providers, ...SumsRow }))
+  .nullable();
+const GroupedRow = z.object({ ...SumsRow, total: z.string().transform(Number), rows: GroupsRow });
+const OverviewRow = z.object({
+  active_users: z.string().transform(Number),
+  users: GroupsRow,
+  models: GroupsRow,
+  by_day: z.array(DayRow).nullable(),
+});
+
+/** Identifies users: a user id is a name within a merchant. */
+const userOf = ({ merchantIds }: Scope) => (merchantIds?.length === 1 ? 'user_id' : 'merchant_id, user_id');
+
+/** Returns a dimension as answered: '' in the rollups is an event without it. */
+const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
+/** The providers that the rows of a group came from. */
+const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
+
+const isByModel = (groupings: readonly Grouping[]) => groupings.length === 1 && groupings[0] === 'model';
+
+/** The columns that groupings are computed from. The providers of a model are listed beside its sums. */
+function columnsOf(groupings: readonly Grouping[]): string {
+  const columns = groupings.flatMap((by) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]));
+  return [...new Set([...columns, ...(isByModel(groupings) ? ['provider'] : [])])].join(', ');
+}
+
+const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
+
+/**
+ * The rows of a part in the form needed for grouping: with their team if requested, or summed by model and provider if
+ * providers are listed, without those that sum to zero. `time`: the column of the period.
+ */
+function grouped(
+  groupings: readonly Grouping[],
+  part: string,
+  { sums, some, time }: { sums: string; some: string; time?: string },
+): string {
+  if (isByModel(groupings) && !time)
+    return `(select model, provider, ${sums} from (${part}) as part group by model, provider having ${some}) as part`;
+  if (!groupings.includes('team')) return `(${part}) as part`;
+  const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
+  // Looked up once per key and user, not once per row.
+  return `(
+    select groups.*, ${TEAM} as team
+    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as ${withTeams('groups')}
+  ) as part`;
+}
