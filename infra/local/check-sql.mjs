@@ -10,7 +10,6 @@ const COMPOSED = [
   // The text depends on the dimensions, measures and periods of a query.
   'packages/db/src/rollups/scope.ts',
   'packages/db/src/rollups/usage-reader.ts',
-  'packages/db/src/rollups/usage-store.ts',
   // The table is that of a grain.
   'packages/db/src/rollups/rollups-store.ts',
   // A formula of a custom metric.

@@ -444,6 +444,18 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
   };
 }
 
+/** Returns the statement of the events of a range in the journal, by day, merchant and id. */
+export function eventsStatement({ startDate, endDate, ...filters }: Filters): { values: unknown[]; text: string } {
+  const { bind, values } = bindings();
+  const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
+  const text = `
+    select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
+      ${MEASURES.join(', ')}, metrics, properties, price_version
+    ${filtered(filters, bind)('usage_events', range)}
+    order by date, merchant_id, id`;
+  return { values, text };
+}
+
 /** Returns the statement of an export, as a function of what derived rollups lack, and its values. */
 export function exportStatement(question: ExportQuestion): {
   values: unknown[];

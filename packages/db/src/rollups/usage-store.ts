@@ -5,7 +5,6 @@ import {
   DIMENSIONS as DIMENSION_ORDER,
   eachDay,
   type Filters,
-  MEASURES,
   monthOf,
   type Units as UnitsType,
 } from '@tally/contracts';
@@ -18,10 +17,11 @@ import { atOneMoment, beginMoment } from '../one-moment.ts';
 import { DateText, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { OUT_OF_RANGE, sqlState } from '../transactions.ts';
-import { bindings, filtered, type Missing, max, min, missingOf, NOTHING_MISSING, type SumOf } from './scope.ts';
+import { type Missing, max, min, missingOf, NOTHING_MISSING, type SumOf } from './scope.ts';
 import {
   type ExportQuestion,
   type ExportRow,
+  eventsStatement,
   exportStatement,
   readerOf,
   ScanRow,
@@ -161,14 +161,8 @@ export function createUsageStore(dataSource: DataSource): UsageStore {
       yield* cursor(ScanRow, values, statement);
     },
 
-    async *scanEvents({ startDate, endDate, ...filters }) {
-      const { bind, values } = bindings();
-      const range = `date between ${bind(startDate)}::date and ${bind(endDate)}::date`;
-      const text = `
-        select date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls,
-          ${MEASURES.join(', ')}, metrics, properties, price_version
-        ${filtered(filters, bind)('usage_events', range)}
-        order by date, merchant_id, id`;
+    async *scanEvents(filters) {
+      const { values, text } = eventsStatement(filters);
       yield* cursor(EventRow, values, text) as AsyncGenerator<JournalLine[]>;
     },
 
