@@ -1,3 +1,3 @@
 import { tallyProject } from '@tally/testkit/vitest';
 
-export default tallyProject({ fileParallelism: false });
+export default tallyProject();

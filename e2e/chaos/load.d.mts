@@ -7,4 +7,5 @@ export function startLoad(
   run: string,
   ingests: readonly { client: IngestClient }[],
   random: () => number,
+  options?: { pauseMs?: number },
 ): { stop(): Promise<Acknowledged> };

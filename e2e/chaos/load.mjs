@@ -6,9 +6,10 @@ const GIVE_UP_MS = 300_000;
 
 /**
  * Sends batches through random ingests until it is stopped. Repeats each whole until it is acknowledged, and some again
- * after that. Returns what was acknowledged: merchant → Map of `date id` → tokens.
+ * after that. Each of its workers pauses up to `pauseMs` between two batches. Returns what was acknowledged: merchant →
+ * Map of `date id` → tokens.
  */
-export function startLoad(run, ingests, random) {
+export function startLoad(run, ingests, random, { pauseMs = 0 } = {}) {
   const acknowledged = new Map();
   let stopping = false;
 
@@ -29,6 +30,7 @@ export function startLoad(run, ingests, random) {
       acknowledged.set(merchantId, known);
       for (const entry of entries) known.set(`${entry.time.slice(0, 10)} ${entry.id}`, entry.metrics.prompt_tokens);
       if (random() < 0.2) await untilAcknowledged(entries);
+      if (pauseMs > 0) await wait(random() * pauseMs);
     }
   };
   const untilAcknowledged = async (entries) => {

@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { assertBuilt } from '@tally/testkit';
+import { assertBuilt, runsOf } from '@tally/testkit';
 import { expect, test } from 'vitest';
 
-const RUNS = Number(process.env.TALLY_CHAOS_RUNS ?? 8);
+const RUNS = Number(process.env.TALLY_CHAOS_RUNS ?? runsOf({ short: 3, long: 8 }));
 
 test(`${RUNS} runs of killed services and stores lose nothing, double nothing and leave the books balanced`, async () => {
   assertBuilt('apps/usage-ingest');

@@ -22,6 +22,8 @@ const KEY = 'the-admin-key-of-the-faults';
 const TODAY = dayOf(Date.now());
 const RANGE = { startDate: addDays(TODAY, -3), endDate: TODAY };
 const DISK_MIB = 600;
+/** Batches go on all the time, and leave the processor to what they test: chaos sends without a pause. */
+const PACE = { pauseMs: 50 };
 
 type Disk = { home: string; small: boolean; fill(): Promise<void>; free(): Promise<void>; remove(): Promise<void> };
 
@@ -67,7 +69,7 @@ type Fault = { begin(): Promise<unknown>; end(): Promise<unknown> };
 /** Load before, during and after a fault; everything acknowledged must be counted, and no caller sees a 500. */
 async function endure(name: string, { begin, end }: Fault, whileBroken: () => Promise<void> = async () => {}) {
   const client = createIngestClient({ url: services.ingest.url, key: KEY });
-  const load = startLoad(name, [{ client }], Math.random);
+  const load = startLoad(name, [{ client }], Math.random, PACE);
   const seen: number[] = [];
   await ask(seen);
   await begin();
@@ -386,7 +388,7 @@ test('npm start brings back each service and store that is killed, and nothing a
     const url = `http://127.0.0.1:${base + 1}`;
     const client = createIngestClient({ url, key: KEY });
     const analytics = createAnalyticsClient({ url: `http://127.0.0.1:${base + 3}`, key: KEY });
-    const load = startLoad('killed', [{ client }], Math.random);
+    const load = startLoad('killed', [{ client }], Math.random, PACE);
     for (const name of ['usage-ingest', 'metrics-engine', 'analytics-api', 'redis', 'postgres']) {
       const again = `${name} runs again`;
       const before = output.split(again).length;

@@ -3,7 +3,8 @@ import { randomInt } from 'node:crypto';
 import { ROOT } from './home.mjs';
 
 // Runs the whole test suite on each supported major version of Node.js. The package `node` brings the versions. Random
-// tests use another seed each time, so that these runs find what `npm test` with its fixed seed does not.
+// tests use another seed each time and run as often as they should, so that these runs find what `npm test` with its
+// fixed seed and few runs does not.
 const VERSIONS = ['20', '22', '24'];
 
 const results = VERSIONS.map((version) => {
@@ -11,7 +12,7 @@ const results = VERSIONS.map((version) => {
   const { status } = spawnSync('npx', ['-y', '-p', `node@${version}`, '--', 'node', 'infra/local/test.mjs'], {
     cwd: ROOT,
     stdio: 'inherit',
-    env: { ...process.env, FC_SEED: seed },
+    env: { ...process.env, FC_SEED: seed, FC_LONG: '1' },
   });
   return { version, status, seed };
 });

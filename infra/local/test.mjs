@@ -25,7 +25,7 @@ try {
   home = await mkdtemp(join(tmpdir(), 'tally-test-'));
   servers = await startServers({ home, durable: false, signal });
   // `--only`: everything is built, and a build restored from the cache would pull `dist` away from running tests. A
-  // package runs two files at once, beside those of `e2e`: more would only wait for the processor, and for each other.
+  // package runs two files at once, beside two of `e2e`: more would only wait for the processor, and for each other.
   const run = ['run', 'test', '--only', '--continue=always', '--concurrency=1', '--output-logs=new-only'];
   const env = { ...toolEnv(), TEST_DATABASE_URL: servers.databaseUrl, TEST_REDIS_URL: servers.redisUrl };
   const statuses = await Promise.all(
@@ -49,10 +49,7 @@ async function clear() {
   if (home) await rm(home, { recursive: true, force: true });
 }
 
-/**
- * The arguments of each run of turbo. The tests of `e2e` take longest, one at a time, and mostly wait: they start at
- * once.
- */
+/** The arguments of each run of turbo. The tests of `e2e` take longest and mostly wait: they start at once. */
 function parts() {
   return args.length > 0 ? [args] : [['--filter=@tally/e2e'], ['--filter=!@tally/e2e']];
 }

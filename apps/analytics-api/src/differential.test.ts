@@ -10,6 +10,7 @@ import {
   type SortBy,
 } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -17,7 +18,7 @@ import { createModel, dollars, MODEL_METRICS, type ModelEvent, type ModelMetric 
 import { KEY, type Running, startAnalytics } from '../test/start.ts';
 
 /** Runs of the property; `FC_RUNS` sets more. */
-const RUNS = Number(process.env.FC_RUNS ?? 40);
+const RUNS = runsOf({ short: 12, long: 40 });
 const TODAY = dayOf(Date.now());
 /** Some days of earlier years, so that years and months are read whole, in part, and minus the rest. */
 const LONG_AGO = [101, 250, 330, 366, 400, 480, 700];

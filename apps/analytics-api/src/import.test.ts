@@ -1,5 +1,6 @@
 import { addDays, dayOf, eachDay, formatCost, type GroupBy, parseQuantity } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -7,7 +8,7 @@ import { type Running, startAnalytics } from '../test/start.ts';
 
 type Document = Parameters<AnalyticsClient['days']['import']['mutate']>[0]['documents'][number];
 
-const RUNS = Number(process.env.FC_RUNS ?? 40);
+const RUNS = runsOf({ short: 15, long: 40 });
 let running: Running;
 let sql: pg.Client;
 

@@ -1,4 +1,5 @@
 import { addDays, type Day, dayOf, type UsageEntry } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Running, startAnalytics } from '../test/start.ts';
@@ -101,7 +102,7 @@ test('an answer as of a moment is the answer that was given then', async () => {
       }
       for (const { moment, given } of then) expect(await answers(merchantId, moment)).toEqual(given);
     }),
-    { numRuns: 4 },
+    { numRuns: runsOf({ short: 2, long: 4 }) },
   );
 });
 

@@ -40,7 +40,8 @@ const WAIT_MS = 60_000;
 
 /** A context without animations, which would only take time here. */
 export const newContext = (browser: Browser, options: BrowserContextOptions = {}): Promise<BrowserContext> =>
-  browser.newContext({ viewport: { width: 1440, height: 900 }, reducedMotion: 'reduce', ...options });
+  // The headless shell takes its language from the environment, where it may be none.
+  browser.newContext({ viewport: { width: 1440, height: 900 }, locale: 'en-US', reducedMotion: 'reduce', ...options });
 
 export type Visitor = { page: Page; problems: string[] };
 

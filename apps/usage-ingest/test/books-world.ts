@@ -1,5 +1,6 @@
 import { addDays, type CheckedEntry, type Day, dayOf, formatCost, formatQuantity } from '@tally/contracts';
 import type { MerchantMetric } from '@tally/db';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import type { Redis } from 'ioredis';
 import pg from 'pg';
@@ -11,7 +12,7 @@ import { type Fixture, startIngest } from './ingest-fixture.ts';
  * Random histories against a plain model: whatever is repeated, interrupted, late, lost by Redis or corrected, in the
  * end every stored form equals the set of acknowledged events, each once, plus the adjustments.
  */
-const RUNS = Number(process.env.FC_RUNS ?? 1_000);
+const RUNS = runsOf({ short: 200, long: 1_000 });
 /** Histories that share days and the last comparison, each with a merchant of its own. */
 const PAGE = 20;
 

@@ -1,4 +1,5 @@
 import { formatCost, formatQuantity, MAX_ENTRY_UNITS, MAX_SUM_UNITS, type UsageEntry } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
@@ -137,6 +138,6 @@ test('budgets agree with a plain model, whatever is reserved, settled, released 
         await compare();
       },
     ),
-    { numRuns: Number(process.env.FC_RUNS ?? 8) },
+    { numRuns: runsOf({ short: 4, long: 8 }) },
   );
 });

@@ -1,5 +1,6 @@
 import { formatCost, type UsageEntry } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { createBudgetRegistry } from '../src/budgets/registry.ts';
@@ -315,7 +316,7 @@ describe('what is spent', () => {
           expect(stored[1]).toEqual(stored[0]);
         },
       ),
-      { numRuns: 12 },
+      { numRuns: runsOf({ short: 4, long: 12 }) },
     );
     ingest.clock.now = now;
   });

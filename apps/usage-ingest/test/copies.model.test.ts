@@ -1,11 +1,12 @@
 import type { UsageEntry } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { FAULT_POINTS } from '../src/faults.ts';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
 /** Batches with several copies of an event, equal and different, in any order: the event that has the id decides. */
-const RUNS = Number(process.env.FC_RUNS ?? 60);
+const RUNS = runsOf({ short: 20, long: 60 });
 
 type Point = (typeof FAULT_POINTS)[number];
 let ingest: Fixture;

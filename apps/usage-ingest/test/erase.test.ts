@@ -1,10 +1,11 @@
 import { addDays, dayOf, monthOf } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 8);
+const RUNS = runsOf({ short: 3, long: 8 });
 /** Not behind the clock of Redis, which would drop totals too early. */
 const TODAY = addDays(dayOf(Date.now()), 1);
 

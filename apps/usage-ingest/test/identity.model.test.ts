@@ -1,4 +1,5 @@
 import { dayOf, type UsageEntry } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import type { Redis } from 'ioredis';
 import pg from 'pg';
@@ -10,7 +11,7 @@ import { type Fixture, startIngest } from './ingest-fixture.ts';
  * Copies of events on both sides of a midnight, with equal and with other content, by every path and with every crash:
  * each identity counts once, and differing copies are never silent.
  */
-const RUNS = Number(process.env.FC_RUNS ?? 40);
+const RUNS = runsOf({ short: 15, long: 40 });
 const MIDNIGHT = Date.parse('2026-11-22T00:00:00Z');
 const MINUTE = 60_000;
 

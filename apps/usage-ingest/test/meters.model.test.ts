@@ -8,6 +8,7 @@ import {
   type UsageEntry,
 } from '@tally/contracts';
 import { quantilesOf, RELATIVE_ERROR } from '@tally/db';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
@@ -16,7 +17,7 @@ import { type Fixture, startIngest } from './ingest-fixture.ts';
  * Random histories against a plain model: whatever is late, repeated with other content, voided, adjusted, derived,
  * folded or rebuilt, and whenever a meter was created, its answers equal those of a loop over the counted events.
  */
-const RUNS = Number(process.env.FC_RUNS ?? 8);
+const RUNS = runsOf({ short: 3, long: 8 });
 const DAYS = 4;
 
 let ingest: Fixture;

@@ -1,11 +1,12 @@
 import { addDays, type Day, dayOf, type MeterDefinition } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createMeterCheck } from '../src/reconcile/meter-check.ts';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 4);
+const RUNS = runsOf({ short: 2, long: 4 });
 
 let ingest: Fixture;
 let sql: pg.Client;

@@ -1,7 +1,7 @@
 import { MAX_SUM_UNITS } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { createRedis, redisReady } from '@tally/service';
-import { freshRedis } from '@tally/testkit';
+import { freshRedis, runsOf } from '@tally/testkit';
 import slotOf from 'cluster-key-slot';
 import fc from 'fast-check';
 import type { Redis } from 'ioredis';
@@ -92,7 +92,7 @@ describe('a gathered call', () => {
         const rename = (ids: string[]) => ids.map((id) => id.replace(/^m\d+/, 'm'));
         expect(rename(await idsInStream(merchants(gathered)))).toEqual(rename(await idsInStream(merchants(alone))));
       }),
-      { numRuns: Number(process.env.FC_RUNS ?? 200) },
+      { numRuns: runsOf({ short: 50, long: 200 }) },
     );
   });
 

@@ -1,4 +1,5 @@
 import type { UsageEntry } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
@@ -248,6 +249,6 @@ test('ends where pricing at first would have ended, whatever happened before', a
       if (events > 0) expect(await costOf().catch(() => '0')).toBe(String((events - voided) * last));
       expect(await balanced()).toBe(true);
     }),
-    { numRuns: 6 },
+    { numRuns: runsOf({ short: 3, long: 6 }) },
   );
 });

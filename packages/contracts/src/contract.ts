@@ -107,8 +107,17 @@ export function isProcedure(node: Procedure | Contract): node is Procedure {
 
 /** Returns the input field that names the merchants of a call; undefined if there is none. */
 export function merchantFieldOf({ input }: Pick<Procedure, 'input'>): 'merchantId' | 'merchantIds' | undefined {
-  const { properties = {} } = z.toJSONSchema(input, { io: 'input', unrepresentable: 'any' });
-  return (['merchantId', 'merchantIds'] as const).find((name) => Object.hasOwn(properties, name));
+  // Not from its JSON Schema: making those of all procedures took a tenth of a start.
+  const { shape } = objectOf(input);
+  return (['merchantId', 'merchantIds'] as const).find((name) => Object.hasOwn(shape, name));
+}
+
+/** Returns the object that an input is before it is changed, where there is one. Throws if an input is no object. */
+function objectOf(input: unknown): z.ZodObject {
+  if (input instanceof z.ZodPrefault) return objectOf(input.unwrap());
+  if (input instanceof z.ZodPipe) return objectOf(input.in);
+  if (!(input instanceof z.ZodObject)) throw new Error('The input of a procedure is an object.');
+  return input;
 }
 
 /** True for administrative mutations, each call of which leaves one row in the audit log. */

@@ -1,4 +1,3 @@
-import { request } from 'undici';
 import { traceHeaders } from './process/tracing.ts';
 
 /**
@@ -19,6 +18,8 @@ export function fetchWithin(timeoutMs: number): typeof fetch {
     signal?.addEventListener('abort', leave);
     if (signal?.aborted) leave();
     try {
+      // Loaded by the first call: most processes make none.
+      const { request } = await import('undici');
       const response = await request(url, {
         method: method as 'GET',
         headers: { ...Object.fromEntries(new Headers(headers)), ...traceHeaders() },

@@ -43,7 +43,8 @@ export async function startServiceProcess(app: string, env: Record<string, strin
     while (!(await answers(`${url}/${until}z`))) {
       if (child.exitCode !== null) throw new Error(`${app} ended with ${child.exitCode}:\n${output}`);
       if (Date.now() > deadline) throw new Error(`${app} is not ready:\n${output}`);
-      await wait(20);
+      // A call takes CPU from the start that it waits for.
+      await wait(50);
     }
   };
   const end = async (signal: NodeJS.Signals) => {

@@ -49,8 +49,8 @@ export async function createConsole(
   { log, releasers, webFolder }: { log: Log; releasers: Releasers; webFolder: string },
 ): Promise<ConsoleServer> {
   const pages = await readPages(webFolder);
-  /** All services in one; none of them has to answer. */
-  const document = JSON.stringify(openApi());
+  /** All services in one; none of them has to answer. Made when first asked. */
+  let document: string | undefined;
   const addresses = {
     'usage-ingest': env.USAGE_INGEST_URL,
     'metrics-engine': env.METRICS_ENGINE_URL,
@@ -95,7 +95,10 @@ export async function createConsole(
       const ok = health.ok && !leaving;
       return send(response, ok ? 200 : 503, JSON_TYPE, JSON.stringify({ ...health, ok, stopping: leaving }));
     }
-    if (pathname === '/openapi.json') return send(response, 200, JSON_TYPE, document);
+    if (pathname === '/openapi.json') {
+      document ??= JSON.stringify(openApi());
+      return send(response, 200, JSON_TYPE, document);
+    }
     if (pathname === '/metrics' && (LOOPBACK.test(env.HOST) || (await sessions.mayRead(exchange))))
       return send(response, 200, registry.contentType, await registry.metrics());
     const page = pages.find(pathname, request.headers['accept-encoding']);

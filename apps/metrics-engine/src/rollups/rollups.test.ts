@@ -1,6 +1,7 @@
 import { addDays, countDays, type Day, dayOf, eachDay, formatCost, type RollupRow, startOfDay } from '@tally/contracts';
 import type { EngineClient } from '@tally/contracts/client';
 import { type Db, type JournalLine, openDb } from '@tally/db';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import type pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
@@ -214,7 +215,7 @@ test.each([
         const marks = await client.query('select 1 from usage_touched_days');
         expect(marks.rowCount).toBe(0);
       }),
-      { numRuns: 5 },
+      { numRuns: runsOf({ short: 2, long: 5 }) },
     );
   },
 );

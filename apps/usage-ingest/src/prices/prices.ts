@@ -2,7 +2,6 @@ import { type ingest, type Price, TallyError } from '@tally/contracts';
 import { type Db, type PriceRow, plain } from '@tally/db';
 import { type Caller, decodeCursor, encodeCursor } from '@tally/service';
 import { z } from 'zod';
-import { readGenaiPrices, readLitellmPrices } from './import.ts';
 import type { PriceRegistry } from './registry.ts';
 
 type Input<Name extends keyof typeof ingest.prices> = z.output<(typeof ingest.prices)[Name]['input']>;
@@ -60,6 +59,8 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
     },
 
     async import({ source, file, providers, validFrom, dryRun }: Input<'import'>, caller: Caller) {
+      // Loaded when asked for: the list of genai-prices is large, and no start needs it.
+      const { readGenaiPrices, readLitellmPrices } = await import('./import.ts');
       const from = new Date(validFrom);
       const { prices, skipped } =
         source === 'litellm' ? readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);

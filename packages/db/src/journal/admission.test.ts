@@ -1,4 +1,4 @@
-import { type FreshStore, freshDatabase } from '@tally/testkit';
+import { type FreshStore, freshDatabase, runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -7,7 +7,7 @@ import { migrate } from '../schema.ts';
 import type { LineToAppend } from './journal-line.ts';
 import type { FlushSource } from './journal-store.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 40);
+const RUNS = runsOf({ short: 15, long: 40 });
 const LIMIT = 3;
 
 let store: FreshStore;

@@ -1,5 +1,5 @@
 import { type Day, dayOf } from '@tally/contracts';
-import { type FreshStore, freshDatabase } from '@tally/testkit';
+import { type FreshStore, freshDatabase, runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -8,7 +8,7 @@ import { migrate } from '../schema.ts';
 import type { LineToAppend } from './journal-line.ts';
 import type { FlushSource } from './journal-store.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 60);
+const RUNS = runsOf({ short: 20, long: 60 });
 
 let store: FreshStore;
 let db: Db;

@@ -1,5 +1,5 @@
 import { addDays } from '@tally/contracts';
-import { type FreshStore, freshDatabase } from '@tally/testkit';
+import { type FreshStore, freshDatabase, runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -120,7 +120,7 @@ test('every stored form equals the first copy of each event, for repeats in any 
       expect(value('queries')).toBe(kept.reduce((total, each) => total + BigInt(each.metrics?.queries ?? 0), 0n));
       expect(value('requests')).toBe(sum('requests'));
     }),
-    { numRuns: 40 },
+    { numRuns: runsOf({ short: 15, long: 40 }) },
   );
 });
 

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { eachDay, quarterMonthOf } from '@tally/contracts';
-import { type FreshStore, freshDatabase } from '@tally/testkit';
+import { type FreshStore, freshDatabase, runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
@@ -10,7 +10,7 @@ import { migrate } from '../schema.ts';
 import type { Scope } from './scope.ts';
 import type { UsageReader } from './usage-reader.ts';
 
-const RUNS = Number(process.env.FC_RUNS ?? 20);
+const RUNS = runsOf({ short: 6, long: 20 });
 
 let store: FreshStore;
 let db: Db;
@@ -515,7 +515,7 @@ test('the order and the size of derivations change no row', async () => {
       }
       for (const other of derived) expect(other).toEqual(derived[0]);
     }),
-    { numRuns: 20 },
+    { numRuns: RUNS },
   );
 }, 600_000);
 

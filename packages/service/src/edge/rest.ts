@@ -11,7 +11,8 @@ import type { Route } from './route.ts';
  * procedure, with the same access, checks and errors. The answer has no tRPC wrapper.
  */
 export function contractRoutes(service: ServiceName): Route[] {
-  const document = JSON.stringify(openApi(service));
+  // Made when first asked: it takes a tenth of a start, and few ask.
+  let document: string | undefined;
   return [
     ...proceduresOf(SERVICES[service].contract).flatMap(([name, procedure]) =>
       (procedure.rest ?? []).map((rest) => routeOf(name, procedure, rest)),
@@ -20,7 +21,10 @@ export function contractRoutes(service: ServiceName): Route[] {
       method: 'GET',
       path: '/openapi.json',
       access: 'open',
-      answer: (c) => c.body(document, 200, { 'content-type': 'application/json' }),
+      answer(c) {
+        document ??= JSON.stringify(openApi(service));
+        return c.body(document, 200, { 'content-type': 'application/json' });
+      },
     },
   ];
 }

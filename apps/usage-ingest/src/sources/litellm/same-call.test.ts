@@ -1,4 +1,5 @@
 import { addDays, dayOf } from '@tally/contracts';
+import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { EVENTS, eventOf, KEY, LitellmWorld, LOGS, payloadOf } from '../../../test/litellm-world.ts';
@@ -212,7 +213,7 @@ describe('a call that is pushed and pulled', () => {
           });
         })
         .afterEach(() => ended()),
-      { numRuns: 25 },
+      { numRuns: runsOf({ short: 8, long: 25 }) },
     );
   });
 });
