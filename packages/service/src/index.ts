@@ -43,5 +43,5 @@ export { VERSION } from './process/version.ts';
 export { type Breaker, createBreaker, StoreUnusableError } from './stores/breaker.ts';
 export { createRateLimit, type RateLimit } from './stores/rate-limit.ts';
 export { createReadiness, type Readiness } from './stores/readiness.ts';
-export { createRedis, mastersOf, type RedisClient, redisReady } from './stores/redis.ts';
+export { CACHED_ANSWERS, createRedis, mastersOf, type RedisClient, redisReady, removeKeys } from './stores/redis.ts';
 export { within } from './within.ts';
