@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import fs, { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -123,4 +124,20 @@ test.each([
   ['https://store/bucket', false],
 ])('%s is a location: %s', (location, expected) => {
   expect(isFilesLocation(location)).toBe(expected);
+});
+
+test('a file in a folder is on disk before it has its name', async () => {
+  const file = join(folder, 'exports', 'synced', '2026-11-01.csv.gz');
+  const { fsync } = fs;
+  const hadName: boolean[] = [];
+  const spy = vi.spyOn(fs, 'fsync').mockImplementation((fd, done) => {
+    hadName.push(existsSync(file));
+    fsync(fd, done);
+  });
+  async function* line() {
+    yield 'a\n';
+  }
+  await openFiles(join(folder, 'exports')).write('synced/2026-11-01.csv.gz', line());
+  spy.mockRestore();
+  expect([hadName, existsSync(file)]).toEqual([[false], true]);
 });

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { mkdir, rename, rm } from 'node:fs/promises';
+import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -9,8 +9,8 @@ import { createGzip } from 'node:zlib';
 /** Where archives and exports are written: a folder, or a bucket of an S3-compatible store. */
 export type Files = {
   /**
-   * Writes a file, compressed with gzip if its name ends in `.gz`. It has its name only when it is whole; writing it
-   * again replaces it. Memory stays bounded. Rejects where it cannot be written, and then leaves nothing.
+   * Writes a file, compressed with gzip if its name ends in `.gz`. It has its name only when it is whole and on disk;
+   * writing it again replaces it. Memory stays bounded. Rejects where it cannot be written, and then leaves nothing.
    */
   write(path: string, content: AsyncIterable<string | Uint8Array>): Promise<void>;
 };
@@ -44,13 +44,20 @@ function createFolder(folder: string, mode: number): Files {
       const draft = `${file}.${randomUUID()}.part`;
       await mkdir(dirname(file), { recursive: true });
       try {
-        await pipeline(Readable.from(content), packing(path), createWriteStream(draft, { mode }));
+        await pipeline(Readable.from(content), packing(path), createWriteStream(draft, { mode, flush: true }));
         await rename(draft, file);
+        await syncFolder(dirname(file));
       } finally {
         await rm(draft, { force: true });
       }
     },
   };
+}
+
+/** A new name is on disk only when its folder is: a day is dropped from Postgres once its archive is written. */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder);
+  await handle.sync().finally(() => handle.close());
 }
 
 function createBucket(bucket: string, prefix: string): Files {

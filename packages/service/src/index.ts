@@ -32,7 +32,7 @@ export { problemsOf } from './errors/problems.ts';
 export { storeFaultOf } from './errors/store-errors.ts';
 export { NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
 export { fetchWithin } from './fetch-within.ts';
-export { type EdgeEnv, edgeEnv, flag, parseEnv, SettingsError, serviceEnv, whole } from './process/env.ts';
+export { type EdgeEnv, edgeEnv, flag, httpAddress, parseEnv, SettingsError, serviceEnv, whole } from './process/env.ts';
 export { createLog, type Log } from './process/log.ts';
 export { type Loop, startLoop } from './process/loop.ts';
 export { runProcess, settingsOrExit } from './process/process.ts';
