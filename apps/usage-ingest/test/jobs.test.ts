@@ -58,7 +58,9 @@ test('ranges, merchants, the status and the books have their commands', async ()
 });
 
 test('erasing a user says so if no event has it', async () => {
-  await ingest.admin.usage.record.mutate({ entries: [{ id: 'of-ada', merchantId: 'acme', userId: 'ada', metrics: {} }] });
+  await ingest.admin.usage.record.mutate({
+    entries: [{ id: 'of-ada', merchantId: 'acme', userId: 'ada', metrics: {} }],
+  });
   const none = /\nNo event had this user: check both ids/;
   expect((await run('erase-user', 'acme', 'Ada Okafor')).out).toMatch(none);
   expect((await run('erase-user', 'acme', 'ada')).out).toMatch(/^1 events renamed to \S+; nothing is left$/);

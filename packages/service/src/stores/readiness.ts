@@ -128,7 +128,13 @@ export function createReadiness(options: ReadinessOptions): Readiness {
       }
       if (notes.join() !== told) log.warn({ notes }, 'readiness changed');
       told = notes.join();
-      return { ok: options.isOk(stores) && !isOutdated, degraded: notes.length > 0, ...stores, notes, ...options.facts?.() };
+      return {
+        ok: options.isOk(stores) && !isOutdated,
+        degraded: notes.length > 0,
+        ...stores,
+        notes,
+        ...options.facts?.(),
+      };
     },
     sawError(error) {
       const found = storeFaultOf(error);
