@@ -154,6 +154,23 @@ test('the values of the chart match their schema, which refuses secrets among th
     expect([wrong, isValid({ ...values, ...wrong })]).toEqual([wrong, false]);
 });
 
+test('settings of all programs reach all that connect to a store', () => {
+  const settings = (manifest: Manifest) => podOf(manifest).containers[0].env.map(({ name }: Manifest) => name);
+  const connected = EXAMPLE.filter((each) => podOf(each ?? {}) && settings(each).includes('DATABASE_URL'));
+  expect(connected.map(({ metadata }) => metadata.name)).toEqual(
+    expect.arrayContaining(['tally-migrations', 'tally-exports', 'tally-usage-ingest']),
+  );
+  for (const each of connected) expect([each.metadata.name, ...settings(each)]).toContain('ARCHIVE_FOLDER');
+});
+
+test.skipIf(!hasHelm)('the chart refuses a grace period that ends before a graceful stop', () => {
+  const template = (...values: string[]) =>
+    spawnSync('helm', ['template', 'tally', join(ROOT, 'infra/helm/tally'), ...values], { encoding: 'utf8' });
+  expect(template('--set', 'drainSeconds=41').status).toBe(0);
+  expect(template('--set', 'drainSeconds=50').stderr).toMatch(/must be more than 68/);
+  expect(template('--set-string', 'settings.SHUTDOWN_DEADLINE_MS=120000').stderr).toMatch(/must be more than 128/);
+});
+
 test.skipIf(!hasHelm)('helm lints the chart, and renders the example that is checked in', () => {
   execFileSync('helm', ['lint', '--strict', join(ROOT, 'infra/helm/tally')]);
   const byName = (manifests: Manifest[]) => manifests.map((manifest) => JSON.stringify(manifest)).sort();

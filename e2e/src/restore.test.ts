@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { dayOf } from '@tally/contracts';
-import { createIngestClient } from '@tally/contracts/client';
+import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import { type FreshStore, freshDatabase, freshRedis, serverUrls, startServiceProcess, until } from '@tally/testkit';
 import { Redis } from 'ioredis';
@@ -10,10 +10,10 @@ import pg from 'pg';
 import { expect, test } from 'vitest';
 
 const KEY = 'the-admin-key-of-restores';
-const VERIFY = fileURLToPath(new URL('../../apps/usage-ingest/dist/jobs/verify-restore.js', import.meta.url));
+const jobAt = (name: string) => fileURLToPath(new URL(`../../apps/usage-ingest/dist/jobs/${name}.js`, import.meta.url));
 const SENT_BEFORE = 300;
 
-test('a backup taken under load restores with drift 0, and events acknowledged after it are listed as missing', {
+test('a backup taken under load restores with drift 0; events acknowledged after it are listed, and count again', {
   timeout: 600_000,
 }, async () => {
   // A backup of Citus is one of each node: not tried here.
@@ -43,15 +43,18 @@ test('a backup taken under load restores with drift 0, and events acknowledged a
   await until('50 more acknowledged events', () => acknowledged >= before + 50, 10);
   isLoading = false;
   await loading;
-  await client.usage.record.mutate({ entries: [{ id: 'late', merchantId: 'only-later', metrics: { queries: '7' } }] });
+  const late = { id: 'late', merchantId: 'only-later', metrics: { queries: '7' } };
+  await client.usage.record.mutate({ entries: [late] });
   await client.flush.drain.mutate({});
   const today = dayOf(Date.now());
+  expect(await requestsOf('only-later', today, { ...env, USAGE_INGEST_URL: ingest.url })).toBe('1');
+  await client.meters.create.mutate({ key: 'made_later', aggregation: 'COUNT' });
   expect(await client.reconcile.check.query({ startDate: today, endDate: today })).toMatchObject({ balanced: true });
   await ingest.stop();
 
   const of = (stores: Record<string, string>) => ({ ...env, LOG_LEVEL: 'fatal', ...stores });
   // Redis survived, Postgres is restored: Redis still knows what Postgres lacks.
-  const newer = await verify(of({ DATABASE_URL: restored.url }));
+  const newer = await run('verify-restore', of({ DATABASE_URL: restored.url }));
   expect(newer.code).toBe(1);
   expect(newer.output).toMatch(/^only-later \S+ queries: Postgres has 0; Redis counted 7/m);
   expect(newer.output).toMatch(/^ +event late: acknowledged, but not in the journal$/m);
@@ -66,14 +69,43 @@ test('a backup taken under load restores with drift 0, and events acknowledged a
   await restoredClient.flush.drain.mutate({});
   await restoredClient.reconcile.repair.mutate({});
   await again.stop();
-  const same = await verify(of({ DATABASE_URL: restored.url, REDIS_URL: restoredRedis.url }));
+  const same = await run('verify-restore', of({ DATABASE_URL: restored.url, REDIS_URL: restoredRedis.url }));
   expect([same.code, same.output]).toEqual([0, expect.stringContaining('every stored form agrees')]);
+
+  // Redis survived: after the job, what the restored Postgres lacks counts when it is sent again.
+  const kept = of({ DATABASE_URL: restored.url });
+  expect(await run('after-restore', kept)).toMatchObject({ code: 0 });
+  const last = await startServiceProcess('usage-ingest', kept);
+  const lastClient = createIngestClient({ url: last.url, key: KEY });
+  const other = { ...late, id: 'other', count: '2' };
+  expect(await lastClient.usage.record.mutate({ entries: [other] })).toMatchObject({ accepted: 1 });
+  await lastClient.flush.drain.mutate({});
+  // As many changes as when the answer of before the restore was cached.
+  expect(await requestsOf('only-later', today, { ...kept, USAGE_INGEST_URL: last.url })).toBe('2');
+  expect(await lastClient.usage.record.mutate({ entries: [late, late] })).toMatchObject({ accepted: 1, duplicates: 1 });
+  await lastClient.flush.drain.mutate({});
+  await lastClient.reconcile.repair.mutate({});
+  expect(await requestsOf('only-later', today, { ...kept, USAGE_INGEST_URL: last.url })).toBe('3');
+  await last.stop();
+  const end = await run('verify-restore', kept);
+  expect([end.code, end.output]).toEqual([0, expect.stringContaining('every stored form agrees')]);
 
   await Promise.all([database, restored, redis, restoredRedis].map(({ drop }) => drop()));
 });
 
-async function verify(env: Record<string, string>): Promise<{ code: number | null; output: string }> {
-  const child = spawn(process.execPath, [VERIFY], {
+/** Returns the requests of a merchant's day as a new analytics-api answers. */
+async function requestsOf(merchantId: string, date: string, env: Record<string, string>): Promise<string> {
+  const analytics = await startServiceProcess('analytics-api', env);
+  const client = createAnalyticsClient({ url: analytics.url, key: KEY });
+  const { totals } = await client.analytics.breakdown.query({
+    ...{ startDate: date, endDate: date, by: 'user', merchantIds: [merchantId] },
+  });
+  await analytics.stop();
+  return totals.requests;
+}
+
+async function run(job: string, env: Record<string, string>): Promise<{ code: number | null; output: string }> {
+  const child = spawn(process.execPath, [jobAt(job)], {
     env: { PATH: process.env.PATH, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

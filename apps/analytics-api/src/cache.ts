@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { addDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { coalesceBy, type RedisClient, readyJson, textOfReady } from '@tally/service';
+import { CACHED_ANSWERS, coalesceBy, type RedisClient, readyJson, textOfReady } from '@tally/service';
 
 export type CacheScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
@@ -69,7 +69,6 @@ const TTL_SECONDS = { short: 5 * MINUTE, default: 60 * MINUTE, long: 24 * 60 * M
 const REMEMBER_SECONDS = MINUTE;
 /** Events dated up to this many days back arrive through the normal path. */
 const SETTLED_DAYS = 7;
-const PREFIX = 'metrics:dashboard';
 /** Raise it whenever cached answers, or what versions count, change: another release may have cached them. */
 const SHAPE = 5;
 /** A larger answer is cheaper to compute again than to transfer. */
@@ -119,7 +118,7 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
   ): Promise<string> {
     if (!redis) return compute();
     const version = await versionOf({ merchantIds, startDate, endDate });
-    const key = `${PREFIX}:${kind}:${startDate}..${endDate}:${version}:${digest(question)}`;
+    const key = `${CACHED_ANSWERS}:${kind}:${startDate}..${endDate}:${version}:${digest(question)}`;
     const kept = memory.get(key);
     if (kept !== undefined) {
       counts.memoryHits++;
@@ -194,7 +193,7 @@ function ttlOf(endDate: Day, today: Day): number {
   return endDate >= addDays(today, -SETTLED_DAYS) ? TTL_SECONDS.default : TTL_SECONDS.long;
 }
 
-const rememberedKey = (kind: string, question: unknown) => `${PREFIX}:${kind}:remembered:${digest(question)}`;
+const rememberedKey = (kind: string, question: unknown) => `${CACHED_ANSWERS}:${kind}:remembered:${digest(question)}`;
 
 const digest = (question: unknown) => hash('sha256', JSON.stringify([SHAPE, question]), 'base64url');
 

@@ -1,10 +1,10 @@
-import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
+import { flag, httpAddress, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
 const Schema = z.object({
   ...serviceEnv,
   PORT: whole(4003, 0, 65_535),
-  USAGE_INGEST_URL: z.url().default('http://127.0.0.1:4001'),
+  USAGE_INGEST_URL: httpAddress().default('http://127.0.0.1:4001'),
   /** How long a query waits for the flush of pending events before it answers without them. */
   FRESHNESS_TIMEOUT_MS: whole(10_000, 10, 120_000),
   /** The longest range of a query, in days. */

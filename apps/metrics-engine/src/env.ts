@@ -1,4 +1,4 @@
-import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
+import { flag, httpAddress, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
 const Settings = z.object({
@@ -30,8 +30,8 @@ const Settings = z.object({
   /** True if this instance runs scheduled jobs; any number may. */
   ENABLE_METRICS_SCHEDULER: flag(true),
   /** Addresses of the services that jobs, metrics and runs call. */
-  USAGE_INGEST_URL: z.url().default('http://127.0.0.1:4001'),
-  ANALYTICS_API_URL: z.url().default('http://127.0.0.1:4003'),
+  USAGE_INGEST_URL: httpAddress().default('http://127.0.0.1:4001'),
+  ANALYTICS_API_URL: httpAddress().default('http://127.0.0.1:4003'),
   /** Milliseconds that one call of a job may take. */
   JOB_CALL_TIMEOUT_MS: whole(600_000, 1_000, 3_600_000),
   JOB_ATTEMPTS: whole(5, 1, 100),

@@ -1,6 +1,6 @@
--- Reads a shard's window of event ids, and drops its oldest generation if asked to.
+-- Reads a shard's window of event ids, and drops its oldest generation, or all, if asked to.
 -- KEYS[1] journal stream   KEYS[2] list of generations   KEYS[3] ends of generations
--- ARGV[1] and ARGV[2] prefix and suffix of the id sets   ARGV[3] the generation to drop, '' for none
+-- ARGV[1] and ARGV[2] prefix and suffix of the id sets   ARGV[3] the generation to drop, 'all', or ''
 -- Returns {time in ms, name of the first generation since which none was dropped, or '', then for each generation,
 -- oldest first: name, memory in bytes, ids, 1 if it may be dropped}.
 -- Why atomic: a generation goes only when all its events are flushed, and never while it is written to.
@@ -19,7 +19,11 @@ local function may_go(name)
   return a > c or (a == c and b > d)
 end
 
-if ARGV[3] ~= '' and #names > 1 and names[#names] == ARGV[3] and may_go(ARGV[3]) then
+if ARGV[3] == 'all' then
+  for i = 1, #names do redis.call('UNLINK', ARGV[1] .. names[i] .. ARGV[2]) end
+  redis.call('DEL', KEYS[2], KEYS[3])
+  names = {}
+elseif ARGV[3] ~= '' and #names > 1 and names[#names] == ARGV[3] and may_go(ARGV[3]) then
   redis.call('RPOP', KEYS[2])
   redis.call('HDEL', KEYS[3], ARGV[3])
   redis.call('HSET', KEYS[3], 'since', names[#names - 1])

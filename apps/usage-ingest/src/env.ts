@@ -1,6 +1,6 @@
 import { MerchantId } from '@tally/contracts';
 import { isFilesLocation } from '@tally/db';
-import { flag, parseEnv, serviceEnv, whole } from '@tally/service';
+import { flag, httpAddress, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
 const Settings = z.object({
@@ -31,11 +31,11 @@ const Settings = z.object({
   /** For crash tests: a named point at which the process kills itself. */
   TALLY_FAULT: z.string().optional(),
   /** The analytics-api that answers the queries of sources. */
-  ANALYTICS_API_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4003'),
+  ANALYTICS_API_URL: httpAddress().default('http://127.0.0.1:4003'),
   /** The merchant of spans without one whose key is bound to none. */
   OTLP_MERCHANT_FROM: z.enum(['service.name', 'service.namespace']).default('service.name'),
   /** The LiteLLM to pull from; without it nothing is pulled. */
-  LITELLM_URL: z.url({ protocol: /^https?$/ }).optional(),
+  LITELLM_URL: httpAddress().optional(),
   LITELLM_KEY: z
     .string()
     .regex(/^[\x21-\x7e]{1,512}$/, 'Expected an API key')

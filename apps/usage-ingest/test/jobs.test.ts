@@ -57,6 +57,15 @@ test('ranges, merchants, the status and the books have their commands', async ()
   });
 });
 
+test('erasing a user says so if no event has it', async () => {
+  await ingest.admin.usage.record.mutate({
+    entries: [{ id: 'of-ada', merchantId: 'acme', userId: 'ada', metrics: {} }],
+  });
+  const none = /\nNo event had this user: check both ids/;
+  expect((await run('erase-user', 'acme', 'Ada Okafor')).out).toMatch(none);
+  expect((await run('erase-user', 'acme', 'ada')).out).toMatch(/^1 events renamed to \S+; nothing is left$/);
+});
+
 test('drain flushes all that waits, and fails while something still does', async () => {
   const record = (id: string) =>
     ingest.admin.usage.record.mutate({

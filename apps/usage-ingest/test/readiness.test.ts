@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathsOf } from '@tally/contracts';
 import { createIngestClient, type IngestClient } from '@tally/contracts/client';
-import { migrate } from '@tally/db';
+import { migrate, undoMigration } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
 import { OPEN_PATHS, pathsWithoutKey, servedAndStated } from '@tally/testkit';
 import { Redis } from 'ioredis';
@@ -68,6 +68,20 @@ async function readyz() {
 const SOON = { timeout: 60_000 };
 const FINE = { ok: true, degraded: false, notes: [] };
 const degradedBy = (...notes: string[]) => ({ ok: true, degraded: true, notes });
+
+test('a service on a schema older than its release is not ready until the migrations ran', async () => {
+  const own = createReleasers();
+  await undoMigration(servers.databaseUrl);
+  const early = await createIngestService(envWith({}), { log: createLog('early', 'silent'), releasers: own });
+  const answer = async () => (await early.app.request('/readyz')).json();
+  expect(await answer()).toMatchObject({
+    ok: false,
+    notes: ['The schema of Postgres is older than this release: run its migrations.'],
+  });
+  await migrate(servers.databaseUrl);
+  expect(await answer()).toMatchObject({ ok: true, notes: [] });
+  await own.releaseAll();
+});
 
 test('with both stores there it is not degraded', async () => {
   expect(await readyz()).toEqual(FINE);

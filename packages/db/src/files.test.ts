@@ -1,5 +1,8 @@
 import { randomBytes } from 'node:crypto';
+import fs, { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { createServer, type RequestListener } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
@@ -123,4 +126,59 @@ test.each([
   ['https://store/bucket', false],
 ])('%s is a location: %s', (location, expected) => {
   expect(isFilesLocation(location)).toBe(expected);
+});
+
+test('a file in a folder is on disk before it has its name', async () => {
+  const file = join(folder, 'exports', 'synced', '2026-11-01.csv.gz');
+  const { fsync } = fs;
+  const hadName: boolean[] = [];
+  const spy = vi.spyOn(fs, 'fsync').mockImplementation((fd, done) => {
+    hadName.push(existsSync(file));
+    fsync(fd, done);
+  });
+  async function* line() {
+    yield 'a\n';
+  }
+  await openFiles(join(folder, 'exports')).write('synced/2026-11-01.csv.gz', line());
+  spy.mockRestore();
+  expect([hadName, existsSync(file)]).toEqual([[false], true]);
+});
+
+describe('a server that does not do what a store does', () => {
+  const answers: Record<string, [RequestListener, RegExp]> = {
+    refuses: [
+      (_, response) =>
+        response
+          .writeHead(403, { 'content-type': 'application/xml' })
+          .end('<Error><Code>AccessDenied</Code><Message>no</Message></Error>'),
+      /^Writing s3:\/\/tally\/day.gz failed: AccessDenied \(403\), no\.$/,
+    ],
+    'answers like any web server': [
+      (_, response) => response.writeHead(200, { 'content-type': 'text/html' }).end('<html>Sign in</html>'),
+      /it is no S3-compatible store/,
+    ],
+    'breaks off': [(request) => request.socket.destroy(), /socket hang up|ECONNRESET/],
+    'never answers': [() => {}, /timed? ?out/i],
+  };
+
+  test.each(Object.entries(answers))(
+    '%s: the file is not written, and the error says why',
+    async (_, [answer, why]) => {
+      const server = createServer((request, response) => {
+        request.on('error', () => {}).resume();
+        request.on('end', () => answer(request, response));
+      });
+      await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
+      const address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+      const before = process.env.AWS_ENDPOINT_URL_S3;
+      process.env.AWS_ENDPOINT_URL_S3 = address;
+      async function* line() {
+        yield 'a\n';
+      }
+      await expect(openFiles(`s3://${BUCKET}`, undefined, 200).write('day.gz', line())).rejects.toThrow(why);
+      process.env.AWS_ENDPOINT_URL_S3 = before;
+      server.closeAllConnections();
+      server.close();
+    },
+  );
 });

@@ -39,6 +39,7 @@ import { createDerivationsStore, type DerivationsStore } from './rollups/derivat
 import { createRollupsStore, type RollupsStore } from './rollups/rollups-store.ts';
 import { createUsageStore, type UsageStore } from './rollups/usage-store.ts';
 import { sql } from './run-sql.ts';
+import { isMigrated } from './schema.ts';
 
 export type Db = {
   archive: Archive;
@@ -76,8 +77,8 @@ export type Db = {
   metricTypes: MetricTypes;
   /** Resolves when Postgres answers, on a connection of its own that no statement delays. */
   ping(): Promise<void>;
-  /** Returns the clock of Postgres, and whether it accepts writes. */
-  look(): Promise<{ at: number; readOnly: boolean }>;
+  /** Returns the clock of Postgres, whether it rejects writes, and whether a migration of this release did not run. */
+  look(): Promise<{ at: number; readOnly: boolean; outdated: boolean }>;
   /** Returns server settings that would break the promise of a commit; empty if there are none. */
   durabilityProblems(): Promise<string[]>;
   close(): Promise<void>;
@@ -114,6 +115,8 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     guard.close();
     throw error;
   });
+  /** A schema becomes newer only. */
+  let isCurrent = false;
   const partitions = createPartitions(dataSource);
   const admission = createAdmission(dimensionValuesPerDay);
   const journal = createJournal(dataSource, partitions, admission);
@@ -156,7 +159,8 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     ping: guard.ping,
     async look() {
       const [row] = await dataSource.query(sql('clock'));
-      return { at: Number(row.at), readOnly: row.read_only };
+      isCurrent ||= await isMigrated(dataSource);
+      return { at: Number(row.at), readOnly: row.read_only, outdated: !isCurrent };
     },
     async durabilityProblems() {
       const [row] = await dataSource.query(sql('commit-setting'));

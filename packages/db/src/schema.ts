@@ -1,11 +1,14 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
+import type { DataSource } from 'typeorm';
 import { commentColumns } from './comments.ts';
 import { connect, createDataSource } from './data-source.ts';
 import { LOCKS } from './locks.ts';
 import { sql } from './run-sql.ts';
+import { sqlState } from './transactions.ts';
 
 const LOCK_RETRY_MS = 50;
+const UNDEFINED_TABLE = '42P01';
 
 /**
  * Migrates the schema to the newest version; repeated and concurrent calls do no harm. Returns the names of the
@@ -37,6 +40,16 @@ export async function undoMigration(url: string): Promise<boolean> {
       await dataSource.destroy();
     }
   });
+}
+
+/** Returns true if all migrations of this release ran; later ones of a newer release do not matter. */
+export async function isMigrated(dataSource: DataSource): Promise<boolean> {
+  const rows: { name: string }[] = await dataSource.query(sql('schema/applied')).catch((error: unknown) => {
+    if (sqlState(error) === UNDEFINED_TABLE) return [];
+    throw error;
+  });
+  const applied = new Set(rows.map(({ name }) => name));
+  return dataSource.migrations.every(({ name }) => applied.has(name!));
 }
 
 async function applied(dataSource: { query(text: string): Promise<{ count: string }[]> }): Promise<number> {

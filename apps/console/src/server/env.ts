@@ -1,4 +1,4 @@
-import { edgeEnv, parseEnv, serviceEnv, whole } from '@tally/service';
+import { edgeEnv, httpAddress, parseEnv, serviceEnv, whole } from '@tally/service';
 import { z } from 'zod';
 
 const { BODY_PROGRESS_MS, HOST, MAX_BODY_BYTES, MAX_CONNECTIONS, SHUTDOWN_DELAY_MS } = edgeEnv;
@@ -15,9 +15,9 @@ const Schema = z.object({
   TALLY_ADMIN_KEY,
   TALLY_SERVICE_KEY,
   PORT: whole(4000, 0, 65_535),
-  USAGE_INGEST_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4001'),
-  METRICS_ENGINE_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4002'),
-  ANALYTICS_API_URL: z.url({ protocol: /^https?$/ }).default('http://127.0.0.1:4003'),
+  USAGE_INGEST_URL: httpAddress().default('http://127.0.0.1:4001'),
+  METRICS_ENGINE_URL: httpAddress().default('http://127.0.0.1:4002'),
+  ANALYTICS_API_URL: httpAddress().default('http://127.0.0.1:4003'),
   /** The largest forwarded body; the services have limits of their own. */
   MAX_FORWARDED_BYTES: whole(64 * 1024 * 1024, 1024, 1024 * 1024 * 1024),
 });

@@ -29,6 +29,8 @@ export type DeduplicationWindow = {
   cutSize(): number;
   /** Measures the ids of all shards; drops the oldest generations of all shards while they exceed the budget. */
   look(): Promise<WindowReport>;
+  /** Drops all ids, also those of pending events: a repeat is then found by the journal only. */
+  forget(): Promise<void>;
 };
 
 declare module 'ioredis' {
@@ -98,6 +100,9 @@ export function createDeduplicationWindow(
       const from = since > 0 ? since : oldest;
       const now = Math.max(...shards.map((shard) => shard.now));
       return { bytes, budget, windowMs: Number.isFinite(from) ? now - from : 0, dropped };
+    },
+    async forget() {
+      for (let shard = 0; shard < keys.shards; shard++) await generationsOf(shard, 'all');
     },
   };
 }

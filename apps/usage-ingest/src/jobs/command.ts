@@ -98,7 +98,9 @@ async function eraseUser(client: IngestClient, out: Output, merchantId: string, 
     const { pseudonym, complete, events } = await client.users.erase.mutate({ merchantId, userId });
     renamed += events;
     out.log(`${renamed} events renamed to ${pseudonym}${complete ? '; nothing is left' : ', going on'}`);
-    if (complete) return 0;
+    if (!complete) continue;
+    if (renamed === 0) out.log('No event had this user: check both ids, unless it was erased before.');
+    return 0;
   }
 }
 

@@ -33,7 +33,7 @@ export type RegistryReader = {
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
-    publishRegistry(key: string, version: number): Result<number, Context>;
+    publishRegistry(key: string, version: number, before: number): Result<number, Context>;
   }
 }
 
@@ -61,11 +61,13 @@ export function createRegistry({
 
   const versionKeys = () => Array.from({ length: keys.shards }, (_, shard) => keys.registry(shard));
 
-  async function publish(snapshot: RegistrySnapshot): Promise<void> {
-    await Promise.all([
+  /** Publishes what was loaded after Redis knew the version `before`. Returns a newer version that it knows, or 0. */
+  async function publish(snapshot: RegistrySnapshot, before = 0): Promise<number> {
+    const [, ...newer] = await Promise.all([
       redis.set(MIRROR, JSON.stringify(snapshot)),
-      ...versionKeys().map((key) => redis.publishRegistry(key, snapshot.version)),
+      ...versionKeys().map((key) => redis.publishRegistry(key, snapshot.version, before)),
     ]);
+    return Math.max(0, ...newer);
   }
 
   async function fromMirror(): Promise<RegistrySnapshot | undefined> {
@@ -73,19 +75,29 @@ export function createRegistry({
     return text === null ? undefined : RegistrySnapshot.safeParse(JSON.parse(text)).data;
   }
 
+  const fromPostgres = () => db.metricTypes.registry().catch(() => undefined);
+
+  function use(snapshot: RegistrySnapshot | undefined): void {
+    if (!snapshot) return;
+    loaded = snapshot;
+    known = registryOf(snapshot);
+  }
+
   const reload = coalesce(async (): Promise<Registry> => {
-    const stored = await db.metricTypes.registry().catch(() => undefined);
-    const snapshot = stored ?? (await fromMirror());
-    if (snapshot && (!loaded || snapshot.version >= loaded.version)) {
-      loaded = snapshot;
-      known = registryOf(snapshot);
-    }
+    const stored = await fromPostgres();
+    const mirrored = stored ? undefined : await fromMirror();
+    use(stored ?? (mirrored && mirrored.version >= (loaded?.version ?? 0) ? mirrored : undefined));
     if (!known || !loaded)
       throw new TallyError('UNAVAILABLE', 'The meters are unknown: Postgres is unavailable. Try again.', {
         details: { retryAfter: 1 },
       });
     // Redis may be unavailable; the script answers `stale` until it has a version.
-    await publish(loaded).catch(() => {});
+    const newer = await publish(loaded).catch(() => 0);
+    if (stored && newer > 0) {
+      // A version that Redis knew before Postgres had an older one is none of its versions: Postgres was restored.
+      use(await fromPostgres());
+      await publish(loaded, newer).catch(() => {});
+    }
     return known;
   });
 

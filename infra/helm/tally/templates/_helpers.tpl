@@ -54,6 +54,13 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 {{- end -}}
 
+{{- /* Settings of all programs. */ -}}
+{{- define "tally.settingsEnv" -}}
+{{- range $setting, $value := .Values.settings }}
+- { name: {{ $setting }}, value: {{ $value | quote }} }
+{{- end }}
+{{- end -}}
+
 {{- define "tally.podSecurity" -}}
 {{- with .Values.serviceAccountName }}
 serviceAccountName: {{ . }}
@@ -99,6 +106,12 @@ affinity:
 {{- $root := .root -}}
 {{- $values := .root.Values -}}
 {{- $fullName := printf "%s-%s" .root.Release.Name .name -}}
+{{- $delay := .settings.SHUTDOWN_DELAY_MS | default "3000" | int -}}
+{{- $deadline := .settings.SHUTDOWN_DEADLINE_MS | default "15000" | int -}}
+{{- $stop := add $values.drainSeconds (div (add $delay $deadline) 1000) | int -}}
+{{- if le (int $values.terminationGracePeriodSeconds) $stop -}}
+{{- fail (printf "terminationGracePeriodSeconds must be more than %d: drainSeconds, SHUTDOWN_DELAY_MS and SHUTDOWN_DEADLINE_MS of %s together." $stop .name) -}}
+{{- end -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:

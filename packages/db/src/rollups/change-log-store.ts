@@ -29,6 +29,8 @@ export type ChangeLogStore = {
   ): Promise<{ rows: Change[]; next: ChangePlace; hasMore: boolean }>;
   /** Removes rows from before a moment. */
   prune(before: Date): Promise<void>;
+  /** Empties the log: after a restore, transactions may count from a lower number again. */
+  restart(): Promise<void>;
 };
 
 /** Merchants' days of the log read per call, in case most of them are not the reader's. */
@@ -105,6 +107,10 @@ export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
         const [row] = await runSql(dataSource, 'prune-change-log', values, z.object({ removed: z.number() }));
         if (row!.removed < PRUNED_AT_ONCE - 1) return;
       }
+    },
+
+    async restart() {
+      await runSql(dataSource, 'restart-change-log', [], z.unknown());
     },
   };
 }

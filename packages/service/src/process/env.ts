@@ -42,8 +42,19 @@ export const flag = (fallback: boolean) =>
     .transform((text) => text === 'true' || text === '1');
 
 /** Accepts a whole number within bounds. */
-export const whole = (fallback: number, min: number, max: number) =>
-  z.coerce.number().int().min(min).max(max).default(fallback);
+export const whole = (fallback: number, min: number, max: number) => {
+  const expected = `Expected a whole number from ${min} to ${max}`;
+  const isWithin = (value: number) => Number.isInteger(value) && value >= min && value <= max;
+  return z.coerce.number(expected).refine(isWithin, expected).default(fallback);
+};
+
+/** Accepts the address of an HTTP server. */
+export const httpAddress = () => z.url({ protocol: /^https?$/, error: 'Expected http://… or https://…' });
+
+const ENCODE = 'Percent-encode special characters of the password: `#` is %23, `/` is %2F, `@` is %40.';
+
+/** A host may be missing: the driver then takes a parameter of the address, or its default. */
+const isPostgresAddress = (url: string) => URL.canParse(url.replace('@/', '@host/'));
 
 /** Settings of the HTTP edge, for every service. */
 export const edgeEnv = {
@@ -68,13 +79,17 @@ export type EdgeEnv = z.output<z.ZodObject<typeof edgeEnv>>;
 /** Settings that every service needs. */
 export const serviceEnv = {
   ...edgeEnv,
-  DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'Expected postgres://…'),
+  DATABASE_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, 'Expected postgres://…')
+    .refine(isPostgresAddress, `Expected postgres://user:password@host:port/database. ${ENCODE}`),
   POSTGRES_POOL_SIZE: whole(10, 1, 1_000),
   REDIS_URL: z.string().superRefine((url, context) => {
     try {
       placeOf(url);
     } catch (error) {
-      context.addIssue({ code: 'custom', message: (error as Error).message });
+      const { message } = error as Error;
+      context.addIssue({ code: 'custom', message: message === 'Invalid URL' ? `${message}. ${ENCODE}` : message });
     }
   }),
   TALLY_ADMIN_KEY: z.string().min(16, 'Expected at least 16 characters').optional(),
@@ -82,5 +97,5 @@ export const serviceEnv = {
   UNKNOWN_KEYS_PER_MINUTE: whole(UNKNOWN_KEYS_PER_MINUTE, 1, 1_000_000),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
   SHUTDOWN_DEADLINE_MS: whole(15_000, 100, 600_000),
-  OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: httpAddress().optional(),
 };

@@ -21,8 +21,8 @@ export type Readiness = {
 
 export type ReadinessOptions = {
   postgres: {
-    /** Reads the clock of Postgres, and whether it accepts writes. */
-    look(): Promise<{ at: number; readOnly: boolean }>;
+    /** Reads the clock of Postgres, whether it rejects writes, and whether its schema is older than this release. */
+    look(): Promise<{ at: number; readOnly: boolean; outdated: boolean }>;
   };
   redis: RedisClient;
   /** The share of Redis' `maxmemory` above which Redis counts as full. */
@@ -49,11 +49,18 @@ export function createReadiness(options: ReadinessOptions): Readiness {
   const { postgres, redis, memoryMark = MEMORY_MARK, log, now = Date.now } = options;
   const refusedWrites = new Map<'postgres' | 'redis', number>();
   let told = '';
+  /** Nothing works then, whatever answers: a rollout must stop at the first new process. */
+  let isOutdated = false;
 
   const lookAtPostgres = single('Postgres', async () => {
     const sent = now();
-    const { at, readOnly } = await postgres.look();
-    return [...(readOnly ? ['Postgres is read-only.'] : []), ...skewOf('Postgres', at, sent, now())];
+    const { at, readOnly, outdated } = await postgres.look();
+    isOutdated = outdated;
+    return [
+      ...(outdated ? ['The schema of Postgres is older than this release: run its migrations.'] : []),
+      ...(readOnly ? ['Postgres is read-only.'] : []),
+      ...skewOf('Postgres', at, sent, now()),
+    ];
   });
 
   const lookAtRedis = single('Redis', async () => {
@@ -121,7 +128,13 @@ export function createReadiness(options: ReadinessOptions): Readiness {
       }
       if (notes.join() !== told) log.warn({ notes }, 'readiness changed');
       told = notes.join();
-      return { ok: options.isOk(stores), degraded: notes.length > 0, ...stores, notes, ...options.facts?.() };
+      return {
+        ok: options.isOk(stores) && !isOutdated,
+        degraded: notes.length > 0,
+        ...stores,
+        notes,
+        ...options.facts?.(),
+      };
     },
     sawError(error) {
       const found = storeFaultOf(error);

@@ -82,6 +82,24 @@ export function mastersOf(client: RedisClient): Redis[] {
   return 'nodes' in client ? client.nodes('master') : [client];
 }
 
+/** Begins the keys of cached answers: analytics-api writes them, and a job of usage-ingest removes them. */
+export const CACHED_ANSWERS = 'metrics:dashboard';
+
+/** Removes all keys that begin with a prefix without special characters; returns how many. */
+export async function removeKeys(client: RedisClient, prefix: string): Promise<number> {
+  let removed = 0;
+  for (const node of mastersOf(client)) {
+    let cursor = '0';
+    do {
+      const [next, found] = await node.scan(cursor, 'MATCH', `${prefix}*`, 'COUNT', 1_000);
+      cursor = next;
+      // One call a key: a cluster node accepts only keys of one slot.
+      for (const gone of await Promise.all(found.map((key) => client.unlink(key)))) removed += gone;
+    } while (cursor !== '0');
+  }
+  return removed;
+}
+
 /** Resolves when the client accepts commands; rejects after the deadline. */
 export async function redisReady(client: RedisClient, deadlineMs = 10_000): Promise<void> {
   if (client.status === 'ready') return;

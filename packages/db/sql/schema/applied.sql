@@ -1,0 +1,3 @@
+-- Returns the names of the migrations that ran.
+select name
+from tally_migrations
