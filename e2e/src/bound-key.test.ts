@@ -1,5 +1,10 @@
 import { analytics, type Contract, dayOf, engine, ingest, isProcedure, type Procedure } from '@tally/contracts';
-import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
+import {
+  createAnalyticsClient,
+  createEngineClient,
+  createIngestClient,
+  type EngineClient,
+} from '@tally/contracts/client';
 import { migrate } from '@tally/db';
 import { freshDatabase, freshRedis, type ServiceProcess, startServiceProcess } from '@tally/testkit';
 import pg from 'pg';
@@ -27,6 +32,7 @@ const others = procedures.filter(({ procedure }) => !procedure.platform);
 let services: Record<string, ServiceProcess> = {};
 let releases: (() => Promise<unknown>)[] = [];
 let client: pg.Client;
+let realtime: EngineClient['realtime'];
 let bound: string;
 let ids: { mine: string; public: string; theirs: string; budget: string; theirBudget: string };
 
@@ -68,6 +74,7 @@ beforeAll(async () => {
     engine: createEngineClient({ url: services['metrics-engine']!.url, key: KEY }),
     analytics: createAnalyticsClient({ url: services['analytics-api']!.url, key: KEY }),
   };
+  ({ realtime } = tally.engine);
   bound = (await tally.ingest.keys.create.mutate({ name: 'boss of mine', role: 'admin', merchantId: 'mine' })).key;
   await tally.ingest.usage.record.mutate({ entries: [entry('mine', 'a'), entry(MARK, 'a')] });
   await tally.ingest.flush.drain.mutate();
@@ -256,14 +263,19 @@ async function call(service: string, path: string, { kind }: Procedure, input: I
   return { status: response.status, body: kind === 'subscription' ? text : (JSON.parse(text) as unknown) };
 }
 
-/** Every row of the other merchant in Postgres: a flush of its pending events would show there. */
-async function stateOfTheirs(): Promise<Record<string, string>> {
+/**
+ * Every row of the other merchant in Postgres, where a flush of its pending events would show, and its realtime metric:
+ * the copy of it in Postgres is saved in the background.
+ */
+async function stateOfTheirs(): Promise<Record<string, string | undefined>> {
   const { rows: tables } = await client.query<{ name: string }>(
     `select c.table_name as name from information_schema.columns as c
      join information_schema.tables as t using (table_schema, table_name)
-     where c.table_schema = 'public' and c.column_name = 'merchant_id' and t.table_type = 'BASE TABLE'`,
+     where c.table_schema = 'public' and c.column_name = 'merchant_id' and t.table_type = 'BASE TABLE'
+       and c.table_name <> 'realtime_metrics_cache'`,
   );
-  const state: Record<string, string> = {};
+  const { value } = await realtime.get.query({ name: 'theirs_calls', merchantId: MARK });
+  const state: Record<string, string | undefined> = { realtime: value };
   for (const { name } of tables) {
     const { rows } = await client.query(
       `select count(*) || ' ' || coalesce(md5(string_agg(each::text, ' ' order by each::text)), '') as digest
