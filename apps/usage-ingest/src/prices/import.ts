@@ -1,7 +1,8 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { calcPrice, findProvider } from '@pydantic/genai-prices';
 import { type PriceComponent, TallyError } from '@tally/contracts';
 import type { NewPrice } from '@tally/db';
-import { parseExactly } from '@tally/service';
+import { exactEntries } from '@tally/service';
 import { z } from 'zod';
 
 export type Imported = { prices: NewPrice[]; skipped: { model: string; reason: string }[] };
@@ -162,10 +163,16 @@ const literal = (text: string, pattern: (text: string) => string): Names =>
  * Reads LiteLLM's `model_prices_and_context_window.json`. Reads numbers as text, never as floats. A model has two names
  * if its key begins with its provider: `azure/gpt-4o` is also `gpt-4o` of azure.
  */
-export function readLitellmPrices(file: string, providers: readonly string[] | undefined, validFrom: Date): Imported {
+export async function readLitellmPrices(
+  file: string,
+  providers: readonly string[] | undefined,
+  validFrom: Date,
+): Promise<Imported> {
   const result: Imported = { prices: [], skipped: [] };
   const named = createNamed();
-  for (const [key, value] of Object.entries(parseMap(file))) {
+  let read = 0;
+  for (const [key, value] of await entriesOf(file)) {
+    if (++read % ENTRIES_AT_ONCE === 0) await nextTurn();
     if (key === 'sample_spec') continue;
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       result.skipped.push({ model: key, reason: 'it is no object' });
@@ -319,13 +326,23 @@ export function decimalOf(text: string, shift = 0): string | undefined {
   return decimals === '' ? units : `${units}.${decimals}`;
 }
 
-/** Parses a cost map with every number as its own text: no amount goes through a float. */
-function parseMap(file: string): Record<string, unknown> {
+/** Entries that are read, and characters that are parsed, before others have their turn: some milliseconds. */
+const ENTRIES_AT_ONCE = 500;
+const CHARACTERS_AT_ONCE = 128 * 1024;
+
+/**
+ * Parses a cost map with every number as its own text: no amount goes through a float. Of entries with the same key the
+ * last one counts.
+ */
+async function entriesOf(file: string): Promise<Map<string, unknown>> {
+  const entries = new Map<string, unknown>();
   try {
-    const value = parseExactly(file);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+    for (const part of exactEntries(file, CHARACTERS_AT_ONCE)) {
+      for (const [key, value] of part) entries.set(key, value);
+      await nextTurn();
+    }
+    return entries;
   } catch {
-    // Reported below.
+    throw new TallyError('INVALID_INPUT', 'file: Expected the JSON object of a LiteLLM cost map.');
   }
-  throw new TallyError('INVALID_INPUT', 'file: Expected the JSON object of a LiteLLM cost map.');
 }

@@ -4,7 +4,7 @@ import type { JournalLine, NewPrice, PricedUnits, PriceRow } from '@tally/db';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decimalOf, readGenaiPrices, readLitellmPrices } from './import.ts';
-import { createPriceList, matches, priced } from './price-list.ts';
+import { createPriceIndex, createPriceList, matches, priced } from './price-list.ts';
 
 let ids = 1;
 type Given = Partial<Omit<PriceRow, 'validFrom' | 'validTo'>> & { validFrom?: string; validTo?: string };
@@ -40,7 +40,11 @@ const line = (more: Partial<JournalLine> = {}): JournalLine => ({
   ...more,
 });
 
-const listOf = (...prices: PriceRow[]) => createPriceList({ version: '7', prices });
+const listOf = (...prices: PriceRow[]) => {
+  const index = createPriceIndex();
+  for (const each of prices) index.add(each);
+  return createPriceList({ version: '7', index });
+};
 
 test('of patterns of one length, the price of the provider wins, then the highest threshold, then the latest', () => {
   const shared = { component: 'input', amount: '1' } as const;
@@ -57,11 +61,11 @@ test('of patterns of one length, the price of the provider wins, then the highes
   );
 });
 
-test('names of the language are no names of prices in a cost map', () => {
+test('names of the language are no names of prices in a cost map', async () => {
   const file = JSON.stringify({
     a: { litellm_provider: 'openai', input_cost_per_token: 1e-6, constructor: 1, toString: 2 },
   });
-  const { prices } = readLitellmPrices(file, undefined, new Date(0));
+  const { prices } = await readLitellmPrices(file, undefined, new Date(0));
   expect(prices.map(({ component }) => component)).toEqual(['input']);
 });
 
@@ -234,7 +238,7 @@ describe('importing', () => {
     expect(decimalOf(text, shift)).toBe(expected);
   });
 
-  test('reads a cost map of LiteLLM without a float', () => {
+  test('reads a cost map of LiteLLM without a float', async () => {
     const file = JSON.stringify({
       sample_spec: { input_cost_per_token: 0 },
       'azure/gpt-4o': { litellm_provider: 'azure', input_cost_per_token: 1, output_cost_per_token: 1.5e-7 },
@@ -246,7 +250,7 @@ describe('importing', () => {
       },
       image: { litellm_provider: 'openai', input_cost_per_image: 0.04 },
     }).replace('"input_cost_per_token":1,', '"input_cost_per_token":0.000001000000000001,');
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date('2026-01-01T00:00:00Z'));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date('2026-01-01T00:00:00Z'));
     expect(prices.map((row) => [row.model, row.component, row.amount, row.per, row.overPromptTokens])).toEqual([
       ['azure/gpt-4o', 'input', '1.000000000001', '1000000', '0'],
       ['gpt-4o', 'input', '1.000000000001', '1000000', '0'],
@@ -257,14 +261,28 @@ describe('importing', () => {
       ['gemini-pro', 'cached_input', '0.3125', '1000000', '0'],
     ]);
     expect(skipped).toEqual([{ model: 'image', reason: 'it has no price by tokens or requests' }]);
-    expect(() => readLitellmPrices('[1]', undefined, new Date())).toThrow('LiteLLM cost map');
+    await expect(readLitellmPrices('[1]', undefined, new Date())).rejects.toThrow('LiteLLM cost map');
   });
 
-  test('reads prices of LiteLLM that need more decimals for a million tokens', () => {
+  test('lets others have their turn while it reads a long cost map', async () => {
+    const entry = { litellm_provider: 'p', input_cost_per_token: 1e-6, about: 'x'.repeat(500) };
+    const file = JSON.stringify(Object.fromEntries(Array.from({ length: 10_000 }, (_, n) => [`m${n}`, entry])));
+    let turns = 0;
+    let counting = setImmediate(function count() {
+      turns++;
+      counting = setImmediate(count);
+    });
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    clearImmediate(counting);
+    expect(prices).toHaveLength(10_000);
+    expect(turns).toBeGreaterThan(10);
+  });
+
+  test('reads prices of LiteLLM that need more decimals for a million tokens', async () => {
     const file = JSON.stringify({
       dbrx: { litellm_provider: 'databricks', input_cost_per_token: 0 },
     }).replace('token":0', 'token":1.5000020000000002e-06');
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ component, amount, per }) => [component, amount, per])).toEqual([
       ['input', '1500002.0000000002', '1000000000000'],
     ]);
@@ -297,12 +315,12 @@ describe('importing', () => {
       { output_cost_per_token: 1e-6, tiered_pricing: [{ range: [0, 1000], input_cost_per_token: 1e-6 }] },
       'its tiers do not all price the same classes of tokens',
     ],
-  ])('reads no price of a model of LiteLLM with %j, one of whose prices cannot be kept', (fields, reason) => {
+  ])('reads no price of a model of LiteLLM with %j, one of whose prices cannot be kept', async (fields, reason) => {
     const file = JSON.stringify({ m: { litellm_provider: 'p', input_cost_per_token: 1e-6, ...fields } });
-    expect(readLitellmPrices(file, undefined, new Date(0))).toEqual({ prices: [], skipped: [{ model: 'm', reason }] });
+    expect(await readLitellmPrices(file, undefined, new Date(0))).toEqual({ prices: [], skipped: [{ model: 'm', reason }] });
   });
 
-  test('reads tiers of LiteLLM: all tokens of a call cost what the tier of its prompt does', () => {
+  test('reads tiers of LiteLLM: all tokens of a call cost what the tier of its prompt does', async () => {
     const tier = (range: [number, number | null], input: number) => ({
       ...{ range, input_cost_per_token: `${input}e-6`, output_cost_per_token: `${input * 4}e-6` },
       cache_read_input_token_cost: `${input}e-7`,
@@ -312,9 +330,9 @@ describe('importing', () => {
       tiered_pricing: [tier([32_000, 128_000], 2), tier([0, 32_000], 1), tier([128_000, null], 3)],
     };
     const text = JSON.stringify({ 'dashscope/qwen3-max': model }).replace('[0,32000]', '[0.0,32000.0]');
-    const { prices, skipped } = readLitellmPrices(text, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(text, undefined, new Date(0));
     expect([prices.length, skipped]).toEqual([20, []]);
-    const list = createPriceList({ version: '1', prices: rowsOf(prices) });
+    const list = listOf(...rowsOf(prices));
     const costs = [32_000, 32_001, 128_000, 128_001, 2_000_000].map((prompt) =>
       list.costOf(
         line({
@@ -329,7 +347,7 @@ describe('importing', () => {
     ]);
   });
 
-  test('reads tiers of LiteLLM by something else than tokens as no price, and old names of cached input', () => {
+  test('reads tiers of LiteLLM by something else than tokens as no price, and old names of cached input', async () => {
     const file = JSON.stringify({
       search: {
         ...{ litellm_provider: 'exa_ai', tiered_pricing: [{ input_cost_per_query: 5e-3, max_results_range: [0, 25] }] },
@@ -340,7 +358,7 @@ describe('importing', () => {
         input_cost_per_token_cache_hit: 2e-7,
       },
     });
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ model, component, amount }) => [model, component, amount])).toEqual([
       ['chat', 'input', '1'],
       ['chat', 'cached_input', '0.1'],
@@ -350,14 +368,14 @@ describe('importing', () => {
     expect(skipped).toEqual([{ model: 'search', reason: 'it has no price by tokens or requests' }]);
   });
 
-  test('does not mix prices of two entries of LiteLLM for one model', () => {
+  test('does not mix prices of two entries of LiteLLM for one model', async () => {
     const file = JSON.stringify({
       'gemini-exp': { litellm_provider: 'gemini', input_cost_per_token: 0 },
       'gemini/gemini-exp': {
         ...{ litellm_provider: 'gemini', input_cost_per_token: 1e-6, input_cost_per_token_above_128k_tokens: 2e-6 },
       },
     });
-    const { prices } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ model, amount, overPromptTokens }) => [model, amount, overPromptTokens])).toEqual([
       ['gemini-exp', '0', '0'],
       ['gemini/gemini-exp', '1', '0'],
@@ -365,10 +383,10 @@ describe('importing', () => {
     ]);
   });
 
-  test('does not read tokens of LiteLLM as free where calls are charged by something else', () => {
+  test('does not read tokens of LiteLLM as free where calls are charged by something else', async () => {
     const free = { litellm_provider: 'cohere', input_cost_per_token: 0, output_cost_per_token: 0 };
     const file = JSON.stringify({ rerank: { ...free, input_cost_per_query: 0.002 }, free });
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ model, component, amount }) => [model, component, amount])).toEqual([
       ['free', 'input', '0'],
       ['free', 'output', '0'],
@@ -401,7 +419,7 @@ describe('importing', () => {
     const providers = ['anthropic', 'openai', 'google', 'deepseek', 'x-ai', 'aws'];
     const { prices, skipped } = readGenaiPrices(providers, new Date('2026-01-01T00:00:00Z'));
     expect(skipped.map(({ reason }) => reason)).toContain('its prices depend on the time of day');
-    const list = createPriceList({ version: '1', prices: rowsOf(prices) });
+    const list = listOf(...rowsOf(prices));
     const models = providers.flatMap((providerId) =>
       findProvider({ providerId })!.models.map(({ id }) => ({ providerId, model: id })),
     );

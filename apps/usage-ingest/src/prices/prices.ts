@@ -24,21 +24,19 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       caller: Caller,
     ): Promise<Price> {
       const { provider = '', model = '', meter = '', merchantId = '', component, amount } = price;
-      const { rows } = await store.add(
-        [
-          {
-            ...{ provider, model, meter, merchantId, component, amount },
-            per: String(per),
-            overPromptTokens: String(overPromptTokens),
-            validFrom: new Date(validFrom),
-            validTo: validTo === undefined ? null : new Date(validTo),
-            source: 'set',
-          },
-        ],
+      const row = await store.set(
+        {
+          ...{ provider, model, meter, merchantId, component, amount },
+          per: String(per),
+          overPromptTokens: String(overPromptTokens),
+          validFrom: new Date(validFrom),
+          validTo: validTo === undefined ? null : new Date(validTo),
+          source: 'set',
+        },
         caller.id,
       );
       await refresh();
-      return present(rows[0]!);
+      return present(row);
     },
 
     async list({ limit, cursor, ...question }: Input<'list'>) {
@@ -63,9 +61,9 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       const { readGenaiPrices, readLitellmPrices } = await import('./import.ts');
       const from = new Date(validFrom);
       const { prices, skipped } =
-        source === 'litellm' ? readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);
+        source === 'litellm' ? await readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);
       if (prices.length === 0) throw new TallyError('INVALID_INPUT', 'The source has no price of these providers.');
-      const { rows: _, ...counts } = await store.import(prices, { source, validFrom: from, dryRun }, caller.id);
+      const counts = await store.import(prices, { source, validFrom: from, dryRun }, caller.id);
       if (!dryRun) await refresh();
       return { ...counts, skipped: skipped.slice(0, MAX_SKIPPED) };
     },
