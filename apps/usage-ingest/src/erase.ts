@@ -27,7 +27,7 @@ export function createEraseUser({
     const started = performance.now();
     const blockers = await db.erasures.blockers(merchantId, userId);
     if (blockers.length > 0)
-      throw new TallyError('CONFLICT', 'Active budgets or meters name this user. Remove them first.', {
+      throw new TallyError('CONFLICT', 'Active budgets or meters name this user. Remove those in `blockers` (at most 10 at once) first.', {
         details: { blockers },
       });
     const everywhere = caller.merchantId === null;

@@ -65,13 +65,14 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       if (prices.length === 0) throw new TallyError('INVALID_INPUT', 'The source has no price of these providers.');
       const counts = await store.import(prices, { source, validFrom: from, dryRun }, caller.id);
       if (!dryRun) await refresh();
-      return { ...counts, skipped: skipped.slice(0, MAX_SKIPPED) };
+      return { ...counts, skipped: skipped.slice(0, MAX_SKIPPED), skippedCount: skipped.length };
     },
 
     async unpriced(scope: Omit<Input<'unpriced'>, 'merchantIds'> & { merchantIds?: readonly string[] | undefined }) {
-      const rows = await store.unpriced({ ...scope, limit: MAX_UNPRICED });
+      const rows = await store.unpriced({ ...scope, limit: MAX_UNPRICED + 1 });
       return {
-        rows: rows.map((row) => ({
+        truncated: rows.length > MAX_UNPRICED,
+        rows: rows.slice(0, MAX_UNPRICED).map((row) => ({
           merchantId: row.merchant_id,
           provider: row.provider || null,
           model: row.model || null,
