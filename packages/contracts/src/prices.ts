@@ -242,6 +242,11 @@ export const prices = {
       skipped: z.array(z.object({ model: z.string(), reason: z.string() })),
       /** All skipped models, also those that are not listed. */
       skippedCount: z.number().int(),
+      /**
+       * Prices that imported models have beside those that the list keeps, and how many models have them: of audio,
+       * images, one-hour cache writes, other service tiers, regions. Calls of these kinds cost something else.
+       */
+      unread: z.array(z.object({ price: z.string(), models: z.number().int() })),
       version: Version,
     }),
   }),

@@ -257,8 +257,8 @@ describe('importing', () => {
       ['azure/gpt-4o', 'output', '0.15', '1000000', '0'],
       ['gpt-4o', 'output', '0.15', '1000000', '0'],
       ['gemini-pro', 'input', '1.25', '1000000', '0'],
-      ['gemini-pro', 'input', '2.5', '1000000', '200000'],
       ['gemini-pro', 'cached_input', '0.3125', '1000000', '0'],
+      ['gemini-pro', 'input', '2.5', '1000000', '200000'],
     ]);
     expect(skipped).toEqual([{ model: 'image', reason: 'it has no price by tokens or requests' }]);
     await expect(readLitellmPrices('[1]', undefined, new Date())).rejects.toThrow('LiteLLM cost map');
@@ -305,7 +305,7 @@ describe('importing', () => {
     [
       {
         tiered_pricing: [
-          { range: [0, 32_000], input_cost_per_token: 1e-6, cache_read_input_token_cost: 1e-7 },
+          { range: [0, 32_000], input_cost_per_token: 1e-6, output_cost_per_token: 1e-6 },
           { range: [32_000, 128_000], input_cost_per_token: 2e-6 },
         ],
       },
@@ -315,9 +315,23 @@ describe('importing', () => {
       { output_cost_per_token: 1e-6, tiered_pricing: [{ range: [0, 1000], input_cost_per_token: 1e-6 }] },
       'its tiers do not all price the same classes of tokens',
     ],
+    [{ off_peak_pricing: { hours_utc: '16:30-00:30' } }, 'its prices depend on the time of day'],
+    [{ citation_cost_per_token: 2e-6 }, 'its calls cost citations, too'],
+    [
+      { output_cost_per_token: 0, output_cost_per_image_token: 4e-5 },
+      'its output are tokens of images, whose prompts have other prices',
+    ],
+    [
+      { litellm_provider: 'vertex_ai-language-models', input_cost_per_token_above_128k_tokens: 2e-6 },
+      'the output of its long calls has a threshold of its own',
+    ],
   ])('reads no price of a model of LiteLLM with %j, one of whose prices cannot be kept', async (fields, reason) => {
     const file = JSON.stringify({ m: { litellm_provider: 'p', input_cost_per_token: 1e-6, ...fields } });
-    expect(await readLitellmPrices(file, undefined, new Date(0))).toEqual({ prices: [], skipped: [{ model: 'm', reason }] });
+    expect(await readLitellmPrices(file, undefined, new Date(0))).toEqual({
+      prices: [],
+      skipped: [{ model: 'm', reason }],
+      unread: new Map(),
+    });
   });
 
   test('reads tiers of LiteLLM: all tokens of a call cost what the tier of its prompt does', async () => {
@@ -376,11 +390,104 @@ describe('importing', () => {
       },
     });
     const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    // LiteLLM looks for the name with the provider first.
     expect(prices.map(({ model, amount, overPromptTokens }) => [model, amount, overPromptTokens])).toEqual([
-      ['gemini-exp', '0', '0'],
       ['gemini/gemini-exp', '1', '0'],
+      ['gemini-exp', '1', '0'],
       ['gemini/gemini-exp', '2', '128000'],
+      ['gemini-exp', '2', '128000'],
     ]);
+  });
+
+  test('reads long calls of LiteLLM: above the highest threshold of input, at its price or the plain one', async () => {
+    const plain = {
+      ...{ input_cost_per_token: 1e-6, output_cost_per_token: 2e-6, cache_read_input_token_cost: 1e-7 },
+      output_cost_per_token_above_64k_tokens: 9e-6,
+    };
+    const long = {
+      ...{ input_cost_per_token_above_128k_tokens: 3e-6, output_cost_per_token_above_128k_tokens: 4e-6 },
+      ...{ input_cost_per_token_above_200k_tokens: 5e-6, output_cost_per_reasoning_token_above_200k_tokens: 7e-6 },
+    };
+    const file = JSON.stringify({
+      m: { litellm_provider: 'openai', ...plain, ...long },
+      'xai/m': { litellm_provider: 'xai', ...plain, ...long },
+    });
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    const list = listOf(...rowsOf(prices));
+    const cost = (provider: string, prompt: number) =>
+      list.costOf(
+        line({
+          ...{ provider, model: 'm', prompt_tokens: String(prompt), completion_tokens: '1000' },
+          metrics: { cached_tokens: '1000', reasoning_tokens: '500' },
+        }),
+      );
+    const expected = (prompt: number, input: number, output: number) =>
+      BigInt((prompt - 1000) * input * 1000 + 1000 * 100 + 1000 * output * 1000);
+    for (const provider of ['openai', 'xai']) {
+      expect(cost(provider, 100_000)).toBe(expected(100_000, 1, 2));
+      expect(cost(provider, 128_001)).toBe(expected(128_001, 3, 4));
+      expect(cost(provider, 200_001)).toBe(expected(200_001, 5, 2));
+    }
+    // Calls of xAI cost more from the threshold on, all others beyond it.
+    expect(cost('openai', 128_000)).toBe(expected(128_000, 1, 2));
+    expect(cost('xai', 128_000)).toBe(expected(128_000, 3, 4));
+    expect(cost('xai', 127_999)).toBe(expected(127_999, 1, 2));
+  });
+
+  test('reads classes without a price in a tier of LiteLLM as that tier charges them', async () => {
+    const file = JSON.stringify({
+      m: {
+        litellm_provider: 'dashscope',
+        tiered_pricing: [
+          {
+            ...{ range: [0, 32_000], input_cost_per_token: '1e-6', output_cost_per_token: '2e-6' },
+            ...{ cache_read_input_token_cost: '1e-7', output_cost_per_reasoning_token: '3e-6' },
+          },
+          {
+            ...{ range: [32_000, 128_000], input_cost_per_token: '4e-6', output_cost_per_token: '5e-6' },
+            cache_read_input_token_cost: '0',
+          },
+        ],
+      },
+    });
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    expect(
+      prices.map(({ component, amount, overPromptTokens }) => `${component} ${amount} ${overPromptTokens}`).sort(),
+    ).toEqual([
+      ...['cached_input 0.1 0', 'cached_input 4 32000', 'input 1 0', 'input 4 32000'],
+      ...['output 2 0', 'output 5 32000', 'reasoning 3 0', 'reasoning 5 32000'],
+    ]);
+  });
+
+  test('reads models of LiteLLM for the name of their provider that calls have', async () => {
+    const entry = (provider: string, price: number) => ({ litellm_provider: provider, input_cost_per_token: price });
+    const file = JSON.stringify({
+      gemini: entry('vertex_ai-language-models', 1e-6),
+      'vertex_ai/gemini': entry('vertex_ai-language-models', 2e-6),
+      'anthropic.claude': entry('bedrock_converse', 3e-6),
+      'gpt-4o': entry('azure_ai', 4e-6),
+    });
+    const { prices } = await readLitellmPrices(file, ['vertex_ai', 'bedrock_converse'], new Date(0));
+    expect(prices.map(({ provider, model, amount }) => `${provider} ${model} ${amount}`).sort()).toEqual([
+      ...['bedrock anthropic.claude 3', 'bedrock_converse anthropic.claude 3'],
+      ...['vertex_ai gemini 2', 'vertex_ai vertex_ai/gemini 2'],
+      ...['vertex_ai-language-models gemini 1', 'vertex_ai-language-models vertex_ai/gemini 2'],
+    ]);
+  });
+
+  test('names the prices of imported models that it does not read', async () => {
+    const model = { litellm_provider: 'openai', input_cost_per_token: 1e-6, input_cost_per_audio_token: 4e-5 };
+    const file = JSON.stringify({
+      a: { ...model, output_cost_per_token_flex: 0, cache_read_input_token_cost_above_200k_tokens: 1e-6 },
+      b: { ...model, regional_processing_uplift_multiplier_eu: 1.1, search_context_cost_per_query: null },
+      image: { litellm_provider: 'openai', output_cost_per_image: 1 },
+    });
+    const { unread } = await readLitellmPrices(file, undefined, new Date(0));
+    expect(Object.fromEntries(unread)).toEqual({
+      input_cost_per_audio_token: 2,
+      regional_processing_uplift_multiplier_eu: 1,
+    });
+    expect(readGenaiPrices(['openai'], new Date()).unread.get('input_audio_mtok')).toBeGreaterThan(0);
   });
 
   test('does not read tokens of LiteLLM as free where calls are charged by something else', async () => {

@@ -282,10 +282,9 @@ export function createPriceIndex() {
     add(row: PriceRow): void {
       size++;
       if (row.meter !== '') metricTypes.add(row.meter);
-      if (row.merchantId === '') return general.add(row);
-      const index = own.get(row.merchantId) ?? createModelIndex();
+      const index = row.merchantId === '' ? general : (own.get(row.merchantId) ?? createModelIndex());
       index.add(row);
-      own.set(row.merchantId, index);
+      if (row.merchantId !== '') own.set(row.merchantId, index);
     },
   };
 }

@@ -60,12 +60,17 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       // Loaded when asked for: the list of genai-prices is large, and no start needs it.
       const { readGenaiPrices, readLitellmPrices } = await import('./import.ts');
       const from = new Date(validFrom);
-      const { prices, skipped } =
+      const { prices, skipped, unread } =
         source === 'litellm' ? await readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);
       if (prices.length === 0) throw new TallyError('INVALID_INPUT', 'The source has no price of these providers.');
       const counts = await store.import(prices, { source, validFrom: from, dryRun }, caller.id);
       if (!dryRun) await refresh();
-      return { ...counts, skipped: skipped.slice(0, MAX_SKIPPED), skippedCount: skipped.length };
+      return {
+        ...counts,
+        skipped: skipped.slice(0, MAX_SKIPPED),
+        skippedCount: skipped.length,
+        unread: [...unread].map(([price, models]) => ({ price, models })),
+      };
     },
 
     async unpriced(scope: Omit<Input<'unpriced'>, 'merchantIds'> & { merchantIds?: readonly string[] | undefined }) {
