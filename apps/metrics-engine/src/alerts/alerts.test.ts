@@ -55,10 +55,12 @@ afterEach(async () => {
 
 const SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
 
+const notAsked = () => Promise.reject(new Error('not asked for'));
+
 /** The alerts of a process that has just started. */
 const newAlerts = () =>
   createAlerts({
-    ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
+    ...{ db: stores.db, custom: { calculate: notAsked, get: notAsked } },
     ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
     onError(error) {
       throw error;
@@ -671,6 +673,14 @@ describe('an alert', () => {
       one.engine.alerts.create.mutate({ name: 'd', on: 'drift', target: 'acme', condition: { above: '1' } }),
     ).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
   });
+
+  test.each(['x', '__proto__', crypto.randomUUID()])(
+    'is not of the custom metric %s, which does not exist',
+    async (target) => {
+      const rule = { name: 'none', on: 'custom' as const, target, condition: { above: '1' } };
+      await expect(one.engine.alerts.create.mutate(rule)).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+    },
+  );
 
   test('of a custom metric fires once a day', async () => {
     const metric = await one.engine.custom.create.mutate({

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { calcPrice, findProvider } from '@pydantic/genai-prices';
-import { type PriceComponent, TallyError } from '@tally/contracts';
+import { MatchedDimension, type PriceComponent, TallyError } from '@tally/contracts';
 import type { NewPrice } from '@tally/db';
 import { exactEntries } from '@tally/service';
 import { z } from 'zod';
@@ -196,7 +196,7 @@ export async function readLitellmPrices(
     }
     const fields = value as Record<string, unknown>;
     const { litellm_provider: provider } = fields;
-    if (typeof provider !== 'string' || provider === '' || key.length > 256 || key.includes('*')) {
+    if (!isName(provider) || !isName(key) || !isName(key.slice(key.indexOf('/') + 1))) {
       result.skipped.push({ model: key.slice(0, 256), reason: 'it has no provider, or no usable name' });
       continue;
     }
@@ -224,6 +224,10 @@ export async function readLitellmPrices(
   }
   return result;
 }
+
+/** Returns true for what calls can have as the name of a model or a provider. An empty one would match any. */
+const isName = (name: unknown): name is string =>
+  typeof name === 'string' && name !== '' && !name.includes('*') && MatchedDimension.safeParse(name).data === name;
 
 /** The names that calls of a provider use for an entry. */
 const modelsOf = (key: string, provider: string): string[] =>

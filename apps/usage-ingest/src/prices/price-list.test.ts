@@ -475,6 +475,21 @@ describe('importing', () => {
     ]);
   });
 
+  test.each(['', 'p/', 'a\u0000', '\ud800', '*', 'unknown', '(other)', 'e\u0301', 'x'.repeat(257), '😀'.repeat(101)])(
+    'skips models of LiteLLM with the name %j, which no call can have',
+    async (name) => {
+      const price = { input_cost_per_token: 1e-6 };
+      for (const map of [
+        { [name]: { litellm_provider: 'p', ...price } },
+        { m: { litellm_provider: name, ...price } },
+      ]) {
+        const { prices, skipped } = await readLitellmPrices(JSON.stringify(map), undefined, new Date(0));
+        if (name === 'p/' && 'm' in map) continue;
+        expect([prices, skipped.map(({ reason }) => reason)]).toEqual([[], ['it has no provider, or no usable name']]);
+      }
+    },
+  );
+
   test('names the prices of imported models that it does not read', async () => {
     const model = { litellm_provider: 'openai', input_cost_per_token: 1e-6, input_cost_per_audio_token: 4e-5 };
     const file = JSON.stringify({
