@@ -201,7 +201,10 @@ describe('the list', () => {
 
   test('says how many models an import skips, also beyond those that it lists', async () => {
     const skipped = Object.fromEntries(
-      Array.from({ length: 1_001 }, (_, n) => [`image-${n}`, { litellm_provider: merchantId, output_cost_per_image: 1 }]),
+      Array.from({ length: 1_001 }, (_, n) => [
+        `image-${n}`,
+        { litellm_provider: merchantId, output_cost_per_image: 1 },
+      ]),
     );
     const file = JSON.stringify({ ...skipped, chat: { litellm_provider: merchantId, input_cost_per_token: 1e-6 } });
     const call = { source: 'litellm' as const, file, validFrom: '2026-01-01T00:00:00Z', dryRun: true };

@@ -67,12 +67,22 @@ test('the entries of any object are the same in parts of any size', () => {
   );
 });
 
-test.each(['', '[]', '{', '{"a":1', '{"a":1,}', '{,"a":1}', '{"a":1,,"b":2}', '{"a":1}x', '{"a":1]', '{"a', '1', '{"a":[1}}'])(
-  'finds no entries in %s',
-  (text) => {
-    for (const characters of [0, 100]) expect(() => [...exactEntries(text, characters)]).toThrow(SyntaxError);
-  },
-);
+test.each([
+  '',
+  '[]',
+  '{',
+  '{"a":1',
+  '{"a":1,}',
+  '{,"a":1}',
+  '{"a":1,,"b":2}',
+  '{"a":1}x',
+  '{"a":1]',
+  '{"a',
+  '1',
+  '{"a":[1}}',
+])('finds no entries in %s', (text) => {
+  for (const characters of [0, 100]) expect(() => [...exactEntries(text, characters)]).toThrow(SyntaxError);
+});
 
 test('a number is rounded half up, once, from its text', () => {
   expect(unitsOf('0.0016150000000000001', 9)).toEqual({ units: 1_615_000n, floor: 1_615_000n, rest: true });
