@@ -33,6 +33,12 @@ const row = (totalRequests: number, prompt: number, completion: number, cost: st
   cost,
 });
 
+test('says how many documents it rejects, also beyond those that it lists', async () => {
+  const dates = [...eachDay('2099-01-01', '2099-04-11')];
+  const { rejected, rejectedCount } = await send(dates.map((date) => ({ date, aggregated_by_user: {} })));
+  expect([dates.length, rejectedCount, rejected.length]).toEqual([101, 101, 100]);
+});
+
 describe('rows with all dimensions', () => {
   const date = '2024-05-01';
   const rows = [

@@ -58,6 +58,7 @@ export function createImport({
       counted: { days: rows.length - refused.size, accepted, duplicates },
       kept: { days: flat.length },
       rejected: inOrder(rejected, documents).slice(0, MAX_REJECTIONS),
+      rejectedCount: rejected.length,
     };
   };
 

@@ -1,3 +1,4 @@
+import { lookup } from 'node:dns';
 import { engine } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { type Db, openDb } from '@tally/db';
@@ -228,6 +229,7 @@ export async function createEngineService(
   const deliver = createDeliver({
     store: db.alerts,
     allowPrivate: env.WEBHOOK_ALLOW_PRIVATE,
+    resolve: lookup,
     now,
     onError: (error) => log.error({ err: error }, 'webhooks could not be sent; it is tried again'),
   });

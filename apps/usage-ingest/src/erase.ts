@@ -27,9 +27,13 @@ export function createEraseUser({
     const started = performance.now();
     const blockers = await db.erasures.blockers(merchantId, userId);
     if (blockers.length > 0)
-      throw new TallyError('CONFLICT', 'Active budgets or meters name this user. Remove them first.', {
-        details: { blockers },
-      });
+      throw new TallyError(
+        'CONFLICT',
+        'Active budgets or meters name this user. Remove those in `blockers` (at most 10 at once) first.',
+        {
+          details: { blockers },
+        },
+      );
     const everywhere = caller.merchantId === null;
     const erasure = await db.erasures.begin({ merchantId, userId, everywhere }, caller.id);
     // From now on Postgres stores events of the user under the pseudonym, so flushed events need no renaming.

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { coalesce, type RedisClient, within } from '@tally/service';
 import type { Result } from 'ioredis';
 import type { z } from 'zod';
@@ -23,9 +24,12 @@ const PATIENCE_MS = 500;
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
-    publishList(key: string, version: string, copy: string, replaced: string): Result<number, Context>;
+    publishList(key: string, version: string, copy: Buffer, replaced: string): Result<number, Context>;
   }
 }
+
+/** Items that are written at once: some milliseconds. */
+const ITEMS_AT_ONCE = 1_000;
 
 /** Longer than the start of every copy, up to the end of its version. */
 const HEAD_BYTES = 80;
@@ -41,7 +45,7 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
   copy: z.ZodType<Stored>;
   store: { version(): Promise<string>; load(): Promise<Stored> };
   /** Makes the list ready for use. */
-  prepare(stored: Stored): List;
+  prepare(stored: Stored): List | Promise<List>;
   /** Returns true if the list must be loaded again although its version is the newest. */
   isOver?(list: List): boolean;
 }): VersionedList<List> {
@@ -61,8 +65,16 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
     if (version === undefined || (list !== undefined && !isNewer({ version }, list))) return false;
     const text = await redis.get(key);
     const stored = text === null ? undefined : options.copy.parse(JSON.parse(text));
-    if (!stored || (list !== undefined && !isNewer(stored, list))) return false;
-    list = options.prepare(stored);
+    return stored !== undefined && use(stored);
+  }
+
+  /** Makes a list ready and uses it, unless a newer one came meanwhile; returns whether it is used. */
+  async function use(stored: Stored, known?: List): Promise<boolean> {
+    const mayUse = () => list === undefined || list === known || !isNewer(list, stored);
+    if (!mayUse()) return false;
+    const ready = await options.prepare(stored);
+    if (!mayUse()) return false;
+    list = ready;
     return true;
   }
 
@@ -73,10 +85,8 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
     const version = await store.version();
     if (version === known?.version && version === copied && !isOver(known)) return;
     const stored = await store.load();
-    if (list === known || list === undefined || !isNewer(list, stored)) list = options.prepare(stored);
-    const { version: loaded, ...rest } = stored;
-    const copy = JSON.stringify({ version: loaded, ...rest });
-    await redis.publishList(key, loaded, copy, copied ?? '').catch(() => {});
+    await use(stored, known);
+    await redis.publishList(key, stored.version, await bytesOf(stored), copied ?? '').catch(() => {});
   });
 
   return {
@@ -92,6 +102,25 @@ export function createVersionedList<Stored extends Versioned, List extends Versi
       await look.ended;
     },
   };
+}
+
+/** Returns the JSON of a list, its version first. Others have their turn while it writes long arrays. */
+async function bytesOf({ version, ...rest }: Versioned): Promise<Buffer> {
+  const parts = [Buffer.from(`{"version":${JSON.stringify(version)}`)];
+  const write = (text: string) => parts.push(Buffer.from(text));
+  for (const [name, value] of Object.entries<unknown>(rest)) {
+    write(`,${JSON.stringify(name)}:`);
+    if (!Array.isArray(value) || value.length === 0) {
+      write(JSON.stringify(value));
+      continue;
+    }
+    for (let at = 0; at < value.length; at += ITEMS_AT_ONCE) {
+      write((at === 0 ? '[' : ',') + JSON.stringify(value.slice(at, at + ITEMS_AT_ONCE)).slice(1, -1));
+      await nextTurn();
+    }
+    write(']');
+  }
+  return Buffer.concat([...parts, Buffer.from('}')]);
 }
 
 function isNewer(one: Versioned, other: Versioned): boolean {

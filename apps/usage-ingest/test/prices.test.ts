@@ -199,6 +199,33 @@ describe('the list', () => {
     ).toEqual([['2', '2026-07-01T00:00:00.000Z']]);
   });
 
+  test('says how many models an import skips, also beyond those that it lists', async () => {
+    const skipped = Object.fromEntries(
+      Array.from({ length: 1_001 }, (_, n) => [
+        `image-${n}`,
+        { litellm_provider: merchantId, output_cost_per_image: 1 },
+      ]),
+    );
+    const file = JSON.stringify({ ...skipped, chat: { litellm_provider: merchantId, input_cost_per_token: 1e-6 } });
+    const call = { source: 'litellm' as const, file, validFrom: '2026-01-01T00:00:00Z', dryRun: true };
+    const answer = await ingest.admin.prices.import.mutate(call);
+    expect([answer.added, answer.skippedCount, answer.skipped.length]).toEqual([1, 1_001, 1_000]);
+  });
+
+  test('says whether more models have no price than it lists', async () => {
+    await setPrice('output', '1');
+    const scope = { startDate: '2026-11-22', endDate: '2026-11-22', merchantIds: [merchantId] };
+    const unpriced = async () => {
+      await ingest.admin.flush.merchant.mutate({ merchantId });
+      const { rows, truncated } = await ingest.admin.prices.unpriced.query(scope);
+      return [rows.length, truncated];
+    };
+    await record(...Array.from({ length: 1_000 }, (_, n) => entry(`${n}`, { model: `model-${n}` })));
+    expect(await unpriced()).toEqual([1_000, false]);
+    await record(entry('last', { model: 'last' }));
+    expect(await unpriced()).toEqual([1_000, true]);
+  });
+
   test('reaches other processes within some seconds', async () => {
     const other = await startIngest({}, undefined, ingest);
     await setPrice('input', '1');

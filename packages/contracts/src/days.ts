@@ -148,6 +148,8 @@ export const days = {
       kept: z.object({ days: z.number().int() }),
       /** At most 100 rejections with reasons. Without `row`, the whole day was rejected. */
       rejected: z.array(RejectedRow),
+      /** All rejections, also those that are not listed. */
+      rejectedCount: z.number().int(),
     }),
   }),
   /** Lists the days of a range that have usage or a snapshot. */

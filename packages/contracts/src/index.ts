@@ -93,6 +93,7 @@ export {
   Dimension,
   isMissingId,
   MAX_BATCH,
+  MatchedDimension,
   MerchantId,
   MetricType,
   OTHER,

@@ -238,7 +238,15 @@ export const prices = {
       unchanged: z.number().int(),
       /** Prices of the named models that an earlier import had and this one does not: they end at `validFrom`. */
       ended: z.number().int(),
+      /** At most 1,000 of them, with the reason. */
       skipped: z.array(z.object({ model: z.string(), reason: z.string() })),
+      /** All skipped models, also those that are not listed. */
+      skippedCount: z.number().int(),
+      /**
+       * Prices that imported models have beside those that the list keeps, and how many models have them: of audio,
+       * images, one-hour cache writes, other service tiers, regions. Calls of these kinds cost something else.
+       */
+      unread: z.array(z.object({ price: z.string(), models: z.number().int() })),
       version: Version,
     }),
   }),
@@ -289,6 +297,7 @@ export const prices = {
     summary: 'Lists models with usage that no price was known for, most events first.',
     access: 'admin',
     input: z.strictObject({ startDate: Day, endDate: Day, merchantIds: z.array(MerchantId).max(1000).optional() }),
-    output: z.object({ rows: z.array(Unpriced) }),
+    /** `truncated`: there are more than these 1,000. */
+    output: z.object({ rows: z.array(Unpriced), truncated: z.boolean() }),
   }),
 } as const;

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
+import { exactEntries, NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
 
 test('numbers keep the text they were written in, and strings are left alone', () => {
   const text = String.raw`{"a":0.0016150000000000001,"b":[1e-05,-2,12345678901234567890],"c":"x \"1\" \\","d-1":"2","e":NaN,"f":[-Infinity,Infinity],"g":true}`;
@@ -54,6 +54,34 @@ test('any JSON is read as JSON.parse reads it, but for its numbers', () => {
       expect(JSON.stringify(parseExactly(json))).toBe(JSON.stringify(asText(JSON.parse(json))));
     }),
   );
+});
+
+test('the entries of any object are the same in parts of any size', () => {
+  fc.assert(
+    fc.property(fc.dictionary(fc.string(), fc.jsonValue()), fc.integer({ min: 0, max: 60 }), (object, characters) => {
+      const json = JSON.stringify(object, null, characters % 3);
+      const parts = [...exactEntries(` ${json}\n`, characters)];
+      expect(parts.flat()).toEqual(Object.entries(parseExactly(json) as object));
+      if (characters === 0) expect(parts.length).toBe(Math.max(1, Object.keys(object).length));
+    }),
+  );
+});
+
+test.each([
+  '',
+  '[]',
+  '{',
+  '{"a":1',
+  '{"a":1,}',
+  '{,"a":1}',
+  '{"a":1,,"b":2}',
+  '{"a":1}x',
+  '{"a":1]',
+  '{"a',
+  '1',
+  '{"a":[1}}',
+])('finds no entries in %s', (text) => {
+  for (const characters of [0, 100]) expect(() => [...exactEntries(text, characters)]).toThrow(SyntaxError);
 });
 
 test('a number is rounded half up, once, from its text', () => {

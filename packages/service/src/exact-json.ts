@@ -34,6 +34,45 @@ export function parseExactly(text: string, mark: '' | typeof NUMBER_MARK = ''): 
   return JSON.parse(parts.join(''));
 }
 
+const STRUCTURE = /["{}[\],]/g;
+
+/**
+ * Parses the entries of a JSON object like `parseExactly`, some at once: as many as have `characters`, but at least one,
+ * so that a caller can let others have their turn. Throws SyntaxError for what is no JSON object.
+ */
+export function* exactEntries(text: string, characters: number): Generator<[name: string, value: unknown][]> {
+  let from = text.indexOf('{') + 1;
+  if (text.slice(0, from).trim() !== '{') throw new SyntaxError('This is no object.');
+  let depth = 1;
+  let isFirst = true;
+  for (let at = from; ; at++) {
+    STRUCTURE.lastIndex = at;
+    const found = STRUCTURE.exec(text);
+    if (!found) throw new SyntaxError('The object has no end.');
+    at = found.index;
+    const [mark] = found;
+    if (mark === '"') {
+      const end = endOfString(text, at);
+      if (end < 0) throw new SyntaxError('A string has no end.');
+      at = end - 1;
+      continue;
+    }
+    if (mark === '{' || mark === '[') depth++;
+    else if (mark !== ',') depth--;
+    const isEnd = depth === 0;
+    if (!isEnd && !(mark === ',' && depth === 1 && at - from >= characters)) continue;
+    const entries = Object.entries(parseExactly(`{${text.slice(from, at)}}`) as object);
+    // Nothing beside a comma, and a part without an entry, are no JSON.
+    if (entries.length === 0 && !(isEnd && isFirst)) throw new SyntaxError('A comma has nothing beside it.');
+    yield entries;
+    isFirst = false;
+    from = at + 1;
+    if (!isEnd) continue;
+    if (mark !== '}' || text.slice(from).trim() !== '') throw new SyntaxError('Something follows the object.');
+    return;
+  }
+}
+
 /** The index of a string's closing quote; -1 without one. */
 function endOfString(text: string, start: number): number {
   for (let quote = text.indexOf('"', start + 1); quote >= 0; quote = text.indexOf('"', quote + 1)) {

@@ -30,7 +30,7 @@ export { type Call, type Context, type Handlers, serveContract } from './edge/tr
 export { understand } from './errors/errors.ts';
 export { problemsOf } from './errors/problems.ts';
 export { storeFaultOf } from './errors/store-errors.ts';
-export { NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
+export { exactEntries, NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
 export { fetchWithin } from './fetch-within.ts';
 export { type EdgeEnv, edgeEnv, flag, httpAddress, parseEnv, SettingsError, serviceEnv, whole } from './process/env.ts';
 export { createLog, type Log } from './process/log.ts';

@@ -1,4 +1,4 @@
-import { lookup } from 'node:dns';
+import type { LookupAddress, LookupOptions } from 'node:dns';
 import { BlockList, isIP, type LookupFunction } from 'node:net';
 
 /** A request would go to an address that is not public. */
@@ -50,17 +50,27 @@ export function assertPublicHost(url: URL): void {
   if (isIP(host) !== 0 && !isPublic(host)) throw new PrivateAddressError(`${host} is no public address`);
 }
 
+/** Resolves a name to all its addresses, like `lookup` of node:dns. */
+export type Resolve = (
+  hostname: string,
+  options: LookupOptions & { all: true },
+  callback: (error: NodeJS.ErrnoException | null, addresses: LookupAddress[]) => void,
+) => void;
+
 /**
- * Resolves a name for a connection, and fails if any of its addresses is not public. The checked address is the one
- * connected to, so a name that resolves differently later gains nothing.
+ * Returns a lookup for connections that fails if any address of a name is not public. It resolves a name once for each
+ * connection, and the checked address is the one connected to, so a name that resolves differently later gains nothing.
  */
-export const lookupPublic: LookupFunction = (hostname, options, callback) => {
-  lookup(hostname, { ...options, all: true }, (error, addresses) => {
-    if (error) return callback(error, '');
-    const hidden = addresses.find(({ address }) => !isPublic(address));
-    if (hidden) return callback(new PrivateAddressError(`${hostname} is at ${hidden.address}, no public address`), '');
-    if (options.all) return callback(null, addresses);
-    const [first] = addresses;
-    return callback(null, first!.address, first!.family);
-  });
-};
+export const lookupPublic =
+  (resolve: Resolve): LookupFunction =>
+  (hostname, options, callback) => {
+    resolve(hostname, { ...options, all: true }, (error, addresses) => {
+      if (error) return callback(error, '');
+      const hidden = addresses.find(({ address }) => !isPublic(address));
+      if (hidden)
+        return callback(new PrivateAddressError(`${hostname} is at ${hidden.address}, no public address`), '');
+      if (options.all) return callback(null, addresses);
+      const [first] = addresses;
+      return callback(null, first!.address, first!.family);
+    });
+  };

@@ -1,14 +1,14 @@
 import { once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
-import { HOUR_MS } from '@tally/contracts';
+import { HOUR_MS, MAX_WEBHOOKS } from '@tally/contracts';
 import { until } from '@tally/testkit';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
-import { isPublic } from './address-guard.ts';
+import { isPublic, lookupPublic, type Resolve } from './address-guard.ts';
 import { compare, createAlerts } from './alerts.ts';
-import { reasonOf } from './deliver.ts';
+import { createDeliver, reasonOf } from './deliver.ts';
 
 let stores: Stores;
 let clock: { now: number };
@@ -53,10 +53,14 @@ afterEach(async () => {
   receiver.close();
 });
 
+const SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
+
+const notAsked = () => Promise.reject(new Error('not asked for'));
+
 /** The alerts of a process that has just started. */
 const newAlerts = () =>
   createAlerts({
-    ...{ db: stores.db, custom: { calculate: () => Promise.reject(new Error('not asked for')) } },
+    ...{ db: stores.db, custom: { calculate: notAsked, get: notAsked } },
     ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
     onError(error) {
       throw error;
@@ -191,6 +195,86 @@ describe('a webhook', () => {
     slow.close();
   });
 
+  test('of many, some slow and some dead, waits for none, and no more is held than five messages of each', async () => {
+    await stores.client.query('delete from webhook_deliveries');
+    const perWebhook = 8;
+    const held: ServerResponse[] = [];
+    const slow = createServer((_, response) => void held.push(response)).listen(0, '127.0.0.1');
+    const dead = createServer().listen(0, '127.0.0.1');
+    await Promise.all([once(slow, 'listening'), once(dead, 'listening')]);
+    const [slowPort, deadPort] = [slow, dead].map((server) => (server.address() as AddressInfo).port);
+    await new Promise((resolve) => dead.close(resolve));
+    const quickUrl = new URL(url);
+    // As many webhooks as there may be: of each three a slow, a dead and a quick one.
+    for (let n = 0; n < MAX_WEBHOOKS; n++)
+      await stores.db.alerts.createWebhook({
+        url: [`http://127.0.0.1:${slowPort}/`, `http://127.0.0.1:${deadPort}/`, `${quickUrl}?${n}`][n % 3]!,
+        ...{ secret: SECRET, events: ['webhook.test'], createdBy: 'admin' },
+      });
+    const all = await stores.db.alerts.webhooks();
+    await stores.client.query(
+      `insert into webhook_deliveries (webhook_id, event, body, next_attempt_at, give_up_at, created_at)
+       select id, 'webhook.test', '{"n":' || n || '}', $2::timestamptz - (10 - n) * interval '1 second', $2::timestamptz + interval '1 day', $2
+       from unnest($1::uuid[]) as id cross join generate_series(1, $3::int) as n`,
+      [all.map(({ id }) => id), new Date(clock.now), perWebhook],
+    );
+    const slowCount = all.filter((_, n) => n % 3 === 0).length;
+    const quickCount = all.filter((_, n) => n % 3 === 2).length;
+    const deadCount = MAX_WEBHOOKS - slowCount - quickCount;
+    const failed = async () =>
+      (await stores.client.query(`select from webhook_deliveries where last_error like '%ECONNREFUSED%'`)).rowCount;
+    expect(await one.deliver.begin()).toBe(MAX_WEBHOOKS * 5);
+    await until('the first messages of all', async () => {
+      return received.length + held.length === (quickCount + slowCount) * 5 && (await failed()) === deadCount * 5;
+    });
+    await until('the other messages of the quick and the dead', async () => {
+      await one.deliver.begin();
+      return received.length === quickCount * perWebhook && (await failed()) === deadCount * perWebhook;
+    });
+    // However often it looks, a slow webhook has five messages in progress, and the others are not even read.
+    for (let n = 0; n < 5; n++) expect(await one.deliver.begin()).toBe(0);
+    expect(held).toHaveLength(slowCount * 5);
+    const { rows } = await stores.client.query(
+      `select attempts, count(*)::int from webhook_deliveries where status = 'pending' and last_error is null
+       group by attempts order by attempts`,
+    );
+    expect(rows).toEqual([
+      { attempts: 0, count: slowCount * (perWebhook - 5) },
+      { attempts: 1, count: slowCount * 5 },
+    ]);
+    // Each quick one gets its messages five at a time, the oldest first.
+    const byPath = new Map<string, number[]>();
+    for (const { path, body } of received) byPath.set(path, [...(byPath.get(path) ?? []), JSON.parse(body).n]);
+    for (const order of byPath.values()) {
+      expect(order.slice(0, 5).sort()).toEqual([1, 2, 3, 4, 5]);
+      expect(order.slice(5).sort()).toEqual([6, 7, 8]);
+    }
+    slow.removeAllListeners('request').on('request', (_, response) => response.end());
+    for (const response of held) response.end();
+    await one.deliver.run();
+    expect((await stores.client.query(`select from webhook_deliveries where attempts = 0`)).rowCount).toBe(0);
+    await stores.client.query('delete from webhook_deliveries');
+    slow.closeAllConnections();
+    slow.close();
+  });
+
+  test('verifies with the old or the new secret, whenever the secret is rotated', async () => {
+    const webhook = await one.engine.webhooks.create.mutate({ url });
+    for (let n = 0; n < 40; n++) await one.engine.webhooks.test.mutate({ id: webhook.id });
+    const arrived = once(receiver, 'request');
+    const run = one.deliver.run();
+    await arrived;
+    const { secret } = await one.engine.webhooks.update.mutate({ id: webhook.id, rotateSecret: true });
+    await run;
+    // Once the change is answered, both verify.
+    await one.engine.webhooks.test.mutate({ id: webhook.id });
+    await one.deliver.run();
+    expect(received).toHaveLength(41);
+    for (const each of received) verify(each, webhook.secret!);
+    verify(received.at(-1)!, secret!);
+    for (const { headers } of received) expect([1, 2]).toContain(headers['webhook-signature']!.split(' ').length);
+  });
+
   test('is sent again where it is replayed while an attempt is in progress', async () => {
     const webhook = await one.engine.webhooks.create.mutate({ url });
     const { id } = await one.engine.webhooks.test.mutate({ id: webhook.id });
@@ -259,6 +343,42 @@ describe('a webhook', () => {
     const { rows } = await guarded.engine.webhooks.deliveries.query({ webhookId: webhook.id });
     expect(rows).toMatchObject([{ status: 'pending', lastError: expect.stringContaining('no public address') }]);
     expect(received).toEqual([]);
+  });
+
+  test('goes to no private address of a name that had a public one before', async () => {
+    const answers: string[][] = [['93.184.215.14'], ['127.0.0.1'], ['93.184.215.14', '127.0.0.1']];
+    let asked = 0;
+    const resolve: Resolve = (_, __, callback) => {
+      const addresses = answers[asked++ % answers.length]!;
+      callback(
+        null,
+        addresses.map((address) => ({ address, family: 4 })),
+      );
+    };
+    // Each connection resolves once, and goes to what was checked.
+    const look = () =>
+      new Promise((settle, reject) =>
+        lookupPublic(resolve)('rebind.example', {}, (error, address) => (error ? reject(error) : settle(address))),
+      );
+    expect(await look()).toBe('93.184.215.14');
+    expect(asked).toBe(1);
+    await expect(look()).rejects.toThrow('rebind.example is at 127.0.0.1, no public address');
+    await expect(look()).rejects.toThrow('no public address');
+    asked = 1;
+    const deliver = createDeliver({
+      ...{ store: stores.db.alerts, allowPrivate: false, resolve, now: () => clock.now },
+      onError(error) {
+        throw error;
+      },
+    });
+    const { port } = receiver.address() as AddressInfo;
+    const webhook = await one.engine.webhooks.create.mutate({ url: `http://rebind.example:${port}/hook` });
+    await one.engine.webhooks.test.mutate({ id: webhook.id });
+    await deliver.run();
+    const { rows } = await one.engine.webhooks.deliveries.query({ webhookId: webhook.id });
+    expect(rows).toMatchObject([{ status: 'pending', lastError: expect.stringContaining('127.0.0.1, no public') }]);
+    expect([asked, received]).toEqual([2, []]);
+    await deliver.close();
   });
 
   test.each([
@@ -553,6 +673,14 @@ describe('an alert', () => {
       one.engine.alerts.create.mutate({ name: 'd', on: 'drift', target: 'acme', condition: { above: '1' } }),
     ).rejects.toMatchObject({ data: { code: 'INVALID_INPUT' } });
   });
+
+  test.each(['x', '__proto__', crypto.randomUUID()])(
+    'is not of the custom metric %s, which does not exist',
+    async (target) => {
+      const rule = { name: 'none', on: 'custom' as const, target, condition: { above: '1' } };
+      await expect(one.engine.alerts.create.mutate(rule)).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
+    },
+  );
 
   test('of a custom metric fires once a day', async () => {
     const metric = await one.engine.custom.create.mutate({

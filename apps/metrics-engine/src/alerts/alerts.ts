@@ -53,7 +53,7 @@ export type Alerts = ReturnType<typeof createAlerts>;
 /** Alert rules: checked by every engine, fired by whichever comes first, once per period and threshold. */
 export function createAlerts(options: {
   db: Pick<Db, 'alerts' | 'budgets' | 'meters' | 'sources' | 'checks' | 'usage'>;
-  custom: Pick<Custom, 'calculate'>;
+  custom: Pick<Custom, 'calculate' | 'get'>;
   drain: Drain;
   now: () => number;
   onError(error: unknown): void;
@@ -169,8 +169,7 @@ export function createAlerts(options: {
       const value = await valueOfMeter(rule.target, day);
       return value === undefined ? undefined : comparedTo(rule, value, day);
     }
-    const viewer = { id: 'alerts', merchantId: null, teamId: null, all: true };
-    const { value } = await custom.calculate(viewer, {
+    const { value } = await custom.calculate(VIEWER, {
       id: rule.target,
       startDate: day,
       endDate: day,
@@ -270,6 +269,7 @@ export function createAlerts(options: {
       const row = { ...input, createdBy: caller.id };
       if (input.on === 'budget') await assertBudget(input);
       if (input.on === 'meter') await assertMeter(input.target);
+      if (input.on === 'custom') await assertCustom(input.target);
       return present(await db.alerts.createAlert(row));
     },
     async update({ id, name, webhookIds }: Input<'update'>): Promise<Alert> {
@@ -295,6 +295,11 @@ export function createAlerts(options: {
     },
   };
 
+  async function assertCustom(target: string): Promise<void> {
+    if (!z.uuid().safeParse(target).success) throw new TallyError('NOT_FOUND', `There is no custom metric ${target}.`);
+    await custom.get(VIEWER, target);
+  }
+
   async function assertMeter(target: string): Promise<void> {
     const { meter, key } = await meterOf(target);
     if (!meter && !isBuiltIn(key)) throw new TallyError('NOT_FOUND', `There is no meter ${target}.`);
@@ -311,6 +316,9 @@ export function createAlerts(options: {
       throw new TallyError('INVALID_INPUT', `condition: Expected an amount of ${unitOfBudget(budget)}, not ${wanted}.`);
   }
 }
+
+/** Reads custom metrics of all. */
+const VIEWER = { id: 'alerts', merchantId: null, teamId: null, all: true };
 
 /** Compares the value of a UTC day with the limit of a rule. */
 function comparedTo(rule: AlertRow, value: string | null, day: Day): Measured {

@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Db, DueDelivery } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
 import { Agent, request } from 'undici';
-import { assertPublicHost, lookupPublic } from './address-guard.ts';
+import { assertPublicHost, lookupPublic, type Resolve } from './address-guard.ts';
 import { signedHeaders } from './signature.ts';
 
 const POLL_MS = 1_000;
@@ -27,12 +27,13 @@ export function createDeliver(options: {
   store: Pick<Db['alerts'], 'take' | 'ended'>;
   /** Allows addresses that are not public, such as those of a private network. */
   allowPrivate: boolean;
+  resolve: Resolve;
   now: () => number;
   onError(error: unknown): void;
 }) {
-  const { store, allowPrivate, now } = options;
+  const { store, allowPrivate, resolve, now } = options;
   const agent = new Agent({
-    connect: { timeout: CONNECT_MS, ...(!allowPrivate && { lookup: lookupPublic }) },
+    connect: { timeout: CONNECT_MS, ...(!allowPrivate && { lookup: lookupPublic(resolve) }) },
     maxHeaderSize: MAX_ANSWER_BYTES,
     keepAliveTimeout: 1_000,
   });

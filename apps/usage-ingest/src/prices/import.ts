@@ -1,10 +1,16 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { calcPrice, findProvider } from '@pydantic/genai-prices';
-import { type PriceComponent, TallyError } from '@tally/contracts';
+import { MatchedDimension, type PriceComponent, TallyError } from '@tally/contracts';
 import type { NewPrice } from '@tally/db';
-import { parseExactly } from '@tally/service';
+import { exactEntries } from '@tally/service';
 import { z } from 'zod';
 
-export type Imported = { prices: NewPrice[]; skipped: { model: string; reason: string }[] };
+export type Imported = {
+  prices: NewPrice[];
+  skipped: { model: string; reason: string }[];
+  /** The names of prices that were not read, and how many models have them beside those that were. */
+  unread: Map<string, number>;
+};
 
 /** The providers of genai-prices that are imported by default. */
 const PROVIDERS = [
@@ -53,7 +59,7 @@ type Base = { provider: string; model: string; source: string; validFrom: Date; 
  * is the original text. Skips models with prices by time of day, and names that are matched by a rule without a pattern.
  */
 export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validFrom: Date): Imported {
-  const result: Imported = { prices: [], skipped: [] };
+  const result: Imported = { prices: [], skipped: [], unread: new Map() };
   const named = createNamed();
   for (const providerId of providers) {
     const provider = findProvider({ providerId });
@@ -80,12 +86,15 @@ export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validF
       }
       starts.sort((a, b) => Number(a.from) - Number(b.from));
       const own: NewPrice[] = [];
+      const unread = new Set<string>();
       let unreadable: string | undefined;
       starts.forEach(({ from, prices }, at) => {
         const validTo = starts[at + 1]?.from ?? null;
         // A price that ended before the import begins is never valid.
         if (validTo !== null && validTo <= validFrom) return;
         const begin = from < validFrom ? validFrom : from;
+        for (const [key, price] of Object.entries(prices))
+          if (price !== undefined && !Object.hasOwn(GENAI, key)) unread.add(key);
         for (const [key, { component, per }] of Object.entries(GENAI)) {
           const price = prices[key];
           if (price === undefined) continue;
@@ -116,9 +125,14 @@ export function readGenaiPrices(providers: readonly string[] = PROVIDERS, validF
       if (own.length === 0) skip(NO_PRICE_READ);
       else if (!isWhole) skip('some of its names are found by a rule that is no pattern');
       result.prices.push(...named.first(own));
+      if (own.length > 0) countUnread(result, unread);
     }
   }
   return result;
+}
+
+function countUnread({ unread }: Imported, names: Iterable<string>): void {
+  for (const name of names) unread.set(name, (unread.get(name) ?? 0) + 1);
 }
 
 type Model = NonNullable<ReturnType<typeof findProvider>>['models'][number];
@@ -159,43 +173,102 @@ const literal = (text: string, pattern: (text: string) => string): Names =>
   text.includes('*') ? NO_NAMES : { patterns: [pattern(text)], isWhole: true };
 
 /**
- * Reads LiteLLM's `model_prices_and_context_window.json`. Reads numbers as text, never as floats. A model has two names
- * if its key begins with its provider: `azure/gpt-4o` is also `gpt-4o` of azure.
+ * Reads LiteLLM's `model_prices_and_context_window.json`, so that a call of the standard service tier costs what it does
+ * there. Reads numbers as text, never as floats. A model has two names if its key begins with its provider:
+ * `azure/gpt-4o` is also `gpt-4o` of azure, before an entry `gpt-4o` of azure.
  */
-export function readLitellmPrices(file: string, providers: readonly string[] | undefined, validFrom: Date): Imported {
-  const result: Imported = { prices: [], skipped: [] };
+export async function readLitellmPrices(
+  file: string,
+  providers: readonly string[] | undefined,
+  validFrom: Date,
+): Promise<Imported> {
+  const result: Imported = { prices: [], skipped: [], unread: new Map() };
   const named = createNamed();
-  for (const [key, value] of Object.entries(parseMap(file))) {
+  /** Entries whose keys do not begin with their provider. */
+  const later: NewPrice[][] = [];
+  let read = 0;
+  for (const [key, value] of await entriesOf(file)) {
+    if (++read % ENTRIES_AT_ONCE === 0) await nextTurn();
     if (key === 'sample_spec') continue;
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       result.skipped.push({ model: key, reason: 'it is no object' });
       continue;
     }
     const fields = value as Record<string, unknown>;
-    const provider = fields.litellm_provider;
-    if (typeof provider !== 'string' || provider === '' || key.length > 256 || key.includes('*')) {
+    const { litellm_provider: provider } = fields;
+    if (!isName(provider) || !isName(key) || !isName(key.slice(key.indexOf('/') + 1))) {
       result.skipped.push({ model: key.slice(0, 256), reason: 'it has no provider, or no usable name' });
       continue;
     }
-    if (providers && !providers.includes(provider)) continue;
-    const rates = ratesOfEntry(fields);
+    const names = namesOfProvider(provider);
+    if (providers && !names.some((name) => providers.includes(name))) continue;
+    const rates = ratesOfEntry(fields, provider);
     if (typeof rates === 'string') {
       result.skipped.push({ model: key, reason: rates });
       continue;
     }
-    const models = key.startsWith(`${provider}/`) ? [key, key.slice(provider.length + 1)] : [key];
+    countUnread(result, unreadOf(fields));
     const own = rates.flatMap((rate) =>
-      models.map((model) => priceOf({ provider, model, source: 'litellm', validFrom, validTo: null }, rate)),
+      names.flatMap((name) =>
+        modelsOf(key, name).map((model) =>
+          priceOf({ provider: name, model, source: 'litellm', validFrom, validTo: null }, rate),
+        ),
+      ),
     );
+    if (names.some((name) => modelsOf(key, name).length > 1)) result.prices.push(...named.first(own));
+    else later.push(own);
+  }
+  for (const [at, own] of later.entries()) {
+    if (at % ENTRIES_AT_ONCE === 0) await nextTurn();
     result.prices.push(...named.first(own));
   }
   return result;
 }
 
+/** Returns true for what calls can have as the name of a model or a provider. An empty one would match any. */
+const isName = (name: unknown): name is string =>
+  typeof name === 'string' && name !== '' && !name.includes('*') && MatchedDimension.safeParse(name).data === name;
+
+/** The names that calls of a provider use for an entry. */
+const modelsOf = (key: string, provider: string): string[] =>
+  key.startsWith(`${provider}/`) ? [key, key.slice(provider.length + 1)] : [key];
+
+/** Providers with several names in the map; calls have the short one. */
+const FAMILY = /^(vertex_ai|bedrock|fireworks_ai)[-_]/;
+
+function namesOfProvider(provider: string): string[] {
+  const [, family] = FAMILY.exec(provider) ?? [];
+  return family === undefined ? [provider] : [family, provider];
+}
+
+/** Names of fields that change what calls cost. */
+const PRICE_NAME = /cost|pric|multiplier|provider_specific_entry/;
+
+function unreadOf(fields: Record<string, unknown>): string[] {
+  const isRead = (name: string) => {
+    const [, plainName, limit] = ABOVE.exec(name) ?? [];
+    return LITELLM.has(plainName ?? name) && (limit === undefined || THOUSANDS.test(limit));
+  };
+  return Object.entries(fields).flatMap(([name, value]) =>
+    PRICE_NAME.test(name) && !FREE.test(`${value}`) && name !== 'tiered_pricing' && !isRead(name) ? [name] : [],
+  );
+}
+
+const FREE = /^(null|[0.]+(e.*)?)$/i;
+
 /** Returns the rates of an entry of LiteLLM, or why it is skipped: without one of its rates, calls would cost too little. */
-function ratesOfEntry({ tiered_pricing: tiers, ...fields }: Record<string, unknown>): ListRate[] | string {
+function ratesOfEntry(
+  { tiered_pricing: tiers, ...fields }: Record<string, unknown>,
+  provider: string,
+): ListRate[] | string {
+  const isFree = (name: string) => FREE.test(`${fields[name] ?? null}`);
+  if (!isFree('off_peak_pricing')) return 'its prices depend on the time of day';
+  if (!isFree('citation_cost_per_token')) return 'its calls cost citations, too';
+  if (isFree('output_cost_per_token') && !isFree('output_cost_per_image_token'))
+    return 'its output are tokens of images, whose prompts have other prices';
   const flat = flatRates(fields);
-  const rates = typeof flat === 'string' || tiers === undefined ? flat : tieredRates(tiers, flat);
+  if (typeof flat === 'string') return flat;
+  const rates = tiers === undefined || tiers === null ? longRates(flat, provider) : tieredRates(tiers, flat);
   return rates.length === 0 ? NO_PRICE_READ : rates;
 }
 
@@ -224,7 +297,44 @@ function flatRates(fields: Record<string, unknown>): ListRate[] | string {
   return costsOtherwise && all.every(({ amount }) => amount === '0') ? [] : all;
 }
 
+/** Classes whose prices LiteLLM reads for long calls, too. */
+const LONG: readonly PriceComponent[] = ['input', 'output', 'cached_input', 'cache_write'];
+
+/**
+ * Returns the rates of long calls as LiteLLM reads them: a price of input makes a threshold. Above it, a class has the
+ * price of that threshold or its plain one, never that of a lower threshold.
+ */
+function longRates(rates: readonly ListRate[], provider: string): ListRate[] | string {
+  const plain = rates.filter(({ over }) => over === 0);
+  const thresholds = rates.flatMap(({ component, over }) => (component === 'input' && over > 0 ? [over] : []));
+  if (thresholds.length === 0) return plain;
+  if (provider.startsWith('vertex_ai') && rates.some(({ over }) => over === 128_000))
+    return 'the output of its long calls has a threshold of its own';
+  thresholds.sort((a, b) => a - b);
+  // There, calls of this provider cost more from the threshold on.
+  const shift = provider === 'xai' ? 1 : 0;
+  const long = LONG.flatMap((component) => {
+    const own = rates.filter((rate) => rate.component === component);
+    const first = own.find(({ over }) => over === 0);
+    let isHigher = false;
+    return thresholds.flatMap((over) => {
+      const higher = own.find((rate) => rate.over === over);
+      const rate = higher ?? (isHigher ? first : undefined);
+      isHigher = higher !== undefined;
+      return rate === undefined ? [] : [{ ...rate, over: over - shift }];
+    });
+  });
+  return [...plain, ...long];
+}
+
 const Tier = z.looseObject({ range: z.tuple([z.string(), z.string().nullable()]) });
+
+/** The class whose rate a tier uses for one that it has no price of. */
+const TIER_FALLBACK: Partial<Record<PriceComponent, PriceComponent>> = {
+  cached_input: 'input',
+  cache_write: 'input',
+  reasoning: 'output',
+};
 
 /**
  * Returns the rates of tiers: the one that has the size of the prompt prices all tokens of a call. Tiers without a rate
@@ -246,15 +356,24 @@ function tieredRates(tiers: unknown, flat: readonly ListRate[]): ListRate[] | st
   const order = [...all.keys()].sort((a, b) => Number(ranges[a]![0]) - Number(ranges[b]![0]));
   const follows = (at: number, place: number) => ranges[at]![0] === (place === 0 ? '0' : ranges[order[place - 1]!]![1]);
   if (!order.every(follows)) return 'its tiers leave a gap or overlap';
-  const tiered = order.flatMap((at) =>
-    (rates[at] as ListRate[]).map((rate) => ({ ...rate, over: Number(ranges[at]![0]) })),
-  );
   const rest = flat.filter(({ component }) => component === 'request');
-  // A class without a rate would be charged by that of another tier.
-  const classes = new Set([...flat, ...tiered].map(({ component }) => component));
+  const classes = new Set((rates as ListRate[][]).flat().map(({ component }) => component));
+  if (flat.some(({ component }) => component === 'output')) classes.add('output');
   for (const { component } of rest) classes.delete(component);
-  const isWhole = rates.every((each) => each.length === classes.size);
-  return isWhole ? [...rest, ...tiered] : 'its tiers do not all price the same classes of tokens';
+  const tiered: ListRate[] = [];
+  for (const at of order) {
+    const own = rates[at] as ListRate[];
+    const rateOfTier = (component: PriceComponent) => own.find((rate) => rate.component === component);
+    for (const component of classes) {
+      const fallback = TIER_FALLBACK[component];
+      const rate = rateOfTier(component);
+      // There, a price of 0 is none where another one can stand in.
+      const used = fallback && (!rate || rate.amount === '0') ? (rateOfTier(fallback) ?? rate) : rate;
+      if (!used) return 'its tiers do not all price the same classes of tokens';
+      tiered.push({ ...used, component, over: Number(ranges[at]![0]) });
+    }
+  }
+  return [...rest, ...tiered];
 }
 
 const WHOLE = /^\d{1,9}$/;
@@ -319,13 +438,23 @@ export function decimalOf(text: string, shift = 0): string | undefined {
   return decimals === '' ? units : `${units}.${decimals}`;
 }
 
-/** Parses a cost map with every number as its own text: no amount goes through a float. */
-function parseMap(file: string): Record<string, unknown> {
+/** Entries that are read, and characters that are parsed, before others have their turn: some milliseconds. */
+const ENTRIES_AT_ONCE = 500;
+const CHARACTERS_AT_ONCE = 128 * 1024;
+
+/**
+ * Parses a cost map with every number as its own text: no amount goes through a float. Of entries with the same key the
+ * last one counts.
+ */
+async function entriesOf(file: string): Promise<Map<string, unknown>> {
+  const entries = new Map<string, unknown>();
   try {
-    const value = parseExactly(file);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+    for (const part of exactEntries(file, CHARACTERS_AT_ONCE)) {
+      for (const [key, value] of part) entries.set(key, value);
+      await nextTurn();
+    }
+    return entries;
   } catch {
-    // Reported below.
+    throw new TallyError('INVALID_INPUT', 'file: Expected the JSON object of a LiteLLM cost map.');
   }
-  throw new TallyError('INVALID_INPUT', 'file: Expected the JSON object of a LiteLLM cost map.');
 }

@@ -4,7 +4,7 @@ import type { JournalLine, NewPrice, PricedUnits, PriceRow } from '@tally/db';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decimalOf, readGenaiPrices, readLitellmPrices } from './import.ts';
-import { createPriceList, matches, priced } from './price-list.ts';
+import { createPriceIndex, createPriceList, matches, priced } from './price-list.ts';
 
 let ids = 1;
 type Given = Partial<Omit<PriceRow, 'validFrom' | 'validTo'>> & { validFrom?: string; validTo?: string };
@@ -40,7 +40,11 @@ const line = (more: Partial<JournalLine> = {}): JournalLine => ({
   ...more,
 });
 
-const listOf = (...prices: PriceRow[]) => createPriceList({ version: '7', prices });
+const listOf = (...prices: PriceRow[]) => {
+  const index = createPriceIndex();
+  for (const each of prices) index.add(each);
+  return createPriceList({ version: '7', index });
+};
 
 test('of patterns of one length, the price of the provider wins, then the highest threshold, then the latest', () => {
   const shared = { component: 'input', amount: '1' } as const;
@@ -57,11 +61,11 @@ test('of patterns of one length, the price of the provider wins, then the highes
   );
 });
 
-test('names of the language are no names of prices in a cost map', () => {
+test('names of the language are no names of prices in a cost map', async () => {
   const file = JSON.stringify({
     a: { litellm_provider: 'openai', input_cost_per_token: 1e-6, constructor: 1, toString: 2 },
   });
-  const { prices } = readLitellmPrices(file, undefined, new Date(0));
+  const { prices } = await readLitellmPrices(file, undefined, new Date(0));
   expect(prices.map(({ component }) => component)).toEqual(['input']);
 });
 
@@ -234,7 +238,7 @@ describe('importing', () => {
     expect(decimalOf(text, shift)).toBe(expected);
   });
 
-  test('reads a cost map of LiteLLM without a float', () => {
+  test('reads a cost map of LiteLLM without a float', async () => {
     const file = JSON.stringify({
       sample_spec: { input_cost_per_token: 0 },
       'azure/gpt-4o': { litellm_provider: 'azure', input_cost_per_token: 1, output_cost_per_token: 1.5e-7 },
@@ -246,25 +250,39 @@ describe('importing', () => {
       },
       image: { litellm_provider: 'openai', input_cost_per_image: 0.04 },
     }).replace('"input_cost_per_token":1,', '"input_cost_per_token":0.000001000000000001,');
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date('2026-01-01T00:00:00Z'));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date('2026-01-01T00:00:00Z'));
     expect(prices.map((row) => [row.model, row.component, row.amount, row.per, row.overPromptTokens])).toEqual([
       ['azure/gpt-4o', 'input', '1.000000000001', '1000000', '0'],
       ['gpt-4o', 'input', '1.000000000001', '1000000', '0'],
       ['azure/gpt-4o', 'output', '0.15', '1000000', '0'],
       ['gpt-4o', 'output', '0.15', '1000000', '0'],
       ['gemini-pro', 'input', '1.25', '1000000', '0'],
-      ['gemini-pro', 'input', '2.5', '1000000', '200000'],
       ['gemini-pro', 'cached_input', '0.3125', '1000000', '0'],
+      ['gemini-pro', 'input', '2.5', '1000000', '200000'],
     ]);
     expect(skipped).toEqual([{ model: 'image', reason: 'it has no price by tokens or requests' }]);
-    expect(() => readLitellmPrices('[1]', undefined, new Date())).toThrow('LiteLLM cost map');
+    await expect(readLitellmPrices('[1]', undefined, new Date())).rejects.toThrow('LiteLLM cost map');
   });
 
-  test('reads prices of LiteLLM that need more decimals for a million tokens', () => {
+  test('lets others have their turn while it reads a long cost map', async () => {
+    const entry = { litellm_provider: 'p', input_cost_per_token: 1e-6, about: 'x'.repeat(500) };
+    const file = JSON.stringify(Object.fromEntries(Array.from({ length: 10_000 }, (_, n) => [`m${n}`, entry])));
+    let turns = 0;
+    let counting = setImmediate(function count() {
+      turns++;
+      counting = setImmediate(count);
+    });
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    clearImmediate(counting);
+    expect(prices).toHaveLength(10_000);
+    expect(turns).toBeGreaterThan(10);
+  });
+
+  test('reads prices of LiteLLM that need more decimals for a million tokens', async () => {
     const file = JSON.stringify({
       dbrx: { litellm_provider: 'databricks', input_cost_per_token: 0 },
     }).replace('token":0', 'token":1.5000020000000002e-06');
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ component, amount, per }) => [component, amount, per])).toEqual([
       ['input', '1500002.0000000002', '1000000000000'],
     ]);
@@ -287,7 +305,7 @@ describe('importing', () => {
     [
       {
         tiered_pricing: [
-          { range: [0, 32_000], input_cost_per_token: 1e-6, cache_read_input_token_cost: 1e-7 },
+          { range: [0, 32_000], input_cost_per_token: 1e-6, output_cost_per_token: 1e-6 },
           { range: [32_000, 128_000], input_cost_per_token: 2e-6 },
         ],
       },
@@ -297,12 +315,26 @@ describe('importing', () => {
       { output_cost_per_token: 1e-6, tiered_pricing: [{ range: [0, 1000], input_cost_per_token: 1e-6 }] },
       'its tiers do not all price the same classes of tokens',
     ],
-  ])('reads no price of a model of LiteLLM with %j, one of whose prices cannot be kept', (fields, reason) => {
+    [{ off_peak_pricing: { hours_utc: '16:30-00:30' } }, 'its prices depend on the time of day'],
+    [{ citation_cost_per_token: 2e-6 }, 'its calls cost citations, too'],
+    [
+      { output_cost_per_token: 0, output_cost_per_image_token: 4e-5 },
+      'its output are tokens of images, whose prompts have other prices',
+    ],
+    [
+      { litellm_provider: 'vertex_ai-language-models', input_cost_per_token_above_128k_tokens: 2e-6 },
+      'the output of its long calls has a threshold of its own',
+    ],
+  ])('reads no price of a model of LiteLLM with %j, one of whose prices cannot be kept', async (fields, reason) => {
     const file = JSON.stringify({ m: { litellm_provider: 'p', input_cost_per_token: 1e-6, ...fields } });
-    expect(readLitellmPrices(file, undefined, new Date(0))).toEqual({ prices: [], skipped: [{ model: 'm', reason }] });
+    expect(await readLitellmPrices(file, undefined, new Date(0))).toEqual({
+      prices: [],
+      skipped: [{ model: 'm', reason }],
+      unread: new Map(),
+    });
   });
 
-  test('reads tiers of LiteLLM: all tokens of a call cost what the tier of its prompt does', () => {
+  test('reads tiers of LiteLLM: all tokens of a call cost what the tier of its prompt does', async () => {
     const tier = (range: [number, number | null], input: number) => ({
       ...{ range, input_cost_per_token: `${input}e-6`, output_cost_per_token: `${input * 4}e-6` },
       cache_read_input_token_cost: `${input}e-7`,
@@ -312,9 +344,9 @@ describe('importing', () => {
       tiered_pricing: [tier([32_000, 128_000], 2), tier([0, 32_000], 1), tier([128_000, null], 3)],
     };
     const text = JSON.stringify({ 'dashscope/qwen3-max': model }).replace('[0,32000]', '[0.0,32000.0]');
-    const { prices, skipped } = readLitellmPrices(text, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(text, undefined, new Date(0));
     expect([prices.length, skipped]).toEqual([20, []]);
-    const list = createPriceList({ version: '1', prices: rowsOf(prices) });
+    const list = listOf(...rowsOf(prices));
     const costs = [32_000, 32_001, 128_000, 128_001, 2_000_000].map((prompt) =>
       list.costOf(
         line({
@@ -329,7 +361,7 @@ describe('importing', () => {
     ]);
   });
 
-  test('reads tiers of LiteLLM by something else than tokens as no price, and old names of cached input', () => {
+  test('reads tiers of LiteLLM by something else than tokens as no price, and old names of cached input', async () => {
     const file = JSON.stringify({
       search: {
         ...{ litellm_provider: 'exa_ai', tiered_pricing: [{ input_cost_per_query: 5e-3, max_results_range: [0, 25] }] },
@@ -340,7 +372,7 @@ describe('importing', () => {
         input_cost_per_token_cache_hit: 2e-7,
       },
     });
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ model, component, amount }) => [model, component, amount])).toEqual([
       ['chat', 'input', '1'],
       ['chat', 'cached_input', '0.1'],
@@ -350,25 +382,133 @@ describe('importing', () => {
     expect(skipped).toEqual([{ model: 'search', reason: 'it has no price by tokens or requests' }]);
   });
 
-  test('does not mix prices of two entries of LiteLLM for one model', () => {
+  test('does not mix prices of two entries of LiteLLM for one model', async () => {
     const file = JSON.stringify({
       'gemini-exp': { litellm_provider: 'gemini', input_cost_per_token: 0 },
       'gemini/gemini-exp': {
         ...{ litellm_provider: 'gemini', input_cost_per_token: 1e-6, input_cost_per_token_above_128k_tokens: 2e-6 },
       },
     });
-    const { prices } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    // LiteLLM looks for the name with the provider first.
     expect(prices.map(({ model, amount, overPromptTokens }) => [model, amount, overPromptTokens])).toEqual([
-      ['gemini-exp', '0', '0'],
       ['gemini/gemini-exp', '1', '0'],
+      ['gemini-exp', '1', '0'],
       ['gemini/gemini-exp', '2', '128000'],
+      ['gemini-exp', '2', '128000'],
     ]);
   });
 
-  test('does not read tokens of LiteLLM as free where calls are charged by something else', () => {
+  test('reads long calls of LiteLLM: above the highest threshold of input, at its price or the plain one', async () => {
+    const plain = {
+      ...{ input_cost_per_token: 1e-6, output_cost_per_token: 2e-6, cache_read_input_token_cost: 1e-7 },
+      output_cost_per_token_above_64k_tokens: 9e-6,
+    };
+    const long = {
+      ...{ input_cost_per_token_above_128k_tokens: 3e-6, output_cost_per_token_above_128k_tokens: 4e-6 },
+      ...{ input_cost_per_token_above_200k_tokens: 5e-6, output_cost_per_reasoning_token_above_200k_tokens: 7e-6 },
+    };
+    const file = JSON.stringify({
+      m: { litellm_provider: 'openai', ...plain, ...long },
+      'xai/m': { litellm_provider: 'xai', ...plain, ...long },
+    });
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    const list = listOf(...rowsOf(prices));
+    const cost = (provider: string, prompt: number) =>
+      list.costOf(
+        line({
+          ...{ provider, model: 'm', prompt_tokens: String(prompt), completion_tokens: '1000' },
+          metrics: { cached_tokens: '1000', reasoning_tokens: '500' },
+        }),
+      );
+    const expected = (prompt: number, input: number, output: number) =>
+      BigInt((prompt - 1000) * input * 1000 + 1000 * 100 + 1000 * output * 1000);
+    for (const provider of ['openai', 'xai']) {
+      expect(cost(provider, 100_000)).toBe(expected(100_000, 1, 2));
+      expect(cost(provider, 128_001)).toBe(expected(128_001, 3, 4));
+      expect(cost(provider, 200_001)).toBe(expected(200_001, 5, 2));
+    }
+    // Calls of xAI cost more from the threshold on, all others beyond it.
+    expect(cost('openai', 128_000)).toBe(expected(128_000, 1, 2));
+    expect(cost('xai', 128_000)).toBe(expected(128_000, 3, 4));
+    expect(cost('xai', 127_999)).toBe(expected(127_999, 1, 2));
+  });
+
+  test('reads classes without a price in a tier of LiteLLM as that tier charges them', async () => {
+    const file = JSON.stringify({
+      m: {
+        litellm_provider: 'dashscope',
+        tiered_pricing: [
+          {
+            ...{ range: [0, 32_000], input_cost_per_token: '1e-6', output_cost_per_token: '2e-6' },
+            ...{ cache_read_input_token_cost: '1e-7', output_cost_per_reasoning_token: '3e-6' },
+          },
+          {
+            ...{ range: [32_000, 128_000], input_cost_per_token: '4e-6', output_cost_per_token: '5e-6' },
+            cache_read_input_token_cost: '0',
+          },
+        ],
+      },
+    });
+    const { prices } = await readLitellmPrices(file, undefined, new Date(0));
+    expect(
+      prices.map(({ component, amount, overPromptTokens }) => `${component} ${amount} ${overPromptTokens}`).sort(),
+    ).toEqual([
+      ...['cached_input 0.1 0', 'cached_input 4 32000', 'input 1 0', 'input 4 32000'],
+      ...['output 2 0', 'output 5 32000', 'reasoning 3 0', 'reasoning 5 32000'],
+    ]);
+  });
+
+  test('reads models of LiteLLM for the name of their provider that calls have', async () => {
+    const entry = (provider: string, price: number) => ({ litellm_provider: provider, input_cost_per_token: price });
+    const file = JSON.stringify({
+      gemini: entry('vertex_ai-language-models', 1e-6),
+      'vertex_ai/gemini': entry('vertex_ai-language-models', 2e-6),
+      'anthropic.claude': entry('bedrock_converse', 3e-6),
+      'gpt-4o': entry('azure_ai', 4e-6),
+    });
+    const { prices } = await readLitellmPrices(file, ['vertex_ai', 'bedrock_converse'], new Date(0));
+    expect(prices.map(({ provider, model, amount }) => `${provider} ${model} ${amount}`).sort()).toEqual([
+      ...['bedrock anthropic.claude 3', 'bedrock_converse anthropic.claude 3'],
+      ...['vertex_ai gemini 2', 'vertex_ai vertex_ai/gemini 2'],
+      ...['vertex_ai-language-models gemini 1', 'vertex_ai-language-models vertex_ai/gemini 2'],
+    ]);
+  });
+
+  test.each(['', 'p/', 'a\u0000', '\ud800', '*', 'unknown', '(other)', 'e\u0301', 'x'.repeat(257), '😀'.repeat(101)])(
+    'skips models of LiteLLM with the name %j, which no call can have',
+    async (name) => {
+      const price = { input_cost_per_token: 1e-6 };
+      for (const map of [
+        { [name]: { litellm_provider: 'p', ...price } },
+        { m: { litellm_provider: name, ...price } },
+      ]) {
+        const { prices, skipped } = await readLitellmPrices(JSON.stringify(map), undefined, new Date(0));
+        if (name === 'p/' && 'm' in map) continue;
+        expect([prices, skipped.map(({ reason }) => reason)]).toEqual([[], ['it has no provider, or no usable name']]);
+      }
+    },
+  );
+
+  test('names the prices of imported models that it does not read', async () => {
+    const model = { litellm_provider: 'openai', input_cost_per_token: 1e-6, input_cost_per_audio_token: 4e-5 };
+    const file = JSON.stringify({
+      a: { ...model, output_cost_per_token_flex: 0, cache_read_input_token_cost_above_200k_tokens: 1e-6 },
+      b: { ...model, regional_processing_uplift_multiplier_eu: 1.1, search_context_cost_per_query: null },
+      image: { litellm_provider: 'openai', output_cost_per_image: 1 },
+    });
+    const { unread } = await readLitellmPrices(file, undefined, new Date(0));
+    expect(Object.fromEntries(unread)).toEqual({
+      input_cost_per_audio_token: 2,
+      regional_processing_uplift_multiplier_eu: 1,
+    });
+    expect(readGenaiPrices(['openai'], new Date()).unread.get('input_audio_mtok')).toBeGreaterThan(0);
+  });
+
+  test('does not read tokens of LiteLLM as free where calls are charged by something else', async () => {
     const free = { litellm_provider: 'cohere', input_cost_per_token: 0, output_cost_per_token: 0 };
     const file = JSON.stringify({ rerank: { ...free, input_cost_per_query: 0.002 }, free });
-    const { prices, skipped } = readLitellmPrices(file, undefined, new Date(0));
+    const { prices, skipped } = await readLitellmPrices(file, undefined, new Date(0));
     expect(prices.map(({ model, component, amount }) => [model, component, amount])).toEqual([
       ['free', 'input', '0'],
       ['free', 'output', '0'],
@@ -401,7 +541,7 @@ describe('importing', () => {
     const providers = ['anthropic', 'openai', 'google', 'deepseek', 'x-ai', 'aws'];
     const { prices, skipped } = readGenaiPrices(providers, new Date('2026-01-01T00:00:00Z'));
     expect(skipped.map(({ reason }) => reason)).toContain('its prices depend on the time of day');
-    const list = createPriceList({ version: '1', prices: rowsOf(prices) });
+    const list = listOf(...rowsOf(prices));
     const models = providers.flatMap((providerId) =>
       findProvider({ providerId })!.models.map(({ id }) => ({ providerId, model: id })),
     );

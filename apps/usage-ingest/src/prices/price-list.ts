@@ -68,10 +68,13 @@ type Term = { units: bigint; rate: Rate };
  * an exact model over a pattern (the longest first) over any model, then a provider over any, then the highest
  * `overPromptTokens` that fits, then the latest `validFrom`.
  */
-export function createPriceList({ version, prices }: { version: string; prices: readonly PriceRow[] }): PriceList {
-  const byMerchant = groupBy(prices, (price) => price.merchantId);
-  const general = indexOf(byMerchant.get('') ?? []);
-  const own = new Map([...byMerchant].filter(([id]) => id !== '').map(([id, rows]) => [id, indexOf(rows)]));
+export function createPriceList({
+  version,
+  index: { general, own, metricTypes, size },
+}: {
+  version: string;
+  index: PriceIndex;
+}): PriceList {
   const resolved = new Map<string, Resolved>();
 
   function ratesFor({
@@ -98,9 +101,9 @@ export function createPriceList({ version, prices }: { version: string; prices: 
 
   return {
     version,
-    isEmpty: prices.length === 0,
-    metricTypes: [...new Set(prices.flatMap(({ meter }) => (meter === '' ? [] : [meter])))],
-    ratesOf(calls, units, metricTypes) {
+    isEmpty: size() === 0,
+    metricTypes: [...metricTypes],
+    ratesOf(calls, units, typesOfDay) {
       if (calls.model === OTHER || calls.provider === OTHER) return 'unclear';
       const rates = ratesFor(calls);
       const from = startOfDay(calls.date);
@@ -109,7 +112,7 @@ export function createPriceList({ version, prices }: { version: string; prices: 
         const rate = rateOfDay(rates.get(component) ?? [], from, calls.call_size);
         return rate ?? (parent && rateOfDay(rates.get(parent) ?? [], from, calls.call_size));
       };
-      for (const type of metricTypes) if (rates.has(`unit:${type}`)) return 'unclear';
+      for (const type of typesOfDay) if (rates.has(`unit:${type}`)) return 'unclear';
       const found = new Map<PricedPart, Rate>();
       let lacking = false;
       for (const part of PRICED_PARTS) {
@@ -263,24 +266,52 @@ function gcd(a: bigint, b: bigint): bigint {
   return x;
 }
 
-/** Prices of one merchant, or the general ones, found by model. */
-function indexOf(rows: readonly PriceRow[]) {
-  const exact = groupBy(
-    rows.filter(({ model }) => !model.includes('*')),
-    ({ model }) => model,
-  );
-  const patterns = rows
-    .filter(({ model }) => model.includes('*'))
-    .sort((a, b) => literalsOf(b.model) - literalsOf(a.model));
+export type PriceIndex = ReturnType<typeof createPriceIndex>;
+
+/** The prices of a list, found by merchant and model. They are added one by one, since a list can be long. */
+export function createPriceIndex() {
+  const general = createModelIndex();
+  const own = new Map<string, ReturnType<typeof createModelIndex>>();
+  const metricTypes = new Set<string>();
+  let size = 0;
   return {
+    general,
+    own,
+    metricTypes,
+    size: () => size,
+    add(row: PriceRow): void {
+      size++;
+      if (row.meter !== '') metricTypes.add(row.meter);
+      const index = row.merchantId === '' ? general : (own.get(row.merchantId) ?? createModelIndex());
+      index.add(row);
+      if (row.merchantId !== '') own.set(row.merchantId, index);
+    },
+  };
+}
+
+/** Prices of one merchant, or the general ones, found by model. */
+function createModelIndex() {
+  const exact = new Map<string, PriceRow[]>();
+  const patterns: { row: PriceRow; literals: number }[] = [];
+  return {
+    add(row: PriceRow): void {
+      if (row.model.includes('*')) {
+        patterns.push({ row, literals: row.model.replaceAll('*', '').length });
+        return;
+      }
+      const known = exact.get(row.model);
+      if (known) known.push(row);
+      else exact.set(row.model, [row]);
+    },
     /** Returns those that fit a provider and a model, the most specific first. */
     matching(provider: string, model: string): PriceRow[] {
       const fits = (row: PriceRow) => row.provider === '' || row.provider === provider;
       const matched = groupBy(
-        patterns.filter((row) => fits(row) && model !== '' && matches(row.model, model)),
-        (row) => literalsOf(row.model),
+        patterns.filter(({ row }) => fits(row) && model !== '' && matches(row.model, model)),
+        ({ literals }) => literals,
       );
-      const groups = [model === '' ? [] : (exact.get(model) ?? []), ...matched.values(), exact.get('') ?? []];
+      const longestFirst = [...matched].sort(([a], [b]) => b - a).map(([, group]) => group.map(({ row }) => row));
+      const groups = [model === '' ? [] : (exact.get(model) ?? []), ...longestFirst, exact.get('') ?? []];
       return groups.flatMap((group) => group.filter(fits).sort(bySpecificity));
     },
   };
@@ -294,8 +325,6 @@ function bySpecificity(a: PriceRow, b: PriceRow): number {
     Number(BigInt(b.id) - BigInt(a.id))
   );
 }
-
-const literalsOf = (pattern: string) => pattern.replaceAll('*', '').length;
 
 /** Returns true if a text matches a pattern in which `*` stands for any text, even none. */
 export function matches(pattern: string, text: string): boolean {

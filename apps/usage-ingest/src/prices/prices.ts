@@ -24,21 +24,19 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       caller: Caller,
     ): Promise<Price> {
       const { provider = '', model = '', meter = '', merchantId = '', component, amount } = price;
-      const { rows } = await store.add(
-        [
-          {
-            ...{ provider, model, meter, merchantId, component, amount },
-            per: String(per),
-            overPromptTokens: String(overPromptTokens),
-            validFrom: new Date(validFrom),
-            validTo: validTo === undefined ? null : new Date(validTo),
-            source: 'set',
-          },
-        ],
+      const row = await store.set(
+        {
+          ...{ provider, model, meter, merchantId, component, amount },
+          per: String(per),
+          overPromptTokens: String(overPromptTokens),
+          validFrom: new Date(validFrom),
+          validTo: validTo === undefined ? null : new Date(validTo),
+          source: 'set',
+        },
         caller.id,
       );
       await refresh();
-      return present(rows[0]!);
+      return present(row);
     },
 
     async list({ limit, cursor, ...question }: Input<'list'>) {
@@ -62,18 +60,24 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
       // Loaded when asked for: the list of genai-prices is large, and no start needs it.
       const { readGenaiPrices, readLitellmPrices } = await import('./import.ts');
       const from = new Date(validFrom);
-      const { prices, skipped } =
-        source === 'litellm' ? readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);
+      const { prices, skipped, unread } =
+        source === 'litellm' ? await readLitellmPrices(file!, providers, from) : readGenaiPrices(providers, from);
       if (prices.length === 0) throw new TallyError('INVALID_INPUT', 'The source has no price of these providers.');
-      const { rows: _, ...counts } = await store.import(prices, { source, validFrom: from, dryRun }, caller.id);
+      const counts = await store.import(prices, { source, validFrom: from, dryRun }, caller.id);
       if (!dryRun) await refresh();
-      return { ...counts, skipped: skipped.slice(0, MAX_SKIPPED) };
+      return {
+        ...counts,
+        skipped: skipped.slice(0, MAX_SKIPPED),
+        skippedCount: skipped.length,
+        unread: [...unread].map(([price, models]) => ({ price, models })),
+      };
     },
 
     async unpriced(scope: Omit<Input<'unpriced'>, 'merchantIds'> & { merchantIds?: readonly string[] | undefined }) {
-      const rows = await store.unpriced({ ...scope, limit: MAX_UNPRICED });
+      const rows = await store.unpriced({ ...scope, limit: MAX_UNPRICED + 1 });
       return {
-        rows: rows.map((row) => ({
+        truncated: rows.length > MAX_UNPRICED,
+        rows: rows.slice(0, MAX_UNPRICED).map((row) => ({
           merchantId: row.merchant_id,
           provider: row.provider || null,
           model: row.model || null,

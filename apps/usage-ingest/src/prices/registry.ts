@@ -1,11 +1,15 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Db } from '@tally/db';
 import { type Loop, type RedisClient, startLoop } from '@tally/service';
 import { z } from 'zod';
 import { createVersionedList, type VersionedList } from '../versioned-list.ts';
-import { createPriceList, type PriceList } from './price-list.ts';
+import { createPriceIndex, createPriceList, type PriceList } from './price-list.ts';
 
 /** The interval at which a process checks the version of the list. */
 const REFRESH_MS = 1_000;
+
+/** Prices that are made ready before others have their turn: some milliseconds. */
+const PRICES_AT_ONCE = 2_000;
 
 /** The list as Postgres and its copy in Redis have it. */
 const Stored = z.object({
@@ -48,7 +52,14 @@ export function createPriceRegistry({
   const list = createVersionedList({
     ...{ redis, key: 'registry:prices', copy: Stored },
     store: { version: store.version, load: store.current },
-    prepare: createPriceList,
+    async prepare({ version, prices }) {
+      const index = createPriceIndex();
+      for (const [at, price] of prices.entries()) {
+        if (at % PRICES_AT_ONCE === 0) await nextTurn();
+        index.add(price);
+      }
+      return createPriceList({ version, index });
+    },
   });
   return { ...list, start: (onError) => startLoop(REFRESH_MS, list.refresh, onError) };
 }

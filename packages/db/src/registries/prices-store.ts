@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
   type Day,
   DIMENSIONS,
@@ -5,6 +6,7 @@ import {
   OTHER,
   PRICED_MEASURES,
   PRICED_PARTS,
+  PriceComponent,
   type PricedMeasure,
   type PricedPart,
   TallyError,
@@ -20,7 +22,7 @@ import { type Executor, runSql } from '../run-sql.ts';
 
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
 
-type Added = { added: number; replaced: number; unchanged: number; version: string; rows: PriceRow[] };
+type Imported = { added: number; replaced: number; unchanged: number; ended: number; version: string };
 type Origin = { source: string; validFrom: Date; dryRun: boolean };
 
 export type PriceVersion = {
@@ -31,15 +33,15 @@ export type PriceVersion = {
 
 export type PricesStore = {
   /**
-   * Adds prices in one new version of the list. A price with the same key, `validFrom` and amount stays; one with
-   * another amount is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
+   * Adds a price in a new version of the list. A price with the same key, `validFrom` and amount stays; one with another
+   * amount is replaced. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
    */
-  add(prices: readonly NewPrice[], actor: string): Promise<Added>;
+  set(price: NewPrice, actor: string): Promise<PriceRow>;
   /**
-   * Adds the prices of a source as they are from a time on. A price that holds already at that time stays. What the
-   * source had for these models and no longer has ends then. Throws CARDINALITY_LIMIT beyond MAX_PRICES.
+   * Adds the prices of a source as they are from a time on, like `set`, in one new version. A price that holds already
+   * at that time stays. What the source had for these models and no longer has ends then.
    */
-  import(prices: readonly NewPrice[], origin: Origin, actor: string): Promise<Added & { ended: number }>;
+  import(prices: readonly NewPrice[], origin: Origin, actor: string): Promise<Imported>;
   /** Removes a price; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
   remove(id: string): Promise<PriceRow>;
   list(page: {
@@ -148,7 +150,39 @@ const UnpricedRow = z.object({
   last_time: Moment,
 });
 
+/** Rows that are read or written at once; more would block the event loop for long. */
 const CHUNK = 1_000;
+
+const Compared = z.object({
+  active: z.number().int(),
+  unchanged: z.number().int(),
+  fresh: z.number().int(),
+  replaced: z.number().int(),
+  ended: z.number().int(),
+  shortened: z.number().int(),
+  fresh_places: z.string(),
+  removed_ids: z.string(),
+  shortened_ids: z.string(),
+});
+
+const ActiveRow = z.object({
+  id: z.string(),
+  provider: z.string(),
+  model: z.string(),
+  meter: z.string(),
+  merchantId: z.string(),
+  component: PriceComponent,
+  overPromptTokens: z.string(),
+  amount: z.string(),
+  per: z.string(),
+  validFrom: z.date(),
+  validTo: z.date().nullable(),
+  source: z.string(),
+  createdAt: z.date(),
+  createdBy: z.string(),
+  addedIn: z.string(),
+  removedIn: z.null(),
+});
 
 const VersionRow = z.object({ version: z.string() });
 
@@ -171,54 +205,41 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
     return [...rows, ...(await runSql(dataSource, `${name}-large`, columnsOfCells(large), row))];
   }
 
-  /** Adds prices in one new version. Of a source, also ends what it no longer has; see `import`. */
-  const add = (wanted: readonly NewPrice[], actor: string, origin?: Origin) =>
-    changing(async (manager, before) => {
-      const active = new Map<string, PriceRow>();
-      for (const row of await manager.findBy(PriceEntity, { removedIn: IsNull() })) active.set(keyOf(row), row);
-      const fresh = new Map(wanted.map((price) => [keyOf(price), price]));
-      const ending = origin ? endedBy(active, fresh, origin) : [];
-      const holding = origin ? holdingAt(active.values(), origin.validFrom) : new Map<string, PriceRow>();
-      const same: PriceRow[] = [];
-      for (const [key, price] of fresh) {
-        const isFirst = origin && Number(price.validFrom) === Number(origin.validFrom);
-        const known = active.get(key) ?? (isFirst ? holding.get(seriesOf(price)) : undefined);
-        if (!known || !isSame(known, price)) continue;
-        same.push(known);
-        fresh.delete(key);
-      }
-      if (fresh.size + ending.length === 0)
-        return { added: 0, replaced: 0, unchanged: same.length, ended: 0, version: before, rows: same };
-      const replaced = [...fresh.keys()].flatMap((key) => active.get(key) ?? []);
-      // A price that held before ends; one of a later time is removed.
-      const shortened = ending.filter(({ validFrom }) => validFrom < origin!.validFrom);
-      const total = active.size + fresh.size - replaced.length - (ending.length - shortened.length);
-      if (total > MAX_PRICES)
-        throw new TallyError('CARDINALITY_LIMIT', `The list would have ${total} prices; at most ${MAX_PRICES}.`);
-      const counts = {
-        added: fresh.size - replaced.length,
-        ...{ replaced: replaced.length, unchanged: same.length, ended: ending.length },
-      };
-      if (origin?.dryRun) return { ...counts, version: before, rows: same };
-      const version = await versionBy(manager, 'prices/next-version');
-      for (const ids of chunksOf([...replaced, ...ending].map(({ id }) => id)))
-        await manager.createQueryBuilder().update(PriceEntity).set({ removedIn: version }).whereInIds(ids).execute();
-      const about = { createdBy: actor, addedIn: version, removedIn: null };
-      const saved: PriceRow[] = [];
-      const save = async (rows: readonly NewPrice[]) => {
-        for (const chunk of chunksOf(rows)) {
-          const full = chunk.map((row) => ({ ...row, ...about }));
-          saved.push(...(await manager.save(PriceEntity, full as PriceRow[])));
-        }
-      };
-      await save([...fresh.values()]);
-      await save(shortened.map(({ id: _, createdAt: __, ...row }) => ({ ...row, validTo: origin!.validFrom })));
-      return { ...counts, version, rows: [...same, ...saved] };
-    });
+  /** Adds prices, as JSON, in one new version. Of a source, also ends what it no longer has; see `import`. */
+  async function add(
+    manager: EntityManager,
+    before: string,
+    { wanted, actor, origin }: { wanted: string; actor: string; origin?: Origin },
+  ): Promise<Imported> {
+    const about = [origin?.source ?? null, origin?.validFrom ?? null];
+    const [found] = await runSql(manager, 'prices/compare', [wanted, ...about], Compared);
+    const { active, fresh, replaced, unchanged, ended, shortened, ...places } = found!;
+    const counts = { added: fresh - replaced, replaced, unchanged, ended };
+    if (fresh + ended === 0) return { ...counts, version: before };
+    // A price that held before ends; one of a later time is removed.
+    const total = active + fresh - replaced - (ended - shortened);
+    if (total > MAX_PRICES)
+      throw new TallyError('CARDINALITY_LIMIT', `The list would have ${total} prices; at most ${MAX_PRICES}.`);
+    if (origin?.dryRun) return { ...counts, version: before };
+    const version = await versionBy(manager, 'prices/next-version');
+    await runSql(manager, 'prices/remove', [places.removed_ids, version], z.unknown());
+    const ends = [places.shortened_ids, origin?.validFrom ?? null];
+    await runSql(manager, 'prices/insert', [wanted, places.fresh_places, ...ends, actor, version], z.unknown());
+    return { ...counts, version };
+  }
 
   return {
-    add,
-    import: (wanted, origin, actor) => add(wanted, actor, origin),
+    set: (price, actor) =>
+      changing(async (manager, before) => {
+        await add(manager, before, { wanted: await jsonOf([price]), actor });
+        const { merchantId, model, provider, meter, component, overPromptTokens, validFrom } = price;
+        const key = { merchantId, model, provider, meter, component, overPromptTokens, validFrom };
+        return manager.findOneByOrFail(PriceEntity, { ...key, removedIn: IsNull() });
+      }),
+    async import(prices, origin, actor) {
+      const wanted = await jsonOf(prices);
+      return changing((manager, before) => add(manager, before, { wanted, actor, origin }));
+    },
 
     remove: (id) =>
       changing(async (manager) => {
@@ -243,7 +264,9 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
 
     current: () =>
       dataSource.transaction('REPEATABLE READ', async (manager) => {
-        const rows = await manager.find(PriceEntity, { where: { removedIn: IsNull() }, order: { id: 'asc' } });
+        const rows: PriceRow[] = [];
+        const read = (after: string) => runSql(manager, 'prices/active', [after, CHUNK], ActiveRow);
+        for (let page = await read('0'); page.length > 0; page = await read(page.at(-1)!.id)) rows.push(...page);
         return { version: await versionBy(manager, 'prices/version'), prices: rows };
       }),
 
@@ -306,54 +329,15 @@ const columnsOfCells = (cells: readonly RatedCell[]): unknown[] => [
   cells.map(({ per }) => per.toString()),
 ];
 
-type Key = Pick<
-  PriceRow,
-  'merchantId' | 'model' | 'provider' | 'meter' | 'component' | 'overPromptTokens' | 'validFrom'
->;
-
-const keyOf = (price: Key) => JSON.stringify([seriesOf(price), Number(price.validFrom)]);
-
-/** Identifies prices that follow each other in time. */
-const seriesOf = ({ merchantId, model, provider, meter, component, overPromptTokens }: Omit<Key, 'validFrom'>) =>
-  JSON.stringify([merchantId, model, provider, meter, component, overPromptTokens]);
-
-/** The price of each series that took over last before a time. */
-function holdingAt(prices: Iterable<PriceRow>, time: Date): Map<string, PriceRow> {
-  const holding = new Map<string, PriceRow>();
-  for (const price of prices) {
-    const series = seriesOf(price);
-    if (price.validFrom < time && price.validFrom >= (holding.get(series)?.validFrom ?? price.validFrom))
-      holding.set(series, price);
+/** Returns prices as JSON; others have their turn meanwhile. */
+async function jsonOf(prices: readonly NewPrice[]): Promise<string> {
+  const parts: string[] = [];
+  for (let at = 0; at < prices.length; at += CHUNK) {
+    if (at > 0) await nextTurn();
+    parts.push(JSON.stringify(prices.slice(at, at + CHUNK)).slice(1, -1));
   }
-  return holding;
-}
-
-/** The prices that a source had of the models of an import, and that would count beside the imported ones. */
-function endedBy(
-  active: ReadonlyMap<string, PriceRow>,
-  imported: ReadonlyMap<string, NewPrice>,
-  { source, validFrom }: Origin,
-): PriceRow[] {
-  const modelOf = ({ provider, model }: Pick<PriceRow, 'provider' | 'model'>) => JSON.stringify([provider, model]);
-  const models = new Set([...imported.values()].map(modelOf));
-  return [...active].flatMap(([key, row]) => {
-    if (row.source !== source || row.merchantId !== '' || !models.has(modelOf(row))) return [];
-    if (row.validTo !== null && row.validTo <= validFrom) return [];
-    const isNamed = imported.has(row.validFrom < validFrom ? keyOf({ ...row, validFrom }) : key);
-    return isNamed ? [] : [row];
-  });
-}
-
-/** Returns whether a price equals the stored one. Compares amounts without trailing zeros. */
-function isSame(row: PriceRow | undefined, price: NewPrice): boolean {
-  if (!row) return false;
-  const said = ({ amount, per, validTo }: NewPrice) => [plain(amount), per, validTo && Number(validTo)].join();
-  return said(row) === said(price);
+  return `[${parts.join()}]`;
 }
 
 /** Removes trailing zeros: Postgres returns all 12 decimals. */
 export const plain = (amount: string): string => (amount.includes('.') ? amount.replace(/\.?0+$/, '') : amount);
-
-function chunksOf<T>(all: readonly T[]): T[][] {
-  return Array.from({ length: Math.ceil(all.length / CHUNK) }, (_, n) => all.slice(n * CHUNK, (n + 1) * CHUNK));
-}

@@ -194,7 +194,11 @@ function Unpriced({ onPrice }: { onPrice: (draft: Partial<Draft>) => void }) {
       </div>
     );
   return (
-    <Card title="Usage without a price" note={rangeText(range)} flush>
+    <Card
+      title="Usage without a price"
+      note={query.data?.truncated ? `${rangeText(range)}, the first ${query.data.rows.length}` : rangeText(range)}
+      flush
+    >
       <Answer query={query}>
         {({ rows: found }) => (
           <Table
@@ -371,10 +375,10 @@ function Import({ onClose }: { onClose: () => void }) {
         ...(named.length > 0 && { providers: named }),
       });
     },
-    onSuccess: async ({ added, replaced, unchanged, ended, skipped }) => {
+    onSuccess: async ({ added, replaced, unchanged, ended, skippedCount }) => {
       tell(
         'Imported',
-        `${added} added, ${replaced} replaced, ${unchanged} unchanged, ${ended} ended, ${skipped.length} models skipped`,
+        `${added} added, ${replaced} replaced, ${unchanged} unchanged, ${ended} ended, ${skippedCount} models skipped`,
       );
       onClose();
       await refresh();
