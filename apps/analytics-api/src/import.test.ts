@@ -73,6 +73,7 @@ describe('rows with all dimensions', () => {
       counted: { days: 1, accepted: 4, duplicates: 0 },
       kept: { days: 0 },
       rejected: [],
+      rejectedCount: 0,
     });
     expect(await send([{ date, raw_data: rows }], 'old')).toMatchObject({ counted: { accepted: 0, duplicates: 4 } });
     const { rows: users, coverage } = await breakdown({ ...day(date), by: 'user', merchantIds: ['old'] });
