@@ -9,6 +9,7 @@ import type { ChangePlace } from './change-log-store.ts';
 
 const DAYS = ['2026-11-20', '2026-11-21'] as const;
 const OPEN_AT_ONCE = 4;
+const SLOT = 'pg_backend_pid() % 16';
 
 let db: Db;
 let sql: pg.Client;
@@ -22,6 +23,10 @@ beforeAll(async () => {
   db = await openDb(database.url, { poolSize: OPEN_AT_ONCE + 4 });
   sql = new pg.Client({ connectionString: database.url });
   await sql.connect();
+  // Connections whose process ids are equal modulo 16 share a slot of changes, and wait until the other one commits.
+  const { rows } = await sql.query(`select pg_get_functiondef('count_platform_changes'::regproc) as text`);
+  expect(rows[0].text).toContain(SLOT);
+  await sql.query(rows[0].text.replace(SLOT, 'pg_backend_pid() % 32000'));
   // Creating the partition of a day blocks other creators until the transaction ends.
   await db.journal.append({ source: 'direct', lines: DAYS.map((day) => line('first', day)) });
 });
@@ -51,8 +56,17 @@ function begin(lines: LineToAppend[]) {
     reached();
     if (!(await decided)) throw new Error('rolled back by the test');
   };
-  const done = db.journal.append({ source: 'direct', lines, beforeCommit }).catch(() => {});
-  return { merchantId: lines[0]!.merchant_id, counted, end: async (commit: boolean) => (end(commit), done) };
+  const appending = db.journal.append({ source: 'direct', lines, beforeCommit });
+  const done = appending.catch(() => {});
+  return {
+    merchantId: lines[0]!.merchant_id,
+    // Fails with the transaction, if that fails before it has counted.
+    counted: Promise.race([counted, appending]),
+    end(commit: boolean) {
+      end(commit);
+      return done;
+    },
+  };
 }
 
 type Numbers = Map<string, string>;
