@@ -1,8 +1,6 @@
 import { addDays, Day, dayOf } from '@tally/contracts';
-import { createLog, createReleasers, settingsOrExit } from '@tally/service';
-import { readEnv } from '../env.ts';
 import { presentDrift, presentMeterDrift } from '../reconcile/index.ts';
-import { createIngestService } from '../service.ts';
+import { readSettings, withRestoredStores } from './restored-stores.ts';
 
 // `npm run job:verify-restore [from] [to]`, before any service starts on restored stores. Compares all stored forms
 // without repairing any: a service would set the running totals to what the restored Postgres knows, and hide what is
@@ -10,7 +8,7 @@ import { createIngestService } from '../service.ts';
 const MAX_IDS = 20;
 
 const args = process.argv.slice(2);
-const env = settingsOrExit(() => readEnv({ ...process.env, ENABLE_FLUSH: 'false', ENABLE_JOB_SCHEDULER: 'false' }));
+const env = readSettings();
 const today = dayOf(Date.now());
 const [startDate, endDate] = [args[0] ?? addDays(today, -env.JOURNAL_RETENTION_DAYS), args[1] ?? addDays(today, 1)];
 if (args.length > 2 || ![startDate, endDate].every((day) => Day.safeParse(day).success) || startDate > endDate) {
@@ -18,11 +16,8 @@ if (args.length > 2 || ![startDate, endDate].every((day) => Day.safeParse(day).s
   process.exit(1);
 }
 
-const log = createLog('verify-restore', env.LOG_LEVEL === 'info' ? 'error' : env.LOG_LEVEL);
-const releasers = createReleasers((name, error) => log.error({ err: error, resource: name }, 'release failed'));
-try {
-  const { reconcile, flush, redis } = await createIngestService(env, { log, releasers });
-  if (redis.status !== 'ready') throw new Error('Redis is unavailable.');
+const job = { name: 'verify-restore', failed: 'The comparison failed', env };
+await withRestoredStores(job, async ({ reconcile, flush }) => {
   const { pendingKeys } = await flush.status();
   const { balanced, drift, meters, merchantsChecked, numbersChecked } = await reconcile.checkRestored({
     startDate,
@@ -47,9 +42,4 @@ try {
       (balanced ? 'every stored form agrees' : `${drift.length + meters.length} differ`),
   );
   process.exitCode = balanced ? 0 : 1;
-} catch (error) {
-  console.error(`The comparison failed: ${error instanceof Error ? error.message : String(error)}`);
-  process.exitCode = 1;
-} finally {
-  await releasers.releaseAll();
-}
+});
