@@ -14,6 +14,7 @@ import type { MeterRow } from '../entities/meter.ts';
 import { atOneMoment } from '../one-moment.ts';
 import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
+import { exactly, type SumOf } from '../unit-sums.ts';
 import { bindings, type Edge, FOLDED, firstOfTrimester, type Grain, kindOf, propertyOf, rowsOf } from './meter-sql.ts';
 
 export type MeterScope = {
@@ -59,14 +60,12 @@ export type MeterReader = {
   }): Promise<boolean>;
 };
 
-const MAX_GROUPS = 4;
-/**
- * Rows grouped by up to four dimensions. One column each: arrays cost the driver three times the CPU. No column that is
- * the same in every row.
- */
-const ValueRow = Array.from({ length: MAX_GROUPS + 1 }, (_, groups) => {
-  const keys = Object.fromEntries(Array.from({ length: groups }, (_, index) => [`k${index}`, z.string()]));
-  return z.object({ slot: z.number().int().optional(), element: z.string().optional(), value: z.string(), ...keys });
+/** The columns of an answer as JSON, null if it is empty: as 10,000 rows they cost the driver eight times the CPU. */
+const ValueColumns = z.object({
+  windows: z.array(z.number().int()).nullish(),
+  groups: z.array(z.array(z.string()).nullable()),
+  elements: z.array(z.string()).nullish(),
+  amounts: z.array(z.string()).nullable(),
 });
 const FoundRow = z.object({ found: z.boolean() });
 
@@ -195,162 +194,26 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
 
   return {
     async read(meter, scope) {
-      const { starts, end, groupBy, filters, limit, asKnownOn } = scope;
-      const { bind, values } = bindings();
-      const kind = kindOf(meter);
+      const { starts, end, asKnownOn, maxRows } = scope;
       const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
       const { inner, edges } = splitQuarters(starts[0]!, end);
       const isRollup = asKnownOn === undefined && inner.from < inner.to;
       const plan = isRollup ? planMeter({ starts: [inner.from, ...starts.slice(1)], end: inner.to }) : NO_ROLLUPS;
-      const { whole, cut } = plan;
-      if (scope.maxRows !== undefined) await assertRows(meter, scope, plan, scope.maxRows);
-      const [firstDay, lastDay] = [dayOf(starts[0]!), dayOf(end - 1)];
-      const bounds = boundsOf(inner.from, inner.to);
-      const [first, until] = [`${bind(bounds.from)}::timestamptz`, `${bind(bounds.until)}::timestamptz`];
-      const merchants = merchantIds ? `${bind(merchantIds)}::text[]` : undefined;
-      const of = (alias: string) => (merchants ? `and ${alias}.merchant_id = any(${merchants})` : '');
-      const placeOf = (name: string) => `d${meter.dimensions.indexOf(name) + 1}`;
-      const chosen = Object.entries(filters)
-        .map(([name, wanted]) => `and ${placeOf(name)} = any(${bind(wanted)}::text[])`)
-        .join(' ');
-      const needed = [...new Set([...groupBy.filter((name) => name !== 'merchant').map(placeOf)])];
-      const isUnique = meter.aggregation === 'UNIQUE';
-      const byElement = meter.aggregation === 'PERCENTILE';
-      // Only what the query needs: a column costs a tenth of a row.
-      const columns = (alias: string, moment: string) =>
-        [
-          ...(isUnique || groupBy.includes('merchant') ? [`${alias}.merchant_id`] : []),
-          ...(starts.length > 1 ? [`${moment} as moment`] : []),
-          ...needed.map((name) => `${alias}.${name}`),
-          ...(isUnique || byElement ? [`${alias}.element`] : []),
-          `${alias}.value`,
-          ...(kind === 'LATEST' ? [`${alias}.at`, `${alias}.event_id`] : []),
-        ].join(', ');
-      const midnight = (text: string) => `${text}::timestamp at time zone 'UTC'`;
-      // Marks of one merchant are an array: a join of 120,000 rows with none cost a fifth of the query.
-      const isMarked = (grain: string, alias: string, period: string) =>
-        merchantIds?.length === 1
-          ? `${period} = any(array(select period from marks where grain = '${grain}'))`
-          : `exists (select from marks where marks.grain = '${grain}' and marks.merchant_id = ${alias}.merchant_id
-          and marks.period = ${period})`;
-
-      const parts: string[] = [];
-      const within = (column: string, { first: from, last: to }: DayRange) =>
-        `${column} between ${bind(from)}::date and ${bind(to)}::date`;
-      /** Ranges of periods that may be dirty: of this grain, and those inside of coarser ones. */
-      const reachable: DayRange[] = [];
-      for (const { grain, table, column, finer, length } of FOLDED.toReversed()) {
-        for (const range of whole[grain])
-          parts.push(`select ${columns('r', midnight(`r.${column}`))} from ${table} as r
-            where r.meter_id = ${meter.id} ${of('r')} and ${within(`r.${column}`, range)}
-              and not ${isMarked(grain, 'r', `r.${column}`)} ${chosen}`);
-        reachable.push(...whole[grain]);
-        if (reachable.length === 0) continue;
-        const ranges = reachable.map((range) => within('dirty.period', range)).join(' or ');
-        const next = FOLDED.find((each) => each.table === finer);
-        // The finer rows of dirty periods, but not those that are dirty themselves.
-        parts.push(
-          next
-            ? `select ${columns('f', midnight(`f.${next.column}`))} from marks as dirty
-              join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
-                and f.${next.column} >= dirty.period and f.${next.column} < (dirty.period + interval '${length}')::date
-              where dirty.grain = '${grain}' and (${ranges})
-                and not ${isMarked(next.grain, 'f', `f.${next.column}`)} ${chosen}`
-            : `select ${columns('f', 'f.bucket')} from marks as dirty
-              join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
-                and f.bucket >= ${midnight('dirty.period')} and f.bucket < ${midnight('(dirty.period + 1)')}
-              where dirty.grain = '${grain}' and (${ranges}) ${chosen}`,
-        );
-      }
-      if (cut.length > CUT_ONE_BY_ONE)
-        parts.push(`select ${columns('q', 'q.bucket')} from meter_quarters as q
-          where q.meter_id = ${meter.id} ${of('q')} and q.bucket >= ${first} and q.bucket < ${until}
-            and (q.bucket at time zone 'UTC')::date = any(${bind(cut)}::date[]) ${chosen}`);
-      else
-        for (const day of cut)
-          parts.push(`select ${columns('q', 'q.bucket')} from meter_quarters as q
-            where q.meter_id = ${meter.id} ${of('q')} and q.bucket >= greatest(${first}, ${midnight(`${bind(day)}::date`)})
-              and q.bucket < least(${until}, ${midnight(`(${bind(day)}::date + 1)`)}) ${chosen}`);
-      const checksValues = await this.overflowed({
-        startDate: firstDay,
-        endDate: lastDay,
-        merchantIds,
-        dimensions: meter.dimensions,
-      });
-      const pending = rowsOf(
-        [meter],
-        {
-          scope: {
-            ...(asKnownOn === undefined
-              ? { of: 'pending' as const, ...(edges.length > 0 && { inner: bounds, edges }) }
-              : { of: 'known' as const, on: asKnownOn, range: boundsOf(starts[0]!, end) }),
-            ...{ merchantIds, first: firstDay, last: lastDay },
-          },
-          checksValues,
-        },
-        bind,
-      );
-      parts.push(`select ${columns('p', 'p.bucket')} from rows as p
-        where (p.bucket >= ${first} and p.bucket < ${until}${edges
-          .map(
-            ({ from, until: to }) =>
-              ` or p.bucket > ${bind(from)}::timestamptz - interval '15 minutes' and p.bucket < ${bind(to)}::timestamptz`,
-          )
-          .join('')}) ${chosen}`);
-
-      const keys = groupBy.map((name) => (name === 'merchant' ? 'merchant_id' : placeOf(name)));
-      const slots = starts.length === 1 ? [] : ['slot'];
-      const elements = byElement ? ['element'] : [];
-      const grouped = [...slots, ...keys, ...elements];
-      const named = keys.map((key, index) => `${key} as k${index}`);
-      const slot =
-        starts.length === 1
-          ? ''
-          : `width_bucket(moment, ${bind(starts.map((ms) => new Date(ms).toISOString()))}::timestamptz[]) - 1 as slot,`;
-      const summed =
-        kind === 'add'
-          ? 'sum(value)'
-          : kind === 'LATEST'
-            ? '(array_agg(value order by at desc, event_id desc))[1]'
-            : `${kind.toLowerCase()}(value)`;
-      const inSlots = `select ${slot} parts.* from parts`;
-      // The same value in two merchants is two values.
-      const source = isUnique
-        ? `(select distinct ${[...slots, ...new Set(['merchant_id', ...keys]), 'element'].join(', ')} from (${inSlots}) as each)`
-        : `(${inSlots})`;
-      const text = `
-        with marks as materialized (
-          select merchant_id, grain, period from meter_marks
-          where period between ${bind(monthOf(firstDay).startDate)}::date and ${bind(lastDay)}::date
-            ${merchants ? `and merchant_id = any(${merchants})` : ''}
-          -- Only the fold of a month marks its trimester, which is dirty before that already.
-          union
-          select merchant_id, 'trimester', ${firstOfTrimester('period')} from meter_marks
-          where grain = 'month' and period between ${bind(firstDay)}::date and ${bind(lastDay)}::date
-            ${merchants ? `and merchant_id = any(${merchants})` : ''}
-        ),
-        ${pending},
-        parts as (
-          ${parts.join('\n union all\n')}
-        )
-        select ${[...slots, ...named, ...elements, ''].join(', ')}
-          ${isUnique ? 'count(*)' : `trim_scale(${summed})`}::text as value
-        from ${source} as placed
-        ${grouped.length > 0 ? `group by ${grouped.join(', ')} order by ${grouped.join(', ')}` : 'having count(*) > 0'}
-        limit ${bind(limit)}`;
-      const found = (await atOneMoment(dataSource, (runner) => runner.query(text, values))) as z.infer<
-        (typeof ValueRow)[number]
-      >[];
-      // A column has one type; checking each of 10,000 rows took 10 ms.
-      if (found.length > 0) ValueRow[keys.length]!.parse(found[0]);
+      if (maxRows !== undefined) await assertRows(meter, scope, plan, maxRows);
+      const [startDate, endDate] = [dayOf(starts[0]!), dayOf(end - 1)];
+      const checksValues = await this.overflowed({ startDate, endDate, merchantIds, dimensions: meter.dimensions });
+      const [row] = (await exactly((sum) => {
+        const { text, values } = valuesStatement(meter, scope, { plan, inner, edges, checksValues, sum });
+        return atOneMoment(dataSource, (runner) => runner.query(text, values));
+      })) as unknown[];
       // Afterwards, so that no day is closed in between.
       await assertEvents(edges.map(({ date }) => date));
-      const names = keys.map((_, index) => `k${index}` as 'value');
-      return found.map((row) => ({
-        window: row.slot ?? 0,
-        group: names.map((name) => row[name]),
-        element: row.element ?? '',
-        value: row.value,
+      const { windows, groups, elements, amounts } = ValueColumns.parse(row);
+      return (amounts ?? []).map((value, index) => ({
+        window: windows?.[index] ?? 0,
+        group: groups.map((group) => group![index]!),
+        element: elements?.[index] ?? '',
+        value,
       }));
     },
 
@@ -380,4 +243,162 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
       return FoundRow.parse(row).found;
     },
   };
+}
+
+/** What a query about a meter reads. */
+type Reading = {
+  plan: ReadPlan;
+  /** The whole quarter hours, in ms. */
+  inner: { from: number; to: number };
+  edges: readonly Edge[];
+  /** Returns whether a value of a property may exceed the limit of its day. */
+  checksValues: boolean;
+  sum: SumOf;
+};
+
+/** Writes the query of a plan. Its one row has each column of the answer as a JSON array. */
+function valuesStatement(
+  meter: MeterRow,
+  { starts, end, groupBy, filters, limit, asKnownOn, ...scope }: MeterScope,
+  { plan: { whole, cut }, inner, edges, checksValues, sum }: Reading,
+): { text: string; values: unknown[] } {
+  const { bind, values } = bindings();
+  const kind = kindOf(meter);
+  const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
+  const [firstDay, lastDay] = [dayOf(starts[0]!), dayOf(end - 1)];
+  const bounds = boundsOf(inner.from, inner.to);
+  const [first, until] = [`${bind(bounds.from)}::timestamptz`, `${bind(bounds.until)}::timestamptz`];
+  const merchants = merchantIds ? `${bind(merchantIds)}::text[]` : undefined;
+  const of = (alias: string) => (merchants ? `and ${alias}.merchant_id = any(${merchants})` : '');
+  const placeOf = (name: string) => `d${meter.dimensions.indexOf(name) + 1}`;
+  const chosen = Object.entries(filters)
+    .map(([name, wanted]) => `and ${placeOf(name)} = any(${bind(wanted)}::text[])`)
+    .join(' ');
+  const needed = [...new Set([...groupBy.filter((name) => name !== 'merchant').map(placeOf)])];
+  const isUnique = meter.aggregation === 'UNIQUE';
+  const byElement = meter.aggregation === 'PERCENTILE';
+  // Only what the query needs: a column costs a tenth of a row.
+  const columns = (alias: string, moment: string) =>
+    [
+      ...(isUnique || groupBy.includes('merchant') ? [`${alias}.merchant_id`] : []),
+      ...(starts.length > 1 ? [`${moment} as moment`] : []),
+      ...needed.map((name) => `${alias}.${name}`),
+      ...(isUnique || byElement ? [`${alias}.element`] : []),
+      sum === 'units_sum' && kind === 'add' ? `${alias}.value::bigint as value` : `${alias}.value`,
+      ...(kind === 'LATEST' ? [`${alias}.at`, `${alias}.event_id`] : []),
+    ].join(', ');
+  const midnight = (text: string) => `${text}::timestamp at time zone 'UTC'`;
+  // Marks of one merchant are an array: a join of 120,000 rows with none cost a fifth of the query.
+  const isMarked = (grain: string, alias: string, period: string) =>
+    merchantIds?.length === 1
+      ? `${period} = any(array(select period from marks where grain = '${grain}'))`
+      : `exists (select from marks where marks.grain = '${grain}' and marks.merchant_id = ${alias}.merchant_id
+      and marks.period = ${period})`;
+
+  const parts: string[] = [];
+  const within = (column: string, { first: from, last: to }: DayRange) =>
+    `${column} between ${bind(from)}::date and ${bind(to)}::date`;
+  /** Ranges of periods that may be dirty: of this grain, and those inside of coarser ones. */
+  const reachable: DayRange[] = [];
+  for (const { grain, table, column, finer, length } of FOLDED.toReversed()) {
+    for (const range of whole[grain])
+      parts.push(`select ${columns('r', midnight(`r.${column}`))} from ${table} as r
+        where r.meter_id = ${meter.id} ${of('r')} and ${within(`r.${column}`, range)}
+          and not ${isMarked(grain, 'r', `r.${column}`)} ${chosen}`);
+    reachable.push(...whole[grain]);
+    if (reachable.length === 0) continue;
+    const ranges = reachable.map((range) => within('dirty.period', range)).join(' or ');
+    const next = FOLDED.find((each) => each.table === finer);
+    // The finer rows of dirty periods, but not those that are dirty themselves.
+    parts.push(
+      next
+        ? `select ${columns('f', midnight(`f.${next.column}`))} from marks as dirty
+          join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
+            and f.${next.column} >= dirty.period and f.${next.column} < (dirty.period + interval '${length}')::date
+          where dirty.grain = '${grain}' and (${ranges})
+            and not ${isMarked(next.grain, 'f', `f.${next.column}`)} ${chosen}`
+        : `select ${columns('f', 'f.bucket')} from marks as dirty
+          join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
+            and f.bucket >= ${midnight('dirty.period')} and f.bucket < ${midnight('(dirty.period + 1)')}
+          where dirty.grain = '${grain}' and (${ranges}) ${chosen}`,
+    );
+  }
+  if (cut.length > CUT_ONE_BY_ONE)
+    parts.push(`select ${columns('q', 'q.bucket')} from meter_quarters as q
+      where q.meter_id = ${meter.id} ${of('q')} and q.bucket >= ${first} and q.bucket < ${until}
+        and (q.bucket at time zone 'UTC')::date = any(${bind(cut)}::date[]) ${chosen}`);
+  else
+    for (const day of cut)
+      parts.push(`select ${columns('q', 'q.bucket')} from meter_quarters as q
+        where q.meter_id = ${meter.id} ${of('q')} and q.bucket >= greatest(${first}, ${midnight(`${bind(day)}::date`)})
+          and q.bucket < least(${until}, ${midnight(`(${bind(day)}::date + 1)`)}) ${chosen}`);
+  const pending = rowsOf(
+    [meter],
+    {
+      scope: {
+        ...(asKnownOn === undefined
+          ? { of: 'pending' as const, ...(edges.length > 0 && { inner: bounds, edges }) }
+          : { of: 'known' as const, on: asKnownOn, range: boundsOf(starts[0]!, end) }),
+        ...{ merchantIds, first: firstDay, last: lastDay },
+      },
+      checksValues,
+    },
+    bind,
+  );
+  parts.push(`select ${columns('p', 'p.bucket')} from rows as p
+    where (p.bucket >= ${first} and p.bucket < ${until}${edges
+      .map(
+        ({ from, until: to }) =>
+          ` or p.bucket > ${bind(from)}::timestamptz - interval '15 minutes' and p.bucket < ${bind(to)}::timestamptz`,
+      )
+      .join('')}) ${chosen}`);
+
+  const keys = groupBy.map((name) => (name === 'merchant' ? 'merchant_id' : placeOf(name)));
+  const slots = starts.length === 1 ? [] : ['slot'];
+  const elements = byElement ? ['element'] : [];
+  const grouped = [...slots, ...keys, ...elements];
+  const named = keys.map((key, index) => `${key} as k${index}`);
+  const slot =
+    starts.length === 1
+      ? ''
+      : `width_bucket(moment, ${bind(starts.map((ms) => new Date(ms).toISOString()))}::timestamptz[]) - 1 as slot,`;
+  const summed =
+    kind === 'add'
+      ? `${sum}(value)`
+      : kind === 'LATEST'
+        ? '(array_agg(value order by at desc, event_id desc))[1]'
+        : `${kind.toLowerCase()}(value)`;
+  const inSlots = `select ${slot} parts.* from parts`;
+  // The same value in two merchants is two values.
+  const source = isUnique
+    ? `(select distinct ${[...slots, ...new Set(['merchant_id', ...keys]), 'element'].join(', ')} from (${inSlots}) as each)`
+    : `(${inSlots})`;
+  const text = `
+    with marks as materialized (
+      select merchant_id, grain, period from meter_marks
+      where period between ${bind(monthOf(firstDay).startDate)}::date and ${bind(lastDay)}::date
+        ${merchants ? `and merchant_id = any(${merchants})` : ''}
+      -- Only the fold of a month marks its trimester, which is dirty before that already.
+      union
+      select merchant_id, 'trimester', ${firstOfTrimester('period')} from meter_marks
+      where grain = 'month' and period between ${bind(firstDay)}::date and ${bind(lastDay)}::date
+        ${merchants ? `and merchant_id = any(${merchants})` : ''}
+    ),
+    ${pending},
+    parts as (
+      ${parts.join('\n union all\n')}
+    )
+    select
+      ${slots.map((name) => `json_agg(${name}) as windows,`).join('')}
+      ${elements.map((name) => `json_agg(${name}) as elements,`).join('')}
+      json_build_array(${keys.map((_, index) => `json_agg(k${index})`).join(', ')}) as groups,
+      json_agg(value) as amounts
+    from (
+      select ${[...slots, ...named, ...elements, ''].join(', ')}
+        ${isUnique ? 'count(*)' : kind === 'add' && sum === 'units_sum' ? summed : `trim_scale(${summed})`}::text as value
+      from ${source} as placed
+      ${grouped.length > 0 ? `group by ${grouped.join(', ')} order by ${grouped.join(', ')}` : 'having count(*) > 0'}
+      limit ${bind(limit)}
+    ) as answer`;
+  return { text, values };
 }

@@ -11,6 +11,7 @@ import {
 import { z } from 'zod';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
+import type { SumOf } from '../unit-sums.ts';
 import type { RolledUp } from './rolled-up.ts';
 import { TEAM, withTeams } from './teams.ts';
 
@@ -46,9 +47,6 @@ const UNTOLD = ['other_tokens', 'untold_requests'];
 export const readsDocuments = ({ parts }: Scope) => parts.some(({ cube }) => cube === 'daily_usage_cache');
 /** Returns the measures of a scope: with imported snapshots, also those that they leave open. */
 export const measuresOf = (scope: Scope) => (readsDocuments(scope) ? [...MEASURES, ...UNTOLD] : MEASURES);
-
-/** `units_sum` adds bigints and fails on overflow; `sum` makes a numeric of each group, which takes twice as long. */
-export type SumOf = 'sum' | 'units_sum';
 
 /** What derived rollups lack at one moment; read together with them. */
 export type Missing = {

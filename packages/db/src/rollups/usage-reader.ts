@@ -13,6 +13,7 @@ import {
 import { z } from 'zod';
 import { DateText, MeasureRow, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
+import type { SumOf } from '../unit-sums.ts';
 import {
   ALL_DIMENSIONS,
   bindings,
@@ -23,7 +24,6 @@ import {
   pendingOf,
   readsDocuments,
   type Scope,
-  type SumOf,
   source,
 } from './scope.ts';
 import { TEAM, withTeams } from './teams.ts';

@@ -16,8 +16,8 @@ import type { JournalLine } from '../journal/journal-line.ts';
 import { atOneMoment, beginMoment } from '../one-moment.ts';
 import { DateText, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
-import { OUT_OF_RANGE, sqlState } from '../transactions.ts';
-import { type Missing, max, min, missingOf, NOTHING_MISSING, type SumOf } from './scope.ts';
+import { exactly } from '../unit-sums.ts';
+import { type Missing, max, min, missingOf, NOTHING_MISSING } from './scope.ts';
 import {
   type ExportQuestion,
   type ExportRow,
@@ -83,16 +83,6 @@ const GaugeRow = z.object({ merchant_id: z.string(), metric_type: z.string(), to
 );
 
 type KnownPeriods = 'years' | 'months' | 'quarterMonths' | 'requests';
-
-/** Queries with the faster sum, and with the other one if a group exceeds a bigint. */
-async function exactly<T>(ask: (sum: SumOf) => Promise<T>): Promise<T> {
-  try {
-    return await ask('units_sum');
-  } catch (error) {
-    if (sqlState(error) !== OUT_OF_RANGE) throw error;
-    return ask('sum');
-  }
-}
 
 const EXPORT_PIECE = 2_000;
 
