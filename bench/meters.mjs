@@ -122,7 +122,13 @@ async function queryYear(servers) {
        from meter_months
        group by 1, 2, 3, 4, 5, 6, 7, 8`,
     );
-    await sql.query('vacuum analyze meter_trimesters, meter_months, meter_days');
+    await sql.query(
+      `insert into meter_years (meter_id, merchant_id, year, d1, d2, d3, d4, element, value)
+       select meter_id, merchant_id, date_trunc('year', trimester)::date, d1, d2, d3, d4, element, sum(value)
+       from meter_trimesters
+       group by 1, 2, 3, 4, 5, 6, 7, 8`,
+    );
+    await sql.query('vacuum analyze meter_years, meter_trimesters, meter_months, meter_days');
     await sql.end();
     const settings = {
       USAGE_INGEST_URL: ingest.url,

@@ -477,6 +477,21 @@ table meter_versions (
   constraint meter_versions_pkey PRIMARY KEY (meter_id, version)
 );
 
+table meter_years (
+  meter_id integer not null,
+  merchant_id text not null,
+  year date not null,
+  d1 text not null,
+  d2 text not null,
+  d3 text not null,
+  d4 text not null,
+  element text not null,
+  value numeric not null,
+  at timestamp with time zone,
+  event_id text,
+  constraint meter_years_pkey PRIMARY KEY (meter_id, merchant_id, year, d1, d2, d3, d4, element)
+);
+
 table meters (
   id integer not null default nextval('meters_id_seq'::regclass),
   key text not null,

@@ -97,8 +97,8 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
   });
   await ingest.derive.run();
   await ingest.deriveMeters.run();
-  // As if today and its trimester were over.
-  await db.meters.fold(addDays(TODAY, 100), 0, 100);
+  // As if today and its year were over.
+  await db.meters.fold(addDays(TODAY, 400), 0, 100);
   await db.days.rebuild([{ date: old, status: 'complete' }], { onlyStale: false });
   await db.days.importFlat([
     {
@@ -135,6 +135,7 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
     ...['audit_log', 'daily_usage_cache', 'erased_users', 'meter_days', 'meter_months', 'meter_quarters'],
     ...[
       'meter_trimesters',
+      'meter_years',
       'usage_adjustments',
       'usage_admitted_values',
       'usage_conflicts',

@@ -1,12 +1,4 @@
-import {
-  addDays,
-  type Day,
-  dayOf,
-  type MeterDefinition,
-  startOfDay,
-  trimesterOf,
-  type UsageEntry,
-} from '@tally/contracts';
+import { addDays, type Day, dayOf, type MeterDefinition, startOfDay, type UsageEntry, yearOf } from '@tally/contracts';
 import { quantilesOf, RELATIVE_ERROR } from '@tally/db';
 import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
@@ -117,7 +109,7 @@ class World {
     }
     if (step.do === 'derive') await ingest.db.meters.derive(10);
     if (step.do === 'history') await ingest.db.meters.computeHistory(3);
-    if (step.do === 'fold') await ingest.db.meters.fold(addDays(today, 100), 0, 3);
+    if (step.do === 'fold') await ingest.db.meters.fold(addDays(today, 400), 0, 3);
     if (step.do === 'create') await this.create();
     const range = { startDate: addDays(today, -DAYS), endDate: today };
     if (step.do === 'rebuild meter' && this.created)
@@ -172,10 +164,7 @@ class World {
       const days = Array.from({ length: DAYS }, (_, day) => addDays(today, day - DAYS + 1));
       const midnight = startOfDay(addDays(today, 1));
       const midnights = days.map(startOfDay);
-      const trimesters = [
-        startOfDay(trimesterOf(days[0]!).startDate),
-        startOfDay(addDays(trimesterOf(today).endDate, 1)),
-      ] as const;
+      const years = [startOfDay(yearOf(days[0]!).startDate), startOfDay(addDays(yearOf(today).endDate, 1))] as const;
       // Any two moments, here of events.
       const times = [...this.events.values()].map(({ at }) => at).sort((a, b) => a - b);
       const [from, to] = [times[Math.floor(times.length / 4)] ?? midnights[0]!, times.at(-1) ?? midnight];
@@ -183,7 +172,7 @@ class World {
         [midnights, definition.dimensions ?? [], midnight],
         [midnights.map((at, day) => at + (day === 0 ? 0 : 7 * 900_000)), [], midnight],
         [[midnights[0]!], (definition.dimensions ?? []).slice(0, 1), midnight],
-        [[trimesters[0]], (definition.dimensions ?? []).slice(0, 1), trimesters[1]],
+        [[years[0]], (definition.dimensions ?? []).slice(0, 1), years[1]],
         [[from], (definition.dimensions ?? []).slice(0, 1), Math.max(to, from + 1)],
       ] as const) {
         const rows = await ingest.db.meters.read(meter, { starts, end, groupBy, filters: {}, limit: 10_000 });
@@ -285,7 +274,7 @@ test(`after ${RUNS} random histories every meter equals the plain model`, async 
       for (const step of steps) await world.take(step);
       await world.compare();
       while ((await ingest.db.meters.derive(10)).flushes > 0);
-      await ingest.db.meters.fold(addDays(today, 100), 0, 100);
+      await ingest.db.meters.fold(addDays(today, 400), 0, 100);
       await world.compare();
       const scope = { startDate: addDays(today, 1 - DAYS), endDate: today, merchantIds: [world.merchantId] };
       expect((await ingest.admin.reconcile.check.query(scope)).meters).toEqual([]);

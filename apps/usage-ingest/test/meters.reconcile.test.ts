@@ -23,7 +23,7 @@ const METERS: Omit<MeterDefinition, 'merchantId'>[] = [
   { key: 'images_last', aggregation: 'LATEST', metricType: 'images', dimensions: ['user'] },
   { key: 'images_spread', aggregation: 'PERCENTILE', metricType: 'images' },
 ];
-const TABLES = ['meter_quarters', 'meter_days', 'meter_months', 'meter_trimesters'] as const;
+const TABLES = ['meter_quarters', 'meter_days', 'meter_months', 'meter_trimesters', 'meter_years'] as const;
 
 beforeAll(async () => {
   ingest = await startIngest();
@@ -69,9 +69,9 @@ const check = async () => {
   for (const range of checks) reports.push(await ingest.admin.reconcile.check.query(range));
   return reports.flatMap(({ meters }) => meters);
 };
-/** As if all days, their months and trimesters were over. */
+/** As if all days and their years were over. */
 const fold = async () => {
-  while ((await ingest.db.meters.fold(addDays(today, 100), 0, 100)) > 0);
+  while ((await ingest.db.meters.fold(addDays(today, 400), 0, 100)) > 0);
 };
 
 test(`finds and repairs any damaged row of a meter (${RUNS} random ones)`, async () => {
@@ -90,7 +90,8 @@ test(`finds and repairs any damaged row of a meter (${RUNS} random ones)`, async
         if (damage === 'missing') await sql.query(`delete from ${table} where ctid = $1::tid`, [at]);
         if (damage === 'extra') {
           const period = {
-            ...{ meter_quarters: 'bucket', meter_days: 'date', meter_months: 'month', meter_trimesters: 'trimester' },
+            ...{ meter_quarters: 'bucket', meter_days: 'date', meter_months: 'month' },
+            ...{ meter_trimesters: 'trimester', meter_years: 'year' },
           }[table];
           await sql.query(
             `insert into ${table} (meter_id, merchant_id, ${period}, d1, d2, d3, d4, element, value)

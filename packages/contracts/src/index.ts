@@ -194,4 +194,5 @@ export {
   Time,
   timeText,
   trimesterOf,
+  yearOf,
 } from './time.ts';

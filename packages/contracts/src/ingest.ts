@@ -222,7 +222,7 @@ export const MeterDrift = z.object({
   merchantId: z.string(),
   /** The day, or the first day of the month. */
   date: StoredDay,
-  rollup: z.enum(['meter_quarters', 'meter_days', 'meter_months', 'meter_trimesters']),
+  rollup: z.enum(['meter_quarters', 'meter_days', 'meter_months', 'meter_trimesters', 'meter_years']),
   /** The number of differing rows. */
   rows: z.number().int(),
   /** One differing row. A side is null if it has no such row; for UNIQUE and PERCENTILE it is a count. */

@@ -121,6 +121,12 @@ export function trimesterOf(day: Day): { startDate: Day; endDate: Day } {
   return { startDate: `${month(last - 2)}-01`, endDate: `${month(last)}-${daysIn(Number(day.slice(0, 4)), last)}` };
 }
 
+/** Returns the first and last day of the year of `day`. */
+export function yearOf(day: Day): { startDate: Day; endDate: Day } {
+  const year = day.slice(0, 4);
+  return { startDate: `${year}-01-01`, endDate: `${year}-12-31` };
+}
+
 const TIME_PATTERN = /^\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/;
 
 /** A time as `Date.toISOString` writes it. */

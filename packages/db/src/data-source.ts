@@ -59,6 +59,7 @@ import { StartsOfPeriods1763856000420 } from './migrations/420-starts-of-periods
 import { DeliveriesByWebhook1763856000440 } from './migrations/440-deliveries-by-webhook.ts';
 import { ThresholdsSince1763856000481 } from './migrations/481-thresholds-since.ts';
 import { EventsOfLago1763856000500 } from './migrations/500-events-of-lago.ts';
+import { MeterYears1763856000570 } from './migrations/570-meter-years.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -160,6 +161,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       DeliveriesByWebhook1763856000440,
       ThresholdsSince1763856000481,
       EventsOfLago1763856000500,
+      MeterYears1763856000570,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

@@ -26,7 +26,7 @@ export const COLOCATED = {
     'usage_admitted_values',
     'usage_midnight_days',
   ],
-  meter_days: ['meter_months', 'meter_quarters', 'meter_trimesters', 'meter_values'],
+  meter_days: ['meter_months', 'meter_quarters', 'meter_trimesters', 'meter_years', 'meter_values'],
 } as const;
 export const DISTRIBUTED: readonly string[] = Object.entries(COLOCATED).flat(2);
 

@@ -1,4 +1,4 @@
-import { addDays, type Day, monthOf, trimesterOf } from '@tally/contracts';
+import { addDays, type Day } from '@tally/contracts';
 import { type DataSource, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
@@ -49,7 +49,7 @@ export type MeterChecks = {
     repair: boolean,
   ): Promise<MeterComparison & { pending: ReadonlySet<string> }>;
   /**
-   * Compares days with their quarter hours, and months and trimesters of the range with the next finer rollup. `repair`
+   * Compares days with their quarter hours, and coarser periods of the range with the next finer rollup. `repair`
    * marks differing periods: readers use the finer rows at once, and the next fold rebuilds the periods.
    */
   compareFolds(
@@ -190,15 +190,12 @@ export function createMeterChecks(
         await lockMeters(transaction);
         const meters = await rollups.metersOf(transaction);
         const horizon = await rollups.horizonOf(transaction);
-        const ranges = {
-          day: { first: startDate < horizon ? horizon : startDate, last: endDate },
-          month: { first: monthOf(startDate).startDate, last: monthOf(endDate).startDate },
-          trimester: { first: trimesterOf(startDate).startDate, last: trimesterOf(endDate).startDate },
-        };
         let compared = 0;
         for (const [kind, own] of byKind(meters))
           for (const folded of FOLDED) {
-            const { first, last } = ranges[folded.grain];
+            const { grain, periodOf } = folded;
+            const start = periodOf(startDate).startDate;
+            const [first, last] = [grain === 'day' && start < horizon ? horizon : start, periodOf(endDate).startDate];
             if (first > last) continue;
             const { bind, values } = bindings();
             const text = compareFolds(kind, folded, own, { merchantIds, first, last }, bind);
@@ -210,7 +207,7 @@ export function createMeterChecks(
       });
       if (repair)
         for (const { merchantId, date, rollup } of drift) {
-          // Folding a month makes its trimester dirty.
+          // Folding a month makes its trimester dirty, and that its year.
           const grain = rollup === 'meter_days' ? 'day' : 'month';
           await changing({ merchantId, date }, grain, (transaction) =>
             rollups.mark(transaction, merchantId, date, grain === 'day' ? date : addDays(date, 1)),

@@ -1,10 +1,10 @@
-import { addDays, type Day, eachDay, monthOf, startOfDay, trimesterOf } from '@tally/contracts';
+import { addDays, type Day, eachDay, monthOf, startOfDay, trimesterOf, yearOf } from '@tally/contracts';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { planMeter } from './meter-reader.ts';
 
-const GRAINS = ['trimester', 'month', 'day'] as const;
-const quarterHours = fc.array(fc.integer({ min: 0, max: 96 * 400 }), { minLength: 2, maxLength: 5 });
+const GRAINS = ['year', 'trimester', 'month', 'day'] as const;
+const quarterHours = fc.array(fc.integer({ min: 0, max: 96 * 800 }), { minLength: 2, maxLength: 5 });
 
 test('a plan has every day once, whole only inside of one window, and as coarse as the windows allow', () => {
   fc.assert(
@@ -32,7 +32,8 @@ test('a plan has every day once, whole only inside of one window, and as coarse 
       };
       const wrong: Day[] = [];
       for (const day of all) {
-        const wanted = isWhole(trimesterOf(day)) ? 'trimester' : isWhole(monthOf(day)) ? 'month' : 'day';
+        const coarse = [yearOf, trimesterOf, monthOf].findIndex((periodOf) => isWhole(periodOf(day)));
+        const wanted = GRAINS.at(coarse);
         if (found.get(day) !== (isWhole({ startDate: day, endDate: day }) ? wanted : 'cut')) wrong.push(day);
       }
       expect(wrong).toEqual([]);

@@ -1,13 +1,4 @@
-import {
-  addDays,
-  type Day,
-  dayOf,
-  monthOf,
-  QUARTER_HOUR_MS,
-  startOfDay,
-  TallyError,
-  trimesterOf,
-} from '@tally/contracts';
+import { addDays, type Day, dayOf, monthOf, QUARTER_HOUR_MS, startOfDay, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { MeterRow } from '../entities/meter.ts';
@@ -15,7 +6,17 @@ import { atOneMoment } from '../one-moment.ts';
 import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
 import { exactly, type SumOf } from '../unit-sums.ts';
-import { bindings, type Edge, FOLDED, firstOfTrimester, type Grain, kindOf, propertyOf, rowsOf } from './meter-sql.ts';
+import {
+  AROUND,
+  bindings,
+  type Edge,
+  FOLDED,
+  type Grain,
+  kindOf,
+  propertyOf,
+  rowsOf,
+  START_AROUND,
+} from './meter-sql.ts';
 
 export type MeterScope = {
   merchantIds?: readonly string[] | undefined;
@@ -42,7 +43,7 @@ export type MeterValue = { window: number; group: string[]; element: string; val
 
 export type MeterReader = {
   /**
-   * Reads a meter by windows and dimensions, at one moment: clean trimesters, months and days as a whole, finer rows for
+   * Reads a meter by windows and dimensions, at one moment: clean years, trimesters, months and days as a whole, finer rows for
    * dirty ones and at window borders, plus what is not derived yet. Throws TOO_MANY_ROWS, before it reads any, if there
    * are more than `maxRows`; GRAIN_NOT_KEPT if a window cuts a quarter hour whose events were dropped.
    */
@@ -79,16 +80,12 @@ export type ReadPlan = {
   cut: Day[];
 };
 
-/** The periods of each grain, coarsest first. */
-const PERIODS: [Grain, (day: Day) => { startDate: Day; endDate: Day }][] = [
-  ['trimester', trimesterOf],
-  ['month', monthOf],
-  ['day', (day) => ({ startDate: day, endDate: day })],
-];
+const COARSEST_FIRST = FOLDED.toReversed();
+const noneWhole = (): ReadPlan['whole'] => ({ year: [], trimester: [], month: [], day: [] });
 
 /** Chooses the rollups of a range. Pure, so that tests can check plans. */
 export function planMeter({ starts, end }: Pick<MeterScope, 'starts' | 'end'>): ReadPlan {
-  const plan: ReadPlan = { whole: { trimester: [], month: [], day: [] }, cut: [] };
+  const plan: ReadPlan = { whole: noneWhole(), cut: [] };
   const bounds = [...starts, end];
   let next = 0;
   const isWhole = (from: number, to: number): boolean => {
@@ -97,7 +94,7 @@ export function planMeter({ starts, end }: Pick<MeterScope, 'starts' | 'end'>): 
   };
   const lastDay = dayOf(end - 1);
   for (let day = dayOf(bounds[0]!); day <= lastDay; ) {
-    const found = PERIODS.map(([grain, periodOf]) => ({ grain, ...periodOf(day) })).find(
+    const found = COARSEST_FIRST.map(({ grain, periodOf }) => ({ grain, ...periodOf(day) })).find(
       ({ startDate, endDate }) => startDate === day && isWhole(startOfDay(day), startOfDay(addDays(endDate, 1))),
     );
     if (found) extend(plan.whole[found.grain], { first: day, last: found.endDate });
@@ -138,7 +135,7 @@ export function splitQuarters(from: number, to: number): { inner: { from: number
   return { inner, edges };
 }
 
-const NO_ROLLUPS: ReadPlan = { whole: { trimester: [], month: [], day: [] }, cut: [] };
+const NO_ROLLUPS: ReadPlan = { whole: noneWhole(), cut: [] };
 
 /** More such days than this are read as one range. */
 const CUT_ONE_BY_ONE = 40;
@@ -300,7 +297,7 @@ function valuesStatement(
     `${column} between ${bind(from)}::date and ${bind(to)}::date`;
   /** Ranges of periods that may be dirty: of this grain, and those inside of coarser ones. */
   const reachable: DayRange[] = [];
-  for (const { grain, table, column, finer, length } of FOLDED.toReversed()) {
+  for (const { grain, table, column, finer, length } of COARSEST_FIRST) {
     for (const range of whole[grain])
       parts.push(`select ${columns('r', midnight(`r.${column}`))} from ${table} as r
         where r.meter_id = ${meter.id} ${of('r')} and ${within(`r.${column}`, range)}
@@ -378,10 +375,9 @@ function valuesStatement(
       select merchant_id, grain, period from meter_marks
       where period between ${bind(monthOf(firstDay).startDate)}::date and ${bind(lastDay)}::date
         ${merchants ? `and merchant_id = any(${merchants})` : ''}
-      -- Only the fold of a month marks its trimester, which is dirty before that already.
       union
-      select merchant_id, 'trimester', ${firstOfTrimester('period')} from meter_marks
-      where grain = 'month' and period between ${bind(firstDay)}::date and ${bind(lastDay)}::date
+      select merchant_id, coarser, ${START_AROUND} from meter_marks join ${AROUND} using (grain)
+      where period between ${bind(firstDay)}::date and ${bind(lastDay)}::date
         ${merchants ? `and merchant_id = any(${merchants})` : ''}
     ),
     ${pending},

@@ -1,4 +1,4 @@
-import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS, trimesterOf } from '@tally/contracts';
+import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
 import { type DataSource, In, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
@@ -17,9 +17,8 @@ import {
   byKind,
   type EventScope,
   FOLDED,
-  type Folded,
-  firstOfTrimester,
   foldRows,
+  type Grain,
   KINDS,
   kindOf,
   MARKED,
@@ -42,8 +41,8 @@ export type MeterRollups = {
   /** Computes a part of a meter's history, newest days first; false once nothing is left. */
   computeHistory(maxEvents: number): Promise<boolean>;
   /**
-   * Rebuilds dirty days before `today`, months and trimesters from the next finer rollup, after `quietMs` without writes,
-   * trimesters after sixty times as long; at most `limit` of each. Returns their number.
+   * Rebuilds dirty days before `today`, months, trimesters and years from the next finer rollup, after `quietMs` without
+   * writes, trimesters and years after sixty times as long; at most `limit` of each. Returns their number.
    */
   fold(today: Day, quietMs: number, limit: number): Promise<number>;
   /**
@@ -93,7 +92,7 @@ const TimeRow = z.object({ time: z.date() });
 const ClosedRow = z.object({ date: DateText, closed_at: z.date() });
 const MerchantRow = z.object({ merchant_id: z.string() });
 
-/** Rollups of meters: quarter hours, days, months and trimesters. */
+/** Rollups of meters: quarter hours, days, months, trimesters and years. */
 export function createMeterRollups(
   dataSource: DataSource,
   partitions: Pick<Partitions, 'open'>,
@@ -329,7 +328,7 @@ export function createMeterRollups(
         const ids = (await metersOf(transaction)).map(({ id, ...meter }) => ({ id, kind: kindOf({ ...meter }) }));
         const all = ids.map(({ id }) => id);
         let folded = 0;
-        for (const { grain, table, column, finer, length } of FOLDED) {
+        for (const { grain, table, column, finer, length, periodOf } of FOLDED) {
           const finerGrain = FOLDED.find((each) => each.table === finer)?.grain ?? null;
           const dirty = await rows(
             transaction,
@@ -340,7 +339,7 @@ export function createMeterRollups(
                  where fine.merchant_id = mark.merchant_id and fine.grain = $5 and fine.period >= mark.period
                    and fine.period < mark.period + $6::interval)
              order by period, merchant_id limit $4`,
-            [grain, OPEN[grain](today), quietMs * (PATIENCE[grain] ?? 1), limit, finerGrain, length],
+            [grain, periodOf(today).startDate, quietMs * (PATIENCE[grain] ?? 1), limit, finerGrain, length],
             PeriodRow,
           );
           if (dirty.length === 0) continue;
@@ -371,10 +370,12 @@ export function createMeterRollups(
              where mark.merchant_id = wanted.merchant_id and mark.grain = $3 and mark.period = wanted.period`,
             [...wanted, grain],
           );
-          if (grain === 'month')
+          // Months were marked together with their days.
+          const coarser = grain === 'day' ? undefined : FOLDED.find((each) => each.finer === table);
+          if (coarser)
             await transaction.query(
               `insert into meter_marks (merchant_id, grain, period)
-               select distinct merchant_id, 'trimester', ${firstOfTrimester('period')}
+               select distinct merchant_id, '${coarser.grain}', date_trunc('${coarser.unit}', period)::date
                from unnest($1::text[], $2::date[]) as folded (merchant_id, period)
                on conflict (merchant_id, grain, period) do update set marked_at = excluded.marked_at`,
               wanted,
@@ -531,15 +532,8 @@ export function createMeterRollups(
   };
 }
 
-/** The first period of a grain that is not over. */
-const OPEN: Record<Folded['grain'], (today: Day) => Day> = {
-  day: (today) => today,
-  month: (today) => monthOf(today).startDate,
-  trimester: (today) => trimesterOf(today).startDate,
-};
-
 /** A late event makes a trimester dirty, whose months are read meanwhile; so it waits longer to be rebuilt once. */
-const PATIENCE: Partial<Record<Folded['grain'], number>> = { trimester: 60 };
+const PATIENCE: Partial<Record<Grain, number>> = { trimester: 60, year: 60 };
 
 function quarterHourOf(time: Date): QuarterHours {
   const from = Math.floor(Number(time) / QUARTER_HOUR_MS) * QUARTER_HOUR_MS;

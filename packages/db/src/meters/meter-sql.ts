@@ -1,4 +1,4 @@
-import { EVENT_TYPE_PROPERTY, isMeasure } from '@tally/contracts';
+import { type Day, EVENT_TYPE_PROPERTY, isMeasure, monthOf, trimesterOf, yearOf } from '@tally/contracts';
 import type { MeterRow } from '../entities/meter.ts';
 import { LOG_GAMMA } from './sketch.ts';
 
@@ -56,14 +56,49 @@ const MERGED: Record<Kind, string> = {
     .join(', '),
 };
 
+const dayAlone = (day: Day) => ({ startDate: day, endDate: day });
+
 /**
  * The rollups that are folded from the next finer one, finest first. Marks name them by `grain`; `length` is an
- * interval.
+ * interval, and `unit` what Postgres calls the grain.
  */
 export const FOLDED = [
-  { grain: 'day', table: 'meter_days', column: 'date', finer: 'meter_quarters', length: '1 day' },
-  { grain: 'month', table: 'meter_months', column: 'month', finer: 'meter_days', length: '1 month' },
-  { grain: 'trimester', table: 'meter_trimesters', column: 'trimester', finer: 'meter_months', length: '3 months' },
+  {
+    grain: 'day',
+    table: 'meter_days',
+    column: 'date',
+    finer: 'meter_quarters',
+    length: '1 day',
+    unit: 'day',
+    periodOf: dayAlone,
+  },
+  {
+    grain: 'month',
+    table: 'meter_months',
+    column: 'month',
+    finer: 'meter_days',
+    length: '1 month',
+    unit: 'month',
+    periodOf: monthOf,
+  },
+  {
+    grain: 'trimester',
+    table: 'meter_trimesters',
+    column: 'trimester',
+    finer: 'meter_months',
+    length: '3 months',
+    unit: 'quarter',
+    periodOf: trimesterOf,
+  },
+  {
+    grain: 'year',
+    table: 'meter_years',
+    column: 'year',
+    finer: 'meter_trimesters',
+    length: '1 year',
+    unit: 'year',
+    periodOf: yearOf,
+  },
 ] as const;
 export type Folded = (typeof FOLDED)[number];
 export type Grain = Folded['grain'];
@@ -74,8 +109,13 @@ export const PERIOD = {
   ...Object.fromEntries(FOLDED.map(({ table, column }) => [table, column])),
 } as Record<RollupTable, string>;
 
-/** The first day of the trimester of a day: trimesters begin in January, April, July and October. */
-export const firstOfTrimester = (day: string): string => `date_trunc('quarter', ${day})::date`;
+/**
+ * The trimester and the year of a mark: only the fold of a month marks its trimester, and that of a trimester its year,
+ * but they are dirty before that already.
+ */
+export const AROUND = `(values ('month', 'trimester', 'quarter'), ('month', 'year', 'year'), ('trimester', 'year', 'year'))
+    as around (grain, coarser, unit)`;
+export const START_AROUND = 'date_trunc(unit, period)::date';
 
 export const KEYS = 'd1, d2, d3, d4, element';
 const BUCKET = `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`;
@@ -488,7 +528,7 @@ ${compared(table, meters, merchantIds, stored, bind)}`;
 /** Compares finer rows with a coarser rollup, for clean periods of a range. */
 export function compareFolds(
   kind: Kind,
-  { grain, table, column, finer, length }: Folded,
+  { grain, table, column, finer, length, unit }: Folded,
   meters: readonly MeterSpec[],
   { merchantIds, first, last }: { merchantIds: readonly string[]; first: string; last: string },
   bind: Bind,
@@ -496,21 +536,16 @@ export function compareFolds(
   const merchants = `${bind(merchantIds)}::text[]`;
   const [ids, from, to] = [bind(meters.map(({ id }) => id)), `${bind(first)}::date`, `${bind(last)}::date`];
   // Read first: on Citus, marks are on the coordinator.
-  const dirty = `select merchant_id, period from meter_marks where grain = '${grain}' and merchant_id = any(${merchants})${
-    grain === 'trimester'
-      ? `
+  const dirty = `select merchant_id, period from meter_marks where grain = '${grain}' and merchant_id = any(${merchants})
   union
-  select merchant_id, ${firstOfTrimester('period')} from meter_marks
-  where grain = 'month' and merchant_id = any(${merchants})`
-      : ''
-  }`;
+  select merchant_id, ${START_AROUND} from meter_marks join ${AROUND} using (grain)
+  where coarser = '${grain}' and merchant_id = any(${merchants})`;
   const isClean = (period: string) =>
     `not exists (select from dirty where dirty.merchant_id = rollup.merchant_id and dirty.period = ${period})`;
-  const period = {
-    day: "(rollup.bucket at time zone 'UTC')::date",
-    month: "date_trunc('month', rollup.date)::date",
-    trimester: firstOfTrimester('rollup.month'),
-  }[grain];
+  const period =
+    finer === 'meter_quarters'
+      ? "(rollup.bucket at time zone 'UTC')::date"
+      : `date_trunc('${unit}', rollup.${PERIOD[finer]})::date`;
   const isWithin =
     finer === 'meter_quarters'
       ? `bucket >= ${from}::timestamp at time zone 'UTC' and bucket < (${to} + 1)::timestamp at time zone 'UTC'`
