@@ -747,7 +747,7 @@ table usage_daily (
   cost bigint not null default 0,
   constraint usage_daily_pkey PRIMARY KEY (merchant_id, date, user_id, api_key, model, provider)
 );
-CREATE INDEX usage_daily_date ON public.usage_daily USING btree (date);
+CREATE INDEX usage_daily_date_merchant ON public.usage_daily USING btree (date, merchant_id);
 
 table usage_daily_models (
   merchant_id text not null,
@@ -761,7 +761,7 @@ table usage_daily_models (
   cost numeric not null default 0,
   constraint usage_daily_models_pkey PRIMARY KEY (merchant_id, date, model, provider)
 );
-CREATE INDEX usage_daily_models_date ON public.usage_daily_models USING btree (date);
+CREATE INDEX usage_daily_models_date_merchant ON public.usage_daily_models USING btree (date, merchant_id);
 
 table usage_dead_letters (
   id bigint not null generated always as identity,
@@ -856,7 +856,7 @@ table usage_monthly (
   cost numeric not null default 0,
   constraint usage_monthly_pkey PRIMARY KEY (merchant_id, month, user_id, api_key, model, provider)
 );
-CREATE INDEX usage_monthly_month ON public.usage_monthly USING btree (month);
+CREATE INDEX usage_monthly_month_merchant ON public.usage_monthly USING btree (month, merchant_id);
 
 table usage_monthly_models (
   merchant_id text not null,
@@ -870,7 +870,7 @@ table usage_monthly_models (
   cost numeric not null default 0,
   constraint usage_monthly_models_pkey PRIMARY KEY (merchant_id, month, model, provider)
 );
-CREATE INDEX usage_monthly_models_month ON public.usage_monthly_models USING btree (month);
+CREATE INDEX usage_monthly_models_month_merchant ON public.usage_monthly_models USING btree (month, merchant_id);
 
 table usage_overflows (
   merchant_id text not null,
@@ -972,7 +972,7 @@ table usage_quarter_hours (
   cost bigint not null default 0,
   constraint usage_quarter_hours_pkey PRIMARY KEY (merchant_id, bucket, model, provider)
 );
-CREATE INDEX usage_quarter_hours_bucket ON public.usage_quarter_hours USING btree (bucket);
+CREATE INDEX usage_quarter_hours_bucket_merchant ON public.usage_quarter_hours USING btree (bucket, merchant_id);
 
 table usage_quarter_months (
   merchant_id text not null,
@@ -988,7 +988,7 @@ table usage_quarter_months (
   cost numeric not null default 0,
   constraint usage_quarter_months_pkey PRIMARY KEY (merchant_id, quarter_month, user_id, api_key, model, provider)
 );
-CREATE INDEX usage_quarter_months_quarter_month ON public.usage_quarter_months USING btree (quarter_month);
+CREATE INDEX usage_quarter_months_quarter_month_merchant ON public.usage_quarter_months USING btree (quarter_month, merchant_id);
 
 table usage_rolled_up (
   only_row boolean not null default true,
@@ -1046,7 +1046,7 @@ table usage_yearly (
   cost numeric not null default 0,
   constraint usage_yearly_pkey PRIMARY KEY (merchant_id, year, user_id, api_key, model, provider)
 );
-CREATE INDEX usage_yearly_year ON public.usage_yearly USING btree (year);
+CREATE INDEX usage_yearly_year_merchant ON public.usage_yearly USING btree (year, merchant_id);
 
 table webhook_deliveries (
   id uuid not null default gen_random_uuid(),

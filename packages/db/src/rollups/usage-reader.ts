@@ -17,8 +17,10 @@ import type { SumOf } from '../unit-sums.ts';
 import {
   ALL_DIMENSIONS,
   bindings,
+  type Condition,
   DIMENSIONS,
   filtered,
+  isAmong,
   type Missing,
   measuresOf,
   pendingOf,
@@ -142,6 +144,8 @@ const RANKED_BY: Record<SortBy, readonly Measure[]> = {
   totalTokens: ['prompt_tokens', 'completion_tokens'],
   key: [],
 };
+/** More groups than this whose ranked measures are 0 are not looked up one by one: all groups are read whole. */
+const MAX_UNSURE = 500;
 const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
 const sumsOf = (scope: Scope, sum: SumOf = 'sum', measures: readonly string[] = measuresOf(scope)) =>
@@ -180,12 +184,14 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       const keys = groupings.map((_, index) => `key_${index + 1}`);
       const sum = sumFor(question);
       const pending = pendingOf({ ...question, parts: [...question.parts, ...(totals ?? [])] }, bind, missing);
-      const from = (parts: readonly PlanPart[], columns: string, measures?: readonly string[]) =>
+      const from = (
+        parts: readonly PlanPart[],
+        columns: string,
+        more: { measures?: readonly string[]; only?: Condition },
+      ) =>
         source({ ...question, parts }, columns, bind, {
-          sum,
-          missing,
-          measures,
-          isPendingNamed: pending !== undefined,
+          ...{ sum, missing, isPendingNamed: pending !== undefined },
+          ...more,
         });
       // The providers of a model are listed beside its sums.
       const providers = isByModel(groupings);
@@ -197,8 +203,8 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
         from ${part}
         group by ${columns.join(', ')}`;
       const all = measuresOf(question);
-      const rows = from(question.parts, columnsOf(groupings));
-      const whole = grouped(groupings, rows, { sums: sumsOf(question, sum), some });
+      const whole = (only?: Condition) =>
+        grouped(groupings, from(question.parts, columnsOf(groupings), { only }), { sums: sumsOf(question, sum), some });
 
       const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
       const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
@@ -219,19 +225,24 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       // A group that these leave at zero may still have another measure, so it is read whole as well.
       const ranking = ['requests', ...RANKED_BY[question.sortBy]];
       const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
-      const isCandidate = columns.map((column) => `${column} = any(array(select ${column} from candidates))`);
+      const hashed = isAmong(columns, `select ${columns.join(', ')} from candidates`);
+      // Indexes begin with the merchant.
+      const isIndexed = question.merchantIds?.length || columns.includes('merchant_id');
+      const indexed = columns.map((column) => `${column} = any(array(select ${column} from candidates))`).join(' and ');
+      const candidates = { hashed, indexed: isIndexed ? indexed : hashed };
       const groups = totals
-        ? `ranks as materialized (${groupsOf(ranking, `(${from(question.parts, columnsOf(groupings), ranking)}) as part`)}),
+        ? `ranks as materialized (${groupsOf(ranking, `(${from(question.parts, columnsOf(groupings), { measures: ranking })}) as part`)}),
           candidates as materialized (
             (select ${columns.join(', ')} from ranks as groups where ${isSure} and ${first})
             union all
-            select ${columns.join(', ')} from ranks as groups where not ${isSure}
+            (select ${columns.join(', ')} from ranks as groups where not ${isSure} limit ${MAX_UNSURE})
           ),
-          groups as materialized (${groupsOf(all, `${whole} where ${isCandidate.join(' and ')}`)} having ${some})`
-        : `groups as materialized (${groupsOf(all, whole)} having ${some})`;
+          groups as materialized (${groupsOf(all, whole(candidates))} having ${some})`
+        : `groups as materialized (${groupsOf(all, whole())} having ${some})`;
       const count = totals
         ? `(select count(*) from ranks as groups where ${isSure}) + count(*) filter (where not ${isSure})`
         : 'count(*)';
+      const unsure = totals ? `(select count(*) from ranks as groups where not ${isSure})` : '0';
       // Only the page is made into text, and the groups are read once for everything derived from them.
       const [answer] = await rowsOf(
         `with ${pending ? `pending as materialized (${pending}),` : ''} ${groups}
@@ -241,11 +252,13 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
             ${providers ? `, 'providers', providers` : ''}))
           from (select *, ${sort} as sort_value from groups where ${first}) as page) as rows,
           (select ${count} from groups) as total,
+          ${unsure}::int as unsure,
           whole.*
-        from (select ${sumsOf(question)} from ${totals ? `(${from(totals, '')}) as part` : 'groups'}) as whole`,
+        from (select ${sumsOf(question)} from ${totals ? `(${from(totals, '', {})}) as part` : 'groups'}) as whole`,
         values,
       );
-      const { rows: page, total, ...sums } = GroupedRow.parse(answer);
+      const { rows: page, total, unsure: left, ...sums } = GroupedRow.parse(answer);
+      if (left > MAX_UNSURE) return this.breakdown(question);
       return { rows: page ?? [], total, totals: sums };
     },
 
@@ -291,8 +304,8 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       const sum = sumFor(all);
       // Found once, not once for each of the three: that costs more than the rollups of all merchants.
       const pending = pendingOf(all, bind, missing);
-      const rowsFor = (scope: Scope, columns: string, measures?: readonly string[]) =>
-        source(scope, columns, bind, { sum, missing, measures, isPendingNamed: pending !== undefined });
+      const rowsFor = (scope: Scope, columns: string, more: { measures?: readonly string[]; only?: Condition } = {}) =>
+        source(scope, columns, bind, { sum, missing, isPendingNamed: pending !== undefined, ...more });
       const from = (...asked: Parameters<typeof rowsFor>) => `(${rowsFor(...asked)}) as part`;
       const ofModels = { sums: sumsOf(models, sum), some: anySum(models, sum) };
       const user = userOf(users);
@@ -301,20 +314,22 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       const ranks = isOneMerchant
         ? 'active'
         : `(select user_id, ${sum}(requests) as requests, ${sum}(cost) as cost from active group by user_id) as ranks`;
-      // Arrays, since Postgres finds values of an array by index, also in the parts of a union.
-      const ofFirstUsers = [
-        'user_id = any(array(select user_id from first_users))',
-        ...(isOneMerchant
-          ? []
-          : [
-              'merchant_id = any(array(select merchant_id from active where user_id in (select user_id from first_users)))',
-            ]),
-      ].join(' and ');
+      const ofFirstUsers = {
+        hashed: isAmong(['user_id'], 'select user_id from first_users'),
+        indexed: [
+          'user_id = any(array(select user_id from first_users))',
+          ...(isOneMerchant
+            ? []
+            : [
+                'merchant_id = any(array(select merchant_id from active where user_id in (select user_id from first_users)))',
+              ]),
+        ].join(' and '),
+      };
       const [answer] = await rowsOf(
         `with ${pending ? `pending as materialized (${pending}),` : ''}
         active as materialized (
           select ${user}, coalesce(${sum}(requests), 0) as requests, coalesce(${sum}(cost), 0) as cost
-          from ${from(users, user, ['requests', 'cost'])} where user_id <> '' group by ${user}
+          from ${from(users, user, { measures: ['requests', 'cost'] })} where user_id <> '' group by ${user}
         ),
         first_users as (
           select user_id
@@ -324,7 +339,7 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
           limit ${bind(limits.users)}
         ),
         users as (
-          select user_id as key, ${sumsOf(users)} from ${from(users, user)} where ${ofFirstUsers} group by user_id
+          select user_id as key, ${sumsOf(users)} from ${from(users, user, { only: ofFirstUsers })} group by user_id
         ),
         models as (
           select ${known('model')} as key, ${PROVIDERS}, ${ofModels.sums}
@@ -500,7 +515,7 @@ export const ScanRow = z.object({ dimensions: z.record(z.string(), z.string()), 
 const GroupsRow = z
   .array(z.object({ keys: z.array(z.string()), sort_value: z.string(), providers, ...SumsRow }))
   .nullable();
-const GroupedRow = z.object({ ...SumsRow, total: z.string().transform(Number), rows: GroupsRow });
+const GroupedRow = z.object({ ...SumsRow, total: z.string().transform(Number), unsure: z.number(), rows: GroupsRow });
 const OverviewRow = z.object({
   active_users: z.string().transform(Number),
   users: GroupsRow,

@@ -1,9 +1,15 @@
+import type { PlanPart } from '@tally/contracts';
 import { type FreshStore, freshDatabase } from '@tally/testkit';
 import pg from 'pg';
+import type { DataSource } from 'typeorm';
 import { expect, test } from 'vitest';
 import { type Db, openDb } from '../open-db.ts';
+import { sql } from '../run-sql.ts';
 import { migrate } from '../schema.ts';
 import type { GroupRow, Question } from './usage-reader.ts';
+import { createUsageStore } from './usage-store.ts';
+
+type Plan = { 'Relation Name'?: string; 'Rows Removed by Filter'?: number; Plans?: Plan[] };
 
 test('a sum beyond 64 bits is exact, alone and among the reads of one moment', async () => {
   const database: FreshStore = await freshDatabase(migrate);
@@ -108,6 +114,99 @@ test('pages that rank groups first, and first users, equal pages of all sums, al
     }
   } finally {
     await db.close();
+    await client.end();
+    await database.drop();
+  }
+});
+
+test('a page ranks groups where more of them cancel out than are looked up, beside events that are not derived', async () => {
+  const database: FreshStore = await freshDatabase(migrate);
+  const client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  const db: Db = await openDb(database.url);
+  try {
+    const date = '2026-01-05';
+    await client.query(
+      `create table usage_events_20260105 partition of usage_events for values from ('2026-01-05') to ('2026-01-06')`,
+    );
+    await client.query(`update usage_rolled_up set date = '2026-02-01'`);
+    // Two users of each merchant: in its month, less their day; and an event that is not derived yet, of every third.
+    await client.query(`
+      insert into usage_monthly (merchant_id, month, user_id, api_key, model, provider, requests, prompt_tokens, cost)
+      select 'm' || n % 600, '2026-01-01', 'user-' || n, '', '', '', 1, n % 2, n from generate_series(1, 1200) as n`);
+    await client.query(`
+      insert into usage_daily (merchant_id, date, user_id, api_key, model, provider, requests, cost)
+      select merchant_id, '2026-01-05', user_id, '', '', '', requests, cost from usage_monthly where cost > 20`);
+    await db.journal.append({
+      source: 'direct',
+      lines: Array.from({ length: 400 }, (_, n) => ({
+        ...{ merchant_id: `m${n}`, date, id: `e${n}`, time: Date.parse(date), user_id: `user-${n * 3}` },
+        ...{ requests: '1', cost: String(n % 7), origin: `1:${n}` },
+      })),
+    });
+    const month = { startDate: '2026-01-01', endDate: '2026-01-31' };
+    const parts: PlanPart[] = [
+      { cube: 'usage_monthly', ...month },
+      { cube: 'usage_daily', startDate: date, endDate: date, less: true },
+    ];
+    for (const by of ['user', 'merchant', ['merchant', 'user']] as Question['by'][])
+      for (const merchantIds of [undefined, ['m1', 'm2', 'm3']]) {
+        const question = { parts, by, sortBy: 'cost', order: 'desc', limit: 200, merchantIds } as const;
+        const whole = await db.usage.breakdown(question);
+        expect(whole.rows.length).toBeGreaterThan(0);
+        expect(await db.usage.breakdown({ ...question, totals: parts })).toEqual(whole);
+      }
+  } finally {
+    await db.close();
+    await client.end();
+    await database.drop();
+  }
+});
+
+test('a large merchant is read alone, also in a period in which others have most of the rows', async () => {
+  const database: FreshStore = await freshDatabase(migrate, { onOneNode: true });
+  const client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  try {
+    await client.query(`
+      insert into usage_quarter_months (merchant_id, quarter_month, user_id, api_key, model, provider, requests)
+      select merchant_id, quarter_month, 'user-' || n, '', '', '', 1
+      from (
+        select 'acme' as merchant_id, generate_series('2025-01-01'::date, '2025-12-01', '1 month') as quarter_month, 2000 as users
+        union all
+        select 'm' || generate_series(1, 4000), '2025-12-01', 5
+      ) as period, generate_series(1, users) as n
+      order by 2, 1`);
+    await client.query('vacuum (analyze) usage_quarter_months');
+    const read = [sql('pending-flushes'), sql('schema/is-distributed')];
+    const removed: number[] = [];
+    const walk = (plan: Plan): void => {
+      if (plan['Relation Name'] === 'usage_quarter_months') removed.push(plan['Rows Removed by Filter'] ?? 0);
+      for (const each of plan.Plans ?? []) walk(each);
+    };
+    const query = async (text: string, values: unknown[]) => {
+      const { rows } = await client.query(
+        read.includes(text) ? text : `explain (analyze, format json) ${text}`,
+        values,
+      );
+      if (!read.includes(text)) walk(rows[0]['QUERY PLAN'][0].Plan);
+      return read.includes(text) ? rows : [{ rows: [], total: '0', unsure: 0 }];
+    };
+    const manager = { transaction: (_: string, work: () => Promise<unknown>) => work() };
+    const dataSource = { query, createQueryRunner: () => ({ query, manager, release: async () => {} }) };
+    const usage = createUsageStore(dataSource as unknown as DataSource);
+    const parts: PlanPart[] = [{ cube: 'usage_quarter_months', startDate: '2025-12-01', endDate: '2025-12-08' }];
+    const asked = usage.breakdown({
+      parts,
+      by: 'user',
+      sortBy: 'cost',
+      order: 'desc',
+      limit: 50,
+      merchantIds: ['acme'],
+    });
+    await expect(asked).rejects.toThrow();
+    expect(removed).toEqual([0]);
+  } finally {
     await client.end();
     await database.drop();
   }
