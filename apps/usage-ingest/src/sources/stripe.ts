@@ -50,6 +50,7 @@ export function stripe({ metered, ask }: { metered: MeteredFields; ask: AskAnaly
     name: 'stripe',
     prefixes: ['/v1/billing', '/v2/billing'],
     errorBody,
+    requestIdHeader: 'request-id',
     events: [
       eventsRoute('/v1/billing/meter_events', fromForm, presentV1, metered),
       eventsRoute('/v2/billing/meter_events', fromJson, presentV2, metered),
