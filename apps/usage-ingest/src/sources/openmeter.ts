@@ -11,7 +11,7 @@ import {
   startOfDay,
   TallyError,
 } from '@tally/contracts';
-import type { AskAnalytics } from './ask.ts';
+import { type AskAnalytics, meterRows } from './ask.ts';
 import { cloudEventsRoute } from './cloudevents.ts';
 import { isRecord, metricOf } from './foreign-event.ts';
 import type { MeteredFields } from './metered-fields.ts';
@@ -428,19 +428,16 @@ async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalyti
   const filters = Object.fromEntries(
     Object.entries(query.filters).map(([name, values]) => [known(meter, name), values]),
   );
-  const rows = await windowsOf({ query, window, timeZone, meter, now: request.now }, async (range) => {
-    const answer = await ask(request, (client) =>
-      client.analytics.meter.query({
-        meter: meter.key,
-        ...range,
-        timeZone,
-        ...(subjects.length > 0 && { merchantIds: subjects.map((subject) => merchantOf(subject) ?? subject) }),
-        ...(groupBy.length > 0 && { groupBy }),
-        ...(Object.keys(filters).length > 0 && { filters }),
-      }),
-    );
-    return answer.rows;
-  });
+  const rows = await windowsOf({ query, window, timeZone, meter, now: request.now }, (range) =>
+    meterRows(ask, request, {
+      meter: meter.key,
+      ...range,
+      timeZone,
+      ...(subjects.length > 0 && { merchantIds: subjects.map((subject) => merchantOf(subject) ?? subject) }),
+      ...(groupBy.length > 0 && { groupBy }),
+      ...(Object.keys(filters).length > 0 && { filters }),
+    }),
+  );
   const { from, to } = query;
   return Response.json({
     ...(from !== undefined && { from }),
@@ -544,9 +541,7 @@ async function answerValues(
   const [from, to] = [momentIn(query, 'from') ?? startOfRecent(now), momentIn(query, 'to') ?? now];
   const range = { startDate: dayOf(from), endDate: dayOf(to) };
   const search = query.get('search') ?? '';
-  const { rows } = await ask(request, (client) =>
-    client.analytics.meter.query({ meter: meter.key, ...range, groupBy: [dimension] }),
-  );
+  const rows = await meterRows(ask, request, { meter: meter.key, ...range, groupBy: [dimension] });
   const values = new Set(rows.map(({ group }) => group[dimension]!));
   return Response.json([...values].filter((each) => each !== 'unknown' && each.includes(search)));
 }
