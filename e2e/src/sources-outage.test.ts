@@ -12,7 +12,7 @@ import { Polar } from '@polar-sh/sdk';
 import { addDays, dayOf } from '@tally/contracts';
 import { createIngestClient, type IngestClient } from '@tally/contracts/client';
 import { migrate } from '@tally/db';
-import { type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
+import { freePort, type ServiceProcess, startServiceProcess, until } from '@tally/testkit';
 import { CloudEvent, emitterFor, httpTransport } from 'cloudevents';
 import { Client } from 'lago-javascript-client';
 import Orb from 'orb-billing';
@@ -28,6 +28,7 @@ const KEY = 'the-admin-key-of-the-outage';
 let home: string;
 let servers: Servers;
 let ingest: ServiceProcess;
+let analytics: ServiceProcess;
 let admin: IngestClient;
 let key: string;
 
@@ -35,12 +36,16 @@ beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'tally-sources-outage-'));
   servers = await startServers({ home, durable: true });
   await migrate(servers.databaseUrl);
-  const env = { DATABASE_URL: servers.databaseUrl, REDIS_URL: servers.redisUrl, TALLY_ADMIN_KEY: KEY };
-  ingest = await startServiceProcess('usage-ingest', { ...env, FLUSH_INTERVAL_MS: '100', LOG_LEVEL: 'fatal' });
+  const port = String(await freePort());
+  const stores = { DATABASE_URL: servers.databaseUrl, REDIS_URL: servers.redisUrl, TALLY_ADMIN_KEY: KEY };
+  const env = { ...stores, LOG_LEVEL: 'fatal', ANALYTICS_API_URL: `http://127.0.0.1:${port}` };
+  ingest = await startServiceProcess('usage-ingest', { ...env, FLUSH_INTERVAL_MS: '100' });
+  analytics = await startServiceProcess('analytics-api', { ...env, PORT: port, USAGE_INGEST_URL: ingest.url });
   admin = createIngestClient({ url: ingest.url, key: KEY });
   ({ key } = await admin.keys.create.mutate({ name: 'clients', role: 'member' }));
 });
 afterAll(async () => {
+  await analytics?.stop();
   await ingest?.stop();
   await servers?.remove();
   await rm(home, { recursive: true, force: true });
@@ -196,11 +201,35 @@ async function expectCounted(ids: number): Promise<void> {
   expect(counted).toEqual(Object.fromEntries(PRODUCTS.map((name) => [name, [String(ids), String(5 * ids)]])));
 }
 
+/** Sums of each product that answers queries, by its own client. */
+const SUMS: Record<string, () => Promise<number>> = {
+  async openmeter() {
+    const { meters } = new OpenMeter({ baseUrl: `${ingest.url}/sources/openmeter`, apiKey: key });
+    const from = new Date(Math.floor(time.getTime() / 86_400_000) * 86_400_000);
+    const answer = await meters.query('unit_sums', { from, subject: ['openmeter'] });
+    return answer!.data[0]!.value;
+  },
+  async stripe() {
+    const start_time = Math.floor(seconds / 86_400) * 86_400;
+    const range = { customer: 'stripe_v1', start_time, end_time: start_time + 86_400 };
+    return (await stripeAt().billing.meters.listEventSummaries('unit_sums', range)).data[0]!.aggregated_value;
+  },
+  async lago() {
+    const { customers } = Client(key, { baseUrl: `${ingest.url}/sources/lago/api/v1` });
+    const { data } = await customers.findCustomerCurrentUsage('lago', { external_subscription_id: 'lago' });
+    return Number(data.customer_usage.charges_usage[0]!.units);
+  },
+};
+
 test('with one store away every client is taken, and repeats of what came before count once', async () => {
+  await admin.meters.create.mutate({ key: 'unit_sums', aggregation: 'SUM', metricType: 'units' });
   await sendAll('healthy');
   await servers.redis.kill();
   await away('redis');
   await sendAll('without-redis');
+  // Events may wait there, and these formats cannot say so.
+  for (const [name, field] of Object.entries({ openmeter: 'status', stripe: 'statusCode', lago: 'status' }))
+    await expect(SUMS[name]!(), name).rejects.toEqual(expect.objectContaining({ [field]: 503 }));
   await sendAll('healthy');
   await servers.redis.start();
   await bothInUse();
@@ -224,6 +253,7 @@ test('with one store away every client is taken, and repeats of what came before
   await bothInUse();
   await sendAll('without-postgres');
   await expectCounted(3);
+  for (const [name, sum] of Object.entries(SUMS)) expect([name, await sum()]).toEqual([name, 15]);
 });
 
 /** Sends a signal; a child of Postgres may have ended meanwhile. */

@@ -67,6 +67,25 @@ test("OpenMeter's client asks for what it sent, by windows, subjects and groups"
     [100, 'globex', { model: 'gpt-4o' }],
     [12, 'acme', { model: 'gpt-4o' }],
   ]);
+  // A range may begin and end within a window, which then has only the events of the range.
+  const partOf = async (from: number, to: number | undefined, more: object) => {
+    const range = { from: new Date(at(from)), ...(to !== undefined && { to: new Date(at(to)) }) };
+    const found = await meters.query('om_tokens', { ...range, subject: ['acme'], ...more });
+    return found?.data.map(({ value, windowStart, windowEnd }) => [value, windowStart, windowEnd]);
+  };
+  const date = (hours: number) => new Date(at(hours));
+  expect(await partOf(0.5, 2.01, { windowSize: 'DAY' })).toEqual([[7.25, date(-12), date(12)]]);
+  expect(await partOf(0.25, undefined, { windowSize: 'DAY' })).toEqual([[7.25, date(-12), date(12)]]);
+  expect(await partOf(-30, 2, { windowSize: 'DAY' })).toEqual([[5.25, date(-12), date(12)]]);
+  expect(await partOf(0.01, 2.5, { windowSize: 'HOUR' })).toEqual([
+    [0.25, date(0), date(1)],
+    [7, date(2), date(3)],
+  ]);
+  // 05:30 in Kolkata is the middle of its day, which began at 18:30 of UTC.
+  const kolkata = { windowSize: 'DAY', windowTimeZone: 'Asia/Kolkata' };
+  expect(await partOf(-12, 12, kolkata)).toEqual([[12.25, date(-17.5), date(6.5)]]);
+  expect(await partOf(-12, 0.5, { windowSize: 'MONTH' })).toEqual([[5, expect.any(Date), expect.any(Date)]]);
+  await expect(partOf(1, 1, { windowSize: 'DAY' })).rejects.toMatchObject({ status: 400 });
   const posted = (await meters.queryPost('om_calls', {
     ...day,
     ...{ subject: ['acme'], groupBy: ['region'], filterGroupBy: { region: ['eu', 'us'] } },

@@ -68,6 +68,22 @@ test('sums a metric type by dimensions, before and after it is derived, and with
   expect(await sums('images_made', ['user'])).toEqual({ ada: '27', bob: '4' });
 });
 
+test('counts no value `unknown` as a different one: it stands for events without a value', async () => {
+  const dimensions = ['property:session'];
+  await ingest.admin.meters.create.mutate({
+    ...{ key: 'sessions', aggregation: 'UNIQUE', valueProperty: 'property:session', dimensions },
+  });
+  await record(...['s1', 's2', 's1', 'unknown', ''].map((session) => ({ properties: { session } })), {
+    properties: { other: 's3' },
+  });
+  for (let run = 0; run < 2; run++) {
+    expect(await sums('sessions')).toEqual({ '': '2' });
+    expect(await sums('sessions', dimensions)).toEqual({ s1: '1', s2: '1' });
+    await ingest.deriveMeters.run();
+  }
+  await ingest.admin.meters.remove.mutate({ key: 'sessions' });
+});
+
 test('updates name and unit as a new version, and removes a meter', async () => {
   const { key, version } = await ingest.admin.meters.update.mutate({
     key: 'images_made',

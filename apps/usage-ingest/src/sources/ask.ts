@@ -27,6 +27,21 @@ export function createAskAnalytics(url: string): AskAnalytics {
   };
 }
 
+type MeterQuery = Parameters<AnalyticsClient['analytics']['meter']['query']>[0];
+
+/**
+ * Returns the rows of a meter. Throws UNAVAILABLE if they lack events that wait to be flushed or history that is still
+ * computed: no other product's format can say so, and a sum that is too low would be billed.
+ */
+export async function meterRows(ask: AskAnalytics, request: SourceRequest, query: MeterQuery) {
+  const { rows, coverage } = await ask(request, (client) => client.analytics.meter.query(query));
+  if (coverage.complete) return rows;
+  throw new TallyError(
+    'UNAVAILABLE',
+    'Not all events are in these sums: some wait to be flushed, or the history of the meter is still computed.',
+  );
+}
+
 function understood(error: unknown): unknown {
   if (!(error instanceof TRPCClientError)) return error;
   const { code, details } = (error.data ?? {}) as { code?: string; details?: unknown };

@@ -4,7 +4,7 @@ import type { Db } from '@tally/db';
 import type { ErrorBody } from '@tally/service';
 import type { Scales } from '../meters/registry.ts';
 import { presentLine, typesOf } from '../recent.ts';
-import type { AskAnalytics } from './ask.ts';
+import { type AskAnalytics, meterRows } from './ask.ts';
 import { type ForeignEvent, invalid, isRecord, itemOf, type Reading, textOf, timeOfSeconds } from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
 import type { MeteredFields } from './metered-fields.ts';
@@ -349,9 +349,7 @@ async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<
   const end = new Date(Date.UTC(year, number, 0)).toISOString().slice(0, 10);
   const range = { startDate: `${month}-01`, endDate: end };
   const chargeOf = async ({ key, name, aggregation }: Meter): Promise<object[]> => {
-    const { rows } = await ask(request, (client) =>
-      client.analytics.meter.query({ meter: key, merchantIds: [subscription], ...range }),
-    );
+    const rows = await meterRows(ask, request, { meter: key, merchantIds: [subscription], ...range });
     return rows.map(({ value: units }) => ({
       units,
       events_count: null,

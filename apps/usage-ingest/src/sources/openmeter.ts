@@ -1,5 +1,17 @@
-import { addDays, dayOf, type Meter, type StoredEntry, TallyError } from '@tally/contracts';
-import type { AskAnalytics } from './ask.ts';
+import {
+  addDays,
+  type Day,
+  dayOf,
+  type Meter,
+  type MeterWindow,
+  monthOf,
+  parseTime,
+  QUARTER_HOUR_MS,
+  type StoredEntry,
+  startOfDay,
+  TallyError,
+} from '@tally/contracts';
+import { type AskAnalytics, meterRows } from './ask.ts';
 import { cloudEventsRoute } from './cloudevents.ts';
 import { isRecord, metricOf } from './foreign-event.ts';
 import type { MeteredFields } from './metered-fields.ts';
@@ -416,20 +428,20 @@ async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalyti
   const filters = Object.fromEntries(
     Object.entries(query.filters).map(([name, values]) => [known(meter, name), values]),
   );
-  const range = rangeOf(query, window, timeZone, meter, request.now);
-  const { rows } = await ask(request, (client) =>
-    client.analytics.meter.query({
+  const rows = await windowsOf({ query, window, timeZone, meter, now: request.now }, (range) =>
+    meterRows(ask, request, {
       meter: meter.key,
       ...range,
-      window,
       timeZone,
       ...(subjects.length > 0 && { merchantIds: subjects.map((subject) => merchantOf(subject) ?? subject) }),
       ...(groupBy.length > 0 && { groupBy }),
       ...(Object.keys(filters).length > 0 && { filters }),
     }),
   );
+  const { from, to } = query;
   return Response.json({
-    ...('from' in range && range),
+    ...(from !== undefined && { from }),
+    ...(to !== undefined && { to }),
     ...(windowSize !== undefined && { windowSize }),
     data: rows.map(({ start, end, group, value }) => ({
       value: Number(value),
@@ -446,6 +458,63 @@ async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalyti
   });
 }
 
+type Row = { start: string; end: string; group: Record<string, string>; value: string };
+type Range = { window: MeterWindow } & ({ from: string; to: string } | { startDate: Day; endDate: Day });
+
+/**
+ * Returns the rows of a range that may begin and end within a window, like at OpenMeter: such a window keeps its start
+ * and its end, and has only the events of the range. A range without one end is completed: from the first day of the
+ * meter, or to the end of the current window.
+ */
+async function windowsOf(
+  {
+    query,
+    window,
+    timeZone,
+    meter,
+    now,
+  }: { query: Query; window: MeterWindow; timeZone: string; meter: Meter; now: number },
+  rowsOf: (range: Range) => Promise<Row[]>,
+): Promise<Row[]> {
+  const [from, to] = [momentOf(query.from, 'from'), momentOf(query.to, 'to')];
+  const firstDay = meter.history.from ?? (meter.createdAt ?? '').slice(0, 10);
+  if (window === 'total')
+    return rowsOf({
+      window,
+      from: new Date(from ?? startOfDay(firstDay)).toISOString(),
+      to: new Date(to ?? (Math.floor(now / QUARTER_HOUR_MS) + 1) * QUARTER_HOUR_MS).toISOString(),
+    });
+  if (from !== undefined && to !== undefined && from >= to) throw invalid('`from` must be before `to`.');
+  const first = from === undefined ? firstDay : dayIn(from, timeZone);
+  const last = dayIn(to === undefined ? now : to - 1, timeZone);
+  const days =
+    window === 'month'
+      ? { startDate: monthOf(first).startDate, endDate: monthOf(last).endDate }
+      : { startDate: first, endDate: last };
+  const rows: Row[] = [];
+  const cut = new Map<string, Row>();
+  for (const row of await rowsOf({ window, ...days })) {
+    const [start, end] = [Date.parse(row.start), Date.parse(row.end)];
+    if (end <= (from ?? start) || start >= (to ?? end)) continue;
+    if (start < (from ?? start) || end > (to ?? end)) cut.set(row.start, row);
+    else rows.push(row);
+  }
+  for (const { start, end } of cut.values()) {
+    const part = {
+      from: new Date(Math.max(Date.parse(start), from ?? 0)).toISOString(),
+      to: to !== undefined && to < Date.parse(end) ? new Date(to).toISOString() : end,
+    };
+    rows.push(...(await rowsOf({ window: 'total', ...part })).map((row) => ({ ...row, start, end })));
+  }
+  return rows.sort((a, b) => (a.start < b.start ? -1 : a.start > b.start ? 1 : 0));
+}
+
+function momentOf(time: string | undefined, name: string): number | undefined {
+  const ms = time === undefined ? undefined : parseTime(time);
+  if (time !== undefined && ms === undefined) throw invalid(`\`${name}\` is not a time.`);
+  return ms;
+}
+
 /** Returns the dimension of a meter that OpenMeter's clients call `name`. */
 function known({ key, dimensions }: Meter, name: string): string {
   const found = dimensions.find((each) => nameOf(each) === name || (each === 'user' && USERS.includes(name)));
@@ -453,28 +522,7 @@ function known({ key, dimensions }: Meter, name: string): string {
   return found;
 }
 
-/** Completes a range without one end: from the first day of the meter, or to the end of the current window. */
-function rangeOf({ from, to }: Query, window: string, timeZone: string, meter: Meter, now: number) {
-  if (from !== undefined && to !== undefined) return { from, to };
-  const first = meter.history.from ?? (meter.createdAt ?? '').slice(0, 10);
-  const begin = from ?? `${first}T00:00:00.000Z`;
-  if (window === 'hour' || window === 'total') {
-    const step = window === 'hour' ? 3_600_000 : 900_000;
-    return { from: begin, to: to ?? new Date((Math.floor(now / step) + 1) * step).toISOString() };
-  }
-  if (to !== undefined) throw invalid('Give both `from` and `to`, or none.');
-  const startDate = from === undefined ? first : dayIn(from, timeZone);
-  const today = dayIn(new Date(now).toISOString(), timeZone);
-  const [year, month] = today.split('-').map(Number) as [number, number];
-  const last = new Date(Date.UTC(year, month, 0)).toISOString().slice(0, 10);
-  const start = window === 'month' ? `${startDate.slice(0, 8)}01` : startDate;
-  return { startDate: start, endDate: window === 'month' ? last : today };
-}
-
-/** Returns the day of a moment in a time zone. Throws INVALID_INPUT if it is not the beginning of that day. */
-function dayIn(time: string, timeZone: string): string {
-  const ms = Date.parse(time);
-  if (Number.isNaN(ms)) throw invalid('`from` is not a time.');
+function dayIn(ms: number, timeZone: string): Day {
   try {
     return new Intl.DateTimeFormat('en-CA', { timeZone, dateStyle: 'short' }).format(ms);
   } catch {
@@ -493,9 +541,7 @@ async function answerValues(
   const [from, to] = [momentIn(query, 'from') ?? startOfRecent(now), momentIn(query, 'to') ?? now];
   const range = { startDate: dayOf(from), endDate: dayOf(to) };
   const search = query.get('search') ?? '';
-  const { rows } = await ask(request, (client) =>
-    client.analytics.meter.query({ meter: meter.key, ...range, groupBy: [dimension] }),
-  );
+  const rows = await meterRows(ask, request, { meter: meter.key, ...range, groupBy: [dimension] });
   const values = new Set(rows.map(({ group }) => group[dimension]!));
   return Response.json([...values].filter((each) => each !== 'unknown' && each.includes(search)));
 }

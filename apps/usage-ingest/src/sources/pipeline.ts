@@ -239,7 +239,11 @@ export const refusalOf = ({ code, message }: Rejection): TallyError => new Tally
 
 const NOTHING = { accepted: 0, duplicates: 0, skipped: 0, rejected: [] };
 
-const common = ({ errorBody }: Source) => ({ source: true as const, ...(errorBody && { errorBody }) });
+const common = ({ errorBody, requestIdHeader }: Source) => ({
+  source: true as const,
+  ...(errorBody && { errorBody }),
+  ...(requestIdHeader && { requestIdHeader }),
+});
 
 const isForbidden = ({ code }: Rejection) => code === 'MERCHANT_FORBIDDEN';
 

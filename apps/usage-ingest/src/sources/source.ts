@@ -74,6 +74,8 @@ export type Source = {
   prefixes?: readonly string[];
   /** Presents errors as the product does, with its own status codes. Default: the errors of tRPC. */
   errorBody?: ErrorBody;
+  /** The header in which its clients look for the id of a request, if it is not `x-request-id`. */
+  requestIdHeader?: string;
   /**
    * The source compares the reports of an event itself: repeats may differ. Its items then have `seen` where needed.
    */

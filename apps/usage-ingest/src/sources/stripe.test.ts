@@ -177,3 +177,13 @@ test('a meter is renamed; what Tally cannot do with meters is not found', async 
     ...{ type: 'StripeInvalidRequestError', statusCode: 404, code: 'resource_missing' },
   });
 });
+
+test('the client has the id of each request, also of refused ones, as in the log', async () => {
+  const stripe = clientOf();
+  const { lastResponse } = await stripe.billing.meterEvents.create(eventOf('cus_ids', '1'));
+  expect(lastResponse.requestId).toBe(lastResponse.headers['x-request-id']);
+  expect(lastResponse.requestId).toMatch(/^[\da-f-]{36}$/);
+  const requestId = expect.stringMatching(/^[\da-f-]{36}$/);
+  await expect(clientOf('unknown').billing.meters.list()).rejects.toMatchObject({ statusCode: 401, requestId });
+  await expect(stripe.billing.meters.retrieve('none')).rejects.toMatchObject({ statusCode: 404, requestId });
+});

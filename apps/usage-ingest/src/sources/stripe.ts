@@ -1,6 +1,6 @@
 import { ERRORS, type Meter, MINUTE_MS, TallyError } from '@tally/contracts';
 import { type ErrorBody, NUMBER_MARK, secretOf } from '@tally/service';
-import type { AskAnalytics } from './ask.ts';
+import { type AskAnalytics, meterRows } from './ask.ts';
 import {
   type ForeignEvent,
   invalid,
@@ -50,6 +50,7 @@ export function stripe({ metered, ask }: { metered: MeteredFields; ask: AskAnaly
     name: 'stripe',
     prefixes: ['/v1/billing', '/v2/billing'],
     errorBody,
+    requestIdHeader: 'request-id',
     events: [
       eventsRoute('/v1/billing/meter_events', fromForm, presentV1, metered),
       eventsRoute('/v2/billing/meter_events', fromJson, presentV2, metered),
@@ -361,15 +362,8 @@ async function listSummaries(request: SourceRequest, ask: AskAnalytics): Promise
       throw new TallyError('INVALID_INPUT', `${param} must be a whole minute.`, { details: { field: param } });
   const grouping = oneOf(query, 'value_grouping_window', ['hour', 'day'] as const);
   const merchantId = merchantOf(customer) ?? customer;
-  const { rows } = await ask(request, (client) =>
-    client.analytics.meter.query({
-      meter: meter.key,
-      merchantIds: [merchantId],
-      from,
-      to,
-      window: grouping ?? 'total',
-    }),
-  );
+  const window = grouping ?? 'total';
+  const rows = await meterRows(ask, request, { meter: meter.key, merchantIds: [merchantId], from, to, window });
   const summaries = rows
     .map(({ start: begin, end: until, value }) => ({
       id: `${meter.key}-${seconds(Date.parse(begin))}-${seconds(Date.parse(until))}`,

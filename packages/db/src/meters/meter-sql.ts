@@ -381,7 +381,7 @@ export function rowsOf(meters: readonly MeterSpec[], { scope, checksValues }: Ro
       const given = BUILT_IN[name] ? column(BUILT_IN[name][0]) : property(propertyOf(name) ?? name);
       element = elementOf(given);
       value = 'count(*)';
-      where.push('not adjusted', `${given} <> ''`);
+      where.push('not adjusted', `${given} not in ('', 'unknown')`);
     } else {
       const units = amount(meter);
       where.push(`${units} is not null`);

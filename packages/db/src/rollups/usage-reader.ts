@@ -471,7 +471,10 @@ export function eventsStatement({ startDate, endDate, ...filters }: Filters): { 
   return { values, text };
 }
 
-/** Returns the statement of an export, as a function of what derived rollups lack, and its values. */
+/**
+ * Returns the statement of an export, as a function of what derived rollups lack, and its values. Groups are in the order
+ * of a breakdown by key.
+ */
 export function exportStatement(question: ExportQuestion): {
   values: unknown[];
   statement(missing: Missing): string;
@@ -485,12 +488,13 @@ export function exportStatement(question: ExportQuestion): {
   const columns = Object.entries(dimensions);
   const named = columns.map(([name, column]) => `'${name}', ${name === 'date' ? 'date' : known(column)}`).join(', ');
   const list = columns.map(([, column]) => column).join(', ');
+  const order = groupings.length > 0 ? columns.map(([, column]) => `${known(column)} collate "C"`).join(', ') : list;
   const byModel = question.by === 'model';
   const read = groupings.length > 0 ? columnsOf(groupings) : list;
   const statement = (missing: Missing) => `
           select json_build_object(${named}) as dimensions, ${sumsOf(question)} ${byModel ? `, ${PROVIDERS}` : ''}
           from ${grouped(groupings, source(question, read, bind, { missing }), { sums: sumsOf(question), some: anySum(question) })}
-          group by ${list} having ${anySum(question)} order by ${list}`;
+          group by ${list} having ${anySum(question)} order by ${order}`;
   return { values, statement };
 }
 

@@ -34,6 +34,8 @@ export type Endpoint = {
   readonly refusal?: TallyError;
   /** Default: the error of tRPC. */
   readonly errorBody?: ErrorBody;
+  /** A header of its answers that has the id of the request, beside `x-request-id`. */
+  readonly requestIdHeader?: string;
   answer(exchange: Exchange, caller: Caller | undefined, body: Buffer): Promise<void>;
 };
 
@@ -172,6 +174,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
           ...headers,
           ...(busy && { 'retry-after': RETRY_AFTER_SECONDS }),
           'x-request-id': requestId,
+          ...(endpoint?.requestIdHeader && { [endpoint.requestIdHeader]: requestId }),
           'x-content-type-options': 'nosniff',
         });
       },

@@ -79,6 +79,7 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
       anyType: own?.anyType ?? false,
       ...(own?.binaryType && { binaryType: own.binaryType }),
       ...(own?.errorBody && { errorBody: own.errorBody }),
+      ...(own?.requestIdHeader && { requestIdHeader: own.requestIdHeader }),
       answer: (exchange, caller, body) => web.answer(exchange, contextOf(exchange, caller), body),
     };
   }

@@ -41,6 +41,7 @@ export type Route = {
       /** The content type of binary bodies, to which the limits of JSON do not apply. */
       readonly binaryType?: string;
       readonly errorBody?: Endpoint['errorBody'];
+      readonly requestIdHeader?: Endpoint['requestIdHeader'];
       answer(c: HonoContext, admitted: Admitted): Answer;
     }
 );

@@ -37,15 +37,18 @@ const INDEXES = {
   ),
   cached_tokens: indexesOf(
     'gen_ai.usage.cache_read.input_tokens',
+    'gen_ai.usage.cache_read_input_tokens',
     'llm.token_count.prompt_details.cache_read',
     'ai.usage.cachedInputTokens',
   ),
   cache_write_tokens: indexesOf(
     'gen_ai.usage.cache_creation.input_tokens',
+    'gen_ai.usage.cache_creation_input_tokens',
     'llm.token_count.prompt_details.cache_write',
   ),
   reasoning_tokens: indexesOf(
     'gen_ai.usage.reasoning.output_tokens',
+    'gen_ai.usage.reasoning_tokens',
     'llm.token_count.completion_details.reasoning',
     'ai.usage.reasoningTokens',
     'ai.usage.outputTokenDetails.reasoningTokens',
@@ -88,6 +91,8 @@ const TOKENS = [
 
 /** The tracer of the AI SDK 7. It wraps each embedding in a span that looks like one, but has no tokens. */
 const AI_SDK = 'gen_ai';
+/** Its input tokens are without those of the cache, as Anthropic counts them; all others include them. */
+const WITHOUT_CACHE = '@traceloop/instrumentation-anthropic';
 
 /** The resource attribute that names the merchant of spans without one whose key is bound to none. */
 export type MerchantFrom = 'service.name' | 'service.namespace';
@@ -100,7 +105,7 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
   const { attributes, resource, traceId, spanId, parentId } = span;
   const call = callOf(attributes);
   if (!call) return 'skipped';
-  const metrics = amountsOf(attributes, call.isEmbed);
+  const metrics = amountsOf(span, call.isEmbed);
   const hasTokens = metrics.prompt_tokens !== undefined || metrics.completion_tokens !== undefined;
   const failed = span.failed || firstOf(attributes, INDEXES.langfuseLevel) === 'ERROR';
   const isOuter = parents.has(spanId) || (call.operation === 'embeddings' && span.scope === AI_SDK && !failed);
@@ -169,11 +174,17 @@ function callOf(attributes: Attributes): { model: string; operation: string; isE
 }
 
 /** Returns the amounts of a call as it reports them, unchecked; those of Langfuse win. */
-function amountsOf(attributes: Attributes, isEmbed: boolean): Record<string, string> {
+function amountsOf({ attributes, scope }: Span, isEmbed: boolean): Record<string, string> {
   const amounts: Record<string, string> = {};
   for (const type of TOKENS) {
     const value = firstOf(attributes, INDEXES[type]);
     if (value !== undefined) amounts[type] = value;
+  }
+  if (scope === WITHOUT_CACHE) {
+    const { prompt_tokens, cached_tokens, cache_write_tokens } = amounts;
+    const parts = [prompt_tokens, cached_tokens, cache_write_tokens].filter((part) => part !== undefined);
+    if (parts.length > 0 && parts.every((part) => WHOLE.test(part)))
+      amounts.prompt_tokens = String(parts.reduce((sum, part) => sum + BigInt(part), 0n));
   }
   const embedded = isEmbed ? firstOf(attributes, INDEXES.aiEmbedTokens) : undefined;
   if (embedded !== undefined) amounts.prompt_tokens = embedded;

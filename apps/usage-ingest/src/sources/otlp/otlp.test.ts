@@ -189,6 +189,20 @@ test('calls without tokens are counted, and metrics say how many', async () => {
   expect(await count()).toBe(before + 1);
 });
 
+test('prompt tokens include those of a cache, also of Traceloop for Anthropic, and under the former names', async () => {
+  const count = (name: string, intValue: number) => attribute(`gen_ai.usage.${name}`, { intValue });
+  const input = count('input_tokens', 100);
+  const cache = [count('cache_read.input_tokens', 1000), count('cache_creation.input_tokens', 30)];
+  const former = [count('cache_read_input_tokens', 50), count('cache_creation_input_tokens', 20)];
+  const traceloop = { scope: { name: '@traceloop/instrumentation-anthropic' }, spans: [spanOf(1, [input, ...cache])] };
+  const others = { spans: [spanOf(2, [input, ...former, count('reasoning_tokens', 7)])] };
+  const body = JSON.stringify({ resourceSpans: [{ scopeSpans: [traceloop, others] }] });
+  expect(await (await send(body, JSON_TYPE)).json()).toEqual({});
+  expect(await totals()).toMatchObject({
+    ...{ requests: '2', prompt_tokens: '1230', cached_tokens: '1050', cache_write_tokens: '50', reasoning_tokens: '7' },
+  });
+});
+
 test('the outer span of an embedding of the AI SDK 7 is not counted, even if it arrives alone', async () => {
   const request = JSON.parse(fixture('vercel7.body').toString());
   const [scope] = request.resourceSpans[0].scopeSpans;
