@@ -50,7 +50,7 @@ export function createHandlers({
     jobs: {
       log: async ({ input }) => reader.log(input),
       schedules: async () => ({ rows: await schedule.list(), nextCursor: null }),
-      failed: async ({ input }) => ({ rows: await schedule.failed(input.limit), nextCursor: null }),
+      failed: async ({ input }) => schedule.failed(input),
       run: async ({ input }) => ({ id: await schedule.run(input.name) }),
       async retry({ input }) {
         await schedule.retry(input.id);
@@ -106,8 +106,7 @@ export function createHandlers({
       get: async ({ input, caller }) => custom.get(viewerOf(caller), input.id, input.version),
       list: async ({ input, caller }) => custom.list(viewerOf(caller), input),
       versions: async ({ input, caller }) => custom.versions(viewerOf(caller), input.id, input),
-      values: async ({ input, caller }) =>
-        custom.values(viewerOf(caller), input.id, input.merchantId ?? null, input.limit),
+      values: async ({ input, caller }) => custom.values(viewerOf(caller), input.id, input),
       audit: async ({ input, caller }) => custom.audit(viewerOf(caller), input.id, input),
       remove: async ({ input, caller }) => custom.remove(viewerOf(caller), input.id),
       sources: {

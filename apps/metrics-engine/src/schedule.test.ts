@@ -105,6 +105,27 @@ test('a job that fails is tried again, kept, seen, and can be retried', async ()
     await expect(engine.jobs.retry.mutate({ id })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
 });
 
+test('pages failed jobs, also while one of them is retried', async () => {
+  // No such job: it fails at once.
+  const jobs = await Promise.all([1, 2, 3, 4, 5].map(() => queue.add('unheard-of', {})));
+  for (const job of jobs) await expect.poll(() => job.isFailed()).toBe(true);
+  const all = (await engine.jobs.failed.query()).rows.map(({ id }) => id);
+  expect(new Set(all)).toEqual(new Set(jobs.map(({ id }) => id)));
+  const first = await engine.jobs.failed.query({ limit: 2 });
+  await (await queue.getJob(all[1]!))!.remove();
+  const second = await engine.jobs.failed.query({ limit: 2, cursor: first.nextCursor! });
+  const third = await engine.jobs.failed.query({ limit: 2, cursor: second.nextCursor! });
+  expect([first, second, third].map(({ rows }) => rows.map(({ id }) => id))).toEqual([
+    all.slice(0, 2),
+    all.slice(2, 4),
+    all.slice(4),
+  ]);
+  expect(third.nextCursor).toBeNull();
+  for (const cursor of ['1', 'W10'])
+    await expect(engine.jobs.failed.query({ cursor })).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
+  for (const job of jobs) await job.remove();
+});
+
 test('two instances do the job of each time once', async () => {
   const own = await freshRedis();
   const stop = createReleasers();

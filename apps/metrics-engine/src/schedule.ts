@@ -1,6 +1,7 @@
 import { DAY_MS, type Day, dayOf, type JobName, type RollupBackfill, TallyError } from '@tally/contracts';
-import { type Log, type RedisClient, redisReady, startLoop } from '@tally/service';
+import { decodeCursor, encodeCursor, type Log, type RedisClient, redisReady, startLoop } from '@tally/service';
 import { type Job, Queue, Worker } from 'bullmq';
+import { z } from 'zod';
 import type { Rollups } from './rollups/rollups.ts';
 
 export type ScheduleOptions = {
@@ -36,8 +37,11 @@ export type Schedule = {
   /** Runs scheduled jobs, and creates the schedules, once for all instances; does not wait for Redis. */
   start(): void;
   list(): Promise<ScheduledJob[]>;
-  /** Returns jobs that failed for good, newest first. */
-  failed(limit: number): Promise<FailedJob[]>;
+  /** Returns a page of jobs that failed for good, newest first. */
+  failed(page: {
+    limit: number;
+    cursor?: string | undefined;
+  }): Promise<{ rows: FailedJob[]; nextCursor: string | null }>;
   /** Queues a failed job again; throws NOT_FOUND for any other. */
   retry(id: string): Promise<void>;
   /** Queues a job now; returns its id. */
@@ -48,6 +52,8 @@ export type Schedule = {
   stop(): Promise<void>;
 };
 
+/** The time at which a job failed, and its id. */
+const FailedPlace = z.tuple([z.string(), z.string()]);
 const QUEUE = 'metrics-engine';
 /** The hash tag keeps the queue in one slot of a Redis Cluster. */
 const PREFIX = '{bull}';
@@ -173,16 +179,23 @@ export function createSchedule(options: ScheduleOptions): Schedule {
         })),
       ),
 
-    failed: (limit) =>
-      ask(async (queue) =>
-        (await queue.getFailed(0, limit - 1)).map((job) => ({
+    failed: ({ limit, cursor }) =>
+      ask(async (queue) => {
+        const after = cursor === undefined ? undefined : decodeCursor(cursor, {}, FailedPlace);
+        // A job that is retried moves the ranks of those behind it, so a page does not begin at a rank.
+        const jobs = (await queue.getFailed(0, after ? KEPT_FAILED : limit - 1)).map((job) => ({
           id: job.id ?? '',
           name: job.name,
           attempts: job.attemptsMade,
           failedAt: job.finishedOn === undefined ? null : new Date(job.finishedOn).toISOString(),
           error: (job.failedReason ?? '').slice(0, 500),
-        })),
-      ),
+        }));
+        const isBehind = ({ failedAt, id }: FailedJob, [at, last]: [string, string]) =>
+          (failedAt ?? '') < at || (failedAt === at && id < last);
+        const rows = after ? jobs.filter((job) => isBehind(job, after)).slice(0, limit) : jobs;
+        const end = rows.length === limit ? rows.at(-1) : undefined;
+        return { rows, nextCursor: end ? encodeCursor([end.failedAt ?? '', end.id], {}) : null };
+      }),
 
     run: (name) => ask(async (queue) => (await queue.add(name, {}, jobOptions)).id ?? ''),
 

@@ -99,6 +99,7 @@ beforeAll(async () => {
 const known = (name: string): object[] =>
   ({
     'jobs.log': [{ limit: 3 }],
+    'jobs.failed': [{ limit: 3 }],
     'rollups.daily.list': [PAGE],
     'rollups.weekly.list': [PAGE],
     'rollups.monthly.list': [PAGE],
@@ -125,6 +126,7 @@ const known = (name: string): object[] =>
     'alerts.create': [{ ...RULE, webhookIds: [webhookId] }],
     'alerts.update': [{ id: alertId, name: 'm', webhookIds: [webhookId] }],
     'alerts.test': [{ id: alertId }],
+    'alerts.history': [{ rule: alertId, limit: 5 }],
     'alerts.remove': [{ id: NOBODY }],
     'webhooks.create': [{ url: 'https://hooks.example.com', events: ['alert.fired'] }],
     'webhooks.update': [{ id: webhookId, url: 'https://hooks.example.com/a', rotateSecret: true }],

@@ -82,6 +82,22 @@ describe('reserving', () => {
     expect(reserved).toEqual(['4', '3', '4', '0']);
   });
 
+  test.each([{ requests: '1.5' }, { requests: '-1' }, { tokens: '0.1' }, { cost: '-1' }, { cost: '99999999999' }])(
+    'refuses %j, whatever budgets there are',
+    async (amounts) => {
+      await create('10');
+      const [[name]] = Object.entries(amounts) as [[string, string]];
+      const refused = {
+        data: { code: 'INVALID_INPUT' },
+        message: expect.stringContaining(`amounts.${name}: Expected`),
+      };
+      await expect(reserve('a', '1', { amounts })).rejects.toMatchObject(refused);
+      await expect(ingest.admin.budgets.check.query({ merchantId: 'without-budgets', amounts })).rejects.toMatchObject(
+        refused,
+      );
+    },
+  );
+
   test('is decided beforehand by a check, which reserves nothing', async () => {
     const { id } = await create('10');
     const check = (cost?: string) =>

@@ -25,6 +25,8 @@ const Url = text(2_000)
     const { username, password } = URL.canParse(value) ? new URL(value) : { username: '', password: '' };
     return username === '' && password === '';
   }, 'A user name or a password in a URL is not allowed')
+  // Nothing can listen there, so each delivery would fail for a day.
+  .refine((value) => !URL.canParse(value) || new URL(value).port !== '0', 'Expected a port from 1 to 65535')
   .meta({ examples: ['https://hooks.example.com/tally'] });
 
 /** `whsec_` and base64 of 24 to 64 bytes, as in Standard Webhooks. */
@@ -255,8 +257,12 @@ export const alerts = {
     access: 'admin',
     platform: true,
     input: z
-      .strictObject({ rule: text(100).optional(), limit: z.number().int().min(1).max(1000).default(100) })
+      .strictObject({
+        rule: text(100).optional(),
+        limit: z.number().int().min(1).max(1000).default(100),
+        cursor: Cursor.optional(),
+      })
       .prefault({}),
-    output: z.object({ rows: z.array(Firing) }),
+    output: z.object({ rows: z.array(Firing), nextCursor: z.string().nullable() }),
   }),
 } as const;

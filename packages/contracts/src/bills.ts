@@ -173,6 +173,11 @@ export const bills = {
       /** Lines that could not be read, at most 100 of them. */
       rejected: z.array(Place),
       rejectedLines: z.number().int(),
+      /** Lines that equal an earlier one in every field, at most 100 of them. They count. */
+      repeated: z.array(z.string()),
+      repeatedLines: z.number().int(),
+      /** Days between the first and the last that the export does not name. They count as days without usage. */
+      missing: z.array(StoredDay),
     }),
   }),
   list: query({

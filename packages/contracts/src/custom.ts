@@ -266,7 +266,7 @@ export const custom = {
   values: query({
     summary: 'Lists values computed before, newest first.',
     access: 'read',
-    input: z.strictObject({ id: Id, ...scope, limit: page.limit }),
+    input: z.strictObject({ id: Id, ...scope, ...page }),
     output: z.object({
       rows: z.array(
         z.object({
@@ -283,7 +283,7 @@ export const custom = {
           calculatedAt: StoredTime,
         }),
       ),
-      nextCursor: z.null(),
+      nextCursor: z.string().nullable(),
     }),
   }),
   /** Audit trail of a definition, newest first, also of a removed one. Owner and admins only. */

@@ -173,10 +173,12 @@ export const jobs = {
   }),
   /** Jobs that failed after all attempts; they are kept until they are retried. */
   failed: query({
-    summary: 'Lists jobs that failed after all their attempts.',
+    summary: 'Lists jobs that failed after all their attempts, newest first.',
     access: 'admin',
     platform: true,
-    input: z.strictObject({ limit: z.number().int().min(1).max(200).default(50) }).prefault({}),
+    input: z
+      .strictObject({ limit: z.number().int().min(1).max(200).default(50), cursor: Cursor.optional() })
+      .prefault({}),
     output: z.object({
       rows: z.array(
         z.object({
@@ -187,7 +189,7 @@ export const jobs = {
           error: z.string(),
         }),
       ),
-      nextCursor: z.null(),
+      nextCursor: z.string().nullable(),
     }),
   }),
   retry: mutation({

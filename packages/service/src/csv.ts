@@ -55,5 +55,7 @@ export async function* csvRows(source: AsyncIterable<string>): AsyncGenerator<Cs
 }
 
 /** Returns the first name of a header that stands there twice. */
-export const repeatedColumn = (names: readonly string[]): string | undefined =>
-  names.find((name, at) => names.indexOf(name) < at);
+export function repeatedColumn(names: readonly string[]): string | undefined {
+  const known = new Set<string>();
+  return names.find((name) => known.size === known.add(name).size);
+}

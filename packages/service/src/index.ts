@@ -22,6 +22,7 @@ export { type CallerLimits, createCallerLimits } from './edge/caller-limits.ts';
 export { dropBody, isSending } from './edge/drop-body.ts';
 export { assertUtf8, type ErrorBody } from './edge/edge.ts';
 export { type App, type AppOptions, createApp } from './edge/http.ts';
+export { createJsonCounter } from './edge/json-limits.ts';
 export { queryOf } from './edge/query.ts';
 export { readyJson, textOfReady } from './edge/ready-json.ts';
 export { contractRoutes } from './edge/rest.ts';

@@ -7,11 +7,13 @@ import {
   type ExportFormat,
   type Fields,
   fieldsOf,
+  hasAny,
   type ReadLine,
   shown,
   textOf,
   unreadable,
   usageLines,
+  wholeIn,
   wholeOf,
 } from './fields.ts';
 
@@ -34,8 +36,7 @@ export const anthropic: ExportFormat = {
   dayOfRow: ({ usage_date_utc }) => dayIn(usage_date_utc, 'usage_date_utc'),
   kindOf(fields) {
     if (fields.amount !== undefined || fields.cost_usd !== undefined) return 'cost';
-    const hasTokens = fields.uncached_input_tokens !== undefined || fields.usage_input_tokens_no_cache !== undefined;
-    return hasTokens ? 'usage' : undefined;
+    return hasAny(fields, TOKENS) ? 'usage' : undefined;
   },
   linesOf(kind, fields, source) {
     if (source === 'json') return kind === 'cost' ? [reportedCost(fields)] : reportedUsage(fields);
@@ -43,6 +44,12 @@ export const anthropic: ExportFormat = {
   },
   decimalsOf: ({ amount, cost_usd }) => (amount === undefined ? decimalsIn(cost_usd) : decimalsIn(amount) + 2),
 };
+
+const TOKENS = [
+  ...['uncached_input_tokens', 'cache_creation', 'cache_read_input_tokens', 'output_tokens'],
+  ...['usage_input_tokens_no_cache', 'usage_input_tokens_cache_read', 'usage_output_tokens'],
+  ...['usage_input_tokens_cache_write', 'usage_input_tokens_cache_write_5m', 'usage_input_tokens_cache_write_1h'],
+];
 
 function momentOf(value: unknown, name: string): number {
   const ms = typeof value === 'string' ? parseTime(value) : undefined;
@@ -89,8 +96,8 @@ function reportedUsage(fields: Fields): ReadLine[] {
   const written = fieldsOf(fields.cache_creation);
   return usageLines(textOf(fields.model) ?? '', {
     input: wholeOf(fields, 'uncached_input_tokens'),
-    cached_input: wholeOf(fields, 'cache_read_input_tokens'),
-    cache_write: wholeOf(written, 'ephemeral_5m_input_tokens') + wholeOf(written, 'ephemeral_1h_input_tokens'),
+    cached_input: wholeIn(fields, 'cache_read_input_tokens'),
+    cache_write: wholeIn(written, 'ephemeral_5m_input_tokens') + wholeIn(written, 'ephemeral_1h_input_tokens'),
     output: wholeOf(fields, 'output_tokens'),
   });
 }
@@ -98,10 +105,10 @@ function reportedUsage(fields: Fields): ReadLine[] {
 const usageRow = (row: Fields): ReadLine[] =>
   usageLines(textOf(row.model_version) ?? textOf(row.model) ?? '', {
     input: wholeOf(row, 'usage_input_tokens_no_cache'),
-    cached_input: wholeOf(row, 'usage_input_tokens_cache_read'),
+    cached_input: wholeIn(row, 'usage_input_tokens_cache_read'),
     cache_write:
-      wholeOf(row, 'usage_input_tokens_cache_write') +
-      wholeOf(row, 'usage_input_tokens_cache_write_5m') +
-      wholeOf(row, 'usage_input_tokens_cache_write_1h'),
+      wholeIn(row, 'usage_input_tokens_cache_write') +
+      wholeIn(row, 'usage_input_tokens_cache_write_5m') +
+      wholeIn(row, 'usage_input_tokens_cache_write_1h'),
     output: wholeOf(row, 'usage_output_tokens'),
   });

@@ -1,5 +1,7 @@
 import { startOfDay, type UsageEntry } from '@tally/contracts';
 import type { AnalyticsClient } from '@tally/contracts/client';
+import { until } from '@tally/testkit';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Running, startAnalytics } from '../../test/start.ts';
 
@@ -169,6 +171,15 @@ test('stores one bill where the same file is sent twice at once', async () => {
   expect(new Set(sent.map(({ bill }) => bill.id)).size).toBe(1);
 });
 
+test('names days that the export leaves out, and repeated lines; tokens are unknown where it has none', async () => {
+  const of = (file: string) => send({ provider: 'anthropic', account: 'gaps', file, dryRun: true });
+  const rows = ['2026-11-18,claude,1', `${DAY},claude,2`, `${DAY},claude,2`];
+  expect(await of(['usage_date_utc,model,cost_usd', ...rows].join('\n'))).toMatchObject({
+    ...{ status: 'read', missing: ['2026-11-19'], repeated: ['line 4'], repeatedLines: 1 },
+    bill: { lines: 3, amount: '5', tokens: null },
+  });
+});
+
 test('adds up accounts, and takes a day as unknown that one of them has no bill of', async () => {
   const provider = 'anthropic';
   const usage = (account: string, ...dates: string[]) => {
@@ -181,6 +192,22 @@ test('adds up accounts, and takes a day as unknown that one of them has no bill 
   const { rows, days } = await compare({ provider, models: ['claude-sonnet-5'], classes: ['input'] });
   expect(rows).toMatchObject([{ date: DAY, bill: { quantity: '20' } }]);
   expect(days.withUsage).toBe(1);
+});
+
+test('compares a bill that is removed meanwhile wholly or not at all', async () => {
+  const [account, other] = ['removed', new pg.Client({ connectionString: running.databaseUrl })];
+  const { bill } = await send({ account, file: costs(bucketOf(DAY, [['gpt-4o, input', 1, 1]])) });
+  await other.connect();
+  await other.query('begin');
+  await other.query('lock table bill_lines');
+  await other.query('delete from bills where id = $1', [bill.id]);
+  const compared = compare({ account, models: ['gpt-4o'], classes: ['input'] });
+  const waiting = `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+  await until('the comparison waits for the lines', async () => (await other.query(waiting)).rows.length > 0);
+  await other.query('commit');
+  await other.end();
+  expect(await compared).toMatchObject({ bills: [bill.id], totals: { bill: '1' } });
+  expect((await compare({ account })).bills).toEqual([]);
 });
 
 test('stores nothing of an export with an unreadable line, and leaves out days that are not over', async () => {

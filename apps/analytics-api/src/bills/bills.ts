@@ -18,7 +18,7 @@ import {
   type Units,
 } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
-import type { BillLine, Db, KnownBill, NewBill } from '@tally/db';
+import type { BillDay, BillLine, Db, KnownBill, NewBill } from '@tally/db';
 import { type Caller, decodeCursor, encodeCursor, textOfReady } from '@tally/service';
 import { z } from 'zod';
 import { assertRange } from '../dates.ts';
@@ -31,7 +31,8 @@ type Answer<Name extends keyof typeof analytics.bills> = z.input<(typeof analyti
 
 export type Bills = ReturnType<typeof createBills>;
 
-const MAX_REJECTIONS = 100;
+/** Places of an export that an answer names. */
+const MAX_PLACES = 100;
 /** Lines of bills that one comparison reads. */
 const MAX_LINES = 100_000;
 const TOKENS: ReadonlySet<string> = new Set(TOKEN_CLASSES);
@@ -106,7 +107,7 @@ export function createBills({
       const bill: NewBill = {
         ...{ provider, account, kind: found.kind, format: found.format, ...period },
         lines: lines.reduce((all, line) => all + line.lines, 0),
-        amount: found.kind === 'cost' ? totalOf(lines.map(({ amount }) => amount)) : null,
+        amount: found.kind === 'cost' ? (totalOf(lines.map(({ amount }) => amount)) ?? '0') : null,
         tokens: totalOf(lines.filter((line) => TOKENS.has(line.class)).map(({ quantity }) => quantity)),
         rounding: found.rounding.toString(),
         fileHash: createHash('sha256').update(file).digest('hex'),
@@ -114,8 +115,11 @@ export function createBills({
       };
       const said = {
         ...{ dryRun, unfinished, hasMore: found.hasMore },
-        rejected: found.rejected.slice(0, MAX_REJECTIONS),
+        rejected: found.rejected.slice(0, MAX_PLACES),
         rejectedLines: found.rejected.length,
+        repeated: found.repeated.slice(0, MAX_PLACES),
+        repeatedLines: found.repeated.length,
+        missing: missingOf(period, found.days),
       };
       if (dryRun || found.rejected.length > 0) {
         const { replaces, same } = await store.overlapping(bill);
@@ -142,14 +146,13 @@ export function createBills({
       const { provider, account, startDate, endDate } = question;
       assertRange(question, MAX_COMPARED_DAYS);
       const [start = '0'] = cursor === undefined ? [] : decodeCursor(cursor, question, Place);
-      const days = await store.days({ provider, account, startDate, endDate });
-      const { usage, classes, coverage } = await ourUsage(input, callerId);
-      const lines = await store.lines(days, MAX_LINES + 1);
+      const { days, lines } = await store.inForce({ provider, account, startDate, endDate }, MAX_LINES + 1);
       if (lines.length > MAX_LINES)
         throw new TallyError(
           'TOO_MANY_ROWS',
           `The bills have more than ${MAX_LINES} lines in this range; name fewer days.`,
         );
+      const { usage, classes, coverage } = await ourUsage(input, callerId);
       const [withCosts, withUsage] = [coveredBy(days, 'cost'), coveredBy(days, 'usage')];
       const all = compare({ withCosts, withUsage, lines, usage, classes });
       const rows = ordered(filtered(all, question), question.sortBy);
@@ -176,10 +179,16 @@ export function createBills({
 
 const usd = (text: string): Units => parseQuantity('cost', text.replace(/^-/, ''))! * (text.startsWith('-') ? -1n : 1n);
 
+/** The sum of what is known; null if nothing is. */
 const totalOf = (units: readonly (Units | null)[]): string | null => {
   const known = units.filter((each) => each !== null);
-  return known.length === 0 && units.length > 0 ? null : known.reduce((all, each) => all + each, 0n).toString();
+  return known.length === 0 ? null : known.reduce((all, each) => all + each, 0n).toString();
 };
+
+function missingOf({ startDate, endDate }: { startDate: Day; endDate: Day }, days: readonly Day[]): Day[] {
+  const known = new Set(days);
+  return eachDay(startDate, endDate).filter((date) => !known.has(date));
+}
 
 /** The days that an export covers, without those that are not over. */
 function periodOf(
@@ -220,7 +229,7 @@ const sum = (one: Units | null, other: Units | null): Units | null =>
   one === null || other === null ? null : one + other;
 
 /** Days on which every account that has bills of this kind has one. */
-function coveredBy(days: Awaited<ReturnType<Db['bills']['days']>>, kind: string): Set<Day> {
+function coveredBy(days: readonly BillDay[], kind: string): Set<Day> {
   const own = days.filter((day) => day.kind === kind);
   const accounts = new Set(own.map(({ account }) => account)).size;
   const counts = new Map<Day, number>();

@@ -155,6 +155,16 @@ test('sums the classes of a model where our cost is not known by class, and all 
   ]);
 });
 
+test('a charge beside tokens says nothing about the tokens of its model', () => {
+  const rows = rowsOf([charged('gpt-4o', 'other', '0.3')], [ours('gpt-4o', 1_000, 0)]);
+  expect(rows.map(present)).toMatchObject([
+    { class: 'input', reason: 'only_with_us', bill: { quantity: '0', amount: '0' }, billModels: [] },
+    { class: 'other', reason: 'only_on_bill', bill: { quantity: null, amount: '0.3' }, ourModels: [] },
+  ]);
+  const both = rowsOf([charged('gpt-4o', 'other', '0.3'), counted('gpt-4o', 'input', 5n)], []);
+  expect(both.map(present)).toMatchObject([{ bill: { quantity: '5' } }, { bill: { quantity: null, amount: '0.3' } }]);
+});
+
 const models = fc.constantFrom('gpt-4o', 'gpt-4o-2024-08-06', 'o1', 'unknown');
 const tokens = fc.integer({ min: 0, max: 5_000 });
 const cents = fc.bigInt({ min: -(10n ** 9n), max: 10n ** 12n });
@@ -169,8 +179,15 @@ const billLines = fc.uniqueArray(
       ...{ quantity: fc.option(fc.bigInt(0n, 9_000n)), rounding: fc.bigInt(1n, 10n ** 7n) },
     })
     .map((line): SummedBillLine => {
-      if (line.kind === 'usage') return { ...line, amount: null, quantity: line.quantity ?? 0n };
-      return { ...line, quantity: line.class === 'other' ? null : line.quantity };
+      // Exports of usage have tokens and requests.
+      if (line.kind === 'usage')
+        return {
+          ...line,
+          class: line.class === 'other' ? 'requests' : line.class,
+          amount: null,
+          quantity: line.quantity ?? 0n,
+        };
+      return line.class === 'other' ? { ...line, model: line.model || 'search', quantity: null } : line;
     }),
   { selector: ({ kind, date, model, class: name }) => [kind, date, model, name].join(), maxLength: 12 },
 );
@@ -243,6 +260,80 @@ test('the rows of any bill and any usage add up to both exactly, and reasons to 
         const split = partsOf(row);
         if (split) expect(split.byQuantity + split.byPrice).toBe(row.bill.amount! - row.ours.amount!);
         expect(present(row).message).toMatch(/^[A-Z].*\.$/);
+      }
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+/** What a row must have: the lines and the usage of its names on its day, added up one by one. */
+function plainly(
+  { date, class: name, billModels, ourModels, model }: Compared,
+  {
+    lines,
+    known,
+    isWhole,
+    covered,
+  }: {
+    lines: readonly SummedBillLine[];
+    known: readonly { ourDay: OurDay; classes: PricedClasses }[];
+    isWhole: boolean;
+    covered: { costs: boolean; usage: boolean };
+  },
+) {
+  const names: readonly BillClass[] = name === 'all' ? [...TOKEN_CLASSES, 'all'] : [name];
+  const add = (all: (bigint | null)[]) =>
+    all.reduce((one, other) => (one === null || other === null ? null : one + other), 0n);
+  const onDay = lines.filter((line) => line.date === date && (line.kind === 'cost' ? covered.costs : covered.usage));
+  const theirs = onDay.filter((line) => {
+    if (line.class === 'other') return name === 'other' && billModels.includes(line.model);
+    return name !== 'other' && (isWhole ? model === '' : billModels.includes(line.model));
+  });
+  const costs = theirs.filter((line) => line.kind === 'cost');
+  const usage = theirs.filter((line) => line.kind === 'usage');
+  const of = (all: typeof theirs) => all.filter((line) => names.includes(line.class));
+  const ours = known.filter(
+    ({ ourDay }) =>
+      name !== 'other' && ourDay.date === date && (isWhole ? model === '' : ourModels.includes(ourDay.model)),
+  );
+  const quantities = of(usage.length > 0 ? usage : costs);
+  return {
+    amount: covered.costs ? add(of(costs).map(({ amount }) => amount)) : null,
+    quantity:
+      theirs.length === 0
+        ? 0n
+        : quantities.length === 0 && usage.length === 0 && costs.every(({ quantity }) => quantity === null)
+          ? null
+          : add(quantities.map(({ quantity }) => quantity)),
+    tokens: add(
+      ours.map(({ ourDay, classes }) =>
+        name === 'all' ? ourDay.promptTokens + ourDay.completionTokens : BigInt(classes.tokens[name as TokenClass]),
+      ),
+    ),
+    cost: add(
+      ours.map(({ ourDay, classes }) => (name === 'all' ? ourDay.cost : signed(classes.costs![name as TokenClass]))),
+    ),
+  };
+}
+
+test('each row has what its names have on its day and nothing else, added up one by one', () => {
+  fc.assert(
+    fc.property(billLines, usage, (lines, known) => {
+      const days = (kind: string) => new Set(lines.filter((line) => line.kind === kind).map(({ date }) => date));
+      const [withCosts, withUsage] = [days('cost'), days('usage')];
+      const rows = compare({
+        ...{ withCosts, withUsage, lines },
+        usage: known.map(({ ourDay }) => ourDay),
+        classes: known.map(({ classes }) => classes),
+      });
+      for (const row of rows.filter((each) => each.class !== 'requests')) {
+        const covered = { costs: withCosts.has(row.date), usage: withUsage.has(row.date) };
+        const isWhole = lines.some((line) => line.date === row.date && line.model === '' && line.class !== 'other');
+        const { amount, quantity, tokens, cost } = plainly(row, { lines, known, isWhole, covered });
+        expect(row.bill).toEqual({ amount, quantity });
+        if (row.class === 'other') continue;
+        expect(row.ours.quantity).toBe(tokens);
+        if (row.ours.amount !== null) expect(row.ours.amount).toBe(cost);
       }
     }),
     { numRuns: RUNS },

@@ -97,9 +97,11 @@ export function compare({ withCosts, withUsage, lines: all, usage, classes }: To
     // A line without a model is about all of them.
     const whole = own.some((line) => line.model === '' && line.class !== 'other');
     const bill = new Map<string, BillModel>();
+    const others = new Map<string, BillModel>();
     for (const line of own) {
-      const key = whole && line.class !== 'other' ? '' : (models.ofBill.get(line.model) ?? line.model);
-      addLine(entry(bill, key, newBillModel), line);
+      const isOther = line.class === 'other';
+      const key = whole && !isOther ? '' : (models.ofBill.get(line.model) ?? line.model);
+      addLine(entry(isOther ? others : bill, key, newBillModel), line);
     }
     const known = new Map<string, OurModel>();
     for (const day of oursOf.get(date) ?? []) {
@@ -108,12 +110,16 @@ export function compare({ withCosts, withUsage, lines: all, usage, classes }: To
       addDay(entry(known, key, newOurModel), day, found);
     }
     const covered = { costs: withCosts.has(date), usage: withUsage.has(date) };
-    for (const model of [...new Set([...bill.keys(), ...known.keys()])].sort())
+    for (const model of [...new Set([...bill.keys(), ...others.keys(), ...known.keys()])].sort()) {
       rows.push(...rowsOf({ date, model, whole, covered, bill: bill.get(model), ours: known.get(model) }));
+      const other = others.get(model);
+      if (other) rows.push(otherRow(date, model, other));
+    }
   }
-  for (const row of rows) row.reason = reasonOf(row);
-  markDayBoundaries(rows);
-  return rows;
+  const shown = rows.filter(({ bill, ours: own }) => hasAnything(bill) || hasAnything(own));
+  for (const row of shown) row.reason = reasonOf(row);
+  markDayBoundaries(shown);
+  return shown;
 }
 
 const newBillModel = (): BillModel => ({ names: new Set(), hasUsage: false, usage: new Map(), costs: new Map() });
@@ -242,9 +248,17 @@ function rowsOf({ date, model, whole, covered, bill, ours = NONE }: OfModel): Co
     if (perRequest === 0n) requests.bill.amount = null;
     rows.push(requests);
   }
-  if (bill?.costs.has('other'))
-    rows.push(row('other', ['other'], { quantity: null, amount: 0n }, { unpriced: false, ourModels: [] }));
-  return rows.filter(({ bill: theirs, ours: own }) => [theirs, own].some(hasAnything));
+  return rows;
+}
+
+/** The row of what a bill charges for beside tokens, under this name: nothing of it is metered. */
+function otherRow(date: Day, model: string, { names, costs }: BillModel): Compared {
+  const { amount, quantity, rounding } = costs.get('other')!;
+  return {
+    ...{ date, model, class: 'other', billModels: sorted(names), ourModels: [] },
+    ...{ bill: { quantity, amount }, ours: { quantity: null, amount: 0n } },
+    ...{ tolerance: (rounding + 1n) / 2n, unpriced: false, folded: false, reason: 'unknown' },
+  };
 }
 
 const hasAnything = ({ quantity, amount }: Side): boolean => (quantity ?? 0n) !== 0n || (amount ?? 0n) !== 0n;

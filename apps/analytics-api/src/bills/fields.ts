@@ -30,10 +30,18 @@ export const fieldsOf = (value: unknown): Fields =>
 /** A text that is not empty; null: absent. */
 export const textOf = (value: unknown): string | null => (typeof value === 'string' && value !== '' ? value : null);
 
-/** A whole number of tokens or requests; 0 if absent. */
+/** A whole number of tokens or requests that is 0 if it is absent. */
+export const wholeIn = (fields: Fields, name: string): Units => (isAbsent(fields[name]) ? 0n : wholeOf(fields, name));
+
+const isAbsent = (value: unknown): boolean => value === undefined || value === null;
+
+/** Whether a field of these is there. */
+export const hasAny = (fields: Fields, names: readonly string[]): boolean =>
+  names.some((name) => fields[name] !== undefined);
+
+/** A whole number of tokens. */
 export function wholeOf(fields: Fields, name: string): Units {
   const value = fields[name];
-  if (value === undefined || value === null) return 0n;
   const units = typeof value === 'string' ? unitsOf(value, 0) : undefined;
   if (!units || units.rest) throw unreadable(`${name}: expected a whole number, got ${shown(value)}.`);
   return units.units;

@@ -8,11 +8,13 @@ import {
   type ExportFormat,
   type Fields,
   fieldsOf,
+  hasAny,
   type ReadLine,
   shown,
   textOf,
   unreadable,
   usageLines,
+  wholeIn,
   wholeOf,
 } from './fields.ts';
 
@@ -36,7 +38,7 @@ export const openai: ExportFormat = {
   },
   kindOf(fields) {
     if (fields.amount !== undefined || fields.amount_value !== undefined) return 'cost';
-    return fields.input_tokens !== undefined ? 'usage' : undefined;
+    return hasAny(fields, ['input_tokens', 'output_tokens']) ? 'usage' : undefined;
   },
   linesOf: (kind, fields) => (kind === 'cost' ? [costLine(fields)] : reportedUsage(fields)),
   decimalsOf: (fields) => decimalsIn(amountIn(fields)),
@@ -100,12 +102,13 @@ export function itemOf(item: string | null): Pick<ReadLine, 'model' | 'class'> {
 }
 
 function reportedUsage(fields: Fields): ReadLine[] {
-  const [all, cached] = [wholeOf(fields, 'input_tokens'), wholeOf(fields, 'input_cached_tokens')];
+  const [all, cached] = [wholeOf(fields, 'input_tokens'), wholeIn(fields, 'input_cached_tokens')];
   if (cached > all) throw unreadable(`input_cached_tokens is ${cached}, more than input_tokens, which contains it.`);
   return usageLines(textOf(fields.model) ?? '', {
     input: all - cached,
     cached_input: cached,
-    output: wholeOf(fields, 'output_tokens'),
-    requests: wholeOf(fields, 'num_model_requests'),
+    // Embeddings have none.
+    output: wholeIn(fields, 'output_tokens'),
+    requests: wholeIn(fields, 'num_model_requests'),
   });
 }

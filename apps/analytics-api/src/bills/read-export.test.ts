@@ -25,7 +25,7 @@ const cost = (value: number | string, line_item: string | null = null) => ({
 test("reads the example of OpenAI's reference of costs: a day without models", async () => {
   expect(await read('openai', page(bucket([cost(0.06)])))).toEqual({
     ...{ kind: 'cost', format: 'openai-costs-json', days: ['2024-11-01'], count: 1, hasMore: false, rejected: [] },
-    lines: ['2024-11-01  all  60000000'],
+    ...{ lines: ['2024-11-01  all  60000000'], repeated: [] },
     // Written to the cent.
     rounding: 10_000_000n,
   });
@@ -260,4 +260,95 @@ test.each([
   const { days, rejected } = await read('anthropic', file);
   expect(days).toEqual(isRead ? ['2026-10-31', '2026-11-01'] : ['2026-10-31']);
   expect(rejected).toHaveLength(isRead ? 0 : 1);
+});
+
+test.each([
+  ['start_time', `{"data":[{"start_time":${'['.repeat(1e5)}${']'.repeat(1e5)}}]}`],
+  [
+    'a currency',
+    `{"data":[{"start_time":1,"end_time":2,"results":[{"amount":{"currency":${'['.repeat(1e5)}${']'.repeat(1e5)}}}]}]}`,
+  ],
+  ['a page', '['.repeat(3e6) + ']'.repeat(3e6)],
+])('refuses JSON that is nested too deep in %s', async (_, file) => {
+  await expect(readExport('openai', file)).rejects.toMatchObject({
+    ...{ code: 'INVALID_INPUT', message: expect.stringContaining('nested more than') },
+  });
+});
+
+test('refuses more JSON than lines can need, before it is parsed', async () => {
+  const file = `{"data":[${'1,'.repeat(3e6)}1]}`;
+  await expect(readExport('openai', file)).rejects.toThrow('The JSON has more than 2000000 items.');
+});
+
+test.each([
+  ['JSON', `{"data":[${'1,'.repeat(MAX_BILL_LINES)}1]}`, 'data[0]: start_time'],
+  ['CSV', `start_time,amount_value\n${'1\n'.repeat(MAX_BILL_LINES + 1)}`, 'line 2: It has 1 cells'],
+])('ends at more unreadable lines of %s than an export may have, and names the first', async (_, file, first) => {
+  await expect(readExport('openai', file)).rejects.toMatchObject({
+    code: 'INVALID_INPUT',
+    message: expect.stringContaining(`more than ${MAX_BILL_LINES} lines that cannot be read. ${first}`),
+  });
+});
+
+test('rejects a bucket that lies within another, as hours do that are exported beside their day', async () => {
+  const hour = { ...bucket([cost(1)]), end_time: 1730419200 + 3600 };
+  const tokens = { object: 'organization.usage.completions.result', input_tokens: 1, output_tokens: 1 };
+  expect((await read('openai', page(bucket([cost(1)]), hour))).rejected).toEqual([
+    { place: 'data[1]', message: expect.stringContaining('buckets of other lengths') },
+  ]);
+  const hours = [0, 1].map((h) => ({ ...bucket([tokens], 1730419200 + h * 3600), end_time: 1730422800 + h * 3600 }));
+  expect(await read('openai', page(...hours))).toMatchObject({ rejected: [], repeated: [], count: 2 });
+});
+
+test("reads results under the name that OpenAI's reference gives them", async () => {
+  const { results, ...rest } = bucket([cost(1)]);
+  expect((await read('openai', page({ ...rest, result: results }))).lines).toEqual(['2024-11-01  all  1000000000']);
+});
+
+test.each([
+  ['openai', 'start_time,model,input_tokens,output_tokens\n1790553600,gpt-5,,5\n1790553600,gpt-5,1,5', 'input_tokens'],
+  [
+    'anthropic',
+    'usage_date_utc,model,usage_input_tokens_no_cache,usage_output_tokens\n2026-08-05,claude,,5\n2026-08-05,claude,1,5',
+    'usage_input_tokens_no_cache',
+  ],
+  [
+    'anthropic',
+    'usage_date_utc,model,usage_input_tokens_no_cache,usage_output_tokens\n2026-08-05,claude,5,\n2026-08-05,claude,1,5',
+    'usage_output_tokens',
+  ],
+] as const)('rejects a row of %s that lacks a part of its tokens', async (provider, file, name) => {
+  expect((await read(provider, file)).rejected).toEqual([
+    { place: 'line 2', message: `${name}: expected a whole number, got nothing.` },
+  ]);
+});
+
+test('rejects tokens that are not known, and does not count them as 0', async () => {
+  const results = [{ uncached_input_tokens: 5 }, { uncached_input_tokens: null, output_tokens: 1 }];
+  expect(
+    (await read('anthropic', page(day([...results, { uncached_input_tokens: 5, output_tokens: 1 }])))).rejected,
+  ).toEqual(
+    ['output_tokens', 'uncached_input_tokens'].map((name, index) => ({
+      place: `data[0].results[${index}]`,
+      message: `${name}: expected a whole number, got ${index === 0 ? 'nothing' : 'null'}.`,
+    })),
+  );
+});
+
+test('names the lines that are in the export before, field by field: they count', async () => {
+  const csv = 'usage_date_utc,model,cost_usd\n2026-11-01,claude,1\n2026-11-01,claude,2\n2026-11-01,claude,1\n';
+  expect(await read('anthropic', csv)).toMatchObject({ count: 3, repeated: ['line 4'], rejected: [] });
+  const json = page(bucket([cost(1), cost(2), cost(1)]), bucket([cost(1)], 1730505600));
+  expect(await read('openai', json)).toMatchObject({ count: 4, repeated: ['data[0].results[2]'] });
+});
+
+test('reads names in NFC, as Tally meters them', async () => {
+  expect((await read('openai', page(bucket([cost(1, 'mode\u0301le-1, input')])))).lines[0]).toContain(
+    ' mod\u00e9le-1 input',
+  );
+});
+
+test('reads a first line of very many columns', async () => {
+  const columns = Array.from({ length: 150_000 }, (_, index) => `c${index.toString(36)}`);
+  await expect(readExport('openai', columns.join(','))).rejects.toThrow('The export has no line');
 });

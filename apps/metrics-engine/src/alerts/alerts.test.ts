@@ -91,6 +91,13 @@ const spend = (id: string, units: string, period = 'month') =>
   );
 
 describe('a webhook', () => {
+  test('needs a port at which something can listen', async () => {
+    for (const refused of ['https://hooks.example.com:0/', 'http://hooks.example.com:00000']) {
+      const error = { data: { code: 'INVALID_INPUT' }, message: 'url: Expected a port from 1 to 65535' };
+      await expect(one.engine.webhooks.create.mutate({ url: refused })).rejects.toMatchObject(error);
+    }
+  });
+
   test('is signed so that the standard library verifies it, also while a secret is rotated', async () => {
     const webhook = await one.engine.webhooks.create.mutate({ url });
     const delivery = await one.engine.webhooks.test.mutate({ id: webhook.id });
@@ -530,6 +537,18 @@ describe('an alert', () => {
     await fired();
     const [latest, ...others] = (await one.engine.alerts.history.query()).rows;
     expect([latest?.text, others.length]).toEqual(['globex/requests: 1 is below 5.', rows.length]);
+    const paged: unknown[] = [];
+    let cursor: string | null | undefined;
+    do {
+      const page = await one.engine.alerts.history.query({ limit: 2, ...(cursor && { cursor }) });
+      paged.push(...page.rows);
+      cursor = page.nextCursor;
+    } while (cursor !== null);
+    expect(paged).toEqual([latest, ...others]);
+    const { nextCursor } = await one.engine.alerts.history.query({ limit: 1 });
+    await expect(one.engine.alerts.history.query({ rule: all.id, cursor: nextCursor! })).rejects.toMatchObject({
+      data: { code: 'INVALID_CURSOR' },
+    });
     clock.now = start;
     await expect(rule('acme/unheard_of', { above: '1' })).rejects.toMatchObject({ data: { code: 'NOT_FOUND' } });
   });

@@ -24,7 +24,7 @@ import {
   scaleOfBudget,
   unitOfBudget,
 } from '@tally/db';
-import { type Caller, type Loop, startLoop } from '@tally/service';
+import { type Caller, decodeCursor, encodeCursor, type Loop, startLoop } from '@tally/service';
 import { z } from 'zod';
 import type { Custom } from '../custom/custom.ts';
 import type { Drain } from '../fresh.ts';
@@ -284,9 +284,13 @@ export function createAlerts(options: {
       const { fires = false, value = null, periodStart = now() } = measured ?? {};
       return { fires, value, periodStart: new Date(periodStart).toISOString() };
     },
-    async history({ rule, limit }: Input<'history'>) {
-      const rows = await db.alerts.firings(rule, limit);
+    async history({ limit, cursor, ...question }: Input<'history'>) {
+      const [before] =
+        cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.string().regex(/^\d{1,18}$/)]));
+      const rows = await db.alerts.firings({ rule: question.rule, before, limit });
+      const last = rows.length === limit ? rows.at(-1) : undefined;
       return {
+        nextCursor: last ? encodeCursor([last.id], question) : null,
         rows: rows.map((row) => ({
           ...{ rule: row.rule, event: row.event, periodStart: row.period_start, threshold: row.threshold },
           ...{ value: row.data.value, text: row.data.text, firedAt: row.fired_at, resolvedAt: row.resolved_at },

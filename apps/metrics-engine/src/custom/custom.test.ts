@@ -324,6 +324,14 @@ test('a definition is saved, computed, changed into a new version, and its value
     [1, first.value, 'CUSTOM'],
     [2, second.value, 'CUSTOM'],
   ]);
+  const newestValue = await engine.custom.values.query({ id: made.id, limit: 1 });
+  const rest = await engine.custom.values.query({ id: made.id, limit: 1, cursor: newestValue.nextCursor! });
+  expect([newestValue.rows, rest.rows]).toEqual([values.rows.slice(0, 1), values.rows.slice(1)]);
+  const end = await engine.custom.values.query({ id: made.id, limit: 1, cursor: rest.nextCursor! });
+  expect(end).toEqual({ rows: [], nextCursor: null });
+  await expect(
+    engine.custom.values.query({ id: made.id, merchantId: 'a', cursor: newestValue.nextCursor! }),
+  ).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
   const newest = await engine.custom.versions.query({ id: made.id, limit: 1 });
   const oldest = await engine.custom.versions.query({ id: made.id, cursor: newest.nextCursor! });
   expect([...newest.rows, ...oldest.rows].map((row) => row.version)).toEqual([2, 1]);

@@ -22,6 +22,8 @@ import {
   sqlState,
   type Viewer,
 } from '@tally/db';
+import { decodeCursor, encodeCursor } from '@tally/service';
+import { z } from 'zod';
 import type { Drain } from '../fresh.ts';
 import { loadParser, methodOf, parseFormula } from './formula.ts';
 import type { Sources } from './sources.ts';
@@ -302,12 +304,22 @@ export function createCustom({
     },
 
     /** Values of the caller's or the named merchant; otherwise of all. */
-    async values(viewer: Viewer, id: string, merchantId: string | null, limit: number) {
+    async values(
+      viewer: Viewer,
+      id: string,
+      { merchantId = null, limit, cursor }: Page & { merchantId?: string | null },
+    ) {
       await visible(viewer, id, { removed: true });
-      const rows = await store.values(id, merchantId, limit);
+      const question = { id, merchantId };
+      const after = cursor === undefined ? undefined : decodeCursor(cursor, question, ValuePlace);
+      const rows = await store.values(id, { merchantId, limit, after });
+      const last = rows.length === limit ? rows.at(-1) : undefined;
       return {
-        rows: rows.map((row) => ({ ...row, merchantId: row.merchantId === '*' ? null : row.merchantId })),
-        nextCursor: null,
+        rows: rows.map(({ place: _, ...row }) => ({
+          ...row,
+          merchantId: row.merchantId === '*' ? null : row.merchantId,
+        })),
+        nextCursor: last ? encodeCursor(last.place, question) : null,
       };
     },
 
@@ -342,6 +354,15 @@ const GRAINS: Readonly<Record<string, RollupGrain>> = {
 };
 
 type Page = { limit: number; cursor?: string | undefined };
+
+const DayText = z.string().refine(isDay);
+const ValuePlace = z.tuple([
+  z.string().regex(/^\d{1,18}$/),
+  z.string().regex(/^\d{1,9}$/),
+  z.string(),
+  DayText,
+  DayText,
+]);
 
 const foreignCursor = () => new TallyError('INVALID_CURSOR', 'This cursor does not belong to this query.');
 

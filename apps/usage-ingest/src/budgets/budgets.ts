@@ -136,6 +136,9 @@ export function createBudgets(options: {
   function wishOf(list: BudgetList, at: number, input: ReserveRequest): Wish {
     const { id, amounts, ttlSeconds, ...usage } = input;
     const { meters = {}, ...measures } = amounts;
+    // Also where no budget limits the measure yet.
+    for (const measure of ['cost', 'requests', 'tokens'] as const)
+      if (measures[measure] !== undefined) unitsOf({ measure, meter: null }, measures[measure], `amounts.${measure}`);
     const parts = list.matching(usage).flatMap((budget) => {
       const { measure, meter } = budget;
       // Only the caller knows which meters its usage will count in.

@@ -58,6 +58,9 @@ export type AuditEntry = {
   details: Record<string, unknown>;
 };
 
+/** Microseconds at which a value was computed, its version, merchant, first and last day. */
+export type ValuePlace = [at: string, version: string, merchantId: string, startDate: string, endDate: string];
+
 export type CustomStore = {
   /** Returns the price of a formula in the planner's units, without running it. */
   plan(query: MetricQuery, timeoutMs: number): Promise<number>;
@@ -97,7 +100,11 @@ export type CustomStore = {
   remove(id: string): Promise<void>;
   /** Stores a value, replacing that of the same version, period and merchant, and counts the use. */
   keep(id: string, value: MetricValue): Promise<void>;
-  values(id: string, merchantId: string | null, limit: number): Promise<(MetricValue & { calculatedAt: string })[]>;
+  /** Returns a page of values, newest first, that come after `after`. */
+  values(
+    id: string,
+    page: { merchantId: string | null; limit: number; after: ValuePlace | undefined },
+  ): Promise<(MetricValue & { calculatedAt: string; place: ValuePlace })[]>;
   audit(entry: AuditEntry): Promise<void>;
   /** Removes audit steps from before this day, and values of metrics removed before it; returns the number of rows. */
   prune(before: Day): Promise<number>;
@@ -290,7 +297,8 @@ export function createCustomStore(dataSource: DataSource, formulas: DataSource):
       ]);
     },
 
-    values: (id, merchantId, limit) => runSql(dataSource, 'custom/values', [id, merchantId, limit], ValueRow),
+    values: (id, { merchantId, limit, after = [null, null, null, null, null] }) =>
+      runSql(dataSource, 'custom/values', [id, merchantId, limit, ...after], ValueRow),
 
     async audit({ definitionId, version, action, callerId, callerMerchantId, outcome, details }) {
       const step = [definitionId, version, action, callerId, callerMerchantId, outcome, JSON.stringify(details)];
@@ -385,8 +393,10 @@ const ValueRow = z
     duration_ms: z.number(),
     calculated_by: z.string(),
     calculated_at: Moment,
+    at: z.string(),
   })
   .transform((row) => ({
+    place: [row.at, String(row.version), row.merchant_id, row.period_start, row.period_end] as ValuePlace,
     version: row.version,
     merchantId: row.merchant_id,
     periodType: row.period_type,

@@ -34,8 +34,12 @@ export type AlertsStore = {
   fire(firing: Firing): Promise<boolean>;
   /** Ends the firings of a rule and queues the messages about it; false if nothing had fired. */
   resolve(firing: Pick<Firing, 'rule' | 'event' | 'body' | 'at' | 'webhookIds'>): Promise<boolean>;
-  /** Returns firings, newest first. */
-  firings(rule: string | undefined, limit: number): Promise<z.output<typeof FiringRow>[]>;
+  /** Returns a page of firings, newest first, of ids below `before`. */
+  firings(page: {
+    rule: string | undefined;
+    before: string | undefined;
+    limit: number;
+  }): Promise<z.output<typeof FiringRow>[]>;
   /**
    * Takes due deliveries until a time, so many that at most `each` of a webhook are in progress: `inProgress` says how many
    * are already. After that time, another process may take them.
@@ -93,6 +97,7 @@ const DueRow = z.object({
   removed: z.boolean(),
 });
 const FiringRow = z.object({
+  id: z.string(),
   rule: z.string(),
   period_start: Moment,
   threshold: z.string(),
@@ -176,7 +181,8 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
       const [row] = await runSql(dataSource, 'resolve-alert', values, CountRow);
       return row!.fired > 0;
     },
-    firings: (rule, limit) => runSql(dataSource, 'list-firings', [rule ?? null, limit], FiringRow),
+    firings: ({ rule, before, limit }) =>
+      runSql(dataSource, 'list-firings', [rule ?? null, before ?? null, limit], FiringRow),
     async take({ now, until, each, inProgress }) {
       const values = [now, until, each, [...inProgress.keys()], [...inProgress.values()]];
       // TypeORM answers an update with its rows and their number.

@@ -43,18 +43,19 @@ export type BillsStore = {
   list(page: { provider: BillProvider | undefined; before: string | undefined; limit: number }): Promise<KnownBill[]>;
   /** Removes a bill; throws NOT_FOUND for an unknown id. */
   remove(id: string): Promise<KnownBill>;
-  /** Returns the bill in force on each day of a range, by account and kind. */
-  days(scope: {
-    provider: BillProvider;
-    account: string | undefined;
-    startDate: Day;
-    endDate: Day;
-  }): Promise<z.output<typeof DayRow>[]>;
-  /** Returns the lines of bills on these days, summed over accounts; at most `limit`. */
-  lines(days: readonly { date: Day; bill_id: string }[], limit: number): Promise<SummedBillLine[]>;
+  /**
+   * Returns the bill in force on each day of a range, by account and kind, and their lines on these days, summed over
+   * accounts, at most `limit`; all as of one moment.
+   */
+  inForce(
+    scope: { provider: BillProvider; account: string | undefined; startDate: Day; endDate: Day },
+    limit: number,
+  ): Promise<{ days: BillDay[]; lines: SummedBillLine[] }>;
 };
 
 const DayRow = z.object({ account: z.string(), kind: BillKind, date: DateText, bill_id: z.string() });
+/** The bill of an account and kind that is in force on a day. */
+export type BillDay = z.output<typeof DayRow>;
 const LineRow = z.object({
   kind: BillKind,
   date: DateText,
@@ -95,7 +96,7 @@ export function createBillsStore(dataSource: DataSource): BillsStore {
         const { replaces, same } = await overlapping(manager, bill);
         if (same !== undefined) {
           const row = (await manager.findOneBy(BillEntity, { id: same }))!;
-          return { bill: (await inForce(manager, [row]))[0]!, replaces: [], unchanged: true };
+          return { bill: (await withDays(manager, [row]))[0]!, replaces: [], unchanged: true };
         }
         const known = await manager.count(BillEntity);
         if (known >= MAX_BILLS)
@@ -110,37 +111,35 @@ export function createBillsStore(dataSource: DataSource): BillsStore {
           lines.map(({ amount }) => amount?.toString() ?? null),
           lines.map((line) => line.lines),
         ]);
-        return { bill: (await inForce(manager, [row]))[0]!, replaces, unchanged: false };
+        return { bill: (await withDays(manager, [row]))[0]!, replaces, unchanged: false };
       }),
     async list({ provider, before, limit }) {
       const where: FindOptionsWhere<BillRow> = {
         ...(provider !== undefined && { provider }),
         ...(before !== undefined && { id: LessThan(before) }),
       };
-      return inForce(dataSource, await bills.find({ where, order: { id: 'desc' }, take: limit }));
+      return withDays(dataSource, await bills.find({ where, order: { id: 'desc' }, take: limit }));
     },
     remove: (id) =>
       dataSource.transaction(async (manager) => {
         await manager.query(sql('bills/lock'));
         const row = await manager.findOneBy(BillEntity, { id });
         if (!row) throw new TallyError('NOT_FOUND', `There is no bill ${id}.`);
-        const [known] = await inForce(manager, [row]);
+        const [known] = await withDays(manager, [row]);
         await manager.delete(BillEntity, { id });
         return known!;
       }),
-    days: ({ provider, account, startDate, endDate }) =>
-      runSql(dataSource, 'bills/days', [provider, account ?? null, startDate, endDate], DayRow),
-    lines: (days, limit) =>
-      runSql(
-        dataSource,
-        'bills/lines',
-        [days.map(({ date }) => date), days.map(({ bill_id }) => bill_id), limit],
-        LineRow,
-      ),
+    inForce: ({ provider, account, startDate, endDate }, limit) =>
+      // Without the lines of a bill that is removed meanwhile, its days would cost nothing.
+      dataSource.transaction('REPEATABLE READ', async (manager) => {
+        const days = await runSql(manager, 'bills/days', [provider, account ?? null, startDate, endDate], DayRow);
+        const values = [days.map(({ date }) => date), days.map(({ bill_id }) => bill_id), limit];
+        return { days, lines: await runSql(manager, 'bills/lines', values, LineRow) };
+      }),
   };
 }
 
-async function inForce(executor: Executor, rows: readonly BillRow[]): Promise<KnownBill[]> {
+async function withDays(executor: Executor, rows: readonly BillRow[]): Promise<KnownBill[]> {
   const days = await runSql(executor, 'bills/days-in-force', [rows.map(({ id }) => id)], InForceRow);
   const byId = new Map(days.map((each) => [each.id, each.days]));
   return rows.map((row) => ({ ...row, daysInForce: byId.get(row.id) ?? 0 }));

@@ -1,5 +1,5 @@
 import type { Alert, AlertCondition, AlertKind, Budget } from '@tally/contracts';
-import { useMutation, useQuery } from '@tanstack/react-query';
+import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { BellRing, Ellipsis, History as HistoryIcon, Pencil, Plus, ScanSearch, Trash2 } from 'lucide-react';
 import { useState } from 'react';
@@ -9,10 +9,10 @@ import { useWho } from '../session.tsx';
 import { Checks, Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, Sentence } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure } from '../ui/popups.tsx';
-import { Table } from '../ui/table.tsx';
+import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
-const HISTORY = 100;
+const PAGE = 100;
 /** The number of budgets and metrics to choose from; others are named by their id. */
 const CHOICES = 200;
 
@@ -181,9 +181,15 @@ const valueText = (value: string, unit: string | undefined) => {
 
 function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyMap<string, Target> }) {
   const { rule } = useSearch({ from: '/frame/app/alerts' });
-  const history = useQuery(
-    api.alerts.history.queryOptions({ ...(rule && { rule }), limit: HISTORY }, { refetchInterval: REFRESH_MS }),
-  );
+  const list = useInfiniteQuery({
+    queryKey: [['alerts'], 'history', rule],
+    queryFn: ({ pageParam }) =>
+      client.alerts.history.query({ ...(rule && { rule }), limit: PAGE, ...(pageParam && { cursor: pageParam }) }),
+    initialPageParam: '',
+    getNextPageParam: ({ nextCursor }) => nextCursor,
+    refetchInterval: REFRESH_MS,
+  });
+  const fired = list.data?.pages.flatMap(({ rows }) => rows);
   const ruleOf = (id: string) => rules.find((each) => each.id === id);
   const budgetOf = (id: string) => targets.get(id.replace('budget:', ''));
   const nameOf = (id: string) => ruleOf(id)?.name ?? budgetOf(id)?.name ?? 'a removed rule';
@@ -194,7 +200,7 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
   return (
     <Card
       title="What fired"
-      note={rule ? `of ${nameOf(rule)}` : `newest first, at most ${HISTORY}`}
+      note={rule ? `of ${nameOf(rule)}` : 'newest first'}
       flush
       tools={
         rule && (
@@ -204,8 +210,8 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
         )
       }
     >
-      <Answer query={history}>
-        {({ rows }) =>
+      <Answer query={{ ...list, data: fired }}>
+        {(rows) =>
           rows.length === 0 ? (
             <Empty icon={BellRing} title="Nothing has fired yet">
               Rules are looked at every minute, thresholds of budgets every few seconds.
@@ -240,7 +246,9 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
                   ),
                 },
               ]}
-            />
+            >
+              <LoadMore list={list}>{format(String(rows.length), 'count')} shown</LoadMore>
+            </Table>
           )
         }
       </Answer>

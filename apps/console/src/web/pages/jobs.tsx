@@ -1,4 +1,4 @@
-import { useMutation, useQuery } from '@tanstack/react-query';
+import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { CalendarClock, CircleCheck, Play, RotateCcw } from 'lucide-react';
 import { useState } from 'react';
 import { api, client, messageOf, queryClient } from '../api.ts';
@@ -7,7 +7,7 @@ import { useWho } from '../session.tsx';
 import { addMonths, daysOfMonth, monthOf, rangeText, today } from '../time.ts';
 import { Answer, Banner, Button, Card, Chip, Empty, Failure, Moment, PageHead } from '../ui/parts.tsx';
 import { Dialog, Segments, tell, tellFailure } from '../ui/popups.tsx';
-import { Table } from '../ui/table.tsx';
+import { LoadMore, Table } from '../ui/table.tsx';
 
 const WHAT: Record<string, string> = {
   reconcile: 'Compares realtime metrics with their copies',
@@ -33,7 +33,15 @@ export function Jobs() {
   const [backfilling, setBackfilling] = useState(false);
   const log = useQuery(api.jobs.log.queryOptions({ limit: 50 }, { refetchInterval: 5_000 }));
   const schedules = useQuery(api.jobs.schedules.queryOptions(undefined, { enabled: isAdmin, refetchInterval: 30_000 }));
-  const failed = useQuery(api.jobs.failed.queryOptions({}, { enabled: isAdmin, refetchInterval: 15_000 }));
+  const failed = useInfiniteQuery({
+    queryKey: [['jobs'], 'failed'],
+    queryFn: ({ pageParam }) => client.jobs.failed.query(pageParam ? { cursor: pageParam } : {}),
+    initialPageParam: '',
+    getNextPageParam: ({ nextCursor }) => nextCursor,
+    enabled: isAdmin,
+    refetchInterval: 15_000,
+  });
+  const failures = failed.data?.pages.flatMap(({ rows }) => rows) ?? [];
   const refresh = () => queryClient.invalidateQueries({ queryKey: [['jobs']] });
   const run = useMutation({
     mutationFn: (name: string) => client.jobs.run.mutate({ name: name as 'daily' }),
@@ -59,11 +67,11 @@ export function Jobs() {
           </Button>
         )}
       </PageHead>
-      {isAdmin && failed.data && failed.data.rows.length > 0 && (
+      {failures.length > 0 && (
         <Card title="Failed" note="after all their attempts" flush>
           <Table
             label="Failed jobs"
-            rows={failed.data.rows}
+            rows={failures}
             keyOf={({ id }) => id}
             columns={[
               { title: 'Job', cell: ({ name }) => name },
@@ -81,7 +89,9 @@ export function Jobs() {
                 ),
               },
             ]}
-          />
+          >
+            <LoadMore list={failed}>{format(String(failures.length), 'count')} shown</LoadMore>
+          </Table>
         </Card>
       )}
       <div className={isAdmin ? 'wide-two' : 'stack'}>

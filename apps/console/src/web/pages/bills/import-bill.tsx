@@ -115,7 +115,10 @@ const linesText = (lines: number) => (lines === 1 ? '1 line' : `${format(String(
 const daysText = (days: number) => (days === 1 ? '1 day' : `${days} days`);
 
 /** Shows what an export has, before anything is stored. */
-function Found({ read: { status, bill, replaces, hasMore, unfinished, rejected, rejectedLines } }: { read: Read }) {
+function Found({ read }: { read: Read }) {
+  const { status, bill, replaces, hasMore, unfinished, rejected, rejectedLines, repeated, repeatedLines, missing } =
+    read;
+
   return (
     <>
       <dl className="facts">
@@ -151,6 +154,19 @@ function Found({ read: { status, bill, replaces, hasMore, unfinished, rejected, 
         </Banner>
       )}
       {hasMore && <Banner>The provider has more pages: put them into the file, too, as an array of pages.</Banner>}
+      {repeatedLines > 0 && (
+        <Banner>
+          {repeatedLines === 1 ? '1 line repeats' : `${linesText(repeatedLines)} repeat`} an earlier one in every field,
+          such as {repeated[0]}. They count: leave out what is in the file twice.
+        </Banner>
+      )}
+      {missing.length > 0 && (
+        <Banner>
+          The file does not name {missing.length === 1 ? dayText(missing[0]!) : daysText(missing.length)} within its
+          period{missing.length > 1 && `, the first is ${dayText(missing[0]!)}`}. They count as days without usage: if a
+          page is missing, put it into the file.
+        </Banner>
+      )}
       {unfinished.length > 0 && <Banner tone="info">{dayText(unfinished[0]!)} is not over yet and is left out.</Banner>}
     </>
   );
