@@ -89,9 +89,9 @@ const openDays = async () =>
     ({ day }) => day as string,
   );
 
-test.each([400, 40_000])('a service whose clock is %s days ahead drops no events, and ends no day', async (days) => {
-  const merchantId = `ahead-${days}`;
-  await withIngests([0, days * DAY_HOURS], async (right, wrong) => {
+test('a service whose clock is 400 days ahead drops no events, and ends no day', async () => {
+  const merchantId = 'ahead';
+  await withIngests([0, 400 * DAY_HOURS], async (right, wrong) => {
     const entries = [0, 1, 2].map((ago) => ({
       ...{ id: `e${ago}`, merchantId, metrics: { queries: '1' } },
       time: new Date(Date.now() - ago * DAY_HOURS * HOUR_MS).toISOString(),
