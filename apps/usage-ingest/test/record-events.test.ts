@@ -55,7 +55,7 @@ async function idsInStream(merchantIds: readonly string[]): Promise<string[]> {
 }
 
 test('the lives of all shards take two commands, and know a shard that is repaired', async () => {
-  const [{ run }] = (await counters.lives()) as [{ run: string }];
+  const { run } = (await counters.lives())[0]!;
   await counters.markRepaired(3, run, 'begin');
   await counters.markRepaired(3, run, 'end');
   const sent = vi.spyOn(redis, 'sendCommand');
