@@ -13,7 +13,7 @@ const COMPRESSED = new Set(['.css', '.html', '.js', '.svg', '.webmanifest']);
 /** Lists the files of the first load: the entry, the overview, their imports, and the font. */
 function firstLoad(bundle) {
   const outputs = Object.values(bundle);
-  const files = new Set(['index.html', 'theme.js']);
+  const files = new Set(['index.html', 'before.js']);
   const visit = (chunk) => {
     if (!chunk || files.has(chunk.fileName)) return;
     files.add(chunk.fileName);

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { isBuilt } from '../../packages/testkit/sources.mjs';
 import { ROOT } from './home.mjs';
 import { runProgram } from './processes.mjs';
 
 const INSTALLED = join(ROOT, 'node_modules', '.tally-installed');
-const BUILT = join(ROOT, 'node_modules', '.tally-built');
 const BIN = join(ROOT, 'node_modules', '.bin');
 const GROUPS = ['packages', 'apps'];
 
@@ -36,15 +36,11 @@ export async function ensureInstalled({ signal } = {}) {
   writeFileSync(INSTALLED, wanted);
 }
 
-/** Builds all workspaces unless no source changed since. Aborting `signal` ends it. */
+/** Builds all workspaces unless each is built from its present sources. Aborting `signal` ends it. */
 export async function ensureBuilt({ signal } = {}) {
-  const wanted = createHash('sha256').update(sources().map(stampOf).join('\n')).digest('hex');
-  const whole = workspaces().every(
-    (folder) => !existsSync(join(folder, 'tsconfig.build.json')) || existsSync(join(folder, 'dist')),
-  );
-  if (whole && existsSync(BUILT) && readFileSync(BUILT, 'utf8') === wanted) return;
+  const built = workspaces().filter((folder) => existsSync(join(folder, 'tsconfig.build.json')));
+  if (built.every((folder) => isBuilt(folder) && existsSync(join(folder, 'dist')))) return;
   await run(join(BIN, 'turbo'), ['run', 'build', '--output-logs=errors-only'], toolEnv(), signal);
-  writeFileSync(BUILT, wanted);
 }
 
 async function run(command, args, env, signal = new AbortController().signal) {
@@ -65,20 +61,6 @@ function workspaceFiles(name) {
     .filter(existsSync);
 }
 
-function sources() {
-  const files = (folder) =>
-    readdirSync(folder, { recursive: true, withFileTypes: true })
-      .filter((entry) => entry.isFile())
-      .map((entry) => join(entry.parentPath ?? entry.path, entry.name));
-  return [
-    ...workspaces().flatMap((folder) => (existsSync(join(folder, 'src')) ? files(join(folder, 'src')) : [])),
-    ...workspaceFiles('tsconfig.build.json'),
-    ...workspaceFiles('package.json'),
-    join(ROOT, 'tsconfig.base.json'),
-  ].sort();
-}
-
-const stampOf = (file) => `${file} ${statSync(file).mtimeMs} ${statSync(file).size}`;
 const fingerprint = (files) =>
   createHash('sha256')
     .update(`${process.platform}-${process.arch}\n`)

@@ -35,6 +35,16 @@ describe('signing in', () => {
     });
   });
 
+  test.each(['en_US', 'C', ''])('works in a browser with the language "%s"', async (language) => {
+    await asVisitor(async (page) => {
+      await page.addInitScript(
+        `Object.defineProperty(Navigator.prototype, 'language', { get: () => ${JSON.stringify(language)} })`,
+      );
+      await signIn(page, stack.url, keys.viewer);
+      await expect.poll(() => page.locator('.uplot canvas').count()).toBeGreaterThan(0);
+    });
+  });
+
   test('keeps the key nowhere in the browser', async () => {
     await asVisitor(async (page) => {
       await signIn(page, stack.url, keys.viewer);

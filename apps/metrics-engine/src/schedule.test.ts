@@ -1,4 +1,4 @@
-import { startOfDay } from '@tally/contracts';
+import { DAY_MS, startOfDay } from '@tally/contracts';
 import { createEngineClient, type EngineClient } from '@tally/contracts/client';
 import type { Db } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
@@ -200,6 +200,14 @@ test('cleanup removes the log of runs that ended long ago', async () => {
   await client.query(`update metrics_aggregation_jobs_log set finished_at = '2020-01-01'`);
   await schedule.perform('cleanup', NOW);
   expect((await engine.jobs.log.query()).rows).toEqual([]);
+});
+
+test('cleanup of an engine whose clock is ahead removes no run that ended lately', async () => {
+  const ahead = await stores.start({}, () => Date.now() + 400 * DAY_MS);
+  await engine.rollups.daily.run.mutate({ date: '2026-03-01' });
+  await client.query('update metrics_aggregation_jobs_log set finished_at = now()');
+  await ahead.schedule.perform('cleanup', Date.now() + 400 * DAY_MS);
+  expect((await engine.jobs.log.query()).rows).not.toEqual([]);
 });
 
 test('cleanup removes old steps of custom metrics and values of removed metrics, and keeps those in use', async () => {

@@ -16,10 +16,9 @@ export type ScheduleOptions = {
     afterDaily(yesterday: Day): Promise<unknown>;
     /** Compares realtime metrics with their sources. */
     realtime(): Promise<unknown>;
-    /** Removes log rows of runs that ended before a day, and copies of realtime metrics that expired. */
-    cleanup(before: Day): Promise<unknown>;
+    /** Removes old log rows, and copies of realtime metrics that expired. */
+    cleanup(): Promise<unknown>;
   };
-  logRetentionDays: number;
   attempts: number;
   backoffMs: number;
   /** Cron patterns in UTC; a job without one is not scheduled. */
@@ -125,7 +124,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     if (name === 'reconcile') return work.reconcile();
     if (name === 'realtime') return work.realtime();
     if (name === 'afterDaily') return work.afterDaily(dayOf(scheduledAt - DAY_MS));
-    if (name === 'cleanup') return work.cleanup(dayOf(scheduledAt - options.logRetentionDays * DAY_MS));
+    if (name === 'cleanup') return work.cleanup();
     await rollups.recover();
     const runs: RollupBackfill[] = [await rollups.refresh()];
     // The last period complete at the scheduled time, so that a delayed job computes the period it was created for.

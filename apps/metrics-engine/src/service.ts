@@ -1,5 +1,5 @@
 import { lookup } from 'node:dns';
-import { engine } from '@tally/contracts';
+import { DAY_MS, dayOf, engine } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { type Db, openDb } from '@tally/db';
 import {
@@ -176,16 +176,18 @@ export async function createEngineService(
       },
       afterDaily: createAfterDaily(createAnalyticsClient(called(env.ANALYTICS_API_URL))),
       realtime: reconcileRealtime,
-      async cleanup(before) {
+      async cleanup() {
+        // By the earlier of the two clocks: a wrong one removes nothing early.
+        const at = Math.min(now(), (await db.look()).at);
+        const before = dayOf(at - env.JOBS_LOG_RETENTION_DAYS * DAY_MS);
         return {
           runs: await db.rollups.prune(before),
           customMetrics: await db.custom.prune(before),
-          copies: await db.realtime.prune(now()),
+          copies: await db.realtime.prune(Math.floor(at)),
           alerts: await db.alerts.prune(before),
         };
       },
     },
-    logRetentionDays: env.JOBS_LOG_RETENTION_DAYS,
     attempts: env.JOB_ATTEMPTS,
     backoffMs: env.JOB_BACKOFF_MS,
     ...(patterns && { patterns }),

@@ -37,7 +37,7 @@ export function createKeys({
         previousUntil: overlapSeconds > 0 ? new Date(now() + overlapSeconds * 1_000) : undefined,
         expiresAt: futureOf(expiresAt),
       };
-      return changeKey(redis, id, { change: () => store.rotate(id, rotation), now });
+      return changeKey(redis, id, () => store.rotate(id, rotation));
     },
     async list({ cursor, limit, ...question }: Input<'list'>): Promise<{ rows: ApiKey[]; nextCursor: string | null }> {
       const [after] = cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.uuid()]));
@@ -45,7 +45,6 @@ export function createKeys({
       const last = rows.length === limit ? rows.at(-1) : undefined;
       return { rows, nextCursor: last ? encodeCursor([last.id], question) : null };
     },
-    revoke: ({ id }: Input<'revoke'>, caller: Caller) =>
-      changeKey(redis, id, { change: () => store.revoke(id, caller.id), now }),
+    revoke: ({ id }: Input<'revoke'>, caller: Caller) => changeKey(redis, id, () => store.revoke(id, caller.id)),
   };
 }

@@ -18,9 +18,10 @@ export function createCloseDays(options: {
   /** Archives the events of a day before they are dropped; if that fails, the day stays open. */
   archiveFolder: string | undefined;
   onArchiveError(day: Day, error: unknown): void;
-  now: () => number;
+  /** Returns the time that the clocks of this process and of Postgres have both reached: a wrong one drops no events. */
+  agreedNow: () => Promise<number>;
 }): CloseDays {
-  const { db, derive, retentionDays, archiveFolder, onArchiveError, now } = options;
+  const { db, derive, retentionDays, archiveFolder, onArchiveError, agreedNow } = options;
 
   /** Resolves with true if the day was closed. */
   async function close(day: Day): Promise<boolean> {
@@ -36,12 +37,13 @@ export function createCloseDays(options: {
   return async () => {
     const closed: Day[] = [];
     await derive();
-    const firstKept = addDays(dayOf(now()), -retentionDays);
-    for (const day of await db.partitions.closable(firstKept, new Date(now() - retentionDays * DAY_MS))) {
+    const now = await agreedNow();
+    const firstKept = addDays(dayOf(now), -retentionDays);
+    for (const day of await db.partitions.closable(firstKept, new Date(now - retentionDays * DAY_MS))) {
       if (await close(day)) closed.push(day);
     }
     while ((await db.derivations.prune(PRUNED_AT_ONCE)) === PRUNED_AT_ONCE);
-    await db.changeLog.prune(new Date(now() - CHANGES_KEPT_MS));
+    await db.changeLog.prune(new Date(now - CHANGES_KEPT_MS));
     return closed;
   };
 }

@@ -109,6 +109,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
   });
   releasers.push('postgres', () => db.close());
+  // A clock that was given stands for all clocks.
+  const agreedNow = options.now ? async () => now() : async () => Math.min(now(), (await db.look()).at);
   const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'));
   releasers.push('redis', () => redis.disconnect());
   await redisReady(redis, START_WAIT_MS).catch((error: unknown) => log.warn({ err: error }, 'starting without Redis'));
@@ -213,13 +215,13 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     onAccepted: (lines) => void spend.note(lines),
     writeDirectly: directWrites.track,
   });
-  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now });
+  const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now, agreedNow });
   const deriveMeters = createDeriveMeters({
     db,
     register: registry,
     sliceEvents: env.DERIVE_SLICE_EVENTS,
     quarterHoursDays: env.METER_QUARTER_HOURS_DAYS,
-    now,
+    agreedNow,
   });
   const drain = createDrain({
     counters,
@@ -281,7 +283,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     retentionDays: env.JOURNAL_RETENTION_DAYS,
     archiveFolder: env.ARCHIVE_FOLDER,
     onArchiveError: (day, err) => log.error({ err, day }, 'a day was not archived; its events stay in the journal'),
-    now,
+    agreedNow,
   });
   if (env.ENABLE_FLUSH) {
     const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);

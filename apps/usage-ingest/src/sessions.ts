@@ -50,7 +50,7 @@ export function createSessions({
       return { ...about(caller), name, expiresAt: session?.expiresAt?.toISOString() ?? null };
     },
     async end({ sessionId: id }: Caller) {
-      return { ended: id !== undefined && (await changeKey(redis, id, { change: () => store.end(id), now })) };
+      return { ended: id !== undefined && (await changeKey(redis, id, () => store.end(id))) };
     },
   };
 

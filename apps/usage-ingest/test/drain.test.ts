@@ -49,6 +49,21 @@ test('a backlog of more than one piece is counted once, two pieces at a time', a
   );
 });
 
+test('a shard whose flush failed is flushed soon, also if the clock is set back', async () => {
+  let failures = 0;
+  ingest = await startIngest({ ENABLE_FLUSH: 'true', FLUSH_INTERVAL_MS: '20' }, (point) => {
+    if (point === 'flush.before-append' && failures++ === 0) throw new Error('for a moment');
+  });
+  await record();
+  await until('a failure', () => failures > 0);
+  ingest.clock.now -= 7_200_000;
+  const counted = MERCHANTS.map(() => BigInt(EVENTS));
+  await until(
+    'all to be counted',
+    async () => JSON.stringify((await requests()).map(String)) === `["${counted.join('","')}"]`,
+  );
+});
+
 test('counts a batch once that one of two flushes counted and did not remove', async () => {
   let pieces = 0;
   ingest = await startIngest({ FLUSH_PIECE_ENTRIES: '1' }, (point) => {

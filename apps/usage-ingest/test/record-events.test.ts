@@ -5,7 +5,7 @@ import { freshRedis, runsOf } from '@tally/testkit';
 import slotOf from 'cluster-key-slot';
 import fc from 'fast-check';
 import type { Redis } from 'ioredis';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type Counters, createCounters } from '../src/counters/counters.ts';
 import { createRedisKeys, parseTotalKey, type RedisKeys } from '../src/counters/keys.ts';
 import { createDeduplicationWindow } from '../src/counters/window.ts';
@@ -53,6 +53,17 @@ async function idsInStream(merchantIds: readonly string[]): Promise<string[]> {
   }
   return found.sort();
 }
+
+test('the lives of all shards take two commands, and know a shard that is repaired', async () => {
+  const { run } = (await counters.lives())[0]!;
+  await counters.markRepaired(3, run, 'begin');
+  await counters.markRepaired(3, run, 'end');
+  const sent = vi.spyOn(redis, 'sendCommand');
+  const lives = await counters.lives();
+  expect(sent.mock.calls.map(([{ name }]) => name).sort()).toEqual(['info', 'mget']);
+  sent.mockRestore();
+  expect(lives).toEqual(Array.from({ length: 8 }, (_, shard) => ({ run, repaired: shard === 3 })));
+});
 
 describe('a gathered call', () => {
   const event = fc.record({

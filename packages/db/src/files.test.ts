@@ -117,6 +117,15 @@ test('a store that cannot be written to is an error, and ends the reading of the
   expect(closed).toBe(true);
 });
 
+test('a folder that cannot be made is an error', async () => {
+  async function* line() {
+    yield 'a\n';
+  }
+  await expect(openFiles('/dev/null').write('usage_daily/a.gz', line())).rejects.toThrow(/ENOTDIR/);
+  if (process.platform === 'linux')
+    await expect(openFiles('/proc/tally').write('usage_daily/a.gz', line())).rejects.toThrow(/ENOENT.*\/proc\/tally/);
+});
+
 test.each([
   ['/data/tally', true],
   ['s3://bucket', true],

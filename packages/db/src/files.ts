@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { createWriteStream } from 'node:fs';
+import { createWriteStream, existsSync } from 'node:fs';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
@@ -44,7 +44,7 @@ function createFolder(folder: string, mode: number): Files {
     async write(path, content) {
       const file = join(folder, path);
       const draft = `${file}.${randomUUID()}.part`;
-      await mkdir(dirname(file), { recursive: true });
+      await makeFolder(dirname(file));
       try {
         await pipeline(Readable.from(content), packing(path), createWriteStream(draft, { mode, flush: true }));
         await rename(draft, file);
@@ -54,6 +54,20 @@ function createFolder(folder: string, mode: number): Files {
       }
     },
   };
+}
+
+/** Makes a folder and those above it: `mkdir` with `recursive` never ends where making one answers ENOENT, as in /proc. */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    const above = dirname(folder);
+    if (code !== 'ENOENT' || above === folder || existsSync(above)) throw error;
+    await makeFolder(above);
+    await makeFolder(folder);
+  }
 }
 
 /** A new name is on disk only when its folder is: a day is dropped from Postgres once its archive is written. */

@@ -18,6 +18,25 @@ test('migrating installs the schema, and again does no harm', async () => {
   await drop();
 });
 
+test('comments that are missing after a kill are written by the next call, without a migration', async () => {
+  const { url, drop } = await freshDatabase(migrate, { onOneNode: true });
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  const comment = async () =>
+    (await client.query(`select col_description('usage_events'::regclass, 1) as comment`)).rows[0].comment;
+  const first = await comment();
+  expect(first).toBeTruthy();
+  await client.query(
+    `do $$ begin execute format('comment on column usage_events.%I is null',
+       (select attname from pg_attribute where attrelid = 'usage_events'::regclass and attnum = 1)); end $$`,
+  );
+  expect(await comment()).toBeNull();
+  expect(await migrate(url)).toEqual([]);
+  expect(await comment()).toBe(first);
+  await client.end();
+  await drop();
+});
+
 test('twenty processes may migrate at once', async () => {
   const { url, drop } = await freshDatabase();
   const ran = await Promise.all(Array.from({ length: 20 }, () => migrate(url)));

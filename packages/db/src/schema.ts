@@ -19,7 +19,8 @@ export async function migrate(url: string): Promise<string[]> {
     const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
     try {
       const ran = await dataSource.runMigrations({ transaction: 'each' });
-      if (ran.length > 0) await commentColumns(client);
+      // Also if none ran: the process may have been killed after the last one.
+      await commentColumns(client);
       return ran.map((migration) => migration.name);
     } finally {
       await dataSource.destroy();

@@ -1,7 +1,7 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { hashOfSources, STAMP } from '../sources.mjs';
+import { isBuilt } from '../sources.mjs';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const checked = new Set<string>();
@@ -13,9 +13,7 @@ const checked = new Set<string>();
 export function assertBuilt(folder: string, root = ROOT): void {
   const path = join(root, folder);
   if (checked.has(path)) return;
-  const stamp = join(path, STAMP);
-  if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== hashOfSources(path))
-    throw new Error(`${folder} is not built from its present sources: run \`npm run build\`.`);
+  if (!isBuilt(path)) throw new Error(`${folder} is not built from its present sources: run \`npm run build\`.`);
   const { dependencies = {} } = JSON.parse(readFileSync(join(path, 'package.json'), 'utf8')) as {
     dependencies?: Record<string, string>;
   };

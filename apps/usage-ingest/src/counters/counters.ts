@@ -1,6 +1,7 @@
 import type { Day, Units } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { activeRequest, mastersOf, type RedisClient, recordStep } from '@tally/service';
+import slotOf from 'cluster-key-slot';
 import type { Cluster, Redis, Result } from 'ioredis';
 import { createGather } from './gather.ts';
 import { expiryOf, FLUSHERS_KEY, parseTotalKey, type RedisKeys, totalsPattern } from './keys.ts';
@@ -62,8 +63,11 @@ export type Counters = {
    * restarted, or was emptied, since the repair began.
    */
   markRepaired(shard: number, run: string, step: 'begin' | 'end' | readonly string[]): Promise<void>;
-  /** Returns the id of the run of Redis that holds a shard, and whether all its totals were repaired in it. */
-  lifeOf(shard: number): Promise<{ run: string; repaired: boolean }>;
+  /**
+   * Returns for each shard the id of the run of Redis that holds it, and whether all its totals were repaired in it.
+   * Asked every second: two commands, or on a cluster one for each master and shard.
+   */
+  lives(): Promise<{ run: string; repaired: boolean }[]>;
   /** Yields pages of at most 100 totals of a date, over all merchants, or of one merchant. */
   scanTotals(date: Day, merchantId?: string): AsyncGenerator<LiveTotal[]>;
   /** Returns the id of the newest item of each of these shards; null if empty. */
@@ -165,7 +169,7 @@ export function createCounters(
   async function replicated(key: string): Promise<void> {
     if (limits.waitReplicas === 0) return;
     const command = ['WAIT', limits.waitReplicas, WAIT_MS] as const;
-    const node = 'nodes' in redis ? await nodeOf(redis, key) : redis;
+    const node = 'nodes' in redis ? nodeOf(redis, key) : redis;
     const reached = Number(await node.call(...command));
     if (reached < limits.waitReplicas) throw new Error(`only ${reached} replicas have the batch`);
   }
@@ -258,11 +262,19 @@ export function createCounters(
       await redis.markRepaired(keys.life(shard), prefix, suffix, name, run, ...merchantIds);
     },
 
-    async lifeOf(shard) {
-      const node = 'nodes' in redis ? await nodeOf(redis, keys.life(shard)) : redis;
-      const [info, life] = await Promise.all([node.info('server'), redis.get(keys.life(shard))]);
-      const run = /^run_id:(\w+)/m.exec(info)?.[1] ?? '';
-      return { run, repaired: life === run };
+    async lives() {
+      const all = Array.from({ length: keys.shards }, (_, shard) => keys.life(shard));
+      const nodes = all.map((key) => ('nodes' in redis ? nodeOf(redis, key) : redis));
+      const masters = [...new Set(nodes)];
+      const [infos, lives] = await Promise.all([
+        Promise.all(masters.map((node) => node.info('server'))),
+        keys.clustered ? Promise.all(all.map((key) => redis.get(key))) : redis.mget(all),
+      ]);
+      const runs = infos.map((info) => /^run_id:(\w+)/m.exec(info)?.[1] ?? '');
+      return nodes.map((node, shard) => {
+        const run = runs[masters.indexOf(node)]!;
+        return { run, repaired: lives[shard] === run };
+      });
     },
 
     async *scanTotals(date, merchantId) {
@@ -356,9 +368,8 @@ function totalsOf(pairs: readonly string[]): Map<string, Units> {
 }
 
 /** The master that holds a key: WAIT counts the replicas of the connection that wrote. */
-async function nodeOf(cluster: Cluster, key: string): Promise<Redis> {
-  const slot = Number(await cluster.cluster('KEYSLOT', key));
-  const [address] = (cluster as unknown as { slots: string[][] }).slots[slot] ?? [];
+function nodeOf(cluster: Cluster, key: string): Redis {
+  const [address] = (cluster as unknown as { slots: string[][] }).slots[slotOf(key)] ?? [];
   const node = cluster.nodes('master').find(({ options: { host, port } }) => `${host}:${port}` === address);
   if (!node) throw new Error('the cluster knows no master of this shard');
   return node;

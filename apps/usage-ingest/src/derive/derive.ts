@@ -1,4 +1,4 @@
-import { countDays, dayOf } from '@tally/contracts';
+import { countDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { type Log, type Loop, recordStep, startLoop } from '@tally/service';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
@@ -10,6 +10,8 @@ export type DeriveOptions = {
   /** Events per slice, which is one transaction; larger slices merge better and hold their locks longer. */
   sliceEvents: number;
   now: () => number;
+  /** Returns the time that the clocks of this process and of Postgres have both reached: a wrong one ends no day early. */
+  agreedNow: () => Promise<number>;
 };
 
 export type Derive = {
@@ -41,7 +43,7 @@ const ROLL_UP_AFTER_MS = 3_600_000;
  * Readers add what is missing themselves, so a lag makes queries slower, never wrong. Any number of processes may run
  * it.
  */
-export function createDerive({ db, register, sliceEvents, now }: DeriveOptions): Derive {
+export function createDerive({ db, register, sliceEvents, now, agreedNow }: DeriveOptions): Derive {
   const registers = [register];
   const lagSeconds = new Gauge({
     name: 'tally_derive_lag_seconds',
@@ -74,7 +76,8 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
     const { events, oldestMs, firstOpenDay } = await db.derivations.lag();
     lagSeconds.set(oldestMs / 1000);
     pendingEvents.set(events);
-    openDays.set(firstOpenDay < over() ? countDays(firstOpenDay, over()) - 1 : 0);
+    const first = over(now());
+    openDays.set(firstOpenDay < first ? countDays(firstOpenDay, first) - 1 : 0);
     return events;
   }
 
@@ -96,13 +99,13 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
     }
   }
 
-  /** The first day that must not be rolled up yet. */
-  const over = () => dayOf(now() - ROLL_UP_AFTER_MS);
+  /** The first day that must not be rolled up yet at a time. */
+  const over = (at: number) => dayOf(at - ROLL_UP_AFTER_MS);
   const slice = Math.ceil(sliceEvents / ROLL_UP_SHARE);
 
-  async function rollUp(): Promise<boolean> {
+  async function rollUp(before: Day): Promise<boolean> {
     const done = sliceSeconds.startTimer();
-    const more = await db.derivations.rollUp(over(), slice);
+    const more = await db.derivations.rollUp(before, slice);
     if (more) done();
     return more;
   }
@@ -111,7 +114,8 @@ export function createDerive({ db, register, sliceEvents, now }: DeriveOptions):
     // Later flushes wait for the next run, so a run ends under any load.
     await derive(await look());
     // A long day must not delay flushes.
-    while (await rollUp()) await derive(sliceEvents);
+    const before = over(await agreedNow());
+    while (await rollUp(before)) await derive(sliceEvents);
     for (let left = QUARTER_SLICES; left > 0 && (await db.derivations.computeQuarters(slice)); left--)
       await derive(sliceEvents);
     await look();

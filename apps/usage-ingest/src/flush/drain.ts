@@ -219,7 +219,7 @@ export function createDrain(options: DrainOptions): Drain {
         return { inserted: 0, errors: [{ key: SHARD_COUNT_KEY, message: problem }], leftOut: false, asOf };
       }
       const all = shards ?? Array.from({ length: counters.keys.shards }, (_, shard) => shard);
-      const due = all.filter((shard) => wait || (failing.get(shard)?.until ?? 0) <= asOf);
+      const due = all.filter((shard) => wait || (failing.get(shard)?.until ?? 0) <= performance.now());
       const newest = await counters.newestItems(due);
       const todo = new Map<number, Work>();
       due.forEach((shard, index) => {
@@ -233,7 +233,7 @@ export function createDrain(options: DrainOptions): Drain {
         options.onError(error);
         errors.push({ key: counters.keys.journal(shard), message: messageOf(error) });
         const pauseMs = Math.min((failing.get(shard)?.pauseMs ?? BACKOFF_MS.first / 2) * 2, BACKOFF_MS.max);
-        if (!wait) failing.set(shard, { pauseMs, until: now() + pauseMs * (0.5 + Math.random() / 2) });
+        if (!wait) failing.set(shard, { pauseMs, until: performance.now() + pauseMs * (0.5 + Math.random() / 2) });
       };
       let [inserted, size, progress] = [0, pieceEntries, performance.now()];
       const most = Math.min(limit ?? todo.size, todo.size);

@@ -30,9 +30,10 @@ export function createDeriveMeters(options: {
   sliceEvents: number;
   /** Days for which quarter hours are kept. */
   quarterHoursDays: number;
-  now: () => number;
+  /** Returns the time that the clocks of this process and of Postgres have both reached. */
+  agreedNow: () => Promise<number>;
 }): DeriveMeters {
-  const { db, register, quarterHoursDays, now } = options;
+  const { db, register, quarterHoursDays, agreedNow } = options;
   const slice = options.sliceEvents * SLICE_FACTOR;
   const registers = [register];
   const lagSeconds = new Gauge({
@@ -66,7 +67,7 @@ export function createDeriveMeters(options: {
     // Later flushes wait for the next run, so a run ends under any load.
     await derive(await look());
     while (await db.meters.computeHistory(HISTORY_EVENTS)) await derive(slice);
-    const today = dayOf(now());
+    const today = dayOf(await agreedNow());
     while ((await db.meters.fold(today, QUIET_MS, FOLDED_AT_ONCE)) >= FOLDED_AT_ONCE);
     if (prunedOn !== today) {
       await db.meters.prune(addDays(today, -quarterHoursDays));

@@ -86,7 +86,7 @@ export function createRepair(options: {
   }
 
   async function shardsToRepair(): Promise<Map<number, string>> {
-    const lives = await Promise.all(Array.from({ length: keys.shards }, (_, shard) => counters.lifeOf(shard)));
+    const lives = await counters.lives();
     return new Map(lives.flatMap(({ run, repaired }, shard) => (repaired ? [] : [[shard, run]])));
   }
 

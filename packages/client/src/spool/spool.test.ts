@@ -17,6 +17,12 @@ afterAll(() => rmSync(home, { recursive: true, force: true }));
 const newDirectory = () => join(home, String(directories++));
 const open = (directory: string, more = {}) => createSpool({ directory, promise: 'record', fsync: 'never', ...more });
 
+test('makes its directory and those above it, or says why it cannot', () => {
+  open(join(newDirectory(), 'a', 'b')).close();
+  expect(() => open('/dev/null/spool')).toThrow(/ENOTDIR/);
+  if (process.platform === 'linux') expect(() => open('/proc/tally/spool')).toThrow(/ENOENT.*\/proc\/tally/);
+});
+
 /** A frame in the format of earlier releases: length, CRC-32, payload. */
 function oldFrameOf(kind: Frame['kind'], text: string): Buffer {
   const payload = Buffer.from(kind + text);

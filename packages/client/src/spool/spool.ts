@@ -15,7 +15,7 @@ import {
   unlinkSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { type Format, type Frame, frameOf, readFrames } from './frames.ts';
 import { takeLock } from './lock.ts';
 
@@ -109,7 +109,7 @@ const NAME = /^spool-([12])-(\d{10})\.log$/;
 export function createSpool(options: SpoolOptions): Spool {
   const { directory, promise = 'batch', fsync = 'batch', maxBytes = 256 * MIB } = options;
   const segmentBytes = Math.min(options.segmentBytes ?? 8 * MIB, maxBytes / 4);
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  makeDirectory(directory);
   const lock = takeLock(directory);
   const segments: Segment[] = [];
   let covered: Position = { segment: 0, offset: 0 };
@@ -367,6 +367,23 @@ function readAll({ file, bytes }: Segment): Buffer {
     read += got;
   }
   return buffer.subarray(0, read);
+}
+
+/**
+ * Makes a directory and those above it: `mkdirSync` with `recursive` never returns where making one answers ENOENT, as
+ * in /proc.
+ */
+function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    const above = dirname(directory);
+    if (code !== 'ENOENT' || above === directory || existsSync(above)) throw error;
+    makeDirectory(above);
+    makeDirectory(directory);
+  }
 }
 
 /** Syncs a directory: without this a crash of the machine could lose a new file as a whole. */

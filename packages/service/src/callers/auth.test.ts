@@ -87,6 +87,18 @@ test('refuses a revoked key within a second', async () => {
   expect(await codeOf(ask('good'))).toBe('UNAUTHORIZED');
 });
 
+test('refuses a revoked key also after the clock was set back', async () => {
+  const { add, ask, revoke, state } = setUp();
+  add('good');
+  await ask('good');
+  expect(await codeOf(ask('late'))).toBe('UNAUTHORIZED');
+  revoke('good');
+  add('late');
+  state.now -= 3_600_000;
+  expect(await codeOf(ask('good'))).toBe('UNAUTHORIZED');
+  expect(await codeOf(ask('late'))).toBe('OK');
+});
+
 test('refuses a key from the moment it expires, also while the database is unavailable', async () => {
   const { add, ask, state } = setUp();
   add('good', { expiresAt: new Date(state.now + 500).toISOString() });

@@ -12,10 +12,10 @@ export type KnownKey = Pick<ApiKey, 'id' | 'role' | 'merchantId' | 'teamId' | 'e
 
 /** Copies of keys beside Postgres. */
 export type KeyMirror = {
-  /** Returns the copy of the key with this hash and its time in Postgres; undefined without a usable copy. */
-  find(hash: string): Promise<{ key: KnownKey; at: number } | undefined>;
-  /** Stores a copy of what Postgres answered at this time. */
-  keep(hash: string, key: KnownKey, at: number): Promise<void>;
+  /** Returns the copy of the key with this hash and its age; undefined without a usable copy. */
+  find(hash: string): Promise<{ key: KnownKey; ageMs: number } | undefined>;
+  /** Stores a copy of what Postgres was asked so long ago. */
+  keep(hash: string, key: KnownKey, ageMs: number): Promise<void>;
   /** Removes the copy of a key that Postgres no longer has. */
   drop(hash: string): Promise<void>;
 };
@@ -64,6 +64,8 @@ export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownK
   const running = new Map<string, Lookup>();
   const failed = createFailedLookups({ limit: failuresPerMinute, now });
   const turns = createTurns(FIRST_LOOKUPS);
+  /** Returns whether a moment is so long ago; also if it is ahead, since the clock was then set back. */
+  const isPast = (at: number, ms: number) => Math.abs(now() - at) >= ms;
   /** The time at which a lookup last failed or timed out. */
   let troubledAt = Number.NEGATIVE_INFINITY;
 
@@ -96,10 +98,10 @@ export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownK
     known.delete(hash);
     unknown.delete(hash);
     if (key) {
-      const isMirrored = before !== undefined && now() - before.mirroredAt < MIRROR_MS;
+      const isMirrored = before !== undefined && !isPast(before.mirroredAt, MIRROR_MS);
       const mirroredAt = isMirrored ? before.mirroredAt : now();
       put(known, hash, { key, checkedAt: now(), triedAt: now(), mirroredAt }, MAX_KNOWN);
-      if (!isMirrored) void mirror?.keep(hash, key, asked).catch(() => {});
+      if (!isMirrored) void mirror?.keep(hash, key, Math.max(0, now() - asked)).catch(() => {});
     } else {
       put(unknown, hash, now(), MAX_UNKNOWN);
       failed.count(address);
@@ -109,17 +111,17 @@ export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownK
 
   async function findCopy(hash: string): Promise<KnownKey | undefined> {
     const copy = await mirror?.find(hash).catch(() => undefined);
-    if (!copy || now() - copy.at >= STALE_MS) return undefined;
-    put(known, hash, { key: copy.key, checkedAt: copy.at, triedAt: now(), mirroredAt: now() }, MAX_KNOWN);
+    if (!copy || copy.ageMs >= STALE_MS) return undefined;
+    put(known, hash, { key: copy.key, checkedAt: now() - copy.ageMs, triedAt: now(), mirroredAt: now() }, MAX_KNOWN);
     return copy.key;
   }
 
-  const isUnknown = (hash: string) => now() - (unknown.get(hash) ?? Number.NEGATIVE_INFINITY) < UNKNOWN_FRESH_MS;
+  const isUnknown = (hash: string) => !isPast(unknown.get(hash) ?? Number.NEGATIVE_INFINITY, UNKNOWN_FRESH_MS);
 
   async function findFirst(hash: string, address: string): Promise<KnownKey | undefined> {
     failed.assertBelowLimit(address);
     // Otherwise each caller of a process that just started would wait for its turn while the database has trouble.
-    const copy = now() - troubledAt < FRESH_MS ? await findCopy(hash) : undefined;
+    const copy = isPast(troubledAt, FRESH_MS) ? undefined : await findCopy(hash);
     if (copy) return copy;
     return turns.run(async () => {
       // Other callers may have looked up this key, or exhausted its address, meanwhile.
@@ -138,11 +140,11 @@ export function createKnownKeys({ find, mirror, failuresPerMinute, now }: KnownK
   return async (hash: string, address: string): Promise<KnownKey | undefined> => {
     const cached = known.get(hash);
     if (!cached) return isUnknown(hash) ? undefined : findFirst(hash, address);
-    if (now() - cached.triedAt < FRESH_MS) return cached.key;
+    if (!isPast(cached.triedAt, FRESH_MS)) return cached.key;
     const lookup = lookUp(hash, address);
     const outcome = await Promise.race([lookup.outcome, lookup.patience]);
     if (outcome && 'key' in outcome) return outcome.key;
-    return now() - cached.checkedAt < STALE_MS ? cached.key : answerOf(await lookup.outcome);
+    return isPast(cached.checkedAt, STALE_MS) ? answerOf(await lookup.outcome) : cached.key;
   };
 }
 
