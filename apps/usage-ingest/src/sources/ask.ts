@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import { ERRORS, type ErrorCode, TallyError } from '@tally/contracts';
 import { type AnalyticsClient, createAnalyticsClient } from '@tally/contracts/client';
 import { fetchWithin, secretOf } from '@tally/service';
@@ -29,17 +30,24 @@ export function createAskAnalytics(url: string): AskAnalytics {
 
 type MeterQuery = Parameters<AnalyticsClient['analytics']['meter']['query']>[0];
 
+/** The history of a meter that was just created mostly takes a second or two. */
+const PATIENCE_MS = 5_000;
+const LOOK_EVERY_MS = 250;
+
 /**
- * Returns the rows of a meter. Throws UNAVAILABLE if they lack events that wait to be flushed or history that is still
- * computed: no other product's format can say so, and a sum that is too low would be billed.
+ * Returns the rows of a meter. Throws UNAVAILABLE if, after five seconds, they still lack events that wait to be flushed
+ * or history that is computed: no other product's format can say so, and a sum that is too low would be billed.
  */
 export async function meterRows(ask: AskAnalytics, request: SourceRequest, query: MeterQuery) {
-  const { rows, coverage } = await ask(request, (client) => client.analytics.meter.query(query));
-  if (coverage.complete) return rows;
-  throw new TallyError(
-    'UNAVAILABLE',
-    'Not all events are in these sums: some wait to be flushed, or the history of the meter is still computed.',
-  );
+  for (const end = performance.now() + PATIENCE_MS; ; await wait(LOOK_EVERY_MS)) {
+    const { rows, coverage } = await ask(request, (client) => client.analytics.meter.query(query));
+    if (coverage.complete) return rows;
+    if (performance.now() > end)
+      throw new TallyError(
+        'UNAVAILABLE',
+        'Not all events are in these sums: some wait to be flushed, or the history of the meter is still computed.',
+      );
+  }
 }
 
 function understood(error: unknown): unknown {
