@@ -314,15 +314,17 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       const ranks = isOneMerchant
         ? 'active'
         : `(select user_id, ${sum}(requests) as requests, ${sum}(cost) as cost from active group by user_id) as ranks`;
+      // Found once: each part of the union would look for them.
+      const firstMerchants = isOneMerchant
+        ? ''
+        : `first_merchants as materialized (
+          select distinct merchant_id from active where user_id in (select user_id from first_users)
+        ),`;
       const ofFirstUsers = {
         hashed: isAmong(['user_id'], 'select user_id from first_users'),
         indexed: [
           'user_id = any(array(select user_id from first_users))',
-          ...(isOneMerchant
-            ? []
-            : [
-                'merchant_id = any(array(select merchant_id from active where user_id in (select user_id from first_users)))',
-              ]),
+          ...(isOneMerchant ? [] : ['merchant_id = any(array(select merchant_id from first_merchants))']),
         ].join(' and '),
       };
       const [answer] = await rowsOf(
@@ -338,6 +340,7 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
           order by cost desc, user_id collate "C" desc
           limit ${bind(limits.users)}
         ),
+        ${firstMerchants}
         users as (
           select user_id as key, ${sumsOf(users)} from ${from(users, user, { only: ofFirstUsers })} group by user_id
         ),
