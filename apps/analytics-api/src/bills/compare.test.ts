@@ -229,16 +229,22 @@ const usage = fc.uniqueArray(
   { selector: ({ ourDay: { date, model } }) => `${date} ${model}`, maxLength: 8 },
 );
 
+/** Compares lines with usage; a day with a line of a kind has a bill of it. */
+function comparedOf(lines: readonly SummedBillLine[], known: readonly { ourDay: OurDay; classes: PricedClasses }[]) {
+  const days = (kind: string) => new Set(lines.filter((line) => line.kind === kind).map(({ date }) => date));
+  const [withCosts, withUsage] = [days('cost'), days('usage')];
+  const rows = compare({
+    ...{ withCosts, withUsage, lines },
+    usage: known.map(({ ourDay }) => ourDay),
+    classes: known.map(({ classes }) => classes),
+  });
+  return { rows, withCosts, withUsage };
+}
+
 test('the rows of any bill and any usage add up to both exactly, and reasons to the rows', () => {
   fc.assert(
     fc.property(billLines, usage, (lines, known) => {
-      const days = (kind: string) => new Set(lines.filter((line) => line.kind === kind).map(({ date }) => date));
-      const [withCosts, withUsage] = [days('cost'), days('usage')];
-      const rows = compare({
-        ...{ withCosts, withUsage, lines },
-        usage: known.map(({ ourDay }) => ourDay),
-        classes: known.map(({ classes }) => classes),
-      });
+      const { rows, withCosts, withUsage } = comparedOf(lines, known);
       const covered = ({ date }: { date: string }) => withCosts.has(date) || withUsage.has(date);
       const total = (amounts: (bigint | null)[]) => amounts.reduce<bigint>((all, amount) => all + (amount ?? 0n), 0n);
       expect(total(rows.map(({ bill }) => bill.amount))).toBe(total(lines.map(({ amount }) => amount)));
@@ -319,13 +325,7 @@ function plainly(
 test('each row has what its names have on its day and nothing else, added up one by one', () => {
   fc.assert(
     fc.property(billLines, usage, (lines, known) => {
-      const days = (kind: string) => new Set(lines.filter((line) => line.kind === kind).map(({ date }) => date));
-      const [withCosts, withUsage] = [days('cost'), days('usage')];
-      const rows = compare({
-        ...{ withCosts, withUsage, lines },
-        usage: known.map(({ ourDay }) => ourDay),
-        classes: known.map(({ classes }) => classes),
-      });
+      const { rows, withCosts, withUsage } = comparedOf(lines, known);
       for (const row of rows.filter((each) => each.class !== 'requests')) {
         const covered = { costs: withCosts.has(row.date), usage: withUsage.has(row.date) };
         const isWhole = lines.some((line) => line.date === row.date && line.model === '' && line.class !== 'other');

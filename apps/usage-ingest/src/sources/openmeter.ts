@@ -522,6 +522,7 @@ function known({ key, dimensions }: Meter, name: string): string {
   return found;
 }
 
+/** Returns the day of a moment in a time zone; throws INVALID_INPUT for an unknown zone. */
 function dayIn(ms: number, timeZone: string): Day {
   try {
     return new Intl.DateTimeFormat('en-CA', { timeZone, dateStyle: 'short' }).format(ms);

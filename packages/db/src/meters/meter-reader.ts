@@ -146,7 +146,7 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
   /** Throws TOO_MANY_ROWS if Postgres estimates that the rollups of a plan have more than `maxRows` rows. */
   async function assertRows(meter: MeterRow, scope: MeterScope, { whole, cut }: ReadPlan, maxRows: number) {
     const { bind, values } = bindings();
-    const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
+    const merchantIds = merchantsOf(meter, scope);
     const where = [
       `meter_id = ${meter.id}`,
       ...(merchantIds ? [`merchant_id = any(${bind(merchantIds)}::text[])`] : []),
@@ -193,7 +193,7 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
   return {
     async read(meter, scope) {
       const { starts, end, asKnownOn, maxRows } = scope;
-      const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
+      const merchantIds = merchantsOf(meter, scope);
       const { inner, edges } = splitQuarters(starts[0]!, end);
       const isRollup = asKnownOn === undefined && inner.from < inner.to;
       const plan = isRollup ? planMeter({ starts: [inner.from, ...starts.slice(1)], end: inner.to }) : NO_ROLLUPS;
@@ -243,6 +243,10 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
   };
 }
 
+/** The merchants whose rows are read; undefined: all. */
+const merchantsOf = (meter: MeterRow, { merchantIds }: Pick<MeterScope, 'merchantIds'>) =>
+  meter.merchantId === '' ? merchantIds : [meter.merchantId];
+
 /** What a query about a meter reads. */
 type Reading = {
   plan: ReadPlan;
@@ -262,7 +266,7 @@ function valuesStatement(
 ): { text: string; values: unknown[] } {
   const { bind, values } = bindings();
   const kind = kindOf(meter);
-  const merchantIds = meter.merchantId === '' ? scope.merchantIds : [meter.merchantId];
+  const merchantIds = merchantsOf(meter, scope);
   const [firstDay, lastDay] = [dayOf(starts[0]!), dayOf(end - 1)];
   const bounds = boundsOf(inner.from, inner.to);
   const [first, until] = [`${bind(bounds.from)}::timestamptz`, `${bind(bounds.until)}::timestamptz`];
@@ -275,6 +279,7 @@ function valuesStatement(
   const needed = [...new Set([...groupBy.filter((name) => name !== 'merchant').map(placeOf)])];
   const isUnique = meter.aggregation === 'UNIQUE';
   const byElement = meter.aggregation === 'PERCENTILE';
+  const isBigint = kind === 'add' && sum === 'units_sum';
   // Only what the query needs: a column costs a tenth of a row.
   const columns = (alias: string, moment: string) =>
     [
@@ -282,7 +287,7 @@ function valuesStatement(
       ...(starts.length > 1 ? [`${moment} as moment`] : []),
       ...needed.map((name) => `${alias}.${name}`),
       ...(isUnique || byElement ? [`${alias}.element`] : []),
-      sum === 'units_sum' && kind === 'add' ? `${alias}.value::bigint as value` : `${alias}.value`,
+      isBigint ? `${alias}.value::bigint as value` : `${alias}.value`,
       ...(kind === 'LATEST' ? [`${alias}.at`, `${alias}.event_id`] : []),
     ].join(', ');
   const midnight = (text: string) => `${text}::timestamp at time zone 'UTC'`;
@@ -392,7 +397,7 @@ function valuesStatement(
       string_agg(value, ',') as amounts
     from (
       select ${[...slots, ...named, ...elements, ''].join(', ')}
-        ${isUnique ? 'count(*)' : kind === 'add' && sum === 'units_sum' ? summed : `trim_scale(${summed})`}::text as value
+        ${isUnique ? 'count(*)' : isBigint ? summed : `trim_scale(${summed})`}::text as value
       from ${source} as placed
       ${grouped.length > 0 ? `group by ${grouped.join(', ')} order by ${grouped.join(', ')}` : 'having count(*) > 0'}
       limit ${bind(limit)}

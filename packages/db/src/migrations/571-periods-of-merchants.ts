@@ -42,8 +42,8 @@ export class PeriodsOfMerchants1763856000571 implements MigrationInterface {
 }
 
 /**
- * Builds an index and then drops another one; `how`: `concurrently` beside writers, in no transaction, as TypeORM has one
- * for `down`. May be repeated after an interruption.
+ * Builds an index and then drops another one; may be repeated after an interruption. `how`: `concurrently` lets writers go
+ * on, but not in a transaction, in which TypeORM runs `down`.
  */
 async function replaceIndex(
   runner: QueryRunner,

@@ -107,7 +107,7 @@ type SourceOptions = {
  * of them: some thousand values and events took 13 s.
  */
 export type Condition = {
-  /** For tables with an index that begins with the keys: `key = any(array(…))`. */
+  /** For rollups, whose keys begin with the merchant: `key = any(array(…))`. */
   indexed: string;
   /** For events that are not derived yet, and imported snapshots: one look into a hash table for each row. */
   hashed: string;
@@ -164,8 +164,8 @@ export function source(
             given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
           ),
         ];
-        const chosen = only && `and ${cube === 'daily_usage_cache' ? only.hashed : only.indexed}`;
-        return `select ${selected.join(', ')} ${read(table, range)} ${chosen ?? ''}`;
+        const chosen = only ? `and ${cube === 'daily_usage_cache' ? only.hashed : only.indexed}` : '';
+        return `select ${selected.join(', ')} ${read(table, range)} ${chosen}`;
       };
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;
       if (cube === 'usage_quarter_hours')

@@ -226,7 +226,7 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       const ranking = ['requests', ...RANKED_BY[question.sortBy]];
       const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
       const hashed = isAmong(columns, `select ${columns.join(', ')} from candidates`);
-      // Indexes begin with the merchant.
+      // Keys of rollups begin with the merchant.
       const isIndexed = question.merchantIds?.length || columns.includes('merchant_id');
       const indexed = columns.map((column) => `${column} = any(array(select ${column} from candidates))`).join(' and ');
       const candidates = { hashed, indexed: isIndexed ? indexed : hashed };
