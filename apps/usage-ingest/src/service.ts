@@ -123,17 +123,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     metrics.durability(durability);
     log.info({ durability }, 'durability');
   };
-  const readiness = createReadiness({
-    postgres: db,
-    redis,
-    memoryMark: env.REDIS_MEMORY_HIGH_MARK,
-    // Either store is enough to accept usage; without both nothing can be promised. A flush needs both.
-    isOk: (stores) => (isFlusher ? stores.postgres && stores.redis : stores.postgres || stores.redis),
-    facts: () => ({ durability }),
-    log,
-    now,
-  });
-
   const keys = createRedisKeys({ shards: env.USAGE_SHARDS, clustered: 'nodes' in redis });
   const shards = createShardCount({
     redis,
@@ -154,6 +143,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
   });
   releasers.push('stores', () => stores.stop());
+  const readiness = createReadiness({
+    postgres: db,
+    redis,
+    memoryMark: env.REDIS_MEMORY_HIGH_MARK,
+    isUsed: (store) => !stores[store].isOpen(),
+    // Either store is enough to accept usage; without both nothing can be promised. A flush needs both.
+    isOk: (stores) => (isFlusher ? stores.postgres && stores.redis : stores.postgres || stores.redis),
+    facts: () => ({ durability }),
+    log,
+    now,
+  });
   await Promise.race([shards.agree(), wait(START_WAIT_MS, undefined, { ref: false })]);
   const agreeing = startLoop(AGREE_MS, shards.agree, () => {});
   releasers.push('shard count', () => agreeing.stop());

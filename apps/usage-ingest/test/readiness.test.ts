@@ -127,11 +127,24 @@ test('a full disk of Postgres is noticed by the flush, and usage is taken all th
   expect(await readyz()).toEqual(FINE);
 });
 
-test('a Redis that was told to evict while it runs is noticed', async () => {
+test('a Redis that was told to evict while it runs is noticed, and not enough to be ready', async () => {
+  const note = 'Redis evicts keys: set maxmemory-policy noeviction.';
   await redis.config('SET', 'maxmemory-policy', 'allkeys-lru');
-  expect(await readyz()).toEqual(degradedBy('Redis evicts keys: set maxmemory-policy noeviction.'));
+  expect(await readyz()).toEqual(degradedBy(note));
+  const postgresProcesses = [servers.postgres.pid!, ...childrenOf(servers.postgres.pid!)];
+  for (const pid of postgresProcesses) process.kill(pid, 'SIGSTOP');
+  try {
+    await vi.waitFor(async () => {
+      expect(await readyz()).toEqual({ ok: false, degraded: true, notes: ['Postgres is unavailable.', note] });
+    }, SOON);
+    const entries = [{ id: 'nowhere', merchantId: 'acme', metrics: { queries: '1' } }];
+    await expect(client.usage.record.mutate({ entries })).rejects.toMatchObject({ data: { code: 'UNAVAILABLE' } });
+  } finally {
+    for (const pid of postgresProcesses.reverse()) process.kill(pid, 'SIGCONT');
+  }
   await redis.config('SET', 'maxmemory-policy', 'noeviction');
-  expect(await readyz()).toEqual(FINE);
+  // A store is used again within a moment after it answers.
+  await vi.waitFor(async () => expect(await readyz()).toEqual(FINE), SOON);
 });
 
 test('a Redis above its memory mark is noticed, and bypassed until the mark clears itself', async () => {

@@ -6,6 +6,8 @@ export type Breaker = {
    * the store stops answering gets the same error and may still take effect.
    */
   run<T>(work: () => Promise<T>): Promise<T>;
+  /** Returns true if work is refused. */
+  isOpen(): boolean;
   /** Probes the store now; resolves once it answered, failed or timed out. */
   look(): Promise<void>;
   /** Refuses work until the store answers its probe. */
@@ -101,6 +103,7 @@ export function createBreaker({ name, probe, onChange = () => {} }: BreakerOptio
   }
 
   return {
+    isOpen: () => reason !== undefined,
     look,
     open,
     stop: () => stopping.abort(),

@@ -27,13 +27,17 @@ export type ReadinessOptions = {
   redis: RedisClient;
   /** The share of Redis' `maxmemory` above which Redis counts as full. */
   memoryMark?: number;
-  /** Returns true if the service can work with the stores that answer. */
+  /** Returns false if the service leaves out a store that answers. */
+  isUsed?(store: Store): boolean;
+  /** Returns true if the service can work with the stores that answer and are used. */
   isOk(stores: { postgres: boolean; redis: boolean }): boolean;
   /** Further notes. */
   facts?(): Record<string, unknown>;
   log: Log;
   now?: () => number;
 };
+
+type Store = 'postgres' | 'redis';
 
 /** Notes never contain words or addresses of a store: those are in the log. */
 type Look = { available: boolean; notes: string[] };
@@ -43,16 +47,17 @@ const MAX_SKEW_MS = 5_000;
 /** An error of a write counts for this long; the loops that write retry more often. */
 const WRITE_ERROR_MS = 30_000;
 const MEMORY_MARK = 0.9;
+const NAMES = { postgres: 'Postgres', redis: 'Redis' };
 
 /** Probes the stores for `/readyz`, each at most once at a time. */
 export function createReadiness(options: ReadinessOptions): Readiness {
-  const { postgres, redis, memoryMark = MEMORY_MARK, log, now = Date.now } = options;
-  const refusedWrites = new Map<'postgres' | 'redis', number>();
+  const { postgres, redis, memoryMark = MEMORY_MARK, isUsed = () => true, log, now = Date.now } = options;
+  const refusedWrites = new Map<Store, number>();
   let told = '';
   /** Nothing works then, whatever answers: a rollout must stop at the first new process. */
   let isOutdated = false;
 
-  const lookAtPostgres = single('Postgres', async () => {
+  const lookAtPostgres = single('postgres', async () => {
     const sent = now();
     const { at, readOnly, outdated } = await postgres.look();
     isOutdated = outdated;
@@ -63,7 +68,7 @@ export function createReadiness(options: ReadinessOptions): Readiness {
     ];
   });
 
-  const lookAtRedis = single('Redis', async () => {
+  const lookAtRedis = single('redis', async () => {
     if (redis.status !== 'ready') throw new Error(`the connection is ${redis.status}`);
     const found = await Promise.all(
       mastersOf(redis).map(async (node) => {
@@ -85,18 +90,21 @@ export function createReadiness(options: ReadinessOptions): Readiness {
   });
 
   /** One probe at a time, since a store that hangs must not get more of them. */
-  function single(name: string, look: () => Promise<string[]>): () => Promise<Look> {
+  function single(store: Store, look: () => Promise<string[]>): () => Promise<Look> {
     let running: Promise<Look> | undefined;
     let hanging = false;
-    const unavailable = { available: false, notes: [`${name} is unavailable.`] };
+    const unavailable = { available: false, notes: [`${NAMES[store]} is unavailable.`] };
     return async () => {
       // A probe that began before the call may be outdated, but a hanging one is not.
       if (hanging) return unavailable;
       running ??= look()
         .then(
-          (notes) => ({ available: true, notes }),
+          (notes) => {
+            if (isUsed(store)) return { available: true, notes };
+            return { available: false, notes: notes.length > 0 ? notes : [`${NAMES[store]} is being checked.`] };
+          },
           (error: unknown) => {
-            log.warn({ err: error, store: name }, 'a store is unavailable');
+            log.warn({ err: error, store: NAMES[store] }, 'a store is unavailable');
             return unavailable;
           },
         )
@@ -124,7 +132,7 @@ export function createReadiness(options: ReadinessOptions): Readiness {
       const notes = [...ofPostgres.notes, ...ofRedis.notes];
       for (const [store, at] of refusedWrites) {
         if (now() - at > WRITE_ERROR_MS) refusedWrites.delete(store);
-        else if (stores[store]) notes.push(`${store === 'postgres' ? 'Postgres' : 'Redis'} takes no writes.`);
+        else if (stores[store]) notes.push(`${NAMES[store]} takes no writes.`);
       }
       if (notes.join() !== told) log.warn({ notes }, 'readiness changed');
       told = notes.join();
