@@ -194,9 +194,15 @@ async function seed(url) {
       const {
         rows: [{ id }],
       } = await ask(
-        `insert into usage_flushes (source, entries, inserted, merchants, first_date, last_date, derived_at)
-        select 'stream', count(*), count(*), count(*), $1::date, $1::date, null from late where date = $1::date returning id`,
+        `insert into usage_flushes (source, entries, inserted, merchants, first_date, last_date, derived_at, summed)
+        select 'stream', count(*), count(*), count(*), $1::date, $1::date, null, true from late where date = $1::date returning id`,
         [date],
+      );
+      await ask(
+        `insert into usage_flush_sums (flush_id, date, model, provider, requests, prompt_tokens, completion_tokens, cost)
+        select $2, date, model, 'provider-1', count(*), 100 * count(*), 50 * count(*), 1000000 * count(*) from late
+        where date = $1::date group by date, model`,
+        [date, id],
       );
       await ask(
         `insert into usage_events (date, merchant_id, id, time, user_id, api_key, model, provider, failed, calls, requests,

@@ -807,6 +807,19 @@ CREATE INDEX usage_events_lago ON ONLY public.usage_events USING btree (id) WHER
 CREATE INDEX usage_events_recent ON ONLY public.usage_events USING btree (merchant_id, "time" DESC);
 CREATE INDEX usage_events_unpriced ON ONLY public.usage_events USING btree (merchant_id, provider, model) WHERE (price_version = 0);
 
+table usage_flush_sums (
+  flush_id bigint not null,
+  date date not null,
+  model text not null,
+  provider text not null,
+  requests numeric not null default 0,
+  failed_requests numeric not null default 0,
+  prompt_tokens numeric not null default 0,
+  completion_tokens numeric not null default 0,
+  cost numeric not null default 0,
+  constraint usage_flush_sums_pkey PRIMARY KEY (flush_id, date, model, provider)
+);
+
 table usage_flushes (
   id bigint not null generated always as identity,
   source text not null,
@@ -818,6 +831,7 @@ table usage_flushes (
   last_date date,
   derived_at timestamp with time zone default now(),
   metered bigint,
+  summed boolean not null default false,
   constraint usage_flushes_pkey PRIMARY KEY (id),
   constraint usage_flushes_source_check CHECK ((source = ANY (ARRAY['stream'::text, 'direct'::text, 'backfill'::text])))
 );

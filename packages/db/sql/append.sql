@@ -203,13 +203,22 @@ added_to_usage_priced as (
     priced_reasoning_tokens = old.priced_reasoning_tokens + excluded.priced_reasoning_tokens,
     priced_cost = old.priced_cost + excluded.priced_cost
 ),
+summed as (
+  -- For readers of all merchants, until the flush is derived.
+  insert into usage_flush_sums (flush_id, date, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select (select id from flush), date, model, provider, sum(requests), sum(failed_requests), sum(prompt_tokens),
+    sum(completion_tokens), sum(cost)
+  from groups
+  group by 2, 3, 4
+),
 recorded as (
   -- A flush that counted nothing has nothing to derive.
-  insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at)
+  insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at, summed)
   overriding system value
   select
     (select id from flush), $1, cardinality($2), coalesce(sum(entries), 0), count(distinct merchant_id),
-    min(date), max(date), case when count(*) = 0 then clock_timestamp() end
+    min(date), max(date), case when count(*) = 0 then clock_timestamp() end, true
   from by_merchant_day
 )
 select

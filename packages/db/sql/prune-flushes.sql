@@ -15,6 +15,10 @@ old as (
   order by id
   limit $1
 ),
+-- Sums that an earlier release left when it derived the flush.
+removed_sums as (
+  delete from usage_flush_sums using old where flush_id = old.id
+),
 removed as (
   delete from usage_flushes using old where usage_flushes.id = old.id returning 1
 )

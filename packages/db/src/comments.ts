@@ -229,6 +229,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   start_date: 'First day that it covers.',
   started_at: 'When it began.',
   status: 'How far it is, or how it ended.',
+  summed: 'Whether `usage_flush_sums` has its sums until it is derived.',
   target: 'What the rule watches, by its id or name.',
   target_id: 'Id of what the action was about.',
   team: 'Team.',

@@ -61,6 +61,7 @@ import { ThresholdsSince1763856000481 } from './migrations/481-thresholds-since.
 import { EventsOfLago1763856000500 } from './migrations/500-events-of-lago.ts';
 import { MeterYears1763856000570 } from './migrations/570-meter-years.ts';
 import { PeriodsOfMerchants1763856000571 } from './migrations/571-periods-of-merchants.ts';
+import { FlushSums1763856000580 } from './migrations/580-flush-sums.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -164,6 +165,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       EventsOfLago1763856000500,
       MeterYears1763856000570,
       PeriodsOfMerchants1763856000571,
+      FlushSums1763856000580,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

@@ -11,7 +11,17 @@ import {
   someAmount,
   someSum,
 } from './columns.mjs';
-import { addLateToPeriods, addTo, addToDays, FINEST, groupsOf, isRolledUp, PLACE } from './rollups.mjs';
+import {
+  addLateToPeriods,
+  addTo,
+  addToDays,
+  FINEST,
+  groupsOf,
+  isRolledUp,
+  PLACE,
+  PLATFORM,
+  sumsFor,
+} from './rollups.mjs';
 
 // Statements that count events and adjustments.
 
@@ -162,13 +172,20 @@ inserted as (
 ),
 ${counted},
 ${priced},
+summed as (
+  -- For readers of all merchants, until the flush is derived.
+  insert into usage_flush_sums (flush_id, ${PLATFORM.usage_platform_daily.join(', ')}, ${list})
+  select (select id from flush), ${PLATFORM.usage_platform_daily.join(', ')}, ${sumsFor('usage_flush_sums')}
+  from groups
+  group by 2, 3, 4
+),
 recorded as (
   -- A flush that counted nothing has nothing to derive.
-  insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at)
+  insert into usage_flushes (id, source, entries, inserted, merchants, first_date, last_date, derived_at, summed)
   overriding system value
   select
     (select id from flush), $1, cardinality($2), coalesce(sum(entries), 0), count(distinct merchant_id),
-    min(date), max(date), case when count(*) = 0 then clock_timestamp() end
+    min(date), max(date), case when count(*) = 0 then clock_timestamp() end, true
   from by_merchant_day
 )
 select

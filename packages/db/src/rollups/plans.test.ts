@@ -93,12 +93,15 @@ beforeAll(async () => {
       select '${day}', 'm' || n % 2, n::text, '${day}', 'user-' || n % 2000, '', '', '', false, 1, n % 1000
       from generate_series(1, 5000) as n`);
   }
-  // Thousands of flushes were derived; the newest three were not.
+  // Thousands of flushes were derived; the newest three were not, and have their sums.
   await client.query(`
-    insert into usage_flushes (source, entries, inserted, merchants, first_date, last_date, derived_at)
-    select 'stream', 5, 5, 2, day::date, day::date, case when n <= 2000 or day < '2025-06-03' then now() end
+    insert into usage_flushes (source, entries, inserted, merchants, first_date, last_date, summed, derived_at)
+    select 'stream', 5, 5, 2, day::date, day::date, true, case when n <= 2000 or day < '2025-06-03' then now() end
     from generate_series('2025-06-01'::date, '2025-06-03', '1 day') as day, generate_series(1, 2003) as n
     order by day, n`);
+  await client.query(`
+    insert into usage_flush_sums (flush_id, date, model, provider, requests, cost)
+    select id, last_date, 'model-' || n, 'p', 1, 1 from usage_flushes, generate_series(1, 5) as n where derived_at is null`);
   await client.query('vacuum (analyze)');
   // Plans every statement without running it; reads only what is not derived yet, and where the rows are.
   const read = [sql('pending-flushes'), sql('schema/is-distributed')];
@@ -188,7 +191,13 @@ test('rollups of all merchants are read by an index: months and days by model, m
   ]);
 });
 
-test('an overview reads each rollup and the pending events once, and those of users again for the first ones only', async () => {
+test('of flushes not yet derived, queries of all merchants by model read the sums and no events', async () => {
+  const parts = [part('usage_platform_monthly', '2025-06-01', '2025-06-30')];
+  const read = await scans((reader) => reader.breakdown({ ...page, by: 'model', parts }));
+  expect(read.map((scan) => scan.split(' ')[1]).sort()).toEqual(['usage_flush_sums', 'usage_platform_monthly']);
+});
+
+test('an overview reads each rollup once, with pending events or their sums, and those of users again for the first ones', async () => {
   const models = [part('usage_platform_monthly', '2025-06-01', '2025-06-30')];
   const parts = {
     users: [part('usage_monthly', '2025-06-01', '2025-06-30')],
@@ -202,6 +211,9 @@ test('an overview reads each rollup and the pending events once, and those of us
     'index usage_monthly',
     'index usage_platform_daily',
     'index usage_platform_monthly',
+    // Of few rows.
+    'seq usage_flush_sums',
+    'seq usage_flush_sums',
   ]);
 });
 

@@ -50,8 +50,8 @@ export const measuresOf = (scope: Scope) => (readsDocuments(scope) ? [...MEASURE
 
 /** What derived rollups lack at one moment; read together with them. */
 export type Missing = {
-  /** Flushes that are not derived yet, and the days of their events. */
-  flushes?: { ids: string[]; first: Day; last: Day } | undefined;
+  /** Flushes that are not derived yet, those of them without rows in `usage_flush_sums`, and the days of their events. */
+  flushes?: { ids: string[]; unsummed: string[]; first: Day; last: Day } | undefined;
   /** Months and years lack the days that are not rolled up. */
   rolledUp: RolledUp;
   /** The same for quarters of a month; `date` is the first day of the quarter. */
@@ -65,15 +65,16 @@ export const NOTHING_MISSING: Missing = { rolledUp: ALL, quarters: ALL };
 /** Returns what derived rollups lack at the moment of a transaction. */
 export async function missingOf(transaction: Executor): Promise<Missing> {
   const [row] = await runSql(transaction, 'pending-flushes', [], MissingRow);
-  const { ids, first, last, date, merchant_id: merchantId, quarter_month, quarter_merchant } = row!;
+  const { ids, unsummed, first, last, date, merchant_id: merchantId, quarter_month, quarter_merchant } = row!;
   const rolledUp = { date, merchantId };
   const quarters = { date: quarter_month, merchantId: quarter_merchant };
   const missing = { rolledUp, quarters };
-  return first === null || last === null ? missing : { ...missing, flushes: { ids, first, last } };
+  return first === null || last === null ? missing : { ...missing, flushes: { ids, unsummed, first, last } };
 }
 
 const MissingRow = z.object({
   ids: z.array(z.string()),
+  unsummed: z.array(z.string()),
   first: DateText.nullable(),
   last: DateText.nullable(),
   date: DateText,
@@ -123,7 +124,7 @@ export const isAmong = (keys: readonly string[], subquery: string): string =>
  * none for them.
  */
 export function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | undefined {
-  const derived = scope.parts.filter(({ cube }) => cube in TIME && cube !== 'usage_daily');
+  const derived = scope.parts.filter(({ cube }) => cube in TIME && cube !== 'usage_daily' && !SUMMED.has(cube));
   if (!missing.flushes || derived.length === 0) return undefined;
   const { ids, first, last } = missing.flushes;
   const from = max(first, derived.map(({ startDate }) => startDate).reduce(min));
@@ -215,8 +216,13 @@ export function source(
       const lastMissing = isFinest ? min(endDate, lastRolledUp) : endDate;
       if (cube === 'usage_daily' || !flushes || flushes.first > lastMissing || flushes.last < startDate) return arms;
       // Names the days with pending events, so that other partitions are not even planned.
-      const ofFlushes = isPendingNamed ? '' : `flush_id = any(${bind(flushes.ids)}::bigint[]) and`;
-      const range = `${ofFlushes} ${days(max(startDate, flushes.first), min(lastMissing, flushes.last))}`;
+      const daysMissing = days(max(startDate, flushes.first), min(lastMissing, flushes.last));
+      const isOf = (ids: readonly string[]) => `flush_id = any(${bind(ids)}::bigint[])`;
+      const isSummed = SUMMED.has(cube);
+      if (isSummed) arms.push(rowsOf('usage_flush_sums', time, `${isOf(flushes.ids)} and ${daysMissing}`, MEASURES));
+      if (isSummed && flushes.unsummed.length === 0) return arms;
+      const isNamed = isPendingNamed && !isSummed;
+      const range = isNamed ? daysMissing : `${isOf(isSummed ? flushes.unsummed : flushes.ids)} and ${daysMissing}`;
       const ofRolledUp = isFinest && isBegun ? `and ${place} <= ${begun()}` : '';
       // Thousands of events are few groups: the rest of the statement sorts and adds those.
       const keys = [...(columns ? [columns] : []), ...(at ? [time] : [])];
@@ -228,7 +234,7 @@ export function source(
         ),
       ];
       const groupBy = keys.length > 0 ? `group by ${keys.join(', ')}` : '';
-      const events = isPendingNamed ? 'pending' : 'usage_counted_events';
+      const events = isNamed ? 'pending' : 'usage_counted_events';
       arms.push(`select ${selected.join(', ')} ${read(events, `${range} ${ofRolledUp}`)}
         ${only ? `and ${only.hashed}` : ''} ${groupBy}`);
       return arms;
@@ -243,6 +249,9 @@ export function source(
   return `select ${[...keys, ...sums].join(', ')} from (${rows}) as known
     ${keys.length > 0 ? `group by ${keys.join(', ')}` : ''} having ${some}`;
 }
+
+/** Rollups that lack no more than `usage_flush_sums` has: a few sums of each flush in place of its events. */
+const SUMMED = new Set<string>(['usage_platform_daily', 'usage_platform_monthly']);
 
 /** The first day of the period that a row of a rollup sums. */
 const TIME = {
@@ -287,6 +296,7 @@ const NUMERIC = new Set<string>([
   'usage_platform_users',
   'usage_platform_monthly',
   'usage_platform_daily',
+  'usage_flush_sums',
 ]);
 
 /** Returns the grouping of a snapshot that has the requested dimension. */
