@@ -136,6 +136,24 @@ with sums as (
   group by 2, 3
   union all
   select
+    'usage_flush_sums' as rollup, '' as merchant_id, date as first, 'parts' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_pending
+  where $1::text[] is null and date >= date_trunc('month', $2::date)::date and date < (date_trunc('month',
+    $3::date) + interval '1 month')::date and flush_id in (select id from usage_flushes where summed)
+  group by 2, 3
+  union all
+  select
+    'usage_flush_sums' as rollup, '' as merchant_id, date as first, 'whole' as part,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from usage_flush_sums
+  where $1::text[] is null and date >= date_trunc('month', $2::date)::date and date < (date_trunc('month',
+    $3::date) + interval '1 month')::date and flush_id in (select id from usage_flushes where derived_at is null)
+  group by 2, 3
+  union all
+  select
     'usage_platform_users' as rollup, '' as merchant_id, month as first, 'parts' as part,
     sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
       sum(completion_tokens) as completion_tokens, sum(cost) as cost

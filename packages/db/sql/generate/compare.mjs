@@ -180,6 +180,8 @@ const months = `month >= ${yearOf('$2::date')} and month < (${yearOf('$3::date')
 const some = (where) => `${ofMerchants} and ${where}`;
 const everyone = (where) => `$1::text[] is null and ${where}`;
 
+const ofFlushes = (where) => `flush_id in (select id from usage_flushes where ${where})`;
+
 /** Each derived rollup and its source: [rollup, period, merchant, part, table, condition, sign]. */
 const COMPARED = [
   ['usage_monthly', PLACE.month, 'merchant_id', 'parts', 'usage_daily', some(`${whole} and ${isRolledUp}`)],
@@ -258,6 +260,15 @@ const COMPARED = [
     'whole',
     'usage_platform_monthly',
     everyone(`month between ${first('$2')} and ${first('$3')}`),
+  ],
+  ['usage_flush_sums', 'date', `''`, 'parts', 'usage_pending', everyone(`${whole} and ${ofFlushes('summed')}`)],
+  [
+    'usage_flush_sums',
+    'date',
+    `''`,
+    'whole',
+    'usage_flush_sums',
+    everyone(`${whole} and ${ofFlushes('derived_at is null')}`),
   ],
   [
     'usage_platform_users',
