@@ -108,10 +108,12 @@ type SourceOptions = {
  * of them: some thousand values and events took 13 s.
  */
 export type Condition = {
-  /** For rollups, whose keys begin with the merchant: `key = any(array(…))`. */
+  /** `key = any(array(…))`, for rollups whose index has the keys. */
   indexed: string;
-  /** For events that are not derived yet, and imported snapshots: one look into a hash table for each row. */
+  /** One look into a hash table for each row. */
   hashed: string;
+  /** Whether the condition or the filters name merchants: without them, only `usage_platform_users` has an index. */
+  byMerchant: boolean;
 };
 
 /** The condition that `keys` are among the rows of a subquery that is a hash table. */
@@ -165,7 +167,8 @@ export function source(
             given.includes(name) ? `${less ? '-' : ''}${name}${type} as ${name}` : `0 as ${name}`,
           ),
         ];
-        const chosen = only ? `and ${cube === 'daily_usage_cache' ? only.hashed : only.indexed}` : '';
+        const isIndexed = only?.byMerchant ? cube !== 'daily_usage_cache' : table === 'usage_platform_users';
+        const chosen = only ? `and ${isIndexed ? only.indexed : only.hashed}` : '';
         return `select ${selected.join(', ')} ${read(table, range)} ${chosen}`;
       };
       const within = (column: string) => `${column} between ${first}::date and ${last}::date`;

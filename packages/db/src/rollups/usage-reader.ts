@@ -16,6 +16,7 @@ import { type Executor, runSql } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
 import {
   ALL_DIMENSIONS,
+  type Bind,
   bindings,
   type Condition,
   DIMENSIONS,
@@ -197,48 +198,37 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       const providers = isByModel(groupings);
       const some = anySum(question, sum);
       const listed = columns.map((column, index) => `${known(column)} as ${keys[index]}, ${column}`).join(', ');
-      const groupsOf = (measures: readonly string[], part: string) => `
-        select ${listed}, ${sumsOf(question, sum, measures)}
-          ${providers && measures === all ? `, ${PROVIDERS}` : ''}
-        from ${part}
-        group by ${columns.join(', ')}`;
-      const all = measuresOf(question);
-      const whole = (only?: Condition) =>
-        grouped(groupings, from(question.parts, columnsOf(groupings), { only }), { sums: sumsOf(question, sum), some });
+      const groupsOf = (only?: Condition) => {
+        const part = from(question.parts, columnsOf(groupings), { only });
+        return `
+        select ${listed}, ${sumsOf(question, sum)} ${providers ? `, ${PROVIDERS}` : ''}
+        from ${grouped(groupings, part, { sums: sumsOf(question, sum), some })}
+        group by ${columns.join(', ')} having ${some}`;
+      };
 
-      const tokens = readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT.totalTokens;
-      const sort = question.sortBy === 'totalTokens' ? tokens : SORT[question.sortBy];
-      const [compare, cast] = [question.order === 'asc' ? '>' : '<', question.sortBy === 'key' ? 'text' : 'numeric'];
-      const places = [
-        question.sortBy === 'key' ? `${sort} collate "C"` : sort,
-        ...keys.map((key) => `groups.${key} collate "C"`),
-      ];
-      const { after } = question;
-      const isAfter = after
-        ? `(${[sort, ...places.slice(1)].join(', ')}) ${compare} (${bind(after.value)}::${cast}, ${after.keys
-            .map((key) => `${bind(key)} collate "C"`)
-            .join(', ')})`
-        : 'true';
-      const first = `${isAfter}
-        order by ${places.map((place) => `${place} ${question.order}`).join(', ')} limit ${bind(question.limit)}`;
-
+      const { sort, pageBy } = orderOf(question, bind);
       // A group that these leave at zero may still have another measure, so it is read whole as well.
       const ranking = ['requests', ...RANKED_BY[question.sortBy]];
       const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
       const hashed = isAmong(columns, `select ${columns.join(', ')} from candidates`);
-      // Keys of rollups begin with the merchant.
-      const isIndexed = question.merchantIds?.length || columns.includes('merchant_id');
+      const byMerchant = Boolean(question.merchantIds?.length) || columns.includes('merchant_id');
       const indexed = columns.map((column) => `${column} = any(array(select ${column} from candidates))`).join(' and ');
-      const candidates = { hashed, indexed: isIndexed ? indexed : hashed };
+      const candidates = { hashed, indexed, byMerchant };
+      // Without names of keys: possibly half a million groups are written down.
       const groups = totals
-        ? `ranks as materialized (${groupsOf(ranking, `(${from(question.parts, columnsOf(groupings), { measures: ranking })}) as part`)}),
+        ? `ranks as materialized (
+            select ${columns.join(', ')}, ${sumsOf(question, sum, ranking)}
+            from (${from(question.parts, columnsOf(groupings), { measures: ranking })}) as part
+            group by ${columns.join(', ')}
+          ),
           candidates as materialized (
-            (select ${columns.join(', ')} from ranks as groups where ${isSure} and ${first})
+            (select ${columns.join(', ')} from ranks as groups
+              where ${isSure} and ${pageBy(columns.map((column) => known(`groups.${column}`)))})
             union all
             (select ${columns.join(', ')} from ranks as groups where not ${isSure} limit ${MAX_UNSURE})
           ),
-          groups as materialized (${groupsOf(all, whole(candidates))} having ${some})`
-        : `groups as materialized (${groupsOf(all, whole())} having ${some})`;
+          groups as materialized (${groupsOf(candidates)})`
+        : `groups as materialized (${groupsOf()})`;
       const count = totals
         ? `(select count(*) from ranks as groups where ${isSure}) + count(*) filter (where not ${isSure})`
         : 'count(*)';
@@ -250,7 +240,7 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
           (select json_agg(json_build_object(
             'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
             ${providers ? `, 'providers', providers` : ''}))
-          from (select *, ${sort} as sort_value from groups where ${first}) as page) as rows,
+          from (select *, ${sort} as sort_value from groups where ${pageBy(keys.map((key) => `groups.${key}`))}) as page) as rows,
           (select ${count} from groups) as total,
           ${unsure}::int as unsure,
           whole.*
@@ -326,6 +316,7 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
           'user_id = any(array(select user_id from first_users))',
           ...(isOneMerchant ? [] : ['merchant_id = any(array(select merchant_id from first_merchants))']),
         ].join(' and '),
+        byMerchant: true,
       };
       const [answer] = await rowsOf(
         `with ${pending ? `pending as materialized (${pending}),` : ''}
@@ -529,6 +520,29 @@ const OverviewRow = z.object({
   models: GroupsRow,
   by_day: z.array(DayRow).nullable(),
 });
+
+/** Returns the value that groups are sorted by, and what selects a page in this order by the keys of a group. */
+function orderOf(question: Question, bind: Bind): { sort: string; pageBy(keys: readonly string[]): string } {
+  const { sortBy, order, after, limit } = question;
+  const isByKey = sortBy === 'key';
+  const sort = sortBy === 'totalTokens' && readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT[sortBy];
+  const most = bind(limit);
+  const last = after && [
+    `${bind(after.value)}::${isByKey ? 'text' : 'numeric'}`,
+    ...after.keys.map((key) => `${bind(key)} collate "C"`),
+  ];
+  return {
+    sort,
+    pageBy(keys) {
+      const sorted = keys.map((key) => `${key} collate "C"`);
+      const places = [isByKey ? sorted[0]! : sort, ...sorted];
+      const isAfter = last
+        ? `(${[isByKey ? keys[0]! : sort, ...sorted].join(', ')}) ${order === 'asc' ? '>' : '<'} (${last.join(', ')})`
+        : 'true';
+      return `${isAfter} order by ${places.map((place) => `${place} ${order}`).join(', ')} limit ${most}`;
+    },
+  };
+}
 
 /** Identifies users: a user id is a name within a merchant. */
 const userOf = ({ merchantIds }: Scope) => (merchantIds?.length === 1 ? 'user_id' : 'merchant_id, user_id');
