@@ -2,7 +2,8 @@ import { EVENT_TYPE_PROPERTY, formatCost, timeText, type UsageEntry } from '@tal
 import { type Caller, parseExactly, unitsOf } from '@tally/service';
 import { decoration, dimensionValue, merchantOf, present } from '../naming.ts';
 import type { Item } from '../source.ts';
-import { type Attributes, attributeNames, type Span } from './span.ts';
+import { completeTokens } from './ai-sdk.ts';
+import { type Attributes, attributeNames, type Span, type SpanIds } from './span.ts';
 
 const read: string[] = [];
 const indexesOf = (...names: string[]) => names.map((name) => read.push(name) - 1);
@@ -42,9 +43,11 @@ const INDEXES = {
     'ai.usage.cachedInputTokens',
   ),
   cache_write_tokens: indexesOf(
+    'gen_ai.usage.cache_write.input_tokens',
     'gen_ai.usage.cache_creation.input_tokens',
     'gen_ai.usage.cache_creation_input_tokens',
     'llm.token_count.prompt_details.cache_write',
+    'ai.usage.inputTokenDetails.cacheWriteTokens',
   ),
   reasoning_tokens: indexesOf(
     'gen_ai.usage.reasoning.output_tokens',
@@ -55,9 +58,13 @@ const INDEXES = {
   ),
   merchant: indexesOf('tally.merchant'),
   operation: indexesOf('gen_ai.operation.name'),
+  // Of Traceloop before it knew OpenTelemetry's operations.
+  requestType: indexesOf('llm.request.type'),
   aiOperation: indexesOf('ai.operationId'),
   aiModel: indexesOf('ai.model.id'),
   aiEmbedTokens: indexesOf('ai.usage.tokens'),
+  aiTotal: indexesOf('ai.usage.totalTokens'),
+  aiMetadata: indexesOf('ai.response.providerMetadata'),
   kind: indexesOf('openinference.span.kind'),
   langfuseType: indexesOf('langfuse.observation.type'),
   langfuseUsage: indexesOf('langfuse.observation.usage_details'),
@@ -97,20 +104,16 @@ const WITHOUT_CACHE = '@traceloop/instrumentation-anthropic';
 /** The resource attribute that names the merchant of spans without one whose key is bound to none. */
 export type MerchantFrom = 'service.name' | 'service.namespace';
 
-/**
- * Returns the event of a span that is one call of a model; `skipped` for any other span. `parents`: the parents of the
- * calls before it in the same request; its own is added. Spans end, and so arrive, before those around them.
- */
-export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFrom, parents: Set<string>): Item {
-  const { attributes, resource, traceId, spanId, parentId } = span;
+/** Returns the event of a span that is one call of a model; `skipped` for any other span. */
+export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFrom): Item {
+  const { attributes, resource, traceId, spanId } = span;
   const call = callOf(attributes);
   if (!call) return 'skipped';
   const metrics = amountsOf(span, call.isEmbed);
   const hasTokens = metrics.prompt_tokens !== undefined || metrics.completion_tokens !== undefined;
   const failed = span.failed || firstOf(attributes, INDEXES.langfuseLevel) === 'ERROR';
-  const isOuter = parents.has(spanId) || (call.operation === 'embeddings' && span.scope === AI_SDK && !failed);
-  if (isOuter && !hasTokens) return 'skipped';
-  if (parentId !== '') parents.add(parentId);
+  if (!hasTokens && !failed && call.operation === 'embeddings' && span.scope === AI_SDK) return 'skipped';
+  if (!call.isNamed && Object.keys(metrics).length === 0) return 'skipped';
   const id = `otel:${traceId}:${spanId}`;
   const refused = (message: string): Item => ({ refused: { code: 'INVALID_ENTRY', message }, id });
   if (!TRACE_ID.test(traceId) || !SPAN_ID.test(spanId)) return refused('The span has no trace id and span id.');
@@ -149,13 +152,38 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
   return failed || hasTokens ? { entry } : { entry, lacks: 'tokens' };
 }
 
+/**
+ * Skips each call that another span of the same request reports, too: one without tokens around another call, and one
+ * within a call of the same tokens. Vendors' clients make spans of their own within those of an instrumentation.
+ * `spans` are those of the items, in any order.
+ */
+export function skipRepeats(items: Item[], spans: readonly SpanIds[]): void {
+  const parents = new Set<string>();
+  const tokens = new Map<string, string>();
+  const calls = items.flatMap((item, at) => {
+    if (item === 'skipped' || !('entry' in item)) return [];
+    const { spanId, parentId } = spans[at]!;
+    const { prompt_tokens, completion_tokens } = item.entry.metrics;
+    const own =
+      prompt_tokens === undefined && completion_tokens === undefined ? '' : `${prompt_tokens} ${completion_tokens}`;
+    if (parentId !== '') parents.add(parentId);
+    if (own !== '') tokens.set(spanId, own);
+    return [{ at, spanId, parentId, own }];
+  });
+  for (const { at, spanId, parentId, own } of calls)
+    if (own === '' ? parents.has(spanId) : tokens.get(parentId) === own) items[at] = 'skipped';
+}
+
 const TRACE_ID = /^(?!0{32}$)[0-9a-f]{32}$/;
 const SPAN_ID = /^(?!0{16}$)[0-9a-f]{16}$/;
 const WHOLE = /^\d{1,15}$/;
 const WHOLE_WITH_ZEROS = /^\d{1,15}\.0+$/;
 
+/** `isNamed`: the span says that it is a call. Others are calls only if they have amounts: one may be a count of tokens. */
+type Call = { model: string; operation: string; isEmbed: boolean; isNamed: boolean };
+
 /** Returns the operation of a span; undefined if it is not one call of a model. */
-function callOf(attributes: Attributes): { model: string; operation: string; isEmbed: boolean } | undefined {
+function callOf(attributes: Attributes): Call | undefined {
   const ai = firstOf(attributes, INDEXES.aiOperation);
   const isEmbed = ai?.endsWith('.doEmbed') ?? false;
   // The outer spans of the AI SDK, such as `ai.generateText`, repeat the inner ones.
@@ -170,12 +198,15 @@ function callOf(attributes: Attributes): { model: string; operation: string; isE
     firstOf(attributes, INDEXES.model) ?? (ai === undefined ? undefined : firstOf(attributes, INDEXES.aiModel));
   if (model === undefined) return undefined;
   const embeds = isEmbed || kind === 'EMBEDDING' || type === 'embedding';
-  return { model, operation: operation ?? (embeds ? 'embeddings' : 'chat'), isEmbed };
+  const isNamed = [ai, operation, kind, type, firstOf(attributes, INDEXES.requestType)].some(
+    (each) => each !== undefined,
+  );
+  return { model, operation: operation ?? (embeds ? 'embeddings' : 'chat'), isEmbed, isNamed };
 }
 
 /** Returns the amounts of a call as it reports them, unchecked; those of Langfuse win. */
 function amountsOf({ attributes, scope }: Span, isEmbed: boolean): Record<string, string> {
-  const amounts: Record<string, string> = {};
+  let amounts: Record<string, string> = {};
   for (const type of TOKENS) {
     const value = firstOf(attributes, INDEXES[type]);
     if (value !== undefined) amounts[type] = value;
@@ -186,6 +217,8 @@ function amountsOf({ attributes, scope }: Span, isEmbed: boolean): Record<string
     if (parts.length > 0 && parts.every((part) => WHOLE.test(part)))
       amounts.prompt_tokens = String(parts.reduce((sum, part) => sum + BigInt(part), 0n));
   }
+  if (firstOf(attributes, INDEXES.aiOperation) !== undefined)
+    amounts = completeTokens(amounts, firstOf(attributes, INDEXES.aiTotal), firstOf(attributes, INDEXES.aiMetadata));
   const embedded = isEmbed ? firstOf(attributes, INDEXES.aiEmbedTokens) : undefined;
   if (embedded !== undefined) amounts.prompt_tokens = embedded;
   const usage = firstOf(attributes, INDEXES.langfuseUsage);

@@ -2,9 +2,10 @@ import { setImmediate as othersTurn } from 'node:timers/promises';
 import { ERRORS, TallyError } from '@tally/contracts';
 import type { ErrorBody } from '@tally/service';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from '../source.ts';
-import { ATTRIBUTES, itemOfSpan, type MerchantFrom } from './genai.ts';
+import { ATTRIBUTES, itemOfSpan, type MerchantFrom, skipRepeats } from './genai.ts';
 import { spansOfJson } from './json.ts';
 import { responseOf, spansOfProtobuf, statusOf } from './protobuf.ts';
+import type { SpanIds } from './span.ts';
 
 const PROTOBUF = 'application/x-protobuf';
 const JSON_TYPE = 'application/json';
@@ -47,10 +48,12 @@ async function readSpans({ body, headers, caller }: SourceRequest, merchantFrom:
   if (type !== PROTOBUF && type !== JSON_TYPE)
     throw new TallyError('UNSUPPORTED_MEDIA_TYPE', `Send ${PROTOBUF} or ${JSON_TYPE}.`);
   const items: Item[] = [];
-  const parents = new Set<string>();
+  const spans: SpanIds[] = [];
   for (const span of type === PROTOBUF ? spansOfProtobuf(body, ATTRIBUTES) : spansOfJson(body, ATTRIBUTES)) {
-    if (items.push(itemOfSpan(span, caller, merchantFrom, parents)) % SPANS_AT_ONCE === 0) await othersTurn();
+    spans.push({ spanId: span.spanId, parentId: span.parentId });
+    if (items.push(itemOfSpan(span, caller, merchantFrom)) % SPANS_AT_ONCE === 0) await othersTurn();
   }
+  skipRepeats(items, spans);
   return items;
 }
 

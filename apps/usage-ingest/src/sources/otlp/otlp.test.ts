@@ -95,7 +95,7 @@ describe.each(LIBRARIES)('spans of %s', (library) => {
     const parts = (spans: Span[]) =>
       spans.map(({ start: _, ...span }) => span).sort((a, b) => (a.spanId < b.spanId ? -1 : 1));
     expect(parts(protobuf)).toEqual(parts(json));
-    const items = json.map((span) => itemOfSpan(span, caller, 'service.name', new Set()));
+    const items = json.map((span) => itemOfSpan(span, caller, 'service.name'));
     expect(JSON.stringify(items)).toContain('gpt-4o');
     expect(JSON.stringify([json.map(({ attributes }) => attributes), items])).not.toMatch(/secret|answer\./i);
     expect(fixture(`${library}.body`).toString()).toMatch(library === 'otel' ? /gpt-4o/ : /The secret prompt/);
@@ -103,7 +103,7 @@ describe.each(LIBRARIES)('spans of %s', (library) => {
 });
 
 test('a call has its model as it was asked for, its provider, its user and the time of its start', () => {
-  const [call] = spansIn('vercel').map((span) => itemOfSpan(span, caller, 'service.name', new Set()));
+  const [call] = spansIn('vercel').map((span) => itemOfSpan(span, caller, 'service.name'));
   expect(call).toMatchObject({
     entry: {
       ...{ id: expect.stringMatching(/^otel:[0-9a-f]{32}:[0-9a-f]{16}$/), merchantId: 'acme' },
@@ -148,9 +148,16 @@ const spanOf = (id: number, more: object[] = [], span: object = {}) => ({
   spanId: id.toString(16).padStart(16, '0'),
   startTimeUnixNano: '1795664800123456789',
   status: {},
-  attributes: [attribute('gen_ai.request.model', { stringValue: 'gpt-4o' }), ...more],
+  attributes: [
+    attribute('gen_ai.request.model', { stringValue: 'gpt-4o' }),
+    attribute('gen_ai.operation.name', { stringValue: 'chat' }),
+    ...more,
+  ],
   ...span,
 });
+/** A span that has a model, and does not say what it did. */
+const unnamed = (id: number, more: object[] = [], span: object = {}) =>
+  spanOf(id, [], { attributes: [attribute('gen_ai.request.model', { stringValue: 'gpt-4o' }), ...more], ...span });
 const requestOf = (spans: object[], resource: object[] = []) =>
   JSON.stringify({ resourceSpans: [{ resource: { attributes: resource }, scopeSpans: [{ spans }] }] });
 const tokens = (value: object) => attribute('gen_ai.usage.input_tokens', value);
@@ -183,10 +190,147 @@ test('calls without tokens are counted, and metrics say how many', async () => {
     return Number(/tally_source_events_total\{source="otlp",result="without_tokens"\} (\d+)/.exec(text)?.[1] ?? 0);
   };
   const before = await count();
-  expect(await (await send(requestOf([spanOf(1), spanOf(2, [tokens({ intValue: 3 })])]), JSON_TYPE)).json()).toEqual(
-    {},
+  const former = attribute('llm.request.type', { stringValue: 'completion' });
+  const spans = [spanOf(1), unnamed(2, [tokens({ intValue: 3 })]), unnamed(3, [former])];
+  expect(await (await send(requestOf(spans), JSON_TYPE)).json()).toEqual({});
+  expect(await count()).toBe(before + 2);
+});
+
+test('a span that names no operation and has no tokens is no call, such as a count of tokens', async () => {
+  expect(
+    await (await send(requestOf([unnamed(1), unnamed(2, [], { status: { code: 2 } })]), JSON_TYPE)).json(),
+  ).toEqual({});
+  expect(await totals()).toEqual({});
+});
+
+test.each(['first', 'last'])(
+  'a call that a client reports within an instrumentation counts once, the outer span %s',
+  async (order) => {
+    const named = (name: string, stringValue: string) => attribute(name, { stringValue });
+    const count = (name: string, intValue: number) => attribute(name, { intValue });
+    const instrumented = (id: number, more: object[]) =>
+      unnamed(id, [named('openinference.span.kind', 'LLM'), named('user.id', 'ada'), ...more]);
+    const client = (id: number, parent: number, input: number, span: object = {}) =>
+      spanOf(
+        id,
+        [
+          count('gen_ai.usage.input_tokens', input),
+          ...[count('gen_ai.usage.output_tokens', 7), count('gen_ai.usage.cache_write.input_tokens', 3)],
+        ],
+        { parentSpanId: parent.toString(16).padStart(16, '0'), ...span },
+      );
+    const both = [count('llm.token_count.prompt', 20), count('llm.token_count.completion', 7)];
+    const spans = [
+      ...[client(2, 1, 20), instrumented(1, both)],
+      // The instrumentation reports no tokens of a stream.
+      ...[client(4, 3, 20), instrumented(3, [])],
+      // Another call, within the first: a tool that calls a model.
+      client(5, 1, 21),
+    ];
+    if (order === 'first') spans.reverse();
+    expect(await (await send(requestOf(spans), JSON_TYPE)).json()).toEqual({});
+    expect(await totals()).toMatchObject({
+      requests: '3',
+      prompt_tokens: '61',
+      completion_tokens: '21',
+      cache_write_tokens: '6',
+    });
+    const { rows } = await ingest.admin.usage.recent.query({ merchantId });
+    expect(rows.map(({ userId }) => userId).sort()).toEqual(['ada', null, null]);
+  },
+);
+
+describe('a call of the AI SDK counts all its tokens', () => {
+  const usage = (input: number) => ({
+    input_tokens: input,
+    cache_creation_input_tokens: 20,
+    cache_read_input_tokens: 40,
+  });
+  const google = { promptTokenCount: 100, candidatesTokenCount: 30, thoughtsTokenCount: 5, totalTokenCount: 135 };
+  const cache = { cached_tokens: '40', cache_write_tokens: '20' };
+  const thoughts = { reasoning_tokens: '5' };
+  const sums = (prompt: number, completion: number) => ({
+    ...{ prompt_tokens: String(prompt), completion_tokens: String(completion) },
+  });
+  test.each([
+    [
+      '4, Anthropic',
+      [100, 30],
+      { anthropic: { cacheReadInputTokens: 40, cacheCreationInputTokens: 20 } },
+      {},
+      { ...sums(160, 30), ...cache },
+    ],
+    [
+      '4, Bedrock',
+      [100, 30],
+      { bedrock: { usage: { cacheReadInputTokens: 40, cacheWriteInputTokens: 20 } } },
+      {},
+      { ...sums(160, 30), ...cache },
+    ],
+    [
+      '4, OpenAI',
+      [100, 30],
+      { openai: { cachedPromptTokens: 40, reasoningTokens: 5 } },
+      {},
+      { ...sums(100, 30), cached_tokens: '40', ...thoughts },
+    ],
+    [
+      '5, Anthropic',
+      [100, 30],
+      { anthropic: { usage: usage(100), cacheCreationInputTokens: 20 } },
+      {},
+      { ...sums(160, 30), ...cache },
+    ],
+    [
+      '5, a stream of Bedrock',
+      [100, 30],
+      { bedrock: { usage: { cacheWriteInputTokens: 20 } } },
+      { total: 190, cached: 40 },
+      { ...sums(160, 30), ...cache },
+    ],
+    ['5, Google', [100, 30], { google: { usageMetadata: google } }, {}, { ...sums(100, 35), ...thoughts }],
+    ['5, a stream of Google', [100, 30], {}, { total: 135, reasoning: 5 }, { ...sums(100, 35), ...thoughts }],
+    [
+      '6, Anthropic',
+      [160, 30],
+      { anthropic: { usage: usage(100), cacheCreationInputTokens: 20 } },
+      {},
+      { ...sums(160, 30), ...cache },
+    ],
+    [
+      '6, Google',
+      [100, 35],
+      { google: { usageMetadata: google } },
+      { total: 135, reasoning: 5 },
+      { ...sums(100, 35), ...thoughts },
+    ],
+    [
+      '6, Bedrock',
+      [160, 30],
+      { bedrock: { usage: { cacheWriteInputTokens: 20 } } },
+      { total: 190, cached: 40 },
+      { ...sums(160, 30), ...cache },
+    ],
+    ['4, with metadata that are no object', [100, 30], 'cut', {}, sums(100, 30)],
+  ])(
+    'version %s',
+    async (_, [input, output], metadata, { total, cached, reasoning }: Record<string, number>, expected) => {
+      const numbers = {
+        ...{ 'gen_ai.usage.input_tokens': input, 'gen_ai.usage.output_tokens': output, 'ai.usage.totalTokens': total },
+        ...{ 'ai.usage.cachedInputTokens': cached, 'ai.usage.reasoningTokens': reasoning },
+      };
+      const span = spanOf(1, [
+        attribute('ai.operationId', { stringValue: 'ai.generateText.doGenerate' }),
+        attribute('ai.response.providerMetadata', { stringValue: JSON.stringify(metadata) }),
+        ...Object.entries(numbers).flatMap(([name, intValue]) =>
+          intValue === undefined ? [] : [attribute(name, { intValue })],
+        ),
+      ]);
+      expect(await (await send(requestOf([span]), JSON_TYPE)).json()).toEqual({});
+      const { total_tokens: __, requests: ___, ...metrics } = await totals();
+      expect(metrics).toEqual(expected);
+    },
   );
-  expect(await count()).toBe(before + 1);
 });
 
 test('prompt tokens include those of a cache, also of Traceloop for Anthropic, and under the former names', async () => {
@@ -256,7 +400,7 @@ test('an attribute without text is absent', async () => {
   expect(await (await send(requestOf([span, second], resource), all)).json()).toEqual({});
   expect(await totals()).toMatchObject({ requests: '2' });
   const [read] = [...spansOfJson(Buffer.from(requestOf([span], resource)), ATTRIBUTES)];
-  const item = itemOfSpan(read!, { ...caller, merchantId: null }, 'service.name', new Set());
+  const item = itemOfSpan(read!, { ...caller, merchantId: null }, 'service.name');
   expect(item).toMatchObject({ entry: { merchantId, provider: 'openai' } });
   expect(item).not.toHaveProperty('entry.userId');
 });

@@ -4,13 +4,17 @@
  */
 export type Attributes = readonly (string | undefined)[];
 
-/** The parts of a span that are read. */
-export type Span = {
-  /** Lower-case hex. */
-  traceId: string;
+/** Lower-case hex. */
+export type SpanIds = {
   spanId: string;
   /** Empty if it has none. */
   parentId: string;
+};
+
+/** The parts of a span that are read. */
+export type Span = SpanIds & {
+  /** Lower-case hex. */
+  traceId: string;
   /** The name of the instrumentation that made it. */
   scope: string;
   /** Milliseconds since 1970, rounded down; 0 if it has no start. */
