@@ -177,7 +177,8 @@ function timeOf(value: unknown, now: number): string {
     return new Date(now).toISOString();
   }
   const time = text.trim().replace(/[tz]/g, (letter) => letter.toUpperCase());
-  if (parseTime(time) === undefined) throw invalid(`This is not a time: ${text.slice(0, 40)}`);
+  if (parseTime(time) === undefined)
+    throw invalid(`The time is not ISO 8601 text, such as 2026-11-26T06:00:00Z: ${text.slice(0, 40)}`);
   return time;
 }
 

@@ -187,3 +187,12 @@ test('the client has the id of each request, also of refused ones, as in the log
   await expect(clientOf('unknown').billing.meters.list()).rejects.toMatchObject({ statusCode: 401, requestId });
   await expect(stripe.billing.meters.retrieve('none')).rejects.toMatchObject({ statusCode: 404, requestId });
 });
+
+test('a Date as the time of a v2 event is refused with what to send: the client writes it as seconds', async () => {
+  const { v2 } = clientOf();
+  const event = { ...eventOf('cus_2d', '3'), timestamp: new Date(world.clock.now) as unknown as string };
+  const refused = { type: 'StripeInvalidRequestError', statusCode: 400, message: expect.stringContaining('ISO 8601') };
+  await expect(v2.billing.meterEvents.create(event)).rejects.toMatchObject(refused);
+  await expect(v2.billing.meterEventStream.create({ events: [event] })).rejects.toMatchObject(refused);
+  expect(await world.totalsOf('cus_2d')).toEqual({});
+});
