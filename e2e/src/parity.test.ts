@@ -163,13 +163,16 @@ test('OpenMeter: names missing and rejected events, and finds days of another zo
 });
 
 test('OpenMeter: compares by further dimensions, and reads all pages of events', async () => {
-  const event = (id: number, pages: number, model: string) => ({
+  const event = (id: number, pages: number, model: string, type = 'scan') => ({
     event: {
-      ...{ id: String(id), source: 'app', type: 'scan', subject: 'acme', data: { pages, model } },
+      ...{ id: String(id), source: 'app', type, subject: 'acme', data: { pages, model } },
       time: new Date(at(1) + id * 1000).toISOString(),
     },
   });
-  const held = Array.from({ length: 250 }, (_, id) => event(id, 1, id % 2 === 0 ? 'even' : 'odd'));
+  // The newest events, more than a page, are of another type: the meter counts none of them.
+  const held = Array.from({ length: 370 }, (_, id) =>
+    event(id, 1, id % 2 === 0 ? 'even' : 'odd', id < 250 ? 'scan' : 'copy'),
+  );
   const meter = { slug: 'scans', aggregation: 'SUM', eventType: 'scan', valueProperty: '$.pages' };
   let asked: URLSearchParams[] = [];
   const theirs = await fake((path, query) => {
@@ -185,7 +188,10 @@ test('OpenMeter: compares by further dimensions, and reads all pages of events',
     if (path !== 'GET /api/v1/meters/scans/query') return { status: 404 };
     expect(query.getAll('groupBy')).toEqual(['subject', 'model']);
     const sum = (model: string) =>
-      held.reduce((all, { event: each }) => all + (each.data.model === model ? each.data.pages : 0), 0);
+      held
+        .filter(({ event: { type, data } }) => type === 'scan' && data.model === model)
+        .reduce((all, { event: each }) => all + each.data.pages, 0);
+    if (to! <= startOfDay(day(1))) return { data: [] };
     const windowStart = new Date(startOfDay(day(1))).toISOString();
     const data = ['even', 'odd'].map((model) => ({
       ...{ value: sum(model), windowStart, subject: 'acme', groupBy: { model } },
@@ -210,8 +216,12 @@ test('OpenMeter: compares by further dimensions, and reads all pages of events',
   expect(out).toMatch(/missing here: ce:app -1 at .*, 7\n {2}missing there: ce:app 0, 1\n/);
   expect(out).toContain(`${day(1)}  scans  acme, odd: theirs 126, ours 125 (-1)\n  1 event differs`);
   expect(out).toMatch(/counted here for acme, even: ce:app 0 at /);
-  expect(asked).toHaveLength(6);
+  expect(asked).toHaveLength(8);
   asked = [];
+  const empty = ['--from', day(20), '--to', day(19)];
+  expect(await parity([...args, ...empty])).toMatchObject({
+    ...{ code: 2, out: `Neither OpenMeter nor Tally has sums from ${day(20)} to ${day(19)}: nothing was compared.\n` },
+  });
   expect(await parity(['--source', 'stripe', '--meter', 'm', '--by', 'model'])).toMatchObject({
     ...{ code: 2, out: '--by is only for OpenMeter.\n' },
   });

@@ -44,6 +44,8 @@ export function openmeter(options: { url: string; key: string; meter: string }, 
 
     async events(group, date) {
       const found = new Map<string, ForeignEvent>();
+      /** Those of other types among them: a page may have no others. */
+      const listed = new Set<string>();
       let to = startOfDay(addDays(date, 1));
       // Newest first; the next page starts at the end of this one.
       for (;;) {
@@ -53,8 +55,9 @@ export function openmeter(options: { url: string; key: string; meter: string }, 
           to: iso(to),
           limit: String(PAGE),
         });
-        const known = found.size;
+        const known = listed.size;
         for (const { event, ingestedAt } of page) {
+          listed.add(`${event.source} ${event.id}`);
           const at = Date.parse(event.time);
           if (!(at < startOfDay(addDays(date, 1)) && at >= startOfDay(date)) || event.type !== definition.eventType)
             continue;
@@ -67,7 +70,7 @@ export function openmeter(options: { url: string; key: string; meter: string }, 
             group: [group[0]!, ...further.map((key) => String(valueAt(data, definition.groupBy?.[key]) ?? 'unknown'))],
           });
         }
-        if (page.length < PAGE || found.size === known || found.size >= MAX_EVENTS) break;
+        if (page.length < PAGE || listed.size === known || listed.size >= MAX_EVENTS) break;
         to = Math.min(...page.map(({ event }: Json) => Date.parse(event.time))) + 1;
       }
       return [...found.values()].filter((event) => event.group.every((value, at) => value === group[at]));

@@ -1,4 +1,4 @@
-import { addDays, BUILT_IN_METERS, type Day, type Meter, startOfDay } from '@tally/contracts';
+import { addDays, BUILT_IN_METERS, type Day, EVENT_TYPE_PROPERTY, type Meter, startOfDay } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
 import { type Cell, type Comparison, decimal, MAX_EVENTS } from './foreign.ts';
 
@@ -103,7 +103,12 @@ function dimensionOf(event: Exported, name: string): string {
   return event[field] || 'unknown';
 }
 
-function amountOf(event: Exported, { aggregation, metricType, valueProperty }: Meter): string | undefined {
+/** Returns what an event adds to a meter; undefined for an event that it does not count. */
+function amountOf(event: Exported, meter: Meter): string | undefined {
+  const { aggregation, metricType, valueProperty, eventType, filters } = meter;
+  if (eventType !== null && event.properties?.[EVENT_TYPE_PROPERTY] !== eventType) return undefined;
+  for (const [name, values] of Object.entries(filters))
+    if (!values.includes(dimensionOf(event, name))) return undefined;
   if (aggregation === 'COUNT') return String(event.count ?? 1);
   const value = metricType === null ? event.properties?.[valueProperty!] : event.metrics?.[metricType];
   return value === undefined || value === null ? undefined : String(value);

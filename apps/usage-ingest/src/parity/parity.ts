@@ -20,7 +20,7 @@ Compares the sums of another product with Tally's, for each day and customer (Li
   --customers C,... Stripe: only these customers; default: all
   --merchants M,... only these merchants of Tally; default: all
 
-Exit code: 0 if all sums agree, 1 if some differ, 2 on errors.`;
+Exit code: 0 if all sums agree, 1 if some differ, 2 on errors or if there are no sums.`;
 
 const CLOUDS = {
   openmeter: 'https://openmeter.cloud',
@@ -47,8 +47,15 @@ export async function parity(
       comparison,
     );
     const result = await compare(foreign, ours, comparison);
+    const { equal, rounded, differences } = result;
+    if (equal + rounded + differences.length === 0) {
+      const { startDate, endDate } = comparison;
+      throw new Error(
+        `Neither ${foreign.name} nor Tally has sums from ${startDate} to ${endDate}: nothing was compared.`,
+      );
+    }
     out.print(printResult(foreign, comparison, result));
-    return result.differences.length === 0 ? 0 : 1;
+    return differences.length === 0 ? 0 : 1;
   } catch (error) {
     out.complain(error instanceof Error ? error.message : String(error));
     return 2;
