@@ -94,6 +94,20 @@ test("OpenMeter's client asks for what it sent, by windows, subjects and groups"
     [1, 'eu'],
     [1, 'us'],
   ]);
+  // Three groups of one subject, by each way of naming it.
+  const three = { groupBy: { ...groupBy, tokens: '$.tokens' }, eventType: 'prompt' };
+  await admin.meters.create({ ...three, slug: 'om_three', aggregation: 'COUNT' });
+  for (const more of [[], ['subject']]) {
+    const asked = { ...day, subject: ['acme'], groupBy: ['model', 'region', 'tokens', ...more] };
+    const found = await meters.query('om_three', asked);
+    expect(found?.data.map(({ subject, groupBy: by }) => [subject, by.tokens]).sort()).toEqual([
+      ['acme', '0.25'],
+      ['acme', '5'],
+      ['acme', '7'],
+    ]);
+  }
+  const tooMany = { ...day, subject: ['acme', 'globex'], groupBy: ['model', 'region', 'tokens'] };
+  await expect(meters.query('om_three', tooMany)).rejects.toMatchObject({ status: 400 });
   expect((await meters.listGroupByValues('om_tokens', 'region'))?.sort()).toEqual(['eu', 'us']);
   expect((await subjects.list())?.map(({ key }) => key)).toEqual(expect.arrayContaining(['acme', 'globex']));
   expect(await meters.listGroupByValues('om_tokens', 'region', { from: day.from, ...{ search: 'u' } })).toEqual(

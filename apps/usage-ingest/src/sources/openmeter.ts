@@ -422,8 +422,12 @@ async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalyti
   if (windowSize !== undefined && !Object.hasOwn(WINDOWS, windowSize))
     throw invalid(`Tally has no windows of ${windowSize.slice(0, 40)}; it has ${Object.keys(WINDOWS).join(', ')}.`);
   const window = windowSize === undefined ? 'total' : WINDOWS[windowSize as keyof typeof WINDOWS];
-  // A filter by subject also groups by subject, like at OpenMeter.
-  const names = [...new Set([...query.groupBy, ...(subjects.length > 0 ? ['subject'] : [])])];
+  const merchantIds = [...new Set(subjects.map((subject) => merchantOf(subject) ?? subject))];
+  const keys = query.groupBy.filter((name) => name !== 'subject');
+  // A filter by subject also groups by subject, like at OpenMeter. Tally has three groups: one subject needs none.
+  const [only] = merchantIds.length === 1 && keys.length > 0 ? merchantIds : [];
+  const isGrouped = only === undefined && (subjects.length > 0 || query.groupBy.includes('subject'));
+  const names = [...new Set([...keys, ...(isGrouped ? ['subject'] : [])])];
   const groupBy = names.map((name) => (name === 'subject' ? 'merchant' : known(meter, name)));
   const filters = Object.fromEntries(
     Object.entries(query.filters).map(([name, values]) => [known(meter, name), values]),
@@ -433,7 +437,7 @@ async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalyti
       meter: meter.key,
       ...range,
       timeZone,
-      ...(subjects.length > 0 && { merchantIds: subjects.map((subject) => merchantOf(subject) ?? subject) }),
+      ...(merchantIds.length > 0 && { merchantIds }),
       ...(groupBy.length > 0 && { groupBy }),
       ...(Object.keys(filters).length > 0 && { filters }),
     }),
@@ -447,7 +451,7 @@ async function answerQuery(request: SourceRequest, query: Query, ask: AskAnalyti
       value: Number(value),
       windowStart: start,
       windowEnd: end,
-      subject: group.merchant ?? null,
+      subject: group.merchant ?? only ?? null,
       groupBy: Object.fromEntries(
         names.flatMap((name, index) => {
           const own = group[groupBy[index]!];
