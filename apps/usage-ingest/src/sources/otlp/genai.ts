@@ -65,6 +65,8 @@ const INDEXES = {
   aiEmbedTokens: indexesOf('ai.usage.tokens'),
   aiTotal: indexesOf('ai.usage.totalTokens'),
   aiMetadata: indexesOf('ai.response.providerMetadata'),
+  // Only versions whose sums are complete report it.
+  aiWithoutCache: indexesOf('ai.usage.inputTokenDetails.noCacheTokens'),
   kind: indexesOf('openinference.span.kind'),
   langfuseType: indexesOf('langfuse.observation.type'),
   langfuseUsage: indexesOf('langfuse.observation.usage_details'),
@@ -73,6 +75,11 @@ const INDEXES = {
   service: indexesOf('service.name'),
   namespace: indexesOf('service.namespace'),
 };
+
+/** Each of these says that a span is a call, if `callOf` finds nothing else in it. */
+const CALL_NAMES = [
+  ...[INDEXES.operation, INDEXES.aiOperation, INDEXES.kind, INDEXES.langfuseType, INDEXES.requestType],
+].flat();
 
 /** What is read of a span: attributes about usage. Prompts and answers are not, and are never read. */
 export const ATTRIBUTES = attributeNames(read);
@@ -113,7 +120,8 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
   const hasTokens = metrics.prompt_tokens !== undefined || metrics.completion_tokens !== undefined;
   const failed = span.failed || firstOf(attributes, INDEXES.langfuseLevel) === 'ERROR';
   if (!hasTokens && !failed && call.operation === 'embeddings' && span.scope === AI_SDK) return 'skipped';
-  if (!call.isNamed && Object.keys(metrics).length === 0) return 'skipped';
+  // Such as a count of tokens, which has a model, too.
+  if (!hasTokens && metrics.cost === undefined && firstOf(attributes, CALL_NAMES) === undefined) return 'skipped';
   const id = `otel:${traceId}:${spanId}`;
   const refused = (message: string): Item => ({ refused: { code: 'INVALID_ENTRY', message }, id });
   if (!TRACE_ID.test(traceId) || !SPAN_ID.test(spanId)) return refused('The span has no trace id and span id.');
@@ -158,20 +166,24 @@ export function itemOfSpan(span: Span, caller: Caller, merchantFrom: MerchantFro
  * `spans` are those of the items, in any order.
  */
 export function skipRepeats(items: Item[], spans: readonly SpanIds[]): void {
-  const parents = new Set<string>();
-  const tokens = new Map<string, string>();
-  const calls = items.flatMap((item, at) => {
-    if (item === 'skipped' || !('entry' in item)) return [];
-    const { spanId, parentId } = spans[at]!;
-    const { prompt_tokens, completion_tokens } = item.entry.metrics;
-    const own =
-      prompt_tokens === undefined && completion_tokens === undefined ? '' : `${prompt_tokens} ${completion_tokens}`;
-    if (parentId !== '') parents.add(parentId);
-    if (own !== '') tokens.set(spanId, own);
-    return [{ at, spanId, parentId, own }];
-  });
-  for (const { at, spanId, parentId, own } of calls)
-    if (own === '' ? parents.has(spanId) : tokens.get(parentId) === own) items[at] = 'skipped';
+  const calls = new Map<string, number>();
+  for (const [at, item] of items.entries()) if (item !== 'skipped' && 'entry' in item) calls.set(spans[at]!.spanId, at);
+  const repeats: number[] = [];
+  for (const at of calls.values()) {
+    const outer = calls.get(spans[at]!.parentId);
+    if (outer === undefined) continue;
+    const around = tokensIn(items[outer]!);
+    if (around === '') repeats.push(outer);
+    else if (around === tokensIn(items[at]!)) repeats.push(at);
+  }
+  for (const at of repeats) items[at] = 'skipped';
+}
+
+/** Returns the tokens of a call as text; empty if it has none. */
+function tokensIn(item: Item): string {
+  const { prompt_tokens: prompt = '', completion_tokens: completion = '' } =
+    item !== 'skipped' && 'entry' in item ? item.entry.metrics : {};
+  return prompt === '' && completion === '' ? '' : `${prompt} ${completion}`;
 }
 
 const TRACE_ID = /^(?!0{32}$)[0-9a-f]{32}$/;
@@ -179,11 +191,8 @@ const SPAN_ID = /^(?!0{16}$)[0-9a-f]{16}$/;
 const WHOLE = /^\d{1,15}$/;
 const WHOLE_WITH_ZEROS = /^\d{1,15}\.0+$/;
 
-/** `isNamed`: the span says that it is a call. Others are calls only if they have amounts: one may be a count of tokens. */
-type Call = { model: string; operation: string; isEmbed: boolean; isNamed: boolean };
-
 /** Returns the operation of a span; undefined if it is not one call of a model. */
-function callOf(attributes: Attributes): Call | undefined {
+function callOf(attributes: Attributes): { model: string; operation: string; isEmbed: boolean } | undefined {
   const ai = firstOf(attributes, INDEXES.aiOperation);
   const isEmbed = ai?.endsWith('.doEmbed') ?? false;
   // The outer spans of the AI SDK, such as `ai.generateText`, repeat the inner ones.
@@ -198,10 +207,7 @@ function callOf(attributes: Attributes): Call | undefined {
     firstOf(attributes, INDEXES.model) ?? (ai === undefined ? undefined : firstOf(attributes, INDEXES.aiModel));
   if (model === undefined) return undefined;
   const embeds = isEmbed || kind === 'EMBEDDING' || type === 'embedding';
-  const isNamed = [ai, operation, kind, type, firstOf(attributes, INDEXES.requestType)].some(
-    (each) => each !== undefined,
-  );
-  return { model, operation: operation ?? (embeds ? 'embeddings' : 'chat'), isEmbed, isNamed };
+  return { model, operation: operation ?? (embeds ? 'embeddings' : 'chat'), isEmbed };
 }
 
 /** Returns the amounts of a call as it reports them, unchecked; those of Langfuse win. */
@@ -217,8 +223,13 @@ function amountsOf({ attributes, scope }: Span, isEmbed: boolean): Record<string
     if (parts.length > 0 && parts.every((part) => WHOLE.test(part)))
       amounts.prompt_tokens = String(parts.reduce((sum, part) => sum + BigInt(part), 0n));
   }
-  if (firstOf(attributes, INDEXES.aiOperation) !== undefined)
-    amounts = completeTokens(amounts, firstOf(attributes, INDEXES.aiTotal), firstOf(attributes, INDEXES.aiMetadata));
+  if (
+    firstOf(attributes, INDEXES.aiOperation) !== undefined &&
+    firstOf(attributes, INDEXES.aiWithoutCache) === undefined
+  ) {
+    const metadata = firstOf(attributes, INDEXES.aiMetadata);
+    amounts = completeTokens(amounts, firstOf(attributes, INDEXES.aiTotal), metadata);
+  }
   const embedded = isEmbed ? firstOf(attributes, INDEXES.aiEmbedTokens) : undefined;
   if (embedded !== undefined) amounts.prompt_tokens = embedded;
   const usage = firstOf(attributes, INDEXES.langfuseUsage);
