@@ -282,16 +282,21 @@ export function createMeterRollups(
       return { events: row!.events, oldestMs: row!.oldest_ms };
     },
 
-    computeHistory: (maxEvents) =>
-      inTransaction(dataSource, async (transaction) => {
-        const [part] = await rows(
-          transaction,
+    async computeHistory(maxEvents) {
+      const next = (executor: Executor) =>
+        rows(
+          executor,
           `select meter_id, date, after_merchant from meter_history where not done order by date desc, meter_id limit 1`,
           [],
           HistoryRow,
         );
-        if (!part) return false;
+      // Most of the time there is none, and the lock would make others wait.
+      if ((await next(dataSource)).length === 0) return false;
+      return inTransaction(dataSource, async (transaction) => {
         await lockMeters(transaction);
+        // Read again: while this waited, another process may have computed the part.
+        const [part] = await next(transaction);
+        if (!part) return false;
         const [meter] = (await metersOf(transaction)).filter(({ id }) => id === part.meter_id);
         if (!meter) return true;
         const counts = await rows(
@@ -320,7 +325,8 @@ export function createMeterRollups(
         // Whoever finds a day computed also finds its sums.
         if (isLast) await betweenMoments(dataSource, transaction);
         return true;
-      }),
+      });
+    },
 
     fold: (today, quietMs, limit) =>
       inTransaction(dataSource, async (transaction) => {
