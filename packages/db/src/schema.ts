@@ -8,6 +8,9 @@ import { sql } from './run-sql.ts';
 import { sqlState } from './transactions.ts';
 
 const LOCK_RETRY_MS = 50;
+const LEFTOVER_END_MS = 60_000;
+/** The name of connections that migrate, but for the one that has the lock. */
+const MIGRATION = 'tally-migration';
 const UNDEFINED_TABLE = '42P01';
 
 /**
@@ -16,7 +19,7 @@ const UNDEFINED_TABLE = '42P01';
  */
 export async function migrate(url: string): Promise<string[]> {
   return locked(url, async (client) => {
-    const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
+    const dataSource = await openForMigration(url);
     try {
       const ran = await dataSource.runMigrations({ transaction: 'each' });
       // Also if none ran: the process may have been killed after the last one.
@@ -31,7 +34,7 @@ export async function migrate(url: string): Promise<string[]> {
 /** Reverts the newest migration; returns false if there was none. */
 export async function undoMigration(url: string): Promise<boolean> {
   return locked(url, async () => {
-    const dataSource = await connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0 }));
+    const dataSource = await openForMigration(url);
     try {
       const before = await applied(dataSource);
       if (before === 0) return false;
@@ -58,6 +61,9 @@ async function applied(dataSource: { query(text: string): Promise<{ count: strin
   return Number(row!.count);
 }
 
+const openForMigration = (url: string): Promise<DataSource> =>
+  connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0, applicationName: MIGRATION }));
+
 /** The lock has a connection of its own, so that it outlasts every transaction and dies with the process. */
 async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate' });
@@ -69,6 +75,8 @@ async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): 
       if (rows[0].held) break;
       await wait(LOCK_RETRY_MS);
     }
+    // What a killed process was running goes on without it and its lock: two that build an index wait for each other.
+    await client.query(sql('schema/end-leftovers'), [MIGRATION, LEFTOVER_END_MS]);
     return await work(client);
   } finally {
     await client.end();
