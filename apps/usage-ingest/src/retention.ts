@@ -27,7 +27,8 @@ export function createCloseDays(options: {
   async function close(day: Day): Promise<boolean> {
     if (archiveFolder === undefined) return db.partitions.close(day);
     try {
-      return await db.partitions.close(day, await db.archive.day(day, archiveFolder));
+      const archived = await db.archive.day(day, archiveFolder);
+      return archived !== undefined && (await db.partitions.close(day, archived));
     } catch (error) {
       onArchiveError(day, error);
       return false;

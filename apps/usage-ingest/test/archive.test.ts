@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import type { UsageEntry } from '@tally/contracts';
+import { startRelay } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startIngest } from './ingest-fixture.ts';
 
@@ -44,6 +45,34 @@ test('a day is archived before its events are dropped, in the form in which they
     .trim()
     .split('\n');
   expect(lines.map((line) => JSON.parse(line))).toEqual([ENTRIES[0], { ...ENTRIES[1], status: 'success', count: 1 }]);
+  await ingest.close();
+});
+
+test('a process that finds a day closed by another one leaves its archive', async () => {
+  const settings = { ARCHIVE_FOLDER: join(folder, 'shared') };
+  const ingest = await startIngest(settings);
+  expect(await ingest.admin.usage.record.mutate({ entries: ENTRIES })).toMatchObject({ accepted: 2 });
+  await ingest.admin.flush.drain.mutate({});
+  const address = new URL(ingest.databaseUrl);
+  const relay = await startRelay({ host: address.hostname, port: Number(address.port) });
+  address.port = String(relay.port);
+  const { databaseUrl, redisUrl } = { ...ingest, databaseUrl: address.toString() };
+  const late = await startIngest(settings, undefined, { databaseUrl, redisUrl });
+  for (const { clock } of [ingest, late]) clock.now = Date.now() + PAST_RETENTION_MS;
+  const asking = relay.hold('Returns days of the journal before');
+  const closing = late.admin.journal.close.mutate({});
+  await asking.caught;
+  asking.release();
+  // It knows which days to close, and has not begun.
+  const held = relay.hold('START TRANSACTION');
+  await held.caught;
+  expect(await ingest.admin.journal.close.mutate({})).toEqual({ closed: [DAY] });
+  held.release();
+  expect(await closing).toEqual({ closed: [] });
+  const archived = gunzipSync(await readFile(join(settings.ARCHIVE_FOLDER, `${DAY}.ndjson.gz`))).toString();
+  expect(archived.trim().split('\n')).toHaveLength(ENTRIES.length);
+  await late.close();
+  relay.close();
   await ingest.close();
 });
 
