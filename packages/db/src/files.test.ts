@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import fs, { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { gunzipSync } from 'node:zlib';
 import { GetObjectCommand, ListObjectsV2Command, S3Client } from '@aws-sdk/client-s3';
 import S3rver from 's3rver';
@@ -56,6 +57,23 @@ const PLACES = {
     },
   },
 };
+
+test('a folder loses what a killed process left of a file, a day later, and nothing else', async () => {
+  const place = join(folder, 'left');
+  await mkdir(place);
+  const draft = (name: string) => `${name}.7b1cf16e-0719-4aff-a500-59d4327162ca.part`;
+  const old = [draft('2026-11-01.ndjson.gz'), 'mine.part', '2026-10-31.ndjson.gz'];
+  for (const name of [...old, draft('2026-11-03.ndjson.gz')]) await writeFile(join(place, name), 'half');
+  const before = new Date(Date.now() - 2 * 86_400_000);
+  for (const name of old) await utimes(join(place, name), before, before);
+  await openFiles(place).write('2026-11-02.ndjson.gz', Readable.from(['a']));
+  expect((await readdir(place)).sort()).toEqual([
+    '2026-10-31.ndjson.gz',
+    '2026-11-02.ndjson.gz',
+    draft('2026-11-03.ndjson.gz'),
+    'mine.part',
+  ]);
+});
 
 describe.each(Object.entries(PLACES))('%s', (_, { location, read, names }) => {
   async function* lines(...all: string[]) {

@@ -1,21 +1,25 @@
 import { randomUUID } from 'node:crypto';
 import { createWriteStream, existsSync } from 'node:fs';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
+import { DAY_MS } from '@tally/contracts';
 
 /** Where archives and exports are written: a folder, or a bucket of an S3-compatible store. */
 export type Files = {
   /**
    * Writes a file, compressed with gzip if its name ends in `.gz`. It has its name only when it is whole and on disk;
-   * writing it again replaces it. Memory stays bounded. Rejects where it cannot be written, and then leaves nothing.
+   * writing it again replaces it. Memory stays bounded. Rejects where it cannot be written, and then leaves nothing. A
+   * killed process leaves a draft, which a later write to the folder removes after a day.
    */
   write(path: string, content: AsyncIterable<string | Uint8Array>): Promise<void>;
 };
 
 const S3_URL = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/(.*))?$/;
+/** Written in place of a file until it is whole. */
+const DRAFT = /\.[0-9a-f-]{36}\.part$/;
 /** A store takes 10,000 parts: files up to 80 GB. One part is filled while another is sent. */
 const PART_BYTES = 8 * 2 ** 20;
 const PARTS_AT_ONCE = 2;
@@ -45,6 +49,7 @@ function createFolder(folder: string, mode: number): Files {
       const file = join(folder, path);
       const draft = `${file}.${randomUUID()}.part`;
       await makeFolder(dirname(file));
+      await removeOldDrafts(dirname(file));
       try {
         await pipeline(Readable.from(content), packing(path), createWriteStream(draft, { mode, flush: true }));
         await rename(draft, file);
@@ -67,6 +72,15 @@ async function makeFolder(folder: string): Promise<void> {
     if (code !== 'ENOENT' || above === folder || existsSync(above)) throw error;
     await makeFolder(above);
     await makeFolder(folder);
+  }
+}
+
+/** Removes drafts that nobody has written to for a day: their processes were killed. */
+async function removeOldDrafts(folder: string): Promise<void> {
+  for (const name of (await readdir(folder)).filter((each) => DRAFT.test(each))) {
+    const draft = join(folder, name);
+    const written = await stat(draft).catch(() => undefined);
+    if (written && Date.now() - written.mtimeMs > DAY_MS) await rm(draft, { force: true });
   }
 }
 

@@ -1,13 +1,14 @@
 import { once } from 'node:events';
-import { createServer, type IncomingMessage } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { fetchWithin } from './fetch-within.ts';
 
 let url: string;
 const asked: IncomingMessage[] = [];
 const server = createServer((request, response) => {
   asked.push(request);
+  server.emit('asked', response);
   if (request.url !== '/hangs') response.end(JSON.stringify({ method: request.method, key: request.headers['x-key'] }));
 });
 
@@ -19,6 +20,20 @@ beforeAll(async () => {
 afterAll(() => void server.close().closeAllConnections());
 
 const fetch = fetchWithin(20_000);
+
+// The first of its file: undici keeps the clock that it finds.
+test('a call may take all of its time, however long that is', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    const call = fetchWithin(3_600_000)(`${url}/hangs`);
+    const [response] = (await once(server, 'asked')) as [ServerResponse];
+    await vi.advanceTimersByTimeAsync(3_500_000);
+    response.end('{}');
+    expect((await call).ok).toBe(true);
+  } finally {
+    vi.useRealTimers();
+  }
+});
 
 test.each([
   ['an object', { 'x-key': 'k' }],

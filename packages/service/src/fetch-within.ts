@@ -24,6 +24,8 @@ export function fetchWithin(timeoutMs: number): typeof fetch {
         method: method as 'GET',
         headers: { ...Object.fromEntries(new Headers(headers)), ...traceHeaders() },
         signal: ended.signal,
+        // Without a limit of its own, which is five minutes: jobs of many merchants take longer.
+        ...{ headersTimeout: 0, bodyTimeout: 0 },
         ...(body && { body }),
       });
       const { statusCode: status } = response;

@@ -1,10 +1,15 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { createIngestClient } from '@tally/contracts/client';
+import { fetchWithin } from '@tally/service';
 import { runCommand } from './command.ts';
+
+/** Rebuilding a month takes minutes for every ten thousand merchants. */
+const LONGEST_CALL_MS = 86_400_000;
 
 const client = createIngestClient({
   url: process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001',
   key: process.env.TALLY_ADMIN_KEY ?? '',
+  fetch: fetchWithin(LONGEST_CALL_MS),
 });
 const out = { log: console.log, error: console.error, now: Date.now };
 const args = process.argv.slice(2);
