@@ -1,5 +1,6 @@
 import { dayOf } from '@tally/contracts';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { startRelay, until } from '@tally/testkit';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
 let one: Fixture;
@@ -109,6 +110,34 @@ test.each([1, 2, 3])('events that are recorded while a scale is declared have on
   expect(await currentOf(one, type)).toBe(String(accepted));
   expect((await record(other, { [type]: '0.25' })).accepted).toBe(created ? 1 : 0);
   expect((await one.admin.reconcile.check.query({ startDate: today, endDate: today })).drift).toEqual([]);
+});
+
+test('scales are declared one after another: the end of one lets no event be recorded before the other', async () => {
+  const address = new URL(one.databaseUrl);
+  const relay = await startRelay({ host: address.hostname, port: Number(address.port) });
+  address.port = String(relay.port);
+  const late = await startIngest({}, undefined, { databaseUrl: address.toString(), redisUrl: one.redisUrl });
+  late.clock.now = one.clock.now;
+  // It has flushed what was accepted, and has not declared the scale.
+  const held = relay.hold('Starts the next derivation run');
+  const kilos = late.admin.meters.create.mutate({ key: 'kilos', aggregation: 'SUM', metricType: 'kilos', scale: 3 });
+  await held.caught;
+  const tries = vi.spyOn(one.redis, 'set');
+  let isDeclared = false;
+  const litres = meter('litres', 2).then(() => {
+    isDeclared = true;
+  });
+  const isWaiting = () => tries.mock.calls.filter(([key]) => key === 'registry:changer').length > 1;
+  await until('the second is declared, or waits', () => isDeclared || isWaiting());
+  const marks = await one.redis.keys('usage-shard:*:registry');
+  expect(new Set(await Promise.all(marks.map((key) => one.redis.get(key))))).toEqual(new Set(['changing']));
+  const recording = record(other, { kilos: '5' });
+  held.release();
+  await Promise.all([kilos, litres]);
+  expect((await recording).accepted).toBe(1);
+  expect(await currentOf(one, 'kilos')).toBe('5');
+  await late.close();
+  relay.close();
 });
 
 test('a property that a meter counts must be a number of its scale', async () => {

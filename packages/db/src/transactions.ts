@@ -27,7 +27,7 @@ export async function inTransaction<T>(
     try {
       return await dataSource.transaction(async ({ queryRunner }) => {
         const transaction: Executor = queryRunner!;
-        await transaction.query(sql('bound-waits'), [LOCK_TIMEOUT, IDLE_TIMEOUT, WORK_MEMORY]);
+        await boundWaits(transaction);
         const result = await work(transaction);
         await beginCommit(dataSource, transaction);
         return result;
@@ -37,6 +37,11 @@ export async function inTransaction<T>(
       await wait(Math.random() * 10 * 2 ** attempt);
     }
   }
+}
+
+/** Bounds each wait of a transaction for a lock, and for its client. */
+export async function boundWaits(transaction: Executor): Promise<void> {
+  await transaction.query(sql('bound-waits'), [LOCK_TIMEOUT, IDLE_TIMEOUT, WORK_MEMORY]);
 }
 
 /** Returns the SQLSTATE of a driver error; '' if it has none, as after a broken connection. */

@@ -50,10 +50,11 @@ export function createMeters({
   const declaring = async <T>(create: () => Promise<T>): Promise<T> => {
     // Little is left to flush while nothing is accepted.
     await drain();
-    return registry.alone(async () => {
+    return registry.alone(async (renew) => {
       const { errors } = await drain();
       if (errors[0])
         throw new TallyError('UNAVAILABLE', `A scale cannot be declared before all is flushed: ${errors[0].message}`);
+      await renew();
       return create();
     });
   };

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { setTimeout as wait } from 'node:timers/promises';
 import { type ScaleOf, TallyError } from '@tally/contracts';
 import { type Db, RegistrySnapshot, type ValueCheck } from '@tally/db';
@@ -24,10 +25,11 @@ export type RegistryReader = {
   /** Loads the registry again and publishes its version: from then on no process uses an older one. */
   reload(): Promise<Registry>;
   /**
-   * Runs work while no event is accepted through Redis, and publishes the change. Throws UNAVAILABLE if Redis is
-   * unavailable, since pending events are then unknown.
+   * Runs work while no event is accepted through Redis, and publishes the change. One process does so at a time. `work`
+   * calls `renew` before it changes anything: it throws UNAVAILABLE if too much time has passed. Throws UNAVAILABLE if
+   * another change takes too long, and if Redis is unavailable, since pending events are then unknown.
    */
-  alone<T>(work: () => Promise<T>): Promise<T>;
+  alone<T>(work: (renew: () => Promise<void>) => Promise<T>): Promise<T>;
   scales: Scales;
 };
 
@@ -37,9 +39,14 @@ declare module 'ioredis' {
   }
 }
 
+/** How long a request waits for a change of the registry before it gets 503. */
+const PATIENCE_MS = 10_000;
+const RETRY_MS = 25;
 const CHANGING = 'changing';
 /** A change whose process died ends after this time; Postgres ends its transaction before. */
 const CHANGING_MS = 60_000;
+/** Names the change that is under way: the end of another one would let events be accepted. */
+const CHANGER = 'registry:changer';
 const MIRROR = 'registry:meters';
 
 /**
@@ -105,20 +112,41 @@ export function createRegistry({
     current: async () => known ?? reload(),
     reload,
     async alone(work) {
-      try {
-        await Promise.all(versionKeys().map((key) => redis.set(key, CHANGING, 'PX', CHANGING_MS)));
-      } catch (cause) {
+      const change = randomUUID();
+      const away = (cause: unknown) => {
         throw new TallyError('UNAVAILABLE', 'A scale cannot be declared while Redis is unavailable; try again.', {
           cause,
         });
+      };
+      const isMine = async () => (await redis.get(CHANGER)) === change;
+      const mark = async () => {
+        await redis.pexpire(CHANGER, CHANGING_MS);
+        await Promise.all(versionKeys().map((key) => redis.set(key, CHANGING, 'PX', CHANGING_MS)));
+      };
+      const begun = performance.now();
+      while ((await redis.set(CHANGER, change, 'PX', CHANGING_MS, 'NX').catch(away)) === null) {
+        if (performance.now() - begun > PATIENCE_MS)
+          throw new TallyError('UNAVAILABLE', 'Another scale is being declared; try again.', {
+            details: { retryAfter: 1 },
+          });
+        await wait(RETRY_MS);
       }
       try {
-        return await work();
+        await mark().catch(away);
+        return await work(async () => {
+          if (!(await isMine()))
+            throw new TallyError('UNAVAILABLE', 'The flush before the scale is declared took too long; try again.');
+          await mark();
+        });
       } finally {
-        await Promise.all(versionKeys().map((key) => redis.del(key))).catch(() => {});
-        await reload().catch(() => {});
+        if (await isMine().catch(() => false)) {
+          await Promise.all(versionKeys().map((key) => redis.del(key))).catch(() => {});
+          await reload().catch(() => {});
+          await redis.del(CHANGER).catch(() => {});
+        }
       }
     },
+
     async scales(metricTypes) {
       try {
         return await db.metricTypes.scales(metricTypes);
@@ -134,10 +162,6 @@ function registryOf({ version, scales, values }: RegistrySnapshot): Registry {
   const byType = new Map(scales);
   return { version, scaleOf: (type) => byType.get(type) ?? 0, hasScales: byType.size > 0, values };
 }
-
-/** How long a request waits for a change of the registry before it gets 503. */
-const PATIENCE_MS = 10_000;
-const RETRY_MS = 25;
 
 /** Loads the registry until an attempt is not stale. Throws UNAVAILABLE if a change takes too long. */
 export async function whileStale(

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { MeterEntity, type MeterRow, MeterVersionEntity, type MeterVersionRow } from '../entities/meter.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
+import { boundWaits } from '../transactions.ts';
 import { lockMeters } from './meter-lock.ts';
 import { declareScale } from './metric-types-store.ts';
 
@@ -46,6 +47,8 @@ export function createMeterRegistry(dataSource: DataSource): MeterRegistry {
   /** Runs work while meters count nothing, and raises the version of the registry. */
   const changing = <T>(work: (manager: EntityManager, run: string) => Promise<T>) =>
     dataSource.transaction(async (manager) => {
+      // Its caller may have stopped all recording, for a minute.
+      await boundWaits(manager);
       await lockMeters(manager);
       const [row] = await runSql(manager, 'meters/next-version', [], RunRow);
       return work(manager, row!.run);
