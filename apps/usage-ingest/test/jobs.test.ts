@@ -1,3 +1,4 @@
+import { createIngestClient } from '@tally/contracts/client';
 import type { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { runCommand } from '../src/jobs/command.ts';
@@ -34,6 +35,19 @@ test('the job counts yesterday, and says how much', async () => {
     code: 0,
     out: expect.stringContaining('0 records aggregated'),
   });
+});
+
+test.each(['rebuild', 'aggregate-range'])('%s ends when its service is killed: no timer goes on', async (command) => {
+  const killed = () => Promise.reject(new TypeError('fetch failed'));
+  const client = createIngestClient({ url: ingest.databaseUrl, key: '', fetch: killed });
+  vi.useFakeTimers();
+  try {
+    const output = { log() {}, error() {}, now: () => ingest.clock.now };
+    await expect(runCommand([command, '2026-11-20', '2026-11-21'], client, output)).rejects.toThrow('fetch failed');
+    expect(vi.getTimerCount()).toBe(0);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test('ranges, merchants, the status and the books have their commands', async () => {

@@ -1,6 +1,6 @@
 import { addDays, dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
-import { progressBar } from '../sources/files/progress.ts';
+import { withProgress } from '../sources/files/progress.ts';
 import { sendEntries } from '../sources/files/send.ts';
 import { demoDirectory, demoTraffic } from './traffic.ts';
 
@@ -15,12 +15,9 @@ try {
   const startDate = addDays(endDate, 1 - DAYS);
   const entries = [...demoTraffic(startDate, endDate)];
   await analytics.directory.upsert.mutate({ entries: [...demoDirectory] });
-  const bar = progressBar('entries', entries.length);
-  const summary = await sendEntries(entries, {
-    client: ingest,
-    backfill: true,
-    onBatch: (count) => bar.advance(count),
-  }).finally(() => bar.stop());
+  const summary = await withProgress('entries', entries.length, (onBatch) =>
+    sendEntries(entries, { client: ingest, backfill: true, onBatch }),
+  );
   console.log(`${startDate} to ${endDate}: ${summary.accepted} entries counted, ${summary.duplicates} already there`);
   for (const by of ['merchant', 'model', 'user'] as const) {
     const { rows, totals, total } = await analytics.analytics.breakdown.query({ startDate, endDate, by, limit: 5 });

@@ -1,6 +1,6 @@
 import { addDays, type Day, dayOf, eachDay, isDay } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
-import { progressBar } from '../sources/files/progress.ts';
+import { withProgress } from '../sources/files/progress.ts';
 
 export type Output = { log(line: string): void; error(line: string): void; now(): number };
 
@@ -114,33 +114,30 @@ async function drain(client: IngestClient, out: Output): Promise<number> {
 
 async function aggregateRange(client: IngestClient, out: Output, startDate: Day, endDate: Day): Promise<number> {
   const all = eachDay(startDate, endDate);
-  const bar = progressBar('days', all.length);
-  let failed = 0;
   const lines: [Day, Run][] = [];
-  for (const date of all) {
-    const run = await client.flush.run.mutate({ date });
-    lines.push([date, run]);
-    if (!run.success) failed++;
-    bar.advance(1);
-  }
-  bar.stop();
+  await withProgress('days', all.length, async (advance) => {
+    for (const date of all) {
+      lines.push([date, await client.flush.run.mutate({ date })]);
+      advance(1);
+    }
+  });
   for (const [date, run] of lines) report(out, date, run);
-  return failed === 0 ? 0 : 1;
+  return lines.every(([, run]) => run.success) ? 0 : 1;
 }
 
 async function rebuild(client: IngestClient, out: Output, startDate: Day, endDate: Day): Promise<number> {
   const all = eachDay(startDate, endDate);
-  const bar = progressBar('days', all.length);
   let [merchantDays, closedDays] = [0, 0];
-  // One month per call: each also rebuilds the sums of its month and year.
-  for (const month of new Set(all.map((day) => day.slice(0, 7)))) {
-    const own = all.filter((day) => day.startsWith(month));
-    const made = await client.reconcile.rebuild.mutate({ startDate: own[0]!, endDate: own.at(-1)! });
-    merchantDays += made.days;
-    closedDays += made.closedDays;
-    bar.advance(own.length);
-  }
-  bar.stop();
+  await withProgress('days', all.length, async (advance) => {
+    // One month per call: each also rebuilds the sums of its month and year.
+    for (const month of new Set(all.map((day) => day.slice(0, 7)))) {
+      const own = all.filter((day) => day.startsWith(month));
+      const made = await client.reconcile.rebuild.mutate({ startDate: own[0]!, endDate: own.at(-1)! });
+      merchantDays += made.days;
+      closedDays += made.closedDays;
+      advance(own.length);
+    }
+  });
   out.log(`${merchantDays} days of merchants rebuilt, ${closedDays} of them without their entries`);
   return 0;
 }

@@ -4,7 +4,7 @@ import { addDays, dayOf, isDay } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
 import { readAzureTrace } from './azure-llm.ts';
 import { readEvents } from './events.ts';
-import { progressBar } from './progress.ts';
+import { withProgress } from './progress.ts';
 import { sendEntries } from './send.ts';
 
 const USAGE = `Usage: npm run import -- events FILE.{csv,ndjson} [--merchant M] [--backfill]
@@ -27,18 +27,15 @@ const url = process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001';
 try {
   const client = createIngestClient({ url, key: process.env.TALLY_ADMIN_KEY ?? '' });
   const { size } = await stat(file);
-  const bar = progressBar('events', Math.round(size / BYTES_PER_LINE[format]));
   const started = performance.now();
   const merchantId = values.merchant;
   const events =
     format === 'events'
       ? readEvents(file, { merchantId })
       : readAzureTrace(file, { merchantId: merchantId ?? 'azure', on });
-  const summary = await sendEntries(events, {
-    client,
-    backfill: values.backfill,
-    onBatch: (count) => bar.advance(count),
-  }).finally(() => bar.stop());
+  const summary = await withProgress('events', Math.round(size / BYTES_PER_LINE[format]), (onBatch) =>
+    sendEntries(events, { client, backfill: values.backfill, onBatch }),
+  );
   const seconds = (performance.now() - started) / 1000;
   const rejected = summary.entries - summary.accepted - summary.duplicates;
   console.log(`${file}, in ${seconds.toFixed(1)} s`);

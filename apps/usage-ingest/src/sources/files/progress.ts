@@ -1,9 +1,14 @@
 import { Presets, SingleBar } from 'cli-progress';
 
-export type Progress = { advance(by: number): void; stop(): void };
-
-/** A bar on a terminal; a line every few seconds elsewhere. */
-export function progressBar(what: string, total: number): Progress {
+/**
+ * Runs work and shows how far it is: a bar on a terminal, a line every few seconds elsewhere. It ends with the work, at
+ * 100 % unless the work throws.
+ */
+export async function withProgress<T>(
+  what: string,
+  total: number,
+  work: (advance: (by: number) => void) => Promise<T>,
+): Promise<T> {
   const bar = new SingleBar(
     {
       format: `{bar} {percentage}% | {value}/{total} ${what} | {duration_formatted}`,
@@ -15,16 +20,17 @@ export function progressBar(what: string, total: number): Progress {
   );
   let done = 0;
   bar.start(total, 0);
-  return {
-    advance(by) {
+  try {
+    const result = await work((by) => {
       done += by;
       if (done > bar.getTotal()) bar.setTotal(done);
       bar.update(done);
-    },
-    stop() {
-      bar.setTotal(Math.max(done, 1));
-      bar.update(done);
-      bar.stop();
-    },
-  };
+    });
+    bar.setTotal(Math.max(done, 1));
+    return result;
+  } finally {
+    bar.update(done);
+    // Its timer would keep the process.
+    bar.stop();
+  }
 }
