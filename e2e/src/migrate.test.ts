@@ -29,10 +29,7 @@ test('migrating goes on where a migration was killed that still builds an index,
   await vacuum.query('begin');
   await vacuum.query('lock table usage_daily in share update exclusive mode');
   const killed = spawn(process.execPath, [MIGRATE], { env: { ...process.env, DATABASE_URL: url }, stdio: 'ignore' });
-  const [left] = await until('the first migration waits', async () => {
-    const found = await waiting();
-    return found.length > 0 && found;
-  });
+  const left = await until('the first migration waits', async () => (await waiting())[0]);
   const ended = once(killed, 'exit');
   killed.kill('SIGKILL');
   await ended;
