@@ -3,7 +3,7 @@ import { createIngestClient } from '@tally/contracts/client';
 import { fetchWithin } from '@tally/service';
 import { runCommand } from './command.ts';
 
-/** Rebuilding a month takes minutes for every ten thousand merchants. */
+/** Longer than any job takes: a rebuild goes through every merchant. */
 const LONGEST_CALL_MS = 86_400_000;
 
 const client = createIngestClient({
