@@ -3,10 +3,10 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { setTimeout as wait } from 'node:timers/promises';
 import { openApi } from '@tally/contracts/openapi';
 import {
-  answerBrokenRequests,
   createBodies,
   createCallerLimits,
   dropBody,
+  handleRequests,
   type Log,
   MAX_HEADER_BYTES,
   type Releasers,
@@ -107,7 +107,8 @@ export async function createConsole(
     response.end(request.method === 'HEAD' ? undefined : page.body);
   }
 
-  const server = createServer(SERVER_OPTIONS, (request, response) => {
+  const server = createServer(SERVER_OPTIONS);
+  handleRequests(server, (request, response) => {
     const started = performance.now();
     const requestId = requestIdOf(request);
     const url = urlOf(request.url ?? '');
@@ -137,7 +138,6 @@ export async function createConsole(
         answerProblem(response, problemOf('INTERNAL', 'An unexpected error. The log of this service has the details.'));
     });
   });
-  answerBrokenRequests(server);
   server.maxConnections = env.MAX_CONNECTIONS;
   server.requestTimeout = REQUEST_TIMEOUT_MS;
   server.headersTimeout = HEADERS_TIMEOUT_MS;

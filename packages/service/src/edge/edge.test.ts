@@ -648,6 +648,54 @@ describe('HTTP', () => {
     expect(answer()).not.toContain('INVALID_INPUT');
   });
 
+  test('nor where another request waits behind it', async () => {
+    const { raw, get } = await serve();
+    const { answer, closed, socket } = await raw(
+      head('/lasting', linesOf(key()), 'GET') + head('/trpc/wait', linesOf(key()), 'GET'),
+    );
+    await until(() => expect(answer()).toMatch(/^HTTP\/1\.1 200 /));
+    await get('/open');
+    socket.write('no HTTP\r\n\r\n');
+    await until(() => expect(closed()).toBe(true));
+    expect(answer()).not.toContain('INVALID_INPUT');
+  });
+
+  test('requests that are sent without waiting for answers are answered one after the other', async () => {
+    const { raw, get, go, waiting } = await serve();
+    const one = head('/trpc/wait', linesOf(key()), 'GET');
+    const { answer } = await raw(one + one + head('/open', linesOf(key()), 'GET'));
+    for (let answered = 0; answered < 2; answered++) {
+      await until(() => expect([waiting(), answer().split('HTTP/1.1 200').length - 1]).toEqual([1, answered]));
+      // Whatever else had been handed over would have begun by now.
+      await get('/open');
+      expect(waiting()).toBe(1);
+      go();
+    }
+    await until(() => expect(answer()).toMatch(/(HTTP\/1\.1 200 [\s\S]*){3}open/));
+  });
+
+  test('when their client leaves, none of them takes a slot of its caller any more', async () => {
+    const { raw, get, go, waiting } = await serve({ MAX_CALLS_AT_ONCE: '3' });
+    const { socket } = await raw(head('/trpc/wait', linesOf(key(BOB)), 'GET').repeat(3));
+    await until(() => expect(waiting()).toBeGreaterThan(0));
+    await get('/open');
+    socket.destroy();
+    const calls = async () => {
+      const answers = [1, 2, 3].map(() => get('/trpc/wait', key(BOB)));
+      await until(() => expect(waiting()).toBeGreaterThanOrEqual(3));
+      go();
+      return (await Promise.all(answers)).map(({ status }) => status);
+    };
+    expect(await calls()).toEqual([200, 200, 200]);
+  });
+
+  test('a client that sends more and more of them is cut off', async () => {
+    const { raw, get } = await serve();
+    const { closed } = await raw(head('/trpc/wait', linesOf(key()), 'GET').repeat(40));
+    await until(() => expect(closed()).toBe(true));
+    expect((await get('/open')).status).toBe(200);
+  });
+
   test('a client that asks first sends its body only where it is wanted', async () => {
     const { raw } = await serve();
     const asked = head('/source', [...linesOf(key()), 'content-length: 2', 'expect: 100-continue']);

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { Counter, type Registry } from 'prom-client';
 import type { EdgeEnv } from '../process/env.ts';
-import { answerBrokenRequests, MAX_HEADER_BYTES } from './broken-requests.ts';
+import { handleRequests, MAX_HEADER_BYTES } from './connections.ts';
 
 export type Listening = {
   port: number;
@@ -48,8 +48,7 @@ export function createListen({ handle, underWay, env, registry, leave, stopAccep
       maxHeaderSize: MAX_HEADER_BYTES,
       connectionsCheckingInterval: CHECK_CONNECTIONS_MS,
     });
-    answerBrokenRequests(server);
-    server.on('request', handle);
+    handleRequests(server, handle);
     // The client asks before it sends its body; the edge answers when it wants the body.
     server.on('checkContinue', (request, response) => server.emit('request', request, response));
     server.on('drop', () => dropped.inc());
