@@ -484,3 +484,21 @@ test('a service that is down is named, and the rest works', async () => {
     await page.waitForSelector('.stats .stat-value a');
   });
 });
+
+test('a service that hangs keeps nobody from the pages of the others', async () => {
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/health');
+    process.kill(stack.services.analytics.pid, 'SIGSTOP');
+    try {
+      // More questions than a browser has connections.
+      await page.click('nav a:has-text("Overview")');
+      await page.waitForSelector('.banner:has-text("analytics-api does not answer")');
+      await page.click('nav a:has-text("Meters")');
+      await page.waitForSelector('tbody tr:has-text("total_tokens")');
+      await page.click('nav a:has-text("Audit log")');
+      await page.waitForSelector('tbody tr:has-text("keys.create")');
+    } finally {
+      process.kill(stack.services.analytics.pid, 'SIGCONT');
+    }
+  });
+});

@@ -3,6 +3,31 @@ import { MutationCache, QueryCache, QueryClient } from '@tanstack/react-query';
 import { createTRPCClient, httpLink, httpSubscriptionLink, splitLink, TRPCClientError } from '@trpc/client';
 import { createTRPCOptionsProxy } from '@trpc/tanstack-react-query';
 
+/** Of the six connections of a browser; scripts, a subscription and the state of the services need the others. */
+const AT_ONCE = 4;
+let underWay = 0;
+const waiting = new Set<() => void>();
+
+/** Fetches once fewer than four others are under way: a service that hangs would keep all connections. */
+async function fetchInTurn(input: RequestInfo | URL | string, init: RequestInit = {}): Promise<Response> {
+  const { signal } = init;
+  if (underWay < AT_ONCE) underWay++;
+  else
+    await new Promise<void>((resolve, reject) => {
+      waiting.add(resolve);
+      signal?.addEventListener('abort', () => waiting.delete(resolve) && reject(signal.reason));
+    });
+  try {
+    return await fetch(input, init);
+  } finally {
+    const [next] = waiting;
+    if (next) {
+      waiting.delete(next);
+      next();
+    } else underWay--;
+  }
+}
+
 /** Every procedure of every service, at the one origin. */
 export type TallyRouter = RouterOf<typeof ingest & typeof engine & typeof analytics>;
 
@@ -12,7 +37,7 @@ export const client = createTRPCClient<TallyRouter>({
       condition: (operation) => operation.type === 'subscription',
       true: httpSubscriptionLink({ url: '/trpc' }),
       // One request per query: each answer is shown as it arrives. Queries may be longer than a URL may be.
-      false: httpLink({ url: '/trpc', methodOverride: 'POST' }),
+      false: httpLink({ url: '/trpc', methodOverride: 'POST', fetch: fetchInTurn }),
     }),
   ],
 });
@@ -40,7 +65,19 @@ function checkSession(error: unknown): void {
 
 const isSession = (key: readonly unknown[]) => JSON.stringify(key).startsWith('[["sessions"');
 
-export const api = createTRPCOptionsProxy<TallyRouter>({ client, queryClient });
+/** Ends the requests of queries that no page shows any more: those of a service that hangs would hold up others. */
+function endingUnused<Node extends object>(node: Node): Node {
+  return new Proxy(node, {
+    get(target, name) {
+      const next: object = Reflect.get(target, name);
+      if (name !== 'queryOptions') return endingUnused(next);
+      return (input: unknown, options?: object) =>
+        (next as (input: unknown, options: object) => object)(input, { ...options, trpc: { abortOnUnmount: true } });
+    },
+  });
+}
+
+export const api = endingUnused(createTRPCOptionsProxy<TallyRouter>({ client, queryClient }));
 
 type Data = { code?: ErrorCode; action?: string; details?: unknown };
 

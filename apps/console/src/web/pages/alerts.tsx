@@ -183,8 +183,11 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
   const { rule } = useSearch({ from: '/frame/app/alerts' });
   const list = useInfiniteQuery({
     queryKey: [['alerts'], 'history', rule],
-    queryFn: ({ pageParam }) =>
-      client.alerts.history.query({ ...(rule && { rule }), limit: PAGE, ...(pageParam && { cursor: pageParam }) }),
+    queryFn: ({ pageParam, signal }) =>
+      client.alerts.history.query(
+        { ...(rule && { rule }), limit: PAGE, ...(pageParam && { cursor: pageParam }) },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     refetchInterval: REFRESH_MS,

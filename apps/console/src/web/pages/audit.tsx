@@ -38,14 +38,17 @@ export function Audit() {
   const { actor, action } = search;
   const log = useInfiniteQuery({
     queryKey: ['audit', range, actor, action],
-    queryFn: ({ pageParam }) =>
-      client.audit.list.query({
-        ...range,
-        ...(actor && { actor }),
-        ...(action && { action }),
-        limit: PAGE,
-        ...(pageParam ? { cursor: pageParam } : {}),
-      }),
+    queryFn: ({ pageParam, signal }) =>
+      client.audit.list.query(
+        {
+          ...range,
+          ...(actor && { actor }),
+          ...(action && { action }),
+          limit: PAGE,
+          ...(pageParam ? { cursor: pageParam } : {}),
+        },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     enabled: who.mayPlatform('admin'),

@@ -23,7 +23,7 @@ export function Budgets() {
   const [removing, setRemoving] = useState<Budget | null>(null);
   const list = useInfiniteQuery({
     queryKey: ['budgets'],
-    queryFn: ({ pageParam }) => client.budgets.list.query(pageParam ? { cursor: pageParam } : {}),
+    queryFn: ({ pageParam, signal }) => client.budgets.list.query(pageParam ? { cursor: pageParam } : {}, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
   });

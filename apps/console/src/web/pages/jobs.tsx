@@ -35,7 +35,7 @@ export function Jobs() {
   const schedules = useQuery(api.jobs.schedules.queryOptions(undefined, { enabled: isAdmin, refetchInterval: 30_000 }));
   const failed = useInfiniteQuery({
     queryKey: [['jobs'], 'failed'],
-    queryFn: ({ pageParam }) => client.jobs.failed.query(pageParam ? { cursor: pageParam } : {}),
+    queryFn: ({ pageParam, signal }) => client.jobs.failed.query(pageParam ? { cursor: pageParam } : {}, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     enabled: isAdmin,

@@ -43,8 +43,8 @@ export function Keys() {
   const [asked, setAsked] = useState<{ what: 'revoke' | 'rotate'; key: Key } | null>(null);
   const keys = useInfiniteQuery({
     queryKey: ['keys', revoked],
-    queryFn: ({ pageParam }) =>
-      client.keys.list.query({ includeRevoked: revoked, ...(pageParam ? { cursor: pageParam } : {}) }),
+    queryFn: ({ pageParam, signal }) =>
+      client.keys.list.query({ includeRevoked: revoked, ...(pageParam ? { cursor: pageParam } : {}) }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     enabled: who.mayPlatform('admin'),

@@ -37,8 +37,8 @@ export function Prices() {
   const [removing, setRemoving] = useState<Price | null>(null);
   const list = useInfiniteQuery({
     queryKey: ['prices', model ?? ''],
-    queryFn: ({ pageParam }) =>
-      client.prices.list.query({ ...(model && { model }), ...(pageParam && { cursor: pageParam }) }),
+    queryFn: ({ pageParam, signal }) =>
+      client.prices.list.query({ ...(model && { model }), ...(pageParam && { cursor: pageParam }) }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     enabled: isAdmin,

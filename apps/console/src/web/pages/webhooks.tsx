@@ -179,8 +179,11 @@ function Deliveries({ webhooks }: { webhooks: readonly Webhook[] }) {
   const [open, setOpen] = useState<WebhookDelivery | null>(null);
   const list = useInfiniteQuery({
     queryKey: [DELIVERIES, status],
-    queryFn: ({ pageParam }) =>
-      client.webhooks.deliveries.query({ ...(status && { status }), ...(pageParam ? { cursor: pageParam } : {}) }),
+    queryFn: ({ pageParam, signal }) =>
+      client.webhooks.deliveries.query(
+        { ...(status && { status }), ...(pageParam ? { cursor: pageParam } : {}) },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     refetchInterval: REFRESH_MS,

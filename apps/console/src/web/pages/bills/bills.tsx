@@ -107,12 +107,12 @@ function Comparison({
   const asked = { ...question, ...(reason && { reasons: [reason] }), sortBy: sort ?? ('day' as const) };
   const whole = useQuery({
     queryKey: ['bills', 'sums', question],
-    queryFn: () => client.bills.compare.query({ ...question, limit: 1 }),
+    queryFn: ({ signal }) => client.bills.compare.query({ ...question, limit: 1 }, { signal }),
   });
   const list = useInfiniteQuery({
     queryKey: ['bills', 'rows', asked],
-    queryFn: ({ pageParam }) =>
-      client.bills.compare.query({ ...asked, limit: PAGE, ...(pageParam && { cursor: pageParam }) }),
+    queryFn: ({ pageParam, signal }) =>
+      client.bills.compare.query({ ...asked, limit: PAGE, ...(pageParam && { cursor: pageParam }) }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
   });
@@ -305,7 +305,8 @@ function Imported({ provider }: { provider: Provider }) {
   const [removing, setRemoving] = useState<Bill | null>(null);
   const list = useInfiniteQuery({
     queryKey: ['bills', 'list', provider],
-    queryFn: ({ pageParam }) => client.bills.list.query({ provider, ...(pageParam && { cursor: pageParam }) }),
+    queryFn: ({ pageParam, signal }) =>
+      client.bills.list.query({ provider, ...(pageParam && { cursor: pageParam }) }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
   });

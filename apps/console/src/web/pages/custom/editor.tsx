@@ -60,7 +60,8 @@ export function Editor({
   const settled = useSettled(JSON.stringify(fields));
   const estimate = useQuery({
     queryKey: ['custom-estimate', settled, range],
-    queryFn: () => client.custom.estimate.mutate({ ...(JSON.parse(settled) as typeof fields), ...range }),
+    queryFn: ({ signal }) =>
+      client.custom.estimate.mutate({ ...(JSON.parse(settled) as typeof fields), ...range }, { signal }),
     enabled: (JSON.parse(settled) as typeof fields).calculationFormula.trim() !== '',
     retry: false,
   });

@@ -17,7 +17,7 @@ export function Metric({ metric, onEdit, onGone }: { metric: Definition; onEdit:
   const audit = useQuery(api.custom.audit.queryOptions({ id: metric.id, limit: 20 }, { retry: false }));
   const result = useQuery({
     queryKey: ['custom-result', metric.id, metric.version, range],
-    queryFn: () => client.custom.calculate.mutate({ id: metric.id, ...range }),
+    queryFn: ({ signal }) => client.custom.calculate.mutate({ id: metric.id, ...range }, { signal }),
     enabled: who.may('define'),
     retry: false,
   });

@@ -24,15 +24,18 @@ export function useExplained({
   const days = range.startDate === range.endDate ? { date: range.startDate } : range;
   return useInfiniteQuery({
     queryKey: ['explain', merchantId, days, metric, narrow],
-    queryFn: ({ pageParam }) =>
-      client.usage.explain.query({
-        merchantId,
-        ...days,
-        metricType: metric,
-        ...apiFilters(narrow),
-        limit: EVENTS,
-        ...(pageParam ? { cursor: pageParam } : {}),
-      }),
+    queryFn: ({ pageParam, signal }) =>
+      client.usage.explain.query(
+        {
+          merchantId,
+          ...days,
+          metricType: metric,
+          ...apiFilters(narrow),
+          limit: EVENTS,
+          ...(pageParam ? { cursor: pageParam } : {}),
+        },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     enabled,
