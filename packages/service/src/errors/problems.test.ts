@@ -12,6 +12,7 @@ const schema = z.strictObject({
   share: z.number().min(0).lt(1).optional(),
   either: z.union([z.string(), z.strictObject({ eq: z.number() })]).optional(),
   stated: z.string().max(1, 'Expected one letter').optional(),
+  twice: z.string().max(2).max(2).optional(),
 });
 
 const GROUPINGS = '"user", "model", "provider", "apiKey", "merchant", "team"';
@@ -28,6 +29,7 @@ test.each<[message: string, field: string, input: object]>([
   ['entries: Expected at most 1,000 items', 'entries', { entries: Array(1_001) }],
   ['name: Expected at least 2 characters', 'name', { name: 'x' }],
   ['name: Expected at most 2,000 characters', 'name', { name: 'x'.repeat(2_001) }],
+  ['twice: Expected at most 2 characters', 'twice', { twice: 'xxx' }],
   ['share: Expected at least 0', 'share', { share: -0.5 }],
   ['share: Expected less than 1', 'share', { share: 1 }],
   ['either: expected string, received number; or: expected object, received number', 'either', { either: 7 }],

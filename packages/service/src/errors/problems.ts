@@ -21,9 +21,11 @@ type Problem = { field: string; message: string; sentence: string };
  * without a field.
  */
 export function problemsOf({ issues }: ZodError, root = ''): Problems {
-  const problems = issues.slice(0, LISTED).map((issue) => problemsIn(issue, [], root));
+  const listed = issues.slice(0, LISTED).map((issue) => problemsIn(issue, [], root));
+  // Two checks of a field may say the same.
+  const problems = [...new Map(listed.map((each) => [each[0]!.sentence, each])).values()];
   const told = problems.slice(0, TOLD).map(([first]) => first!.sentence);
-  const more = issues.length - told.length;
+  const more = issues.length - (listed.length - problems.length) - told.length;
   return {
     message: told.join('; ') + (more > 0 ? `; and ${more} more` : ''),
     fields: problems
