@@ -69,7 +69,7 @@ const isSession = (key: readonly unknown[]) => JSON.stringify(key).startsWith('[
 function endingUnused<Node extends object>(node: Node): Node {
   return new Proxy(node, {
     get(target, name) {
-      const next: object = Reflect.get(target, name);
+      const next: object = Reflect.get(target as object, name);
       if (name !== 'queryOptions') return endingUnused(next);
       return (input: unknown, options?: object) =>
         (next as (input: unknown, options: object) => object)(input, { ...options, trpc: { abortOnUnmount: true } });
