@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { createFairQueue } from './fair-queue.ts';
@@ -61,6 +62,27 @@ test('callers take turns', async () => {
   expect(order.slice(0, 3).sort()).toEqual(['a', 'b', 'c']);
   expect(order).toHaveLength(6);
   expect(order[5]).toBe('a');
+});
+
+test('a caller with nothing running is served when the first of the others ends', async () => {
+  const queue = createFairQueue(options);
+  const works = ['a', 'b', 'c'].map((caller) => ({ caller, ...held() }));
+  const many = Array.from({ length: 10 }, () => works.map(({ caller, work }) => queue(caller, work))).flat();
+  const later = ['d', 'e'].map((caller) => ({ caller, isBegun: false, ...held() }));
+  const asked = later.map((each) =>
+    queue(each.caller, () => {
+      each.isBegun = true;
+      return each.work();
+    }),
+  );
+  works[0]!.end();
+  await turn();
+  expect(later.map(({ isBegun }) => isBegun)).toEqual([true, false]);
+  works[1]!.end();
+  await turn();
+  expect(later.map(({ isBegun }) => isBegun)).toEqual([true, true]);
+  for (const { end } of [...works, ...later]) end();
+  await Promise.all([...many, ...asked]);
 });
 
 test('refuses what is too much of one caller, and what waits too long; the place goes on', async () => {

@@ -18,27 +18,30 @@ export type FairQueue = <T>(callerId: string, work: () => Promise<T>) => Promise
 type Caller = { running: number; waiting: Set<() => void> };
 
 /**
- * Limits concurrent work in this process. Callers take turns, however many tasks each has waiting, and one caller never
- * has the last slot, so that another is served at once.
+ * Limits concurrent work in this process. The caller with the fewest running tasks is next, and of those the one that
+ * was served longest ago, however many tasks each has waiting. One caller never has the last slot, so that another is
+ * served at once.
  */
 export function createFairQueue({ places, waitingPerCaller, waitMs }: FairQueueOptions): FairQueue {
   const perCaller = Math.max(1, places - 1);
-  /** Callers with work, in the order of their turns. */
+  /** Callers with work, by when their last task ended, or else by when they came. */
   const callers = new Map<string, Caller>();
   let running = 0;
 
+  function nextCaller(): Caller | undefined {
+    let least: Caller | undefined;
+    for (const caller of callers.values())
+      if (caller.waiting.size > 0 && caller.running < (least?.running ?? perCaller)) least = caller;
+    return least;
+  }
+
   function begin(): void {
-    for (const [id, caller] of callers) {
+    for (let caller = nextCaller(); caller && running < places; caller = nextCaller()) {
       const [next] = caller.waiting;
-      if (running >= places) return;
-      if (!next || caller.running >= perCaller) continue;
-      caller.waiting.delete(next);
+      caller.waiting.delete(next!);
       caller.running++;
       running++;
-      // Behind all others, where this loop may meet it again.
-      callers.delete(id);
-      callers.set(id, caller);
-      next();
+      next!();
     }
   }
 
@@ -74,6 +77,9 @@ export function createFairQueue({ places, waitingPerCaller, waitMs }: FairQueueO
     } finally {
       caller.running--;
       running--;
+      // Behind all others.
+      callers.delete(id);
+      callers.set(id, caller);
       leave(id, caller);
       begin();
     }
