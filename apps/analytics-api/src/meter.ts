@@ -14,11 +14,10 @@ import {
   TallyError,
 } from '@tally/contracts';
 import { type Db, type MeterRow, type MeterValue, quantilesOf, type StoredMeter, unknownMeter } from '@tally/db';
-import { readyJson, textOfReady } from '@tally/service';
+import { type FairQueue, readyJson, textOfReady } from '@tally/service';
 import { type Cache, finished } from './cache.ts';
 import { assertRange } from './dates.ts';
 import { covering } from './documents.ts';
-import type { FairQueue } from './fair-queue.ts';
 import type { Freshness } from './fresh.ts';
 import { assertKnown, type KnownOn, knownOn } from './known-on.ts';
 import { measureFilters, type ReadMeasure } from './measure-meter.ts';

@@ -18,12 +18,11 @@ import {
   TallyError,
 } from '@tally/contracts';
 import type { Db, Sums } from '@tally/db';
-import { decodeCursor, encodeCursor } from '@tally/service';
+import { decodeCursor, encodeCursor, type FairQueue } from '@tally/service';
 import { z } from 'zod';
 import { type Cache, finished } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
 import { covering, type Documents, kindsOf } from './documents.ts';
-import type { FairQueue } from './fair-queue.ts';
 import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import { assertKnown, type KnownOn, knownOn, laterThan } from './known-on.ts';

@@ -7,6 +7,7 @@ import {
   createApp,
   createAudit,
   createAuthenticate,
+  createFairQueue,
   createKeyMirror,
   createRateLimit,
   createReadiness,
@@ -28,7 +29,6 @@ import { createDocuments } from './documents.ts';
 import type { Env } from './env.ts';
 import { createDownloads } from './export/downloads.ts';
 import { exportRoutes } from './export/routes.ts';
-import { createFairQueue } from './fair-queue.ts';
 import { createFallback } from './fallback.ts';
 import { formerRoutes } from './former.ts';
 import { createFreshness } from './fresh.ts';
@@ -45,8 +45,6 @@ export type AnalyticsService = { app: App; db: Db };
 
 const REDIS_DEADLINE_MS = 2_000;
 const RECORD_TIMEOUT_MS = 30_000;
-const QUERIES_WAITING_PER_CALLER = 100;
-const QUERY_WAIT_MS = 30_000;
 const EXPORTS_WAITING_PER_CALLER = 10;
 const EXPORTS_UNDER_WAY = 64;
 const EXPORT_WAIT_MS = 120_000;
@@ -97,8 +95,6 @@ export async function createAnalyticsService(
   const queue = createFairQueue({
     // A summary reads over two connections.
     places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
-    waitingPerCaller: QUERIES_WAITING_PER_CALLER,
-    waitMs: QUERY_WAIT_MS,
   });
   const read = createRead({
     db,

@@ -1,5 +1,5 @@
 import { grants, type ingest, TallyError } from '@tally/contracts';
-import type { Handlers } from '@tally/service';
+import type { FairQueue, Handlers } from '@tally/service';
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
@@ -51,12 +51,14 @@ export type Parts = {
   budgets: Budgets;
   audit: AuditLog;
   sources: Pick<Sources, 'handlers'>;
+  /** The queue of reads that take long. */
+  queue: FairQueue;
 };
 
 /** usage-ingest's procedures: each calls one function and returns its result. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, meters, scales, sessions, prices, budgets, audit } = parts;
+  const { voidEvent, keys, meters, scales, sessions, prices, budgets, audit, queue } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -76,19 +78,20 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       track: async ({ input }) => track.track(input),
       current: async ({ input }) => current(input),
-      recent: async ({ input }) => ({ ...(await recent(input.merchantId, input.limit)), nextCursor: null }),
-      async explain({ input }) {
+      recent: async ({ input, caller }) => ({
+        ...(await queue(caller.id, () => recent(input.merchantId, input.limit))),
+        nextCursor: null,
+      }),
+      async explain({ input, caller }) {
         const { date, startDate = date!, endDate = date! } = input;
         assertRange({ startDate, endDate }, MAX_RANGE_DAYS);
-        return explain({ ...input, startDate, endDate });
+        return queue(caller.id, () => explain({ ...input, startDate, endDate }));
       },
-      changes: async ({ input }) => parts.changes(input),
-      async conflicts({ input }) {
+      changes: async ({ input, caller }) => queue(caller.id, () => parts.changes(input)),
+      async conflicts({ input, caller }) {
         assertRange(input, MAX_RANGE_DAYS);
-        return parts.conflicts({
-          ...input,
-          merchantIds: input.merchantId === undefined ? undefined : [input.merchantId],
-        });
+        const merchantIds = input.merchantId === undefined ? undefined : [input.merchantId];
+        return queue(caller.id, () => parts.conflicts({ ...input, merchantIds }));
       },
       adjust: async ({ input, caller }) => adjust(input, caller.id),
       void: async ({ input, caller }) => voidEvent(input, caller.id),
@@ -177,13 +180,13 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         assertRange(input, MAX_RANGE_DAYS);
         return parts.rerate(input, caller.id);
       },
-      async classes({ input }) {
+      async classes({ input, caller }) {
         assertRange(input, MAX_RANGE_DAYS);
-        return parts.pricedByClass(input);
+        return queue(caller.id, () => parts.pricedByClass(input));
       },
-      async unpriced({ input }) {
+      async unpriced({ input, caller }) {
         assertRange(input, MAX_RANGE_DAYS);
-        return prices.unpriced(input);
+        return queue(caller.id, () => prices.unpriced(input));
       },
     },
     budgets: {

@@ -8,6 +8,7 @@ import {
   createApp,
   createAudit,
   createAuthenticate,
+  createFairQueue,
   createKeyMirror,
   createReadiness,
   createRedis,
@@ -357,6 +358,8 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       flushSoon: flush.flushSoon,
     }),
     explain: createExplain({ db, scales, flushSoon: flush.flushSoon }),
+    // A read takes two connections at most: flushes, and events of past days, always find one.
+    queue: createFairQueue({ places: Math.max(1, Math.floor(env.POSTGRES_POOL_SIZE / 3)) }),
     adjust,
     voidEvent: createVoidEvent({
       db,

@@ -11,6 +11,7 @@ export {
   serviceKeyOf,
 } from './callers/auth.ts';
 export { credentialsOf, FORWARDED_BY, secretOf } from './callers/credentials.ts';
+export { createFairQueue, type FairQueue } from './callers/fair-queue.ts';
 export { changeKey, createKeyMirror } from './callers/key-mirror.ts';
 export { isSameOrigin, SESSION_COOKIE, sessionOf } from './callers/session-cookie.ts';
 export { coalesce, coalesceBy } from './coalesce.ts';

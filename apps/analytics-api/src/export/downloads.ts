@@ -1,7 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { TallyError } from '@tally/contracts';
-import type { Log } from '@tally/service';
-import type { FairQueue } from '../fair-queue.ts';
+import type { FairQueue, Log } from '@tally/service';
 import type { Format } from './formats.ts';
 import { gzipped } from './gzip.ts';
 import { openSpool, type Spool } from './spool.ts';

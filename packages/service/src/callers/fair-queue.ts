@@ -3,10 +3,10 @@ import { TallyError } from '@tally/contracts';
 export type FairQueueOptions = {
   /** Tasks that run concurrently. */
   places: number;
-  /** Tasks of one caller that may wait. */
-  waitingPerCaller: number;
-  /** Milliseconds that a task waits for a slot. */
-  waitMs: number;
+  /** Tasks of one caller that may wait; default: 100. */
+  waitingPerCaller?: number;
+  /** Milliseconds that a task waits for a slot; default: 30 seconds. */
+  waitMs?: number;
 };
 
 /**
@@ -22,7 +22,7 @@ type Caller = { running: number; waiting: Set<() => void> };
  * was served longest ago, however many tasks each has waiting. One caller never has the last slot, so that another is
  * served at once.
  */
-export function createFairQueue({ places, waitingPerCaller, waitMs }: FairQueueOptions): FairQueue {
+export function createFairQueue({ places, waitingPerCaller = 100, waitMs = 30_000 }: FairQueueOptions): FairQueue {
   const perCaller = Math.max(1, places - 1);
   /** Callers with work, by when their last task ended, or else by when they came. */
   const callers = new Map<string, Caller>();
