@@ -20,6 +20,7 @@ import {
   startLoop,
   startTelemetry,
 } from '@tally/service';
+import pLimit from 'p-limit';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
@@ -195,11 +196,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     now,
     onError: (error) => log.warn({ err: error }, 'spend of budgets was not read or noted; it is tried again'),
   });
+  // Of ten connections, four are for events that are written at once, and four for reads of two each: flushes always
+  // find one.
+  const shareOf = (share: number) => Math.max(1, Math.floor(env.POSTGRES_POOL_SIZE * share));
+  const writing = pLimit(shareOf(0.4));
+  const queue = createFairQueue({ places: shareOf(0.2) });
   const accept = createAccept({
     registry: meterRegistry,
     counters,
     journal: {
-      append: (batch) => stores.postgres.run(() => db.journal.append(batch)),
+      append: (batch) => writing(() => stores.postgres.run(() => db.journal.append(batch))),
       predictFolded: db.journal.predictFolded,
     },
     retentionDays: env.JOURNAL_RETENTION_DAYS,
@@ -358,8 +364,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       flushSoon: flush.flushSoon,
     }),
     explain: createExplain({ db, scales, flushSoon: flush.flushSoon }),
-    // A read takes two connections at most: flushes, and events of past days, always find one.
-    queue: createFairQueue({ places: Math.max(1, Math.floor(env.POSTGRES_POOL_SIZE / 3)) }),
+    queue,
     adjust,
     voidEvent: createVoidEvent({
       db,
