@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type pg from 'pg';
-import type { DataSource } from 'typeorm';
+import { type DataSource, QueryFailedError, type QueryRunner } from 'typeorm';
 import type { z } from 'zod';
 
 /** Anything that runs a statement: the pool, or one transaction. */
@@ -53,5 +53,23 @@ export async function runPrepared<Row extends z.ZodType>(
   // Before its first connection TypeORM has no pool, and throws.
   if (!pool) return runSql(dataSource, name, values, row);
   const { rows } = await pool.query({ name, text: sql(name), values: [...values] });
+  return rows.map((each) => row.parse(each));
+}
+
+/**
+ * Does the same as runSql in a transaction, for a statement whose planning takes as long as its work: each connection
+ * plans it once. `transaction` is a query runner of TypeORM; errors are those of TypeORM, too.
+ */
+export async function runPlannedOnce<Row extends z.ZodType>(
+  transaction: Executor,
+  name: string,
+  values: readonly unknown[],
+  row: Row,
+): Promise<z.output<Row>[]> {
+  const connection: pg.ClientBase = await (transaction as QueryRunner).connect();
+  const text = sql(name);
+  const { rows } = await connection.query({ name, text, values: [...values] }).catch((error: Error) => {
+    throw new QueryFailedError(text, [...values], error);
+  });
   return rows.map((each) => row.parse(each));
 }

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { LOCKS } from '../locks.ts';
 import { createTypeNotes, holdRegistry } from '../meters/metric-types-store.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
-import { type Executor, runSql, sql } from '../run-sql.ts';
+import { type Executor, runPlannedOnce, runSql, sql } from '../run-sql.ts';
 import { inTransaction, sqlState } from '../transactions.ts';
 import type { Admission, DimensionColumn, FoldedLine } from './admission.ts';
 import { countBudgets } from './count-budgets.ts';
@@ -135,7 +135,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const { bits, folded, committed } = await admission.admit(transaction, placed);
     const noted = await typeNotes.note(transaction, placed);
     const columns = columnsOf(placed, bits);
-    const [row] = await runSql(transaction, 'append', [source, ...columns], AppendRow);
+    const [row] = await runPlannedOnce(transaction, 'append', [source, ...columns], AppendRow);
     const { flush_id: flushId, inserted, changed, budgets } = row!;
     if (budgets.length > 0 && inserted > 0) await countBudgets(transaction, flushId, placed, budgets);
     let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
