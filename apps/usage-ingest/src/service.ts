@@ -125,7 +125,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     metrics.durability(durability);
     log.info({ durability }, 'durability');
   };
-  const keys = createRedisKeys({ shards: env.USAGE_SHARDS, clustered: 'nodes' in redis });
+  const keys = createRedisKeys({ shards: env.USAGE_SHARDS, clustered: 'nodes' in redis, now });
   const shards = createShardCount({
     redis,
     store: db.shards,

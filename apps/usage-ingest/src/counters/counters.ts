@@ -4,7 +4,7 @@ import { activeRequest, mastersOf, type RedisClient, recordStep } from '@tally/s
 import slotOf from 'cluster-key-slot';
 import type { Cluster, Redis, Result } from 'ioredis';
 import { createGather } from './gather.ts';
-import { expiryOf, FLUSHERS_KEY, parseTotalKey, type RedisKeys, totalsPattern } from './keys.ts';
+import { FLUSHERS_KEY, parseTotalKey, type RedisKeys, totalsPattern } from './keys.ts';
 import { lua } from './lua.ts';
 import { batchKey, parseWindowId, type Recorded, type Refusal, recordCall } from './record-call.ts';
 import { CUT_AGE_MS, type DeduplicationWindow, MAX_AGE_MS, MAX_GENERATIONS } from './window.ts';
@@ -252,7 +252,11 @@ export function createCounters(
         const { prefix, suffix } = keys.total(merchantId, date);
         return [keys.types(merchantId, date), prefix + metricType + suffix];
       });
-      const args = differences.flatMap(({ date, metricType, units }) => [metricType, units.toString(), expiryOf(date)]);
+      const args = differences.flatMap(({ date, metricType, units }) => [
+        metricType,
+        units.toString(),
+        keys.expiryOf(date),
+      ]);
       await redis.addDifferences(own.length, ...own, ...args);
     },
 

@@ -17,6 +17,8 @@ export type RedisKeys = {
   total(merchantId: string, date: Day): { prefix: string; suffix: string };
   /** The set of metric types with totals for a merchant's day. */
   types(merchantId: string, date: Day): string;
+  /** When a day's totals expire, in Unix seconds. */
+  expiryOf(date: Day): number;
   /** The stream of accepted events that are not yet in Postgres. */
   journal(shard: number): string;
   /** The names of the generations of event ids, newest first. */
@@ -44,7 +46,18 @@ export const FLUSHERS_KEY = 'usage-shard:flushers';
 /** Slots of a Redis Cluster. */
 const SLOTS = 16_384;
 
-export function createRedisKeys({ clustered, ...first }: { shards: number; clustered: boolean }): RedisKeys {
+/** `now`: a clock that was given; Redis has its own. */
+export function createRedisKeys({
+  clustered,
+  now = Date.now,
+  ...first
+}: {
+  shards: number;
+  clustered: boolean;
+  now?: () => number;
+}): RedisKeys {
+  /** The last result: the groups of a call are of one day, or a few. */
+  let latest = { date: '', endMs: 0 };
   const endsOf = (count: number) =>
     Array.from({ length: count }, (_, shard) => (clustered ? `:{${tagOf(shard, count)}}` : ''));
   let [shards, ends] = [first.shards, endsOf(first.shards)];
@@ -64,6 +77,10 @@ export function createRedisKeys({ clustered, ...first }: { shards: number; clust
       prefix: `usage:${encode(merchantId)}:${date}:`,
       suffix: clustered ? ends[shardOf(merchantId)]! : '',
     }),
+    expiryOf(date) {
+      if (latest.date !== date) latest = { date, endMs: startOfDay(addDays(date, LIVE_DAYS + 2)) };
+      return Math.round((latest.endMs + Date.now() - now()) / 1000);
+    },
     types: (merchantId, date) => ofShard(shardOf(merchantId), `types:${date}:${encode(merchantId)}`),
     journal: (shard) => ofShard(shard, 'journal'),
     window: (shard) => ofShard(shard, 'window'),
@@ -108,12 +125,3 @@ function tagOf(shard: number, shards: number): string {
 
 /** Totals expire 7 days after their date; the last events for them arrive 6 days after it. */
 export const LIVE_DAYS = 6;
-
-/** The last result: the groups of a call are of one day, or a few. */
-let latest = { date: '', expiry: 0 };
-
-/** Returns when a day's totals expire, in Unix seconds. */
-export function expiryOf(date: Day): number {
-  if (latest.date !== date) latest = { date, expiry: startOfDay(addDays(date, 8)) / 1000 };
-  return latest.expiry;
-}

@@ -3,7 +3,7 @@ import { addDays, type Day, type Units } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import type { activeRequest } from '@tally/service';
 import { eachAmount, MIDNIGHT, placeOf } from '../line.ts';
-import { expiryOf, type RedisKeys } from './keys.ts';
+import type { RedisKeys } from './keys.ts';
 
 /** A line to record, with its text in the journal stream, and the registry it was checked with: undefined for any. */
 export type Recorded = {
@@ -68,7 +68,7 @@ export function recordCall(
     args.push(ids.prefix, ids.suffix, own.length, groups.size, lines);
     for (const index of own) args.push(windowIdOf(events[index]!));
     for (const { merchantId, date, events: own, sums, isContested } of groups.values()) {
-      args.push(isContested ? -own.length : own.length, merchantId, expiryOf(date), sums.size);
+      args.push(isContested ? -own.length : own.length, merchantId, keys.expiryOf(date), sums.size);
       groupKeys.push(keys.types(merchantId, date));
       const { prefix, suffix } = keys.total(merchantId, date);
       for (const [metricType, sum] of sums) {
