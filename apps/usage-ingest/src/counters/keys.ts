@@ -46,7 +46,7 @@ export const FLUSHERS_KEY = 'usage-shard:flushers';
 /** Slots of a Redis Cluster. */
 const SLOTS = 16_384;
 
-/** `now`: a clock that was given; Redis has its own. */
+/** `now`: the clock of the service. One that was given may differ from that of Redis, by which totals expire. */
 export function createRedisKeys({
   clustered,
   now = Date.now,

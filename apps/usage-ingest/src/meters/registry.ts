@@ -146,7 +146,6 @@ export function createRegistry({
         }
       }
     },
-
     async scales(metricTypes) {
       try {
         return await db.metricTypes.scales(metricTypes);

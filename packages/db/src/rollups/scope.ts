@@ -220,12 +220,13 @@ export function source(
       if (cube === 'usage_daily' || !flushes || flushes.first > lastMissing || flushes.last < startDate) return arms;
       // Names the days with pending events, so that other partitions are not even planned.
       const daysMissing = days(max(startDate, flushes.first), min(lastMissing, flushes.last));
-      const isOf = (ids: readonly string[]) => `flush_id = any(${bind(ids)}::bigint[])`;
+      const inFlushes = (ids: readonly string[]) => `flush_id = any(${bind(ids)}::bigint[]) and ${daysMissing}`;
       const isSummed = SUMMED.has(cube);
-      if (isSummed) arms.push(rowsOf('usage_flush_sums', time, `${isOf(flushes.ids)} and ${daysMissing}`, MEASURES));
-      if (isSummed && flushes.unsummed.length === 0) return arms;
+      if (isSummed) arms.push(rowsOf('usage_flush_sums', time, inFlushes(flushes.ids), MEASURES));
+      const ids = isSummed ? flushes.unsummed : flushes.ids;
+      if (ids.length === 0) return arms;
       const isNamed = isPendingNamed && !isSummed;
-      const range = isNamed ? daysMissing : `${isOf(isSummed ? flushes.unsummed : flushes.ids)} and ${daysMissing}`;
+      const range = isNamed ? daysMissing : inFlushes(ids);
       const ofRolledUp = isFinest && isBegun ? `and ${place} <= ${begun()}` : '';
       // Thousands of events are few groups: the rest of the statement sorts and adds those.
       const keys = [...(columns ? [columns] : []), ...(at ? [time] : [])];

@@ -182,6 +182,7 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       const { bind, values } = bindings();
       const groupings: Grouping[] = [question.by].flat();
       const columns = groupings.map(columnOf);
+      const list = columns.join(', ');
       const keys = groupings.map((_, index) => `key_${index + 1}`);
       const sum = sumFor(question);
       const pending = pendingOf({ ...question, parts: [...question.parts, ...(totals ?? [])] }, bind, missing);
@@ -203,29 +204,29 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
         return `
         select ${listed}, ${sumsOf(question, sum)} ${providers ? `, ${PROVIDERS}` : ''}
         from ${grouped(groupings, part, { sums: sumsOf(question, sum), some })}
-        group by ${columns.join(', ')} having ${some}`;
+        group by ${list} having ${some}`;
       };
 
       const { sort, pageBy } = orderOf(question, bind);
       // A group that these leave at zero may still have another measure, so it is read whole as well.
       const ranking = ['requests', ...RANKED_BY[question.sortBy]];
       const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
-      const hashed = isAmong(columns, `select ${columns.join(', ')} from candidates`);
+      const hashed = isAmong(columns, `select ${list} from candidates`);
       const byMerchant = Boolean(question.merchantIds?.length) || columns.includes('merchant_id');
       const indexed = columns.map((column) => `${column} = any(array(select ${column} from candidates))`).join(' and ');
       const candidates = { hashed, indexed, byMerchant };
       // Without names of keys: possibly half a million groups are written down.
       const groups = totals
         ? `ranks as materialized (
-            select ${columns.join(', ')}, ${sumsOf(question, sum, ranking)}
+            select ${list}, ${sumsOf(question, sum, ranking)}
             from (${from(question.parts, columnsOf(groupings), { measures: ranking })}) as part
-            group by ${columns.join(', ')}
+            group by ${list}
           ),
           candidates as materialized (
-            (select ${columns.join(', ')} from ranks as groups
+            (select ${list} from ranks as groups
               where ${isSure} and ${pageBy(columns.map((column) => known(`groups.${column}`)))})
             union all
-            (select ${columns.join(', ')} from ranks as groups where not ${isSure} limit ${MAX_UNSURE})
+            (select ${list} from ranks as groups where not ${isSure} limit ${MAX_UNSURE})
           ),
           groups as materialized (${groupsOf(candidates)})`
         : `groups as materialized (${groupsOf()})`;
