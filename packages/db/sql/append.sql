@@ -1,7 +1,7 @@
 -- Counts lines: inserts the new ones into the journal, and adds those to the finest rollups. Coarser rollups are derived
 -- later from the journal, by flush: see derive.sql.
 -- $1 source of the flush   $2 to $21 one array per column with an element per line; empty if no line has a value
--- Returns one row: the flush, lines inserted, the days it changed, and the active budgets of its merchants.
+-- Returns one row: the flush, lines inserted, the days it changed, and the ways to find the budgets of its merchants.
 -- Of repeats within the batch the first line counts, as in Redis.
 -- Sums come only from `inserted` or its `groups`, without joins: the planner expects one row of a CTE, and would loop.
 with lines as materialized (
@@ -230,7 +230,7 @@ select
     from by_merchant_day
   ), '[]') as changed,
   coalesce((
-    select array_agg(id)
+    select array_agg(distinct way)
     from budgets
     where removed_at is null and (merchant_id = '' or merchant_id in (select merchant_id from by_merchant_day))
-  ), '{}') as budgets
+  ), '{}') as ways

@@ -22,10 +22,20 @@ with changed as materialized (
   ) as void
   join usage_events as event on event.merchant_id = $1 and event.date = void.date and event.id = void.void_of
 ),
+adjusted as materialized (
+  select
+    changed.*,
+    case
+      when exists (select from budgets where removed_at is null and team <> '')
+        then coalesce(directory_team(merchant_id, api_key, user_id), '')
+      else ''
+    end as team
+  from changed
+),
 counted as (
   select
     budget.id,
-    budget_period_start(budget.period, changed.time, budget.time_zone) as period_start,
+    budget_period_start(budget.period, adjusted.time, budget.time_zone) as period_start,
     sign * case budget.measure
       when 'cost' then cost
       when 'requests' then requests
@@ -33,17 +43,24 @@ counted as (
       else budget_meter_units(
         budget.meter, requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, properties,
         jsonb_build_object(
-          'user', changed.user_id, 'apiKey', changed.api_key, 'model', changed.model, 'provider', provider,
+          'user', adjusted.user_id, 'apiKey', adjusted.api_key, 'model', adjusted.model, 'provider', provider,
           'status', case when failed then 'failure' when not failed then 'success' end))
     end as units
-  from changed
+  from adjusted
+  cross join (select distinct way from budgets where removed_at is null) as ways
+  cross join lateral (
+    select
+      budget_key(way, adjusted.merchant_id, adjusted.user_id, adjusted.api_key, adjusted.team, adjusted.model) as key
+    offset 0
+  ) as wanted
   join budgets as budget
     on budget.removed_at is null
-      and budget.merchant_id in ('', changed.merchant_id)
-      and budget.user_id in ('', changed.user_id)
-      and budget.api_key in ('', changed.api_key)
-      and budget.model in ('', changed.model)
-      and (budget.team = '' or budget.team = directory_team(changed.merchant_id, changed.api_key, changed.user_id))
+      and budget.found_by = wanted.key
+      and budget.merchant_id in ('', adjusted.merchant_id)
+      and budget.user_id in ('', adjusted.user_id)
+      and budget.api_key in ('', adjusted.api_key)
+      and budget.team in ('', adjusted.team)
+      and budget.model in ('', adjusted.model)
 )
 insert into budget_spend as old (budget_id, period_start, units)
 select id, period_start, sum(units)

@@ -62,6 +62,7 @@ import { EventsOfLago1763856000500 } from './migrations/500-events-of-lago.ts';
 import { MeterYears1763856000570 } from './migrations/570-meter-years.ts';
 import { PeriodsOfMerchants1763856000571 } from './migrations/571-periods-of-merchants.ts';
 import { FlushSums1763856000580 } from './migrations/580-flush-sums.ts';
+import { BudgetsFoundByKeys1763856000615 } from './migrations/615-budgets-found-by-keys.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -166,6 +167,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       MeterYears1763856000570,
       PeriodsOfMerchants1763856000571,
       FlushSums1763856000580,
+      BudgetsFoundByKeys1763856000615,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

@@ -1,4 +1,4 @@
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import { HOUR_MS, MAX_WEBHOOKS } from '@tally/contracts';
@@ -6,6 +6,7 @@ import { until } from '@tally/testkit';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
+import type { Custom } from '../custom/custom.ts';
 import { isPublic, lookupPublic, type Resolve } from './address-guard.ts';
 import { compare, createAlerts } from './alerts.ts';
 import { createDeliver, reasonOf } from './deliver.ts';
@@ -58,9 +59,9 @@ const SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
 const notAsked = () => Promise.reject(new Error('not asked for'));
 
 /** The alerts of a process that has just started. */
-const newAlerts = () =>
+const newAlerts = (custom: Parameters<typeof createAlerts>[0]['custom'] = { calculate: notAsked, get: notAsked }) =>
   createAlerts({
-    ...{ db: stores.db, custom: { calculate: notAsked, get: notAsked } },
+    ...{ db: stores.db, custom },
     ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
     onError(error) {
       throw error;
@@ -439,6 +440,44 @@ describe('an alert', () => {
     await run();
     expect(await fired()).toEqual(['100', '50', '50', '80', '80']);
     clock.now = start;
+  });
+
+  test('of thresholds that have fired writes nothing again', async () => {
+    const id = await budgetOf('10000000000', { thresholds: [50, 80, 100] });
+    const fired = async () => (await one.engine.alerts.history.query({ rule: `budget:${id}` })).rows.length;
+    const lastId = async () => (await stores.client.query('select last_value from alert_firings_id_seq')).rows[0];
+    await one.alerts.run();
+    expect(await fired()).toBe(3);
+    const before = await lastId();
+    await Promise.all([newAlerts().run(), other.alerts.run()]);
+    expect(await lastId()).toEqual(before);
+  });
+
+  test('of a budget waits for no other rule', async () => {
+    const slow = new EventEmitter();
+    const [asked, answered] = [once(slow, 'asked'), once(slow, 'answered')];
+    const metric = await one.engine.custom.create.mutate({
+      ...{ name: 'slow', metricType: 'COUNT', dataSource: 'usage', calculationFormula: 'COUNT(*)' },
+      visibility: 'ORGANIZATION',
+    });
+    await one.engine.alerts.create.mutate({ name: 'slow', on: 'custom', target: metric.id, condition: { above: '1' } });
+    const calculate = async () => {
+      slow.emit('asked');
+      await answered;
+      return { value: null } as Awaited<ReturnType<Custom['calculate']>>;
+    };
+    const loop = newAlerts({ calculate, get: notAsked }).start();
+    try {
+      await asked;
+      const id = await budgetOf('10000000000', { thresholds: [100] });
+      await until('the threshold to fire', async () => {
+        const { rows } = await one.engine.alerts.history.query({ rule: `budget:${id}` });
+        return rows.length === 1;
+      });
+    } finally {
+      slow.emit('answered');
+      await loop.stop();
+    }
   });
 
   test('of a budget fires on amounts, percents and forecasts', async () => {

@@ -71,27 +71,34 @@ export function createAlerts(options: {
   }
 
   async function fireThresholds({ budgets, periods }: Spending): Promise<void> {
-    for (const { budgetId, start, ends, spent } of periods) {
+    const reached = periods.flatMap(({ budgetId, start, ends, spent }) => {
       const budget = budgets.get(budgetId);
       // Without one, it was made since the budgets were read.
-      if (!budget || (ends !== null && ends <= Number(budget.thresholdsSince))) continue;
+      if (!budget || (ends !== null && ends <= Number(budget.thresholdsSince))) return [];
       const limit = BigInt(budget.limit);
-      for (const threshold of budget.thresholds) {
-        if (limit === 0n || spent * 100n < BigInt(threshold) * limit) continue;
-        const format = (units: Units) => formatQuantity(budget.measure, units, scaleOfBudget(budget));
-        const unit = unitOfBudget(budget);
-        const text = `Budget ${budget.name}: ${format(spent)} of ${format(limit)} ${unit} used, ${threshold} % reached.`;
-        const measure = budget.meter?.key ?? budget.measure;
-        const data = {
-          ...{ budgetId, name: budget.name, merchantId: budget.merchantId || null, measure, unit, threshold },
-          ...{ spent: format(spent), limit: format(limit), percent: percentOf(spent, limit) },
-          periodStart: new Date(start).toISOString(),
-        };
-        await fire({
-          ...{ rule: `budget:${budgetId}`, periodStart: start, threshold: String(threshold) },
-          ...{ event: 'budget.threshold', value: format(spent), text, data, webhookIds: [] },
-        });
-      }
+      return budget.thresholds
+        .filter((threshold) => limit > 0n && spent * 100n >= BigInt(threshold) * limit)
+        .map((percent) => ({
+          ...{ budget, spent, limit, percent, threshold: String(percent) },
+          ...{ rule: `budget:${budgetId}`, periodStart: new Date(start) },
+        }));
+    });
+    // Most have fired at an earlier check, so all of them are looked up together.
+    for (const each of await db.alerts.unfired(reached)) {
+      const { budget, spent, limit, percent: threshold } = each;
+      const format = (units: Units) => formatQuantity(budget.measure, units, scaleOfBudget(budget));
+      const unit = unitOfBudget(budget);
+      const text = `Budget ${budget.name}: ${format(spent)} of ${format(limit)} ${unit} used, ${threshold} % reached.`;
+      const measure = budget.meter?.key ?? budget.measure;
+      const data = {
+        ...{ budgetId: budget.id, name: budget.name, merchantId: budget.merchantId || null, measure, unit, threshold },
+        ...{ spent: format(spent), limit: format(limit), percent: percentOf(spent, limit) },
+        periodStart: each.periodStart.toISOString(),
+      };
+      await fire({
+        ...{ rule: each.rule, periodStart: Number(each.periodStart), threshold: each.threshold },
+        ...{ event: 'budget.threshold', value: format(spent), text, data, webhookIds: [] },
+      });
     }
   }
 
@@ -242,16 +249,25 @@ export function createAlerts(options: {
     if (before) look.period = period;
   }
 
-  /** Checks all rules once; a rule that cannot be measured does not stop the others. */
-  async function run(): Promise<void> {
-    const rules = await db.alerts.alerts();
+  /** Fires thresholds of budgets, and checks rules on budgets. */
+  async function runBudgets(): Promise<void> {
     const spent = await spending();
     await fireThresholds(spent);
+    for (const rule of await db.alerts.alerts()) {
+      if (rule.on !== 'budget') continue;
+      if (!looks.has(rule.id)) looks.set(rule.id, { at: performance.now() });
+      await check(rule, spent).catch(options.onError);
+    }
+  }
+
+  /** Checks other rules, each at most once a minute; a rule that cannot be measured does not stop the others. */
+  async function runOthers(): Promise<void> {
+    const rules = await db.alerts.alerts();
     for (const rule of rules) {
       const look = looks.get(rule.id);
-      if (look && rule.on !== 'budget' && performance.now() - look.at < SLOW_MS) continue;
+      if (rule.on === 'budget' || (look && performance.now() - look.at < SLOW_MS)) continue;
       looks.set(rule.id, { ...look, at: performance.now() });
-      await check(rule, spent).catch(options.onError);
+      await check(rule, { budgets: new Map(), periods: [], at: now() }).catch(options.onError);
     }
     for (const id of looks.keys()) if (!rules.some((rule) => rule.id === id)) looks.delete(id);
   }
@@ -263,8 +279,16 @@ export function createAlerts(options: {
   }
 
   return {
-    run,
-    start: (): Loop => startLoop(CHECK_MS, run, options.onError),
+    /** Checks all rules once. */
+    async run(): Promise<void> {
+      await runBudgets();
+      await runOthers();
+    },
+    /** Checks rules until it is stopped. Budgets wait for no other rule: a custom metric may take many seconds. */
+    start(): Loop {
+      const loops = [runBudgets, runOthers].map((check) => startLoop(CHECK_MS, check, options.onError));
+      return { stop: async () => void (await Promise.all(loops.map((loop) => loop.stop()))) };
+    },
     async create(input: Input<'create'>, caller: Caller): Promise<Alert> {
       const row = { ...input, createdBy: caller.id };
       if (input.on === 'budget') await assertBudget(input);

@@ -368,10 +368,10 @@ export function createBudgets(options: {
       const read = await ledger.read(slots).catch((): undefined[] => slots.map(() => undefined));
       const missing = read.includes(undefined);
       const periods = missing ? await store.periods(new Date(at)) : [];
+      const stored = new Map(periods.map(({ budgetId, start, spent }) => [slotOf(budgetId, start), spent]));
       const rows = chosen.map(({ budget, span }, index): BudgetStatus => {
         const live = read[index];
-        const stored = periods.find(({ budgetId, start }) => budgetId === budget.id && start === span.start);
-        const { used, reserved } = live ?? { used: stored?.spent ?? 0n, reserved: 0n };
+        const { used, reserved } = live ?? { used: stored.get(slots[index]!) ?? 0n, reserved: 0n };
         const [limit, spent] = [BigInt(budget.limit), used - reserved];
         const format = formatOf(budget);
         return {

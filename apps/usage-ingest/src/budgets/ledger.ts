@@ -120,6 +120,14 @@ export function createLedger(redis: RedisClient) {
     },
   });
 
+  /** Reads fields of the sums, some at a time. */
+  async function fields(names: readonly string[]): Promise<(string | null)[]> {
+    const values: (string | null)[] = [];
+    for (let at = 0; at < names.length; at += PAGE)
+      values.push(...(await redis.hmget(SUMS, ...names.slice(at, at + PAGE))));
+    return values;
+  }
+
   return {
     /** Decides requests, at most 200, each by itself. Throws RebuildNeeded. */
     reserve(requests: readonly Request[]): Promise<readonly Decided[]> {
@@ -169,22 +177,28 @@ export function createLedger(redis: RedisClient) {
           const [slot, amount] = part.split('=') as [string, string];
           dropped.set(slot, (dropped.get(slot) ?? 0n) + BigInt(amount));
         }
-      const slots = spent.map(({ slot, amount }) => {
-        const noted = dropped.get(slot) ?? 0n;
-        dropped.delete(slot);
-        return [slot, amount, noted.toString()];
-      });
-      for (const [slot, noted] of dropped) slots.push([slot, '', noted.toString()]);
+      const set = (isLast: boolean, slots: readonly (readonly [string, string, string])[], identities: string[] = []) =>
+        redis.budgetSet(...KEYS, token, run, isLast ? 'last' : '', JSON.stringify(slots), ...identities);
+      // Only a reading changes what was spent, so what has not changed since it began is left out.
+      const before = await fields(spent.map(({ slot }) => `${slot}:spent`));
+      const changed = spent.filter(({ amount }, index) => before[index] !== amount);
+      const alone = changed.filter(({ slot }) => !dropped.has(slot));
+      for (let at = 0; at < alone.length; at += PAGE) {
+        const page = alone.slice(at, at + PAGE).map(({ slot, amount }) => [slot, amount, '0'] as const);
+        if ((await set(false, page)) !== 1) return false;
+      }
+      const amounts = new Map(changed.map(({ slot, amount }) => [slot, amount]));
+      const rest = [...dropped].map(([slot, noted]) => [slot, amounts.get(slot) ?? '', noted.toString()] as const);
       const identities = drop.map(({ identity }) => identity);
-      return (await redis.budgetSet(...KEYS, token, run, JSON.stringify(slots), ...identities)) === 1;
+      return (await set(true, rest, identities)) === 1;
     },
     /**
      * Returns used and reserved amounts of slots; undefined for an unknown one, and for all while the sums are rebuilt.
      */
     async read(slots: readonly string[]): Promise<({ used: bigint; reserved: bigint } | undefined)[]> {
       if (slots.length === 0) return [];
-      const fields = slots.flatMap((slot) => [`${slot}:spent`, `${slot}:used`, `${slot}:reserved`]);
-      const [run, ...values] = await redis.hmget(SUMS, 'run', ...fields);
+      const sums = slots.flatMap((slot) => [`${slot}:spent`, `${slot}:used`, `${slot}:reserved`]);
+      const [run, ...values] = await fields(['run', ...sums]);
       return slots.map((_, index) => {
         const [spent, used, reserved] = values.slice(index * 3, index * 3 + 3);
         if (run == null || spent == null) return undefined;

@@ -107,33 +107,57 @@ function listOf({ version, budgets, spans: periods, members }: z.output<typeof S
     teams.get(memberKey('apiKey', '', apiKey)) ??
     teams.get(memberKey('user', merchantId, userId)) ??
     teams.get(memberKey('user', '', userId));
-  const byMerchant = groupBy(budgets, ({ merchantId }) => merchantId);
+  const ways = [...groupBy(budgets, wayOf)].map(([way, found]) => {
+    const keyOf = keyBy(way);
+    return { keyOf, byKey: groupBy(found, keyOf) };
+  });
+  const positions = new Map(budgets.map((each, at) => [each, at]));
+  const merchants = new Set(budgets.map(({ merchantId }) => merchantId));
+  const hasTeams = budgets.some(({ team }) => team !== '');
   const spans = new Map<string, Span[]>();
   for (const { budgetId, start, ends } of periods) {
     const own = spans.get(budgetId);
     if (own) own.push({ start, ends });
     else spans.set(budgetId, [{ start, ends }]);
   }
-  const general = byMerchant.get('') ?? [];
   const slots = new Set(periods.map(({ budgetId, start }) => slotOf(budgetId, start)));
   const ends = periods.flatMap((period) => (period.ends !== null && period.ends > at ? [period.ends] : []));
   return {
     version,
     budgets,
     turnsAt: ends.reduce((first, each) => Math.min(first, each), Number.POSITIVE_INFINITY),
-    concerns: (merchantId: string) => general.length > 0 || byMerchant.has(merchantId),
-    matching: ({ merchantId, userId = '', apiKey = '', model = '' }: Usage) =>
-      [...(byMerchant.get(merchantId) ?? []), ...general].filter(
-        (budget) =>
-          (budget.userId === '' || budget.userId === userId) &&
-          (budget.apiKey === '' || budget.apiKey === apiKey) &&
-          (budget.model === '' || budget.model === model) &&
-          (budget.team === '' || budget.team === teamOf(merchantId, apiKey, userId)),
-      ),
+    concerns: (merchantId: string) => merchants.has('') || merchants.has(merchantId),
+    matching({ merchantId, userId = '', apiKey = '', model = '' }: Usage) {
+      const team = (hasTeams && teamOf(merchantId, apiKey, userId)) || '';
+      const usage = { merchantId, userId, apiKey, team, model };
+      const found = ways
+        .flatMap(({ keyOf, byKey }) => byKey.get(keyOf(usage)) ?? [])
+        .filter((budget) => SCOPE.every((field) => budget[field] === '' || budget[field] === usage[field]));
+      return found.sort((one, other) => positions.get(one)! - positions.get(other)!);
+    },
     spanOf: (budgetId: string, moment: number) =>
       spans.get(budgetId)?.find(({ start, ends }) => moment >= start && (ends === null || moment < ends)),
     has: (slot: string) => slots.has(slot),
   };
+}
+
+const SCOPE = ['merchantId', 'userId', 'apiKey', 'team', 'model'] as const;
+type Scope = Pick<BudgetRow, (typeof SCOPE)[number]>;
+
+/**
+ * How usage finds a budget among thousands: by its merchant, if it has one, and by the first other field that it gives,
+ * as in the SQL function `budget_way`.
+ */
+function wayOf(budget: Scope): string {
+  const [, ...others] = SCOPE;
+  const field = others.find((each) => budget[each] !== '');
+  return [budget.merchantId === '' ? [] : ['merchantId'], field ?? []].flat().join(' ');
+}
+
+/** What a way looks at in a budget or in usage. */
+function keyBy(way: string): (scope: Scope) => string {
+  const fields = SCOPE.filter((field) => way.split(' ').includes(field));
+  return (scope) => fields.map((field) => scope[field]).join('\n');
 }
 
 const memberKey = (kind: TeamMember['kind'], merchantId: string, id: string) => `${kind}\n${merchantId}\n${id}`;

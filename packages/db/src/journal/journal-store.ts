@@ -102,7 +102,7 @@ const AppendRow = z.object({
   flush_id: z.string(),
   inserted: z.string().transform(Number),
   changed: z.array(z.object({ merchantId: z.string(), date: DateText })),
-  budgets: z.array(z.string()),
+  ways: z.array(z.string()),
 });
 const MerchantRow = z.object({ merchant_id: z.string() });
 const BuryRow = z.object({ own: z.boolean() });
@@ -136,8 +136,8 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     const noted = await typeNotes.note(transaction, placed);
     const columns = columnsOf(placed, bits);
     const [row] = await runPlannedOnce(transaction, 'append', [source, ...columns], AppendRow);
-    const { flush_id: flushId, inserted, changed, budgets } = row!;
-    if (budgets.length > 0 && inserted > 0) await countBudgets(transaction, flushId, placed, budgets);
+    const { flush_id: flushId, inserted, changed, ways } = row!;
+    if (ways.length > 0 && inserted > 0) await countBudgets(transaction, flushId, placed, ways);
     let [repeats, known, conflicts]: [number[], number[], number[]] = [[], [], []];
     if (inserted < placed.length) {
       repeats = await repeatsOf(transaction, columns);

@@ -30,6 +30,8 @@ export type AlertsStore = {
   createAlert(alert: Omit<AlertRow, 'id' | 'createdAt' | 'removedAt'>): Promise<AlertRow>;
   /** Changes an active rule; throws NOT_FOUND for any other. */
   changeAlert(id: string, change: Partial<AlertRow>): Promise<AlertRow>;
+  /** Returns those that have not fired yet. */
+  unfired<T extends Pick<Firing, 'rule' | 'periodStart' | 'threshold'>>(firings: readonly T[]): Promise<T[]>;
   /** Records a firing and queues its deliveries, in one statement; false if it fired before in this period. */
   fire(firing: Firing): Promise<boolean>;
   /** Ends the firings of a rule and queues the messages about it; false if nothing had fired. */
@@ -106,6 +108,7 @@ const FiringRow = z.object({
   fired_at: Moment,
   resolved_at: Moment.nullable(),
 });
+const PositionRow = z.object({ position: z.number().int() });
 const CountRow = z.object({ fired: z.number().int() });
 const DeliveryRow = z
   .object({
@@ -171,6 +174,16 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
       return alerts.save({ ...alert, removedAt: null });
     },
     changeAlert: (id, change) => changeOne(AlertEntity, `alert rule ${id}`, id, () => change),
+    async unfired(firings) {
+      if (firings.length === 0) return [];
+      const columns = [
+        firings.map(({ rule }) => rule),
+        firings.map(({ periodStart }) => periodStart),
+        firings.map(({ threshold }) => threshold),
+      ];
+      const rows = await runSql(dataSource, 'unfired-thresholds', columns, PositionRow);
+      return rows.map(({ position }) => firings[position]!);
+    },
     async fire({ rule, periodStart, threshold, event, data, body, at, webhookIds }) {
       const values = [rule, periodStart, threshold, event, JSON.stringify(data), body, at, webhookIds, giveUp(at)];
       const [row] = await runSql(dataSource, 'fire-alert', values, CountRow);
