@@ -101,6 +101,8 @@ const STATEMENT_TIMEOUT_MS = 60_000;
  * hold, whatever the server, the database or the role sets. Every connection has them.
  */
 export const SESSION = [
+  // Functions and comments of ours name it, too.
+  'search_path=public',
   'TimeZone=UTC',
   'DateStyle=ISO',
   'IntervalStyle=postgres',

@@ -11,6 +11,7 @@ import { migrate } from './schema.ts';
 
 /** What a database or a role may set for all of its connections. Each changes how something of ours is read or written. */
 const FOREIGN = {
+  search_path: 'application',
   DateStyle: "'SQL, DMY'",
   IntervalStyle: 'sql_standard',
   TimeZone: "'Asia/Kolkata'",
@@ -30,6 +31,7 @@ beforeAll(async () => {
   database = await freshDatabase();
   const owner = new pg.Client({ connectionString: database.url });
   await owner.connect();
+  await owner.query('create schema application');
   for (const [name, value] of Object.entries(FOREIGN))
     await owner.query(`alter database ${owner.escapeIdentifier(owner.database!)} set ${name} = ${value}`);
   await owner.end();
