@@ -3,6 +3,8 @@ import { z } from 'zod';
 
 const Schema = z.object({
   ...serviceEnv,
+  /** A query reads over two connections: with one it would wait for itself. */
+  POSTGRES_POOL_SIZE: whole(10, 2, 1_000),
   PORT: whole(4003, 0, 65_535),
   USAGE_INGEST_URL: httpAddress().default('http://127.0.0.1:4001'),
   /** How long a query waits for the flush of pending events before it answers without them. */

@@ -72,3 +72,10 @@ test('every path asks for a key, but those that are open to all', async () => {
   await releasers.releaseAll();
   await database.drop();
 });
+
+test('a pool of one connection, in which a query would wait for itself, is refused', () => {
+  const stores = { DATABASE_URL: 'postgres://here/tally', REDIS_URL: 'redis://here', TALLY_ADMIN_KEY: KEY };
+  const settings = (size: string) => () => readEnv({ ...stores, POSTGRES_POOL_SIZE: size });
+  expect(settings('1')).toThrow('POSTGRES_POOL_SIZE: Expected a whole number from 2 to 1000');
+  expect(settings('2')()).toMatchObject({ POSTGRES_POOL_SIZE: 2 });
+});

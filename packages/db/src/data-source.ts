@@ -96,8 +96,39 @@ export class PoolerError extends Error {
 }
 
 const STATEMENT_TIMEOUT_MS = 60_000;
+/**
+ * Settings that change what a statement means or how its values are written, as start-up options: those of a connection
+ * hold, whatever the server, the database or the role sets. Every connection has them.
+ */
+export const SESSION = [
+  // Functions and comments of ours name it, too.
+  'search_path=public',
+  'TimeZone=UTC',
+  'DateStyle=ISO',
+  'IntervalStyle=postgres',
+  'bytea_output=hex',
+  'extra_float_digits=1',
+  'default_transaction_isolation=read\\ committed',
+  'array_nulls=on',
+  'transform_null_equals=off',
+  'standard_conforming_strings=on',
+  'quote_all_identifiers=off',
+]
+  .map((setting) => `-c ${setting}`)
+  .join(' ');
 const DATE = 1082;
 const { types } = pg;
+
+/**
+ * A connection whose loss never ends the process. Between the pool and the statement that asked for it, nobody listens:
+ * Postgres may end a new connection in the same packet that says it is ready. Its next statement fails then.
+ */
+class Connection extends pg.Client {
+  constructor(config?: string | pg.ClientConfig) {
+    super(config);
+    this.on('error', () => {});
+  }
+}
 
 /** Configures TypeORM in one place: explicit lists, exact types, bounded waits. */
 export function createDataSource(url: string, options: DbOptions = {}): DataSource {
@@ -175,12 +206,15 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
     poolSize: options.poolSize ?? 10,
     connectTimeoutMS: 5_000,
     extra: {
+      Client: Connection,
       application_name: options.applicationName ?? 'tally',
       ...(options.stream && { stream: options.stream }),
-      statement_timeout: options.statementTimeoutMs ?? STATEMENT_TIMEOUT_MS,
       options: [
+        SESSION,
+        // A limit of 0 is sent, too: the role may have one. pg's own option would leave it out.
+        `-c statement_timeout=${options.statementTimeoutMs ?? STATEMENT_TIMEOUT_MS}`,
         // The last one is no setting of Postgres: if it arrives, so do the others.
-        '-c TimeZone=UTC -c synchronous_commit=on -c tally.session=own',
+        '-c synchronous_commit=on -c tally.session=own',
         // Memory and SSDs have no slow random reads; by the default of 4, Postgres would rather read a day of everybody.
         '-c random_page_cost=1.1',
         ...(options.parallelWorkers === undefined
@@ -198,16 +232,18 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
 
 /** Opens the pool; throws PoolerError if Postgres did not receive the settings of its connections. */
 export async function connect(dataSource: DataSource): Promise<DataSource> {
-  await dataSource.initialize().catch((error: unknown) => {
-    throw /unsupported startup parameter/.test(String(error)) ? new PoolerError(error) : error;
-  });
+  await dataSource.initialize().catch(throwRefusal);
   try {
-    const { statement_timeout: wanted } = dataSource.options.extra as { statement_timeout: number };
     const [found] = await dataSource.query(sql('schema/session'));
-    if (found.session !== 'own' || Number(found.timeout) !== wanted) throw new PoolerError(found);
+    if (found.session !== 'own') throw new PoolerError(found);
     return dataSource;
   } catch (error) {
     await dataSource.destroy();
     throw error;
   }
+}
+
+/** Throws the error of a connection that was not made: PoolerError if the settings in `options` were refused. */
+export function throwRefusal(error: unknown): never {
+  throw /unsupported startup parameter/.test(String(error)) ? new PoolerError(error) : error;
 }

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { SESSION } from './data-source.ts';
 import { distributeTable, planDistribution } from './distribution.ts';
 import { migrate } from './schema.ts';
 
@@ -13,7 +14,8 @@ if (!url || !Number.isInteger(shards) || shards < 1) {
 }
 try {
   await migrate(url);
-  const client = new pg.Client({ connectionString: url, application_name: 'tally-distribute' });
+  const options = `${SESSION} -c statement_timeout=0`;
+  const client = new pg.Client({ connectionString: url, application_name: 'tally-distribute', options });
   await client.connect();
   try {
     const steps = await planDistribution(client, shards);

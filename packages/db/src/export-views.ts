@@ -1,5 +1,6 @@
 import { addDays, type Day, dayOf, eachDay } from '@tally/contracts';
 import pg from 'pg';
+import { SESSION } from './data-source.ts';
 import { type Files, openFiles } from './files.ts';
 import { type ParquetColumn, type ParquetType, parquet } from './parquet.ts';
 
@@ -52,7 +53,7 @@ export async function exportViews(url: string, options: ExportOptions): Promise<
     throw new Error(`Cannot export ${unknown.join(', ')}: choose of ${EXPORTED_VIEWS.join(', ')}.`);
   const files = openFiles(target);
   // A cursor is read to its end, so plans are made for all of its rows.
-  const session = '-c TimeZone=UTC -c cursor_tuple_fraction=1';
+  const session = `${SESSION} -c statement_timeout=0 -c cursor_tuple_fraction=1`;
   const client = new pg.Client({ connectionString: url, application_name: 'tally-export', options: session });
   await client.connect();
   const written: Record<string, number> = {};

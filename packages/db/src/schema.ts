@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import { commentColumns } from './comments.ts';
-import { connect, createDataSource } from './data-source.ts';
+import { connect, createDataSource, SESSION, throwRefusal } from './data-source.ts';
 import { LOCKS } from './locks.ts';
 import { sql } from './run-sql.ts';
 import { sqlState } from './transactions.ts';
@@ -66,8 +66,9 @@ const openForMigration = (url: string): Promise<DataSource> =>
 
 /** The lock has a connection of its own, so that it outlasts every transaction and dies with the process. */
 async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate' });
-  await client.connect();
+  const options = `${SESSION} -c statement_timeout=0`;
+  const client = new pg.Client({ connectionString: url, application_name: 'tally-migrate', options });
+  await client.connect().catch(throwRefusal);
   try {
     // Polls: a statement that waits holds a snapshot, and building an index concurrently waits for snapshots.
     for (;;) {

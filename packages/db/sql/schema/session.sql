@@ -1,4 +1,2 @@
 -- Returns whether this connection has the settings that the pool requested; a pooler in between loses them.
-select current_setting('tally.session', true) as session, setting as timeout
-from pg_settings
-where name = 'statement_timeout'
+select current_setting('tally.session', true) as session
